@@ -1,0 +1,192 @@
+"""Sealed sessions for any WSGI application (PEP 3333).
+
+Knows environ, start_response and bodies. Does not know how a session is sealed, kept or placed.
+
+    from sealedstate import Settings
+    from sealedstate_wsgi import SealedSessionMiddleware
+
+    application = SealedSessionMiddleware(application, Settings(keys="env:"))
+
+The session is at ``environ["sealedstate.session"]``. It is saved when the first piece of the body
+is about to leave: until then the application may change it, even after it has called
+start_response; from then on a write raises LateWrite, for no cookie could carry it any more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sealedstate import Keeper, Session, Settings
+from sealedstate.cookies import field_bytes
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+__all__ = ["ENVIRON_KEY", "SealedSessionMiddleware"]
+
+ENVIRON_KEY = "sealedstate.session"
+
+_log = logging.getLogger("sealedstate.wsgi")
+
+Headers: TypeAlias = list[tuple[str, str]]
+ExcInfo: TypeAlias = (
+    tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+)
+
+
+class SealedSessionMiddleware:
+    """Gives `app` a sealed session in ``environ["sealedstate.session"]``.
+
+    An exception of `app` before its first byte leaves the cookies as they are. SessionTooLarge and
+    StorageError at saving go to the server like exceptions of `app`.
+    """
+
+    def __init__(self, app: WSGIApplication, settings: Settings | None = None) -> None:
+        self.app = app
+        self.keeper = Keeper(settings if settings is not None else Settings())
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        session = self.keeper.session(environ.get("HTTP_COOKIE", ""))
+        environ[ENVIRON_KEY] = session
+        response = _Response(self.keeper, session, start_response)
+        body = self.app(environ, response.start)
+        # A finished body runs no more code of the application; the same goes for a server's file.
+        if type(body) in (list, tuple) or _is_servers_file(body, environ):
+            if response.started:
+                response.commit()
+            return body
+        return _Body(body, response)
+
+
+def _is_servers_file(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(wrapper, type) and isinstance(body, wrapper)
+
+
+class _Response:
+    """The status and headers that wait for the session to be saved."""
+
+    def __init__(self, keeper: Keeper, session: Session, start_response: StartResponse) -> None:
+        self._keeper = keeper
+        self._session = session
+        self._start_response = start_response
+        self._status = ""
+        self._headers: Headers = []
+        self._exc_info: ExcInfo | None = None
+        self._write: Callable[[bytes], object] | None = None
+        self.started = False
+
+    def start(
+        self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        """The start_response that the application sees."""
+        if self._write is not None:
+            # The headers are out: the server re-raises exc_info, or complains of a second call.
+            return self._start_response(status, headers, exc_info)
+        if self.started and exc_info is None:
+            raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
+        self._status, self._headers, self._exc_info = status, headers, exc_info
+        self.started = True
+        return self.write
+
+    def write(self, data: bytes) -> object:
+        """The write() that start_response gives to old applications."""
+        return self.commit()(data)
+
+    def commit(self) -> Callable[[bytes], object]:
+        """Save the session and let the headers go, once."""
+        if self._write is None:
+            headers = self._headers_with_session()
+            self._session.freeze()
+            if self._exc_info is None:
+                self._write = self._start_response(self._status, headers)
+            else:
+                self._write = self._start_response(self._status, headers, self._exc_info)
+            self._exc_info = None  # PEP 3333: no circular reference through the traceback
+        return self._write
+
+    def end(self) -> None:
+        """Tell of changes that came too late for any cookie."""
+        if self._write is not None and self._session.touched:
+            late = self._session.late_changes()
+            if late:
+                _log.error("changed after the headers went out, and lost: %s", ", ".join(late))
+
+    def _headers_with_session(self) -> Headers:
+        if not self._session.touched:
+            return self._headers
+        taken = sum(
+            field_bytes(value) for name, value in self._headers if name.lower() == "set-cookie"
+        )
+        lines = self._keeper.save(self._session, taken)
+        headers = _vary_on_cookie(self._headers)
+        if lines:
+            headers = _not_stored(headers)
+            headers += [("Set-Cookie", line) for line in lines]
+        return headers
+
+
+class _Body:
+    """A body that is still being made: the headers go out with its first piece."""
+
+    def __init__(self, body: Iterable[bytes], response: _Response) -> None:
+        self._body = body
+        self._iterator: Iterator[bytes] = iter(body)
+        self._response = response
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            piece = next(self._iterator)
+        except StopIteration:
+            if self._response.started:
+                self._response.commit()
+            raise
+        if self._response.started:
+            self._response.commit()
+        return piece
+
+    def close(self) -> None:
+        close: Any = getattr(self._body, "close", None)
+        try:
+            if close is not None:
+                close()
+        finally:
+            self._response.end()
+
+
+def _vary_on_cookie(headers: Headers) -> Headers:
+    """`headers` saying that the response depends on the Cookie header (RFC 9110, 12.5.5)."""
+    for name, value in headers:
+        if name.lower() == "vary":
+            members = {member.strip(" \t").lower() for member in value.split(",")}
+            if members & {"cookie", "*"}:
+                return list(headers)
+    return [*headers, ("Vary", "Cookie")]
+
+
+def _not_stored(headers: Headers) -> Headers:
+    """`headers` saying that no cache keeps the response, whatever the application said.
+
+    What it said of revalidation or transformation stays (RFC 9111, 5.2.2).
+    """
+    said = [value for name, value in headers if name.lower() == "cache-control"]
+    members = [member.strip(" \t") for value in said for member in value.split(",")]
+    kept = [
+        member
+        for member in members
+        if member and member.partition("=")[0].lower() not in _CONTRADICTING
+    ]
+    others = [(name, value) for name, value in headers if name.lower() != "cache-control"]
+    return [*others, ("Cache-Control", ", ".join(["no-store", "private", *kept]))]
+
+
+_CONTRADICTING = frozenset(
+    {"public", "max-age", "s-maxage", "no-store", "private", "immutable"}
+    | {"stale-while-revalidate", "stale-if-error", "must-understand"}
+)

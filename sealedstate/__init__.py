@@ -1,0 +1,52 @@
+"""Sealed client-side sessions: encrypted, compact, cut to what browsers and servers carry.
+
+The front door. Everything else is imported from the module that it lives in.
+"""
+
+from __future__ import annotations
+
+from .budget import PROFILES, Profile
+from .errors import (
+    ConfigurationError,
+    LateWrite,
+    NoPrimaryKey,
+    OperatorError,
+    SealedStateError,
+    SessionTooLarge,
+    SessionWithheld,
+    StorageError,
+    StorageUnavailable,
+    UnsupportedValue,
+    UsageError,
+)
+from .keeper import Keeper
+from .keys import Key, Keyring, KeyState
+from .legacy import LegacyReader
+from .session import Session
+from .settings import Settings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PROFILES",
+    "ConfigurationError",
+    "Keeper",
+    "Key",
+    "KeyState",
+    "Keyring",
+    "LateWrite",
+    "LegacyReader",
+    "NoPrimaryKey",
+    "OperatorError",
+    "Profile",
+    "SealedStateError",
+    "Session",
+    "SessionTooLarge",
+    "SessionWithheld",
+    "Settings",
+    "StorageError",
+    "StorageUnavailable",
+    "UnsupportedValue",
+    "UsageError",
+    "__version__",
+]

@@ -1,0 +1,149 @@
+"""Cookie header to candidates by exact name; Set-Cookie lines.
+
+Knows RFC 6265's syntax and our names. Does not know what a value means.
+
+The scan is linear and byte-exact on purpose: only space and tab are trimmed (other blanks let a
+foreign name pose as ours), quotes are ordinary characters (else a quoted foreign value swallows our
+cookie), and a pair that is no pair is skipped alone. Set-Cookie lines of one name are written by
+one function, so a deletion carries the attributes that browsers ask of it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .errors import ConfigurationError
+
+MAX_HEADER_CHARS = 1 << 16
+MAX_CANDIDATES = 4
+MAX_COOKIES = 8
+# "Set-Cookie: " and the line's end travel too.
+FIELD_BYTES = len("Set-Cookie: \r\n")
+# RFC 6265bis, and what Safari and others make of it.
+MAX_LINE_BYTES = 4093
+
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
+_ATTRIBUTE_VALUE = re.compile(r"[\x20-\x3a\x3c-\x7e]{1,256}", re.ASCII)
+_VALUE = re.compile(r"[A-Za-z0-9._-]*", re.ASCII)
+_SAME_SITE = ("Lax", "Strict", "None")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What one Cookie header holds of ours.
+
+    `core`: at most four different values of the first cookie. `overflow`: values by chunk number,
+    from 1. `foreign_bytes`: the rest of the header, with its separators.
+    """
+
+    core: tuple[str, ...] = ()
+    overflow: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    foreign_bytes: int = 0
+
+    @property
+    def any_of_ours(self) -> bool:
+        """Whether the browser sent anything under our names."""
+        return bool(self.core or self.overflow)
+
+
+@dataclass(frozen=True, slots=True)
+class CookieFamily:
+    """The names and attributes of the cookies of one session: core and overflow chunks.
+
+    Raises ConfigurationError for what no browser would keep.
+    """
+
+    name: str
+    secure: bool = True
+    same_site: str = "Lax"
+    path: str = "/"
+    domain: str | None = None
+    partitioned: bool = False
+    _attributes: str = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self._check_names()
+        self._check_prefix()
+        object.__setattr__(self, "_attributes", self._written_attributes())
+
+    def chunk_name(self, number: int) -> str:
+        """The name of overflow chunk `number`, from 1."""
+        return f"{self.name}-{number}"
+
+    def find(self, header: str) -> Candidates:
+        """Our candidates in a Cookie header, in one pass over it."""
+        if len(header) > MAX_HEADER_CHARS or self.name not in header:
+            return Candidates(foreign_bytes=len(header))
+        found: dict[int, list[str]] = {}
+        ours = 0
+        for pair in header.split(";"):
+            name, equals, value = pair.strip(" \t").partition("=")
+            number = self._number_of(name) if equals else None
+            if number is None:
+                continue
+            ours += len(pair) + 1
+            values = found.setdefault(number, [])
+            if len(values) < MAX_CANDIDATES and value not in values:
+                values.append(value)
+        core = tuple(found.pop(0, ()))
+        overflow = {number: tuple(values) for number, values in found.items()}
+        return Candidates(core, overflow, max(0, len(header) - ours))
+
+    def set_line(self, name: str, value: str, max_age: int | None) -> str:
+        """A Set-Cookie field value. `max_age` in seconds; None lives as long as the browser."""
+        if _VALUE.fullmatch(value) is None:
+            raise ValueError("a cookie value of ours has only letters, digits and '._-'")
+        age = "" if max_age is None else f"; Max-Age={max_age}"
+        return f"{name}={value}{age}{self._attributes}"
+
+    def delete_line(self, name: str) -> str:
+        """The Set-Cookie field value that deletes `name`, attributes and all."""
+        return f"{name}=; Max-Age=0{self._attributes}"
+
+    def line_overhead(self, name: str, max_age: int | None) -> int:
+        """How many bytes a Set-Cookie line takes besides the cookie's value."""
+        return FIELD_BYTES + len(self.set_line(name, "", max_age))
+
+    def _number_of(self, name: str) -> int | None:
+        """0 for the core, 1 to 7 for a chunk, None for a name that is not ours."""
+        if not name.startswith(self.name):
+            return None
+        rest = name[len(self.name) :]
+        if not rest:
+            return 0
+        # A fixed alphabet of digits: int() would take others, and thousands of them.
+        if len(rest) == 2 and rest[0] == "-" and rest[1] in "1234567":
+            return ord(rest[1]) - ord("0")
+        return None
+
+    def _written_attributes(self) -> str:
+        domain = f"; Domain={self.domain}" if self.domain else ""
+        secure = "; Secure" if self.secure else ""
+        partitioned = "; Partitioned" if self.partitioned else ""
+        same_site = f"; SameSite={self.same_site}"
+        return f"; Path={self.path}{domain}{secure}; HttpOnly{same_site}{partitioned}"
+
+    def _check_names(self) -> None:
+        if _NAME.fullmatch(self.name) is None:
+            raise ConfigurationError("cookie_name: up to 64 characters of RFC 6265's token")
+        for setting, value in (("cookie_path", self.path), ("cookie_domain", self.domain or ".")):
+            if _ATTRIBUTE_VALUE.fullmatch(value) is None:
+                raise ConfigurationError(f"{setting}: printable ASCII without ';'")
+        if self.same_site not in _SAME_SITE:
+            raise ConfigurationError(f"same_site: one of {', '.join(_SAME_SITE)}")
+
+    def _check_prefix(self) -> None:
+        host = self.name.startswith("__Host-")
+        if (host or self.name.startswith("__Secure-")) and not self.secure:
+            raise ConfigurationError("cookie_name: a __Host- or __Secure- cookie must be secure")
+        if host and (self.path != "/" or self.domain):
+            raise ConfigurationError("cookie_name: a __Host- cookie has Path=/ and no Domain")
+        if (self.same_site == "None" or self.partitioned) and not self.secure:
+            raise ConfigurationError("same_site: None and partitioned need a secure cookie")
+
+
+def field_bytes(line: str) -> int:
+    """How many bytes a Set-Cookie field takes in the response, its name included."""
+    return FIELD_BYTES + len(line)

@@ -1,0 +1,120 @@
+"""Load and save, and when there is something to save.
+
+    Cookie header -> candidates by exact name -> open the core -> decode -> expiry, revocation
+       -> overflow joined and opened, spilled parts recalled, only if somebody reads such a part
+    changed? -> plan placement against the budget -> write spilled parts -> seal -> chunk
+       -> Set-Cookie lines, and deletions for what is no longer used
+
+`visit` is the first arrow's way and `saving` the second's; `toolkit` is what both hold. Does not
+know WSGI or any framework: it takes a Cookie header and gives Set-Cookie lines.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from .errors import (
+    ConfigurationError,
+    SessionTooLarge,
+    StorageError,
+    StorageUnavailable,
+    UncheckedSession,
+    UnreadableError,
+)
+from .saving import Saving
+from .session import Session
+from .settings import Settings
+from .toolkit import Toolkit
+from .visit import RequestVisit
+
+
+class Keeper:
+    """Opens and saves the sessions of one application."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._tools = Toolkit(settings)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often what happened: `opened`, `saved`, `refused-<reason>`, and so on."""
+        return self._tools.counts
+
+    def session(self, cookie_header: str = "") -> Session:
+        """The session of a request with this Cookie header, opened when somebody looks at it."""
+        return Session(RequestVisit(self._tools, cookie_header))
+
+    def save(self, session: Session, other_bytes: int = 0) -> list[str]:
+        """The Set-Cookie field values that make the browser carry `session` as it is now.
+
+        `other_bytes`: what the response's other Set-Cookie fields take, names included. The list is
+        empty for a session that nobody touched, that did not change and needs no refresh, or that
+        is withheld. Raises SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps
+        what it has.
+        """
+        visit = session.visit
+        if not session.touched or not isinstance(visit, RequestVisit):
+            return []
+        saving = Saving(self._tools, session, visit, other_bytes, self._tools.now())
+        if not self._changed(session):
+            return self._refreshed(saving, visit)
+        if visit.withheld is not None and not (session.signed_in or session.renewed):
+            self._tools.note(f"not-sent-{visit.withheld}")
+            return []
+        if not session.ended and self._revoked_meanwhile(visit):
+            return []
+        if not session.parts and session.subject is None:
+            return saving.deletions()
+        return saving.lines()
+
+    def revoke_subject(self, subject: str) -> None:
+        """Sign out every session of `subject` that began until now, on every node.
+
+        Raises ConfigurationError without a store or a lookup key, StorageError when it could not be
+        recorded.
+        """
+        tools, now = self._tools, self._tools.now()
+        if tools.revocations is None:
+            raise ConfigurationError("revoking by subject needs a storage service")
+        settings = self.settings
+        expires_at = int(now) + settings.absolute_lifetime + settings.skew
+        tools.revocations.revoke_subject(subject, expires_at, now)
+        tools.note("subject-revoked")
+
+    def _changed(self, session: Session) -> bool:
+        if session.signed_in or session.renewed or session.ended:
+            return True
+        if any(part.changed for part in session.parts.values()):
+            return True
+        return any(part.place is not None for part in session.gone.values())
+
+    def _refreshed(self, saving: Saving, visit: RequestVisit) -> list[str]:
+        """The same session sealed anew, where that is due and possible; else nothing."""
+        try:
+            if not self._refresh_due(visit) or self._revoked_meanwhile(visit):
+                return []
+            return saving.lines()
+        except (SessionTooLarge, StorageError):
+            # Nobody asked for this write: the session goes on as it is.
+            self._tools.note("refresh-skipped")
+            return []
+
+    def _refresh_due(self, visit: RequestVisit) -> bool:
+        opened, now = visit.opened, int(self._tools.now())
+        if opened is None:
+            return False
+        old = now - opened.sealed_at >= self.settings.lifetimes.refresh
+        return old or opened.key is not self._tools.tokens.keyring().primary(now)
+
+    def _revoked_meanwhile(self, visit: RequestVisit) -> bool:
+        """Whether the session was logged out while this request ran: it must not come back."""
+        if visit.record is None:
+            return False
+        try:
+            visit.check_revoked(visit.record)
+        except UncheckedSession as error:
+            raise StorageUnavailable("the session was not saved: is it logged out?") from error
+        except UnreadableError as error:
+            self._tools.note(f"not-sent-{error.reason}", visit.record.id)
+            return True
+        return False

@@ -1,0 +1,139 @@
+"""Which part lives where: a pure plan from sizes, policies and room.
+
+Knows names and numbers. Does not know values, keys, cookies or stores; what the plan costs to
+carry out is the keeper's business.
+
+`auto` parts leave the cookies in the configured spill order first, then the largest first, until
+the rest fits. A part that lives in the store comes back only when the cookies would then be at most
+`RETURN_SHARE` full, so that a foreign cookie that comes and goes doesn't make it flap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from .errors import SessionTooLarge
+from .record import Place, Policy
+
+RETURN_SHARE = 0.85
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A part to place. `size`: its bytes in a cookie; `entry`: the bytes of its manifest entry.
+
+    `size` None: the part lives in the store and was not recalled, so it stays there.
+    """
+
+    name: str
+    size: int | None
+    entry: int
+    policy: Policy
+    place: Place | None
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes for parts and manifest entries in the core, bytes for parts in overflow.
+
+    `overflow_entry`: what the manifest takes in the core as soon as there is overflow.
+    `overflow` 0: there are no further cookies.
+    """
+
+    core: int
+    overflow: int
+    overflow_entry: int
+
+    @property
+    def total(self) -> int:
+        return max(0, self.core) + self.overflow
+
+    def shrunk(self, share: float) -> Room:
+        """The same room, only `share` of it usable."""
+        return Room(int(self.core * share), int(self.overflow * share), self.overflow_entry)
+
+
+def plan(
+    items: Sequence[Item], room: Room, spill_order: Sequence[str], can_spill: bool
+) -> dict[str, Place]:
+    """A place for each item. Raises SessionTooLarge when there is none for all of them."""
+    spilled = {item.name for item in items if _must_spill(item)}
+    if spilled and not can_spill:
+        raise _too_large(items, room, "parts with policy 'server' need a storage service")
+    leaving = _leaving_order([item for item in items if item.name not in spilled], spill_order)
+    stayed = [item for item in leaving if item.place is Place.SPILLED]
+    with_stayed = spilled | {item.name for item in stayed}
+    while stayed and _pack(items, with_stayed, room) is not None:
+        # What is spilled comes back, in the reverse order of leaving, only into ample room.
+        returning = stayed.pop()
+        fewer = with_stayed - {returning.name}
+        if _pack(items, fewer, room.shrunk(RETURN_SHARE)) is None:
+            break
+        with_stayed = fewer
+    return _first_fit(items, room, with_stayed, leaving, can_spill)
+
+
+def _first_fit(
+    items: Sequence[Item], room: Room, spilled: set[str], leaving: Sequence[Item], can_spill: bool
+) -> dict[str, Place]:
+    queue = [item for item in leaving if item.name not in spilled]
+    while (places := _pack(items, spilled, room)) is None:
+        if not can_spill:
+            raise _too_large(items, room, "no storage service is configured to spill into")
+        if not queue:
+            raise _too_large(items, room, "nothing more may leave the cookies")
+        spilled = spilled | {queue.pop(0).name}
+    return places
+
+
+def _must_spill(item: Item) -> bool:
+    return item.policy is Policy.SERVER or item.size is None
+
+
+def _leaving_order(items: Sequence[Item], spill_order: Sequence[str]) -> list[Item]:
+    """The `auto` items, first to leave first."""
+    ranks = {name: rank for rank, name in enumerate(spill_order)}
+    auto = [item for item in items if item.policy is Policy.AUTO]
+    return sorted(auto, key=lambda item: (ranks.get(item.name, len(ranks)), -(item.size or 0)))
+
+
+def _pack(items: Sequence[Item], spilled: set[str], room: Room) -> dict[str, Place] | None:
+    """Core and overflow for what is not spilled, the smallest into the core; None if too much."""
+    places = {item.name: Place.SPILLED for item in items if item.name in spilled}
+    core = room.core - sum(item.entry for item in items if item.name in spilled)
+    staying = [item for item in items if item.name not in spilled]
+    if sum(item.size or 0 for item in staying) <= core:
+        return places | {item.name: Place.CORE for item in staying}
+    for largest_first in (False, True):
+        ordered = sorted(staying, key=lambda item: item.size or 0, reverse=largest_first)
+        packed = _pack_both(ordered, core - room.overflow_entry, room.overflow)
+        if packed is not None:
+            return places | packed
+    return None
+
+
+def _pack_both(staying: Sequence[Item], core: int, overflow: int) -> dict[str, Place] | None:
+    places = {}
+    for item in staying:
+        size, named = item.size or 0, len(item.name.encode()) + 2  # the manifest lists its name
+        fits_core, fits_overflow = size <= core, size <= overflow and named <= core
+        # What already overflows stays there, or each small change would rewrite every cookie.
+        if fits_overflow and (item.place is Place.OVERFLOW or not fits_core):
+            core, overflow = core - named, overflow - size
+            places[item.name] = Place.OVERFLOW
+        elif fits_core:
+            core -= size
+            places[item.name] = Place.CORE
+        else:
+            return None
+    return places
+
+
+def _too_large(items: Sequence[Item], room: Room, why: str) -> SessionTooLarge:
+    return SessionTooLarge({item.name: item.size or 0 for item in items}, room.total, why)
+
+
+def policies_of(policies: Mapping[str, str]) -> dict[str, Policy]:
+    """Policies by part name from their configured words. Raises ValueError for another word."""
+    return {name: Policy(word) for name, word in policies.items()}

@@ -1,0 +1,86 @@
+"""The record behind a session: who it is, its times, its parts and where they live.
+
+Plain values. Knows no bytes on the wire, no cookie, no store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from .errors import ExpiredSession, FutureSession
+
+ID_BYTES = 16
+
+
+class Place(Enum):
+    """Where a part lives."""
+
+    CORE = "core"
+    OVERFLOW = "overflow"
+    SPILLED = "spilled"
+
+
+class Policy(Enum):
+    """Where a part may live: in cookies only, in the store only, or wherever it fits."""
+
+    COOKIE = "cookie"
+    SERVER = "server"
+    AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long a session lives, in seconds: `idle` since its last seal, `absolute` since sign-in.
+
+    `refresh` is how old a seal may get before a request that reads the session renews it.
+    """
+
+    idle: int
+    absolute: int
+    refresh: int
+
+
+@dataclass(frozen=True, slots=True)
+class OverflowSet:
+    """What the manifest states about the parts in further cookies.
+
+    `set_id` (8 random bytes) and `digest` (16 bytes) belong to exactly one sealed token, which was
+    cut into `count` chunks.
+    """
+
+    set_id: bytes
+    count: int
+    digest: bytes
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The core of a session. Times are epoch seconds.
+
+    `parts` holds encoded values by name. `spilled` remembers the version of each part in the store;
+    `left` the versions of rows that are no longer used and that a later save deletes, once the
+    browser has shown that it carries this record.
+    """
+
+    id: bytes
+    subject: str | None
+    created_at: int
+    expires_at: int
+    generation: int
+    parts: Mapping[str, bytes] = field(default_factory=dict)
+    overflow: OverflowSet | None = None
+    spilled: Mapping[str, int] = field(default_factory=dict)
+    left: Mapping[str, int] = field(default_factory=dict)
+
+    def check_times(self, sealed_at: int, now: int, lifetimes: Lifetimes, skew: int) -> None:
+        """Raise FutureSession or ExpiredSession when the record can't be used at `now`."""
+        if sealed_at > now + skew:
+            raise FutureSession
+        ends_at = min(
+            self.expires_at, self.created_at + lifetimes.absolute, sealed_at + lifetimes.idle
+        )
+        if now >= ends_at:
+            raise ExpiredSession

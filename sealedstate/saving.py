@@ -1,0 +1,318 @@
+"""One save: from a changed session to Set-Cookie lines.
+
+Knows the order of the steps: identity, plan, spill, seal, revoke what was replaced, write. Does not
+decide whether there is something to save; that is the keeper's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from . import chunking, codec, sealing
+from .budget import Budget, budget_for
+from .cookies import field_bytes
+from .errors import ConfigurationError, SessionTooLarge
+from .placing import Item, Room, plan
+from .record import OverflowSet, Place, Policy, Record
+from .session import Part, Session
+from .spilling import Merge, Row, last_writer_wins
+from .toolkit import Toolkit
+from .visit import RequestVisit
+
+VERSION_BYTES = 9
+# The manifest's frame, and how far the heads of the core's arrays can grow.
+FRAME_BYTES = 14
+# set id, count, digest and the head of the list of names.
+OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
+# Chunks that may be about although no profile in force writes so many.
+LAST_CHUNK = 3
+
+
+class Saving:
+    """Saves `session`, which has something to save, at `now` (epoch seconds)."""
+
+    def __init__(
+        self, toolkit: Toolkit, session: Session, visit: RequestVisit, other_bytes: int, now: float
+    ) -> None:
+        self._tools = toolkit
+        self._session = session
+        self._visit = visit
+        self._other_bytes = other_bytes
+        self._now = now
+        self._max_age: int | None = None
+
+    def lines(self) -> list[str]:
+        """The Set-Cookie field values. Raises SessionTooLarge, StorageError or NoPrimaryKey."""
+        self._fetch_what_may_move()
+        record = self._identity()
+        budget = self._budget(record)
+        places = self._plan(record, budget)
+        spilled = self._spill(record, places)
+        overflow, chunks = self._overflow(record, places, budget)
+        record = self._complete(record, places, spilled, overflow)
+        text = self._tools.tokens.seal_core(record, int(self._now))
+        if len(text) > budget.core_chars:
+            raise self._too_large(budget)
+        self._revoke_the_old()
+        self._drop_rows_left_before(record)
+        self._tools.note("saved", record.id)
+        return [*self._written(text, chunks), *self._deleted(text, chunks, overflow)]
+
+    def deletions(self) -> list[str]:
+        """The Set-Cookie field values that leave nothing of ours in the browser."""
+        return self._deleted(None, [], None)
+
+    # --- who it is ------------------------------------------------------------------------------
+
+    def _identity(self) -> Record:
+        """The record to save, without parts."""
+        session, old, lifetimes = self._session, self._visit.record, self._tools.settings.lifetimes
+        if old is None or session.signed_in or session.ended:
+            created_at = self._began(session.subject)
+            expires_at = created_at + lifetimes.absolute
+            return Record(session.raw_id, session.subject, created_at, expires_at, 1)
+        return Record(
+            session.raw_id, session.subject, old.created_at, old.expires_at, old.generation + 1
+        )
+
+    def _began(self, subject: str | None) -> int:
+        revocations = self._tools.revocations
+        if subject is None or revocations is None:
+            return int(self._now)
+        # Somebody who signs in within the second of "sign out everywhere" must not be refused.
+        return max(int(self._now), revocations.watermark(subject) + 1)
+
+    @property
+    def _moved(self) -> bool:
+        """Whether the id is another one, so that nothing outside the core opens any more."""
+        old = self._visit.record
+        return old is not None and old.id != self._session.raw_id
+
+    # --- what goes where ------------------------------------------------------------------------
+
+    def _fetch_what_may_move(self) -> None:
+        for name, part in list(self._session.parts.items()):
+            stays = part.place is Place.SPILLED and self._may_stay_spilled(name)
+            if part.encoded is None and not stays:
+                self._session.fetch(name)
+
+    def _may_stay_spilled(self, name: str) -> bool:
+        cookie_only = self._policy(name) is Policy.COOKIE
+        return not (self._moved or cookie_only) and self._tools.spiller is not None
+
+    def _budget(self, record: Record) -> Budget:
+        settings, cookies = self._tools.settings, self._tools.cookies
+        if settings.persistent:
+            self._max_age = max(1, record.expires_at - int(self._now))
+        longest = cookies.chunk_name(1)
+        deleted = sum(field_bytes(line) for line in self._deleted("", [], None))
+        return budget_for(
+            settings.carried,
+            self._visit.candidates.foreign_bytes,
+            self._other_bytes + deleted,
+            len(longest) + 1,
+            cookies.line_overhead(longest, self._max_age),
+        )
+
+    def _plan(self, record: Record, budget: Budget) -> dict[str, Place]:
+        items = [self._item(name, part) for name, part in self._session.parts.items()]
+        left = sum(_entry_bytes(name) for name in self._rows_to_leave())
+        fixed = len(codec.encode_record(record, int(self._now))) + FRAME_BYTES + left
+        core = chunking.token_bytes(budget.core_chars) - sealing.OVERHEAD_BYTES - fixed
+        chunks = chunking.token_bytes(sum(budget.chunk_chars)) - sealing.OVERHEAD_BYTES - 3
+        if core < 0:
+            raise self._too_large(budget)
+        room = Room(core, max(0, chunks), OVERFLOW_ENTRY_BYTES)
+        order = self._tools.settings.spill_order
+        return plan(items, room, order, self._tools.spiller is not None)
+
+    def _item(self, name: str, part: Part) -> Item:
+        entry = _entry_bytes(name)
+        size = None if part.encoded is None else codec.part_bytes(name, len(part.encoded))
+        if size is not None and part.version is not None:
+            size += entry  # should it come back, the manifest remembers the row that it leaves
+        return Item(name, size, entry, self._policy(name), part.place)
+
+    def _policy(self, name: str) -> Policy:
+        return self._tools.settings.policies.get(name, Policy.AUTO)
+
+    # --- carrying it out ------------------------------------------------------------------------
+
+    def _spill(self, record: Record, places: Mapping[str, Place]) -> dict[str, int]:
+        """The versions of what lives in the store, after writing what changed."""
+        versions = {}
+        for name, place in places.items():
+            if place is not Place.SPILLED:
+                continue
+            part, known = self._session.parts[name], self._known_version(name)
+            unmoved = part.place is Place.SPILLED and known is not None
+            if unmoved and known is not None and not part.changed:
+                versions[name] = known
+            else:
+                versions[name] = self._write_row(Row(record.id, name), part, known, record)
+        return versions
+
+    def _write_row(self, row: Row, part: Part, known: int | None, record: Record) -> int:
+        tools = self._tools
+        if tools.spiller is None or part.encoded is None:
+            raise ConfigurationError("a part is to be spilled without a storage service")
+        expires_at = record.expires_at + tools.settings.skew
+        ring, merge = tools.tokens.keyring(), self._merge_of(row.name)
+        tools.note("spilled", record.id)
+        return tools.spiller.spill(
+            row, part.encoded, known, part.saved, ring, self._now, expires_at, merge
+        )
+
+    def _known_version(self, name: str) -> int | None:
+        if self._moved:
+            return None
+        part = self._session.parts.get(name) or self._session.gone[name]
+        return self._visit.versions.get(name, part.version)
+
+    def _merge_of(self, name: str) -> Merge:
+        rule = self._tools.settings.merge.get(name)
+        if rule is None:
+            return last_writer_wins
+
+        def merge(base: bytes | None, theirs: bytes, ours: bytes) -> bytes:
+            before = None if base is None else codec.decode(base)
+            merged = rule(before, codec.decode(theirs), codec.decode(ours))
+            return codec.encode(merged, f"session[{name!r}]")
+
+        return merge
+
+    def _overflow(
+        self, record: Record, places: Mapping[str, Place], budget: Budget
+    ) -> tuple[OverflowSet | None, list[str]]:
+        """The overflow's entry in the manifest, and its chunks if they must be written."""
+        names = [name for name, place in places.items() if place is Place.OVERFLOW]
+        if not names:
+            return None, []
+        old = None if self._visit.record is None else self._visit.record.overflow
+        if old is not None and set(old.names) == set(names) and self._overflow_stays(names):
+            return old, []
+        parts = {name: self._session.parts[name].encoded or b"" for name in names}
+        now = int(self._now)
+        return self._tools.tokens.seal_overflow(record.id, parts, budget.chunk_chars, now)
+
+    def _overflow_stays(self, names: list[str]) -> bool:
+        # Overflow sealed by an older key moves on with the core, or it would die before it.
+        tokens = self._tools.tokens
+        primary = tokens.keyring().primary(int(self._now)).kid
+        if self._moved or tokens.overflow_kid(self._visit.candidates) != primary:
+            return False
+        parts = self._session.parts
+        return all(
+            parts[name].place is Place.OVERFLOW and not parts[name].changed for name in names
+        )
+
+    def _complete(
+        self,
+        record: Record,
+        places: Mapping[str, Place],
+        spilled: Mapping[str, int],
+        overflow: OverflowSet | None,
+    ) -> Record:
+        parts = self._session.parts
+        core = {
+            name: parts[name].encoded or b""
+            for name, place in places.items()
+            if place is Place.CORE
+        }
+        left = self._rows_to_leave() | {
+            name: version
+            for name, place in places.items()
+            if place is not Place.SPILLED and (version := self._known_version(name)) is not None
+        }
+        return Record(
+            record.id,
+            record.subject,
+            record.created_at,
+            record.expires_at,
+            record.generation,
+            core,
+            overflow,
+            spilled,
+            left,
+        )
+
+    # --- what is no longer used -----------------------------------------------------------------
+
+    def _rows_to_leave(self) -> dict[str, int]:
+        """Rows of parts that this request removed: deleted once the browser carries the new core.
+
+        Were they deleted now and this response lost, the old core would point at nothing.
+        """
+        if self._moved or self._session.ended:
+            return {}
+        gone = self._session.gone.items()
+        return {
+            name: version
+            for name, part in gone
+            if part.place is Place.SPILLED and (version := self._known_version(name)) is not None
+        }
+
+    def _drop_rows_left_before(self, record: Record) -> None:
+        old = self._visit.record
+        if old is None or self._moved:
+            return
+        used = {**record.spilled, **record.left}
+        unused = {name: version for name, version in old.left.items() if name not in used}
+        self._visit.forget(old.id, unused)
+
+    def _revoke_the_old(self) -> None:
+        """Before the cookie with the new id is sent, the old id is refused, as `regenerate` says.
+
+        A visitor who signs in leaves nothing of value behind under the old id.
+        """
+        old, session = self._visit.record or self._visit.adopted, self._session
+        if session.ended or old is None or old.id == session.raw_id:
+            return
+        if session.renewed or old.subject is not None:
+            self._visit.revoke(old)
+        else:
+            self._visit.forget(old.id, {**old.left, **old.spilled})
+
+    # --- lines ----------------------------------------------------------------------------------
+
+    def _written(self, text: str, chunks: list[str]) -> Iterator[str]:
+        cookies = self._tools.cookies
+        # Chunks first: a browser that dies half-way keeps the old core rather than a torn set.
+        for number, chunk in enumerate(chunks, 1):
+            yield cookies.set_line(cookies.chunk_name(number), chunk, self._max_age)
+        yield cookies.set_line(cookies.name, text, self._max_age)
+
+    def _deleted(
+        self, core: str | None, chunks: list[str], overflow: OverflowSet | None
+    ) -> list[str]:
+        """Deletions of what this save does not write or keep.
+
+        The whole fixed range goes, not only what this request carried: another tab may have
+        written more.
+        """
+        cookies, visit = self._tools.cookies, self._visit
+        names = [cookies.name] if core is None and visit.candidates.core else []
+        had_overflow = visit.record is not None and visit.record.overflow is not None
+        if visit.candidates.overflow or had_overflow:
+            kept = len(chunks) if overflow is None else overflow.count
+            configured = self._tools.settings.carried.cookies - 1
+            last = max(LAST_CHUNK, configured, *visit.candidates.overflow)
+            names += [cookies.chunk_name(number) for number in range(kept + 1, last + 1)]
+        lines = [cookies.delete_line(name) for name in names]
+        reader = self._tools.settings.legacy
+        return [*lines, reader.delete_line()] if reader and visit.adopted else lines
+
+    def _too_large(self, budget: Budget) -> SessionTooLarge:
+        sizes = {name: len(part.encoded or b"") for name, part in self._session.parts.items()}
+        foreign = self._visit.candidates.foreign_bytes
+        why = (
+            f"the request has {foreign} bytes of other cookies, the response"
+            f" {self._other_bytes} bytes of other Set-Cookie lines"
+        )
+        return SessionTooLarge(sizes, chunking.token_bytes(budget.core_chars), why)
+
+
+def _entry_bytes(name: str) -> int:
+    """What the manifest takes for one stored part."""
+    name_bytes = len(name.encode())
+    return codec.head_bytes(name_bytes) + name_bytes + VERSION_BYTES

@@ -1,0 +1,157 @@
+"""Payload to sealed token and back: format 1, and its specification.
+
+Knows keys, bytes and places. Does not know what a payload means, cookies, stores or the clock.
+The only door to nacl. The text form of a token is specified in `chunking`.
+
+Format 1
+========
+
+A token is ``format | kid | nonce | ciphertext | tag``, 50 bytes over its payload:
+
+    format      1 byte     0x01. It fixes every algorithm; nothing in a token chooses one.
+    kid         4 bytes    selects exactly one key of the ring. Keys are never tried in turn.
+    nonce      24 bytes
+    ciphertext  n bytes    as long as the plaintext
+    tag        16 bytes    never truncated
+
+The *plaintext* is ``sealed_at | payload``: sealed_at is 5 bytes, big-endian, whole seconds since
+1970-01-01T00:00:00Z; the payload is opaque here.
+
+LP(a, b, ...) is the concatenation of each field's length (4 bytes, big-endian) and the field, text
+as UTF-8. A *place* is what a token is sealed for: a purpose, a realm (the deployment), and the
+fields of a name. From the 32-byte root secret of the key:
+
+    K_seal  = BLAKE2b-256(key=secret, LP("sealedstate/1", "seal",  purpose, realm))
+    K_nonce = BLAKE2b-256(key=secret, LP("sealedstate/1", "nonce", purpose, realm))
+    context = LP("sealedstate/1", purpose, realm, name field 1, name field 2, ...)
+    nonce   = BLAKE2b-192(key=K_nonce, random32 | LP(context) | plaintext)
+    AD      = context | format | kid | nonce
+    ciphertext | tag = XChaCha20-Poly1305-IETF(K_seal, nonce, AD, plaintext)
+
+random32 is 32 random bytes. The nonce is a function of plaintext and place too, so that a stuck
+random source repeats a nonce only for the very same token. Who opens can't and need not check it.
+
+Places in use (purpose: name fields):
+
+    core      cookie name
+    overflow  cookie name, session id (16 bytes), set id (8 bytes)
+    stored    storage context, storage key, version (8 bytes, big-endian)
+
+To open: refuse fewer than 50 bytes, then another format byte, then an unknown kid, then a revoked,
+expired or disabled key; verify and decrypt; then refuse a sealed_at at which the key was not
+allowed to seal: earlier than its activation minus the skew, or later than its successor's
+activation plus announcement plus skew. Nothing of the payload is looked at before that.
+
+Sources: XChaCha20-Poly1305 is draft-irtf-cfrg-xchacha as in libsodium; BLAKE2b is RFC 7693.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+from nacl.bindings import (
+    crypto_aead_xchacha20poly1305_ietf_decrypt,
+    crypto_aead_xchacha20poly1305_ietf_encrypt,
+)
+from nacl.exceptions import CryptoError
+
+from .errors import (
+    ForgedToken,
+    KeyDisabled,
+    KeyOutOfUse,
+    MalformedToken,
+    UnknownFormat,
+    UnknownKey,
+)
+from .keys import Key, Keyring, length_prefixed
+
+FORMAT = b"\x01"
+NONCE_BYTES = 24
+TAG_BYTES = 16
+SEALED_AT_BYTES = 5
+HEADER_BYTES = 1 + 4 + NONCE_BYTES
+OVERHEAD_BYTES = HEADER_BYTES + SEALED_AT_BYTES + TAG_BYTES
+ENTROPY_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class SealedFor:
+    """What a token is sealed for. It opens nowhere else."""
+
+    purpose: str
+    realm: str
+    name: tuple[str | bytes, ...]
+    context: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        context = length_prefixed("sealedstate/1", self.purpose, self.realm, *self.name)
+        object.__setattr__(self, "context", context)  # computed once; the dataclass is frozen
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An authentic payload, the key that sealed it and when (epoch seconds)."""
+
+    payload: bytes = field(repr=False)
+    key: Key
+    sealed_at: int
+
+
+def seal(payload: bytes, place: SealedFor, key: Key, sealed_at: int, entropy: bytes) -> bytes:
+    """Seal `payload` for `place` under `key`. `entropy` is 32 random bytes."""
+    plaintext = sealed_at.to_bytes(SEALED_AT_BYTES, "big") + payload
+    nonce = _hedged_nonce(plaintext, place, key, entropy)
+    header = FORMAT + key.kid + nonce
+    secret = key.subkey("seal", place.purpose, place.realm)
+    return header + crypto_aead_xchacha20poly1305_ietf_encrypt(
+        plaintext, place.context + header, nonce, secret
+    )
+
+
+def open_token(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> Opened:
+    """The payload of `token`, sealed for `place`. Raises UnreadableError of some kind.
+
+    `now` (epoch seconds) decides whether the key is still in use, nothing else.
+    """
+    if len(token) < OVERHEAD_BYTES:
+        raise MalformedToken
+    if token[:1] != FORMAT:
+        raise UnknownFormat
+    key = _usable_key(token[1:5], keyring, now)
+    header, sealed = token[:HEADER_BYTES], token[HEADER_BYTES:]
+    secret = key.subkey("seal", place.purpose, place.realm)
+    try:
+        plaintext = crypto_aead_xchacha20poly1305_ietf_decrypt(
+            sealed, place.context + header, header[5:], secret
+        )
+    except CryptoError:
+        raise ForgedToken from None
+    sealed_at = int.from_bytes(plaintext[:SEALED_AT_BYTES], "big")
+    if not keyring.may_have_sealed(key, sealed_at):
+        raise KeyOutOfUse
+    return Opened(plaintext[SEALED_AT_BYTES:], key, sealed_at)
+
+
+def kid_of(token: bytes) -> bytes:
+    """The kid that a token states, authentic or not."""
+    return token[1:5]
+
+
+def _usable_key(kid: bytes, keyring: Keyring, now: int) -> Key:
+    key = keyring.find(kid)
+    if key is None:
+        raise UnknownKey(kid)
+    if key.revoked or (key.expires_at is not None and now >= key.expires_at):
+        raise KeyOutOfUse
+    if key.disabled:
+        raise KeyDisabled
+    return key
+
+
+def _hedged_nonce(plaintext: bytes, place: SealedFor, key: Key, entropy: bytes) -> bytes:
+    if len(entropy) != ENTROPY_BYTES:
+        raise ValueError(f"seal needs {ENTROPY_BYTES} bytes of entropy")
+    secret = key.subkey("nonce", place.purpose, place.realm)
+    message = entropy + length_prefixed(place.context) + plaintext
+    return hashlib.blake2b(message, key=secret, digest_size=NONCE_BYTES).digest()

@@ -1,0 +1,139 @@
+"""Parts to the storage service and back: sealed for exactly their row and version, writes checked.
+
+Knows sealing and the storage contract. Does not know cookies, sessions or why a part spills.
+
+A row's key is a plain hash of (session id, part name): the id can't be guessed, and the name must
+not move when sealing keys rotate. The manifest in the cookie remembers the version. A row with an
+older version, or none, means that the store lost data; a newer one, that another tab wrote. A write
+that meets another version than remembered asks the part's merge rule and tries again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from . import sealing
+from .chunking import to_text
+from .errors import OutcomeUnknown, StorageUnavailable, UnreadableError, VersionMismatch
+from .keys import Keyring, length_prefixed
+from .storage.contract import Storage, Stored, next_version
+
+CONTEXT = "sealedstate.part"
+WRITE_TRIES = 16
+
+Merge: TypeAlias = Callable[[bytes | None, bytes, bytes], bytes]
+"""(encoded value as it arrived or None, as it is stored now, as we want it) -> what to store."""
+
+
+def last_writer_wins(_base: bytes | None, _theirs: bytes, ours: bytes) -> bytes:
+    """The default rule of a conflict: what is written last counts."""
+    return ours
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """A part's encoded value and the version that it was stored under."""
+
+    data: bytes
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One part's place in the store."""
+
+    session_id: bytes
+    name: str
+
+    @property
+    def key(self) -> str:
+        """The row's key: 32 characters."""
+        message = length_prefixed("sealedstate/1", "part", self.session_id, self.name)
+        return to_text(hashlib.blake2b(message, digest_size=24).digest())
+
+
+@dataclass(frozen=True, slots=True)
+class Spiller:
+    """Spills and recalls the parts of one deployment (`realm`)."""
+
+    storage: Storage
+    realm: str
+    random: Callable[[int], bytes]
+
+    def spill(
+        self,
+        row: Row,
+        data: bytes,
+        known: int | None,
+        base: bytes | None,
+        keyring: Keyring,
+        now: float,
+        expires_at: int,
+        merge: Merge = last_writer_wins,
+    ) -> int:
+        """Write a part over the `known` version (None: there should be no row); its new version.
+
+        `expires_at` in epoch seconds. Raises StorageError.
+        """
+        wanted = data
+        for _ in range(WRITE_TRIES):
+            version = next_version(now, known or 0)
+            token = self._seal(row, wanted, version, keyring, now)
+            try:
+                if self._write(row.key, token, expires_at * 1000, version, known):
+                    return version
+            except VersionMismatch:
+                pass
+            except OutcomeUnknown:
+                if self._is_there(row, version):
+                    return version
+            # Somebody wrote, or the row is gone: look, and write over what is there now.
+            stored = self.storage.read(CONTEXT, row.key)
+            known = None if stored is None else stored.version
+            theirs = None if stored is None else self._opened(row, stored, keyring, now)
+            wanted = data if theirs is None else merge(base, theirs, data)
+        raise StorageUnavailable(f"a part was written by others {WRITE_TRIES} times in a row")
+
+    def recall(self, row: Row, known: int, keyring: Keyring, now: float) -> Recalled | None:
+        """The part as it is stored now; None when the store lost it. Raises StorageError."""
+        stored = self.storage.read(CONTEXT, row.key)
+        if stored is None or stored.version < known:
+            return None
+        data = self._opened(row, stored, keyring, now)
+        return None if data is None else Recalled(data, stored.version)
+
+    def forget(self, row: Row, version: int) -> None:
+        """Delete a row that is no longer used, unless somebody has written it since."""
+        try:
+            self.storage.delete(CONTEXT, row.key, version)
+        except VersionMismatch:
+            return  # it is used again
+
+    def _write(
+        self, key: str, token: bytes, expires_at: int, version: int, known: int | None
+    ) -> bool:
+        if known is None:
+            return self.storage.create(CONTEXT, key, token, expires_at, version)
+        return self.storage.update(CONTEXT, key, token, expires_at, version, known)
+
+    def _is_there(self, row: Row, version: int) -> bool:
+        stored = self.storage.read(CONTEXT, row.key)
+        return stored is not None and stored.version == version
+
+    def _seal(self, row: Row, data: bytes, version: int, keyring: Keyring, now: float) -> bytes:
+        key = keyring.primary(int(now))
+        entropy = self.random(sealing.ENTROPY_BYTES)
+        return sealing.seal(data, self._place(row.key, version), key, int(now), entropy)
+
+    def _opened(self, row: Row, stored: Stored, keyring: Keyring, now: float) -> bytes | None:
+        place = self._place(row.key, stored.version)
+        try:
+            return sealing.open_token(stored.value, place, keyring, int(now)).payload
+        except UnreadableError:
+            return None  # swapped, rolled back, or sealed by a key that is gone: as good as lost
+
+    def _place(self, key: str, version: int) -> sealing.SealedFor:
+        return sealing.SealedFor("stored", self.realm, (CONTEXT, key, version.to_bytes(8, "big")))

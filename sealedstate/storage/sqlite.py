@@ -1,0 +1,291 @@
+"""A storage service in one SQLite file: the embedded default, for the processes of one machine.
+
+Knows SQL, files and forks. Does not know what is stored. Standard library only.
+
+Each process has one connection, behind a lock. It is never carried over a fork: the child opens its
+own and leaves the parent's alone, for closing it would break the parent's (sqlite.org/howtocorrupt,
+section 2.6). The journal is a write-ahead log only where SQLite has the fix for the WAL-reset bug
+(3.51.3, 3.50.7 and 3.44.6); older ones keep the rollback journal. Either way an acknowledged write
+has been synced. Expired rows are removed a few at a time by the writes themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import CapacityError, ConfigurationError, StorageUnavailable, VersionMismatch
+from .contract import (
+    UNCHANGED,
+    Capabilities,
+    Clock,
+    Stored,
+    Unchanged,
+    check_size,
+    millis,
+)
+
+# Every so many writes, at most so many expired rows are removed: a bounded price, and the table
+# can't grow for ever even if nobody calls reap().
+REAP_EVERY = 32
+REAP_LIMIT = 128
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sealedstate_record (
+    context    BLOB NOT NULL,
+    key        BLOB NOT NULL,
+    value      BLOB NOT NULL,
+    version    INTEGER NOT NULL,
+    expires_at INTEGER,
+    PRIMARY KEY (context, key)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS sealedstate_record_expiry
+    ON sealedstate_record (expires_at) WHERE expires_at IS NOT NULL;
+"""
+_ONE = "context = :context AND key = :key"
+_LIVE = "(expires_at IS NULL OR expires_at > :now)"
+
+
+class SQLiteStorage:
+    """Records in the SQLite file at `path`. `timeout`: seconds to wait for a lock.
+
+    Raises ConfigurationError when the file is no database of ours.
+    """
+
+    capabilities = Capabilities(
+        context_bytes=1 << 16,
+        key_bytes=1 << 16,
+        value_bytes=1 << 26,
+        shared=True,
+        durable=True,
+        survives_restart=True,
+        evicts=False,
+        enumerable=True,
+    )
+
+    def __init__(self, path: str | Path, clock: Clock, timeout: float = 0.5) -> None:
+        if str(path) == ":memory:":
+            raise ConfigurationError("storage: use memory: for a store in memory")
+        self._path = Path(path)
+        self._clock = clock
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._pid = os.getpid()
+        self._orphans: list[sqlite3.Connection] = []
+        self._writes = 0
+
+    def create(
+        self, context: str, key: str, value: bytes, expires_at: int | None, version: int
+    ) -> bool:
+        row = self._row(context, key, value, expires_at=expires_at, version=version)
+        sql = f"""
+            INSERT INTO sealedstate_record (context, key, value, version, expires_at)
+            VALUES (:context, :key, :value, :version, :expires_at)
+            ON CONFLICT (context, key) DO UPDATE SET value = excluded.value,
+                version = excluded.version, expires_at = excluded.expires_at
+            WHERE NOT {_LIVE}"""
+        return self._write(sql, row) == 1
+
+    def read(self, context: str, key: str) -> Stored | None:
+        row = self._row(context, key)
+        sql = f"SELECT value, version, expires_at FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
+        with self._connected() as connection:
+            found = connection.execute(sql, row).fetchone()
+        return None if found is None else Stored(*found)
+
+    def read_if_changed(
+        self, context: str, key: str, version: int
+    ) -> Stored | Literal[Unchanged.UNCHANGED] | None:
+        stored = self.read(context, key)
+        return UNCHANGED if stored is not None and stored.version == version else stored
+
+    def update(
+        self,
+        context: str,
+        key: str,
+        value: bytes,
+        expires_at: int | None,
+        version: int,
+        expected: int | None = None,
+    ) -> bool:
+        row = self._row(
+            context, key, value, expires_at=expires_at, version=version, expected=expected
+        )
+        sql = f"""
+            UPDATE sealedstate_record
+            SET value = :value, version = :version, expires_at = :expires_at
+            WHERE {_ONE} AND {_LIVE} AND version < :version
+            AND (:expected IS NULL OR version = :expected)"""
+        return self._write(sql, row, checked=True) == 1
+
+    def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
+        row = self._row(context, key, expires_at=expires_at)
+        sql = f"UPDATE sealedstate_record SET expires_at = :expires_at WHERE {_ONE} AND {_LIVE}"
+        return self._write(sql, row) == 1
+
+    def delete(self, context: str, key: str, expected: int | None = None) -> bool:
+        row = self._row(context, key, expected=expected)
+        sql = f"""
+            DELETE FROM sealedstate_record
+            WHERE {_ONE} AND {_LIVE} AND (:expected IS NULL OR version = :expected)"""
+        return self._write(sql, row, checked=True) == 1
+
+    def touch_context(self, context: str, expires_at: int | None) -> None:
+        row = self._row(context, "any", expires_at=expires_at)
+        self._write(
+            "UPDATE sealedstate_record SET expires_at = :expires_at"
+            f" WHERE context = :context AND {_LIVE}",
+            row,
+        )
+
+    def delete_context(self, context: str) -> None:
+        row = self._row(context, "any")
+        self._write("DELETE FROM sealedstate_record WHERE context = :context", row)
+
+    def keys(self, context: str, prefix: str = "") -> Iterator[str]:
+        row = self._row(context, "any")
+        sql = f"SELECT key FROM sealedstate_record WHERE context = :context AND {_LIVE}"
+        with self._connected() as connection:
+            found = [key.decode() for (key,) in connection.execute(sql, row)]
+        return iter([key for key in found if key.startswith(prefix)])
+
+    def reap(self, limit: int) -> int:
+        with self._connected() as connection:
+            return self._reap(connection, limit)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.close()
+                self._connection = None
+
+    # --- one statement --------------------------------------------------------------------------
+
+    def _row(
+        self, context: str, key: str, value: bytes = b"", **more: int | None
+    ) -> dict[str, Any]:
+        check_size(self.capabilities, context, key, value)
+        # Keys are BLOBs: compared byte by byte, with any character and without collation.
+        return {
+            "context": context.encode(),
+            "key": key.encode(),
+            "value": value,
+            "now": millis(self._clock()),
+            **more,
+        }
+
+    def _write(self, sql: str, row: dict[str, Any], checked: bool = False) -> int:
+        """Run one atomic statement; how many rows it changed. `checked`: tell why it was none."""
+        with self._connected() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                changed = connection.execute(sql, row).rowcount
+                current = self._current(connection, row) if checked and not changed else None
+                self._writes += 1
+                if self._writes % REAP_EVERY == 0:
+                    self._reap(connection, REAP_LIMIT)
+                connection.execute("COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
+        if current is not None:
+            raise VersionMismatch(current)
+        return changed
+
+    def _current(self, connection: sqlite3.Connection, row: dict[str, Any]) -> int | None:
+        sql = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
+        found = connection.execute(sql, row).fetchone()
+        return None if found is None else int(found[0])
+
+    def _reap(self, connection: sqlite3.Connection, limit: int) -> int:
+        sql = """
+            DELETE FROM sealedstate_record WHERE (context, key) IN (
+                SELECT context, key FROM sealedstate_record
+                WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)"""
+        return connection.execute(sql, {"now": millis(self._clock()), "limit": limit}).rowcount
+
+    # --- the connection -------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        self._forget_the_parents()
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection = self._open()
+                yield self._connection
+            except sqlite3.DataError as error:
+                raise CapacityError(f"sqlite refused a value ({error})") from error
+            except (sqlite3.Error, OSError) as error:
+                self._drop()
+                raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
+
+    def _forget_the_parents(self) -> None:
+        if self._pid == os.getpid():
+            return
+        # A lock held by another thread during the fork stays locked in the child for ever.
+        self._lock = threading.Lock()
+        if self._connection is not None:
+            self._orphans.append(self._connection)  # kept, so that nothing closes it here
+        self._connection, self._pid = None, os.getpid()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _set_journal(connection)
+            connection.execute("PRAGMA synchronous = FULL")
+            self._migrate(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found == SCHEMA_VERSION:
+            return
+        if found != 0:
+            raise StorageUnavailable(
+                f"sqlite store {self._path.name!r} has schema {found}; this release knows"
+                f" {SCHEMA_VERSION}"
+            )
+        self._path.chmod(0o600)
+        connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _drop(self) -> None:
+        """Start from a fresh connection next time: the file may have been replaced or repaired."""
+        if self._connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # After some errors SQLite has rolled back by itself, and a second ROLLBACK would be an error.
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")
+
+
+def _set_journal(connection: sqlite3.Connection) -> None:
+    mode = "WAL" if wal_is_safe(sqlite3.sqlite_version_info) else "DELETE"
+    (current,) = connection.execute("PRAGMA journal_mode").fetchone()
+    # Asking again would take an exclusive lock at every start.
+    if current.upper() != mode:
+        connection.execute(f"PRAGMA journal_mode = {mode}")
+
+
+def wal_is_safe(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite has the fix for the WAL-reset bug (sqlite.org, release 3.51.3)."""
+    if version >= (3, 51, 3):
+        return True
+    return (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)

@@ -1,0 +1,139 @@
+"""Records and overflow to the texts of our cookies, and back.
+
+Knows the codec, sealing, chunking and which token is sealed for what. Does not know times and
+lifetimes, revocations, stores or Set-Cookie lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice, product
+
+from . import chunking, codec, sealing
+from .cookies import Candidates
+from .errors import AmbiguousSession, ForgedToken, UnreadableError
+from .key_sources import KeySource
+from .keys import Key, Keyring
+from .record import OverflowSet, Record
+
+SET_ID_BYTES = 8
+DIGEST_BYTES = 16
+# Bounds the joins that duplicated chunk cookies can ask for.
+MAX_JOINS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedRecord:
+    """An authentic record, when it was sealed (epoch seconds) and by which key."""
+
+    record: Record
+    sealed_at: int
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of one application: its cookie name, its realm, its keys."""
+
+    cookie_name: str
+    realm: str
+    key_source: KeySource
+    random: Callable[[int], bytes]
+
+    def keyring(self) -> Keyring:
+        """The ring in force."""
+        return self.key_source.keyring()
+
+    def open_core(self, candidates: Candidates, now: int) -> OpenedRecord:
+        """The newest record among the candidates for our first cookie. Raises UnreadableError."""
+        found: list[OpenedRecord] = []
+        refused: UnreadableError = ForgedToken()
+        for text in candidates.core:
+            try:
+                found.append(self._open_one(text, now))
+            except UnreadableError as error:
+                # A reason to keep the cookie outweighs any other.
+                refused = refused if refused.keeps_cookie else error
+        if not found:
+            raise refused
+        if len({each.record.id for each in found}) > 1:
+            raise AmbiguousSession
+        return max(found, key=lambda each: (each.record.generation, each.sealed_at))
+
+    def open_overflow(
+        self, record: Record, candidates: Candidates, now: int
+    ) -> dict[str, bytes] | None:
+        """The parts in overflow; None when chunks are missing, stale, torn or unreadable."""
+        overflow = record.overflow
+        if overflow is None:
+            return None
+        for token in _joined(overflow.count, candidates):
+            if _digest(token) == overflow.digest:
+                return self._open_parts(token, self._overflow_place(record.id, overflow), now)
+        return None
+
+    def overflow_kid(self, candidates: Candidates) -> bytes | None:
+        """The kid that the first overflow chunk states, authentic or not."""
+        for text in candidates.overflow.get(1, ()):
+            try:
+                return sealing.kid_of(chunking.from_text(text[: 4 * sealing.HEADER_BYTES]))
+            except UnreadableError:
+                continue
+        return None
+
+    def seal_core(self, record: Record, now: int) -> str:
+        """The text of the first cookie. Raises NoPrimaryKey."""
+        return self._seal(codec.encode_record(record, now), self._core_place(), now)
+
+    def seal_overflow(
+        self, session_id: bytes, parts: Mapping[str, bytes], rooms: tuple[int, ...], now: int
+    ) -> tuple[OverflowSet, list[str]]:
+        """What the manifest states, and the chunks, of at most `rooms` characters each."""
+        overflow = OverflowSet(self.random(SET_ID_BYTES), 0, b"", tuple(parts))
+        place = self._overflow_place(session_id, overflow)
+        text = self._seal(codec.encode_parts(parts), place, now)
+        chunks = chunking.split(text, rooms)
+        digest = _digest(chunking.from_text(text))
+        return OverflowSet(overflow.set_id, len(chunks), digest, overflow.names), chunks
+
+    def _open_one(self, text: str, now: int) -> OpenedRecord:
+        token = chunking.from_text(text)
+        opened = sealing.open_token(token, self._core_place(), self.keyring(), now)
+        record = codec.decode_record(opened.payload, opened.sealed_at)
+        return OpenedRecord(record, opened.sealed_at, opened.key)
+
+    def _open_parts(
+        self, token: bytes, place: sealing.SealedFor, now: int
+    ) -> dict[str, bytes] | None:
+        try:
+            return codec.decode_parts(sealing.open_token(token, place, self.keyring(), now).payload)
+        except UnreadableError:
+            return None  # the login stands in the core; these parts count as lost
+
+    def _seal(self, payload: bytes, place: sealing.SealedFor, now: int) -> str:
+        key = self.keyring().primary(now)
+        entropy = self.random(sealing.ENTROPY_BYTES)
+        return chunking.to_text(sealing.seal(payload, place, key, now, entropy))
+
+    def _core_place(self) -> sealing.SealedFor:
+        return sealing.SealedFor("core", self.realm, (self.cookie_name,))
+
+    def _overflow_place(self, session_id: bytes, overflow: OverflowSet) -> sealing.SealedFor:
+        name = (self.cookie_name, session_id, overflow.set_id)
+        return sealing.SealedFor("overflow", self.realm, name)
+
+
+def _joined(count: int, candidates: Candidates) -> Iterator[bytes]:
+    """The tokens that `count` chunks can join to, where a name may have come more than once."""
+    columns = [candidates.overflow.get(number, ()) for number in range(1, count + 1)]
+    for chunks in islice(product(*columns), MAX_JOINS):
+        try:
+            yield chunking.from_text(chunking.join(chunks))
+        except UnreadableError:
+            continue
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.blake2b(token, digest_size=DIGEST_BYTES).digest()

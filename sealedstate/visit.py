@@ -1,0 +1,178 @@
+"""What one request brings, opened when its session is looked at.
+
+Knows the Cookie header, and asks tokens, lifetimes and revocations in that order. Does not know how
+a session is saved. One outcome for anything unreadable: no session; the reason goes to the journal.
+"""
+
+from __future__ import annotations
+
+from . import codec
+from .errors import SessionWithheld, StorageError, UncheckedSession, UnreadableError
+from .record import ID_BYTES, Record
+from .session import Arrival
+from .spilling import Row
+from .tokens import OpenedRecord
+from .toolkit import Toolkit, log
+
+
+class RequestVisit:
+    """One request, as its session sees it."""
+
+    def __init__(self, toolkit: Toolkit, cookie_header: str) -> None:
+        self._toolkit = toolkit
+        self._header = cookie_header
+        self._overflow: dict[str, bytes] | None = None
+        self.candidates = toolkit.cookies.find(cookie_header)
+        self.opened: OpenedRecord | None = None
+        self.withheld: str | None = None
+        self.adopted: Record | None = None
+        # Versions in the store, where a recall has found another one than the manifest says.
+        self.versions: dict[str, int] = {}
+
+    @property
+    def record(self) -> Record | None:
+        """The record that arrived, if any."""
+        return None if self.opened is None else self.opened.record
+
+    # --- what a session asks --------------------------------------------------------------------
+
+    def arrive(self) -> Arrival:
+        if not self.candidates.core:
+            return self._adopt()
+        try:
+            self.opened = self._open()
+        except UnreadableError as error:
+            self._toolkit.note(f"refused-{error.reason}")
+            self.withheld = error.reason if error.keeps_cookie else None
+            return Arrival(withheld=self.withheld)
+        self._toolkit.note("opened", self.opened.record.id)
+        return Arrival(self.opened.record)
+
+    def recall(self, name: str) -> bytes | None:
+        record = self.record
+        if record is None:
+            return None
+        found = (
+            self._recall_spilled(record, name)
+            if name in record.spilled
+            else (self._opened_overflow(record).get(name))
+        )
+        if found is None:
+            self._toolkit.note("part-missing", record.id)
+            log.warning("a part of a session is missing: %r", name)
+        return found
+
+    def encode(self, name: str, value: object) -> bytes:
+        return codec.encode(value, f"session[{name!r}]")
+
+    def decode(self, name: str, data: bytes) -> object:
+        return codec.decode(data)
+
+    def end(self) -> None:
+        if self.withheld is not None:
+            raise SessionWithheld(self.withheld)
+        if self.record is not None:
+            self.revoke(self.record)
+        elif self.adopted is not None:
+            self.revoke(self.adopted)
+
+    def new_id(self) -> bytes:
+        return self._toolkit.settings.random(ID_BYTES)
+
+    # --- what saving asks -----------------------------------------------------------------------
+
+    def revoke(self, record: Record) -> None:
+        """Refuse this session from now on, then drop its rows. Raises StorageError."""
+        tools, now = self._toolkit, self._toolkit.now()
+        if tools.revocations is None:
+            return
+        tools.revocations.revoke(record.id, self._refused_until(record), now)
+        tools.note("revoked", record.id)
+        self.forget(record.id, {**record.left, **record.spilled})
+
+    def forget(self, session_id: bytes, rows: dict[str, int]) -> None:
+        """Delete rows that are no longer used; one that can't be deleted expires by itself."""
+        spiller = self._toolkit.spiller
+        if spiller is None:
+            return
+        for name, version in rows.items():
+            try:
+                spiller.forget(Row(session_id, name), self.versions.get(name, version))
+            except StorageError as error:
+                log.warning("a stored part could not be deleted: %s", error)
+
+    def check_revoked(self, record: Record) -> None:
+        """Raise RevokedSession, or UncheckedSession when the store does not answer."""
+        revocations = self._toolkit.revocations
+        if revocations is None:
+            return
+        try:
+            revocations.check(record)
+        except StorageError as error:
+            log.error("revocations can't be checked: %s", error)
+            raise UncheckedSession from error
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _open(self) -> OpenedRecord:
+        settings, now = self._toolkit.settings, int(self._toolkit.now())
+        opened = self._toolkit.tokens.open_core(self.candidates, now)
+        opened.record.check_times(opened.sealed_at, now, settings.lifetimes, settings.skew)
+        self.check_revoked(opened.record)
+        return opened
+
+    def _adopt(self) -> Arrival:
+        """An old session, when the request carries none of ours and one of another's."""
+        reader = self._toolkit.settings.legacy
+        text = None if reader is None else reader.find(self._header)
+        if reader is None or text is None:
+            return Arrival()
+        adopted = reader.read(text, int(self._toolkit.now()))
+        if adopted is None:
+            self._toolkit.note("legacy-refused")
+            return Arrival()
+        values = dict(adopted.values)
+        subject = values.get(reader.subject) if reader.subject else None
+        subject = None if subject is None else str(subject)
+        return self._adopted(Record(adopted.id, subject, int(self._toolkit.now()), 0, 0), values)
+
+    def _adopted(self, record: Record, values: dict[str, object]) -> Arrival:
+        try:
+            for name, value in values.items():
+                self.encode(name, value)
+            self.check_revoked(record)
+        except UncheckedSession as error:
+            self.withheld = error.reason
+            return Arrival(withheld=error.reason)
+        except (UnreadableError, ValueError, TypeError) as error:
+            self._toolkit.note("legacy-refused")
+            log.info("an old session is not adopted: %s", type(error).__name__)
+            return Arrival()
+        self.adopted = record
+        self._toolkit.note("adopted", record.id)
+        return Arrival(adopted=values, adopted_id=record.id, adopted_subject=record.subject)
+
+    def _refused_until(self, record: Record) -> int:
+        """When neither this session nor an old cookie that leads to its id can be opened."""
+        reader = self._toolkit.settings.legacy
+        old_until = 0 if reader is None else int(reader.until.timestamp())
+        return max(record.expires_at, old_until) + self._toolkit.settings.skew
+
+    def _recall_spilled(self, record: Record, name: str) -> bytes | None:
+        tools = self._toolkit
+        if tools.spiller is None:
+            return None
+        recalled = tools.spiller.recall(
+            Row(record.id, name), record.spilled[name], tools.tokens.keyring(), tools.now()
+        )
+        if recalled is None:
+            return None
+        self.versions[name] = recalled.version
+        return recalled.data
+
+    def _opened_overflow(self, record: Record) -> dict[str, bytes]:
+        if self._overflow is None:
+            now = int(self._toolkit.now())
+            found = self._toolkit.tokens.open_overflow(record, self.candidates, now)
+            self._overflow = found or {}
+        return self._overflow

@@ -1,0 +1,26 @@
+#!/bin/sh
+# Runs the tests that need no server on every CPython from 3.11 on that is found: on PATH, or
+# installed by pyenv.
+set -eu
+
+interpreters=""
+for minor in 11 12 13 14; do
+    found=$(command -v "python3.$minor" 2>/dev/null || true)
+    # A pyenv shim exists for versions that are not active, and fails.
+    if [ -z "$found" ] || ! "$found" -c "" >/dev/null 2>&1; then
+        found=$(ls -d "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3."$minor".*/bin/python 2>/dev/null | tail -n 1)
+    fi
+    [ -z "$found" ] || interpreters="$interpreters $found"
+done
+[ -n "$interpreters" ] || interpreters="${PYTHON:-python3}"
+
+for python in $interpreters; do
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    venv=".venv-matrix-$version"
+    echo "== Python $version"
+    [ -e "$venv/bin/pytest" ] || {
+        "$python" -m venv "$venv"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[dev]'
+    }
+    "$venv/bin/pytest" -q -n "${WORKERS:-2}" -m "not server and not soak" tests
+done
