@@ -57,42 +57,52 @@ PROFILES = {
 }
 
 
+# A request that came through with many foreign cookies has shown that they are carried, and a login
+# of ordinary size must not fail for them.
+FLOOR_BYTES = 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The room for this one response: characters of value for the core, and for each chunk."""
+    """The room for this one response, in characters of cookie values.
+
+    `core_chars`: for the core alone. With overflow, `chunks` more cookies of `chunk_chars` each,
+    and `shared_chars` for all values together.
+    """
 
     core_chars: int
-    chunk_chars: tuple[int, ...]
+    chunk_chars: int
+    chunks: int
+    shared_chars: int
+
+    @property
+    def overflow_chars(self) -> int:
+        """The most that overflow may take, should the core take nothing."""
+        return min(self.chunks * self.chunk_chars, self.shared_chars)
 
 
 def budget_for(
     profile: Profile,
     foreign_bytes: int,
+    arrived_bytes: int,
     response_bytes: int,
     name_bytes: int,
     line_overhead: int,
 ) -> Budget:
     """The room that `profile` leaves for our values.
 
-    `foreign_bytes`: foreign cookies of the request. `response_bytes`: Set-Cookie lines of the
-    response that are not cookies being set by us, so our own deletions too. `name_bytes` and
-    `line_overhead`: what each cookie takes besides its value, in the request (the name and '=')
-    and in the response; the longest of ours.
+    `foreign_bytes`, `arrived_bytes`: the foreign cookies of the request, and ours: what came
+    through once comes through again. `response_bytes`: Set-Cookie lines of the response that don't
+    set a cookie of ours, so our own deletions too. `name_bytes` and `line_overhead`: what each
+    cookie takes besides its value, in the request (the name and '=') and in the response.
     """
-    request = min(profile.total_bytes, profile.header_bytes - foreign_bytes)
+    left = max(profile.header_bytes - foreign_bytes, arrived_bytes, FLOOR_BYTES)
+    request = min(profile.total_bytes, left)
     response = profile.response_bytes - response_bytes
-    rooms = []
-    for _ in range(profile.cookies):
-        # Two bytes of '; ' stand before each pair of the Cookie header.
-        chars = min(
-            profile.cookie_bytes - name_bytes,
-            request - name_bytes - 2,
-            response - line_overhead,
-            MAX_LINE_BYTES - line_overhead,
-        )
-        if chars <= 0:
-            break
-        rooms.append(chars)
-        request -= name_bytes + 2 + chars
-        response -= line_overhead + chars
-    return Budget(rooms[0] if rooms else 0, tuple(rooms[1:]))
+    one = min(profile.cookie_bytes - name_bytes, MAX_LINE_BYTES - line_overhead)
+    # Two bytes of '; ' stand before each pair of the Cookie header.
+    core = min(one, request - name_bytes - 2, response - line_overhead)
+    shared = min(
+        request - profile.cookies * (name_bytes + 2), response - profile.cookies * line_overhead
+    )
+    return Budget(max(0, core), one, profile.cookies - 1, max(0, shared))

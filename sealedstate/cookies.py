@@ -35,12 +35,14 @@ class Candidates:
     """What one Cookie header holds of ours.
 
     `core`: at most four different values of the first cookie. `overflow`: values by chunk number,
-    from 1. `foreign_bytes`: the rest of the header, with its separators.
+    from 1. `foreign_bytes`: the rest of the header, with its separators; `our_bytes`: ours, with
+    theirs.
     """
 
     core: tuple[str, ...] = ()
     overflow: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     foreign_bytes: int = 0
+    our_bytes: int = 0
 
     @property
     def any_of_ours(self) -> bool:
@@ -89,7 +91,8 @@ class CookieFamily:
                 values.append(value)
         core = tuple(found.pop(0, ()))
         overflow = {number: tuple(values) for number, values in found.items()}
-        return Candidates(core, overflow, max(0, len(header) - ours))
+        ours = min(ours, len(header))
+        return Candidates(core, overflow, len(header) - ours, ours)
 
     def set_line(self, name: str, value: str, max_age: int | None) -> str:
         """A Set-Cookie field value. `max_age` in seconds; None lives as long as the browser."""

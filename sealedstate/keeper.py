@@ -64,7 +64,8 @@ class Keeper:
         if not session.ended and self._revoked_meanwhile(visit):
             return []
         if not session.parts and session.subject is None:
-            return saving.deletions()
+            # A new id for nobody is no reason to delete what could not be judged.
+            return saving.deletions() if visit.withheld is None else []
         return saving.lines()
 
     def revoke_subject(self, subject: str) -> None:

@@ -26,7 +26,12 @@ DEFAULT_SKEW = 60
 
 # Keys that stand in our documentation and tests: BLAKE2b-128 of the secret, so that the list
 # itself can't be used as one.
-_SAMPLE_DIGESTS = frozenset({"1b2b0d3d4f0de2cc57e6cf3ae5b9b4ed"})
+_SAMPLE_DIGESTS = frozenset(
+    {
+        "2f6c9ff29559d7e06a7ad54f284d8e28",
+        "2d42bad1d8c13ba3b439ac14edc75616",
+    }
+)
 
 _KEY_TEXT = re.compile(rf"{KEY_LABEL}:([0-9a-f]{{8}}):([A-Za-z0-9_-]{{43}})", re.ASCII)
 _LOOKUP_TEXT = re.compile(rf"{LOOKUP_LABEL}:([A-Za-z0-9_-]{{43}})", re.ASCII)

@@ -37,21 +37,24 @@ class Item:
 class Room:
     """Bytes for parts and manifest entries in the core, bytes for parts in overflow.
 
-    `overflow_entry`: what the manifest takes in the core as soon as there is overflow.
-    `overflow` 0: there are no further cookies.
+    `both`: for core and overflow together, as soon as there is overflow, which then also takes
+    `overflow_entry` bytes of the core. `overflow` 0: there are no further cookies.
     """
 
     core: int
     overflow: int
+    both: int
     overflow_entry: int
 
     @property
     def total(self) -> int:
-        return max(0, self.core) + self.overflow
+        """The most that parts can take in all."""
+        return max(self.core, min(self.both, self.core + self.overflow), 0)
 
     def shrunk(self, share: float) -> Room:
         """The same room, only `share` of it usable."""
-        return Room(int(self.core * share), int(self.overflow * share), self.overflow_entry)
+        core, overflow, both = (int(size * share) for size in (self.core, self.overflow, self.both))
+        return Room(core, overflow, both, self.overflow_entry)
 
 
 def plan(
@@ -101,20 +104,24 @@ def _leaving_order(items: Sequence[Item], spill_order: Sequence[str]) -> list[It
 def _pack(items: Sequence[Item], spilled: set[str], room: Room) -> dict[str, Place] | None:
     """Core and overflow for what is not spilled, the smallest into the core; None if too much."""
     places = {item.name: Place.SPILLED for item in items if item.name in spilled}
-    core = room.core - sum(item.entry for item in items if item.name in spilled)
+    entries = sum(item.entry for item in items if item.name in spilled)
     staying = [item for item in items if item.name not in spilled]
-    if sum(item.size or 0 for item in staying) <= core:
+    if sum(item.size or 0 for item in staying) <= room.core - entries:
         return places | {item.name: Place.CORE for item in staying}
     for largest_first in (False, True):
         ordered = sorted(staying, key=lambda item: item.size or 0, reverse=largest_first)
-        packed = _pack_both(ordered, core - room.overflow_entry, room.overflow)
+        packed = _pack_both(ordered, room, entries)
         if packed is not None:
             return places | packed
     return None
 
 
-def _pack_both(staying: Sequence[Item], core: int, overflow: int) -> dict[str, Place] | None:
+def _pack_both(staying: Sequence[Item], room: Room, entries: int) -> dict[str, Place] | None:
     places = {}
+    core, overflow = room.core - room.overflow_entry - entries, room.overflow
+    names = sum(len(item.name.encode()) + 2 for item in staying)
+    if room.overflow_entry + entries + names + sum(item.size or 0 for item in staying) > room.both:
+        return None
     for item in staying:
         size, named = item.size or 0, len(item.name.encode()) + 2  # the manifest lists its name
         fits_core, fits_overflow = size <= core, size <= overflow and named <= core

@@ -22,6 +22,8 @@ from .visit import RequestVisit
 VERSION_BYTES = 9
 # The manifest's frame, and how far the heads of the core's arrays can grow.
 FRAME_BYTES = 14
+# What sealing and the head of its list put around the parts in overflow.
+OVERFLOW_BYTES = sealing.OVERHEAD_BYTES + 3
 # set id, count, digest and the head of the list of names.
 OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
 # Chunks that may be about although no profile in force writes so many.
@@ -109,6 +111,7 @@ class Saving:
         return budget_for(
             settings.carried,
             self._visit.candidates.foreign_bytes,
+            self._visit.candidates.our_bytes,
             self._other_bytes + deleted,
             len(longest) + 1,
             cookies.line_overhead(longest, self._max_age),
@@ -119,10 +122,11 @@ class Saving:
         left = sum(_entry_bytes(name) for name in self._rows_to_leave())
         fixed = len(codec.encode_record(record, int(self._now))) + FRAME_BYTES + left
         core = chunking.token_bytes(budget.core_chars) - sealing.OVERHEAD_BYTES - fixed
-        chunks = chunking.token_bytes(sum(budget.chunk_chars)) - sealing.OVERHEAD_BYTES - 3
+        overflow = chunking.token_bytes(budget.overflow_chars) - OVERFLOW_BYTES
+        both = chunking.token_bytes(budget.shared_chars - 2) - sealing.OVERHEAD_BYTES - fixed
         if core < 0:
             raise self._too_large(budget)
-        room = Room(core, max(0, chunks), OVERFLOW_ENTRY_BYTES)
+        room = Room(core, max(0, overflow), both - OVERFLOW_BYTES, OVERFLOW_ENTRY_BYTES)
         order = self._tools.settings.spill_order
         return plan(items, room, order, self._tools.spiller is not None)
 
@@ -193,7 +197,8 @@ class Saving:
             return old, []
         parts = {name: self._session.parts[name].encoded or b"" for name in names}
         now = int(self._now)
-        return self._tools.tokens.seal_overflow(record.id, parts, budget.chunk_chars, now)
+        rooms = (budget.chunk_chars,) * budget.chunks
+        return self._tools.tokens.seal_overflow(record.id, parts, rooms, now)
 
     def _overflow_stays(self, names: list[str]) -> bool:
         # Overflow sealed by an older key moves on with the core, or it would die before it.

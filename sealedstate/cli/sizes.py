@@ -97,17 +97,13 @@ def _places(keeper: Keeper, header: str) -> dict[str, str]:
 
 
 def _print_table(parts: dict[str, int], rows: list[dict[str, Any]]) -> None:
-    width = max([len(name) for name in parts] + [4])
-    profiles = "".join(f"{row['profile']:>10}" for row in rows)
-    print(f"{'part':{width}} {'bytes':>7}{profiles}")
+    width = max([len(name) for name in parts] + [len("cookie_bytes")])
+    print(f"{'part':{width}} {'bytes':>7}" + "".join(f"{row['profile']:>10}" for row in rows))
     for name, size in sorted(parts.items(), key=lambda part: -part[1]):
         places = "".join(f"{row.get('places', {}).get(name, '-'):>10}" for row in rows)
         print(f"{name:{width}} {size:>7}{places}")
     for label in ("cookies", "cookie_bytes"):
-        print(
-            f"{label:{width}.{width}} {'':>7}"
-            + "".join(f"{row.get(label, '-'):>10}" for row in rows)
-        )
+        print(f"{label:{width}} {'':>7}" + "".join(f"{row.get(label, '-'):>10}" for row in rows))
     for row in rows:
         if "error" in row:
             print(f"{row['profile']}: {row['error']}")

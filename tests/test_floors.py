@@ -1,0 +1,134 @@
+"""The house's floors: imports only go down, and each library has one door.
+
+Reads the source with ast; imports nothing of the project.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# From the ground up. Modules of one floor don't know one another.
+FLOORS = [
+    {"errors"},
+    {"record", "keys", "storage.contract"},
+    {"codec", "sealing", "chunking", "cookies", "session"},
+    {
+        "budget",
+        "placing",
+        "spilling",
+        "revocation",
+        "legacy",
+        "storage.memory",
+        "storage.sqlite",
+        "key_sources.static",
+    },
+    {"storage", "key_sources.environment", "key_sources.secrets_file"},
+    {"key_sources"},
+    {"tokens", "settings"},
+    {"toolkit"},
+    {"visit"},
+    {"saving"},
+    {"keeper"},
+    {"cli.keys", "cli.sizes"},
+    {"cli"},
+    {"", "__main__"},
+]
+FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
+
+DOORS = {
+    "nacl": {"sealing"},
+    "cbor2": {"codec"},
+    "itsdangerous": {"legacy"},
+    "werkzeug": {"legacy"},
+    "sqlite3": {"storage.sqlite"},
+    "time": {"settings"},
+    "tomllib": {"settings"},
+    "argparse": {"cli", "cli.keys", "cli.sizes"},
+}
+# No deserialiser that runs code, no quadratic cookie parser, no network, no guessable randomness.
+NOWHERE = {"pickle", "marshal", "shelve", "yaml", "http", "socket", "urllib", "random", "requests"}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted((ROOT / "sealedstate").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT / "sealedstate").with_suffix("").parts)
+        yield name.removesuffix("__init__").removesuffix("."), path
+
+
+MODULES = dict(modules())
+
+
+def imports_of(module: str) -> Iterator[str]:
+    """What a module imports: dotted names, those of the project without its first component."""
+    path = MODULES[module]
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
+    package = [part for part in package if part]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (f"!{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield f"!{node.module}"
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1]
+            for alias in node.names:
+                whole = [*base, *(node.module.split(".") if node.module else []), alias.name]
+                # `from ..keys import Key` names a thing in a module, `from .. import codec` one.
+                yield ".".join(whole if ".".join(whole) in MODULES else whole[:-1])
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_has_its_floor_and_says_what_it_does_not_know(module: str) -> None:
+    assert module in FLOOR
+    docstring = ast.get_docstring(ast.parse(MODULES[module].read_text()))
+    assert docstring
+    if module not in ("", "__main__"):
+        assert re.search(r"\b(no|not|nothing)\b", docstring)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_only_go_down(module: str) -> None:
+    for imported in imports_of(module):
+        if not imported.startswith("!"):
+            assert FLOOR[imported] < FLOOR[module], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_library_has_one_door(module: str) -> None:
+    for imported in imports_of(module):
+        library = imported.removeprefix("!").split(".")[0]
+        if imported.startswith("!"):
+            assert library not in NOWHERE, f"{module} imports {library}"
+            assert module in DOORS.get(library, {module}), f"{module} imports {library}"
+            assert library != "sealedstate", f"{module} imports itself absolutely"
+
+
+def test_the_core_knows_no_framework_and_no_adapter() -> None:
+    known = {imported for module in MODULES for imported in imports_of(module)}
+    assert not {name for name in known if name.startswith(("!sealedstate_", "!flask", "!django"))}
+
+
+def test_adapters_are_packages_under_their_own_names() -> None:
+    root = ROOT / "middleware"
+    assert not (root / "__init__.py").exists()
+    found = [path for path in root.iterdir() if path.is_dir() and path.name != "__pycache__"]
+    assert found
+    assert all(path.name.startswith("sealedstate_") for path in found)
+    assert all((path / "py.typed").exists() for path in found)
+
+
+def test_no_environment_is_read_but_through_the_settings() -> None:
+    readers = {
+        module
+        for module, path in MODULES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
+        if isinstance(node.value, ast.Name) and node.value.id == "os"
+    }
+    assert readers == {"settings"}

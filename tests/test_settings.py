@@ -1,0 +1,214 @@
+"""Settings: everything is checked when they are made, and a mistake names its remedy."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealedstate import ConfigurationError, Key, LegacyReader, Profile, Settings
+from sealedstate.keys import export_lookup
+from sealedstate.record import Policy
+from sealedstate.storage import MemoryStorage, SQLiteStorage
+
+KEY = Key.generate(os.urandom).export()
+
+
+def settings(**given: Any) -> Settings:
+    return Settings(**{"keys": [KEY]} | given)
+
+
+def refusal(**given: Any) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        settings(**given)
+    return str(caught.value)
+
+
+def test_an_unknown_keyword_is_named_with_the_nearest_right_one() -> None:
+    message = refusal(idle_lifetim=60)
+    assert "'idle_lifetim'" in message
+    assert "'idle_lifetime'" in message
+
+
+def test_a_keyword_like_no_other_gets_the_list_of_settings() -> None:
+    assert "absolute_lifetime" in refusal(xyzzy=1)
+
+
+def test_an_unknown_key_of_a_toml_file_is_named_with_the_nearest(tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text(f'[sealedstate]\nkeys = ["{KEY}"]\nprofil = "tight"\n')
+    with pytest.raises(ConfigurationError, match="'profil'; did you mean 'profile'"):
+        Settings.from_toml(file)
+
+
+def test_an_unknown_variable_is_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigurationError, match=r"SEALEDSTATE_STORAG'; did you mean 'storage'"):
+        Settings.from_env({"SEALEDSTATE_STORAG": "memory:"})
+
+
+def test_a_toml_file_says_all_that_keywords_say(tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text(
+        f"""
+        [sealedstate]
+        keys = ["{KEY}@2026-01-01T00:00:00Z"]
+        storage = "sqlite:{tmp_path / "s.db"}"
+        realm = "shop"
+        idle_lifetime = 600
+        absolute_lifetime = 3600
+        spill_order = ["services", "cart"]
+        cookie_name = "__Host-shop"
+        persistent = true
+        [sealedstate.parts]
+        cart = "server"
+        flash = "cookie"
+        [sealedstate.profile]
+        cookies = 2
+        cookie_bytes = 1000
+        total_bytes = 1800
+        header_bytes = 4000
+        response_bytes = 2500
+        [sealedstate.legacy]
+        kind = "flask"
+        secret = "x"
+        until = "2027-01-01T00:00:00Z"
+        """
+    )
+    found = Settings.from_toml(file)
+    assert found.policies == {"cart": Policy.SERVER, "flash": Policy.COOKIE}
+    assert found.carried == Profile("custom", 2, 1000, 1800, 4000, 2500)
+    assert isinstance(found.store, SQLiteStorage)
+    assert isinstance(found.legacy, LegacyReader)
+    assert (found.lifetimes.idle, found.lifetimes.absolute, found.lifetimes.refresh) == (
+        600,
+        3600,
+        60,
+    )
+    assert found.cookies.name == "__Host-shop"
+    assert found.key_source.keyring().keys[0].activates_at == 1767225600
+
+
+def test_keywords_go_before_a_toml_file(tmp_path: Path) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text(f'keys = ["{KEY}"]\nrealm = "file"\n')
+    assert Settings.from_toml(file, realm="keyword").realm == "keyword"
+
+
+@pytest.mark.parametrize("text", ["[sealedstate", "sealedstate = 3\n", "\xff"])
+def test_a_toml_file_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "app.toml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=r"app\.toml"):
+        Settings.from_toml(file)
+
+
+def test_the_environment_says_all_that_is_text() -> None:
+    found = Settings.from_env(
+        {
+            "SEALEDSTATE_KEYS": f"{KEY} {export_lookup(os.urandom(32))}",
+            "SEALEDSTATE_STORAGE": "memory:",
+            "SEALEDSTATE_PROFILE": "roomy",
+            "SEALEDSTATE_IDLE_LIFETIME": "60",
+            "SEALEDSTATE_PARTS": "cart=server flash=cookie",
+            "SEALEDSTATE_SPILL_ORDER": "services cart",
+            "SEALEDSTATE_SECURE": "false",
+            "PATH": "/bin",
+        }
+    )
+    assert isinstance(found.store, MemoryStorage)
+    assert found.carried.name == "roomy"
+    assert found.lifetimes.idle == 60
+    assert found.policies == {"cart": Policy.SERVER, "flash": Policy.COOKIE}
+    assert found.spill_order == ["services", "cart"]
+    assert found.cookies.name == "s"
+    assert found.key_source.keyring().lookup is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("IDLE_LIFETIME", "soon"), ("SECURE", "perhaps"), ("PARTS", "cart"), ("SKEW", KEY)],
+)
+def test_a_variable_that_cannot_be_read_is_named_and_not_repeated(name: str, text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_env({"SEALEDSTATE_KEYS": KEY, f"SEALEDSTATE_{name}": text})
+    assert f"SEALEDSTATE_{name}" in str(caught.value)
+    assert text not in str(caught.value)
+
+
+def test_keys_come_from_the_environment_when_nothing_else_is_said() -> None:
+    found = Settings(environ={"SEALEDSTATE_KEYS": KEY})
+    assert found.key_source.keyring().keys[0].export() == KEY
+
+
+def test_a_missing_key_says_how_to_make_one() -> None:
+    with pytest.raises(ConfigurationError, match="sealedstate keys generate"):
+        Settings(environ={})
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"profile": "portabel"}, "'portable'"),
+        ({"storage": "postgres:"}, "sqlite:PATH"),
+        ({"storage": object()}, "storage"),
+        ({"idle_lifetime": 0}, "idle_lifetime"),
+        ({"idle_lifetime": 7200, "absolute_lifetime": 3600}, "absolute_lifetime"),
+        ({"absolute_lifetime": 401 * 86400}, "400 days"),
+        ({"idle_lifetime": 60, "refresh_after": 60}, "refresh_after"),
+        ({"idle_lifetime": "60"}, "idle_lifetime: int"),
+        ({"idle_lifetime": True}, "idle_lifetime: int"),
+        ({"secure": 1}, "secure: bool"),
+        ({"spill_order": "services"}, "spill_order"),
+        ({"parts": {"cart": "disk"}}, "'server'"),
+        ({"parts": {"cart": "server"}}, "storage is not set"),
+        ({"skew": -1}, "skew"),
+        ({"secure": False, "cookie_name": "__Host-s"}, "__Host-"),
+        ({"cookie_domain": "example.org", "cookie_name": "__Host-s"}, "Domain"),
+        ({"cookie_name": "a b"}, "cookie_name"),
+        ({"cookie_path": "/;x"}, "cookie_path"),
+        ({"same_site": "lax"}, "Lax"),
+        ({"same_site": "None", "secure": False}, "secure"),
+        ({"keys": ""}, "keys"),
+        ({"keys": []}, "no key"),
+    ],
+)
+def test_a_contradiction_is_refused_at_the_start(given: dict[str, Any], names: str) -> None:
+    assert names in refusal(**given)
+
+
+def test_the_prefix_is_dropped_where_browsers_would_refuse_it() -> None:
+    assert settings().cookies.name == "__Host-s"
+    assert settings(cookie_path="/app").cookies.name == "s"
+    assert settings(cookie_domain="example.org").cookies.name == "s"
+    assert settings(secure=False).cookies.name == "s"
+
+
+def test_a_repr_of_settings_holds_no_key() -> None:
+    lookup = export_lookup(os.urandom(32))
+    text = repr(settings(keys=[KEY, lookup]))
+    for secret in (KEY, lookup, KEY.rpartition(":")[2], lookup.rpartition(":")[2]):
+        assert secret not in text
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"cookies": 0},
+        {"cookies": 9},
+        {"cookie_bytes": 5000},
+        {"cookie_bytes": 100},
+        {"response_bytes": 1000},
+    ],
+)
+def test_a_profile_that_no_browser_carries_is_refused(given: dict[str, int]) -> None:
+    numbers = {
+        "cookies": 2,
+        "cookie_bytes": 2000,
+        "total_bytes": 4000,
+        "header_bytes": 6000,
+        "response_bytes": 5000,
+    }
+    with pytest.raises(ConfigurationError, match="profile"):
+        Profile(name="mine", **numbers | given)
