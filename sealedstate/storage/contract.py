@@ -16,11 +16,13 @@ Rules that every store keeps:
   normalised. Over-large ones are refused with CapacityError before any I/O.
 - Absence is a value. A mismatch raises VersionMismatch, an outage StorageUnavailable, and a lost
   reply OutcomeUnknown.
+- An index is a set of members under a (context, key) of its own, each with its own expiry. It
+  shares nothing with the record of the same name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
@@ -51,10 +53,14 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a store can and can't do; sizes in bytes of UTF-8.
+    """What a store can and can't do, as far as it knows of its server; sizes in bytes of UTF-8.
 
-    `shared`: other processes see it. `durable`: an acknowledged write survives kill -9 of the
-    store. `survives_restart`: so does it a clean restart. `evicts`: live records may vanish.
+    `server_side`: the visitor does not hold it. `shared`: every process sees the same. `durable`:
+    an acknowledged write survives kill -9 of the store. `survives_restart`: so does it a clean
+    restart. `evicts`: live records may vanish. `enumerable`: `keys` works; `indexes`: so do
+    members; `contexts`: so do `touch_context` and `delete_context`. `resolution`: how many
+    milliseconds later than asked a record may still be there. `because`: what a field rests on, by
+    its name, where an operator can change it.
     """
 
     context_bytes: int
@@ -65,6 +71,11 @@ class Capabilities:
     survives_restart: bool
     evicts: bool
     enumerable: bool
+    server_side: bool = True
+    indexes: bool = True
+    contexts: bool = True
+    resolution: int = 1
+    because: Mapping[str, str] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -121,15 +132,35 @@ class Storage(Protocol):
         ...
 
     def delete_context(self, context: str) -> None:
-        """Delete every record of a context."""
+        """Delete every record and every index of a context."""
         ...
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         """The keys of a context's live records, a snapshot; needs the capability `enumerable`."""
         ...
 
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        """Put `member` into an index, or change when it expires."""
+        ...
+
+    def remove_member(self, context: str, key: str, member: str) -> bool:
+        """Take `member` out of an index; False where it was not alive in it."""
+        ...
+
+    def members(self, context: str, key: str) -> dict[str, int | None]:
+        """The live members of an index, and when each expires."""
+        ...
+
+    def prepare(self) -> None:
+        """Make what the store needs, such as tables; harmless when done already or by many."""
+        ...
+
+    def ping(self) -> None:
+        """Nothing, or StorageUnavailable: for a health check."""
+        ...
+
     def reap(self, limit: int) -> int:
-        """Remove at most `limit` expired records for good; how many there were."""
+        """Remove at most `limit` expired records and members for good; how many there were."""
         ...
 
     def close(self) -> None:

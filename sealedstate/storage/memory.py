@@ -44,6 +44,7 @@ class MemoryStorage:
         self._clock = clock
         self._max_records = max_records
         self._records: dict[tuple[str, str], Stored] = {}
+        self._indexes: dict[tuple[str, str], dict[str, int | None]] = {}
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._writes = 0
@@ -116,8 +117,9 @@ class MemoryStorage:
     def delete_context(self, context: str) -> None:
         check_size(self.capabilities, context, "any")
         with self._locked():
-            for place in [place for place in self._records if place[0] == context]:
-                del self._records[place]
+            for table in (self._records, self._indexes):
+                for place in [place for place in table if place[0] == context]:
+                    del table[place]
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         check_size(self.capabilities, context, "any")
@@ -128,6 +130,35 @@ class MemoryStorage:
                 if of == context and key.startswith(prefix) and self._live(of, key) is not None
             ]
         return iter(found)
+
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        check_size(self.capabilities, context, key, member.encode())
+        with self._locked():
+            self._make_room()
+            self._indexes.setdefault((context, key), {})[member] = expires_at
+
+    def remove_member(self, context: str, key: str, member: str) -> bool:
+        check_size(self.capabilities, context, key)
+        with self._locked():
+            index = self._indexes.get((context, key), {})
+            alive = member in index and self._alive(index[member])
+            index.pop(member, None)
+            if not index:
+                self._indexes.pop((context, key), None)
+            return alive
+
+    def members(self, context: str, key: str) -> dict[str, int | None]:
+        check_size(self.capabilities, context, key)
+        with self._locked():
+            index = self._indexes.get((context, key), {})
+            return {member: at for member, at in index.items() if self._alive(at)}
+
+    def prepare(self) -> None:
+        """Nothing to make."""
+
+    def ping(self) -> None:
+        with self._locked():
+            return
 
     def reap(self, limit: int) -> int:
         with self._locked():
@@ -149,9 +180,10 @@ class MemoryStorage:
 
     def _live(self, context: str, key: str) -> Stored | None:
         stored = self._records.get((context, key))
-        if stored is None or stored.expires_at is None or self._now() < stored.expires_at:
-            return stored
-        return None
+        return stored if stored is not None and self._alive(stored.expires_at) else None
+
+    def _alive(self, expires_at: int | None) -> bool:
+        return expires_at is None or self._now() < expires_at
 
     def _expected(self, context: str, key: str, expected: int | None) -> Stored | None:
         stored = self._live(context, key)
@@ -161,14 +193,30 @@ class MemoryStorage:
 
     def _make_room(self) -> None:
         self._writes += 1
-        full = len(self._records) >= self._max_records
-        if full or self._writes % REAP_EVERY == 0:
-            self._reap(len(self._records))
-        if len(self._records) >= self._max_records:
+        if self._full or self._writes % REAP_EVERY == 0:
+            self._reap(self._max_records)
+        if self._full:
             raise CapacityError(f"memory: storage is full with {self._max_records} records")
+
+    @property
+    def _full(self) -> bool:
+        return len(self._records) + len(self._indexes) >= self._max_records
 
     def _reap(self, limit: int) -> int:
         expired = [place for place in self._records if self._live(*place) is None][:limit]
         for place in expired:
             del self._records[place]
+        return len(expired) + self._reap_members(limit - len(expired))
+
+    def _reap_members(self, limit: int) -> int:
+        expired = [
+            (place, member)
+            for place, index in self._indexes.items()
+            for member, at in index.items()
+            if not self._alive(at)
+        ][:limit]
+        for place, member in expired:
+            del self._indexes[place][member]
+            if not self._indexes[place]:
+                del self._indexes[place]
         return len(expired)

@@ -34,7 +34,7 @@ from .contract import (
 # can't grow for ever even if nobody calls reap().
 REAP_EVERY = 32
 REAP_LIMIT = 128
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sealedstate_record (
@@ -47,6 +47,15 @@ CREATE TABLE IF NOT EXISTS sealedstate_record (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS sealedstate_record_expiry
     ON sealedstate_record (expires_at) WHERE expires_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS sealedstate_member (
+    context    BLOB NOT NULL,
+    key        BLOB NOT NULL,
+    member     BLOB NOT NULL,
+    expires_at INTEGER,
+    PRIMARY KEY (context, key, member)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS sealedstate_member_expiry
+    ON sealedstate_member (expires_at) WHERE expires_at IS NOT NULL;
 """
 _ONE = "context = :context AND key = :key"
 _LIVE = "(expires_at IS NULL OR expires_at > :now)"
@@ -148,6 +157,7 @@ class SQLiteStorage:
     def delete_context(self, context: str) -> None:
         row = self._row(context, "any")
         self._write("DELETE FROM sealedstate_record WHERE context = :context", row)
+        self._write("DELETE FROM sealedstate_member WHERE context = :context", row)
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         row = self._row(context, "any")
@@ -155,6 +165,32 @@ class SQLiteStorage:
         with self._connected() as connection:
             found = [key.decode() for (key,) in connection.execute(sql, row)]
         return iter([key for key in found if key.startswith(prefix)])
+
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        row = self._row(context, key, member.encode(), expires_at=expires_at)
+        sql = """
+            INSERT INTO sealedstate_member (context, key, member, expires_at)
+            VALUES (:context, :key, :value, :expires_at)
+            ON CONFLICT (context, key, member) DO UPDATE SET expires_at = excluded.expires_at"""
+        self._write(sql, row)
+
+    def remove_member(self, context: str, key: str, member: str) -> bool:
+        row = self._row(context, key, member.encode())
+        sql = f"DELETE FROM sealedstate_member WHERE {_ONE} AND member = :value AND {_LIVE}"
+        return self._write(sql, row) == 1
+
+    def members(self, context: str, key: str) -> dict[str, int | None]:
+        row = self._row(context, key)
+        sql = f"SELECT member, expires_at FROM sealedstate_member WHERE {_ONE} AND {_LIVE}"
+        with self._connected() as connection:
+            return {member.decode(): at for member, at in connection.execute(sql, row)}
+
+    def prepare(self) -> None:
+        self.ping()
+
+    def ping(self) -> None:
+        with self._connected() as connection:
+            connection.execute("SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
 
     def reap(self, limit: int) -> int:
         with self._connected() as connection:
@@ -205,11 +241,15 @@ class SQLiteStorage:
         return None if found is None else int(found[0])
 
     def _reap(self, connection: sqlite3.Connection, limit: int) -> int:
-        sql = """
-            DELETE FROM sealedstate_record WHERE (context, key) IN (
-                SELECT context, key FROM sealedstate_record
-                WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)"""
-        return connection.execute(sql, {"now": millis(self._clock()), "limit": limit}).rowcount
+        removed = 0
+        for table, columns in (("record", "context, key"), ("member", "context, key, member")):
+            sql = f"""
+                DELETE FROM sealedstate_{table} WHERE ({columns}) IN (
+                    SELECT {columns} FROM sealedstate_{table}
+                    WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)"""
+            row = {"now": millis(self._clock()), "limit": limit - removed}
+            removed += connection.execute(sql, row).rowcount
+        return removed
 
     # --- the connection -------------------------------------------------------------------------
 
@@ -253,7 +293,7 @@ class SQLiteStorage:
         (found,) = connection.execute("PRAGMA user_version").fetchone()
         if found == SCHEMA_VERSION:
             return
-        if found != 0:
+        if found > SCHEMA_VERSION:
             raise StorageUnavailable(
                 f"sqlite store {self._path.name!r} has schema {found}; this release knows"
                 f" {SCHEMA_VERSION}"
