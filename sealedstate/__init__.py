@@ -8,6 +8,7 @@ from __future__ import annotations
 from .budget import PROFILES, Profile
 from .errors import (
     ConfigurationError,
+    LateRead,
     LateWrite,
     NoPrimaryKey,
     OperatorError,
@@ -34,6 +35,7 @@ __all__ = [
     "Key",
     "KeyState",
     "Keyring",
+    "LateRead",
     "LateWrite",
     "LegacyReader",
     "NoPrimaryKey",

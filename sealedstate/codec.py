@@ -48,7 +48,7 @@ from cbor2 import CBOREncoder, CBORTag
 from markupsafe import Markup
 
 from .errors import MalformedRecord, UnsupportedValue
-from .record import ID_BYTES, OverflowSet, Record
+from .record import DIGEST_BYTES, ID_BYTES, MAX_CHUNKS, SET_ID_BYTES, OverflowSet, Record
 
 MAX_DEPTH = 16
 MAX_BYTES = 1 << 20
@@ -135,8 +135,9 @@ def _check_dict(value: Any, path: str, depth: int) -> None:
     if not _has_plain_keys(value):
         _check_odd_members(value, path)
     for key, item in value.items():
-        # Only text is repeated in a path; another key may be long or private.
-        step = f"{path}[{key!r}]" if type(key) in (str, int) else f"{path}[...]"
+        # Only text and numbers are repeated in a path; another key may be long or private.
+        shown = type(key) is str or (type(key) is int and key.bit_length() <= 64)
+        step = f"{path}[{key!r}]" if shown else f"{path}[...]"
         _check(key, f"{step} (key)", depth)
         if type(item) not in _LEAVES:
             _check(item, step, depth)
@@ -364,6 +365,9 @@ def _overflow_set(row: Any) -> OverflowSet:
     set_id, count, digest, names = row
     if not (type(set_id) is bytes and type(count) is int and type(digest) is bytes):
         raise ValueError("no overflow set")
+    # The count decides how many cookies are joined: it is capped here, before anybody counts.
+    if len(set_id) != SET_ID_BYTES or len(digest) != DIGEST_BYTES or not 0 < count <= MAX_CHUNKS:
+        raise ValueError("no overflow set")
     if not all(type(name) is str for name in names):
         raise ValueError("no names")
     return OverflowSet(set_id, count, digest, tuple(names))
@@ -374,9 +378,9 @@ def _flat(mapping: Mapping[str, object]) -> list[object]:
 
 
 def _pairs(flat: Any, kind: type) -> dict[str, Any]:
-    names, values = flat[::2], flat[1::2]
-    if type(flat) is not list or len(names) != len(values):
+    if type(flat) is not list or len(flat) % 2:
         raise ValueError("no pairs")
+    names, values = flat[::2], flat[1::2]
     if not all(type(name) is str for name in names) or len(set(names)) != len(names):
         raise ValueError("no names")
     if not all(type(value) is kind for value in values):

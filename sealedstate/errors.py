@@ -60,6 +60,10 @@ class LateWrite(UsageError):
     """The session was changed after the response's headers went out, so no cookie can carry it."""
 
 
+class LateRead(UsageError):
+    """The session was first looked at after the headers went out, so no Vary can tell caches."""
+
+
 # --- the operator acts --------------------------------------------------------------------------
 
 

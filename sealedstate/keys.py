@@ -30,6 +30,12 @@ _SAMPLE_DIGESTS = frozenset(
     {
         "2f6c9ff29559d7e06a7ad54f284d8e28",
         "2d42bad1d8c13ba3b439ac14edc75616",
+        # tests/vectors
+        "0c9f0aecda69f0eededd93296db790f2",
+        "4c6b09d676cb1327e48f4338cf259b69",
+        "ce18c3b0615b593adef80b4691cb31a2",
+        "cb83ed5f1e3e7c55dac6d20c3c35585c",
+        "93b2ac48a0e01e43ec32b79e07102378",
     }
 )
 
@@ -158,12 +164,17 @@ class Keyring:
             return KeyState.PENDING
         return KeyState.PRIMARY if key is self.primary(now) else KeyState.RETIRED
 
-    def retires_at(self, key: Key) -> int | None:
-        """When the next key takes over (epoch seconds); None where no later date says so."""
+    def retires_at(self, key: Key, at: int = 0) -> int | None:
+        """When the next key takes over (epoch seconds); None where no later date says so.
+
+        A successor that has expired at `at` is none: `key` seals again.
+        """
         later = [
             other.activates_at
             for other in self.keys
-            if other.activates_at > key.activates_at and not (other.revoked or other.disabled)
+            if other.activates_at > key.activates_at
+            and not (other.revoked or other.disabled)
+            and (other.expires_at is None or at < other.expires_at)
         ]
         return min(later, default=None)
 
@@ -171,7 +182,7 @@ class Keyring:
         """Whether `key` was allowed to seal at `sealed_at`, give or take the skew."""
         if sealed_at < key.activates_at - self.skew:
             return False
-        retires_at = self.retires_at(key)
+        retires_at = self.retires_at(key, sealed_at)
         return retires_at is None or sealed_at <= retires_at + self.announce + self.skew
 
     def _may_seal(self, key: Key, now: int) -> bool:

@@ -23,7 +23,8 @@ RETURN_SHARE = 0.85
 class Item:
     """A part to place. `size`: its bytes in a cookie; `entry`: the bytes of its manifest entry.
 
-    `size` None: the part lives in the store and was not recalled, so it stays there.
+    `size` None: the part lives in the store and was not recalled, so it stays there. `left`: the
+    bytes of a manifest entry for the row that it leaves behind in the store, should it be elsewhere.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Item:
     entry: int
     policy: Policy
     place: Place | None
+    left: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def plan(
     if spilled and not can_spill:
         raise _too_large(items, room, "parts with policy 'server' need a storage service")
     leaving = _leaving_order([item for item in items if item.name not in spilled], spill_order)
-    stayed = [item for item in leaving if item.place is Place.SPILLED]
+    stayed = [item for item in leaving if can_spill and item.place is Place.SPILLED]
     with_stayed = spilled | {item.name for item in stayed}
     while stayed and _pack(items, with_stayed, room) is not None:
         # What is spilled comes back, in the reverse order of leaving, only into ample room.
@@ -95,16 +97,21 @@ def _must_spill(item: Item) -> bool:
 
 
 def _leaving_order(items: Sequence[Item], spill_order: Sequence[str]) -> list[Item]:
-    """The `auto` items, first to leave first."""
+    """The `auto` items that free room when they leave, first to leave first."""
     ranks = {name: rank for rank, name in enumerate(spill_order)}
-    auto = [item for item in items if item.policy is Policy.AUTO]
+    # What is smaller than its entry in the manifest would take more room in the store than here.
+    auto = [
+        item
+        for item in items
+        if item.policy is Policy.AUTO and (item.size or 0) + item.left > item.entry
+    ]
     return sorted(auto, key=lambda item: (ranks.get(item.name, len(ranks)), -(item.size or 0)))
 
 
 def _pack(items: Sequence[Item], spilled: set[str], room: Room) -> dict[str, Place] | None:
     """Core and overflow for what is not spilled, the smallest into the core; None if too much."""
     places = {item.name: Place.SPILLED for item in items if item.name in spilled}
-    entries = sum(item.entry for item in items if item.name in spilled)
+    entries = sum(item.entry if item.name in spilled else item.left for item in items)
     staying = [item for item in items if item.name not in spilled]
     if sum(item.size or 0 for item in staying) <= room.core - entries:
         return places | {item.name: Place.CORE for item in staying}
@@ -120,7 +127,8 @@ def _pack_both(staying: Sequence[Item], room: Room, entries: int) -> dict[str, P
     places = {}
     core, overflow = room.core - room.overflow_entry - entries, room.overflow
     names = sum(len(item.name.encode()) + 2 for item in staying)
-    if room.overflow_entry + entries + names + sum(item.size or 0 for item in staying) > room.both:
+    used = room.overflow_entry + entries + names + sum(item.size or 0 for item in staying)
+    if core < 0 or used > room.both:
         return None
     for item in staying:
         size, named = item.size or 0, len(item.name.encode()) + 2  # the manifest lists its name

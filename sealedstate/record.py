@@ -12,6 +12,10 @@ from enum import Enum
 from .errors import ExpiredSession, FutureSession
 
 ID_BYTES = 16
+SET_ID_BYTES = 8
+DIGEST_BYTES = 16
+# The most chunks that overflow is ever cut into.
+MAX_CHUNKS = 7
 
 
 class Place(Enum):

@@ -39,11 +39,13 @@ class Revocations:
         if record.subject is not None and record.created_at <= self.watermark(record.subject):
             raise RevokedSession
 
-    def revoke(self, session_id: bytes, expires_at: int, now: float) -> None:
-        """Refuse a session id until `expires_at` (epoch seconds). Raises StorageError."""
+    def revoke(self, session_id: bytes, expires_at: int, now: float) -> bool:
+        """Refuse a session id until `expires_at` (epoch seconds). Raises StorageError.
+
+        False when it was revoked already, which is as good: it needs no second row.
+        """
         key = self._session_key(session_id)
-        # An id that is revoked already needs no second row: False is as good.
-        self.storage.create(SESSIONS, key, b"", expires_at * 1000, next_version(now))
+        return self.storage.create(SESSIONS, key, b"", expires_at * 1000, next_version(now))
 
     def revoke_subject(self, subject: str, expires_at: int, now: float) -> None:
         """Refuse all sessions of `subject` that began until now. Raises StorageError.
@@ -58,8 +60,12 @@ class Revocations:
             )
         for _ in range(WRITE_TRIES):
             stored = self.storage.read(SUBJECTS, key)
-            known = None if stored is None else stored.version
-            if self._write(key, int(now), expires_at * 1000, known, now):
+            known, at, until = None, int(now), expires_at * 1000
+            if stored is not None:
+                # It only rises, by a second at least: who signed in since began just above it.
+                known, at = stored.version, max(at, int.from_bytes(stored.value, "big") + 1)
+                until = max(until, stored.expires_at or 0)
+            if self._write(key, at, until, known, now):
                 return
         raise StorageUnavailable(f"a watermark was written by others {WRITE_TRIES} times in a row")
 
@@ -69,12 +75,12 @@ class Revocations:
         stored = None if key is None else self.storage.read(SUBJECTS, key)
         return -1 if stored is None else int.from_bytes(stored.value, "big")
 
-    def _write(self, key: str, at: int, expires_at: int, known: int | None, now: float) -> bool:
+    def _write(self, key: str, at: int, until: int, known: int | None, now: float) -> bool:
         value, version = at.to_bytes(8, "big"), next_version(now, known or 0)
         try:
             if known is None:
-                return self.storage.create(SUBJECTS, key, value, expires_at, version)
-            return self.storage.update(SUBJECTS, key, value, expires_at, version, known)
+                return self.storage.create(SUBJECTS, key, value, until, version)
+            return self.storage.update(SUBJECTS, key, value, until, version, known)
         except VersionMismatch:
             return False
 

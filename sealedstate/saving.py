@@ -133,9 +133,8 @@ class Saving:
     def _item(self, name: str, part: Part) -> Item:
         entry = _entry_bytes(name)
         size = None if part.encoded is None else codec.part_bytes(name, len(part.encoded))
-        if size is not None and part.version is not None:
-            size += entry  # should it come back, the manifest remembers the row that it leaves
-        return Item(name, size, entry, self._policy(name), part.place)
+        left = 0 if part.version is None else entry
+        return Item(name, size, entry, self._policy(name), part.place, left)
 
     def _policy(self, name: str) -> Policy:
         return self._tools.settings.policies.get(name, Policy.AUTO)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-from .errors import LateWrite, UnsupportedValue
+from .errors import LateRead, LateWrite, UnsupportedValue
 from .record import Place, Record
 
 MAX_NAME_BYTES = 128
@@ -305,18 +305,20 @@ class Session(MutableMapping[str, object]):
         return part.encoded
 
     def freeze(self) -> None:
-        """From now on writes raise LateWrite: the headers are on their way."""
+        """The headers are on their way: a write raises LateWrite now, a first look LateRead."""
         self._frozen = True
 
     def late_changes(self) -> list[str]:
         """The names of parts that were changed in place after `freeze`."""
-        before = {name: part.encoded for name, part in self._parts.items()}
-        return [name for name, part in self.parts.items() if part.encoded != before[name]]
+        return [name for name, part in self._parts.items() if self._changed_late(name, part)]
 
     # --- helpers --------------------------------------------------------------------------------
 
     def _opened(self) -> Arrival:
         if self._arrival is None:
+            if self._frozen:
+                # A cache may keep this response for everybody: it must not tell of one user.
+                raise LateRead("the session was first looked at after the response's headers")
             self._arrival = self._visit.arrive()
             self._unpack(self._arrival)
         return self._arrival
@@ -344,9 +346,9 @@ class Session(MutableMapping[str, object]):
                 self._gone[name] = Part(None, version)
 
     def _writable(self) -> None:
-        self._opened()
         if self._frozen:
             raise LateWrite("the session was changed after the response's headers went out")
+        self._opened()
 
     def _present(self, name: str) -> bool:
         part = self._parts[name]
@@ -357,6 +359,14 @@ class Session(MutableMapping[str, object]):
         if data is None:
             raise KeyError(name)
         part.value = self._visit.decode(name, data)
+
+    def _changed_late(self, name: str, part: Part) -> bool:
+        before = part.encoded
+        try:
+            self._encode_again(name, part)
+        except UnsupportedValue:
+            return True
+        return part.encoded != before
 
     def _encode_again(self, name: str, part: Part) -> None:
         if part.value is not _UNREAD and type(part.value) not in _SCALARS:

@@ -222,6 +222,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 
 
+def environment() -> Mapping[str, str]:
+    """The process's environment, for the command line."""
+    return os.environ
+
+
 def _words(text: str) -> list[str]:
     return text.replace(",", " ").split()
 

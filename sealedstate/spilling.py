@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from . import sealing
@@ -37,7 +37,7 @@ def last_writer_wins(_base: bytes | None, _theirs: bytes, ours: bytes) -> bytes:
 class Recalled:
     """A part's encoded value and the version that it was stored under."""
 
-    data: bytes
+    data: bytes = field(repr=False)
     version: int
 
 
@@ -88,7 +88,7 @@ class Spiller:
             except VersionMismatch:
                 pass
             except OutcomeUnknown:
-                if self._is_there(row, version):
+                if self._is_there(row, token, version):
                     return version
             # Somebody wrote, or the row is gone: look, and write over what is there now.
             stored = self.storage.read(CONTEXT, row.key)
@@ -119,9 +119,10 @@ class Spiller:
             return self.storage.create(CONTEXT, key, token, expires_at, version)
         return self.storage.update(CONTEXT, key, token, expires_at, version, known)
 
-    def _is_there(self, row: Row, version: int) -> bool:
+    def _is_there(self, row: Row, token: bytes, version: int) -> bool:
+        # Another tab may have proposed the same version in the same microsecond.
         stored = self.storage.read(CONTEXT, row.key)
-        return stored is not None and stored.version == version
+        return stored is not None and (stored.value, stored.version) == (token, version)
 
     def _seal(self, row: Row, data: bytes, version: int, keyring: Keyring, now: float) -> bytes:
         key = keyring.primary(int(now))
@@ -132,8 +133,13 @@ class Spiller:
         place = self._place(row.key, stored.version)
         try:
             return sealing.open_token(stored.value, place, keyring, int(now)).payload
-        except UnreadableError:
-            return None  # swapped, rolled back, or sealed by a key that is gone: as good as lost
+        except UnreadableError as error:
+            if error.keeps_cookie:
+                # Another node can read it, or this one once it has the key: no reason to drop it.
+                raise StorageUnavailable(
+                    f"a stored part is unreadable here ({error.reason})"
+                ) from error
+            return None  # swapped, rolled back, or sealed by a key out of use: as good as lost
 
     def _place(self, key: str, version: int) -> sealing.SealedFor:
         return sealing.SealedFor("stored", self.realm, (CONTEXT, key, version.to_bytes(8, "big")))

@@ -16,10 +16,8 @@ from .cookies import Candidates
 from .errors import AmbiguousSession, ForgedToken, UnreadableError
 from .key_sources import KeySource
 from .keys import Key, Keyring
-from .record import OverflowSet, Record
+from .record import DIGEST_BYTES, SET_ID_BYTES, OverflowSet, Record
 
-SET_ID_BYTES = 8
-DIGEST_BYTES = 16
 # Bounds the joins that duplicated chunk cookies can ask for.
 MAX_JOINS = 64
 

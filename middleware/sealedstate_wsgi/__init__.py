@@ -9,12 +9,14 @@ Knows environ, start_response and bodies. Does not know how a session is sealed,
 
 The session is at ``environ["sealedstate.session"]``. It is saved when the first piece of the body
 is about to leave: until then the application may change it, even after it has called
-start_response; from then on a write raises LateWrite, for no cookie could carry it any more.
+start_response; from then on a write raises LateWrite, for no cookie could carry it any more, and
+a first look at the session raises LateRead, for no Vary could tell a cache of it any more.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -55,8 +57,11 @@ class SealedSessionMiddleware:
         body = self.app(environ, response.start)
         # A finished body runs no more code of the application; the same goes for a server's file.
         if type(body) in (list, tuple) or _is_servers_file(body, environ):
-            if response.started:
-                response.commit()
+            try:
+                response.finish()
+            except BaseException:
+                _close(body)  # the server will never see it
+                raise
             return body
         return _Body(body, response)
 
@@ -77,6 +82,7 @@ class _Response:
         self._headers: Headers = []
         self._exc_info: ExcInfo | None = None
         self._write: Callable[[bytes], object] | None = None
+        self._lines: list[str] = []
         self.started = False
 
     def start(
@@ -84,8 +90,9 @@ class _Response:
     ) -> Callable[[bytes], object]:
         """The start_response that the application sees."""
         if self._write is not None:
-            # The headers are out: the server re-raises exc_info, or complains of a second call.
-            return self._start_response(status, headers, exc_info)
+            # The server re-raises exc_info, or complains of a second call. But where only empty
+            # pieces have passed, this response takes the place of the one with the cookies.
+            return self._start_response(status, self._with_session(headers), exc_info)
         if self.started and exc_info is None:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
         self._status, self._headers, self._exc_info = status, headers, exc_info
@@ -108,6 +115,13 @@ class _Response:
             self._exc_info = None  # PEP 3333: no circular reference through the traceback
         return self._write
 
+    def finish(self) -> None:
+        """The application runs no more: commit, unless write() has done so."""
+        if self._write is not None:
+            self.end()
+        elif self.started:
+            self.commit()
+
     def end(self) -> None:
         """Tell of changes that came too late for any cookie."""
         if self._write is not None and self._session.touched:
@@ -121,11 +135,16 @@ class _Response:
         taken = sum(
             field_bytes(value) for name, value in self._headers if name.lower() == "set-cookie"
         )
-        lines = self._keeper.save(self._session, taken)
-        headers = _vary_on_cookie(self._headers)
-        if lines:
+        self._lines = self._keeper.save(self._session, taken)
+        return self._with_session(self._headers)
+
+    def _with_session(self, headers: Headers) -> Headers:
+        if not self._session.touched:
+            return headers
+        headers = _vary_on_cookie(headers)
+        if self._lines:
             headers = _not_stored(headers)
-            headers += [("Set-Cookie", line) for line in lines]
+            headers += [("Set-Cookie", line) for line in self._lines]
         return headers
 
 
@@ -134,30 +153,27 @@ class _Body:
 
     def __init__(self, body: Iterable[bytes], response: _Response) -> None:
         self._body = body
-        self._iterator: Iterator[bytes] = iter(body)
         self._response = response
 
     def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        try:
-            piece = next(self._iterator)
-        except StopIteration:
+        for piece in self._body:
             if self._response.started:
                 self._response.commit()
-            raise
+            yield piece
         if self._response.started:
             self._response.commit()
-        return piece
 
     def close(self) -> None:
-        close: Any = getattr(self._body, "close", None)
         try:
-            if close is not None:
-                close()
+            _close(self._body)
         finally:
             self._response.end()
+
+
+def _close(body: Iterable[bytes]) -> None:
+    close: Any = getattr(body, "close", None)
+    if close is not None:
+        close()
 
 
 def _vary_on_cookie(headers: Headers) -> Headers:
@@ -176,7 +192,7 @@ def _not_stored(headers: Headers) -> Headers:
     What it said of revalidation or transformation stays (RFC 9111, 5.2.2).
     """
     said = [value for name, value in headers if name.lower() == "cache-control"]
-    members = [member.strip(" \t") for value in said for member in value.split(",")]
+    members = [member.strip(" \t") for value in said for member in _MEMBER.findall(value)]
     kept = [
         member
         for member in members
@@ -186,6 +202,8 @@ def _not_stored(headers: Headers) -> Headers:
     return [*others, ("Cache-Control", ", ".join(["no-store", "private", *kept]))]
 
 
+# A comma inside a quoted string separates nothing.
+_MEMBER = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
 _CONTRADICTING = frozenset(
     {"public", "max-age", "s-maxage", "no-store", "private", "immutable"}
     | {"stale-while-revalidate", "stale-if-error", "must-understand"}

@@ -41,6 +41,8 @@ def open_key_source(
     if isinstance(keys, KeySource):
         return keys
     if not isinstance(keys, str):
+        if not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
+            raise ConfigurationError("keys: text, a list of texts, or an object with keyring()")
         return StaticKeys(parse_keyring(keys, skew))
     scheme, _, rest = keys.partition(":")
     if scheme == "env":

@@ -23,7 +23,7 @@ def from_secrets_file(path: Path, skew: int) -> Keyring:
     is used, for mounted secrets often are, and named in the log.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
         mode = path.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the key file {path} can't be read: {error}") from None

@@ -1,30 +1,120 @@
 """Storage services: where parts go that fit into no cookie, and where revocations are kept.
 
 Knows the contract and which backend a URL names. Does not know what is stored.
+
+A backend that needs a driver is imported when a URL names it, so that nobody needs drivers of
+stores that he does not use.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from ..errors import ConfigurationError
 from .contract import Capabilities, Clock, Storage, Stored
+from .layered import CachedStorage, SplitStorage
 from .memory import MemoryStorage
+from .objects import ObjectView, Serializer
+from .requirements import USES, mismatch, unmet
 from .sqlite import SQLiteStorage
 
 __all__ = [
+    "USES",
+    "CachedStorage",
     "Capabilities",
     "MemoryStorage",
+    "ObjectView",
     "SQLiteStorage",
+    "Serializer",
+    "SplitStorage",
     "Storage",
     "Stored",
+    "mismatch",
     "open_storage",
+    "unmet",
 ]
 
+URLS = (
+    "memory:",
+    "sqlite:PATH",
+    "postgresql://...",
+    "mariadb://...",
+    "redis://...",
+    "memcached://HOST:PORT",
+    "layered:MILLISECONDS:URL",
+)
 
-def open_storage(url: str, clock: Clock) -> Storage:
-    """The store that a URL names: `memory:` or `sqlite:PATH`. Raises ConfigurationError."""
+
+def open_storage(url: str | Mapping[str, str], clock: Clock) -> Storage:
+    """The store that a URL names, one of `URLS`, without connecting to it yet.
+
+    A mapping sends contexts to stores of their own: ``{"*": URL, "sealedstate.revoked": URL}``.
+    Raises ConfigurationError, which repeats no URL: it may hold a password.
+    """
+    if not isinstance(url, str):
+        return _open_split(url, clock)
     scheme, colon, rest = url.partition(":")
-    if colon and scheme == "memory" and not rest:
-        return MemoryStorage(clock)
-    if colon and scheme == "sqlite" and rest:
-        return SQLiteStorage(rest, clock)
-    raise ConfigurationError("storage: one of 'memory:', 'sqlite:PATH', or a store object")
+    opener = _OPENERS.get(scheme) if colon else None
+    if opener is None:
+        raise ConfigurationError(f"storage: one of {', '.join(URLS)}, or a store object")
+    return opener(url, rest, clock)
+
+
+def _open_split(urls: Mapping[str, str], clock: Clock) -> Storage:
+    if "*" not in urls:
+        raise ConfigurationError('storage: a table of contexts has "*" for all the others')
+    # Contexts that name the same URL share one store, and so its connections.
+    opened = {url: open_storage(url, clock) for url in set(urls.values())}
+    contexts = {context: opened[url] for context, url in urls.items() if context != "*"}
+    return SplitStorage(opened[urls["*"]], contexts)
+
+
+def _open_memory(_: str, rest: str, clock: Clock) -> Storage:
+    if rest:
+        raise ConfigurationError("storage: memory: takes nothing behind the colon")
+    return MemoryStorage(clock)
+
+
+def _open_sqlite(_: str, rest: str, clock: Clock) -> Storage:
+    if not rest:
+        raise ConfigurationError("storage: sqlite:PATH needs a path")
+    return SQLiteStorage(rest, clock)
+
+
+def _open_layered(_: str, rest: str, clock: Clock) -> Storage:
+    staleness, colon, behind = rest.partition(":")
+    if not (colon and staleness.isascii() and staleness.isdigit()):
+        raise ConfigurationError("storage: layered:MILLISECONDS:URL")
+    return CachedStorage(open_storage(behind, clock), clock, int(staleness))
+
+
+def _open_sql(url: str, _: str, clock: Clock) -> Storage:
+    from .sql import SQLStorage
+
+    return SQLStorage(url, clock)
+
+
+def _open_redis(url: str, _: str, clock: Clock) -> Storage:
+    from .redis import RedisStorage
+
+    return RedisStorage(url, clock)
+
+
+def _open_memcached(url: str, _: str, clock: Clock) -> Storage:
+    from .memcached import MemcachedStorage
+
+    return MemcachedStorage(url, clock)
+
+
+_OPENERS: dict[str, Callable[[str, str, Clock], Storage]] = {
+    "memory": _open_memory,
+    "sqlite": _open_sqlite,
+    "layered": _open_layered,
+    "postgresql": _open_sql,
+    "mariadb": _open_sql,
+    "mysql": _open_sql,
+    "redis": _open_redis,
+    "rediss": _open_redis,
+    "valkey": _open_redis,
+    "memcached": _open_memcached,
+}

@@ -185,8 +185,8 @@ def millis(seconds: float) -> int:
 def check_size(capabilities: Capabilities, context: str, key: str, value: bytes = b"") -> None:
     """Raise CapacityError for an empty or over-large context, key or value."""
     for what, size, most in (
-        ("context", _utf8_bytes(context), capabilities.context_bytes),
-        ("key", _utf8_bytes(key), capabilities.key_bytes),
+        ("context", len(utf8(context)), capabilities.context_bytes),
+        ("key", len(utf8(key)), capabilities.key_bytes),
     ):
         if not size:
             raise CapacityError(f"an empty {what}")
@@ -198,8 +198,9 @@ def check_size(capabilities: Capabilities, context: str, key: str, value: bytes 
         )
 
 
-def _utf8_bytes(text: str) -> int:
+def utf8(text: str) -> bytes:
+    """The bytes of a context, key or member. Raises CapacityError for what has none."""
     try:
-        return len(text.encode())
+        return text.encode()
     except UnicodeEncodeError:
-        raise CapacityError("text with a lone surrogate is no context and no key") from None
+        raise CapacityError("text with a lone surrogate names nothing in a store") from None

@@ -20,6 +20,7 @@ from .contract import (
     Unchanged,
     check_size,
     millis,
+    utf8,
 )
 
 # Every so many writes, expired records are looked for, so that nobody has to remember.
@@ -132,13 +133,13 @@ class MemoryStorage:
         return iter(found)
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
-        check_size(self.capabilities, context, key, member.encode())
+        check_size(self.capabilities, context, key, utf8(member))
         with self._locked():
             self._make_room()
             self._indexes.setdefault((context, key), {})[member] = expires_at
 
     def remove_member(self, context: str, key: str, member: str) -> bool:
-        check_size(self.capabilities, context, key)
+        check_size(self.capabilities, context, key, utf8(member))
         with self._locked():
             index = self._indexes.get((context, key), {})
             alive = member in index and self._alive(index[member])

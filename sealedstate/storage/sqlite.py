@@ -28,6 +28,7 @@ from .contract import (
     Unchanged,
     check_size,
     millis,
+    utf8,
 )
 
 # Every so many writes, at most so many expired rows are removed: a bounded price, and the table
@@ -167,7 +168,7 @@ class SQLiteStorage:
         return iter([key for key in found if key.startswith(prefix)])
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
-        row = self._row(context, key, member.encode(), expires_at=expires_at)
+        row = self._row(context, key, utf8(member), expires_at=expires_at)
         sql = """
             INSERT INTO sealedstate_member (context, key, member, expires_at)
             VALUES (:context, :key, :value, :expires_at)
@@ -175,7 +176,7 @@ class SQLiteStorage:
         self._write(sql, row)
 
     def remove_member(self, context: str, key: str, member: str) -> bool:
-        row = self._row(context, key, member.encode())
+        row = self._row(context, key, utf8(member))
         sql = f"DELETE FROM sealedstate_member WHERE {_ONE} AND member = :value AND {_LIVE}"
         return self._write(sql, row) == 1
 
@@ -197,8 +198,9 @@ class SQLiteStorage:
             return self._reap(connection, limit)
 
     def close(self) -> None:
+        self._forget_the_parents()
         with self._lock:
-            if self._connection is not None and self._pid == os.getpid():
+            if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 

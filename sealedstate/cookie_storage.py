@@ -1,0 +1,344 @@
+"""The visitor's own cookies as a storage service, behind the same contract as every other.
+
+Knows sealing, cookies and the contract. Does not know sessions. One sealed map per cookie name
+holds all records of one visitor; it is opened when first asked and written back by `lines`, so that
+its versions survive a reload. Its limits are capabilities like any other: little room, nobody else
+sees it, and the visitor may show an older map again. So it takes what a server can't be asked to
+keep, such as a device's preferences, and nothing that has to be true.
+
+The payload is a map {context: {key: [value, version, expires_at or null]}}, and under the same
+contexts {key: {member: expires_at or null}} for indexes: [records, indexes].
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from . import chunking, codec, sealing
+from .cookies import CookieFamily
+from .errors import CapacityError, StorageUnavailable, UnreadableError, VersionMismatch
+from .key_sources import KeySource
+from .storage.contract import (
+    UNCHANGED,
+    Capabilities,
+    Clock,
+    Stored,
+    Unchanged,
+    check_size,
+    millis,
+    utf8,
+)
+
+# Name, value and attributes together stay below what every browser takes in one cookie.
+MAX_CHARS = 3800
+EVERYTHING = 1 << 32
+NAME_BYTES = 255
+# CBOR's heads around one record: two maps, two names, the row, the version and the expiry.
+FRAME_BYTES = 40
+
+
+@dataclass(frozen=True, slots=True)
+class CookieStorageService:
+    """Makes the store of each request. `realm` and the cookie's name stand in every seal."""
+
+    cookies: CookieFamily
+    realm: str
+    key_source: KeySource
+    clock: Clock
+    random: Callable[[int], bytes]
+    max_age: int | None = None
+
+    def for_request(self, cookie_header: str = "") -> CookieStorage:
+        """The store behind the cookies of one request."""
+        return CookieStorage(self, cookie_header)
+
+
+class CookieStorage:
+    """The records in one visitor's cookie, during one request.
+
+    A map that can't be read for a reason that may pass (another node's key, say) makes every
+    operation raise StorageUnavailable, and is never overwritten.
+    """
+
+    def __init__(self, service: CookieStorageService, cookie_header: str) -> None:
+        self._service = service
+        self._header = cookie_header
+        self._maps: _Maps | None = None
+        self._changed = False
+        self._lock = threading.RLock()
+        room = chunking.token_bytes(MAX_CHARS - len(service.cookies.name) - 1)
+        self.capabilities = Capabilities(
+            context_bytes=NAME_BYTES,
+            key_bytes=NAME_BYTES,
+            value_bytes=room - sealing.OVERHEAD_BYTES - 2 * NAME_BYTES - FRAME_BYTES,
+            shared=False,
+            durable=False,
+            survives_restart=True,
+            evicts=True,
+            enumerable=True,
+            server_side=False,
+            because={
+                "evicts": "browsers drop cookies, and visitors delete them",
+                "shared": "only this visitor's requests see it",
+            },
+        )
+
+    def lines(self) -> list[str]:
+        """The Set-Cookie field values that carry what was written; none when nothing was."""
+        with self._lock:
+            if not self._changed:
+                return []
+            cookies = self._service.cookies
+            return [cookies.set_line(cookies.name, self._text(), self._service.max_age)]
+
+    def create(
+        self, context: str, key: str, value: bytes, expires_at: int | None, version: int
+    ) -> bool:
+        with self._writing(context, key, value) as maps:
+            if maps.live(context, key, self._now()) is not None:
+                return False
+            maps.put(context, key, Stored(bytes(value), version, expires_at))
+            return True
+
+    def read(self, context: str, key: str) -> Stored | None:
+        check_size(self.capabilities, context, key)
+        with self._lock:
+            return self._opened().live(context, key, self._now())
+
+    def read_if_changed(
+        self, context: str, key: str, version: int
+    ) -> Stored | Literal[Unchanged.UNCHANGED] | None:
+        stored = self.read(context, key)
+        return UNCHANGED if stored is not None and stored.version == version else stored
+
+    def update(
+        self,
+        context: str,
+        key: str,
+        value: bytes,
+        expires_at: int | None,
+        version: int,
+        expected: int | None = None,
+    ) -> bool:
+        with self._writing(context, key, value) as maps:
+            stored = maps.expected(context, key, self._now(), expected)
+            if stored is None:
+                return False
+            if version <= stored.version:
+                raise VersionMismatch(stored.version)
+            maps.put(context, key, Stored(bytes(value), version, expires_at))
+            return True
+
+    def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
+        with self._writing(context, key) as maps:
+            stored = maps.live(context, key, self._now())
+            if stored is None:
+                return False
+            maps.put(context, key, Stored(stored.value, stored.version, expires_at))
+            return True
+
+    def delete(self, context: str, key: str, expected: int | None = None) -> bool:
+        with self._writing(context, key) as maps:
+            if maps.expected(context, key, self._now(), expected) is None:
+                return False
+            del maps.records[context][key]
+            return True
+
+    def touch_context(self, context: str, expires_at: int | None) -> None:
+        with self._writing(context, "any") as maps:
+            for key in list(maps.records.get(context, {})):
+                stored = maps.live(context, key, self._now())
+                if stored is not None:
+                    maps.put(context, key, Stored(stored.value, stored.version, expires_at))
+
+    def delete_context(self, context: str) -> None:
+        with self._writing(context, "any") as maps:
+            maps.records.pop(context, None)
+            maps.indexes.pop(context, None)
+
+    def keys(self, context: str, prefix: str = "") -> Iterator[str]:
+        check_size(self.capabilities, context, "any")
+        with self._lock:
+            maps, now = self._opened(), self._now()
+            found = [key for key in maps.records.get(context, {}) if key.startswith(prefix)]
+            return iter([key for key in found if maps.live(context, key, now) is not None])
+
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        with self._writing(context, key, utf8(member)) as maps:
+            maps.indexes.setdefault(context, {}).setdefault(key, {})[member] = expires_at
+
+    def remove_member(self, context: str, key: str, member: str) -> bool:
+        with self._writing(context, key) as maps:
+            index = maps.indexes.get(context, {}).get(key, {})
+            alive = member in index and _alive(index[member], self._now())
+            index.pop(member, None)
+            return alive
+
+    def members(self, context: str, key: str) -> dict[str, int | None]:
+        check_size(self.capabilities, context, key)
+        with self._lock:
+            index = self._opened().indexes.get(context, {}).get(key, {})
+            return {member: at for member, at in index.items() if _alive(at, self._now())}
+
+    def prepare(self) -> None:
+        """Nothing to make."""
+
+    def ping(self) -> None:
+        with self._lock:
+            self._opened()
+
+    def reap(self, limit: int) -> int:
+        with self._lock:
+            return self._opened().reap(self._now(), limit)
+
+    def close(self) -> None:
+        """Nothing to let go of; what was written leaves through `lines`."""
+
+    # --- one map in one cookie ------------------------------------------------------------------
+
+    def _now(self) -> int:
+        return millis(self._service.clock())
+
+    def _writing(self, context: str, key: str, value: bytes = b"") -> _Writing:
+        check_size(self.capabilities, context, key, value)
+        return _Writing(self, self._lock)
+
+    def begin(self) -> _Maps:
+        """The map to change, and a copy of it to fall back to."""
+        return self._opened().copy()
+
+    def commit(self, changed: _Maps) -> None:
+        """Keep a changed map if it still fits into the cookie. Raises CapacityError."""
+        before, self._maps = self._opened(), changed
+        if changed.encoded() == before.encoded():
+            return
+        changed.reap(self._now(), EVERYTHING)
+        if len(self._text()) > MAX_CHARS - len(self._service.cookies.name) - 1:
+            self._maps = before
+            raise CapacityError("the visitor's cookie is full")
+        self._changed = True
+
+    def _opened(self) -> _Maps:
+        if self._maps is None:
+            self._maps = self._open()
+        return self._maps
+
+    def _open(self) -> _Maps:
+        service, refused = self._service, False
+        for text in service.cookies.find(self._header).core:
+            try:
+                token = chunking.from_text(text)
+                ring, now = service.key_source.keyring(), int(service.clock())
+                payload = sealing.open_token(token, self._place(), ring, now).payload
+                return _Maps.decoded(payload)
+            except UnreadableError as error:
+                refused = refused or error.keeps_cookie
+        if refused:
+            raise StorageUnavailable("the visitor's map can't be read by this node now")
+        return _Maps({}, {})
+
+    def _text(self) -> str:
+        service, now = self._service, int(self._service.clock())
+        key = service.key_source.keyring().primary(now)
+        entropy = service.random(sealing.ENTROPY_BYTES)
+        payload = self._opened().encoded()
+        return chunking.to_text(sealing.seal(payload, self._place(), key, now, entropy))
+
+    def _place(self) -> sealing.SealedFor:
+        return sealing.SealedFor("map", self._service.realm, (self._service.cookies.name,))
+
+
+@dataclass(slots=True)
+class _Maps:
+    records: dict[str, dict[str, Stored]]
+    indexes: dict[str, dict[str, dict[str, int | None]]]
+
+    @classmethod
+    def decoded(cls, payload: bytes) -> _Maps:
+        value: Any = codec.decode(payload)
+        records, indexes = value  # authentic, so it is what `encoded` made
+        return cls(
+            {
+                context: {key: Stored(*row) for key, row in rows.items()}
+                for context, rows in records.items()
+            },
+            indexes,
+        )
+
+    def encoded(self) -> bytes:
+        records = {
+            context: {key: [row.value, row.version, row.expires_at] for key, row in rows.items()}
+            for context, rows in self.records.items()
+            if rows
+        }
+        return codec.encode([records, self.indexes])
+
+    def copy(self) -> _Maps:
+        return _Maps(
+            {context: dict(rows) for context, rows in self.records.items()},
+            {
+                context: {key: dict(index) for key, index in rows.items()}
+                for context, rows in self.indexes.items()
+            },
+        )
+
+    def put(self, context: str, key: str, stored: Stored) -> None:
+        self.records.setdefault(context, {})[key] = stored
+
+    def live(self, context: str, key: str, now: int) -> Stored | None:
+        stored = self.records.get(context, {}).get(key)
+        return stored if stored is not None and _alive(stored.expires_at, now) else None
+
+    def expected(self, context: str, key: str, now: int, expected: int | None) -> Stored | None:
+        stored = self.live(context, key, now)
+        if stored is not None and expected is not None and stored.version != expected:
+            raise VersionMismatch(stored.version)
+        return stored
+
+    def reap(self, now: int, limit: int) -> int:
+        dead: list[tuple[dict[str, Any], str]] = [
+            (rows, key)
+            for rows in self.records.values()
+            for key, row in rows.items()
+            if not _alive(row.expires_at, now)
+        ]
+        dead += [
+            (index, member)
+            for rows in self.indexes.values()
+            for index in rows.values()
+            for member, at in index.items()
+            if not _alive(at, now)
+        ]
+        for table, name in dead[:limit]:
+            del table[name]
+        return len(dead[:limit])
+
+
+class _Writing:
+    """One change of a map: all of it, or, should it raise or not fit, nothing."""
+
+    def __init__(self, store: CookieStorage, lock: threading.RLock) -> None:
+        self._store, self._lock = store, lock
+
+    def __enter__(self) -> _Maps:
+        self._lock.acquire()
+        try:
+            self._maps = self._store.begin()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self._maps
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self._store.commit(self._maps)
+        finally:
+            self._lock.release()
+
+
+def _alive(expires_at: int | None, now: int) -> bool:
+    return expires_at is None or now < expires_at

@@ -1,0 +1,488 @@
+"""A second decoder of format 1, written from its specification alone.
+
+Knows the text of the specification, libsodium and hashlib. Imports nothing of sealedstate, and
+shares no code with it: where the two disagree, one of them or the text is wrong.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from markupsafe import Markup
+from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt
+from nacl.exceptions import CryptoError
+
+FORMAT = 0x01
+OVERHEAD = 50
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
+EPOCH = datetime(1970, 1, 1)
+MICROSECOND = timedelta(microseconds=1)
+
+
+class Refused(Exception):
+    """The text, the token or the payload is not format 1. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpecKey:
+    """A key of the ring: its secret, and when it was allowed to seal."""
+
+    secret: bytes
+    opens: bool = True
+    activation: int | None = None
+    successor_activation: int | None = None
+    announcement: int = 0
+    skew: int = 0
+
+    def allows(self, sealed_at: int) -> bool:
+        if self.activation is not None and sealed_at < self.activation - self.skew:
+            return False
+        if self.successor_activation is None:
+            return True
+        return sealed_at <= self.successor_activation + self.announcement + self.skew
+
+
+@dataclass(frozen=True, slots=True)
+class SpecOverflow:
+    set_id: bytes
+    count: int
+    digest: bytes
+    names: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class SpecCore:
+    """What a core token says, with its parts decoded."""
+
+    id: bytes
+    subject: str | None
+    sealed_at: int
+    created_at: int
+    expires_at: int
+    generation: int
+    parts: dict[str, Any]
+    overflow: SpecOverflow | None = None
+    spilled: dict[str, int] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+
+
+Ring = Mapping[bytes, SpecKey]
+
+
+# -- tokens -----------------------------------------------------------------------------------
+
+
+def open_core(text: str, ring: Ring, realm: str, cookie_name: str) -> SpecCore:
+    sealed_at, payload = open_sealed(token_of(text), ring, "core", realm, [cookie_name])
+    return core_of(payload, sealed_at)
+
+
+def open_overflow(
+    texts: Iterable[str], ring: Ring, realm: str, cookie_name: str, id: bytes, set_id: bytes
+) -> dict[str, Any]:
+    name: list[str | bytes] = [cookie_name, id, set_id]
+    _, payload = open_sealed(token_of("".join(texts)), ring, "overflow", realm, name)
+    return parts_of(read(payload))
+
+
+def open_stored(
+    token: bytes, ring: Ring, realm: str, context: str, key: str, version: int
+) -> tuple[int, Any]:
+    name: list[str | bytes] = [context, key, version.to_bytes(8, "big")]
+    sealed_at, payload = open_sealed(token, ring, "stored", realm, name)
+    return sealed_at, value_of(payload)
+
+
+def token_of(text: str) -> bytes:
+    """The one token a text stands for."""
+    if len(text) % 4 == 1:
+        raise Refused("no token has a text of this length")
+    bits = 0
+    for letter in text:
+        value = LETTERS.find(letter)
+        if value < 0:
+            raise Refused("a foreign letter")
+        bits = bits << 6 | value
+    size, rest = divmod(len(text) * 6, 8)
+    if bits & ((1 << rest) - 1):
+        raise Refused("bits are set after the last byte")
+    return (bits >> rest).to_bytes(size, "big")
+
+
+def open_sealed(
+    token: bytes, ring: Ring, purpose: str, realm: str, name: Iterable[str | bytes]
+) -> tuple[int, bytes]:
+    """The time a token was sealed at, and its payload."""
+    if len(token) < OVERHEAD:
+        raise Refused("too short for a token")
+    header, kid, nonce, sealed = token[:29], token[1:5], token[5:29], token[29:]
+    if token[0] != FORMAT:
+        raise Refused("another format")
+    if kid not in ring:
+        raise Refused("an unknown key")
+    key = ring[kid]
+    if not key.opens:
+        raise Refused("a key that opens nothing any more")
+    seal_key = hashlib.blake2b(
+        lp("sealedstate/1", "seal", purpose, realm), key=key.secret, digest_size=32
+    ).digest()
+    context = lp("sealedstate/1", purpose, realm, *name)
+    try:
+        plaintext = crypto_aead_xchacha20poly1305_ietf_decrypt(
+            sealed, context + header, nonce, seal_key
+        )
+    except CryptoError as error:
+        raise Refused("not sealed with this key for this place") from error
+    sealed_at = int.from_bytes(plaintext[:5], "big")
+    if not key.allows(sealed_at):
+        raise Refused("sealed while its key was not allowed to seal")
+    return sealed_at, plaintext[5:]
+
+
+def hedged_nonce(
+    secret: bytes,
+    purpose: str,
+    realm: str,
+    name: Iterable[str | bytes],
+    random32: bytes,
+    plaintext: bytes,
+) -> bytes:
+    """The nonce a sealer takes. Opening needs it not; vectors with fixed randomness do."""
+    nonce_key = hashlib.blake2b(
+        lp("sealedstate/1", "nonce", purpose, realm), key=secret, digest_size=32
+    ).digest()
+    context = lp("sealedstate/1", purpose, realm, *name)
+    message = random32 + lp(context) + plaintext
+    return hashlib.blake2b(message, key=nonce_key, digest_size=24).digest()
+
+
+def lp(*fields: str | bytes) -> bytes:
+    """Every field behind its length, so that two lists of fields never encode alike."""
+    raw = [item.encode() if isinstance(item, str) else item for item in fields]
+    return b"".join(len(item).to_bytes(4, "big") + item for item in raw)
+
+
+# -- records ----------------------------------------------------------------------------------
+
+
+def core_of(payload: bytes, sealed_at: int) -> SpecCore:
+    array = read(payload)
+    if type(array) is not list or len(array) not in (6, 7):
+        raise Refused("a core is an array of 6 or 7")
+    id, subject, age, lifetime, generation, parts = array[:6]
+    expect(type(id) is bytes and len(id) == 16, "an id of 16 bytes")
+    expect(subject is None or type(subject) is str, "a subject of text or null")
+    for number in (age, lifetime, generation):
+        expect(type(number) is int, "an integer")
+    created_at = sealed_at - age
+    overflow, spilled, left = manifest_of(array[6]) if len(array) == 7 else (None, {}, {})
+    return SpecCore(
+        id,
+        subject,
+        sealed_at,
+        created_at,
+        created_at + lifetime,
+        generation,
+        parts_of(parts),
+        overflow,
+        spilled,
+        left,
+    )
+
+
+def manifest_of(item: Any) -> tuple[SpecOverflow | None, dict[str, int], dict[str, int]]:
+    expect(type(item) is list and len(item) == 3, "a manifest of three")
+    spilled, left = versions_of(item[1]), versions_of(item[2])
+    expect(item != [None, [], []], "a manifest with something to state")
+    return (None if item[0] is None else overflow_of(item[0])), spilled, left
+
+
+def overflow_of(item: Any) -> SpecOverflow:
+    expect(type(item) is list and len(item) == 4, "an overflow of four")
+    set_id, count, digest, names = item
+    expect(type(set_id) is bytes and len(set_id) == 8, "a set id of 8 bytes")
+    expect(type(count) is int and 1 <= count <= 7, "a count of chunks")
+    expect(type(digest) is bytes and len(digest) == 16, "a digest of 16 bytes")
+    expect(type(names) is list and all(type(name) is str for name in names), "a list of names")
+    return SpecOverflow(set_id, count, digest, names)
+
+
+def versions_of(item: Any) -> dict[str, int]:
+    pairs = named_pairs(item)
+    expect(all(type(version) is int for version in pairs.values()), "versions are integers")
+    return pairs
+
+
+def parts_of(item: Any) -> dict[str, Any]:
+    pairs = named_pairs(item)
+    expect(all(type(value) is bytes for value in pairs.values()), "values are byte strings")
+    return {name: value_of(value) for name, value in pairs.items()}
+
+
+def named_pairs(item: Any) -> dict[str, Any]:
+    expect(type(item) is list and len(item) % 2 == 0, "an array of pairs")
+    names = item[::2]
+    expect(all(type(name) is str for name in names), "names are text")
+    expect(len(set(names)) == len(names), "each name once")
+    return dict(zip(names, item[1::2], strict=True))
+
+
+def expect(condition: bool, what: str) -> None:
+    if not condition:
+        raise Refused(f"expected {what}")
+
+
+# -- values, compared --------------------------------------------------------------------------
+
+
+def described(value: Any) -> str:
+    """A text that is the same for two values only if type and content are, all the way down."""
+    kind = type(value)
+    if kind in (list, tuple):
+        return f"{kind.__name__}[{', '.join(described(item) for item in value)}]"
+    if kind is set:
+        return f"set{{{', '.join(sorted(described(item) for item in value))}}}"
+    if kind is dict:
+        pairs = (f"{described(key)}: {described(item)}" for key, item in value.items())
+        return f"dict{{{', '.join(pairs)}}}"
+    if kind is int:
+        return hex(value)
+    return repr(value)
+
+
+# -- CBOR -------------------------------------------------------------------------------------
+
+
+def value_of(raw: bytes) -> Any:
+    """The value of one encoding: strict, and nothing may follow."""
+    return read(raw, max_depth=16)
+
+
+def read(raw: bytes, max_depth: int = 16) -> Any:
+    reader = _Reader(raw)
+    value = reader.value(max_depth)
+    if reader.at != len(raw):
+        raise Refused("trailing bytes")
+    return value
+
+
+class _Reader:
+    """RFC 8949, as little of it as the specification lets pass."""
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self.at = 0
+
+    def value(self, depth: int) -> Any:
+        major, number, simple = self.head()
+        if major == 0:
+            return number
+        if major == 1:
+            return -1 - number
+        if major == 2:
+            return self.take(number)
+        if major == 3:
+            return text_of(self.take(number))
+        if major == 6:
+            return self.tagged(number, depth)
+        if major == 7:
+            return simple
+        if depth == 0:
+            raise Refused("nested too deep")
+        if major == 4:
+            return self.items(number, depth - 1)
+        return self.map(number, depth - 1)
+
+    def head(self) -> tuple[int, int, Any]:
+        """Major type, number, and the value itself for major type 7."""
+        initial = self.take(1)[0]
+        major, info = initial >> 5, initial & 31
+        if major == 7:
+            return major, 0, self.simple(info)
+        if info < 24:
+            return major, info, None
+        if info > 27:
+            raise Refused("an indefinite length or a reserved one")
+        size = 1 << (info - 24)
+        number = int.from_bytes(self.take(size), "big")
+        least = 24 if size == 1 else 1 << (4 * size)
+        if number < least:
+            raise Refused("an integer in a longer form than it needs")
+        return major, number, None
+
+    def simple(self, info: int) -> Any:
+        if info in (20, 21):
+            return info == 21
+        if info == 22:
+            return None
+        if info == 25:
+            return self.no_number()
+        if info == 27:
+            number = struct.unpack(">d", self.take(8))[0]
+            expect(math.isfinite(number), "an infinity or a NaN in its short form")
+            return number
+        raise Refused("undefined, a simple value or a short float")
+
+    def no_number(self) -> float:
+        """The three floats that are no numbers stand in 2 bytes, every other float in 8."""
+        half = self.take(2)
+        for known, value in ((b"\x7c\0", math.inf), (b"\xfc\0", -math.inf), (b"\x7e\0", math.nan)):
+            if half == known:
+                return value + 0.0  # an object of its own: two NaNs are two members of a set
+        raise Refused("a short float")
+
+    def take(self, count: int) -> bytes:
+        taken = self.raw[self.at : self.at + count]
+        if len(taken) != count:
+            raise Refused("the end comes too early")
+        self.at += count
+        return taken
+
+    def items(self, count: int, depth: int) -> list[Any]:
+        if count > len(self.raw) - self.at:
+            raise Refused("more items than bytes")
+        return [self.value(depth) for _ in range(count)]
+
+    def map(self, count: int, depth: int) -> dict[Any, Any]:
+        if 2 * count > len(self.raw) - self.at:
+            raise Refused("more items than bytes")
+        pairs = [(self.value(depth), self.value(depth)) for _ in range(count)]
+        if any(type(key) not in (str, bytes) for key, _ in pairs):
+            raise Refused("a map's keys are text or bytes")
+        return unique(pairs)
+
+    def tagged(self, tag: int, depth: int) -> Any:
+        if tag in (6, 9, 258):
+            if depth == 0:
+                raise Refused("nested too deep")
+            return self.container(tag, depth - 1)
+        if tag == 7:
+            return self.moment(depth)
+        inner = self.value(depth)
+        if tag in (2, 3):
+            return big_int(tag, inner)
+        if tag == 8:
+            expect(type(inner) is int, "microseconds")
+            return duration(inner)
+        if tag == 10:
+            expect(type(inner) is str, "text")
+            return Markup(inner)
+        if tag == 11:
+            return decimal(inner)
+        if tag == 37:
+            expect(type(inner) is bytes and len(inner) == 16, "the 16 bytes of a UUID")
+            return uuid.UUID(bytes=inner)
+        if tag == 100:
+            expect(type(inner) is int, "days")
+            return day(inner)
+        raise Refused("a foreign tag")
+
+    def container(self, tag: int, depth: int) -> Any:
+        major, count, _ = self.head()
+        expect(major == 4, "an array behind this tag")
+        if tag == 6:
+            return tuple(self.items(count, depth))
+        if tag == 258:
+            return self.members(count, depth)
+        items = self.items(count, depth)
+        expect(len(items) % 2 == 0, "keys and values")
+        keys = items[::2]
+        if all(type(key) in (str, bytes) for key in keys):
+            raise Refused("a dict with only text or bytes for keys is a map")
+        return unique(list(zip(keys, items[1::2], strict=True)))
+
+    def members(self, count: int, depth: int) -> set[Any]:
+        members, last = [], b""
+        for _ in range(min(count, len(self.raw) - self.at + 1)):
+            start = self.at
+            members.append(self.value(depth))
+            encoding = self.raw[start : self.at]
+            if encoding < last:
+                raise Refused("members out of order")
+            last = encoding
+        return set(unique([(member, None) for member in members]))
+
+    def moment(self, depth: int) -> datetime:
+        items = self.value(max(depth, 1))
+        expect(type(items) is list and len(items) in (2, 3), "two or three fields of a datetime")
+        microseconds, offset, *fold = items
+        expect(type(microseconds) is int, "microseconds")
+        expect(not fold or (type(fold[0]) is int and fold[0] == 1), "a fold of 1")
+        try:
+            moment: datetime = EPOCH + microseconds * MICROSECOND
+        except OverflowError as error:
+            raise Refused("no such moment") from error
+        return moment.replace(tzinfo=zone_of(offset), fold=len(fold))
+
+
+def zone_of(offset: Any) -> timezone | None:
+    if offset is None:
+        return None
+    expect(type(offset) is int or type(offset) is float, "an offset in seconds or null")
+    try:
+        distance = timedelta(seconds=offset)
+        zone = timezone(distance)
+    except (ValueError, OverflowError) as error:
+        raise Refused("no such offset") from error
+    if type(offset) is float:  # whole seconds are an integer
+        expect(
+            not offset.is_integer() and distance / timedelta(seconds=1) == offset, "microseconds"
+        )
+    return zone
+
+
+def text_of(raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Refused("not UTF-8") from error
+
+
+def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    try:
+        mapping = dict(pairs)
+    except TypeError as error:
+        raise Refused("a key or member that can't be one") from error
+    if len(mapping) != len(pairs):
+        raise Refused("a key or member twice")
+    return mapping
+
+
+def big_int(tag: int, raw: Any) -> int:
+    expect(type(raw) is bytes and 8 < len(raw) and raw[0] != 0, "an integer beyond 64 bits")
+    expect(len(raw) <= 512, "an integer of at most 4096 bits")
+    number = int.from_bytes(raw, "big")
+    return number if tag == 2 else -1 - number
+
+
+def duration(microseconds: int) -> timedelta:
+    try:
+        return microseconds * MICROSECOND
+    except OverflowError as error:
+        raise Refused("no such timedelta") from error
+
+
+def day(days: int) -> date:
+    try:
+        return date(1970, 1, 1) + timedelta(days=days)
+    except OverflowError as error:
+        raise Refused("no such date") from error
+
+
+def decimal(text: Any) -> Decimal:
+    expect(type(text) is str, "text")
+    try:
+        number = Decimal(text)
+    except InvalidOperation as error:
+        raise Refused("not a decimal") from error
+    if str(number) != text:
+        raise Refused("not as str() gives it")
+    return number

@@ -1,0 +1,64 @@
+"""Requirements meet capabilities: a mismatch is one sentence that names use, need and store."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from sealedstate.storage import USES, MemoryStorage, mismatch, unmet
+from sealedstate.storage.matrix import DECLARED, as_markdown, as_rows
+
+
+def test_the_sentence_names_the_use_every_need_and_the_store() -> None:
+    assert mismatch(USES["revocation"], "memcached", DECLARED["memcached"]) == (
+        "revocation needs a store that does not evict and does not forget at a restart;"
+        " memcached evicts and forgets at a restart"
+    )
+
+
+def test_a_store_that_can_gets_no_sentence() -> None:
+    for use in USES.values():
+        assert mismatch(use, "postgresql", DECLARED["postgresql"]) is None
+
+
+def test_nothing_that_must_be_true_is_left_in_the_visitors_hands() -> None:
+    for use in USES.values():
+        assert "visitor" in (mismatch(use, "cookie", DECLARED["cookie"]) or "")
+
+
+def test_spilling_takes_a_store_that_may_forget() -> None:
+    assert not unmet(USES["spilling"], DECLARED["memcached"])
+
+
+def test_consent_takes_no_store_that_a_crash_makes_forget() -> None:
+    assert unmet(USES["consent"], DECLARED["redis, snapshots"])
+    assert not unmet(USES["consent"], DECLARED["redis, AOF"])
+
+
+def test_each_need_is_met_or_not_by_one_capability() -> None:
+    can = DECLARED["postgresql"]
+    broken = {
+        "revocation": replace(can, shared=False),
+        "replay": replace(can, evicts=True),
+        "artifacts": replace(can, shared=False),
+        "consent": replace(can, durable=False),
+        "logins": replace(can, indexes=False),
+        "spilling": replace(can, server_side=False),
+    }
+    assert broken.keys() == USES.keys()
+    for title, weaker in broken.items():
+        assert len(unmet(USES[title], weaker)) == 1
+
+
+def test_the_declared_memory_store_is_the_real_one() -> None:
+    real = MemoryStorage(time.time).capabilities
+    assert [bool(unmet(use, real)) for use in USES.values()] == [
+        bool(unmet(use, DECLARED["memory"])) for use in USES.values()
+    ]
+
+
+def test_the_matrix_has_a_row_for_each_store_and_a_column_for_each_use() -> None:
+    head, *rows = as_rows(DECLARED)
+    assert head == ("store", *USES)
+    assert [row[0] for row in rows] == list(DECLARED)
+    assert as_markdown(DECLARED).count("\n") == len(rows) + 1

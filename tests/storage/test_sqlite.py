@@ -1,0 +1,639 @@
+"""What the SQLite store promises beside the contract: processes, crashes, disks, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+from sealedstate.errors import (
+    CapacityError,
+    ConfigurationError,
+    StorageError,
+    StorageUnavailable,
+)
+from sealedstate.storage import SQLiteStorage, Stored, open_storage
+from sealedstate.storage.sqlite import wal_is_safe
+from tests.jar import Clock
+
+ROUNDS = 200
+JOURNAL = "wal" if wal_is_safe(sqlite3.sqlite_version_info) else "delete"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "store.db"
+
+
+@pytest.fixture
+def store(path: Path, clock: Clock) -> Iterator[SQLiteStorage]:
+    opened = SQLiteStorage(path, clock, timeout=0.05)
+    yield opened
+    opened.close()
+
+
+def sql(path: Path, statement: str) -> list[Any]:
+    """What another connection answers."""
+    with closing(sqlite3.connect(path)) as connection, connection:
+        return connection.execute(statement).fetchall()
+
+
+def is_intact(path: Path) -> bool:
+    return sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def rows(path: Path) -> int:
+    ((count,),) = sql(path, "SELECT count(*) FROM sealedstate_record")
+    return int(count)
+
+
+def script(text: str, *arguments: object) -> subprocess.Popen[str]:
+    """A process that runs `text`; its stdin and stdout are pipes."""
+    return subprocess.Popen(
+        [sys.executable, "-c", text, *map(str, arguments)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
+    assert process.stdin is not None
+    assert process.stdout is not None
+    return process.stdin, process.stdout
+
+
+def finished(text: str, *arguments: object) -> Any:
+    """What a script prints as JSON, once it has ended well."""
+    with script(text, *arguments) as process:
+        out, _ = process.communicate()
+    assert process.returncode == 0
+    return json.loads(out)
+
+
+# --- several processes ------------------------------------------------------------------------
+
+RACER = """
+import sys, time
+from sealedstate.errors import VersionMismatch
+from sealedstate.storage import SQLiteStorage
+
+store = SQLiteStorage(sys.argv[1], time.time, timeout=60)
+for line in sys.stdin:
+    what, number = line.split()
+    try:
+        if what == "create":
+            won = store.create("race", number, sys.argv[2].encode(), None, 1)
+        else:
+            won = store.delete("race", number, expected=1)
+    except VersionMismatch:
+        won = False
+    print(int(won), flush=True)
+store.close()
+"""
+
+
+def test_of_eight_processes_that_create_or_delete_one_record_one_wins(
+    path: Path, store: SQLiteStorage
+) -> None:
+    racers = [script(RACER, path, number) for number in range(8)]
+    try:
+        for number in range(ROUNDS):
+            created = _all_at_once(racers, f"create {number}")
+            assert sum(created) == 1
+            winner = str(created.index(1)).encode()
+            assert store.read("race", str(number)) == Stored(winner, 1, None)
+            assert sum(_all_at_once(racers, f"delete {number}")) == 1
+            assert store.read("race", str(number)) is None
+    finally:
+        for racer in racers:
+            racer.communicate()
+    assert is_intact(path)
+
+
+def _all_at_once(racers: list[subprocess.Popen[str]], task: str) -> list[int]:
+    for racer in racers:
+        going, _ = pipes(racer)
+        going.write(f"{task}\n")
+        going.flush()
+    return [int(pipes(racer)[1].readline()) for racer in racers]
+
+
+WRITER = """
+import os, sys, time
+from sealedstate.storage import SQLiteStorage
+
+store = SQLiteStorage(sys.argv[1], time.time, timeout=60)
+number = 0
+while True:
+    key = f"{sys.argv[2]}-{number}"
+    assert store.create("kill", key, key.encode() * 100, None, 1)
+    if number % 3 == 2:
+        assert store.update("kill", key, key.encode() * 200, None, 2, expected=1)
+    os.write(1, f"{key}\\n".encode())
+    number += 1
+    time.sleep(0.0005)  # else SQLite's polling for locks lets one starve the other
+"""
+
+
+def test_twenty_writers_killed_in_mid_write_lose_nothing_that_was_acknowledged(
+    path: Path, store: SQLiteStorage
+) -> None:
+    acknowledged: list[str] = []
+    for pair in range(10):
+        with script(WRITER, path, f"{pair}a") as first, script(WRITER, path, f"{pair}b") as second:
+            for count, writer in enumerate((first, second), pair):
+                _, said = pipes(writer)
+                acknowledged += [said.readline() for _ in range(5 + count)]
+                writer.send_signal(signal.SIGKILL)
+                acknowledged += said.readlines()  # what it had said before it died
+                assert writer.wait() == -signal.SIGKILL
+    assert len(acknowledged) >= 20 * 5
+    for line in acknowledged:
+        key = line.removesuffix("\n")
+        third = int(key.split("-")[1]) % 3 == 2
+        expected = Stored(key.encode() * (200 if third else 100), 2 if third else 1, None)
+        assert store.read("kill", key) == expected
+    assert is_intact(path)
+
+
+FORKS = """
+import json, os, sys, time
+from sealedstate.storage import SQLiteStorage
+
+def connections():
+    files = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    return sum(os.path.realpath(file) == os.path.realpath(sys.argv[1]) for file in files)
+
+store = SQLiteStorage(sys.argv[1], time.time, timeout=60)
+store.create("fork", "before", b"v", None, 1)
+own = connections()
+children = []
+for name in range(6):
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            for number in range(20):
+                assert store.create("fork", f"{name}-{number}", b"v", None, 1)
+            assert store.read("fork", "before").value == b"v"
+            assert connections() == 2 * own
+            status = 0
+        finally:
+            if name % 2:
+                os._exit(status)
+            sys.exit(status)  # with all that the interpreter closes on its way out
+    children.append(child)
+for number in range(20):
+    assert store.create("fork", f"parent-{number}", b"v", None, 1)
+codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+assert store.update("fork", "before", b"after", None, 2, expected=1)
+print(json.dumps([codes, len(list(store.keys("fork"))), store.read("fork", "before").version]))
+"""
+
+
+def test_a_forked_child_opens_its_own_connection_and_leaves_the_parents_alone(path: Path) -> None:
+    assert finished(FORKS, path) == [[0] * 6, 1 + 7 * 20, 2]
+    assert is_intact(path)
+
+
+FORK_WHILE_LOCKED = """
+import json, os, signal, sys, threading, time
+from sealedstate.storage import SQLiteStorage
+
+inside, leave = threading.Event(), threading.Event()
+
+def clock():
+    # reap() asks for the time while it holds the store's lock.
+    if threading.current_thread().name == "reaper":
+        inside.set()
+        leave.wait()
+    return time.time()
+
+store = SQLiteStorage(sys.argv[1], clock, timeout=60)
+store.create("fork", "before", b"v", None, 1)
+reaper = threading.Thread(target=store.reap, args=(1,), name="reaper")
+reaper.start()
+inside.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)  # or it would hang for ever
+    store.close() if sys.argv[2] == "close" else None
+    os._exit(0 if store.create("fork", "child", b"v", None, 1) else 1)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+leave.set()
+reaper.join()
+print(json.dumps([code, sorted(store.keys("fork"))]))
+"""
+
+
+@pytest.mark.parametrize("first", ["close", "write"])
+def test_a_child_forked_while_another_thread_was_busy_does_not_hang(path: Path, first: str) -> None:
+    assert finished(FORK_WHILE_LOCKED, path, first) == [0, ["before", "child"]]
+
+
+def test_two_stores_on_one_file_see_each_other(
+    path: Path, store: SQLiteStorage, clock: Clock
+) -> None:
+    with closing(SQLiteStorage(path, clock)) as other:
+        store.create("c", "k", b"v", None, 1)
+        assert other.read("c", "k") == Stored(b"v", 1, None)
+        assert other.update("c", "k", b"w", None, 2, expected=1)
+    assert store.read("c", "k") == Stored(b"w", 2, None)
+
+
+# --- a disk that is full ----------------------------------------------------------------------
+
+FULL = """
+import json, os, resource, sys, time
+from sealedstate.errors import StorageUnavailable
+from sealedstate.storage import SQLiteStorage
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+def outcome(act):
+    try:
+        return act()
+    except StorageUnavailable:
+        return "unavailable"
+
+store = SQLiteStorage(sys.argv[1], time.time)
+for number in range(50):
+    store.create("c", f"old-{number}", b"v" * 2000, None, 1)
+limit(os.path.getsize(sys.argv[1]))
+answers = {"large": outcome(lambda: store.create("c", "large", b"v" * 200_000, None, 1))}
+answers["read while large"] = len(store.read("c", "old-7").value)
+limit(100)  # not even a journal can be written
+answers["create"] = outcome(lambda: store.create("c", "new", b"v", None, 1))
+answers["update"] = outcome(lambda: store.update("c", "old-1", b"w", None, 2, expected=1))
+answers["delete"] = outcome(lambda: store.delete("c", "old-2"))
+answers["read"] = [len(store.read("c", f"old-{n}").value) for n in (1, 2, 49)]
+answers["versions"] = [store.read("c", f"old-{n}").version for n in (1, 2, 49)]
+limit(resource.RLIM_INFINITY)
+answers["large again"] = outcome(lambda: store.create("c", "large", b"v" * 200_000, None, 1))
+answers["delete again"] = outcome(lambda: store.delete("c", "old-2"))
+answers["keys"] = len(list(store.keys("c")))
+store.close()
+print(json.dumps(answers))
+"""
+
+
+def test_on_a_full_disk_writes_say_so_reads_go_on_and_it_recovers_by_itself(path: Path) -> None:
+    assert finished(FULL, path) == {
+        "large": "unavailable",
+        "read while large": 2000,
+        "create": "unavailable",
+        "update": "unavailable",
+        "delete": "unavailable",
+        "read": [2000, 2000, 2000],
+        "versions": [1, 1, 1],
+        "large again": True,
+        "delete again": True,
+        "keys": 50,
+    }
+    assert is_intact(path)
+
+
+class SmallDisk(SQLiteStorage):
+    """A store whose file may take only so many pages: SQLite then says that the disk is full."""
+
+    pages = 1 << 20
+
+    def _open(self) -> sqlite3.Connection:
+        connection = super()._open()
+        connection.execute(f"PRAGMA max_page_count = {self.pages}")
+        return connection
+
+
+def test_a_full_database_refuses_and_takes_more_once_there_is_room(
+    path: Path, clock: Clock
+) -> None:
+    with closing(SmallDisk(path, clock)) as store:
+        SmallDisk.pages = 20
+        store.create("c", "kept", b"v", None, 1)
+        with pytest.raises(StorageUnavailable, match="full"):
+            store.create("c", "large", b"v" * 500_000, None, 1)
+        assert store.read("c", "kept") == Stored(b"v", 1, None)
+        assert store.read("c", "large") is None
+        with pytest.raises(StorageUnavailable, match="full"):
+            store.create("c", "large", b"v" * 500_000, None, 1)
+        SmallDisk.pages = 1 << 20
+        assert store.create("c", "small", b"v", None, 1)
+        store.close()
+        assert store.create("c", "large", b"v" * 500_000, None, 1)
+
+
+# --- a database that is locked ------------------------------------------------------------------
+
+LOCKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN EXCLUSIVE")
+print("locked", flush=True)
+sys.stdin.readline()
+connection.execute("ROLLBACK")
+connection.close()
+"""
+
+
+def test_a_database_that_another_process_locks_is_unavailable_and_works_after(
+    path: Path, store: SQLiteStorage
+) -> None:
+    store.create("c", "k", b"v", None, 1)
+    with script(LOCKER, path) as locker:
+        release, said = pipes(locker)
+        assert said.readline() == "locked\n"
+        writes: list[Callable[[], object]] = [
+            lambda: store.create("c", "new", b"v", None, 1),
+            lambda: store.update("c", "k", b"w", None, 2),
+            lambda: store.delete("c", "k"),
+            lambda: store.add_member("c", "k", "m", None),
+        ]
+        for write in writes:
+            with pytest.raises(StorageUnavailable, match="locked"):
+                write()
+        if JOURNAL == "delete":
+            with pytest.raises(StorageUnavailable, match="locked"):
+                store.read("c", "k")
+        else:
+            assert store.read("c", "k") == Stored(b"v", 1, None)
+        release.write("\n")
+        release.close()
+        locker.wait()
+    assert store.read("c", "k") == Stored(b"v", 1, None)
+    assert store.read("c", "new") is None
+    assert store.update("c", "k", b"w", None, 2, expected=1)
+
+
+def test_a_lock_that_is_let_go_in_time_is_waited_for(path: Path, clock: Clock) -> None:
+    with closing(SQLiteStorage(path, clock, timeout=60)) as store:
+        store.create("c", "k", b"v", None, 1)
+        with script(LOCKER, path) as locker:
+            release, said = pipes(locker)
+            assert said.readline() == "locked\n"
+            release.write("\n")
+            release.close()
+            assert store.update("c", "k", b"w", None, 2, expected=1)
+
+
+# --- files that can't be used -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["missing/folder/store.db", "."])
+def test_a_path_that_cannot_be_opened_is_unavailable(
+    tmp_path: Path, clock: Clock, where: str
+) -> None:
+    store = SQLiteStorage(tmp_path / where, clock)
+    with pytest.raises(StorageUnavailable) as caught:
+        store.create("c", "k", b"v", None, 1)
+    assert isinstance(caught.value.__cause__, sqlite3.Error)
+    with pytest.raises(StorageUnavailable):
+        store.read("c", "k")
+    with pytest.raises(CapacityError):
+        store.read("c", "")  # refused before any I/O
+
+
+def test_a_path_that_becomes_usable_is_used_without_a_restart(tmp_path: Path, clock: Clock) -> None:
+    with closing(SQLiteStorage(tmp_path / "later" / "store.db", clock)) as store:
+        with pytest.raises(StorageUnavailable):
+            store.read("c", "k")
+        (tmp_path / "later").mkdir()
+        assert store.create("c", "k", b"v", None, 1)
+
+
+READ_ONLY = """
+import json, os, sys, time
+from sealedstate.errors import StorageUnavailable
+from sealedstate.storage import SQLiteStorage
+
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+store = SQLiteStorage(sys.argv[1], time.time)
+answers = []
+for act in (
+    lambda: len(store.read("c", "k").value),
+    lambda: store.create("c", "new", b"v", None, 1),
+    lambda: store.update("c", "k", b"w", None, 2),
+    lambda: store.delete("c", "k"),
+    lambda: len(store.read("c", "k").value),
+):
+    try:
+        answers.append(act())
+    except StorageUnavailable:
+        answers.append("unavailable")
+store.close()
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture
+def read_only(tmp_path: Path, clock: Clock) -> Iterator[Path]:
+    """A store that everybody may read and nobody may write."""
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    with closing(SQLiteStorage(folder / "store.db", clock)) as store:
+        store.create("c", "k", b"value", None, 1)
+    closed = [above for above in tmp_path.parents if not above.stat().st_mode & stat.S_IXOTH]
+    modes = [(above, above.stat().st_mode) for above in [tmp_path, *closed]]
+    for above, mode in modes:
+        above.chmod(mode | stat.S_IXOTH)
+    (folder / "store.db").chmod(0o444)
+    folder.chmod(0o555)
+    yield folder / "store.db"
+    folder.chmod(0o755)
+    for above, mode in modes:
+        above.chmod(mode)
+
+
+@pytest.mark.skipif(JOURNAL == "wal", reason="SQLite writes beside a write-ahead log to read it")
+def test_a_read_only_file_is_read_and_writes_say_so(read_only: Path) -> None:
+    assert finished(READ_ONLY, read_only) == [5, *["unavailable"] * 3, 5]
+
+
+def test_a_corrupt_file_is_unavailable_and_a_repaired_one_is_used(
+    path: Path, store: SQLiteStorage
+) -> None:
+    store.create("c", "k", b"v", None, 1)
+    store.close()
+    good = path.read_bytes()
+    for bad in (b"not a database" * 1000, good[:16] + b"\xff" * (len(good) - 16)):
+        path.write_bytes(bad)
+        with pytest.raises(StorageUnavailable):
+            store.read("c", "k")
+        with pytest.raises(StorageUnavailable):
+            store.create("c", "new", b"v", None, 1)
+    path.write_bytes(good)
+    assert store.read("c", "k") == Stored(b"v", 1, None)
+
+
+def test_a_file_of_a_newer_release_is_left_alone(path: Path, store: SQLiteStorage) -> None:
+    store.create("c", "k", b"v", None, 1)
+    store.close()
+    sql(path, "PRAGMA user_version = 77")
+    before = path.read_bytes()
+    with pytest.raises(StorageUnavailable, match="schema 77"):
+        store.read("c", "k")
+    assert path.read_bytes() == before
+
+
+def test_a_file_of_an_older_release_goes_on_with_all_it_holds(
+    path: Path, store: SQLiteStorage
+) -> None:
+    store.create("c", "k", b"v", None, 1)
+    store.close()
+    sql(path, "DROP TABLE sealedstate_member")
+    sql(path, "PRAGMA user_version = 1")
+    assert store.read("c", "k") == Stored(b"v", 1, None)
+    store.add_member("c", "k", "m", None)
+    assert store.members("c", "k") == {"m": None}
+
+
+def test_a_store_in_memory_is_asked_for_by_its_own_name(clock: Clock) -> None:
+    with pytest.raises(ConfigurationError, match="memory:"):
+        SQLiteStorage(":memory:", clock)
+
+
+def test_no_error_repeats_a_key_or_a_value(store: SQLiteStorage, path: Path) -> None:
+    store.create("canary-context", "canary-key", b"canary-value", None, 1)
+    store.close()
+    path.write_bytes(b"junk" * 1000)
+    operations: list[Callable[[], object]] = [
+        lambda: store.read("canary-context", "canary-key"),
+        lambda: store.create("canary-context", "canary-key", b"canary-value", None, 2),
+    ]
+    for operation in operations:
+        with pytest.raises(StorageError) as caught:
+            operation()
+        assert "canary" not in str(caught.value)
+
+
+# --- the file ---------------------------------------------------------------------------------
+
+
+def test_only_the_owner_can_read_the_files(path: Path, clock: Clock) -> None:
+    before = os.umask(0)
+    try:
+        with closing(SQLiteStorage(path, clock)) as store:
+            store.create("c", "k", b"v", None, 1)
+            modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    finally:
+        os.umask(before)
+    assert set(modes.values()) == {0o600}
+    assert path.name in modes
+
+
+WAL_IS_SAFE = [
+    ((3, 7, 0), False),
+    ((3, 40, 1), False),
+    ((3, 44, 5), False),
+    ((3, 44, 6), True),
+    ((3, 44, 9), True),
+    ((3, 45, 0), False),
+    ((3, 45, 3), False),
+    ((3, 50, 6), False),
+    ((3, 50, 7), True),
+    ((3, 50, 99), True),
+    ((3, 51, 0), False),
+    ((3, 51, 2), False),
+    ((3, 51, 3), True),
+    ((3, 52, 0), True),
+    ((4, 0, 0), True),
+]
+
+
+@pytest.mark.parametrize(("version", "safe"), WAL_IS_SAFE)
+def test_a_write_ahead_log_is_kept_only_where_sqlite_is_mended(
+    version: tuple[int, ...],
+    safe: bool,
+    path: Path,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+    assert wal_is_safe(version) is safe
+    with closing(SQLiteStorage(path, clock)) as store:
+        store.create("c", "k", b"v", None, 1)
+        assert sql(path, "PRAGMA journal_mode") == [("wal" if safe else "delete",)]
+
+
+def test_a_log_that_a_mended_sqlite_kept_is_given_up_by_one_that_is_not(
+    path: Path, store: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, journal in (((3, 51, 3), "wal"), ((3, 40, 1), "delete"), ((3, 51, 3), "wal")):
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+        store.create("c", f"{version}", b"v", None, 1)
+        assert sql(path, "PRAGMA journal_mode") == [(journal,)]
+        store.close()
+    assert len(list(store.keys("c"))) == 2
+
+
+@pytest.mark.parametrize("version", [(3, 40, 1), (3, 51, 3)])
+def test_an_acknowledged_write_has_been_synced(
+    version: tuple[int, ...], store: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
+    connection = store._open()
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    connection.close()
+
+
+def test_expired_rows_go_away_by_themselves(path: Path, store: SQLiteStorage, clock: Clock) -> None:
+    most = 0
+    for number in range(500):
+        assert store.create("c", str(number), b"v", int(clock() * 1000) + 1000, 1)
+        clock.forward(0.1)
+        if number % 50 == 49:
+            most = max(most, rows(path))
+    # Ten are alive at a time, and 32 writes pass between two sweeps.
+    assert most <= 10 + 32
+    assert store.create("c", "permanent", b"v", None, 1)
+    clock.forward(1)
+    store.reap(10_000)
+    assert rows(path) == 1
+
+
+def test_a_pile_of_expired_rows_is_worked_off_by_later_writes(
+    path: Path, store: SQLiteStorage, clock: Clock
+) -> None:
+    expires_at = int(clock() * 1000) + 1000
+    for number in range(400):
+        store.create("c", str(number), b"v", expires_at, 1)
+    clock.forward(1)
+    store.create("c", "kept", b"v", None, 1)
+    version = 1
+    for version in range(2, 200):
+        store.update("c", "kept", b"v", None, version, expected=version - 1)
+    assert rows(path) == 1
+
+
+def test_a_url_names_the_file(path: Path, clock: Clock) -> None:
+    opened = open_storage(f"sqlite:{path}", clock)
+    try:
+        opened.create("c", "k", b"v", None, 1)
+        assert path.exists()
+    finally:
+        opened.close()
+
+
+@pytest.mark.parametrize("url", ["sqlite:", "sqlite", "memory", "memory:x", "", "nobody:knows"])
+def test_a_url_of_no_store_is_refused(url: str, clock: Clock) -> None:
+    with pytest.raises(ConfigurationError, match="storage"):
+        open_storage(url, clock)

@@ -1,0 +1,752 @@
+"""Wrote the frozen vectors of format 1, once. They are never written again.
+
+Run as `python -m tests.vectors.make` it writes those vector files that are missing and refuses to
+touch one that is there: a token that once opened opens for ever, and what was refused stays
+refused. New vectors go into a new file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import cbor2
+from markupsafe import Markup
+
+from sealedstate import Key, Keyring, codec
+from sealedstate.chunking import from_text, to_text
+from sealedstate.key_sources import StaticKeys
+from sealedstate.record import OverflowSet, Record
+from sealedstate.sealing import SealedFor, seal
+from sealedstate.spilling import CONTEXT, Row, Spiller
+from sealedstate.storage import MemoryStorage
+from sealedstate.tokens import Tokens
+from tests.spec_decoder import described
+
+HERE = Path(__file__).parent
+SKEW, ANNOUNCE = 60, 30
+REALM, COOKIE = "vectors", "__Host-s"
+# `current` seals at NOW; `next` takes over at 1800000000.
+NOW = 1_750_000_000
+ACTIVATION, SUCCESSION = 1_700_000_000, 1_800_000_000
+SESSION_ID = bytes(range(0xA0, 0xB0))
+
+
+def bytes_of(label: str, size: int) -> bytes:
+    """Fixed bytes without a pattern."""
+    return hashlib.blake2b(label.encode(), digest_size=size).digest()
+
+
+def key(name: str, activates_at: int, **given: Any) -> Key:
+    label = f"sealedstate test vector key {name}"
+    return Key(bytes_of(label, 4), bytes_of(label, 32), activates_at, **given)
+
+
+CURRENT = key("current", ACTIVATION)
+KEYS = (
+    CURRENT,
+    key("next", SUCCESSION),
+    key("expired", 1_600_000_000, expires_at=1_740_000_000),
+    key("revoked", 1_650_000_000, revoked=True),
+    key("disabled", 1_660_000_000, disabled=True),
+)
+NEXT, EXPIRED, REVOKED, DISABLED = KEYS[1:]
+RING = Keyring(KEYS, SKEW, ANNOUNCE)
+
+
+class Recorded:
+    """A random source that counts up, and remembers what it gave."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.given: list[str] = []
+
+    def __call__(self, size: int) -> bytes:
+        made = bytes_of(f"{self.label} {len(self.given)}", size)
+        self.given.append(made.hex())
+        return made
+
+
+def nested(value: object, depth: int) -> object:
+    for _ in range(depth):
+        value = (value,)
+    return value
+
+
+VALUES: dict[str, object] = {
+    "none": None,
+    "true": True,
+    "false": False,
+    **{
+        f"int {number:#x}": number
+        for edge in (0, 24, 1 << 8, 1 << 16, 1 << 32, 1 << 63, 1 << 64)
+        for number in (edge - 1, edge, -edge, -edge - 1)
+    },
+    "int of 4096 bits": (1 << 4096) - 1,
+    "negative int of 4096 bits": 1 - (1 << 4096),
+    "float 0": 0.0,
+    "float -0": -0.0,
+    "float 1.5": 1.5,
+    "float 0.1": 0.1,
+    "float smallest": 5e-324,
+    "float largest": 1.7976931348623157e308,
+    "float infinity": float("inf"),
+    "float -infinity": float("-inf"),
+    "float nan": float("nan"),
+    "text empty": "",
+    "text": "Grüße, ☃ und 😀",
+    "text of 24": "x" * 24,
+    "text of 256": "ab" * 128,
+    "text with a zero": "a\0b",
+    "bytes empty": b"",
+    "bytes": bytes(range(256)),
+    "list empty": [],
+    "list": [1, "two", b"three", 4.0, None, [True, [False]]],
+    "list of 24": list(range(24)),
+    "tuple empty": (),
+    "tuple": (1, ("two", (b"three",)), [4]),
+    "dict empty": {},
+    "dict in its own order": {"b": 1, "a": {"nested": [2]}, "": 3},
+    "dict with bytes for a key": {b"k": 1, "k": 2},
+    "dict with odd keys": {1: "one", (2, 3): "two", None: "none", "text": "text", b"b": b"b"},
+    "dict with a date for a key": {date(2026, 1, 1): {"x": 1}},
+    "set empty": set(),
+    "set": {3, 1, 2, 24, 256, -1},
+    "set of all kinds": {1.5, "a", b"a", None, (1, (2, "b")), UUID(int=7), Decimal("1.50")},
+    "datetime naive": datetime(2026, 1, 2, 3, 4, 5, 678901),
+    "datetime utc": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    "datetime east": datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=5, minutes=45))),
+    "datetime west": datetime(1969, 7, 20, 20, 17, tzinfo=timezone(-timedelta(hours=4))),
+    "datetime folded": datetime(2025, 10, 26, 2, 30, tzinfo=timezone(timedelta(hours=1)), fold=1),
+    "datetime naive and folded": datetime(2025, 10, 26, 2, 30, fold=1),
+    "datetime odd offset": datetime(
+        1900, 1, 1, tzinfo=timezone(timedelta(seconds=1172, microseconds=500000))
+    ),
+    "datetime first": datetime.min,
+    "datetime last": datetime.max,
+    "date": date(2026, 10, 11),
+    "date of the epoch": date(1970, 1, 1),
+    "date first": date.min,
+    "date last": date.max,
+    "timedelta": timedelta(days=1, seconds=2, microseconds=3),
+    "timedelta negative": timedelta(microseconds=-1),
+    "timedelta smallest": timedelta.min,
+    "timedelta largest": timedelta.max,
+    "uuid": UUID("12345678-1234-5678-1234-567812345678"),
+    "decimal": Decimal("-12.3400"),
+    "decimal zero": Decimal("0E-10"),
+    "decimal -0": Decimal("-0"),
+    "decimal exponent": Decimal("1E+30"),
+    "decimal nan": Decimal("NaN"),
+    "decimal infinity": Decimal("-Infinity"),
+    "markup": Markup("<b>&amp;</b>"),
+    "markup empty": Markup(""),
+    "16 lists deep": [[[[[[[[[[[[[[[["deep"]]]]]]]]]]]]]]]],
+    "16 tuples deep": nested(datetime(2026, 1, 1, fold=1), 16),
+}
+
+
+# --- what opens -----------------------------------------------------------------------------------
+
+
+def accepted() -> dict[str, Any]:
+    return {
+        "about": "Format 1: what opens, for ever. Bytes are hexadecimal.",
+        "keys": [
+            {
+                "kid": key.kid.hex(),
+                "secret": key.secret.hex(),
+                "activates_at": key.activates_at,
+                "expires_at": key.expires_at,
+                "revoked": key.revoked,
+                "disabled": key.disabled,
+            }
+            for key in KEYS
+        ],
+        "skew": SKEW,
+        "announce": ANNOUNCE,
+        "realm": REALM,
+        "cookie_name": COOKIE,
+        "values": [
+            {"name": name, "cbor": codec.encode(value).hex(), "value": described(value)}
+            for name, value in VALUES.items()
+        ],
+        "cores": [core_vector(name, record, now) for name, record, now in records()],
+        "overflows": [overflow_vector(1, (4000,)), overflow_vector(3, (1200, 1200, 1200))],
+        "stored": [stored_vector("cart"), stored_vector("ключ")],
+    }
+
+
+def records() -> Iterator[tuple[str, Record, int]]:
+    began = NOW - 1000
+    every = {name: codec.encode(value) for name, value in VALUES.items() if len(name) < 30}
+    small = {"csrf": codec.encode(b"\x00\xff" * 16), "n": codec.encode(3)}
+    overflow = OverflowSet(bytes_of("set", 8), 2, bytes_of("digest", 16), ("big", "größer"))
+    yield "a visitor", Record(SESSION_ID, None, NOW, NOW + 43200, 1), NOW
+    yield "a user", Record(SESSION_ID, "alice", began, began + 43200, 7, small), NOW
+    yield "a user named in Greek", Record(SESSION_ID, "Ἀλίκη", began, began + 60, 70000), NOW
+    yield "every type of value", Record(SESSION_ID, "alice", began, began + 60, 2, every), NOW
+    yield (
+        "overflow alone",
+        Record(SESSION_ID, "alice", began, began + 60, 2, small, overflow),
+        NOW,
+    )
+    yield (
+        "overflow, spilled and left",
+        Record(
+            SESSION_ID,
+            "alice",
+            began,
+            began + 60,
+            300,
+            small,
+            overflow,
+            {"cart": 180_000_000_000_000, "b": 1},
+            {"old": 179_999_999_999_999},
+        ),
+        NOW,
+    )
+    yield "spilled alone", Record(SESSION_ID, "a", began, NOW, 3, {}, None, {"cart": 5}), NOW
+    yield "left alone", Record(SESSION_ID, "a", began, NOW, 3, {}, None, {}, {"cart": 5}), NOW
+    yield "sealed by the next key", Record(SESSION_ID, "a", began, NOW, 3), SUCCESSION + 5
+
+
+def core_vector(name: str, record: Record, now: int) -> dict[str, Any]:
+    random = Recorded(name)
+    text = tokens(random).seal_core(record, now)
+    overflow = record.overflow
+    return {
+        "name": name,
+        "random": random.given,
+        "now": now,
+        "text": text,
+        "record": {
+            "id": record.id.hex(),
+            "subject": record.subject,
+            "created_at": record.created_at,
+            "expires_at": record.expires_at,
+            "generation": record.generation,
+            "parts": hexed(record.parts),
+            "overflow": None if overflow is None else overflow_entry(overflow),
+            "spilled": dict(record.spilled),
+            "left": dict(record.left),
+        },
+    }
+
+
+def overflow_vector(factor: int, rooms: tuple[int, ...]) -> dict[str, Any]:
+    parts = {
+        "big": codec.encode(["entity"] * 100 * factor),
+        "größer": codec.encode({"x": bytes_of("größer", 64) * 2 * factor}),
+    }
+    random = Recorded(f"overflow {factor}")
+    overflow, texts = tokens(random).seal_overflow(SESSION_ID, parts, rooms, NOW)
+    return {
+        "name": f"overflow of {len(texts)}",
+        "random": random.given,
+        "now": NOW,
+        "session_id": SESSION_ID.hex(),
+        "rooms": list(rooms),
+        "parts": hexed(parts),
+        "overflow": overflow_entry(overflow),
+        "texts": texts,
+    }
+
+
+def stored_vector(name: str) -> dict[str, Any]:
+    random, row = Recorded(name), Row(SESSION_ID, name)
+    storage = MemoryStorage(lambda: NOW)
+    data = codec.encode({"items": [1, 2, (3,)], "name": name})
+    version = Spiller(storage, REALM, random).spill(row, data, None, None, RING, NOW, NOW + 60)
+    stored = storage.read(CONTEXT, row.key)
+    assert stored is not None
+    return {
+        "name": name,
+        "random": random.given,
+        "now": NOW,
+        "session_id": SESSION_ID.hex(),
+        "context": CONTEXT,
+        "key": row.key,
+        "version": version,
+        "token": stored.value.hex(),
+        "cbor": data.hex(),
+    }
+
+
+def tokens(random: Recorded) -> Tokens:
+    return Tokens(COOKIE, REALM, StaticKeys(RING), random)
+
+
+def overflow_entry(overflow: OverflowSet) -> dict[str, Any]:
+    return {
+        "set_id": overflow.set_id.hex(),
+        "count": overflow.count,
+        "digest": overflow.digest.hex(),
+        "names": list(overflow.names),
+    }
+
+
+def hexed(parts: Any) -> dict[str, str]:
+    return {name: data.hex() for name, data in parts.items()}
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+GOOD_RECORD = Record(SESSION_ID, "alice", NOW - 10, NOW + 90, 2, {"n": b"\x03"})
+GOOD_ROW: list[Any] = [SESSION_ID, "alice", 10, 100, 2, ["n", b"\x03"]]
+CORE = SealedFor("core", REALM, (COOKIE,))
+SET_ID = bytes_of("set", 8)
+OVERFLOW = SealedFor("overflow", REALM, (COOKIE, SESSION_ID, SET_ID))
+STORED = SealedFor("stored", REALM, (CONTEXT, Row(SESSION_ID, "n").key, (5).to_bytes(8, "big")))
+GOOD_PAYLOADS = {CORE: cbor2.dumps(GOOD_ROW), OVERFLOW: cbor2.dumps(["n", b"\x03"]), STORED: b"\3"}
+
+
+def sealed(
+    payload: bytes, place: SealedFor = CORE, key: Key = CURRENT, sealed_at: int = NOW
+) -> bytes:
+    return seal(payload, place, key, sealed_at, bytes_of("entropy", 32))
+
+
+def refused() -> dict[str, Any]:
+    return {
+        "about": "Format 1: what is refused, for ever, and with which error.",
+        "tokens": [*altered(), *misplaced(), *mistimed(), *malformed()],
+        "values": [{"name": name, "cbor": cbor} for name, cbor in BAD_VALUES.items()],
+    }
+
+
+def refusal(
+    name: str, error: str, text: str | bytes, place: SealedFor = CORE, now: int = NOW
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "error": error,
+        "purpose": place.purpose,
+        "realm": place.realm,
+        "place": [
+            {"text": field} if isinstance(field, str) else {"hex": field.hex()}
+            for field in place.name
+        ],
+        "now": now,
+        "text": text if isinstance(text, str) else to_text(text),
+    }
+
+
+def altered() -> Iterator[dict[str, Any]]:
+    good = sealed(GOOD_PAYLOADS[CORE])
+    other = sealed(cbor2.dumps([SESSION_ID, "mallory", 10, 100, 2, []]))
+    text = to_text(good)
+    body, tag = good[:-16], good[-16:]
+    flipped = bytes([good[1] ^ 1]) + good[2:5]
+    yield refusal("the last bit of the tag", "ForgedToken", body + tag[:-1] + bytes([tag[-1] ^ 1]))
+    yield refusal("the first bit of the tag", "ForgedToken", body + bytes([tag[0] ^ 128]) + tag[1:])
+    yield refusal("a tag of zeros", "ForgedToken", body + bytes(16))
+    yield refusal("a tag of ones", "ForgedToken", body + b"\xff" * 16)
+    yield refusal("a tag shifted left", "ForgedToken", body + tag[1:] + tag[:1])
+    yield refusal("a tag shifted right", "ForgedToken", body + tag[-1:] + tag[:-1])
+    yield refusal("a tag reversed", "ForgedToken", body + tag[::-1])
+    yield refusal("the tag first", "ForgedToken", good[:29] + tag + good[29:-16])
+    yield refusal("another token's tag", "ForgedToken", body + other[-16:])
+    yield refusal("another token's nonce", "ForgedToken", good[:5] + other[5:29] + good[29:])
+    yield refusal("another token's header", "ForgedToken", other[:29] + good[29:])
+    for missing in (1, 8, 12, 15, 16):
+        yield refusal(f"{missing} bytes cut off its tag", "ForgedToken", good[:-missing])
+    yield refusal("no ciphertext and no tag", "MalformedToken", good[:29])
+    yield refusal("one byte less than the shortest", "MalformedToken", good[:49])
+    yield refusal("as short as the shortest", "ForgedToken", good[:34] + tag)
+    yield refusal("nothing", "MalformedToken", b"")
+    yield refusal("a zero byte behind", "ForgedToken", good + b"\0")
+    yield refusal("a zero byte before", "UnknownFormat", b"\0" + good)
+    yield refusal("the token twice", "ForgedToken", good + good)
+    yield refusal("the first bit of the ciphertext", "ForgedToken", flip(good, 29))
+    yield refusal("the last bit of the ciphertext", "ForgedToken", flip(good, len(good) - 17))
+    yield refusal("a bit of the nonce", "ForgedToken", flip(good, 5))
+    for format in (0, 2, 0x81, 0xFF):
+        yield refusal(f"format {format}", "UnknownFormat", bytes([format]) + good[1:])
+    yield refusal("a bit of the kid", "UnknownKey", good[:1] + flipped + good[5:])
+    yield refusal("a kid of zeros", "UnknownKey", good[:1] + bytes(4) + good[5:])
+    yield refusal("another key's kid", "ForgedToken", good[:1] + NEXT.kid + good[5:])
+    yield refusal("a revoked key's kid", "KeyOutOfUse", good[:1] + REVOKED.kid + good[5:])
+    yield from miswritten(text)
+
+
+def flip(token: bytes, at: int) -> bytes:
+    return token[:at] + bytes([token[at] ^ 1]) + token[at + 1 :]
+
+
+def miswritten(text: str) -> Iterator[dict[str, Any]]:
+    lengths = {len(from_text(text)) % 3: text}
+    for more in (1, 2):
+        longer = sealed(GOOD_PAYLOADS[CORE][:-1] + b"\x18\x19\x1a"[:more])
+        lengths.setdefault(len(longer) % 3, to_text(longer))
+    for rest, whole in sorted(lengths.items()):
+        if rest:  # its last letter has bits to spare
+            letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
+            twin = letters[letters.index(whole[-1]) | 1]
+            yield refusal(f"bits to spare are set ({rest})", "MalformedToken", whole[:-1] + twin)
+        for padding in ("=", "=="):
+            yield refusal(f"{padding} behind ({rest})", "MalformedToken", whole + padding)
+    for letter in ("\n", " ", "\t", "-", "+", "/", '"', "\0", "ä", "１", ","):
+        yield refusal(f"{letter!a} behind", "MalformedToken", text + letter)
+        yield refusal(f"{letter!a} inside", "MalformedToken", text[:8] + letter + text[9:])
+    yield refusal("quoted", "MalformedToken", f'"{text}"')
+    trailing = "MalformedToken" if len(text) % 4 == 0 else "ForgedToken"
+    yield refusal("a letter behind", trailing, text + "A")
+    yield refusal("four letters behind", "ForgedToken", text[: len(text) // 4 * 4] + "AAAA")
+
+
+def misplaced() -> Iterator[dict[str, Any]]:
+    for place, payload in GOOD_PAYLOADS.items():
+        token = sealed(payload, place)
+        for other in GOOD_PAYLOADS:
+            if other != place:
+                name = f"{place.purpose} as {other.purpose}"
+                yield refusal(name, "ForgedToken", token, other)
+        renamed = SealedFor(other_purpose(place), place.realm, place.name)
+        yield refusal(f"{place.purpose} with another purpose", "ForgedToken", token, renamed)
+        for realm in ("", "vector", "vectors2", "VECTORS"):
+            elsewhere = SealedFor(place.purpose, realm, place.name)
+            name = f"{place.purpose} in realm {realm!r}"
+            yield refusal(name, "ForgedToken", token, elsewhere)
+    core = sealed(GOOD_PAYLOADS[CORE])
+    for cookie in ("__Host-t", "__Host-", "__host-s", "s", "", "__Host-s-1"):
+        named = SealedFor("core", REALM, (cookie,))
+        yield refusal(f"under the name {cookie!r}", "ForgedToken", core, named)
+    yield refusal("name moved into the realm", "ForgedToken", core, SealedFor("core", REALM, ()))
+    joined = SealedFor("core", REALM + COOKIE, ())
+    yield refusal("name joined to the realm", "ForgedToken", core, joined)
+    overflow, stored = sealed(GOOD_PAYLOADS[OVERFLOW], OVERFLOW), sealed(b"\3", STORED)
+    elsewhere_set: dict[str, tuple[str | bytes, ...]] = {
+        "of another session": (COOKIE, bytes(16), SET_ID),
+        "of another set": (COOKIE, SESSION_ID, bytes(8)),
+        "of another cookie": ("s", SESSION_ID, SET_ID),
+        "with fields swapped": (COOKIE, SET_ID, SESSION_ID),
+    }
+    for name, fields in elsewhere_set.items():
+        place = SealedFor("overflow", REALM, fields)
+        yield refusal(f"overflow {name}", "ForgedToken", overflow, place)
+    context, row_key, version = STORED.name
+    elsewhere_row: dict[str, tuple[str | bytes, ...]] = {
+        "in another context": ("sealedstate.revoked", row_key, version),
+        "in another row": (context, Row(SESSION_ID, "m").key, version),
+        "under an older version": (context, row_key, (4).to_bytes(8, "big")),
+        "under a newer version": (context, row_key, (6).to_bytes(8, "big")),
+    }
+    for name, fields in elsewhere_row.items():
+        place = SealedFor("stored", REALM, fields)
+        yield refusal(f"stored {name}", "ForgedToken", stored, place)
+    wrong = Key(CURRENT.kid, bytes_of("another secret", 32))
+    yield refusal("another secret", "ForgedToken", sealed(GOOD_PAYLOADS[CORE], key=wrong))
+
+
+def other_purpose(place: SealedFor) -> str:
+    return {"core": "overflow", "overflow": "stored", "stored": "core"}[place.purpose]
+
+
+def mistimed() -> Iterator[dict[str, Any]]:
+    payload = GOOD_PAYLOADS[CORE]
+    last = SUCCESSION + ANNOUNCE + SKEW
+    for name, key, sealed_at, now, error in (
+        ("before its key's time", CURRENT, ACTIVATION - SKEW - 1, NOW, "KeyOutOfUse"),
+        ("at 1970", CURRENT, 0, NOW, "KeyOutOfUse"),
+        ("after its key's time", CURRENT, last + 1, last + 1, "KeyOutOfUse"),
+        ("in the year 36812", CURRENT, (1 << 40) - 1, NOW, "KeyOutOfUse"),
+        ("by the next key too early", NEXT, SUCCESSION - SKEW - 1, SUCCESSION, "KeyOutOfUse"),
+        ("by an expired key", EXPIRED, 1_650_000_000, 1_740_000_000, "KeyOutOfUse"),
+        ("by a key after it expired", EXPIRED, 1_745_000_000, 1_739_999_999, "KeyOutOfUse"),
+        ("by a revoked key", REVOKED, 1_655_000_000, 1_655_000_000, "KeyOutOfUse"),
+        ("by a disabled key", DISABLED, 1_665_000_000, NOW, "KeyDisabled"),
+        ("by a key of no ring", key_of_no_ring(), NOW, NOW, "UnknownKey"),
+    ):
+        token = sealed(payload, key=key, sealed_at=sealed_at)
+        yield refusal(f"sealed {name}", error, token, now=now)
+
+
+def key_of_no_ring() -> Key:
+    return key("of no ring", 0)
+
+
+def malformed() -> Iterator[dict[str, Any]]:
+    for place, payloads in ((CORE, BAD_CORES), (OVERFLOW, BAD_PARTS)):
+        for name, content in payloads.items():
+            payload = content if isinstance(content, bytes) else cbor2.dumps(content)
+            token = sealed(payload, place)
+            yield refusal(f"{place.purpose}: {name}", "MalformedRecord", token, place)
+    for name, cbor in BAD_VALUES.items():
+        token = sealed(bytes.fromhex(cbor), STORED)
+        yield refusal(f"stored: {name}", "MalformedRecord", token, STORED)
+
+
+def row(**changes: Any) -> list[Any]:
+    names = ("id", "subject", "age", "lifetime", "generation", "parts")
+    values = dict(zip(names, GOOD_ROW, strict=True)) | changes
+    return list(values.values())
+
+
+def manifest(**changes: Any) -> list[Any]:
+    entry = {"set_id": SET_ID, "count": 2, "digest": bytes(16), "names": ["big"]}
+    given = {"overflow": entry, "spilled": ["cart", 5], "left": []} | changes
+    if isinstance(given["overflow"], dict):
+        given["overflow"] = list(given["overflow"].values())
+    return [*GOOD_ROW, list(given.values())]
+
+
+def entry(**changes: Any) -> list[Any]:
+    values: dict[str, Any] = {"set_id": SET_ID, "count": 2, "digest": bytes(16), "names": ["big"]}
+    return manifest(overflow=list((values | changes).values()))
+
+
+GOOD = GOOD_PAYLOADS[CORE]
+BAD_CORES: dict[str, Any] = {
+    "nothing": b"",
+    "one byte less": GOOD[:-1],
+    "one byte more": GOOD + b"\0",
+    "the record twice": GOOD + GOOD,
+    "five fields": GOOD_ROW[:5],
+    "eight fields": [*manifest(), None],
+    "a map": {"id": SESSION_ID},
+    "an integer": 7,
+    "null": None,
+    "text of six letters": "abcdef",
+    "an indefinite array": b"\x9f" + GOOD[1:] + b"\xff",
+    "a longer head than needed": b"\x98\x06" + GOOD[1:],
+    "a tag around": b"\xd9\xd9\xf7" + GOOD,
+    "a tuple": b"\xc6" + GOOD,
+    "an id of 15 bytes": row(id=SESSION_ID[:15]),
+    "an id of 17 bytes": row(id=SESSION_ID + b"\0"),
+    "an id of text": row(id="a" * 16),
+    "no id": row(id=None),
+    "a subject of bytes": row(subject=b"alice"),
+    "a subject that is a number": row(subject=5),
+    "a subject of markup": GOOD.replace(b"\x65alice", b"\xca\x65alice"),
+    "a subject that is no UTF-8": GOOD.replace(b"alice", b"alic\xff"),
+    "a subject with a surrogate": GOOD.replace(b"\x65alice", b"\x65\xed\xa0\x80ce"),
+    "a subject that is undefined": GOOD.replace(b"\x65alice", b"\xf7"),
+    "an age of text": row(age="10"),
+    "an age with a fraction": row(age=10.5),
+    "an age that is true": row(age=True),
+    "an age in a longer form": GOOD.replace(b"\x0a\x18\x64", b"\x18\x0a\x18\x64"),
+    "no lifetime": row(lifetime=None),
+    "a lifetime in a longer form": GOOD.replace(b"\x18\x64", b"\x19\x00\x64"),
+    "a generation that is false": row(generation=False),
+    "parts as a map": row(parts={"n": b"\x03"}),
+    "parts as text": row(parts="ab"),
+    "no parts": row(parts=None),
+    "a part without a value": row(parts=["n"]),
+    "a part named in bytes": row(parts=[b"n", b"\x03"]),
+    "a part of text": row(parts=["n", "3"]),
+    "a part that is a number": row(parts=["n", 3]),
+    "a part twice": row(parts=["n", b"\x03", "n", b"\x04"]),
+    "a manifest that states nothing": manifest(overflow=None, spilled=[]),
+    "no manifest": [*GOOD_ROW, None],
+    "a manifest of two": [*GOOD_ROW, [None, ["cart", 5]]],
+    "a manifest of four": [*GOOD_ROW, [None, ["cart", 5], [], []]],
+    "a manifest as a map": [*GOOD_ROW, {"a": 1, "b": 2, "c": 3}],
+    "overflow of three": manifest(overflow=[SET_ID, 2, bytes(16)]),
+    "overflow of five": manifest(overflow=[SET_ID, 2, bytes(16), ["big"], 0]),
+    "overflow that is false": manifest(overflow=False),
+    "a set id of text": entry(set_id="a" * 8),
+    "a set id of 7 bytes": entry(set_id=bytes(7)),
+    "a count of text": entry(count="2"),
+    "a count with a fraction": entry(count=2.0),
+    "a count of 0": entry(count=0),
+    "a negative count": entry(count=-1),
+    "a count of 8": entry(count=8),
+    "a count of 2**70": entry(count=1 << 70),
+    "a digest of 15 bytes": entry(digest=bytes(15)),
+    "a digest of text": entry(digest="a" * 16),
+    "names as text": entry(names="ab"),
+    "a name that is a number": entry(names=["big", 3]),
+    "a version of text": manifest(spilled=["cart", "5"]),
+    "a version that is null": manifest(spilled=["cart", None]),
+    "a version with a fraction": manifest(left=["cart", 5.0]),
+    "spilled twice": manifest(spilled=["cart", 5, "cart", 6]),
+    "spilled without a version": manifest(spilled=["cart"]),
+    "spilled that is null": manifest(spilled=None),
+    "a name in bytes": manifest(left=[b"cart", 5]),
+}
+BAD_PARTS: dict[str, Any] = {
+    "nothing": b"",
+    "null": None,
+    "a map": {"n": b"\x03"},
+    "text": "ab",
+    "a name without a value": ["n"],
+    "a value of text": ["n", "3"],
+    "a name of bytes": [b"n", b"\x03"],
+    "a name twice": ["n", b"\x03", "n", b"\x03"],
+    "one byte more": b"\x82\x61n\x41\x03\x00",
+    "one byte less": b"\x82\x61n\x41",
+    "an indefinite array": b"\x9f\x61n\x41\x03\xff",
+    "a longer head than needed": b"\x98\x02\x61n\x41\x03",
+    "a tuple": b"\xc6\x82\x61n\x41\x03",
+}
+BAD_VALUES = {
+    "nothing": "",
+    "trailing byte": "0100",
+    "two values": "f6f6",
+    "int in 1 byte too many": "1817",
+    "int in 2 bytes for 1": "190017",
+    "int in 4 bytes for 2": "1a0000ffff",
+    "int in 8 bytes for 4": "1b00000000ffffffff",
+    "negative int in 1 byte too many": "3800",
+    "reserved head 28": "1c",
+    "reserved head 30": "1e",
+    "indefinite int": "1f",
+    "big int that fits 8 bytes": "c248ffffffffffffffff",
+    "big int with a leading zero": "c24a00010000000000000000",
+    "big int empty": "c240",
+    "big int of text": "c26161",
+    "big int of an array": "c280",
+    "negative big int that fits": "c348ffffffffffffffff",
+    "big int of 4104 bits": "c2590201" + "01" * 513,
+    "float in 2 bytes": "f93e00",
+    "float in 4 bytes": "fa3fc00000",
+    "zero in 2 bytes": "f90000",
+    "nan in 8 bytes": "fb7ff8000000000000",
+    "nan with a payload": "f97e01",
+    "negative nan": "f9fe00",
+    "infinity in 8 bytes": "fb7ff0000000000000",
+    "infinity in 4 bytes": "fa7f800000",
+    "undefined": "f7",
+    "simple 0": "e0",
+    "simple 19": "f3",
+    "simple 24 in 2 bytes": "f818",
+    "simple 32": "f820",
+    "simple 255": "f8ff",
+    "true in 2 bytes": "f815",
+    "break alone": "ff",
+    "text indefinite": "7f6161ff",
+    "text too long for its bytes": "6261",
+    "text that is no UTF-8": "61ff",
+    "text with a surrogate": "63eda080",
+    "text with an overlong letter": "62c080",
+    "bytes indefinite": "5f4101ff",
+    "bytes of 2**62": "5b4000000000000000",
+    "list indefinite": "9f01ff",
+    "list too long for its bytes": "8201",
+    "list of 2**62": "9b4000000000000000",
+    "list 17 deep": "81" * 17 + "01",
+    "list 5000 deep": "81" * 5000 + "01",
+    "tuple 17 deep": "c681" * 17 + "01",
+    "dict indefinite": "bf616101ff",
+    "dict with a key twice": "a2616101616102",
+    "dict with a number for a key": "a10102",
+    "dict with null for a key": "a1f602",
+    "dict with a list for a key": "a1800102",
+    "dict without its value": "a16161",
+    "dict of 2**62": "bb4000000000000000",
+    "dict 17 deep": "a16161" * 17 + "01",
+    "tuple of text": "c66161",
+    "tuple of a map": "c6a0",
+    "tuple of a tuple's tag": "c6c680",
+    "tuple of null": "c6f6",
+    "pairs that are a dict": "c982616101",
+    "pairs empty": "c980",
+    "pairs without a value": "c98101",
+    "pairs with a key twice": "c98401020103",
+    "pairs with equal keys": "c9840102f503",
+    "pairs with a list for a key": "c9828001",
+    "pairs of a map": "c9a10102",
+    "set out of order": "d90102820201",
+    "set with a member twice": "d90102820101",
+    "set with equal members": "d901028201f5",
+    "set with a list": "d901028180",
+    "set with a dict": "d9010281a0",
+    "set with a set": "d9010281d9010280",
+    "set with a signaling nan": "d9010281cb64734e614e",
+    "set of text": "d901026161",
+    "set of a map": "d90102a0",
+    "set's tag in 4 bytes": "da0000010280",
+    "datetime of one field": "c78100",
+    "datetime of four": "c78400f60100",
+    "datetime of a number": "c700",
+    "datetime of text": "c774323032362d30312d30315430303a30303a30305a",
+    "datetime with a fraction": "c782fb3ff8000000000000f6",
+    "datetime with fold 0": "c78300f600",
+    "datetime with fold 2": "c78300f602",
+    "datetime with fold true": "c78300f6f5",
+    "datetime with fold null": "c78300f6f6",
+    "datetime with an offset of a day": "c782001a00015180",
+    "datetime with whole seconds as a float": "c78200fb40ac200000000000",
+    "datetime with a finer offset": "c78200fb3eb0c6f7a0b5ed8e",
+    "datetime with a nan for an offset": "c78200f97e00",
+    "datetime with an infinite offset": "c78200f97c00",
+    "datetime with an offset of text": "c782006130",
+    "datetime with a true offset": "c78200f5",
+    "datetime in the year 10000": "c7821b0384440ccc736000f6",
+    "datetime before the year 1": "c7823b00dcbffeff2bc000f6",
+    "datetime of a big int": "c782c249010000000000000000f6",
+    "timedelta of text": "c86131",
+    "timedelta with a fraction": "c8fb3ff8000000000000",
+    "timedelta true": "c8f5",
+    "timedelta too large": "c8c24904af0a763bb1c00000",
+    "markup of bytes": "ca4161",
+    "markup of markup": "caca6161",
+    "decimal of a number": "cb01",
+    "decimal of no number": "cb63616263",
+    "decimal empty": "cb60",
+    "decimal with blanks": "cb632031 20".replace(" ", ""),
+    "decimal with an underscore": "cb63315f30",
+    "decimal in Arabic digits": "cb62d9a1",
+    "decimal with another exponent": "cb63316532",
+    "decimal with a plus": "cb622b31",
+    "decimal infinity written short": "cb63696e66",
+    "uuid of 15 bytes": "d8254f" + "00" * 15,
+    "uuid of 17 bytes": "d82551" + "00" * 17,
+    "uuid of text": "d82570" + "61" * 16,
+    "date of text": "d8646a323032362d30312d3031",
+    "date with a fraction": "d864fb3ff8000000000000",
+    "date true": "d864f5",
+    "date in the year 10000": "d8641a002cc0a1",
+    "date before the year 1": "d8643a000af93a",
+    "tag 0": "c074323032362d30312d30315430303a30303a30305a",
+    "tag 1": "c100",
+    "tag 4": "c4820101",
+    "tag 5": "c5820101",
+    "tag 12": "cc00",
+    "tag 24": "d8184100",
+    "tag 25": "d81900",
+    "tag 28": "d81c80",
+    "tag 29": "d81d00",
+    "tag 28 and 29, a cycle": "d81c81d81d00",
+    "tag 30": "d81e820102",
+    "tag 32": "d82061 61".replace(" ", ""),
+    "tag 35": "d8236161",
+    "tag 36": "d8246161",
+    "tag 38": "d82682626465613a",
+    "tag 52": "d8344401020304",
+    "tag 54": "d83650" + "00" * 16,
+    "tag 256": "d9010080",
+    "tag 260": "d9010444c0000201",
+    "tag 261": "d90105a144c00002011818",
+    "tag 1004": "d903ec6a323032362d30312d3031",
+    "tag 43000": "d9a7f8820102",
+    "tag 55799": "d9d9f700",
+    "tag 2**64 - 1": "dbffffffffffffffff00",
+    "tag without content": "c6",
+    "tag indefinite": "df00",
+}
+
+
+def main() -> int:
+    made = {"format1.json": accepted, "format1-refused.json": refused}
+    for name, make in made.items():
+        path = HERE / name
+        if path.exists():
+            print(f"{name} is frozen: it stays")
+            continue
+        text = json.dumps(make(), ensure_ascii=True, indent=1)
+        path.write_text(text + "\n", "utf-8")
+        print(f"{name} written")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
