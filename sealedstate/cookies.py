@@ -134,12 +134,16 @@ class CookieFamily:
         for setting, value in (("cookie_path", self.path), ("cookie_domain", self.domain or ".")):
             if _ATTRIBUTE_VALUE.fullmatch(value) is None:
                 raise ConfigurationError(f"{setting}: printable ASCII without ';'")
+        if not self.path.startswith("/"):
+            # Browsers would take the folder of the page instead: a cookie for each.
+            raise ConfigurationError("cookie_path: begins with '/'")
         if self.same_site not in _SAME_SITE:
             raise ConfigurationError(f"same_site: one of {', '.join(_SAME_SITE)}")
 
     def _check_prefix(self) -> None:
-        host = self.name.startswith("__Host-")
-        if (host or self.name.startswith("__Secure-")) and not self.secure:
+        prefix = self.name.lower()  # browsers compare it so
+        host = prefix.startswith("__host-")
+        if (host or prefix.startswith("__secure-")) and not self.secure:
             raise ConfigurationError("cookie_name: a __Host- or __Secure- cookie must be secure")
         if host and (self.path != "/" or self.domain):
             raise ConfigurationError("cookie_name: a __Host- cookie has Path=/ and no Domain")

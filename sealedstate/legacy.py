@@ -133,7 +133,8 @@ class _TaggedJSON:
 
     @staticmethod
     def dumps(value: object) -> str:
-        raise NotImplementedError("old sessions are read, never written")
+        # Nothing is written: itsdangerous asks once, to see whether this makes text or bytes.
+        return json.dumps(value)
 
 
 def _untagged(value: Any) -> Any:

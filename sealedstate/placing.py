@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from .errors import SessionTooLarge
 from .record import Place, Policy
@@ -23,8 +24,8 @@ RETURN_SHARE = 0.85
 class Item:
     """A part to place. `size`: its bytes in a cookie; `entry`: the bytes of its manifest entry.
 
-    `size` None: the part lives in the store and was not recalled, so it stays there. `left`: the
-    bytes of a manifest entry for the row that it leaves behind in the store, should it be elsewhere.
+    `size` None: the part lives in the store and was not recalled, so it stays there. `left`: what
+    the manifest takes for the row that it leaves behind there, should it come back.
     """
 
     name: str
@@ -109,40 +110,44 @@ def _leaving_order(items: Sequence[Item], spill_order: Sequence[str]) -> list[It
 
 
 def _pack(items: Sequence[Item], spilled: set[str], room: Room) -> dict[str, Place] | None:
-    """Core and overflow for what is not spilled, the smallest into the core; None if too much."""
+    """Core and overflow for what is not spilled; None if that is too much.
+
+    What already overflows stays there, or each small change would rewrite every cookie: unless
+    there is no other way. The smallest go into the core, if that way it all fits.
+    """
     places = {item.name: Place.SPILLED for item in items if item.name in spilled}
     entries = sum(item.entry if item.name in spilled else item.left for item in items)
     staying = [item for item in items if item.name not in spilled]
     if sum(item.size or 0 for item in staying) <= room.core - entries:
         return places | {item.name: Place.CORE for item in staying}
-    for largest_first in (False, True):
+    for rooted, largest_first in product((True, False), (False, True)):
         ordered = sorted(staying, key=lambda item: item.size or 0, reverse=largest_first)
-        packed = _pack_both(ordered, room, entries)
+        packed = _pack_both(ordered, room, entries, rooted)
         if packed is not None:
             return places | packed
     return None
 
 
-def _pack_both(staying: Sequence[Item], room: Room, entries: int) -> dict[str, Place] | None:
+def _pack_both(
+    staying: Sequence[Item], room: Room, entries: int, rooted: bool
+) -> dict[str, Place] | None:
     places = {}
-    core, overflow = room.core - room.overflow_entry - entries, room.overflow
-    names = sum(len(item.name.encode()) + 2 for item in staying)
-    used = room.overflow_entry + entries + names + sum(item.size or 0 for item in staying)
-    if core < 0 or used > room.both:
-        return None
+    names = {item.name: len(item.name.encode()) + 2 for item in staying}
+    # The manifest lists the name of each part in overflow; the core holds what is left beside them.
+    core = room.core - room.overflow_entry - entries - sum(names.values())
+    overflow, both = room.overflow, room.both - room.overflow_entry - entries
     for item in staying:
-        size, named = item.size or 0, len(item.name.encode()) + 2  # the manifest lists its name
-        fits_core, fits_overflow = size <= core, size <= overflow and named <= core
-        # What already overflows stays there, or each small change would rewrite every cookie.
-        if fits_overflow and (item.place is Place.OVERFLOW or not fits_core):
-            core, overflow = core - named, overflow - size
+        size, name = item.size or 0, names[item.name]
+        fits_core, fits_overflow = size - name <= core, size <= overflow
+        if fits_overflow and ((rooted and item.place is Place.OVERFLOW) or not fits_core):
+            overflow, both = overflow - size, both - size - name
             places[item.name] = Place.OVERFLOW
         elif fits_core:
-            core -= size
+            core, both = core - (size - name), both - size
             places[item.name] = Place.CORE
         else:
             return None
-    return places
+    return places if min(core, both) >= 0 else None
 
 
 def _too_large(items: Sequence[Item], room: Room, why: str) -> SessionTooLarge:

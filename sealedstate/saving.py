@@ -26,6 +26,9 @@ FRAME_BYTES = 14
 OVERFLOW_BYTES = sealing.OVERHEAD_BYTES + 3
 # set id, count, digest and the head of the list of names.
 OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
+# How much a session of the same size may be planned too large: FRAME_BYTES as text, the longest
+# name, a separator.
+SLACK_BYTES = 32
 # Chunks that may be about although no profile in force writes so many.
 LAST_CHUNK = 3
 
@@ -47,8 +50,7 @@ class Saving:
         """The Set-Cookie field values. Raises SessionTooLarge, StorageError or NoPrimaryKey."""
         self._fetch_what_may_move()
         record = self._identity()
-        budget = self._budget(record)
-        places = self._plan(record, budget)
+        budget, places = self._placed(record)
         spilled = self._spill(record, places)
         overflow, chunks = self._overflow(record, places, budget)
         record = self._complete(record, places, spilled, overflow)
@@ -102,7 +104,22 @@ class Saving:
         cookie_only = self._policy(name) is Policy.COOKIE
         return not (self._moved or cookie_only) and self._tools.spiller is not None
 
-    def _budget(self, record: Record) -> Budget:
+    def _placed(self, record: Record) -> tuple[Budget, dict[str, Place]]:
+        """A place for each part, within what the profile leaves beside the foreign cookies.
+
+        Where that is too little, as much as came through with this request comes through again.
+        """
+        try:
+            budget = self._budget(record, 0)
+            return budget, self._plan(record, budget)
+        except SessionTooLarge:
+            arrived = self._visit.candidates.our_bytes
+            if not arrived:
+                raise
+            budget = self._budget(record, arrived + SLACK_BYTES)
+            return budget, self._plan(record, budget)
+
+    def _budget(self, record: Record, arrived_bytes: int) -> Budget:
         settings, cookies = self._tools.settings, self._tools.cookies
         if settings.persistent:
             self._max_age = max(1, record.expires_at - int(self._now))
@@ -111,7 +128,7 @@ class Saving:
         return budget_for(
             settings.carried,
             self._visit.candidates.foreign_bytes,
-            self._visit.candidates.our_bytes,
+            arrived_bytes,
             self._other_bytes + deleted,
             len(longest) + 1,
             cookies.line_overhead(longest, self._max_age),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections import Counter
 
 from .revocation import Revocations
@@ -18,7 +19,7 @@ log = logging.getLogger("sealedstate")
 
 
 class Toolkit:
-    """The tools of one application. `counts` tells how often each event was noted."""
+    """The tools of one application."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -28,7 +29,8 @@ class Toolkit:
         )
         self.spiller: Spiller | None = None
         self.revocations: Revocations | None = None
-        self.counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
         if settings.store is not None:
             self.spiller = Spiller(settings.store, settings.realm, settings.random)
             self.revocations = Revocations(settings.store, settings.realm, self._lookup)
@@ -37,9 +39,16 @@ class Toolkit:
         """Epoch seconds, as the settings' clock says."""
         return self.settings.clock()
 
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each event was noted, as a copy."""
+        with self._lock:
+            return self._counts.copy()
+
     def note(self, event: str, session_id: bytes | None = None) -> None:
         """Count and log an event; of a session, only a digest of its id."""
-        self.counts[event] += 1
+        with self._lock:
+            self._counts[event] += 1
         digest = (
             "-" if session_id is None else hashlib.blake2b(session_id, digest_size=8).hexdigest()
         )

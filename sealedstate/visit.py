@@ -168,6 +168,7 @@ class RequestVisit:
         if recalled is None:
             return None
         self.versions[name] = recalled.version
+        tools.note("recalled", record.id)
         return recalled.data
 
     def _opened_overflow(self, record: Record) -> dict[str, bytes]:

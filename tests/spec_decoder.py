@@ -457,7 +457,7 @@ def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
 
 
 def big_int(tag: int, raw: Any) -> int:
-    expect(type(raw) is bytes and 8 < len(raw) and raw[0] != 0, "an integer beyond 64 bits")
+    expect(type(raw) is bytes and len(raw) > 8 and raw[0] != 0, "an integer beyond 64 bits")
     expect(len(raw) <= 512, "an integer of at most 4096 bits")
     number = int.from_bytes(raw, "big")
     return number if tag == 2 else -1 - number

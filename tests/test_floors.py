@@ -27,19 +27,25 @@ FLOORS = [
         "legacy",
         "storage.memory",
         "storage.sqlite",
+        "storage.objects",
+        "storage.layered",
+        "storage.requirements",
         "key_sources.static",
     },
-    {"storage", "key_sources.environment", "key_sources.secrets_file"},
+    {"storage", "storage.matrix", "key_sources.environment", "key_sources.secrets_file"},
     {"key_sources"},
     {"tokens", "settings"},
     {"toolkit"},
     {"visit"},
     {"saving"},
     {"keeper"},
-    {"cli.keys", "cli.sizes"},
+    {"cookie_storage"},
+    {"cli.keys", "cli.sizes", "cli.store"},
     {"cli"},
     {"", "__main__"},
 ]
+# The published conformance kit stands beside the house: only tests import it.
+BESIDE = "testing"
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 
 DOORS = {
@@ -48,9 +54,9 @@ DOORS = {
     "itsdangerous": {"legacy"},
     "werkzeug": {"legacy"},
     "sqlite3": {"storage.sqlite"},
-    "time": {"settings"},
+    "time": {"settings", "cli.store", "testing.clock", "storage.sqlite"},
     "tomllib": {"settings"},
-    "argparse": {"cli", "cli.keys", "cli.sizes"},
+    "argparse": {"cli", "cli.keys", "cli.sizes", "cli.store"},
 }
 # No deserialiser that runs code, no quadratic cookie parser, no network, no guessable randomness.
 NOWHERE = {"pickle", "marshal", "shelve", "yaml", "http", "socket", "urllib", "random", "requests"}
@@ -63,6 +69,10 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 MODULES = dict(modules())
+
+
+def is_beside(module: str) -> bool:
+    return module.split(".")[0] == BESIDE
 
 
 def imports_of(module: str) -> Iterator[str]:
@@ -85,7 +95,7 @@ def imports_of(module: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_has_its_floor_and_says_what_it_does_not_know(module: str) -> None:
-    assert module in FLOOR
+    assert module in FLOOR or is_beside(module)
     docstring = ast.get_docstring(ast.parse(MODULES[module].read_text()))
     assert docstring
     if module not in ("", "__main__"):
@@ -95,7 +105,7 @@ def test_every_module_has_its_floor_and_says_what_it_does_not_know(module: str) 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_only_go_down(module: str) -> None:
     for imported in imports_of(module):
-        if not imported.startswith("!"):
+        if not imported.startswith("!") and not is_beside(module):
             assert FLOOR[imported] < FLOOR[module], f"{module} imports {imported}"
 
 

@@ -63,6 +63,27 @@ def test_overflow_is_used_before_anything_spills() -> None:
     assert spilled(places) == set()
 
 
+def test_the_names_of_what_overflows_find_room_in_the_core() -> None:
+    # The small ones fill the core to the last byte but one.
+    items = [item("a", 41), item("b", 227), item("cart", 1000), item("logins", 1300)]
+    places = plan(items, roomy(300, 9000), [], False)
+    assert places["cart"] is places["logins"] is Place.OVERFLOW
+    assert places["a"] is Place.CORE
+
+
+def test_what_overflows_moves_where_something_new_needs_its_room() -> None:
+    items = [
+        item("a", 2600, place=Place.OVERFLOW),
+        item("b", 3000, place=Place.OVERFLOW),
+        item("new", 2900),
+    ]
+    assert plan(items, roomy(2700, 6000), [], False) == {
+        "a": Place.CORE,
+        "b": Place.OVERFLOW,
+        "new": Place.OVERFLOW,
+    }
+
+
 def test_without_overflow_the_largest_spills_first() -> None:
     items = [item("a", 300), item("b", 400), item("c", 200)]
     assert plan(items, core_only(620), [], True) == {
@@ -244,6 +265,22 @@ def assert_hopeless(items: Sequence[Item], room: Room, can_spill: bool) -> None:
         else:
             least += each.size
     assert least > room.core
+
+
+@settings(max_examples=300, deadline=None)
+@given(any_items(unread=False), strategies.integers(0, 500), strategies.integers(0, 4000), ORDERS)
+def test_what_fits_into_overflow_as_it_is_never_spills(
+    items: list[Item], ample: int, core: int, order: list[str]
+) -> None:
+    fresh = [
+        replace(each, policy=Policy.AUTO, place=place)
+        for each, place in zip(items, [Place.CORE, Place.OVERFLOW, None] * 3, strict=False)
+    ]
+    size = sum(each.size or 0 for each in fresh)
+    names = sum(len(each.name.encode()) + 2 for each in fresh) + OVERFLOW_ENTRY
+    room = Room(max(core, names), size + ample, size + names + ample, OVERFLOW_ENTRY)
+    for can_spill in (True, False):
+        assert not spilled(plan(fresh, room, order, can_spill))
 
 
 @settings(max_examples=300, deadline=None)

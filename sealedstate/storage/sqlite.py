@@ -15,6 +15,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ from .contract import (
 REAP_EVERY = 32
 REAP_LIMIT = 128
 SCHEMA_VERSION = 2
+POLL_SECONDS = 0.001
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sealedstate_record (
@@ -79,7 +81,7 @@ class SQLiteStorage:
         enumerable=True,
     )
 
-    def __init__(self, path: str | Path, clock: Clock, timeout: float = 0.5) -> None:
+    def __init__(self, path: str | Path, clock: Clock, timeout: float = 2.0) -> None:
         if str(path) == ":memory:":
             raise ConfigurationError("storage: use memory: for a store in memory")
         self._path = Path(path)
@@ -107,7 +109,7 @@ class SQLiteStorage:
         row = self._row(context, key)
         sql = f"SELECT value, version, expires_at FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
         with self._connected() as connection:
-            found = connection.execute(sql, row).fetchone()
+            found = self._patiently(connection, sql, row).fetchone()
         return None if found is None else Stored(*found)
 
     def read_if_changed(
@@ -164,7 +166,7 @@ class SQLiteStorage:
         row = self._row(context, "any")
         sql = f"SELECT key FROM sealedstate_record WHERE context = :context AND {_LIVE}"
         with self._connected() as connection:
-            found = [key.decode() for (key,) in connection.execute(sql, row)]
+            found = [key.decode() for (key,) in self._patiently(connection, sql, row)]
         return iter([key for key in found if key.startswith(prefix)])
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
@@ -184,17 +186,18 @@ class SQLiteStorage:
         row = self._row(context, key)
         sql = f"SELECT member, expires_at FROM sealedstate_member WHERE {_ONE} AND {_LIVE}"
         with self._connected() as connection:
-            return {member.decode(): at for member, at in connection.execute(sql, row)}
+            rows = self._patiently(connection, sql, row)
+            return {member.decode(): at for member, at in rows}
 
     def prepare(self) -> None:
         self.ping()
 
     def ping(self) -> None:
         with self._connected() as connection:
-            connection.execute("SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
+            self._patiently(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
 
     def reap(self, limit: int) -> int:
-        with self._connected() as connection:
+        with self._writing() as connection:
             return self._reap(connection, limit)
 
     def close(self) -> None:
@@ -221,21 +224,31 @@ class SQLiteStorage:
 
     def _write(self, sql: str, row: dict[str, Any], checked: bool = False) -> int:
         """Run one atomic statement; how many rows it changed. `checked`: tell why it was none."""
-        with self._connected() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                changed = connection.execute(sql, row).rowcount
-                current = self._current(connection, row) if checked and not changed else None
-                self._writes += 1
-                if self._writes % REAP_EVERY == 0:
-                    self._reap(connection, REAP_LIMIT)
-                connection.execute("COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
+        with self._writing() as connection:
+            changed = connection.execute(sql, row).rowcount
+            current = self._current(connection, row) if checked and not changed else None
+            self._writes += 1
+            if self._writes % REAP_EVERY == 0:
+                self._reap(connection, REAP_LIMIT)
         if current is not None:
             raise VersionMismatch(current)
         return changed
+
+    def _patiently(
+        self, connection: sqlite3.Connection, sql: str, row: dict[str, Any] | None = None
+    ) -> sqlite3.Cursor:
+        """Execute, asking again every millisecond or so while another process holds the lock.
+
+        SQLite's own waiting backs off to 100 ms, so that among busy writers some never get in.
+        """
+        give_up_at = time.monotonic() + self._timeout
+        while True:
+            try:
+                return connection.execute(sql, row or {})
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up_at:
+                    raise
+                time.sleep(POLL_SECONDS)
 
     def _current(self, connection: sqlite3.Connection, row: dict[str, Any]) -> int | None:
         sql = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
@@ -252,6 +265,18 @@ class SQLiteStorage:
             row = {"now": millis(self._clock()), "limit": limit - removed}
             removed += connection.execute(sql, row).rowcount
         return removed
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, synced when the block ends, or undone."""
+        with self._connected() as connection:
+            self._patiently(connection, "BEGIN IMMEDIATE")
+            try:
+                yield connection
+                self._patiently(connection, "COMMIT")
+            except BaseException:
+                _roll_back(connection)
+                raise
 
     # --- the connection -------------------------------------------------------------------------
 
@@ -286,6 +311,7 @@ class SQLiteStorage:
             _set_journal(connection)
             connection.execute("PRAGMA synchronous = FULL")
             self._migrate(connection)
+            connection.execute("PRAGMA busy_timeout = 0")  # from here on, _patiently waits
         except BaseException:
             connection.close()
             raise

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sealedstate_wsgi import SealedSessionMiddleware
 
 from sealedstate import Key, LateRead, Session, Settings
+from sealedstate_wsgi import SealedSessionMiddleware
 from tests.client import Answer, Headers, attempt
 from tests.jar import Jar
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from wsgiref.validate import validator
 
 import pytest
-from sealedstate_wsgi import SealedSessionMiddleware
 
 from sealedstate import (
     Key,
@@ -30,6 +29,7 @@ from sealedstate.chunking import from_text, to_text
 from sealedstate.key_sources import StaticKeys
 from sealedstate.sealing import SealedFor, seal
 from sealedstate.storage import MemoryStorage
+from sealedstate_wsgi import SealedSessionMiddleware
 from tests.client import Answer, Headers, ask, attempt, cookie_header, environ_of
 
 if TYPE_CHECKING:

@@ -1,0 +1,98 @@
+"""A real browser for tests: headless Chromium with an empty profile, driven by chromedriver.
+
+Knows how it is found, started and stopped. Does not know what is browsed. It reaches this machine
+only, and nothing of it is left when it is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.common.exceptions import WebDriverException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+PATIENCE = 20  # seconds; a page of this machine that takes longer is broken
+
+ARGUMENTS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",  # small in containers: pages crash
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--hide-scrollbars",
+    "--window-size=1200,1000",
+)
+
+_HAS_ARRIVED = "return window.leaving !== true && document.readyState === 'complete'"
+
+
+@contextlib.contextmanager
+def open_browser() -> Iterator[webdriver.Chrome]:
+    """A browser with a profile of its own. Skips the test, or fails it, where there is none."""
+    chromium = _found("chromium", "chromium-browser", "google-chrome")
+    service = Service(_found("chromedriver"))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for argument in (*ARGUMENTS, f"--user-data-dir={profile}"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        driver = webdriver.Chrome(options, service)
+        try:
+            yield driver
+        finally:
+            driver.quit()  # stops chromedriver and the browser that it has started
+
+
+def follow(driver: webdriver.Chrome, element: WebElement) -> None:
+    """Click `element`, a link or a button, and wait for the page that it leads to."""
+    driver.execute_script("window.leaving = true")
+    element.click()
+    # Asked in the middle of a change of pages, chromedriver answers with one of several errors.
+    wait = WebDriverWait(driver, PATIENCE, ignored_exceptions=[WebDriverException])
+    wait.until(lambda _: driver.execute_script(_HAS_ARRIVED))
+
+
+def forget_cookies(driver: webdriver.Chrome) -> None:
+    """Empty the jar, of all hosts."""
+    driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+
+
+def complaints(driver: webdriver.Chrome) -> list[object]:
+    """What the browser has written to its console since it was asked last."""
+    found: list[object] = driver.get_log("browser")  # type: ignore[no-untyped-call]
+    return found
+
+
+def take_picture(driver: webdriver.Chrome, path: Path, width: int, height: int) -> None:
+    """Store what a window of that size shows of the page."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    driver.save_screenshot(str(path))
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def _found(*names: str) -> str:
+    for name in names:
+        path = shutil.which(name)
+        if path is not None:
+            return path
+    reason = f"{names[0]} is not installed"
+    if os.environ.get("REQUIRE_SERVERS") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
