@@ -197,8 +197,10 @@ class SQLiteStorage:
             self._patiently(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
 
     def reap(self, limit: int) -> int:
-        with self._writing() as connection:
-            return self._reap(connection, limit)
+        with self._connected() as connection:
+            now = millis(self._clock())
+            with self._transaction(connection):
+                return _reap(connection, now, limit)
 
     def close(self) -> None:
         self._forget_the_parents()
@@ -224,12 +226,12 @@ class SQLiteStorage:
 
     def _write(self, sql: str, row: dict[str, Any], checked: bool = False) -> int:
         """Run one atomic statement; how many rows it changed. `checked`: tell why it was none."""
-        with self._writing() as connection:
+        with self._connected() as connection, self._transaction(connection):
             changed = connection.execute(sql, row).rowcount
             current = self._current(connection, row) if checked and not changed else None
             self._writes += 1
             if self._writes % REAP_EVERY == 0:
-                self._reap(connection, REAP_LIMIT)
+                _reap(connection, row["now"], REAP_LIMIT)
         if current is not None:
             raise VersionMismatch(current)
         return changed
@@ -255,28 +257,16 @@ class SQLiteStorage:
         found = connection.execute(sql, row).fetchone()
         return None if found is None else int(found[0])
 
-    def _reap(self, connection: sqlite3.Connection, limit: int) -> int:
-        removed = 0
-        for table, columns in (("record", "context, key"), ("member", "context, key, member")):
-            sql = f"""
-                DELETE FROM sealedstate_{table} WHERE ({columns}) IN (
-                    SELECT {columns} FROM sealedstate_{table}
-                    WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)"""
-            row = {"now": millis(self._clock()), "limit": limit - removed}
-            removed += connection.execute(sql, row).rowcount
-        return removed
-
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
         """One transaction, synced when the block ends, or undone."""
-        with self._connected() as connection:
-            self._patiently(connection, "BEGIN IMMEDIATE")
-            try:
-                yield connection
-                self._patiently(connection, "COMMIT")
-            except BaseException:
-                _roll_back(connection)
-                raise
+        self._patiently(connection, "BEGIN IMMEDIATE")
+        try:
+            yield
+            self._patiently(connection, "COMMIT")
+        except BaseException:
+            _roll_back(connection)
+            raise
 
     # --- the connection -------------------------------------------------------------------------
 
@@ -336,6 +326,17 @@ class SQLiteStorage:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.close()
             self._connection = None
+
+
+def _reap(connection: sqlite3.Connection, now: int, limit: int) -> int:
+    removed = 0
+    for table, columns in (("record", "context, key"), ("member", "context, key, member")):
+        sql = f"""
+            DELETE FROM sealedstate_{table} WHERE ({columns}) IN (
+                SELECT {columns} FROM sealedstate_{table}
+                WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)"""
+        removed += connection.execute(sql, {"now": now, "limit": limit - removed}).rowcount
+    return removed
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
