@@ -39,8 +39,8 @@ class Candidates:
     theirs.
     """
 
-    core: tuple[str, ...] = ()
-    overflow: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    core: tuple[str, ...] = field(default=(), repr=False)
+    overflow: Mapping[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
     foreign_bytes: int = 0
     our_bytes: int = 0
 

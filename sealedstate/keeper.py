@@ -15,6 +15,7 @@ from collections import Counter
 
 from .errors import (
     ConfigurationError,
+    NoPrimaryKey,
     SessionTooLarge,
     StorageError,
     StorageUnavailable,
@@ -61,7 +62,8 @@ class Keeper:
         if visit.withheld is not None and not (session.signed_in or session.renewed):
             self._tools.note(f"not-sent-{visit.withheld}")
             return []
-        if not session.ended and self._revoked_meanwhile(visit):
+        # A sign-in does not bring the old session back, it replaces it.
+        if not (session.ended or session.signed_in) and self._revoked_meanwhile(visit):
             return []
         if not session.parts and session.subject is None:
             # A new id for nobody is no reason to delete what could not be judged.
@@ -95,7 +97,7 @@ class Keeper:
             if not self._refresh_due(visit) or self._revoked_meanwhile(visit):
                 return []
             return saving.lines()
-        except (SessionTooLarge, StorageError):
+        except (NoPrimaryKey, SessionTooLarge, StorageError):
             # Nobody asked for this write: the session goes on as it is.
             self._tools.note("refresh-skipped")
             return []

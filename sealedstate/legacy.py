@@ -22,6 +22,7 @@ from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 from markupsafe import Markup
 from werkzeug.http import parse_date
 
+from .cookies import MAX_HEADER_CHARS
 from .errors import ConfigurationError
 from .keys import length_prefixed
 from .record import ID_BYTES
@@ -33,10 +34,11 @@ _DEFAULT_MAX_AGES = {"flask": 31 * 86400, "starlette": 14 * 86400}
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What an old cookie held, and the session id that it leads to."""
+    """What an old cookie held, the session id that it leads to, and when it was signed."""
 
     values: Mapping[str, object]
     id: bytes
+    signed_at: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class LegacyReader:
 
     def find(self, header: str) -> str | None:
         """The old cookie's value in a Cookie header: the first of its name."""
+        if len(header) > MAX_HEADER_CHARS:
+            return None  # one of ours may stand in it, unseen
         for pair in header.split(";"):
             name, equals, value = pair.strip(" \t").partition("=")
             if equals and name == self.name:
@@ -82,20 +86,23 @@ class LegacyReader:
         if now >= self.until.timestamp() or len(text) > MAX_COOKIE_CHARS or not text.isascii():
             return None
         read = self._read_flask if self.kind == "flask" else self._read_starlette
+        max_age = _DEFAULT_MAX_AGES[self.kind] if self.max_age is None else self.max_age
         try:
-            values, signed = read(text, self.max_age or _DEFAULT_MAX_AGES[self.kind], now)
+            values, signed_at = read(text, max_age, now)
         except (BadData, ValueError, TypeError, KeyError, RecursionError):
             return None
         if type(values) is not dict or not all(type(name) is str for name in values):
             return None
-        return Adopted(values, self._id_of(signed))
+        signed = text.rpartition(".")[0].encode()
+        return Adopted(values, self._id_of(signed), int(signed_at.timestamp()))
 
     def delete_line(self) -> str:
         """The Set-Cookie field value that deletes the old cookie."""
         domain = f"; Domain={self.cookie_domain}" if self.cookie_domain else ""
-        return f"{self.name}=; Max-Age=0; Path={self.cookie_path}{domain}"
+        secure = "; Secure" if self.name.lower().startswith(("__host-", "__secure-")) else ""
+        return f"{self.name}=; Max-Age=0; Path={self.cookie_path}{domain}{secure}"
 
-    def _read_flask(self, text: str, max_age: int, now: int) -> tuple[Any, bytes]:
+    def _read_flask(self, text: str, max_age: int, now: int) -> tuple[Any, datetime]:
         serializer = URLSafeTimedSerializer(
             self.secret,
             salt="cookie-session",
@@ -103,12 +110,13 @@ class LegacyReader:
             signer=_signer_at(now),
             signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha1},
         )
-        return serializer.loads(text, max_age=max_age), text.rpartition(".")[0].encode()
+        values, signed_at = serializer.loads(text, max_age=max_age, return_timestamp=True)
+        return values, signed_at
 
-    def _read_starlette(self, text: str, max_age: int, now: int) -> tuple[Any, bytes]:
+    def _read_starlette(self, text: str, max_age: int, now: int) -> tuple[Any, datetime]:
         signer = _signer_at(now)(self.secret)
-        signed = signer.unsign(text, max_age=max_age)
-        return json.loads(base64.b64decode(signed)), text.rpartition(".")[0].encode()
+        signed, signed_at = signer.unsign(text, max_age=max_age, return_timestamp=True)
+        return json.loads(base64.b64decode(signed)), signed_at
 
     def _id_of(self, signed: bytes) -> bytes:
         # The signature is left out: its text can be varied without becoming invalid.

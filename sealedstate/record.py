@@ -70,11 +70,11 @@ class Record:
     """
 
     id: bytes
-    subject: str | None
+    subject: str | None = field(repr=False)
     created_at: int
     expires_at: int
     generation: int
-    parts: Mapping[str, bytes] = field(default_factory=dict)
+    parts: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     overflow: OverflowSet | None = None
     spilled: Mapping[str, int] = field(default_factory=dict)
     left: Mapping[str, int] = field(default_factory=dict)

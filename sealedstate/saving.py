@@ -57,13 +57,16 @@ class Saving:
         text = self._tools.tokens.seal_core(record, int(self._now))
         if len(text) > budget.core_chars:
             raise self._too_large(budget)
-        self._revoke_the_old()
+        if not self._old_is_replaced():
+            self._tools.note("not-sent-revoked", record.id)
+            return []
         self._drop_rows_left_before(record)
         self._tools.note("saved", record.id)
         return [*self._written(text, chunks), *self._deleted(text, chunks, overflow)]
 
     def deletions(self) -> list[str]:
         """The Set-Cookie field values that leave nothing of ours in the browser."""
+        self._old_is_replaced()
         return self._deleted(None, [], None)
 
     # --- who it is ------------------------------------------------------------------------------
@@ -209,14 +212,16 @@ class Saving:
         if not names:
             return None, []
         old = None if self._visit.record is None else self._visit.record.overflow
-        if old is not None and set(old.names) == set(names) and self._overflow_stays(names):
+        if old is not None and self._overflow_stays(old, names, budget):
             return old, []
         parts = {name: self._session.parts[name].encoded or b"" for name in names}
         now = int(self._now)
         rooms = (budget.chunk_chars,) * budget.chunks
         return self._tools.tokens.seal_overflow(record.id, parts, rooms, now)
 
-    def _overflow_stays(self, names: list[str]) -> bool:
+    def _overflow_stays(self, old: OverflowSet, names: list[str], budget: Budget) -> bool:
+        if set(old.names) != set(names) or old.count > budget.chunks:
+            return False
         # Overflow sealed by an older key moves on with the core, or it would die before it.
         tokens = self._tools.tokens
         primary = tokens.keyring().primary(int(self._now)).kid
@@ -281,18 +286,20 @@ class Saving:
         unused = {name: version for name, version in old.left.items() if name not in used}
         self._visit.forget(old.id, unused)
 
-    def _revoke_the_old(self) -> None:
+    def _old_is_replaced(self) -> bool:
         """Before the cookie with the new id is sent, the old id is refused, as `regenerate` says.
 
-        A visitor who signs in leaves nothing of value behind under the old id.
+        False when a logout came first, which a session under a new id would outlive; a sign-in may.
+        A visitor who signs in leaves nothing of value behind under the old id, except where an old
+        framework's cookie leads back to it.
         """
         old, session = self._visit.record or self._visit.adopted, self._session
         if session.ended or old is None or old.id == session.raw_id:
-            return
-        if session.renewed or old.subject is not None:
-            self._visit.revoke(old)
-        else:
-            self._visit.forget(old.id, {**old.left, **old.spilled})
+            return True
+        if session.renewed or old.subject is not None or self._tools.settings.legacy is not None:
+            return self._visit.revoke(old) or session.signed_in
+        self._visit.forget(old.id, {**old.left, **old.spilled})
+        return True
 
     # --- lines ----------------------------------------------------------------------------------
 

@@ -31,9 +31,9 @@ class Arrival:
 
     record: Record | None = None
     withheld: str | None = None
-    adopted: Mapping[str, object] | None = None
+    adopted: Mapping[str, object] | None = field(default=None, repr=False)
     adopted_id: bytes | None = None
-    adopted_subject: str | None = None
+    adopted_subject: str | None = field(default=None, repr=False)
 
 
 class Visit(Protocol):
@@ -74,8 +74,8 @@ class Part:
 
     place: Place | None = None
     version: int | None = None
-    saved: bytes | None = None
-    encoded: bytes | None = None
+    saved: bytes | None = field(default=None, repr=False)
+    encoded: bytes | None = field(default=None, repr=False)
     value: object = field(default=_UNREAD, repr=False)
     replaced: bool = False
 
@@ -141,9 +141,9 @@ class Session(MutableMapping[str, object]):
             raise UnsupportedValue("session.subject", "a subject is text or None")
         if subject == self._subject:
             return
+        self._visit.encode("subject", subject)  # refuses what is no valid text
         if self._subject is not None:
             self.clear()
-        self._visit.encode("subject", subject)  # refuses what is no valid text
         self._subject, self._signed_in = subject, True
         self._id = self._visit.new_id()
 
@@ -206,7 +206,7 @@ class Session(MutableMapping[str, object]):
 
     def __setitem__(self, name: str, value: object) -> None:
         self._writable()
-        _check_name(name)
+        check_name(name)
         encoded = self._visit.encode(name, value)
         part = self._parts.get(name) or self._gone.pop(name, None) or Part()
         part.encoded, part.value, part.replaced = encoded, value, True
@@ -373,7 +373,8 @@ class Session(MutableMapping[str, object]):
             part.encoded = self._visit.encode(name, part.value)
 
 
-def _check_name(name: object) -> None:
+def check_name(name: object) -> None:
+    """Raise UnsupportedValue unless `name` may name a part."""
     if type(name) is not str or not name:
         raise UnsupportedValue("session[...]", "a part's name is non-empty text")
     if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from . import codec
 from .errors import SessionWithheld, StorageError, UncheckedSession, UnreadableError
 from .record import ID_BYTES, Record
-from .session import Arrival
+from .session import Arrival, check_name
 from .spilling import Row
 from .tokens import OpenedRecord
 from .toolkit import Toolkit, log
@@ -81,14 +81,18 @@ class RequestVisit:
 
     # --- what saving asks -----------------------------------------------------------------------
 
-    def revoke(self, record: Record) -> None:
-        """Refuse this session from now on, then drop its rows. Raises StorageError."""
+    def revoke(self, record: Record) -> bool:
+        """Refuse this session from now on, then drop its rows. Raises StorageError.
+
+        False when somebody else had revoked it already.
+        """
         tools, now = self._toolkit, self._toolkit.now()
         if tools.revocations is None:
-            return
-        tools.revocations.revoke(record.id, self._refused_until(record), now)
+            return True
+        first = tools.revocations.revoke(record.id, self._refused_until(record), now)
         tools.note("revoked", record.id)
         self.forget(record.id, {**record.left, **record.spilled})
+        return first
 
     def forget(self, session_id: bytes, rows: dict[str, int]) -> None:
         """Delete rows that are no longer used; one that can't be deleted expires by itself."""
@@ -134,11 +138,13 @@ class RequestVisit:
         values = dict(adopted.values)
         subject = values.get(reader.subject) if reader.subject else None
         subject = None if subject is None else str(subject)
-        return self._adopted(Record(adopted.id, subject, int(self._toolkit.now()), 0, 0), values)
+        # Signed before its subject was signed out everywhere, it is refused like any other.
+        return self._adopted(Record(adopted.id, subject, adopted.signed_at, 0, 0), values)
 
     def _adopted(self, record: Record, values: dict[str, object]) -> Arrival:
         try:
             for name, value in values.items():
+                check_name(name)
                 self.encode(name, value)
             self.check_revoked(record)
         except UncheckedSession as error:

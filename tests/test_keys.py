@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError, Key, Keyring, KeyState, NoPrimaryKey, Settings
@@ -25,6 +25,10 @@ from sealedstate.keys import (
     length_prefixed,
     parse_lookup,
 )
+
+# A property says what is true, not how fast.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 NOW = 1_800_000_000
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt
 
@@ -39,6 +39,10 @@ from sealedstate.sealing import (
 from sealedstate.spilling import CONTEXT, Row, Spiller
 from sealedstate.storage import MemoryStorage
 from sealedstate.tokens import Tokens
+
+# A property says what is true, not how fast.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 NOW = 1_800_000_000
 REALM, COOKIE = "default", "__Host-s"

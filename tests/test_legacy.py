@@ -1,0 +1,659 @@
+"""Old sessions of Flask and Starlette: adopted once, sealed from then on, gone after a logout.
+
+Neither framework is needed: their cookies are written here with itsdangerous as they write them,
+and `vectors/legacy.json` holds some that they wrote themselves.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from itsdangerous import TimestampSigner, URLSafeTimedSerializer
+from markupsafe import Markup
+from werkzeug.http import http_date
+
+from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Session, Settings
+from sealedstate.cookies import MAX_HEADER_CHARS
+from sealedstate.keys import export_lookup
+from sealedstate.legacy import MAX_COOKIE_CHARS, Adopted
+from tests.jar import Clock, Jar
+from tests.spec_decoder import described
+
+FROZEN = json.loads((Path(__file__).parent / "vectors" / "legacy.json").read_text("utf-8"))
+NOW = 1_790_000_000
+SECRET = "an old secret, as people write them"
+UNTIL = datetime.fromtimestamp(NOW + 30 * 86400, UTC)
+KEY, LOOKUP = Key.generate(os.urandom).export(), export_lookup(os.urandom(32))
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+FLASK = LegacyReader("flask", SECRET, UNTIL)
+STARLETTE = LegacyReader("starlette", SECRET, UNTIL)
+
+
+# --- cookies as the frameworks write them ---------------------------------------------------------
+
+
+def signer_at(now: int) -> type[TimestampSigner]:
+    class Signer(TimestampSigner):
+        def get_timestamp(self) -> int:
+            return now
+
+    return Signer
+
+
+def tagged(value: Any) -> Any:
+    """What Flask's TaggedJSONSerializer makes of a value."""
+    if isinstance(value, dict):
+        ((key, content), *more) = value.items() if value else [("", None), ("", None)]
+        if not more and key in (" di", " t", " b", " m", " u", " d"):
+            return {" di": {f"{key}__": tagged(content)}}
+        return {key: tagged(content) for key, content in value.items()}
+    if isinstance(value, tuple):
+        return {" t": [tagged(item) for item in value]}
+    if isinstance(value, list):
+        return [tagged(item) for item in value]
+    if isinstance(value, bytes):
+        return {" b": base64.b64encode(value).decode()}
+    if isinstance(value, Markup):
+        return {" m": str(value)}
+    if isinstance(value, uuid.UUID):
+        return {" u": value.hex}
+    if isinstance(value, datetime):
+        return {" d": http_date(value)}
+    return value
+
+
+class FlaskJSON:
+    @staticmethod
+    def dumps(value: Any) -> str:
+        return json.dumps(tagged(value), separators=(",", ":"), sort_keys=True)
+
+    @staticmethod
+    def loads(text: str | bytes) -> Any:
+        raise NotImplementedError
+
+
+class AnyJSON(FlaskJSON):
+    """Writes what is given, tagged or not: no Flask would."""
+
+    @staticmethod
+    def dumps(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value)
+
+
+def flask_cookie(
+    values: Any, now: int = NOW, secret: str = SECRET, json_of: type = FlaskJSON, **given: Any
+) -> str:
+    serializer = URLSafeTimedSerializer(
+        secret,
+        salt=given.get("salt", "cookie-session"),
+        serializer=json_of,
+        signer=signer_at(now),
+        signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha1},
+    )
+    text = serializer.dumps(values)
+    assert isinstance(text, str)
+    return text
+
+
+def starlette_cookie(values: Any, now: int = NOW, secret: str = SECRET) -> str:
+    data = base64.b64encode(json.dumps(values).encode())
+    return signer_at(now)(secret).sign(data).decode()
+
+
+COOKIES: dict[str, Callable[..., str]] = {"flask": flask_cookie, "starlette": starlette_cookie}
+READERS = {"flask": FLASK, "starlette": STARLETTE}
+BOTH = pytest.mark.parametrize("kind", ["flask", "starlette"])
+
+
+# --- an application that moved --------------------------------------------------------------------
+
+
+class Application:
+    """A keeper that adopts old cookies, its clock, and its visitors' jars."""
+
+    def __init__(self, reader: LegacyReader, **given: Any) -> None:
+        self.clock = Clock(NOW)
+        settings = {"keys": [KEY, LOOKUP], "storage": "memory:", "legacy": reader, **given}
+        self.keeper = Keeper(Settings(clock=self.clock, **settings))
+
+    def answer(self, jar: Jar, view: Callable[[Session], object]) -> object:
+        session = self.keeper.session(jar.header())
+        shown = view(session)
+        jar.receive(self.keeper.save(session))
+        return shown
+
+    def new(self, header: str) -> bool:
+        """Whether a request with this header has no session."""
+        session = self.keeper.session(header)
+        assert session.is_new is (dict(session) == {})
+        return session.is_new
+
+
+def jar_with(name: str, value: str) -> Jar:
+    jar = Jar()
+    jar.receive([f"{name}={value}; Path=/"])
+    return jar
+
+
+def adopt(reader: LegacyReader, text: str, now: int = NOW) -> Adopted:
+    adopted = reader.read(text, now)
+    assert adopted is not None
+    return adopted
+
+
+# --- what they wrote ------------------------------------------------------------------------------
+
+
+def test_a_cookie_that_flask_wrote_is_read() -> None:
+    reader = LegacyReader("flask", FROZEN["flask_secret"], UNTIL)
+    values = adopt(reader, FROZEN["flask"]).values
+    expected = {
+        "_flashes": [("message", "Hello")],
+        "_fresh": True,
+        "_permanent": True,
+        "_user_id": "42",
+        "b": b"\x00\xff",
+        "cart": [1, 2.5, None, {"sku": "ä-☃"}],
+        "d": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "guard": {" t": [1]},
+        "guard2": {" di": {" b": "x"}},
+        "m": Markup("<b>x</b>"),
+        "t": (1, ("two", b"three")),
+        "u": uuid.UUID("12345678-1234-5678-1234-567812345678"),
+    }
+    assert described(dict(sorted(values.items()))) == described(expected)
+    assert adopt(reader, FROZEN["flask_small"]).values == {"_user_id": "42"}
+
+
+def test_a_cookie_that_flask_compressed_is_read() -> None:
+    reader = LegacyReader("flask", FROZEN["flask_secret"], UNTIL)
+    assert FROZEN["flask_zip"].startswith(".")
+    values = adopt(reader, FROZEN["flask_zip"]).values
+    assert values == {"_user_id": "42", "text": "again and " * 60}
+
+
+def test_a_cookie_that_starlette_wrote_is_read() -> None:
+    reader = LegacyReader("starlette", FROZEN["starlette_secret"], UNTIL)
+    text = FROZEN["starlette_line"].partition(";")[0].partition("=")[2]
+    assert adopt(reader, text).values == {"user": "alice", "cart": [1, {"sku": "ä"}], "n": None}
+
+
+def test_the_cookies_written_here_are_those_of_the_frameworks() -> None:
+    small = flask_cookie({"_user_id": "42"}, FROZEN["now"], FROZEN["flask_secret"])
+    assert small == FROZEN["flask_small"]
+    compressed = flask_cookie(
+        {"_user_id": "42", "text": "again and " * 60}, FROZEN["now"], FROZEN["flask_secret"]
+    )
+    assert compressed.startswith(".")
+    values = {"user": "alice", "cart": [1, {"sku": "ä"}], "n": None}
+    text = starlette_cookie(values, FROZEN["now"], FROZEN["starlette_secret"])
+    assert FROZEN["starlette_line"].startswith(f"session={text};")
+
+
+# --- adopted once, sealed from then on ------------------------------------------------------------
+
+
+@BOTH
+def test_an_old_session_is_adopted_once_and_leaves_sealed(kind: str) -> None:
+    app = Application(replace(READERS[kind], subject="_user_id"))
+    jar = jar_with("session", COOKIES[kind]({"_user_id": "42", "cart": [1, 2]}))
+    seen = app.answer(jar, lambda session: (dict(session), session.subject, session.is_new))
+    assert seen == ({"_user_id": "42", "cart": [1, 2]}, "42", False)
+    assert jar.header().startswith("__Host-s=")
+    assert "session=" not in jar.header()
+    assert app.keeper.counts["adopted"] == 1
+    app.clock.forward(60)
+    again = app.answer(jar, lambda session: (dict(session), session.subject, session.is_new))
+    assert again == seen
+    assert app.keeper.counts["adopted"] == 1
+
+
+@BOTH
+def test_the_old_cookie_is_deleted_where_it_was_set(kind: str) -> None:
+    reader = replace(
+        READERS[kind], cookie_name="old", cookie_path="/app", cookie_domain="example.org"
+    )
+    app = Application(reader)
+    session = app.keeper.session(f"a=b; old={COOKIES[kind]({'n': 1})}")
+    assert session["n"] == 1
+    lines = app.keeper.save(session)
+    assert "old=; Max-Age=0; Path=/app; Domain=example.org" in lines
+
+
+@pytest.mark.parametrize("name", ["__Host-old", "__Secure-old", "__host-old"])
+def test_an_old_cookie_with_a_prefix_is_deleted_as_browsers_ask(name: str) -> None:
+    app = Application(replace(FLASK, cookie_name=name))
+    jar = Jar()
+    jar.receive([f"{name}={flask_cookie({'n': 1})}; Path=/; Secure"])
+    assert app.answer(jar, lambda session: session["n"]) == 1
+    assert name not in jar.header()
+
+
+def test_a_request_that_does_not_look_adopts_nothing() -> None:
+    app = Application(FLASK)
+    session = app.keeper.session(f"session={flask_cookie({'n': 1})}")
+    assert app.keeper.save(session) == []
+    assert app.keeper.counts["adopted"] == 0
+
+
+def test_every_type_that_flask_carries_stays_what_it_was() -> None:
+    values = {
+        "tuple": (1, (2, [3])),
+        "bytes": b"\x00\xff",
+        "markup": Markup("<i>"),
+        "uuid": uuid.UUID(int=9),
+        "date": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        "guard": {" di": {" u": 1}},
+        "nested": [{"a": {" b": (b"x",)}}],
+    }
+    app = Application(FLASK)
+    jar = jar_with("session", flask_cookie(values))
+    assert described(app.answer(jar, lambda session: dict(sorted(session.items())))) == described(
+        dict(sorted(values.items()))
+    )
+    assert described(app.answer(jar, lambda session: dict(sorted(session.items())))) == described(
+        dict(sorted(values.items()))
+    )
+
+
+def test_a_subject_that_is_no_text_becomes_text() -> None:
+    app = Application(replace(FLASK, subject="uid"))
+    for value, subject in ((42, "42"), ("alice", "alice"), (None, None)):
+        session = app.keeper.session(f"session={flask_cookie({'uid': value})}")
+        assert session.subject == subject
+    assert app.keeper.session(f"session={flask_cookie({'other': 1})}").subject is None
+
+
+def test_a_quoted_old_cookie_is_read() -> None:
+    app = Application(FLASK)
+    assert dict(app.keeper.session(f'session="{flask_cookie({"n": 1})}"')) == {"n": 1}
+
+
+# --- refused --------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_nothing_is_adopted_from_the_end_date_on(kind: str) -> None:
+    end = int(UNTIL.timestamp())
+    text = COOKIES[kind]({"n": 1}, end - 10)
+    assert READERS[kind].read(text, end - 1) is not None
+    assert READERS[kind].read(text, end) is None
+    app = Application(READERS[kind])
+    app.clock.now = end + 5
+    assert app.new(f"session={text}")
+    assert app.keeper.counts["legacy-refused"] == 1
+
+
+@pytest.mark.parametrize(("kind", "days"), [("flask", 31), ("starlette", 14)])
+def test_an_old_cookie_expires_when_its_framework_says(kind: str, days: int) -> None:
+    reader = replace(READERS[kind], until=UNTIL + timedelta(days=365))
+    text = COOKIES[kind]({"n": 1})
+    assert reader.read(text, NOW + days * 86400) is not None
+    assert reader.read(text, NOW + days * 86400 + 1) is None
+
+
+@BOTH
+def test_an_old_cookie_expires_after_the_configured_age(kind: str) -> None:
+    text = COOKIES[kind]({"n": 1})
+    hourly = replace(READERS[kind], max_age=3600)
+    assert hourly.read(text, NOW + 3600) is not None
+    assert hourly.read(text, NOW + 3601) is None
+    at_once = replace(READERS[kind], max_age=0)
+    assert at_once.read(text, NOW) is not None
+    assert at_once.read(text, NOW + 1) is None
+
+
+@BOTH
+def test_an_old_cookie_from_the_future_is_refused(kind: str) -> None:
+    assert READERS[kind].read(COOKIES[kind]({"n": 1}, NOW + 1), NOW) is None
+
+
+@BOTH
+def test_every_altered_letter_of_an_old_cookie_is_refused(kind: str) -> None:
+    text = COOKIES[kind]({"_user_id": "42"})
+    good = adopt(READERS[kind], text)
+    signature = text.rindex(".") + 1
+    for at in range(len(text)):
+        for letter in (LETTERS[(LETTERS.find(text[at]) + 1) % 64], "A", ".", "=", "ä"):
+            altered = text[:at] + letter + text[at + 1 :]
+            if altered == text:
+                continue
+            read = READERS[kind].read(altered, NOW)
+            # A signature may be written in more than one way; the session stays the same one.
+            assert read is None or (at >= signature and read == good)
+
+
+@BOTH
+def test_an_old_cookie_of_another_secret_or_salt_is_refused(kind: str) -> None:
+    assert READERS[kind].read(COOKIES[kind]({"n": 1}, NOW, "another secret"), NOW) is None
+    assert FLASK.read(flask_cookie({"n": 1}, salt="another"), NOW) is None
+    assert FLASK.read(starlette_cookie({"n": 1}), NOW) is None
+    assert STARLETTE.read(flask_cookie({"n": 1}), NOW) is None
+
+
+UNSIGNED = [
+    "",
+    ".",
+    "..",
+    "...",
+    "a",
+    "a.b.c",
+    "." * 5000,
+    "eyJhIjoxfQ",
+    "eyJhIjoxfQ..",
+    ".eJyrVkpUslIyVKoFABEjAqc.aaaaaa.bbbbbbbbbbbbbbbbbbbbbbbbbbb",
+    "\xff\xfe",
+    "١.٢.٣",
+    "A" * (MAX_COOKIE_CHARS + 1),
+    "=" * 100,
+    '"',
+    "\x00",
+]
+
+
+@pytest.mark.parametrize("text", UNSIGNED, ids=lambda text: ascii(text)[:24])
+@BOTH
+def test_what_nobody_signed_is_refused(kind: str, text: str) -> None:
+    assert READERS[kind].read(text, NOW) is None
+    app = Application(READERS[kind])
+    session = app.keeper.session(f"session={text}")
+    assert session.is_new
+    assert app.keeper.save(session) == []
+
+
+ODD: dict[str, Any] = {
+    "a list": [1, 2],
+    "a text": '"text"',
+    "null": "null",
+    "no JSON": "{",
+    "a tuple": {" t": [1]},
+    "a tag over a number": {"a": {" t": 5}},
+    "a uuid over a number": {"a": {" u": 5}},
+    "a uuid over text": {"a": {" u": "no"}},
+    "a date over a number": {"a": {" d": 5}},
+    "a date over text": {"a": {" d": "yesterday"}},
+    "bytes over a number": {"a": {" b": 5}},
+    "bytes over other letters": {"a": {" b": "a"}},
+    "a guard over a number": {"a": {" di": 5}},
+    "a guard over nothing": {"a": {" di": {}}},
+    "a guard over two": {"a": {" di": {"b": 1, "c": 2}}},
+    "deep": "[" * 3000,
+    "deep and closed": '{"a":' * 900 + "1" + "}" * 900,
+    "a digit too many": '{"a": 1' + "0" * 5000 + "}",
+    "an integer of 5000 bits": '{"a": ' + str(1 << 5000) + "}",
+    "a lone surrogate": '{"a": "\\ud800"}',
+    "a lone surrogate for a name": '{"\\ud800": 1}',
+    "an empty name": '{"": 1}',
+    "a long name": '{"' + "n" * 129 + '": 1}',
+    "seventeen lists": '{"a": ' + "[" * 17 + "]" * 17 + "}",
+}
+
+
+@pytest.mark.parametrize("content", ODD.values(), ids=ODD.keys())
+def test_signed_content_that_no_session_carries_gives_no_session_and_no_error(
+    content: Any,
+) -> None:
+    text = flask_cookie(content, json_of=AnyJSON)
+    app = Application(replace(FLASK, subject="a"))
+    session = app.keeper.session(f"session={text}")
+    assert session.is_new
+    assert dict(session) == {}
+    assert session.subject is None
+    assert app.keeper.save(session) == []
+    assert app.keeper.counts["legacy-refused"] == 1
+
+
+@BOTH
+def test_a_signed_cookie_longer_than_any_browser_keeps_is_refused(kind: str) -> None:
+    large = COOKIES[kind]({"n": os.urandom(MAX_COOKIE_CHARS // 4).hex()})
+    assert READERS[kind].read(large, NOW) is not None
+    longer = COOKIES[kind]({"n": os.urandom(MAX_COOKIE_CHARS).hex()})
+    assert len(longer) > MAX_COOKIE_CHARS
+    assert READERS[kind].read(longer, NOW) is None
+
+
+def test_signed_content_that_is_no_compressed_json_is_refused() -> None:
+    for data in (b"", b"no zlib", zlib.compress(b"no JSON"), zlib.compress(b"{}")[:-1]):
+        payload = b"." + base64.urlsafe_b64encode(data).rstrip(b"=")
+        signer = signer_at(NOW)(
+            SECRET, salt="cookie-session", key_derivation="hmac", digest_method=hashlib.sha1
+        )
+        assert FLASK.read(signer.sign(payload).decode(), NOW) is None
+
+
+def test_nothing_is_parsed_before_the_signature_is_verified(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parsed: list[str] = []
+
+    def parse(*_: object, **__: object) -> object:
+        parsed.append("parsed")
+        raise ValueError
+
+    texts = [(kind, COOKIES[kind]({"text": "again and " * 60})) for kind in READERS]
+    monkeypatch.setattr(json, "loads", parse)
+    monkeypatch.setattr(zlib, "decompress", parse)
+    for kind, text in texts:
+        at = len(text) - 10
+        forged = text[:at] + ("A" if text[at] != "A" else "B") + text[at + 1 :]
+        assert READERS[kind].read(forged, NOW) is None
+        assert parsed == []
+        assert READERS[kind].read(text, NOW) is None
+        assert parsed == ["parsed"]
+        parsed.clear()
+
+
+# --- never beside a cookie of ours ----------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("ours", ["", "x", "AQAA", "A" * 100, "forged", "expired", "foreign key"])
+def test_an_old_cookie_is_never_tried_beside_one_of_ours(kind: str, ours: str) -> None:
+    app = Application(READERS[kind])
+    old = f"session={COOKIES[kind]({'n': 1})}"
+    value = own_cookie(app, ours)
+    for header in (f"__Host-s={value}; {old}", f"{old}; __Host-s={value}"):
+        session = app.keeper.session(header)
+        assert session.is_new
+        assert dict(session) == {}
+        assert app.keeper.save(session) == []
+    assert app.keeper.counts["adopted"] == app.keeper.counts["legacy-refused"] == 0
+
+
+def own_cookie(app: Application, how: str) -> str:
+    """The value of a cookie of ours that can't be read."""
+    keeper = app.keeper
+    if how == "foreign key":
+        keeper = Keeper(Settings(keys=[Key.generate(os.urandom).export()], clock=app.clock))
+    elif how not in ("forged", "expired"):
+        return how
+    jar, session = Jar(), keeper.session()
+    session["n"] = 2
+    jar.receive(keeper.save(session))
+    value = jar.ours()["__Host-s"]
+    if how == "expired":
+        app.clock.forward(13 * 3600)
+    return value[:-4] + "AAAA" if how == "forged" else value
+
+
+def test_an_old_cookie_is_never_tried_in_a_header_too_long_to_be_searched() -> None:
+    app = Application(FLASK)
+    header = f"session={flask_cookie({'n': 1})}; x={'y' * MAX_HEADER_CHARS}"
+    assert app.new(header)
+    assert app.new(f"__Host-s=forged; {header}")
+
+
+def test_a_good_session_of_ours_outweighs_the_old_cookie() -> None:
+    app = Application(FLASK)
+    jar, session = Jar(), app.keeper.session()
+    session["n"] = "ours"
+    jar.receive(app.keeper.save(session))
+    header = f"session={flask_cookie({'n': 'old'})}; {jar.header()}"
+    assert app.keeper.session(header)["n"] == "ours"
+
+
+# --- after a logout -------------------------------------------------------------------------------
+
+
+def logout(session: Session) -> None:
+    session.invalidate()
+
+
+@BOTH
+def test_after_a_logout_the_same_old_cookie_is_refused(kind: str) -> None:
+    app = Application(replace(READERS[kind], subject="_user_id"))
+    old = f"session={COOKIES[kind]({'_user_id': '42'})}"
+    jar = jar_with(*old.split("=", 1))
+    app.answer(jar, lambda session: session["_user_id"])
+    app.answer(jar, logout)
+    assert jar.header() == ""
+    assert app.new(old)
+    # For as long as old cookies are adopted at all.
+    app.clock.now = int(UNTIL.timestamp()) - 1
+    assert app.new(old)
+
+
+@BOTH
+def test_a_logout_in_the_very_request_that_adopted_is_kept_too(kind: str) -> None:
+    app = Application(READERS[kind])
+    old = f"session={COOKIES[kind]({'_user_id': '42'})}"
+    jar = jar_with(*old.split("=", 1))
+    app.answer(jar, logout)
+    assert jar.header() == ""
+    assert app.new(old)
+
+
+@BOTH
+@pytest.mark.parametrize("requests", [1, 2])
+def test_a_logout_after_signing_in_again_refuses_the_old_cookie_too(
+    kind: str, requests: int
+) -> None:
+    """The subject may be assigned by the application, in the first request or later."""
+    app = Application(READERS[kind])
+    old = f"session={COOKIES[kind]({'_user_id': '42'})}"
+    jar = jar_with(*old.split("=", 1))
+
+    def sign_in(session: Session) -> None:
+        session.subject = str(session["_user_id"])
+
+    if requests == 2:
+        app.answer(jar, lambda session: session["_user_id"])
+    app.answer(jar, sign_in)
+    app.answer(jar, logout)
+    assert app.new(old)
+
+
+def test_regenerating_an_adopted_session_refuses_the_old_cookie() -> None:
+    app = Application(FLASK)
+    old = f"session={flask_cookie({'_user_id': '42'})}"
+    jar = jar_with(*old.split("=", 1))
+    app.answer(jar, lambda session: session.regenerate())
+    assert app.answer(jar, lambda session: session["_user_id"]) == "42"
+    assert app.new(old)
+
+
+@BOTH
+def test_an_old_cookie_with_its_signature_written_anew_is_refused_after_a_logout(
+    kind: str,
+) -> None:
+    app = Application(READERS[kind])
+    text = COOKIES[kind]({"_user_id": "42"})
+    app.answer(jar_with("session", text), logout)
+    variants = [*rewritten(text)]
+    readable = [variant for variant in variants if READERS[kind].read(variant, NOW)]
+    assert len(readable) > 3  # or this attack would not exist
+    for variant in variants:
+        assert app.new(f"session={variant}")
+        assert app.new(f'session="{variant}"')
+
+
+def rewritten(text: str) -> list[str]:
+    """The same cookie with every other writing of its signature that lenient base64 may take."""
+    signed, _, signature = text.rpartition(".")
+    last = LETTERS.index(signature[-1])
+    twins = [signature[:-1] + LETTERS[last // 4 * 4 + low] for low in range(4)]
+    # itsdangerous decodes base64 leniently: foreign letters are skipped.
+    looser = [f"{signature}=", f"{signature}==", f"={signature}", f"{signature}!", f"!{signature}"]
+    looser += [signature[:9] + letter + signature[9:] for letter in ("+", "/", "*", "\n", " ")]
+    return [f"{signed}.{each}" for each in [*twins, *looser]]
+
+
+@BOTH
+def test_the_same_old_cookie_leads_to_the_same_session_id_and_another_to_another(
+    kind: str,
+) -> None:
+    cookie, reader = COOKIES[kind], READERS[kind]
+    first = adopt(reader, cookie({"n": 1}))
+    assert adopt(reader, cookie({"n": 1})) == first
+    others = [cookie({"n": 2}), cookie({"n": 1}, NOW - 1)]
+    ids = {first.id, *(adopt(reader, text).id for text in others)}
+    assert len(ids) == 3
+    assert all(len(each) == 16 for each in ids)
+
+
+@BOTH
+def test_signing_out_everywhere_refuses_old_cookies_signed_until_then(kind: str) -> None:
+    app = Application(replace(READERS[kind], subject="_user_id"))
+    cookie = COOKIES[kind]
+    app.keeper.revoke_subject("42")
+    app.clock.forward(10)
+    assert app.new(f"session={cookie({'_user_id': '42'}, NOW - 5)}")
+    assert app.new(f"session={cookie({'_user_id': '42'}, NOW)}")
+    assert not app.new(f"session={cookie({'_user_id': '42'}, NOW + 1)}")
+    assert not app.new(f"session={cookie({'_user_id': '43'}, NOW - 5)}")
+
+
+@BOTH
+def test_without_a_store_nothing_of_the_kind_is_promised(kind: str) -> None:
+    app = Application(READERS[kind], storage=None)
+    old = f"session={COOKIES[kind]({'_user_id': '42'})}"
+    app.answer(jar_with(*old.split("=", 1)), logout)
+    assert not app.new(old)
+
+
+# --- the reader's configuration -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"kind": "django"}, "kind"),
+        ({"secret": ""}, "secret"),
+        ({"secret": b""}, "secret"),
+        ({"until": datetime(2026, 12, 1)}, "until"),
+    ],
+)
+def test_a_bad_reader_is_refused_at_the_start(given: dict[str, Any], named: str) -> None:
+    good: dict[str, Any] = {"kind": "flask", "secret": SECRET, "until": UNTIL}
+    with pytest.raises(ConfigurationError, match=f"legacy: {named}"):
+        LegacyReader(**good | given)
+
+
+def test_the_old_secret_is_not_shown() -> None:
+    assert SECRET not in repr(FLASK)
+    assert SECRET not in repr(Settings(keys=[KEY], legacy=FLASK))
+
+
+def test_a_secret_may_be_bytes() -> None:
+    reader = replace(FLASK, secret=SECRET.encode())
+    assert adopt(reader, flask_cookie({"n": 1})).values == {"n": 1}
+
+
+def test_the_first_old_cookie_of_its_name_is_the_one() -> None:
+    first, second = flask_cookie({"n": 1}), flask_cookie({"n": 2})
+    assert FLASK.find(f"a=b; session={first}; session={second}") == first
+    assert FLASK.find("\xa0session=x; session =x; Session=x; sessions=x; session") is None
+    assert FLASK.find("") is None
+    assert replace(FLASK, cookie_name="old").find(f"session=x; old={first}") == first
