@@ -17,6 +17,7 @@ from .errors import (
     SessionWithheld,
     StorageError,
     StorageUnavailable,
+    UnreadablePart,
     UnsupportedValue,
     UsageError,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "Settings",
     "StorageError",
     "StorageUnavailable",
+    "UnreadablePart",
     "UnsupportedValue",
     "UsageError",
     "__version__",

@@ -6,6 +6,9 @@ The text of a token is base64 (RFC 4648) with ``.`` and ``_`` for its last two l
 padding: as short as base64url, every letter legal in a cookie, cheap in HTTP/2's Huffman code, and
 never containing ``--``, which web application firewalls take for SQL. Exactly one text stands for a
 token: foreign letters, an impossible length and set bits after the last byte are refused.
+
+A core is one cookie, NAME. The text of overflow (not its bytes) is cut into up to seven chunks, the
+cookies NAME-1 to NAME-7, and joined in the order of their numbers, as many as the manifest says.
 """
 
 from __future__ import annotations

@@ -4,35 +4,43 @@ Knows values, records and CBOR (RFC 8949). Does not know keys, cookies or stores
 cbor2.
 
 A value is None, bool, int, float, str, bytes, list, tuple, dict, set, datetime, date, timedelta,
-UUID, Decimal or markupsafe's Markup, of exactly that type, nested at most 16 deep. Native CBOR
-carries what it has; the other types stand behind these tags, and every other tag is refused:
+UUID, Decimal or markupsafe's Markup, of exactly that type. Limits: containers nested 16 deep (a
+scalar counts 0, a container one more than what it holds, keys and members included; tags and a
+datetime's inner array count nothing), integers of 4096 bits, 1 MiB for a value's encoding, and 1024
+members of a set or keys of a dict that are neither text nor bytes. Members and keys are hashable:
+no list, dict or set at any depth. Native CBOR carries what it has; the other types stand behind
+these tags, and every other tag is refused:
 
     2, 3  int beyond 64 bits            37   UUID: its 16 bytes
     6     tuple: array                  100  date: days since 1970-01-01 (RFC 8943)
-    7     datetime, see below           258  set: array, ordered by its members' encodings
-    8     timedelta: microseconds       9    dict with keys that are neither str nor bytes:
-    10    Markup: text                       [key, value, key, value, ...]
-    11    Decimal: text, as str() gives
+    7     datetime, see below           258  set: array, its members' encodings ascending
+    8     timedelta: microseconds            bytewise
+    10    Markup: text                  9    dict with any key that is neither str nor bytes:
+    11    Decimal: text, as str() gives      all of it, [key, value, key, value, ...]
 
 Tags 6 to 11 are ours, inside sealed tokens only. A datetime is [microseconds, offset, fold?]:
-microseconds since 1970-01-01T00:00:00 of its own wall clock, the UTC offset in seconds or null for
-a naive one, and fold (1) only when set. A time zone's name is not kept: its offset is.
+microseconds since 1970-01-01T00:00:00 of its own wall clock; the UTC offset in seconds, an integer
+or, where it has a fraction, a float, and null for a naive one; and fold (1) only when set. A time
+zone's name is not kept: its offset is.
 
-Encoding is deterministic: the shortest form of each integer, floats in 8 bytes, definite lengths,
-dicts in their own order. Bytes are accepted only if encoding what they decode to gives the same
-bytes again, which rules out trailing bytes, duplicate keys, indefinite lengths, `undefined` and
-simple values in one stroke.
+Encoding is deterministic: the shortest form of each integer, floats in 8 bytes (but infinities and
+NaN in 2: f97c00, f9fc00, f97e00), definite lengths, dicts in their own order. Bytes are accepted
+only if encoding what they decode to gives the same bytes again, which rules out trailing bytes,
+duplicate keys, indefinite lengths, `undefined` and simple values in one stroke.
 
 The payload of a core is a CBOR array:
 
     [id, subject, age, lifetime, generation, parts, manifest?]
 
 id: 16 bytes; subject: text or null; age: sealed_at - created_at, lifetime: expires_at - created_at,
-in seconds; generation: how many times the session was saved; parts: [name, value, name, value, ...]
-with each value encoded on its own, as a byte string. manifest stands only where there is something
-to state: [overflow, spilled, left] with overflow null or [set id, count, digest, [name, ...]];
-spilled and left: [name, version, name, version, ...]. The payload of overflow is its parts, in the
-same form as the core's. The payload of a stored part is its encoded value.
+in seconds, negative only by clock skew; generation: how many times the session was saved; parts:
+[name, value, name, value, ...] with each value encoded on its own, as a byte string. manifest
+stands only where there is something to state: [overflow, spilled, left] with overflow null or [set
+id, count, digest, [name, ...]]; spilled and left: [name, version, name, version, ...]. Names are
+unique in each list. The set id has 8 bytes, the digest is BLAKE2b-128 of the overflow token's
+bytes, and the count is 1 to 7. The rule of encoding again holds for all of this too, so an empty
+manifest is refused. The payload of overflow is its parts, in the same form as the core's. The
+payload of a stored part is its encoded value.
 """
 
 from __future__ import annotations

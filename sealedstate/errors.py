@@ -85,6 +85,10 @@ class SessionWithheld(OperatorError):
         self.reason = reason
 
 
+class UnreadablePart(OperatorError):
+    """An authentic part that this release can't decode: a newer one wrote it, and it is kept."""
+
+
 class StorageError(OperatorError):
     """The storage service did not do what was asked."""
 

@@ -105,7 +105,7 @@ class Keeper:
     def _refresh_due(self, visit: RequestVisit) -> bool:
         opened, now = visit.opened, int(self._tools.now())
         if opened is None:
-            return False
+            return visit.adopted is not None  # an old session is to leave sealed
         old = now - opened.sealed_at >= self.settings.lifetimes.refresh
         return old or opened.key is not self._tools.tokens.keyring().primary(now)
 

@@ -69,7 +69,7 @@ class Record:
     browser has shown that it carries this record.
     """
 
-    id: bytes
+    id: bytes = field(repr=False)
     subject: str | None = field(repr=False)
     created_at: int
     expires_at: int

@@ -37,10 +37,15 @@ Places in use (purpose: name fields):
     overflow  cookie name, session id (16 bytes), set id (8 bytes)
     stored    storage context, storage key, version (8 bytes, big-endian)
 
+A part of a session is stored in the context "sealedstate.part", under the text (see `chunking`) of
+BLAKE2b-192(LP("sealedstate/1", "part", session id, part name)).
+
 To open: refuse fewer than 50 bytes, then another format byte, then an unknown kid, then a revoked,
 expired or disabled key; verify and decrypt; then refuse a sealed_at at which the key was not
 allowed to seal: earlier than its activation minus the skew, or later than its successor's
-activation plus announcement plus skew. Nothing of the payload is looked at before that.
+activation plus announcement plus skew. A key without a date activates at 0; its successor is the
+key with the next later activation that is not revoked, disabled or expired at sealed_at, and where
+there is none, the key seals still. Nothing of the payload is looked at before that.
 
 Sources: XChaCha20-Poly1305 is draft-irtf-cfrg-xchacha as in libsodium; BLAKE2b is RFC 7693.
 """

@@ -330,6 +330,9 @@ class Session(MutableMapping[str, object]):
             self._subject = arrival.adopted_subject
             for name, value in (arrival.adopted or {}).items():
                 self[name] = value
+            for part in self._parts.values():
+                # Taking a session over is no change by the application.
+                part.saved, part.replaced = part.encoded, False
             return
         self._id, self._subject = record.id, record.subject
         for name, data in record.parts.items():

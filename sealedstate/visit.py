@@ -7,7 +7,14 @@ a session is saved. One outcome for anything unreadable: no session; the reason 
 from __future__ import annotations
 
 from . import codec
-from .errors import SessionWithheld, StorageError, UncheckedSession, UnreadableError
+from .errors import (
+    MalformedRecord,
+    SessionWithheld,
+    StorageError,
+    UncheckedSession,
+    UnreadableError,
+    UnreadablePart,
+)
 from .record import ID_BYTES, Record
 from .session import Arrival, check_name
 from .spilling import Row
@@ -66,7 +73,11 @@ class RequestVisit:
         return codec.encode(value, f"session[{name!r}]")
 
     def decode(self, name: str, data: bytes) -> object:
-        return codec.decode(data)
+        try:
+            return codec.decode(data)
+        except MalformedRecord as error:
+            self._toolkit.note("part-unreadable")
+            raise UnreadablePart(f"session[{name!r}] was written by another release") from error
 
     def end(self) -> None:
         if self.withheld is not None:

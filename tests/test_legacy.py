@@ -657,3 +657,12 @@ def test_the_first_old_cookie_of_its_name_is_the_one() -> None:
     assert FLASK.find("\xa0session=x; session =x; Session=x; sessions=x; session") is None
     assert FLASK.find("") is None
     assert replace(FLASK, cookie_name="old").find(f"session=x; old={first}") == first
+
+
+def test_an_old_session_that_fits_into_no_cookie_is_read_and_stays_where_it_is() -> None:
+    old = flask_cookie({"user": "ada", "large": os.urandom(2500).hex()})
+    keeper = Keeper(Settings(keys=[KEY], legacy=FLASK, clock=Clock(NOW)))
+    session = keeper.session(f"session={old}")
+    assert session["user"] == "ada"
+    assert keeper.save(session) == []
+    assert keeper.counts["refresh-skipped"] == 1

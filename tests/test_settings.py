@@ -128,7 +128,12 @@ def test_the_environment_says_all_that_is_text() -> None:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("IDLE_LIFETIME", "soon"), ("SECURE", "perhaps"), ("PARTS", "cart"), ("SKEW", KEY)],
+    [
+        ("IDLE_LIFETIME", "soon"),
+        ("SECURE", "perhaps"),
+        ("PARTS", "cart"),
+        pytest.param("SKEW", KEY, id="a key in the wrong variable"),
+    ],
 )
 def test_a_variable_that_cannot_be_read_is_named_and_not_repeated(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
