@@ -61,6 +61,7 @@ from .record import DIGEST_BYTES, ID_BYTES, MAX_CHUNKS, SET_ID_BYTES, OverflowSe
 MAX_DEPTH = 16
 MAX_BYTES = 1 << 20
 MAX_BIG_INT_BITS = 4096
+MAX_SHOWN_CHARS = 40
 # Keys and set members with attacker-made hashes cost quadratic time; text and bytes are hashed
 # with a secret, so only the others are counted.
 MAX_ODD_MEMBERS = 1024
@@ -143,8 +144,9 @@ def _check_dict(value: Any, path: str, depth: int) -> None:
     if not _has_plain_keys(value):
         _check_odd_members(value, path)
     for key, item in value.items():
-        # Only text and numbers are repeated in a path; another key may be long or private.
-        shown = type(key) is str or (type(key) is int and key.bit_length() <= 64)
+        # Only short text and numbers are repeated in a path; another key may be content.
+        short = type(key) is str and len(key) <= MAX_SHOWN_CHARS
+        shown = short or (type(key) is int and key.bit_length() <= 64)
         step = f"{path}[{key!r}]" if shown else f"{path}[...]"
         _check(key, f"{step} (key)", depth)
         if type(item) not in _LEAVES:

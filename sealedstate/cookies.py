@@ -36,13 +36,14 @@ class Candidates:
 
     `core`: at most four different values of the first cookie. `overflow`: values by chunk number,
     from 1. `foreign_bytes`: the rest of the header, with its separators; `our_bytes`: ours, with
-    theirs.
+    theirs. `crowded`: there are more values of the first cookie than four.
     """
 
     core: tuple[str, ...] = field(default=(), repr=False)
     overflow: Mapping[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
     foreign_bytes: int = 0
     our_bytes: int = 0
+    crowded: bool = False
 
     @property
     def any_of_ours(self) -> bool:
@@ -79,7 +80,7 @@ class CookieFamily:
         if len(header) > MAX_HEADER_CHARS or self.name not in header:
             return Candidates(foreign_bytes=len(header))
         found: dict[int, list[str]] = {}
-        ours = 0
+        ours, crowded = 0, False
         for pair in header.split(";"):
             name, equals, value = pair.strip(" \t").partition("=")
             number = self._number_of(name) if equals else None
@@ -87,12 +88,16 @@ class CookieFamily:
                 continue
             ours += len(pair) + 1
             values = found.setdefault(number, [])
-            if len(values) < MAX_CANDIDATES and value not in values:
+            if value in values:
+                continue
+            if len(values) < MAX_CANDIDATES:
                 values.append(value)
+            elif number == 0:
+                crowded = True
         core = tuple(found.pop(0, ()))
         overflow = {number: tuple(values) for number, values in found.items()}
         ours = min(ours, len(header))
-        return Candidates(core, overflow, len(header) - ours, ours)
+        return Candidates(core, overflow, len(header) - ours, ours, crowded)
 
     def set_line(self, name: str, value: str, max_age: int | None) -> str:
         """A Set-Cookie field value. `max_age` in seconds; None lives as long as the browser."""

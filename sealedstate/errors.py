@@ -200,6 +200,20 @@ class RevokedSession(UnreadableError):
     reason = "revoked"
 
 
+class ReplacedSession(UnreadableError):
+    """A moment ago it got a new id elsewhere: that cookie is on its way to the browser."""
+
+    reason = "replaced"
+    keeps_cookie = True
+
+
+class CrowdedCookie(UnreadableError):
+    """More cookies of our name than are tried, and none of the tried ones opens."""
+
+    reason = "crowded"
+    keeps_cookie = True
+
+
 class AmbiguousSession(UnreadableError):
     """Two authentic sessions under one cookie name: neither is believed."""
 

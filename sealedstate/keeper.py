@@ -23,7 +23,7 @@ from .errors import (
     UnreadableError,
 )
 from .saving import Saving
-from .session import Session
+from .session import Session, check_subject
 from .settings import Settings
 from .toolkit import Toolkit
 from .visit import RequestVisit
@@ -79,6 +79,7 @@ class Keeper:
         tools, now = self._tools, self._tools.now()
         if tools.revocations is None:
             raise ConfigurationError("revoking by subject needs a storage service")
+        check_subject(subject)
         settings = self.settings
         expires_at = int(now) + settings.absolute_lifetime + settings.skew
         tools.revocations.revoke_subject(subject, expires_at, now)
@@ -111,13 +112,14 @@ class Keeper:
 
     def _revoked_meanwhile(self, visit: RequestVisit) -> bool:
         """Whether the session was logged out while this request ran: it must not come back."""
-        if visit.record is None:
+        record = visit.record or visit.adopted
+        if record is None:
             return False
         try:
-            visit.check_revoked(visit.record)
+            visit.check_revoked(record)
         except UncheckedSession as error:
             raise StorageUnavailable("the session was not saved: is it logged out?") from error
         except UnreadableError as error:
-            self._tools.note(f"not-sent-{error.reason}", visit.record.id)
+            self._tools.note(f"not-sent-{error.reason}", record.id)
             return True
         return False

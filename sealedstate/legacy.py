@@ -61,10 +61,12 @@ class LegacyReader:
     def __post_init__(self) -> None:
         if self.kind not in _DEFAULT_NAMES:
             raise ConfigurationError("legacy: kind is 'flask' or 'starlette'")
-        if not self.secret:
-            raise ConfigurationError("legacy: secret is empty")
-        if self.until.tzinfo is None:
-            raise ConfigurationError("legacy: until needs a time zone")
+        if not isinstance(self.secret, (str, bytes)) or not self.secret:
+            raise ConfigurationError("legacy: secret is text or bytes, and not empty")
+        if not isinstance(self.until, datetime) or self.until.tzinfo is None:
+            raise ConfigurationError("legacy: until is a date and time with a time zone")
+        if not isinstance(self.max_age, (int, type(None))):
+            raise ConfigurationError("legacy: max_age is a number of seconds")
 
     @property
     def name(self) -> str:

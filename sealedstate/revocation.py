@@ -14,7 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .chunking import to_text
-from .errors import ConfigurationError, RevokedSession, StorageUnavailable, VersionMismatch
+from .errors import (
+    ConfigurationError,
+    ReplacedSession,
+    RevokedSession,
+    StorageUnavailable,
+    VersionMismatch,
+)
 from .keys import length_prefixed
 from .record import Record
 from .storage.contract import Storage, next_version
@@ -22,6 +28,8 @@ from .storage.contract import Storage, next_version
 SESSIONS = "sealedstate.revoked"
 SUBJECTS = "sealedstate.watermark"
 WRITE_TRIES = 16
+# So long a request that set out with the old id may be under way when its session gets a new one.
+REPLACED_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,20 +40,29 @@ class Revocations:
     realm: str
     lookup: Callable[[], bytes | None]
 
-    def check(self, record: Record) -> None:
-        """Raise RevokedSession for a record that was logged out, alone or with its subject."""
-        if self.storage.read(SESSIONS, self._session_key(record.id)) is not None:
-            raise RevokedSession
+    def check(self, record: Record, now: float) -> None:
+        """Raise RevokedSession for a record that was logged out, alone or with its subject.
+
+        Raise ReplacedSession for one that got a new id less than REPLACED_SECONDS ago.
+        """
+        row = self.storage.read(SESSIONS, self._session_key(record.id))
+        if row is not None:
+            recent = row.value and now < int.from_bytes(row.value, "big") + REPLACED_SECONDS
+            raise ReplacedSession if recent else RevokedSession
         if record.subject is not None and record.created_at <= self.watermark(record.subject):
             raise RevokedSession
 
-    def revoke(self, session_id: bytes, expires_at: int, now: float) -> bool:
+    def revoke(
+        self, session_id: bytes, expires_at: int, now: float, replaced: bool = False
+    ) -> bool:
         """Refuse a session id until `expires_at` (epoch seconds). Raises StorageError.
 
-        False when it was revoked already, which is as good: it needs no second row.
+        `replaced`: the session goes on under a new id. False when it was revoked already, which is
+        as good: it needs no second row.
         """
         key = self._session_key(session_id)
-        return self.storage.create(SESSIONS, key, b"", expires_at * 1000, next_version(now))
+        value = int(now).to_bytes(8, "big") if replaced else b""
+        return self.storage.create(SESSIONS, key, value, expires_at * 1000, next_version(now))
 
     def revoke_subject(self, subject: str, expires_at: int, now: float) -> None:
         """Refuse all sessions of `subject` that began until now. Raises StorageError.

@@ -62,12 +62,12 @@ class Saving:
             return []
         self._drop_rows_left_before(record)
         self._tools.note("saved", record.id)
-        return [*self._written(text, chunks), *self._deleted(text, chunks, overflow)]
+        return [*self._written(text, chunks), *self._deleted(text, chunks)]
 
     def deletions(self) -> list[str]:
         """The Set-Cookie field values that leave nothing of ours in the browser."""
         self._old_is_replaced()
-        return self._deleted(None, [], None)
+        return self._deleted(None, [])
 
     # --- who it is ------------------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ class Saving:
         if settings.persistent:
             self._max_age = max(1, record.expires_at - int(self._now))
         longest = cookies.chunk_name(1)
-        deleted = sum(field_bytes(line) for line in self._deleted("", [], None))
+        deleted = sum(field_bytes(line) for line in self._deleted("", []))
         return budget_for(
             settings.carried,
             self._visit.candidates.foreign_bytes,
@@ -207,30 +207,17 @@ class Saving:
     def _overflow(
         self, record: Record, places: Mapping[str, Place], budget: Budget
     ) -> tuple[OverflowSet | None, list[str]]:
-        """The overflow's entry in the manifest, and its chunks if they must be written."""
+        """The overflow's entry in the manifest, and its chunks.
+
+        They are written with every core, changed or not: else a core that answers late would state
+        the overflow of before, and neither tab's parts would be left.
+        """
         names = [name for name, place in places.items() if place is Place.OVERFLOW]
         if not names:
             return None, []
-        old = None if self._visit.record is None else self._visit.record.overflow
-        if old is not None and self._overflow_stays(old, names, budget):
-            return old, []
         parts = {name: self._session.parts[name].encoded or b"" for name in names}
-        now = int(self._now)
         rooms = (budget.chunk_chars,) * budget.chunks
-        return self._tools.tokens.seal_overflow(record.id, parts, rooms, now)
-
-    def _overflow_stays(self, old: OverflowSet, names: list[str], budget: Budget) -> bool:
-        if set(old.names) != set(names) or old.count > budget.chunks:
-            return False
-        # Overflow sealed by an older key moves on with the core, or it would die before it.
-        tokens = self._tools.tokens
-        primary = tokens.keyring().primary(int(self._now)).kid
-        if self._moved or tokens.overflow_kid(self._visit.candidates) != primary:
-            return False
-        parts = self._session.parts
-        return all(
-            parts[name].place is Place.OVERFLOW and not parts[name].changed for name in names
-        )
+        return self._tools.tokens.seal_overflow(record.id, parts, rooms, int(self._now))
 
     def _complete(
         self,
@@ -248,7 +235,9 @@ class Saving:
         left = self._rows_to_leave() | {
             name: version
             for name, place in places.items()
-            if place is not Place.SPILLED and (version := self._known_version(name)) is not None
+            if place is not Place.SPILLED
+            and parts[name].place is Place.SPILLED
+            and (version := self._known_version(name)) is not None
         }
         return Record(
             record.id,
@@ -290,16 +279,11 @@ class Saving:
         """Before the cookie with the new id is sent, the old id is refused, as `regenerate` says.
 
         False when a logout came first, which a session under a new id would outlive; a sign-in may.
-        A visitor who signs in leaves nothing of value behind under the old id, except where an old
-        framework's cookie leads back to it.
         """
         old, session = self._visit.record or self._visit.adopted, self._session
         if session.ended or old is None or old.id == session.raw_id:
             return True
-        if session.renewed or old.subject is not None or self._tools.settings.legacy is not None:
-            return self._visit.revoke(old) or session.signed_in
-        self._visit.forget(old.id, {**old.left, **old.spilled})
-        return True
+        return self._visit.revoke(old, replaced=True) or session.signed_in
 
     # --- lines ----------------------------------------------------------------------------------
 
@@ -310,10 +294,8 @@ class Saving:
             yield cookies.set_line(cookies.chunk_name(number), chunk, self._max_age)
         yield cookies.set_line(cookies.name, text, self._max_age)
 
-    def _deleted(
-        self, core: str | None, chunks: list[str], overflow: OverflowSet | None
-    ) -> list[str]:
-        """Deletions of what this save does not write or keep.
+    def _deleted(self, core: str | None, chunks: list[str]) -> list[str]:
+        """Deletions of what this save does not write.
 
         The whole fixed range goes, not only what this request carried: another tab may have
         written more.
@@ -322,13 +304,13 @@ class Saving:
         names = [cookies.name] if core is None and visit.candidates.core else []
         had_overflow = visit.record is not None and visit.record.overflow is not None
         if visit.candidates.overflow or had_overflow:
-            kept = len(chunks) if overflow is None else overflow.count
+            kept = len(chunks)
             configured = self._tools.settings.carried.cookies - 1
             last = max(LAST_CHUNK, configured, *visit.candidates.overflow)
             names += [cookies.chunk_name(number) for number in range(kept + 1, last + 1)]
         lines = [cookies.delete_line(name) for name in names]
         reader = self._tools.settings.legacy
-        return [*lines, reader.delete_line()] if reader and visit.adopted else lines
+        return [*lines, reader.delete_line()] if reader and visit.has_old_cookie else lines
 
     def _too_large(self, budget: Budget) -> SessionTooLarge:
         sizes = {name: len(part.encoded or b"") for name, part in self._session.parts.items()}

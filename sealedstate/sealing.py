@@ -138,11 +138,6 @@ def open_token(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> Op
     return Opened(plaintext[SEALED_AT_BYTES:], key, sealed_at)
 
 
-def kid_of(token: bytes) -> bytes:
-    """The kid that a token states, authentic or not."""
-    return token[1:5]
-
-
 def _usable_key(kid: bytes, keyring: Keyring, now: int) -> Key:
     key = keyring.find(kid)
     if key is None:

@@ -15,6 +15,8 @@ from .errors import LateRead, LateWrite, UnsupportedValue
 from .record import Place, Record
 
 MAX_NAME_BYTES = 128
+# A login always fits into one cookie, of every profile.
+MAX_SUBJECT_BYTES = 512
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -137,11 +139,10 @@ class Session(MutableMapping[str, object]):
     @subject.setter
     def subject(self, subject: str | None) -> None:
         self._writable()
-        if not (subject is None or type(subject) is str):
-            raise UnsupportedValue("session.subject", "a subject is text or None")
+        if subject is not None:
+            check_subject(subject)
         if subject == self._subject:
             return
-        self._visit.encode("subject", subject)  # refuses what is no valid text
         if self._subject is not None:
             self.clear()
         self._subject, self._signed_in = subject, True
@@ -374,6 +375,18 @@ class Session(MutableMapping[str, object]):
     def _encode_again(self, name: str, part: Part) -> None:
         if part.value is not _UNREAD and type(part.value) not in _SCALARS:
             part.encoded = self._visit.encode(name, part.value)
+
+
+def check_subject(subject: object) -> None:
+    """Raise UnsupportedValue unless `subject` may name a user."""
+    if type(subject) is not str:
+        raise UnsupportedValue("session.subject", "a subject is text or None")
+    if any("\ud800" <= letter <= "\udfff" for letter in subject):
+        raise UnsupportedValue("session.subject", "a subject has a lone surrogate")
+    if len(subject.encode()) > MAX_SUBJECT_BYTES:
+        raise UnsupportedValue(
+            "session.subject", f"a subject has more than {MAX_SUBJECT_BYTES} bytes"
+        )
 
 
 def check_name(name: object) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeAlias
 
 from .budget import PROFILES, Profile
 from .cookies import CookieFamily
-from .errors import ConfigurationError
+from .errors import ConfigurationError, NoPrimaryKey
 from .key_sources import KeySource, open_key_source
 from .keys import DEFAULT_SKEW
 from .legacy import LegacyReader
@@ -41,8 +41,9 @@ class Settings:
 
     keys: ``"env:"``, ``"env:NAME"``, ``"file:PATH"``, a key, a list of keys of which the first
         seals, or a key source.
-    storage: ``"sqlite:PATH"``, ``"memory:"``, a store, or None: then nothing can spill, and a
-        logout can't be enforced against a captured cookie.
+    storage: a URL such as ``"sqlite:PATH"``, a table of URLs by context (``"*"``: the others), a
+        store, or None: then nothing can spill, and a logout can't be enforced against a captured
+        cookie.
     realm: what tells this application's tokens from those of another with the same keys.
     profile: ``"tight"``, ``"portable"``, ``"standard"``, ``"roomy"``, or a Profile.
     idle_lifetime, absolute_lifetime: a session ends so long after its last seal, and after its
@@ -57,7 +58,7 @@ class Settings:
     """
 
     keys: str | Sequence[str] | KeySource = field(default="env:", repr=False)
-    storage: str | Storage | None = None
+    storage: str | Mapping[str, str] | Storage | None = field(default=None, repr=False)
     realm: str = "default"
     profile: str | Profile = "portable"
     idle_lifetime: int = 2 * 3600
@@ -94,7 +95,7 @@ class Settings:
     def __post_init__(self) -> None:
         self._check_types()
         derived = {
-            "key_source": open_key_source(self.keys, self.environ, self.skew),
+            "key_source": self._opened_keys(),
             "store": self._opened_storage(),
             "carried": self._found_profile(),
             "cookies": self._cookie_family(),
@@ -146,13 +147,30 @@ class Settings:
             if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
                 wanted = " or ".join(kind.__name__ for kind in kinds)
                 raise ConfigurationError(f"{name}: {wanted}, not {type(value).__name__}")
-        if isinstance(self.spill_order, str):
-            raise ConfigurationError("spill_order: a list of names, not one text")
+        if isinstance(self.spill_order, str) or not all(
+            isinstance(name, str) for name in self.spill_order
+        ):
+            raise ConfigurationError("spill_order: a list of names")
+        if not all(callable(rule) for rule in self.merge.values()):
+            raise ConfigurationError("merge: a function for each name")
+        if self.legacy is not None and self.legacy.name == self.cookie_name:
+            raise ConfigurationError("cookie_name: not the name of the old cookie")
+        if any("\ud800" <= letter <= "\udfff" for letter in self.realm):
+            raise ConfigurationError("realm: text without lone surrogates")
         if self.skew < 0:
             raise ConfigurationError("skew: not negative")
 
+    def _opened_keys(self) -> KeySource:
+        source = open_key_source(self.keys, self.environ, self.skew)
+        if source is not self.keys:
+            try:
+                source.keyring().primary(int(self.clock()))
+            except NoPrimaryKey:
+                raise ConfigurationError("keys: none of them may seal yet") from None
+        return source
+
     def _opened_storage(self) -> Storage | None:
-        if isinstance(self.storage, str):
+        if isinstance(self.storage, str) or type(self.storage) is dict:
             return open_storage(self.storage, self.clock)
         if self.storage is not None and not isinstance(self.storage, Storage):
             raise ConfigurationError("storage: a URL, an object with the storage contract, or None")
@@ -284,11 +302,13 @@ def _with_tables(values: dict[str, Any]) -> dict[str, Any]:
 
 def _made(name: str, kind: Any, table: dict[str, Any]) -> Any:
     _refuse_unknown(table, {item.name for item in fields(kind)}, f"{name}.")
-    if isinstance(table.get("until"), str):
-        table = table | {"until": datetime.fromisoformat(table["until"])}
     try:
+        if isinstance(table.get("until"), str):
+            table = table | {"until": datetime.fromisoformat(table["until"])}
         return kind(**table)
-    except TypeError:
+    except ConfigurationError:
+        raise
+    except (TypeError, ValueError):
         wanted = ", ".join(item.name for item in fields(kind))
         raise ConfigurationError(f"{name}: a table with {wanted}") from None
 
@@ -297,9 +317,14 @@ def _refuse_unknown(given: Mapping[str, object], known: Any, prefix: str = "") -
     for name in given:
         if name not in known:
             shown = f"{prefix}{name.upper() if prefix == ENVIRONMENT_PREFIX else name}"
-            raise ConfigurationError(f"there is no setting {shown!r}{_nearest(name, known)}")
+            raise ConfigurationError(
+                f"there is no setting {shown!r}{_nearest(name, known, prefix)}"
+            )
 
 
-def _nearest(name: str, known: Any) -> str:
+def _nearest(name: str, known: Any, prefix: str = "") -> str:
     near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there are {', '.join(sorted(known))}"
+    if not near:
+        return f"; there are {', '.join(sorted(known))}"
+    right = f"{prefix}{near[0].upper()}" if prefix == ENVIRONMENT_PREFIX else near[0]
+    return f"; did you mean {right!r}?"

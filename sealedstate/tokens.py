@@ -13,7 +13,7 @@ from itertools import islice, product
 
 from . import chunking, codec, sealing
 from .cookies import Candidates
-from .errors import AmbiguousSession, ForgedToken, UnreadableError
+from .errors import CrowdedCookie, ForgedToken, UnreadableError
 from .key_sources import KeySource
 from .keys import Key, Keyring
 from .record import DIGEST_BYTES, SET_ID_BYTES, OverflowSet, Record
@@ -44,10 +44,13 @@ class Tokens:
         """The ring in force."""
         return self.key_source.keyring()
 
-    def open_core(self, candidates: Candidates, now: int) -> OpenedRecord:
-        """The newest record among the candidates for our first cookie. Raises UnreadableError."""
+    def open_core(self, candidates: Candidates, now: int) -> list[OpenedRecord]:
+        """The authentic records among the candidates for our first cookie, of each id the newest.
+
+        Raises UnreadableError when there is none.
+        """
         found: list[OpenedRecord] = []
-        refused: UnreadableError = ForgedToken()
+        refused: UnreadableError = CrowdedCookie() if candidates.crowded else ForgedToken()
         for text in candidates.core:
             try:
                 found.append(self._open_one(text, now))
@@ -56,9 +59,8 @@ class Tokens:
                 refused = refused if refused.keeps_cookie else error
         if not found:
             raise refused
-        if len({each.record.id for each in found}) > 1:
-            raise AmbiguousSession
-        return max(found, key=lambda each: (each.record.generation, each.sealed_at))
+        found.sort(key=lambda each: (each.record.generation, each.sealed_at))
+        return list({each.record.id: each for each in found}.values())
 
     def open_overflow(
         self, record: Record, candidates: Candidates, now: int
@@ -70,15 +72,6 @@ class Tokens:
         for token in _joined(overflow.count, candidates):
             if _digest(token) == overflow.digest:
                 return self._open_parts(token, self._overflow_place(record.id, overflow), now)
-        return None
-
-    def overflow_kid(self, candidates: Candidates) -> bytes | None:
-        """The kid that the first overflow chunk states, authentic or not."""
-        for text in candidates.overflow.get(1, ()):
-            try:
-                return sealing.kid_of(chunking.from_text(text[: 4 * sealing.HEADER_BYTES]))
-            except UnreadableError:
-                continue
         return None
 
     def seal_core(self, record: Record, now: int) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from . import codec
 from .errors import (
+    AmbiguousSession,
     MalformedRecord,
     SessionWithheld,
     StorageError,
@@ -40,6 +41,12 @@ class RequestVisit:
     def record(self) -> Record | None:
         """The record that arrived, if any."""
         return None if self.opened is None else self.opened.record
+
+    @property
+    def has_old_cookie(self) -> bool:
+        """Whether the request carries a cookie that the legacy reader looks for."""
+        reader = self._toolkit.settings.legacy
+        return reader is not None and reader.find(self._header) is not None
 
     # --- what a session asks --------------------------------------------------------------------
 
@@ -92,15 +99,16 @@ class RequestVisit:
 
     # --- what saving asks -----------------------------------------------------------------------
 
-    def revoke(self, record: Record) -> bool:
+    def revoke(self, record: Record, replaced: bool = False) -> bool:
         """Refuse this session from now on, then drop its rows. Raises StorageError.
 
-        False when somebody else had revoked it already.
+        `replaced`: it goes on under a new id. False when somebody else had revoked it already.
         """
         tools, now = self._toolkit, self._toolkit.now()
         if tools.revocations is None:
             return True
-        first = tools.revocations.revoke(record.id, self._refused_until(record), now)
+        until = self._refused_until(record)
+        first = tools.revocations.revoke(record.id, until, now, replaced)
         tools.note("revoked", record.id)
         self.forget(record.id, {**record.left, **record.spilled})
         return first
@@ -122,7 +130,7 @@ class RequestVisit:
         if revocations is None:
             return
         try:
-            revocations.check(record)
+            revocations.check(record, self._toolkit.now())
         except StorageError as error:
             log.error("revocations can't be checked: %s", error)
             raise UncheckedSession from error
@@ -131,10 +139,20 @@ class RequestVisit:
 
     def _open(self) -> OpenedRecord:
         settings, now = self._toolkit.settings, int(self._toolkit.now())
-        opened = self._toolkit.tokens.open_core(self.candidates, now)
-        opened.record.check_times(opened.sealed_at, now, settings.lifetimes, settings.skew)
-        self.check_revoked(opened.record)
-        return opened
+        alive: list[OpenedRecord] = []
+        refused: UnreadableError | None = None
+        for opened in self._toolkit.tokens.open_core(self.candidates, now):
+            try:
+                opened.record.check_times(opened.sealed_at, now, settings.lifetimes, settings.skew)
+                self.check_revoked(opened.record)
+                alive.append(opened)
+            except UnreadableError as error:
+                refused = refused if refused is not None and refused.keeps_cookie else error
+        if refused is not None and not alive:
+            raise refused
+        if len(alive) > 1:
+            raise AmbiguousSession
+        return alive[0]
 
     def _adopt(self) -> Arrival:
         """An old session, when the request carries none of ours and one of another's."""
@@ -171,9 +189,12 @@ class RequestVisit:
 
     def _refused_until(self, record: Record) -> int:
         """When neither this session nor an old cookie that leads to its id can be opened."""
-        reader = self._toolkit.settings.legacy
-        old_until = 0 if reader is None else int(reader.until.timestamp())
-        return max(record.expires_at, old_until) + self._toolkit.settings.skew
+        settings, until = self._toolkit.settings, record.expires_at
+        if settings.legacy is not None:
+            # The old cookie may also have led other browsers to this id, as late as now.
+            sealed_until = int(self._toolkit.now()) + settings.absolute_lifetime
+            until = max(until, int(settings.legacy.until.timestamp()), sealed_until)
+        return until + settings.skew
 
     def _recall_spilled(self, record: Record, name: str) -> bytes | None:
         tools = self._toolkit

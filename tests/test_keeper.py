@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import cbor2
 import pytest
+from itsdangerous import TimestampSigner
 
 from sealedstate import (
     ConfigurationError,
     Keeper,
     Key,
     Keyring,
+    LegacyReader,
     NoPrimaryKey,
     Profile,
     SealedStateError,
@@ -672,6 +676,26 @@ def test_a_sign_in_that_was_sent_twice_at_once_signs_in_whichever_answer_arrives
         assert arrived.session().subject == "ann"
 
 
+def test_a_logout_through_an_old_cookie_lasts_as_long_as_what_it_had_led_to(
+    clock: Clock, store: Moody
+) -> None:
+    class Signer(TimestampSigner):
+        def get_timestamp(self) -> int:
+            return int(clock())
+
+    old = Signer("secret").sign(base64.b64encode(b'{"cart": [1]}')).decode()
+    until = datetime.fromtimestamp(clock() + 600, UTC)
+    shop = node(clock, store, legacy=LegacyReader("starlette", "secret", until))
+    laptop, phone = Browser(shop), Browser(shop)
+    for browser in (laptop, phone):
+        browser.jar.receive([f"session={old}; Path=/"])
+    laptop.visit(touch)  # and leaves sealed, for hours
+    phone.visit(lambda session: session.invalidate())
+    assert laptop.session().is_new
+    clock.forward(HOUR)
+    assert laptop.session().is_new
+
+
 # --- a new id, a new subject ------------------------------------------------------------------
 
 
@@ -814,12 +838,88 @@ def test_overflow_moves_to_the_primary_with_its_core(clock: Clock, store: Moody)
     assert at(only_next, browser).read() == {"large": "x" * 5000}
 
 
-def test_untouched_overflow_is_not_sent_again(clock: Clock) -> None:
-    browser = Browser(node(clock, None, profile="roomy"))
-    sign_in(browser, large="x" * 5000)
-    names = [line.partition("=")[0] for line in browser.visit(touch) if "Max-Age=0" not in line]
-    assert names == ["__Host-s"]
-    assert browser.read() == {"large": "x" * 5000, "touched": True}
+def test_overflow_goes_with_every_core_so_that_the_last_response_wins_whole(clock: Clock) -> None:
+    browser = Browser(node(clock, None, profile="roomy", refresh_after=60))
+    sign_in(browser, large=["x" * 5000])
+    clock.forward(61)
+    reading, writing = browser.session(), browser.session()
+    assert reading.subject == "ann"
+    large = writing["large"]
+    assert isinstance(large, list)
+    large.append("y")
+    keeper = browser.keeper
+    written, refreshed = keeper.save(writing), keeper.save(reading)
+    browser.jar.receive(written)
+    browser.jar.receive(refreshed)
+    assert browser.read() == {"large": ["x" * 5000]}
+
+
+def test_a_request_under_way_does_not_replace_the_login_that_overtook_it(
+    browser: Browser, clock: Clock, shop: Keeper
+) -> None:
+    late = shop.session(browser.jar.header())
+    browser.visit(lambda session: session.regenerate())
+    late["csrf"] = "token of the old page"
+    assert shop.save(late) == []
+    straggler = Browser(shop, Jar())
+    assert straggler.jar is not browser.jar
+    assert browser.read()["cart"] == [1]
+
+
+def test_a_sign_in_is_not_replaced_by_the_visitor_that_it_was(shop: Keeper) -> None:
+    browser = Browser(shop)
+    browser.visit(lambda session: session.update(csrf="visitor"))
+    before = browser.jar.header()
+    sign_in(browser)
+    late = shop.session(before)
+    late["csrf"] = "new"
+    assert late.withheld == "replaced"
+    assert shop.save(late) == []
+
+
+def test_an_id_that_was_replaced_a_while_ago_is_as_good_as_logged_out(
+    browser: Browser, clock: Clock, shop: Keeper
+) -> None:
+    before = browser.jar.header()
+    browser.visit(lambda session: session.regenerate())
+    clock.forward(60)
+    old = shop.session(before)
+    assert old.is_new
+    assert old.withheld is None
+
+
+def test_junk_in_front_of_a_good_cookie_neither_hides_nor_replaces_it(
+    browser: Browser, shop: Keeper
+) -> None:
+    junk = "; ".join(f"__Host-s=junk{number}" for number in range(4))
+    session = shop.session(f"{junk}; {browser.jar.header()}")
+    session["csrf"] = "new"
+    assert session.withheld == "crowded"
+    assert shop.save(session) == []
+    with pytest.raises(SessionWithheld):
+        session.invalidate()
+
+
+def test_an_expired_cookie_beside_a_good_one_is_not_ambiguous(
+    browser: Browser, clock: Clock, shop: Keeper
+) -> None:
+    expired = browser.jar.header()
+    clock.forward(ABSOLUTE)
+    again = Browser(shop)
+    sign_in(again)
+    assert shop.session(f"{expired}; {again.jar.header()}").subject == "ann"
+
+
+def test_the_row_of_a_part_that_came_back_is_deleted_by_the_next_save(
+    clock: Clock, store: Moody
+) -> None:
+    browser = Browser(node(clock, store))
+    sign_in(browser, large="x" * 4000)
+    browser.visit(lambda session: session.update(large="x"))
+    assert list(store.keys(CONTEXT))
+    browser.visit(touch)
+    assert not list(store.keys(CONTEXT))
+    assert not record_of(browser).left
 
 
 def test_a_session_under_a_revoked_key_is_refused_and_may_be_replaced(

@@ -124,9 +124,9 @@ def test_a_key_seals_from_the_date_behind_it(date: str, epoch: int) -> None:
 def test_a_ring_rolled_out_once_rotates_by_its_dates() -> None:
     ring = opened(
         [
-            TEXTS[0],
-            f"{TEXTS[1]}@2026-12-01T00:00:00Z",
             f"{TEXTS[2]}@2027-12-01T00:00:00Z",
+            f"{TEXTS[1]}@2026-12-01T00:00:00Z",
+            TEXTS[0],
         ]
     )
     turns = [
@@ -134,6 +134,12 @@ def test_a_ring_rolled_out_once_rotates_by_its_dates() -> None:
         for now in (0, 1_796_083_199, 1_796_083_200, 1_827_619_199, 1_827_619_200)
     ]
     assert turns == [FIRST.kid, FIRST.kid, SECOND.kid, SECOND.kid, THIRD.kid]
+
+
+@pytest.mark.parametrize("date", ["", "@2026-01-01T00:00:00Z"])
+def test_the_first_of_a_list_can_only_be_the_newest(date: str) -> None:
+    with pytest.raises(ConfigurationError, match="newest stands first"):
+        opened([f"{TEXTS[0]}{date}", f"{TEXTS[1]}@2026-12-01T00:00:00Z"])
 
 
 @pytest.mark.parametrize(

@@ -666,3 +666,15 @@ def test_an_old_session_that_fits_into_no_cookie_is_read_and_stays_where_it_is()
     assert session["user"] == "ada"
     assert keeper.save(session) == []
     assert keeper.counts["refresh-skipped"] == 1
+
+
+def test_an_old_cookie_that_is_still_about_is_deleted_by_the_logout_too() -> None:
+    old = flask_cookie({"_user_id": "ada"})
+    reader = replace(FLASK, subject="_user_id")
+    keeper = Keeper(Settings(keys=[KEY], legacy=reader, clock=Clock(NOW)))
+    first = keeper.session(f"session={old}")
+    assert first.subject == "ada"
+    ours = keeper.save(first)[0].partition(";")[0]
+    again = keeper.session(f"{ours}; session={old}")
+    again.invalidate()
+    assert reader.delete_line() in keeper.save(again)

@@ -40,7 +40,7 @@ def record(number: int = 1, subject: str | None = "ann", created_at: int = NOW) 
 
 def is_refused(revocations: Revocations, which: Record) -> bool:
     try:
-        revocations.check(which)
+        revocations.check(which, NOW)
     except RevokedSession:
         return True
     return False
@@ -52,10 +52,10 @@ def is_refused(revocations: Revocations, which: Record) -> bool:
 def test_a_session_is_fine_until_it_is_revoked_and_only_it_is_refused(
     revocations: Revocations,
 ) -> None:
-    revocations.check(record(1))
+    revocations.check(record(1), NOW)
     revocations.revoke(record(1).id, LATER, NOW)
     assert is_refused(revocations, record(1))
-    revocations.check(record(2))
+    revocations.check(record(2), NOW)
 
 
 def test_a_session_is_refused_whatever_its_subject_or_age(revocations: Revocations) -> None:
@@ -100,9 +100,9 @@ def test_signing_a_subject_out_refuses_all_sessions_that_began_until_then(
     revocations.revoke_subject("ann", LATER, NOW)
     assert is_refused(revocations, record(1, created_at=NOW))
     assert is_refused(revocations, record(2, created_at=NOW - 3600))
-    revocations.check(record(3, "bob", NOW - 3600))
-    revocations.check(record(4, None, NOW - 3600))
-    revocations.check(record(5, created_at=NOW + 1))
+    revocations.check(record(3, "bob", NOW - 3600), NOW)
+    revocations.check(record(4, None, NOW - 3600), NOW)
+    revocations.check(record(5, created_at=NOW + 1), NOW)
 
 
 def test_a_watermark_tells_until_when_sessions_are_refused(revocations: Revocations) -> None:
@@ -115,7 +115,7 @@ def test_a_watermark_tells_until_when_sessions_are_refused(revocations: Revocati
 def test_a_later_sign_out_refuses_what_began_in_between(revocations: Revocations) -> None:
     revocations.revoke_subject("ann", LATER, NOW)
     between = record(created_at=NOW + 60)
-    revocations.check(between)
+    revocations.check(between, NOW + 60)
     revocations.revoke_subject("ann", LATER + 60, NOW + 60)
     assert is_refused(revocations, between)
 
@@ -127,7 +127,7 @@ def test_a_second_sign_out_within_a_second_refuses_what_began_in_between(
     for _ in range(5):
         revocations.revoke_subject("ann", LATER, NOW)
         signed_in = record(created_at=revocations.watermark("ann") + 1)
-        revocations.check(signed_in)
+        revocations.check(signed_in, NOW)
         revocations.revoke_subject("ann", LATER, NOW + 0.5)
         assert is_refused(revocations, signed_in)
 
@@ -159,7 +159,7 @@ def test_without_a_lookup_key_signing_out_a_subject_is_refused_and_sessions_are_
     with pytest.raises(ConfigurationError, match="lookup key"):
         keyless.revoke_subject("ann", LATER, NOW)
     assert list(store.keys(SUBJECTS)) == []
-    keyless.check(record())
+    keyless.check(record(), NOW)
     keyless.revoke(record().id, LATER, NOW)
     assert is_refused(keyless, record())
 
@@ -202,8 +202,8 @@ def test_realms_do_not_sign_each_other_out(store: MemoryStorage) -> None:
     shop.revoke(record().id, LATER, NOW)
     shop.revoke_subject("bob", LATER, NOW)
     assert is_refused(shop, record())
-    blog.check(record())
-    blog.check(record(2, "bob"))
+    blog.check(record(), NOW)
+    blog.check(record(2, "bob"), NOW)
 
 
 def test_a_subject_cannot_be_guessed_from_the_store(store: MemoryStorage) -> None:
@@ -232,7 +232,7 @@ def test_a_store_that_is_down_is_told_of_by_every_operation(clock: Clock) -> Non
 
     down = Revocations(Down(clock), "default", lambda: SECRET)
     operations: list[Callable[[], object]] = [
-        lambda: down.check(record()),
+        lambda: down.check(record(), NOW),
         lambda: down.revoke(record().id, LATER, NOW),
         lambda: down.revoke_subject("ann", LATER, NOW),
         lambda: down.watermark("ann"),

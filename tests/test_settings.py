@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from sealedstate import ConfigurationError, Key, LegacyReader, Profile, Settings
 from sealedstate.keys import export_lookup
 from sealedstate.record import Policy
-from sealedstate.storage import MemoryStorage, SQLiteStorage
+from sealedstate.storage import MemoryStorage, SplitStorage, SQLiteStorage
 
 KEY = Key.generate(os.urandom).export()
 
@@ -44,7 +45,9 @@ def test_an_unknown_key_of_a_toml_file_is_named_with_the_nearest(tmp_path: Path)
 
 
 def test_an_unknown_variable_is_named_with_the_nearest() -> None:
-    with pytest.raises(ConfigurationError, match=r"SEALEDSTATE_STORAG'; did you mean 'storage'"):
+    with pytest.raises(
+        ConfigurationError, match=r"SEALEDSTATE_STORAG'; did you mean 'SEALEDSTATE_STORAGE'"
+    ):
         Settings.from_env({"SEALEDSTATE_STORAG": "memory:"})
 
 
@@ -188,6 +191,39 @@ def test_the_prefix_is_dropped_where_browsers_would_refuse_it() -> None:
     assert settings(cookie_path="/app").cookies.name == "s"
     assert settings(cookie_domain="example.org").cookies.name == "s"
     assert settings(secure=False).cookies.name == "s"
+
+
+def test_a_ring_of_which_no_key_may_seal_yet_is_refused() -> None:
+    assert "seal" in refusal(keys=[f"{KEY}@2999-01-01T00:00:00Z"])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"merge": {"cart": "union"}},
+        {"spill_order": [1]},
+        {"realm": "\ud800"},
+        {
+            "cookie_name": "session",
+            "legacy": LegacyReader("flask", "x", datetime(2999, 1, 1, tzinfo=UTC)),
+        },
+    ],
+)
+def test_what_could_only_fail_at_a_request_is_refused_at_the_start(given: dict[str, Any]) -> None:
+    assert next(iter(given)) in refusal(**given)
+
+
+@pytest.mark.parametrize("until", ['"soon"', "2027-01-01", "2027-01-01T00:00:00"])
+def test_a_legacy_table_needs_a_date_and_time_with_a_zone(tmp_path: Path, until: str) -> None:
+    file = tmp_path / "app.toml"
+    file.write_text(f'keys = ["{KEY}"]\n[legacy]\nkind = "flask"\nsecret = "x"\nuntil = {until}\n')
+    with pytest.raises(ConfigurationError, match="legacy"):
+        Settings.from_toml(file)
+
+
+def test_contexts_may_have_stores_of_their_own(tmp_path: Path) -> None:
+    found = settings(storage={"*": f"sqlite:{tmp_path / 's'}", "sealedstate.revoked": "memory:"})
+    assert isinstance(found.store, SplitStorage)
 
 
 def test_a_repr_of_settings_holds_no_key() -> None:

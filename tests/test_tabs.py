@@ -208,6 +208,21 @@ def test_the_same_cookies_in_any_order_are_the_same_session() -> None:
         assert dict(race.keeper.session("; ".join(order))) == large("0", 3)
 
 
+def test_a_response_without_overflow_deletes_also_the_chunks_that_its_request_did_not_carry() -> (
+    None
+):
+    race = Race(large("0", 1))
+    grown, shrunk = race.response(CHANGES["grows"]), race.response(CHANGES["shrinks"])
+    browser = race.arrive([*grown, *shrunk])
+    assert set(browser.jar.ours()) == {"__Host-s"}
+    assert browser.read() == small("D")
+
+
+def test_a_response_without_overflow_for_a_request_without_chunks_deletes_none() -> None:
+    race = Race(small("0"))
+    assert len(race.response(CHANGES["shrinks"])) == 1
+
+
 def test_a_stale_chunk_beside_the_right_one_does_no_harm() -> None:
     race = Race(large("0", 3))
     stale = race.browser.jar.header().split("; ")

@@ -91,10 +91,11 @@ class Walk:
     def others(self) -> list[str]:
         """Cookies that this application sets again with the same response."""
         room = self.profile.response_bytes - ORDINARY
+        likely = self.chance.choice([0, 0.3, 1])
         lines = []
         for name, value in self.foreign.items():
             line = f"{name}={value}; Path=/"
-            if self.chance.random() < 0.3 and field_bytes(line) <= room:
+            if self.chance.random() < likely and field_bytes(line) <= room:
                 room -= field_bytes(line)
                 lines.append(line)
         return lines

@@ -67,7 +67,8 @@ _LIVE = "(expires_at IS NULL OR expires_at > :now)"
 class SQLiteStorage:
     """Records in the SQLite file at `path`. `timeout`: seconds to wait for a lock.
 
-    Raises ConfigurationError when the file is no database of ours.
+    Nothing is opened before the first operation; a file that is no database of ours makes each of
+    them raise StorageUnavailable.
     """
 
     capabilities = Capabilities(
@@ -248,7 +249,8 @@ class SQLiteStorage:
             try:
                 return connection.execute(sql, row or {})
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= give_up_at:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # or a kind of it
+                if not busy or time.monotonic() >= give_up_at:
                     raise
                 time.sleep(POLL_SECONDS)
 
@@ -295,30 +297,47 @@ class SQLiteStorage:
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
-            self._path, timeout=self._timeout, isolation_level=None, check_same_thread=False
+            self._path, timeout=0, isolation_level=None, check_same_thread=False
         )
         try:
-            _set_journal(connection)
-            connection.execute("PRAGMA synchronous = FULL")
+            self._set_journal(connection)
+            self._patiently(connection, "PRAGMA synchronous = FULL")
             self._migrate(connection)
-            connection.execute("PRAGMA busy_timeout = 0")  # from here on, _patiently waits
         except BaseException:
             connection.close()
             raise
         return connection
 
+    def _set_journal(self, connection: sqlite3.Connection) -> None:
+        mode = "WAL" if wal_is_safe(sqlite3.sqlite_version_info) else "DELETE"
+        (current,) = self._patiently(connection, "PRAGMA journal_mode").fetchone()
+        # Asking again would take an exclusive lock at every start.
+        if current.upper() != mode:
+            self._patiently(connection, f"PRAGMA journal_mode = {mode}")
+
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        (found,) = self._patiently(connection, "PRAGMA user_version").fetchone()
         if found == SCHEMA_VERSION:
             return
+        self._path.chmod(0o600)
+        # Another process may be at it, too: nothing that was seen before the lock counts.
+        with self._transaction(connection):
+            self._check_whose(connection)
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _check_whose(self, connection: sqlite3.Connection) -> None:
+        (found,) = connection.execute("PRAGMA user_version").fetchone()
+        if found == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            raise StorageUnavailable(
+                f"sqlite store {self._path.name!r} is the database of another application"
+            )
         if found > SCHEMA_VERSION:
             raise StorageUnavailable(
                 f"sqlite store {self._path.name!r} has schema {found}; this release knows"
                 f" {SCHEMA_VERSION}"
             )
-        self._path.chmod(0o600)
-        connection.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}COMMIT;")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _drop(self) -> None:
         """Start from a fresh connection next time: the file may have been replaced or repaired."""
@@ -343,14 +362,6 @@ def _roll_back(connection: sqlite3.Connection) -> None:
     # After some errors SQLite has rolled back by itself, and a second ROLLBACK would be an error.
     if connection.in_transaction:
         connection.execute("ROLLBACK")
-
-
-def _set_journal(connection: sqlite3.Connection) -> None:
-    mode = "WAL" if wal_is_safe(sqlite3.sqlite_version_info) else "DELETE"
-    (current,) = connection.execute("PRAGMA journal_mode").fetchone()
-    # Asking again would take an exclusive lock at every start.
-    if current.upper() != mode:
-        connection.execute(f"PRAGMA journal_mode = {mode}")
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:

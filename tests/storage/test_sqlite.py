@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -313,7 +314,7 @@ def test_on_a_full_disk_writes_say_so_reads_go_on_and_it_recovers_by_itself(path
 class SmallDisk(SQLiteStorage):
     """A store whose file may take only so many pages: SQLite then says that the disk is full."""
 
-    pages = 1 << 20
+    pages = 20
 
     def _open(self) -> sqlite3.Connection:
         connection = super()._open()
@@ -325,7 +326,6 @@ def test_a_full_database_refuses_and_takes_more_once_there_is_room(
     path: Path, clock: Clock
 ) -> None:
     with closing(SmallDisk(path, clock)) as store:
-        SmallDisk.pages = 20
         store.create("c", "kept", b"v", None, 1)
         with pytest.raises(StorageUnavailable, match="full"):
             store.create("c", "large", b"v" * 500_000, None, 1)
@@ -333,8 +333,8 @@ def test_a_full_database_refuses_and_takes_more_once_there_is_room(
         assert store.read("c", "large") is None
         with pytest.raises(StorageUnavailable, match="full"):
             store.create("c", "large", b"v" * 500_000, None, 1)
-        SmallDisk.pages = 1 << 20
         assert store.create("c", "small", b"v", None, 1)
+        store.pages = 1 << 20
         store.close()
         assert store.create("c", "large", b"v" * 500_000, None, 1)
 
@@ -445,22 +445,16 @@ print(json.dumps(answers))
 
 
 @pytest.fixture
-def read_only(tmp_path: Path, clock: Clock) -> Iterator[Path]:
-    """A store that everybody may read and nobody may write."""
-    folder = tmp_path / "read-only"
-    folder.mkdir()
-    with closing(SQLiteStorage(folder / "store.db", clock)) as store:
-        store.create("c", "k", b"value", None, 1)
-    closed = [above for above in tmp_path.parents if not above.stat().st_mode & stat.S_IXOTH]
-    modes = [(above, above.stat().st_mode) for above in [tmp_path, *closed]]
-    for above, mode in modes:
-        above.chmod(mode | stat.S_IXOTH)
-    (folder / "store.db").chmod(0o444)
-    folder.chmod(0o555)
-    yield folder / "store.db"
-    folder.chmod(0o755)
-    for above, mode in modes:
-        above.chmod(mode)
+def read_only(clock: Clock) -> Iterator[Path]:
+    """A store that everybody may read and nobody but root may write."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with closing(SQLiteStorage(folder / "store.db", clock)) as store:
+            store.create("c", "k", b"value", None, 1)
+        (folder / "store.db").chmod(0o444)
+        folder.chmod(0o555)
+        yield folder / "store.db"
+        folder.chmod(0o755)
 
 
 @pytest.mark.skipif(JOURNAL == "wal", reason="SQLite writes beside a write-ahead log to read it")
