@@ -15,7 +15,7 @@ test: $(VENV)/.ready servers
 	$(BIN)/pytest -n $(WORKERS) -m "not soak" tests
 
 soak: $(VENV)/.ready servers
-	$(BIN)/pytest -m soak tests
+	$(BIN)/pytest -n $(WORKERS) -m soak tests
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .

@@ -227,7 +227,17 @@ LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
 
 @pytest.mark.parametrize("shard", range(SHARDS))
 def test_of_a_million_altered_tokens_none_opens_and_none_breaks(shard: int) -> None:
-    altering = Altering(f"shard {shard}")
+    none_opens_and_none_breaks(f"shard {shard}")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("shard", range(10 * SHARDS))
+def test_of_ten_million_altered_tokens_none_opens_and_none_breaks(shard: int) -> None:
+    none_opens_and_none_breaks(f"soak {shard}")
+
+
+def none_opens_and_none_breaks(seed: str) -> None:
+    altering = Altering(seed)
     tokens = Tokens(COOKIE, REALM, StaticKeys(RING), os.urandom)
     refused: Counter[type] = Counter()
     for _ in range(ALTERED // 2):

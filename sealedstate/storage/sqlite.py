@@ -319,10 +319,10 @@ class SQLiteStorage:
         (found,) = self._patiently(connection, "PRAGMA user_version").fetchone()
         if found == SCHEMA_VERSION:
             return
-        self._path.chmod(0o600)
         # Another process may be at it, too: nothing that was seen before the lock counts.
         with self._transaction(connection):
             self._check_whose(connection)
+            self._path.chmod(0o600)
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
