@@ -13,6 +13,7 @@ from collections import Counter
 from .revocation import Revocations
 from .settings import Settings
 from .spilling import Spiller
+from .storage import USES, Storage, mismatch
 from .tokens import Tokens
 
 log = logging.getLogger("sealedstate")
@@ -34,6 +35,7 @@ class Toolkit:
         if settings.store is not None:
             self.spiller = Spiller(settings.store, settings.realm, settings.random)
             self.revocations = Revocations(settings.store, settings.realm, self._lookup)
+            self._warn_of(settings.store)
 
     def now(self) -> float:
         """Epoch seconds, as the settings' clock says."""
@@ -53,6 +55,13 @@ class Toolkit:
             "-" if session_id is None else hashlib.blake2b(session_id, digest_size=8).hexdigest()
         )
         log.info("%s session=%s", event, digest)
+
+    def _warn_of(self, store: Storage) -> None:
+        """Say it at the start when a logout will not hold as long, or as far, as it should."""
+        name = type(store).__name__.removesuffix("Storage").lower()
+        sentence = mismatch(USES["revocation"], name, store.capabilities)
+        if sentence is not None:
+            log.warning("a logout will not hold everywhere: %s", sentence)
 
     def _lookup(self) -> bytes | None:
         return self.tokens.keyring().lookup

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import cbor2
@@ -36,7 +37,7 @@ from sealedstate.key_sources import StaticKeys
 from sealedstate.record import Place, Record
 from sealedstate.revocation import SESSIONS, SUBJECTS
 from sealedstate.spilling import CONTEXT, Row
-from sealedstate.storage import MemoryStorage, Stored
+from sealedstate.storage import MemoryStorage, SQLiteStorage, Stored
 from sealedstate.tokens import OpenedRecord
 from sealedstate.visit import RequestVisit
 from tests.jar import RING, Browser, Clock, Jar, interleavings, keeper
@@ -1347,3 +1348,14 @@ def test_a_part_that_only_a_newer_release_can_decode_is_told_and_kept(
     browser.visit(write_as_a_newer_release_does)
     browser.visit(read_and_go_on)
     assert record_of(browser).parts["cart"] == newer
+
+
+def test_a_store_that_forgets_logouts_is_told_at_the_start(
+    clock: Clock, store: Moody, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    node(clock, store)
+    assert "revocation needs a store that every process sees" in caplog.text
+    caplog.clear()
+    kept = SQLiteStorage(tmp_path / "store", clock)
+    node(clock, None, storage=kept)
+    assert not caplog.records
