@@ -41,6 +41,7 @@ class Saving:
     ) -> None:
         self._tools = toolkit
         self._session = session
+        self._parts = session.parts  # once: each look encodes again what may have been changed
         self._visit = visit
         self._other_bytes = other_bytes
         self._now = now
@@ -98,7 +99,7 @@ class Saving:
     # --- what goes where ------------------------------------------------------------------------
 
     def _fetch_what_may_move(self) -> None:
-        for name, part in list(self._session.parts.items()):
+        for name, part in list(self._parts.items()):
             stays = part.place is Place.SPILLED and self._may_stay_spilled(name)
             if part.encoded is None and not stays:
                 self._session.fetch(name)
@@ -138,7 +139,7 @@ class Saving:
         )
 
     def _plan(self, record: Record, budget: Budget) -> dict[str, Place]:
-        items = [self._item(name, part) for name, part in self._session.parts.items()]
+        items = [self._item(name, part) for name, part in self._parts.items()]
         left = sum(_entry_bytes(name) for name in self._rows_to_leave())
         fixed = len(codec.encode_record(record, int(self._now))) + FRAME_BYTES + left
         core = chunking.token_bytes(budget.core_chars) - sealing.OVERHEAD_BYTES - fixed
@@ -167,7 +168,7 @@ class Saving:
         for name, place in places.items():
             if place is not Place.SPILLED:
                 continue
-            part, known = self._session.parts[name], self._known_version(name)
+            part, known = self._parts[name], self._known_version(name)
             unmoved = part.place is Place.SPILLED and known is not None
             if unmoved and known is not None and not part.changed:
                 versions[name] = known
@@ -189,7 +190,7 @@ class Saving:
     def _known_version(self, name: str) -> int | None:
         if self._moved:
             return None
-        part = self._session.parts.get(name) or self._session.gone[name]
+        part = self._parts.get(name) or self._session.gone[name]
         return self._visit.versions.get(name, part.version)
 
     def _merge_of(self, name: str) -> Merge:
@@ -215,7 +216,7 @@ class Saving:
         names = [name for name, place in places.items() if place is Place.OVERFLOW]
         if not names:
             return None, []
-        parts = {name: self._session.parts[name].encoded or b"" for name in names}
+        parts = {name: self._parts[name].encoded or b"" for name in names}
         rooms = (budget.chunk_chars,) * budget.chunks
         return self._tools.tokens.seal_overflow(record.id, parts, rooms, int(self._now))
 
@@ -226,7 +227,7 @@ class Saving:
         spilled: Mapping[str, int],
         overflow: OverflowSet | None,
     ) -> Record:
-        parts = self._session.parts
+        parts = self._parts
         core = {
             name: parts[name].encoded or b""
             for name, place in places.items()
@@ -313,7 +314,7 @@ class Saving:
         return [*lines, reader.delete_line()] if reader and visit.has_old_cookie else lines
 
     def _too_large(self, budget: Budget) -> SessionTooLarge:
-        sizes = {name: len(part.encoded or b"") for name, part in self._session.parts.items()}
+        sizes = {name: len(part.encoded or b"") for name, part in self._parts.items()}
         foreign = self._visit.candidates.foreign_bytes
         why = (
             f"the request has {foreign} bytes of other cookies, the response"
