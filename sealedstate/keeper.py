@@ -22,8 +22,9 @@ from .errors import (
     UncheckedSession,
     UnreadableError,
 )
+from .record import check_subject
 from .saving import Saving
-from .session import Session, check_subject
+from .session import Session
 from .settings import Settings
 from .toolkit import Toolkit
 from .visit import RequestVisit

@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from .errors import ExpiredSession, FutureSession
+from .errors import ExpiredSession, FutureSession, UnsupportedValue
 
 ID_BYTES = 16
 SET_ID_BYTES = 8
 DIGEST_BYTES = 16
 # The most chunks that overflow is ever cut into.
 MAX_CHUNKS = 7
+MAX_NAME_BYTES = 128
+# A login always fits into one cookie, of every profile.
+MAX_SUBJECT_BYTES = 512
 
 
 class Place(Enum):
@@ -88,3 +91,27 @@ class Record:
         )
         if now >= ends_at:
             raise ExpiredSession
+
+
+def check_subject(subject: object) -> None:
+    """Raise UnsupportedValue unless `subject` may name a user."""
+    if type(subject) is not str:
+        raise UnsupportedValue("session.subject", "a subject is text or None")
+    if any("\ud800" <= letter <= "\udfff" for letter in subject):
+        raise UnsupportedValue("session.subject", "a subject has a lone surrogate")
+    if len(subject.encode()) > MAX_SUBJECT_BYTES:
+        raise UnsupportedValue(
+            "session.subject", f"a subject has more than {MAX_SUBJECT_BYTES} bytes"
+        )
+
+
+def check_name(name: object) -> None:
+    """Raise UnsupportedValue unless `name` may name a part."""
+    if type(name) is not str or not name:
+        raise UnsupportedValue("session[...]", "a part's name is non-empty text")
+    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+        raise UnsupportedValue("session[...]", "a part's name has a lone surrogate")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise UnsupportedValue(
+            "session[...]", f"a part's name has more than {MAX_NAME_BYTES} bytes"
+        )

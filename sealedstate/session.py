@@ -12,11 +12,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, Self
 
 from .errors import LateRead, LateWrite, UnsupportedValue
-from .record import Place, Record
+from .record import Place, Record, check_name, check_subject
 
-MAX_NAME_BYTES = 128
-# A login always fits into one cookie, of every profile.
-MAX_SUBJECT_BYTES = 512
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -375,30 +372,6 @@ class Session(MutableMapping[str, object]):
     def _encode_again(self, name: str, part: Part) -> None:
         if part.value is not _UNREAD and type(part.value) not in _SCALARS:
             part.encoded = self._visit.encode(name, part.value)
-
-
-def check_subject(subject: object) -> None:
-    """Raise UnsupportedValue unless `subject` may name a user."""
-    if type(subject) is not str:
-        raise UnsupportedValue("session.subject", "a subject is text or None")
-    if any("\ud800" <= letter <= "\udfff" for letter in subject):
-        raise UnsupportedValue("session.subject", "a subject has a lone surrogate")
-    if len(subject.encode()) > MAX_SUBJECT_BYTES:
-        raise UnsupportedValue(
-            "session.subject", f"a subject has more than {MAX_SUBJECT_BYTES} bytes"
-        )
-
-
-def check_name(name: object) -> None:
-    """Raise UnsupportedValue unless `name` may name a part."""
-    if type(name) is not str or not name:
-        raise UnsupportedValue("session[...]", "a part's name is non-empty text")
-    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
-        raise UnsupportedValue("session[...]", "a part's name has a lone surrogate")
-    if len(name.encode()) > MAX_NAME_BYTES:
-        raise UnsupportedValue(
-            "session[...]", f"a part's name has more than {MAX_NAME_BYTES} bytes"
-        )
 
 
 _ID = str.maketrans("+/", "-_")

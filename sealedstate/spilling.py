@@ -82,14 +82,8 @@ class Spiller:
         for _ in range(WRITE_TRIES):
             version = next_version(now, known or 0)
             token = self._seal(row, wanted, version, keyring, now)
-            try:
-                if self._write(row.key, token, expires_at * 1000, version, known):
-                    return version
-            except VersionMismatch:
-                pass
-            except OutcomeUnknown:
-                if self._is_there(row, token, version):
-                    return version
+            if self._written(row, token, expires_at * 1000, version, known):
+                return version
             # Somebody wrote, or the row is gone: look, and write over what is there now.
             stored = self.storage.read(CONTEXT, row.key)
             known = None if stored is None else stored.version
@@ -112,12 +106,18 @@ class Spiller:
         except VersionMismatch:
             return  # it is used again
 
-    def _write(
-        self, key: str, token: bytes, expires_at: int, version: int, known: int | None
+    def _written(
+        self, row: Row, token: bytes, expires_at: int, version: int, known: int | None
     ) -> bool:
-        if known is None:
-            return self.storage.create(CONTEXT, key, token, expires_at, version)
-        return self.storage.update(CONTEXT, key, token, expires_at, version, known)
+        """Whether the row holds `token` now; False where another version, or none, is there."""
+        try:
+            if known is None:
+                return self.storage.create(CONTEXT, row.key, token, expires_at, version)
+            return self.storage.update(CONTEXT, row.key, token, expires_at, version, known)
+        except VersionMismatch:
+            return False
+        except OutcomeUnknown:
+            return self._is_there(row, token, version)
 
     def _is_there(self, row: Row, token: bytes, version: int) -> bool:
         # Another tab may have proposed the same version in the same microsecond.

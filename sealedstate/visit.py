@@ -16,8 +16,8 @@ from .errors import (
     UnreadableError,
     UnreadablePart,
 )
-from .record import ID_BYTES, Record
-from .session import Arrival, check_name
+from .record import ID_BYTES, Record, check_name
+from .session import Arrival
 from .spilling import Row
 from .tokens import OpenedRecord
 from .toolkit import Toolkit, log
