@@ -1,4 +1,4 @@
-"""The command line: ``sealedstate keys generate``, ``sealedstate sizes FILE.json``.
+"""The command line: ``sealedstate keys generate``, ``sizes FILE.json``, ``store check URL``.
 
 Knows arguments and exit codes: 0 done, 1 a finding, 2 wrong usage or configuration. Does not know
 how anything is done; each command is a module of its own.
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import SealedStateError
-from . import keys, sizes
+from . import keys, sizes, store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     keys.add_to(commands)
     sizes.add_to(commands)
+    store.add_to(commands)
     given = parser.parse_args(arguments)
     try:
         return int(given.run(given))

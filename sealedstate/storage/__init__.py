@@ -1,6 +1,9 @@
 """Storage services: where parts go that fit into no cookie, and where revocations are kept.
 
 Knows the contract and which backend a URL names. Does not know what is stored.
+
+A backend that needs a driver is imported when a URL names it, so that nobody needs drivers of
+stores that he does not use.
 """
 
 from __future__ import annotations
@@ -34,6 +37,10 @@ __all__ = [
 URLS = (
     "memory:",
     "sqlite:PATH",
+    "postgresql://...",
+    "mariadb://...",
+    "redis://...",
+    "memcached://HOST:PORT",
     "layered:MILLISECONDS:URL",
 )
 
@@ -81,8 +88,33 @@ def _open_layered(_: str, rest: str, clock: Clock) -> Storage:
     return CachedStorage(open_storage(behind, clock), clock, int(staleness))
 
 
+def _open_sql(url: str, _: str, clock: Clock) -> Storage:
+    from .sql import SQLStorage
+
+    return SQLStorage(url, clock)
+
+
+def _open_redis(url: str, _: str, clock: Clock) -> Storage:
+    from .redis import RedisStorage
+
+    return RedisStorage(url, clock)
+
+
+def _open_memcached(url: str, _: str, clock: Clock) -> Storage:
+    from .memcached import MemcachedStorage
+
+    return MemcachedStorage(url, clock)
+
+
 _OPENERS: dict[str, Callable[[str, str, Clock], Storage]] = {
     "memory": _open_memory,
     "sqlite": _open_sqlite,
     "layered": _open_layered,
+    "postgresql": _open_sql,
+    "mariadb": _open_sql,
+    "mysql": _open_sql,
+    "redis": _open_redis,
+    "rediss": _open_redis,
+    "valkey": _open_redis,
+    "memcached": _open_memcached,
 }

@@ -300,9 +300,10 @@ class SQLiteStorage:
             self._path, timeout=0, isolation_level=None, check_same_thread=False
         )
         try:
+            # First: the others load what tables there are, and would not see those of a racer.
+            self._migrate(connection)
             self._set_journal(connection)
             self._patiently(connection, "PRAGMA synchronous = FULL")
-            self._migrate(connection)
         except BaseException:
             connection.close()
             raise
@@ -321,14 +322,15 @@ class SQLiteStorage:
             return
         # Another process may be at it, too: nothing that was seen before the lock counts.
         with self._transaction(connection):
-            self._check_whose(connection)
+            (found,) = connection.execute("PRAGMA user_version").fetchone()
+            self._check_whose(connection, found)
             self._path.chmod(0o600)
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            if found != SCHEMA_VERSION:
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
-    def _check_whose(self, connection: sqlite3.Connection) -> None:
-        (found,) = connection.execute("PRAGMA user_version").fetchone()
+    def _check_whose(self, connection: sqlite3.Connection, found: int) -> None:
         if found == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
             raise StorageUnavailable(
                 f"sqlite store {self._path.name!r} is the database of another application"

@@ -1,0 +1,193 @@
+"""memcached as it is started: what it declares, and that its limits are told. The kit.
+
+Knows memcached's options. Does not know how the store reads them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sealedstate.errors import CapacityError, StorageUnavailable
+from sealedstate.storage import Storage
+from sealedstate.storage.contract import Clock, Stored
+from sealedstate.storage.memcached import MemcachedStorage
+from sealedstate.testing import StorageContract
+from sealedstate.testing.faults import MORE_WRITES, Outages
+from sealedstate.testing.suite import undeclared
+from tests import kv_servers
+from tests.fault_proxy import FaultProxy
+from tests.kv_servers import KeyValueServer, memcached_server
+from tests.storage.kv_promises import PATIENT
+
+pytestmark = pytest.mark.server
+plain_memcached = kv_servers.plain_memcached
+
+
+def opened(url: str) -> MemcachedStorage:
+    return MemcachedStorage(url, time.time, timeout=PATIENT)
+
+
+@pytest.fixture
+def own_server() -> Iterator[KeyValueServer]:
+    with memcached_server() as server:
+        yield server
+
+
+def test_a_restart_forgets_everything_as_declared(own_server: KeyValueServer) -> None:
+    store = opened(own_server.url)
+    for number in range(100):
+        assert store.create("c", str(number), b"v", None, 1)
+    assert not store.capabilities.survives_restart
+    own_server.restart()
+    assert [store.read("c", str(number)) for number in range(100)] == [None] * 100
+    assert store.create("c", "0", b"v", None, 1)
+    own_server.kill9()
+    own_server.start()
+    assert store.read("c", "0") is None
+    store.close()
+
+
+def test_what_is_declared_to_be_evicted_is_evicted() -> None:
+    with memcached_server("-m", "4") as server:
+        store = opened(server.url)
+        assert store.create("c", "first", b"v" * 1000, None, 1)
+        for number in range(10_000):
+            assert store.create("c", str(number), b"v" * 1000, None, 1)
+        assert store.capabilities.evicts
+        assert "maxbytes 4194304" in store.capabilities.because["evicts"]
+        assert store.read("c", "first") is None
+        store.close()
+
+
+def fill(store: Storage) -> None:
+    for number in range(10_000):
+        store.create("c", str(number), b"v" * 1000, None, 1)
+
+
+def test_one_that_may_not_evict_declares_it_and_refuses_when_it_is_full() -> None:
+    with memcached_server("-m", "4", "-M") as server:
+        store = opened(server.url)
+        assert not store.capabilities.evicts
+        with pytest.raises(StorageUnavailable, match="memory is full"):
+            fill(store)
+        assert store.read("c", "0") == Stored(b"v" * 1000, 1, None)
+        assert store.delete("c", "0")
+        store.close()
+
+
+SIZES = {
+    "small": ["-I", "512k"],
+    "default": [],
+    "large": ["-I", "4m"],
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_value_may_be_as_large_as_the_server_was_started_for(size: str) -> None:
+    with memcached_server(*SIZES[size]) as server:
+        store = opened(server.url)
+        value = b"\r\nEND\r\n" * (store.capabilities.value_bytes // 7)
+        value += b"v" * (store.capabilities.value_bytes - len(value))
+        assert store.create("c", "k" * 4096, value, None, 1)
+        assert store.read("c", "k" * 4096) == Stored(value, 1, None)
+        with pytest.raises(CapacityError):
+            store.update("c", "k" * 4096, value + b"v", None, 2)
+        store.close()
+
+
+def test_a_value_too_large_for_a_server_that_was_not_asked_yet_is_refused_too() -> None:
+    with memcached_server(*SIZES["small"]) as server:
+        store = opened(server.url)
+        with pytest.raises(CapacityError):
+            store.create("c", "k", bytes(600_000), None, 1)
+        store.close()
+    with memcached_server(*SIZES["large"]) as server:
+        store = opened(server.url)
+        assert store.create("c", "k", bytes(2_000_000), None, 1)
+        store.close()
+
+
+def test_a_server_that_can_check_nothing_is_refused() -> None:
+    with memcached_server("-C") as server:
+        store = opened(server.url)
+        with pytest.raises(StorageUnavailable, match="-C"):
+            store.read("c", "k")
+
+
+def connect_often(server: KeyValueServer, stores: list[MemcachedStorage]) -> None:
+    for _ in range(100):
+        stores.append(opened(server.url))
+        stores[-1].ping()
+
+
+def test_a_server_with_too_many_clients_says_so() -> None:
+    stores: list[MemcachedStorage] = []
+    with memcached_server("-t", "1", "-c", "50", "-o", "maxconns_fast") as server:
+        with pytest.raises(StorageUnavailable, match="no connection"):
+            connect_often(server, stores)
+        for store in stores:
+            store.close()
+
+
+def test_a_name_with_several_addresses_is_tried_through(own_server: KeyValueServer) -> None:
+    store = MemcachedStorage(f"memcached://localhost:{own_server.port}", time.time)
+    store.ping()
+    store.close()
+    unknown = MemcachedStorage("memcached://no-such-host.invalid", time.time)
+    with pytest.raises(StorageUnavailable, match="no address"):
+        unknown.ping()
+
+
+# --- the kit --------------------------------------------------------------------------------------
+
+
+class TestMemcached(StorageContract):
+    @pytest.fixture(autouse=True)
+    def _place(self, plain_memcached: KeyValueServer) -> Iterator[None]:
+        with FaultProxy(plain_memcached.port) as proxy:
+            # The proxy can't travel to other processes, its address can.
+            self._proxy: Any = proxy
+            self.url = f"memcached://127.0.0.1:{proxy.port}"
+            yield
+
+    def open_store(self, clock: Clock) -> Storage:
+        return MemcachedStorage(self.url, clock, timeout=PATIENT)
+
+    def declines_contexts(self, store: Storage, context: str) -> bool:
+        # delete_context works nevertheless, and is tested above.
+        return undeclared(store.capabilities.contexts, lambda: store.touch_context(context, None))
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        self._proxy.refusing = True
+        self._proxy.cut()
+        yield
+        self._proxy.refusing = False
+
+    @contextlib.contextmanager
+    def lost_reply(self) -> Iterator[None]:
+        self._proxy.drop_replies = True
+        yield
+        self._proxy.drop_replies = False
+
+
+# Told here again for those that need no capability which memcached lacks in part only.
+@pytest.mark.parametrize("operation", sorted(MORE_WRITES.keys() - {"delete_context"}))
+def _no_other_write_is_silently_dropped_during_an_outage(
+    self: Any, store: Storage, context: str, operation: str
+) -> None:
+    Outages.test_no_other_write_is_silently_dropped_during_an_outage(
+        self, store, context, operation
+    )
+
+
+setattr(
+    TestMemcached,
+    Outages.test_no_other_write_is_silently_dropped_during_an_outage.__name__,
+    _no_other_write_is_silently_dropped_during_an_outage,
+)

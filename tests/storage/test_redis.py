@@ -1,0 +1,394 @@
+"""Redis: what only it promises, on real servers in all their configurations."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import pytest
+import redis
+
+from sealedstate.errors import (
+    ConfigurationError,
+    OutcomeUnknown,
+    StorageUnavailable,
+    VersionMismatch,
+)
+from sealedstate.storage import Storage
+from sealedstate.storage.contract import Clock, Stored
+from sealedstate.storage.redis import GRACE, PAGE, RedisStorage
+from sealedstate.testing import KitClock
+from sealedstate.testing.clock import tries
+from tests import kv_servers
+from tests.kv_servers import KeyValueServer, redis_server
+from tests.storage.kv_promises import PATIENT, SHORT, KeyValuePromises
+
+pytestmark = pytest.mark.server
+plain_redis = kv_servers.plain_redis
+
+MINUTE = 60_000
+
+
+@pytest.fixture
+def server(plain_redis: KeyValueServer) -> KeyValueServer:
+    with redis.Redis(port=plain_redis.port) as admin:
+        admin.flushall()
+    return plain_redis
+
+
+@pytest.fixture
+def own_server() -> Iterator[KeyValueServer]:
+    with redis_server() as server:
+        yield server
+
+
+@pytest.fixture
+def admin(server: KeyValueServer) -> Iterator[Any]:
+    """A bare client: what is really there."""
+    with redis.Redis(port=server.port) as admin:
+        yield admin
+
+
+@pytest.fixture
+def store(server: KeyValueServer, clock: KitClock) -> Iterator[RedisStorage]:
+    store = RedisStorage(server.url, clock, timeout=PATIENT)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def clock() -> KitClock:
+    return KitClock()
+
+
+class TestPromises(KeyValuePromises):
+    replies_before: ClassVar = {"delete_context": 1}
+
+    @pytest.fixture(autouse=True)
+    def _place(self, server: KeyValueServer) -> None:
+        self.url = server.url
+
+    def open(self, url: str, clock: Clock = time.time, timeout: float = PATIENT) -> Storage:
+        return RedisStorage(url, clock, timeout=timeout)
+
+    def test_swapped_answers_to_writes_are_told_as_unknown(self, server: KeyValueServer) -> None:
+        with self.proxied(server, SHORT) as (proxy, store), ThreadPoolExecutor(2) as pool:
+
+            def create(key: str) -> bool | None:
+                try:
+                    return store.create("c", key, b"w", None, 7)
+                except (OutcomeUnknown, StorageUnavailable):
+                    return None
+
+            for number in range(4):
+                proxy.swap_replies = True
+                won, lost = pool.map(create, [f"new {number}", "k"])
+                assert won is not False
+                assert lost is not True
+                assert store.read("c", "k") == Stored(b"v", 1, None)
+
+    def writes_done(self, server: KeyValueServer) -> int:
+        with redis.Redis(port=server.port) as admin:
+            stats: Any = admin.info("commandstats")
+        return sum(
+            stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("set", "del", "unlink")
+        )
+
+
+# --- what stands in Redis -------------------------------------------------------------------------
+
+
+def test_versions_that_differ_only_beyond_2_to_the_53rd_are_told_apart(store: RedisStorage) -> None:
+    large = (1 << 53) + 1
+    assert store.create("c", "k", b"v", None, large)
+    with pytest.raises(VersionMismatch) as caught:
+        store.update("c", "k", b"w", None, large + 1, expected=large - 1)
+    assert caught.value.current == large
+    with pytest.raises(VersionMismatch):
+        store.update("c", "k", b"w", None, large)
+    assert store.update("c", "k", b"w", None, large + 1, expected=large)
+    assert store.update("c", "k", b"w", None, (1 << 63) - 1)
+    with pytest.raises(VersionMismatch):
+        store.delete("c", "k", expected=(1 << 63) - 2)
+    assert store.delete("c", "k", expected=(1 << 63) - 1)
+
+
+def test_more_digits_are_more_and_not_less(store: RedisStorage) -> None:
+    assert store.create("c", "k", b"v", None, -5)
+    for version in (0, 9, 10, 99, 100):
+        assert store.update("c", "k", b"v", None, version)
+    with pytest.raises(VersionMismatch):
+        store.update("c", "k", b"v", None, 99)
+
+
+def test_scripts_that_the_server_has_forgotten_are_told_anew(
+    store: RedisStorage, admin: Any
+) -> None:
+    assert store.create("c", "k", b"v", None, 1)
+    for version in (2, 3):
+        admin.script_flush()
+        assert store.update("c", "k", b"w", None, version, expected=version - 1)
+    admin.script_flush()
+    assert store.delete("c", "k", expected=3)
+
+
+def test_redis_gives_memory_back_only_after_every_node_takes_the_record_for_dead(
+    store: RedisStorage, admin: Any, clock: KitClock
+) -> None:
+    clock.stop(clock.now)
+    ways: dict[str, Callable[[], object]] = {
+        "created": lambda: store.create("c", "k", b"v", clock.now + MINUTE, 1),
+        "updated": lambda: store.update("c", "k", b"v", clock.now + MINUTE, 2),
+        "moved": lambda: store.update_expiration("c", "k", clock.now + MINUTE),
+        "touched": lambda: store.touch_context("c", clock.now + MINUTE),
+    }
+    for way, act in ways.items():
+        act()
+        (record,) = admin.keys("sealedstate:*:r:*")
+        assert MINUTE < admin.pttl(record) <= MINUTE + GRACE, way
+        (records,) = admin.keys("*:records")
+        assert admin.pttl(records) == -1 or admin.pttl(records) > admin.pttl(record), way
+        store.update_expiration("c", "k", None)
+        assert admin.pttl(record) == -1, way
+
+
+def test_lists_of_what_has_expired_do_not_grow(
+    store: RedisStorage, admin: Any, clock: KitClock
+) -> None:
+    for number in range(100):
+        store.create("c", f"old {number}", b"v", clock.now + MINUTE, 1)
+        store.add_member("c", f"old {number}", "m", clock.now + MINUTE)
+        store.add_member("c", "many", f"m {number}", clock.now + MINUTE)
+    clock.move(MINUTE + GRACE + 1)
+    for number in range(40):
+        store.create("c", f"new {number}", b"v", clock.now + MINUTE, 1)
+        store.add_member("c", f"new {number}", "m", clock.now + MINUTE)
+        store.add_member("c", "many", f"n {number}", clock.now + MINUTE)
+    (records,), (indexes,) = admin.keys("*:records"), admin.keys("*:indexes")
+    assert admin.zcard(records) == 40
+    assert admin.zcard(indexes) < 40 + 100 - 60, "each write clears one, and adds half a one"
+    assert len(store.members("c", "many")) == 40
+
+
+def test_what_is_left_of_an_empty_context_is_nothing(store: RedisStorage, admin: Any) -> None:
+    store.create("c", "k", b"v", None, 1)
+    store.add_member("c", "k", "m", None)
+    store.delete("c", "k")
+    store.remove_member("c", "k", "m")
+    assert admin.keys() == []
+
+
+def test_a_context_of_many_pages_is_touched_and_deleted_as_a_whole(
+    store: RedisStorage, admin: Any, clock: KitClock
+) -> None:
+    many = 2 * PAGE + 7
+    for number in range(many):
+        store.create("c", str(number), b"v", None, 1)
+    for number in range(PAGE + 7):
+        store.add_member("c", str(number), "m", None)
+    expires_at = clock.now + MINUTE
+    store.touch_context("c", expires_at)
+    found = {store.read("c", str(number)) for number in range(many)}
+    assert found == {Stored(b"v", 1, expires_at)}
+    assert len(list(store.keys("c"))) == many
+    store.delete_context("c")
+    assert admin.keys() == []
+
+
+def test_reaping_finds_its_own_among_many_keys_of_others(
+    store: RedisStorage, admin: Any, clock: KitClock
+) -> None:
+    admin.mset({f"foreign {number}": b"x" for number in range(5000)})
+    admin.set("sealedstate:{foreign}:records", b"not ours")
+    admin.delete("sealedstate:{foreign}:records")
+    for number in range(10):
+        store.create(f"c{number}", "k", b"v", clock.now + MINUTE, 1)
+        store.add_member(f"c{number}", "k", "m", clock.now + MINUTE)
+        store.add_member(f"c{number}", "k", "n", clock.now + MINUTE)
+        store.add_member(f"c{number}", "k", "later", clock.now + 2 * MINUTE)
+    clock.move(MINUTE)
+    assert [store.reap(7) for _ in range(6)] == [7, 7, 7, 7, 2, 0]
+    assert admin.dbsize() == 5000 + 2 * 10, "the later members, and that they are there"
+
+
+def test_reaping_much_takes_what_it_may_at_once(store: RedisStorage, clock: KitClock) -> None:
+    many = 2 * PAGE + 7
+    for number in range(many):
+        store.create("c", str(number), b"v", clock.now + MINUTE, 1)
+        store.add_member("c", "k", str(number), clock.now + MINUTE)
+    clock.move(MINUTE)
+    assert store.reap(many + PAGE) == many + PAGE
+    assert store.reap(1_000_000) == many - PAGE
+    assert store.reap(1_000_000) == 0
+
+
+def test_a_record_that_was_put_in_another_ones_place_is_refused(
+    store: RedisStorage, admin: Any
+) -> None:
+    store.create("c", "a", b"a", None, 1)
+    (record,) = admin.keys("*:r:*")
+    store.create("c", "b", b"b", None, 1)
+    other = next(name for name in admin.keys("*:r:*") if name != record)
+    admin.set(other, admin.get(record))
+    with pytest.raises(StorageUnavailable):
+        store.read("c", "b")
+    assert store.read("c", "a") == Stored(b"a", 1, None)
+
+
+def test_keys_that_speak_redis_are_only_keys(store: RedisStorage, admin: Any) -> None:
+    odd = ["\r\n*1\r\n$8\r\nFLUSHALL\r\n", "}{", "{a}b", "*3\r\n", "$-1\r\n", "\0", "é" * 2000]
+    for key in odd:
+        assert store.create(key, key, key.encode(), None, 1)
+        store.add_member(key, key, key, None)
+    for key in odd:
+        assert store.read(key, key) == Stored(key.encode(), 1, None)
+        assert list(store.keys(key)) == [key]
+        assert store.members(key, key) == {key: None}
+    assert all(len(name) < 120 for name in admin.scan_iter())
+
+
+# --- a server's own noes --------------------------------------------------------------------------
+
+
+def refusal(url: str) -> str:
+    """What a write is refused with."""
+    store = RedisStorage(url, time.time)
+    with pytest.raises(StorageUnavailable) as caught:
+        store.create("c", "k", b"v" * 1000, None, 1)
+    store.close()
+    return str(caught.value)
+
+
+def test_the_password_is_right_wrong_missing_or_too_much(plain_redis: KeyValueServer) -> None:
+    with redis_server(password="canary-secret") as server:
+        store = RedisStorage(server.url, time.time)
+        assert store.create("c", "k", b"v", None, 1)
+        assert "canary" not in repr(store) + repr(vars(store))
+        store.close()
+        wrong = server.url.replace("canary-secret", "canary-wrong")
+        assert "refused the user or the password" in refusal(wrong)
+        assert "canary" not in refusal(wrong)
+        assert "wants a password" in refusal(server.url.replace(":canary-secret@", ""))
+    unneeded = refusal(plain_redis.url.replace("redis://", "redis://:canary-secret@"))
+    assert "has no password" in unneeded
+    assert "canary" not in unneeded
+
+
+def test_a_database_that_does_not_exist_is_told(plain_redis: KeyValueServer) -> None:
+    assert "no database 99" in refusal(plain_redis.url.replace("/0", "/99"))
+
+
+def test_databases_are_apart(server: KeyValueServer, store: RedisStorage) -> None:
+    other = RedisStorage(server.url.replace("/0", "/1"), time.time)
+    store.create("c", "k", b"v", None, 1)
+    assert other.read("c", "k") is None
+    other.close()
+
+
+def fill(store: Storage) -> None:
+    for number in range(100_000):
+        store.create("c", str(number), b"v" * 1000, None, 1)
+
+
+def test_a_full_server_refuses_writes_and_goes_on_reading_and_deleting() -> None:
+    with redis_server("none", "--maxmemory", "2mb") as server:
+        store = RedisStorage(server.url, time.time)
+        assert not store.capabilities.evicts
+        store.add_member("c", "i", "m", None)
+        with pytest.raises(StorageUnavailable, match="memory is full"):
+            fill(store)
+        with redis.Redis(port=server.port) as admin:
+            # Or a buffer that is given back would make room for one more.
+            admin.config_set("maxmemory", "1mb")
+        acts: list[Callable[[], object]] = [
+            lambda: store.update("c", "0", b"w" * 1000, None, 2),
+            lambda: store.update_expiration("c", "0", None),
+            lambda: store.touch_context("c", None),
+            lambda: store.add_member("c", "i", "n", None),
+        ]
+        for act in acts:
+            with pytest.raises(StorageUnavailable, match="memory is full"):
+                act()
+        assert store.read("c", "0") == Stored(b"v" * 1000, 1, None)
+        assert store.members("c", "i") == {"m": None}
+        store.delete_context("c")
+        assert store.read("c", "0") is None
+        store.close()
+
+
+def test_a_replica_refuses_writes_and_says_that_it_is_one() -> None:
+    with (
+        redis_server("aof always", "--repl-diskless-sync-delay", "0") as primary,
+        redis_server("aof always", "--replicaof", "127.0.0.1", str(primary.port)) as replica,
+    ):
+        with redis.Redis(port=replica.port) as admin:
+            for _ in tries(30):
+                if admin.info("replication")["master_link_status"] == "up":
+                    break
+        assert "replica" in refusal(replica.url)
+        can = RedisStorage(replica.url, time.time).capabilities
+        assert not can.durable
+        assert not can.survives_restart
+        assert "replica" in can.because["durable"]
+        leading = RedisStorage(primary.url, time.time).capabilities
+        assert leading.durable
+        assert "connected_slaves 1" in leading.because["durable"]
+
+
+def test_a_server_with_too_many_clients_says_so() -> None:
+    with redis_server("none", "--maxclients", "1") as server:
+        first = RedisStorage(server.url, time.time)
+        first.ping()
+        assert "too many clients" in refusal(server.url)
+        first.close()
+
+
+def test_a_key_of_ours_that_holds_something_else_is_an_error(
+    store: RedisStorage, admin: Any
+) -> None:
+    store.create("c", "k", b"v", None, 1)
+    (record,) = admin.keys("*:r:*")
+    admin.delete(record)
+    admin.lpush(record, b"x")
+    acts: list[Callable[[], object]] = [
+        lambda: store.read("c", "k"),
+        lambda: store.update("c", "k", b"w", None, 2),
+    ]
+    for act in acts:
+        with pytest.raises(StorageUnavailable, match="another kind"):
+            act()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis:",
+        "redis://",
+        "redis:///0",
+        "redis://:canary@/0",
+        "redis://:canary@h:port/0",
+        "redis://:canary@h/none",
+        "redis://:canary@h/-1",
+        "redis://canary@h/0",
+        "redis://:canary@h/0#x",
+        "redis://:canary@h/0?ssl_ca_certs=x",
+        "rediss://:canary@h/0?socket_timeout=100",
+        "http://:canary@h/0",
+    ],
+)
+def test_an_url_that_names_no_server_is_refused_without_quoting_it(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        RedisStorage(url, time.time)
+    assert "canary" not in str(caught.value) + repr(caught.value.__context__ and "")
+
+
+def test_urls_say_where_a_server_is() -> None:
+    for url, address in {
+        "redis://h": "h:6379",
+        "valkey://h:1": "h:1",
+        "rediss://u:p%40@h:1/2?ssl_ca_certs=/ca.pem": "h:1",
+        "valkeys://:p@[::1]:1/": "::1:1",
+    }.items():
+        assert repr(RedisStorage(url, time.time)) == f"RedisStorage({address})"
