@@ -37,7 +37,7 @@ from .redis_server import Server
 
 ECHO_BYTES = 8
 
-# Why a server says no, by the first word of its error; each comes instead of running.
+# Why a server says no, by the first word of its error.
 _REFUSALS = {
     "READONLY": "it is a replica and takes no writes (READONLY)",
     "OOM": "its memory is full (OOM; see maxmemory)",
@@ -58,6 +58,8 @@ _REFUSALS = {
     "NOSCRIPT": "it keeps no scripts (NOSCRIPT)",
     "MAXCLIENTS": "it has too many clients (see maxclients)",
 }
+# All of them come before anything ran but this one, which a script may meet half-way.
+_HALF_WAY = "WRONGTYPE"
 # redis-py takes the first word off where it has a class for the error.
 _CLASSES: tuple[tuple[type[redis.RedisError], str], ...] = (
     (redis.ReadOnlyError, "READONLY"),
@@ -74,7 +76,7 @@ _CLASSES: tuple[tuple[type[redis.RedisError], str], ...] = (
     (redis.exceptions.AskError, "ASK"),
 )
 # Redis 6 tells inside an error of the script why it refused the script's first write.
-_WITHIN = re.compile(r" -?(READONLY|OOM|MISCONF|NOREPLICAS|NOPERM|WRONGTYPE) ")
+_WITHIN = re.compile(r" -?(READONLY|OOM|MISCONF|NOREPLICAS|WRONGTYPE) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +203,7 @@ class Link:
     ) -> StorageError:
         if isinstance(found, _Refused):
             why = _REFUSALS.get(found.code, f"it answered with an error ({found.code})")
-            surely_not = found.code in _REFUSALS
+            surely_not = found.code in _REFUSALS and found.code != _HALF_WAY
         else:
             why = f"no answer within {self._timeout} s" if found.slow else "the connection broke"
             surely_not = not found.sent
