@@ -32,7 +32,7 @@ def test_spilling_takes_a_store_that_may_forget() -> None:
 
 def test_consent_takes_no_store_that_a_crash_makes_forget() -> None:
     assert unmet(USES["consent"], DECLARED["redis, snapshots"])
-    assert not unmet(USES["consent"], DECLARED["redis, AOF"])
+    assert not unmet(USES["consent"], DECLARED["redis, AOF always"])
 
 
 def test_each_need_is_met_or_not_by_one_capability() -> None:
