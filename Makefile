@@ -6,21 +6,16 @@ DEMO := .venv-demo
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test check soak stores matrix servers format clean
+.PHONY: demo test check soak matrix servers format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
 
 test: $(VENV)/.ready servers
-	$(BIN)/pytest -n $(WORKERS) -m "not soak and not stores" tests
+	$(BIN)/pytest -n $(WORKERS) -m "not soak" tests
 
 soak: $(VENV)/.ready servers
-	$(BIN)/pytest -n $(WORKERS) -m "soak and not stores" tests
-
-# The stores behind PostgreSQL, MariaDB, Redis and memcached, on servers of their own.
-stores: $(VENV)/.ready
-	sh tests/install_servers.sh stores
-	$(BIN)/pytest -n $(WORKERS) -m "stores and not soak" tests
+	$(BIN)/pytest -n $(WORKERS) -m soak tests
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .

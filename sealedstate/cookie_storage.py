@@ -6,8 +6,8 @@ its versions survive a reload. Its limits are capabilities like any other: littl
 sees it, and the visitor may show an older map again. So it takes what a server can't be asked to
 keep, such as a device's preferences, and nothing that has to be true.
 
-The payload is a map {context: {key: [value, version, expires_at or null]}}, and under the same
-contexts {key: {member: expires_at or null}} for indexes: [records, indexes].
+The payload is [records, indexes]: {context: {key: [value, version, expires_at or null]}} and
+{context: {key: {member: expires_at or null}}}. No map is empty but these two.
 """
 
 from __future__ import annotations
@@ -19,14 +19,23 @@ from typing import Any, Literal
 
 from . import chunking, codec, sealing
 from .cookies import CookieFamily
-from .errors import CapacityError, StorageUnavailable, UnreadableError, VersionMismatch
+from .errors import (
+    CapacityError,
+    MalformedRecord,
+    NoPrimaryKey,
+    StorageUnavailable,
+    UnreadableError,
+    VersionMismatch,
+)
 from .key_sources import KeySource
 from .storage.contract import (
+    ENTRY_BYTES,
     UNCHANGED,
     Capabilities,
     Clock,
     Stored,
     Unchanged,
+    check_range,
     check_size,
     millis,
     utf8,
@@ -36,8 +45,8 @@ from .storage.contract import (
 MAX_CHARS = 3800
 EVERYTHING = 1 << 32
 NAME_BYTES = 255
-# CBOR's heads around one record: two maps, two names, the row, the version and the expiry.
-FRAME_BYTES = 40
+# CBOR's heads around all records: of the array and of both maps.
+FRAME_BYTES = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +76,23 @@ class CookieStorage:
         self._service = service
         self._header = cookie_header
         self._maps: _Maps | None = None
-        self._changed = False
+        self._text: str | None = None
         self._lock = threading.RLock()
-        room = chunking.token_bytes(MAX_CHARS - len(service.cookies.name) - 1)
+        self._most_chars = MAX_CHARS - len(service.cookies.name) - 1
+        total = chunking.token_bytes(self._most_chars) - sealing.OVERHEAD_BYTES - FRAME_BYTES
         self.capabilities = Capabilities(
             context_bytes=NAME_BYTES,
             key_bytes=NAME_BYTES,
-            value_bytes=room - sealing.OVERHEAD_BYTES - 2 * NAME_BYTES - FRAME_BYTES,
+            value_bytes=total - 2 * NAME_BYTES - ENTRY_BYTES,
             shared=False,
             durable=False,
             survives_restart=True,
             evicts=True,
             enumerable=True,
             server_side=False,
+            total_bytes=total,
             because={
+                "total_bytes": "all of it stands in one cookie",
                 "evicts": "browsers drop cookies, and visitors delete them",
                 "shared": "only this visitor's requests see it",
             },
@@ -89,14 +101,15 @@ class CookieStorage:
     def lines(self) -> list[str]:
         """The Set-Cookie field values that carry what was written; none when nothing was."""
         with self._lock:
-            if not self._changed:
+            if self._text is None:
                 return []
             cookies = self._service.cookies
-            return [cookies.set_line(cookies.name, self._text(), self._service.max_age)]
+            return [cookies.set_line(cookies.name, self._text, self._service.max_age)]
 
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
+        check_range(expires_at, version)
         with self._writing(context, key, value) as maps:
             if maps.live(context, key, self._now()) is not None:
                 return False
@@ -123,6 +136,7 @@ class CookieStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
+        check_range(expires_at, version, expected)
         with self._writing(context, key, value) as maps:
             stored = maps.expected(context, key, self._now(), expected)
             if stored is None:
@@ -133,6 +147,7 @@ class CookieStorage:
             return True
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
+        check_range(expires_at)
         with self._writing(context, key) as maps:
             stored = maps.live(context, key, self._now())
             if stored is None:
@@ -141,6 +156,7 @@ class CookieStorage:
             return True
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
+        check_range(None, expected)
         with self._writing(context, key) as maps:
             if maps.expected(context, key, self._now(), expected) is None:
                 return False
@@ -148,6 +164,7 @@ class CookieStorage:
             return True
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
+        check_range(expires_at)
         with self._writing(context, "any") as maps:
             for key in list(maps.records.get(context, {})):
                 stored = maps.live(context, key, self._now())
@@ -167,11 +184,12 @@ class CookieStorage:
             return iter([key for key in found if maps.live(context, key, now) is not None])
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        check_range(expires_at)
         with self._writing(context, key, utf8(member)) as maps:
             maps.indexes.setdefault(context, {}).setdefault(key, {})[member] = expires_at
 
     def remove_member(self, context: str, key: str, member: str) -> bool:
-        with self._writing(context, key) as maps:
+        with self._writing(context, key, utf8(member)) as maps:
             index = maps.indexes.get(context, {}).get(key, {})
             alive = member in index and _alive(index[member], self._now())
             index.pop(member, None)
@@ -191,8 +209,8 @@ class CookieStorage:
             self._opened()
 
     def reap(self, limit: int) -> int:
-        with self._lock:
-            return self._opened().reap(self._now(), limit)
+        with _Writing(self, self._lock) as maps:
+            return maps.reap(self._now(), limit)
 
     def close(self) -> None:
         """Nothing to let go of; what was written leaves through `lines`."""
@@ -212,14 +230,13 @@ class CookieStorage:
 
     def commit(self, changed: _Maps) -> None:
         """Keep a changed map if it still fits into the cookie. Raises CapacityError."""
-        before, self._maps = self._opened(), changed
-        if changed.encoded() == before.encoded():
+        if changed.encoded() == self._opened().encoded():
             return
         changed.reap(self._now(), EVERYTHING)
-        if len(self._text()) > MAX_CHARS - len(self._service.cookies.name) - 1:
-            self._maps = before
+        text = self._sealed(changed)
+        if len(text) > self._most_chars:
             raise CapacityError("the visitor's cookie is full")
-        self._changed = True
+        self._maps, self._text = changed, text
 
     def _opened(self) -> _Maps:
         if self._maps is None:
@@ -240,12 +257,14 @@ class CookieStorage:
             raise StorageUnavailable("the visitor's map can't be read by this node now")
         return _Maps({}, {})
 
-    def _text(self) -> str:
+    def _sealed(self, maps: _Maps) -> str:
         service, now = self._service, int(self._service.clock())
-        key = service.key_source.keyring().primary(now)
+        try:
+            key = service.key_source.keyring().primary(now)
+        except NoPrimaryKey as error:
+            raise StorageUnavailable("no key may seal the visitor's map now") from error
         entropy = service.random(sealing.ENTROPY_BYTES)
-        payload = self._opened().encoded()
-        return chunking.to_text(sealing.seal(payload, self._place(), key, now, entropy))
+        return chunking.to_text(sealing.seal(maps.encoded(), self._place(), key, now, entropy))
 
     def _place(self) -> sealing.SealedFor:
         return sealing.SealedFor("map", self._service.realm, (self._service.cookies.name,))
@@ -258,15 +277,19 @@ class _Maps:
 
     @classmethod
     def decoded(cls, payload: bytes) -> _Maps:
+        """What `encoded` made. Raises MalformedRecord for what another release made."""
         value: Any = codec.decode(payload)
-        records, indexes = value  # authentic, so it is what `encoded` made
-        return cls(
-            {
-                context: {key: Stored(*row) for key, row in rows.items()}
-                for context, rows in records.items()
-            },
-            indexes,
-        )
+        try:
+            records, indexes = value
+            return cls(
+                {
+                    context: {key: Stored(*row) for key, row in rows.items()}
+                    for context, rows in records.items()
+                },
+                {context: dict(rows) for context, rows in indexes.items()},
+            )
+        except (TypeError, ValueError, AttributeError):
+            raise MalformedRecord from None
 
     def encoded(self) -> bytes:
         records = {
@@ -274,7 +297,12 @@ class _Maps:
             for context, rows in self.records.items()
             if rows
         }
-        return codec.encode([records, self.indexes])
+        indexes = {
+            context: {key: index for key, index in rows.items() if index}
+            for context, rows in self.indexes.items()
+            if any(rows.values())
+        }
+        return codec.encode([records, indexes])
 
     def copy(self) -> _Maps:
         return _Maps(

@@ -98,7 +98,13 @@ class StorageUnavailable(StorageError):
 
 
 class OutcomeUnknown(StorageError):
-    """The store may or may not have written; `version` tells, when read back."""
+    """The store may or may not have written, and may still do so: the request may be on its way.
+
+    `version` is what a `create` or `update` proposed: once it is read back, the write has happened.
+    While it is not, writing anew shuts a late one out: an `update` to a greater version, or another
+    `create`. For all other writes it is None: read back, and do it again if need be. A late
+    `delete_context`, or a `delete` that expects no version, takes what was created meanwhile.
+    """
 
     def __init__(self, message: str, version: int | None = None) -> None:
         super().__init__(message)
@@ -129,6 +135,8 @@ class UnreadableError(SealedStateError):
 
     reason: ClassVar[str] = "unreadable"
     keeps_cookie: ClassVar[bool] = False
+    # The key that it names, where one could be told.
+    kid: bytes | None = None
 
 
 class MalformedToken(UnreadableError):
@@ -160,12 +168,26 @@ class KeyOutOfUse(UnreadableError):
 
     reason = "kid-refused"
 
+    def __init__(self, kid: bytes | None = None) -> None:
+        super().__init__()
+        self.kid = kid
+
 
 class KeyDisabled(UnreadableError):
     """The key is disabled, which can be undone: the cookie is kept."""
 
     reason = "kid-disabled"
     keeps_cookie = True
+
+    def __init__(self, kid: bytes | None = None) -> None:
+        super().__init__()
+        self.kid = kid
+
+
+class SealedBefore(UnreadableError):
+    """Sealed before the moment from which the operator trusts cookies again."""
+
+    reason = "sealed-before"
 
 
 class ForgedToken(UnreadableError):

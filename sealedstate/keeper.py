@@ -12,10 +12,12 @@ know WSGI or any framework: it takes a Cookie header and gives Set-Cookie lines.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 from .errors import (
     ConfigurationError,
     NoPrimaryKey,
+    OperatorError,
     SessionTooLarge,
     StorageError,
     StorageUnavailable,
@@ -31,7 +33,11 @@ from .visit import RequestVisit
 
 
 class Keeper:
-    """Opens and saves the sessions of one application."""
+    """Opens and saves the sessions of one application.
+
+    Asks its store once, within the store's timeout. Raises ConfigurationError when that does not
+    meet the needs of what would be kept in it, and `Settings.tolerate` does not accept that.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -40,7 +46,7 @@ class Keeper:
     @property
     def counts(self) -> Counter[str]:
         """How often what happened: `opened`, `saved`, `refused-<reason>`, and so on."""
-        return self._tools.counts
+        return self._tools.journal.counts
 
     def session(self, cookie_header: str = "") -> Session:
         """The session of a request with this Cookie header, opened when somebody looks at it."""
@@ -61,7 +67,7 @@ class Keeper:
         if not self._changed(session):
             return self._refreshed(saving, visit)
         if visit.withheld is not None and not (session.signed_in or session.renewed):
-            self._tools.note(f"not-sent-{visit.withheld}")
+            self._tools.note("not-sent", reason=visit.withheld)
             return []
         # A sign-in does not bring the old session back, it replaces it.
         if not (session.ended or session.signed_in) and self._revoked_meanwhile(visit):
@@ -74,8 +80,8 @@ class Keeper:
     def revoke_subject(self, subject: str) -> None:
         """Sign out every session of `subject` that began until now, on every node.
 
-        Raises ConfigurationError without a store or a lookup key, StorageError when it could not be
-        recorded.
+        Raises ConfigurationError without a store or a lookup key, StorageError or NoPrimaryKey when
+        it could not be recorded.
         """
         tools, now = self._tools, self._tools.now()
         if tools.revocations is None:
@@ -84,7 +90,22 @@ class Keeper:
         settings = self.settings
         expires_at = int(now) + settings.absolute_lifetime + settings.skew
         tools.revocations.revoke_subject(subject, expires_at, now)
+        tools.store_answered()
         tools.note("subject-revoked")
+
+    def health(self) -> dict[str, OperatorError | None]:
+        """What requests depend on, and what is wrong with each, or None.
+
+        ``keys``: can a session be sealed now? ``store``, where there is one: does it answer? It is
+        asked each time, and takes as long as its timeout lets it.
+        """
+        tools, store = self._tools, self.settings.store
+        found = {"keys": _problem(lambda: tools.tokens.keyring().primary(int(tools.now())))}
+        if store is not None:
+            found["store"] = _problem(store.ping)
+            if found["store"] is None:
+                tools.store_answered()
+        return found
 
     def _changed(self, session: Session) -> bool:
         if session.signed_in or session.renewed or session.ended:
@@ -108,8 +129,11 @@ class Keeper:
         opened, now = visit.opened, int(self._tools.now())
         if opened is None:
             return visit.adopted is not None  # an old session is to leave sealed
-        old = now - opened.sealed_at >= self.settings.lifetimes.refresh
-        return old or opened.key is not self._tools.tokens.keyring().primary(now)
+        age, refresh = now - opened.sealed_at, self.settings.lifetimes.refresh
+        if opened.key.kid != self._tools.tokens.keyring().primary(now).kid:
+            # All sessions of a retired key move to the new one, but not all at the same moment.
+            refresh = int(refresh * _share(opened.record.id))
+        return age >= refresh
 
     def _revoked_meanwhile(self, visit: RequestVisit) -> bool:
         """Whether the session was logged out while this request ran: it must not come back."""
@@ -121,6 +145,19 @@ class Keeper:
         except UncheckedSession as error:
             raise StorageUnavailable("the session was not saved: is it logged out?") from error
         except UnreadableError as error:
-            self._tools.note(f"not-sent-{error.reason}", record.id)
+            self._tools.note("not-sent", record.id, error.reason)
             return True
         return False
+
+
+def _problem(attempt: Callable[[], object]) -> OperatorError | None:
+    try:
+        attempt()
+    except OperatorError as error:
+        return error
+    return None
+
+
+def _share(session_id: bytes) -> float:
+    """A session's own number between 0 and 1: its id is random."""
+    return int.from_bytes(session_id[:4], "big") / (1 << 32)

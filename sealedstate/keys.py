@@ -36,6 +36,7 @@ _SAMPLE_DIGESTS = frozenset(
         "ce18c3b0615b593adef80b4691cb31a2",
         "cb83ed5f1e3e7c55dac6d20c3c35585c",
         "93b2ac48a0e01e43ec32b79e07102378",
+        "fc09c9cd7866e32a2c99f49265d2bd86",
     }
 )
 
@@ -58,9 +59,9 @@ class KeyState(Enum):
 class Key:
     """A root secret with its id on the wire. The secret stays out of the repr and of pickles.
 
-    `secret` is 32 random bytes, `kid` 4 random bytes that are never used again. `activates_at` and
-    `expires_at` are epoch seconds. Raises ConfigurationError for a secret that is short or that no
-    random source would make.
+    `secret` is 32 random bytes, `kid` 4 random bytes that are never used again. `activates_at`,
+    `expires_at` and `retires_at` (when another took over, where that is known) are epoch seconds.
+    Raises ConfigurationError for a secret that is short or that no random source would make.
     """
 
     kid: bytes
@@ -69,6 +70,7 @@ class Key:
     expires_at: int | None = None
     revoked: bool = False
     disabled: bool = False
+    retires_at: int | None = None
     _subkeys: dict[tuple[str, str, str], bytes] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -95,13 +97,13 @@ class Key:
                 f"a key reads {KEY_LABEL}:<8 hex digits>:<43 characters>;"
                 " `sealedstate keys generate` prints one"
             )
-        secret = _secret_of(found[2])
+        secret = secret_from_text(found[2])
         _refuse_samples(secret)
         return cls(bytes.fromhex(found[1]), secret)
 
     def export(self) -> str:
         """The text that `parse` reads. It holds the secret."""
-        return f"{KEY_LABEL}:{self.kid.hex()}:{_secret_text(self.secret)}"
+        return f"{KEY_LABEL}:{self.kid.hex()}:{secret_to_text(self.secret)}"
 
     def subkey(self, use: str, purpose: str, realm: str) -> bytes:
         """32 bytes of its own for each (use, purpose, realm): keyed BLAKE2b of the root secret."""
@@ -123,13 +125,17 @@ class Keyring:
 
     `skew` (seconds) is how far clocks of nodes may differ; `announce` (seconds) is how long before
     its use a key is published, and so how long a node that has not reloaded may still seal with its
-    predecessor. `lookup` is the secret behind names in the store that could be guessed.
+    predecessor. `lookup` is the secret behind names in the store that could be guessed. `gone`: the
+    kids of keys that are no more, revoked or expired. `revoked_before`: cookies sealed before it
+    (epoch seconds) are refused.
     """
 
     keys: tuple[Key, ...]
     skew: int = DEFAULT_SKEW
     announce: int = 0
     lookup: bytes | None = field(default=None, repr=False)
+    gone: frozenset[bytes] = frozenset()
+    revoked_before: int = 0
     _by_kid: dict[bytes, Key] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -169,6 +175,8 @@ class Keyring:
 
         A successor that has expired at `at` is none: `key` seals again.
         """
+        if key.retires_at is not None:
+            return key.retires_at
         later = [
             other.activates_at
             for other in self.keys
@@ -195,7 +203,7 @@ def parse_lookup(text: str) -> bytes:
     found = _LOOKUP_TEXT.fullmatch(text.strip())
     if found is None:
         raise ConfigurationError(f"a lookup key reads {LOOKUP_LABEL}:<43 characters>")
-    secret = _secret_of(found[1])
+    secret = secret_from_text(found[1])
     check_secret(secret)
     _refuse_samples(secret)
     return secret
@@ -203,7 +211,7 @@ def parse_lookup(text: str) -> bytes:
 
 def export_lookup(secret: bytes) -> str:
     """The text that `parse_lookup` reads. It holds the secret."""
-    return f"{LOOKUP_LABEL}:{_secret_text(secret)}"
+    return f"{LOOKUP_LABEL}:{secret_to_text(secret)}"
 
 
 def check_secret(secret: bytes) -> None:
@@ -236,15 +244,17 @@ def _refuse_samples(secret: bytes) -> None:
         raise ConfigurationError("this key stands in the documentation: everybody has it")
 
 
-def _secret_of(text: str) -> bytes:
+def secret_from_text(text: str) -> bytes:
+    """The bytes behind canonical base64url without padding. Raises ConfigurationError."""
     try:
         secret = base64.b64decode(text + "=", altchars=b"-_", validate=True)
     except binascii.Error:
         raise ConfigurationError("a key's secret is not base64url") from None
-    if _secret_text(secret) != text:
+    if secret_to_text(secret) != text:
         raise ConfigurationError("a key's secret is not canonical base64url")
     return secret
 
 
-def _secret_text(secret: bytes) -> str:
+def secret_to_text(secret: bytes) -> str:
+    """Base64url without padding."""
     return base64.urlsafe_b64encode(secret).decode().rstrip("=")

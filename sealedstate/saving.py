@@ -59,7 +59,7 @@ class Saving:
         if len(text) > budget.core_chars:
             raise self._too_large(budget)
         if not self._old_is_replaced():
-            self._tools.note("not-sent-revoked", record.id)
+            self._tools.note("not-sent", record.id, "revoked")
             return []
         self._drop_rows_left_before(record)
         self._tools.note("saved", record.id)
@@ -87,8 +87,9 @@ class Saving:
         revocations = self._tools.revocations
         if subject is None or revocations is None:
             return int(self._now)
-        # Somebody who signs in within the second of "sign out everywhere" must not be refused.
-        return max(int(self._now), revocations.watermark(subject) + 1)
+        settings = self._tools.settings
+        expires_at = int(self._now) + settings.absolute_lifetime + settings.skew
+        return revocations.begin(subject, expires_at, self._now)
 
     @property
     def _moved(self) -> bool:
@@ -183,9 +184,11 @@ class Saving:
         expires_at = record.expires_at + tools.settings.skew
         ring, merge = tools.tokens.keyring(), self._merge_of(row.name)
         tools.note("spilled", record.id)
-        return tools.spiller.spill(
+        version = tools.spiller.spill(
             row, part.encoded, known, part.saved, ring, self._now, expires_at, merge
         )
+        tools.store_answered()
+        return version
 
     def _known_version(self, name: str) -> int | None:
         if self._moved:

@@ -36,15 +36,27 @@ Places in use (purpose: name fields):
     core      cookie name
     overflow  cookie name, session id (16 bytes), set id (8 bytes)
     stored    storage context, storage key, version (8 bytes, big-endian)
+    map       cookie name; the payload is specified in `cookie_storage`
 
-A part of a session is stored in the context "sealedstate.part", under the text (see `chunking`) of
-BLAKE2b-192(LP("sealedstate/1", "part", session id, part name)).
+What is stored, by context. A key is the text (see `chunking`) of a BLAKE2b-192:
+
+    sealedstate.part       of LP("sealedstate/1", "part", session id, part name)
+                           payload: the part's value, see `codec`
+    sealedstate.revoked    of LP("sealedstate/1", "revoked", realm, session id)
+                           payload: empty, or when the session got a new id
+    sealedstate.watermark  of LP("sealedstate/1", "watermark", realm, subject), with the 32 bytes of
+                           the ring's lookup secret for a key
+                           payload: until when the subject's sessions are refused
+
+Both times are whole seconds since 1970-01-01T00:00:00Z, 8 bytes, big-endian. A row of
+sealedstate.revoked refuses its session by being there, also where it does not open.
 
 To open: refuse fewer than 50 bytes, then another format byte, then an unknown kid, then a revoked,
-expired or disabled key; verify and decrypt; then refuse a sealed_at at which the key was not
-allowed to seal: earlier than its activation minus the skew, or later than its successor's
-activation plus announcement plus skew. A key without a date activates at 0; its successor is the
-key with the next later activation that is not revoked, disabled or expired at sealed_at, and where
+expired or disabled key (of a key that is no more its kid is remembered); verify and decrypt; then
+refuse a sealed_at at which the key was not allowed to seal: earlier than its activation minus the
+skew, or later than its successor's activation plus announcement plus skew. A key without a date
+activates at 0. A ring document says when each key was succeeded; elsewhere the successor is the key
+with the next later activation that is not revoked, disabled or expired at sealed_at, and where
 there is none, the key seals still. Nothing of the payload is looked at before that.
 
 Sources: XChaCha20-Poly1305 is draft-irtf-cfrg-xchacha as in libsodium; BLAKE2b is RFC 7693.
@@ -134,18 +146,18 @@ def open_token(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> Op
         raise ForgedToken from None
     sealed_at = int.from_bytes(plaintext[:SEALED_AT_BYTES], "big")
     if not keyring.may_have_sealed(key, sealed_at):
-        raise KeyOutOfUse
+        raise KeyOutOfUse(key.kid)
     return Opened(plaintext[SEALED_AT_BYTES:], key, sealed_at)
 
 
 def _usable_key(kid: bytes, keyring: Keyring, now: int) -> Key:
     key = keyring.find(kid)
     if key is None:
-        raise UnknownKey(kid)
+        raise KeyOutOfUse(kid) if kid in keyring.gone else UnknownKey(kid)
     if key.revoked or (key.expires_at is not None and now >= key.expires_at):
-        raise KeyOutOfUse
+        raise KeyOutOfUse(kid)
     if key.disabled:
-        raise KeyDisabled
+        raise KeyDisabled(kid)
     return key
 
 

@@ -184,8 +184,8 @@ class Session(MutableMapping[str, object]):
     def invalidate(self) -> None:
         """Log out: revoke the session in the store, where there is one, and empty it.
 
-        When this returns, the revocation is recorded. Raises StorageError or SessionWithheld when
-        it could not be; the session is then as it was.
+        When this returns, the revocation is recorded. Raises StorageError, NoPrimaryKey or
+        SessionWithheld when it could not be; the session is then as it was.
         """
         self._writable()
         self._visit.end()

@@ -19,12 +19,14 @@ from typing import Any, Self, TypeAlias
 from .budget import PROFILES, Profile
 from .cookies import CookieFamily
 from .errors import ConfigurationError, NoPrimaryKey
-from .key_sources import KeySource, open_key_source
+from .events import Journal, Observer
+from .key_sources import KEK_VARIABLE, KeySource, KeySources, Tending
 from .keys import DEFAULT_SKEW
 from .legacy import LegacyReader
 from .placing import policies_of
 from .record import Lifetimes, Policy
-from .storage import Storage, open_storage
+from .rotation import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, least_announce
+from .storage import USES, Storage, open_storage
 from .storage.contract import Clock
 
 MergeRule: TypeAlias = Callable[[object, object, object], object]
@@ -39,11 +41,14 @@ MAX_LIFETIME = 400 * 86400
 class Settings:
     """How sessions are sealed, kept and sent. Times are in seconds, sizes in bytes.
 
-    keys: ``"env:"``, ``"env:NAME"``, ``"file:PATH"``, a key, a list of keys of which the first
-        seals, or a key source.
+    keys: ``"file:PATH"`` (a ring that `sealedstate keys init` made, or keys one a line),
+        ``"store:"`` (a ring in `storage`), ``"env:"``, ``"env:NAME"``, a key, a list of keys of
+        which the first seals, or a key source.
     storage: a URL such as ``"sqlite:PATH"``, a table of URLs by context (``"*"``: the others), a
         store, or None: then nothing can spill, and a logout can't be enforced against a captured
         cookie.
+    tolerate: uses for which the store may fall short of what they need, as ``["revocation"]`` with
+        ``"memory:"``; else a store that does stops the start.
     realm: what tells this application's tokens from those of another with the same keys.
     profile: ``"tight"``, ``"portable"``, ``"standard"``, ``"roomy"``, or a Profile.
     idle_lifetime, absolute_lifetime: a session ends so long after its last seal, and after its
@@ -55,10 +60,15 @@ class Settings:
     secure: False for plain http on localhost. persistent: the cookie outlives the browser window.
     legacy: a LegacyReader for sessions that Flask or Starlette signed.
     skew: how far the clocks of nodes and what they seal may differ.
+    rotate_every, announce, reload_every: of a ring in a file or in the store: from one key to the
+        next, how long one is known before it seals, and how often a process looks for a new ring.
+    rotate_here: whether a thread of each process rotates the ring; else `sealedstate keys rotate`.
+    observers: functions that are called with each Event.
     """
 
     keys: str | Sequence[str] | KeySource = field(default="env:", repr=False)
     storage: str | Mapping[str, str] | Storage | None = field(default=None, repr=False)
+    tolerate: Sequence[str] = ()
     realm: str = "default"
     profile: str | Profile = "portable"
     idle_lifetime: int = 2 * 3600
@@ -76,10 +86,17 @@ class Settings:
     persistent: bool = False
     legacy: LegacyReader | None = field(default=None, repr=False)
     skew: int = DEFAULT_SKEW
+    rotate_every: int = DEFAULT_ROTATE_EVERY
+    announce: int | None = None
+    reload_every: int = DEFAULT_RELOAD_EVERY
+    rotate_here: bool = True
+    observers: Sequence[Observer] = field(default=(), repr=False)
+    ticks: Callable[[], float] = field(default=time.monotonic, repr=False)
     clock: Clock = field(default=time.time, repr=False)
     random: Callable[[int], bytes] = field(default=os.urandom, repr=False)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
 
+    journal: Journal = field(init=False, repr=False)
     key_source: KeySource = field(init=False, repr=False)
     store: Storage | None = field(init=False, repr=False)
     carried: Profile = field(init=False, repr=False)
@@ -94,16 +111,17 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._check_types()
-        derived = {
-            "key_source": self._opened_keys(),
-            "store": self._opened_storage(),
-            "carried": self._found_profile(),
-            "cookies": self._cookie_family(),
-            "lifetimes": self._checked_lifetimes(),
-            "policies": self._checked_policies(),
+        derived: dict[str, Callable[[], object]] = {
+            "journal": lambda: Journal(self.observers),
+            "store": self._opened_storage,
+            "carried": self._found_profile,
+            "cookies": self._cookie_family,
+            "lifetimes": self._checked_lifetimes,
+            "policies": self._checked_policies,
+            "key_source": self._opened_keys,
         }
-        for name, value in derived.items():
-            object.__setattr__(self, name, value)  # computed once; the dataclass is frozen
+        for name, make in derived.items():
+            object.__setattr__(self, name, make())  # computed once; the dataclass is frozen
 
     @classmethod
     def from_toml(cls, path: str | Path, **keywords: Any) -> Self:
@@ -132,7 +150,7 @@ class Settings:
         values: dict[str, Any] = {
             name.removeprefix(ENVIRONMENT_PREFIX).lower(): text
             for name, text in environ.items()
-            if name.startswith(ENVIRONMENT_PREFIX)
+            if name.startswith(ENVIRONMENT_PREFIX) and name != KEK_VARIABLE
         }
         _refuse_unknown(values, _FROM_TEXT.keys(), ENVIRONMENT_PREFIX)
         read: dict[str, Any] = {name: _from_text(name, text) for name, text in values.items()}
@@ -151,6 +169,7 @@ class Settings:
             isinstance(name, str) for name in self.spill_order
         ):
             raise ConfigurationError("spill_order: a list of names")
+        self._check_tolerated()
         if not all(callable(rule) for rule in self.merge.values()):
             raise ConfigurationError("merge: a function for each name")
         if self.legacy is not None and self.legacy.name == self.cookie_name:
@@ -160,14 +179,47 @@ class Settings:
         if self.skew < 0:
             raise ConfigurationError("skew: not negative")
 
+    def _check_tolerated(self) -> None:
+        if isinstance(self.tolerate, str):
+            raise ConfigurationError("tolerate: a list of uses")
+        for title in self.tolerate:
+            if not isinstance(title, str) or title not in USES:
+                near = _nearest(str(title), USES)
+                raise ConfigurationError(f"tolerate: no use of a store is called {title!r}{near}")
+
     def _opened_keys(self) -> KeySource:
-        source = open_key_source(self.keys, self.environ, self.skew)
+        source = self.key_sources().open(self.keys)
         if source is not self.keys:
             try:
                 source.keyring().primary(int(self.clock()))
             except NoPrimaryKey:
                 raise ConfigurationError("keys: none of them may seal yet") from None
         return source
+
+    def key_sources(self) -> KeySources:
+        """What opens the source of `keys`, and finds the place of a ring. For the command line."""
+        announce = self.announce or least_announce(self.reload_every, self.skew)
+        # Stored parts and revocations are kept so long after the last seal.
+        lifetime = self.absolute_lifetime + self.skew
+        tending = Tending(
+            Schedule(self.rotate_every, announce, lifetime, self.skew),
+            self.reload_every,
+            lifetime,
+            self.skew,
+            self.rotate_here,
+            self.clock,
+            self.ticks,
+            self.random,
+        )
+        return KeySources(
+            self.environ,
+            self.skew,
+            self.realm,
+            self.store,
+            tending,
+            self.journal,
+            self.tolerate,
+        )
 
     def _opened_storage(self) -> Storage | None:
         if isinstance(self.storage, str) or type(self.storage) is dict:
@@ -220,6 +272,7 @@ class Settings:
 
 
 _KINDS: dict[str, tuple[type, ...]] = {
+    "tolerate": (Sequence,),
     "realm": (str,),
     "profile": (str, Profile),
     "idle_lifetime": (int,),
@@ -237,6 +290,11 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "persistent": (bool,),
     "legacy": (LegacyReader, type(None)),
     "skew": (int,),
+    "rotate_every": (int,),
+    "announce": (int, type(None)),
+    "reload_every": (int,),
+    "rotate_here": (bool,),
+    "observers": (Sequence,),
 }
 
 
@@ -255,12 +313,13 @@ def _yes_or_no(text: str) -> bool:
 
 
 def _keys_of(text: str) -> str | list[str]:
-    return text if text.startswith(("env:", "file:")) else _words(text)
+    return text if text.startswith(("env:", "file:", "store:")) else _words(text)
 
 
 _FROM_TEXT: dict[str, Callable[[str], object]] = {
     "keys": _keys_of,
     "storage": str,
+    "tolerate": _words,
     "realm": str,
     "profile": str,
     "idle_lifetime": int,
@@ -276,6 +335,10 @@ _FROM_TEXT: dict[str, Callable[[str], object]] = {
     "partitioned": _yes_or_no,
     "persistent": _yes_or_no,
     "skew": int,
+    "rotate_every": int,
+    "announce": int,
+    "reload_every": int,
+    "rotate_here": _yes_or_no,
 }
 
 

@@ -1,6 +1,6 @@
 """Parts to the storage service and back: sealed for exactly their row and version, writes checked.
 
-Knows sealing and the storage contract. Does not know cookies, sessions or why a part spills.
+Knows rows and the storage contract. Does not know cookies, sessions or why a part spills.
 
 A row's key is a plain hash of (session id, part name): the id can't be guessed, and the name must
 not move when sealing keys rotate. The manifest in the cookie remembers the version. A row with an
@@ -15,10 +15,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from . import sealing
 from .chunking import to_text
 from .errors import OutcomeUnknown, StorageUnavailable, UnreadableError, VersionMismatch
 from .keys import Keyring, length_prefixed
+from .rows import Rows
 from .storage.contract import Storage, Stored, next_version
 
 CONTEXT = "sealedstate.part"
@@ -57,11 +57,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Spiller:
-    """Spills and recalls the parts of one deployment (`realm`)."""
+    """Spills and recalls the parts of one deployment."""
 
     storage: Storage
-    realm: str
-    random: Callable[[int], bytes]
+    rows: Rows
 
     def spill(
         self,
@@ -76,12 +75,12 @@ class Spiller:
     ) -> int:
         """Write a part over the `known` version (None: there should be no row); its new version.
 
-        `expires_at` in epoch seconds. Raises StorageError.
+        `expires_at` in epoch seconds. Raises StorageError or NoPrimaryKey.
         """
         wanted = data
         for _ in range(WRITE_TRIES):
             version = next_version(now, known or 0)
-            token = self._seal(row, wanted, version, keyring, now)
+            token = self.rows.seal_row(CONTEXT, row.key, version, wanted, keyring, now)
             if self._written(row, token, expires_at * 1000, version, known):
                 return version
             # Somebody wrote, or the row is gone: look, and write over what is there now.
@@ -124,15 +123,9 @@ class Spiller:
         stored = self.storage.read(CONTEXT, row.key)
         return stored is not None and (stored.value, stored.version) == (token, version)
 
-    def _seal(self, row: Row, data: bytes, version: int, keyring: Keyring, now: float) -> bytes:
-        key = keyring.primary(int(now))
-        entropy = self.random(sealing.ENTROPY_BYTES)
-        return sealing.seal(data, self._place(row.key, version), key, int(now), entropy)
-
     def _opened(self, row: Row, stored: Stored, keyring: Keyring, now: float) -> bytes | None:
-        place = self._place(row.key, stored.version)
         try:
-            return sealing.open_token(stored.value, place, keyring, int(now)).payload
+            return self.rows.open_row(CONTEXT, row.key, stored, keyring, now)
         except UnreadableError as error:
             if error.keeps_cookie:
                 # Another node can read it, or this one once it has the key: no reason to drop it.
@@ -140,6 +133,3 @@ class Spiller:
                     f"a stored part is unreadable here ({error.reason})"
                 ) from error
             return None  # swapped, rolled back, or sealed by a key out of use: as good as lost
-
-    def _place(self, key: str, version: int) -> sealing.SealedFor:
-        return sealing.SealedFor("stored", self.realm, (CONTEXT, key, version.to_bytes(8, "big")))

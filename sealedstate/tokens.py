@@ -13,8 +13,8 @@ from itertools import islice, product
 
 from . import chunking, codec, sealing
 from .cookies import Candidates
-from .errors import CrowdedCookie, ForgedToken, UnreadableError
-from .key_sources import KeySource
+from .errors import CrowdedCookie, ForgedToken, SealedBefore, UnknownKey, UnreadableError
+from .key_sources import KeySource, SeekingKeySource
 from .keys import Key, Keyring
 from .record import DIGEST_BYTES, SET_ID_BYTES, OverflowSet, Record
 
@@ -91,15 +91,26 @@ class Tokens:
 
     def _open_one(self, text: str, now: int) -> OpenedRecord:
         token = chunking.from_text(text)
-        opened = sealing.open_token(token, self._core_place(), self.keyring(), now)
+        opened = self._opened(token, self._core_place(), now)
+        if opened.sealed_at < self.keyring().revoked_before:
+            raise SealedBefore
         record = codec.decode_record(opened.payload, opened.sealed_at)
         return OpenedRecord(record, opened.sealed_at, opened.key)
+
+    def _opened(self, token: bytes, place: sealing.SealedFor, now: int) -> sealing.Opened:
+        try:
+            return sealing.open_token(token, place, self.keyring(), now)
+        except UnknownKey as error:
+            source = self.key_source
+            if not (isinstance(source, SeekingKeySource) and error.kid and source.seek(error.kid)):
+                raise
+            return sealing.open_token(token, place, self.keyring(), now)
 
     def _open_parts(
         self, token: bytes, place: sealing.SealedFor, now: int
     ) -> dict[str, bytes] | None:
         try:
-            return codec.decode_parts(sealing.open_token(token, place, self.keyring(), now).payload)
+            return codec.decode_parts(self._opened(token, place, now).payload)
         except UnreadableError:
             return None  # the login stands in the core; these parts count as lost
 

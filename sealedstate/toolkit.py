@@ -5,22 +5,28 @@ Knows how they are made from settings. Does not know what a request does with th
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import threading
-from collections import Counter
 
+from .clocks import SteadyClock
+from .fitness import Fitness
 from .revocation import Revocations
+from .rows import Rows
 from .settings import Settings
 from .spilling import Spiller
-from .storage import USES, Storage, mismatch
 from .tokens import Tokens
 
 log = logging.getLogger("sealedstate")
 
 
+# What sessions keep in a store.
+KEPT_HERE = ("spilling", "revocation")
+
+
 class Toolkit:
-    """The tools of one application."""
+    """The tools of one application.
+
+    Raises ConfigurationError when a store does not meet the needs of what would be kept in it.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -30,38 +36,35 @@ class Toolkit:
         )
         self.spiller: Spiller | None = None
         self.revocations: Revocations | None = None
-        self._counts: Counter[str] = Counter()
-        self._lock = threading.Lock()
+        self.journal = settings.journal
+        self._clock = SteadyClock(settings.clock, settings.skew)
+        self._fitness: Fitness | None = None
         if settings.store is not None:
-            self.spiller = Spiller(settings.store, settings.realm, settings.random)
-            self.revocations = Revocations(settings.store, settings.realm, self._lookup)
-            self._warn_of(settings.store)
+            self._fitness = Fitness(settings.store, KEPT_HERE, settings.tolerate)
+            self._fitness.check()
+            rows = Rows(settings.realm, settings.random, self._row_refused)
+            self.spiller = Spiller(settings.store, rows)
+            self.revocations = Revocations(settings.store, rows, self.tokens.keyring)
 
     def now(self) -> float:
-        """Epoch seconds, as the settings' clock says."""
-        return self.settings.clock()
+        """Epoch seconds, as the settings' clock says, but never a little less than before."""
+        return self._clock()
 
-    @property
-    def counts(self) -> Counter[str]:
-        """How often each event was noted, as a copy."""
-        with self._lock:
-            return self._counts.copy()
+    def note(
+        self,
+        name: str,
+        session_id: bytes | None = None,
+        reason: str | None = None,
+        kid: bytes | None = None,
+    ) -> None:
+        """Note an event in the journal."""
+        self.journal.note(name, reason, kid=kid, session_id=session_id)
 
-    def note(self, event: str, session_id: bytes | None = None) -> None:
-        """Count and log an event; of a session, only a digest of its id."""
-        with self._lock:
-            self._counts[event] += 1
-        digest = (
-            "-" if session_id is None else hashlib.blake2b(session_id, digest_size=8).hexdigest()
-        )
-        log.info("%s session=%s", event, digest)
+    def store_answered(self) -> None:
+        """A store that could not be judged at the start may be known now."""
+        if self._fitness is not None:
+            self._fitness.look_again()
 
-    def _warn_of(self, store: Storage) -> None:
-        """Say it at the start when a logout will not hold as long, or as far, as it should."""
-        name = type(store).__name__.removesuffix("Storage").lower()
-        sentence = mismatch(USES["revocation"], name, store.capabilities)
-        if sentence is not None:
-            log.warning("a logout will not hold everywhere: %s", sentence)
-
-    def _lookup(self) -> bytes | None:
-        return self.tokens.keyring().lookup
+    def _row_refused(self, context: str, reason: str) -> None:
+        self.note("row-refused", reason=reason)
+        log.warning("a stored value is refused: context=%s reason=%s", context, reason)

@@ -56,10 +56,10 @@ class RequestVisit:
         try:
             self.opened = self._open()
         except UnreadableError as error:
-            self._toolkit.note(f"refused-{error.reason}")
+            self._toolkit.note("refused", reason=error.reason, kid=error.kid)
             self.withheld = error.reason if error.keeps_cookie else None
             return Arrival(withheld=self.withheld)
-        self._toolkit.note("opened", self.opened.record.id)
+        self._toolkit.note("opened", self.opened.record.id, kid=self.opened.key.kid)
         return Arrival(self.opened.record)
 
     def recall(self, name: str) -> bytes | None:
@@ -134,6 +134,7 @@ class RequestVisit:
         except StorageError as error:
             log.error("revocations can't be checked: %s", error)
             raise UncheckedSession from error
+        self._toolkit.store_answered()
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -203,6 +204,7 @@ class RequestVisit:
         recalled = tools.spiller.recall(
             Row(record.id, name), record.spilled[name], tools.tokens.keyring(), tools.now()
         )
+        tools.store_answered()
         if recalled is None:
             return None
         self.versions[name] = recalled.version

@@ -1,6 +1,6 @@
 """What all tests share: no property is judged by the clock of a busy machine.
 
-Tests of the stores behind database servers carry the mark `stores`: `make stores` runs them.
+Tests of stores behind servers carry the mark `server`, like all that need more than Python.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from hypothesis import settings
 settings.register_profile("sealedstate", deadline=None)
 settings.load_profile("sealedstate")
 
-STORES = ("sql", "redis", "memcached", "kit", "crashes", "histories", "winners")
+# Of what is named so, every test has a server behind it; others say so one by one.
+BEHIND_SERVERS = ("sql", "redis", "memcached")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         subject = Path(str(item.fspath)).stem.removeprefix("test_").split("_")[0]
-        if subject in STORES:
-            item.add_marker(pytest.mark.stores)
+        if subject in BEHIND_SERVERS:
+            item.add_marker(pytest.mark.server)

@@ -116,11 +116,12 @@ class FaultProxy:
             end.settimeout(None)
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.connections += 1
-        self._pairs.append(pair)
         for act in (self._requests, self._replies):
             thread = threading.Thread(target=act, args=(pair,), daemon=True)
-            pair.threads.append(thread)
             thread.start()
+            pair.threads.append(thread)
+        # From now on `cut` may end them.
+        self._pairs.append(pair)
 
     def _requests(self, pair: _Pair) -> None:
         def forward(piece: bytes) -> None:

@@ -7,12 +7,11 @@ set -eu
 missing=""
 command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
 command -v chromedriver >/dev/null 2>&1 || missing="$missing chromium-driver"
-if [ "${1:-}" = stores ]; then
-    ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
-    command -v mariadbd >/dev/null 2>&1 || missing="$missing mariadb-server"
-    command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
-    command -v memcached >/dev/null 2>&1 || missing="$missing memcached"
-fi
+ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
+command -v mariadbd >/dev/null 2>&1 || missing="$missing mariadb-server"
+command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
+command -v memcached >/dev/null 2>&1 || missing="$missing memcached"
+command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

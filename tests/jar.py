@@ -177,8 +177,12 @@ RING = Keyring((Key.generate(os.urandom),), lookup=os.urandom(32))
 
 
 def keeper(clock: Clock, **given: Any) -> Keeper:
-    """A keeper at `clock`, with a key of this run unless `given` names another setting."""
+    """A keeper at `clock`, with a key of this run unless `given` names another setting.
+
+    A store in memory will do, although it forgets logouts.
+    """
     given.setdefault("keys", StaticKeys(RING))
+    given.setdefault("tolerate", ["revocation"])
     return Keeper(Settings(clock=clock, **given))
 
 

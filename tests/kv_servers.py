@@ -83,6 +83,8 @@ class KeyValueServer:
     def pause(self) -> None:
         """It stands still, and its connections with it."""
         os.kill(self.pid, signal.SIGSTOP)
+        while "State:\tT" not in Path(f"/proc/{self.pid}/status").read_text():
+            time.sleep(0.001)  # a signal takes its time
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)

@@ -22,5 +22,5 @@ for python in $interpreters; do
         "$python" -m venv "$venv"
         "$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[dev]'
     }
-    "$venv/bin/pytest" -q -n "${WORKERS:-2}" -m "not server and not soak and not stores" tests
+    "$venv/bin/pytest" -q -n "${WORKERS:-2}" -m "not server and not soak" tests
 done

@@ -96,9 +96,45 @@ def open_overflow(
 def open_stored(
     token: bytes, ring: Ring, realm: str, context: str, key: str, version: int
 ) -> tuple[int, Any]:
-    name: list[str | bytes] = [context, key, version.to_bytes(8, "big")]
-    sealed_at, payload = open_sealed(token, ring, "stored", realm, name)
+    sealed_at, payload = open_row(token, ring, realm, context, key, version)
     return sealed_at, value_of(payload)
+
+
+def open_row(
+    token: bytes, ring: Ring, realm: str, context: str, key: str, version: int
+) -> tuple[int, bytes]:
+    name: list[str | bytes] = [context, key, version.to_bytes(8, "big")]
+    return open_sealed(token, ring, "stored", realm, name)
+
+
+def open_time(
+    token: bytes, ring: Ring, realm: str, context: str, key: str, version: int
+) -> int | None:
+    """What a row of sealedstate.revoked or sealedstate.watermark says, in epoch seconds."""
+    _, payload = open_row(token, ring, realm, context, key, version)
+    if not payload and context == "sealedstate.revoked":
+        return None
+    if len(payload) != 8:
+        raise Refused("a time has 8 bytes")
+    return int.from_bytes(payload, "big")
+
+
+def part_key(session_id: bytes, name: str) -> str:
+    return row_key(lp("sealedstate/1", "part", session_id, name))
+
+
+def revoked_key(realm: str, session_id: bytes) -> str:
+    return row_key(lp("sealedstate/1", "revoked", realm, session_id))
+
+
+def watermark_key(lookup: bytes, realm: str, subject: str) -> str:
+    return row_key(lp("sealedstate/1", "watermark", realm, subject), lookup)
+
+
+def row_key(message: bytes, secret: bytes = b"") -> str:
+    """A digest of 24 bytes as text, which has no bits to spare."""
+    number = int.from_bytes(hashlib.blake2b(message, key=secret, digest_size=24).digest(), "big")
+    return "".join(LETTERS[number >> 6 * place & 63] for place in reversed(range(32)))
 
 
 def token_of(text: str) -> bytes:

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
+from hypothesis import given, strategies
 
-from sealedstate import Key, Keyring, StorageUnavailable
+from sealedstate import Key, Keyring, StorageUnavailable, codec, sealing
+from sealedstate.chunking import to_text
 from sealedstate.cookie_storage import CookieStorage, CookieStorageService
 from sealedstate.cookies import CookieFamily
 from sealedstate.errors import CapacityError
 from sealedstate.key_sources import StaticKeys
-from sealedstate.storage import USES, mismatch
-from sealedstate.storage.contract import Clock, Stored
+from sealedstate.storage import USES, Storage, mismatch
+from sealedstate.storage.contract import ENTRY_BYTES, LAST_VERSION, LATEST, Clock, Stored
+from sealedstate.storage.matrix import DECLARED
+from sealedstate.testing import StorageContract
+from tests.jar import Jar
 
-KEY = Key(b"kid1", bytes(range(100, 132))[::-1][:16] + os.urandom(16))
+KEY = Key(b"kid1", os.urandom(32))
 NOW = 1_800_000_000.0
 
 
 def service(clock: Clock = lambda: NOW, name: str = "__Host-prefs") -> CookieStorageService:
     ring = StaticKeys(Keyring((KEY,)))
     return CookieStorageService(CookieFamily(name), "test", ring, clock, os.urandom)
+
+
+def with_a_new_key(of: CookieStorageService) -> CookieStorageService:
+    """As on a node that does not know our key."""
+    return replace(of, key_source=StaticKeys(Keyring((Key.generate(os.urandom),))))
 
 
 def reloaded(store: CookieStorage, of: CookieStorageService) -> CookieStorage:
@@ -74,14 +89,7 @@ def test_a_cookie_always_fits_into_a_browser() -> None:
 def test_a_map_of_another_key_is_neither_read_nor_overwritten() -> None:
     store = service().for_request()
     store.create("c", "k", b"value", None, 1)
-    other = CookieStorageService(
-        CookieFamily("__Host-prefs"),
-        "test",
-        StaticKeys(Keyring((Key.generate(os.urandom),))),
-        lambda: NOW,
-        os.urandom,
-    )
-    lagging = reloaded(store, other)
+    lagging = reloaded(store, with_a_new_key(service()))
     with pytest.raises(StorageUnavailable):
         lagging.create("c", "k", b"new", None, 2)
     with pytest.raises(StorageUnavailable):
@@ -96,3 +104,135 @@ def test_junk_counts_as_an_empty_map() -> None:
 def test_nothing_that_must_be_true_may_be_kept_in_it() -> None:
     capabilities = service().for_request().capabilities
     assert all(mismatch(use, "cookie", capabilities) for use in USES.values())
+
+
+def test_it_declares_what_the_matrix_says_of_it() -> None:
+    real, told = service().for_request().capabilities, DECLARED["cookie"]
+    for name in ("shared", "durable", "survives_restart", "evicts", "enumerable", "server_side"):
+        assert getattr(real, name) == getattr(told, name), name
+
+
+def test_what_was_reaped_is_gone_from_the_cookie_too() -> None:
+    store = service().for_request()
+    store.create("c", "k", b"value", int(NOW * 1000) + 5, 1)
+    store.add_member("c", "k", "member", int(NOW * 1000) + 5)
+    later = reloaded(store, service(lambda: NOW + 1))
+    assert later.reap(1) == 1
+    assert len(later.lines()[0]) < len(store.lines()[0])
+    again = reloaded(later, service())
+    assert again.read("c", "k") is None
+    assert again.members("c", "k") == {}
+
+
+def test_an_index_without_members_takes_no_room() -> None:
+    store = service().for_request()
+    store.create("c", "k", b"value", None, 1)
+    before = len(store.lines()[0])
+    store.add_member("another context", "k", "member", None)
+    assert len(store.lines()[0]) > before
+    store.remove_member("another context", "k", "member")
+    assert len(store.lines()[0]) == before
+
+
+def test_a_map_of_another_release_is_neither_read_nor_overwritten() -> None:
+    payloads: list[object] = [{}, [{}, {}, {}], [{"c": {"k": [b"value"]}}, {}], [[], {}]]
+    for payload in payloads:
+        place = sealing.SealedFor("map", "test", ("__Host-prefs",))
+        token = sealing.seal(codec.encode(payload), place, KEY, int(NOW), os.urandom(32))
+        store = service().for_request(f"__Host-prefs={to_text(token)}")
+        with pytest.raises(StorageUnavailable):
+            store.read("c", "k")
+        with pytest.raises(StorageUnavailable):
+            store.create("c", "k", b"value", None, 1)
+        assert store.lines() == []
+
+
+def test_without_a_key_that_seals_nothing_is_written() -> None:
+    stale = replace(KEY, expires_at=int(NOW) - 1)
+    store = replace(service(), key_source=StaticKeys(Keyring((stale,)))).for_request()
+    with pytest.raises(StorageUnavailable):
+        store.create("c", "k", b"value", None, 1)
+    assert store.read("c", "k") is None
+    assert store.lines() == []
+
+
+NAMES = strategies.text(
+    strategies.characters(exclude_categories=["Cs"]), min_size=1, max_size=60
+).filter(lambda name: len(name.encode()) <= 255)
+
+
+@given(strategies.data())
+def test_as_much_as_is_declared_in_all_surely_fits(data: strategies.DataObject) -> None:
+    store = service().for_request()
+    left = store.capabilities.total_bytes or 0
+    contexts = data.draw(strategies.lists(NAMES, min_size=1, max_size=5))
+    for number in range(200):
+        context, key = data.draw(strategies.sampled_from(contexts)), f"{number}"
+        left -= ENTRY_BYTES + len(context.encode()) + len(key)
+        if left <= 0:
+            break
+        if data.draw(strategies.booleans()):
+            size = data.draw(strategies.integers(0, min(left, store.capabilities.value_bytes)))
+            store.create(context, key, os.urandom(size), LATEST, LAST_VERSION)
+        else:
+            size = data.draw(strategies.integers(0, min(left, 255)))
+            store.add_member(context, key, "m" * size, LATEST)
+        left -= size
+
+
+# --- the kit --------------------------------------------------------------------------------------
+
+
+class TestOneRequest(StorageContract):
+    """All that a test does happens in one request, in many threads where the kit says so."""
+
+    def open_store(self, clock: Clock) -> Storage:
+        return service(clock).for_request()
+
+
+def request_of_its_own(operation: str) -> Callable[..., Any]:
+    """The operation, with the cookies that the jar has, and its response into the jar."""
+
+    def act(self: Visitor, *arguments: Any, **named: Any) -> Any:
+        with self.one_at_a_time:
+            store = self.service.for_request(self.jar.header())
+            try:
+                return getattr(store, operation)(*arguments, **named)
+            finally:
+                self.jar.receive(store.lines())
+
+    return act
+
+
+class Visitor:
+    """A browser that sends one request for each operation, and waits for the response."""
+
+    def __init__(self, service: CookieStorageService) -> None:
+        self.service = service
+        self.jar = Jar()
+        self.one_at_a_time = threading.Lock()
+
+    @property
+    def capabilities(self) -> Any:
+        return self.service.for_request().capabilities
+
+
+for name, operation in vars(Storage).items():
+    if callable(operation) and not name.startswith("_"):
+        setattr(Visitor, name, request_of_its_own(name))
+
+
+class TestARequestForEachOperation(StorageContract):
+    """Whatever the contract promises holds over Set-Cookie and Cookie."""
+
+    def open_store(self, clock: Clock) -> Storage:
+        self.visitor = Visitor(service(clock))
+        return cast(Storage, self.visitor)  # its methods are put there by name
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """The node that answers does not know the key of what the jar holds."""
+        cast(Storage, self.visitor).create("another context", "k", b"", None, 1)
+        known, self.visitor.service = self.visitor.service, with_a_new_key(self.visitor.service)
+        yield
+        self.visitor.service = known

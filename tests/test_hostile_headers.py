@@ -54,6 +54,7 @@ def keeper(**given: Any) -> Keeper:
         "keys": [KEY.export()],
         "profile": "roomy",
         "storage": CountingStorage(clock),
+        "tolerate": ["revocation"],
         "legacy": legacy,
         "clock": clock,
         "random": CHANCE.randbytes,

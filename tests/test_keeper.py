@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import cbor2
@@ -37,7 +36,7 @@ from sealedstate.key_sources import StaticKeys
 from sealedstate.record import Place, Record
 from sealedstate.revocation import SESSIONS, SUBJECTS
 from sealedstate.spilling import CONTEXT, Row
-from sealedstate.storage import MemoryStorage, SQLiteStorage, Stored
+from sealedstate.storage import MemoryStorage, Stored
 from sealedstate.tokens import OpenedRecord
 from sealedstate.visit import RequestVisit
 from tests.jar import RING, Browser, Clock, Jar, interleavings, keeper
@@ -820,6 +819,7 @@ def test_a_session_under_a_retired_key_opens_and_moves_to_the_primary(
 ) -> None:
     rotated = at(node(clock, store, ROTATED), browser)
     assert kid_of(browser) == RING.keys[0].kid
+    clock.forward(REFRESH - 1)
     assert rotated.visit(change)
     assert kid_of(browser) == NEXT_KEY.kid
     assert rotated.session().subject == "ann"
@@ -829,10 +829,29 @@ def test_a_session_under_a_retired_key_opens_and_moves_to_the_primary(
     assert at(node(clock, store, BEFORE_ROTATION), browser).session().subject == "ann"
 
 
+def test_sessions_under_a_retired_key_do_not_all_move_at_the_same_moment(
+    clock: Clock, store: Moody
+) -> None:
+    browsers = [Browser(node(clock, store)) for _ in range(60)]
+    for browser in browsers:
+        sign_in(browser)
+    rotated = node(clock, store, ROTATED)
+    moved = []
+    for _ in range(4):
+        moved.append(sum(bool(at(rotated, browser).visit()) for browser in browsers))
+        clock.forward(REFRESH / 4)
+    assert moved[0] == 0
+    assert all(moved[1:])
+    for browser in browsers:
+        at(rotated, browser).visit()
+    assert {kid_of(browser) for browser in browsers} == {NEXT_KEY.kid}
+
+
 def test_overflow_moves_to_the_primary_with_its_core(clock: Clock, store: Moody) -> None:
     browser = Browser(node(clock, store, profile="roomy"))
     sign_in(browser, large="x" * 5000)
     rotated = at(node(clock, store, ROTATED, profile="roomy"), browser)
+    clock.forward(REFRESH - 1)
     rotated.visit()
     assert kid_of(browser) == kid_of(browser, "__Host-s-1") == NEXT_KEY.kid
     only_next = node(clock, store, Keyring((NEXT_KEY,), lookup=RING.lookup), profile="roomy")
@@ -1348,14 +1367,3 @@ def test_a_part_that_only_a_newer_release_can_decode_is_told_and_kept(
     browser.visit(write_as_a_newer_release_does)
     browser.visit(read_and_go_on)
     assert record_of(browser).parts["cart"] == newer
-
-
-def test_a_store_that_forgets_logouts_is_told_at_the_start(
-    clock: Clock, store: Moody, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    node(clock, store)
-    assert "revocation needs a store that every process sees" in caplog.text
-    caplog.clear()
-    kept = SQLiteStorage(tmp_path / "store", clock)
-    node(clock, None, storage=kept)
-    assert not caplog.records

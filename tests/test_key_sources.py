@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sealedstate import ConfigurationError, Key, Keyring
-from sealedstate.key_sources import KeySource, StaticKeys, open_key_source, parse_keyring
+from sealedstate import ConfigurationError, Key, Keyring, Settings
+from sealedstate.key_sources import KeySource, RotatingKeys, StaticKeys, parse_keyring
 from sealedstate.keys import export_lookup
+from sealedstate.rotation import founded
+from sealedstate.storage import MemoryStorage
 
 FIRST, SECOND, THIRD = (Key.generate(os.urandom) for _ in range(3))
 TEXTS = [FIRST.export(), SECOND.export(), THIRD.export()]
@@ -21,7 +24,7 @@ SKEW = 60
 
 
 def opened(keys: Any, environ: Mapping[str, str] | None = None) -> Keyring:
-    return open_key_source(keys, environ or {}, SKEW).keyring()
+    return Settings(keys=keys, environ=environ or {}, skew=SKEW).key_source.keyring()
 
 
 def refusal(keys: Any, environ: Mapping[str, str] | None = None) -> str:
@@ -90,7 +93,7 @@ def test_a_source_of_ones_own_is_taken_as_it_is() -> None:
 
     source = Managed()
     assert isinstance(source, KeySource)
-    assert open_key_source(source, {}, SKEW) is source
+    assert Settings(keys=source).key_source is source
 
 
 def test_a_static_source_always_gives_the_same_ring() -> None:
@@ -262,6 +265,46 @@ def test_a_file_that_not_everybody_may_read_is_used_silently(
 
 
 def test_a_file_is_read_once(tmp_path: Path) -> None:
-    source = open_key_source(key_file(tmp_path, TEXTS[0]), {}, SKEW)
+    source = Settings(keys=key_file(tmp_path, TEXTS[0])).key_source
     (tmp_path / "keys").unlink()
     assert source.keyring().keys == (FIRST,)
+
+
+# --- a ring that rotates --------------------------------------------------------------------------
+
+
+def test_a_store_that_could_lose_the_ring_is_refused_before_one_is_made() -> None:
+    environ = {"SEALEDSTATE_KEK": TEXTS[0]}
+    store = MemoryStorage(time.time)
+    with pytest.raises(
+        ConfigurationError, match="ring needs a store that is seen by every process"
+    ):
+        Settings(keys="store:", storage=store, environ=environ)
+    assert list(store.keys("sealedstate.ring")) == []
+    accepted = Settings(
+        keys="store:", storage=store, environ=environ, tolerate=["ring"], rotate_here=False
+    )
+    assert len(accepted.key_source.keyring().keys) == 1
+    assert len(list(store.keys("sealedstate.ring"))) == 1
+
+
+def test_a_ring_in_the_store_needs_a_store_and_a_key_that_wraps_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="needs the setting storage"):
+        Settings(keys="store:", environ={"SEALEDSTATE_KEK": TEXTS[0]})
+    with pytest.raises(ConfigurationError, match="SEALEDSTATE_KEK"):
+        Settings(keys="store:", storage=f"sqlite:{tmp_path / 'store.db'}", environ={})
+
+
+def test_a_file_is_a_ring_by_its_name_or_by_how_it_begins(tmp_path: Path) -> None:
+    for name in ("ring.json", "ring"):
+        given = Settings(keys=TEXTS, rotate_here=False)
+        sources, path = given.key_sources(), f"file:{tmp_path / name}"
+        ring = founded(sources.tending.schedule, int(time.time()), os.urandom)
+        assert sources.ring_home(path).write(ring, None)
+        source = Settings(keys=path, environ={}, rotate_here=False).key_source
+        assert isinstance(source, RotatingKeys)
+        assert source.ring == ring
+
+
+def test_a_missing_ring_names_the_command_that_makes_one(tmp_path: Path) -> None:
+    assert "sealedstate keys init" in refusal(f"file:{tmp_path / 'ring.json'}")

@@ -210,6 +210,25 @@ def test_a_key_without_a_successor_may_have_sealed_for_ever() -> None:
     assert ring.may_have_sealed(only, (1 << 40) - 1)
 
 
+def test_a_stated_retirement_outweighs_what_the_other_keys_say() -> None:
+    old = key(NOW, retires_at=NOW + 500)
+    for others in ((), (key(NOW + 100),), (key(NOW + 500, disabled=True),), (key(NOW + 900),)):
+        ring = Keyring((old, *others), skew=60, announce=30)
+        assert ring.retires_at(old) == NOW + 500
+        assert ring.may_have_sealed(old, NOW - 60)
+        assert ring.may_have_sealed(old, NOW + 590)
+        assert not ring.may_have_sealed(old, NOW - 61)
+        assert not ring.may_have_sealed(old, NOW + 591)
+
+
+def test_a_stated_retirement_is_no_date_of_expiry() -> None:
+    old, new = key(NOW, retires_at=NOW + 500), key(NOW + 500)
+    ring = Keyring((old, new))
+    assert states(ring, NOW + 499) == ["primary", "pending"]
+    assert states(ring, NOW + 10**9) == ["retired", "primary"]
+    assert ring.retires_at(new) is None
+
+
 # --- rings ----------------------------------------------------------------------------------------
 
 
@@ -219,6 +238,16 @@ def test_a_ring_finds_the_one_key_of_a_kid() -> None:
     assert [ring.find(each.kid) for each in keys] == list(keys)
     for other in (b"", b"\0" * 3, b"\0" * 5, keys[0].kid[:3]):
         assert ring.find(other) is None
+
+
+def test_a_ring_remembers_the_kids_of_keys_that_are_no_more_and_holds_none_of_them() -> None:
+    only = key()
+    assert Keyring((only,)).gone == frozenset()
+    ring = Keyring((only,), gone=frozenset({b"dead"}))
+    assert ring.find(b"dead") is None
+    assert ring.primary(NOW) is only
+    with pytest.raises(ConfigurationError, match="no key"):
+        Keyring((), gone=frozenset({b"dead"}))
 
 
 def test_a_ring_without_keys_is_refused_and_the_remedy_named() -> None:

@@ -125,7 +125,8 @@ class Application:
 
     def __init__(self, reader: LegacyReader, **given: Any) -> None:
         self.clock = Clock(NOW)
-        settings = {"keys": [KEY, LOOKUP], "storage": "memory:", "legacy": reader, **given}
+        usual = {"keys": [KEY, LOOKUP], "storage": "memory:", "tolerate": ["revocation"]}
+        settings = {**usual, "legacy": reader, **given}
         self.keeper = Keeper(Settings(clock=self.clock, **settings))
 
     def answer(self, jar: Jar, view: Callable[[Session], object]) -> object:

@@ -26,6 +26,7 @@ from sealedstate.errors import (
 )
 from sealedstate.key_sources import StaticKeys
 from sealedstate.record import Record
+from sealedstate.rows import Rows
 from sealedstate.sealing import (
     ENTROPY_BYTES,
     HEADER_BYTES,
@@ -357,13 +358,13 @@ def test_a_token_opens_only_with_its_key_in_the_ring() -> None:
 
 def test_a_stored_part_is_recalled_from_its_own_row_and_version_only() -> None:
     storage, other = MemoryStorage(lambda: NOW), MemoryStorage(lambda: NOW)
-    spiller = Spiller(storage, REALM, os.urandom)
+    spiller = Spiller(storage, Rows(REALM, os.urandom))
     rows = [Row(bytes([number]) * 16, name) for number in range(2) for name in ("cart", "car")]
     versions = [
         spiller.spill(row, bytes([at]), None, None, RING, NOW + at, NOW + 60)
         for at, row in enumerate(rows)
     ]
-    swapped = Spiller(other, REALM, os.urandom)
+    swapped = Spiller(other, Rows(REALM, os.urandom))
     for (at, row), (to, target) in itertools.product(enumerate(rows), repeat=2):
         stored = storage.read(CONTEXT, row.key)
         assert stored is not None
@@ -482,6 +483,28 @@ def test_a_token_sealed_outside_its_keys_time_is_refused() -> None:
         else:
             with pytest.raises(KeyOutOfUse):
                 open_token(token, PLACE, ring, NOW + 2000)
+
+
+def test_a_token_sealed_after_its_keys_stated_retirement_is_refused() -> None:
+    old = Key(b"oooo", FIRST.secret, NOW, retires_at=NOW + 1000)
+    # Whatever became of the successor.
+    for others in ((), (Key(b"nnnn", KEYS[1].secret, NOW + 1000, disabled=True),)):
+        ring = Keyring((old, *others), skew=60, announce=30)
+        last = seal(b"", PLACE, old, NOW + 1090, os.urandom(ENTROPY_BYTES))
+        late = seal(b"", PLACE, old, NOW + 1091, os.urandom(ENTROPY_BYTES))
+        assert opens(last, ring=ring)
+        with pytest.raises(KeyOutOfUse):
+            open_token(late, PLACE, ring, NOW)
+
+
+def test_a_key_that_is_no_more_is_out_of_use_and_not_unknown() -> None:
+    """An unknown key may be one that this node has yet to learn of; this one never opens again."""
+    token = sealed(key=KEYS[1])
+    with pytest.raises(KeyOutOfUse):
+        open_token(token, PLACE, Keyring((FIRST,), gone=frozenset({KEYS[1].kid})), NOW)
+    for gone in (frozenset[bytes](), frozenset({KEYS[2].kid, FIRST.kid})):
+        with pytest.raises(UnknownKey):
+            open_token(token, PLACE, Keyring((FIRST,), gone=gone), NOW)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_a_toml_file_says_all_that_keywords_say(tmp_path: Path) -> None:
         storage = "sqlite:{tmp_path / "s.db"}"
         realm = "shop"
         idle_lifetime = 600
+        tolerate = ["revocation"]
         absolute_lifetime = 3600
         spill_order = ["services", "cart"]
         cookie_name = "__Host-shop"
@@ -90,6 +91,7 @@ def test_a_toml_file_says_all_that_keywords_say(tmp_path: Path) -> None:
         60,
     )
     assert found.cookies.name == "__Host-shop"
+    assert found.tolerate == ["revocation"]
     assert found.key_source.keyring().keys[0].activates_at == 1767225600
 
 
@@ -117,6 +119,7 @@ def test_the_environment_says_all_that_is_text() -> None:
             "SEALEDSTATE_PARTS": "cart=server flash=cookie",
             "SEALEDSTATE_SPILL_ORDER": "services cart",
             "SEALEDSTATE_SECURE": "false",
+            "SEALEDSTATE_TOLERATE": "revocation, spilling",
             "PATH": "/bin",
         }
     )
@@ -125,6 +128,7 @@ def test_the_environment_says_all_that_is_text() -> None:
     assert found.lifetimes.idle == 60
     assert found.policies == {"cart": Policy.SERVER, "flash": Policy.COOKIE}
     assert found.spill_order == ["services", "cart"]
+    assert found.tolerate == ["revocation", "spilling"]
     assert found.cookies.name == "s"
     assert found.key_source.keyring().lookup is not None
 
@@ -169,6 +173,11 @@ def test_a_missing_key_says_how_to_make_one() -> None:
         ({"idle_lifetime": True}, "idle_lifetime: int"),
         ({"secure": 1}, "secure: bool"),
         ({"spill_order": "services"}, "spill_order"),
+        ({"tolerate": "revocation"}, "tolerate: a list"),
+        ({"tolerate": 1}, "tolerate: Sequence"),
+        ({"tolerate": ["revokation"]}, "'revokation'; did you mean 'revocation'?"),
+        ({"tolerate": ["revocation", "xyzzy"]}, "'xyzzy'; there are"),
+        ({"tolerate": [["revocation"]]}, "tolerate"),
         ({"parts": {"cart": "disk"}}, "'server'"),
         ({"parts": {"cart": "server"}}, "storage is not set"),
         ({"skew": -1}, "skew"),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError, Key, Keyring, chunking, codec, errors
 from sealedstate.cookies import Candidates
-from sealedstate.errors import UnreadableError
+from sealedstate.errors import ReplacedSession, RevokedSession, UnreadableError
 from sealedstate.key_sources import StaticKeys
-from sealedstate.keys import length_prefixed
+from sealedstate.keys import export_lookup, length_prefixed, parse_lookup
 from sealedstate.record import OverflowSet, Record
+from sealedstate.revocation import Revocations
+from sealedstate.rows import Rows
 from sealedstate.sealing import ENTROPY_BYTES, SealedFor, open_token, seal
 from sealedstate.spilling import Row, Spiller
 from sealedstate.storage import MemoryStorage
@@ -33,6 +36,7 @@ from tests.test_codec import PARTS, RECORDS, SEALED_AT, VALUES
 VECTORS = Path(__file__).parent / "vectors"
 GOOD = json.loads((VECTORS / "format1.json").read_text("utf-8"))
 BAD = json.loads((VECTORS / "format1-refused.json").read_text("utf-8"))
+ROWS = json.loads((VECTORS / "format1-rows.json").read_text("utf-8"))
 REALM, COOKIE = GOOD["realm"], GOOD["cookie_name"]
 
 Vector = Mapping[str, Any]
@@ -202,7 +206,7 @@ def test_a_frozen_stored_part_is_recalled_for_ever(vector: Vector) -> None:
     storage = MemoryStorage(lambda: now)
     token = bytes.fromhex(vector["token"])
     storage.create(vector["context"], row.key, token, (now + 60) * 1000, version)
-    recalled = Spiller(storage, REALM, bytes).recall(row, version, ring(), now)
+    recalled = Spiller(storage, Rows(REALM, bytes)).recall(row, version, ring(), now)
     assert recalled is not None
     assert recalled.data.hex() == vector["cbor"]
 
@@ -212,7 +216,8 @@ def test_a_frozen_stored_part_is_spilled_bit_by_bit(vector: Vector) -> None:
     now, data = vector["now"], bytes.fromhex(vector["cbor"])
     row = Row(bytes.fromhex(vector["session_id"]), vector["name"])
     storage = MemoryStorage(lambda: now)
-    spiller = Spiller(storage, REALM, lambda size: bytes.fromhex(vector["random"][0])[:size])
+    random = bytes.fromhex(vector["random"][0])
+    spiller = Spiller(storage, Rows(REALM, lambda size: random[:size]))
     version = spiller.spill(row, data, None, None, ring(), now, now + 60)
     stored = storage.read(vector["context"], vector["key"])
     assert version == vector["version"]
@@ -232,6 +237,59 @@ def test_the_specification_opens_a_frozen_stored_part_alike(vector: Vector) -> N
     )
     assert sealed_at == vector["now"]
     assert described(value) == described(codec.decode(bytes.fromhex(vector["cbor"])))
+
+
+@pytest.mark.parametrize("vector", named(GOOD["stored"]))
+def test_the_specification_finds_a_part_where_we_put_it(vector: Vector) -> None:
+    session_id = bytes.fromhex(vector["session_id"])
+    assert spec_decoder.part_key(session_id, vector["name"]) == vector["key"]
+
+
+def revocations(storage: MemoryStorage, *random: str) -> Revocations:
+    left, lookup = [bytes.fromhex(made) for made in random], bytes.fromhex(ROWS["lookup"])
+    keyring = replace(ring(), lookup=lookup)
+    return Revocations(storage, Rows(REALM, lambda _: left.pop(0)), lambda: keyring)
+
+
+def with_row(vector: Vector) -> MemoryStorage:
+    storage, token = MemoryStorage(lambda: vector["now"]), bytes.fromhex(vector["token"])
+    expires_at = (vector["now"] + 60) * 1000
+    assert storage.create(vector["context"], vector["key"], token, expires_at, vector["version"])
+    return storage
+
+
+@pytest.mark.parametrize("vector", named(ROWS["revoked"]))
+def test_a_frozen_revocation_is_read_for_ever_and_sealed_bit_by_bit(vector: Vector) -> None:
+    now, session_id = vector["now"], bytes.fromhex(vector["session_id"])
+    storage, replaced = MemoryStorage(lambda: now), vector["time"] is not None
+    with pytest.raises(ReplacedSession if replaced else RevokedSession):
+        revocations(with_row(vector)).check(Record(session_id, None, now, now + 60, 1), now)
+    revocations(storage, *vector["random"]).revoke(session_id, now + 60, now, replaced)
+    assert storage.read(vector["context"], vector["key"]) == with_row(vector).read(
+        vector["context"], vector["key"]
+    )
+
+
+@pytest.mark.parametrize("vector", named(ROWS["watermarks"]))
+def test_a_frozen_watermark_is_read_for_ever_and_sealed_bit_by_bit(vector: Vector) -> None:
+    now, subject, storage = vector["now"], vector["subject"], MemoryStorage(lambda: vector["now"])
+    assert revocations(with_row(vector)).watermark(subject, now) == vector["time"]
+    revocations(storage, *vector["random"]).revoke_subject(subject, now + 60, now)
+    assert storage.read(vector["context"], vector["key"]) == with_row(vector).read(
+        vector["context"], vector["key"]
+    )
+
+
+@pytest.mark.parametrize("vector", named([*ROWS["revoked"], *ROWS["watermarks"]]))
+def test_the_specification_finds_and_reads_what_logouts_leave_alike(vector: Vector) -> None:
+    place = (vector["context"], vector["key"], vector["version"])
+    token = bytes.fromhex(vector["token"])
+    assert spec_decoder.open_time(token, spec_ring(vector["now"]), REALM, *place) == vector["time"]
+    assert vector["key"] == (
+        spec_decoder.revoked_key(REALM, bytes.fromhex(vector["session_id"]))
+        if "session_id" in vector
+        else spec_decoder.watermark_key(bytes.fromhex(ROWS["lookup"]), REALM, vector["subject"])
+    )
 
 
 # --- what was refused stays refused ---------------------------------------------------------------
@@ -310,6 +368,11 @@ def test_the_keys_of_the_vectors_are_refused_in_a_configuration(key: Vector) -> 
     text = Key(bytes.fromhex(key["kid"]), bytes.fromhex(key["secret"])).export()
     with pytest.raises(ConfigurationError, match="everybody has it"):
         Key.parse(text)
+
+
+def test_the_lookup_key_of_the_vectors_is_refused_in_a_configuration() -> None:
+    with pytest.raises(ConfigurationError, match="everybody has it"):
+        parse_lookup(export_lookup(bytes.fromhex(ROWS["lookup"])))
 
 
 # --- both decoders agree on what nobody froze -----------------------------------------------------

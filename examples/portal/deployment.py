@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sealedstate import Key, Settings
-from sealedstate.key_sources import open_key_source
-from sealedstate.keys import DEFAULT_SKEW, export_lookup
+from sealedstate.keys import export_lookup
 from sealedstate.storage import open_storage
 
 COOKIE_NAME = "portal"
@@ -30,7 +29,7 @@ class Deployment:
         var.mkdir(mode=0o700, parents=True, exist_ok=True)
         secrets = var / "secrets"
         _make_secrets(secrets)
-        self.keys = open_key_source(f"file:{secrets}", {}, DEFAULT_SKEW)
+        self.keys = f"file:{secrets}"
         self.store = open_storage(f"sqlite:{var / 'portal.sqlite'}", time.time)
 
     def settings(self, profile: str) -> Settings:

@@ -24,10 +24,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sealedstate import Keeper, Session, Settings
 from sealedstate.cookies import field_bytes
 
+from .health import HealthApplication
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-__all__ = ["ENVIRON_KEY", "SealedSessionMiddleware"]
+__all__ = ["ENVIRON_KEY", "HealthApplication", "SealedSessionMiddleware"]
 
 ENVIRON_KEY = "sealedstate.session"
 

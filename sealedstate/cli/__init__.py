@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import SealedStateError
-from . import keys, sizes, store
+from . import keys, sizes, sso, store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,6 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keys.add_to(commands)
     sizes.add_to(commands)
     store.add_to(commands)
+    sso.add_to(commands)
     given = parser.parse_args(arguments)
     try:
         return int(given.run(given))

@@ -73,7 +73,12 @@ def _bytes_or_object(value: dict[str, Any]) -> object:
 def _placed(profile: Profile, subject: str | None, values: dict[str, Any]) -> dict[str, Any]:
     """Where the parts go in `profile` with a store, or why they go nowhere."""
     keeper = Keeper(
-        Settings(keys=[Key.generate(os.urandom).export()], storage="memory:", profile=profile)
+        Settings(
+            keys=[Key.generate(os.urandom).export()],
+            storage="memory:",
+            tolerate=["revocation"],  # nobody signs in here
+            profile=profile,
+        )
     )
     session = keeper.session()
     session.subject = subject

@@ -2,24 +2,27 @@
 
 Knows URLs, capabilities and tables. Does not know any backend.
 
-A URL on a command line is seen by everybody on the machine. Left out, it is read from
-SEALEDSTATE_STORAGE.
+A store that can't be used is a finding: one sentence that says why, and exit code 1. A URL on a
+command line is seen by everybody on the machine. Left out, it is read from SEALEDSTATE_STORAGE.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from ..errors import ConfigurationError, StorageError
 from ..settings import ENVIRONMENT_PREFIX, environment
 from ..storage import USES, Capabilities, Storage, open_storage, unmet
-from ..storage.matrix import DECLARED, as_rows
+from ..storage.matrix import DECLARED, as_markdown, as_rows
 
-CONTEXTS = ("sealedstate.part", "sealedstate.revoked", "sealedstate.watermark")
+Action: TypeAlias = Callable[[Storage, argparse.Namespace], int]
+
+CONTEXTS = [context for use in USES.values() for context in use.contexts]
 
 
 def add_to(commands: Any) -> None:
@@ -31,19 +34,34 @@ def add_to(commands: Any) -> None:
     check.add_argument("--json", action="store_true", help="print JSON")
     _action(actions, "ping", _ping, "exit 0 when the store answers, 1 when it does not")
     reap = _action(actions, "reap", _reap, "remove expired records now")
-    reap.add_argument("--limit", type=int, default=10_000, help="at most so many (10000)")
+    reap.add_argument("--limit", type=_count, default=10_000, help="at most so many (10000)")
     _action(actions, "stats", _stats, "how many records live in each of our contexts")
     matrix = actions.add_parser("matrix", help="uses against every backend")
+    matrix.add_argument("--markdown", action="store_true", help="print a Markdown table")
     matrix.set_defaults(run=_matrix)
 
 
-def _action(
-    actions: Any, name: str, run: Callable[[argparse.Namespace], int], about: str
-) -> argparse.ArgumentParser:
+def _action(actions: Any, name: str, act: Action, about: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(name, help=about)
     parser.add_argument("url", nargs="?", help=f"by default from {ENVIRONMENT_PREFIX}STORAGE")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=lambda given: _run(act, given))
     return parser
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError("a number from 1 on")
+    return int(text)
+
+
+def _run(act: Action, given: argparse.Namespace) -> int:
+    store = _opened(given)
+    try:
+        return act(store, given)
+    except StorageError as error:
+        return _unusable(error, given)
+    finally:
+        store.close()
 
 
 def _opened(given: argparse.Namespace) -> Storage:
@@ -53,32 +71,32 @@ def _opened(given: argparse.Namespace) -> Storage:
     return open_storage(url, time.time)
 
 
-def _init(given: argparse.Namespace) -> int:
-    store = _opened(given)
+def _unusable(error: StorageError, given: argparse.Namespace) -> int:
+    if getattr(given, "json", False):
+        print(json.dumps({"unusable": str(error)}))
+    print(f"sealedstate: the store can't be used: {error}", file=sys.stderr)
+    return 1
+
+
+def _init(store: Storage, _: argparse.Namespace) -> int:
     store.prepare()
-    store.close()
     print("the store is ready")
     return 0
 
 
-def _ping(given: argparse.Namespace) -> int:
-    store = _opened(given)
+def _ping(store: Storage, _: argparse.Namespace) -> int:
     try:
         store.ping()
     except StorageError as error:
         print(f"down: {error}")
         return 1
-    finally:
-        store.close()
     print("up")
     return 0
 
 
-def _check(given: argparse.Namespace) -> int:
-    store = _opened(given)
+def _check(store: Storage, given: argparse.Namespace) -> int:
     store.ping()
     can = store.capabilities
-    store.close()
     findings = {use.title: [need.found for need in unmet(use, can)] for use in USES.values()}
     if given.json:
         print(json.dumps({"uses": findings, "because": dict(can.because)}))
@@ -87,30 +105,37 @@ def _check(given: argparse.Namespace) -> int:
     return 1 if any(findings.values()) else 0
 
 
-def _print_check(findings: dict[str, list[str]], can: Capabilities) -> None:
+def _print_check(findings: Mapping[str, list[str]], can: Capabilities) -> None:
     for title, found in findings.items():
-        verdict = f"no: it {' and '.join(found)}" if found else "yes"
-        print(f"{title:12} {verdict:60} ({USES[title].purpose})")
+        print(f"{title:12} {'no ' if found else 'yes'}  {USES[title].purpose}")
+        if found:
+            print(f"{'':12}      not here: {', '.join(found)}")
     for name, why in can.because.items():
         print(f"  {name} = {getattr(can, name, '?')}: {why}")
 
 
-def _reap(given: argparse.Namespace) -> int:
-    store = _opened(given)
+def _reap(store: Storage, given: argparse.Namespace) -> int:
+    store.ping()  # one that has nothing to reap would not notice that it is down
     print(f"{store.reap(given.limit)} expired records removed")
-    store.close()
     return 0
 
 
-def _stats(given: argparse.Namespace) -> int:
-    store = _opened(given)
+def _stats(store: Storage, _: argparse.Namespace) -> int:
+    store.ping()
+    can = store.capabilities
+    if not can.enumerable:
+        why = can.because.get("enumerable", "this store lists no records")
+        print(f"sealedstate: not counted: {why}", file=sys.stderr)
+        return 1
     for context in CONTEXTS:
         print(f"{context:24} {sum(1 for _ in store.keys(context)):>10}")
-    store.close()
     return 0
 
 
-def _matrix(_: argparse.Namespace) -> int:
+def _matrix(given: argparse.Namespace) -> int:
+    if given.markdown:
+        print(as_markdown(DECLARED))
+        return 0
     for row in as_rows(DECLARED):
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(row, _WIDTHS, strict=True)))
     return 0

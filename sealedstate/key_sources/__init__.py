@@ -1,6 +1,6 @@
-"""Where keys come from: a list in the configuration, the environment, a secrets file.
+"""Where keys come from: the configuration, the environment, a file, a ring that rotates.
 
-Knows the text of keys. Does not know what they seal.
+Knows which source a setting names. Does not know what keys seal.
 
 A source of one's own, over a key management service say, is any object with a method
 ``keyring() -> Keyring``. It is asked on every request, so it answers from memory.
@@ -9,16 +9,35 @@ A source of one's own, over a key management service say, is any object with a m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from ..errors import ConfigurationError
+from ..events import Journal
+from ..fitness import Fitness
 from ..keys import Keyring
+from ..rotation import RingHome
+from ..rows import Rows
+from ..storage.contract import Storage
 from .environment import from_environment
+from .reports import ReportBoard, ReportFolder, ReportRows
+from .ring_file import RingFile
+from .ring_store import KEK_VARIABLE, RingStore
+from .rotating import RotatingKeys, Tending
 from .secrets_file import from_secrets_file
 from .static import StaticKeys, parse_keyring
 
-__all__ = ["KeySource", "StaticKeys", "open_key_source", "parse_keyring"]
+__all__ = [
+    "KEK_VARIABLE",
+    "KeySource",
+    "KeySources",
+    "RotatingKeys",
+    "SeekingKeySource",
+    "StaticKeys",
+    "Tending",
+    "parse_keyring",
+]
 
 
 @runtime_checkable
@@ -30,25 +49,98 @@ class KeySource(Protocol):
         ...
 
 
-def open_key_source(
-    keys: str | Sequence[str] | KeySource, environ: Mapping[str, str], skew: int
-) -> KeySource:
-    """The source that a setting names.
+@runtime_checkable
+class SeekingKeySource(KeySource, Protocol):
+    """A source that can look for a key which it does not know yet."""
 
-    `keys`: ``"env:"`` or ``"env:NAME"``, ``"file:PATH"``, one key, a list of keys of which the
-    first seals, or a source. Raises ConfigurationError.
-    """
-    if isinstance(keys, KeySource):
-        return keys
-    if not isinstance(keys, str):
-        if not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
-            raise ConfigurationError("keys: text, a list of texts, or an object with keyring()")
-        return StaticKeys(parse_keyring(keys, skew))
-    scheme, _, rest = keys.partition(":")
-    if scheme == "env":
-        return StaticKeys(from_environment(environ, rest or "SEALEDSTATE_KEYS", skew))
-    if scheme == "file":
-        return StaticKeys(from_secrets_file(Path(rest), skew))
-    if not keys.strip():
-        raise ConfigurationError("keys is empty; `sealedstate keys generate` prints a key")
-    return StaticKeys(parse_keyring([keys], skew))
+    def seek(self, kid: bytes) -> bool:
+        """Whether the current ring knows `kid` after a look, which may be refused as too often."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KeySources:
+    """Opens the source that the setting `keys` names, with what it may need. `skew` in seconds."""
+
+    environ: Mapping[str, str]
+    skew: int
+    realm: str
+    storage: Storage | None
+    tending: Tending
+    journal: Journal
+    tolerate: Sequence[str] = ()
+
+    def open(self, keys: str | Sequence[str] | KeySource) -> KeySource:
+        """`keys`: ``"env:"`` or ``"env:NAME"``, ``"file:PATH"`` (a ring document, or keys one a
+        line), ``"store:"``, one key, a list of keys of which the first seals, or a source.
+
+        Raises ConfigurationError, or OperatorError where a ring can't be loaded.
+        """
+        if isinstance(keys, KeySource):
+            return keys
+        if not isinstance(keys, str):
+            if not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
+                raise ConfigurationError("keys: text, a list of texts, or an object with keyring()")
+            return StaticKeys(parse_keyring(keys, self.skew))
+        scheme, _, rest = keys.partition(":")
+        if scheme == "env":
+            return StaticKeys(from_environment(self.environ, rest or "SEALEDSTATE_KEYS", self.skew))
+        if scheme == "file":
+            return self._from_file(Path(rest))
+        if scheme == "store":
+            # A store that could forget the ring would be given another, and all sessions end.
+            Fitness(self._store(), ("ring",), self.tolerate).check()
+            return self._tended(self.ring_home(keys), self.report_board(keys), founds=True)
+        if not keys.strip():
+            raise ConfigurationError("keys is empty; `sealedstate keys generate` prints a key")
+        return StaticKeys(parse_keyring([keys], self.skew))
+
+    def ring_home(self, keys: str) -> RingHome:
+        """Where the ring of ``"file:PATH"`` or ``"store:"`` is kept."""
+        scheme, _, rest = keys.partition(":")
+        tending, wrapping = self.tending, self._wrapping()
+        if scheme == "file" and rest:
+            return RingFile(Path(rest), wrapping, tending.random, tending.clock)
+        if scheme == "store" and not rest:
+            storage = self._store()
+            return RingStore(storage, self.realm, wrapping, tending.random, tending.clock)
+        raise ConfigurationError('keys: a ring that rotates is in "file:PATH" or "store:"')
+
+    def report_board(self, keys: str) -> ReportBoard:
+        """Where the nodes of that ring tell about themselves."""
+        scheme, _, rest = keys.partition(":")
+        if scheme == "file":
+            return ReportFolder(Path(f"{rest}.nodes"))
+        rows = Rows(self.realm, self.tending.random)
+        wrapping = from_environment(self.environ, KEK_VARIABLE, self.skew)
+        return ReportRows(self._store(), rows, wrapping)
+
+    def _from_file(self, path: Path) -> KeySource:
+        if not is_ring(path):
+            return StaticKeys(from_secrets_file(path, self.skew))
+        keys = f"file:{path}"
+        return self._tended(self.ring_home(keys), self.report_board(keys), founds=False)
+
+    def _tended(self, home: RingHome, board: ReportBoard, founds: bool) -> RotatingKeys:
+        return RotatingKeys(home, self.tending, self.journal, board, founds)
+
+    def _store(self) -> Storage:
+        if self.storage is None:
+            raise ConfigurationError('keys: "store:" needs the setting storage')
+        return self.storage
+
+    def _wrapping(self) -> Keyring | None:
+        if not self.environ.get(KEK_VARIABLE, "").strip():
+            return None
+        return from_environment(self.environ, KEK_VARIABLE, self.skew)
+
+
+def is_ring(path: Path) -> bool:
+    """Whether a file is to be a ring document: by its name, or by how it begins."""
+    if path.suffix == ".json":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip()[:1] == b"{"
+    except OSError:
+        return False

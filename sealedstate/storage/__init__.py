@@ -15,6 +15,7 @@ from .contract import Capabilities, Clock, Storage, Stored
 from .layered import CachedStorage, SplitStorage
 from .memory import MemoryStorage
 from .objects import ObjectView, Serializer
+from .options import split_path, split_url
 from .requirements import USES, mismatch, unmet
 from .sqlite import SQLiteStorage
 
@@ -48,7 +49,11 @@ URLS = (
 def open_storage(url: str | Mapping[str, str], clock: Clock) -> Storage:
     """The store that a URL names, one of `URLS`, without connecting to it yet.
 
-    A mapping sends contexts to stores of their own: ``{"*": URL, "sealedstate.revoked": URL}``.
+    Behind a ``?``, beside the driver's own parameters, a URL takes ``sealedstate_timeout``, the
+    seconds that a call may take (not `memory:`), and ``sealedstate_pool_size``, the connections of
+    each process (SQL servers). A mapping sends contexts to stores of their own:
+    ``{"*": URL, "sealedstate.revoked": URL}``.
+
     Raises ConfigurationError, which repeats no URL: it may hold a password.
     """
     if not isinstance(url, str):
@@ -76,9 +81,10 @@ def _open_memory(_: str, rest: str, clock: Clock) -> Storage:
 
 
 def _open_sqlite(_: str, rest: str, clock: Clock) -> Storage:
-    if not rest:
+    path, options = split_path(rest, ("timeout",))
+    if not path:
         raise ConfigurationError("storage: sqlite:PATH needs a path")
-    return SQLiteStorage(rest, clock)
+    return SQLiteStorage(path, clock, **options)
 
 
 def _open_layered(_: str, rest: str, clock: Clock) -> Storage:
@@ -91,19 +97,22 @@ def _open_layered(_: str, rest: str, clock: Clock) -> Storage:
 def _open_sql(url: str, _: str, clock: Clock) -> Storage:
     from .sql import SQLStorage
 
-    return SQLStorage(url, clock)
+    bare, options = split_url(url, ("timeout", "pool_size"))
+    return SQLStorage(bare, clock, **options)
 
 
 def _open_redis(url: str, _: str, clock: Clock) -> Storage:
     from .redis import RedisStorage
 
-    return RedisStorage(url, clock)
+    bare, options = split_url(url, ("timeout",))
+    return RedisStorage(bare, clock, **options)
 
 
 def _open_memcached(url: str, _: str, clock: Clock) -> Storage:
     from .memcached import MemcachedStorage
 
-    return MemcachedStorage(url, clock)
+    bare, options = split_url(url, ("timeout",))
+    return MemcachedStorage(bare, clock, **options)
 
 
 _OPENERS: dict[str, Callable[[str, str, Clock], Storage]] = {
@@ -116,5 +125,6 @@ _OPENERS: dict[str, Callable[[str, str, Clock], Storage]] = {
     "redis": _open_redis,
     "rediss": _open_redis,
     "valkey": _open_redis,
+    "valkeys": _open_redis,
     "memcached": _open_memcached,
 }

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Literal
 
 from .contract import UNCHANGED, Capabilities, Clock, Storage, Stored, Unchanged, millis
+from .requirements import store_name
 
 MAX_RECORDS = 10_000
 
@@ -129,8 +130,14 @@ class CachedStorage:
         self._writes = 0
 
     @property
+    def name(self) -> str:
+        """What a sentence calls it."""
+        return f"{store_name(self._store)} behind a cache"
+
+    @property
     def capabilities(self) -> Capabilities:
-        return self._store.capabilities
+        behind = self._store.capabilities
+        return replace(behind, staleness=behind.staleness + self._staleness)
 
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
@@ -275,5 +282,10 @@ def _weakest(all_of: list[Capabilities]) -> Capabilities:
         indexes=all(can.indexes for can in all_of),
         contexts=all(can.contexts for can in all_of),
         resolution=max(can.resolution for can in all_of),
+        staleness=max(can.staleness for can in all_of),
+        total_bytes=min(
+            (most for can in all_of if (most := can.total_bytes) is not None), default=None
+        ),
+        presumed=any(can.presumed for can in all_of),
         because={name: why for can in all_of for name, why in can.because.items()},
     )

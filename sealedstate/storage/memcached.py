@@ -25,9 +25,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from ..errors import CapacityError, StorageError, VersionMismatch
-from .contract import UNCHANGED, Capabilities, Clock, Stored, Unchanged, check_size, millis
+from .contract import (
+    UNCHANGED,
+    Capabilities,
+    Clock,
+    Stored,
+    Unchanged,
+    check_range,
+    check_size,
+    millis,
+)
 from .hashed_names import context_digest, key_digest, printable
-from .memcached_link import Link, Settings
+from .memcached_link import Link, Settings, fetched
 
 # Nodes whose clocks differ by less than this agree on what is alive.
 GRACE = 300_000
@@ -78,7 +87,7 @@ class MemcachedStorage:
     def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5) -> None:
         self._clock = clock
         self._link = Link(url, timeout)
-        self._facts, self._facts_of = _capabilities({}), self._link.settings
+        self._facts, self._facts_of = _capabilities(None), self._link.settings
         self._asked_at = -SILENCE_LASTS
         self._ahead, self._ahead_at = 0, -TIME_LASTS
 
@@ -89,7 +98,7 @@ class MemcachedStorage:
     def capabilities(self) -> Capabilities:
         """As the server was started; as most servers are, while it does not answer."""
         now = self._now()
-        if not self._link.settings and not 0 <= now - self._asked_at < SILENCE_LASTS:
+        if self._link.settings is None and not 0 <= now - self._asked_at < SILENCE_LASTS:
             self._asked_at = now
             with contextlib.suppress(StorageError):
                 self.ping()
@@ -99,6 +108,7 @@ class MemcachedStorage:
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
         self._check(context, key, value)
+        check_range(expires_at, version)
         names = _names(context, b"r", key)
         for _ in range(TRIES):
             seen = self._look(names)
@@ -129,6 +139,7 @@ class MemcachedStorage:
         expected: int | None = None,
     ) -> bool:
         self._check(context, key, value)
+        check_range(expires_at, version, expected)
         names = _names(context, b"r", key)
         for _ in range(TRIES):
             seen = self._look(names)
@@ -142,6 +153,7 @@ class MemcachedStorage:
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         self._check(context, key)
+        check_range(expires_at)
         names = _names(context, b"r", key)
         for _ in range(TRIES):
             seen = self._look(names)
@@ -153,6 +165,7 @@ class MemcachedStorage:
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         self._check(context, key)
+        check_range(None, expected)
         names = _names(context, b"r", key)
         for _ in range(TRIES):
             seen = self._look(names)
@@ -167,6 +180,7 @@ class MemcachedStorage:
     def touch_context(self, context: str, expires_at: int | None) -> None:
         """Not here: raises StorageError."""
         self._check(context, "any")
+        check_range(expires_at)
         raise StorageError("memcached can't touch a context (its capability `contexts` is False)")
 
     def delete_context(self, context: str) -> None:
@@ -181,6 +195,7 @@ class MemcachedStorage:
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
         self._check(context, key, _encoded(member))
+        check_range(expires_at)
         names = _names(context, b"i", key)
         for _ in range(TRIES):
             seen = self._look(names)
@@ -222,7 +237,7 @@ class MemcachedStorage:
     # --- one item -------------------------------------------------------------------------------
 
     def _look(self, names: _Names) -> _Seen:
-        found = self._link.read(lambda client: client.gets_many([names.epoch, names.item]))
+        found = self._link.read(lambda client: fetched(client, names))
         epoch, _ = found.get(names.epoch, (None, None))
         item, token = found.get(names.item, (b"", None))
         if len(item) < _HEADER.size:
@@ -238,7 +253,8 @@ class MemcachedStorage:
             epoch = os.urandom(8)
             self._link.read(lambda client: client.add(names.epoch, epoch))
             return False
-        item, ttl = _header(version, expires_at, seen.epoch) + value, self._ttl(expires_at)
+        item = _HEADER.pack(version, _kept(expires_at), seen.epoch) + value
+        ttl = self._ttl(expires_at)
         if seen.token is None:
             done = self._link.write(lambda client: client.add(names.item, item, ttl), version)
         else:
@@ -314,20 +330,9 @@ def _epoch_name(context: str) -> bytes:
     return b"sealedstate:e:" + printable(context_digest(context))
 
 
-def _header(version: int, expires_at: int | None, epoch: bytes) -> bytes:
-    try:
-        return _HEADER.pack(version, _kept(expires_at), epoch)
-    except struct.error:
-        raise CapacityError("a version of more than 64 bits") from None
-
-
 def _kept(expires_at: int | None) -> int:
     """An expiry as it is kept: for ever sorts last."""
-    if expires_at is None:
-        return _FOREVER
-    if expires_at >= 1 << 63:
-        raise CapacityError("an expiry of more than 63 bits; None is for ever")
-    return max(expires_at, 0)
+    return _FOREVER if expires_at is None else expires_at
 
 
 def _told(expires: int) -> int | None:
@@ -356,8 +361,12 @@ def _encoded(member: str) -> bytes:
 # --- what it can do -------------------------------------------------------------------------------
 
 
-def _capabilities(settings: Settings) -> Capabilities:
-    """What a server can do that told these settings; what most can, where it told none."""
+def _capabilities(told: Settings | None) -> Capabilities:
+    """What a server can do that told these settings; what most can, where it told none.
+
+    None: it was not asked yet.
+    """
+    settings = told or {}
     most, room = settings.get(b"item_size_max", 1 << 20), settings.get(b"maxbytes")
     evicts = settings.get(b"evictions") != b"off"
     why = "evictions on" if evicts else "evictions off (-M): when it is full, it takes no writes"
@@ -372,12 +381,13 @@ def _capabilities(settings: Settings) -> Capabilities:
         evicts=evicts,
         enumerable=False,
         contexts=False,
+        presumed=told is None,
         because={
             "value_bytes": f"item_size_max {most}",
             "durable": "memcached keeps everything in memory only",
             "survives_restart": "memcached keeps everything in memory only",
             "evicts": why if room is None else f"{why}, maxbytes {room}",
             "enumerable": unlisted,
-            "contexts": f"{unlisted}; delete_context works, touch_context does not",
+            "contexts": f"{unlisted}, and so can't touch it",
         },
     )

@@ -16,7 +16,7 @@ from __future__ import annotations
 import select
 import socket
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from pymemcache import exceptions as refusals  # type: ignore[import-untyped]
@@ -54,15 +54,15 @@ _FAILURES = (_Broken, refusals.MemcacheServerError, refusals.MemcacheClientError
 class Link:
     """Connections to the server at `url`, each used by one thread at a time and by one process.
 
-    `settings`: what the server told when it was connected to last; empty before, and where it does
-    not tell. Raises ConfigurationError when the URL names no server.
+    `settings`: what the server told when it was connected to last; empty where it does not tell,
+    None before. Raises ConfigurationError when the URL names no server.
     """
 
     def __init__(self, url: str, timeout: float) -> None:
         self._host, self._port = _parsed(url)
         self._timeout = timeout
         self._idle: Idle[Any] = Idle(_is_quiet, lambda client: client.close())
-        self.settings: Settings = {}
+        self.settings: Settings | None = None
 
     @property
     def address(self) -> str:
@@ -138,7 +138,7 @@ class Link:
         """A new connection, over which the server has told its settings."""
         why = "it has no address"
         for address in self._addresses():
-            client = Client(
+            client: Any = Client(
                 address,
                 connect_timeout=self._timeout,
                 timeout=self._timeout,
@@ -147,6 +147,8 @@ class Link:
             )
             try:
                 self.settings = self._told(client)
+                client.poll = select.poll()
+                client.poll.register(client.sock, select.POLLIN)
             except _MISHAPS as error:
                 client.close()
                 why = f"no connection ({type(error).__name__})"
@@ -177,6 +179,41 @@ class Link:
         return told
 
 
+def fetched(client: Any, names: Sequence[bytes]) -> dict[bytes, tuple[bytes, bytes]]:
+    """What is under these names, and what `cas` knows it by.
+
+    pymemcache's `gets_many` takes a fifth of a round trip longer: it checks every name anew, and
+    cuts the answer into lines one by one.
+    """
+    client.sock.sendall(b"gets %b\r\n" % b" ".join(names))
+    found: dict[bytes, tuple[bytes, bytes]] = {}
+    answer, at = b"", 0
+    while True:
+        while (end := answer.find(b"\r\n", at)) < 0:
+            answer += _received(client)
+        line = answer[at:end]
+        if line == b"END" and end + 2 == len(answer):
+            return found
+        client._raise_errors(line, b"gets")
+        kind, name, _, size, token = line.split()
+        if kind != b"VALUE" or name not in names or not size.isdigit():
+            raise ValueError("an answer to nobody's question")
+        begin, at = end + 2, end + 4 + int(size)
+        while len(answer) < at:
+            answer += _received(client)
+        if answer[at - 2 : at] != b"\r\n":
+            raise ValueError("an answer that is longer than it says")
+        found[name] = answer[begin : at - 2], token
+
+
+def _received(client: Any) -> bytes:
+    piece: bytes = client.sock.recv(1 << 16)
+    if not piece:
+        client.close()
+        raise refusals.MemcacheUnexpectedCloseError
+    return piece
+
+
 def _parsed(url: str) -> tuple[str, int]:
     try:
         parts = urllib.parse.urlsplit(url)
@@ -195,6 +232,4 @@ def _is_quiet(client: Any) -> bool:
     """Whether the connection stands and nothing has come in that nobody asked for."""
     if client.sock is None:
         return False
-    waiting = select.poll()
-    waiting.register(client.sock, select.POLLIN)
-    return not waiting.poll(0)
+    return not client.poll.poll(0)

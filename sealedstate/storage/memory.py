@@ -18,6 +18,7 @@ from .contract import (
     Clock,
     Stored,
     Unchanged,
+    check_range,
     check_size,
     millis,
     utf8,
@@ -48,12 +49,13 @@ class MemoryStorage:
         self._indexes: dict[tuple[str, str], dict[str, int | None]] = {}
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._writes = 0
+        self._writes, self._reaped_after = 0, REAP_EVERY
 
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
         check_size(self.capabilities, context, key, value)
+        check_range(expires_at, version)
         with self._locked():
             if self._live(context, key) is not None:
                 return False
@@ -82,6 +84,7 @@ class MemoryStorage:
         expected: int | None = None,
     ) -> bool:
         check_size(self.capabilities, context, key, value)
+        check_range(expires_at, version, expected)
         with self._locked():
             stored = self._expected(context, key, expected)
             if stored is None:
@@ -93,6 +96,7 @@ class MemoryStorage:
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         check_size(self.capabilities, context, key)
+        check_range(expires_at)
         with self._locked():
             stored = self._live(context, key)
             if stored is None:
@@ -102,6 +106,7 @@ class MemoryStorage:
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         check_size(self.capabilities, context, key)
+        check_range(None, expected)
         with self._locked():
             if self._expected(context, key, expected) is None:
                 return False
@@ -110,6 +115,7 @@ class MemoryStorage:
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         check_size(self.capabilities, context, "any")
+        check_range(expires_at)
         with self._locked():
             for place in [place for place in self._records if place[0] == context]:
                 if self._live(*place) is not None:
@@ -134,6 +140,7 @@ class MemoryStorage:
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
         check_size(self.capabilities, context, key, utf8(member))
+        check_range(expires_at)
         with self._locked():
             self._make_room()
             self._indexes.setdefault((context, key), {})[member] = expires_at
@@ -194,8 +201,10 @@ class MemoryStorage:
 
     def _make_room(self) -> None:
         self._writes += 1
-        if self._full or self._writes % REAP_EVERY == 0:
+        if self._full or self._writes >= self._reaped_after:
             self._reap(self._max_records)
+            # A look at all records is paid for by as many writes.
+            self._writes, self._reaped_after = 0, max(REAP_EVERY, len(self._records))
         if self._full:
             raise CapacityError(f"memory: storage is full with {self._max_records} records")
 

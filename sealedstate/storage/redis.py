@@ -32,7 +32,17 @@ from typing import Any, Literal, NamedTuple
 
 from ..errors import CapacityError, StorageError, VersionMismatch
 from . import redis_scripts as scripts
-from .contract import UNCHANGED, Capabilities, Clock, Stored, Unchanged, check_size, millis
+from .contract import (
+    LATEST,
+    UNCHANGED,
+    Capabilities,
+    Clock,
+    Stored,
+    Unchanged,
+    check_range,
+    check_size,
+    millis,
+)
 from .hashed_names import NAME_CHARS, context_digest, key_digest, printable
 from .redis_link import Link
 from .redis_server import QUESTIONS, UNKNOWN, capabilities, parse_server
@@ -45,7 +55,6 @@ PAGE = 500
 REAP_STEPS, REAP_STEP = 20, b"1000"
 
 _FOREVER = 10**scripts.EXPIRY_CHARS - 1
-_LATEST = 1 << 53  # a sorted set's scores are exact up to here
 _LONGEST = 100 * 365 * 86_400_000
 _OFFSET = 1 << 63  # makes every version of 64 bits a number of 20 digits without a sign
 
@@ -86,6 +95,7 @@ class RedisStorage:
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
         check_size(UNKNOWN, context, key, value)
+        check_range(expires_at, version)
         now, place = self._now(), _place(context, key)
         expiry, ttl = _life(expires_at, now)
         blob = _version(version) + expiry + place.identity + value
@@ -117,6 +127,7 @@ class RedisStorage:
         expected: int | None = None,
     ) -> bool:
         check_size(UNKNOWN, context, key, value)
+        check_range(expires_at, version, expected)
         now, place = self._now(), _place(context, key)
         expiry, ttl = _life(expires_at, now)
         blob = _version(version) + expiry + place.identity + value
@@ -125,18 +136,21 @@ class RedisStorage:
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         check_size(UNKNOWN, context, key)
+        check_range(expires_at)
         now, place = self._now(), _place(context, key)
         more = (_time(now), *_life(expires_at, now), place.entry)
         return _done(self._link.run(scripts.MOVE, place.keys, *more))
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         check_size(UNKNOWN, context, key)
+        check_range(None, expected)
         place = _place(context, key)
         more = (_time(self._now()), place.entry, _version(expected))
         return _done(self._link.run(scripts.DELETE, place.keys, *more))
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         check_size(UNKNOWN, context, "any")
+        check_range(expires_at)
         now, room = self._now(), _room(context)
         for entries in self._scanned(room.records):
             keys = (room.records, *room.named(b"r:", entries))
@@ -159,6 +173,7 @@ class RedisStorage:
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
         check_size(UNKNOWN, context, key, _member(member))
+        check_range(expires_at)
         now, room, entry = self._now(), _room(context), printable(key_digest(context, key))
         gone = b"%d" % (now - GRACE)
         more = (_time(now), *_life(expires_at, now), _member(member), entry, gone)
@@ -181,7 +196,7 @@ class RedisStorage:
         (index,) = _room(context).named(b"i:", [printable(key_digest(context, key))])
         alive = (b"(%d" % self._now(), b"+inf", b"WITHSCORES")
         found = self._look(index, b"ZRANGEBYSCORE", *alive)
-        times = [None if float(time) > _LATEST else int(time) for time in found[1::2]]
+        times = [None if float(time) > LATEST else int(time) for time in found[1::2]]
         return {member.decode(): at for member, at in zip(found[::2], times, strict=True)}
 
     def prepare(self) -> None:
@@ -319,18 +334,12 @@ def _life(expires_at: int | None, now: int) -> tuple[bytes, bytes]:
     """An expiry as it is stored, and for how long Redis shall keep it ("": for ever)."""
     if expires_at is None:
         return b"%d" % _FOREVER, b""
-    if expires_at > _LATEST:
-        raise CapacityError("an expiry some 285000 years ahead; None is for ever")
     left = max(expires_at - now, 0) + GRACE
-    return b"%016d" % max(expires_at, 0), b"%d" % left if left < _LONGEST else b""
+    return b"%016d" % expires_at, b"%d" % left if left < _LONGEST else b""
 
 
 def _version(version: int | None) -> bytes:
-    if version is None:
-        return b""
-    if not -_OFFSET <= version < _OFFSET:
-        raise CapacityError("a version of more than 64 bits")
-    return b"%020d" % (version + _OFFSET)
+    return b"" if version is None else b"%020d" % (version + _OFFSET)
 
 
 def _member(member: str) -> bytes:

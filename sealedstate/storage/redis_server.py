@@ -102,6 +102,7 @@ UNKNOWN = Capabilities(
     survives_restart=False,
     evicts=True,
     enumerable=True,
+    presumed=True,
     because=dict.fromkeys(
         ("durable", "survives_restart", "evicts"), "the server has not told its settings yet"
     ),
@@ -121,6 +122,7 @@ def capabilities(answers: Sequence[Any]) -> Capabilities:
         )
     return replace(
         UNKNOWN,
+        presumed=False,
         durable=durable,
         survives_restart=survives,
         evicts=evicts,

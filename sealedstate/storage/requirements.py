@@ -8,7 +8,7 @@ that names the use, the need and the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from .contract import Capabilities
@@ -16,44 +16,50 @@ from .contract import Capabilities
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One thing that a use needs: how it is said, and when it is met."""
+    """One thing that a use needs: what a capability has to be, and how that is said."""
 
-    name: str
+    capability: str
+    right: bool | int
     wanted: str
     found: str
-    met: Callable[[Capabilities], bool]
+
+    def met(self, capabilities: Capabilities) -> bool:
+        """Whether a store that can this is good enough."""
+        return bool(getattr(capabilities, self.capability) == self.right)
 
 
 KEPT_FROM_THE_VISITOR = Need(
-    "server side",
-    "is out of the visitor's hands",
-    "is in the visitor's hands",
-    lambda can: can.server_side,
+    "server_side", True, "is out of the visitor's hands", "is in the visitor's hands"
 )
-SHARED = Need("shared", "every process sees", "only one process sees", lambda can: can.shared)
-NOT_EVICTING = Need("keeps", "does not evict", "evicts", lambda can: not can.evicts)
+SHARED = Need("shared", True, "is seen by every process", "is seen by one process only")
+NOT_EVICTING = Need("evicts", False, "does not evict", "evicts")
 NOT_FORGETTING = Need(
-    "survives a restart",
-    "does not forget at a restart",
-    "forgets at a restart",
-    lambda can: can.survives_restart,
+    "survives_restart", True, "does not forget at a restart", "forgets at a restart"
+)
+# Of a part, an older version than the cookie's counts as lost; of a watermark, it lets in.
+CURRENT = Need(
+    "staleness", 0, "answers with what was written last", "may answer with what was there before"
 )
 DURABLE = Need(
-    "survives a crash",
+    "durable",
+    True,
     "loses no acknowledged write in a crash",
     "loses acknowledged writes in a crash",
-    lambda can: can.durable,
 )
-INDEXES = Need("indexes", "has indexes", "has no indexes", lambda can: can.indexes)
+INDEXES = Need("indexes", True, "has indexes", "has no indexes")
 
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Something that sealedstate does with a store. `title` is how a sentence calls it."""
+    """Something that sealedstate does with a store. `title` is how a sentence calls it.
+
+    `contexts`: where it keeps what it has; none for a use that no part of this release makes.
+    """
 
     title: str
     purpose: str
     needs: tuple[Need, ...]
+    contexts: tuple[str, ...] = ()
 
 
 USES: Mapping[str, Use] = {
@@ -62,12 +68,20 @@ USES: Mapping[str, Use] = {
         Use(
             "spilling",
             "parts of a session that fit into no cookie",
-            (KEPT_FROM_THE_VISITOR,),
+            (KEPT_FROM_THE_VISITOR, CURRENT),
+            ("sealedstate.part",),
         ),
         Use(
             "revocation",
             "sessions that were logged out, until they would have expired",
-            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING),
+            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, CURRENT),
+            ("sealedstate.revoked", "sealedstate.watermark"),
+        ),
+        Use(
+            "ring",
+            'the keys of all nodes, where keys = "store:"',
+            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, CURRENT, DURABLE),
+            ("sealedstate.ring",),
         ),
         Use(
             "replay",
@@ -99,13 +113,24 @@ def unmet(use: Use, capabilities: Capabilities) -> tuple[Need, ...]:
 
 
 def mismatch(use: Use, store_name: str, capabilities: Capabilities) -> str | None:
-    """One sentence that names the use, the need and the store; None when all needs are met."""
+    """One sentence that names the use, the need and the store; None when all needs are met.
+
+    Where an operator can change what a store can, the sentence says what it rests on.
+    """
     missing = unmet(use, capabilities)
     if not missing:
         return None
     wanted = _listed(need.wanted for need in missing)
     found = _listed(need.found for need in missing)
-    return f"{use.title} needs a store that {wanted}; {store_name} {found}"
+    reasons = [capabilities.because.get(need.capability) for need in missing]
+    why = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
+    return f"{use.title} needs a store that {wanted}; {store_name} {found}{why and f' ({why})'}"
+
+
+def store_name(store: object) -> str:
+    """What a sentence calls a store: its `name`, where it has one, or else by its class."""
+    name = getattr(store, "name", None)
+    return name if isinstance(name, str) else type(store).__name__.removesuffix("Storage").lower()
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -18,7 +18,17 @@ from time import monotonic
 from typing import Any, Literal
 
 from ..errors import ConfigurationError, StorageError, VersionMismatch
-from .contract import UNCHANGED, Capabilities, Clock, Stored, Unchanged, check_size, millis, utf8
+from .contract import (
+    UNCHANGED,
+    Capabilities,
+    Clock,
+    Stored,
+    Unchanged,
+    check_range,
+    check_size,
+    millis,
+    utf8,
+)
 from .hashed_names import context_digest, key_digest
 
 try:
@@ -53,6 +63,8 @@ class SQLStorage:
     def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5, pool_size: int = 8) -> None:
         self._clock = clock
         found = _parsed(url)
+        # What a sentence calls it.
+        self.name = found.get_backend_name()
         driver = _driver(found, timeout)
         self._where = driver.where
         self._sql = driver.statements
@@ -76,6 +88,7 @@ class SQLStorage:
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
+        check_range(expires_at, version)
         self._begin(context, key, value)
         row = {
             "place": key_digest(context, key),
@@ -110,6 +123,7 @@ class SQLStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
+        check_range(expires_at, version, expected)
         self._begin(context, key, value)
         row = {"place": key_digest(context, key), **self._new(value, expires_at, version)}
         if expected is None:
@@ -122,11 +136,13 @@ class SQLStorage:
         )
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
+        check_range(expires_at)
         self._begin(context, key)
         row = {**self._named(context, key), "expires_at": expires_at}
         return self._changed(self._sql.update_expiration, row)
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
+        check_range(None, expected)
         self._begin(context, key)
         row = self._named(context, key)
         if expected is None:
@@ -138,6 +154,7 @@ class SQLStorage:
         )
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
+        check_range(expires_at)
         self._begin(context, "any")
         row = {
             "context_place": context_digest(context),
@@ -169,6 +186,7 @@ class SQLStorage:
         return iter([key.decode() for (key,) in found])
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        check_range(expires_at)
         self._begin(context, key, utf8(member))
         row = {
             "place": _member_digest(context, key, member),

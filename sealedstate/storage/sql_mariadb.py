@@ -254,6 +254,7 @@ class MariaDB:
         survives_restart=True,
         evicts=False,
         enumerable=True,
+        presumed=True,
         because={"durable": "the server was not reached yet"},
     )
 
@@ -302,6 +303,7 @@ class MariaDB:
         flush, log, sync, packet = cursor.fetchone()
         return replace(
             self.presumed,
+            presumed=False,
             durable=flush == 1,
             value_bytes=_value_bytes(packet),
             because={

@@ -235,6 +235,7 @@ class PostgreSQL:
         survives_restart=True,
         evicts=False,
         enumerable=True,
+        presumed=True,
         because={"durable": "the server was not reached yet"},
     )
 
@@ -265,7 +266,7 @@ class PostgreSQL:
             commit = "on"
         because = f"synchronous_commit is {commit} and fsync is {fsync}"
         durable = commit != "off" and fsync == "on"
-        return replace(self.presumed, durable=durable, because={"durable": because})
+        return replace(self.presumed, presumed=False, durable=durable, because={"durable": because})
 
     def fault(self, error: Exception) -> Fault:
         code = error.sqlstate if isinstance(error, psycopg.Error) else None

@@ -27,6 +27,7 @@ from .contract import (
     Clock,
     Stored,
     Unchanged,
+    check_range,
     check_size,
     millis,
     utf8,
@@ -62,6 +63,34 @@ CREATE INDEX IF NOT EXISTS sealedstate_member_expiry
 """
 _ONE = "context = :context AND key = :key"
 _LIVE = "(expires_at IS NULL OR expires_at > :now)"
+# By position, and put together once: to bind by names costs a tenth of what reading takes.
+_READ = """
+    SELECT value, version, expires_at FROM sealedstate_record
+    WHERE context = ? AND key = ? AND (expires_at IS NULL OR expires_at > ?)"""
+
+
+class _Held:
+    """A store's connection in this thread's hands. A generator would cost each call 1.5 µs more."""
+
+    __slots__ = ("_lock", "_store")
+
+    def __init__(self, store: SQLiteStorage, lock: threading.Lock) -> None:
+        self._store, self._lock = store, lock
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._lock.acquire()
+        try:
+            return self._store._current_connection()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is not None:
+                self._store._raised(error)
+        finally:
+            self._lock.release()
 
 
 class SQLiteStorage:
@@ -107,10 +136,10 @@ class SQLiteStorage:
         return self._write(sql, row) == 1
 
     def read(self, context: str, key: str) -> Stored | None:
-        row = self._row(context, key)
-        sql = f"SELECT value, version, expires_at FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
+        check_size(self.capabilities, context, key)
+        row = (context.encode(), key.encode(), millis(self._clock()))
         with self._connected() as connection:
-            found = self._patiently(connection, sql, row).fetchone()
+            found = self._patiently(connection, _READ, row).fetchone()
         return None if found is None else Stored(*found)
 
     def read_if_changed(
@@ -160,8 +189,9 @@ class SQLiteStorage:
 
     def delete_context(self, context: str) -> None:
         row = self._row(context, "any")
-        self._write("DELETE FROM sealedstate_record WHERE context = :context", row)
-        self._write("DELETE FROM sealedstate_member WHERE context = :context", row)
+        with self._connected() as connection, self._transaction(connection):
+            connection.execute("DELETE FROM sealedstate_record WHERE context = :context", row)
+            connection.execute("DELETE FROM sealedstate_member WHERE context = :context", row)
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         row = self._row(context, "any")
@@ -216,6 +246,7 @@ class SQLiteStorage:
         self, context: str, key: str, value: bytes = b"", **more: int | None
     ) -> dict[str, Any]:
         check_size(self.capabilities, context, key, value)
+        check_range(more.get("expires_at"), more.get("version"), more.get("expected"))
         # Keys are BLOBs: compared byte by byte, with any character and without collation.
         return {
             "context": context.encode(),
@@ -237,9 +268,7 @@ class SQLiteStorage:
             raise VersionMismatch(current)
         return changed
 
-    def _patiently(
-        self, connection: sqlite3.Connection, sql: str, row: dict[str, Any] | None = None
-    ) -> sqlite3.Cursor:
+    def _patiently(self, connection: sqlite3.Connection, sql: str, row: Any = ()) -> sqlite3.Cursor:
         """Execute, asking again every millisecond or so while another process holds the lock.
 
         SQLite's own waiting backs off to 100 ms, so that among busy writers some never get in.
@@ -247,7 +276,7 @@ class SQLiteStorage:
         give_up_at = time.monotonic() + self._timeout
         while True:
             try:
-                return connection.execute(sql, row or {})
+                return connection.execute(sql, row)
             except sqlite3.OperationalError as error:
                 busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # or a kind of it
                 if not busy or time.monotonic() >= give_up_at:
@@ -272,19 +301,22 @@ class SQLiteStorage:
 
     # --- the connection -------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _connected(self) -> _Held:
         self._forget_the_parents()
-        with self._lock:
-            try:
-                if self._connection is None:
-                    self._connection = self._open()
-                yield self._connection
-            except sqlite3.DataError as error:
-                raise CapacityError(f"sqlite refused a value ({error})") from error
-            except (sqlite3.Error, OSError) as error:
-                self._drop()
-                raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
+        return _Held(self, self._lock)
+
+    def _current_connection(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = self._open()
+        return self._connection
+
+    def _raised(self, error: BaseException) -> None:
+        """Raise what an error of SQLite means to the caller; others go on as they are."""
+        if isinstance(error, sqlite3.DataError):
+            raise CapacityError(f"sqlite refused a value ({error})") from error
+        if isinstance(error, (sqlite3.Error, OSError)):
+            self._drop()
+            raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
 
     def _forget_the_parents(self) -> None:
         if self._pid == os.getpid():

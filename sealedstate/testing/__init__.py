@@ -6,16 +6,30 @@
         def open_store(self, clock):
             return MyStore("...", clock)
 
-That is all. `open_store` is called once per test, and again in other processes: what it takes from
-`self` (a path or a URL that a fixture has set) is carried there by pickle. The tests use contexts
-of their own, so that the store need not be empty and is not emptied. They move their clock ahead;
-tests that run at the same time, as under pytest-xdist, therefore need a store each (a file under
-`tmp_path`, a database per `worker_id`), or one would reap what the other still needs.
+That is all. What the store owes is written down in `sealedstate.storage.contract`; the kit needs
+pytest.
 
-16 racers at once are no test of speed: give a store with a deadline a generous one.
+The store: `open_store` is called once per test, and again in other processes, where the suite is
+found by its module and its name: let it stand at the top of its module. What `open_store` takes
+from `self`, such as a path or a URL that a fixture has set, is carried there by pickle. After it,
+the kit calls `prepare()`, and in the end `close()`. The tests use contexts of their own, so that
+the store need not be empty and is not emptied.
 
-What a store can't do it declares in its `capabilities`; the kit then asks that it says so by
-StorageError, and does nothing. No test is to be skipped.
+Time: `clock()` is seconds since the epoch, and the only time that the store may go by. A test runs
+it ahead of the real time, by up to 1000 years, lets it stand or steps it back. A server that
+expires by its own clock must therefore do so later, never earlier, than the record says. Tests that
+run at the same time, as under pytest-xdist, need a store each (a file under `tmp_path`, a database
+per `worker_id`), or one would reap what the other still needs. No test measures speed, but 16
+racers at once are some load: give a store with a deadline a generous one.
+
+Capabilities: what a store can't do it declares, and no test is to be skipped or overridden.
+
+- Without `enumerable`, `indexes` or `contexts`, the kit asks that what they stand for raises
+  StorageError and does nothing.
+- `shared` and `server_side`: the racers run in 4 processes, and else in threads of this one.
+- `context_bytes`, `key_bytes`, `value_bytes` and `total_bytes`: what the kit writes keeps to them,
+  but where it asks that more is refused.
+- `resolution`: how late the kit accepts that a record has gone.
 
 Two hooks bring more tests when the suite has them, both context managers without arguments:
 

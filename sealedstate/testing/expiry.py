@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 import pytest
 
-from ..storage.contract import Storage, Stored
+from ..errors import CapacityError
+from ..storage.contract import LATEST, Storage, Stored
 from .clock import KitClock
 from .records import ABSENT, absent
-from .suite import MINUTE, Suite, read, write
+from .suite import MINUTE, Suite, read, undeclared, write
 
 SECOND, DAY = 1000, 86_400_000
 
@@ -28,6 +29,11 @@ WAYS: dict[str, Setter] = {
     "update_expiration": lambda store, context, key, at: (
         store.create(context, key, b"v", None, 1) and store.update_expiration(context, key, at)
     ),
+}
+
+MORE_WAYS: dict[str, Setter] = {
+    "touch_context": lambda store, context, key, at: store.touch_context(context, at),
+    "add_member": lambda store, context, key, at: store.add_member(context, key, "m", at),
 }
 
 # From now on, where it is not None, which is for ever. memcached takes 30 days for a limit.
@@ -125,15 +131,38 @@ class Expiry(Suite):
         write(store, context, "k", b"new", None, 2)
         assert store.read(context, "k") == Stored(b"new", 2, None)
 
+    @pytest.mark.parametrize("way", WAYS)
+    def test_the_last_expiry_comes_back_exactly(
+        self, store: Storage, context: str, way: str
+    ) -> None:
+        assert WAYS[way](store, context, "k", LATEST) is True
+        assert read(store, context, "k").expires_at == LATEST
+
+    @pytest.mark.parametrize("way", [*WAYS, "touch_context", "add_member"])
+    @pytest.mark.parametrize("expires_at", [-1, LATEST + 1, 1 << 63, 1 << 64])
+    def test_an_expiry_out_of_range_is_refused(
+        self, store: Storage, context: str, way: str, expires_at: int
+    ) -> None:
+        set_expiry = {**WAYS, **MORE_WAYS}[way]
+        can = store.capabilities
+        declared = {"touch_context": can.contexts, "add_member": can.indexes}.get(way, True)
+        if undeclared(declared, lambda: set_expiry(store, context, "k", None)):
+            return
+        with pytest.raises(CapacityError):
+            set_expiry(store, context, "k", expires_at)
+        found = store.read(context, "k")
+        assert found is None or found.expires_at is None, "a refused write has written"
+        assert not can.indexes or store.members(context, "k") == {}
+
     # 0 is a time like others, and must not be taken for None.
     @pytest.mark.parametrize("way", WAYS)
-    @pytest.mark.parametrize("past", ["now", "a minute ago", "the epoch", "before the epoch"])
+    @pytest.mark.parametrize("past", ["now", "a minute ago", "the epoch"])
     def test_an_expiry_in_the_past_is_kept_to(
         self, store: Storage, clock: KitClock, context: str, way: str, past: str
     ) -> None:
         now = clock.now
         clock.stop(now)
-        times = {"now": now, "a minute ago": now - MINUTE, "the epoch": 0, "before the epoch": -1}
+        times = {"now": now, "a minute ago": now - MINUTE, "the epoch": 0}
         assert WAYS[way](store, context, "k", times[past]) is True
         clock.stop(gone_at(store, now))
         assert store.read(context, "k") is None

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from ..errors import CapacityError, OutcomeUnknown, StorageUnavailable
-from ..storage.contract import Storage, Stored
+from ..storage.contract import LAST_VERSION, LATEST, Storage, Stored
 from .names import oversized
 from .suite import Suite, insist, read, undeclared, write
 
@@ -46,18 +46,27 @@ WRITES: dict[str, tuple[Write, str, Stored | None]] = {
     "delete": (lambda store, context: store.delete(context, "k"), "k", None),
     "checked delete": (lambda store, context: store.delete(context, "k", expected=1), "k", None),
 }
-# The other writes, and the capability that each needs.
-MORE_WRITES: dict[str, tuple[Write, str]] = {
-    "update_expiration": (
-        lambda store, context: store.update_expiration(context, "k", None),
-        "server_side",
-    ),
-    "touch_context": (lambda store, context: store.touch_context(context, None), "contexts"),
-    "delete_context": (lambda store, context: store.delete_context(context), "contexts"),
-    "add_member": (lambda store, context: store.add_member(context, "k", "m", None), "indexes"),
-    "remove_member": (lambda store, context: store.remove_member(context, "k", "m"), "indexes"),
+MORE_WRITES: dict[str, Write] = {
+    "update_expiration": lambda store, context: store.update_expiration(context, "k", None),
+    "touch_context": lambda store, context: store.touch_context(context, None),
+    "delete_context": lambda store, context: store.delete_context(context),
+    "add_member": lambda store, context: store.add_member(context, "k", "m", None),
+    "remove_member": lambda store, context: store.remove_member(context, "k", "m"),
 }
-NEEDS = {"keys": "enumerable", "members": "indexes"}
+# The capability that an operation needs, where it needs one.
+NEEDS = {
+    "keys": "enumerable",
+    "members": "indexes",
+    "touch_context": "contexts",
+    "add_member": "indexes",
+    "remove_member": "indexes",
+}
+
+
+def declines(store: Storage, operation: str, act: Callable[[], object]) -> bool:
+    """Whether the store lacks what the operation needs, and says so."""
+    needed = NEEDS.get(operation)
+    return undeclared(needed is None or getattr(store.capabilities, needed), act)
 
 
 class Outages(Suite):
@@ -71,8 +80,7 @@ class Outages(Suite):
         self, store: Storage, context: str, operation: str
     ) -> None:
         act = READS[operation]
-        declared = getattr(store.capabilities, NEEDS.get(operation, "server_side"))
-        if operation in NEEDS and undeclared(declared, lambda: act(store, context)):
+        if declines(store, operation, lambda: act(store, context)):
             return
         with self.outage():
             for _ in range(2):
@@ -100,8 +108,8 @@ class Outages(Suite):
     def test_no_other_write_is_silently_dropped_during_an_outage(
         self, store: Storage, context: str, operation: str
     ) -> None:
-        act, capability = MORE_WRITES[operation]
-        if undeclared(getattr(store.capabilities, capability), lambda: act(store, context)):
+        act = MORE_WRITES[operation]
+        if declines(store, operation, lambda: act(store, context)):
             return
         with self.outage(), pytest.raises((StorageUnavailable, OutcomeUnknown)):
             act(store, context)
@@ -118,6 +126,10 @@ class Outages(Suite):
                 store.read(context, "k" * (store.capabilities.key_bytes + 1))
             with pytest.raises(CapacityError):
                 store.update(context, "k", too_large, None, 2)
+            with pytest.raises(CapacityError):
+                store.update(context, "k", b"w", None, LAST_VERSION + 1)
+            with pytest.raises(CapacityError):
+                store.update_expiration(context, "k", LATEST + 1)
         assert insist(store.read, context, "k") == Stored(b"v", 1, None)
 
     def test_after_an_outage_the_same_store_works_again(self, store: Storage, context: str) -> None:

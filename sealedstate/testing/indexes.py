@@ -10,18 +10,20 @@ from __future__ import annotations
 import pytest
 
 from ..errors import CapacityError
-from ..storage.contract import Storage, Stored
+from ..storage.contract import LATEST, Storage, Stored
 from .clock import KitClock
 from .crew import Meet
 from .expiry import DAY, gone_at
 from .names import ODD_NAMES
-from .suite import MINUTE, RACERS, Suite, insist, undeclared, write
+from .suite import MINUTE, RACERS, Suite, at_once, in_turns, insist, undeclared, write
 
 EACH = 5
 
 
-def add_members(store: Storage, clock: KitClock, racer: int, meet: Meet, context: str) -> None:
-    for number in range(EACH):
+def add_members(
+    store: Storage, clock: KitClock, racer: int, meet: Meet, context: str, each: int
+) -> None:
+    for number in range(each):
         meet()
         insist(store.add_member, context, "k", f"{racer}-{number}", None)
 
@@ -81,6 +83,16 @@ class Indexes(Suite):
         store.add_member(context, "k", "m", None)
         assert store.members(context, "k") == {"m": None}
 
+    def test_the_last_expiry_of_a_member_comes_back_exactly(
+        self, store: Storage, context: str
+    ) -> None:
+        if self.declines_indexes(store, context):
+            return
+        expected = {"m": LATEST, "n": LATEST - 1, "permanent": None}
+        for member, expires_at in expected.items():
+            store.add_member(context, "k", member, expires_at)
+        assert store.members(context, "k") == expected
+
     def test_a_member_is_removed_once(self, store: Storage, context: str) -> None:
         if self.declines_indexes(store, context):
             return
@@ -125,7 +137,7 @@ class Indexes(Suite):
     def test_deleting_a_context_deletes_its_indexes_and_no_others(
         self, store: Storage, context: str
     ) -> None:
-        if self.declines_indexes(store, context) or not store.capabilities.contexts:
+        if self.declines_indexes(store, context):
             return
         for where in (context, context + "2"):
             store.add_member(where, "k", "m", None)
@@ -142,17 +154,20 @@ class Indexes(Suite):
             return
         limit = min(store.capabilities.key_bytes, store.capabilities.value_bytes)
         members = [name for name in ODD_NAMES if len(name.encode()) <= limit]
-        for member in members:
-            store.add_member(context, "k", member, None)
-        assert sorted(store.members(context, "k")) == sorted(members)
-        assert [m for m in members if store.remove_member(context, "k", m) is not True] == []
-        assert store.members(context, "k") == {}
+        for turn in in_turns(store, members, context, "k"):
+            for member in turn:
+                store.add_member(context, "k", member, None)
+            assert sorted(store.members(context, "k")) == sorted(turn)
+            assert [m for m in turn if store.remove_member(context, "k", m) is not True] == []
+            assert store.members(context, "k") == {}
 
     def test_a_member_that_is_no_text_is_refused(self, store: Storage, context: str) -> None:
         if self.declines_indexes(store, context):
             return
         with pytest.raises(CapacityError):
             store.add_member(context, "k", "\ud800", None)
+        with pytest.raises(CapacityError):
+            store.remove_member(context, "k", "\ud800")
         assert store.members(context, "k") == {}
 
     def test_reaping_takes_no_live_member(
@@ -173,8 +188,9 @@ class Indexes(Suite):
     ) -> None:
         if self.declines_indexes(store, context):
             return
-        self.race(store, clock, add_members, context)
-        expected = {f"{racer}-{number}" for racer in range(RACERS) for number in range(EACH)}
+        each = at_once(store, RACERS * EACH, context, "k", "10-0") // RACERS
+        self.race(store, clock, add_members, context, each)
+        expected = {f"{racer}-{number}" for racer in range(RACERS) for number in range(each)}
         assert set(store.members(context, "k")) == expected, "members were lost"
 
     def test_of_many_who_remove_one_member_one_wins(

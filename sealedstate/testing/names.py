@@ -6,14 +6,15 @@ Knows characters that other stores stumbled over. Does not know what names mean.
 # ruff: noqa: S101
 from __future__ import annotations
 
+import contextlib
 import unicodedata
 from collections.abc import Callable
 
 import pytest
 
-from ..errors import CapacityError
+from ..errors import CapacityError, StorageError
 from ..storage.contract import Storage, Stored
-from .suite import Suite, read, write
+from .suite import Suite, at_once, in_turns, read, write
 
 ODD_NAMES = [
     *("\0", "a\0b", "a\0c", "a"),
@@ -50,6 +51,8 @@ CONTEXT_OPERATIONS: dict[str, Callable[[Storage, str], object]] = {
     "touch_context": lambda store, context: store.touch_context(context, None),
     "delete_context": lambda store, context: store.delete_context(context),
 }
+
+FILLING = b"\xa5" * 100
 
 # No more than so much is really sent, whatever a store says that it takes.
 MOST_SENT = 1 << 26
@@ -91,23 +94,29 @@ class Names(Suite):
     def test_odd_keys_are_all_different_and_kept_as_they_are(
         self, store: Storage, context: str
     ) -> None:
-        keys = self.fitting(store)
-        for number, key in enumerate(keys):
-            write(store, context, key, str(number).encode())
-        for number, key in enumerate(keys):
-            assert store.read(context, key) == Stored(str(number).encode(), 1, None), repr(key[:60])
-        if store.capabilities.enumerable:
-            assert sorted(store.keys(context)) == sorted(keys)
-        assert [key for key in keys if store.delete(context, key) is not True] == []
+        values = {key: str(number).encode() for number, key in enumerate(self.fitting(store))}
+        for turn in in_turns(store, list(values), context, b"10"):
+            for key in turn:
+                write(store, context, key, values[key])
+            for key, value in values.items():
+                expected = Stored(value, 1, None) if key in turn else None
+                assert store.read(context, key) == expected, repr(key[:60])
+            if store.capabilities.enumerable:
+                assert sorted(store.keys(context)) == sorted(turn)
+            assert [key for key in turn if store.delete(context, key) is not True] == []
 
     def test_odd_contexts_are_all_different(self, store: Storage, context: str) -> None:
         limit = store.capabilities.context_bytes
         odd = [name + context for name in ODD_NAMES] + [context + name for name in ODD_NAMES]
-        contexts = [name for name in odd if len(name.encode()) <= limit]
-        for number, name in enumerate(contexts):
-            write(store, name, "k", str(number).encode())
-        for number, name in enumerate(contexts):
-            assert store.read(name, "k") == Stored(str(number).encode(), 1, None), repr(name[:60])
+        fitting = (name for name in odd if len(name.encode()) <= limit)
+        values = {name: str(number).encode() for number, name in enumerate(fitting)}
+        for turn in in_turns(store, list(values), "k", b"100"):
+            for name in turn:
+                write(store, name, "k", values[name])
+            for name, value in values.items():
+                expected = Stored(value, 1, None) if name in turn else None
+                assert store.read(name, "k") == expected, repr(name[:60])
+            assert [name for name in turn if store.delete(name, "k") is not True] == []
 
     def test_the_border_between_context_and_key_counts(self, store: Storage, context: str) -> None:
         for number, (end, key) in enumerate(PLACES):
@@ -126,22 +135,29 @@ class Names(Suite):
     def test_unfit_names_of_indexes_are_refused(
         self, store: Storage, context: str, operation: str
     ) -> None:
-        self.assert_refused(store, context, MEMBER_OPERATIONS[operation])
+        # A store without indexes refuses all of them, for whichever reason.
+        refusal = CapacityError if store.capabilities.indexes else StorageError
+        self.assert_refused(store, context, MEMBER_OPERATIONS[operation], refusal)
 
     def assert_refused(
-        self, store: Storage, context: str, act: Callable[[Storage, str, str], object]
+        self,
+        store: Storage,
+        context: str,
+        act: Callable[[Storage, str, str], object],
+        refusal: type[StorageError] = CapacityError,
     ) -> None:
         for key in unfit(store.capabilities.key_bytes):
-            with pytest.raises(CapacityError):
+            with pytest.raises(refusal):
                 act(store, context, key)
         for unfit_context in unfit(store.capabilities.context_bytes):
-            with pytest.raises(CapacityError):
+            with pytest.raises(refusal):
                 act(store, unfit_context, "k")
 
     @pytest.mark.parametrize("operation", CONTEXT_OPERATIONS)
     def test_unfit_contexts_are_refused(self, store: Storage, operation: str) -> None:
+        declined = operation == "touch_context" and not store.capabilities.contexts
         for context in unfit(store.capabilities.context_bytes):
-            with pytest.raises(CapacityError):
+            with pytest.raises(StorageError if declined else CapacityError):
                 CONTEXT_OPERATIONS[operation](store, context)
 
     def test_an_over_large_value_is_refused_and_the_old_one_stays(
@@ -161,9 +177,33 @@ class Names(Suite):
     ) -> None:
         most = store.capabilities
         long_context = context + "c" * (min(most.context_bytes, MOST_SENT) - len(context))
-        for where, key in ((long_context, "k"), (context, "k" * min(most.key_bytes, MOST_SENT))):
-            write(store, where, key)
-            assert read(store, where, key).value == b"v"
+        long_key = "k" * min(most.key_bytes, MOST_SENT)
         value = b"\xa5" * min(most.value_bytes, MOST_SENT)
-        write(store, context, "large", value)
-        assert read(store, context, "large").value == value
+        write(store, long_context, "k")
+        write(store, context, long_key)
+        assert read(store, long_context, "k").value == read(store, context, long_key).value == b"v"
+        for where, key in ((long_context, "k"), (context, long_key)):
+            assert store.delete(where, key) is True
+        write(store, long_context, long_key, value)
+        assert read(store, long_context, long_key).value == value
+
+    def test_what_does_not_fit_any_more_is_refused_and_nothing_is_lost(
+        self, store: Storage, context: str
+    ) -> None:
+        total = store.capabilities.total_bytes
+        if total is None:
+            return
+        surely = at_once(store, total, context, "0000", FILLING)
+        written = [f"{number:04}" for number in range(surely)]
+        for key in written:
+            write(store, context, key, FILLING)
+        with contextlib.suppress(CapacityError):
+            for number in range(surely, 10 * surely):
+                write(store, context, f"{number:04}", FILLING)
+                written.append(f"{number:04}")
+        found = [store.read(context, key) for key in written]
+        assert found == [Stored(FILLING, 1, None)] * len(written), "a record was lost"
+        refused = f"{len(written):04}"
+        assert store.read(context, refused) is None
+        assert store.delete(context, written[0]) is True
+        write(store, context, refused, FILLING)

@@ -16,6 +16,7 @@ from .suite import MINUTE, RACERS, Suite, insist, is_shared, read, write
 
 KEYS = [str(number) for number in range(25)]
 COUNTS = 4
+CONTEXTS = 10
 YEAR_2100 = 4_102_444_800_000
 
 
@@ -67,22 +68,51 @@ def _count_one(store: Storage, context: str) -> bool:
     return store.update(context, "counter", value, None, stored.version + 1, stored.version)
 
 
-def write_or_read(store: Storage, clock: KitClock, racer: int, meet: Meet, context: str) -> None:
+def write_or_read(
+    store: Storage, clock: KitClock, racer: int, meet: Meet, context: str, size: int
+) -> None:
     """Half of the racers overwrite, the others look for what nobody wrote."""
     for version in range(2, 2 + len(KEYS)):
         meet()
         if racer % 2:
-            new = whole(version)
+            new = whole(version, size)
             wins(store.update, context, "k", new.value, new.expires_at, new.version)
         else:
             stored = insist(store.read, context, "k")
             assert stored is not None, "the record is not there while it is being overwritten"
-            assert stored == whole(stored.version), "parts of two writes in one record"
+            assert stored == whole(stored.version, size), "parts of two writes in one record"
 
 
-def whole(version: int) -> Stored:
+def whole(version: int, size: int) -> Stored:
     """A record of which each part tells the others."""
-    return Stored(bytes([version]) * 5000, version, YEAR_2100 + version)
+    return Stored(bytes([version]) * size, version, YEAR_2100 + version)
+
+
+def delete_or_disturb(
+    store: Storage, clock: KitClock, racer: int, meet: Meet, context: str
+) -> None:
+    """One racer deletes contexts, while the others change what lives in them."""
+    disturb = DISTURBANCES[racer % len(DISTURBANCES)]
+    for number in range(CONTEXTS):
+        where = f"{context}-{number}"
+        meet()
+        if racer == 0:
+            insist(store.delete_context, where)
+        else:
+            insist(disturb, store, where, 2 + racer)
+
+
+def _touch(store: Storage, context: str, version: int) -> None:
+    if store.capabilities.contexts:
+        store.touch_context(context, YEAR_2100)
+
+
+DISTURBANCES: list[Callable[[Storage, str, int], object]] = [
+    lambda store, context, version: store.update_expiration(context, "k", YEAR_2100),
+    lambda store, context, version: wins(store.update, context, "k", b"w", None, version),
+    lambda store, context, version: store.create(context, "k2", b"new", None, version),
+    _touch,
+]
 
 
 def prepare(store: Storage, clock: KitClock, racer: int, meet: Meet) -> None:
@@ -149,10 +179,20 @@ class Races(Suite):
     def test_readers_see_whole_writes_only(
         self, store: Storage, clock: KitClock, context: str
     ) -> None:
-        first = whole(1)
+        size = min(5000, store.capabilities.value_bytes)
+        first = whole(1, size)
         write(store, context, "k", first.value, first.expires_at, first.version)
-        self.race(store, clock, write_or_read, context)
-        assert store.read(context, "k") == whole(1 + len(KEYS))
+        self.race(store, clock, write_or_read, context, size)
+        assert store.read(context, "k") == whole(1 + len(KEYS), size)
+
+    def test_what_lives_when_its_context_is_deleted_is_never_read_again(
+        self, store: Storage, clock: KitClock, context: str
+    ) -> None:
+        contexts = [f"{context}-{number}" for number in range(CONTEXTS)]
+        for where in contexts:
+            write(store, where, "k")
+        self.race(store, clock, delete_or_disturb, context)
+        assert [store.read(where, "k") for where in contexts] == [None] * CONTEXTS
 
     def test_preparing_again_and_by_many_at_once_is_harmless(
         self, store: Storage, clock: KitClock, context: str

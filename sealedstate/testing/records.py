@@ -7,11 +7,20 @@ Knows the contract's tables. Does not know time, odd names or more than one writ
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from ..storage.contract import UNCHANGED, Capabilities, Storage, Stored, next_version
+from ..errors import CapacityError
+from ..storage.contract import (
+    LAST_VERSION,
+    UNCHANGED,
+    Capabilities,
+    Storage,
+    Stored,
+    next_version,
+)
 from .clock import KitClock
 from .suite import MINUTE, Suite, read, told_by_mismatch, write
 
@@ -44,6 +53,16 @@ ABSENT: dict[str, tuple[Callable[[Storage, str, str], object], object]] = {
     ),
 }
 
+# Every operation that names a version. There is a record "k" of version 10.
+VERSIONED: dict[str, Callable[[Storage, str, int], object]] = {
+    "create": lambda store, context, version: store.create(context, "new", b"v", None, version),
+    "update": lambda store, context, version: store.update(context, "k", b"w", None, version),
+    "update, expected": lambda store, context, version: store.update(
+        context, "k", b"w", None, 20, version
+    ),
+    "delete, expected": lambda store, context, version: store.delete(context, "k", version),
+}
+
 VALUES = {
     "none": b"",
     "a zero byte": b"\0",
@@ -70,6 +89,12 @@ class Records(Suite):
         assert min(capabilities.context_bytes, capabilities.key_bytes) >= 255
         assert capabilities.value_bytes >= 255
         assert capabilities.resolution >= 1
+        assert capabilities.total_bytes is None or capabilities.total_bytes >= 2048
+        assert capabilities.because.keys() <= {known.name for known in fields(Capabilities)}
+
+    def test_nothing_is_presumed_of_a_store_that_was_reached(self, store: Storage) -> None:
+        store.ping()
+        assert store.capabilities.presumed is False
 
     def test_a_ping_of_a_healthy_store_says_nothing(self, store: Storage) -> None:
         answer: Any = store.ping()  # type: ignore[func-returns-value]
@@ -88,6 +113,7 @@ class Records(Suite):
         self, store: Storage, clock: KitClock, context: str, value: bytes
     ) -> None:
         expires_at, version = clock.now + MINUTE, next_version(clock())
+        value = value[: store.capabilities.value_bytes - 1]
         write(store, context, "k", value, expires_at, version)
         assert store.read(context, "k") == Stored(value, version, expires_at)
         assert store.update(context, "k", value + b"!", expires_at, version + 1) is True
@@ -149,7 +175,7 @@ class Records(Suite):
         assert store.update(context, "k", b"newer", None, 3, expected=2) is True
         assert store.read(context, "k") == Stored(b"newer", 3, None)
 
-    @pytest.mark.parametrize("expected", [9, 11, 0, -1])
+    @pytest.mark.parametrize("expected", [9, 11, 1, LAST_VERSION])
     def test_a_writer_who_expects_another_version_is_told_the_current_one(
         self, store: Storage, context: str, expected: int
     ) -> None:
@@ -158,7 +184,7 @@ class Records(Suite):
         assert told_by_mismatch(store.delete, context, "k", expected) == 10
         assert store.read(context, "k") == Stored(b"v", 10, None), "a refused write has written"
 
-    @pytest.mark.parametrize("version", [9, 10, 0, -1])
+    @pytest.mark.parametrize("version", [9, 10, 1])
     def test_a_version_that_is_not_greater_is_refused(
         self, store: Storage, context: str, version: int
     ) -> None:
@@ -206,6 +232,32 @@ class Records(Suite):
             proposed = version + step
             assert store.update(context, "k", b"v", None, proposed, proposed - 1) is True
             assert read(store, context, "k").version == proposed
+
+    def test_versions_are_told_apart_to_the_last_of_63_bits(
+        self, store: Storage, context: str
+    ) -> None:
+        last = LAST_VERSION
+        write(store, context, "k", b"v", None, last - 1)
+        assert read(store, context, "k").version == last - 1
+        for wrong in (last - 2, last):
+            assert told_by_mismatch(store.update, context, "k", b"w", None, last, wrong) == last - 1
+            assert told_by_mismatch(store.delete, context, "k", wrong) == last - 1
+        assert store.update(context, "k", b"w", None, last, last - 1) is True
+        assert told_by_mismatch(store.update, context, "k", b"x", None, last) == last
+        assert store.read_if_changed(context, "k", last) is UNCHANGED
+        assert store.read_if_changed(context, "k", last - 1) == Stored(b"w", last, None)
+        assert store.delete(context, "k", last) is True
+
+    @pytest.mark.parametrize("operation", VERSIONED)
+    @pytest.mark.parametrize("version", [0, -1, LAST_VERSION + 1, 1 << 64, -1 << 63])
+    def test_a_version_out_of_range_is_refused(
+        self, store: Storage, context: str, operation: str, version: int
+    ) -> None:
+        write(store, context, "k", b"v", None, 10)
+        with pytest.raises(CapacityError):
+            VERSIONED[operation](store, context, version)
+        assert store.read(context, "k") == Stored(b"v", 10, None), "a refused write has written"
+        assert store.read(context, "new") is None
 
     def test_no_version_comes_back_after_a_delete(
         self, store: Storage, clock: KitClock, context: str

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from ..errors import StorageError, StorageUnavailable, VersionMismatch
-from ..storage.contract import Clock, Storage, Stored
+from ..storage.contract import ENTRY_BYTES, Clock, Storage, Stored
 from .clock import KitClock, tries
 from .crew import Line, crew, in_threads
 
@@ -108,6 +108,36 @@ def undeclared(declared: bool, *acts: Callable[[], object]) -> bool:
         with pytest.raises(StorageError):
             act()
     return not declared
+
+
+def counted(*parts: str | bytes) -> int:
+    """What a record or a member of these names and this value counts for in `total_bytes`."""
+    encoded = (part.encode() if isinstance(part, str) else part for part in parts)
+    return ENTRY_BYTES + sum(map(len, encoded))
+
+
+def at_once(store: Storage, most: int, *parts: str | bytes) -> int:
+    """How many records of these sizes to write: `most`, or as many as surely fit in all."""
+    total = store.capabilities.total_bytes
+    return most if total is None else min(most, total // counted(*parts))
+
+
+def in_turns(store: Storage, names: Sequence[str], *rest: str | bytes) -> Iterator[Sequence[str]]:
+    """`names` in as few turns as the store's `total_bytes` allows, with `rest` beside each."""
+    total = store.capabilities.total_bytes
+    if total is None:
+        yield names
+        return
+    turn: list[str] = []
+    left = total
+    for name in names:
+        size = counted(name, *rest)
+        if turn and left < size:
+            yield turn
+            turn, left = [], total
+        turn.append(name)
+        left -= size
+    yield turn
 
 
 def told_by_mismatch(act: Callable[..., object], *arguments: object) -> int:

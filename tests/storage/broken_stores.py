@@ -18,6 +18,7 @@ from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage, Stored
 from sealedstate.storage.contract import Clock, Unchanged, millis
 
 MOMENT = 0.001
+YEAR_10000 = 253_402_300_800_000
 LOCK = threading.Lock()
 
 Opener = Callable[[Clock, Path], Storage]
@@ -157,6 +158,33 @@ class CountsVersionsFromOne(MemoryStorage):
         return super().create(context, key, value, expires_at, 1)
 
 
+@noticed_by("test_versions_are_told_apart_to_the_last_of_63_bits")
+class CountsVersionsInFloats(MemoryStorage):
+    """As Lua does, and JSON in many languages."""
+
+    def update(
+        self,
+        context: str,
+        key: str,
+        value: bytes,
+        expires_at: int | None,
+        version: int,
+        expected: int | None = None,
+    ) -> bool:
+        stored = self.read(context, key)
+        if stored is not None and expected is not None and float(expected) == float(stored.version):
+            expected = stored.version
+        return super().update(context, key, value, expires_at, version, expected)
+
+
+@noticed_by("test_a_version_out_of_range_is_refused")
+class TakesZeroForTheFirstVersion(MemoryStorage):
+    def create(
+        self, context: str, key: str, value: bytes, expires_at: int | None, version: int
+    ) -> bool:
+        return super().create(context, key, value, expires_at, version or 1)
+
+
 @noticed_by("test_an_expired_record_is_as_absent_as_one_that_never_was")
 class UpdatesExpiredRecords(MemoryStorage):
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
@@ -242,6 +270,18 @@ class TakesLongLivesForDates(MemoryStorage):
 
     def _alive(self, expires_at: int | None) -> bool:
         return expires_at is None or 0 < expires_at - self._now() <= 30 * 86_400_000
+
+
+@noticed_by("test_the_last_expiry_comes_back_exactly")
+class KeepsDatesUntilTheYear9999(MemoryStorage):
+    def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
+        return super().update_expiration(context, key, expires_at and min(expires_at, YEAR_10000))
+
+
+@noticed_by("test_an_expiry_out_of_range_is_refused")
+class TakesMinusOneForNever(MemoryStorage):
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        super().add_member(context, key, member, None if expires_at == -1 else expires_at)
 
 
 @noticed_by("test_a_touched_context_becomes_permanent_and_finite_again")

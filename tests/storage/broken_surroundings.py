@@ -18,7 +18,7 @@ from typing import Any
 
 from sealedstate.errors import StorageUnavailable
 from sealedstate.storage import MemoryStorage, Storage, Stored
-from sealedstate.storage.contract import Clock
+from sealedstate.storage.contract import ENTRY_BYTES, Clock
 from tests.storage.broken_stores import BROKEN, MOMENT, noticed_by
 
 __all__ = ["BROKEN"]
@@ -98,6 +98,26 @@ class TruncatesLargeValues(MemoryStorage):
         return super().create(context, key, value[: 1 << 24], *rest, **named)
 
 
+@noticed_by("test_what_does_not_fit_any_more_is_refused_and_nothing_is_lost")
+class ForgetsTheOldestWhenItIsFull(MemoryStorage):
+    capabilities = replace(MemoryStorage.capabilities, total_bytes=4096)
+
+    def create(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
+        while sum(map(_counted, self._records.items())) > 4096:
+            del self._records[next(iter(self._records))]
+        return super().create(context, key, *rest, **named)
+
+
+def _counted(entry: tuple[tuple[str, str], Stored]) -> int:
+    (context, key), stored = entry
+    return ENTRY_BYTES + len(context) + len(key) + len(stored.value)
+
+
+@noticed_by("test_nothing_is_presumed_of_a_store_that_was_reached")
+class NeverAsksItsServer(MemoryStorage):
+    capabilities = replace(MemoryStorage.capabilities, presumed=True)
+
+
 # --- contexts and indexes -----------------------------------------------------------------------
 
 
@@ -118,6 +138,29 @@ class DeletesContextsByPrefix(MemoryStorage):
     def delete_context(self, context: str) -> None:
         for of in {of for of, _ in self._records if of.startswith(context)}:
             super().delete_context(of)
+
+
+@noticed_by("test_what_lives_when_its_context_is_deleted_is_never_read_again")
+class RevivesWhatItTouches(MemoryStorage):
+    """Reads a context, and writes it back with another expiry."""
+
+    def touch_context(self, context: str, expires_at: int | None) -> None:
+        for key in self.keys(context):
+            stored = self.read(context, key)
+            time.sleep(MOMENT)
+            if stored is not None:
+                self._records[context, key] = replace(stored, expires_at=expires_at)
+
+
+@noticed_by("test_what_lives_when_its_context_is_deleted_is_never_read_again")
+class RevivesWhatItUpdates(MemoryStorage):
+    """Looks whether there is a record, and then writes one either way."""
+
+    def update(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
+        self._expected(context, key, rest[3] if len(rest) > 3 else None)
+        time.sleep(MOMENT)
+        self.delete(context, key)
+        return super().create(context, key, *rest[:3])
 
 
 @noticed_by("test_deleting_a_context_deletes_its_indexes_and_no_others")
@@ -152,7 +195,7 @@ class RewritesWholeIndexes(MemoryStorage):
         self._indexes[context, key] = {**members, member: expires_at}
 
 
-@noticed_by("test_touching_or_deleting_an_empty_context_is_harmless")
+@noticed_by("test_touching_a_context_moves_its_live_records_and_no_others")
 class DeclinesSilently(MemoryStorage):
     capabilities = replace(MemoryStorage.capabilities, contexts=False)
 

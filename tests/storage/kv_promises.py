@@ -170,12 +170,14 @@ class KeyValuePromises(Suite):
         own_server.stop()
         store = self.open(own_server.url)
         assert not store.capabilities.durable
+        assert store.capabilities.presumed
         acts: list[Callable[[], object]] = [store.ping, store.prepare, lambda: store.read("c", "k")]
         for act in acts:
             with pytest.raises(StorageUnavailable, match=str(own_server.port)):
                 act()
         own_server.start()
         assert store.create("c", "k", b"v", None, 1)
+        assert not store.capabilities.presumed
         store.close()
 
     def test_a_server_that_was_killed_is_told_and_found_again(

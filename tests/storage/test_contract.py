@@ -233,7 +233,7 @@ def test_the_second_of_two_writers_is_told_the_current_version(store: Storage) -
     assert store.read("c", "k") == Stored(b"first", 20, SOON)
 
 
-@pytest.mark.parametrize("version", [9, 10, 0, -1])
+@pytest.mark.parametrize("version", [1, 9, 10])
 def test_versions_only_grow(store: Storage, version: int) -> None:
     store.create("c", "k", b"v", SOON, 10)
     assert mismatch(lambda: store.update("c", "k", b"w", None, version)) == 10

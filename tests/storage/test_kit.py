@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from sealedstate.errors import CapacityError, StorageError
 from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage
-from sealedstate.storage.contract import Clock
+from sealedstate.storage.contract import Clock, check_size, utf8
 from sealedstate.testing import StorageContract
+from sealedstate.testing.suite import counted
 from tests.storage.broken_surroundings import BROKEN
 
 pytest_plugins = ["pytester"]
@@ -43,6 +47,60 @@ class TestSQLite(StorageContract):
         yield
         self.path.rmdir()
         away.rename(self.path)
+
+
+class SmallStorage(MemoryStorage):
+    """Takes as little as a store may, and refuses what is more."""
+
+    capabilities = replace(
+        MemoryStorage.capabilities,
+        context_bytes=255,
+        key_bytes=255,
+        value_bytes=255,
+        total_bytes=2048,
+    )
+
+    def create(self, context: str, key: str, value: bytes, *rest: Any, **named: Any) -> bool:
+        self._make_room_for(context, key, value)
+        return super().create(context, key, value, *rest, **named)
+
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        self._make_room_for(context, key, utf8(member))
+        super().add_member(context, key, member, expires_at)
+
+    def _make_room_for(self, context: str, key: str, value: bytes) -> None:
+        check_size(self.capabilities, context, key, value)
+        self.reap(1000)
+        taken = counted(context, key, value)
+        for place, stored in list(self._records.items()):
+            taken += counted(*place, stored.value)
+        for place, index in list(self._indexes.items()):
+            taken += sum(counted(*place, member) for member in list(index))
+        if taken > 2048:
+            raise CapacityError("full")
+
+
+class TestSmall(StorageContract):
+    def open_store(self, clock: Clock) -> Storage:
+        return SmallStorage(clock)
+
+
+class PoorStorage(MemoryStorage):
+    """Declines whatever a store may decline."""
+
+    capabilities = replace(
+        MemoryStorage.capabilities, enumerable=False, indexes=False, contexts=False
+    )
+
+    def _decline(self, *_: object, **__: object) -> Any:
+        raise StorageError("not here")
+
+    keys = add_member = remove_member = members = touch_context = _decline
+
+
+class TestPoor(StorageContract):
+    def open_store(self, clock: Clock) -> Storage:
+        return PoorStorage(clock)
 
 
 FIVE_LINES = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,21 @@ def test_a_split_can_do_what_its_weakest_store_can(clock: Ticking, tmp_path: Pat
     split = SplitStorage(SQLiteStorage(tmp_path / "db", clock), {"x": MemoryStorage(clock)})
     assert not split.capabilities.shared
     assert not split.capabilities.survives_restart
+    assert not split.capabilities.presumed
+
+
+def test_a_split_takes_no_more_than_its_smallest_store_and_presumes_what_one_of_them_does(
+    clock: Ticking,
+) -> None:
+    stores = [MemoryStorage(clock) for _ in range(3)]
+    for store, total, presumed in zip(
+        stores, (None, 4096, 8192), (False, True, False), strict=True
+    ):
+        can = replace(MemoryStorage.capabilities, total_bytes=total, presumed=presumed)
+        store.capabilities = can
+    split = SplitStorage(stores[0], {"x": stores[1], "y": stores[2]})
+    assert split.capabilities.total_bytes == 4096
+    assert split.capabilities.presumed
 
 
 def test_a_cache_asks_once_until_its_answer_is_stale(clock: Ticking) -> None:

@@ -20,6 +20,7 @@ from sealedstate.errors import (
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock, Stored
 from sealedstate.storage.hashed_names import context_digest, key_digest, printable
+from sealedstate.storage.matrix import DECLARED
 from sealedstate.storage.memcached import GRACE, MemcachedStorage
 from sealedstate.testing import KitClock
 from sealedstate.testing.crew import Meet, in_threads
@@ -239,6 +240,9 @@ def test_what_it_cannot_do_it_says(store: MemcachedStorage) -> None:
     assert (can.shared, can.durable, can.survives_restart) == (True, False, False)
     assert (can.evicts, can.enumerable, can.contexts, can.indexes) == (True, False, False, True)
     assert {"durable", "survives_restart", "evicts", "enumerable", "contexts"} <= can.because.keys()
+    told = DECLARED["memcached"]
+    for name in ("shared", "durable", "survives_restart", "evicts", "enumerable", "contexts"):
+        assert getattr(can, name) == getattr(told, name), name
     with pytest.raises(StorageError, match="contexts"):
         store.touch_context("c", None)
     with pytest.raises(StorageError, match="enumerable"):

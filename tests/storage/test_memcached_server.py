@@ -17,8 +17,6 @@ from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock, Stored
 from sealedstate.storage.memcached import MemcachedStorage
 from sealedstate.testing import StorageContract
-from sealedstate.testing.faults import MORE_WRITES, Outages
-from sealedstate.testing.suite import undeclared
 from tests import kv_servers
 from tests.fault_proxy import FaultProxy
 from tests.kv_servers import KeyValueServer, memcached_server
@@ -158,10 +156,6 @@ class TestMemcached(StorageContract):
     def open_store(self, clock: Clock) -> Storage:
         return MemcachedStorage(self.url, clock, timeout=PATIENT)
 
-    def declines_contexts(self, store: Storage, context: str) -> bool:
-        # delete_context works nevertheless, and is tested above.
-        return undeclared(store.capabilities.contexts, lambda: store.touch_context(context, None))
-
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
         self._proxy.refusing = True
@@ -174,20 +168,3 @@ class TestMemcached(StorageContract):
         self._proxy.drop_replies = True
         yield
         self._proxy.drop_replies = False
-
-
-# Told here again for those that need no capability which memcached lacks in part only.
-@pytest.mark.parametrize("operation", sorted(MORE_WRITES.keys() - {"delete_context"}))
-def _no_other_write_is_silently_dropped_during_an_outage(
-    self: Any, store: Storage, context: str, operation: str
-) -> None:
-    Outages.test_no_other_write_is_silently_dropped_during_an_outage(
-        self, store, context, operation
-    )
-
-
-setattr(
-    TestMemcached,
-    Outages.test_no_other_write_is_silently_dropped_during_an_outage.__name__,
-    _no_other_write_is_silently_dropped_during_an_outage,
-)

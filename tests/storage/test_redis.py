@@ -116,8 +116,8 @@ def test_versions_that_differ_only_beyond_2_to_the_53rd_are_told_apart(store: Re
 
 
 def test_more_digits_are_more_and_not_less(store: RedisStorage) -> None:
-    assert store.create("c", "k", b"v", None, -5)
-    for version in (0, 9, 10, 99, 100):
+    assert store.create("c", "k", b"v", None, 1)
+    for version in (9, 10, 99, 100):
         assert store.update("c", "k", b"v", None, version)
     with pytest.raises(VersionMismatch):
         store.update("c", "k", b"v", None, 99)

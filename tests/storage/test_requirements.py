@@ -5,8 +5,22 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from sealedstate.storage import USES, MemoryStorage, mismatch, unmet
+import pytest
+
+from sealedstate import revocation, spilling
+from sealedstate.key_sources import ring_store
+from sealedstate.storage import (
+    USES,
+    CachedStorage,
+    MemoryStorage,
+    SplitStorage,
+    SQLiteStorage,
+    mismatch,
+    open_storage,
+    unmet,
+)
 from sealedstate.storage.matrix import DECLARED, as_markdown, as_rows
+from sealedstate.storage.requirements import store_name
 
 
 def test_the_sentence_names_the_use_every_need_and_the_store() -> None:
@@ -19,6 +33,48 @@ def test_the_sentence_names_the_use_every_need_and_the_store() -> None:
 def test_a_store_that_can_gets_no_sentence() -> None:
     for use in USES.values():
         assert mismatch(use, "postgresql", DECLARED["postgresql"]) is None
+
+
+def test_the_sentence_says_what_an_operator_can_change() -> None:
+    policy = "maxmemory-policy allkeys-lru"
+    can = replace(
+        DECLARED["postgresql"],
+        evicts=True,
+        survives_restart=False,
+        because={"evicts": policy, "survives_restart": policy, "durable": "of no concern"},
+    )
+    assert (mismatch(USES["revocation"], "redis", can) or "").endswith(
+        f"; redis evicts and forgets at a restart ({policy})"
+    )
+
+
+def test_the_uses_of_this_release_are_in_the_contexts_that_it_writes_to() -> None:
+    contexts = {title: use.contexts for title, use in USES.items() if use.contexts}
+    assert contexts == {
+        "spilling": (spilling.CONTEXT,),
+        "revocation": (revocation.SESSIONS, revocation.SUBJECTS),
+        "ring": (ring_store.CONTEXT,),
+    }
+
+
+def test_a_store_is_called_by_a_short_name_that_holds_no_password() -> None:
+    pytest.importorskip("sqlalchemy")
+    stores: dict[str, object] = {
+        "memory": MemoryStorage(time.time),
+        "sqlite": SQLiteStorage("path", time.time),
+        "sqlite behind a cache": CachedStorage(SQLiteStorage("path", time.time), time.time, 5),
+        "postgresql": open_storage("postgresql://user:password@host/name", time.time),
+        "mariadb": open_storage("mariadb://user:password@host/name", time.time),
+        "redis": open_storage("redis://user:password@host", time.time),
+        "memcached": open_storage("memcached://host:1", time.time),
+        "split": SplitStorage(MemoryStorage(time.time), {}),
+        "mine": Named(),
+    }
+    assert [store_name(store) for store in stores.values()] == list(stores)
+
+
+class Named:
+    name = "mine"
 
 
 def test_nothing_that_must_be_true_is_left_in_the_visitors_hands() -> None:
@@ -39,11 +95,12 @@ def test_each_need_is_met_or_not_by_one_capability() -> None:
     can = DECLARED["postgresql"]
     broken = {
         "revocation": replace(can, shared=False),
+        "ring": replace(can, durable=False),
         "replay": replace(can, evicts=True),
         "artifacts": replace(can, shared=False),
         "consent": replace(can, durable=False),
         "logins": replace(can, indexes=False),
-        "spilling": replace(can, server_side=False),
+        "spilling": replace(can, staleness=1),
     }
     assert broken.keys() == USES.keys()
     for title, weaker in broken.items():

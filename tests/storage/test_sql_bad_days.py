@@ -69,12 +69,14 @@ def test_a_server_that_is_down_at_the_start_is_found_when_it_is_up(
     store = opened(url)
     can = store.capabilities
     assert not can.durable
+    assert can.presumed
     assert can.because["durable"] == "the server was not reached yet"
     for act in CALLS.values():
         assert isinstance(soon(partial(act, store)), StorageUnavailable)
     server.start()
     assert insist(lambda: store.create("c", "k", b"v", None, 1)) is True
     assert store.capabilities.durable
+    assert not store.capabilities.presumed
 
 
 def test_a_server_that_is_killed_and_comes_back_is_used_again(

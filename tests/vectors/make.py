@@ -24,6 +24,8 @@ from sealedstate import Key, Keyring, codec
 from sealedstate.chunking import from_text, to_text
 from sealedstate.key_sources import StaticKeys
 from sealedstate.record import OverflowSet, Record
+from sealedstate.revocation import SESSIONS, SUBJECTS, Revocations
+from sealedstate.rows import Rows
 from sealedstate.sealing import SealedFor, seal
 from sealedstate.spilling import CONTEXT, Row, Spiller
 from sealedstate.storage import MemoryStorage
@@ -264,7 +266,9 @@ def stored_vector(name: str) -> dict[str, Any]:
     random, row = Recorded(name), Row(SESSION_ID, name)
     storage = MemoryStorage(lambda: NOW)
     data = codec.encode({"items": [1, 2, (3,)], "name": name})
-    version = Spiller(storage, REALM, random).spill(row, data, None, None, RING, NOW, NOW + 60)
+    version = Spiller(storage, Rows(REALM, random)).spill(
+        row, data, None, None, RING, NOW, NOW + 60
+    )
     stored = storage.read(CONTEXT, row.key)
     assert stored is not None
     return {
@@ -735,8 +739,60 @@ BAD_VALUES = {
 }
 
 
+# --- rows of logouts ------------------------------------------------------------------------------
+
+
+def rows() -> dict[str, Any]:
+    return {
+        "about": "Format 1: what logouts leave in a store, which opens for ever.",
+        "lookup": LOOKUP.hex(),
+        "revoked": [revoked_vector("logged out", False), revoked_vector("replaced", True)],
+        "watermarks": [watermark_vector(subject) for subject in ("alice", "Ἀλίκη")],
+    }
+
+
+LOOKUP = bytes_of("sealedstate test vector lookup", 32)
+
+
+def revoked_vector(name: str, replaced: bool) -> dict[str, Any]:
+    random, storage = Recorded(f"revoked {name}"), MemoryStorage(lambda: NOW)
+    revocations(storage, random).revoke(SESSION_ID, NOW + 60, NOW, replaced)
+    row = {"name": name, "session_id": SESSION_ID.hex(), "time": NOW if replaced else None}
+    return row | row_vector(storage, SESSIONS, random)
+
+
+def watermark_vector(subject: str) -> dict[str, Any]:
+    random, storage = Recorded(f"watermark {subject}"), MemoryStorage(lambda: NOW)
+    revocations(storage, random).revoke_subject(subject, NOW + 60, NOW)
+    row = {"name": subject, "subject": subject, "time": NOW}
+    return row | row_vector(storage, SUBJECTS, random)
+
+
+def revocations(storage: MemoryStorage, random: Recorded) -> Revocations:
+    ring = Keyring(KEYS, SKEW, ANNOUNCE, LOOKUP)
+    return Revocations(storage, Rows(REALM, random), lambda: ring)
+
+
+def row_vector(storage: MemoryStorage, context: str, random: Recorded) -> dict[str, Any]:
+    (key,) = storage.keys(context)
+    stored = storage.read(context, key)
+    assert stored is not None
+    return {
+        "random": random.given,
+        "now": NOW,
+        "context": context,
+        "key": key,
+        "version": stored.version,
+        "token": stored.value.hex(),
+    }
+
+
 def main() -> int:
-    made = {"format1.json": accepted, "format1-refused.json": refused}
+    made = {
+        "format1.json": accepted,
+        "format1-refused.json": refused,
+        "format1-rows.json": rows,
+    }
     for name, make in made.items():
         path = HERE / name
         if path.exists():

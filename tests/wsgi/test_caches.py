@@ -188,6 +188,7 @@ class Scene:
         settings = Settings(
             keys=[Key.generate(os.urandom).export()],
             storage="memory:",
+            tolerate=["revocation"],
             clock=lambda: float(self.now),
         )
         self.middleware = SealedSessionMiddleware(app, settings)

@@ -1,0 +1,72 @@
+"""How this project uses its own stores: a record at a time, and a session's part at a time.
+
+Knows the storage contract and the spiller. Does not know drivers, or how calls are timed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import cast
+
+from benchmarks.store_load import RECORDS, TEXT, Load
+from benchmarks.store_rounds import CAS, CREATE, READ, Contender
+from sealedstate import Key
+from sealedstate.codec import decode, encode
+from sealedstate.keys import Keyring
+from sealedstate.rows import Rows
+from sealedstate.spilling import CONTEXT, Row, Spiller
+from sealedstate.storage import Storage
+
+STORE, SESSION = "sealedstate store", "sealedstate session"
+NEW = f"{CONTEXT}.new"
+
+
+def our_store(store: Storage, value_bytes: int) -> Contender:
+    """The operations of the contract themselves."""
+    load = Load(value_bytes)
+    versions, at = load.versions, load.expires_at_millis
+
+    def read(number: int) -> object:
+        return store.read(CONTEXT, load.keys[number % RECORDS])
+
+    def create(number: int) -> object:
+        key = load.new_key(number)
+        return store.create(NEW, key, load.value(number), at, load.first_version)
+
+    def compare_and_set(number: int) -> object:
+        place = number % RECORDS
+        version = versions[place]
+        versions[place] = version + 1
+        return store.update(CONTEXT, load.keys[place], load.value(number), at, version + 1, version)
+
+    for number, key in enumerate(load.keys):
+        store.create(CONTEXT, key, load.value(number), at, load.first_version)
+    acts = {READ: read, CREATE: create, CAS: compare_and_set}
+    return Contender(STORE, acts, lambda: store.delete_context(NEW))
+
+
+def our_session(store: Storage, value_bytes: int) -> Contender:
+    """A part of a session: encoded and sealed, checked when it is written, opened and decoded."""
+    load, spiller = Load(value_bytes), Spiller(store, Rows("bench", os.urandom))
+    keyring = Keyring((Key.generate(os.urandom),))
+    rows = [Row(os.urandom(16), TEXT) for _ in range(RECORDS)]
+    versions: list[int | None] = [None] * RECORDS
+
+    def read(number: int) -> object:
+        place = number % RECORDS
+        known = cast(int, versions[place])  # everything was written once, see below
+        found = spiller.recall(rows[place], known, keyring, time.time())
+        return found is not None and decode(found.data)
+
+    def write(number: int) -> object:
+        place = number % RECORDS
+        data, now, known = encode({TEXT: load.text(number)}), time.time(), versions[place]
+        versions[place] = spiller.spill(
+            rows[place], data, known, None, keyring, now, load.expires_at
+        )
+        return True
+
+    for number in range(RECORDS):
+        write(number)
+    return Contender(SESSION, {READ: read, CAS: write})

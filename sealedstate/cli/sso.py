@@ -1,0 +1,93 @@
+"""``sealedstate sso registry build METADATA.xml``: give numbers to the services of a federation.
+
+Knows files and what is printed. Does not know what is in them.
+
+With ``--output FILE`` the registry is kept there: one that exists gets what it lacks in a new
+version, and loses nothing. Roll it out to all nodes before any of them signs in to a new service,
+or those that lag behind can't read such logins until they have it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..sso import Registry, RegistryUnreadable, extended_text, parse_registry
+from ..sso import read_service_entity_ids as read_entity_ids
+
+
+def add_to(commands: Any) -> None:
+    """Add the command to argparse's subcommands."""
+    parser = commands.add_parser("sso", help="what identity providers need")
+    subjects = parser.add_subparsers(required=True, metavar="SUBJECT")
+    registry = subjects.add_parser("registry", help="services that have a number")
+    actions = registry.add_subparsers(required=True, metavar="ACTION")
+    build = actions.add_parser("build", help="make or extend a registry from SAML metadata")
+    build.add_argument("metadata", nargs="+", help="SAML metadata files; - for standard input")
+    build.add_argument("-o", "--output", type=Path, metavar="FILE", help="extended if it exists")
+    for name, what in (("entity", "an entityID, your own for one"), ("method", "a method's URI")):
+        build.add_argument(f"--{name}", action="append", default=[], help=f"also {what}")
+    build.set_defaults(run=_build)
+
+
+def _build(given: argparse.Namespace) -> int:
+    entity_ids = [*given.entity]
+    for name in given.metadata:
+        entity_ids += _entity_ids(name)
+    before = _read(given.output)
+    text = extended_text(before, entity_ids, given.method)
+    if given.output is None:
+        sys.stdout.write(text)
+    elif text != before:
+        _write(given.output, text)
+    print(_summary(parse_registry(text), before), file=sys.stderr)
+    return 0
+
+
+def _entity_ids(name: str) -> list[str]:
+    def read(file: BinaryIO) -> list[str]:
+        return sorted(read_entity_ids(file))
+
+    if name == "-":
+        return read(sys.stdin.buffer)
+    with Path(name).open("rb") as file:
+        return read(file)
+
+
+def _read(path: Path | None) -> str:
+    if path is None or not path.exists():
+        return ""
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError:
+        raise RegistryUnreadable(f"{path} is not UTF-8") from None
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or nothing: a cut registry would be refused at the next start."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+
+
+def _summary(registry: Registry, before: str) -> str:
+    old = len(parse_registry(before).entities) if before else 0
+    count = len(registry.entities)
+    return (
+        f"version {registry.latest.number}: {count} entities, {count - old} of them new,"
+        f" and {len(registry.methods)} methods"
+    )

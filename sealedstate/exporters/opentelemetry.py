@@ -1,0 +1,36 @@
+"""Events as a counter of OpenTelemetry: ``sealedstate.events``.
+
+Its attributes are ``sealedstate.event``, ``sealedstate.reason`` and ``sealedstate.kid``, those that
+an event has. Knows the metrics API of OpenTelemetry. Does not know its SDK or where metrics go:
+that is the meter provider's business. Without one, nothing is counted.
+"""
+
+from __future__ import annotations
+
+from ..errors import ConfigurationError
+from ..events import Event
+from . import labels_of
+
+try:
+    from opentelemetry.metrics import MeterProvider, get_meter
+except ImportError as missing:
+    raise ConfigurationError(
+        "observers: OpenTelemetry needs its library: pip install sealedstate[opentelemetry]"
+    ) from missing
+
+
+class OpenTelemetryObserver:
+    """Counts events by a meter of `meter_provider`, by default the process's own.
+
+    That one may be set later: what happens from then on is counted.
+    """
+
+    def __init__(self, meter_provider: MeterProvider | None = None) -> None:
+        meter = get_meter("sealedstate", meter_provider=meter_provider)
+        self._events = meter.create_counter(
+            "sealedstate.events", unit="{event}", description="What happened to sessions and keys."
+        )
+
+    def __call__(self, event: Event, /) -> None:
+        labels = labels_of(event).items()
+        self._events.add(1, {f"sealedstate.{name}": value for name, value in labels if value})

@@ -1,0 +1,39 @@
+"""Keys that rotate by themselves: the ring document, and how one becomes the next.
+
+Knows rings, time and random bytes as arguments. Does not know files, stores or clocks: where a ring
+is kept is `key_sources`.
+"""
+
+from __future__ import annotations
+
+from .document import RingUnreadable, dump_ring, parse_ring
+from .evolution import disabled, enabled, founded, is_due, revoked, revoked_before, rotated
+from .home import RingHome
+from .ring import Ring, RingKey, Tombstone
+from .schedule import (
+    DEFAULT_RELOAD_EVERY,
+    DEFAULT_ROTATE_EVERY,
+    Schedule,
+    least_announce,
+)
+
+__all__ = [
+    "DEFAULT_RELOAD_EVERY",
+    "DEFAULT_ROTATE_EVERY",
+    "Ring",
+    "RingHome",
+    "RingKey",
+    "RingUnreadable",
+    "Schedule",
+    "Tombstone",
+    "disabled",
+    "dump_ring",
+    "enabled",
+    "founded",
+    "is_due",
+    "least_announce",
+    "parse_ring",
+    "revoked",
+    "revoked_before",
+    "rotated",
+]

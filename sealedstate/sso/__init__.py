@@ -1,0 +1,45 @@
+"""For identity providers: login records that fit into a cookie, and identifiers that take no room.
+
+The front door. Knows what is public; does nothing by itself. See `login_records` for the way to
+use it, `registry` for its file, and `derived` for what identifiers promise.
+"""
+
+from __future__ import annotations
+
+from .derived import Identifiers
+from .errors import (
+    IdentifierKeyMissing,
+    LoginsUnreadable,
+    MetadataUnreadable,
+    NobodySignedIn,
+    RegistryMissing,
+    RegistryUnreadable,
+    SessionIdChanged,
+)
+from .login_records import PERSISTENT, TRANSIENT, LoginRecord, LoginRecords
+from .logins import Authentication, NameID, ServiceLogin
+from .registry import Registry, extended_text, load_registry, parse_registry
+from .saml_metadata import read_service_entity_ids
+
+__all__ = [
+    "PERSISTENT",
+    "TRANSIENT",
+    "Authentication",
+    "IdentifierKeyMissing",
+    "Identifiers",
+    "LoginRecord",
+    "LoginRecords",
+    "LoginsUnreadable",
+    "MetadataUnreadable",
+    "NameID",
+    "NobodySignedIn",
+    "Registry",
+    "RegistryMissing",
+    "RegistryUnreadable",
+    "ServiceLogin",
+    "SessionIdChanged",
+    "extended_text",
+    "load_registry",
+    "parse_registry",
+    "read_service_entity_ids",
+]

@@ -1,0 +1,232 @@
+"""The login record of an identity provider's user, in two parts of a session.
+
+    login = records.of(session, now)
+    login.authenticate(PASSWORD, duration=8 * 3600)
+    if login.is_fresh(MFA, within=15 * 60): ...
+    login.add_service(ServiceLogin(entity_id, PASSWORD, NameID(name), session_index, now))
+    for service in login.services(): ...
+
+Knows which part of a session holds what, and the rule for two requests at once. Does not know bytes
+on the wire, requests or stores; `now` is told.
+
+Authentications stand in the small part `head`, service logins in the part `columns`, which nobody
+decodes who does not ask for them. Both are bytes. Where the second can't be read (a registry or a
+key is missing), `LoginsUnreadable` says so, and the login itself goes on.
+
+Two requests at once: no service login is lost, and the rules of `merge_sets` decide the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from ..errors import ConfigurationError
+from ..session import Session
+from .columns import decode_logins, encode_logins
+from .derived import Identifiers
+from .errors import LoginsUnreadable, NobodySignedIn
+from .heads import Head, complete, decode_head, encode_head, keep
+from .logins import Authentication, NameID, ServiceLogin, latest_only, merge_sets
+from .making import Owner
+from .registry import Registry
+
+MergeRule: TypeAlias = Callable[[object, object, object], object]
+TRANSIENT = "urn:oasis:names:tc:SAML:2.0:nameid-format:transient"
+PERSISTENT = "urn:oasis:names:tc:SAML:2.0:nameid-format:persistent"
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRecords:
+    """How the login records of one deployment are kept.
+
+    `head` and `columns` name the parts; short names take less. `time_step`: the time of a service
+    login is rounded down to a multiple of so many seconds when it is added. Whole minutes take six
+    bits less than seconds; 1 keeps what is given.
+    """
+
+    registry: Registry = field(default=Registry(), repr=False)
+    identifiers: Identifiers | None = None
+    head: str = "a"
+    columns: str = "l"
+    time_step: int = 60
+
+    def __post_init__(self) -> None:
+        if self.head == self.columns or not self.head or not self.columns:
+            raise ConfigurationError("head and columns are two names of parts")
+        if self.time_step < 1:
+            raise ConfigurationError("time_step: at least one second")
+
+    def of(self, session: Session, now: float) -> LoginRecord:
+        """The login record of a session at `now` (epoch seconds)."""
+        return LoginRecord(self, session, int(now))
+
+    @property
+    def merge_rules(self) -> Mapping[str, MergeRule]:
+        """For ``Settings(merge=...)``."""
+        return {self.head: merge_heads, self.columns: self.merge_columns}
+
+    def merge_columns(self, before: object, theirs: object, ours: object) -> bytes:
+        """The service logins of two requests. Raises LoginsUnreadable, and nothing is written."""
+        known = None if before is None else self.read_columns(before)
+        merged = merge_sets(known, self.read_columns(theirs), self.read_columns(ours))
+        return encode_logins(latest_only(merged), self.registry)
+
+    def read_columns(self, value: object) -> frozenset[ServiceLogin]:
+        """The service logins of the part's value, without what can be made again."""
+        return decode_logins(_bytes(value), self.registry)
+
+
+def merge_heads(before: object, theirs: object, ours: object) -> bytes:
+    """The authentications of two requests."""
+    known = None if before is None else decode_head(_bytes(before))
+    return encode_head(merge_sets(known, decode_head(_bytes(theirs)), decode_head(_bytes(ours))))
+
+
+class LoginRecord:
+    """Who the user proved to be and where they went, in one session during one request."""
+
+    def __init__(self, records: LoginRecords, session: Session, now: int) -> None:
+        self._records = records
+        self._session = session
+        self._now = now
+
+    # --- authentications ------------------------------------------------------------------------
+
+    def authenticate(self, method: str, duration: int, time: int | None = None) -> Authentication:
+        """Record that the user proved who they are, now or at `time` (epoch seconds).
+
+        It replaces an earlier one by the same method; those that no longer count are dropped.
+        """
+        self._subject()
+        mine = Authentication(method, self._now if time is None else time, duration)
+        others = (
+            other
+            for other in self.authentications()
+            if other.method != method and other.is_fresh(self._now)
+        )
+        self._save_head({mine, *others})
+        return mine
+
+    def authentications(self) -> tuple[Authentication, ...]:
+        """All that are recorded, the earliest first."""
+        found = (complete(kept, self._start()) for kept in self._head())
+        return tuple(sorted(found, key=lambda one: (one.time, one.duration, one.method)))
+
+    def is_fresh(self, method: str, within: int | None = None) -> bool:
+        """Whether an authentication by `method` counts; `within`: of the last so many seconds."""
+        return any(
+            one.method == method and one.is_fresh(self._now, within)
+            for one in self.authentications()
+        )
+
+    def forget_authentication(self, method: str) -> None:
+        """The user will have to prove it again."""
+        self._save_head({one for one in self.authentications() if one.method != method})
+
+    # --- service logins -------------------------------------------------------------------------
+
+    def add_service(self, *logins: ServiceLogin) -> None:
+        """Record that the user went to a service, or to several. The same again only renews it.
+
+        Raises LoginsUnreadable when the logins until now can't be read: `forget_services` goes on
+        without them.
+        """
+        step = self._records.time_step
+        added = (replace(login, time=login.time // step * step) for login in logins)
+        self._save_columns({*added, *self._others(*logins)})
+
+    def enter(self, entity_id: str, method: str) -> ServiceLogin:
+        """Make a transient NameID and a SessionIndex for a service, and record the login.
+
+        Raises ConfigurationError without identifiers, NoPrimaryKey, or what `add_service` raises.
+        """
+        made, session_id = self._records.identifiers, self._owner().session_id
+        if made is None:
+            raise ConfigurationError(
+                "identifiers are made with keys: LoginRecords(identifiers=...)"
+            )
+        name = made.transient_name_id(session_id, entity_id, self._now)
+        index = made.session_index(session_id, entity_id, self._now)
+        login = ServiceLogin(entity_id, method, NameID(name, TRANSIENT), index, self._now)
+        self.add_service(login)
+        return login
+
+    def services(self, entity_id: str | None = None) -> tuple[ServiceLogin, ...]:
+        """All service logins, or those at one service; the earliest first.
+
+        Raises LoginsUnreadable of some kind.
+        """
+        columns = self._columns()
+        chosen = {one for one in columns if entity_id is None or one.entity_id == entity_id}
+        owner = self._owner() if chosen else None
+        found = [owner.make_again(login) for login in chosen] if owner else []
+        return tuple(sorted(found, key=lambda one: (one.time, one.entity_id, str(one.name_id))))
+
+    def remove_service(self, login: ServiceLogin) -> None:
+        """The user is no longer there, as `login` (one of `services`) says."""
+        self._save_columns(self._others(login))
+
+    def forget_services(self) -> None:
+        """Drop all service logins unread: when they can't be read, or all were told to log out."""
+        self._put(self._records.columns, b"")
+
+    def regenerate(self) -> None:
+        """Give the session a new id. Identifiers derived from the old one are kept as texts."""
+        services = self.services()
+        self._session.regenerate()
+        self._save_columns(set(services))
+
+    # --- the session's parts --------------------------------------------------------------------
+
+    def _head(self) -> Head:
+        value = self._session.get(self._records.head)
+        return frozenset() if value is None else decode_head(_bytes(value))
+
+    def _columns(self) -> frozenset[ServiceLogin]:
+        value = self._session.get(self._records.columns)
+        return frozenset() if value is None else self._records.read_columns(value)
+
+    def _save_head(self, authentications: set[Authentication]) -> None:
+        start = self._start()
+        self._put(self._records.head, encode_head(keep(one, start) for one in authentications))
+
+    def _others(self, *logins: ServiceLogin) -> set[ServiceLogin]:
+        """The service logins that none of `logins` is the same as."""
+        owner = self._owner()
+        mine = {owner.leave_out(login).identity for login in logins}
+        # What was kept as text may by now be something that can be made again.
+        return {one for one in self._columns() if owner.leave_out(one).identity not in mine}
+
+    def _save_columns(self, logins: set[ServiceLogin]) -> None:
+        if logins:
+            owner = self._owner()
+            logins = {owner.leave_out(login) for login in logins}
+        self._put(self._records.columns, encode_logins(logins, self._records.registry))
+
+    def _put(self, name: str, data: bytes) -> None:
+        # What is empty now stays as an empty part: only what is there can be merged with what
+        # another request adds to it meanwhile.
+        if data or name in self._session:
+            self._session[name] = data
+
+    def _start(self) -> int:
+        created_at = self._session.created_at
+        return self._now if created_at is None else created_at
+
+    def _owner(self) -> Owner:
+        subject = self._subject()  # opens the session: before that it has no id
+        return Owner(self._session.raw_id, subject, self._records.identifiers)
+
+    def _subject(self) -> str:
+        subject = self._session.subject
+        if subject is None:
+            raise NobodySignedIn("login records belong to a user: set session.subject first")
+        return subject
+
+
+def _bytes(value: object) -> bytes:
+    if type(value) is not bytes:
+        raise LoginsUnreadable("login records are bytes")
+    return value

@@ -1,0 +1,26 @@
+"""Places of a ring, for the tests of ``sealedstate keys``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.ring_desk import PLACES, Desk, desk
+
+
+@pytest.fixture(params=PLACES)
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Desk]:
+    """A place of each kind, empty, which the environment names."""
+    with desk(request.param, tmp_path, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """A file that nobody wraps."""
+    with desk("file", tmp_path, monkeypatch) as made:
+        yield made
