@@ -73,7 +73,7 @@ def gunicorn(
         ]
         process = subprocess.Popen(
             command,
-            env={**os.environ, **(environ or {})},
+            env={**_without_settings(os.environ), **(environ or {})},
             stdin=subprocess.DEVNULL,
             stdout=stderr,
             stderr=stderr,
@@ -88,6 +88,11 @@ def gunicorn(
         raise
     finally:
         _stop(server, process)
+
+
+def _without_settings(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a test of this process has set for itself is not for the server."""
+    return {name: text for name, text in environ.items() if not name.startswith("SEALEDSTATE_")}
 
 
 @contextlib.contextmanager

@@ -39,11 +39,13 @@ from tests.cli.ring_desk import (
 # --- generate -----------------------------------------------------------------------------------
 
 
-def test_generate_prints_what_wraps_a_ring(file: Desk, capsys: Told) -> None:
+def test_generate_prints_what_wraps_a_ring(
+    file: Desk, capsys: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert keys("generate", "--kek") == 0
     kek = capsys.readouterr().out.strip()
     assert Key.parse(kek)
-    os.environ["SEALEDSTATE_KEK"] = kek
+    monkeypatch.setenv("SEALEDSTATE_KEK", kek)
     assert keys("init") == 0
     assert json.loads(file.path.read_text())["wrapped_by"] == Key.parse(kek).kid.hex()
 
