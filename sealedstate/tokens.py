@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, product
 
 from . import chunking, codec, sealing
@@ -39,6 +39,11 @@ class Tokens:
     realm: str
     key_source: KeySource
     random: Callable[[int], bytes]
+    _core: sealing.SealedFor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        core = sealing.SealedFor("core", self.realm, (self.cookie_name,))
+        object.__setattr__(self, "_core", core)  # computed once; the dataclass is frozen
 
     def keyring(self) -> Keyring:
         """The ring in force."""
@@ -76,7 +81,7 @@ class Tokens:
 
     def seal_core(self, record: Record, now: int) -> str:
         """The text of the first cookie. Raises NoPrimaryKey."""
-        return self._seal(codec.encode_record(record, now), self._core_place(), now)
+        return self._seal(codec.encode_record(record, now), self._core, now)
 
     def seal_overflow(
         self, session_id: bytes, parts: Mapping[str, bytes], rooms: tuple[int, ...], now: int
@@ -91,7 +96,7 @@ class Tokens:
 
     def _open_one(self, text: str, now: int) -> OpenedRecord:
         token = chunking.from_text(text)
-        opened = self._opened(token, self._core_place(), now)
+        opened = self._opened(token, self._core, now)
         if opened.sealed_at < self.keyring().revoked_before:
             raise SealedBefore
         record = codec.decode_record(opened.payload, opened.sealed_at)
@@ -118,9 +123,6 @@ class Tokens:
         key = self.keyring().primary(now)
         entropy = self.random(sealing.ENTROPY_BYTES)
         return chunking.to_text(sealing.seal(payload, place, key, now, entropy))
-
-    def _core_place(self) -> sealing.SealedFor:
-        return sealing.SealedFor("core", self.realm, (self.cookie_name,))
 
     def _overflow_place(self, session_id: bytes, overflow: OverflowSet) -> sealing.SealedFor:
         name = (self.cookie_name, session_id, overflow.set_id)

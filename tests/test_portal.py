@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import os
@@ -19,9 +20,11 @@ from typing import IO
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.ui import WebDriverWait
 
 from examples.portal.deployment import merge_logins
 from sealedstate import PROFILES, Profile
@@ -167,6 +170,30 @@ class Visitor:
         found = ask(self.portal, path, self.cookie_header)
         return re.findall(r'<td class="entity">([^<]*)', found.body)
 
+    def rotate_keys(self) -> str:
+        """Have a key announced, and wait on the page until its turn comes; the kid."""
+        before = set(self.keys)
+        self.press("Rotate now")
+        # The page reloads itself meanwhile, which chromedriver may be asked in the middle of.
+        wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException])
+        wait.until(lambda _: set(self.keys.values()) == {"primary", "retired"})
+        (new,) = set(self.keys) - before - {self.cookie_kid}
+        return new
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """The state of each key, by kid, as the page of the ring tells it."""
+        rows = self.driver.find_elements(By.CSS_SELECTOR, "[data-kid]")
+        return {
+            row.get_attribute("data-kid") or "": row.get_attribute("data-state") or ""
+            for row in rows
+        }
+
+    @property
+    def cookie_kid(self) -> str:
+        """The key that has sealed our first cookie: it stands behind the format byte."""
+        return base64.urlsafe_b64decode(self.cookies["portal"][:8])[1:5].hex()
+
     @property
     def cookies(self) -> dict[str, str]:
         """Our cookies in the browser's own jar."""
@@ -281,6 +308,8 @@ def test_the_same_session_moves_through_all_profiles(visitor: Visitor) -> None:
     for item in ("Sealing wax, burgundy", "Signet ring, brass", "Fountain pen"):
         visitor.buy(item)
     if "PORTAL_SCREENSHOT" in os.environ:
+        visitor.rotate_keys()
+        visitor.click("Back")
         visitor.click("read")
         take_picture(visitor.driver, PICTURE, 1200, 916)
     services = visitor.services_told()
@@ -292,6 +321,37 @@ def test_the_same_session_moves_through_all_profiles(visitor: Visitor) -> None:
         assert visitor.places["services"] == place
         assert visitor.services_told() == services
         assert visitor.text("#cart") == "3 items, 93.50 EUR."
+
+
+@server
+def test_a_rotated_key_seals_within_seconds_and_nobody_is_signed_out(visitor: Visitor) -> None:
+    visitor.sign_in("Ada Lovelace")
+    visitor.buy("Fountain pen")
+    old = visitor.cookie_kid
+    new = visitor.rotate_keys()
+    assert visitor.keys == {new: "primary", old: "retired"}
+    assert f"{new} seals now. Your session was sealed by {old}" in visitor.text("#story")
+    assert visitor.cookie_kid == old
+    visitor.click("Back")
+    assert visitor.headline == "The session of Ada Lovelace"
+    assert visitor.text("#cart").startswith("1 item,")
+    visitor.buy("Signet ring, brass")
+    assert visitor.cookie_kid == new
+    assert visitor.text("#cart").startswith("2 items,")
+    visitor.click("keys")
+    assert visitor.text("#story") == "Your session is sealed by the key that seals now."
+    assert complaints(visitor.driver) == []
+
+
+@server
+def test_all_profiles_go_by_one_ring(visitor: Visitor) -> None:
+    visitor.sign_in("Ada")
+    new = visitor.rotate_keys()
+    visitor.press("roomy")
+    assert visitor.cookie_kid == new
+    assert visitor.headline == "The session of Ada"
+    visitor.press("Sign out everywhere")  # by the lookup key of the ring
+    assert visitor.is_signed_out
 
 
 @server
@@ -414,7 +474,7 @@ def signed_in(portal: Portal, name: str) -> str:
 @server
 def test_the_first_start_makes_keys_for_their_owner_only(portal: Portal) -> None:
     assert ask(portal, "/").headers["Location"] == "/portable/"
-    assert stat.S_IMODE((portal.var / "secrets").stat().st_mode) == 0o600
+    assert stat.S_IMODE((portal.var / "keys.json").stat().st_mode) == 0o600
     assert stat.S_IMODE(portal.var.stat().st_mode) == 0o700
 
 
@@ -456,7 +516,9 @@ def test_a_forged_sign_in_is_refused(portal: Portal) -> None:
 def test_a_cookie_of_a_lost_key_stays_until_somebody_signs_in(tmp_path: Path) -> None:
     with running(tmp_path) as first:
         cookie = signed_in(first, "Ada")
-    (tmp_path / "var" / "secrets").unlink()
+    for path in (tmp_path / "var").glob("keys.json*"):
+        if path.is_file():
+            path.unlink()
     with running(tmp_path) as second:
         door = ask(second, "/portable/", cookie)
         assert "left untouched" in door.body
@@ -466,6 +528,29 @@ def test_a_cookie_of_a_lost_key_stays_until_somebody_signs_in(tmp_path: Path) ->
         again = ask(second, "/portable/sign-in", cookie, form, Sec_Fetch_Site="same-origin")
         assert again.status == 303
         assert "The session of Ada" in ask(second, "/portable/", again.cookie).body
+
+
+@server
+def test_a_ring_that_was_there_is_not_begun_anew(tmp_path: Path) -> None:
+    with running(tmp_path):
+        pass
+    (tmp_path / "var" / "keys.json").unlink()
+    with _started(tmp_path / "var", (), subprocess.PIPE) as process:
+        output, complaint = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, output) == (1, "")
+    assert "restore it" in complaint
+
+
+@server
+def test_of_impatient_visitors_one_announces_a_key(portal: Portal) -> None:
+    cookie = signed_in(portal, "Ada")
+    form = {"csrf": ask(portal, "/portable/", cookie).token}
+    assert ask(portal, "/portable/rotate-keys", cookie, {}).status == 403
+    # More than one that waits could only follow from a turn that came in between.
+    answers = [ask(portal, "/portable/rotate-keys", cookie, form) for _ in range(3)]
+    told = [answer.headers["Location"].partition("done=")[2] for answer in answers]
+    assert (told[0], set(told[1:])) == ("key-announced", {"key-is-coming"})
+    assert ask(portal, "/portable/keys", cookie).body.count('data-state="pending"') == 1
 
 
 @server
@@ -483,6 +568,7 @@ def test_odd_requests_get_a_page(portal: Portal) -> None:
     refused = ask(portal, "/portable/sign-out", cookie)
     assert (refused.status, refused.headers["Allow"]) == (405, "POST")
     assert ask(portal, "/portable/services").status == 303
+    assert ask(portal, "/portable/keys").status == 303
     assert ask(portal, "/portable/add-services", "", {"count": "5"}).status == 303
     token = ask(portal, "/portable/", cookie).token
     for count in ("7", "-1", "five", "9" * 5000):

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.portal.app import make_application
 from examples.portal.deployment import Deployment
-from sealedstate import PROFILES, ConfigurationError
+from sealedstate import PROFILES, ConfigurationError, OperatorError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -40,7 +40,7 @@ def main() -> int:
     try:
         application = make_application(Deployment(given.var), given.profile)
         server = _server(application, given.port)
-    except (ConfigurationError, OSError) as error:
+    except (ConfigurationError, OperatorError, OSError) as error:
         print(f"The portal can't start: {error}", file=sys.stderr)
         return 1
     print(f"Open http://{HOST}:{server.effective_port}/  (Ctrl-C stops the portal)", flush=True)

@@ -1,36 +1,44 @@
 """What each button does to a session. The module to read first: it is all that an application does.
 
-Knows the session as a mapping, and the keeper for "everywhere". Does not know cookies, budgets,
-stores or HTML, and no action needs to: where a part ends up is not the application's business.
+Knows the session as a mapping, the keeper for "everywhere", and that keys rotate. Does not know
+cookies, budgets, stores or HTML, and no action needs to: where a part ends up is not the
+application's business.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from sealedstate import Keeper, Session
+from sealedstate import Keeper, KeyState, OperatorError, Session
+from sealedstate.key_sources import RotatingKeys
 
 from .catalogue import GOODS, CartItem, ServiceLogin, new_logins
+from .ring_view import ring_view
 
 MAX_NAME_CHARS = 60
 MAX_NOTE_CHARS = 4000
+MOST_KEYS = 50
 TOKEN_BYTES = 16
 COUNTS = (1, 5, 20, 100)
 PASSWORD = "urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport"  # noqa: S105
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A form that somebody sent: the fields, the session to change, and its keeper."""
+    """A form that somebody sent: the fields, the session to change, its keeper, and the keys."""
 
     session: Session
     form: Mapping[str, str]
     keeper: Keeper
+    keys: RotatingKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +123,20 @@ def regenerate(order: Order) -> str:
     return "regenerated"
 
 
+def rotate_keys(order: Order) -> str:
+    """Announce a new key, as `sealedstate keys rotate --now` does; no session is touched."""
+    ring = ring_view(order.keys.ring, int(time.time()))
+    if ring.of(KeyState.PENDING):
+        return "key-is-coming"
+    if len(ring.keys) >= MOST_KEYS:
+        return "enough-keys"
+    try:
+        return "key-announced" if order.keys.rotate(force=True) else "keys-unchanged"
+    except OperatorError as error:
+        _log.warning("the ring could not be written: %s", error)
+        return "keys-unchanged"
+
+
 def sign_out(order: Order) -> str:
     """Log out. When it returns, the store remembers that this session is over."""
     order.session.invalidate()
@@ -153,6 +175,7 @@ ACTIONS = {
     "write-note": Action(write_note),
     "use-profile": Action(use_profile),
     "regenerate": Action(regenerate),
+    "rotate-keys": Action(rotate_keys, then="keys"),
     "sign-out": Action(sign_out),
     "sign-out-everywhere": Action(sign_out_everywhere),
 }

@@ -34,14 +34,16 @@ from sealedstate import (
     Settings,
     StorageError,
 )
+from sealedstate.key_sources import RotatingKeys
 from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
 from . import pages
 from .actions import ACTIONS, TOKEN_BYTES, Action, Order, cart_items, note_of, service_logins
 from .deployment import Deployment
-from .facts import facts_of, ring_of
+from .facts import facts_of
 from .journal import Journal
 from .markup import Html
+from .ring_view import RingView, ring_view
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -55,6 +57,7 @@ ROUTES = Map(
     [
         Rule("/", endpoint="overview", methods=["GET"]),
         Rule("/services", endpoint="services", methods=["GET"]),
+        Rule("/keys", endpoint="keys", methods=["GET"]),
         Rule("/add-tracker", endpoint="add-tracker", methods=["POST"]),
         Rule("/remove-trackers", endpoint="remove-trackers", methods=["POST"]),
         *(Rule(f"/{name}", endpoint=name, methods=["POST"]) for name in ACTIONS),
@@ -75,7 +78,7 @@ def make_application(deployment: Deployment, profile: str) -> WSGIApplication:
     keepers: list[Keeper] = []
     portals: dict[str, WSGIApplication] = {}
     for name in PROFILES:
-        portal = Portal(deployment.settings(name), journal, keepers)
+        portal = Portal(deployment.settings(name), deployment.keys, journal, keepers)
         keepers.append(portal.keeper)
         portals[f"/{name}"] = portal
     return DispatcherMiddleware(_front(profile), portals)
@@ -96,9 +99,16 @@ class PortalRequest(Request):
 class Portal:
     """The portal in one profile. `keepers` are those of all profiles, for the counters shown."""
 
-    def __init__(self, settings: Settings, journal: Journal, keepers: Sequence[Keeper]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        keys: RotatingKeys,
+        journal: Journal,
+        keepers: Sequence[Keeper],
+    ) -> None:
         self._with_sessions = SealedSessionMiddleware(self._application, settings)
         self.keeper = self._with_sessions.keeper
+        self._keys = keys
         self._keepers = keepers
         self._journal = journal
 
@@ -131,6 +141,7 @@ class Portal:
         answers: dict[str, Callable[[PortalRequest], Response]] = {
             "overview": self._overview,
             "services": self._services,
+            "keys": self._ring,
             "add-tracker": self._add_tracker,
             "remove-trackers": self._remove_trackers,
         }
@@ -150,7 +161,7 @@ class Portal:
             facts,
             self.keeper.settings,
             self._journal.last(session.id),
-            ring_of(self.keeper, now),
+            self._ring_view(now),
             self._counts(),
             len(service_logins(session)) if _is_read(session, "services") else None,
             cart_items(session) if _is_read(session, "cart") else None,
@@ -172,6 +183,17 @@ class Portal:
         logins = service_logins(request.session)  # recalled from the store, if that is its place
         return _response(pages.services(_frame(request), logins))
 
+    def _ring(self, request: PortalRequest) -> Response:
+        session, now = request.session, int(time.time())
+        facts = facts_of(session, self.keeper, request.headers.get("Cookie", ""), now)
+        if facts is None:
+            return _see_other(request)
+        longest = self.keeper.settings.lifetimes.refresh
+        return _response(pages.keys(_frame(request), self._ring_view(now), facts.kid, longest))
+
+    def _ring_view(self, now: int) -> RingView:
+        return ring_view(self._keys.ring, now)
+
     def _counts(self) -> Counter[str]:
         # Copied first: other threads count meanwhile.
         return sum((Counter(dict(keeper.counts)) for keeper in self._keepers), Counter())
@@ -183,7 +205,7 @@ class Portal:
         if session.subject is None and action is not ACTIONS["sign-in"]:
             return _see_other(request)
         _check_form(request)
-        notice = action.run(Order(session, request.form, self.keeper))
+        notice = action.run(Order(session, request.form, self.keeper, self._keys))
         return _see_other(request, action.then, notice)
 
     def _add_tracker(self, request: PortalRequest) -> Response:

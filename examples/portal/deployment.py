@@ -1,4 +1,4 @@
-"""How the portal keeps its sessions: generated keys, one SQLite file, settings for each profile.
+"""How the portal keeps its sessions: a ring of keys, one SQLite file, settings for each profile.
 
 Knows a directory and `Settings`. Does not know requests or pages.
 """
@@ -10,47 +10,82 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from sealedstate import Key, Settings
-from sealedstate.keys import export_lookup
+from sealedstate import Settings
+from sealedstate.events import Event, Journal, Observer
+from sealedstate.key_sources import KeySources, RotatingKeys, Tending
+from sealedstate.rotation import Schedule
 from sealedstate.storage import open_storage
 
 COOKIE_NAME = "portal"
 IDLE_LIFETIME = 30 * 60
 ABSOLUTE_LIFETIME = 8 * 3600
+REALM = "portal"
+# Demo settings, in seconds, for people who watch. Elsewhere leave these four alone: by default they
+# are a day, 15 minutes, a minute and a minute, which leaves time for several nodes.
+ROTATE_EVERY = 3600
+ANNOUNCE = 5
+RELOAD_EVERY = 1
+SKEW = 1
 
 
 class Deployment:
     """What all profiles share: the keys and the store in the directory `var`, made if missing.
 
-    Raises ConfigurationError or OSError.
+    Raises ConfigurationError, OperatorError or OSError.
     """
 
     def __init__(self, var: Path) -> None:
         var.mkdir(mode=0o700, parents=True, exist_ok=True)
-        secrets = var / "secrets"
-        _make_secrets(secrets)
-        self.keys = f"file:{secrets}"
+        events = Journal()
+        self.keys = _ring(f"file:{var / 'keys.json'}", events)
+        self._observers = [_noting(events)]
         self.store = open_storage(f"sqlite:{var / 'portal.sqlite'}", time.time)
 
     def settings(self, profile: str) -> Settings:
         """The settings of the portal in `profile`: the same session in each, only its room differs.
 
-        An application has one profile and writes this down once.
+        An application has one profile and writes this down once, with `keys="file:keys.json"`,
+        `rotate_every` and the like. Here one source serves all profiles, so that one thread tends
+        the ring.
         """
         return Settings(
             keys=self.keys,
             storage=self.store,
-            realm="portal",
+            realm=REALM,
             profile=profile,
             idle_lifetime=IDLE_LIFETIME,
             absolute_lifetime=ABSOLUTE_LIFETIME,
+            skew=SKEW,
             # What every request needs stays in the cookie; the service logins may leave it first.
             parts={"csrf": "cookie", "authn": "cookie", "note": "cookie"},
             spill_order=["services", "cart"],
             merge={"services": merge_logins},
             cookie_name=COOKIE_NAME,
+            observers=self._observers,
             secure=False,  # plain http on this machine; leave it out where there is https
         )
+
+
+def _ring(keys: str, events: Journal) -> RotatingKeys:
+    """The ring of keys, begun if there is none, as `sealedstate keys init` would begin it."""
+    keep = ABSOLUTE_LIFETIME + SKEW
+    schedule = Schedule(ROTATE_EVERY, ANNOUNCE, keep, SKEW)
+    tending = Tending(
+        schedule, RELOAD_EVERY, keep, SKEW, True, time.time, time.monotonic, os.urandom
+    )
+    sources = KeySources(os.environ, SKEW, REALM, None, tending, events)
+    home, board = sources.ring_home(keys), sources.report_board(keys)
+    return RotatingKeys(home, tending, events, board, founds=True)
+
+
+def _noting(events: Journal) -> Observer:
+    """Notes what happens in any profile, so that `sealedstate keys list` counts all cookies."""
+
+    def note(event: Event) -> None:
+        kid = None if event.kid is None else bytes.fromhex(event.kid)
+        events.note(event.name, event.reason, kid=kid)
+
+    return note
 
 
 def merge_logins(base: object, theirs: object, ours: object) -> object:
@@ -71,13 +106,3 @@ def merge_logins(base: object, theirs: object, ours: object) -> object:
 def _by_index(logins: object) -> dict[object, object]:
     entries: Iterable[dict[str, object]] = logins if isinstance(logins, list) else []
     return {login["session_index"]: login for login in entries}
-
-
-def _make_secrets(path: Path) -> None:
-    """A file with one sealing key and one lookup key, for its owner's eyes, unless it is there."""
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(file, "w") as secrets:
-        secrets.write(f"{Key.generate(os.urandom).export()}\n{export_lookup(os.urandom(32))}\n")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sealedstate import Keeper, KeyState, Profile, Session
+from sealedstate import Keeper, Profile, Session
 from sealedstate.budget import FLOOR_BYTES
 from sealedstate.cookies import Candidates
 from sealedstate.record import Place, Policy, Record
@@ -100,12 +100,6 @@ def room_beside(profile: Profile, foreign: int, ours: int) -> int:
     """The bytes that `foreign` ones leave to our cookies, which have `ours` already."""
     beside = max(profile.header_bytes - foreign, FLOOR_BYTES)
     return max(ours, min(profile.total_bytes, beside))
-
-
-def ring_of(keeper: Keeper, now: int) -> list[tuple[str, KeyState]]:
-    """The kid and the state of each key of the ring that is in force."""
-    ring = keeper.settings.key_source.keyring()
-    return [(key.kid.hex(), ring.state(key, now)) for key in ring.keys]
 
 
 def _load(found: Candidates, keeper: Keeper, header: int) -> Load:

@@ -1,4 +1,4 @@
-"""HTML from string templates: whatever is not HTML already is escaped.
+"""HTML from string templates: whatever is not HTML already is escaped. And how numbers read.
 
 Knows escaping and the template files. Does not know what they say.
 """
@@ -33,6 +33,28 @@ def fill_file(name: str, /, **values: object) -> Html:
 def joined(pieces: Iterable[Html], between: str = "\n") -> Html:
     """The pieces one after another."""
     return Html(between.join(pieces))
+
+
+def definitions(pairs: Iterable[tuple[str, str]]) -> Html:
+    """The pairs for a <dl>."""
+    return joined(
+        fill("<div><dt>$name</dt><dd>$value</dd></div>", name=name, value=value)
+        for name, value in pairs
+    )
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 key``, ``2 keys``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def ago(seconds: int) -> str:
+    """A time span for people, in its two largest units."""
+    minutes, rest = divmod(max(0, seconds), 60)
+    if minutes == 0:
+        return f"{rest} s"
+    hours, minutes_left = divmod(minutes, 60)
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
 
 
 def _filled(template: Template, values: dict[str, object]) -> Html:

@@ -1,20 +1,19 @@
 """The portal's pages.
 
-Knows what they say and how numbers read. Does not know requests, sessions or where facts come from.
+Knows what they say. Does not know requests, sessions or where facts come from.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from werkzeug.exceptions import HTTPException
 
 from sealedstate import (
     PROFILES,
-    KeyState,
     Profile,
     SessionTooLarge,
     SessionWithheld,
@@ -27,7 +26,9 @@ from .actions import COUNTS, MAX_NAME_CHARS, MAX_NOTE_CHARS
 from .catalogue import GOODS, CartItem, ServiceLogin
 from .drawing import Mark, Piece, bar
 from .facts import Facts, PartFacts, room_beside
-from .markup import Html, fill, fill_file, joined
+from .markup import Html, ago, counted, definitions, fill, fill_file, joined
+from .ring_markup import reloading, ring_facts, ring_page
+from .ring_view import RingView
 
 NOTICES = {
     "signed-in": "You are signed in. The session has a new id: the visitor's cookie is of no use.",
@@ -46,6 +47,10 @@ NOTICES = {
     "noted": "The note is in your cookie. Paste a very long one to see what does not fit.",
     "profile-changed": "The same session, saved within another budget.",
     "regenerated": "The session has a new id. The old one is refused from now on.",
+    "key-announced": "A new key is announced. Nothing that the old one sealed is lost.",
+    "key-is-coming": "A new key is announced already. Its turn comes first.",
+    "enough-keys": "That is enough of new keys. Each must open for as long as a session may live.",
+    "keys-unchanged": "The ring could not be written. Its keys are as they were.",
     "tracker-added": "Somebody else's cookie takes room now, at the end of the bar.",
     "no-more-trackers": "That is enough of other people's cookies.",
     "trackers-removed": "The other cookies are gone.",
@@ -81,7 +86,7 @@ class Overview:
     facts: Facts
     settings: Settings
     last_set_cookie: int | None
-    ring: Sequence[tuple[str, KeyState]]
+    ring: RingView
     counts: Counter[str]
     logins: int | None
     cart: Sequence[CartItem] | None
@@ -125,8 +130,8 @@ def overview(frame: Frame, shown: Overview) -> Html:
         budget=_budget(shown),
         parts=_parts(frame, shown.facts),
         session=_session(shown),
-        ring=joined(_ring_row(kid, state, shown.facts.kid) for kid, state in shown.ring),
-        counts=_definitions((name, f"{count:,}") for name, count in sorted(shown.counts.items())),
+        ring=ring_facts(shown.ring, shown.facts.kid),
+        counts=definitions((name, f"{count:,}") for name, count in sorted(shown.counts.items())),
     )
     return _page(frame, "Your session", body)
 
@@ -136,10 +141,16 @@ def services(frame: Frame, logins: Sequence[ServiceLogin]) -> Html:
     body = fill_file(
         "services.html",
         base=frame.base,
-        count=_counted(len(logins), "service login"),
+        count=counted(len(logins), "service login"),
         rows=joined(_login_row(frame, login) for login in logins),
     )
     return _page(frame, "Service logins", body)
+
+
+def keys(frame: Frame, ring: RingView, sealed_by: str, longest: int) -> Html:
+    """The key ring; see `ring_page` for `longest`."""
+    body = ring_page(ring, sealed_by, frame.base, _token(frame), longest)
+    return _page(frame, "Key ring", body, reloading(ring))
 
 
 def problem(frame: Frame, error: SessionTooLarge | StorageError | SessionWithheld) -> Html:
@@ -188,11 +199,12 @@ def _story(error: SessionTooLarge | StorageError | SessionWithheld) -> tuple[str
 # --- the frame ----------------------------------------------------------------------------------
 
 
-def _page(frame: Frame, title: str, body: Html) -> Html:
+def _page(frame: Frame, title: str, body: Html, head: Html | None = None) -> Html:
     notice = NOTICES.get(frame.done)
     return fill_file(
         "page.html",
         title=title,
+        head=head or Html(),
         base=frame.base,
         account=_account(frame) if frame.subject is not None else Html(),
         notice=Html() if notice is None else _notice(notice),
@@ -216,7 +228,7 @@ def _profile_button(frame: Frame, profile: Profile) -> Html:
         "</button>",
         name=profile.name,
         pressed="true" if frame.base == f"/{profile.name}" else "false",
-        title=f"{_counted(profile.cookies, 'cookie')}, {profile.total_bytes:,} bytes in all",
+        title=f"{counted(profile.cookies, 'cookie')}, {profile.total_bytes:,} bytes in all",
     )
 
 
@@ -235,7 +247,7 @@ def _add_button(count: int) -> Html:
     return fill(
         '<button name="count" value="$count" aria-label="Add $what">+$count</button>',
         count=count,
-        what=_counted(count, "service login"),
+        what=counted(count, "service login"),
     )
 
 
@@ -262,13 +274,13 @@ def _cart_told(frame: Frame, shown: Overview) -> Html:
     return fill(
         '<span title="$names">$count, $total EUR.</span>',
         names=names,
-        count=_counted(len(shown.cart), "item"),
+        count=counted(len(shown.cart), "item"),
         total=f"{total:,}",
     )
 
 
 def _trackers_told(count: int) -> str:
-    return f"{_counted(count, 'cookie')} of others." if count else "None now."
+    return f"{counted(count, 'cookie')} of others." if count else "None now."
 
 
 # --- the budget ---------------------------------------------------------------------------------
@@ -296,7 +308,7 @@ def _budget(shown: Overview) -> Html:
 def _cookies_told(facts: Facts) -> str:
     cookies = facts.load.cookies
     sizes = ", ".join(f"{name} {size:,}" for name, size in cookies)
-    return f"in {_counted(len(cookies), 'cookie')}: {sizes}"
+    return f"in {counted(len(cookies), 'cookie')}: {sizes}"
 
 
 def _main_bar(facts: Facts, profile: Profile) -> Html:
@@ -406,31 +418,21 @@ def _read_link(frame: Frame, part: PartFacts) -> Html:
     )
 
 
-# --- session, ring, logins ----------------------------------------------------------------------
+# --- session, logins ----------------------------------------------------------------------------
 
 
 def _session(shown: Overview) -> Html:
     facts, times = shown.facts, shown.facts.times
-    return _definitions(
+    return definitions(
         [
             ("Id", fill("<code>$id</code>", id=facts.session_id)),
             ("Subject", facts.subject),
-            ("Age", _ago(times.now - times.began)),
-            ("Sealed", _ago(times.now - times.sealed) + " ago"),
-            ("Ends if idle", f"in {_ago(times.idle_end - times.now)}"),
-            ("Ends anyway", f"in {_ago(times.absolute_end - times.now)}"),
+            ("Age", ago(times.now - times.began)),
+            ("Sealed", ago(times.now - times.sealed) + " ago"),
+            ("Ends if idle", f"in {ago(times.idle_end - times.now)}"),
+            ("Ends anyway", f"in {ago(times.absolute_end - times.now)}"),
             ("Generation", f"{facts.generation:,}"),
-            ("Sealed by", fill("<code>$kid</code>", kid=facts.kid)),
         ]
-    )
-
-
-def _ring_row(kid: str, state: KeyState, sealed_by: str) -> Html:
-    return fill(
-        "<tr><td><code>$kid</code></td><td>$state</td><td>$note</td></tr>",
-        kid=kid,
-        state=state.value,
-        note="sealed this session" if kid == sealed_by else "",
     )
 
 
@@ -444,24 +446,3 @@ def _login_row(frame: Frame, login: ServiceLogin) -> Html:
         session_index=login["session_index"],
         at=time.strftime("%H:%M:%S", time.localtime(login["at"])),
     )
-
-
-def _definitions(pairs: Iterable[tuple[str, str]]) -> Html:
-    """The pairs for a <dl>."""
-    return joined(
-        fill("<div><dt>$name</dt><dd>$value</dd></div>", name=name, value=value)
-        for name, value in pairs
-    )
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _ago(seconds: int) -> str:
-    """A time span for people, in its two largest units."""
-    minutes, rest = divmod(max(0, seconds), 60)
-    if minutes == 0:
-        return f"{rest} s"
-    hours, minutes_left = divmod(minutes, 60)
-    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
