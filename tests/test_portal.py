@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import os
@@ -14,7 +13,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 from urllib.parse import urlencode, urlsplit
@@ -26,8 +25,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.ui import WebDriverWait
 
-from examples.portal.deployment import merge_logins
-from sealedstate import PROFILES, Profile
+from examples.portal.actions import MOST_KEYS, Order, rotate_keys
+from examples.portal.deployment import ANNOUNCE, Deployment, merge_logins
+from sealedstate import PROFILES, Keeper, Profile
+from sealedstate.chunking import from_text
+from sealedstate.key_sources import RotatingKeys
 from tests.browser import complaints, follow, forget_cookies, open_browser, take_picture
 
 ROOT = Path(__file__).parent.parent
@@ -171,14 +173,16 @@ class Visitor:
         return re.findall(r'<td class="entity">([^<]*)', found.body)
 
     def rotate_keys(self) -> str:
-        """Have a key announced, and wait on the page until its turn comes; the kid."""
-        before = set(self.keys)
+        """Have a key announced, and wait on the page until its turn comes; its kid."""
         self.press("Rotate now")
         # The page reloads itself meanwhile, which chromedriver may be asked in the middle of.
         wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException])
-        wait.until(lambda _: set(self.keys.values()) == {"primary", "retired"})
-        (new,) = set(self.keys) - before - {self.cookie_kid}
-        return new
+        keys = wait.until(self._keys_once_none_waits)
+        return next(kid for kid, state in keys.items() if state == "primary")
+
+    def _keys_once_none_waits(self, _: object) -> dict[str, str]:
+        keys = self.keys
+        return keys if set(keys.values()) == {"primary", "retired"} else {}
 
     @property
     def keys(self) -> dict[str, str]:
@@ -192,7 +196,7 @@ class Visitor:
     @property
     def cookie_kid(self) -> str:
         """The key that has sealed our first cookie: it stands behind the format byte."""
-        return base64.urlsafe_b64decode(self.cookies["portal"][:8])[1:5].hex()
+        return from_text(self.cookies["portal"])[1:5].hex()
 
     @property
     def cookies(self) -> dict[str, str]:
@@ -311,7 +315,7 @@ def test_the_same_session_moves_through_all_profiles(visitor: Visitor) -> None:
         visitor.rotate_keys()
         visitor.click("Back")
         visitor.click("read")
-        take_picture(visitor.driver, PICTURE, 1200, 916)
+        take_picture(visitor.driver, PICTURE, 1200, 1000)
     services = visitor.services_told()
     assert len(set(services)) == 20
     places = {"roomy": "overflow", "portable": "spilled", "standard": "spilled", "tight": "spilled"}
@@ -502,8 +506,9 @@ def test_a_form_without_the_sessions_token_is_refused(portal: Portal) -> None:
     cookie = signed_in(portal, "Ada")
     other = ask(portal, "/portable/", signed_in(portal, "Eve")).token
     for form in ({}, {"csrf": ""}, {"csrf": other}, {"csrf": "é"}):
-        refused = ask(portal, "/portable/sign-out", cookie, form)
-        assert (refused.status, refused.cookie) == (403, "")
+        for action in ("sign-out", "rotate-keys"):
+            refused = ask(portal, f"/portable/{action}", cookie, form)
+            assert (refused.status, refused.cookie) == (403, "")
     assert "The session of Ada" in ask(portal, "/portable/", cookie).body
 
 
@@ -532,25 +537,12 @@ def test_a_cookie_of_a_lost_key_stays_until_somebody_signs_in(tmp_path: Path) ->
 
 @server
 def test_a_ring_that_was_there_is_not_begun_anew(tmp_path: Path) -> None:
-    with running(tmp_path):
-        pass
+    Deployment(tmp_path / "var").store.close()
     (tmp_path / "var" / "keys.json").unlink()
     with _started(tmp_path / "var", (), subprocess.PIPE) as process:
         output, complaint = process.communicate(timeout=PATIENCE)
     assert (process.returncode, output) == (1, "")
     assert "restore it" in complaint
-
-
-@server
-def test_of_impatient_visitors_one_announces_a_key(portal: Portal) -> None:
-    cookie = signed_in(portal, "Ada")
-    form = {"csrf": ask(portal, "/portable/", cookie).token}
-    assert ask(portal, "/portable/rotate-keys", cookie, {}).status == 403
-    # More than one that waits could only follow from a turn that came in between.
-    answers = [ask(portal, "/portable/rotate-keys", cookie, form) for _ in range(3)]
-    told = [answer.headers["Location"].partition("done=")[2] for answer in answers]
-    assert (told[0], set(told[1:])) == ("key-announced", {"key-is-coming"})
-    assert ask(portal, "/portable/keys", cookie).body.count('data-state="pending"') == 1
 
 
 @server
@@ -598,3 +590,37 @@ def test_logins_of_two_tabs_are_merged() -> None:
     assert merge_logins(base, [second, third], base) == [second, third]
     assert merge_logins(base, [*base, third], [second]) == [second, third]
     assert merge_logins(None, [third], [fourth]) == [third, fourth]
+
+
+def test_one_source_serves_all_profiles_so_that_one_thread_tends_the_ring(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path / "var")
+    with contextlib.closing(deployment.store):
+        sources = [deployment.settings(name).key_source for name in PROFILES]
+    assert all(source is deployment.keys for source in sources)
+
+
+def _rotating(keys: RotatingKeys, keeper: Keeper, now: int) -> str:
+    """What somebody who asks for a new key at `now` is told."""
+    keys.tending = replace(keys.tending, clock=lambda: now)
+    return rotate_keys(Order(keeper.session(), {}, keeper, keys))
+
+
+def test_one_key_at_a_time_is_announced_and_not_without_end(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path / "var")
+    with contextlib.closing(deployment.store), contextlib.closing(deployment.keys) as keys:
+        keeper, now = Keeper(deployment.settings("portable")), keys.ring.updated_at
+        assert _rotating(keys, keeper, now) == "key-announced"
+        assert _rotating(keys, keeper, now + ANNOUNCE - 1) == "key-is-coming"
+        told = {_rotating(keys, keeper, now + turn * ANNOUNCE) for turn in range(1, MOST_KEYS - 1)}
+        assert told == {"key-announced"}
+        assert _rotating(keys, keeper, now + MOST_KEYS * ANNOUNCE) == "enough-keys"
+        assert len(keys.ring.keys) == MOST_KEYS
+
+
+def test_a_ring_that_can_not_be_written_is_told(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path / "var")
+    with contextlib.closing(deployment.store), contextlib.closing(deployment.keys) as keys:
+        keeper, ring = Keeper(deployment.settings("portable")), keys.ring
+        (tmp_path / "var" / "keys.json").write_text("{}")
+        assert _rotating(keys, keeper, ring.updated_at) == "keys-unchanged"
+        assert keys.ring is ring

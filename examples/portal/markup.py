@@ -51,10 +51,9 @@ def counted(count: int, noun: str) -> str:
 def ago(seconds: int) -> str:
     """A time span for people, in its two largest units."""
     minutes, rest = divmod(max(0, seconds), 60)
-    if minutes == 0:
-        return f"{rest} s"
     hours, minutes_left = divmod(minutes, 60)
-    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+    units = [(hours, "h"), (minutes_left, "min"), (0 if hours else rest, "s")]
+    return " ".join(f"{count} {unit}" for count, unit in units if count) or "0 s"
 
 
 def _filled(template: Template, values: dict[str, object]) -> Html:
