@@ -128,6 +128,11 @@ def _mode(source: RingSource) -> str | None:
 def rotate(source: RingSource, given: argparse.Namespace) -> int:
     def change(ring: Ring, now: int) -> Ring:
         schedule, random = source.schedule(ring), source.tending.random
+        if given.now and any(key.activates_at > now for key in ring.keys):
+            # Who asks twice, or at once with others, wants one key; it is written, and so wrapped,
+            # anew all the same.
+            again = replace(ring, sequence=ring.sequence + 1, updated_at=now)
+            return _lengthened(again, schedule, now)
         return _lengthened(rotated(ring, schedule, now, random, given.now), schedule, now)
 
     before, after, now = changed(source, change)
@@ -170,6 +175,11 @@ def _told_of_waiting(ring: Ring, now: int) -> str:
     key = newest(ring, now)
     if key is None:
         return "Nothing is due."
+    if key.activates_at > now:
+        return (
+            f"{key.kid.hex()} is announced already; it seals from {exact(key.activates_at)}"
+            f" ({relative(key.activates_at, now)})."
+        )
     schedule = ring.schedule
     due = key.activates_at + schedule.rotate_every - schedule.announce
     return f"Nothing is due; the next key is announced {relative(due, now)}."

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import ConfigurationError, OperatorError, StorageError
 from ..key_sources import Tending
 from ..key_sources.ring_store import CONTEXT
-from ..rotation import Ring, Schedule
+from ..rotation import DisplacedRing, Ring, Schedule
 from ..storage import USES, SplitStorage, Storage, mismatch
 from ..storage.requirements import Use, store_name
 from .findings import Finding
@@ -88,6 +88,10 @@ def _of_store(storage: Storage) -> Iterator[Finding]:
 def of_missing(source: RingSource, error: OperatorError) -> Finding:
     """Why there is no ring to be looked at."""
     wrong, where = plain(error, 500), plain(source.home.where)
+    if isinstance(error, DisplacedRing):
+        return Finding("ring", where, wrong)
+    if isinstance(error.__cause__, PermissionError):
+        return Finding("ring", where, f"{wrong}: give the file to the application's user")
     if isinstance(error, StorageError):
         return Finding("ring", where, f"{wrong}: see what `sealedstate store check` says")
     if source.path is None:
@@ -111,7 +115,7 @@ def _from_prev(source: RingSource) -> str:
 
 
 def _or_another_kek() -> str:
-    return ", or, if SEALEDSTATE_KEK is another one here, set the one that it was wrapped by"
+    return "; or SEALEDSTATE_KEK is not the one that it was made with: set that one"
 
 
 # --- the ring -----------------------------------------------------------------------------------

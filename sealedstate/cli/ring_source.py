@@ -57,7 +57,8 @@ class RingSource:
         ring = self.home.load()
         if ring is None:
             raise OperatorError(
-                f"there is no ring at {self.home.where}; `sealedstate keys init` makes one"
+                f"there is no ring at {self.home.where}: restore it if one was there, else"
+                " `sealedstate keys init` makes one"
             )
         try:
             ring.keyring()

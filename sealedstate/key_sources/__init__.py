@@ -132,7 +132,12 @@ class KeySources:
     def _wrapping(self) -> Keyring | None:
         if not self.environ.get(KEK_VARIABLE, "").strip():
             return None
-        return from_environment(self.environ, KEK_VARIABLE, self.skew)
+        try:
+            return from_environment(self.environ, KEK_VARIABLE, self.skew)
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{KEK_VARIABLE}: {error} (`sealedstate keys generate --kek`)"
+            ) from None
 
 
 def is_ring(path: Path) -> bool:

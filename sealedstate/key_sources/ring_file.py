@@ -33,7 +33,7 @@ from pathlib import Path
 
 from ..errors import ConfigurationError, OperatorError
 from ..keys import Keyring
-from ..rotation import Ring
+from ..rotation import DisplacedRing, Ring, RingUnreadable
 from ..rotation.document import MAX_BYTES
 from ..storage.contract import Clock
 from .ring_text import RingText
@@ -82,13 +82,17 @@ class RingFile:
     def load(self) -> Ring | None:
         """The ring of the file, the same object while the file says the same."""
         with self._told():
-            return self._text.read(self._read())
+            marker = self._remembered()  # first: it never says more than the file that comes next
+            ring = self._text.read(self._read())
+        if ring is not None and marker and not _continues(ring, marker):
+            raise DisplacedRing(self._told_of(ring, marker), ring)
+        return ring
 
     def write(self, ring: Ring, after: Ring | None) -> bool:
         """As `RingHome`. Where the file has vanished, only what was there is put back."""
         with self._told(), self._locked() as lock:
             self._refuse_link()
-            content = self._read()
+            content = self._whole(lock, ring, after)
             if self._text.read(content) != after:
                 return False
             if content is None:
@@ -98,6 +102,42 @@ class RingFile:
         return True
 
     # --- reading --------------------------------------------------------------------------------
+
+    def _remembered(self) -> str:
+        """Which ring was there last, as far as this process may know."""
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            lock = os.open(self._lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                return _marker(lock)
+            finally:
+                os.close(lock)
+        return ""
+
+    def _told_of(self, ring: Ring, marker: str) -> str:
+        ring_id, _, sequence = marker.partition(" ")
+        go_on = f"stop all processes and remove {self._lock}"
+        if ring.ring_id == ring_id:
+            return (
+                f"{self.where} is an older copy, of sequence {ring.sequence}, and {int(sequence)}"
+                " was there: a process that runs puts that back. To go on with the copy,"
+                f" {go_on}; then revoke again what was revoked since"
+            )
+        return (
+            f"{self.where} is the ring {ring.ring_id}, and {ring_id} was there: bring that back."
+            f" To go on with this one, which ends the sessions of the other, {go_on}"
+        )
+
+    def _whole(self, lock: int, ring: Ring, after: Ring | None) -> bytes | None:
+        """What is there; None also for what is left of the ring that `ring` is or continues."""
+        content = self._read()
+        try:
+            self._text.read(content)
+        except RingUnreadable:
+            marker = _marker(lock)
+            if after is not None or not marker or not _continues(ring, marker):
+                raise
+            return None
+        return content
 
     def _read(self) -> bytes | None:
         try:
@@ -214,7 +254,7 @@ class RingFile:
         try:
             yield
         except OSError as error:
-            raise OperatorError(f"{self.where}: {error}") from error
+            raise OperatorError(f"{self.where}: {_why(error)}") from error
 
 
 def _fill(descriptor: int, content: bytes, like: os.stat_result) -> None:
@@ -234,6 +274,12 @@ def _give(descriptor: int, like: os.stat_result) -> None:
     """What root makes would else shut out the application, whose ring it is."""
     if os.geteuid() == 0:
         os.fchown(descriptor, like.st_uid, like.st_gid)
+
+
+def _why(error: OSError) -> str:
+    """What went wrong, and where. A temporary file has another name each time: it is left out."""
+    name = str(error.filename or "")
+    return f"{error.strerror or error}{f': {name}' if name and not name.endswith('.tmp') else ''}"
 
 
 def _sync_folder(folder: Path) -> None:

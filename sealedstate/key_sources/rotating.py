@@ -26,7 +26,16 @@ from typing import TypeGuard
 from ..errors import ConfigurationError, OperatorError, StorageUnavailable
 from ..events import Journal
 from ..keys import Keyring
-from ..rotation import Ring, RingHome, Schedule, founded, is_due, rotated
+from ..rotation import (
+    DisplacedRing,
+    Ring,
+    RingHome,
+    RingUnreadable,
+    Schedule,
+    founded,
+    is_due,
+    rotated,
+)
 from .reports import Report, ReportBoard
 
 # Of unknown kids, however many come, one a second makes this process look for a new ring.
@@ -123,7 +132,8 @@ class RotatingKeys:
                 self._journal.note("ring-restored", level=logging.WARNING)
             self.rotate()
         except OperatorError as error:
-            self._complain(f"the ring could not be written: {error}")
+            if self._lost is None:  # else it was said already what is there
+                self._complain(f"the ring could not be written: {error}")
         self._report()
 
     def rotate(self, force: bool = False) -> bool:
@@ -158,7 +168,8 @@ class RotatingKeys:
             ring = made if self.home.write(made, None) else self.home.load()
         if ring is None:
             raise ConfigurationError(
-                f"keys: there is no ring at {self.home.where}; `sealedstate keys init` makes one"
+                f"keys: there is no ring at {self.home.where}: restore it if one was there, else"
+                " `sealedstate keys init` makes one"
             )
         return ring
 
@@ -183,6 +194,7 @@ class RotatingKeys:
                 self._adopt(found)
                 self._journal.note("ring-reloaded")
         except OperatorError as error:
+            self._lost = self._left_by(error)
             self._complain(f"the ring can't be loaded: {error}")
         finally:
             self._lock.release()
@@ -206,6 +218,14 @@ class RotatingKeys:
             return False
         self._complaint = None
         return found is not None and found.sequence > ours.sequence
+
+    def _left_by(self, error: OperatorError) -> tuple[Ring | None] | None:
+        """What may be there instead of ours: a former state of it, or what is no ring any more."""
+        if isinstance(error, RingUnreadable):
+            return (None,)
+        if isinstance(error, DisplacedRing) and self._is_former(error.ring):
+            return (error.ring,)
+        return None
 
     def _is_former(self, found: Ring) -> bool:
         """Whether a ring is ours as it once was."""

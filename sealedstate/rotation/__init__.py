@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from .document import RingUnreadable, dump_ring, parse_ring
 from .evolution import disabled, enabled, founded, is_due, revoked, revoked_before, rotated
-from .home import RingHome
+from .home import DisplacedRing, RingHome
 from .ring import Ring, RingKey, Tombstone
 from .schedule import (
     DEFAULT_RELOAD_EVERY,
@@ -20,6 +20,7 @@ from .schedule import (
 __all__ = [
     "DEFAULT_RELOAD_EVERY",
     "DEFAULT_ROTATE_EVERY",
+    "DisplacedRing",
     "Ring",
     "RingHome",
     "RingKey",

@@ -7,7 +7,16 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from ..errors import OperatorError
 from .ring import Ring
+
+
+class DisplacedRing(OperatorError):
+    """What is there is not the ring that was there last, but `ring`: an older copy, or another."""
+
+    def __init__(self, message: str, ring: Ring) -> None:
+        super().__init__(message)
+        self.ring = ring
 
 
 @runtime_checkable
@@ -15,7 +24,8 @@ class RingHome(Protocol):
     """One place that holds at most one ring.
 
     Every method may raise OperatorError: the place can't be reached, or what is there is no ring of
-    ours (RingUnreadable). Nothing that it raises or says holds a secret.
+    ours (RingUnreadable), or not the one that the place remembers (DisplacedRing). Nothing that it
+    raises or says holds a secret.
     """
 
     @property
@@ -28,7 +38,8 @@ class RingHome(Protocol):
         ...
 
     def write(self, ring: Ring, after: Ring | None) -> bool:
-        """Put `ring` in the place of `after`, or (None) where there is none, as one step.
+        """Put `ring` in the place of `after`, or (None) where there is none, as one step. A place
+        that remembers which ring was there puts it over what has become of it, too.
 
         False when another ring is there by now. Once True is returned, no crash loses it.
         """

@@ -127,7 +127,7 @@ def test_a_ring_that_is_wrapped_by_another_key_is_found(
             monkeypatch.setenv("SEALEDSTATE_KEK", Key.generate(os.urandom).export())
             told = the_finding(capsys, "ring")
             assert "not set here" in told
-            assert "set the one that it was wrapped by" in told
+            assert "the one that it was made with" in told
 
 
 def test_a_ring_in_clear_under_a_key_that_wraps_is_found(
