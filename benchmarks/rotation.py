@@ -77,7 +77,7 @@ class Counted(RingFile):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What a rotating ring costs.")
     parser.add_argument("--requests", type=int, default=100_000, help="unknown kids in all")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args(arguments)
