@@ -16,7 +16,7 @@ import threading
 from collections.abc import Collection, Iterator
 
 from .errors import ConfigurationError, StorageError
-from .storage import USES, SplitStorage, Storage, mismatch
+from .storage import USES, Capabilities, SplitStorage, Storage, mismatch
 from .storage.requirements import Use, store_name
 
 log = logging.getLogger("sealedstate")
@@ -30,9 +30,11 @@ class Fitness:
 
     def __init__(self, storage: Storage, uses: Collection[str], tolerated: Collection[str]) -> None:
         self._tolerated = tolerated
-        self._unjudged = [
+        self._watched = [
             (USES[title], store) for title in uses for store in _stores_of(USES[title], storage)
         ]
+        # What each was judged by: a server may come back with another configuration.
+        self._judged_by: list[Capabilities | None] = [None] * len(self._watched)
         self._lock = threading.Lock()
 
     def check(self) -> None:
@@ -40,7 +42,7 @@ class Fitness:
 
         Raises ConfigurationError with a sentence for each use whose needs are not met.
         """
-        for store in {id(store): store for _, store in self._unjudged}.values():
+        for store in {id(store): store for _, store in self._watched}.values():
             _greet(store)
         refused: dict[str, str] = {}
         for use, sentence in self._judged():
@@ -52,11 +54,11 @@ class Fitness:
             raise ConfigurationError(f"storage: {'. '.join(refused.values())}.{_advice(refused)}")
 
     def look_again(self) -> None:
-        """After a store has answered: judge those that were not known before. Costs nothing else.
+        """After a store has answered: judge those that were not known before, or have changed.
 
-        Of many threads one does it.
+        Costs next to nothing else. Of many threads one does it.
         """
-        if not self._unjudged or not self._lock.acquire(blocking=False):
+        if not self._has_news() or not self._lock.acquire(blocking=False):
             return
         try:
             for use, sentence in self._judged():
@@ -68,16 +70,21 @@ class Fitness:
             self._lock.release()
 
     def _judged(self) -> Iterator[tuple[Use, str]]:
-        """What is wrong with the stores that are known by now, each of them once."""
-        waiting, self._unjudged = self._unjudged, []
-        for use, store in waiting:
-            capabilities = store.capabilities
-            if capabilities.presumed:
-                self._unjudged.append((use, store))
+        """What is wrong with the stores that are known by now, once for each state of them."""
+        for number, (use, store) in enumerate(self._watched):
+            capabilities, before = store.capabilities, self._judged_by[number]
+            if capabilities.presumed or capabilities == before:
                 continue
+            self._judged_by[number] = capabilities
             sentence = mismatch(use, store_name(store), capabilities)
             if sentence is not None:
                 yield use, sentence
+
+    def _has_news(self) -> bool:
+        return any(
+            store.capabilities is not before and store.capabilities != before
+            for (_, store), before in zip(self._watched, self._judged_by, strict=True)
+        )
 
 
 def _stores_of(use: Use, storage: Storage) -> list[Storage]:

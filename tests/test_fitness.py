@@ -219,6 +219,20 @@ def test_a_server_that_turns_out_unfit_is_said_once_and_stays_in_use(
     assert ("the next start is refused" in caplog.text) is not bool(tolerate)
 
 
+def test_a_server_that_comes_back_weaker_is_said_once(
+    made: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Late(clock, GOOD)
+    store.reached = True
+    browser = signed_in(made(store))
+    assert not levels(caplog)
+    store.found = replace(GOOD, evicts=True)
+    for _ in range(3):
+        assert browser.session().subject == "ann"
+    assert levels(caplog) == [logging.ERROR]
+    assert "revocation needs a store that does not evict" in caplog.text
+
+
 def test_signing_out_everywhere_or_spilling_may_be_what_reaches_it_first(
     made: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

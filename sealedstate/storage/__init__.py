@@ -8,7 +8,8 @@ stores that he does not use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 
 from ..errors import ConfigurationError
 from .contract import Capabilities, Clock, Storage, Stored
@@ -46,6 +47,10 @@ URLS = (
 )
 
 
+# What processes tell about the keys that they use, see `key_sources.reports`.
+NODES = "sealedstate.nodes"
+
+
 def open_storage(url: str | Mapping[str, str], clock: Clock) -> Storage:
     """The store that a URL names, one of `URLS`, without connecting to it yet.
 
@@ -68,10 +73,22 @@ def open_storage(url: str | Mapping[str, str], clock: Clock) -> Storage:
 def _open_split(urls: Mapping[str, str], clock: Clock) -> Storage:
     if "*" not in urls:
         raise ConfigurationError('storage: a table of contexts has "*" for all the others')
+    _check_contexts(urls)
     # Contexts that name the same URL share one store, and so its connections.
     opened = {url: open_storage(url, clock) for url in set(urls.values())}
     contexts = {context: opened[url] for context, url in urls.items() if context != "*"}
     return SplitStorage(opened[urls["*"]], contexts)
+
+
+def _check_contexts(contexts: Iterable[str]) -> None:
+    """Whoever mistypes one of ours would keep it where he does not look for it."""
+    known = [*(context for use in USES.values() for context in use.contexts), NODES]
+    for context in contexts:
+        if context.startswith("sealedstate.") and context not in known:
+            near = difflib.get_close_matches(context, known, n=1) or known
+            raise ConfigurationError(
+                f"storage: there is no context {context!r}; did you mean {' or '.join(near)}?"
+            )
 
 
 def _open_memory(_: str, rest: str, clock: Clock) -> Storage:

@@ -316,6 +316,9 @@ def _parsed(url: str) -> URL:
         raise ConfigurationError(
             "storage: the URL is not of the form scheme://user:password@host:port/database"
         ) from None
+    if "@" in f"{found.host}{found.database}":
+        # It came from a password, of which no part must get into a message.
+        raise ConfigurationError("storage: in a password, write @ as %40 and / as %2F")
     if found.drivername == "postgresql":
         return found.set(drivername="postgresql+psycopg")
     if found.drivername in ("mariadb", "mysql"):

@@ -22,7 +22,9 @@ import sealedstate.storage
 import sealedstate.storage.memcached
 import sealedstate.storage.redis
 import sealedstate.storage.sql
+from sealedstate import storage
 from sealedstate.errors import ConfigurationError, StorageUnavailable
+from sealedstate.key_sources import reports
 from sealedstate.storage import open_storage
 from sealedstate.storage.options import split_path, split_url
 from tests import sql_servers
@@ -221,3 +223,31 @@ def test_a_pool_is_as_large_as_its_url_says(postgresql_server: PostgreSQLServer)
             for _ in range(threads):
                 pool.submit(store.update_expiration, "c", "k", None)
             until(lambda: len(postgresql_server.waiters()) == threads, "all wait for the lock")
+
+
+# --- mistakes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://app:ca@nary@127.0.0.1:7999/app",
+        "mariadb://app:p@can/ary@127.0.0.1:7999/app",
+        "layered:100:postgresql://app:p@canary/w@127.0.0.1/app",
+    ],
+)
+def test_of_a_password_that_was_not_escaped_no_part_is_told(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="write @ as %40") as caught:
+        open_storage(url, time.time)
+    assert "nary" not in str(caught.value)
+    assert "can" not in str(caught.value)
+
+
+def test_a_mistyped_context_of_ours_is_answered_with_the_right_one() -> None:
+    with pytest.raises(ConfigurationError, match=r"did you mean sealedstate\.revoked\?"):
+        open_storage({"*": "memory:", "sealedstate.revokd": "memory:"}, time.time)
+    open_storage({"*": "memory:", "sealedstate.nodes": "memory:", "mine": "memory:"}, time.time)
+
+
+def test_the_context_of_reports_is_the_one_that_is_written_to() -> None:
+    assert storage.NODES == reports.CONTEXT
