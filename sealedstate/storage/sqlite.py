@@ -240,6 +240,12 @@ class SQLiteStorage:
                 self._connection.close()
                 self._connection = None
 
+    def __del__(self) -> None:
+        # Whoever drops a store need not have closed it; the parent's connection is left alone.
+        connection = getattr(self, "_connection", None)
+        if connection is not None and self._pid == os.getpid():
+            connection.close()
+
     # --- one statement --------------------------------------------------------------------------
 
     def _row(
