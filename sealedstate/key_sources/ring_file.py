@@ -192,7 +192,7 @@ class RingFile:
         temporary = re.compile(
             rf"{re.escape(self._path.name)}\.[0-9a-f]{{{2 * TEMPORARY_BYTES}}}\.tmp"
         )
-        for file in self._path.parent.iterdir():
+        for file in list(self._path.parent.iterdir()):  # a fault must leave no directory open
             if temporary.fullmatch(file.name):
                 file.unlink()
 
