@@ -67,6 +67,8 @@ class FaultProxy:
         self._pairs: list[_Pair] = []
         self._held: tuple[_Pair, bytes] | None = None
         self._lock = threading.Lock()
+        # Held while a connection begins, so that `cut` meets it whole or finds it refused.
+        self._beginning = threading.Lock()
         self._closed = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(0.1)
@@ -93,7 +95,9 @@ class FaultProxy:
 
     def cut(self) -> None:
         """Reset all connections that stand now; it has happened when this returns."""
-        for pair in list(self._pairs):
+        with self._beginning:
+            standing = list(self._pairs)
+        for pair in standing:
             pair.close(abruptly=True)
             for thread in pair.threads:
                 thread.join(PATIENCE)
@@ -102,7 +106,8 @@ class FaultProxy:
         while not self._closed.is_set():
             with contextlib.suppress(TimeoutError):
                 client, _ = self._listener.accept()
-                self._begin(_Pair(client, socket.socket()))
+                with self._beginning:
+                    self._begin(_Pair(client, socket.socket()))
 
     def _begin(self, pair: _Pair) -> None:
         try:
