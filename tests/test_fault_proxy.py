@@ -34,11 +34,11 @@ def test_a_connection_that_has_answered_is_cut_however_new_it_is() -> None:
         with FaultProxy(listener.getsockname()[1]) as proxy:
             proxy._pairs = SlowList()
             with socket.create_connection(("127.0.0.1", proxy.port)) as client:
+                client.settimeout(10)
                 client.sendall(b"are you there?")
                 assert client.recv(100) == b"are you there?"
                 proxy.refusing = True
                 proxy.cut()
                 with pytest.raises(ConnectionError):
-                    client.sendall(b"still?")
-                    assert client.recv(100) == b"cut", "a connection outlived cut()"
+                    client.recv(100)
         server.join(10)
