@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
 from typing import Any
-
-import pytest
 
 from tests.fault_proxy import FaultProxy
 
@@ -39,6 +38,6 @@ def test_a_connection_that_has_answered_is_cut_however_new_it_is() -> None:
                 assert client.recv(100) == b"are you there?"
                 proxy.refusing = True
                 proxy.cut()
-                with pytest.raises(ConnectionError):
-                    client.recv(100)
+                with contextlib.suppress(ConnectionError):
+                    assert client.recv(100) == b"", "it stands still"
         server.join(10)
