@@ -21,7 +21,7 @@ class SlowList(list[Any]):
 
 def echo_once(listener: socket.socket) -> None:
     connection, _ = listener.accept()
-    with connection:
+    with connection, contextlib.suppress(ConnectionResetError):
         while piece := connection.recv(100):
             connection.sendall(piece)
 
