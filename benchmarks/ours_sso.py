@@ -32,7 +32,7 @@ from benchmarks.workloads import (
     read_entity_ids,
 )
 from benchmarks.workloads import ServiceLogin as Visited
-from sealedstate import Keeper, Key, Keyring, SessionTooLarge, Settings
+from sealedstate import Keeper, Key, Keyring, Session, SessionTooLarge, Settings
 from sealedstate.key_sources import StaticKeys
 from sealedstate.sso import (
     Identifiers,
@@ -64,11 +64,19 @@ class Variant:
     def set_cookies(self, workload: Workload, entity_ids: Sequence[str]) -> list[str]:
         """A new session, filled and saved at the workload's moment."""
         session = _keeper().session()
+        self.fill(session, workload, entity_ids)
+        try:
+            return _keeper().save(session)
+        except SessionTooLarge:
+            return []
+
+    def fill(self, session: Session, workload: Workload, entity_ids: Sequence[str]) -> None:
+        """What an identity provider puts into a session."""
         session.subject = workload.subject
         # Beyond the real entityIDs the workloads invent some: these are registered too.
         known = dict.fromkeys([*entity_ids, *(one.entity_id for one in workload.services)])
         records = LoginRecords(
-            _registry(tuple(known)) if self.numbered else Registry(),
+            registry(tuple(known)) if self.numbered else Registry(),
             _identifiers() if self.derives else None,
             time_step=self.step,
         )
@@ -77,10 +85,6 @@ class Variant:
             record.authenticate(state.method, state.duration, state.time)
         subject, session_id = workload.subject or "", session.raw_id
         record.add_service(*(self._login(one, subject, session_id) for one in workload.services))
-        try:
-            return _keeper().save(session)
-        except SessionTooLarge:
-            return []
 
     def _login(self, visited: Visited, subject: str, session_id: bytes) -> ServiceLogin:
         name, index = visited.name_id, visited.session_index
@@ -143,7 +147,7 @@ def _keeper() -> Keeper:
 
 
 @cache
-def _registry(entity_ids: tuple[str, ...]) -> Registry:
+def registry(entity_ids: tuple[str, ...]) -> Registry:
     return parse_registry(extended_text("", entity_ids))
 
 

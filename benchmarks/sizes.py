@@ -24,6 +24,7 @@ from benchmarks.cookie_pairs import is_kept_by_browsers, pair_bytes, pairs
 from benchmarks.ours import sealedstate_cookie_bytes, sealedstate_set_cookies
 from benchmarks.peers import PEERS, Peer
 from benchmarks.workloads import (
+    ENTITY_IDS,
     LOGINS,
     NAMES,
     Workload,
@@ -37,7 +38,6 @@ OURS = "sealedstate"
 OUR_NOTE = (
     "encrypted (XChaCha20-Poly1305), chunked; measured with room for eight cookies, W4 in two parts"
 )
-ENTITY_IDS = Path(__file__).with_name("entity_ids.txt")
 BUDGETS = (2900, 4096, 8190)
 GOALS = {"small": 220, "W1": 330}
 MOST_LOGINS = 4096

@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import Path
 from random import Random
 
+ENTITY_IDS = Path(__file__).with_name("entity_ids.txt")
+
 LOGINS = {"W1": 0, "W2": 5, "W3": 20, "W4": 100}
 NAMES = ("W0", *LOGINS)
 
