@@ -24,7 +24,7 @@ from benchmarks.cpu_rounds import BEFORE, Times, looped, run
 from benchmarks.dress import Progress, print_table
 from benchmarks.revisit_ours import SEEN, arrived, start_bare, start_ours
 from benchmarks.workloads import NOW, Workload
-from sealedstate import chunking, codec, sealing
+from sealedstate import chunking, codec, record_codec, sealing
 
 STEPS = ("scan", "text", "AEAD", "CBOR", "policy", "whole")
 KINDS = ("sealedstate", "bare composition", "C alone")
@@ -88,16 +88,16 @@ def _ours(load: Workload) -> dict[str, Call]:
     ring = settings.key_source.keyring()
     key, token = ring.primary(NOW), chunking.from_text(text)
     payload = sealing.open_token(token, place, ring, NOW).payload
-    record = codec.decode_record(payload, NOW)
+    record = record_codec.decode_record(payload, NOW)
 
     def aead() -> object:
         sealing.open_token(token, place, ring, NOW)
         return sealing.seal(payload, place, key, NOW, os.urandom(sealing.ENTROPY_BYTES))
 
     def cbor() -> object:
-        codec.decode_record(payload, NOW)
+        record_codec.decode_record(payload, NOW)
         codec.encode(BEFORE)
-        return codec.encode_record(record, NOW)
+        return record_codec.encode_record(record, NOW)
 
     return {
         "scan": lambda: settings.cookies.find(header),

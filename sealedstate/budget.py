@@ -13,6 +13,7 @@ an error, the logout page too, and the application never sees the request.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from .cookies import MAX_COOKIES, MAX_LINE_BYTES
 from .errors import ConfigurationError
@@ -62,8 +63,7 @@ PROFILES = {
 FLOOR_BYTES = 320
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """The room for this one response, in characters of cookie values.
 
     `core_chars`: for the core alone. With overflow, `chunks` more cookies of `chunk_chars` each,

@@ -19,12 +19,22 @@ from collections.abc import Sequence
 from .errors import MalformedToken
 
 _TO_OURS = bytes.maketrans(b"+/", b"._")
-# '+', '/' and '=' are no letters of ours: '!' makes the strict decoder refuse them.
-_FROM_OURS = str.maketrans("._+/=", "+/!!!")
 # How many unused low bits the last letter has, by the length's remainder: they must be zero.
 _UNUSED_BITS = {0: 0, 2: 0b1111, 3: 0b11}
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
 _VALUE = {letter: value for value, letter in enumerate(_LETTERS)}
+# What is no letter of ours ('+', '/' and '=', too) becomes '!', which the strict decoder refuses.
+_FROM_OURS = bytes(
+    b"+"[0]
+    if code == ord(".")
+    else b"/"[0]
+    if code == ord("_")
+    else code
+    if chr(code) in _LETTERS
+    else b"!"[0]
+    for code in range(256)
+)
+_PADDING = (b"", b"", b"==", b"=")
 
 
 def to_text(token: bytes) -> str:
@@ -35,12 +45,12 @@ def to_text(token: bytes) -> str:
 def from_text(text: str) -> bytes:
     """The token that `text` stands for. Raises MalformedToken for every other text."""
     remainder = len(text) % 4
-    if remainder == 1 or not text.isascii():
+    if remainder == 1:
         raise MalformedToken
-    padding = "=" * (-len(text) % 4)
     try:
-        token = binascii.a2b_base64(text.translate(_FROM_OURS) + padding, strict_mode=True)
-    except binascii.Error:
+        letters = text.encode("ascii").translate(_FROM_OURS) + _PADDING[remainder]
+        token = binascii.a2b_base64(letters, strict_mode=True)
+    except (UnicodeEncodeError, binascii.Error):
         raise MalformedToken from None
     if text and _VALUE[text[-1]] & _UNUSED_BITS[remainder]:
         raise MalformedToken

@@ -1,6 +1,6 @@
-"""Values and records to CBOR bytes, and back: strict, positional, a closed table of types.
+"""Values to CBOR bytes, and back: strict, a closed table of types.
 
-Knows values, records and CBOR (RFC 8949). Does not know keys, cookies or stores. The only door to
+Knows values and CBOR (RFC 8949). Does not know records, keys, cookies or stores. The only door to
 cbor2.
 
 A value is None, bool, int, float, str, bytes, list, tuple, dict, set, datetime, date, timedelta,
@@ -27,20 +27,6 @@ Encoding is deterministic: the shortest form of each integer, floats in 8 bytes 
 NaN in 2: f97c00, f9fc00, f97e00), definite lengths, dicts in their own order. Bytes are accepted
 only if encoding what they decode to gives the same bytes again, which rules out trailing bytes,
 duplicate keys, indefinite lengths, `undefined` and simple values in one stroke.
-
-The payload of a core is a CBOR array:
-
-    [id, subject, age, lifetime, generation, parts, manifest?]
-
-id: 16 bytes; subject: text or null; age: sealed_at - created_at, lifetime: expires_at - created_at,
-in seconds, negative only by clock skew; generation: how many times the session was saved; parts:
-[name, value, name, value, ...] with each value encoded on its own, as a byte string. manifest
-stands only where there is something to state: [overflow, spilled, left] with overflow null or [set
-id, count, digest, [name, ...]]; spilled and left: [name, version, name, version, ...]. Names are
-unique in each list. The set id has 8 bytes, the digest is BLAKE2b-128 of the overflow token's
-bytes, and the count is 1 to 7. The rule of encoding again holds for all of this too, so an empty
-manifest is refused. The payload of overflow is its parts, in the same form as the core's. The
-payload of a stored part is its encoded value.
 """
 
 from __future__ import annotations
@@ -56,7 +42,6 @@ from cbor2 import CBOREncoder, CBORTag
 from markupsafe import Markup
 
 from .errors import MalformedRecord, UnsupportedValue
-from .record import DIGEST_BYTES, ID_BYTES, MAX_CHUNKS, SET_ID_BYTES, OverflowSet, Record
 
 MAX_DEPTH = 16
 MAX_BYTES = 1 << 20
@@ -68,6 +53,8 @@ MAX_ODD_MEMBERS = 1024
 
 _LEAVES = frozenset({type(None), bool, float, bytes, datetime, date, timedelta, UUID, Decimal})
 _TEXTS = (str, Markup)
+# What needs no encoder of ours.
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _MICROSECOND = timedelta(microseconds=1)
@@ -82,7 +69,7 @@ UUID_TAG, DATE, SET = 37, 100, 258
 def encode(value: object, path: str = "value") -> bytes:
     """The one encoding of `value`. Raises UnsupportedValue, naming the path from `path` on."""
     _check(value, path, MAX_DEPTH)
-    data = _dumps(value)
+    data = cbor2.dumps(value) if type(value) in _PLAIN else _dumps(value)
     if len(data) > MAX_BYTES:
         raise UnsupportedValue(path, f"{len(data)} bytes encoded, more than {MAX_BYTES}")
     return data
@@ -284,115 +271,24 @@ def _loads(data: bytes) -> Any:
         raise MalformedRecord from None
 
 
-# --- records ------------------------------------------------------------------------------------
+# --- frames: arrays of plain items, authentic when they are read ---------------------------------
 
 
-def encode_record(record: Record, sealed_at: int) -> bytes:
-    """The payload of a core that is sealed at `sealed_at` (epoch seconds)."""
-    row: list[object] = [
-        record.id,
-        record.subject,
-        sealed_at - record.created_at,
-        record.expires_at - record.created_at,
-        record.generation,
-        _flat(record.parts),
-    ]
-    if record.overflow or record.spilled or record.left:
-        row.append([_overflow_row(record.overflow), _flat(record.spilled), _flat(record.left)])
-    return cbor2.dumps(row)
+def dump_frame(items: list[object]) -> bytes:
+    """The encoding of arrays of None, texts, bytes and integers."""
+    return cbor2.dumps(items)
 
 
-def decode_record(payload: bytes, sealed_at: int) -> Record:
-    """The record behind an authentic payload. Raises MalformedRecord."""
-    row = _loads(payload)
+def load_frame(data: bytes, depth: int) -> object:
+    """The item behind authentic bytes, with arrays nested `depth` deep at most.
+
+    Only what `dump_frame` makes of it again is taken. Raises MalformedRecord.
+    """
     try:
-        record = _record(row, sealed_at)
-        again = encode_record(record, sealed_at)
-    except (TypeError, ValueError, cbor2.CBOREncodeError):
+        frame = cbor2.loads(data, max_depth=depth)
+        again = cbor2.dumps(frame)
+    except (cbor2.CBORDecodeError, cbor2.CBOREncodeError, ValueError, TypeError, OverflowError):
         raise MalformedRecord from None
-    if again != payload:
+    if again != data:
         raise MalformedRecord
-    return record
-
-
-def encode_parts(parts: Mapping[str, bytes]) -> bytes:
-    """The payload of overflow."""
-    return cbor2.dumps(_flat(parts))
-
-
-def decode_parts(payload: bytes) -> dict[str, bytes]:
-    """The parts of an authentic overflow. Raises MalformedRecord."""
-    try:
-        parts = _pairs(_loads(payload), bytes)
-    except (TypeError, ValueError):
-        raise MalformedRecord from None
-    if encode_parts(parts) != payload:
-        raise MalformedRecord
-    return parts
-
-
-def head_bytes(value: int) -> int:
-    """How many bytes CBOR puts before a string of `value` bytes, or takes for the number itself."""
-    return 1 if value < 24 else 2 if value < 1 << 8 else 3 if value < 1 << 16 else 5
-
-
-def part_bytes(name: str, value_bytes: int) -> int:
-    """How many bytes a part takes in a core or in overflow."""
-    name_bytes = len(name.encode())
-    return head_bytes(name_bytes) + name_bytes + head_bytes(value_bytes) + value_bytes
-
-
-def _record(row: Any, sealed_at: int) -> Record:
-    session_id, subject, age, lifetime, generation, parts, *manifest = row
-    if type(session_id) is not bytes or len(session_id) != ID_BYTES:
-        raise ValueError("no session id")
-    if not (subject is None or type(subject) is str):
-        raise ValueError("no subject")
-    if not all(type(number) is int for number in (age, lifetime, generation)):
-        raise ValueError("no numbers")
-    created_at = sealed_at - age
-    overflow, spilled, left = manifest[0] if manifest else (None, [], [])
-    return Record(
-        session_id,
-        subject,
-        created_at,
-        created_at + lifetime,
-        generation,
-        _pairs(parts, bytes),
-        None if overflow is None else _overflow_set(overflow),
-        _pairs(spilled, int),
-        _pairs(left, int),
-    )
-
-
-def _overflow_row(overflow: OverflowSet | None) -> list[object] | None:
-    if overflow is None:
-        return None
-    return [overflow.set_id, overflow.count, overflow.digest, list(overflow.names)]
-
-
-def _overflow_set(row: Any) -> OverflowSet:
-    set_id, count, digest, names = row
-    if not (type(set_id) is bytes and type(count) is int and type(digest) is bytes):
-        raise ValueError("no overflow set")
-    # The count decides how many cookies are joined: it is capped here, before anybody counts.
-    if len(set_id) != SET_ID_BYTES or len(digest) != DIGEST_BYTES or not 0 < count <= MAX_CHUNKS:
-        raise ValueError("no overflow set")
-    if not all(type(name) is str for name in names):
-        raise ValueError("no names")
-    return OverflowSet(set_id, count, digest, tuple(names))
-
-
-def _flat(mapping: Mapping[str, object]) -> list[object]:
-    return [side for pair in mapping.items() for side in pair]
-
-
-def _pairs(flat: Any, kind: type) -> dict[str, Any]:
-    if type(flat) is not list or len(flat) % 2:
-        raise ValueError("no pairs")
-    names, values = flat[::2], flat[1::2]
-    if not all(type(name) is str for name in names) or len(set(names)) != len(names):
-        raise ValueError("no names")
-    if not all(type(value) is kind for value in values):
-        raise ValueError("no values")
-    return dict(zip(names, values, strict=True))
+    return frame

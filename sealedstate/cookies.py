@@ -13,12 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 from .errors import ConfigurationError
 
 MAX_HEADER_CHARS = 1 << 16
 MAX_CANDIDATES = 4
 MAX_COOKIES = 8
+NO_CHUNKS: Mapping[int, tuple[str, ...]] = MappingProxyType({})
 # "Set-Cookie: " and the line's end travel too.
 FIELD_BYTES = len("Set-Cookie: \r\n")
 # RFC 6265bis, and what Safari and others make of it.
@@ -26,12 +29,10 @@ MAX_LINE_BYTES = 4093
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
 _ATTRIBUTE_VALUE = re.compile(r"[\x20-\x3a\x3c-\x7e]{1,256}", re.ASCII)
-_VALUE = re.compile(r"[A-Za-z0-9._-]*", re.ASCII)
 _SAME_SITE = ("Lax", "Strict", "None")
 
 
-@dataclass(frozen=True, slots=True)
-class Candidates:
+class Candidates(NamedTuple):
     """What one Cookie header holds of ours.
 
     `core`: at most four different values of the first cookie. `overflow`: values by chunk number,
@@ -39,11 +40,14 @@ class Candidates:
     theirs. `crowded`: there are more values of the first cookie than four.
     """
 
-    core: tuple[str, ...] = field(default=(), repr=False)
-    overflow: Mapping[int, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    core: tuple[str, ...] = ()
+    overflow: Mapping[int, tuple[str, ...]] = NO_CHUNKS
     foreign_bytes: int = 0
     our_bytes: int = 0
     crowded: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Candidates: {len(self.core)} for the core, {len(self.overflow)} chunks>"
 
     @property
     def any_of_ours(self) -> bool:
@@ -65,11 +69,13 @@ class CookieFamily:
     domain: str | None = None
     partitioned: bool = False
     _attributes: str = field(init=False, repr=False, compare=False)
+    _first: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self._check_names()
         self._check_prefix()
         object.__setattr__(self, "_attributes", self._written_attributes())
+        object.__setattr__(self, "_first", f"{self.name}=")
 
     def chunk_name(self, number: int) -> str:
         """The name of overflow chunk `number`, from 1."""
@@ -77,11 +83,21 @@ class CookieFamily:
 
     def find(self, header: str) -> Candidates:
         """Our candidates in a Cookie header, in one pass over it."""
-        if len(header) > MAX_HEADER_CHARS or self.name not in header:
+        name = self.name
+        if len(header) > MAX_HEADER_CHARS or name not in header:
             return Candidates(foreign_bytes=len(header))
+        mentions = [pair for pair in header.split(";") if name in pair]
+        if len(mentions) == 1 and mentions[0].strip(" \t").startswith(self._first):
+            value = mentions[0].strip(" \t")[len(self._first) :]
+            ours = min(len(mentions[0]) + 1, len(header))
+            return Candidates((value,), NO_CHUNKS, len(header) - ours, ours)
+        return self._sorted(mentions, len(header))
+
+    def _sorted(self, mentions: list[str], header_chars: int) -> Candidates:
+        """Our candidates among the pairs that mention our name somewhere."""
         found: dict[int, list[str]] = {}
         ours, crowded = 0, False
-        for pair in header.split(";"):
+        for pair in mentions:
             name, equals, value = pair.strip(" \t").partition("=")
             number = self._number_of(name) if equals else None
             if number is None:
@@ -96,12 +112,13 @@ class CookieFamily:
                 crowded = True
         core = tuple(found.pop(0, ()))
         overflow = {number: tuple(values) for number, values in found.items()}
-        ours = min(ours, len(header))
-        return Candidates(core, overflow, len(header) - ours, ours, crowded)
+        ours = min(ours, header_chars)
+        return Candidates(core, overflow, header_chars - ours, ours, crowded)
 
     def set_line(self, name: str, value: str, max_age: int | None) -> str:
         """A Set-Cookie field value. `max_age` in seconds; None lives as long as the browser."""
-        if _VALUE.fullmatch(value) is None:
+        letters = value.replace(".", "").replace("_", "").replace("-", "")
+        if letters and not (letters.isascii() and letters.isalnum()):
             raise ValueError("a cookie value of ours has only letters, digits and '._-'")
         age = "" if max_age is None else f"; Max-Age={max_age}"
         return f"{name}={value}{age}{self._attributes}"
@@ -112,7 +129,8 @@ class CookieFamily:
 
     def line_overhead(self, name: str, max_age: int | None) -> int:
         """How many bytes a Set-Cookie line takes besides the cookie's value."""
-        return FIELD_BYTES + len(self.set_line(name, "", max_age))
+        age = 0 if max_age is None else len(f"; Max-Age={max_age}")
+        return FIELD_BYTES + len(name) + 1 + age + len(self._attributes)
 
     def _number_of(self, name: str) -> int | None:
         """0 for the core, 1 to 7 for a chunk, None for a name that is not ours."""

@@ -27,6 +27,7 @@ _log = logging.getLogger("sealedstate")
 # are counted by their names, and the others together.
 MAX_KIDS = 256
 OTHER_KIDS = "others"
+NOTED_AT_ONCE = 256
 OBSERVER_FAILED = "observer-failed"
 
 
@@ -73,6 +74,9 @@ class Journal:
                 raise ConfigurationError(f"observers: {type(observer).__name__} is not a function")
         self._counts: Counter[str] = Counter()
         self._by_kid: dict[str, Counter[str]] = {}
+        # What was noted and is not counted yet: appending needs no lock, and counting is cheaper
+        # for many at once.
+        self._noted: list[tuple[str, str | None, bytes | None]] = []
         self._complaints: set[tuple[int, type[Exception]]] = set()
         self._lock, self._pid = threading.Lock(), os.getpid()
 
@@ -80,6 +84,7 @@ class Journal:
     def counts(self) -> Counter[str]:
         """How often each label was noted, as a copy."""
         with self._own_lock():
+            self._count_noted()
             return self._counts.copy()
 
     @property
@@ -88,6 +93,7 @@ class Journal:
         further ones are counted as ``others``.
         """
         with self._own_lock():
+            self._count_noted()
             kids = self._by_kid.items()
             return Counter({(label, kid): n for label, counts in kids for kid, n in counts.items()})
 
@@ -102,33 +108,56 @@ class Journal:
         level: int = logging.INFO,
     ) -> None:
         """Count, log and pass on one event. Never raises for an observer that fails."""
-        kid_text = kid.hex() if kid else None
-        counted_kid = self._count(_label(name, reason), kid_text)
+        self._noted.append((name, reason, kid))
         is_logged = _log.isEnabledFor(level)
         if not (is_logged or self._observers):
+            if len(self._noted) >= NOTED_AT_ONCE:
+                with self._own_lock():
+                    self._count_noted()
             return  # mostly nobody looks, and a request has better things to do than to digest
-        event = Event(name, reason, kid_text, _digest(session_id), detail, counted_kid)
+        event = self._event(name, reason, kid, session_id, detail)
         if is_logged:
             _log.log(level, "%s", _message(event), extra={"sealedstate": _fields(event)})
         for number in range(len(self._observers)):
             self._pass_on(number, event)
 
-    def _count(self, label: str, kid: str | None) -> str | None:
-        """The name that the kid is counted under."""
+    def _event(
+        self,
+        name: str,
+        reason: str | None,
+        kid: bytes | None,
+        session_id: bytes | None,
+        detail: str | None,
+    ) -> Event:
         with self._own_lock():
-            self._counts[label] += 1
-            if kid is None:
-                return None
-            kids = self._by_kid.setdefault(label, Counter())
-            name = kid if kid in kids or len(kids) < MAX_KIDS else OTHER_KIDS
-            kids[name] += 1
-            return name
+            self._count_noted()
+            counted_kid = self._counted_kid(_label(name, reason), kid.hex()) if kid else None
+        kid_text = kid.hex() if kid else None
+        return Event(name, reason, kid_text, _digest(session_id), detail, counted_kid)
+
+    def _count_noted(self) -> None:
+        """Count what was noted until now. Needs the lock."""
+        noted = self._noted
+        # Others go on appending: what is counted is cut off at once, and nothing else.
+        many = len(noted)
+        counting, noted[:many] = noted[:many], []
+        for (name, reason, kid), times in Counter(counting).items():
+            label = _label(name, reason)
+            self._counts[label] += times
+            if kid:
+                kids = self._by_kid.setdefault(label, Counter())
+                kids[self._counted_kid(label, kid.hex())] += times
+
+    def _counted_kid(self, label: str, kid: str) -> str:
+        """The name that the kid is counted under."""
+        kids = self._by_kid.setdefault(label, Counter())
+        return kid if kid in kids or len(kids) < MAX_KIDS else OTHER_KIDS
 
     def _pass_on(self, number: int, event: Event) -> None:
         try:
             self._observers[number](event)
         except Exception as error:
-            self._count(OBSERVER_FAILED, None)
+            self._noted.append((OBSERVER_FAILED, None, None))
             # In full once: at each request, it would bury everything else.
             if (number, type(error)) not in self._complaints:
                 self._complaints.add((number, type(error)))

@@ -12,7 +12,7 @@ know WSGI or any framework: it takes a Cookie header and gives Set-Cookie lines.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from .errors import (
     ConfigurationError,
@@ -26,7 +26,7 @@ from .errors import (
 )
 from .record import check_subject
 from .saving import Saving
-from .session import Session
+from .session import Part, Session
 from .settings import Settings
 from .toolkit import Toolkit
 from .visit import RequestVisit
@@ -63,16 +63,17 @@ class Keeper:
         visit = session.visit
         if not session.touched or not isinstance(visit, RequestVisit):
             return []
-        saving = Saving(self._tools, session, visit, other_bytes, self._tools.now())
-        if not self._changed(session):
-            return self._refreshed(saving, visit)
+        parts = session.parts  # once: each look encodes again what may have been changed
+        if not _changed(session, parts):
+            return self._refreshed(session, parts, visit, other_bytes)
         if visit.withheld is not None and not (session.signed_in or session.renewed):
             self._tools.note("not-sent", reason=visit.withheld)
             return []
         # A sign-in does not bring the old session back, it replaces it.
         if not (session.ended or session.signed_in) and self._revoked_meanwhile(visit):
             return []
-        if not session.parts and session.subject is None:
+        saving = Saving(self._tools, session, parts, visit, other_bytes)
+        if not parts and session.subject is None:
             # A new id for nobody is no reason to delete what could not be judged.
             return saving.deletions() if visit.withheld is None else []
         return saving.lines()
@@ -107,19 +108,14 @@ class Keeper:
                 tools.store_answered()
         return found
 
-    def _changed(self, session: Session) -> bool:
-        if session.signed_in or session.renewed or session.ended:
-            return True
-        if any(part.changed for part in session.parts.values()):
-            return True
-        return any(part.place is not None for part in session.gone.values())
-
-    def _refreshed(self, saving: Saving, visit: RequestVisit) -> list[str]:
+    def _refreshed(
+        self, session: Session, parts: Mapping[str, Part], visit: RequestVisit, other_bytes: int
+    ) -> list[str]:
         """The same session sealed anew, where that is due and possible; else nothing."""
         try:
             if not self._refresh_due(visit) or self._revoked_meanwhile(visit):
                 return []
-            return saving.lines()
+            return Saving(self._tools, session, parts, visit, other_bytes).lines()
         except (NoPrimaryKey, SessionTooLarge, StorageError):
             # Nobody asked for this write: the session goes on as it is.
             self._tools.note("refresh-skipped")
@@ -138,7 +134,7 @@ class Keeper:
     def _revoked_meanwhile(self, visit: RequestVisit) -> bool:
         """Whether the session was logged out while this request ran: it must not come back."""
         record = visit.record or visit.adopted
-        if record is None:
+        if record is None or self._tools.revocations is None:
             return False
         try:
             visit.check_revoked(record)
@@ -148,6 +144,15 @@ class Keeper:
             self._tools.note("not-sent", record.id, error.reason)
             return True
         return False
+
+
+def _changed(session: Session, parts: Mapping[str, Part]) -> bool:
+    if session.signed_in or session.renewed or session.ended:
+        return True
+    for part in parts.values():
+        if part.changed:
+            return True
+    return any(part.place is not None for part in session.gone.values())
 
 
 def _problem(attempt: Callable[[], object]) -> OperatorError | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -74,6 +75,9 @@ class Key:
     _subkeys: dict[tuple[str, str, str], bytes] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
+    _sealing: dict[tuple[str, str], tuple[bytes, hashlib.blake2b]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if len(self.kid) != KID_BYTES:
@@ -115,6 +119,15 @@ class Key:
             ).digest()
         return known
 
+    def sealing_secrets(self, purpose: str, realm: str) -> tuple[bytes, hashlib.blake2b]:
+        """The subkey that seals, and BLAKE2b-192 keyed with the one that makes nonces, to copy."""
+        name = (purpose, realm)
+        known = self._sealing.get(name)
+        if known is None:
+            nonce = hashlib.blake2b(key=self.subkey("nonce", *name), digest_size=24)
+            known = self._sealing[name] = (self.subkey("seal", *name), nonce)
+        return known
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key is not pickled")
 
@@ -137,6 +150,14 @@ class Keyring:
     gone: frozenset[bytes] = frozenset()
     revoked_before: int = 0
     _by_kid: dict[bytes, Key] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # The last answer of `primary`, and from when until when it holds.
+    _reigns: list[tuple[int, float, Key]] = field(
+        default_factory=list, init=False, repr=False, compare=False
+    )
+    # When a key may have sealed, where that does not depend on what else has expired.
+    _turns: dict[bytes, tuple[int, float]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if not self.keys:
@@ -153,10 +174,15 @@ class Keyring:
 
     def primary(self, now: int) -> Key:
         """The key that seals at `now`. Raises NoPrimaryKey."""
+        for begins, ends, key in self._reigns:
+            if begins <= now < ends:
+                return key
         usable = [key for key in self.keys if self._may_seal(key, now)]
         if not usable:
             raise NoPrimaryKey("no key of the ring may seal now")
-        return max(usable, key=lambda key: key.activates_at)  # max keeps the first of equals
+        primary = max(usable, key=lambda key: key.activates_at)  # max keeps the first of equals
+        self._reigns[:] = [(*self._unchanged_around(now), primary)]
+        return primary
 
     def state(self, key: Key, now: int) -> KeyState:
         """The state of one of the ring's keys at `now`."""
@@ -188,10 +214,30 @@ class Keyring:
 
     def may_have_sealed(self, key: Key, sealed_at: int) -> bool:
         """Whether `key` was allowed to seal at `sealed_at`, give or take the skew."""
-        if sealed_at < key.activates_at - self.skew:
-            return False
-        retires_at = self.retires_at(key, sealed_at)
-        return retires_at is None or sealed_at <= retires_at + self.announce + self.skew
+        known = self._turns.get(key.kid)
+        if known is None:
+            known = self._turn(key, sealed_at)
+            if self._is_settled(key):
+                self._turns[key.kid] = known
+        return known[0] <= sealed_at <= known[1]
+
+    def _turn(self, key: Key, at: int) -> tuple[int, float]:
+        """The first and the last moment at which `key` may have sealed."""
+        retires_at = self.retires_at(key, at)
+        latest = math.inf if retires_at is None else retires_at + self.announce + self.skew
+        return key.activates_at - self.skew, latest
+
+    def _is_settled(self, key: Key) -> bool:
+        """Whether `retires_at` gives the same whenever it is asked."""
+        later = (other for other in self.keys if other.activates_at > key.activates_at)
+        return key.retires_at is not None or all(other.expires_at is None for other in later)
+
+    def _unchanged_around(self, now: int) -> tuple[int, float]:
+        """From when until when no key begins or ends, around `now`."""
+        dates = [key.activates_at for key in self.keys]
+        dates += [key.expires_at for key in self.keys if key.expires_at is not None]
+        begins = max((date for date in dates if date <= now), default=now)
+        return begins, min((date for date in dates if date > now), default=math.inf)
 
     def _may_seal(self, key: Key, now: int) -> bool:
         expired = key.expires_at is not None and now >= key.expires_at

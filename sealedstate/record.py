@@ -6,8 +6,10 @@ Plain values. Knows no bytes on the wire, no cookie, no store.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
+from typing import NamedTuple
 
 from .errors import ExpiredSession, FutureSession, UnsupportedValue
 
@@ -19,6 +21,8 @@ MAX_CHUNKS = 7
 MAX_NAME_BYTES = 128
 # A login always fits into one cookie, of every profile.
 MAX_SUBJECT_BYTES = 512
+NO_PARTS: Mapping[str, bytes] = MappingProxyType({})
+NO_ROWS: Mapping[str, int] = MappingProxyType({})
 
 
 class Place(Enum):
@@ -63,8 +67,7 @@ class OverflowSet:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """The core of a session. Times are epoch seconds.
 
     `parts` holds encoded values by name. `spilled` remembers the version of each part in the store;
@@ -72,24 +75,29 @@ class Record:
     browser has shown that it carries this record.
     """
 
-    id: bytes = field(repr=False)
-    subject: str | None = field(repr=False)
+    id: bytes
+    subject: str | None
     created_at: int
     expires_at: int
     generation: int
-    parts: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    parts: Mapping[str, bytes] = NO_PARTS
     overflow: OverflowSet | None = None
-    spilled: Mapping[str, int] = field(default_factory=dict)
-    left: Mapping[str, int] = field(default_factory=dict)
+    spilled: Mapping[str, int] = NO_ROWS
+    left: Mapping[str, int] = NO_ROWS
+
+    def __repr__(self) -> str:
+        # Neither whose it is nor what is in it: reprs end up in logs and tracebacks.
+        return f"<Record of generation {self.generation}>"
 
     def check_times(self, sealed_at: int, now: int, lifetimes: Lifetimes, skew: int) -> None:
         """Raise FutureSession or ExpiredSession when the record can't be used at `now`."""
         if sealed_at > now + skew:
             raise FutureSession
-        ends_at = min(
-            self.expires_at, self.created_at + lifetimes.absolute, sealed_at + lifetimes.idle
-        )
-        if now >= ends_at:
+        if (
+            now >= self.expires_at
+            or now >= self.created_at + lifetimes.absolute
+            or now >= sealed_at + lifetimes.idle
+        ):
             raise ExpiredSession
 
 
@@ -109,7 +117,9 @@ def check_name(name: object) -> None:
     """Raise UnsupportedValue unless `name` may name a part."""
     if type(name) is not str or not name:
         raise UnsupportedValue("session[...]", "a part's name is non-empty text")
-    if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+    if name.isascii() and len(name) <= MAX_NAME_BYTES:
+        return
+    if any("\ud800" <= letter <= "\udfff" for letter in name):
         raise UnsupportedValue("session[...]", "a part's name has a lone surrogate")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise UnsupportedValue(

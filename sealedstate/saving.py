@@ -8,18 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from . import chunking, codec, sealing
-from .budget import Budget, budget_for
+from . import chunking, codec, record_codec, sealing
+from .budget import Budget
 from .cookies import field_bytes
 from .errors import ConfigurationError, SessionTooLarge
 from .placing import Item, Room, plan
-from .record import OverflowSet, Place, Policy, Record
+from .record import NO_PARTS, OverflowSet, Place, Policy, Record
 from .session import Part, Session
 from .spilling import Merge, Row, last_writer_wins
 from .toolkit import Toolkit
 from .visit import RequestVisit
 
 VERSION_BYTES = 9
+# A core is never larger than so many bytes, its subject's and its parts' not counted; and so many
+# for the heads of a part's name and value.
+FRAME_AT_MOST = sealing.OVERHEAD_BYTES + 16 + 6 * 9
+HEADS_AT_MOST = 2 * 5
 # The manifest's frame, and how far the heads of the core's arrays can grow.
 FRAME_BYTES = 14
 # What sealing and the head of its list put around the parts in overflow.
@@ -29,6 +33,9 @@ OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
 # How much a session of the same size may be planned too large: FRAME_BYTES as text, the longest
 # name, a separator.
 SLACK_BYTES = 32
+# No cookie's Max-Age has more digits.
+LONGEST_AGE = 99_999_999
+_OUTSIDE = (Place.OVERFLOW, Place.SPILLED)
 # Chunks that may be about although no profile in force writes so many.
 LAST_CHUNK = 3
 
@@ -37,20 +44,56 @@ class Saving:
     """Saves `session`, which has something to save, at `now` (epoch seconds)."""
 
     def __init__(
-        self, toolkit: Toolkit, session: Session, visit: RequestVisit, other_bytes: int, now: float
+        self,
+        toolkit: Toolkit,
+        session: Session,
+        parts: Mapping[str, Part],
+        visit: RequestVisit,
+        other_bytes: int,
     ) -> None:
         self._tools = toolkit
         self._session = session
-        self._parts = session.parts  # once: each look encodes again what may have been changed
+        self._parts = parts
         self._visit = visit
         self._other_bytes = other_bytes
-        self._now = now
+        self._now = toolkit.now()
         self._max_age: int | None = None
 
     def lines(self) -> list[str]:
         """The Set-Cookie field values. Raises SessionTooLarge, StorageError or NoPrimaryKey."""
+        record, text, chunks = self._whole() or self._divided()
+        if not self._old_is_replaced():
+            self._tools.note("not-sent", record.id, "revoked")
+            return []
+        self._drop_rows_left_before(record)
+        self._tools.note("saved", record.id)
+        return [*self._written(text, chunks), *self._deleted(text, chunks)]
+
+    def _whole(self) -> tuple[Record, str, list[str]] | None:
+        """All of it in the core: the plan of most sessions, which needs no planning. None where
+        something lives elsewhere, is to, or might not fit.
+        """
+        policies = self._tools.settings.policies
+        parts: dict[str, bytes] = {}
+        size = FRAME_AT_MOST + len((self._session.subject or "").encode())
+        for name, part in self._parts.items():
+            data, outside = part.encoded, part.version is not None or part.place in _OUTSIDE
+            if data is None or outside or policies.get(name) is Policy.SERVER:
+                return None
+            parts[name] = data
+            size += len(name.encode()) + len(data) + HEADS_AT_MOST
+        if self._leaves_rows() or chunking.text_chars(size) > self._budget(LONGEST_AGE).core_chars:
+            return None
+        record = self._identity(parts)
+        return record, self._tools.tokens.seal_core(record, int(self._now)), []
+
+    def _leaves_rows(self) -> bool:
+        return any(part.place is Place.SPILLED for part in self._session.gone.values())
+
+    def _divided(self) -> tuple[Record, str, list[str]]:
+        """By plan: what lives in the core, in overflow, in the store."""
         self._fetch_what_may_move()
-        record = self._identity()
+        record = self._identity(NO_PARTS)
         budget, places = self._placed(record)
         spilled = self._spill(record, places)
         overflow, chunks = self._overflow(record, places, budget)
@@ -58,12 +101,7 @@ class Saving:
         text = self._tools.tokens.seal_core(record, int(self._now))
         if len(text) > budget.core_chars:
             raise self._too_large(budget)
-        if not self._old_is_replaced():
-            self._tools.note("not-sent", record.id, "revoked")
-            return []
-        self._drop_rows_left_before(record)
-        self._tools.note("saved", record.id)
-        return [*self._written(text, chunks), *self._deleted(text, chunks)]
+        return record, text, chunks
 
     def deletions(self) -> list[str]:
         """The Set-Cookie field values that leave nothing of ours in the browser."""
@@ -72,16 +110,19 @@ class Saving:
 
     # --- who it is ------------------------------------------------------------------------------
 
-    def _identity(self) -> Record:
-        """The record to save, without parts."""
-        session, old, lifetimes = self._session, self._visit.record, self._tools.settings.lifetimes
+    def _identity(self, parts: Mapping[str, bytes]) -> Record:
+        """The record to save, with these parts in its core."""
+        session, old = self._session, self._visit.record
+        session_id, subject, now = session.raw_id, session.subject, int(self._now)
         if old is None or session.signed_in or session.ended:
-            created_at = self._began(session.subject)
-            expires_at = created_at + lifetimes.absolute
-            return Record(session.raw_id, session.subject, created_at, expires_at, 1)
-        return Record(
-            session.raw_id, session.subject, old.created_at, old.expires_at, old.generation + 1
-        )
+            created_at = self._began(subject)
+            expires_at, generation = created_at + self._tools.settings.lifetimes.absolute, 1
+        else:
+            created_at, expires_at = old.created_at, old.expires_at
+            generation = old.generation + 1
+        if self._tools.settings.persistent:
+            self._max_age = max(1, expires_at - now)
+        return Record(session_id, subject, created_at, expires_at, generation, parts)
 
     def _began(self, subject: str | None) -> int:
         revocations = self._tools.revocations
@@ -115,34 +156,31 @@ class Saving:
         Where that is too little, as much as came through with this request comes through again.
         """
         try:
-            budget = self._budget(record, 0)
+            budget = self._budget(self._max_age)
             return budget, self._plan(record, budget)
         except SessionTooLarge:
             arrived = self._visit.candidates.our_bytes
             if not arrived:
                 raise
-            budget = self._budget(record, arrived + SLACK_BYTES)
+            budget = self._budget(self._max_age, arrived + SLACK_BYTES)
             return budget, self._plan(record, budget)
 
-    def _budget(self, record: Record, arrived_bytes: int) -> Budget:
+    def _budget(self, max_age: int | None, arrived_bytes: int = 0) -> Budget:
         settings, cookies = self._tools.settings, self._tools.cookies
-        if settings.persistent:
-            self._max_age = max(1, record.expires_at - int(self._now))
         longest = cookies.chunk_name(1)
-        deleted = sum(field_bytes(line) for line in self._deleted("", []))
-        return budget_for(
-            settings.carried,
+        deleted = sum(map(field_bytes, self._deleted("", [])))
+        return self._tools.budget(
             self._visit.candidates.foreign_bytes,
             arrived_bytes,
             self._other_bytes + deleted,
             len(longest) + 1,
-            cookies.line_overhead(longest, self._max_age),
+            cookies.line_overhead(longest, max_age if settings.persistent else None),
         )
 
     def _plan(self, record: Record, budget: Budget) -> dict[str, Place]:
         items = [self._item(name, part) for name, part in self._parts.items()]
         left = sum(_entry_bytes(name) for name in self._rows_to_leave())
-        fixed = len(codec.encode_record(record, int(self._now))) + FRAME_BYTES + left
+        fixed = len(record_codec.encode_record(record, int(self._now))) + FRAME_BYTES + left
         core = chunking.token_bytes(budget.core_chars) - sealing.OVERHEAD_BYTES - fixed
         overflow = chunking.token_bytes(budget.overflow_chars) - OVERFLOW_BYTES
         both = chunking.token_bytes(budget.shared_chars - 2) - sealing.OVERHEAD_BYTES - fixed
@@ -154,7 +192,7 @@ class Saving:
 
     def _item(self, name: str, part: Part) -> Item:
         entry = _entry_bytes(name)
-        size = None if part.encoded is None else codec.part_bytes(name, len(part.encoded))
+        size = None if part.encoded is None else record_codec.part_bytes(name, len(part.encoded))
         left = 0 if part.version is None else entry
         return Item(name, size, entry, self._policy(name), part.place, left)
 
@@ -273,7 +311,7 @@ class Saving:
 
     def _drop_rows_left_before(self, record: Record) -> None:
         old = self._visit.record
-        if old is None or self._moved:
+        if old is None or not old.left or self._moved:
             return
         used = {**record.spilled, **record.left}
         unused = {name: version for name, version in old.left.items() if name not in used}
@@ -329,4 +367,4 @@ class Saving:
 def _entry_bytes(name: str) -> int:
     """What the manifest takes for one stored part."""
     name_bytes = len(name.encode())
-    return codec.head_bytes(name_bytes) + name_bytes + VERSION_BYTES
+    return record_codec.head_bytes(name_bytes) + name_bytes + VERSION_BYTES

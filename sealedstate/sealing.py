@@ -1,7 +1,7 @@
 """Payload to sealed token and back: format 1, and its specification.
 
-Knows keys, bytes and places. Does not know what a payload means, cookies, stores or the clock.
-The only door to nacl. The text form of a token is specified in `chunking`.
+Knows keys, bytes and places. Does not know what a payload means, cookies, stores or the clock, nor
+how the cipher is called (`aead` does). The text form of a token is specified in `chunking`.
 
 Format 1
 ========
@@ -64,15 +64,10 @@ Sources: XChaCha20-Poly1305 is draft-irtf-cfrg-xchacha as in libsodium; BLAKE2b 
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from nacl.bindings import (
-    crypto_aead_xchacha20poly1305_ietf_decrypt,
-    crypto_aead_xchacha20poly1305_ietf_encrypt,
-)
-from nacl.exceptions import CryptoError
-
+from .aead import NONCE_BYTES, TAG_BYTES, decrypt, encrypt
 from .errors import (
     ForgedToken,
     KeyDisabled,
@@ -84,8 +79,6 @@ from .errors import (
 from .keys import Key, Keyring, length_prefixed
 
 FORMAT = b"\x01"
-NONCE_BYTES = 24
-TAG_BYTES = 16
 SEALED_AT_BYTES = 5
 HEADER_BYTES = 1 + 4 + NONCE_BYTES
 OVERHEAD_BYTES = HEADER_BYTES + SEALED_AT_BYTES + TAG_BYTES
@@ -100,30 +93,36 @@ class SealedFor:
     realm: str
     name: tuple[str | bytes, ...]
     context: bytes = field(init=False, repr=False, compare=False)
+    prefixed_context: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         context = length_prefixed("sealedstate/1", self.purpose, self.realm, *self.name)
         object.__setattr__(self, "context", context)  # computed once; the dataclass is frozen
+        object.__setattr__(self, "prefixed_context", length_prefixed(context))
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(NamedTuple):
     """An authentic payload, the key that sealed it and when (epoch seconds)."""
 
-    payload: bytes = field(repr=False)
+    payload: bytes
     key: Key
     sealed_at: int
+
+    def __repr__(self) -> str:
+        return f"<Opened, sealed at {self.sealed_at} under {self.key!r}>"
 
 
 def seal(payload: bytes, place: SealedFor, key: Key, sealed_at: int, entropy: bytes) -> bytes:
     """Seal `payload` for `place` under `key`. `entropy` is 32 random bytes."""
+    if len(entropy) != ENTROPY_BYTES:
+        raise ValueError(f"seal needs {ENTROPY_BYTES} bytes of entropy")
+    secret, hasher = key.sealing_secrets(place.purpose, place.realm)
     plaintext = sealed_at.to_bytes(SEALED_AT_BYTES, "big") + payload
-    nonce = _hedged_nonce(plaintext, place, key, entropy)
+    hedge = hasher.copy()
+    hedge.update(entropy + place.prefixed_context + plaintext)
+    nonce = hedge.digest()
     header = FORMAT + key.kid + nonce
-    secret = key.subkey("seal", place.purpose, place.realm)
-    return header + crypto_aead_xchacha20poly1305_ietf_encrypt(
-        plaintext, place.context + header, nonce, secret
-    )
+    return header + encrypt(plaintext, place.context + header, nonce, secret)
 
 
 def open_token(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> Opened:
@@ -137,13 +136,10 @@ def open_token(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> Op
         raise UnknownFormat
     key = _usable_key(token[1:5], keyring, now)
     header, sealed = token[:HEADER_BYTES], token[HEADER_BYTES:]
-    secret = key.subkey("seal", place.purpose, place.realm)
-    try:
-        plaintext = crypto_aead_xchacha20poly1305_ietf_decrypt(
-            sealed, place.context + header, header[5:], secret
-        )
-    except CryptoError:
-        raise ForgedToken from None
+    secret, _ = key.sealing_secrets(place.purpose, place.realm)
+    plaintext = decrypt(sealed, place.context + header, header[5:], secret)
+    if plaintext is None:
+        raise ForgedToken
     sealed_at = int.from_bytes(plaintext[:SEALED_AT_BYTES], "big")
     if not keyring.may_have_sealed(key, sealed_at):
         raise KeyOutOfUse(key.kid)
@@ -159,11 +155,3 @@ def _usable_key(kid: bytes, keyring: Keyring, now: int) -> Key:
     if key.disabled:
         raise KeyDisabled(kid)
     return key
-
-
-def _hedged_nonce(plaintext: bytes, place: SealedFor, key: Key, entropy: bytes) -> bytes:
-    if len(entropy) != ENTROPY_BYTES:
-        raise ValueError(f"seal needs {ENTROPY_BYTES} bytes of entropy")
-    secret = key.subkey("nonce", place.purpose, place.realm)
-    message = entropy + length_prefixed(place.context) + plaintext
-    return hashlib.blake2b(message, key=secret, digest_size=NONCE_BYTES).digest()

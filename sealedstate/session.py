@@ -9,7 +9,7 @@ from __future__ import annotations
 import binascii
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 from .errors import LateRead, LateWrite, UnsupportedValue
 from .record import Place, Record, check_name, check_subject
@@ -24,15 +24,17 @@ class _Unread:
 _UNREAD = _Unread()
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """What a request brought: a record, or nothing and why it is withheld; or adopted values."""
 
     record: Record | None = None
     withheld: str | None = None
-    adopted: Mapping[str, object] | None = field(default=None, repr=False)
+    adopted: Mapping[str, object] | None = None
     adopted_id: bytes | None = None
-    adopted_subject: str | None = field(default=None, repr=False)
+    adopted_subject: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Arrival, withheld: {self.withheld}>"
 
 
 class Visit(Protocol):
@@ -100,17 +102,19 @@ class Session(MutableMapping[str, object]):
     and changes inside a list or a dict are noticed when the response starts.
     """
 
+    # How it begins. Most requests never look at their session: theirs sets nothing of its own.
+    _arrival: Arrival | None = None
+    _id = b""
+    _subject: str | None = None
+    _signed_in = False
+    _renewed = False
+    _ended = False
+    _frozen = False
+
     def __init__(self, visit: Visit) -> None:
         self._visit = visit
-        self._arrival: Arrival | None = None
         self._parts: dict[str, Part] = {}
         self._gone: dict[str, Part] = {}
-        self._id = b""
-        self._subject: str | None = None
-        self._signed_in = False
-        self._renewed = False
-        self._ended = False
-        self._frozen = False
 
     # --- who it is ------------------------------------------------------------------------------
 
@@ -130,7 +134,8 @@ class Session(MutableMapping[str, object]):
         Assigning a user signs in: the session gets a new id and lives its full lifetimes from now.
         Assigning another user, or None, also drops every part: nobody inherits a cart.
         """
-        self._opened()
+        if self._arrival is None:
+            self._opened()
         return self._subject
 
     @subject.setter
@@ -204,7 +209,8 @@ class Session(MutableMapping[str, object]):
 
     def __setitem__(self, name: str, value: object) -> None:
         self._writable()
-        check_name(name)
+        if name not in self._parts:
+            check_name(name)
         encoded = self._visit.encode(name, value)
         part = self._parts.get(name) or self._gone.pop(name, None) or Part()
         part.encoded, part.value, part.replaced = encoded, value, True
@@ -277,7 +283,8 @@ class Session(MutableMapping[str, object]):
     def parts(self) -> Mapping[str, Part]:
         """The parts as they stand, with nested changes noticed."""
         for name, part in self._parts.items():
-            self._encode_again(name, part)
+            if part.value is not _UNREAD:
+                self._encode_again(name, part)
         return self._parts
 
     @property
@@ -335,6 +342,10 @@ class Session(MutableMapping[str, object]):
         self._id, self._subject = record.id, record.subject
         for name, data in record.parts.items():
             self._parts[name] = Part(Place.CORE, None, data, data)
+        if record.overflow or record.spilled or record.left:
+            self._unpack_manifest(record)
+
+    def _unpack_manifest(self, record: Record) -> None:
         for name in record.overflow.names if record.overflow else ():
             self._parts[name] = Part(Place.OVERFLOW)
         for name, version in record.spilled.items():
@@ -349,7 +360,8 @@ class Session(MutableMapping[str, object]):
     def _writable(self) -> None:
         if self._frozen:
             raise LateWrite("the session was changed after the response's headers went out")
-        self._opened()
+        if self._arrival is None:
+            self._opened()
 
     def _present(self, name: str) -> bool:
         part = self._parts[name]

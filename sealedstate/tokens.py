@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
+from typing import NamedTuple
 
-from . import chunking, codec, sealing
+from . import chunking, record_codec, sealing
 from .cookies import Candidates
 from .errors import CrowdedCookie, ForgedToken, SealedBefore, UnknownKey, UnreadableError
 from .key_sources import KeySource, SeekingKeySource
@@ -22,8 +23,7 @@ from .record import DIGEST_BYTES, SET_ID_BYTES, OverflowSet, Record
 MAX_JOINS = 64
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedRecord:
+class OpenedRecord(NamedTuple):
     """An authentic record, when it was sealed (epoch seconds) and by which key."""
 
     record: Record
@@ -54,6 +54,8 @@ class Tokens:
 
         Raises UnreadableError when there is none.
         """
+        if len(candidates.core) == 1 and not candidates.crowded:
+            return [self._open_one(candidates.core[0], now)]
         found: list[OpenedRecord] = []
         refused: UnreadableError = CrowdedCookie() if candidates.crowded else ForgedToken()
         for text in candidates.core:
@@ -81,7 +83,7 @@ class Tokens:
 
     def seal_core(self, record: Record, now: int) -> str:
         """The text of the first cookie. Raises NoPrimaryKey."""
-        return self._seal(codec.encode_record(record, now), self._core, now)
+        return self._seal(record_codec.encode_record(record, now), self._core, now)
 
     def seal_overflow(
         self, session_id: bytes, parts: Mapping[str, bytes], rooms: tuple[int, ...], now: int
@@ -89,7 +91,7 @@ class Tokens:
         """What the manifest states, and the chunks, of at most `rooms` characters each."""
         overflow = OverflowSet(self.random(SET_ID_BYTES), 0, b"", tuple(parts))
         place = self._overflow_place(session_id, overflow)
-        text = self._seal(codec.encode_parts(parts), place, now)
+        text = self._seal(record_codec.encode_parts(parts), place, now)
         chunks = chunking.split(text, rooms)
         digest = _digest(chunking.from_text(text))
         return OverflowSet(overflow.set_id, len(chunks), digest, overflow.names), chunks
@@ -97,14 +99,14 @@ class Tokens:
     def _open_one(self, text: str, now: int) -> OpenedRecord:
         token = chunking.from_text(text)
         opened = self._opened(token, self._core, now)
-        if opened.sealed_at < self.keyring().revoked_before:
+        if opened.sealed_at < self.key_source.keyring().revoked_before:
             raise SealedBefore
-        record = codec.decode_record(opened.payload, opened.sealed_at)
+        record = record_codec.decode_record(opened.payload, opened.sealed_at)
         return OpenedRecord(record, opened.sealed_at, opened.key)
 
     def _opened(self, token: bytes, place: sealing.SealedFor, now: int) -> sealing.Opened:
         try:
-            return sealing.open_token(token, place, self.keyring(), now)
+            return sealing.open_token(token, place, self.key_source.keyring(), now)
         except UnknownKey as error:
             source = self.key_source
             if not (isinstance(source, SeekingKeySource) and error.kid and source.seek(error.kid)):
@@ -115,7 +117,7 @@ class Tokens:
         self, token: bytes, place: sealing.SealedFor, now: int
     ) -> dict[str, bytes] | None:
         try:
-            return codec.decode_parts(self._opened(token, place, now).payload)
+            return record_codec.decode_parts(self._opened(token, place, now).payload)
         except UnreadableError:
             return None  # the login stands in the core; these parts count as lost
 

@@ -6,7 +6,9 @@ Knows how they are made from settings. Does not know what a request does with th
 from __future__ import annotations
 
 import logging
+from functools import lru_cache, partial
 
+from .budget import budget_for
 from .clocks import SteadyClock
 from .fitness import Fitness
 from .revocation import Revocations
@@ -18,6 +20,7 @@ from .tokens import Tokens
 log = logging.getLogger("sealedstate")
 
 
+BUDGETS = 256
 # What sessions keep in a store.
 KEPT_HERE = ("spilling", "revocation")
 
@@ -25,6 +28,7 @@ KEPT_HERE = ("spilling", "revocation")
 class Toolkit:
     """The tools of one application.
 
+    `now`: epoch seconds, as the settings' clock says, but never a little less than before.
     Raises ConfigurationError when a store does not meet the needs of what would be kept in it.
     """
 
@@ -37,7 +41,9 @@ class Toolkit:
         self.spiller: Spiller | None = None
         self.revocations: Revocations | None = None
         self.journal = settings.journal
-        self._clock = SteadyClock(settings.clock, settings.skew)
+        self.now = SteadyClock(settings.clock, settings.skew)
+        # Foreign cookies and further headers are mostly the same from one request to the next.
+        self.budget = lru_cache(BUDGETS)(partial(budget_for, settings.carried))
         self._fitness: Fitness | None = None
         if settings.store is not None:
             self._fitness = Fitness(settings.store, KEPT_HERE, settings.tolerate)
@@ -45,10 +51,6 @@ class Toolkit:
             rows = Rows(settings.realm, settings.random, self._row_refused)
             self.spiller = Spiller(settings.store, rows)
             self.revocations = Revocations(settings.store, rows, self.tokens.keyring)
-
-    def now(self) -> float:
-        """Epoch seconds, as the settings' clock says, but never a little less than before."""
-        return self._clock()
 
     def note(
         self,

@@ -7,6 +7,7 @@ a session is saved. One outcome for anything unreadable: no session; the reason 
 from __future__ import annotations
 
 from . import codec
+from .cookies import Candidates
 from .errors import (
     AmbiguousSession,
     MalformedRecord,
@@ -15,6 +16,7 @@ from .errors import (
     UncheckedSession,
     UnreadableError,
     UnreadablePart,
+    UnsupportedValue,
 )
 from .record import ID_BYTES, Record, check_name
 from .session import Arrival
@@ -26,21 +28,20 @@ from .toolkit import Toolkit, log
 class RequestVisit:
     """One request, as its session sees it."""
 
+    # How it begins: a request that nobody asks for its session does no more than keep its header.
+    candidates = Candidates()
+    # What arrived, if anything, and as it was sealed.
+    record: Record | None = None
+    opened: OpenedRecord | None = None
+    withheld: str | None = None
+    adopted: Record | None = None
+    _overflow: dict[str, bytes] | None = None
+
     def __init__(self, toolkit: Toolkit, cookie_header: str) -> None:
         self._toolkit = toolkit
         self._header = cookie_header
-        self._overflow: dict[str, bytes] | None = None
-        self.candidates = toolkit.cookies.find(cookie_header)
-        self.opened: OpenedRecord | None = None
-        self.withheld: str | None = None
-        self.adopted: Record | None = None
         # Versions in the store, where a recall has found another one than the manifest says.
         self.versions: dict[str, int] = {}
-
-    @property
-    def record(self) -> Record | None:
-        """The record that arrived, if any."""
-        return None if self.opened is None else self.opened.record
 
     @property
     def has_old_cookie(self) -> bool:
@@ -51,16 +52,18 @@ class RequestVisit:
     # --- what a session asks --------------------------------------------------------------------
 
     def arrive(self) -> Arrival:
+        self.candidates = self._toolkit.cookies.find(self._header)
         if not self.candidates.core:
             return self._adopt()
         try:
-            self.opened = self._open()
+            opened = self.opened = self._open()
         except UnreadableError as error:
             self._toolkit.note("refused", reason=error.reason, kid=error.kid)
             self.withheld = error.reason if error.keeps_cookie else None
             return Arrival(withheld=self.withheld)
-        self._toolkit.note("opened", self.opened.record.id, kid=self.opened.key.kid)
-        return Arrival(self.opened.record)
+        self.record = opened.record
+        self._toolkit.note("opened", opened.record.id, kid=opened.key.kid)
+        return Arrival(opened.record)
 
     def recall(self, name: str) -> bytes | None:
         record = self.record
@@ -77,7 +80,11 @@ class RequestVisit:
         return found
 
     def encode(self, name: str, value: object) -> bytes:
-        return codec.encode(value, f"session[{name!r}]")
+        try:
+            return codec.encode(value)
+        except UnsupportedValue:
+            # Only who is told of it needs the path to it, which costs more than a small value.
+            return codec.encode(value, f"session[{name!r}]")
 
     def decode(self, name: str, data: bytes) -> object:
         try:
@@ -139,14 +146,15 @@ class RequestVisit:
     # --- helpers --------------------------------------------------------------------------------
 
     def _open(self) -> OpenedRecord:
-        settings, now = self._toolkit.settings, int(self._toolkit.now())
+        now = int(self._toolkit.now())
+        found = self._toolkit.tokens.open_core(self.candidates, now)
+        if len(found) == 1:
+            return self._checked(found[0], now)
         alive: list[OpenedRecord] = []
         refused: UnreadableError | None = None
-        for opened in self._toolkit.tokens.open_core(self.candidates, now):
+        for opened in found:
             try:
-                opened.record.check_times(opened.sealed_at, now, settings.lifetimes, settings.skew)
-                self.check_revoked(opened.record)
-                alive.append(opened)
+                alive.append(self._checked(opened, now))
             except UnreadableError as error:
                 refused = refused if refused is not None and refused.keeps_cookie else error
         if refused is not None and not alive:
@@ -154,6 +162,13 @@ class RequestVisit:
         if len(alive) > 1:
             raise AmbiguousSession
         return alive[0]
+
+    def _checked(self, opened: OpenedRecord, now: int) -> OpenedRecord:
+        """The same, if it may be used now. Raises UnreadableError of some kind."""
+        settings, record = self._toolkit.settings, opened.record
+        record.check_times(opened.sealed_at, now, settings.lifetimes, settings.skew)
+        self.check_revoked(record)
+        return opened
 
     def _adopt(self) -> Arrival:
         """An old session, when the request carries none of ours and one of another's."""

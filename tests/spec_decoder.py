@@ -210,28 +210,35 @@ def lp(*fields: str | bytes) -> bytes:
 
 
 def core_of(payload: bytes, sealed_at: int) -> SpecCore:
-    array = read(payload)
-    if type(array) is not list or len(array) not in (6, 7):
-        raise Refused("a core is an array of 6 or 7")
-    id, subject, age, lifetime, generation, parts = array[:6]
-    expect(type(id) is bytes and len(id) == 16, "an id of 16 bytes")
+    id, array = payload[:16], read(payload[16:])
+    if type(array) is not list or len(array) not in (5, 6):
+        raise Refused("behind the id stands an array of 5 or 6")
+    subject, age, lifetime, generation, parts = array[:5]
     expect(subject is None or type(subject) is str, "a subject of text or null")
     for number in (age, lifetime, generation):
         expect(type(number) is int, "an integer")
     created_at = sealed_at - age
-    overflow, spilled, left = manifest_of(array[6]) if len(array) == 7 else (None, {}, {})
+    overflow, spilled, left = manifest_of(array[5]) if len(array) == 6 else (None, {}, {})
     return SpecCore(
         id,
         subject,
         sealed_at,
         created_at,
-        created_at + lifetime,
+        created_at + lifetime_of(lifetime),
         generation,
         parts_of(parts),
         overflow,
         spilled,
         left,
     )
+
+
+def lifetime_of(written: int) -> int:
+    if written >= 0:
+        return written * 3600
+    seconds = -1 - written
+    expect(seconds % 3600 != 0, "hours are written as hours")
+    return seconds
 
 
 def manifest_of(item: Any) -> tuple[SpecOverflow | None, dict[str, int], dict[str, int]]:

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors"},
     {
+        "aead",
         "record",
         "keys",
         "clocks",
@@ -39,6 +40,7 @@ FLOORS = [
         "storage.requirements",
     },
     {
+        "record_codec",
         "budget",
         "placing",
         "rows",
@@ -108,7 +110,7 @@ FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in flo
 
 SQL = ("_mariadb", "_postgresql")
 DOORS = {
-    "nacl": {"sealing"},
+    "nacl": {"aead"},
     "cbor2": {"codec"},
     "itsdangerous": {"legacy"},
     "werkzeug": {"legacy"},

@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt
 
-from sealedstate import Key, Keyring, chunking, codec, sealing
+from sealedstate import Key, Keyring, aead, chunking, record_codec, sealing
 from sealedstate.cookies import Candidates
 from sealedstate.errors import (
     ForgedToken,
@@ -106,8 +105,8 @@ def originals() -> list[bytes]:
     for number, key in enumerate(KEYS):
         for size in (0, 5, 60, 61):
             record = Record(bytes([number]) * 16, "alice", NOW, NOW + 60, 1, {"n": bytes(size)})
-            tokens.append(sealed(codec.encode_record(record, NOW), PLACE, key))
-    payload = codec.encode_record(Record(bytes(16), None, NOW, NOW + 60, 1), NOW)
+            tokens.append(sealed(record_codec.encode_record(record, NOW), PLACE, key))
+    payload = record_codec.encode_record(Record(bytes(16), None, NOW, NOW + 60, 1), NOW)
     tokens.append(sealed(payload, SealedFor("core", "other", (COOKIE,))))
     tokens.append(sealed(payload, SealedFor("core", REALM, ("__Host-t",))))
     tokens.append(sealed(payload, SealedFor("overflow", REALM, (COOKIE, bytes(16), bytes(8)))))
@@ -426,7 +425,7 @@ def test_a_key_out_of_use_is_refused_before_anything_is_decrypted(
     def decrypt(*_: object) -> bytes:
         raise AssertionError("decrypted")
 
-    monkeypatch.setattr(sealing, "crypto_aead_xchacha20poly1305_ietf_decrypt", decrypt)
+    monkeypatch.setattr(sealing, "decrypt", decrypt)
     for token, kind in zip(tokens, (KeyOutOfUse, KeyOutOfUse, KeyDisabled), strict=True):
         with pytest.raises(kind):
             open_token(token, PLACE, ring, NOW)
@@ -435,12 +434,12 @@ def test_a_key_out_of_use_is_refused_before_anything_is_decrypted(
 def test_keys_are_never_tried_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[bytes] = []
 
-    def counted(sealed: bytes, data: bytes, nonce: bytes, key: bytes) -> bytes:
+    def counted(sealed: bytes, data: bytes, nonce: bytes, key: bytes) -> bytes | None:
         tried.append(key)
-        return crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, data, nonce, key)
+        return aead.decrypt(sealed, data, nonce, key)
 
     tokens = [sealed(key=key) for key in KEYS]
-    monkeypatch.setattr(sealing, "crypto_aead_xchacha20poly1305_ietf_decrypt", counted)
+    monkeypatch.setattr(sealing, "decrypt", counted)
     for token in tokens:
         tried.clear()
         open_token(token, PLACE, RING, NOW)
@@ -459,7 +458,7 @@ def test_nothing_of_a_payload_is_decoded_before_the_tag_is_verified(
     def decode(*_: object) -> object:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(codec, "_loads", decode)
+    monkeypatch.setattr(record_codec, "load_frame", decode)
     altering = Altering("unauthentic")
     for _ in range(2000):
         with pytest.raises(UnreadableError):

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, Key, Keyring, chunking, codec, errors
+from sealedstate import ConfigurationError, Key, Keyring, chunking, codec, errors, record_codec
 from sealedstate.cookies import Candidates
 from sealedstate.errors import ReplacedSession, RevokedSession, UnreadableError
 from sealedstate.key_sources import StaticKeys
@@ -168,7 +168,7 @@ def test_the_nonce_of_a_frozen_core_is_the_specified_one(vector: Vector) -> None
     token, now = chunking.from_text(vector["text"]), vector["now"]
     key = ring().find(token[1:5])
     assert key is not None
-    plaintext = now.to_bytes(5, "big") + codec.encode_record(record_of(vector), now)
+    plaintext = now.to_bytes(5, "big") + record_codec.encode_record(record_of(vector), now)
     entropy = bytes.fromhex(vector["random"][0])
     nonce = spec_decoder.hedged_nonce(key.secret, "core", REALM, [COOKIE], entropy, plaintext)
     assert token[5:29] == nonce
@@ -304,8 +304,8 @@ def place_of(vector: Vector) -> SealedFor:
 
 
 OURS: dict[str, Callable[[bytes, int], object]] = {
-    "core": codec.decode_record,
-    "overflow": lambda payload, _: codec.decode_parts(payload),
+    "core": record_codec.decode_record,
+    "overflow": lambda payload, _: record_codec.decode_parts(payload),
     "stored": lambda payload, _: codec.decode(payload),
 }
 SPECIFIED: dict[str, Callable[[bytes, int], object]] = {
@@ -394,7 +394,7 @@ def test_the_specification_reads_every_value_that_we_encode(value: object) -> No
 def test_the_specification_reads_every_record_that_we_encode(
     record: Record, sealed_at: int
 ) -> None:
-    core = spec_decoder.core_of(codec.encode_record(record, sealed_at), sealed_at)
+    core = spec_decoder.core_of(record_codec.encode_record(record, sealed_at), sealed_at)
     assert (core.id, core.subject, core.generation) == (
         record.id,
         record.subject,
@@ -501,10 +501,10 @@ def test_both_decoders_agree_on_altered_records(
         record.spilled,
         record.left,
     )
-    data = codec.encode_record(bare, sealed_at)
+    data = record_codec.encode_record(bare, sealed_at)
     at = draw.draw(st.integers(0, len(data) - 1))
     altered = data[:at] + bytes([draw.draw(st.integers(0, 255))]) + data[at + 1 :]
-    ours = outcome(lambda raw: codec.decode_record(raw, sealed_at).generation, altered)
+    ours = outcome(lambda raw: record_codec.decode_record(raw, sealed_at).generation, altered)
     assert ours == outcome(lambda raw: spec_decoder.core_of(raw, sealed_at).generation, altered)
 
 

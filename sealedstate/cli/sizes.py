@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import codec
+from .. import codec, record_codec
 from ..budget import PROFILES, Profile
 from ..errors import ConfigurationError, SessionTooLarge
 from ..keeper import Keeper
@@ -39,7 +39,7 @@ def _sizes(given: argparse.Namespace) -> int:
     values = _read(given.file)
     subject = values.pop("subject", None) if isinstance(values.get("subject"), str) else None
     parts = {
-        name: codec.part_bytes(name, len(codec.encode(value, f"session[{name!r}]")))
+        name: record_codec.part_bytes(name, len(codec.encode(value, f"session[{name!r}]")))
         for name, value in values.items()
     }
     rows = [_placed(profile, subject, values) for profile in PROFILES.values()]

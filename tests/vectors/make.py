@@ -304,12 +304,14 @@ def hexed(parts: Any) -> dict[str, str]:
 # --- what is refused ------------------------------------------------------------------------------
 
 GOOD_RECORD = Record(SESSION_ID, "alice", NOW - 10, NOW + 90, 2, {"n": b"\x03"})
-GOOD_ROW: list[Any] = [SESSION_ID, "alice", 10, 100, 2, ["n", b"\x03"]]
+GOOD_ROW: list[Any] = ["alice", 10, -101, 2, ["n", b"\x03"]]
 CORE = SealedFor("core", REALM, (COOKIE,))
 SET_ID = bytes_of("set", 8)
 OVERFLOW = SealedFor("overflow", REALM, (COOKIE, SESSION_ID, SET_ID))
 STORED = SealedFor("stored", REALM, (CONTEXT, Row(SESSION_ID, "n").key, (5).to_bytes(8, "big")))
-GOOD_PAYLOADS = {CORE: cbor2.dumps(GOOD_ROW), OVERFLOW: cbor2.dumps(["n", b"\x03"]), STORED: b"\3"}
+GOOD_FRAME = cbor2.dumps(GOOD_ROW)
+GOOD = SESSION_ID + GOOD_FRAME
+GOOD_PAYLOADS = {CORE: GOOD, OVERFLOW: cbor2.dumps(["n", b"\x03"]), STORED: b"\3"}
 
 
 def sealed(
@@ -345,7 +347,7 @@ def refusal(
 
 def altered() -> Iterator[dict[str, Any]]:
     good = sealed(GOOD_PAYLOADS[CORE])
-    other = sealed(cbor2.dumps([SESSION_ID, "mallory", 10, 100, 2, []]))
+    other = sealed(SESSION_ID + cbor2.dumps(["mallory", 10, -101, 2, []]))
     text = to_text(good)
     body, tag = good[:-16], good[-16:]
     flipped = bytes([good[1] ^ 1]) + good[2:5]
@@ -481,6 +483,8 @@ def malformed() -> Iterator[dict[str, Any]]:
     for place, payloads in ((CORE, BAD_CORES), (OVERFLOW, BAD_PARTS)):
         for name, content in payloads.items():
             payload = content if isinstance(content, bytes) else cbor2.dumps(content)
+            if place is CORE and not isinstance(content, bytes):
+                payload = SESSION_ID + payload
             token = sealed(payload, place)
             yield refusal(f"{place.purpose}: {name}", "MalformedRecord", token, place)
     for name, cbor in BAD_VALUES.items():
@@ -489,7 +493,7 @@ def malformed() -> Iterator[dict[str, Any]]:
 
 
 def row(**changes: Any) -> list[Any]:
-    names = ("id", "subject", "age", "lifetime", "generation", "parts")
+    names = ("subject", "age", "lifetime", "generation", "parts")
     values = dict(zip(names, GOOD_ROW, strict=True)) | changes
     return list(values.values())
 
@@ -507,26 +511,26 @@ def entry(**changes: Any) -> list[Any]:
     return manifest(overflow=list((values | changes).values()))
 
 
-GOOD = GOOD_PAYLOADS[CORE]
 BAD_CORES: dict[str, Any] = {
     "nothing": b"",
     "one byte less": GOOD[:-1],
     "one byte more": GOOD + b"\0",
     "the record twice": GOOD + GOOD,
-    "five fields": GOOD_ROW[:5],
-    "eight fields": [*manifest(), None],
+    "four fields": GOOD_ROW[:4],
+    "seven fields": [*manifest(), None],
     "a map": {"id": SESSION_ID},
     "an integer": 7,
     "null": None,
-    "text of six letters": "abcdef",
-    "an indefinite array": b"\x9f" + GOOD[1:] + b"\xff",
-    "a longer head than needed": b"\x98\x06" + GOOD[1:],
-    "a tag around": b"\xd9\xd9\xf7" + GOOD,
-    "a tuple": b"\xc6" + GOOD,
-    "an id of 15 bytes": row(id=SESSION_ID[:15]),
-    "an id of 17 bytes": row(id=SESSION_ID + b"\0"),
-    "an id of text": row(id="a" * 16),
-    "no id": row(id=None),
+    "text of five letters": "abcde",
+    "an indefinite array": SESSION_ID + b"\x9f" + GOOD_FRAME[1:] + b"\xff",
+    "a longer head than needed": SESSION_ID + b"\x98\x05" + GOOD_FRAME[1:],
+    "a tag around": SESSION_ID + b"\xd9\xd9\xf7" + GOOD_FRAME,
+    "a tuple": SESSION_ID + b"\xc6" + GOOD_FRAME,
+    "an id of 15 bytes": GOOD[1:],
+    "an id of 17 bytes": b"\0" + GOOD,
+    "an id and nothing": SESSION_ID,
+    "half an id": SESSION_ID[:8],
+    "no id": GOOD_FRAME,
     "a subject of bytes": row(subject=b"alice"),
     "a subject that is a number": row(subject=5),
     "a subject of markup": GOOD.replace(b"\x65alice", b"\xca\x65alice"),
@@ -536,9 +540,11 @@ BAD_CORES: dict[str, Any] = {
     "an age of text": row(age="10"),
     "an age with a fraction": row(age=10.5),
     "an age that is true": row(age=True),
-    "an age in a longer form": GOOD.replace(b"\x0a\x18\x64", b"\x18\x0a\x18\x64"),
+    "an age in a longer form": GOOD.replace(b"\x0a\x38\x64", b"\x18\x0a\x38\x64"),
     "no lifetime": row(lifetime=None),
-    "a lifetime in a longer form": GOOD.replace(b"\x18\x64", b"\x19\x00\x64"),
+    "a lifetime in a longer form": GOOD.replace(b"\x38\x64", b"\x39\x00\x64"),
+    "hours in seconds": row(lifetime=-3601),
+    "no lifetime in seconds": row(lifetime=-1),
     "a generation that is false": row(generation=False),
     "parts as a map": row(parts={"n": b"\x03"}),
     "parts as text": row(parts="ab"),

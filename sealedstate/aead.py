@@ -1,0 +1,135 @@
+"""XChaCha20-Poly1305 of libsodium: the only door to nacl.
+
+Knows PyNaCl, its public functions and the C functions below them. Does not know tokens, keys of a
+ring or what is encrypted.
+
+Nine tenths of a short call of PyNaCl's public functions check arguments, in Python. Here the C
+functions are called directly, but only where they were found to give the published answer when this
+module was imported; elsewhere (another release of PyNaCl, say) the public functions do the work.
+
+Source: draft-irtf-cfrg-xchacha-03, appendix A.3.1, for the known answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from nacl import bindings
+from nacl.exceptions import CryptoError
+
+_log = logging.getLogger("sealedstate")
+KEY_BYTES = 32
+NONCE_BYTES = 24
+TAG_BYTES = 16
+
+Encrypt: TypeAlias = Callable[[bytes, bytes, bytes, bytes], bytes]
+"""(message, associated data, nonce of 24 bytes, key of 32 bytes) -> ciphertext and tag."""
+Decrypt: TypeAlias = Callable[[bytes, bytes, bytes, bytes], bytes | None]
+"""The same way back: (ciphertext and tag, ...) -> message, or None for what is not authentic."""
+
+
+class Cipher(NamedTuple):
+    """The two directions."""
+
+    encrypt: Encrypt
+    decrypt: Decrypt
+
+
+def public_cipher() -> Cipher:
+    """By PyNaCl's public functions."""
+
+    def decrypt(sealed: bytes, data: bytes, nonce: bytes, key: bytes) -> bytes | None:
+        try:
+            return bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, data, nonce, key)
+        except CryptoError:
+            return None
+        except ValueError:
+            if len(sealed) < TAG_BYTES:
+                return None  # too short for a tag; anything else is a mistake of the caller's
+            raise
+
+    return Cipher(bindings.crypto_aead_xchacha20poly1305_ietf_encrypt, decrypt)
+
+
+def direct_cipher(lib: Any, ffi: Any) -> Cipher:
+    """By the C functions in PyNaCl's own library. Lengths are checked here: C does not."""
+    seal, open_ = _c_functions(lib)
+    null, buffer = ffi.NULL, ffi.from_buffer
+
+    def encrypt(message: bytes, data: bytes, nonce: bytes, key: bytes) -> bytes:
+        if len(nonce) != NONCE_BYTES or len(key) != KEY_BYTES:
+            raise ValueError("a nonce has 24 bytes, and a key 32")
+        size = len(message)
+        out = bytearray(size + TAG_BYTES)
+        seal(buffer(out), null, message, size, data, len(data), null, nonce, key)
+        return bytes(out)
+
+    def decrypt(sealed: bytes, data: bytes, nonce: bytes, key: bytes) -> bytes | None:
+        if len(nonce) != NONCE_BYTES or len(key) != KEY_BYTES:
+            raise ValueError("a nonce has 24 bytes, and a key 32")
+        size = len(sealed)
+        if size < TAG_BYTES:
+            return None
+        out = bytearray(size - TAG_BYTES)
+        bad = open_(buffer(out), null, null, sealed, size, data, len(data), nonce, key)
+        return None if bad else bytes(out)
+
+    return Cipher(encrypt, decrypt)
+
+
+def chosen_cipher(load: Callable[[], tuple[Any, Any]]) -> Cipher:
+    """The direct one, where `load` finds the library and its answers are right; else the public."""
+    try:
+        found = direct_cipher(*load())
+        if answers_are_right(found):
+            return found
+    except Exception as error:
+        # Private names of a dependency may be gone or changed in any way.
+        _log.info("PyNaCl's C functions are not called directly: %s", type(error).__name__)
+    return public_cipher()
+
+
+def answers_are_right(cipher: Cipher) -> bool:
+    """Whether `cipher` gives the published answer, and refuses it with any byte of it altered."""
+    if cipher.encrypt(_MESSAGE, _DATA, _NONCE, _KEY) != _SEALED:
+        return False
+    if cipher.decrypt(_SEALED, _DATA, _NONCE, _KEY) != _MESSAGE:
+        return False
+    altered = (
+        _SEALED[:at] + bytes([_SEALED[at] ^ 1]) + _SEALED[at + 1 :] for at in range(len(_SEALED))
+    )
+    return all(cipher.decrypt(each, _DATA, _NONCE, _KEY) is None for each in altered)
+
+
+def _c_functions(lib: Any) -> tuple[Any, Any]:
+    return (
+        lib.crypto_aead_xchacha20poly1305_ietf_encrypt,
+        lib.crypto_aead_xchacha20poly1305_ietf_decrypt,
+    )
+
+
+def _library() -> tuple[Any, Any]:
+    from nacl import _sodium
+
+    return _sodium.lib, _sodium.ffi
+
+
+_MESSAGE = (
+    b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future,"
+    b" sunscreen would be it."
+)
+_DATA = bytes.fromhex("50515253c0c1c2c3c4c5c6c7")
+_KEY = bytes(range(0x80, 0xA0))
+_NONCE = bytes(range(0x40, 0x58))
+_SEALED = bytes.fromhex(
+    "bd6d179d3e83d43b9576579493c0e939572a1700252bfaccbed2902c21396cbb"
+    "731c7f1b0b4aa6440bf3a82f4eda7e39ae64c6708c54c216cb96b72e1213b452"
+    "2f8c9ba40db5d945b11b69b982c1bb9e3f3fac2bc369488f76b2383565d3fff9"
+    "21f9664c97637da9768812f615c68b13b52e"
+    "c0875924c1c7987947deafd8780acf49"
+)
+
+CIPHER = chosen_cipher(_library)
+encrypt, decrypt = CIPHER
