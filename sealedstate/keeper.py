@@ -12,7 +12,7 @@ know WSGI or any framework: it takes a Cookie header and gives Set-Cookie lines.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from .errors import (
     ConfigurationError,
@@ -24,6 +24,7 @@ from .errors import (
     UncheckedSession,
     UnreadableError,
 )
+from .followers import Follower
 from .record import check_subject
 from .saving import Saving
 from .session import Part, Session
@@ -70,9 +71,10 @@ class Keeper:
             self._tools.note("not-sent", reason=visit.withheld)
             return []
         # A sign-in does not bring the old session back, it replaces it.
-        if not (session.ended or session.signed_in) and self._revoked_meanwhile(visit):
-            return []
         saving = Saving(self._tools, session, parts, visit, other_bytes)
+        if not (session.ended or session.signed_in) and self._revoked_meanwhile(visit):
+            saving.tell_not_saved()
+            return []
         if not parts and session.subject is None:
             # A new id for nobody is no reason to delete what could not be judged.
             return saving.deletions() if visit.withheld is None else []
@@ -93,6 +95,41 @@ class Keeper:
         tools.revocations.revoke_subject(subject, expires_at, now)
         tools.store_answered()
         tools.note("subject-revoked")
+        tools.followers.after_revoke_subject(subject, now)
+
+    def revoke_session(self, session_id: bytes) -> bool:
+        """Refuse the session with this id (16 bytes, `Session.raw_id`) from now on, on every node.
+
+        Its cookie need not be there. False when it was refused already. Raises ConfigurationError
+        without a store, StorageError or NoPrimaryKey when it could not be recorded.
+        """
+        tools, settings, now = self._tools, self.settings, self._tools.now()
+        if tools.revocations is None:
+            raise ConfigurationError("revoking a session needs a storage service")
+        # It may have begun as late as now, by a clock that is ahead.
+        until = int(now) + settings.absolute_lifetime + 2 * settings.skew
+        if settings.legacy is not None:
+            until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
+        first = tools.revocations.revoke(session_id, until, now)
+        tools.store_answered()
+        tools.note("revoked", session_id)
+        tools.followers.after_revoke(session_id, now)
+        return first
+
+    def attach(self, follower: Follower, uses: Sequence[str] = ()) -> None:
+        """Let `follower` be told of saves and revocations from now on.
+
+        `uses`: titles of what it keeps in the store. Raises ConfigurationError when that does not
+        meet their needs, or when there is none.
+        """
+        if uses:
+            self._tools.require(uses)
+        self._tools.followers.all.append(follower)
+
+    @property
+    def toolkit(self) -> Toolkit:
+        """For what is built on sessions, such as `sealedstate.sso`."""
+        return self._tools
 
     def health(self) -> dict[str, OperatorError | None]:
         """What requests depend on, and what is wrong with each, or None.

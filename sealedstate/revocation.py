@@ -19,6 +19,7 @@ import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 from .chunking import to_text
 from .errors import (
@@ -41,6 +42,13 @@ WRITE_TRIES = 16
 REPLACED_SECONDS = 60
 
 
+class Ending(Enum):
+    """How a session was ended. REPLACED: it goes on under a new id, or may do so."""
+
+    LOGGED_OUT = "logged out"
+    REPLACED = "replaced"
+
+
 @dataclass(frozen=True, slots=True)
 class Revocations:
     """The revocations of one deployment, whose ring in force `keyring` tells."""
@@ -61,6 +69,18 @@ class Revocations:
             raise self._refusal(key, stored, now)
         if record.subject is not None and record.created_at <= self.watermark(record.subject, now):
             raise RevokedSession
+
+    def ending(self, session_id: bytes, now: float) -> Ending | None:
+        """How a session was ended by its id; None when it was not. Raises StorageError."""
+        key = self._session_key(session_id)
+        stored = self.storage.read(SESSIONS, key)
+        if stored is None:
+            return None
+        try:
+            data = self.rows.open_row(SESSIONS, key, stored, self.keyring(), now)
+        except UnreadableError as error:
+            return Ending.REPLACED if error.keeps_cookie else Ending.LOGGED_OUT
+        return Ending.REPLACED if data else Ending.LOGGED_OUT
 
     def revoke(
         self, session_id: bytes, expires_at: int, now: float, replaced: bool = False

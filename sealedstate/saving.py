@@ -12,6 +12,7 @@ from . import chunking, codec, record_codec, sealing
 from .budget import Budget
 from .cookies import field_bytes
 from .errors import ConfigurationError, SessionTooLarge
+from .followers import Save
 from .placing import Item, Room, plan
 from .record import NO_PARTS, OverflowSet, Place, Policy, Record
 from .session import Part, Session
@@ -58,13 +59,17 @@ class Saving:
         self._other_bytes = other_bytes
         self._now = toolkit.now()
         self._max_age: int | None = None
+        self._told: Save | None = None
 
     def lines(self) -> list[str]:
         """The Set-Cookie field values. Raises SessionTooLarge, StorageError or NoPrimaryKey."""
         record, text, chunks = self._whole() or self._divided()
         if not self._old_is_replaced():
             self._tools.note("not-sent", record.id, "revoked")
+            self.tell_not_saved()
             return []
+        if self._told is not None:
+            self._tools.followers.before_sending(self._told)
         self._drop_rows_left_before(record)
         self._tools.note("saved", record.id)
         return [*self._written(text, chunks), *self._deleted(text, chunks)]
@@ -85,6 +90,8 @@ class Saving:
         if self._leaves_rows() or chunking.text_chars(size) > self._budget(LONGEST_AGE).core_chars:
             return None
         record = self._identity(parts)
+        if self._tools.followers.all:
+            self._tell_saving(record, dict.fromkeys(parts, Place.CORE))
         return record, self._tools.tokens.seal_core(record, int(self._now)), []
 
     def _leaves_rows(self) -> bool:
@@ -95,6 +102,8 @@ class Saving:
         self._fetch_what_may_move()
         record = self._identity(NO_PARTS)
         budget, places = self._placed(record)
+        if self._tools.followers.all:
+            self._tell_saving(record, places)
         spilled = self._spill(record, places)
         overflow, chunks = self._overflow(record, places, budget)
         record = self._complete(record, places, spilled, overflow)
@@ -107,6 +116,19 @@ class Saving:
         """The Set-Cookie field values that leave nothing of ours in the browser."""
         self._old_is_replaced()
         return self._deleted(None, [])
+
+    def tell_not_saved(self) -> None:
+        """Tell all followers that a logout came first. Raises StorageError."""
+        if self._visit.record is not None:
+            self._tools.followers.not_saved(self._session, self._visit.record.id, self._now)
+
+    def _tell_saving(self, record: Record, places: Mapping[str, Place]) -> None:
+        opened = self._visit.opened
+        arrived_id = None if opened is None else opened.record.id
+        sealed_at = None if opened is None else opened.sealed_at
+        save = Save(self._session, record, self._parts, places, arrived_id, sealed_at, self._now)
+        self._tools.followers.before_save(save)
+        self._told = save
 
     # --- who it is ------------------------------------------------------------------------------
 

@@ -6,11 +6,14 @@ Knows how they are made from settings. Does not know what a request does with th
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 from .budget import budget_for
 from .clocks import SteadyClock
+from .errors import ConfigurationError
 from .fitness import Fitness
+from .followers import Followers
 from .revocation import Revocations
 from .rows import Rows
 from .settings import Settings
@@ -44,13 +47,13 @@ class Toolkit:
         self.now = SteadyClock(settings.clock, settings.skew)
         # Foreign cookies and further headers are mostly the same from one request to the next.
         self.budget = lru_cache(BUDGETS)(partial(budget_for, settings.carried))
-        self._fitness: Fitness | None = None
+        self.rows = Rows(settings.realm, settings.random, self._row_refused)
+        self.followers = Followers()
+        self._fitness: list[Fitness] = []
         if settings.store is not None:
-            self._fitness = Fitness(settings.store, KEPT_HERE, settings.tolerate)
-            self._fitness.check()
-            rows = Rows(settings.realm, settings.random, self._row_refused)
-            self.spiller = Spiller(settings.store, rows)
-            self.revocations = Revocations(settings.store, rows, self.tokens.keyring)
+            self.require(KEPT_HERE)
+            self.spiller = Spiller(settings.store, self.rows)
+            self.revocations = Revocations(settings.store, self.rows, self.tokens.keyring)
 
     def note(
         self,
@@ -64,8 +67,16 @@ class Toolkit:
 
     def store_answered(self) -> None:
         """A store that could not be judged at the start may be known now."""
-        if self._fitness is not None:
-            self._fitness.look_again()
+        for fitness in self._fitness:
+            fitness.look_again()
+
+    def require(self, uses: Sequence[str]) -> None:
+        """Judge the store by further uses. Raises ConfigurationError, also without a store."""
+        if self.settings.store is None:
+            raise ConfigurationError(f"storage: {', '.join(uses)} needs a store")
+        fitness = Fitness(self.settings.store, uses, self.settings.tolerate)
+        fitness.check()
+        self._fitness.append(fitness)
 
     def _row_refused(self, context: str, reason: str) -> None:
         self.note("row-refused", reason=reason)

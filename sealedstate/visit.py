@@ -35,6 +35,8 @@ class RequestVisit:
     opened: OpenedRecord | None = None
     withheld: str | None = None
     adopted: Record | None = None
+    # Whether its revocation is recorded already, by its id.
+    revoked = False
     _overflow: dict[str, bytes] | None = None
 
     def __init__(self, toolkit: Toolkit, cookie_header: str) -> None:
@@ -96,10 +98,13 @@ class RequestVisit:
     def end(self) -> None:
         if self.withheld is not None:
             raise SessionWithheld(self.withheld)
-        if self.record is not None:
-            self.revoke(self.record)
-        elif self.adopted is not None:
-            self.revoke(self.adopted)
+        record = self.record or self.adopted
+        if record is None:
+            return
+        if self.revoked:
+            self.forget(record.id, {**record.left, **record.spilled})
+        else:
+            self.revoke(record)
 
     def new_id(self) -> bytes:
         return self._toolkit.settings.random(ID_BYTES)
@@ -117,6 +122,7 @@ class RequestVisit:
         until = self._refused_until(record)
         first = tools.revocations.revoke(record.id, until, now, replaced)
         tools.note("revoked", record.id)
+        tools.followers.after_revoke(record.id, now)
         self.forget(record.id, {**record.left, **record.spilled})
         return first
 

@@ -16,10 +16,14 @@ from .errors import (
     RegistryUnreadable,
     SessionIdChanged,
 )
+from .finding import LogoutIndex, LogoutRequest
 from .login_records import PERSISTENT, TRANSIENT, LoginRecord, LoginRecords
 from .logins import Authentication, NameID, ServiceLogin
+from .logout import SingleLogout
+from .progress import LogoutProgress, Notice
 from .registry import Registry, extended_text, load_registry, parse_registry
 from .saml_metadata import read_service_entity_ids
+from .sessions import LiveSession, SessionRegistry
 
 __all__ = [
     "PERSISTENT",
@@ -27,17 +31,24 @@ __all__ = [
     "Authentication",
     "IdentifierKeyMissing",
     "Identifiers",
+    "LiveSession",
     "LoginRecord",
     "LoginRecords",
     "LoginsUnreadable",
+    "LogoutIndex",
+    "LogoutProgress",
+    "LogoutRequest",
     "MetadataUnreadable",
     "NameID",
     "NobodySignedIn",
+    "Notice",
     "Registry",
     "RegistryMissing",
     "RegistryUnreadable",
     "ServiceLogin",
     "SessionIdChanged",
+    "SessionRegistry",
+    "SingleLogout",
     "extended_text",
     "load_registry",
     "parse_registry",

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ..errors import ConfigurationError
+from ..followers import Save
 from ..session import Session
 from .columns import decode_logins, encode_logins
 from .derived import Identifiers
@@ -76,6 +77,30 @@ class LoginRecords:
     def read_columns(self, value: object) -> frozenset[ServiceLogin]:
         """The service logins of the part's value, without what can be made again."""
         return decode_logins(_bytes(value), self.registry)
+
+    def whole(self, value: object, session_id: bytes, subject: str) -> frozenset[ServiceLogin]:
+        """The service logins of the part's value, with all texts. Raises LoginsUnreadable."""
+        owner = Owner(session_id, subject, self.identifiers)
+        return frozenset(owner.make_again(login) for login in self.read_columns(value))
+
+    def added_by(self, save: Save) -> frozenset[ServiceLogin]:
+        """The service logins that are new with a save: those of no earlier one under its id.
+
+        Raises LoginsUnreadable.
+        """
+        part, record = save.parts.get(self.columns), save.record
+        changed = part is not None and (part.changed or save.has_new_id)
+        if part is None or part.encoded is None or not changed or record.subject is None:
+            return frozenset()
+        ours = self._decoded(save, part.encoded, record.subject)
+        if part.saved is None or save.has_new_id:
+            return ours
+        known = {login.identity for login in self._decoded(save, part.saved, record.subject)}
+        return frozenset(login for login in ours if login.identity not in known)
+
+    def _decoded(self, save: Save, data: bytes, subject: str) -> frozenset[ServiceLogin]:
+        value = save.session.visit.decode(self.columns, data)
+        return self.whole(value, save.record.id, subject)
 
 
 def merge_heads(before: object, theirs: object, ours: object) -> bytes:

@@ -66,7 +66,7 @@ class Authentication:
     duration: int
 
     def __post_init__(self) -> None:
-        _check_text("an authentication's method", self.method)
+        check_text("an authentication's method", self.method)
         _check_number("an authentication's time", self.time)
         _check_number("an authentication's duration", self.duration)
 
@@ -91,10 +91,10 @@ class NameID:
 
     def __post_init__(self) -> None:
         if not isinstance(self.value, Made):
-            _check_text("a NameID", self.value)
+            check_text("a NameID", self.value)
         for text in (self.format, self.name_qualifier, self.sp_name_qualifier):
             if text is not None:
-                _check_text("a NameID's format or qualifier", text)
+                check_text("a NameID's format or qualifier", text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +112,12 @@ class ServiceLogin:
     time: int
 
     def __post_init__(self) -> None:
-        _check_text("a service login's entity_id", self.entity_id)
-        _check_text("a service login's method", self.method)
+        check_text("a service login's entity_id", self.entity_id)
+        check_text("a service login's method", self.method)
         if type(self.name_id) is not NameID:
             raise UnsupportedValue("a service login's name_id", "it is a NameID")
         if not (self.session_index is None or isinstance(self.session_index, Made)):
-            _check_text("a service login's session_index", self.session_index)
+            check_text("a service login's session_index", self.session_index)
         _check_number("a service login's time", self.time)
 
     @property
@@ -145,7 +145,8 @@ def merge_sets(
     return both if before is None else both - (before - theirs) - (before - ours)
 
 
-def _check_text(what: str, text: object) -> None:
+def check_text(what: str, text: object) -> None:
+    """Raise UnsupportedValue unless `text` is text that has UTF-8."""
     if type(text) is not str:
         raise UnsupportedValue(what, "it is text")
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):

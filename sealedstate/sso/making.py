@@ -86,3 +86,9 @@ class Owner:
 
     def _mark(self) -> bytes:
         return hashlib.blake2b(self.session_id, digest_size=MARK_BYTES).digest()
+
+
+def needs_subject(login: ServiceLogin) -> bool:
+    """Whether one of its texts can only be made again by who knows the subject."""
+    texts = (login.name_id.value, login.session_index)
+    return any(isinstance(text, Made) and text.how is not How.DERIVED for text in texts)

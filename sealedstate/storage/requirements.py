@@ -46,6 +46,7 @@ DURABLE = Need(
     "loses no acknowledged write in a crash",
     "loses acknowledged writes in a crash",
 )
+ENUMERABLE = Need("enumerable", True, "lists what it holds", "does not list what it holds")
 INDEXES = Need("indexes", True, "has indexes", "has no indexes")
 
 
@@ -102,6 +103,19 @@ USES: Mapping[str, Use] = {
             "logins",
             "the index that leads from a service's logout request to sessions",
             (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, INDEXES),
+            ("sealedstate.sso.index",),
+        ),
+        Use(
+            "logout",
+            "which services of an ended session were told so, and which remain",
+            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, CURRENT),
+            ("sealedstate.sso.logout", "sealedstate.sso.owner"),
+        ),
+        Use(
+            "sessions",
+            "the registry of live sessions, where it is switched on",
+            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, INDEXES, ENUMERABLE),
+            ("sealedstate.sessions",),
         ),
     )
 }

@@ -105,6 +105,10 @@ def test_reap_and_stats_count(url: str, tmp_path: Path, capsys: Told) -> None:
         "sealedstate.revoked": "0",
         "sealedstate.watermark": "0",
         "sealedstate.ring": "0",
+        "sealedstate.sso.index": "0",
+        "sealedstate.sso.logout": "0",
+        "sealedstate.sso.owner": "0",
+        "sealedstate.sessions": "0",
     }
     assert main(["store", "reap", url]) == 0
     assert capsys.readouterr().out == "1 expired records removed\n"

@@ -9,6 +9,7 @@ import pytest
 
 from sealedstate import revocation, spilling
 from sealedstate.key_sources import ring_store
+from sealedstate.sso import finding, ledger, owners, sessions
 from sealedstate.storage import (
     USES,
     CachedStorage,
@@ -54,6 +55,9 @@ def test_the_uses_of_this_release_are_in_the_contexts_that_it_writes_to() -> Non
         "spilling": (spilling.CONTEXT,),
         "revocation": (revocation.SESSIONS, revocation.SUBJECTS),
         "ring": (ring_store.CONTEXT,),
+        "logins": (finding.CONTEXT,),
+        "logout": (ledger.CONTEXT, owners.CONTEXT),
+        "sessions": (sessions.CONTEXT,),
     }
 
 
@@ -100,6 +104,8 @@ def test_each_need_is_met_or_not_by_one_capability() -> None:
         "artifacts": replace(can, shared=False),
         "consent": replace(can, durable=False),
         "logins": replace(can, indexes=False),
+        "logout": replace(can, staleness=1),
+        "sessions": replace(can, enumerable=False),
         "spilling": replace(can, staleness=1),
     }
     assert broken.keys() == USES.keys()
