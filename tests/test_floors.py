@@ -99,7 +99,15 @@ FLOORS = [
     {"sso.ending", "sso.progress"},
     {"sso.logout"},
     {"sso"},
-    {"cli.findings", "cli.wording", "cli.ring_source", "cli.sizes", "cli.sso", "cli.store"},
+    {
+        "cli.findings",
+        "cli.wording",
+        "cli.ring_source",
+        "cli.sessions",
+        "cli.sizes",
+        "cli.sso",
+        "cli.store",
+    },
     {"cli.timeline", "cli.ring_commands", "cli.ring_findings"},
     {"cli.ring_list"},
     {"cli.node_findings"},
@@ -153,7 +161,7 @@ DOORS = {
     "fcntl": {"key_sources.ring_file"},
     "tomllib": {"settings"},
     "argparse": {"cli"}
-    | {f"cli.{name}" for name in ("keys", "sizes", "sso", "store", "ring_source")}
+    | {f"cli.{name}" for name in ("keys", "sessions", "sizes", "sso", "store", "ring_source")}
     | {f"cli.ring_{name}" for name in ("commands", "list", "check", "watch")},
 }
 # No deserialiser that runs code, no quadratic cookie parser.

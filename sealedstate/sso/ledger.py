@@ -100,9 +100,9 @@ class State:
         }
         return self._with(set(self.logins), letters)
 
-    def knows(self, identity: Identity) -> bool:
-        """Whether it is one of the logins."""
-        return identity in self._identities()
+    def knows_all(self, identities: Iterable[Identity]) -> bool:
+        """Whether all of them are of the logins."""
+        return set(identities) <= set(self._identities())
 
     def _identities(self) -> list[Identity]:
         return [login.identity for login in self.logins]

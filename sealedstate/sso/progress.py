@@ -117,10 +117,8 @@ class LogoutProgress:
 
     def _mark(self, whom: Iterable[Notice], standing: int) -> None:
         identities = [(one.entity_id, one.name_id, one.session_index) for one in whom]
-        state = self._kept.state()
-        for identity in identities:
-            if not state.knows(identity):
-                raise UsageError("a notice that is none of this logout's")
+        if not self._kept.state().knows_all(identities):
+            raise UsageError("a notice that is none of this logout's")
         self._kept.mark(identities, standing)
 
 

@@ -39,6 +39,10 @@ FORMAT = 1
 EVERY = 300
 
 
+class _UnreadableHere(StorageUnavailable):
+    """Another node or release can read the row."""
+
+
 @dataclass(frozen=True, slots=True)
 class LiveSession:
     """One session. `id`: 32 characters that name it to administrators; times in epoch seconds.
@@ -77,16 +81,29 @@ class SessionRegistry(Follower):
     def list(self, subject: str | None = None) -> list[LiveSession]:
         """The live sessions, or those of one user; the one that was seen last comes first.
 
-        Raises StorageError.
+        Rows that this node can't read are left out, and logged. Raises StorageError.
         """
+        return self._listed(subject)[0]
+
+    def _listed(self, subject: str | None = None) -> tuple[list[LiveSession], int]:
+        """The live sessions, and how many rows can't be read here."""
         keys: Iterable[str] = (
             self._storage.keys(CONTEXT)
             if subject is None
             else self._storage.members(CONTEXT, self._subject_key(subject))
         )
         marks: dict[str, int] = {}
-        found = [session for key in keys if (session := self._live(key, marks)) is not None]
-        return sorted(found, key=lambda session: (-session.last_seen, session.id))
+        found, unreadable = [], 0
+        for key in keys:
+            try:
+                session = self._live(key, marks)
+            except _UnreadableHere:
+                unreadable += 1
+                continue
+            if session is not None:
+                found.append(session)
+        found.sort(key=lambda session: (-session.last_seen, session.id))
+        return found, unreadable
 
     def find(self, session: str) -> LiveSession | None:
         """The live session with this `LiveSession.id`. Raises StorageError."""
@@ -105,8 +122,17 @@ class SessionRegistry(Follower):
         self._keeper.revoke_subject(subject)
 
     def revoke_all(self) -> int:
-        """End all sessions that are listed now; how many there were. Raises StorageError."""
-        return sum(self._keeper.revoke_session(session.raw_id) for session in self.list())
+        """End all sessions that are listed now; how many there were.
+
+        Raises StorageError, also when there were rows that this node can't read: it ends the rest.
+        """
+        found, unreadable = self._listed()
+        ended = sum(self._keeper.revoke_session(session.raw_id) for session in found)
+        if unreadable:
+            raise StorageUnavailable(
+                f"{unreadable} sessions can't be read here, and were not ended; {ended} were"
+            )
+        return ended
 
     # --- what it follows ------------------------------------------------------------------------
 
@@ -175,12 +201,10 @@ class SessionRegistry(Follower):
             row = codec.decode(self._tools.rows.open_row(CONTEXT, key, stored, ring, now))
         except UnreadableError as error:
             if error.keeps_cookie:
-                raise StorageUnavailable(
-                    f"a session's row is unreadable ({error.reason})"
-                ) from error
+                raise _UnreadableHere(f"a session's row is unreadable ({error.reason})") from error
             return None  # swapped or rolled back: it tells of nobody
         if type(row) is not list or len(row) != 6 or row[0] != FORMAT:
-            raise StorageUnavailable("a session's row was written by another release")
+            raise _UnreadableHere("a session's row was written by another release")
         _, raw_id, subject, started, last_seen, where = row
         return LiveSession(key, subject, started, last_seen, where, raw_id)
 
