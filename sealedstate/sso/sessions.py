@@ -20,6 +20,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from .. import codec
 from ..chunking import to_text
@@ -58,6 +59,10 @@ class LiveSession:
     raw_id: bytes = field(repr=False)
 
 
+# In the class, `list` is a method.
+_Sessions: TypeAlias = list[LiveSession]
+
+
 class SessionRegistry(Follower):
     """The live sessions of all nodes that have one of these. Made once, it follows every save.
 
@@ -78,14 +83,14 @@ class SessionRegistry(Follower):
 
     # --- for administrators ---------------------------------------------------------------------
 
-    def list(self, subject: str | None = None) -> list[LiveSession]:
+    def list(self, subject: str | None = None) -> _Sessions:
         """The live sessions, or those of one user; the one that was seen last comes first.
 
         Rows that this node can't read are left out, and logged. Raises StorageError.
         """
         return self._listed(subject)[0]
 
-    def _listed(self, subject: str | None = None) -> tuple[list[LiveSession], int]:
+    def _listed(self, subject: str | None = None) -> tuple[_Sessions, int]:
         """The live sessions, and how many rows can't be read here."""
         keys: Iterable[str] = (
             self._storage.keys(CONTEXT)
