@@ -97,7 +97,7 @@ FLOORS = [
     {"sso.finding"},
     {"sso.ledger"},
     {"sso.ending", "sso.progress"},
-    {"sso.logout"},
+    {"sso.logout", "sso.abilities"},
     {"sso"},
     {
         "cli.findings",

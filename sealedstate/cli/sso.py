@@ -1,6 +1,7 @@
 """``sealedstate sso registry build METADATA.xml``: give numbers to the services of a federation.
 
-Knows files and what is printed. Does not know what is in them.
+Knows files and what is printed. Does not know what is in them. ``sso matrix`` prints what of single
+logout works with which store.
 
 With ``--output FILE`` the registry is kept there: one that exists gets what it lacks in a new
 version, and loses nothing. Roll it out to all nodes before any of them signs in to a new service,
@@ -19,6 +20,8 @@ from typing import Any, BinaryIO
 
 from ..sso import Registry, RegistryUnreadable, extended_text, parse_registry
 from ..sso import read_service_entity_ids as read_entity_ids
+from ..sso.abilities import as_markdown
+from ..storage.matrix import DECLARED
 
 
 def add_to(commands: Any) -> None:
@@ -33,6 +36,13 @@ def add_to(commands: Any) -> None:
     for name, what in (("entity", "an entityID, your own for one"), ("method", "a method's URI")):
         build.add_argument(f"--{name}", action="append", default=[], help=f"also {what}")
     build.set_defaults(run=_build)
+    matrix = subjects.add_parser("matrix", help="what of single logout works with which store")
+    matrix.set_defaults(run=_matrix)
+
+
+def _matrix(_: argparse.Namespace) -> int:
+    print(as_markdown(DECLARED))
+    return 0
 
 
 def _build(given: argparse.Namespace) -> int:
