@@ -48,6 +48,8 @@ What is stored, by context. A key is the text (see `chunking`) of a BLAKE2b-192:
                            the ring's lookup secret for a key
                            payload: until when the subject's sessions are refused
 
+What `sso` stores is specified in the modules there: `finding`, `ledger`, `owners`, `sessions`.
+
 Both times are whole seconds since 1970-01-01T00:00:00Z, 8 bytes, big-endian. A row of
 sealedstate.revoked refuses its session by being there, also where it does not open.
 

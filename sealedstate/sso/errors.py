@@ -8,7 +8,7 @@ reads login records may catch `LoginsUnreadable`, report it, and go on without t
 
 from __future__ import annotations
 
-from ..errors import OperatorError, UnreadablePart, UsageError
+from ..errors import OperatorError, StorageUnavailable, UnreadablePart, UsageError
 
 
 class NobodySignedIn(UsageError):
@@ -48,3 +48,7 @@ class RegistryUnreadable(OperatorError):
 
 class MetadataUnreadable(OperatorError):
     """A metadata file is no XML, or has a document type declaration, which is refused."""
+
+
+class RowUnreadable(StorageUnavailable):
+    """A stored value that another node or release can read, and this one can't."""

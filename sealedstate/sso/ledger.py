@@ -30,7 +30,7 @@ from ..keys import length_prefixed
 from ..storage.contract import Storage, Stored, next_version
 from ..toolkit import Toolkit
 from .columns import decode_logins, encode_logins
-from .errors import LoginsUnreadable
+from .errors import LoginsUnreadable, RowUnreadable
 from .finding import LogoutRequest, meant
 from .login_records import LoginRecords
 from .logins import NameID, ServiceLogin, Text, latest_only
@@ -193,7 +193,7 @@ class Ledger:
             data = self._tools.rows.open_row(CONTEXT, name, stored, ring, now)
         except UnreadableError as error:
             if error.keeps_cookie:
-                raise StorageUnavailable(f"a logout is unreadable here ({error.reason})") from error
+                raise RowUnreadable(f"a logout is unreadable here ({error.reason})") from error
             return None  # swapped or rolled back: it is written anew
         return self._decoded(codec.decode(data))
 

@@ -24,7 +24,7 @@ from ..revocation import Ending
 from ..session import Session
 from ..visit import RequestVisit
 from .ending import Endings, Known
-from .errors import NobodySignedIn
+from .errors import NobodySignedIn, RowUnreadable
 from .finding import LogoutIndex, LogoutRequest, find_sessions
 from .ledger import REMAINS, State
 from .login_records import LoginRecord, LoginRecords
@@ -206,7 +206,7 @@ class SingleLogout:
         for name in self._endings.ledger.names():
             try:
                 state = self._endings.ledger.read(name)
-            except UnreadablePart:
+            except (UnreadablePart, RowUnreadable):
                 continue
             if state is not None and state.written_at + idle <= self._tools.now():
                 state = self._endings.taken_up(state)

@@ -14,11 +14,12 @@ import hashlib
 from dataclasses import dataclass
 
 from ..chunking import to_text
-from ..errors import StorageUnavailable, UnreadableError
+from ..errors import UnreadableError
 from ..keys import length_prefixed
 from ..record import Record
 from ..storage.contract import Storage, next_version
 from ..toolkit import Toolkit
+from .errors import RowUnreadable
 
 CONTEXT = "sealedstate.sso.owner"
 
@@ -51,7 +52,7 @@ class Owners:
             return self.tools.rows.open_row(CONTEXT, name, stored, ring, now).decode()
         except UnreadableError as error:
             if error.keeps_cookie:
-                raise StorageUnavailable(f"an owner is unreadable here ({error.reason})") from error
+                raise RowUnreadable(f"an owner is unreadable here ({error.reason})") from error
             return None
 
     def delete(self, session_id: bytes) -> None:

@@ -34,14 +34,11 @@ from ..followers import Follower, Save
 from ..keeper import Keeper
 from ..keys import length_prefixed
 from ..storage.contract import next_version
+from .errors import RowUnreadable
 
 CONTEXT = "sealedstate.sessions"
 FORMAT = 1
 EVERY = 300
-
-
-class _UnreadableHere(StorageUnavailable):
-    """Another node or release can read the row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +99,7 @@ class SessionRegistry(Follower):
         for key in keys:
             try:
                 session = self._live(key, marks)
-            except _UnreadableHere:
+            except RowUnreadable:
                 unreadable += 1
                 continue
             if session is not None:
@@ -206,10 +203,10 @@ class SessionRegistry(Follower):
             row = codec.decode(self._tools.rows.open_row(CONTEXT, key, stored, ring, now))
         except UnreadableError as error:
             if error.keeps_cookie:
-                raise _UnreadableHere(f"a session's row is unreadable ({error.reason})") from error
+                raise RowUnreadable(f"a session's row is unreadable ({error.reason})") from error
             return None  # swapped or rolled back: it tells of nobody
         if type(row) is not list or len(row) != 6 or row[0] != FORMAT:
-            raise _UnreadableHere("a session's row was written by another release")
+            raise RowUnreadable("a session's row was written by another release")
         _, raw_id, subject, started, last_seen, where = row
         return LiveSession(key, subject, started, last_seen, where, raw_id)
 

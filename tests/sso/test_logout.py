@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,11 +17,12 @@ from sealedstate.sso import (
     NameID,
     NobodySignedIn,
     Notice,
+    RegistryMissing,
     SingleLogout,
 )
 from sealedstate.storage import MemoryStorage
 from tests.jar import keeper
-from tests.sso.makers import ENTITY_IDS, OTHER_SP, SP, a_key
+from tests.sso.makers import ENTITY_IDS, OTHER_SP, SP, a_key, registry
 from tests.sso.providers import (
     CARRIED,
     PASSWORD,
@@ -392,6 +394,71 @@ def test_what_fails_after_the_revocation_is_owed_and_made_up_for() -> None:
     assert user.subject is None
     (found,) = node.logout.unfinished(0)
     assert (entity_ids(found), found.owed) == ({OTHER_SP}, False)
+
+
+def test_what_can_not_be_told_for_want_of_a_registry_ends_nothing_with_the_user_there() -> None:
+    idp = Provider(parts=SERVED)
+    user = idp.signed_in(a_login(ENTITY_IDS[0]), MAIL)
+    idp.records = replace(idp.records, registry=registry(ENTITY_IDS[5:]))
+    lagging = idp.node(parts=SERVED)
+    session = lagging.keeper.session(user.jar.header())
+    with pytest.raises(RegistryMissing):
+        lagging.logout.begin(session)
+    assert user.subject == USER
+    # A service that asks ends the session there, too; a node that has the registry tells the rest.
+    (progress,) = lagging.ask(MAIL)
+    assert (progress.owed, progress.remaining) == (True, ())
+    assert user.at(lagging).answer(lagging.logout.owed) is None
+    assert entity_ids(user.answer(idp.logout.owed)) == {ENTITY_IDS[0]}
+
+
+def test_a_cookie_of_which_a_piece_is_missing_is_owed_on() -> None:
+    idp = Provider(parts=CARRIED, profile="roomy")
+    user = idp.signed_in(*(a_login(f"https://sp{n}.org/{n:0200}") for n in range(40)), MAIL)
+    user.node.ask(MAIL)
+    whole = user.jar.header()
+    pairs = [pair for pair in whole.split("; ") if not pair.startswith("__Host-s-1=")]
+    assert len(pairs) < len(whole.split("; "))
+    assert idp.logout.owed(user.keeper.session("; ".join(pairs))) is None
+    progress = idp.logout.owed(user.keeper.session(whole))
+    assert len(entity_ids(progress)) == 40
+
+
+def test_rows_of_another_application_stop_nobody() -> None:
+    idp = Provider()
+    other = idp.node(keys=StaticKeys(Keyring((a_key(7),), lookup=a_key(8).secret)), parts=SERVED)
+    stranger = User(other)
+    stranger.sign_in()
+    stranger.go(WIKI)
+    stranger.answer(other.logout.begin)
+    idp.signed_in(MAIL).answer(idp.logout.begin)
+    assert [entity_ids(progress) for progress in idp.logout.unfinished(0)] == [{OTHER_SP}]
+
+
+def test_a_row_that_was_tampered_with_leads_nowhere_and_ends_nothing() -> None:
+    idp = Provider()
+    progress = idp.signed_in(WIKI).answer(idp.logout.begin)
+    store = idp.store
+    assert isinstance(store, MemoryStorage)
+    (name,) = store.keys("sealedstate.sso.logout")
+    stored = store.read("sealedstate.sso.logout", name)
+    assert stored is not None
+    value = stored.value[:-1] + bytes([stored.value[-1] ^ 1])
+    store.update("sealedstate.sso.logout", name, value, None, stored.version + 1)
+    assert idp.logout.resume(progress.token) is None
+    assert list(idp.logout.unfinished(0)) == []
+
+
+def test_hostile_names_are_told_exactly() -> None:
+    idp = Provider(parts=SERVED)
+    long = a_login("https://sp.example.org/" + "x" * 1001, "n" * 10_000, "")
+    odd = a_login("urn:ünïcode:\u202e", "\x00\U0001f600", "\n", form="", name_qualifier="é")
+    user = idp.signed_in(long, odd, WIKI)
+    (progress,) = user.node.ask(WIKI)
+    assert set(progress) == {as_notice(long), as_notice(odd)}
+    again = idp.logout.resume(progress.token)
+    assert again is not None
+    assert set(again) == set(progress)
 
 
 def test_a_cookie_that_can_not_be_judged_is_neither_ended_nor_owed() -> None:
