@@ -121,14 +121,14 @@ def test_it_is_shut_for_what_this_node_can_not_judge_and_without_a_store() -> No
 KEY = "3q2-7wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs"
 
 
-def test_it_is_shut_while_the_store_is_down() -> None:
+def test_it_is_shut_while_the_store_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site()
     jar = site.end()
 
     def down(*_: Any) -> Any:
         raise StorageUnavailable("down")
 
-    site.store.read = down  # type: ignore[method-assign]
+    monkeypatch.setattr(site.store, "read", down)
     session: Session = site.keeper.session(jar.header())
     assert ended_record(site.keeper.toolkit, session, NAMES) is None
     assert session.withheld == "store-down"
