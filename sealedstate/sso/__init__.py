@@ -6,6 +6,7 @@ use it, `registry` for its file, and `derived` for what identifiers promise.
 
 from __future__ import annotations
 
+from .artifacts import ArtifactStore
 from .derived import Identifiers
 from .errors import (
     IdentifierKeyMissing,
@@ -19,11 +20,14 @@ from .errors import (
 from .login_records import PERSISTENT, TRANSIENT, LoginRecord, LoginRecords
 from .logins import Authentication, NameID, ServiceLogin
 from .registry import Registry, extended_text, load_registry, parse_registry
+from .replay import ReplayCache
+from .saml_artifacts import SAMLArtifact, source_id_of
 from .saml_metadata import read_service_entity_ids
 
 __all__ = [
     "PERSISTENT",
     "TRANSIENT",
+    "ArtifactStore",
     "Authentication",
     "IdentifierKeyMissing",
     "Identifiers",
@@ -36,10 +40,13 @@ __all__ = [
     "Registry",
     "RegistryMissing",
     "RegistryUnreadable",
+    "ReplayCache",
+    "SAMLArtifact",
     "ServiceLogin",
     "SessionIdChanged",
     "extended_text",
     "load_registry",
     "parse_registry",
     "read_service_entity_ids",
+    "source_id_of",
 ]

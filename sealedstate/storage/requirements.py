@@ -87,11 +87,13 @@ USES: Mapping[str, Use] = {
             "replay",
             "messages that were seen, so that none counts twice",
             (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING),
+            ("sealedstate.sso.replay",),
         ),
         Use(
             "artifacts",
             "one-time values that exactly one asker gets",
             (KEPT_FROM_THE_VISITOR, SHARED),
+            ("sealedstate.sso.artifact",),
         ),
         Use(
             "consent",
