@@ -7,6 +7,7 @@ use it, `registry` for its file, and `derived` for what identifiers promise.
 from __future__ import annotations
 
 from .artifacts import ArtifactStore
+from .consent import Consent, ConsentStore
 from .derived import Identifiers
 from .errors import (
     IdentifierKeyMissing,
@@ -29,6 +30,8 @@ __all__ = [
     "TRANSIENT",
     "ArtifactStore",
     "Authentication",
+    "Consent",
+    "ConsentStore",
     "IdentifierKeyMissing",
     "Identifiers",
     "LoginRecord",

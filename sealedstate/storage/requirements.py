@@ -46,6 +46,7 @@ DURABLE = Need(
     "loses no acknowledged write in a crash",
     "loses acknowledged writes in a crash",
 )
+ENUMERABLE = Need("enumerable", True, "lists what it holds", "does not list what it holds")
 INDEXES = Need("indexes", True, "has indexes", "has no indexes")
 
 
@@ -54,12 +55,14 @@ class Use:
     """Something that sealedstate does with a store. `title` is how a sentence calls it.
 
     `contexts`: where it keeps what it has; none for a use that no part of this release makes.
+    `lasting`: whether that outlives any key that seals sessions.
     """
 
     title: str
     purpose: str
     needs: tuple[Need, ...]
     contexts: tuple[str, ...] = ()
+    lasting: bool = False
 
 
 USES: Mapping[str, Use] = {
@@ -98,7 +101,9 @@ USES: Mapping[str, Use] = {
         Use(
             "consent",
             "what a user agreed to, kept for years",
-            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, DURABLE),
+            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, DURABLE, ENUMERABLE),
+            ("sealedstate.sso.consent",),
+            lasting=True,
         ),
         Use(
             "logins",
