@@ -24,6 +24,7 @@ SECRET_BYTES = 32
 KEY_LABEL = "sealedstate-key-1"
 LOOKUP_LABEL = "sealedstate-lookup-1"
 DEFAULT_SKEW = 60
+FOR_EVER = 1 << 62
 
 # Keys that stand in our documentation and tests: BLAKE2b-128 of the secret, so that the list
 # itself can't be used as one.
@@ -174,7 +175,9 @@ class Keyring:
     def lasting(self) -> Keyring:
         """The ring that seals what is stored for years. No key of it expires.
 
-        Raises NoPrimaryKey where there is none yet.
+        Each opens what it sealed at any time since its turn: what a node has sealed that lagged
+        behind for longer than it may must not be lost, as a session may. Raises NoPrimaryKey where
+        there is none yet.
         """
         if self.lasting_keys is None:
             return self
@@ -183,7 +186,7 @@ class Keyring:
                 "the ring has no key yet for what is stored for years;"
                 " `sealedstate keys rotate --lasting` adds one"
             )
-        return Keyring(self.lasting_keys, self.skew, self.announce, self.lookup)
+        return Keyring(self.lasting_keys, self.skew, FOR_EVER, self.lookup)
 
     def find(self, kid: bytes) -> Key | None:
         """The one key that a kid selects, whatever its state."""

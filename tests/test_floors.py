@@ -97,7 +97,8 @@ FLOORS = [
     {"sso"},
     {"cli.findings", "cli.wording", "cli.ring_source", "cli.sizes", "cli.sso", "cli.store"},
     {"cli.timeline", "cli.ring_commands", "cli.ring_findings"},
-    {"cli.ring_list", "cli.reseal"},
+    {"cli.ring_list", "cli.stored"},
+    {"cli.reseal", "cli.consent"},
     {"cli.node_findings"},
     {"cli.ring_check"},
     {"cli.ring_watch"},
@@ -150,6 +151,7 @@ DOORS = {
     "tomllib": {"settings"},
     "argparse": {"cli"}
     | {f"cli.{name}" for name in ("keys", "sizes", "sso", "store", "ring_source", "reseal")}
+    | {"cli.stored", "cli.consent"}
     | {f"cli.ring_{name}" for name in ("commands", "list", "check", "watch")},
 }
 # No deserialiser that runs code, no quadratic cookie parser.

@@ -12,27 +12,25 @@ import argparse
 import json
 import sys
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigurationError, OperatorError
-from ..key_sources import is_ring
 from ..keys import Keyring
 from ..resealing import Sweep, Swept
 from ..rotation import lasting_destroyed, lasting_replaced
 from ..rows import Rows
 from ..settings import Settings
-from ..storage import Storage
 from .ring_commands import Outcome, changed
-from .ring_source import RingSource, configured, source_of
+from .ring_source import RingSource, configured
+from .stored import keyring_of, ring_of, store_of
 from .wording import many
 
 
 def reseal(given: argparse.Namespace) -> int:
     """One sweep; its exit code: 1 where rows are left that don't open, or it was stopped."""
     with configured(given) as settings:
-        _store(settings)
-        source = _ring_source(settings, given)
+        store_of(settings)
+        source = ring_of(settings, given)
         if given.destroy and source is None:
             raise ConfigurationError("--destroy is for a ring; other keys stand where you put them")
         try:
@@ -48,9 +46,9 @@ def _reseal(settings: Settings, source: RingSource | None, given: argparse.Names
     now = settings.clock()
     # Looked at before the sweep: what nobody could have sealed by then, nobody seals while it runs.
     replaced = _kids(source, int(now))
-    keyring = _keyring(settings, source)
+    keyring = keyring_of(settings, source)
     rows = Rows(settings.realm, settings.random)
-    swept = Sweep(_store(settings), rows, keyring.lasting, now).run()
+    swept = Sweep(store_of(settings), rows, keyring.lasting, now).run()
     free = {kid for kid in replaced if not swept.needed[kid]}
     told, facts = _told(swept, keyring.lasting, int(now)), _facts(swept)
     if source is not None:
@@ -59,28 +57,6 @@ def _reseal(settings: Settings, source: RingSource | None, given: argparse.Names
         facts |= {"free": _hex(free - destroyed), "destroyed": _hex(destroyed)}
     Outcome(told, facts).tell(given)
     return 1 if swept.unreadable else 0
-
-
-def _ring_source(settings: Settings, given: argparse.Namespace) -> RingSource | None:
-    """The place of the ring; None where the keys are none."""
-    scheme, _, rest = str(settings.keys).partition(":")
-    is_one = scheme == "store" or (scheme == "file" and is_ring(Path(rest)))
-    return source_of(settings, given) if is_one else None
-
-
-def _store(settings: Settings) -> Storage:
-    if settings.store is None:
-        raise ConfigurationError(
-            "what is stored for years is in the store, and no `storage` is set: name the"
-            " configuration by --config or by SEALEDSTATE_ variables"
-        )
-    return settings.store
-
-
-def _keyring(settings: Settings, source: RingSource | None) -> Keyring:
-    if source is not None:
-        return source.ring().keyring()
-    return settings.key_sources().open(settings.keys).keyring()
 
 
 def _kids(source: RingSource | None, now: int) -> set[bytes]:

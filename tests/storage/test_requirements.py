@@ -9,6 +9,7 @@ import pytest
 
 from sealedstate import revocation, spilling
 from sealedstate.key_sources import ring_store
+from sealedstate.sso import artifacts, consent, replay
 from sealedstate.storage import (
     USES,
     CachedStorage,
@@ -54,6 +55,9 @@ def test_the_uses_of_this_release_are_in_the_contexts_that_it_writes_to() -> Non
         "spilling": (spilling.CONTEXT,),
         "revocation": (revocation.SESSIONS, revocation.SUBJECTS),
         "ring": (ring_store.CONTEXT,),
+        "replay": (replay.CONTEXT,),
+        "artifacts": (artifacts.CONTEXT,),
+        "consent": (consent.CONTEXT,),
     }
 
 
