@@ -24,6 +24,7 @@ from typing import Any, Self, TypeAlias
 from .. import codec
 from ..errors import (
     ConfigurationError,
+    MalformedRecord,
     OutcomeUnknown,
     StorageUnavailable,
     UnreadableError,
@@ -242,8 +243,11 @@ def _encoded(consents: Consents) -> bytes:
 
 
 def _decoded(data: bytes) -> Consents:
-    rows: Any = codec.decode(data)  # authentic, so that it is as it was encoded
-    return frozenset(
-        Consent(document, version, given_at, expires_at, service, frozenset(attributes))
-        for document, version, given_at, expires_at, service, attributes in rows
-    )
+    rows: Any = codec.decode(data)
+    try:
+        return frozenset(
+            Consent(document, version, given_at, expires_at, service, frozenset(attributes))
+            for document, version, given_at, expires_at, service, attributes in rows
+        )
+    except (TypeError, ValueError):  # authentic, and yet not as we write it
+        raise MalformedRecord from None

@@ -291,6 +291,29 @@ def test_a_row_that_was_tampered_with_means_that_nothing_was_agreed_to() -> None
     assert consents.has_accepted(ANN, "terms", 1, NOW)
 
 
+@pytest.mark.parametrize(
+    "content", [b"\x80", b"\x81\x80", b"\x01", b"\x81\x87" + b"\x01" * 7, b"\xff"]
+)
+def test_a_row_that_a_newer_release_wrote_is_left_alone(content: bytes) -> None:
+    storage = MemoryStorage(Clock(NOW))
+    at, consents = deployment(storage), store(storage)
+    consents.record(ANN, "terms", 1, NOW)
+    ((key, stored),) = rows(storage, CONTEXT).items()
+    newer = stored.version + 1
+    value = at.rows.seal_row(CONTEXT, key, newer, content, RING, NOW)
+    storage.update(CONTEXT, key, value, None, newer)
+    if content == b"\x80":  # a list of none
+        assert consents.of_subject(ANN, NOW) == ()
+        return
+    for act in (
+        lambda: consents.of_subject(ANN, NOW),
+        lambda: consents.record(ANN, "terms", 2, NOW),
+    ):
+        with pytest.raises(StorageUnavailable, match="unreadable here"):
+            act()
+    assert rows(storage, CONTEXT)[key].version == newer
+
+
 # --- longer than any key ------------------------------------------------------------------------
 
 DAILY = Schedule(DAY, 900, DAY, 60)
