@@ -21,7 +21,7 @@ from sealedstate.testing.clock import tries
 from sealedstate.testing.suite import insist
 from tests.sql_servers import postgresql_server
 from tests.sso.makers import SP
-from tests.sso.services import SHARED, deployment, service
+from tests.sso.services import SHARED, deployment, patient, service
 from tests.storage.backends import Service, opener, started
 
 __all__ = ["postgresql_server"]
@@ -120,7 +120,7 @@ def test_nothing_counts_twice_and_nothing_is_lost_by_crashes(
     finally:
         process.kill()
         process.join()
-    storage, notes = open_storage(running.url, time.time), read_notes(side_file)
+    storage, notes = open_storage(patient(running.url), time.time), read_notes(side_file)
     assert {note[0] for note in notes} == {"admitted", "put", "taking", "taken", "recorded"}
     assert broken_promises(storage, notes) == []
     storage.close()

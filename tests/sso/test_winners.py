@@ -22,7 +22,7 @@ from sealedstate.testing.crew import Meet
 from sealedstate.testing.suite import RACERS, Suite, insist
 from tests.sql_servers import postgresql_server
 from tests.sso.makers import SP
-from tests.sso.services import SHARED, TIMEOUT, deployment, service
+from tests.sso.services import SHARED, deployment, patient, service
 from tests.storage.backends import Service
 from tests.storage.test_winners import losing_replies
 
@@ -109,7 +109,7 @@ def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
 def test_of_16_racers_in_4_processes_exactly_one_wins(
     running: Service, what: str, rounds: int
 ) -> None:
-    url = f"{running.url}{'&' if '?' in running.url else '?'}{TIMEOUT}"
+    url = patient(running.url)
     with contextlib.closing(open_storage(url, KitClock())) as store:
         told = outcomes(what, Racing(url), store, rounds)
     assert [answers for answers in told if answers.count(True) != 1] == []
