@@ -24,6 +24,7 @@ SECRET_BYTES = 32
 KEY_LABEL = "sealedstate-key-1"
 LOOKUP_LABEL = "sealedstate-lookup-1"
 DEFAULT_SKEW = 60
+FOR_EVER = 1 << 62
 
 # Keys that stand in our documentation and tests: BLAKE2b-128 of the secret, so that the list
 # itself can't be used as one.
@@ -140,7 +141,8 @@ class Keyring:
     its use a key is published, and so how long a node that has not reloaded may still seal with its
     predecessor. `lookup` is the secret behind names in the store that could be guessed. `gone`: the
     kids of keys that are no more, revoked or expired. `revoked_before`: cookies sealed before it
-    (epoch seconds) are refused.
+    (epoch seconds) are refused. `lasting_keys`: those of `lasting`; None where these keys don't go
+    by themselves.
     """
 
     keys: tuple[Key, ...]
@@ -149,6 +151,7 @@ class Keyring:
     lookup: bytes | None = field(default=None, repr=False)
     gone: frozenset[bytes] = frozenset()
     revoked_before: int = 0
+    lasting_keys: tuple[Key, ...] | None = None
     _by_kid: dict[bytes, Key] = field(default_factory=dict, init=False, repr=False, compare=False)
     # The last answer of `primary`, and from when until when it holds.
     _reigns: list[tuple[int, float, Key]] = field(
@@ -167,6 +170,23 @@ class Keyring:
             raise ConfigurationError("two keys of the ring have the same kid")
         if len({key.secret for key in self.keys}) != len(self.keys):
             raise ConfigurationError("two keys of the ring have the same secret")
+
+    @property
+    def lasting(self) -> Keyring:
+        """The ring that seals what is stored for years. No key of it expires.
+
+        Each opens what it sealed at any time since its turn: what a node has sealed that lagged
+        behind for longer than it may must not be lost, as a session may. Raises NoPrimaryKey where
+        there is none yet.
+        """
+        if self.lasting_keys is None:
+            return self
+        if not self.lasting_keys:
+            raise NoPrimaryKey(
+                "the ring has no key yet for what is stored for years;"
+                " `sealedstate keys rotate --lasting` adds one"
+            )
+        return Keyring(self.lasting_keys, self.skew, FOR_EVER, self.lookup)
 
     def find(self, kid: bytes) -> Key | None:
         """The one key that a kid selects, whatever its state."""

@@ -48,9 +48,16 @@ What is stored, by context. A key is the text (see `chunking`) of a BLAKE2b-192:
                            the ring's lookup secret for a key
                            payload: until when the subject's sessions are refused
 
-What `sso` stores is specified in the modules there: `finding`, `ledger`, `owners`, `sessions`.
+What an identity provider keeps there, by context, and what names it. `keyed`: by the lookup secret.
 
-Both times are whole seconds since 1970-01-01T00:00:00Z, 8 bytes, big-endian. A row of
+    sealedstate.sso.replay    keyed, LP("sealedstate/1", "replay", realm, issuer, message id)
+                              16 random bytes, not sealed
+    sealedstate.sso.artifact  LP("sealedstate/1", "artifact", realm, handle)
+                              payload: LP(recipient), message
+    sealedstate.sso.consent   keyed, LP("sealedstate/1", "consent", realm, subject)
+                              payload: see `sso.consent`; by a lasting key
+
+All times are whole seconds since 1970-01-01T00:00:00Z, 8 bytes, big-endian. A row of
 sealedstate.revoked refuses its session by being there, also where it does not open.
 
 To open: refuse fewer than 50 bytes, then another format byte, then an unknown kid, then a revoked,
@@ -146,6 +153,11 @@ def open_token(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> Op
     if not keyring.may_have_sealed(key, sealed_at):
         raise KeyOutOfUse(key.kid)
     return Opened(plaintext[SEALED_AT_BYTES:], key, sealed_at)
+
+
+def kid_of(token: bytes) -> bytes | None:
+    """The kid of the key that a token says it was sealed by; None where it is no token of ours."""
+    return token[1:5] if len(token) >= OVERHEAD_BYTES and token[:1] == FORMAT else None
 
 
 def _usable_key(kid: bytes, keyring: Keyring, now: int) -> Key:

@@ -27,6 +27,7 @@ FLOORS = [
         "storage.hashed_names",
         "storage.idle",
         "storage.options",
+        "storage.split_text",
         "rotation.schedule",
     },
     {
@@ -61,7 +62,7 @@ FLOORS = [
         "rotation.evolution",
         "rotation.home",
     },
-    {"rotation", "spilling", "revocation"},
+    {"rotation", "spilling", "revocation", "resealing"},
     {
         "storage.redis_link",
         "storage.sql_link",
@@ -74,6 +75,7 @@ FLOORS = [
     {
         "storage",
         "storage.matrix",
+        "storage.trial",
         "key_sources.environment",
         "key_sources.secrets_file",
         "key_sources.ring_file",
@@ -88,8 +90,9 @@ FLOORS = [
     {"ended", "saving"},
     {"keeper"},
     {"cookie_storage"},
-    {"sso.errors", "sso.wellknown", "sso.bits", "sso.logins", "sso.packing"},
-    {"sso.texts", "sso.registry", "sso.derived", "sso.saml_metadata"},
+    {"sso.errors", "sso.wellknown", "sso.bits", "sso.logins", "sso.packing", "sso.deployment"},
+    {"sso.texts", "sso.registry", "sso.derived", "sso.saml_metadata", "sso.saml_artifacts"},
+    {"sso.replay", "sso.artifacts", "sso.consent"},
     {"sso.heads", "sso.shapes", "sso.making"},
     {"sso.groups"},
     {"sso.columns"},
@@ -109,7 +112,8 @@ FLOORS = [
         "cli.store",
     },
     {"cli.timeline", "cli.ring_commands", "cli.ring_findings"},
-    {"cli.ring_list"},
+    {"cli.ring_list", "cli.ring_wrap", "cli.stored"},
+    {"cli.reseal", "cli.consent"},
     {"cli.node_findings"},
     {"cli.ring_check"},
     {"cli.ring_watch"},
@@ -161,8 +165,10 @@ DOORS = {
     "fcntl": {"key_sources.ring_file"},
     "tomllib": {"settings"},
     "argparse": {"cli"}
-    | {f"cli.{name}" for name in ("keys", "sessions", "sizes", "sso", "store", "ring_source")}
-    | {f"cli.ring_{name}" for name in ("commands", "list", "check", "watch")},
+    | {f"cli.{name}" for name in ("keys", "sizes", "sso", "store", "ring_source", "reseal")}
+    | {"cli.sessions"}
+    | {"cli.stored", "cli.consent"}
+    | {f"cli.ring_{name}" for name in ("commands", "list", "check", "watch", "wrap")},
 }
 # No deserialiser that runs code, no quadratic cookie parser.
 NOWHERE = {"pickle", "marshal", "shelve", "yaml", "http", "requests"}

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import SealedStateError
-from . import keys, sessions, sizes, sso, store
+from . import consent, keys, sessions, sizes, sso, store
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes.add_to(commands)
     store.add_to(commands)
     sso.add_to(commands)
+    consent.add_to(commands)
     sessions.add_to(commands)
     given = parser.parse_args(arguments)
     try:

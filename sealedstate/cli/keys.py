@@ -10,6 +10,7 @@ import os
 from typing import Any
 
 from ..keys import SECRET_BYTES, Key, export_lookup
+from .reseal import reseal
 from .ring_check import check
 from .ring_commands import disable, enable, init, revoke, rotate
 from .ring_list import list_keys
@@ -28,6 +29,7 @@ def add_to(commands: Any) -> None:
     _add_revoke(actions)
     _add_switch(actions, "disable", disable, "make a key neither seal nor open, until enabled")
     _add_switch(actions, "enable", enable, "make a disabled key open again")
+    _add_reseal(actions)
     _add_check(actions)
     _add_watch(actions)
 
@@ -44,6 +46,8 @@ def _action(
 def _add_rotate(actions: Any) -> None:
     parser = _action(actions, "rotate", rotate, "announce the next key, if it is due")
     parser.add_argument("--now", action="store_true", help="announce one even if none is due")
+    about = "announce a key for what is stored for years, such as consents"
+    parser.add_argument("--lasting", action="store_true", help=about)
     parser.add_argument("--quiet", action="store_true", help="print nothing, for cron")
 
 
@@ -62,6 +66,15 @@ def _add_switch(actions: Any, name: str, act: Action, about: str) -> None:
 def _add_kid(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     about = "the key's 8 hex digits, or the first 4 or more"
     parser.add_argument("kid", nargs=nargs, metavar="KID", help=about)
+
+
+def _add_reseal(actions: Any) -> None:
+    about = "seal anew what is stored for years and was sealed by a key that is over"
+    parser = actions.add_parser("reseal", help=about, description=about)
+    add_options(parser)
+    about = "then destroy the lasting keys that nothing in the store needs any more"
+    parser.add_argument("--destroy", action="store_true", help=about)
+    parser.set_defaults(run=reseal)
 
 
 def _add_check(actions: Any) -> None:

@@ -26,6 +26,7 @@ from ..rotation import (
     disabled,
     enabled,
     founded,
+    lasting_rotated,
     revoked,
     revoked_before,
     rotated,
@@ -126,6 +127,25 @@ def _mode(source: RingSource) -> str | None:
 
 
 def rotate(source: RingSource, given: argparse.Namespace) -> int:
+    return _rotate_lasting(source, given) if given.lasting else _rotate(source, given)
+
+
+def _rotate_lasting(source: RingSource, given: argparse.Namespace) -> int:
+    if given.now:
+        raise ConfigurationError("--now or --lasting: a lasting key is announced whenever one asks")
+    random = source.tending.random
+    before, after, now = changed(source, lambda ring, now: lasting_rotated(ring, now, random))
+    newest_of_all = after.lasting[0]
+    word = "is announced" if after is not before else "is announced already"
+    told = [
+        f"{newest_of_all.kid.hex()} {word}; it seals what is stored for years from"
+        f" {exact(newest_of_all.activates_at)} ({relative(newest_of_all.activates_at, now)}).",
+        "After that, `sealedstate keys reseal` seals anew what older keys have sealed.",
+    ]
+    return _done(source, before, after, now, told).tell(given)
+
+
+def _rotate(source: RingSource, given: argparse.Namespace) -> int:
     def change(ring: Ring, now: int) -> Ring:
         schedule, random = source.schedule(ring), source.tending.random
         if given.now and any(key.activates_at > now for key in ring.keys):
@@ -197,6 +217,7 @@ def revoke(source: RingSource, given: argparse.Namespace) -> int:
 
 def _revoke_kid(source: RingSource, given: argparse.Namespace) -> int:
     ring = source.ring()
+    _refuse_lasting(ring, given.kid)
     kid = kid_of(given.kid, [*_kids(ring), *(dead.kid for dead in ring.tombstones if dead.revoked)])
     random = source.tending.random
     before, after, now = changed(
@@ -228,6 +249,7 @@ def _revoke_before(source: RingSource, given: argparse.Namespace) -> int:
 
 
 def disable(source: RingSource, given: argparse.Namespace) -> int:
+    _refuse_lasting(source.ring(), given.kid)
     kid, random = kid_of(given.kid, _kids(source.ring())), source.tending.random
     before, after, now = changed(source, lambda ring, now: disabled(ring, kid, now, random))
     told = [f"{kid.hex()} was disabled already."]
@@ -266,6 +288,17 @@ def kid_of(text: str, kids: list[bytes]) -> bytes:
 
 def _kids(ring: Ring) -> list[bytes]:
     return [key.kid for key in ring.keys]
+
+
+def _refuse_lasting(ring: Ring, text: str) -> None:
+    """What a lasting key has sealed would be lost with it, and for good."""
+    prefix = text.strip().lower()
+    if any(KID_PREFIX.fullmatch(prefix) and key.kid.hex() == prefix for key in ring.lasting):
+        raise ConfigurationError(
+            f"{prefix} seals what is stored for years, which would be lost with it:"
+            " `sealedstate keys rotate --lasting`, and when the new key seals,"
+            " `sealedstate keys reseal --destroy`"
+        )
 
 
 def _check_reason(reason: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import ConfigurationError, OperatorError, StorageError
 from ..key_sources import Tending
 from ..key_sources.ring_store import CONTEXT
-from ..rotation import DisplacedRing, Ring, Schedule
+from ..rotation import DisplacedRing, Ring, Schedule, lasting_replaced
 from ..storage import USES, SplitStorage, Storage, mismatch
 from ..storage.requirements import Use, store_name
 from .findings import Finding
@@ -127,6 +127,7 @@ def of_ring(look: Look, tending: Tending, is_configured: bool) -> Iterator[Findi
     yield from _of_primary(ring, now)
     yield from _of_rotation(ring, now)
     yield from _of_far_keys(ring, now)
+    yield from _of_lasting_keys(ring, now)
     if is_configured:
         yield from _of_promises(ring.schedule, tending)
 
@@ -169,6 +170,25 @@ def _of_far_keys(ring: Ring, now: int) -> Iterator[Finding]:
                 f"{kid} is to seal only {relative(key.activates_at, now)}: a node made it whose"
                 f" clock was wrong; set all clocks, then run `sealedstate keys revoke {kid}`",
             )
+
+
+def _of_lasting_keys(ring: Ring, now: int) -> Iterator[Finding]:
+    """Keys that are over stay until somebody has made sure that nothing needs them."""
+    if not ring.lasting:
+        yield Finding(
+            "lasting-key",
+            "",
+            "the ring is of a time when rings had no key for what is stored for years, such as"
+            " consents: run `sealedstate keys rotate --lasting`",
+        )
+    for key in lasting_replaced(ring, now):
+        kid = key.kid.hex()
+        yield Finding(
+            "lasting-key",
+            kid,
+            f"{kid} seals nothing any more, and may still be needed by what is stored for years:"
+            " run `sealedstate keys reseal --destroy`, which looks at all of it",
+        )
 
 
 def _of_promises(schedule: Schedule, tending: Tending) -> Iterator[Finding]:

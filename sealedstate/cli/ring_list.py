@@ -52,6 +52,7 @@ def as_text(source: RingSource, look: Look) -> list[str]:
         [*_head(source.home.where, ring, now)],
         table(ring, now, known),
         drawing(ring, now),
+        _lasting(ring, now),
         _graveyard(look),
         _strangers(look),
         _nodes(look),
@@ -71,6 +72,23 @@ def _head(where: str, ring: Ring, now: int) -> list[str]:
     if ring.revoked_before:
         lines.append(f"Cookies sealed before {exact(ring.revoked_before)} are refused.")
     return [*lines, f"It is {exact(now)}. All times are UTC."]
+
+
+def _lasting(ring: Ring, now: int) -> list[str]:
+    """The keys of what is stored for years. None of them expires."""
+    lines = [
+        f"{key.kid.hex()}  {_lasting_state(ring, key, now):8}  seals from"
+        f" {moment(key.activates_at)}  {relative(key.activates_at, now)}"
+        for key in ring.lasting
+    ]
+    return ["For what is stored for years:", *lines] if lines else []
+
+
+def _lasting_state(ring: Ring, key: RingKey, now: int) -> str:
+    if key.activates_at > now:
+        return "pending"
+    sealing = max(one.activates_at for one in ring.lasting if one.activates_at <= now)
+    return "primary" if key.activates_at == sealing else "retired"
 
 
 def _graveyard(look: Look) -> list[str]:
@@ -147,6 +165,15 @@ def as_json(source: RingSource, look: Look) -> dict[str, Any]:
         "schedule": asdict(ring.schedule),
         "revoked_before": iso(ring.revoked_before) if ring.revoked_before else None,
         "keys": _keys_as_json(look),
+        "lasting": [
+            {
+                "kid": key.kid.hex(),
+                "created_at": iso(key.created_at),
+                "activates_at": iso(key.activates_at),
+                "state": _lasting_state(ring, key, look.now),
+            }
+            for key in ring.lasting
+        ],
         "tombstones": [_tombstone_as_json(dead) for dead in ring.tombstones],
         "unknown": unknown_here(look),
         "reports": [asdict(report) | {"at": iso(report.at)} for report in look.reports],

@@ -140,9 +140,16 @@ def run(act: Action, given: argparse.Namespace) -> int:
 @contextmanager
 def opened(given: argparse.Namespace) -> Iterator[RingSource]:
     """The ring that is meant. Raises ConfigurationError."""
+    with configured(given) as settings:
+        yield source_of(settings, given)
+
+
+@contextmanager
+def configured(given: argparse.Namespace) -> Iterator[Settings]:
+    """The settings that are meant, their key source not opened. Raises ConfigurationError."""
     settings = _settings(given)
     try:
-        yield _source(settings, given)
+        yield settings
     finally:
         if settings.store is not None:
             settings.store.close()
@@ -181,7 +188,8 @@ def _keys(given: argparse.Namespace) -> str | None:
     return path if path.startswith(("file:", "store:")) else f"file:{path}"
 
 
-def _source(settings: Settings, given: argparse.Namespace) -> RingSource:
+def source_of(settings: Settings, given: argparse.Namespace) -> RingSource:
+    """The place of the ring of these settings. Raises ConfigurationError."""
     keys, sources = settings.keys, settings.key_sources()
     if not isinstance(keys, str) or "\0" in keys:
         raise ConfigurationError('keys: a ring that rotates is in "file:PATH" or "store:"')

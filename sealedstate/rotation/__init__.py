@@ -7,7 +7,18 @@ is kept is `key_sources`.
 from __future__ import annotations
 
 from .document import RingUnreadable, dump_ring, parse_ring
-from .evolution import disabled, enabled, founded, is_due, revoked, revoked_before, rotated
+from .evolution import (
+    disabled,
+    enabled,
+    founded,
+    is_due,
+    lasting_destroyed,
+    lasting_replaced,
+    lasting_rotated,
+    revoked,
+    revoked_before,
+    rotated,
+)
 from .home import DisplacedRing, RingHome
 from .ring import Ring, RingKey, Tombstone
 from .schedule import (
@@ -32,6 +43,9 @@ __all__ = [
     "enabled",
     "founded",
     "is_due",
+    "lasting_destroyed",
+    "lasting_replaced",
+    "lasting_rotated",
     "least_announce",
     "parse_ring",
     "revoked",

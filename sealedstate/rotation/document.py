@@ -10,6 +10,7 @@ Knows JSON, times as text, and how secrets are wrapped. Does not know where the 
     keys        the newest first: kid (8 hex digits), created_at, activates_at, disabled_at (only
                 where it is), and either secret (43 characters of base64url) or wrapped
     lookup      {secret} or {wrapped}: the key behind names in the store, which does not rotate
+    lasting     as keys, never disabled: those of what is stored for years (only where there are)
     tombstones  kid, activates_at, at, sealed, revoked, reason: keys that are no more
     revoked_before  cookies sealed before it are refused, or null
     wrapped_by  the kid of the key-encryption key, or null
@@ -110,6 +111,7 @@ def _text(ring: Ring, kek: Key | None, kept: Kept) -> str:
         "schedule": _schedule_out(ring.schedule),
         "keys": [_key_out(key) | kept(key.kid.hex(), key.secret) for key in ring.keys],
         "lookup": None if ring.lookup is None else kept("lookup", ring.lookup),
+        **_lasting_out(ring, kept),
         "tombstones": [_tombstone_out(dead) for dead in ring.tombstones],
         "revoked_before": _time(ring.revoked_before) if ring.revoked_before else None,
         "wrapped_by": None if kek is None else kek.kid.hex(),
@@ -124,7 +126,8 @@ def _read(document: dict[str, Any], wrapping: Keyring | None, now: int) -> tuple
     if not hmac.compare_digest(_a(str, document["checksum"]), _checksum(rest, kek)):
         raise RingUnreadable("the ring's checksum does not match: it was altered or cut")
     field = "secret" if kek is None else "wrapped"
-    found = {key["kid"]: key[field] for key in document["keys"]}
+    held = [*document["keys"], *document.get("lasting", ())]
+    found = {key["kid"]: key[field] for key in held}
     lookup = document["lookup"]
     if lookup is not None:
         found["lookup"] = lookup[field]
@@ -149,6 +152,7 @@ def _ring(document: Mapping[str, Any], secret: Callable[[str], bytes]) -> Ring:
         tuple(_tombstone_in(dead) for dead in document["tombstones"]),
         None if document["lookup"] is None else secret("lookup"),
         _epoch(document["revoked_before"]) if document["revoked_before"] else 0,
+        tuple(_key_in(key, secret(key["kid"])) for key in document.get("lasting", ())),
     )
 
 
@@ -159,7 +163,10 @@ def _check(ring: Ring) -> None:
         check_secret(ring.lookup)
     if re.fullmatch("[0-9a-f]{16}", ring.ring_id) is None:
         raise ConfigurationError("a ring's id has 16 hex digits")
-    kids = [key.kid for key in ring.keys] + [dead.kid for dead in ring.tombstones]
+    if ring.lasting:
+        ring.keyring().lasting.primary(MAX_NUMBER)  # its keys are keys, and differ
+    kids = [key.kid for key in (*ring.keys, *ring.lasting)]
+    kids += [dead.kid for dead in ring.tombstones]
     if len(set(kids)) < len(kids) or any(len(kid) != KID_BYTES for kid in kids):
         raise ConfigurationError(f"each kid has {KID_BYTES} bytes and stands once")
 
@@ -213,6 +220,12 @@ def _key_out(key: RingKey) -> dict[str, str]:
         "activates_at": _time(key.activates_at),
     }
     return shown if key.disabled_at is None else shown | {"disabled_at": _time(key.disabled_at)}
+
+
+def _lasting_out(ring: Ring, kept: Kept) -> dict[str, Any]:
+    """The field, where there is any: rings were made without."""
+    keys = [_key_out(key) | kept(key.kid.hex(), key.secret) for key in ring.lasting]
+    return {"lasting": keys} if keys else {}
 
 
 def _key_in(shown: Mapping[str, str], secret: bytes) -> RingKey:

@@ -16,7 +16,7 @@ the key before short, and no ring could tell.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from itertools import pairwise
 from typing import TypeAlias
@@ -41,7 +41,8 @@ def founded(schedule: Schedule, now: int, random: Random) -> Ring:
     activates_at = now - schedule.skew
     first = RingKey(random(KID_BYTES), random(SECRET_BYTES), now, activates_at)
     ring_id = random(RING_ID_BYTES).hex()
-    return Ring(ring_id, 1, now, schedule, (first,), lookup=random(SECRET_BYTES))
+    ring = Ring(ring_id, 1, now, schedule, (first,), lookup=random(SECRET_BYTES))
+    return _lasting_added(ring, activates_at, now, random)
 
 
 def is_due(ring: Ring, now: int) -> bool:
@@ -62,6 +63,8 @@ def rotated(ring: Ring, schedule: Schedule, now: int, random: Random, force: boo
         return ring
     next_ring = replace(ring, schedule=ring.schedule.widened(schedule))
     next_ring = _added(next_ring, _turn(ring, next_ring.schedule, now, force), now, random)
+    if not next_ring.lasting:  # it was made before rings had any
+        next_ring = _lasting_added(next_ring, now + next_ring.schedule.announce, now, random)
     return _written(_destroyed(next_ring, now), now)
 
 
@@ -113,6 +116,51 @@ def enabled(ring: Ring, kid: bytes, now: int) -> Ring:
         # It was pending: what its predecessor sealed in the meantime must stay good.
         activates_at = max(activates_at, now + ring.schedule.announce)
     return _written(_with(ring, replace(key, disabled_at=None, activates_at=activates_at)), now)
+
+
+# --- keys of what is stored for years -----------------------------------------------------------
+
+
+def lasting_rotated(ring: Ring, now: int, random: Random) -> Ring:
+    """The ring with another key for what is stored for years, announced as any other.
+
+    The same ring where one waits for its turn. Nothing expires: what its predecessors sealed has to
+    be sealed anew first, and then they can be destroyed.
+    """
+    announce, skew = ring.schedule.announce, ring.schedule.skew
+    # One of the far future was made by a node with a wrong clock: it is no reason to wait.
+    if any(now < key.activates_at <= now + announce + skew for key in ring.lasting):
+        return ring
+    return _written(_lasting_added(ring, now + announce, now, random), now)
+
+
+def lasting_replaced(ring: Ring, now: int) -> list[RingKey]:
+    """The lasting keys by which no node seals any more, however late it is.
+
+    Two clocks must say so: this one, and that of the last write.
+    """
+    late = ring.schedule.announce + 2 * ring.schedule.skew
+    sure = min(now, ring.updated_at)
+    taken_over = sorted(key.activates_at for key in ring.lasting)
+    retired = ((key, next_after(taken_over, key.activates_at)) for key in ring.lasting)
+    return [key for key, at in retired if at is not None and at + late <= sure]
+
+
+def lasting_destroyed(ring: Ring, kids: Collection[bytes], now: int) -> Ring:
+    """The ring without lasting keys that nothing needs any more, which the caller has made sure of.
+
+    Those that may still seal stay.
+    """
+    gone = {key.kid for key in lasting_replaced(ring, now)} & set(kids)
+    if not gone:
+        return ring
+    left = tuple(key for key in ring.lasting if key.kid not in gone)
+    return _written(replace(ring, lasting=left), now)
+
+
+def _lasting_added(ring: Ring, activates_at: int, now: int, random: Random) -> Ring:
+    key = RingKey(_new_kid(ring, random), random(SECRET_BYTES), now, activates_at)
+    return replace(ring, lasting=_sorted((key, *ring.lasting)))
 
 
 # --- keys that come -----------------------------------------------------------------------------
@@ -174,12 +222,17 @@ def _replaced(ring: Ring, date: int, now: int, random: Random) -> Ring:
 
 
 def _added(ring: Ring, activates_at: int, now: int, random: Random) -> Ring:
-    taken = {key.kid for key in ring.keys} | {dead.kid for dead in ring.tombstones}
+    key = RingKey(_new_kid(ring, random), random(SECRET_BYTES), now, activates_at)
+    return replace(ring, keys=_sorted((key, *ring.keys)))
+
+
+def _new_kid(ring: Ring, random: Random) -> bytes:
+    taken = {key.kid for key in (*ring.keys, *ring.lasting)}
+    taken |= {dead.kid for dead in ring.tombstones}
     kid = random(KID_BYTES)
     while kid in taken:
         kid = random(KID_BYTES)
-    key = RingKey(kid, random(SECRET_BYTES), now, activates_at)
-    return replace(ring, keys=_sorted((key, *ring.keys)))
+    return kid
 
 
 # --- keys that go -------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ class Ring:
     """One state of a ring. Each write makes the next, with `sequence` greater by one.
 
     `keys`: the newest first. `lookup`: the secret behind names in the store, never rotated here.
-    `revoked_before`: cookies sealed before it are refused.
+    `revoked_before`: cookies sealed before it are refused. `lasting`: the keys of what is stored
+    for years, the newest first; each seals until the next one's date, and none of them expires.
     """
 
     ring_id: str
@@ -58,6 +59,7 @@ class Ring:
     tombstones: tuple[Tombstone, ...] = ()
     lookup: bytes | None = field(default=None, repr=False)
     revoked_before: int = 0
+    lasting: tuple[RingKey, ...] = ()
 
     def find(self, kid: bytes) -> RingKey | None:
         """The key with this id that is still there."""
@@ -92,6 +94,7 @@ class Ring:
             lookup=self.lookup,
             gone=frozenset(dead.kid for dead in self.tombstones),
             revoked_before=self.revoked_before,
+            lasting_keys=tuple(Key(key.kid, key.secret, key.activates_at) for key in self.lasting),
         )
 
     def _key(self, key: RingKey, retires_at: int | None) -> Key:

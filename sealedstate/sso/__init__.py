@@ -6,6 +6,8 @@ use it, `registry` for its file, and `derived` for what identifiers promise.
 
 from __future__ import annotations
 
+from .artifacts import ArtifactStore
+from .consent import Consent, ConsentStore
 from .derived import Identifiers
 from .errors import (
     IdentifierKeyMissing,
@@ -22,13 +24,18 @@ from .logins import Authentication, NameID, ServiceLogin
 from .logout import SingleLogout
 from .progress import LogoutProgress, Notice
 from .registry import Registry, extended_text, load_registry, parse_registry
+from .replay import ReplayCache
+from .saml_artifacts import SAMLArtifact, source_id_of
 from .saml_metadata import read_service_entity_ids
 from .sessions import LiveSession, SessionRegistry
 
 __all__ = [
     "PERSISTENT",
     "TRANSIENT",
+    "ArtifactStore",
     "Authentication",
+    "Consent",
+    "ConsentStore",
     "IdentifierKeyMissing",
     "Identifiers",
     "LiveSession",
@@ -45,6 +52,8 @@ __all__ = [
     "Registry",
     "RegistryMissing",
     "RegistryUnreadable",
+    "ReplayCache",
+    "SAMLArtifact",
     "ServiceLogin",
     "SessionIdChanged",
     "SessionRegistry",
@@ -53,4 +62,5 @@ __all__ = [
     "load_registry",
     "parse_registry",
     "read_service_entity_ids",
+    "source_id_of",
 ]

@@ -55,12 +55,14 @@ class Use:
     """Something that sealedstate does with a store. `title` is how a sentence calls it.
 
     `contexts`: where it keeps what it has; none for a use that no part of this release makes.
+    `lasting`: whether that outlives any key that seals sessions.
     """
 
     title: str
     purpose: str
     needs: tuple[Need, ...]
     contexts: tuple[str, ...] = ()
+    lasting: bool = False
 
 
 USES: Mapping[str, Use] = {
@@ -88,16 +90,20 @@ USES: Mapping[str, Use] = {
             "replay",
             "messages that were seen, so that none counts twice",
             (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING),
+            ("sealedstate.sso.replay",),
         ),
         Use(
             "artifacts",
             "one-time values that exactly one asker gets",
             (KEPT_FROM_THE_VISITOR, SHARED),
+            ("sealedstate.sso.artifact",),
         ),
         Use(
             "consent",
             "what a user agreed to, kept for years",
-            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, DURABLE),
+            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, DURABLE, ENUMERABLE),
+            ("sealedstate.sso.consent",),
+            lasting=True,
         ),
         Use(
             "logins",

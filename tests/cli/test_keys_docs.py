@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,7 +26,20 @@ import pytest
 from sealedstate import Keeper, Key, Settings
 from sealedstate.cli import main
 from sealedstate.keys import KeyState
-from sealedstate.rotation import Ring, Schedule, dump_ring, founded, revoked, rotated
+from sealedstate.rotation import (
+    Ring,
+    Schedule,
+    dump_ring,
+    founded,
+    lasting_replaced,
+    lasting_rotated,
+    revoked,
+    rotated,
+)
+from sealedstate.rows import Rows
+from sealedstate.sso import ConsentStore
+from sealedstate.sso.deployment import Deployment
+from sealedstate.storage import open_storage
 from tests.cli.ring_desk import DAY, DEFAULT, HOUR, Desk, desk
 from tests.jar import Browser
 
@@ -140,6 +154,27 @@ def test_the_list_looks_as_it_is_shown(
     assert shape(printed) == shape(shown), printed
 
 
+def test_the_sweep_tells_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Told
+) -> None:
+    with desk("store", tmp_path, monkeypatch) as place:
+        now, ring = int(time.time()), place.found(3 * DAY)
+        with closing(open_storage(place.environ["SEALEDSTATE_STORAGE"], time.time)) as store:
+            deployment = Deployment(store, Rows("default", os.urandom), ring.keyring, 60)
+            for number in range(3):
+                ConsentStore(deployment).record(f"user {number}", "terms", 1, now - DAY)
+        ring = lasting_rotated(ring, now - DAY - 3600, os.urandom)
+        ring = place.put(replace(rotated(ring, DEFAULT, now, os.urandom), sequence=7))
+        assert lasting_replaced(ring, now)
+        capsys.readouterr()
+        assert main(["keys", "reseal"]) == 0
+        printed = capsys.readouterr().out
+    (shown,) = blocks("lasting")
+    numbers = re.compile(r"\b\d+\b")
+    shown = shape(shown.partition("\n")[2])
+    assert numbers.sub("N", shape(printed)) == numbers.sub("N", shown), printed
+
+
 # --- what is explained --------------------------------------------------------------------------
 
 
@@ -149,7 +184,7 @@ def test_every_state_is_explained() -> None:
 
 def test_every_field_is_explained() -> None:
     schedule = Schedule(1, 1, 1, 1)
-    fields = set(json.loads(dump_ring(Ring("0" * 16, 1, 0, schedule, ()), None, os.urandom)))
+    fields = set(json.loads(dump_ring(founded(schedule, 1, os.urandom), None, os.urandom)))
     assert set(table("fields")) == fields
 
 

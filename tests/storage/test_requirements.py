@@ -9,7 +9,7 @@ import pytest
 
 from sealedstate import revocation, spilling
 from sealedstate.key_sources import ring_store
-from sealedstate.sso import finding, ledger, owners, sessions
+from sealedstate.sso import artifacts, consent, finding, ledger, owners, replay, sessions
 from sealedstate.storage import (
     USES,
     CachedStorage,
@@ -55,6 +55,9 @@ def test_the_uses_of_this_release_are_in_the_contexts_that_it_writes_to() -> Non
         "spilling": (spilling.CONTEXT,),
         "revocation": (revocation.SESSIONS, revocation.SUBJECTS),
         "ring": (ring_store.CONTEXT,),
+        "replay": (replay.CONTEXT,),
+        "artifacts": (artifacts.CONTEXT,),
+        "consent": (consent.CONTEXT,),
         "logins": (finding.CONTEXT,),
         "logout": (ledger.CONTEXT, owners.CONTEXT),
         "sessions": (sessions.CONTEXT,),

@@ -1,0 +1,131 @@
+"""Messages that are fetched once, by exactly one asker: what SAML's artifact binding needs.
+
+    handle = artifacts.put(response, "https://sp.example.org/shibboleth", 60, now)
+    message = artifacts.take(handle, "https://sp.example.org/shibboleth", now)  # the second: None
+
+Knows bytes, for whom they are and how long they stay. Does not know SAML: what a handle looks like
+on its way is `saml_artifacts`, and who is asking has been proved before.
+
+A row's key is a hash of the handle, which nobody can guess, so whoever reads the store can't ask
+for what is in it. Its value is sealed: the recipient behind its length in 4 bytes, and the message.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from dataclasses import dataclass
+from typing import Self
+
+from ..errors import (
+    CapacityError,
+    ConfigurationError,
+    OutcomeUnknown,
+    StorageUnavailable,
+    UnreadableError,
+    VersionMismatch,
+)
+from ..keys import length_prefixed
+from ..sealing import OVERHEAD_BYTES
+from ..settings import Settings
+from ..storage.contract import Stored, millis, next_version, utf8
+from .deployment import Deployment
+
+CONTEXT = "sealedstate.sso.artifact"
+HANDLE_BYTES = 20
+LONGEST = 3600
+WRITE_TRIES = 3
+
+log = logging.getLogger("sealedstate")
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactStore:
+    """The messages that wait to be fetched, on all nodes of one deployment."""
+
+    deployment: Deployment
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """That of `settings`. Raises ConfigurationError: no store, or an unfit one."""
+        return cls(Deployment.of(settings, "artifacts"))
+
+    @property
+    def message_bytes(self) -> int:
+        """The largest message that the store takes, beside a recipient of 1024 bytes."""
+        room = self.deployment.storage.capabilities.value_bytes
+        return max(0, room - OVERHEAD_BYTES - 4 - 1024)
+
+    def put(self, message: bytes, recipient: str, lifetime: int, now: float) -> bytes:
+        """Keep a message for `recipient`, an entityID, for `lifetime` seconds; its handle.
+
+        The handle is 20 random bytes. Raises CapacityError, before any I/O, for a message that the
+        store can't take; ConfigurationError for no recipient or for a lifetime that is not 1 to
+        3600; StorageError or NoPrimaryKey.
+        """
+        if not recipient or not 0 < lifetime <= LONGEST:
+            raise ConfigurationError(f"an artifact is for somebody, and for 1 to {LONGEST} seconds")
+        data = length_prefixed(utf8(recipient)) + message
+        self._check_size(data)
+        handle = self.deployment.rows.random(HANDLE_BYTES)
+        self._create(self._key(handle), data, millis(now + lifetime), now)
+        self.deployment.answered()
+        return handle
+
+    def take(self, handle: bytes, recipient: str, now: float) -> bytes | None:
+        """The message of a handle, and nobody gets it again; None where there is none for him.
+
+        Who is not the recipient leaves it where it is. Raises StorageError: then he has not got
+        it, and may ask again; where the reply got lost (OutcomeUnknown), it may be gone for good.
+        """
+        if len(handle) != HANDLE_BYTES:
+            return None
+        key = self._key(handle)
+        stored = self.deployment.storage.read(CONTEXT, key)
+        message = None if stored is None else self._opened(key, stored, recipient, now)
+        if stored is None or message is None or not self._consumed(key, stored.version):
+            return None
+        self.deployment.answered()
+        return message
+
+    def _key(self, handle: bytes) -> str:
+        return self.deployment.hashed_name("artifact", handle)
+
+    def _check_size(self, data: bytes) -> None:
+        size, most = len(data), self.deployment.storage.capabilities.value_bytes - OVERHEAD_BYTES
+        if size > most:
+            raise CapacityError(f"an artifact of {size} bytes; the store takes {most}")
+
+    def _create(self, key: str, data: bytes, until: int, now: float) -> None:
+        at, version = self.deployment, next_version(now)
+        value = at.rows.seal_row(CONTEXT, key, version, data, at.keyring(), now)
+        for left in reversed(range(WRITE_TRIES)):
+            try:
+                # Where there is one, it is ours: nobody else knows the handle.
+                at.storage.create(CONTEXT, key, value, until, version)
+                return
+            except OutcomeUnknown:
+                if not left:
+                    raise
+
+    def _opened(self, key: str, stored: Stored, recipient: str, now: float) -> bytes | None:
+        at = self.deployment
+        try:
+            data = at.rows.open_row(CONTEXT, key, stored, at.keyring(), now)
+        except UnreadableError as error:
+            if error.keeps_cookie:
+                why = f"an artifact is unreadable here ({error.reason})"
+                raise StorageUnavailable(why) from error
+            return None
+        end = 4 + int.from_bytes(data[:4], "big")
+        if not hmac.compare_digest(data[4:end], recipient.encode("utf-8", "surrogatepass")):
+            log.warning("an artifact was asked for by somebody whom it is not for")
+            return None
+        return data[end:]
+
+    def _consumed(self, key: str, version: int) -> bool:
+        """Whether it was us who deleted it."""
+        try:
+            return self.deployment.storage.delete(CONTEXT, key, version)
+        except VersionMismatch:
+            return False

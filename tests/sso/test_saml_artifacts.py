@@ -1,0 +1,96 @@
+"""SAML 2 artifacts of type 4: 44 bytes, of which one text stands for each."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sealedstate import ConfigurationError
+from sealedstate.errors import MalformedToken
+from sealedstate.sso import SAMLArtifact, source_id_of
+
+IDP = "https://idp.example.org/saml"
+DIGESTS = st.binary(min_size=20, max_size=20)
+
+
+def test_an_artifact_is_laid_out_as_the_bindings_say() -> None:
+    artifact = SAMLArtifact(source_id_of(IDP), bytes(range(20)), 258)
+    data = base64.b64decode(artifact.export())
+    assert data[:2].hex() == "0004"  # TypeCode
+    assert data[2:4].hex() == "0102"  # EndpointIndex
+    assert data[4:24] == hashlib.sha1(IDP.encode()).digest()  # SourceID
+    assert data[24:] == bytes(range(20))  # MessageHandle
+    assert artifact.is_from(IDP)
+    assert not artifact.is_from(IDP + "/")
+
+
+@given(DIGESTS, DIGESTS, st.integers(0, 0xFFFF))
+def test_what_is_exported_parses(source_id: bytes, handle: bytes, index: int) -> None:
+    artifact = SAMLArtifact(source_id, handle, index)
+    assert SAMLArtifact.parse(artifact.export()) == artifact
+
+
+def is_parsed(text: str) -> bool:
+    try:
+        return SAMLArtifact.parse(text).export() == text
+    except MalformedToken:
+        return False
+
+
+GOOD = SAMLArtifact(source_id_of(IDP), bytes(20), 1).export()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        GOOD[:-1],
+        GOOD + "=",
+        GOOD + "\n",
+        " " + GOOD[1:],
+        "AAQ" + GOOD[3:-2] + "==",
+        GOOD[:-2] + "B=",  # bits that base64 does not use
+        GOOD.replace("A", "-"),
+        "\u0410" + GOOD[1:],  # looks like an A
+        base64.b64encode(b"\x00\x03" + bytes(42)).decode(),
+        base64.b64encode(b"\x00\x04" + bytes(43)).decode(),
+    ],
+)
+def test_what_is_no_artifact_of_type_4_is_refused(text: str) -> None:
+    assert not is_parsed(text)
+
+
+@given(st.text(max_size=70) | st.binary(min_size=44, max_size=44).map(base64.b64encode).map(str))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    is_parsed(text)
+
+
+@given(st.integers(0, len(GOOD) - 1), st.characters(codec="latin-1"))
+def test_one_text_stands_for_an_artifact(place: int, letter: str) -> None:
+    other = GOOD[:place] + letter + GOOD[place + 1 :]
+    if is_parsed(other) and other != GOOD:
+        assert SAMLArtifact.parse(other) != SAMLArtifact.parse(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("source_id", "handle", "index"),
+    [
+        (b"", bytes(20), 0),
+        (bytes(20), bytes(19), 0),
+        (bytes(20), bytes(20), -1),
+        (bytes(20), bytes(20), 1 << 16),
+    ],
+)
+def test_values_that_no_artifact_holds_are_refused(
+    source_id: bytes, handle: bytes, index: int
+) -> None:
+    with pytest.raises(ConfigurationError):
+        SAMLArtifact(source_id, handle, index)
+
+
+def test_the_handle_stays_out_of_the_repr() -> None:
+    assert "secret-handle" not in repr(SAMLArtifact(bytes(20), b"secret-handle-secret"))
