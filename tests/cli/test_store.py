@@ -18,7 +18,8 @@ from sealedstate.cli import main
 from sealedstate.storage import USES, SQLiteStorage, open_storage, unmet
 from sealedstate.storage.matrix import DECLARED, as_markdown
 from tests import kv_servers, sql_servers
-from tests.kv_servers import KeyValueServer, free_port, redis_server
+from tests.kv_servers import KeyValueServer, redis_server
+from tests.ports import free_port
 from tests.sql_server import PASSWORD, SQLServer
 
 postgresql_server = sql_servers.postgresql_server

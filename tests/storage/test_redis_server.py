@@ -31,6 +31,7 @@ from sealedstate.testing.suite import insist
 from tests import kv_servers
 from tests.fault_proxy import FaultProxy
 from tests.kv_servers import KeyValueServer, Persistence, make_cluster_of_one, redis_server
+from tests.ports import free_port
 from tests.storage.kv_promises import PATIENT
 
 pytestmark = pytest.mark.server
@@ -354,7 +355,7 @@ def test_tls_is_spoken_with_a_server_that_proves_who_it_is(certificate: Path) ->
     options = ["--tls-cert-file", str(certificate), "--tls-auth-clients", "no"]
     options += ["--tls-key-file", str(certificate.with_suffix(".key"))]
     with redis_server("none", *options) as server, redis.Redis(port=server.port) as admin:
-        port = kv_servers.free_port()
+        port = free_port()
         admin.config_set("tls-port", str(port))
         trusting = opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}")
         assert trusting.create("c", "k", b"v" * 100_000, None, 1)
