@@ -29,7 +29,7 @@ import pytest
 
 from tests.ports import free_port
 
-PATIENCE = 30  # seconds; a server that takes longer to start or to stop is broken
+PATIENCE = 60  # seconds; a server that takes longer to start or to stop is broken
 TRIES = 5
 
 Persistence: TypeAlias = Literal["none", "snapshots", "aof everysec", "aof always", "aof no"]

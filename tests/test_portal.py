@@ -35,7 +35,7 @@ from tests.browser import complaints, follow, forget_cookies, open_browser, take
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "portal.png"
 PORTABLE = PROFILES["portable"]
-PATIENCE = 20  # seconds to start or to stop
+PATIENCE = 60  # seconds to start or to stop
 server = pytest.mark.server
 
 

@@ -136,8 +136,11 @@ class Nemesis:
 
     def _drop_replies(self, proxy: FaultProxy) -> None:
         for _ in range(5):
-            proxy.drop_replies = True
-            time.sleep(MOMENT / 30)
+            before, proxy.drop_replies = proxy.dropped, True
+            # A busy machine may take longer than a moment to bring that many.
+            for _ in tries(PATIENCE):
+                if proxy.dropped >= before + CLIENTS:
+                    break
             proxy.drop_replies = False
             time.sleep(MOMENT / 30)
 

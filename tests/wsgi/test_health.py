@@ -29,7 +29,7 @@ from tests.sql_server import until
 KEY = Key.generate(os.urandom)
 START = 1_800_000_000.0
 CANARY = "canary-9d1f"
-HANGS = 10  # seconds
+HANGS = 30  # seconds
 UP = b'{"status": "up", "keys": "up", "store": "up"}\n'
 STORE_DOWN = b'{"status": "down", "keys": "up", "store": "down"}\n'
 
