@@ -26,6 +26,7 @@ FLOORS = [
         "storage.hashed_names",
         "storage.idle",
         "storage.options",
+        "storage.split_text",
         "rotation.schedule",
     },
     {
@@ -71,6 +72,7 @@ FLOORS = [
     {
         "storage",
         "storage.matrix",
+        "storage.trial",
         "key_sources.environment",
         "key_sources.secrets_file",
         "key_sources.ring_file",
