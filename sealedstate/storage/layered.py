@@ -298,6 +298,7 @@ def _weakest(all_of: list[Capabilities]) -> Capabilities:
         indexes=all(can.indexes for can in all_of),
         contexts=all(can.contexts for can in all_of),
         resolution=max(can.resolution for can in all_of),
+        expires_itself=any(can.expires_itself for can in all_of),
         staleness=max(can.staleness for can in all_of),
         total_bytes=min(
             (most for can in all_of if (most := can.total_bytes) is not None), default=None
