@@ -43,7 +43,7 @@ __all__ = ["postgresql_server"]
 
 PROCESSES = 4
 CLIENTS = PROCESSES * CLIENTS_PER_PROCESS
-PATIENCE = 60  # seconds
+PATIENCE = 120  # seconds
 MOMENT = 0.3  # seconds, for which something stands still
 NOTED = 20_000  # bytes of notes, some hundred operations, between two faults
 
