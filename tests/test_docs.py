@@ -59,7 +59,7 @@ def test_what_each_use_needs_is_what_the_code_asks_for() -> None:
 @pytest.mark.server
 def test_the_check_of_a_redis_is_shown_as_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
     with redis_server("aof everysec") as server:
-        assert main(["store", "check", f"{server.url}?{PREFIX}timeout=5"]) == 1
+        assert main(["store", "check", f"{server.url}?{PREFIX}timeout=60"]) == 1
     shown = f"```\n$ sealedstate store check redis://cache\n{capsys.readouterr().out}```"
     assert between("check: redis everysec") == shown
 
@@ -184,7 +184,7 @@ def make_users(server: SQLServer, schema: str, create: str) -> Callable[[str], s
 
     def url(who: str) -> str:
         found: str = server.url(schema, f"{who}_{schema}", PASSWORD)
-        return f"{found}{'&' if '?' in found else '?'}{PREFIX}timeout=20"
+        return f"{found}{'&' if '?' in found else '?'}{PREFIX}timeout=60"
 
     for who in ("migrator", "application"):
         server.ask(create.format(f"{who}_{schema}"))

@@ -28,7 +28,7 @@ plain_redis = kv_servers.plain_redis
 plain_memcached = kv_servers.plain_memcached
 
 ACTIONS = ["init", "check", "reap", "stats"]
-PATIENTLY = "sealedstate_timeout=20"  # tests share a machine
+PATIENTLY = "sealedstate_timeout=60"  # tests share a machine
 
 Told = pytest.CaptureFixture[str]
 

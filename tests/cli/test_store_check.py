@@ -24,7 +24,7 @@ from tests.sql_servers import PostgreSQLServer
 postgresql_server = sql_servers.postgresql_server
 
 Told = pytest.CaptureFixture[str]
-PATIENTLY = "sealedstate_timeout=20"  # tests share a machine
+PATIENTLY = "sealedstate_timeout=60"  # tests share a machine
 
 
 def checked(capsys: Told, url: str) -> dict[str, Any]:

@@ -106,7 +106,7 @@ DURABLE = ["sqlite", *NETWORKED]
 
 def patient(url: str) -> str:
     """The URL for whoever does not want to be left in the dark because the machine is busy."""
-    return f"{url}{'&' if '?' in url else '?'}{PREFIX}timeout=20"
+    return f"{url}{'&' if '?' in url else '?'}{PREFIX}timeout=60"
 
 
 def opener(url: str) -> Callable[[], Storage]:

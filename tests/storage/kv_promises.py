@@ -29,7 +29,7 @@ ROUNDS = 200
 RECOVERY = 2.0  # seconds, by which a server that answers again must be found
 HANG = 30.0  # seconds; a call that takes longer hangs
 # Seconds to wait for an answer: where none will come, and where a busy machine may be late with it.
-SHORT, PATIENT = 0.5, 20.0
+SHORT, PATIENT = 0.5, 60.0
 PATIENCE = 60  # seconds; a process that takes longer hangs
 
 Act = Callable[[Storage], object]
