@@ -16,7 +16,8 @@ import threading
 from collections.abc import Collection, Iterator
 
 from .errors import ConfigurationError, StorageError
-from .storage import USES, Capabilities, SplitStorage, Storage, mismatch
+from .storage import USES, Capabilities, Storage, mismatch
+from .storage.layered import different, store_of
 from .storage.requirements import Use, store_name
 
 log = logging.getLogger("sealedstate")
@@ -42,7 +43,7 @@ class Fitness:
 
         Raises ConfigurationError with a sentence for each use whose needs are not met.
         """
-        for store in {id(store): store for _, store in self._watched}.values():
+        for store in different([store for _, store in self._watched]):
             _greet(store)
         refused: dict[str, str] = {}
         for use, sentence in self._judged():
@@ -89,14 +90,7 @@ class Fitness:
 
 def _stores_of(use: Use, storage: Storage) -> list[Storage]:
     """The stores that a use's contexts really go to."""
-    found = [_store_of(context, storage) for context in use.contexts]
-    return list({id(store): store for store in found}.values())
-
-
-def _store_of(context: str, storage: Storage) -> Storage:
-    while isinstance(storage, SplitStorage):
-        storage = storage.store_of(context)
-    return storage
+    return different([store_of(context, storage) for context in use.contexts])
 
 
 def _greet(store: Storage) -> None:

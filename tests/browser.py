@@ -20,7 +20,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-PATIENCE = 20  # seconds; a page of this machine that takes longer is broken
+PATIENCE = 60  # seconds; a page of this machine that takes longer is broken
 
 ARGUMENTS = (
     "--headless=new",

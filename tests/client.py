@@ -197,7 +197,7 @@ def send(
     receive: Callable[[list[str]], object] = list,
 ) -> Answer:
     """One request over a fresh connection; `receive` gets the Set-Cookie lines before the body."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, path, body, {"Cookie": cookie} if cookie else {})
         response = connection.getresponse()

@@ -5,6 +5,7 @@ Tests of stores behind servers carry the mark `server`, like all that need more 
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,11 @@ from hypothesis import settings
 
 settings.register_profile("sealedstate", deadline=None)
 settings.load_profile("sealedstate")
+
+# A shell that runs the tests in the background has them ignore Ctrl-C, and so would every process
+# that they start, whatever it makes of it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Of what is named so, every test has a server behind it; others say so one by one.
 BEHIND_SERVERS = ("sql", "redis", "memcached")

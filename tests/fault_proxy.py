@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-PATIENCE = 30  # seconds; a thread that has not ended by then hangs
+PATIENCE = 60  # seconds; a thread that has not ended by then hangs
 
 # Lingering for no time at all: the kernel sends RST in place of FIN.
 _ABRUPTLY = struct.pack("ii", 1, 0)
@@ -51,7 +51,7 @@ class FaultProxy:
     two connections, change places. `refusing`: new connections are reset. `cut()` resets those
     that stand.
 
-    `connections` and `requests` count what has come from clients.
+    `connections` and `requests` count what has come from clients, `dropped` the replies lost.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -63,6 +63,7 @@ class FaultProxy:
         self.refusing = False
         self.connections = 0
         self.requests = 0
+        self.dropped = 0
         self._target = ("127.0.0.1", target_port)
         self._pairs: list[_Pair] = []
         self._held: tuple[_Pair, bytes] | None = None
@@ -138,6 +139,7 @@ class FaultProxy:
     def _replies(self, pair: _Pair) -> None:
         def forward(piece: bytes) -> None:
             if self.drop_replies and not self._passes():
+                self.dropped += 1
                 raise ConnectionAbortedError
             if not self._swapped(pair, piece):
                 pair.client.sendall(piece)

@@ -27,7 +27,9 @@ from typing import Literal, TypeAlias
 
 import pytest
 
-PATIENCE = 30  # seconds; a server that takes longer to start or to stop is broken
+from tests.ports import free_port
+
+PATIENCE = 60  # seconds; a server that takes longer to start or to stop is broken
 TRIES = 5
 
 Persistence: TypeAlias = Literal["none", "snapshots", "aof everysec", "aof always", "aof no"]
@@ -199,7 +201,7 @@ def _folder(name: str) -> Iterator[Path]:
 def _started(
     folder: Path, url: str, command: Sequence[str], options: Sequence[str], question: bytes
 ) -> KeyValueServer:
-    # Between our finding a free port and the server's binding to it, somebody else may take it.
+    # Somebody beside the tests may take the port before the server does.
     for _ in range(TRIES):
         port = free_port()
         line = [word.replace("{port}", str(port)) for word in command]
@@ -213,13 +215,6 @@ def _started(
         else:
             return server
     raise AssertionError(f"the server does not start: {message}")
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from sealedstate.rotation import (
     rotated,
 )
 from sealedstate.storage import open_storage
+from sealedstate.testing.clock import tries
 from sealedstate.testing.crew import Line
 from sealedstate.testing.suite import insist
 from tests.storage.backends import started
@@ -40,7 +41,7 @@ multiprocessing.get_context("forkserver").set_forkserver_preload(
 
 SCHEDULE = Schedule(rotate_every=10, announce=2, keep=30, skew=1)
 START = 1_800_000_000
-PATIENCE = 60  # seconds
+PATIENCE = 120  # seconds
 
 Opener: TypeAlias = Callable[[], RingHome]
 """Opens a home, in any process."""
@@ -108,9 +109,10 @@ def rotate(opener: Opener, line: Line, periods: int) -> list[str]:
     return added
 
 
-def watch(opener: Opener, stop: Path) -> dict[str, Any]:
+def watch(opener: Opener, begun: Path, stop: Path) -> dict[str, Any]:
     """How often the ring was loaded, and its states in the order that they were seen in."""
     home, loads, seen = opener(), 0, [loaded(opener())]
+    begun.touch()
     while not stop.exists():
         ring = loaded(home)
         loads += 1
@@ -204,8 +206,10 @@ def rotated_by_many(
     opener: Opener, folder: Path, size: int, periods: int
 ) -> tuple[list[str], Watched]:
     """The keys that so many rotators have added between them, and what a reader saw meanwhile."""
-    stop, answer = folder / "stop", folder / "watched"
-    reader = started(_watch_to, opener, stop, answer)
+    begun, stop, answer = (folder / name for name in ("begun", "stop", "watched"))
+    reader = started(_watch_to, opener, begun, stop, answer)
+    # Else the rotators may be done on a busy machine before the reader has seen anything.
+    assert any(begun.exists() for _ in tries(PATIENCE))
     added = crew_of(size, folder, rotate, opener, periods)
     stop.touch()
     reader.join(PATIENCE)
@@ -213,8 +217,8 @@ def rotated_by_many(
     return [kid for kids in added for kid in kids], Watched(**json.loads(answer.read_text()))
 
 
-def _watch_to(opener: Opener, stop: Path, answer: Path) -> None:
-    answer.write_text(json.dumps(watch(opener, stop)))
+def _watch_to(opener: Opener, begun: Path, stop: Path, answer: Path) -> None:
+    answer.write_text(json.dumps(watch(opener, begun, stop)))
 
 
 def assert_one_key_a_period(ring: Ring, added: list[str], periods: int) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tests.client import Client
 
-PATIENCE = 30  # seconds; a server that takes longer to start or to stop is broken
+PATIENCE = 60  # seconds; a server that takes longer to start or to stop is broken
 
 _CONFIGURATION = """
 from pathlib import Path

@@ -9,11 +9,9 @@ import contextlib
 import itertools
 import os
 import pwd
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -23,6 +21,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+
+from tests.ports import free_port
 
 PATIENCE = 60  # seconds; a server that takes longer to start or to stop is broken
 USER, PASSWORD = "sealed", "canary:p@ss/word"
@@ -50,7 +50,7 @@ class SQLServer(ABC):
     account: ClassVar[str]
 
     def __init__(self, *options: str) -> None:
-        self.port = _free_port()
+        self.port = free_port()
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count()
@@ -248,14 +248,6 @@ def _is_alive(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
         return False
-
-
-def _free_port() -> int:
-    """A port that no outgoing connection takes while the server is down."""
-    for port in random.sample(range(20_000, 32_000), 1000):
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
-    raise AssertionError("no port is free")
 
 
 def account_of(name: str) -> pwd.struct_passwd | None:

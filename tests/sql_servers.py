@@ -70,7 +70,7 @@ class PostgreSQLServer(SQLServer):
             "password": PASSWORD,
             "dbname": "postgres",
             "options": f"-c search_path={schema}",
-            "connect_timeout": 2,
+            "connect_timeout": 60,
         }
         return psycopg.connect(autocommit=True, **parameters)
 
@@ -154,8 +154,8 @@ class MariaDBServer(SQLServer):
             password=PASSWORD,
             database=schema,
             autocommit=True,
-            connect_timeout=2,
-            read_timeout=10,
+            connect_timeout=60,
+            read_timeout=60,
         )
 
     def ask(self, sql: str) -> list[Any]:

@@ -5,6 +5,8 @@ Knows how the documents mark what is generated. Does not know why it is so.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import time
 from collections.abc import Callable
@@ -13,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from sealedstate import Key, Settings
 from sealedstate.cli import main
-from sealedstate.storage import URLS, USES, open_storage
+from sealedstate.storage import URLS, USES, SplitStorage, SQLiteStorage, open_storage
 from sealedstate.storage.matrix import DECLARED, as_markdown
+from sealedstate.storage.memcached import MemcachedStorage
 from sealedstate.storage.options import OPTIONS, PREFIX
 from tests import sql_servers
 from tests.kv_servers import redis_server
@@ -55,7 +59,7 @@ def test_what_each_use_needs_is_what_the_code_asks_for() -> None:
 @pytest.mark.server
 def test_the_check_of_a_redis_is_shown_as_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
     with redis_server("aof everysec") as server:
-        assert main(["store", "check", f"{server.url}?{PREFIX}timeout=5"]) == 1
+        assert main(["store", "check", f"{server.url}?{PREFIX}timeout=60"]) == 1
     shown = f"```\n$ sealedstate store check redis://cache\n{capsys.readouterr().out}```"
     assert between("check: redis everysec") == shown
 
@@ -109,6 +113,39 @@ def test_every_piece_of_python_compiles() -> None:
             compile(code, document.name, "exec")
 
 
+def test_the_split_that_is_shown_can_be_read_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = re.search(r'SEALEDSTATE_STORAGE="(.*)"', between("split"))
+    assert found is not None
+    keys = Key.generate(os.urandom).export()
+    settings = Settings.from_env({"SEALEDSTATE_STORAGE": found[1], "SEALEDSTATE_KEYS": keys})
+    split = settings.store
+    assert isinstance(split, SplitStorage)
+    assert split.contexts == ["sealedstate.revoked", "sealedstate.watermark"]
+    assert isinstance(split.store_of("sealedstate.watermark"), SQLiteStorage)
+    assert isinstance(split.store_of("sealedstate.part"), MemcachedStorage)
+
+
+def test_the_view_of_objects_that_is_shown_does_what_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = between("objects").removeprefix("```python\n").removesuffix("```")
+    used, deletion, rest = code.partition('carts.delete("jdoe")')
+    assert (bool(deletion), rest.strip()) == (True, "")
+    names: dict[str, Any] = {}
+    exec(compile(used, "objects", "exec"), names)
+    with contextlib.closing(names["store"]):
+        cart = names["carts"].read("jdoe")
+        assert cart.value == {"tea": 1, "rice": 2}
+        assert cart.expires_at == names["in_a_week"]
+        assert cart.version > names["version"]
+        exec(deletion, names)
+        assert names["carts"].read("jdoe") is None
+
+
 # --- rights -------------------------------------------------------------------------------------
 
 
@@ -147,7 +184,7 @@ def make_users(server: SQLServer, schema: str, create: str) -> Callable[[str], s
 
     def url(who: str) -> str:
         found: str = server.url(schema, f"{who}_{schema}", PASSWORD)
-        return f"{found}{'&' if '?' in found else '?'}{PREFIX}timeout=20"
+        return f"{found}{'&' if '?' in found else '?'}{PREFIX}timeout=60"
 
     for who in ("migrator", "application"):
         server.ask(create.format(f"{who}_{schema}"))

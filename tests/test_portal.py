@@ -35,7 +35,7 @@ from tests.browser import complaints, follow, forget_cookies, open_browser, take
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "portal.png"
 PORTABLE = PROFILES["portable"]
-PATIENCE = 20  # seconds to start or to stop
+PATIENCE = 60  # seconds to start or to stop
 server = pytest.mark.server
 
 
@@ -461,7 +461,7 @@ def ask(
     sent = {"Cookie": cookie, **{name.replace("_", "-"): text for name, text in headers.items()}}
     if form is not None:
         sent["Content-Type"] = "application/x-www-form-urlencoded"
-    with contextlib.closing(http.client.HTTPConnection(*portal.address, timeout=30)) as connection:
+    with contextlib.closing(http.client.HTTPConnection(*portal.address, timeout=60)) as connection:
         method, body = ("GET", None) if form is None else ("POST", urlencode(form))
         connection.request(method, path, body, sent)
         answer = connection.getresponse()

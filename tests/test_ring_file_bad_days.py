@@ -166,9 +166,16 @@ class Fault:
         self.hit = name
         # A descriptor is closed whatever close says.
         result = call(*given, **named) if self.late or name == "close" else None
-        if name == "open" and result is not None:
-            os.close(result)
+        _close(name, result)
         raise OSError(self.code, os.strerror(self.code))
+
+
+def _close(name: str, result: Any) -> None:
+    """Let go of what the caller never gets."""
+    if name == "open" and result is not None:
+        os.close(result)
+    if name == "scandir" and result is not None:
+        result.close()
 
 
 def outcome(home: RingFile, ring: Ring, after: Ring | None, fault: Fault) -> bool | None:

@@ -16,6 +16,7 @@ from .ring_commands import disable, enable, init, revoke, rotate
 from .ring_list import list_keys
 from .ring_source import Action, add_options, run
 from .ring_watch import watch
+from .ring_wrap import wrap
 
 
 def add_to(commands: Any) -> None:
@@ -29,6 +30,9 @@ def add_to(commands: Any) -> None:
     _add_revoke(actions)
     _add_switch(actions, "disable", disable, "make a key neither seal nor open, until enabled")
     _add_switch(actions, "enable", enable, "make a disabled key open again")
+    _action(actions, "wrap", wrap, "wrap a ring that stands in clear").set_defaults(
+        takes_clear=True
+    )
     _add_reseal(actions)
     _add_check(actions)
     _add_watch(actions)

@@ -193,7 +193,7 @@ def source_of(settings: Settings, given: argparse.Namespace) -> RingSource:
     keys, sources = settings.keys, settings.key_sources()
     if not isinstance(keys, str) or "\0" in keys:
         raise ConfigurationError('keys: a ring that rotates is in "file:PATH" or "store:"')
-    home = sources.ring_home(keys)
+    home = sources.ring_home(keys, getattr(given, "takes_clear", False))
     scheme, _, rest = keys.partition(":")
     path = Path(rest).absolute() if scheme == "file" else None
     if path is not None and _holds_lines(path):

@@ -10,19 +10,25 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import ConfigurationError, StorageError
 from ..settings import ENVIRONMENT_PREFIX, environment
-from ..storage import USES, Capabilities, Storage, open_storage, unmet
+from ..storage import USES, SplitStorage, Storage, open_storage, unmet
+from ..storage.layered import different, store_of
 from ..storage.matrix import DECLARED, as_markdown, as_rows
+from ..storage.requirements import Use, store_name
+from ..storage.trial import try_out
 
 Action: TypeAlias = Callable[[Storage, argparse.Namespace], int]
 
 CONTEXTS = [context for use in USES.values() for context in use.contexts]
+OTHERS = "*"
+"""Stands for any other context, as in a split of stores."""
 
 
 def add_to(commands: Any) -> None:
@@ -96,22 +102,73 @@ def _ping(store: Storage, _: argparse.Namespace) -> int:
 
 def _check(store: Storage, given: argparse.Namespace) -> int:
     store.ping()
-    can = store.capabilities
-    findings = {use.title: [need.found for need in unmet(use, can)] for use in USES.values()}
+    parts = _parts(store)
+    failures = [try_out(part.store, time.time(), secrets.token_hex(16)) for part in parts]
+    findings = {use.title: _missing(use, store) for use in USES.values()}
     if given.json:
-        print(json.dumps({"uses": findings, "because": dict(can.because)}))
+        print(json.dumps(_as_json(parts, failures, findings)))
     else:
-        _print_check(findings, can)
-    return 1 if any(findings.values()) else 0
+        _print_uses(findings)
+        for part, failure in zip(parts, failures, strict=True):
+            _print_part(part, failure, is_alone=len(parts) == 1)
+    return 1 if any(findings.values()) or any(failures) else 0
 
 
-def _print_check(findings: Mapping[str, list[str]], can: Capabilities) -> None:
+class _Part(NamedTuple):
+    """One of the stores that contexts are split over, or the only one."""
+
+    store: Storage
+    contexts: list[str]
+
+
+def _parts(store: Storage) -> list[_Part]:
+    named = store.contexts if isinstance(store, SplitStorage) else []
+    contexts = dict.fromkeys([*CONTEXTS, *named, OTHERS])
+    places = [(context, store_of(context, store)) for context in contexts]
+    return [
+        _Part(each, [context for context, place in places if place is each])
+        for each in different([place for _, place in places])
+    ]
+
+
+def _missing(use: Use, store: Storage) -> list[str]:
+    """What the stores lack that the use's contexts really go to."""
+    places = different([store_of(context, store) for context in use.contexts or (OTHERS,)])
+    needs = [need.found for place in places for need in unmet(use, place.capabilities)]
+    return list(dict.fromkeys(needs))
+
+
+def _as_json(
+    parts: list[_Part], failures: list[str | None], findings: Mapping[str, list[str]]
+) -> dict[str, Any]:
+    because = {name: why for part in parts for name, why in part.store.capabilities.because.items()}
+    stores = [
+        {
+            "store": store_name(part.store),
+            "contexts": part.contexts,
+            "because": dict(part.store.capabilities.because),
+            "fails": failure,
+        }
+        for part, failure in zip(parts, failures, strict=True)
+    ]
+    return {"uses": findings, "because": because, "stores": stores}
+
+
+def _print_uses(findings: Mapping[str, list[str]]) -> None:
     for title, found in findings.items():
         print(f"{title:12} {'no ' if found else 'yes'}  {USES[title].purpose}")
         if found:
             print(f"{'':12}      not here: {', '.join(found)}")
+
+
+def _print_part(part: _Part, failure: str | None, is_alone: bool) -> None:
+    can = part.store.capabilities
+    if not is_alone:
+        print(f"{store_name(part.store)}, for {', '.join(part.contexts)}")
     for name, why in can.because.items():
         print(f"  {name} = {getattr(can, name, '?')}: {why}")
+    told = f"NO: {failure}" if failure else "yes: a record of its own was written and deleted"
+    print(f"  takes writes = {told}")
 
 
 def _reap(store: Storage, given: argparse.Namespace) -> int:

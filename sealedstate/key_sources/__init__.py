@@ -95,12 +95,16 @@ class KeySources:
             raise ConfigurationError("keys is empty; `sealedstate keys generate` prints a key")
         return StaticKeys(parse_keyring([keys], self.skew))
 
-    def ring_home(self, keys: str) -> RingHome:
-        """Where the ring of ``"file:PATH"`` or ``"store:"`` is kept."""
+    def ring_home(self, keys: str, takes_clear: bool = False) -> RingHome:
+        """Where the ring of ``"file:PATH"`` or ``"store:"`` is kept.
+
+        `takes_clear`: whether a file in clear is read although a key-encryption key is set.
+        """
         scheme, _, rest = keys.partition(":")
         tending, wrapping = self.tending, self._wrapping()
         if scheme == "file" and rest:
-            return RingFile(Path(rest), wrapping, tending.random, tending.clock)
+            path, random, clock = Path(rest), tending.random, tending.clock
+            return RingFile(path, wrapping, random, clock, takes_clear=takes_clear)
         if scheme == "store" and not rest:
             storage = self._store()
             return RingStore(storage, self.realm, wrapping, tending.random, tending.clock)

@@ -53,7 +53,9 @@ class RingFile:
     """A `RingHome` in the file at `path`. `timeout`: seconds to wait for another writer.
 
     `wrapping`: the key-encryption keys, of which the first wraps; None where the file itself is
-    kept secret. Raises ConfigurationError where the system has no flock.
+    kept secret. `takes_clear`: whether a ring in clear is read all the same, to be wrapped.
+
+    Raises ConfigurationError where the system has no flock.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class RingFile:
         random: Callable[[int], bytes],
         clock: Clock,
         timeout: float = DEFAULT_TIMEOUT,
+        takes_clear: bool = False,
     ) -> None:
         if sys.platform == "win32":
             raise ConfigurationError(
@@ -70,7 +73,8 @@ class RingFile:
             )
         self._path = Path(path).absolute()  # even if the process moves to another directory
         self._lock = self._beside(".lock")
-        self._text = RingText(f"the ring file {self._path}", wrapping, random, clock)
+        where = f"the ring file {self._path}"
+        self._text = RingText(where, wrapping, random, clock, takes_clear)
         self._random = random
         self._timeout = timeout
         self._may_warn = wrapping is None

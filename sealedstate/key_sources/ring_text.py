@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ..errors import CapacityError, OperatorError
 from ..keys import Keyring
 from ..rotation import Ring, RingUnreadable, dump_ring, parse_ring
-from ..rotation.document import MAX_BYTES
+from ..rotation.document import MAX_BYTES, RingUnwrapped
 from ..storage.contract import Clock
 
 
@@ -19,15 +19,22 @@ class RingText:
     """The documents of one place, which errors call `where`.
 
     `wrapping`: the key-encryption keys, of which the first wraps; None where secrets are in clear.
+    `takes_clear`: whether one in clear is read all the same, to be wrapped by the next write.
     """
 
     def __init__(
-        self, where: str, wrapping: Keyring | None, random: Callable[[int], bytes], clock: Clock
+        self,
+        where: str,
+        wrapping: Keyring | None,
+        random: Callable[[int], bytes],
+        clock: Clock,
+        takes_clear: bool = False,
     ) -> None:
         self.where = where
         self._wrapping = wrapping
         self._random = random
         self._clock = clock
+        self._takes_clear = takes_clear
         self._last: tuple[bytes, Ring] | None = None
 
     def read(self, content: bytes | None) -> Ring | None:
@@ -41,11 +48,20 @@ class RingText:
         if last is not None and last[0] == content:
             return last[1]
         try:
-            ring = parse_ring(content, self._wrapping, int(self._clock()))
+            ring = self._parsed(content)
         except RingUnreadable as error:
             raise RingUnreadable(f"{self.where}: {error}") from None
         self._last = (content, ring)
         return ring
+
+    def _parsed(self, content: bytes) -> Ring:
+        now = int(self._clock())
+        try:
+            return parse_ring(content, self._wrapping, now)
+        except RingUnwrapped:
+            if not self._takes_clear:
+                raise
+            return parse_ring(content, None, now)
 
     def written(self, ring: Ring) -> bytes:
         """A document that is known to read back as `ring`.

@@ -64,6 +64,10 @@ class RingUnreadable(OperatorError):
     """A document that is cut short, altered, of another format, or wrapped by a foreign key."""
 
 
+class RingUnwrapped(RingUnreadable):
+    """A document in clear, where a key-encryption key is set: anybody may have written it."""
+
+
 def dump_ring(ring: Ring, wrapping: Keyring | None, random: Callable[[int], bytes]) -> str:
     """The document of a ring. `wrapping`: the key-encryption keys, of which the first wraps."""
     kek = None if wrapping is None else wrapping.primary(ring.updated_at)
@@ -174,7 +178,10 @@ def _check(ring: Ring) -> None:
 def _kek(named: str | None, wrapping: Keyring | None) -> Key | None:
     if named is None:
         if wrapping is not None:
-            raise RingUnreadable("the ring is not wrapped, and a key-encryption key is set")
+            raise RingUnwrapped(
+                "the ring is not wrapped, and a key-encryption key is set; where it is your own,"
+                " `sealedstate keys wrap` wraps it"
+            )
         return None
     kid = bytes.fromhex(named)
     kek = None if wrapping is None else wrapping.find(kid)

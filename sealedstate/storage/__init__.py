@@ -18,6 +18,7 @@ from .memory import MemoryStorage
 from .objects import ObjectView, Serializer
 from .options import split_path, split_url
 from .requirements import USES, mismatch, unmet
+from .split_text import urls_of
 from .sqlite import SQLiteStorage
 
 __all__ = [
@@ -56,13 +57,17 @@ def open_storage(url: str | Mapping[str, str], clock: Clock) -> Storage:
 
     Behind a ``?``, beside the driver's own parameters, a URL takes ``sealedstate_timeout``, the
     seconds that a call may take (not `memory:`), and ``sealedstate_pool_size``, the connections of
-    each process (SQL servers). A mapping sends contexts to stores of their own:
-    ``{"*": URL, "sealedstate.revoked": URL}``.
+    each process (SQL servers). A mapping sends contexts to stores of their own,
+    ``{"*": URL, "sealedstate.revoked": URL}``, and so does a text of words,
+    ``"*=URL sealedstate.revoked=URL"``.
 
     Raises ConfigurationError, which repeats no URL: it may hold a password.
     """
-    if not isinstance(url, str):
-        return _open_split(url, clock)
+    urls = urls_of(url) if isinstance(url, str) else url
+    return _open_url(urls, clock) if isinstance(urls, str) else _open_split(urls, clock)
+
+
+def _open_url(url: str, clock: Clock) -> Storage:
     scheme, colon, rest = url.partition(":")
     opener = _OPENERS.get(scheme) if colon else None
     if opener is None:
@@ -75,7 +80,7 @@ def _open_split(urls: Mapping[str, str], clock: Clock) -> Storage:
         raise ConfigurationError('storage: a table of contexts has "*" for all the others')
     _check_contexts(urls)
     # Contexts that name the same URL share one store, and so its connections.
-    opened = {url: open_storage(url, clock) for url in set(urls.values())}
+    opened = {url: _open_url(url, clock) for url in set(urls.values())}
     contexts = {context: opened[url] for context, url in urls.items() if context != "*"}
     return SplitStorage(opened[urls["*"]], contexts)
 
@@ -108,7 +113,7 @@ def _open_layered(_: str, rest: str, clock: Clock) -> Storage:
     staleness, colon, behind = rest.partition(":")
     if not (colon and staleness.isascii() and staleness.isdigit()):
         raise ConfigurationError("storage: layered:MILLISECONDS:URL")
-    return CachedStorage(open_storage(behind, clock), clock, int(staleness))
+    return CachedStorage(_open_url(behind, clock), clock, int(staleness))
 
 
 def _open_sql(url: str, _: str, clock: Clock) -> Storage:

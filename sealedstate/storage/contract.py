@@ -91,6 +91,8 @@ class Capabilities:
     """`touch_context` works. `delete_context` does everywhere."""
     resolution: int = 1
     """How many milliseconds later than asked a record may still be there."""
+    expires_itself: bool = False
+    """A server removes what has expired, some time later, by its own clock; `reap` need not."""
     staleness: int = 0
     """For how many milliseconds a read may still answer with what another process overwrote."""
     total_bytes: int | None = None
@@ -204,7 +206,10 @@ class Storage(Protocol):
         ...
 
     def reap(self, limit: int) -> int:
-        """Remove at most `limit` expired records and members for good; how many there were."""
+        """Remove at most `limit` expired records and members for good; how many there were.
+
+        Again and again, it leaves none, but where the capability `expires_itself` says who does.
+        """
         ...
 
     def close(self) -> None:

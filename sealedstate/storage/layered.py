@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -31,6 +31,11 @@ class SplitStorage:
     @property
     def capabilities(self) -> Capabilities:
         return _weakest([store.capabilities for store in self._stores()])
+
+    @property
+    def contexts(self) -> list[str]:
+        """Those that are sent somewhere by their names."""
+        return list(self._contexts)
 
     def store_of(self, context: str) -> Storage:
         """The store that a context lives in."""
@@ -104,8 +109,19 @@ class SplitStorage:
             store.close()
 
     def _stores(self) -> list[Storage]:
-        found = [self._default, *self._contexts.values()]
-        return list({id(store): store for store in found}.values())
+        return different([self._default, *self._contexts.values()])
+
+
+def store_of(context: str, storage: Storage) -> Storage:
+    """The store that a context really lives in, through all splits."""
+    while isinstance(storage, SplitStorage):
+        storage = storage.store_of(context)
+    return storage
+
+
+def different(stores: Iterable[Storage]) -> list[Storage]:
+    """Each store once, in order."""
+    return list({id(store): store for store in stores}.values())
 
 
 class CachedStorage:
@@ -282,6 +298,7 @@ def _weakest(all_of: list[Capabilities]) -> Capabilities:
         indexes=all(can.indexes for can in all_of),
         contexts=all(can.contexts for can in all_of),
         resolution=max(can.resolution for can in all_of),
+        expires_itself=any(can.expires_itself for can in all_of),
         staleness=max(can.staleness for can in all_of),
         total_bytes=min(
             (most for can in all_of if (most := can.total_bytes) is not None), default=None

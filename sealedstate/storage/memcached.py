@@ -381,6 +381,7 @@ def _capabilities(told: Settings | None) -> Capabilities:
         evicts=evicts,
         enumerable=False,
         contexts=False,
+        expires_itself=True,
         presumed=told is None,
         because={
             "value_bytes": f"item_size_max {most}",

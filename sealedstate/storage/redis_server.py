@@ -102,6 +102,7 @@ UNKNOWN = Capabilities(
     survives_restart=False,
     evicts=True,
     enumerable=True,
+    expires_itself=True,
     presumed=True,
     because=dict.fromkeys(
         ("durable", "survives_restart", "evicts"), "the server has not told its settings yet"

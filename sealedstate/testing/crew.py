@@ -37,7 +37,7 @@ T = TypeVar("T")
 Meet = Callable[[], object]
 """What a racer calls to wait for all the others."""
 
-PATIENCE = 60  # seconds; a store that takes longer hangs
+PATIENCE = 120  # seconds; a store that takes longer hangs
 
 
 class SuiteAddress(NamedTuple):

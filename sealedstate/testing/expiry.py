@@ -191,6 +191,25 @@ class Expiry(Suite):
         assert any(store.reap(1000) == 0 for _ in range(1000))
         assert [store.read(context, str(number)) for number in range(10)] == [None] * 10
 
+    def test_what_has_expired_can_be_removed_for_good(
+        self, store: Storage, clock: KitClock, context: str
+    ) -> None:
+        now, can = clock.now, store.capabilities
+        for number in range(3):
+            write(store, context, str(number), b"v", now + MINUTE)
+            if can.indexes:
+                store.add_member(context, "index", str(number), now + MINUTE)
+        # Whatever margin for clocks that differ a store may take, a day is beyond it.
+        clock.stop(now + DAY)
+        for _ in range(1000):
+            if store.reap(1000) == 0:
+                break
+        # Nothing that is there expires at this time, so that what was kept comes to light.
+        clock.stop(now)
+        kept = [str(number) for number in range(3) if store.read(context, str(number)) is not None]
+        members = store.members(context, "index") if can.indexes else {}
+        assert can.expires_itself or (kept, members) == ([], {}), "kept after it has been reaped"
+
     def test_a_clock_that_steps_back_revives_nothing_that_was_reaped(
         self, store: Storage, clock: KitClock, context: str
     ) -> None:

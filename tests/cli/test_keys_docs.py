@@ -126,6 +126,16 @@ def test_every_command_prints_what_is_shown(tmp_path: Path) -> None:
         kids.update(zip(KID.findall(shown), KID.findall(printed), strict=True))
 
 
+def test_wrapping_looks_as_it_is_shown(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    shell.run("sealedstate keys init keys.json")
+    (shown,) = blocks("wrap")
+    for part in re.split(r"^\$ ", shown, flags=re.MULTILINE)[1:]:
+        command, _, printed = part.partition("\n")
+        assert shape(shell.run(command)) == shape(printed)
+    assert shell.code == 0
+
+
 def three_days(place: Desk) -> Ring:
     """A ring that rotated every day, was rotated in time, and lost a key."""
     now = int(time.time())

@@ -23,6 +23,7 @@ from typing import Any, Protocol, TypeAlias
 import pytest
 
 from sealedstate.storage import Storage, open_storage
+from sealedstate.storage.options import PREFIX
 from tests.fault_proxy import FaultProxy
 from tests.kv_servers import Persistence, memcached_server, redis_server
 from tests.sql_server import SQLServer
@@ -101,6 +102,11 @@ FORGETFUL: dict[str, Backend] = {
 
 NETWORKED = [pytest.param(name, marks=pytest.mark.server) for name in BACKENDS if name != "sqlite"]
 DURABLE = ["sqlite", *NETWORKED]
+
+
+def patient(url: str) -> str:
+    """The URL for whoever does not want to be left in the dark because the machine is busy."""
+    return f"{url}{'&' if '?' in url else '?'}{PREFIX}timeout=60"
 
 
 def opener(url: str) -> Callable[[], Storage]:

@@ -299,6 +299,18 @@ class ReapsWithoutBound(MemoryStorage):
         return super().reap(1_000_000)
 
 
+@noticed_by("test_what_has_expired_can_be_removed_for_good")
+class NeverReaps(MemoryStorage):
+    def reap(self, limit: int) -> int:
+        return 0
+
+
+@noticed_by("test_what_has_expired_can_be_removed_for_good")
+class ReapsNoMembers(MemoryStorage):
+    def _reap_members(self, limit: int) -> int:
+        return 0
+
+
 @noticed_by("test_a_permanent_record_is_there_in_1000_years")
 class ReapsThePermanent(MemoryStorage):
     def reap(self, limit: int) -> int:

@@ -33,7 +33,7 @@ ROUNDS = [20, pytest.param(200, marks=pytest.mark.soak)]
 WRITERS = ["1", "2"]
 EACH_ROUND = 5  # acknowledged writes of each writer between two crashes
 DELETED = 3  # of so many records one is deleted
-PATIENCE = 60  # seconds
+PATIENCE = 120  # seconds
 
 
 # --- in the writers' processes ----------------------------------------------------------------

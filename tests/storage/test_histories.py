@@ -43,7 +43,7 @@ __all__ = ["postgresql_server"]
 
 PROCESSES = 4
 CLIENTS = PROCESSES * CLIENTS_PER_PROCESS
-PATIENCE = 60  # seconds
+PATIENCE = 120  # seconds
 MOMENT = 0.3  # seconds, for which something stands still
 NOTED = 20_000  # bytes of notes, some hundred operations, between two faults
 
@@ -136,8 +136,11 @@ class Nemesis:
 
     def _drop_replies(self, proxy: FaultProxy) -> None:
         for _ in range(5):
-            proxy.drop_replies = True
-            time.sleep(MOMENT / 30)
+            before, proxy.drop_replies = proxy.dropped, True
+            # A busy machine may take longer than a moment to bring that many.
+            for _ in tries(PATIENCE):
+                if proxy.dropped >= before + CLIENTS:
+                    break
             proxy.drop_replies = False
             time.sleep(MOMENT / 30)
 

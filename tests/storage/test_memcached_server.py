@@ -133,7 +133,7 @@ def test_a_server_with_too_many_clients_says_so() -> None:
 
 
 def test_a_name_with_several_addresses_is_tried_through(own_server: KeyValueServer) -> None:
-    store = MemcachedStorage(f"memcached://localhost:{own_server.port}", time.time)
+    store = MemcachedStorage(f"memcached://localhost:{own_server.port}", time.time, timeout=PATIENT)
     store.ping()
     store.close()
     unknown = MemcachedStorage("memcached://no-such-host.invalid", time.time)

@@ -27,6 +27,7 @@ from sealedstate.errors import ConfigurationError, StorageUnavailable
 from sealedstate.key_sources import reports
 from sealedstate.storage import open_storage
 from sealedstate.storage.options import split_path, split_url
+from sealedstate.storage.split_text import urls_of
 from tests import sql_servers
 from tests.sql_server import until
 from tests.sql_servers import PostgreSQLServer
@@ -197,6 +198,33 @@ def test_options_without_a_path_are_no_store() -> None:
     assert refusal("sqlite:?sealedstate_timeout=1") == "storage: sqlite:PATH needs a path"
 
 
+# --- a split in one line -----------------------------------------------------------------------
+
+
+CONTEXTS = st.sampled_from(["*", "sealedstate.part", "mine", "of-mine.2", "ü"])
+# As a URL may have them, `=` and `*` too.
+URL_TEXTS = st.text("az:/?&=*@%.1", min_size=1)
+
+
+@given(st.dictionaries(CONTEXTS, URL_TEXTS, min_size=1), st.sampled_from([" ", "\n", "\t  "]))
+def test_a_split_in_one_line_says_what_a_table_says(urls: dict[str, str], blank: str) -> None:
+    assert urls_of(blank.join(f"{context}={url}" for context, url in urls.items())) == urls
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:/var/lib/a=b/*=c.db",
+        "sqlite:/with a=blank/x.db",
+        "postgresql://u:p=q@h/d?options=-c%20search_path%3Dx",
+        "memory:",
+        "",
+    ],
+)
+def test_one_url_is_no_split_whatever_is_in_it(url: str) -> None:
+    assert urls_of(url) == url
+
+
 # --- what can be seen of it ---------------------------------------------------------------------
 
 
@@ -241,6 +269,26 @@ def test_of_a_password_that_was_not_escaped_no_part_is_told(url: str) -> None:
         open_storage(url, time.time)
     assert "nary" not in str(caught.value)
     assert "can" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("sealedstate.revoked=memory:", '"*" for all the others'),
+        ("*=memory: redis://:canary@h", "word 2 is not CONTEXT=URL"),
+        ("*=memory: sealedstate.part=", "word 2 is not CONTEXT=URL"),
+        ("*=sqlite:/can ary/x.db", "word 2 is not CONTEXT=URL"),
+        ("*=memory: *=sqlite:canary", r"\* is given twice"),
+        ("*=memory: sealedstate.revokd=memory:", "did you mean sealedstate.revoked"),
+        ("*=canary", "one of memory:"),
+        ("*=*=sqlite:canary", "one of memory:"),
+        ("*=memory: mine=redis://:canary@h?sealedstate_timout=1", "sealedstate_timeout?"),
+    ],
+)
+def test_a_split_in_one_line_that_is_none_is_refused(text: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told) as caught:
+        open_storage(text, time.time)
+    assert "canary" not in str(caught.value)
 
 
 def test_a_mistyped_context_of_ours_is_answered_with_the_right_one() -> None:

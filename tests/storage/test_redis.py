@@ -254,7 +254,7 @@ def test_keys_that_speak_redis_are_only_keys(store: RedisStorage, admin: Any) ->
 
 def refusal(url: str) -> str:
     """What a write is refused with."""
-    store = RedisStorage(url, time.time)
+    store = RedisStorage(url, time.time, timeout=PATIENT)
     with pytest.raises(StorageUnavailable) as caught:
         store.create("c", "k", b"v" * 1000, None, 1)
     store.close()
@@ -263,7 +263,7 @@ def refusal(url: str) -> str:
 
 def test_the_password_is_right_wrong_missing_or_too_much(plain_redis: KeyValueServer) -> None:
     with redis_server(password="canary-secret") as server:
-        store = RedisStorage(server.url, time.time)
+        store = RedisStorage(server.url, time.time, timeout=PATIENT)
         assert store.create("c", "k", b"v", None, 1)
         assert "canary" not in repr(store) + repr(vars(store))
         store.close()
@@ -281,7 +281,7 @@ def test_a_database_that_does_not_exist_is_told(plain_redis: KeyValueServer) -> 
 
 
 def test_databases_are_apart(server: KeyValueServer, store: RedisStorage) -> None:
-    other = RedisStorage(server.url.replace("/0", "/1"), time.time)
+    other = RedisStorage(server.url.replace("/0", "/1"), time.time, timeout=PATIENT)
     store.create("c", "k", b"v", None, 1)
     assert other.read("c", "k") is None
     other.close()
@@ -294,7 +294,7 @@ def fill(store: Storage) -> None:
 
 def test_a_full_server_refuses_writes_and_goes_on_reading_and_deleting() -> None:
     with redis_server("none", "--maxmemory", "2mb") as server:
-        store = RedisStorage(server.url, time.time)
+        store = RedisStorage(server.url, time.time, timeout=PATIENT)
         assert not store.capabilities.evicts
         store.add_member("c", "i", "m", None)
         with pytest.raises(StorageUnavailable, match="memory is full"):
@@ -328,18 +328,18 @@ def test_a_replica_refuses_writes_and_says_that_it_is_one() -> None:
                 if admin.info("replication")["master_link_status"] == "up":
                     break
         assert "replica" in refusal(replica.url)
-        can = RedisStorage(replica.url, time.time).capabilities
+        can = RedisStorage(replica.url, time.time, timeout=PATIENT).capabilities
         assert not can.durable
         assert not can.survives_restart
         assert "replica" in can.because["durable"]
-        leading = RedisStorage(primary.url, time.time).capabilities
+        leading = RedisStorage(primary.url, time.time, timeout=PATIENT).capabilities
         assert leading.durable
         assert "connected_slaves 1" in leading.because["durable"]
 
 
 def test_a_server_with_too_many_clients_says_so() -> None:
     with redis_server("none", "--maxclients", "1") as server:
-        first = RedisStorage(server.url, time.time)
+        first = RedisStorage(server.url, time.time, timeout=PATIENT)
         first.ping()
         assert "too many clients" in refusal(server.url)
         first.close()

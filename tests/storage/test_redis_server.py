@@ -31,6 +31,7 @@ from sealedstate.testing.suite import insist
 from tests import kv_servers
 from tests.fault_proxy import FaultProxy
 from tests.kv_servers import KeyValueServer, Persistence, make_cluster_of_one, redis_server
+from tests.ports import free_port
 from tests.storage.kv_promises import PATIENT
 
 pytestmark = pytest.mark.server
@@ -77,7 +78,7 @@ def test_persistence_is_declared_as_it_is_configured(persistence: Persistence) -
 @pytest.mark.parametrize("policy", ["noeviction", "allkeys-lru", "volatile-ttl", "volatile-lru"])
 def test_eviction_is_declared_as_it_is_configured(policy: str) -> None:
     with redis_server("none", "--maxmemory", "100mb", "--maxmemory-policy", policy) as server:
-        store = RedisStorage(server.url, KitClock())
+        store = RedisStorage(server.url, KitClock(), timeout=PATIENT)
         can = store.capabilities
         assert can.evicts == (policy != "noeviction")
         assert ("contexts" in can.because) == ("enumerable" in can.because) == can.evicts
@@ -105,7 +106,7 @@ def test_a_changed_configuration_is_noticed_a_minute_later_or_after_a_reconnect(
 ) -> None:
     clock = KitClock()
     clock.stop(clock.now)
-    store = RedisStorage(plain_redis.url, clock)
+    store = RedisStorage(plain_redis.url, clock, timeout=PATIENT)
     with redis.Redis(port=plain_redis.port) as admin:
         assert not store.capabilities.survives_restart
         admin.config_set("save", "3600 1")
@@ -147,7 +148,9 @@ def test_a_user_who_may_do_what_the_docstring_says_can_do_everything() -> None:
             "least", True, passwords=["+p"], keys=["sealedstate:*"], commands=commands
         )
         clock = KitClock()
-        store = RedisStorage(server.url.replace("redis://", "redis://least:p@"), clock)
+        store = RedisStorage(
+            server.url.replace("redis://", "redis://least:p@"), clock, timeout=PATIENT
+        )
         use_everything(store, clock)
         assert not store.capabilities.durable
         store.close()
@@ -294,7 +297,7 @@ def test_every_script_keeps_to_the_keys_it_is_given_and_those_to_one_slot(
     cluster: KeyValueServer,
 ) -> None:
     clock = KitClock()
-    store = RedisStorage(cluster.url, clock)
+    store = RedisStorage(cluster.url, clock, timeout=PATIENT)
     with redis.Redis(port=cluster.port) as admin, admin.monitor() as monitor:
         use_everything(store, clock)
         admin.echo("that is all")
@@ -354,7 +357,7 @@ def test_tls_is_spoken_with_a_server_that_proves_who_it_is(certificate: Path) ->
     options = ["--tls-cert-file", str(certificate), "--tls-auth-clients", "no"]
     options += ["--tls-key-file", str(certificate.with_suffix(".key"))]
     with redis_server("none", *options) as server, redis.Redis(port=server.port) as admin:
-        port = kv_servers.free_port()
+        port = free_port()
         admin.config_set("tls-port", str(port))
         trusting = opened(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate}")
         assert trusting.create("c", "k", b"v" * 100_000, None, 1)

@@ -19,7 +19,7 @@ from sealedstate.storage.sql import REAP_EVERY, REAP_LIMIT, SQLStorage
 from tests import sql_servers
 from tests.jar import Clock
 from tests.storage import sql_surroundings
-from tests.storage.sql_surroundings import Opened, all_at_once, refused, script
+from tests.storage.sql_surroundings import Opened, all_at_once, insist, refused, script
 
 pytestmark = pytest.mark.server
 postgresql_server = sql_servers.postgresql_server
@@ -35,7 +35,7 @@ PREPARER = """
 import json, sys, time
 from sealedstate.storage.sql import SQLStorage
 
-store = SQLStorage(sys.argv[1], time.time, timeout=20)
+store = SQLStorage(sys.argv[1], time.time, timeout=120)
 for line in sys.stdin:
     store.prepare()
     print(json.dumps(store.create("prepared", sys.argv[2], b"v", None, 1)), flush=True)
@@ -104,7 +104,7 @@ import json, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from sealedstate.storage.sql import SQLStorage
 
-store = SQLStorage(sys.argv[1], time.time, timeout=20)
+store = SQLStorage(sys.argv[1], time.time, timeout=120)
 threads = ThreadPoolExecutor(8)
 
 def create(key, thread):
@@ -153,12 +153,12 @@ def test_a_pool_whose_connections_are_all_in_use_says_so(
     server: Any, schema: str, opened: Opened
 ) -> None:
     store = opened(server.url(schema), pool_size=1, timeout=1.0)
-    store.prepare()
-    taken = store._link._taken()
+    insist(store.prepare)
+    taken = insist(store._link._taken)
     message = refused(lambda: store.read("c", "k"))
     assert "all 1 connections are in use" in message
     store._link._put_back(taken)
-    assert store.read("c", "k") is None
+    assert insist(lambda: store.read("c", "k") is None)
 
 
 def test_a_store_that_was_closed_can_be_used_again(store: SQLStorage) -> None:

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.server
 postgresql_server = sql_servers.postgresql_server
 mariadb_server = sql_servers.mariadb_server
 
-TIMEOUT = 20.0  # seconds; tests share a machine
+TIMEOUT = 60.0  # seconds; tests share a machine
 
 
 class SQLContract(StorageContract):

@@ -23,7 +23,7 @@ from sealedstate.testing.crew import Meet
 from sealedstate.testing.suite import RACERS, Suite, insist
 from tests.fault_proxy import FaultProxy
 from tests.sql_servers import mariadb_server, postgresql_server
-from tests.storage.backends import BACKENDS, DURABLE, NETWORKED, Service
+from tests.storage.backends import BACKENDS, DURABLE, NETWORKED, Service, patient
 
 __all__ = ["mariadb_server", "postgresql_server"]
 
@@ -54,7 +54,7 @@ class Racing(Suite):
         self.url = url
 
     def open_store(self, clock: Clock) -> Storage:
-        return open_storage(self.url, clock)
+        return open_storage(self.url if self.url == "memory:" else patient(self.url), clock)
 
 
 Attempt = Callable[[Storage, str, str, int], bool]
@@ -131,7 +131,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
 def test_of_16_racers_in_4_processes_exactly_one_wins(
     service: Service, operation: str, rounds: int
 ) -> None:
-    store = open_storage(service.url, KitClock())
+    store = open_storage(patient(service.url), KitClock())
     store.prepare()
     told = outcomes(Racing(service.url), store, operation, rounds)
     assert_one_wins_each(told)
@@ -148,7 +148,7 @@ def test_of_16_racers_in_threads_exactly_one_wins_in_memory(operation: str, roun
 def assert_one_wins_each(told: list[tuple[bool | None, ...]]) -> None:
     assert_nobody_wins_twice(told)
     won = [answers.index(True) for answers in told if True in answers]
-    # On a busy machine a winner may hear of it too late, and then does not know.
+    # On a very busy machine a winner may hear of it too late, and then does not know.
     assert len(won) > 0.9 * len(told)
     assert len(set(won)) > 1, "the racers have not met"
 
@@ -164,7 +164,7 @@ def assert_nobody_wins_twice(told: list[tuple[bool | None, ...]]) -> None:
 def test_where_replies_get_lost_nobody_wins_what_another_has_won(
     service: Service, operation: str, rounds: int
 ) -> None:
-    store = open_storage(service.url, KitClock())
+    store = open_storage(patient(service.url), KitClock())
     store.prepare()
     with service.behind_proxy() as (url, proxy), losing_replies(proxy):
         told = outcomes(Racing(url), store, operation, rounds)
@@ -218,7 +218,9 @@ def begin_on_files(
 ) -> None:
     for number in range(files):
         meet()
-        with contextlib.closing(SQLiteStorage(folder / f"{number}.db", clock)) as own:
+        # A busy machine takes its time with 16 of them; what is asked is who is refused.
+        own = SQLiteStorage(folder / f"{number}.db", clock, timeout=60)
+        with contextlib.closing(own):
             own.prepare()
 
 

@@ -387,7 +387,7 @@ def hostile_header(chance: random.Random, names: tuple[bytes, ...], most: int) -
 def send_raw(port: int, method: bytes, path: bytes, cookie: bytes) -> Answer:
     """The answer to a Cookie header as it is, byte for byte."""
     body = b'{"seen": 1}' if method == b"POST" else b""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         connection.sendall(
             b"%s %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             b"Content-Length: %d\r\nCookie: %s\r\n\r\n%s" % (method, path, len(body), cookie, body)
