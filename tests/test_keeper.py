@@ -1161,13 +1161,13 @@ def test_overflow_that_has_more_chunks_than_the_profile_allows_is_cut_anew(clock
     many = Profile("many", 8, 600, 4800, 7600, 6500)
     few = Profile("few", 2, 3800, 6000, 7600, 6500)
     browser = Browser(node(clock, None, profile=many))
-    sign_in(browser, large="x" * 2730)
+    sign_in(browser, large="x" * 2752)
     assert len(browser.jar.ours()) > 2
     moved = at(node(clock, None, profile=few), browser)
     moved.visit(touch)
     assert moved.session().layout()[-1].place is Place.OVERFLOW
     assert len(browser.jar.ours()) <= 2
-    assert moved.read() == {"large": "x" * 2730, "touched": True}
+    assert moved.read() == {"large": "x" * 2752, "touched": True}
 
 
 def test_a_session_too_large_is_refused_part_by_part_and_the_browser_keeps_what_it_has(

@@ -78,7 +78,8 @@ def app(environ, start_response):
 
 
 # The machine that runs tests may be busy with others: wait for a lock, rather than say it is taken.
-STORE = SQLiteStorage(SIGNALS / "sessions.db", time.time)
+# As many write at once on a busy machine, each waits its turn for as long as it takes.
+STORE = SQLiteStorage(SIGNALS / "sessions.db", time.time, timeout=20)
 application = SealedSessionMiddleware(app, Settings.from_env(storage=STORE))
 """
 
