@@ -24,7 +24,7 @@ from sealedstate import (
 
 from ..views.budget import budget, parts, session_facts
 from ..views.facts import Facts
-from ..views.forms import token_field
+from ..views.forms import token_field, withheld_warning
 from ..views.markup import Html, Templates, counted, definitions, fill, joined
 from .actions import COUNTS, MAX_NAME_CHARS, MAX_NOTE_CHARS
 from .catalogue import GOODS, CartItem, ServiceLogin
@@ -96,7 +96,7 @@ def sign_in(frame: Frame, withheld: bool) -> Html:
     """For whoever is not signed in."""
     body = TEMPLATES.fill(
         "sign_in.html",
-        withheld=TEMPLATES.fill("withheld.html") if withheld else Html(),
+        withheld=withheld_warning(withheld),
         base=frame.base,
         token=_token(frame),
         longest=MAX_NAME_CHARS,

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import hmac
 import secrets
+from pathlib import Path
 
 from werkzeug.exceptions import Forbidden
 from werkzeug.wrappers import Request
 
 from sealedstate import Session
 
-from .markup import Html, fill
+from .markup import Html, Templates, fill
 
 TOKEN_BYTES = 16
 PART = "csrf"
+TEMPLATES = Templates(Path(__file__).with_name("templates"))
 
 
 def renew_token(session: Session) -> None:
@@ -42,6 +44,11 @@ def token_text(session: Session) -> str:
 def token_field(token: str) -> Html:
     """A hidden field for a form."""
     return fill('<input type="hidden" name="csrf" value="$token">', token=token)
+
+
+def withheld_warning(withheld: bool) -> Html:
+    """What a sign-in page says to whom it can't tell whether they are signed in."""
+    return TEMPLATES.fill("withheld.html") if withheld else Html()
 
 
 def check_form(session: Session, request: Request) -> None:
