@@ -1,15 +1,20 @@
-# Everything sets itself up: `make demo`, `make test`. See README.md.
+# Everything sets itself up: `make demo`, `make saml`, `make test`. See README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
+SAML := .venv-saml
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test check soak matrix servers format clean
+.PHONY: demo saml test check soak matrix servers format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
+
+saml: $(SAML)/.ready
+	@sh tests/install_servers.sh xmlsec1
+	$(SAML)/bin/python examples/saml
 
 test: $(VENV)/.ready servers
 	$(BIN)/pytest -n $(WORKERS) -m "not soak" tests
@@ -36,7 +41,7 @@ format: $(VENV)/.ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(SAML) .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,4 +51,9 @@ $(VENV)/.ready: pyproject.toml
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install $(PIP) --editable '.[demo]'
+	touch $@
+
+$(SAML)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(SAML)
+	$(SAML)/bin/pip install $(PIP) --editable '.[saml-example]'
 	touch $@

@@ -44,8 +44,8 @@ _HAS_ARRIVED = "return window.leaving !== true && document.readyState === 'compl
 @contextlib.contextmanager
 def open_browser() -> Iterator[webdriver.Chrome]:
     """A browser with a profile of its own. Skips the test, or fails it, where there is none."""
-    chromium = _found("chromium", "chromium-browser", "google-chrome")
-    service = Service(_found("chromedriver"))
+    chromium = installed("chromium", "chromium-browser", "google-chrome")
+    service = Service(installed("chromedriver"))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
@@ -87,7 +87,8 @@ def take_picture(driver: webdriver.Chrome, path: Path, width: int, height: int) 
     driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
-def _found(*names: str) -> str:
+def installed(*names: str) -> str:
+    """Where the first of these commands is that is there. Skips the test, or fails it, else."""
     for name in names:
         path = shutil.which(name)
         if path is not None:

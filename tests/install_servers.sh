@@ -1,17 +1,25 @@
 #!/bin/sh
-# Installs the browser and the servers that tests drive for real, where that is allowed: Debian, as
-# root. Elsewhere it says what is missing; the tests that need it are then left out with a reason,
-# or fail where REQUIRE_SERVERS=1.
+# Installs the browser and the servers that tests drive for real, or of them the packages that are
+# named, where that is allowed: Debian, as root. Elsewhere it says what is missing; the tests that
+# need it are then left out with a reason, or fail where REQUIRE_SERVERS=1.
 set -eu
 
+wanted="$*"
 missing=""
-command -v chromium >/dev/null 2>&1 || missing="$missing chromium"
-command -v chromedriver >/dev/null 2>&1 || missing="$missing chromium-driver"
-ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || missing="$missing postgresql"
-command -v mariadbd >/dev/null 2>&1 || missing="$missing mariadb-server"
-command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
-command -v memcached >/dev/null 2>&1 || missing="$missing memcached"
-command -v openssl >/dev/null 2>&1 || missing="$missing openssl"
+needs() { # PACKAGE, and a glob of what it installs or a command
+    case " ${wanted:-$1} " in *" $1 "*) ;; *) return 0 ;; esac
+    # shellcheck disable=SC2086  # a glob
+    command -v "$2" >/dev/null 2>&1 || ls $2 >/dev/null 2>&1 || missing="$missing $1"
+}
+
+needs chromium chromium
+needs chromium-driver chromedriver
+needs postgresql "/usr/lib/postgresql/*/bin/postgres"
+needs mariadb-server mariadbd
+needs redis-server redis-server
+needs memcached memcached
+needs xmlsec1 xmlsec1
+needs openssl openssl
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
@@ -25,5 +33,5 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     fi
     tail -n 5 "$log" >&2
 fi
-echo "not installed:$missing; tests that need them are left out (apt-get install$missing)" >&2
+echo "not installed:$missing; what needs them is left out (apt-get install$missing)" >&2
 [ "${REQUIRE_SERVERS:-}" != 1 ]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from typing import cast
 from sealedstate import Keeper, KeyState, OperatorError, Session
 from sealedstate.key_sources import RotatingKeys
 
+from ..views.forms import renew_token
 from .catalogue import GOODS, CartItem, ServiceLogin, new_logins
 from .ring_view import ring_view
 
 MAX_NAME_CHARS = 60
 MAX_NOTE_CHARS = 4000
 MOST_KEYS = 50
-TOKEN_BYTES = 16
 COUNTS = (1, 5, 20, 100)
 PASSWORD = "urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport"  # noqa: S105
 
@@ -57,7 +56,7 @@ def sign_in(order: Order) -> str:
     session = order.session
     session.subject = name  # a new session id, and full lifetimes from now
     session["authn"] = {"method": PASSWORD, "at": int(time.time()), "duration": 8 * 3600}
-    session["csrf"] = secrets.token_bytes(TOKEN_BYTES)
+    renew_token(session)
     return "signed-in"
 
 
@@ -119,7 +118,7 @@ def use_profile(order: Order) -> str:
 def regenerate(order: Order) -> str:
     """A new session id, as after a change of privilege; the old one is refused from now on."""
     order.session.regenerate()
-    order.session["csrf"] = secrets.token_bytes(TOKEN_BYTES)
+    renew_token(order.session)
     return "regenerated"
 
 

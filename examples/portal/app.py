@@ -10,16 +10,12 @@ the one in `Portal.__init__`.
 
 from __future__ import annotations
 
-import hmac
-import mimetypes
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from werkzeug.exceptions import Forbidden, HTTPException, NotFound
+from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.routing import Map, Rule
 from werkzeug.utils import redirect
@@ -37,18 +33,19 @@ from sealedstate import (
 from sealedstate.key_sources import RotatingKeys
 from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
+from ..views.facts import facts_of
+from ..views.forms import check_form, offer_token, token_text
+from ..views.journal import Journal
+from ..views.markup import Html
+from ..views.static_files import static_file
 from . import pages
-from .actions import ACTIONS, TOKEN_BYTES, Action, Order, cart_items, note_of, service_logins
+from .actions import ACTIONS, Action, Order, cart_items, note_of, service_logins
 from .deployment import Deployment
-from .facts import facts_of
-from .journal import Journal
-from .markup import Html
 from .ring_view import RingView, ring_view
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-STATIC = Path(__file__).with_name("static")
 # Cookies of somebody else, for the visitor to see how they take room from ours.
 TRACKER_BYTES = 1500
 MOST_TRACKERS = 4
@@ -172,9 +169,7 @@ class Portal:
 
     def _sign_in_page(self, request: PortalRequest) -> Response:
         session = request.session
-        # What is written into a withheld session is not sent: see `_is_ours`.
-        if session.withheld is None and "csrf" not in session:
-            session["csrf"] = secrets.token_bytes(TOKEN_BYTES)
+        offer_token(session)
         return _response(pages.sign_in(_frame(request), session.withheld is not None))
 
     def _services(self, request: PortalRequest) -> Response:
@@ -204,12 +199,12 @@ class Portal:
         session = request.session
         if session.subject is None and action is not ACTIONS["sign-in"]:
             return _see_other(request)
-        _check_form(request)
+        check_form(request.session, request)
         notice = action.run(Order(session, request.form, self.keeper, self._keys))
         return _see_other(request, action.then, notice)
 
     def _add_tracker(self, request: PortalRequest) -> Response:
-        _check_form(request)
+        check_form(request.session, request)
         number = len(_trackers(request)) + 1
         if number > MOST_TRACKERS:
             return _see_other(request, notice="no-more-trackers")
@@ -219,29 +214,11 @@ class Portal:
         return response
 
     def _remove_trackers(self, request: PortalRequest) -> Response:
-        _check_form(request)
+        check_form(request.session, request)
         response = _see_other(request, notice="trackers-removed")
         for name in _trackers(request):
             response.delete_cookie(name, samesite="Lax")
         return response
-
-
-# --- forged forms -------------------------------------------------------------------------------
-
-
-def _check_form(request: PortalRequest) -> None:
-    """Refuse a form that another site has sent in the visitor's name. Raises Forbidden."""
-    if not _is_ours(request):
-        raise Forbidden("This form does not carry the token of your session.")
-
-
-def _is_ours(request: PortalRequest) -> bool:
-    session = request.session
-    if session.withheld is not None:
-        # Such a session holds no token, yet signing in must work: it is what replaces the cookie.
-        return request.headers.get("Sec-Fetch-Site") == "same-origin"
-    known, given = session.get("csrf"), request.form.get("csrf", "")
-    return isinstance(known, bytes) and hmac.compare_digest(known.hex().encode(), given.encode())
 
 
 # --- answers ------------------------------------------------------------------------------------
@@ -249,11 +226,10 @@ def _is_ours(request: PortalRequest) -> bool:
 
 def _frame(request: PortalRequest) -> pages.Frame:
     session = request.session
-    token = session.get("csrf")
     return pages.Frame(
         request.root_path,
         session.subject,
-        token.hex() if isinstance(token, bytes) else "",
+        token_text(session),
         request.args.get("done", ""),
     )
 
@@ -292,17 +268,6 @@ def _front(profile: str) -> WSGIApplication:
     def front(request: Request) -> Response:
         if request.path == "/":
             return redirect(f"/{profile}/")
-        return _static(request)
+        return static_file(request)
 
     return front
-
-
-def _static(request: Request) -> Response:
-    files = {f"/{path.name}": path for path in STATIC.iterdir()}
-    path = files.get(request.path)
-    if path is None:
-        raise NotFound
-    response = Response(path.read_bytes(), mimetype=mimetypes.guess_type(path.name)[0])
-    response.cache_control.no_cache = True
-    response.add_etag()
-    return response.make_conditional(request)

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from werkzeug.exceptions import HTTPException
 
@@ -20,15 +21,17 @@ from sealedstate import (
     Settings,
     StorageError,
 )
-from sealedstate.record import Place, Policy
 
+from ..views.budget import budget, parts, session_facts
+from ..views.facts import Facts
+from ..views.forms import token_field, withheld_warning
+from ..views.markup import Html, Templates, counted, definitions, fill, joined
 from .actions import COUNTS, MAX_NAME_CHARS, MAX_NOTE_CHARS
 from .catalogue import GOODS, CartItem, ServiceLogin
-from .drawing import Mark, Piece, bar
-from .facts import Facts, PartFacts, room_beside
-from .markup import Html, ago, counted, definitions, fill, fill_file, joined
 from .ring_markup import reloading, ring_facts, ring_page
 from .ring_view import RingView
+
+TEMPLATES = Templates(Path(__file__).with_name("templates"))
 
 NOTICES = {
     "signed-in": "You are signed in. The session has a new id: the visitor's cookie is of no use.",
@@ -55,18 +58,6 @@ NOTICES = {
     "no-more-trackers": "That is enough of other people's cookies.",
     "trackers-removed": "The other cookies are gone.",
 }
-PLACES = {
-    Place.CORE: ("core", "first cookie"),
-    Place.OVERFLOW: ("overflow", "further cookies"),
-    Place.SPILLED: ("spilled", "store"),
-}
-MAY_LIVE = {
-    Policy.COOKIE: "cookies only",
-    Policy.SERVER: "store only",
-    Policy.AUTO: "wherever it fits",
-}
-# What has a colour of its own in the stylesheet.
-COLOURED = {"services", "cart", "note", "authn", "csrf", "profile"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +94,9 @@ class Overview:
 
 def sign_in(frame: Frame, withheld: bool) -> Html:
     """For whoever is not signed in."""
-    body = fill_file(
+    body = TEMPLATES.fill(
         "sign_in.html",
-        withheld=fill_file("withheld.html") if withheld else Html(),
+        withheld=withheld_warning(withheld),
         base=frame.base,
         token=_token(frame),
         longest=MAX_NAME_CHARS,
@@ -115,7 +106,7 @@ def sign_in(frame: Frame, withheld: bool) -> Html:
 
 def overview(frame: Frame, shown: Overview) -> Html:
     """What the session is made of, and the buttons that change it."""
-    body = fill_file(
+    body = TEMPLATES.fill(
         "overview.html",
         base=frame.base,
         token=_token(frame),
@@ -127,9 +118,9 @@ def overview(frame: Frame, shown: Overview) -> Html:
         note=shown.note,
         longest_note=MAX_NOTE_CHARS,
         trackers=_trackers_told(shown.trackers),
-        budget=_budget(shown),
-        parts=_parts(frame, shown.facts),
-        session=_session(shown),
+        budget=budget(shown.facts, shown.profile, shown.last_set_cookie),
+        parts=parts(shown.facts, frame.base),
+        session=session_facts(shown.facts),
         ring=ring_facts(shown.ring, shown.facts.kid),
         counts=definitions((name, f"{count:,}") for name, count in sorted(shown.counts.items())),
     )
@@ -138,7 +129,7 @@ def overview(frame: Frame, shown: Overview) -> Html:
 
 def services(frame: Frame, logins: Sequence[ServiceLogin]) -> Html:
     """The service logins, one by one."""
-    body = fill_file(
+    body = TEMPLATES.fill(
         "services.html",
         base=frame.base,
         count=counted(len(logins), "service login"),
@@ -165,7 +156,7 @@ def refusal(frame: Frame, error: HTTPException) -> Html:
 
 
 def _problem(frame: Frame, headline: str, story: str, detail: str) -> Html:
-    body = fill_file(
+    body = TEMPLATES.fill(
         "problem.html",
         base=frame.base,
         headline=headline,
@@ -201,7 +192,7 @@ def _story(error: SessionTooLarge | StorageError | SessionWithheld) -> tuple[str
 
 def _page(frame: Frame, title: str, body: Html, head: Html | None = None) -> Html:
     notice = NOTICES.get(frame.done)
-    return fill_file(
+    return TEMPLATES.fill(
         "page.html",
         title=title,
         head=head or Html(),
@@ -213,7 +204,7 @@ def _page(frame: Frame, title: str, body: Html, head: Html | None = None) -> Htm
 
 
 def _account(frame: Frame) -> Html:
-    return fill_file(
+    return TEMPLATES.fill(
         "account.html",
         base=frame.base,
         token=_token(frame),
@@ -237,7 +228,7 @@ def _notice(text: str) -> Html:
 
 
 def _token(frame: Frame) -> Html:
-    return fill('<input type="hidden" name="csrf" value="$token">', token=frame.token)
+    return token_field(frame.token)
 
 
 # --- what one can do ----------------------------------------------------------------------------
@@ -283,161 +274,11 @@ def _trackers_told(count: int) -> str:
     return f"{counted(count, 'cookie')} of others." if count else "None now."
 
 
-# --- the budget ---------------------------------------------------------------------------------
-
-
-def _budget(shown: Overview) -> Html:
-    facts, profile = shown.facts, shown.profile
-    last = shown.last_set_cookie
-    return fill_file(
-        "budget.html",
-        ours=f"{facts.load.ours:,}",
-        total=f"{profile.total_bytes:,}",
-        profile=profile.name,
-        cookies=_cookies_told(facts),
-        main=_main_bar(facts, profile),
-        store=_store(facts),
-        legend=joined(_legend_item(piece) for piece in _pieces(facts)),
-        header=f"{facts.load.header:,} of {profile.header_bytes:,}",
-        header_bar=_header_bar(facts, profile),
-        response="not remembered" if last is None else f"{last:,} of {profile.response_bytes:,}",
-        response_bar=_response_bar(last or 0, profile),
-    )
-
-
-def _cookies_told(facts: Facts) -> str:
-    cookies = facts.load.cookies
-    sizes = ", ".join(f"{name} {size:,}" for name, size in cookies)
-    return f"in {counted(len(cookies), 'cookie')}: {sizes}"
-
-
-def _main_bar(facts: Facts, profile: Profile) -> Html:
-    # Straight after a switch of profiles by address, ours may be more than the profile allows.
-    scale = max(profile.total_bytes, facts.load.ours)
-    left = room_beside(profile, facts.load.foreign, facts.load.ours)
-    return bar(
-        _pieces(facts),
-        [Mark(at, f"{at:,}") for at in _limits(profile)],
-        scale,
-        "Bytes in our cookies",
-        blocked=scale - left,
-    )
-
-
-def _limits(profile: Profile) -> list[int]:
-    """Nothing, what each further cookie begins with, and what all of ours may take."""
-    inner = range(0, profile.total_bytes, profile.cookie_bytes)
-    return [*inner, profile.total_bytes]
-
-
-def _pieces(facts: Facts) -> list[Piece]:
-    """What our cookies carry: overhead first, then the parts, the largest last."""
-    parts = sorted(facts.parts, key=lambda part: (part.place is Place.OVERFLOW, part.cookie_bytes))
-    return [
-        Piece("overhead", "overhead", facts.overhead),
-        *(
-            Piece(_colour(part.name), part.name, part.cookie_bytes)
-            for part in parts
-            if part.place is not Place.SPILLED
-        ),
-    ]
-
-
-def _colour(name: str) -> str:
-    return f"part-{name}" if name in COLOURED else "part-other"
-
-
-def _legend_item(piece: Piece) -> Html:
-    return fill(
-        '<li><svg class="swatch" aria-hidden="true"><rect class="$kind"/></svg>$label'
-        " <b>$size</b></li>",
-        kind=piece.kind,
-        label=piece.label,
-        size=f"{piece.size:,}",
-    )
-
-
-def _store(facts: Facts) -> Html:
-    stored = [part for part in facts.parts if part.place is Place.SPILLED]
-    if not stored:
-        return Html('<li class="hint">nothing of yours</li>')
-    sizes = [None if part.value_bytes is None else f"{part.value_bytes:,}" for part in stored]
-    return joined(
-        fill(
-            '<li><svg class="swatch" aria-hidden="true"><rect class="$kind"/></svg>$name'
-            " <b>$size</b></li>",
-            kind=_colour(part.name),
-            name=part.name,
-            size=size or "",
-        )
-        for part, size in zip(stored, sizes, strict=True)
-    )
-
-
-def _header_bar(facts: Facts, profile: Profile) -> Html:
-    ours, foreign = facts.load.ours, facts.load.foreign
-    pieces = [Piece("ours", "ours", ours), Piece("foreign", "other cookies", foreign)]
-    # What came through once may be more than the profile allows: then the limit is drawn.
-    scale = max(profile.header_bytes, ours + foreign)
-    limit = [Mark(profile.header_bytes, "")] if scale > profile.header_bytes else []
-    return bar(pieces, limit, scale, "Bytes in the Cookie header")
-
-
-def _response_bar(last: int, profile: Profile) -> Html:
-    scale = max(profile.response_bytes, last)
-    return bar([Piece("ours", "Set-Cookie", last)], [], scale, "Bytes of the last Set-Cookie")
-
-
-# --- the parts ----------------------------------------------------------------------------------
-
-
-def _parts(frame: Frame, facts: Facts) -> Html:
-    ordered = sorted(facts.parts, key=lambda part: (part.place is Place.SPILLED, part.name))
-    return joined(_part_row(frame, part) for part in ordered)
-
-
-def _part_row(frame: Frame, part: PartFacts) -> Html:
-    place, where = PLACES[part.place]
-    return fill_file(
-        "part_row.html",
-        name=part.name,
-        colour=_colour(part.name),
-        place=place,
-        where=where,
-        policy=MAY_LIVE[part.policy],
-        size=_read_link(frame, part) if part.value_bytes is None else f"{part.value_bytes:,}",
-        in_cookies=f"{part.cookie_bytes:,}" if part.cookie_bytes else "–",
-    )
-
-
-def _read_link(frame: Frame, part: PartFacts) -> Html:
-    return fill(
-        '<a href="$base/?read=$name" title="one read from the store">read</a>',
-        base=frame.base,
-        name=part.name,
-    )
-
-
-# --- session, logins ----------------------------------------------------------------------------
-
-
-def _session(shown: Overview) -> Html:
-    facts, times = shown.facts, shown.facts.times
-    return definitions(
-        [
-            ("Id", fill("<code>$id</code>", id=facts.session_id)),
-            ("Subject", facts.subject),
-            ("Age", ago(times.now - times.began)),
-            ("Sealed", ago(times.now - times.sealed) + " ago"),
-            ("Ends if idle", f"in {ago(times.idle_end - times.now)}"),
-            ("Ends anyway", f"in {ago(times.absolute_end - times.now)}"),
-            ("Generation", f"{facts.generation:,}"),
-        ]
-    )
+# --- logins ----------------------------------------------------------------------------
 
 
 def _login_row(frame: Frame, login: ServiceLogin) -> Html:
-    return fill_file(
+    return TEMPLATES.fill(
         "login_row.html",
         base=frame.base,
         token=_token(frame),

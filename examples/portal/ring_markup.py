@@ -5,10 +5,14 @@ Knows what they say. Does not know rings beyond their view, nor requests or sess
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from sealedstate import KeyState
 
-from .markup import Html, ago, counted, definitions, fill, fill_file, joined
+from ..views.markup import Html, Templates, ago, counted, definitions, fill, joined
 from .ring_view import KeyView, RingView
+
+TEMPLATES = Templates(Path(__file__).with_name("templates"))
 
 
 def ring_facts(view: RingView, sealed_by: str) -> Html:
@@ -25,7 +29,7 @@ def ring_facts(view: RingView, sealed_by: str) -> Html:
 
 def ring_page(view: RingView, sealed_by: str, base: str, token: Html, longest: int) -> Html:
     """All keys. A session that nobody changes is sealed anew after `longest` seconds."""
-    return fill_file(
+    return TEMPLATES.fill(
         "ring.html",
         base=base,
         token=token,
@@ -81,7 +85,7 @@ def _told(kid: str, more: str) -> Html:
 
 
 def _row(key: KeyView, now: int, sealed_by: str) -> Html:
-    return fill_file(
+    return TEMPLATES.fill(
         "ring_row.html",
         kid=key.kid,
         state=key.state.value,

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from string import Template
-
-TEMPLATES = Path(__file__).with_name("templates")
 
 
 class Html(str):
@@ -25,9 +24,15 @@ def fill(template: str, /, **values: object) -> Html:
     return _filled(Template(template), values)
 
 
-def fill_file(name: str, /, **values: object) -> Html:
-    """The template file `name` with its `$names` filled in."""
-    return _filled(_template(name), values)
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """The template files of a directory."""
+
+    directory: Path
+
+    def fill(self, file: str, /, **values: object) -> Html:
+        """The template `file` with its `$names` filled in."""
+        return _filled(_template(self.directory / file), values)
 
 
 def joined(pieces: Iterable[Html], between: str = "\n") -> Html:
@@ -65,5 +70,5 @@ def _escaped(value: object) -> str:
 
 
 @cache
-def _template(name: str) -> Template:
-    return Template((TEMPLATES / name).read_text("utf-8"))
+def _template(path: Path) -> Template:
+    return Template(path.read_text("utf-8"))
