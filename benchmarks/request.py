@@ -20,7 +20,8 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / sub) for sub in ("", "middleware")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "middleware"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.cpu_rounds import Times, Turn, looped, run
 from benchmarks.dress import (
@@ -106,6 +107,7 @@ def _turn(application: Application, cookie: str) -> Turn:
 
     def step(_: int) -> object:
         body = application(template.copy(), start_response)
+        sent = b""
         for piece in body:
             sent = piece
         close: Callable[[], object] | None = getattr(body, "close", None)

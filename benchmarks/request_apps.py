@@ -4,7 +4,7 @@ Knows WSGI applications of every product, and the same framework without a sessi
 how requests are counted or timed. Frameworks are imported when they are asked for, and by name, so
 that neither this module nor a type checker needs any of them installed.
 
-Each framework is set up as its documentation recommends, with nothing in it but what the page needs.
+Each framework is set up as its documentation recommends, with nothing in it but this page.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.cookie_pairs import pairs
 from benchmarks.ours_sso import VARIANTS
+from benchmarks.peer_settings import beaker_options, configured_django
 from benchmarks.revisit_ours import SEEN
 from benchmarks.workloads import ENTITY_IDS, NOW, Workload, read_entity_ids
 from sealedstate import Key, Settings
@@ -216,36 +217,11 @@ def start_django(load: Workload) -> Pages:
     return _plain_pages(load, made(None, False), made, made(None))
 
 
-def configured_django() -> Any:
-    """Django's settings, set once in a process."""
-    conf = import_module("django.conf")
-    if not conf.settings.configured:
-        conf.settings.configure(
-            SECRET_KEY=secrets.token_urlsafe(50),
-            SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
-            ALLOWED_HOSTS=["app.example.edu", "127.0.0.1"],
-            ROOT_URLCONF=(),
-            LOGGING_CONFIG=None,
-        )
-        import_module("django").setup()
-    return conf.settings
-
-
 def start_beaker(load: Workload) -> Pages:
     """Beaker's middleware with an encrypted cookie session, around the application that does
     nothing."""
     middleware = import_module("beaker.middleware").SessionMiddleware
-    options = {
-        "session.type": "cookie",
-        "session.encrypt_key": secrets.token_hex(),
-        "session.validate_key": secrets.token_hex(),
-        "session.crypto_type": "cryptography",
-        "session.data_serializer": "json",
-        "session.httponly": True,
-        "session.secure": True,
-        "session.samesite": "Lax",
-        "session.auto": True,
-    }
+    options = beaker_options()
 
     def made(page: Page) -> Application:
         def application(environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:

@@ -82,7 +82,7 @@ def start_token(load: Workload) -> Step:
     def step(number: int) -> object:
         (opened,) = tokens.open_core(candidates, NOW)
         record = opened.record
-        parts = record.parts | {SEEN: codec.encode(number)}
+        parts = {**record.parts, SEEN: codec.encode(number)}
         return tokens.seal_core(replace(record, parts=parts), NOW)
 
     return step
