@@ -16,6 +16,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,11 @@ from benchmarks.dress import (
     Progress,
     chosen,
     listed,
-    machine,
+    options_for,
     positive,
-    print_json,
     print_notes,
     print_table,
+    tell,
     verdict,
     versions,
 )
@@ -63,10 +64,7 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     report = measure(options.rounds, options.only)
-    if options.json:
-        print_json(_as_json(report))
-    else:
-        _print(report)
+    tell(options, _as_json(report), partial(_print, report))
 
 
 def measure(rounds: int, only: Sequence[str] | None = None) -> Report:
@@ -133,10 +131,8 @@ def _note(report: Report, row: str, found: dict[str, Times]) -> None:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="What a session costs a whole request.")
+    parser = options_for("What a session costs a whole request.")
     parser.add_argument("--rounds", type=positive, default=41, metavar="N", help="default: 41")
-    parser.add_argument("--only", action="append", metavar="ROW", help="a part of a row's name")
-    parser.add_argument("--json", action="store_true", help="print numbers for a program")
     return parser.parse_args(arguments)
 
 
@@ -150,7 +146,6 @@ def _as_json(report: Report) -> dict[str, object]:
         "notes": {product.row: product.note for product in report.products},
         "versions": {product.row: versions(product.distributions) for product in report.products},
         "left_out": report.left_out,
-        "machine": machine(),
     }
 
 
@@ -164,7 +159,7 @@ def _print(report: Report) -> None:
     print_notes("The rows", {product.row: product.note for product in report.products})
     print_notes("Left out", report.left_out)
     distributions = [name for product in report.products for name in product.distributions]
-    print(f"\n{listed(machine())}\n{listed(versions(distributions))}")
+    print(f"\n{listed(versions(distributions))}")
 
 
 def _print_goals(report: Report) -> None:

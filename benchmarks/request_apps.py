@@ -18,7 +18,7 @@ from itertools import count
 from typing import Any
 
 from benchmarks.cookie_pairs import pairs
-from benchmarks.ours_sso import VARIANTS
+from benchmarks.ours import STORED
 from benchmarks.peer_settings import beaker_options, configured_django
 from benchmarks.revisit_ours import SEEN
 from benchmarks.workloads import ENTITY_IDS, NOW, Workload, read_entity_ids
@@ -120,10 +120,7 @@ def start_ours(load: Workload, **settings: Any) -> Pages:
     given = Settings(keys=keys, clock=lambda: NOW, **settings)
 
     def fill(session: Any) -> None:
-        if load.subject is None:
-            session.update(load.parts)
-        else:
-            VARIANTS["sealedstate"].fill(session, load, read_entity_ids(ENTITY_IDS))
+        STORED.fill(session, load, read_entity_ids(ENTITY_IDS))
 
     def read(session: Any) -> None:
         _ = session.subject if load.subject is not None else session["user_id"]

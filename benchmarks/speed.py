@@ -24,11 +24,11 @@ from benchmarks.dress import (
     Progress,
     chosen,
     listed,
-    machine,
+    options_for,
     positive,
-    print_json,
     print_notes,
     print_table,
+    tell,
     verdict,
     versions,
 )
@@ -121,10 +121,7 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     report = measure(options.rounds, options.only)
-    if options.json:
-        print_json(_as_json(report))
-    else:
-        _print(report)
+    tell(options, _as_json(report), partial(_print, report))
 
 
 def measure(rounds: int, only: Sequence[str] | None = None) -> Report:
@@ -171,10 +168,8 @@ def _turns(rows: Iterable[Row], load: Workload, report: Report) -> dict[str, Tur
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time to open and save a session.")
+    parser = options_for("Time to open and save a session.")
     parser.add_argument("--rounds", type=positive, default=41, metavar="N", help="default: 41")
-    parser.add_argument("--only", action="append", metavar="ROW", help="a part of a row's name")
-    parser.add_argument("--json", action="store_true", help="print numbers for a program")
     return parser.parse_args(arguments)
 
 
@@ -187,7 +182,6 @@ def _as_json(report: Report) -> dict[str, object]:
         "notes": {row.name: row.note for row in report.rows},
         "versions": {row.name: row.versions() for row in report.rows},
         "left_out": report.left_out,
-        "machine": machine(),
     }
 
 
@@ -205,7 +199,7 @@ def _print(report: Report) -> None:
     print_notes("The rows", {row.name: row.note for row in report.rows})
     print_notes("Left out", report.left_out)
     found = {name: number for row in report.rows for name, number in row.versions().items()}
-    print(f"\n{listed(machine())}\n{listed(found)}")
+    print(f"\n{listed(found)}")
 
 
 if __name__ == "__main__":
