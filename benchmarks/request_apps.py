@@ -261,7 +261,8 @@ PRODUCTS = (
     ),
     Product(
         "Beaker",
-        "encrypted (AES-GCM, then HMAC-SHA1), JSON; its middleware around the no-op application",
+        "compressed, encrypted (AES-GCM) and signed (HMAC-SHA1), JSON; its middleware around the no-op"
+        " application",
         ("beaker", "cryptography"),
         start_beaker,
     ),
