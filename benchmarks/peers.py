@@ -240,7 +240,7 @@ PEERS = (
     Peer(
         "Beaker",
         ("beaker", "cryptography"),
-        "compressed, encrypted (AES-GCM) and signed (HMAC-SHA1); one cookie, refuses over 4064 bytes",
+        "compressed, encrypted (AES-GCM), signed (HMAC-SHA1); one cookie, refuses over 4064 bytes",
         start_beaker,
     ),
     Peer(

@@ -261,8 +261,8 @@ PRODUCTS = (
     ),
     Product(
         "Beaker",
-        "compressed, encrypted (AES-GCM) and signed (HMAC-SHA1), JSON; its middleware around the no-op"
-        " application",
+        "compressed, encrypted (AES-GCM) and signed (HMAC-SHA1), JSON; its middleware around the"
+        " no-op application",
         ("beaker", "cryptography"),
         start_beaker,
     ),
