@@ -1,0 +1,218 @@
+"""The pictures and tables that README shows, from what the benchmarks have recorded.
+
+Knows which rows are worth a picture, and where README has its tables. Does not measure anything.
+
+    python benchmarks/pictures.py              draws docs/*.svg and writes README's tables
+    python benchmarks/pictures.py FOLDER       takes over what is recorded in FOLDER first
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, Line, bars, lines
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDED = Path(__file__).with_name("recorded")
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+
+LOADS = ("W0", "W1", "W2", "W3", "W4")
+CURVES = {
+    "sealedstate derived": GREEN,
+    "sealedstate": BLUE,
+    "sealedstate unregistered": SKY,
+    "Flask": YELLOW,
+    "Litestar": ORANGE,
+    "Auth.js": PINK,
+}
+KINDS = {"untouched": SKY, "read": BLUE, "modified": ORANGE}
+
+Recorded = Mapping[str, Any]
+
+
+def main(arguments: Sequence[str]) -> None:
+    for folder in arguments:
+        take(Path(folder))
+    for name, drawn in pictures().items():
+        (DOCS / name).write_text(drawn, encoding="utf-8")
+    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def take(folder: Path) -> None:
+    """Keep what a run of the benchmarks has saved."""
+    RECORDED.mkdir(exist_ok=True)
+    for path in sorted(folder.glob("*.json")):
+        shutil.copy(path, RECORDED / path.name)
+
+
+def recorded(name: str) -> Recorded:
+    """What a benchmark had to tell when it was recorded."""
+    found: Recorded = json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def pictures() -> dict[str, str]:
+    """All of them, by the names that they have in docs/."""
+    sizes = recorded("sizes")
+    return {
+        "sizes.svg": sizes_picture(sizes),
+        "growth.svg": growth_picture(sizes),
+        "speed.svg": speed_picture(recorded("speed")),
+        "request.svg": request_picture(recorded("request")),
+    }
+
+
+def sizes_picture(found: Recorded) -> str:
+    cells = {row: cells["W3"] for row, cells in found["formats"].items() if cells["W3"]}
+    colours = {"encrypted, ours": BLUE, "encrypted": ORANGE, "readable by everybody": GREY}
+    named = {
+        row: {_kind(row, found["notes"][row]): size}
+        for row, size in sorted(cells.items(), key=lambda one: one[1])
+    }
+    return bars("Cookie bytes of a session with 20 service logins", named, colours, "")
+
+
+def growth_picture(found: Recorded) -> str:
+    curves = [
+        Line(row, {int(x): y for x, y in found["growth"][row].items()}, colour)
+        for row, colour in CURVES.items()
+        if row in found["growth"]
+    ]
+    limits = {f"{limit}: {name}": limit for name, limit in found["limits"].items()}
+    axes = ("service logins in the session", "cookie bytes")
+    return lines("How a session grows", curves, limits, axes, (200, 12_000))
+
+
+def speed_picture(found: Recorded) -> str:
+    colours = {"a login": BLUE, "and 20 service logins": ORANGE}
+    groups = {
+        row: {
+            title: ratios[load]
+            for title, load in zip(colours, ("W1", "W3"), strict=True)
+            if load in ratios
+        }
+        for row, ratios in found["open_save"].items()
+    }
+    title = "Opening and saving a session, times cbor2 + PyNaCl + base64 alone (cut at 15)"
+    return bars(title, groups, colours, "", most=15, mark=1)
+
+
+def request_picture(found: Recorded) -> str:
+    title = "What a session adds to a WSGI request, microseconds of a processor"
+    return bars(title, found["marginal_microseconds"], KINDS, "µs")
+
+
+def _kind(row: str, note: str) -> str:
+    if row.startswith("sealedstate"):
+        return "encrypted, ours"
+    return "readable by everybody" if "not encrypted" in note else "encrypted"
+
+
+# --- README's tables ------------------------------------------------------------------------------
+
+
+def with_tables(text: str) -> str:
+    """README with the tables between its marks written anew."""
+    for mark, written in TABLES.items():
+        text = _between(mark, text, written())
+    return text
+
+
+def sizes_table() -> str:
+    """Cookie bytes, as sizes.py prints them, and whether one may look inside."""
+    found = recorded("sizes")
+    head = ["", *LOADS, "logins in 4096", ""]
+    rows = [
+        [
+            row,
+            *(_size(cells[load]) for load in LOADS),
+            str(found["logins"][row]["4096"]),
+            _short(found["notes"][row]),
+        ]
+        for row, cells in found["formats"].items()
+    ]
+    return _table(head, rows)
+
+
+def speed_table() -> str:
+    """Opening and saving, times the bare composition."""
+    found = recorded("speed")
+    head = ["", "W0", "W1", "W2", "W3"]
+    rows = [
+        [row, *(_ratio(ratios.get(load)) for load in head[1:])]
+        for row, ratios in found["open_save"].items()
+    ]
+    return f"{_table(head, rows)}\n\n{_when(found)}"
+
+
+def request_table() -> str:
+    """Whole requests and what a session adds."""
+    found = recorded("request")
+    head = ["", *KINDS, *(f"adds, {kind}" for kind in KINDS)]
+    rows = [
+        [
+            row,
+            *(_ratio(found["whole"][row][kind]) for kind in KINDS),
+            *(f"{found['marginal_microseconds'][row][kind]:.1f} µs" for kind in KINDS),
+        ]
+        for row in found["whole"]
+    ]
+    return f"{_table(head, rows)}\n\n{_when(found)}"
+
+
+TABLES: Mapping[str, Callable[[], str]] = {
+    "sizes": sizes_table,
+    "speed": speed_table,
+    "request": request_table,
+}
+
+
+def _between(mark: str, text: str, written: str) -> str:
+    pattern = rf"(<!-- {mark}\b[^>]*-->\n).*?(<!-- /{mark} -->)"
+    found = re.search(pattern, text, re.DOTALL)
+    if found is None:
+        raise ValueError(f"README has no mark {mark!r}")
+    return text[: found.start()] + found[1] + written + "\n" + found[2] + text[found.end() :]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines_of = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines_of)
+
+
+def _size(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _short(note: str) -> str:
+    """The first words of a row's note."""
+    return re.split(r"[;(]| as the first", note)[0].strip().rstrip(",")
+
+
+def _when(found: Recorded) -> str:
+    machine, versions = found["machine"], found["versions"]
+    named = {name: number for row in versions.values() for name, number in row.items()}
+    listed = ", ".join(f"{name} {number}" for name, number in named.items())
+    return f"{machine['date']}, Python {machine['python']}, {machine['processor']}: {listed}."
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
