@@ -3,7 +3,10 @@
 Knows the rows, the goals and how to print them. Does not know how a product works or how calls are
 timed. Run it as a script; without any peer installed it shows our row alone.
 
-    python benchmarks/request.py [--rounds N] [--only ROW]... [--json]
+    python benchmarks/request.py [--rounds N] [--only ROW]... [--served [SECONDS]] [--json]
+
+With `--served` the same pages stand behind gunicorn, too, and a load generator visits each for so
+many seconds in each of three rounds; and so do pages whose session is on a server.
 
 Whole: the request with its session, times an application that does nothing. Marginal: what the
 session adds to the same framework without one, times what ours adds to that application: so a
@@ -24,6 +27,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "middleware"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import served
 from benchmarks.cpu_rounds import Times, Turn, looped, run
 from benchmarks.dress import (
     Progress,
@@ -38,6 +42,7 @@ from benchmarks.dress import (
     versions,
 )
 from benchmarks.request_apps import KINDS, PRODUCTS, Application, Product, make_environ, no_op
+from benchmarks.served import Served
 from benchmarks.workloads import ENTITY_IDS, make_workload, read_entity_ids
 
 OURS, NO_OP = "sealedstate", "no-op"
@@ -47,6 +52,7 @@ MARGINAL_GOALS = {"untouched": 15.0, "read": 6.0, "modified": 8.0}
 JUDGED = ("Flask session on Werkzeug", "Django signed_cookies")
 LOAD, SEED = "W1", 1
 MILLISECONDS = 6.0
+SERVED_ROUNDS = 3
 
 
 @dataclass(slots=True)
@@ -58,12 +64,18 @@ class Report:
     microseconds: dict[str, dict[str, float]] = field(default_factory=dict)
     added: dict[str, dict[str, float]] = field(default_factory=dict)
     products: list[Product] = field(default_factory=list)
+    served: Served | None = None
+    stored: Served | None = None
     left_out: dict[str, str] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     report = measure(options.rounds, options.only)
+    if options.served:
+        rows = [product.row for product in report.products]
+        report.served = served.measure(SERVED_ROUNDS, options.served, rows)
+        report.stored = served.measure_stored(SERVED_ROUNDS, options.served)
     tell(options, _as_json(report), partial(_print, report))
 
 
@@ -133,6 +145,9 @@ def _note(report: Report, row: str, found: dict[str, Times]) -> None:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = options_for("What a session costs a whole request.")
     parser.add_argument("--rounds", type=positive, default=41, metavar="N", help="default: 41")
+    parser.add_argument(
+        "--served", type=positive, nargs="?", const=2, metavar="SECONDS", help="2 when not given"
+    )
     return parser.parse_args(arguments)
 
 
@@ -146,6 +161,8 @@ def _as_json(report: Report) -> dict[str, object]:
         "notes": {product.row: product.note for product in report.products},
         "versions": {product.row: versions(product.distributions) for product in report.products},
         "left_out": report.left_out,
+        "served": report.served.as_dict() if report.served else None,
+        "stored": report.stored.as_dict() if report.stored else None,
     }
 
 
@@ -156,10 +173,32 @@ def _print(report: Report) -> None:
     print_table("Whole request, microseconds", report.microseconds)
     print_table("What the session adds, microseconds", report.added)
     _print_goals(report)
+    _print_served("Behind gunicorn", report.served)
+    _print_served("Behind gunicorn, with sessions on a server", report.stored)
     print_notes("The rows", {product.row: product.note for product in report.products})
     print_notes("Left out", report.left_out)
     distributions = [name for product in report.products for name in product.distributions]
     print(f"\n{listed(versions(distributions))}")
+
+
+def _print_served(title: str, found: Served | None) -> None:
+    if found is None:
+        return
+    shares = {
+        row: {kind: cell.share for kind, cell in cells.items()}
+        for row, cells in found.cells.items()
+    }
+    rates = {
+        row: {
+            **{f"{kind}, a second": f"{cell.per_second:.0f}" for kind, cell in cells.items()},
+            **{f"{kind}, p99 ms": cell.p99 for kind, cell in cells.items()},
+        }
+        for row, cells in found.cells.items()
+    }
+    print_table(f"{title}: share of what the no-op application answers", shares)
+    print_table(f"{title}: requests a second", rates)
+    print_notes("Servers", found.servers)
+    print_notes("Left out", found.left_out)
 
 
 def _print_goals(report: Report) -> None:

@@ -114,13 +114,20 @@ def set_cookies(application: Application, cookie: str = "") -> list[str]:
 # --- the products ---------------------------------------------------------------------------------
 
 
-def start_ours(load: Workload, **settings: Any) -> Pages:
-    """Our middleware around the application that does nothing. Login records, as on a portal."""
+def start_ours(
+    load: Workload, page_of: tuple[Page, Page, Page] | None = None, **settings: Any
+) -> Pages:
+    """Our middleware around the application that does nothing. Login records, as on a portal.
+
+    `page_of`: what fills, reads and changes something else than the subject and a small part.
+    """
     keys = [Key.generate(os.urandom).export()]
-    given = Settings(keys=keys, clock=lambda: NOW, **settings)
+    given = Settings(keys=keys, **({"clock": lambda: NOW} | settings))
 
     def fill(session: Any) -> None:
         STORED.fill(session, load, read_entity_ids(ENTITY_IDS))
+        if page_of is not None:
+            page_of[0](session)
 
     def read(session: Any) -> None:
         _ = session.subject if load.subject is not None else session["user_id"]
@@ -134,7 +141,8 @@ def start_ours(load: Workload, **settings: Any) -> Pages:
         return SealedSessionMiddleware(application, given)
 
     untouched = SealedSessionMiddleware(no_op, given)
-    return _pages(no_op, made, untouched, fill, read)
+    reads, changes = (read, _changing(read)) if page_of is None else page_of[1:]
+    return make_pages(no_op, made, untouched, fill, reads, changes)
 
 
 def start_flask(load: Workload) -> Pages:
@@ -189,8 +197,12 @@ def start_flask_on_werkzeug(load: Workload) -> Pages:
 
 def start_django(load: Workload) -> Pages:
     """Django's handler with SessionMiddleware over signed_cookies, and with no middleware."""
+    return _plain_pages(load, *django_pages(configured_django()))
+
+
+def django_pages(settings: Any) -> tuple[Application, Callable[[Page], Application], Application]:
+    """Without a session, with one that a page uses, and with one that nobody looks at."""
     http, urls = import_module("django.http"), import_module("django.urls")
-    settings = configured_django()
     handlers = import_module("django.core.handlers.wsgi")
 
     def made(page: Page | None, with_session: bool = True) -> Application:
@@ -211,7 +223,7 @@ def start_django(load: Workload) -> Pages:
 
         return application
 
-    return _plain_pages(load, made(None, False), made, made(None))
+    return made(None, False), made, made(None)
 
 
 def start_beaker(load: Workload) -> Pages:
@@ -272,6 +284,30 @@ PRODUCTS = (
 # --- what pages do --------------------------------------------------------------------------------
 
 
+def make_pages(
+    without: Application,
+    made: Callable[[Page], Application],
+    untouched: Application,
+    fill: Page,
+    read: Page,
+    change: Page,
+) -> Pages:
+    """The pages of a product, tried once: a changed session is written, and only that."""
+
+    def fill_all(session: Any) -> None:
+        fill(session)
+        change(session)
+
+    lines = pairs(set_cookies(made(fill_all)))
+    cookie = "; ".join(["theme=dark", *lines, "consent=yes.1790000000"])
+    pages = Pages(without, {UNTOUCHED: untouched, READ: made(read), MODIFIED: made(change)}, cookie)
+    set_cookies(pages.by_kind[READ], cookie)
+    set_cookies(pages.by_kind[MODIFIED], cookie)
+    if not lines or set_cookies(untouched, cookie):
+        raise RuntimeError("a session that nobody looks at is written")
+    return pages
+
+
 def _plain_pages(
     load: Workload,
     without: Application,
@@ -281,39 +317,28 @@ def _plain_pages(
     """The session of a peer: a plain dict."""
     plain = load.plain()
     key = "user" if load.subject is not None else "user_id"
-    return _pages(
-        without,
-        made,
-        untouched,
-        lambda session: session.update(plain),
-        lambda session: session[key],
-    )
+
+    def read(session: Any) -> None:
+        _ = session[key]
+
+    def fill(session: Any) -> None:
+        session.update(plain)
+
+    pages = make_pages(without, made, untouched, fill, read, _changing(read))
+    if not set_cookies(pages.by_kind[MODIFIED], pages.cookie):
+        raise RuntimeError("a changed session is not written")
+    return pages
 
 
-def _pages(
-    without: Application,
-    made: Callable[[Page], Application],
-    untouched: Application,
-    fill: Page,
-    read: Page,
-) -> Pages:
+def _changing(read: Page) -> Page:
+    """Reads, and changes a small part."""
     numbers = _numbers()
 
     def change(session: Any) -> None:
         read(session)
         session[SEEN] = next(numbers)
 
-    def fill_all(session: Any) -> None:
-        fill(session)
-        change(session)
-
-    cookie = "; ".join(
-        ["theme=dark", *pairs(set_cookies(made(fill_all))), "consent=yes.1790000000"]
-    )
-    pages = Pages(without, {UNTOUCHED: untouched, READ: made(read), MODIFIED: made(change)}, cookie)
-    if not set_cookies(pages.by_kind[MODIFIED], cookie) or set_cookies(untouched, cookie):
-        raise RuntimeError("a changed session is written, and only that")
-    return pages
+    return change
 
 
 def _numbers() -> Iterator[int]:
