@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
+BENCH := .venv-bench
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test check soak matrix servers format clean
+.PHONY: demo test check soak matrix servers bench bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
@@ -31,12 +32,20 @@ matrix:
 servers:
 	@sh tests/install_servers.sh
 
+# Everything beside everybody, in some minutes: tables, and build/bench/*.json.
+bench: $(BENCH)/.ready servers
+	$(BENCH)/bin/python -m benchmarks
+
+# The last run becomes what README and its pictures show.
+bench-pictures: $(VENV)/.ready
+	$(BIN)/python benchmarks/pictures.py $(wildcard build/bench)
+
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(BENCH) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -46,4 +55,11 @@ $(VENV)/.ready: pyproject.toml
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install $(PIP) --editable '.[demo]'
+	touch $@
+
+$(BENCH)/.ready: pyproject.toml benchmarks/requirements.txt benchmarks/node/package.json
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install $(PIP) --editable '.[postgresql,mariadb,redis,memcached]'
+	$(BENCH)/bin/pip install $(PIP) --requirement benchmarks/requirements.txt
+	sh benchmarks/install.sh
 	touch $@

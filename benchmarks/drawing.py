@@ -78,10 +78,8 @@ def lines(
         return left + x / most_x * (right - left), bottom - y / most_y * (bottom - top)
 
     out = [*_frame(at, size, axes)]
-    for name, limit in limits.items():
+    for limit in limits.values():
         out.append(_stroke([at(0, limit), at(most_x, limit)], GREY, dashed=True))
-        x, y = at(0, limit)
-        out.append(_text(x + 6, y - 5, name, size=11, colour="#666666"))
     taken: list[float] = []
     for curve in curves:
         path = [at(x, y) for x, y in _clipped(curve, most_y)]
@@ -91,6 +89,9 @@ def lines(
         out.append(
             _text(right + 8 if x > right - 40 else x + 6, y, curve.name, colour=curve.colour)
         )
+    for name, limit in limits.items():
+        x, y = at(0, limit)
+        out.append(_text(x + 6, y - 5, name, size=11, colour="#555555", halo=True))
     return _svg(title, 520, out)
 
 
@@ -181,8 +182,10 @@ def _text(
     size: int = 12,
     colour: str = BLACK,
     weight: str = "normal",
+    halo: bool = False,
 ) -> str:
+    pen = " paint-order='stroke' stroke='white' stroke-width='4'" if halo else ""
     return (
         f"<text x='{x:.1f}' y='{y:.1f}' {FONT} font-size='{size}' font-weight='{weight}'"
-        f" fill='{colour}' text-anchor='{anchor}'>{escape(text)}</text>"
+        f" fill='{colour}' text-anchor='{anchor}'{pen}>{escape(text)}</text>"
     )

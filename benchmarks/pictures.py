@@ -34,6 +34,12 @@ CURVES = {
     "Litestar": ORANGE,
     "Auth.js": PINK,
 }
+OURS_IN_SHORT = {
+    "sealedstate": "encrypted; login records",
+    "sealedstate unregistered": "encrypted; entityIDs as text",
+    "sealedstate derived": "encrypted; identifiers derived",
+    "sealedstate, plain mapping": "encrypted; the dict that the others get",
+}
 KINDS = {"untouched": SKY, "read": BLUE, "modified": ORANGE}
 
 Recorded = Mapping[str, Any]
@@ -139,7 +145,7 @@ def sizes_table() -> str:
             row,
             *(_size(cells[load]) for load in LOADS),
             str(found["logins"][row]["4096"]),
-            _short(found["notes"][row]),
+            _short(row, found["notes"][row]),
         ]
         for row, cells in found["formats"].items()
     ]
@@ -202,9 +208,9 @@ def _ratio(value: float | None) -> str:
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
-def _short(note: str) -> str:
-    """The first words of a row's note."""
-    return re.split(r"[;(]| as the first", note)[0].strip().rstrip(",")
+def _short(row: str, note: str) -> str:
+    """What README says of a row."""
+    return OURS_IN_SHORT.get(row) or re.split(r"[;(]", note.removeprefix("in Node; "))[0].strip()
 
 
 def _when(found: Recorded) -> str:
