@@ -14,13 +14,14 @@ from __future__ import annotations
 import os
 import random
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter, perf_counter_ns
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks.cookie_pairs import pairs
 from benchmarks.dress import Progress
@@ -38,6 +39,11 @@ REAP_LIMIT = 10_000
 PART = "l"
 """The part of login records that holds the service logins."""
 LIFETIME = 43_260 * 1000  # milliseconds, as a session's row lives
+
+
+Batch: TypeAlias = list[tuple[str, bytes, int, int]]
+"""Key, value, version and expiry of some rows."""
+Put: TypeAlias = Callable[[Batch], None]
 
 
 @dataclass(slots=True)
@@ -87,9 +93,10 @@ def measure(url: str, sessions: int, progress: Progress) -> Crowd:
     headers = [_spilled(keeper, number) for number in range(min(REAL, sessions))]
     crowd.row_bytes = _row_bytes(store)
     begun = perf_counter()
-    for batch in _batches(sessions - len(headers), crowd.row_bytes):
-        _FILLERS[url.partition(":")[0]](url, batch)
-        progress.step("fill")
+    with _FILLERS[url.partition(":")[0]](url) as put:
+        for batch in _batches(sessions - len(headers), crowd.row_bytes):
+            put(batch)
+            progress.step("fill")
     crowd.fill_seconds, crowd.disk_bytes = perf_counter() - begun, disk_bytes(url)
     crowd.recall = _recalls(keeper, headers)
     clock.now += LIFETIME / 1000 + 1
@@ -138,7 +145,7 @@ def _row_bytes(store: Any) -> int:
     return lengths[len(lengths) // 2]
 
 
-def _batches(rows: int, row_bytes: int) -> Iterator[list[tuple[str, bytes, int, int]]]:
+def _batches(rows: int, row_bytes: int) -> Iterator[Batch]:
     """Key, value, version and expiry, in batches."""
     at = NOW * 1000 + LIFETIME
     version = (NOW - 1577836800) * 1_000_000
@@ -156,29 +163,45 @@ def _batches(rows: int, row_bytes: int) -> Iterator[list[tuple[str, bytes, int, 
         rows -= count
 
 
-def _fill_sqlite(url: str, batch: list[tuple[str, bytes, int, int]]) -> None:
-    connection = sqlite3.connect(Path(url.partition(":")[2]))
-    connection.execute("PRAGMA synchronous = OFF")  # only for this filling
+@contextmanager
+def _filling_sqlite(url: str) -> Iterator[Put]:
+    """As fast as it goes: nothing is synced, and the tree is kept in memory meanwhile."""
+    connection = sqlite3.connect(Path(url.partition(":")[2]), isolation_level=None)
+    for pragma in ("synchronous = OFF", "journal_mode = OFF", "cache_size = -4000000"):
+        connection.execute(f"PRAGMA {pragma}").fetchall()
     context = CONTEXT.encode()
-    rows = [(context, key.encode(), *rest) for key, *rest in batch]
-    with connection:
+
+    def put(batch: Batch) -> None:
+        rows = [(context, key.encode(), *rest) for key, *rest in batch]
         connection.executemany("INSERT INTO sealedstate_record VALUES (?, ?, ?, ?, ?)", rows)
-    connection.close()
+
+    try:
+        connection.execute("BEGIN")
+        yield put
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
 
 
-def _fill_postgresql(url: str, batch: list[tuple[str, bytes, int, int]]) -> None:
+@contextmanager
+def _filling_postgresql(url: str) -> Iterator[Put]:
     psycopg: Any = import_module("psycopg")
     columns = "place, context_place, full_context, full_key, value, version, expires_at"
-    place, context = context_digest(CONTEXT), CONTEXT.encode()
     statement = f"COPY sealedstate_record ({columns}) FROM STDIN (FORMAT BINARY)"
-    with psycopg.connect(url) as connection, connection.cursor().copy(statement) as copy:
-        copy.set_types(["bytea"] * 5 + ["int8"] * 2)
-        for key, value, version, at in batch:
-            digest = key_digest(CONTEXT, key)
-            copy.write_row((digest, place, context, key.encode(), value, version, at))
+    place, context = context_digest(CONTEXT), CONTEXT.encode()
+    with psycopg.connect(url) as connection:
+
+        def put(batch: Batch) -> None:
+            with connection.cursor().copy(statement) as copy:
+                copy.set_types(["bytea"] * 5 + ["int8"] * 2)
+                for key, value, version, at in batch:
+                    digest = key_digest(CONTEXT, key)
+                    copy.write_row((digest, place, context, key.encode(), value, version, at))
+
+        yield put
 
 
-_FILLERS = {"sqlite": _fill_sqlite, "postgresql": _fill_postgresql}
+_FILLERS = {"sqlite": _filling_sqlite, "postgresql": _filling_postgresql}
 
 
 def _recalls(keeper: Keeper, headers: list[str]) -> dict[str, float]:

@@ -1,8 +1,9 @@
-"""The pictures and tables that README shows, from what the benchmarks have recorded.
+"""The pictures and tables that README and docs/scale.md show, from what was recorded.
 
-Knows which rows are worth a picture, and where README has its tables. Does not measure anything.
+Knows which rows are worth a picture, and where the documents have their tables. Does not measure
+anything.
 
-    python benchmarks/pictures.py              draws docs/*.svg and writes README's tables
+    python benchmarks/pictures.py              draws docs/*.svg and writes the tables
     python benchmarks/pictures.py FOLDER       takes over what is recorded in FOLDER first
 """
 
@@ -18,12 +19,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import planning
 from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, Line, bars, lines
+from benchmarks.planning import table
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = Path(__file__).with_name("recorded")
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
+SCALE = DOCS / "scale.md"
 
 LOADS = ("W0", "W1", "W2", "W3", "W4")
 CURVES = {
@@ -50,7 +54,8 @@ def main(arguments: Sequence[str]) -> None:
         take(Path(folder))
     for name, drawn in pictures().items():
         (DOCS / name).write_text(drawn, encoding="utf-8")
-    README.write_text(with_tables(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for document in TABLES:
+        document.write_text(with_tables(document), encoding="utf-8")
 
 
 def take(folder: Path) -> None:
@@ -129,9 +134,10 @@ def _kind(row: str, note: str) -> str:
 # --- README's tables ------------------------------------------------------------------------------
 
 
-def with_tables(text: str) -> str:
-    """README with the tables between its marks written anew."""
-    for mark, written in TABLES.items():
+def with_tables(document: Path) -> str:
+    """A document with the tables between its marks written anew."""
+    text = document.read_text(encoding="utf-8")
+    for mark, written in TABLES[document].items():
         text = _between(mark, text, written())
     return text
 
@@ -149,7 +155,7 @@ def sizes_table() -> str:
         ]
         for row, cells in found["formats"].items()
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def speed_table() -> str:
@@ -160,7 +166,7 @@ def speed_table() -> str:
         [row, *(_ratio(ratios.get(load)) for load in head[1:])]
         for row, ratios in found["open_save"].items()
     ]
-    return f"{_table(head, rows)}\n\n{_when(found)}"
+    return f"{table(head, rows)}\n\n{_when(found)}"
 
 
 def request_table() -> str:
@@ -175,13 +181,18 @@ def request_table() -> str:
         ]
         for row in found["whole"]
     ]
-    return f"{_table(head, rows)}\n\n{_when(found)}"
+    return f"{table(head, rows)}\n\n{_when(found)}"
 
 
-TABLES: Mapping[str, Callable[[], str]] = {
-    "sizes": sizes_table,
-    "speed": speed_table,
-    "request": request_table,
+TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
+    README: {"sizes": sizes_table, "speed": speed_table, "request": request_table},
+    SCALE: {
+        "processors": lambda: planning.processors(recorded("request")),
+        "traffic": lambda: planning.traffic(recorded("sizes")),
+        "crowds": lambda: planning.crowds(recorded("crowds")),
+        "curves": lambda: planning.curves(recorded("scale")),
+        "measured": lambda: _when(recorded("scale"), recorded("crowds")),
+    },
 }
 
 
@@ -189,13 +200,8 @@ def _between(mark: str, text: str, written: str) -> str:
     pattern = rf"(<!-- {mark}\b[^>]*-->\n).*?(<!-- /{mark} -->)"
     found = re.search(pattern, text, re.DOTALL)
     if found is None:
-        raise ValueError(f"README has no mark {mark!r}")
+        raise ValueError(f"there is no mark {mark!r}")
     return text[: found.start()] + found[1] + written + "\n" + found[2] + text[found.end() :]
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines_of = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in lines_of)
 
 
 def _size(value: int | None) -> str:
@@ -213,9 +219,12 @@ def _short(row: str, note: str) -> str:
     return OURS_IN_SHORT.get(row) or re.split(r"[;(]", note.removeprefix("in Node; "))[0].strip()
 
 
-def _when(found: Recorded) -> str:
-    machine, versions = found["machine"], found["versions"]
-    named = {name: number for row in versions.values() for name, number in row.items()}
+def _when(*found: Recorded) -> str:
+    """When and on what it was measured, with the versions of all that took part."""
+    machine, named = found[0]["machine"], {}
+    for one in found:
+        for name, number in one["versions"].items():
+            named.update(number if isinstance(number, dict) else {name: number})
     listed = ", ".join(f"{name} {number}" for name, number in named.items())
     return f"{machine['date']}, Python {machine['python']}, {machine['processor']}: {listed}."
 

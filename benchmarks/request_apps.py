@@ -122,7 +122,8 @@ def start_ours(
     `page_of`: what fills, reads and changes something else than the subject and a small part.
     """
     keys = [Key.generate(os.urandom).export()]
-    given = Settings(keys=keys, **({"clock": lambda: NOW} | settings))
+    chosen: dict[str, Any] = {"keys": keys, "clock": lambda: NOW, **settings}
+    given = Settings(**chosen)
 
     def fill(session: Any) -> None:
         STORED.fill(session, load, read_entity_ids(ENTITY_IDS))

@@ -22,7 +22,7 @@ from benchmarks.cpu_rounds import Step, Times, looped, run
 from benchmarks.dress import Progress
 from benchmarks.floor import floor_bits, floor_bytes
 from benchmarks.ours import OUR_ROWS, OurRow
-from benchmarks.pictures import LOADS, README, pictures, recorded, with_tables
+from benchmarks.pictures import LOADS, README, TABLES, pictures, recorded, with_tables
 from benchmarks.request_apps import KINDS, MODIFIED, READ, UNTOUCHED, set_cookies, start_ours
 from benchmarks.sizes import all_rows
 from benchmarks.sizing import Cell, most_logins
@@ -56,9 +56,9 @@ def test_our_sizes_in_the_readme_are_those_that_our_cookies_have(row: OurRow) ->
         assert int(size) == median_low(sizes), name
 
 
-def test_the_tables_in_the_readme_are_what_was_recorded() -> None:
-    text = README.read_text("utf-8")
-    assert with_tables(text) == text
+@pytest.mark.parametrize("document", TABLES, ids=lambda document: document.name)
+def test_the_tables_in_a_document_are_what_was_recorded(document: Path) -> None:
+    assert with_tables(document) == document.read_text("utf-8")
 
 
 def test_the_pictures_show_what_was_recorded() -> None:
