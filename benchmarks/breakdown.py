@@ -25,6 +25,7 @@ from benchmarks.dress import Progress, print_table
 from benchmarks.revisit_ours import SEEN, arrived, start_bare, start_ours
 from benchmarks.workloads import NOW, Workload
 from sealedstate import chunking, codec, record_codec, sealing
+from sealedstate.record import ID_BYTES
 
 STEPS = ("scan", "text", "AEAD", "CBOR", "policy", "whole")
 KINDS = ("sealedstate", "bare composition", "C alone")
@@ -138,23 +139,19 @@ def _c_alone(load: Workload) -> dict[str, Call]:
     opened = sealing.open_token(token, place, keeper.settings.key_source.keyring(), NOW)
     sodium = import_module("nacl._sodium")  # libsodium as PyNaCl calls it
     ffi, lib = sodium.ffi, sodium.lib
-    row, size, key, nonce = (
-        cbor2.loads(opened.payload),
-        len(opened.payload),
-        os.urandom(32),
-        os.urandom(24),
-    )
+    payload, frame = opened.payload, opened.payload[ID_BYTES:]
+    row, size, key, nonce = cbor2.loads(frame), len(payload), os.urandom(32), os.urandom(24)
     sealed, plain = ffi.new("unsigned char[]", size + 16), ffi.new("unsigned char[]", size)
     encoded, aad = binascii.b2a_base64(token, newline=False), place.context
     encrypt = lib.crypto_aead_xchacha20poly1305_ietf_encrypt
     decrypt = lib.crypto_aead_xchacha20poly1305_ietf_decrypt
 
     def aead() -> object:
-        encrypt(sealed, ffi.NULL, opened.payload, size, aad, len(aad), ffi.NULL, nonce, key)
+        encrypt(sealed, ffi.NULL, payload, size, aad, len(aad), ffi.NULL, nonce, key)
         return decrypt(plain, ffi.NULL, ffi.NULL, sealed, size + 16, aad, len(aad), nonce, key)
 
     return {
         "text": lambda: (binascii.a2b_base64(encoded), binascii.b2a_base64(token, newline=False)),
         "AEAD": aead,
-        "CBOR": lambda: (cbor2.loads(opened.payload), cbor2.dumps(row)),
+        "CBOR": lambda: (cbor2.loads(frame), cbor2.dumps(row)),
     }

@@ -82,7 +82,7 @@ def start_token(load: Workload) -> Step:
         (opened,) = tokens.open_core(candidates, NOW)
         record = opened.record
         parts = {**record.parts, SEEN: codec.encode(number)}
-        return tokens.seal_core(replace(record, parts=parts), NOW)
+        return tokens.seal_core(record._replace(parts=parts), NOW)
 
     return step
 
