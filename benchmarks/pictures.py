@@ -226,7 +226,8 @@ def _when(*found: Recorded) -> str:
         for name, number in one["versions"].items():
             named.update(number if isinstance(number, dict) else {name: number})
     listed = ", ".join(f"{name} {number}" for name, number in named.items())
-    return f"{machine['date']}, Python {machine['python']}, {machine['processor']}: {listed}."
+    where = f"Python {machine['python']}, {machine['processor']}, load {machine['load']}"
+    return f"{machine['date']}, {where}: {listed}."
 
 
 if __name__ == "__main__":
