@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
 SAML := .venv-saml
+BENCH := .venv-bench
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo saml test check soak matrix servers format clean
+.PHONY: demo saml test check soak matrix servers bench bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
@@ -36,12 +37,20 @@ matrix:
 servers:
 	@sh tests/install_servers.sh
 
+# Everything beside everybody, in some minutes: tables, and build/bench/*.json.
+bench: $(BENCH)/.ready servers
+	$(BENCH)/bin/python -m benchmarks
+
+# The last run becomes what README and its pictures show.
+bench-pictures: $(VENV)/.ready
+	$(BIN)/python benchmarks/pictures.py $(wildcard build/bench)
+
 format: $(VENV)/.ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(SAML) .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(SAML) $(BENCH) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(VENV)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -56,4 +65,11 @@ $(DEMO)/.ready: pyproject.toml
 $(SAML)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SAML)
 	$(SAML)/bin/pip install $(PIP) --editable '.[saml-example]'
+	touch $@
+
+$(BENCH)/.ready: pyproject.toml benchmarks/requirements.txt benchmarks/node/package.json
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install $(PIP) --editable '.[postgresql,mariadb,redis,memcached]'
+	$(BENCH)/bin/pip install $(PIP) --requirement benchmarks/requirements.txt
+	sh benchmarks/install.sh
 	touch $@

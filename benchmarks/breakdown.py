@@ -12,19 +12,20 @@ import binascii
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 import cbor2
-from nacl._sodium import ffi, lib
 from nacl.bindings import (
     crypto_aead_xchacha20poly1305_ietf_decrypt,
     crypto_aead_xchacha20poly1305_ietf_encrypt,
 )
 
-from benchmarks.cpu_rounds import BEFORE, Times, looped, run
+from benchmarks.cpu_rounds import BEFORE, Step, Times, looped, run
 from benchmarks.dress import Progress, print_table
 from benchmarks.revisit_ours import SEEN, arrived, start_bare, start_ours
 from benchmarks.workloads import NOW, Workload
 from sealedstate import chunking, codec, record_codec, sealing
+from sealedstate.record import ID_BYTES
 
 STEPS = ("scan", "text", "AEAD", "CBOR", "policy", "whole")
 KINDS = ("sealedstate", "bare composition", "C alone")
@@ -54,13 +55,18 @@ def breakdown(
         **{("bare composition", name): call for name, call in _bare(load).items()},
         **{("C alone", name): call for name, call in _c_alone(load).items()},
     }
-    turns = {
-        f"{kind}/{name}": looped(lambda _, call=call: call() or True)
-        for (kind, name), call in calls.items()
-    }
+    turns = {f"{kind}/{name}": looped(_step(call)) for (kind, name), call in calls.items()}
     turns["sealedstate/whole"] = looped(start_ours(load))
     turns["bare composition/whole"] = looped(start_bare(load))
     return Breakdown(_cells(run(turns, rounds, milliseconds / 2, progress, what)))
+
+
+def _step(call: Call) -> Step:
+    def step(_: int) -> object:
+        call()
+        return True
+
+    return step
 
 
 def _cells(found: dict[str, Times]) -> dict[str, dict[str, float | None]]:
@@ -131,23 +137,21 @@ def _c_alone(load: Workload) -> dict[str, Call]:
     place = sealing.SealedFor("core", keeper.settings.realm, (name,))
     token = chunking.from_text(text)
     opened = sealing.open_token(token, place, keeper.settings.key_source.keyring(), NOW)
-    row, size, key, nonce = (
-        cbor2.loads(opened.payload),
-        len(opened.payload),
-        os.urandom(32),
-        os.urandom(24),
-    )
+    sodium = import_module("nacl._sodium")  # libsodium as PyNaCl calls it
+    ffi, lib = sodium.ffi, sodium.lib
+    payload, frame = opened.payload, opened.payload[ID_BYTES:]
+    row, size, key, nonce = cbor2.loads(frame), len(payload), os.urandom(32), os.urandom(24)
     sealed, plain = ffi.new("unsigned char[]", size + 16), ffi.new("unsigned char[]", size)
     encoded, aad = binascii.b2a_base64(token, newline=False), place.context
     encrypt = lib.crypto_aead_xchacha20poly1305_ietf_encrypt
     decrypt = lib.crypto_aead_xchacha20poly1305_ietf_decrypt
 
     def aead() -> object:
-        encrypt(sealed, ffi.NULL, opened.payload, size, aad, len(aad), ffi.NULL, nonce, key)
+        encrypt(sealed, ffi.NULL, payload, size, aad, len(aad), ffi.NULL, nonce, key)
         return decrypt(plain, ffi.NULL, ffi.NULL, sealed, size + 16, aad, len(aad), nonce, key)
 
     return {
         "text": lambda: (binascii.a2b_base64(encoded), binascii.b2a_base64(token, newline=False)),
         "AEAD": aead,
-        "CBOR": lambda: (cbor2.loads(opened.payload), cbor2.dumps(row)),
+        "CBOR": lambda: (cbor2.loads(frame), cbor2.dumps(row)),
     }

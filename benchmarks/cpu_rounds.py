@@ -58,7 +58,7 @@ def looped(step: Step) -> Turn:
     numbers = _numbers()
 
     def turn(calls: int) -> int:
-        todo = [next(numbers) for _ in range(calls)]
+        todo, done = [next(numbers) for _ in range(calls)], None
         begun = thread_time_ns()
         for number in todo:
             done = step(number)

@@ -9,7 +9,8 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -69,8 +70,36 @@ def _columns() -> int:
         return 80
 
 
-def print_table(title: str, rows: Rows, *, places: int = 2, width: int = 11) -> None:
-    """A table with a title, a line for each row; a None is a dash."""
+def options_for(description: str) -> ArgumentParser:
+    """The options that every benchmark has."""
+    parser = ArgumentParser(description=description)
+    parser.add_argument("--only", action="append", metavar="ROW", help="a part of a row's name")
+    parser.add_argument("--json", action="store_true", help="print numbers for a program")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="write these into a file, too")
+    return parser
+
+
+def tell(options: Namespace, told: Mapping[str, object], print_it: Callable[[], None]) -> None:
+    """As the options want it; what is told to a program says also on which machine it was."""
+    told = {**told, "machine": machine()}
+    text = json.dumps(told, indent=2, ensure_ascii=False)
+    if options.save is not None:
+        options.save.parent.mkdir(parents=True, exist_ok=True)
+        options.save.write_text(text + "\n", encoding="utf-8")
+    if options.json:
+        print(text)
+        return
+    print_it()
+    print(f"\n{listed(machine())}")
+
+
+def print_table(
+    title: str, rows: Rows, *, places: int = 2, width: int = 11, turned: bool = False
+) -> None:
+    """A table with a title, a line for each row; a None is a dash. `turned`: rows are columns."""
+    if turned:
+        names = list(dict.fromkeys(name for cells in rows.values() for name in cells))
+        rows = {name: {row: cells.get(name) for row, cells in rows.items()} for name in names}
     if not rows:
         return
     columns = list(dict.fromkeys(name for cells in rows.values() for name in cells))
@@ -98,11 +127,6 @@ def print_notes(title: str, notes: Mapping[str, str]) -> None:
         print(f"\n{title}")
         for name, note in notes.items():
             print(f"  {name}: {note}")
-
-
-def print_json(found: Mapping[str, object]) -> None:
-    """The same for a program."""
-    print(json.dumps(found, indent=2))
 
 
 def verdict(value: float, limit: float) -> str:

@@ -17,6 +17,9 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
+from benchmarks import node_peers
+from benchmarks.peer_settings import beaker_options, configured_django, pyramid_nacl_factory
+
 Plain = dict[str, object]
 Emit = Callable[[Plain], list[str]]
 
@@ -29,8 +32,12 @@ class Peer:
     distributions: tuple[str, ...]
     note: str
     start: Callable[[], Emit]
+    package: str = ""
+    """Where it is one of Node's: its name there."""
 
     def versions(self) -> dict[str, str]:
+        if self.package:
+            return node_peers.versions(self.package)
         return {name: version(name) for name in self.distributions}
 
 
@@ -52,10 +59,8 @@ def start_flask() -> Emit:
 
 def start_django() -> Emit:
     """Django's SessionMiddleware over its signed_cookies engine."""
-    conf, http = import_module("django.conf"), import_module("django.http")
-    if not conf.settings.configured:
-        engine = "django.contrib.sessions.backends.signed_cookies"
-        conf.settings.configure(SECRET_KEY=secrets.token_urlsafe(50), SESSION_ENGINE=engine)
+    configured_django()
+    http = import_module("django.http")
     middleware = import_module("django.contrib.sessions.middleware").SessionMiddleware
 
     def emit(session: Plain) -> list[str]:
@@ -131,6 +136,58 @@ def start_joserfc() -> Emit:
     return emit
 
 
+def start_beaker() -> Emit:
+    """Beaker's middleware around an application that fills the session."""
+    middleware = import_module("beaker.middleware").SessionMiddleware
+    failure = import_module("beaker.exceptions").BeakerException
+    options = beaker_options()
+
+    def emit(session: Plain) -> list[str]:
+        lines: list[str] = []
+
+        def start_response(status: str, headers: list[tuple[str, str]], _: object = None) -> None:
+            lines.extend(value for name, value in headers if name.lower() == "set-cookie")
+
+        def app(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
+            environ["beaker.session"].update(session)
+            start("200 OK", [])
+            return []
+
+        try:
+            middleware(app, options)({}, start_response)
+        except failure:
+            return []  # it refuses cookies of more than 4064 bytes
+        return lines
+
+    return emit
+
+
+def start_pyramid_nacl() -> Emit:
+    """The session of a Pyramid request, and its response's callback."""
+    factory = pyramid_nacl_factory()
+    request_class = import_module("pyramid.request").Request
+    response_class = import_module("pyramid.response").Response
+
+    def emit(session: Plain) -> list[str]:
+        request, response = request_class({}), response_class()
+        factory(request).update(session)
+        try:
+            request._process_response_callbacks(response)
+        except ValueError:
+            return []  # it refuses cookies of more than 4064 bytes
+        return list(response.headers.getall("Set-Cookie"))
+
+    return emit
+
+
+def start_iron_session() -> Emit:
+    return node_peers.start_fill("iron-session")
+
+
+def start_auth_js() -> Emit:
+    return node_peers.start_fill("@auth/core")
+
+
 def start_fernet_json() -> Emit:
     """The recipe that applications write by hand; compact JSON, in its favour."""
     module = import_module("cryptography.fernet")
@@ -179,6 +236,33 @@ PEERS = (
         ("aiohttp-session", "aiohttp", "pynacl"),
         "encrypted (XSalsa20-Poly1305); one cookie of any size",
         start_aiohttp_nacl,
+    ),
+    Peer(
+        "Beaker",
+        ("beaker", "cryptography"),
+        "compressed, encrypted (AES-GCM), signed (HMAC-SHA1); one cookie, refuses over 4064 bytes",
+        start_beaker,
+    ),
+    Peer(
+        "pyramid_nacl_session",
+        ("pyramid-nacl-session", "pyramid", "pynacl"),
+        "encrypted (XSalsa20-Poly1305), with JSON instead of pickle; one cookie, refuses more than"
+        " 4064 bytes",
+        start_pyramid_nacl,
+    ),
+    Peer(
+        "iron-session",
+        (),
+        "in Node; encrypted (AES-CBC, HMAC); one cookie, refuses more than 4096 bytes",
+        start_iron_session,
+        "iron-session",
+    ),
+    Peer(
+        "Auth.js",
+        (),
+        "in Node; encrypted (dir, A256CBC-HS512, by jose), chunked",
+        start_auth_js,
+        "@auth/core",
     ),
     Peer(
         "joserfc JWE",

@@ -22,8 +22,7 @@ from nacl.bindings import (
 
 from benchmarks.cookie_pairs import pairs
 from benchmarks.cpu_rounds import BEFORE, Step
-from benchmarks.ours import WIDE
-from benchmarks.ours_sso import VARIANTS, registry
+from benchmarks.ours import STORED, WIDE, registry
 from benchmarks.workloads import ENTITY_IDS, NOW, Workload, read_entity_ids
 from sealedstate import Keeper, Key, Profile, Settings, codec
 from sealedstate.sso import LoginRecords
@@ -82,8 +81,8 @@ def start_token(load: Workload) -> Step:
     def step(number: int) -> object:
         (opened,) = tokens.open_core(candidates, NOW)
         record = opened.record
-        parts = record.parts | {SEEN: codec.encode(number)}
-        return tokens.seal_core(replace(record, parts=parts), NOW)
+        parts = {**record.parts, SEEN: codec.encode(number)}
+        return tokens.seal_core(record._replace(parts=parts), NOW)
 
     return step
 
@@ -144,10 +143,7 @@ def arrived(load: Workload) -> tuple[Keeper, str]:
     """A keeper with its defaults, and the header of a session with login records."""
     keeper = _keeper()
     session = keeper.session()
-    if load.subject is None:
-        session.update(load.parts)
-    else:
-        VARIANTS["sealedstate"].fill(session, load, _entity_ids())
+    STORED.fill(session, load, _entity_ids())
     session[SEEN] = BEFORE
     return keeper, "; ".join(pairs(keeper.save(session)))
 

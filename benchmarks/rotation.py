@@ -12,21 +12,20 @@ keys in the ring are medians of calls, in microseconds.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from time import perf_counter_ns, time
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.dress import Progress, options_for, print_table, tell, verdict
 from sealedstate import Keeper, Key, Keyring, Settings, chunking
 from sealedstate.key_sources import RotatingKeys, StaticKeys
 from sealedstate.key_sources.ring_file import RingFile
@@ -77,22 +76,20 @@ class Counted(RingFile):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="What a rotating ring costs.")
+    parser = options_for("What a rotating ring costs.")
     parser.add_argument("--requests", type=int, default=100_000, help="unknown kids in all")
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args(arguments)
-    flood = measure_flood(given.requests)
-    costs = [measure_cost(keys) for keys in KEYS]
-    if given.json:
-        print(json.dumps({"flood": asdict(flood), "costs": [asdict(cost) for cost in costs]}))
-    else:
-        _print(flood, costs)
+    options = parser.parse_args(arguments)
+    with Progress("rotation", ROUNDS + len(KEYS)) as progress:
+        flood = measure_flood(options.requests, progress)
+        costs = [measure_cost(keys, progress) for keys in KEYS]
+    told = {"flood": asdict(flood), "costs": [asdict(cost) for cost in costs], "goal": GOAL}
+    tell(options, told, partial(_print, flood, costs))
 
 
 # --- a flood ------------------------------------------------------------------------------------
 
 
-def measure_flood(requests: int) -> Flood:
+def measure_flood(requests: int, progress: Progress) -> Flood:
     """Rounds with and without a flood, in turns."""
     with tempfile.TemporaryDirectory() as folder:
         home, keeper, cookie = _node(Path(folder))
@@ -102,7 +99,7 @@ def measure_flood(requests: int) -> Flood:
                 _round(keeper, cookie, lambda: cookie, requests // ROUNDS),
                 _round(keeper, cookie, _unknown(), requests // ROUNDS),
             )
-            for _ in range(ROUNDS)
+            for _ in _steps(progress)
         ]
         seconds = (perf_counter_ns() - begun) / 1e9
         loads = home.loads - loads
@@ -118,6 +115,12 @@ def measure_flood(requests: int) -> Flood:
         loads=loads,
         seconds=seconds,
     )
+
+
+def _steps(progress: Progress) -> Iterator[int]:
+    for number in range(ROUNDS):
+        yield number
+        progress.step("a flood")
 
 
 def _node(folder: Path) -> tuple[Counted, Keeper, str]:
@@ -161,9 +164,10 @@ def _unknown() -> Callable[[], str]:
 # --- a ring of many keys ------------------------------------------------------------------------
 
 
-def measure_cost(keys: int) -> Cost:
+def measure_cost(keys: int, progress: Progress) -> Cost:
     """Load, write and open with a ring of so many keys."""
     ring, now = _grown(keys)
+    progress.step(f"{keys} keys")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "keys.json"
         home = RingFile(path, None, os.urandom, time)
@@ -221,18 +225,25 @@ def _percentile(times: Sequence[int], at: int) -> float:
 
 
 def _print(flood: Flood, costs: Sequence[Cost]) -> None:
-    print(f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}; microseconds\n")
-    print("good requests                 p50      p99")
-    print(f"  among good ones        {flood.quiet_p50:8.1f} {flood.quiet_p99:8.1f}")
-    print(f"  among unknown kids     {flood.flood_p50:8.1f} {flood.flood_p99:8.1f}")
-    print(f"  p99 with to without    {flood.ratio:17.2f}   goal: at most {GOAL}")
-    print(f"  {flood.unknown} unknown kids, {flood.loads} loads in {flood.seconds:.1f} s\n")
-    print("keys   document bytes     load    write     open")
-    for cost in costs:
-        print(
-            f"{cost.keys:4} {cost.document_bytes:16} {cost.load:8.0f} {cost.write:8.0f}"
-            f" {cost.open:8.1f}"
-        )
+    print("What a ring that rotates costs; microseconds of the clock on the wall")
+    rows = {
+        "among good ones": {"p50": flood.quiet_p50, "p99": flood.quiet_p99},
+        "among unknown kids": {"p50": flood.flood_p50, "p99": flood.flood_p99},
+    }
+    print_table("Good requests", rows, places=1)
+    told = verdict(flood.ratio, GOAL)
+    print(f"\nGoal: p99 with to without, {flood.ratio:.2f}, at most {GOAL}: {told}")
+    print(f"{flood.unknown} unknown kids, {flood.loads} loads in {flood.seconds:.1f} s")
+    columns = {
+        str(cost.keys): {
+            "document bytes": cost.document_bytes,
+            "load": cost.load,
+            "write": cost.write,
+            "open": cost.open,
+        }
+        for cost in costs
+    }
+    print_table("By the number of keys in the ring", columns, places=1)
 
 
 if __name__ == "__main__":

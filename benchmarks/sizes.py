@@ -1,252 +1,212 @@
-"""How many cookie bytes does a session take, here and elsewhere?
+"""How many cookie bytes does a session take, here and elsewhere, and how many logins fit?
 
-Knows the rows, the medians and how to print them. Does not know how a product makes its cookies or
-what is in a workload. Run it as a script; without any peer installed it shows our row alone.
+Knows the rows, the goals and how to print them. Does not know how a product makes its cookies, how
+they are counted or what is in a workload. Run it as a script; without any peer installed it shows
+our rows alone.
 
-    python benchmarks/sizes.py [--seeds N] [--entity-ids FILE] [--json]
+    python benchmarks/sizes.py [--seeds N] [--entity-ids FILE] [--only ROW]... [--json]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.cookie_pairs import is_kept_by_browsers, pair_bytes, pairs
-from benchmarks.ours import sealedstate_cookie_bytes, sealedstate_set_cookies
-from benchmarks.peers import PEERS, Peer
-from benchmarks.workloads import (
-    ENTITY_IDS,
-    LOGINS,
-    NAMES,
-    Workload,
-    make_signed_in,
-    make_small,
-    make_workload,
-    read_entity_ids,
-)
+from benchmarks.dress import listed, options_for, positive, print_notes, print_table, tell, versions
+from benchmarks.floor import BITS_PER_CHARACTER, floor_bits
+from benchmarks.ours import OUR_ROWS
+from benchmarks.peers import PEERS, Emit
+from benchmarks.sizing import Report, Row, SetCookies, measure
+from benchmarks.workloads import ENTITY_IDS, LOGINS, NAMES, make_workload, read_entity_ids
 
-OURS = "sealedstate"
-OUR_NOTE = (
-    "encrypted (XChaCha20-Poly1305), chunked; measured with room for eight cookies, W4 in two parts"
-)
-BUDGETS = (2900, 4096, 8190)
-GOALS = {"small": 220, "W1": 330}
-MOST_LOGINS = 4096
-
-SetCookies = Callable[[Workload], list[str]]
+OURS, UNREGISTERED = "sealedstate", "sealedstate unregistered"
+DERIVES, PLAIN = "sealedstate derived", "sealedstate, plain mapping"
+SHOWN = ("0", "20", "50", "100", "150", "200")
+"""Of the growth curve, in the table."""
+LIMITS = {
+    "default uWSGI, the whole Cookie header": 3150,
+    "every browser, one cookie": 4096,
+    "gunicorn, nginx and Apache, a header line": 8190,
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """A median. None stands for a product that wrote no cookie."""
+class Goal:
+    """So many bytes of a workload at most, or so many logins in a budget at least."""
 
-    value: int | None
-    mark: str = ""
+    row: str
+    what: str
+    limit: int
+    least: bool = False
+
+    def value(self, report: Report) -> int | None:
+        if self.least:
+            return report.logins[self.row][self.what].value
+        if self.what == "small":
+            return report.small[self.row]
+        return report.formats[self.row][self.what].value
+
+    def is_met(self, value: int) -> bool:
+        return value >= self.limit if self.least else value <= self.limit
 
     def __str__(self) -> str:
-        return "-" if self.value is None else f"{self.value}{self.mark}"
+        if self.least:
+            return f"{self.row}: logins in {self.what} bytes, at least {self.limit}"
+        what = "a subject, a CSRF secret, three small values" if self.what == "small" else self.what
+        return f"{self.row}: {what}, at most {self.limit} bytes"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One product, ready to be measured."""
-
-    name: str
-    note: str
-    set_cookies: SetCookies
-    versions: dict[str, str]
-
-
-@dataclass(slots=True)
-class Report:
-    """What was measured, by row."""
-
-    formats: dict[str, dict[str, Cell]] = field(default_factory=dict)
-    logins: dict[str, dict[str, Cell]] = field(default_factory=dict)
-    goals: dict[str, int] = field(default_factory=dict)
-    versions: dict[str, dict[str, str]] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    left_out: dict[str, str] = field(default_factory=dict)
+GOALS = (
+    Goal(OURS, "W1", 140),
+    Goal(OURS, "W3", 1100),
+    Goal(OURS, "W4", 4850),
+    Goal(UNREGISTERED, "W3", 1650),
+    Goal(DERIVES, "W4", 1450),
+    Goal(OURS, "4096", 84, least=True),
+    Goal(DERIVES, "4096", 300, least=True),
+    Goal(PLAIN, "W1", 330),
+    Goal(PLAIN, "small", 220),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     entity_ids = read_entity_ids(options.entity_ids)
-    report = measure(range(options.seeds), entity_ids)
-    if options.json:
-        print(json.dumps(_as_json(report), indent=2))
-    else:
-        _print_report(report, options.seeds, len(entity_ids))
+    report = measure(all_rows(), range(options.seeds), entity_ids, options.only, OURS)
+    told = as_json(report, entity_ids)
+    tell(options, told, partial(_print, report, options.seeds, entity_ids))
 
 
-def measure(seeds: Sequence[int], entity_ids: Sequence[str]) -> Report:
-    """Every product that is there. A peer that breaks is left out with its reason."""
-    report = Report(goals=_measure_goals(seeds, entity_ids))
-    _add(report, _our_row(), seeds, entity_ids)
-    for peer in PEERS:
-        try:
-            _add(report, _peer_row(peer), seeds, entity_ids)
-        except (ImportError, PackageNotFoundError):
-            report.left_out[peer.row] = "not installed"
-        except Exception as error:
-            report.left_out[peer.row] = f"failed: {type(error).__name__}: {error}"
-    return report
+def all_rows() -> list[Row]:
+    """Ours first. Of a peer nothing is imported before it is measured."""
+    ours = [
+        Row(one.name, one.note, _ready(one.set_cookies), _our_versions, one.name == DERIVES)
+        for one in OUR_ROWS
+    ]
+    peers = [Row(one.row, one.note, _emitting(one.start), one.versions) for one in PEERS]
+    return [*ours, *peers]
 
 
-def _our_row() -> Row:
-    return Row(OURS, OUR_NOTE, sealedstate_set_cookies, _our_versions())
+def _ready(set_cookies: SetCookies) -> Callable[[], SetCookies]:
+    return lambda: set_cookies
+
+
+def _emitting(start: Callable[[], Emit]) -> Callable[[], SetCookies]:
+    def started() -> SetCookies:
+        emit = start()
+        return lambda load, _: emit(load.plain())
+
+    return started
 
 
 def _our_versions() -> dict[str, str]:
-    """A checkout that was never installed has a version all the same."""
-    from sealedstate import __version__
-
-    return {"sealedstate": __version__, "cbor2": version("cbor2"), "pynacl": version("pynacl")}
-
-
-def _peer_row(peer: Peer) -> Row:
-    emit = peer.start()
-    return Row(peer.row, peer.note, lambda load: emit(load.plain()), peer.versions())
-
-
-def _add(report: Report, row: Row, seeds: Sequence[int], entity_ids: Sequence[str]) -> None:
-    """A row appears only when all of it could be measured."""
-    formats = {name: _measure_size(row, name, seeds, entity_ids) for name in NAMES}
-    logins = _measure_logins(row, seeds, entity_ids)
-    report.formats[row.name], report.logins[row.name] = formats, logins
-    report.versions[row.name], report.notes[row.name] = row.versions, row.note
-
-
-def _measure_goals(seeds: Sequence[int], entity_ids: Sequence[str]) -> dict[str, int]:
-    loads = {
-        "small": [make_small(seed) for seed in seeds],
-        "W1": [make_workload("W1", seed, entity_ids) for seed in seeds],
-    }
-    return {name: _median(map(sealedstate_cookie_bytes, loads[name])) for name in GOALS}
-
-
-def _measure_size(row: Row, name: str, seeds: Sequence[int], entity_ids: Sequence[str]) -> Cell:
-    cookies = [pairs(row.set_cookies(make_workload(name, seed, entity_ids))) for seed in seeds]
-    if not all(cookies):
-        return Cell(None)
-    mark = "" if all(map(is_kept_by_browsers, cookies)) else "*"
-    return Cell(_median(map(pair_bytes, cookies)), mark)
-
-
-def _measure_logins(row: Row, seeds: Sequence[int], entity_ids: Sequence[str]) -> dict[str, Cell]:
-    """How many service logins fit beside W1, for each number of cookie bytes."""
-    counts: dict[int, list[int]] = {budget: [] for budget in BUDGETS}
-    for seed in seeds:
-
-        @cache
-        def size_of(logins: int, seed: int = seed) -> int | None:
-            load = make_signed_in(logins, seed, entity_ids)
-            return pair_bytes(pairs(row.set_cookies(load))) or None
-
-        for budget in BUDGETS:
-            counts[budget].append(_bisect(size_of, budget))
-    return {str(budget): _login_cell(counts[budget], entity_ids) for budget in BUDGETS}
-
-
-def _login_cell(counts: list[int], entity_ids: Sequence[str]) -> Cell:
-    return Cell(_median(counts), "+" if max(counts) > len(entity_ids) else "")
-
-
-def _bisect(size_of: Callable[[int], int | None], budget: int) -> int:
-    """The largest number of logins that fits; 0 also when not even W1 does."""
-
-    def fits(logins: int) -> bool:
-        size = size_of(logins)
-        return size is not None and size <= budget
-
-    low, high = 0, 1
-    while high < MOST_LOGINS and fits(high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-def _median(values: Iterable[int]) -> int:
-    """A value that was really measured, also when their number is even."""
-    return statistics.median_low(values)
+    return versions(("cbor2", "pynacl"))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Cookie bytes of the standard workloads.")
-    parser.add_argument("--seeds", type=_positive, default=15, metavar="N", help="default: 15")
+    parser = options_for("Cookie bytes of the standard workloads.")
+    parser.add_argument("--seeds", type=positive, default=15, metavar="N", help="default: 15")
     parser.add_argument("--entity-ids", type=Path, default=ENTITY_IDS, metavar="FILE")
-    parser.add_argument("--json", action="store_true", help="print numbers for a program")
     return parser.parse_args(arguments)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+# --- what is told ---------------------------------------------------------------------------------
 
 
-def _as_json(report: Report) -> dict[str, object]:
+def as_json(report: Report, entity_ids: Sequence[str]) -> dict[str, object]:
+    """The same figures for a program."""
     return {
         "formats": _values(report.formats),
         "logins": _values(report.logins),
-        "goals": report.goals,
+        "growth": report.growth,
+        "floor": report.floors,
+        "floor_bits": {name: _floor_terms(name, entity_ids) for name in NAMES},
+        "to_floor": report.to_floor,
+        "goals": {
+            "small": report.small.get(PLAIN),
+            "W1": _values(report.formats).get(PLAIN, {}).get("W1"),
+        },
+        "design_goals": [
+            {"goal": str(goal), "value": value, "met": goal.is_met(value)}
+            for goal, value in _judged(report)
+        ],
+        "limits": LIMITS,
         "versions": report.versions,
+        "notes": report.notes,
         "left_out": report.left_out,
     }
 
 
-def _values(table: dict[str, dict[str, Cell]]) -> dict[str, dict[str, int | None]]:
-    return {row: {key: cell.value for key, cell in cells.items()} for row, cells in table.items()}
+def _values(table: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, int | None]]:
+    return {
+        row: {key: getattr(cell, "value", None) for key, cell in cells.items()}
+        for row, cells in table.items()
+    }
 
 
-def _print_report(report: Report, seeds: int, entity_ids: int) -> None:
-    print(f"Cookie bytes of the standard workloads, median over {seeds} seeds\n")
-    _print_table(report.formats, "")
-    print("\nService logins beside W1 that fit into so many cookie bytes\n")
-    _print_table(report.logins, " bytes")
+def _judged(report: Report) -> list[tuple[Goal, int]]:
+    found = []
+    for goal in GOALS:
+        value = goal.value(report) if goal.row in report.formats else None
+        if value is not None:
+            found.append((goal, value))
+    return found
+
+
+def _floor_terms(name: str, entity_ids: Sequence[str]) -> dict[str, float]:
+    """Of the first seed: the table shows how the floor comes about, not a median."""
+    return floor_bits(make_workload(name, 0, entity_ids), len(entity_ids))
+
+
+def _print(report: Report, seeds: int, entity_ids: Sequence[str]) -> None:
+    print(f"Cookie bytes, name=value of every cookie; median over {seeds} seeds")
+    print_table("The standard workloads", report.formats)
+    print_table("Service logins beside W1 that fit into so many cookie bytes", report.logins)
     print("\n* at least one single cookie is over 4096 bytes, and browsers drop it")
+    print("- the product refuses to write it")
     if any(cell.mark for cells in report.logins.values() for cell in cells.values()):
-        print(f"+ more than the {entity_ids} entityIDs of the file; the others are invented")
-    if entity_ids < max(LOGINS.values()):
-        print(f"The file has {entity_ids} entityIDs: what the workloads lack is invented")
-    _print_goals(report.goals)
-    _print_notes(report)
+        print(f"+ more than the {len(entity_ids)} entityIDs of the file; the others are invented")
+    if len(entity_ids) < max(LOGINS.values()):
+        print(f"The file has {len(entity_ids)} entityIDs: what the workloads lack is invented")
+    _print_growth(report)
+    _print_floor(report, entity_ids)
+    print("\nGoals")
+    for goal, value in _judged(report):
+        print(f"  {goal}: {value}: {'met' if goal.is_met(value) else 'NOT MET'}")
+    print_notes("The products", _products(report))
+    print_notes("Left out", report.left_out)
 
 
-def _print_table(table: dict[str, dict[str, Cell]], unit: str) -> None:
-    width = max(map(len, table))
-    print(" " * width + "".join(f"{key + unit:>12}" for key in next(iter(table.values()))))
-    for row, cells in table.items():
-        print(f"{row:<{width}}" + "".join(f"{cell!s:>12}" for cell in cells.values()))
+def _products(report: Report) -> dict[str, str]:
+    return {row: f"{report.notes[row]} ({listed(found)})" for row, found in report.versions.items()}
 
 
-def _print_goals(goals: dict[str, int]) -> None:
-    print(f"\nGoals of {OURS}, in cookie bytes")
-    titles = {"small": "a subject, a CSRF secret, three small values", "W1": "W1"}
-    for name, limit in GOALS.items():
-        verdict = "held" if goals[name] < limit else "MISSED"
-        print(f"  {titles[name]}: {goals[name]}, goal under {limit}: {verdict}")
+def _print_growth(report: Report) -> None:
+    shown = {row: {key: cells[key] for key in SHOWN} for row, cells in report.growth.items()}
+    print_table("Cookie bytes by the number of service logins", shown)
+    print("\n" + "\n".join(f"  {limit} bytes: {name}" for name, limit in LIMITS.items()))
 
 
-def _print_notes(report: Report) -> None:
-    print("\nThe products")
-    for row, versions in report.versions.items():
-        listed = ", ".join(f"{name} {number}" for name, number in versions.items())
-        print(f"  {row}: {report.notes[row]} ({listed})")
-    for row, reason in report.left_out.items():
-        print(f"  {row}: left out, {reason}")
+def _print_floor(report: Report, entity_ids: Sequence[str]) -> None:
+    print_table(
+        f"The floor's bits, seed 0, of {len(entity_ids)} known services; times to the minute",
+        {name: _floor_terms(name, entity_ids) for name in NAMES},
+        places=0,
+        turned=True,
+    )
+    print_table(
+        f"The floor in cookie bytes: 9 for '__Host-s=', {BITS_PER_CHARACTER:.2f} bits a character",
+        report.floors,
+        places=0,
+    )
+    print_table("Times the floor (where it derives: the floor of that)", report.to_floor)
+    print("\nPeers' rows hold no time of a login, which the floor counts.")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -23,14 +24,15 @@ from benchmarks.dress import (
     Progress,
     chosen,
     listed,
-    machine,
+    options_for,
     positive,
-    print_json,
     print_notes,
     print_table,
+    tell,
     verdict,
     versions,
 )
+from benchmarks.peers import PEERS
 from benchmarks.revisit_ours import (
     start_all_read,
     start_bare,
@@ -39,6 +41,7 @@ from benchmarks.revisit_ours import (
     start_plain,
     start_token,
 )
+from benchmarks.revisit_peers import start_peer
 from benchmarks.workloads import ENTITY_IDS, Workload, make_workload, read_entity_ids
 
 BARE, OURS = "bare composition", "sealedstate"
@@ -47,7 +50,6 @@ GOALS = {"W1": 0.5, "W3": 0.2}
 """Times the bare composition, at most."""
 SEED = 1
 MILLISECONDS = 6.0
-OUR_DISTRIBUTIONS = ("cbor2", "pynacl")
 
 Start = Callable[[Workload], Turn]
 
@@ -59,7 +61,7 @@ class Row:
     name: str
     note: str
     start: Start
-    distributions: tuple[str, ...] = OUR_DISTRIBUTIONS
+    versions: Callable[[], dict[str, str]] = lambda: versions(("cbor2", "pynacl"))
 
 
 OUR_ROWS = (
@@ -119,10 +121,7 @@ class Report:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
     report = measure(options.rounds, options.only)
-    if options.json:
-        print_json(_as_json(report))
-    else:
-        _print(report)
+    tell(options, _as_json(report), partial(_print, report))
 
 
 def measure(rounds: int, only: Sequence[str] | None = None) -> Report:
@@ -135,7 +134,7 @@ def measure(rounds: int, only: Sequence[str] | None = None) -> Report:
             turns = _turns(rows, load, report)
             report.note(name, run(turns, rounds, MILLISECONDS, progress, name))
             report.parts[name] = breakdown(load, rounds, MILLISECONDS, progress, name)
-    report.rows = [row for row in rows if row.name not in report.left_out]
+    report.rows = [row for row in rows if row.name in report.ratios]
     return report
 
 
@@ -145,7 +144,9 @@ def _rows(only: Sequence[str] | None) -> list[Row]:
 
 
 def _peers() -> Iterable[Row]:
-    return ()
+    """Their open and save, from a Cookie header to Set-Cookie lines."""
+    for peer in PEERS:
+        yield Row(peer.row, peer.note, partial(start_peer, peer.row), peer.versions)
 
 
 def _turns(rows: Iterable[Row], load: Workload, report: Report) -> dict[str, Turn]:
@@ -161,15 +162,14 @@ def _turns(rows: Iterable[Row], load: Workload, report: Report) -> dict[str, Tur
         except (ImportError, PackageNotFoundError):
             report.left_out[row.name] = "not installed"
         except Exception as error:
-            report.left_out[row.name] = f"failed: {type(error).__name__}: {error}"
+            reason = f"{load.name}: {type(error).__name__}: {error}"
+            report.left_out[row.name] = reason
     return turns
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Time to open and save a session.")
+    parser = options_for("Time to open and save a session.")
     parser.add_argument("--rounds", type=positive, default=41, metavar="N", help="default: 41")
-    parser.add_argument("--only", action="append", metavar="ROW", help="a part of a row's name")
-    parser.add_argument("--json", action="store_true", help="print numbers for a program")
     return parser.parse_args(arguments)
 
 
@@ -180,9 +180,8 @@ def _as_json(report: Report) -> dict[str, object]:
         "breakdown": {name: part.as_dict() for name, part in report.parts.items()},
         "goals": GOALS,
         "notes": {row.name: row.note for row in report.rows},
-        "versions": {row.name: versions(row.distributions) for row in report.rows},
+        "versions": {row.name: row.versions() for row in report.rows},
         "left_out": report.left_out,
-        "machine": machine(),
     }
 
 
@@ -199,8 +198,8 @@ def _print(report: Report) -> None:
             print(f"  {name}: {value:.2f}, at most {limit}: {verdict(value, limit)}")
     print_notes("The rows", {row.name: row.note for row in report.rows})
     print_notes("Left out", report.left_out)
-    distributions = [name for row in report.rows for name in row.distributions]
-    print(f"\n{listed(machine())}\n{listed(versions(distributions))}")
+    found = {name: number for row in report.rows for name, number in row.versions().items()}
+    print(f"\n{listed(found)}")
 
 
 if __name__ == "__main__":

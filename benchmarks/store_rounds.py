@@ -19,6 +19,8 @@ from itertools import count, islice
 from time import perf_counter_ns
 from typing import TypeVar
 
+from benchmarks.dress import Progress
+
 T = TypeVar("T")
 
 READ, CREATE, CAS = "read", "create", "compare-and-set"
@@ -81,7 +83,9 @@ Groups = Mapping[str, Sequence[Contender]]
 """By backend, whose contenders take turns in direct succession."""
 
 
-def run(groups: Groups, rounds: int, seconds: float) -> dict[str, Measured]:
+def run(
+    groups: Groups, rounds: int, seconds: float, progress: Progress | None = None
+) -> dict[str, Measured]:
     """Measure everybody in so many rounds, which take about so many seconds together."""
     turns = sum(len(one.acts) for group in groups.values() for one in group)
     share = int(seconds * 1e9 / max(rounds * turns, 1))
@@ -99,6 +103,8 @@ def run(groups: Groups, rounds: int, seconds: float) -> dict[str, Measured]:
     for _ in range(rounds):
         for backend in _shuffled(list(groups)):
             _go_round(groups[backend], found[backend], numbers, share)
+        if progress is not None:
+            progress.step()
     return found
 
 

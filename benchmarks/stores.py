@@ -8,14 +8,14 @@ driver does or how calls are timed. Run it as a script; it starts the servers th
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import platform
 import sys
+from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -23,6 +23,16 @@ from time import time
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.dress import (
+    Progress,
+    chosen,
+    options_for,
+    positive,
+    print_notes,
+    print_table,
+    tell,
+    verdict,
+)
 from benchmarks.store_bare import bare
 from benchmarks.store_django import DJANGO, django_sessions
 from benchmarks.store_ours import SESSION, STORE, our_session, our_store
@@ -86,11 +96,9 @@ class Report:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
-    report = measure(options.only or BACKENDS, options.value_bytes, options.rounds, options.seconds)
-    if options.json:
-        print(json.dumps(_as_json(report, options), indent=2))
-    else:
-        _print_report(report, options)
+    backends = chosen(BACKENDS, options.only, "")
+    report = measure(backends, options.value_bytes, options.rounds, options.seconds)
+    tell(options, _as_json(report, options), partial(_print_report, report, options))
 
 
 def measure(backends: Iterable[str], value_bytes: int, rounds: int, seconds: float) -> Report:
@@ -102,7 +110,8 @@ def measure(backends: Iterable[str], value_bytes: int, rounds: int, seconds: flo
         groups = _groups(stores, places, report, value_bytes)
         for one in chain.from_iterable(groups.values()):
             stack.callback(one.close)
-        _note(report, run(groups, rounds, seconds))
+        with Progress("stores", rounds) as progress:
+            _note(report, run(groups, rounds, seconds, progress))
         for backend in groups:
             report.servers[backend] = _server(places[backend], stores[backend])
     report.versions = _versions(report.servers, "Django" not in report.left_out)
@@ -206,34 +215,23 @@ def _versions(backends: Iterable[str], django: bool) -> dict[str, str]:
     return found
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="How long stores take, beside their drivers.")
-    parser.add_argument(
-        "--only", action="append", choices=BACKENDS, metavar="BACKEND", help=", ".join(BACKENDS)
-    )
+def _parse(arguments: Sequence[str] | None) -> Namespace:
+    parser = options_for("How long stores take, beside their drivers.")
     parser.add_argument(
         "--seconds",
-        type=_positive,
+        type=positive,
         default=45,
         metavar="N",
         help="of all measuring together, about (default: 45)",
     )
-    parser.add_argument("--rounds", type=_positive, default=30, metavar="N", help="default: 30")
+    parser.add_argument("--rounds", type=positive, default=30, metavar="N", help="default: 30")
     parser.add_argument(
-        "--value-bytes", type=_positive, default=1024, metavar="N", help="default: 1024"
+        "--value-bytes", type=positive, default=1024, metavar="N", help="default: 1024"
     )
-    parser.add_argument("--json", action="store_true", help="print numbers for a program")
     return parser.parse_args(arguments)
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _as_json(report: Report, options: argparse.Namespace) -> dict[str, object]:
+def _as_json(report: Report, options: Namespace) -> dict[str, object]:
     return {
         "value_bytes": options.value_bytes,
         "rounds": options.rounds,
@@ -243,7 +241,7 @@ def _as_json(report: Report, options: argparse.Namespace) -> dict[str, object]:
     }
 
 
-def _print_report(report: Report, options: argparse.Namespace) -> None:
+def _print_report(report: Report, options: Namespace) -> None:
     print(
         "Stores on this machine, one call after the other over one connection;"
         f" values of {options.value_bytes} bytes, {options.rounds} rounds"
@@ -257,15 +255,16 @@ def _print_report(report: Report, options: argparse.Namespace) -> None:
 
 
 def _print_table(operation: str, backends: Mapping[str, Mapping[str, Cell]]) -> None:
-    titles = ("a second", "p50 µs", "p99 µs", "to bare")
-    print(f"\n{operation:<33}" + "".join(f"{title:>11}" for title in titles))
+    rows = {}
     for backend, cells in backends.items():
         for number, (name, cell) in enumerate(cells.items()):
-            title = f"{'' if number else backend:<12}{name:<21}"
-            ratio = f"{cell.ratio:.2f}" if number else ""
-            print(
-                f"{title}{cell.ops_per_second:>11.0f}{cell.p50:>11.1f}{cell.p99:>11.1f}{ratio:>11}"
-            )
+            rows[f"{backend}: {name}"] = {
+                "a second": f"{cell.ops_per_second:.0f}",
+                "p50 µs": f"{cell.p50:.1f}",
+                "p99 µs": f"{cell.p99:.1f}",
+                "to bare": cell.ratio if number else "",
+            }
+    print_table(operation, rows)
 
 
 def _print_goals(report: Report) -> None:
@@ -273,20 +272,16 @@ def _print_goals(report: Report) -> None:
         return
     print(f"\nGoal: {STORE} takes at most {GOAL} times as long as the bare driver, by the p50s")
     for backend, ratios in goals.items():
-        verdicts = [
-            f"{name} {ratio:.2f} {'held' if ratio <= GOAL else 'MISSED'}"
-            for name, ratio in ratios.items()
-        ]
-        print(f"  {backend}: {', '.join(verdicts)}")
+        told = [f"{name} {ratio:.2f}: {verdict(ratio, GOAL)}" for name, ratio in ratios.items()]
+        print(f"  {backend}: {', '.join(told)}")
 
 
 def _print_beside_django(report: Report) -> None:
-    if not report.beside_django:
-        return
-    print(f"\n{SESSION}, its p50 divided by that of Django's session on the same server")
-    for backend, ratios in report.beside_django.items():
-        told = [f"{name} {ratio:.2f}" for name, ratio in ratios.items()]
-        print(f"  {backend}: {', '.join(told)}")
+    notes = {
+        backend: ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+        for backend, ratios in report.beside_django.items()
+    }
+    print_notes(f"{SESSION}, its p50 divided by that of Django's session on the same server", notes)
 
 
 def _print_what_ran(report: Report) -> None:
@@ -296,8 +291,7 @@ def _print_what_ran(report: Report) -> None:
         print(f"  {backend}: {server.version}, {kept} ({server.because})")
     print(f"  load {report.load:.1f} at the start, {os.cpu_count()} processors")
     print("  " + ", ".join(f"{name} {number}" for name, number in report.versions.items()))
-    for name, reason in report.left_out.items():
-        print(f"  {name}: left out, {reason}")
+    print_notes("Left out", report.left_out)
 
 
 if __name__ == "__main__":

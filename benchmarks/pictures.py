@@ -1,0 +1,234 @@
+"""The pictures and tables that README and docs/scale.md show, from what was recorded.
+
+Knows which rows are worth a picture, and where the documents have their tables. Does not measure
+anything.
+
+    python benchmarks/pictures.py              draws docs/*.svg and writes the tables
+    python benchmarks/pictures.py FOLDER       takes over what is recorded in FOLDER first
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks import planning
+from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, Line, bars, lines
+from benchmarks.planning import table
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORDED = Path(__file__).with_name("recorded")
+README = ROOT / "README.md"
+DOCS = ROOT / "docs"
+SCALE = DOCS / "scale.md"
+
+LOADS = ("W0", "W1", "W2", "W3", "W4")
+CURVES = {
+    "sealedstate derived": GREEN,
+    "sealedstate": BLUE,
+    "sealedstate unregistered": SKY,
+    "Flask": YELLOW,
+    "Litestar": ORANGE,
+    "Auth.js": PINK,
+}
+OURS_IN_SHORT = {
+    "sealedstate": "encrypted; login records",
+    "sealedstate unregistered": "encrypted; entityIDs as text",
+    "sealedstate derived": "encrypted; identifiers derived",
+    "sealedstate, plain mapping": "encrypted; the dict that the others get",
+}
+KINDS = {"untouched": SKY, "read": BLUE, "modified": ORANGE}
+
+Recorded = Mapping[str, Any]
+
+
+def main(arguments: Sequence[str]) -> None:
+    for folder in arguments:
+        take(Path(folder))
+    for name, drawn in pictures().items():
+        (DOCS / name).write_text(drawn, encoding="utf-8")
+    for document in TABLES:
+        document.write_text(with_tables(document), encoding="utf-8")
+
+
+def take(folder: Path) -> None:
+    """Keep what a run of the benchmarks has saved."""
+    RECORDED.mkdir(exist_ok=True)
+    for path in sorted(folder.glob("*.json")):
+        shutil.copy(path, RECORDED / path.name)
+
+
+def recorded(name: str) -> Recorded:
+    """What a benchmark had to tell when it was recorded."""
+    found: Recorded = json.loads((RECORDED / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+# --- pictures -------------------------------------------------------------------------------------
+
+
+def pictures() -> dict[str, str]:
+    """All of them, by the names that they have in docs/."""
+    sizes = recorded("sizes")
+    return {
+        "sizes.svg": sizes_picture(sizes),
+        "growth.svg": growth_picture(sizes),
+        "speed.svg": speed_picture(recorded("speed")),
+        "request.svg": request_picture(recorded("request")),
+    }
+
+
+def sizes_picture(found: Recorded) -> str:
+    cells = {row: cells["W3"] for row, cells in found["formats"].items() if cells["W3"]}
+    colours = {"encrypted, ours": BLUE, "encrypted": ORANGE, "readable by everybody": GREY}
+    named = {
+        row: {_kind(row, found["notes"][row]): size}
+        for row, size in sorted(cells.items(), key=lambda one: one[1])
+    }
+    return bars("Cookie bytes of a session with 20 service logins", named, colours, "")
+
+
+def growth_picture(found: Recorded) -> str:
+    curves = [
+        Line(row, {int(x): y for x, y in found["growth"][row].items()}, colour)
+        for row, colour in CURVES.items()
+        if row in found["growth"]
+    ]
+    limits = {f"{limit}: {name}": limit for name, limit in found["limits"].items()}
+    axes = ("service logins in the session", "cookie bytes")
+    return lines("How a session grows", curves, limits, axes, (200, 12_000))
+
+
+def speed_picture(found: Recorded) -> str:
+    colours = {"a login": BLUE, "and 20 service logins": ORANGE}
+    groups = {
+        row: {
+            title: ratios[load]
+            for title, load in zip(colours, ("W1", "W3"), strict=True)
+            if load in ratios
+        }
+        for row, ratios in found["open_save"].items()
+    }
+    title = "Opening and saving a session, times cbor2 + PyNaCl + base64 alone (cut at 15)"
+    return bars(title, groups, colours, "", most=15, mark=1)
+
+
+def request_picture(found: Recorded) -> str:
+    title = "What a session adds to a WSGI request, microseconds of a processor"
+    return bars(title, found["marginal_microseconds"], KINDS, "µs")
+
+
+def _kind(row: str, note: str) -> str:
+    if row.startswith("sealedstate"):
+        return "encrypted, ours"
+    return "readable by everybody" if "not encrypted" in note else "encrypted"
+
+
+# --- README's tables ------------------------------------------------------------------------------
+
+
+def with_tables(document: Path) -> str:
+    """A document with the tables between its marks written anew."""
+    text = document.read_text(encoding="utf-8")
+    for mark, written in TABLES[document].items():
+        text = _between(mark, text, written())
+    return text
+
+
+def sizes_table() -> str:
+    """Cookie bytes, as sizes.py prints them, and whether one may look inside."""
+    found = recorded("sizes")
+    head = ["", *LOADS, "logins in 4096", ""]
+    rows = [
+        [
+            row,
+            *(_size(cells[load]) for load in LOADS),
+            str(found["logins"][row]["4096"]),
+            _short(row, found["notes"][row]),
+        ]
+        for row, cells in found["formats"].items()
+    ]
+    return table(head, rows)
+
+
+def speed_table() -> str:
+    """Opening and saving, times the bare composition."""
+    found = recorded("speed")
+    head = ["", "W0", "W1", "W2", "W3"]
+    rows = [
+        [row, *(_ratio(ratios.get(load)) for load in head[1:])]
+        for row, ratios in found["open_save"].items()
+    ]
+    return f"{table(head, rows)}\n\n{_when(found)}"
+
+
+def request_table() -> str:
+    """Whole requests and what a session adds."""
+    found = recorded("request")
+    head = ["", *KINDS, *(f"adds, {kind}" for kind in KINDS)]
+    rows = [
+        [
+            row,
+            *(_ratio(found["whole"][row][kind]) for kind in KINDS),
+            *(f"{found['marginal_microseconds'][row][kind]:.1f} µs" for kind in KINDS),
+        ]
+        for row in found["whole"]
+    ]
+    return f"{table(head, rows)}\n\n{_when(found)}"
+
+
+TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
+    README: {"sizes": sizes_table, "speed": speed_table, "request": request_table},
+    SCALE: {
+        "processors": lambda: planning.processors(recorded("request")),
+        "traffic": lambda: planning.traffic(recorded("sizes")),
+        "crowds": lambda: planning.crowds(recorded("crowds")),
+        "curves": lambda: planning.curves(recorded("scale")),
+        "measured": lambda: _when(recorded("scale"), recorded("crowds")),
+    },
+}
+
+
+def _between(mark: str, text: str, written: str) -> str:
+    pattern = rf"(<!-- {mark}\b[^>]*-->\n).*?(<!-- /{mark} -->)"
+    found = re.search(pattern, text, re.DOTALL)
+    if found is None:
+        raise ValueError(f"there is no mark {mark!r}")
+    return text[: found.start()] + found[1] + written + "\n" + found[2] + text[found.end() :]
+
+
+def _size(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def _ratio(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _short(row: str, note: str) -> str:
+    """What README says of a row."""
+    return OURS_IN_SHORT.get(row) or re.split(r"[;(]", note.removeprefix("in Node; "))[0].strip()
+
+
+def _when(*found: Recorded) -> str:
+    """When and on what it was measured, with the versions of all that took part."""
+    machine, named = found[0]["machine"], {}
+    for one in found:
+        for name, number in one["versions"].items():
+            named.update(number if isinstance(number, dict) else {name: number})
+    listed = ", ".join(f"{name} {number}" for name, number in named.items())
+    where = f"Python {machine['python']}, {machine['processor']}, load {machine['load']}"
+    return f"{machine['date']}, {where}: {listed}."
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
