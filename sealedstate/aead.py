@@ -12,6 +12,7 @@ Source: draft-irtf-cfrg-xchacha-03, appendix A.3.1, for the known answer.
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -111,9 +112,9 @@ def _c_functions(lib: Any) -> tuple[Any, Any]:
 
 
 def _library() -> tuple[Any, Any]:
-    from nacl import _sodium
-
-    return _sodium.lib, _sodium.ffi
+    # A private module, without types; what stands above is there for the day when it is gone.
+    library = importlib.import_module("nacl._sodium")
+    return library.lib, library.ffi
 
 
 _MESSAGE = (

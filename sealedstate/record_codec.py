@@ -101,8 +101,12 @@ def _record(session_id: bytes, row: Any, sealed_at: int) -> Record:
         raise ValueError("no numbers")
     created_at = sealed_at - age
     expires_at, values = created_at + _lifetime(lifetime), _pairs(parts, bytes)
-    rest = _manifest(*manifest) if manifest else ()
-    return Record(session_id, subject, created_at, expires_at, generation, values, *rest)
+    if not manifest:
+        return Record(session_id, subject, created_at, expires_at, generation, values)
+    overflow, spilled, left = _manifest(*manifest)
+    return Record(
+        session_id, subject, created_at, expires_at, generation, values, overflow, spilled, left
+    )
 
 
 def _overflow_row(overflow: OverflowSet) -> list[object]:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sealedstate import Key, Keyring, aead, chunking, record_codec, sealing
+from sealedstate.aead import TAG_BYTES
 from sealedstate.cookies import Candidates
 from sealedstate.errors import (
     ForgedToken,
@@ -30,7 +31,6 @@ from sealedstate.sealing import (
     ENTROPY_BYTES,
     HEADER_BYTES,
     OVERHEAD_BYTES,
-    TAG_BYTES,
     SealedFor,
     open_token,
     seal,
