@@ -189,7 +189,8 @@ def _changed(session: Session, parts: Mapping[str, Part]) -> bool:
     for part in parts.values():
         if part.changed:
             return True
-    return any(part.place is not None for part in session.gone.values())
+    gone = session.gone
+    return bool(gone) and any(part.place is not None for part in gone.values())
 
 
 def _problem(attempt: Callable[[], object]) -> OperatorError | None:

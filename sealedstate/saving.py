@@ -6,7 +6,7 @@ decide whether there is something to save; that is the keeper's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from . import chunking, codec, record_codec, sealing
 from .budget import Budget
@@ -87,7 +87,9 @@ class Saving:
                 return None
             parts[name] = data
             size += len(name.encode()) + len(data) + HEADS_AT_MOST
-        if self._leaves_rows() or chunking.text_chars(size) > self._budget(LONGEST_AGE).core_chars:
+        if self._session.gone and self._leaves_rows():
+            return None
+        if chunking.text_chars(size) > self._budget(LONGEST_AGE).core_chars:
             return None
         record = self._identity(parts)
         if self._tools.followers.all:
@@ -351,12 +353,15 @@ class Saving:
 
     # --- lines ----------------------------------------------------------------------------------
 
-    def _written(self, text: str, chunks: list[str]) -> Iterator[str]:
+    def _written(self, text: str, chunks: list[str]) -> list[str]:
         cookies = self._tools.cookies
+        core = cookies.set_line(cookies.name, text, self._max_age)
+        if not chunks:
+            return [core]
         # Chunks first: a browser that dies half-way keeps the old core rather than a torn set.
-        for number, chunk in enumerate(chunks, 1):
-            yield cookies.set_line(cookies.chunk_name(number), chunk, self._max_age)
-        yield cookies.set_line(cookies.name, text, self._max_age)
+        numbered = enumerate(chunks, 1)
+        named = [(cookies.chunk_name(number), chunk) for number, chunk in numbered]
+        return [*(cookies.set_line(name, chunk, self._max_age) for name, chunk in named), core]
 
     def _deleted(self, core: str | None, chunks: list[str]) -> list[str]:
         """Deletions of what this save does not write.
@@ -372,7 +377,7 @@ class Saving:
             configured = self._tools.settings.carried.cookies - 1
             last = max(LAST_CHUNK, configured, *visit.candidates.overflow)
             names += [cookies.chunk_name(number) for number in range(kept + 1, last + 1)]
-        lines = [cookies.delete_line(name) for name in names]
+        lines = [cookies.delete_line(name) for name in names] if names else []
         reader = self._tools.settings.legacy
         return [*lines, reader.delete_line()] if reader and visit.has_old_cookie else lines
 

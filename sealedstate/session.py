@@ -104,15 +104,17 @@ class Session(MutableMapping[str, object]):
 
     # How it begins. Most requests never look at their session: theirs sets nothing of its own.
     _arrival: Arrival | None = None
-    _id = b""
     _subject: str | None = None
-    _signed_in = False
-    _renewed = False
-    _ended = False
     _frozen = False
+    # For the keeper and the adapters: the 16 bytes behind `id`; whether, in this request, a subject
+    # was assigned, `regenerate` was called, `invalidate` was.
+    raw_id = b""
+    signed_in = False
+    renewed = False
+    ended = False
 
     def __init__(self, visit: Visit) -> None:
-        self._visit = visit
+        self.visit = visit
         self._parts: dict[str, Part] = {}
         self._gone: dict[str, Part] = {}
 
@@ -125,7 +127,9 @@ class Session(MutableMapping[str, object]):
         Not a secret: knowing it opens nothing.
         """
         self._opened()
-        return binascii.b2a_base64(self._id, newline=False).rstrip(b"=\n").decode().translate(_ID)
+        return (
+            binascii.b2a_base64(self.raw_id, newline=False).rstrip(b"=\n").decode().translate(_ID)
+        )
 
     @property
     def subject(self) -> str | None:
@@ -147,26 +151,26 @@ class Session(MutableMapping[str, object]):
             return
         if self._subject is not None:
             self.clear()
-        self._subject, self._signed_in = subject, True
-        self._id = self._visit.new_id()
+        self._subject, self.signed_in = subject, True
+        self.raw_id = self.visit.new_id()
 
     @property
     def is_new(self) -> bool:
         """Whether the request brought no session that could be read."""
         arrival = self._opened()
-        return self._ended or (arrival.record is None and arrival.adopted is None)
+        return self.ended or (arrival.record is None and arrival.adopted is None)
 
     @property
     def created_at(self) -> int | None:
         """When the session began or was signed in (epoch seconds); None until it is saved."""
         record = self._opened().record
-        return None if record is None or self._signed_in or self._ended else record.created_at
+        return None if record is None or self.signed_in or self.ended else record.created_at
 
     @property
     def expires_at(self) -> int | None:
         """When its absolute lifetime ends (epoch seconds); None until it is saved."""
         record = self._opened().record
-        return None if record is None or self._signed_in or self._ended else record.expires_at
+        return None if record is None or self.signed_in or self.ended else record.expires_at
 
     @property
     def withheld(self) -> str | None:
@@ -175,7 +179,7 @@ class Session(MutableMapping[str, object]):
         What is written into such a session is not sent, so that a good cookie is never overwritten
         by a node that lags behind; only signing in replaces it.
         """
-        return None if self._ended else self._opened().withheld
+        return None if self.ended else self._opened().withheld
 
     def regenerate(self) -> None:
         """Give the session a new id, at a change of privilege; its parts and lifetimes stay.
@@ -183,8 +187,8 @@ class Session(MutableMapping[str, object]):
         The old id is revoked in the store, where there is one, before the new cookie is sent.
         """
         self._writable()
-        self._id = self._visit.new_id()
-        self._renewed = True
+        self.raw_id = self.visit.new_id()
+        self.renewed = True
 
     def invalidate(self) -> None:
         """Log out: revoke the session in the store, where there is one, and empty it.
@@ -193,10 +197,10 @@ class Session(MutableMapping[str, object]):
         SessionWithheld when it could not be; the session is then as it was.
         """
         self._writable()
-        self._visit.end()
+        self.visit.end()
         self.clear()
-        self._subject, self._ended, self._signed_in, self._renewed = None, True, False, False
-        self._id = self._visit.new_id()
+        self._subject, self.ended, self.signed_in, self.renewed = None, True, False, False
+        self.raw_id = self.visit.new_id()
 
     # --- the mapping ----------------------------------------------------------------------------
 
@@ -211,7 +215,7 @@ class Session(MutableMapping[str, object]):
         self._writable()
         if name not in self._parts:
             check_name(name)
-        encoded = self._visit.encode(name, value)
+        encoded = self.visit.encode(name, value)
         part = self._parts.get(name) or self._gone.pop(name, None) or Part()
         part.encoded, part.value, part.replaced = encoded, value, True
         self._parts[name] = part
@@ -250,34 +254,9 @@ class Session(MutableMapping[str, object]):
     # --- for the keeper and the adapters --------------------------------------------------------
 
     @property
-    def visit(self) -> Visit:
-        """The request that this session belongs to."""
-        return self._visit
-
-    @property
     def touched(self) -> bool:
         """Whether anybody has looked, so that the response depends on the cookie."""
         return self._arrival is not None
-
-    @property
-    def raw_id(self) -> bytes:
-        """The 16 bytes behind `id`."""
-        return self._id
-
-    @property
-    def signed_in(self) -> bool:
-        """Whether a subject was assigned in this request."""
-        return self._signed_in
-
-    @property
-    def renewed(self) -> bool:
-        """Whether `regenerate` was called in this request."""
-        return self._renewed
-
-    @property
-    def ended(self) -> bool:
-        """Whether `invalidate` was called in this request."""
-        return self._ended
 
     @property
     def parts(self) -> Mapping[str, Part]:
@@ -304,7 +283,7 @@ class Session(MutableMapping[str, object]):
         """The encoded value of a part, recalled if need be; None, and gone, when it is lost."""
         part = self._parts[name]
         if part.encoded is None:
-            part.encoded = part.saved = self._visit.recall(name)
+            part.encoded = part.saved = self.visit.recall(name)
             if part.encoded is None:
                 del self._parts[name]
         return part.encoded
@@ -324,14 +303,14 @@ class Session(MutableMapping[str, object]):
             if self._frozen:
                 # A cache may keep this response for everybody: it must not tell of one user.
                 raise LateRead("the session was first looked at after the response's headers")
-            self._arrival = self._visit.arrive()
+            self._arrival = self.visit.arrive()
             self._unpack(self._arrival)
         return self._arrival
 
     def _unpack(self, arrival: Arrival) -> None:
         record = arrival.record
         if record is None:
-            self._id = arrival.adopted_id or self._visit.new_id()
+            self.raw_id = arrival.adopted_id or self.visit.new_id()
             self._subject = arrival.adopted_subject
             for name, value in (arrival.adopted or {}).items():
                 self[name] = value
@@ -339,7 +318,7 @@ class Session(MutableMapping[str, object]):
                 # Taking a session over is no change by the application.
                 part.saved, part.replaced = part.encoded, False
             return
-        self._id, self._subject = record.id, record.subject
+        self.raw_id, self._subject = record.id, record.subject
         for name, data in record.parts.items():
             self._parts[name] = Part(Place.CORE, None, data, data)
         if record.overflow or record.spilled or record.left:
@@ -371,7 +350,7 @@ class Session(MutableMapping[str, object]):
         data = self.fetch(name)
         if data is None:
             raise KeyError(name)
-        part.value = self._visit.decode(name, data)
+        part.value = self.visit.decode(name, data)
 
     def _changed_late(self, name: str, part: Part) -> bool:
         before = part.encoded
@@ -383,7 +362,7 @@ class Session(MutableMapping[str, object]):
 
     def _encode_again(self, name: str, part: Part) -> None:
         if part.value is not _UNREAD and type(part.value) not in _SCALARS:
-            part.encoded = self._visit.encode(name, part.value)
+            part.encoded = self.visit.encode(name, part.value)
 
 
 _ID = str.maketrans("+/", "-_")

@@ -122,7 +122,7 @@ class Tokens:
             return None  # the login stands in the core; these parts count as lost
 
     def _seal(self, payload: bytes, place: sealing.SealedFor, now: int) -> str:
-        key = self.keyring().primary(now)
+        key = self.key_source.keyring().primary(now)
         entropy = self.random(sealing.ENTROPY_BYTES)
         return chunking.to_text(sealing.seal(payload, place, key, now, entropy))
 
