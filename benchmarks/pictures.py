@@ -189,8 +189,9 @@ TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     SCALE: {
         "processors": lambda: planning.processors(recorded("request")),
         "traffic": lambda: planning.traffic(recorded("sizes")),
+        "crowds": lambda: planning.crowds(recorded("crowds")),
         "curves": lambda: planning.curves(recorded("scale")),
-        "measured": lambda: _when(recorded("scale")),
+        "measured": lambda: _when(recorded("scale"), recorded("crowds")),
     },
 }
 
