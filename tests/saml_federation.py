@@ -26,8 +26,8 @@ from examples.saml.entities import service_provider
 from examples.saml.federation import Federation, federation_at
 
 ROOT = Path(__file__).parent.parent
-START_SECONDS = 60
-PATIENCE = 20
+START_SECONDS = 120
+PATIENCE = 60
 SERVICES = ("library", "wiki", "exams")
 
 
@@ -73,7 +73,9 @@ def running(directory: Path, *options: str) -> Iterator[Running]:
         ) as process,
     ):
         try:
-            yield _printed(process, var)
+            started = _printed(process, var)
+            _wait_until_all_answer(started)
+            yield started
         finally:
             process.send_signal(signal.SIGINT)
             try:
@@ -98,6 +100,14 @@ def _printed(process: subprocess.Popen[str], var: Path) -> Running:
     at = {name: match[1] for name, match in zip(names, found, strict=True) if match}
     pids = {name: int(match[2]) for name, match in zip(names, found, strict=True) if match}
     return Running(var, at, pids)
+
+
+def _wait_until_all_answer(started: Running) -> None:
+    # They take connections at once, and answer when pysaml2 has been imported.
+    for address in started.at.values():
+        with requests.Session() as http:
+            http.trust_env = False
+            assert http.get(f"{address}/metadata", timeout=START_SECONDS).status_code == 200
 
 
 @dataclass

@@ -36,7 +36,7 @@ from tests.saml_federation import (
 
 ROOT = Path(__file__).parent.parent
 PICTURE = ROOT / "docs" / "saml.png"
-PATIENCE = 20
+PATIENCE = 60  # seconds; a page is a dozen signatures of several processes
 
 pytestmark = [
     pytest.mark.server,

@@ -29,8 +29,8 @@ from .xml_text import SOAP, MalformedXML, enveloped, only_child
 # Seconds that a message may be old, or ahead.
 FRESH = 300
 # Seconds to wait for an answer by SOAP. Who asks the identity provider waits while it asks others.
-SOAP_SECONDS = 3
-SOAP_PATIENCE = 15
+SOAP_SECONDS = 8
+SOAP_PATIENCE = 30
 SOAP_HEADERS = {
     "Content-Type": "text/xml; charset=utf-8",
     "SOAPAction": '"http://www.oasis-open.org/committees/security"',
