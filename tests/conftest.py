@@ -9,9 +9,11 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("sealedstate", deadline=None)
+settings.register_profile(
+    "sealedstate", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("sealedstate")
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and so would every process

@@ -8,15 +8,13 @@ import random
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate.chunking import from_text, join, split, text_chars, to_text, token_bytes
 from sealedstate.errors import MalformedToken
 
 # A property says what is true, not how fast.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
 TOKENS = st.binary(max_size=200)

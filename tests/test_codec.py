@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 import cbor2
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
@@ -31,8 +31,6 @@ from sealedstate.record import OverflowSet, Record
 from tests.spec_decoder import described
 
 # A property says what is true, not how fast.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 # --- every value there is -------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from werkzeug.http import parse_cookie
 
@@ -23,8 +23,6 @@ from sealedstate.cookies import (
 )
 
 # A property says what is true, not how fast.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 FAMILY = CookieFamily("__Host-s")
 NAME_LETTERS = "abcXYZ019!#$%&'*+.^_`|~-"

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import Keeper, Key, Keyring, LegacyReader, Settings, chunking
@@ -26,8 +26,6 @@ from sealedstate.tokens import Tokens
 from tests.jar import Clock, Jar
 
 # A property says what is true, not how fast.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 NOW = 1_800_000_000
 CHANCE = random.Random("hostile headers")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError, Key, Keyring, KeyState, NoPrimaryKey, Settings
@@ -27,8 +27,6 @@ from sealedstate.keys import (
 )
 
 # A property says what is true, not how fast.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 NOW = 1_800_000_000
 

@@ -46,7 +46,10 @@ def test_a_file_is_a_home_of_a_ring(path: Path) -> None:
 
 @pytest.mark.parametrize("kek", [None, KEK], ids=["in clear", "wrapped"])
 @given(changes=CHANGES)
-@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_what_becomes_of_a_ring_is_written_and_read_alike(
     tmp_path_factory: pytest.TempPathFactory, kek: str | None, changes: list[Change]
 ) -> None:

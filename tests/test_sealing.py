@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import Key, Keyring, aead, chunking, record_codec, sealing
@@ -40,8 +40,6 @@ from sealedstate.storage import MemoryStorage
 from sealedstate.tokens import Tokens
 
 # A property says what is true, not how fast.
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
 
 NOW = 1_800_000_000
 REALM, COOKIE = "default", "__Host-s"

@@ -250,7 +250,10 @@ ANYTHING = st.recursive(
 FIELDS = ["node", "pid", "at", "ring", "sequence", "primary", "known", "opened", "complaint"]
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=50,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(changes=st.dictionaries(st.sampled_from(FIELDS), ANYTHING, min_size=1))
 def test_whatever_a_report_holds_no_command_stumbles_over_it(
     file: Desk, capsys: Told, changes: dict[str, Any]
