@@ -14,8 +14,6 @@ from hypothesis import strategies as st
 from sealedstate.chunking import from_text, join, split, text_chars, to_text, token_bytes
 from sealedstate.errors import MalformedToken
 
-# A property says what is true, not how fast.
-
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
 TOKENS = st.binary(max_size=200)
 

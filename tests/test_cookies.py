@@ -22,8 +22,6 @@ from sealedstate.cookies import (
     field_bytes,
 )
 
-# A property says what is true, not how fast.
-
 FAMILY = CookieFamily("__Host-s")
 NAME_LETTERS = "abcXYZ019!#$%&'*+.^_`|~-"
 VALUE_LETTERS = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '",;\\')

@@ -25,8 +25,6 @@ from sealedstate.storage import MemoryStorage
 from sealedstate.tokens import Tokens
 from tests.jar import Clock, Jar
 
-# A property says what is true, not how fast.
-
 NOW = 1_800_000_000
 CHANCE = random.Random("hostile headers")
 KEY = Key.generate(CHANCE.randbytes)

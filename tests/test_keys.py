@@ -26,8 +26,6 @@ from sealedstate.keys import (
     parse_lookup,
 )
 
-# A property says what is true, not how fast.
-
 NOW = 1_800_000_000
 
 

@@ -39,8 +39,6 @@ from sealedstate.spilling import CONTEXT, Row, Spiller
 from sealedstate.storage import MemoryStorage
 from sealedstate.tokens import Tokens
 
-# A property says what is true, not how fast.
-
 NOW = 1_800_000_000
 REALM, COOKIE = "default", "__Host-s"
 PLACE = SealedFor("core", REALM, (COOKIE,))

@@ -1,0 +1,96 @@
+"""Records and overflow come back as they were, written in one way only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cbor2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sealedstate import codec, record_codec
+from sealedstate.errors import MalformedRecord
+from sealedstate.record import OverflowSet, Record
+from tests.test_codec import NAMES, PARTS, RECORDS, SEALED_AT, VALUES
+
+
+@given(RECORDS, SEALED_AT)
+def test_every_record_comes_back_as_it_was(record: Record, sealed_at: int) -> None:
+    assert (
+        record_codec.decode_record(record_codec.encode_record(record, sealed_at), sealed_at)
+        == record
+    )
+
+
+@given(PARTS)
+def test_parts_come_back_in_order(parts: dict[str, bytes]) -> None:
+    again = record_codec.decode_parts(record_codec.encode_parts(parts))
+    assert list(again.items()) == list(parts.items())
+
+
+@given(RECORDS, SEALED_AT, st.binary(min_size=1, max_size=4))
+def test_trailing_bytes_of_a_record_are_refused(
+    record: Record, sealed_at: int, more: bytes
+) -> None:
+    payload = record_codec.encode_record(record, sealed_at)
+    for wrong in (payload + more, payload[:-1]):
+        with pytest.raises(MalformedRecord):
+            record_codec.decode_record(wrong, sealed_at)
+
+
+@pytest.mark.parametrize("field", ["id", "set_id", "digest"])
+@pytest.mark.parametrize("length", [0, 1, 7, 9, 15, 17, 24])
+def test_a_record_whose_ids_have_another_length_is_refused(field: str, length: int) -> None:
+    overflow = OverflowSet(bytes(8), 2, bytes(16), ("big",))
+    record = Record(bytes(16), None, 0, 60, 1, {}, overflow)
+    wrong = (
+        record._replace(id=bytes(length))
+        if field == "id"
+        else record._replace(overflow=replace(overflow, **{field: bytes(length)}))  # type: ignore[arg-type]  # of bytes
+    )
+    with pytest.raises(MalformedRecord):
+        record_codec.decode_record(record_codec.encode_record(wrong, 30), 30)
+
+
+@pytest.mark.parametrize("count", [0, -1, 8, 1 << 31, 1 << 80])
+def test_a_count_of_chunks_that_no_header_carries_is_refused(count: int) -> None:
+    overflow = OverflowSet(bytes(8), count, bytes(16), ("big",))
+    record = Record(bytes(16), None, 0, 60, 1, {}, overflow)
+    with pytest.raises(MalformedRecord):
+        record_codec.decode_record(record_codec.encode_record(record, 30), 30)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{}, {"a": b"\1"}, "ab", b"ab", 5, None, ["a"], [["a", b"\1"]], ["a", b"\1", "a", b"\1"]],
+)
+def test_parts_in_another_shape_are_refused(parts: object) -> None:
+    with pytest.raises(MalformedRecord):
+        record_codec.decode_parts(cbor2.dumps(parts))
+    with pytest.raises(MalformedRecord):
+        record_codec.decode_record(bytes(16) + cbor2.dumps([None, 0, -61, 1, parts]), 0)
+
+
+# --- sizes that placing counts with ---------------------------------------------------------------
+
+
+@given(st.integers(0, (1 << 32) - 1))
+def test_the_size_of_a_head_is_what_the_encoder_takes(number: int) -> None:
+    assert record_codec.head_bytes(number) == len(codec.encode(number))
+
+
+@given(NAMES, VALUES)
+def test_the_size_of_a_part_is_what_it_adds(name: str, value: object) -> None:
+    data = codec.encode(value)
+    assert (
+        record_codec.part_bytes(name, len(data)) == len(record_codec.encode_parts({name: data})) - 1
+    )
+
+
+@given(RECORDS)
+def test_the_sizes_that_most_sessions_have_are_said_shortly(record: Record) -> None:
+    hours = record._replace(expires_at=record.created_at + 12 * 3600)
+    seconds = hours._replace(expires_at=hours.expires_at + 1)
+    sizes = [len(record_codec.encode_record(each, each.created_at)) for each in (hours, seconds)]
+    assert sizes[0] + 2 == sizes[1]
