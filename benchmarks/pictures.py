@@ -28,6 +28,7 @@ RECORDED = Path(__file__).with_name("recorded")
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
 SCALE = DOCS / "scale.md"
+HERE = Path(__file__).with_name("README.md")
 
 LOADS = ("W0", "W1", "W2", "W3", "W4")
 CURVES = {
@@ -63,6 +64,8 @@ def take(folder: Path) -> None:
     RECORDED.mkdir(exist_ok=True)
     for path in sorted(folder.glob("*.json")):
         shutil.copy(path, RECORDED / path.name)
+    if recorded("request").get("served"):
+        shutil.copy(RECORDED / "request.json", RECORDED / "served.json")
 
 
 def recorded(name: str) -> Recorded:
@@ -186,6 +189,9 @@ def request_table() -> str:
 
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     README: {"sizes": sizes_table, "speed": speed_table, "request": request_table},
+    HERE: {
+        "served": lambda: f"{planning.served(recorded('served'))}\n\n{_when(recorded('served'))}"
+    },
     SCALE: {
         "processors": lambda: planning.processors(recorded("request")),
         "traffic": lambda: planning.traffic(recorded("sizes")),

@@ -1,4 +1,4 @@
-"""The tables of docs/scale.md, from what the benchmarks have recorded.
+"""The tables of docs/scale.md and of pages that are served, from what was recorded.
 
 Knows the arithmetic: requests a second times what each takes. Does not measure anything.
 """
@@ -64,6 +64,14 @@ def crowds(scale: Recorded) -> str:
     }
     rows = [[title, *(str(tell(one)) for one in found.values())] for title, tell in cells.items()]
     return table(head, rows)
+
+
+def served(found: Recorded) -> str:
+    """Requests a second behind gunicorn, of pages in cookies and of those on a server."""
+    kinds = list(MIX)
+    cells = {**found["served"]["cells"], **found["stored"]["cells"]}
+    rows = [[row, *(f"{cells[row][kind]['per_second']:.0f}" for kind in kinds)] for row in cells]
+    return table(["requests a second", *kinds], rows)
 
 
 def curves(scale: Recorded) -> str:
