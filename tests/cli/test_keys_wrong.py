@@ -211,8 +211,9 @@ def test_a_ring_is_led_by_processes(place: Desk) -> None:
 
 
 def test_the_command_line_opens_no_source_of_keys(place: Desk) -> None:
-    ring = place.found(DAY)
+    ring, before = place.found(DAY), set(threading.enumerate())
     with opened(Namespace(config=None, keys=None)) as source:
         assert source.ring() == ring
     assert place.ring() == ring
-    assert not [thread for thread in threading.enumerate() if thread.name == "sealedstate-keys"]
+    started = set(threading.enumerate()) - before
+    assert not [thread for thread in started if thread.name == "sealedstate-keys"]
