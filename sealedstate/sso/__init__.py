@@ -16,6 +16,7 @@ from .errors import (
     NobodySignedIn,
     RegistryMissing,
     RegistryUnreadable,
+    RequestOfAnother,
     SessionIdChanged,
 )
 from .finding import LogoutIndex, LogoutRequest
@@ -53,6 +54,7 @@ __all__ = [
     "RegistryMissing",
     "RegistryUnreadable",
     "ReplayCache",
+    "RequestOfAnother",
     "SAMLArtifact",
     "ServiceLogin",
     "SessionIdChanged",

@@ -6,7 +6,7 @@ know the user's session of this request, nor how a session was found.
     1. what is to be told is recorded (`ledger`), then
     2. the revocation is; from when that was acknowledged, no node accepts the session
     3. login records that were written meanwhile are read and recorded, too
-    4. stored login records and index entries are deleted
+    4. stored login records are deleted; index entries are once nobody is left to be told
 
 What fails before the end of step 2 raises, and nothing was ended. What fails later costs no logout:
 the row says that something is owed. A request under way that adds a service login looks for a
@@ -32,7 +32,7 @@ from ..spilling import CONTEXT as PARTS
 from ..spilling import Row
 from ..storage.contract import Storage
 from .finding import LogoutIndex, LogoutRequest
-from .ledger import Ledger, State
+from .ledger import REMAINS, Ledger, State
 from .login_records import LoginRecords
 from .logins import ServiceLogin
 from .making import needs_subject
@@ -133,6 +133,11 @@ class Endings(Follower):
             self._keeper.revoke_session(state.session_id)
         return self.settle(state)
 
+    def forget_entries(self, state: State) -> None:
+        """Remove what leads from services to a session of which all were told."""
+        if self._index is not None:
+            self._index.forget(state.session_id, state.logins)
+
     def add(self, known: Known, create: bool) -> State | None:
         """Record service logins of a session that was ended before they were known.
 
@@ -223,8 +228,9 @@ class Endings(Follower):
         if stored.is_read:
             self._storage.delete(PARTS, Row(state.session_id, self._records.columns).key)
             self._owners.delete(state.session_id)
-        if self._index is not None:
-            self._index.forget(state.session_id, state.logins)
+        # Who asks again is to find the same logout, as long as somebody is to be told.
+        if not (state.which(REMAINS) or state.owed):
+            self.forget_entries(state)
 
 
 @dataclass(frozen=True, slots=True)

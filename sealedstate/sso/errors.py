@@ -2,8 +2,9 @@
 
 Knows the core's groups of errors. Does not know records or registries.
 
-Apart from `NobodySignedIn` all of them are the operator's, and none of them costs a login: who
-reads login records may catch `LoginsUnreadable`, report it, and go on without the service logins.
+Apart from `NobodySignedIn` and `RequestOfAnother` all of them are the operator's, and none of them
+costs a login: who reads login records may catch `LoginsUnreadable`, report it, and go on without
+the service logins.
 """
 
 from __future__ import annotations
@@ -13,6 +14,10 @@ from ..errors import OperatorError, StorageUnavailable, UnreadablePart, UsageErr
 
 class NobodySignedIn(UsageError):
     """Login records belong to a user: the session has no subject."""
+
+
+class RequestOfAnother(UsageError):
+    """A logout request means no service login of the session that it was to end."""
 
 
 class LoginsUnreadable(UnreadablePart):

@@ -22,8 +22,9 @@ qualifier, the service's for the other, and a format that is left out is "unspec
 the same whenever it is made, so that it can be removed, and lives as long as its session can.
 
 An entry is written before the session that needs it is saved, and removed after that session was
-revoked. So it may lead to a session that has ended, but none that lives is missing. What a service
-was left stays in the index until the session ends: an older cookie may still tell of it.
+revoked and nobody is left to be told, when that is noticed; or it expires. So it may lead to a
+session that has ended, but none that lives is missing. What a service was left stays in the index
+until the session ends: an older cookie may still tell of it.
 """
 
 from __future__ import annotations

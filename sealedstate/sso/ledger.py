@@ -108,12 +108,7 @@ class State:
         return [login.identity for login in self.logins]
 
     def _was_asked_by(self, login: ServiceLogin) -> bool:
-        return any(
-            login.entity_id == request.entity_id
-            and _is_same_name(login.name_id, request.name_id, login.entity_id)
-            and (not request.session_indexes or login.session_index in request.session_indexes)
-            for request in self.asked
-        )
+        return any(is_meant(login, request) for request in self.asked)
 
     def _with(self, logins: set[ServiceLogin], letters: dict[Identity, int]) -> State:
         ordered = tuple(sorted(logins, key=_order))
@@ -217,6 +212,15 @@ class Ledger:
 
     def _owner(self, session_id: bytes, subject: str | None) -> Owner:
         return Owner(session_id, subject or "", self._records.identifiers)
+
+
+def is_meant(login: ServiceLogin, request: LogoutRequest) -> bool:
+    """Whether a service's request means this login (with all texts)."""
+    return (
+        login.entity_id == request.entity_id
+        and _is_same_name(login.name_id, request.name_id, login.entity_id)
+        and (not request.session_indexes or login.session_index in request.session_indexes)
+    )
 
 
 def _is_same_name(one: NameID, other: NameID, entity_id: str) -> bool:

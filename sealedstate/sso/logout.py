@@ -24,9 +24,9 @@ from ..revocation import Ending
 from ..session import Session
 from ..visit import RequestVisit
 from .ending import Endings, Known
-from .errors import NobodySignedIn, RowUnreadable
+from .errors import NobodySignedIn, RequestOfAnother, RowUnreadable
 from .finding import LogoutIndex, LogoutRequest, find_sessions
-from .ledger import REMAINS, State
+from .ledger import REMAINS, State, is_meant
 from .login_records import LoginRecord, LoginRecords
 from .logins import ServiceLogin
 from .progress import (
@@ -50,9 +50,9 @@ class SingleLogout:
     """Logs users out of an identity provider and of its services.
 
     Made once, it follows every save of `keeper`. Without `index`, only identifiers that
-    `records.identifiers` made lead from a service's request to sessions. Raises ConfigurationError
-    when the store does not meet the needs of ``logout``, or when the settings lack the merge rules
-    of `records`.
+    `records.identifiers` made lead from a service's request to sessions. With a store,
+    raises ConfigurationError when that does not meet the needs of ``logout``, or when the ring
+    lacks a lookup key or the settings lack the merge rules of `records`.
     """
 
     def __init__(
@@ -63,6 +63,11 @@ class SingleLogout:
         self._endings: Endings | None = None
         store, revocations = keeper.settings.store, self._tools.revocations
         if store is not None and revocations is not None:
+            if self._tools.tokens.keyring().lookup is None:
+                raise ConfigurationError(
+                    "a single logout needs a lookup key; `sealedstate keys generate --lookup`"
+                    " prints one, to stand beside the keys"
+                )
             if records.columns not in keeper.settings.merge:
                 raise ConfigurationError(
                     "merge: without LoginRecords.merge_rules, of two requests at once that add a"
@@ -82,11 +87,14 @@ class SingleLogout:
 
         When this returns, the session is empty, and with a store no node accepts its cookies. The
         services that remain are to be told. Raises StorageError, NoPrimaryKey, SessionWithheld,
-        NobodySignedIn, or LoginsUnreadable where this node lacks a registry or a key: then nothing
-        was ended, and `session.invalidate()` would end it without telling anybody.
+        NobodySignedIn, RequestOfAnother when `request` means no login of this session, or
+        LoginsUnreadable where this node lacks a registry or a key: then nothing was ended, and
+        `session.invalidate()` would end it without telling anybody.
         """
         now = self._tools.now()
         services = self._signed_in(session, now).services()
+        if request is not None and not any(is_meant(login, request) for login in services):
+            raise RequestOfAnother("the request means no service login of this session")
         if self._endings is None:
             return self._begun_in_session(session, now, request)
         session_id, arrived = _id_to_end(session)
@@ -153,8 +161,8 @@ class SingleLogout:
 
     # --- going on -------------------------------------------------------------------------------
 
-    def resume(self, token: str, session: Session | None = None) -> LogoutProgress | None:
-        """The logout that a token leads back to; None for a token of nothing, or of another's.
+    def resume(self, token: str | None, session: Session | None = None) -> LogoutProgress | None:
+        """The logout that a token leads back to; None for none, for one of nothing, or another's.
 
         Without a store it is `session` that leads back. Raises StorageError or LoginsUnreadable.
         """
@@ -162,6 +170,8 @@ class SingleLogout:
             if session is None or session.subject is None or FAILED_PART not in session:
                 return None
             return LogoutProgress(KeptInSession(self._records, session, self._tools.now()))
+        if token is None:
+            return None
         try:
             name, secret = parted(token)
         except MalformedToken:
@@ -234,6 +244,8 @@ class SingleLogout:
             return None
         if ending is Ending.LOGGED_OUT:
             state = endings.asked_again(session_id, request)
+            if state is not None and not (state.which(REMAINS) or state.owed):
+                endings.forget_entries(state)
         else:
             state = endings.end(Known(session_id, None), request)
         return None if state is None else LogoutProgress(KeptInStore(endings.ledger, state))

@@ -18,6 +18,7 @@ from sealedstate.sso import (
     NobodySignedIn,
     Notice,
     RegistryMissing,
+    RequestOfAnother,
     SingleLogout,
 )
 from sealedstate.storage import MemoryStorage
@@ -82,6 +83,27 @@ def test_another_session_of_the_service_that_asked_is_told() -> None:
     assert [notice.session_index for notice in progress] == ["_2"]
 
 
+@pytest.mark.parametrize("store", ["memory:", None])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        LogoutRequest(SP, NameID("somebody else"), ("_1",)),
+        LogoutRequest(SP, WIKI.name_id, ("_2",)),
+        LogoutRequest(OTHER_SP, WIKI.name_id),
+    ],
+    ids=["name", "index", "service"],
+)
+def test_a_request_that_means_another_session_does_not_end_this_one(
+    asked: LogoutRequest, store: str | None
+) -> None:
+    idp = Provider(storage=store, parts={}, indexed=False)
+    user = idp.signed_in(WIKI)
+    with pytest.raises(RequestOfAnother):
+        idp.logout.begin(user.session(), asked)
+    assert user.subject == USER
+    assert user.services() == (WIKI,)
+
+
 def test_progress_survives_a_redirect_another_node_and_a_crash() -> None:
     idp = Provider(nodes=2)
     user = idp.signed_in(WIKI, MAIL, SHOP)
@@ -105,8 +127,10 @@ def test_a_token_altered_by_one_letter_leads_nowhere(place: int) -> None:
     assert idp.logout.resume(token[:place] + letter + token[place + 1 :]) is None
 
 
-@pytest.mark.parametrize("token", ["", "A", "A" * 53, "A" * 54, "ü" * 54, "x" * 10_000, "\ud800"])
-def test_what_is_no_token_leads_nowhere(token: str) -> None:
+@pytest.mark.parametrize(
+    "token", [None, "", "A", "A" * 53, "A" * 54, "ü" * 54, "x" * 10_000, "\ud800"]
+)
+def test_what_is_no_token_leads_nowhere(token: str | None) -> None:
     assert Provider().logout.resume(token) is None
 
 
@@ -284,6 +308,23 @@ def test_a_service_that_asks_again_finds_the_same_logout() -> None:
     assert over.complete
 
 
+@EVERYWHERE
+def test_a_service_that_the_index_led_there_finds_it_again_until_all_are_told(
+    parts: dict[str, str],
+) -> None:
+    idp = Provider(parts=parts)
+    user = idp.signed_in(WIKI, MAIL, SHOP)
+    (first,) = user.node.ask(WIKI)
+    (again,) = user.node.ask(WIKI)
+    (other,) = user.node.ask(MAIL)
+    assert first.token == again.token == other.token
+    tell_all(user.answer(idp.logout.owed) or other)
+    (over,) = user.node.ask(WIKI)
+    assert over.complete
+    assert user.node.ask(WIKI) == []
+    assert user.node.ask(SHOP) == []
+
+
 def test_a_second_service_that_asks_meanwhile_is_not_told_any_more() -> None:
     idp = Provider(parts=CARRIED)
     user = idp.signed_in()
@@ -338,6 +379,11 @@ def test_a_poisoned_user_is_out_everywhere_and_the_services_are_told_next(
     assert [entity_ids(user.answer(idp.logout.owed)) for user in users] == [{SP}, {OTHER_SP}]
     users[0].sign_in()
     assert users[0].subject == USER
+
+
+def test_a_ring_without_a_lookup_key_stops_the_start() -> None:
+    with pytest.raises(ConfigurationError, match="lookup"):
+        Provider(keys=StaticKeys(Keyring((a_key(7),))), indexed=False)
 
 
 # --- bad days -------------------------------------------------------------------------------------
