@@ -27,15 +27,15 @@ class EndedRecord:
     """A session that was ended: its id (16 bytes), its subject, and some of its parts.
 
     A part is missing that was not there, or that the store no longer has; `torn` are those whose
-    cookies did not all come. `by_subject`: it was not ended by itself but with all sessions of its
-    subject.
+    cookies did not all come. `from_outside`: it was not ended in a request of its own, but by
+    its id or with all sessions of its subject.
     """
 
     id: bytes = field(repr=False)
     subject: str | None = field(repr=False)
     parts: Mapping[str, object] = field(repr=False)
     torn: frozenset[str]
-    by_subject: bool
+    from_outside: bool
 
 
 def ended_record(toolkit: Toolkit, session: Session, names: Collection[str]) -> EndedRecord | None:
@@ -59,7 +59,9 @@ def ended_record(toolkit: Toolkit, session: Session, names: Collection[str]) -> 
                 parts = _parts(toolkit, visit, record, names)
                 listed = record.overflow.names if record.overflow else ()
                 torn = frozenset(name for name in listed if name in names and name not in parts)
-                return EndedRecord(record.id, record.subject, parts, torn, ending is None)
+                return EndedRecord(
+                    record.id, record.subject, parts, torn, ending is not Ending.LOGGED_OUT
+                )
         except ReplacedSession:
             continue
     return None

@@ -26,6 +26,7 @@ from .errors import (
 )
 from .followers import Follower
 from .record import check_subject
+from .revocation import Ending
 from .saving import Saving
 from .session import Part, Session
 from .settings import Settings
@@ -110,7 +111,7 @@ class Keeper:
         until = int(now) + settings.absolute_lifetime + 2 * settings.skew
         if settings.legacy is not None:
             until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
-        first = tools.revocations.revoke(session_id, until, now)
+        first = tools.revocations.revoke(session_id, until, now, Ending.REVOKED)
         tools.store_answered()
         tools.note("revoked", session_id)
         tools.followers.after_revoke(session_id, now)

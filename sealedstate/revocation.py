@@ -40,12 +40,18 @@ SUBJECTS = "sealedstate.watermark"
 WRITE_TRIES = 16
 # So long a request that set out with the old id may be under way when its session gets a new one.
 REPLACED_SECONDS = 60
+# What a revocation holds that was asked for from outside of the session; a session that got a new
+# id has the time of that, 8 bytes.
+_FROM_OUTSIDE = b"\x00"
 
 
 class Ending(Enum):
-    """How a session was ended. REPLACED: it goes on under a new id, or may do so."""
+    """How a session was ended. LOGGED_OUT: in a request of its own. REVOKED: from outside, by its
+    id. REPLACED: it goes on under a new id, or may do so.
+    """
 
     LOGGED_OUT = "logged out"
+    REVOKED = "revoked"
     REPLACED = "replaced"
 
 
@@ -80,18 +86,21 @@ class Revocations:
             data = self.rows.open_row(SESSIONS, key, stored, self.keyring(), now)
         except UnreadableError as error:
             return Ending.REPLACED if error.keeps_cookie else Ending.LOGGED_OUT
+        if data == _FROM_OUTSIDE:
+            return Ending.REVOKED
         return Ending.REPLACED if data else Ending.LOGGED_OUT
 
     def revoke(
-        self, session_id: bytes, expires_at: int, now: float, replaced: bool = False
+        self, session_id: bytes, expires_at: int, now: float, how: Ending = Ending.LOGGED_OUT
     ) -> bool:
-        """Refuse a session id until `expires_at` (epoch seconds).
+        """Refuse a session id until `expires_at` (epoch seconds); `how` it was ended.
 
-        `replaced`: the session goes on under a new id. False when it was revoked already, which is
-        as good: it needs no second row. Raises StorageError or NoPrimaryKey.
+        False when it was revoked already, which is as good: it needs no second row. Raises
+        StorageError or NoPrimaryKey.
         """
         key, version = self._session_key(session_id), next_version(now)
-        data = int(now).to_bytes(8, "big") if replaced else b""
+        replaced_at = int(now).to_bytes(8, "big")
+        data = {Ending.REPLACED: replaced_at, Ending.REVOKED: _FROM_OUTSIDE}.get(how, b"")
         value = self.rows.seal_row(SESSIONS, key, version, data, self.keyring(), now)
         return self.storage.create(SESSIONS, key, value, expires_at * 1000, version)
 

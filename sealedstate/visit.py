@@ -19,6 +19,7 @@ from .errors import (
     UnsupportedValue,
 )
 from .record import ID_BYTES, Record, check_name
+from .revocation import Ending
 from .session import Arrival
 from .spilling import Row
 from .tokens import OpenedRecord
@@ -120,7 +121,8 @@ class RequestVisit:
         if tools.revocations is None:
             return True
         until = self._refused_until(record)
-        first = tools.revocations.revoke(record.id, until, now, replaced)
+        how = Ending.REPLACED if replaced else Ending.LOGGED_OUT
+        first = tools.revocations.revoke(record.id, until, now, how)
         tools.note("revoked", record.id)
         tools.followers.after_revoke(record.id, now)
         self.forget(record.id, {**record.left, **record.spilled})

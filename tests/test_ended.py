@@ -49,7 +49,7 @@ def test_it_opens_what_the_cookies_hold_and_makes_no_session_of_it(parts: dict[s
     for _ in range(2):
         found = site.door(jar)
         assert found is not None
-        assert (found.id, found.subject, found.by_subject) == (site.id, "ann", False)
+        assert (found.id, found.subject, found.from_outside) == (site.id, "ann", False)
         assert found.parts["small"] == SMALL
         assert found.parts["big"] == BIG
         assert "absent" not in found.parts
@@ -87,7 +87,7 @@ def test_it_says_when_all_sessions_of_a_user_were_ended() -> None:
     site.keeper.revoke_subject("ann")
     found = site.door()
     assert found is not None
-    assert found.by_subject
+    assert found.from_outside
 
 
 def test_it_is_shut_for_a_session_that_goes_on_under_a_new_id() -> None:

@@ -20,7 +20,7 @@ from sealedstate.errors import (
 )
 from sealedstate.keys import Key, Keyring
 from sealedstate.record import Record
-from sealedstate.revocation import SESSIONS, SUBJECTS, WRITE_TRIES, Revocations
+from sealedstate.revocation import SESSIONS, SUBJECTS, WRITE_TRIES, Ending, Revocations
 from sealedstate.rows import Rows
 from sealedstate.storage import MemoryStorage, Stored
 from tests.jar import RING, Clock
@@ -239,11 +239,11 @@ def spoilt(stored: Stored) -> list[Stored]:
     ]
 
 
-@pytest.mark.parametrize("replaced", [False, True], ids=["logged out", "replaced"])
+@pytest.mark.parametrize("how", Ending)
 def test_a_row_that_is_there_refuses_its_session_whatever_it_holds(
-    revocations: Revocations, store: MemoryStorage, replaced: bool
+    revocations: Revocations, store: MemoryStorage, how: Ending
 ) -> None:
-    revocations.revoke(record().id, LATER, NOW, replaced)
+    revocations.revoke(record().id, LATER, NOW, how)
     key, good = only(store, SESSIONS)
     for row in spoilt(good):
         put(store, SESSIONS, key, row)
@@ -257,7 +257,7 @@ def test_no_session_is_told_to_be_replaced_by_the_row_of_another(
 ) -> None:
     revocations.revoke(record(1).id, LATER, NOW)
     key, mine = only(store, SESSIONS)
-    revocations.revoke(record(2).id, LATER, NOW, replaced=True)
+    revocations.revoke(record(2).id, LATER, NOW, Ending.REPLACED)
     (theirs,) = [
         row for at in store.keys(SESSIONS) if at != key and (row := store.read(SESSIONS, at))
     ]
@@ -269,7 +269,7 @@ def test_no_session_is_told_to_be_replaced_by_the_row_of_another(
 def test_a_node_that_cannot_read_of_a_new_id_leaves_the_cookie_alone(
     revocations: Revocations, store: MemoryStorage
 ) -> None:
-    revocations.revoke(record().id, LATER, NOW, replaced=True)
+    revocations.revoke(record().id, LATER, NOW, Ending.REPLACED)
     with pytest.raises(ReplacedSession):
         opened(store, ring=LAGGING).check(record(), NOW)
     with pytest.raises(RevokedSession):  # nobody can read it any more

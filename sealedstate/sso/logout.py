@@ -142,11 +142,14 @@ class SingleLogout:
     def end(self, live: LiveSession) -> LogoutProgress | None:
         """End one session by an administrator, and tell its services; None when it has ended.
 
-        Raises ConfigurationError, StorageError or NoPrimaryKey.
+        One that was only revoked, which tells nobody, is taken up. Raises ConfigurationError,
+        StorageError or NoPrimaryKey.
         """
         if self._endings is None:
             raise ConfigurationError("a logout without the user's cookie needs a storage service")
-        if self._endings.ending(live.raw_id) is not None:
+        ending, ledger = self._endings.ending(live.raw_id), self._endings.ledger
+        begun = ending is Ending.REVOKED and ledger.read(ledger.name(live.raw_id)) is not None
+        if begun or ending in (Ending.LOGGED_OUT, Ending.REPLACED):
             return None
         state = self._endings.end(Known(live.raw_id, live.subject), None)
         return None if state is None else LogoutProgress(KeptInStore(self._endings.ledger, state))
@@ -242,11 +245,11 @@ class SingleLogout:
         ending = endings.ending(session_id)
         if ending is Ending.REPLACED:
             return None
-        if ending is Ending.LOGGED_OUT:
-            state = endings.asked_again(session_id, request)
-            if state is not None and not (state.which(REMAINS) or state.owed):
-                endings.forget_entries(state)
-        else:
+        state = None if ending is None else endings.asked_again(session_id, request)
+        if state is not None and not (state.which(REMAINS) or state.owed):
+            endings.forget_entries(state)
+        # One that was revoked from outside has no logout yet.
+        if state is None and ending is not Ending.LOGGED_OUT:
             state = endings.end(Known(session_id, None), request)
         return None if state is None else LogoutProgress(KeptInStore(endings.ledger, state))
 
@@ -256,7 +259,7 @@ class SingleLogout:
         if columns in ended.parts and subject is not None:
             logins = self._records.whole(ended.parts[columns], ended.id, subject)
         known = Known(ended.id, subject, tuple(logins), whole=columns not in ended.torn)
-        return endings.add(known, create=ended.by_subject)
+        return endings.add(known, create=ended.from_outside)
 
     def _begun_in_session(
         self, session: Session, now: float, request: LogoutRequest | None

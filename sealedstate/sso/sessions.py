@@ -114,7 +114,8 @@ class SessionRegistry(Follower):
     def revoke(self, session: str) -> bool:
         """End one session; False where none with this id lives. Raises StorageError.
 
-        Its services are not told: `SingleLogout.end` does that.
+        Its services are told when its cookies come next (`SingleLogout.owed`), or by
+        `SingleLogout.end`.
         """
         found = self.find(session)
         return found is not None and self._keeper.revoke_session(found.raw_id)

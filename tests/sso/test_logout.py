@@ -19,6 +19,7 @@ from sealedstate.sso import (
     Notice,
     RegistryMissing,
     RequestOfAnother,
+    SessionRegistry,
     SingleLogout,
 )
 from sealedstate.storage import MemoryStorage
@@ -379,6 +380,37 @@ def test_a_poisoned_user_is_out_everywhere_and_the_services_are_told_next(
     assert [entity_ids(user.answer(idp.logout.owed)) for user in users] == [{SP}, {OTHER_SP}]
     users[0].sign_in()
     assert users[0].subject == USER
+
+
+@EVERYWHERE
+def test_the_services_of_a_session_that_was_only_revoked_are_told_next(
+    parts: dict[str, str],
+) -> None:
+    idp = Provider(parts=parts)
+    asked, owed = idp.signed_in(WIKI, MAIL), idp.signed_in(SHOP)
+    for user in (asked, owed):
+        session = user.session()
+        assert session.subject == USER
+        assert idp.nodes[0].keeper.revoke_session(session.raw_id)
+        assert user.subject is None
+    progress = owed.answer(idp.logout.owed)
+    assert entity_ids(progress) == {ENTITY_IDS[3]}
+    (begun,) = asked.node.ask(WIKI)
+    assert entity_ids(asked.answer(idp.logout.owed) or begun) == {OTHER_SP}
+
+
+@EVERYWHERE
+def test_an_administrator_can_tell_the_services_of_a_session_that_was_only_revoked(
+    parts: dict[str, str],
+) -> None:
+    idp = Provider(parts=parts)
+    sessions = SessionRegistry(idp.nodes[0].keeper)
+    user = idp.signed_in(WIKI, MAIL)
+    (live,) = sessions.list(USER)
+    assert sessions.revoke(live.id)
+    progress = idp.logout.end(live)
+    assert entity_ids(user.answer(idp.logout.owed) or progress) == {SP, OTHER_SP}
+    assert idp.logout.end(live) is None
 
 
 def test_a_ring_without_a_lookup_key_stops_the_start() -> None:
