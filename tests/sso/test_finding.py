@@ -289,3 +289,37 @@ def test_the_index_is_in_its_context() -> None:
     idp = Provider()
     idp.signed_in(a_login(SP))
     assert {context for context, _ in entries(idp)} == {CONTEXT}
+
+
+# --- what can be asked ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"session_indexes": "_5f3a"},
+        {"session_indexes": ""},
+        {"session_indexes": None},
+        {"session_indexes": b"_5f3a"},
+        {"session_indexes": {"_5f3a"}},
+        {"session_indexes": ("_5f3a", None)},
+        {"session_indexes": ["\ud800"]},
+        {"name_id": "joe"},
+        {"name_id": None},
+        {"entity_id": None},
+        {"entity_id": b"https://wiki.example.org"},
+    ],
+)
+def test_a_request_that_could_find_nobody_is_refused_where_it_is_made(
+    fields: dict[str, Any],
+) -> None:
+    with pytest.raises(UnsupportedValue):
+        LogoutRequest(**{"entity_id": SP, "name_id": NameID("n")} | fields)
+
+
+def test_session_indexes_may_be_any_sequence_and_do_not_change_later() -> None:
+    indexes = ["_a", "_b"]
+    request = LogoutRequest(SP, NameID("n"), indexes)
+    indexes.clear()
+    assert request == LogoutRequest(SP, NameID("n"), ("_a", "_b"))
+    assert hash(request) == hash(LogoutRequest(SP, NameID("n"), ("_a", "_b")))
