@@ -150,10 +150,10 @@ def test_an_artifact_is_for_somebody() -> None:
 def test_what_is_no_message_or_no_name_is_refused_and_what_is_no_handle_leads_nowhere() -> None:
     store = in_memory()
     nothing: Any = None
-    for message, recipient in (("text", SP), (None, SP), (MESSAGE, None), (MESSAGE, SP.encode())):
-        wrong: Any = (message, recipient)
+    wrong: list[Any] = [("text", SP), (None, SP), (MESSAGE, 5), (MESSAGE, SP.encode())]
+    for message, recipient in wrong:
         with pytest.raises(UnsupportedValue):
-            store.put(*wrong, 60, NOW)
+            store.put(message, recipient, 60, NOW)
     handle = store.put(MESSAGE, SP, 60, NOW)
     no_bytes: Any = "x" * HANDLE_BYTES
     assert store.take(nothing, SP, NOW) is None

@@ -313,8 +313,9 @@ def test_the_index_is_in_its_context() -> None:
 def test_a_request_that_could_find_nobody_is_refused_where_it_is_made(
     fields: dict[str, Any],
 ) -> None:
+    usual: dict[str, Any] = {"entity_id": SP, "name_id": NameID("n")}
     with pytest.raises(UnsupportedValue):
-        LogoutRequest(**{"entity_id": SP, "name_id": NameID("n")} | fields)
+        LogoutRequest(**usual | fields)
 
 
 def test_session_indexes_may_be_any_sequence_and_do_not_change_later() -> None:
