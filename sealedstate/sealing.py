@@ -43,7 +43,8 @@ What is stored, by context. A key is the text (see `chunking`) of a BLAKE2b-192:
     sealedstate.part       of LP("sealedstate/1", "part", session id, part name)
                            payload: the part's value, see `codec`
     sealedstate.revoked    of LP("sealedstate/1", "revoked", realm, session id)
-                           payload: empty, or when the session got a new id
+                           payload: empty; or one zero byte, where it was ended from outside, by
+                           its id; or when the session got a new id
     sealedstate.watermark  of LP("sealedstate/1", "watermark", realm, subject), with the 32 bytes of
                            the ring's lookup secret for a key
                            payload: until when the subject's sessions are refused

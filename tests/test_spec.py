@@ -23,7 +23,7 @@ from sealedstate.errors import ReplacedSession, RevokedSession, UnreadableError
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keys import export_lookup, length_prefixed, parse_lookup
 from sealedstate.record import OverflowSet, Record
-from sealedstate.revocation import Revocations
+from sealedstate.revocation import Ending, Revocations
 from sealedstate.rows import Rows
 from sealedstate.sealing import ENTROPY_BYTES, SealedFor, open_token, seal
 from sealedstate.spilling import Row, Spiller
@@ -264,7 +264,8 @@ def test_a_frozen_revocation_is_read_for_ever_and_sealed_bit_by_bit(vector: Vect
     storage, replaced = MemoryStorage(lambda: now), vector["time"] is not None
     with pytest.raises(ReplacedSession if replaced else RevokedSession):
         revocations(with_row(vector)).check(Record(session_id, None, now, now + 60, 1), now)
-    revocations(storage, *vector["random"]).revoke(session_id, now + 60, now, replaced)
+    how = Ending.REPLACED if replaced else Ending.LOGGED_OUT
+    revocations(storage, *vector["random"]).revoke(session_id, now + 60, now, how)
     assert storage.read(vector["context"], vector["key"]) == with_row(vector).read(
         vector["context"], vector["key"]
     )

@@ -23,6 +23,7 @@ from ..errors import (
     OutcomeUnknown,
     StorageUnavailable,
     UnreadableError,
+    UnsupportedValue,
     VersionMismatch,
 )
 from ..keys import length_prefixed
@@ -61,8 +62,13 @@ class ArtifactStore:
 
         The handle is 20 random bytes. Raises CapacityError, before any I/O, for a message that the
         store can't take; ConfigurationError for no recipient or for a lifetime that is not 1 to
-        3600; StorageError or NoPrimaryKey.
+        3600; UnsupportedValue for a message that is not bytes or a recipient that is no text;
+        StorageError or NoPrimaryKey.
         """
+        if type(message) is not bytes:
+            raise UnsupportedValue("an artifact's message", "it is bytes")
+        if type(recipient) is not str:
+            raise UnsupportedValue("an artifact's recipient", "it is text")
         if not recipient or not 0 < lifetime <= LONGEST:
             raise ConfigurationError(f"an artifact is for somebody, and for 1 to {LONGEST} seconds")
         data = length_prefixed(utf8(recipient)) + message
@@ -78,7 +84,7 @@ class ArtifactStore:
         Who is not the recipient leaves it where it is. Raises StorageError: then he has not got
         it, and may ask again; where the reply got lost (OutcomeUnknown), it may be gone for good.
         """
-        if len(handle) != HANDLE_BYTES:
+        if type(handle) is not bytes or len(handle) != HANDLE_BYTES or type(recipient) is not str:
             return None
         key = self._key(handle)
         stored = self.deployment.storage.read(CONTEXT, key)

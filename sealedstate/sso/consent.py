@@ -17,9 +17,10 @@ Two changes at once are both made. Of two that record the same document, the new
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 from .. import codec
 from ..errors import (
@@ -28,16 +29,22 @@ from ..errors import (
     OutcomeUnknown,
     StorageUnavailable,
     UnreadableError,
+    UnsupportedValue,
     VersionMismatch,
 )
 from ..record import check_subject
 from ..settings import Settings
 from ..storage.contract import LAST_VERSION, LATEST, Stored, millis, next_version
 from .deployment import Deployment
+from .logins import check_text
 
 CONTEXT = "sealedstate.sso.consent"
 # Each round of a race over one subject has a winner, so that many are served.
 WRITE_TRIES = 100
+
+T = TypeVar("T")
+
+log = logging.getLogger("sealedstate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ class Consent:
     """That a user agreed to `version` of `document` at a time. Times in epoch seconds.
 
     `expires_at`: None for ever. `service`: an entityID where it is for one service only, such as
-    that it may get `attributes`.
+    that it may get `attributes`. Raises UnsupportedValue for values of other types.
     """
 
     document: str
@@ -56,6 +63,12 @@ class Consent:
     attributes: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        check_text("a consent's document", self.document)
+        _check_integers(self.version, self.given_at, *_given(self.expires_at))
+        for service in _given(self.service):
+            check_text("a consent's service", service)
+        for attribute in self.attributes:
+            check_text("a consent's attribute", attribute)
         if not self.document or not 0 < self.version <= LAST_VERSION:
             raise ConfigurationError("a document has a name, and a version from 1 on")
         if self.expires_at is not None and not self.given_at < self.expires_at <= LATEST // 1000:
@@ -104,10 +117,14 @@ class ConsentStore:
         """Record that `subject` agrees, now. When this returns, it is stored.
 
         The same again replaces what was agreed to before, but an older version no newer one. Raises
-        ConfigurationError, UnsupportedValue for text with a lone surrogate, and CapacityError, with
-        nothing lost, where all of a subject's consents do not fit into one row.
+        ConfigurationError, also for attributes without a service; UnsupportedValue for another type
+        or text with a lone surrogate; and CapacityError, with nothing lost, where all of a
+        subject's consents do not fit into one row.
         """
-        given = Consent(document, version, int(now), expires_at, service, frozenset(attributes))
+        names = _names(attributes)
+        if names and service is None:
+            raise ConfigurationError("attributes are for a service: say for which")
+        given = Consent(document, version, int(now), expires_at, service, names)
         self._change(subject, lambda known: _with(known, given), now)
 
     def has_accepted(
@@ -122,8 +139,11 @@ class ConsentStore:
         """Whether `subject` agreed to this version or a newer one, and has not withdrawn that.
 
         With `service`: to that for this service; with `attributes`: to all of these. False, too,
-        where the row was tampered with.
+        where the row was tampered with. Raises UnsupportedValue for a version that is no whole
+        number, and for one text in place of several attributes.
         """
+        _check_integers(version)
+        _check_several(attributes)
         return any(
             one.about == (document, service)
             and one.version >= version
@@ -216,7 +236,7 @@ def _with(known: Consents, given: Consent) -> Consents:
 
 
 def _sorted(consents: Iterable[Consent]) -> tuple[Consent, ...]:
-    return tuple(sorted(consents, key=lambda one: (one.document, one.service or "")))
+    return tuple(sorted(consents, key=lambda one: (one.document, *_given(one.service))))
 
 
 def _expiry(consents: Consents) -> int | None:
@@ -245,9 +265,45 @@ def _encoded(consents: Consents) -> bytes:
 def _decoded(data: bytes) -> Consents:
     rows: Any = codec.decode(data)
     try:
-        return frozenset(
-            Consent(document, version, given_at, expires_at, service, frozenset(attributes))
-            for document, version, given_at, expires_at, service, attributes in rows
-        )
+        return frozenset(consent for row in rows for consent in _consents_in(*row))
     except (TypeError, ValueError):  # authentic, and yet not as we write it
         raise MalformedRecord from None
+
+
+def _consents_in(
+    document: Any, version: Any, given_at: Any, expires_at: Any, service: Any, attributes: list[Any]
+) -> Iterator[Consent]:
+    """The consent of one row; none where an earlier release took values of other types.
+
+    The user is asked again, and what else he agreed to stays.
+    """
+    if type(attributes) is not list:
+        raise MalformedRecord
+    try:
+        yield Consent(document, version, given_at, expires_at, service, frozenset(attributes))
+    except UnsupportedValue as error:
+        log.warning("a consent is passed over: %s is of another type", error.path)
+
+
+def _given(value: T | None) -> tuple[T, ...]:
+    return () if value is None else (value,)
+
+
+def _check_integers(*numbers: object) -> None:
+    # A bool is an int for Python, and none here.
+    if any(type(number) is not int for number in numbers):
+        raise UnsupportedValue("a consent's version or time", "it is a whole number")
+
+
+def _check_several(attributes: object) -> None:
+    """A text is a collection of texts, too: of its letters."""
+    if isinstance(attributes, str | bytes) or not isinstance(attributes, Iterable):
+        raise UnsupportedValue("a consent's attributes", "they are a collection of texts")
+
+
+def _names(attributes: Iterable[str]) -> frozenset[str]:
+    _check_several(attributes)
+    names = tuple(attributes)
+    for name in names:  # before they are hashed, which not all that is given can be
+        check_text("a consent's attribute", name)
+    return frozenset(names)

@@ -65,12 +65,27 @@ class Identifiers:
     """Makes and opens the identifiers of one deployment (`realm`).
 
     `keys`: the ring of identifier keys, not the one that seals cookies. `pairwise`: the one key of
-    pairwise NameIDs; without it there are none. Session ids are `Session.raw_id`, 16 bytes.
+    pairwise NameIDs; without it there are none. Session ids are `Session.raw_id`, 16 bytes. Raises
+    ConfigurationError for anything else than a key source, a key and a name.
     """
 
     keys: KeySource = field(repr=False)
     pairwise: Key | None = None
     realm: str = "default"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.keys, type) or not isinstance(self.keys, KeySource):
+            raise ConfigurationError(
+                "identifier keys are a key source: Settings(keys=..., absolute_lifetime=...)"
+                ".key_source makes one"
+            )
+        if not (self.pairwise is None or isinstance(self.pairwise, Key)):
+            raise ConfigurationError(
+                "the key of pairwise NameIDs is a Key: Key.parse(text) of what"
+                " `sealedstate keys generate` prints"
+            )
+        if type(self.realm) is not str or not self.realm:
+            raise ConfigurationError("the realm of identifiers is a name")
 
     def transient_name_id(self, session_id: bytes, entity_id: str, now: float) -> str:
         """The NameID of this session at one service. Raises NoPrimaryKey."""

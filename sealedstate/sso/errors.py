@@ -48,7 +48,7 @@ class SessionIdChanged(LoginsUnreadable):
 
 
 class RegistryUnreadable(OperatorError):
-    """A registry's file is cut, altered or none, or would lose or change an entry."""
+    """A registry's file is missing, cut, altered or none, or would lose or change an entry."""
 
 
 class MetadataUnreadable(OperatorError):

@@ -31,11 +31,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..chunking import from_text, to_text
-from ..errors import ConfigurationError, MalformedToken, UnreadableError, UnreadablePart
+from ..errors import (
+    ConfigurationError,
+    MalformedToken,
+    UnreadableError,
+    UnreadablePart,
+    UnsupportedValue,
+)
 from ..followers import Follower, Save
 from ..keeper import Keeper
 from ..keys import length_prefixed
@@ -55,16 +61,28 @@ _UNSPECIFIED_TOO = "urn:oasis:names:tc:SAML:1.0:nameid-format:unspecified"
 class LogoutRequest:
     """What a service asks for: the end of all sessions of `name_id` at `entity_id`, or of those of
     its `session_indexes`, where there are any. Whoever makes it has verified the message.
+
+    `session_indexes` is any sequence of texts, kept as a tuple; one text alone is a mistake. Raises
+    UnsupportedValue.
     """
 
     entity_id: str
     name_id: NameID
-    session_indexes: tuple[str, ...] = ()
+    session_indexes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_text("a logout request's entity_id", self.entity_id)
-        for index in self.session_indexes:
+        if type(self.name_id) is not NameID:
+            raise UnsupportedValue("a logout request's name_id", "it is a NameID")
+        indexes = self.session_indexes
+        # A text is a sequence of texts, too: its letters, which lead to nobody.
+        if isinstance(indexes, str) or not isinstance(indexes, Sequence):
+            raise UnsupportedValue(
+                "a logout request's session_indexes", "they are a sequence of texts"
+            )
+        for index in indexes:
             check_text("a logout request's session index", index)
+        object.__setattr__(self, "session_indexes", tuple(indexes))
 
 
 def find_sessions(

@@ -29,7 +29,7 @@ from .columns import decode_logins, encode_logins
 from .derived import Identifiers
 from .errors import LoginsUnreadable, NobodySignedIn
 from .heads import Head, complete, decode_head, encode_head, keep
-from .logins import Authentication, NameID, ServiceLogin, latest_only, merge_sets
+from .logins import Authentication, NameID, ServiceLogin, check_text, latest_only, merge_sets
 from .making import Owner
 from .registry import Registry
 
@@ -129,7 +129,7 @@ class LoginRecord:
         others = (
             other
             for other in self.authentications()
-            if other.method != method and other.is_fresh(self._now)
+            if other.method != method and self._now < other.expires_at
         )
         self._save_head({mine, *others})
         return mine
@@ -140,7 +140,10 @@ class LoginRecord:
         return tuple(sorted(found, key=lambda one: (one.time, one.duration, one.method)))
 
     def is_fresh(self, method: str, within: int | None = None) -> bool:
-        """Whether an authentication by `method` counts; `within`: of the last so many seconds."""
+        """Whether an authentication by `method` counts; `within`: of the last so many seconds.
+
+        One that is more than a minute in the future does not count yet.
+        """
         return any(
             one.method == method and one.is_fresh(self._now, within)
             for one in self.authentications()
@@ -165,13 +168,15 @@ class LoginRecord:
     def enter(self, entity_id: str, method: str) -> ServiceLogin:
         """Make a transient NameID and a SessionIndex for a service, and record the login.
 
-        Raises ConfigurationError without identifiers, NoPrimaryKey, or what `add_service` raises.
+        Raises ConfigurationError without identifiers, UnsupportedValue for what is no text,
+        NoPrimaryKey, or what `add_service` raises.
         """
         made, session_id = self._records.identifiers, self._owner().session_id
         if made is None:
             raise ConfigurationError(
                 "identifiers are made with keys: LoginRecords(identifiers=...)"
             )
+        check_text("a service login's entity_id", entity_id)
         name = made.transient_name_id(session_id, entity_id, self._now)
         index = made.session_index(session_id, entity_id, self._now)
         login = ServiceLogin(entity_id, method, NameID(name, TRANSIENT), index, self._now)

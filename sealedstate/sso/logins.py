@@ -22,6 +22,8 @@ T = TypeVar("T")
 KID_BYTES = MARK_BYTES = 4
 # Epoch seconds, and seconds: until the year 36812.
 MAX_TIME = 1 << 40
+# By how many seconds another node's clock may be ahead of ours.
+MAX_AHEAD = 60
 
 
 class How(IntEnum):
@@ -76,8 +78,12 @@ class Authentication:
         return self.time + self.duration
 
     def is_fresh(self, now: int, within: int | None = None) -> bool:
-        """Whether it still counts; with `within` only if it is not older than so many seconds."""
-        return now < self.expires_at and (within is None or now - self.time <= within)
+        """Whether it still counts; with `within` only if it is not older than so many seconds.
+
+        One that is more than a minute in the future does not count yet.
+        """
+        age = now - self.time
+        return age >= -MAX_AHEAD and now < self.expires_at and (within is None or age <= within)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ def extended_text(text: str, entities: Iterable[str], methods: Iterable[str] = (
 
 def parse_registry(text: str) -> Registry:
     """The registry of a file. Raises RegistryUnreadable, which names the line."""
+    _check_bytes_kept(text)
     if not text.startswith(f"{FORMAT}\n"):
         raise RegistryUnreadable(f"the registry does not begin with {FORMAT!r}")
     reading = _Reading()
@@ -118,11 +119,24 @@ def parse_registry(text: str) -> Registry:
 
 
 def load_registry(path: str | Path) -> Registry:
-    """The registry of the file at `path`. Raises RegistryUnreadable, or OSError."""
+    """The registry of the file at `path`. Raises RegistryUnreadable, also without such a file."""
     try:
         return parse_registry(Path(path).read_bytes().decode())
+    except OSError as error:
+        why = f"the registry {path} can't be read: {error.strerror}"
+        raise RegistryUnreadable(why) from error
     except UnicodeDecodeError:
-        raise RegistryUnreadable("the registry is not UTF-8") from None
+        raise RegistryUnreadable(f"the registry {path} is not UTF-8") from None
+
+
+def _check_bytes_kept(text: str) -> None:
+    """Say so where an editor or a transfer has changed bytes that nobody sees."""
+    if text.startswith("\ufeff"):
+        raise RegistryUnreadable("the registry begins with a byte order mark; remove these bytes")
+    if "\r\n" in text:
+        raise RegistryUnreadable(
+            "the registry's line ends are CRLF; they must stay LF, or checksums do not match"
+        )
 
 
 class _Reading:

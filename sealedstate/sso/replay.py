@@ -21,7 +21,7 @@ import logging
 from dataclasses import dataclass
 from typing import Self
 
-from ..errors import OutcomeUnknown, StorageError
+from ..errors import ConfigurationError, OutcomeUnknown, StorageError
 from ..settings import Settings
 from ..storage.contract import millis, next_version
 from .deployment import Deployment
@@ -44,9 +44,16 @@ class ReplayCache:
     deployment: Deployment
     longest: int = LONGEST
 
+    def __post_init__(self) -> None:
+        if type(self.longest) is not int or self.longest <= 0:
+            raise ConfigurationError("longest: a whole number of seconds from 1 on")
+
     @classmethod
     def of(cls, settings: Settings, longest: int = LONGEST) -> Self:
-        """That of `settings`. Raises ConfigurationError: no store, an unfit one, no lookup key."""
+        """That of `settings`.
+
+        Raises ConfigurationError: no store, an unfit one, no lookup key, no such `longest`.
+        """
         deployment = Deployment.of(settings, "replay")
         deployment.lookup()
         return cls(deployment, longest)
@@ -56,9 +63,9 @@ class ReplayCache:
 
         `issuer` (an entityID) and `message_id` are text of any length. `expires_at` (epoch
         seconds): until when the message says that it can be used. False for one that was seen, has
-        expired, expires later than `longest` from now, or has no issuer or id; and where a reply of
-        the store got lost and nobody can tell. Raises StorageError where nothing was written: then
-        the message may be tried again.
+        expired, expires later than `longest` from now, or has no issuer or id that is text; and
+        where a reply of the store got lost and nobody can tell. Raises StorageError where nothing
+        was written: then the message may be tried again.
         """
         key = self._key(issuer, message_id)
         if key is None or not self._is_timely(expires_at, now):
@@ -70,6 +77,9 @@ class ReplayCache:
         return first
 
     def _key(self, issuer: str, message_id: str) -> str | None:
+        # Bytes would be hashed like the same text, so that two callers' messages became one.
+        if type(issuer) is not str or type(message_id) is not str:
+            return None
         if not issuer or not message_id:
             return None
         try:

@@ -17,7 +17,7 @@ import hmac
 from dataclasses import dataclass, field
 from typing import Self
 
-from ..errors import ConfigurationError, MalformedToken
+from ..errors import ConfigurationError, MalformedToken, UnsupportedValue
 
 TYPE_CODE = b"\x00\x04"
 DIGEST_BYTES = 20
@@ -31,7 +31,7 @@ class SAMLArtifact:
     """An artifact: which endpoint of which issuer gives the message of `handle`, 20 bytes.
 
     Whoever has the handle may ask, so it stays out of the repr. Raises ConfigurationError for
-    values that no artifact holds.
+    values that no artifact holds, UnsupportedValue for those of another type.
     """
 
     source_id: bytes
@@ -39,6 +39,10 @@ class SAMLArtifact:
     endpoint_index: int = 0
 
     def __post_init__(self) -> None:
+        if type(self.source_id) is not bytes or type(self.handle) is not bytes:
+            raise UnsupportedValue("a SAML artifact", "SourceID and MessageHandle are bytes")
+        if type(self.endpoint_index) is not int:
+            raise UnsupportedValue("a SAML artifact", "an EndpointIndex is a whole number")
         if len(self.source_id) != DIGEST_BYTES or len(self.handle) != DIGEST_BYTES:
             raise ConfigurationError(f"SourceID and MessageHandle have {DIGEST_BYTES} bytes each")
         if not 0 <= self.endpoint_index <= LAST_INDEX:
@@ -46,8 +50,8 @@ class SAMLArtifact:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The artifact behind a `SAMLart` value. Raises MalformedToken for every other text."""
-        if len(text) != ARTIFACT_CHARS or not text.isascii():
+        """The artifact behind a `SAMLart` value. Raises MalformedToken for all else, None too."""
+        if type(text) is not str or len(text) != ARTIFACT_CHARS or not text.isascii():
             raise MalformedToken
         try:
             data = binascii.a2b_base64(text, strict_mode=True)

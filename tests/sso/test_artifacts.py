@@ -13,7 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError, Keyring, Settings
-from sealedstate.errors import CapacityError, OutcomeUnknown, StorageUnavailable
+from sealedstate.errors import (
+    CapacityError,
+    OutcomeUnknown,
+    StorageUnavailable,
+    UnsupportedValue,
+)
 from sealedstate.key_sources import StaticKeys
 from sealedstate.sso import ArtifactStore
 from sealedstate.sso.artifacts import CONTEXT, HANDLE_BYTES, LONGEST
@@ -140,6 +145,21 @@ def test_an_artifact_is_for_somebody() -> None:
         in_memory().put(MESSAGE, "", 60, NOW)
     with pytest.raises(CapacityError):
         in_memory().put(MESSAGE, "\ud800", 60, NOW)
+
+
+def test_what_is_no_message_or_no_name_is_refused_and_what_is_no_handle_leads_nowhere() -> None:
+    store = in_memory()
+    nothing: Any = None
+    wrong: list[Any] = [("text", SP), (None, SP), (MESSAGE, 5), (MESSAGE, SP.encode())]
+    for message, recipient in wrong:
+        with pytest.raises(UnsupportedValue):
+            store.put(message, recipient, 60, NOW)
+    handle = store.put(MESSAGE, SP, 60, NOW)
+    no_bytes: Any = "x" * HANDLE_BYTES
+    assert store.take(nothing, SP, NOW) is None
+    assert store.take(no_bytes, SP, NOW) is None
+    assert store.take(handle, nothing, NOW) is None
+    assert store.take(handle, SP, NOW) == MESSAGE
 
 
 # --- bad days -----------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, Keyring, Settings
+from sealedstate import ConfigurationError, Keyring, Settings, codec
 from sealedstate.errors import (
     CapacityError,
     NoPrimaryKey,
@@ -177,7 +177,9 @@ def test_an_older_version_does_not_replace_a_newer_one_that_counts() -> None:
 
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
-GIVEN = st.tuples(NAMES, st.integers(1, 3), st.none() | NAMES, st.frozensets(NAMES, max_size=3))
+FOR_ONE = st.tuples(NAMES, st.integers(1, 3), NAMES, st.frozensets(NAMES, max_size=3))
+FOR_ALL = st.tuples(NAMES, st.integers(1, 3), st.none(), st.just(frozenset[str]()))
+GIVEN = FOR_ONE | FOR_ALL
 CHANGES = st.lists(st.tuples(st.booleans(), st.sampled_from([ANN, BOB, "\0", "é"]), GIVEN))
 
 
@@ -233,6 +235,80 @@ def test_text_that_is_none_is_refused_and_was_never_agreed_to() -> None:
         consents.record("\ud800", "terms", 1, NOW)
     assert not consents.has_accepted(ANN, "\ud800", 1, NOW)
     assert not consents.has_accepted(ANN, "terms", 1, NOW, "\ud800", ["\udfff"])
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"document": 5},
+        {"document": None},
+        {"version": 1.5},
+        {"version": True},
+        {"version": "1"},
+        {"expires_at": NOW + 10.5},
+        {"expires_at": "tomorrow"},
+        {"service": 5},
+        {"service": b"https://wiki.example.org"},
+        {"service": SP, "attributes": "mail"},
+        {"service": SP, "attributes": b"mail"},
+        {"service": SP, "attributes": None},
+        {"service": SP, "attributes": [1, 2]},
+        {"service": SP, "attributes": [["mail"]]},
+    ],
+)
+def test_values_of_other_types_are_refused_and_lock_nobody_out(values: dict[str, Any]) -> None:
+    consents = in_memory()
+    usual: dict[str, Any] = {"subject": ANN, "document": "terms", "version": 1, "now": NOW}
+    with pytest.raises(UnsupportedValue):
+        consents.record(**usual | values)
+    assert consents.of_subject(ANN, NOW) == ()
+    consents.record(ANN, "terms", 1, NOW, service="s")
+    assert consents.has_accepted(ANN, "terms", 1, NOW, "s")
+
+
+def test_attributes_belong_to_a_service() -> None:
+    consents = in_memory()
+    with pytest.raises(ConfigurationError, match="service"):
+        consents.record(ANN, "terms", 1, NOW, attributes=["mail"])
+    assert consents.of_subject(ANN, NOW) == ()
+
+
+def test_a_question_that_could_only_be_answered_wrongly_is_refused() -> None:
+    consents = in_memory()
+    consents.record(ANN, "attributes", 1, NOW, service=SP, attributes=["mail"])
+    one_text: Any = "mail"
+    no_number: Any = "1"
+    with pytest.raises(UnsupportedValue):
+        consents.has_accepted(ANN, "attributes", 1, NOW, SP, one_text)
+    with pytest.raises(UnsupportedValue):
+        consents.has_accepted(ANN, "attributes", no_number, NOW, SP)
+
+
+MIXED: list[Any] = [
+    ["terms", 1, NOW, None, 5, []],
+    [7, 1, NOW, None, None, []],
+    ["old", 1.5, NOW, None, None, []],
+    ["older", True, NOW, None, None, []],
+    ["oldest", 1, NOW, NOW + 10.5, None, []],
+    ["numbers", 1, NOW, None, SP, [1, 2]],
+    ["everywhere", 2, NOW, None, None, ["mail"]],
+    ["terms", 3, NOW, None, SP, ["mail"]],
+]
+
+
+def test_a_row_that_holds_values_of_other_types_keeps_the_others_and_takes_more() -> None:
+    storage = MemoryStorage(Clock(NOW))
+    at, consents = deployment(storage), store(storage)
+    consents.record(ANN, "terms", 1, NOW)
+    ((key, stored),) = rows(storage, CONTEXT).items()
+    newer = stored.version + 1
+    value = at.rows.seal_row(CONTEXT, key, newer, codec.encode(MIXED, "consents"), RING, NOW)
+    storage.update(CONTEXT, key, value, None, newer)
+    assert documents(consents) == {"everywhere": 2, "terms": 3}
+    assert consents.has_accepted(ANN, "everywhere", 2, NOW, None, ["mail"])
+    consents.record(ANN, "terms", 1, NOW, service="s")
+    assert consents.has_accepted(ANN, "terms", 1, NOW, "s")
+    assert consents.has_accepted(ANN, "terms", 3, NOW, SP, ["mail"])
 
 
 def test_long_names_and_many_services_are_kept_until_the_row_is_full_and_none_is_lost() -> None:

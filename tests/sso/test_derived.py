@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -215,3 +216,26 @@ def test_a_handle_is_what_the_specification_says() -> None:
         mask = blake2b(k_mask, 16, lp(label, SP.encode(), tag))
         masked = bytes(a ^ b for a, b in zip(SESSION_ID, mask, strict=True))
         assert from_text(made[1:]) == root.kid + tag + masked
+
+
+@pytest.mark.parametrize("keys", ["file:ident.json", None, [], StaticKeys, a_key(1)])
+def test_keys_that_are_no_key_source_stop_the_start_and_it_says_how_to_make_one(
+    keys: Any,
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"Settings\(keys=.*key_source"):
+        Identifiers(keys)
+
+
+@pytest.mark.parametrize("pairwise", ["secret", b"secret", StaticKeys(Keyring((a_key(1),)))])
+def test_a_pairwise_key_that_is_none_stops_the_start_and_shows_nothing_of_itself(
+    pairwise: Any,
+) -> None:
+    with pytest.raises(ConfigurationError, match=r"Key\.parse") as caught:
+        Identifiers(StaticKeys(Keyring((a_key(1),))), pairwise)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("realm", ["", None, b"idp", 1])
+def test_a_realm_is_a_name(realm: Any) -> None:
+    with pytest.raises(ConfigurationError, match="realm"):
+        Identifiers(StaticKeys(Keyring((a_key(1),))), realm=realm)

@@ -17,7 +17,6 @@ import pytest
 from sealedstate import ConfigurationError, Settings
 from sealedstate.cli import main
 from sealedstate.key_sources import StaticKeys
-from sealedstate.keys import Keyring
 from sealedstate.sso import (
     PERSISTENT,
     LogoutRequest,
@@ -30,7 +29,7 @@ from sealedstate.sso.derived import Identifiers
 from sealedstate.storage import SQLiteStorage
 from sealedstate.storage.matrix import DECLARED
 from tests.jar import RING
-from tests.sso.makers import SP, a_key, identifiers, registry
+from tests.sso.makers import SP, identifiers, registry
 from tests.sso.providers import PASSWORD, USER, Provider, a_login
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "sso.md").read_text("utf-8")
@@ -135,23 +134,28 @@ def test_the_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     store = SQLiteStorage(tmp_path / "sessions.db", time.time)
 
     def with_keys(**given: Any) -> Settings:
+        if given["keys"] == "file:identifiers.json":
+            assert given["absolute_lifetime"] == 129600
+            return Settings(**given)
         assert given["storage"] == "sqlite:sessions.db"
         return Settings(**given | {"keys": StaticKeys(RING), "storage": store})
 
     scope: dict[str, Any] = {
-        "identifier_keys": StaticKeys(Keyring((a_key(1),))),
         "app": None,
         "time": time,
-        "PASSWORD": PASSWORD,
         "send": sent,
         "tell": sent,
     }
     setting_up = setting_up.replace("from sealedstate import Settings\n", "")
     setting_up = setting_up.replace("    load_registry,\n", "")
     scope |= {"Settings": with_keys, "load_registry": lambda _: registry()}
+    (config,) = re.findall(r"```toml\n# identifiers.toml\n(.*?)```", DOCUMENT, re.DOTALL)
+    Path("identifiers.toml").write_text(config, "utf-8")
+    assert main(["keys", "init", "--config", "identifiers.toml"]) == 0
     exec(setting_up, scope)
     logout = scope["logout"]
     assert isinstance(logout, SingleLogout)
+    assert scope["PASSWORD"] == PASSWORD
 
     def signed_in() -> Any:
         session = scope["keeper"].session()

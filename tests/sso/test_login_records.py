@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sealedstate import Keeper, Key, Session, Settings
-from sealedstate.errors import ConfigurationError
+from sealedstate.errors import ConfigurationError, UnsupportedValue
 from sealedstate.sso import (
     TRANSIENT,
     Authentication,
@@ -486,3 +486,21 @@ def test_a_name_id_with_everything_comes_back() -> None:
     login = ServiceLogin(SP, "urn:x:method", name_id, "id-" + "ab" * 16, MINUTE)
     idp.add(login)
     assert idp.login().services() == (login,)
+
+
+@pytest.mark.parametrize("entity_id", ["\ud800", None, b"https://wiki.example.org"])
+def test_a_service_that_has_no_name_is_not_entered(entity_id: Any) -> None:
+    idp = portal()
+    with pytest.raises(UnsupportedValue):
+        idp.login().enter(entity_id, PASSWORD)
+    assert idp.login().services() == ()
+
+
+def test_an_authentication_from_the_future_is_kept_and_does_not_count_yet() -> None:
+    login = portal().login()
+    login.authenticate(PASSWORD, 10, time=NOW + 86400)
+    assert not login.is_fresh(PASSWORD)
+    assert not login.is_fresh(PASSWORD, within=0)
+    login.authenticate("urn:x:method", 10)
+    assert {one.method for one in login.authentications()} == {PASSWORD, "urn:x:method"}
+    assert login.is_fresh("urn:x:method", within=0)

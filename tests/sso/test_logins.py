@@ -67,6 +67,13 @@ def test_an_authentication_counts_until_it_expires_and_while_it_is_young_enough(
     assert not proof.is_fresh(1061, within=60)
 
 
+def test_an_authentication_by_a_clock_that_is_far_ahead_does_not_count_yet() -> None:
+    proof = Authentication("m", 1000, 100)
+    assert proof.is_fresh(940, within=0)
+    assert not proof.is_fresh(939, within=0)
+    assert not proof.is_fresh(939)
+
+
 @given(SETS, SETS, SETS)
 def test_no_addition_is_lost_and_a_removal_holds(
     before: frozenset[int], theirs: frozenset[int], ours: frozenset[int]

@@ -134,5 +134,23 @@ def test_a_registry_is_read_from_its_file(tmp_path: Path) -> None:
     file.write_bytes(GOOD.encode() + b"\xff")
     with pytest.raises(RegistryUnreadable):
         load_registry(file)
-    with pytest.raises(FileNotFoundError):
-        load_registry(tmp_path / "none")
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(RegistryUnreadable, match=re.escape(str(path))):
+            load_registry(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (GOOD.replace("\n", "\r\n"), "line ends are CRLF"),
+        (GOOD[:-1] + "\r\n", "line ends are CRLF"),
+        ("\ufeff" + GOOD, "begins with a byte order mark"),
+    ],
+)
+def test_what_an_editor_changed_unseen_is_named(tmp_path: Path, text: str, why: str) -> None:
+    file = tmp_path / "registry"
+    file.write_bytes(text.encode())
+    with pytest.raises(RegistryUnreadable, match=why):
+        load_registry(file)
+    with pytest.raises(RegistryUnreadable, match=why):
+        extended_text(text, ["https://another"])

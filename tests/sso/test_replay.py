@@ -210,3 +210,18 @@ def test_without_a_store_or_a_lookup_key_there_is_no_replay_cache() -> None:
         ReplayCache.of(settings(None))
     with pytest.raises(ConfigurationError, match="keys generate --lookup"):
         ReplayCache.of(settings("memory:", "replay", lookup=None))
+
+
+@pytest.mark.parametrize("longest", ["day", -1, 0, 1.5, None, True])
+def test_a_longest_that_is_no_time_stops_the_start(longest: Any) -> None:
+    store = MemoryStorage(Clock(NOW))
+    with pytest.raises(ConfigurationError, match="longest"):
+        ReplayCache.of(settings(store, "replay"), longest)
+
+
+def test_bytes_are_no_name_of_a_message_and_do_not_use_up_the_text() -> None:
+    replays = in_memory()
+    raw: Any = b"_1"
+    assert not replays.admit("https://idp", raw, NOW + 60, NOW)
+    assert not replays.admit(raw, "_1", NOW + 60, NOW)
+    assert replays.admit("https://idp", "_1", NOW + 60, NOW)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError
-from sealedstate.errors import MalformedToken
+from sealedstate.errors import MalformedToken, UnsupportedValue
 from sealedstate.sso import SAMLArtifact, source_id_of
 
 IDP = "https://idp.example.org/saml"
@@ -94,3 +95,16 @@ def test_values_that_no_artifact_holds_are_refused(
 
 def test_the_handle_stays_out_of_the_repr() -> None:
     assert "secret-handle" not in repr(SAMLArtifact(bytes(20), b"secret-handle-secret"))
+
+
+@pytest.mark.parametrize("given_", [None, 5, GOOD.encode(), [*GOOD]])
+def test_what_is_no_text_is_refused_like_any_other(given_: Any) -> None:
+    assert not is_parsed(given_)
+
+
+@pytest.mark.parametrize(
+    "fields", [("x" * 20, bytes(20)), (bytes(20), None), (bytes(20),) * 2 + ("1",)]
+)
+def test_an_artifact_is_made_of_bytes_and_a_number(fields: Any) -> None:
+    with pytest.raises(UnsupportedValue):
+        SAMLArtifact(*fields)

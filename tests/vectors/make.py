@@ -24,7 +24,7 @@ from sealedstate import Key, Keyring, codec
 from sealedstate.chunking import from_text, to_text
 from sealedstate.key_sources import StaticKeys
 from sealedstate.record import OverflowSet, Record
-from sealedstate.revocation import SESSIONS, SUBJECTS, Revocations
+from sealedstate.revocation import SESSIONS, SUBJECTS, Ending, Revocations
 from sealedstate.rows import Rows
 from sealedstate.sealing import SealedFor, seal
 from sealedstate.spilling import CONTEXT, Row, Spiller
@@ -762,7 +762,8 @@ LOOKUP = bytes_of("sealedstate test vector lookup", 32)
 
 def revoked_vector(name: str, replaced: bool) -> dict[str, Any]:
     random, storage = Recorded(f"revoked {name}"), MemoryStorage(lambda: NOW)
-    revocations(storage, random).revoke(SESSION_ID, NOW + 60, NOW, replaced)
+    how = Ending.REPLACED if replaced else Ending.LOGGED_OUT
+    revocations(storage, random).revoke(SESSION_ID, NOW + 60, NOW, how)
     row = {"name": name, "session_id": SESSION_ID.hex(), "time": NOW if replaced else None}
     return row | row_vector(storage, SESSIONS, random)
 
