@@ -22,7 +22,9 @@ from .rows import Rows
 from .storage.contract import Storage, Stored, next_version
 
 CONTEXT = "sealedstate.part"
-WRITE_TRIES = 16
+# Requests of one session that all write the same part beat one another: more than 16 times in a row
+# was seen with four of them.
+WRITE_TRIES = 128
 
 Merge: TypeAlias = Callable[[bytes | None, bytes, bytes], bytes]
 """(encoded value as it arrived or None, as it is stored now, as we want it) -> what to store."""

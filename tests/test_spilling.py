@@ -394,7 +394,7 @@ def test_versions_grow_even_when_the_clock_has_stepped_back(tab: Tab, clock: Clo
     assert tab.recall(second) == b"w"
 
 
-def test_who_loses_sixteen_races_in_a_row_is_told(tab: Tab, store: Meddled) -> None:
+def test_who_loses_every_race_in_a_row_is_told(tab: Tab, store: Meddled) -> None:
     version = [tab.spill(b"0")]
 
     def another_tab_writes() -> None:
@@ -405,12 +405,13 @@ def test_who_loses_sixteen_races_in_a_row_is_told(tab: Tab, store: Meddled) -> N
     store.before, store.writes = another_tab_writes, 0
     with pytest.raises(StorageUnavailable, match=f"{WRITE_TRIES} times"):
         tab.spill(b"ours", version[0])
-    assert WRITE_TRIES == 16
+    # Four busy requests of one session were seen to beat a fifth 16 times.
+    assert WRITE_TRIES >= 100
     assert store.writes == 2 * WRITE_TRIES
     assert tab.recall(version[-1]) == b"theirs"
 
 
-def test_who_loses_fifteen_races_still_writes(tab: Tab, store: Meddled) -> None:
+def test_who_loses_all_races_but_the_last_still_writes(tab: Tab, store: Meddled) -> None:
     version = [tab.spill(b"0")]
     left = [None] * (WRITE_TRIES - 1)
 
