@@ -57,7 +57,7 @@ def kek_of(text: str | None) -> Keyring | None:
 
 
 def open_file(path: Path, kek: str | None = None) -> RingFile:
-    return RingFile(path, kek_of(kek), os.urandom, at_start)
+    return RingFile(path, kek_of(kek), os.urandom, at_start, timeout=PATIENCE)
 
 
 def open_row(url: str, kek: str) -> RingStore:

@@ -41,7 +41,8 @@ from .ring_text import RingText
 if sys.platform != "win32":
     import fcntl
 
-DEFAULT_TIMEOUT = 10.0
+# No request waits for it; a disk that stalls may make each writer before us slow.
+DEFAULT_TIMEOUT = 30.0
 POLL_SECONDS = 0.005
 MARKER_BYTES = 100
 TEMPORARY_BYTES = 8
