@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks.cookie_pairs import pairs
 from benchmarks.ours import STORED
 from benchmarks.peer_settings import beaker_options, configured_django
-from benchmarks.revisit_ours import SEEN
-from benchmarks.workloads import ENTITY_IDS, NOW, Workload, read_entity_ids
+from benchmarks.revisit_ours import SEEN, STOPPED
+from benchmarks.workloads import ENTITY_IDS, Workload, read_entity_ids
 from sealedstate import Key, Settings
 from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
@@ -122,7 +122,7 @@ def start_ours(
     `page_of`: what fills, reads and changes something else than the subject and a small part.
     """
     keys = [Key.generate(os.urandom).export()]
-    chosen: dict[str, Any] = {"keys": keys, "clock": lambda: NOW, **settings}
+    chosen: dict[str, Any] = {"keys": keys, "clock": STOPPED, **settings}
     given = Settings(**chosen)
 
     def fill(session: Any) -> None:

@@ -34,6 +34,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -45,6 +46,8 @@ from .errors import MalformedRecord, UnsupportedValue
 
 MAX_DEPTH = 16
 MAX_BYTES = 1 << 20
+# A record, its manifest, the overflow in it, the names in that.
+FRAME_DEPTH = 4
 MAX_BIG_INT_BITS = 4096
 MAX_SHOWN_CHARS = 40
 # Keys and set members with attacker-made hashes cost quadratic time; text and bytes are hashed
@@ -53,6 +56,9 @@ MAX_ODD_MEMBERS = 1024
 
 _LEAVES = frozenset({type(None), bool, float, bytes, datetime, date, timedelta, UUID, Decimal})
 _TEXTS = (str, Markup)
+# What needs no check and no encoder of ours, as no integer of 64 bits does.
+_ALWAYS_GOOD = frozenset({type(None), bool, float})
+_WORD = 1 << 63
 # What needs no encoder of ours.
 _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 _EPOCH = datetime(1970, 1, 1)
@@ -68,6 +74,8 @@ UUID_TAG, DATE, SET = 37, 100, 258
 
 def encode(value: object, path: str = "value") -> bytes:
     """The one encoding of `value`. Raises UnsupportedValue, naming the path from `path` on."""
+    if type(value) in _ALWAYS_GOOD or (type(value) is int and -_WORD <= value < _WORD):
+        return cbor2.dumps(value)
     _check(value, path, MAX_DEPTH)
     data = cbor2.dumps(value) if type(value) in _PLAIN else _dumps(value)
     if len(data) > MAX_BYTES:
@@ -274,21 +282,12 @@ def _loads(data: bytes) -> Any:
 # --- frames: arrays of plain items, authentic when they are read ---------------------------------
 
 
-def dump_frame(items: list[object]) -> bytes:
-    """The encoding of arrays of None, texts, bytes and integers."""
-    return cbor2.dumps(items)
+dump_frame: Callable[[list[object]], bytes] = cbor2.dumps
+"""The encoding of arrays of None, texts, bytes and integers."""
 
 
-def load_frame(data: bytes, depth: int) -> object:
-    """The item behind authentic bytes, with arrays nested `depth` deep at most.
-
-    Only what `dump_frame` makes of it again is taken. Raises MalformedRecord.
-    """
-    try:
-        frame = cbor2.loads(data, max_depth=depth)
-        again = cbor2.dumps(frame)
-    except (cbor2.CBORDecodeError, cbor2.CBOREncodeError, ValueError, TypeError, OverflowError):
-        raise MalformedRecord from None
-    if again != data:
-        raise MalformedRecord
-    return frame
+load_frame: Callable[[bytes], Any] = partial(cbor2.loads, max_depth=FRAME_DEPTH)
+"""The item behind authentic bytes. Whoever asks makes sure that writing it again gives the same
+bytes. Raises one of `NO_FRAME`.
+"""
+NO_FRAME = (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError)

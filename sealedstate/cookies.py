@@ -11,6 +11,7 @@ one function, so a deletion carries the attributes that browsers ask of it.
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -29,6 +30,8 @@ MAX_LINE_BYTES = 4093
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
 _ATTRIBUTE_VALUE = re.compile(r"[\x20-\x3a\x3c-\x7e]{1,256}", re.ASCII)
+# All that our values are made of: nothing that could end a value or a header's line.
+_LETTERS = (string.ascii_letters + string.digits + "._-").encode()
 _SAME_SITE = ("Lax", "Strict", "None")
 
 
@@ -83,21 +86,23 @@ class CookieFamily:
 
     def find(self, header: str) -> Candidates:
         """Our candidates in a Cookie header, in one pass over it."""
-        name = self.name
-        if len(header) > MAX_HEADER_CHARS or name not in header:
-            return Candidates(foreign_bytes=len(header))
-        mentions = [pair for pair in header.split(";") if name in pair]
-        if len(mentions) == 1 and mentions[0].strip(" \t").startswith(self._first):
-            value = mentions[0].strip(" \t")[len(self._first) :]
-            ours = min(len(mentions[0]) + 1, len(header))
-            return Candidates((value,), NO_CHUNKS, len(header) - ours, ours)
-        return self._sorted(mentions, len(header))
+        size, at = len(header), header.find(self.name)
+        if at < 0 or size > MAX_HEADER_CHARS:
+            return Candidates(foreign_bytes=size)
+        begin, end = header.rfind(";", 0, at) + 1, header.find(";", at)
+        end = size if end < 0 else end
+        is_only = header.find(self.name, end) < 0 and header.startswith(self._first, at)
+        if not is_only or header[begin:at].strip(" \t"):
+            return self._sorted(header)
+        ours = min(end - begin + 1, size)
+        value = header[at + len(self._first) : end].strip(" \t")
+        return Candidates((value,), NO_CHUNKS, size - ours, ours)
 
-    def _sorted(self, mentions: list[str], header_chars: int) -> Candidates:
-        """Our candidates among the pairs that mention our name somewhere."""
+    def _sorted(self, header: str) -> Candidates:
+        """Our candidates, where the name is mentioned in more than one pair or in an odd place."""
         found: dict[int, list[str]] = {}
         ours, crowded = 0, False
-        for pair in mentions:
+        for pair in header.split(";"):
             name, equals, value = pair.strip(" \t").partition("=")
             number = self._number_of(name) if equals else None
             if number is None:
@@ -112,13 +117,12 @@ class CookieFamily:
                 crowded = True
         core = tuple(found.pop(0, ()))
         overflow = {number: tuple(values) for number, values in found.items()}
-        ours = min(ours, header_chars)
-        return Candidates(core, overflow, header_chars - ours, ours, crowded)
+        ours = min(ours, len(header))
+        return Candidates(core, overflow, len(header) - ours, ours, crowded)
 
     def set_line(self, name: str, value: str, max_age: int | None) -> str:
         """A Set-Cookie field value. `max_age` in seconds; None lives as long as the browser."""
-        letters = value.replace(".", "").replace("_", "").replace("-", "")
-        if letters and not (letters.isascii() and letters.isalnum()):
+        if value.encode().translate(None, _LETTERS):
             raise ValueError("a cookie value of ours has only letters, digits and '._-'")
         age = "" if max_age is None else f"; Max-Age={max_age}"
         return f"{name}={value}{age}{self._attributes}"

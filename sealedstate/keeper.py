@@ -12,8 +12,9 @@ know WSGI or any framework: it takes a Cookie header and gives Set-Cookie lines.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
+from .core_saving import core_line
 from .errors import (
     ConfigurationError,
     NoPrimaryKey,
@@ -27,8 +28,8 @@ from .errors import (
 from .followers import Follower
 from .record import check_subject
 from .revocation import Ending
-from .saving import Saving
-from .session import Part, Session
+from .saving import Saving, tell_not_saved
+from .session import Session
 from .settings import Settings
 from .toolkit import Toolkit
 from .visit import RequestVisit
@@ -52,7 +53,9 @@ class Keeper:
 
     def session(self, cookie_header: str = "") -> Session:
         """The session of a request with this Cookie header, opened when somebody looks at it."""
-        return Session(RequestVisit(self._tools, cookie_header))
+        session, visit = Session(), RequestVisit()
+        session.visit, visit.toolkit, visit.header = visit, self._tools, cookie_header
+        return session
 
     def save(self, session: Session, other_bytes: int = 0) -> list[str]:
         """The Set-Cookie field values that make the browser carry `session` as it is now.
@@ -65,21 +68,23 @@ class Keeper:
         visit = session.visit
         if not session.touched or not isinstance(visit, RequestVisit):
             return []
-        parts = session.parts  # once: each look encodes again what may have been changed
-        if not _changed(session, parts):
-            return self._refreshed(session, parts, visit, other_bytes)
+        changed, core = session.standing()
+        if not changed:
+            return self._refreshed(session, core, visit, other_bytes)
         if visit.withheld is not None and not (session.signed_in or session.renewed):
             self._tools.note("not-sent", reason=visit.withheld)
             return []
         # A sign-in does not bring the old session back, it replaces it.
-        saving = Saving(self._tools, session, parts, visit, other_bytes)
-        if not (session.ended or session.signed_in) and self._revoked_meanwhile(visit):
-            saving.tell_not_saved()
+        is_another = session.ended or session.signed_in or self._tools.revocations is None
+        if not is_another and self._revoked_meanwhile(visit):
+            tell_not_saved(self._tools, session, visit)
             return []
-        if not parts and session.subject is None:
+        if not core and session.subject is None and not session.parts:
             # A new id for nobody is no reason to delete what could not be judged.
+            saving = Saving(self._tools, session, visit, other_bytes)
             return saving.deletions() if visit.withheld is None else []
-        return saving.lines()
+        line = core_line(self._tools, session, core, visit, other_bytes)
+        return [line] if line else Saving(self._tools, session, visit, other_bytes).lines()
 
     def revoke_subject(self, subject: str) -> None:
         """Sign out every session of `subject` that began until now, on every node.
@@ -113,7 +118,7 @@ class Keeper:
             until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
         first = tools.revocations.revoke(session_id, until, now, Ending.REVOKED)
         tools.store_answered()
-        tools.note("revoked", session_id)
+        tools.note("revoked", session_id=session_id)
         tools.followers.after_revoke(session_id, now)
         return first
 
@@ -147,13 +152,18 @@ class Keeper:
         return found
 
     def _refreshed(
-        self, session: Session, parts: Mapping[str, Part], visit: RequestVisit, other_bytes: int
+        self,
+        session: Session,
+        core: dict[str, bytes] | None,
+        visit: RequestVisit,
+        other_bytes: int,
     ) -> list[str]:
         """The same session sealed anew, where that is due and possible; else nothing."""
         try:
             if not self._refresh_due(visit) or self._revoked_meanwhile(visit):
                 return []
-            return Saving(self._tools, session, parts, visit, other_bytes).lines()
+            line = core_line(self._tools, session, core, visit, other_bytes)
+            return [line] if line else Saving(self._tools, session, visit, other_bytes).lines()
         except (NoPrimaryKey, SessionTooLarge, StorageError):
             # Nobody asked for this write: the session goes on as it is.
             self._tools.note("refresh-skipped")
@@ -179,19 +189,9 @@ class Keeper:
         except UncheckedSession as error:
             raise StorageUnavailable("the session was not saved: is it logged out?") from error
         except UnreadableError as error:
-            self._tools.note("not-sent", record.id, error.reason)
+            self._tools.note("not-sent", session_id=record.id, reason=error.reason)
             return True
         return False
-
-
-def _changed(session: Session, parts: Mapping[str, Part]) -> bool:
-    if session.signed_in or session.renewed or session.ended:
-        return True
-    for part in parts.values():
-        if part.changed:
-            return True
-    gone = session.gone
-    return bool(gone) and any(part.place is not None for part in gone.values())
 
 
 def _problem(attempt: Callable[[], object]) -> OperatorError | None:

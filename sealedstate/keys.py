@@ -76,7 +76,8 @@ class Key:
     _subkeys: dict[tuple[str, str, str], bytes] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
-    _sealing: dict[tuple[str, str], tuple[bytes, hashlib.blake2b]] = field(
+    # For `sealing`: what `lane` gave, by purpose and realm.
+    lanes: dict[tuple[str, str], tuple[bytes, hashlib.blake2b]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -120,14 +121,11 @@ class Key:
             ).digest()
         return known
 
-    def sealing_secrets(self, purpose: str, realm: str) -> tuple[bytes, hashlib.blake2b]:
+    def lane(self, purpose: str, realm: str) -> tuple[bytes, hashlib.blake2b]:
         """The subkey that seals, and BLAKE2b-192 keyed with the one that makes nonces, to copy."""
-        name = (purpose, realm)
-        known = self._sealing.get(name)
-        if known is None:
-            nonce = hashlib.blake2b(key=self.subkey("nonce", *name), digest_size=24)
-            known = self._sealing[name] = (self.subkey("seal", *name), nonce)
-        return known
+        nonce = hashlib.blake2b(key=self.subkey("nonce", purpose, realm), digest_size=24)
+        self.lanes[purpose, realm] = found = (self.subkey("seal", purpose, realm), nonce)
+        return found
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key is not pickled")
@@ -152,21 +150,21 @@ class Keyring:
     gone: frozenset[bytes] = frozenset()
     revoked_before: int = 0
     lasting_keys: tuple[Key, ...] | None = None
-    _by_kid: dict[bytes, Key] = field(default_factory=dict, init=False, repr=False, compare=False)
+    by_kid: dict[bytes, Key] = field(default_factory=dict, init=False, repr=False, compare=False)
     # The last answer of `primary`, and from when until when it holds.
     _reigns: list[tuple[int, float, Key]] = field(
         default_factory=list, init=False, repr=False, compare=False
     )
     # When a key may have sealed, where that does not depend on what else has expired.
-    _turns: dict[bytes, tuple[int, float]] = field(
+    turns: dict[bytes, tuple[int, float]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
         if not self.keys:
             raise ConfigurationError("no key is configured; `sealedstate keys generate` prints one")
-        self._by_kid.update((key.kid, key) for key in self.keys)
-        if len(self._by_kid) != len(self.keys):
+        self.by_kid.update((key.kid, key) for key in self.keys)
+        if len(self.by_kid) != len(self.keys):
             raise ConfigurationError("two keys of the ring have the same kid")
         if len({key.secret for key in self.keys}) != len(self.keys):
             raise ConfigurationError("two keys of the ring have the same secret")
@@ -190,7 +188,7 @@ class Keyring:
 
     def find(self, kid: bytes) -> Key | None:
         """The one key that a kid selects, whatever its state."""
-        return self._by_kid.get(kid)
+        return self.by_kid.get(kid)
 
     def primary(self, now: int) -> Key:
         """The key that seals at `now`. Raises NoPrimaryKey."""
@@ -234,18 +232,17 @@ class Keyring:
 
     def may_have_sealed(self, key: Key, sealed_at: int) -> bool:
         """Whether `key` was allowed to seal at `sealed_at`, give or take the skew."""
-        known = self._turns.get(key.kid)
-        if known is None:
-            known = self._turn(key, sealed_at)
-            if self._is_settled(key):
-                self._turns[key.kid] = known
-        return known[0] <= sealed_at <= known[1]
+        first, last = self.turn(key, sealed_at)
+        return first <= sealed_at <= last
 
-    def _turn(self, key: Key, at: int) -> tuple[int, float]:
-        """The first and the last moment at which `key` may have sealed."""
+    def turn(self, key: Key, at: int) -> tuple[int, float]:
+        """The first and the last moment at which `key` may have sealed, as it looks at `at`."""
         retires_at = self.retires_at(key, at)
         latest = math.inf if retires_at is None else retires_at + self.announce + self.skew
-        return key.activates_at - self.skew, latest
+        found = key.activates_at - self.skew, latest
+        if self._is_settled(key):
+            self.turns[key.kid] = found
+        return found
 
     def _is_settled(self, key: Key) -> bool:
         """Whether `retires_at` gives the same whenever it is asked."""

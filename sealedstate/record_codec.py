@@ -1,6 +1,7 @@
 """Records and overflow to CBOR bytes, and back: positional arrays, one encoding for each.
 
-Knows records and how CBOR is written, item by item. Does not know values, keys, cookies or stores.
+Knows records and how CBOR (RFC 8949) is written, item by item. Does not know values, keys, cookies
+or stores. Writing by hand takes half of what a general encoder does, for so few kinds of items.
 
 The payload of a core is the session's id, 16 bytes as they are, and behind it a CBOR array:
 
@@ -21,49 +22,81 @@ payload of a stored part is its encoded value.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
-from .codec import dump_frame, load_frame
+from .codec import NO_FRAME, dump_frame, load_frame
 from .errors import MalformedRecord
 from .record import DIGEST_BYTES, ID_BYTES, MAX_CHUNKS, SET_ID_BYTES, OverflowSet, Record
 
-# The array, its manifest, the overflow in it, the names in that.
-RECORD_DEPTH = 4
-PARTS_DEPTH = 1
 HOUR = 3600
 
 
 def encode_record(record: Record, sealed_at: int) -> bytes:
     """The payload of a core that is sealed at `sealed_at` (epoch seconds)."""
     session_id, subject, created_at, expires_at, generation, parts, overflow, spilled, left = record
-    lifetime = _shortened(expires_at - created_at)
-    row: list[object] = [subject, sealed_at - created_at, lifetime, generation, _flat(parts)]
-    if overflow or spilled or left:
+    age, lifetime = sealed_at - created_at, expires_at - created_at
+    lifetime = -1 - lifetime if lifetime % HOUR else lifetime // HOUR
+    has_manifest = overflow or spilled or left
+    out = [session_id, _SIX if has_manifest else _FIVE]
+    if subject is None:
+        out.append(_NULL)
+    else:
+        text = subject.encode()
+        size = len(text)
+        out += (_TEXTS[size] if size < SMALL else _head(TEXT, size), text)
+    out += (
+        _UINTS[age] if 0 <= age < SMALL else _int(age),
+        _UINTS[lifetime] if 0 <= lifetime < SMALL else _int(lifetime),
+        _UINTS[generation] if 0 <= generation < SMALL else _int(generation),
+    )
+    _put_parts(out, parts)
+    if has_manifest:
         stated = None if overflow is None else _overflow_row(overflow)
-        row.append([stated, _flat(spilled), _flat(left)])
-    return session_id + dump_frame(row)
+        out.append(dump_frame([stated, _flat(spilled), _flat(left)]))
+    return b"".join(out)
 
 
 def decode_record(payload: bytes, sealed_at: int) -> Record:
-    """The record behind an authentic payload. Raises MalformedRecord."""
-    row = load_frame(payload[ID_BYTES:], RECORD_DEPTH)
+    """The record behind an authentic payload. Raises MalformedRecord.
+
+    Types are not asked for one by one: what gives the same bytes again has the right ones.
+    """
     try:
-        return _record(payload[:ID_BYTES], row, sealed_at)
-    except (TypeError, ValueError):
+        row = load_frame(payload[ID_BYTES:])
+        subject, age, lifetime, generation, parts = row[:5]
+        created_at, items = sealed_at - age, iter(parts)
+        expires_at = created_at + (lifetime * HOUR if lifetime >= 0 else -1 - lifetime)
+        found = dict(zip(items, items, strict=True))
+        more = () if len(row) == 5 else _manifest(row[5])
+        session_id = payload[:ID_BYTES]
+        record = Record(session_id, subject, created_at, expires_at, generation, found, *more)
+        again = encode_record(record, sealed_at)
+    except _WRONG:
         raise MalformedRecord from None
+    if again != payload:
+        raise MalformedRecord
+    return record
 
 
 def encode_parts(parts: Mapping[str, bytes]) -> bytes:
     """The payload of overflow."""
-    return dump_frame(_flat(parts))
+    out: list[bytes] = []
+    _put_parts(out, parts)
+    return b"".join(out)
 
 
 def decode_parts(payload: bytes) -> dict[str, bytes]:
     """The parts of an authentic overflow. Raises MalformedRecord."""
     try:
-        return _pairs(load_frame(payload, PARTS_DEPTH), bytes)
-    except (TypeError, ValueError):
+        items = iter(load_frame(payload))
+        parts = dict(zip(items, items, strict=True))
+        again = encode_parts(parts)
+    except _WRONG:
         raise MalformedRecord from None
+    if again != payload:
+        raise MalformedRecord
+    return parts
 
 
 def head_bytes(value: int) -> int:
@@ -77,36 +110,34 @@ def part_bytes(name: str, value_bytes: int) -> int:
     return head_bytes(name_bytes) + name_bytes + head_bytes(value_bytes) + value_bytes
 
 
-def _shortened(seconds: int) -> int:
-    """A lifetime as it is written: hours where it is so many, else the seconds, below 0."""
-    return -1 - seconds if seconds % HOUR else seconds // HOUR
+def _put_parts(out: list[bytes], parts: Mapping[str, bytes]) -> None:
+    count = 2 * len(parts)
+    out.append(_LISTS[count] if count < SMALL else _head(LIST, count))
+    for name, value in parts.items():
+        text = name.encode()
+        name_bytes, value_bytes = len(text), len(value)
+        out += (
+            _TEXTS[name_bytes] if name_bytes < SMALL else _head(TEXT, name_bytes),
+            text,
+            _BYTES[value_bytes] if value_bytes < SMALL else _head(BYTES, value_bytes),
+            value,
+        )
 
 
-def _lifetime(written: int) -> int:
-    """What was written so. Raises ValueError for hours that were written as seconds."""
-    if written >= 0:
-        return written * HOUR
-    if (written + 1) % HOUR == 0:
-        raise ValueError("these are hours")
-    return -1 - written
+def _int(number: int) -> bytes:
+    return _head(UINT, number) if number >= 0 else _head(NEGATIVE, -1 - number)
 
 
-def _record(session_id: bytes, row: Any, sealed_at: int) -> Record:
-    if type(row) is not list or len(session_id) != ID_BYTES:
-        raise ValueError("no record")
-    subject, age, lifetime, generation, parts, *manifest = row
-    if not (type(subject) is str or subject is None):
-        raise ValueError("no subject")
-    if not (type(age) is type(lifetime) is type(generation) is int):
-        raise ValueError("no numbers")
-    created_at = sealed_at - age
-    expires_at, values = created_at + _lifetime(lifetime), _pairs(parts, bytes)
-    if not manifest:
-        return Record(session_id, subject, created_at, expires_at, generation, values)
-    overflow, spilled, left = _manifest(*manifest)
-    return Record(
-        session_id, subject, created_at, expires_at, generation, values, overflow, spilled, left
-    )
+def _head(kind: int, number: int) -> bytes:
+    """The head of an item: its major type, and the shortest form of its number (RFC 8949, 3)."""
+    if number < 24:
+        return bytes([kind << 5 | number])
+    size = 1 if number < 1 << 8 else 2 if number < 1 << 16 else 4 if number < 1 << 32 else 8
+    return bytes([kind << 5 | 23 + size.bit_length()]) + number.to_bytes(size, "big")
+
+
+def _heads(kind: int) -> tuple[bytes, ...]:
+    return tuple(_head(kind, number) for number in range(SMALL))
 
 
 def _overflow_row(overflow: OverflowSet) -> list[object]:
@@ -118,7 +149,7 @@ def _manifest(row: Any) -> tuple[OverflowSet | None, dict[str, int], dict[str, i
     found = None if overflow is None else _overflow_set(overflow)
     if not (found or spilled or left):
         raise ValueError("a manifest of nothing")
-    return found, _pairs(spilled, int), _pairs(left, int)
+    return found, _pairs(spilled), _pairs(left)
 
 
 def _overflow_set(row: Any) -> OverflowSet:
@@ -133,18 +164,22 @@ def _overflow_set(row: Any) -> OverflowSet:
     return OverflowSet(set_id, count, digest, tuple(names))
 
 
-def _pairs(flat: Any, kind: type) -> dict[str, Any]:
-    if type(flat) is not list:
-        raise ValueError("no pairs")
-    pairs, items = {}, iter(flat)
-    for name, value in zip(items, items, strict=True):
-        if type(name) is not str or type(value) is not kind:
-            raise ValueError("no name or no value")
-        pairs[name] = value
-    if 2 * len(pairs) != len(flat):
-        raise ValueError("a name stands twice")
+def _pairs(flat: Any) -> dict[str, int]:
+    items = iter(flat)
+    pairs = dict(zip(items, items, strict=True))
+    if not all(type(name) is str and type(version) is int for name, version in pairs.items()):
+        raise ValueError("no names or no versions")
     return pairs
 
 
 def _flat(pairs: Mapping[str, object]) -> list[object]:
-    return [side for pair in pairs.items() for side in pair]
+    return list(chain.from_iterable(pairs.items()))
+
+
+UINT, NEGATIVE, BYTES, TEXT, LIST = range(5)
+# The heads that are made beforehand: of nearly all names, values and numbers but ages.
+SMALL = 1024
+_UINTS, _BYTES, _TEXTS, _LISTS = (_heads(kind) for kind in (UINT, BYTES, TEXT, LIST))
+_FIVE, _SIX, _NULL = _head(LIST, 5), _head(LIST, 6), b"\xf6"
+# What reading items that were never written so may raise.
+_WRONG = (*NO_FRAME, AttributeError, IndexError)

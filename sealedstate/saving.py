@@ -1,7 +1,8 @@
-"""One save: from a changed session to Set-Cookie lines.
+"""One save of any session: from what was changed to Set-Cookie lines.
 
 Knows the order of the steps: identity, plan, spill, seal, revoke what was replaced, write. Does not
-decide whether there is something to save; that is the keeper's.
+decide whether there is something to save; that is the keeper's. Most sessions need less than this:
+see `core_saving`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Mapping
 from . import chunking, codec, record_codec, sealing
 from .budget import Budget
 from .cookies import field_bytes
+from .core_saving import identity, max_age, save_of
 from .errors import ConfigurationError, SessionTooLarge
-from .followers import Save
 from .placing import Item, Room, plan
 from .record import NO_PARTS, OverflowSet, Place, Policy, Record
 from .session import Part, Session
@@ -21,10 +22,6 @@ from .toolkit import Toolkit
 from .visit import RequestVisit
 
 VERSION_BYTES = 9
-# A core is never larger than so many bytes, its subject's and its parts' not counted; and so many
-# for the heads of a part's name and value.
-FRAME_AT_MOST = sealing.OVERHEAD_BYTES + 16 + 6 * 9
-HEADS_AT_MOST = 2 * 5
 # The manifest's frame, and how far the heads of the core's arrays can grow.
 FRAME_BYTES = 14
 # What sealing and the head of its list put around the parts in overflow.
@@ -34,8 +31,6 @@ OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
 # How much a session of the same size may be planned too large: FRAME_BYTES as text, the longest
 # name, a separator.
 SLACK_BYTES = 32
-# No cookie's Max-Age has more digits.
-LONGEST_AGE = 99_999_999
 _OUTSIDE = (Place.OVERFLOW, Place.SPILLED)
 # Chunks that may be about although no profile in force writes so many.
 LAST_CHUNK = 3
@@ -48,64 +43,39 @@ class Saving:
         self,
         toolkit: Toolkit,
         session: Session,
-        parts: Mapping[str, Part],
         visit: RequestVisit,
         other_bytes: int,
     ) -> None:
         self._tools = toolkit
         self._session = session
-        self._parts = parts
+        self._parts = dict(session.parts)
         self._visit = visit
         self._other_bytes = other_bytes
         self._now = toolkit.now()
         self._max_age: int | None = None
-        self._told: Save | None = None
 
     def lines(self) -> list[str]:
         """The Set-Cookie field values. Raises SessionTooLarge, StorageError or NoPrimaryKey."""
-        record, text, chunks = self._whole() or self._divided()
+        self._fetch_what_may_move()
+        record = identity(self._tools, self._session, self._visit.record, NO_PARTS, self._now)
+        self._max_age = max_age(self._tools, record, self._now)
+        budget, places = self._placed(record)
+        save = save_of(self._session, record, places, self._visit, self._now)
+        self._tools.followers.before_save(save)
+        record, text, chunks = self._divided(record, budget, places)
         if not self._old_is_replaced():
-            self._tools.note("not-sent", record.id, "revoked")
-            self.tell_not_saved()
+            self._tools.note("not-sent", session_id=record.id, reason="revoked")
+            tell_not_saved(self._tools, self._session, self._visit)
             return []
-        if self._told is not None:
-            self._tools.followers.before_sending(self._told)
+        self._tools.followers.before_sending(save)
         self._drop_rows_left_before(record)
-        self._tools.note("saved", record.id)
+        self._tools.note("saved", session_id=record.id)
         return [*self._written(text, chunks), *self._deleted(text, chunks)]
 
-    def _whole(self) -> tuple[Record, str, list[str]] | None:
-        """All of it in the core: the plan of most sessions, which needs no planning. None where
-        something lives elsewhere, is to, or might not fit.
-        """
-        policies = self._tools.settings.policies
-        parts: dict[str, bytes] = {}
-        size = FRAME_AT_MOST + len((self._session.subject or "").encode())
-        for name, part in self._parts.items():
-            data, outside = part.encoded, part.version is not None or part.place in _OUTSIDE
-            if data is None or outside or policies.get(name) is Policy.SERVER:
-                return None
-            parts[name] = data
-            size += len(name.encode()) + len(data) + HEADS_AT_MOST
-        if self._session.gone and self._leaves_rows():
-            return None
-        if chunking.text_chars(size) > self._budget(LONGEST_AGE).core_chars:
-            return None
-        record = self._identity(parts)
-        if self._tools.followers.all:
-            self._tell_saving(record, dict.fromkeys(parts, Place.CORE))
-        return record, self._tools.tokens.seal_core(record, int(self._now)), []
-
-    def _leaves_rows(self) -> bool:
-        return any(part.place is Place.SPILLED for part in self._session.gone.values())
-
-    def _divided(self) -> tuple[Record, str, list[str]]:
+    def _divided(
+        self, record: Record, budget: Budget, places: Mapping[str, Place]
+    ) -> tuple[Record, str, list[str]]:
         """By plan: what lives in the core, in overflow, in the store."""
-        self._fetch_what_may_move()
-        record = self._identity(NO_PARTS)
-        budget, places = self._placed(record)
-        if self._tools.followers.all:
-            self._tell_saving(record, places)
         spilled = self._spill(record, places)
         overflow, chunks = self._overflow(record, places, budget)
         record = self._complete(record, places, spilled, overflow)
@@ -119,42 +89,7 @@ class Saving:
         self._old_is_replaced()
         return self._deleted(None, [])
 
-    def tell_not_saved(self) -> None:
-        """Tell all followers that a logout came first. Raises StorageError."""
-        if self._visit.record is not None:
-            self._tools.followers.not_saved(self._session, self._visit.record.id, self._now)
-
-    def _tell_saving(self, record: Record, places: Mapping[str, Place]) -> None:
-        opened = self._visit.opened
-        arrived_id = None if opened is None else opened.record.id
-        sealed_at = None if opened is None else opened.sealed_at
-        save = Save(self._session, record, self._parts, places, arrived_id, sealed_at, self._now)
-        self._tools.followers.before_save(save)
-        self._told = save
-
     # --- who it is ------------------------------------------------------------------------------
-
-    def _identity(self, parts: Mapping[str, bytes]) -> Record:
-        """The record to save, with these parts in its core."""
-        session, old = self._session, self._visit.record
-        session_id, subject, now = session.raw_id, session.subject, int(self._now)
-        if old is None or session.signed_in or session.ended:
-            created_at = self._began(subject)
-            expires_at, generation = created_at + self._tools.settings.lifetimes.absolute, 1
-        else:
-            created_at, expires_at = old.created_at, old.expires_at
-            generation = old.generation + 1
-        if self._tools.settings.persistent:
-            self._max_age = max(1, expires_at - now)
-        return Record(session_id, subject, created_at, expires_at, generation, parts)
-
-    def _began(self, subject: str | None) -> int:
-        revocations = self._tools.revocations
-        if subject is None or revocations is None:
-            return int(self._now)
-        settings = self._tools.settings
-        expires_at = int(self._now) + settings.absolute_lifetime + settings.skew
-        return revocations.begin(subject, expires_at, self._now)
 
     @property
     def _moved(self) -> bool:
@@ -167,8 +102,8 @@ class Saving:
     def _fetch_what_may_move(self) -> None:
         for name, part in list(self._parts.items()):
             stays = part.place is Place.SPILLED and self._may_stay_spilled(name)
-            if part.encoded is None and not stays:
-                self._session.fetch(name)
+            if part.encoded is None and not stays and self._session.fetch(name) is None:
+                del self._parts[name]  # it is lost
 
     def _may_stay_spilled(self, name: str) -> bool:
         cookie_only = self._policy(name) is Policy.COOKIE
@@ -245,7 +180,7 @@ class Saving:
             raise ConfigurationError("a part is to be spilled without a storage service")
         expires_at = record.expires_at + tools.settings.skew
         ring, merge = tools.tokens.keyring(), self._merge_of(row.name)
-        tools.note("spilled", record.id)
+        tools.note("spilled", session_id=record.id)
         version = tools.spiller.spill(
             row, part.encoded, known, part.saved, ring, self._now, expires_at, merge
         )
@@ -389,6 +324,12 @@ class Saving:
             f" {self._other_bytes} bytes of other Set-Cookie lines"
         )
         return SessionTooLarge(sizes, chunking.token_bytes(budget.core_chars), why)
+
+
+def tell_not_saved(tools: Toolkit, session: Session, visit: RequestVisit) -> None:
+    """Tell all followers that a logout came first. Raises StorageError."""
+    if visit.record is not None:
+        tools.followers.not_saved(session, visit.record.id, tools.now())
 
 
 def _entry_bytes(name: str) -> int:

@@ -104,11 +104,14 @@ class SealedFor:
     name: tuple[str | bytes, ...]
     context: bytes = field(init=False, repr=False, compare=False)
     prefixed_context: bytes = field(init=False, repr=False, compare=False)
+    # Which of a key's secrets seal for it.
+    lane: tuple[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         context = length_prefixed("sealedstate/1", self.purpose, self.realm, *self.name)
         object.__setattr__(self, "context", context)  # computed once; the dataclass is frozen
         object.__setattr__(self, "prefixed_context", length_prefixed(context))
+        object.__setattr__(self, "lane", (self.purpose, self.realm))
 
 
 class Opened(NamedTuple):
@@ -126,7 +129,7 @@ def seal(payload: bytes, place: SealedFor, key: Key, sealed_at: int, entropy: by
     """Seal `payload` for `place` under `key`. `entropy` is 32 random bytes."""
     if len(entropy) != ENTROPY_BYTES:
         raise ValueError(f"seal needs {ENTROPY_BYTES} bytes of entropy")
-    secret, hasher = key.sealing_secrets(place.purpose, place.realm)
+    secret, hasher = key.lanes.get(place.lane) or key.lane(*place.lane)
     plaintext = sealed_at.to_bytes(SEALED_AT_BYTES, "big") + payload
     hedge = hasher.copy()
     hedge.update(entropy + place.prefixed_context + plaintext)
@@ -140,20 +143,27 @@ def open_token(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> Op
 
     `now` (epoch seconds) decides whether the key is still in use, nothing else.
     """
+    return Opened(*unsealed(token, place, keyring, now))
+
+
+def unsealed(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> tuple[bytes, Key, int]:
+    """The same without names: for the one caller whom making them would cost too much."""
     if len(token) < OVERHEAD_BYTES:
         raise MalformedToken
     if token[:1] != FORMAT:
         raise UnknownFormat
-    key = _usable_key(token[1:5], keyring, now)
-    header, sealed = token[:HEADER_BYTES], token[HEADER_BYTES:]
-    secret, _ = key.sealing_secrets(place.purpose, place.realm)
-    plaintext = decrypt(sealed, place.context + header, header[5:], secret)
+    header, key = token[:HEADER_BYTES], keyring.by_kid.get(token[1:5])
+    if key is None or key.revoked or key.disabled or key.expires_at is not None:
+        key = _usable_key(token[1:5], keyring, now)
+    secret, _ = key.lanes.get(place.lane) or key.lane(*place.lane)
+    plaintext = decrypt(token[HEADER_BYTES:], place.context + header, header[5:], secret)
     if plaintext is None:
         raise ForgedToken
     sealed_at = int.from_bytes(plaintext[:SEALED_AT_BYTES], "big")
-    if not keyring.may_have_sealed(key, sealed_at):
+    first, last = keyring.turns.get(key.kid) or keyring.turn(key, sealed_at)
+    if not first <= sealed_at <= last:
         raise KeyOutOfUse(key.kid)
-    return Opened(plaintext[SEALED_AT_BYTES:], key, sealed_at)
+    return plaintext[SEALED_AT_BYTES:], key, sealed_at
 
 
 def kid_of(token: bytes) -> bytes | None:
@@ -162,7 +172,7 @@ def kid_of(token: bytes) -> bytes | None:
 
 
 def _usable_key(kid: bytes, keyring: Keyring, now: int) -> Key:
-    key = keyring.find(kid)
+    key = keyring.by_kid.get(kid)
     if key is None:
         raise KeyOutOfUse(kid) if kid in keyring.gone else UnknownKey(kid)
     if key.revoked or (key.expires_at is not None and now >= key.expires_at):

@@ -14,6 +14,8 @@ from typing import NamedTuple, Protocol, Self
 from .errors import LateRead, LateWrite, UnsupportedValue
 from .record import Place, Record, check_name, check_subject
 
+# Where a part lives that has never been anywhere else, if its version is None.
+_IN_CORE = (Place.CORE, None)
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -25,9 +27,8 @@ _UNREAD = _Unread()
 
 
 class Arrival(NamedTuple):
-    """What a request brought: a record, or nothing and why it is withheld; or adopted values."""
+    """What a request brought that is no record: nothing, maybe withheld, or adopted values."""
 
-    record: Record | None = None
     withheld: str | None = None
     adopted: Mapping[str, object] | None = None
     adopted_id: bytes | None = None
@@ -40,7 +41,7 @@ class Arrival(NamedTuple):
 class Visit(Protocol):
     """What a session asks during one request."""
 
-    def arrive(self) -> Arrival:
+    def arrive(self) -> Record | Arrival:
         """Open what the request carries; called at most once."""
         ...
 
@@ -102,21 +103,24 @@ class Session(MutableMapping[str, object]):
     and changes inside a list or a dict are noticed when the response starts.
     """
 
-    # How it begins. Most requests never look at their session: theirs sets nothing of its own.
-    _arrival: Arrival | None = None
+    # Most requests never look at their session: theirs has a visit, which the keeper gives it, and
+    # nothing else of its own. How it begins:
+    visit: Visit
+    # A part of the core that nobody has looked at stands as its bytes.
+    _parts: dict[str, Part | bytes]
+    _gone: dict[str, Part]
+    _arrival: Record | Arrival | None = None
     _subject: str | None = None
-    _frozen = False
-    # For the keeper and the adapters: the 16 bytes behind `id`; whether, in this request, a subject
-    # was assigned, `regenerate` was called, `invalidate` was.
+    # For the keeper and the adapters: the 16 bytes behind `id`; whether, in this request, anybody
+    # has looked, so that the response depends on the cookie; a subject was assigned; `regenerate`
+    # was called; `invalidate` was.
     raw_id = b""
+    touched = False
+    # Set once the headers are on their way: a write raises LateWrite then, a first look LateRead.
+    frozen = False
     signed_in = False
     renewed = False
     ended = False
-
-    def __init__(self, visit: Visit) -> None:
-        self.visit = visit
-        self._parts: dict[str, Part] = {}
-        self._gone: dict[str, Part] = {}
 
     # --- who it is ------------------------------------------------------------------------------
 
@@ -158,19 +162,19 @@ class Session(MutableMapping[str, object]):
     def is_new(self) -> bool:
         """Whether the request brought no session that could be read."""
         arrival = self._opened()
-        return self.ended or (arrival.record is None and arrival.adopted is None)
+        return self.ended or (isinstance(arrival, Arrival) and arrival.adopted is None)
 
     @property
     def created_at(self) -> int | None:
         """When the session began or was signed in (epoch seconds); None until it is saved."""
-        record = self._opened().record
-        return None if record is None or self.signed_in or self.ended else record.created_at
+        record = self._kept_record()
+        return None if record is None else record.created_at
 
     @property
     def expires_at(self) -> int | None:
         """When its absolute lifetime ends (epoch seconds); None until it is saved."""
-        record = self._opened().record
-        return None if record is None or self.signed_in or self.ended else record.expires_at
+        record = self._kept_record()
+        return None if record is None else record.expires_at
 
     @property
     def withheld(self) -> str | None:
@@ -179,7 +183,8 @@ class Session(MutableMapping[str, object]):
         What is written into such a session is not sent, so that a good cookie is never overwritten
         by a node that lags behind; only signing in replaces it.
         """
-        return None if self.ended else self._opened().withheld
+        arrival = self._opened()
+        return arrival.withheld if isinstance(arrival, Arrival) and not self.ended else None
 
     def regenerate(self) -> None:
         """Give the session a new id, at a change of privilege; its parts and lifetimes stay.
@@ -205,24 +210,29 @@ class Session(MutableMapping[str, object]):
     # --- the mapping ----------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> object:
-        self._opened()
-        part = self._parts[name]
+        if self._arrival is None:
+            self._opened()
+        part = self._part(name)
         if part.value is _UNREAD:
             self._read(name, part)
         return part.value
 
     def __setitem__(self, name: str, value: object) -> None:
-        self._writable()
-        if name not in self._parts:
+        if self.frozen or self._arrival is None:
+            self._writable()
+        is_new = name not in self._parts
+        if is_new:
             check_name(name)
         encoded = self.visit.encode(name, value)
-        part = self._parts.get(name) or self._gone.pop(name, None) or Part()
+        if is_new:
+            self._parts[name] = self._gone.pop(name) if name in self._gone else Part()
+        part = self._part(name)
         part.encoded, part.value, part.replaced = encoded, value, True
-        self._parts[name] = part
 
     def __delitem__(self, name: str) -> None:
         self._writable()
-        self._gone[name] = self._parts.pop(name)
+        self._gone[name] = self._part(name)
+        del self._parts[name]
 
     def __contains__(self, name: object) -> bool:
         self._opened()
@@ -244,7 +254,7 @@ class Session(MutableMapping[str, object]):
     def clear(self) -> None:
         """Remove every part, without recalling any. It is no logout: see `invalidate`."""
         self._writable()
-        self._gone.update(self._parts)
+        self._gone.update(self._all())
         self._parts.clear()
 
     def __repr__(self) -> str:
@@ -254,75 +264,89 @@ class Session(MutableMapping[str, object]):
     # --- for the keeper and the adapters --------------------------------------------------------
 
     @property
-    def touched(self) -> bool:
-        """Whether anybody has looked, so that the response depends on the cookie."""
-        return self._arrival is not None
-
-    @property
     def parts(self) -> Mapping[str, Part]:
         """The parts as they stand, with nested changes noticed."""
+        parts = self._all() if self.touched else {}
+        for name, part in parts.items():
+            self._encode_again(name, part)
+        return parts
+
+    def standing(self) -> tuple[bool, dict[str, bytes] | None]:
+        """Whether anything was changed, with nested changes noticed; and the encoding of each part,
+        or None where one lives outside the core or leaves something there. Of a touched session.
+        """
+        changed = self.signed_in or self.renewed or self.ended
+        core, is_all = dict[str, bytes](), True
         for name, part in self._parts.items():
-            if part.value is not _UNREAD:
-                self._encode_again(name, part)
-        return self._parts
+            if isinstance(part, Part):
+                if type(part.value) not in _SCALARS:
+                    self._encode_again(name, part)
+                changed = changed or part.changed
+                is_all = is_all and part.version is None and part.place in _IN_CORE
+                core[name] = part.encoded or b""
+            else:
+                core[name] = part
+        for gone in self._gone.values():
+            changed = changed or gone.place is not None
+            is_all = is_all and gone.version is None and gone.place in _IN_CORE
+        return changed, core if is_all else None
 
     @property
     def gone(self) -> Mapping[str, Part]:
         """The parts that this request removed."""
-        return self._gone
+        return self._gone if self.touched else {}
 
     def layout(self) -> list[PartView]:
         """Where the parts live that arrived or were assigned."""
         self._opened()
         return [
             PartView(name, part.place, None if part.encoded is None else len(part.encoded))
-            for name, part in self._parts.items()
+            for name, part in self._all().items()
         ]
 
     def fetch(self, name: str) -> bytes | None:
         """The encoded value of a part, recalled if need be; None, and gone, when it is lost."""
-        part = self._parts[name]
+        part = self._part(name)
         if part.encoded is None:
             part.encoded = part.saved = self.visit.recall(name)
             if part.encoded is None:
                 del self._parts[name]
         return part.encoded
 
-    def freeze(self) -> None:
-        """The headers are on their way: a write raises LateWrite now, a first look LateRead."""
-        self._frozen = True
-
     def late_changes(self) -> list[str]:
-        """The names of parts that were changed in place after `freeze`."""
-        return [name for name, part in self._parts.items() if self._changed_late(name, part)]
+        """The names of parts that were changed in place when it was `frozen`."""
+        if not self.touched:
+            return []
+        looked_at = [(name, part) for name, part in self._parts.items() if isinstance(part, Part)]
+        return [name for name, part in looked_at if self._changed_late(name, part)]
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _opened(self) -> Arrival:
+    def _opened(self) -> Record | Arrival:
         if self._arrival is None:
-            if self._frozen:
+            if self.frozen:
                 # A cache may keep this response for everybody: it must not tell of one user.
                 raise LateRead("the session was first looked at after the response's headers")
-            self._arrival = self.visit.arrive()
-            self._unpack(self._arrival)
+            arrival = self._arrival = self.visit.arrive()
+            self.touched, self._gone = True, {}
+            if isinstance(arrival, Arrival):
+                self._begin(arrival)
+                return arrival
+            self.raw_id, self._subject = arrival.id, arrival.subject
+            self._parts = dict(arrival.parts)
+            if arrival.overflow or arrival.spilled or arrival.left:
+                self._unpack_manifest(arrival)
         return self._arrival
 
-    def _unpack(self, arrival: Arrival) -> None:
-        record = arrival.record
-        if record is None:
-            self.raw_id = arrival.adopted_id or self.visit.new_id()
-            self._subject = arrival.adopted_subject
-            for name, value in (arrival.adopted or {}).items():
-                self[name] = value
-            for part in self._parts.values():
-                # Taking a session over is no change by the application.
-                part.saved, part.replaced = part.encoded, False
-            return
-        self.raw_id, self._subject = record.id, record.subject
-        for name, data in record.parts.items():
-            self._parts[name] = Part(Place.CORE, None, data, data)
-        if record.overflow or record.spilled or record.left:
-            self._unpack_manifest(record)
+    def _begin(self, arrival: Arrival) -> None:
+        self._parts = {}
+        self.raw_id = arrival.adopted_id or self.visit.new_id()
+        self._subject = arrival.adopted_subject
+        for name, value in (arrival.adopted or {}).items():
+            self[name] = value
+        for part in self._all().values():
+            # Taking a session over is no change by the application.
+            part.saved, part.replaced = part.encoded, False
 
     def _unpack_manifest(self, record: Record) -> None:
         for name in record.overflow.names if record.overflow else ():
@@ -332,19 +356,35 @@ class Session(MutableMapping[str, object]):
         for name, version in record.left.items():
             # A row that is no longer used; if the part is spilled again, its version is known.
             if name in self._parts:
-                self._parts[name].version = version
+                self._part(name).version = version
             else:
                 self._gone[name] = Part(None, version)
 
     def _writable(self) -> None:
-        if self._frozen:
+        if self.frozen:
             raise LateWrite("the session was changed after the response's headers went out")
         if self._arrival is None:
             self._opened()
 
-    def _present(self, name: str) -> bool:
+    def _part(self, name: str) -> Part:
+        """A part of which more is to be known than its bytes. Raises KeyError."""
         part = self._parts[name]
-        return part.encoded is not None or self.fetch(name) is not None
+        if isinstance(part, Part):
+            return part
+        found = self._parts[name] = Part(Place.CORE, None, part, part)
+        return found
+
+    def _all(self) -> dict[str, Part]:
+        return {name: self._part(name) for name in self._parts}
+
+    def _kept_record(self) -> Record | None:
+        """The record that arrived, unless another session has taken its place."""
+        arrival = self._opened()
+        is_replaced = self.signed_in or self.ended
+        return None if is_replaced or isinstance(arrival, Arrival) else arrival
+
+    def _present(self, name: str) -> bool:
+        return isinstance(self._parts[name], bytes) or self.fetch(name) is not None
 
     def _read(self, name: str, part: Part) -> None:
         data = self.fetch(name)

@@ -54,13 +54,11 @@ class Tokens:
 
         Raises UnreadableError when there is none.
         """
-        if len(candidates.core) == 1 and not candidates.crowded:
-            return [self._open_one(candidates.core[0], now)]
         found: list[OpenedRecord] = []
         refused: UnreadableError = CrowdedCookie() if candidates.crowded else ForgedToken()
         for text in candidates.core:
             try:
-                found.append(self._open_one(text, now))
+                found.append(self.open_text(text, now))
             except UnreadableError as error:
                 # A reason to keep the cookie outweighs any other.
                 refused = refused if refused.keeps_cookie else error
@@ -68,6 +66,18 @@ class Tokens:
             raise refused
         found.sort(key=lambda each: (each.record.generation, each.sealed_at))
         return list({each.record.id: each for each in found}.values())
+
+    def open_text(self, text: str, now: int) -> OpenedRecord:
+        """The authentic record of one candidate. Raises UnreadableError."""
+        token, ring = chunking.from_text(text), self.key_source.keyring()
+        try:
+            payload, key, sealed_at = sealing.unsealed(token, self._core, ring, now)
+        except UnknownKey as error:
+            ring = self._ring_with(error)
+            payload, key, sealed_at = sealing.unsealed(token, self._core, ring, now)
+        if sealed_at < ring.revoked_before:
+            raise SealedBefore
+        return OpenedRecord(record_codec.decode_record(payload, sealed_at), sealed_at, key)
 
     def open_overflow(
         self, record: Record, candidates: Candidates, now: int
@@ -83,7 +93,11 @@ class Tokens:
 
     def seal_core(self, record: Record, now: int) -> str:
         """The text of the first cookie. Raises NoPrimaryKey."""
-        return self._seal(record_codec.encode_record(record, now), self._core, now)
+        return self.seal_payload(record_codec.encode_record(record, now), now)
+
+    def seal_payload(self, payload: bytes, now: int) -> str:
+        """The same, of a record that is encoded already."""
+        return self._seal(payload, self._core, now)
 
     def seal_overflow(
         self, session_id: bytes, parts: Mapping[str, bytes], rooms: tuple[int, ...], now: int
@@ -96,28 +110,19 @@ class Tokens:
         digest = _digest(chunking.from_text(text))
         return OverflowSet(overflow.set_id, len(chunks), digest, overflow.names), chunks
 
-    def _open_one(self, text: str, now: int) -> OpenedRecord:
-        token = chunking.from_text(text)
-        opened = self._opened(token, self._core, now)
-        if opened.sealed_at < self.key_source.keyring().revoked_before:
-            raise SealedBefore
-        record = record_codec.decode_record(opened.payload, opened.sealed_at)
-        return OpenedRecord(record, opened.sealed_at, opened.key)
-
-    def _opened(self, token: bytes, place: sealing.SealedFor, now: int) -> sealing.Opened:
-        try:
-            return sealing.open_token(token, place, self.key_source.keyring(), now)
-        except UnknownKey as error:
-            source = self.key_source
-            if not (isinstance(source, SeekingKeySource) and error.kid and source.seek(error.kid)):
-                raise
-            return sealing.open_token(token, place, self.keyring(), now)
+    def _ring_with(self, error: UnknownKey) -> Keyring:
+        """The ring in force, once its source has found the key; else raises the error."""
+        source = self.key_source
+        if not (isinstance(source, SeekingKeySource) and error.kid and source.seek(error.kid)):
+            raise error
+        return source.keyring()
 
     def _open_parts(
         self, token: bytes, place: sealing.SealedFor, now: int
     ) -> dict[str, bytes] | None:
         try:
-            return record_codec.decode_parts(self._opened(token, place, now).payload)
+            opened = sealing.open_token(token, place, self.keyring(), now)
+            return record_codec.decode_parts(opened.payload)
         except UnreadableError:
             return None  # the login stands in the core; these parts count as lost
 

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 
 from .budget import budget_for
+from .chunking import token_bytes
 from .clocks import SteadyClock
 from .errors import ConfigurationError
 from .fitness import Fitness
 from .followers import Followers
 from .revocation import Revocations
 from .rows import Rows
+from .sealing import OVERHEAD_BYTES
 from .settings import Settings
 from .spilling import Spiller
 from .tokens import Tokens
@@ -24,6 +26,8 @@ log = logging.getLogger("sealedstate")
 
 
 BUDGETS = 256
+# No cookie's Max-Age has more digits.
+LONGEST_AGE = 99_999_999
 # What sessions keep in a store.
 KEPT_HERE = ("spilling", "revocation")
 
@@ -44,9 +48,11 @@ class Toolkit:
         self.spiller: Spiller | None = None
         self.revocations: Revocations | None = None
         self.journal = settings.journal
+        self.note = settings.journal.note
         self.now = SteadyClock(settings.clock, settings.skew)
         # Foreign cookies and further headers are mostly the same from one request to the next.
         self.budget = lru_cache(BUDGETS)(partial(budget_for, settings.carried))
+        self.core_bytes = lru_cache(BUDGETS)(self._core_bytes)
         self.rows = Rows(settings.realm, settings.random, self._row_refused)
         self.followers = Followers()
         self._fitness: list[Fitness] = []
@@ -54,16 +60,6 @@ class Toolkit:
             self.require(KEPT_HERE)
             self.spiller = Spiller(settings.store, self.rows)
             self.revocations = Revocations(settings.store, self.rows, self.tokens.keyring)
-
-    def note(
-        self,
-        name: str,
-        session_id: bytes | None = None,
-        reason: str | None = None,
-        kid: bytes | None = None,
-    ) -> None:
-        """Note an event in the journal."""
-        self.journal.note(name, reason, kid=kid, session_id=session_id)
 
     def store_answered(self) -> None:
         """A store that could not be judged at the start may be known now."""
@@ -77,6 +73,17 @@ class Toolkit:
         fitness = Fitness(self.settings.store, uses, self.settings.tolerate)
         fitness.check()
         self._fitness.append(fitness)
+
+    def _core_bytes(self, foreign_bytes: int, other_bytes: int) -> int:
+        """How large a core may be, its sealing not counted, where it is all that we send.
+
+        `foreign_bytes`: cookies of others in the request; `other_bytes`: other Set-Cookie fields.
+        """
+        cookies, settings = self.cookies, self.settings
+        longest = cookies.chunk_name(1)
+        line = cookies.line_overhead(longest, LONGEST_AGE if settings.persistent else None)
+        budget = self.budget(foreign_bytes, 0, other_bytes, len(longest) + 1, line)
+        return token_bytes(budget.core_chars) - OVERHEAD_BYTES
 
     def _row_refused(self, context: str, reason: str) -> None:
         self.note("row-refused", reason=reason)

@@ -6,6 +6,8 @@ a session is saved. One outcome for anything unreadable: no session; the reason 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from . import codec
 from .cookies import Candidates
 from .errors import (
@@ -18,7 +20,7 @@ from .errors import (
     UnreadablePart,
     UnsupportedValue,
 )
-from .record import ID_BYTES, Record, check_name
+from .record import ID_BYTES, NO_ROWS, Record, check_name
 from .revocation import Ending
 from .session import Arrival
 from .spilling import Row
@@ -30,7 +32,12 @@ class RequestVisit:
     """One request, as its session sees it."""
 
     # How it begins: a request that nobody asks for its session does no more than keep its header.
+    # The keeper sets these two.
+    toolkit: Toolkit
+    header: str
     candidates = Candidates()
+    # Versions in the store, where a recall has found another one than the manifest says.
+    versions: Mapping[str, int] = NO_ROWS
     # What arrived, if anything, and as it was sealed.
     record: Record | None = None
     opened: OpenedRecord | None = None
@@ -40,33 +47,28 @@ class RequestVisit:
     revoked = False
     _overflow: dict[str, bytes] | None = None
 
-    def __init__(self, toolkit: Toolkit, cookie_header: str) -> None:
-        self._toolkit = toolkit
-        self._header = cookie_header
-        # Versions in the store, where a recall has found another one than the manifest says.
-        self.versions: dict[str, int] = {}
-
     @property
     def has_old_cookie(self) -> bool:
         """Whether the request carries a cookie that the legacy reader looks for."""
-        reader = self._toolkit.settings.legacy
-        return reader is not None and reader.find(self._header) is not None
+        reader = self.toolkit.settings.legacy
+        return reader is not None and reader.find(self.header) is not None
 
     # --- what a session asks --------------------------------------------------------------------
 
-    def arrive(self) -> Arrival:
-        self.candidates = self._toolkit.cookies.find(self._header)
-        if not self.candidates.core:
+    def arrive(self) -> Record | Arrival:
+        tools = self.toolkit
+        candidates = self.candidates = tools.cookies.find(self.header)
+        if not candidates.core:
             return self._adopt()
         try:
-            opened = self.opened = self._open()
+            opened = self.opened = self._open(candidates, int(tools.now()))
         except UnreadableError as error:
-            self._toolkit.note("refused", reason=error.reason, kid=error.kid)
+            tools.note("refused", error.reason, kid=error.kid)
             self.withheld = error.reason if error.keeps_cookie else None
             return Arrival(withheld=self.withheld)
-        self.record = opened.record
-        self._toolkit.note("opened", opened.record.id, kid=opened.key.kid)
-        return Arrival(opened.record)
+        record = self.record = opened.record
+        tools.note("opened", None, kid=opened.key.kid, session_id=record.id)
+        return record
 
     def recall(self, name: str) -> bytes | None:
         record = self.record
@@ -78,7 +80,7 @@ class RequestVisit:
             else (self._opened_overflow(record).get(name))
         )
         if found is None:
-            self._toolkit.note("part-missing", record.id)
+            self.toolkit.note("part-missing", session_id=record.id)
             log.warning("a part of a session is missing: %r", name)
         return found
 
@@ -93,7 +95,7 @@ class RequestVisit:
         try:
             return codec.decode(data)
         except MalformedRecord as error:
-            self._toolkit.note("part-unreadable")
+            self.toolkit.note("part-unreadable")
             raise UnreadablePart(f"session[{name!r}] was written by another release") from error
 
     def end(self) -> None:
@@ -108,7 +110,7 @@ class RequestVisit:
             self.revoke(record)
 
     def new_id(self) -> bytes:
-        return self._toolkit.settings.random(ID_BYTES)
+        return self.toolkit.settings.random(ID_BYTES)
 
     # --- what saving asks -----------------------------------------------------------------------
 
@@ -117,20 +119,20 @@ class RequestVisit:
 
         `replaced`: it goes on under a new id. False when somebody else had revoked it already.
         """
-        tools, now = self._toolkit, self._toolkit.now()
+        tools, now = self.toolkit, self.toolkit.now()
         if tools.revocations is None:
             return True
         until = self._refused_until(record)
         how = Ending.REPLACED if replaced else Ending.LOGGED_OUT
         first = tools.revocations.revoke(record.id, until, now, how)
-        tools.note("revoked", record.id)
+        tools.note("revoked", session_id=record.id)
         tools.followers.after_revoke(record.id, now)
         self.forget(record.id, {**record.left, **record.spilled})
         return first
 
     def forget(self, session_id: bytes, rows: dict[str, int]) -> None:
         """Delete rows that are no longer used; one that can't be deleted expires by itself."""
-        spiller = self._toolkit.spiller
+        spiller = self.toolkit.spiller
         if spiller is None:
             return
         for name, version in rows.items():
@@ -141,26 +143,25 @@ class RequestVisit:
 
     def check_revoked(self, record: Record) -> None:
         """Raise RevokedSession, or UncheckedSession when the store does not answer."""
-        revocations = self._toolkit.revocations
+        revocations = self.toolkit.revocations
         if revocations is None:
             return
         try:
-            revocations.check(record, self._toolkit.now())
+            revocations.check(record, self.toolkit.now())
         except StorageError as error:
             log.error("revocations can't be checked: %s", error)
             raise UncheckedSession from error
-        self._toolkit.store_answered()
+        self.toolkit.store_answered()
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _open(self) -> OpenedRecord:
-        now = int(self._toolkit.now())
-        found = self._toolkit.tokens.open_core(self.candidates, now)
-        if len(found) == 1:
-            return self._checked(found[0], now)
+    def _open(self, candidates: Candidates, now: int) -> OpenedRecord:
+        tokens = self.toolkit.tokens
+        if len(candidates.core) == 1 and not candidates.crowded:
+            return self._checked(tokens.open_text(candidates.core[0], now), now)
         alive: list[OpenedRecord] = []
         refused: UnreadableError | None = None
-        for opened in found:
+        for opened in tokens.open_core(candidates, now):
             try:
                 alive.append(self._checked(opened, now))
             except UnreadableError as error:
@@ -173,20 +174,21 @@ class RequestVisit:
 
     def _checked(self, opened: OpenedRecord, now: int) -> OpenedRecord:
         """The same, if it may be used now. Raises UnreadableError of some kind."""
-        settings, record = self._toolkit.settings, opened.record
+        settings, record = self.toolkit.settings, opened.record
         record.check_times(opened.sealed_at, now, settings.lifetimes, settings.skew)
-        self.check_revoked(record)
+        if self.toolkit.revocations is not None:
+            self.check_revoked(record)
         return opened
 
     def _adopt(self) -> Arrival:
         """An old session, when the request carries none of ours and one of another's."""
-        reader = self._toolkit.settings.legacy
-        text = None if reader is None else reader.find(self._header)
+        reader = self.toolkit.settings.legacy
+        text = None if reader is None else reader.find(self.header)
         if reader is None or text is None:
             return Arrival()
-        adopted = reader.read(text, int(self._toolkit.now()))
+        adopted = reader.read(text, int(self.toolkit.now()))
         if adopted is None:
-            self._toolkit.note("legacy-refused")
+            self.toolkit.note("legacy-refused")
             return Arrival()
         values = dict(adopted.values)
         subject = values.get(reader.subject) if reader.subject else None
@@ -204,24 +206,24 @@ class RequestVisit:
             self.withheld = error.reason
             return Arrival(withheld=error.reason)
         except (UnreadableError, ValueError, TypeError) as error:
-            self._toolkit.note("legacy-refused")
+            self.toolkit.note("legacy-refused")
             log.info("an old session is not adopted: %s", type(error).__name__)
             return Arrival()
         self.adopted = record
-        self._toolkit.note("adopted", record.id)
+        self.toolkit.note("adopted", session_id=record.id)
         return Arrival(adopted=values, adopted_id=record.id, adopted_subject=record.subject)
 
     def _refused_until(self, record: Record) -> int:
         """When neither this session nor an old cookie that leads to its id can be opened."""
-        settings, until = self._toolkit.settings, record.expires_at
+        settings, until = self.toolkit.settings, record.expires_at
         if settings.legacy is not None:
             # The old cookie may also have led other browsers to this id, as late as now.
-            sealed_until = int(self._toolkit.now()) + settings.absolute_lifetime
+            sealed_until = int(self.toolkit.now()) + settings.absolute_lifetime
             until = max(until, int(settings.legacy.until.timestamp()), sealed_until)
         return until + settings.skew
 
     def _recall_spilled(self, record: Record, name: str) -> bytes | None:
-        tools = self._toolkit
+        tools = self.toolkit
         if tools.spiller is None:
             return None
         recalled = tools.spiller.recall(
@@ -230,13 +232,13 @@ class RequestVisit:
         tools.store_answered()
         if recalled is None:
             return None
-        self.versions[name] = recalled.version
-        tools.note("recalled", record.id)
+        self.versions = {**self.versions, name: recalled.version}
+        tools.note("recalled", session_id=record.id)
         return recalled.data
 
     def _opened_overflow(self, record: Record) -> dict[str, bytes]:
         if self._overflow is None:
-            now = int(self._toolkit.now())
-            found = self._toolkit.tokens.open_overflow(record, self.candidates, now)
+            now = int(self.toolkit.now())
+            found = self.toolkit.tokens.open_overflow(record, self.candidates, now)
             self._overflow = found or {}
         return self._overflow

@@ -207,7 +207,7 @@ class Browser:
         session = self.session()
         change(session)
         lines = self.keeper.save(session, sum(field_bytes(line) for line in others))
-        session.freeze()
+        session.frozen = True
         self.jar.receive([*others, *lines])
         return lines
 

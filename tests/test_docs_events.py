@@ -15,7 +15,6 @@ from pathlib import Path
 from sealedstate import errors
 from sealedstate.errors import UnreadableError
 from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, Journal
-from sealedstate.toolkit import Toolkit
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "events.md").read_text("utf-8")
@@ -54,10 +53,8 @@ def _name_of(argument: ast.expr) -> str:
 
 
 def _fields_of(call: ast.Call) -> set[str]:
-    """What is told beside the name, by position or by keyword, of a journal or of a toolkit."""
-    assert isinstance(call.func, ast.Attribute)
-    owner = Journal if ast.unparse(call.func.value).endswith("journal") else Toolkit
-    parameters = list(inspect.signature(owner.note).parameters)[1:]
+    """What is told beside the name, by position or by keyword."""
+    parameters = list(inspect.signature(Journal.note).parameters)[1:]
     given = [*parameters[: len(call.args)], *(keyword.arg or "" for keyword in call.keywords)]
     return {parameter.removesuffix("_id") for parameter in given} - {"name", "level"}
 

@@ -366,7 +366,7 @@ def test_an_untouched_session_opens_nothing_asks_nothing_and_writes_nothing(
     session = browser.session()
     assert (repr(session), session.touched) == ("<Session>", False)
     assert browser.keeper.save(session) == []
-    session.freeze()
+    session.frozen = True
     assert session.late_changes() == []
     assert browser.keeper.counts == before
     assert store.reads == store.writes == []
@@ -562,7 +562,7 @@ def test_a_write_after_the_headers_raises_and_changes_nothing(
     signed_in(browser, cart=1)
     session = browser.session()
     before = session.id
-    session.freeze()
+    session.frozen = True
     store.forget()
     with pytest.raises(LateWrite):
         LATE[change](session)
@@ -575,7 +575,7 @@ def test_a_session_that_was_looked_at_can_be_read_after_the_headers(browser: Bro
     signed_in(browser, cart=1, vault="secret")
     session = browser.session()
     assert session["cart"] == 1
-    session.freeze()
+    session.frozen = True
     assert dict(session) == {"cart": 1, "vault": "secret"}
 
 
@@ -591,7 +591,7 @@ def test_a_first_look_after_the_headers_raises(browser: Browser) -> None:
     ]
     for look in looks:
         session = browser.session()
-        session.freeze()
+        session.frozen = True
         with pytest.raises(LateRead):
             look(session)
 
@@ -604,7 +604,7 @@ def test_what_was_changed_inside_after_the_headers_is_told_by_name(browser: Brow
     assert session["name"] == "ann"
     assert session["other"] == [2]
     browser.keeper.save(session)
-    session.freeze()
+    session.frozen = True
     assert session.late_changes() == []
     cart.append(2)
     prefs["object"] = object()

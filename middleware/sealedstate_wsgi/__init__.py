@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -53,14 +53,16 @@ class SealedSessionMiddleware:
         self.keeper = Keeper(settings if settings is not None else Settings())
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        session = self.keeper.session(environ.get("HTTP_COOKIE", ""))
-        environ[ENVIRON_KEY] = session
+        session = environ[ENVIRON_KEY] = self.keeper.session(environ.get("HTTP_COOKIE", ""))
         response = _Response(self.keeper, session, start_response)
         body = self.app(environ, response.start)
         # A finished body runs no more code of the application; the same goes for a server's file.
         if type(body) in (list, tuple) or _is_servers_file(body, environ):
             try:
-                response.finish()
+                if response.waits:
+                    response.commit()
+                else:
+                    response.end()
             except BaseException:
                 _close(body)  # the server will never see it
                 raise
@@ -76,16 +78,18 @@ def _is_servers_file(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
 class _Response:
     """The status and headers that wait for the session to be saved."""
 
+    # Whether the application has started it and nothing has left yet.
+    waits = False
+    _status = ""
+    _headers: Headers
+    _exc_info: ExcInfo | None = None
+    _write: Callable[[bytes], object] | None = None
+    _lines: Sequence[str] = ()
+
     def __init__(self, keeper: Keeper, session: Session, start_response: StartResponse) -> None:
         self._keeper = keeper
         self._session = session
         self._start_response = start_response
-        self._status = ""
-        self._headers: Headers = []
-        self._exc_info: ExcInfo | None = None
-        self._write: Callable[[bytes], object] | None = None
-        self._lines: list[str] = []
-        self.started = False
 
     def start(
         self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /
@@ -95,10 +99,11 @@ class _Response:
             # The server re-raises exc_info, or complains of a second call. But where only empty
             # pieces have passed, this response takes the place of the one with the cookies.
             return self._start_response(status, self._with_session(headers), exc_info)
-        if self.started and exc_info is None:
+        if self.waits and exc_info is None:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
-        self._status, self._headers, self._exc_info = status, headers, exc_info
-        self.started = True
+        self._status, self._headers, self.waits = status, headers, True
+        if exc_info is not None:
+            self._exc_info = exc_info
         return self.write
 
     def write(self, data: bytes) -> object:
@@ -108,21 +113,16 @@ class _Response:
     def commit(self) -> Callable[[bytes], object]:
         """Save the session and let the headers go, once."""
         if self._write is None:
-            headers = self._headers_with_session()
-            self._session.freeze()
+            touched = self._session.touched
+            headers = self._headers_with_session() if touched else self._headers
+            self._session.frozen = True
             if self._exc_info is None:
                 self._write = self._start_response(self._status, headers)
             else:
                 self._write = self._start_response(self._status, headers, self._exc_info)
-            self._exc_info = None  # PEP 3333: no circular reference through the traceback
+                self._exc_info = None  # PEP 3333: no circular reference through the traceback
+            self.waits = False
         return self._write
-
-    def finish(self) -> None:
-        """The application runs no more: commit, unless write() has done so."""
-        if self._write is not None:
-            self.end()
-        elif self.started:
-            self.commit()
 
     def end(self) -> None:
         """Tell of changes that came too late for any cookie."""
@@ -132,20 +132,18 @@ class _Response:
                 _log.error("changed after the headers went out, and lost: %s", ", ".join(late))
 
     def _headers_with_session(self) -> Headers:
-        if not self._session.touched:
-            return self._headers
-        taken = sum(
-            field_bytes(value) for name, value in self._headers if name.lower() == "set-cookie"
-        )
+        names = [name.lower() for name, _ in self._headers]
+        taken = _taken(self._headers) if "set-cookie" in names else 0
         self._lines = self._keeper.save(self._session, taken)
         return self._with_session(self._headers)
 
     def _with_session(self, headers: Headers) -> Headers:
         if not self._session.touched:
             return headers
-        headers = _vary_on_cookie(headers)
+        names = [name.lower() for name, _ in headers]
+        headers = _vary_on_cookie(headers) if "vary" in names else [*headers, _VARY]
         if self._lines:
-            headers = _not_stored(headers)
+            headers = _not_stored(headers) if "cache-control" in names else [*headers, _NO_STORE]
             headers += [("Set-Cookie", line) for line in self._lines]
         return headers
 
@@ -159,10 +157,10 @@ class _Body:
 
     def __iter__(self) -> Iterator[bytes]:
         for piece in self._body:
-            if self._response.started:
+            if self._response.waits:
                 self._response.commit()
             yield piece
-        if self._response.started:
+        if self._response.waits:
             self._response.commit()
 
     def close(self) -> None:
@@ -178,6 +176,11 @@ def _close(body: Iterable[bytes]) -> None:
         close()
 
 
+def _taken(headers: Headers) -> int:
+    """How many bytes the application's own cookies take."""
+    return sum(field_bytes(value) for name, value in headers if name.lower() == "set-cookie")
+
+
 def _vary_on_cookie(headers: Headers) -> Headers:
     """`headers` saying that the response depends on the Cookie header (RFC 9110, 12.5.5)."""
     for name, value in headers:
@@ -185,7 +188,7 @@ def _vary_on_cookie(headers: Headers) -> Headers:
             members = {member.strip(" \t").lower() for member in value.split(",")}
             if members & {"cookie", "*"}:
                 return list(headers)
-    return [*headers, ("Vary", "Cookie")]
+    return [*headers, _VARY]
 
 
 def _not_stored(headers: Headers) -> Headers:
@@ -204,6 +207,8 @@ def _not_stored(headers: Headers) -> Headers:
     return [*others, ("Cache-Control", ", ".join(["no-store", "private", *kept]))]
 
 
+_VARY = ("Vary", "Cookie")
+_NO_STORE = ("Cache-Control", "no-store, private")
 # A comma inside a quoted string separates nothing.
 _MEMBER = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
 _CONTRADICTING = frozenset(

@@ -169,7 +169,7 @@ class Endings(Follower):
         try:
             added = self._records.added_by(save)
         except UnreadablePart:
-            self._tools.note("logins-unreadable", save.record.id)
+            self._tools.note("logins-unreadable", session_id=save.record.id)
             return
         if added and self._is_ended(save):
             self._late(Known(save.record.id, save.record.subject, tuple(added)))
@@ -182,7 +182,7 @@ class Endings(Follower):
         try:
             services = self._records.of(session, now).services()
         except UnreadablePart:
-            self._tools.note("logins-unreadable", arrived_id)
+            self._tools.note("logins-unreadable", session_id=arrived_id)
             return
         self._late(Known(arrived_id, session.subject, services))
 

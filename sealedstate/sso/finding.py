@@ -185,7 +185,7 @@ class LogoutIndex(Follower):
             added = self._records.added_by(save)
         except UnreadablePart:
             # They cost no login, here as little as elsewhere.
-            self._tools.note("logins-unreadable", save.record.id)
+            self._tools.note("logins-unreadable", session_id=save.record.id)
             return
         expires_at = (save.record.expires_at + self._tools.settings.skew) * 1000
         for key, member in self._entries(save.record.id, added):

@@ -201,7 +201,7 @@ class SingleLogout:
             state = self._with_cookies(self._endings, ended)
         except UnreadablePart:
             # They stay in the cookie, for a node that can read them.
-            self._tools.note("logins-unreadable", ended.id)
+            self._tools.note("logins-unreadable", session_id=ended.id)
             return None
         if state is None or not state.which(REMAINS):
             return None
