@@ -82,7 +82,7 @@ class ReportFolder:
     """Reports as files of a directory."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = path.absolute()  # even if the process moves to another directory
 
     def put(self, report: Report, expires_at: float) -> None:
         name = f"{_name(report)}.json"

@@ -114,7 +114,7 @@ class SQLiteStorage:
     def __init__(self, path: str | Path, clock: Clock, timeout: float = 2.0) -> None:
         if str(path) == ":memory:":
             raise ConfigurationError("storage: use memory: for a store in memory")
-        self._path = Path(path)
+        self._path = Path(path).absolute()  # even if the process moves to another directory
         self._clock = clock
         self._timeout = timeout
         self._lock = threading.Lock()

@@ -248,6 +248,17 @@ def test_a_child_forked_while_another_thread_was_busy_does_not_hang(path: Path, 
     assert finished(FORK_WHILE_LOCKED, path, first) == [0, ["before", "child"]]
 
 
+def test_the_file_is_the_same_wherever_the_process_goes(
+    path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(path.parent)
+    store = SQLiteStorage(path.name, clock)
+    monkeypatch.chdir("/")
+    assert store.create("c", "k", b"v", None, 1)
+    store.close()
+    assert path.exists()
+
+
 def test_two_stores_on_one_file_see_each_other(
     path: Path, store: SQLiteStorage, clock: Clock
 ) -> None:
