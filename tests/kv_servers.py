@@ -219,14 +219,15 @@ def _started(
 
 @contextlib.contextmanager
 def _shown(server: KeyValueServer) -> Iterator[None]:
-    """Stop the server in the end, and show what it wrote when the test failed."""
+    """End the server at last, and show what it wrote when the test failed."""
     try:
         yield
     except BaseException:
         print((server.folder / "log.txt").read_text(errors="replace"), file=sys.stderr)
         raise
     finally:
-        server.stop()
+        # Nobody needs what it keeps, and an orderly end takes memcached a second.
+        server.kill9()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from hypothesis import strategies as st
 
@@ -67,7 +68,7 @@ class Moment:
     deed: str = "founded"
     kid: bytes = b""
 
-    @property
+    @cached_property
     def keyring(self) -> Keyring:
         return self.ring.keyring()
 
