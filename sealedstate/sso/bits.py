@@ -15,11 +15,12 @@ spelling of a number: whether the same bytes come out again is for the caller to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 RUN = 64
 SIZE_BITS = 6
 MAX_SMALL_BITS = 48
+FLUSH = 8192
 
 
 class EndOfBits(ValueError):
@@ -30,25 +31,28 @@ class BitWriter:
     """Numbers in, bytes out."""
 
     def __init__(self) -> None:
-        self._bits: list[str] = []
+        self._bytes = bytearray()
+        self._number, self._width = 0, 0
 
     def put(self, value: int, width: int) -> None:
         """`value` in exactly `width` bits."""
-        if width:
-            self._bits.append(f"{value:0{width}b}")
+        self._number = self._number << width | value
+        self._width += width
+        if self._width > FLUSH:
+            self._flush()
 
     def put_flag(self, flag: bool) -> bool:
         """One bit; `flag` itself, so that what hangs on it can follow."""
-        self._bits.append("1" if flag else "0")
+        self.put(1 if flag else 0, 1)
         return flag
 
     def put_small(self, value: int) -> None:
         """A number that is mostly below 8."""
-        groups = [value & 7]
+        groups, width = value & 7, 4
         while value := value >> 3:
-            groups.append(value & 7 | 8)
-        for group in reversed(groups):
-            self.put(group, 4)
+            groups |= (value & 7 | 8) << width
+            width += 4
+        self.put(groups, width)
 
     def put_sized(self, value: int) -> None:
         """A number below 2**63."""
@@ -65,10 +69,12 @@ class BitWriter:
                 number = number * radix + digit
             self.put(number, _run_bits(len(run), radix))
 
-    def put_rice(self, value: int, k: int) -> None:
-        """A number that is mostly below 2**k."""
-        self._bits.append("1" * (value >> k) + "0")
-        self.put(value & ((1 << k) - 1), k)
+    def put_rice(self, values: Iterable[int], k: int) -> None:
+        """Numbers that are mostly below 2**k."""
+        low = (1 << k) - 1
+        for value in values:
+            ones = value >> k
+            self.put((2 << ones) - 2 << k | value & low, ones + 1 + k)
 
     def put_bytes(self, data: bytes) -> None:
         """Bytes as they are."""
@@ -76,15 +82,23 @@ class BitWriter:
 
     def finish(self) -> bytes:
         """All of it."""
-        bits = "".join(self._bits)
-        size = -(-len(bits) // 8)
-        return int(bits.ljust(8 * size, "0") or "0", 2).to_bytes(size, "big")
+        self.put(0, -self._width % 8)
+        self._flush()
+        return bytes(self._bytes)
+
+    def _flush(self) -> None:
+        """Whole bytes leave the number, which would cost the more to shift the longer it is."""
+        size, rest = divmod(self._width, 8)
+        self._bytes += (self._number >> rest).to_bytes(size, "big")
+        self._number &= (1 << rest) - 1
+        self._width = rest
 
 
 class BitReader:
     """Bytes in, numbers out. Raises EndOfBits."""
 
     def __init__(self, data: bytes) -> None:
+        self._data = data
         self._bits = f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}" if data else ""
         self._at = 0
 
@@ -95,8 +109,11 @@ class BitReader:
 
     def take(self, width: int) -> int:
         """What `put` has put."""
-        bits = self._taken(width)
-        return int(bits, 2) if bits else 0
+        start, end = self._at, self._at + width
+        if end > len(self._bits):
+            raise EndOfBits
+        self._at = end
+        return int(self._bits[start:end], 2) if width else 0
 
     def take_flag(self) -> bool:
         """What `put_flag` has put."""
@@ -126,34 +143,37 @@ class BitReader:
             digits += self._run(size, radix)
         return digits
 
-    def take_rice(self, k: int) -> int:
-        """What `put_rice` has put."""
-        end = self._bits.find("0", self._at)
-        if end < 0:
-            raise EndOfBits
-        quotient = end - self._at
-        self._at = end + 1
-        return quotient << k | self.take(k)
+    def take_rice(self, count: int, k: int) -> list[int]:
+        """`count` numbers that `put_rice` has put."""
+        numbers = []
+        for _ in range(count):
+            start, end = self._at, self._bits.find("0", self._at)
+            if end < 0:
+                raise EndOfBits
+            self._at = end + 1
+            numbers.append(end - start << k | self.take(k))
+        return numbers
 
     def take_bytes(self, size: int) -> bytes:
         """What `put_bytes` has put."""
         self.check(8 * size)
-        return self.take(8 * size).to_bytes(size, "big")
+        start, shift = divmod(self._at, 8)
+        self._at += 8 * size
+        if not shift:
+            return self._data[start : start + size]
+        # As a number, with the bits of the first and the last byte that belong to others.
+        number = int.from_bytes(self._data[start : start + size + 1], "big") >> (8 - shift)
+        return (number & ((1 << 8 * size) - 1)).to_bytes(size, "big")
 
     def check(self, width: int) -> None:
         """Raise EndOfBits unless so many bits are left."""
-        if width > self.left:
+        if self._at + width > len(self._bits):
             raise EndOfBits
 
     def finish(self) -> None:
         """Raise EndOfBits unless only zero bits are left, less than a byte of them."""
         if self.left > 7 or "1" in self._bits[self._at :]:
             raise EndOfBits
-
-    def _taken(self, width: int) -> str:
-        self.check(width)
-        start, self._at = self._at, self._at + width
-        return self._bits[start : self._at]
 
     def _run(self, size: int, radix: int) -> list[int]:
         number = self.take(_run_bits(size, radix))

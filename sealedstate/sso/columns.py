@@ -42,6 +42,7 @@ Columns are refused unless encoding what they decode to gives the same bytes aga
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 from ..errors import UnsupportedValue
 from .bits import BitReader, BitWriter
@@ -61,7 +62,7 @@ from .groups import (
 )
 from .logins import ServiceLogin
 from .registry import CHECK_BYTES, NO_VERSION, Registry, Version
-from .shapes import put_form, put_rest, take_cell, take_form
+from .shapes import put_cells, put_form, take_form, take_texts
 from .texts import put_text, take_text
 from .wellknown import METHODS, NAME_ID_FORMATS
 
@@ -128,8 +129,8 @@ class _Encoder:
             self._put_services(group, rows)
         self._out.put_digits(distances, max(distances) + 1)
         for _, rows in groups:
-            for cell in [*(row.name_cell for row in rows), *(row.index_cell for row in rows)]:
-                put_rest(self._out, cell)
+            put_cells(self._out, [row.name_cell for row in rows])
+            put_cells(self._out, [row.index_cell for row in rows])
         return self._out.finish()
 
     # --- what is said once ----------------------------------------------------------------------
@@ -202,13 +203,13 @@ class _Encoder:
     # --- what each login takes ------------------------------------------------------------------
 
     def _put_services(self, group: Group, rows: list[Row]) -> None:
-        k, before = _rice_bits(self._version, len(rows)), -1
-        for row in rows:
-            if group.services.literal:
+        if group.services.literal:
+            for row in rows:
                 put_text(self._out, row.entity_id)
-            else:
-                self._out.put_rice(row.number - before - 1, k)
-                before = row.number
+            return
+        numbers = [row.number for row in rows]
+        gaps = [number - before - 1 for before, number in pairwise([-1, *numbers])]
+        self._out.put_rice(gaps, _rice_bits(self._version, len(rows)))
 
 
 def _rice_bits(version: Version, count: int) -> int:
@@ -238,8 +239,8 @@ class _Decoder:
         services = [self._take_services(group, count) for group, count in groups]
         distances = iter(self._in.take_digits(sum(map(len, services)), reach + 1))
         for (group, count), entity_ids in zip(groups, services, strict=True):
-            names = [take_cell(self._in, group.name_form) for _ in range(count)]
-            indexes = [take_cell(self._in, group.index_form) for _ in range(count)]
+            names = take_texts(self._in, group.name_form, count)
+            indexes = take_texts(self._in, group.index_form, count)
             for entity_id, name, index in zip(entity_ids, names, indexes, strict=True):
                 time = earliest + unit * next(distances)
                 yield to_login(group, entity_id, name, index, time)
@@ -295,9 +296,9 @@ class _Decoder:
     def _take_services(self, group: Group, count: int) -> list[str]:
         if group.services.literal:
             return [take_text(self._in) for _ in range(count)]
-        k, number, entity_ids = _rice_bits(self.version, count), -1, []
-        for _ in range(count):
-            number += 1 + self._in.take_rice(k)
+        number, entity_ids = -1, []
+        for gap in self._in.take_rice(count, _rice_bits(self.version, count)):
+            number += gap + 1
             entity_ids.append(self._entity_id(number))
         return entity_ids
 

@@ -50,8 +50,10 @@ class Row(NamedTuple):
 
 Groups: TypeAlias = list[tuple[Group, list[Row]]]
 
-NO_QUALIFIERS: Qualifiers = ((NONE, ""), (NONE, ""))
-BEFORE_ALL = Group(Services(USUAL_METHOD, False, NO_QUALIFIERS), (), USUAL_FORM, USUAL_FORM)
+_NO_QUALIFIER, _OWN_QUALIFIER = (NONE, ""), (OWN, "")
+BEFORE_ALL = Group(
+    Services(USUAL_METHOD, False, (_NO_QUALIFIER, _NO_QUALIFIER)), (), USUAL_FORM, USUAL_FORM
+)
 
 
 def group_logins(logins: Iterable[ServiceLogin], registry: Registry, version: Version) -> Groups:
@@ -81,7 +83,7 @@ def _parted(login: ServiceLogin, registry: Registry, version: Version) -> tuple[
 
     def qualifier(text: str | None) -> Qualifier:
         if text is None or text == own:
-            return (NONE if text is None else OWN), ""
+            return _NO_QUALIFIER if text is None else _OWN_QUALIFIER
         known = registry.entity_number(text, version) is not None
         return (NUMBERED if known else LITERAL), text
 
@@ -93,6 +95,8 @@ def _parted(login: ServiceLogin, registry: Registry, version: Version) -> tuple[
 
 def _layers(rows: list[Row]) -> list[list[Row]]:
     """The rows, so that in each layer no service stands twice."""
+    if len({row.entity_id for row in rows}) == len(rows):
+        return [rows]
     layers: list[list[Row]] = []
     depth: Counter[str] = Counter()
     for row in rows:

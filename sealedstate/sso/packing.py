@@ -11,11 +11,10 @@ The tables are part of the format of login records: a change of any kind is a ne
 from __future__ import annotations
 
 import base64
-import contextlib
+import binascii
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 # Shorter texts may be words, and would only scatter logins over many shapes.
 MIN_BYTES = 8
@@ -24,8 +23,7 @@ MAX_BYTES = 64
 BEGINNINGS = ("", "_", "id-", "id", "ID_", "ONELOGIN_", "urn:uuid:", "uuid:")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Shape:
+class Shape(NamedTuple):
     """How a text is written. `beginning` and `alphabet` count into the tables, `size` bytes."""
 
     beginning: int
@@ -39,33 +37,42 @@ USUAL_SHAPES = (Shape(1, 0, 16), Shape(0, 8, 20), Shape(0, 8, 32), Shape(0, 2, 1
 
 def pack(text: str) -> tuple[Shape, bytes] | None:
     """The shape and the bytes of `text`, the fewest possible; None when it is none of ours."""
-    found = [
-        packed
-        for beginning, letters in enumerate(BEGINNINGS)
-        if text.startswith(letters)
-        and (packed := _packed(beginning, text, text[len(letters) :])) is not None
-    ]
-    return min(found, key=lambda packed: packed[0].size, default=None)
+    best = _packed(0, text)
+    for beginning in _BEGINNINGS_FROM.get(text[:1], ()):
+        letters = BEGINNINGS[beginning]
+        if text.startswith(letters):
+            packed = _packed(beginning, text[len(letters) :])
+            if packed and (best is None or packed[0].size < best[0].size):
+                best = packed
+    return best
 
 
 def unpack(shape: Shape, data: bytes) -> str:
     """The text of a shape that `data` stands for. Raises ValueError for a shape that is none."""
-    if not (shape.beginning < len(BEGINNINGS) and shape.alphabet < len(_ALPHABETS)):
+    beginning, alphabet, _ = shape
+    if not (beginning < len(BEGINNINGS) and alphabet < len(_ALPHABETS)):
         raise ValueError("no shape")
-    _, write, _ = _ALPHABETS[shape.alphabet]
-    return BEGINNINGS[shape.beginning] + write(data)
+    _, write, _ = _ALPHABETS[alphabet]
+    return BEGINNINGS[beginning] + write(data)
 
 
-def _packed(beginning: int, text: str, rest: str) -> tuple[Shape, bytes] | None:
-    """`text` in the first alphabet that has it, letter by letter, behind its beginning."""
-    for alphabet, (letters, _, read) in enumerate(_ALPHABETS):
+def _packed(beginning: int, rest: str) -> tuple[Shape, bytes] | None:
+    """What stands behind a beginning, in the first alphabet that has it letter by letter."""
+    for number in _ALPHABETS_OF.get(len(rest), ()):
+        letters, write, read = _ALPHABETS[number]
         if letters.fullmatch(rest):
-            with contextlib.suppress(ValueError):
-                data = read(rest)
-                shape = Shape(beginning, alphabet, len(data))
-                if MIN_BYTES <= len(data) <= MAX_BYTES and unpack(shape, data) == text:
-                    return shape, data
+            data = _read(read, rest)
+            if MIN_BYTES <= len(data) <= MAX_BYTES and write(data) == rest:
+                return Shape(beginning, number, len(data)), data
     return None
+
+
+def _read(read: Callable[[str], bytes], text: str) -> bytes:
+    """The bytes; none where the alphabet has the letters, but not so many of them."""
+    try:
+        return read(text)
+    except ValueError:
+        return b""
 
 
 def _write_uuid(data: bytes) -> str:
@@ -78,7 +85,7 @@ def _read_uuid(text: str) -> bytes:
 
 
 def _write_base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+    return binascii.b2a_base64(data, newline=False).decode()
 
 
 def _write_base64url(data: bytes) -> str:
@@ -90,7 +97,7 @@ def _write_base32(data: bytes) -> str:
 
 
 def _read_base64(text: str) -> bytes:
-    return base64.b64decode(text + "=" * (-len(text) % 4))
+    return binascii.a2b_base64(text + "=" * (-len(text) % 4))
 
 
 def _read_base64url(text: str) -> bytes:
@@ -136,3 +143,25 @@ _ALPHABETS: tuple[_Alphabet, ...] = (
         "[A-Za-z0-9_-]{10,86}", lambda data: _write_base64url(data).rstrip("="), _read_base64url
     ),
 )
+
+
+def _beginnings_from() -> dict[str, tuple[int, ...]]:
+    first = {letters[0] for letters in BEGINNINGS if letters}
+    return {
+        letter: tuple(n for n, letters in enumerate(BEGINNINGS) if letters.startswith(letter))
+        for letter in first
+    }
+
+
+def _alphabets_of() -> dict[int, tuple[int, ...]]:
+    found: dict[int, tuple[int, ...]] = {}
+    for number, (_, write, _) in enumerate(_ALPHABETS):
+        for size in {len(write(bytes(size))) for size in range(MIN_BYTES, MAX_BYTES + 1)}:
+            found[size] = (*found.get(size, ()), number)
+    return found
+
+
+# Which beginnings a first letter leaves, and which alphabets a number of letters: most texts are
+# tried with one or two. An alphabet writes so many bytes in so many letters, whatever they are.
+_BEGINNINGS_FROM = _beginnings_from()
+_ALPHABETS_OF = _alphabets_of()

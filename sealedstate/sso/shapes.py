@@ -6,11 +6,12 @@ they are. The format is specified in `columns`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from .bits import BitReader, BitWriter
 from .logins import KID_BYTES, MARK_BYTES, How, Made, Text
-from .packing import USUAL_SHAPES, Shape, pack, unpack
+from .packing import MAX_BYTES, MIN_BYTES, USUAL_SHAPES, Shape, pack, unpack
 from .texts import put_text, take_text
 
 NONE, LITERAL, FIRST_USUAL = 0, 1, 5
@@ -25,6 +26,9 @@ class Form(NamedTuple):
 
 
 USUAL_FORM = Form(FIRST_USUAL)
+_LITERAL_FORM = Form(LITERAL)
+_USUAL_FORMS = {shape: Form(FIRST_USUAL + at) for at, shape in enumerate(USUAL_SHAPES)}
+_MADE = frozenset(How)
 
 
 class Cell(NamedTuple):
@@ -34,19 +38,20 @@ class Cell(NamedTuple):
     rest: str | bytes = b""
 
 
+_NO_TEXT = Cell(Form(NONE))
+
+
 def to_cell(text: Text | None) -> Cell:
     """How `text` is written."""
     if text is None:
-        return Cell(Form(NONE))
+        return _NO_TEXT
     if isinstance(text, Made):
         return Cell(Form(text.how, text.kid + text.mark))
     packed = pack(text)
     if packed is None:
-        return Cell(Form(LITERAL), text)
+        return Cell(_LITERAL_FORM, text)
     shape, data = packed
-    if shape in USUAL_SHAPES:
-        return Cell(Form(FIRST_USUAL + USUAL_SHAPES.index(shape)), data)
-    return Cell(Form(OTHER_SHAPE, bytes((shape.beginning, shape.alphabet, shape.size))), data)
+    return Cell(_USUAL_FORMS.get(shape) or Form(OTHER_SHAPE, bytes(shape)), data)
 
 
 def put_form(writer: BitWriter, form: Form) -> None:
@@ -68,32 +73,35 @@ def take_form(reader: BitReader) -> Form:
     return Form(number, reader.take_bytes(sizes.get(How(number), 0) if number in _MADE else 0))
 
 
-def put_rest(writer: BitWriter, cell: Cell) -> None:
-    """What one text takes."""
-    if isinstance(cell.rest, str):
-        put_text(writer, cell.rest)
-    else:
-        writer.put_bytes(cell.rest)
+def put_cells(writer: BitWriter, cells: list[Cell]) -> None:
+    """What the texts of one column take; they have the same form."""
+    for _, rest in cells:
+        if isinstance(rest, str):
+            put_text(writer, rest)
+    writer.put_bytes(b"".join(rest for _, rest in cells if isinstance(rest, bytes)))
 
 
-def take_cell(reader: BitReader, form: Form) -> Text | None:
-    """The text of a form that comes next. Raises ValueError."""
-    if form.number == NONE:
-        return None
-    if form.number == LITERAL:
-        return take_text(reader)
-    if form.number in _MADE:
-        return Made(How(form.number), form.detail[:KID_BYTES], form.detail[KID_BYTES:])
+def take_texts(reader: BitReader, form: Form, count: int) -> Sequence[Text | None]:
+    """The texts of a column, so many of one form. Raises ValueError."""
+    number, detail = form
+    if number == NONE:
+        return [None] * count
+    if number == LITERAL:
+        return [take_text(reader) for _ in range(count)]
+    if number in _MADE:
+        return [Made(How(number), detail[:KID_BYTES], detail[KID_BYTES:])] * count
     shape = _shape(form)
-    return unpack(shape, reader.take_bytes(shape.size))
-
-
-_MADE = frozenset(How)
+    size = shape.size
+    data = reader.take_bytes(count * size)
+    return [unpack(shape, data[at : at + size]) for at in range(0, count * size, size)]
 
 
 def _shape(form: Form) -> Shape:
     if form.number == OTHER_SHAPE:
-        return Shape(*form.detail)
+        shape = Shape(*form.detail)
+        if not MIN_BYTES <= shape.size <= MAX_BYTES:
+            raise ValueError("no shape")
+        return shape
     if form.number > OTHER_SHAPE:
         raise ValueError("no form")
     return USUAL_SHAPES[form.number - FIRST_USUAL]
