@@ -62,7 +62,7 @@ from .groups import (
 )
 from .logins import ServiceLogin
 from .registry import CHECK_BYTES, NO_VERSION, Registry, Version
-from .shapes import put_cells, put_form, take_form, take_texts
+from .shapes import put_form, put_rests, take_form, take_texts
 from .texts import put_text, take_text
 from .wellknown import METHODS, NAME_ID_FORMATS
 
@@ -129,8 +129,8 @@ class _Encoder:
             self._put_services(group, rows)
         self._out.put_digits(distances, max(distances) + 1)
         for _, rows in groups:
-            put_cells(self._out, [row.name_cell for row in rows])
-            put_cells(self._out, [row.index_cell for row in rows])
+            put_rests(self._out, (row.name_rest for row in rows))
+            put_rests(self._out, (row.index_rest for row in rows))
         return self._out.finish()
 
     # --- what is said once ----------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 from .logins import NameID, ServiceLogin, Text
 from .registry import Registry, Version
-from .shapes import USUAL_FORM, Cell, Form, to_cell
+from .shapes import USUAL_FORM, Form, Rest, to_cell
 from .wellknown import USUAL_METHOD
 
 # How a qualifier is written: not at all, as a text, as the service's own entityID, as a number.
@@ -44,13 +44,13 @@ class Row(NamedTuple):
     number: int
     entity_id: str
     time: int
-    name_cell: Cell
-    index_cell: Cell
+    name_rest: Rest
+    index_rest: Rest
 
 
 Groups: TypeAlias = list[tuple[Group, list[Row]]]
 
-_NO_QUALIFIER, _OWN_QUALIFIER = (NONE, ""), (OWN, "")
+_NO_QUALIFIER: Qualifier = (NONE, "")
 BEFORE_ALL = Group(
     Services(USUAL_METHOD, False, (_NO_QUALIFIER, _NO_QUALIFIER)), (), USUAL_FORM, USUAL_FORM
 )
@@ -77,20 +77,23 @@ def to_login(
 
 
 def _parted(login: ServiceLogin, registry: Registry, version: Version) -> tuple[Group, Row]:
-    number = registry.entity_number(login.entity_id, version)
-    name_id, own = login.name_id, login.entity_id
-    name, index = to_cell(name_id.value), to_cell(login.session_index)
-
-    def qualifier(text: str | None) -> Qualifier:
-        if text is None or text == own:
-            return _NO_QUALIFIER if text is None else _OWN_QUALIFIER
-        known = registry.entity_number(text, version) is not None
-        return (NUMBERED if known else LITERAL), text
-
-    qualifiers = (qualifier(name_id.name_qualifier), qualifier(name_id.sp_name_qualifier))
-    services = Services(login.method, number is None, qualifiers)
-    group = Group(services, _as_tuple(name_id.format), name.form, index.form)
+    own, name_id = login.entity_id, login.name_id
+    number = registry.entity_number(own, version)
+    name_form, name = to_cell(name_id.value)
+    index_form, index = to_cell(login.session_index)
+    one = _qualifier(name_id.name_qualifier, own, registry, version)
+    other = _qualifier(name_id.sp_name_qualifier, own, registry, version)
+    services = Services(login.method, number is None, (one, other))
+    group = Group(services, _as_tuple(name_id.format), name_form, index_form)
     return group, Row(-1 if number is None else number, own, login.time, name, index)
+
+
+def _qualifier(text: str | None, own: str, registry: Registry, version: Version) -> Qualifier:
+    if text is None:
+        return _NO_QUALIFIER
+    if text == own:
+        return OWN, ""
+    return (LITERAL if registry.entity_number(text, version) is None else NUMBERED), text
 
 
 def _layers(rows: list[Row]) -> list[list[Row]]:

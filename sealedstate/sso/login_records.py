@@ -18,7 +18,7 @@ Two requests at once: no service login is lost, and the rules of `merge_sets` de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -162,8 +162,8 @@ class LoginRecord:
         without them.
         """
         step = self._records.time_step
-        added = (replace(login, time=login.time // step * step) for login in logins)
-        self._save_columns({*added, *self._others(*logins)})
+        added = [replace(login, time=login.time // step * step) for login in logins]
+        self._save_columns([*added, *self._others(*logins)])
 
     def enter(self, entity_id: str, method: str) -> ServiceLogin:
         """Make a transient NameID and a SessionIndex for a service, and record the login.
@@ -189,10 +189,10 @@ class LoginRecord:
         Raises LoginsUnreadable of some kind.
         """
         columns = self._columns()
-        chosen = {one for one in columns if entity_id is None or one.entity_id == entity_id}
+        chosen = [one for one in columns if entity_id is None or one.entity_id == entity_id]
         owner = self._owner() if chosen else None
         found = [owner.make_again(login) for login in chosen] if owner else []
-        return tuple(sorted(found, key=lambda one: (one.time, one.entity_id, str(one.name_id))))
+        return tuple(sorted(found, key=_order))
 
     def remove_service(self, login: ServiceLogin) -> None:
         """The user is no longer there, as `login` (one of `services`) says."""
@@ -206,7 +206,7 @@ class LoginRecord:
         """Give the session a new id. Identifiers derived from the old one are kept as texts."""
         services = self.services()
         self._session.regenerate()
-        self._save_columns(set(services))
+        self._save_columns(services)
 
     # --- the session's parts --------------------------------------------------------------------
 
@@ -222,17 +222,22 @@ class LoginRecord:
         start = self._start()
         self._put(self._records.head, encode_head(keep(one, start) for one in authentications))
 
-    def _others(self, *logins: ServiceLogin) -> set[ServiceLogin]:
+    def _others(self, *logins: ServiceLogin) -> list[ServiceLogin]:
         """The service logins that none of `logins` is the same as."""
         owner = self._owner()
         mine = {owner.leave_out(login).identity for login in logins}
+        services = {login.entity_id for login in logins}
         # What was kept as text may by now be something that can be made again.
-        return {one for one in self._columns() if owner.leave_out(one).identity not in mine}
+        return [
+            one
+            for one in self._columns()
+            if one.entity_id not in services or owner.leave_out(one).identity not in mine
+        ]
 
-    def _save_columns(self, logins: set[ServiceLogin]) -> None:
+    def _save_columns(self, logins: Sequence[ServiceLogin]) -> None:
         if logins:
             owner = self._owner()
-            logins = {owner.leave_out(login) for login in logins}
+            logins = [owner.leave_out(login) for login in logins]
         self._put(self._records.columns, encode_logins(logins, self._records.registry))
 
     def _put(self, name: str, data: bytes) -> None:
@@ -254,6 +259,11 @@ class LoginRecord:
         if subject is None:
             raise NobodySignedIn("login records belong to a user: set session.subject first")
         return subject
+
+
+def _order(login: ServiceLogin) -> tuple[int, str, str, str]:
+    name, index = login.name_id.value, login.session_index
+    return login.time, login.entity_id, str(name), str(index or "")
 
 
 def _bytes(value: object) -> bytes:

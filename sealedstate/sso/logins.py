@@ -98,9 +98,12 @@ class NameID:
     def __post_init__(self) -> None:
         if not isinstance(self.value, Made):
             check_text("a NameID", self.value)
-        for text in (self.format, self.name_qualifier, self.sp_name_qualifier):
-            if text is not None:
-                check_text("a NameID's format or qualifier", text)
+        if self.format is not None:
+            check_text("a NameID's format", self.format)
+        if self.name_qualifier is not None:
+            check_text("a NameID's qualifier", self.name_qualifier)
+        if self.sp_name_qualifier is not None:
+            check_text("a NameID's qualifier", self.sp_name_qualifier)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ made it first.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from .derived import NAME_ID, SESSION_INDEX, Identifiers, kid_of
+from .derived import NAME_ID, PAIRWISE_CHARS, SESSION_INDEX, Identifiers, kid_of
 from .errors import IdentifierKeyMissing, SessionIdChanged
-from .logins import MARK_BYTES, How, Made, ServiceLogin, Text
+from .logins import MARK_BYTES, How, Made, NameID, ServiceLogin, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Owner:
         name = self._name_left_out(name_id.value, login.entity_id)
         if isinstance(index, str):
             index = self._derived(SESSION_INDEX, index, login.entity_id) or index
-        return replace(login, name_id=replace(name_id, value=name), session_index=index)
+        return _with_texts(login, name, index)
 
     def make_again(self, login: ServiceLogin) -> ServiceLogin:
         """The login with all texts. Raises LoginsUnreadable of some kind."""
@@ -38,14 +38,15 @@ class Owner:
         name = self._made(NAME_ID, name_id.value, login.entity_id)
         if index is not None:
             index = self._made(SESSION_INDEX, index, login.entity_id)
-        return replace(login, name_id=replace(name_id, value=name), session_index=index)
+        return _with_texts(login, name, index)
 
     def _name_left_out(self, text: Text, entity_id: str) -> Text:
         if not isinstance(text, str):
             return text
         if text == self.subject:
             return Made(How.SUBJECT)
-        pairwise = self._pairwise(entity_id)
+        # What has another length need not be made to see that it is another text.
+        pairwise = self._pairwise(entity_id) if len(text) == PAIRWISE_CHARS else None
         if pairwise is not None and text == pairwise[1]:
             return Made(How.PAIRWISE, pairwise[0])
         return self._derived(NAME_ID, text, entity_id) or text
@@ -86,6 +87,15 @@ class Owner:
 
     def _mark(self) -> bytes:
         return hashlib.blake2b(self.session_id, digest_size=MARK_BYTES).digest()
+
+
+def _with_texts(login: ServiceLogin, name: Text, index: Text | None) -> ServiceLogin:
+    """The login with these texts: itself where they are its own, as most are."""
+    known = login.name_id
+    if name is known.value and index is login.session_index:
+        return login
+    name_id = NameID(name, known.format, known.name_qualifier, known.sp_name_qualifier)
+    return ServiceLogin(login.entity_id, login.method, name_id, index, login.time)
 
 
 def needs_subject(login: ServiceLogin) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 # Shorter texts may be words, and would only scatter logins over many shapes.
@@ -37,11 +37,11 @@ USUAL_SHAPES = (Shape(1, 0, 16), Shape(0, 8, 20), Shape(0, 8, 32), Shape(0, 2, 1
 
 def pack(text: str) -> tuple[Shape, bytes] | None:
     """The shape and the bytes of `text`, the fewest possible; None when it is none of ours."""
-    best = _packed(0, text)
-    for beginning in _BEGINNINGS_FROM.get(text[:1], ()):
-        letters = BEGINNINGS[beginning]
-        if text.startswith(letters):
-            packed = _packed(beginning, text[len(letters) :])
+    best, chars = None, len(text)
+    for beginning, letters in _BEGINNINGS_OF.get(text[:1], _NO_BEGINNING):
+        alphabets = _ALPHABETS_OF.get(chars - len(letters))
+        if alphabets and text.startswith(letters):
+            packed = _packed(beginning, text[len(letters) :], alphabets)
             if packed and (best is None or packed[0].size < best[0].size):
                 best = packed
     return best
@@ -56,9 +56,9 @@ def unpack(shape: Shape, data: bytes) -> str:
     return BEGINNINGS[beginning] + write(data)
 
 
-def _packed(beginning: int, rest: str) -> tuple[Shape, bytes] | None:
+def _packed(beginning: int, rest: str, alphabets: Sequence[int]) -> tuple[Shape, bytes] | None:
     """What stands behind a beginning, in the first alphabet that has it letter by letter."""
-    for number in _ALPHABETS_OF.get(len(rest), ()):
+    for number in alphabets:
         letters, write, read = _ALPHABETS[number]
         if letters.fullmatch(rest):
             data = _read(read, rest)
@@ -145,23 +145,22 @@ _ALPHABETS: tuple[_Alphabet, ...] = (
 )
 
 
-def _beginnings_from() -> dict[str, tuple[int, ...]]:
-    first = {letters[0] for letters in BEGINNINGS if letters}
-    return {
-        letter: tuple(n for n, letters in enumerate(BEGINNINGS) if letters.startswith(letter))
-        for letter in first
-    }
+_NO_BEGINNING = ((0, ""),)
+
+
+def _beginnings_of(first: str) -> tuple[tuple[int, str], ...]:
+    return tuple((n, text) for n, text in enumerate(BEGINNINGS) if text[:1] in ("", first))
 
 
 def _alphabets_of() -> dict[int, tuple[int, ...]]:
     found: dict[int, tuple[int, ...]] = {}
     for number, (_, write, _) in enumerate(_ALPHABETS):
-        for size in {len(write(bytes(size))) for size in range(MIN_BYTES, MAX_BYTES + 1)}:
-            found[size] = (*found.get(size, ()), number)
+        for chars in {len(write(bytes(size))) for size in range(MIN_BYTES, MAX_BYTES + 1)}:
+            found[chars] = (*found.get(chars, ()), number)
     return found
 
 
 # Which beginnings a first letter leaves, and which alphabets a number of letters: most texts are
 # tried with one or two. An alphabet writes so many bytes in so many letters, whatever they are.
-_BEGINNINGS_FROM = _beginnings_from()
+_BEGINNINGS_OF = {text[:1]: _beginnings_of(text[:1]) for text in BEGINNINGS}
 _ALPHABETS_OF = _alphabets_of()

@@ -85,11 +85,13 @@ class Registry:
 
     def entity_number(self, entity_id: str, version: Version) -> int | None:
         """The number that an entityID had in `version`."""
-        return _below(self._entity_numbers.get(entity_id), version.entities)
+        number = self._entity_numbers.get(entity_id)
+        return None if number is None or number >= version.entities else number
 
     def method_number(self, method: str, version: Version) -> int | None:
         """The number that a method had in `version`."""
-        return _below(self._method_numbers.get(method), version.methods)
+        number = self._method_numbers.get(method)
+        return None if number is None or number >= version.methods else number
 
 
 def extended_text(text: str, entities: Iterable[str], methods: Iterable[str] = ()) -> str:
@@ -194,7 +196,3 @@ def _lines(kind: str, texts: Iterable[str], known: set[str]) -> Iterator[str]:
 
 def _checksum(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=16).digest()
-
-
-def _below(number: int | None, limit: int) -> int | None:
-    return number if number is not None and number < limit else None

@@ -6,8 +6,8 @@ they are. The format is specified in `columns`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
 
 from .bits import BitReader, BitWriter
 from .logins import KID_BYTES, MARK_BYTES, How, Made, Text
@@ -31,14 +31,11 @@ _USUAL_FORMS = {shape: Form(FIRST_USUAL + at) for at, shape in enumerate(USUAL_S
 _MADE = frozenset(How)
 
 
-class Cell(NamedTuple):
-    """One text: its form, and the letters or packed bytes that it takes."""
+# What one text takes beside its form: letters, or packed bytes.
+Rest: TypeAlias = str | bytes
+Cell: TypeAlias = tuple[Form, Rest]
 
-    form: Form
-    rest: str | bytes = b""
-
-
-_NO_TEXT = Cell(Form(NONE))
+_NO_TEXT: Cell = (Form(NONE), b"")
 
 
 def to_cell(text: Text | None) -> Cell:
@@ -46,12 +43,12 @@ def to_cell(text: Text | None) -> Cell:
     if text is None:
         return _NO_TEXT
     if isinstance(text, Made):
-        return Cell(Form(text.how, text.kid + text.mark))
+        return Form(text.how, text.kid + text.mark), b""
     packed = pack(text)
     if packed is None:
-        return Cell(_LITERAL_FORM, text)
+        return _LITERAL_FORM, text
     shape, data = packed
-    return Cell(_USUAL_FORMS.get(shape) or Form(OTHER_SHAPE, bytes(shape)), data)
+    return _USUAL_FORMS.get(shape) or Form(OTHER_SHAPE, bytes(shape)), data
 
 
 def put_form(writer: BitWriter, form: Form) -> None:
@@ -73,12 +70,15 @@ def take_form(reader: BitReader) -> Form:
     return Form(number, reader.take_bytes(sizes.get(How(number), 0) if number in _MADE else 0))
 
 
-def put_cells(writer: BitWriter, cells: list[Cell]) -> None:
-    """What the texts of one column take; they have the same form."""
-    for _, rest in cells:
+def put_rests(writer: BitWriter, rests: Iterable[Rest]) -> None:
+    """What the texts of a column take; they have one form, so all are letters or all are bytes."""
+    data: list[bytes] = []
+    for rest in rests:
         if isinstance(rest, str):
             put_text(writer, rest)
-    writer.put_bytes(b"".join(rest for _, rest in cells if isinstance(rest, bytes)))
+        else:
+            data.append(rest)
+    writer.put_bytes(b"".join(data))
 
 
 def take_texts(reader: BitReader, form: Form, count: int) -> Sequence[Text | None]:
