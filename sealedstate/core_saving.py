@@ -44,7 +44,7 @@ def core_line(
         followers.before_save(save)
         text = tools.tokens.seal_payload(payload, int(now))
         followers.before_sending(save)
-    tools.note("saved", None, session_id=record.id)
+    tools.note("saved", session_id=record.id)
     cookies, is_persistent = tools.cookies, tools.settings.persistent
     age = max_age(tools, record, now) if is_persistent else None
     return cookies.set_line(cookies.name, text, age)

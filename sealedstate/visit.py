@@ -67,7 +67,7 @@ class RequestVisit:
             self.withheld = error.reason if error.keeps_cookie else None
             return Arrival(withheld=self.withheld)
         record = self.record = opened.record
-        tools.note("opened", None, kid=opened.key.kid, session_id=record.id)
+        tools.note("opened", kid=opened.key.kid, session_id=record.id)
         return record
 
     def recall(self, name: str) -> bytes | None:

@@ -86,9 +86,9 @@ def test_an_opened_token_does_not_show_its_payload() -> None:
     assert "secret" not in repr(opened)
 
 
-# --- 1,000,000 altered tokens ---------------------------------------------------------------------
+# --- altered tokens, by the million ---------------------------------------------------------------
 
-SHARDS, ALTERED = 20, 50_000
+SHARDS, ALTERED = 5, 50_000
 
 
 def originals() -> list[bytes]:
@@ -222,12 +222,12 @@ LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_of_a_million_altered_tokens_none_opens_and_none_breaks(shard: int) -> None:
+def test_of_a_quarter_of_a_million_altered_tokens_none_opens_and_none_breaks(shard: int) -> None:
     none_opens_and_none_breaks(f"shard {shard}")
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("shard", range(10 * SHARDS))
+@pytest.mark.parametrize("shard", range(40 * SHARDS))
 def test_of_ten_million_altered_tokens_none_opens_and_none_breaks(shard: int) -> None:
     none_opens_and_none_breaks(f"soak {shard}")
 
