@@ -18,10 +18,10 @@ saml: $(SAML)/.ready
 	$(SAML)/bin/python examples/saml
 
 test: $(VENV)/.ready servers
-	$(BIN)/pytest -n $(WORKERS) -m "not soak" tests
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not soak" tests
 
 soak: $(VENV)/.ready servers
-	$(BIN)/pytest -n $(WORKERS) -m soak tests
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m soak tests
 
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .

@@ -5,7 +5,10 @@ Tests of stores behind servers carry the mark `server`, like all that need more 
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,19 @@ settings.load_profile("sealedstate")
 # that they start, whatever it makes of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Stores and servers sync whatever they write, for which many a disk takes its time. A process that
+# is killed loses nothing in memory either: there it is, unless somebody says where else.
+MEMORY, ROOM = Path("/dev/shm"), 4 << 30  # bytes
+
+
+def has_room(folder: Path) -> bool:
+    usable = os.access(folder, os.W_OK | os.X_OK)
+    return usable and shutil.disk_usage(folder).free >= ROOM
+
+
+if "TMPDIR" not in os.environ and has_room(MEMORY):
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 # Of what is named so, every test has a server behind it; others say so one by one.
 BEHIND_SERVERS = ("sql", "redis", "memcached")

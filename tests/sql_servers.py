@@ -154,6 +154,7 @@ class MariaDBServer(SQLServer):
             password=PASSWORD,
             database=schema,
             autocommit=True,
+            ssl_disabled=True,  # else it reads all certificates of the system for each
             connect_timeout=60,
             read_timeout=60,
         )

@@ -31,6 +31,7 @@ from tests.rotation.rings import (
     randomness,
     sealed,
 )
+from tests.shards import shards
 
 # (rotate_every, keep): so that keys retire and would be destroyed in what is simulated.
 CADENCES = [(HOUR, 12 * HOUR), (DAY, 8 * DAY), (DAY, HOUR), (7 * DAY, DAY)]
@@ -67,7 +68,8 @@ def assert_none_is_lost(past: list[Moment]) -> None:
                 assert not lost(past, sealed(each.ring, at), born, past[-1].now)
 
 
-@settings(max_examples=30)
+@pytest.mark.parametrize("shard", shards(10))
+@settings(max_examples=10)
 @given(
     st.sampled_from(CADENCES),
     st.sampled_from(WRONG),
@@ -75,7 +77,7 @@ def assert_none_is_lost(past: list[Moment]) -> None:
     st.randoms(note_method_calls=False, use_true_random=True),
 )
 def test_one_wrong_clock_among_right_ones_loses_no_session_and_stops_nothing(
-    cadence: tuple[int, int], error: int, share: float, chance: random.Random
+    shard: int, cadence: tuple[int, int], error: int, share: float, chance: random.Random
 ) -> None:
     rotate_every, keep = cadence
     schedule = Schedule(rotate_every, 2 * TICK, keep, MINUTE)

@@ -92,12 +92,13 @@ def test_a_server_that_is_killed_and_comes_back_is_used_again(
 
 @pytest.mark.parametrize("call", CALLS)
 def test_a_frozen_server_holds_nobody(server: Any, url: str, opened: Opened, call: str) -> None:
-    store = opened(url, timeout=0.5)
+    store, new = opened(url, timeout=0.5), opened(url, timeout=0.5)
     insist(lambda: store.create("c", "k", b"v", None, 1))
     server.pause()
     try:
-        answer = soon(lambda: CALLS[call](store))
-        anew = soon(lambda: CALLS[call](opened(url, timeout=0.5)))
+        with ThreadPoolExecutor(2) as pool:
+            calls = [partial(CALLS[call], each) for each in (store, new)]
+            answer, anew = pool.map(soon, calls)
     finally:
         server.resume()
     assert isinstance(answer, StorageUnavailable | OutcomeUnknown)
