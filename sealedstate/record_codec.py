@@ -23,13 +23,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, TypeAlias
 
 from .codec import NO_FRAME, dump_frame, load_frame
 from .errors import MalformedRecord
-from .record import DIGEST_BYTES, ID_BYTES, MAX_CHUNKS, SET_ID_BYTES, OverflowSet, Record
+from .record import (
+    DIGEST_BYTES,
+    ID_BYTES,
+    MAX_CHUNKS,
+    NO_ROWS,
+    SET_ID_BYTES,
+    OverflowSet,
+    Record,
+)
 
 HOUR = 3600
+
+_Manifest: TypeAlias = tuple[OverflowSet | None, Mapping[str, int], Mapping[str, int]]
+_NO_MANIFEST: _Manifest = (None, NO_ROWS, NO_ROWS)
 
 
 def encode_record(record: Record, sealed_at: int) -> bytes:
@@ -68,9 +79,11 @@ def decode_record(payload: bytes, sealed_at: int) -> Record:
         created_at, items = sealed_at - age, iter(parts)
         expires_at = created_at + (lifetime * HOUR if lifetime >= 0 else -1 - lifetime)
         found = dict(zip(items, items, strict=True))
-        more = () if len(row) == 5 else _manifest(row[5])
+        overflow, spilled, left = _NO_MANIFEST if len(row) == 5 else _manifest(row[5])
         session_id = payload[:ID_BYTES]
-        record = Record(session_id, subject, created_at, expires_at, generation, found, *more)
+        record = Record(
+            session_id, subject, created_at, expires_at, generation, found, overflow, spilled, left
+        )
         again = encode_record(record, sealed_at)
     except _WRONG:
         raise MalformedRecord from None
@@ -144,7 +157,7 @@ def _overflow_row(overflow: OverflowSet) -> list[object]:
     return [overflow.set_id, overflow.count, overflow.digest, list(overflow.names)]
 
 
-def _manifest(row: Any) -> tuple[OverflowSet | None, dict[str, int], dict[str, int]]:
+def _manifest(row: Any) -> _Manifest:
     overflow, spilled, left = row
     found = None if overflow is None else _overflow_set(overflow)
     if not (found or spilled or left):
