@@ -195,4 +195,4 @@ SMALL = 1024
 _UINTS, _BYTES, _TEXTS, _LISTS = (_heads(kind) for kind in (UINT, BYTES, TEXT, LIST))
 _FIVE, _SIX, _NULL = _head(LIST, 5), _head(LIST, 6), b"\xf6"
 # What reading items that were never written so may raise.
-_WRONG = (*NO_FRAME, AttributeError, IndexError)
+_WRONG = (*NO_FRAME, AttributeError, LookupError, ArithmeticError)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
+import math
+import re
+import uuid
 from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from fractions import Fraction
 
 import cbor2
 import pytest
@@ -13,6 +20,12 @@ from sealedstate import codec, record_codec
 from sealedstate.errors import MalformedRecord
 from sealedstate.record import OverflowSet, Record
 from tests.test_codec import NAMES, PARTS, RECORDS, SEALED_AT, VALUES
+
+SEALED = 1_800_000_000
+ROWS: tuple[list[object], ...] = (
+    ["alice", 100, 8, 3, ["a", b"\1"]],
+    [None, 0, -62, 1, [], [None, ["a", 3], ["b", 4]]],
+)
 
 
 @given(RECORDS, SEALED_AT)
@@ -70,6 +83,58 @@ def test_parts_in_another_shape_are_refused(parts: object) -> None:
         record_codec.decode_parts(cbor2.dumps(parts))
     with pytest.raises(MalformedRecord):
         record_codec.decode_record(bytes(16) + cbor2.dumps([None, 0, -61, 1, parts]), 0)
+
+
+# Whatever a decoder of CBOR makes of bytes that we never write.
+ODD: list[object] = [
+    *(None, True, 0, -1, 1 << 63, 1 << 80, -(1 << 80), 0.5, 1.0, math.nan, -math.inf),
+    *("", "x", b"", b"x", [], [None], ["a", b"\1"], [["a"]], {}, {"a": b"\1"}, {0: 1}, {"a", "b"}),
+    *(
+        Decimal("1"),
+        Decimal("NaN"),
+        Decimal("sNaN"),
+        Fraction(1, 2),
+        datetime(2026, 1, 1, tzinfo=UTC),
+    ),
+    *(uuid.UUID(int=3), ipaddress.ip_address("192.0.2.1"), re.compile("x"), cbor2.undefined),
+    *(cbor2.CBORSimpleValue(99), cbor2.CBORTag(6, [1]), cbor2.CBORTag(1000, "x")),
+]
+FRAMES = [
+    *ODD,
+    *([*row[:at], odd, *row[at + 1 :]] for row in ROWS for at in range(len(row)) for odd in ODD),
+    *([*ROWS[0], [None, {}, odd]] for odd in ODD),
+    *([*ROWS[0], [[bytes(8), 1, bytes(16), [odd]], [], []]] for odd in ODD),
+    *([*ROWS[0][:4], ["a", b"\1", odd, b"\1"]] for odd in ODD),
+    *([*ROWS[0][:4], ["a", odd]] for odd in ODD),
+    [*ROWS[1], None],
+]
+
+
+@pytest.mark.parametrize("number", range(len(FRAMES)))
+def test_whatever_stands_in_a_frame_is_refused_or_is_what_we_write(number: int) -> None:
+    payload = bytes(16) + cbor2.dumps(FRAMES[number])
+    try:
+        record = record_codec.decode_record(payload, SEALED)
+    except MalformedRecord:
+        return
+    assert record_codec.encode_record(record, SEALED) == payload
+    assert type(record.subject) in (str, type(None))
+    numbers = (record.created_at, record.expires_at, record.generation)
+    assert {type(each) for each in (*numbers, *record.spilled.values())} == {int}
+    assert all(type(name) is str and type(data) is bytes for name, data in record.parts.items())
+    assert {type(name) for name in (*record.spilled, *record.left)} <= {str}
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_whatever_stands_in_overflow_is_refused_or_is_what_we_write(odd: object) -> None:
+    for frame in (odd, ["a", odd], [odd, b"\1"]):
+        data = cbor2.dumps(frame)
+        try:
+            parts = record_codec.decode_parts(data)
+        except MalformedRecord:
+            continue
+        assert record_codec.encode_parts(parts) == data
+        assert all(type(name) is str and type(data) is bytes for name, data in parts.items())
 
 
 # --- sizes that placing counts with ---------------------------------------------------------------
