@@ -59,15 +59,22 @@ def past(text: str, now: int) -> int:
     typed = TYPED.fullmatch(text.strip())
     if typed is not None:
         return now - int(typed[1]) * {**dict(UNITS), "m": 60}[typed[2]]
+    moment = _iso_moment(text.strip())
+    if moment is None:
+        raise ConfigurationError(
+            "a time reads 2026-11-22T08:00:00Z, with its zone,"
+            " or is so long ago: 90s, 30min, 2h, 7d"
+        )
+    return moment
+
+
+def _iso_moment(text: str) -> int | None:
+    """The moment (epoch seconds) of an ISO time; None for another text, or without a zone."""
     try:
-        found = datetime.fromisoformat(text.strip())
-        if found.tzinfo is not None:
-            return int(found.timestamp())
+        found = datetime.fromisoformat(text)
+        return None if found.tzinfo is None else int(found.timestamp())
     except (ValueError, OverflowError):
-        pass
-    raise ConfigurationError(
-        "a time reads 2026-11-22T08:00:00Z, with its zone, or is so long ago: 90s, 30min, 2h, 7d"
-    )
+        return None
 
 
 def plain(text: object, most: int = 200) -> str:

@@ -97,7 +97,8 @@ class ReplayCache:
         try:
             return storage.create(CONTEXT, key, claim, until, version)
         except OutcomeUnknown:
-            pass
+            # Only the reply is lost: asking again finds out whose claim stands.
+            log.info("a claim was not answered, and is made again")
         try:
             # Should the first one still be on its way, this one shuts it out.
             if storage.create(CONTEXT, key, claim, until, version):
