@@ -36,18 +36,16 @@ def core_line(
     payload = encode_record(record, int(now))
     if len(payload) > tools.core_bytes(visit.candidates.foreign_bytes, other_bytes):
         return None
-    followers = tools.followers
-    if not followers.all:
-        text = tools.tokens.seal_payload(payload, int(now))
-    else:
+    followers, save = tools.followers, None
+    if followers.all:
         save = save_of(session, record, dict.fromkeys(parts, Place.CORE), visit, now)
         followers.before_save(save)
-        text = tools.tokens.seal_payload(payload, int(now))
+    text = tools.tokens.seal_payload(payload, int(now))
+    if save is not None:
         followers.before_sending(save)
     tools.note("saved", session_id=record.id)
-    cookies, is_persistent = tools.cookies, tools.settings.persistent
-    age = max_age(tools, record, now) if is_persistent else None
-    return cookies.set_line(cookies.name, text, age)
+    cookies = tools.cookies
+    return cookies.set_line(cookies.name, text, max_age(tools, record, now))
 
 
 def identity(

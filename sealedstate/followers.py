@@ -15,8 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .errors import StorageError
+from .part import Part
 from .record import Place, Record
-from .session import Part, Session
+from .session import Session
 
 log = logging.getLogger("sealedstate")
 

@@ -83,8 +83,7 @@ class Keeper:
             # A new id for nobody is no reason to delete what could not be judged.
             saving = Saving(self._tools, session, visit, other_bytes)
             return saving.deletions() if visit.withheld is None else []
-        line = core_line(self._tools, session, core, visit, other_bytes)
-        return [line] if line else Saving(self._tools, session, visit, other_bytes).lines()
+        return self._lines(session, core, visit, other_bytes)
 
     def revoke_subject(self, subject: str) -> None:
         """Sign out every session of `subject` that began until now, on every node.
@@ -151,6 +150,17 @@ class Keeper:
                 tools.store_answered()
         return found
 
+    def _lines(
+        self,
+        session: Session,
+        core: dict[str, bytes] | None,
+        visit: RequestVisit,
+        other_bytes: int,
+    ) -> list[str]:
+        """Saved the short way where that is enough; `core` as `Session.standing` gives it."""
+        line = core_line(self._tools, session, core, visit, other_bytes)
+        return [line] if line else Saving(self._tools, session, visit, other_bytes).lines()
+
     def _refreshed(
         self,
         session: Session,
@@ -162,8 +172,7 @@ class Keeper:
         try:
             if not self._refresh_due(visit) or self._revoked_meanwhile(visit):
                 return []
-            line = core_line(self._tools, session, core, visit, other_bytes)
-            return [line] if line else Saving(self._tools, session, visit, other_bytes).lines()
+            return self._lines(session, core, visit, other_bytes)
         except (NoPrimaryKey, SessionTooLarge, StorageError):
             # Nobody asked for this write: the session goes on as it is.
             self._tools.note("refresh-skipped")

@@ -14,9 +14,10 @@ from .budget import Budget
 from .cookies import field_bytes
 from .core_saving import identity, max_age, save_of
 from .errors import ConfigurationError, SessionTooLarge
+from .part import Part
 from .placing import Item, Room, plan
 from .record import NO_PARTS, OverflowSet, Place, Policy, Record
-from .session import Part, Session
+from .session import Session
 from .spilling import Merge, Row, last_writer_wins
 from .toolkit import Toolkit
 from .visit import RequestVisit

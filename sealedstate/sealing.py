@@ -143,11 +143,6 @@ def open_token(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> Op
 
     `now` (epoch seconds) decides whether the key is still in use, nothing else.
     """
-    return Opened(*unsealed(token, place, keyring, now))
-
-
-def unsealed(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> tuple[bytes, Key, int]:
-    """The same without names: for the one caller whom making them would cost too much."""
     if len(token) < OVERHEAD_BYTES:
         raise MalformedToken
     if token[:1] != FORMAT:
@@ -163,7 +158,7 @@ def unsealed(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> tupl
     first, last = keyring.turns.get(key.kid) or keyring.turn(key, sealed_at)
     if not first <= sealed_at <= last:
         raise KeyOutOfUse(key.kid)
-    return plaintext[SEALED_AT_BYTES:], key, sealed_at
+    return Opened(plaintext[SEALED_AT_BYTES:], key, sealed_at)
 
 
 def kid_of(token: bytes) -> bytes | None:

@@ -8,22 +8,11 @@ from __future__ import annotations
 
 import binascii
 from collections.abc import Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, Self
 
 from .errors import LateRead, LateWrite, UnsupportedValue
+from .part import UNREAD, Part, PartView
 from .record import Place, Record, check_name, check_subject
-
-# Where a part lives that has never been anywhere else, if its version is None.
-_IN_CORE = (Place.CORE, None)
-_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
-
-
-class _Unread:
-    """Stands for a value that nobody has looked at."""
-
-
-_UNREAD = _Unread()
 
 
 class Arrival(NamedTuple):
@@ -64,36 +53,6 @@ class Visit(Protocol):
     def new_id(self) -> bytes:
         """A fresh session id."""
         ...
-
-
-@dataclass(slots=True)
-class Part:
-    """One part of a session during a request.
-
-    `saved` is its encoding as it arrived, `encoded` as it stands now; None means not recalled, or
-    for `saved` also: not there before. `version` is the one in the store.
-    """
-
-    place: Place | None = None
-    version: int | None = None
-    saved: bytes | None = field(default=None, repr=False)
-    encoded: bytes | None = field(default=None, repr=False)
-    value: object = field(default=_UNREAD, repr=False)
-    replaced: bool = False
-
-    @property
-    def changed(self) -> bool:
-        """Whether saving it would write something else than what arrived."""
-        return self.replaced if self.saved is None else self.encoded != self.saved
-
-
-@dataclass(frozen=True, slots=True)
-class PartView:
-    """Where a part of an arrived session lives, and its encoded size where that is known."""
-
-    name: str
-    place: Place | None
-    value_bytes: int | None
 
 
 class Session(MutableMapping[str, object]):
@@ -213,7 +172,7 @@ class Session(MutableMapping[str, object]):
         if self._arrival is None:
             self._opened()
         part = self._part(name)
-        if part.value is _UNREAD:
+        if part.value is UNREAD:
             self._read(name, part)
         return part.value
 
@@ -265,11 +224,8 @@ class Session(MutableMapping[str, object]):
 
     @property
     def parts(self) -> Mapping[str, Part]:
-        """The parts as they stand, with nested changes noticed."""
-        parts = self._all() if self.touched else {}
-        for name, part in parts.items():
-            self._encode_again(name, part)
-        return parts
+        """The parts as they stand, with the nested changes that `standing` has noticed."""
+        return self._all() if self.touched else {}
 
     def standing(self) -> tuple[bool, dict[str, bytes] | None]:
         """Whether anything was changed, with nested changes noticed; and the encoding of each part,
@@ -279,16 +235,15 @@ class Session(MutableMapping[str, object]):
         core, is_all = dict[str, bytes](), True
         for name, part in self._parts.items():
             if isinstance(part, Part):
-                if type(part.value) not in _SCALARS:
-                    self._encode_again(name, part)
+                self._encode_again(name, part)
                 changed = changed or part.changed
-                is_all = is_all and part.version is None and part.place in _IN_CORE
+                is_all = is_all and part.is_in_core
                 core[name] = part.encoded or b""
             else:
                 core[name] = part
         for gone in self._gone.values():
             changed = changed or gone.place is not None
-            is_all = is_all and gone.version is None and gone.place in _IN_CORE
+            is_all = is_all and gone.is_in_core
         return changed, core if is_all else None
 
     @property
@@ -401,7 +356,7 @@ class Session(MutableMapping[str, object]):
         return part.encoded != before
 
     def _encode_again(self, name: str, part: Part) -> None:
-        if part.value is not _UNREAD and type(part.value) not in _SCALARS:
+        if part.may_have_changed:
             part.encoded = self.visit.encode(name, part.value)
 
 

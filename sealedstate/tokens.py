@@ -71,10 +71,10 @@ class Tokens:
         """The authentic record of one candidate. Raises UnreadableError."""
         token, ring = chunking.from_text(text), self.key_source.keyring()
         try:
-            payload, key, sealed_at = sealing.unsealed(token, self._core, ring, now)
+            payload, key, sealed_at = sealing.open_token(token, self._core, ring, now)
         except UnknownKey as error:
             ring = self._ring_with(error)
-            payload, key, sealed_at = sealing.unsealed(token, self._core, ring, now)
+            payload, key, sealed_at = sealing.open_token(token, self._core, ring, now)
         if sealed_at < ring.revoked_before:
             raise SealedBefore
         return OpenedRecord(record_codec.decode_record(payload, sealed_at), sealed_at, key)

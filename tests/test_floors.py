@@ -33,17 +33,17 @@ FLOORS = [
     {
         "codec",
         "sealing",
+        "part",
         "exporters",
         "chunking",
         "cookies",
-        "session",
         "rotation.ring",
         "storage.requirements",
     },
     {
+        "session",
         "record_codec",
         "budget",
-        "followers",
         "placing",
         "rows",
         "legacy",
@@ -62,6 +62,7 @@ FLOORS = [
         "rotation.evolution",
         "rotation.home",
     },
+    {"followers"},
     {"rotation", "spilling", "revocation", "resealing"},
     {
         "storage.redis_link",

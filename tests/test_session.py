@@ -14,8 +14,9 @@ from hypothesis.strategies import SearchStrategy
 
 from sealedstate import Keeper, LateWrite, Session, UnsupportedValue
 from sealedstate.errors import LateRead
+from sealedstate.part import Part
 from sealedstate.record import MAX_NAME_BYTES, Place
-from sealedstate.session import Arrival, Part
+from sealedstate.session import Arrival
 from sealedstate.spilling import CONTEXT
 from sealedstate.storage import MemoryStorage, Stored
 from tests.jar import Browser, Clock, keeper
