@@ -50,7 +50,7 @@ FLOORS = [
         "exporters.prometheus",
         "exporters.opentelemetry",
         "storage.memory",
-        "storage.sqlite",
+        "storage.sqlite_link",
         "storage.objects",
         "storage.layered",
         "storage.redis_scripts",
@@ -72,7 +72,7 @@ FLOORS = [
         "key_sources.ring_text",
         "key_sources.reports",
     },
-    {"storage.memcached", "storage.redis", "storage.sql"},
+    {"storage.memcached", "storage.redis", "storage.sql", "storage.sqlite"},
     {
         "storage",
         "storage.matrix",
@@ -133,7 +133,7 @@ DOORS = {
     "cbor2": {"codec"},
     "itsdangerous": {"legacy"},
     "werkzeug": {"legacy"},
-    "sqlite3": {"storage.sqlite"},
+    "sqlite3": {"storage.sqlite", "storage.sqlite_link"},
     # Besides the clock that settings inject, only what waits for a store or a lock asks for the
     # time.
     "time": {
@@ -145,7 +145,7 @@ DOORS = {
         "key_sources.ring_file",
         "testing.clock",
         "testing.crew",
-        "storage.sqlite",
+        "storage.sqlite_link",
         "storage.redis_link",
         "storage.sql",
         "storage.sql_driver",

@@ -1,26 +1,19 @@
 """A storage service in one SQLite file: the embedded default, for the processes of one machine.
 
-Knows SQL, files and forks. Does not know what is stored. Standard library only.
+Knows SQL. Does not know what is stored, nor locks, forks and journals: `sqlite_link` does. Of the
+standard library alone.
 
-Each process has one connection, behind a lock. It is never carried over a fork: the child opens its
-own and leaves the parent's alone, for closing it would break the parent's (sqlite.org/howtocorrupt,
-section 2.6). The journal is a write-ahead log only where SQLite has the fix for the WAL-reset bug
-(3.51.3, 3.50.7 and 3.44.6); older ones keep the rollback journal. Either way an acknowledged write
-has been synced. Expired rows are removed a few at a time by the writes themselves.
+Expired rows are removed a few at a time by the writes themselves.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sqlite3
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import CapacityError, ConfigurationError, StorageUnavailable, VersionMismatch
+from ..errors import ConfigurationError, VersionMismatch
 from .contract import (
     UNCHANGED,
     Capabilities,
@@ -32,65 +25,19 @@ from .contract import (
     millis,
     utf8,
 )
+from .sqlite_link import SQLiteLink
 
 # Every so many writes, at most so many expired rows are removed: a bounded price, and the table
 # can't grow for ever even if nobody calls reap().
 REAP_EVERY = 32
 REAP_LIMIT = 128
-SCHEMA_VERSION = 2
-POLL_SECONDS = 0.001
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS sealedstate_record (
-    context    BLOB NOT NULL,
-    key        BLOB NOT NULL,
-    value      BLOB NOT NULL,
-    version    INTEGER NOT NULL,
-    expires_at INTEGER,
-    PRIMARY KEY (context, key)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS sealedstate_record_expiry
-    ON sealedstate_record (expires_at) WHERE expires_at IS NOT NULL;
-CREATE TABLE IF NOT EXISTS sealedstate_member (
-    context    BLOB NOT NULL,
-    key        BLOB NOT NULL,
-    member     BLOB NOT NULL,
-    expires_at INTEGER,
-    PRIMARY KEY (context, key, member)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS sealedstate_member_expiry
-    ON sealedstate_member (expires_at) WHERE expires_at IS NOT NULL;
-"""
 _ONE = "context = :context AND key = :key"
 _LIVE = "(expires_at IS NULL OR expires_at > :now)"
 # By position, and put together once: to bind by names costs a tenth of what reading takes.
 _READ = """
     SELECT value, version, expires_at FROM sealedstate_record
     WHERE context = ? AND key = ? AND (expires_at IS NULL OR expires_at > ?)"""
-
-
-class _Held:
-    """A store's connection in this thread's hands. A generator would cost each call 1.5 µs more."""
-
-    __slots__ = ("_lock", "_store")
-
-    def __init__(self, store: SQLiteStorage, lock: threading.Lock) -> None:
-        self._store, self._lock = store, lock
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
-        try:
-            return self._store._current_connection()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is not None:
-                self._store._raised(error)
-        finally:
-            self._lock.release()
 
 
 class SQLiteStorage:
@@ -114,13 +61,8 @@ class SQLiteStorage:
     def __init__(self, path: str | Path, clock: Clock, timeout: float = 2.0) -> None:
         if str(path) == ":memory:":
             raise ConfigurationError("storage: use memory: for a store in memory")
-        self._path = Path(path).absolute()  # even if the process moves to another directory
+        self._link = SQLiteLink(Path(path), timeout)
         self._clock = clock
-        self._timeout = timeout
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-        self._pid = os.getpid()
-        self._orphans: list[sqlite3.Connection] = []
         self._writes = 0
 
     def create(
@@ -138,8 +80,8 @@ class SQLiteStorage:
     def read(self, context: str, key: str) -> Stored | None:
         check_size(self.capabilities, context, key)
         row = (context.encode(), key.encode(), millis(self._clock()))
-        with self._connected() as connection:
-            found = self._patiently(connection, _READ, row).fetchone()
+        with self._link.held() as connection:
+            found = self._link.patiently(connection, _READ, row).fetchone()
         return None if found is None else Stored(*found)
 
     def read_if_changed(
@@ -189,15 +131,15 @@ class SQLiteStorage:
 
     def delete_context(self, context: str) -> None:
         row = self._row(context, "any")
-        with self._connected() as connection, self._transaction(connection):
+        with self._link.held() as connection, self._link.transaction(connection):
             connection.execute("DELETE FROM sealedstate_record WHERE context = :context", row)
             connection.execute("DELETE FROM sealedstate_member WHERE context = :context", row)
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         row = self._row(context, "any")
         sql = f"SELECT key FROM sealedstate_record WHERE context = :context AND {_LIVE}"
-        with self._connected() as connection:
-            found = [key.decode() for (key,) in self._patiently(connection, sql, row)]
+        with self._link.held() as connection:
+            found = [key.decode() for (key,) in self._link.patiently(connection, sql, row)]
         return iter([key for key in found if key.startswith(prefix)])
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
@@ -216,35 +158,25 @@ class SQLiteStorage:
     def members(self, context: str, key: str) -> dict[str, int | None]:
         row = self._row(context, key)
         sql = f"SELECT member, expires_at FROM sealedstate_member WHERE {_ONE} AND {_LIVE}"
-        with self._connected() as connection:
-            rows = self._patiently(connection, sql, row)
+        with self._link.held() as connection:
+            rows = self._link.patiently(connection, sql, row)
             return {member.decode(): at for member, at in rows}
 
     def prepare(self) -> None:
         self.ping()
 
     def ping(self) -> None:
-        with self._connected() as connection:
-            self._patiently(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
+        with self._link.held() as connection:
+            self._link.patiently(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
 
     def reap(self, limit: int) -> int:
-        with self._connected() as connection:
+        with self._link.held() as connection:
             now = millis(self._clock())
-            with self._transaction(connection):
+            with self._link.transaction(connection):
                 return _reap(connection, now, limit)
 
     def close(self) -> None:
-        self._forget_the_parents()
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    def __del__(self) -> None:
-        # Whoever drops a store need not have closed it; the parent's connection is left alone.
-        connection = getattr(self, "_connection", None)
-        if connection is not None and self._pid == os.getpid():
-            connection.close()
+        self._link.close()
 
     # --- one statement --------------------------------------------------------------------------
 
@@ -264,7 +196,7 @@ class SQLiteStorage:
 
     def _write(self, sql: str, row: dict[str, Any], checked: bool = False) -> int:
         """Run one atomic statement; how many rows it changed. `checked`: tell why it was none."""
-        with self._connected() as connection, self._transaction(connection):
+        with self._link.held() as connection, self._link.transaction(connection):
             changed = connection.execute(sql, row).rowcount
             current = self._current(connection, row) if checked and not changed else None
             self._writes += 1
@@ -274,117 +206,10 @@ class SQLiteStorage:
             raise VersionMismatch(current)
         return changed
 
-    def _patiently(self, connection: sqlite3.Connection, sql: str, row: Any = ()) -> sqlite3.Cursor:
-        """Execute, asking again every millisecond or so while another process holds the lock.
-
-        SQLite's own waiting backs off to 100 ms, so that among busy writers some never get in.
-        """
-        give_up_at = time.monotonic() + self._timeout
-        while True:
-            try:
-                return connection.execute(sql, row)
-            except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # or a kind of it
-                if not busy or time.monotonic() >= give_up_at:
-                    raise
-                time.sleep(POLL_SECONDS)
-
     def _current(self, connection: sqlite3.Connection, row: dict[str, Any]) -> int | None:
         sql = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
         found = connection.execute(sql, row).fetchone()
         return None if found is None else int(found[0])
-
-    @contextlib.contextmanager
-    def _transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
-        """One transaction, synced when the block ends, or undone."""
-        self._patiently(connection, "BEGIN IMMEDIATE")
-        try:
-            yield
-            self._patiently(connection, "COMMIT")
-        except BaseException:
-            _roll_back(connection)
-            raise
-
-    # --- the connection -------------------------------------------------------------------------
-
-    def _connected(self) -> _Held:
-        self._forget_the_parents()
-        return _Held(self, self._lock)
-
-    def _current_connection(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = self._open()
-        return self._connection
-
-    def _raised(self, error: BaseException) -> None:
-        """Raise what an error of SQLite means to the caller; others go on as they are."""
-        if isinstance(error, sqlite3.DataError):
-            raise CapacityError(f"sqlite refused a value ({error})") from error
-        if isinstance(error, (sqlite3.Error, OSError)):
-            self._drop()
-            raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
-
-    def _forget_the_parents(self) -> None:
-        if self._pid == os.getpid():
-            return
-        # A lock held by another thread during the fork stays locked in the child for ever.
-        self._lock = threading.Lock()
-        if self._connection is not None:
-            self._orphans.append(self._connection)  # kept, so that nothing closes it here
-        self._connection, self._pid = None, os.getpid()
-
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(
-            self._path, timeout=0, isolation_level=None, check_same_thread=False
-        )
-        try:
-            # First: the others load what tables there are, and would not see those of a racer.
-            self._migrate(connection)
-            self._set_journal(connection)
-            self._patiently(connection, "PRAGMA synchronous = FULL")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _set_journal(self, connection: sqlite3.Connection) -> None:
-        mode = "WAL" if wal_is_safe(sqlite3.sqlite_version_info) else "DELETE"
-        (current,) = self._patiently(connection, "PRAGMA journal_mode").fetchone()
-        # Asking again would take an exclusive lock at every start.
-        if current.upper() != mode:
-            self._patiently(connection, f"PRAGMA journal_mode = {mode}")
-
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        (found,) = self._patiently(connection, "PRAGMA user_version").fetchone()
-        if found == SCHEMA_VERSION:
-            return
-        # Another process may be at it, too: nothing that was seen before the lock counts.
-        with self._transaction(connection):
-            (found,) = connection.execute("PRAGMA user_version").fetchone()
-            self._check_whose(connection, found)
-            self._path.chmod(0o600)
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
-            if found != SCHEMA_VERSION:
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _check_whose(self, connection: sqlite3.Connection, found: int) -> None:
-        if found == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            raise StorageUnavailable(
-                f"sqlite store {self._path.name!r} is the database of another application"
-            )
-        if found > SCHEMA_VERSION:
-            raise StorageUnavailable(
-                f"sqlite store {self._path.name!r} has schema {found}; this release knows"
-                f" {SCHEMA_VERSION}"
-            )
-
-    def _drop(self) -> None:
-        """Start from a fresh connection next time: the file may have been replaced or repaired."""
-        if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = None
 
 
 def _reap(connection: sqlite3.Connection, now: int, limit: int) -> int:
@@ -396,16 +221,3 @@ def _reap(connection: sqlite3.Connection, now: int, limit: int) -> int:
                 WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)"""
         removed += connection.execute(sql, {"now": now, "limit": limit - removed}).rowcount
     return removed
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    # After some errors SQLite has rolled back by itself, and a second ROLLBACK would be an error.
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
-
-
-def wal_is_safe(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite has the fix for the WAL-reset bug (sqlite.org, release 3.51.3)."""
-    if version >= (3, 51, 3):
-        return True
-    return (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)

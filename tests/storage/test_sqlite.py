@@ -24,7 +24,7 @@ from sealedstate.errors import (
     StorageUnavailable,
 )
 from sealedstate.storage import SQLiteStorage, Stored, open_storage
-from sealedstate.storage.sqlite import wal_is_safe
+from sealedstate.storage.sqlite_link import SQLiteLink, wal_is_safe
 from tests.jar import Clock
 
 ROUNDS = 200
@@ -322,13 +322,13 @@ def test_on_a_full_disk_writes_say_so_reads_go_on_and_it_recovers_by_itself(path
     assert is_intact(path)
 
 
-class SmallDisk(SQLiteStorage):
-    """A store whose file may take only so many pages: SQLite then says that the disk is full."""
+class SmallDisk(SQLiteLink):
+    """A file that may take only so many pages: SQLite then says that the disk is full."""
 
     pages = 20
 
-    def _open(self) -> sqlite3.Connection:
-        connection = super()._open()
+    def open(self) -> sqlite3.Connection:
+        connection = super().open()
         connection.execute(f"PRAGMA max_page_count = {self.pages}")
         return connection
 
@@ -336,7 +336,8 @@ class SmallDisk(SQLiteStorage):
 def test_a_full_database_refuses_and_takes_more_once_there_is_room(
     path: Path, clock: Clock
 ) -> None:
-    with closing(SmallDisk(path, clock)) as store:
+    with closing(SQLiteStorage(path, clock)) as store:
+        disk = store._link = SmallDisk(path, timeout=2.0)
         store.create("c", "kept", b"v", None, 1)
         with pytest.raises(StorageUnavailable, match="full"):
             store.create("c", "large", b"v" * 500_000, None, 1)
@@ -345,7 +346,7 @@ def test_a_full_database_refuses_and_takes_more_once_there_is_room(
         with pytest.raises(StorageUnavailable, match="full"):
             store.create("c", "large", b"v" * 500_000, None, 1)
         assert store.create("c", "small", b"v", None, 1)
-        store.pages = 1 << 20
+        disk.pages = 1 << 20
         store.close()
         assert store.create("c", "large", b"v" * 500_000, None, 1)
 
@@ -595,7 +596,7 @@ def test_an_acknowledged_write_has_been_synced(
     version: tuple[int, ...], store: SQLiteStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
-    connection = store._open()
+    connection = store._link.open()
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     connection.close()
 
