@@ -7,20 +7,21 @@ tested.
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
+import multiprocessing
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import IO, Any
+from multiprocessing.connection import Connection
+from typing import Any
 
 import pytest
 
 from sealedstate.errors import StorageError, StorageUnavailable
 from sealedstate.storage.sql import SQLStorage
 from tests.jar import Clock
-from tests.sql_server import PASSWORD, SQLServer, until
+from tests.sql_server import PASSWORD, PATIENCE, SQLServer, until
+from tests.storage.backends import started
 
 # Tests share a machine: only those of deadlines use the default.
 SLOW = 120.0
@@ -114,29 +115,41 @@ def insist(act: Callable[[], Any]) -> Any:
     return found[0]
 
 
-def script(text: str, *arguments: object) -> subprocess.Popen[str]:
-    """A process that runs `text`; its stdin and stdout are pipes."""
-    return subprocess.Popen(
-        [sys.executable, "-c", text, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+Answer = Callable[[SQLStorage, str, int], object]
+"""What a process of such a number answers to a task, with a store of its own."""
 
 
-def pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    return process.stdin, process.stdout
+@contextlib.contextmanager
+def processes(count: int, url: str, answer: Answer) -> Iterator[Callable[[str], list[Any]]]:
+    """So many processes, and what gives all of them a task at once and tells their answers."""
+    ours, running = [], []
+    for number in range(count):
+        one, other = multiprocessing.Pipe()
+        running.append(started(_serve, other, url, answer, number))
+        other.close()
+        ours.append(one)
+
+    def all_at_once(task: str) -> list[Any]:
+        for pipe in ours:
+            pipe.send(task)
+        return [pipe.recv() for pipe in ours]
+
+    try:
+        yield all_at_once
+    finally:
+        for pipe in ours:
+            pipe.close()
+        for process in running:
+            process.join(PATIENCE)
+    assert {process.exitcode for process in running} == {0}
 
 
-def all_at_once(processes: list[subprocess.Popen[str]], task: str) -> list[Any]:
-    """What each process answers, as JSON, to a line that all of them get."""
-    for process in processes:
-        going, _ = pipes(process)
-        going.write(f"{task}\n")
-        going.flush()
-    return [json.loads(pipes(process)[1].readline()) for process in processes]
+def _serve(pipe: Connection, url: str, answer: Answer, number: int) -> None:
+    store = SQLStorage(url, time.time, timeout=SLOW)
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.send(answer(store, pipe.recv(), number))
+    store.close()
 
 
 @contextlib.contextmanager

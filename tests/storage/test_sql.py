@@ -19,7 +19,7 @@ from sealedstate.storage.sql import REAP_EVERY, REAP_LIMIT, SQLStorage
 from tests import sql_servers
 from tests.jar import Clock
 from tests.storage import sql_surroundings
-from tests.storage.sql_surroundings import Opened, all_at_once, insist, refused, script
+from tests.storage.sql_surroundings import Opened, insist, processes, refused
 
 pytestmark = pytest.mark.server
 postgresql_server = sql_servers.postgresql_server
@@ -31,27 +31,16 @@ opened, store = sql_surroundings.opened, sql_surroundings.store
 
 # --- the tables -------------------------------------------------------------------------------
 
-PREPARER = """
-import json, sys, time
-from sealedstate.storage.sql import SQLStorage
 
-store = SQLStorage(sys.argv[1], time.time, timeout=120)
-for line in sys.stdin:
+def prepare(store: SQLStorage, task: str, number: int) -> bool:
     store.prepare()
-    print(json.dumps(store.create("prepared", sys.argv[2], b"v", None, 1)), flush=True)
-store.close()
-"""
+    return store.create("prepared", str(number), b"v", None, 1)
 
 
 def test_eight_processes_make_the_tables_at_once(server: Any, url: str, opened: Opened) -> None:
-    processes = [script(PREPARER, url, number) for number in range(8)]
-    try:
-        assert all_at_once(processes, "go") == [True] * 8
-        assert all_at_once(processes, "again") == [False] * 8
-    finally:
-        for process in processes:
-            process.communicate()
-    assert {process.returncode for process in processes} == {0}
+    with processes(8, url, prepare) as all_at_once:
+        assert all_at_once("go") == [True] * 8
+        assert all_at_once("again") == [False] * 8
     assert len(list(opened(url).keys("prepared"))) == 8
 
 
@@ -99,43 +88,29 @@ def test_a_user_without_any_right_is_told_so(server: Any, schema: str, opened: O
 
 # --- many at once -----------------------------------------------------------------------------
 
-CREATOR = """
-import json, sys, time
-from concurrent.futures import ThreadPoolExecutor
-from sealedstate.storage.sql import SQLStorage
-
-store = SQLStorage(sys.argv[1], time.time, timeout=120)
-threads = ThreadPoolExecutor(8)
-
-def create(key, thread):
-    return store.create("race", key, f"{sys.argv[2]} {thread}".encode(), None, 1)
-
-for line in sys.stdin:
-    won = list(threads.map(lambda thread: create(line.strip(), thread), range(8)))
-    print(json.dumps(won), flush=True)
-store.close()
-"""
 RACES = 50
+
+
+def create(store: SQLStorage, key: str, number: int) -> list[bool]:
+    with ThreadPoolExecutor(8) as pool:
+        values = [f"{number} {thread}".encode() for thread in range(8)]
+        return list(pool.map(lambda value: store.create("race", key, value, None, 1), values))
 
 
 def test_of_eight_threads_in_each_of_four_processes_one_creates(
     url: str, store: SQLStorage
 ) -> None:
-    racers = [script(CREATOR, url, number) for number in range(4)]
-    try:
+    with processes(4, url, create) as all_at_once:
         for number in range(RACES):
             won = [
                 f"{process} {thread}".encode()
-                for process, threads in enumerate(all_at_once(racers, str(number)))
+                for process, threads in enumerate(all_at_once(str(number)))
                 for thread, has_won in enumerate(threads)
                 if has_won
             ]
             found = store.read("race", str(number))
             assert found is not None
             assert won == [found.value]
-    finally:
-        for racer in racers:
-            racer.communicate()
 
 
 def test_more_threads_than_connections_take_turns(url: str, opened: Opened) -> None:
