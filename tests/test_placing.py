@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis.strategies import SearchStrategy
 from sealedstate.errors import SessionTooLarge, UsageError
 from sealedstate.placing import RETURN_SHARE, Item, Room, plan, policies_of
 from sealedstate.record import Place, Policy
+from tests.shards import shards
 
 OVERFLOW_ENTRY = 31
 Places = dict[str, Place]
@@ -38,6 +39,16 @@ def moved(items: Sequence[Item], places: Mapping[str, Place]) -> list[Item]:
 
 def spilled(places: Mapping[str, Place]) -> set[str]:
     return {name for name, place in places.items() if place is Place.SPILLED}
+
+
+@pytest.fixture(scope="module", params=shards(10))
+def shard() -> None:
+    """Each is a hundred examples of whatever uses it."""
+
+
+def in_shards(test: Callable[..., None]) -> Callable[..., None]:
+    marked: Callable[..., None] = pytest.mark.usefixtures("shard")(test)
+    return settings(max_examples=100, deadline=None)(marked)
 
 
 # --- what a plan is -------------------------------------------------------------------------------
@@ -230,7 +241,7 @@ def assert_carried(items: Sequence[Item], places: Mapping[str, Place], room: Roo
         assert core + entries <= room.core
 
 
-@settings(max_examples=300, deadline=None)
+@in_shards
 @given(any_items(), any_room(), ORDERS, strategies.booleans())
 def test_every_part_is_placed_by_its_policy_and_no_room_is_exceeded(
     items: list[Item], room: Room, order: list[str], can_spill: bool
@@ -267,7 +278,7 @@ def assert_hopeless(items: Sequence[Item], room: Room, can_spill: bool) -> None:
     assert least > room.core
 
 
-@settings(max_examples=300, deadline=None)
+@in_shards
 @given(any_items(unread=False), strategies.integers(0, 500), strategies.integers(0, 4000), ORDERS)
 def test_what_fits_into_overflow_as_it_is_never_spills(
     items: list[Item], ample: int, core: int, order: list[str]
@@ -283,7 +294,7 @@ def test_what_fits_into_overflow_as_it_is_never_spills(
         assert not spilled(plan(fresh, room, order, can_spill))
 
 
-@settings(max_examples=300, deadline=None)
+@in_shards
 @given(any_items(), any_room(), ORDERS)
 def test_parts_leave_in_the_spill_order_and_then_the_largest_first(
     items: list[Item], room: Room, order: list[str]
@@ -300,7 +311,7 @@ def test_parts_leave_in_the_spill_order_and_then_the_largest_first(
     assert left == sorted(left, reverse=True)
 
 
-@settings(max_examples=300, deadline=None)
+@in_shards
 @given(any_items(), strategies.integers(0, 6000), ORDERS)
 def test_no_more_is_spilled_than_must_be(items: list[Item], core: int, order: list[str]) -> None:
     fresh = [replace(each, place=None) for each in items if each.size is not None]
@@ -320,7 +331,7 @@ def test_no_more_is_spilled_than_must_be(items: list[Item], core: int, order: li
         assert used - last.entry + (last.size or 0) > core
 
 
-@settings(max_examples=300, deadline=None)
+@in_shards
 @given(any_items(unread=False), any_room(), ORDERS)
 def test_planning_again_moves_nothing(items: list[Item], room: Room, order: list[str]) -> None:
     try:
@@ -371,7 +382,7 @@ def settled(items: list[Item], rooms: Sequence[Room], order: Sequence[str]) -> l
     return seen
 
 
-@settings(max_examples=300, deadline=None)
+@in_shards
 @given(any_items(unread=False), strategies.integers(100, 6000), strategies.floats(0.86, 1), ORDERS)
 def test_foreign_cookies_that_come_and_go_make_no_part_flap(
     items: list[Item], large: int, share: float, order: list[str]
@@ -384,7 +395,7 @@ def test_foreign_cookies_that_come_and_go_make_no_part_flap(
     assert small_room == large_room
 
 
-@settings(max_examples=300, deadline=None)
+@in_shards
 @given(
     any_items(unread=False),
     strategies.integers(1000, 4000),

@@ -13,11 +13,11 @@ from tests.key_sources.simulation import World
 from tests.shards import shards
 
 STEPS = 25
-SHARDS = 10
+SHARDS = 20
 
 
 @pytest.mark.parametrize("shard", shards(SHARDS))
-@settings(max_examples=2000)
+@settings(max_examples=1000)
 @given(seed=st.integers(0, 2**48))
 def test_every_token_opens_on_every_node_for_its_whole_life(shard: int, seed: int) -> None:
     World(seed * SHARDS + shard).run(STEPS)

@@ -803,8 +803,9 @@ class ContractMachine(RuleBasedStateMachine):
             assert self.store.members(context, key) == self.members(context, key)
 
 
+@pytest.mark.parametrize("examples", [40, pytest.param(1000, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", STORES)
-def test_any_sequence_of_operations_answers_as_a_dict_would(name: str) -> None:
+def test_any_sequence_of_operations_answers_as_a_dict_would(name: str, examples: int) -> None:
     opener = STORES[name]
 
     with tempfile.TemporaryDirectory() as folder:
@@ -822,7 +823,8 @@ def test_any_sequence_of_operations_answers_as_a_dict_would(name: str) -> None:
 
         try:
             run_state_machine_as_test(
-                Machine, settings=settings(max_examples=100, stateful_step_count=50, deadline=None)
+                Machine,
+                settings=settings(max_examples=examples, stateful_step_count=50, deadline=None),
             )
         finally:
             store.close()

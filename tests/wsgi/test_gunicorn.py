@@ -86,7 +86,6 @@ application = SealedSessionMiddleware(app, Settings.from_env(storage=STORE))
 WORKERS = 4
 PORTABLE = PROFILES["portable"]
 TORN = (OSError, http.client.HTTPException)
-KILLS = 20
 PATIENCE = 60  # seconds; only a broken server or a deadlock needs them
 
 
@@ -249,15 +248,16 @@ class Visitor:
 class Killer:
     """Kills one worker of `server` after another, until that was often and has broken something."""
 
-    def __init__(self, server: Server, visitors: list[Visitor]) -> None:
+    def __init__(self, server: Server, visitors: list[Visitor], enough: int) -> None:
         self.kills = 0
+        self._enough = enough
         self._server = server
         self._visitors = visitors
         self._stopped = threading.Event()
 
     @property
     def has_done_enough(self) -> bool:
-        return self.kills >= KILLS and any(visitor.torn for visitor in self._visitors)
+        return self.kills >= self._enough and any(visitor.torn for visitor in self._visitors)
 
     def run(self) -> None:
         while not (self.has_done_enough or self._stopped.wait(0.3)):
@@ -270,11 +270,14 @@ class Killer:
         self._stopped.set()
 
 
+@pytest.mark.parametrize("kills", [8, pytest.param(40, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("options", [(), ("--preload",)], ids=["fresh workers", "forked workers"])
-def test_killing_workers_loses_no_session(options: tuple[str, ...], tmp_path: Path) -> None:
+def test_killing_workers_loses_no_session(
+    options: tuple[str, ...], kills: int, tmp_path: Path
+) -> None:
     with serving(tmp_path, *options) as server:
         visitors = [Visitor(server, number) for number in range(20)]
-        killer = Killer(server, visitors)
+        killer = Killer(server, visitors, kills)
 
         def use(visitor: Visitor) -> None:
             visitor.sign_in()
