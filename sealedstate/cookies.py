@@ -95,7 +95,7 @@ class CookieFamily:
         if not is_only or header[begin:at].strip(" \t"):
             return self._sorted(header)
         ours = min(end - begin + 1, size)
-        value = header[at + len(self._first) : end].strip(" \t")
+        value = header[at + len(self._first) : end].rstrip(" \t")
         return Candidates((value,), NO_CHUNKS, size - ours, ours)
 
     def _sorted(self, header: str) -> Candidates:

@@ -54,6 +54,7 @@ class Saving:
         self._other_bytes = other_bytes
         self._now = toolkit.now()
         self._max_age: int | None = None
+        self._leaves_strays = False
 
     def lines(self) -> list[str]:
         """The Set-Cookie field values. Raises SessionTooLarge, StorageError or NoPrimaryKey."""
@@ -113,17 +114,41 @@ class Saving:
     def _placed(self, record: Record) -> tuple[Budget, dict[str, Place]]:
         """A place for each part, within what the profile leaves beside the foreign cookies.
 
-        Where that is too little, as much as came through with this request comes through again.
+        Where that is too little, as much as came through with this request comes through again. And
+        where it still is, strays stay: they do no harm, and to delete them takes room.
         """
+        arrived = self._visit.candidates.our_bytes
         try:
-            budget = self._budget(self._max_age)
-            return budget, self._plan(record, budget)
+            return self._placed_within(record, 0)
         except SessionTooLarge:
-            arrived = self._visit.candidates.our_bytes
             if not arrived:
                 raise
-            budget = self._budget(self._max_age, arrived + SLACK_BYTES)
-            return budget, self._plan(record, budget)
+        try:
+            return self._placed_within(record, arrived + SLACK_BYTES)
+        except SessionTooLarge:
+            if not self._deleted("", []):
+                raise
+        self._leaves_strays = True
+        return self._placed_within(record, arrived + SLACK_BYTES)
+
+    def _placed_within(self, record: Record, arrived: int) -> tuple[Budget, dict[str, Place]]:
+        budget = self._budget(self._max_age, arrived)
+        return budget, self._all_in_core(record, budget) or self._plan(record, budget)
+
+    def _all_in_core(self, record: Record, budget: Budget) -> dict[str, Place] | None:
+        """The core for all parts, where they fit there to the byte: the plan counts a few more, for
+        what it may have to state.
+        """
+        core = {}
+        for name, part in self._parts.items():
+            outside = part.version is not None or self._policy(name) is Policy.SERVER
+            if part.encoded is None or outside:
+                return None
+            core[name] = part.encoded
+        whole = record_codec.encode_record(record._replace(parts=core), int(self._now))
+        room = chunking.token_bytes(budget.core_chars) - sealing.OVERHEAD_BYTES
+        fits = len(whole) <= room and not self._rows_to_leave()
+        return dict.fromkeys(core, Place.CORE) if fits else None
 
     def _budget(self, max_age: int | None, arrived_bytes: int = 0) -> Budget:
         settings, cookies = self._tools.settings, self._tools.cookies
@@ -305,6 +330,8 @@ class Saving:
         The whole fixed range goes, not only what this request carried: another tab may have
         written more.
         """
+        if self._leaves_strays:
+            return []
         cookies, visit = self._tools.cookies, self._visit
         names = [cookies.name] if core is None and visit.candidates.core else []
         had_overflow = visit.record is not None and visit.record.overflow is not None

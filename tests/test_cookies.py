@@ -33,6 +33,21 @@ def found(header: str, family: CookieFamily = FAMILY) -> tuple[Any, dict[int, An
     return candidates.core, dict(candidates.overflow)
 
 
+PIECES = st.sampled_from(
+    ["__Host-s", "__Host-s-1", "__Host-", "x", "=", ";", "; ", " ", "\t", "\xa0", '"', "AAAA", "=="]
+)
+
+
+@given(st.lists(PIECES, max_size=12).map("".join))
+@example("__Host-s= AAAA")
+@example("x=1;__Host-s=AAAA \t")
+def test_a_single_cookie_is_found_as_one_among_several_is(header: str) -> None:
+    """What finds a single one at once finds what looking at each pair does."""
+    known = FAMILY.find(header)
+    assert known == FAMILY._sorted(header)
+    assert known.core == FAMILY.find(f"{header}; x=__Host-s").core
+
+
 # --- hostile headers, and exactly what they give --------------------------------------------------
 
 NOTHING: tuple[tuple[str, ...], dict[int, tuple[str, ...]]] = ((), {})
