@@ -185,7 +185,7 @@ class Keeper:
         age, refresh = now - opened.sealed_at, self.settings.lifetimes.refresh
         if opened.key.kid != self._tools.tokens.keyring().primary(now).kid:
             # All sessions of a retired key move to the new one, but not all at the same moment.
-            refresh = int(refresh * _share(opened.record.id))
+            refresh = 1 + int(refresh * _share(opened.record.id))
         return age >= refresh
 
     def _revoked_meanwhile(self, visit: RequestVisit) -> bool:
