@@ -103,7 +103,7 @@ def _derived_logins(logins: int) -> Case:
 
 
 def _logins(logins: int, variant: Variant, profile: str) -> Case:
-    """Beside W1; what does not fit into the first cookie of the profile stands in a second."""
+    """Beside W1; what does not fit into the first cookie of the profile stands in further ones."""
     load = make_signed_in(logins, 1, _entity_ids())
     keeper = _keeper(profile=profile)
     return _filled(keeper, lambda session: variant.fill(session, load, _entity_ids()))

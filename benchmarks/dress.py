@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -75,7 +75,9 @@ def options_for(description: str) -> ArgumentParser:
     parser = ArgumentParser(description=description)
     parser.add_argument("--only", action="append", metavar="ROW", help="a part of a row's name")
     parser.add_argument("--json", action="store_true", help="print numbers for a program")
-    parser.add_argument("--save", type=Path, metavar="FILE", help="write these into a file, too")
+    parser.add_argument(
+        "--save", type=writable, metavar="FILE", help="write these into a file, too"
+    )
     return parser
 
 
@@ -84,13 +86,38 @@ def tell(options: Namespace, told: Mapping[str, object], print_it: Callable[[], 
     told = {**told, "machine": machine()}
     text = json.dumps(told, indent=2, ensure_ascii=False)
     if options.save is not None:
-        options.save.parent.mkdir(parents=True, exist_ok=True)
         options.save.write_text(text + "\n", encoding="utf-8")
-    if options.json:
-        print(text)
-        return
-    print_it()
-    print(f"\n{listed(machine())}")
+    try:
+        if options.json:
+            print(text)
+        else:
+            print_it()
+            print(f"\n{listed(machine())}")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has read enough; what is left must not be written at the end either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def writable(text: str) -> Path:
+    """A file that can be written, its folder made; found out before anything is measured."""
+    path = Path(text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+    except OSError as error:
+        raise ArgumentTypeError(f"{text} can't be written: {error.strerror}") from None
+    return path
+
+
+def readable(text: str) -> Path:
+    """A file that can be read."""
+    path = Path(text)
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ArgumentTypeError(f"{text} can't be read: {error.strerror}") from None
+    return path
 
 
 def print_table(
@@ -173,6 +200,9 @@ def chosen(names: Sequence[str], only: Sequence[str] | None, always: str) -> lis
     if not only:
         return list(names)
     parts = [part.lower() for part in only]
+    for part in parts:
+        if not any(part in name.lower() for name in names):
+            raise SystemExit(f"--only {part}: there are {', '.join(names)}")
     return [name for name in names if name == always or any(part in name.lower() for part in parts)]
 
 

@@ -37,7 +37,9 @@ def beaker_options() -> dict[str, object]:
         "session.httponly": True,
         "session.secure": True,
         "session.samesite": "Lax",
-        "session.auto": True,
+        # As it is by default: a page says save() when it has changed something.
+        "session.auto": False,
+        "session.save_accessed_time": False,
     }
 
 

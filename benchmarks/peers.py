@@ -150,6 +150,7 @@ def start_beaker() -> Emit:
 
         def app(environ: dict[str, Any], start: Callable[..., Any]) -> list[bytes]:
             environ["beaker.session"].update(session)
+            environ["beaker.session"].save()
             start("200 OK", [])
             return []
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,8 @@ DOCS = ROOT / "docs"
 SCALE = DOCS / "scale.md"
 HERE = Path(__file__).with_name("README.md")
 
+# What a benchmark has to tell, as far as a document shows it.
+SHOWN = ("sizes", "speed", "request", "served", "scale", "crowds")
 LOADS = ("W0", "W1", "W2", "W3", "W4")
 CURVES = {
     "sealedstate derived": GREEN,
@@ -60,12 +61,46 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def take(folder: Path) -> None:
-    """Keep what a run of the benchmarks has saved."""
-    RECORDED.mkdir(exist_ok=True)
-    for path in sorted(folder.glob("*.json")):
-        shutil.copy(path, RECORDED / path.name)
-    if recorded("request").get("served"):
-        shutil.copy(RECORDED / "request.json", RECORDED / "served.json")
+    """Keep what a run of the benchmarks has saved. Ends the program where that is no whole run."""
+    found = {name: folder / f"{name}.json" for name in SHOWN if (folder / f"{name}.json").exists()}
+    if "served" not in found and "request" in found and _read(found["request"]).get("stored"):
+        found["served"] = found["request"]
+    taken = {name: path.read_bytes() for name, path in found.items()}
+    for name, path in found.items():
+        lost = _rows(recorded(name)) - _rows(_read(path))
+        if lost:
+            raise SystemExit(f"{path} lacks {', '.join(sorted(lost))}: nothing is taken")
+    before = {name: (RECORDED / f"{name}.json").read_bytes() for name in taken}
+    _put(taken)
+    try:
+        pictures()
+        for document in TABLES:
+            with_tables(document)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        _put(before)
+        raise SystemExit(f"{folder} is not shown, nothing is taken: {error!r}") from None
+
+
+def _put(texts: Mapping[str, bytes]) -> None:
+    for name, text in texts.items():
+        (RECORDED / f"{name}.json").write_bytes(text)
+
+
+def _read(path: Path) -> Recorded:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise SystemExit(f"{path} is no JSON, nothing is taken: {error}") from None
+    if not isinstance(found, dict):
+        raise SystemExit(f"{path} is of no benchmark, nothing is taken")
+    return found
+
+
+def _rows(found: Recorded) -> set[str]:
+    """The rows that are told of, in the tables that a benchmark has."""
+    tables = [found.get(name) or {} for name in ("formats", "open_save", "whole", "curves")]
+    tables += [(found.get(name) or {}).get("cells", {}) for name in ("served", "stored")]
+    return {row for table in tables for row in table}
 
 
 def recorded(name: str) -> Recorded:
@@ -152,8 +187,8 @@ def sizes_table() -> str:
     rows = [
         [
             row,
-            *(_size(cells[load]) for load in LOADS),
-            str(found["logins"][row]["4096"]),
+            *(_size(cells[load], found["marks"]["formats"], row, load) for load in LOADS),
+            _size(found["logins"][row]["4096"], found["marks"]["logins"], row, "4096"),
             _short(row, found["notes"][row]),
         ]
         for row, cells in found["formats"].items()
@@ -190,7 +225,10 @@ def request_table() -> str:
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     README: {"sizes": sizes_table, "speed": speed_table, "request": request_table},
     HERE: {
-        "served": lambda: f"{planning.served(recorded('served'))}\n\n{_when(recorded('served'))}"
+        "served": lambda: f"{planning.served(recorded('served'))}\n\n{_when(recorded('served'))}",
+        "goals": lambda: planning.goals(
+            recorded("sizes"), recorded("speed"), recorded("request"), recorded("scale")
+        ),
     },
     SCALE: {
         "processors": lambda: planning.processors(recorded("request")),
@@ -210,8 +248,8 @@ def _between(mark: str, text: str, written: str) -> str:
     return text[: found.start()] + found[1] + written + "\n" + found[2] + text[found.end() :]
 
 
-def _size(value: int | None) -> str:
-    return "-" if value is None else str(value)
+def _size(value: int | None, marks: Mapping[str, Mapping[str, str]], row: str, key: str) -> str:
+    return "-" if value is None else f"{value}{marks.get(row, {}).get(key, '')}"
 
 
 def _ratio(value: float | None) -> str:
@@ -231,6 +269,7 @@ def _when(*found: Recorded) -> str:
     for one in found:
         for name, number in one["versions"].items():
             named.update(number if isinstance(number, dict) else {name: number})
+        named.update(one.get("served_by", {}) if one.get("stored") else {})
     listed = ", ".join(f"{name} {number}" for name, number in named.items())
     where = f"Python {machine['python']}, {machine['processor']}, load {machine['load']}"
     return f"{machine['date']}, {where}: {listed}."

@@ -5,6 +5,7 @@ Knows the arithmetic: requests a second times what each takes. Does not measure 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,6 +73,34 @@ def served(found: Recorded) -> str:
     cells = {**found["served"]["cells"], **found["stored"]["cells"]}
     rows = [[row, *(f"{cells[row][kind]['per_second']:.0f}" for kind in kinds)] for row in cells]
     return table(["requests a second", *kinds], rows)
+
+
+def goals(sizes: Recorded, speed: Recorded, request: Recorded, scale: Recorded) -> str:
+    """Every goal, the figure that was recorded for it, and whether that meets it."""
+    rows = [[one["goal"], str(one["value"]), _met(one["met"])] for one in sizes["design_goals"]]
+    for load, most in speed["goals"].items():
+        value = speed["open_save"]["sealedstate"][load]
+        rows.append(_goal(f"open and save {load}, times the bare composition", value, most=most))
+    whole = request["whole"]["sealedstate"]["untouched"]
+    most = request["goals"]["whole"]
+    rows.append(_goal("a whole request, untouched, times a no-op", whole, most=most))
+    for row in ROWS[1:]:
+        for kind, least in request["goals"]["marginal"].items():
+            value = request["marginal"][row][kind]
+            rows.append(_goal(f"{row} adds, {kind}, times ours", value, least=least))
+    for what, value in scale["goals"].items():
+        title = f"opened with 100 {what}, times with none"
+        rows.append(_goal(title, value, most=scale["goal"]))
+    return table(["goal", "recorded", ""], rows)
+
+
+def _goal(what: str, value: float, most: float = math.inf, least: float = 0.0) -> list[str]:
+    limit = f"at least {least:g}" if least else f"at most {most:g}"
+    return [f"{what}: {limit}", f"{value:.2f}", _met(least <= value <= most)]
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "not met"
 
 
 def curves(scale: Recorded) -> str:

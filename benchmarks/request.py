@@ -163,7 +163,13 @@ def _as_json(report: Report) -> dict[str, object]:
         "left_out": report.left_out,
         "served": report.served.as_dict() if report.served else None,
         "stored": report.stored.as_dict() if report.stored else None,
+        "served_by": _served_by(report.stored) if report.stored else {},
     }
+
+
+def _served_by(stored: Served) -> dict[str, str]:
+    servers = {f"server of {name}:": found for name, found in stored.servers.items()}
+    return served.tools() | servers
 
 
 def _print(report: Report) -> None:

@@ -242,7 +242,8 @@ def start_beaker(load: Workload) -> Pages:
         started: Application = middleware(application, options)
         return started
 
-    return _plain_pages(load, no_op, made, middleware(no_op, options))
+    untouched = middleware(no_op, options)
+    return _plain_pages(load, no_op, made, untouched, lambda session: session.save())
 
 
 PRODUCTS = (
@@ -314,8 +315,9 @@ def _plain_pages(
     without: Application,
     made: Callable[[Page], Application],
     untouched: Application,
+    save: Page = lambda session: None,
 ) -> Pages:
-    """The session of a peer: a plain dict."""
+    """The session of a peer: a plain dict. `save`: what a page has to say that changes it."""
     plain = load.plain()
     key = "user" if load.subject is not None else "user_id"
 
@@ -325,19 +327,20 @@ def _plain_pages(
     def fill(session: Any) -> None:
         session.update(plain)
 
-    pages = make_pages(without, made, untouched, fill, read, _changing(read))
+    pages = make_pages(without, made, untouched, fill, read, _changing(read, save))
     if not set_cookies(pages.by_kind[MODIFIED], pages.cookie):
         raise RuntimeError("a changed session is not written")
     return pages
 
 
-def _changing(read: Page) -> Page:
+def _changing(read: Page, save: Page = lambda session: None) -> Page:
     """Reads, and changes a small part."""
     numbers = _numbers()
 
     def change(session: Any) -> None:
         read(session)
         session[SEEN] = next(numbers)
+        save(session)
 
     return change
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from http.cookies import SimpleCookie
 from importlib import import_module
 from types import SimpleNamespace
@@ -134,9 +134,10 @@ def aiohttp_nacl() -> Save:
 def _aiohttp(storage: Any) -> Save:
     """The storage, with the cookie parser and writer of aiohttp's requests and responses."""
     response = import_module("aiohttp.web").Response()
+    parse = _aiohttp_parser()
 
     def save(header: str, change: Change) -> list[str]:
-        cookies = {name: one.value for name, one in SimpleCookie(header).items()}
+        cookies = {name: one.value for name, one in parse(header)}
         request = SimpleNamespace(cookies=cookies)
         session = _drive(storage.load_session(request))
         change(session)
@@ -145,6 +146,16 @@ def _aiohttp(storage: Any) -> Save:
         return [cookie.OutputString() for cookie in response.cookies.values()]
 
     return save
+
+
+def _aiohttp_parser() -> Callable[[str], Iterable[tuple[str, Any]]]:
+    """What `BaseRequest.cookies` calls: since aiohttp 3.12 a parser of its own."""
+    try:
+        parse = import_module("aiohttp._cookie_helpers").parse_cookie_header
+    except (ImportError, AttributeError):
+        return lambda header: SimpleCookie(header).items()
+    found: Callable[[str], Iterable[tuple[str, Any]]] = parse
+    return found
 
 
 def beaker() -> Save:
@@ -156,6 +167,7 @@ def beaker() -> Save:
     def save(header: str, change: Change) -> list[str]:
         session = make({"HTTP_COOKIE": header}, **options)
         change(session)
+        session.save()
         session.persist()
         line = session.__dict__["_headers"]["cookie_out"]
         return [line] if line else []

@@ -25,7 +25,7 @@ from time import perf_counter_ns, time
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.dress import Progress, options_for, print_table, tell, verdict
+from benchmarks.dress import Progress, options_for, positive, print_table, tell, verdict
 from sealedstate import Keeper, Key, Keyring, Settings, chunking
 from sealedstate.key_sources import RotatingKeys, StaticKeys
 from sealedstate.key_sources.ring_file import RingFile
@@ -77,8 +77,12 @@ class Counted(RingFile):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = options_for("What a rotating ring costs.")
-    parser.add_argument("--requests", type=int, default=100_000, help="unknown kids in all")
+    parser.add_argument(
+        "--requests", type=positive, default=100_000, help=f"unknown kids in all, {ROUNDS} at least"
+    )
     options = parser.parse_args(arguments)
+    if options.requests < ROUNDS:
+        parser.error(f"--requests: {ROUNDS} at least, one for each round")
     with Progress("rotation", ROUNDS + len(KEYS)) as progress:
         flood = measure_flood(options.requests, progress)
         costs = [measure_cost(keys, progress) for keys in KEYS]

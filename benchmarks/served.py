@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from benchmarks.dress import Progress
+from benchmarks.dress import Progress, versions
 from benchmarks.request_apps import KINDS, PRODUCTS
 from benchmarks.served_app import NO_OP, PLACE, ROW
 from benchmarks.store_servers import NotThere, Place, started
@@ -35,6 +35,12 @@ ROOT = Path(__file__).resolve().parents[1]
 BACKENDS = ("sqlite", "postgresql", "mariadb", "redis", "memcached")
 CONNECTIONS = 4
 SOURCE = "from benchmarks.served_app import make_application\napplication = make_application()\n"
+
+
+DISTRIBUTIONS = (
+    *("gunicorn", "flask-session", "cachelib", "sqlalchemy"),
+    *("psycopg", "mysqlclient", "pymysql", "redis", "pymemcache"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,16 @@ class Target:
         assert rate is not None
         assert p99 is not None
         return float(rate[1]), float(p99[1]) * {"us": 0.001, "ms": 1, "s": 1000}[p99[2]]
+
+
+def tools() -> dict[str, str]:
+    """The versions of what serves, asks and stores, as far as it is installed."""
+    found = versions(DISTRIBUTIONS)
+    wrk = shutil.which("wrk")
+    if wrk is not None:
+        told = subprocess.run([wrk, "-v"], check=False, capture_output=True, text=True).stdout
+        found["wrk"] = told.split()[1] if len(told.split()) > 1 else "of unknown version"
+    return found
 
 
 def measure(rounds: int, seconds: float, names: Iterable[str]) -> Served:
@@ -166,6 +182,8 @@ def _started(environ: Mapping[str, str], stack: ExitStack) -> Target:
 def _go_rounds(
     targets: Mapping[str, Target], rounds: int, seconds: float, served: Served, progress: Progress
 ) -> None:
+    if NO_OP not in targets:
+        return  # `left_out` says why: there is nothing to compare with
     visits = [(row, kind) for row in targets if row != NO_OP for kind in KINDS]
     found: dict[tuple[str, str], list[tuple[float, float]]] = {visit: [] for visit in visits}
     shares: dict[tuple[str, str], list[float]] = {visit: [] for visit in visits}

@@ -18,7 +18,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.dress import listed, options_for, positive, print_notes, print_table, tell, versions
+from benchmarks.dress import (
+    listed,
+    options_for,
+    positive,
+    print_notes,
+    print_table,
+    readable,
+    tell,
+    versions,
+)
 from benchmarks.floor import BITS_PER_CHARACTER, floor_bits
 from benchmarks.ours import OUR_ROWS
 from benchmarks.peers import PEERS, Emit
@@ -112,7 +121,7 @@ def _our_versions() -> dict[str, str]:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = options_for("Cookie bytes of the standard workloads.")
     parser.add_argument("--seeds", type=positive, default=15, metavar="N", help="default: 15")
-    parser.add_argument("--entity-ids", type=Path, default=ENTITY_IDS, metavar="FILE")
+    parser.add_argument("--entity-ids", type=readable, default=ENTITY_IDS, metavar="FILE")
     return parser.parse_args(arguments)
 
 
@@ -124,6 +133,7 @@ def as_json(report: Report, entity_ids: Sequence[str]) -> dict[str, object]:
     return {
         "formats": _values(report.formats),
         "logins": _values(report.logins),
+        "marks": {"formats": _marks(report.formats), "logins": _marks(report.logins)},
         "growth": report.growth,
         "floor": report.floors,
         "floor_bits": {name: _floor_terms(name, entity_ids) for name in NAMES},
@@ -148,6 +158,15 @@ def _values(table: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, in
         row: {key: getattr(cell, "value", None) for key, cell in cells.items()}
         for row, cells in table.items()
     }
+
+
+def _marks(table: Mapping[str, Mapping[str, object]]) -> dict[str, dict[str, str]]:
+    """What is printed behind a figure: browsers drop such a cookie, or entityIDs are invented."""
+    marks = {
+        row: {key: mark for key, cell in cells.items() if (mark := getattr(cell, "mark", ""))}
+        for row, cells in table.items()
+    }
+    return {row: found for row, found in marks.items() if found}
 
 
 def _judged(report: Report) -> list[tuple[Goal, int]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,12 +18,13 @@ from typing import Any
 
 import pytest
 
+import benchmarks.pictures
 from benchmarks.cookie_pairs import pair_bytes, pairs
 from benchmarks.cpu_rounds import Step, Times, looped, run
 from benchmarks.dress import Progress
 from benchmarks.floor import floor_bits, floor_bytes
 from benchmarks.ours import OUR_ROWS, OurRow
-from benchmarks.pictures import LOADS, README, TABLES, pictures, recorded, with_tables
+from benchmarks.pictures import LOADS, README, TABLES, pictures, recorded, take, with_tables
 from benchmarks.request_apps import KINDS, MODIFIED, READ, UNTOUCHED, set_cookies, start_ours
 from benchmarks.sizes import all_rows
 from benchmarks.sizing import Cell, most_logins
@@ -64,6 +66,26 @@ def test_the_tables_in_a_document_are_what_was_recorded(document: Path) -> None:
 def test_the_pictures_show_what_was_recorded() -> None:
     for name, drawn in pictures().items():
         assert (ROOT / "docs" / name).read_text("utf-8") == drawn, name
+
+
+@pytest.mark.parametrize("name", ["sizes", "speed", "request", "scale"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", "partial"])
+def test_a_run_that_is_not_whole_is_not_taken(
+    name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, folder = tmp_path / "recorded", tmp_path / "run"
+    shutil.copytree(benchmarks.pictures.RECORDED, kept)
+    monkeypatch.setattr(benchmarks.pictures, "RECORDED", kept)
+    before = {path.name: path.read_bytes() for path in kept.iterdir()}
+    if text == "partial":
+        whole = recorded(name)
+        (table,) = {"formats", "open_save", "whole", "curves"} & whole.keys()
+        text = json.dumps({**whole, table: dict(list(whole[table].items())[1:])})
+    folder.mkdir()
+    (folder / f"{name}.json").write_text(text)
+    with pytest.raises(SystemExit, match="nothing is taken"):
+        take(folder)
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
 
 
 def test_every_row_that_was_recorded_names_versions_and_says_what_the_product_does() -> None:
