@@ -28,7 +28,7 @@ check: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -q tests/test_floors.py
+	$(BIN)/pytest -q tests/project/test_layers.py
 
 # What needs no server, on every interpreter that is found.
 matrix:

@@ -24,8 +24,11 @@ from benchmarks.cpu_rounds import BEFORE, Step, Times, looped, run
 from benchmarks.dress import Progress, print_table
 from benchmarks.revisit_ours import SEEN, arrived, start_bare, start_ours
 from benchmarks.workloads import NOW, Workload
-from sealedstate import chunking, codec, record_codec, sealing
-from sealedstate.record import ID_BYTES
+from sealedstate._wire import cbor as codec
+from sealedstate._wire import encoding as chunking
+from sealedstate._wire import record as record_codec
+from sealedstate._wire import token as sealing
+from sealedstate._wire.record import ID_BYTES
 
 STEPS = ("scan", "text", "AEAD", "CBOR", "policy", "whole")
 KINDS = ("sealedstate", "bare composition", "C alone")

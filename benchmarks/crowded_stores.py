@@ -28,10 +28,10 @@ from benchmarks.dress import Progress
 from benchmarks.ours import STORED
 from benchmarks.workloads import ENTITY_IDS, NOW, make_workload, read_entity_ids
 from sealedstate import Keeper, Key, Settings
-from sealedstate.chunking import to_text
-from sealedstate.spilling import CONTEXT
+from sealedstate._stored.parts import CONTEXT
+from sealedstate._wire.encoding import to_text
 from sealedstate.storage import open_storage
-from sealedstate.storage.hashed_names import context_digest, key_digest
+from sealedstate.storage._names import context_digest, key_digest
 
 REAL = 2000
 BATCH = 10_000

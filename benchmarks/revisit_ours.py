@@ -25,9 +25,10 @@ from benchmarks.cookie_pairs import pairs
 from benchmarks.cpu_rounds import BEFORE, Step
 from benchmarks.ours import STORED, WIDE, registry
 from benchmarks.workloads import ENTITY_IDS, NOW, Workload, read_entity_ids
-from sealedstate import Keeper, Key, Profile, Settings, codec
+from sealedstate import Keeper, Key, Profile, Settings
+from sealedstate._cookies.codec import Tokens
+from sealedstate._wire import cbor as codec
 from sealedstate.sso import LoginRecords
-from sealedstate.tokens import Tokens
 
 SEEN = "seen"
 """The one part, or key, that each step changes: a number of three digits."""

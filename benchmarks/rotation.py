@@ -26,10 +26,12 @@ from time import perf_counter_ns, time
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.dress import Progress, options_for, positive, print_table, tell, verdict
-from sealedstate import Keeper, Key, Keyring, Settings, chunking
-from sealedstate.key_sources import RotatingKeys, StaticKeys
-from sealedstate.key_sources.ring_file import RingFile
+from sealedstate import Keeper, Key, Keyring, Settings
+from sealedstate._wire import encoding as chunking
+from sealedstate.key_sources import StaticKeys
 from sealedstate.rotation import Ring, Schedule, founded, rotated
+from sealedstate.rotation.ring_file import RingFile
+from sealedstate.rotation.source import RotatingKeys
 
 GOAL = 2.0
 """Times the p99 of good requests without a flood, at most."""

@@ -161,7 +161,7 @@ def _targets(
 
 
 def _started(environ: Mapping[str, str], stack: ExitStack) -> Target:
-    from tests.servers import gunicorn
+    from tests.support.servers import gunicorn
 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sealedstate-served-")))
     path = os.pathsep.join([str(ROOT), str(ROOT / "middleware")])

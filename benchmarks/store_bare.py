@@ -21,7 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from benchmarks.store_load import LIFETIME, RECORDS, Load
 from benchmarks.store_rounds import CAS, CREATE, READ, Contender
-from sealedstate.storage.sqlite_link import wal_is_safe
+from sealedstate.storage.sqlite import wal_is_safe
 
 
 def bare(backend: str, url: str, value_bytes: int) -> Contender:

@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from benchmarks.store_load import RECORDS, TEXT, Load
 from benchmarks.store_rounds import CAS, READ, Contender
-from sealedstate.storage.sqlite_link import wal_is_safe
+from sealedstate.storage.sqlite import wal_is_safe
 
 DB, CACHE = "Django db session", "Django cache session"
 DJANGO = {DB, CACHE}

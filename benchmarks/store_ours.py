@@ -12,10 +12,10 @@ from typing import cast
 from benchmarks.store_load import RECORDS, TEXT, Load
 from benchmarks.store_rounds import CAS, CREATE, READ, Contender
 from sealedstate import Key
-from sealedstate.codec import decode, encode
-from sealedstate.keys import Keyring
-from sealedstate.rows import Rows
-from sealedstate.spilling import CONTEXT, Row, Spiller
+from sealedstate._stored.parts import CONTEXT, Row, Spiller
+from sealedstate._stored.table import Rows
+from sealedstate._wire.cbor import decode, encode
+from sealedstate.keyring import Keyring
 from sealedstate.storage import Storage
 
 STORE, SESSION = "sealedstate store", "sealedstate session"

@@ -5,7 +5,6 @@ The front door. Everything else is imported from the module that it lives in.
 
 from __future__ import annotations
 
-from .budget import PROFILES, Profile
 from .errors import (
     ConfigurationError,
     LateRead,
@@ -22,8 +21,9 @@ from .errors import (
     UsageError,
 )
 from .keeper import Keeper
-from .keys import Key, Keyring, KeyState
+from .keyring import Key, Keyring, KeyState
 from .legacy import LegacyReader
+from .profiles import PROFILES, Profile
 from .session import Session
 from .settings import Settings
 

@@ -14,7 +14,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from .core_saving import core_line
+from ._request.load import RequestVisit
+from ._request.save import Saving, core_line, tell_not_saved
+from ._stored.revocations import Ending
+from ._wire.record import check_subject
+from .deployment import Toolkit
 from .errors import (
     ConfigurationError,
     NoPrimaryKey,
@@ -25,14 +29,9 @@ from .errors import (
     UncheckedSession,
     UnreadableError,
 )
-from .followers import Follower
-from .record import check_subject
-from .revocation import Ending
-from .saving import Saving, tell_not_saved
+from .hooks import Follower
 from .session import Session
 from .settings import Settings
-from .toolkit import Toolkit
-from .visit import RequestVisit
 
 
 class Keeper:

@@ -22,10 +22,10 @@ from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 from markupsafe import Markup
 from werkzeug.http import parse_date
 
-from .cookies import MAX_HEADER_CHARS
+from ._cookies.header import MAX_HEADER_CHARS
+from ._wire.record import ID_BYTES
 from .errors import ConfigurationError
-from .keys import length_prefixed
-from .record import ID_BYTES
+from .keyring import length_prefixed
 
 MAX_COOKIE_CHARS = 1 << 14
 _DEFAULT_NAMES = {"flask": "session", "starlette": "session"}

@@ -16,16 +16,19 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from .budget import PROFILES, Profile
-from .cookies import CookieFamily
+from ._cookies.header import CookieFamily
+from ._cookies.placement import policies_of
+from ._key_opening import KeySources
+from ._wire.record import Lifetimes, Policy
 from .errors import ConfigurationError, NoPrimaryKey
 from .events import Journal, Observer
-from .key_sources import KEK_VARIABLE, KeySource, KeySources, Tending
-from .keys import DEFAULT_SKEW
+from .key_sources import KeySource
+from .keyring import DEFAULT_SKEW
 from .legacy import LegacyReader
-from .placing import policies_of
-from .record import Lifetimes, Policy
+from .profiles import PROFILES, Profile
 from .rotation import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, least_announce
+from .rotation.ring_store import KEK_VARIABLE
+from .rotation.source import Tending
 from .storage import USES, Storage, open_storage
 from .storage.contract import Clock
 

@@ -23,7 +23,7 @@ from sealedstate import ConfigurationError, Key, Keyring, Session
 from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, Journal
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import MemoryStorage
-from tests.jar import Browser, Clock, keeper
+from tests.support.jar import Browser, Clock, keeper
 
 KID = bytes.fromhex("0a0b0c0d")
 ID = bytes(range(100, 116))

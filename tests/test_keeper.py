@@ -29,17 +29,17 @@ from sealedstate import (
     SessionWithheld,
     StorageError,
 )
-from sealedstate.chunking import from_text, to_text
-from sealedstate.cookies import Candidates
+from sealedstate._cookies.codec import OpenedRecord
+from sealedstate._cookies.header import Candidates
+from sealedstate._request.load import RequestVisit
+from sealedstate._stored.parts import CONTEXT, Row
+from sealedstate._stored.revocations import SESSIONS, SUBJECTS
+from sealedstate._wire.encoding import from_text, to_text
+from sealedstate._wire.record import Place, Record
 from sealedstate.errors import StorageUnavailable, UnreadablePart
 from sealedstate.key_sources import StaticKeys
-from sealedstate.record import Place, Record
-from sealedstate.revocation import SESSIONS, SUBJECTS
-from sealedstate.spilling import CONTEXT, Row
 from sealedstate.storage import MemoryStorage, Stored
-from sealedstate.tokens import OpenedRecord
-from sealedstate.visit import RequestVisit
-from tests.jar import RING, Browser, Clock, Jar, interleavings, keeper
+from tests.support.jar import RING, Browser, Clock, Jar, interleavings, keeper
 
 HOUR = 3600
 IDLE, ABSOLUTE, REFRESH = 2 * HOUR, 12 * HOUR, 12 * 60

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from sealedstate import ConfigurationError, Key, Keyring, Settings
-from sealedstate.key_sources import KeySource, RotatingKeys, StaticKeys, parse_keyring
-from sealedstate.keys import export_lookup
+from sealedstate.key_sources import KeySource, StaticKeys, parse_keyring
+from sealedstate.keyring import export_lookup
 from sealedstate.rotation import founded
+from sealedstate.rotation.source import RotatingKeys
 from sealedstate.storage import MemoryStorage
 
 FIRST, SECOND, THIRD = (Key.generate(os.urandom) for _ in range(3))

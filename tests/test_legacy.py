@@ -24,11 +24,11 @@ from markupsafe import Markup
 from werkzeug.http import http_date
 
 from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Session, Settings
-from sealedstate.cookies import MAX_HEADER_CHARS
-from sealedstate.keys import export_lookup
+from sealedstate._cookies.header import MAX_HEADER_CHARS
+from sealedstate.keyring import export_lookup
 from sealedstate.legacy import MAX_COOKIE_CHARS, Adopted
-from tests.jar import Clock, Jar
-from tests.spec_decoder import described
+from tests.support.jar import Clock, Jar
+from tests.support.spec_decoder import described
 
 FROZEN = json.loads((Path(__file__).parent / "vectors" / "legacy.json").read_text("utf-8"))
 NOW = 1_790_000_000

@@ -13,13 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from hypothesis.strategies import SearchStrategy
 
 from sealedstate import Keeper, LateWrite, Session, UnsupportedValue
+from sealedstate._stored.parts import CONTEXT
+from sealedstate._wire.record import MAX_NAME_BYTES, Place
 from sealedstate.errors import LateRead
-from sealedstate.part import Part
-from sealedstate.record import MAX_NAME_BYTES, Place
-from sealedstate.session import Arrival
-from sealedstate.spilling import CONTEXT
+from sealedstate.session import Arrival, Part
 from sealedstate.storage import MemoryStorage, Stored
-from tests.jar import Browser, Clock, keeper
+from tests.support.jar import Browser, Clock, keeper
 
 
 class Watched(MemoryStorage):

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sealedstate import ConfigurationError, Key, LegacyReader, Profile, Settings
-from sealedstate.keys import export_lookup
-from sealedstate.record import Policy
+from sealedstate._wire.record import Policy
+from sealedstate.keyring import export_lookup
 from sealedstate.storage import MemoryStorage, SplitStorage, SQLiteStorage
 
 KEY = Key.generate(os.urandom).export()

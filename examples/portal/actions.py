@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from sealedstate import Keeper, KeyState, OperatorError, Session
-from sealedstate.key_sources import RotatingKeys
+from sealedstate.rotation.source import RotatingKeys
 
 from ..views.forms import renew_token
 from .catalogue import GOODS, CartItem, ServiceLogin, new_logins

@@ -30,7 +30,7 @@ from sealedstate import (
     Settings,
     StorageError,
 )
-from sealedstate.key_sources import RotatingKeys
+from sealedstate.rotation.source import RotatingKeys
 from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
 from ..views.facts import facts_of

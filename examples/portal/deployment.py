@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sealedstate import Settings
+from sealedstate._key_opening import KeySources
 from sealedstate.events import Event, Journal, Observer
-from sealedstate.key_sources import KeySources, RotatingKeys, Tending
 from sealedstate.rotation import Schedule
+from sealedstate.rotation.source import RotatingKeys, Tending
 from sealedstate.storage import open_storage
 
 COOKIE_NAME = "portal"

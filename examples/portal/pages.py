@@ -13,14 +13,7 @@ from pathlib import Path
 
 from werkzeug.exceptions import HTTPException
 
-from sealedstate import (
-    PROFILES,
-    Profile,
-    SessionTooLarge,
-    SessionWithheld,
-    Settings,
-    StorageError,
-)
+from sealedstate import PROFILES, Profile, SessionTooLarge, SessionWithheld, Settings, StorageError
 
 from ..views.budget import budget, parts, session_facts
 from ..views.facts import Facts

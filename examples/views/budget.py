@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sealedstate import Profile
-from sealedstate.record import Place, Policy
+from sealedstate._wire.record import Place, Policy
 
 from .drawing import Mark, Piece, bar
 from .facts import Facts, PartFacts, room_beside

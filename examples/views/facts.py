@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sealedstate import Keeper, Profile, Session
-from sealedstate.budget import FLOOR_BYTES
-from sealedstate.cookies import Candidates
-from sealedstate.record import Place, Policy, Record
-from sealedstate.tokens import OpenedRecord
-from sealedstate.visit import RequestVisit
+from sealedstate._cookies.codec import OpenedRecord
+from sealedstate._cookies.header import Candidates
+from sealedstate._request.load import RequestVisit
+from sealedstate._wire.record import Place, Policy, Record
+from sealedstate.profiles import FLOOR_BYTES
 
 
 @dataclass(frozen=True, slots=True)

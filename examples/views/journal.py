@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sealedstate import Session
-from sealedstate.cookies import field_bytes
+from sealedstate._cookies.header import field_bytes
 from sealedstate_wsgi import ENVIRON_KEY
 
 if TYPE_CHECKING:

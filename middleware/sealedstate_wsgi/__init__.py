@@ -22,9 +22,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sealedstate import Keeper, Session, Settings
-from sealedstate.cookies import field_bytes
-
-from .health import HealthApplication
+from sealedstate._cookies.header import field_bytes
+from sealedstate_wsgi.health import HealthApplication
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -11,14 +11,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+from .._stored.table import Rows
 from ..errors import ConfigurationError, OperatorError
-from ..rows import Rows
 from ..settings import Settings
 from ..sso import Consent, ConsentStore
 from ..sso.deployment import Deployment
-from .ring_source import add_options, configured
-from .stored import keyring_of, ring_of, store_of
-from .wording import exact, iso, many, plain, show
+from .keys.source import add_options, configured, keyring_of, ring_of, store_of
+from .output import exact, iso, many, plain, show
 
 Action: TypeAlias = Callable[[ConsentStore, float, argparse.Namespace], None]
 

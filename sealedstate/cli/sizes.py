@@ -18,11 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .. import codec, record_codec
-from ..budget import PROFILES, Profile
+from .._wire import cbor as codec
+from .._wire import record as record_codec
 from ..errors import ConfigurationError, SessionTooLarge
 from ..keeper import Keeper
-from ..keys import Key
+from ..keyring import Key
+from ..profiles import PROFILES, Profile
 from ..session import Session
 from ..settings import Settings
 

@@ -19,10 +19,8 @@ from typing import Any, NamedTuple, TypeAlias
 from ..errors import ConfigurationError, StorageError
 from ..settings import ENVIRONMENT_PREFIX, environment
 from ..storage import USES, SplitStorage, Storage, open_storage, unmet
-from ..storage.layered import different, store_of
-from ..storage.matrix import DECLARED, as_markdown, as_rows
-from ..storage.requirements import Use, store_name
-from ..storage.trial import try_out
+from ..storage.requirements import DECLARED, Use, as_markdown, as_rows, store_name, try_out
+from ..storage.routing import different, store_of
 
 Action: TypeAlias = Callable[[Storage, argparse.Namespace], int]
 

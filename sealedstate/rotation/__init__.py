@@ -7,7 +7,18 @@ is kept is `key_sources`.
 from __future__ import annotations
 
 from .document import RingUnreadable, dump_ring, parse_ring
-from .evolution import (
+from .ring import (
+    DEFAULT_RELOAD_EVERY,
+    DEFAULT_ROTATE_EVERY,
+    DisplacedRing,
+    Ring,
+    RingHome,
+    RingKey,
+    Schedule,
+    Tombstone,
+    least_announce,
+)
+from .transitions import (
     disabled,
     enabled,
     founded,
@@ -18,14 +29,6 @@ from .evolution import (
     revoked,
     revoked_before,
     rotated,
-)
-from .home import DisplacedRing, RingHome
-from .ring import Ring, RingKey, Tombstone
-from .schedule import (
-    DEFAULT_RELOAD_EVERY,
-    DEFAULT_ROTATE_EVERY,
-    Schedule,
-    least_announce,
 )
 
 __all__ = [

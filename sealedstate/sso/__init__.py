@@ -6,10 +6,7 @@ use it, `registry` for its file, and `derived` for what identifiers promise.
 
 from __future__ import annotations
 
-from .artifacts import ArtifactStore
-from .consent import Consent, ConsentStore
-from .derived import Identifiers
-from .errors import (
+from ..errors import (
     IdentifierKeyMissing,
     LoginsUnreadable,
     MetadataUnreadable,
@@ -19,15 +16,22 @@ from .errors import (
     RequestOfAnother,
     SessionIdChanged,
 )
-from .finding import LogoutIndex, LogoutRequest
-from .login_records import PERSISTENT, TRANSIENT, LoginRecord, LoginRecords
+from .artifacts import ArtifactStore, SAMLArtifact, source_id_of
+from .consent import Consent, ConsentStore
+from .identifiers import Identifiers
 from .logins import Authentication, NameID, ServiceLogin
-from .logout import SingleLogout
-from .progress import LogoutProgress, Notice
-from .registry import Registry, extended_text, load_registry, parse_registry
+from .logout.index import LogoutIndex, LogoutRequest
+from .logout.progress import LogoutProgress, Notice
+from .logout.single_logout import SingleLogout
+from .records import PERSISTENT, TRANSIENT, LoginRecord, LoginRecords
+from .registry import (
+    Registry,
+    extended_text,
+    load_registry,
+    parse_registry,
+    read_service_entity_ids,
+)
 from .replay import ReplayCache
-from .saml_artifacts import SAMLArtifact, source_id_of
-from .saml_metadata import read_service_entity_ids
 from .sessions import LiveSession, SessionRegistry
 
 __all__ = [

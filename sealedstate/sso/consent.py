@@ -22,7 +22,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias, TypeVar
 
-from .. import codec
+from .._wire import cbor as codec
+from .._wire.record import check_subject
 from ..errors import (
     ConfigurationError,
     MalformedRecord,
@@ -32,7 +33,6 @@ from ..errors import (
     UnsupportedValue,
     VersionMismatch,
 )
-from ..record import check_subject
 from ..settings import Settings
 from ..storage.contract import LAST_VERSION, LATEST, Stored, millis, next_version
 from .deployment import Deployment

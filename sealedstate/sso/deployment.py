@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from ..chunking import to_text
+from .._stored.table import Rows
+from .._wire.encoding import to_text
 from ..errors import ConfigurationError
-from ..fitness import Fitness
-from ..keys import Keyring, length_prefixed
-from ..rows import Rows
+from ..keyring import Keyring, length_prefixed
 from ..settings import Settings
 from ..storage import Storage
+from ..storage.check import Fitness
 
 log = logging.getLogger("sealedstate")
 

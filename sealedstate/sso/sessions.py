@@ -22,19 +22,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from .. import codec
-from ..chunking import to_text
+from .._wire import cbor as codec
+from .._wire.encoding import to_text
 from ..errors import (
     ConfigurationError,
+    RowUnreadable,
     StorageUnavailable,
     UnreadableError,
     VersionMismatch,
 )
-from ..followers import Follower, Save
+from ..hooks import Follower, Save
 from ..keeper import Keeper
-from ..keys import length_prefixed
+from ..keyring import length_prefixed
 from ..storage.contract import next_version
-from .errors import RowUnreadable
 
 CONTEXT = "sealedstate.sessions"
 FORMAT = 1

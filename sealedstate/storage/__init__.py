@@ -12,14 +12,14 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 
 from ..errors import ConfigurationError
+from .cache import CachedStorage
 from .contract import Capabilities, Clock, Storage, Stored
-from .layered import CachedStorage, SplitStorage
 from .memory import MemoryStorage
-from .objects import ObjectView, Serializer
-from .options import split_path, split_url
 from .requirements import USES, mismatch, unmet
-from .split_text import urls_of
+from .routing import SplitStorage
 from .sqlite import SQLiteStorage
+from .typed import ObjectView, Serializer
+from .urls import split_path, split_url, urls_of
 
 __all__ = [
     "USES",

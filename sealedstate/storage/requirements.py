@@ -8,10 +8,11 @@ that names the use, the need and the store.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from .contract import Capabilities
+from ..errors import StorageError
+from .contract import Capabilities, Storage, Stored, millis
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,3 +157,104 @@ def store_name(store: object) -> str:
 def _listed(words: Iterable[str]) -> str:
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
+
+
+# FOLD sealedstate.storage.matrix
+# What each backend declares in its usual configurations, against every use.
+#
+# Knows capabilities as they are documented; a test holds each row against the live server that it
+# speaks of. Does not know connections.
+
+
+_MEBIBYTE = 1 << 20
+
+
+def _server(**differences: object) -> Capabilities:
+    usual: dict[str, object] = {
+        "context_bytes": 1 << 12,
+        "key_bytes": 1 << 12,
+        "value_bytes": _MEBIBYTE,
+        "shared": True,
+        "durable": True,
+        "survives_restart": True,
+        "evicts": False,
+        "enumerable": True,
+    }
+    return Capabilities(**usual | differences)  # type: ignore[arg-type]  # a table of fields
+
+
+DECLARED: Mapping[str, Capabilities] = {
+    "memory": _server(shared=False, durable=False, survives_restart=False),
+    "sqlite": _server(),
+    "postgresql": _server(),
+    "mariadb": _server(),
+    "redis, AOF always": _server(),
+    # A slow fsync holds back up to two seconds of acknowledged writes in the server's memory.
+    "redis, AOF everysec": _server(durable=False),
+    "redis, snapshots": _server(durable=False),
+    "redis, no persistence": _server(durable=False, survives_restart=False),
+    "redis, evicting": _server(evicts=True),
+    "memcached": _server(
+        durable=False, survives_restart=False, evicts=True, enumerable=False, contexts=False
+    ),
+    "cookie": _server(shared=False, durable=False, evicts=True, server_side=False),
+}
+
+
+def as_rows(declared: Mapping[str, Capabilities]) -> Iterator[tuple[str, ...]]:
+    """A table: a head, then a row for each store with yes or no for each use."""
+    yield ("store", *USES)
+    for name, can in declared.items():
+        yield (name, *("no" if unmet(use, can) else "yes" for use in USES.values()))
+
+
+def as_markdown(declared: Mapping[str, Capabilities]) -> str:
+    """The same table for the documentation."""
+    head, *rows = as_rows(declared)
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# FOLD sealedstate.storage.trial
+# Whether a store takes writes: tried with a record and a member of an index that are our own.
+#
+# Knows the contract. Does not know backends, nor why one that answers may take no writes: a user
+# who
+# may only read, a replica, a full disk or memory.
+
+
+CONTEXT = "sealedstate.check"
+LIFETIME = 120
+"""Seconds, after which nothing is left of a trial that broke off."""
+
+_VALUE = b"a trial"
+_Step = tuple[str, Callable[[], object], object]
+
+
+def try_out(store: Storage, now: float, key: str) -> str | None:
+    """What the store fails at, and why; None where it takes writes.
+
+    Writes, reads, changes and deletes a record under `key`, which nobody else uses, and where the
+    store has indexes, a member of one. `now` in epoch seconds.
+    """
+    for what, act, expected in _steps(store, millis(now + LIFETIME), key):
+        try:
+            found = act()
+        except StorageError as error:
+            return f"{what}: {error}"
+        if found != expected:
+            return f"{what}: the store answers, but not with what was written"
+    return None
+
+
+def _steps(store: Storage, expires_at: int, key: str) -> Iterator[_Step]:
+    there = Stored(_VALUE, 1, expires_at)
+    yield "create", lambda: store.create(CONTEXT, key, _VALUE, expires_at, 1), True
+    yield "read", lambda: store.read(CONTEXT, key), there
+    yield "update", lambda: store.update(CONTEXT, key, _VALUE, expires_at, 2, 1), True
+    yield "delete", lambda: store.delete(CONTEXT, key, 2), True
+    yield "read", lambda: store.read(CONTEXT, key), None
+    if store.capabilities.indexes:
+        yield "add_member", lambda: store.add_member(CONTEXT, key, "m", expires_at), None
+        yield "members", lambda: store.members(CONTEXT, key), {"m": expires_at}
+        yield "remove_member", lambda: store.remove_member(CONTEXT, key, "m"), True

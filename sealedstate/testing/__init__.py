@@ -45,21 +45,16 @@ from __future__ import annotations
 import pytest
 
 pytest.register_assert_rewrite(
-    *(
-        f"{__name__}.{module}"
-        for module in ("suite", "records", "expiry", "names", "contexts", "indexes", "races")
-    ),
+    *(f"{__name__}.{module}" for module in ("suite", "records", "names", "indexes", "races")),
     f"{__name__}.faults",
 )
 
-from .clock import KitClock  # noqa: E402
-from .contexts import Contexts  # noqa: E402
-from .expiry import Expiry  # noqa: E402
-from .faults import LostReplies, Outages  # noqa: E402
-from .indexes import Indexes  # noqa: E402
-from .names import Names  # noqa: E402
-from .races import Races  # noqa: E402
-from .records import Records  # noqa: E402
+from .clock import KitClock
+from .faults import LostReplies, Outages
+from .indexes import Indexes
+from .names import Contexts, Names
+from .races import Races
+from .records import Expiry, Records
 
 __all__ = ["KitClock", "StorageContract"]
 

@@ -3,7 +3,6 @@
 Knows the two hooks by which a suite makes a day bad. Does not know how it does that.
 """
 
-# ruff: noqa: S101
 from __future__ import annotations
 
 import contextlib

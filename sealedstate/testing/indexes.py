@@ -4,7 +4,6 @@ Knows that an index and a record may have one name and nothing else in common. D
 members stand for.
 """
 
-# ruff: noqa: S101
 from __future__ import annotations
 
 import pytest
@@ -12,10 +11,10 @@ import pytest
 from ..errors import CapacityError
 from ..storage.contract import LATEST, Storage, Stored
 from .clock import KitClock
-from .crew import Meet
-from .expiry import DAY, gone_at
 from .names import ODD_NAMES
+from .records import DAY, gone_at
 from .suite import MINUTE, RACERS, Suite, at_once, in_turns, insist, undeclared, write
+from .workers import Meet
 
 EACH = 5
 

@@ -3,7 +3,6 @@
 Knows 16 racers, in 4 processes where a store is shared. Does not measure how fast they are.
 """
 
-# ruff: noqa: S101
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -11,8 +10,8 @@ from collections.abc import Callable
 from ..errors import StorageError, VersionMismatch
 from ..storage.contract import Storage, Stored
 from .clock import KitClock
-from .crew import Meet, forked, in_threads
 from .suite import MINUTE, RACERS, Suite, insist, is_shared, read, write
+from .workers import Meet, forked, in_threads
 
 KEYS = [str(number) for number in range(25)]
 COUNTS = 4

@@ -3,7 +3,6 @@
 Knows how a suite opens its store. Does not know any promise of the contract.
 """
 
-# ruff: noqa: S101
 from __future__ import annotations
 
 import contextlib
@@ -18,7 +17,7 @@ import pytest
 from ..errors import StorageError, StorageUnavailable, VersionMismatch
 from ..storage.contract import ENTRY_BYTES, Clock, Storage, Stored
 from .clock import KitClock, tries
-from .crew import Line, crew, in_threads
+from .workers import Line, crew, in_threads
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.ring_desk import PLACES, Desk, desk
+from tests.support.ring_cli import PLACES, Desk, desk
 
 
 @pytest.fixture(params=PLACES)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sealedstate.cli import main
-from sealedstate.keys import Key, parse_lookup
+from sealedstate.keyring import Key, parse_lookup
 
 
 def test_a_generated_key_is_one_that_we_take(capsys: pytest.CaptureFixture[str]) -> None:

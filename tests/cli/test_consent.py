@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sealedstate.cli import main
-from tests.cli.ring_desk import Desk, Told, as_json
 from tests.cli.test_keys_reseal import consents, url
+from tests.support.ring_cli import Desk, Told, as_json
 
 __all__ = ["url"]
 

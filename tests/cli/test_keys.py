@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 
 from sealedstate import ConfigurationError
-from sealedstate.cli.ring_commands import changed
-from sealedstate.cli.ring_source import opened
-from sealedstate.keys import Key
+from sealedstate.cli.keys.changes import changed
+from sealedstate.cli.keys.source import opened
+from sealedstate.keyring import Key
 from sealedstate.rotation import Ring, rotated
-from sealedstate.testing.crew import in_threads
-from tests.cli.ring_desk import (
+from sealedstate.testing.workers import in_threads
+from tests.support.ring_cli import (
     DAY,
     DEFAULT,
     HOUR,

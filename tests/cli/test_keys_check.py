@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from sealedstate.cli import main
-from sealedstate.keys import Key
+from sealedstate.keyring import Key
 from sealedstate.rotation import Schedule, disabled, founded, revoked, rotated
-from tests.cli.ring_desk import DAY, DEFAULT, HOUR, Desk, desk
+from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk, desk
 
 Told = pytest.CaptureFixture[str]
 

@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError
-from sealedstate.cli import main, timeline, wording
+from sealedstate.cli import main
+from sealedstate.cli import output as wording
+from sealedstate.cli.keys import listing as timeline
 from sealedstate.rotation import Ring, Tombstone, disabled, founded, rotated
-from tests.cli.ring_desk import DAY, DEFAULT, HOUR, Desk
-from tests.rotation.rings import Moment, walks
+from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk
+from tests.support.rings import Moment, walks
 
 Told = pytest.CaptureFixture[str]
 NOW = 1_795_334_400  # 2026-11-22T08:00:00Z

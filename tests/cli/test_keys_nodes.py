@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sealedstate.cli import main
-from sealedstate.cli.node_findings import of_ending_keys
-from sealedstate.cli.ring_source import Look
-from sealedstate.key_sources.reports import Report
+from sealedstate.cli.keys.node_checks import of_ending_keys
+from sealedstate.cli.keys.source import Look
 from sealedstate.rotation import Ring, rotated
-from tests.cli.ring_desk import DAY, DEFAULT, HOUR, Desk, desk
+from sealedstate.rotation.reports import Report
+from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk, desk
 
 Told = pytest.CaptureFixture[str]
 

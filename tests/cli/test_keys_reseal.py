@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from sealedstate import Key, Keyring
-from sealedstate.keys import export_lookup
+from sealedstate._stored.table import Rows
+from sealedstate.keyring import export_lookup
 from sealedstate.rotation import Ring, lasting_rotated, rotated
-from sealedstate.rows import Rows
 from sealedstate.sso import ConsentStore
 from sealedstate.sso.deployment import Deployment
 from sealedstate.storage import open_storage
-from tests.cli.ring_desk import DAY, DEFAULT, Desk, Told, as_json, finding, keys, wrong_usage
+from tests.support.ring_cli import DAY, DEFAULT, Desk, Told, as_json, finding, keys, wrong_usage
 
 
 @pytest.fixture

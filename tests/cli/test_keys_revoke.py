@@ -11,18 +11,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sealedstate.cli import wording
+from sealedstate.cli import output as wording
 from sealedstate.rotation import Ring
-from tests.cli.ring_desk import (
-    DAY,
-    HOUR,
-    Desk,
-    Told,
-    as_json,
-    keys,
-    kids,
-    wrong_usage,
-)
+from tests.support.ring_cli import DAY, HOUR, Desk, Told, as_json, keys, kids, wrong_usage
 
 # --- revoke a key -------------------------------------------------------------------------------
 

@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from sealedstate.cli import main
-from sealedstate.cli.findings import Finding
-from sealedstate.cli.ring_check import Checked
-from sealedstate.cli.ring_source import Look
-from sealedstate.cli.ring_watch import CLEAR, _changes, _seen
-from tests.cli.ring_desk import DAY, HOUR, Desk
+from sealedstate.cli.keys.check import Checked
+from sealedstate.cli.keys.ring_checks import Finding
+from sealedstate.cli.keys.source import Look
+from sealedstate.cli.keys.watch import CLEAR, _changes, _seen
+from tests.support.ring_cli import DAY, HOUR, Desk
 
 PATIENCE = 60  # seconds
 COMMAND = [sys.executable, "-m", "sealedstate", "keys", "watch", "--every", "0.1"]

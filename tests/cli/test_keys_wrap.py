@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from sealedstate import Keeper, OperatorError, Settings
-from sealedstate.keys import Key, secret_to_text
+from sealedstate.keyring import Key, secret_to_text
 from sealedstate.rotation import Ring, RingUnreadable
-from tests.cli.ring_desk import DAY, KEK, Desk, Told, as_json, finding, keys, wrong_usage
-from tests.jar import Browser
+from tests.support.jar import Browser
+from tests.support.ring_cli import DAY, KEK, Desk, Told, as_json, finding, keys, wrong_usage
 
 
 def files(desk: Desk) -> dict[str, str]:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from sealedstate.cli.ring_source import opened
-from sealedstate.keys import Key
-from tests.cli.ring_desk import (
+from sealedstate.cli.keys.source import opened
+from sealedstate.keyring import Key
+from tests.support.ring_cli import (
     DAY,
     KEK,
     Desk,

@@ -10,9 +10,9 @@ import pytest
 
 from sealedstate import Keeper, Key, Settings
 from sealedstate.cli import main
-from sealedstate.keys import export_lookup
+from sealedstate.keyring import export_lookup
 from sealedstate.sso import SessionRegistry
-from tests.jar import Browser
+from tests.support.jar import Browser
 
 Told = pytest.CaptureFixture[str]
 

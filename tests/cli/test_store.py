@@ -16,11 +16,11 @@ import pytest
 
 from sealedstate.cli import main
 from sealedstate.storage import USES, SQLiteStorage, open_storage, unmet
-from sealedstate.storage.matrix import DECLARED, as_markdown
-from tests import kv_servers, sql_servers
-from tests.kv_servers import KeyValueServer, redis_server
-from tests.ports import free_port
-from tests.sql_server import PASSWORD, SQLServer
+from sealedstate.storage.requirements import DECLARED, as_markdown
+from tests.support import kv_servers, sql_servers
+from tests.support.kv_servers import KeyValueServer, redis_server
+from tests.support.ports import free_port
+from tests.support.sql_server import PASSWORD, SQLServer
 
 postgresql_server = sql_servers.postgresql_server
 mariadb_server = sql_servers.mariadb_server

@@ -15,11 +15,11 @@ import pytest
 from sealedstate.cli import main
 from sealedstate.errors import StorageUnavailable
 from sealedstate.storage import USES, MemoryStorage, Stored, open_storage
-from sealedstate.storage.trial import CONTEXT, try_out
-from tests import sql_servers
-from tests.kv_servers import redis_server
-from tests.sql_server import until
-from tests.sql_servers import PostgreSQLServer
+from sealedstate.storage.requirements import CONTEXT, try_out
+from tests.support import sql_servers
+from tests.support.kv_servers import redis_server
+from tests.support.sql_server import until
+from tests.support.sql_servers import PostgreSQLServer
 
 postgresql_server = sql_servers.postgresql_server
 

@@ -16,9 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from sealedstate import ConfigurationError
 from sealedstate.events import MAX_KIDS, OTHER_KIDS, Event, Journal
 from sealedstate.exporters.prometheus import PrometheusObserver
-from tests.client import Client
-from tests.jar import RING, Browser, Clock, keeper
-from tests.servers import gunicorn
+from tests.support.client import Client
+from tests.support.jar import RING, Browser, Clock, keeper
+from tests.support.servers import gunicorn
 
 KID = bytes.fromhex("0a0b0c0d")
 ID = bytes(range(100, 116))

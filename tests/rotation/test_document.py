@@ -11,14 +11,11 @@ import pytest
 from hypothesis import given, settings
 
 from sealedstate import Key, Keyring
-from sealedstate.chunking import to_text
-from sealedstate.keys import secret_to_text
-from sealedstate.rotation import (
-    dump_ring,
-    parse_ring,
-)
-from sealedstate.sealing import ENTROPY_BYTES, SealedFor, seal
-from tests.rotation.documents import (
+from sealedstate._wire.encoding import to_text
+from sealedstate._wire.token import ENTROPY_BYTES, SealedFor, seal
+from sealedstate.keyring import secret_to_text
+from sealedstate.rotation import dump_ring, parse_ring
+from tests.support.ring_documents import (
     BOTH,
     KEK,
     RING,
@@ -29,9 +26,9 @@ from tests.rotation.documents import (
     refused,
     with_checksum,
 )
-from tests.rotation.rings import DAY, NOW, Moment, randomness, walks
+from tests.support.rings import DAY, NOW, Moment, randomness, walks
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "vectors"
 
 
 # --- round trip -----------------------------------------------------------------------------------

@@ -14,17 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import Keyring
-from sealedstate.keys import secret_to_text
-from sealedstate.rotation import (
-    Schedule,
-    Tombstone,
-    founded,
-    parse_ring,
-    rotated,
-)
+from sealedstate.keyring import secret_to_text
+from sealedstate.rotation import Schedule, Tombstone, founded, parse_ring, rotated
 from sealedstate.rotation.document import MAX_BYTES
-from sealedstate.rotation.schedule import MAX_SECONDS
-from tests.rotation.documents import (
+from sealedstate.rotation.ring import MAX_SECONDS
+from tests.support.ring_documents import (
     BOTH,
     RING,
     WRAPPINGS,
@@ -34,7 +28,7 @@ from tests.rotation.documents import (
     refused,
     with_checksum,
 )
-from tests.rotation.rings import DAY, NOW, randomness
+from tests.support.rings import DAY, NOW, randomness
 
 # --- what is no ring ------------------------------------------------------------------------------
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from sealedstate import Keyring
-from sealedstate.keys import secret_to_text
+from sealedstate.keyring import secret_to_text
 from sealedstate.rotation import Ring, parse_ring
-from tests.rotation.documents import BOTH, RING, dumped, refused, ring_key, with_checksum
-from tests.rotation.rings import NOW
+from tests.support.ring_documents import BOTH, RING, dumped, refused, ring_key, with_checksum
+from tests.support.rings import NOW
 
 LASTING = replace(RING, lasting=(ring_key("years", NOW - 100), ring_key("older", NOW - 90000)))
 

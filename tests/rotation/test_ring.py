@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 
 from sealedstate import ConfigurationError, KeyState
+from sealedstate._wire.token import ENTROPY_BYTES, SealedFor, open_token, seal
 from sealedstate.errors import KeyDisabled, KeyOutOfUse, UnknownKey
-from sealedstate.keys import secret_to_text
+from sealedstate.keyring import secret_to_text
 from sealedstate.rotation import Ring, RingKey, Tombstone
-from sealedstate.sealing import ENTROPY_BYTES, SealedFor, open_token, seal
-from tests.rotation.rings import DAILY, DAY, NOW, Moment, walks
+from tests.support.rings import DAILY, DAY, NOW, Moment, walks
 
 HELD = DAILY.held_after_retirement
 PLACE = SealedFor("core", "default", ("__Host-s",))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError
 from sealedstate.rotation import Schedule
-from sealedstate.rotation.schedule import LEAST_ANNOUNCE, MAX_SECONDS, least_announce
-from tests.rotation.rings import DAILY, DAY, SCHEDULES
+from sealedstate.rotation.ring import LEAST_ANNOUNCE, MAX_SECONDS, least_announce
+from tests.support.rings import DAILY, DAY, SCHEDULES
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Writes tests/sso/service_vectors.json: rows that open for ever. Run once for each new vector.
+"""Writes tests/vectors/sso-services.json: rows that open for ever. Run once for each new vector.
 
 python -m tests.sso.make_service_vectors
 """
@@ -8,16 +8,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from sealedstate.keys import Keyring
-from sealedstate.rows import Rows
+from sealedstate._stored.table import Rows
+from sealedstate.keyring import Keyring
 from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
 from sealedstate.sso.deployment import Deployment
 from sealedstate.storage import MemoryStorage
-from tests.jar import Clock
-from tests.rotation.rings import randomness
-from tests.sso.makers import NOW, OTHER_SP, SP, a_key
+from tests.support.jar import Clock
+from tests.support.login_makers import NOW, OTHER_SP, SP, a_key
+from tests.support.rings import randomness
 
-VECTORS = Path(__file__).parent / "service_vectors.json"
+VECTORS = Path(__file__).parents[1] / "vectors" / "sso-services.json"
 REALM, ISSUER, ID, SUBJECT = "vectors", "https://idp.example.org/saml", "_5c1f", "jdoé"
 RING = Keyring((a_key(1),), lookup=a_key(77).secret, lasting_keys=(a_key(2),))
 MESSAGE = b"<samlp:Response/>"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sealedstate.key_sources import StaticKeys
-from sealedstate.keys import Key, Keyring
+from sealedstate.keyring import Key, Keyring
 from sealedstate.sso import (
     Authentication,
     Identifiers,
@@ -22,11 +22,11 @@ from sealedstate.sso import (
     extended_text,
     parse_registry,
 )
-from sealedstate.sso.columns import encode_logins
-from sealedstate.sso.heads import encode_head, keep
+from sealedstate.sso._codec.authentications import encode_head, keep
+from sealedstate.sso._codec.columns import encode_logins
 from sealedstate.sso.logins import How, Made, Text
 
-FILE = Path(__file__).parent / "vectors.json"
+FILE = Path(__file__).parents[1] / "vectors" / "sso.json"
 KEYS = Path(__file__).parents[1] / "vectors" / "format1.json"
 NOW = 1_790_000_000
 SESSION_ID = bytes(range(16))

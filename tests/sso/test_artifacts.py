@@ -13,20 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError, Keyring, Settings
-from sealedstate.errors import (
-    CapacityError,
-    OutcomeUnknown,
-    StorageUnavailable,
-    UnsupportedValue,
-)
+from sealedstate.errors import CapacityError, OutcomeUnknown, StorageUnavailable, UnsupportedValue
 from sealedstate.key_sources import StaticKeys
 from sealedstate.sso import ArtifactStore
 from sealedstate.sso.artifacts import CONTEXT, HANDLE_BYTES, LONGEST
 from sealedstate.storage import MemoryStorage, Storage
-from tests.jar import Clock
-from tests.sql_servers import postgresql_server
-from tests.sso.makers import OTHER_SP, SP
-from tests.sso.services import ON_SERVERS, RING, Unanswering, deployment, lagging, opened, rows
+from tests.support.jar import Clock
+from tests.support.login_makers import OTHER_SP, SP
+from tests.support.services import ON_SERVERS, RING, Unanswering, deployment, lagging, opened, rows
+from tests.support.sql_servers import postgresql_server
 
 __all__ = ["postgresql_server"]
 

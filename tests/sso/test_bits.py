@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate.sso.bits import BitReader, BitWriter, EndOfBits
+from sealedstate.sso._codec.bits import BitReader, BitWriter, EndOfBits
 
 
 @given(

@@ -10,21 +10,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sealedstate.errors import UnsupportedValue
+from sealedstate.errors import LoginsUnreadable, UnsupportedValue
 from sealedstate.sso import NameID, RegistryMissing, ServiceLogin
-from sealedstate.sso.columns import MAX_LOGINS, decode_logins, encode_logins
-from sealedstate.sso.errors import LoginsUnreadable
+from sealedstate.sso._codec.columns import MAX_LOGINS, decode_logins, encode_logins
 from sealedstate.sso.logins import How, Made
 from sealedstate.sso.registry import Registry
-from tests.sso.makers import (
-    ENTITY_IDS,
-    LOGIN_SETS,
-    NOW,
-    OTHER_SP,
-    SP,
-    a_login,
-    registry,
-)
+from tests.support.login_makers import ENTITY_IDS, LOGIN_SETS, NOW, OTHER_SP, SP, a_login, registry
 
 NOTHING = Registry()
 SOME = registry(ENTITY_IDS, methods=("https://example.org/passkey",))

@@ -11,23 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, Keyring, Settings, codec
-from sealedstate.errors import (
-    CapacityError,
-    NoPrimaryKey,
-    StorageUnavailable,
-    UnsupportedValue,
-)
+from sealedstate import ConfigurationError, Keyring, Settings
+from sealedstate._wire import cbor as codec
+from sealedstate.errors import CapacityError, NoPrimaryKey, StorageUnavailable, UnsupportedValue
 from sealedstate.key_sources import StaticKeys
 from sealedstate.rotation import Ring, Schedule, founded, rotated
 from sealedstate.sso import Consent, ConsentStore
 from sealedstate.sso.consent import CONTEXT
 from sealedstate.storage import MemoryStorage, Storage
-from tests.jar import Clock
-from tests.rotation.rings import DAY, randomness
-from tests.sql_servers import postgresql_server
-from tests.sso.makers import OTHER_SP, SP
-from tests.sso.services import LOOKUP, ON_SERVERS, RING, Unanswering, deployment, opened, rows
+from tests.support.jar import Clock
+from tests.support.login_makers import OTHER_SP, SP
+from tests.support.rings import DAY, randomness
+from tests.support.services import LOOKUP, ON_SERVERS, RING, Unanswering, deployment, opened, rows
+from tests.support.sql_servers import postgresql_server
 
 __all__ = ["postgresql_server"]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sealedstate.errors import UnsupportedValue
 from sealedstate.sso import Authentication, NameID, ServiceLogin
 from sealedstate.sso.logins import How, Made, latest_only, merge_sets
-from tests.sso.makers import NOW, SP, a_login
+from tests.support.login_makers import NOW, SP, a_login
 
 SETS = st.frozensets(st.integers(0, 12))
 

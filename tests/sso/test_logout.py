@@ -10,7 +10,7 @@ import pytest
 from sealedstate import Session, SessionWithheld, StorageUnavailable
 from sealedstate.errors import ConfigurationError, StorageError, UsageError
 from sealedstate.key_sources import StaticKeys
-from sealedstate.keys import Keyring
+from sealedstate.keyring import Keyring
 from sealedstate.sso import (
     LogoutProgress,
     LogoutRequest,
@@ -23,9 +23,7 @@ from sealedstate.sso import (
     SingleLogout,
 )
 from sealedstate.storage import MemoryStorage
-from tests.jar import keeper
-from tests.sso.makers import ENTITY_IDS, OTHER_SP, SP, a_key, registry
-from tests.sso.providers import (
+from tests.support.identity_providers import (
     CARRIED,
     PASSWORD,
     SERVED,
@@ -35,6 +33,8 @@ from tests.sso.providers import (
     a_login,
     as_notice,
 )
+from tests.support.jar import keeper
+from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP, a_key, registry
 
 WIKI, MAIL, SHOP = (a_login(entity_id) for entity_id in (SP, OTHER_SP, ENTITY_IDS[3]))
 EVERYWHERE = pytest.mark.parametrize("parts", [SERVED, CARRIED, {}], ids=["store", "cookie", "any"])

@@ -16,10 +16,10 @@ from sealedstate.errors import StorageUnavailable
 from sealedstate.sso import ReplayCache
 from sealedstate.sso.replay import CONTEXT, LONGEST
 from sealedstate.storage import MemoryStorage, Storage
-from tests.jar import Clock
-from tests.sql_servers import postgresql_server
-from tests.sso.makers import a_key
-from tests.sso.services import ON_SERVERS, RING, SKEW, Unanswering, deployment, opened, rows
+from tests.support.jar import Clock
+from tests.support.login_makers import a_key
+from tests.support.services import ON_SERVERS, RING, SKEW, Unanswering, deployment, opened, rows
+from tests.support.sql_servers import postgresql_server
 
 __all__ = ["postgresql_server"]
 

@@ -10,7 +10,6 @@ import pytest
 from sealedstate.sso import ArtifactStore, Consent, ConsentStore, ReplayCache
 from sealedstate.sso.deployment import Deployment
 from sealedstate.storage import MemoryStorage
-from tests.jar import Clock
 from tests.sso.make_service_vectors import (
     CONTEXTS,
     ID,
@@ -20,7 +19,8 @@ from tests.sso.make_service_vectors import (
     VECTORS,
     a_deployment,
 )
-from tests.sso.makers import NOW, OTHER_SP, SP
+from tests.support.jar import Clock
+from tests.support.login_makers import NOW, OTHER_SP, SP
 
 KEPT: dict[str, Any] = json.loads(VECTORS.read_text("utf-8"))
 

@@ -10,13 +10,13 @@ import pytest
 from sealedstate import Keeper
 from sealedstate.errors import ConfigurationError, StorageUnavailable
 from sealedstate.key_sources import StaticKeys
-from sealedstate.keys import Keyring
+from sealedstate.keyring import Keyring
 from sealedstate.sso import SessionRegistry
 from sealedstate.sso.sessions import CONTEXT, EVERY
 from sealedstate.storage import MemoryStorage
-from tests.jar import Browser, Clock, keeper
-from tests.sso.makers import OTHER_SP, SP, a_key
-from tests.sso.providers import SERVED, TOLERATED, Provider, a_login
+from tests.support.identity_providers import SERVED, TOLERATED, Provider, a_login
+from tests.support.jar import Browser, Clock, keeper
+from tests.support.login_makers import OTHER_SP, SP, a_key
 
 HOUR = 3600
 

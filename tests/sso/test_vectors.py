@@ -7,8 +7,8 @@ import json
 import pytest
 
 from sealedstate.sso import parse_registry
-from sealedstate.sso.columns import decode_logins, encode_logins
-from sealedstate.sso.heads import complete, decode_head, encode_head, keep
+from sealedstate.sso._codec.authentications import complete, decode_head, encode_head, keep
+from sealedstate.sso._codec.columns import decode_logins, encode_logins
 from tests.sso.make_vectors import (
     FILE,
     NOW,

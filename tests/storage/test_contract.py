@@ -25,7 +25,7 @@ from hypothesis.stateful import (
 from sealedstate.errors import CapacityError, VersionMismatch
 from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage, Stored
 from sealedstate.storage.contract import UNCHANGED, millis, next_version
-from tests.jar import Clock
+from tests.support.jar import Clock
 
 T = TypeVar("T")
 Opener = Callable[[Path, Clock], Storage]

@@ -11,22 +11,17 @@ from typing import Any, ClassVar
 import pytest
 from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
-from sealedstate.errors import (
-    CapacityError,
-    ConfigurationError,
-    StorageError,
-    VersionMismatch,
-)
+from sealedstate.errors import CapacityError, ConfigurationError, StorageError, VersionMismatch
 from sealedstate.storage import Storage
+from sealedstate.storage._names import context_digest, key_digest, printable
 from sealedstate.storage.contract import Clock, Stored
-from sealedstate.storage.hashed_names import context_digest, key_digest, printable
-from sealedstate.storage.matrix import DECLARED
-from sealedstate.storage.memcached import GRACE, MemcachedStorage
+from sealedstate.storage.memcached.store import GRACE, MemcachedStorage
+from sealedstate.storage.requirements import DECLARED
 from sealedstate.testing import KitClock
-from sealedstate.testing.crew import Meet, in_threads
-from tests import kv_servers
-from tests.kv_servers import KeyValueServer, memcached_server
-from tests.storage.kv_promises import PATIENT, KeyValuePromises
+from sealedstate.testing.workers import Meet, in_threads
+from tests.support import kv_servers
+from tests.support.kv_promises import PATIENT, KeyValuePromises
+from tests.support.kv_servers import KeyValueServer, memcached_server
 
 pytestmark = pytest.mark.server
 plain_memcached = kv_servers.plain_memcached

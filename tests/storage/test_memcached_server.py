@@ -15,12 +15,12 @@ import pytest
 from sealedstate.errors import CapacityError, StorageUnavailable
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock, Stored
-from sealedstate.storage.memcached import MemcachedStorage
+from sealedstate.storage.memcached.store import MemcachedStorage
 from sealedstate.testing import StorageContract
-from tests import kv_servers
-from tests.fault_proxy import FaultProxy
-from tests.kv_servers import KeyValueServer, memcached_server
-from tests.storage.kv_promises import PATIENT
+from tests.support import kv_servers
+from tests.support.fault_proxy import FaultProxy
+from tests.support.kv_promises import PATIENT
+from tests.support.kv_servers import KeyValueServer, memcached_server
 
 pytestmark = pytest.mark.server
 plain_memcached = kv_servers.plain_memcached

@@ -9,7 +9,7 @@ import pytest
 
 from sealedstate.errors import CapacityError, StorageError
 from sealedstate.storage import MemoryStorage, Stored
-from tests.jar import Clock
+from tests.support.jar import Clock
 
 AFTER_A_FORK = """
 import os

@@ -19,19 +19,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import sealedstate.storage
-import sealedstate.storage.memcached
-import sealedstate.storage.redis
-import sealedstate.storage.sql
+import sealedstate.storage.memcached.store
+import sealedstate.storage.redis.store
+import sealedstate.storage.sql.store
 from sealedstate import storage
 from sealedstate.errors import ConfigurationError, StorageUnavailable
-from sealedstate.key_sources import reports
+from sealedstate.rotation import reports
 from sealedstate.storage import open_storage
-from sealedstate.storage.options import split_path, split_url
-from sealedstate.storage.split_text import urls_of
-from tests import sql_servers
-from tests.sql_server import until
-from tests.sql_servers import PostgreSQLServer
-from tests.storage.sql_surroundings import holding
+from sealedstate.storage.urls import split_path, split_url, urls_of
+from tests.support import sql_servers
+from tests.support.sql_server import until
+from tests.support.sql_servers import PostgreSQLServer
+from tests.support.sql_surroundings import holding
 
 postgresql_server = sql_servers.postgresql_server
 

@@ -18,12 +18,12 @@ from sealedstate.errors import (
 )
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock, Stored
-from sealedstate.storage.redis import GRACE, PAGE, RedisStorage
+from sealedstate.storage.redis.store import GRACE, PAGE, RedisStorage
 from sealedstate.testing import KitClock
 from sealedstate.testing.clock import tries
-from tests import kv_servers
-from tests.kv_servers import KeyValueServer, redis_server
-from tests.storage.kv_promises import PATIENT, SHORT, KeyValuePromises
+from tests.support import kv_servers
+from tests.support.kv_promises import PATIENT, SHORT, KeyValuePromises
+from tests.support.kv_servers import KeyValueServer, redis_server
 
 pytestmark = pytest.mark.server
 plain_redis = kv_servers.plain_redis

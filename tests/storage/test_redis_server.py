@@ -19,20 +19,20 @@ from typing import Any
 import pytest
 import redis
 
-import sealedstate.storage.redis
+import sealedstate.storage.redis.store
 from sealedstate.errors import OutcomeUnknown, StorageUnavailable
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Capabilities, Clock, Stored
-from sealedstate.storage.redis import RedisStorage
-from sealedstate.storage.redis_server import QUESTIONS, capabilities
+from sealedstate.storage.redis.server import QUESTIONS, capabilities
+from sealedstate.storage.redis.store import RedisStorage
 from sealedstate.testing import KitClock, StorageContract
 from sealedstate.testing.clock import tries
 from sealedstate.testing.suite import insist
-from tests import kv_servers
-from tests.fault_proxy import FaultProxy
-from tests.kv_servers import KeyValueServer, Persistence, make_cluster_of_one, redis_server
-from tests.ports import free_port
-from tests.storage.kv_promises import PATIENT
+from tests.support import kv_servers
+from tests.support.fault_proxy import FaultProxy
+from tests.support.kv_promises import PATIENT
+from tests.support.kv_servers import KeyValueServer, Persistence, make_cluster_of_one, redis_server
+from tests.support.ports import free_port
 
 pytestmark = pytest.mark.server
 plain_redis = kv_servers.plain_redis

@@ -7,9 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from sealedstate import revocation, spilling
-from sealedstate.key_sources import ring_store
-from sealedstate.sso import artifacts, consent, finding, ledger, owners, replay, sessions
+from sealedstate._stored import parts as spilling
+from sealedstate._stored import revocations as revocation
+from sealedstate.rotation import ring_store
+from sealedstate.sso import artifacts, consent, replay, sessions
+from sealedstate.sso.logout import index as finding
+from sealedstate.sso.logout import state as ledger
+from sealedstate.sso.logout import termination as owners
 from sealedstate.storage import (
     USES,
     CachedStorage,
@@ -20,8 +24,7 @@ from sealedstate.storage import (
     open_storage,
     unmet,
 )
-from sealedstate.storage.matrix import DECLARED, as_markdown, as_rows
-from sealedstate.storage.requirements import store_name
+from sealedstate.storage.requirements import DECLARED, as_markdown, as_rows, store_name
 
 
 def test_the_sentence_names_the_use_every_need_and_the_store() -> None:

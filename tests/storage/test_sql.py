@@ -15,11 +15,10 @@ import pytest
 from sealedstate.errors import CapacityError, VersionMismatch
 from sealedstate.storage import Stored
 from sealedstate.storage.contract import millis
-from sealedstate.storage.sql import REAP_EVERY, REAP_LIMIT, SQLStorage
-from tests import sql_servers
-from tests.jar import Clock
-from tests.storage import sql_surroundings
-from tests.storage.sql_surroundings import Opened, insist, processes, refused
+from sealedstate.storage.sql.store import REAP_EVERY, REAP_LIMIT, SQLStorage
+from tests.support import sql_servers, sql_surroundings
+from tests.support.jar import Clock
+from tests.support.sql_surroundings import Opened, insist, processes, refused
 
 pytestmark = pytest.mark.server
 postgresql_server = sql_servers.postgresql_server

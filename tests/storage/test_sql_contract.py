@@ -10,12 +10,12 @@ import pytest
 
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock
-from sealedstate.storage.sql import SQLStorage
+from sealedstate.storage.sql.store import SQLStorage
 from sealedstate.testing import StorageContract
 from sealedstate.testing.faults import LostReplies, Outages
-from tests import sql_servers
-from tests.fault_proxy import FaultProxy
-from tests.sql_server import SQLServer
+from tests.support import sql_servers
+from tests.support.fault_proxy import FaultProxy
+from tests.support.sql_server import SQLServer
 
 pytestmark = pytest.mark.server
 postgresql_server = sql_servers.postgresql_server

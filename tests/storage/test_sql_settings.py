@@ -16,12 +16,11 @@ import pytest
 
 from sealedstate.errors import CapacityError, ConfigurationError
 from sealedstate.storage import Stored, open_storage
-from sealedstate.storage.sql import SQLStorage
-from tests import sql_servers
-from tests.sql_server import USER
-from tests.sql_servers import MariaDBServer, PostgreSQLServer
-from tests.storage import sql_surroundings
-from tests.storage.sql_surroundings import Opened, refused
+from sealedstate.storage.sql.store import SQLStorage
+from tests.support import sql_servers, sql_surroundings
+from tests.support.sql_server import USER
+from tests.support.sql_servers import MariaDBServer, PostgreSQLServer
+from tests.support.sql_surroundings import Opened, refused
 
 pytestmark = pytest.mark.server
 postgresql_server = sql_servers.postgresql_server

@@ -17,15 +17,10 @@ from typing import IO, Any
 
 import pytest
 
-from sealedstate.errors import (
-    CapacityError,
-    ConfigurationError,
-    StorageError,
-    StorageUnavailable,
-)
+from sealedstate.errors import CapacityError, ConfigurationError, StorageError, StorageUnavailable
 from sealedstate.storage import SQLiteStorage, Stored, open_storage
-from sealedstate.storage.sqlite_link import SQLiteLink, wal_is_safe
-from tests.jar import Clock
+from sealedstate.storage.sqlite import SQLiteLink, wal_is_safe
+from tests.support.jar import Clock
 
 ROUNDS = 200
 JOURNAL = "wal" if wal_is_safe(sqlite3.sqlite_version_info) else "delete"

@@ -20,17 +20,18 @@ from uuid import UUID
 import cbor2
 from markupsafe import Markup
 
-from sealedstate import Key, Keyring, codec
-from sealedstate.chunking import from_text, to_text
+from sealedstate import Key, Keyring
+from sealedstate._cookies.codec import Tokens
+from sealedstate._stored.parts import CONTEXT, Row, Spiller
+from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations
+from sealedstate._stored.table import Rows
+from sealedstate._wire import cbor as codec
+from sealedstate._wire.encoding import from_text, to_text
+from sealedstate._wire.record import OverflowSet, Record
+from sealedstate._wire.token import SealedFor, seal
 from sealedstate.key_sources import StaticKeys
-from sealedstate.record import OverflowSet, Record
-from sealedstate.revocation import SESSIONS, SUBJECTS, Ending, Revocations
-from sealedstate.rows import Rows
-from sealedstate.sealing import SealedFor, seal
-from sealedstate.spilling import CONTEXT, Row, Spiller
 from sealedstate.storage import MemoryStorage
-from sealedstate.tokens import Tokens
-from tests.spec_decoder import described
+from tests.support.spec_decoder import described
 
 HERE = Path(__file__).parent
 SKEW, ANNOUNCE = 60, 30

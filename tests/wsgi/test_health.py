@@ -21,10 +21,10 @@ from sealedstate import Keeper, Key, Keyring, NoPrimaryKey, Settings, StorageUna
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import SQLiteStorage, Storage
 from sealedstate_wsgi import HealthApplication, SealedSessionMiddleware
-from tests.client import ask, cookie_header, send
-from tests.ports import free_port
-from tests.servers import gunicorn
-from tests.sql_server import until
+from tests.support.client import ask, cookie_header, send
+from tests.support.ports import free_port
+from tests.support.servers import gunicorn
+from tests.support.sql_server import until
 
 KEY = Key.generate(os.urandom)
 START = 1_800_000_000.0

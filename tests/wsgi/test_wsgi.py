@@ -25,12 +25,12 @@ from sealedstate import (
     StorageError,
     StorageUnavailable,
 )
-from sealedstate.chunking import from_text, to_text
+from sealedstate._wire.encoding import from_text, to_text
+from sealedstate._wire.token import SealedFor, seal
 from sealedstate.key_sources import StaticKeys
-from sealedstate.sealing import SealedFor, seal
 from sealedstate.storage import MemoryStorage
 from sealedstate_wsgi import SealedSessionMiddleware
-from tests.client import Answer, Headers, ask, attempt, cookie_header, environ_of
+from tests.support.client import Answer, Headers, ask, attempt, cookie_header, environ_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

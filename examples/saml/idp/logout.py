@@ -19,13 +19,7 @@ from typing import Any, cast
 from saml2 import BINDING_HTTP_REDIRECT, BINDING_SOAP
 
 from sealedstate import Session
-from sealedstate.sso import (
-    LoginsUnreadable,
-    LogoutProgress,
-    LogoutRequest,
-    Notice,
-    SingleLogout,
-)
+from sealedstate.sso import LoginsUnreadable, LogoutProgress, LogoutRequest, Notice, SingleLogout
 
 from ..drafts import (
     logout_request,

@@ -18,7 +18,7 @@ from saml2.saml import NAMEID_FORMAT_TRANSIENT, NAMEID_FORMAT_UNSPECIFIED
 from sealedstate import Session
 from sealedstate.errors import MalformedToken
 from sealedstate.sso import SAMLArtifact, source_id_of
-from sealedstate.sso.wellknown import METHODS
+from sealedstate.sso._codec.tables import METHODS
 
 from ..drafts import Asked, artifact_response, authn_response, no_passive_response
 from ..entities import endpoints

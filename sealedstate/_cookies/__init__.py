@@ -1,0 +1,1 @@
+"""FOLD: package."""

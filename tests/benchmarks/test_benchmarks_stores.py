@@ -1,0 +1,130 @@
+"""The benchmark of stores: who takes part, what it tells, and that its bare drivers do the work.
+
+No test looks at how long anything took.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from array import array
+from collections.abc import Iterator
+from importlib.util import find_spec
+from operator import ne
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.store_bare import bare
+from benchmarks.store_load import RECORDS, Load
+from benchmarks.store_rounds import CAS, CREATE, OPERATIONS, READ, Contender, Times, run
+
+ROOT = Path(__file__).parents[2]
+
+
+def benchmark(*options: str, **environment: str) -> Any:
+    """What the script tells a program."""
+    kept = {name: value for name, value in os.environ.items() if name != "REQUIRE_SERVERS"}
+    quick = ("--json", "--seconds", "1", "--rounds", "2")
+    done = subprocess.run(
+        [sys.executable, "benchmarks/stores.py", *quick, *options],
+        cwd=ROOT,
+        env=kept | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def told() -> Any:
+    return benchmark("--only", "memory", "--only", "sqlite", "--value-bytes", "100")
+
+
+def test_every_operation_is_told_for_the_bare_driver_and_for_our_store(told: Any) -> None:
+    for operation in OPERATIONS:
+        for backend, driver in (("memory", "a dict and a lock"), ("sqlite", "sqlite3")):
+            cells = told["cells"][operation][backend]
+            assert list(cells)[:2] == [driver, "sealedstate store"]
+            for cell in cells.values():
+                assert set(cell) == {"ops_per_second", "p50", "p99", "ratio"}
+                assert 0 < cell["p50"] <= cell["p99"]
+            assert cells[driver]["ratio"] == 1
+
+
+def test_sessions_are_loaded_and_saved_but_not_created(told: Any) -> None:
+    for operation in OPERATIONS:
+        for cells in told["cells"][operation].values():
+            assert ("sealedstate session" in cells) == (operation != CREATE)
+
+
+def test_the_goals_are_those_of_reading_and_of_comparing_and_setting_behind_a_driver(
+    told: Any,
+) -> None:
+    assert told["goal"] == 1.5
+    cells = {name: told["cells"][name]["sqlite"]["sealedstate store"] for name in (READ, CAS)}
+    assert told["goals"] == {"sqlite": {name: cell["ratio"] for name, cell in cells.items()}}
+
+
+def test_django_takes_part_or_is_said_to_be_missing(told: Any) -> None:
+    there = find_spec("django") is not None
+    assert ("Django db session" in told["cells"][READ]["sqlite"]) == there
+    assert told["left_out"] == ({} if there else {"Django": "django is not installed"})
+
+
+def test_a_server_that_is_not_installed_is_left_out_with_the_reason() -> None:
+    told = benchmark("--only", "redis", PATH="/nonexistent")
+    assert told["left_out"]["redis"] == "redis-server is not installed"
+    assert told["servers"] == {}
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    ours = Times([array("q", [10, 20, 90]), array("q", [30]), array("q", [8000])])
+    bare_times = Times([array("q", [10]), array("q", [10]), array("q", [20])])
+    assert ours.ratio_to(bare_times) == 3
+    assert ours.calls == 5
+
+
+def test_a_percentile_is_a_time_that_was_measured() -> None:
+    times = Times([array("q", range(1000, 51_000, 1000)), array("q", range(51_000, 101_000, 1000))])
+    assert (times.percentile(50), times.percentile(99), times.percentile(100)) == (51, 100, 100)
+
+
+def test_what_does_not_do_its_work_is_not_measured() -> None:
+    with pytest.raises(RuntimeError, match="idle: read did not"):
+        run({"memory": [Contender("idle", {READ: lambda _: None})]}, 1, 0.01)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Contender]:
+    contender = bare(request.param, f"{request.param}:{tmp_path / 'store'}", 100)
+    yield contender
+    contender.close()
+
+
+def test_a_bare_driver_reads_what_it_compared_and_set(driver: Contender) -> None:
+    read, write = driver.acts[READ], driver.acts[CAS]
+    before: Any = read(7)
+    assert write(7)
+    after: Any = read(7)
+    assert (after[1], after[2]) == (before[1] + 1, before[2])
+    assert len(after[0]) == 100
+
+
+def test_a_bare_driver_creates_a_record_once(driver: Contender) -> None:
+    create = driver.acts[CREATE]
+    assert create(1)
+    assert not create(1)
+    driver.clear()
+    assert create(1)
+
+
+def test_a_record_never_gets_the_value_that_it_has() -> None:
+    load = Load(8)
+    for place in range(RECORDS):
+        written = [load.value(number) for number in range(place, 20 * RECORDS, RECORDS)]
+        assert all(map(ne, written, written[1:]))

@@ -1,0 +1,147 @@
+"""Of 16 racers in 4 processes exactly one may act upon a message, and exactly one gets an artifact.
+
+Knows what racers are told. Does not know how the stores decide.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from sealedstate.errors import OutcomeUnknown
+from sealedstate.sso import ArtifactStore, ReplayCache
+from sealedstate.storage import MemoryStorage, Storage, open_storage
+from sealedstate.storage.contract import Clock
+from sealedstate.testing.clock import KitClock
+from sealedstate.testing.suite import RACERS, Suite, insist
+from sealedstate.testing.workers import Meet
+from tests.chaos.test_winners import losing_replies
+from tests.support.backends import Service
+from tests.support.login_makers import SP
+from tests.support.services import SHARED, deployment, patient, service
+from tests.support.sql_servers import postgresql_server
+
+__all__ = ["postgresql_server"]
+
+ROUNDS = [200, pytest.param(10_000, marks=pytest.mark.soak)]
+LEG = 200  # rounds that a crew surely answers in time
+MESSAGE = bytes(range(256)) * 40
+Told = list[list[bool | None]]
+"""By racer and round: whether it won; None where it is left in the dark."""
+
+
+class Racing(Suite):
+    """Racers of one URL."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def open_store(self, clock: Clock) -> Storage:
+        return open_storage(self.url, clock)
+
+
+def admit_all(
+    store: Storage, clock: KitClock, racer: int, meet: Meet, issuer: str, rounds: int
+) -> list[bool | None]:
+    replays, now = ReplayCache(deployment(store)), time.time()
+
+    def attempt(number: int) -> bool:
+        return replays.admit(issuer, f"_{number}", now + 600, now)
+
+    return [_met(meet, attempt, number) for number in range(rounds)]
+
+
+def take_all(
+    store: Storage, clock: KitClock, racer: int, meet: Meet, handles: list[bytes]
+) -> list[bool | None]:
+    artifacts, now = ArtifactStore(deployment(store)), time.time()
+
+    def attempt(number: int) -> bool:
+        found = artifacts.take(handles[number], SP, now)
+        assert found in (None, MESSAGE)
+        return found is not None
+
+    return [_met(meet, attempt, number) for number in range(len(handles))]
+
+
+def _met(meet: Meet, attempt: Callable[[int], bool], number: int) -> bool | None:
+    meet()
+    try:
+        return insist(attempt, number)
+    except OutcomeUnknown:
+        return None
+
+
+def replay_race(suite: Suite, store: Storage, rounds: int) -> Told:
+    return suite.race(store, KitClock(), admit_all, f"https://{uuid.uuid4()}/", rounds)
+
+
+def artifact_race(suite: Suite, store: Storage, rounds: int) -> Told:
+    artifacts, now = ArtifactStore(deployment(store)), time.time()
+    handles = [insist(artifacts.put, MESSAGE, SP, 3600, now) for _ in range(rounds)]
+    return suite.race(store, KitClock(), take_all, handles)
+
+
+RACES = {"replay": replay_race, "artifacts": artifact_race}
+
+
+def outcomes(what: str, suite: Suite, store: Storage, rounds: int) -> list[tuple[bool | None, ...]]:
+    """What the 16 racers of each round were told."""
+    legs = [min(LEG, rounds - begun) for begun in range(0, rounds, LEG)]
+    told = [RACES[what](suite, store, leg) for leg in legs]
+    assert {len(racers) for racers in told} == {RACERS}
+    return [answers for racers in told for answers in zip(*racers, strict=True)]
+
+
+@pytest.fixture(params=SHARED)
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
+    with service(request.param, request, tmp_path) as running:
+        yield running
+
+
+@pytest.mark.parametrize("rounds", ROUNDS)
+@pytest.mark.parametrize("what", RACES)
+def test_of_16_racers_in_4_processes_exactly_one_wins(
+    running: Service, what: str, rounds: int
+) -> None:
+    url = patient(running.url)
+    with contextlib.closing(open_storage(url, KitClock())) as store:
+        told = outcomes(what, Racing(url), store, rounds)
+    assert [answers for answers in told if answers.count(True) != 1] == []
+    assert len({answers.index(True) for answers in told}) > 1, "the racers have not met"
+
+
+@pytest.mark.parametrize("what", RACES)
+def test_of_16_threads_exactly_one_wins_in_memory(what: str) -> None:
+    told = outcomes(what, Racing("memory:"), MemoryStorage(KitClock()), 200)
+    assert [answers for answers in told if answers.count(True) != 1] == []
+
+
+@pytest.mark.parametrize(
+    ("running", "rounds"),
+    [
+        pytest.param("redis", 50, marks=pytest.mark.server),
+        *(
+            pytest.param(name, 2000, marks=[pytest.mark.soak, pytest.mark.server])
+            for name in ("postgresql", "redis")
+        ),
+    ],
+    indirect=["running"],
+)
+@pytest.mark.parametrize("what", RACES)
+def test_where_replies_get_lost_nobody_wins_what_another_has_won(
+    running: Service, what: str, rounds: int
+) -> None:
+    with (
+        contextlib.closing(open_storage(running.url, KitClock())) as store,
+        running.behind_proxy() as (url, proxy),
+        losing_replies(proxy),
+    ):
+        told = outcomes(what, Racing(url), store, rounds)
+    assert [answers for answers in told if answers.count(True) > 1] == []
+    assert sum(answers.count(True) for answers in told) > len(told) / 2

@@ -1,0 +1,394 @@
+"""Any Cookie header, from anyone: no exception, no session, and not a cookie touched.
+
+Through the front door, `Keeper(Settings(...)).session(header)`: 100,000 headers, random and
+crafted, up to 64 kB, most of them in the soak. Seeds are fixed: a failing shard fails again.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sealedstate import Keeper, Key, Keyring, LegacyReader, Settings
+from sealedstate._cookies.codec import Tokens
+from sealedstate._cookies.header import MAX_HEADER_CHARS, Candidates
+from sealedstate._wire import encoding as chunking
+from sealedstate._wire.encoding import from_text
+from sealedstate._wire.record import OverflowSet, Record
+from sealedstate.key_sources import StaticKeys
+from sealedstate.storage import MemoryStorage
+from tests.support.jar import Clock, Jar
+from tests.support.shards import shards
+
+NOW = 1_800_000_000
+CHANCE = random.Random("hostile headers")
+KEY = Key.generate(CHANCE.randbytes)
+NAME = "__Host-s"
+SHARDS, HEADERS = 20, 5_000
+
+
+class CountingStorage(MemoryStorage):
+    """A store that counts how often it is asked."""
+
+    asked = 0
+
+    def read(self, context: str, key: str) -> Any:
+        self.asked += 1
+        return super().read(context, key)
+
+
+def keeper(**given: Any) -> Keeper:
+    """A keeper with everything that a header could reach: overflow, a store, a legacy reader."""
+    clock = Clock(NOW)
+    legacy = LegacyReader("flask", "an old secret", datetime.fromtimestamp(NOW + 86400, UTC))
+    settings: dict[str, Any] = {
+        "keys": [KEY.export()],
+        "profile": "roomy",
+        "storage": CountingStorage(clock),
+        "tolerate": ["revocation"],
+        "legacy": legacy,
+        "clock": clock,
+        "random": CHANCE.randbytes,
+    }
+    return Keeper(Settings(**settings | given))
+
+
+def jar_of(keeper: Keeper, **parts: object) -> Jar:
+    """A browser with a session of ours."""
+    jar, session = Jar(), keeper.session()
+    session.subject = "alice"
+    session.update(parts)
+    jar.receive(keeper.save(session))
+    return jar
+
+
+SMALL = jar_of(keeper(), n=1).ours()[NAME]
+LARGE = jar_of(keeper(), n=1, big=CHANCE.randbytes(3500), bigger=CHANCE.randbytes(3600)).ours()
+
+
+# --- headers --------------------------------------------------------------------------------------
+
+
+class Headers:
+    """Makes hostile headers, none of which holds a token of ours unaltered."""
+
+    def __init__(self, seed: str) -> None:
+        self.chance = random.Random(seed)
+        self.kinds: tuple[Callable[[], str], ...] = (
+            self.noise,
+            self.punctuation,
+            self.pairs,
+            self.pairs,
+            self.pairs,
+            self.tokens,
+            self.tokens,
+        )
+
+    def header(self) -> str:
+        return self.chance.choice(self.kinds)()
+
+    def size(self) -> int:
+        """Mostly small, at times up to 64 kB and more."""
+        return int(2 ** self.chance.uniform(0, 11 if self.chance.random() < 0.97 else 16.1))
+
+    def noise(self) -> str:
+        return self.chance.randbytes(self.size()).decode("latin-1")
+
+    def punctuation(self) -> str:
+        letters = self.chance.choice(('";=\\, \t', ";", "=", '"', "\\", "; ", "\x00\r\n;=", "%=;"))
+        text = "".join(self.chance.choices(letters, k=min(self.size(), 3000)))
+        return (text * (1 + self.size() // (len(text) + 1)))[: self.size()] + self.ending()
+
+    def ending(self) -> str:
+        return self.chance.choice(("", f";{NAME}", f";{NAME}=", f";{NAME}=;{NAME}-1="))
+
+    def pairs(self) -> str:
+        count = min(1 + self.size() // 30, 400)
+        return self.chance.choice(("; ", ";", ", ", " ; ")).join(
+            f"{self.name()}{self.chance.choice(('=', '=', '=', ' = ', '', '=='))}{self.value()}"
+            for _ in range(count)
+        )
+
+    def name(self) -> str:
+        blank = self.chance.choice(("", "", "\xa0", " ", "\t", "\x85", "\u2003", "\u3000", "\x00"))
+        return blank + self.chance.choice(NAMES)
+
+    def value(self) -> str:
+        kind = self.chance.randrange(6)
+        if kind == 0:
+            return self.chance.randbytes(self.chance.randrange(20)).decode("latin-1")
+        if kind == 1:
+            return self.chance.choice(VALUES)
+        if kind == 2:
+            return chunking.to_text(self.chance.randbytes(self.chance.randrange(120)))
+        if kind == 3:
+            return chunking.to_text(b"\x01" + KEY.kid + self.chance.randbytes(60))
+        return self.altered(self.chance.choice((SMALL, LARGE[NAME])))
+
+    def tokens(self) -> str:
+        """Altered tokens of ours under all of our names."""
+        names = [NAME, *(f"{NAME}-{number}" for number in range(1, 8))]
+        return "; ".join(
+            f"{name}={self.altered(self.chance.choice((SMALL, *LARGE.values())))}"
+            for name in self.chance.choices(names, k=self.chance.randrange(1, 9))
+        )
+
+    def junk(self, count: int) -> list[str]:
+        """Headers without our name: candidates before ours may be four, and then ours is none."""
+        return [self.header().replace(NAME, "__Host-t")[:9000] for _ in range(count)]
+
+    def altered(self, text: str) -> str:
+        while True:
+            at = self.chance.randrange(len(text))
+            made = self.chance.choice(
+                (
+                    text[:at],
+                    text[at:],
+                    text + text[:at],
+                    f'"{text}"',
+                    f"{text}=",
+                    text[:at] + self.chance.choice("AQgw._ ,\xe4") + text[at + 1 :],
+                    text[:at] + text[at + 1 :],
+                    text.swapcase(),
+                    text.replace(".", "%2E") + "%",
+                )
+            )
+            if made not in (SMALL, *LARGE.values()):
+                return made
+
+
+NAMES = [
+    NAME,
+    NAME,
+    NAME,
+    *(f"{NAME}-{number}" for number in ("0", "1", "2", "7", "8", "01", "10", "-1", "١", "１", "²")),
+    "__host-s",
+    "__Host-",
+    "__Host-s ",
+    "%5F%5FHost-s",
+    f'"{NAME}"',
+    f"{NAME}[]",
+    "",
+    "session",
+    "a",
+    "ü",
+    "{}",
+]
+VALUES = [
+    "",
+    "=",
+    '"',
+    '"a',
+    "a b,c",
+    f"{NAME}=x",
+    "eyJhIjoxfQ.aaaaaa.bbbb",
+    ".",
+    "..",
+    "%00",
+    "🍪",
+]
+
+
+@pytest.mark.parametrize("shard", shards(SHARDS, usual=4))
+def test_of_a_hundred_thousand_headers_none_breaks_opens_or_changes_a_cookie(shard: int) -> None:
+    door, headers = keeper(), Headers(f"shard {shard}")
+    for _ in range(HEADERS):
+        session = door.session(headers.header())
+        assert session.is_new
+        assert session.subject is None
+        assert dict(session) == {}
+        assert door.save(session) == []
+    counts = door.counts
+    assert counts["opened"] == counts["adopted"] == counts["saved"] == 0
+    # Had no header reached the tokens, or the legacy reader, this would prove little.
+    assert counts["refused-malformed"] > HEADERS // 100
+    assert counts["refused-tag"] > HEADERS // 100
+    assert counts["legacy-refused"] > HEADERS // 200
+
+
+@pytest.mark.parametrize("shard", range(4))
+def test_a_good_cookie_among_junk_is_found(shard: int) -> None:
+    door, headers = keeper(), Headers(f"junk {shard}")
+    for _ in range(1000):
+        before, behind = headers.junk(2)
+        session = door.session(f"{before};{NAME}={SMALL};{behind}")
+        assert session["n"] == 1
+        assert session.subject == "alice"
+        assert not session.is_new
+        assert door.save(session) == []
+
+
+@pytest.mark.parametrize("shard", range(4))
+def test_a_session_over_several_cookies_among_junk_is_found(shard: int) -> None:
+    door, headers = keeper(), Headers(f"chunks {shard}")
+    assert len(LARGE) > 2
+    pairs = [f"{name}={value}" for name, value in LARGE.items()]
+    for _ in range(200):
+        junk = headers.junk(len(pairs) + 1)
+        headers.chance.shuffle(pairs)
+        mixed = [text for both in zip(junk, pairs, strict=False) for text in both] + junk[-1:]
+        session = door.session(";".join(mixed))
+        assert set(session) == {"n", "big", "bigger"}
+        assert session["n"] == 1
+        assert door.save(session) == []
+
+
+@given(st.text())
+def test_any_text_at_all_is_no_session(header: str) -> None:
+    session = DOOR.session(header)
+    assert session.is_new
+    assert len(session) == 0
+    assert DOOR.save(session) == []
+
+
+DOOR = keeper()
+
+
+# --- crafted --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        letter * MAX_HEADER_CHARS
+        for letter in ("\\", ";", '"', "=", "; ", '";', "\x00", "\xa0", "__Host-s=", "__Host-s-1=;")
+    ]
+    + [f"{NAME}={'A' * 65_000}", f"{NAME}={'.' * 65_001}", f"{NAME}-1={'A' * 65_000}"]
+    + ["; ".join(f"{NAME}={number}" for number in range(4500))]
+    + ["; ".join(f"{NAME}-{number % 7 + 1}={number}" for number in range(4000))],
+    ids=lambda header: ascii(header[:12]),
+)
+def test_a_header_of_64_kilobytes_is_no_session(header: str) -> None:
+    for whole in (header[:MAX_HEADER_CHARS], header * 2):
+        session = DOOR.session(whole)
+        assert session.is_new
+        assert DOOR.save(session) == []
+
+
+def test_a_header_that_nobody_looks_at_costs_nothing() -> None:
+    door, headers = keeper(), Headers("untouched")
+    for _ in range(1000):
+        assert door.save(door.session(headers.header())) == []
+    assert door.save(door.session(f"{NAME}={SMALL}")) == []
+    assert sum(door.counts.values()) == 0
+
+
+def test_no_junk_reaches_the_store() -> None:
+    clock = Clock(NOW)
+    store = CountingStorage(clock)
+    door, headers = keeper(storage=store, clock=clock), Headers("store")
+    for _ in range(2000):
+        assert door.session(headers.header()).is_new
+    assert store.asked == 0
+    assert not door.session(f"{NAME}={SMALL}").is_new
+    assert store.asked > 0
+
+
+def test_every_refusal_looks_the_same_from_outside() -> None:
+    other = Keeper(Settings(keys=[Key.generate(os.urandom).export()], clock=lambda: NOW))
+    foreign = jar_of(other, n=1).ours()[NAME]
+    expired = jar_of(keeper(clock=Clock(NOW - 86400)), n=1).ours()[NAME]
+    future = jar_of(keeper(clock=Clock(NOW + 3600)), n=1).ours()[NAME]
+    refused = [
+        "",
+        "x",
+        SMALL[:-1],
+        SMALL + "AAAA",
+        "AQ" + SMALL[2:20],
+        "Ag" + SMALL[2:],
+        foreign,
+        expired,
+        future,
+    ]
+    door = keeper()
+    seen = set()
+    for value in refused:
+        session = door.session(f"{NAME}={value}")
+        seen.add((session.is_new, session.subject, len(session), tuple(door.save(session))))
+    assert seen == {(True, None, 0, ())}
+    reasons = {event for event in door.counts if event.startswith("refused-")}
+    assert len(reasons) >= 6  # told apart in the log and in counters only
+
+
+def test_candidates_beyond_the_fourth_are_not_looked_at() -> None:
+    decoys = "; ".join(f"{NAME}={number}" for number in range(3))
+    assert DOOR.session(f"{decoys}; {NAME}={SMALL}")["n"] == 1
+    assert DOOR.session(f"{decoys}; {NAME}=3; {NAME}={SMALL}").is_new
+    same = "; ".join([f"{NAME}=0"] * 50)
+    assert DOOR.session(f"{same}; {NAME}={SMALL}")["n"] == 1
+
+
+def test_of_two_seals_of_one_session_the_newer_counts() -> None:
+    door = keeper()
+    jar = jar_of(door, n=1)
+    first = jar.ours()[NAME]
+    session = door.session(jar.header())
+    session["n"] = 2
+    jar.receive(door.save(session))
+    second = jar.ours()[NAME]
+    assert first != second
+    for header in (f"{NAME}={first}; {NAME}={second}", f"{NAME}={second}; {NAME}={first}"):
+        assert door.session(header)["n"] == 2
+
+
+def test_of_two_different_sessions_neither_is_believed_and_neither_is_touched() -> None:
+    door = keeper()
+    mine, planted = jar_of(door, n=1).ours()[NAME], jar_of(door, n=2).ours()[NAME]
+    for header in (f"{NAME}={mine}; {NAME}={planted}", f"{NAME}={planted}; {NAME}={mine}"):
+        session = door.session(header)
+        assert session.is_new
+        assert session.subject is None
+        assert door.save(session) == []
+    assert door.counts["refused-ambiguous"] == 2
+
+
+def test_chunks_are_found_behind_three_decoys_each_and_not_behind_four() -> None:
+    door, core = keeper(), f"{NAME}={LARGE[NAME]}"
+    right = [f"{name}={value}" for name, value in LARGE.items() if name != NAME]
+    assert len(right) == 3
+    decoys = [
+        [pair[:-1] + letter for letter in "ABCDE" if letter != pair[-1]][:4] for pair in right
+    ]
+    for number in range(4):
+        before = [decoy for each in decoys for decoy in each[:number]]
+        session = door.session("; ".join([core, *before, *right]))
+        assert set(session) == {"n", "big", "bigger"}
+    session = door.session("; ".join([core, *decoys[0], *right]))
+    assert set(session) == {"n"}
+    assert session.subject == "alice"
+
+
+def test_decoys_of_chunks_are_joined_sixty_four_times_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    joined: list[str] = []
+
+    def counted(text: str) -> bytes:
+        joined.append(text)
+        return from_text(text)
+
+    monkeypatch.setattr(chunking, "from_text", counted)
+    tokens = Tokens(NAME, "default", StaticKeys(Keyring((KEY,))), CHANCE.randbytes)
+    overflow = OverflowSet(bytes(8), 7, bytes(16), ("big",))
+    record = Record(bytes(16), "alice", NOW, NOW + 60, 1, {}, overflow)
+    columns = {number: tuple("ABCD") for number in range(1, 8)}
+    assert tokens.open_overflow(record, Candidates(overflow=columns), NOW) is None
+    assert len(joined) == 64
+
+
+def test_a_torn_set_of_chunks_loses_the_parts_and_keeps_the_login() -> None:
+    for missing in [name for name in LARGE if name != NAME]:
+        door = keeper()
+        header = "; ".join(f"{name}={text}" for name, text in LARGE.items() if name != missing)
+        session = door.session(header)
+        assert session.subject == "alice"
+        assert session["n"] == 1
+        assert len(session) < 3
+        assert door.counts["part-missing"] > 0

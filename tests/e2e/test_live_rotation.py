@@ -1,0 +1,254 @@
+"""Keys that rotate every second under load, with workers killed: nobody notices.
+
+One server of four workers has its ring in a file; two others share one in PostgreSQL. They are put
+to the test at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sealedstate import Key, Settings
+from sealedstate.rotation import founded, revoked
+from tests.support.client import Client, send
+from tests.support.servers import Server, gunicorn
+from tests.support.sql_server import SQLServer, until
+from tests.support.sql_servers import postgresql_server
+
+__all__ = ["postgresql_server"]
+pytestmark = pytest.mark.server
+
+APPLICATION = """
+import json
+import os
+import time
+
+from sealedstate import Settings
+from sealedstate_wsgi import SealedSessionMiddleware
+
+
+def app(environ, start_response):
+    session = environ["sealedstate.session"]
+    # The time first: a busy machine may keep a process waiting between the two.
+    seen, subject = time.time(), session.subject
+    if environ["REQUEST_METHOD"] == "POST":
+        if environ["PATH_INFO"] == "/sign-in":
+            session.subject = "jdoe"
+        session["count"] = session.get("count", 0) + 1
+    body = json.dumps(
+        {"pid": os.getpid(), "subject": subject, "at": seen, "count": session.get("count")}
+    ).encode()
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+
+
+application = SealedSessionMiddleware(app, Settings.from_env())
+"""
+
+SCHEDULE = {"rotate_every": 1, "reload_every": 1, "announce": 4, "skew": 1}
+WORKERS, CLIENTS = 4, 5  # of each server
+KILL_EVERY, HUP_EVERY = 5.0, 30.0  # seconds
+PACE = 0.25  # seconds between two requests of a client
+TORN = (OSError, http.client.HTTPException)
+
+
+def environ_of(**settings: object) -> dict[str, str]:
+    usual = {**SCHEDULE, "idle_lifetime": 1200, "absolute_lifetime": 3600, "refresh_after": 60}
+    return {f"SEALEDSTATE_{name.upper()}": f"{value}" for name, value in (usual | settings).items()}
+
+
+def with_file_ring(folder: Path) -> dict[str, str]:
+    """The environment of nodes whose ring is in a new file."""
+    path = folder / "keys.json"
+    bare = {"SEALEDSTATE_KEYS": Key.generate(os.urandom).export()}
+    sources = Settings.from_env(bare | environ_of()).key_sources()
+    ring = founded(sources.tending.schedule, int(time.time()), os.urandom)
+    assert sources.ring_home(f"file:{path}").write(ring, None)
+    return environ_of(keys=f"file:{path}")
+
+
+def with_stored_ring(storage: str) -> dict[str, str]:
+    """The environment of nodes that make their ring in a store themselves."""
+    return environ_of(keys="store:", storage=storage, kek=Key.generate(os.urandom).export())
+
+
+class Visitor:
+    """Signs in once, and then looks at every answer for who it takes him for."""
+
+    def __init__(self, ports: list[int], over: threading.Event) -> None:
+        self._client = Client(ports[0])
+        self._ports = ports
+        self._over = over
+        self.seen: Counter[str] = Counter()
+        self.kids: set[str] = set()
+
+    def run(self) -> None:
+        self._ask("POST", "/sign-in")
+        while not self._over.wait(random.uniform(0, 2 * PACE)):
+            self._client.port = random.choice(self._ports)
+            method = random.choice(["GET", "GET", "POST"])
+            answer = self._ask(method, "/me")
+            if answer:
+                self.seen["kept" if answer == "jdoe" else f"lost: {answer}"] += 1
+                self.kids.add(self._client.jar.header()[len("__Host-s=") :][:6])
+
+    def _ask(self, method: str, path: str) -> str | None:
+        """Whom the answer names, "nobody" too; None where there is none.
+
+        A worker that is killed tears a connection now and then.
+        """
+        while True:
+            try:
+                answer = self._client.request(method, path)
+            except TORN:
+                self.seen["torn"] += 1
+                if self._over.wait(PACE):
+                    return None
+                continue
+            if answer.status != 200:
+                self.seen[f"status {answer.status}"] += 1
+                return None
+            return answer.json["subject"] or "nobody"
+
+
+def rage(servers: list[Server], seconds: float) -> Counter[str]:
+    """Kill a worker every few seconds, and reload each server now and then; what was done."""
+    done: Counter[str] = Counter()
+    start = time.monotonic()
+    kill_at, hup_at = start + KILL_EVERY, start + min(HUP_EVERY, seconds / 2)
+    while (now := time.monotonic()) < start + seconds:
+        if now >= hup_at:
+            hup_at += HUP_EVERY
+            for server in servers:
+                os.kill(master_of(server), signal.SIGHUP)
+                done["HUP"] += 1
+        elif now >= kill_at:
+            kill_at += KILL_EVERY
+            for server in servers:
+                done["kill"] += kill_one(server)
+        time.sleep(0.05)
+    return done
+
+
+def kill_one(server: Server) -> bool:
+    with contextlib.suppress(ProcessLookupError, IndexError):
+        os.kill(random.choice(server.worker_pids()), signal.SIGKILL)
+        return True
+    return False
+
+
+def master_of(server: Server) -> int:
+    """The parent of the server's workers."""
+    while True:
+        for pid in server.worker_pids():
+            with contextlib.suppress(OSError, StopIteration):
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+                return int(next(line for line in lines if line.startswith("PPid:")).split()[1])
+
+
+@contextlib.contextmanager
+def running(folders: list[Path], environ: dict[str, str], *options: str) -> Iterator[list[Server]]:
+    with contextlib.ExitStack() as stack:
+        servers = []
+        for folder in folders:
+            folder.mkdir()
+            server = gunicorn(folder, APPLICATION, *options, environ=environ, workers=WORKERS)
+            servers.append(stack.enter_context(server))
+        yield servers
+
+
+@pytest.mark.parametrize("seconds", [20, pytest.param(600, marks=pytest.mark.soak)])
+def test_nobody_is_signed_out_by_keys_that_rotate_every_second(
+    seconds: int, tmp_path: Path, postgresql_server: SQLServer
+) -> None:
+    by_file = with_file_ring(tmp_path)
+    # The machine that runs tests may be busy with others.
+    by_store = with_stored_ring(f"{postgresql_server.fresh_url()}&sealedstate_timeout=10")
+    over = threading.Event()
+    with (
+        running([tmp_path / "a"], by_file) as alone,
+        running([tmp_path / "b", tmp_path / "c"], by_store) as pair,
+        ThreadPoolExecutor(3 * CLIENTS) as pool,
+    ):
+        groups = [alone, pair]
+        visitors = [
+            Visitor([server.port for server in group], over)
+            for group in groups
+            for _ in range(CLIENTS * len(group))
+        ]
+        jobs = [pool.submit(visitor.run) for visitor in visitors]
+        try:
+            done = rage([*alone, *pair], seconds)
+        finally:
+            over.set()
+        for job in jobs:
+            job.result(60)
+    seen = sum((visitor.seen for visitor in visitors), Counter[str]())
+    assert set(seen) <= {"kept", "torn"}, seen
+    assert seen["kept"] > len(visitors) * seconds / PACE / 8
+    assert done["kill"] >= seconds / KILL_EVERY
+    assert done["HUP"] >= 3
+    # Every few seconds each went on under another key.
+    assert all(len(visitor.kids) > 2 for visitor in visitors)
+
+
+def test_a_revoked_key_opens_nothing_one_reload_later_on_any_worker(tmp_path: Path) -> None:
+    environ = with_file_ring(tmp_path) | environ_of(
+        keys=f"file:{tmp_path / 'keys.json'}", rotate_every=3600, rotate_here=False
+    )
+    sources = Settings.from_env(environ).key_sources()
+    home = sources.ring_home(environ["SEALEDSTATE_KEYS"])
+    with running([tmp_path / "a"], environ) as (server,), ThreadPoolExecutor(8) as pool:
+        client = Client(server.port)
+        client.post("/sign-in")
+        thieves = [Thief(server.port, client.jar.header()) for _ in range(8)]
+        jobs = [pool.submit(thief.run) for thief in thieves]
+        try:
+            until(lambda: len(all_of(thieves)) == WORKERS, "each worker has taken the cookie")
+            ring = home.load()
+            assert ring is not None
+            next_ring = revoked(ring, ring.keys[0].kid, int(time.time()), os.urandom, "stolen")
+            assert home.write(next_ring, ring)
+            revoked_at = time.time()
+            time.sleep(SCHEDULE["reload_every"] + 3)
+        finally:
+            for thief in thieves:
+                thief.over.set()
+        for job in jobs:
+            job.result(60)
+    assert max(all_of(thieves).values()) <= revoked_at + SCHEDULE["reload_every"] + 1
+
+
+class Thief:
+    """Shows a cookie again and again."""
+
+    def __init__(self, port: int, cookie: str) -> None:
+        self._port, self._cookie = port, cookie
+        self.over = threading.Event()
+        self.taken: dict[int, float] = {}
+        """When each worker took it for the last time."""
+
+    def run(self) -> None:
+        while not self.over.wait(0.01):
+            answer = send(self._port, "GET", "/me", self._cookie)
+            assert answer.status == 200
+            if answer.json["subject"] == "jdoe":
+                self.taken[answer.json["pid"]] = answer.json["at"]
+
+
+def all_of(thieves: list[Thief]) -> dict[int, float]:
+    """When each worker took the cookie for the last time, whoever showed it."""
+    taken = [pair for thief in thieves for pair in [*thief.taken.items()]]
+    return {pid: max(at for other, at in taken if other == pid) for pid, _ in taken}

@@ -1,0 +1,262 @@
+"""The sweep: what is stored for years moves to the newest key, and no key goes that it needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sealedstate._stored.resealing import LASTING, Sweep, Swept
+from sealedstate._stored.table import Rows
+from sealedstate._wire.token import kid_of
+from sealedstate.errors import StorageUnavailable
+from sealedstate.keyring import Key, Keyring
+from sealedstate.rotation import (
+    Ring,
+    RingKey,
+    Schedule,
+    founded,
+    lasting_destroyed,
+    lasting_replaced,
+    lasting_rotated,
+    rotated,
+)
+from sealedstate.storage import MemoryStorage, Stored
+from tests.support.jar import Clock
+from tests.support.rings import DAY, randomness
+from tests.support.services import Unanswering
+
+NOW = 1_800_000_000
+CONTEXT = "sealedstate.sso.consent"
+DAILY = Schedule(DAY, 900, DAY, 60)
+ROWS = Rows("default", os.urandom)
+
+
+def ring_of(*dates: int) -> Keyring:
+    """Lasting keys of these dates, the newest first."""
+    return Keyring(tuple(Key.generate(os.urandom, date) for date in dates), announce=900)
+
+
+def put(storage: Any, key: str, ring: Keyring, at: int = NOW, rows: Rows = ROWS) -> None:
+    value = rows.seal_row(CONTEXT, key, 7, key.encode(), ring, at)
+    assert storage.create(CONTEXT, key, value, (NOW + DAY) * 1000, 7)
+
+
+def swept(storage: Any, ring: Keyring, now: float) -> Swept:
+    return Sweep(storage, ROWS, ring, now).run()
+
+
+def stored(storage: MemoryStorage, key: str) -> Stored:
+    found = storage.read(CONTEXT, key)
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def storage() -> MemoryStorage:
+    return MemoryStorage(Clock(NOW))
+
+
+def test_the_contexts_that_last_are_those_of_uses_that_do() -> None:
+    assert LASTING == (CONTEXT,)
+
+
+def test_what_another_key_sealed_is_sealed_anew_and_means_and_expires_as_before(
+    storage: MemoryStorage,
+) -> None:
+    ring = ring_of(NOW + DAY, 0)
+    new, old = (key.kid for key in ring.keys)
+    for number in range(20):
+        put(storage, f"old {number}", ring)
+    put(storage, "new", ring, NOW + DAY)
+    before = stored(storage, "new")
+    found = swept(storage, ring, NOW + DAY)
+    assert (found.seen, found.resealed, found.needed[new], found.needed[old]) == (21, 20, 21, 0)
+    assert stored(storage, "new") == before
+    only = Keyring((ring.keys[0],))
+    for number in range(20):
+        row = stored(storage, f"old {number}")
+        assert row.expires_at == (NOW + DAY) * 1000
+        assert ROWS.open_row(CONTEXT, f"old {number}", row, only, NOW + DAY).decode() == (
+            f"old {number}"
+        )
+    assert swept(storage, ring, NOW + DAY).resealed == 0
+
+
+def test_what_does_not_open_stays_and_still_needs_its_key(storage: MemoryStorage) -> None:
+    ring = ring_of(NOW + DAY, 0)
+    new, old = (key.kid for key in ring.keys)
+    put(storage, "another realm's", ring, rows=Rows("another", os.urandom))
+    put(storage, "an unknown key's", stranger := ring_of(0))
+    storage.create(CONTEXT, "garbage", b"garbage", None, 1)
+    put(storage, "ours", ring)
+    before = [stored(storage, key) for key in ("another realm's", "an unknown key's", "garbage")]
+    found = swept(storage, ring, NOW + DAY)
+    assert found.unreadable == {"tag": 1, "kid-unknown": 1, "malformed": 1}
+    assert found.needed == {new: 1, old: 1, stranger.keys[0].kid: 1, b"": 1}
+    after = [stored(storage, key) for key in ("another realm's", "an unknown key's", "garbage")]
+    assert after == before
+
+
+def test_a_sweep_that_is_stopped_goes_on_where_it_was_when_it_is_run_again(
+    storage: MemoryStorage,
+) -> None:
+    ring = ring_of(NOW + DAY, 0)
+    for number in range(5):
+        put(storage, str(number), ring)
+    faulty: Any = Unanswering(storage)
+    faulty.lost["update"] = 2
+    faulty.late["update"] = 1
+    assert swept(faulty, ring, NOW + DAY).needed == {ring.keys[0].kid: 5}
+    faulty.down = {"read"}
+    with pytest.raises(StorageUnavailable):
+        swept(faulty, ring, NOW + DAY)
+    faulty.arrive()
+    assert swept(storage, ring, NOW + DAY).needed == {ring.keys[0].kid: 5}
+
+
+class Meddling:
+    """A store in which somebody else acts between a sweep's look and its write."""
+
+    def __init__(self, store: MemoryStorage, act: Callable[[str], object]) -> None:
+        self._store, self._act = store, act
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def update(self, context: str, key: str, *rest: Any) -> bool:
+        self._act(key)
+        return self._store.update(context, key, *rest)
+
+
+def test_who_writes_or_deletes_meanwhile_wins(storage: MemoryStorage) -> None:
+    ring = ring_of(NOW + DAY, 0)
+    for key in ("written", "deleted"):
+        put(storage, key, ring)
+
+    def act(key: str) -> None:
+        if key == "deleted":
+            storage.delete(CONTEXT, key)
+        else:
+            value = ROWS.seal_row(CONTEXT, key, 1 << 60, b"theirs", ring, NOW + DAY)
+            storage.update(CONTEXT, key, value, None, 1 << 60, 7)
+
+    meddled: Any = Meddling(storage, act)
+    found = swept(meddled, ring, NOW + DAY)
+    assert found.seen == 1
+    row = stored(storage, "written")
+    assert ROWS.open_row(CONTEXT, "written", row, ring, NOW + DAY) == b"theirs"
+    assert storage.read(CONTEXT, "deleted") is None
+
+
+def test_who_writes_all_the_time_is_not_overwritten(storage: MemoryStorage) -> None:
+    ring, version = ring_of(NOW + DAY, 0), [7]
+    put(storage, "k", ring)
+
+    def act(key: str) -> None:
+        version[0] = stored(storage, key).version + 1
+        value = ROWS.seal_row(CONTEXT, key, version[0], b"theirs", ring, NOW)  # by the old key
+        storage.update(CONTEXT, key, value, None, version[0])
+
+    meddled: Any = Meddling(storage, act)
+    with pytest.raises(StorageUnavailable, match="by others"):
+        swept(meddled, ring, NOW + DAY)
+    assert stored(storage, "k").version == version[0]
+
+
+# --- the ring -----------------------------------------------------------------------------------
+
+
+def a_ring() -> Ring:
+    return founded(DAILY, NOW, randomness("lasting"))
+
+
+def lasting_primary(ring: Ring, now: int) -> bytes:
+    return ring.keyring().lasting.primary(now).kid
+
+
+def test_a_ring_has_a_lasting_key_from_the_start_and_it_is_none_of_the_others() -> None:
+    ring = a_ring()
+    assert len(ring.lasting) == 1
+    assert lasting_primary(ring, NOW) == ring.lasting[0].kid
+    assert ring.lasting[0].secret not in {ring.keys[0].secret, ring.lookup}
+    assert ring.keyring().find(ring.lasting[0].kid) is None
+
+
+def test_a_lasting_key_is_announced_before_it_seals_and_its_predecessor_opens_for_ever() -> None:
+    ring = lasting_rotated(a_ring(), NOW + DAY, randomness())
+    new, old = (key.kid for key in ring.lasting)
+    turn = NOW + DAY + DAILY.announce
+    assert [lasting_primary(ring, at) for at in (turn - 1, turn)] == [old, new]
+    keyring = ring.keyring().lasting
+    aged = keyring.find(old)
+    assert aged is not None
+    assert aged.expires_at is None
+    assert keyring.may_have_sealed(aged, turn + 1000 * DAY)  # by a node that lags behind
+    assert not keyring.may_have_sealed(aged, NOW - 2 * DAILY.skew - 1)
+
+
+def test_who_asks_twice_gets_one_lasting_key() -> None:
+    ring = lasting_rotated(a_ring(), NOW, randomness())
+    assert lasting_rotated(ring, NOW, randomness("again")) is ring
+
+
+def test_a_lasting_key_of_the_far_future_does_not_stop_the_next_one() -> None:
+    ring = lasting_rotated(a_ring(), NOW + 100 * DAY, randomness("ahead"))
+    ring = lasting_rotated(ring, NOW, randomness("right"))
+    assert lasting_primary(ring, NOW + DAILY.announce) == ring.lasting[1].kid
+
+
+def test_a_ring_that_was_made_without_a_lasting_key_gets_one_at_its_next_rotation() -> None:
+    bare = Ring("0" * 16, 1, NOW, DAILY, a_ring().keys)
+    ring = rotated(bare, DAILY, NOW + DAY, randomness())
+    assert [key.activates_at for key in ring.lasting] == [NOW + DAY + DAILY.announce]
+
+
+@given(st.lists(st.integers(0, 3 * DAY), max_size=12), st.data())
+def test_a_lasting_key_goes_only_once_no_node_can_seal_by_it(
+    pauses: list[int], data: st.DataObject
+) -> None:
+    ring, now = a_ring(), NOW
+    for pause in pauses:
+        now += pause
+        deed = data.draw(st.sampled_from(["rotated", "lasting", "destroyed"]))
+        before = ring
+        if deed == "rotated":
+            ring = rotated(ring, DAILY, now, randomness(str(now)))
+        elif deed == "lasting":
+            ring = lasting_rotated(ring, now, randomness(str(now)))
+        else:
+            ring = lasting_destroyed(ring, {key.kid for key in ring.lasting}, now)
+        gone = {key.kid for key in before.lasting} - {key.kid for key in ring.lasting}
+        # A node with the ring of before, whose clock is behind by the skew, would seal by none.
+        late = now - DAILY.announce - DAILY.skew
+        assert not gone or lasting_primary(before, late) not in gone
+        assert deed == "destroyed" or not gone
+        assert ring.lasting
+        lasting_primary(ring, now)
+
+
+def test_a_clock_that_is_ahead_by_itself_destroys_no_lasting_key() -> None:
+    ring = lasting_rotated(a_ring(), NOW + DAY, randomness())
+    assert lasting_replaced(ring, NOW + 10 * DAY) == []
+    ring = rotated(ring, DAILY, NOW + 2 * DAY, randomness())
+    assert lasting_replaced(ring, NOW + 2 * DAY) == [ring.lasting[1]]
+
+
+def test_a_rings_lasting_keys_are_of_the_newest_first() -> None:
+    ring = lasting_rotated(a_ring(), NOW + DAY, randomness())
+    dates = [key.activates_at for key in ring.lasting]
+    assert dates == sorted(dates, reverse=True)
+    assert isinstance(ring.lasting[0], RingKey)
+
+
+def test_a_token_tells_its_kid_and_anything_else_tells_none() -> None:
+    ring = ring_of(0)
+    value = ROWS.seal_row(CONTEXT, "k", 1, b"", ring, NOW)
+    assert kid_of(value) == ring.keys[0].kid
+    assert [kid_of(junk) for junk in (b"", value[:-1], b"\x02" + value[1:])] == [None] * 3

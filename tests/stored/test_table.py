@@ -1,0 +1,348 @@
+"""Rows: each opens for its own place and version only, and a store that is tampered with says no.
+
+The second half plays somebody who owns a real SQLite file, and reads and writes it behind our back.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sealedstate import Keeper, Key, Keyring, Session, StorageError
+from sealedstate._stored.parts import CONTEXT
+from sealedstate._stored.revocations import SESSIONS, SUBJECTS
+from sealedstate._stored.table import Rows
+from sealedstate._wire.encoding import to_text
+from sealedstate.errors import UnreadableError
+from sealedstate.key_sources import StaticKeys
+from sealedstate.storage import SQLiteStorage, Stored
+from sealedstate.storage.contract import LAST_VERSION
+from tests.support.jar import RING, Browser, Clock, keeper
+
+NOW = 1_800_000_000
+NEXT_KEY = Key.generate(os.urandom)
+NAMES = st.text(max_size=12)
+VERSIONS = st.integers(0, LAST_VERSION)
+
+
+def opens(rows: Rows, context: str, key: str, stored: Stored, ring: Keyring = RING) -> bytes | None:
+    try:
+        return rows.open_row(context, key, stored, ring, NOW)
+    except UnreadableError:
+        return None
+
+
+# --- one row ------------------------------------------------------------------------------------
+
+
+@given(NAMES, NAMES, NAMES, VERSIONS, st.binary(max_size=40))
+def test_what_was_sealed_for_a_row_opens_there(
+    realm: str, context: str, key: str, version: int, data: bytes
+) -> None:
+    rows = Rows(realm, os.urandom)
+    value = rows.seal_row(context, key, version, data, RING, NOW)
+    assert opens(rows, context, key, Stored(value, version, None)) == data
+
+
+PLACES = st.tuples(NAMES, NAMES, NAMES, VERSIONS)
+
+
+@given(PLACES, PLACES)
+def test_nothing_opens_in_another_realm_context_key_or_version(
+    place: tuple[str, str, str, int], other: tuple[str, str, str, int]
+) -> None:
+    # Each field of the other place by itself, and all of them at once.
+    mixed = [
+        tuple(other[at] if at in taken else place[at] for at in range(4))
+        for size in range(1, 5)
+        for taken in itertools.combinations(range(4), size)
+    ]
+    realm, context, key, version = place
+    value = Rows(realm, os.urandom).seal_row(context, key, version, b"v", RING, NOW)
+    for elsewhere in mixed:
+        found = opens(
+            Rows(str(elsewhere[0]), os.urandom),
+            str(elsewhere[1]),
+            str(elsewhere[2]),
+            Stored(value, int(elsewhere[3]), None),
+        )
+        assert (found is not None) is (elsewhere == place)
+
+
+@pytest.mark.parametrize("version", [-1, -(2**63), LAST_VERSION + 1, 2**64])
+def test_a_version_that_nobody_proposes_is_refused_like_any_other(version: int) -> None:
+    rows = Rows("default", os.urandom)
+    value = rows.seal_row("c", "k", 1, b"v", RING, NOW)
+    assert opens(rows, "c", "k", Stored(value, version, None)) is None
+
+
+def test_the_primary_seals_and_every_key_of_the_ring_opens() -> None:
+    rows = Rows("default", os.urandom)
+    value = rows.seal_row("c", "k", 1, b"v", RING, NOW)
+    rotated = Keyring((NEXT_KEY, *RING.keys))
+    assert opens(rows, "c", "k", Stored(value, 1, None), rotated) == b"v"
+    assert rows.seal_row("c", "k", 2, b"v", rotated, NOW)[1:5] == NEXT_KEY.kid
+    revoked = Keyring((NEXT_KEY, replace(RING.keys[0], revoked=True)))
+    assert opens(rows, "c", "k", Stored(value, 1, None), revoked) is None
+
+
+def test_who_listens_hears_of_each_refused_row_and_of_no_other() -> None:
+    heard: list[tuple[str, str]] = []
+    rows = Rows("default", os.urandom, lambda *refused: heard.append(refused))
+    value = rows.seal_row("c", "k", 1, b"v", RING, NOW)
+    for stored in (Stored(value, 1, None), Stored(value, 2, None), Stored(b"junk", 1, None)):
+        opens(rows, "c", "k", stored)
+    opens(rows, "c", "k", Stored(value, 1, None), Keyring((NEXT_KEY,)))
+    assert heard == [("c", "tag"), ("c", "malformed"), ("c", "kid-unknown")]
+
+
+# --- a store that somebody else owns ------------------------------------------------------------
+
+
+class Owner:
+    """Somebody who owns the file of a SQLite store."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def rows(self, context: str) -> dict[bytes, tuple[bytes, int]]:
+        """Value and version by key."""
+        sql = "SELECT key, value, version FROM sealedstate_record WHERE context = ?"
+        with self._connected() as connection:
+            found = connection.execute(sql, (context.encode(),)).fetchall()
+        return {key: (value, version) for key, value, version in found}
+
+    def put(self, context: str, key: bytes, value: bytes, version: int) -> None:
+        """Make an existing row hold exactly this."""
+        sql = "UPDATE sealedstate_record SET value = ?, version = ? WHERE context = ? AND key = ?"
+        with self._connected() as connection:
+            row = (value, version, context.encode(), key)
+            assert connection.execute(sql, row).rowcount == 1
+
+    def everything(self) -> bytes:
+        """All bytes of the store, also those beside the file."""
+        return b"".join(path.read_bytes() for path in self.path.parent.glob(f"{self.path.name}*"))
+
+    def _connected(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock(NOW)
+
+
+@pytest.fixture
+def owner(tmp_path: Path) -> Owner:
+    return Owner(tmp_path / "store.sqlite")
+
+
+@pytest.fixture
+def node(owner: Owner, clock: Clock) -> Iterator[Callable[..., Keeper]]:
+    """Makes a keeper of a deployment that keeps its store in the owner's file."""
+    stores = []
+
+    def made(**given: Any) -> Keeper:
+        stores.append(SQLiteStorage(owner.path, clock))
+        parts = {"vault": "server", "purse": "server"}
+        return keeper(clock, storage=stores[-1], parts=parts, tolerate=[], **given)
+
+    yield made
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def shop(node: Callable[..., Keeper]) -> Keeper:
+    return node()
+
+
+def signed_in(keeper: Keeper, subject: str = "ann", **values: object) -> Browser:
+    browser = Browser(keeper)
+
+    def change(session: Session) -> None:
+        session.subject = subject
+        session.update(values)
+
+    browser.visit(change)
+    return browser
+
+
+def key_of(owner: Owner, context: str, make: Callable[[], object]) -> bytes:
+    """The key of the one row that `make` brings into being."""
+    before = owner.rows(context).keys()
+    make()
+    (key,) = owner.rows(context).keys() - before
+    return key
+
+
+def kept(browser: Browser) -> str:
+    """The cookies, to tell whether they are still the same."""
+    return browser.jar.header()
+
+
+def test_parts_that_were_swapped_are_lost_and_the_login_survives(
+    shop: Keeper, owner: Owner
+) -> None:
+    browser = signed_in(shop, vault="gold", purse="copper")
+    (one, (gold, first)), (two, (copper, second)) = owner.rows(CONTEXT).items()
+    owner.put(CONTEXT, one, copper, first)
+    owner.put(CONTEXT, two, gold, second)
+    session = browser.session()
+    assert session.subject == "ann"
+    assert dict(session) == {}
+    assert shop.counts["row-refused-tag"] == 2
+
+
+def test_a_part_that_was_rolled_back_is_lost(shop: Keeper, owner: Owner, clock: Clock) -> None:
+    browser = signed_in(shop, vault="gold")
+    ((key, (gold, old)),) = owner.rows(CONTEXT).items()
+    clock.forward(1)
+    browser.visit(lambda session: session.update(vault="copper"))
+    _, new = owner.rows(CONTEXT)[key]
+    for version in (new, old):  # under the version of now, and whole as it was
+        owner.put(CONTEXT, key, gold, version)
+        assert browser.read() == {}
+    assert browser.session().subject == "ann"
+
+
+def test_a_revocation_row_refuses_its_session_whatever_its_owner_does_to_it(
+    shop: Keeper, owner: Owner, node: Callable[..., Keeper]
+) -> None:
+    browser, other = signed_in(shop), signed_in(shop, "bob")
+    captured = Browser(shop, browser.jar.copy())
+    key = key_of(owner, SESSIONS, lambda: browser.visit(Session.invalidate))
+    theirs = key_of(owner, SESSIONS, lambda: other.visit(Session.regenerate))
+    blog = Browser(node(realm="blog"))
+    blog.visit(lambda session: setattr(session, "subject", "ann"))
+    foreign = key_of(owner, SESSIONS, lambda: blog.visit(Session.regenerate))
+    value, version = owner.rows(SESSIONS)[key]
+    for attempt, at in (
+        (b"", version),
+        (b"junk", version),
+        (owner.rows(SESSIONS)[theirs][0], version),
+        owner.rows(SESSIONS)[theirs],
+        owner.rows(SESSIONS)[foreign],
+        (value, version - 1),
+        (value, -version),
+    ):
+        owner.put(SESSIONS, key, attempt, at)
+        assert captured.session().subject is None
+        assert captured.session().withheld is None
+    assert shop.counts["row-refused-tag"]
+    assert shop.counts["opened"] == 2  # by the visitors, before they left
+
+
+def test_a_watermark_refuses_its_subject_whatever_its_owner_does_to_it(
+    shop: Keeper, owner: Owner, clock: Clock, node: Callable[..., Keeper]
+) -> None:
+    browser, bob = signed_in(shop), signed_in(shop, "bob")
+    first = key_of(owner, SUBJECTS, lambda: shop.revoke_subject("ann"))
+    theirs = key_of(owner, SUBJECTS, lambda: shop.revoke_subject("carl"))
+    foreign = key_of(owner, SUBJECTS, lambda: node(realm="blog").revoke_subject("ann"))
+    older, old = owner.rows(SUBJECTS)[first]
+    clock.forward(60)
+    later = signed_in(shop)
+    clock.forward(60)
+    shop.revoke_subject("ann")
+    value, version = owner.rows(SUBJECTS)[first]
+    assert later.session().subject is None
+    cookies = kept(later), kept(browser)
+    for attempt, at in (
+        (b"", version),
+        (b"junk", version),
+        (older, version),  # rolled back
+        (owner.rows(SUBJECTS)[theirs][0], version),
+        owner.rows(SUBJECTS)[theirs],
+        owner.rows(SUBJECTS)[foreign],
+        (value, old),
+        (value, -version),
+    ):
+        owner.put(SUBJECTS, first, attempt, at)
+        for visitor in (browser, later):
+            session = visitor.session()
+            assert session.subject is None
+            assert session.withheld == "store-down"
+            assert visitor.visit(lambda session: session.update(csrf="x")) == []
+        assert bob.session().subject == "bob"
+    assert (kept(later), kept(browser)) == cookies
+
+
+def test_a_subject_whose_watermark_is_lost_can_sign_in_and_stays_out_of_older_sessions(
+    shop: Keeper, owner: Owner, clock: Clock
+) -> None:
+    browser = signed_in(shop)
+    key = key_of(owner, SUBJECTS, lambda: shop.revoke_subject("ann"))
+    owner.put(SUBJECTS, key, b"junk", owner.rows(SUBJECTS)[key][1])
+    clock.forward(5)
+    anew = signed_in(shop)
+    assert anew.session().subject == "ann"
+    assert browser.session().subject is None
+    assert browser.session().withheld is None
+
+
+def test_a_node_without_the_key_of_a_watermark_signs_nobody_in_or_out(
+    shop: Keeper, owner: Owner, node: Callable[..., Keeper], clock: Clock
+) -> None:
+    shop.revoke_subject("ann")
+    before = owner.rows(SUBJECTS)
+    clock.forward(5)
+    lagging = node(keys=StaticKeys(Keyring((NEXT_KEY,), lookup=RING.lookup)))
+    with pytest.raises(StorageError):
+        signed_in(lagging)
+    assert owner.rows(SUBJECTS) == before
+
+
+def test_a_refused_row_is_counted_and_logged_without_a_secret(
+    shop: Keeper, owner: Owner, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    browser = signed_in(shop, "canary", vault="canary")
+    captured = Browser(shop, browser.jar.copy())
+    other = signed_in(shop, "canary")
+    revoked = key_of(owner, SESSIONS, lambda: browser.visit(Session.invalidate))
+    watermark = key_of(owner, SUBJECTS, lambda: shop.revoke_subject("canary"))
+    owner.put(SESSIONS, revoked, b"\1" * 60, 1)
+    owner.put(SUBJECTS, watermark, b"\1" * 60, 1)
+    assert captured.session().withheld == "replaced"
+    assert other.session().withheld == "store-down"
+    assert shop.counts["row-refused-kid-unknown"] == 2
+    for context in (SESSIONS, SUBJECTS):
+        assert f"context={context} reason=kid-unknown" in caplog.text
+    assert "canary" not in caplog.text
+
+
+def test_nothing_readable_stands_in_the_store(shop: Keeper, owner: Owner, clock: Clock) -> None:
+    subject, secret = f"subject-{os.urandom(8).hex()}", f"secret-{os.urandom(8).hex()}"
+    values = {"vault": [secret] * 9, "large": secret * 400}
+    ids = []
+    for change in (Session.regenerate, Session.invalidate, len):
+        browser = signed_in(shop, subject, **values)
+        session = browser.session()
+        assert dict(session) == values
+        ids.append(session.raw_id)
+        browser.visit(change)
+    shop.revoke_subject(subject)
+    assert all(owner.rows(context) for context in (CONTEXT, SESSIONS, SUBJECTS))
+    words = [*ids, *(word.encode() for word in (subject, secret, "vault", "large"))]
+    words.append(int(clock.now).to_bytes(8, "big"))  # when somebody was signed out
+    written: list[Callable[[bytes], str | bytes]] = [
+        lambda word: word,
+        bytes.hex,
+        to_text,
+        base64.b64encode,
+    ]
+    for word, write in itertools.product(words, written):
+        text = write(word)
+        assert (text.encode() if isinstance(text, str) else text) not in owner.everything()

@@ -1,0 +1,139 @@
+"""The stores that the tests of consistency run against, and processes that use them.
+
+Knows how each backend's server is started and named by a URL. Does not know what is tested. A
+backend joins by a line in BACKENDS; it must be shared by processes. A module of tests imports
+`postgresql_server` and `mariadb_server`, by which one of each serves it all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import pytest
+
+from sealedstate.storage import Storage, open_storage
+from sealedstate.storage.urls import PREFIX
+from tests.support.fault_proxy import FaultProxy
+from tests.support.kv_servers import Persistence, memcached_server, redis_server
+from tests.support.sql_server import SQLServer
+
+
+class Server(Protocol):
+    """A server process that keeps its port and its data when it is started again."""
+
+    port: int
+
+    def start(self) -> None: ...
+    def kill9(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running backend. One without a server lives in a file."""
+
+    url: str
+    server: Server | None = None
+    file: Path | None = None
+
+    @contextlib.contextmanager
+    def behind_proxy(self) -> Iterator[tuple[str, FaultProxy]]:
+        """A proxy in front of the server, and the URL that leads through it."""
+        assert self.server is not None
+        with FaultProxy(self.server.port) as proxy:
+            assert self.url.count(f":{self.server.port}") == 1
+            yield self.url.replace(f":{self.server.port}", f":{proxy.port}"), proxy
+
+
+Backend: TypeAlias = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Service]]
+
+
+@contextlib.contextmanager
+def _sqlite(_: pytest.FixtureRequest, folder: Path) -> Iterator[Service]:
+    file = folder / "store.db"
+    yield Service(f"sqlite:{file}", file=file)
+
+
+@contextlib.contextmanager
+def _sql(name: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Service]:
+    server: SQLServer = request.getfixturevalue(name)
+    yield Service(server.fresh_url(), server)
+
+
+@contextlib.contextmanager
+def _redis(
+    persistence: Persistence, request: pytest.FixtureRequest, folder: Path
+) -> Iterator[Service]:
+    with redis_server(persistence) as server:
+        yield Service(server.url, server)
+
+
+@contextlib.contextmanager
+def _memcached(request: pytest.FixtureRequest, folder: Path) -> Iterator[Service]:
+    with memcached_server() as server:
+        yield Service(server.url, server)
+
+
+# Those that owe one winner, histories without anomalies, and what they have acknowledged.
+BACKENDS: dict[str, Backend] = {
+    "sqlite": _sqlite,
+    "postgresql": partial(_sql, "postgresql_server"),
+    "mariadb": partial(_sql, "mariadb_server"),
+    "redis": partial(_redis, "aof always"),
+}
+# Those that forget when they are killed, and say so.
+FORGETFUL: dict[str, Backend] = {
+    "redis with snapshots": partial(_redis, "snapshots"),
+    "redis without persistence": partial(_redis, "none"),
+    "memcached": _memcached,
+}
+
+NETWORKED = [pytest.param(name, marks=pytest.mark.server) for name in BACKENDS if name != "sqlite"]
+DURABLE = ["sqlite", *NETWORKED]
+
+
+def patient(url: str) -> str:
+    """The URL for whoever does not want to be left in the dark because the machine is busy."""
+    return f"{url}{'&' if '?' in url else '?'}{PREFIX}timeout=60"
+
+
+def opener(url: str) -> Callable[[], Storage]:
+    """What opens the store that `url` names, in any process."""
+    return partial(open_storage, url, time.time)
+
+
+# A process is then forked from one that has imported all this, which no test had its hands in.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["pytest", "sealedstate.testing", "redis", "sqlalchemy", "pymysql"])
+
+
+def started(act: Callable[..., object], *arguments: Any) -> ForkServerProcess:
+    """A process that runs `act(*arguments)`, and ends with this one at the latest."""
+    process = _CONTEXT.Process(target=_run, args=(act, *arguments), daemon=True)
+    process.start()
+    return process
+
+
+def _run(act: Callable[..., object], *arguments: Any) -> None:
+    # Daemons are ended by a parent that ends in order; this one may be killed.
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    act(*arguments)
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,167 @@
+"""The conformance kit: our stores without servers pass it, and broken stores do not.
+
+Knows the kit and what it has to notice. Does not know how it does that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealedstate.errors import CapacityError, StorageError
+from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage
+from sealedstate.storage.contract import Clock, check_size, utf8
+from sealedstate.testing import StorageContract
+from sealedstate.testing.suite import counted
+from tests.support.broken_surroundings import BROKEN
+
+pytest_plugins = ["pytester"]
+
+
+class TestMemory(StorageContract):
+    def open_store(self, clock: Clock) -> Storage:
+        return MemoryStorage(clock)
+
+
+class TestSQLite(StorageContract):
+    @pytest.fixture(autouse=True)
+    def _place(self, tmp_path: Path) -> None:
+        self.path = tmp_path / "store.db"
+
+    def open_store(self, clock: Clock) -> Storage:
+        self.opened = SQLiteStorage(self.path, clock)
+        return self.opened
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        """The file is away, and a directory is in its place."""
+        away = self.path.with_suffix(".away")
+        self.opened.close()
+        self.path.rename(away)
+        self.path.mkdir()
+        yield
+        self.path.rmdir()
+        away.rename(self.path)
+
+
+class SmallStorage(MemoryStorage):
+    """Takes as little as a store may, and refuses what is more."""
+
+    capabilities = replace(
+        MemoryStorage.capabilities,
+        context_bytes=255,
+        key_bytes=255,
+        value_bytes=255,
+        total_bytes=2048,
+    )
+
+    def create(self, context: str, key: str, value: bytes, *rest: Any, **named: Any) -> bool:
+        self._make_room_for(context, key, value)
+        return super().create(context, key, value, *rest, **named)
+
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        self._make_room_for(context, key, utf8(member))
+        super().add_member(context, key, member, expires_at)
+
+    def _make_room_for(self, context: str, key: str, value: bytes) -> None:
+        check_size(self.capabilities, context, key, value)
+        self.reap(1000)
+        taken = counted(context, key, value)
+        for place, stored in list(self._records.items()):
+            taken += counted(*place, stored.value)
+        for place, index in list(self._indexes.items()):
+            taken += sum(counted(*place, member) for member in list(index))
+        if taken > 2048:
+            raise CapacityError("full")
+
+
+class TestSmall(StorageContract):
+    def open_store(self, clock: Clock) -> Storage:
+        return SmallStorage(clock)
+
+
+class PoorStorage(MemoryStorage):
+    """Declines whatever a store may decline."""
+
+    capabilities = replace(
+        MemoryStorage.capabilities, enumerable=False, indexes=False, contexts=False
+    )
+
+    def _decline(self, *_: object, **__: object) -> Any:
+        raise StorageError("not here")
+
+    keys = add_member = remove_member = members = touch_context = _decline
+
+
+class TestPoor(StorageContract):
+    def open_store(self, clock: Clock) -> Storage:
+        return PoorStorage(clock)
+
+
+FIVE_LINES = """
+from sealedstate.storage import MemoryStorage
+from sealedstate.testing import StorageContract
+
+class TestMyStore(StorageContract):
+    def open_store(self, clock):
+        return MemoryStorage(clock)
+"""
+
+
+BROKEN_SUITES = """
+import pytest
+from sealedstate.testing import StorageContract
+from tests.support.broken_surroundings import BROKEN
+
+class Broken(StorageContract):
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path):
+        self.path = tmp_path / "store.db"
+
+    def open_store(self, clock):
+        self.opened = BROKEN[self.name][0](clock, self.path)
+        return self.opened
+
+class BrokenOnABadDay(Broken):
+    def outage(self):
+        return self.opened.outage()
+
+    def lost_reply(self):
+        return self.opened.lost_reply()
+
+for name, (open_store, test) in BROKEN.items():
+    base = BrokenOnABadDay if hasattr(open_store.args[0], "outage") else Broken
+    # To collect all of the kit for each takes longer than to run what it breaks.
+    others = {other: None for other in dir(base) if other.startswith("test_") and other != test}
+    members = {**others, "name": name, "__module__": __name__}
+    globals()[f"Test{name}"] = type(f"Test{name}", (base,), members)
+"""
+
+
+def test_a_store_owes_the_whole_kit_for_five_lines(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(FIVE_LINES)
+    passed, skipped, failed = pytester.inline_run("-W", "error").listoutcomes()
+    assert len(passed) > 150
+    assert not skipped
+    assert not failed
+
+
+def test_every_broken_store_is_noticed_by_the_test_that_it_breaks(
+    pytester: pytest.Pytester,
+) -> None:
+    path = pytester.makepyfile(test_broken=BROKEN_SUITES).name
+    tests = [f"{path}::Test{name}::{test}" for name, (_, test) in BROKEN.items()]
+    failed = pytester.inline_run("--tb=native", *tests).listoutcomes()[2]
+    noticed = {report.nodeid.partition("[")[0] for report in failed if report.when == "call"}
+    assert [test for test in tests if test not in noticed] == []
+
+
+def test_tests_of_bad_days_are_collected_where_a_suite_can_have_them() -> None:
+    bad_days = {"test_a_read_during_an_outage_says_so", "test_a_lost_reply_to_a_read_is_no_absence"}
+    assert not bad_days & set(dir(TestMemory))
+    assert bad_days & set(dir(TestSQLite)) == {"test_a_read_during_an_outage_says_so"}
