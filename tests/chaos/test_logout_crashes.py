@@ -59,7 +59,7 @@ def work_for_ever(store: Path, side_file: Path, parts: dict[str, str]) -> None:
     )
     chance = random.Random(os.getpid())
 
-    def note(what: str, user: str, cookie: str, service: str = "") -> None:
+    def emit(what: str, user: str, cookie: str, service: str = "") -> None:
         os.write(notes, (json.dumps([what, user, cookie, service]) + "\n").encode())
 
     for count in itertools.count():

@@ -43,7 +43,7 @@ def write_for_ever(url: str, name: str, side_file: Path) -> None:
     """Append a line for each thing that was begun or acknowledged, as `Acknowledged` reads it."""
     store, notes = opener(url)(), os.open(side_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def note(what: str, number: int) -> None:
+    def emit(what: str, number: int) -> None:
         os.write(notes, f"{what} {number}\n".encode())
 
     for number in itertools.count(int(time.time() * 1000)):
