@@ -344,7 +344,7 @@ class Session(MutableMapping[str, object]):
                 return arrival
             self.raw_id, self._subject = arrival.id, arrival.subject
             self._parts = dict(arrival.parts)
-            if arrival.overflow or arrival.spilled or arrival.left:
+            if arrival.overflow or arrival.spilled or arrival.orphaned_rows:
                 self._unpack_manifest(arrival)
         return self._arrival
 
@@ -363,7 +363,7 @@ class Session(MutableMapping[str, object]):
             self._parts[name] = Part(Place.OVERFLOW)
         for name, version in record.spilled.items():
             self._parts[name] = Part(Place.SPILLED, version)
-        for name, version in record.left.items():
+        for name, version in record.orphaned_rows.items():
             # A row that is no longer used; if the part is spilled again, its version is known.
             if name in self._parts:
                 self._part(name).version = version

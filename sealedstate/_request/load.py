@@ -119,7 +119,7 @@ class LoadedSession:
         if record is None:
             return
         if self.revoked:
-            self.forget(record.id, {**record.left, **record.spilled})
+            self.forget(record.id, {**record.orphaned_rows, **record.spilled})
         else:
             self.revoke(record)
 
@@ -141,7 +141,7 @@ class LoadedSession:
         first = tools.revocations.revoke(record.id, until, now, how)
         tools.emit("revoked", session_id=record.id)
         tools.followers.after_revoke(record.id, now)
-        self.forget(record.id, {**record.left, **record.spilled})
+        self.forget(record.id, {**record.orphaned_rows, **record.spilled})
         return first
 
     def forget(self, session_id: bytes, rows: dict[str, int]) -> None:

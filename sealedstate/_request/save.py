@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .._cookies.header import field_bytes
-from .._cookies.placement import Item, Room, plan
+from .._cookies.placement import Capacity, PartSize, plan
 from .._stored.parts import Merge, Row, last_writer_wins
 from .._wire import cbor as codec
 from .._wire import encoding as chunking
@@ -265,15 +265,15 @@ class Saving:
         both = chunking.token_bytes(budget.shared_chars - 2) - sealing.OVERHEAD_BYTES - fixed
         if core < 0:
             raise self._too_large(budget)
-        room = Room(core, max(0, overflow), both - OVERFLOW_BYTES, OVERFLOW_ENTRY_BYTES)
+        room = Capacity(core, max(0, overflow), both - OVERFLOW_BYTES, OVERFLOW_ENTRY_BYTES)
         order = self._tools.settings.spill_order
         return plan(items, room, order, self._tools.spiller is not None)
 
-    def _item(self, name: str, part: Part) -> Item:
+    def _item(self, name: str, part: Part) -> PartSize:
         entry = _entry_bytes(name)
         size = None if part.encoded is None else record_codec.part_bytes(name, len(part.encoded))
         left = 0 if part.version is None else entry
-        return Item(name, size, entry, self._policy(name), part.place, left)
+        return PartSize(name, size, entry, self._policy(name), part.place, left)
 
     def _policy(self, name: str) -> Policy:
         return self._tools.settings.policies.get(name, Policy.AUTO)
@@ -390,10 +390,10 @@ class Saving:
 
     def _drop_rows_left_before(self, record: Record) -> None:
         old = self._visit.record
-        if old is None or not old.left or self._moved:
+        if old is None or not old.orphaned_rows or self._moved:
             return
-        used = {**record.spilled, **record.left}
-        unused = {name: version for name, version in old.left.items() if name not in used}
+        used = {**record.spilled, **record.orphaned_rows}
+        unused = {name: version for name, version in old.orphaned_rows.items() if name not in used}
         self._visit.forget(old.id, unused)
 
     def _old_is_replaced(self) -> bool:

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from sealedstate import Keeper, Key, Keyring, LegacyReader, Settings
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._cookies.header import MAX_HEADER_CHARS, Candidates
-from sealedstate._wire import encoding as chunking
-from sealedstate._wire.encoding import from_text
+from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import OverflowSet, Record
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import MemoryStorage
@@ -127,9 +126,9 @@ class Headers:
         if kind == 1:
             return self.chance.choice(VALUES)
         if kind == 2:
-            return chunking.to_text(self.chance.randbytes(self.chance.randrange(120)))
+            return to_text(self.chance.randbytes(self.chance.randrange(120)))
         if kind == 3:
-            return chunking.to_text(b"\x01" + KEY.kid + self.chance.randbytes(60))
+            return to_text(b"\x01" + KEY.kid + self.chance.randbytes(60))
         return self.altered(self.chance.choice((SMALL, LARGE[NAME])))
 
     def tokens(self) -> str:
@@ -374,7 +373,7 @@ def test_decoys_of_chunks_are_joined_sixty_four_times_at_most(
         joined.append(text)
         return from_text(text)
 
-    monkeypatch.setattr(chunking, "from_text", counted)
+    monkeypatch.setattr("sealedstate._cookies.codec.from_text", counted)
     tokens = CookieCodec(NAME, "default", StaticKeys(Keyring((KEY,))), CHANCE.randbytes)
     overflow = OverflowSet(bytes(8), 7, bytes(16), ("big",))
     record = Record(bytes(16), "alice", NOW, NOW + 60, 1, {}, overflow)

@@ -47,9 +47,9 @@ def _reseal(settings: Settings, source: RingSource | None, given: argparse.Names
     replaced = _kids(source, int(now))
     keyring = keyring_of(settings, source)
     rows = Rows(settings.realm, settings.random)
-    swept = Sweep(store_of(settings), rows, keyring.lasting, now).run()
+    swept = Sweep(store_of(settings), rows, keyring.long_term, now).run()
     free = {kid for kid in replaced if not swept.needed[kid]}
-    told, facts = _told(swept, keyring.lasting, int(now)), _facts(swept)
+    told, facts = _told(swept, keyring.long_term, int(now)), _facts(swept)
     if source is not None:
         destroyed = _destroy(source, free) if given.destroy else set[bytes]()
         told += _told_of_free(free, destroyed)
