@@ -93,7 +93,7 @@ def _ours(load: Workload) -> dict[str, Call]:
     keeper, header = arrived(load)
     settings = keeper.settings
     name, _, text = header.partition("=")
-    place = sealing.SealedFor("core", settings.realm, (name,))
+    place = sealing.TokenContext("core", settings.realm, (name,))
     ring = settings.key_source.keyring()
     key, token = ring.primary(NOW), chunking.from_text(text)
     payload = sealing.open_token(token, place, ring, NOW).payload
@@ -137,7 +137,7 @@ def _c_alone(load: Workload) -> dict[str, Call]:
     """libsodium's C function, binascii, cbor2 of our payload: nothing is checked or copied."""
     keeper, header = arrived(load)
     name, _, text = header.partition("=")
-    place = sealing.SealedFor("core", keeper.settings.realm, (name,))
+    place = sealing.TokenContext("core", keeper.settings.realm, (name,))
     token = chunking.from_text(text)
     opened = sealing.open_token(token, place, keeper.settings.key_source.keyring(), NOW)
     sodium = import_module("nacl._sodium")  # libsodium as PyNaCl calls it

@@ -31,7 +31,7 @@ from sealedstate._wire import encoding as chunking
 from sealedstate.key_sources import StaticKeys
 from sealedstate.rotation import Ring, Schedule, founded, rotated
 from sealedstate.rotation.ring_file import RingFile
-from sealedstate.rotation.source import RotatingKeys
+from sealedstate.rotation.source import RotatingKeySource
 
 GOAL = 2.0
 """Times the p99 of good requests without a flood, at most."""
@@ -135,7 +135,7 @@ def _node(folder: Path) -> tuple[Counted, Keeper, str]:
     home.write(founded(SCHEDULE, int(time()), os.urandom), None)
     settings = Settings(keys=f"file:{path}", rotate_here=False)
     source = settings.key_source
-    assert isinstance(source, RotatingKeys)
+    assert isinstance(source, RotatingKeySource)
     source.home = home
     keeper = Keeper(settings)
     session = keeper.session()

@@ -108,8 +108,8 @@ def _ready(set_cookies: SetCookies) -> Callable[[], SetCookies]:
 
 def _emitting(start: Callable[[], Emit]) -> Callable[[], SetCookies]:
     def started() -> SetCookies:
-        emit = start()
-        return lambda load, _: emit(load.plain())
+        note = start()
+        return lambda load, _: note(load.plain())
 
     return started
 

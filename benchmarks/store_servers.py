@@ -71,7 +71,7 @@ def _running_sql(kind: str, name: str, program: str) -> Iterator[Place]:
 @contextmanager
 def _redis() -> Iterator[Place]:
     version = _version("Redis", "redis-server")
-    with _helper("tests.kv_servers").redis_server("aof always") as server:
+    with _helper("tests.support.kv_servers").redis_server("aof always") as server:
         yield Place(server.url, version)
 
 
@@ -79,7 +79,7 @@ def _redis() -> Iterator[Place]:
 def _memcached() -> Iterator[Place]:
     version = _version("memcached", "memcached")
     # Room enough that nothing is evicted.
-    with _helper("tests.kv_servers").memcached_server("-m", "1024") as server:
+    with _helper("tests.support.kv_servers").memcached_server("-m", "1024") as server:
         yield Place(server.url, version)
 
 
@@ -93,7 +93,7 @@ def _helper(name: str) -> Any:
 
 def _version(name: str, program: str) -> str:
     """Name and number of a server. Raises NotThere where it is not installed."""
-    helper = _helper("tests.sql_server")
+    helper = _helper("tests.support.sql_server")
     try:
         path = helper.binary(program)
     except import_module("pytest").skip.Exception as skipped:

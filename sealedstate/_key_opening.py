@@ -14,15 +14,15 @@ from pathlib import Path
 
 from ._stored.table import Rows
 from .errors import ConfigurationError
-from .events import Journal
+from .events import EventLog
 from .key_sources import KeySource, StaticKeys, from_environment, from_secrets_file, parse_keyring
 from .keyring import Keyring
-from .rotation import RingHome
-from .rotation.reports import ReportBoard, ReportFolder, ReportRows
+from .rotation import RingStorage
+from .rotation.reports import FileReports, ReportStore, StoredReports
 from .rotation.ring_file import RingFile
-from .rotation.ring_store import KEK_VARIABLE, RingStore
-from .rotation.source import RotatingKeys, Tending
-from .storage.check import Fitness
+from .rotation.ring_store import KEK_VARIABLE, StoredRing
+from .rotation.source import RotatingKeySource, RotationConfig
+from .storage.check import StorageCheck
 from .storage.contract import Storage
 
 
@@ -34,8 +34,8 @@ class KeySources:
     skew: int
     realm: str
     storage: Storage | None
-    tending: Tending
-    journal: Journal
+    tending: RotationConfig
+    journal: EventLog
     tolerate: Sequence[str] = ()
 
     def open(self, keys: str | Sequence[str] | KeySource) -> KeySource:
@@ -57,13 +57,13 @@ class KeySources:
             return self._from_file(Path(rest))
         if scheme == "store":
             # A store that could forget the ring would be given another, and all sessions end.
-            Fitness(self._store(), ("ring",), self.tolerate).check()
+            StorageCheck(self._store(), ("ring",), self.tolerate).check()
             return self._tended(self.ring_home(keys), self.report_board(keys), founds=True)
         if not keys.strip():
             raise ConfigurationError("keys is empty; `sealedstate keys generate` prints a key")
         return StaticKeys(parse_keyring([keys], self.skew))
 
-    def ring_home(self, keys: str, takes_clear: bool = False) -> RingHome:
+    def ring_home(self, keys: str, takes_clear: bool = False) -> RingStorage:
         """Where the ring of ``"file:PATH"`` or ``"store:"`` is kept.
 
         `takes_clear`: whether a file in clear is read although a key-encryption key is set.
@@ -75,17 +75,17 @@ class KeySources:
             return RingFile(path, wrapping, random, clock, takes_clear=takes_clear)
         if scheme == "store" and not rest:
             storage = self._store()
-            return RingStore(storage, self.realm, wrapping, tending.random, tending.clock)
+            return StoredRing(storage, self.realm, wrapping, tending.random, tending.clock)
         raise ConfigurationError('keys: a ring that rotates is in "file:PATH" or "store:"')
 
-    def report_board(self, keys: str) -> ReportBoard:
+    def report_board(self, keys: str) -> ReportStore:
         """Where the nodes of that ring tell about themselves."""
         scheme, _, rest = keys.partition(":")
         if scheme == "file":
-            return ReportFolder(Path(f"{rest}.nodes"))
+            return FileReports(Path(f"{rest}.nodes"))
         rows = Rows(self.realm, self.tending.random)
         wrapping = from_environment(self.environ, KEK_VARIABLE, self.skew)
-        return ReportRows(self._store(), rows, wrapping)
+        return StoredReports(self._store(), rows, wrapping)
 
     def _from_file(self, path: Path) -> KeySource:
         if not is_ring(path):
@@ -93,8 +93,8 @@ class KeySources:
         keys = f"file:{path}"
         return self._tended(self.ring_home(keys), self.report_board(keys), founds=False)
 
-    def _tended(self, home: RingHome, board: ReportBoard, founds: bool) -> RotatingKeys:
-        return RotatingKeys(home, self.tending, self.journal, board, founds)
+    def _tended(self, home: RingStorage, board: ReportStore, founds: bool) -> RotatingKeySource:
+        return RotatingKeySource(home, self.tending, self.journal, board, founds)
 
     def _store(self) -> Storage:
         if self.storage is None:

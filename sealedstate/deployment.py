@@ -9,17 +9,17 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
-from ._cookies.codec import Tokens
+from ._cookies.codec import CookieCodec
 from ._stored.parts import Spiller
 from ._stored.revocations import Revocations
 from ._stored.table import Rows
 from ._wire.encoding import token_bytes
 from ._wire.token import OVERHEAD_BYTES
 from .errors import ConfigurationError
-from .hooks import Followers
+from .hooks import HookList
 from .profiles import budget_for
 from .settings import Settings
-from .storage.check import Fitness
+from .storage.check import StorageCheck
 
 # FOLD sealedstate.clocks
 # A clock that does not step back by a little.
@@ -27,7 +27,7 @@ from .storage.check import Fitness
 # Knows another clock. Does not know what its time is used for.
 
 
-class SteadyClock:
+class ClampedClock:
     """The time of `clock` (epoch seconds), but never less than before by at most `skew` seconds.
 
     A clock that is set back a little would make an older key the primary again. One that is set
@@ -58,7 +58,7 @@ LONGEST_AGE = 99_999_999
 KEPT_HERE = ("spilling", "revocation")
 
 
-class Toolkit:
+class Deployment:
     """The tools of one application.
 
     `now`: epoch seconds, as the settings' clock says, but never a little less than before.
@@ -68,20 +68,20 @@ class Toolkit:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.cookies = settings.cookies
-        self.tokens = Tokens(
+        self.tokens = CookieCodec(
             settings.cookies.name, settings.realm, settings.key_source, settings.random
         )
         self.spiller: Spiller | None = None
         self.revocations: Revocations | None = None
         self.journal = settings.journal
-        self.note = settings.journal.note
-        self.now = SteadyClock(settings.clock, settings.skew)
+        self.emit = settings.journal.emit
+        self.now = ClampedClock(settings.clock, settings.skew)
         # Foreign cookies and further headers are mostly the same from one request to the next.
         self.budget = lru_cache(BUDGETS)(partial(budget_for, settings.carried))
         self.core_bytes = lru_cache(BUDGETS)(self._core_bytes)
         self.rows = Rows(settings.realm, settings.random, self._row_refused)
-        self.followers = Followers()
-        self._fitness: list[Fitness] = []
+        self.followers = HookList()
+        self._fitness: list[StorageCheck] = []
         if settings.store is not None:
             self.require(KEPT_HERE)
             self.spiller = Spiller(settings.store, self.rows)
@@ -90,13 +90,13 @@ class Toolkit:
     def store_answered(self) -> None:
         """A store that could not be judged at the start may be known now."""
         for fitness in self._fitness:
-            fitness.look_again()
+            fitness.recheck()
 
     def require(self, uses: Sequence[str]) -> None:
         """Judge the store by further uses. Raises ConfigurationError, also without a store."""
         if self.settings.store is None:
             raise ConfigurationError(f"storage: {', '.join(uses)} needs a store")
-        fitness = Fitness(self.settings.store, uses, self.settings.tolerate)
+        fitness = StorageCheck(self.settings.store, uses, self.settings.tolerate)
         fitness.check()
         self._fitness.append(fitness)
 
@@ -112,5 +112,5 @@ class Toolkit:
         return token_bytes(budget.core_chars) - OVERHEAD_BYTES
 
     def _row_refused(self, context: str, reason: str) -> None:
-        self.note("row-refused", reason=reason)
+        self.emit("row-refused", reason=reason)
         log.warning("a stored value is refused: context=%s reason=%s", context, reason)

@@ -61,7 +61,7 @@ class Observer(Protocol):
     def __call__(self, event: Event, /) -> object: ...
 
 
-class Journal:
+class EventLog:
     """Counts, logs and passes on the events of one application, of all its threads.
 
     Raises ConfigurationError for an observer that can't be called.
@@ -97,7 +97,7 @@ class Journal:
             kids = self._by_kid.items()
             return Counter({(label, kid): n for label, counts in kids for kid, n in counts.items()})
 
-    def note(
+    def emit(
         self,
         name: str,
         reason: str | None = None,

@@ -45,7 +45,7 @@ class Save:
         return self.arrived_id != self.record.id
 
 
-class Follower:
+class SessionHooks:
     """Does nothing; whoever follows sessions overrides what he wants to be told.
 
     What the first three raise, StorageError say, goes to whoever saves, and no cookie is sent.
@@ -67,11 +67,11 @@ class Follower:
         """All sessions of a subject that began until now are refused. A StorageError is logged."""
 
 
-class Followers(Follower):
+class HookList(SessionHooks):
     """All that follow the sessions of one application, each told in turn."""
 
     def __init__(self) -> None:
-        self.all: list[Follower] = []
+        self.all: list[SessionHooks] = []
 
     def before_save(self, save: Save) -> None:
         for follower in self.all:

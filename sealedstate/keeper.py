@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from ._request.load import RequestVisit
+from ._request.load import LoadedSession
 from ._request.save import Saving, core_line, tell_not_saved
 from ._stored.revocations import Ending
 from ._wire.record import check_subject
-from .deployment import Toolkit
+from .deployment import Deployment
 from .errors import (
     ConfigurationError,
     NoPrimaryKey,
@@ -29,7 +29,7 @@ from .errors import (
     UncheckedSession,
     UnreadableError,
 )
-from .hooks import Follower
+from .hooks import SessionHooks
 from .session import Session
 from .settings import Settings
 
@@ -43,7 +43,7 @@ class Keeper:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._tools = Toolkit(settings)
+        self._tools = Deployment(settings)
 
     @property
     def counts(self) -> Counter[str]:
@@ -52,7 +52,7 @@ class Keeper:
 
     def session(self, cookie_header: str = "") -> Session:
         """The session of a request with this Cookie header, opened when somebody looks at it."""
-        session, visit = Session(), RequestVisit()
+        session, visit = Session(), LoadedSession()
         session.visit, visit.toolkit, visit.header = visit, self._tools, cookie_header
         return session
 
@@ -65,13 +65,13 @@ class Keeper:
         what it has.
         """
         visit = session.visit
-        if not session.touched or not isinstance(visit, RequestVisit):
+        if not session.touched or not isinstance(visit, LoadedSession):
             return []
         changed, core = session.standing()
         if not changed:
             return self._refreshed(session, core, visit, other_bytes)
         if visit.withheld is not None and not (session.signed_in or session.renewed):
-            self._tools.note("not-sent", reason=visit.withheld)
+            self._tools.emit("not-sent", reason=visit.withheld)
             return []
         # A sign-in does not bring the old session back, it replaces it.
         is_another = session.ended or session.signed_in or self._tools.revocations is None
@@ -98,7 +98,7 @@ class Keeper:
         expires_at = int(now) + settings.absolute_lifetime + settings.skew
         tools.revocations.revoke_subject(subject, expires_at, now)
         tools.store_answered()
-        tools.note("subject-revoked")
+        tools.emit("subject-revoked")
         tools.followers.after_revoke_subject(subject, now)
 
     def revoke_session(self, session_id: bytes) -> bool:
@@ -116,11 +116,11 @@ class Keeper:
             until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
         first = tools.revocations.revoke(session_id, until, now, Ending.REVOKED)
         tools.store_answered()
-        tools.note("revoked", session_id=session_id)
+        tools.emit("revoked", session_id=session_id)
         tools.followers.after_revoke(session_id, now)
         return first
 
-    def attach(self, follower: Follower, uses: Sequence[str] = ()) -> None:
+    def attach(self, follower: SessionHooks, uses: Sequence[str] = ()) -> None:
         """Let `follower` be told of saves and revocations from now on.
 
         `uses`: titles of what it keeps in the store. Raises ConfigurationError when that does not
@@ -131,7 +131,7 @@ class Keeper:
         self._tools.followers.all.append(follower)
 
     @property
-    def toolkit(self) -> Toolkit:
+    def toolkit(self) -> Deployment:
         """For what is built on sessions, such as `sealedstate.sso`."""
         return self._tools
 
@@ -153,7 +153,7 @@ class Keeper:
         self,
         session: Session,
         core: dict[str, bytes] | None,
-        visit: RequestVisit,
+        visit: LoadedSession,
         other_bytes: int,
     ) -> list[str]:
         """Saved the short way where that is enough; `core` as `Session.standing` gives it."""
@@ -164,7 +164,7 @@ class Keeper:
         self,
         session: Session,
         core: dict[str, bytes] | None,
-        visit: RequestVisit,
+        visit: LoadedSession,
         other_bytes: int,
     ) -> list[str]:
         """The same session sealed anew, where that is due and possible; else nothing."""
@@ -174,10 +174,10 @@ class Keeper:
             return self._lines(session, core, visit, other_bytes)
         except (NoPrimaryKey, SessionTooLarge, StorageError):
             # Nobody asked for this write: the session goes on as it is.
-            self._tools.note("refresh-skipped")
+            self._tools.emit("refresh-skipped")
             return []
 
-    def _refresh_due(self, visit: RequestVisit) -> bool:
+    def _refresh_due(self, visit: LoadedSession) -> bool:
         opened, now = visit.opened, int(self._tools.now())
         if opened is None:
             return visit.adopted is not None  # an old session is to leave sealed
@@ -187,7 +187,7 @@ class Keeper:
             refresh = 1 + int(refresh * _share(opened.record.id))
         return age >= refresh
 
-    def _revoked_meanwhile(self, visit: RequestVisit) -> bool:
+    def _revoked_meanwhile(self, visit: LoadedSession) -> bool:
         """Whether the session was logged out while this request ran: it must not come back."""
         record = visit.record or visit.adopted
         if record is None or self._tools.revocations is None:
@@ -197,7 +197,7 @@ class Keeper:
         except UncheckedSession as error:
             raise StorageUnavailable("the session was not saved: is it logged out?") from error
         except UnreadableError as error:
-            self._tools.note("not-sent", session_id=record.id, reason=error.reason)
+            self._tools.emit("not-sent", session_id=record.id, reason=error.reason)
             return True
         return False
 

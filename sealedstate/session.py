@@ -70,7 +70,7 @@ class PartView:
     value_bytes: int | None
 
 
-class Arrival(NamedTuple):
+class LoadResult(NamedTuple):
     """What a request brought that is no record: nothing, maybe withheld, or adopted values."""
 
     withheld: str | None = None
@@ -85,7 +85,7 @@ class Arrival(NamedTuple):
 class Visit(Protocol):
     """What a session asks during one request."""
 
-    def arrive(self) -> Record | Arrival:
+    def arrive(self) -> Record | LoadResult:
         """Open what the request carries; called at most once."""
         ...
 
@@ -123,7 +123,7 @@ class Session(MutableMapping[str, object]):
     # A part of the core that nobody has looked at stands as its bytes.
     _parts: dict[str, Part | bytes]
     _gone: dict[str, Part]
-    _arrival: Record | Arrival | None = None
+    _arrival: Record | LoadResult | None = None
     _subject: str | None = None
     # For the keeper and the adapters: the 16 bytes behind `id`; whether, in this request, anybody
     # has looked, so that the response depends on the cookie; a subject was assigned; `regenerate`
@@ -176,7 +176,7 @@ class Session(MutableMapping[str, object]):
     def is_new(self) -> bool:
         """Whether the request brought no session that could be read."""
         arrival = self._opened()
-        return self.ended or (isinstance(arrival, Arrival) and arrival.adopted is None)
+        return self.ended or (isinstance(arrival, LoadResult) and arrival.adopted is None)
 
     @property
     def created_at(self) -> int | None:
@@ -198,7 +198,7 @@ class Session(MutableMapping[str, object]):
         by a node that lags behind; only signing in replaces it.
         """
         arrival = self._opened()
-        return arrival.withheld if isinstance(arrival, Arrival) and not self.ended else None
+        return arrival.withheld if isinstance(arrival, LoadResult) and not self.ended else None
 
     def regenerate(self) -> None:
         """Give the session a new id, at a change of privilege; its parts and lifetimes stay.
@@ -332,14 +332,14 @@ class Session(MutableMapping[str, object]):
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _opened(self) -> Record | Arrival:
+    def _opened(self) -> Record | LoadResult:
         if self._arrival is None:
             if self.frozen:
                 # A cache may keep this response for everybody: it must not tell of one user.
                 raise LateRead("the session was first looked at after the response's headers")
             arrival = self._arrival = self.visit.arrive()
             self.touched, self._gone = True, {}
-            if isinstance(arrival, Arrival):
+            if isinstance(arrival, LoadResult):
                 self._begin(arrival)
                 return arrival
             self.raw_id, self._subject = arrival.id, arrival.subject
@@ -348,7 +348,7 @@ class Session(MutableMapping[str, object]):
                 self._unpack_manifest(arrival)
         return self._arrival
 
-    def _begin(self, arrival: Arrival) -> None:
+    def _begin(self, arrival: LoadResult) -> None:
         self._parts = {}
         self.raw_id = arrival.adopted_id or self.visit.new_id()
         self._subject = arrival.adopted_subject
@@ -391,7 +391,7 @@ class Session(MutableMapping[str, object]):
         """The record that arrived, unless another session has taken its place."""
         arrival = self._opened()
         is_replaced = self.signed_in or self.ended
-        return None if is_replaced or isinstance(arrival, Arrival) else arrival
+        return None if is_replaced or isinstance(arrival, LoadResult) else arrival
 
     def _present(self, name: str) -> bool:
         return isinstance(self._parts[name], bytes) or self.fetch(name) is not None

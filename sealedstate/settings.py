@@ -21,14 +21,14 @@ from ._cookies.placement import policies_of
 from ._key_opening import KeySources
 from ._wire.record import Lifetimes, Policy
 from .errors import ConfigurationError, NoPrimaryKey
-from .events import Journal, Observer
+from .events import EventLog, Observer
 from .key_sources import KeySource
 from .keyring import DEFAULT_SKEW
 from .legacy import LegacyReader
 from .profiles import PROFILES, Profile
-from .rotation import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, least_announce
+from .rotation import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, minimum_announce
 from .rotation.ring_store import KEK_VARIABLE
-from .rotation.source import Tending
+from .rotation.source import RotationConfig
 from .storage import USES, Storage, open_storage
 from .storage.contract import Clock
 
@@ -99,7 +99,7 @@ class Settings:
     random: Callable[[int], bytes] = field(default=os.urandom, repr=False)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
 
-    journal: Journal = field(init=False, repr=False)
+    journal: EventLog = field(init=False, repr=False)
     key_source: KeySource = field(init=False, repr=False)
     store: Storage | None = field(init=False, repr=False)
     carried: Profile = field(init=False, repr=False)
@@ -115,7 +115,7 @@ class Settings:
     def __post_init__(self) -> None:
         self._check_types()
         derived: dict[str, Callable[[], object]] = {
-            "journal": lambda: Journal(self.observers),
+            "journal": lambda: EventLog(self.observers),
             "store": self._opened_storage,
             "carried": self._found_profile,
             "cookies": self._cookie_family,
@@ -201,10 +201,10 @@ class Settings:
 
     def key_sources(self) -> KeySources:
         """What opens the source of `keys`, and finds the place of a ring. For the command line."""
-        announce = self.announce or least_announce(self.reload_every, self.skew)
+        announce = self.announce or minimum_announce(self.reload_every, self.skew)
         # Stored parts and revocations are kept so long after the last seal.
         lifetime = self.absolute_lifetime + self.skew
-        tending = Tending(
+        tending = RotationConfig(
             Schedule(self.rotate_every, announce, lifetime, self.skew),
             self.reload_every,
             lifetime,

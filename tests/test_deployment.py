@@ -5,14 +5,14 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate.deployment import SteadyClock
+from sealedstate.deployment import ClampedClock
 
 SKEW = 60
 
 
 def steady(*times: float) -> list[float]:
     source = iter((times[0], *times))
-    clock = SteadyClock(lambda: next(source), SKEW)
+    clock = ClampedClock(lambda: next(source), SKEW)
     return [clock() for _ in times]
 
 

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError, Key, Keyring, Session
-from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, Journal
+from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, EventLog
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import MemoryStorage
 from tests.support.jar import Browser, Clock, keeper
@@ -49,60 +49,60 @@ def fields(record: logging.LogRecord) -> dict[str, str]:
 
 
 def test_events_are_counted_by_name_and_reason() -> None:
-    journal = Journal()
-    journal.note("saved")
-    journal.note("refused", "tag")
-    journal.note("refused", "tag")
+    journal = EventLog()
+    journal.emit("saved")
+    journal.emit("refused", "tag")
+    journal.emit("refused", "tag")
     assert journal.counts == {"saved": 1, "refused-tag": 2}
     assert not journal.by_kid
 
 
 def test_keys_are_counted_by_label() -> None:
-    journal = Journal()
-    journal.note("opened", kid=KID)
-    journal.note("opened", kid=KID)
-    journal.note("refused", "kid-unknown", kid=KID)
+    journal = EventLog()
+    journal.emit("opened", kid=KID)
+    journal.emit("opened", kid=KID)
+    journal.emit("refused", "kid-unknown", kid=KID)
     assert journal.by_kid == {("opened", KID.hex()): 2, ("refused-kid-unknown", KID.hex()): 1}
 
 
 def test_the_counters_that_are_handed_out_are_copies() -> None:
-    journal = Journal()
-    journal.note("opened", kid=KID)
+    journal = EventLog()
+    journal.emit("opened", kid=KID)
     journal.counts["opened"] += 5
     journal.by_kid["opened", KID.hex()] += 5
     assert journal.counts["opened"] == journal.by_kid["opened", KID.hex()] == 1
 
 
 def test_a_flood_of_invented_kids_is_counted_and_fills_nothing() -> None:
-    journal = Journal()
+    journal = EventLog()
     for number in range(3 * MAX_KIDS):
-        journal.note("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
+        journal.emit("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
     assert len(journal.by_kid) == MAX_KIDS + 1
     assert journal.by_kid["refused-kid-unknown", OTHER_KIDS] == 2 * MAX_KIDS
     assert journal.counts["refused-kid-unknown"] == 3 * MAX_KIDS
 
 
 def test_a_kid_that_is_counted_by_name_stays_so_in_a_flood() -> None:
-    journal = Journal()
+    journal = EventLog()
     for number in range(2 * MAX_KIDS):
-        journal.note("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
-    journal.note("refused", "kid-unknown", kid=bytes(4))
+        journal.emit("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
+    journal.emit("refused", "kid-unknown", kid=bytes(4))
     assert journal.by_kid["refused-kid-unknown", "00000000"] == 2
 
 
 def test_a_flood_of_invented_kids_hides_no_key_that_opens() -> None:
-    journal = Journal()
+    journal = EventLog()
     for number in range(2 * MAX_KIDS):
-        journal.note("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
-    journal.note("opened", kid=KID)
+        journal.emit("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
+    journal.emit("opened", kid=KID)
     assert journal.by_kid["opened", KID.hex()] == 1
 
 
 def test_an_observer_is_told_the_kid_and_how_it_is_counted() -> None:
     seen: list[Event] = []
-    journal = Journal([seen.append])
+    journal = EventLog([seen.append])
     for number in range(MAX_KIDS + 1):
-        journal.note("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
+        journal.emit("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
     assert (seen[0].kid, seen[0].counted_kid) == ("00000000", "00000000")
     assert (seen[-1].kid, seen[-1].counted_kid) == (MAX_KIDS.to_bytes(4, "big").hex(), OTHER_KIDS)
 
@@ -119,11 +119,11 @@ class Interruptible(str):
 
 def test_no_count_is_lost_among_threads() -> None:
     seen: list[Event] = []
-    journal, name = Journal([seen.append]), Interruptible("opened")
+    journal, name = EventLog([seen.append]), Interruptible("opened")
 
     def count() -> None:
         for _ in range(250):
-            journal.note(name, kid=KID)
+            journal.emit(name, kid=KID)
 
     threads = [threading.Thread(target=count) for _ in range(8)]
     for thread in threads:
@@ -137,15 +137,15 @@ def test_a_process_that_is_forked_in_the_midst_of_a_count_goes_on_counting() -> 
     # The lock is held as by another thread, which the child does not have.
     script = """
 import os, signal
-from sealedstate.events import Journal
+from sealedstate.events import EventLog
 
-journal = Journal()
-journal.note("opened")
+journal = EventLog()
+journal.emit("opened")
 with journal._lock:
     child = os.fork()
     if child == 0:
         signal.alarm(20)  # a child that hangs does not stay
-        journal.note("opened")
+        journal.emit("opened")
         os._exit(0 if journal.counts["opened"] == 2 else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
@@ -157,7 +157,7 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_an_event_is_one_structured_record(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "sealedstate"):
-        Journal().note("refused", "tag", kid=KID, session_id=ID, detail="look at it")
+        EventLog().emit("refused", "tag", kid=KID, session_id=ID, detail="look at it")
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("sealedstate", "INFO")
     assert fields(record) == {
@@ -172,7 +172,7 @@ def test_an_event_is_one_structured_record(caplog: pytest.LogCaptureFixture) -> 
 
 def test_what_an_event_has_not_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "sealedstate"):
-        Journal().note("ring-reloaded")
+        EventLog().emit("ring-reloaded")
     (record,) = caplog.records
     assert fields(record) == {"event": "ring-reloaded"}
     assert record.getMessage() == "ring-reloaded"
@@ -189,7 +189,7 @@ def test_a_json_formatter_finds_the_fields() -> None:
     logger = logging.getLogger("sealedstate")
     logger.addHandler(handler)
     try:
-        Journal().note("ring-refused", detail="gone", level=logging.ERROR)
+        EventLog().emit("ring-refused", detail="gone", level=logging.ERROR)
     finally:
         logger.removeHandler(handler)
     assert json.loads(written.getvalue()) == {
@@ -204,9 +204,9 @@ def test_what_is_below_the_level_of_the_logger_is_counted_and_observed_all_the_s
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     seen: list[Event] = []
-    journal = Journal([seen.append])
-    journal.note("saved", session_id=ID)
-    journal.note("ring-refused", level=logging.ERROR)
+    journal = EventLog([seen.append])
+    journal.emit("saved", session_id=ID)
+    journal.emit("ring-refused", level=logging.ERROR)
     assert journal.counts == {"saved": 1, "ring-refused": 1}
     assert [event.name for event in seen] == ["saved", "ring-refused"]
     assert [record.getMessage() for record in caplog.records] == ["ring-refused"]
@@ -221,9 +221,9 @@ def test_where_nobody_looks_no_session_is_digested(monkeypatch: pytest.MonkeyPat
         return "0" * 16
 
     monkeypatch.setattr("sealedstate.events._digest", digest)
-    Journal().note("opened", session_id=ID)
+    EventLog().emit("opened", session_id=ID)
     assert digested == []
-    Journal([lambda event: None]).note("opened", session_id=ID)
+    EventLog([lambda event: None]).emit("opened", session_id=ID)
     assert digested == [ID]
 
 
@@ -240,7 +240,7 @@ def test_no_event_tells_a_session_id(session_id: bytes) -> None:
     logger = logging.getLogger("sealedstate")
     logger.addHandler(handler)
     try:
-        Journal([seen.append]).note("ring-x", session_id=session_id, level=logging.ERROR)
+        EventLog([seen.append]).emit("ring-x", session_id=session_id, level=logging.ERROR)
     finally:
         logger.removeHandler(handler)
     record, event = seen
@@ -283,9 +283,9 @@ def test_of_what_a_session_holds_nothing_is_told(caplog: pytest.LogCaptureFixtur
 
 def test_sessions_are_told_apart_and_recognised() -> None:
     seen: list[Event] = []
-    journal = Journal([seen.append])
+    journal = EventLog([seen.append])
     for session_id in (ID, ID, os.urandom(16)):
-        journal.note("opened", session_id=session_id)
+        journal.emit("opened", session_id=session_id)
     first, again, other = (event.session for event in seen)
     assert first == again != other
 
@@ -304,8 +304,8 @@ class Faulty:
 
 def test_an_observer_that_fails_hurts_neither_the_request_nor_the_others() -> None:
     seen: list[Event] = []
-    journal = Journal([Faulty(), seen.append])
-    journal.note("saved")
+    journal = EventLog([Faulty(), seen.append])
+    journal.emit("saved")
     assert [event.name for event in seen] == ["saved"]
     assert journal.counts == {"saved": 1, OBSERVER_FAILED: 1}
 
@@ -314,11 +314,11 @@ def test_an_observer_that_keeps_failing_is_complained_of_once_for_each_kind_of_e
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     faulty = Faulty()
-    journal = Journal([faulty])
+    journal = EventLog([faulty])
     for _ in range(3):
-        journal.note("saved")
+        journal.emit("saved")
     faulty.error = OSError("another trouble")
-    journal.note("saved")
+    journal.emit("saved")
     complaints = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert [record.getMessage() for record in complaints] == ["an observer failed at saved"] * 2
     assert "out of order" in caplog.text
@@ -326,14 +326,14 @@ def test_an_observer_that_keeps_failing_is_complained_of_once_for_each_kind_of_e
 
 
 def test_an_observer_may_note_something_itself() -> None:
-    journal: Journal
+    journal: EventLog
 
     def echo(event: Event) -> None:
         if event.name == "saved":
-            journal.note("echoed")
+            journal.emit("echoed")
 
-    journal = Journal([echo])
-    journal.note("saved")
+    journal = EventLog([echo])
+    journal.emit("saved")
     assert journal.counts == {"saved": 1, "echoed": 1}
 
 
@@ -342,9 +342,9 @@ def test_an_interrupt_is_not_swallowed() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Journal([interrupted]).note("saved")
+        EventLog([interrupted]).emit("saved")
 
 
 def test_what_can_not_be_called_stops_the_start() -> None:
     with pytest.raises(ConfigurationError, match="str is not a function"):
-        Journal(["prometheus"])  # type: ignore[list-item]
+        EventLog(["prometheus"])  # type: ignore[list-item]

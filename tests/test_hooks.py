@@ -9,12 +9,12 @@ import pytest
 from sealedstate import Keeper, Session, StorageUnavailable
 from sealedstate._wire.record import Place
 from sealedstate.errors import ConfigurationError
-from sealedstate.hooks import Follower, Save
+from sealedstate.hooks import Save, SessionHooks
 from sealedstate.storage import MemoryStorage
 from tests.support.jar import Browser, Clock, keeper
 
 
-class Notes(Follower):
+class Notes(SessionHooks):
     """Notes what it is told, and raises what it is given."""
 
     def __init__(self, store: MemoryStorage) -> None:
@@ -150,10 +150,10 @@ def test_reading_tells_nobody() -> None:
 def test_a_follower_says_what_it_needs_of_a_store() -> None:
     clock = Clock()
     with pytest.raises(ConfigurationError, match="logins needs a store"):
-        Site().keeper.attach(Follower(), ("logins",))
+        Site().keeper.attach(SessionHooks(), ("logins",))
     bare = keeper(clock)
-    bare.attach(Follower())
+    bare.attach(SessionHooks())
     with pytest.raises(ConfigurationError):
-        bare.attach(Follower(), ("logins",))
+        bare.attach(SessionHooks(), ("logins",))
     with pytest.raises(ConfigurationError):
         bare.revoke_session(bytes(16))

@@ -31,7 +31,7 @@ from sealedstate import (
 )
 from sealedstate._cookies.codec import OpenedRecord
 from sealedstate._cookies.header import Candidates
-from sealedstate._request.load import RequestVisit
+from sealedstate._request.load import LoadedSession
 from sealedstate._stored.parts import CONTEXT, Row
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.encoding import from_text, to_text
@@ -152,7 +152,7 @@ def at(keeper: Keeper, browser: Browser) -> Browser:
 def record_of(browser: Browser) -> Record:
     session = browser.session()
     assert session.id
-    assert isinstance(session.visit, RequestVisit)
+    assert isinstance(session.visit, LoadedSession)
     assert session.visit.record is not None
     return session.visit.record
 
@@ -1356,7 +1356,7 @@ def test_a_part_that_only_a_newer_release_can_decode_is_told_and_kept(
 
     def write_as_a_newer_release_does(session: Session) -> None:
         with monkeypatch.context() as patch:
-            patch.setattr("sealedstate.codec.encode", lambda value, path="value": newer)
+            patch.setattr("sealedstate._wire.cbor.encode", lambda value, path="value": newer)
             session["cart"] = "from the future"
 
     def read_and_go_on(session: Session) -> None:

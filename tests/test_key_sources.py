@@ -15,7 +15,7 @@ from sealedstate import ConfigurationError, Key, Keyring, Settings
 from sealedstate.key_sources import KeySource, StaticKeys, parse_keyring
 from sealedstate.keyring import export_lookup
 from sealedstate.rotation import founded
-from sealedstate.rotation.source import RotatingKeys
+from sealedstate.rotation.source import RotatingKeySource
 from sealedstate.storage import MemoryStorage
 
 FIRST, SECOND, THIRD = (Key.generate(os.urandom) for _ in range(3))
@@ -303,7 +303,7 @@ def test_a_file_is_a_ring_by_its_name_or_by_how_it_begins(tmp_path: Path) -> Non
         ring = founded(sources.tending.schedule, int(time.time()), os.urandom)
         assert sources.ring_home(path).write(ring, None)
         source = Settings(keys=path, environ={}, rotate_here=False).key_source
-        assert isinstance(source, RotatingKeys)
+        assert isinstance(source, RotatingKeySource)
         assert source.ring == ring
 
 

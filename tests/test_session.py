@@ -16,7 +16,7 @@ from sealedstate import Keeper, LateWrite, Session, UnsupportedValue
 from sealedstate._stored.parts import CONTEXT
 from sealedstate._wire.record import MAX_NAME_BYTES, Place
 from sealedstate.errors import LateRead
-from sealedstate.session import Arrival, Part
+from sealedstate.session import LoadResult, Part
 from sealedstate.storage import MemoryStorage, Stored
 from tests.support.jar import Browser, Clock, keeper
 
@@ -621,6 +621,6 @@ def test_no_repr_tells_what_a_session_holds(browser: Browser) -> None:
     assert session["canary-name"] == "canary-value"
     reprs += [repr(session), f"{session}", repr(session.parts["canary-name"])]
     reprs.append(repr(Part(Place.CORE, 1, b"canary", b"canary", "canary")))
-    reprs.append(repr(Arrival(adopted={"canary": "canary"}, adopted_subject="canary")))
+    reprs.append(repr(LoadResult(adopted={"canary": "canary"}, adopted_subject="canary")))
     assert [text for text in reprs if "canary" in text] == []
     assert reprs[1] == "<Session of 1 parts>"

@@ -12,7 +12,7 @@ import pytest
 from sealedstate import ConfigurationError, Key, LegacyReader, Profile, Settings
 from sealedstate._wire.record import Policy
 from sealedstate.keyring import export_lookup
-from sealedstate.storage import MemoryStorage, SplitStorage, SQLiteStorage
+from sealedstate.storage import MemoryStorage, RoutedStorage, SQLiteStorage
 
 KEY = Key.generate(os.urandom).export()
 
@@ -232,7 +232,7 @@ def test_a_legacy_table_needs_a_date_and_time_with_a_zone(tmp_path: Path, until:
 
 def test_contexts_may_have_stores_of_their_own(tmp_path: Path) -> None:
     found = settings(storage={"*": f"sqlite:{tmp_path / 's'}", "sealedstate.revoked": "memory:"})
-    assert isinstance(found.store, SplitStorage)
+    assert isinstance(found.store, RoutedStorage)
 
 
 def test_a_repr_of_settings_holds_no_key() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from sealedstate import Keeper, KeyState, OperatorError, Session
-from sealedstate.rotation.source import RotatingKeys
+from sealedstate.rotation.source import RotatingKeySource
 
 from ..views.forms import renew_token
 from .catalogue import GOODS, CartItem, ServiceLogin, new_logins
@@ -37,7 +37,7 @@ class Order:
     session: Session
     form: Mapping[str, str]
     keeper: Keeper
-    keys: RotatingKeys
+    keys: RotatingKeySource
 
 
 @dataclass(frozen=True, slots=True)

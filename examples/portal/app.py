@@ -30,12 +30,12 @@ from sealedstate import (
     Settings,
     StorageError,
 )
-from sealedstate.rotation.source import RotatingKeys
+from sealedstate.rotation.source import RotatingKeySource
 from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
 from ..views.facts import facts_of
 from ..views.forms import check_form, offer_token, token_text
-from ..views.journal import Journal
+from ..views.journal import EventLog
 from ..views.markup import Html
 from ..views.static_files import static_file
 from . import pages
@@ -71,7 +71,7 @@ SECURITY_HEADERS = {
 
 def make_application(deployment: Deployment, profile: str) -> WSGIApplication:
     """The portal in every profile, each below its name; the link's target is `profile`."""
-    journal = Journal()
+    journal = EventLog()
     keepers: list[Keeper] = []
     portals: dict[str, WSGIApplication] = {}
     for name in PROFILES:
@@ -99,8 +99,8 @@ class Portal:
     def __init__(
         self,
         settings: Settings,
-        keys: RotatingKeys,
-        journal: Journal,
+        keys: RotatingKeySource,
+        journal: EventLog,
         keepers: Sequence[Keeper],
     ) -> None:
         self._with_sessions = SealedSessionMiddleware(self._application, settings)

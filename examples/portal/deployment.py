@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sealedstate import Settings
 from sealedstate._key_opening import KeySources
-from sealedstate.events import Event, Journal, Observer
+from sealedstate.events import Event, EventLog, Observer
 from sealedstate.rotation import Schedule
-from sealedstate.rotation.source import RotatingKeys, Tending
+from sealedstate.rotation.source import RotatingKeySource, RotationConfig
 from sealedstate.storage import open_storage
 
 COOKIE_NAME = "portal"
@@ -37,7 +37,7 @@ class Deployment:
 
     def __init__(self, var: Path) -> None:
         var.mkdir(mode=0o700, parents=True, exist_ok=True)
-        events = Journal()
+        events = EventLog()
         self.keys = _ring(f"file:{var / 'keys.json'}", events)
         self._observers = [_noting(events)]
         self.store = open_storage(f"sqlite:{var / 'portal.sqlite'}", time.time)
@@ -67,24 +67,24 @@ class Deployment:
         )
 
 
-def _ring(keys: str, events: Journal) -> RotatingKeys:
+def _ring(keys: str, events: EventLog) -> RotatingKeySource:
     """The ring of keys, begun if there is none, as `sealedstate keys init` would begin it."""
     keep = ABSOLUTE_LIFETIME + SKEW
     schedule = Schedule(ROTATE_EVERY, ANNOUNCE, keep, SKEW)
-    tending = Tending(
+    tending = RotationConfig(
         schedule, RELOAD_EVERY, keep, SKEW, True, time.time, time.monotonic, os.urandom
     )
     sources = KeySources(os.environ, SKEW, REALM, None, tending, events)
     home, board = sources.ring_home(keys), sources.report_board(keys)
-    return RotatingKeys(home, tending, events, board, founds=True)
+    return RotatingKeySource(home, tending, events, board, founds=True)
 
 
-def _noting(events: Journal) -> Observer:
+def _noting(events: EventLog) -> Observer:
     """Notes what happens in any profile, so that `sealedstate keys list` counts all cookies."""
 
     def note(event: Event) -> None:
         kid = None if event.kid is None else bytes.fromhex(event.kid)
-        events.note(event.name, event.reason, kid=kid)
+        events.emit(event.name, event.reason, kid=kid)
 
     return note
 

@@ -18,7 +18,7 @@ from werkzeug.wrappers import Request, Response
 from sealedstate import Session, SessionTooLarge, SessionWithheld, Settings, StorageError
 from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
-from ..views.journal import Journal
+from ..views.journal import EventLog
 from ..views.markup import Html
 from ..views.static_files import STATIC, static_file
 from .federation import Federation
@@ -63,7 +63,7 @@ class Site:
     ) -> None:
         self._with_sessions = SealedSessionMiddleware(self._application, settings)
         self.keeper = self._with_sessions.keeper
-        self.journal = Journal()
+        self.journal = EventLog()
         self._routes = routes
         self._handlers = handlers
         self._refusal = refusal

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from sealedstate import Keeper, Profile, Session
 from sealedstate._cookies.codec import OpenedRecord
 from sealedstate._cookies.header import Candidates
-from sealedstate._request.load import RequestVisit
+from sealedstate._request.load import LoadedSession
 from sealedstate._wire.record import Place, Policy, Record
 from sealedstate.profiles import FLOOR_BYTES
 
@@ -82,7 +82,7 @@ class Facts:
 def facts_of(session: Session, keeper: Keeper, cookie_header: str, now: int) -> Facts | None:
     """The facts of a signed-in session that arrived with this request; None for any other."""
     visit, subject = session.visit, session.subject
-    if not isinstance(visit, RequestVisit) or visit.opened is None or subject is None:
+    if not isinstance(visit, LoadedSession) or visit.opened is None or subject is None:
         return None
     opened, settings = visit.opened, keeper.settings
     return Facts(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MOST_SESSIONS = 1000
 
 
-class Journal:
+class EventLog:
     """The Set-Cookie bytes of the last response that changed a session, for the last sessions."""
 
     def __init__(self) -> None:

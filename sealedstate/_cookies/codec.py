@@ -34,17 +34,17 @@ class OpenedRecord(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class CookieCodec:
     """The tokens of one application: its cookie name, its realm, its keys."""
 
     cookie_name: str
     realm: str
     key_source: KeySource
     random: Callable[[int], bytes]
-    _core: sealing.SealedFor = field(init=False, repr=False, compare=False)
+    _core: sealing.TokenContext = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        core = sealing.SealedFor("core", self.realm, (self.cookie_name,))
+        core = sealing.TokenContext("core", self.realm, (self.cookie_name,))
         object.__setattr__(self, "_core", core)  # computed once; the dataclass is frozen
 
     def keyring(self) -> Keyring:
@@ -120,7 +120,7 @@ class Tokens:
         return source.keyring()
 
     def _open_parts(
-        self, token: bytes, place: sealing.SealedFor, now: int
+        self, token: bytes, place: sealing.TokenContext, now: int
     ) -> dict[str, bytes] | None:
         try:
             opened = sealing.open_token(token, place, self.keyring(), now)
@@ -128,14 +128,14 @@ class Tokens:
         except UnreadableError:
             return None  # the login stands in the core; these parts count as lost
 
-    def _seal(self, payload: bytes, place: sealing.SealedFor, now: int) -> str:
+    def _seal(self, payload: bytes, place: sealing.TokenContext, now: int) -> str:
         key = self.key_source.keyring().primary(now)
         entropy = self.random(sealing.ENTROPY_BYTES)
         return chunking.to_text(sealing.seal(payload, place, key, now, entropy))
 
-    def _overflow_place(self, session_id: bytes, overflow: OverflowSet) -> sealing.SealedFor:
+    def _overflow_place(self, session_id: bytes, overflow: OverflowSet) -> sealing.TokenContext:
         name = (self.cookie_name, session_id, overflow.set_id)
-        return sealing.SealedFor("overflow", self.realm, name)
+        return sealing.TokenContext("overflow", self.realm, name)
 
 
 def _joined(count: int, candidates: Candidates) -> Iterator[bytes]:

@@ -18,7 +18,7 @@ from .._stored.parts import Row
 from .._stored.revocations import Ending
 from .._wire import cbor as codec
 from .._wire.record import ID_BYTES, NO_ROWS, Record, check_name
-from ..deployment import Toolkit, log
+from ..deployment import Deployment, log
 from ..errors import (
     AmbiguousSession,
     MalformedRecord,
@@ -31,7 +31,7 @@ from ..errors import (
     UnreadablePart,
     UnsupportedValue,
 )
-from ..session import Arrival, Session
+from ..session import LoadResult, Session
 
 # FOLD sealedstate.visit
 # What one request brings, opened when its session is looked at.
@@ -42,12 +42,12 @@ from ..session import Arrival, Session
 # journal.
 
 
-class RequestVisit:
+class LoadedSession:
     """One request, as its session sees it."""
 
     # How it begins: a request that nobody asks for its session does no more than keep its header.
     # The keeper sets these two.
-    toolkit: Toolkit
+    toolkit: Deployment
     header: str
     candidates = Candidates()
     # Versions in the store, where a recall has found another one than the manifest says.
@@ -69,7 +69,7 @@ class RequestVisit:
 
     # --- what a session asks --------------------------------------------------------------------
 
-    def arrive(self) -> Record | Arrival:
+    def arrive(self) -> Record | LoadResult:
         tools = self.toolkit
         candidates = self.candidates = tools.cookies.find(self.header)
         if not candidates.core:
@@ -77,11 +77,11 @@ class RequestVisit:
         try:
             opened = self.opened = self._open(candidates, int(tools.now()))
         except UnreadableError as error:
-            tools.note("refused", error.reason, kid=error.kid)
+            tools.emit("refused", error.reason, kid=error.kid)
             self.withheld = error.reason if error.keeps_cookie else None
-            return Arrival(withheld=self.withheld)
+            return LoadResult(withheld=self.withheld)
         record = self.record = opened.record
-        tools.note("opened", kid=opened.key.kid, session_id=record.id)
+        tools.emit("opened", kid=opened.key.kid, session_id=record.id)
         return record
 
     def recall(self, name: str) -> bytes | None:
@@ -94,7 +94,7 @@ class RequestVisit:
             else (self._opened_overflow(record).get(name))
         )
         if found is None:
-            self.toolkit.note("part-missing", session_id=record.id)
+            self.toolkit.emit("part-missing", session_id=record.id)
             log.warning("a part of a session is missing: %r", name)
         return found
 
@@ -109,7 +109,7 @@ class RequestVisit:
         try:
             return codec.decode(data)
         except MalformedRecord as error:
-            self.toolkit.note("part-unreadable")
+            self.toolkit.emit("part-unreadable")
             raise UnreadablePart(f"session[{name!r}] was written by another release") from error
 
     def end(self) -> None:
@@ -139,7 +139,7 @@ class RequestVisit:
         until = self._refused_until(record)
         how = Ending.REPLACED if replaced else Ending.LOGGED_OUT
         first = tools.revocations.revoke(record.id, until, now, how)
-        tools.note("revoked", session_id=record.id)
+        tools.emit("revoked", session_id=record.id)
         tools.followers.after_revoke(record.id, now)
         self.forget(record.id, {**record.left, **record.spilled})
         return first
@@ -194,23 +194,23 @@ class RequestVisit:
             self.check_revoked(record)
         return opened
 
-    def _adopt(self) -> Arrival:
+    def _adopt(self) -> LoadResult:
         """An old session, when the request carries none of ours and one of another's."""
         reader = self.toolkit.settings.legacy
         text = None if reader is None else reader.find(self.header)
         if reader is None or text is None:
-            return Arrival()
+            return LoadResult()
         adopted = reader.read(text, int(self.toolkit.now()))
         if adopted is None:
-            self.toolkit.note("legacy-refused")
-            return Arrival()
+            self.toolkit.emit("legacy-refused")
+            return LoadResult()
         values = dict(adopted.values)
         subject = values.get(reader.subject) if reader.subject else None
         subject = None if subject is None else str(subject)
         # Signed before its subject was signed out everywhere, it is refused like any other.
         return self._adopted(Record(adopted.id, subject, adopted.signed_at, 0, 0), values)
 
-    def _adopted(self, record: Record, values: dict[str, object]) -> Arrival:
+    def _adopted(self, record: Record, values: dict[str, object]) -> LoadResult:
         try:
             for name, value in values.items():
                 check_name(name)
@@ -218,14 +218,14 @@ class RequestVisit:
             self.check_revoked(record)
         except UncheckedSession as error:
             self.withheld = error.reason
-            return Arrival(withheld=error.reason)
+            return LoadResult(withheld=error.reason)
         except (UnreadableError, ValueError, TypeError) as error:
-            self.toolkit.note("legacy-refused")
+            self.toolkit.emit("legacy-refused")
             log.info("an old session is not adopted: %s", type(error).__name__)
-            return Arrival()
+            return LoadResult()
         self.adopted = record
-        self.toolkit.note("adopted", session_id=record.id)
-        return Arrival(adopted=values, adopted_id=record.id, adopted_subject=record.subject)
+        self.toolkit.emit("adopted", session_id=record.id)
+        return LoadResult(adopted=values, adopted_id=record.id, adopted_subject=record.subject)
 
     def _refused_until(self, record: Record) -> int:
         """When neither this session nor an old cookie that leads to its id can be opened."""
@@ -247,7 +247,7 @@ class RequestVisit:
         if recalled is None:
             return None
         self.versions = {**self.versions, name: recalled.version}
-        tools.note("recalled", session_id=record.id)
+        tools.emit("recalled", session_id=record.id)
         return recalled.data
 
     def _opened_overflow(self, record: Record) -> dict[str, bytes]:
@@ -274,7 +274,9 @@ class EndedRecord:
     from_outside: bool
 
 
-def ended_record(toolkit: Toolkit, session: Session, names: Collection[str]) -> EndedRecord | None:
+def read_revoked(
+    toolkit: Deployment, session: Session, names: Collection[str]
+) -> EndedRecord | None:
     """What the cookies of this request say of a session that was logged out; its parts `names`.
 
     None when they open a session, when they open none for any other reason, when the session goes
@@ -283,7 +285,7 @@ def ended_record(toolkit: Toolkit, session: Session, names: Collection[str]) -> 
     visit, revocations = session.visit, toolkit.revocations
     if session.subject is not None or session.withheld is not None or revocations is None:
         return None
-    if not isinstance(visit, RequestVisit) or visit.record is not None:
+    if not isinstance(visit, LoadedSession) or visit.record is not None:
         return None
     now = toolkit.now()
     for record in _unexpired(toolkit, visit, int(now)):
@@ -303,7 +305,7 @@ def ended_record(toolkit: Toolkit, session: Session, names: Collection[str]) -> 
     return None
 
 
-def _unexpired(toolkit: Toolkit, visit: RequestVisit, now: int) -> Iterator[Record]:
+def _unexpired(toolkit: Deployment, visit: LoadedSession, now: int) -> Iterator[Record]:
     settings = toolkit.settings
     try:
         opened = toolkit.tokens.open_core(visit.candidates, now)
@@ -318,7 +320,7 @@ def _unexpired(toolkit: Toolkit, visit: RequestVisit, now: int) -> Iterator[Reco
 
 
 def _parts(
-    toolkit: Toolkit, visit: RequestVisit, record: Record, names: Collection[str]
+    toolkit: Deployment, visit: LoadedSession, record: Record, names: Collection[str]
 ) -> dict[str, object]:
     found = {name: _encoded(toolkit, visit, record, name) for name in names}
     values: dict[str, object] = {}
@@ -327,11 +329,11 @@ def _parts(
             if data is not None:
                 values[name] = codec.decode(data)
         except MalformedRecord:
-            toolkit.note("part-unreadable")
+            toolkit.emit("part-unreadable")
     return values
 
 
-def _encoded(toolkit: Toolkit, visit: RequestVisit, record: Record, name: str) -> bytes | None:
+def _encoded(toolkit: Deployment, visit: LoadedSession, record: Record, name: str) -> bytes | None:
     if name in record.parts:
         return record.parts[name]
     if name in record.spilled:
@@ -340,7 +342,7 @@ def _encoded(toolkit: Toolkit, visit: RequestVisit, record: Record, name: str) -
     return (overflow or {}).get(name)
 
 
-def recalled(toolkit: Toolkit, session_id: bytes, name: str, known: int = 0) -> bytes | None:
+def recalled(toolkit: Deployment, session_id: bytes, name: str, known: int = 0) -> bytes | None:
     """The encoded value of a stored part, at least of the version `known`. Raises StorageError."""
     if toolkit.spiller is None:
         return None

@@ -17,12 +17,12 @@ from .._wire import encoding as chunking
 from .._wire import record as record_codec
 from .._wire import token as sealing
 from .._wire.record import NO_PARTS, OverflowSet, Place, Policy, Record, encode_record
-from ..deployment import Toolkit
+from ..deployment import Deployment
 from ..errors import ConfigurationError, SessionTooLarge
 from ..hooks import Save
 from ..profiles import Budget
 from ..session import Part, Session
-from .load import RequestVisit
+from .load import LoadedSession
 
 # FOLD sealedstate.core_saving
 # The save of most sessions: all of it in the core, so one Set-Cookie line and nothing to plan.
@@ -33,10 +33,10 @@ from .load import RequestVisit
 
 
 def core_line(
-    tools: Toolkit,
+    tools: Deployment,
     session: Session,
     parts: Mapping[str, bytes] | None,
-    visit: RequestVisit,
+    visit: LoadedSession,
     other_bytes: int,
 ) -> str | None:
     """The Set-Cookie field value that carries `session` with these encoded parts.
@@ -59,13 +59,13 @@ def core_line(
     text = tools.tokens.seal_payload(payload, int(now))
     if save is not None:
         followers.before_sending(save)
-    tools.note("saved", session_id=record.id)
+    tools.emit("saved", session_id=record.id)
     cookies = tools.cookies
     return cookies.set_line(cookies.name, text, max_age(tools, record, now))
 
 
 def identity(
-    tools: Toolkit, session: Session, old: Record | None, parts: Mapping[str, bytes], now: float
+    tools: Deployment, session: Session, old: Record | None, parts: Mapping[str, bytes], now: float
 ) -> Record:
     """The record to save, with these parts in its core. `old`: the one that arrived.
 
@@ -79,13 +79,13 @@ def identity(
     return Record(session.raw_id, session.subject, created_at, expires_at, generation, parts)
 
 
-def max_age(tools: Toolkit, record: Record, now: float) -> int | None:
+def max_age(tools: Deployment, record: Record, now: float) -> int | None:
     """The Max-Age of its cookies in seconds; None for those that end with the browser."""
     return max(1, record.expires_at - int(now)) if tools.settings.persistent else None
 
 
 def save_of(
-    session: Session, record: Record, places: Mapping[str, Place], visit: RequestVisit, now: float
+    session: Session, record: Record, places: Mapping[str, Place], visit: LoadedSession, now: float
 ) -> Save:
     """What followers are told of it."""
     opened = visit.opened
@@ -95,7 +95,7 @@ def save_of(
 
 
 def _is_all(
-    tools: Toolkit, session: Session, parts: Mapping[str, bytes], visit: RequestVisit
+    tools: Deployment, session: Session, parts: Mapping[str, bytes], visit: LoadedSession
 ) -> bool:
     """Whether no other cookie, row or id is to be written, deleted or refused."""
     old, settings = visit.record, tools.settings
@@ -107,7 +107,7 @@ def _is_all(
     return not (policies and any(policies.get(name) is Policy.SERVER for name in parts))
 
 
-def _began(tools: Toolkit, subject: str | None, now: float) -> int:
+def _began(tools: Deployment, subject: str | None, now: float) -> int:
     """When a session that begins now counts as begun: after any sign-out of its subject."""
     revocations, settings = tools.revocations, tools.settings
     if subject is None or revocations is None:
@@ -136,9 +136,9 @@ class Saving:
 
     def __init__(
         self,
-        toolkit: Toolkit,
+        toolkit: Deployment,
         session: Session,
-        visit: RequestVisit,
+        visit: LoadedSession,
         other_bytes: int,
     ) -> None:
         self._tools = toolkit
@@ -160,12 +160,12 @@ class Saving:
         self._tools.followers.before_save(save)
         record, text, chunks = self._divided(record, budget, places)
         if not self._old_is_replaced():
-            self._tools.note("not-sent", session_id=record.id, reason="revoked")
+            self._tools.emit("not-sent", session_id=record.id, reason="revoked")
             tell_not_saved(self._tools, self._session, self._visit)
             return []
         self._tools.followers.before_sending(save)
         self._drop_rows_left_before(record)
-        self._tools.note("saved", session_id=record.id)
+        self._tools.emit("saved", session_id=record.id)
         return [*self._written(text, chunks), *self._deleted(text, chunks)]
 
     def _divided(
@@ -300,7 +300,7 @@ class Saving:
             raise ConfigurationError("a part is to be spilled without a storage service")
         expires_at = record.expires_at + tools.settings.skew
         ring, merge = tools.tokens.keyring(), self._merge_of(row.name)
-        tools.note("spilled", session_id=record.id)
+        tools.emit("spilled", session_id=record.id)
         version = tools.spiller.spill(
             row, part.encoded, known, part.saved, ring, self._now, expires_at, merge
         )
@@ -448,7 +448,7 @@ class Saving:
         return SessionTooLarge(sizes, chunking.token_bytes(budget.core_chars), why)
 
 
-def tell_not_saved(tools: Toolkit, session: Session, visit: RequestVisit) -> None:
+def tell_not_saved(tools: Deployment, session: Session, visit: LoadedSession) -> None:
     """Tell all followers that a logout came first. Raises StorageError."""
     if visit.record is not None:
         tools.followers.not_saved(session, visit.record.id, tools.now())

@@ -51,5 +51,7 @@ class Rows:
             self.refused(context, error.reason)
             raise
 
-    def _place(self, context: str, key: str, version: int) -> sealing.SealedFor:
-        return sealing.SealedFor("stored", self.realm, (context, key, version.to_bytes(8, "big")))
+    def _place(self, context: str, key: str, version: int) -> sealing.TokenContext:
+        return sealing.TokenContext(
+            "stored", self.realm, (context, key, version.to_bytes(8, "big"))
+        )

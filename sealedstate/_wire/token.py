@@ -96,7 +96,7 @@ ENTROPY_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
-class SealedFor:
+class TokenContext:
     """What a token is sealed for. It opens nowhere else."""
 
     purpose: str
@@ -125,7 +125,7 @@ class Opened(NamedTuple):
         return f"<Opened, sealed at {self.sealed_at} under {self.key!r}>"
 
 
-def seal(payload: bytes, place: SealedFor, key: Key, sealed_at: int, entropy: bytes) -> bytes:
+def seal(payload: bytes, place: TokenContext, key: Key, sealed_at: int, entropy: bytes) -> bytes:
     """Seal `payload` for `place` under `key`. `entropy` is 32 random bytes."""
     if len(entropy) != ENTROPY_BYTES:
         raise ValueError(f"seal needs {ENTROPY_BYTES} bytes of entropy")
@@ -138,7 +138,7 @@ def seal(payload: bytes, place: SealedFor, key: Key, sealed_at: int, entropy: by
     return header + encrypt(plaintext, place.context + header, nonce, secret)
 
 
-def open_token(token: bytes, place: SealedFor, keyring: Keyring, now: int) -> Opened:
+def open_token(token: bytes, place: TokenContext, keyring: Keyring, now: int) -> Opened:
     """The payload of `token`, sealed for `place`. Raises UnreadableError of some kind.
 
     `now` (epoch seconds) decides whether the key is still in use, nothing else.

@@ -15,7 +15,7 @@ from .._stored.table import Rows
 from ..errors import ConfigurationError, OperatorError
 from ..settings import Settings
 from ..sso import Consent, ConsentStore
-from ..sso.deployment import Deployment
+from ..sso.deployment import SsoDeployment
 from .keys.source import add_options, configured, keyring_of, ring_of, store_of
 from .output import exact, iso, many, plain, show
 
@@ -56,7 +56,7 @@ def _run(act: Action, given: argparse.Namespace) -> int:
 def _consents(settings: Settings, given: argparse.Namespace) -> ConsentStore:
     ring = keyring_of(settings, ring_of(settings, given))
     rows = Rows(settings.realm, settings.random)
-    return ConsentStore(Deployment(store_of(settings), rows, lambda: ring, settings.skew))
+    return ConsentStore(SsoDeployment(store_of(settings), rows, lambda: ring, settings.skew))
 
 
 def _list(consents: ConsentStore, now: float, given: argparse.Namespace) -> None:

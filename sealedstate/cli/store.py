@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import ConfigurationError, StorageError
 from ..settings import ENVIRONMENT_PREFIX, environment
-from ..storage import USES, SplitStorage, Storage, open_storage, unmet
-from ..storage.requirements import DECLARED, Use, as_markdown, as_rows, store_name, try_out
+from ..storage import USES, RoutedStorage, Storage, open_storage, unmet
+from ..storage.requirements import DECLARED, Use, as_markdown, as_rows, probe_writes, store_name
 from ..storage.routing import different, store_of
 
 Action: TypeAlias = Callable[[Storage, argparse.Namespace], int]
@@ -101,7 +101,7 @@ def _ping(store: Storage, _: argparse.Namespace) -> int:
 def _check(store: Storage, given: argparse.Namespace) -> int:
     store.ping()
     parts = _parts(store)
-    failures = [try_out(part.store, time.time(), secrets.token_hex(16)) for part in parts]
+    failures = [probe_writes(part.store, time.time(), secrets.token_hex(16)) for part in parts]
     findings = {use.title: _missing(use, store) for use in USES.values()}
     if given.json:
         print(json.dumps(_as_json(parts, failures, findings)))
@@ -120,7 +120,7 @@ class _Part(NamedTuple):
 
 
 def _parts(store: Storage) -> list[_Part]:
-    named = store.contexts if isinstance(store, SplitStorage) else []
+    named = store.contexts if isinstance(store, RoutedStorage) else []
     contexts = dict.fromkeys([*CONTEXTS, *named, OTHERS])
     places = [(context, store_of(context, store)) for context in contexts]
     return [

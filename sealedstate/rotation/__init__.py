@@ -10,13 +10,13 @@ from .document import RingUnreadable, dump_ring, parse_ring
 from .ring import (
     DEFAULT_RELOAD_EVERY,
     DEFAULT_ROTATE_EVERY,
-    DisplacedRing,
     Ring,
-    RingHome,
     RingKey,
+    RingReplaced,
+    RingStorage,
     Schedule,
     Tombstone,
-    least_announce,
+    minimum_announce,
 )
 from .transitions import (
     disabled,
@@ -34,10 +34,10 @@ from .transitions import (
 __all__ = [
     "DEFAULT_RELOAD_EVERY",
     "DEFAULT_ROTATE_EVERY",
-    "DisplacedRing",
     "Ring",
-    "RingHome",
     "RingKey",
+    "RingReplaced",
+    "RingStorage",
     "RingUnreadable",
     "Schedule",
     "Tombstone",
@@ -49,7 +49,7 @@ __all__ = [
     "lasting_destroyed",
     "lasting_replaced",
     "lasting_rotated",
-    "least_announce",
+    "minimum_announce",
     "parse_ring",
     "revoked",
     "revoked_before",

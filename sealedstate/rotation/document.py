@@ -35,7 +35,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeVar
 
 from .._wire.encoding import from_text, to_text
-from .._wire.token import ENTROPY_BYTES, SealedFor, open_token, seal
+from .._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
 from ..errors import CapacityError, ConfigurationError, OperatorError, UnreadableError
 from ..keyring import KID_BYTES, Key, Keyring, check_secret, secret_from_text, secret_to_text
 from ..storage.contract import Clock
@@ -191,15 +191,15 @@ def _kek(named: str | None, wrapping: Keyring | None) -> Key | None:
     return kek
 
 
-def _unwrapped(text: str, place: SealedFor, wrapping: Keyring, now: int) -> bytes:
+def _unwrapped(text: str, place: TokenContext, wrapping: Keyring, now: int) -> bytes:
     try:
         return open_token(from_text(_a(str, text)), place, wrapping, now).payload
     except UnreadableError as error:
         raise RingUnreadable(f"a wrapped secret does not open ({error.reason})") from None
 
 
-def _place(ring_id: str, name: str) -> SealedFor:
-    return SealedFor("ring-secret", ring_id, (name,))
+def _place(ring_id: str, name: str) -> TokenContext:
+    return TokenContext("ring-secret", ring_id, (name,))
 
 
 def _checksum(document: Mapping[str, Any], kek: Key | None) -> str:
@@ -302,7 +302,7 @@ def _kind(error: Exception) -> str:
 # bytes are kept.
 
 
-class RingText:
+class RingCodec:
     """The documents of one place, which errors call `where`.
 
     `wrapping`: the key-encryption keys, of which the first wraps; None where secrets are in clear.

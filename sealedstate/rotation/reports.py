@@ -66,7 +66,7 @@ class Report:
         return report
 
 
-class ReportBoard(Protocol):
+class ReportStore(Protocol):
     """Where reports hang. Both methods may raise OperatorError."""
 
     def put(self, report: Report, expires_at: float) -> None:
@@ -78,7 +78,7 @@ class ReportBoard(Protocol):
         ...
 
 
-class ReportFolder:
+class FileReports:
     """Reports as files of a directory."""
 
     def __init__(self, path: Path) -> None:
@@ -108,7 +108,7 @@ class ReportFolder:
                     file.unlink()
 
 
-class ReportRows:
+class StoredReports:
     """Reports as rows of a store, sealed by the key that wraps the ring.
 
     By none of the ring's own: a node with another ring is just what they are to show.

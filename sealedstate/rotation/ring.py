@@ -88,7 +88,7 @@ class Schedule:
         )
 
 
-def least_announce(reload_every: int, skew: int) -> int:
+def minimum_announce(reload_every: int, skew: int) -> int:
     """The announcement that is right where nobody says another: two reloads may fail."""
     return max(LEAST_ANNOUNCE, 2 * reload_every + skew)
 
@@ -208,7 +208,7 @@ def _ever_seals(key: RingKey) -> bool:
 # Knows the shape, and nothing of either.
 
 
-class DisplacedRing(OperatorError):
+class RingReplaced(OperatorError):
     """What is there is not the ring that was there last, but `ring`: an older copy, or another."""
 
     def __init__(self, message: str, ring: Ring) -> None:
@@ -217,11 +217,11 @@ class DisplacedRing(OperatorError):
 
 
 @runtime_checkable
-class RingHome(Protocol):
+class RingStorage(Protocol):
     """One place that holds at most one ring.
 
     Every method may raise OperatorError: the place can't be reached, or what is there is no ring of
-    ours (RingUnreadable), or not the one that the place remembers (DisplacedRing). Nothing that it
+    ours (RingUnreadable), or not the one that the place remembers (RingReplaced). Nothing that it
     raises or says holds a secret.
     """
 

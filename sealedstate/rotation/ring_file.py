@@ -34,8 +34,8 @@ from pathlib import Path
 from ..errors import ConfigurationError, OperatorError
 from ..keyring import Keyring
 from ..storage.contract import Clock
-from . import DisplacedRing, Ring, RingUnreadable
-from .document import MAX_BYTES, RingText
+from . import Ring, RingReplaced, RingUnreadable
+from .document import MAX_BYTES, RingCodec
 
 if sys.platform != "win32":
     import fcntl
@@ -50,7 +50,7 @@ _log = getLogger("sealedstate.keys")
 
 
 class RingFile:
-    """A `RingHome` in the file at `path`. `timeout`: seconds to wait for another writer.
+    """A `RingStorage` in the file at `path`. `timeout`: seconds to wait for another writer.
 
     `wrapping`: the key-encryption keys, of which the first wraps; None where the file itself is
     kept secret. `takes_clear`: whether a ring in clear is read all the same, to be wrapped.
@@ -74,7 +74,7 @@ class RingFile:
         self._path = Path(path).absolute()  # even if the process moves to another directory
         self._lock = self._beside(".lock")
         where = f"the ring file {self._path}"
-        self._text = RingText(where, wrapping, random, clock, takes_clear)
+        self._text = RingCodec(where, wrapping, random, clock, takes_clear)
         self._random = random
         self._timeout = timeout
         self._may_warn = wrapping is None
@@ -89,11 +89,11 @@ class RingFile:
             marker = self._remembered()  # first: it never says more than the file that comes next
             ring = self._text.read(self._read())
         if ring is not None and marker and not _continues(ring, marker):
-            raise DisplacedRing(self._told_of(ring, marker), ring)
+            raise RingReplaced(self._told_of(ring, marker), ring)
         return ring
 
     def write(self, ring: Ring, after: Ring | None) -> bool:
-        """As `RingHome`. Where the file has vanished, only what was there is put back."""
+        """As `RingStorage`. Where the file has vanished, only what was there is put back."""
         with self._told(), self._locked() as lock:
             self._refuse_link()
             content = self._whole(lock, ring, after)

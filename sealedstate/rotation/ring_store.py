@@ -23,14 +23,14 @@ from ..errors import ConfigurationError, OutcomeUnknown, StorageError, VersionMi
 from ..keyring import Keyring, length_prefixed
 from ..storage.contract import Clock, Storage, Stored, next_version
 from . import Ring
-from .document import RingText, too_large
+from .document import RingCodec, too_large
 
 CONTEXT = "sealedstate.ring"
 KEK_VARIABLE = "SEALEDSTATE_KEK"
 
 
-class RingStore:
-    """A `RingHome` in `storage`, for the deployment `realm`.
+class StoredRing:
+    """A `RingStorage` in `storage`, for the deployment `realm`.
 
     `wrapping`: the key-encryption keys, of which the first wraps. Raises ConfigurationError without
     one. Errors of the store are StorageErrors, and so OperatorErrors.
@@ -51,7 +51,7 @@ class RingStore:
             )
         self._storage = storage
         self._key = row_key(realm)
-        self._text = RingText(f"the ring of realm {realm!r} in the store", wrapping, random, clock)
+        self._text = RingCodec(f"the ring of realm {realm!r} in the store", wrapping, random, clock)
         self._clock = clock
 
     @property
@@ -63,7 +63,7 @@ class RingStore:
         return self._text.read(_value(self._stored()))
 
     def write(self, ring: Ring, after: Ring | None) -> bool:
-        """As `RingHome`. OutcomeUnknown where it is not known whether `ring` is or gets in."""
+        """As `RingStorage`. OutcomeUnknown where it is not known whether `ring` is or gets in."""
         stored = self._stored()
         if self._text.read(_value(stored)) != after:
             return False

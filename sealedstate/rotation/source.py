@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from ..errors import ConfigurationError, OperatorError, StorageUnavailable
-from ..events import Journal
+from ..events import EventLog
 from ..keyring import Keyring
-from . import DisplacedRing, Ring, RingHome, RingUnreadable, Schedule, founded, is_due, rotated
-from .reports import Report, ReportBoard
+from . import Ring, RingReplaced, RingStorage, RingUnreadable, Schedule, founded, is_due, rotated
+from .reports import Report, ReportStore
 
 # Of unknown kids, however many come, one a second makes this process look for a new ring.
 SEEK_SECONDS = 1.0
@@ -41,7 +41,7 @@ REPORTS_KEPT = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Tending:
+class RotationConfig:
     """How a process uses and tends a ring. Durations in seconds.
 
     `schedule`: by which it rotates; `lifetime`: how long what it seals can be used; `skew`: how far
@@ -59,7 +59,7 @@ class Tending:
     random: Callable[[int], bytes]
 
 
-class RotatingKeys:
+class RotatingKeySource:
     """A key source over `home`. Raises ConfigurationError or OperatorError when made.
 
     `board`: where the tending thread reports. `founds`: whether a missing ring is made at the
@@ -68,10 +68,10 @@ class RotatingKeys:
 
     def __init__(
         self,
-        home: RingHome,
-        tending: Tending,
-        journal: Journal,
-        board: ReportBoard | None = None,
+        home: RingStorage,
+        tending: RotationConfig,
+        journal: EventLog,
+        board: ReportStore | None = None,
         founds: bool = False,
     ) -> None:
         self.home = home
@@ -120,7 +120,7 @@ class RotatingKeys:
         self._look()
         try:
             if self._lost and self.home.write(self._ring, self._lost[0]):
-                self._journal.note("ring-restored", level=logging.WARNING)
+                self._journal.emit("ring-restored", level=logging.WARNING)
             self.rotate()
         except OperatorError as error:
             if self._lost is None:  # else it was said already what is there
@@ -138,7 +138,7 @@ class RotatingKeys:
             next_ring = rotated(ring, tending.schedule, now, tending.random, force)
             if self.home.write(next_ring, ring):
                 self._adopt(next_ring)
-                self._journal.note("ring-rotated", kid=next_ring.keys[0].kid)
+                self._journal.emit("ring-rotated", kid=next_ring.keys[0].kid)
                 return True
             self._look()
             if self._ring is ring:
@@ -183,7 +183,7 @@ class RotatingKeys:
             self._lost = (found,) if found is None or self._is_former(found) else None
             if self._is_next(found):
                 self._adopt(found)
-                self._journal.note("ring-reloaded")
+                self._journal.emit("ring-reloaded")
         except OperatorError as error:
             self._lost = self._left_by(error)
             self._complain(f"the ring can't be loaded: {error}")
@@ -214,7 +214,7 @@ class RotatingKeys:
         """What may be there instead of ours: a former state of it, or what is no ring any more."""
         if isinstance(error, RingUnreadable):
             return (None,)
-        if isinstance(error, DisplacedRing) and self._is_former(error.ring):
+        if isinstance(error, RingReplaced) and self._is_former(error.ring):
             return (error.ring,)
         return None
 
@@ -230,7 +230,7 @@ class RotatingKeys:
     def _complain(self, problem: str) -> None:
         """Once for each problem, not once for each look at it."""
         if problem != self._complaint:
-            self._journal.note("ring-refused", detail=problem, level=logging.ERROR)
+            self._journal.emit("ring-refused", detail=problem, level=logging.ERROR)
         self._complaint = problem
 
     # --- reporting ------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ class RotatingKeys:
         try:
             self._board.put(report, report.at + REPORTS_KEPT * self.tending.reload_every)
         except OperatorError as error:
-            self._journal.note("report-failed", detail=str(error))
+            self._journal.emit("report-failed", detail=str(error))
 
     # --- the tending thread ---------------------------------------------------------------------
 

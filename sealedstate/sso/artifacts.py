@@ -34,7 +34,7 @@ from ..errors import (
 from ..keyring import length_prefixed
 from ..settings import Settings
 from ..storage.contract import Stored, millis, next_version, utf8
-from .deployment import Deployment
+from .deployment import SsoDeployment
 
 CONTEXT = "sealedstate.sso.artifact"
 HANDLE_BYTES = 20
@@ -48,12 +48,12 @@ log = logging.getLogger("sealedstate")
 class ArtifactStore:
     """The messages that wait to be fetched, on all nodes of one deployment."""
 
-    deployment: Deployment
+    deployment: SsoDeployment
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """That of `settings`. Raises ConfigurationError: no store, or an unfit one."""
-        return cls(Deployment.of(settings, "artifacts"))
+        return cls(SsoDeployment.of(settings, "artifacts"))
 
     @property
     def message_bytes(self) -> int:

@@ -35,7 +35,7 @@ from ..errors import (
 )
 from ..settings import Settings
 from ..storage.contract import LAST_VERSION, LATEST, Stored, millis, next_version
-from .deployment import Deployment
+from .deployment import SsoDeployment
 from .logins import check_text
 
 CONTEXT = "sealedstate.sso.consent"
@@ -95,12 +95,12 @@ class ConsentStore:
     years. Subjects are those of sessions; another raises UnsupportedValue.
     """
 
-    deployment: Deployment
+    deployment: SsoDeployment
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """That of `settings`. Raises ConfigurationError: no store, an unfit one, no lookup key."""
-        deployment = Deployment.of(settings, "consent")
+        deployment = SsoDeployment.of(settings, "consent")
         deployment.lookup()
         return cls(deployment)
 

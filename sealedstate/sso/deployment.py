@@ -18,13 +18,13 @@ from ..errors import ConfigurationError
 from ..keyring import Keyring, length_prefixed
 from ..settings import Settings
 from ..storage import Storage
-from ..storage.check import Fitness
+from ..storage.check import StorageCheck
 
 log = logging.getLogger("sealedstate")
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
+class SsoDeployment:
     """All nodes that share a store, a ring and a realm.
 
     `keyring` tells the ring in force; `skew` (seconds) is how far clocks may differ. `answered` is
@@ -46,14 +46,14 @@ class Deployment:
         """
         if settings.store is None:
             raise ConfigurationError(f"storage: {use} needs one, and none is set")
-        fitness = Fitness(settings.store, (use,), settings.tolerate)
+        fitness = StorageCheck(settings.store, (use,), settings.tolerate)
         fitness.check()
         return cls(
             settings.store,
             Rows(settings.realm, settings.random, _teller(settings)),
             settings.key_source.keyring,
             settings.skew,
-            fitness.look_again,
+            fitness.recheck,
         )
 
     def hashed_name(self, kind: str, secret: bytes) -> str:
@@ -88,7 +88,7 @@ def _text(message: bytes, secret: bytes) -> str:
 
 def _teller(settings: Settings) -> Callable[[str, str], None]:
     def refused(context: str, reason: str) -> None:
-        settings.journal.note("row-refused", reason)
+        settings.journal.emit("row-refused", reason)
         log.warning("a stored value is refused: context=%s reason=%s", context, reason)
 
     return refused

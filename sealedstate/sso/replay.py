@@ -24,7 +24,7 @@ from typing import Self
 from ..errors import ConfigurationError, OutcomeUnknown, StorageError
 from ..settings import Settings
 from ..storage.contract import millis, next_version
-from .deployment import Deployment
+from .deployment import SsoDeployment
 
 CONTEXT = "sealedstate.sso.replay"
 CLAIM_BYTES = 16
@@ -41,7 +41,7 @@ class ReplayCache:
     for it would have to be remembered for so long.
     """
 
-    deployment: Deployment
+    deployment: SsoDeployment
     longest: int = LONGEST
 
     def __post_init__(self) -> None:
@@ -54,7 +54,7 @@ class ReplayCache:
 
         Raises ConfigurationError: no store, an unfit one, no lookup key, no such `longest`.
         """
-        deployment = Deployment.of(settings, "replay")
+        deployment = SsoDeployment.of(settings, "replay")
         deployment.lookup()
         return cls(deployment, longest)
 

@@ -31,7 +31,7 @@ from ..errors import (
     UnreadableError,
     VersionMismatch,
 )
-from ..hooks import Follower, Save
+from ..hooks import Save, SessionHooks
 from ..keeper import Keeper
 from ..keyring import length_prefixed
 from ..storage.contract import next_version
@@ -60,7 +60,7 @@ class LiveSession:
 _Sessions: TypeAlias = list[LiveSession]
 
 
-class SessionRegistry(Follower):
+class SessionRegistry(SessionHooks):
     """The live sessions of all nodes that have one of these. Made once, it follows every save.
 
     `where` names this node; `every` (seconds) bounds how often a session's row is written. Raises

@@ -16,9 +16,9 @@ from .cache import CachedStorage
 from .contract import Capabilities, Clock, Storage, Stored
 from .memory import MemoryStorage
 from .requirements import USES, mismatch, unmet
-from .routing import SplitStorage
+from .routing import RoutedStorage
 from .sqlite import SQLiteStorage
-from .typed import ObjectView, Serializer
+from .typed import Serializer, TypedStorage
 from .urls import split_path, split_url, urls_of
 
 __all__ = [
@@ -26,12 +26,12 @@ __all__ = [
     "CachedStorage",
     "Capabilities",
     "MemoryStorage",
-    "ObjectView",
+    "RoutedStorage",
     "SQLiteStorage",
     "Serializer",
-    "SplitStorage",
     "Storage",
     "Stored",
+    "TypedStorage",
     "mismatch",
     "open_storage",
     "unmet",
@@ -82,7 +82,7 @@ def _open_split(urls: Mapping[str, str], clock: Clock) -> Storage:
     # Contexts that name the same URL share one store, and so its connections.
     opened = {url: _open_url(url, clock) for url in set(urls.values())}
     contexts = {context: opened[url] for context, url in urls.items() if context != "*"}
-    return SplitStorage(opened[urls["*"]], contexts)
+    return RoutedStorage(opened[urls["*"]], contexts)
 
 
 def _check_contexts(contexts: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 C = TypeVar("C")
 
 
-class Idle(Generic[C]):
+class ConnectionStack(Generic[C]):
     """Idle connections, the last one used first.
 
     `is_quiet`: whether a connection stands and nothing came in that nobody asked for. `close` must

@@ -23,7 +23,7 @@ from .routing import different, store_of
 log = logging.getLogger("sealedstate")
 
 
-class Fitness:
+class StorageCheck:
     """Judges `storage` by `uses`, titles of what is kept in it.
 
     `tolerated`: titles of uses for which a store may fall short of what they need.
@@ -54,7 +54,7 @@ class Fitness:
         if refused:
             raise ConfigurationError(f"storage: {'. '.join(refused.values())}.{_advice(refused)}")
 
-    def look_again(self) -> None:
+    def recheck(self) -> None:
         """After a store has answered: judge those that were not known before, or have changed.
 
         Costs next to nothing else. Of many threads one does it.

@@ -268,8 +268,8 @@ class CookieStorage:
         entropy = service.random(sealing.ENTROPY_BYTES)
         return chunking.to_text(sealing.seal(maps.encoded(), self._place(), key, now, entropy))
 
-    def _place(self) -> sealing.SealedFor:
-        return sealing.SealedFor("map", self._service.realm, (self._service.cookies.name,))
+    def _place(self) -> sealing.TokenContext:
+        return sealing.TokenContext("map", self._service.realm, (self._service.cookies.name,))
 
 
 @dataclass(slots=True)

@@ -231,7 +231,7 @@ _VALUE = b"a trial"
 _Step = tuple[str, Callable[[], object], object]
 
 
-def try_out(store: Storage, now: float, key: str) -> str | None:
+def probe_writes(store: Storage, now: float, key: str) -> str | None:
     """What the store fails at, and why; None where it takes writes.
 
     Writes, reads, changes and deletes a record under `key`, which nobody else uses, and where the

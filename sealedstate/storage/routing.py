@@ -12,7 +12,7 @@ from typing import Literal
 from .contract import Capabilities, Storage, Stored, Unchanged
 
 
-class SplitStorage:
+class RoutedStorage:
     """Sends each context to its own store, and every other context to `default`.
 
     Its capabilities are what all of them have; `store_of` tells the one that a context lives in.
@@ -108,7 +108,7 @@ class SplitStorage:
 
 def store_of(context: str, storage: Storage) -> Storage:
     """The store that a context really lives in, through all splits."""
-    while isinstance(storage, SplitStorage):
+    while isinstance(storage, RoutedStorage):
         storage = storage.store_of(context)
     return storage
 

@@ -35,7 +35,7 @@ class Found(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class ObjectView(Generic[T]):
+class TypedStorage(Generic[T]):
     """The objects of `context`. Proposes the versions, so that callers need not."""
 
     storage: Storage

@@ -49,14 +49,14 @@ pytest.register_assert_rewrite(
     f"{__name__}.faults",
 )
 
-from .clock import KitClock
+from .clock import FakeClock
 from .faults import LostReplies, Outages
 from .indexes import Indexes
 from .names import Contexts, Names
 from .races import Races
 from .records import Expiry, Records
 
-__all__ = ["KitClock", "StorageContract"]
+__all__ = ["FakeClock", "StorageContract"]
 
 _HOOKS = {"outage": Outages, "lost_reply": LostReplies}
 

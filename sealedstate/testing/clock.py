@@ -23,7 +23,7 @@ def tries(seconds: float) -> Iterator[int]:
         time.sleep(0.005)
 
 
-class KitClock:
+class FakeClock:
     """Seconds since the epoch. It can be carried into another process."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class KitClock:
         return time.time() + self._offset if self._stopped_at is None else self._stopped_at
 
     def __repr__(self) -> str:
-        return f"<KitClock at {self.now} ms>"
+        return f"<FakeClock at {self.now} ms>"
 
     @property
     def now(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from ..errors import CapacityError
 from ..storage.contract import LATEST, Storage, Stored
-from .clock import KitClock
+from .clock import FakeClock
 from .names import ODD_NAMES
 from .records import DAY, gone_at
 from .suite import MINUTE, RACERS, Suite, at_once, in_turns, insist, undeclared, write
@@ -20,7 +20,7 @@ EACH = 5
 
 
 def add_members(
-    store: Storage, clock: KitClock, racer: int, meet: Meet, context: str, each: int
+    store: Storage, clock: FakeClock, racer: int, meet: Meet, context: str, each: int
 ) -> None:
     for number in range(each):
         meet()
@@ -28,7 +28,7 @@ def add_members(
 
 
 def remove_members(
-    store: Storage, clock: KitClock, racer: int, meet: Meet, context: str
+    store: Storage, clock: FakeClock, racer: int, meet: Meet, context: str
 ) -> list[bool]:
     removed = []
     for name in "abcdef":
@@ -39,7 +39,7 @@ def remove_members(
 
 class Indexes(Suite):
     def test_members_come_back_with_their_expiries(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return
@@ -52,7 +52,7 @@ class Indexes(Suite):
         assert store.members(context + "2", "k") == {}
 
     def test_each_member_lives_until_its_own_expiry(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return
@@ -69,7 +69,7 @@ class Indexes(Suite):
         assert store.members(context, "k") == {"permanent": None}
 
     def test_adding_a_member_again_changes_when_it_expires(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return
@@ -106,7 +106,7 @@ class Indexes(Suite):
         assert store.members(context, "k") == {}
 
     def test_an_index_and_a_record_of_one_name_share_nothing(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return
@@ -125,7 +125,7 @@ class Indexes(Suite):
             assert list(store.keys(context)) == [], "an index is no record"
 
     def test_touching_a_context_leaves_its_indexes_alone(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context) or not store.capabilities.contexts:
             return
@@ -170,7 +170,7 @@ class Indexes(Suite):
         assert store.members(context, "k") == {}
 
     def test_reaping_takes_no_live_member(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return
@@ -183,7 +183,7 @@ class Indexes(Suite):
         assert store.members(context, "k") == expected
 
     def test_members_that_many_add_at_once_are_all_there(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return
@@ -193,7 +193,7 @@ class Indexes(Suite):
         assert set(store.members(context, "k")) == expected, "members were lost"
 
     def test_of_many_who_remove_one_member_one_wins(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return

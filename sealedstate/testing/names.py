@@ -13,7 +13,7 @@ import pytest
 
 from ..errors import CapacityError, StorageError
 from ..storage.contract import Storage, Stored
-from .clock import KitClock
+from .clock import FakeClock
 from .records import gone_at
 from .suite import MINUTE, Suite, at_once, in_turns, read, undeclared, write
 
@@ -220,7 +220,7 @@ class Names(Suite):
 
 class Contexts(Suite):
     def test_touching_a_context_moves_its_live_records_and_no_others(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_touching(store, context):
             return
@@ -240,7 +240,7 @@ class Contexts(Suite):
         assert store.read(context, "permanent") is None
 
     def test_a_touched_context_becomes_permanent_and_finite_again(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_touching(store, context):
             return
@@ -262,7 +262,7 @@ class Contexts(Suite):
         write(store, context, "k")
 
     def test_deleting_a_context_deletes_all_of_it_and_no_other(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         places = [(f"{context}{end}", key) for end in ("", "2", "\0", " ") for key in "ab"]
         for where, key in [*places, (context.upper(), "a")]:
@@ -288,7 +288,7 @@ class Contexts(Suite):
     # --- keys ---
 
     def test_the_keys_of_a_context_are_its_live_ones(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_keys(store, context):
             return

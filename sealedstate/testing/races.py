@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from ..errors import StorageError, VersionMismatch
 from ..storage.contract import Storage, Stored
-from .clock import KitClock
+from .clock import FakeClock
 from .suite import MINUTE, RACERS, Suite, insist, is_shared, read, write
 from .workers import Meet, forked, in_threads
 
@@ -36,25 +36,31 @@ def win_all(act: Callable[[str], bool], meet: Meet) -> list[bool]:
     return won
 
 
-def create_all(store: Storage, clock: KitClock, racer: int, meet: Meet, context: str) -> list[bool]:
+def create_all(
+    store: Storage, clock: FakeClock, racer: int, meet: Meet, context: str
+) -> list[bool]:
     value = str(racer).encode()
     return win_all(lambda key: store.create(context, key, value, None, 1), meet)
 
 
-def update_all(store: Storage, clock: KitClock, racer: int, meet: Meet, context: str) -> list[bool]:
+def update_all(
+    store: Storage, clock: FakeClock, racer: int, meet: Meet, context: str
+) -> list[bool]:
     value = str(racer).encode()
     return win_all(lambda key: store.update(context, key, value, None, 2 + racer, 1), meet)
 
 
-def delete_all(store: Storage, clock: KitClock, racer: int, meet: Meet, context: str) -> list[bool]:
+def delete_all(
+    store: Storage, clock: FakeClock, racer: int, meet: Meet, context: str
+) -> list[bool]:
     return win_all(lambda key: store.delete(context, key, 1), meet)
 
 
-def take_all(store: Storage, clock: KitClock, racer: int, meet: Meet, context: str) -> list[bool]:
+def take_all(store: Storage, clock: FakeClock, racer: int, meet: Meet, context: str) -> list[bool]:
     return win_all(lambda key: store.delete(context, key), meet)
 
 
-def count_up(store: Storage, clock: KitClock, racer: int, meet: Meet, context: str) -> None:
+def count_up(store: Storage, clock: FakeClock, racer: int, meet: Meet, context: str) -> None:
     for _ in range(COUNTS):
         meet()
         while not wins(_count_one, store, context):
@@ -68,7 +74,7 @@ def _count_one(store: Storage, context: str) -> bool:
 
 
 def write_or_read(
-    store: Storage, clock: KitClock, racer: int, meet: Meet, context: str, size: int
+    store: Storage, clock: FakeClock, racer: int, meet: Meet, context: str, size: int
 ) -> None:
     """Half of the racers overwrite, the others look for what nobody wrote."""
     for version in range(2, 2 + len(KEYS)):
@@ -88,7 +94,7 @@ def whole(version: int, size: int) -> Stored:
 
 
 def delete_or_disturb(
-    store: Storage, clock: KitClock, racer: int, meet: Meet, context: str
+    store: Storage, clock: FakeClock, racer: int, meet: Meet, context: str
 ) -> None:
     """One racer deletes contexts, while the others change what lives in them."""
     disturb = DISTURBANCES[racer % len(DISTURBANCES)]
@@ -114,16 +120,16 @@ DISTURBANCES: list[Callable[[Storage, str, int], object]] = [
 ]
 
 
-def prepare(store: Storage, clock: KitClock, racer: int, meet: Meet) -> None:
+def prepare(store: Storage, clock: FakeClock, racer: int, meet: Meet) -> None:
     meet()
     insist(store.prepare)
 
 
-def read_k(store: Storage, clock: KitClock, racer: int, context: str) -> Stored | None:
+def read_k(store: Storage, clock: FakeClock, racer: int, context: str) -> Stored | None:
     return store.read(context, "k")
 
 
-def write_from_elsewhere(store: Storage, clock: KitClock, racer: int, context: str) -> None:
+def write_from_elsewhere(store: Storage, clock: FakeClock, racer: int, context: str) -> None:
     assert store.update(context, "k", b"theirs", clock.now + MINUTE, 2, expected=1) is True
     if store.capabilities.indexes:
         store.add_member(context, "k", "theirs", None)
@@ -131,7 +137,7 @@ def write_from_elsewhere(store: Storage, clock: KitClock, racer: int, context: s
 
 class Races(Suite):
     def test_of_many_who_create_one_record_one_wins(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         won = self.race(store, clock, create_all, context)
         for key, answers in zip(KEYS, zip(*won, strict=True), strict=True):
@@ -139,7 +145,7 @@ class Races(Suite):
             assert read(store, context, key).value == str(answers.index(True)).encode()
 
     def test_of_many_who_update_one_version_one_wins(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         for key in KEYS:
             write(store, context, key)
@@ -150,7 +156,7 @@ class Races(Suite):
             assert store.read(context, key) == Stored(str(winner).encode(), 2 + winner, None)
 
     def test_of_many_who_delete_one_version_one_wins(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         for key in KEYS:
             write(store, context, key)
@@ -159,7 +165,7 @@ class Races(Suite):
         assert winners == [1] * len(KEYS), f"winners by key: {winners}"
 
     def test_of_many_who_delete_one_record_one_wins(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         for key in KEYS:
             write(store, context, key)
@@ -168,7 +174,7 @@ class Races(Suite):
         assert winners == [1] * len(KEYS), f"winners by key: {winners}"
 
     def test_a_counter_that_many_raise_by_checked_updates_loses_none(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         write(store, context, "counter", b"0")
         self.race(store, clock, count_up, context)
@@ -176,7 +182,7 @@ class Races(Suite):
         assert store.read(context, "counter") == Stored(str(raised).encode(), 1 + raised, None)
 
     def test_readers_see_whole_writes_only(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         size = min(5000, store.capabilities.value_bytes)
         first = whole(1, size)
@@ -185,7 +191,7 @@ class Races(Suite):
         assert store.read(context, "k") == whole(1 + len(KEYS), size)
 
     def test_what_lives_when_its_context_is_deleted_is_never_read_again(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         contexts = [f"{context}-{number}" for number in range(CONTEXTS)]
         for where in contexts:
@@ -194,7 +200,7 @@ class Races(Suite):
         assert [store.read(where, "k") for where in contexts] == [None] * CONTEXTS
 
     def test_preparing_again_and_by_many_at_once_is_harmless(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         write(store, context, "k")
         self.race(store, clock, prepare)
@@ -202,7 +208,7 @@ class Races(Suite):
         assert store.read(context, "k") == Stored(b"v", 1, None)
 
     def test_what_one_process_writes_every_other_sees(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if not is_shared(store):
             return self.assert_harmless_in_a_fork(store, context)

@@ -21,7 +21,7 @@ from ..storage.contract import (
     Stored,
     next_version,
 )
-from .clock import KitClock
+from .clock import FakeClock
 from .suite import MINUTE, Suite, read, told_by_mismatch, undeclared, write
 
 # Every operation on a record that is absent, and its answer.
@@ -110,7 +110,7 @@ class Records(Suite):
 
     @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
     def test_a_value_comes_back_byte_by_byte(
-        self, store: Storage, clock: KitClock, context: str, value: bytes
+        self, store: Storage, clock: FakeClock, context: str, value: bytes
     ) -> None:
         expires_at, version = clock.now + MINUTE, next_version(clock())
         value = value[: store.capabilities.value_bytes - 1]
@@ -120,7 +120,7 @@ class Records(Suite):
         assert store.read(context, "k") == Stored(value + b"!", version + 1, expires_at)
 
     def test_create_leaves_a_live_record_alone(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         expires_at = clock.now + MINUTE
         write(store, context, "k", b"first", expires_at, 1)
@@ -166,7 +166,7 @@ class Records(Suite):
     # --- update and delete ---
 
     def test_an_update_overwrites_value_version_and_expiry(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         expires_at = clock.now + MINUTE
         write(store, context, "k", b"old")
@@ -194,7 +194,7 @@ class Records(Suite):
         assert store.read(context, "k") == Stored(b"v", 10, None), "a refused update has written"
 
     def test_moving_the_expiry_changes_neither_value_nor_version(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         expires_at = clock.now + MINUTE
         write(store, context, "k", b"v", None, 4)
@@ -209,7 +209,7 @@ class Records(Suite):
         assert store.delete(context, "k") is False
 
     def test_129_checked_updates_in_a_row_leave_the_last(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         version = next_version(clock())
         write(store, context, "k", b"0", None, version)
@@ -260,7 +260,7 @@ class Records(Suite):
         assert store.read(context, "new") is None
 
     def test_no_version_comes_back_after_a_delete(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         seen = []
         for _ in range(10):
@@ -273,7 +273,7 @@ class Records(Suite):
         assert seen == sorted(set(seen)), f"versions that were used before: {seen}"
 
     def test_a_writer_from_before_a_delete_does_not_overwrite_what_came_after(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         old = next_version(clock())
         write(store, context, "k", b"old", None, old)
@@ -333,7 +333,7 @@ def gone_at(store: Storage, expires_at: int) -> int:
 class Expiry(Suite):
     @pytest.mark.parametrize("way", WAYS)
     def test_a_record_lives_until_its_expiry_and_no_millisecond_longer(
-        self, store: Storage, clock: KitClock, context: str, way: str
+        self, store: Storage, clock: FakeClock, context: str, way: str
     ) -> None:
         expires_at = clock.now + MINUTE
         assert WAYS[way](store, context, "k", expires_at) is True
@@ -347,7 +347,7 @@ class Expiry(Suite):
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("lifetime", LIFETIMES.values(), ids=LIFETIMES)
     def test_an_expiry_comes_back_exactly(
-        self, store: Storage, clock: KitClock, context: str, lifetime: int | None, way: str
+        self, store: Storage, clock: FakeClock, context: str, lifetime: int | None, way: str
     ) -> None:
         expires_at = None if lifetime is None else clock.now + lifetime
         assert WAYS[way](store, context, "k", expires_at) is True
@@ -355,7 +355,7 @@ class Expiry(Suite):
 
     @pytest.mark.parametrize("operation", ["update", "update_expiration"])
     def test_permanent_becomes_finite_and_permanent_again(
-        self, store: Storage, clock: KitClock, context: str, operation: str
+        self, store: Storage, clock: FakeClock, context: str, operation: str
     ) -> None:
         first = clock.now + MINUTE
         write(store, context, "k")
@@ -369,7 +369,7 @@ class Expiry(Suite):
         assert read(store, context, "k").expires_at is None, "permanent, but gone"
 
     def test_a_permanent_record_is_there_in_1000_years(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         write(store, context, "k")
         clock.stop(clock.now + 365_250 * DAY)
@@ -377,7 +377,7 @@ class Expiry(Suite):
         assert store.read(context, "k") == Stored(b"v", 1, None)
 
     def test_a_moved_expiry_counts_and_not_the_first_one(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         first = clock.now + MINUTE
         write(store, context, "later", b"v", first)
@@ -390,7 +390,7 @@ class Expiry(Suite):
 
     @pytest.mark.parametrize("operation", ABSENT)
     def test_an_expired_record_is_as_absent_as_one_that_never_was(
-        self, store: Storage, clock: KitClock, context: str, operation: str
+        self, store: Storage, clock: FakeClock, context: str, operation: str
     ) -> None:
         expires_at = clock.now + MINUTE
         write(store, context, "k", b"old", expires_at, 7)
@@ -399,7 +399,7 @@ class Expiry(Suite):
         assert store.read(context, "k") is None, f"{operation} has revived a record"
 
     def test_a_record_can_be_created_where_one_has_expired(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         expires_at = clock.now + MINUTE
         write(store, context, "k", b"old", expires_at, 7)
@@ -434,7 +434,7 @@ class Expiry(Suite):
     @pytest.mark.parametrize("way", WAYS)
     @pytest.mark.parametrize("past", ["now", "a minute ago", "the epoch"])
     def test_an_expiry_in_the_past_is_kept_to(
-        self, store: Storage, clock: KitClock, context: str, way: str, past: str
+        self, store: Storage, clock: FakeClock, context: str, way: str, past: str
     ) -> None:
         now = clock.now
         clock.stop(now)
@@ -445,7 +445,7 @@ class Expiry(Suite):
         write(store, context, "k", b"new", None, 2)
 
     def test_reaping_is_bounded_and_takes_no_live_record(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         expires_at = clock.now + MINUTE
         for number in range(10):
@@ -458,7 +458,7 @@ class Expiry(Suite):
         assert store.read(context, "permanent") == Stored(b"v", 1, None)
         assert store.read(context, "later") == Stored(b"v", 1, expires_at + MINUTE)
 
-    def test_reaping_comes_to_an_end(self, store: Storage, clock: KitClock, context: str) -> None:
+    def test_reaping_comes_to_an_end(self, store: Storage, clock: FakeClock, context: str) -> None:
         expires_at = clock.now + MINUTE
         for number in range(10):
             write(store, context, str(number), b"v", expires_at)
@@ -468,7 +468,7 @@ class Expiry(Suite):
         assert [store.read(context, str(number)) for number in range(10)] == [None] * 10
 
     def test_what_has_expired_can_be_removed_for_good(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         now, can = clock.now, store.capabilities
         for number in range(3):
@@ -487,7 +487,7 @@ class Expiry(Suite):
         assert can.expires_itself or (kept, members) == ([], {}), "kept after it has been reaped"
 
     def test_a_clock_that_steps_back_revives_nothing_that_was_reaped(
-        self, store: Storage, clock: KitClock, context: str
+        self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         now = clock.now
         write(store, context, "k", b"v", now + MINUTE)

@@ -16,7 +16,7 @@ import pytest
 
 from ..errors import StorageError, StorageUnavailable, VersionMismatch
 from ..storage.contract import ENTRY_BYTES, Clock, Storage, Stored
-from .clock import KitClock, tries
+from .clock import FakeClock, tries
 from .workers import Line, crew, in_threads
 
 T = TypeVar("T")
@@ -40,11 +40,11 @@ class Suite:
         raise NotImplementedError("def open_store(self, clock): return MyStore(..., clock)")
 
     @pytest.fixture
-    def clock(self) -> KitClock:
-        return KitClock()
+    def clock(self) -> FakeClock:
+        return FakeClock()
 
     @pytest.fixture
-    def store(self, clock: KitClock) -> Iterator[Storage]:
+    def store(self, clock: FakeClock) -> Iterator[Storage]:
         store = self.open_store(clock)
         store.prepare()
         yield store
@@ -56,7 +56,7 @@ class Suite:
         return f"kit-{uuid.uuid4().hex}"
 
     def race(
-        self, store: Storage, clock: KitClock, act: Callable[..., T], *arguments: Any
+        self, store: Storage, clock: FakeClock, act: Callable[..., T], *arguments: Any
     ) -> list[T]:
         """The results of `act(store, clock, racer, meet, *arguments)` from 16 racers at once.
 
@@ -72,7 +72,7 @@ class Suite:
             found = crew(PROCESSES).run(self, clock, _race_in_threads, *place)
         return [result for results in found for result in results]
 
-    def elsewhere(self, clock: KitClock, act: Callable[..., T], *arguments: Any) -> T:
+    def elsewhere(self, clock: FakeClock, act: Callable[..., T], *arguments: Any) -> T:
         """The result of `act(store, clock, 0, *arguments)` in one other process."""
         return crew(1).run(self, clock, act, *arguments)[0]
 
@@ -83,7 +83,7 @@ def is_shared(store: Storage) -> bool:
 
 
 def _race_in_threads(
-    store: Storage, clock: KitClock, process: int, line: Path, act: Callable[..., T], *rest: Any
+    store: Storage, clock: FakeClock, process: int, line: Path, act: Callable[..., T], *rest: Any
 ) -> list[T]:
     first = process * THREADS
     return in_threads(

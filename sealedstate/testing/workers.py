@@ -28,7 +28,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..storage.contract import Storage
-from .clock import KitClock
+from .clock import FakeClock
 
 if TYPE_CHECKING:
     from .suite import Suite
@@ -101,7 +101,9 @@ class Crew:
             theirs.close()
             self._pipes.append(ours)
 
-    def run(self, suite: Suite, clock: KitClock, act: Callable[..., T], *arguments: Any) -> list[T]:
+    def run(
+        self, suite: Suite, clock: FakeClock, act: Callable[..., T], *arguments: Any
+    ) -> list[T]:
         """The results of `act(store, clock, number, *arguments)`, by the processes' numbers."""
         self._tell((SuiteAddress.of(suite), clock, act, arguments))
         unopened = self._answers()[0]
@@ -151,7 +153,7 @@ def _serve(
     pipe: Connection,
     number: int,
     address: SuiteAddress,
-    clock: KitClock,
+    clock: FakeClock,
     act: Callable[..., object],
     arguments: tuple[object, ...],
 ) -> None:

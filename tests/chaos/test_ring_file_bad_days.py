@@ -122,7 +122,7 @@ def test_a_child_that_was_forked_during_a_write_does_not_keep_the_lock(
 def test_without_flock_the_remedy_is_named() -> None:
     program = """if True:
         import importlib, sys
-        from sealedstate.key_sources import ring_file
+        from sealedstate.rotation import ring_file
         sys.platform, sys.modules["fcntl"] = "win32", None
         del ring_file.fcntl
         importlib.reload(ring_file)

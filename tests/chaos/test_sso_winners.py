@@ -17,7 +17,7 @@ from sealedstate.errors import OutcomeUnknown
 from sealedstate.sso import ArtifactStore, ReplayCache
 from sealedstate.storage import MemoryStorage, Storage, open_storage
 from sealedstate.storage.contract import Clock
-from sealedstate.testing.clock import KitClock
+from sealedstate.testing.clock import FakeClock
 from sealedstate.testing.suite import RACERS, Suite, insist
 from sealedstate.testing.workers import Meet
 from tests.chaos.test_winners import losing_replies
@@ -46,7 +46,7 @@ class Racing(Suite):
 
 
 def admit_all(
-    store: Storage, clock: KitClock, racer: int, meet: Meet, issuer: str, rounds: int
+    store: Storage, clock: FakeClock, racer: int, meet: Meet, issuer: str, rounds: int
 ) -> list[bool | None]:
     replays, now = ReplayCache(deployment(store)), time.time()
 
@@ -57,7 +57,7 @@ def admit_all(
 
 
 def take_all(
-    store: Storage, clock: KitClock, racer: int, meet: Meet, handles: list[bytes]
+    store: Storage, clock: FakeClock, racer: int, meet: Meet, handles: list[bytes]
 ) -> list[bool | None]:
     artifacts, now = ArtifactStore(deployment(store)), time.time()
 
@@ -78,13 +78,13 @@ def _met(meet: Meet, attempt: Callable[[int], bool], number: int) -> bool | None
 
 
 def replay_race(suite: Suite, store: Storage, rounds: int) -> Told:
-    return suite.race(store, KitClock(), admit_all, f"https://{uuid.uuid4()}/", rounds)
+    return suite.race(store, FakeClock(), admit_all, f"https://{uuid.uuid4()}/", rounds)
 
 
 def artifact_race(suite: Suite, store: Storage, rounds: int) -> Told:
     artifacts, now = ArtifactStore(deployment(store)), time.time()
     handles = [insist(artifacts.put, MESSAGE, SP, 3600, now) for _ in range(rounds)]
-    return suite.race(store, KitClock(), take_all, handles)
+    return suite.race(store, FakeClock(), take_all, handles)
 
 
 RACES = {"replay": replay_race, "artifacts": artifact_race}
@@ -110,7 +110,7 @@ def test_of_16_racers_in_4_processes_exactly_one_wins(
     running: Service, what: str, rounds: int
 ) -> None:
     url = patient(running.url)
-    with contextlib.closing(open_storage(url, KitClock())) as store:
+    with contextlib.closing(open_storage(url, FakeClock())) as store:
         told = outcomes(what, Racing(url), store, rounds)
     assert [answers for answers in told if answers.count(True) != 1] == []
     assert len({answers.index(True) for answers in told}) > 1, "the racers have not met"
@@ -118,7 +118,7 @@ def test_of_16_racers_in_4_processes_exactly_one_wins(
 
 @pytest.mark.parametrize("what", RACES)
 def test_of_16_threads_exactly_one_wins_in_memory(what: str) -> None:
-    told = outcomes(what, Racing("memory:"), MemoryStorage(KitClock()), 200)
+    told = outcomes(what, Racing("memory:"), MemoryStorage(FakeClock()), 200)
     assert [answers for answers in told if answers.count(True) != 1] == []
 
 
@@ -138,7 +138,7 @@ def test_where_replies_get_lost_nobody_wins_what_another_has_won(
     running: Service, what: str, rounds: int
 ) -> None:
     with (
-        contextlib.closing(open_storage(running.url, KitClock())) as store,
+        contextlib.closing(open_storage(running.url, FakeClock())) as store,
         running.behind_proxy() as (url, proxy),
         losing_replies(proxy),
     ):

@@ -18,7 +18,7 @@ import pytest
 from sealedstate.errors import OutcomeUnknown, VersionMismatch
 from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage, open_storage
 from sealedstate.storage.contract import Clock
-from sealedstate.testing.clock import KitClock
+from sealedstate.testing.clock import FakeClock
 from sealedstate.testing.suite import RACERS, Suite, insist
 from sealedstate.testing.workers import Meet
 from tests.support.backends import BACKENDS, DURABLE, NETWORKED, Service, patient
@@ -77,7 +77,7 @@ ATTEMPTS: dict[str, Attempt] = {"create": create, "update": update, "delete": de
 
 def race_for(
     store: Storage,
-    clock: KitClock,
+    clock: FakeClock,
     racer: int,
     meet: Meet,
     context: str,
@@ -116,7 +116,7 @@ def _outcomes(
     context = uuid.uuid4().hex
     for number in range(rounds if operation != "create" else 0):
         assert insist(store.create, context, str(number), b"v", None, 1)
-    told = suite.race(store, KitClock(), race_for, context, operation, rounds)
+    told = suite.race(store, FakeClock(), race_for, context, operation, rounds)
     assert len(told) == RACERS
     return list(zip(*told, strict=True))
 
@@ -131,7 +131,7 @@ def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
 def test_of_16_racers_in_4_processes_exactly_one_wins(
     service: Service, operation: str, rounds: int
 ) -> None:
-    store = open_storage(patient(service.url), KitClock())
+    store = open_storage(patient(service.url), FakeClock())
     store.prepare()
     told = outcomes(Racing(service.url), store, operation, rounds)
     assert_one_wins_each(told)
@@ -140,7 +140,7 @@ def test_of_16_racers_in_4_processes_exactly_one_wins(
 
 @pytest.mark.parametrize(("operation", "rounds"), RACES)
 def test_of_16_racers_in_threads_exactly_one_wins_in_memory(operation: str, rounds: int) -> None:
-    store = MemoryStorage(KitClock())
+    store = MemoryStorage(FakeClock())
     told = outcomes(Racing("memory:"), store, operation, rounds)
     assert_one_wins_each(told)
 
@@ -164,7 +164,7 @@ def assert_nobody_wins_twice(told: list[tuple[bool | None, ...]]) -> None:
 def test_where_replies_get_lost_nobody_wins_what_another_has_won(
     service: Service, operation: str, rounds: int
 ) -> None:
-    store = open_storage(patient(service.url), KitClock())
+    store = open_storage(patient(service.url), FakeClock())
     store.prepare()
     with service.behind_proxy() as (url, proxy), losing_replies(proxy):
         told = outcomes(Racing(url), store, operation, rounds)
@@ -199,7 +199,7 @@ def losing_replies(proxy: FaultProxy) -> Iterator[None]:
 # --- starts -------------------------------------------------------------------------------------
 
 
-def start(store: Storage, clock: KitClock, racer: int, meet: Meet) -> bool:
+def start(store: Storage, clock: FakeClock, racer: int, meet: Meet) -> bool:
     """Prepare a store of its own, and be the first to use it, or not."""
     meet()
     insist(store.prepare)
@@ -207,14 +207,14 @@ def start(store: Storage, clock: KitClock, racer: int, meet: Meet) -> bool:
 
 
 def test_16_racers_that_start_on_an_empty_store_all_get_in(service: Service) -> None:
-    with contextlib.closing(open_storage(service.url, KitClock())) as store:
-        started = Racing(service.url).race(store, KitClock(), start)
+    with contextlib.closing(open_storage(service.url, FakeClock())) as store:
+        started = Racing(service.url).race(store, FakeClock(), start)
         assert len(started) == RACERS
         assert started.count(True) == 1
 
 
 def begin_on_files(
-    store: Storage, clock: KitClock, racer: int, meet: Meet, folder: Path, files: int
+    store: Storage, clock: FakeClock, racer: int, meet: Meet, folder: Path, files: int
 ) -> None:
     for number in range(files):
         meet()
@@ -228,20 +228,20 @@ def test_who_begins_on_a_file_with_others_does_not_take_it_for_that_of_another_a
     tmp_path: Path,
 ) -> None:
     url = f"sqlite:{tmp_path / 'store.db'}"
-    with contextlib.closing(open_storage(url, KitClock())) as store:
-        begun = Racing(url).race(store, KitClock(), begin_on_files, tmp_path, 50)
+    with contextlib.closing(open_storage(url, FakeClock())) as store:
+        begun = Racing(url).race(store, FakeClock(), begin_on_files, tmp_path, 50)
     assert begun == [None] * RACERS
     assert len(list(tmp_path.glob("*.db"))) == 50
 
 
 def test_a_newcomer_gets_in_while_another_writes_almost_without_a_break(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    with contextlib.closing(SQLiteStorage(path, KitClock())) as store:
+    with contextlib.closing(SQLiteStorage(path, FakeClock())) as store:
         store.prepare()
     with hogged(path) as held:
         for _ in range(5):
             assert held.wait(30)
-            with contextlib.closing(SQLiteStorage(path, KitClock())) as newcomer:
+            with contextlib.closing(SQLiteStorage(path, FakeClock())) as newcomer:
                 newcomer.ping()
 
 

@@ -18,7 +18,7 @@ from sealedstate._stored.table import Rows
 from sealedstate.keyring import export_lookup
 from sealedstate.rotation import Ring, lasting_rotated, rotated
 from sealedstate.sso import ConsentStore
-from sealedstate.sso.deployment import Deployment
+from sealedstate.sso.deployment import SsoDeployment
 from sealedstate.storage import open_storage
 from tests.support.ring_cli import DAY, DEFAULT, Desk, Told, as_json, finding, keys, wrong_usage
 
@@ -34,7 +34,7 @@ def url(place: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 @contextmanager
 def consents(url: str, ring: Keyring, realm: str = "default") -> Iterator[ConsentStore]:
     with closing(open_storage(url, time.time)) as store:
-        yield ConsentStore(Deployment(store, Rows(realm, os.urandom), lambda: ring, 60))
+        yield ConsentStore(SsoDeployment(store, Rows(realm, os.urandom), lambda: ring, 60))
 
 
 def agree(url: str, ring: Keyring, at: float, count: int = 3, realm: str = "default") -> None:

@@ -15,7 +15,7 @@ import pytest
 from sealedstate.cli import main
 from sealedstate.errors import StorageUnavailable
 from sealedstate.storage import USES, MemoryStorage, Stored, open_storage
-from sealedstate.storage.requirements import CONTEXT, try_out
+from sealedstate.storage.requirements import CONTEXT, probe_writes
 from tests.support import sql_servers
 from tests.support.kv_servers import redis_server
 from tests.support.sql_server import until
@@ -65,7 +65,7 @@ def test_a_file_that_can_only_be_read_is_told(tmp_path: Path, capsys: Told) -> N
     with closing(open_storage(url, time.time)) as store:
         with only_reading(tmp_path / "store.db"):
             assert failure(capsys, f"{url}?sealedstate_timeout=0.05").startswith("create: ")
-        assert try_out(store, time.time(), "k") is None
+        assert probe_writes(store, time.time(), "k") is None
 
 
 @contextmanager
@@ -107,13 +107,13 @@ class WithoutIndexes(MemoryStorage):
     ],
 )
 def test_a_store_that_only_says_so_is_found_out(kind: type[MemoryStorage], told: str) -> None:
-    assert try_out(kind(time.time), time.time(), "k") == told
+    assert probe_writes(kind(time.time), time.time(), "k") == told
 
 
 def test_a_trial_that_breaks_off_leaves_what_expires() -> None:
     now = 1_800_000_000.0
     store = Clinging(lambda: now)
-    try_out(store, now, "k")
+    probe_writes(store, now, "k")
     assert store.read(CONTEXT, "k") == Stored(b"a trial", 2, 1_800_000_120_000)
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import Keeper, Key, Keyring, LegacyReader, Settings
-from sealedstate._cookies.codec import Tokens
+from sealedstate._cookies.codec import CookieCodec
 from sealedstate._cookies.header import MAX_HEADER_CHARS, Candidates
 from sealedstate._wire import encoding as chunking
 from sealedstate._wire.encoding import from_text
@@ -375,7 +375,7 @@ def test_decoys_of_chunks_are_joined_sixty_four_times_at_most(
         return from_text(text)
 
     monkeypatch.setattr(chunking, "from_text", counted)
-    tokens = Tokens(NAME, "default", StaticKeys(Keyring((KEY,))), CHANCE.randbytes)
+    tokens = CookieCodec(NAME, "default", StaticKeys(Keyring((KEY,))), CHANCE.randbytes)
     overflow = OverflowSet(bytes(8), 7, bytes(16), ("big",))
     record = Record(bytes(16), "alice", NOW, NOW + 60, 1, {}, overflow)
     columns = {number: tuple("ABCD") for number in range(1, 8)}

@@ -8,9 +8,9 @@ import pytest
 
 from sealedstate import Keeper, Session
 from sealedstate._wire import encoding as chunking
-from sealedstate.events import Journal
+from sealedstate.events import EventLog
 from sealedstate.rotation import Ring, revoked, revoked_before, rotated
-from sealedstate.rotation.source import RotatingKeys
+from sealedstate.rotation.source import RotatingKeySource
 from tests.rotation.test_source import RELOAD, SCHEDULE, Home, tending
 from tests.support.jar import Browser, Clock, keeper
 
@@ -37,7 +37,7 @@ def home(clock: Clock) -> Home:
 
 
 def node(home: Home, clock: Clock) -> Keeper:
-    keys = RotatingKeys(home, tending(clock), Journal(), founds=True)
+    keys = RotatingKeySource(home, tending(clock), EventLog(), founds=True)
     return keeper(clock, keys=keys)
 
 

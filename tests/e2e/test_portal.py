@@ -29,7 +29,7 @@ from examples.portal.actions import MOST_KEYS, Order, rotate_keys
 from examples.portal.deployment import ANNOUNCE, Deployment, merge_logins
 from sealedstate import PROFILES, Keeper, Profile
 from sealedstate._wire.encoding import from_text
-from sealedstate.rotation.source import RotatingKeys
+from sealedstate.rotation.source import RotatingKeySource
 from tests.support.browser import complaints, follow, forget_cookies, open_browser, take_picture
 
 ROOT = Path(__file__).parents[2]
@@ -599,7 +599,7 @@ def test_one_source_serves_all_profiles_so_that_one_thread_tends_the_ring(tmp_pa
     assert all(source is deployment.keys for source in sources)
 
 
-def _rotating(keys: RotatingKeys, keeper: Keeper, now: int) -> str:
+def _rotating(keys: RotatingKeySource, keeper: Keeper, now: int) -> str:
     """What somebody who asks for a new key at `now` is told."""
     keys.tending = replace(keys.tending, clock=lambda: now)
     return rotate_keys(Order(keeper.session(), {}, keeper, keys))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from sealedstate import Settings
 from sealedstate.key_sources import StaticKeys
-from sealedstate.keys import Key, Keyring
+from sealedstate.keyring import Key, Keyring
 from sealedstate.sso import Identifiers, LoginRecords, LogoutIndex, LogoutRequest, NameID
 from sealedstate.sso import ServiceLogin, SingleLogout
 from sealedstate.storage import SQLiteStorage

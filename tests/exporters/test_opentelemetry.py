@@ -11,20 +11,20 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, Metric, Sum
 
 from sealedstate import ConfigurationError
-from sealedstate.events import MAX_KIDS, OTHER_KIDS, Event, Journal
+from sealedstate.events import MAX_KIDS, OTHER_KIDS, Event, EventLog
 from sealedstate.exporters.opentelemetry import OpenTelemetryObserver
 
 KID = bytes.fromhex("0a0b0c0d")
 ID = bytes(range(100, 116))
 
-Watched = tuple[Journal, InMemoryMetricReader]
+Watched = tuple[EventLog, InMemoryMetricReader]
 
 
 @pytest.fixture
 def watched() -> Watched:
     """A journal, and a reader of what its observer counted."""
     reader = InMemoryMetricReader()
-    return Journal([OpenTelemetryObserver(MeterProvider([reader]))]), reader
+    return EventLog([OpenTelemetryObserver(MeterProvider([reader]))]), reader
 
 
 def metrics_of(reader: InMemoryMetricReader) -> list[Metric]:
@@ -57,10 +57,10 @@ def attributes(**given: str) -> tuple[tuple[str, object], ...]:
 
 def test_events_are_counted_by_name_reason_and_kid(watched: Watched) -> None:
     journal, reader = watched
-    journal.note("opened", kid=KID)
-    journal.note("opened", kid=KID)
-    journal.note("refused", "kid-unknown", kid=b"\xff" * 4)
-    journal.note("ring-rotated", kid=KID)
+    journal.emit("opened", kid=KID)
+    journal.emit("opened", kid=KID)
+    journal.emit("refused", "kid-unknown", kid=b"\xff" * 4)
+    journal.emit("ring-rotated", kid=KID)
     assert counts_of(reader) == {
         attributes(event="opened", kid="0a0b0c0d"): 2,
         attributes(event="refused", reason="kid-unknown", kid="ffffffff"): 1,
@@ -70,7 +70,7 @@ def test_events_are_counted_by_name_reason_and_kid(watched: Watched) -> None:
 
 def test_it_is_a_counter_that_only_rises(watched: Watched) -> None:
     journal, reader = watched
-    journal.note("saved")
+    journal.emit("saved")
     (metric,) = metrics_of(reader)
     assert (metric.name, metric.unit) == ("sealedstate.events", "{event}")
     assert isinstance(metric.data, Sum)
@@ -79,14 +79,14 @@ def test_it_is_a_counter_that_only_rises(watched: Watched) -> None:
 
 def test_nothing_of_a_session_is_counted(watched: Watched) -> None:
     journal, reader = watched
-    journal.note("opened", kid=KID, session_id=ID, detail="a long story")
+    journal.emit("opened", kid=KID, session_id=ID, detail="a long story")
     assert counts_of(reader) == {attributes(event="opened", kid="0a0b0c0d"): 1}
 
 
 def test_a_flood_of_invented_kids_makes_no_flood_of_series(watched: Watched) -> None:
     journal, reader = watched
     for number in range(2 * MAX_KIDS):
-        journal.note("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
+        journal.emit("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
     found = counts_of(reader)
     assert len(found) == MAX_KIDS + 1
     others = attributes(event="refused", reason="kid-unknown", kid=OTHER_KIDS)
@@ -102,14 +102,14 @@ SET_LATER = """
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from sealedstate.events import Journal
+from sealedstate.events import EventLog
 from sealedstate.exporters.opentelemetry import OpenTelemetryObserver
 
-journal = Journal([OpenTelemetryObserver()])
-journal.note("saved")
+journal = EventLog([OpenTelemetryObserver()])
+journal.emit("saved")
 reader = InMemoryMetricReader()
 metrics.set_meter_provider(MeterProvider([reader]))
-journal.note("saved")
+journal.emit("saved")
 data = reader.get_metrics_data()
 (point,) = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
 assert dict(point.attributes) == {"sealedstate.event": "saved"}

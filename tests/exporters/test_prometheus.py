@@ -14,7 +14,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from sealedstate import ConfigurationError
-from sealedstate.events import MAX_KIDS, OTHER_KIDS, Event, Journal
+from sealedstate.events import MAX_KIDS, OTHER_KIDS, Event, EventLog
 from sealedstate.exporters.prometheus import PrometheusObserver
 from tests.support.client import Client
 from tests.support.jar import RING, Browser, Clock, keeper
@@ -46,12 +46,12 @@ def registry() -> CollectorRegistry:
 
 
 def test_events_are_counted_by_name_reason_and_kid(registry: CollectorRegistry) -> None:
-    journal = Journal([PrometheusObserver(registry)])
-    journal.note("opened", kid=KID)
-    journal.note("opened", kid=KID)
-    journal.note("refused", "kid-unknown", kid=b"\xff" * 4)
-    journal.note("refused", "tag")
-    journal.note("saved")
+    journal = EventLog([PrometheusObserver(registry)])
+    journal.emit("opened", kid=KID)
+    journal.emit("opened", kid=KID)
+    journal.emit("refused", "kid-unknown", kid=b"\xff" * 4)
+    journal.emit("refused", "tag")
+    journal.emit("saved")
     assert counts_on(page_of(registry)) == {
         ("opened", "", "0a0b0c0d"): 2,
         ("refused", "kid-unknown", "ffffffff"): 1,
@@ -61,14 +61,14 @@ def test_events_are_counted_by_name_reason_and_kid(registry: CollectorRegistry) 
 
 
 def test_a_key_that_opens_and_seals_nothing_is_no_label(registry: CollectorRegistry) -> None:
-    Journal([PrometheusObserver(registry)]).note("ring-rotated", kid=KID)
+    EventLog([PrometheusObserver(registry)]).emit("ring-rotated", kid=KID)
     assert counts_on(page_of(registry)) == {("ring-rotated", "", ""): 1}
 
 
 def test_nothing_of_a_session_is_on_the_page(registry: CollectorRegistry) -> None:
     seen: list[Event] = []
-    journal = Journal([PrometheusObserver(registry), seen.append])
-    journal.note("opened", kid=KID, session_id=ID, detail="a long story")
+    journal = EventLog([PrometheusObserver(registry), seen.append])
+    journal.emit("opened", kid=KID, session_id=ID, detail="a long story")
     page, (event,) = page_of(registry), seen
     assert event.session is not None
     for secret in (event.session, ID.hex(), "story", "session="):
@@ -76,10 +76,10 @@ def test_nothing_of_a_session_is_on_the_page(registry: CollectorRegistry) -> Non
 
 
 def test_a_flood_of_invented_kids_makes_no_flood_of_series(registry: CollectorRegistry) -> None:
-    journal = Journal([PrometheusObserver(registry)])
+    journal = EventLog([PrometheusObserver(registry)])
     for number in range(2 * MAX_KIDS):
-        journal.note("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
-    journal.note("opened", kid=KID)
+        journal.emit("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
+    journal.emit("opened", kid=KID)
     found = counts_on(page_of(registry))
     assert len(found) == MAX_KIDS + 2
     assert found["refused", "kid-unknown", OTHER_KIDS] == MAX_KIDS
@@ -97,7 +97,7 @@ def test_settings_name_the_observer_and_requests_are_counted(registry: Collector
 def test_one_observer_watches_several_applications(registry: CollectorRegistry) -> None:
     observer = PrometheusObserver(registry)
     for _ in range(3):
-        Journal([observer]).note("saved")
+        EventLog([observer]).emit("saved")
     assert counts_on(page_of(registry)) == {("saved", "", ""): 3}
 
 
@@ -109,17 +109,17 @@ def test_a_second_observer_of_the_same_name_stops_the_start(registry: CollectorR
 
 def test_applications_are_told_apart_by_namespaces(registry: CollectorRegistry) -> None:
     PrometheusObserver(registry)
-    Journal([PrometheusObserver(registry, namespace="shop")]).note("saved")
+    EventLog([PrometheusObserver(registry, namespace="shop")]).emit("saved")
     assert counts_on(page_of(registry), "shop_events_total") == {("saved", "", ""): 1}
     assert counts_on(page_of(registry)) == {}
 
 
 BY_DEFAULT = """
 from prometheus_client import generate_latest
-from sealedstate.events import Journal
+from sealedstate.events import EventLog
 from sealedstate.exporters.prometheus import PrometheusObserver
 
-Journal([PrometheusObserver()]).note("saved")
+EventLog([PrometheusObserver()]).emit("saved")
 print(generate_latest().decode())
 """
 
@@ -142,13 +142,13 @@ def test_without_its_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 # Counts in a process that was forked after the observer was made, as gunicorn --preload does it.
 FORKING = """
 import os
-from sealedstate.events import Journal
+from sealedstate.events import EventLog
 from sealedstate.exporters.prometheus import PrometheusObserver
 
-journal = Journal([PrometheusObserver()])
-journal.note("ring-rotated")
+journal = EventLog([PrometheusObserver()])
+journal.emit("ring-rotated")
 if os.fork() == 0:
-    journal.note("saved")
+    journal.emit("saved")
     os._exit(0)
 assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
 """
@@ -167,10 +167,10 @@ def test_processes_are_counted_together_whether_forked_or_not(
 COUNTING = """
 import os
 
-from sealedstate.events import Journal
+from sealedstate.events import EventLog
 from sealedstate.exporters.prometheus import PrometheusObserver
 
-journal = Journal([PrometheusObserver()])
+journal = EventLog([PrometheusObserver()])
 
 
 def application(environ, start_response):
@@ -178,7 +178,7 @@ def application(environ, start_response):
     if path == "/metrics":
         return metrics(environ, start_response)
     if path == "/count":
-        journal.note("saved")
+        journal.emit("saved")
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [str(os.getpid()).encode()]
 """

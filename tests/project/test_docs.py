@@ -17,7 +17,7 @@ import pytest
 
 from sealedstate import Key, Settings
 from sealedstate.cli import main
-from sealedstate.storage import URLS, USES, SplitStorage, SQLiteStorage, open_storage
+from sealedstate.storage import URLS, USES, RoutedStorage, SQLiteStorage, open_storage
 from sealedstate.storage.memcached.store import MemcachedStorage
 from sealedstate.storage.requirements import DECLARED, as_markdown
 from sealedstate.storage.urls import OPTIONS, PREFIX
@@ -122,7 +122,7 @@ def test_the_split_that_is_shown_can_be_read_from_the_environment(
     keys = Key.generate(os.urandom).export()
     settings = Settings.from_env({"SEALEDSTATE_STORAGE": found[1], "SEALEDSTATE_KEYS": keys})
     split = settings.store
-    assert isinstance(split, SplitStorage)
+    assert isinstance(split, RoutedStorage)
     assert split.contexts == ["sealedstate.revoked", "sealedstate.watermark"]
     assert isinstance(split.store_of("sealedstate.watermark"), SQLiteStorage)
     assert isinstance(split.store_of("sealedstate.part"), MemcachedStorage)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sealedstate import errors
 from sealedstate.errors import UnreadableError
-from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, Journal
+from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, EventLog
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "events.md").read_text("utf-8")
@@ -54,7 +54,7 @@ def _name_of(argument: ast.expr) -> str:
 
 def _fields_of(call: ast.Call) -> set[str]:
     """What is told beside the name, by position or by keyword."""
-    parameters = list(inspect.signature(Journal.note).parameters)[1:]
+    parameters = list(inspect.signature(EventLog.emit).parameters)[1:]
     given = [*parameters[: len(call.args)], *(keyword.arg or "" for keyword in call.keywords)]
     return {parameter.removesuffix("_id") for parameter in given} - {"name", "level"}
 

@@ -38,7 +38,7 @@ from sealedstate.rotation import (
     rotated,
 )
 from sealedstate.sso import ConsentStore
-from sealedstate.sso.deployment import Deployment
+from sealedstate.sso.deployment import SsoDeployment
 from sealedstate.storage import open_storage
 from tests.support.jar import Browser
 from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk, desk
@@ -170,7 +170,7 @@ def test_the_sweep_tells_what_is_shown(
     with desk("store", tmp_path, monkeypatch) as place:
         now, ring = int(time.time()), place.found(3 * DAY)
         with closing(open_storage(place.environ["SEALEDSTATE_STORAGE"], time.time)) as store:
-            deployment = Deployment(store, Rows("default", os.urandom), ring.keyring, 60)
+            deployment = SsoDeployment(store, Rows("default", os.urandom), ring.keyring, 60)
             for number in range(3):
                 ConsentStore(deployment).record(f"user {number}", "terms", 1, now - DAY)
         ring = lasting_rotated(ring, now - DAY - 3600, os.urandom)

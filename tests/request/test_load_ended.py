@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sealedstate import Session, StorageUnavailable
-from sealedstate._request.load import EndedRecord, ended_record
+from sealedstate._request.load import EndedRecord, read_revoked
 from sealedstate.storage import MemoryStorage
 from tests.support.jar import Browser, Clock, Jar, keeper
 
@@ -29,7 +29,7 @@ class Site:
 
     def door(self, jar: Jar | None = None) -> EndedRecord | None:
         header = (jar or self.browser.jar).header()
-        return ended_record(self.keeper.toolkit, self.keeper.session(header), NAMES)
+        return read_revoked(self.keeper.toolkit, self.keeper.session(header), NAMES)
 
     def end(self) -> Jar:
         """A copy of the cookies of before."""
@@ -76,7 +76,7 @@ def test_parts_whose_cookies_did_not_all_come_are_torn() -> None:
     jar = site.end()
     pairs = [pair for pair in jar.header().split("; ") if not pair.startswith("__Host-s-1=")]
     session = site.keeper.session("; ".join(pairs))
-    found = ended_record(site.keeper.toolkit, session, NAMES)
+    found = read_revoked(site.keeper.toolkit, session, NAMES)
     assert found is not None
     assert found.torn == {"big"} - found.parts.keys()
     assert found.torn
@@ -104,7 +104,7 @@ def test_it_is_shut_for_what_has_expired_or_is_forged_or_is_nothing() -> None:
     jar = site.end()
     assert site.door(Jar()) is None
     session = site.keeper.session(jar.header()[:-3] + "AAA")
-    assert ended_record(site.keeper.toolkit, session, NAMES) is None
+    assert read_revoked(site.keeper.toolkit, session, NAMES) is None
     site.clock.forward(2 * 3600)
     assert site.door(jar) is None
 
@@ -113,9 +113,9 @@ def test_it_is_shut_for_what_this_node_can_not_judge_and_without_a_store() -> No
     site = Site()
     jar = site.end()
     other = keeper(site.clock, keys="sealedstate-key-1:0a0b0c0d:" + KEY, storage=site.store)
-    assert ended_record(other.toolkit, other.session(jar.header()), NAMES) is None
+    assert read_revoked(other.toolkit, other.session(jar.header()), NAMES) is None
     bare = keeper(site.clock)
-    assert ended_record(bare.toolkit, bare.session(jar.header()), NAMES) is None
+    assert read_revoked(bare.toolkit, bare.session(jar.header()), NAMES) is None
 
 
 KEY = "3q2-7wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs"
@@ -130,5 +130,5 @@ def test_it_is_shut_while_the_store_is_down(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(site.store, "read", down)
     session: Session = site.keeper.session(jar.header())
-    assert ended_record(site.keeper.toolkit, session, NAMES) is None
+    assert read_revoked(site.keeper.toolkit, session, NAMES) is None
     assert session.withheld == "store-down"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from sealedstate import Keeper, Session
-from sealedstate._request.load import RequestVisit
+from sealedstate._request.load import LoadedSession
 from sealedstate.storage import MemoryStorage
 from tests.support.jar import Browser, Clock, Jar, interleavings, keeper, shuffled
 
@@ -119,7 +119,7 @@ class Race:
         assert browser.read() == expected
         session = browser.session()
         assert session.subject == "ann"
-        assert isinstance(session.visit, RequestVisit)
+        assert isinstance(session.visit, LoadedSession)
         record = session.visit.record
         assert record is not None
         chunks = 0 if record.overflow is None else record.overflow.count

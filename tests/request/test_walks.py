@@ -14,7 +14,7 @@ import pytest
 
 from sealedstate import PROFILES, Profile, Session
 from sealedstate._cookies.header import MAX_LINE_BYTES, field_bytes
-from sealedstate._request.load import RequestVisit
+from sealedstate._request.load import LoadedSession
 from sealedstate._stored.parts import CONTEXT, Row
 from sealedstate.storage import MemoryStorage
 from tests.support.jar import Browser, Clock, Jar, keeper
@@ -183,7 +183,7 @@ class Walk:
     def assert_no_orphans(self) -> None:
         session = self.browser.session()
         assert len(session.id) == 22
-        assert isinstance(session.visit, RequestVisit)
+        assert isinstance(session.visit, LoadedSession)
         record = session.visit.record
         if record is None:
             assert not self.model

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from sealedstate import Key, Keyring
 from sealedstate._wire.encoding import to_text
-from sealedstate._wire.token import ENTROPY_BYTES, SealedFor, seal
+from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, seal
 from sealedstate.keyring import secret_to_text
 from sealedstate.rotation import dump_ring, parse_ring
 from tests.support.ring_documents import (
@@ -134,7 +134,7 @@ def test_a_wrapped_secret_opens_only_in_its_own_place(name: str) -> None:
     if name == "another kid":
         first["wrapped"], second["wrapped"] = second["wrapped"], first["wrapped"]
     elif name == "another ring":
-        place = SealedFor("ring-secret", "0" * 16, (first["kid"],))
+        place = TokenContext("ring-secret", "0" * 16, (first["kid"],))
         secret = RING.keys[0].secret
         token = seal(secret, place, KEK.keys[0], NOW, os.urandom(ENTROPY_BYTES))
         first["wrapped"] = to_text(token)

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from sealedstate.rotation.reports import Report, ReportFolder
+from sealedstate.rotation.reports import FileReports, Report
 
 
 def test_the_folder_is_the_same_wherever_the_process_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = ReportFolder(Path("keys.json.nodes"))
+    folder = FileReports(Path("keys.json.nodes"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
     report = Report("node", 1, 100.0, "ring", 1, None, ())

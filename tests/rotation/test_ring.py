@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 
 from sealedstate import ConfigurationError, KeyState
-from sealedstate._wire.token import ENTROPY_BYTES, SealedFor, open_token, seal
+from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
 from sealedstate.errors import KeyDisabled, KeyOutOfUse, UnknownKey
 from sealedstate.keyring import secret_to_text
 from sealedstate.rotation import Ring, RingKey, Tombstone
 from tests.support.rings import DAILY, DAY, NOW, Moment, walks
 
 HELD = DAILY.held_after_retirement
-PLACE = SealedFor("core", "default", ("__Host-s",))
+PLACE = TokenContext("core", "default", ("__Host-s",))
 
 
 def key(activates_at: int, disabled_at: int | None = None) -> RingKey:

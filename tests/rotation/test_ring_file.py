@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 
 from sealedstate.errors import CapacityError
 from sealedstate.keyring import Key
-from sealedstate.rotation import DisplacedRing, Ring, RingHome, RingUnreadable, dump_ring
+from sealedstate.rotation import Ring, RingReplaced, RingStorage, RingUnreadable, dump_ring
 from sealedstate.rotation import document as ring_text
 from sealedstate.rotation.ring_file import RingFile
 from sealedstate.testing.workers import forked
@@ -34,7 +34,7 @@ NOBODY = 65534
 
 def test_a_file_is_a_home_of_a_ring(path: Path) -> None:
     home = open_file(path)
-    assert isinstance(home, RingHome)
+    assert isinstance(home, RingStorage)
     assert str(path) in home.where
     assert home.load() is None
 
@@ -76,7 +76,7 @@ def test_a_change_is_seen_though_size_inode_and_time_are_the_same(path: Path) ->
         after.st_ino,
         after.st_mtime_ns,
     )
-    with pytest.raises(DisplacedRing) as found:
+    with pytest.raises(RingReplaced) as found:
         home.load()
     assert found.value.ring == other
 
@@ -102,7 +102,7 @@ def test_the_document_before_is_kept_and_can_be_restored(path: Path) -> None:
     home, second, first = rotated_at(path)
     assert open_file(beside(path, ".prev")).load() == first
     beside(path, ".prev").rename(path)
-    with pytest.raises(DisplacedRing) as found:
+    with pytest.raises(RingReplaced) as found:
         home.load()
     assert found.value.ring == first
     assert home.write(second, first) is True

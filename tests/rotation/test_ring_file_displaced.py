@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sealedstate.rotation import DisplacedRing, RingUnreadable, Schedule, founded, revoked
+from sealedstate.rotation import RingReplaced, RingUnreadable, Schedule, founded, revoked
 from sealedstate.rotation.ring_file import RingFile
 
 NOW = 1_800_000_000
@@ -25,7 +25,7 @@ def test_an_older_copy_is_not_taken_for_the_ring_and_its_successor_is_put_back(
     assert home.write(second, first)
     Path(f"{path}.prev").replace(path)
     started = RingFile(path, None, os.urandom, lambda: NOW)
-    with pytest.raises(DisplacedRing, match=r"older copy, of sequence 1, and 2 was there") as found:
+    with pytest.raises(RingReplaced, match=r"older copy, of sequence 1, and 2 was there") as found:
         started.load()
     assert found.value.ring == first
     # A process that runs holds the newer one.
@@ -49,7 +49,7 @@ def test_another_ring_in_the_place_of_ours_is_not_taken_over(tmp_path: Path) -> 
     for name, ring in (("ours", ours), ("theirs", theirs)):
         assert RingFile(tmp_path / name, None, os.urandom, lambda: NOW).write(ring, None)
     (tmp_path / "theirs").replace(tmp_path / "ours")
-    with pytest.raises(DisplacedRing, match=f"the ring {theirs.ring_id}, and {ours.ring_id} was"):
+    with pytest.raises(RingReplaced, match=f"the ring {theirs.ring_id}, and {ours.ring_id} was"):
         RingFile(tmp_path / "ours", None, os.urandom, lambda: NOW).load()
 
 

@@ -23,8 +23,8 @@ from sealedstate.errors import (
     StorageUnavailable,
 )
 from sealedstate.keyring import Key, Keyring
-from sealedstate.rotation import Ring, RingHome, RingUnreadable, dump_ring
-from sealedstate.rotation.ring_store import CONTEXT, RingStore, row_key
+from sealedstate.rotation import Ring, RingStorage, RingUnreadable, dump_ring
+from sealedstate.rotation.ring_store import CONTEXT, StoredRing, row_key
 from sealedstate.storage import CachedStorage, MemoryStorage, SQLiteStorage, Storage, open_storage
 from sealedstate.storage.contract import Stored
 from sealedstate.testing.suite import insist
@@ -52,8 +52,8 @@ SHARED = [
 ]
 
 
-def home_in(store: Storage, realm: str = "tests", kek: Key = KEK) -> RingStore:
-    return RingStore(store, realm, Keyring((kek,)), os.urandom, at_start)
+def home_in(store: Storage, realm: str = "tests", kek: Key = KEK) -> StoredRing:
+    return StoredRing(store, realm, Keyring((kek,)), os.urandom, at_start)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def store() -> MemoryStorage:
     return MemoryStorage(at_start)
 
 
-def founded_in(store: Storage) -> tuple[RingStore, Ring]:
+def founded_in(store: Storage) -> tuple[StoredRing, Ring]:
     home, ring = home_in(store), first_ring()
     assert home.write(ring, None) is True
     return home, ring
@@ -83,7 +83,7 @@ def put(store: Storage, value: bytes) -> None:
 
 def test_a_row_is_a_home_of_a_ring(store: MemoryStorage) -> None:
     home = home_in(store)
-    assert isinstance(home, RingHome)
+    assert isinstance(home, RingStorage)
     assert "'tests'" in home.where
     assert home.load() is None
 
@@ -127,7 +127,7 @@ def test_deployments_share_a_store_and_not_a_ring(store: MemoryStorage) -> None:
 
 def test_without_a_key_encryption_key_the_variable_is_named(store: MemoryStorage) -> None:
     with pytest.raises(ConfigurationError, match="SEALEDSTATE_KEK"):
-        RingStore(store, "tests", None, os.urandom, at_start)
+        StoredRing(store, "tests", None, os.urandom, at_start)
 
 
 def test_a_ring_that_does_not_fit_is_refused_before_anything_is_written() -> None:
@@ -221,7 +221,7 @@ def test_a_version_that_grew_in_between_loses() -> None:
             return stored
 
     store = Raced(at_start)
-    later = RingStore(store, "tests", Keyring((KEK,)), os.urandom, lambda: START + 60)
+    later = StoredRing(store, "tests", Keyring((KEK,)), os.urandom, lambda: START + 60)
     home, theirs = home_in(store), first_ring()
     store.rival = partial(home_in(store).write, theirs, None)
     assert later.write(first_ring(), None) is False
@@ -289,7 +289,7 @@ def becoming(before: Ring | None) -> Ring:
 
 
 @pytest.fixture(params=["founded", "rotated"])
-def losing(request: pytest.FixtureRequest) -> tuple[Losing, RingStore, Ring | None]:
+def losing(request: pytest.FixtureRequest) -> tuple[Losing, StoredRing, Ring | None]:
     store = Losing(at_start)
     home, before = home_in(store), None
     if request.param == "rotated":
@@ -299,7 +299,7 @@ def losing(request: pytest.FixtureRequest) -> tuple[Losing, RingStore, Ring | No
 
 
 def test_a_write_whose_answer_was_lost_is_found(
-    losing: tuple[Losing, RingStore, Ring | None],
+    losing: tuple[Losing, StoredRing, Ring | None],
 ) -> None:
     _, home, before = losing
     ring = becoming(before)
@@ -308,7 +308,7 @@ def test_a_write_whose_answer_was_lost_is_found(
 
 
 def test_a_write_that_may_still_happen_is_neither_done_nor_refused(
-    losing: tuple[Losing, RingStore, Ring | None],
+    losing: tuple[Losing, StoredRing, Ring | None],
 ) -> None:
     store, home, before = losing
     store.done = False
@@ -318,7 +318,7 @@ def test_a_write_that_may_still_happen_is_neither_done_nor_refused(
 
 
 def test_a_write_that_nobody_can_ask_about_is_unknown(
-    losing: tuple[Losing, RingStore, Ring | None],
+    losing: tuple[Losing, StoredRing, Ring | None],
 ) -> None:
     store, home, before = losing
     store.more = partial(setattr, store, "deaf", True)
@@ -328,7 +328,7 @@ def test_a_write_that_nobody_can_ask_about_is_unknown(
 
 @pytest.mark.parametrize("done", [True, False])
 def test_a_write_over_which_another_wrote_is_not_the_one_that_is_there(
-    losing: tuple[Losing, RingStore, Ring | None], done: bool
+    losing: tuple[Losing, StoredRing, Ring | None], done: bool
 ) -> None:
     store, home, before = losing
     other = becoming(before)

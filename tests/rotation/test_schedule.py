@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError
 from sealedstate.rotation import Schedule
-from sealedstate.rotation.ring import LEAST_ANNOUNCE, MAX_SECONDS, least_announce
+from sealedstate.rotation.ring import LEAST_ANNOUNCE, MAX_SECONDS, minimum_announce
 from tests.support.rings import DAILY, DAY, SCHEDULES
 
 
@@ -57,7 +57,7 @@ def test_a_lifetime_longer_than_what_is_kept_is_told_with_its_numbers() -> None:
 
 @given(st.integers(1, 10 * DAY), st.integers(0, DAY))
 def test_the_least_announcement_survives_a_failed_reload(reload_every: int, skew: int) -> None:
-    announce = least_announce(reload_every, skew)
+    announce = minimum_announce(reload_every, skew)
     assert announce >= LEAST_ANNOUNCE
     Schedule(DAY, announce, DAY, skew).check(2 * reload_every, DAY, skew)
 

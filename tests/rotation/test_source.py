@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from sealedstate.errors import ConfigurationError, OperatorError, StorageUnavailable
-from sealedstate.events import Event, Journal
+from sealedstate.events import Event, EventLog
 from sealedstate.key_sources import SeekingKeySource
 from sealedstate.rotation import Ring, RingUnreadable, Schedule, founded, revoked, rotated
 from sealedstate.rotation.reports import Report
-from sealedstate.rotation.source import RotatingKeys, Tending
+from sealedstate.rotation.source import RotatingKeySource, RotationConfig
 from sealedstate.testing.clock import tries
 from tests.support.jar import Clock
 
@@ -72,7 +72,7 @@ def home(clock: Clock) -> Home:
     return Home(founded(SCHEDULE, int(clock()), os.urandom))
 
 
-def tending(clock: Clock, **given: Any) -> Tending:
+def tending(clock: Clock, **given: Any) -> RotationConfig:
     usual: dict[str, Any] = {
         "schedule": SCHEDULE,
         "reload_every": RELOAD,
@@ -83,13 +83,15 @@ def tending(clock: Clock, **given: Any) -> Tending:
         "ticks": clock,
         "random": os.urandom,
     }
-    return Tending(**usual | given)
+    return RotationConfig(**usual | given)
 
 
-def keys_of(home: Home, clock: Clock, journal: Journal | None = None, **given: Any) -> RotatingKeys:
+def keys_of(
+    home: Home, clock: Clock, journal: EventLog | None = None, **given: Any
+) -> RotatingKeySource:
     founds = given.pop("founds", False)
     board = given.pop("board", None)
-    return RotatingKeys(home, tending(clock, **given), journal or Journal(), board, founds)
+    return RotatingKeySource(home, tending(clock, **given), journal or EventLog(), board, founds)
 
 
 def advanced(ring: Ring, clock: Clock) -> Ring:
@@ -203,7 +205,7 @@ def _down(home: Home, clock: Clock) -> None:
 def test_whatever_is_wrong_with_the_ring_the_last_good_one_stays_and_it_is_said_once(
     clock: Clock, home: Home, fault: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    journal = Journal()
+    journal = EventLog()
     keys = keys_of(home, clock, journal)
     good = keys.ring
     fault(home, clock)
@@ -319,7 +321,7 @@ def test_nobody_rotates_over_a_foreign_ring(clock: Clock, home: Home) -> None:
 
 
 def test_the_tending_round_puts_back_a_ring_that_is_gone(clock: Clock, home: Home) -> None:
-    journal = Journal()
+    journal = EventLog()
     keys = keys_of(home, clock, journal)
     good, home.ring = home.ring, None
     keys.tend()
@@ -357,11 +359,11 @@ def test_the_tending_round_outlives_a_place_that_cannot_be_written(
 
 
 def test_the_tending_round_reports_what_arrives_under_each_kid(clock: Clock, home: Home) -> None:
-    journal, board = Journal(), Board()
+    journal, board = EventLog(), Board()
     keys = keys_of(home, clock, journal, board=board)
     kid = keys.ring.keys[0].kid
-    journal.note("opened", kid=kid)
-    journal.note("refused", "kid-unknown", kid=b"\1\2\3\4")
+    journal.emit("opened", kid=kid)
+    journal.emit("refused", "kid-unknown", kid=b"\1\2\3\4")
     keys.tend()
     (report,) = board.reports
     assert (report.ring, report.sequence) == (keys.ring.ring_id, 1)
@@ -408,7 +410,7 @@ def test_a_forked_child_tends_with_a_thread_of_its_own(clock: Clock, home: Home)
 
 def test_observers_hear_of_the_ring(clock: Clock, home: Home) -> None:
     heard: list[Event] = []
-    keys = keys_of(home, clock, Journal([heard.append]))
+    keys = keys_of(home, clock, EventLog([heard.append]))
     clock.forward(SCHEDULE.rotate_every)
     keys.tend()
     assert [event.name for event in heard] == ["ring-rotated"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from sealedstate._stored.table import Rows
 from sealedstate.keyring import Keyring
 from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
-from sealedstate.sso.deployment import Deployment
+from sealedstate.sso.deployment import SsoDeployment
 from sealedstate.storage import MemoryStorage
 from tests.support.jar import Clock
 from tests.support.login_makers import NOW, OTHER_SP, SP, a_key
@@ -24,8 +24,8 @@ MESSAGE = b"<samlp:Response/>"
 CONTEXTS = ("sealedstate.sso.replay", "sealedstate.sso.artifact", "sealedstate.sso.consent")
 
 
-def a_deployment(storage: MemoryStorage) -> Deployment:
-    return Deployment(storage, Rows(REALM, randomness("service vectors")), lambda: RING, 60)
+def a_deployment(storage: MemoryStorage) -> SsoDeployment:
+    return SsoDeployment(storage, Rows(REALM, randomness("service vectors")), lambda: RING, 60)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from sealedstate.storage import (
     CachedStorage,
     Capabilities,
     MemoryStorage,
-    SplitStorage,
+    RoutedStorage,
     SQLiteStorage,
     open_storage,
 )
@@ -119,11 +119,11 @@ def test_each_use_is_judged_by_the_store_that_its_contexts_go_to(
     made: Callable[..., Keeper], clock: Clock, sqlite: SQLiteStorage
 ) -> None:
     memory = MemoryStorage(clock)
-    made(SplitStorage(sqlite, {"sealedstate.part": memory, "elsewhere": memory}))
-    made(SplitStorage(memory, dict.fromkeys(REVOCATION, sqlite)))
-    made(SplitStorage(memory, dict.fromkeys(REVOCATION, SplitStorage(sqlite, {}))))
+    made(RoutedStorage(sqlite, {"sealedstate.part": memory, "elsewhere": memory}))
+    made(RoutedStorage(memory, dict.fromkeys(REVOCATION, sqlite)))
+    made(RoutedStorage(memory, dict.fromkeys(REVOCATION, RoutedStorage(sqlite, {}))))
     for context in REVOCATION:
-        split = SplitStorage(sqlite, {context: memory})
+        split = RoutedStorage(sqlite, {context: memory})
         message = refusal(made, split)
         assert "; memory is seen by one process only" in message
         assert message.count("revocation needs") == 1
@@ -157,7 +157,7 @@ def test_a_cache_is_as_stale_as_it_and_what_is_behind_it(clock: Clock) -> None:
     assert behind.capabilities.staleness == 500
     assert cache.capabilities.staleness == 700
     assert CachedStorage(MemoryStorage(clock), clock, 0).capabilities.staleness == 0
-    assert SplitStorage(MemoryStorage(clock), {"x": behind}).capabilities.staleness == 500
+    assert RoutedStorage(MemoryStorage(clock), {"x": behind}).capabilities.staleness == 500
 
 
 # --- servers, and when they are known -----------------------------------------------------------
@@ -297,5 +297,5 @@ def test_memcached_is_refused_for_what_it_is(
         message = refusal(made, store)
         assert "; memcached evicts and forgets at a restart" in message
         # Parts may go there.
-        made(SplitStorage(sqlite, {"sealedstate.part": store}))
+        made(RoutedStorage(sqlite, {"sealedstate.part": store}))
         store.close()

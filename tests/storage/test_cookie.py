@@ -139,7 +139,7 @@ def test_an_index_without_members_takes_no_room() -> None:
 def test_a_map_of_another_release_is_neither_read_nor_overwritten() -> None:
     payloads: list[object] = [{}, [{}, {}, {}], [{"c": {"k": [b"value"]}}, {}], [[], {}]]
     for payload in payloads:
-        place = sealing.SealedFor("map", "test", ("__Host-prefs",))
+        place = sealing.TokenContext("map", "test", ("__Host-prefs",))
         token = sealing.seal(codec.encode(payload), place, KEY, int(NOW), os.urandom(32))
         store = service().for_request(f"__Host-prefs={to_text(token)}")
         with pytest.raises(StorageUnavailable):

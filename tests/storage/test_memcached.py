@@ -17,7 +17,7 @@ from sealedstate.storage._names import context_digest, key_digest, printable
 from sealedstate.storage.contract import Clock, Stored
 from sealedstate.storage.memcached.store import GRACE, MemcachedStorage
 from sealedstate.storage.requirements import DECLARED
-from sealedstate.testing import KitClock
+from sealedstate.testing import FakeClock
 from sealedstate.testing.workers import Meet, in_threads
 from tests.support import kv_servers
 from tests.support.kv_promises import PATIENT, KeyValuePromises
@@ -53,12 +53,12 @@ def own_server() -> Iterator[KeyValueServer]:
 
 
 @pytest.fixture
-def clock() -> KitClock:
-    return KitClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 @pytest.fixture
-def store(server: KeyValueServer, clock: KitClock) -> Iterator[MemcachedStorage]:
+def store(server: KeyValueServer, clock: FakeClock) -> Iterator[MemcachedStorage]:
     store = MemcachedStorage(server.url, clock, timeout=PATIENT)
     yield store
     store.close()
@@ -115,7 +115,7 @@ def test_memcached_keeps_an_item_as_long_as_it_lives_and_a_little_longer(
     server: KeyValueServer, admin: Any, lifetime: str, way: str, begin: str
 ) -> None:
     # Whatever our clock shows, memcached's own shows another time.
-    clock, now = KitClock(), int(time.time() * 1000)
+    clock, now = FakeClock(), int(time.time() * 1000)
     clock.stop({"now": now, "long ago": 1_000_000_000_000, "in ten years": now + 3652 * DAY}[begin])
     store = MemcachedStorage(server.url, clock, timeout=PATIENT)
     expires_at = clock.now + LIFETIMES[lifetime]
@@ -134,7 +134,7 @@ def test_memcached_keeps_an_item_as_long_as_it_lives_and_a_little_longer(
 
 
 def test_what_lives_longer_than_memcached_can_count_is_kept_for_ever(
-    store: MemcachedStorage, admin: Any, clock: KitClock
+    store: MemcachedStorage, admin: Any, clock: FakeClock
 ) -> None:
     assert store.create("c", "k", b"v", 4_102_444_800_000, 1)
     assert seconds_left(admin, name_of("r")) == -1

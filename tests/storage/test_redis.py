@@ -19,7 +19,7 @@ from sealedstate.errors import (
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock, Stored
 from sealedstate.storage.redis.store import GRACE, PAGE, RedisStorage
-from sealedstate.testing import KitClock
+from sealedstate.testing import FakeClock
 from sealedstate.testing.clock import tries
 from tests.support import kv_servers
 from tests.support.kv_promises import PATIENT, SHORT, KeyValuePromises
@@ -52,15 +52,15 @@ def admin(server: KeyValueServer) -> Iterator[Any]:
 
 
 @pytest.fixture
-def store(server: KeyValueServer, clock: KitClock) -> Iterator[RedisStorage]:
+def store(server: KeyValueServer, clock: FakeClock) -> Iterator[RedisStorage]:
     store = RedisStorage(server.url, clock, timeout=PATIENT)
     yield store
     store.close()
 
 
 @pytest.fixture
-def clock() -> KitClock:
-    return KitClock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 class TestPromises(KeyValuePromises):
@@ -135,7 +135,7 @@ def test_scripts_that_the_server_has_forgotten_are_told_anew(
 
 
 def test_redis_gives_memory_back_only_after_every_node_takes_the_record_for_dead(
-    store: RedisStorage, admin: Any, clock: KitClock
+    store: RedisStorage, admin: Any, clock: FakeClock
 ) -> None:
     clock.stop(clock.now)
     ways: dict[str, Callable[[], object]] = {
@@ -155,7 +155,7 @@ def test_redis_gives_memory_back_only_after_every_node_takes_the_record_for_dead
 
 
 def test_lists_of_what_has_expired_do_not_grow(
-    store: RedisStorage, admin: Any, clock: KitClock
+    store: RedisStorage, admin: Any, clock: FakeClock
 ) -> None:
     for number in range(100):
         store.create("c", f"old {number}", b"v", clock.now + MINUTE, 1)
@@ -181,7 +181,7 @@ def test_what_is_left_of_an_empty_context_is_nothing(store: RedisStorage, admin:
 
 
 def test_a_context_of_many_pages_is_touched_and_deleted_as_a_whole(
-    store: RedisStorage, admin: Any, clock: KitClock
+    store: RedisStorage, admin: Any, clock: FakeClock
 ) -> None:
     many = 2 * PAGE + 7
     for number in range(many):
@@ -198,7 +198,7 @@ def test_a_context_of_many_pages_is_touched_and_deleted_as_a_whole(
 
 
 def test_reaping_finds_its_own_among_many_keys_of_others(
-    store: RedisStorage, admin: Any, clock: KitClock
+    store: RedisStorage, admin: Any, clock: FakeClock
 ) -> None:
     admin.mset({f"foreign {number}": b"x" for number in range(5000)})
     admin.set("sealedstate:{foreign}:records", b"not ours")
@@ -213,7 +213,7 @@ def test_reaping_finds_its_own_among_many_keys_of_others(
     assert admin.dbsize() == 5000 + 2 * 10, "the later members, and that they are there"
 
 
-def test_reaping_much_takes_what_it_may_at_once(store: RedisStorage, clock: KitClock) -> None:
+def test_reaping_much_takes_what_it_may_at_once(store: RedisStorage, clock: FakeClock) -> None:
     many = 2 * PAGE + 7
     for number in range(many):
         store.create("c", str(number), b"v", clock.now + MINUTE, 1)

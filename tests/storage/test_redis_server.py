@@ -25,7 +25,7 @@ from sealedstate.storage import Storage
 from sealedstate.storage.contract import Capabilities, Clock, Stored
 from sealedstate.storage.redis.server import QUESTIONS, capabilities
 from sealedstate.storage.redis.store import RedisStorage
-from sealedstate.testing import KitClock, StorageContract
+from sealedstate.testing import FakeClock, StorageContract
 from sealedstate.testing.clock import tries
 from sealedstate.testing.suite import insist
 from tests.support import kv_servers
@@ -78,7 +78,7 @@ def test_persistence_is_declared_as_it_is_configured(persistence: Persistence) -
 @pytest.mark.parametrize("policy", ["noeviction", "allkeys-lru", "volatile-ttl", "volatile-lru"])
 def test_eviction_is_declared_as_it_is_configured(policy: str) -> None:
     with redis_server("none", "--maxmemory", "100mb", "--maxmemory-policy", policy) as server:
-        store = RedisStorage(server.url, KitClock(), timeout=PATIENT)
+        store = RedisStorage(server.url, FakeClock(), timeout=PATIENT)
         can = store.capabilities
         assert can.evicts == (policy != "noeviction")
         assert ("contexts" in can.because) == ("enumerable" in can.because) == can.evicts
@@ -104,7 +104,7 @@ def test_what_is_declared_to_be_evicted_is_evicted() -> None:
 def test_a_changed_configuration_is_noticed_a_minute_later_or_after_a_reconnect(
     plain_redis: KeyValueServer,
 ) -> None:
-    clock = KitClock()
+    clock = FakeClock()
     clock.stop(clock.now)
     store = RedisStorage(plain_redis.url, clock, timeout=PATIENT)
     with redis.Redis(port=plain_redis.port) as admin:
@@ -147,7 +147,7 @@ def test_a_user_who_may_do_what_the_docstring_says_can_do_everything() -> None:
         admin.acl_setuser(
             "least", True, passwords=["+p"], keys=["sealedstate:*"], commands=commands
         )
-        clock = KitClock()
+        clock = FakeClock()
         store = RedisStorage(
             server.url.replace("redis://", "redis://least:p@"), clock, timeout=PATIENT
         )
@@ -271,7 +271,7 @@ def cluster() -> Iterator[KeyValueServer]:
         yield server
 
 
-def use_everything(store: Storage, clock: KitClock) -> None:
+def use_everything(store: Storage, clock: FakeClock) -> None:
     """Every operation of the contract, some of them with something to clear away."""
     for _ in range(2):
         for number in range(10):
@@ -296,7 +296,7 @@ def use_everything(store: Storage, clock: KitClock) -> None:
 def test_every_script_keeps_to_the_keys_it_is_given_and_those_to_one_slot(
     cluster: KeyValueServer,
 ) -> None:
-    clock = KitClock()
+    clock = FakeClock()
     store = RedisStorage(cluster.url, clock, timeout=PATIENT)
     with redis.Redis(port=cluster.port) as admin, admin.monitor() as monitor:
         use_everything(store, clock)

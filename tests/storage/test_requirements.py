@@ -18,7 +18,7 @@ from sealedstate.storage import (
     USES,
     CachedStorage,
     MemoryStorage,
-    SplitStorage,
+    RoutedStorage,
     SQLiteStorage,
     mismatch,
     open_storage,
@@ -77,7 +77,7 @@ def test_a_store_is_called_by_a_short_name_that_holds_no_password() -> None:
         "mariadb": open_storage("mariadb://user:password@host/name", time.time),
         "redis": open_storage("redis://user:password@host", time.time),
         "memcached": open_storage("memcached://host:1", time.time),
-        "split": SplitStorage(MemoryStorage(time.time), {}),
+        "routed": RoutedStorage(MemoryStorage(time.time), {}),
         "mine": Named(),
     }
     assert [store_name(store) for store in stores.values()] == list(stores)

@@ -13,7 +13,7 @@ from sealedstate import ConfigurationError, StorageUnavailable
 from sealedstate.storage import (
     CachedStorage,
     MemoryStorage,
-    SplitStorage,
+    RoutedStorage,
     SQLiteStorage,
     Storage,
     open_storage,
@@ -51,7 +51,7 @@ class TestSplitKeepsTheContract(StorageContract):
 
     def open_store(self, clock: Clock) -> Storage:
         other = SQLiteStorage(f"{self.path}.other", clock)
-        return SplitStorage(SQLiteStorage(self.path, clock), {"sealedstate.revoked": other})
+        return RoutedStorage(SQLiteStorage(self.path, clock), {"sealedstate.revoked": other})
 
 
 class TestCacheKeepsTheContract(StorageContract):
@@ -66,7 +66,7 @@ def clock() -> Ticking:
 
 def test_a_split_sends_each_context_to_its_own_store(clock: Ticking) -> None:
     one, other = MemoryStorage(clock), MemoryStorage(clock)
-    split = SplitStorage(one, {"replay": other})
+    split = RoutedStorage(one, {"replay": other})
     assert split.create("replay", "k", b"r", None, 1)
     assert split.create("logins", "k", b"l", None, 1)
     assert one.read("replay", "k") is None
@@ -75,7 +75,7 @@ def test_a_split_sends_each_context_to_its_own_store(clock: Ticking) -> None:
 
 
 def test_a_split_can_do_what_its_weakest_store_can(clock: Ticking, tmp_path: Path) -> None:
-    split = SplitStorage(SQLiteStorage(tmp_path / "db", clock), {"x": MemoryStorage(clock)})
+    split = RoutedStorage(SQLiteStorage(tmp_path / "db", clock), {"x": MemoryStorage(clock)})
     assert not split.capabilities.shared
     assert not split.capabilities.survives_restart
     assert not split.capabilities.presumed
@@ -90,7 +90,7 @@ def test_a_split_takes_no_more_than_its_smallest_store_and_presumes_what_one_of_
     ):
         can = replace(MemoryStorage.capabilities, total_bytes=total, presumed=presumed)
         store.capabilities = can
-    split = SplitStorage(stores[0], {"x": stores[1], "y": stores[2]})
+    split = RoutedStorage(stores[0], {"x": stores[1], "y": stores[2]})
     assert split.capabilities.total_bytes == 4096
     assert split.capabilities.presumed
 
@@ -184,7 +184,7 @@ def test_urls_name_layers_and_splits(clock: Ticking, tmp_path: Path) -> None:
     assert isinstance(open_storage("layered:500:memory:", clock), CachedStorage)
     urls = {"*": f"sqlite:{tmp_path / 'a'}", "sealedstate.revoked": "memory:"}
     split = open_storage(urls, clock)
-    assert isinstance(split, SplitStorage)
+    assert isinstance(split, RoutedStorage)
     assert isinstance(split.store_of("sealedstate.revoked"), MemoryStorage)
     assert isinstance(split.store_of("anything"), SQLiteStorage)
 
@@ -206,4 +206,4 @@ def test_a_split_without_a_default_is_refused(clock: Ticking) -> None:
 def test_a_split_is_down_when_one_of_its_stores_is(clock: Ticking, tmp_path: Path) -> None:
     gone = SQLiteStorage(tmp_path / "no" / "such" / "folder", clock)
     with pytest.raises(StorageUnavailable):
-        SplitStorage(MemoryStorage(clock), {"x": gone}).ping()
+        RoutedStorage(MemoryStorage(clock), {"x": gone}).ping()

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sealedstate.errors import VersionMismatch
-from sealedstate.storage import MemoryStorage, ObjectView
+from sealedstate.storage import MemoryStorage, TypedStorage
 from sealedstate.storage.typed import Found
 
 
@@ -25,22 +25,22 @@ def clock() -> float:
 
 
 @pytest.fixture
-def view() -> ObjectView[list[int]]:
-    return ObjectView(MemoryStorage(clock), "numbers", JSONNumbers(), clock)
+def view() -> TypedStorage[list[int]]:
+    return TypedStorage(MemoryStorage(clock), "numbers", JSONNumbers(), clock)
 
 
-def test_an_object_comes_back_as_what_it_was(view: ObjectView[list[int]]) -> None:
+def test_an_object_comes_back_as_what_it_was(view: TypedStorage[list[int]]) -> None:
     version = view.create("k", [1, 2], None)
     assert version is not None
     assert view.read("k") == Found([1, 2], version, None)
 
 
-def test_only_the_first_of_two_creates_wins(view: ObjectView[list[int]]) -> None:
+def test_only_the_first_of_two_creates_wins(view: TypedStorage[list[int]]) -> None:
     assert view.create("k", [1], None) is not None
     assert view.create("k", [2], None) is None
 
 
-def test_a_checked_update_needs_the_version_that_is_there(view: ObjectView[list[int]]) -> None:
+def test_a_checked_update_needs_the_version_that_is_there(view: TypedStorage[list[int]]) -> None:
     first = view.create("k", [1], None) or 0
     second = view.update("k", [2], None, first)
     assert second is not None
@@ -50,13 +50,13 @@ def test_a_checked_update_needs_the_version_that_is_there(view: ObjectView[list[
     assert caught.value.current == second
 
 
-def test_absence_is_an_answer(view: ObjectView[list[int]]) -> None:
+def test_absence_is_an_answer(view: TypedStorage[list[int]]) -> None:
     assert view.read("k") is None
     assert view.update("k", [1], None, 1) is None
     assert view.delete("k") is False
 
 
-def test_a_checked_delete_leaves_what_another_wrote(view: ObjectView[list[int]]) -> None:
+def test_a_checked_delete_leaves_what_another_wrote(view: TypedStorage[list[int]]) -> None:
     first = view.create("k", [1], None) or 0
     view.update("k", [2], None, first)
     with pytest.raises(VersionMismatch):

@@ -19,7 +19,7 @@ import pytest
 
 from sealedstate.errors import OutcomeUnknown, StorageError, StorageUnavailable, VersionMismatch
 from sealedstate.storage.contract import Clock, Storage, Stored
-from sealedstate.testing import KitClock
+from sealedstate.testing import FakeClock
 from sealedstate.testing.suite import Suite, insist
 from sealedstate.testing.workers import Meet, in_threads
 from tests.support.fault_proxy import FaultProxy
@@ -269,7 +269,7 @@ class KeyValuePromises(Suite):
             assert proxy.connections == before + 1, "the parent has kept its own"
 
     @pytest.mark.parametrize("operation", ["create", "compare-and-delete"])
-    def test_of_eight_threads_one_wins_each_round(self, operation: str, clock: KitClock) -> None:
+    def test_of_eight_threads_one_wins_each_round(self, operation: str, clock: FakeClock) -> None:
         store = self.open_store(clock)
         _set_out(store, operation)
 
@@ -282,7 +282,7 @@ class KeyValuePromises(Suite):
 
     @pytest.mark.parametrize("operation", ["create", "compare-and-delete"])
     def test_of_four_processes_with_four_threads_each_one_wins_each_round(
-        self, operation: str, clock: KitClock
+        self, operation: str, clock: FakeClock
     ) -> None:
         store = self.open_store(clock)
         _set_out(store, operation)
@@ -340,7 +340,9 @@ def _set_out(store: Storage, operation: str) -> None:
         assert store.create("race", str(number), b"v", None, 1)
 
 
-def _win_all(store: Storage, clock: KitClock, racer: int, meet: Meet, operation: str) -> list[bool]:
+def _win_all(
+    store: Storage, clock: FakeClock, racer: int, meet: Meet, operation: str
+) -> list[bool]:
     won = []
     for number in range(ROUNDS):
         meet()

@@ -12,7 +12,15 @@ from typing import TypeAlias
 
 from hypothesis import strategies as st
 
-from sealedstate.rotation import Ring, RingHome, disabled, enabled, revoked, revoked_before, rotated
+from sealedstate.rotation import (
+    Ring,
+    RingStorage,
+    disabled,
+    enabled,
+    revoked,
+    revoked_before,
+    rotated,
+)
 from tests.support.ring_workers import SCHEDULE, first_ring
 
 Change: TypeAlias = Callable[[Ring], Ring]
@@ -53,7 +61,9 @@ CHANGES: st.SearchStrategy[list[Change]] = st.lists(
 )
 
 
-def assert_written_and_read_alike(home: RingHome, other: RingHome, changes: list[Change]) -> None:
+def assert_written_and_read_alike(
+    home: RingStorage, other: RingStorage, changes: list[Change]
+) -> None:
     """Every state is written over the one before, by who holds it, and read back by others."""
     before, ring = None, first_ring()
     for change in (lambda ring: ring, *changes):

@@ -20,9 +20,9 @@ import pytest
 from sealedstate import Settings
 from sealedstate.cli import main
 from sealedstate.keyring import Key, secret_to_text
-from sealedstate.rotation import Ring, RingHome, Schedule, founded
-from sealedstate.rotation.reports import Report, ReportBoard
-from sealedstate.rotation.source import RotatingKeys
+from sealedstate.rotation import Ring, RingStorage, Schedule, founded
+from sealedstate.rotation.reports import Report, ReportStore
+from sealedstate.rotation.source import RotatingKeySource
 
 KEK = Key.generate(os.urandom).export()
 HOUR, DAY = 3600, 86400
@@ -38,8 +38,8 @@ class Desk:
 
     keys: str
     environ: dict[str, str]
-    home: RingHome
-    board: ReportBoard
+    home: RingStorage
+    board: ReportStore
     path: Path
     stores: ExitStack
 
@@ -81,11 +81,11 @@ class Desk:
         kek = KEK.rpartition(":")[2]
         return found | {key.secret.hex() for key in ring.keys} | {secret_to_text(ring.lookup), kek}
 
-    def node(self, **given: object) -> RotatingKeys:
+    def node(self, **given: object) -> RotatingKeySource:
         """A process of this configuration, without its thread."""
         settings = Settings.from_env(self.environ, rotate_here=False, **given)
         _close_later(settings, self.stores)
-        assert isinstance(settings.key_source, RotatingKeys)
+        assert isinstance(settings.key_source, RotatingKeySource)
         return settings.key_source
 
 

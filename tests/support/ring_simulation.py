@@ -10,11 +10,11 @@ import os
 from dataclasses import dataclass
 from random import Random
 
-from sealedstate.deployment import SteadyClock
-from sealedstate.events import Journal
+from sealedstate.deployment import ClampedClock
+from sealedstate.events import EventLog
 from sealedstate.keyring import Keyring, KeyState
 from sealedstate.rotation import Ring, Schedule
-from sealedstate.rotation.source import RotatingKeys, Tending
+from sealedstate.rotation.source import RotatingKeySource, RotationConfig
 
 
 class SharedHome:
@@ -91,8 +91,8 @@ class Node:
     def __init__(self, world: World, founds: bool) -> None:
         self._world = world
         self.set_clock()
-        self._clock = SteadyClock(lambda: world.now + self._offset, world.skew)
-        tending = Tending(
+        self._clock = ClampedClock(lambda: world.now + self._offset, world.skew)
+        tending = RotationConfig(
             world.schedule,
             world.reload_every,
             world.schedule.keep,
@@ -102,7 +102,7 @@ class Node:
             ticks=lambda: world.now,
             random=os.urandom,
         )
-        self.keys = RotatingKeys(world.home, tending, Journal(), founds=founds)
+        self.keys = RotatingKeySource(world.home, tending, EventLog(), founds=founds)
         self._primaries: list[int] = []
 
     def set_clock(self) -> None:

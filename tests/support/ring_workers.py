@@ -19,9 +19,9 @@ from typing import Any, TypeAlias
 
 from sealedstate.errors import OutcomeUnknown
 from sealedstate.keyring import Key, Keyring
-from sealedstate.rotation import Ring, RingHome, Schedule, founded, rotated
+from sealedstate.rotation import Ring, RingStorage, Schedule, founded, rotated
 from sealedstate.rotation.ring_file import RingFile
-from sealedstate.rotation.ring_store import RingStore
+from sealedstate.rotation.ring_store import StoredRing
 from sealedstate.storage import open_storage
 from sealedstate.testing.clock import tries
 from sealedstate.testing.suite import insist
@@ -37,7 +37,7 @@ SCHEDULE = Schedule(rotate_every=10, announce=2, keep=30, skew=1)
 START = 1_800_000_000
 PATIENCE = 120  # seconds
 
-Opener: TypeAlias = Callable[[], RingHome]
+Opener: TypeAlias = Callable[[], RingStorage]
 """Opens a home, in any process."""
 
 
@@ -54,8 +54,8 @@ def open_file(path: Path, kek: str | None = None) -> RingFile:
     return RingFile(path, kek_of(kek), os.urandom, at_start, timeout=PATIENCE)
 
 
-def open_row(url: str, kek: str) -> RingStore:
-    return RingStore(open_storage(url, at_start), "tests", kek_of(kek), os.urandom, at_start)
+def open_row(url: str, kek: str) -> StoredRing:
+    return StoredRing(open_storage(url, at_start), "tests", kek_of(kek), os.urandom, at_start)
 
 
 def first_ring() -> Ring:
@@ -119,7 +119,7 @@ def watch(opener: Opener, begun: Path, stop: Path) -> dict[str, Any]:
     }
 
 
-def write(home: RingHome, ring: Ring, after: Ring | None) -> bool:
+def write(home: RingStorage, ring: Ring, after: Ring | None) -> bool:
     """Whether the ring was surely written; a busy store is asked again."""
     try:
         return insist(home.write, ring, after)
@@ -127,7 +127,7 @@ def write(home: RingHome, ring: Ring, after: Ring | None) -> bool:
         return False
 
 
-def loaded(home: RingHome) -> Ring:
+def loaded(home: RingStorage) -> Ring:
     ring = insist(home.load)
     assert ring is not None, "the ring is gone"
     return ring

@@ -17,7 +17,7 @@ import pytest
 from sealedstate._stored.table import Rows
 from sealedstate.errors import OutcomeUnknown, StorageUnavailable, VersionMismatch
 from sealedstate.keyring import Key, Keyring
-from sealedstate.sso.deployment import Deployment
+from sealedstate.sso.deployment import SsoDeployment
 from sealedstate.storage import MemoryStorage, Storage, Stored, open_storage
 from tests.support.backends import BACKENDS, Service
 from tests.support.login_makers import a_key
@@ -32,8 +32,8 @@ SHARED = ["sqlite", *ON_SERVERS]
 TIMEOUT = "sealedstate_timeout=20"
 
 
-def deployment(storage: Storage, ring: Keyring = RING, realm: str = "default") -> Deployment:
-    return Deployment(storage, Rows(realm, os.urandom), lambda: ring, SKEW)
+def deployment(storage: Storage, ring: Keyring = RING, realm: str = "default") -> SsoDeployment:
+    return SsoDeployment(storage, Rows(realm, os.urandom), lambda: ring, SKEW)
 
 
 def lagging(ring: Keyring = RING) -> Keyring:

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="how Linux deals
 
 
 def test_no_process_is_given_the_port_of_another_whose_server_is_down() -> None:
-    asked = f"from tests import ports; print(ports._take({ports.free_port()}))"
+    asked = f"from tests.support import ports; print(ports._take({ports.free_port()}))"
     command = [sys.executable, "-c", asked]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

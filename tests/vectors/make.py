@@ -21,14 +21,14 @@ import cbor2
 from markupsafe import Markup
 
 from sealedstate import Key, Keyring
-from sealedstate._cookies.codec import Tokens
+from sealedstate._cookies.codec import CookieCodec
 from sealedstate._stored.parts import CONTEXT, Row, Spiller
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations
 from sealedstate._stored.table import Rows
 from sealedstate._wire import cbor as codec
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import OverflowSet, Record
-from sealedstate._wire.token import SealedFor, seal
+from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import MemoryStorage
 from tests.support.spec_decoder import described
@@ -285,8 +285,8 @@ def stored_vector(name: str) -> dict[str, Any]:
     }
 
 
-def tokens(random: Recorded) -> Tokens:
-    return Tokens(COOKIE, REALM, StaticKeys(RING), random)
+def tokens(random: Recorded) -> CookieCodec:
+    return CookieCodec(COOKIE, REALM, StaticKeys(RING), random)
 
 
 def overflow_entry(overflow: OverflowSet) -> dict[str, Any]:
@@ -306,17 +306,17 @@ def hexed(parts: Any) -> dict[str, str]:
 
 GOOD_RECORD = Record(SESSION_ID, "alice", NOW - 10, NOW + 90, 2, {"n": b"\x03"})
 GOOD_ROW: list[Any] = ["alice", 10, -101, 2, ["n", b"\x03"]]
-CORE = SealedFor("core", REALM, (COOKIE,))
+CORE = TokenContext("core", REALM, (COOKIE,))
 SET_ID = bytes_of("set", 8)
-OVERFLOW = SealedFor("overflow", REALM, (COOKIE, SESSION_ID, SET_ID))
-STORED = SealedFor("stored", REALM, (CONTEXT, Row(SESSION_ID, "n").key, (5).to_bytes(8, "big")))
+OVERFLOW = TokenContext("overflow", REALM, (COOKIE, SESSION_ID, SET_ID))
+STORED = TokenContext("stored", REALM, (CONTEXT, Row(SESSION_ID, "n").key, (5).to_bytes(8, "big")))
 GOOD_FRAME = cbor2.dumps(GOOD_ROW)
 GOOD = SESSION_ID + GOOD_FRAME
 GOOD_PAYLOADS = {CORE: GOOD, OVERFLOW: cbor2.dumps(["n", b"\x03"]), STORED: b"\3"}
 
 
 def sealed(
-    payload: bytes, place: SealedFor = CORE, key: Key = CURRENT, sealed_at: int = NOW
+    payload: bytes, place: TokenContext = CORE, key: Key = CURRENT, sealed_at: int = NOW
 ) -> bytes:
     return seal(payload, place, key, sealed_at, bytes_of("entropy", 32))
 
@@ -330,7 +330,7 @@ def refused() -> dict[str, Any]:
 
 
 def refusal(
-    name: str, error: str, text: str | bytes, place: SealedFor = CORE, now: int = NOW
+    name: str, error: str, text: str | bytes, place: TokenContext = CORE, now: int = NOW
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -416,18 +416,18 @@ def misplaced() -> Iterator[dict[str, Any]]:
             if other != place:
                 name = f"{place.purpose} as {other.purpose}"
                 yield refusal(name, "ForgedToken", token, other)
-        renamed = SealedFor(other_purpose(place), place.realm, place.name)
+        renamed = TokenContext(other_purpose(place), place.realm, place.name)
         yield refusal(f"{place.purpose} with another purpose", "ForgedToken", token, renamed)
         for realm in ("", "vector", "vectors2", "VECTORS"):
-            elsewhere = SealedFor(place.purpose, realm, place.name)
+            elsewhere = TokenContext(place.purpose, realm, place.name)
             name = f"{place.purpose} in realm {realm!r}"
             yield refusal(name, "ForgedToken", token, elsewhere)
     core = sealed(GOOD_PAYLOADS[CORE])
     for cookie in ("__Host-t", "__Host-", "__host-s", "s", "", "__Host-s-1"):
-        named = SealedFor("core", REALM, (cookie,))
+        named = TokenContext("core", REALM, (cookie,))
         yield refusal(f"under the name {cookie!r}", "ForgedToken", core, named)
-    yield refusal("name moved into the realm", "ForgedToken", core, SealedFor("core", REALM, ()))
-    joined = SealedFor("core", REALM + COOKIE, ())
+    yield refusal("name moved into the realm", "ForgedToken", core, TokenContext("core", REALM, ()))
+    joined = TokenContext("core", REALM + COOKIE, ())
     yield refusal("name joined to the realm", "ForgedToken", core, joined)
     overflow, stored = sealed(GOOD_PAYLOADS[OVERFLOW], OVERFLOW), sealed(b"\3", STORED)
     elsewhere_set: dict[str, tuple[str | bytes, ...]] = {
@@ -437,7 +437,7 @@ def misplaced() -> Iterator[dict[str, Any]]:
         "with fields swapped": (COOKIE, SET_ID, SESSION_ID),
     }
     for name, fields in elsewhere_set.items():
-        place = SealedFor("overflow", REALM, fields)
+        place = TokenContext("overflow", REALM, fields)
         yield refusal(f"overflow {name}", "ForgedToken", overflow, place)
     context, row_key, version = STORED.name
     elsewhere_row: dict[str, tuple[str | bytes, ...]] = {
@@ -447,13 +447,13 @@ def misplaced() -> Iterator[dict[str, Any]]:
         "under a newer version": (context, row_key, (6).to_bytes(8, "big")),
     }
     for name, fields in elsewhere_row.items():
-        place = SealedFor("stored", REALM, fields)
+        place = TokenContext("stored", REALM, fields)
         yield refusal(f"stored {name}", "ForgedToken", stored, place)
     wrong = Key(CURRENT.kid, bytes_of("another secret", 32))
     yield refusal("another secret", "ForgedToken", sealed(GOOD_PAYLOADS[CORE], key=wrong))
 
 
-def other_purpose(place: SealedFor) -> str:
+def other_purpose(place: TokenContext) -> str:
     return {"core": "overflow", "overflow": "stored", "stored": "core"}[place.purpose]
 
 

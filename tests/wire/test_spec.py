@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError, Key, Keyring, errors
-from sealedstate._cookies.codec import Tokens
+from sealedstate._cookies.codec import CookieCodec
 from sealedstate._cookies.header import Candidates
 from sealedstate._stored.parts import Row, Spiller
 from sealedstate._stored.revocations import Ending, Revocations
@@ -27,7 +27,7 @@ from sealedstate._wire import cbor as codec
 from sealedstate._wire import encoding as chunking
 from sealedstate._wire import record as record_codec
 from sealedstate._wire.record import OverflowSet, Record
-from sealedstate._wire.token import ENTROPY_BYTES, SealedFor, open_token, seal
+from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
 from sealedstate.errors import ReplacedSession, RevokedSession, UnreadableError
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import export_lookup, length_prefixed, parse_lookup
@@ -87,7 +87,7 @@ def spec_ring(now: int) -> dict[bytes, SpecKey]:
     }
 
 
-def tokens(*random: str) -> Tokens:
+def tokens(*random: str) -> CookieCodec:
     """The vectors' application, with a random source that gives just what is listed."""
     left = [bytes.fromhex(made) for made in random]
 
@@ -96,7 +96,7 @@ def tokens(*random: str) -> Tokens:
         assert len(made) == size
         return made
 
-    return Tokens(COOKIE, REALM, StaticKeys(ring()), take)
+    return CookieCodec(COOKIE, REALM, StaticKeys(ring()), take)
 
 
 def record_of(vector: Vector) -> Record:
@@ -299,12 +299,12 @@ def test_the_specification_finds_and_reads_what_logouts_leave_alike(vector: Vect
 # --- what was refused stays refused ---------------------------------------------------------------
 
 
-def place_of(vector: Vector) -> SealedFor:
+def place_of(vector: Vector) -> TokenContext:
     name = tuple(
         field["text"] if "text" in field else bytes.fromhex(field["hex"])
         for field in vector["place"]
     )
-    return SealedFor(vector["purpose"], vector["realm"], name)
+    return TokenContext(vector["purpose"], vector["realm"], name)
 
 
 OURS: dict[str, Callable[[bytes, int], object]] = {
@@ -353,7 +353,7 @@ def test_a_frozen_bad_core_opens_no_session(vector: Vector) -> None:
     place = place_of(vector)
     name = place.name[0] if place.name else ""
     assert isinstance(name, str)
-    application = Tokens(name, place.realm, StaticKeys(ring()), bytes)
+    application = CookieCodec(name, place.realm, StaticKeys(ring()), bytes)
     with pytest.raises(UnreadableError):
         application.open_core(Candidates((vector["text"],)), vector["now"])
 
@@ -421,7 +421,7 @@ def test_the_specification_opens_every_core_that_we_seal(
     entropy: bytes,
 ) -> None:
     key = Key(kid, secret)
-    application = Tokens(cookie_name, realm, StaticKeys(Keyring((key,))), lambda _: entropy)
+    application = CookieCodec(cookie_name, realm, StaticKeys(Keyring((key,))), lambda _: entropy)
     text = application.seal_core(record, sealed_at)
     core = spec_decoder.open_core(text, {kid: SpecKey(secret)}, realm, cookie_name)
     assert core.id == record.id
@@ -435,7 +435,7 @@ def test_the_specification_opens_all_overflow_that_we_seal(
     parts: dict[str, bytes], session_id: bytes, entropy: bytes, room: int
 ) -> None:
     key = ring().keys[0]
-    application = Tokens("s", "r", StaticKeys(Keyring((key,))), lambda size: entropy[:size])
+    application = CookieCodec("s", "r", StaticKeys(Keyring((key,))), lambda size: entropy[:size])
     overflow, texts = application.seal_overflow(session_id, parts, (room,) * 2000, 1_800_000_000)
     values = spec_decoder.open_overflow(
         texts, {key.kid: SpecKey(key.secret)}, "r", "s", session_id, overflow.set_id
@@ -459,7 +459,7 @@ def test_the_specification_opens_every_token_for_any_place(
 ) -> None:
     purpose, realm, name = place
     token = seal(
-        payload, SealedFor(purpose, realm, tuple(name)), Key(kid, secret), sealed_at, entropy
+        payload, TokenContext(purpose, realm, tuple(name)), Key(kid, secret), sealed_at, entropy
     )
     opened = spec_decoder.open_sealed(token, {kid: SpecKey(secret)}, purpose, realm, name)
     assert opened == (sealed_at, payload)

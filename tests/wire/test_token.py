@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import Key, Keyring
-from sealedstate._cookies.codec import Tokens
+from sealedstate._cookies.codec import CookieCodec
 from sealedstate._cookies.header import Candidates
 from sealedstate._stored.parts import CONTEXT, Row, Spiller
 from sealedstate._stored.table import Rows
@@ -27,7 +27,7 @@ from sealedstate._wire.token import (
     ENTROPY_BYTES,
     HEADER_BYTES,
     OVERHEAD_BYTES,
-    SealedFor,
+    TokenContext,
     open_token,
     seal,
 )
@@ -46,7 +46,7 @@ from tests.support.shards import shards
 
 NOW = 1_800_000_000
 REALM, COOKIE = "default", "__Host-s"
-PLACE = SealedFor("core", REALM, (COOKIE,))
+PLACE = TokenContext("core", REALM, (COOKIE,))
 # Fixed, so that a failing shard fails again.
 FIXED = random.Random("sealing")
 KEYS = tuple(Key.generate(FIXED.randbytes) for _ in range(3))
@@ -54,11 +54,11 @@ RING = Keyring(KEYS)
 FIRST = KEYS[0]
 
 
-def sealed(payload: bytes = b"payload", place: SealedFor = PLACE, key: Key = FIRST) -> bytes:
+def sealed(payload: bytes = b"payload", place: TokenContext = PLACE, key: Key = FIRST) -> bytes:
     return seal(payload, place, key, NOW, os.urandom(ENTROPY_BYTES))
 
 
-def opens(token: bytes, place: SealedFor = PLACE, ring: Keyring = RING) -> bool:
+def opens(token: bytes, place: TokenContext = PLACE, ring: Keyring = RING) -> bool:
     try:
         open_token(token, place, ring, NOW)
     except UnreadableError:
@@ -99,7 +99,7 @@ SHARDS, ALTERED = 20, 50_000
 def originals() -> list[bytes]:
     """Authentic tokens of three keys and of several places, to alter and to splice."""
 
-    def sealed(payload: bytes, place: SealedFor, key: Key = FIRST) -> bytes:
+    def sealed(payload: bytes, place: TokenContext, key: Key = FIRST) -> bytes:
         return seal(payload, place, key, NOW, FIXED.randbytes(ENTROPY_BYTES))
 
     tokens = []
@@ -108,9 +108,9 @@ def originals() -> list[bytes]:
             record = Record(bytes([number]) * 16, "alice", NOW, NOW + 60, 1, {"n": bytes(size)})
             tokens.append(sealed(record_codec.encode_record(record, NOW), PLACE, key))
     payload = record_codec.encode_record(Record(bytes(16), None, NOW, NOW + 60, 1), NOW)
-    tokens.append(sealed(payload, SealedFor("core", "other", (COOKIE,))))
-    tokens.append(sealed(payload, SealedFor("core", REALM, ("__Host-t",))))
-    tokens.append(sealed(payload, SealedFor("overflow", REALM, (COOKIE, bytes(16), bytes(8)))))
+    tokens.append(sealed(payload, TokenContext("core", "other", (COOKIE,))))
+    tokens.append(sealed(payload, TokenContext("core", REALM, ("__Host-t",))))
+    tokens.append(sealed(payload, TokenContext("overflow", REALM, (COOKIE, bytes(16), bytes(8)))))
     return tokens
 
 
@@ -239,7 +239,7 @@ def test_of_ten_million_altered_tokens_none_opens_and_none_breaks(shard: int) ->
 
 def none_opens_and_none_breaks(seed: str) -> None:
     altering = Altering(seed)
-    tokens = Tokens(COOKIE, REALM, StaticKeys(RING), os.urandom)
+    tokens = CookieCodec(COOKIE, REALM, StaticKeys(RING), os.urandom)
     refused: Counter[type] = Counter()
     for _ in range(ALTERED // 2):
         try:
@@ -257,7 +257,7 @@ def none_opens_and_none_breaks(seed: str) -> None:
 
 
 def test_the_originals_of_the_altered_tokens_open() -> None:
-    tokens = Tokens(COOKIE, REALM, StaticKeys(RING), os.urandom)
+    tokens = CookieCodec(COOKIE, REALM, StaticKeys(RING), os.urandom)
     for token, text in zip(ORIGINALS[:12], TEXTS[:12], strict=True):
         assert opens(token)
         assert tokens.open_core(Candidates((text,)), NOW)[0].record.expires_at == NOW + 60
@@ -288,7 +288,7 @@ def test_every_extension_is_refused() -> None:
 
 
 def test_every_letter_of_a_text_counts() -> None:
-    tokens = Tokens(COOKIE, REALM, StaticKeys(RING), os.urandom)
+    tokens = CookieCodec(COOKIE, REALM, StaticKeys(RING), os.urandom)
     text = TEXTS[3]
     for at, letter in itertools.product(range(len(text)), LETTERS.decode()):
         altered = text[:at] + letter + text[at + 1 :]
@@ -300,26 +300,26 @@ def test_every_letter_of_a_text_counts() -> None:
 # --- the cross matrix -----------------------------------------------------------------------------
 
 
-def places() -> Iterator[SealedFor]:
+def places() -> Iterator[TokenContext]:
     session_ids, set_ids = (bytes(16), b"\1" * 16), (bytes(8), b"\1" * 8)
     versions = tuple(number.to_bytes(8, "big") for number in (1, 2, 256))
     for realm in ("default", "defaul", "default2", ""):
         for cookie in ("__Host-s", "__Host-t", "s"):
-            yield SealedFor("core", realm, (cookie,))
+            yield TokenContext("core", realm, (cookie,))
         for fields in itertools.product(("__Host-s", "s"), session_ids, set_ids):
-            yield SealedFor("overflow", realm, fields)
+            yield TokenContext("overflow", realm, fields)
         for row in itertools.product(("sealedstate.part", "other"), ("a", "b"), versions):
-            yield SealedFor("stored", realm, row)
+            yield TokenContext("stored", realm, row)
     # The same bytes with other boundaries between purpose, realm and name.
-    yield SealedFor("coredefault", "", ("__Host-s",))
-    yield SealedFor("core", "default__Host-s", ())
-    yield SealedFor("core", "default", ("__Host-", "s"))
-    yield SealedFor("core", "default", ("__Host-s", ""))
-    yield SealedFor("core", "default", ("", "__Host-s"))
-    yield SealedFor("overflow", "default", ("__Host-s" + "\0" * 16, bytes(8)))
-    yield SealedFor("overflow", "default", ("__Host-s", bytes(8), bytes(16)))
-    yield SealedFor("stored", "default", ("sealedstate.parta", (1).to_bytes(8, "big")))
-    yield SealedFor("stored", "default", ("sealedstate.par", "ta", (1).to_bytes(8, "big")))
+    yield TokenContext("coredefault", "", ("__Host-s",))
+    yield TokenContext("core", "default__Host-s", ())
+    yield TokenContext("core", "default", ("__Host-", "s"))
+    yield TokenContext("core", "default", ("__Host-s", ""))
+    yield TokenContext("core", "default", ("", "__Host-s"))
+    yield TokenContext("overflow", "default", ("__Host-s" + "\0" * 16, bytes(8)))
+    yield TokenContext("overflow", "default", ("__Host-s", bytes(8), bytes(16)))
+    yield TokenContext("stored", "default", ("sealedstate.parta", (1).to_bytes(8, "big")))
+    yield TokenContext("stored", "default", ("sealedstate.par", "ta", (1).to_bytes(8, "big")))
 
 
 MATRIX = list(places())
@@ -380,8 +380,8 @@ def test_a_stored_part_is_recalled_from_its_own_row_and_version_only() -> None:
 
 
 def test_overflow_belongs_to_one_session_one_set_and_one_cookie() -> None:
-    tokens = Tokens(COOKIE, REALM, StaticKeys(RING), os.urandom)
-    renamed = Tokens("__Host-t", REALM, StaticKeys(RING), os.urandom)
+    tokens = CookieCodec(COOKIE, REALM, StaticKeys(RING), os.urandom)
+    renamed = CookieCodec("__Host-t", REALM, StaticKeys(RING), os.urandom)
     first, second = (
         tokens.seal_overflow(bytes(16), {"n": bytes([number])}, (200,), NOW) for number in range(2)
     )
@@ -454,7 +454,7 @@ def test_keys_are_never_tried_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_of_a_payload_is_decoded_before_the_tag_is_verified(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tokens = Tokens(COOKIE, REALM, StaticKeys(RING), os.urandom)
+    tokens = CookieCodec(COOKIE, REALM, StaticKeys(RING), os.urandom)
 
     def decode(*_: object) -> object:
         raise AssertionError("decoded")
@@ -563,7 +563,7 @@ def test_distinct_plaintexts_get_distinct_nonces_from_the_same_entropy(
 
 def test_equal_sessions_give_unequal_tokens() -> None:
     record = Record(bytes(16), "alice", NOW, NOW + 60, 1, {"cart": b"\x80"})
-    tokens = Tokens(COOKIE, REALM, StaticKeys(RING), os.urandom)
+    tokens = CookieCodec(COOKIE, REALM, StaticKeys(RING), os.urandom)
     texts = {tokens.seal_core(record, NOW) for _ in range(1000)}
     assert len(texts) == 1000
 

@@ -26,7 +26,7 @@ from sealedstate import (
     StorageUnavailable,
 )
 from sealedstate._wire.encoding import from_text, to_text
-from sealedstate._wire.token import SealedFor, seal
+from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import MemoryStorage
 from sealedstate_wsgi import SealedSessionMiddleware
@@ -1072,7 +1072,7 @@ def flipped(text: str, position: int) -> str:
 
 
 def sealed_for(purpose: str, realm: str, name: str, payload: bytes = b"\x80") -> str:
-    place = SealedFor(purpose, realm, (name,))
+    place = TokenContext(purpose, realm, (name,))
     return to_text(seal(payload, place, KEY, START, os.urandom(32)))
 
 

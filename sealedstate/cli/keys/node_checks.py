@@ -16,7 +16,7 @@ from pathlib import Path
 from ...keyring import KeyState
 from ...rotation import Ring
 from ...rotation.reports import Report
-from ...rotation.source import Tending
+from ...rotation.source import RotationConfig
 from ..output import duration, listed, plain, relative
 from .listing import by_node, counted, states
 from .ring_checks import Finding
@@ -29,7 +29,7 @@ STRANGE_SHARE = 0.01
 REPORT_BYTES = 1 << 16
 
 
-def of_nodes(look: Look, tending: Tending, reports_here: bool) -> Iterator[Finding]:
+def of_nodes(look: Look, tending: RotationConfig, reports_here: bool) -> Iterator[Finding]:
     """Everything that one look at the reports shows."""
     if look.unreported is not None:
         yield Finding("reports", "", f"{plain(look.unreported)}: what nodes tell could not be read")
@@ -44,7 +44,7 @@ def of_nodes(look: Look, tending: Tending, reports_here: bool) -> Iterator[Findi
     yield from _of_strangers(look)
 
 
-def _of_silence(look: Look, tending: Tending) -> Iterator[Finding]:
+def _of_silence(look: Look, tending: RotationConfig) -> Iterator[Finding]:
     since = ROUNDS * tending.reload_every
     if look.now - min(key.created_at for key in look.ring.keys) < since:
         return  # perhaps the nodes are only being started

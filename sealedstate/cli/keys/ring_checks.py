@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ConfigurationError, OperatorError, StorageError
-from ...rotation import DisplacedRing, Ring, Schedule, lasting_replaced
+from ...rotation import Ring, RingReplaced, Schedule, lasting_replaced
 from ...rotation.ring_store import CONTEXT
-from ...rotation.source import Tending
-from ...storage import USES, SplitStorage, Storage, mismatch
+from ...rotation.source import RotationConfig
+from ...storage import USES, RoutedStorage, Storage, mismatch
 from ...storage.requirements import Use, store_name
 from ..output import duration, exact, plain, relative
 from .source import Look, RingSource, is_far, newest
@@ -98,7 +98,7 @@ def _mode(path: Path, is_it: Callable[[int], bool]) -> int:
 
 
 def _of_store(storage: Storage) -> Iterator[Finding]:
-    while isinstance(storage, SplitStorage):
+    while isinstance(storage, RoutedStorage):
         storage = storage.store_of(CONTEXT)
     name, capabilities = store_name(storage), storage.capabilities
     # What is only presumed is judged once the store has answered.
@@ -110,7 +110,7 @@ def _of_store(storage: Storage) -> Iterator[Finding]:
 def of_missing(source: RingSource, error: OperatorError) -> Finding:
     """Why there is no ring to be looked at."""
     wrong, where = plain(error, 500), plain(source.home.where)
-    if isinstance(error, DisplacedRing):
+    if isinstance(error, RingReplaced):
         return Finding("ring", where, wrong)
     if isinstance(error.__cause__, PermissionError):
         return Finding("ring", where, f"{wrong}: give the file to the application's user")
@@ -143,7 +143,7 @@ def _or_another_kek() -> str:
 # --- the ring -----------------------------------------------------------------------------------
 
 
-def of_ring(look: Look, tending: Tending, is_configured: bool) -> Iterator[Finding]:
+def of_ring(look: Look, tending: RotationConfig, is_configured: bool) -> Iterator[Finding]:
     """What is wrong with a ring by itself."""
     ring, now = look.ring, look.now
     yield from _of_primary(ring, now)
@@ -213,7 +213,7 @@ def _of_lasting_keys(ring: Ring, now: int) -> Iterator[Finding]:
         )
 
 
-def _of_promises(schedule: Schedule, tending: Tending) -> Iterator[Finding]:
+def _of_promises(schedule: Schedule, tending: RotationConfig) -> Iterator[Finding]:
     """One after the other, for each inequality is a finding of its own."""
     reload_every, skew = tending.reload_every, tending.skew
     longer = "; run `sealedstate keys rotate` with this configuration, which lengthens the ring's"

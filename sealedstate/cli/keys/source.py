@@ -18,10 +18,10 @@ from ..._key_opening import is_ring
 from ...errors import ConfigurationError, NoPrimaryKey, OperatorError
 from ...key_sources import KeySource
 from ...keyring import KEY_LABEL, Keyring
-from ...rotation import Ring, RingHome, RingKey, Schedule
-from ...rotation.reports import Report, ReportBoard
+from ...rotation import Ring, RingKey, RingStorage, Schedule
+from ...rotation.reports import Report, ReportStore
 from ...rotation.ring_store import KEK_VARIABLE
-from ...rotation.source import Tending
+from ...rotation.source import RotationConfig
 from ...settings import ENVIRONMENT_PREFIX, Settings, environment
 from ...storage import Storage
 
@@ -46,11 +46,11 @@ class RingSource:
     otherwise `tending` holds defaults. `reports_here`: whether nodes of this configuration report.
     """
 
-    home: RingHome
-    board: ReportBoard
+    home: RingStorage
+    board: ReportStore
     path: Path | None
     storage: Storage | None
-    tending: Tending
+    tending: RotationConfig
     is_wrapped: bool
     is_configured: bool
 

@@ -43,7 +43,7 @@ from ...errors import (
     UnreadablePart,
     UnsupportedValue,
 )
-from ...hooks import Follower, Save
+from ...hooks import Save, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
 from ..identifiers import Identifiers, kid_of
@@ -122,7 +122,7 @@ def _opened(
         return None
 
 
-class LogoutIndex(Follower):
+class LogoutIndex(SessionHooks):
     """Leads from a service's logout request to sessions, for every NameID and SessionIndex.
 
     Made once, it follows every save of `keeper`. `identity_provider`: your own entityID, where
@@ -185,7 +185,7 @@ class LogoutIndex(Follower):
             added = self._records.added_by(save)
         except UnreadablePart:
             # They cost no login, here as little as elsewhere.
-            self._tools.note("logins-unreadable", session_id=save.record.id)
+            self._tools.emit("logins-unreadable", session_id=save.record.id)
             return
         expires_at = (save.record.expires_at + self._tools.settings.skew) * 1000
         for key, member in self._entries(save.record.id, added):

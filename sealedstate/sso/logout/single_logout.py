@@ -17,7 +17,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterator
 
-from ..._request.load import EndedRecord, RequestVisit, ended_record
+from ..._request.load import EndedRecord, LoadedSession, read_revoked
 from ..._stored.revocations import Ending
 from ...errors import (
     ConfigurationError,
@@ -44,7 +44,7 @@ from .progress import (
     parted,
 )
 from .state import REMAINS, State, is_meant
-from .termination import Endings, Known
+from .termination import Known, SessionTerminator
 
 # How often a session may get a new id while it is being looked for.
 FIND_TRIES = 4
@@ -66,7 +66,7 @@ class SingleLogout:
     ) -> None:
         self._tools, self._keeper = keeper.toolkit, keeper
         self._records, self._index = records, index
-        self._endings: Endings | None = None
+        self._endings: SessionTerminator | None = None
         store, revocations = keeper.settings.store, self._tools.revocations
         if store is not None and revocations is not None:
             if self._tools.tokens.keyring().lookup is None:
@@ -79,7 +79,7 @@ class SingleLogout:
                     "merge: without LoginRecords.merge_rules, of two requests at once that add a"
                     " service login one would be lost"
                 )
-            self._endings = Endings(keeper, store, revocations, records, index)
+            self._endings = SessionTerminator(keeper, store, revocations, records, index)
 
     @property
     def revokes(self) -> bool:
@@ -200,14 +200,14 @@ class SingleLogout:
         """
         if self._endings is None:
             return None
-        ended = ended_record(self._tools, session, (self._records.columns,))
+        ended = read_revoked(self._tools, session, (self._records.columns,))
         if ended is None:
             return None
         try:
             state = self._with_cookies(self._endings, ended)
         except UnreadablePart:
             # They stay in the cookie, for a node that can read them.
-            self._tools.note("logins-unreadable", session_id=ended.id)
+            self._tools.emit("logins-unreadable", session_id=ended.id)
             return None
         if state is None or not state.which(REMAINS):
             return None
@@ -246,7 +246,7 @@ class SingleLogout:
         return set(find_sessions(request, self._records.identifiers, self._index, now))
 
     def _ended_by(
-        self, endings: Endings, session_id: bytes, request: LogoutRequest
+        self, endings: SessionTerminator, session_id: bytes, request: LogoutRequest
     ) -> LogoutProgress | None:
         ending = endings.ending(session_id)
         if ending is Ending.REPLACED:
@@ -259,7 +259,7 @@ class SingleLogout:
             state = endings.end(Known(session_id, None), request)
         return None if state is None else LogoutProgress(KeptInStore(endings.ledger, state))
 
-    def _with_cookies(self, endings: Endings, ended: EndedRecord) -> State | None:
+    def _with_cookies(self, endings: SessionTerminator, ended: EndedRecord) -> State | None:
         columns, subject = self._records.columns, ended.subject
         logins = frozenset[ServiceLogin]()
         if columns in ended.parts and subject is not None:
@@ -281,9 +281,9 @@ class SingleLogout:
         return LogoutProgress(kept)
 
 
-def _id_to_end(session: Session) -> tuple[bytes, RequestVisit | None]:
+def _id_to_end(session: Session) -> tuple[bytes, LoadedSession | None]:
     """The id by which the browser knows this session, and the visit that it arrived by."""
     visit = session.visit
-    if isinstance(visit, RequestVisit) and visit.record is not None and not session.signed_in:
+    if isinstance(visit, LoadedSession) and visit.record is not None and not session.signed_in:
         return visit.record.id, visit
     return session.raw_id, None

@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 from ..._wire import cbor as codec
 from ..._wire.encoding import to_text
-from ...deployment import Toolkit
+from ...deployment import Deployment
 from ...errors import (
     LoginsUnreadable,
     OutcomeUnknown,
@@ -129,7 +129,7 @@ class Ledger:
     LoginsUnreadable where this node lacks the registry or a key.
     """
 
-    def __init__(self, toolkit: Toolkit, storage: Storage, records: LoginRecords) -> None:
+    def __init__(self, toolkit: Deployment, storage: Storage, records: LoginRecords) -> None:
         self._tools, self._storage, self._records = toolkit, storage, records
 
     def begun(self, session_id: bytes, subject: str | None, owed: bool) -> State:

@@ -28,9 +28,9 @@ from ..._stored.revocations import Ending, Revocations
 from ..._wire import cbor as codec
 from ..._wire.encoding import to_text
 from ..._wire.record import Place, Policy, Record
-from ...deployment import Toolkit
+from ...deployment import Deployment
 from ...errors import RowUnreadable, StorageError, UnreadableError, UnreadablePart
-from ...hooks import Follower, Save
+from ...hooks import Save, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
 from ...session import Session
@@ -56,10 +56,10 @@ CONTEXT = "sealedstate.sso.owner"
 
 
 @dataclass(frozen=True, slots=True)
-class Owners:
+class SubjectTable:
     """The rows of one deployment. Everything raises StorageError."""
 
-    tools: Toolkit
+    tools: Deployment
     storage: Storage
 
     def write(self, record: Record, now: float) -> None:
@@ -112,7 +112,7 @@ class Known:
     whole: bool = False
 
 
-class Endings(Follower):
+class SessionTerminator(SessionHooks):
     """Ends sessions of `keeper`, and follows every save."""
 
     def __init__(
@@ -126,7 +126,7 @@ class Endings(Follower):
         self._keeper, self._tools = keeper, keeper.toolkit
         self._storage, self._revocations = storage, revocations
         self._records, self._index = records, index
-        self._owners = Owners(self._tools, storage)
+        self._owners = SubjectTable(self._tools, storage)
         self.ledger = Ledger(self._tools, storage, records)
         keeper.attach(self, ("logout",))
 
@@ -227,7 +227,7 @@ class Endings(Follower):
         try:
             added = self._records.added_by(save)
         except UnreadablePart:
-            self._tools.note("logins-unreadable", session_id=save.record.id)
+            self._tools.emit("logins-unreadable", session_id=save.record.id)
             return
         if added and self._is_ended(save):
             self._late(Known(save.record.id, save.record.subject, tuple(added)))
@@ -240,7 +240,7 @@ class Endings(Follower):
         try:
             services = self._records.of(session, now).services()
         except UnreadablePart:
-            self._tools.note("logins-unreadable", session_id=arrived_id)
+            self._tools.emit("logins-unreadable", session_id=arrived_id)
             return
         self._late(Known(arrived_id, session.subject, services))
 

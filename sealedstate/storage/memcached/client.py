@@ -29,7 +29,7 @@ from ...errors import (
     StorageError,
     StorageUnavailable,
 )
-from .._pool import Idle
+from .._pool import ConnectionStack
 
 T = TypeVar("T")
 Settings: TypeAlias = Mapping[bytes, Any]
@@ -61,7 +61,7 @@ class Link:
     def __init__(self, url: str, timeout: float) -> None:
         self._host, self._port = _parsed(url)
         self._timeout = timeout
-        self._idle: Idle[Any] = Idle(_is_quiet, lambda client: client.close())
+        self._idle: ConnectionStack[Any] = ConnectionStack(_is_quiet, lambda client: client.close())
         self.settings: Settings | None = None
 
     @property

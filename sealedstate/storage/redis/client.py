@@ -31,7 +31,7 @@ from redis.connection import Connection, SSLConnection
 from redis.retry import Retry
 
 from ...errors import OutcomeUnknown, StorageError, StorageUnavailable
-from .._pool import Idle
+from .._pool import ConnectionStack
 from .scripts import Script
 from .server import Server
 
@@ -105,7 +105,9 @@ class Link:
         self._server = server
         self._timeout = timeout
         # In a child, redis-py's disconnect() closes the descriptor and leaves the connection alone.
-        self._idle: Idle[Any] = Idle(_is_quiet, lambda connection: connection.disconnect())
+        self._idle: ConnectionStack[Any] = ConnectionStack(
+            _is_quiet, lambda connection: connection.disconnect()
+        )
         self.connects = 0
 
     def ask(self, *words: bytes, ours: Callable[[Any], bool] = lambda answer: True) -> Any:
