@@ -55,7 +55,7 @@ class Site:
     def __init__(self) -> None:
         clock = Clock()
         self.store = MemoryStorage(clock)
-        self.keeper: Keeper = keeper(clock, storage=self.store, parts={"big": "server"})
+        self.keeper: Keeper = keeper(clock, storage=self.store, part_policies={"big": "server"})
         self.notes = Notes(self.store)
         self.keeper.attach(self.notes)
         self.browser = Browser(self.keeper)
