@@ -17,6 +17,7 @@ import pytest
 
 from sealedstate import Key, Settings
 from sealedstate.cli import main
+from sealedstate.deployment import open_store
 from sealedstate.storage import URLS, USES, RoutedStorage, SQLiteStorage, open_storage
 from sealedstate.storage.memcached.store import MemcachedStorage
 from sealedstate.storage.requirements import DECLARED, as_markdown
@@ -121,7 +122,7 @@ def test_the_split_that_is_shown_can_be_read_from_the_environment(
     assert found is not None
     keys = Key.generate(os.urandom).export()
     settings = Settings.from_env({"SEALEDSTATE_STORAGE": found[1], "SEALEDSTATE_KEYS": keys})
-    split = settings.store
+    split = open_store(settings)
     assert isinstance(split, RoutedStorage)
     assert split.contexts == ["sealedstate.revoked", "sealedstate.watermark"]
     assert isinstance(split.store_of("sealedstate.watermark"), SQLiteStorage)

@@ -213,7 +213,7 @@ def words_of_findings() -> Iterator[str]:
 
 def test_the_numbers_that_are_named_are_the_defaults() -> None:
     settings = Settings(keys=Key.generate(os.urandom).export())
-    tending = settings.key_sources().tending
+    tending = settings.rotation()
     schedule = tending.schedule
     assert f"| `rotate_every` | {schedule.rotate_every} s |" in DOCUMENT
     assert f"| `announce` | {schedule.announce} s, or 2 × `reload_every` + `skew`" in DOCUMENT
