@@ -31,7 +31,7 @@ def table(mark: str) -> dict[str, list[str]]:
 
 
 def notes() -> Iterator[tuple[str, ast.Call]]:
-    """Every call of a `note` that names an event: (name, call)."""
+    """Every call of an `emit` that names an event: (name, call)."""
     for folder in ("sealedstate", "middleware"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -40,9 +40,9 @@ def notes() -> Iterator[tuple[str, ast.Call]]:
 
 
 def _notes_something(call: ast.Call) -> bool:
-    if not (isinstance(call.func, ast.Attribute) and call.func.attr == "note"):
+    if not (isinstance(call.func, ast.Attribute) and call.func.attr == "emit"):
         return False
-    # One `note` may pass on to another what it was given.
+    # One `emit` may pass on to another what it was given.
     return not (isinstance(call.args[0], ast.Name) and call.args[0].id == "name")
 
 

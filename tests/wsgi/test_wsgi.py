@@ -58,7 +58,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def settings(clock: Clock) -> Settings:
-    return in_memory(clock, "memory:")
+    return in_memory(clock, MemoryStorage(clock))
 
 
 def in_memory(clock: Clock, store: Any) -> Settings:
