@@ -18,7 +18,6 @@ import pytest
 from sealedstate import Key, Settings
 from sealedstate.cli import main
 from sealedstate.storage import URLS, USES, RoutedStorage, SQLiteStorage, open_storage
-from sealedstate.storage.memcached.store import MemcachedStorage
 from sealedstate.storage.requirements import DECLARED, as_markdown
 from sealedstate.storage.urls import OPTIONS, PREFIX
 from tests.support import sql_servers
