@@ -139,7 +139,7 @@ def _c_alone(load: Workload) -> dict[str, Call]:
     name, _, text = header.partition("=")
     place = sealing.TokenContext("core", keeper.settings.realm, (name,))
     token = chunking.from_text(text)
-    opened = sealing.open_token(token, place, keeper.settings.key_source.keyring(), NOW)
+    opened = sealing.open_token(token, place, keeper.deployment.key_source.keyring(), NOW)
     sodium = import_module("nacl._sodium")  # libsodium as PyNaCl calls it
     ffi, lib = sodium.ffi, sodium.lib
     payload, frame = opened.payload, opened.payload[ID_BYTES:]

@@ -89,7 +89,7 @@ def start_token(load: Workload) -> Step:
         (opened,) = tokens.open_core(candidates, NOW)
         record = opened.record
         parts = {**record.parts, SEEN: codec.encode(number)}
-        return tokens.seal_core(record._replace(parts=parts), NOW)
+        return tokens.seal_core(record._replace(part_policies=parts), NOW)
 
     return step
 

@@ -133,7 +133,7 @@ def _node(folder: Path) -> tuple[Counted, Keeper, str]:
     path = folder / "keys.json"
     home = Counted(path, None, os.urandom, time)
     home.write(founded(SCHEDULE, int(time()), os.urandom), None)
-    settings = Settings(keys=f"file:{path}", rotate_here=False)
+    settings = Settings(keys=f"file:{path}", rotate_in_process=False)
     source = settings.key_source
     assert isinstance(source, RotatingKeySource)
     source.home = home

@@ -32,7 +32,7 @@ from sealedstate import (
 from sealedstate._cookies.codec import OpenedRecord
 from sealedstate._cookies.header import Candidates
 from sealedstate._request.load import LoadedSession
-from sealedstate._stored.parts import CONTEXT, Row
+from sealedstate._stored.parts import CONTEXT
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import Place, Record
@@ -40,6 +40,7 @@ from sealedstate.errors import StorageUnavailable, UnreadablePart
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import MemoryStorage, Stored
 from tests.support.jar import RING, Browser, Clock, Jar, interleavings, keeper
+from tests.support.stored import PartRow
 
 HOUR = 3600
 IDLE, ABSOLUTE, REFRESH = 2 * HOUR, 12 * HOUR, 12 * 60
@@ -714,7 +715,7 @@ def test_when_a_session_gets_a_new_id_the_old_one_is_refused_and_its_rows_are_go
     browser: Browser, store: Moody, change: Callable[[Session], object]
 ) -> None:
     captured, old = browser.jar.copy(), record_of(browser)
-    rows = {Row(old.id, name).key for name in old.spilled}
+    rows = {PartRow(old.id, name).key for name in old.spilled}
     assert rows <= set(store.keys(CONTEXT))
     browser.visit(change)
     thief = Browser(browser.keeper, captured)
@@ -1154,7 +1155,7 @@ def test_a_narrower_profile_takes_over_without_losing_anything(clock: Clock, sto
         values["small"] = [profile]
         moved.visit(lambda session: session.update(values))
         assert moved.read() == values
-        assert len(browser.jar.ours()) <= moved.keeper.settings.carried.cookies
+        assert len(browser.jar.ours()) <= moved.keeper.deployment.profile.cookies
 
 
 def test_overflow_that_has_more_chunks_than_the_profile_allows_is_cut_anew(clock: Clock) -> None:

@@ -283,7 +283,11 @@ def test_a_store_that_could_lose_the_ring_is_refused_before_one_is_made() -> Non
         Settings(keys="store:", storage=store, environ=environ)
     assert list(store.keys("sealedstate.ring")) == []
     accepted = Settings(
-        keys="store:", storage=store, environ=environ, tolerate=["ring"], rotate_here=False
+        keys="store:",
+        storage=store,
+        environ=environ,
+        accept_weak_store_for=["ring"],
+        rotate_in_process=False,
     )
     assert len(accepted.key_source.keyring().keys) == 1
     assert len(list(store.keys("sealedstate.ring"))) == 1
@@ -298,11 +302,11 @@ def test_a_ring_in_the_store_needs_a_store_and_a_key_that_wraps_it(tmp_path: Pat
 
 def test_a_file_is_a_ring_by_its_name_or_by_how_it_begins(tmp_path: Path) -> None:
     for name in ("ring.json", "ring"):
-        given = Settings(keys=TEXTS, rotate_here=False)
+        given = Settings(keys=TEXTS, rotate_in_process=False)
         sources, path = given.key_sources(), f"file:{tmp_path / name}"
         ring = founded(sources.tending.schedule, int(time.time()), os.urandom)
         assert sources.ring_home(path).write(ring, None)
-        source = Settings(keys=path, environ={}, rotate_here=False).key_source
+        source = Settings(keys=path, environ={}, rotate_in_process=False).key_source
         assert isinstance(source, RotatingKeySource)
         assert source.ring == ring
 

@@ -60,7 +60,7 @@ def test_a_toml_file_says_all_that_keywords_say(tmp_path: Path) -> None:
         storage = "sqlite:{tmp_path / "s.db"}"
         realm = "shop"
         idle_lifetime = 600
-        tolerate = ["revocation"]
+        accept_weak_store_for = ["revocation"]
         absolute_lifetime = 3600
         spill_order = ["services", "cart"]
         cookie_name = "__Host-shop"
@@ -91,7 +91,7 @@ def test_a_toml_file_says_all_that_keywords_say(tmp_path: Path) -> None:
         60,
     )
     assert found.cookies.name == "__Host-shop"
-    assert found.tolerate == ["revocation"]
+    assert found.accept_weak_store_for == ["revocation"]
     assert found.key_source.keyring().keys[0].activates_at == 1767225600
 
 
@@ -116,10 +116,10 @@ def test_the_environment_says_all_that_is_text() -> None:
             "SEALEDSTATE_STORAGE": "memory:",
             "SEALEDSTATE_PROFILE": "roomy",
             "SEALEDSTATE_IDLE_LIFETIME": "60",
-            "SEALEDSTATE_PARTS": "cart=server flash=cookie",
+            "SEALEDSTATE_PART_POLICIES": "cart=server flash=cookie",
             "SEALEDSTATE_SPILL_ORDER": "services cart",
             "SEALEDSTATE_SECURE": "false",
-            "SEALEDSTATE_TOLERATE": "revocation, spilling",
+            "SEALEDSTATE_ACCEPT_WEAK_STORE_FOR": "revocation, spilling",
             "PATH": "/bin",
         }
     )
@@ -128,7 +128,7 @@ def test_the_environment_says_all_that_is_text() -> None:
     assert found.lifetimes.idle == 60
     assert found.policies == {"cart": Policy.SERVER, "flash": Policy.COOKIE}
     assert found.spill_order == ["services", "cart"]
-    assert found.tolerate == ["revocation", "spilling"]
+    assert found.accept_weak_store_for == ["revocation", "spilling"]
     assert found.cookies.name == "s"
     assert found.key_source.keyring().lookup is not None
 
@@ -173,11 +173,11 @@ def test_a_missing_key_says_how_to_make_one() -> None:
         ({"idle_lifetime": True}, "idle_lifetime: int"),
         ({"secure": 1}, "secure: bool"),
         ({"spill_order": "services"}, "spill_order"),
-        ({"tolerate": "revocation"}, "tolerate: a list"),
-        ({"tolerate": 1}, "tolerate: Sequence"),
-        ({"tolerate": ["revokation"]}, "'revokation'; did you mean 'revocation'?"),
-        ({"tolerate": ["revocation", "xyzzy"]}, "'xyzzy'; there are"),
-        ({"tolerate": [["revocation"]]}, "tolerate"),
+        ({"accept_weak_store_for": "revocation"}, "accept_weak_store_for: a list"),
+        ({"accept_weak_store_for": 1}, "accept_weak_store_for: Sequence"),
+        ({"accept_weak_store_for": ["revokation"]}, "'revokation'; did you mean 'revocation'?"),
+        ({"accept_weak_store_for": ["revocation", "xyzzy"]}, "'xyzzy'; there are"),
+        ({"accept_weak_store_for": [["revocation"]]}, "accept_weak_store_for"),
         ({"parts": {"cart": "disk"}}, "'server'"),
         ({"parts": {"cart": "server"}}, "storage is not set"),
         ({"skew": -1}, "skew"),

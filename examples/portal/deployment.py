@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from sealedstate import Settings
 from sealedstate._key_opening import KeySources
+
+from sealedstate import Settings
 from sealedstate.events import Event, EventLog, Observer
 from sealedstate.rotation import Schedule
 from sealedstate.rotation.source import RotatingKeySource, RotationConfig
@@ -58,7 +59,7 @@ class Deployment:
             absolute_lifetime=ABSOLUTE_LIFETIME,
             skew=SKEW,
             # What every request needs stays in the cookie; the service logins may leave it first.
-            parts={"csrf": "cookie", "authn": "cookie", "note": "cookie"},
+            part_policies={"csrf": "cookie", "authn": "cookie", "note": "cookie"},
             spill_order=["services", "cart"],
             merge={"services": merge_logins},
             cookie_name=COOKIE_NAME,

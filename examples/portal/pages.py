@@ -79,7 +79,7 @@ class Overview:
 
     @property
     def profile(self) -> Profile:
-        return self.settings.carried
+        return self.deployment.profile
 
 
 # --- whole pages --------------------------------------------------------------------------------

@@ -206,7 +206,7 @@ def test_nobody_is_signed_out_by_keys_that_rotate_every_second(
 
 def test_a_revoked_key_opens_nothing_one_reload_later_on_any_worker(tmp_path: Path) -> None:
     environ = with_file_ring(tmp_path) | environ_of(
-        keys=f"file:{tmp_path / 'keys.json'}", rotate_every=3600, rotate_here=False
+        keys=f"file:{tmp_path / 'keys.json'}", rotate_every=3600, rotate_in_process=False
     )
     sources = Settings.from_env(environ).key_sources()
     home = sources.ring_home(environ["SEALEDSTATE_KEYS"])

@@ -191,12 +191,14 @@ def test_where_nobody_can_tell_who_was_first_the_message_counts_as_replayed() ->
 # --- at the start -------------------------------------------------------------------------------
 
 
-def settings(storage: object, *tolerate: str, lookup: bytes | None = RING.lookup) -> Settings:
+def settings(
+    storage: object, *accept_weak_store_for: str, lookup: bytes | None = RING.lookup
+) -> Settings:
     class Source:
         def keyring(self) -> Keyring:
             return Keyring(RING.keys, lookup=lookup)
 
-    return Settings(keys=Source(), storage=storage, tolerate=tolerate)  # type: ignore[arg-type]
+    return Settings(keys=Source(), storage=storage, accept_weak_store_for=accept_weak_store_for)  # type: ignore[arg-type]
 
 
 def test_a_store_that_forgets_stops_the_start_unless_that_is_accepted() -> None:

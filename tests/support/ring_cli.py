@@ -83,7 +83,7 @@ class Desk:
 
     def node(self, **given: object) -> RotatingKeySource:
         """A process of this configuration, without its thread."""
-        settings = Settings.from_env(self.environ, rotate_here=False, **given)
+        settings = Settings.from_env(self.environ, rotate_in_process=False, **given)
         _close_later(settings, self.stores)
         assert isinstance(settings.key_source, RotatingKeySource)
         return settings.key_source

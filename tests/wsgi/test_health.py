@@ -203,7 +203,7 @@ def test_it_is_logged_once_for_each_time_that_it_goes_down(
         assert warnings_after(3) == 0
         (folder / "store.db").unlink()
         folder.rmdir()
-        keeper.settings.store.close()  # type: ignore[union-attr]  # there is one
+        keeper.deployment.store.close()  # type: ignore[union-attr]  # there is one
         assert warnings_after(3) == 1
 
 

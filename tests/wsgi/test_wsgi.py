@@ -63,7 +63,9 @@ def settings(clock: Clock) -> Settings:
 
 def in_memory(clock: Clock, store: Any) -> Settings:
     """Settings with a store that need not remember a logout for long."""
-    return Settings(keys=[KEY.export()], storage=store, tolerate=["revocation"], clock=clock)
+    return Settings(
+        keys=[KEY.export()], storage=store, accept_weak_store_for=["revocation"], clock=clock
+    )
 
 
 def session_of(environ: WSGIEnvironment) -> Session:
@@ -1089,7 +1091,11 @@ class Scene:
     def made(self, key: Key = KEY, **more: Any) -> Settings:
         # A constant instead of random bytes: equal answers are then equal to the byte.
         ring = {"keys": StaticKeys(Keyring((key, Key.generate(os.urandom, START + 10**6))))}
-        usual = {"storage": self.store, "tolerate": ["revocation"], "clock": self.clock}
+        usual = {
+            "storage": self.store,
+            "accept_weak_store_for": ["revocation"],
+            "clock": self.clock,
+        }
         return Settings(**{**ring, **usual, **more})
 
     def named(self, value: str) -> str:

@@ -51,7 +51,7 @@ class Deployment:
         self.settings = keeping.settings(
             REALM,
             profile=PROFILE,
-            parts={"csrf": "cookie", "authn": "cookie", "services": logins},
+            part_policies={"csrf": "cookie", "authn": "cookie", "services": logins},
             spill_order=["services"],
             merge=self.records.merge_rules,
         )
