@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from ._forks import ForkSafeLock
 from .errors import ConfigurationError
 
 __all__ = ["Event", "EventLog", "EventName", "Observer"]
@@ -106,12 +105,12 @@ class EventLog:
         # cheaper.
         self._pending: list[tuple[str, str | None, bytes | None]] = []
         self._logged_failures: set[tuple[int, type[Exception]]] = set()
-        self._lock, self._pid = threading.Lock(), os.getpid()
+        self._lock = ForkSafeLock()
 
     @property
     def counts(self) -> Counter[str]:
         """The number of events by label, as a copy."""
-        with self._own_lock():
+        with self._lock:
             self._count_pending()
             return self._counts.copy()
 
@@ -121,7 +120,7 @@ class EventLog:
 
         For each label, at most `MAX_KIDS` kids are counted by name, and further ones as ``others``.
         """
-        with self._own_lock():
+        with self._lock:
             self._count_pending()
             kids = self._by_kid.items()
             return Counter({(label, kid): n for label, counts in kids for kid, n in counts.items()})
@@ -142,10 +141,10 @@ class EventLog:
         if not (is_logged or self._observers):
             # The usual case: no Event is made, and no id is hashed.
             if len(self._pending) >= MAX_PENDING:
-                with self._own_lock():
+                with self._lock:
                     self._count_pending()
             return
-        with self._own_lock():
+        with self._lock:
             self._count_pending()
             counted_kid = self._name_of_kid(_label(name, reason), kid.hex()) if kid else None
         session = (
@@ -190,12 +189,6 @@ class EventLog:
         fields = {"event": event.name, "reason": event.reason, **facts, "detail": event.detail}
         fields = {name: value for name, value in fields.items() if value is not None}
         _log.log(level, "%s", " ".join(message), extra={"sealedstate": fields})
-
-    def _own_lock(self) -> threading.Lock:
-        if self._pid != os.getpid():
-            # A lock that another thread held during a fork stays locked in the child for ever.
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        return self._lock
 
 
 def _label(name: str, reason: str | None) -> str:

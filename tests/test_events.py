@@ -223,7 +223,7 @@ def test_an_event_shows_a_digest_of_the_session_id_and_nothing_else_of_it(
 def test_events_and_logs_show_no_content_of_a_session(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Event] = []
     clock, key = Clock(), Key.generate(os.urandom)
-    given: dict[str, Any] = {"profile": "standard", "parts": {"stored": "server"}}
+    given: dict[str, Any] = {"profile": "standard", "part_policies": {"stored": "server"}}
     given |= {"storage": MemoryStorage(clock), "observers": [seen.append]}
     browser = Browser(keeper(clock, keys=StaticKeys(Keyring((key,))), **given))
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from sealedstate import Keeper
+from sealedstate._forks import ForkSafeLock
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -47,8 +46,7 @@ class HealthApplication:
         self._health: Mapping[str, bool] = {}
         self._checked_at = -math.inf
         self._was_up = True
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._lock = ForkSafeLock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
@@ -67,9 +65,6 @@ class HealthApplication:
 
     def _current_health(self) -> Mapping[str, bool]:
         """Whether each thing is up, checked less than `keep_for` seconds ago."""
-        if self._pid != os.getpid():
-            # A lock that another thread held during a fork stays locked in the child for ever.
-            self._lock, self._pid = threading.Lock(), os.getpid()
         now = self._keeper.settings.clock
         with self._lock:
             if not 0 <= now() - self._checked_at < self._keep_for:
