@@ -465,10 +465,10 @@ def test_removed_key_is_out_of_use_and_not_unknown() -> None:
 
 
 def test_cookie_that_another_node_may_read_is_kept() -> None:
-    for kind in (MalformedToken, ForgedToken, KeyOutOfUse):
-        assert not kind.keeps_cookie
-    for kind in (UnknownFormat, UnknownKey, KeyDisabled):
-        assert kind.keeps_cookie
+    lost: list[type[UnreadableError]] = [MalformedToken, ForgedToken, KeyOutOfUse]
+    kept: list[type[UnreadableError]] = [UnknownFormat, UnknownKey, KeyDisabled]
+    assert not any(kind.keeps_cookie for kind in lost)
+    assert all(kind.keeps_cookie for kind in kept)
 
 
 # --- nonces ---------------------------------------------------------------------------------------
