@@ -27,7 +27,7 @@ from sealedstate.keyring import Keyring
 from sealedstate.sso import LoginRecords, LogoutProgress, LogoutRequest
 from sealedstate.sso.logout.index import find_sessions
 from sealedstate.storage import MemoryStorage, SQLiteStorage
-from sealedstate.testing.clock import tries
+from sealedstate.testing._suite import poll
 from tests.support.identity_providers import Node, Provider, User, a_login
 from tests.support.jar import Jar
 from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP, a_key, identifiers, registry
@@ -166,7 +166,7 @@ class Workers:
 
     def _wait_for_progress(self) -> None:
         goals = {path: _lines(path) + EACH_ROUND for path in self.side_files}
-        for _ in tries(PATIENCE):
+        for _ in poll(PATIENCE):
             if all(_lines(path) >= goal for path, goal in goals.items()):
                 return
             assert all(process.is_alive() for process in self._processes)

@@ -17,9 +17,8 @@ import pytest
 from sealedstate.errors import StorageError
 from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
 from sealedstate.storage import Storage, open_storage
-from sealedstate.testing.clock import tries
-from sealedstate.testing.suite import insist
-from tests.support.backends import Service, opener, started
+from sealedstate.testing._suite import eventually, poll
+from tests.support.backends import Service, opener, start_process
 from tests.support.login_makers import SP
 from tests.support.services import SHARED, deployment, patient, service
 from tests.support.sql_servers import postgresql_server
@@ -69,16 +68,16 @@ def broken_promises(storage: Storage, notes: list[list[str]]) -> list[str]:
     broken = []
     taking = {note[1] for note in notes if note[0] == "taking"}
     for what, number, *rest in notes:
-        if what == "admitted" and insist(replays.admit, IDP, number, now + 3600, now):
+        if what == "admitted" and eventually(replays.admit, IDP, number, now + 3600, now):
             broken.append(f"{number} is admitted again")
         if what == "put" and number not in taking:
-            found = insist(artifacts.take, bytes.fromhex(rest[0]), SP, now)
+            found = eventually(artifacts.take, bytes.fromhex(rest[0]), SP, now)
             broken += [] if found == number.encode() else [f"{number} is lost: {found!r}"]
-        if what == "taken" and insist(artifacts.take, bytes.fromhex(rest[0]), SP, now):
+        if what == "taken" and eventually(artifacts.take, bytes.fromhex(rest[0]), SP, now):
             broken.append(f"{number} is fetched twice")
         if what == "recorded":
             subject = f"user {int(number) % 5}"
-            if not insist(consents.has_accepted, subject, f"document {number}", 1, now):
+            if not eventually(consents.has_accepted, subject, f"document {number}", 1, now):
                 broken.append(f"the consent {number} is lost")
     return broken
 
@@ -105,14 +104,14 @@ def test_nothing_counts_twice_and_nothing_is_lost_by_crashes(
     running: Service, rounds: int, tmp_path: Path
 ) -> None:
     side_file = tmp_path / "notes"
-    process = started(use_for_ever, running.url, side_file)
+    process = start_process(use_for_ever, running.url, side_file)
     try:
         for _ in range(rounds):
             _wait_for_progress(side_file)
             if running.server is None:
                 process.kill()
                 process.join()
-                process = started(use_for_ever, running.url, side_file)
+                process = start_process(use_for_ever, running.url, side_file)
             else:
                 running.server.kill9()
                 running.server.start()
@@ -128,7 +127,7 @@ def test_nothing_counts_twice_and_nothing_is_lost_by_crashes(
 
 def _wait_for_progress(side_file: Path) -> None:
     goal = len(read_notes(side_file)) + EACH_ROUND * 4
-    for _ in tries(PATIENCE):
+    for _ in poll(PATIENCE):
         if len(read_notes(side_file)) >= goal:
             return
     raise AssertionError("the process does not get on")

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -17,9 +18,8 @@ from sealedstate.errors import OutcomeUnknown
 from sealedstate.sso import ArtifactStore, ReplayCache
 from sealedstate.storage import MemoryStorage, Storage, open_storage
 from sealedstate.storage.contract import Clock
-from sealedstate.testing.clock import FakeClock
-from sealedstate.testing.suite import RACERS, Suite, insist
-from sealedstate.testing.workers import Meet
+from sealedstate.testing import FakeClock
+from sealedstate.testing._suite import RACERS, Suite, eventually
 from tests.chaos.test_winners import losing_replies
 from tests.support.backends import Service
 from tests.support.login_makers import SP
@@ -46,18 +46,18 @@ class Racing(Suite):
 
 
 def admit_all(
-    store: Storage, clock: FakeClock, racer: int, meet: Meet, issuer: str, rounds: int
+    store: Storage, clock: FakeClock, racer: int, barrier: Barrier, issuer: str, rounds: int
 ) -> list[bool | None]:
     replays, now = ReplayCache(deployment(store)), time.time()
 
     def attempt(number: int) -> bool:
         return replays.admit(issuer, f"_{number}", now + 600, now)
 
-    return [_met(meet, attempt, number) for number in range(rounds)]
+    return [_met(barrier, attempt, number) for number in range(rounds)]
 
 
 def take_all(
-    store: Storage, clock: FakeClock, racer: int, meet: Meet, handles: list[bytes]
+    store: Storage, clock: FakeClock, racer: int, barrier: Barrier, handles: list[bytes]
 ) -> list[bool | None]:
     artifacts, now = ArtifactStore(deployment(store)), time.time()
 
@@ -66,13 +66,13 @@ def take_all(
         assert found in (None, MESSAGE)
         return found is not None
 
-    return [_met(meet, attempt, number) for number in range(len(handles))]
+    return [_met(barrier, attempt, number) for number in range(len(handles))]
 
 
-def _met(meet: Meet, attempt: Callable[[int], bool], number: int) -> bool | None:
-    meet()
+def _met(barrier: Barrier, attempt: Callable[[int], bool], number: int) -> bool | None:
+    barrier.wait()
     try:
-        return insist(attempt, number)
+        return eventually(attempt, number)
     except OutcomeUnknown:
         return None
 
@@ -83,7 +83,7 @@ def replay_race(suite: Suite, store: Storage, rounds: int) -> Told:
 
 def artifact_race(suite: Suite, store: Storage, rounds: int) -> Told:
     artifacts, now = ArtifactStore(deployment(store)), time.time()
-    handles = [insist(artifacts.put, MESSAGE, SP, 3600, now) for _ in range(rounds)]
+    handles = [eventually(artifacts.put, MESSAGE, SP, 3600, now) for _ in range(rounds)]
     return suite.race(store, FakeClock(), take_all, handles)
 
 

@@ -1,9 +1,8 @@
-"""kill -9 of the server, or of the writers where there is no server: what was acknowledged stays.
+"""kill -9 of the server, or of the writers of a store without one.
 
 Two writers create, update and delete records, and append to a side file what was acknowledged.
-Durable stores lose none of it; those that declare otherwise do lose it, so that the claim is no
-mere caution. Knows processes and side files. Does not know how a store writes: a power failure,
-which loses what the kernel had not yet written, is not tried.
+Durable stores lose none of it; stores that declare otherwise do lose some. A power failure, which
+loses what the kernel had not yet written, is not tested.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ import pytest
 
 from sealedstate.errors import OutcomeUnknown, StorageUnavailable
 from sealedstate.storage import Storage, open_storage
-from sealedstate.testing.clock import tries
-from sealedstate.testing.suite import insist
-from tests.support.backends import BACKENDS, DURABLE, FORGETFUL, Service, opener, started
+from sealedstate.testing._suite import eventually, poll
+from tests.support.backends import BACKENDS, DURABLE, FORGETFUL, Service, opener, start_process
 from tests.support.sql_servers import mariadb_server, postgresql_server
 
 __all__ = ["mariadb_server", "postgresql_server"]
@@ -32,7 +30,7 @@ __all__ = ["mariadb_server", "postgresql_server"]
 ROUNDS = [20, pytest.param(200, marks=pytest.mark.soak)]
 WRITERS = ["1", "2"]
 EACH_ROUND = 5  # acknowledged writes of each writer between two crashes
-DELETED = 3  # of so many records one is deleted
+DELETED = 3  # every third record is deleted
 PATIENCE = 120  # seconds
 
 
@@ -40,7 +38,7 @@ PATIENCE = 120  # seconds
 
 
 def write_for_ever(url: str, name: str, side_file: Path) -> None:
-    """Append a line for each thing that was begun or acknowledged, as `Acknowledged` reads it."""
+    """Append a line for each operation that was begun or acknowledged; see `Acknowledged`."""
     store, notes = opener(url)(), os.open(side_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(what: str, number: int) -> None:
@@ -58,7 +56,7 @@ def write_for_ever(url: str, name: str, side_file: Path) -> None:
             elif _count(store, name, number):
                 note("counted", number)
         except (StorageUnavailable, OutcomeUnknown):
-            time.sleep(0.005)  # until it is back
+            time.sleep(0.005)  # until the store works again
 
 
 def next_number(side_file: Path) -> int:
@@ -71,23 +69,23 @@ def next_number(side_file: Path) -> int:
 
 
 def _count(store: Storage, name: str, number: int) -> bool:
-    """Keep the number of the last one in a record that is updated."""
-    value, counted = str(number).encode(), f"last of {name}"
-    if store.update("counters", counted, value, None, number):
+    """Keep the last number in a record that is updated."""
+    value, key = str(number).encode(), f"last of {name}"
+    if store.update("counters", key, value, None, number):
         return True
-    return store.create("counters", counted, value, None, number)
+    return store.create("counters", key, value, None, number)
 
 
 def record_of(number: int) -> bytes:
     return f"record {number}".encode() * 10
 
 
-# --- what they were promised --------------------------------------------------------------------
+# --- what was acknowledged ----------------------------------------------------------------------
 
 
 @dataclass
 class Acknowledged:
-    """What a writer's side file tells."""
+    """What a writer's side file contains."""
 
     created: set[int] = field(default_factory=set)
     counted: set[int] = field(default_factory=set)
@@ -101,26 +99,26 @@ class Acknowledged:
     @classmethod
     def read(cls, side_file: Path) -> Acknowledged:
         found = cls()
-        # A writer that is killed in the middle leaves half a line, which promises nothing.
+        # A writer that is killed while it writes leaves half a line, which does not count.
         for line in side_file.read_text().splitlines(keepends=True):
             if line.endswith("\n"):
                 what, number = line.split()
                 getattr(found, what).add(int(number))
         return found
 
-    def lost(self, store: Storage, name: str) -> list[str]:
-        """What was promised and is not so."""
+    def find_losses(self, store: Storage, name: str) -> list[str]:
+        """Return what was acknowledged and is not in the store."""
         problems = []
         for number in self.created - self.deleting:
-            stored = insist(store.read, name, str(number))
+            stored = eventually(store.read, name, str(number))
             if stored is None or stored.value != record_of(number):
                 problems.append(f"{number} was created: {stored}")
         for number in self.deleted:
-            if insist(store.read, name, str(number)) is not None:
+            if eventually(store.read, name, str(number)) is not None:
                 problems.append(f"{number} was deleted")
-        last = insist(store.read, "counters", f"last of {name}")
+        last = eventually(store.read, "counters", f"last of {name}")
         if self.counted and (last is None or last.version < max(self.counted)):
-            problems.append(f"the count stood at {max(self.counted)}: {last}")
+            problems.append(f"the count was {max(self.counted)}: {last}")
         return problems
 
 
@@ -128,7 +126,7 @@ class Acknowledged:
 
 
 class Writers:
-    """Two writers to the store of one URL, each of which may be killed and comes back."""
+    """Two writers to the store of a URL, which are started again when they are killed."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self._url = url
@@ -136,7 +134,7 @@ class Writers:
         self._processes = {name: self._start(name) for name in WRITERS}
 
     def kill9(self, names: Sequence[str]) -> None:
-        """End some writers as a crash would, and start them again."""
+        """Kill some writers, and start them again."""
         for name in names:
             self._processes[name].kill()
         for name in names:
@@ -144,36 +142,36 @@ class Writers:
             self._processes[name] = self._start(name)
 
     def wait_for_progress(self) -> None:
-        """Until each has had so many writes acknowledged from now on."""
+        """Wait until each has had EACH_ROUND further writes acknowledged."""
         goals = {path: self._lines(path) + EACH_ROUND for path in self.side_files.values()}
-        for _ in tries(PATIENCE):
+        for _ in poll(PATIENCE):
             if all(self._lines(path) >= goal for path, goal in goals.items()):
                 return
             assert all(process.is_alive() for process in self._processes.values())
-        raise AssertionError("the writers do not get on")
+        raise AssertionError("the writers make no progress")
 
     def stop(self) -> None:
         for process in self._processes.values():
             process.kill()
             process.join()
 
-    def lost(self, store: Storage) -> list[str]:
+    def find_losses(self, store: Storage) -> list[str]:
         return [
             problem
             for name, path in self.side_files.items()
-            for problem in Acknowledged.read(path).lost(store, name)
+            for problem in Acknowledged.read(path).find_losses(store, name)
         ]
 
     def _start(self, name: str) -> ForkServerProcess:
-        return started(write_for_ever, self._url, name, self.side_files[name])
+        return start_process(write_for_ever, self._url, name, self.side_files[name])
 
     def _lines(self, path: Path) -> int:
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 @contextlib.contextmanager
-def crashed(service: Service, folder: Path, rounds: int) -> Iterator[tuple[Storage, list[str]]]:
-    """The store after so many crashes, and what was lost of what had been promised."""
+def crash_often(service: Service, folder: Path, rounds: int) -> Iterator[tuple[Storage, list[str]]]:
+    """The store after this many crashes, and the acknowledged writes that were lost."""
     store = open_storage(service.url, time.time)
     store.prepare()
     writers = Writers(service.url, folder)
@@ -184,7 +182,7 @@ def crashed(service: Service, folder: Path, rounds: int) -> Iterator[tuple[Stora
         writers.wait_for_progress()
     finally:
         writers.stop()
-    yield store, writers.lost(store)
+    yield store, writers.find_losses(store)
     store.close()
 
 
@@ -198,16 +196,16 @@ def _crash(service: Service, writers: Writers, number: int) -> None:
 
 @pytest.mark.parametrize("rounds", ROUNDS)
 @pytest.mark.parametrize("backend", DURABLE)
-def test_a_durable_store_stays_whole_and_loses_nothing_that_it_has_acknowledged(
+def test_durable_store_stays_intact_and_loses_no_acknowledged_write(
     backend: str, rounds: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     with (
         BACKENDS[backend](request, tmp_path) as service,
-        crashed(service, tmp_path, rounds) as (store, lost),
+        crash_often(service, tmp_path, rounds) as (store, lost),
     ):
         assert store.capabilities.durable
         assert lost == []
-        assert service.file is None or whole(service.file)
+        assert service.file is None or is_intact(service.file)
 
 
 def test_successor_of_a_killed_writer_repeats_no_number(tmp_path: Path) -> None:
@@ -215,8 +213,8 @@ def test_successor_of_a_killed_writer_repeats_no_number(tmp_path: Path) -> None:
     side_file = tmp_path / "acknowledged"
     side_file.write_text("created 3000000000001\ncreated 3000000000003\ndeleted 3000000000003\n")
     assert next_number(side_file) == 3000000000004
-    writer = started(write_for_ever, f"sqlite:{tmp_path / 'store.db'}", "1", side_file)
-    for _ in tries(PATIENCE):
+    writer = start_process(write_for_ever, f"sqlite:{tmp_path / 'store.db'}", "1", side_file)
+    for _ in poll(PATIENCE):
         if side_file.read_bytes().count(b"\n") > 20:
             break
     writer.kill()
@@ -225,19 +223,19 @@ def test_successor_of_a_killed_writer_repeats_no_number(tmp_path: Path) -> None:
     assert len(created) == len(set(created))
 
 
-def whole(file: Path) -> bool:
+def is_intact(file: Path) -> bool:
     with contextlib.closing(sqlite3.connect(file)) as connection:
         return connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 @pytest.mark.server
 @pytest.mark.parametrize("backend", FORGETFUL)
-def test_a_store_that_declares_that_it_forgets_does_forget(
+def test_store_that_declares_no_durability_loses_writes(
     backend: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     with (
         FORGETFUL[backend](request, tmp_path) as service,
-        crashed(service, tmp_path, 1) as (store, lost),
+        crash_often(service, tmp_path, 1) as (store, lost),
     ):
         assert not store.capabilities.durable
         assert lost

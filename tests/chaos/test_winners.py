@@ -1,7 +1,4 @@
-"""Of 16 racers in 4 processes on one key, exactly one wins: that is what a replay cache stands on.
-
-Knows create, compare-and-set and compare-and-delete. Does not know how the stores decide.
-"""
+"""Of 16 racers in 4 processes on one key, exactly one wins. A replay cache relies on it."""
 
 from __future__ import annotations
 
@@ -12,15 +9,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
 from sealedstate.errors import OutcomeUnknown, VersionMismatch
-from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage, open_storage
+from sealedstate.storage import ManagedStorage, MemoryStorage, SQLiteStorage, Storage, open_storage
 from sealedstate.storage.contract import Clock
-from sealedstate.testing.clock import FakeClock
-from sealedstate.testing.suite import RACERS, Suite, insist
-from sealedstate.testing.workers import Meet
+from sealedstate.testing import FakeClock
+from sealedstate.testing._suite import RACERS, Suite, eventually
 from tests.support.backends import BACKENDS, DURABLE, NETWORKED, Service, patient
 from tests.support.fault_proxy import FaultProxy
 from tests.support.sql_servers import mariadb_server, postgresql_server
@@ -44,7 +41,7 @@ FAULTY_RACES = [
     ),
 ]
 BETWEEN_LOSSES = 200  # requests
-LEG = 1000  # rounds
+LEG = 1000  # rounds that a worker pool surely makes within its patience
 
 
 class Racing(Suite):
@@ -79,22 +76,22 @@ def race_for(
     store: Storage,
     clock: FakeClock,
     racer: int,
-    meet: Meet,
+    barrier: Barrier,
     context: str,
     operation: str,
     rounds: int,
 ) -> list[bool | None]:
-    """Whether this racer has won each round; None where it is left in the dark."""
-    told = []
+    """Return by round whether this racer has won; None if the outcome is unknown."""
+    results = []
     for number in range(rounds):
-        meet()
-        told.append(_wins(ATTEMPTS[operation], store, context, str(number), racer))
-    return told
+        barrier.wait()
+        results.append(_wins(ATTEMPTS[operation], store, context, str(number), racer))
+    return results
 
 
 def _wins(attempt: Attempt, store: Storage, context: str, key: str, racer: int) -> bool | None:
     try:
-        return insist(attempt, store, context, key, racer)
+        return eventually(attempt, store, context, key, racer)
     except VersionMismatch:
         return False
     except OutcomeUnknown:
@@ -104,8 +101,7 @@ def _wins(attempt: Attempt, store: Storage, context: str, key: str, racer: int) 
 def outcomes(
     suite: Suite, store: Storage, operation: str, rounds: int
 ) -> list[tuple[bool | None, ...]]:
-    """What the 16 racers of each round were told."""
-    # A crew is asked for no more than it surely answers in time.
+    """Return the results of the 16 racers, by round."""
     legs = [min(LEG, rounds - begun) for begun in range(0, rounds, LEG)]
     return [answers for leg in legs for answers in _outcomes(suite, store, operation, leg)]
 
@@ -115,10 +111,10 @@ def _outcomes(
 ) -> list[tuple[bool | None, ...]]:
     context = uuid.uuid4().hex
     for number in range(rounds if operation != "create" else 0):
-        assert insist(store.create, context, str(number), b"v", None, 1)
-    told = suite.race(store, FakeClock(), race_for, context, operation, rounds)
-    assert len(told) == RACERS
-    return list(zip(*told, strict=True))
+        assert eventually(store.create, context, str(number), b"v", None, 1)
+    results = suite.race(store, FakeClock(), race_for, context, operation, rounds)
+    assert len(results) == RACERS
+    return list(zip(*results, strict=True))
 
 
 @pytest.fixture(params=DURABLE)
@@ -133,49 +129,49 @@ def test_of_16_racers_in_4_processes_exactly_one_wins(
 ) -> None:
     store = open_storage(patient(service.url), FakeClock())
     store.prepare()
-    told = outcomes(Racing(service.url), store, operation, rounds)
-    assert_one_wins_each(told)
+    results = outcomes(Racing(service.url), store, operation, rounds)
+    assert_one_wins_each(results)
     store.close()
 
 
 @pytest.mark.parametrize(("operation", "rounds"), RACES)
 def test_of_16_racers_in_threads_exactly_one_wins_in_memory(operation: str, rounds: int) -> None:
     store = MemoryStorage(FakeClock())
-    told = outcomes(Racing("memory:"), store, operation, rounds)
-    assert_one_wins_each(told)
+    results = outcomes(Racing("memory:"), store, operation, rounds)
+    assert_one_wins_each(results)
 
 
-def assert_one_wins_each(told: list[tuple[bool | None, ...]]) -> None:
-    assert_nobody_wins_twice(told)
-    won = [answers.index(True) for answers in told if True in answers]
-    # On a very busy machine a winner may hear of it too late, and then does not know.
-    assert len(won) > 0.9 * len(told)
+def assert_one_wins_each(results: list[tuple[bool | None, ...]]) -> None:
+    assert_no_two_win(results)
+    won = [answers.index(True) for answers in results if True in answers]
+    # On a very busy machine a reply may be late, and its winner then does not know.
+    assert len(won) > 0.9 * len(results)
     assert len(set(won)) > 1, "the racers have not met"
 
 
-def assert_nobody_wins_twice(told: list[tuple[bool | None, ...]]) -> None:
-    """One is told that it has won, or none, but then one may have won and does not know."""
-    for answers in told:
+def assert_no_two_win(results: list[tuple[bool | None, ...]]) -> None:
+    """Assert that one racer won each round, or none, but one with an unknown outcome."""
+    for answers in results:
         assert answers.count(True) == 1 or (answers.count(True) == 0 and None in answers), answers
 
 
 @pytest.mark.parametrize(("operation", "rounds"), FAULTY_RACES)
 @pytest.mark.parametrize("service", NETWORKED, indirect=True)
-def test_where_replies_get_lost_nobody_wins_what_another_has_won(
+def test_lost_replies_let_no_second_racer_win(
     service: Service, operation: str, rounds: int
 ) -> None:
     store = open_storage(patient(service.url), FakeClock())
     store.prepare()
     with service.behind_proxy() as (url, proxy), losing_replies(proxy):
-        told = outcomes(Racing(url), store, operation, rounds)
-    assert_nobody_wins_twice(told)
-    assert any(None in answers for answers in told), "no reply was lost"
+        results = outcomes(Racing(url), store, operation, rounds)
+    assert_no_two_win(results)
+    assert any(None in answers for answers in results), "no reply was lost"
     store.close()
 
 
 @contextmanager
 def losing_replies(proxy: FaultProxy) -> Iterator[None]:
-    """Those of a moment, every now and then: between them there is room to connect again."""
+    """Lose all replies for a moment, now and then; in between, clients can connect again."""
     over = threading.Event()
 
     def lose() -> None:
@@ -199,55 +195,54 @@ def losing_replies(proxy: FaultProxy) -> Iterator[None]:
 # --- starts -------------------------------------------------------------------------------------
 
 
-def start(store: Storage, clock: FakeClock, racer: int, meet: Meet) -> bool:
-    """Prepare a store of its own, and be the first to use it, or not."""
-    meet()
-    insist(store.prepare)
-    return insist(store.create, "start", "k", b"v", None, 1 + racer)
+def start(store: ManagedStorage, clock: FakeClock, racer: int, barrier: Barrier) -> bool:
+    """Prepare a store and be the first to use it, or not."""
+    barrier.wait()
+    eventually(store.prepare)
+    return eventually(store.create, "start", "k", b"v", None, 1 + racer)
 
 
-def test_16_racers_that_start_on_an_empty_store_all_get_in(service: Service) -> None:
+def test_16_racers_can_start_on_an_empty_store(service: Service) -> None:
     with contextlib.closing(open_storage(service.url, FakeClock())) as store:
-        started = Racing(service.url).race(store, FakeClock(), start)
-        assert len(started) == RACERS
-        assert started.count(True) == 1
+        results = Racing(service.url).race(store, FakeClock(), start)
+        assert len(results) == RACERS
+        assert results.count(True) == 1
 
 
-def begin_on_files(
-    store: Storage, clock: FakeClock, racer: int, meet: Meet, folder: Path, files: int
+def open_files(
+    store: Storage, clock: FakeClock, racer: int, barrier: Barrier, folder: Path, files: int
 ) -> None:
     for number in range(files):
-        meet()
-        # A busy machine takes its time with 16 of them; what is asked is who is refused.
-        own = SQLiteStorage(folder / f"{number}.db", clock, timeout=60)
-        with contextlib.closing(own):
-            own.prepare()
+        barrier.wait()
+        # With a long timeout, because a busy machine is slow with 16 of them.
+        with contextlib.closing(SQLiteStorage(folder / f"{number}.db", clock, timeout=60)) as file:
+            file.prepare()
 
 
-def test_who_begins_on_a_file_with_others_does_not_take_it_for_that_of_another_application(
+def test_concurrent_starts_on_a_file_do_not_refuse_it_as_foreign(
     tmp_path: Path,
 ) -> None:
     url = f"sqlite:{tmp_path / 'store.db'}"
     with contextlib.closing(open_storage(url, FakeClock())) as store:
-        begun = Racing(url).race(store, FakeClock(), begin_on_files, tmp_path, 50)
-    assert begun == [None] * RACERS
+        results = Racing(url).race(store, FakeClock(), open_files, tmp_path, 50)
+    assert results == [None] * RACERS
     assert len(list(tmp_path.glob("*.db"))) == 50
 
 
-def test_a_newcomer_gets_in_while_another_writes_almost_without_a_break(tmp_path: Path) -> None:
+def test_store_opens_while_another_process_writes_without_pause(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     with contextlib.closing(SQLiteStorage(path, FakeClock())) as store:
         store.prepare()
-    with hogged(path) as held:
+    with lock_mostly(path) as held:
         for _ in range(5):
             assert held.wait(30)
-            with contextlib.closing(SQLiteStorage(path, FakeClock())) as newcomer:
-                newcomer.ping()
+            with contextlib.closing(SQLiteStorage(path, FakeClock())) as store:
+                store.ping()
 
 
 @contextmanager
-def hogged(path: Path) -> Iterator[threading.Event]:
-    """A database that somebody keeps locked 99 % of the time, and whether it is just now."""
+def lock_mostly(path: Path) -> Iterator[threading.Event]:
+    """Keep a database locked 99 % of the time; the event says whether it is locked now."""
     over, held = threading.Event(), threading.Event()
 
     def hog() -> None:
