@@ -145,7 +145,7 @@ class Nemesis:
 
 
 def _kill_server(server: Server) -> None:
-    """Kill and start it. MariaDB may die once while it recovers its binary log; init would retry."""
+    """Kill and start it, twice if need be: MariaDB may die while it recovers its binary log."""
     server.kill9()
     with contextlib.suppress(AssertionError):
         server.start()

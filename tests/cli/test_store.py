@@ -176,7 +176,7 @@ def test_tables_of_a_newer_release_are_told(url: str, tmp_path: Path, capsys: To
     newer = sqlite3.connect(tmp_path / "store.db")
     newer.execute("PRAGMA user_version = 1000")
     newer.close()
-    assert "has schema 1000; this release knows" in unusable(capsys, url)
+    assert "has schema 1000; this release supports" in unusable(capsys, url)
 
 
 SERVERS = {
@@ -261,7 +261,7 @@ def test_tables_of_a_newer_release_on_a_server_are_told(server: Any, capsys: Tol
     url = patient(server.url(schema))
     assert main(["store", "init", url]) == 0
     server.ask(f"INSERT INTO {schema}.sealedstate_schema (version) VALUES (1000)")
-    assert "of version 1000; this release knows" in unusable(capsys, url)
+    assert "of version 1000; this release supports" in unusable(capsys, url)
 
 
 @pytest.mark.server
