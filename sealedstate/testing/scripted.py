@@ -74,7 +74,7 @@ class _Line:
         return True
 
 
-def _scripted(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+def _operation(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
     """The operation of this name and signature, carried out as the script says."""
     name, signature = method.__name__, inspect.signature(method)
 
@@ -141,7 +141,7 @@ class ScriptedStorage:
         def act(call: Call, carry_out: Callable[[], Any]) -> Any:
             if done:
                 carry_out()
-            raise error or _lost(call)
+            raise error or _error_of(call)
 
         return self._add(operations, act, {"times": 1, **when})
 
@@ -150,7 +150,7 @@ class ScriptedStorage:
 
         def act(call: Call, carry_out: Callable[[], Any]) -> Any:
             self._late.append(carry_out)
-            raise _lost(call)
+            raise _error_of(call)
 
         return self._add(operations, act, {"times": 1, **when})
 
@@ -207,24 +207,24 @@ class ScriptedStorage:
 
     # --- the operations -------------------------------------------------------------------------
 
-    create = _scripted(MemoryStorage.create)
-    read = _scripted(MemoryStorage.read)
-    update = _scripted(MemoryStorage.update)
-    update_expiration = _scripted(MemoryStorage.update_expiration)
-    delete = _scripted(MemoryStorage.delete)
-    touch_context = _scripted(MemoryStorage.touch_context)
-    delete_context = _scripted(MemoryStorage.delete_context)
-    keys = _scripted(MemoryStorage.keys)
-    add_member = _scripted(MemoryStorage.add_member)
-    remove_member = _scripted(MemoryStorage.remove_member)
-    members = _scripted(MemoryStorage.members)
-    prepare = _scripted(MemoryStorage.prepare)
-    ping = _scripted(MemoryStorage.ping)
-    reap = _scripted(MemoryStorage.reap)
-    close = _scripted(MemoryStorage.close)
+    create = _operation(MemoryStorage.create)
+    read = _operation(MemoryStorage.read)
+    update = _operation(MemoryStorage.update)
+    update_expiration = _operation(MemoryStorage.update_expiration)
+    delete = _operation(MemoryStorage.delete)
+    touch_context = _operation(MemoryStorage.touch_context)
+    delete_context = _operation(MemoryStorage.delete_context)
+    keys = _operation(MemoryStorage.keys)
+    add_member = _operation(MemoryStorage.add_member)
+    remove_member = _operation(MemoryStorage.remove_member)
+    members = _operation(MemoryStorage.members)
+    prepare = _operation(MemoryStorage.prepare)
+    ping = _operation(MemoryStorage.ping)
+    reap = _operation(MemoryStorage.reap)
+    close = _operation(MemoryStorage.close)
 
 
-def _lost(call: Call) -> Exception:
+def _error_of(call: Call) -> Exception:
     if call.operation in ScriptedStorage.READS:
         return StorageUnavailable("the reply was lost")
     return OutcomeUnknown("the reply was lost", call.arguments.get("version"))

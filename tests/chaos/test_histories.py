@@ -40,6 +40,8 @@ from tests.support.store_clients import CLIENTS_PER_PROCESS, Client, histories, 
 
 __all__ = ["postgresql_server"]
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 4
 CLIENTS = PROCESSES * CLIENTS_PER_PROCESS
 PATIENCE = 120  # seconds

@@ -27,6 +27,8 @@ from tests.support.sql_servers import mariadb_server, postgresql_server
 
 __all__ = ["mariadb_server", "postgresql_server"]
 
+pytestmark = pytest.mark.slow
+
 ROUNDS = [20, pytest.param(200, marks=pytest.mark.soak)]
 WRITERS = ["1", "2"]
 EACH_ROUND = 5  # acknowledged writes of each writer between two crashes
@@ -109,6 +111,9 @@ class Acknowledged:
     def find_losses(self, store: Storage, name: str) -> list[str]:
         """Return what was acknowledged and is not in the store."""
         problems = []
+        if store.capabilities.enumerable:
+            unlisted = self.created - self.deleting - set(map(int, eventually(store.keys, name)))
+            problems += [f"{number} is not listed" for number in unlisted]
         for number in self.created - self.deleting:
             stored = eventually(store.read, name, str(number))
             if stored is None or stored.value != record_of(number):

@@ -24,6 +24,8 @@ from tests.support.sql_servers import mariadb_server, postgresql_server
 
 __all__ = ["mariadb_server", "postgresql_server"]
 
+pytestmark = pytest.mark.slow
+
 RACES = [
     ("create", 300),
     ("delete", 300),
@@ -150,7 +152,7 @@ def assert_one_wins_each(results: list[tuple[bool | None, ...]]) -> None:
 
 
 def assert_no_two_win(results: list[tuple[bool | None, ...]]) -> None:
-    """Assert that one racer won each round, or none, but one with an unknown outcome."""
+    """Assert that a single racer won each round, or none, if an outcome is unknown."""
     for answers in results:
         assert answers.count(True) == 1 or (answers.count(True) == 0 and None in answers), answers
 

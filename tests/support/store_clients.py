@@ -1,7 +1,6 @@
-"""Clients that use a few records at once, and write down what they asked and what they were told.
+"""Clients that use a few records concurrently, and write down their calls and the answers.
 
-Knows the operations that `tests.linearizability` judges, and files that survive kill -9. Does not
-know faults, nor how a client ends: that is done to it.
+`tests.support.linearizability` judges these histories. The files survive kill -9 of a client.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ from tests.support.linearizability import Answer, Held, Kind, Mismatch, Operatio
 
 CONTEXT = "histories"
 KEYS = ("a", "b")
-EPOCH = 50_000_000  # nanoseconds, after which all clients turn to fresh records
+EPOCH = 50_000_000  # nanoseconds, after which all clients use new records
 KINDS: list[Kind] = ["create", "read", "update", "delete"]
 WEIGHTS = [3, 4, 6, 2]
-YEAR_2100 = 4_102_444_800_000  # a store has an expiry to carry, and nothing expires
+YEAR_2100 = 4_102_444_800_000  # an expiry, so that stores keep one, which is not reached
 CLIENTS_PER_PROCESS = 2
 
 
 def use(opener: Callable[[], Storage], name: str, folder: Path) -> None:
-    """Run so many clients on one store, as threads, until there is a file `stop` in `folder`."""
+    """Run CLIENTS_PER_PROCESS clients as threads, until there is a file `stop` in `folder`."""
     store = opener()
     names = [f"{name}.{number}" for number in range(CLIENTS_PER_PROCESS)]
     threads = [threading.Thread(target=Client(store, name, folder).run) for name in names]
@@ -45,7 +44,7 @@ def use(opener: Callable[[], Storage], name: str, folder: Path) -> None:
 
 
 class Client:
-    """One client. `name` is its own for ever: a successor after a crash has another."""
+    """One client. `name` is unique: a successor after a crash has another name."""
 
     def __init__(self, store: Storage, name: str, folder: Path) -> None:
         self._store = store
@@ -56,7 +55,7 @@ class Client:
         self._seen: dict[str, int] = {}
 
     def run(self, operations: int = sys.maxsize) -> None:
-        """So many operations, unless it is told to stop."""
+        """Make this many operations, unless the file `stop` appears."""
         try:
             for number in range(operations):
                 if self._stop.exists():
@@ -69,7 +68,7 @@ class Client:
             os.close(self._notes)
 
     def _ask(self, number: int) -> None:
-        """One operation: note the call, make it, note the answer."""
+        """Note a call, make it, note the answer."""
         kind = self._random.choices(KINDS, WEIGHTS)[0]
         key = f"{time.monotonic_ns() // EPOCH}-{self._random.choice(KEYS)}"
         version = next_version(time.time(), self._seen.get(key, 0))
@@ -121,7 +120,7 @@ class Client:
 
 
 def histories(folder: Path) -> dict[str, list[Operation]]:
-    """What the clients noted, by record. What was refused has not happened, and is left out."""
+    """The clients' operations by record, without those that were refused."""
     found = defaultdict(list)
     for path in sorted(folder.glob("*.notes")):
         for key, operation in _operations(path.read_text().splitlines(keepends=True)):
@@ -130,18 +129,18 @@ def histories(folder: Path) -> dict[str, list[Operation]]:
 
 
 def _operations(lines: Iterable[str]) -> Iterable[tuple[str, Operation]]:
-    # A client that is killed in the middle leaves half a line.
+    # A client that is killed while it writes leaves half a line.
     notes = [json.loads(line) for line in lines if line.endswith("\n")]
     for _, group in itertools.groupby(notes, key=lambda note: note["number"]):
-        call, *told = group
-        assert not any("error" in note for note in (call, *told)), (call, told)
-        if not any("refused" in note for note in told):
-            yield call["key"], _operation(call, told[0] if told else None)
+        call, *replies = group
+        assert not any("error" in note for note in (call, *replies)), (call, replies)
+        if not any("refused" in note for note in replies):
+            yield call["key"], _operation(call, replies[0] if replies else None)
 
 
-def _operation(call: dict[str, Any], told: dict[str, Any] | None) -> Operation:
-    returned = None if told is None else told["at"]
-    answer = None if told is None else _answer(call["kind"], told["answer"])
+def _operation(call: dict[str, Any], reply: dict[str, Any] | None) -> Operation:
+    returned = None if reply is None else reply["at"]
+    answer = None if reply is None else _answer(call["kind"], reply["answer"])
     asked = (call["version"], call["value"], call["expected"])
     return Operation(call["kind"], call["at"], returned, answer, *asked)
 
