@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sealedstate import Keeper, Session, Settings
-from sealedstate.deployment import Deployment
 from sealedstate._cookies.header import field_bytes
+from sealedstate.deployment import Deployment
 from sealedstate_wsgi.health import HealthApplication
 
 if TYPE_CHECKING:
@@ -115,9 +115,9 @@ class _Response:
     def commit(self) -> Callable[[bytes], object]:
         """Save the session and let the headers go, once."""
         if self._write is None:
-            touched = self._session.touched
-            headers = self._headers_with_session() if touched else self._headers
-            self._session.frozen = True
+            used = self._session.backend is not None
+            headers = self._headers_with_session() if used else self._headers
+            self._session.mark_headers_sent()
             if self._exc_info is None:
                 self._write = self._start_response(self._status, headers)
             else:
@@ -128,7 +128,7 @@ class _Response:
 
     def end(self) -> None:
         """Tell of changes that came too late for any cookie."""
-        if self._write is not None and self._session.touched:
+        if self._write is not None and self._session.backend is not None:
             late = self._session.late_changes()
             if late:
                 _log.error("changed after the headers went out, and lost: %s", ", ".join(late))
@@ -140,7 +140,7 @@ class _Response:
         return self._with_session(self._headers)
 
     def _with_session(self, headers: Headers) -> Headers:
-        if not self._session.touched:
+        if self._session.backend is None:
             return headers
         names = [name.lower() for name, _ in headers]
         headers = _vary_on_cookie(headers) if "vary" in names else [*headers, _VARY]

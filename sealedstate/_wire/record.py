@@ -28,7 +28,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
-from ..errors import ExpiredSession, FutureSession, MalformedRecord, UnsupportedValue
+from ..errors import MalformedRecord, UnsupportedValue
 from .cbor import NO_FRAME, dump_frame, load_frame
 
 # FOLD sealedstate.record
@@ -112,17 +112,6 @@ class Record(NamedTuple):
     def __repr__(self) -> str:
         # Neither whose it is nor what is in it: reprs end up in logs and tracebacks.
         return f"<Record of generation {self.generation}>"
-
-    def check_times(self, sealed_at: int, now: int, lifetimes: Lifetimes, skew: int) -> None:
-        """Raise FutureSession or ExpiredSession when the record can't be used at `now`."""
-        if sealed_at > now + skew:
-            raise FutureSession
-        if (
-            now >= self.expires_at
-            or now >= self.created_at + lifetimes.absolute
-            or now >= sealed_at + lifetimes.idle
-        ):
-            raise ExpiredSession
 
 
 def check_subject(subject: object) -> None:

@@ -30,7 +30,7 @@ from ..errors import (
     NobodySignedIn,
     SessionIdChanged,
 )
-from ..hooks import Save
+from ..hooks import SaveEvent
 from ..session import Session
 from ._codec.authentications import Head, complete, decode_head, encode_head, keep
 from ._codec.columns import decode_logins, encode_logins
@@ -197,13 +197,13 @@ class LoginRecords:
         owner = Owner(session_id, subject, self.identifiers)
         return frozenset(owner.make_again(login) for login in self.read_columns(value))
 
-    def added_by(self, save: Save) -> frozenset[ServiceLogin]:
+    def added_by(self, save: SaveEvent) -> frozenset[ServiceLogin]:
         """The service logins that are new with a save: those of no earlier one under its id.
 
         Raises LoginsUnreadable.
         """
         part, record = save.parts.get(self.columns), save.record
-        changed = part is not None and (part.changed or save.has_new_id)
+        changed = part is not None and (part.is_changed or save.has_new_id)
         if part is None or part.encoded is None or not changed or record.subject is None:
             return frozenset()
         ours = self._decoded(save, part.encoded, record.subject)
@@ -212,8 +212,8 @@ class LoginRecords:
         known = {login.identity for login in self._decoded(save, part.saved, record.subject)}
         return frozenset(login for login in ours if login.identity not in known)
 
-    def _decoded(self, save: Save, data: bytes, subject: str) -> frozenset[ServiceLogin]:
-        value = save.session.visit.decode(self.columns, data)
+    def _decoded(self, save: SaveEvent, data: bytes, subject: str) -> frozenset[ServiceLogin]:
+        value = save.session.decode(self.columns, data)
         return self.whole(value, save.record.id, subject)
 
 

@@ -137,9 +137,9 @@ KINDS = ["list", "generator", "late filler", "write", "empty first", "error page
 
 def greeting(session: Session, touch: Callable[[Session], object]) -> bytes:
     """What the page says of its visitor; a session that was not looked at tells nothing."""
-    body = f"dear {session.subject}, " if session.touched else ""
+    body = f"dear {session.subject}, " if session.accessed else ""
     touch(session)
-    return f"{body}{session.subject if session.touched else 'anybody'}".encode()
+    return f"{body}{session.subject if session.accessed else 'anybody'}".encode()
 
 
 def application(touch: Callable[[Session], object], page: str, kind: str) -> WSGIApplication:

@@ -109,7 +109,7 @@ class SingleLogout:
         if state is None:
             raise SessionWithheld("replaced")
         if arrived is not None:
-            arrived.revoked = True
+            arrived.mark_revoked()
         session.invalidate()
         return LogoutProgress(KeptInStore(self._endings.ledger, state))
 
@@ -283,7 +283,8 @@ class SingleLogout:
 
 def _id_to_end(session: Session) -> tuple[bytes, LoadedSession | None]:
     """The id by which the browser knows this session, and the visit that it arrived by."""
-    visit = session.visit
-    if isinstance(visit, LoadedSession) and visit.record is not None and not session.signed_in:
-        return visit.record.id, visit
+    loaded = session.load()
+    is_signed_in = session.changes().is_signed_in
+    if isinstance(loaded, LoadedSession) and loaded.record is not None and not is_signed_in:
+        return loaded.record.id, loaded
     return session.raw_id, None
