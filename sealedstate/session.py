@@ -378,13 +378,13 @@ class Session(MutableMapping[str, object]):
         self._id, self._subject = record.id, record.subject
         parts: dict[str, Part | bytes] = dict(record.parts)
         self._parts = parts
-        if record.overflow or record.spilled or record.left:
+        if record.overflow or record.spilled or record.orphaned_rows:
             for name in record.overflow.names if record.overflow else ():
                 parts[name] = Part(Place.OVERFLOW)
             for name, version in record.spilled.items():
                 parts[name] = Part(Place.SPILLED, version)
             # Rows that are no longer used. If such a part spills again, its version is known.
-            for name, version in record.left.items():
+            for name, version in record.orphaned_rows.items():
                 if name in parts:
                     self._part(name).version = version
                 else:

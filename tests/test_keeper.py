@@ -938,7 +938,7 @@ def test_the_row_of_a_part_that_came_back_is_deleted_by_the_next_save(
     assert list(store.keys(CONTEXT))
     browser.visit(touch)
     assert not list(store.keys(CONTEXT))
-    assert not record_of(browser).left
+    assert not record_of(browser).orphaned_rows
 
 
 def test_a_session_under_a_revoked_key_is_refused_and_may_be_replaced(
@@ -982,7 +982,7 @@ def test_the_row_of_a_removed_part_goes_once_the_browser_carries_the_new_core(
     assert list(store.keys(CONTEXT)) == [key]
     browser.visit(touch)
     assert list(store.keys(CONTEXT)) == []
-    assert record_of(browser).left == {}
+    assert record_of(browser).orphaned_rows == {}
 
 
 def test_a_removed_part_that_is_written_again_uses_its_row_again(

@@ -190,7 +190,7 @@ class LoadedSession:
         if record is None:
             return
         if self.is_revoked:
-            self.delete_rows(record.id, {**record.left, **record.spilled})
+            self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
         else:
             self.revoke(record, Ending.LOGGED_OUT)
 
@@ -219,7 +219,7 @@ class LoadedSession:
         first = deployment.revocations.revoke(record.id, expires_at + settings.skew, ending)
         deployment.emit("revoked", session_id=record.id)
         deployment.hooks.after_revoke(record.id, deployment.now())
-        self.delete_rows(record.id, {**record.left, **record.spilled})
+        self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
         return first
 
     def delete_rows(self, session_id: bytes, rows: Mapping[str, int]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from .._cookies.header import Candidates, CookieFamily, field_bytes
-from .._cookies.placement import Item, Room, plan
+from .._cookies.placement import Capacity, PartSize, plan
 from .._stored.parts import Merge, last_writer_wins
 from .._stored.revocations import Ending
 from .._wire import cbor
@@ -352,7 +352,7 @@ class _Planner:
             if place is not Place.SPILLED and part.place is Place.SPILLED and known is not None:
                 orphaned[name] = known
         used = {*orphaned, *(name for name, place in places.items() if place is Place.SPILLED)}
-        record = self.record._replace(parts=core, spilled=spilled, left=orphaned)
+        record = self.record._replace(parts=core, spilled=spilled, orphaned_rows=orphaned)
         outside = OutsideCore(
             places,
             budget.core_chars,
@@ -389,7 +389,7 @@ class _Planner:
             entry, data = _entry_bytes(name), part.encoded
             size = None if data is None else part_bytes(name, len(data))
             left = 0 if part.version is None else entry
-            items.append(Item(name, size, entry, self._policy(name), part.place, left))
+            items.append(PartSize(name, size, entry, self._policy(name), part.place, left))
         fixed = len(encode_record(self.record, self.now)) + FRAME_BYTES
         fixed += sum(map(_entry_bytes, orphaned))
         core = token_bytes(budget.core_chars) - OVERHEAD_BYTES - fixed
@@ -402,7 +402,7 @@ class _Planner:
                 f" the response {self.other_bytes} bytes of other Set-Cookie lines"
             )
             raise SessionTooLarge(sizes, token_bytes(budget.core_chars), reason)
-        room = Room(core, max(0, overflow), both - OVERFLOW_BYTES, OVERFLOW_ENTRY_BYTES)
+        room = Capacity(core, max(0, overflow), both - OVERFLOW_BYTES, OVERFLOW_ENTRY_BYTES)
         return plan(items, room, self.limits.spill_order, self.limits.can_spill)
 
     def _orphaned_rows(self) -> dict[str, int]:
@@ -424,7 +424,7 @@ class _Planner:
         old = self.arrived.record
         if old is None or self._has_new_id:
             return {}
-        return {name: version for name, version in old.left.items() if name not in used}
+        return {name: version for name, version in old.orphaned_rows.items() if name not in used}
 
     @property
     def _has_new_id(self) -> bool:
@@ -534,7 +534,7 @@ def _event(
     opened, record = loaded.opened, plan.record
     in_core = dict.fromkeys(record.parts, Place.CORE)
     places = in_core if plan.outside is None else plan.outside.places
-    who = record._replace(parts=NO_PARTS, spilled=NO_ROWS, left=NO_ROWS)
+    who = record._replace(parts=NO_PARTS, spilled=NO_ROWS, orphaned_rows=NO_ROWS)
     arrived_id = None if opened is None else opened.record.id
     sealed_at = None if opened is None else opened.sealed_at
     return SaveEvent(session, who, _parts_of(changes), places, arrived_id, sealed_at, now)

@@ -151,7 +151,7 @@ class Identifiers:
         ring = self.keys.keyring()
         key = ring.find(kid)
         if key is None:
-            raise KeyOutOfUse if kid in ring.gone else UnknownKey(kid)
+            raise KeyOutOfUse if kid in ring.removed_kids else UnknownKey(kid)
         if key.revoked or (key.expires_at is not None and now >= key.expires_at):
             raise KeyOutOfUse
         if key.disabled:

@@ -27,7 +27,7 @@ from ..errors import (
     ConfigurationError,
     IdentifierKeyMissing,
     LoginsUnreadable,
-    NobodySignedIn,
+    NotSignedIn,
     SessionIdChanged,
 )
 from ..hooks import SaveEvent
@@ -371,7 +371,7 @@ class LoginRecord:
     def _subject(self) -> str:
         subject = self._session.subject
         if subject is None:
-            raise NobodySignedIn("login records belong to a user: set session.subject first")
+            raise NotSignedIn("login records belong to a user: set session.subject first")
         return subject
 
 

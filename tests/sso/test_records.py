@@ -18,7 +18,7 @@ from sealedstate.sso import (
     LoginRecords,
     LoginsUnreadable,
     NameID,
-    NobodySignedIn,
+    NotSignedIn,
     RegistryMissing,
     ServiceLogin,
     SessionIdChanged,
@@ -135,7 +135,7 @@ def test_nobody_has_a_login_record_before_signing_in() -> None:
         lambda: login.add_service(a_login()),
         lambda: login.enter(SP, PASSWORD),
     ):
-        with pytest.raises(NobodySignedIn):
+        with pytest.raises(NotSignedIn):
             act()
 
 
