@@ -1,4 +1,4 @@
-"""Exactly one of 16 racers in 4 processes may act on a message, and exactly one gets an artifact."""
+"""Of 16 racers in 4 processes exactly one may act on a message, exactly one gets an artifact."""
 
 from __future__ import annotations
 
