@@ -57,7 +57,7 @@ class Site:
         for operation in self.store.WRITES:
             self.store.before(operation, act=self._record_write, times=None)
         self.keeper: Keeper = keeper(
-            clock, storage=self.store, parts={"big": "server"}, random=self._random
+            clock, storage=self.store, part_policies={"big": "server"}, random=self._random
         )
         self.keeper.attach(self.hooks)
         self.browser = Browser(self.keeper)
