@@ -19,6 +19,7 @@ from typing import Any, Self, TypeAlias
 from ._cookies.header import CookieFamily
 from ._cookies.placement import policies_of
 from ._key_opening import KeySources
+from ._wire.encoding import has_lone_surrogate
 from ._wire.record import Lifetimes, Policy
 from .errors import ConfigurationError, NoPrimaryKey
 from .events import EventLog, Observer
@@ -177,7 +178,7 @@ class Settings:
             raise ConfigurationError("merge: a function for each name")
         if self.legacy is not None and self.legacy.name == self.cookie_name:
             raise ConfigurationError("cookie_name: not the name of the old cookie")
-        if any("\ud800" <= letter <= "\udfff" for letter in self.realm):
+        if has_lone_surrogate(self.realm):
             raise ConfigurationError("realm: text without lone surrogates")
         if self.skew < 0:
             raise ConfigurationError("skew: not negative")
