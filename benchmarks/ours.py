@@ -23,7 +23,7 @@ from sealedstate.sso import (
     NameID,
     Registry,
     ServiceLogin,
-    extended_text,
+    extend_registry,
     parse_registry,
 )
 
@@ -173,7 +173,7 @@ def authentications(workload: Workload) -> list[Authn]:
 @cache
 def registry(entity_ids: tuple[str, ...]) -> Registry:
     """A registry of all of these."""
-    return parse_registry(extended_text("", entity_ids))
+    return parse_registry(extend_registry("", entity_ids))
 
 
 def _saved(session: Session) -> list[str]:

@@ -41,7 +41,7 @@ def sign_in(session, value):
 
 
 def enter(session, value):
-    made = login(session).enter(value, METHOD)
+    made = login(session).add_derived_login(value, METHOD)
     return [made.name_id.value, made.session_index]
 
 

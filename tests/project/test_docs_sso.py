@@ -65,7 +65,7 @@ def test_without_a_store_only_the_front_channel_works() -> None:
 
 
 GIVEN: dict[str, Callable[[Identifiers, Any], ServiceLogin]] = {
-    "derived NameID and SessionIndex (`enter`)": lambda made, user: user.enter(SP),
+    "derived NameID and SessionIndex (`add_derived_login`)": lambda made, user: user.enter(SP),
     "derived NameID, no SessionIndex": lambda made, user: _went(user, made, "name", None),
     "derived NameID, SessionIndex of your own": lambda made, user: _went(user, made, "name", "own"),
     "pairwise or own NameID, derived SessionIndex": lambda made, user: _went(

@@ -108,7 +108,7 @@ class User(Browser):
     def enter(self, entity_id: str) -> ServiceLogin:
         """Go to a service with identifiers that are made for it."""
         entered: ServiceLogin = self.answer(
-            lambda session: self.login(session).enter(entity_id, PASSWORD)
+            lambda session: self.login(session).add_derived_login(entity_id, PASSWORD)
         )
         return entered
 

@@ -188,7 +188,7 @@ class KeptInSession:
     def _found(self) -> State:
         session, records = self._session, self._records
         state = State(session.raw_id, session.subject, b"", owed=False)
-        failed = records.whole(session[FAILED_PART], session.raw_id, session.subject or "")
+        failed = records.read_logins(session[FAILED_PART], session.raw_id, session.subject or "")
         state = state.joined(failed).marked([one.identity for one in failed], FAILED)
         return state.joined(records.of(session, self._now).services())
 

@@ -263,7 +263,7 @@ class SingleLogout:
         columns, subject = self._records.columns, ended.subject
         logins = frozenset[ServiceLogin]()
         if columns in ended.parts and subject is not None:
-            logins = self._records.whole(ended.parts[columns], ended.id, subject)
+            logins = self._records.read_logins(ended.parts[columns], ended.id, subject)
         known = Known(ended.id, subject, tuple(logins), whole=columns not in ended.torn)
         return endings.add(known, create=ended.from_outside)
 
