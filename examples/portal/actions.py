@@ -111,7 +111,7 @@ def write_note(order: Order) -> str:
 def use_profile(order: Order) -> str:
     """Save the session within another profile: this one's keeper is the new profile's."""
     list(order.session)  # recalls what was spilled, so that it may come back into the cookies
-    order.session["profile"] = order.keeper.settings.carried.name
+    order.session["profile"] = order.keeper.deployment.profile.name
     return "profile-changed"
 
 

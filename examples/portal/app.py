@@ -183,7 +183,7 @@ class Portal:
         facts = facts_of(session, self.keeper, request.headers.get("Cookie", ""), now)
         if facts is None:
             return _see_other(request)
-        longest = self.keeper.settings.lifetimes.refresh
+        longest = self.keeper.deployment.lifetimes.refresh
         return _response(pages.keys(_frame(request), self._ring_view(now), facts.kid, longest))
 
     def _ring_view(self, now: int) -> RingView:

@@ -5,16 +5,14 @@ Knows a directory and `Settings`. Does not know requests or pages.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 from sealedstate import Settings
-from sealedstate._key_opening import KeySources
+from sealedstate.deployment import open_report_store, open_ring_storage
 from sealedstate.events import Event, EventLog, Observer
-from sealedstate.rotation import Schedule
-from sealedstate.rotation.source import RotatingKeySource, RotationConfig
+from sealedstate.rotation.source import RotatingKeySource
 from sealedstate.storage import open_storage
 
 COOKIE_NAME = "portal"
@@ -58,7 +56,7 @@ class Deployment:
             absolute_lifetime=ABSOLUTE_LIFETIME,
             skew=SKEW,
             # What every request needs stays in the cookie; the service logins may leave it first.
-            parts={"csrf": "cookie", "authn": "cookie", "note": "cookie"},
+            part_policies={"csrf": "cookie", "authn": "cookie", "note": "cookie"},
             spill_order=["services", "cart"],
             merge={"services": merge_logins},
             cookie_name=COOKIE_NAME,
@@ -69,20 +67,24 @@ class Deployment:
 
 def _ring(keys: str, events: EventLog) -> RotatingKeySource:
     """The ring of keys, begun if there is none, as `sealedstate keys init` would begin it."""
-    keep = ABSOLUTE_LIFETIME + SKEW
-    schedule = Schedule(ROTATE_EVERY, ANNOUNCE, keep, SKEW)
-    tending = RotationConfig(
-        schedule, RELOAD_EVERY, keep, SKEW, True, time.time, time.monotonic, os.urandom
+    settings = Settings(
+        keys=keys,
+        realm=REALM,
+        idle_lifetime=IDLE_LIFETIME,
+        absolute_lifetime=ABSOLUTE_LIFETIME,
+        skew=SKEW,
+        rotate_every=ROTATE_EVERY,
+        announce=ANNOUNCE,
+        reload_every=RELOAD_EVERY,
     )
-    sources = KeySources(os.environ, SKEW, REALM, None, tending, events)
-    home, board = sources.ring_home(keys), sources.report_board(keys)
-    return RotatingKeySource(home, tending, events, board, founds=True)
+    home, board = open_ring_storage(settings), open_report_store(settings)
+    return RotatingKeySource(home, settings.rotation(), events, board, founds=True)
 
 
 def _noting(events: EventLog) -> Observer:
     """Notes what happens in any profile, so that `sealedstate keys list` counts all cookies."""
 
-    def emit(event: Event) -> None:
+    def note(event: Event) -> None:
         kid = None if event.kid is None else bytes.fromhex(event.kid)
         events.emit(event.name, event.reason, kid=kid)
 

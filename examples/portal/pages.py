@@ -79,7 +79,7 @@ class Overview:
 
     @property
     def profile(self) -> Profile:
-        return self.settings.carried
+        return self.settings.budget_profile()
 
 
 # --- whole pages --------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def overview(frame: Frame, shown: Overview) -> Html:
         logins=_logins_told(frame, shown),
         goods=joined(_option(name) for name in GOODS),
         cart=_cart_told(frame, shown),
-        note=shown.emit,
+        note=shown.note,
         longest_note=MAX_NOTE_CHARS,
         trackers=_trackers_told(shown.trackers),
         budget=budget(shown.facts, shown.profile, shown.last_set_cookie),

@@ -103,7 +103,7 @@ def room_beside(profile: Profile, foreign: int, ours: int) -> int:
 
 
 def _load(found: Candidates, keeper: Keeper, header: int) -> Load:
-    family = keeper.settings.cookies
+    family = keeper.deployment.cookies
     values = {family.name: found.core}
     values |= {family.chunk_name(number): texts for number, texts in sorted(found.overflow.items())}
     cookies = tuple(
@@ -115,7 +115,7 @@ def _load(found: Candidates, keeper: Keeper, header: int) -> Load:
 def _parts(session: Session, record: Record, keeper: Keeper) -> tuple[PartFacts, ...]:
     for name in record.overflow.names if record.overflow else ():
         session.fetch(name)  # it came with the cookies: nobody has to be asked
-    policies = keeper.settings.policies
+    policies = keeper.deployment.policies
     return tuple(
         PartFacts(view.name, view.place, policies.get(view.name, Policy.AUTO), view.value_bytes)
         for view in session.layout()

@@ -79,7 +79,7 @@ class IdentityProvider(Site):
         if facts is None:
             return see_other("/")
         last, counts = self.journal.last(session.id), dict(self.keeper.counts)
-        shown = pages.Home(facts, self.keeper.settings.carried, last, logins, counts)
+        shown = pages.Home(facts, self.keeper.deployment.profile, last, logins, counts)
         return self.page(pages.home(_frame(request), self._deployment.federation, shown))
 
     def _logins(self, request: SiteRequest) -> tuple[ServiceLogin, ...] | None:
