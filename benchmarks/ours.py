@@ -69,7 +69,7 @@ class Variant:
         if workload.subject is None or "authn" not in workload.parts:
             session.update(workload.parts)
             return
-        record = self._records(workload, entity_ids).of(session, NOW)
+        record = self._records(workload, entity_ids).for_session(session)
         for state in authentications(workload):
             record.authenticate(state.method, state.duration, state.time)
         subject, session_id = workload.subject, session.raw_id

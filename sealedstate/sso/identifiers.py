@@ -104,9 +104,9 @@ def _blake2b(secret: bytes, size: int, *fields: str | bytes) -> bytes:
 class Identifiers:
     """Derives and opens the identifiers of one deployment (`realm`).
 
-    `keys`: the ring of identifier keys, not the ring that seals cookies. `pairwise`: the key of
-    pairwise NameIDs; without it there are none. Session ids are 16 bytes; entityIDs and subjects
-    are texts, times epoch seconds. Raises ConfigurationError.
+    `keys`: the ring of identifier keys, not the ring that seals cookies; `open_keys` opens it.
+    `pairwise`: the key of pairwise NameIDs; without it there are none. Session ids are 16 bytes;
+    entityIDs and subjects are texts, times epoch seconds. Raises ConfigurationError.
     """
 
     keys: KeySource = field(repr=False)
@@ -116,13 +116,12 @@ class Identifiers:
     def __post_init__(self) -> None:
         if isinstance(self.keys, type) or not isinstance(self.keys, KeySource):
             raise ConfigurationError(
-                "Identifiers.keys: must be a key source: Settings(keys=..., absolute_lifetime=...)"
-                ".key_source makes one"
+                "Identifiers.keys: must be a key source; open_keys(Settings(keys=...)) opens one"
             )
         if not (self.pairwise is None or isinstance(self.pairwise, Key)):
             raise ConfigurationError(
-                "Identifiers.pairwise: must be a Key: Key.parse(text) of a line that"
-                " `sealedstate keys generate` prints"
+                "Identifiers.pairwise: must be a Key; Key.parse(text) reads a line of"
+                " `sealedstate keys generate`"
             )
         if type(self.realm) is not str or not self.realm:
             raise ConfigurationError("Identifiers.realm: must be non-empty text")

@@ -1,6 +1,6 @@
 """The login record of an identity provider's user, in two parts of a session.
 
-    login = records.of(session, now)
+    login = records.for_session(session)
     login.authenticate(PASSWORD, duration=8 * 3600)
     if login.is_fresh(MFA, within=15 * 60): ...
     login.add_service(ServiceLogin(entity_id, PASSWORD, NameID(name), session_index, now))
@@ -176,9 +176,9 @@ class LoginRecords:
                 f"LoginRecords.time_step: must be at least 1, got {self.time_step}"
             )
 
-    def of(self, session: Session, now: float) -> LoginRecord:
-        """Return the login record of a session at `now` (epoch seconds)."""
-        return LoginRecord(self, session, int(now))
+    def for_session(self, session: Session) -> LoginRecord:
+        """Return the login record of a session, at the time of its deployment."""
+        return LoginRecord(self, session)
 
     @property
     def merge_rules(self) -> Mapping[str, MergeRule]:
@@ -238,10 +238,10 @@ def merge_heads(base: object, remote: object, local: object) -> bytes:
 class LoginRecord:
     """The authentications and service logins of one session during one request."""
 
-    def __init__(self, records: LoginRecords, session: Session, now: int) -> None:
+    def __init__(self, records: LoginRecords, session: Session) -> None:
         self._records = records
         self._session = session
-        self._now = now
+        self._now = int(session.visit.now())
 
     # --- authentications ------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ def asked(session, value):
 
 
 def login(session):
-    return records.of(session, time.time())
+    return records.for_session(session)
 
 
 CHANGES = {

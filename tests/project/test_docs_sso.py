@@ -155,7 +155,7 @@ def test_the_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         session = scope["keeper"].session()
         session.subject = "jdoe"
         exec(signing_in, scope | {"session": session, "records": scope["records"]})
-        login = scope["records"].of(session, time.time())
+        login = scope["records"].for_session(session)
         login.add_service(a_login("https://mail.example.org", "mail-name", "_5f3a"))
         lines = scope["keeper"].save(session)
         cookie = "; ".join(line.split(";")[0] for line in lines)

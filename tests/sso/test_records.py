@@ -54,7 +54,7 @@ class Portal:
 
     def visit(self) -> tuple[Session, LoginRecord]:
         session = self.keeper.session(self.header)
-        return session, self.records.of(session, self.clock())
+        return session, self.records.for_session(session)
 
     def end(self, session: Session) -> None:
         lines = self.keeper.save(session)
@@ -257,7 +257,7 @@ def test_parts_that_somebody_else_wrote_are_unreadable_not_a_crash(value: object
 
 def elsewhere(idp: Portal, **changed: Any) -> LoginRecord:
     """The same session on a node that is configured otherwise."""
-    return replace(idp.records, **changed).of(idp.visit()[0], idp.clock())
+    return replace(idp.records, **changed).for_session(idp.visit()[0])
 
 
 def test_a_node_without_the_registry_says_so_and_the_login_goes_on() -> None:

@@ -94,7 +94,7 @@ class User(Browser):
         return User(node, self.jar)
 
     def login(self, session: Session) -> LoginRecord:
-        return self.node.records.of(session, self.node.keeper.deployment.now())
+        return self.node.records.for_session(session)
 
     def sign_in(self, subject: str = USER) -> None:
         def change(session: Session) -> None:

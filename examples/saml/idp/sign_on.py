@@ -109,7 +109,7 @@ class SignOn:
         """Whether nobody has to be asked anything for an answer."""
         if session.subject is None or waiting.forced:
             return False
-        record = self._deployment.records.of(session, self._deployment.clock())
+        record = self._deployment.records.for_session(session)
         return record.is_fresh(PASSWORD)
 
     def _consumer(self, entity_id: str, binding: str, wanted: str | None) -> str:
@@ -125,7 +125,8 @@ class SignOn:
     def answer(self, waiting: Waiting, session: Session) -> Answer:
         """Enter the service into the session's login record, and say so to the service."""
         deployment, now = self._deployment, self._deployment.clock()
-        login = deployment.records.of(session, now).add_derived_login(waiting.entity_id, PASSWORD)
+        record = deployment.records.for_session(session)
+        login = record.add_derived_login(waiting.entity_id, PASSWORD)
         ends_at = session.expires_at or int(now) + ABSOLUTE_LIFETIME
         person = _person(session.subject or "")
         entity = deployment.messages.entity

@@ -239,7 +239,7 @@ class SingleLogout:
             raise SessionWithheld(session.withheld)
         if session.subject is None:
             raise NobodySignedIn("nobody is signed in who could be logged out")
-        return self._records.of(session, now)
+        return self._records.for_session(session)
 
     def _found(self, request: LogoutRequest) -> set[bytes]:
         now = self._tools.now()
@@ -270,7 +270,7 @@ class SingleLogout:
     def _begun_in_session(
         self, session: Session, now: float, request: LogoutRequest | None
     ) -> LogoutProgress:
-        login = self._records.of(session, now)
+        login = self._records.for_session(session)
         for authentication in login.authentications():
             login.forget_authentication(authentication.method)
         session[FAILED_PART] = b""

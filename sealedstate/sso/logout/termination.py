@@ -236,7 +236,7 @@ class SessionTerminator(SessionHooks):
         if part is None or not part.changed or session.subject is None:
             return
         try:
-            services = self._records.of(session, now).services()
+            services = self._records.for_session(session).services()
         except UnreadablePart:
             self._tools.emit("logins-unreadable", session_id=arrived_id)
             return
