@@ -175,7 +175,7 @@ class Keeper:
             return []
 
     def _is_refresh_due(self, loaded: LoadedSession) -> bool:
-        opened, now = loaded.opened, loaded.now
+        opened, now = loaded.opened, loaded.loaded_at
         if opened is None:
             return loaded.adopted is not None  # a legacy session leaves sealed
         age, refresh = now - opened.sealed_at, self._deployment.lifetimes.refresh

@@ -107,6 +107,10 @@ class SessionBackend(Protocol):
         """A random session id."""
         ...
 
+    def now(self) -> float:
+        """The deployment's time (epoch seconds)."""
+        ...
+
 
 class Session(MutableMapping[str, object]):
     """A user's session in one request, loaded when the application first uses it.

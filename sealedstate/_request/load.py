@@ -54,7 +54,7 @@ class LoadedSession:
     def __init__(self, deployment: Deployment, header: str) -> None:
         self.deployment = deployment
         self.header = header
-        self.now = int(deployment.now())
+        self.loaded_at = int(deployment.now())
         self.candidates = deployment.cookies.find(header)
         self._revoked: list[Record] = []
         if self.candidates.core:
@@ -74,10 +74,10 @@ class LoadedSession:
         deployment, candidates = self.deployment, self.candidates
         try:
             if len(candidates.core) == 1 and not candidates.crowded:
-                opened = deployment.codec.open_text(candidates.core[0], self.now)
+                opened = deployment.codec.open_text(candidates.core[0], self.loaded_at)
                 self._check(opened)
             else:
-                opened = self._choose(deployment.codec.open_core(candidates, self.now))
+                opened = self._choose(deployment.codec.open_core(candidates, self.loaded_at))
         except UnreadableError as error:
             self._refuse(error)
             return
@@ -104,7 +104,7 @@ class LoadedSession:
 
     def _check(self, opened: OpenedRecord) -> None:
         """Raise UnreadableError if the record cannot be used now."""
-        deployment, record, now = self.deployment, opened.record, self.now
+        deployment, record, now = self.deployment, opened.record, self.loaded_at
         lifetimes = deployment.lifetimes
         if opened.sealed_at > now + deployment.settings.skew:
             raise FutureSession
@@ -141,7 +141,7 @@ class LoadedSession:
         text = reader.find(self.header)
         if text is None:
             return
-        adopted = reader.read(text, self.now)
+        adopted = reader.read(text, self.loaded_at)
         if adopted is None:
             self.deployment.emit("legacy-refused")
             return
@@ -196,6 +196,9 @@ class LoadedSession:
 
     def new_id(self) -> bytes:
         return self.deployment.random(ID_BYTES)
+
+    def now(self) -> float:
+        return self.deployment.now()
 
     def mark_revoked(self) -> None:
         """Its revocation is recorded already, by its id: `end` only deletes its rows."""

@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 
 from ..errors import MalformedRecord, UnsupportedValue
 from .cbor import NO_FRAME, dump_frame, load_frame
+from .encoding import has_lone_surrogate
 
 ID_BYTES = 16
 SET_ID_BYTES = 8
@@ -152,11 +153,6 @@ def check_name(name: object) -> None:
     else:
         return
     raise UnsupportedValue("session[...]", problem)
-
-
-def has_lone_surrogate(text: str) -> bool:
-    """Whether `text` has no UTF-8 form."""
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 # --- the payload of a core ------------------------------------------------------------------------

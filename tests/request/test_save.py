@@ -37,9 +37,9 @@ def plan_of(keeper: Keeper, session: Session) -> SavePlan:
         name: part if isinstance(part, Part) else Part(Place.CORE, None, part, part)
         for name, part in changes.parts.items()
     }
-    record = identify(keeper.deployment, changes, loaded.record, loaded.now)
+    record = identify(keeper.deployment, changes, loaded.record, loaded.loaded_at)
     limits = Limits.of(keeper.deployment)
-    return plan_save(record, changes, parts, loaded, limits, 0, loaded.now)
+    return plan_save(record, changes, parts, loaded, limits, 0, loaded.loaded_at)
 
 
 def test_plan_of_a_small_session_is_the_core_and_nothing_else() -> None:
@@ -49,7 +49,7 @@ def test_plan_of_a_small_session_is_the_core_and_nothing_else() -> None:
     plan = plan_of(shop, session)
     assert plan.outside is None
     assert list(plan.record.parts) == ["cart", "seen"]
-    assert plan.payload == records.encode_record(plan.record, loaded_of(session).now)
+    assert plan.payload == records.encode_record(plan.record, loaded_of(session).loaded_at)
     assert plan == plan_of(shop, session)
 
 

@@ -239,7 +239,7 @@ class SingleLogout:
             raise SessionWithheld(session.withheld)
         if session.subject is None:
             raise NotSignedIn("nobody is signed in who could be logged out")
-        return self._records.of(session, now)
+        return self._records.for_session(session)
 
     def _found(self, request: LogoutRequest) -> set[bytes]:
         now = self._tools.now()
@@ -263,14 +263,14 @@ class SingleLogout:
         columns, subject = self._records.columns, ended.subject
         logins = frozenset[ServiceLogin]()
         if columns in ended.parts and subject is not None:
-            logins = self._records.whole(ended.parts[columns], ended.id, subject)
+            logins = self._records.read_logins(ended.parts[columns], ended.id, subject)
         known = Known(ended.id, subject, tuple(logins), whole=columns not in ended.torn)
         return endings.add(known, create=ended.from_outside)
 
     def _begun_in_session(
         self, session: Session, now: float, request: LogoutRequest | None
     ) -> LogoutProgress:
-        login = self._records.of(session, now)
+        login = self._records.for_session(session)
         for authentication in login.authentications():
             login.forget_authentication(authentication.method)
         session[FAILED_PART] = b""

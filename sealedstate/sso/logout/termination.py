@@ -223,7 +223,7 @@ class SessionTerminator(SessionHooks):
     def before_sending(self, save: SaveEvent) -> None:
         """A login that was added while the session was being ended is to be told, too."""
         try:
-            added = self._records.added_by(save)
+            added = self._records.find_new_logins(save)
         except UnreadablePart:
             self._tools.emit("logins-unreadable", session_id=save.record.id)
             return
@@ -237,7 +237,7 @@ class SessionTerminator(SessionHooks):
         if not is_changed or session.subject is None:
             return
         try:
-            services = self._records.of(session, now).services()
+            services = self._records.for_session(session).services()
         except UnreadablePart:
             self._tools.emit("logins-unreadable", session_id=arrived_id)
             return
@@ -275,11 +275,13 @@ class SessionTerminator(SessionHooks):
             subject = self._owners.read(state.session_id, self._tools.now())
         value = codec.decode(data)
         if subject is not None:
-            logins = self._records.whole(value, state.session_id, subject)
+            logins = self._records.read_logins(value, state.session_id, subject)
             return _Stored(subject, tuple(logins), is_read=True)
         if any(needs_subject(login) for login in self._records.read_columns(value)):
             return _Stored(None)
-        return _Stored(None, tuple(self._records.whole(value, state.session_id, "")), is_read=True)
+        return _Stored(
+            None, tuple(self._records.read_logins(value, state.session_id, "")), is_read=True
+        )
 
     def _forget(self, state: State, stored: _Stored) -> None:
         if stored.is_read:
