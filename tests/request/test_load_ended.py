@@ -40,7 +40,7 @@ class Site:
 
 
 def test_read_revoked_returns_nothing_for_a_live_session() -> None:
-    assert Site().door() is None
+    assert Site().read() is None
 
 
 @pytest.mark.parametrize("parts", [{}, {"big": "cookie"}], ids=["any", "cookie"])
