@@ -40,7 +40,7 @@ IDS = identifiers()
 
 
 def ring(*keys: Key, removed: frozenset[bytes] = frozenset()) -> Identifiers:
-    return Identifiers(StaticKeys(Keyring(keys, gone=removed)))
+    return Identifiers(StaticKeys(Keyring(keys, removed_kids=removed)))
 
 
 def token(text: str) -> bytes:

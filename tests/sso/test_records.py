@@ -12,7 +12,7 @@ from sealedstate.errors import (
     ConfigurationError,
     IdentifierKeyMissing,
     LoginsUnreadable,
-    NobodySignedIn,
+    NotSignedIn,
     RegistryMissing,
     SessionIdChanged,
     UnsupportedValue,
@@ -121,7 +121,7 @@ def test_a_session_without_a_subject_has_no_login_record() -> None:
         lambda login: login.add_derived_login(SP, PASSWORD),
     ]
     for act in acts:
-        with pytest.raises(NobodySignedIn):
+        with pytest.raises(NotSignedIn):
             act(login)
 
 

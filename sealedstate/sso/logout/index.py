@@ -42,7 +42,7 @@ from ...errors import (
     UnreadablePart,
     UnsupportedValue,
 )
-from ...hooks import Save, SessionHooks
+from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
 from ..identifiers import Identifiers, MaskKeys, mask, parse_kid, unmask
@@ -138,7 +138,7 @@ class LogoutIndex(SessionHooks):
             raise ConfigurationError("an index of logins needs a storage service")
         self._storage = keeper.deployment.store
         self._secret_names()
-        keeper.attach(self, ("logins",))
+        keeper.add_hooks(self, ("logins",))
 
     # --- what is asked --------------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class LogoutIndex(SessionHooks):
 
     # --- what it follows ------------------------------------------------------------------------
 
-    def before_save(self, save: Save) -> None:
+    def before_save(self, save: SaveEvent) -> None:
         """Write the entries of what this save adds, before anything of it can be seen."""
         try:
             added = self._records.find_new_logins(save)

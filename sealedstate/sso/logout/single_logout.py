@@ -21,9 +21,9 @@ from ..._request.load import EndedRecord, LoadedSession, read_revoked
 from ..._stored.revocations import Ending
 from ...errors import (
     ConfigurationError,
+    LogoutRequestMismatch,
     MalformedToken,
-    NobodySignedIn,
-    RequestOfAnother,
+    NotSignedIn,
     RowUnreadable,
     SessionWithheld,
     UnreadablePart,
@@ -93,14 +93,14 @@ class SingleLogout:
 
         When this returns, the session is empty, and with a store no node accepts its cookies. The
         services that remain are to be told. Raises StorageError, NoPrimaryKey, SessionWithheld,
-        NobodySignedIn, RequestOfAnother when `request` means no login of this session, or
+        NotSignedIn, LogoutRequestMismatch when `request` means no login of this session, or
         LoginsUnreadable where this node lacks a registry or a key: then nothing was ended, and
         `session.invalidate()` would end it without telling anybody.
         """
         now = self._tools.now()
         services = self._signed_in(session, now).services()
         if request is not None and not any(is_meant(login, request) for login in services):
-            raise RequestOfAnother("the request means no service login of this session")
+            raise LogoutRequestMismatch("the request means no service login of this session")
         if self._endings is None:
             return self._begun_in_session(session, now, request)
         session_id, arrived = _id_to_end(session)
@@ -109,7 +109,7 @@ class SingleLogout:
         if state is None:
             raise SessionWithheld("replaced")
         if arrived is not None:
-            arrived.revoked = True
+            arrived.mark_revoked()
         session.invalidate()
         return LogoutProgress(KeptInStore(self._endings.ledger, state))
 
@@ -137,7 +137,7 @@ class SingleLogout:
     def leave(self, session: Session, entity_id: str) -> tuple[Notice, ...]:
         """Log the user out of one service only, with all logins there; what to tell it.
 
-        Raises NobodySignedIn or LoginsUnreadable.
+        Raises NotSignedIn or LoginsUnreadable.
         """
         login = self._signed_in(session, self._tools.now())
         left = login.services(entity_id)
@@ -238,7 +238,7 @@ class SingleLogout:
         if session.subject is None and session.withheld is not None:
             raise SessionWithheld(session.withheld)
         if session.subject is None:
-            raise NobodySignedIn("nobody is signed in who could be logged out")
+            raise NotSignedIn("nobody is signed in who could be logged out")
         return self._records.for_session(session)
 
     def _found(self, request: LogoutRequest) -> set[bytes]:
@@ -283,7 +283,8 @@ class SingleLogout:
 
 def _id_to_end(session: Session) -> tuple[bytes, LoadedSession | None]:
     """The id by which the browser knows this session, and the visit that it arrived by."""
-    visit = session.visit
-    if isinstance(visit, LoadedSession) and visit.record is not None and not session.signed_in:
-        return visit.record.id, visit
+    loaded = session.load()
+    is_signed_in = session.changes().is_signed_in
+    if isinstance(loaded, LoadedSession) and loaded.record is not None and not is_signed_in:
+        return loaded.record.id, loaded
     return session.raw_id, None
