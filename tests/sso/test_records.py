@@ -113,7 +113,10 @@ def forget_all(login: LoginRecord) -> None:
 
 
 def test_a_session_without_a_subject_has_no_login_record() -> None:
-    login = record_of(Provider(None, {}).user())
+    user = Provider(None, {}).user()
+    session = user.session()
+    login = user.login(session)
+    assert not session.accessed
     assert (login.authentications(), login.services()) == ((), ())
     acts: list[Change] = [
         lambda login: login.authenticate(PASSWORD, 1),
