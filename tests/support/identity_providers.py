@@ -53,11 +53,12 @@ class Provider:
         indexed: bool = True,
         nodes: int = 1,
         made: bool = True,
+        records: LoginRecords | None = None,
         **given: Any,
     ) -> None:
         self.clock = Clock()
         self.store = MemoryStorage(self.clock) if storage == "memory:" else storage
-        self.records = LoginRecords(registry(), identifiers() if made else None)
+        self.records = records or LoginRecords(registry(), identifiers() if made else None)
         policies = dict(part_policies)
         self.nodes = [self.node(indexed, part_policies=policies, **given) for _ in range(nodes)]
 
@@ -94,7 +95,7 @@ class User(Browser):
         return User(node, self.jar)
 
     def login(self, session: Session) -> LoginRecord:
-        return self.node.records.of(session, self.node.keeper.deployment.now())
+        return self.node.records.for_session(session)
 
     def sign_in(self, subject: str = USER) -> None:
         def change(session: Session) -> None:
@@ -109,7 +110,7 @@ class User(Browser):
     def enter(self, entity_id: str) -> ServiceLogin:
         """Go to a service with identifiers that are made for it."""
         entered: ServiceLogin = self.answer(
-            lambda session: self.login(session).enter(entity_id, PASSWORD)
+            lambda session: self.login(session).add_derived_login(entity_id, PASSWORD)
         )
         return entered
 

@@ -1,7 +1,4 @@
-"""Clients that use a few records concurrently, and write down their calls and the answers.
-
-`tests.support.linearizability` judges these histories. The files survive kill -9 of a client.
-"""
+"""Clients that use a few records at once, and note each question and answer in a side file."""
 
 from __future__ import annotations
 
@@ -24,15 +21,15 @@ from tests.support.linearizability import Answer, Held, Kind, Mismatch, Operatio
 
 CONTEXT = "histories"
 KEYS = ("a", "b")
-EPOCH = 50_000_000  # nanoseconds, after which all clients use new records
+EPOCH = 50_000_000  # nanoseconds, after which all clients turn to fresh records
 KINDS: list[Kind] = ["create", "read", "update", "delete"]
 WEIGHTS = [3, 4, 6, 2]
-YEAR_2100 = 4_102_444_800_000  # an expiry, so that stores keep one, which is not reached
+YEAR_2100 = 4_102_444_800_000  # a store has an expiry to carry, and nothing expires
 CLIENTS_PER_PROCESS = 2
 
 
 def use(opener: Callable[[], Storage], name: str, folder: Path) -> None:
-    """Run CLIENTS_PER_PROCESS clients as threads, until there is a file `stop` in `folder`."""
+    """Run some clients on one store, as threads, until there is a file `stop` in `folder`."""
     store = opener()
     names = [f"{name}.{number}" for number in range(CLIENTS_PER_PROCESS)]
     threads = [threading.Thread(target=Client(store, name, folder).run) for name in names]
@@ -44,7 +41,7 @@ def use(opener: Callable[[], Storage], name: str, folder: Path) -> None:
 
 
 class Client:
-    """One client. `name` is unique: a successor after a crash has another name."""
+    """One client. No other client ever has its `name`, also no successor after a crash."""
 
     def __init__(self, store: Storage, name: str, folder: Path) -> None:
         self._store = store
@@ -55,7 +52,7 @@ class Client:
         self._seen: dict[str, int] = {}
 
     def run(self, operations: int = sys.maxsize) -> None:
-        """Make this many operations, unless the file `stop` appears."""
+        """Run as many operations, or fewer if there is a file `stop`."""
         try:
             for number in range(operations):
                 if self._stop.exists():
@@ -68,7 +65,7 @@ class Client:
             os.close(self._notes)
 
     def _ask(self, number: int) -> None:
-        """Note a call, make it, note the answer."""
+        """One operation: note the call, make it, note the answer."""
         kind = self._random.choices(KINDS, WEIGHTS)[0]
         key = f"{time.monotonic_ns() // EPOCH}-{self._random.choice(KEYS)}"
         version = next_version(time.time(), self._seen.get(key, 0))
@@ -120,7 +117,7 @@ class Client:
 
 
 def histories(folder: Path) -> dict[str, list[Operation]]:
-    """The clients' operations by record, without those that were refused."""
+    """The noted operations by record, without those that were refused."""
     found = defaultdict(list)
     for path in sorted(folder.glob("*.notes")):
         for key, operation in _operations(path.read_text().splitlines(keepends=True)):
@@ -129,13 +126,13 @@ def histories(folder: Path) -> dict[str, list[Operation]]:
 
 
 def _operations(lines: Iterable[str]) -> Iterable[tuple[str, Operation]]:
-    # A client that is killed while it writes leaves half a line.
+    # A client that is killed in the middle leaves half a line.
     notes = [json.loads(line) for line in lines if line.endswith("\n")]
     for _, group in itertools.groupby(notes, key=lambda note: note["number"]):
-        call, *replies = group
-        assert not any("error" in note for note in (call, *replies)), (call, replies)
-        if not any("refused" in note for note in replies):
-            yield call["key"], _operation(call, replies[0] if replies else None)
+        call, *answers = group
+        assert not any("error" in note for note in (call, *answers)), (call, answers)
+        if not any("refused" in note for note in answers):
+            yield call["key"], _operation(call, answers[0] if answers else None)
 
 
 def _operation(call: dict[str, Any], reply: dict[str, Any] | None) -> Operation:
