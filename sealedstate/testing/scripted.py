@@ -1,16 +1,16 @@
-"""A storage service that counts, fails, delays or loses replies as a test asks.
+"""A store that counts calls, fails, delays or loses replies as a test asks: `ScriptedStorage`.
 
     store = ScriptedStorage(clock)
     store.fail("update", context="sealedstate.part", after=2)  # the third update and all later ones
-    store.lose_reply("create")                                 # the next create: done, but unheard
+    store.lose_reply("create")                                 # the next create: done, not reported
     store.before("delete", act=another_node_writes)            # ahead of the next delete
     store.recover()                                            # from here on the store works
     assert store.count["read"] == 1
 
-Each line of a script names operations of the store, or none for all of them, and may say `when`:
-`context` (only calls for this context), `after` (how many such calls pass before), and `times` (how
-many calls are affected then; None for all until `recover`). Earlier lines come first: a call that
-one of them fails does not reach those that were written later.
+Each line of a script names operations of the store, or none for all of them, and may limit the
+calls that it affects: `context` (only calls for this context), `after` (how many such calls pass
+before), and `times` (how many it affects then; None for all until `recover`). Earlier lines come
+first: if one fails a call, later lines do not see it.
 """
 
 from __future__ import annotations
