@@ -91,10 +91,10 @@ def _cells(found: dict[str, Times]) -> dict[str, dict[str, float | None]]:
 
 def _ours(load: Workload) -> dict[str, Call]:
     keeper, header = arrived(load)
-    settings = keeper.settings
+    settings, deployment = keeper.settings, keeper.deployment
     name, _, text = header.partition("=")
     place = sealing.TokenContext("core", settings.realm, (name,))
-    ring = settings.key_source.keyring()
+    ring = deployment.keyring()
     key, token = ring.primary(NOW), chunking.from_text(text)
     payload = sealing.open_token(token, place, ring, NOW).payload
     record = record_codec.decode_record(payload, NOW)
@@ -109,7 +109,7 @@ def _ours(load: Workload) -> dict[str, Call]:
         return record_codec.encode_record(record, NOW)
 
     return {
-        "scan": lambda: settings.cookies.find(header),
+        "scan": lambda: deployment.cookies.find(header),
         "text": lambda: (chunking.from_text(text), chunking.to_text(token)),
         "AEAD": aead,
         "CBOR": cbor,
@@ -139,7 +139,7 @@ def _c_alone(load: Workload) -> dict[str, Call]:
     name, _, text = header.partition("=")
     place = sealing.TokenContext("core", keeper.settings.realm, (name,))
     token = chunking.from_text(text)
-    opened = sealing.open_token(token, place, keeper.settings.key_source.keyring(), NOW)
+    opened = sealing.open_token(token, place, keeper.deployment.key_source.keyring(), NOW)
     sodium = import_module("nacl._sodium")  # libsodium as PyNaCl calls it
     ffi, lib = sodium.ffi, sodium.lib
     payload, frame = opened.payload, opened.payload[ID_BYTES:]

@@ -47,14 +47,14 @@ def start_flask() -> Emit:
     app = flask.Flask("bench")
     app.secret_key = secrets.token_hex()
 
-    def emit(session: Plain) -> list[str]:
+    def note(session: Plain) -> list[str]:
         app.view_functions["fill"] = lambda: flask.session.update(session) or ""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # werkzeug warns above 4093 bytes, and emits
             return list(app.test_client().get("/").headers.getlist("Set-Cookie"))
 
     app.add_url_rule("/", "fill", lambda: "")
-    return emit
+    return note
 
 
 def start_django() -> Emit:
@@ -63,7 +63,7 @@ def start_django() -> Emit:
     http = import_module("django.http")
     middleware = import_module("django.contrib.sessions.middleware").SessionMiddleware
 
-    def emit(session: Plain) -> list[str]:
+    def note(session: Plain) -> list[str]:
         def view(request: Any) -> Any:
             request.session.update(session)
             return http.HttpResponse()
@@ -71,7 +71,7 @@ def start_django() -> Emit:
         response = middleware(view)(http.HttpRequest())
         return [cookie.OutputString() for cookie in response.cookies.values()]
 
-    return emit
+    return note
 
 
 def start_starlette() -> Emit:
@@ -79,14 +79,14 @@ def start_starlette() -> Emit:
     middleware = import_module("starlette.middleware.sessions").SessionMiddleware
     response = import_module("starlette.responses").Response()
 
-    def emit(session: Plain) -> list[str]:
+    def note(session: Plain) -> list[str]:
         async def app(scope: Any, receive: Any, send: Any) -> None:
             scope["session"].update(session)
             await response(scope, receive, send)
 
         return _asgi_set_cookies(middleware(app, secrets.token_hex()))
 
-    return emit
+    return note
 
 
 def start_litestar() -> Emit:
@@ -105,12 +105,12 @@ def start_litestar() -> Emit:
     # Without logging, or it configures that of this whole process.
     app = litestar.Litestar([handler], middleware=[session_middleware], logging_config=None)
 
-    def emit(session: Plain) -> list[str]:
+    def note(session: Plain) -> list[str]:
         filling.clear()
         filling.update(session)
         return _asgi_set_cookies(app)
 
-    return emit
+    return note
 
 
 def start_aiohttp_fernet() -> Emit:
@@ -130,10 +130,10 @@ def start_joserfc() -> Emit:
     registry = import_module("joserfc.jwe").JWERegistry()
     secret, header = key.generate_key(256), {"alg": "dir", "enc": "A256GCM"}
 
-    def emit(session: Plain) -> list[str]:
+    def note(session: Plain) -> list[str]:
         return [f"session={jwt.encode(header, session, secret, registry=registry)}"]
 
-    return emit
+    return note
 
 
 def start_beaker() -> Emit:
@@ -142,7 +142,7 @@ def start_beaker() -> Emit:
     failure = import_module("beaker.exceptions").BeakerException
     options = beaker_options()
 
-    def emit(session: Plain) -> list[str]:
+    def note(session: Plain) -> list[str]:
         lines: list[str] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], _: object = None) -> None:
@@ -160,7 +160,7 @@ def start_beaker() -> Emit:
             return []  # it refuses cookies of more than 4064 bytes
         return lines
 
-    return emit
+    return note
 
 
 def start_pyramid_nacl() -> Emit:
@@ -169,7 +169,7 @@ def start_pyramid_nacl() -> Emit:
     request_class = import_module("pyramid.request").Request
     response_class = import_module("pyramid.response").Response
 
-    def emit(session: Plain) -> list[str]:
+    def note(session: Plain) -> list[str]:
         request, response = request_class({}), response_class()
         factory(request).update(session)
         try:
@@ -178,7 +178,7 @@ def start_pyramid_nacl() -> Emit:
             return []  # it refuses cookies of more than 4064 bytes
         return list(response.headers.getall("Set-Cookie"))
 
-    return emit
+    return note
 
 
 def start_iron_session() -> Emit:
@@ -194,11 +194,11 @@ def start_fernet_json() -> Emit:
     module = import_module("cryptography.fernet")
     box = module.Fernet(module.Fernet.generate_key())
 
-    def emit(session: Plain) -> list[str]:
+    def note(session: Plain) -> list[str]:
         text = json.dumps(session, separators=(",", ":"))
         return [f"session={box.encrypt(text.encode()).decode()}"]
 
-    return emit
+    return note
 
 
 PEERS = (
@@ -293,11 +293,11 @@ def _start_aiohttp(storage: Any) -> Emit:
 
         return await middleware(make_request("GET", "/"), handler)
 
-    def emit(session: Plain) -> list[str]:
+    def note(session: Plain) -> list[str]:
         response = asyncio.run(respond(session))
         return [cookie.OutputString() for cookie in response.cookies.values()]
 
-    return emit
+    return note
 
 
 def _asgi_set_cookies(app: Callable[..., Awaitable[None]]) -> list[str]:

@@ -158,7 +158,7 @@ def _as_json(report: Report) -> dict[str, object]:
         "microseconds": report.microseconds,
         "marginal_microseconds": report.added,
         "goals": {"whole": WHOLE_GOAL, "marginal": MARGINAL_GOALS},
-        "notes": {product.row: product.emit for product in report.products},
+        "notes": {product.row: product.note for product in report.products},
         "versions": {product.row: versions(product.distributions) for product in report.products},
         "left_out": report.left_out,
         "served": report.served.as_dict() if report.served else None,
@@ -181,7 +181,7 @@ def _print(report: Report) -> None:
     _print_goals(report)
     _print_served("Behind gunicorn", report.served)
     _print_served("Behind gunicorn, with sessions on a server", report.stored)
-    print_notes("The rows", {product.row: product.emit for product in report.products})
+    print_notes("The rows", {product.row: product.note for product in report.products})
     print_notes("Left out", report.left_out)
     distributions = [name for product in report.products for name in product.distributions]
     print(f"\n{listed(versions(distributions))}")

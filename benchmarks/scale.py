@@ -101,7 +101,10 @@ def measure_memory(sessions: int) -> Memory:
     store = open_storage("memory:", lambda: 1_790_000_000.0)
     keys = [Key.generate(os.urandom).export()]
     settings = Settings(
-        keys=keys, storage=store, tolerate=["revocation"], clock=lambda: 1_790_000_000.0
+        keys=keys,
+        storage=store,
+        accept_weak_store_for=["revocation"],
+        clock=lambda: 1_790_000_000.0,
     )
     keeper = Keeper(settings)
     _sign_in(keeper, 0)  # what is made once, is

@@ -95,10 +95,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def all_rows() -> list[Row]:
     """Ours first. Of a peer nothing is imported before it is measured."""
     ours = [
-        Row(one.name, one.emit, _ready(one.set_cookies), _our_versions, one.name == DERIVES)
+        Row(one.name, one.note, _ready(one.set_cookies), _our_versions, one.name == DERIVES)
         for one in OUR_ROWS
     ]
-    peers = [Row(one.row, one.emit, _emitting(one.start), one.versions) for one in PEERS]
+    peers = [Row(one.row, one.note, _emitting(one.start), one.versions) for one in PEERS]
     return [*ours, *peers]
 
 
@@ -108,8 +108,8 @@ def _ready(set_cookies: SetCookies) -> Callable[[], SetCookies]:
 
 def _emitting(start: Callable[[], Emit]) -> Callable[[], SetCookies]:
     def started() -> SetCookies:
-        emit = start()
-        return lambda load, _: emit(load.plain())
+        note = start()
+        return lambda load, _: note(load.plain())
 
     return started
 

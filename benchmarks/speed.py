@@ -111,7 +111,7 @@ class Report:
     left_out: dict[str, str] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
-    def emit(self, load: str, found: dict[str, Times]) -> None:
+    def note(self, load: str, found: dict[str, Times]) -> None:
         bare = found[BARE]
         for name, times in found.items():
             self.ratios.setdefault(name, {})[load] = times.ratio_to(bare)
@@ -132,7 +132,7 @@ def measure(rounds: int, only: Sequence[str] | None = None) -> Report:
         for name in LOADS:
             load = make_workload(name, SEED, entity_ids)
             turns = _turns(rows, load, report)
-            report.emit(name, run(turns, rounds, MILLISECONDS, progress, name))
+            report.note(name, run(turns, rounds, MILLISECONDS, progress, name))
             report.parts[name] = breakdown(load, rounds, MILLISECONDS, progress, name)
     report.rows = [row for row in rows if row.name in report.ratios]
     return report
@@ -146,7 +146,7 @@ def _rows(only: Sequence[str] | None) -> list[Row]:
 def _peers() -> Iterable[Row]:
     """Their open and save, from a Cookie header to Set-Cookie lines."""
     for peer in PEERS:
-        yield Row(peer.row, peer.emit, partial(start_peer, peer.row), peer.versions)
+        yield Row(peer.row, peer.note, partial(start_peer, peer.row), peer.versions)
 
 
 def _turns(rows: Iterable[Row], load: Workload, report: Report) -> dict[str, Turn]:
@@ -179,7 +179,7 @@ def _as_json(report: Report) -> dict[str, object]:
         "microseconds": report.microseconds,
         "breakdown": {name: part.as_dict() for name, part in report.parts.items()},
         "goals": GOALS,
-        "notes": {row.name: row.emit for row in report.rows},
+        "notes": {row.name: row.note for row in report.rows},
         "versions": {row.name: row.versions() for row in report.rows},
         "left_out": report.left_out,
     }
@@ -196,7 +196,7 @@ def _print(report: Report) -> None:
         value = report.ratios.get(OURS, {}).get(name)
         if value is not None:
             print(f"  {name}: {value:.2f}, at most {limit}: {verdict(value, limit)}")
-    print_notes("The rows", {row.name: row.emit for row in report.rows})
+    print_notes("The rows", {row.name: row.note for row in report.rows})
     print_notes("Left out", report.left_out)
     found = {name: number for row in report.rows for name, number in row.versions().items()}
     print(f"\n{listed(found)}")

@@ -42,7 +42,7 @@ def start_sealedstate(backend: str, url: str) -> Pages:
     patient = f"{url}{'&' if '?' in url else '?'}{PATIENCE}"
     given: dict[str, Any] = {"storage": patient, "parts": {CART: "server"}}
     if backend == "memcached":
-        given["tolerate"] = ["revocation"]
+        given["accept_weak_store_for"] = ["revocation"]
     return start_ours(load, page_of=(_fill_cart, _read_cart, _change_cart), **given)
 
 

@@ -1,36 +1,61 @@
-"""What the steps of a request share: settings, tokens, the store's services, and the journal.
+"""What one application has open: store, keys, clock, random, events.
 
-Knows how they are made from settings. Does not know what a request does with them.
+`Deployment.open` reads as the order of a start. Everything that can be wrong with the
+configuration stops it there, as a ConfigurationError or an OperatorError.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
+from pathlib import Path
+from typing import Self
 
 from ._cookies.codec import CookieCodec
-from ._stored.parts import Spiller
+from ._stored.parts import StoredParts
 from ._stored.revocations import Revocations
-from ._stored.table import Rows
+from ._stored.table import Kind, Rows, SealedTable, StoreAccess, require_lookup
 from ._wire.encoding import token_bytes
 from ._wire.token import OVERHEAD_BYTES
-from .errors import ConfigurationError
+from .errors import ConfigurationError, NoPrimaryKey
+from .events import EventLog
 from .hooks import HookList
+from .key_sources import (
+    KEK_VARIABLE,
+    KeySource,
+    StaticKeys,
+    from_environment,
+    from_secrets_file,
+    parse_keyring,
+    wrapping_keyring,
+)
+from .keyring import Keyring
 from .profiles import budget_for
+from .rotation import RingStorage
+from .rotation.reports import FileReports, ReportStore, StoredReports
+from .rotation.ring_file import RingFile, is_ring_file
+from .rotation.ring_store import StoredRing
+from .rotation.source import RotatingKeySource
 from .settings import Settings
+from .storage import Storage, open_storage
 from .storage.check import StorageCheck
 
-# FOLD sealedstate.clocks
-# A clock that does not step back by a little.
-#
-# Knows another clock. Does not know what its time is used for.
+__all__ = ["Deployment", "open_keys", "open_report_store", "open_ring_storage", "open_store"]
+
+log = logging.getLogger("sealedstate")
+
+BUDGETS = 256
+# No cookie's Max-Age has more digits.
+LONGEST_AGE = 99_999_999
+# What every session with a store keeps in it.
+SESSION_USES = ("spilling", "revocation")
 
 
 class ClampedClock:
-    """The time of `clock` (epoch seconds), but never less than before by at most `skew` seconds.
+    """The time of `clock` (epoch seconds), which never steps back by `skew` seconds or less.
 
-    A clock that is set back a little would make an older key the primary again. One that is set
+    A clock that is set back a little would make an older key the primary again. A clock that is set
     back by more was wrong before, and is followed.
     """
 
@@ -43,74 +68,234 @@ class ClampedClock:
         now = self._clock()
         if self._latest - self._skew <= now < self._latest:
             return self._latest
-        # Of two threads, the one that is late puts back its own moment: less than any step.
+        # The slower of two threads may put back its own, slightly earlier moment: harmless.
         self._latest = now
         return now
 
 
-log = logging.getLogger("sealedstate")
-
-
-BUDGETS = 256
-# No cookie's Max-Age has more digits.
-LONGEST_AGE = 99_999_999
-# What sessions keep in a store.
-KEPT_HERE = ("spilling", "revocation")
-
-
 class Deployment:
-    """The tools of one application.
+    """What one application has open, and the tables of its store.
 
-    `now`: epoch seconds, as the settings' clock says, but never a little less than before.
-    Raises ConfigurationError when a store does not meet the needs of what would be kept in it.
+    `now()`: epoch seconds. `store` is None without a storage service; `parts` and `revocations`
+    are None with it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    @classmethod
+    def open(cls, settings: Settings, *, keys: KeySource | None = None) -> Self:
+        """Open what `settings` name. `keys` replaces the key source that they name.
+
+        Asks the store once, within its timeout. Raises ConfigurationError, also for a store that
+        falls short of the requirements of what sessions keep in it, and OperatorError for a ring
+        that cannot be loaded.
+        """
+        events = EventLog(settings.observers)
+        store = open_store(settings)
+        source = open_keys(settings, store, events) if keys is None else keys
+        deployment = cls(settings, events, store, source)
+        if store is not None:
+            deployment.require(*SESSION_USES)
+        return deployment
+
+    def __init__(
+        self, settings: Settings, events: EventLog, store: Storage | None, key_source: KeySource
+    ) -> None:
         self.settings = settings
-        self.cookies = settings.cookies
-        self.tokens = CookieCodec(
-            settings.cookies.name, settings.realm, settings.key_source, settings.random
-        )
-        self.spiller: Spiller | None = None
-        self.revocations: Revocations | None = None
-        self.journal = settings.journal
-        self.emit = settings.journal.emit
+        self.events = events
+        self.emit = events.emit
+        self.store = store
+        self.key_source = key_source
+        self.keyring: Callable[[], Keyring] = key_source.keyring
+        self.random = settings.random
         self.now = ClampedClock(settings.clock, settings.skew)
-        # Foreign cookies and further headers are mostly the same from one request to the next.
-        self.budget = lru_cache(BUDGETS)(partial(budget_for, settings.carried))
+        self.profile = settings.budget_profile()
+        self.cookies = settings.cookie_family()
+        self.lifetimes = settings.lifetimes()
+        self.policies = settings.policies()
+        self.hooks = HookList()
+        self.codec = CookieCodec(self.cookies.name, settings.realm, key_source, settings.random)
+        # Foreign cookies and other headers are mostly the same from one request to the next.
+        self.budget = lru_cache(BUDGETS)(partial(budget_for, self.profile))
         self.core_bytes = lru_cache(BUDGETS)(self._core_bytes)
-        self.rows = Rows(settings.realm, settings.random, self._row_refused)
-        self.followers = HookList()
-        self._fitness: list[StorageCheck] = []
-        if settings.store is not None:
-            self.require(KEPT_HERE)
-            self.spiller = Spiller(settings.store, self.rows)
-            self.revocations = Revocations(settings.store, self.rows, self.tokens.keyring)
+        self._checks: list[StorageCheck] = []
+        self.rows = Rows(settings.realm, settings.random, self._log_refused_row)
+        self.parts: StoredParts | None = None
+        self.revocations: Revocations | None = None
+        if store is not None:
+            access = self._access = self._store_access(store)
+            self.parts, self.revocations = StoredParts(access), Revocations(access)
 
-    def store_answered(self) -> None:
-        """A store that could not be judged at the start may be known now."""
-        for fitness in self._fitness:
-            fitness.recheck()
+    def require(self, *uses: str) -> None:
+        """Check the store against further uses.
 
-    def require(self, uses: Sequence[str]) -> None:
-        """Judge the store by further uses. Raises ConfigurationError, also without a store."""
-        if self.settings.store is None:
-            raise ConfigurationError(f"storage: {', '.join(uses)} needs a store")
-        fitness = StorageCheck(self.settings.store, uses, self.settings.tolerate)
-        fitness.check()
-        self._fitness.append(fitness)
+        Raises ConfigurationError, also without a store.
+        """
+        if self.store is None:
+            raise ConfigurationError(f"storage: {', '.join(uses)} needs a store; set storage")
+        check = StorageCheck(self.store, uses, self.settings.accept_weak_store_for)
+        check.check()
+        self._checks.append(check)
+
+    def table(self, kind: Kind, *, long_term: bool = False) -> SealedTable:
+        """One context of the store. `long_term`: sealed by the keys for long-lived values.
+
+        Raises ConfigurationError without a store.
+        """
+        if self.store is None:
+            raise ConfigurationError(f"storage: {kind.noun} needs a store; set storage")
+        return SealedTable(self._access, kind, self._long_term_keyring if long_term else None)
+
+    def lookup_secret(self) -> bytes:
+        """The secret behind guessable names in the store. Raises ConfigurationError if missing."""
+        return require_lookup(self.keyring())
+
+    def notice_answer(self) -> None:
+        """Check a store again that did not answer at the start, once it has answered."""
+        for check in self._checks:
+            check.recheck()
+
+    def close(self) -> None:
+        """Close the store and end the thread that rotates the keys, if there is one."""
+        if isinstance(self.key_source, RotatingKeySource):
+            self.key_source.close()
+        if self.store is not None:
+            self.store.close()
+
+    def _store_access(self, store: Storage) -> StoreAccess:
+        return StoreAccess(
+            store,
+            self.settings.realm,
+            self.random,
+            self.now,
+            self.keyring,
+            self._log_refused_row,
+            self.notice_answer,
+        )
+
+    def _long_term_keyring(self) -> Keyring:
+        return self.keyring().lasting
 
     def _core_bytes(self, foreign_bytes: int, other_bytes: int) -> int:
-        """How large a core may be, its sealing not counted, where it is all that we send.
+        """How large a core may be without its sealing, if it is the only cookie that is sent.
 
         `foreign_bytes`: cookies of others in the request; `other_bytes`: other Set-Cookie fields.
         """
-        cookies, settings = self.cookies, self.settings
-        longest = cookies.chunk_name(1)
-        line = cookies.line_overhead(longest, LONGEST_AGE if settings.persistent else None)
+        longest = self.cookies.chunk_name(1)
+        max_age = LONGEST_AGE if self.settings.persistent else None
+        line = self.cookies.line_overhead(longest, max_age)
         budget = self.budget(foreign_bytes, 0, other_bytes, len(longest) + 1, line)
         return token_bytes(budget.core_chars) - OVERHEAD_BYTES
 
-    def _row_refused(self, context: str, reason: str) -> None:
+    def _log_refused_row(self, context: str, reason: str) -> None:
         self.emit("row-refused", reason=reason)
         log.warning("a stored value is refused: context=%s reason=%s", context, reason)
+
+
+# --- opening ------------------------------------------------------------------------------------
+
+
+def open_store(settings: Settings) -> Storage | None:
+    """The store that `settings.storage` names, not connected yet. Raises ConfigurationError."""
+    storage = settings.storage
+    if storage is None:
+        return None
+    if isinstance(storage, Mapping | str):
+        return open_storage(storage, settings.clock)
+    if not isinstance(storage, Storage):
+        raise ConfigurationError(
+            "storage: expected a URL, a mapping of URLs, a store or None,"
+            f" got {type(storage).__name__}"
+        )
+    return storage
+
+
+def open_keys(
+    settings: Settings, store: Storage | None = None, events: EventLog | None = None
+) -> KeySource:
+    """The key source that `settings.keys` names; `store` for ``"store:"``.
+
+    Raises ConfigurationError, also if no key may seal yet, or OperatorError if a ring cannot be
+    loaded.
+    """
+    keys, skew = settings.keys, settings.skew
+    if isinstance(keys, KeySource):
+        return keys
+    source = _open_named_keys(settings, keys, skew, store, events or EventLog(settings.observers))
+    try:
+        source.keyring().primary(int(settings.clock()))
+    except NoPrimaryKey:
+        raise ConfigurationError("keys: no key is active yet; check the activation dates") from None
+    return source
+
+
+def _open_named_keys(
+    settings: Settings,
+    keys: str | Sequence[str],
+    skew: int,
+    store: Storage | None,
+    events: EventLog,
+) -> KeySource:
+    if not isinstance(keys, str):
+        if not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
+            raise ConfigurationError(
+                "keys: must be text, a list of texts, or an object with keyring()"
+            )
+        return StaticKeys(parse_keyring(keys, skew))
+    scheme, _, rest = keys.partition(":")
+    if scheme == "env":
+        return StaticKeys(from_environment(settings.environ, rest or "SEALEDSTATE_KEYS", skew))
+    if scheme == "file" and not is_ring_file(Path(rest)):
+        return StaticKeys(from_secrets_file(Path(rest), skew))
+    if scheme in ("file", "store"):
+        if scheme == "store":
+            # A store that can forget the ring would be given another one, and all sessions end.
+            check = StorageCheck(_ring_store(store), ("ring",), settings.accept_weak_store_for)
+            check.check()
+        return RotatingKeySource(
+            open_ring_storage(settings, store),
+            settings.rotation(),
+            events,
+            open_report_store(settings, store),
+            scheme == "store",
+        )
+    if not keys.strip():
+        raise ConfigurationError("keys: must not be empty; `sealedstate keys generate` prints one")
+    return StaticKeys(parse_keyring([keys], skew))
+
+
+def open_ring_storage(
+    settings: Settings, store: Storage | None = None, *, takes_clear: bool = False
+) -> RingStorage:
+    """Where the ring of ``keys="file:PATH"`` or ``"store:"`` is kept; nothing is read yet.
+
+    `takes_clear`: whether a plaintext file is read although a key-encryption key is set. Raises
+    ConfigurationError.
+    """
+    scheme, _, rest = str(settings.keys).partition(":")
+    wrapping = wrapping_keyring(settings.environ, settings.skew)
+    if scheme == "file" and rest:
+        return RingFile(
+            Path(rest), wrapping, settings.random, settings.clock, takes_clear=takes_clear
+        )
+    if scheme == "store" and not rest:
+        return StoredRing(
+            _ring_store(store), settings.realm, wrapping, settings.random, settings.clock
+        )
+    raise ConfigurationError('keys: a ring that rotates is in "file:PATH" or "store:"')
+
+
+def open_report_store(settings: Settings, store: Storage | None = None) -> ReportStore:
+    """Where the processes that use that ring report. Raises ConfigurationError."""
+    scheme, _, rest = str(settings.keys).partition(":")
+    if scheme == "file":
+        return FileReports(Path(f"{rest}.nodes"))
+    wrapping = from_environment(settings.environ, KEK_VARIABLE, settings.skew)
+    access = StoreAccess(
+        _ring_store(store), settings.realm, settings.random, settings.clock, lambda: wrapping
+    )
+    return StoredReports(access)
+
+
+def _ring_store(store: Storage | None) -> Storage:
+    if store is None:
+        raise ConfigurationError('keys: "store:" needs a store; set storage')
+    return store

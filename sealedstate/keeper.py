@@ -38,17 +38,20 @@ class Keeper:
     """Opens and saves the sessions of one application.
 
     Asks its store once, within the store's timeout. Raises ConfigurationError when that does not
-    meet the needs of what would be kept in it, and `Settings.tolerate` does not accept that.
+    meet the needs of what would be kept in it, and
+    `Settings.accept_weak_store_for` does not accept that.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self._tools = Deployment(settings)
+    def __init__(self, deployment: Deployment | Settings) -> None:
+        self._tools = (
+            deployment if isinstance(deployment, Deployment) else Deployment.open(deployment)
+        )
+        self.settings = self._tools.settings
 
     @property
     def counts(self) -> Counter[str]:
         """How often what happened: `opened`, `saved`, `refused-<reason>`, and so on."""
-        return self._tools.journal.counts
+        return self._tools.events.counts
 
     def session(self, cookie_header: str = "") -> Session:
         """The session of a request with this Cookie header, opened when somebody looks at it."""
@@ -96,10 +99,9 @@ class Keeper:
         check_subject(subject)
         settings = self.settings
         expires_at = int(now) + settings.absolute_lifetime + settings.skew
-        tools.revocations.revoke_subject(subject, expires_at, now)
-        tools.store_answered()
+        tools.revocations.revoke_subject(subject, expires_at)
         tools.emit("subject-revoked")
-        tools.followers.after_revoke_subject(subject, now)
+        tools.hooks.after_revoke_subject(subject, now)
 
     def revoke_session(self, session_id: bytes) -> bool:
         """Refuse the session with this id (16 bytes, `Session.raw_id`) from now on, on every node.
@@ -114,10 +116,9 @@ class Keeper:
         until = int(now) + settings.absolute_lifetime + 2 * settings.skew
         if settings.legacy is not None:
             until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
-        first = tools.revocations.revoke(session_id, until, now, Ending.REVOKED)
-        tools.store_answered()
+        first = tools.revocations.revoke(session_id, until, Ending.REVOKED)
         tools.emit("revoked", session_id=session_id)
-        tools.followers.after_revoke(session_id, now)
+        tools.hooks.after_revoke(session_id, now)
         return first
 
     def attach(self, follower: SessionHooks, uses: Sequence[str] = ()) -> None:
@@ -127,11 +128,11 @@ class Keeper:
         meet their needs, or when there is none.
         """
         if uses:
-            self._tools.require(uses)
-        self._tools.followers.all.append(follower)
+            self._tools.require(*uses)
+        self._tools.hooks.all.append(follower)
 
     @property
-    def toolkit(self) -> Deployment:
+    def deployment(self) -> Deployment:
         """For what is built on sessions, such as `sealedstate.sso`."""
         return self._tools
 
@@ -141,12 +142,12 @@ class Keeper:
         ``keys``: can a session be sealed now? ``store``, where there is one: does it answer? It is
         asked each time, and takes as long as its timeout lets it.
         """
-        tools, store = self._tools, self.settings.store
-        found = {"keys": _problem(lambda: tools.tokens.keyring().primary(int(tools.now())))}
+        tools, store = self._tools, self._tools.store
+        found = {"keys": _problem(lambda: tools.keyring().primary(int(tools.now())))}
         if store is not None:
             found["store"] = _problem(store.ping)
             if found["store"] is None:
-                tools.store_answered()
+                tools.notice_answer()
         return found
 
     def _lines(
@@ -181,8 +182,8 @@ class Keeper:
         opened, now = visit.opened, int(self._tools.now())
         if opened is None:
             return visit.adopted is not None  # an old session is to leave sealed
-        age, refresh = now - opened.sealed_at, self.settings.lifetimes.refresh
-        if opened.key.kid != self._tools.tokens.keyring().primary(now).kid:
+        age, refresh = now - opened.sealed_at, self._tools.lifetimes.refresh
+        if opened.key.kid != self._tools.keyring().primary(now).kid:
             # All sessions of a retired key move to the new one, but not all at the same moment.
             refresh = 1 + int(refresh * _share(opened.record.id))
         return age >= refresh

@@ -105,6 +105,23 @@ def from_environment(environ: Mapping[str, str], name: str, skew: int) -> Keyrin
 
 _log = logging.getLogger("sealedstate.keys")
 
+KEK_VARIABLE = "SEALEDSTATE_KEK"
+
+
+def wrapping_keyring(environ: Mapping[str, str], skew: int) -> Keyring | None:
+    """The key-encryption keys in SEALEDSTATE_KEK; None if it is not set or empty.
+
+    Raises ConfigurationError.
+    """
+    if not environ.get(KEK_VARIABLE, "").strip():
+        return None
+    try:
+        return from_environment(environ, KEK_VARIABLE, skew)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{KEK_VARIABLE}: {error} (`sealedstate keys generate --kek`)"
+        ) from None
+
 
 def from_secrets_file(path: Path, skew: int) -> Keyring:
     """The ring in the file at `path`; empty lines and lines that begin with # don't count.

@@ -32,7 +32,7 @@ from sealedstate import (
 from sealedstate._cookies.codec import OpenedRecord
 from sealedstate._cookies.header import Candidates
 from sealedstate._request.load import LoadedSession
-from sealedstate._stored.parts import CONTEXT, Row
+from sealedstate._stored.parts import CONTEXT
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import Place, Record
@@ -40,6 +40,7 @@ from sealedstate.errors import StorageUnavailable, UnreadablePart
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import MemoryStorage, Stored
 from tests.support.jar import RING, Browser, Clock, Jar, interleavings, keeper
+from tests.support.stored import PartRow
 
 HOUR = 3600
 IDLE, ABSOLUTE, REFRESH = 2 * HOUR, 12 * HOUR, 12 * 60
@@ -117,7 +118,7 @@ def node(clock: Clock, store: MemoryStorage | None, ring: Keyring = RING, **give
         "refresh_after": REFRESH,
     }
     if store is not None:
-        usual["parts"] = {"vault": "server"}
+        usual["part_policies"] = {"vault": "server"}
     return keeper(clock, **usual | given)
 
 
@@ -482,7 +483,7 @@ def test_the_cookie_of_another_application_with_the_same_keys_does_not_open(
 ) -> None:
     other = node(clock, store, **given)
     text = browser.jar.ours()["__Host-s"]
-    session = other.session(f"{other.settings.cookies.name}={text}")
+    session = other.session(f"{other.deployment.cookies.name}={text}")
     assert (dict(session), session.subject) == ({}, None)
     assert other.counts["refused-tag"] == 1
 
@@ -714,7 +715,7 @@ def test_when_a_session_gets_a_new_id_the_old_one_is_refused_and_its_rows_are_go
     browser: Browser, store: Moody, change: Callable[[Session], object]
 ) -> None:
     captured, old = browser.jar.copy(), record_of(browser)
-    rows = {Row(old.id, name).key for name in old.spilled}
+    rows = {PartRow(old.id, name).key for name in old.spilled}
     assert rows <= set(store.keys(CONTEXT))
     browser.visit(change)
     thief = Browser(browser.keeper, captured)
@@ -1154,7 +1155,7 @@ def test_a_narrower_profile_takes_over_without_losing_anything(clock: Clock, sto
         values["small"] = [profile]
         moved.visit(lambda session: session.update(values))
         assert moved.read() == values
-        assert len(browser.jar.ours()) <= moved.keeper.settings.carried.cookies
+        assert len(browser.jar.ours()) <= moved.keeper.deployment.profile.cookies
 
 
 def test_overflow_that_has_more_chunks_than_the_profile_allows_is_cut_anew(clock: Clock) -> None:
@@ -1241,7 +1242,7 @@ def test_no_log_no_error_and_no_repr_tells_a_secret(
     settings_repr = repr(shop.settings)
     browser = Browser(shop)
 
-    def emit(*things: object) -> None:
+    def note(*things: object) -> None:
         seen.extend(f"{thing!r} {thing}" for thing in things)
 
     def failing(act: Callable[[], object]) -> None:

@@ -125,7 +125,11 @@ class Application:
 
     def __init__(self, reader: LegacyReader, **given: Any) -> None:
         self.clock = Clock(NOW)
-        usual = {"keys": [KEY, LOOKUP], "storage": "memory:", "tolerate": ["revocation"]}
+        usual = {
+            "keys": [KEY, LOOKUP],
+            "storage": "memory:",
+            "accept_weak_store_for": ["revocation"],
+        }
         settings = {**usual, "legacy": reader, **given}
         self.keeper = Keeper(Settings(clock=self.clock, **settings))
 

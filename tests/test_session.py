@@ -67,7 +67,7 @@ def store(clock: Clock) -> Watched:
 
 @pytest.fixture
 def shop(clock: Clock, store: Watched) -> Keeper:
-    return keeper(clock, storage=store, parts={"vault": "server"})
+    return keeper(clock, storage=store, part_policies={"vault": "server"})
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ class Mapping(RuleBasedStateMachine):
         clock = Clock()
         store = MemoryStorage(clock)
         self.browser = Browser(
-            keeper(clock, storage=store, profile="standard", parts={"csrf": "server"})
+            keeper(clock, storage=store, profile="standard", part_policies={"csrf": "server"})
         )
         self.model: dict[str, Any] = {}
         self.request()

@@ -126,7 +126,7 @@ def write_note(form: Submission) -> str:
 def use_profile(form: Submission) -> str:
     """Save the session within another profile: this form went to the new profile's keeper."""
     dict(form.session)  # recalls spilled parts, so that they may come back into the cookies
-    form.session["profile"] = form.keeper.settings.carried.name
+    form.session["profile"] = form.keeper.deployment.profile.name
     return "profile-changed"
 
 

@@ -112,9 +112,9 @@ class Portal:
     """The portal in one profile. `keepers`: those of all profiles, whose counters are shown."""
 
     def __init__(self, resources: PortalResources, profile: str, keepers: list[Keeper]) -> None:
-        self._with_sessions = SealedSessionMiddleware(self._serve, resources.settings(profile))
+        self._with_sessions = SealedSessionMiddleware(self._serve, resources.open(profile))
         self._keeper = self._with_sessions.keeper
-        self._keeper_without_store = Keeper(resources.settings_without_store(profile))
+        self._keeper_without_store = Keeper(resources.open_without_store(profile))
         self._resources = resources
         self._profile = PROFILES[profile]
         self._set_cookie_sizes = SetCookieSizes()
@@ -219,7 +219,7 @@ class Portal:
             "keys.html",
             info=info(self._keeper, session),
             ring=view_ring(self._resources.keys.ring, now),
-            refresh_after=self._keeper.settings.lifetimes.refresh,
+            refresh_after=self._keeper.deployment.lifetimes.refresh,
         )
 
     def _read(self, logins: ServiceLogins) -> Sequence[ServiceLogin] | None:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from sealedstate import Settings
-from sealedstate._key_opening import KeySources
+from sealedstate.deployment import Deployment, open_report_store, open_ring_storage
 from sealedstate.events import Event, EventLog
-from sealedstate.rotation import Schedule
-from sealedstate.rotation.source import RotatingKeySource, RotationConfig
+from sealedstate.rotation.source import RotatingKeySource
 from sealedstate.sso import Identifiers, LoginRecords, load_registry
-from sealedstate.storage import Storage, open_storage
+from sealedstate.storage import open_storage
 
 from .catalogue import REGISTRY
 from .logins import AUTHENTICATIONS, FORM, PLAIN, RECORD, merge_plain
@@ -21,6 +20,8 @@ COOKIE_NAME = "portal"
 REALM = "portal"
 IDLE_LIFETIME = 30 * 60
 ABSOLUTE_LIFETIME = 8 * 3600
+# Identifiers that services know must lead back to a session for as long as it lives, and a day.
+IDENTIFIER_LIFETIME = ABSOLUTE_LIFETIME + 86400
 # Demo settings, in seconds, for people who watch. Elsewhere leave these four alone: by default they
 # are a day, 15 minutes, a minute and a minute, which leaves time for several nodes.
 ROTATE_EVERY = 3600
@@ -39,16 +40,48 @@ class PortalResources:
     def __init__(self, var: Path) -> None:
         var.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._events = EventLog()
-        self.keys = self._open_ring(var / "keys.json", ABSOLUTE_LIFETIME + SKEW)
-        self.store = open_storage(f"sqlite:{var / 'portal.sqlite'}", time.time)
-        # Identifiers that services know must lead back to the session for as long as it lives.
-        self.identifier_keys = self._open_ring(var / "identifiers.json", ABSOLUTE_LIFETIME + 86400)
+        self.identifier_keys = self._open_ring(
+            Settings(keys=f"file:{var / 'identifiers.json'}", absolute_lifetime=IDENTIFIER_LIFETIME)
+        )
         self.records = LoginRecords(
             load_registry(REGISTRY),
             Identifiers(self.identifier_keys, realm=REALM),
             head=AUTHENTICATIONS,
             columns=RECORD,
         )
+        self.store = open_storage(f"sqlite:{var / 'portal.sqlite'}", time.time)
+        self.settings = Settings(
+            keys=f"file:{var / 'keys.json'}",
+            rotate_every=ROTATE_EVERY,
+            announce=ANNOUNCE,
+            reload_every=RELOAD_EVERY,
+            skew=SKEW,
+            storage=self.store,
+            realm=REALM,
+            idle_lifetime=IDLE_LIFETIME,
+            absolute_lifetime=ABSOLUTE_LIFETIME,
+            # What every request needs stays in the cookie; the service logins may leave it first.
+            part_policies=dict.fromkeys(("csrf", AUTHENTICATIONS, FORM, "note"), "cookie"),
+            spill_order=[PLAIN, RECORD, "cart"],
+            merge={**self.records.merge_rules, PLAIN: merge_plain},
+            cookie_name=COOKIE_NAME,
+            observers=[self._pass_on],
+            secure=False,  # plain http on this machine; leave it out where there is https
+        )
+        self.keys = self._open_ring(self.settings)
+
+    def open(self, profile: str) -> Deployment:
+        """The portal in `profile`: the same sessions in each, only their room differs.
+
+        An application has one profile, and passes its settings to the middleware. Here one key
+        source serves all profiles, so that one thread rotates the keys.
+        """
+        return Deployment.open(replace(self.settings, profile=profile), keys=self.keys)
+
+    def open_without_store(self, profile: str) -> Deployment:
+        """The same with nothing but cookies, to weigh what they would carry."""
+        settings = replace(self.settings, profile=profile, storage=None, observers=())
+        return Deployment.open(settings, keys=self.keys)
 
     def close(self) -> None:
         """End the threads that rotate the rings, and close the store."""
@@ -56,46 +89,10 @@ class PortalResources:
         self.identifier_keys.close()
         self.store.close()
 
-    def settings(self, profile: str) -> Settings:
-        """The settings of the portal in `profile`: the same session in each, only its room differs.
-
-        An application has one profile and writes this down once, with `keys="file:keys.json"`,
-        `rotate_every` and the like. Here one source serves all profiles, so that one thread tends
-        the ring.
-        """
-        return self._settings(profile, self.store)
-
-    def settings_without_store(self, profile: str) -> Settings:
-        """The same with nothing but cookies, to weigh what they would take."""
-        return self._settings(profile, None)
-
-    def _settings(self, profile: str, store: Storage | None) -> Settings:
-        return Settings(
-            keys=self.keys,
-            storage=store,
-            realm=REALM,
-            profile=profile,
-            idle_lifetime=IDLE_LIFETIME,
-            absolute_lifetime=ABSOLUTE_LIFETIME,
-            skew=SKEW,
-            # What every request needs stays in the cookie; the service logins may leave it first.
-            parts=dict.fromkeys(("csrf", AUTHENTICATIONS, FORM, "note"), "cookie"),
-            spill_order=[PLAIN, RECORD, "cart"],
-            merge={**self.records.merge_rules, PLAIN: merge_plain},
-            cookie_name=COOKIE_NAME,
-            observers=[self._pass_on] if store else [],
-            secure=False,  # plain http on this machine; leave it out where there is https
-        )
-
-    def _open_ring(self, path: Path, lifetime: int) -> RotatingKeySource:
-        """The ring of keys, begun if there is none, as `sealedstate keys init` would begin it."""
-        schedule = Schedule(ROTATE_EVERY, ANNOUNCE, lifetime, SKEW)
-        config = RotationConfig(
-            schedule, RELOAD_EVERY, lifetime, SKEW, True, time.time, time.monotonic, os.urandom
-        )
-        sources = KeySources(os.environ, SKEW, REALM, None, config, self._events)
-        home, board = sources.ring_home(f"file:{path}"), sources.report_board(f"file:{path}")
-        return RotatingKeySource(home, config, self._events, board, founds=True)
+    def _open_ring(self, settings: Settings) -> RotatingKeySource:
+        """The ring of `settings`, created if missing, as `sealedstate keys init` creates it."""
+        home, reports = open_ring_storage(settings), open_report_store(settings)
+        return RotatingKeySource(home, settings.rotation(), self._events, reports, founds=True)
 
     def _pass_on(self, event: Event) -> None:
         """Count what happens in any profile, so that `sealedstate keys list` knows all cookies."""

@@ -13,7 +13,8 @@ from werkzeug.routing import Map
 from werkzeug.utils import redirect
 from werkzeug.wrappers import Request, Response
 
-from sealedstate import OperatorError, Session, SessionTooLarge, Settings
+from sealedstate import OperatorError, Session, SessionTooLarge
+from sealedstate.deployment import Deployment
 from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
 from ..views.forms import token_text
@@ -57,7 +58,7 @@ class Site:
 
     def __init__(
         self,
-        settings: Settings,
+        deployment: Deployment,
         routes: Map,
         handlers: Mapping[str, Handler],
         federation: Federation,
@@ -65,7 +66,7 @@ class Site:
         layout: str,
         common: Mapping[str, object],
     ) -> None:
-        self._with_sessions = SealedSessionMiddleware(self._serve, settings)
+        self._with_sessions = SealedSessionMiddleware(self._serve, deployment)
         self.keeper = self._with_sessions.keeper
         self.set_cookie_sizes = SetCookieSizes()
         self._routes = routes

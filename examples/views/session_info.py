@@ -47,7 +47,7 @@ class SessionInfo:
 def info(keeper: Keeper, session: Session) -> SessionInfo:
     """What `keeper` knows of `session`, without asking the store."""
     _ = session.subject
-    visit, settings = session.visit, keeper.settings
+    visit, deployment = session.visit, keeper.deployment
     if not isinstance(visit, LoadedSession):
         raise TypeError("the session is not of a keeper")
     record, opened, found = visit.record, visit.opened, visit.candidates
@@ -56,16 +56,16 @@ def info(keeper: Keeper, session: Session) -> SessionInfo:
     parts = {
         view.name: PartInfo(
             None if view.place is None else view.place.value,
-            settings.policies.get(view.name, Policy.AUTO).value,
+            deployment.policies.get(view.name, Policy.AUTO).value,
             view.value_bytes,
         )
         for view in session.layout()
     }
-    family = settings.cookies
+    family = deployment.cookies
     values = {family.name: found.core}
     values |= {family.chunk_name(number): texts for number, texts in sorted(found.overflow.items())}
     cookies = {name: len(name) + 1 + len(text) for name, texts in values.items() for text in texts}
-    profile, ours = settings.carried, sum(cookies.values())
+    profile, ours = deployment.profile, sum(cookies.values())
     beside = max(profile.header_bytes - found.foreign_bytes, FLOOR_BYTES)
     room = max(ours, min(profile.total_bytes, beside))
     if opened is None:
@@ -78,7 +78,7 @@ def info(keeper: Keeper, session: Session) -> SessionInfo:
         room,
         opened.record.created_at,
         opened.sealed_at,
-        min(opened.sealed_at + settings.idle_lifetime, expires_at),
+        min(opened.sealed_at + keeper.settings.idle_lifetime, expires_at),
         expires_at,
         opened.key.kid.hex(),
         opened.record.generation,

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from .._cookies.codec import OpenedRecord
 from .._cookies.header import Candidates
-from .._stored.parts import Row
 from .._stored.revocations import Ending
 from .._wire import cbor as codec
 from .._wire.record import ID_BYTES, NO_ROWS, Record, check_name
@@ -138,20 +137,20 @@ class LoadedSession:
             return True
         until = self._refused_until(record)
         how = Ending.REPLACED if replaced else Ending.LOGGED_OUT
-        first = tools.revocations.revoke(record.id, until, now, how)
+        first = tools.revocations.revoke(record.id, until, how)
         tools.emit("revoked", session_id=record.id)
-        tools.followers.after_revoke(record.id, now)
+        tools.hooks.after_revoke(record.id, now)
         self.forget(record.id, {**record.left, **record.spilled})
         return first
 
     def forget(self, session_id: bytes, rows: dict[str, int]) -> None:
         """Delete rows that are no longer used; one that can't be deleted expires by itself."""
-        spiller = self.toolkit.spiller
-        if spiller is None:
+        parts = self.toolkit.parts
+        if parts is None:
             return
         for name, version in rows.items():
             try:
-                spiller.forget(Row(session_id, name), self.versions.get(name, version))
+                parts.delete(session_id, name, self.versions.get(name, version))
             except StorageError as error:
                 log.warning("a stored part could not be deleted: %s", error)
 
@@ -161,16 +160,15 @@ class LoadedSession:
         if revocations is None:
             return
         try:
-            revocations.check(record, self.toolkit.now())
+            revocations.check(record)
         except StorageError as error:
             log.error("revocations can't be checked: %s", error)
             raise UncheckedSession from error
-        self.toolkit.store_answered()
 
     # --- helpers --------------------------------------------------------------------------------
 
     def _open(self, candidates: Candidates, now: int) -> OpenedRecord:
-        tokens = self.toolkit.tokens
+        tokens = self.toolkit.codec
         if len(candidates.core) == 1 and not candidates.crowded:
             return self._checked(tokens.open_text(candidates.core[0], now), now)
         alive: list[OpenedRecord] = []
@@ -189,7 +187,7 @@ class LoadedSession:
     def _checked(self, opened: OpenedRecord, now: int) -> OpenedRecord:
         """The same, if it may be used now. Raises UnreadableError of some kind."""
         settings, record = self.toolkit.settings, opened.record
-        record.check_times(opened.sealed_at, now, settings.lifetimes, settings.skew)
+        record.check_times(opened.sealed_at, now, self.toolkit.lifetimes, settings.skew)
         if self.toolkit.revocations is not None:
             self.check_revoked(record)
         return opened
@@ -238,12 +236,9 @@ class LoadedSession:
 
     def _recall_spilled(self, record: Record, name: str) -> bytes | None:
         tools = self.toolkit
-        if tools.spiller is None:
+        if tools.parts is None:
             return None
-        recalled = tools.spiller.recall(
-            Row(record.id, name), record.spilled[name], tools.tokens.keyring(), tools.now()
-        )
-        tools.store_answered()
+        recalled = tools.parts.recall(record.id, name, record.spilled[name])
         if recalled is None:
             return None
         self.versions = {**self.versions, name: recalled.version}
@@ -253,7 +248,7 @@ class LoadedSession:
     def _opened_overflow(self, record: Record) -> dict[str, bytes]:
         if self._overflow is None:
             now = int(self.toolkit.now())
-            found = self.toolkit.tokens.open_overflow(record, self.candidates, now)
+            found = self.toolkit.codec.open_overflow(record, self.candidates, now)
             self._overflow = found or {}
         return self._overflow
 
@@ -290,9 +285,9 @@ def read_revoked(
     now = toolkit.now()
     for record in _unexpired(toolkit, visit, int(now)):
         try:
-            revocations.check(record, now)
+            revocations.check(record)
         except RevokedSession:
-            ending = revocations.ending(record.id, now)
+            ending = revocations.ending(record.id)
             if ending is not Ending.REPLACED:
                 parts = _parts(toolkit, visit, record, names)
                 listed = record.overflow.names if record.overflow else ()
@@ -306,14 +301,13 @@ def read_revoked(
 
 
 def _unexpired(toolkit: Deployment, visit: LoadedSession, now: int) -> Iterator[Record]:
-    settings = toolkit.settings
     try:
-        opened = toolkit.tokens.open_core(visit.candidates, now)
+        opened = toolkit.codec.open_core(visit.candidates, now)
     except UnreadableError:
         return
     for each in opened:
         try:
-            each.record.check_times(each.sealed_at, now, settings.lifetimes, settings.skew)
+            each.record.check_times(each.sealed_at, now, toolkit.lifetimes, toolkit.settings.skew)
         except UnreadableError:
             continue
         yield each.record
@@ -338,14 +332,13 @@ def _encoded(toolkit: Deployment, visit: LoadedSession, record: Record, name: st
         return record.parts[name]
     if name in record.spilled:
         return recalled(toolkit, record.id, name, record.spilled[name])
-    overflow = toolkit.tokens.open_overflow(record, visit.candidates, int(toolkit.now()))
+    overflow = toolkit.codec.open_overflow(record, visit.candidates, int(toolkit.now()))
     return (overflow or {}).get(name)
 
 
 def recalled(toolkit: Deployment, session_id: bytes, name: str, known: int = 0) -> bytes | None:
     """The encoded value of a stored part, at least of the version `known`. Raises StorageError."""
-    if toolkit.spiller is None:
+    if toolkit.parts is None:
         return None
-    ring, now = toolkit.tokens.keyring(), toolkit.now()
-    found = toolkit.spiller.recall(Row(session_id, name), known, ring, now)
+    found = toolkit.parts.recall(session_id, name, known)
     return None if found is None else found.data

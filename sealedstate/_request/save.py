@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from .._cookies.header import field_bytes
 from .._cookies.placement import Item, Room, plan
-from .._stored.parts import Merge, Row, last_writer_wins
+from .._stored.parts import Merge, last_writer_wins
 from .._wire import cbor as codec
 from .._wire import encoding as chunking
 from .._wire import record as record_codec
@@ -52,11 +52,11 @@ def core_line(
     payload = encode_record(record, int(now))
     if len(payload) > tools.core_bytes(visit.candidates.foreign_bytes, other_bytes):
         return None
-    followers, save = tools.followers, None
+    followers, save = tools.hooks, None
     if followers.all:
         save = save_of(session, record, dict.fromkeys(parts, Place.CORE), visit, now)
         followers.before_save(save)
-    text = tools.tokens.seal_payload(payload, int(now))
+    text = tools.codec.seal_payload(payload, int(now))
     if save is not None:
         followers.before_sending(save)
     tools.emit("saved", session_id=record.id)
@@ -73,7 +73,7 @@ def identity(
     """
     if old is None or session.signed_in or session.ended:
         created_at = _began(tools, session.subject, now)
-        expires_at, generation = created_at + tools.settings.lifetimes.absolute, 1
+        expires_at, generation = created_at + tools.lifetimes.absolute, 1
     else:
         created_at, expires_at, generation = old.created_at, old.expires_at, old.generation + 1
     return Record(session.raw_id, session.subject, created_at, expires_at, generation, parts)
@@ -103,7 +103,7 @@ def _is_all(
         return False
     if visit.candidates.overflow or settings.legacy is not None:
         return False
-    policies = settings.policies
+    policies = tools.policies
     return not (policies and any(policies.get(name) is Policy.SERVER for name in parts))
 
 
@@ -157,13 +157,13 @@ class Saving:
         self._max_age = max_age(self._tools, record, self._now)
         budget, places = self._placed(record)
         save = save_of(self._session, record, places, self._visit, self._now)
-        self._tools.followers.before_save(save)
+        self._tools.hooks.before_save(save)
         record, text, chunks = self._divided(record, budget, places)
         if not self._old_is_replaced():
             self._tools.emit("not-sent", session_id=record.id, reason="revoked")
             tell_not_saved(self._tools, self._session, self._visit)
             return []
-        self._tools.followers.before_sending(save)
+        self._tools.hooks.before_sending(save)
         self._drop_rows_left_before(record)
         self._tools.emit("saved", session_id=record.id)
         return [*self._written(text, chunks), *self._deleted(text, chunks)]
@@ -175,7 +175,7 @@ class Saving:
         spilled = self._spill(record, places)
         overflow, chunks = self._overflow(record, places, budget)
         record = self._complete(record, places, spilled, overflow)
-        text = self._tools.tokens.seal_core(record, int(self._now))
+        text = self._tools.codec.seal_core(record, int(self._now))
         if len(text) > budget.core_chars:
             raise self._too_large(budget)
         return record, text, chunks
@@ -203,7 +203,7 @@ class Saving:
 
     def _may_stay_spilled(self, name: str) -> bool:
         cookie_only = self._policy(name) is Policy.COOKIE
-        return not (self._moved or cookie_only) and self._tools.spiller is not None
+        return not (self._moved or cookie_only) and self._tools.parts is not None
 
     def _placed(self, record: Record) -> tuple[Budget, dict[str, Place]]:
         """A place for each part, within what the profile leaves beside the foreign cookies.
@@ -267,7 +267,7 @@ class Saving:
             raise self._too_large(budget)
         room = Room(core, max(0, overflow), both - OVERFLOW_BYTES, OVERFLOW_ENTRY_BYTES)
         order = self._tools.settings.spill_order
-        return plan(items, room, order, self._tools.spiller is not None)
+        return plan(items, room, order, self._tools.parts is not None)
 
     def _item(self, name: str, part: Part) -> Item:
         entry = _entry_bytes(name)
@@ -276,7 +276,7 @@ class Saving:
         return Item(name, size, entry, self._policy(name), part.place, left)
 
     def _policy(self, name: str) -> Policy:
-        return self._tools.settings.policies.get(name, Policy.AUTO)
+        return self._tools.policies.get(name, Policy.AUTO)
 
     # --- carrying it out ------------------------------------------------------------------------
 
@@ -291,20 +291,24 @@ class Saving:
             if unmoved and known is not None and not part.changed:
                 versions[name] = known
             else:
-                versions[name] = self._write_row(Row(record.id, name), part, known, record)
+                versions[name] = self._write_row(name, part, known, record)
         return versions
 
-    def _write_row(self, row: Row, part: Part, known: int | None, record: Record) -> int:
+    def _write_row(self, name: str, part: Part, known: int | None, record: Record) -> int:
         tools = self._tools
-        if tools.spiller is None or part.encoded is None:
+        if tools.parts is None or part.encoded is None:
             raise ConfigurationError("a part is to be spilled without a storage service")
         expires_at = record.expires_at + tools.settings.skew
-        ring, merge = tools.tokens.keyring(), self._merge_of(row.name)
         tools.emit("spilled", session_id=record.id)
-        version = tools.spiller.spill(
-            row, part.encoded, known, part.saved, ring, self._now, expires_at, merge
+        version = tools.parts.spill(
+            record.id,
+            name,
+            part.encoded,
+            known=known,
+            base=part.saved,
+            expires_at=expires_at,
+            merge=self._merge_of(name),
         )
-        tools.store_answered()
         return version
 
     def _known_version(self, name: str) -> int | None:
@@ -338,7 +342,7 @@ class Saving:
             return None, []
         parts = {name: self._parts[name].encoded or b"" for name in names}
         rooms = (budget.chunk_chars,) * budget.chunks
-        return self._tools.tokens.seal_overflow(record.id, parts, rooms, int(self._now))
+        return self._tools.codec.seal_overflow(record.id, parts, rooms, int(self._now))
 
     def _complete(
         self,
@@ -431,7 +435,7 @@ class Saving:
         had_overflow = visit.record is not None and visit.record.overflow is not None
         if visit.candidates.overflow or had_overflow:
             kept = len(chunks)
-            configured = self._tools.settings.carried.cookies - 1
+            configured = self._tools.profile.cookies - 1
             last = max(LAST_CHUNK, configured, *visit.candidates.overflow)
             names += [cookies.chunk_name(number) for number in range(kept + 1, last + 1)]
         lines = [cookies.delete_line(name) for name in names] if names else []
@@ -451,7 +455,7 @@ class Saving:
 def tell_not_saved(tools: Deployment, session: Session, visit: LoadedSession) -> None:
     """Tell all followers that a logout came first. Raises StorageError."""
     if visit.record is not None:
-        tools.followers.not_saved(session, visit.record.id, tools.now())
+        tools.hooks.not_saved(session, visit.record.id, tools.now())
 
 
 def _entry_bytes(name: str) -> int:

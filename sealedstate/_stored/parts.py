@@ -1,137 +1,85 @@
-"""Parts to the storage service and back: sealed for exactly their row and version, writes checked.
+"""Parts of sessions in the store.
 
-Knows rows and the storage contract. Does not know cookies, sessions or why a part spills.
-
-A row's key is a plain hash of (session id, part name): the id can't be guessed, and the name must
-not move when sealing keys rotate. The manifest in the cookie remembers the version. A row with an
-older version, or none, means that the store lost data; a newer one, that another tab wrote. A write
-that meets another version than remembered asks the part's merge rule and tries again.
+A row's key is a plain hash of (session id, part name): the id cannot be guessed,
+and the name must not move when sealing keys rotate. The manifest in the cookie
+remembers the version. A row with an older version, or none, means that the store
+lost data; a newer version, that another tab wrote. A write that meets another
+version than the remembered one asks the part's merge rule and tries again.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from .._wire.encoding import to_text
-from ..errors import OutcomeUnknown, StorageUnavailable, UnreadableError, VersionMismatch
-from ..keyring import Keyring, length_prefixed
-from ..storage.contract import Storage, Stored, next_version
-from .table import Rows
+from .table import Entry, Kind, Put, SealedTable, StoreAccess
 
 CONTEXT = "sealedstate.part"
-# Requests of one session that all write the same part beat one another: more than 16 times in a row
-# was seen with four of them.
+KIND = Kind(CONTEXT, "part", "a stored part", has_realm=False)
+# Four requests of one session that write the same part lost more than 16 races in a row.
 WRITE_TRIES = 128
 
 Merge: TypeAlias = Callable[[bytes | None, bytes, bytes], bytes]
-"""(encoded value as it arrived or None, as it is stored now, as we want it) -> what to store."""
+"""(encoded value as loaded or None, as stored now, as this request wants it) -> what to store."""
 
 
-def last_writer_wins(_base: bytes | None, _theirs: bytes, ours: bytes) -> bytes:
-    """The default rule of a conflict: what is written last counts."""
-    return ours
+def last_writer_wins(_base: bytes | None, _stored: bytes, wanted: bytes) -> bytes:
+    """The default merge rule: the last write counts."""
+    return wanted
 
 
 @dataclass(frozen=True, slots=True)
 class Recalled:
-    """A part's encoded value and the version that it was stored under."""
+    """A part's encoded value and the version under which it is stored."""
 
     data: bytes = field(repr=False)
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One part's place in the store."""
+class StoredParts:
+    """Spills and recalls the parts of one deployment. All methods raise StorageError."""
 
-    session_id: bytes
-    name: str
-
-    @property
-    def key(self) -> str:
-        """The row's key: 32 characters."""
-        message = length_prefixed("sealedstate/1", "part", self.session_id, self.name)
-        return to_text(hashlib.blake2b(message, digest_size=24).digest())
-
-
-@dataclass(frozen=True, slots=True)
-class Spiller:
-    """Spills and recalls the parts of one deployment."""
-
-    storage: Storage
-    rows: Rows
+    def __init__(self, access: StoreAccess) -> None:
+        self._table = SealedTable(access, KIND)
 
     def spill(
         self,
-        row: Row,
+        session_id: bytes,
+        name: str,
         data: bytes,
+        *,
         known: int | None,
         base: bytes | None,
-        keyring: Keyring,
-        now: float,
         expires_at: int,
         merge: Merge = last_writer_wins,
     ) -> int:
-        """Write a part over the `known` version (None: there should be no row); its new version.
+        """Write a part over version `known`, None for no row; returns the new version.
 
-        `expires_at` in epoch seconds. Raises StorageError or NoPrimaryKey.
+        `base`: the part's encoding as this request loaded it. `expires_at` in epoch
+        seconds. Raises NoPrimaryKey too.
         """
-        wanted = data
-        for _ in range(WRITE_TRIES):
-            version = next_version(now, known or 0)
-            token = self.rows.seal_row(CONTEXT, row.key, version, wanted, keyring, now)
-            if self._written(row, token, expires_at * 1000, version, known):
-                return version
-            # Somebody wrote, or the row is gone: look, and write over what is there now.
-            stored = self.storage.read(CONTEXT, row.key)
-            known = None if stored is None else stored.version
-            theirs = None if stored is None else self._opened(row, stored, keyring, now)
-            wanted = data if theirs is None else merge(base, theirs, data)
-        raise StorageUnavailable(f"a part was written by others {WRITE_TRIES} times in a row")
+        assumed = None if known is None else Entry(b"", known, None)
 
-    def recall(self, row: Row, known: int, keyring: Keyring, now: float) -> Recalled | None:
-        """The part as it is stored now; None when the store lost it. Raises StorageError."""
-        stored = self.storage.read(CONTEXT, row.key)
-        if stored is None or stored.version < known:
+        def update(entry: Entry | None) -> Put:
+            # The first try trusts the manifest. A row that no node can open is overwritten.
+            if entry is None or entry is assumed or entry.error is not None:
+                return Put(data, expires_at * 1000)
+            return Put(merge(base, entry.value, data), expires_at * 1000)
+
+        key, is_new = self._table.key(session_id, name), known is None
+        written = self._table.change(key, update, known=assumed, is_new=is_new, tries=WRITE_TRIES)
+        if written is None:  # `update` always writes
+            raise AssertionError("a spilled part was not written")
+        return written.version
+
+    def recall(self, session_id: bytes, name: str, known: int = 0) -> Recalled | None:
+        """The part, at least of version `known`; None if the store lost it."""
+        entry = self._table.read(self._table.key(session_id, name))
+        if entry is None or entry.version < known:
             return None
-        data = self._opened(row, stored, keyring, now)
-        return None if data is None else Recalled(data, stored.version)
+        return Recalled(entry.value, entry.version)
 
-    def forget(self, row: Row, version: int) -> None:
-        """Delete a row that is no longer used, unless somebody has written it since."""
-        try:
-            self.storage.delete(CONTEXT, row.key, version)
-        except VersionMismatch:
-            return  # it is used again
-
-    def _written(
-        self, row: Row, token: bytes, expires_at: int, version: int, known: int | None
-    ) -> bool:
-        """Whether the row holds `token` now; False where another version, or none, is there."""
-        try:
-            if known is None:
-                return self.storage.create(CONTEXT, row.key, token, expires_at, version)
-            return self.storage.update(CONTEXT, row.key, token, expires_at, version, known)
-        except VersionMismatch:
-            return False
-        except OutcomeUnknown:
-            return self._is_there(row, token, version)
-
-    def _is_there(self, row: Row, token: bytes, version: int) -> bool:
-        # Another tab may have proposed the same version in the same microsecond.
-        stored = self.storage.read(CONTEXT, row.key)
-        return stored is not None and (stored.value, stored.version) == (token, version)
-
-    def _opened(self, row: Row, stored: Stored, keyring: Keyring, now: float) -> bytes | None:
-        try:
-            return self.rows.open_row(CONTEXT, row.key, stored, keyring, now)
-        except UnreadableError as error:
-            if error.keeps_cookie:
-                # Another node can read it, or this one once it has the key: no reason to drop it.
-                raise StorageUnavailable(
-                    f"a stored part is unreadable here ({error.reason})"
-                ) from error
-            return None  # swapped, rolled back, or sealed by a key out of use: as good as lost
+    def delete(self, session_id: bytes, name: str, version: int | None = None) -> None:
+        """Delete a row that is no longer used, unless another request wrote it since `version`."""
+        self._table.delete(self._table.key(session_id, name), version)

@@ -11,9 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from .._stored.table import Rows
+from ..deployment import Deployment
 from ..errors import ConfigurationError, OperatorError
-from ..settings import Settings
 from ..sso import Consent, ConsentStore
 from ..sso.deployment import SsoDeployment
 from .keys.source import add_options, configured, keyring_of, ring_of, store_of
@@ -41,10 +40,10 @@ def _action(actions: Any, name: str, act: Action, about: str) -> argparse.Argume
 
 
 def _run(act: Action, given: argparse.Namespace) -> int:
-    with configured(given) as settings:
-        store_of(settings)
+    with configured(given) as deployment:
+        store_of(deployment)
         try:
-            act(_consents(settings, given), settings.clock(), given)
+            act(_consents(deployment, given), deployment.settings.clock(), given)
         except OperatorError as error:
             if given.json:
                 print(json.dumps({"unusable": str(error)}))
@@ -53,10 +52,10 @@ def _run(act: Action, given: argparse.Namespace) -> int:
         return 0
 
 
-def _consents(settings: Settings, given: argparse.Namespace) -> ConsentStore:
-    ring = keyring_of(settings, ring_of(settings, given))
-    rows = Rows(settings.realm, settings.random)
-    return ConsentStore(SsoDeployment(store_of(settings), rows, lambda: ring, settings.skew))
+def _consents(deployment: Deployment, given: argparse.Namespace) -> ConsentStore:
+    ring = keyring_of(deployment, ring_of(deployment, given))
+    store, rows, skew = store_of(deployment), deployment.rows, deployment.settings.skew
+    return ConsentStore(SsoDeployment(store, rows, lambda: ring, skew))
 
 
 def _list(consents: ConsentStore, now: float, given: argparse.Namespace) -> None:

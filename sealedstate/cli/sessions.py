@@ -17,9 +17,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+from ..deployment import Deployment
 from ..errors import ConfigurationError, OperatorError
 from ..keeper import Keeper
-from ..settings import Settings, environment
+from ..settings import Settings, process_environment
 from ..sso import LiveSession, SessionRegistry
 
 Action: TypeAlias = Callable[[SessionRegistry, argparse.Namespace], int]
@@ -50,22 +51,23 @@ def _action(actions: Any, name: str, act: Action, about: str) -> argparse.Argume
 def _run(act: Action, given: argparse.Namespace) -> int:
     settings = _settings(given)
     try:
-        return act(SessionRegistry(Keeper(settings)), given)
+        deployment = Deployment.open(settings)
+        try:
+            return act(SessionRegistry(Keeper(deployment)), given)
+        finally:
+            deployment.close()
     except OperatorError as error:
         if given.json:
             print(json.dumps({"unusable": str(error)}))
         print(f"sealedstate: {error}", file=sys.stderr)
         return 1
-    finally:
-        if settings.store is not None:
-            settings.store.close()
 
 
 def _settings(given: argparse.Namespace) -> Settings:
     # A command looks at the ring; rotating it is the nodes' business.
     if given.config is not None:
-        return Settings.from_toml(given.config, rotate_here=False)
-    return Settings.from_env(environment(), rotate_here=False)
+        return Settings.from_toml(given.config, rotate_in_process=False)
+    return Settings.from_env(process_environment(), rotate_in_process=False)
 
 
 def _list(registry: SessionRegistry, given: argparse.Namespace) -> int:

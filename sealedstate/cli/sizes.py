@@ -77,7 +77,7 @@ def _placed(profile: Profile, subject: str | None, values: dict[str, Any]) -> di
         Settings(
             keys=[Key.generate(os.urandom).export()],
             storage="memory:",
-            tolerate=["revocation"],  # nobody signs in here
+            accept_weak_store_for=["revocation"],  # nobody signs in here
             profile=profile,
         )
     )

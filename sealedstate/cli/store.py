@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import ConfigurationError, StorageError
-from ..settings import ENVIRONMENT_PREFIX, environment
+from ..settings import ENVIRONMENT_PREFIX, process_environment
 from ..storage import USES, RoutedStorage, Storage, open_storage, unmet
 from ..storage.requirements import DECLARED, Use, as_markdown, as_rows, probe_writes, store_name
 from ..storage.routing import different, store_of
@@ -69,7 +69,7 @@ def _run(act: Action, given: argparse.Namespace) -> int:
 
 
 def _opened(given: argparse.Namespace) -> Storage:
-    url = given.url or environment().get(f"{ENVIRONMENT_PREFIX}STORAGE")
+    url = given.url or process_environment().get(f"{ENVIRONMENT_PREFIX}STORAGE")
     if not url:
         raise ConfigurationError(f"no URL is given, and {ENVIRONMENT_PREFIX}STORAGE is not set")
     return open_storage(url, time.time)

@@ -16,11 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from .._stored.table import Rows
-from .._wire.encoding import to_text
-from ..errors import OperatorError, UnreadableError
-from ..keyring import Keyring, length_prefixed
-from ..storage.contract import Storage, next_version
+from .._stored.table import Kind, Put, SealedTable, StoreAccess
+from ..errors import OperatorError
 
 CONTEXT = "sealedstate.nodes"
 MAX_BYTES = 1 << 16
@@ -111,38 +108,28 @@ class FileReports:
 class StoredReports:
     """Reports as rows of a store, sealed by the key that wraps the ring.
 
-    By none of the ring's own: a node with another ring is just what they are to show.
+    They are not sealed by a key of the ring, because a node with another ring is what they are to
+    show. `access` has the key-encryption keys as its keyring.
     """
 
-    def __init__(self, storage: Storage, rows: Rows, wrapping: Keyring) -> None:
-        self._storage = storage
-        self._rows = rows
-        self._wrapping = wrapping
+    def __init__(self, access: StoreAccess) -> None:
+        self._table = SealedTable(access, Kind(CONTEXT, "node", "a report"))
 
     def put(self, report: Report, expires_at: float) -> None:
-        key, until = self._key(_name(report)), int(expires_at * 1000)
-        stored = self._storage.read(CONTEXT, key)
-        version = next_version(report.at, stored.version if stored else 0)
-        data = report.dump().encode()[:MAX_BYTES]
-        value = self._rows.seal_row(CONTEXT, key, version, data, self._wrapping, report.at)
-        write = self._storage.create if stored is None else self._storage.update
-        write(CONTEXT, key, value, until, version)
-        self._storage.add_member(CONTEXT, self._key(INDEX), key, until)
+        key, until = self._table.key(_name(report)), int(expires_at * 1000)
+        wanted = Put(report.dump().encode()[:MAX_BYTES], until)
+        self._table.change(key, lambda _: wanted, replaces_unreadable=True)
+        self._table.add_member(self._table.key(INDEX), key, until)
 
     def all(self, now: float) -> list[Report]:
         found = []
-        for key in self._storage.members(CONTEXT, self._key(INDEX)):
-            stored = self._storage.read(CONTEXT, key)
-            if stored is not None:
-                # Whoever writes here without that key is not listened to.
-                with contextlib.suppress(UnreadableError, ValueError):
-                    text = self._rows.open_row(CONTEXT, key, stored, self._wrapping, now)
-                    found.append(Report.parse(text))
+        for key in self._table.members(self._table.key(INDEX)):
+            entry = self._table.look(key)
+            # A row that was written without the key-encryption key is ignored.
+            if entry is not None and entry.error is None:
+                with contextlib.suppress(ValueError):
+                    found.append(Report.parse(entry.value))
         return sorted(found, key=lambda report: (report.node, report.pid))
-
-    def _key(self, name: str) -> str:
-        message = length_prefixed("sealedstate/1", "node", self._rows.realm, name)
-        return to_text(hashlib.blake2b(message, digest_size=24).digest())
 
 
 def _is_sound(report: Report) -> bool:

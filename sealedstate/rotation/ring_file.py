@@ -309,3 +309,14 @@ def _mark(lock: int, ring: Ring) -> None:
 def _continues(ring: Ring, marker: str) -> bool:
     ring_id, _, sequence = marker.partition(" ")
     return ring_id == ring.ring_id and sequence.isdecimal() and int(sequence) <= ring.sequence
+
+
+def is_ring_file(path: Path) -> bool:
+    """Whether a file holds a ring document, by its name or by its first bytes."""
+    if path.suffix == ".json":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(64).lstrip()[:1] == b"{"
+    except OSError:
+        return False

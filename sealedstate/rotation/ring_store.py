@@ -20,13 +20,13 @@ from collections.abc import Callable
 
 from .._wire.encoding import to_text
 from ..errors import ConfigurationError, OutcomeUnknown, StorageError, VersionMismatch
+from ..key_sources import KEK_VARIABLE
 from ..keyring import Keyring, length_prefixed
 from ..storage.contract import Clock, Storage, Stored, next_version
 from . import Ring
 from .document import RingCodec, too_large
 
 CONTEXT = "sealedstate.ring"
-KEK_VARIABLE = "SEALEDSTATE_KEK"
 
 
 class StoredRing:

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from .._wire.token import OVERHEAD_BYTES
+from ..deployment import Deployment
 from ..errors import (
     CapacityError,
     ConfigurationError,
@@ -32,7 +33,6 @@ from ..errors import (
     VersionMismatch,
 )
 from ..keyring import length_prefixed
-from ..settings import Settings
 from ..storage.contract import Stored, millis, next_version, utf8
 from .deployment import SsoDeployment
 
@@ -51,9 +51,9 @@ class ArtifactStore:
     deployment: SsoDeployment
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, deployment: Deployment) -> Self:
         """That of `settings`. Raises ConfigurationError: no store, or an unfit one."""
-        return cls(SsoDeployment.of(settings, "artifacts"))
+        return cls(SsoDeployment.of(deployment, "artifacts"))
 
     @property
     def message_bytes(self) -> int:

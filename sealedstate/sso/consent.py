@@ -24,6 +24,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 from .._wire import cbor as codec
 from .._wire.record import check_subject
+from ..deployment import Deployment
 from ..errors import (
     ConfigurationError,
     MalformedRecord,
@@ -33,7 +34,6 @@ from ..errors import (
     UnsupportedValue,
     VersionMismatch,
 )
-from ..settings import Settings
 from ..storage.contract import LAST_VERSION, LATEST, Stored, millis, next_version
 from .deployment import SsoDeployment
 from .logins import check_text
@@ -98,11 +98,11 @@ class ConsentStore:
     deployment: SsoDeployment
 
     @classmethod
-    def of(cls, settings: Settings) -> Self:
+    def of(cls, deployment: Deployment) -> Self:
         """That of `settings`. Raises ConfigurationError: no store, an unfit one, no lookup key."""
-        deployment = SsoDeployment.of(settings, "consent")
-        deployment.lookup()
-        return cls(deployment)
+        shared = SsoDeployment.of(deployment, "consent")
+        shared.lookup()
+        return cls(shared)
 
     def record(
         self,

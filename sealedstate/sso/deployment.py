@@ -7,20 +7,16 @@ service keeps.
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 from .._stored.table import Rows
 from .._wire.encoding import to_text
+from ..deployment import Deployment
 from ..errors import ConfigurationError
 from ..keyring import Keyring, length_prefixed
-from ..settings import Settings
 from ..storage import Storage
-from ..storage.check import StorageCheck
-
-log = logging.getLogger("sealedstate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +34,21 @@ class SsoDeployment:
     answered: Callable[[], object] = lambda: None
 
     @classmethod
-    def of(cls, settings: Settings, use: str) -> Self:
+    def of(cls, deployment: Deployment, use: str) -> Self:
         """That of `settings`, for a use of the store such as ``"replay"``.
 
         Raises ConfigurationError without a store, or where it falls short of what the use needs and
-        `Settings.tolerate` does not accept that.
+        `Settings.accept_weak_store_for` does not accept that.
         """
-        if settings.store is None:
+        deployment.require(use)
+        if deployment.store is None:
             raise ConfigurationError(f"storage: {use} needs one, and none is set")
-        fitness = StorageCheck(settings.store, (use,), settings.tolerate)
-        fitness.check()
         return cls(
-            settings.store,
-            Rows(settings.realm, settings.random, _teller(settings)),
-            settings.key_source.keyring,
-            settings.skew,
-            fitness.recheck,
+            deployment.store,
+            deployment.rows,
+            deployment.keyring,
+            deployment.settings.skew,
+            deployment.notice_answer,
         )
 
     def hashed_name(self, kind: str, secret: bytes) -> str:
@@ -84,11 +79,3 @@ class SsoDeployment:
 
 def _text(message: bytes, secret: bytes) -> str:
     return to_text(hashlib.blake2b(message, key=secret, digest_size=24).digest())
-
-
-def _teller(settings: Settings) -> Callable[[str, str], None]:
-    def refused(context: str, reason: str) -> None:
-        settings.journal.emit("row-refused", reason)
-        log.warning("a stored value is refused: context=%s reason=%s", context, reason)
-
-    return refused

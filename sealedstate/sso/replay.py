@@ -21,8 +21,8 @@ import logging
 from dataclasses import dataclass
 from typing import Self
 
+from ..deployment import Deployment
 from ..errors import ConfigurationError, OutcomeUnknown, StorageError
-from ..settings import Settings
 from ..storage.contract import millis, next_version
 from .deployment import SsoDeployment
 
@@ -49,14 +49,14 @@ class ReplayCache:
             raise ConfigurationError("longest: a whole number of seconds from 1 on")
 
     @classmethod
-    def of(cls, settings: Settings, longest: int = LONGEST) -> Self:
+    def of(cls, deployment: Deployment, longest: int = LONGEST) -> Self:
         """That of `settings`.
 
         Raises ConfigurationError: no store, an unfit one, no lookup key, no such `longest`.
         """
-        deployment = SsoDeployment.of(settings, "replay")
-        deployment.lookup()
-        return cls(deployment, longest)
+        shared = SsoDeployment.of(deployment, "replay")
+        shared.lookup()
+        return cls(shared, longest)
 
     def admit(self, issuer: str, message_id: str, expires_at: float, now: float) -> bool:
         """Whether a message may be acted upon: of all who ask for it, on all nodes, one is told so.

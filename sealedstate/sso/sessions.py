@@ -68,12 +68,12 @@ class SessionRegistry(SessionHooks):
     """
 
     def __init__(self, keeper: Keeper, where: str = "", every: int = EVERY) -> None:
-        self._keeper, self._tools, self._where = keeper, keeper.toolkit, where
-        if keeper.settings.store is None or self._tools.revocations is None:
+        self._keeper, self._tools, self._where = keeper, keeper.deployment, where
+        if keeper.deployment.store is None or self._tools.revocations is None:
             raise ConfigurationError("a list of sessions needs a storage service")
         if every < 1:
             raise ConfigurationError("every: at least one second")
-        self._storage, self._revocations = keeper.settings.store, self._tools.revocations
+        self._storage, self._revocations = keeper.deployment.store, self._tools.revocations
         self._every = every
         self._subject_key("")
         keeper.attach(self, ("sessions",))
@@ -160,7 +160,7 @@ class SessionRegistry(SessionHooks):
 
     def after_revoke_subject(self, subject: str, now: float) -> None:
         """Remove the sessions of a user that were ended; none that began since."""
-        mark = self._revocations.watermark(subject, now)
+        mark = self._revocations.watermark(subject)
         for key in self._storage.members(CONTEXT, self._subject_key(subject)):
             session = self._read(key)
             if session is not None and session.started <= mark:
@@ -176,7 +176,7 @@ class SessionRegistry(SessionHooks):
     def _write(self, key: str, data: bytes, expires_at: int, save: Save) -> None:
         stored = None if save.has_new_id else self._storage.read(CONTEXT, key)
         version = next_version(save.now, 0 if stored is None else stored.version)
-        ring = self._tools.tokens.keyring()
+        ring = self._tools.keyring()
         value = self._tools.rows.seal_row(CONTEXT, key, version, data, ring, save.now)
         try:
             if stored is None:
@@ -189,17 +189,17 @@ class SessionRegistry(SessionHooks):
     def _live(self, key: str, marks: dict[str, int]) -> LiveSession | None:
         """A row's session, unless it was ended; `marks`: watermarks that were read before."""
         session, now = self._read(key), self._tools.now()
-        if session is None or self._revocations.ending(session.raw_id, now) is not None:
+        if session is None or self._revocations.ending(session.raw_id) is not None:
             return None
         if session.subject not in marks:
-            marks[session.subject] = self._revocations.watermark(session.subject, now)
+            marks[session.subject] = self._revocations.watermark(session.subject)
         return session if session.started > marks[session.subject] else None
 
     def _read(self, key: str) -> LiveSession | None:
         stored = self._storage.read(CONTEXT, key)
         if stored is None:
             return None
-        ring, now = self._tools.tokens.keyring(), self._tools.now()
+        ring, now = self._tools.keyring(), self._tools.now()
         try:
             row = codec.decode(self._tools.rows.open_row(CONTEXT, key, stored, ring, now))
         except UnreadableError as error:
@@ -219,7 +219,7 @@ class SessionRegistry(SessionHooks):
         return self._hashed(session_id, b"")
 
     def _subject_key(self, subject: str) -> str:
-        secret = self._tools.tokens.keyring().lookup
+        secret = self._tools.keyring().lookup
         if secret is None:
             raise ConfigurationError(
                 "a list of sessions needs a lookup key; `sealedstate keys generate --lookup`"

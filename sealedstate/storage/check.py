@@ -106,4 +106,4 @@ def _greet(store: Storage) -> None:
 
 def _advice(refused: Collection[str]) -> str:
     titles = ", ".join(f'"{title}"' for title in refused)
-    return f" Take another store, or accept what may happen: tolerate=[{titles}]"
+    return f" Take another store, or accept what may happen: accept_weak_store_for=[{titles}]"

@@ -44,7 +44,9 @@ def open_node(path: Path, parts: dict[str, str]) -> Node:
     records = LoginRecords(registry(), identifiers())
     store = SQLiteStorage(path, time.time, timeout=20)
     keeper = Keeper(
-        Settings(keys=StaticKeys(KEYS), storage=store, merge=records.merge_rules, parts=parts)
+        Settings(
+            keys=StaticKeys(KEYS), storage=store, merge=records.merge_rules, part_policies=parts
+        )
     )
     return Node(keeper, records, indexed=True)
 
@@ -59,7 +61,7 @@ def work_for_ever(store: Path, side_file: Path, parts: dict[str, str]) -> None:
     )
     chance = random.Random(os.getpid())
 
-    def emit(what: str, user: str, cookie: str, service: str = "") -> None:
+    def note(what: str, user: str, cookie: str, service: str = "") -> None:
         os.write(notes, (json.dumps([what, user, cookie, service]) + "\n").encode())
 
     for count in itertools.count():
@@ -264,7 +266,7 @@ class Life:
         self.was_killed = False
 
     def _fresh(self) -> Node:
-        return self.idp.node(parts=self.parts)
+        return self.idp.node(part_policies=self.parts)
 
     def until_killed(self, act: Callable[[Life], object]) -> None:
         self.store.left = self.number

@@ -136,7 +136,7 @@ def provider(parts: dict[str, str] = SERVED, indexed: bool = True) -> Provider:
     """Two nodes on a store that takes turns."""
     idp = Provider(None, {}, nodes=0)
     idp.store = SteppedStorage(idp.clock)
-    idp.nodes = [idp.node(indexed, parts=dict(parts)) for _ in range(2)]
+    idp.nodes = [idp.node(indexed, part_policies=dict(parts)) for _ in range(2)]
     return idp
 
 

@@ -40,7 +40,7 @@ def use_for_ever(url: str, side_file: Path) -> None:
     replays, artifacts, consents = ReplayCache(at), ArtifactStore(at), ConsentStore(at)
     notes = os.open(side_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def emit(what: str) -> None:
+    def note(what: str) -> None:
         os.write(notes, f"{what}\n".encode())
 
     for number in itertools.count(int(time.time() * 1000)):

@@ -84,7 +84,7 @@ def test_what_was_not_checked_is_said(
     assert main(["keys", "check", str(file.path), "--json"]) == 0
     promises, nodes = json.loads(capsys.readouterr().out)["unchecked"]
     assert "--config" in promises
-    assert "rotate_here" in nodes
+    assert "rotate_in_process" in nodes
 
 
 # --- no ring ------------------------------------------------------------------------------------

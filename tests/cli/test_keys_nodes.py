@@ -167,7 +167,7 @@ def test_silence_is_right_while_nothing_runs_yet_or_nobody_is_to_report(
     place.found(60)
     assert findings(capsys) == {}
     place.found(HOUR)
-    monkeypatch.setenv("SEALEDSTATE_ROTATE_HERE", "no")
+    monkeypatch.setenv("SEALEDSTATE_ROTATE_IN_PROCESS", "no")
     assert findings(capsys) == {}
 
 

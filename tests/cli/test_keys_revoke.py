@@ -37,7 +37,7 @@ def test_the_window_is_told_and_kept(
     place: Desk, monkeypatch: pytest.MonkeyPatch, capsys: Told
 ) -> None:
     ring, ticks = place.found(), [0.0]
-    node = place.node(reload_every=7, ticks=lambda: ticks[0])
+    node = place.node(reload_every=7, monotonic=lambda: ticks[0])
     monkeypatch.setenv("SEALEDSTATE_RELOAD_EVERY", "7")
     assert keys("revoke", kids(ring)[0]) == 0
     told = capsys.readouterr().out

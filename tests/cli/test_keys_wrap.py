@@ -65,13 +65,13 @@ def test_no_secret_is_left_in_any_file_and_none_has_changed(
 
 
 def test_a_session_goes_on_and_rotation_too(file: Desk, kek: str) -> None:
-    clear = Settings.from_env(file.environ, rotate_here=False)
+    clear = Settings.from_env(file.environ, rotate_in_process=False)
     browser = Browser(Keeper(clear))
     browser.visit(lambda session: session.__setitem__("cart", ["tea"]))
     assert keys("wrap") == 0
     assert keys("rotate", "--now") == 0
     environ = file.environ | {"SEALEDSTATE_KEK": kek}
-    browser.keeper = Keeper(Settings.from_env(environ, rotate_here=False))
+    browser.keeper = Keeper(Settings.from_env(environ, rotate_in_process=False))
     assert browser.session()["cart"] == ["tea"]
 
 

@@ -52,7 +52,7 @@ def keeper(**given: Any) -> Keeper:
         "keys": [KEY.export()],
         "profile": "roomy",
         "storage": CountingStorage(clock),
-        "tolerate": ["revocation"],
+        "accept_weak_store_for": ["revocation"],
         "legacy": legacy,
         "clock": clock,
         "random": CHANCE.randbytes,

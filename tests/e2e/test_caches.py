@@ -188,7 +188,7 @@ class Scene:
         settings = Settings(
             keys=[Key.generate(os.urandom).export()],
             storage="memory:",
-            tolerate=["revocation"],
+            accept_weak_store_for=["revocation"],
             clock=lambda: float(self.now),
         )
         self.middleware = SealedSessionMiddleware(app, settings)
@@ -246,7 +246,7 @@ def test_head_shares_no_more_than_get(touch: Callable[[Session], object]) -> Non
 @pytest.mark.parametrize("page", PAGES)
 def test_a_renewed_seal_is_not_shared(page: str) -> None:
     scene = Scene(application(lambda session: session.subject, page, "list"))
-    scene.now += scene.middleware.keeper.settings.lifetimes.refresh
+    scene.now += scene.middleware.keeper.deployment.lifetimes.refresh
     assert scene.visit("alice").set_cookies
     visit_in_turns(scene, "GET")
 

@@ -26,7 +26,7 @@ from examples.portal.resources import ANNOUNCE, PortalResources
 from sealedstate import PROFILES, Keeper, Profile
 from sealedstate._wire.encoding import from_text
 from tests.support.browser import complaints, follow, forget_cookies, open_browser, take_picture
-from tests.support.examples import ROOT, fail_to_start, run_example
+from tests.support.example_processes import ROOT, fail_to_start, run_example
 
 PICTURE = ROOT / "docs" / "portal.png"
 PORTABLE = PROFILES["portable"]
@@ -609,14 +609,14 @@ def resources(tmp_path: Path) -> Iterator[PortalResources]:
 
 
 def test_one_key_source_serves_all_profiles(resources: PortalResources) -> None:
-    sources = [resources.settings(name).key_source for name in PROFILES]
+    sources = [resources.open(name).key_source for name in PROFILES]
     assert all(source is resources.keys for source in sources)
 
 
 def test_one_key_at_a_time_is_announced_and_the_ring_has_a_limit(
     resources: PortalResources,
 ) -> None:
-    keys, keeper = resources.keys, Keeper(resources.settings("portable"))
+    keys, keeper = resources.keys, Keeper(resources.open("portable"))
     now = keys.ring.updated_at
 
     def rotate_at(moment: int) -> str:
@@ -635,7 +635,7 @@ def test_one_key_at_a_time_is_announced_and_the_ring_has_a_limit(
 def test_a_ring_that_cannot_be_written_is_reported(
     resources: PortalResources, tmp_path: Path
 ) -> None:
-    keeper, ring = Keeper(resources.settings("portable")), resources.keys.ring
+    keeper, ring = Keeper(resources.open("portable")), resources.keys.ring
     (tmp_path / "var" / "keys.json").write_text("{}")
     form = Submission(keeper.session(), {}, keeper, resources)
     assert rotate_keys(form) == "keys-unchanged"

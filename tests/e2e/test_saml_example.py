@@ -1,4 +1,4 @@
-"""The SAML example, started like a newcomer starts it: one sign-in, one sign-out, no forgery."""
+"""The SAML example, started as the README says: one sign-in, one sign-out, no forgery."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from examples.saml.drafts import draft_artifact_resolve, draft_logout_request, n
 from examples.saml.xml_text import wrap_in_envelope
 from sealedstate import PROFILES
 from sealedstate.sso import PERSISTENT, TRANSIENT, NameID
-from tests.support.browser import complaints, installed, open_browser, take_picture
+from tests.support.browser import complaints, open_browser, take_picture
+from tests.support.installed import program
 from tests.support.saml_federation import (
     SERVICES,
     Running,
@@ -46,7 +47,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    installed("xmlsec1")
+    program("xmlsec1")
     with running(tmp_path_factory.mktemp("saml")) as started:
         yield started
 
@@ -60,8 +61,8 @@ def visitor(federation: Running) -> Visitor:
 
 
 def arrive(driver: Chrome, locator: str) -> str:
-    """The text of what a page shows at last, after all the pages that go on by themselves."""
-    # Asked in the middle of a change of pages, chromedriver answers with one of several errors.
+    """The text at `locator` on the page where a chain of redirects and forms ends."""
+    # Asked during a change of pages, chromedriver answers with one of several errors.
     wait = WebDriverWait(driver, PATIENCE, ignored_exceptions=[WebDriverException])
     return str(wait.until(lambda _: driver.find_element(By.CSS_SELECTOR, locator).text))
 
@@ -94,17 +95,15 @@ def test_one_sign_in_serves_three_services_and_one_sign_out_ends_them_all(
 
         driver.get(federation.at["library"])
         press(driver, "Sign out")
-        told = "You are signed out here and at every other service."
-        assert arrive(driver, "[role=status]") == told
+        notice = "You are signed out here and at every other service."
+        assert arrive(driver, "[role=status]") == notice
         for service in SERVICES:
             driver.get(federation.at[service])
             assert arrive(driver, "#who") == "You are not signed in here."
         driver.get(federation.at["idp"])
         assert arrive(driver, "h1") == "Sign in"
-        assert complaints(driver) == []  # nothing that our own policy forbids
-        assert (
-            Visitor(federation, cookies).signed_in_at == []
-        )  # nor are copies of the cookies any good
+        assert complaints(driver) == []  # the pages obey their own content policy
+        assert Visitor(federation, cookies).signed_in_at == []  # copies of the cookies are refused
 
 
 # --- signing on ---------------------------------------------------------------------------------
@@ -116,14 +115,14 @@ def test_keys_are_for_their_owner_only_and_stay(federation: Running) -> None:
     assert stat.S_IMODE(federation.var.stat().st_mode) == 0o700
 
 
-def test_an_assertion_counts_once_even_for_four_at_once_and_for_an_older_cookie(
+def test_an_assertion_counts_once_also_for_concurrent_tries_and_an_older_cookie(
     visitor: Visitor,
 ) -> None:
     answer = visitor.until_identified("library")
-    before = [visitor.copy() for _ in range(4)]  # in whose session the question is open still
+    before = [visitor.copy() for _ in range(4)]  # their sessions wait for the answer
     with ThreadPoolExecutor(4) as pool:
-        tries = list(pool.map(lambda each: each.step(answer).status_code, before))
-    assert sorted(tries) == [303, 400, 400, 400]
+        statuses = list(pool.map(lambda each: each.step(answer).status_code, before))
+    assert sorted(statuses) == [303, 400, 400, 400]
     assert sorted("library" in each.signed_in_at for each in before) == [False, False, False, True]
     assert visitor.step(answer).status_code == 400
     stranger = Visitor(visitor.running)
@@ -161,27 +160,29 @@ def test_a_request_counts_once_and_only_as_it_was_signed(visitor: Visitor) -> No
     assert (again.status_code, "used before" in again.text) == (400, True)
 
 
-def test_a_service_may_ask_anew_or_quietly_but_not_for_what_is_not_given(
+def test_a_service_may_force_or_forbid_asking_but_not_choose_address_or_name_id(
     federation: Running, visitor: Visitor
 ) -> None:
     visitor.sign_in("library")
-    assert where_to(visitor.get(asking(federation))).startswith(federation.at["library"])
-    anew = visitor.follow(visitor.get(asking(federation, force_authn="true")))
-    assert "Library wants to know who you are." in anew.text
+    assert where_to(visitor.get(authn_request_address(federation))).startswith(
+        federation.at["library"]
+    )
+    forced = visitor.follow(visitor.get(authn_request_address(federation, force_authn="true")))
+    assert "Library wants to know who you are." in forced.text
     stranger = Visitor(federation)
-    quiet = stranger.get(asking(federation, is_passive="true"))
-    said = base64.b64decode(message_fields(quiet)["SAMLResponse"])
-    assert b"urn:oasis:names:tc:SAML:2.0:status:NoPassive" in said
+    quiet = stranger.get(authn_request_address(federation, is_passive="true"))
+    response = base64.b64decode(message_fields(quiet)["SAMLResponse"])
+    assert b"urn:oasis:names:tc:SAML:2.0:status:NoPassive" in response
     for unwanted in (
         {"nameid_format": PERSISTENT},
         {"binding": "urn:oasis:names:tc:SAML:2.0:bindings:HTTP-Artifact"},
         {"assertion_consumer_service_url": federation.at["wiki"] + "/acs"},
         {"assertion_consumer_service_url": federation.at["library"] + "/elsewhere"},
     ):
-        assert visitor.get(asking(federation, **unwanted)).status_code == 400
+        assert visitor.get(authn_request_address(federation, **unwanted)).status_code == 400
 
 
-def asking(federation: Running, **wishes: str) -> str:
+def authn_request_address(federation: Running, **wishes: str) -> str:
     """Where a browser goes with an AuthnRequest of the library."""
     client, address = federation.client("library"), f"{federation.at['idp']}/sso"
     wishes = {"binding": BINDING_HTTP_POST} | wishes
@@ -202,22 +203,22 @@ def test_a_request_that_waits_for_a_sign_in_is_answered_once(visitor: Visitor) -
     assert other.signed_in_at == []
 
 
-def test_an_artifact_is_resolved_once_and_only_for_whom_it_is_meant(
+def test_an_artifact_is_resolved_once_and_only_for_its_service(
     federation: Running, visitor: Visitor
 ) -> None:
     answer = visitor.until_identified("exams")
     address = where_to(answer)
     before, artifact = visitor.copy(), dict(parse_qsl(address.partition("?")[2]))["SAMLart"]
-    assert "<ns0:Response" not in resolved(federation, "library", artifact)
+    assert "<ns0:Response" not in resolve(federation, "library", artifact)
     assert "Welcome, " in visitor.follow(answer).text
     again = before.get(address)
     assert (again.status_code, "used before" in again.text) == (400, True)
     assert "exams" not in before.signed_in_at
-    assert "<ns0:Response" not in resolved(federation, "exams", artifact)
+    assert "<ns0:Response" not in resolve(federation, "exams", artifact)
 
 
-def resolved(federation: Running, service: str, artifact: str) -> str:
-    """What the identity provider answers to a service that asks for an artifact's message."""
+def resolve(federation: Running, service: str, artifact: str) -> str:
+    """The identity provider's answer to a service that resolves an artifact."""
     address = f"{federation.at['idp']}/artifacts"
     xml = draft_artifact_resolve(federation.client(service), artifact, address, new_id())
     answer = post_soap(address, wrap_in_envelope(xml))
@@ -232,10 +233,10 @@ def test_a_sign_out_by_soap_reaches_all_services_without_any_cookie(visitor: Vis
     visitor.sign_in(*SERVICES)
     copy = visitor.copy()
     assert copy.signed_in_at == ["idp", *SERVICES]
-    # The service's own cookie alone, and its server says the rest.
+    # Only the service's cookie: its server does the rest.
     at_exams = Visitor(visitor.running, {"exams": visitor.cookies["exams"]})
-    told = at_exams.follow(at_exams.press("exams", "/sign-out-by-soap")).text
-    assert "signed out here and at every other service" in told
+    page = at_exams.follow(at_exams.press("exams", "/sign-out-by-soap")).text
+    assert "signed out here and at every other service" in page
     assert visitor.signed_in_at == []
     assert copy.signed_in_at == []
 
@@ -245,24 +246,24 @@ def test_a_service_that_does_not_answer_makes_the_logout_a_partial_one(
 ) -> None:
     visitor.sign_in("library", "wiki", "exams")
     with federation.silent("wiki"):
-        told = visitor.follow(visitor.press("library", "/sign-out-by-soap")).text
-    assert "not every service has confirmed" in told
+        page = visitor.follow(visitor.press("library", "/sign-out-by-soap")).text
+    assert "not every service has confirmed" in page
     assert visitor.signed_in_at == ["wiki"]
 
 
-def test_who_is_stuck_at_a_service_goes_on_without_it(visitor: Visitor) -> None:
+def test_a_browser_that_is_stuck_at_a_service_continues_without_it(visitor: Visitor) -> None:
     visitor.sign_in("library", "wiki", "exams")
     answer = visitor.press("idp", "/sign-out")
     stuck_at = where_to(answer)  # the browser never comes back from there
     assert stuck_at.startswith(visitor.running.at["library"])
     assert "Library was asked to sign you" in visitor.visit("idp").text
-    told = visitor.follow(visitor.press("idp", "/sign-out/skip"))
-    assert "Not confirmed by: Library." in told.text
+    page = visitor.follow(visitor.press("idp", "/sign-out/skip"))
+    assert "Not confirmed by: Library." in page.text
     assert visitor.signed_in_at == ["library"]
     assert "Sign in" in visitor.visit("idp").text
 
 
-def test_who_signs_in_again_in_the_middle_of_a_logout_leaves_none_behind(visitor: Visitor) -> None:
+def test_a_sign_in_during_a_logout_still_ends_all_services(visitor: Visitor) -> None:
     visitor.sign_in("library", "wiki")
     assert where_to(visitor.press("idp", "/sign-out"))
     assert visitor.signed_in_at == ["library", "wiki"]
@@ -310,7 +311,7 @@ def test_a_forged_logout_by_soap_ends_nothing(federation: Running, visitor: Visi
     ):
         answer = post_soap(address, wrap_in_envelope(forged))
         assert (answer.status_code, "LogoutResponse" in answer.text) == (400, False)
-    # Well signed, but what one service calls somebody means nothing from another.
+    # The signature is valid, but a NameID of one service means nothing from another.
     of_another = draft_logout_request(wiki, address, name_id, None, new_id(), sign=True)
     assert post_soap(address, wrap_in_envelope(of_another)).status_code == 200
     assert visitor.signed_in_at == ["idp", "library", "wiki"]
@@ -327,7 +328,7 @@ def name_id_at(visitor: Visitor, service: str) -> NameID:
     return NameID(found[1], TRANSIENT)
 
 
-def test_a_form_of_another_site_signs_nobody_out(visitor: Visitor) -> None:
+def test_a_form_of_another_site_ends_no_session(visitor: Visitor) -> None:
     visitor.sign_in("library")
     for name in ("idp", "library"):
         forged = visitor.post(f"{visitor.running.at[name]}/sign-out", {"csrf": "0" * 32})
@@ -338,16 +339,16 @@ def test_a_form_of_another_site_signs_nobody_out(visitor: Visitor) -> None:
 # --- with the logins in the cookie --------------------------------------------------------------
 
 
-def test_logins_in_the_cookie_are_told_when_it_comes_next(tmp_path: Path) -> None:
-    installed("xmlsec1")
+def test_services_in_the_cookie_are_notified_when_it_comes_next(tmp_path: Path) -> None:
+    program("xmlsec1")
     with running(tmp_path, "--logins", "cookie") as federation:
         visitor = Visitor(federation)
         visitor.sign_in("library", "wiki")
         page = visitor.visit("idp").text
         assert 'data-part="services" data-place="core"' in page
         copy = visitor.copy()
-        told = visitor.follow(visitor.press("library", "/sign-out-by-soap")).text
-        assert "not every service has confirmed" in told
-        assert "Welcome, " in visitor.visit("wiki").text  # nobody could know of it
+        page = visitor.follow(visitor.press("library", "/sign-out-by-soap")).text
+        assert "not every service has confirmed" in page
+        assert "Welcome, " in visitor.visit("wiki").text  # the idp could not know
         assert "Sign in" in copy.visit("idp").text
         assert copy.signed_in_at == []

@@ -86,7 +86,7 @@ def app(environ, start_response):
 
 application = SealedSessionMiddleware(app, Settings.from_env(
     storage=STORE, merge=records.merge_rules,
-    parts={"l": "cookie"},
+    part_policies={"l": "cookie"},
 ))
 logout = SingleLogout(application.keeper, records, LogoutIndex(application.keeper, records))
 """

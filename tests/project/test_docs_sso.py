@@ -53,11 +53,11 @@ def test_what_does_not_work_with_a_store_stops_the_start(name: str) -> None:
     store.capabilities = DECLARED[name]
     assert not abilities.works("back channel, derived identifiers", DECLARED[name])
     with pytest.raises(ConfigurationError):
-        idp.node(tolerate=["revocation"], indexed=False)
+        idp.node(accept_weak_store_for=["revocation"], indexed=False)
 
 
 def test_without_a_store_only_the_front_channel_works() -> None:
-    idp = Provider(storage=None, parts={}, indexed=False)
+    idp = Provider(storage=None, part_policies={}, indexed=False)
     working = [ability for ability in abilities.ABILITIES if abilities.works(ability, None)]
     assert working == ["front channel"]
     assert idp.signed_in(a_login(SP)).answer(idp.logout.begin).remaining
@@ -78,7 +78,7 @@ GIVEN: dict[str, Callable[[Identifiers, Any], ServiceLogin]] = {
 
 
 def _went(user: Any, made: Identifiers, name: str, index: str | None) -> ServiceLogin:
-    now = user.node.keeper.toolkit.now()
+    now = user.node.keeper.deployment.now()
     session = user.session()
     assert session.subject == USER
     names = {"name": made.transient_name_id(session.raw_id, SP, now), "own": "jdoe-at-wiki"}
@@ -194,5 +194,5 @@ def test_what_is_said_of_identifier_keys_is_so() -> None:
     request = LogoutRequest(SP, login.name_id)
     for ring, leads in ((identifiers(2, 1), True), (identifiers(2), False)):
         idp.records = type(idp.records)(registry(), ring)
-        node = idp.node(indexed=False, parts={"l": "cookie"})
+        node = idp.node(indexed=False, part_policies={"l": "cookie"})
         assert bool(node.logout.begin_by_request(request)) == leads

@@ -29,7 +29,7 @@ class Site:
 
     def door(self, jar: Jar | None = None) -> EndedRecord | None:
         header = (jar or self.browser.jar).header()
-        return read_revoked(self.keeper.toolkit, self.keeper.session(header), NAMES)
+        return read_revoked(self.keeper.deployment, self.keeper.session(header), NAMES)
 
     def end(self) -> Jar:
         """A copy of the cookies of before."""
@@ -44,7 +44,7 @@ def test_it_is_shut_as_long_as_the_session_lives() -> None:
 
 @pytest.mark.parametrize("parts", [{}, {"big": "cookie"}], ids=["any", "cookie"])
 def test_it_opens_what_the_cookies_hold_and_makes_no_session_of_it(parts: dict[str, str]) -> None:
-    site = Site(parts=parts)
+    site = Site(part_policies=parts)
     jar = site.end()
     for _ in range(2):
         found = site.door(jar)
@@ -59,7 +59,7 @@ def test_it_opens_what_the_cookies_hold_and_makes_no_session_of_it(parts: dict[s
 
 
 def test_parts_in_the_store_are_read_from_there_or_missing() -> None:
-    site = Site(parts={"big": "server"})
+    site = Site(part_policies={"big": "server"})
     site.keeper.revoke_session(site.id)  # which deletes none, for it does not know their names
     found = site.door()
     assert found is not None
@@ -72,11 +72,11 @@ def test_parts_in_the_store_are_read_from_there_or_missing() -> None:
 
 
 def test_parts_whose_cookies_did_not_all_come_are_torn() -> None:
-    site = Site(parts={"small": "cookie", "big": "cookie"}, storage=MemoryStorage(Clock()))
+    site = Site(part_policies={"small": "cookie", "big": "cookie"}, storage=MemoryStorage(Clock()))
     jar = site.end()
     pairs = [pair for pair in jar.header().split("; ") if not pair.startswith("__Host-s-1=")]
     session = site.keeper.session("; ".join(pairs))
-    found = read_revoked(site.keeper.toolkit, session, NAMES)
+    found = read_revoked(site.keeper.deployment, session, NAMES)
     assert found is not None
     assert found.torn == {"big"} - found.parts.keys()
     assert found.torn
@@ -104,7 +104,7 @@ def test_it_is_shut_for_what_has_expired_or_is_forged_or_is_nothing() -> None:
     jar = site.end()
     assert site.door(Jar()) is None
     session = site.keeper.session(jar.header()[:-3] + "AAA")
-    assert read_revoked(site.keeper.toolkit, session, NAMES) is None
+    assert read_revoked(site.keeper.deployment, session, NAMES) is None
     site.clock.forward(2 * 3600)
     assert site.door(jar) is None
 
@@ -113,9 +113,9 @@ def test_it_is_shut_for_what_this_node_can_not_judge_and_without_a_store() -> No
     site = Site()
     jar = site.end()
     other = keeper(site.clock, keys="sealedstate-key-1:0a0b0c0d:" + KEY, storage=site.store)
-    assert read_revoked(other.toolkit, other.session(jar.header()), NAMES) is None
+    assert read_revoked(other.deployment, other.session(jar.header()), NAMES) is None
     bare = keeper(site.clock)
-    assert read_revoked(bare.toolkit, bare.session(jar.header()), NAMES) is None
+    assert read_revoked(bare.deployment, bare.session(jar.header()), NAMES) is None
 
 
 KEY = "3q2-7wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs"
@@ -130,5 +130,5 @@ def test_it_is_shut_while_the_store_is_down(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(site.store, "read", down)
     session: Session = site.keeper.session(jar.header())
-    assert read_revoked(site.keeper.toolkit, session, NAMES) is None
+    assert read_revoked(site.keeper.deployment, session, NAMES) is None
     assert session.withheld == "store-down"

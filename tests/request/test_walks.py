@@ -15,9 +15,10 @@ import pytest
 from sealedstate import PROFILES, Profile, Session
 from sealedstate._cookies.header import MAX_LINE_BYTES, field_bytes
 from sealedstate._request.load import LoadedSession
-from sealedstate._stored.parts import CONTEXT, Row
+from sealedstate._stored.parts import CONTEXT
 from sealedstate.storage import MemoryStorage
 from tests.support.jar import Browser, Clock, Jar, keeper
+from tests.support.stored import PartRow
 
 SHARDS, STEPS = 4, [150, pytest.param(550, marks=pytest.mark.soak)]
 NAMES = ["csrf", "vault", "cart", "prefs", "logins", "flash", "a" * 100, "é", "n1", "n2", "n3"]
@@ -47,7 +48,7 @@ class Walk:
             self.clock,
             profile=profile,
             storage=self.store if self.stored else None,
-            parts=policies,
+            part_policies=policies,
             spill_order=["prefs", "cart"],
             idle_lifetime=400 * DAY,
             absolute_lifetime=400 * DAY,
@@ -195,7 +196,7 @@ class Walk:
             "__Host-s",
             *(f"__Host-s-{number}" for number in range(1, chunks + 1)),
         }
-        rows = {Row(record.id, name).key for name in [*record.spilled, *record.left]}
+        rows = {PartRow(record.id, name).key for name in [*record.spilled, *record.left]}
         assert rows <= set(self.store.keys(CONTEXT))
 
 

@@ -436,8 +436,10 @@ def test_a_node_that_lacks_the_key_answers_nothing_and_loses_nothing() -> None:
 
 
 def test_a_store_that_loses_what_it_acknowledged_stops_the_start_unless_that_is_accepted() -> None:
-    def configured(*tolerate: str, ring: Keyring = RING) -> Settings:
-        return Settings(keys=StaticKeys(ring), storage="memory:", tolerate=tolerate)
+    def configured(*accept_weak_store_for: str, ring: Keyring = RING) -> Settings:
+        return Settings(
+            keys=StaticKeys(ring), storage="memory:", accept_weak_store_for=accept_weak_store_for
+        )
 
     with pytest.raises(ConfigurationError, match="loses acknowledged writes in a crash"):
         ConsentStore.of(configured())

@@ -220,7 +220,7 @@ def test_entries_of_an_ended_session_stay_until_one_asks_again_and_all_are_told(
 
 
 def test_a_service_that_was_left_is_still_found_for_an_older_cookie_may_tell_of_it() -> None:
-    idp = Provider(parts=CARRIED)
+    idp = Provider(part_policies=CARRIED)
     user = idp.signed_in(a_login(SP), a_login(OTHER_SP))
     user.answer(lambda session: idp.logout.leave(session, SP))
     assert found(idp.nodes[0], a_login(SP)) == 1
@@ -280,9 +280,11 @@ def test_it_needs_a_store_and_a_lookup_key() -> None:
     keys = StaticKeys(Keyring((a_key(1),)))
     store = MemoryStorage(clock)
     with pytest.raises(ConfigurationError, match="--lookup"):
-        LogoutIndex(keeper(clock, storage=store, keys=keys, tolerate=TOLERATED), records)
+        LogoutIndex(
+            keeper(clock, storage=store, keys=keys, accept_weak_store_for=TOLERATED), records
+        )
     with pytest.raises(ConfigurationError, match="logins needs a store that"):
-        LogoutIndex(keeper(clock, storage=store, tolerate=["revocation"]), records)
+        LogoutIndex(keeper(clock, storage=store, accept_weak_store_for=["revocation"]), records)
 
 
 def test_the_index_is_in_its_context() -> None:

@@ -55,7 +55,7 @@ def tell_all(progress: LogoutProgress) -> None:
 
 @EVERYWHERE
 def test_a_logout_ends_the_session_and_lists_whom_to_tell(parts: dict[str, str]) -> None:
-    idp = Provider(parts=parts)
+    idp = Provider(part_policies=parts)
     user = idp.signed_in(WIKI, MAIL)
     thief = User(user.node, user.jar.copy())
     progress = user.answer(idp.logout.begin)
@@ -69,7 +69,7 @@ def test_a_logout_ends_the_session_and_lists_whom_to_tell(parts: dict[str, str])
 
 @EVERYWHERE
 def test_the_service_that_asked_for_it_is_not_told(parts: dict[str, str]) -> None:
-    idp = Provider(parts=parts)
+    idp = Provider(part_policies=parts)
     user = idp.signed_in(WIKI, MAIL)
     request = LogoutRequest(WIKI.entity_id, WIKI.name_id, ("_1",))
     progress = user.answer(lambda session: idp.logout.begin(session, request))
@@ -97,7 +97,7 @@ def test_another_session_of_the_service_that_asked_is_told() -> None:
 def test_a_request_that_means_another_session_does_not_end_this_one(
     asked: LogoutRequest, store: str | None
 ) -> None:
-    idp = Provider(storage=store, parts={}, indexed=False)
+    idp = Provider(storage=store, part_policies={}, indexed=False)
     user = idp.signed_in(WIKI)
     with pytest.raises(RequestOfAnother):
         idp.logout.begin(user.session(), asked)
@@ -215,7 +215,7 @@ def test_a_local_logout_tells_nobody_and_nobody_is_owed() -> None:
 
 
 def test_where_login_records_live_in_the_store_everybody_is_told_at_once() -> None:
-    idp = Provider(parts=SERVED)
+    idp = Provider(part_policies=SERVED)
     user = idp.signed_in(WIKI, MAIL, SHOP)
     (progress,) = user.node.ask(WIKI)
     assert entity_ids(progress) == {OTHER_SP, ENTITY_IDS[3]}
@@ -227,7 +227,7 @@ def test_where_login_records_live_in_the_store_everybody_is_told_at_once() -> No
 
 
 def test_names_that_are_the_subject_or_made_of_it_are_told_at_once_too() -> None:
-    idp = Provider(parts=SERVED)
+    idp = Provider(part_policies=SERVED)
     made = idp.records.identifiers
     assert made is not None
     pairwise = a_login(OTHER_SP, made.pairwise_name_id(USER, OTHER_SP), None)
@@ -238,7 +238,7 @@ def test_names_that_are_the_subject_or_made_of_it_are_told_at_once_too() -> None
 
 
 def test_where_they_live_in_the_cookie_its_next_request_tells_the_others() -> None:
-    idp = Provider(parts=CARRIED)
+    idp = Provider(part_policies=CARRIED)
     user = idp.signed_in(WIKI, MAIL)
     (asked,) = user.node.ask(WIKI)
     assert (asked.remaining, asked.owed, asked.complete) == ((), True, False)
@@ -254,7 +254,7 @@ def test_where_they_live_in_the_cookie_its_next_request_tells_the_others() -> No
 
 
 def test_what_is_owed_is_owed_until_it_is_told() -> None:
-    idp = Provider(parts=CARRIED)
+    idp = Provider(part_policies=CARRIED)
     user = idp.signed_in(WIKI, MAIL)
     user.node.ask(WIKI)
     before = user.jar.copy()
@@ -266,7 +266,7 @@ def test_what_is_owed_is_owed_until_it_is_told() -> None:
 
 @EVERYWHERE
 def test_handles_lead_back_without_any_index(parts: dict[str, str]) -> None:
-    idp = Provider(parts=parts, indexed=False)
+    idp = Provider(part_policies=parts, indexed=False)
     user = idp.signed_in()
     login = user.enter(SP)
     user.enter(OTHER_SP)
@@ -313,7 +313,7 @@ def test_a_service_that_asks_again_finds_the_same_logout() -> None:
 def test_a_service_that_the_index_led_there_finds_it_again_until_all_are_told(
     parts: dict[str, str],
 ) -> None:
-    idp = Provider(parts=parts)
+    idp = Provider(part_policies=parts)
     user = idp.signed_in(WIKI, MAIL, SHOP)
     (first,) = user.node.ask(WIKI)
     (again,) = user.node.ask(WIKI)
@@ -327,7 +327,7 @@ def test_a_service_that_the_index_led_there_finds_it_again_until_all_are_told(
 
 
 def test_a_second_service_that_asks_meanwhile_is_not_told_any_more() -> None:
-    idp = Provider(parts=CARRIED)
+    idp = Provider(part_policies=CARRIED)
     user = idp.signed_in()
     first, second = user.enter(SP), user.enter(OTHER_SP)
     user.go(SHOP)
@@ -337,7 +337,7 @@ def test_a_second_service_that_asks_meanwhile_is_not_told_any_more() -> None:
 
 
 def test_a_front_channel_logout_after_a_request_tells_each_once() -> None:
-    idp = Provider(parts=CARRIED)
+    idp = Provider(part_policies=CARRIED)
     user = idp.signed_in(WIKI, MAIL)
     session = user.session()
     assert session.subject == USER  # opened before the request of the service came
@@ -346,7 +346,7 @@ def test_a_front_channel_logout_after_a_request_tells_each_once() -> None:
 
 
 def test_a_session_that_got_a_new_id_is_found_by_its_old_identifiers() -> None:
-    idp = Provider(parts=CARRIED)
+    idp = Provider(part_policies=CARRIED)
     user = idp.signed_in()
     login = user.enter(SP)
     user.visit(lambda session: user.login(session).regenerate())
@@ -371,7 +371,7 @@ def test_without_an_index_the_old_handle_of_a_new_id_leads_nowhere_and_ends_noth
 def test_a_poisoned_user_is_out_everywhere_and_the_services_are_told_next(
     parts: dict[str, str],
 ) -> None:
-    idp = Provider(parts=parts)
+    idp = Provider(part_policies=parts)
     users = [idp.signed_in(WIKI), idp.signed_in(MAIL)]
     other = idp.signed_in(SHOP, subject="somebody else")
     idp.logout.poison(USER)
@@ -386,7 +386,7 @@ def test_a_poisoned_user_is_out_everywhere_and_the_services_are_told_next(
 def test_the_services_of_a_session_that_was_only_revoked_are_told_next(
     parts: dict[str, str],
 ) -> None:
-    idp = Provider(parts=parts)
+    idp = Provider(part_policies=parts)
     asked, owed = idp.signed_in(WIKI, MAIL), idp.signed_in(SHOP)
     for user in (asked, owed):
         session = user.session()
@@ -403,7 +403,7 @@ def test_the_services_of_a_session_that_was_only_revoked_are_told_next(
 def test_an_administrator_can_tell_the_services_of_a_session_that_was_only_revoked(
     parts: dict[str, str],
 ) -> None:
-    idp = Provider(parts=parts)
+    idp = Provider(part_policies=parts)
     sessions = SessionRegistry(idp.nodes[0].keeper)
     user = idp.signed_in(WIKI, MAIL)
     (live,) = sessions.list(USER)
@@ -441,7 +441,7 @@ class Failing(MemoryStorage):
 def test_a_logout_that_could_not_be_recorded_is_not_claimed(broken: str) -> None:
     idp = Provider()
     idp.store = store = Failing(idp.clock)
-    node = idp.node(parts=SERVED)
+    node = idp.node(part_policies=SERVED)
     user = User(node)
     user.sign_in()
     user.go(WIKI, MAIL)
@@ -461,7 +461,7 @@ def test_a_logout_that_could_not_be_recorded_is_not_claimed(broken: str) -> None
 def test_what_fails_after_the_revocation_is_owed_and_made_up_for() -> None:
     idp = Provider()
     idp.store = store = Failing(idp.clock)
-    node = idp.node(parts=SERVED)
+    node = idp.node(part_policies=SERVED)
     user = User(node)
     user.sign_in()
     user.go(WIKI, MAIL)
@@ -475,10 +475,10 @@ def test_what_fails_after_the_revocation_is_owed_and_made_up_for() -> None:
 
 
 def test_what_can_not_be_told_for_want_of_a_registry_ends_nothing_with_the_user_there() -> None:
-    idp = Provider(parts=SERVED)
+    idp = Provider(part_policies=SERVED)
     user = idp.signed_in(a_login(ENTITY_IDS[0]), MAIL)
     idp.records = replace(idp.records, registry=registry(ENTITY_IDS[5:]))
-    lagging = idp.node(parts=SERVED)
+    lagging = idp.node(part_policies=SERVED)
     session = lagging.keeper.session(user.jar.header())
     with pytest.raises(RegistryMissing):
         lagging.logout.begin(session)
@@ -491,7 +491,7 @@ def test_what_can_not_be_told_for_want_of_a_registry_ends_nothing_with_the_user_
 
 
 def test_a_cookie_of_which_a_piece_is_missing_is_owed_on() -> None:
-    idp = Provider(parts=CARRIED, profile="roomy")
+    idp = Provider(part_policies=CARRIED, profile="roomy")
     user = idp.signed_in(*(a_login(f"https://sp{n}.org/{n:0200}") for n in range(40)), MAIL)
     user.node.ask(MAIL)
     whole = user.jar.header()
@@ -504,7 +504,9 @@ def test_a_cookie_of_which_a_piece_is_missing_is_owed_on() -> None:
 
 def test_rows_of_another_application_stop_nobody() -> None:
     idp = Provider()
-    other = idp.node(keys=StaticKeys(Keyring((a_key(7),), lookup=a_key(8).secret)), parts=SERVED)
+    other = idp.node(
+        keys=StaticKeys(Keyring((a_key(7),), lookup=a_key(8).secret)), part_policies=SERVED
+    )
     stranger = User(other)
     stranger.sign_in()
     stranger.go(WIKI)
@@ -528,7 +530,7 @@ def test_a_row_that_was_tampered_with_leads_nowhere_and_ends_nothing() -> None:
 
 
 def test_hostile_names_are_told_exactly() -> None:
-    idp = Provider(parts=SERVED)
+    idp = Provider(part_policies=SERVED)
     long = a_login("https://sp.example.org/" + "x" * 1001, "n" * 10_000, "")
     odd = a_login("urn:ünïcode:\u202e", "\x00\U0001f600", "\n", form="", name_qualifier="é")
     user = idp.signed_in(long, odd, WIKI)
@@ -564,14 +566,16 @@ def test_what_a_crash_left_is_found_once_nobody_goes_on_with_it() -> None:
 def test_two_requests_at_once_need_the_rules_that_merge_them() -> None:
     idp = Provider()
     with pytest.raises(ConfigurationError):
-        SingleLogout(keeper(idp.clock, storage=idp.store, tolerate=["revocation"]), idp.records)
+        SingleLogout(
+            keeper(idp.clock, storage=idp.store, accept_weak_store_for=["revocation"]), idp.records
+        )
 
 
 # --- without a store ------------------------------------------------------------------------------
 
 
 def bare() -> tuple[Provider, User]:
-    idp = Provider(storage=None, parts={}, indexed=False)
+    idp = Provider(storage=None, part_policies={}, indexed=False)
     return idp, idp.signed_in(WIKI, MAIL)
 
 

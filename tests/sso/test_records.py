@@ -353,8 +353,8 @@ def stored() -> Portal:
     made = Portal(
         LoginRecords(registry(), identifiers()),
         storage=MemoryStorage(lambda: MINUTE),
-        tolerate=["revocation", "spilling"],
-        parts={"a": "server", "l": "server"},
+        accept_weak_store_for=["revocation", "spilling"],
+        part_policies={"a": "server", "l": "server"},
     )
     made.sign_in()
     made.add(a_login(SP, MINUTE))

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError, Keyring, Settings
+from sealedstate.deployment import Deployment
 from sealedstate.errors import StorageUnavailable
 from sealedstate.sso import ReplayCache
 from sealedstate.sso.replay import CONTEXT, LONGEST
@@ -191,32 +192,34 @@ def test_where_nobody_can_tell_who_was_first_the_message_counts_as_replayed() ->
 # --- at the start -------------------------------------------------------------------------------
 
 
-def settings(storage: object, *tolerate: str, lookup: bytes | None = RING.lookup) -> Settings:
+def settings(
+    storage: object, *accept_weak_store_for: str, lookup: bytes | None = RING.lookup
+) -> Settings:
     class Source:
         def keyring(self) -> Keyring:
             return Keyring(RING.keys, lookup=lookup)
 
-    return Settings(keys=Source(), storage=storage, tolerate=tolerate)  # type: ignore[arg-type]
+    return Settings(keys=Source(), storage=storage, accept_weak_store_for=accept_weak_store_for)  # type: ignore[arg-type]
 
 
 def test_a_store_that_forgets_stops_the_start_unless_that_is_accepted() -> None:
     with pytest.raises(ConfigurationError, match="replay needs a store that is seen by every"):
-        ReplayCache.of(settings("memory:"))
-    assert ReplayCache.of(settings("memory:", "replay")).admit("a", "b", 2e9, 2e9)
+        ReplayCache.of(Deployment.open(settings("memory:")))
+    assert ReplayCache.of(Deployment.open(settings("memory:", "replay"))).admit("a", "b", 2e9, 2e9)
 
 
 def test_without_a_store_or_a_lookup_key_there_is_no_replay_cache() -> None:
     with pytest.raises(ConfigurationError, match="replay needs one"):
-        ReplayCache.of(settings(None))
+        ReplayCache.of(Deployment.open(settings(None)))
     with pytest.raises(ConfigurationError, match="keys generate --lookup"):
-        ReplayCache.of(settings("memory:", "replay", lookup=None))
+        ReplayCache.of(Deployment.open(settings("memory:", "replay", lookup=None)))
 
 
 @pytest.mark.parametrize("longest", ["day", -1, 0, 1.5, None, True])
 def test_a_longest_that_is_no_time_stops_the_start(longest: Any) -> None:
     store = MemoryStorage(Clock(NOW))
     with pytest.raises(ConfigurationError, match="longest"):
-        ReplayCache.of(settings(store, "replay"), longest)
+        ReplayCache.of(Deployment.open(settings(store, "replay")), longest)
 
 
 def test_bytes_are_no_name_of_a_message_and_do_not_use_up_the_text() -> None:

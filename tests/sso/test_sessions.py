@@ -53,7 +53,7 @@ class Site:
         ]
 
     def _keeper(self) -> Keeper:
-        return keeper(self.clock, storage=self.store, tolerate=TOLERATED)
+        return keeper(self.clock, storage=self.store, accept_weak_store_for=TOLERATED)
 
     def sign_in(self, subject: str, node: int = 0) -> Browser:
         browser = Browser(self.keepers[node])
@@ -198,7 +198,7 @@ def test_a_row_that_can_not_be_read_hides_no_other(first: bytes) -> None:
 
 
 def test_an_administrator_ends_a_session_and_its_services_are_told() -> None:
-    idp = Provider(parts=SERVED)
+    idp = Provider(part_policies=SERVED)
     node = idp.nodes[0]
     listing = SessionRegistry(node.keeper)
     user = idp.signed_in(a_login(SP), a_login(OTHER_SP))
@@ -216,8 +216,10 @@ def test_it_needs_a_store_and_a_lookup_key() -> None:
     with pytest.raises(ConfigurationError):
         SessionRegistry(keeper(clock))
     keys = StaticKeys(Keyring((a_key(1),)))
-    bare = keeper(clock, storage=MemoryStorage(clock), keys=keys, tolerate=TOLERATED)
+    bare = keeper(clock, storage=MemoryStorage(clock), keys=keys, accept_weak_store_for=TOLERATED)
     with pytest.raises(ConfigurationError, match="--lookup"):
         SessionRegistry(bare)
     with pytest.raises(ConfigurationError, match="sessions needs a store that"):
-        SessionRegistry(keeper(clock, storage=MemoryStorage(clock), tolerate=["revocation"]))
+        SessionRegistry(
+            keeper(clock, storage=MemoryStorage(clock), accept_weak_store_for=["revocation"])
+        )

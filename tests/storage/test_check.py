@@ -36,8 +36,8 @@ def clock() -> Clock:
 def made(clock: Clock) -> Callable[..., Keeper]:
     """Makes a keeper that tolerates nothing unless told so."""
 
-    def made(storage: object, *tolerate: str) -> Keeper:
-        return keeper(clock, storage=storage, tolerate=tolerate)
+    def made(storage: object, *accept_weak_store_for: str) -> Keeper:
+        return keeper(clock, storage=storage, accept_weak_store_for=accept_weak_store_for)
 
     return made
 
@@ -47,9 +47,9 @@ def sqlite(tmp_path: Path, clock: Clock) -> SQLiteStorage:
     return SQLiteStorage(tmp_path / "store.sqlite", clock)
 
 
-def refusal(made: Callable[..., Keeper], storage: object, *tolerate: str) -> str:
+def refusal(made: Callable[..., Keeper], storage: object, *accept_weak_store_for: str) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        made(storage, *tolerate)
+        made(storage, *accept_weak_store_for)
     return str(caught.value)
 
 
@@ -66,7 +66,7 @@ def test_the_sentence_names_use_need_and_store_and_says_how_to_accept_it(
     assert refusal(made, "memory:") == (
         "storage: revocation needs a store that is seen by every process and does not forget at a"
         " restart; memory is seen by one process only and forgets at a restart."
-        ' Take another store, or accept what may happen: tolerate=["revocation"]'
+        ' Take another store, or accept what may happen: accept_weak_store_for=["revocation"]'
     )
 
 
@@ -104,8 +104,8 @@ def test_each_use_gets_a_sentence_of_its_own(made: Callable[..., Keeper], clock:
     message = refusal(made, store)
     assert "spilling needs a store that is out of the visitor's hands" in message
     assert "revocation needs a store that is out of the visitor's hands, is seen by" in message
-    assert message.endswith('tolerate=["spilling", "revocation"]')
-    assert refusal(made, store, "spilling").endswith('tolerate=["revocation"]')
+    assert message.endswith('accept_weak_store_for=["spilling", "revocation"]')
+    assert refusal(made, store, "spilling").endswith('accept_weak_store_for=["revocation"]')
     made(store, "spilling", "revocation")
 
 
@@ -201,12 +201,17 @@ def test_what_is_only_presumed_refuses_nobody_and_what_is_good_is_never_mentione
     assert not levels(caplog)
 
 
-@pytest.mark.parametrize("tolerate", [(), ("revocation",)], ids=["not tolerated", "tolerated"])
+@pytest.mark.parametrize(
+    "accept_weak_store_for", [(), ("revocation",)], ids=["not tolerated", "tolerated"]
+)
 def test_a_server_that_turns_out_unfit_is_said_once_and_stays_in_use(
-    made: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture, tolerate: Any
+    made: Callable[..., Keeper],
+    clock: Clock,
+    caplog: pytest.LogCaptureFixture,
+    accept_weak_store_for: Any,
 ) -> None:
     store = Late(clock, replace(GOOD, evicts=True, because={"evicts": "its policy"}))
-    shop = made(store, *tolerate)
+    shop = made(store, *accept_weak_store_for)
     browser = Browser(shop)
     assert not levels(caplog)
     store.reached = True
@@ -215,8 +220,8 @@ def test_a_server_that_turns_out_unfit_is_said_once_and_stays_in_use(
         assert browser.session().subject == "ann"
     sentence = "revocation needs a store that does not evict; late evicts (its policy)"
     assert caplog.text.count(sentence) == 1
-    assert levels(caplog) == [logging.WARNING if tolerate else logging.ERROR]
-    assert ("the next start is refused" in caplog.text) is not bool(tolerate)
+    assert levels(caplog) == [logging.WARNING if accept_weak_store_for else logging.ERROR]
+    assert ("the next start is refused" in caplog.text) is not bool(accept_weak_store_for)
 
 
 def test_a_server_that_comes_back_weaker_is_said_once(

@@ -8,14 +8,23 @@ from dataclasses import replace
 
 import pytest
 
-from sealedstate._stored.parts import CONTEXT, WRITE_TRIES, Merge, Recalled, Row, Spiller
-from sealedstate._stored.table import Rows
+from sealedstate._stored.parts import (
+    CONTEXT,
+    WRITE_TRIES,
+    Merge,
+    Recalled,
+    StoredParts,
+    last_writer_wins,
+)
 from sealedstate.errors import OutcomeUnknown, StorageError, StorageUnavailable, VersionMismatch
 from sealedstate.keyring import Key, Keyring
 from sealedstate.storage import MemoryStorage, Stored
 from tests.support.jar import RING, Clock
+from tests.support.stored import PartRow as Row
+from tests.support.stored import access_of
 
 SESSION = bytes(range(16))
+
 CART = Row(SESSION, "cart")
 NEXT_KEY = Key.generate(os.urandom)
 
@@ -65,30 +74,28 @@ class Meddled(MemoryStorage):
 
 
 class Tab:
-    """A spiller with its clock and ring; each write happens a second after the last."""
+    """The parts of one node, with its clock and ring; one second between writes."""
 
     def __init__(self, store: MemoryStorage, clock: Clock, ring: Keyring = RING) -> None:
-        self.spiller = Spiller(store, Rows("default", os.urandom))
+        self.parts = StoredParts(access_of(store, ring, clock))
         self.clock = clock
-        self.ring = ring
 
     def spill(
         self,
         data: bytes,
         known: int | None = None,
         base: bytes | None = None,
-        merge: Merge | None = None,
+        merge: Merge = last_writer_wins,
         row: Row = CART,
     ) -> int:
         self.clock.forward(1)
         expires_at = int(self.clock()) + 3600
-        rules = () if merge is None else (merge,)
-        return self.spiller.spill(
-            row, data, known, base, self.ring, self.clock(), expires_at, *rules
+        return self.parts.spill(
+            *row, data, known=known, base=base, expires_at=expires_at, merge=merge
         )
 
     def recall(self, known: int, row: Row = CART) -> bytes | None:
-        recalled = self.spiller.recall(row, known, self.ring, self.clock())
+        recalled = self.parts.recall(*row, known)
         return None if recalled is None else recalled.data
 
 
@@ -126,7 +133,7 @@ def held(store: MemoryStorage, row: Row = CART) -> Stored:
 
 def test_a_spilled_part_is_recalled_with_its_version(tab: Tab) -> None:
     version = tab.spill(b"3 books")
-    assert tab.spiller.recall(CART, version, RING, tab.clock()) == Recalled(b"3 books", version)
+    assert tab.parts.recall(*CART, version) == Recalled(b"3 books", version)
 
 
 def test_a_part_is_written_over_the_version_that_is_known(tab: Tab, store: Meddled) -> None:
@@ -170,15 +177,15 @@ def test_each_session_and_name_has_its_own_row() -> None:
 
 def test_a_forgotten_row_is_gone(tab: Tab) -> None:
     version = tab.spill(b"v")
-    tab.spiller.forget(CART, version)
-    tab.spiller.forget(CART, version)
+    tab.parts.delete(*CART, version)
+    tab.parts.delete(*CART, version)
     assert tab.recall(version) is None
 
 
 def test_a_row_that_another_tab_has_written_since_is_not_forgotten(tab: Tab) -> None:
     first = tab.spill(b"mine")
     second = tab.spill(b"theirs", first)
-    tab.spiller.forget(CART, first)
+    tab.parts.delete(*CART, first)
     assert tab.recall(second) == b"theirs"
 
 
@@ -213,8 +220,8 @@ def test_a_row_of_another_session_does_not_open(tab: Tab, store: Meddled) -> Non
 
 def test_a_row_of_another_realm_does_not_open(tab: Tab, store: Meddled, clock: Clock) -> None:
     version = tab.spill(b"v")
-    neighbour = Spiller(store, Rows("other", os.urandom))
-    assert neighbour.recall(CART, version, RING, clock()) is None
+    neighbour = StoredParts(access_of(store, RING, clock, "other"))
+    assert neighbour.recall(*CART, version) is None
     assert tab.recall(version) == b"v"
 
 
@@ -260,7 +267,7 @@ def test_a_row_that_is_gone_counts_as_lost(tab: Tab, store: Meddled) -> None:
 def test_a_newer_row_is_another_tabs_and_its_value_counts(tab: Tab) -> None:
     first = tab.spill(b"mine")
     second = tab.spill(b"theirs", first)
-    recalled = tab.spiller.recall(CART, first, RING, tab.clock())
+    recalled = tab.parts.recall(*CART, first)
     assert recalled == Recalled(b"theirs", second)
 
 
@@ -503,4 +510,4 @@ def test_a_store_that_is_down_is_told_of(tab: Tab, clock: Clock) -> None:
         down.spill(b"v")
     with pytest.raises(StorageUnavailable):
         down.recall(1)
-    down.spiller.forget(CART, 1)  # somebody uses it again: nothing to tell
+    down.parts.delete(*CART, 1)  # somebody uses it again: nothing to tell

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate._stored.resealing import LASTING, Sweep, Swept
-from sealedstate._stored.table import Rows
+from sealedstate._stored.table import Kind, SealedTable, SweepResult
 from sealedstate._wire.token import kid_of
 from sealedstate.errors import StorageUnavailable
 from sealedstate.keyring import Key, Keyring
@@ -25,10 +24,11 @@ from sealedstate.rotation import (
     lasting_rotated,
     rotated,
 )
-from sealedstate.storage import MemoryStorage, Stored
+from sealedstate.storage import USES, MemoryStorage, Stored
 from tests.support.jar import Clock
 from tests.support.rings import DAY, randomness
 from tests.support.services import Unanswering
+from tests.support.stored import Rows, access_of
 
 NOW = 1_800_000_000
 CONTEXT = "sealedstate.sso.consent"
@@ -46,8 +46,11 @@ def put(storage: Any, key: str, ring: Keyring, at: int = NOW, rows: Rows = ROWS)
     assert storage.create(CONTEXT, key, value, (NOW + DAY) * 1000, 7)
 
 
-def swept(storage: Any, ring: Keyring, now: float) -> Swept:
-    return Sweep(storage, ROWS, ring, now).run()
+def swept(storage: Any, ring: Keyring, now: float) -> SweepResult:
+    result = SweepResult()
+    access = access_of(storage, ring, lambda: now)
+    SealedTable(access, Kind(CONTEXT, "consent", "a consent")).reseal(result)
+    return result
 
 
 def stored(storage: MemoryStorage, key: str) -> Stored:
@@ -62,7 +65,7 @@ def storage() -> MemoryStorage:
 
 
 def test_the_contexts_that_last_are_those_of_uses_that_do() -> None:
-    assert LASTING == (CONTEXT,)
+    assert [use.contexts for use in USES.values() if use.lasting] == [(CONTEXT,)]
 
 
 def test_what_another_key_sealed_is_sealed_anew_and_means_and_expires_as_before(

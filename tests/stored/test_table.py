@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from sealedstate import Keeper, Key, Keyring, Session, StorageError
 from sealedstate._stored.parts import CONTEXT
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
-from sealedstate._stored.table import Rows
 from sealedstate._wire.encoding import to_text
 from sealedstate.errors import UnreadableError
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import SQLiteStorage, Stored
 from sealedstate.storage.contract import LAST_VERSION
 from tests.support.jar import RING, Browser, Clock, keeper
+from tests.support.stored import Rows
 
 NOW = 1_800_000_000
 NEXT_KEY = Key.generate(os.urandom)
@@ -156,7 +156,9 @@ def node(owner: Owner, clock: Clock) -> Iterator[Callable[..., Keeper]]:
     def made(**given: Any) -> Keeper:
         stores.append(SQLiteStorage(owner.path, clock))
         parts = {"vault": "server", "purse": "server"}
-        return keeper(clock, storage=stores[-1], parts=parts, tolerate=[], **given)
+        return keeper(
+            clock, storage=stores[-1], part_policies=parts, accept_weak_store_for=[], **given
+        )
 
     yield made
     for store in stores:

@@ -49,7 +49,7 @@ class Provider:
     def __init__(
         self,
         storage: Storage | str | None = "memory:",
-        parts: Mapping[str, str] = SERVED,
+        part_policies: Mapping[str, str] = SERVED,
         indexed: bool = True,
         nodes: int = 1,
         made: bool = True,
@@ -58,10 +58,11 @@ class Provider:
         self.clock = Clock()
         self.store = MemoryStorage(self.clock) if storage == "memory:" else storage
         self.records = LoginRecords(registry(), identifiers() if made else None)
-        self.nodes = [self.node(indexed, parts=dict(parts), **given) for _ in range(nodes)]
+        policies = dict(part_policies)
+        self.nodes = [self.node(indexed, part_policies=policies, **given) for _ in range(nodes)]
 
     def node(self, indexed: bool = True, **given: Any) -> Node:
-        given = {"merge": self.records.merge_rules, "tolerate": TOLERATED} | given
+        given = {"merge": self.records.merge_rules, "accept_weak_store_for": TOLERATED} | given
         keeper_ = keeper(self.clock, storage=self.store, **given)
         return Node(keeper_, self.records, indexed and self.store is not None)
 
@@ -93,7 +94,7 @@ class User(Browser):
         return User(node, self.jar)
 
     def login(self, session: Session) -> LoginRecord:
-        return self.node.records.of(session, self.node.keeper.toolkit.now())
+        return self.node.records.of(session, self.node.keeper.deployment.now())
 
     def sign_in(self, subject: str = USER) -> None:
         def change(session: Session) -> None:

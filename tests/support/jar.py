@@ -182,7 +182,7 @@ def keeper(clock: Clock, **given: Any) -> Keeper:
     A store in memory will do, although it forgets logouts.
     """
     given.setdefault("keys", StaticKeys(RING))
-    given.setdefault("tolerate", ["revocation"])
+    given.setdefault("accept_weak_store_for", ["revocation"])
     return Keeper(Settings(clock=clock, **given))
 
 

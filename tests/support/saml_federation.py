@@ -17,7 +17,7 @@ import requests
 
 from examples.saml.entities import make_service_provider
 from examples.saml.federation import Federation, federation_at
-from tests.support.examples import PATIENCE, START_SECONDS, run_example
+from tests.support.example_processes import PATIENCE, START_SECONDS, run_example
 
 SERVICES = ("library", "wiki", "exams")
 NAMES = ("idp", *SERVICES)

@@ -22,9 +22,8 @@ from markupsafe import Markup
 
 from sealedstate import Key, Keyring
 from sealedstate._cookies.codec import CookieCodec
-from sealedstate._stored.parts import CONTEXT, Row, Spiller
+from sealedstate._stored.parts import CONTEXT, StoredParts
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations
-from sealedstate._stored.table import Rows
 from sealedstate._wire import cbor as codec
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import OverflowSet, Record
@@ -32,6 +31,7 @@ from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import MemoryStorage
 from tests.support.spec_decoder import described
+from tests.support.stored import PartRow, access_of
 
 HERE = Path(__file__).parent
 SKEW, ANNOUNCE = 60, 30
@@ -264,12 +264,11 @@ def overflow_vector(factor: int, rooms: tuple[int, ...]) -> dict[str, Any]:
 
 
 def stored_vector(name: str) -> dict[str, Any]:
-    random, row = Recorded(name), Row(SESSION_ID, name)
+    random, row = Recorded(name), PartRow(SESSION_ID, name)
     storage = MemoryStorage(lambda: NOW)
     data = codec.encode({"items": [1, 2, (3,)], "name": name})
-    version = Spiller(storage, Rows(REALM, random)).spill(
-        row, data, None, None, RING, NOW, NOW + 60
-    )
+    access = access_of(storage, RING, lambda: NOW, REALM, random)
+    version = StoredParts(access).spill(*row, data, known=None, base=None, expires_at=NOW + 60)
     stored = storage.read(CONTEXT, row.key)
     assert stored is not None
     return {
@@ -309,7 +308,9 @@ GOOD_ROW: list[Any] = ["alice", 10, -101, 2, ["n", b"\x03"]]
 CORE = TokenContext("core", REALM, (COOKIE,))
 SET_ID = bytes_of("set", 8)
 OVERFLOW = TokenContext("overflow", REALM, (COOKIE, SESSION_ID, SET_ID))
-STORED = TokenContext("stored", REALM, (CONTEXT, Row(SESSION_ID, "n").key, (5).to_bytes(8, "big")))
+STORED = TokenContext(
+    "stored", REALM, (CONTEXT, PartRow(SESSION_ID, "n").key, (5).to_bytes(8, "big"))
+)
 GOOD_FRAME = cbor2.dumps(GOOD_ROW)
 GOOD = SESSION_ID + GOOD_FRAME
 GOOD_PAYLOADS = {CORE: GOOD, OVERFLOW: cbor2.dumps(["n", b"\x03"]), STORED: b"\3"}
@@ -442,7 +443,7 @@ def misplaced() -> Iterator[dict[str, Any]]:
     context, row_key, version = STORED.name
     elsewhere_row: dict[str, tuple[str | bytes, ...]] = {
         "in another context": ("sealedstate.revoked", row_key, version),
-        "in another row": (context, Row(SESSION_ID, "m").key, version),
+        "in another row": (context, PartRow(SESSION_ID, "m").key, version),
         "under an older version": (context, row_key, (4).to_bytes(8, "big")),
         "under a newer version": (context, row_key, (6).to_bytes(8, "big")),
     }
@@ -764,21 +765,21 @@ LOOKUP = bytes_of("sealedstate test vector lookup", 32)
 def revoked_vector(name: str, replaced: bool) -> dict[str, Any]:
     random, storage = Recorded(f"revoked {name}"), MemoryStorage(lambda: NOW)
     how = Ending.REPLACED if replaced else Ending.LOGGED_OUT
-    revocations(storage, random).revoke(SESSION_ID, NOW + 60, NOW, how)
+    revocations(storage, random).revoke(SESSION_ID, NOW + 60, how)
     row = {"name": name, "session_id": SESSION_ID.hex(), "time": NOW if replaced else None}
     return row | row_vector(storage, SESSIONS, random)
 
 
 def watermark_vector(subject: str) -> dict[str, Any]:
     random, storage = Recorded(f"watermark {subject}"), MemoryStorage(lambda: NOW)
-    revocations(storage, random).revoke_subject(subject, NOW + 60, NOW)
+    revocations(storage, random).revoke_subject(subject, NOW + 60)
     row = {"name": subject, "subject": subject, "time": NOW}
     return row | row_vector(storage, SUBJECTS, random)
 
 
 def revocations(storage: MemoryStorage, random: Recorded) -> Revocations:
     ring = Keyring(KEYS, SKEW, ANNOUNCE, LOOKUP)
-    return Revocations(storage, Rows(REALM, random), lambda: ring)
+    return Revocations(access_of(storage, ring, lambda: NOW, REALM, random))
 
 
 def row_vector(storage: MemoryStorage, context: str, random: Recorded) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 from sealedstate import ConfigurationError, Key, Keyring, errors
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._cookies.header import Candidates
-from sealedstate._stored.parts import Row, Spiller
+from sealedstate._stored.parts import StoredParts
 from sealedstate._stored.revocations import Ending, Revocations
-from sealedstate._stored.table import Rows
 from sealedstate._wire import cbor as codec
 from sealedstate._wire import encoding as chunking
 from sealedstate._wire import record as record_codec
@@ -34,6 +33,7 @@ from sealedstate.keyring import export_lookup, length_prefixed, parse_lookup
 from sealedstate.storage import MemoryStorage
 from tests.support import spec_decoder
 from tests.support.spec_decoder import Refused, SpecKey, described
+from tests.support.stored import PartRow, access_of
 from tests.wire.test_cbor import PARTS, RECORDS, SEALED_AT, VALUES
 
 VECTORS = Path(__file__).parents[1] / "vectors"
@@ -204,12 +204,12 @@ def test_the_specification_opens_frozen_overflow_alike(vector: Vector) -> None:
 @pytest.mark.parametrize("vector", named(GOOD["stored"]))
 def test_a_frozen_stored_part_is_recalled_for_ever(vector: Vector) -> None:
     now, version = vector["now"], vector["version"]
-    row = Row(bytes.fromhex(vector["session_id"]), vector["name"])
+    row = PartRow(bytes.fromhex(vector["session_id"]), vector["name"])
     assert row.key == vector["key"]
     storage = MemoryStorage(lambda: now)
     token = bytes.fromhex(vector["token"])
     storage.create(vector["context"], row.key, token, (now + 60) * 1000, version)
-    recalled = Spiller(storage, Rows(REALM, bytes)).recall(row, version, ring(), now)
+    recalled = StoredParts(access_of(storage, ring(), lambda: now, REALM)).recall(*row, version)
     assert recalled is not None
     assert recalled.data.hex() == vector["cbor"]
 
@@ -217,11 +217,11 @@ def test_a_frozen_stored_part_is_recalled_for_ever(vector: Vector) -> None:
 @pytest.mark.parametrize("vector", named(GOOD["stored"]))
 def test_a_frozen_stored_part_is_spilled_bit_by_bit(vector: Vector) -> None:
     now, data = vector["now"], bytes.fromhex(vector["cbor"])
-    row = Row(bytes.fromhex(vector["session_id"]), vector["name"])
+    row = PartRow(bytes.fromhex(vector["session_id"]), vector["name"])
     storage = MemoryStorage(lambda: now)
     random = bytes.fromhex(vector["random"][0])
-    spiller = Spiller(storage, Rows(REALM, lambda size: random[:size]))
-    version = spiller.spill(row, data, None, None, ring(), now, now + 60)
+    access = access_of(storage, ring(), lambda: now, REALM, lambda size: random[:size])
+    version = StoredParts(access).spill(*row, data, known=None, base=None, expires_at=now + 60)
     stored = storage.read(vector["context"], vector["key"])
     assert version == vector["version"]
     assert stored is not None
@@ -248,10 +248,11 @@ def test_the_specification_finds_a_part_where_we_put_it(vector: Vector) -> None:
     assert spec_decoder.part_key(session_id, vector["name"]) == vector["key"]
 
 
-def revocations(storage: MemoryStorage, *random: str) -> Revocations:
+def revocations(storage: MemoryStorage, now: int, *random: str) -> Revocations:
     left, lookup = [bytes.fromhex(made) for made in random], bytes.fromhex(ROWS["lookup"])
     keyring = replace(ring(), lookup=lookup)
-    return Revocations(storage, Rows(REALM, lambda _: left.pop(0)), lambda: keyring)
+    access = access_of(storage, keyring, lambda: now, REALM, lambda _: left.pop(0))
+    return Revocations(access)
 
 
 def with_row(vector: Vector) -> MemoryStorage:
@@ -266,9 +267,9 @@ def test_a_frozen_revocation_is_read_for_ever_and_sealed_bit_by_bit(vector: Vect
     now, session_id = vector["now"], bytes.fromhex(vector["session_id"])
     storage, replaced = MemoryStorage(lambda: now), vector["time"] is not None
     with pytest.raises(ReplacedSession if replaced else RevokedSession):
-        revocations(with_row(vector)).check(Record(session_id, None, now, now + 60, 1), now)
+        revocations(with_row(vector), now).check(Record(session_id, None, now, now + 60, 1))
     how = Ending.REPLACED if replaced else Ending.LOGGED_OUT
-    revocations(storage, *vector["random"]).revoke(session_id, now + 60, now, how)
+    revocations(storage, now, *vector["random"]).revoke(session_id, now + 60, how)
     assert storage.read(vector["context"], vector["key"]) == with_row(vector).read(
         vector["context"], vector["key"]
     )
@@ -277,8 +278,8 @@ def test_a_frozen_revocation_is_read_for_ever_and_sealed_bit_by_bit(vector: Vect
 @pytest.mark.parametrize("vector", named(ROWS["watermarks"]))
 def test_a_frozen_watermark_is_read_for_ever_and_sealed_bit_by_bit(vector: Vector) -> None:
     now, subject, storage = vector["now"], vector["subject"], MemoryStorage(lambda: vector["now"])
-    assert revocations(with_row(vector)).watermark(subject, now) == vector["time"]
-    revocations(storage, *vector["random"]).revoke_subject(subject, now + 60, now)
+    assert revocations(with_row(vector), now).watermark(subject) == vector["time"]
+    revocations(storage, now, *vector["random"]).revoke_subject(subject, now + 60)
     assert storage.read(vector["context"], vector["key"]) == with_row(vector).read(
         vector["context"], vector["key"]
     )

@@ -156,7 +156,7 @@ def test_sessions_are_not_touched_even_behind_the_middleware(keeper: Keeper) -> 
     session = keeper.session()
     session["cart"] = ["tea"]
     cookie = cookie_header(keeper.save(session))
-    sessions = SealedSessionMiddleware(page, keeper.settings)
+    sessions = SealedSessionMiddleware(page, keeper)
     sessions.app = HealthApplication(sessions)
     for sent in (cookie, "__Host-s=garbage"):
         answer = ask(sessions, cookie=sent)
@@ -203,7 +203,7 @@ def test_it_is_logged_once_for_each_time_that_it_goes_down(
         assert warnings_after(3) == 0
         (folder / "store.db").unlink()
         folder.rmdir()
-        keeper.settings.store.close()  # type: ignore[union-attr]  # there is one
+        keeper.deployment.store.close()  # type: ignore[union-attr]  # there is one
         assert warnings_after(3) == 1
 
 

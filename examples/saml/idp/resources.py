@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from sealedstate.deployment import Deployment, open_keys
 from sealedstate.sso import (
     ArtifactStore,
     Identifiers,
@@ -43,21 +44,22 @@ class IdPResources:
         member = MemberResources(var, federation.idp.name)
         registry = _extend_registry(member.directory / "registry", var, federation)
         # Identifier keys have a separate ring, whose keys are kept longer than those of cookies.
-        identifier_keys = member.settings(f"{REALM}.identifiers", IDENTIFIER_LIFETIME).key_source
-        identifiers = Identifiers(identifier_keys, realm=REALM)
+        ring = member.settings(f"{REALM}.identifiers", IDENTIFIER_LIFETIME)
+        identifiers = Identifiers(open_keys(ring, member.store), realm=REALM)
         self.records = LoginRecords(registry, identifiers, head="authn", columns="services")
-        self.settings = member.settings(
+        settings = member.settings(
             REALM,
             profile=PROFILE,
-            parts={"csrf": "cookie", "authn": "cookie", "services": logins},
+            part_policies={"csrf": "cookie", "authn": "cookie", "services": logins},
             spill_order=["services"],
             merge=self.records.merge_rules,
         )
-        self.artifacts = ArtifactStore.of(self.settings)
+        self.deployment = Deployment.open(settings)
+        self.artifacts = ArtifactStore.of(self.deployment)
         self.messages = Messages(
             make_identity_provider(var, federation),
             federation.idp,
-            ReplayCache.of(self.settings, longest=2 * FRESH),
+            ReplayCache.of(self.deployment, longest=2 * FRESH),
             self.clock,
         )
 

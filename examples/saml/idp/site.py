@@ -67,7 +67,7 @@ class IdentityProvider(Site):
             "metadata": self._metadata,
         }
         super().__init__(
-            resources.settings,
+            resources.deployment,
             ROUTES,
             handlers,
             resources.federation,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from sealedstate.deployment import Deployment
 from sealedstate.sso import ReplayCache
 
 from ..entities import ASSERTION_MINUTES, make_service_provider
@@ -22,7 +23,8 @@ class ServiceResources:
     def __init__(self, var: Path, federation: Federation, service: Service) -> None:
         self.service = service
         self.federation = federation
-        self.settings = MemberResources(var, service.name).settings(service.name)
+        settings = MemberResources(var, service.name).settings(service.name)
+        self.deployment = Deployment.open(settings)
         self.client = make_service_provider(var, federation, service)
-        replays = ReplayCache.of(self.settings, longest=2 * FRESH + 60 * ASSERTION_MINUTES)
+        replays = ReplayCache.of(self.deployment, longest=2 * FRESH + 60 * ASSERTION_MINUTES)
         self.messages = Messages(self.client, service, replays, time.time)

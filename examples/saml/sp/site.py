@@ -57,7 +57,7 @@ class ServiceProvider(Site):
             "metadata": self._metadata,
         }
         super().__init__(
-            resources.settings,
+            resources.deployment,
             ROUTES,
             handlers,
             resources.federation,

@@ -90,5 +90,5 @@ def _unchecked(source: RingSource, found: Checked) -> list[str]:
             "whether the ring keeps what the configuration promises; name that by --config"
         )
     if not (found.look.reports or source.reports_here or found.look.unreported):
-        unchecked.append("nodes, for none reports; those with rotate_here do")
+        unchecked.append("nodes, for none reports; those with rotate_in_process do")
     return unchecked

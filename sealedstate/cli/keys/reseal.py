@@ -14,12 +14,12 @@ import sys
 from collections.abc import Collection
 from typing import Any
 
-from ..._stored.resealing import Sweep, Swept
-from ..._stored.table import Rows
+from ..._stored.table import Kind, SealedTable, StoreAccess, SweepResult
+from ...deployment import Deployment
 from ...errors import ConfigurationError, OperatorError
 from ...keyring import Keyring
 from ...rotation import lasting_destroyed, lasting_replaced
-from ...settings import Settings
+from ...storage import USES
 from ..output import many
 from .changes import Outcome, changed
 from .source import RingSource, configured, keyring_of, ring_of, store_of
@@ -27,13 +27,13 @@ from .source import RingSource, configured, keyring_of, ring_of, store_of
 
 def reseal(given: argparse.Namespace) -> int:
     """One sweep; its exit code: 1 where rows are left that don't open, or it was stopped."""
-    with configured(given) as settings:
-        store_of(settings)
-        source = ring_of(settings, given)
+    with configured(given) as deployment:
+        store_of(deployment)
+        source = ring_of(deployment, given)
         if given.destroy and source is None:
             raise ConfigurationError("--destroy is for a ring; other keys stand where you put them")
         try:
-            return _reseal(settings, source, given)
+            return _reseal(deployment, source, given)
         except OperatorError as error:
             if given.json:
                 print(json.dumps({"unusable": str(error)}))
@@ -41,13 +41,12 @@ def reseal(given: argparse.Namespace) -> int:
             return 1
 
 
-def _reseal(settings: Settings, source: RingSource | None, given: argparse.Namespace) -> int:
-    now = settings.clock()
+def _reseal(deployment: Deployment, source: RingSource | None, given: argparse.Namespace) -> int:
+    now = deployment.settings.clock()
     # Looked at before the sweep: what nobody could have sealed by then, nobody seals while it runs.
     replaced = _kids(source, int(now))
-    keyring = keyring_of(settings, source)
-    rows = Rows(settings.realm, settings.random)
-    swept = Sweep(store_of(settings), rows, keyring.lasting, now).run()
+    keyring = keyring_of(deployment, source)
+    swept = _sweep(deployment, keyring.lasting, now)
     free = {kid for kid in replaced if not swept.needed[kid]}
     told, facts = _told(swept, keyring.lasting, int(now)), _facts(swept)
     if source is not None:
@@ -56,6 +55,17 @@ def _reseal(settings: Settings, source: RingSource | None, given: argparse.Names
         facts |= {"free": _hex(free - destroyed), "destroyed": _hex(destroyed)}
     Outcome(told, facts).tell(given)
     return 1 if swept.unreadable else 0
+
+
+def _sweep(deployment: Deployment, keyring: Keyring, now: float) -> SweepResult:
+    settings, result = deployment.settings, SweepResult()
+    access = StoreAccess(
+        store_of(deployment), settings.realm, settings.random, lambda: now, lambda: keyring
+    )
+    for use in USES.values():
+        for context in use.contexts if use.lasting else ():
+            SealedTable(access, Kind(context, "", "a stored value")).reseal(result)
+    return result
 
 
 def _kids(source: RingSource | None, now: int) -> set[bytes]:
@@ -71,7 +81,7 @@ def _destroy(source: RingSource, kids: Collection[bytes]) -> set[bytes]:
 # --- what is told -------------------------------------------------------------------------------
 
 
-def _told(swept: Swept, ring: Keyring, now: int) -> list[str]:
+def _told(swept: SweepResult, ring: Keyring, now: int) -> list[str]:
     rows = many(swept.seen, "value is", "values are")
     told = [f"{rows} stored for years; {swept.resealed} of them sealed anew."]
     primary = ring.primary(now).kid
@@ -96,7 +106,7 @@ def _told_of_free(free: Collection[bytes], destroyed: Collection[bytes]) -> list
     return told
 
 
-def _facts(swept: Swept) -> dict[str, Any]:
+def _facts(swept: SweepResult) -> dict[str, Any]:
     return {
         "values": swept.seen,
         "resealed": swept.resealed,

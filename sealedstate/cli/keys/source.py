@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from ..._key_opening import is_ring
+from ...deployment import Deployment, open_keys, open_report_store, open_ring_storage, open_store
 from ...errors import ConfigurationError, NoPrimaryKey, OperatorError
-from ...key_sources import KeySource
+from ...events import EventLog
+from ...key_sources import KEK_VARIABLE
 from ...keyring import KEY_LABEL, Keyring
 from ...rotation import Ring, RingKey, RingStorage, Schedule
 from ...rotation.reports import Report, ReportStore
-from ...rotation.ring_store import KEK_VARIABLE
+from ...rotation.ring_file import is_ring_file
 from ...rotation.source import RotationConfig
-from ...settings import ENVIRONMENT_PREFIX, Settings, environment
+from ...settings import ENVIRONMENT_PREFIX, Settings, process_environment
 from ...storage import Storage
 
 # FOLD sealedstate.cli.ring_source
@@ -150,29 +151,22 @@ def run(act: Action, given: argparse.Namespace) -> int:
 @contextmanager
 def opened(given: argparse.Namespace) -> Iterator[RingSource]:
     """The ring that is meant. Raises ConfigurationError."""
-    with configured(given) as settings:
-        yield source_of(settings, given)
+    with configured(given) as deployment:
+        yield source_of(deployment, given)
 
 
 @contextmanager
-def configured(given: argparse.Namespace) -> Iterator[Settings]:
-    """The settings that are meant, their key source not opened. Raises ConfigurationError."""
+def configured(given: argparse.Namespace) -> Iterator[Deployment]:
+    """The deployment that is meant, without its keys. Raises ConfigurationError."""
     settings = _settings(given)
+    deployment = Deployment(settings, EventLog(), open_store(settings), _NoKeys())
     try:
-        yield settings
+        yield deployment
     finally:
-        if settings.store is not None:
-            settings.store.close()
+        deployment.close()
 
 
-class RingSettings(Settings):
-    """Settings that leave their key source alone."""
-
-    def _opened_keys(self) -> KeySource:
-        return _Unopened()
-
-
-class _Unopened:
+class _NoKeys:
     def keyring(self) -> Keyring:
         raise NoPrimaryKey("the command line neither seals nor opens")
 
@@ -181,12 +175,12 @@ def _settings(given: argparse.Namespace) -> Settings:
     keys = _keys(given)
     named = {} if keys is None else {"keys": keys}
     if given.config is not None:
-        return RingSettings.from_toml(given.config, **named)
-    if not named and f"{ENVIRONMENT_PREFIX}KEYS" not in environment():
+        return Settings.from_toml(given.config, **named)
+    if not named and f"{ENVIRONMENT_PREFIX}KEYS" not in process_environment():
         raise ConfigurationError(
             "no ring is named: give a PATH or `--config app.toml`, or set SEALEDSTATE_KEYS"
         )
-    return RingSettings.from_env(environment(), **named)
+    return Settings.from_env(process_environment(), **named)
 
 
 def _keys(given: argparse.Namespace) -> str | None:
@@ -198,22 +192,23 @@ def _keys(given: argparse.Namespace) -> str | None:
     return path if path.startswith(("file:", "store:")) else f"file:{path}"
 
 
-def source_of(settings: Settings, given: argparse.Namespace) -> RingSource:
-    """The place of the ring of these settings. Raises ConfigurationError."""
-    keys, sources = settings.keys, settings.key_sources()
+def source_of(deployment: Deployment, given: argparse.Namespace) -> RingSource:
+    """The place of the ring of this deployment. Raises ConfigurationError."""
+    settings, store = deployment.settings, deployment.store
+    keys = settings.keys
     if not isinstance(keys, str) or "\0" in keys:
         raise ConfigurationError('keys: a ring that rotates is in "file:PATH" or "store:"')
-    home = sources.ring_home(keys, getattr(given, "takes_clear", False))
+    home = open_ring_storage(settings, store, takes_clear=getattr(given, "takes_clear", False))
     scheme, _, rest = keys.partition(":")
     path = Path(rest).absolute() if scheme == "file" else None
     if path is not None and _holds_lines(path):
         raise ConfigurationError(f"{path} holds keys, one a line: these don't rotate by themselves")
     return RingSource(
         home,
-        sources.report_board(keys),
+        open_report_store(settings, store),
         path,
-        settings.store if scheme == "store" else None,
-        sources.tending,
+        store if scheme == "store" else None,
+        settings.rotation(),
         bool(settings.environ.get(KEK_VARIABLE, "").strip()),
         given.config is not None
         or any(f"{ENVIRONMENT_PREFIX}{name}" in settings.environ for name in SAYING),
@@ -231,25 +226,25 @@ def _holds_lines(path: Path) -> bool:
         return False
 
 
-def store_of(settings: Settings) -> Storage:
+def store_of(deployment: Deployment) -> Storage:
     """The store. Raises ConfigurationError where none is set."""
-    if settings.store is None:
+    if deployment.store is None:
         raise ConfigurationError(
             "such values are in the store, and no `storage` is set: name the configuration by"
             " --config or by SEALEDSTATE_ variables"
         )
-    return settings.store
+    return deployment.store
 
 
-def ring_of(settings: Settings, given: argparse.Namespace) -> RingSource | None:
+def ring_of(deployment: Deployment, given: argparse.Namespace) -> RingSource | None:
     """The place of the ring; None where the keys are none."""
-    scheme, _, rest = str(settings.keys).partition(":")
-    is_one = scheme == "store" or (scheme == "file" and is_ring(Path(rest)))
-    return source_of(settings, given) if is_one else None
+    scheme, _, rest = str(deployment.settings.keys).partition(":")
+    is_one = scheme == "store" or (scheme == "file" and is_ring_file(Path(rest)))
+    return source_of(deployment, given) if is_one else None
 
 
-def keyring_of(settings: Settings, source: RingSource | None) -> Keyring:
+def keyring_of(deployment: Deployment, source: RingSource | None) -> Keyring:
     """The keys as they are now. Raises ConfigurationError or OperatorError."""
     if source is not None:
         return source.ring().keyring()
-    return settings.key_sources().open(settings.keys).keyring()
+    return open_keys(deployment.settings, deployment.store).keyring()

@@ -133,11 +133,11 @@ class LogoutIndex(SessionHooks):
     def __init__(
         self, keeper: Keeper, records: LoginRecords, identity_provider: str | None = None
     ) -> None:
-        self._tools, self._records = keeper.toolkit, records
+        self._tools, self._records = keeper.deployment, records
         self._identity_provider = identity_provider
-        if keeper.settings.store is None:
+        if keeper.deployment.store is None:
             raise ConfigurationError("an index of logins needs a storage service")
-        self._storage = keeper.settings.store
+        self._storage = keeper.deployment.store
         self._secret_names()
         keeper.attach(self, ("logins",))
 
@@ -155,7 +155,7 @@ class LogoutIndex(SessionHooks):
                 self._tools.rows.refused(CONTEXT, "tag")
             elif not wanted or opened[1] in wanted:
                 found[opened[0]] = None
-        self._tools.store_answered()
+        self._tools.notice_answer()
         return list(found)
 
     def forget(self, session_id: bytes, logins: Iterable[ServiceLogin]) -> None:
@@ -207,7 +207,7 @@ class LogoutIndex(SessionHooks):
         return meant(name_id, entity_id, self._identity_provider)
 
     def _secret_names(self) -> _Names:
-        secret = self._tools.tokens.keyring().lookup
+        secret = self._tools.keyring().lookup
         if secret is None:
             raise ConfigurationError(
                 "an index of logins needs a lookup key; `sealedstate keys generate --lookup`"

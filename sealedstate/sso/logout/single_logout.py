@@ -64,12 +64,12 @@ class SingleLogout:
     def __init__(
         self, keeper: Keeper, records: LoginRecords, index: LogoutIndex | None = None
     ) -> None:
-        self._tools, self._keeper = keeper.toolkit, keeper
+        self._tools, self._keeper = keeper.deployment, keeper
         self._records, self._index = records, index
         self._endings: SessionTerminator | None = None
-        store, revocations = keeper.settings.store, self._tools.revocations
+        store, revocations = keeper.deployment.store, self._tools.revocations
         if store is not None and revocations is not None:
-            if self._tools.tokens.keyring().lookup is None:
+            if self._tools.keyring().lookup is None:
                 raise ConfigurationError(
                     "a single logout needs a lookup key; `sealedstate keys generate --lookup`"
                     " prints one, to stand beside the keys"

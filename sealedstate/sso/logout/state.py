@@ -150,7 +150,7 @@ class Ledger:
     def read(self, name: str) -> State | None:
         """What is known of a logout; None for none, or one that is over."""
         stored = self._storage.read(CONTEXT, name)
-        self._tools.store_answered()
+        self._tools.notice_answer()
         return None if stored is None else self._opened(name, stored)
 
     def change(self, name: str, change: Change) -> State | None:
@@ -170,7 +170,7 @@ class Ledger:
     def _written(self, name: str, state: State, stored: Stored | None) -> bool:
         tools, now = self._tools, self._tools.now()
         version = next_version(now, 0 if stored is None else stored.version)
-        data, ring = self._encoded(state, int(now)), tools.tokens.keyring()
+        data, ring = self._encoded(state, int(now)), tools.keyring()
         value = tools.rows.seal_row(CONTEXT, name, version, data, ring, now)
         try:
             if stored is not None:
@@ -188,7 +188,7 @@ class Ledger:
             return found is not None and (found.value, found.version) == (value, version)
 
     def _opened(self, name: str, stored: Stored) -> State | None:
-        ring, now = self._tools.tokens.keyring(), self._tools.now()
+        ring, now = self._tools.keyring(), self._tools.now()
         try:
             data = self._tools.rows.open_row(CONTEXT, name, stored, ring, now)
         except UnreadableError as error:

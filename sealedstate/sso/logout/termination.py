@@ -22,8 +22,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..._request.load import recalled
-from ..._stored.parts import CONTEXT as PARTS
-from ..._stored.parts import Row
 from ..._stored.revocations import Ending, Revocations
 from ..._wire import cbor as codec
 from ..._wire.encoding import to_text
@@ -67,7 +65,7 @@ class SubjectTable:
         if record.subject is None:
             return
         tools, name, version = self.tools, self._name(record.id), next_version(now)
-        data, ring = record.subject.encode(), tools.tokens.keyring()
+        data, ring = record.subject.encode(), tools.keyring()
         value = tools.rows.seal_row(CONTEXT, name, version, data, ring, now)
         expires_at = (record.expires_at + tools.settings.skew) * 1000
         self.storage.create(CONTEXT, name, value, expires_at, version)
@@ -79,7 +77,7 @@ class SubjectTable:
         if stored is None:
             return None
         try:
-            ring = self.tools.tokens.keyring()
+            ring = self.tools.keyring()
             return self.tools.rows.open_row(CONTEXT, name, stored, ring, now).decode()
         except UnreadableError as error:
             if error.keeps_cookie:
@@ -123,7 +121,7 @@ class SessionTerminator(SessionHooks):
         records: LoginRecords,
         index: LogoutIndex | None,
     ) -> None:
-        self._keeper, self._tools = keeper, keeper.toolkit
+        self._keeper, self._tools = keeper, keeper.deployment
         self._storage, self._revocations = storage, revocations
         self._records, self._index = records, index
         self._owners = SubjectTable(self._tools, storage)
@@ -155,7 +153,7 @@ class SessionTerminator(SessionHooks):
 
     def ending(self, session_id: bytes) -> Ending | None:
         """How a session was ended. Raises StorageError."""
-        return self._revocations.ending(session_id, self._tools.now())
+        return self._revocations.ending(session_id)
 
     def settle(self, state: State, whole: bool = False) -> State:
         """Record what the store still knows of a revoked session, and delete that.
@@ -248,7 +246,7 @@ class SessionTerminator(SessionHooks):
 
     @property
     def _policy(self) -> Policy:
-        return self._tools.settings.policies.get(self._records.columns, Policy.AUTO)
+        return self._tools.policies.get(self._records.columns, Policy.AUTO)
 
     def _late(self, known: Known) -> None:
         # A local logout leaves the services alone; everything else that ends a session does not.
@@ -256,7 +254,7 @@ class SessionTerminator(SessionHooks):
 
     def _is_ended(self, save: Save) -> bool:
         try:
-            self._revocations.check(save.record, save.now)
+            self._revocations.check(save.record)
         except UnreadableError:
             return True
         return False
@@ -284,7 +282,8 @@ class SessionTerminator(SessionHooks):
 
     def _forget(self, state: State, stored: _Stored) -> None:
         if stored.is_read:
-            self._storage.delete(PARTS, Row(state.session_id, self._records.columns).key)
+            if self._tools.parts is not None:
+                self._tools.parts.delete(state.session_id, self._records.columns)
             self._owners.delete(state.session_id)
         # Who asks again is to find the same logout, as long as somebody is to be told.
         if not (state.which(REMAINS) or state.owed):

@@ -1,0 +1,74 @@
+"""Rows of a store, written and read without a deployment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sealedstate._stored.parts import KIND
+from sealedstate._stored.table import Kind, SealedTable, StoreAccess
+from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, seal
+from sealedstate.keyring import Keyring
+from sealedstate.storage import MemoryStorage, Storage, Stored
+
+
+def access_of(
+    storage: Storage,
+    ring: Keyring,
+    now: Callable[[], float],
+    realm: str = "default",
+    random: Callable[[int], bytes] = os.urandom,
+    refused: Callable[[str, str], object] = lambda *_: None,
+) -> StoreAccess:
+    """What the tables of one node share."""
+    return StoreAccess(storage, realm, random, now, lambda: ring, refused)
+
+
+def _no_keys() -> Keyring:
+    raise AssertionError("the key of a row needs no ring")
+
+
+class PartRow(NamedTuple):
+    """The row of a spilled part."""
+
+    session_id: bytes
+    name: str
+
+    @property
+    def key(self) -> str:
+        nowhere = MemoryStorage(lambda: 0.0)
+        access = StoreAccess(nowhere, "", os.urandom, lambda: 0.0, _no_keys)
+        return SealedTable(access, KIND).key(*self)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Seals a row by the specification, and opens it as a table does."""
+
+    realm: str
+    random: Callable[[int], bytes] = os.urandom
+    refused: Callable[[str, str], object] = lambda *_: None
+
+    def seal_row(
+        self, context: str, key: str, version: int, data: bytes, ring: Keyring, now: float
+    ) -> bytes:
+        place = TokenContext("stored", self.realm, (context, key, version.to_bytes(8, "big")))
+        entropy = self.random(ENTROPY_BYTES)
+        return seal(data, place, ring.primary(int(now)), int(now), entropy)
+
+    def open_row(self, context: str, key: str, stored: Stored, ring: Keyring, now: float) -> bytes:
+        """Raises UnreadableError."""
+
+        class Fixed(MemoryStorage):
+            def read(self, context: str, key: str) -> Stored:
+                return stored
+
+        store = Fixed(lambda: now)
+        access = access_of(store, ring, lambda: now, self.realm, self.random, self.refused)
+        entry = SealedTable(access, Kind(context, "", "a row")).look(key)
+        assert entry is not None
+        if entry.error is not None:
+            raise entry.error
+        return entry.value
