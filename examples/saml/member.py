@@ -35,6 +35,8 @@ def main() -> int:
     listener = socket.socket(fileno=options.socket)
     try:
         application = _make_application(options, federation_at(options.ports))
+    except KeyboardInterrupt:
+        return 0  # stopped while it was starting
     except (ConfigurationError, OperatorError, OSError) as error:
         print(f"{options.name} can't start: {error}", file=sys.stderr)
         return 1
