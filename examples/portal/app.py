@@ -27,7 +27,7 @@ from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 from ..views.budget import Budget
 from ..views.forms import check_form, ensure_token, token_text
 from ..views.rendering import make_environment
-from ..views.session_info import SessionInfo, info
+from ..views.session_info import info
 from ..views.set_cookie_sizes import SetCookieSizes
 from ..views.static_files import static_file
 from .actions import (
@@ -50,7 +50,7 @@ from .ring_view import view_ring
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-# Cookies of another application, for the visitor to see how they take room from ours.
+# Cookies of another application, which take room from our cookies.
 TRACKER_BYTES = 1500
 MAX_TRACKERS = 4
 
@@ -175,12 +175,14 @@ class Portal:
         read = self._read(logins)
         arrived = info(self._keeper, session)
         cart = arrived.parts.get("cart")
+        header_bytes = len(request.headers.get("Cookie", ""))
+        last = self._set_cookie_sizes.last(session.id)
         return self._page(
             request,
             "overview.html",
             now=now,
             info=arrived,
-            budget=self._budget(request, arrived),
+            budget=Budget(arrived, self._profile, header_bytes, last),
             logins=read,
             form=logins.form,
             part=arrived.parts.get(logins.part),
@@ -284,11 +286,6 @@ class Portal:
         more = [field for field in error.get_headers() if field[0] != "Content-Type"]
         response.headers.extend(more)
         return response
-
-    def _budget(self, request: PortalRequest, arrived: SessionInfo) -> Budget:
-        header_bytes = len(request.headers.get("Cookie", ""))
-        last = self._set_cookie_sizes.last(request.session.id)
-        return Budget(arrived, self._profile, header_bytes, last)
 
 
 def _see_other(request: PortalRequest, page: str = "", notice: str = "") -> Response:

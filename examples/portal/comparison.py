@@ -38,9 +38,10 @@ def compare_forms(
     `keeper` has no store, so that a copy either fits into the cookies or is refused.
     """
     copied = {
-        name: session[name]
+        name: value
         for name, part in arrived.parts.items()
         if part.place != "spilled" and name not in (RECORD, PLAIN, FORM)
+        if (value := session.get(name)) is not None
     }
     sizes = []
     for form in Form:

@@ -63,7 +63,7 @@ class Budget:
 
     @property
     def limits(self) -> list[int]:
-        """Zero, where each further cookie begins, and what all of ours may take."""
+        """Zero, where each further cookie begins, and what all our cookies may take."""
         return [*range(0, self.profile.total_bytes, self.profile.cookie_bytes), self.scale]
 
     @property

@@ -331,30 +331,27 @@ def test_a_rotated_key_seals_within_seconds_in_all_profiles(
 ) -> None:
     forget_cookies(browser)
     with running(tmp_path) as portal:
-        _rotate_and_look(Visitor(browser, portal))
-
-
-def _rotate_and_look(visitor: Visitor) -> None:
-    visitor.sign_in("Ada Lovelace")
-    visitor.buy("Fountain pen")
-    old = visitor.cookie_kid
-    new = visitor.rotate_keys()
-    assert visitor.keys == {new: "primary", old: "retired"}
-    assert f"{new} seals now. Your session was sealed by {old}" in visitor.text("#story")
-    assert visitor.cookie_kid in (old, new)  # some sessions move at the first look
-    visitor.click("Back")
-    assert visitor.headline == "The session of Ada Lovelace"
-    assert visitor.text("#cart").startswith("1 item,")
-    visitor.buy("Signet ring, brass")
-    assert visitor.cookie_kid == new
-    assert visitor.text("#cart").startswith("2 items,")
-    visitor.click("keys")
-    assert visitor.text("#story") == "Your session is sealed by the key that seals now."
-    assert complaints(visitor.driver) == []
-    visitor.press("roomy")
-    assert visitor.cookie_kid == new
-    visitor.press("Sign out everywhere")  # by the lookup key of the ring
-    assert visitor.is_signed_out
+        visitor = Visitor(browser, portal)
+        visitor.sign_in("Ada Lovelace")
+        visitor.buy("Fountain pen")
+        old = visitor.cookie_kid
+        new = visitor.rotate_keys()
+        assert visitor.keys == {new: "primary", old: "retired"}
+        assert f"{new} seals now. Your session was sealed by {old}" in visitor.text("#story")
+        assert visitor.cookie_kid in (old, new)  # some sessions move at the first look
+        visitor.click("Back")
+        assert visitor.headline == "The session of Ada Lovelace"
+        assert visitor.text("#cart").startswith("1 item,")
+        visitor.buy("Signet ring, brass")
+        assert visitor.cookie_kid == new
+        assert visitor.text("#cart").startswith("2 items,")
+        visitor.click("keys")
+        assert visitor.text("#story") == "Your session is sealed by the key that seals now."
+        assert complaints(visitor.driver) == []
+        visitor.press("roomy")
+        assert visitor.cookie_kid == new
+        visitor.press("Sign out everywhere")  # by the lookup key of the ring
+        assert visitor.is_signed_out
 
 
 @server

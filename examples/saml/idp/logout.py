@@ -122,7 +122,7 @@ class Logout:
 
     def find_unfinished(self, session: Session) -> UnfinishedLogout | None:
         """The logout that this browser is in the middle of."""
-        token = _stored(session).get("token")
+        token = _read_state(session).get("token")
         progress = None if token is None else self._single_logout.resume(token)
         if progress is None or not progress.remaining:
             return None
@@ -142,10 +142,10 @@ class Logout:
 
     def pop_requester(self, session: Session) -> Requester | None:
         """The service that began this browser's logout. The session forgets that logout."""
-        stored = _stored(session)
-        if stored:
+        state = _read_state(session)
+        if state:
             del session[PART]
-        requester = stored.get("requester")
+        requester = state.get("requester")
         return None if requester is None else Requester(*requester)
 
     # --- back channel ---------------------------------------------------------------------------
@@ -259,5 +259,5 @@ def _message_id(progress: LogoutProgress, notice: Notice) -> str:
     return f"_{hashlib.sha256(contents.encode()).hexdigest()[:40]}"
 
 
-def _stored(session: Session) -> dict[str, Any]:
+def _read_state(session: Session) -> dict[str, Any]:
     return cast(dict[str, Any], session.get(PART, {}))  # only `_begin` writes it

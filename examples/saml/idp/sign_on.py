@@ -125,7 +125,7 @@ class SignOn:
     # --- answers --------------------------------------------------------------------------------
 
     def answer(self, request: AuthnRequest, session: Session) -> Answer:
-        """Add the service to the session's login record, and tell the service who the user is."""
+        """Add the service to the session's login record, and answer who the user is."""
         now = self._resources.clock()
         login = self._resources.records.of(session, now).enter(request.entity_id, PASSWORD)
         ends_at = session.expires_at or int(now) + ABSOLUTE_LIFETIME
@@ -139,7 +139,7 @@ class SignOn:
         return self._address(request, draft_no_passive_response(self._entity, request.context))
 
     def resolve(self, received: Received) -> str:
-        """The answer to an ArtifactResolve: the message, once, for the service it is meant for."""
+        """The answer to an ArtifactResolve: the message, once, for its service."""
         artifact, message = received.message.artifact, None
         try:
             found = SAMLArtifact.parse(artifact.text.strip() if artifact is not None else "")

@@ -49,7 +49,7 @@ _log = logging.getLogger(__name__)
 
 
 class IdentityProvider(Site):
-    """Signs users in, once, and tells services who they are."""
+    """Signs users in, once, and identifies them to services."""
 
     def __init__(self, resources: IdPResources) -> None:
         handlers = {
@@ -216,7 +216,7 @@ class IdentityProvider(Site):
         return self._continue_logout(request, self._logout.skip(unfinished))
 
     def _logout_redirect(self, request: SiteRequest) -> Response:
-        """A service's request, or its answer to ours."""
+        """A service's request, or its answer to our request."""
         query = request.query_string.decode("ascii", "replace")
         received = self._messages.receive_redirect(query, LOGOUT_KINDS, "/slo")
         if received.kind == "LogoutResponse":
@@ -227,7 +227,7 @@ class IdentityProvider(Site):
         return see_other(begun)
 
     def _continue_logout(self, request: SiteRequest, progress: LogoutProgress) -> Response:
-        """Send the browser to the next service, and at last to the one that began the logout."""
+        """Send the browser to the next service, and at last to the service that began it."""
         address = self._logout.next_address(progress)
         if address is not None:
             return see_other(address)

@@ -15,7 +15,7 @@ from ..resources import MemberResources
 
 
 class ServiceResources:
-    """All that one service has, in its directory below `var`.
+    """The resources of one service, in its directory below `var`.
 
     Raises ConfigurationError, OperatorError or OSError.
     """

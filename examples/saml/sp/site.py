@@ -123,7 +123,7 @@ class ServiceProvider(Site):
         return see_other(f"/?done={self._logout.leave_by_soap(request.session, login)}")
 
     def _logout_redirect(self, request: SiteRequest) -> Response:
-        """The identity provider's request, or its answer to ours."""
+        """The identity provider's request, or its answer to our request."""
         query = request.query_string.decode("ascii", "replace")
         received = self._messages.receive_redirect(query, LOGOUT_KINDS, "/slo")
         if received.kind == "LogoutRequest":
