@@ -63,7 +63,7 @@ def sign_in(form: Submission) -> str:
         return "no-name"
     session = form.session
     session.subject = name  # a new session id, and full lifetimes from now
-    record = form.records.of(session, time.time())
+    record = form.records.for_session(session)
     record.authenticate(PASSWORD, duration=AUTHENTICATION_SECONDS)
     renew_token(session)
     return "signed-in"
@@ -136,7 +136,7 @@ def regenerate(form: Submission) -> str:
     With a login record, `record.regenerate()` does it: identifiers that were derived from the old
     id stay valid at the services, and are stored from now on.
     """
-    form.records.of(form.session, time.time()).regenerate()
+    form.records.for_session(form.session).regenerate()
     renew_token(form.session)
     return "regenerated"
 

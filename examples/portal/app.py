@@ -27,7 +27,6 @@ from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 from ..views.budget import Budget
 from ..views.forms import check_form, ensure_token, token_text
 from ..views.rendering import make_environment
-from ..views.session_info import info
 from ..views.set_cookie_sizes import SetCookieSizes
 from ..views.static_files import static_file
 from .actions import (
@@ -173,7 +172,7 @@ class Portal:
         session.get(request.args.get("read", ""))  # recalls a spilled part if a link asks for it
         logins = ServiceLogins(self._resources.records, session, now)
         read = self._read(logins)
-        arrived = info(self._keeper, session)
+        arrived = self._keeper.info(session)
         cart = arrived.parts.get("cart")
         header_bytes = len(request.headers.get("Cookie", ""))
         last = self._set_cookie_sizes.last(session.id)
@@ -195,7 +194,7 @@ class Portal:
                 now,
             ),
             counts_to_add=COUNTS,
-            cart=None if cart and cart.bytes is None else cart_items(session),
+            cart=None if cart and cart.value_bytes is None else cart_items(session),
             goods=GOODS,
             note=session.get("note", ""),
             max_note_chars=MAX_NOTE_CHARS,
@@ -219,7 +218,7 @@ class Portal:
         return self._page(
             request,
             "keys.html",
-            info=info(self._keeper, session),
+            info=self._keeper.info(session),
             ring=view_ring(self._resources.keys.ring, now),
             refresh_after=self._keeper.deployment.lifetimes.refresh,
         )

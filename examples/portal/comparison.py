@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sealedstate import Keeper, Session, SessionTooLarge
+from sealedstate import Keeper, Session, SessionInfo, SessionTooLarge
 from sealedstate.sso import LoginRecords
 
-from ..views.session_info import SessionInfo, info
 from .logins import FORM, PLAIN, RECORD, Form, ServiceLogins
 
 
@@ -52,7 +51,7 @@ def compare_forms(
         logins = ServiceLogins(records, copy, now)
         logins.keep_as(form)
         logins.enter(entity_ids)
-        part = info(keeper, copy).parts.get(logins.part)
+        part = keeper.info(copy).parts.get(logins.part)
         try:
             lines = keeper.save(copy)
         except SessionTooLarge:

@@ -49,7 +49,7 @@ class ServiceLogins:
 
     def __init__(self, records: LoginRecords, session: Session, now: int) -> None:
         self._records = records
-        self._record = records.of(session, now)
+        self._record = records.for_session(session)
         self._session = session
         self._now = now
 
@@ -81,9 +81,9 @@ class ServiceLogins:
     def enter(self, entity_ids: Iterable[str]) -> None:
         """Record that the user went to these services, during the last hours.
 
-        An identity provider calls `record.enter(entity_id, PASSWORD)` at each login: that makes
-        both identifiers, and takes the time from the clock. The demo spreads the times, for logins
-        of one second would take less room than those of a working day.
+        An identity provider calls `record.add_derived_login(entity_id, PASSWORD)` at each login:
+        it makes both identifiers, and takes the time from the clock. The demo spreads the times,
+        because logins of one second would take less room than those of a working day.
         """
         self.add([self._make(entity_id) for entity_id in entity_ids])
 

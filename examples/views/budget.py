@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sealedstate import Profile
-
-from .session_info import PartInfo, SessionInfo
+from sealedstate import PartInfo, Profile, SessionInfo
 
 
 class Piece(NamedTuple):
@@ -34,7 +32,7 @@ class Budget:
     @property
     def ours(self) -> int:
         """All our cookies, with their names."""
-        return sum(self.info.cookies.values())
+        return sum(self.info.cookie_bytes.values())
 
     @property
     def pieces(self) -> list[Piece]:

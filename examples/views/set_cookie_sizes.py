@@ -45,7 +45,7 @@ class SetCookieSizes:
         ) -> Callable[[bytes], object]:
             lines = [value for name, value in headers if name.lower() == "set-cookie"]
             session = environ.get(ENVIRON_KEY)
-            if lines and isinstance(session, Session) and session.touched:
+            if lines and isinstance(session, Session) and session.accessed:
                 self._remember(session.id, sum(FIELD_BYTES + len(line) for line in lines))
             return start_response(status, headers, exc_info)
 

@@ -195,7 +195,7 @@ class Logout:
         """Whether a request means a service login of this session."""
         if session.subject is None:
             return False
-        record = self._resources.records.of(session, self._resources.clock())
+        record = self._resources.records.for_session(session)
         try:
             logins = record.services(request.entity_id)
         except LoginsUnreadable:

@@ -14,7 +14,7 @@ from saml2.saml import NAMEID_FORMAT_TRANSIENT, NAMEID_FORMAT_UNSPECIFIED
 
 from sealedstate import Session
 from sealedstate.errors import MalformedToken
-from sealedstate.sso import SAMLArtifact, source_id_of
+from sealedstate.sso import SAMLArtifact, compute_source_id
 
 from ..drafts import (
     RequestContext,
@@ -119,16 +119,16 @@ class SignOn:
         """Whether the session holds the answer, without asking the user."""
         if session.subject is None or request.forced:
             return False
-        record = self._resources.records.of(session, self._resources.clock())
+        record = self._resources.records.for_session(session)
         return record.is_fresh(PASSWORD)
 
     # --- answers --------------------------------------------------------------------------------
 
     def answer(self, request: AuthnRequest, session: Session) -> Answer:
         """Add the service to the session's login record, and answer who the user is."""
-        now = self._resources.clock()
-        login = self._resources.records.of(session, now).enter(request.entity_id, PASSWORD)
-        ends_at = session.expires_at or int(now) + ABSOLUTE_LIFETIME
+        record = self._resources.records.for_session(session)
+        login = record.add_derived_login(request.entity_id, PASSWORD)
+        ends_at = session.expires_at or int(self._resources.clock()) + ABSOLUTE_LIFETIME
         # What services learn of the user, besides a NameID that means nothing elsewhere.
         person = {"displayName": [session.subject or ""]}
         response = draft_authn_response(self._entity, request.context, login, person, ends_at)
@@ -158,7 +158,7 @@ class SignOn:
         handle = self._resources.artifacts.put(
             xml.encode(), request.entity_id, ARTIFACT_SECONDS, self._resources.clock()
         )
-        artifact = SAMLArtifact(source_id_of(self._me), handle).export()
+        artifact = SAMLArtifact(compute_source_id(self._me), handle).export()
         return Answer(request.consumer, request.relay_state, artifact=artifact)
 
 

@@ -15,7 +15,6 @@ from sealedstate.sso import LoginsUnreadable, LogoutProgress, ServiceLogin, Sing
 
 from ...views.budget import Budget
 from ...views.forms import check_form, ensure_token, renew_token
-from ...views.session_info import info
 from ..messages import LOGOUT_KINDS, form_fields
 from ..web import Site, SiteRequest, respond_by_soap, see_other
 from .logout import Logout
@@ -88,7 +87,7 @@ class IdentityProvider(Site):
         if session.subject is None:
             return self._resume_logout(request)
         logins = self._read_logins(request)
-        arrived = info(self.keeper, session)
+        arrived = self.keeper.info(session)
         header_bytes = len(request.headers.get("Cookie", ""))
         last = self.set_cookie_sizes.last(session.id)
         return self.page(
@@ -104,7 +103,7 @@ class IdentityProvider(Site):
 
     def _read_logins(self, request: SiteRequest) -> tuple[ServiceLogin, ...] | None:
         """The service logins; None if they cannot be read now, which does not end the login."""
-        record = self._resources.records.of(request.session, self._resources.clock())
+        record = self._resources.records.for_session(request.session)
         try:
             return record.services()
         except LoginsUnreadable as error:
@@ -147,7 +146,7 @@ class IdentityProvider(Site):
         waiting = self._sign_on.fetch(handle) if handle else None
         self._logout.finish_by_soap(session)
         session.subject = name
-        record = self._resources.records.of(session, self._resources.clock())
+        record = self._resources.records.for_session(session)
         record.authenticate(PASSWORD, duration=AUTHENTICATION_SECONDS)
         renew_token(session)
         if waiting is None:
