@@ -1,4 +1,4 @@
-"""Starts the portal on a port of this machine and prints the one link to open.
+"""Starts the portal on a port of this machine and prints the link to open.
 
 python examples/portal [--port N] [--profile NAME] [--var DIR]
 """

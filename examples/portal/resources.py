@@ -73,8 +73,8 @@ class PortalResources:
     def open(self, profile: str) -> Deployment:
         """The portal in `profile`: the same sessions in each, only their room differs.
 
-        An application has one profile, and passes its settings to the middleware. Here one key
-        source serves all profiles, so that one thread rotates the keys.
+        An application has one profile, and passes its settings to the middleware. Here all
+        profiles share a key source, so that one thread rotates the keys.
         """
         return Deployment.open(replace(self.settings, profile=profile), keys=self.keys)
 

@@ -53,5 +53,5 @@ def format_clock(epoch_seconds: int) -> str:
 
 
 def format_percent(size: int, scale: int) -> str:
-    """`size` as a share of `scale`, for a coordinate in SVG: ``12.50%``."""
+    """`size` as a share of `scale`, as SVG takes it: ``12.50%``."""
     return f"{100 * size / scale:.2f}%"
