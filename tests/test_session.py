@@ -16,7 +16,7 @@ from sealedstate import Keeper, LateWrite, Session, UnsupportedValue
 from sealedstate._stored.parts import CONTEXT
 from sealedstate._wire.record import MAX_NAME_BYTES, Place
 from sealedstate.errors import LateRead
-from sealedstate.session import LoadResult, Part
+from sealedstate.session import Part
 from sealedstate.storage import MemoryStorage
 from sealedstate.testing import ScriptedStorage
 from tests.support.examples import examples
@@ -319,9 +319,9 @@ def test_untouched_session_costs_nothing(browser: Browser, store: ScriptedStorag
     store.calls.clear()
     before = Counter(browser.keeper.counts)
     session = browser.session()
-    assert (repr(session), session.touched) == ("<Session>", False)
+    assert (repr(session), session.accessed) == ("<Session>", False)
     assert browser.keeper.save(session) == []
-    session.frozen = True
+    session.mark_headers_sent()
     assert session.late_changes() == []
     assert browser.keeper.counts == before
     assert not store.calls
@@ -338,7 +338,7 @@ def test_stored_part_is_fetched_only_when_it_is_read(
     store.calls.clear()
     session = browser.session()
     assert session["cart"] == [1]
-    assert session.layout()
+    assert session.changes()
     session["cart"] = [2]
     browser.jar.receive(browser.keeper.save(session))
     assert not calls_for_parts(store)
@@ -487,10 +487,10 @@ def test_invalidated_session_is_empty_and_new_and_can_be_written(
 
 def test_layout_has_the_place_and_size_of_each_part(browser: Browser) -> None:
     sign_in(browser, cart="12", vault="secret")
-    views = {view.name: view for view in browser.session().layout()}
-    assert views["cart"].place is Place.CORE
+    views = browser.keeper.info(browser.session()).parts
+    assert views["cart"].place == "core"
     assert views["cart"].value_bytes == 3
-    assert views["vault"].place is Place.SPILLED
+    assert views["vault"].place == "spilled"
     assert views["vault"].value_bytes is None
 
 
@@ -518,7 +518,7 @@ def test_write_after_the_headers_raises_and_changes_nothing(
     sign_in(browser, cart=1)
     session = browser.session()
     before = session.id
-    session.frozen = True
+    session.mark_headers_sent()
     store.calls.clear()
     with pytest.raises(LateWrite):
         LATE[change](session)
@@ -531,7 +531,7 @@ def test_touched_session_can_be_read_after_the_headers(browser: Browser) -> None
     sign_in(browser, cart=1, vault="secret")
     session = browser.session()
     assert session["cart"] == 1
-    session.frozen = True
+    session.mark_headers_sent()
     assert dict(session) == {"cart": 1, "vault": "secret"}
 
 
@@ -547,7 +547,7 @@ def test_first_look_after_the_headers_raises(browser: Browser) -> None:
     ]
     for look in looks:
         session = browser.session()
-        session.frozen = True
+        session.mark_headers_sent()
         with pytest.raises(LateRead):
             look(session)
 
@@ -560,7 +560,7 @@ def test_late_changes_are_reported_by_name(browser: Browser) -> None:
     assert session["name"] == "ann"
     assert session["other"] == [2]
     browser.keeper.save(session)
-    session.frozen = True
+    session.mark_headers_sent()
     assert session.late_changes() == []
     cart.append(2)
     prefs["object"] = object()
@@ -575,8 +575,7 @@ def test_no_repr_shows_the_contents_of_a_session(browser: Browser) -> None:
     session = browser.session()
     reprs = [repr(session)]
     assert session["canary-name"] == "canary-value"
-    reprs += [repr(session), f"{session}", repr(session.parts["canary-name"])]
+    reprs += [repr(session), f"{session}", repr(session.changes())]
     reprs.append(repr(Part(Place.CORE, 1, b"canary", b"canary", "canary")))
-    reprs.append(repr(LoadResult(adopted={"canary": "canary"}, adopted_subject="canary")))
     assert [text for text in reprs if "canary" in text] == []
     assert reprs[1] == "<Session of 1 parts>"

@@ -1,7 +1,7 @@
-"""For identity providers: login records that fit into a cookie, and identifiers that take no room.
+"""For identity providers: login records, single logout, replays, artifacts, consent.
 
-The front door. Knows what is public; does nothing by itself. See `login_records` for the way to
-use it, `registry` for its file, and `derived` for what identifiers promise.
+See `records` for login records, `registry` for the registry's file, `identifiers` for what derived
+identifiers promise, and docs/sso.md and docs/sso-services.md for how to use all of it.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from __future__ import annotations
 from ..errors import (
     IdentifierKeyMissing,
     LoginsUnreadable,
+    LogoutRequestMismatch,
     MetadataUnreadable,
-    NobodySignedIn,
+    NotSignedIn,
     RegistryMissing,
     RegistryUnreadable,
-    RequestOfAnother,
     SessionIdChanged,
 )
-from .artifacts import ArtifactStore, SAMLArtifact, source_id_of
+from .artifacts import ArtifactStore, SAMLArtifact, compute_source_id
 from .consent import Consent, ConsentStore
 from .identifiers import Identifiers
 from .logins import Authentication, NameID, ServiceLogin
@@ -26,7 +26,7 @@ from .logout.single_logout import SingleLogout
 from .records import PERSISTENT, TRANSIENT, LoginRecord, LoginRecords
 from .registry import (
     Registry,
-    extended_text,
+    extend_registry,
     load_registry,
     parse_registry,
     read_service_entity_ids,
@@ -50,23 +50,23 @@ __all__ = [
     "LogoutIndex",
     "LogoutProgress",
     "LogoutRequest",
+    "LogoutRequestMismatch",
     "MetadataUnreadable",
     "NameID",
-    "NobodySignedIn",
+    "NotSignedIn",
     "Notice",
     "Registry",
     "RegistryMissing",
     "RegistryUnreadable",
     "ReplayCache",
-    "RequestOfAnother",
     "SAMLArtifact",
     "ServiceLogin",
     "SessionIdChanged",
     "SessionRegistry",
     "SingleLogout",
-    "extended_text",
+    "compute_source_id",
+    "extend_registry",
     "load_registry",
     "parse_registry",
     "read_service_entity_ids",
-    "source_id_of",
 ]

@@ -201,7 +201,7 @@ class ConsentStore:
             if over is not None and not wanted:
                 return at.storage.delete(CONTEXT, key, over.version)
             value = at.rows.seal_row(
-                CONTEXT, key, version, _encoded(wanted), at.keyring().lasting, now
+                CONTEXT, key, version, _encoded(wanted), at.keyring().long_term, now
             )
             until = _expiry(wanted)
             if over is None:
@@ -217,7 +217,7 @@ class ConsentStore:
             return frozenset()
         at = self.deployment
         try:
-            data = at.rows.open_row(CONTEXT, key, stored, at.keyring().lasting, now)
+            data = at.rows.open_row(CONTEXT, key, stored, at.keyring().long_term, now)
             return _decoded(data)
         except UnreadableError as error:
             if error.keeps_cookie:

@@ -31,7 +31,7 @@ from ..errors import (
     UnreadableError,
     VersionMismatch,
 )
-from ..hooks import Save, SessionHooks
+from ..hooks import SaveEvent, SessionHooks
 from ..keeper import Keeper
 from ..keyring import length_prefixed
 from ..storage.contract import next_version
@@ -76,7 +76,7 @@ class SessionRegistry(SessionHooks):
         self._storage, self._revocations = keeper.deployment.store, self._tools.revocations
         self._every = every
         self._subject_key("")
-        keeper.attach(self, ("sessions",))
+        keeper.add_hooks(self, ("sessions",))
 
     # --- for administrators ---------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class SessionRegistry(SessionHooks):
 
     # --- what it follows ------------------------------------------------------------------------
 
-    def before_save(self, save: Save) -> None:
+    def before_save(self, save: SaveEvent) -> None:
         """Write down a session that is new, or was not written down for a while."""
         if save.record.subject is None or not self._is_due(save):
             return
@@ -168,12 +168,12 @@ class SessionRegistry(SessionHooks):
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _is_due(self, save: Save) -> bool:
+    def _is_due(self, save: SaveEvent) -> bool:
         if save.has_new_id or save.sealed_at is None:
             return True
         return save.sealed_at // self._every != int(save.now) // self._every
 
-    def _write(self, key: str, data: bytes, expires_at: int, save: Save) -> None:
+    def _write(self, key: str, data: bytes, expires_at: int, save: SaveEvent) -> None:
         stored = None if save.has_new_id else self._storage.read(CONTEXT, key)
         version = next_version(save.now, 0 if stored is None else stored.version)
         ring = self._tools.keyring()

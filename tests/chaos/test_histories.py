@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sealedstate.testing.clock import tries
+from sealedstate.testing.workers import in_threads
 
 from sealedstate.errors import VersionMismatch
 from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage
-from sealedstate.testing.clock import tries
-from sealedstate.testing.workers import in_threads
 from tests.support.backends import (
     BACKENDS,
     DURABLE,

@@ -101,7 +101,7 @@ def problems(node: Node, name: str, user: Received) -> Iterator[str]:
             continue
         if user.ended:
             yield f"{name} is back"
-        for login in node.records.of(session, time.time()).services():
+        for login in node.records.for_session(session).services():
             request = LogoutRequest(login.entity_id, login.name_id)
             if session.raw_id not in node.index.find(request):
                 yield f"{name} at {login.entity_id} is missing from the index"

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sealedstate.testing.workers import in_threads
 
 from sealedstate.errors import OperatorError
 from sealedstate.rotation import Ring
 from sealedstate.rotation.ring_file import RingFile
-from sealedstate.testing.workers import in_threads
 from tests.support import ring_workers as ring_crews
 from tests.support.ring_files import beside, founded_at, leftovers, path, problem
 from tests.support.ring_workers import (

@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sealedstate.storage.sql.store import SQLStorage
 
 from sealedstate.errors import OutcomeUnknown, StorageError, StorageUnavailable
 from sealedstate.storage import Storage, Stored
-from sealedstate.storage.sql.store import SQLStorage
 from tests.support import sql_servers, sql_surroundings
 from tests.support.fault_proxy import FaultProxy
 from tests.support.sql_server import SQLServer, until

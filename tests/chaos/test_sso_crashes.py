@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from sealedstate.testing.suite import insist
 
 from sealedstate.errors import StorageError
 from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
 from sealedstate.storage import Storage, open_storage
-from sealedstate.testing.suite import insist
 from tests.support.backends import Service, opener
 from tests.support.login_makers import SP
 from tests.support.services import SHARED, deployment, patient, service

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from sealedstate.sso import ArtifactStore, ReplayCache
-from sealedstate.storage import MemoryStorage, Storage, open_storage
 from sealedstate.testing.clock import FakeClock
 from sealedstate.testing.suite import insist
 from sealedstate.testing.workers import Meet
+
+from sealedstate.sso import ArtifactStore, ReplayCache
+from sealedstate.storage import MemoryStorage, Storage, open_storage
 from tests.support.backends import Service
 from tests.support.login_makers import SP
 from tests.support.racers import Answers, Racing, losing_replies, play, race_in_legs

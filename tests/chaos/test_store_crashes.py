@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from sealedstate.testing.suite import insist
 
 from sealedstate.errors import OutcomeUnknown, StorageUnavailable
 from sealedstate.storage import Storage, open_storage
-from sealedstate.testing.suite import insist
 from tests.support.backends import BACKENDS, DURABLE, FORGETFUL, Service, opener
 from tests.support.sql_servers import mariadb_server, postgresql_server
 from tests.support.workers import SideFile, Workers

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage, open_storage
 from sealedstate.testing.clock import FakeClock
 from sealedstate.testing.suite import RACERS, insist
 from sealedstate.testing.workers import Meet
+
+from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage, open_storage
 from tests.support.backends import BACKENDS, DURABLE, NETWORKED, Service, patient
 from tests.support.racers import Answers, Racing, losing_replies, play, race_in_legs
 from tests.support.sql_servers import mariadb_server, postgresql_server

@@ -138,9 +138,9 @@ KINDS = ["list", "generator", "late filler", "write", "empty first", "error page
 
 def greeting(session: Session, touch: Callable[[Session], object]) -> bytes:
     """The body of the page, which names the visitor if the session was touched."""
-    body = f"dear {session.subject}, " if session.touched else ""
+    body = f"dear {session.subject}, " if session.accessed else ""
     touch(session)
-    return f"{body}{session.subject if session.touched else 'a visitor'}".encode()
+    return f"{body}{session.subject if session.accessed else 'a visitor'}".encode()
 
 
 def application(touch: Callable[[Session], object], page: str, kind: str) -> WSGIApplication:

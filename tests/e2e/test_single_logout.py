@@ -43,7 +43,7 @@ def sign_in(session, value):
 
 
 def enter(session, value):
-    made = login(session).enter(value, METHOD)
+    made = login(session).add_derived_login(value, METHOD)
     return [made.name_id.value, made.session_index]
 
 
@@ -59,7 +59,7 @@ def asked(session, value):
 
 
 def login(session):
-    return records.of(session, time.time())
+    return records.for_session(session)
 
 
 CHANGES = {

@@ -182,7 +182,7 @@ def test_new_id_that_races_with_a_logout_does_not_bring_the_session_back(
     arrived.jar.receive(lines)
     assert arrived.session().subject is None
     assert arrived.read() == {}
-    assert leaving.ended
+    assert leaving.changes().is_ended
 
 
 def test_sign_in_is_sent_although_the_old_session_was_ended(browser: Browser) -> None:

@@ -198,7 +198,7 @@ class Walk:
             "__Host-s",
             *(f"__Host-s-{number}" for number in range(1, chunks + 1)),
         }
-        rows = {PartRow(record.id, name).key for name in [*record.spilled, *record.left]}
+        rows = {PartRow(record.id, name).key for name in [*record.spilled, *record.orphaned_rows]}
         assert rows <= set(self.store.keys(CONTEXT))
 
 

@@ -273,7 +273,7 @@ def test_the_kid_of_a_key_that_is_no_more_is_known(clock: Clock, home: Home) -> 
     kid = home.ring.keys[0].kid
     home.ring = revoked(home.ring, kid, int(clock()), os.urandom)
     assert keys.seek(kid)
-    assert kid in keys.keyring().gone
+    assert kid in keys.keyring().removed_kids
 
 
 def test_a_flood_of_unknown_kids_loads_the_ring_once_a_second(clock: Clock, home: Home) -> None:

@@ -19,7 +19,7 @@ from tests.support.rings import randomness
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "sso-services.json"
 REALM, ISSUER, ID, SUBJECT = "vectors", "https://idp.example.org/saml", "_5c1f", "jdoé"
-RING = Keyring((a_key(1),), lookup=a_key(77).secret, lasting_keys=(a_key(2),))
+RING = Keyring((a_key(1),), lookup=a_key(77).secret, long_term_keys=(a_key(2),))
 MESSAGE = b"<samlp:Response/>"
 CONTEXTS = ("sealedstate.sso.replay", "sealedstate.sso.artifact", "sealedstate.sso.consent")
 

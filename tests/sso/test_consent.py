@@ -411,7 +411,7 @@ def test_what_was_agreed_to_outlives_every_key_that_seals_sessions(storage: Stor
 
 def test_a_ring_without_a_key_for_years_records_nothing_rather_than_what_would_be_lost() -> None:
     storage = MemoryStorage(Clock(NOW))
-    bare = Keyring(RING.keys, lookup=LOOKUP, lasting_keys=())
+    bare = Keyring(RING.keys, lookup=LOOKUP, long_term_keys=())
     with pytest.raises(NoPrimaryKey, match="rotate --lasting"):
         store(storage, bare).record(ANN, "terms", 1, NOW)
     assert rows(storage, CONTEXT) == {}
@@ -421,7 +421,7 @@ def test_a_node_that_lacks_the_key_answers_nothing_and_loses_nothing() -> None:
     storage = MemoryStorage(Clock(NOW))
     ours, another = a_ring().keyring(), founded(DAILY, NOW, randomness("another")).keyring()
     store(storage, ours).record(ANN, "terms", 1, NOW)
-    behind = store(storage, Keyring(another.keys, lookup=ours.lookup, lasting_keys=another.keys))
+    behind = store(storage, Keyring(another.keys, lookup=ours.lookup, long_term_keys=another.keys))
     for act in (
         lambda: behind.has_accepted(ANN, "terms", 1, NOW),
         lambda: behind.record(ANN, "terms", 2, NOW),

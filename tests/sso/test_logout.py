@@ -14,11 +14,11 @@ from sealedstate.keyring import Keyring
 from sealedstate.sso import (
     LogoutProgress,
     LogoutRequest,
+    LogoutRequestMismatch,
     NameID,
-    NobodySignedIn,
     Notice,
+    NotSignedIn,
     RegistryMissing,
-    RequestOfAnother,
     SessionRegistry,
     SingleLogout,
 )
@@ -99,7 +99,7 @@ def test_a_request_that_means_another_session_does_not_end_this_one(
 ) -> None:
     idp = Provider(storage=store, part_policies={}, indexed=False)
     user = idp.signed_in(WIKI)
-    with pytest.raises(RequestOfAnother):
+    with pytest.raises(LogoutRequestMismatch):
         idp.logout.begin(user.session(), asked)
     assert user.subject == USER
     assert user.services() == (WIKI,)
@@ -171,10 +171,10 @@ def test_a_notice_of_another_logout_is_refused() -> None:
 
 def test_nobody_can_be_logged_out_who_is_not_signed_in() -> None:
     idp = Provider()
-    with pytest.raises(NobodySignedIn):
+    with pytest.raises(NotSignedIn):
         idp.user().visit(idp.logout.begin)
     session = idp.nodes[0].keeper.session("__Host-s=x")
-    with pytest.raises(NobodySignedIn):
+    with pytest.raises(NotSignedIn):
         idp.logout.begin(session)
 
 

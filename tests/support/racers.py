@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from sealedstate.testing.suite import RACERS, Suite, insist
+from sealedstate.testing.workers import Meet
+
 from sealedstate.errors import OutcomeUnknown, VersionMismatch
 from sealedstate.storage import Storage, open_storage
 from sealedstate.storage.contract import Clock
-from sealedstate.testing.suite import RACERS, Suite, insist
-from sealedstate.testing.workers import Meet
 from tests.support.fault_proxy import FaultProxy
 
 __all__ = ["Answers", "Racing", "losing_replies", "play", "race_in_legs"]

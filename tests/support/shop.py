@@ -7,12 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 from sealedstate import Keeper, Key, Keyring, Session
-from sealedstate._request.load import LoadedSession
 from sealedstate._wire.encoding import from_text
-from sealedstate._wire.record import Place, Record
+from sealedstate._wire.record import Record
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import Storage
-from tests.support.jar import RING, Browser, Clock, keeper
+from tests.support.jar import RING, Browser, Clock, keeper, loaded_of
 
 __all__ = [
     "ABSOLUTE",
@@ -26,7 +25,6 @@ __all__ = [
     "kid_of",
     "log_out",
     "node",
-    "places_of",
     "record_of",
     "setting",
     "sign_in",
@@ -90,13 +88,9 @@ def log_out(session: Session) -> None:
 def record_of(browser: Browser) -> Record:
     session = browser.session()
     assert session.id
-    assert isinstance(session.visit, LoadedSession)
-    assert session.visit.record is not None
-    return session.visit.record
-
-
-def places_of(browser: Browser) -> dict[str, Place | None]:
-    return {view.name: view.place for view in browser.session().layout()}
+    record = loaded_of(session).record
+    assert record is not None
+    return record
 
 
 def kid_of(browser: Browser, name: str = "__Host-s") -> bytes:

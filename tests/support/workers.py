@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sealedstate.testing.clock import tries
+
 from tests.support.backends import started
 
 __all__ = ["SideFile", "Workers"]

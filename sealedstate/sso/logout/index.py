@@ -30,7 +30,6 @@ until the session ends: an older cookie may still tell of it.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -43,15 +42,15 @@ from ...errors import (
     UnreadablePart,
     UnsupportedValue,
 )
-from ...hooks import Save, SessionHooks
+from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
-from ..identifiers import Identifiers, kid_of
-from ..logins import NameID, ServiceLogin, Text, check_text
+from ..identifiers import Identifiers, MaskKeys, mask, parse_kid, unmask
+from ..logins import NameID, ServiceLogin, StoredText, check_text
 from ..records import LoginRecords
 
 CONTEXT = "sealedstate.sso.index"
-MARK_BYTES, TAG_BYTES = 8, 16
+MARK_BYTES = 8
 UNSPECIFIED = "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified"
 # What the standard itself calls it in another chapter.
 _UNSPECIFIED_TOO = "urn:oasis:names:tc:SAML:1.0:nameid-format:unspecified"
@@ -109,7 +108,7 @@ def _by_handles(
     for text in request.session_indexes:
         session_id = _opened(identifiers.open_session_index, text, entity_id, now)
         # Of a NameID that is no handle nobody can tell here whose it is.
-        if session_id is not None and (session_id == named or kid_of(name) is None):
+        if session_id is not None and (session_id == named or parse_kid(name) is None):
             yield session_id
 
 
@@ -139,7 +138,7 @@ class LogoutIndex(SessionHooks):
             raise ConfigurationError("an index of logins needs a storage service")
         self._storage = keeper.deployment.store
         self._secret_names()
-        keeper.attach(self, ("logins",))
+        keeper.add_hooks(self, ("logins",))
 
     # --- what is asked --------------------------------------------------------------------------
 
@@ -179,10 +178,10 @@ class LogoutIndex(SessionHooks):
 
     # --- what it follows ------------------------------------------------------------------------
 
-    def before_save(self, save: Save) -> None:
+    def before_save(self, save: SaveEvent) -> None:
         """Write the entries of what this save adds, before anything of it can be seen."""
         try:
-            added = self._records.added_by(save)
+            added = self._records.find_new_logins(save)
         except UnreadablePart:
             # They cost no login, here as little as elsewhere.
             self._tools.emit("logins-unreadable", session_id=save.record.id)
@@ -238,14 +237,14 @@ class _Names:
         message = length_prefixed("sealedstate/1", "sso.index", self.realm, entity_id, name)
         return to_text(hashlib.blake2b(message, key=self.secret, digest_size=24).digest())
 
-    def mark(self, *session_index: Text) -> bytes:
+    def mark(self, *session_index: StoredText) -> bytes:
         """What stands for a SessionIndex, or for none."""
         found, texts = bytes([len(session_index)]), [str(text) for text in session_index]
-        return self._hash("tag", MARK_BYTES, "session-index", found, *texts)
+        message = length_prefixed("session-index", found, *texts)
+        return hashlib.blake2b(message, key=self._subkey("tag"), digest_size=MARK_BYTES).digest()
 
     def member(self, key: str, session_id: bytes, mark: bytes) -> str:
-        tag = self._hash("tag", TAG_BYTES, "member", key, session_id, mark)
-        return to_text(tag + self._masked(key, tag, session_id + mark))
+        return to_text(mask(self._mask_keys(), ("member", key), session_id, mark))
 
     def open_member(self, key: str, member: str) -> tuple[bytes, bytes] | None:
         """The session id and the mark of a member; None for what is none of ours."""
@@ -253,19 +252,12 @@ class _Names:
             token = from_text(member)
         except MalformedToken:
             return None
-        tag, masked = token[:TAG_BYTES], token[TAG_BYTES:]
-        if len(masked) != ID_BYTES + MARK_BYTES:
-            return None
-        opened = self._masked(key, tag, masked)
-        session_id, mark = opened[:ID_BYTES], opened[ID_BYTES:]
-        expected = self._hash("tag", TAG_BYTES, "member", key, session_id, mark)
-        return (session_id, mark) if hmac.compare_digest(tag, expected) else None
+        values = unmask(self._mask_keys(), ("member", key), token, (ID_BYTES, MARK_BYTES))
+        return None if values is None else (values[0], values[1])
 
-    def _masked(self, key: str, tag: bytes, data: bytes) -> bytes:
-        mask = self._hash("mask", ID_BYTES + MARK_BYTES, "member", key, tag)
-        return bytes(one ^ other for one, other in zip(data, mask, strict=True))
+    def _mask_keys(self) -> MaskKeys:
+        return self._subkey("tag"), self._subkey("mask")
 
-    def _hash(self, use: str, size: int, *fields: str | bytes) -> bytes:
+    def _subkey(self, use: str) -> bytes:
         named = length_prefixed("sealedstate/1", "sso.index", use, self.realm)
-        secret = hashlib.blake2b(named, key=self.secret, digest_size=32).digest()
-        return hashlib.blake2b(length_prefixed(*fields), key=secret, digest_size=size).digest()
+        return hashlib.blake2b(named, key=self.secret, digest_size=32).digest()

@@ -167,7 +167,7 @@ class KeptInSession:
     def mark(self, identities: Sequence[Identity], standing: int) -> None:
         before = self._state
         self._state = before.marked(identities, standing)
-        login = self._records.of(self._session, self._now)
+        login = self._records.for_session(self._session)
         for one in before.which(REMAINS):
             if one.identity in identities:
                 login.remove_service(one)
@@ -188,9 +188,9 @@ class KeptInSession:
     def _found(self) -> State:
         session, records = self._session, self._records
         state = State(session.raw_id, session.subject, b"", owed=False)
-        failed = records.whole(session[FAILED_PART], session.raw_id, session.subject or "")
+        failed = records.read_logins(session[FAILED_PART], session.raw_id, session.subject or "")
         state = state.joined(failed).marked([one.identity for one in failed], FAILED)
-        return state.joined(records.of(session, self._now).services())
+        return state.joined(records.for_session(session).services())
 
 
 def parted(token: str) -> tuple[str, bytes]:

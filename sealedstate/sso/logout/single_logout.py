@@ -21,9 +21,9 @@ from ..._request.load import EndedRecord, LoadedSession, read_revoked
 from ..._stored.revocations import Ending
 from ...errors import (
     ConfigurationError,
+    LogoutRequestMismatch,
     MalformedToken,
-    NobodySignedIn,
-    RequestOfAnother,
+    NotSignedIn,
     RowUnreadable,
     SessionWithheld,
     UnreadablePart,
@@ -93,14 +93,14 @@ class SingleLogout:
 
         When this returns, the session is empty, and with a store no node accepts its cookies. The
         services that remain are to be told. Raises StorageError, NoPrimaryKey, SessionWithheld,
-        NobodySignedIn, RequestOfAnother when `request` means no login of this session, or
+        NotSignedIn, LogoutRequestMismatch when `request` means no login of this session, or
         LoginsUnreadable where this node lacks a registry or a key: then nothing was ended, and
         `session.invalidate()` would end it without telling anybody.
         """
         now = self._tools.now()
         services = self._signed_in(session, now).services()
         if request is not None and not any(is_meant(login, request) for login in services):
-            raise RequestOfAnother("the request means no service login of this session")
+            raise LogoutRequestMismatch("the request means no service login of this session")
         if self._endings is None:
             return self._begun_in_session(session, now, request)
         session_id, arrived = _id_to_end(session)
@@ -109,7 +109,7 @@ class SingleLogout:
         if state is None:
             raise SessionWithheld("replaced")
         if arrived is not None:
-            arrived.revoked = True
+            arrived.mark_revoked()
         session.invalidate()
         return LogoutProgress(KeptInStore(self._endings.ledger, state))
 
@@ -137,7 +137,7 @@ class SingleLogout:
     def leave(self, session: Session, entity_id: str) -> tuple[Notice, ...]:
         """Log the user out of one service only, with all logins there; what to tell it.
 
-        Raises NobodySignedIn or LoginsUnreadable.
+        Raises NotSignedIn or LoginsUnreadable.
         """
         login = self._signed_in(session, self._tools.now())
         left = login.services(entity_id)
@@ -238,8 +238,8 @@ class SingleLogout:
         if session.subject is None and session.withheld is not None:
             raise SessionWithheld(session.withheld)
         if session.subject is None:
-            raise NobodySignedIn("nobody is signed in who could be logged out")
-        return self._records.of(session, now)
+            raise NotSignedIn("nobody is signed in who could be logged out")
+        return self._records.for_session(session)
 
     def _found(self, request: LogoutRequest) -> set[bytes]:
         now = self._tools.now()
@@ -263,14 +263,14 @@ class SingleLogout:
         columns, subject = self._records.columns, ended.subject
         logins = frozenset[ServiceLogin]()
         if columns in ended.parts and subject is not None:
-            logins = self._records.whole(ended.parts[columns], ended.id, subject)
+            logins = self._records.read_logins(ended.parts[columns], ended.id, subject)
         known = Known(ended.id, subject, tuple(logins), whole=columns not in ended.torn)
         return endings.add(known, create=ended.from_outside)
 
     def _begun_in_session(
         self, session: Session, now: float, request: LogoutRequest | None
     ) -> LogoutProgress:
-        login = self._records.of(session, now)
+        login = self._records.for_session(session)
         for authentication in login.authentications():
             login.forget_authentication(authentication.method)
         session[FAILED_PART] = b""
@@ -283,7 +283,8 @@ class SingleLogout:
 
 def _id_to_end(session: Session) -> tuple[bytes, LoadedSession | None]:
     """The id by which the browser knows this session, and the visit that it arrived by."""
-    visit = session.visit
-    if isinstance(visit, LoadedSession) and visit.record is not None and not session.signed_in:
-        return visit.record.id, visit
+    loaded = session.load()
+    is_signed_in = session.changes().is_signed_in
+    if isinstance(loaded, LoadedSession) and loaded.record is not None and not is_signed_in:
+        return loaded.record.id, loaded
     return session.raw_id, None

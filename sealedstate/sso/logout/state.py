@@ -37,8 +37,8 @@ from ...errors import (
 from ...keyring import length_prefixed
 from ...storage.contract import Storage, Stored, next_version
 from .._codec.columns import decode_logins, encode_logins
-from ..logins import NameID, ServiceLogin, Text, latest_only
-from ..records import LoginRecords, Owner
+from ..logins import NameID, ServiceLogin, StoredText, keep_latest, sort_key
+from ..records import IdentifierDeriver, LoginRecords
 from .index import LogoutRequest, meant
 
 CONTEXT = "sealedstate.sso.logout"
@@ -47,7 +47,7 @@ NAME_BYTES, SECRET_BYTES = 24, 16
 WRITE_TRIES = 64
 REMAINS, TOLD, FAILED = b"rtf"
 
-Identity: TypeAlias = tuple[str, NameID, Text | None]
+Identity: TypeAlias = tuple[str, NameID, StoredText | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class State:
     def joined(self, logins: Iterable[ServiceLogin]) -> State:
         """With further logins; those of a service that asked for the logout count as told."""
         letters = dict(zip(self._identities(), self.standing, strict=True))
-        fresh = [login for login in latest_only(logins) if login.identity not in letters]
+        fresh = [login for login in keep_latest(logins) if login.identity not in letters]
         letters |= {
             login.identity: TOLD if self._was_asked_by(login) else REMAINS for login in fresh
         }
@@ -116,7 +116,7 @@ class State:
         return any(is_meant(login, request) for request in self.asked)
 
     def _with(self, logins: set[ServiceLogin], letters: dict[Identity, int]) -> State:
-        ordered = tuple(sorted(logins, key=_order))
+        ordered = tuple(sorted(logins, key=sort_key))
         standing = bytes(letters[login.identity] for login in ordered)
         return replace(self, logins=ordered, standing=standing)
 
@@ -199,7 +199,7 @@ class Ledger:
 
     def _encoded(self, state: State, now: int) -> bytes:
         owner = self._owner(state.session_id, state.subject)
-        logins = [owner.leave_out(login) for login in state.logins]
+        logins = [owner.compact(login) for login in state.logins]
         asked = [_from_request(request) for request in state.asked]
         columns = encode_logins(logins, self._records.registry)
         who = [FORMAT, state.session_id, state.subject, state.secret]
@@ -210,13 +210,13 @@ class Ledger:
             raise LoginsUnreadable("a logout that another release wrote")
         _, session_id, subject, secret, written_at, owed, asked, columns, standing = row
         owner = self._owner(session_id, subject)
-        logins = map(owner.make_again, decode_logins(columns, self._records.registry))
-        ordered = tuple(sorted(logins, key=_order))
+        logins = map(owner.expand, decode_logins(columns, self._records.registry))
+        ordered = tuple(sorted(logins, key=sort_key))
         requests = tuple(_to_request(*fields) for fields in asked)
         return State(session_id, subject, secret, owed, requests, ordered, standing, written_at)
 
-    def _owner(self, session_id: bytes, subject: str | None) -> Owner:
-        return Owner(session_id, subject or "", self._records.identifiers)
+    def _owner(self, session_id: bytes, subject: str | None) -> IdentifierDeriver:
+        return IdentifierDeriver(session_id, subject or "", self._records.identifiers)
 
 
 def is_meant(login: ServiceLogin, request: LogoutRequest) -> bool:
@@ -233,14 +233,6 @@ def _is_same_name(one: NameID, other: NameID, entity_id: str) -> bool:
     if not (one.name_qualifier and other.name_qualifier):
         one, other = replace(one, name_qualifier=None), replace(other, name_qualifier=None)
     return meant(one, entity_id, None) == meant(other, entity_id, None)
-
-
-def _order(login: ServiceLogin) -> tuple[object, ...]:
-    """A total order of logins that have all their texts."""
-    name_id = login.name_id
-    texts = (name_id.format, name_id.name_qualifier, name_id.sp_name_qualifier, login.session_index)
-    optional = [(text is not None, str(text or "")) for text in texts]
-    return (login.time, login.entity_id, str(name_id.value), *optional)
 
 
 def _from_request(request: LogoutRequest) -> list[object]:

@@ -21,17 +21,17 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from ..._request.load import recalled
+from ..._request.load import recall_part
 from ..._stored.revocations import Ending, Revocations
 from ..._wire import cbor as codec
 from ..._wire.encoding import to_text
 from ..._wire.record import Place, Policy, Record
 from ...deployment import Deployment
 from ...errors import RowUnreadable, StorageError, UnreadableError, UnreadablePart
-from ...hooks import Save, SessionHooks
+from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
-from ...session import Session
+from ...session import Part, Session
 from ...storage.contract import Storage, next_version
 from ..logins import ServiceLogin
 from ..records import LoginRecords, needs_subject
@@ -126,7 +126,7 @@ class SessionTerminator(SessionHooks):
         self._records, self._index = records, index
         self._owners = SubjectTable(self._tools, storage)
         self.ledger = Ledger(self._tools, storage, records)
-        keeper.attach(self, ("logout",))
+        keeper.add_hooks(self, ("logout",))
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -211,7 +211,7 @@ class SessionTerminator(SessionHooks):
 
     # --- following ------------------------------------------------------------------------------
 
-    def before_save(self, save: Save) -> None:
+    def before_save(self, save: SaveEvent) -> None:
         """Keep whose login records are about to go to the store."""
         name = self._records.columns
         part = save.parts.get(name)
@@ -220,10 +220,10 @@ class SessionTerminator(SessionHooks):
         if save.has_new_id or part.place is not Place.SPILLED:
             self._owners.write(save.record, save.now)
 
-    def before_sending(self, save: Save) -> None:
+    def before_sending(self, save: SaveEvent) -> None:
         """A login that was added while the session was being ended is to be told, too."""
         try:
-            added = self._records.added_by(save)
+            added = self._records.find_new_logins(save)
         except UnreadablePart:
             self._tools.emit("logins-unreadable", session_id=save.record.id)
             return
@@ -232,11 +232,12 @@ class SessionTerminator(SessionHooks):
 
     def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
         """The same for one that will not even be saved."""
-        part = session.parts.get(self._records.columns)
-        if part is None or not part.changed or session.subject is None:
+        part = session.changes().parts.get(self._records.columns)
+        is_changed = isinstance(part, Part) and part.is_changed
+        if not is_changed or session.subject is None:
             return
         try:
-            services = self._records.of(session, now).services()
+            services = self._records.for_session(session).services()
         except UnreadablePart:
             self._tools.emit("logins-unreadable", session_id=arrived_id)
             return
@@ -252,7 +253,7 @@ class SessionTerminator(SessionHooks):
         # A local logout leaves the services alone; everything else that ends a session does not.
         self.add(known, create=self.ending(known.session_id) is not Ending.LOGGED_OUT)
 
-    def _is_ended(self, save: Save) -> bool:
+    def _is_ended(self, save: SaveEvent) -> bool:
         try:
             self._revocations.check(save.record)
         except UnreadableError:
@@ -266,7 +267,7 @@ class SessionTerminator(SessionHooks):
         """The service logins in the store."""
         if self._policy is Policy.COOKIE:
             return _Stored(state.subject)
-        data = recalled(self._tools, state.session_id, self._records.columns)
+        data = recall_part(self._tools, state.session_id, self._records.columns)
         if data is None:
             return _Stored(state.subject)
         subject = state.subject
@@ -274,11 +275,13 @@ class SessionTerminator(SessionHooks):
             subject = self._owners.read(state.session_id, self._tools.now())
         value = codec.decode(data)
         if subject is not None:
-            logins = self._records.whole(value, state.session_id, subject)
+            logins = self._records.read_logins(value, state.session_id, subject)
             return _Stored(subject, tuple(logins), is_read=True)
         if any(needs_subject(login) for login in self._records.read_columns(value)):
             return _Stored(None)
-        return _Stored(None, tuple(self._records.whole(value, state.session_id, "")), is_read=True)
+        return _Stored(
+            None, tuple(self._records.read_logins(value, state.session_id, "")), is_read=True
+        )
 
     def _forget(self, state: State, stored: _Stored) -> None:
         if stored.is_read:
