@@ -12,12 +12,13 @@ from sealedstate._stored.parts import CONTEXT as PARTS
 from sealedstate._stored.revocations import SESSIONS
 from sealedstate._wire.record import Place
 from sealedstate.testing import ScriptedStorage
-from tests.support.jar import Browser, Clock, places_of
+from tests.support.jar import Browser, Clock
 from tests.support.shop import (
     REFRESH,
     at,
     log_out,
     node,
+    places_of,
     record_of,
     setting,
     sign_in,
@@ -37,7 +38,7 @@ def test_new_id_keeps_spilled_parts_and_overflow(clock: Clock, store: Store) -> 
     for _ in range(2):
         browser.visit(Session.regenerate)
         assert browser.read() == values
-    assert places_of(browser.session()) == {
+    assert places_of(browser) == {
         "large": Place.OVERFLOW,
         "vault": Place.SPILLED,
         "cart": Place.CORE,
@@ -87,7 +88,7 @@ def test_part_moves_between_cookie_and_store_repeatedly(clock: Clock, store: Sto
         values["large"] = "x" * size
         browser.visit(lambda session: session.update(values))
         assert browser.read() == values
-    assert places_of(browser.session())["large"] is Place.SPILLED
+    assert places_of(browser)["large"] is Place.SPILLED
     assert len(list(store.keys(PARTS))) == 1
 
 
@@ -197,7 +198,7 @@ def test_overflow_is_cut_into_fewer_chunks_for_a_narrower_profile(clock: Clock) 
     assert len(browser.jar.ours()) > 2
     moved = at(node(clock, None, profile=few), browser)
     moved.visit(touch)
-    assert places_of(moved.session())["large"] is Place.OVERFLOW
+    assert places_of(moved)["large"] is Place.OVERFLOW
     assert len(browser.jar.ours()) <= 2
     assert moved.read() == {"large": "x" * 2752, "touched": True}
 
@@ -230,14 +231,14 @@ def test_part_spills_beside_foreign_cookies_and_returns_without_them(
     # The foreign cookies are new, so no request has carried ours of this size beside them.
     browser.jar.receive([f"f{number}={'v' * 1000}; Path=/" for number in range(6)])
     sign_in(browser, **values)
-    assert places_of(browser.session())["large"] is Place.SPILLED
+    assert places_of(browser)["large"] is Place.SPILLED
     browser.jar.receive([f"f{number}=; Max-Age=0; Path=/" for number in range(6)])
     browser.visit(lambda session: session.update(touched=len(str(session["large"])) > 0))
-    assert places_of(browser.session())["large"] is Place.CORE
+    assert places_of(browser)["large"] is Place.CORE
     assert browser.read() == values | {"touched": True}
     other = Browser(browser.keeper)
     sign_in(other, **values)
-    assert places_of(other.session())["large"] is Place.CORE
+    assert places_of(other)["large"] is Place.CORE
 
 
 # --- counters -----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from sealedstate._cookies.header import Candidates
 from sealedstate._stored.parts import CONTEXT as PARTS
 from sealedstate.testing import ScriptedStorage
 from tests.request.test_load import tampered
-from tests.support.jar import RING, Browser, Clock, loaded_of
+from tests.support.jar import RING, Browser, Clock
 from tests.support.shop import NEXT_KEY, at, node, record_of, setting, sign_in
 
 
@@ -49,7 +49,7 @@ def test_no_log_error_or_repr_shows_a_secret(
     session = browser.session()
     assert dict(session) == values
     ids = [session.id, repr(session.raw_id), session.raw_id.hex()]
-    note(session, session.changes(), shop.info(session), loaded_of(session), record_of(browser))
+    note(session, session.changes(), shop.info(session), session.load(), record_of(browser))
     note(shop, Candidates((tokens()[0],), {1: (tokens()[0],)}))
     note(OpenedRecord(record_of(browser), 1, RING.keys[0]))
     for text in tampered(tokens()[-1]):

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeAlias
 import pytest
 
 from sealedstate.storage import Storage, open_storage
-from sealedstate.storage.urls import PREFIX
+from sealedstate.storage.urls import OPTION_PREFIX
 from tests.support.fault_proxy import FaultProxy
 from tests.support.kv_servers import Persistence, memcached_server, redis_server
 from tests.support.sql_server import SQLServer
@@ -106,7 +106,7 @@ DURABLE = ["sqlite", *NETWORKED]
 
 def patient(url: str) -> str:
     """The URL for whoever does not want to be left in the dark because the machine is busy."""
-    return f"{url}{'&' if '?' in url else '?'}{PREFIX}timeout=60"
+    return f"{url}{'&' if '?' in url else '?'}{OPTION_PREFIX}timeout=60"
 
 
 def opener(url: str) -> Callable[[], Storage]:

@@ -8,10 +8,11 @@ from typing import Any
 
 from sealedstate import Keeper, Key, Keyring, Session
 from sealedstate._wire.encoding import from_text
-from sealedstate._wire.record import Record
+from sealedstate._wire.record import Place, Record
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import Storage
 from tests.support.jar import RING, Browser, Clock, keeper, loaded_of
+from tests.support.jar import places_of as session_places
 
 __all__ = [
     "ABSOLUTE",
@@ -25,6 +26,7 @@ __all__ = [
     "kid_of",
     "log_out",
     "node",
+    "places_of",
     "record_of",
     "setting",
     "sign_in",
@@ -86,11 +88,13 @@ def log_out(session: Session) -> None:
 
 
 def record_of(browser: Browser) -> Record:
-    session = browser.session()
-    assert session.id
-    record = loaded_of(session).record
+    record = loaded_of(browser.session()).record
     assert record is not None
     return record
+
+
+def places_of(browser: Browser) -> dict[str, Place | None]:
+    return session_places(browser.session())
 
 
 def kid_of(browser: Browser, name: str = "__Host-s") -> bytes:
