@@ -14,9 +14,9 @@ import pytest
 from sealedstate import Key, Settings
 from sealedstate.cli import main
 from sealedstate.deployment import open_store
-from sealedstate.storage import URLS, USES, RoutedStorage, SQLiteStorage, open_storage
+from sealedstate.storage import USES, RoutedStorage, SQLiteStorage, open_storage
 from sealedstate.storage.requirements import DECLARED, as_markdown
-from sealedstate.storage.urls import OPTIONS, OPTION_PREFIX
+from sealedstate.storage.urls import OPTION_PREFIX, OPTIONS, URLS
 from tests.support import sql_servers
 from tests.support.documents import DOCS, Document
 from tests.support.installed import need_driver
@@ -41,7 +41,7 @@ def test_documented_needs_of_each_use_are_those_in_the_code() -> None:
     documented = STORES.table("uses")
     assert list(documented) == list(USES)
     for title, use in USES.items():
-        needs = "; ".join(need.wanted for need in use.needs)
+        needs = "; ".join(need.requirement for need in use.needs)
         contexts = ", ".join(f"`{context}`" for context in use.contexts)
         assert documented[title] == [use.purpose, needs, contexts]
 
