@@ -1,6 +1,7 @@
-"""Calls to the SQL store while a real server is down, killed, frozen, locked or silent.
+"""Calls to the SQL store while its server is down, killed, frozen, locked or silent.
 
-No test measures time, but that a call with a deadline of half a second ends before long.
+On PostgreSQL and MariaDB. No time is measured, except that a call with a deadline of half a second
+must end before HANGS.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ CALLS: dict[str, Callable[[ManagedStorage], object]] = {
 }
 
 
-def test_server_that_is_down_at_the_start_is_found_when_it_is_up(
+def test_server_that_is_down_at_the_start_is_used_once_it_is_up(
     server: Any, url: str, open_store: Opener
 ) -> None:
     open_store(url).prepare()
@@ -83,7 +84,7 @@ def test_server_that_is_down_at_the_start_is_found_when_it_is_up(
     assert not store.capabilities.assumed
 
 
-def test_server_that_was_killed_and_restarted_is_used_again(server: Any, store: SQLStorage) -> None:
+def test_killed_server_is_used_again_after_its_restart(server: Any, store: SQLStorage) -> None:
     store.create("c", "k", b"v", None, 1)
     server.kill9()
     for act in CALLS.values():
@@ -93,28 +94,24 @@ def test_server_that_was_killed_and_restarted_is_used_again(server: Any, store: 
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_frozen_server_holds_no_call_past_its_deadline(
-    server: Any, url: str, open_store: Opener, call: str
-) -> None:
+def test_frozen_server_blocks_no_call(server: Any, url: str, open_store: Opener, call: str) -> None:
     store, new = open_store(url, timeout=0.5), open_store(url, timeout=0.5)
     after_recovery(lambda: store.create("c", "k", b"v", None, 1))
     server.pause()
     try:
         with ThreadPoolExecutor(2) as pool:
             calls = [partial(CALLS[call], each) for each in (store, new)]
-            answer, anew = pool.map(within_deadline, calls)
+            answer, new_answer = pool.map(within_deadline, calls)
     finally:
         server.resume()
     assert isinstance(answer, StorageUnavailable | OutcomeUnknown)
-    assert isinstance(anew, StorageUnavailable)
+    assert isinstance(new_answer, StorageUnavailable)
     after_recovery(lambda: store.read("c", "k"))
     after_recovery(lambda: store.create("c", "another", b"v", None, 1))
 
 
 @pytest.mark.parametrize("kind", TLS)
-def test_frozen_server_under_tls_holds_no_call_past_its_deadline(
-    kind: type[SQLServer], open_store: Opener
-) -> None:
+def test_frozen_server_blocks_no_call_under_tls(kind: type[SQLServer], open_store: Opener) -> None:
     with sql_servers.running_with_tls(kind) as (server, certificate):
         url = server.fresh_url()
         store = open_store(f"{url}{TLS[kind]}{certificate}", timeout=0.5)
@@ -127,17 +124,15 @@ def test_frozen_server_under_tls_holds_no_call_past_its_deadline(
         server.pause()
         try:
             lost = within_deadline(lambda: store.update("c", "k", value, None, 2))
-            anew = within_deadline(lambda: store.read("c", "k"))
+            new_answer = within_deadline(lambda: store.read("c", "k"))
         finally:
             server.resume()
         assert isinstance(lost, OutcomeUnknown)
-        assert isinstance(anew, StorageUnavailable)
+        assert isinstance(new_answer, StorageUnavailable)
         assert after_recovery(lambda: store.read("c", "k")).version in (1, 2)
 
 
-def test_silent_connection_holds_no_call_past_its_deadline(
-    server: Any, schema: str, open_store: Opener
-) -> None:
+def test_silent_connection_blocks_no_call(server: Any, schema: str, open_store: Opener) -> None:
     with FaultProxy(server.port) as proxy:
         store = open_store(server.url(schema, port=proxy.port), timeout=0.5)
         after_recovery(lambda: store.create("c", "k", b"v", None, 1))
@@ -151,7 +146,7 @@ def test_silent_connection_holds_no_call_past_its_deadline(
         assert after_recovery(lambda: store.read("c", "k")).value in (b"v", b"w")
 
 
-def test_trickling_reply_does_not_stretch_the_deadline(
+def test_trickling_reply_does_not_extend_the_deadline(
     server: Any, schema: str, open_store: Opener
 ) -> None:
     open_store(server.url(schema)).create("c", "k", os.urandom(1 << 22), None, 1)
@@ -174,7 +169,7 @@ def test_connections_that_the_server_has_ended_are_not_used(server: Any, store: 
         assert store.update("c", "k", b"v", None, version) is True
 
 
-def test_write_whose_connection_is_ended_claims_nothing(
+def test_write_on_a_connection_that_is_ended_claims_nothing(
     server: Any, schema: str, store: SQLStorage
 ) -> None:
     store.create("c", "k", b"v", None, 1)
@@ -201,12 +196,12 @@ def test_write_that_waits_too_long_for_a_lock_has_not_happened(
         lambda: store.delete_context("c"),
     ):
         with locked_records(server, schema):
-            # The server says itself that nothing was done.
+            # The server reports that nothing was done.
             assert isinstance(within_deadline(act), StorageUnavailable)
         assert after_recovery(lambda: store.read("c", "k")) == Stored(b"v", 1, None)
 
 
-def test_read_only_server_still_answers(server: Any, schema: str, open_store: Opener) -> None:
+def test_read_only_server_answers_reads(server: Any, schema: str, open_store: Opener) -> None:
     usual = open_store(server.url(schema))
     usual.create("c", "k", b"v", None, 1)
     with only_reading(server, schema) as url:
@@ -236,7 +231,7 @@ def only_reading(server: Any, schema: str) -> Iterator[str]:
         server.ask("SET GLOBAL read_only = 0")
 
 
-def test_kill_9_undoes_no_acknowledged_write_and_does_no_refused_one(
+def test_acknowledged_writes_survive_kill_9_and_refused_ones_never_happened(
     server: Any, url: str, open_store: Opener
 ) -> None:
     writers = [Writer(open_store(url, timeout=2.0), name) for name in ("one", "two")]
