@@ -6,7 +6,7 @@ back rows. The table has one answer to each of these:
 
 - A reply was lost (OutcomeUnknown): the row is read again. If it holds the
   value and version that were written, the write is done; otherwise the change is
-  made again.
+  made again. A create is repeated instead, because that keeps out a late one.
 - Another node wrote first: the change is computed again from what is there.
 - A row does not open: if another node may still read it (`keeps_cookie`), the
   table raises RowUnreadable; otherwise the row counts as lost.
@@ -31,6 +31,7 @@ from ..errors import (
     ForgedToken,
     OutcomeUnknown,
     RowUnreadable,
+    StorageError,
     StorageUnavailable,
     UnreadableError,
     VersionMismatch,
@@ -40,6 +41,7 @@ from ..storage.contract import LAST_VERSION, Storage, Stored, next_version
 
 KEY_BYTES = 24
 WRITE_TRIES = 64
+CREATE_TRIES = 3
 
 
 class Kind(NamedTuple):
@@ -140,6 +142,12 @@ class SealedTable:
         self._context = kind.context
         self._keyring = access.keyring if keyring is None else keyring
 
+    @property
+    def value_bytes(self) -> int:
+        """How large a value may be, in this store and sealed."""
+        overhead = sealing.OVERHEAD_BYTES if self._kind.is_sealed else 0
+        return self._storage.capabilities.value_bytes - overhead
+
     # --- keys -----------------------------------------------------------------------------------
 
     def key(self, *name: str | bytes) -> str:
@@ -190,19 +198,27 @@ class SealedTable:
     def create(self, key: str, value: bytes, expires_at: int | None) -> bool:
         """Whether this call created the row; False if one is there already.
 
-        `expires_at` in epoch milliseconds.
+        `expires_at` in epoch milliseconds. Raises OutcomeUnknown if replies are lost again and
+        again: the row may be there or may still arrive.
         """
         version = next_version(self._access.now())
         token = self._seal(key, version, value)
-        try:
-            created = self._storage.create(self._context, key, token, expires_at, version)
-        except OutcomeUnknown:
-            # A second create writes the row, or finds the row of the first.
-            created = self._storage.create(
-                self._context, key, token, expires_at, version
-            ) or self._is_there(key, token, version)
-        self._access.answered()
-        return created
+        unknown: OutcomeUnknown | None = None
+        for _ in range(CREATE_TRIES):
+            try:
+                created = self._storage.create(self._context, key, token, expires_at, version)
+                # Where a row is there after a lost reply, it may be ours.
+                if not created and unknown is not None:
+                    created = self._is_there(key, token, version)
+            except OutcomeUnknown as error:
+                unknown = error
+            except StorageError as error:
+                # It says that nothing was written, which is not known after a lost reply.
+                raise error if unknown is None else unknown from error
+            else:
+                self._access.answered()
+                return created
+        raise unknown or AssertionError("a create was not tried")
 
     def change(
         self,
@@ -271,6 +287,10 @@ class SealedTable:
         members = self._storage.members(self._context, key)
         self._access.answered()
         return members
+
+    def refuse_member(self, reason: str) -> None:
+        """Report a member that is not valid, as a row that does not open is reported."""
+        self._access.refused(self._context, reason)
 
     # --- sealing anew ---------------------------------------------------------------------------
 

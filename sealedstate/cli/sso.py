@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..sso import Registry, RegistryUnreadable, extended_text, parse_registry
+from ..errors import RegistryUnreadable
+from ..sso import Registry, extended_text, parse_registry
 from ..sso import read_service_entity_ids as read_entity_ids
 from ..storage import USES, Capabilities, unmet
 from ..storage.requirements import DECLARED

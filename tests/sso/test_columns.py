@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sealedstate.errors import LoginsUnreadable, UnsupportedValue
-from sealedstate.sso import NameID, RegistryMissing, ServiceLogin
+from sealedstate.errors import RegistryMissing
+from sealedstate.sso import NameID, ServiceLogin
 from sealedstate.sso._codec.columns import MAX_LOGINS, decode_logins, encode_logins
 from sealedstate.sso.logins import How, Made
 from sealedstate.sso.registry import Registry

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate.errors import UnsupportedValue
-from sealedstate.sso import RegistryMissing, RegistryUnreadable
+from sealedstate.errors import RegistryMissing, RegistryUnreadable
 from sealedstate.sso.registry import (
     FORMAT,
     NO_VERSION,

@@ -7,7 +7,8 @@ from io import BytesIO, RawIOBase
 
 import pytest
 
-from sealedstate.sso import MetadataUnreadable, read_service_entity_ids
+from sealedstate.errors import MetadataUnreadable
+from sealedstate.sso import read_service_entity_ids
 
 MD = 'xmlns:md="urn:oasis:names:tc:SAML:2.0:metadata"'
 

@@ -19,7 +19,8 @@ from typing import Any, cast
 from saml2 import BINDING_HTTP_REDIRECT, BINDING_SOAP
 
 from sealedstate import Session
-from sealedstate.sso import LoginsUnreadable, LogoutProgress, LogoutRequest, Notice, SingleLogout
+from sealedstate.errors import LoginsUnreadable
+from sealedstate.sso import LogoutProgress, LogoutRequest, Notice, SingleLogout
 
 from ..drafts import (
     logout_request,

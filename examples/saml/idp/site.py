@@ -12,7 +12,8 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
 from sealedstate import Session
-from sealedstate.sso import LoginsUnreadable, LogoutProgress, ServiceLogin, SingleLogout
+from sealedstate.errors import LoginsUnreadable
+from sealedstate.sso import LogoutProgress, ServiceLogin, SingleLogout
 
 from ...views.facts import facts_of
 from ...views.forms import check_form, offer_token, renew_token, token_text
