@@ -7,8 +7,9 @@ SAML := .venv-saml
 BENCH := .venv-bench
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
+PYTEST = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo saml test check soak matrix servers bench bench-pictures format clean
+.PHONY: demo saml test test-all soak check matrix servers bench bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
@@ -17,23 +18,33 @@ saml: $(SAML)/.ready
 	@sh tests/install_servers.sh xmlsec1
 	$(SAML)/bin/python examples/saml
 
-test: $(VENV)/.ready servers
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not soak" tests
+# What needs nothing but Python, and the quick tests of those servers that are installed.
+test: $(VENV)/.test
+	$(BIN)/pytest $(PYTEST) -m "not slow and not soak" tests
 
-soak: $(VENV)/.ready servers
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m soak tests
+# What `make test` leaves out: servers, browser, kills, and every property with all its examples.
+# A server that is not installed is reported, or fails with REQUIRE_SERVERS=1.
+test-all: $(VENV)/.dev
+	$(BIN)/pytest $(PYTEST) --hypothesis-profile=full \
+		-m "(slow or server or hypothesis) and not soak" tests
 
-check: $(VENV)/.ready
+# Long walks, kills and histories: an hour or two.
+soak: $(VENV)/.dev
+	$(BIN)/pytest $(PYTEST) --hypothesis-profile=full -m soak tests
+
+check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
-	$(BIN)/pytest -q tests/project/test_layers.py
+	$(BIN)/lint-imports
+	$(BIN)/pytest -q tests/project
 
 # What needs no server, on every interpreter that is found.
 matrix:
 	PYTHON="$(PYTHON)" sh tests/matrix.sh
 
+# The servers and the browser that tests drive, by apt as root; elsewhere it says what is missing.
 servers:
 	@sh tests/install_servers.sh
 
@@ -42,19 +53,20 @@ bench: $(BENCH)/.ready servers
 	$(BENCH)/bin/python -m benchmarks
 
 # The last run becomes what README and its pictures show.
-bench-pictures: $(VENV)/.ready
+bench-pictures: $(VENV)/.dev
 	$(BIN)/python benchmarks/pictures.py $(wildcard build/bench)
 
-format: $(VENV)/.ready
+format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
 	rm -rf $(VENV) $(DEMO) $(SAML) $(BENCH) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(VENV)/.ready: pyproject.toml
+# .dev installs more into the environment of .test.
+$(VENV)/.test $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install $(PIP) --editable '.[dev]'
+	$(BIN)/pip install $(PIP) --editable '.[$(subst .,,$(@F))]'
 	touch $@
 
 $(DEMO)/.ready: pyproject.toml

@@ -1,6 +1,7 @@
-"""What all tests share: no property is judged by the clock of a busy machine.
+"""Tiers of tests, and what all tests share.
 
-Tests of stores behind servers carry the mark `server`, like all that need more than Python.
+`make test` runs what is neither `slow` nor `soak`; `make test-all` what that left out, and each
+property with all its examples; `make soak` the long walks, kills and histories.
 """
 
 from __future__ import annotations
@@ -9,23 +10,32 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
+from fnmatch import fnmatch
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-settings.register_profile(
-    "sealedstate", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("sealedstate")
+from tests.support.installed import NOT_INSTALLED, are_required
+
+HERE = Path(__file__).parent
+
+# No property is judged by the clock of a busy machine. `examples` scales what a test asks for.
+for name, number in (("quick", 20), ("full", 100)):
+    settings.register_profile(
+        name, max_examples=number, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+settings.load_profile("quick")
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and so would every process
-# that they start, whatever it makes of it.
+# that they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Stores and servers sync whatever they write, for which many a disk takes its time. A process that
-# is killed loses nothing in memory either: there it is, unless somebody says where else.
+# Stores and servers sync their writes, which takes many disks long. A process that is killed loses
+# nothing that is in memory either: temporary files go there, unless TMPDIR says where else.
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30  # bytes
 
 
@@ -37,12 +47,52 @@ def has_room(folder: Path) -> bool:
 if "TMPDIR" not in os.environ and has_room(MEMORY):
     os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
-# Of what is named so, every test has a server behind it; others say so one by one.
+# Modules that import a driver, which `make test` does not install.
+DRIVERS = {
+    "chaos/test_sql_*.py": "sqlalchemy",
+    "e2e/test_portal.py": "selenium",
+    "e2e/test_saml_*.py": "saml2",
+    "storage/test_open_storage.py": "sqlalchemy",
+    "storage/test_memcached*.py": "pymemcache",
+    "storage/test_redis*.py": "redis",
+    "storage/test_sql_*.py": "sqlalchemy",
+    "storage/test_sql.py": "sqlalchemy",
+}
+ABSENT = sorted({name for name in DRIVERS.values() if find_spec(name) is None})
+
+# Every test of a module that is named after a server needs one; others are marked one by one.
 BEHIND_SERVERS = ("sql", "redis", "memcached")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    if are_required() or not collection_path.is_relative_to(HERE):
+        return None
+    path = str(collection_path.relative_to(HERE))
+    left_out = any(fnmatch(path, pattern) and name in ABSENT for pattern, name in DRIVERS.items())
+    return left_out or None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        subject = Path(str(item.fspath)).stem.removeprefix("test_").split("_")[0]
+        subject = item.path.stem.removeprefix("test_").split("_")[0]
         if subject in BEHIND_SERVERS:
             item.add_marker(pytest.mark.server)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One line for all that is not installed, one for each other reason to skip."""
+    reasons: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        if isinstance(report.longrepr, tuple):
+            reasons[report.longrepr[2].removeprefix("Skipped: ")] += 1
+    missing = {reason.removeprefix(NOT_INSTALLED) for reason in reasons if NOT_INSTALLED in reason}
+    left_out = sum(count for reason, count in reasons.items() if NOT_INSTALLED in reason)
+    if missing or ABSENT:
+        terminalreporter.write_line(
+            f"not installed: {', '.join(sorted({*missing, *ABSENT}))}; {left_out} tests and"
+            " modules of drivers were left out. `make servers` installs the servers (apt, as root),"
+            " `make test-all` the drivers."
+        )
+    for reason, count in reasons.items():
+        if NOT_INSTALLED not in reason:
+            terminalreporter.write_line(f"skipped {count}: {reason}")

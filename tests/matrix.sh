@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the tests that need no server on every CPython from 3.11 on that is found: on PATH, or
+# Runs what `make test` runs on every CPython from 3.11 on that is found: on PATH, or
 # installed by pyenv.
 set -eu
 
@@ -20,7 +20,7 @@ for python in $interpreters; do
     echo "== Python $version"
     [ -e "$venv/bin/pytest" ] || {
         "$python" -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[dev]'
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[test]'
     }
-    "$venv/bin/pytest" -q -n "${WORKERS:-2}" -m "not server and not soak" tests
+    "$venv/bin/pytest" -q -n "${WORKERS:-2}" -m "not slow and not soak" tests
 done

@@ -1,153 +1,221 @@
-"""What follows sessions is told in time, and can keep a cookie from being sent."""
+"""Hooks run at fixed points of a save or a revocation, and may stop the cookie of a save."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from sealedstate import Keeper, Session, StorageUnavailable
+from sealedstate._stored.parts import CONTEXT as PARTS
+from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.record import Place
 from sealedstate.errors import ConfigurationError
 from sealedstate.hooks import Save, SessionHooks
-from sealedstate.storage import MemoryStorage
+from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, keeper
 
 
-class Notes(SessionHooks):
-    """Notes what it is told, and raises what it is given."""
+class Recorder(SessionHooks):
+    """Appends to `events` each call with its facts, and raises the error of its name."""
 
-    def __init__(self, store: MemoryStorage) -> None:
-        self.store = store
-        self.told: list[tuple[Any, ...]] = []
+    def __init__(self) -> None:
+        self.events: list[tuple[Any, ...]] = []
         self.errors: dict[str, Exception] = {}
 
     def before_save(self, save: Save) -> None:
-        self._note("before_save", save.has_new_id, save.places.get("big"), self._rows())
+        self._record("before_save", save.has_new_id, save.places.get("big"))
 
     def before_sending(self, save: Save) -> None:
-        self._note("before_sending", save.record.subject, save.arrived_id, self._rows())
+        self._record("before_sending", save.record.subject, save.arrived_id)
 
     def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
-        self._note("not_saved", session.subject, arrived_id)
+        self._record("not_saved", session.subject, arrived_id)
 
     def after_revoke(self, session_id: bytes, now: float) -> None:
-        self._note("after_revoke", session_id, self._rows())
+        self._record("after_revoke", session_id)
 
     def after_revoke_subject(self, subject: str, now: float) -> None:
-        self._note("after_revoke_subject", subject)
+        self._record("after_revoke_subject", subject)
 
-    def _note(self, what: str, *facts: Any) -> None:
-        self.told.append((what, *facts))
-        if what in self.errors:
-            raise self.errors[what]
-
-    def _rows(self) -> int:
-        """How many parts are stored at this moment."""
-        return len(list(self.store.keys("sealedstate.part")))
-
-    @property
-    def names(self) -> list[str]:
-        return [note[0] for note in self.told]
+    def _record(self, name: str, *facts: Any) -> None:
+        self.events.append((name, *facts))
+        if name in self.errors:
+            raise self.errors[name]
 
 
 class Site:
+    """A keeper with hooks. `events`: their calls, the nonces drawn, the writes to the store."""
+
     def __init__(self) -> None:
         clock = Clock()
-        self.store = MemoryStorage(clock)
-        self.keeper: Keeper = keeper(clock, storage=self.store, part_policies={"big": "server"})
-        self.notes = Notes(self.store)
-        self.keeper.attach(self.notes)
+        self.hooks = Recorder()
+        self.events = self.hooks.events
+        self.store = ScriptedStorage(clock)
+        for operation in self.store.WRITES:
+            self.store.before(operation, act=self._record_write, times=None)
+        self.keeper: Keeper = keeper(
+            clock, storage=self.store, parts={"big": "server"}, random=self._random
+        )
+        self.keeper.attach(self.hooks)
         self.browser = Browser(self.keeper)
 
-    def sign_in(self) -> bytes:
-        self.browser.visit(lambda session: setattr(session, "subject", "ann"))
+    def sign_in(self, **parts: object) -> bytes:
+        def change(session: Session) -> None:
+            session.subject = "ann"
+            session.update(parts)
+
+        self.browser.visit(change)
         session = self.browser.session()
         assert session.subject == "ann"
-        self.notes.told.clear()
+        self.events.clear()
         return session.raw_id
 
+    @property
+    def order(self) -> list[str]:
+        return [event[0] for event in self.events]
 
-def test_a_save_is_told_before_anything_is_written_and_before_it_is_sent() -> None:
+    def _random(self, size: int) -> bytes:
+        if size == 32:
+            self.events.append(("nonce",))
+        return os.urandom(size)
+
+    def _record_write(self) -> None:
+        call = self.store.calls[-1]
+        self.events.append((f"{call.operation} {call.context}",))
+
+
+# Sealing a token draws one nonce: a row has its own before it is written, then comes the core,
+# and then the row that revokes an old id.
+ORDERS: dict[str, tuple[Callable[[Session], object], list[str]]] = {
+    "a part in the core": (
+        lambda session: session.update(small=1),
+        ["before_save", "nonce", "before_sending", "cookie"],
+    ),
+    "a stored part": (
+        lambda session: session.update(big="y"),
+        ["before_save", "nonce", f"update {PARTS}", "nonce", "before_sending", "cookie"],
+    ),
+    "a new id": (
+        lambda session: session.regenerate(),
+        [
+            "before_save",
+            "nonce",
+            f"create {PARTS}",
+            "nonce",
+            "nonce",
+            f"create {SESSIONS}",
+            "after_revoke",
+            f"delete {PARTS}",
+            "before_sending",
+            "cookie",
+        ],
+    ),
+    "a logout": (
+        lambda session: session.invalidate(),
+        ["nonce", f"create {SESSIONS}", "after_revoke", f"delete {PARTS}", "cookie"],
+    ),
+    "no change": (len, ["cookie"]),
+}
+
+
+@pytest.mark.parametrize("change", ORDERS)
+def test_save_runs_hooks_and_writes_in_a_fixed_order(change: str) -> None:
+    """before_save, rows, the sealed core, the old id revoked, before_sending, the cookie."""
+    site = Site()
+    site.sign_in(big="x")
+    act, expected = ORDERS[change]
+    site.browser.visit(act)
+    assert [*site.order, "cookie"] == expected
+
+
+def test_row_of_a_removed_part_is_deleted_by_the_save_after_next() -> None:
+    site = Site()
+    site.sign_in(big="x")
+    site.browser.visit(lambda session: session.pop("big"))
+    assert f"delete {PARTS}" not in site.order
+    site.events.clear()
+    site.browser.visit(lambda session: session.update(small=1))
+    assert site.order == ["before_save", "nonce", "before_sending", f"delete {PARTS}"]
+
+
+def test_revocation_of_a_subject_is_recorded_before_its_hook_runs() -> None:
+    site = Site()
+    site.sign_in()
+    site.keeper.revoke_subject("ann")
+    assert site.order == ["nonce", f"create {SUBJECTS}", "after_revoke_subject"]
+
+
+def test_new_id_that_a_logout_overtakes_is_not_saved() -> None:
+    site = Site()
+    session_id = site.sign_in(big="x")
+
+    def log_out() -> None:
+        site.events.clear()
+        assert site.keeper.revoke_session(session_id)
+
+    site.store.before("create", context=SESSIONS, act=log_out)
+    assert site.browser.visit(lambda session: session.regenerate()) == []
+    assert site.order[-1] == "not_saved"
+    assert "before_sending" not in site.order
+
+
+def test_hooks_get_the_facts_of_a_save() -> None:
     site = Site()
     session_id = site.sign_in()
     site.browser.visit(lambda session: session.update(big="x"))
-    assert site.notes.told == [
-        ("before_save", False, Place.SPILLED, 0),
-        ("before_sending", "ann", session_id, 1),
+    site.browser.visit(lambda session: session.regenerate())
+    assert [event for event in site.events if "_" in event[0]] == [
+        ("before_save", False, Place.SPILLED),
+        ("before_sending", "ann", session_id),
+        ("before_save", True, Place.SPILLED),
+        ("after_revoke", session_id),
+        ("before_sending", "ann", session_id),
     ]
 
 
-def test_a_new_id_is_new_and_the_old_one_is_revoked_in_between() -> None:
-    site = Site()
-    session_id = site.sign_in()
-    site.browser.visit(lambda session: session.regenerate())
-    assert site.notes.names == ["before_save", "after_revoke", "before_sending"]
-    assert site.notes.told[0][1] is True
-    assert site.notes.told[1][1] == session_id
-
-
-@pytest.mark.parametrize("when", ["before_save", "before_sending"])
-def test_what_fails_keeps_the_cookie_from_being_sent(when: str) -> None:
+@pytest.mark.parametrize("hook", ["before_save", "before_sending"])
+def test_failing_hook_of_a_save_stops_the_cookie(hook: str) -> None:
     site = Site()
     site.sign_in()
     before = site.browser.jar.header()
-    site.notes.errors[when] = StorageUnavailable("broken")
+    site.hooks.errors[hook] = StorageUnavailable("broken")
     with pytest.raises(StorageUnavailable):
-        site.browser.visit(lambda session: session.update(n=1))
+        site.browser.visit(lambda session: session.update(big="x"))
     assert site.browser.jar.header() == before
+    assert (f"create {PARTS}" in site.order) == (hook == "before_sending")
 
 
-def test_a_revocation_is_told_while_the_stored_parts_are_still_there() -> None:
-    site = Site()
-    session_id = site.sign_in()
-    site.browser.visit(lambda session: session.update(big="x"))
-    site.notes.told.clear()
-    site.browser.visit(lambda session: session.invalidate())
-    assert site.notes.told == [("after_revoke", session_id, 1)]
-    assert list(site.store.keys("sealedstate.part")) == []
-
-
-def test_a_follower_that_fails_after_a_revocation_costs_no_logout(
+def test_failing_hook_of_a_revocation_does_not_stop_the_logout(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     site = Site()
-    site.sign_in()
-    site.notes.errors["after_revoke"] = StorageUnavailable("broken")
+    site.sign_in(big="x")
+    site.hooks.errors["after_revoke"] = StorageUnavailable("broken")
     site.browser.visit(lambda session: session.invalidate())
     assert site.browser.session().subject is None
-    assert "could not be removed" in caplog.text
+    assert list(site.store.keys(PARTS)) == []
+    assert "broken" in caplog.text
 
 
-def test_a_request_that_a_logout_overtook_is_told_as_not_saved() -> None:
+def test_request_that_a_logout_overtakes_is_reported_as_not_saved() -> None:
     site = Site()
     session_id = site.sign_in()
     slow = site.browser.session()
     slow["n"] = 1
     assert site.keeper.revoke_session(session_id)
+    assert site.browser.session().subject is None
     assert site.keeper.save(slow) == []
-    assert site.notes.names == ["after_revoke", "not_saved"]
-    # The same where it would have gone on under a new id.
+    assert [event for event in site.events if "_" in event[0]] == [
+        ("after_revoke", session_id),
+        ("not_saved", "ann", session_id),
+    ]
     assert not site.keeper.revoke_session(session_id)
 
 
-def test_a_session_is_ended_by_its_id_without_its_cookie() -> None:
-    site = Site()
-    session_id = site.sign_in()
-    assert site.keeper.revoke_session(session_id)
-    assert site.browser.session().subject is None
-    site.keeper.revoke_subject("ann")
-    assert site.notes.told[-1] == ("after_revoke_subject", "ann")
-
-
-def test_reading_tells_nobody() -> None:
-    site = Site()
-    site.sign_in()
-    site.browser.visit()
-    assert site.notes.told == []
-
-
-def test_a_follower_says_what_it_needs_of_a_store() -> None:
+def test_attached_hooks_require_what_their_uses_need_of_the_store() -> None:
     clock = Clock()
     with pytest.raises(ConfigurationError, match="logins needs a store"):
         Site().keeper.attach(SessionHooks(), ("logins",))

@@ -37,6 +37,8 @@ Two hooks bring more tests when the suite has them, both context managers withou
   What was written before is still there.
 - `lost_reply()`: the store does what it is asked next, but the reply to it is lost.
 
+For tests of what uses a store, `ScriptedStorage` counts, fails, delays and loses as a test asks.
+
 Knows pytest and the contract. Does not know any store, and nothing else here imports it.
 """
 
@@ -55,8 +57,9 @@ from .indexes import Indexes
 from .names import Contexts, Names
 from .races import Races
 from .records import Expiry, Records
+from .scripted import ScriptedStorage
 
-__all__ = ["FakeClock", "StorageContract"]
+__all__ = ["FakeClock", "ScriptedStorage", "StorageContract"]
 
 _HOOKS = {"outage": Outages, "lost_reply": LostReplies}
 

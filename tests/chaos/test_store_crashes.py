@@ -46,7 +46,7 @@ def write_for_ever(url: str, name: str, side_file: Path) -> None:
     def note(what: str, number: int) -> None:
         os.write(notes, f"{what} {number}\n".encode())
 
-    for number in itertools.count(int(time.time() * 1000)):
+    for number in itertools.count(next_number(side_file)):
         try:
             if not store.create(name, str(number), record_of(number), None, 1):
                 continue
@@ -59,6 +59,15 @@ def write_for_ever(url: str, name: str, side_file: Path) -> None:
                 note("counted", number)
         except (StorageUnavailable, OutcomeUnknown):
             time.sleep(0.005)  # until it is back
+
+
+def next_number(side_file: Path) -> int:
+    """The first number that no writer of this side file has noted.
+
+    Numbers are not taken from the clock: a fast store takes more than a thousand of them in a
+    second, and the next writer would then create again what its predecessor has deleted.
+    """
+    return max(Acknowledged.read(side_file).numbers, default=0) + 1
 
 
 def _count(store: Storage, name: str, number: int) -> bool:
@@ -84,6 +93,10 @@ class Acknowledged:
     counted: set[int] = field(default_factory=set)
     deleting: set[int] = field(default_factory=set)
     deleted: set[int] = field(default_factory=set)
+
+    @property
+    def numbers(self) -> set[int]:
+        return self.created | self.counted | self.deleting | self.deleted
 
     @classmethod
     def read(cls, side_file: Path) -> Acknowledged:
@@ -195,6 +208,21 @@ def test_a_durable_store_stays_whole_and_loses_nothing_that_it_has_acknowledged(
         assert store.capabilities.durable
         assert lost == []
         assert service.file is None or whole(service.file)
+
+
+def test_successor_of_a_killed_writer_repeats_no_number(tmp_path: Path) -> None:
+    # Faster than a number a millisecond, so that numbers from the clock would be repeated.
+    side_file = tmp_path / "acknowledged"
+    side_file.write_text("created 3000000000001\ncreated 3000000000003\ndeleted 3000000000003\n")
+    assert next_number(side_file) == 3000000000004
+    writer = started(write_for_ever, f"sqlite:{tmp_path / 'store.db'}", "1", side_file)
+    for _ in tries(PATIENCE):
+        if side_file.read_bytes().count(b"\n") > 20:
+            break
+    writer.kill()
+    writer.join()
+    created = [line for line in side_file.read_text().splitlines() if line.startswith("created")]
+    assert len(created) == len(set(created))
 
 
 def whole(file: Path) -> bool:

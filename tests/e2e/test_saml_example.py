@@ -22,7 +22,8 @@ from examples.saml.drafts import artifact_resolve, logout_request, new_id
 from examples.saml.xml_text import enveloped
 from sealedstate import PROFILES
 from sealedstate.sso import PERSISTENT, TRANSIENT, NameID
-from tests.support.browser import complaints, installed, open_browser, take_picture
+from tests.support.browser import complaints, open_browser, take_picture
+from tests.support.installed import program
 from tests.support.saml_federation import (
     SERVICES,
     Running,
@@ -46,7 +47,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    installed("xmlsec1")
+    program("xmlsec1")
     with running(tmp_path_factory.mktemp("saml")) as started:
         yield started
 
@@ -337,7 +338,7 @@ def test_a_form_of_another_site_signs_nobody_out(visitor: Visitor) -> None:
 
 
 def test_logins_in_the_cookie_are_told_when_it_comes_next(tmp_path: Path) -> None:
-    installed("xmlsec1")
+    program("xmlsec1")
     with running(tmp_path, "--logins", "cookie") as federation:
         visitor = Visitor(federation)
         visitor.sign_in("library", "wiki")

@@ -1,7 +1,4 @@
-"""docs/events.md names every event that the source notes, its fields and level, and every reason.
-
-Reads the source with ast. Does not know when an event is noted.
-"""
+"""docs/events.md has every event that the source emits with its fields and level, every reason."""
 
 from __future__ import annotations
 
@@ -9,113 +6,81 @@ import ast
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections import defaultdict
 
 from sealedstate import errors
 from sealedstate.errors import UnreadableError
 from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, EventLog
+from tests.support.documents import ROOT, Document
 
-ROOT = Path(__file__).parents[2]
-DOCUMENT = (ROOT / "docs" / "events.md").read_text("utf-8")
-
-
-def table(mark: str) -> dict[str, list[str]]:
-    """The rows of the table between the marks, without its head: first cell -> the others."""
-    found = re.search(rf"<!-- {mark} -->\n(.*?)<!-- /{mark} -->", DOCUMENT, re.DOTALL)
-    assert found is not None
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in found[1].splitlines()[2:]]
-    names = [row[0] for row in rows]
-    assert len(set(names)) == len(names)
-    return {row[0].strip("`"): row[1:] for row in rows}
+DOCUMENT = Document("events.md")
+EVENTS, REASONS = DOCUMENT.table("events"), DOCUMENT.table("reasons")
+PARAMETERS = list(inspect.signature(EventLog.emit).parameters)[1:]
 
 
-def notes() -> Iterator[tuple[str, ast.Call]]:
-    """Every call of a `note` that names an event: (name, call)."""
+def emitted() -> dict[str, list[ast.Call]]:
+    """Every call of an `emit` in the source, by the name of its event."""
+    found: dict[str, list[ast.Call]] = defaultdict(list)
     for folder in ("sealedstate", "middleware"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.Call) and _notes_something(node):
-                    yield _name_of(node.args[0]), node
-
-
-def _notes_something(call: ast.Call) -> bool:
-    if not (isinstance(call.func, ast.Attribute) and call.func.attr == "note"):
-        return False
-    # One `note` may pass on to another what it was given.
-    return not (isinstance(call.args[0], ast.Name) and call.args[0].id == "name")
-
-
-def _name_of(argument: ast.expr) -> str:
-    assert isinstance(argument, ast.Constant), f"line {argument.lineno}: which event is that?"
-    assert isinstance(argument.value, str)
-    return argument.value
-
-
-def _fields_of(call: ast.Call) -> set[str]:
-    """What is told beside the name, by position or by keyword."""
-    parameters = list(inspect.signature(EventLog.emit).parameters)[1:]
-    given = [*parameters[: len(call.args)], *(keyword.arg or "" for keyword in call.keywords)]
-    return {parameter.removesuffix("_id") for parameter in given} - {"name", "level"}
-
-
-def _level_of(call: ast.Call) -> str:
-    for keyword in call.keywords:
-        if keyword.arg == "level":
-            assert isinstance(keyword.value, ast.Attribute)
-            return keyword.value.attr
-    return "INFO"
-
-
-def reasons(kind: type[UnreadableError] = UnreadableError) -> dict[str, type[UnreadableError]]:
-    found: dict[str, type[UnreadableError]] = {}
-    for heir in kind.__subclasses__():
-        if heir.__module__ == errors.__name__:
-            found |= {heir.reason: heir} | reasons(heir)
+                if isinstance(node, ast.Call) and _is_emit(node):
+                    name = node.args[0]
+                    assert isinstance(name, ast.Constant), f"{path}:{name.lineno}: which event?"
+                    found[str(name.value)].append(node)
     return found
 
 
-def test_every_event_is_in_the_table_and_every_line_of_it_is_an_event() -> None:
-    assert set(table("events")) == {name for name, _ in notes()}
+def _is_emit(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Attribute) and call.func.attr == "emit"
 
 
-def test_every_event_stands_there_with_its_level() -> None:
-    documented = {name: row[1] for name, row in table("events").items()}
-    assert documented == {name: _level_of(call) for name, call in notes()}
+def _levels(calls: list[ast.Call]) -> set[str]:
+    given = [keyword.value for call in calls for keyword in call.keywords if keyword.arg == "level"]
+    return {level.attr for level in given if isinstance(level, ast.Attribute)} or {"INFO"}
 
 
-def test_every_event_stands_there_with_its_fields() -> None:
-    told: dict[str, set[str]] = {}
-    for name, call in notes():
-        told.setdefault(name, set()).update(_fields_of(call))
+def _fields(calls: list[ast.Call]) -> set[str]:
+    found = set()
+    for call in calls:
+        found |= {*PARAMETERS[: len(call.args)], *(keyword.arg or "" for keyword in call.keywords)}
+    return {name.removesuffix("_id") for name in found} - {"name", "level"}
+
+
+def test_every_event_is_documented_with_its_fields_and_level() -> None:
+    source = {name: (_fields(calls), _levels(calls)) for name, calls in emitted().items()}
     documented = {
-        name: {field.strip() for field in row[0].split(",") if field}
-        for name, row in table("events").items()
+        name: ({field.strip() for field in row[0].split(",") if field}, {row[1]})
+        for name, row in EVENTS.items()
     }
-    assert documented == told
+    assert documented == source
 
 
-def test_every_field_is_explained() -> None:
-    above = DOCUMENT.split("## All events")[0]
-    explained = re.findall(r"^\| `(\w+)` \|", above, re.MULTILINE)
-    metrics_only = {"counted_kid"}
-    renamed = {"name": "event"}
-    fields = {field.name for field in dataclasses.fields(Event)} - metrics_only
-    assert set(explained) == {renamed.get(name, name) for name in fields}
+def test_every_field_of_an_event_is_explained() -> None:
+    above = DOCUMENT.text.split("## All events")[0]
+    fields = {field.name for field in dataclasses.fields(Event)} - {"counted_kid"}
+    explained = set(re.findall(r"^\| `(\w+)` \|", above, re.MULTILINE))
+    assert explained == fields - {"name"} | {"event"}
 
 
-def test_every_line_says_what_happened_and_who_looks() -> None:
-    for mark in ("events", "reasons"):
-        for name, row in table(mark).items():
-            assert all(row[2:] if mark == "events" else row[1:]), name
+def test_every_reason_is_documented_with_whether_the_cookie_is_kept() -> None:
+    def reasons(kind: type[UnreadableError] = UnreadableError) -> dict[str, type[UnreadableError]]:
+        found: dict[str, type[UnreadableError]] = {}
+        for heir in kind.__subclasses__():
+            if heir.__module__ == errors.__name__:
+                found |= {heir.reason: heir} | reasons(heir)
+        return found
 
-
-def test_every_reason_is_explained_and_whether_the_cookie_is_kept() -> None:
     kept = {name: "kept" if error.keeps_cookie else "" for name, error in reasons().items()}
-    assert {name: row[0] for name, row in table("reasons").items()} == kept
+    assert {name: row[0] for name, row in REASONS.items()} == kept
 
 
-def test_what_is_said_of_counters_is_so() -> None:
-    assert f"{MAX_KIDS} are told" in DOCUMENT
-    assert f"`{OTHER_KIDS}`" in DOCUMENT
-    assert f"`{OBSERVER_FAILED}`" in DOCUMENT
+def test_no_explanation_is_empty() -> None:
+    assert all(all(row[2:]) for row in EVENTS.values())
+    assert all(all(row[1:]) for row in REASONS.values())
+
+
+def test_documented_names_and_bounds_of_counters_are_those_of_the_source() -> None:
+    assert str(MAX_KIDS) in DOCUMENT.text
+    assert f"`{OTHER_KIDS}`" in DOCUMENT.text
+    assert f"`{OBSERVER_FAILED}`" in DOCUMENT.text

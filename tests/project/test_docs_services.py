@@ -1,4 +1,4 @@
-"""docs/sso-services.md: its code runs, and what its tables say of the services is so."""
+"""The code of docs/sso-services.md runs, and its tables agree with the services."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from sealedstate.key_sources import StaticKeys
 from sealedstate.sso import ReplayCache
 from sealedstate.sso.replay import LONGEST
 from sealedstate.storage import USES, SQLiteStorage
+from tests.support.documents import Document
 from tests.support.login_makers import OTHER_SP, SP
 from tests.support.services import RING
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "sso-services.md").read_text("utf-8")
+DOCUMENT = Document("sso-services.md").text
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def shown(tmp_path: Path) -> dict[str, Any]:
     return names
 
 
-def test_a_message_is_accepted_once(shown: dict[str, Any]) -> None:
+def test_message_is_accepted_once(shown: dict[str, Any]) -> None:
     now = time.time()
     message = SimpleNamespace(issuer=SP, id="_1", not_on_or_after=now + 60)
     shown["accept"](message, now)
@@ -40,7 +41,7 @@ def test_a_message_is_accepted_once(shown: dict[str, Any]) -> None:
         shown["accept"](message, now)
 
 
-def test_an_artifact_is_resolved_once_by_its_service(shown: dict[str, Any]) -> None:
+def test_artifact_is_resolved_once_by_its_service(shown: dict[str, Any]) -> None:
     now = time.time()
     text = shown["artifact_for"](SP, b"<Response/>", now)
     assert shown["resolved"](text, OTHER_SP, now) is None
@@ -50,7 +51,7 @@ def test_an_artifact_is_resolved_once_by_its_service(shown: dict[str, Any]) -> N
         shown["resolved"]("junk", SP, now)
 
 
-def test_who_agreed_goes_on_until_another_attribute_is_wanted(shown: dict[str, Any]) -> None:
+def test_consent_holds_until_another_attribute_is_wanted(shown: dict[str, Any]) -> None:
     now = time.time()
     assert not shown["may_go_on"]("ann", SP, ["mail"], now)
     shown["agreed"]("ann", SP, ["mail", "name"], now)
@@ -60,7 +61,7 @@ def test_who_agreed_goes_on_until_another_attribute_is_wanted(shown: dict[str, A
     assert not shown["may_go_on"]("ann", SP, ["mail"], now + 365 * 86400)
 
 
-def test_the_uses_and_numbers_that_are_named_are_there(shown: dict[str, Any]) -> None:
+def test_documented_uses_and_numbers_are_those_of_the_code(shown: dict[str, Any]) -> None:
     named = re.findall(r'\| `"(\w+)"` \|', DOCUMENT)
     assert named == ["replay", "artifacts", "consent"]
     assert all(USES[title].contexts for title in named)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -30,6 +29,7 @@ from sealedstate.testing.clock import tries
 from sealedstate.testing.suite import insist
 from tests.support import kv_servers
 from tests.support.fault_proxy import FaultProxy
+from tests.support.installed import program
 from tests.support.kv_promises import PATIENT
 from tests.support.kv_servers import KeyValueServer, Persistence, make_cluster_of_one, redis_server
 from tests.support.ports import free_port
@@ -339,9 +339,7 @@ def test_a_node_that_does_not_have_a_key_is_told() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A certificate for 127.0.0.1 that signs itself, and its key beside it."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("openssl is not installed")
+    openssl = program("openssl")
     path = tmp_path_factory.mktemp("tls") / "server.pem"
     subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     files = ["-keyout", str(path.with_suffix(".key")), "-out", str(path)]

@@ -7,18 +7,17 @@ only, and nothing of it is left when it is closed.
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
+
+from tests.support.installed import program
 
 PATIENCE = 60  # seconds; a page of this machine that takes longer is broken
 
@@ -44,8 +43,8 @@ _HAS_ARRIVED = "return window.leaving !== true && document.readyState === 'compl
 @contextlib.contextmanager
 def open_browser() -> Iterator[webdriver.Chrome]:
     """A browser with a profile of its own. Skips the test, or fails it, where there is none."""
-    chromium = installed("chromium", "chromium-browser", "google-chrome")
-    service = Service(installed("chromedriver"))
+    chromium = program("chromium", "chromium-browser", "google-chrome")
+    service = Service(program("chromedriver"))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
@@ -85,15 +84,3 @@ def take_picture(driver: webdriver.Chrome, path: Path, width: int, height: int) 
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     driver.save_screenshot(str(path))
     driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-
-
-def installed(*names: str) -> str:
-    """Where the first of these commands is that is there. Skips the test, or fails it, else."""
-    for name in names:
-        path = shutil.which(name)
-        if path is not None:
-            return path
-    reason = f"{names[0]} is not installed"
-    if os.environ.get("REQUIRE_SERVERS") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)

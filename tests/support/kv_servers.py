@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +26,7 @@ from typing import Literal, TypeAlias
 
 import pytest
 
+from tests.support.installed import need_driver, program
 from tests.support.ports import free_port
 
 PATIENCE = 60  # seconds; a server that takes longer to start or to stop is broken
@@ -136,7 +136,8 @@ def redis_server(
     persistence: Persistence = "none", *options: str, password: str = ""
 ) -> Iterator[KeyValueServer]:
     """A Redis server; `options` as on its command line."""
-    binary = _installed("redis-server")
+    binary = program("redis-server")
+    need_driver("redis")
     login = f":{password}@" if password else ""
     question = f"AUTH {password}\r\n".encode() if password else b""
     if password:
@@ -156,7 +157,8 @@ def redis_server(
 @contextlib.contextmanager
 def memcached_server(*options: str) -> Iterator[KeyValueServer]:
     """A memcached server; `options` as on its command line."""
-    binary = _installed("memcached")
+    binary = program("memcached")
+    need_driver("pymemcache")
     # It refuses to be root.
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     with _folder("memcached") as folder:
@@ -181,15 +183,6 @@ def make_cluster_of_one(server: KeyValueServer) -> None:
         while client.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
             assert time.monotonic() < deadline
             time.sleep(0.01)
-
-
-def _installed(name: str) -> str:
-    path = shutil.which(name)
-    if path is not None:
-        return path
-    if os.environ.get("REQUIRE_SERVERS") == "1":
-        pytest.fail(f"{name} is not installed, and REQUIRE_SERVERS=1")
-    pytest.skip(f"{name} is not installed")
 
 
 @contextlib.contextmanager

@@ -20,19 +20,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import pytest
-
 from tests.support.ports import free_port
 
 PATIENCE = 60  # seconds; a server that takes longer to start or to stop is broken
 USER, PASSWORD = "sealed", "canary:p@ss/word"
 OTHER_PASSWORD = "canary-limited"
-
-_SEARCHED = [
-    *os.environ.get("PATH", "").split(os.pathsep),
-    *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)),
-    *("/usr/sbin", "/usr/local/sbin"),
-]
 
 
 def until(reached: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
@@ -257,13 +249,3 @@ def account_of(name: str) -> pwd.struct_passwd | None:
     with contextlib.suppress(KeyError):
         return pwd.getpwnam(name)
     return pwd.getpwnam("nobody")
-
-
-def binary(name: str) -> str:
-    found = shutil.which(name, path=os.pathsep.join(_SEARCHED))
-    if found is not None:
-        return found
-    reason = f"{name} is not installed"
-    if os.environ.get("REQUIRE_SERVERS") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)

@@ -24,7 +24,8 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.sql_server import OTHER_PASSWORD, PASSWORD, USER, SQLServer, account_of, binary
+from tests.support.installed import need_driver, program
+from tests.support.sql_server import OTHER_PASSWORD, PASSWORD, USER, SQLServer, account_of
 
 
 class PostgreSQLServer(SQLServer):
@@ -33,11 +34,12 @@ class PostgreSQLServer(SQLServer):
     stop_signal = signal.SIGINT  # the fast one; SIGTERM would wait for its clients
 
     def install(self) -> None:
+        need_driver("sqlalchemy", "psycopg")
         password = self.directory / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
         self.run(
-            *(binary("initdb"), "-D", str(self.directory / "data"), "-U", USER, "--no-sync"),
+            *(program("initdb"), "-D", str(self.directory / "data"), "-U", USER, "--no-sync"),
             *("-A", "scram-sha-256", f"--pwfile={password}", "-E", "UTF8", "--locale=C"),
         )
 
@@ -50,7 +52,7 @@ class PostgreSQLServer(SQLServer):
             "max_connections": 200,
         }
         return [
-            *(binary("postgres"), "-D", str(self.directory / "data")),
+            *(program("postgres"), "-D", str(self.directory / "data")),
             *itertools.chain(*(("-c", f"{name}={value}") for name, value in settings.items())),
             *self._options,
         ]
@@ -118,8 +120,9 @@ class MariaDBServer(SQLServer):
     account = "mysql"
 
     def install(self) -> None:
+        need_driver("sqlalchemy", "pymysql")
         self.run(
-            *(binary("mariadb-install-db"), "--no-defaults", "--skip-test-db"),
+            *(program("mariadb-install-db"), "--no-defaults", "--skip-test-db"),
             f"--datadir={self.directory / 'data'}",
             "--auth-root-authentication-method=normal",
         )
@@ -131,7 +134,7 @@ class MariaDBServer(SQLServer):
 
     def command(self) -> Sequence[str]:
         return [
-            *(binary("mariadbd"), "--no-defaults", f"--datadir={self.directory / 'data'}"),
+            *(program("mariadbd"), "--no-defaults", f"--datadir={self.directory / 'data'}"),
             *("--bind-address=127.0.0.1", f"--port={self.port}", "--skip-name-resolve"),
             f"--socket={self.directory / 'socket'}",
             f"--init-file={self.directory / 'init.sql'}",
@@ -240,7 +243,7 @@ def running_with_tls(kind: type[SQLServer]) -> Iterator[tuple[Any, Path]]:
 
 def _make_certificate(key: Path, certificate: Path) -> None:
     command = [
-        *(binary("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+        *(program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
         *("-keyout", str(key), "-out", str(certificate)),
         *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
     ]
