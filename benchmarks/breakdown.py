@@ -91,10 +91,10 @@ def _cells(found: dict[str, Times]) -> dict[str, dict[str, float | None]]:
 
 def _ours(load: Workload) -> dict[str, Call]:
     keeper, header = arrived(load)
-    settings = keeper.settings
+    settings, deployment = keeper.settings, keeper.deployment
     name, _, text = header.partition("=")
     place = sealing.TokenContext("core", settings.realm, (name,))
-    ring = settings.key_source.keyring()
+    ring = deployment.keyring()
     key, token = ring.primary(NOW), chunking.from_text(text)
     payload = sealing.open_token(token, place, ring, NOW).payload
     record = record_codec.decode_record(payload, NOW)
@@ -109,7 +109,7 @@ def _ours(load: Workload) -> dict[str, Call]:
         return record_codec.encode_record(record, NOW)
 
     return {
-        "scan": lambda: settings.cookies.find(header),
+        "scan": lambda: deployment.cookies.find(header),
         "text": lambda: (chunking.from_text(text), chunking.to_text(token)),
         "AEAD": aead,
         "CBOR": cbor,

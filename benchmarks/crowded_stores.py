@@ -120,7 +120,7 @@ def _patient(url: str) -> str:
 
 def _keeper(store: Any, clock: Clock) -> Keeper:
     keys = [Key.generate(os.urandom).export()]
-    return Keeper(Settings(keys=keys, storage=store, parts={PART: "server"}, clock=clock))
+    return Keeper(Settings(keys=keys, storage=store, part_policies={PART: "server"}, clock=clock))
 
 
 def _spilled(keeper: Keeper, seed: int) -> str:

@@ -26,7 +26,6 @@ from benchmarks.cpu_rounds import BEFORE, Step
 from benchmarks.ours import STORED, WIDE, registry
 from benchmarks.workloads import ENTITY_IDS, NOW, Workload, read_entity_ids
 from sealedstate import Keeper, Key, Profile, Settings
-from sealedstate._cookies.codec import CookieCodec
 from sealedstate._wire import cbor as codec
 from sealedstate.sso import LoginRecords
 
@@ -79,17 +78,13 @@ def start_ours(load: Workload) -> Step:
 def start_token(load: Workload) -> Step:
     """One text to a record, and a record with another part to one text: what `start_bare` does."""
     keeper, header = arrived(load)
-    settings = keeper.settings
-    tokens = CookieCodec(
-        settings.cookies.name, settings.realm, settings.key_source, settings.random
-    )
-    candidates = settings.cookies.find(header)
+    tokens, candidates = keeper.deployment.codec, keeper.deployment.cookies.find(header)
 
     def step(number: int) -> object:
         (opened,) = tokens.open_core(candidates, NOW)
         record = opened.record
         parts = {**record.parts, SEEN: codec.encode(number)}
-        return tokens.seal_core(record._replace(part_policies=parts), NOW)
+        return tokens.seal_core(record._replace(parts=parts), NOW)
 
     return step
 

@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.dress import Progress, options_for, positive, print_table, tell, verdict
 from sealedstate import Keeper, Key, Keyring, Settings
 from sealedstate._wire import encoding as chunking
+from sealedstate.deployment import Deployment
 from sealedstate.key_sources import StaticKeys
 from sealedstate.rotation import Ring, Schedule, founded, rotated
 from sealedstate.rotation.ring_file import RingFile
@@ -134,10 +135,11 @@ def _node(folder: Path) -> tuple[Counted, Keeper, str]:
     home = Counted(path, None, os.urandom, time)
     home.write(founded(SCHEDULE, int(time()), os.urandom), None)
     settings = Settings(keys=f"file:{path}", rotate_in_process=False)
-    source = settings.key_source
+    deployment = Deployment.open(settings)
+    source = deployment.key_source
     assert isinstance(source, RotatingKeySource)
     source.home = home
-    keeper = Keeper(settings)
+    keeper = Keeper(deployment)
     session = keeper.session()
     session.subject = "jdoe@example.org"
     return home, keeper, keeper.save(session)[0].partition(";")[0]

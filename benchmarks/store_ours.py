@@ -12,8 +12,8 @@ from typing import cast
 from benchmarks.store_load import RECORDS, TEXT, Load
 from benchmarks.store_rounds import CAS, CREATE, READ, Contender
 from sealedstate import Key
-from sealedstate._stored.parts import CONTEXT, Row, Spiller
-from sealedstate._stored.table import Rows
+from sealedstate._stored.parts import CONTEXT, StoredParts
+from sealedstate._stored.table import StoreAccess
 from sealedstate._wire.cbor import decode, encode
 from sealedstate.keyring import Keyring
 from sealedstate.storage import Storage
@@ -48,22 +48,23 @@ def our_store(store: Storage, value_bytes: int) -> Contender:
 
 def our_session(store: Storage, value_bytes: int) -> Contender:
     """A part of a session: encoded and sealed, checked when it is written, opened and decoded."""
-    load, spiller = Load(value_bytes), Spiller(store, Rows("bench", os.urandom))
-    keyring = Keyring((Key.generate(os.urandom),))
-    rows = [Row(os.urandom(16), TEXT) for _ in range(RECORDS)]
+    load, keyring = Load(value_bytes), Keyring((Key.generate(os.urandom),))
+    access = StoreAccess(store, "bench", os.urandom, time.time, lambda: keyring)
+    parts = StoredParts(access)
+    sessions = [os.urandom(16) for _ in range(RECORDS)]
     versions: list[int | None] = [None] * RECORDS
 
     def read(number: int) -> object:
         place = number % RECORDS
         known = cast(int, versions[place])  # everything was written once, see below
-        found = spiller.recall(rows[place], known, keyring, time.time())
+        found = parts.recall(sessions[place], TEXT, known)
         return found is not None and decode(found.data)
 
     def write(number: int) -> object:
         place = number % RECORDS
-        data, now, known = encode({TEXT: load.text(number)}), time.time(), versions[place]
-        versions[place] = spiller.spill(
-            rows[place], data, known, None, keyring, now, load.expires_at
+        data, known = encode({TEXT: load.text(number)}), versions[place]
+        versions[place] = parts.spill(
+            sessions[place], TEXT, data, known=known, base=None, expires_at=load.expires_at
         )
         return True
 

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from ._forks import ForkSafeLock
 from .errors import ConfigurationError
 
 _log = logging.getLogger("sealedstate")
@@ -78,12 +77,12 @@ class EventLog:
         # for many at once.
         self._noted: list[tuple[str, str | None, bytes | None]] = []
         self._complaints: set[tuple[int, type[Exception]]] = set()
-        self._lock, self._pid = threading.Lock(), os.getpid()
+        self._lock = ForkSafeLock()
 
     @property
     def counts(self) -> Counter[str]:
         """How often each label was noted, as a copy."""
-        with self._own_lock():
+        with self._lock:
             self._count_noted()
             return self._counts.copy()
 
@@ -92,7 +91,7 @@ class EventLog:
         """How often each (label, kid) was noted, as a copy. Of a label, `MAX_KIDS` kids at most;
         further ones are counted as ``others``.
         """
-        with self._own_lock():
+        with self._lock:
             self._count_noted()
             kids = self._by_kid.items()
             return Counter({(label, kid): n for label, counts in kids for kid, n in counts.items()})
@@ -112,7 +111,7 @@ class EventLog:
         is_logged = _log.isEnabledFor(level)
         if not (is_logged or self._observers):
             if len(self._noted) >= NOTED_AT_ONCE:
-                with self._own_lock():
+                with self._lock:
                     self._count_noted()
             return  # mostly nobody looks, and a request has better things to do than to digest
         event = self._event(name, reason, kid, session_id, detail)
@@ -129,7 +128,7 @@ class EventLog:
         session_id: bytes | None,
         detail: str | None,
     ) -> Event:
-        with self._own_lock():
+        with self._lock:
             self._count_noted()
             counted_kid = self._counted_kid(_label(name, reason), kid.hex()) if kid else None
         kid_text = kid.hex() if kid else None
@@ -162,12 +161,6 @@ class EventLog:
             if (number, type(error)) not in self._complaints:
                 self._complaints.add((number, type(error)))
                 _log.exception("an observer failed at %s", event.label)
-
-    def _own_lock(self) -> threading.Lock:
-        if self._pid != os.getpid():
-            # Held by another thread during a fork, a lock stays locked in the child for ever.
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        return self._lock
 
 
 def _label(name: str, reason: str | None) -> str:

@@ -38,7 +38,8 @@ class Keeper:
     """Opens and saves the sessions of one application.
 
     Asks its store once, within the store's timeout. Raises ConfigurationError when that does not
-    meet the needs of what would be kept in it, and `Settings.accept_weak_store_for` does not accept that.
+    meet the needs of what would be kept in it, and
+    `Settings.accept_weak_store_for` does not accept that.
     """
 
     def __init__(self, deployment: Deployment | Settings) -> None:

@@ -255,7 +255,7 @@ def test_no_event_tells_a_session_id(session_id: bytes) -> None:
 def test_of_what_a_session_holds_nothing_is_told(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Event] = []
     clock, key = Clock(), Key.generate(os.urandom)
-    given: dict[str, Any] = {"profile": "standard", "parts": {"stored": "server"}}
+    given: dict[str, Any] = {"profile": "standard", "part_policies": {"stored": "server"}}
     given |= {"storage": MemoryStorage(clock), "observers": [seen.append]}
     browser = Browser(keeper(clock, keys=StaticKeys(Keyring((key,))), **given))
 

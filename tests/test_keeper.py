@@ -118,7 +118,7 @@ def node(clock: Clock, store: MemoryStorage | None, ring: Keyring = RING, **give
         "refresh_after": REFRESH,
     }
     if store is not None:
-        usual["parts"] = {"vault": "server"}
+        usual["part_policies"] = {"vault": "server"}
     return keeper(clock, **usual | given)
 
 
@@ -483,7 +483,7 @@ def test_the_cookie_of_another_application_with_the_same_keys_does_not_open(
 ) -> None:
     other = node(clock, store, **given)
     text = browser.jar.ours()["__Host-s"]
-    session = other.session(f"{other.settings.cookies.name}={text}")
+    session = other.session(f"{other.deployment.cookies.name}={text}")
     assert (dict(session), session.subject) == ({}, None)
     assert other.counts["refused-tag"] == 1
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from sealedstate import ConfigurationError, Key, Keyring, Settings
+from sealedstate.deployment import Deployment, open_keys, open_ring_storage
 from sealedstate.key_sources import KeySource, StaticKeys, parse_keyring
 from sealedstate.keyring import export_lookup
 from sealedstate.rotation import founded
@@ -25,7 +26,7 @@ SKEW = 60
 
 
 def opened(keys: Any, environ: Mapping[str, str] | None = None) -> Keyring:
-    return Settings(keys=keys, environ=environ or {}, skew=SKEW).key_source.keyring()
+    return open_keys(Settings(keys=keys, environ=environ or {}, skew=SKEW)).keyring()
 
 
 def refusal(keys: Any, environ: Mapping[str, str] | None = None) -> str:
@@ -94,7 +95,7 @@ def test_a_source_of_ones_own_is_taken_as_it_is() -> None:
 
     source = Managed()
     assert isinstance(source, KeySource)
-    assert Settings(keys=source).key_source is source
+    assert open_keys(Settings(keys=source)) is source
 
 
 def test_a_static_source_always_gives_the_same_ring() -> None:
@@ -266,7 +267,7 @@ def test_a_file_that_not_everybody_may_read_is_used_silently(
 
 
 def test_a_file_is_read_once(tmp_path: Path) -> None:
-    source = Settings(keys=key_file(tmp_path, TEXTS[0])).key_source
+    source = open_keys(Settings(keys=key_file(tmp_path, TEXTS[0])))
     (tmp_path / "keys").unlink()
     assert source.keyring().keys == (FIRST,)
 
@@ -280,7 +281,7 @@ def test_a_store_that_could_lose_the_ring_is_refused_before_one_is_made() -> Non
     with pytest.raises(
         ConfigurationError, match="ring needs a store that is seen by every process"
     ):
-        Settings(keys="store:", storage=store, environ=environ)
+        Deployment.open(Settings(keys="store:", storage=store, environ=environ))
     assert list(store.keys("sealedstate.ring")) == []
     accepted = Settings(
         keys="store:",
@@ -289,24 +290,25 @@ def test_a_store_that_could_lose_the_ring_is_refused_before_one_is_made() -> Non
         accept_weak_store_for=["ring"],
         rotate_in_process=False,
     )
-    assert len(accepted.key_source.keyring().keys) == 1
+    assert len(open_keys(accepted, store).keyring().keys) == 1
     assert len(list(store.keys("sealedstate.ring"))) == 1
 
 
 def test_a_ring_in_the_store_needs_a_store_and_a_key_that_wraps_it(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="needs the setting storage"):
-        Settings(keys="store:", environ={"SEALEDSTATE_KEK": TEXTS[0]})
+    with pytest.raises(ConfigurationError, match="set storage"):
+        open_keys(Settings(keys="store:", environ={"SEALEDSTATE_KEK": TEXTS[0]}))
     with pytest.raises(ConfigurationError, match="SEALEDSTATE_KEK"):
-        Settings(keys="store:", storage=f"sqlite:{tmp_path / 'store.db'}", environ={})
+        Deployment.open(
+            Settings(keys="store:", storage=f"sqlite:{tmp_path / 'store.db'}", environ={})
+        )
 
 
 def test_a_file_is_a_ring_by_its_name_or_by_how_it_begins(tmp_path: Path) -> None:
     for name in ("ring.json", "ring"):
-        given = Settings(keys=TEXTS, rotate_in_process=False)
-        sources, path = given.key_sources(), f"file:{tmp_path / name}"
-        ring = founded(sources.tending.schedule, int(time.time()), os.urandom)
-        assert sources.ring_home(path).write(ring, None)
-        source = Settings(keys=path, environ={}, rotate_in_process=False).key_source
+        given = Settings(keys=f"file:{tmp_path / name}", environ={}, rotate_in_process=False)
+        ring = founded(given.rotation().schedule, int(time.time()), os.urandom)
+        assert open_ring_storage(given).write(ring, None)
+        source = open_keys(given)
         assert isinstance(source, RotatingKeySource)
         assert source.ring == ring
 

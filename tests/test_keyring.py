@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError, Key, Keyring, KeyState, NoPrimaryKey, Settings
+from sealedstate.deployment import open_keys
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import (
     KEY_LABEL,
@@ -289,7 +290,7 @@ def test_a_secret_that_no_random_source_makes_is_refused_everywhere(secret: byte
     with pytest.raises(ConfigurationError, match="not random"):
         parse_lookup(f"{LOOKUP_LABEL}:{base64url(secret)}")
     with pytest.raises(ConfigurationError, match="not random"):
-        Settings(keys=[key_text(secret)])
+        open_keys(Settings(keys=[key_text(secret)]))
 
 
 @pytest.mark.parametrize("size", [0, 1, 16, 24, 31, 33, 64])
@@ -384,7 +385,7 @@ def test_every_other_text_is_refused_and_never_repeated(text: str) -> None:
 @pytest.mark.parametrize("text", SPELLINGS.values(), ids=SPELLINGS.keys())
 def test_settings_refuse_the_same_texts_and_never_repeat_them(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        Settings(keys=[text])
+        open_keys(Settings(keys=[text]))
     assert_unrepeated(caught.value, text)
 
 
@@ -444,7 +445,7 @@ def holders() -> list[Shown]:
         Shown("ring", ring),
         Shown("source", StaticKeys(ring)),
         Shown("settings", settings),
-        Shown("settings' source", settings.key_source),
+        Shown("settings' source", open_keys(settings)),
         Shown("derived", (made.subkey("seal", "core", "r"), made)[1]),
     ]
 
@@ -457,7 +458,7 @@ def test_no_secret_stands_in_a_repr_or_in_a_formatted_text(shown: Shown) -> None
         ring = (
             ring
             or (
-                shown.holder.key_source if isinstance(shown.holder, Settings) else shown.holder
+                open_keys(shown.holder) if isinstance(shown.holder, Settings) else shown.holder
             ).keyring()
         )
     secrets = [each.secret for each in ring.keys] if ring else [made.secret] if made else []

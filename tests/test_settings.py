@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from sealedstate import ConfigurationError, Key, LegacyReader, Profile, Settings
-from sealedstate._wire.record import Policy
+from sealedstate._wire.record import Lifetimes, Policy
+from sealedstate.deployment import Deployment, open_keys, open_store
 from sealedstate.keyring import export_lookup
 from sealedstate.storage import MemoryStorage, RoutedStorage, SQLiteStorage
 
@@ -23,7 +24,7 @@ def settings(**given: Any) -> Settings:
 
 def refusal(**given: Any) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        settings(**given)
+        Deployment.open(settings(**given))
     return str(caught.value)
 
 
@@ -65,7 +66,7 @@ def test_a_toml_file_says_all_that_keywords_say(tmp_path: Path) -> None:
         spill_order = ["services", "cart"]
         cookie_name = "__Host-shop"
         persistent = true
-        [sealedstate.parts]
+        [sealedstate.part_policies]
         cart = "server"
         flash = "cookie"
         [sealedstate.profile]
@@ -81,18 +82,14 @@ def test_a_toml_file_says_all_that_keywords_say(tmp_path: Path) -> None:
         """
     )
     found = Settings.from_toml(file)
-    assert found.policies == {"cart": Policy.SERVER, "flash": Policy.COOKIE}
-    assert found.carried == Profile("custom", 2, 1000, 1800, 4000, 2500)
-    assert isinstance(found.store, SQLiteStorage)
+    assert found.policies() == {"cart": Policy.SERVER, "flash": Policy.COOKIE}
+    assert found.budget_profile() == Profile("custom", 2, 1000, 1800, 4000, 2500)
+    assert isinstance(open_store(found), SQLiteStorage)
     assert isinstance(found.legacy, LegacyReader)
-    assert (found.lifetimes.idle, found.lifetimes.absolute, found.lifetimes.refresh) == (
-        600,
-        3600,
-        60,
-    )
-    assert found.cookies.name == "__Host-shop"
+    assert found.lifetimes() == Lifetimes(600, 3600, 60)
+    assert found.cookie_family().name == "__Host-shop"
     assert found.accept_weak_store_for == ["revocation"]
-    assert found.key_source.keyring().keys[0].activates_at == 1767225600
+    assert open_keys(found).keyring().keys[0].activates_at == 1767225600
 
 
 def test_keywords_go_before_a_toml_file(tmp_path: Path) -> None:
@@ -123,14 +120,14 @@ def test_the_environment_says_all_that_is_text() -> None:
             "PATH": "/bin",
         }
     )
-    assert isinstance(found.store, MemoryStorage)
-    assert found.carried.name == "roomy"
-    assert found.lifetimes.idle == 60
-    assert found.policies == {"cart": Policy.SERVER, "flash": Policy.COOKIE}
+    assert isinstance(open_store(found), MemoryStorage)
+    assert found.budget_profile().name == "roomy"
+    assert found.lifetimes().idle == 60
+    assert found.policies() == {"cart": Policy.SERVER, "flash": Policy.COOKIE}
     assert found.spill_order == ["services", "cart"]
     assert found.accept_weak_store_for == ["revocation", "spilling"]
-    assert found.cookies.name == "s"
-    assert found.key_source.keyring().lookup is not None
+    assert found.cookie_family().name == "s"
+    assert open_keys(found).keyring().lookup is not None
 
 
 @pytest.mark.parametrize(
@@ -138,7 +135,7 @@ def test_the_environment_says_all_that_is_text() -> None:
     [
         ("IDLE_LIFETIME", "soon"),
         ("SECURE", "perhaps"),
-        ("PARTS", "cart"),
+        ("PART_POLICIES", "cart"),
         pytest.param("SKEW", KEY, id="a key in the wrong variable"),
     ],
 )
@@ -151,12 +148,12 @@ def test_a_variable_that_cannot_be_read_is_named_and_not_repeated(name: str, tex
 
 def test_keys_come_from_the_environment_when_nothing_else_is_said() -> None:
     found = Settings(environ={"SEALEDSTATE_KEYS": KEY})
-    assert found.key_source.keyring().keys[0].export() == KEY
+    assert open_keys(found).keyring().keys[0].export() == KEY
 
 
 def test_a_missing_key_says_how_to_make_one() -> None:
     with pytest.raises(ConfigurationError, match="sealedstate keys generate"):
-        Settings(environ={})
+        Deployment.open(Settings(environ={}))
 
 
 @pytest.mark.parametrize(
@@ -169,17 +166,17 @@ def test_a_missing_key_says_how_to_make_one() -> None:
         ({"idle_lifetime": 7200, "absolute_lifetime": 3600}, "absolute_lifetime"),
         ({"absolute_lifetime": 401 * 86400}, "400 days"),
         ({"idle_lifetime": 60, "refresh_after": 60}, "refresh_after"),
-        ({"idle_lifetime": "60"}, "idle_lifetime: int"),
-        ({"idle_lifetime": True}, "idle_lifetime: int"),
-        ({"secure": 1}, "secure: bool"),
+        ({"idle_lifetime": "60"}, "idle_lifetime: expected int"),
+        ({"idle_lifetime": True}, "idle_lifetime: expected int"),
+        ({"secure": 1}, "secure: expected bool"),
         ({"spill_order": "services"}, "spill_order"),
-        ({"accept_weak_store_for": "revocation"}, "accept_weak_store_for: a list"),
-        ({"accept_weak_store_for": 1}, "accept_weak_store_for: Sequence"),
+        ({"accept_weak_store_for": "revocation"}, "accept_weak_store_for: must be a list"),
+        ({"accept_weak_store_for": 1}, "accept_weak_store_for: expected Sequence"),
         ({"accept_weak_store_for": ["revokation"]}, "'revokation'; did you mean 'revocation'?"),
         ({"accept_weak_store_for": ["revocation", "xyzzy"]}, "'xyzzy'; there are"),
         ({"accept_weak_store_for": [["revocation"]]}, "accept_weak_store_for"),
-        ({"parts": {"cart": "disk"}}, "'server'"),
-        ({"parts": {"cart": "server"}}, "storage is not set"),
+        ({"part_policies": {"cart": "disk"}}, "'server'"),
+        ({"part_policies": {"cart": "server"}}, "set storage"),
         ({"skew": -1}, "skew"),
         ({"secure": False, "cookie_name": "__Host-s"}, "__Host-"),
         ({"cookie_domain": "example.org", "cookie_name": "__Host-s"}, "Domain"),
@@ -196,14 +193,14 @@ def test_a_contradiction_is_refused_at_the_start(given: dict[str, Any], names: s
 
 
 def test_the_prefix_is_dropped_where_browsers_would_refuse_it() -> None:
-    assert settings().cookies.name == "__Host-s"
-    assert settings(cookie_path="/app").cookies.name == "s"
-    assert settings(cookie_domain="example.org").cookies.name == "s"
-    assert settings(secure=False).cookies.name == "s"
+    assert settings().cookie_family().name == "__Host-s"
+    assert settings(cookie_path="/app").cookie_family().name == "s"
+    assert settings(cookie_domain="example.org").cookie_family().name == "s"
+    assert settings(secure=False).cookie_family().name == "s"
 
 
 def test_a_ring_of_which_no_key_may_seal_yet_is_refused() -> None:
-    assert "seal" in refusal(keys=[f"{KEY}@2999-01-01T00:00:00Z"])
+    assert "active" in refusal(keys=[f"{KEY}@2999-01-01T00:00:00Z"])
 
 
 @pytest.mark.parametrize(
@@ -232,7 +229,7 @@ def test_a_legacy_table_needs_a_date_and_time_with_a_zone(tmp_path: Path, until:
 
 def test_contexts_may_have_stores_of_their_own(tmp_path: Path) -> None:
     found = settings(storage={"*": f"sqlite:{tmp_path / 's'}", "sealedstate.revoked": "memory:"})
-    assert isinstance(found.store, RoutedStorage)
+    assert isinstance(open_store(found), RoutedStorage)
 
 
 def test_a_repr_of_settings_holds_no_key() -> None:

@@ -5,17 +5,14 @@ Knows a directory and `Settings`. Does not know requests or pages.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from sealedstate._key_opening import KeySources
-
 from sealedstate import Settings
+from sealedstate.deployment import open_report_store, open_ring_storage
 from sealedstate.events import Event, EventLog, Observer
-from sealedstate.rotation import Schedule
-from sealedstate.rotation.source import RotatingKeySource, RotationConfig
+from sealedstate.rotation.source import RotatingKeySource
 from sealedstate.storage import open_storage
 
 COOKIE_NAME = "portal"
@@ -70,14 +67,18 @@ class Deployment:
 
 def _ring(keys: str, events: EventLog) -> RotatingKeySource:
     """The ring of keys, begun if there is none, as `sealedstate keys init` would begin it."""
-    keep = ABSOLUTE_LIFETIME + SKEW
-    schedule = Schedule(ROTATE_EVERY, ANNOUNCE, keep, SKEW)
-    tending = RotationConfig(
-        schedule, RELOAD_EVERY, keep, SKEW, True, time.time, time.monotonic, os.urandom
+    settings = Settings(
+        keys=keys,
+        realm=REALM,
+        idle_lifetime=IDLE_LIFETIME,
+        absolute_lifetime=ABSOLUTE_LIFETIME,
+        skew=SKEW,
+        rotate_every=ROTATE_EVERY,
+        announce=ANNOUNCE,
+        reload_every=RELOAD_EVERY,
     )
-    sources = KeySources(os.environ, SKEW, REALM, None, tending, events)
-    home, board = sources.ring_home(keys), sources.report_board(keys)
-    return RotatingKeySource(home, tending, events, board, founds=True)
+    home, board = open_ring_storage(settings), open_report_store(settings)
+    return RotatingKeySource(home, settings.rotation(), events, board, founds=True)
 
 
 def _noting(events: EventLog) -> Observer:

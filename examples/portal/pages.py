@@ -79,7 +79,7 @@ class Overview:
 
     @property
     def profile(self) -> Profile:
-        return self.deployment.profile
+        return self.settings.budget_profile()
 
 
 # --- whole pages --------------------------------------------------------------------------------

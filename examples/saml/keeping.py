@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sealedstate import Key, Settings
-from sealedstate.rotation.ring_store import KEK_VARIABLE
+from sealedstate.key_sources import KEK_VARIABLE
 from sealedstate.storage import open_storage
 
 from .certificates import write_private

@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sealedstate import Keeper, Session, Settings
+from sealedstate.deployment import Deployment
 from sealedstate._cookies.header import field_bytes
 from sealedstate_wsgi.health import HealthApplication
 
@@ -47,9 +48,11 @@ class SealedSessionMiddleware:
     StorageError at saving go to the server like exceptions of `app`.
     """
 
-    def __init__(self, app: WSGIApplication, settings: Settings | None = None) -> None:
+    def __init__(
+        self, app: WSGIApplication, sessions: Keeper | Deployment | Settings | None = None
+    ) -> None:
         self.app = app
-        self.keeper = Keeper(settings if settings is not None else Settings())
+        self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions or Settings())
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         session = environ[ENVIRON_KEY] = self.keeper.session(environ.get("HTTP_COOKIE", ""))

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
-import threading
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from sealedstate import Keeper
+from sealedstate._forks import ForkSafeLock
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -48,8 +47,7 @@ class HealthApplication:
         self._found: Mapping[str, bool] = {}
         self._found_at = -math.inf
         self._was_up = True
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._lock = ForkSafeLock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
@@ -67,7 +65,7 @@ class HealthApplication:
 
     def _health(self) -> Mapping[str, bool]:
         """Whether each thing is up, as it was found less than `keep_for` ago."""
-        with self._locked():
+        with self._lock:
             if not 0 <= self._now() - self._found_at < self._keep_for:
                 self._found = self._asked()
                 self._found_at = self._now()
@@ -83,12 +81,6 @@ class HealthApplication:
 
     def _now(self) -> float:
         return self._keeper.settings.clock()
-
-    def _locked(self) -> threading.Lock:
-        if self._pid != os.getpid():
-            # A lock held by another thread during the fork stays locked in the child for ever.
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        return self._lock
 
 
 def _body(found: Mapping[str, bool]) -> bytes:

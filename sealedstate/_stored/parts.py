@@ -21,7 +21,7 @@ KIND = Kind(CONTEXT, "part", "a stored part", has_realm=False)
 WRITE_TRIES = 128
 
 Merge: TypeAlias = Callable[[bytes | None, bytes, bytes], bytes]
-"""(encoded value as loaded or None, as it is stored now, as this request wants it) -> what to store."""
+"""(encoded value as loaded or None, as stored now, as this request wants it) -> what to store."""
 
 
 def last_writer_wins(_base: bytes | None, _stored: bytes, wanted: bytes) -> bytes:

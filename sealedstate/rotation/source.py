@@ -23,6 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeGuard
 
+from .._forks import ForkSafeLock
 from ..errors import ConfigurationError, OperatorError, StorageUnavailable
 from ..events import EventLog
 from ..keyring import Keyring
@@ -78,7 +79,7 @@ class RotatingKeySource:
         self.tending = tending
         self._board = board
         self._journal = journal
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()
@@ -266,9 +267,8 @@ class RotatingKeySource:
 
     def _begin_in_this_process(self) -> None:
         if self._pid != os.getpid():
-            # A lock held by another thread during the fork stays locked in the child for ever, and
-            # threads stay behind.
-            self._lock, self._thread, self._pid = threading.Lock(), None, os.getpid()
+            # The parent's thread does not exist in the child.
+            self._thread, self._pid = None, os.getpid()
         if self._thread is None and self.tending.rotates and not self._ended.is_set():
             self._thread = threading.Thread(
                 target=self._tend_on, name="sealedstate-keys", daemon=True

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from .._forks import ForkSafeLock
+
 C = TypeVar("C")
 
 
@@ -24,6 +26,7 @@ class ConnectionStack(Generic[C]):
         self._is_quiet = is_quiet
         self._close = close
         self._pid = os.getpid()
+        self._forking = ForkSafeLock()
         # Its append() and pop() are atomic; a lock could be held by another thread during a fork.
         self._connections: deque[C] = deque()
 
@@ -55,6 +58,9 @@ class ConnectionStack(Generic[C]):
             return None
 
     def _forget_the_parents(self) -> None:
-        parents, self._connections, self._pid = self._connections, deque(), os.getpid()
+        with self._forking:
+            if self._pid == os.getpid():
+                return  # another thread did it
+            parents, self._connections, self._pid = self._connections, deque(), os.getpid()
         for connection in parents:
             self._close(connection)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
+from .._forks import ForkSafeLock
 from .contract import UNCHANGED, Capabilities, Clock, Storage, Stored, Unchanged, millis
 from .requirements import store_name
 
@@ -32,8 +31,7 @@ class CachedStorage:
         self._staleness = staleness
         self._max_records = max_records
         self._known: OrderedDict[tuple[str, str], tuple[Stored, int]] = OrderedDict()
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._lock = ForkSafeLock()
         self._writes = 0
 
     @property
@@ -53,13 +51,13 @@ class CachedStorage:
             return self._store.create(context, key, value, expires_at, version)
 
     def read(self, context: str, key: str) -> Stored | None:
-        with self._locked():
+        with self._lock:
             known = self._fresh(context, key)
             writes = self._writes
         if known is not None:
             return known
         stored = self._store.read(context, key)
-        with self._locked():
+        with self._lock:
             # What was read before a write of ours ended may be older than that write.
             if stored is not None and writes == self._writes:
                 self._keep(context, key, stored)
@@ -121,25 +119,19 @@ class CachedStorage:
         return self._store.reap(limit)
 
     def close(self) -> None:
-        with self._locked():
+        with self._lock:
             self._known.clear()
         self._store.close()
 
     def forget(self, context: str, key: str | None) -> None:
         """Drop what is known of a record, or of a whole context."""
-        with self._locked():
+        with self._lock:
             self._writes += 1
             if key is not None:
                 self._known.pop((context, key), None)
                 return
             for place in [place for place in self._known if place[0] == context]:
                 del self._known[place]
-
-    def _locked(self) -> threading.Lock:
-        if self._pid != os.getpid():
-            # A lock held by another thread during the fork stays locked in the child for ever.
-            self._lock, self._pid = threading.Lock(), os.getpid()
-        return self._lock
 
     def _fresh(self, context: str, key: str) -> Stored | None:
         found = self._known.get((context, key))

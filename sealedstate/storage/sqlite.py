@@ -11,12 +11,12 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+from .._forks import ForkSafeLock
 from ..errors import CapacityError, ConfigurationError, StorageUnavailable, VersionMismatch
 from .contract import (
     UNCHANGED,
@@ -75,7 +75,7 @@ class _Held:
 
     __slots__ = ("_link", "_lock")
 
-    def __init__(self, link: SQLiteLink, lock: threading.Lock) -> None:
+    def __init__(self, link: SQLiteLink, lock: ForkSafeLock) -> None:
         self._link, self._lock = link, lock
 
     def __enter__(self) -> sqlite3.Connection:
@@ -103,7 +103,7 @@ class SQLiteLink:
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path.absolute()  # even if the process moves to another directory
         self._timeout = timeout
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._orphans: list[sqlite3.Connection] = []
@@ -112,7 +112,6 @@ class SQLiteLink:
         """The connection, for a `with` block. Raises CapacityError or StorageUnavailable for what
         SQLite raises in it.
         """
-        self._forget_the_parents()
         return _Held(self, self._lock)
 
     def patiently(self, connection: sqlite3.Connection, sql: str, row: Any = ()) -> sqlite3.Cursor:
@@ -143,8 +142,8 @@ class SQLiteLink:
 
     def close(self) -> None:
         """Let go of the connection; the next one who holds it opens another."""
-        self._forget_the_parents()
         with self._lock:
+            self._forget_the_parents()
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -159,6 +158,7 @@ class SQLiteLink:
 
     def connection(self) -> sqlite3.Connection:
         """For who holds it: the one of this process, opened when there is none."""
+        self._forget_the_parents()
         if self._connection is None:
             self._connection = self.open()
         return self._connection
@@ -172,10 +172,9 @@ class SQLiteLink:
             raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
 
     def _forget_the_parents(self) -> None:
+        """For who holds it."""
         if self._pid == os.getpid():
             return
-        # A lock held by another thread during the fork stays locked in the child for ever.
-        self._lock = threading.Lock()
         if self._connection is not None:
             self._orphans.append(self._connection)  # kept, so that nothing closes it here
         self._connection, self._pid = None, os.getpid()

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from sealedstate import Key, Settings
+from sealedstate.deployment import open_ring_storage
 from sealedstate.rotation import founded, revoked
 from tests.support.client import Client, send
 from tests.support.servers import Server, gunicorn
@@ -72,10 +73,9 @@ def environ_of(**settings: object) -> dict[str, str]:
 def with_file_ring(folder: Path) -> dict[str, str]:
     """The environment of nodes whose ring is in a new file."""
     path = folder / "keys.json"
-    bare = {"SEALEDSTATE_KEYS": Key.generate(os.urandom).export()}
-    sources = Settings.from_env(bare | environ_of()).key_sources()
-    ring = founded(sources.tending.schedule, int(time.time()), os.urandom)
-    assert sources.ring_home(f"file:{path}").write(ring, None)
+    settings = Settings.from_env(environ_of(keys=f"file:{path}"))
+    ring = founded(settings.rotation().schedule, int(time.time()), os.urandom)
+    assert open_ring_storage(settings).write(ring, None)
     return environ_of(keys=f"file:{path}")
 
 
@@ -208,8 +208,7 @@ def test_a_revoked_key_opens_nothing_one_reload_later_on_any_worker(tmp_path: Pa
     environ = with_file_ring(tmp_path) | environ_of(
         keys=f"file:{tmp_path / 'keys.json'}", rotate_every=3600, rotate_in_process=False
     )
-    sources = Settings.from_env(environ).key_sources()
-    home = sources.ring_home(environ["SEALEDSTATE_KEYS"])
+    home = open_ring_storage(Settings.from_env(environ))
     with running([tmp_path / "a"], environ) as (server,), ThreadPoolExecutor(8) as pool:
         client = Client(server.port)
         client.post("/sign-in")

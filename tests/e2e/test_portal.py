@@ -595,7 +595,7 @@ def test_logins_of_two_tabs_are_merged() -> None:
 def test_one_source_serves_all_profiles_so_that_one_thread_tends_the_ring(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path / "var")
     with contextlib.closing(deployment.store):
-        sources = [deployment.settings(name).key_source for name in PROFILES]
+        sources = [deployment.settings(name).keys for name in PROFILES]
     assert all(source is deployment.keys for source in sources)
 
 

@@ -57,7 +57,7 @@ def test_what_does_not_work_with_a_store_stops_the_start(name: str) -> None:
 
 
 def test_without_a_store_only_the_front_channel_works() -> None:
-    idp = Provider(storage=None, parts={}, indexed=False)
+    idp = Provider(storage=None, part_policies={}, indexed=False)
     working = [ability for ability in abilities.ABILITIES if abilities.works(ability, None)]
     assert working == ["front channel"]
     assert idp.signed_in(a_login(SP)).answer(idp.logout.begin).remaining

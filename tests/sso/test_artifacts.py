@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError, Keyring, Settings
+from sealedstate.deployment import Deployment
 from sealedstate.errors import CapacityError, OutcomeUnknown, StorageUnavailable, UnsupportedValue
 from sealedstate.key_sources import StaticKeys
 from sealedstate.sso import ArtifactStore
@@ -245,7 +246,7 @@ def test_a_store_that_others_do_not_see_stops_the_start_unless_that_is_accepted(
         )
 
     with pytest.raises(ConfigurationError, match="artifacts needs a store that is seen by every"):
-        ArtifactStore.of(settings())
-    store = ArtifactStore.of(settings("artifacts"))
+        ArtifactStore.of(Deployment.open(settings()))
+    store = ArtifactStore.of(Deployment.open(settings("artifacts")))
     now = settings().clock()
     assert store.take(store.put(MESSAGE, SP, 60, now), SP, now) == MESSAGE

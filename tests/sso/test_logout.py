@@ -97,7 +97,7 @@ def test_another_session_of_the_service_that_asked_is_told() -> None:
 def test_a_request_that_means_another_session_does_not_end_this_one(
     asked: LogoutRequest, store: str | None
 ) -> None:
-    idp = Provider(storage=store, parts={}, indexed=False)
+    idp = Provider(storage=store, part_policies={}, indexed=False)
     user = idp.signed_in(WIKI)
     with pytest.raises(RequestOfAnother):
         idp.logout.begin(user.session(), asked)
@@ -575,7 +575,7 @@ def test_two_requests_at_once_need_the_rules_that_merge_them() -> None:
 
 
 def bare() -> tuple[Provider, User]:
-    idp = Provider(storage=None, parts={}, indexed=False)
+    idp = Provider(storage=None, part_policies={}, indexed=False)
     return idp, idp.signed_in(WIKI, MAIL)
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError, Keyring, Settings
+from sealedstate.deployment import Deployment
 from sealedstate.errors import StorageUnavailable
 from sealedstate.sso import ReplayCache
 from sealedstate.sso.replay import CONTEXT, LONGEST
@@ -203,22 +204,22 @@ def settings(
 
 def test_a_store_that_forgets_stops_the_start_unless_that_is_accepted() -> None:
     with pytest.raises(ConfigurationError, match="replay needs a store that is seen by every"):
-        ReplayCache.of(settings("memory:"))
-    assert ReplayCache.of(settings("memory:", "replay")).admit("a", "b", 2e9, 2e9)
+        ReplayCache.of(Deployment.open(settings("memory:")))
+    assert ReplayCache.of(Deployment.open(settings("memory:", "replay"))).admit("a", "b", 2e9, 2e9)
 
 
 def test_without_a_store_or_a_lookup_key_there_is_no_replay_cache() -> None:
     with pytest.raises(ConfigurationError, match="replay needs one"):
-        ReplayCache.of(settings(None))
+        ReplayCache.of(Deployment.open(settings(None)))
     with pytest.raises(ConfigurationError, match="keys generate --lookup"):
-        ReplayCache.of(settings("memory:", "replay", lookup=None))
+        ReplayCache.of(Deployment.open(settings("memory:", "replay", lookup=None)))
 
 
 @pytest.mark.parametrize("longest", ["day", -1, 0, 1.5, None, True])
 def test_a_longest_that_is_no_time_stops_the_start(longest: Any) -> None:
     store = MemoryStorage(Clock(NOW))
     with pytest.raises(ConfigurationError, match="longest"):
-        ReplayCache.of(settings(store, "replay"), longest)
+        ReplayCache.of(Deployment.open(settings(store, "replay")), longest)
 
 
 def test_bytes_are_no_name_of_a_message_and_do_not_use_up_the_text() -> None:

@@ -74,7 +74,7 @@ class Meddled(MemoryStorage):
 
 
 class Tab:
-    """The parts of one node, with its clock and ring; each write happens a second after the last."""
+    """The parts of one node, with its clock and ring; one second between writes."""
 
     def __init__(self, store: MemoryStorage, clock: Clock, ring: Keyring = RING) -> None:
         self.parts = StoredParts(access_of(store, ring, clock))

@@ -49,7 +49,7 @@ class Provider:
     def __init__(
         self,
         storage: Storage | str | None = "memory:",
-        parts: Mapping[str, str] = SERVED,
+        part_policies: Mapping[str, str] = SERVED,
         indexed: bool = True,
         nodes: int = 1,
         made: bool = True,
@@ -58,7 +58,8 @@ class Provider:
         self.clock = Clock()
         self.store = MemoryStorage(self.clock) if storage == "memory:" else storage
         self.records = LoginRecords(registry(), identifiers() if made else None)
-        self.nodes = [self.node(indexed, part_policies=dict(parts), **given) for _ in range(nodes)]
+        policies = dict(part_policies)
+        self.nodes = [self.node(indexed, part_policies=policies, **given) for _ in range(nodes)]
 
     def node(self, indexed: bool = True, **given: Any) -> Node:
         given = {"merge": self.records.merge_rules, "accept_weak_store_for": TOLERATED} | given

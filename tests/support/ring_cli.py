@@ -19,10 +19,12 @@ import pytest
 
 from sealedstate import Settings
 from sealedstate.cli import main
+from sealedstate.deployment import open_keys, open_report_store, open_ring_storage, open_store
 from sealedstate.keyring import Key, secret_to_text
 from sealedstate.rotation import Ring, RingStorage, Schedule, founded
 from sealedstate.rotation.reports import Report, ReportStore
 from sealedstate.rotation.source import RotatingKeySource
+from sealedstate.storage import Storage
 
 KEK = Key.generate(os.urandom).export()
 HOUR, DAY = 3600, 86400
@@ -84,9 +86,11 @@ class Desk:
     def node(self, **given: object) -> RotatingKeySource:
         """A process of this configuration, without its thread."""
         settings = Settings.from_env(self.environ, rotate_in_process=False, **given)
-        _close_later(settings, self.stores)
-        assert isinstance(settings.key_source, RotatingKeySource)
-        return settings.key_source
+        store = open_store(settings)
+        _close_later(store, self.stores)
+        source = open_keys(settings, store)
+        assert isinstance(source, RotatingKeySource)
+        return source
 
 
 @contextmanager
@@ -102,16 +106,17 @@ def desk(kind: str, folder: Path, environ: pytest.MonkeyPatch) -> Iterator[Desk]
         environ.delenv(name)
     for name, text in named.items():
         environ.setenv(name, text)
-    settings = Settings.from_env(named, keys=Key.generate(os.urandom).export())
-    sources, keys = settings.key_sources(), named["SEALEDSTATE_KEYS"]
+    settings = Settings.from_env(named)
+    store = open_store(settings)
+    home, board = open_ring_storage(settings, store), open_report_store(settings, store)
     with ExitStack() as stores:
-        _close_later(settings, stores)
-        yield Desk(keys, named, sources.ring_home(keys), sources.report_board(keys), path, stores)
+        _close_later(store, stores)
+        yield Desk(named["SEALEDSTATE_KEYS"], named, home, board, path, stores)
 
 
-def _close_later(settings: Settings, stores: ExitStack) -> None:
-    if settings.store is not None:
-        stores.callback(settings.store.close)
+def _close_later(store: Storage | None, stores: ExitStack) -> None:
+    if store is not None:
+        stores.callback(store.close)
 
 
 # --- the command line ---------------------------------------------------------------------------

@@ -156,7 +156,7 @@ def test_sessions_are_not_touched_even_behind_the_middleware(keeper: Keeper) -> 
     session = keeper.session()
     session["cart"] = ["tea"]
     cookie = cookie_header(keeper.save(session))
-    sessions = SealedSessionMiddleware(page, keeper.settings)
+    sessions = SealedSessionMiddleware(page, keeper)
     sessions.app = HealthApplication(sessions)
     for sent in (cookie, "__Host-s=garbage"):
         answer = ask(sessions, cookie=sent)

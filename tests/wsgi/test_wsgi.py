@@ -58,7 +58,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def settings(clock: Clock) -> Settings:
-    return in_memory(clock, "memory:")
+    return in_memory(clock, MemoryStorage(clock))
 
 
 def in_memory(clock: Clock, store: Any) -> Settings:
@@ -944,7 +944,7 @@ def test_a_read_that_renews_the_seal_is_not_stored_by_caches(
     settings: Settings, clock: Clock
 ) -> None:
     cookie = cookies_with(settings, "alice")
-    clock.now += settings.lifetimes.refresh
+    clock.now += settings.lifetimes().refresh
     answer = ask(checked(touching(lambda session: session.subject), settings), cookie=cookie)
     assert len(answer.set_cookies) == 1
     assert answer.all("Cache-Control") == ["no-store, private"]
@@ -1030,7 +1030,7 @@ def test_the_applications_own_cookies_count_in_the_budget(settings: Settings) ->
     layout = opened(settings, cookie_header(alone.set_cookies)).layout()
     assert [view.place and view.place.value for view in layout] == ["core"]
     answer = ask(checked(touching(large, headers=[*PLAIN, OWN_LARGE]), settings))
-    assert response_bytes(answer) <= settings.carried.response_bytes
+    assert response_bytes(answer) <= settings.budget_profile().response_bytes
     session = opened(settings, cookie_header(answer.set_cookies[1:]))
     assert [view.place and view.place.value for view in session.layout()] == ["spilled"]
     assert session["library"] == b"\xff" * 1800
@@ -1099,7 +1099,7 @@ class Scene:
         return Settings(**{**ring, **usual, **more})
 
     def named(self, value: str) -> str:
-        return f"{self.settings.cookies.name}={value}"
+        return f"{self.settings.cookie_family().name}={value}"
 
     def expired(self, seconds: int) -> str:
         moment, self.clock.now = self.clock.now, self.clock.now - seconds

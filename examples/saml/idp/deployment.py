@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 from sealedstate import Settings
+from sealedstate.deployment import Deployment as SealedDeployment
+from sealedstate.deployment import open_keys
 from sealedstate.sso import (
     ArtifactStore,
     Identifiers,
@@ -46,7 +48,7 @@ class Deployment:
         self.clock = time.time
         keeping = Keeping(var, federation.idp.name)
         registry = _registry(keeping.directory / "registry", var, federation)
-        identifiers = Identifiers(_identifier_keys(keeping).key_source, realm=REALM)
+        identifiers = Identifiers(open_keys(_identifier_keys(keeping), keeping.store), realm=REALM)
         self.records = LoginRecords(registry, identifiers, head="authn", columns="services")
         self.settings = keeping.settings(
             REALM,
@@ -55,8 +57,9 @@ class Deployment:
             spill_order=["services"],
             merge=self.records.merge_rules,
         )
-        replays = ReplayCache.of(self.settings, longest=2 * FRESH)
-        self.artifacts = ArtifactStore.of(self.settings)
+        opened = SealedDeployment.open(self.settings)
+        replays = ReplayCache.of(opened, longest=2 * FRESH)
+        self.artifacts = ArtifactStore.of(opened)
         entity = identity_provider(var, federation)
         self.messages = Messages(entity, federation.idp, replays, self.clock)
 

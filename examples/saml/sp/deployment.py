@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from sealedstate.deployment import Deployment as SealedDeployment
 from sealedstate.sso import ReplayCache
 
 from ..entities import ASSERTION_MINUTES, service_provider
@@ -27,5 +28,5 @@ class Deployment:
         self.settings = keeping.settings(service.name)
         longest = 2 * FRESH + 60 * ASSERTION_MINUTES
         self.client = service_provider(var, federation, service)
-        replays = ReplayCache.of(self.settings, longest)
+        replays = ReplayCache.of(SealedDeployment.open(self.settings), longest)
         self.messages = Messages(self.client, service, replays, self.clock)

@@ -177,7 +177,8 @@ def _of_rotation(ring: Ring, now: int) -> Iterator[Finding]:
         "",
         f"the newest key, {key.kid.hex()}, seals since {relative(key.activates_at, now)}, though"
         f" another is due every {duration(schedule.rotate_every)}: nobody rotates; run"
-        " `sealedstate keys rotate` from cron, or see in the logs of nodes with rotate_in_process why"
+        " `sealedstate keys rotate` from cron, or see in the logs of nodes with"
+        " rotate_in_process why"
         " they don't",
     )
 

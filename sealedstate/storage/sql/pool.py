@@ -18,7 +18,6 @@ use by nobody are kept at hand outside it: a visit to the pool would cost a thir
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar, cast
@@ -26,6 +25,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
+from ..._forks import ForkSafeLock
 from ...errors import CapacityError, OutcomeUnknown, StorageError, StorageUnavailable
 from ..contract import Capabilities
 from .driver import DEADLINE, PATIENCE, SCHEMA_VERSION, Connection, Cursor, Driver, Fault
@@ -67,7 +67,7 @@ class Link:
             reset_on_return=None,
         )
         self._at_hand: list[_Held] = []
-        self._counting, self._waiting = threading.Lock(), 0
+        self._lock, self._waiting = ForkSafeLock(), 0
         self._orphans: list[object] = []
         self._pid = os.getpid()
         self._distrusted_at = 0.0
@@ -193,13 +193,13 @@ class Link:
 
     def _from_the_pool(self) -> _Held:
         pool = self._pool
-        with self._counting:
+        with self._lock:
             self._waiting += 1
         try:
             # Who put one back before this thread was counted did not offer it.
             return self._popped() or _Held(pool, self._connected(pool))
         finally:
-            with self._counting:
+            with self._lock:
                 self._waiting -= 1
 
     def _connected(self, pool: QueuePool) -> PoolProxiedConnection:
@@ -215,12 +215,13 @@ class Link:
     def _forget_the_parents(self) -> None:
         if self._pid == os.getpid():
             return
-        # Locks held by other threads during the fork stay locked in the child for ever. What the
-        # parent has is kept, so that nothing closes it here.
-        self._orphans.append((self._pool, self._at_hand))
-        self._pool, self._at_hand = self._pool.recreate(), []
-        self._counting, self._waiting = threading.Lock(), 0
-        self._pid = os.getpid()
+        with self._lock:
+            if self._pid == os.getpid():
+                return  # another thread did it
+            # What the parent has is kept, so that nothing closes it here.
+            self._orphans.append((self._pool, self._at_hand))
+            self._pool, self._at_hand, self._waiting = self._pool.recreate(), [], 0
+            self._pid = os.getpid()
 
     def _open(self) -> Connection:
         connection = self._driver.connect()
