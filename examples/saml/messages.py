@@ -124,7 +124,7 @@ class Messages:
 
     def once(self, issuer: str, message_id: str, expires_at: float) -> None:
         """Take note of an id. Raises Refused for one that was there, or that is out of date."""
-        if not self._replays.admit(issuer, message_id, expires_at, self.clock()):
+        if not self._replays.admit(issuer, message_id, expires_at):
             raise Refused("the message was used before, or is out of date")
 
     def _verified(self, xml: str, kind: str, relay_state: str = "") -> Received:

@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sealedstate import Keeper, Session, Settings
-from sealedstate.deployment import Deployment
 from sealedstate._cookies.header import field_bytes
+from sealedstate.deployment import Deployment
 from sealedstate_wsgi.health import HealthApplication
 
 if TYPE_CHECKING:

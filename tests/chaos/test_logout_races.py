@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sealedstate.sso.logout.state import State
 
 from sealedstate.sso import LogoutRequest, ServiceLogin
-from sealedstate.sso.logout.state import State
 from tests.support.identity_providers import CARRIED, SERVED, USER, Provider, User, a_login
 from tests.support.jar import Clock
 from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sealedstate.errors import LoginsUnreadable, UnsupportedValue
-from sealedstate.errors import RegistryMissing
+from sealedstate.errors import LoginsUnreadable, RegistryMissing, UnsupportedValue
 from sealedstate.sso import NameID, ServiceLogin
 from sealedstate.sso._codec.columns import MAX_LOGINS, decode_logins, encode_logins
 from sealedstate.sso.logins import How, Made

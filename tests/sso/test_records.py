@@ -9,19 +9,22 @@ from typing import Any
 import pytest
 
 from sealedstate import Keeper, Key, Session, Settings
-from sealedstate.errors import ConfigurationError, UnsupportedValue
+from sealedstate.errors import (
+    ConfigurationError,
+    IdentifierKeyMissing,
+    LoginsUnreadable,
+    NobodySignedIn,
+    RegistryMissing,
+    SessionIdChanged,
+    UnsupportedValue,
+)
 from sealedstate.sso import (
     TRANSIENT,
     Authentication,
-    IdentifierKeyMissing,
     LoginRecord,
     LoginRecords,
-    LoginsUnreadable,
     NameID,
-    NobodySignedIn,
-    RegistryMissing,
     ServiceLogin,
-    SessionIdChanged,
 )
 from sealedstate.sso._codec.tables import METHODS
 from sealedstate.sso.identifiers import Identifiers

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate.errors import UnsupportedValue
-from sealedstate.errors import RegistryMissing, RegistryUnreadable
+from sealedstate.errors import RegistryMissing, RegistryUnreadable, UnsupportedValue
 from sealedstate.sso.registry import (
     FORMAT,
     NO_VERSION,

@@ -1,7 +1,7 @@
 """Threads that take turns at each call of a store, in an order that one number decides.
 
-Knows threads and the storage contract. Does not know what they do. Where real threads meet by
-chance in a few places only, here any two calls of two nodes can come in either order.
+Real threads meet by chance in a few places only. Here any two calls of two nodes can come in
+either order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STEPS = frozenset({"create", "read", "update", "delete", "add_member", "remove_m
 
 
 class Turns:
-    """Lets one of some threads go on at a time, until its next step."""
+    """Lets one of several threads run at a time, until its next step."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -27,14 +27,14 @@ class Turns:
         self._done: set[int] = set()
 
     def step(self) -> None:
-        """Wait for one's turn; whoever takes no part does not wait."""
+        """Wait for this thread's turn; a thread that takes no part does not wait."""
         gate = self._gates.get(threading.get_ident())
         if gate is not None:
             self._arrived.release()
             assert gate.acquire(timeout=PATIENCE)
 
     def run(self, acts: Sequence[Callable[[], object]]) -> list[Any]:
-        """What each act gave, or the exception that it raised."""
+        """What each act returned, or the exception that it raised."""
         outcomes: list[Any] = [None] * len(acts)
         threads = [
             threading.Thread(target=self._act, args=(number, act, outcomes), daemon=True)

@@ -58,8 +58,8 @@ class Deployment:
             merge=self.records.merge_rules,
         )
         opened = SealedDeployment.open(self.settings)
-        replays = ReplayCache.of(opened, longest=2 * FRESH)
-        self.artifacts = ArtifactStore.of(opened)
+        replays = ReplayCache(opened, longest=2 * FRESH)
+        self.artifacts = ArtifactStore(opened)
         entity = identity_provider(var, federation)
         self.messages = Messages(entity, federation.idp, replays, self.clock)
 

@@ -76,7 +76,7 @@ class Logout:
         if self._is_about(session, asked):
             return self._begun(session, asked, asker)
         # Not about the session that is in this browser: what it means is found without it.
-        complete = self.pass_on(self._single.begin_by_request(asked))
+        complete = self.pass_on(self._single.begin_for_request(asked))
         return self.answer_address(asker, complete)
 
     def heard(self, received: Received) -> LogoutProgress:
@@ -148,7 +148,7 @@ class Logout:
 
     def by_soap(self, received: Received) -> str:
         """A service's request by SOAP, without the user's cookie: end, tell the others, answer."""
-        progresses = self._single.begin_by_request(_request(received))
+        progresses = self._single.begin_for_request(_request(received))
         complete = self.pass_on(progresses)
         xml, _ = logout_response(
             self._messages.entity,
@@ -166,12 +166,12 @@ class Logout:
         for progress in progresses:
             for notice in progress.remaining:
                 self._tell(progress, notice)
-            complete = complete and progress.complete and not progress.partial
+            complete = complete and progress.is_complete and not progress.is_partial
         return complete
 
     def settle(self, session: Session) -> LogoutProgress | None:
         """Tell the services of a session that was ended without its cookies, which came now."""
-        progress = self._single.owed(session)
+        progress = self._single.pending(session)
         if progress is not None:
             self.pass_on([progress])
         return progress
@@ -243,7 +243,7 @@ def _request(received: Received) -> LogoutRequest:
 
 def _note(progress: LogoutProgress, notice: Notice, told: bool) -> None:
     if told:
-        progress.told(notice)
+        progress.notified(notice)
     else:
         _log.warning("%s did not sign somebody out", notice.entity_id)
         progress.failed(notice)

@@ -91,8 +91,8 @@ class SignOn:
 
     def keep(self, waiting: Waiting) -> str:
         """Let a request wait; the handle that gets it back, once."""
-        data, now = json.dumps(asdict(waiting)).encode(), self._deployment.clock()
-        return self._deployment.artifacts.put(data, self._me, WAIT_SECONDS, now).hex()
+        data = json.dumps(asdict(waiting)).encode()
+        return self._deployment.artifacts.put(data, self._me, WAIT_SECONDS).hex()
 
     def fetch(self, handle: str) -> Waiting:
         """A request that has waited. Raises Refused where it was answered, or waited too long."""
@@ -100,7 +100,7 @@ class SignOn:
             raw = bytes.fromhex(handle)
         except ValueError:
             raw = b""
-        data = self._deployment.artifacts.take(raw, self._me, self._deployment.clock())
+        data = self._deployment.artifacts.take(raw, self._me)
         if data is None:
             raise Refused("it was answered already, or has waited for too long")
         return Waiting(**json.loads(data))
@@ -140,9 +140,7 @@ class SignOn:
         if waiting.binding != BINDING_HTTP_ARTIFACT:
             return Answer(waiting.consumer, waiting.relay_state, xml=xml)
         deployment = self._deployment
-        handle = deployment.artifacts.put(
-            xml.encode(), waiting.entity_id, ARTIFACT_SECONDS, deployment.clock()
-        )
+        handle = deployment.artifacts.put(xml.encode(), waiting.entity_id, ARTIFACT_SECONDS)
         artifact = SAMLArtifact(source_id_of(self._me), handle).export()
         return Answer(waiting.consumer, waiting.relay_state, artifact=artifact)
 
@@ -160,7 +158,7 @@ class SignOn:
         if not found.is_from(self._me):
             return None
         deployment = self._deployment
-        message = deployment.artifacts.take(found.handle, issuer, deployment.clock())
+        message = deployment.artifacts.take(found.handle, issuer)
         return None if message is None else message.decode()
 
 

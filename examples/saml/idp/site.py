@@ -205,7 +205,7 @@ class IdentityProvider(Site):
             return see_other(address)
         asker = self._signing_out.asker_of(request.session)
         if asker is not None:
-            complete = progress.complete and not progress.partial
+            complete = progress.is_complete and not progress.is_partial
             return see_other(self._signing_out.answer_address(asker, complete))
         titles = [self._deployment.federation.title(each.entity_id) for each in progress.failures]
         return self.page(pages.signed_out(_frame(request), titles))

@@ -28,5 +28,5 @@ class Deployment:
         self.settings = keeping.settings(service.name)
         longest = 2 * FRESH + 60 * ASSERTION_MINUTES
         self.client = service_provider(var, federation, service)
-        replays = ReplayCache.of(SealedDeployment.open(self.settings), longest)
+        replays = ReplayCache(SealedDeployment.open(self.settings), longest)
         self.messages = Messages(self.client, service, replays, self.clock)
