@@ -17,7 +17,7 @@ from enum import Enum
 from itertools import pairwise
 from typing import NoReturn, Self
 
-from .errors import ConfigurationError, NoPrimaryKey
+from .errors import ConfigurationError, KeyDisabled, KeyOutOfUse, NoPrimaryKey, UnknownKey
 
 KID_BYTES = 4
 SECRET_BYTES = 32
@@ -189,6 +189,20 @@ class Keyring:
     def find(self, kid: bytes) -> Key | None:
         """The one key that a kid selects, whatever its state."""
         return self.by_kid.get(kid)
+
+    def usable_key(self, kid: bytes, now: float) -> Key:
+        """Return the key that may open what it sealed, at `now` (epoch seconds).
+
+        Raises UnknownKey, KeyOutOfUse (revoked, expired or removed) or KeyDisabled.
+        """
+        key = self.by_kid.get(kid)
+        if key is None:
+            raise KeyOutOfUse(kid) if kid in self.gone else UnknownKey(kid)
+        if key.revoked or (key.expires_at is not None and now >= key.expires_at):
+            raise KeyOutOfUse(kid)
+        if key.disabled:
+            raise KeyDisabled(kid)
+        return key
 
     def primary(self, now: int) -> Key:
         """The key that seals at `now`. Raises NoPrimaryKey."""

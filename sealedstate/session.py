@@ -109,6 +109,10 @@ class Visit(Protocol):
         """A fresh session id."""
         ...
 
+    def now(self) -> float:
+        """The deployment's time (epoch seconds)."""
+        ...
+
 
 class Session(MutableMapping[str, object]):
     """A user's session in one request, opened when it is first looked at.

@@ -125,6 +125,9 @@ class LoadedSession:
     def new_id(self) -> bytes:
         return self.toolkit.settings.random(ID_BYTES)
 
+    def now(self) -> float:
+        return self.toolkit.now()
+
     # --- what saving asks -----------------------------------------------------------------------
 
     def revoke(self, record: Record, replaced: bool = False) -> bool:

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import ExpiredSession, FutureSession, MalformedRecord, UnsupportedValue
 from .cbor import NO_FRAME, dump_frame, load_frame
+from .encoding import has_lone_surrogate
 
 # FOLD sealedstate.record
 # The record behind a session: who it is, its times, its parts and where they live.
@@ -129,7 +130,7 @@ def check_subject(subject: object) -> None:
     """Raise UnsupportedValue unless `subject` may name a user."""
     if type(subject) is not str:
         raise UnsupportedValue("session.subject", "a subject is text or None")
-    if any("\ud800" <= letter <= "\udfff" for letter in subject):
+    if has_lone_surrogate(subject):
         raise UnsupportedValue("session.subject", "a subject has a lone surrogate")
     if len(subject.encode()) > MAX_SUBJECT_BYTES:
         raise UnsupportedValue(
@@ -143,7 +144,7 @@ def check_name(name: object) -> None:
         raise UnsupportedValue("session[...]", "a part's name is non-empty text")
     if name.isascii() and len(name) <= MAX_NAME_BYTES:
         return
-    if any("\ud800" <= letter <= "\udfff" for letter in name):
+    if has_lone_surrogate(name):
         raise UnsupportedValue("session[...]", "a part's name has a lone surrogate")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise UnsupportedValue(

@@ -77,14 +77,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import (
-    ForgedToken,
-    KeyDisabled,
-    KeyOutOfUse,
-    MalformedToken,
-    UnknownFormat,
-    UnknownKey,
-)
+from ..errors import ForgedToken, KeyOutOfUse, MalformedToken, UnknownFormat
 from ..keyring import Key, Keyring, length_prefixed
 from .aead import NONCE_BYTES, TAG_BYTES, decrypt, encrypt
 
@@ -149,7 +142,7 @@ def open_token(token: bytes, place: TokenContext, keyring: Keyring, now: int) ->
         raise UnknownFormat
     header, key = token[:HEADER_BYTES], keyring.by_kid.get(token[1:5])
     if key is None or key.revoked or key.disabled or key.expires_at is not None:
-        key = _usable_key(token[1:5], keyring, now)
+        key = keyring.usable_key(token[1:5], now)
     secret, _ = key.lanes.get(place.lane) or key.lane(*place.lane)
     plaintext = decrypt(token[HEADER_BYTES:], place.context + header, header[5:], secret)
     if plaintext is None:
@@ -164,14 +157,3 @@ def open_token(token: bytes, place: TokenContext, keyring: Keyring, now: int) ->
 def kid_of(token: bytes) -> bytes | None:
     """The kid of the key that a token says it was sealed by; None where it is no token of ours."""
     return token[1:5] if len(token) >= OVERHEAD_BYTES and token[:1] == FORMAT else None
-
-
-def _usable_key(kid: bytes, keyring: Keyring, now: int) -> Key:
-    key = keyring.by_kid.get(kid)
-    if key is None:
-        raise KeyOutOfUse(kid) if kid in keyring.gone else UnknownKey(kid)
-    if key.revoked or (key.expires_at is not None and now >= key.expires_at):
-        raise KeyOutOfUse(kid)
-    if key.disabled:
-        raise KeyDisabled(kid)
-    return key

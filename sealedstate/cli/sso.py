@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..errors import RegistryUnreadable
-from ..sso import Registry, extended_text, parse_registry
+from ..sso import Registry, extend_registry, parse_registry
 from ..sso import read_service_entity_ids as read_entity_ids
 from ..storage import USES, Capabilities, unmet
 from ..storage.requirements import DECLARED
@@ -97,7 +97,7 @@ def _build(given: argparse.Namespace) -> int:
     for name in given.metadata:
         entity_ids += _entity_ids(name)
     before = _read(given.output)
-    text = extended_text(before, entity_ids, given.method)
+    text = extend_registry(before, entity_ids, given.method)
     if given.output is None:
         sys.stdout.write(text)
     elif text != before:

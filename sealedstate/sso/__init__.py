@@ -8,7 +8,7 @@ in `sealedstate.errors`.
 
 from __future__ import annotations
 
-from .artifacts import ArtifactStore, SAMLArtifact, source_id_of
+from .artifacts import ArtifactStore, SAMLArtifact, compute_source_id
 from .consent import Consent, ConsentStore
 from .identifiers import Identifiers
 from .logins import Authentication, NameID, ServiceLogin
@@ -18,7 +18,7 @@ from .logout.single_logout import SingleLogout
 from .records import PERSISTENT, TRANSIENT, LoginRecord, LoginRecords
 from .registry import (
     Registry,
-    extended_text,
+    extend_registry,
     load_registry,
     parse_registry,
     read_service_entity_ids,
@@ -48,9 +48,9 @@ __all__ = [
     "ServiceLogin",
     "SessionRegistry",
     "SingleLogout",
-    "extended_text",
+    "compute_source_id",
+    "extend_registry",
     "load_registry",
     "parse_registry",
     "read_service_entity_ids",
-    "source_id_of",
 ]

@@ -29,7 +29,7 @@ from ..errors import CapacityError, ConfigurationError, MalformedToken, Unsuppor
 from ..keyring import length_prefixed
 from ..storage.contract import millis, utf8
 
-__all__ = ["ArtifactStore", "SAMLArtifact", "source_id_of"]
+__all__ = ["ArtifactStore", "SAMLArtifact", "compute_source_id"]
 
 KIND = Kind("sealedstate.sso.artifact", "artifact", "an artifact")
 HANDLE_BYTES = 20
@@ -104,31 +104,26 @@ class ArtifactStore:
         return entry.value[end:] if self._table.delete(key, entry.version) else None
 
 
-# FOLD sealedstate.sso.saml_artifacts
-# The artifact that travels in place of a SAML 2 message, type 0x0004, and back.
-#
-# Knows its 44 bytes. Does not know what a handle leads to.
-#
-#     TypeCode 0x0004 (2 bytes) | EndpointIndex (2) | SourceID (20) | MessageHandle (20), in base64
-#
-# SourceID is the SHA-1 digest of the issuer's entityID: whoever gets an artifact finds by it
-# whom to
-# ask. Source: saml-bindings-2.0-os, 3.6.4.
-
+# --- SAML ---------------------------------------------------------------------------------------
 
 TYPE_CODE = b"\x00\x04"
 DIGEST_BYTES = 20
 ARTIFACT_BYTES = 44
 ARTIFACT_CHARS = 60
-LAST_INDEX = 0xFFFF
+MAX_INDEX = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class SAMLArtifact:
-    """An artifact: which endpoint of which issuer gives the message of `handle`, 20 bytes.
+    """A SAML 2 artifact of type 0x0004 (saml-bindings-2.0-os, 3.6.4).
 
-    Whoever has the handle may ask, so it stays out of the repr. Raises ConfigurationError for
-    values that no artifact holds, UnsupportedValue for those of another type.
+    It is base64 of 44 bytes:
+
+        TypeCode 0x0004 (2 bytes) | EndpointIndex (2) | SourceID (20) | MessageHandle (20)
+
+    `source_id` is the SHA-1 digest of the issuer's entityID; by it the recipient finds the issuer.
+    Holding the handle is enough to ask for the message, so the repr leaves it out. Raises
+    UnsupportedValue for values of another type, ConfigurationError for values of another size.
     """
 
     source_id: bytes
@@ -136,43 +131,51 @@ class SAMLArtifact:
     endpoint_index: int = 0
 
     def __post_init__(self) -> None:
-        if type(self.source_id) is not bytes or type(self.handle) is not bytes:
-            raise UnsupportedValue("a SAML artifact", "SourceID and MessageHandle are bytes")
-        if type(self.endpoint_index) is not int:
-            raise UnsupportedValue("a SAML artifact", "an EndpointIndex is a whole number")
+        for name, kind in (("source_id", bytes), ("handle", bytes), ("endpoint_index", int)):
+            value = getattr(self, name)
+            if type(value) is not kind:
+                raise UnsupportedValue(
+                    f"SAMLArtifact.{name}",
+                    f"expected {kind.__name__}, got {type(value).__name__}",
+                )
         if len(self.source_id) != DIGEST_BYTES or len(self.handle) != DIGEST_BYTES:
-            raise ConfigurationError(f"SourceID and MessageHandle have {DIGEST_BYTES} bytes each")
-        if not 0 <= self.endpoint_index <= LAST_INDEX:
-            raise ConfigurationError(f"an EndpointIndex is 0 to {LAST_INDEX}")
+            raise ConfigurationError(
+                f"SAMLArtifact.source_id, handle: must have {DIGEST_BYTES} bytes each,"
+                f" got {len(self.source_id)} and {len(self.handle)}"
+            )
+        if not 0 <= self.endpoint_index <= MAX_INDEX:
+            raise ConfigurationError(
+                f"SAMLArtifact.endpoint_index: must be 0 to {MAX_INDEX}, got {self.endpoint_index}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The artifact behind a `SAMLart` value. Raises MalformedToken for all else, None too."""
+        """Parse a `SAMLart` value. Raises MalformedToken for everything else."""
         if type(text) is not str or len(text) != ARTIFACT_CHARS or not text.isascii():
             raise MalformedToken
         try:
             data = binascii.a2b_base64(text, strict_mode=True)
         except binascii.Error:
             raise MalformedToken from None
-        # Two texts for one artifact would differ in bits that base64 does not use.
-        if data[:2] != TYPE_CODE or len(data) != ARTIFACT_BYTES or _base64(data) != text:
+        # Encoding again refuses a second text of the same artifact, with other unused bits.
+        if data[:2] != TYPE_CODE or len(data) != ARTIFACT_BYTES or _to_base64(data) != text:
             raise MalformedToken
         return cls(data[4:24], data[24:], int.from_bytes(data[2:4], "big"))
 
     def export(self) -> str:
-        """The text that `parse` reads, 60 characters. It holds the handle."""
+        """Return the text that `parse` reads, 60 characters. It contains the handle."""
         index = self.endpoint_index.to_bytes(2, "big")
-        return _base64(TYPE_CODE + index + self.source_id + self.handle)
+        return _to_base64(TYPE_CODE + index + self.source_id + self.handle)
 
     def is_from(self, entity_id: str) -> bool:
-        """Whether `entity_id` is its issuer's."""
-        return hmac.compare_digest(self.source_id, source_id_of(entity_id))
+        """Whether `entity_id` is the issuer's."""
+        return hmac.compare_digest(self.source_id, compute_source_id(entity_id))
 
 
-def source_id_of(entity_id: str) -> bytes:
-    """The SourceID of an issuer. Its digest identifies, and secures nothing."""
+def compute_source_id(entity_id: str) -> bytes:
+    """Return the SourceID of an issuer, which identifies it and proves nothing."""
     return hashlib.sha1(entity_id.encode(), usedforsecurity=False).digest()
 
 
-def _base64(data: bytes) -> str:
+def _to_base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")

@@ -130,7 +130,7 @@ def problems(node: Node, name: str, user: Got) -> list[str]:
             continue
         if user.ended:
             wrong.append(f"{name} is back")
-        for login in node.records.of(session, time.time()).services():
+        for login in node.records.for_session(session).services():
             request = LogoutRequest(login.entity_id, login.name_id)
             if session.raw_id not in node.index.find(request):
                 wrong.append(f"{name} at {login.entity_id} is missing from the index")

@@ -41,7 +41,7 @@ def sign_in(session, value):
 
 
 def enter(session, value):
-    made = login(session).enter(value, METHOD)
+    made = login(session).add_derived_login(value, METHOD)
     return [made.name_id.value, made.session_index]
 
 
@@ -57,7 +57,7 @@ def asked(session, value):
 
 
 def login(session):
-    return records.of(session, time.time())
+    return records.for_session(session)
 
 
 CHANGES = {

@@ -65,7 +65,7 @@ def test_without_a_store_only_the_front_channel_works() -> None:
 
 
 GIVEN: dict[str, Callable[[Identifiers, Any], ServiceLogin]] = {
-    "derived NameID and SessionIndex (`enter`)": lambda made, user: user.enter(SP),
+    "derived NameID and SessionIndex (`add_derived_login`)": lambda made, user: user.enter(SP),
     "derived NameID, no SessionIndex": lambda made, user: _went(user, made, "name", None),
     "derived NameID, SessionIndex of your own": lambda made, user: _went(user, made, "name", "own"),
     "pairwise or own NameID, derived SessionIndex": lambda made, user: _went(
@@ -155,7 +155,7 @@ def test_the_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         session = scope["keeper"].session()
         session.subject = "jdoe"
         exec(signing_in, scope | {"session": session, "records": scope["records"]})
-        login = scope["records"].of(session, time.time())
+        login = scope["records"].for_session(session)
         login.add_service(a_login("https://mail.example.org", "mail-name", "_5f3a"))
         lines = scope["keeper"].save(session)
         cookie = "; ".join(line.split(";")[0] for line in lines)

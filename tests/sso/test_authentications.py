@@ -10,10 +10,10 @@ from sealedstate.errors import LoginsUnreadable
 from sealedstate.sso import Authentication
 from sealedstate.sso._codec.authentications import (
     MARGIN,
-    complete,
+    compact,
     decode_head,
     encode_head,
-    keep,
+    expand,
 )
 from sealedstate.sso._codec.tables import DURATIONS, METHODS
 from tests.support.login_makers import NOW, SOME_METHODS
@@ -29,8 +29,8 @@ AUTHENTICATIONS = st.builds(
 def there_and_back(
     given_: frozenset[Authentication], start: int, later_start: int
 ) -> frozenset[Authentication]:
-    data = encode_head(keep(one, start) for one in given_)
-    return frozenset(complete(one, later_start) for one in decode_head(data))
+    data = encode_head(compact(one, start) for one in given_)
+    return frozenset(expand(one, later_start) for one in decode_head(data))
 
 
 @given(st.frozensets(AUTHENTICATIONS, max_size=5), st.integers(-MARGIN, MARGIN))
@@ -50,7 +50,7 @@ def test_a_session_may_begin_at_any_time(start: int) -> None:
 def test_the_usual_authentication_takes_two_bytes_and_a_known_one_three() -> None:
     for method in METHODS:
         for duration in DURATIONS:
-            head = encode_head([keep(Authentication(method, NOW - 900, duration), NOW)])
+            head = encode_head([compact(Authentication(method, NOW - 900, duration), NOW)])
             usual = (method, duration) == (METHODS[0], DURATIONS[0])
             assert len(head) == (2 if usual else 3)
 
@@ -74,7 +74,7 @@ def test_arbitrary_bytes_are_one_kind_of_error(data: bytes) -> None:
     try:
         head = decode_head(data)
         for kept in head:
-            complete(kept, NOW)
+            expand(kept, NOW)
     except LoginsUnreadable:
         return
     assert encode_head(head) == data
@@ -83,4 +83,4 @@ def test_arbitrary_bytes_are_one_kind_of_error(data: bytes) -> None:
 def test_a_time_before_all_time_is_refused() -> None:
     (kept,) = decode_head(b"\xff\xff")
     with pytest.raises(LoginsUnreadable):
-        complete(kept, 10)
+        expand(kept, 10)

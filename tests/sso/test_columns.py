@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sealedstate.errors import LoginsUnreadable, RegistryMissing, UnsupportedValue
 from sealedstate.sso import NameID, ServiceLogin
 from sealedstate.sso._codec.columns import MAX_LOGINS, decode_logins, encode_logins
-from sealedstate.sso.logins import How, Made
+from sealedstate.sso.logins import Derivation, Derived
 from sealedstate.sso.registry import Registry
 from tests.support.login_makers import ENTITY_IDS, LOGIN_SETS, NOW, OTHER_SP, SP, a_login, registry
 
@@ -84,7 +84,7 @@ def test_more_logins_than_are_read_are_not_written() -> None:
 
 
 def test_what_is_made_again_takes_next_to_nothing() -> None:
-    made = Made(How.DERIVED, b"kid1", b"mark")
+    made = Derived(Derivation.DERIVED, b"kid1", b"mark")
     logins = frozenset(
         a_login(entity_id, NOW - 60 * number, made, made)
         for number, entity_id in enumerate(ENTITY_IDS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sealedstate.errors import UnsupportedValue
 from sealedstate.sso import Authentication, NameID, ServiceLogin
-from sealedstate.sso.logins import How, Made, latest_only, merge_sets
+from sealedstate.sso.logins import Derivation, Derived, keep_latest, merge_sets
 from tests.support.login_makers import NOW, SP, a_login
 
 SETS = st.frozensets(st.integers(0, 12))
@@ -47,11 +47,16 @@ def test_other_types_are_refused_where_they_are_given() -> None:
 
 
 @pytest.mark.parametrize(
-    "given_", [(How.SUBJECT, b"1234"), (How.DERIVED, b"1234"), (How.PAIRWISE, b"1234", b"1234")]
+    "given_",
+    [
+        (Derivation.SUBJECT, b"1234"),
+        (Derivation.DERIVED, b"1234"),
+        (Derivation.PAIRWISE, b"1234", b"1234"),
+    ],
 )
 def test_what_is_made_again_names_its_key_and_no_other(given_: Any) -> None:
     with pytest.raises(ValueError):
-        Made(*given_)
+        Derived(*given_)
 
 
 def test_reprs_show_no_name_of_a_user() -> None:
@@ -104,4 +109,4 @@ def test_a_login_renewed_by_one_survives_its_removal_by_another() -> None:
 
 def test_of_the_same_login_the_latest_stays() -> None:
     early, late, other = a_login(time=NOW), a_login(time=NOW + 60), a_login(index=None)
-    assert latest_only([late, early, other]) == {late, other}
+    assert keep_latest([late, early, other]) == {late, other}

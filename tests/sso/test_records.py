@@ -57,7 +57,7 @@ class Portal:
 
     def visit(self) -> tuple[Session, LoginRecord]:
         session = self.keeper.session(self.header)
-        return session, self.records.of(session, self.clock())
+        return session, self.records.for_session(session)
 
     def end(self, session: Session) -> None:
         lines = self.keeper.save(session)
@@ -136,7 +136,7 @@ def test_nobody_has_a_login_record_before_signing_in() -> None:
     for act in (
         lambda: login.authenticate(PASSWORD, 1),
         lambda: login.add_service(a_login()),
-        lambda: login.enter(SP, PASSWORD),
+        lambda: login.add_derived_login(SP, PASSWORD),
     ):
         with pytest.raises(NobodySignedIn):
             act()
@@ -195,7 +195,7 @@ def test_a_removed_login_is_gone_and_the_last_one_leaves_next_to_nothing() -> No
 def test_what_was_made_for_a_service_takes_no_room_and_comes_back() -> None:
     idp = portal()
     session, login = idp.visit()
-    made = login.enter(ENTITY_IDS[1], PASSWORD)
+    made = login.add_derived_login(ENTITY_IDS[1], PASSWORD)
     idp.end(session)
     assert idp.login().services() == (made,)
     assert made.name_id.format == TRANSIENT
@@ -260,7 +260,7 @@ def test_parts_that_somebody_else_wrote_are_unreadable_not_a_crash(value: object
 
 def elsewhere(idp: Portal, **changed: Any) -> LoginRecord:
     """The same session on a node that is configured otherwise."""
-    return replace(idp.records, **changed).of(idp.visit()[0], idp.clock())
+    return replace(idp.records, **changed).for_session(idp.visit()[0])
 
 
 def test_a_node_without_the_registry_says_so_and_the_login_goes_on() -> None:
@@ -280,7 +280,7 @@ def test_a_node_without_the_registry_says_so_and_the_login_goes_on() -> None:
 def test_a_node_without_the_key_says_which() -> None:
     idp = portal()
     session, login = idp.visit()
-    login.enter(SP, PASSWORD)
+    login.add_derived_login(SP, PASSWORD)
     idp.end(session)
     no_keys: list[Identifiers | None] = [None, identifiers(2)]
     for without in no_keys:
@@ -293,7 +293,7 @@ def test_a_node_without_the_key_says_which() -> None:
 def test_after_the_identifier_keys_rotated_the_old_texts_come_back() -> None:
     idp = portal()
     session, login = idp.visit()
-    made = login.enter(SP, PASSWORD)
+    made = login.add_derived_login(SP, PASSWORD)
     idp.end(session)
     rotated = elsewhere(idp, identifiers=identifiers(2, 1))
     assert rotated.services() == (made,)
@@ -323,18 +323,18 @@ def test_what_can_be_made_since_lately_is_still_found_and_removed() -> None:
 def test_a_new_session_id_keeps_the_texts_that_services_know() -> None:
     idp = portal()
     session, login = idp.visit()
-    made = login.enter(SP, PASSWORD)
+    made = login.add_derived_login(SP, PASSWORD)
     login.regenerate()
     idp.end(session)
     assert idp.login().services() == (made,)
-    again = idp.login().enter(SP, PASSWORD)
+    again = idp.login().add_derived_login(SP, PASSWORD)
     assert again != made
 
 
 def test_a_new_session_id_behind_our_back_is_noticed() -> None:
     idp = portal()
     session, login = idp.visit()
-    login.enter(SP, PASSWORD)
+    login.add_derived_login(SP, PASSWORD)
     session.regenerate()
     idp.end(session)
     with pytest.raises(SessionIdChanged):
@@ -367,7 +367,7 @@ def stored() -> Portal:
 def test_of_two_logins_at_once_none_is_lost(stored: Portal) -> None:
     (one, first), (other, second) = two_tabs(stored)
     first.add_service(a_login(ENTITY_IDS[0], MINUTE))
-    made = second.enter(ENTITY_IDS[1], PASSWORD)
+    made = second.add_derived_login(ENTITY_IDS[1], PASSWORD)
     stored.end(one)
     stored.end(other)
     assert {login.entity_id for login in stored.login().services()} == {
@@ -480,7 +480,7 @@ def test_what_makes_no_sense_is_refused_at_the_start(given: dict[str, Any]) -> N
 def test_identifiers_are_made_only_with_keys() -> None:
     idp = portal(identifiers=None)
     with pytest.raises(ConfigurationError):
-        idp.login().enter(SP, PASSWORD)
+        idp.login().add_derived_login(SP, PASSWORD)
 
 
 def test_a_name_id_with_everything_comes_back() -> None:
@@ -495,7 +495,7 @@ def test_a_name_id_with_everything_comes_back() -> None:
 def test_a_service_that_has_no_name_is_not_entered(entity_id: Any) -> None:
     idp = portal()
     with pytest.raises(UnsupportedValue):
-        idp.login().enter(entity_id, PASSWORD)
+        idp.login().add_derived_login(entity_id, PASSWORD)
     assert idp.login().services() == ()
 
 

@@ -14,7 +14,7 @@ from sealedstate.sso.registry import (
     FORMAT,
     NO_VERSION,
     Registry,
-    extended_text,
+    extend_registry,
     load_registry,
     parse_registry,
 )
@@ -29,7 +29,7 @@ def test_every_version_of_a_file_is_its_beginning(
 ) -> None:
     text, known = "", Registry()
     for batch in batches:
-        longer = extended_text(text, batch, methods)
+        longer = extend_registry(text, batch, methods)
         assert longer.startswith(text)
         registry = parse_registry(longer)
         assert registry.entities[: len(known.entities)] == known.entities
@@ -39,7 +39,7 @@ def test_every_version_of_a_file_is_its_beginning(
 
 
 def test_numbers_belong_to_a_version() -> None:
-    text = extended_text(extended_text("", ["a", "b"]), ["c"], ["m"])
+    text = extend_registry(extend_registry("", ["a", "b"]), ["c"], ["m"])
     registry = parse_registry(text)
     first, second = registry.versions
     assert (first.number, first.entities, first.methods) == (1, 2, 0)
@@ -53,7 +53,7 @@ def test_numbers_belong_to_a_version() -> None:
 
 
 def test_a_version_that_is_not_here_or_not_the_same_is_named() -> None:
-    registry = parse_registry(extended_text("", ["a"]))
+    registry = parse_registry(extend_registry("", ["a"]))
     for number, check in ((2, b"xx"), (0, b"xx"), (1, b"xx")):
         with pytest.raises(RegistryMissing) as missing:
             registry.version(number, check)
@@ -61,9 +61,9 @@ def test_a_version_that_is_not_here_or_not_the_same_is_named() -> None:
 
 
 def test_what_is_there_already_makes_no_new_version() -> None:
-    text = extended_text("", ["a", "b", "a"])
-    assert extended_text(text, ["b", "a"]) == text
-    assert parse_registry(extended_text("", [])) == Registry()
+    text = extend_registry("", ["a", "b", "a"])
+    assert extend_registry(text, ["b", "a"]) == text
+    assert parse_registry(extend_registry("", [])) == Registry()
     assert Registry().latest == NO_VERSION
 
 
@@ -74,11 +74,11 @@ def test_the_file_reads_as_documented() -> None:
         f"https://{sp}.example.org/shibboleth" for sp in ("sp", "another")
     )
     assert registry.methods == ("https://example.org/methods/passkey",)
-    first = extended_text("", registry.entities[:1], registry.methods)
-    assert extended_text(first, registry.entities).splitlines() == shown
+    first = extend_registry("", registry.entities[:1], registry.methods)
+    assert extend_registry(first, registry.entities).splitlines() == shown
 
 
-GOOD = extended_text(extended_text("", ["a", "b"], ["m"]), ["c"])
+GOOD = extend_registry(extend_registry("", ["a", "b"], ["m"]), ["c"])
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_any_text_is_a_registry_or_one_kind_of_error(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "a\nb", "a\r", "a\tb", "\ud800"])
 def test_what_would_break_a_line_is_not_registered(text: str) -> None:
     with pytest.raises(UnsupportedValue):
-        extended_text("", [text])
+        extend_registry("", [text])
     with pytest.raises(UnsupportedValue):
-        extended_text("", [], [text])
+        extend_registry("", [], [text])
 
 
 def test_a_registry_is_read_from_its_file(tmp_path: Path) -> None:
@@ -152,4 +152,4 @@ def test_what_an_editor_changed_unseen_is_named(tmp_path: Path, text: str, why: 
     with pytest.raises(RegistryUnreadable, match=why):
         load_registry(file)
     with pytest.raises(RegistryUnreadable, match=why):
-        extended_text(text, ["https://another"])
+        extend_registry(text, ["https://another"])

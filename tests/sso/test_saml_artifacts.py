@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError
 from sealedstate.errors import MalformedToken, UnsupportedValue
-from sealedstate.sso import SAMLArtifact, source_id_of
+from sealedstate.sso import SAMLArtifact, compute_source_id
 
 IDP = "https://idp.example.org/saml"
 DIGESTS = st.binary(min_size=20, max_size=20)
 
 
 def test_an_artifact_is_laid_out_as_the_bindings_say() -> None:
-    artifact = SAMLArtifact(source_id_of(IDP), bytes(range(20)), 258)
+    artifact = SAMLArtifact(compute_source_id(IDP), bytes(range(20)), 258)
     data = base64.b64decode(artifact.export())
     assert data[:2].hex() == "0004"  # TypeCode
     assert data[2:4].hex() == "0102"  # EndpointIndex
@@ -42,7 +42,7 @@ def is_parsed(text: str) -> bool:
         return False
 
 
-GOOD = SAMLArtifact(source_id_of(IDP), bytes(20), 1).export()
+GOOD = SAMLArtifact(compute_source_id(IDP), bytes(20), 1).export()
 
 
 @pytest.mark.parametrize(

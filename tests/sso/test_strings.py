@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from sealedstate.sso._codec.bits import BitReader, BitWriter
 from sealedstate.sso._codec.strings import (
     _ALPHABETS,
-    BEGINNINGS,
     MAX_BYTES,
     MIN_BYTES,
+    PREFIXES,
     Shape,
     pack,
     put_text,
@@ -33,7 +33,7 @@ def test_a_packed_text_comes_back_letter_by_letter(text: str) -> None:
 
 
 @given(
-    st.integers(0, len(BEGINNINGS) - 1),
+    st.integers(0, len(PREFIXES) - 1),
     st.integers(0, len(_ALPHABETS) - 1),
     st.binary(min_size=MIN_BYTES, max_size=MAX_BYTES),
 )

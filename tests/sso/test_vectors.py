@@ -7,7 +7,7 @@ import json
 import pytest
 
 from sealedstate.sso import parse_registry
-from sealedstate.sso._codec.authentications import complete, decode_head, encode_head, keep
+from sealedstate.sso._codec.authentications import compact, decode_head, encode_head, expand
 from sealedstate.sso._codec.columns import decode_logins, encode_logins
 from tests.sso.make_vectors import (
     FILE,
@@ -40,8 +40,8 @@ def test_columns_read_and_are_written_as_before(name: str) -> None:
 @pytest.mark.parametrize("name", FROZEN["heads"])
 def test_heads_read_and_are_written_as_before(name: str) -> None:
     data, given = bytes.fromhex(FROZEN["heads"][name]), frozenset(heads()[name])
-    assert frozenset(complete(kept, NOW) for kept in decode_head(data)) == given
-    assert encode_head(keep(one, NOW) for one in given) == data
+    assert frozenset(expand(kept, NOW) for kept in decode_head(data)) == given
+    assert encode_head(compact(one, NOW) for one in given) == data
 
 
 @pytest.mark.parametrize("service", FROZEN["transient"])

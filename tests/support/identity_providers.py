@@ -91,7 +91,7 @@ class User(Browser):
         return User(node, self.jar)
 
     def login(self, session: Session) -> LoginRecord:
-        return self.node.records.of(session, self.node.keeper.deployment.now())
+        return self.node.records.for_session(session)
 
     def sign_in(self, subject: str = USER) -> None:
         def change(session: Session) -> None:
@@ -106,7 +106,7 @@ class User(Browser):
     def enter(self, entity_id: str) -> ServiceLogin:
         """Go to a service with identifiers that are derived for it."""
         entered: ServiceLogin = self.answer(
-            lambda session: self.login(session).enter(entity_id, PASSWORD)
+            lambda session: self.login(session).add_derived_login(entity_id, PASSWORD)
         )
         return entered
 

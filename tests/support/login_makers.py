@@ -17,11 +17,11 @@ from sealedstate.sso import (
     NameID,
     Registry,
     ServiceLogin,
-    extended_text,
+    extend_registry,
     parse_registry,
 )
 from sealedstate.sso._codec.tables import METHODS, NAME_ID_FORMATS
-from sealedstate.sso.logins import How, Made
+from sealedstate.sso.logins import Derivation, Derived
 
 NOW = 1_790_000_000
 SESSION_ID = bytes(range(16))
@@ -44,15 +44,15 @@ def identifiers(*numbers: int, pairwise: int | None = 9, realm: str = "default")
 def registry(*versions: list[str], methods: tuple[str, ...] = ()) -> Registry:
     text = ""
     for entity_ids in versions or (ENTITY_IDS,):
-        text = extended_text(text, entity_ids, methods)
+        text = extend_registry(text, entity_ids, methods)
     return parse_registry(text)
 
 
 def a_login(
     entity_id: str = SP,
     time: int = NOW,
-    name: str | Made = "_" + "5" * 32,
-    index: str | Made | None = "_" + "6" * 32,
+    name: str | Derived = "_" + "5" * 32,
+    index: str | Derived | None = "_" + "6" * 32,
 ) -> ServiceLogin:
     return ServiceLogin(entity_id, METHODS[0], NameID(name), index, time)
 
@@ -79,11 +79,11 @@ IDENTIFIERS = st.one_of(
 )
 TEXTS = st.one_of(ANY_TEXT, IDENTIFIERS)
 MADE = st.one_of(
-    st.just(Made(How.SUBJECT)),
-    st.binary(min_size=4, max_size=4).map(lambda kid: Made(How.PAIRWISE, kid)),
+    st.just(Derived(Derivation.SUBJECT)),
+    st.binary(min_size=4, max_size=4).map(lambda kid: Derived(Derivation.PAIRWISE, kid)),
     st.builds(
-        Made,
-        st.just(How.DERIVED),
+        Derived,
+        st.just(Derivation.DERIVED),
         st.binary(min_size=4, max_size=4),
         st.binary(min_size=4, max_size=4),
     ),

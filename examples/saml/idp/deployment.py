@@ -17,7 +17,7 @@ from sealedstate.sso import (
     LoginRecords,
     Registry,
     ReplayCache,
-    extended_text,
+    extend_registry,
     parse_registry,
     read_service_entity_ids,
 )
@@ -74,6 +74,6 @@ def _registry(path: Path, var: Path, federation: Federation) -> Registry:
     text = path.read_text("utf-8") if path.exists() else ""
     for service in federation.services:
         with metadata_file(var, service.name).open("rb") as file:
-            text = extended_text(text, read_service_entity_ids(file))
+            text = extend_registry(text, read_service_entity_ids(file))
     path.write_text(text, "utf-8")
     return parse_registry(text)

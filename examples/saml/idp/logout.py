@@ -191,7 +191,7 @@ class Logout:
     def _is_about(self, session: Session, asked: LogoutRequest) -> bool:
         if session.subject is None:
             return False
-        record = self._deployment.records.of(session, self._deployment.clock())
+        record = self._deployment.records.for_session(session)
         try:
             logins = record.services(asked.entity_id)
         except LoginsUnreadable:

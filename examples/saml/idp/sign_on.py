@@ -17,7 +17,7 @@ from saml2.saml import NAMEID_FORMAT_TRANSIENT, NAMEID_FORMAT_UNSPECIFIED
 
 from sealedstate import Session
 from sealedstate.errors import MalformedToken
-from sealedstate.sso import SAMLArtifact, source_id_of
+from sealedstate.sso import SAMLArtifact, compute_source_id
 from sealedstate.sso._codec.tables import METHODS
 
 from ..drafts import Asked, artifact_response, authn_response, no_passive_response
@@ -109,7 +109,7 @@ class SignOn:
         """Whether nobody has to be asked anything for an answer."""
         if session.subject is None or waiting.forced:
             return False
-        record = self._deployment.records.of(session, self._deployment.clock())
+        record = self._deployment.records.for_session(session)
         return record.is_fresh(PASSWORD)
 
     def _consumer(self, entity_id: str, binding: str, wanted: str | None) -> str:
@@ -125,7 +125,8 @@ class SignOn:
     def answer(self, waiting: Waiting, session: Session) -> Answer:
         """Enter the service into the session's login record, and say so to the service."""
         deployment, now = self._deployment, self._deployment.clock()
-        login = deployment.records.of(session, now).enter(waiting.entity_id, PASSWORD)
+        record = deployment.records.for_session(session)
+        login = record.add_derived_login(waiting.entity_id, PASSWORD)
         ends_at = session.expires_at or int(now) + ABSOLUTE_LIFETIME
         person = _person(session.subject or "")
         entity = deployment.messages.entity
@@ -141,7 +142,7 @@ class SignOn:
             return Answer(waiting.consumer, waiting.relay_state, xml=xml)
         deployment = self._deployment
         handle = deployment.artifacts.put(xml.encode(), waiting.entity_id, ARTIFACT_SECONDS)
-        artifact = SAMLArtifact(source_id_of(self._me), handle).export()
+        artifact = SAMLArtifact(compute_source_id(self._me), handle).export()
         return Answer(waiting.consumer, waiting.relay_state, artifact=artifact)
 
     def resolve(self, received: Received) -> str:

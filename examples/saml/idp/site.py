@@ -85,7 +85,7 @@ class IdentityProvider(Site):
 
     def _logins(self, request: SiteRequest) -> tuple[ServiceLogin, ...] | None:
         """The service logins; None where they can't be read now, which costs the login nothing."""
-        record = self._deployment.records.of(request.session, self._deployment.clock())
+        record = self._deployment.records.for_session(request.session)
         try:
             return record.services()
         except LoginsUnreadable:
@@ -130,7 +130,7 @@ class IdentityProvider(Site):
     def _authenticate(self, session: Session, name: str) -> None:
         self._signing_out.leave_behind(session)
         session.subject = name
-        record = self._deployment.records.of(session, self._deployment.clock())
+        record = self._deployment.records.for_session(session)
         record.authenticate(PASSWORD, duration=AUTHENTICATION_SECONDS)
         renew_token(session)
 

@@ -37,8 +37,8 @@ from ..._wire import cbor
 from ...deployment import Deployment
 from ...errors import LoginsUnreadable, MalformedRecord
 from .._codec.columns import decode_logins, encode_logins
-from ..logins import NameID, ServiceLogin, Text, latest_only
-from ..records import LoginRecords, Owner
+from ..logins import NameID, ServiceLogin, StoredText, keep_latest, sort_key
+from ..records import IdentifierDeriver, LoginRecords
 from .index import LogoutRequest, matches
 
 KIND = Kind("sealedstate.sso.logout", "sso.logout", "a logout")
@@ -46,7 +46,7 @@ FORMAT = 1
 SECRET_BYTES = 16
 PENDING, NOTIFIED, FAILED = b"rtf"
 
-Identity: TypeAlias = tuple[str, NameID, Text | None]
+Identity: TypeAlias = tuple[str, NameID, StoredText | None]
 """(entityID, NameID, SessionIndex) of a service login."""
 
 
@@ -65,15 +65,8 @@ class LoginList:
 
 def sort_logins(logins: Iterable[ServiceLogin], columns: bytes | None = None) -> LoginList:
     """Bring logins into the order of the row."""
-    ordered = tuple(sorted(logins, key=_sort_key))
+    ordered = tuple(sorted(logins, key=sort_key))
     return LoginList(ordered, {login.identity: at for at, login in enumerate(ordered)}, columns)
-
-
-def _sort_key(login: ServiceLogin) -> tuple[object, ...]:
-    name_id = login.name_id
-    texts = (name_id.format, name_id.name_qualifier, name_id.sp_name_qualifier, login.session_index)
-    optional = [(text is not None, str(text or "")) for text in texts]
-    return (login.time, login.entity_id, str(name_id.value), *optional)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +117,7 @@ class LogoutState:
     def add(self, logins: Iterable[ServiceLogin]) -> LogoutState:
         """With further logins. A login that a request matches counts as notified."""
         letters = dict(zip(self.login_list.positions, self.status, strict=True))
-        new = [login for login in latest_only(logins) if login.identity not in letters]
+        new = [login for login in keep_latest(logins) if login.identity not in letters]
         if not new:
             return self
         for login in new:
@@ -226,8 +219,8 @@ class LogoutTable:
     def _encode_logins(self, state: LogoutState) -> LogoutState:
         if state.login_list.columns is not None:
             return state
-        owner = self._owner(state.session_id, state.subject)
-        compact = [owner.leave_out(login) for login in state.logins]
+        deriver = self._deriver(state.session_id, state.subject)
+        compact = [deriver.compact(login) for login in state.logins]
         columns = encode_logins(compact, self._records.registry)
         return replace(state, login_list=replace(state.login_list, columns=columns))
 
@@ -263,9 +256,9 @@ class LogoutTable:
         ):
             logins = known.login_list
         else:
-            owner = self._owner(session_id, subject)
+            deriver = self._deriver(session_id, subject)
             decoded = decode_logins(columns, self._records.registry)
-            logins = sort_logins(map(owner.make_again, decoded), columns)
+            logins = sort_logins(map(deriver.expand, decoded), columns)
         return LogoutState(
             session_id,
             subject,
@@ -277,8 +270,8 @@ class LogoutTable:
             written_at,
         )
 
-    def _owner(self, session_id: bytes, subject: str | None) -> Owner:
-        return Owner(session_id, subject or "", self._records.identifiers)
+    def _deriver(self, session_id: bytes, subject: str | None) -> IdentifierDeriver:
+        return IdentifierDeriver(session_id, subject or "", self._records.identifiers)
 
 
 def _encode_request(request: LogoutRequest) -> list[object]:

@@ -217,7 +217,7 @@ class SessionTerminator(SessionHooks):
     def before_sending(self, save: Save) -> None:
         """Record the logins that this save adds if the session was ended meanwhile."""
         try:
-            added = self._records.added_by(save)
+            added = self._records.find_new_logins(save)
         except UnreadablePart:
             self._deployment.emit("logins-unreadable", session_id=save.record.id)
             return
@@ -234,7 +234,7 @@ class SessionTerminator(SessionHooks):
         if part is None or not part.changed or session.subject is None:
             return
         try:
-            services = self._records.of(session, now).services()
+            services = self._records.for_session(session).services()
         except UnreadablePart:
             self._deployment.emit("logins-unreadable", session_id=arrived_id)
             return
@@ -263,7 +263,7 @@ class SessionTerminator(SessionHooks):
             subject = self._subjects.read(state.session_id)
         if subject is None and any(map(needs_subject, self._records.read_columns(value))):
             return nothing  # they stay in the store; the logout stays pending
-        logins = self._records.whole(value, state.session_id, subject or "")
+        logins = self._records.read_logins(value, state.session_id, subject or "")
         return _StoredLogins(subject, tuple(logins), is_read=True)
 
 

@@ -29,7 +29,6 @@ hold that login.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -40,14 +39,14 @@ from ...errors import MalformedToken, UnreadableError, UnreadablePart, Unsupport
 from ...hooks import Save, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
-from ..identifiers import Identifiers, kid_of
-from ..logins import NameID, ServiceLogin, Text, check_text
+from ..identifiers import Identifiers, MaskKeys, mask, parse_kid, unmask
+from ..logins import NameID, ServiceLogin, StoredText, check_text
 from ..records import LoginRecords
 
 __all__ = ["LogoutIndex", "LogoutRequest"]
 
 KIND = Kind("sealedstate.sso.index", "sso.index", "an index of logins")
-INDEX_BYTES, TAG_BYTES = 8, 16
+INDEX_BYTES = 8
 UNSPECIFIED = "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified"
 # Another chapter of the standard names the same format so.
 _UNSPECIFIED_ALIAS = "urn:oasis:names:tc:SAML:1.0:nameid-format:unspecified"
@@ -139,7 +138,7 @@ def _find_by_handles(
     for text in request.session_indexes:
         session_id = _open_handle(identifiers.open_session_index, text, entity_id, now)
         # A NameID that is not a handle cannot be checked against the SessionIndex here.
-        if session_id is not None and (session_id == by_name or kid_of(name) is None):
+        if session_id is not None and (session_id == by_name or parse_kid(name) is None):
             yield session_id
 
 
@@ -202,7 +201,7 @@ class LogoutIndex(SessionHooks):
     def before_save(self, save: Save) -> None:
         """Write the entries of the service logins that this save adds, before anything else."""
         try:
-            added = self._records.added_by(save)
+            added = self._records.find_new_logins(save)
         except UnreadablePart:
             # Logins that this node cannot read do not stop the save.
             self._deployment.emit("logins-unreadable", session_id=save.record.id)
@@ -236,14 +235,14 @@ class _Members:
     secret: bytes = field(repr=False)
     realm: str
 
-    def hash_index(self, session_index: Text | None) -> bytes:
+    def hash_index(self, session_index: StoredText | None) -> bytes:
         """What a member has in place of a SessionIndex."""
         texts = [] if session_index is None else [str(session_index)]
-        return self._hash("tag", INDEX_BYTES, "session-index", bytes([len(texts)]), *texts)
+        message = length_prefixed("session-index", bytes([len(texts)]), *texts)
+        return hashlib.blake2b(message, key=self._subkey("tag"), digest_size=INDEX_BYTES).digest()
 
     def make(self, key: str, session_id: bytes, index: bytes) -> str:
-        tag = self._hash("tag", TAG_BYTES, "member", key, session_id, index)
-        return to_text(tag + self._mask(key, tag, session_id + index))
+        return to_text(mask(self._mask_keys(), ("member", key), session_id, index))
 
     def open(self, key: str, member: str) -> tuple[bytes, bytes] | None:
         """The session id and the hashed index; None for a member of another row or application."""
@@ -251,19 +250,12 @@ class _Members:
             token = from_text(member)
         except MalformedToken:
             return None
-        tag, masked = token[:TAG_BYTES], token[TAG_BYTES:]
-        if len(masked) != ID_BYTES + INDEX_BYTES:
-            return None
-        data = self._mask(key, tag, masked)
-        session_id, index = data[:ID_BYTES], data[ID_BYTES:]
-        expected = self._hash("tag", TAG_BYTES, "member", key, session_id, index)
-        return (session_id, index) if hmac.compare_digest(tag, expected) else None
+        values = unmask(self._mask_keys(), ("member", key), token, (ID_BYTES, INDEX_BYTES))
+        return None if values is None else (values[0], values[1])
 
-    def _mask(self, key: str, tag: bytes, data: bytes) -> bytes:
-        mask = self._hash("mask", ID_BYTES + INDEX_BYTES, "member", key, tag)
-        return bytes(one ^ other for one, other in zip(data, mask, strict=True))
+    def _mask_keys(self) -> MaskKeys:
+        return self._subkey("tag"), self._subkey("mask")
 
-    def _hash(self, use: str, size: int, *fields: str | bytes) -> bytes:
+    def _subkey(self, use: str) -> bytes:
         label = length_prefixed("sealedstate/1", "sso.index", use, self.realm)
-        secret = hashlib.blake2b(label, key=self.secret, digest_size=32).digest()
-        return hashlib.blake2b(length_prefixed(*fields), key=secret, digest_size=size).digest()
+        return hashlib.blake2b(label, key=self.secret, digest_size=32).digest()

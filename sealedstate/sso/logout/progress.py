@@ -173,18 +173,18 @@ class SessionProgress:
     revoked = False
     token = ""
 
-    def __init__(self, records: LoginRecords, session: Session, now: float) -> None:
-        self._records, self._session, self._now = records, session, now
+    def __init__(self, records: LoginRecords, session: Session) -> None:
+        self._records, self._session = records, session
         subject = session.subject or ""
-        failed = records.whole(session[FAILED_PART], session.raw_id, subject)
+        failed = records.read_logins(session[FAILED_PART], session.raw_id, subject)
         state = LogoutState(session.raw_id, session.subject, b"", pending_in_cookie=False)
         state = state.add(failed).mark([login.identity for login in failed], FAILED)
-        self.state = state.add(records.of(session, now).services())
+        self.state = state.add(records.for_session(session).services())
 
     def mark(self, identities: Sequence[Identity], status: int) -> None:
         before, marked = self.state, set(identities)
         self.state = before.mark(identities, status)
-        login = self._records.of(self._session, self._now)
+        login = self._records.for_session(self._session)
         for one in before.which(PENDING):
             if one.identity in marked:
                 login.remove_service(one)

@@ -178,8 +178,7 @@ class SingleLogout:
         if self._terminator is None:
             if session is None or session.subject is None or FAILED_PART not in session:
                 return None
-            now = self._deployment.now()
-            return LogoutProgress(SessionProgress(self._records, session, now))
+            return LogoutProgress(SessionProgress(self._records, session))
         if token is None:
             return None
         try:
@@ -251,7 +250,7 @@ class SingleLogout:
             raise SessionWithheld(session.withheld)
         if session.subject is None:
             raise NobodySignedIn("no user is signed in to this session")
-        return self._records.of(session, self._deployment.now())
+        return self._records.for_session(session)
 
     def _begin_in_session(
         self, session: Session, login: LoginRecord, request: LogoutRequest | None
@@ -260,7 +259,7 @@ class SingleLogout:
         for authentication in login.authentications():
             login.forget_authentication(authentication.method)
         session[FAILED_PART] = b""
-        progress = SessionProgress(self._records, session, self._deployment.now())
+        progress = SessionProgress(self._records, session)
         if request is not None:
             progress.mark_requested(request)
         progress.end_if_settled()
@@ -285,7 +284,7 @@ class SingleLogout:
         columns, subject = self._records.columns, ended.subject
         logins = frozenset[ServiceLogin]()
         if columns in ended.parts and subject is not None:
-            logins = self._records.whole(ended.parts[columns], ended.id, subject)
+            logins = self._records.read_logins(ended.parts[columns], ended.id, subject)
         is_read = columns not in ended.torn
         known = KnownSession(ended.id, subject, tuple(logins), has_read_cookies=is_read)
         return terminator.add_logins(known, create=ended.from_outside)
