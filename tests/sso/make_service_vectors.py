@@ -92,7 +92,7 @@ class IdentityProvider:
         """A browser of the user, who went to all services."""
         jar, session = Jar(), self.keeper.session()
         session.subject = SUBJECT
-        login = self.records.of(session, self.clock())
+        login = self.records.for_session(session)
         login.authenticate(METHODS[0], duration=3600)
         login.add_service(*LOGINS)
         login.enter(ENTERED, METHODS[0])

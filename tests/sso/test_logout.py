@@ -27,6 +27,7 @@ from sealedstate.sso import (
     SessionRegistry,
     SingleLogout,
 )
+from sealedstate.sso._codec.columns import decode_logins
 from sealedstate.sso.logout import _state
 from sealedstate.storage import MemoryStorage
 from sealedstate.testing import ScriptedStorage
@@ -223,10 +224,9 @@ def test_notifying_decodes_the_logins_only_if_another_node_changed_them(
     slow = user.at(idp.nodes[1]).session()
     assert slow.subject == USER
     decoded: list[int] = []
-    decode = _state.decode_logins
 
     def count(*given: Any) -> frozenset[ServiceLogin]:
-        found = decode(*given)
+        found = decode_logins(*given)
         decoded.append(len(found))
         return found
 
