@@ -30,7 +30,7 @@ from ..keeper import Keeper
 
 __all__ = ["LiveSession", "SessionRegistry"]
 
-KIND = Kind("sealedstate.sessions", "sessions", "a session's row")
+KIND = Kind("sealedstate.sessions", "sessions", "a listed session")
 FORMAT = 1
 EVERY = 300
 

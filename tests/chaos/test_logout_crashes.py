@@ -30,7 +30,6 @@ from sealedstate.storage import SQLiteStorage
 from sealedstate.testing import ScriptedStorage
 from sealedstate.testing.clock import tries
 from tests.support.identity_providers import CARRIED, SERVED, Node, Provider, User, a_login
-from tests.support.jar import Jar
 from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP, a_key, identifiers, registry
 from tests.support.stepped import STEPS
 
@@ -263,7 +262,8 @@ def _notify(progress: LogoutProgress | None) -> set[str]:
 
 
 def _add(life: Life) -> object:
-    return life.user.go(a_login(ENTITY_IDS[2], "another name"))
+    login = a_login(ENTITY_IDS[2], "another name")
+    return life.user.visit(lambda session: life.user.login(session).add_service(login))
 
 
 def _leave(life: Life) -> object:

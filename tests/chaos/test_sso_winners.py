@@ -1,4 +1,4 @@
-"""Of 16 racers in 4 processes exactly one may act upon a message, and exactly one gets an artifact."""
+"""Of 16 racers exactly one may act upon a message, and exactly one gets an artifact."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class IdentityProvider:
         login = self.records.for_session(session)
         login.authenticate(METHODS[0], duration=3600)
         login.add_service(*LOGINS)
-        login.enter(ENTERED, METHODS[0])
+        login.add_derived_login(ENTERED, METHODS[0])
         jar.receive(self.keeper.save(session))
         return jar
 
