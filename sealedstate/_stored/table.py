@@ -162,7 +162,7 @@ class SealedTable:
         return self._hash(name, self.lookup_secret())
 
     def lookup_secret(self) -> bytes:
-        """The secret behind guessable names. Raises ConfigurationError if there is none."""
+        """The secret behind guessable names. Raises ConfigurationError without one."""
         return require_lookup(self._access.keyring())
 
     def _hash(self, name: tuple[str | bytes, ...], secret: bytes) -> str:
@@ -207,7 +207,7 @@ class SealedTable:
         for _ in range(CREATE_TRIES):
             try:
                 created = self._storage.create(self._context, key, token, expires_at, version)
-                # Where a row is there after a lost reply, it may be ours.
+                # After a lost reply, the row that is there may be the row of an earlier try.
                 if not created and unknown is not None:
                     created = self._is_there(key, token, version)
             except OutcomeUnknown as error:
@@ -230,7 +230,7 @@ class SealedTable:
         replaces_unreadable: bool = False,
         tries: int = WRITE_TRIES,
     ) -> Entry | None:
-        """Write what `update` makes of the row, and again if another node wrote meanwhile.
+        """Write what `update` makes of the row; again if another node was faster.
 
         `update` gets the row, or None, and returns what to write; None leaves the
         row alone. A row that no node can open is passed with its `error`. With
@@ -263,7 +263,7 @@ class SealedTable:
         raise StorageUnavailable(f"{self._kind.noun} was written by others {tries} times in a row")
 
     def delete(self, key: str, version: int | None = None) -> bool:
-        """Whether this call deleted the row. False if there is none, or another version."""
+        """Whether this call deleted the row; False also for another version."""
         try:
             deleted = self._storage.delete(self._context, key, version)
         except VersionMismatch:

@@ -41,8 +41,8 @@ log = logging.getLogger("sealedstate")
 class ArtifactStore:
     """The messages of one deployment that wait to be fetched, on all its nodes.
 
-    Raises ConfigurationError without a store, and for a store that falls short of the
-    requirements of ``artifacts``.
+    Raises ConfigurationError without a store, and if it falls short of the requirements of
+    ``artifacts``.
     """
 
     def __init__(self, deployment: Deployment) -> None:
@@ -63,13 +63,13 @@ class ArtifactStore:
         a recipient that is not text; StorageError or NoPrimaryKey.
         """
         if type(message) is not bytes:
-            raise UnsupportedValue("an artifact's message", "must be bytes")
+            raise UnsupportedValue("message", f"expected bytes, got {type(message).__name__}")
         if type(recipient) is not str:
-            raise UnsupportedValue("an artifact's recipient", "must be text")
+            raise UnsupportedValue("recipient", f"expected text, got {type(recipient).__name__}")
         if not recipient or not 0 < lifetime <= LONGEST:
             raise ConfigurationError(
-                "an artifact: must have a recipient and a lifetime of 1 to"
-                f" {LONGEST} seconds; got {lifetime}"
+                "recipient, lifetime: must not be empty, and must be 1 to"
+                f" {LONGEST} seconds; got {recipient!r} and {lifetime}"
             )
         data = length_prefixed(utf8(recipient)) + message
         if len(data) > self._table.value_bytes:

@@ -58,23 +58,24 @@ class Consent:
     attributes: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        check_text("a consent's document", self.document)
-        _check_integers(self.version, self.given_at)
+        check_text("Consent.document", self.document)
+        _check_integer("Consent.version", self.version)
+        _check_integer("Consent.given_at", self.given_at)
         if self.expires_at is not None:
-            _check_integers(self.expires_at)
+            _check_integer("Consent.expires_at", self.expires_at)
         if self.service is not None:
-            check_text("a consent's service", self.service)
+            check_text("Consent.service", self.service)
         for attribute in self.attributes:
-            check_text("a consent's attribute", attribute)
+            check_text("Consent.attributes", attribute)
         if not self.document or not 0 < self.version <= LAST_VERSION:
             raise ConfigurationError(
-                "a consent's document must have a name and its version must be at least 1;"
-                f" got version {self.version}"
+                "Consent.document, version: must not be empty, and must be at least 1;"
+                f" got {self.document!r} and {self.version}"
             )
         if self.expires_at is not None and not self.given_at < self.expires_at <= LATEST // 1000:
             raise ConfigurationError(
-                "expires_at: must be None or later than the time of the consent;"
-                f" got {self.expires_at}"
+                "Consent.expires_at: must be None or later than given_at;"
+                f" got {self.expires_at} and {self.given_at}"
             )
 
     @property
@@ -91,12 +92,12 @@ Consents: TypeAlias = frozenset[Consent]
 
 
 class ConsentStore:
-    """The consents of one deployment's users. Every method may raise StorageError.
+    """The consents of one deployment's users.
 
-    Writing raises NoPrimaryKey while the ring has no key for long-lived values. A subject
-    that no session can have raises UnsupportedValue. The constructor raises
-    ConfigurationError without a store, for a store that falls short of the requirements of
-    ``consent``, and without a lookup key.
+    Every method may raise StorageError, and UnsupportedValue for a subject that no session
+    can have. Writing raises NoPrimaryKey while the ring has no key for long-lived values.
+    The constructor raises ConfigurationError without a store or a lookup key, and if the
+    store falls short of the requirements of ``consent``.
     """
 
     def __init__(self, deployment: Deployment) -> None:
@@ -145,13 +146,13 @@ class ConsentStore:
         service: str | None = None,
         attributes: Collection[str] = (),
     ) -> bool:
-        """Whether `subject` agreed to this version or a newer one, and has not withdrawn it.
+        """Whether `subject` agreed to this version, or to a later version.
 
         With `service`: for that service; with `attributes`: to all of these. Also False if
         the row was tampered with. Raises UnsupportedValue for a version that is not a whole
         number, and for a single text in place of several attributes.
         """
-        _check_integers(version)
+        _check_integer("version", version)
         _check_several(attributes)
         return any(
             one.about == (document, service)
@@ -255,21 +256,23 @@ def _decode_consent(
 # --- values from callers ------------------------------------------------------------------------
 
 
-def _check_integers(*numbers: object) -> None:
+def _check_integer(path: str, number: object) -> None:
     # A bool is an int to Python, but True is not a version.
-    if any(type(number) is not int for number in numbers):
-        raise UnsupportedValue("a consent's version or time", "must be a whole number")
+    if type(number) is not int:
+        raise UnsupportedValue(path, f"expected a whole number, got {type(number).__name__}")
 
 
 def _check_several(attributes: object) -> None:
     # A text is a collection of texts, too: of its letters.
     if isinstance(attributes, str | bytes) or not isinstance(attributes, Iterable):
-        raise UnsupportedValue("a consent's attributes", "must be a collection of texts")
+        raise UnsupportedValue(
+            "attributes", f"expected a collection of texts, got {type(attributes).__name__}"
+        )
 
 
 def _check_names(attributes: Iterable[str]) -> frozenset[str]:
     _check_several(attributes)
     names = tuple(attributes)
     for name in names:  # before they are hashed, which not every value can be
-        check_text("a consent's attribute", name)
+        check_text("attributes", name)
     return frozenset(names)

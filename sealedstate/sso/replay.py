@@ -39,8 +39,7 @@ class ReplayCache:
 
     `longest`: seconds from now to the latest expiry that is accepted, because a message
     must be remembered until then. Raises ConfigurationError for a bad `longest`, without a
-    store, for a store that falls short of the requirements of ``replay``, and without a
-    lookup key.
+    store or a lookup key, and if the store falls short of the requirements of ``replay``.
     """
 
     def __init__(self, deployment: Deployment, longest: int = LONGEST) -> None:
@@ -54,7 +53,7 @@ class ReplayCache:
         self.longest = longest
 
     def admit(self, issuer: str, message_id: str, expires_at: float) -> bool:
-        """Whether this caller, alone among all callers on all nodes, may act upon a message.
+        """Whether this caller, and no other on any node, may act upon a message.
 
         `issuer` (an entityID) and `message_id` are texts of any length. `expires_at`: the
         message's own expiry, in epoch seconds. False for a message that was admitted

@@ -37,9 +37,10 @@ EVERY = 300
 
 @dataclass(frozen=True, slots=True)
 class LiveSession:
-    """One session. `id`: its name for administrators, 32 characters. Times in epoch seconds.
+    """One session, as administrators see it. Times in epoch seconds.
 
-    `where`: the node that saw it last. `raw_id`: the session's own id, 16 bytes.
+    `id`: its name for administrators, 32 characters. `where`: the node that saw it last.
+    `raw_id`: the session's own id, 16 bytes.
     """
 
     id: str
@@ -55,11 +56,11 @@ _Sessions: TypeAlias = list[LiveSession]
 
 
 class SessionRegistry(SessionHooks):
-    """The live sessions of all nodes that have a registry; follows every save of `keeper`.
+    """The live sessions of all nodes that have a registry.
 
-    `where` names this node. `every` (seconds): how often a session's row is written at most.
-    Raises ConfigurationError without a store, for a store that falls short of the
-    requirements of ``sessions``, and without a lookup key.
+    Follows every save of `keeper`. `where` names this node. `every`: a session's row is
+    written at most once in this many seconds. Raises ConfigurationError without a store or
+    a lookup key, and if the store falls short of the requirements of ``sessions``.
     """
 
     def __init__(self, keeper: Keeper, where: str = "", every: int = EVERY) -> None:
@@ -172,7 +173,7 @@ class SessionRegistry(SessionHooks):
         return sessions, unreadable
 
     def _find_live(self, key: str, watermarks: dict[str, int]) -> LiveSession | None:
-        """The session of a row unless it was ended. `watermarks`: of subjects read before."""
+        """The session of a row unless it was ended. `watermarks`: those read before."""
         session = self._read(key)
         if session is None or self._revocations.ending(session.raw_id) is not None:
             return None

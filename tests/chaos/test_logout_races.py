@@ -87,7 +87,7 @@ class Race:
         return self.request(lambda user, session: user.node.logout.leave_service(session, SP) == ())
 
     def by_user(self) -> Act:
-        return self.request(lambda user, session: user.node.logout.begin(session).revoked)
+        return self.request(lambda user, session: user.node.logout.begin(session).is_revoked)
 
     def by_service(self) -> Act:
         node = self.some_user().node

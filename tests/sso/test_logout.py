@@ -79,7 +79,7 @@ def test_logout_ends_the_session_and_lists_its_services(part_policies: Policies)
     progress = user.answer(idp.logout.begin)
     assert tuple(progress) == progress.remaining
     assert set(progress) == {as_notice(WIKI), as_notice(MAIL)}
-    state = (progress.revoked, progress.pending_in_cookie, progress.is_complete)
+    state = (progress.is_revoked, progress.pending_in_cookie, progress.is_complete)
     assert state == (True, False, False)
     assert (user.subject, user.jar.header(), thief.subject) == (None, "", None)
     notify_all(progress)
@@ -580,7 +580,7 @@ def test_without_a_store_the_session_holds_the_progress_until_it_is_complete() -
     assert not idp.logout.revokes
     captured = User(user.node, user.jar.copy())
     progress = user.answer(idp.logout.begin)
-    assert (progress.revoked, progress.token) == (False, "")
+    assert (progress.is_revoked, progress.token) == (False, "")
     assert not user.login(user.session()).is_fresh(PASSWORD)
 
     def fail_one(session: Session) -> LogoutProgress:

@@ -93,7 +93,7 @@ class LogoutState:
 
     @property
     def is_settled(self) -> bool:
-        """Whether no service is left to be notified, and none can turn up in a cookie."""
+        """Whether no service is pending, and none can turn up in a cookie."""
         return PENDING not in self.status and not self.pending_in_cookie
 
     def which(self, status: int) -> tuple[ServiceLogin, ...]:
@@ -111,7 +111,7 @@ class LogoutState:
         return replace(self, pending_in_cookie=True, requests=(), status=pending)
 
     def with_subject(self, subject: str) -> LogoutState:
-        """With this subject. The logins are encoded again: some encode as the subject."""
+        """With this subject; then the logins must be encoded again, relative to it."""
         return replace(self, subject=subject, login_list=replace(self.login_list, columns=None))
 
     def add(self, logins: Iterable[ServiceLogin]) -> LogoutState:
@@ -136,7 +136,7 @@ class LogoutState:
         return replace(self, requests=(*self.requests, request)).mark(asking, NOTIFIED)
 
     def mark(self, identities: Iterable[Identity], status: int) -> LogoutState:
-        """With another letter for some logins. A login that was notified stays notified."""
+        """With another letter for some logins, unless they were notified."""
         letters, positions = bytearray(self.status), self.login_list.positions
         for identity in identities:
             position = positions.get(identity)
@@ -162,7 +162,7 @@ class LogoutTable:
     def new_state(
         self, session_id: bytes, subject: str | None, *, pending_in_cookie: bool
     ) -> LogoutState:
-        """A state without logins, under a token of its own."""
+        """A state without logins, with the secret of a new token."""
         secret = self._deployment.random(SECRET_BYTES)
         return LogoutState(session_id, subject, secret, pending_in_cookie)
 
@@ -175,14 +175,14 @@ class LogoutTable:
         return self._table.keys()
 
     def read(self, key: str) -> LogoutState | None:
-        """What is known of a logout; None if there is no row, or none that any node can open."""
+        """What is known of a logout; None without a row that a node can open."""
         entry = self._table.read(key)
         return None if entry is None else self._decode(entry.value, None)
 
     def change(
         self, key: str, change: Change, known: LogoutState | None = None
     ) -> LogoutState | None:
-        """Write what `change` makes of the row, and again if another node wrote meanwhile.
+        """Write what `change` makes of the row; again if another node was faster.
 
         `change` may return None, or the same state, to leave the row alone. `known`: a state of
         this row; its logins are used as long as the row has the same. Returns the state as it is
@@ -211,7 +211,7 @@ class LogoutTable:
         self._table.delete(key)
 
     def _expires_at(self) -> int:
-        """When no node accepts any cookie of the session, as for its revocation (milliseconds)."""
+        """When every cookie of the session has expired, in epoch milliseconds."""
         settings = self._deployment.settings
         lifetime = settings.absolute_lifetime + 2 * settings.skew
         return (int(self._deployment.now()) + lifetime) * 1000

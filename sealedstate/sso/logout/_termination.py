@@ -46,14 +46,17 @@ log = logging.getLogger("sealedstate")
 
 
 class SubjectTable:
-    """The subjects of sessions whose login records live in the store. All raise StorageError."""
+    """The subjects of sessions whose login records live in the store.
+
+    All methods raise StorageError.
+    """
 
     def __init__(self, deployment: Deployment) -> None:
         self._table = deployment.table(SUBJECT_KIND)
         self._skew = deployment.settings.skew
 
     def write(self, record: Record) -> None:
-        """Store the subject of a session; the first write counts. Raises NoPrimaryKey."""
+        """Store the subject of a session, once. Raises NoPrimaryKey."""
         if record.subject is not None:
             expires_at = (record.expires_at + self._skew) * 1000
             self._table.create(self._table.key(record.id), record.subject.encode(), expires_at)
@@ -83,7 +86,7 @@ class KnownSession:
 
 @dataclass(frozen=True, slots=True)
 class _StoredLogins:
-    """What the store has of a session. `is_read`: there were login records, and they were read."""
+    """What the store has of a session. `is_read`: it had login records."""
 
     subject: str | None
     logins: tuple[ServiceLogin, ...] = ()
@@ -137,7 +140,7 @@ class SessionTerminator(SessionHooks):
     def collect_stored_logins(
         self, state: LogoutState, has_read_cookies: bool = False
     ) -> LogoutState:
-        """Steps 3 and 4: record what the store has of a revoked session, then delete that.
+        """Steps 3 and 4: record what the store has of a session, then delete it.
 
         If a step fails, the state stays as it is, with logins that may be pending.
         """
@@ -165,7 +168,7 @@ class SessionTerminator(SessionHooks):
             return state
 
     def resume(self, state: LogoutState) -> LogoutState:
-        """Continue a logout that was interrupted, as far as possible without the browser."""
+        """Continue an interrupted logout as far as possible without the browser."""
         if self.ending(state.session_id) is None:
             # It was interrupted between steps 1 and 2.
             self._keeper.revoke_session(state.session_id)
@@ -178,7 +181,7 @@ class SessionTerminator(SessionHooks):
     # --- logouts that have begun ----------------------------------------------------------------
 
     def request_again(self, session_id: bytes, request: LogoutRequest) -> LogoutState | None:
-        """Record another service's request for a logout that has begun; None without a row."""
+        """Record a request for a logout that has begun; None without a row."""
         return self.table.change(
             self.table.key(session_id),
             lambda state: None if state is None else state.mark_requested(request),
@@ -206,7 +209,7 @@ class SessionTerminator(SessionHooks):
     # --- hooks ----------------------------------------------------------------------------------
 
     def before_save(self, save: Save) -> None:
-        """Store the subject of a session whose login records are about to go to the store."""
+        """Store the subject before the session's login records go to the store."""
         name = self._records.columns
         part = save.parts.get(name)
         if part is None or save.places.get(name) is not Place.SPILLED:
@@ -229,7 +232,7 @@ class SessionTerminator(SessionHooks):
             self._add_late(KnownSession(save.record.id, save.record.subject, tuple(added)))
 
     def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
-        """Record the logins of a session that is not saved because it was ended meanwhile."""
+        """Record the logins of a session that a logout overtakes."""
         part = session.parts.get(self._records.columns)
         if part is None or not part.changed or session.subject is None:
             return
@@ -274,6 +277,6 @@ def _add_known(state: LogoutState, known: KnownSession) -> LogoutState:
 
 
 def _complete(state: LogoutState, known: KnownSession) -> LogoutState:
-    """The same for a session that is revoked: only then can its cookies be done with."""
+    """Add what is known of a revoked session, whose cookies may be settled by it."""
     pending_in_cookie = state.pending_in_cookie and not known.has_read_cookies
     return replace(_add_known(state, known), pending_in_cookie=pending_in_cookie)

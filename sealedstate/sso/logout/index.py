@@ -69,17 +69,20 @@ class LogoutRequest:
     session_indexes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        check_text("a logout request's entity_id", self.entity_id)
+        check_text("LogoutRequest.entity_id", self.entity_id)
         if type(self.name_id) is not NameID:
-            raise UnsupportedValue("a logout request's name_id", "must be a NameID")
+            raise UnsupportedValue(
+                "LogoutRequest.name_id", f"expected a NameID, got {type(self.name_id).__name__}"
+            )
         indexes = self.session_indexes
         # A text is a sequence of texts, too: of its letters, which match no session.
         if isinstance(indexes, str) or not isinstance(indexes, Sequence):
             raise UnsupportedValue(
-                "a logout request's session_indexes", "must be a sequence of texts"
+                "LogoutRequest.session_indexes",
+                f"expected a sequence of texts, got {type(indexes).__name__}",
             )
         for index in indexes:
-            check_text("a logout request's session index", index)
+            check_text("LogoutRequest.session_indexes", index)
         object.__setattr__(self, "session_indexes", tuple(indexes))
 
 
@@ -99,7 +102,7 @@ def matches(login: ServiceLogin, request: LogoutRequest) -> bool:
 
 
 def canonical_name_id(name_id: NameID, entity_id: str, identity_provider: str | None) -> bytes:
-    """The name of the key above: equal for two NameIDs at a service that mean the same user."""
+    """The `name` of the index: equal for two NameIDs that mean the same user."""
     form = name_id.format or UNSPECIFIED
     return length_prefixed(
         str(name_id.value),
@@ -115,9 +118,9 @@ def canonical_name_id(name_id: NameID, entity_id: str, identity_provider: str | 
 def find_sessions(
     request: LogoutRequest, identifiers: Identifiers | None, index: LogoutIndex | None, now: float
 ) -> list[bytes]:
-    """The ids of the sessions that `request` is about, each once. Raises StorageError.
+    """The ids of the sessions that `request` is about, each once.
 
-    A session is found only by a handle that `identifiers` derived or by an entry of `index`. A
+    Raises StorageError. A session is found only by a handle that `identifiers` derived or by an entry of `index`. A
     handle that was altered, was derived for another service, or contradicts the NameID beside it
     leads to no session.
     """
@@ -152,11 +155,11 @@ def _open_handle(
 
 
 class LogoutIndex(SessionHooks):
-    """Leads from a service's logout request to sessions, for every NameID and SessionIndex.
+    """Leads from any NameID and SessionIndex of a logout request to sessions.
 
     Follows every save of `keeper`. `identity_provider`: your own entityID, if NameIDs have it as
-    their name qualifier. Raises ConfigurationError without a store, for a store that falls short
-    of the requirements of ``logins``, and without a lookup key.
+    their name qualifier. Raises ConfigurationError without a store or a lookup key, and if the
+    store falls short of the requirements of ``logins``.
     """
 
     def __init__(
@@ -169,7 +172,10 @@ class LogoutIndex(SessionHooks):
         keeper.attach(self, ("logins",))
 
     def find(self, request: LogoutRequest) -> list[bytes]:
-        """The ids of the sessions that the index has for `request`. Raises StorageError."""
+        """The ids of the sessions that the index has for `request`.
+
+        Raises StorageError.
+        """
         members, key = self._members(), self._key(request.entity_id, request.name_id)
         wanted = {members.hash_index(text) for text in request.session_indexes}
         found: dict[bytes, None] = {}
@@ -187,7 +193,10 @@ class LogoutIndex(SessionHooks):
             self._table.remove_member(key, member)
 
     def needs_entry(self, session_id: bytes, login: ServiceLogin) -> bool:
-        """Whether only an entry leads from this login, with all identifiers, to its session."""
+        """Whether only an entry leads from this login to its session.
+
+        The login has all identifiers.
+        """
         identifiers, now = self._records.identifiers, self._deployment.now()
         if identifiers is None:
             return True
@@ -199,7 +208,7 @@ class LogoutIndex(SessionHooks):
         return by_index != session_id
 
     def before_save(self, save: Save) -> None:
-        """Write the entries of the service logins that this save adds, before anything else."""
+        """Write the entries of new service logins, before anything of the save."""
         try:
             added = self._records.find_new_logins(save)
         except UnreadablePart:
@@ -245,7 +254,7 @@ class _Members:
         return to_text(mask(self._mask_keys(), ("member", key), session_id, index))
 
     def open(self, key: str, member: str) -> tuple[bytes, bytes] | None:
-        """The session id and the hashed index; None for a member of another row or application."""
+        """The session id and the hashed index; None if it was made for another row."""
         try:
             token = from_text(member)
         except MalformedToken:

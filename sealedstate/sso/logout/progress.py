@@ -28,7 +28,7 @@ FAILED_PART = "sealedstate.logout"
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What one service must learn: `name_id` is logged out there, in `session_index`."""
+    """What one service must learn: `name_id` is logged out, in `session_index`."""
 
     entity_id: str
     name_id: NameID
@@ -57,13 +57,13 @@ class ProgressStore(Protocol):
     def token(self) -> str: ...
 
     @property
-    def revoked(self) -> bool: ...
+    def is_revoked(self) -> bool: ...
 
     def mark(self, identities: Sequence[Identity], status: int) -> None: ...
 
 
 class LogoutProgress:
-    """The services of one session that are pending, and those that were notified or failed.
+    """The services of one session, and which of them were notified.
 
     Every change is stored at once, so that another node, another request or the next start can
     continue. After a crash between notifying a service and storing that, the service is notified
@@ -85,9 +85,9 @@ class LogoutProgress:
         return self._store.token
 
     @property
-    def revoked(self) -> bool:
+    def is_revoked(self) -> bool:
         """Whether every node refuses the session from now on; False without a store."""
-        return self._store.revoked
+        return self._store.is_revoked
 
     @property
     def remaining(self) -> tuple[Notice, ...]:
@@ -101,7 +101,7 @@ class LogoutProgress:
 
     @property
     def pending_in_cookie(self) -> bool:
-        """Whether the browser's cookie may hold service logins that no node has read yet.
+        """Whether the browser's cookie may hold further service logins.
 
         Their services are notified at its next request, see `SingleLogout.pending`.
         """
@@ -143,7 +143,7 @@ class LogoutProgress:
 class StoredProgress:
     """The progress of a logout that has a row in the store."""
 
-    revoked = True
+    is_revoked = True
 
     def __init__(self, table: LogoutTable, state: LogoutState) -> None:
         self._table = table
@@ -164,13 +164,13 @@ class StoredProgress:
 
 
 class SessionProgress:
-    """The progress of a logout without a store, in two parts of the session that is being left.
+    """The progress of a logout without a store, in two parts of its session.
 
     The pending services are the session's login records, and FAILED_PART has the failed ones. The
     session ends when no service is pending.
     """
 
-    revoked = False
+    is_revoked = False
     token = ""
 
     def __init__(self, records: LoginRecords, session: Session) -> None:

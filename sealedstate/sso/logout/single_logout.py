@@ -80,19 +80,19 @@ class SingleLogout:
 
     @property
     def revokes(self) -> bool:
-        """Whether every node refuses a session that is logged out; False without a store."""
+        """Whether nodes refuse a session that is logged out; False without a store."""
         return self._terminator is not None
 
     # --- logging out ----------------------------------------------------------------------------
 
     def begin(self, session: Session, request: LogoutRequest | None = None) -> LogoutProgress:
-        """Log the user of this session out, everywhere; `request`: the service that asked for it.
+        """Log the user of this session out of all services.
 
-        When this returns, the session is empty, and with a store no node accepts its cookies. The
+        `request`: of the service that asked for it, which need not be notified. When this returns, the session is empty, and with a store no node accepts its cookies. The
         remaining services must be notified. Raises StorageError, NoPrimaryKey, SessionWithheld,
         NobodySignedIn, RequestOfAnother if `request` is about no login of this session, or
-        LoginsUnreadable if this node lacks a registry or a key. Then no session was ended, and
-        `session.invalidate()` would end this one without notifying a service.
+        LoginsUnreadable if this node lacks a registry or a key. Then no session was ended;
+        `session.invalidate()` ends it without notifying any service.
         """
         # All checks come first: they may refuse the logout only while nothing has happened.
         login = self._login_record(session)
@@ -111,7 +111,7 @@ class SingleLogout:
         if loaded is not None:
             loaded.revoked = True
         session.invalidate()
-        return self._stored_progress(self._terminator, state)
+        return self._make_progress(self._terminator, state)
 
     def begin_for_request(self, request: LogoutRequest) -> list[LogoutProgress]:
         """End every session that a service's request is about, without any cookie.
@@ -136,7 +136,7 @@ class SingleLogout:
         return begun
 
     def leave_service(self, session: Session, entity_id: str) -> tuple[Notice, ...]:
-        """Log the user out of one service only, from all logins there; returns its notices.
+        """Log the user out of one service, from all logins there; returns notices.
 
         Raises NobodySignedIn, SessionWithheld or LoginsUnreadable.
         """
@@ -147,7 +147,7 @@ class SingleLogout:
         return make_notices(services)
 
     def end(self, live: LiveSession) -> LogoutProgress | None:
-        """End one session, for an administrator; None if it has ended.
+        """End one session at an administrator's wish; None if it has ended.
 
         Also begins the logout of a session that was only revoked, which notified no service.
         Raises ConfigurationError, StorageError or NoPrimaryKey.
@@ -158,10 +158,10 @@ class SingleLogout:
         if has_begun or ending in (Ending.LOGGED_OUT, Ending.REPLACED):
             return None
         state = terminator.end(KnownSession(live.raw_id, live.subject), None)
-        return None if state is None else self._stored_progress(terminator, state)
+        return None if state is None else self._make_progress(terminator, state)
 
     def revoke_subject(self, subject: str) -> None:
-        """End every session of a user that began until now, on every node, for an administrator.
+        """End every session of a user that began until now, on every node.
 
         Their services are notified when their cookies come next, see `pending`. Raises
         ConfigurationError, StorageError or NoPrimaryKey.
@@ -171,7 +171,7 @@ class SingleLogout:
     # --- continuing -----------------------------------------------------------------------------
 
     def resume(self, token: str | None, session: Session | None = None) -> LogoutProgress | None:
-        """The logout that a token leads back to; None for no token, or a token of no logout.
+        """The logout that a token leads back to; None if there is none.
 
         Without a store, `session` leads back. Raises StorageError or LoginsUnreadable.
         """
@@ -189,10 +189,10 @@ class SingleLogout:
         # The row's name can be computed from the session's id; the secret cannot.
         if state is None or not hmac.compare_digest(state.secret, secret):
             return None
-        return self._stored_progress(self._terminator, state)
+        return self._make_progress(self._terminator, state)
 
     def pending(self, session: Session) -> LogoutProgress | None:
-        """The pending services of a logged-out session whose cookies this request still carries.
+        """The pending services of the ended session that this request's cookies name.
 
         That is a session that was ended by a service's request, by an administrator, or in a
         request whose response was lost. The session stays empty, and the response deletes its
@@ -206,16 +206,16 @@ class SingleLogout:
         try:
             state = self._add_cookies(self._terminator, ended)
         except UnreadablePart:
-            # The logins stay in the cookie, for a node that can read them.
+            # The logins stay in the cookie until a node that can read them gets it.
             self._deployment.emit("logins-unreadable", session_id=ended.id)
             return None
         if state is None or PENDING not in state.status:
             return None
         session.invalidate()
-        return self._stored_progress(self._terminator, state)
+        return self._make_progress(self._terminator, state)
 
     def unfinished(self, idle: int = UNDER_WAY) -> Iterator[LogoutProgress]:
-        """The logouts with pending services that no node has continued for `idle` seconds.
+        """The logouts with pending services, not continued for `idle` seconds.
 
         For a job that notifies the services that a crash has left, on a store that can list. Leaves
         out logouts that this node cannot read. Raises StorageError.
@@ -231,7 +231,7 @@ class SingleLogout:
             if state is not None and state.written_at + idle <= self._deployment.now():
                 state = self._terminator.resume(state)
                 if PENDING in state.status:
-                    yield self._stored_progress(self._terminator, state)
+                    yield self._make_progress(self._terminator, state)
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -242,7 +242,7 @@ class SingleLogout:
             )
         return self._terminator
 
-    def _stored_progress(self, terminator: SessionTerminator, state: LogoutState) -> LogoutProgress:
+    def _make_progress(self, terminator: SessionTerminator, state: LogoutState) -> LogoutProgress:
         return LogoutProgress(StoredProgress(terminator.table, state))
 
     def _login_record(self, session: Session) -> LoginRecord:
@@ -255,7 +255,7 @@ class SingleLogout:
     def _begin_in_session(
         self, session: Session, login: LoginRecord, request: LogoutRequest | None
     ) -> LogoutProgress:
-        """The session authenticates no user from now on, but stays to hold the progress."""
+        """The session no longer authenticates its user, but holds the progress."""
         for authentication in login.authentications():
             login.forget_authentication(authentication.method)
         session[FAILED_PART] = b""
@@ -278,7 +278,7 @@ class SingleLogout:
         # notifies no service.
         if state is None and ending is not Ending.LOGGED_OUT:
             state = terminator.end(KnownSession(session_id, None), request)
-        return None if state is None else self._stored_progress(terminator, state)
+        return None if state is None else self._make_progress(terminator, state)
 
     def _add_cookies(self, terminator: SessionTerminator, ended: EndedRecord) -> LogoutState | None:
         columns, subject = self._records.columns, ended.subject
