@@ -171,7 +171,7 @@ class Deployment:
         )
 
     def _long_term_keyring(self) -> Keyring:
-        return self.keyring().lasting
+        return self.keyring().long_term
 
     def _core_bytes(self, foreign_bytes: int, other_bytes: int) -> int:
         """How large a core may be without its sealing, if it is the only cookie that is sent.

@@ -16,7 +16,7 @@ from sealedstate import Keeper, LateWrite, Session, UnsupportedValue
 from sealedstate._stored.parts import CONTEXT
 from sealedstate._wire.record import MAX_NAME_BYTES, Place
 from sealedstate.errors import LateRead
-from sealedstate.session import LoadResult, Part
+from sealedstate.session import Part
 from sealedstate.storage import MemoryStorage, Stored
 from tests.support.jar import Browser, Clock, keeper
 
@@ -364,9 +364,9 @@ def test_an_untouched_session_opens_nothing_asks_nothing_and_writes_nothing(
     store.forget()
     before = Counter(browser.keeper.counts)
     session = browser.session()
-    assert (repr(session), session.touched) == ("<Session>", False)
+    assert (repr(session), session.accessed) == ("<Session>", False)
     assert browser.keeper.save(session) == []
-    session.frozen = True
+    session.mark_headers_sent()
     assert session.late_changes() == []
     assert browser.keeper.counts == before
     assert store.reads == store.writes == []
@@ -379,7 +379,7 @@ def test_a_part_elsewhere_is_fetched_only_when_somebody_reads_it(
     store.forget()
     session = browser.session()
     assert session["cart"] == [1]
-    assert session.layout()
+    assert session.changes()
     session["cart"] = [2]
     browser.jar.receive(browser.keeper.save(session))
     assert CONTEXT not in store.reads + store.writes
@@ -531,10 +531,10 @@ def test_an_invalidated_session_is_empty_and_new_and_can_be_written_again(
 
 def test_the_layout_says_where_parts_live_and_how_large_they_are(browser: Browser) -> None:
     signed_in(browser, cart="12", vault="secret")
-    views = {view.name: view for view in browser.session().layout()}
-    assert views["cart"].place is Place.CORE
+    views = browser.keeper.info(browser.session()).parts
+    assert views["cart"].place == "core"
     assert views["cart"].value_bytes == 3
-    assert views["vault"].place is Place.SPILLED
+    assert views["vault"].place == "spilled"
     assert views["vault"].value_bytes is None
 
 
@@ -562,7 +562,7 @@ def test_a_write_after_the_headers_raises_and_changes_nothing(
     signed_in(browser, cart=1)
     session = browser.session()
     before = session.id
-    session.frozen = True
+    session.mark_headers_sent()
     store.forget()
     with pytest.raises(LateWrite):
         LATE[change](session)
@@ -575,7 +575,7 @@ def test_a_session_that_was_looked_at_can_be_read_after_the_headers(browser: Bro
     signed_in(browser, cart=1, vault="secret")
     session = browser.session()
     assert session["cart"] == 1
-    session.frozen = True
+    session.mark_headers_sent()
     assert dict(session) == {"cart": 1, "vault": "secret"}
 
 
@@ -591,7 +591,7 @@ def test_a_first_look_after_the_headers_raises(browser: Browser) -> None:
     ]
     for look in looks:
         session = browser.session()
-        session.frozen = True
+        session.mark_headers_sent()
         with pytest.raises(LateRead):
             look(session)
 
@@ -604,7 +604,7 @@ def test_what_was_changed_inside_after_the_headers_is_told_by_name(browser: Brow
     assert session["name"] == "ann"
     assert session["other"] == [2]
     browser.keeper.save(session)
-    session.frozen = True
+    session.mark_headers_sent()
     assert session.late_changes() == []
     cart.append(2)
     prefs["object"] = object()
@@ -619,8 +619,7 @@ def test_no_repr_tells_what_a_session_holds(browser: Browser) -> None:
     session = browser.session()
     reprs = [repr(session)]
     assert session["canary-name"] == "canary-value"
-    reprs += [repr(session), f"{session}", repr(session.parts["canary-name"])]
+    reprs += [repr(session), f"{session}", repr(session.changes())]
     reprs.append(repr(Part(Place.CORE, 1, b"canary", b"canary", "canary")))
-    reprs.append(repr(LoadResult(adopted={"canary": "canary"}, adopted_subject="canary")))
     assert [text for text in reprs if "canary" in text] == []
     assert reprs[1] == "<Session of 1 parts>"

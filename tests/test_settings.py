@@ -179,7 +179,7 @@ def test_a_missing_key_says_how_to_make_one() -> None:
         ({"part_policies": {"cart": "server"}}, "set storage"),
         ({"skew": -1}, "skew"),
         ({"secure": False, "cookie_name": "__Host-s"}, "__Host-"),
-        ({"cookie_domain": "example.org", "cookie_name": "__Host-s"}, "Domain"),
+        ({"cookie_domain": "example.org", "cookie_name": "__Host-s"}, "cookie_domain"),
         ({"cookie_name": "a b"}, "cookie_name"),
         ({"cookie_path": "/;x"}, "cookie_path"),
         ({"same_site": "lax"}, "Lax"),

@@ -160,8 +160,8 @@ class Portal:
             self._journal.last(session.id),
             self._ring_view(now),
             self._counts(),
-            len(service_logins(session)) if _is_read(session, "services") else None,
-            cart_items(session) if _is_read(session, "cart") else None,
+            len(service_logins(session)) if _is_read(session, "services", self.keeper) else None,
+            cart_items(session) if _is_read(session, "cart", self.keeper) else None,
             note_of(session),
             len(_trackers(request)),
         )
@@ -234,10 +234,10 @@ def _frame(request: PortalRequest) -> pages.Frame:
     )
 
 
-def _is_read(session: Session, name: str) -> bool:
+def _is_read(session: Session, name: str, keeper: Keeper) -> bool:
     """Whether reading a part asks nobody: it is not there, came with the cookies, or was read."""
-    found = [view.value_bytes for view in session.layout() if view.name == name]
-    return None not in found
+    part = keeper.info(session).parts.get(name)
+    return part is None or part.value_bytes is not None
 
 
 def _trackers(request: PortalRequest) -> list[str]:

@@ -81,7 +81,7 @@ class Facts:
 
 def facts_of(session: Session, keeper: Keeper, cookie_header: str, now: int) -> Facts | None:
     """The facts of a signed-in session that arrived with this request; None for any other."""
-    visit, subject = session.visit, session.subject
+    visit, subject = session.load(), session.subject
     if not isinstance(visit, LoadedSession) or visit.opened is None or subject is None:
         return None
     opened, settings = visit.opened, keeper.settings
@@ -114,12 +114,12 @@ def _load(found: Candidates, keeper: Keeper, header: int) -> Load:
 
 def _parts(session: Session, record: Record, keeper: Keeper) -> tuple[PartFacts, ...]:
     for name in record.overflow.names if record.overflow else ():
-        session.fetch(name)  # it came with the cookies: nobody has to be asked
+        session.get(name)  # it came with the cookies: nobody has to be asked
     policies = keeper.deployment.policies
     return tuple(
-        PartFacts(view.name, view.place, policies.get(view.name, Policy.AUTO), view.value_bytes)
-        for view in session.layout()
-        if view.place is not None
+        PartFacts(name, Place(part.place), policies.get(name, Policy.AUTO), part.value_bytes)
+        for name, part in keeper.info(session).parts.items()
+        if part.place is not None
     )
 
 

@@ -43,7 +43,7 @@ class EventLog:
             /,
         ) -> Callable[[bytes], object]:
             session = environ.get(ENVIRON_KEY)
-            if isinstance(session, Session) and session.touched:
+            if isinstance(session, Session) and session.accessed:
                 self._note(session.id, headers)
             return start_response(status, headers, exc_info)
 

@@ -168,7 +168,7 @@ def _check(ring: Ring) -> None:
     if re.fullmatch("[0-9a-f]{16}", ring.ring_id) is None:
         raise ConfigurationError("a ring's id has 16 hex digits")
     if ring.lasting:
-        ring.keyring().lasting.primary(MAX_NUMBER)  # its keys are keys, and differ
+        ring.keyring().long_term.primary(MAX_NUMBER)  # its keys are keys, and differ
     kids = [key.kid for key in (*ring.keys, *ring.lasting)]
     kids += [dead.kid for dead in ring.tombstones]
     if len(set(kids)) < len(kids) or any(len(kid) != KID_BYTES for kid in kids):

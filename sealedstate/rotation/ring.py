@@ -172,9 +172,11 @@ class Ring:
             skew=self.schedule.skew,
             announce=self.schedule.announce,
             lookup=self.lookup,
-            gone=frozenset(dead.kid for dead in self.tombstones),
+            removed_kids=frozenset(dead.kid for dead in self.tombstones),
             revoked_before=self.revoked_before,
-            lasting_keys=tuple(Key(key.kid, key.secret, key.activates_at) for key in self.lasting),
+            long_term_keys=tuple(
+                Key(key.kid, key.secret, key.activates_at) for key in self.lasting
+            ),
         )
 
     def _key(self, key: RingKey, retires_at: int | None) -> Key:

@@ -114,7 +114,7 @@ class RotatingKeySource:
             return False
         self._sought_at = ticks
         self._look()
-        return self._keyring.find(kid) is not None or kid in self._keyring.gone
+        return self._keyring.find(kid) is not None or kid in self._keyring.removed_kids
 
     def tend(self) -> None:
         """One round of the tending thread: load, put back what is gone, rotate, report."""

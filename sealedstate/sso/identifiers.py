@@ -177,7 +177,7 @@ class Identifiers:
 
     def _open(self, label: str, text: str, entity_id: str, now: float) -> bytes:
         token = _parse_handle(text)
-        key = self.keys.keyring().usable_key(token[:KID_BYTES], now)
+        key = self.keys.keyring().find_usable(token[:KID_BYTES], now)
         try:
             found = unmask(self._mask_keys(key), (label, entity_id), token[KID_BYTES:], (ID_BYTES,))
         except UnicodeEncodeError:  # no service has such an entityID

@@ -24,10 +24,10 @@ from ..errors import (
     ConfigurationError,
     IdentifierKeyMissing,
     LoginsUnreadable,
-    NobodySignedIn,
+    NotSignedIn,
     SessionIdChanged,
 )
-from ..hooks import Save
+from ..hooks import SaveEvent
 from ..session import Session
 from ._codec.authentications import Head, compact, decode_head, encode_head, expand
 from ._codec.columns import decode_logins, encode_logins
@@ -208,7 +208,7 @@ class LoginRecords:
         deriver = IdentifierDeriver(session_id, subject, self.identifiers)
         return frozenset(deriver.expand(login) for login in self.read_columns(value))
 
-    def find_new_logins(self, save: Save) -> frozenset[ServiceLogin]:
+    def find_new_logins(self, save: SaveEvent) -> frozenset[ServiceLogin]:
         """Return the service logins that this save adds to its session id.
 
         Raises LoginsUnreadable.
@@ -216,9 +216,9 @@ class LoginRecords:
         part, record = save.parts.get(self.columns), save.record
         if part is None or part.encoded is None or record.subject is None:
             return frozenset()
-        if not (part.changed or save.has_new_id):
+        if not (part.is_changed or save.has_new_id):
             return frozenset()
-        decode = save.session.visit.decode
+        decode = save.session.decode
         value = decode(self.columns, part.encoded)
         logins = self.read_logins(value, record.id, record.subject)
         if part.saved is None or save.has_new_id:
@@ -241,7 +241,7 @@ class LoginRecord:
     def __init__(self, records: LoginRecords, session: Session) -> None:
         self._records = records
         self._session = session
-        self._now = int(session.visit.now())
+        self._now = int(session.load().now())
 
     # --- authentications ------------------------------------------------------------------------
 
@@ -249,7 +249,7 @@ class LoginRecord:
         """Record an authentication of the user, now or at `time` (epoch seconds).
 
         It replaces an earlier authentication by the same method; expired ones are dropped. Raises
-        NobodySignedIn, UnsupportedValue or LoginsUnreadable.
+        NotSignedIn, UnsupportedValue or LoginsUnreadable.
         """
         self._check_subject()
         mine = Authentication(method, self._now if time is None else time, duration)
@@ -291,7 +291,7 @@ class LoginRecord:
     def add_service(self, *logins: ServiceLogin) -> None:
         """Record that the user went to services. A known login is only renewed.
 
-        Raises NobodySignedIn, or LoginsUnreadable if the earlier logins can't be read;
+        Raises NotSignedIn, or LoginsUnreadable if the earlier logins can't be read;
         `forget_services` drops these.
         """
         step = self._records.time_step
@@ -392,7 +392,7 @@ class LoginRecord:
     def _check_subject(self) -> str:
         subject = self._session.subject
         if subject is None:
-            raise NobodySignedIn("login records belong to a user; set session.subject first")
+            raise NotSignedIn("login records belong to a user; set session.subject first")
         return subject
 
 

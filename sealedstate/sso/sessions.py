@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 from .._stored.table import Kind, Put
 from .._wire import cbor
 from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, StorageUnavailable
-from ..hooks import Save, SessionHooks
+from ..hooks import SaveEvent, SessionHooks
 from ..keeper import Keeper
 
 __all__ = ["LiveSession", "SessionRegistry"]
@@ -73,7 +73,7 @@ class SessionRegistry(SessionHooks):
             raise AssertionError("a store without revocations")
         self._keeper, self._revocations = keeper, deployment.revocations
         self._settings, self._where, self._every = deployment.settings, where, every
-        keeper.attach(self, ("sessions",))
+        keeper.add_hooks(self, ("sessions",))
 
     # --- for administrators ---------------------------------------------------------------------
 
@@ -117,12 +117,12 @@ class SessionRegistry(SessionHooks):
 
     # --- hooks ----------------------------------------------------------------------------------
 
-    def before_save(self, save: Save) -> None:
+    def before_save(self, event: SaveEvent) -> None:
         """Write the row of a session that is new or was not written for a while."""
-        record, now = save.record, int(save.now)
+        record, now = event.record, int(event.now)
         if record.subject is None:
             return
-        sealed_at = None if save.has_new_id else save.sealed_at
+        sealed_at = None if event.has_new_id else event.sealed_at
         if sealed_at is not None and sealed_at // self._every == now // self._every:
             return
         # Until the cookie of the last save before the next row expires.

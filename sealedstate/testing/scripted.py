@@ -209,7 +209,6 @@ class ScriptedStorage:
 
     create = _scripted(MemoryStorage.create)
     read = _scripted(MemoryStorage.read)
-    read_if_changed = _scripted(MemoryStorage.read_if_changed)
     update = _scripted(MemoryStorage.update)
     update_expiration = _scripted(MemoryStorage.update_expiration)
     delete = _scripted(MemoryStorage.delete)

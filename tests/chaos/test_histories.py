@@ -1,7 +1,7 @@
-"""Histories of 8 clients in 4 processes, while faults are thrown at them: one order explains each.
+"""Histories of 8 clients in 4 processes under faults are linearizable.
 
-Knows faults and how to cause them. Does not know the stores: what is refused must not have
-happened, what is unknown may have, and everything else must be as the contract says.
+What a store refused must not have happened, what is unknown may have, and everything else must be
+as the contract says.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sealedstate.testing.clock import tries
+from sealedstate.testing.workers import in_threads
 
 from sealedstate.errors import VersionMismatch
 from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage
-from sealedstate.testing.clock import tries
-from sealedstate.testing.workers import in_threads
 from tests.support.backends import (
     BACKENDS,
     DURABLE,
@@ -40,6 +40,8 @@ from tests.support.sql_servers import MariaDBServer, postgresql_server, running
 from tests.support.store_clients import CLIENTS_PER_PROCESS, Client, histories, use
 
 __all__ = ["postgresql_server"]
+
+pytestmark = pytest.mark.slow
 
 PROCESSES = 4
 CLIENTS = PROCESSES * CLIENTS_PER_PROCESS
@@ -65,19 +67,19 @@ class Clients:
         self.processes = [self._start() for _ in range(PROCESSES)]
 
     def replace(self, process: ForkServerProcess) -> None:
-        """Another takes the place of one that has ended."""
+        """Start a successor of a process that has ended."""
         process.join()
         self.processes.remove(process)
         self.processes.append(self._start())
 
     def wait_for_progress(self) -> None:
-        """Until they have noted some more, or for PATIENCE."""
+        """Until they have noted some more operations."""
         goal = self._noted() + NOTED
         for _ in tries(PATIENCE):
             if self._noted() >= goal:
                 return
             assert all(process.is_alive() for process in self.processes)
-        raise AssertionError("the clients do not get on")
+        raise AssertionError("the clients make no progress")
 
     def stop(self) -> None:
         (self._folder / "stop").touch()
@@ -95,7 +97,7 @@ class Clients:
 
 
 class Nemesis:
-    """Causes one fault after the other, each in its turn, and lets the clients recover."""
+    """Causes one fault after another, and lets the clients recover in between."""
 
     def __init__(
         self, clients: Clients, service: Service, proxy: FaultProxy | None, seed: int
@@ -122,7 +124,7 @@ class Nemesis:
         self._clients.replace(victim)
 
     def _pause_clients(self) -> None:
-        """One stands still, with whatever it holds in its hands."""
+        """One stops, with all locks that it holds."""
         victim = self._random.choice(self._clients.processes)
         assert victim.pid is not None
         os.kill(victim.pid, signal.SIGSTOP)
@@ -146,9 +148,9 @@ class Nemesis:
 
 
 def _kill_server(server: Server) -> None:
-    """MariaDB may die once more while it recovers its binary log: it is started again, as by init.
+    """MariaDB may die once more while it recovers its binary log, and is then started again.
 
-    What was acknowledged must be there all the same.
+    What was acknowledged must be there nevertheless.
     """
     server.kill9()
     with contextlib.suppress(AssertionError):
@@ -170,7 +172,7 @@ def _delay(proxy: FaultProxy) -> None:
 
 @contextlib.contextmanager
 def _mariadb(_: pytest.FixtureRequest, __: Path) -> Iterator[Service]:
-    """One with a binary log: without it, others see a commit before it has been synced."""
+    """MariaDB with a binary log: without it, others see a commit before it is synced."""
     with running(MariaDBServer, "--log-bin") as server:
         yield Service(server.fresh_url(), server)
 
@@ -206,7 +208,7 @@ def _is_contended(history: Sequence[Operation]) -> bool:
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("backend", DURABLE)
-def test_one_order_explains_what_8_clients_were_told_whatever_happened_to_them(
+def test_one_order_explains_the_answers_of_8_clients_despite_faults(
     backend: str, run: tuple[int, int], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     rounds, seed = run
@@ -219,7 +221,7 @@ def test_one_order_explains_what_8_clients_were_told_whatever_happened_to_them(
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("backend", NETWORKED)
-def test_one_order_explains_what_8_clients_were_told_over_a_bad_network(
+def test_one_order_explains_the_answers_of_8_clients_over_a_bad_network(
     backend: str, run: tuple[int, int], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     rounds, seed = run
@@ -239,7 +241,7 @@ def prepare(service: Service) -> None:
 
 
 @pytest.mark.parametrize("operations", [4000, pytest.param(400_000, marks=pytest.mark.soak)])
-def test_one_order_explains_what_8_threads_were_told_by_memory(
+def test_one_order_explains_the_answers_of_memory_to_8_threads(
     operations: int, tmp_path: Path
 ) -> None:
     store = MemoryStorage(time.time)
@@ -266,7 +268,7 @@ def open_broken(path: Path) -> Storage:
     return LooksBeforeItUpdates(path, time.time)
 
 
-def test_a_store_that_compares_before_it_writes_is_found_out(tmp_path: Path) -> None:
+def test_checker_finds_a_store_that_compares_before_it_writes(tmp_path: Path) -> None:
     broken = partial(open_broken, tmp_path / "store.db")
     with contextlib.closing(broken()) as store:
         store.prepare()

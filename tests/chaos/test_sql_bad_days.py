@@ -1,7 +1,6 @@
-"""What becomes of calls to the SQL store when its server is down, killed, frozen, locked or silent.
+"""Calls to the SQL store while a real server is down, killed, frozen, locked or silent.
 
-On real servers, PostgreSQL and MariaDB. Knows no time that anything must take, but that a call with
-a deadline of half a second is over before long.
+No test measures time, but that a call with a deadline of half a second ends before long.
 """
 
 from __future__ import annotations
@@ -15,17 +14,17 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sealedstate.storage.sql.store import SQLStorage
 
 from sealedstate.errors import OutcomeUnknown, StorageError, StorageUnavailable
 from sealedstate.storage import Storage, Stored
-from sealedstate.storage.sql.store import SQLStorage
 from tests.support import sql_servers, sql_surroundings
 from tests.support.fault_proxy import FaultProxy
 from tests.support.sql_server import SQLServer, until
 from tests.support.sql_servers import MariaDBServer, PostgreSQLServer
 from tests.support.sql_surroundings import HANGS, Opened, holding, insist, refused, soon
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 postgresql_server = sql_servers.postgresql_server
 mariadb_server = sql_servers.mariadb_server
 clock, server = sql_surroundings.clock, sql_surroundings.server
@@ -60,7 +59,7 @@ CALLS: dict[str, Callable[[Storage], object]] = {
 }
 
 
-def test_a_server_that_is_down_at_the_start_is_found_when_it_is_up(
+def test_server_that_is_down_at_the_start_is_found_when_it_is_up(
     server: Any, url: str, opened: Opened
 ) -> None:
     opened(url).prepare()
@@ -78,9 +77,7 @@ def test_a_server_that_is_down_at_the_start_is_found_when_it_is_up(
     assert not store.capabilities.presumed
 
 
-def test_a_server_that_is_killed_and_comes_back_is_used_again(
-    server: Any, store: SQLStorage
-) -> None:
+def test_server_that_was_killed_and_restarted_is_used_again(server: Any, store: SQLStorage) -> None:
     store.create("c", "k", b"v", None, 1)
     server.kill9()
     for act in CALLS.values():
@@ -90,7 +87,9 @@ def test_a_server_that_is_killed_and_comes_back_is_used_again(
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_frozen_server_holds_nobody(server: Any, url: str, opened: Opened, call: str) -> None:
+def test_frozen_server_holds_no_call_past_its_deadline(
+    server: Any, url: str, opened: Opened, call: str
+) -> None:
     store, new = opened(url, timeout=0.5), opened(url, timeout=0.5)
     insist(lambda: store.create("c", "k", b"v", None, 1))
     server.pause()
@@ -107,7 +106,7 @@ def test_a_frozen_server_holds_nobody(server: Any, url: str, opened: Opened, cal
 
 
 @pytest.mark.parametrize("kind", TLS)
-def test_a_frozen_server_holds_nobody_under_tls_either(
+def test_frozen_server_under_tls_holds_no_call_past_its_deadline(
     kind: type[SQLServer], opened: Opened
 ) -> None:
     with sql_servers.running_with_tls(kind) as (server, certificate):
@@ -130,7 +129,7 @@ def test_a_frozen_server_holds_nobody_under_tls_either(
         assert insist(lambda: store.read("c", "k")).version in (1, 2)
 
 
-def test_a_connection_that_falls_silent_holds_nobody(
+def test_silent_connection_holds_no_call_past_its_deadline(
     server: Any, schema: str, opened: Opened
 ) -> None:
     with FaultProxy(server.port) as proxy:
@@ -144,7 +143,7 @@ def test_a_connection_that_falls_silent_holds_nobody(
         assert insist(lambda: store.read("c", "k")).value in (b"v", b"w")
 
 
-def test_a_reply_that_trickles_does_not_stretch_the_deadline(
+def test_trickling_reply_does_not_stretch_the_deadline(
     server: Any, schema: str, opened: Opened
 ) -> None:
     opened(server.url(schema)).create("c", "k", os.urandom(1 << 22), None, 1)
@@ -167,7 +166,7 @@ def test_connections_that_the_server_has_ended_are_not_used(server: Any, store: 
         assert store.update("c", "k", b"v", None, version) is True
 
 
-def test_a_write_whose_connection_is_ended_claims_nothing(
+def test_write_whose_connection_is_ended_claims_nothing(
     server: Any, schema: str, store: SQLStorage
 ) -> None:
     store.create("c", "k", b"v", None, 1)
@@ -182,7 +181,7 @@ def test_a_write_whose_connection_is_ended_claims_nothing(
     assert store.update("c", "k", b"w", None, 2) is True
 
 
-def test_a_write_that_meets_a_lock_for_long_has_not_happened(
+def test_write_that_waits_too_long_for_a_lock_has_not_happened(
     server: Any, schema: str, opened: Opened
 ) -> None:
     store = opened(server.url(schema), timeout=0.5)
@@ -199,7 +198,7 @@ def test_a_write_that_meets_a_lock_for_long_has_not_happened(
         assert insist(lambda: store.read("c", "k")) == Stored(b"v", 1, None)
 
 
-def test_a_server_that_only_reads_still_answers(server: Any, schema: str, opened: Opened) -> None:
+def test_read_only_server_still_answers(server: Any, schema: str, opened: Opened) -> None:
     usual = opened(server.url(schema))
     usual.create("c", "k", b"v", None, 1)
     with only_reading(server, schema) as url:
@@ -229,12 +228,12 @@ def only_reading(server: Any, schema: str) -> Iterator[str]:
         server.ask("SET GLOBAL read_only = 0")
 
 
-def test_what_was_acknowledged_survives_kill_9_and_what_was_refused_never_happened(
+def test_kill_9_undoes_no_acknowledged_write_and_does_no_refused_one(
     server: Any, url: str, opened: Opened
 ) -> None:
     writers = [Writer(opened(url, timeout=2.0), name) for name in ("one", "two")]
     with ThreadPoolExecutor(2) as pool:
-        running = [pool.submit(writer.write_until_told) for writer in writers]
+        running = [pool.submit(writer.write_until_stopped) for writer in writers]
         try:
             for _ in range(CRASHES):
                 goals = [len(writer.acknowledged) + EACH_ROUND for writer in writers]
@@ -243,7 +242,7 @@ def test_what_was_acknowledged_survives_kill_9_and_what_was_refused_never_happen
                 server.start()
         finally:
             for writer in writers:
-                writer.is_told = True
+                writer.is_stopped = True
         for one in running:
             one.result(PATIENCE)
     for writer in writers:
@@ -257,17 +256,17 @@ def have_written(writers: list[Writer], goals: list[int]) -> bool:
 
 
 class Writer:
-    """Creates records, each once, and remembers what it was told of them."""
+    """Creates records, each once, and remembers the answers."""
 
     def __init__(self, store: SQLStorage, name: str) -> None:
         self.store, self.name = store, name
         self.acknowledged: set[str] = set()
         self.refused: set[str] = set()
-        self.is_told = False
+        self.is_stopped = False
 
-    def write_until_told(self) -> None:
+    def write_until_stopped(self) -> None:
         for number in itertools.count():
-            if self.is_told:
+            if self.is_stopped:
                 return
             try:
                 if self.store.create(self.name, str(number), b"v", None, 1):

@@ -1,97 +1,76 @@
-"""kill -9 of a process that uses the services, or of their server.
+"""kill -9 of a process that uses replay cache, artifacts and consent, or of their server.
 
-No message is admitted twice, no artifact is fetched twice, and no recorded consent is lost. The
-process notes in a side file what was acknowledged.
+No message counts twice, no artifact is fetched twice, and no recorded consent is lost.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from sealedstate.testing.suite import insist
 
 from sealedstate.errors import StorageError
 from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
 from sealedstate.storage import Storage, open_storage
-from sealedstate.testing.clock import tries
-from sealedstate.testing.suite import insist
-from tests.support.backends import Service, opener, started
+from tests.support.backends import Service, opener
 from tests.support.login_makers import SP
 from tests.support.services import SHARED, deployment, patient, service
 from tests.support.sql_servers import postgresql_server
+from tests.support.workers import SideFile, Workers
 
 __all__ = ["postgresql_server"]
 
+pytestmark = pytest.mark.slow
+
 IDP = "https://idp.example.org/saml"
-EACH_ROUND = 4  # notes between two crashes
-PATIENCE = 60  # seconds
+EACH_ROUND = 16  # notes between two crashes
 
 
-def open_services(storage: Storage) -> tuple[ReplayCache, ArtifactStore, ConsentStore]:
-    node = deployment(storage)
-    return ReplayCache(node), ArtifactStore(node), ConsentStore(node)
-
-
-def use_for_ever(url: str, side_file: Path) -> None:
+def use(url: str, name: str, side_file: SideFile) -> None:
     """Note what was admitted, put, taken and recorded, each when it was acknowledged."""
-    replays, artifacts, consents = open_services(opener(url)())
-    notes = os.open(side_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def note(what: str) -> None:
-        os.write(notes, f"{what}\n".encode())
-
-    for number in itertools.count(int(time.time() * 1000)):
+    at = deployment(opener(url)())
+    replays, artifacts, consents = ReplayCache(at), ArtifactStore(at), ConsentStore(at)
+    begin = max((note[1] for note in side_file.read()), default=0) + 1
+    for number in itertools.count(begin):
+        message = str(number)
         try:
-            if replays.admit(IDP, str(number), time.time() + 3600):
-                note(f"admitted {number}")
-            handle = artifacts.put(str(number).encode(), SP, 3600)
-            note(f"put {number} {handle.hex()}")
+            if replays.admit(IDP, message, time.time() + 3600):
+                side_file.note("admitted", number)
+            handle = artifacts.put(message.encode(), SP, 3600)
+            side_file.note("put", number, handle.hex())
             if number % 2:
-                note(f"taking {number} {handle.hex()}")
-                if artifacts.take(handle, SP) == str(number).encode():
-                    note(f"taken {number} {handle.hex()}")
+                side_file.note("taking", number)
+                if artifacts.take(handle, SP) == message.encode():
+                    side_file.note("taken", number, handle.hex())
             consents.record(f"user {number % 5}", f"document {number}", 1)
-            note(f"recorded {number}")
+            side_file.note("recorded", number)
         except StorageError:
-            time.sleep(0.005)  # until it is back
+            time.sleep(0.005)  # until the server is back
 
 
-def broken_promises(storage: Storage, notes: list[list[str]]) -> Iterator[str]:
-    replays, artifacts, consents = open_services(storage)
+def broken_promises(storage: Storage, side_file: SideFile) -> Iterator[str]:
+    at, notes = deployment(storage), side_file.read()
+    replays, artifacts, consents = ReplayCache(at), ArtifactStore(at), ConsentStore(at)
+    assert {note[0] for note in notes} == {"admitted", "put", "taking", "taken", "recorded"}
     taking = {note[1] for note in notes if note[0] == "taking"}
-    for what, number, *rest in notes:
-        if what == "admitted" and insist(replays.admit, IDP, number, time.time() + 3600):
+    for what, number, *handle in notes:
+        if what == "admitted" and insist(replays.admit, IDP, str(number), time.time() + 3600):
             yield f"{number} is admitted again"
         if what == "put" and number not in taking:
-            found = insist(artifacts.take, bytes.fromhex(rest[0]), SP)
-            if found != number.encode():
+            found = insist(artifacts.take, bytes.fromhex(handle[0]), SP)
+            if found != str(number).encode():
                 yield f"{number} is lost: {found!r}"
-        if what == "taken" and insist(artifacts.take, bytes.fromhex(rest[0]), SP):
+        if what == "taken" and insist(artifacts.take, bytes.fromhex(handle[0]), SP):
             yield f"{number} is fetched twice"
-        if what == "recorded":
-            subject = f"user {int(number) % 5}"
-            if not insist(consents.has_accepted, subject, f"document {number}", 1):
-                yield f"the consent {number} is lost"
-
-
-def read_notes(side_file: Path) -> list[list[str]]:
-    """A process that is killed in the middle leaves half a line, which promises nothing."""
-    if not side_file.exists():
-        return []
-    lines = side_file.read_text().splitlines(keepends=True)
-    return [line.split() for line in lines if line.endswith("\n")]
-
-
-def wait_for_progress(side_file: Path) -> None:
-    goal = len(read_notes(side_file)) + EACH_ROUND * 4
-    for _ in tries(PATIENCE):
-        if len(read_notes(side_file)) >= goal:
-            return
-    raise AssertionError("the process makes no progress")
+        if what == "recorded" and not insist(
+            consents.has_accepted, f"user {number % 5}", f"document {number}", 1
+        ):
+            yield f"the consent {number} is lost"
 
 
 @pytest.fixture(params=SHARED)
@@ -100,30 +79,22 @@ def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
         yield running
 
 
-@pytest.mark.parametrize(
-    "rounds",
-    [pytest.param(3, marks=pytest.mark.slow), pytest.param(100, marks=pytest.mark.soak)],
-)
-def test_crashes_let_nothing_count_twice_and_lose_nothing(
+@pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=pytest.mark.soak)])
+def test_crashes_count_nothing_twice_and_lose_nothing(
     running: Service, rounds: int, tmp_path: Path
 ) -> None:
-    side_file = tmp_path / "notes"
-    process = started(use_for_ever, running.url, side_file)
+    workers = Workers(partial(use, running.url), tmp_path, ["1"])
     try:
         for _ in range(rounds):
-            wait_for_progress(side_file)
+            workers.wait_for_notes(EACH_ROUND)
             if running.server is None:
-                process.kill()
-                process.join()
-                process = started(use_for_ever, running.url, side_file)
+                workers.kill9("1")
             else:
                 running.server.kill9()
                 running.server.start()
-        wait_for_progress(side_file)
+        workers.wait_for_notes(EACH_ROUND)
     finally:
-        process.kill()
-        process.join()
-    storage, notes = open_storage(patient(running.url), time.time), read_notes(side_file)
-    assert {note[0] for note in notes} == {"admitted", "put", "taking", "taken", "recorded"}
-    assert list(broken_promises(storage, notes)) == []
+        workers.stop()
+    storage = open_storage(patient(running.url), time.time)
+    assert list(broken_promises(storage, workers.side_files["1"])) == []
     storage.close()

@@ -47,7 +47,7 @@ def test_the_window_is_told_and_kept(
     assert node.keyring().find(ring.keys[0].kid)
     ticks[0] = 7.0
     assert node.keyring().find(ring.keys[0].kid) is None
-    assert ring.keys[0].kid in node.keyring().gone
+    assert ring.keys[0].kid in node.keyring().removed_kids
 
 
 def test_as_json_too_it_is_told(file: Desk, monkeypatch: pytest.MonkeyPatch, capsys: Told) -> None:

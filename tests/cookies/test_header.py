@@ -44,7 +44,7 @@ PIECES = st.sampled_from(
 def test_a_single_cookie_is_found_as_one_among_several_is(header: str) -> None:
     """What finds a single one at once finds what looking at each pair does."""
     known = FAMILY.find(header)
-    assert known == FAMILY._sorted(header)
+    assert known == FAMILY._scan(header)
     assert known.core == FAMILY.find(f"{header}; x=__Host-s").core
 
 
@@ -368,7 +368,7 @@ def test_no_value_breaks_out_of_its_line(value: str, max_age: int | None) -> Non
     if re.fullmatch(r"[A-Za-z0-9._-]*", value, re.ASCII) and not value.endswith("\n"):
         assert SHAPE.fullmatch(FAMILY.set_line("__Host-s", value, max_age))
     else:
-        with pytest.raises(ValueError, match="only letters, digits"):
+        with pytest.raises(ValueError, match="letters, digits"):
             FAMILY.set_line("__Host-s", value, max_age)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies
 from hypothesis.strategies import SearchStrategy
 
-from sealedstate._cookies.placement import RETURN_SHARE, Item, Room, plan, policies_of
+from sealedstate._cookies.placement import RETURN_SHARE, Capacity, PartSize, plan, policies_of
 from sealedstate._wire.record import Place, Policy
 from sealedstate.errors import SessionTooLarge, UsageError
 from tests.support.shards import shards
@@ -20,19 +20,19 @@ Places = dict[str, Place]
 
 def item(
     name: str, size: int | None, policy: Policy = Policy.AUTO, place: Place | None = None
-) -> Item:
-    return Item(name, size, len(name) + 10, policy, place)
+) -> PartSize:
+    return PartSize(name, size, len(name) + 10, policy, place)
 
 
-def core_only(core: int) -> Room:
-    return Room(core, 0, 0, OVERFLOW_ENTRY)
+def core_only(core: int) -> Capacity:
+    return Capacity(core, 0, 0, OVERFLOW_ENTRY)
 
 
-def roomy(core: int, overflow: int) -> Room:
-    return Room(core, overflow, core + overflow, OVERFLOW_ENTRY)
+def roomy(core: int, overflow: int) -> Capacity:
+    return Capacity(core, overflow, core + overflow, OVERFLOW_ENTRY)
 
 
-def moved(items: Sequence[Item], places: Mapping[str, Place]) -> list[Item]:
+def moved(items: Sequence[PartSize], places: Mapping[str, Place]) -> list[PartSize]:
     """The items of the next request, after a save by this plan; what spilled is recalled."""
     return [replace(each, place=places[each.name]) for each in items]
 
@@ -145,7 +145,7 @@ def test_nothing_to_place_is_placed_in_no_room() -> None:
 # --- too large --------------------------------------------------------------------------------
 
 
-def too_large(items: Sequence[Item], room: Room, can_spill: bool) -> SessionTooLarge:
+def too_large(items: Sequence[PartSize], room: Capacity, can_spill: bool) -> SessionTooLarge:
     with pytest.raises(SessionTooLarge) as caught:
         plan(items, room, [], can_spill)
     return caught.value
@@ -197,32 +197,32 @@ POLICIES = strategies.sampled_from([Policy.AUTO, Policy.AUTO, Policy.COOKIE, Pol
 
 
 @strategies.composite
-def any_items(draw: strategies.DrawFn, unread: bool = True) -> list[Item]:
+def any_items(draw: strategies.DrawFn, unread: bool = True) -> list[PartSize]:
     items = []
     for name in draw(strategies.lists(strategies.sampled_from(NAMES), unique=True)):
         entry = len(name.encode()) + 11
         if unread and draw(strategies.integers(0, 5)) == 0:
             policy = draw(strategies.sampled_from([Policy.AUTO, Policy.SERVER]))
-            items.append(Item(name, None, entry, policy, Place.SPILLED))
+            items.append(PartSize(name, None, entry, policy, Place.SPILLED))
         else:
             size = draw(strategies.integers(1, 60) | strategies.integers(1, 3000))
             place = draw(strategies.sampled_from([None, *Place]))
-            items.append(Item(name, size, entry, draw(POLICIES), place))
+            items.append(PartSize(name, size, entry, draw(POLICIES), place))
     return items
 
 
 @strategies.composite
-def any_room(draw: strategies.DrawFn) -> Room:
+def any_room(draw: strategies.DrawFn) -> Capacity:
     core = draw(strategies.integers(-50, 4000))
     overflow = draw(strategies.just(0) | strategies.integers(0, 12_000))
     both = draw(strategies.integers(-50, max(0, core) + overflow))
-    return Room(core, overflow, both, OVERFLOW_ENTRY)
+    return Capacity(core, overflow, both, OVERFLOW_ENTRY)
 
 
 ORDERS: SearchStrategy[list[str]] = strategies.lists(strategies.sampled_from(NAMES), unique=True)
 
 
-def assert_carried(items: Sequence[Item], places: Mapping[str, Place], room: Room) -> None:
+def assert_carried(items: Sequence[PartSize], places: Mapping[str, Place], room: Capacity) -> None:
     """That the plan places every item and no room is exceeded."""
     assert set(places) == {each.name for each in items}
     by_place = {place: [each for each in items if places[each.name] is place] for place in Place}
@@ -244,7 +244,7 @@ def assert_carried(items: Sequence[Item], places: Mapping[str, Place], room: Roo
 @in_shards
 @given(any_items(), any_room(), ORDERS, strategies.booleans())
 def test_every_part_is_placed_by_its_policy_and_no_room_is_exceeded(
-    items: list[Item], room: Room, order: list[str], can_spill: bool
+    items: list[PartSize], room: Capacity, order: list[str], can_spill: bool
 ) -> None:
     try:
         places = plan(items, room, order, can_spill)
@@ -260,12 +260,12 @@ def test_every_part_is_placed_by_its_policy_and_no_room_is_exceeded(
             assert places[each.name] is not Place.SPILLED
 
 
-def frees_room(each: Item) -> bool:
+def frees_room(each: PartSize) -> bool:
     """Whether spilling it makes the cookies smaller, its entry in the manifest counted."""
     return (each.size or 0) > each.entry
 
 
-def assert_hopeless(items: Sequence[Item], room: Room, can_spill: bool) -> None:
+def assert_hopeless(items: Sequence[PartSize], room: Capacity, can_spill: bool) -> None:
     """That not even the core alone would do, with everything spilled that it helps to spill."""
     least = 0
     for each in items:
@@ -281,7 +281,7 @@ def assert_hopeless(items: Sequence[Item], room: Room, can_spill: bool) -> None:
 @in_shards
 @given(any_items(unread=False), strategies.integers(0, 500), strategies.integers(0, 4000), ORDERS)
 def test_what_fits_into_overflow_as_it_is_never_spills(
-    items: list[Item], ample: int, core: int, order: list[str]
+    items: list[PartSize], ample: int, core: int, order: list[str]
 ) -> None:
     fresh = [
         replace(each, policy=Policy.AUTO, place=place)
@@ -289,7 +289,7 @@ def test_what_fits_into_overflow_as_it_is_never_spills(
     ]
     size = sum(each.size or 0 for each in fresh)
     names = sum(len(each.name.encode()) + 2 for each in fresh) + OVERFLOW_ENTRY
-    room = Room(max(core, names), size + ample, size + names + ample, OVERFLOW_ENTRY)
+    room = Capacity(max(core, names), size + ample, size + names + ample, OVERFLOW_ENTRY)
     for can_spill in (True, False):
         assert not spilled(plan(fresh, room, order, can_spill))
 
@@ -297,7 +297,7 @@ def test_what_fits_into_overflow_as_it_is_never_spills(
 @in_shards
 @given(any_items(), any_room(), ORDERS)
 def test_parts_leave_in_the_spill_order_and_then_the_largest_first(
-    items: list[Item], room: Room, order: list[str]
+    items: list[PartSize], room: Capacity, order: list[str]
 ) -> None:
     fresh = [replace(each, place=None) for each in items if each.size is not None]
     try:
@@ -313,7 +313,9 @@ def test_parts_leave_in_the_spill_order_and_then_the_largest_first(
 
 @in_shards
 @given(any_items(), strategies.integers(0, 6000), ORDERS)
-def test_no_more_is_spilled_than_must_be(items: list[Item], core: int, order: list[str]) -> None:
+def test_no_more_is_spilled_than_must_be(
+    items: list[PartSize], core: int, order: list[str]
+) -> None:
     fresh = [replace(each, place=None) for each in items if each.size is not None]
     try:
         places = plan(fresh, core_only(core), order, True)
@@ -333,7 +335,9 @@ def test_no_more_is_spilled_than_must_be(items: list[Item], core: int, order: li
 
 @in_shards
 @given(any_items(unread=False), any_room(), ORDERS)
-def test_planning_again_moves_nothing(items: list[Item], room: Room, order: list[str]) -> None:
+def test_planning_again_moves_nothing(
+    items: list[PartSize], room: Capacity, order: list[str]
+) -> None:
     try:
         first = plan(items, room, order, True)
         again = plan(moved(items, first), room, order, True)
@@ -370,7 +374,9 @@ def test_what_overflows_stays_there_while_the_core_does_not_hold_it_all() -> Non
     assert plan(items, roomy(1500, 2000), [], True)["b"] is Place.CORE
 
 
-def settled(items: list[Item], rooms: Sequence[Room], order: Sequence[str]) -> list[set[str]]:
+def settled(
+    items: list[PartSize], rooms: Sequence[Capacity], order: Sequence[str]
+) -> list[set[str]]:
     """What is spilled in each of `rooms` in turn, once the first turns have settled it."""
     seen: list[set[str]] = []
     for _ in range(4):
@@ -385,7 +391,7 @@ def settled(items: list[Item], rooms: Sequence[Room], order: Sequence[str]) -> l
 @in_shards
 @given(any_items(unread=False), strategies.integers(100, 6000), strategies.floats(0.86, 1), ORDERS)
 def test_foreign_cookies_that_come_and_go_make_no_part_flap(
-    items: list[Item], large: int, share: float, order: list[str]
+    items: list[PartSize], large: int, share: float, order: list[str]
 ) -> None:
     rooms = [core_only(int(large * share)), core_only(large)]
     try:
@@ -404,7 +410,7 @@ def test_foreign_cookies_that_come_and_go_make_no_part_flap(
     ORDERS,
 )
 def test_nothing_flaps_where_there_is_overflow(
-    items: list[Item], core: int, overflow: int, share: float, order: list[str]
+    items: list[PartSize], core: int, overflow: int, share: float, order: list[str]
 ) -> None:
     large = roomy(core, overflow)
     small = replace(large, overflow=int(overflow * share), both=int((core + overflow) * share))

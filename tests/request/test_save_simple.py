@@ -12,7 +12,7 @@ from sealedstate import Keeper, Session, SessionTooLarge
 from sealedstate._wire.record import Place
 from sealedstate.profiles import PROFILES
 from sealedstate.storage import MemoryStorage
-from tests.support.jar import Browser, Clock, keeper
+from tests.support.jar import Browser, Clock, keeper, places_of
 
 # Each of these takes the general way, and leaves the parts as they are.
 GENERAL: dict[str, Callable[[Session], object]] = {
@@ -49,8 +49,7 @@ def carries(door: Keeper, size: int) -> bool:
         browser.visit(lambda session: fill(session, size))
     except SessionTooLarge:
         return False
-    (part,) = browser.session().layout()
-    return part.place is Place.CORE
+    return places_of(browser.session()) == {"part": Place.CORE}
 
 
 def fill(session: Session, size: int) -> None:
@@ -72,7 +71,7 @@ def test_what_the_short_way_carries_the_general_one_carries_too(
     before = browser.read()
     browser.visit(GENERAL[way])
     assert browser.read() == before
-    assert [part.place for part in browser.session().layout()] == [Place.CORE]
+    assert places_of(browser.session()) == {"part": Place.CORE}
 
 
 @pytest.mark.parametrize("stray", ["__Host-s-1=x", "__Host-s-1=x; __Host-s-3=y", "__Host-s-2=z"])

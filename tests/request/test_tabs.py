@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 
 from sealedstate import Keeper, Session
-from sealedstate._request.load import LoadedSession
 from sealedstate.storage import MemoryStorage
-from tests.support.jar import Browser, Clock, Jar, interleavings, keeper, shuffled
+from tests.support.jar import Browser, Clock, Jar, interleavings, keeper, loaded_of, shuffled
 
 Change = Callable[[Session], object]
 Seen = dict[str, object]
@@ -119,8 +118,7 @@ class Race:
         assert browser.read() == expected
         session = browser.session()
         assert session.subject == "ann"
-        assert isinstance(session.visit, LoadedSession)
-        record = session.visit.record
+        record = loaded_of(session).record
         assert record is not None
         chunks = 0 if record.overflow is None else record.overflow.count
         numbered = {f"__Host-s-{number}" for number in range(1, chunks + 1)}

@@ -14,10 +14,9 @@ import pytest
 
 from sealedstate import PROFILES, Profile, Session
 from sealedstate._cookies.header import MAX_LINE_BYTES, field_bytes
-from sealedstate._request.load import LoadedSession
 from sealedstate._stored.parts import CONTEXT
 from sealedstate.storage import MemoryStorage
-from tests.support.jar import Browser, Clock, Jar, keeper
+from tests.support.jar import Browser, Clock, Jar, keeper, loaded_of
 from tests.support.stored import PartRow
 
 SHARDS, STEPS = 4, [150, pytest.param(550, marks=pytest.mark.soak)]
@@ -184,8 +183,7 @@ class Walk:
     def assert_no_orphans(self) -> None:
         session = self.browser.session()
         assert len(session.id) == 22
-        assert isinstance(session.visit, LoadedSession)
-        record = session.visit.record
+        record = loaded_of(session).record
         if record is None:
             assert not self.model
             assert self.subject is None
@@ -196,7 +194,7 @@ class Walk:
             "__Host-s",
             *(f"__Host-s-{number}" for number in range(1, chunks + 1)),
         }
-        rows = {PartRow(record.id, name).key for name in [*record.spilled, *record.left]}
+        rows = {PartRow(record.id, name).key for name in [*record.spilled, *record.orphaned_rows]}
         assert rows <= set(self.store.keys(CONTEXT))
 
 

@@ -85,7 +85,7 @@ def test_a_keyring_carries_what_the_ring_says() -> None:
     made = replace(ring(key(NOW), key(NOW - 10, NOW - 5), dead=(dead,)), revoked_before=NOW - 7)
     keyring = made.keyring()
     assert (keyring.skew, keyring.announce) == (DAILY.skew, DAILY.announce)
-    assert keyring.gone == {b"dead"}
+    assert keyring.removed_kids == {b"dead"}
     assert keyring.revoked_before == NOW - 7
     assert keyring.lookup == made.lookup
     assert [each.disabled for each in keyring.keys] == [False, True]

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from sealedstate.testing.clock import tries
 
 from sealedstate.errors import ConfigurationError, OperatorError, StorageUnavailable
 from sealedstate.events import Event, EventLog
@@ -18,7 +19,6 @@ from sealedstate.key_sources import SeekingKeySource
 from sealedstate.rotation import Ring, RingUnreadable, Schedule, founded, revoked, rotated
 from sealedstate.rotation.reports import Report
 from sealedstate.rotation.source import RotatingKeySource, RotationConfig
-from sealedstate.testing.clock import tries
 from tests.support.jar import Clock
 
 RELOAD = 10
@@ -273,7 +273,7 @@ def test_the_kid_of_a_key_that_is_no_more_is_known(clock: Clock, home: Home) -> 
     kid = home.ring.keys[0].kid
     home.ring = revoked(home.ring, kid, int(clock()), os.urandom)
     assert keys.seek(kid)
-    assert kid in keys.keyring().gone
+    assert kid in keys.keyring().removed_kids
 
 
 def test_a_flood_of_unknown_kids_loads_the_ring_once_a_second(clock: Clock, home: Home) -> None:

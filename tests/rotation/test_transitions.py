@@ -314,7 +314,7 @@ def test_a_secret_is_destroyed_long_after_it_expired_and_its_tombstone_tells(
             dead = next(dead for dead in after.ring.tombstones if dead.kid == key.kid)
             assert (dead.activates_at, dead.at) == (key.activates_at, after.now)
             assert (dead.sealed, dead.revoked) == (True, False)
-            assert key.kid in after.keyring.gone
+            assert key.kid in after.keyring.removed_kids
 
 
 def test_a_ring_that_rotates_daily_holds_as_many_keys_as_it_needs_and_no_more() -> None:

@@ -141,7 +141,7 @@ def test_what_was_revoked_stays_so(past: list[Moment]) -> None:
     for each in past:
         gone |= {each.kid} if each.deed == "revoked" else set()
         assert gone <= {dead.kid for dead in each.ring.tombstones if dead.revoked}
-        assert gone <= each.keyring.gone
+        assert gone <= each.keyring.removed_kids
         assert gone.isdisjoint(key.kid for key in each.ring.keys)
 
 

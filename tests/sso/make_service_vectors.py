@@ -45,7 +45,7 @@ from tests.support.services import deployment
 VECTORS = Path(__file__).parents[1] / "vectors"
 SERVICES, LOGOUT = VECTORS / "sso-services.json", VECTORS / "sso-logout.json"
 REALM, ISSUER, ID, SUBJECT = "vectors", "https://idp.example.org/saml", "_5c1f", "jdoé"
-RING = Keyring((a_key(1),), lookup=a_key(77).secret, lasting_keys=(a_key(2),))
+RING = Keyring((a_key(1),), lookup=a_key(77).secret, long_term_keys=(a_key(2),))
 MESSAGE = b"<samlp:Response/>"
 CONTEXTS = ("sealedstate.sso.replay", "sealedstate.sso.artifact", "sealedstate.sso.consent")
 LOGOUT_CONTEXTS = (

@@ -403,7 +403,7 @@ def test_consent_outlives_every_key_that_seals_sessions(storage: Storage) -> Non
 
 def test_ring_without_a_long_term_key_records_nothing() -> None:
     store = MemoryStorage(Clock(NOW))
-    bare = Keyring(RING.keys, lookup=LOOKUP, lasting_keys=())
+    bare = Keyring(RING.keys, lookup=LOOKUP, long_term_keys=())
     with pytest.raises(NoPrimaryKey, match="rotate --lasting"):
         open_consents(store, ring=bare).record(ANN, "terms", 1)
     assert rows(store, KIND.context) == {}
@@ -413,7 +413,7 @@ def test_node_without_the_key_answers_nothing_and_loses_nothing() -> None:
     store = MemoryStorage(Clock(NOW))
     ours, another = a_ring().keyring(), a_ring("another").keyring()
     open_consents(store, ring=ours).record(ANN, "terms", 1)
-    lagging = Keyring(another.keys, lookup=ours.lookup, lasting_keys=another.keys)
+    lagging = Keyring(another.keys, lookup=ours.lookup, long_term_keys=another.keys)
     behind = open_consents(store, ring=lagging)
     for act in (
         lambda: behind.has_accepted(ANN, "terms", 1),

@@ -42,7 +42,7 @@ NCNAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*", re.ASCII)
 
 
 def ring(*keys: Key, gone: frozenset[bytes] = frozenset()) -> Identifiers:
-    return Identifiers(StaticKeys(Keyring(keys, gone=gone)))
+    return Identifiers(StaticKeys(Keyring(keys, removed_kids=gone)))
 
 
 @given(IDS, ANY_TEXT)

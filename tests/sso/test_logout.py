@@ -10,9 +10,9 @@ import pytest
 from sealedstate import Session, SessionWithheld
 from sealedstate.errors import (
     ConfigurationError,
-    NobodySignedIn,
+    LogoutRequestMismatch,
+    NotSignedIn,
     RegistryMissing,
-    RequestOfAnother,
     StorageError,
     UsageError,
 )
@@ -113,7 +113,7 @@ def test_request_about_another_session_does_not_end_this_one(
 ) -> None:
     idp = Provider(storage=store, part_policies={}, indexed=False)
     user = idp.signed_in(WIKI)
-    with pytest.raises(RequestOfAnother):
+    with pytest.raises(LogoutRequestMismatch):
         idp.logout.begin(user.session(), request_)
     assert user.subject == USER
     assert user.services() == (WIKI,)
@@ -121,9 +121,9 @@ def test_request_about_another_session_does_not_end_this_one(
 
 def test_begin_without_a_user_is_refused() -> None:
     idp = Provider()
-    with pytest.raises(NobodySignedIn):
+    with pytest.raises(NotSignedIn):
         idp.user().visit(idp.logout.begin)
-    with pytest.raises(NobodySignedIn):
+    with pytest.raises(NotSignedIn):
         idp.logout.begin(idp.nodes[0].keeper.session("__Host-s=x"))
 
 

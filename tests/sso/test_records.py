@@ -13,7 +13,7 @@ from sealedstate.errors import (
     ConfigurationError,
     IdentifierKeyMissing,
     LoginsUnreadable,
-    NobodySignedIn,
+    NotSignedIn,
     RegistryMissing,
     SessionIdChanged,
     UnsupportedValue,
@@ -138,7 +138,7 @@ def test_nobody_has_a_login_record_before_signing_in() -> None:
         lambda: login.add_service(a_login()),
         lambda: login.add_derived_login(SP, PASSWORD),
     ):
-        with pytest.raises(NobodySignedIn):
+        with pytest.raises(NotSignedIn):
             act()
 
 

@@ -178,7 +178,7 @@ def a_ring() -> Ring:
 
 
 def lasting_primary(ring: Ring, now: int) -> bytes:
-    return ring.keyring().lasting.primary(now).kid
+    return ring.keyring().long_term.primary(now).kid
 
 
 def test_a_ring_has_a_lasting_key_from_the_start_and_it_is_none_of_the_others() -> None:
@@ -194,7 +194,7 @@ def test_a_lasting_key_is_announced_before_it_seals_and_its_predecessor_opens_fo
     new, old = (key.kid for key in ring.lasting)
     turn = NOW + DAY + DAILY.announce
     assert [lasting_primary(ring, at) for at in (turn - 1, turn)] == [old, new]
-    keyring = ring.keyring().lasting
+    keyring = ring.keyring().long_term
     aged = keyring.find(old)
     assert aged is not None
     assert aged.expires_at is None

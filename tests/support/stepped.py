@@ -1,7 +1,9 @@
 """Threads that take turns at each call of a store, in an order that one number decides.
 
-Real threads meet by chance in a few places only. Here any two calls of two nodes can come in
-either order.
+Real threads meet in few places and by chance; here any two calls of two nodes come in either order.
+
+    turns = Turns(random.Random(7))
+    ScriptedStorage(clock).before(act=turns.step, times=None)
 """
 
 from __future__ import annotations
@@ -11,10 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sealedstate.storage import MemoryStorage
-
 PATIENCE = 60  # seconds
-STEPS = frozenset({"create", "read", "update", "delete", "add_member", "remove_member", "members"})
 
 
 class Turns:
@@ -27,14 +26,14 @@ class Turns:
         self._done: set[int] = set()
 
     def step(self) -> None:
-        """Wait for this thread's turn; a thread that takes no part does not wait."""
+        """Wait for this thread's turn, if it takes part."""
         gate = self._gates.get(threading.get_ident())
         if gate is not None:
             self._arrived.release()
             assert gate.acquire(timeout=PATIENCE)
 
     def run(self, acts: Sequence[Callable[[], object]]) -> list[Any]:
-        """What each act returned, or the exception that it raised."""
+        """The result of each act, or the exception that it raised."""
         outcomes: list[Any] = [None] * len(acts)
         threads = [
             threading.Thread(target=self._act, args=(number, act, outcomes), daemon=True)
@@ -67,16 +66,3 @@ class Turns:
         finally:
             self._done.add(me)
             self._arrived.release()
-
-
-class SteppedStorage(MemoryStorage):
-    """A store at each call of which the threads of `turns` take turns."""
-
-    turns: Turns | None = None
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in STEPS:
-            turns = self.turns
-            if turns is not None:
-                turns.step()
-        return super().__getattribute__(name)

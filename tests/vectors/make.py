@@ -239,7 +239,7 @@ def core_vector(name: str, record: Record, now: int) -> dict[str, Any]:
             "parts": hexed(record.parts),
             "overflow": None if overflow is None else overflow_entry(overflow),
             "spilled": dict(record.spilled),
-            "left": dict(record.left),
+            "left": dict(record.orphaned_rows),
         },
     }
 

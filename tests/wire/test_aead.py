@@ -25,7 +25,7 @@ DIRECT, PUBLIC = aead.direct_cipher(*library()), aead.public_cipher()
 
 @pytest.mark.parametrize("cipher", [DIRECT, PUBLIC, aead.CIPHER], ids=["direct", "public", "used"])
 def test_the_published_answer_is_given_and_no_altered_one_taken(cipher: aead.Cipher) -> None:
-    assert aead.answers_are_right(cipher)
+    assert aead.is_correct(cipher)
 
 
 def test_with_the_library_as_it_is_the_direct_way_is_taken() -> None:
@@ -81,6 +81,6 @@ def missing() -> tuple[Any, Any]:
     ids=["gone", "renamed", "seals nothing", "opens all", "opens nothing", "other arguments"],
 )
 def test_a_library_that_has_changed_is_left_for_the_public_functions(load: Any) -> None:
-    chosen = aead.chosen_cipher(load)
-    assert aead.answers_are_right(chosen)
+    chosen = aead.choose_cipher(load)
+    assert aead.is_correct(chosen)
     assert not chosen.encrypt.__qualname__.startswith("direct_cipher")

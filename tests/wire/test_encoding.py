@@ -136,7 +136,7 @@ def test_what_is_split_is_joined_again(text: str, room: int) -> None:
 @given(st.text(LETTERS, max_size=200), st.lists(st.integers(1, 60), min_size=1, max_size=8))
 def test_chunks_fill_their_rooms_and_are_as_few_as_possible(text: str, rooms: list[int]) -> None:
     if len(text) > sum(rooms):
-        with pytest.raises(ValueError, match="larger than its rooms"):
+        with pytest.raises(ValueError, match="longer than all chunks"):
             split(text, rooms)
         return
     chunks = split(text, rooms)

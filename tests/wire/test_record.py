@@ -129,7 +129,9 @@ def test_whatever_stands_in_a_record_is_refused_or_is_what_we_write(number: int)
         assert type(record.subject) in (str, type(None))
         numbers = (record.created_at, record.expires_at, record.generation)
         assert {type(each) for each in (*numbers, *record.spilled.values())} == {int}
-        assert all(type(name) is str for name in (*record.parts, *record.spilled, *record.left))
+        assert all(
+            type(name) is str for name in (*record.parts, *record.spilled, *record.orphaned_rows)
+        )
         assert all(type(data) is bytes for data in record.parts.values())
 
 

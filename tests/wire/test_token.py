@@ -82,7 +82,7 @@ def test_what_was_sealed_opens_with_its_payload_key_and_time(
 
 @pytest.mark.parametrize("size", [0, 16, 31, 33])
 def test_sealing_without_32_bytes_of_entropy_is_refused(size: int) -> None:
-    with pytest.raises(ValueError, match="32 bytes of entropy"):
+    with pytest.raises(ValueError, match="expected 32 bytes"):
         seal(b"", PLACE, FIRST, NOW, bytes(size))
 
 
@@ -327,7 +327,7 @@ MATRIX = list(places())
 
 def test_all_places_of_the_matrix_are_different() -> None:
     assert len(MATRIX) == 4 * (3 + 8 + 12) + 9
-    assert len({place.context for place in MATRIX}) == len(MATRIX)
+    assert len({place.encoded for place in MATRIX}) == len(MATRIX)
 
 
 @pytest.mark.parametrize("key", range(3))
@@ -509,10 +509,10 @@ def test_a_key_that_is_no_more_is_out_of_use_and_not_unknown() -> None:
     """An unknown key may be one that this node has yet to learn of; this one never opens again."""
     token = sealed(key=KEYS[1])
     with pytest.raises(KeyOutOfUse):
-        open_token(token, PLACE, Keyring((FIRST,), gone=frozenset({KEYS[1].kid})), NOW)
+        open_token(token, PLACE, Keyring((FIRST,), removed_kids=frozenset({KEYS[1].kid})), NOW)
     for gone in (frozenset[bytes](), frozenset({KEYS[2].kid, FIRST.kid})):
         with pytest.raises(UnknownKey):
-            open_token(token, PLACE, Keyring((FIRST,), gone=gone), NOW)
+            open_token(token, PLACE, Keyring((FIRST,), removed_kids=gone), NOW)
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,13 @@ from sealedstate import (
     StorageUnavailable,
 )
 from sealedstate._wire.encoding import from_text, to_text
+from sealedstate._wire.record import Place
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import MemoryStorage
 from sealedstate_wsgi import SealedSessionMiddleware
 from tests.support.client import Answer, Headers, ask, attempt, cookie_header, environ_of
+from tests.support.jar import places_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -855,7 +857,7 @@ class UntouchableStore(MemoryStorage):
 UNTOUCHED: dict[str, Callable[[Session], object]] = {
     "not at all": lambda session: None,
     "repr": repr,
-    "touched": lambda session: session.touched,
+    "touched": lambda session: session.accessed,
 }
 
 
@@ -896,7 +898,7 @@ READS: dict[str, Callable[[Session], object]] = {
     "created_at": lambda session: session.created_at,
     "expires_at": lambda session: session.expires_at,
     "withheld": lambda session: session.withheld,
-    "layout": lambda session: session.layout(),
+    "load": lambda session: session.load(),
     "the same again": lambda session: session.__setitem__("cart", ["tea"]),
     "the same subject": lambda session: setattr(session, "subject", "alice"),
 }
@@ -1027,12 +1029,12 @@ def test_the_applications_own_cookies_count_in_the_budget(settings: Settings) ->
         session["library"] = b"\xff" * 1800
 
     alone = ask(checked(touching(large), settings))
-    layout = opened(settings, cookie_header(alone.set_cookies)).layout()
-    assert [view.place and view.place.value for view in layout] == ["core"]
+    session = opened(settings, cookie_header(alone.set_cookies))
+    assert places_of(session) == {"library": Place.CORE}
     answer = ask(checked(touching(large, headers=[*PLAIN, OWN_LARGE]), settings))
     assert response_bytes(answer) <= settings.budget_profile().response_bytes
     session = opened(settings, cookie_header(answer.set_cookies[1:]))
-    assert [view.place and view.place.value for view in session.layout()] == ["spilled"]
+    assert places_of(session) == {"library": Place.SPILLED}
     assert session["library"] == b"\xff" * 1800
 
 

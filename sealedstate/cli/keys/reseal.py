@@ -46,9 +46,9 @@ def _reseal(deployment: Deployment, source: RingSource | None, given: argparse.N
     # Looked at before the sweep: what nobody could have sealed by then, nobody seals while it runs.
     replaced = _kids(source, int(now))
     keyring = keyring_of(deployment, source)
-    swept = _sweep(deployment, keyring.lasting, now)
+    swept = _sweep(deployment, keyring.long_term, now)
     free = {kid for kid in replaced if not swept.needed[kid]}
-    told, facts = _told(swept, keyring.lasting, int(now)), _facts(swept)
+    told, facts = _told(swept, keyring.long_term, int(now)), _facts(swept)
     if source is not None:
         destroyed = _destroy(source, free) if given.destroy else set[bytes]()
         told += _told_of_free(free, destroyed)

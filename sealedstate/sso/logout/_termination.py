@@ -32,9 +32,9 @@ from ..._wire import cbor
 from ..._wire.record import Place, Policy, Record
 from ...deployment import Deployment
 from ...errors import StorageError, UnreadableError, UnreadablePart
-from ...hooks import Save, SessionHooks
+from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
-from ...session import Session
+from ...session import Part, Session
 from ..logins import ServiceLogin
 from ..records import LoginRecords, needs_subject
 from ._state import LogoutState, LogoutTable
@@ -106,7 +106,7 @@ class SessionTerminator(SessionHooks):
         self._policy = deployment.policies.get(records.columns, Policy.AUTO)
         self._subjects = SubjectTable(deployment)
         self.table = LogoutTable(deployment, records)
-        keeper.attach(self, ("logout",))
+        keeper.add_hooks(self, ("logout",))
 
     # --- ending ---------------------------------------------------------------------------------
 
@@ -208,33 +208,33 @@ class SessionTerminator(SessionHooks):
 
     # --- hooks ----------------------------------------------------------------------------------
 
-    def before_save(self, save: Save) -> None:
+    def before_save(self, event: SaveEvent) -> None:
         """Store the subject before the session's login records go to the store."""
         name = self._records.columns
-        part = save.parts.get(name)
-        if part is None or save.places.get(name) is not Place.SPILLED:
+        part = event.parts.get(name)
+        if part is None or event.places.get(name) is not Place.SPILLED:
             return
-        if save.has_new_id or part.place is not Place.SPILLED:
-            self._subjects.write(save.record)
+        if event.has_new_id or part.place is not Place.SPILLED:
+            self._subjects.write(event.record)
 
-    def before_sending(self, save: Save) -> None:
+    def before_sending(self, event: SaveEvent) -> None:
         """Record the logins that this save adds if the session was ended meanwhile."""
         try:
-            added = self._records.find_new_logins(save)
+            added = self._records.find_new_logins(event)
         except UnreadablePart:
-            self._deployment.emit("logins-unreadable", session_id=save.record.id)
+            self._deployment.emit("logins-unreadable", session_id=event.record.id)
             return
         if not added:
             return
         try:
-            self._revocations.check(save.record)
+            self._revocations.check(event.record)
         except UnreadableError:
-            self._add_late(KnownSession(save.record.id, save.record.subject, tuple(added)))
+            self._add_late(KnownSession(event.record.id, event.record.subject, tuple(added)))
 
     def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
         """Record the logins of a session that a logout overtakes."""
-        part = session.parts.get(self._records.columns)
-        if part is None or not part.changed or session.subject is None:
+        part = session.changes().parts.get(self._records.columns)
+        if not (isinstance(part, Part) and part.is_changed) or session.subject is None:
             return
         try:
             services = self._records.for_session(session).services()

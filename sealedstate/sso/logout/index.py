@@ -36,7 +36,7 @@ from ..._stored.table import Kind
 from ..._wire.encoding import from_text, to_text
 from ..._wire.record import ID_BYTES
 from ...errors import MalformedToken, UnreadableError, UnreadablePart, UnsupportedValue
-from ...hooks import Save, SessionHooks
+from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
 from ..identifiers import Identifiers, MaskKeys, mask, parse_kid, unmask
@@ -120,9 +120,9 @@ def find_sessions(
 ) -> list[bytes]:
     """The ids of the sessions that `request` is about, each once.
 
-    Raises StorageError. A session is found only by a handle that `identifiers` derived or by an entry of `index`. A
-    handle that was altered, was derived for another service, or contradicts the NameID beside it
-    leads to no session.
+    Raises StorageError. A session is found only by a handle that `identifiers` derived or by an
+    entry of `index`. A handle that was altered, was derived for another service, or contradicts the
+    NameID beside it leads to no session.
     """
     found = [
         *(_find_by_handles(request, identifiers, now) if identifiers else ()),
@@ -169,7 +169,7 @@ class LogoutIndex(SessionHooks):
         self._identity_provider = identity_provider
         self._table = keeper.deployment.table(KIND)
         self._table.lookup_secret()
-        keeper.attach(self, ("logins",))
+        keeper.add_hooks(self, ("logins",))
 
     def find(self, request: LogoutRequest) -> list[bytes]:
         """The ids of the sessions that the index has for `request`.
@@ -207,16 +207,16 @@ class LogoutIndex(SessionHooks):
         by_index = _open_handle(identifiers.open_session_index, str(index), login.entity_id, now)
         return by_index != session_id
 
-    def before_save(self, save: Save) -> None:
+    def before_save(self, event: SaveEvent) -> None:
         """Write the entries of new service logins, before anything of the save."""
         try:
-            added = self._records.find_new_logins(save)
+            added = self._records.find_new_logins(event)
         except UnreadablePart:
             # Logins that this node cannot read do not stop the save.
-            self._deployment.emit("logins-unreadable", session_id=save.record.id)
+            self._deployment.emit("logins-unreadable", session_id=event.record.id)
             return
-        expires_at = (save.record.expires_at + self._deployment.settings.skew) * 1000
-        for key, member in self._entries(save.record.id, added):
+        expires_at = (event.record.expires_at + self._deployment.settings.skew) * 1000
+        for key, member in self._entries(event.record.id, added):
             self._table.add_member(key, member, expires_at)
 
     def _entries(

@@ -21,9 +21,9 @@ from ..._request.load import EndedRecord, LoadedSession, read_revoked
 from ..._stored.revocations import Ending
 from ...errors import (
     ConfigurationError,
+    LogoutRequestMismatch,
     MalformedToken,
-    NobodySignedIn,
-    RequestOfAnother,
+    NotSignedIn,
     RowUnreadable,
     SessionWithheld,
     UnreadablePart,
@@ -88,17 +88,18 @@ class SingleLogout:
     def begin(self, session: Session, request: LogoutRequest | None = None) -> LogoutProgress:
         """Log the user of this session out of all services.
 
-        `request`: of the service that asked for it, which need not be notified. When this returns, the session is empty, and with a store no node accepts its cookies. The
-        remaining services must be notified. Raises StorageError, NoPrimaryKey, SessionWithheld,
-        NobodySignedIn, RequestOfAnother if `request` is about no login of this session, or
-        LoginsUnreadable if this node lacks a registry or a key. Then no session was ended;
-        `session.invalidate()` ends it without notifying any service.
+        `request`: of the service that asked for it, which need not be notified. When this returns,
+        the session is empty, and with a store no node accepts its cookies; the remaining services
+        must be notified. Raises StorageError, NoPrimaryKey, SessionWithheld, NotSignedIn,
+        LogoutRequestMismatch if `request` is about no login of this session, or LoginsUnreadable if
+        this node lacks a registry or a key. Then no session was ended; `session.invalidate()` ends
+        it without notifying any service.
         """
         # All checks come first: they may refuse the logout only while nothing has happened.
         login = self._login_record(session)
         services = login.services()
         if request is not None and not any(matches(one, request) for one in services):
-            raise RequestOfAnother("the request is about no service login of this session")
+            raise LogoutRequestMismatch("the request is about no service login of this session")
         if self._terminator is None:
             return self._begin_in_session(session, login, request)
         session_id, loaded = _find_id(session)
@@ -109,7 +110,7 @@ class SingleLogout:
             raise SessionWithheld("replaced")
         # Only now: the cookies are deleted after the revocation is stored, never before.
         if loaded is not None:
-            loaded.revoked = True
+            loaded.mark_revoked()
         session.invalidate()
         return self._make_progress(self._terminator, state)
 
@@ -138,7 +139,7 @@ class SingleLogout:
     def leave_service(self, session: Session, entity_id: str) -> tuple[Notice, ...]:
         """Log the user out of one service, from all logins there; returns notices.
 
-        Raises NobodySignedIn, SessionWithheld or LoginsUnreadable.
+        Raises NotSignedIn, SessionWithheld or LoginsUnreadable.
         """
         login = self._login_record(session)
         services = login.services(entity_id)
@@ -249,7 +250,7 @@ class SingleLogout:
         if session.subject is None and session.withheld is not None:
             raise SessionWithheld(session.withheld)
         if session.subject is None:
-            raise NobodySignedIn("no user is signed in to this session")
+            raise NotSignedIn("no user is signed in to this session")
         return self._records.for_session(session)
 
     def _begin_in_session(
@@ -292,7 +293,7 @@ class SingleLogout:
 
 def _find_id(session: Session) -> tuple[bytes, LoadedSession | None]:
     """The id that the browser's cookie has, and what the request loaded under it."""
-    loaded = session.visit
-    if isinstance(loaded, LoadedSession) and loaded.record is not None and not session.signed_in:
+    loaded, is_signed_in = session.load(), session.changes().is_signed_in
+    if isinstance(loaded, LoadedSession) and loaded.record is not None and not is_signed_in:
         return loaded.record.id, loaded
     return session.raw_id, None

@@ -1,9 +1,7 @@
-"""Other processes and threads that all do something to one store at the same moment.
+"""Concurrent callers: threads, forked children, and processes that share only the store.
 
-Knows how a suite is found again in a fresh interpreter. Does not know what is done to the store.
-
-A crew's processes are spawned once per test run and wait. They open the store by the suite's
-`open_store`, say so, and only when all have done that are they told to begin.
+A worker pool's processes are spawned once per test run and wait. For each run they open the store
+with the suite's `open_store` and report; they begin when all of them have.
 """
 
 from __future__ import annotations
@@ -28,20 +26,17 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..storage.contract import Storage
-from .clock import FakeClock
 
 if TYPE_CHECKING:
-    from .suite import Suite
+    from ._suite import FakeClock, Suite
 
 T = TypeVar("T")
-Meet = Callable[[], object]
-"""What a racer calls to wait for all the others."""
 
-PATIENCE = 120  # seconds; a store that takes longer hangs
+PATIENCE = 120  # seconds; a store that takes longer has hung
 
 
 class SuiteAddress(NamedTuple):
-    """Where another process finds a suite, and what its fixtures have set on it."""
+    """Where another process finds a suite, and what its fixtures have set on it, pickled."""
 
     module: str
     file: str
@@ -52,29 +47,29 @@ class SuiteAddress(NamedTuple):
     def of(cls, suite: Suite) -> SuiteAddress:
         kind = type(suite)
         if "<locals>" in kind.__qualname__:
-            raise AssertionError(f"{kind.__name__} must stand at the top of its module")
+            raise AssertionError(f"{kind.__name__} must be defined at the top of its module")
         file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
-        state = {name: value for name, value in vars(suite).items() if _can_travel(value)}
+        state = {name: value for name, value in vars(suite).items() if _can_be_pickled(value)}
         return cls(kind.__module__, file, kind.__qualname__, bytes(ForkingPickler.dumps(state)))
 
     def find(self) -> Suite:
-        module: Any = _module(self.module, self.file)
+        module: Any = _import_module(self.module, self.file)
         kind = functools.reduce(getattr, self.name.split("."), module)
         suite: Suite = object.__new__(kind)
         vars(suite).update(ForkingPickler.loads(self.state))  # pyright: ignore
         return suite
 
 
-def _can_travel(value: object) -> bool:
+def _can_be_pickled(value: object) -> bool:
     try:
         ForkingPickler.dumps(value)
-    except Exception:  # pickle raises whatever an object's own methods raise
+    except Exception:  # pickle raises whatever an object's methods raise
         return False
     return True
 
 
-def _module(name: str, file: str) -> ModuleType:
-    """The module `name`, from `file` where it can't be imported by its name."""
+def _import_module(name: str, file: str) -> ModuleType:
+    """Import the module `name`, from `file` if it can't be imported by its name."""
     with contextlib.suppress(ImportError):
         module = importlib.import_module(name)
         if not file or getattr(module, "__file__", None) == file:
@@ -88,43 +83,49 @@ def _module(name: str, file: str) -> ModuleType:
     return module
 
 
-class Crew:
-    """So many processes, spawned: they share nothing with this one."""
+class WorkerPool:
+    """Spawned processes, which share nothing with this one."""
 
     def __init__(self, size: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         for number in range(size):
-            ours, theirs = context.Pipe()
-            # Daemons end with this process; should it be killed, they end when their pipe does.
-            context.Process(target=_work, args=(theirs, number), daemon=True).start()
-            theirs.close()
-            self._pipes.append(ours)
+            here, there = context.Pipe()
+            # Daemons end with this process; if it is killed, they end when their pipe does.
+            context.Process(target=_work, args=(there, number), daemon=True).start()
+            there.close()
+            self._pipes.append(here)
 
     def run(
         self, suite: Suite, clock: FakeClock, act: Callable[..., T], *arguments: Any
     ) -> list[T]:
-        """The results of `act(store, clock, number, *arguments)`, by the processes' numbers."""
-        self._tell((SuiteAddress.of(suite), clock, act, arguments))
-        unopened = self._answers()[0]
-        self._tell(not unopened)
-        failed, results = self._answers()
+        """Return the results of `act(store, clock, number, *arguments)`, by process number."""
+        self._send((SuiteAddress.of(suite), clock, act, arguments))
+        unopened, _ = self._receive()
+        self._send(not unopened)
+        failed, results = self._receive()
         if unopened or failed:
-            crew.cache_clear()  # whoever did not answer now would answer the next question
-            where = "open_store in another process, with what pickle carries there of self:"
-            problems = [where, *unopened] if unopened else ["in another process:", *failed]
+            worker_pool.cache_clear()  # a process that answers late would answer the next run
+            title = "open_store in another process, with what pickle carries there of self:"
+            problems = [title, *unopened] if unopened else ["in another process:", *failed]
             raise AssertionError("\n".join(dict.fromkeys(problems)))
         return results
 
-    def _tell(self, what: object) -> None:
+    def _send(self, what: object) -> None:
         for pipe in self._pipes:
-            with contextlib.suppress(OSError):  # who has died does not answer either
+            with contextlib.suppress(OSError):  # a process that has died will not answer either
                 pipe.send(what)
 
-    def _answers(self) -> tuple[list[str], list[Any]]:
-        """What went wrong, and the results of what did not."""
+    def _receive(self) -> tuple[list[str], list[Any]]:
+        """Return what went wrong, and the results of what did not."""
         answers = [_receive(pipe) for pipe in self._pipes]
         return [bad for bad, _ in answers if bad], [result for bad, result in answers if not bad]
+
+
+@functools.cache
+def worker_pool(size: int) -> WorkerPool:
+    """Return a pool that later tests use again."""
+    return WorkerPool(size)
 
 
 def _receive(pipe: Connection) -> tuple[str, Any]:
@@ -135,12 +136,6 @@ def _receive(pipe: Connection) -> tuple[str, Any]:
     except EOFError:
         return "the process has died", None
     return answer
-
-
-@functools.cache
-def crew(size: int) -> Crew:
-    """A crew that stays for the tests to come."""
-    return Crew(size)
 
 
 def _work(pipe: Connection, number: int) -> None:
@@ -157,24 +152,25 @@ def _serve(
     act: Callable[..., object],
     arguments: tuple[object, ...],
 ) -> None:
-    """One run: open the store, say so, wait for the others, act, answer."""
+    """Make one run: open the store, report, wait for the others, act, answer."""
     store: list[Storage] = []
     pipe.send(_attempt(lambda: store.append(address.find().open_store(clock))))
-    go = pipe.recv()
-    answer = _attempt(lambda: act(store[0], clock, number, *arguments)) if go else ("", None)
-    closed = _attempt(lambda: store[0].close() if store else None)
-    pipe.send(closed if closed[0] else answer)
+    may_begin = pipe.recv()
+    answer = _attempt(lambda: act(store[0], clock, number, *arguments)) if may_begin else ("", None)
+    closing = _attempt(lambda: store[0].close() if store else None)
+    pipe.send(closing if closing[0] else answer)
 
 
 def _attempt(act: Callable[[], object]) -> tuple[str, object]:
+    """Return the traceback if `act` raises, and else "" and its result."""
     try:
         return "", act()
     except Exception:
         return traceback.format_exc(), None
 
 
-class Line:
-    """Where so many processes wait for one another, as often as they like.
+class ProcessBarrier:
+    """Where `count` processes wait for each other, any number of times.
 
     Each counts its visits in `file`, which all of them map into their memory.
     """
@@ -190,61 +186,61 @@ class Line:
         until = time.monotonic() + PATIENCE
         while min(self._visits) < visit:
             if time.monotonic() > until:
-                raise AssertionError("another process has not come to the line")
+                raise AssertionError("another process has not reached the barrier")
             time.sleep(0.0002)
 
     def leave(self) -> None:
-        """Not to be waited for any more."""
+        """Stop being waited for."""
         self._visits[self._process] = 1 << 63
 
 
-def in_threads(count: int, act: Callable[[int, Meet], T], line: Line | None = None) -> list[T]:
-    """The results of `act(number, meet)` by threads that interleave finely.
+def run_in_threads(
+    count: int,
+    act: Callable[[int, threading.Barrier], T],
+    processes: ProcessBarrier | None = None,
+) -> list[T]:
+    """Return the results of `act(number, barrier)` from threads that interleave finely.
 
-    `meet()` waits until all threads, and all processes of `line`, have come to it.
+    `barrier.wait()` waits for all threads, and for those of the other `processes`.
     """
-    barrier = threading.Barrier(count, line.wait if line else None, PATIENCE)
+    barrier = threading.Barrier(count, processes.wait if processes else None, PATIENCE)
 
     def run(number: int) -> T:
         try:
             barrier.wait()
-            return act(number, barrier.wait)
+            return act(number, barrier)
         except BaseException:
             barrier.abort()
-            if line is not None:
-                line.leave()
+            if processes is not None:
+                processes.leave()
             raise
 
     interval = sys.getswitchinterval()
-    # With Python's 5 milliseconds, one thread would often be done before the next one begins.
+    # With Python's 5 milliseconds, a thread would often finish before the next one begins.
     sys.setswitchinterval(1e-6)
     try:
         with ThreadPoolExecutor(count) as pool:
             futures = [pool.submit(run, number) for number in range(count)]
     finally:
         sys.setswitchinterval(interval)
-    _raise_the_cause([future.exception() for future in futures])
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    # First the cause, then what it meant for the threads that waited.
+    for error in sorted(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
+        raise error
     return [future.result() for future in futures]
 
 
-def _raise_the_cause(errors: list[BaseException | None]) -> None:
-    """Raise what went wrong, rather than what it meant for those who waited."""
-    found = [error for error in errors if error is not None]
-    for error in sorted(found, key=lambda error: isinstance(error, threading.BrokenBarrierError)):
-        raise error
-
-
-def forked(act: Callable[[], object]) -> tuple[str, Any]:
-    """What went wrong when a forked child ran `act`, and else its result."""
+def run_in_fork(act: Callable[[], object]) -> tuple[str, Any]:
+    """Return the traceback if `act` raises in a forked child, and else "" and its result."""
     context = multiprocessing.get_context("fork")
-    ours, theirs = context.Pipe()
-    child = context.Process(target=lambda: theirs.send(_attempt(act)), daemon=True)
+    here, there = context.Pipe()
+    child = context.Process(target=lambda: there.send(_attempt(act)), daemon=True)
     with warnings.catch_warnings():
-        # Forking beside threads is what is under test.
+        # Python 3.12 warns of a fork beside threads, which is under test here.
         warnings.simplefilter("ignore", DeprecationWarning)
         child.start()
-    theirs.close()
-    answer = _receive(ours)
+    there.close()
+    answer = _receive(here)
     child.terminate()
     child.join()
     return answer

@@ -1,18 +1,17 @@
-"""MariaDB for SQLStorage, by way of PyMySQL.
+"""MariaDB for SQLStorage, through PyMySQL.
 
-Knows MariaDB's SQL, error codes and settings, and how to stop waiting for it. Does not know what is
-stored, nor when to try again.
-
-PyMySQL's own time-outs begin anew with every packet, and its connection's with every step. Here the
+PyMySQL's time-outs begin again with every packet, and while it connects, with every step. Here the
 socket itself waits until the call's deadline, encrypted or not. `max_statement_time` is a little
-shorter: where the server is alive and only slow or locked, it says itself that nothing was done.
-Only the resolution of a host's name is beyond reach: it waits as long as the system's resolver.
+shorter: a server that is alive but slow, or waits for a lock, then reports itself that nothing was
+done. Only the resolution of a host's name is not bounded: it takes as long as the system's
+resolver.
 
-The server is asked to report how many rows an update has changed, not how many it has found: only
-so can one statement insert and tell at the same time that somebody else was first. Therefore every
-update changes something: the version, or else the column `changes`.
+The server reports how many rows an update has changed, not how many it has found: only so can one
+statement insert a record and report that another client was first. Therefore every update changes
+something: the version, or else the column `changes`.
 
-MySQL 8 speaks the same SQL but has no `max_statement_time`; there the deadline alone holds.
+MySQL 8 understands the same SQL but has no `max_statement_time`; there only the deadline bounds a
+call.
 """
 
 from __future__ import annotations
@@ -33,13 +32,20 @@ from pymysql.constants import CLIENT  # type: ignore[import-untyped]
 from sqlalchemy.engine import URL
 
 from ..contract import Capabilities
-from .driver import CONTEXT_BYTES, DEADLINE, KEY_BYTES, VALUE_BYTES, Fault, Statements, compiled
+from ._driver import (
+    CONTEXT_BYTES,
+    DEADLINE,
+    KEY_BYTES,
+    SERVERS_SHARE,
+    VALUE_BYTES,
+    Fault,
+    Statements,
+    compile_sql,
+)
 
-# Of the caller's deadline, what the server may use; the rest is for its answer to arrive.
-SERVERS_SHARE = 0.8
-# What a packet holds beside the value: the statement, and a context and a key as large as can be.
+# What a packet contains besides the value: the statement, and the longest context and key.
 PACKET_OVERHEAD = 4 * (CONTEXT_BYTES + KEY_BYTES)
-PRESUMED_PACKET = 1 << 24
+ASSUMED_PACKET = 1 << 24
 
 MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     1: (
@@ -73,8 +79,8 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
 }
 
 STATEMENTS = Statements(
-    # 1 row: inserted. 2: there was an expired one. 0: there is a live one, and nothing was changed.
-    # Assigned in this order; expires_at must come last, for the others look at what it was.
+    # 1 row: inserted. 2: an expired record was replaced. 0: a live one was left unchanged.
+    # The assignments run in this order; expires_at must be last, because the others read it.
     create="""
         INSERT INTO sealedstate_record
             (place, context_place, full_context, full_key, value, version, expires_at)
@@ -91,7 +97,7 @@ STATEMENTS = Statements(
             :expires_at)
         ON DUPLICATE KEY UPDATE expires_at = VALUES(expires_at)""",
 )
-# SKIP LOCKED: reaping waits for nobody.
+# SKIP LOCKED: reaping does not wait for other transactions.
 REAP_RECORDS = (
     """
     SELECT place FROM sealedstate_record WHERE expires_at <= :now
@@ -104,8 +110,8 @@ REAP_MEMBERS = (
     ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED""",
     "DELETE FROM sealedstate_member WHERE place IN :places",
 )
-# Strict: what does not fit is refused, not truncated. No backslash is left to mean itself, on which
-# PyMySQL's escaping rests. Row locks are waited for in whole seconds, at least one.
+# Strict: values that do not fit are refused, not truncated. Without NO_BACKSLASH_ESCAPES, on which
+# PyMySQL's escaping relies. The waits for locks are whole seconds, at least one.
 SESSION = """
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
         SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1,
@@ -119,14 +125,14 @@ SETTINGS = """
     SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog, @@max_allowed_packet"""
 LOCK_SCHEMA = "SELECT GET_LOCK('sealedstate_schema', :seconds)"
 UNLOCK_SCHEMA = "SELECT RELEASE_LOCK('sealedstate_schema')"
-# All others that the server reports leave nothing behind: the statement is rolled back.
+# By error code. After all other errors that the server reports, the statement is rolled back.
 FAULTS: Mapping[int, Fault] = {
     0: Fault.LOST,  # PyMySQL's "this connection is closed"
     1053: Fault.LOST,  # the server shuts down
     1927: Fault.LOST,  # KILL
     4031: Fault.LOST,  # idle for too long
-    1213: Fault.AGAIN,  # deadlock
-    1020: Fault.AGAIN,  # "record has changed since last read"
+    1213: Fault.RETRY,  # deadlock
+    1020: Fault.RETRY,  # "record has changed since last read"
     1290: Fault.READ_ONLY,
     1792: Fault.READ_ONLY,
     1836: Fault.READ_ONLY,
@@ -138,68 +144,68 @@ FAULTS: Mapping[int, Fault] = {
 CLIENT_FAULTS = range(2000, 3000)
 
 
-class _UntilTheDeadline(socket.socket):
+class _DeadlineSocket(socket.socket):
     """A socket that waits until the thread's deadline."""
 
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
-        self.settimeout(_left())
+        self.settimeout(_remaining())
         return super().recv_into(*args, **kwargs)
 
     def sendall(self, *args: Any, **kwargs: Any) -> None:
-        self.settimeout(_left())
+        self.settimeout(_remaining())
         super().sendall(*args, **kwargs)
 
 
-class _EncryptedUntilTheDeadline(_UntilTheDeadline, ssl.SSLSocket):
+class _DeadlineTLSSocket(_DeadlineSocket, ssl.SSLSocket):
     """The same under TLS."""
 
 
-def _left() -> float:
-    return DEADLINE.left() or 0.001  # 0 would not mean "at once" but "do not wait, raise"
+def _remaining() -> float:
+    return DEADLINE.remaining() or 0.001  # 0 would make the socket non-blocking
 
 
 class MariaDBConnection(Connection):  # type: ignore[misc]
-    """A connection that waits until the thread's deadline, and then is of no use any more."""
+    """A connection that waits until the thread's deadline, and is useless after that."""
 
     opened_at = 0.0
-    times_statements = False
+    has_statement_time = False
     ctx: ssl.SSLContext
     server_version: str
     _poll: select.poll
 
-    def open_now(self) -> None:
+    def open_socket(self) -> None:
         self.opened_at, self._poll = monotonic(), select.poll()
-        sock = self._reached()
-        # TLS goes on with the same descriptor.
+        sock = self._connect_socket()
+        # TLS keeps the same descriptor.
         self._poll.register(sock.fileno(), select.POLLIN)
         self.connect(sock)
-        self.times_statements = "MariaDB" in self.server_version
+        self.has_statement_time = "MariaDB" in self.server_version
 
     def is_stale(self) -> bool:
         return not self.open or bool(self._poll.poll(0))
 
-    def _reached(self) -> socket.socket:
+    def _connect_socket(self) -> socket.socket:
         if self.unix_socket:
-            return _connected(socket.AF_UNIX, self.unix_socket, None)
+            return _connect(socket.AF_UNIX, self.unix_socket, None)
         problem = OSError("the host has no address")
         found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         for family, _, _, _, address in found:
             try:
-                return _connected(family, address, self.bind_address)
+                return _connect(family, address, self.bind_address)
             except OSError as error:
                 problem = error
         raise problem
 
 
-def _connected(family: int, address: Any, source: str | None) -> socket.socket:
-    sock = _UntilTheDeadline(family, socket.SOCK_STREAM)
+def _connect(family: int, address: Any, source: str | None) -> socket.socket:
+    sock = _DeadlineSocket(family, socket.SOCK_STREAM)
     try:
         if family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if source is not None:
             sock.bind((source, 0))
-        sock.settimeout(_left())
+        sock.settimeout(_remaining())
         sock.connect(address)
     except BaseException:
         sock.close()
@@ -212,8 +218,8 @@ def _durability(flush: int, log: int, sync: int) -> str:
     if flush != 1:
         return f"{settings}: writes are synced once a second"
     if not log:
-        # InnoDB shows a write to others just before it is on the disk; the binary log closes the
-        # gap. Of 60 crashes under load, 7 took back what somebody had read.
+        # InnoDB makes a commit visible just before it is on the disk; the binary log closes that
+        # gap. Of 60 crashes under load, 7 took back what another client had read.
         return f"{settings}: a crash may take back what was read but not yet acknowledged"
     if sync != 1:
         return f"{settings}: a power failure may take back writes, the server's crash none"
@@ -221,14 +227,14 @@ def _durability(flush: int, log: int, sync: int) -> str:
 
 
 def _value_bytes(packet: int) -> int:
-    # PyMySQL writes every byte as two hexadecimal digits, and the packet holds the whole statement.
+    # PyMySQL sends every byte as two hexadecimal digits, in a packet with the whole statement.
     return max(min(VALUE_BYTES, (packet - PACKET_OVERHEAD) // 2), 0)
 
 
 class MariaDB:
     """The server that a URL names."""
 
-    # PyMySQL trusts what a server says: whatever else listens there makes it stumble.
+    # PyMySQL trusts the server's packets: those of another service raise the last three.
     errors: tuple[type[Exception], ...] = (
         pymysql.Error,
         OSError,
@@ -237,68 +243,68 @@ class MariaDB:
         IndexError,
     )
     migrations: Mapping[int, tuple[str, ...]] = MIGRATIONS
-    presumed = Capabilities(
+    assumed = Capabilities(
         context_bytes=CONTEXT_BYTES,
         key_bytes=KEY_BYTES,
-        value_bytes=_value_bytes(PRESUMED_PACKET),
+        value_bytes=_value_bytes(ASSUMED_PACKET),
         shared=True,
         durable=False,
         survives_restart=True,
         evicts=False,
         enumerable=True,
-        presumed=True,
-        because={"durable": "the server was not reached yet"},
+        assumed=True,
+        reasons={"durable": "the server was not reached yet"},
     )
 
     def __init__(self, url: URL, timeout: float) -> None:
-        dialect_class: Any = url.get_dialect()  # its type does not tell its constructor
+        dialect_class: Any = url.get_dialect()  # its type does not declare its constructor
         self.dialect = dialect_class(dbapi=pymysql, paramstyle="pyformat")
-        self.statements = STATEMENTS.compiled(self.dialect)
+        self.statements = STATEMENTS.compile(self.dialect)
         self._reap = [
-            (compiled(select, self.dialect), compiled(delete, self.dialect))
+            (compile_sql(select, self.dialect), compile_sql(delete, self.dialect))
             for select, delete in (REAP_RECORDS, REAP_MEMBERS)
         ]
         self._session, self._time, self._lock = (
-            compiled(sql, self.dialect) for sql in (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
+            compile_sql(sql, self.dialect) for sql in (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
         )
         self._timeout = timeout
-        self._unopened = MariaDBConnection(**self._described(url))
-        if self._unopened.ssl:
-            self._unopened.ctx.sslsocket_class = _EncryptedUntilTheDeadline
-        at = self._unopened.unix_socket or f"{self._unopened.host}:{self._unopened.port}"
-        self.where = f"{url.get_backend_name()} at {at}/{url.database or ''}"
+        self._template = MariaDBConnection(**self._arguments(url))
+        if self._template.ssl:
+            self._template.ctx.sslsocket_class = _DeadlineTLSSocket
+        at = self._template.unix_socket or f"{self._template.host}:{self._template.port}"
+        self.address = f"{url.get_backend_name()} at {at}/{url.database or ''}"
 
-    def _described(self, url: URL) -> dict[str, Any]:
+    def _arguments(self, url: URL) -> dict[str, Any]:
         _, arguments = self.dialect.create_connect_args(url)
         arguments["client_flag"] = arguments.get("client_flag", 0) & ~CLIENT.FOUND_ROWS
-        # As bytes, for PyMySQL would take text for Latin-1.
+        # As bytes, because PyMySQL encodes text as Latin-1.
         arguments["password"] = str(url.password or "").encode()
         return {**arguments, "charset": "utf8mb4", "autocommit": True, "defer_connect": True}
 
     def connect(self) -> MariaDBConnection:
-        # A copy, for to read the system's certificates takes 50 milliseconds.
-        connection = copy.copy(self._unopened)
-        connection.open_now()
+        # A copy, because reading the system's certificates takes 50 ms.
+        connection = copy.copy(self._template)
+        connection.open_socket()
         return connection
 
-    def _allow(self, cursor: Any, seconds: float) -> None:
-        """How long the server may work at a statement from now on."""
-        if cursor.connection.times_statements:
+    def _set_statement_time(self, cursor: Any, seconds: float) -> None:
+        """Set how long a statement may take from now on."""
+        if cursor.connection.has_statement_time:
             cursor.execute(self._time, {"seconds": seconds * SERVERS_SHARE})
 
-    def greet(self, cursor: Any) -> Capabilities:
-        if cursor.connection.times_statements:
+    def handshake(self, cursor: Any) -> Capabilities:
+        if cursor.connection.has_statement_time:
             cursor.execute(self._session, {"seconds": self._timeout * SERVERS_SHARE})
         else:
             cursor.execute(MYSQL_SESSION)
         cursor.execute(SETTINGS)
         flush, log, sync, packet = cursor.fetchone()
         return replace(
-            self.presumed,
-            presumed=False,
+            self.assumed,
+            assumed=False,
             durable=flush == 1,
             value_bytes=_value_bytes(packet),
-            because={
+            reasons={
                 "durable": _durability(flush, log, sync),
                 "value_bytes": f"max_allowed_packet is {packet}",
             },
@@ -314,16 +320,16 @@ class MariaDB:
         return str(error.args[-1] if error.args else error)
 
     def begin(self, cursor: Any, seconds: float) -> None:
-        self._allow(cursor, seconds)
+        self._set_statement_time(cursor, seconds)
         cursor.execute("BEGIN")
 
     def commit(self, cursor: Any) -> None:
-        self._allow(cursor, self._timeout)
+        self._set_statement_time(cursor, self._timeout)
         cursor.execute("COMMIT")
 
     def lock_schema(self, cursor: Any) -> None:
-        # A lock of the whole server; changing tables ends transactions and what they have locked.
-        cursor.execute(self._lock, {"seconds": DEADLINE.left() * SERVERS_SHARE})
+        # A lock of the whole server: changing a table ends a transaction and releases its locks.
+        cursor.execute(self._lock, {"seconds": DEADLINE.remaining() * SERVERS_SHARE})
         if cursor.fetchone() != (1,):
             raise pymysql.OperationalError(1205, "another node is making the tables")
 

@@ -1,74 +1,82 @@
-"""What a store owes for indexes: sets of members, each with an expiry of its own.
-
-Knows that an index and a record may have one name and nothing else in common. Does not know what
-members stand for.
-"""
+"""Tests of indexes: sets of members, each with an expiry."""
 
 from __future__ import annotations
+
+from threading import Barrier
 
 import pytest
 
 from ..errors import CapacityError
-from ..storage.contract import LATEST, Storage, Stored
-from .clock import FakeClock
-from .names import ODD_NAMES
-from .records import DAY, gone_at
-from .suite import MINUTE, RACERS, Suite, at_once, in_turns, insist, undeclared, write
-from .workers import Meet
-
-EACH = 5
+from ..storage.contract import LATEST, ManagedStorage, Storage, Stored
+from ._names import ODD_NAMES
+from ._records import DAY
+from ._suite import (
+    MINUTE,
+    RACERS,
+    FakeClock,
+    Suite,
+    batches,
+    eventually,
+    fitting_count,
+    is_declined,
+    must_be_gone_at,
+    write,
+)
 
 
 def add_members(
-    store: Storage, clock: FakeClock, racer: int, meet: Meet, context: str, each: int
+    store: Storage, clock: FakeClock, racer: int, barrier: Barrier, context: str, count: int
 ) -> None:
-    for number in range(each):
-        meet()
-        insist(store.add_member, context, "k", f"{racer}-{number}", None)
+    for number in range(count):
+        barrier.wait()
+        eventually(store.add_member, context, "k", f"{racer}-{number}", None)
 
 
 def remove_members(
-    store: Storage, clock: FakeClock, racer: int, meet: Meet, context: str
+    store: Storage, clock: FakeClock, racer: int, barrier: Barrier, context: str
 ) -> list[bool]:
     removed = []
     for name in "abcdef":
-        meet()
-        removed.append(insist(store.remove_member, context, "k", name))
+        barrier.wait()
+        removed.append(eventually(store.remove_member, context, "k", name))
     return removed
 
 
 class Indexes(Suite):
-    def test_members_come_back_with_their_expiries(
+    def test_members_are_returned_with_their_expiries(
         self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return
         now = clock.now
-        expected = {"a": now + MINUTE, "b": now + MINUTE + 1, "c": None, "d": now + 400 * DAY}
+        expected = {
+            **{"a": now + MINUTE, "b": now + MINUTE + 1, "c": None, "d": now + 400 * DAY},
+            **{"last": LATEST, "last but one": LATEST - 1},
+        }
         for member, expires_at in expected.items():
             store.add_member(context, "k", member, expires_at)
         assert store.members(context, "k") == expected
         assert store.members(context, "other") == {}
         assert store.members(context + "2", "k") == {}
 
-    def test_each_member_lives_until_its_own_expiry(
+    def test_each_member_lives_until_its_expiry(
         self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return
         first = clock.now + MINUTE
-        last = gone_at(store, first) + MINUTE
+        last = must_be_gone_at(store, first) + MINUTE
         for member, expires_at in (("first", first), ("last", last), ("permanent", None)):
             store.add_member(context, "k", member, expires_at)
         clock.stop(first - 1)
         assert store.members(context, "k") == {"first": first, "last": last, "permanent": None}
-        clock.stop(gone_at(store, first))
+        clock.stop(must_be_gone_at(store, first))
         assert store.members(context, "k") == {"last": last, "permanent": None}
         assert store.remove_member(context, "k", "first") is False, "it has expired"
-        clock.stop(gone_at(store, last))
+        clock.stop(must_be_gone_at(store, last))
         assert store.members(context, "k") == {"permanent": None}
 
-    def test_adding_a_member_again_changes_when_it_expires(
+    def test_adding_a_member_again_changes_its_expiry(
         self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
@@ -77,22 +85,12 @@ class Indexes(Suite):
         for expires_at in (first, first + MINUTE, None, first + 2, first):
             store.add_member(context, "k", "m", expires_at)
             assert store.members(context, "k") == {"m": expires_at}
-        clock.stop(gone_at(store, first))
+        clock.stop(must_be_gone_at(store, first))
         assert store.members(context, "k") == {}
         store.add_member(context, "k", "m", None)
         assert store.members(context, "k") == {"m": None}
 
-    def test_the_last_expiry_of_a_member_comes_back_exactly(
-        self, store: Storage, context: str
-    ) -> None:
-        if self.declines_indexes(store, context):
-            return
-        expected = {"m": LATEST, "n": LATEST - 1, "permanent": None}
-        for member, expires_at in expected.items():
-            store.add_member(context, "k", member, expires_at)
-        assert store.members(context, "k") == expected
-
-    def test_a_member_is_removed_once(self, store: Storage, context: str) -> None:
+    def test_member_is_removed_once(self, store: Storage, context: str) -> None:
         if self.declines_indexes(store, context):
             return
         for member in ("a", "b"):
@@ -105,7 +103,7 @@ class Indexes(Suite):
         assert store.remove_member(context, "k", "b") is True
         assert store.members(context, "k") == {}
 
-    def test_an_index_and_a_record_of_one_name_share_nothing(
+    def test_index_and_record_of_one_name_are_independent(
         self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
@@ -129,6 +127,8 @@ class Indexes(Suite):
     ) -> None:
         if self.declines_indexes(store, context) or not store.capabilities.contexts:
             return
+        if not isinstance(store, ManagedStorage):
+            return
         store.add_member(context, "k", "m", None)
         store.touch_context(context, clock.now + MINUTE)
         assert store.members(context, "k") == {"m": None}
@@ -136,7 +136,7 @@ class Indexes(Suite):
     def test_deleting_a_context_deletes_its_indexes_and_no_others(
         self, store: Storage, context: str
     ) -> None:
-        if self.declines_indexes(store, context):
+        if self.declines_indexes(store, context) or not isinstance(store, ManagedStorage):
             return
         for where in (context, context + "2"):
             store.add_member(where, "k", "m", None)
@@ -146,21 +146,21 @@ class Indexes(Suite):
         store.add_member(context, "k", "n", None)
         assert store.members(context, "k") == {"n": None}
 
-    def test_odd_members_are_all_different_and_kept_as_they_are(
+    def test_odd_members_are_distinct_and_returned_unchanged(
         self, store: Storage, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return
         limit = min(store.capabilities.key_bytes, store.capabilities.value_bytes)
         members = [name for name in ODD_NAMES if len(name.encode()) <= limit]
-        for turn in in_turns(store, members, context, "k"):
-            for member in turn:
+        for batch in batches(store, members, context, "k"):
+            for member in batch:
                 store.add_member(context, "k", member, None)
-            assert sorted(store.members(context, "k")) == sorted(turn)
-            assert [m for m in turn if store.remove_member(context, "k", m) is not True] == []
+            assert sorted(store.members(context, "k")) == sorted(batch)
+            assert [m for m in batch if store.remove_member(context, "k", m) is not True] == []
             assert store.members(context, "k") == {}
 
-    def test_a_member_that_is_no_text_is_refused(self, store: Storage, context: str) -> None:
+    def test_member_that_is_no_unicode_is_refused(self, store: Storage, context: str) -> None:
         if self.declines_indexes(store, context):
             return
         with pytest.raises(CapacityError):
@@ -169,30 +169,30 @@ class Indexes(Suite):
             store.remove_member(context, "k", "\ud800")
         assert store.members(context, "k") == {}
 
-    def test_reaping_takes_no_live_member(
+    def test_reaping_removes_no_live_member(
         self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return
         first = clock.now + MINUTE
-        expected = {"later": gone_at(store, first) + MINUTE, "permanent": None}
+        expected = {"later": must_be_gone_at(store, first) + MINUTE, "permanent": None}
         for member, expires_at in {"over": first, **expected}.items():
             store.add_member(context, "k", member, expires_at)
-        clock.stop(gone_at(store, first))
+        clock.stop(must_be_gone_at(store, first))
         assert 0 <= store.reap(1000) <= 1000
         assert store.members(context, "k") == expected
 
-    def test_members_that_many_add_at_once_are_all_there(
+    def test_concurrently_added_members_are_all_there(
         self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
             return
-        each = at_once(store, RACERS * EACH, context, "k", "10-0") // RACERS
-        self.race(store, clock, add_members, context, each)
-        expected = {f"{racer}-{number}" for racer in range(RACERS) for number in range(each)}
+        count = fitting_count(store, RACERS * 5, context, "k", "10-0") // RACERS
+        self.race(store, clock, add_members, context, count)
+        expected = {f"{racer}-{number}" for racer in range(RACERS) for number in range(count)}
         assert set(store.members(context, "k")) == expected, "members were lost"
 
-    def test_of_many_who_remove_one_member_one_wins(
+    def test_one_of_concurrent_removals_of_a_member_succeeds(
         self, store: Storage, clock: FakeClock, context: str
     ) -> None:
         if self.declines_indexes(store, context):
@@ -204,7 +204,7 @@ class Indexes(Suite):
         assert winners == [1] * 6, f"winners by member: {winners}"
 
     def declines_indexes(self, store: Storage, context: str) -> bool:
-        return undeclared(
+        return is_declined(
             store.capabilities.indexes,
             lambda: store.add_member(context, "k", "m", None),
             lambda: store.remove_member(context, "k", "m"),

@@ -1,13 +1,10 @@
-"""PostgreSQL for SQLStorage, by way of psycopg 3.
+"""PostgreSQL for SQLStorage, through psycopg 3.
 
-Knows PostgreSQL's SQL, error codes and settings, and how to stop waiting for it. Does not know what
-is stored, nor when to try again.
-
-psycopg waits for a reply as long as it takes, and libpq for a connection at least two seconds; a
-server that is frozen, or a network that drops packets, would hold the caller for ever. Here both
-wait on the socket themselves, until the call's deadline. `statement_timeout` is a little shorter:
-where the server is alive and only slow or locked, it says itself that nothing was done. Only the
-resolution of a host's name is beyond reach: it waits as long as the system's resolver does.
+psycopg waits for a reply without a limit, and libpq at least two seconds for a connection; a frozen
+server, or a network that drops packets, would block the caller. Here both wait on the socket until
+the call's deadline. `statement_timeout` is a little shorter: a server that is alive but slow, or
+waits for a lock, then reports itself that nothing was done. Only the resolution of a host's name is
+not bounded: it takes as long as the system's resolver.
 """
 
 from __future__ import annotations
@@ -26,22 +23,20 @@ from psycopg.waiting import Ready, Wait
 from sqlalchemy.engine import URL
 
 from ..contract import Capabilities
-from .driver import (
+from ._driver import (
     CONTEXT_BYTES,
     DEADLINE,
     KEY_BYTES,
     PATIENCE,
+    SERVERS_SHARE,
     VALUE_BYTES,
     Cursor,
     Fault,
     Statements,
-    compiled,
+    compile_sql,
 )
 
 T = TypeVar("T")
-
-# Of the caller's deadline, what the server may use; the rest is for its answer to arrive.
-SERVERS_SHARE = 0.8
 
 MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     1: (
@@ -81,7 +76,7 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
         """
         CREATE INDEX IF NOT EXISTS sealedstate_member_expiry
             ON sealedstate_member (expires_at) WHERE expires_at IS NOT NULL""",
-        # What is sealed does not compress: PostgreSQL need not try.
+        # Sealed values do not compress, so PostgreSQL need not try.
         "ALTER TABLE sealedstate_record ALTER COLUMN value SET STORAGE EXTERNAL",
     )
 }
@@ -101,7 +96,8 @@ STATEMENTS = Statements(
             :expires_at)
         ON CONFLICT (place) DO UPDATE SET expires_at = excluded.expires_at""",
 )
-# SKIP LOCKED: reaping waits for nobody. As an array, the rows are chosen and locked only once.
+# SKIP LOCKED: reaping does not wait for other transactions. As an array, the rows are selected and
+# locked only once.
 REAP_RECORDS = """
     DELETE FROM sealedstate_record WHERE place = ANY (ARRAY(
         SELECT place FROM sealedstate_record WHERE expires_at <= :now
@@ -110,24 +106,24 @@ REAP_MEMBERS = """
     DELETE FROM sealedstate_member WHERE place = ANY (ARRAY(
         SELECT place FROM sealedstate_member WHERE expires_at <= :now
         ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED))"""
-# The number means nothing; it is the same in all releases.
+# The number has no meaning, but must be the same in all releases.
 LOCK_SCHEMA = "SELECT pg_advisory_xact_lock(7377065611)"
 SETTINGS = "SELECT current_setting('synchronous_commit'), current_setting('fsync')"
-COMMIT_FOR_SURE = "SET synchronous_commit = on"
+SYNC_COMMITS = "SET synchronous_commit = on"
 LIMITS = """
     SELECT set_config('statement_timeout', :milliseconds, true),
         set_config('lock_timeout', :milliseconds, true)"""
 
-# SQLSTATEs; those of two letters are whole classes. All others that the server reports leave
-# nothing behind: the statement is rolled back.
+# By SQLSTATE; two letters are a whole class. After all other errors that the server reports,
+# the statement is rolled back.
 FAULTS: Mapping[str, Fault] = {
     "08": Fault.LOST,
-    "57P01": Fault.LOST,  # an administrator's command ends the connection
+    "57P01": Fault.LOST,  # an administrator has ended the connection
     "57P02": Fault.LOST,  # another backend has crashed
     "57P05": Fault.LOST,  # idle for too long
     "25P03": Fault.LOST,  # idle in a transaction for too long
     "40003": Fault.LOST,  # "statement completion unknown"
-    "40": Fault.AGAIN,
+    "40": Fault.RETRY,
     "25006": Fault.READ_ONLY,
     "42P01": Fault.NO_TABLES,
     "22": Fault.TOO_LARGE,
@@ -148,7 +144,7 @@ class Late(psycopg.OperationalError):
 
 
 class PostgreSQLConnection(psycopg.Connection[Any]):
-    """A connection that waits until the thread's deadline, and then is of no use any more."""
+    """A connection that waits until the thread's deadline, and is useless after that."""
 
     opened_at = 0.0
     _poll: select.poll
@@ -156,19 +152,19 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
     @classmethod
     def open(cls, conninfo: bytes) -> PostgreSQLConnection:
         opened_at, poll = monotonic(), select.poll()
-        connection = cls(_connected(conninfo, poll))
+        connection = cls(_connect(conninfo, poll))
         connection.opened_at, connection._poll = opened_at, poll
         connection.autocommit = True
         return connection
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
-        # Bytes come back as they are instead of as twice as many hexadecimal digits.
+        # In binary, bytes arrive as they are, not as twice as many hexadecimal digits.
         return super().cursor(*args, binary=True, **kwargs)
 
     def is_stale(self) -> bool:
         try:
             self._poll.register(self.pgconn.socket, select.POLLIN)
-        except psycopg.Error:  # there is no socket any more
+        except psycopg.Error:  # the socket is closed
             return True
         return bool(self._poll.poll(0))
 
@@ -183,11 +179,21 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
             return result
 
 
-def _connected(conninfo: bytes, poll: select.poll) -> pq.abc.PGconn:
-    """What libpq's PQconnectPoll says is to be done, but never longer than until the deadline."""
+def _connect(conninfo: bytes, poll: select.poll) -> pq.abc.PGconn:
+    """Connect as libpq's PQconnectPoll prescribes, but not longer than until the deadline."""
     pgconn = pq.PGconn.connect_start(conninfo)
     try:
-        _connect(pgconn, poll)
+        status = pq.PollingStatus.WRITING
+        while status != pq.PollingStatus.OK:
+            if pgconn.status == pq.ConnStatus.BAD or status == pq.PollingStatus.FAILED:
+                raise psycopg.OperationalError(pgconn.get_error_message())
+            is_reading = status == pq.PollingStatus.READING
+            # The socket may differ each time, because a host may have several addresses.
+            fd = pgconn.socket
+            poll.register(fd, select.POLLIN if is_reading else select.POLLOUT)
+            _ready(poll)
+            poll.unregister(fd)
+            status = pq.PollingStatus(pgconn.connect_poll())
     except BaseException:
         pgconn.finish()
         raise
@@ -195,26 +201,13 @@ def _connected(conninfo: bytes, poll: select.poll) -> pq.abc.PGconn:
     return pgconn
 
 
-def _connect(pgconn: pq.abc.PGconn, poll: select.poll) -> None:
-    status = pq.PollingStatus.WRITING
-    while status != pq.PollingStatus.OK:
-        if pgconn.status == pq.ConnStatus.BAD or status == pq.PollingStatus.FAILED:
-            raise psycopg.OperationalError(pgconn.get_error_message())
-        reading = status == pq.PollingStatus.READING
-        # The socket may be another one each time: a host has several addresses.
-        poll.register(pgconn.socket, select.POLLIN if reading else select.POLLOUT)
-        fd = pgconn.socket
-        _ready(poll)
-        poll.unregister(fd)
-        status = pq.PollingStatus(pgconn.connect_poll())
-
-
 def _ready(poll: select.poll) -> Ready:
-    found = poll.poll(DEADLINE.left() * 1000)
+    """Wait until the socket is ready or the deadline has passed."""
+    found = poll.poll(DEADLINE.remaining() * 1000)
     if not found:
         raise Late("no answer in time")
     event = found[0][1]
-    # An error or the end of the connection is to be read like an answer.
+    # An error, or the end of the connection, is read like an answer.
     readable = event & ~select.POLLOUT
     if not readable:
         return Ready.W
@@ -226,7 +219,7 @@ class PostgreSQL:
 
     errors: tuple[type[Exception], ...] = (psycopg.Error,)
     migrations: Mapping[int, tuple[str, ...]] = MIGRATIONS
-    presumed = Capabilities(
+    assumed = Capabilities(
         context_bytes=CONTEXT_BYTES,
         key_bytes=KEY_BYTES,
         value_bytes=VALUE_BYTES,
@@ -235,22 +228,22 @@ class PostgreSQL:
         survives_restart=True,
         evicts=False,
         enumerable=True,
-        presumed=True,
-        because={"durable": "the server was not reached yet"},
+        assumed=True,
+        reasons={"durable": "the server was not reached yet"},
     )
 
     def __init__(self, url: URL, timeout: float) -> None:
-        dialect_class: Any = url.get_dialect()  # its type does not tell its constructor
+        dialect_class: Any = url.get_dialect()  # its type does not declare its constructor
         self.dialect = dialect_class(dbapi=psycopg, paramstyle="pyformat")
-        self.statements = STATEMENTS.compiled(self.dialect)
-        self._reap = [compiled(sql, self.dialect) for sql in (REAP_RECORDS, REAP_MEMBERS)]
-        self._limits = compiled(LIMITS, self.dialect)
+        self.statements = STATEMENTS.compile(self.dialect)
+        self._reap = [compile_sql(sql, self.dialect) for sql in (REAP_RECORDS, REAP_MEMBERS)]
+        self._limits = compile_sql(LIMITS, self.dialect)
         _, arguments = self.dialect.create_connect_args(url)
-        arguments.pop("context")  # SQLAlchemy's adapters, for types that we have none of
+        arguments.pop("context")  # SQLAlchemy's type adapters, which no statement needs
         host, port = arguments.get("host", "its socket"), arguments.get("port", 5432)
-        self.where = f"postgresql at {host}:{port}/{url.database or ''}"
+        self.address = f"postgresql at {host}:{port}/{url.database or ''}"
         options = arguments.pop("options", "")
-        self._commits_for_sure = "synchronous_commit" not in options
+        self._syncs_commits = "synchronous_commit" not in options
         self._conninfo = make_conninfo(
             "", options=f"{_limits(timeout)} {options}", **{**DEFAULTS, **arguments}
         ).encode()
@@ -258,15 +251,15 @@ class PostgreSQL:
     def connect(self) -> PostgreSQLConnection:
         return PostgreSQLConnection.open(self._conninfo)
 
-    def greet(self, cursor: Cursor) -> Capabilities:
+    def handshake(self, cursor: Cursor) -> Capabilities:
         cursor.execute(SETTINGS)
         commit, fsync = cursor.fetchone()
-        if commit == "off" and self._commits_for_sure:
-            cursor.execute(COMMIT_FOR_SURE)
+        if commit == "off" and self._syncs_commits:
+            cursor.execute(SYNC_COMMITS)
             commit = "on"
-        because = f"synchronous_commit is {commit} and fsync is {fsync}"
+        reason = f"synchronous_commit is {commit} and fsync is {fsync}"
         durable = commit != "off" and fsync == "on"
-        return replace(self.presumed, presumed=False, durable=durable, because={"durable": because})
+        return replace(self.assumed, assumed=False, durable=durable, reasons={"durable": reason})
 
     def fault(self, error: Exception) -> Fault:
         code = error.sqlstate if isinstance(error, psycopg.Error) else None
@@ -275,8 +268,8 @@ class PostgreSQL:
         return FAULTS.get(code) or FAULTS.get(code[:2], Fault.REFUSED)
 
     def message(self, error: Exception) -> str:
-        told = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-        return told or str(error)
+        message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+        return message or str(error)
 
     def begin(self, cursor: Cursor, seconds: float) -> None:
         cursor.execute("BEGIN")
@@ -289,7 +282,7 @@ class PostgreSQL:
         cursor.execute(LOCK_SCHEMA)
 
     def unlock_schema(self, cursor: Cursor) -> None:
-        """The end of the transaction does it."""
+        """Do nothing; the end of the transaction releases the lock."""
 
     def reap(self, cursor: Cursor, now: int, limit: int) -> int:
         removed = 0
@@ -304,7 +297,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 def _limits(timeout: float) -> str:
-    """What the server is told at the start of a connection. Who says more in the URL, wins."""
+    """Return the options of a new connection. Those in the URL follow, and so take precedence."""
     limit = _milliseconds(timeout)
     return (
         f"-c statement_timeout={limit} -c lock_timeout={limit}"

@@ -1,11 +1,8 @@
-"""What SQLStorage asks of the driver of a database server, and what all of them have in common.
+"""What SQLStorage needs of a database server's driver, and the SQL that all servers understand.
 
-Knows SQL that every server understands, deadlines and kinds of faults. Does not know any server,
-driver or pool.
-
-Names in the tables: `place` is the digest of a whole name and the primary key, because no server
-indexes names of several kilobytes, and because bytes are compared without case, collation or
-trailing blanks getting in between. What the digest was made of stands beside it, in `full_...`.
+Names in the tables: `place`, the primary key, is the digest of a record's or a member's whole name,
+because no server indexes names of several kilobytes, and because bytes are compared without case,
+collation or trailing blanks. The columns `full_...` hold what the digest was made of.
 """
 
 from __future__ import annotations
@@ -27,23 +24,25 @@ SCHEMA_VERSION = 1
 CONTEXT_BYTES = KEY_BYTES = 1 << 15
 VALUE_BYTES = 1 << 24
 
-# What has as much to do as a context has records may take so many times as long as other calls.
+# Operations on all records of a context may take this many times as long as other calls.
 PATIENCE = 10
+# The part of a call's time that the server may use; the rest is for its answer to arrive.
+SERVERS_SHARE = 0.8
 
-Row = Mapping[str, Any]
-"""The parameters of a statement, by their names."""
+Params = Mapping[str, Any]
+"""The parameters of a statement, by name."""
 
 
 class Deadline(threading.local):
-    """When the call that this thread is in must be over. Connections wait no longer."""
+    """The end of the call that this thread makes. Connections wait no longer."""
 
-    # Outside a call nobody waits at all: a connection that is being closed says goodbye or doesn't.
+    # Outside a call there is no time to wait: a connection that is closed need not say goodbye.
     at = 0.0
 
     def start(self, seconds: float) -> None:
         self.at = monotonic() + seconds
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         return max(self.at - monotonic(), 0.0)
 
 
@@ -51,20 +50,20 @@ DEADLINE = Deadline()
 
 
 class Fault(Enum):
-    """What an error of a driver means to the statement that it ended."""
+    """What a driver's error says about the statement that raised it."""
 
     LOST = auto()
-    """The connection broke, or the reply is late: nobody knows."""
+    """The connection broke, or the reply is late: it may have had an effect."""
     REFUSED = auto()
-    """Nothing was done."""
+    """It had no effect."""
     READ_ONLY = auto()
-    """Nothing was done, and by this server nothing will be."""
-    AGAIN = auto()
-    """Nothing was done, because of another transaction: the same may work at once."""
+    """It had no effect: this server takes no writes."""
+    RETRY = auto()
+    """It had no effect because of another transaction; it may succeed when repeated."""
     NO_TABLES = auto()
-    """Nothing was done: the tables are not there."""
+    """It had no effect: the tables do not exist."""
     TOO_LARGE = auto()
-    """Nothing was done: a value is larger than what the server takes."""
+    """It had no effect: a value is larger than the server accepts."""
 
 
 class Cursor(Protocol):
@@ -79,7 +78,7 @@ class Cursor(Protocol):
 
 
 class Connection(Protocol):
-    """As in PEP 249, in autocommit mode, and never waiting past the thread's deadline."""
+    """As in PEP 249, in autocommit mode. Does not wait past the thread's deadline."""
 
     opened_at: float
     """On the monotonic clock."""
@@ -87,22 +86,18 @@ class Connection(Protocol):
     def cursor(self) -> Any: ...
     def close(self) -> None: ...
     def is_stale(self) -> bool:
-        """Whether the server has said something unasked, such as goodbye. Costs no round trip."""
+        """Whether the server has closed it or sent something unasked. Costs no round trip."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """What is asked of a server, in its dialect; those without a default differ."""
+    """The statements, in a server's dialect. Those without a default differ between servers."""
 
     create: str
     add_member: str
     read: str = """
         SELECT value, version, expires_at FROM sealedstate_record
-        WHERE place = :place AND (expires_at IS NULL OR expires_at > :now)"""
-    read_if_changed: str = """
-        SELECT CASE WHEN version = :version THEN NULL ELSE value END, version, expires_at
-        FROM sealedstate_record
         WHERE place = :place AND (expires_at IS NULL OR expires_at > :now)"""
     version: str = """
         SELECT version FROM sealedstate_record
@@ -148,70 +143,70 @@ class Statements:
         CREATE TABLE IF NOT EXISTS sealedstate_schema (version INTEGER NOT NULL PRIMARY KEY)"""
     set_schema_version: str = "INSERT INTO sealedstate_schema (version) VALUES (:schema)"
 
-    def compiled(self, dialect: Dialect) -> Statements:
-        """The same with the parameters as the driver writes them, ready for its cursors.
+    def compile(self, dialect: Dialect) -> Statements:
+        """Return the same with the parameters as the driver writes them.
 
-        SQLAlchemy compiles them once. Executing them through its own Connection would cost each
-        call more than the round trip to the server does.
+        SQLAlchemy compiles them once. Executing them through its Connection would cost each call
+        more than the round trip to the server.
         """
         return replace(
             self,
-            **{one.name: compiled(getattr(self, one.name), dialect) for one in fields(self)},
+            **{one.name: compile_sql(getattr(self, one.name), dialect) for one in fields(self)},
         )
 
 
-def compiled(sql: str, dialect: Dialect) -> str:
-    """One statement as the driver writes it."""
+def compile_sql(sql: str, dialect: Dialect) -> str:
+    """Return one statement with the parameters as the driver writes them."""
     return str(text(sql).compile(dialect=dialect))
 
 
 class Driver(Protocol):
-    """One database server, by way of one driver."""
+    """One database server, through its driver."""
 
-    where: str
-    """How messages call the server."""
+    address: str
+    """How messages name the server."""
     dialect: Dialect
     errors: tuple[type[Exception], ...]
     """What the driver raises."""
     statements: Statements
-    """Already compiled."""
+    """Compiled."""
     migrations: Mapping[int, tuple[str, ...]]
-    """The statements that lead to each version of the tables."""
-    presumed: Capabilities
-    """What the server can do, before it was asked."""
+    """By version of the tables, the statements that lead to it from the version before."""
+    assumed: Capabilities
+    """What the server can do, until it has been asked."""
 
     def connect(self) -> Connection:
-        """A new connection."""
+        """Open a connection."""
         ...
 
-    def reap(self, cursor: Cursor, now: int, limit: int) -> int:
-        """Remove expired rows that nobody holds, at most so many; how many there were."""
-        ...
-
-    def greet(self, cursor: Cursor) -> Capabilities:
-        """Settle a new connection; what the server can do, by its settings."""
+    def handshake(self, cursor: Cursor) -> Capabilities:
+        """Configure a new connection; return what the server can do, by its settings."""
         ...
 
     def fault(self, error: Exception) -> Fault:
-        """What an error of the driver means."""
+        """Return what an error of the driver says about its statement."""
         ...
 
     def message(self, error: Exception) -> str:
-        """An error of the driver in words."""
+        """Return the text of a driver's error."""
         ...
 
     def begin(self, cursor: Cursor, seconds: float) -> None:
-        """Begin a transaction whose statements may take so long."""
+        """Begin a transaction in which a statement may take this long."""
         ...
 
     def commit(self, cursor: Cursor) -> None:
-        """End it."""
+        """Commit the transaction."""
+        ...
+
+    def reap(self, cursor: Cursor, now: int, limit: int) -> int:
+        """Remove at most `limit` expired rows that are not locked; return how many."""
         ...
 
     def lock_schema(self, cursor: Cursor) -> None:
-        """Let nobody else change the tables until the transaction's end."""
+        """Keep other nodes from changing the tables until the transaction ends."""
         ...
 
     def unlock_schema(self, cursor: Cursor) -> None:
-        """Undo it, where the end of the transaction does not."""
+        """Release that lock, if the end of the transaction does not."""
         ...
