@@ -292,7 +292,7 @@ class SealedTable:
         """Report a member that is not valid, as a row that does not open is reported."""
         self._access.refused(self._context, reason)
 
-    # --- sealing anew ---------------------------------------------------------------------------
+    # --- resealing ------------------------------------------------------------------------------
 
     def reseal(self, result: SweepResult) -> None:
         """Seal every row with the primary that another key sealed; counts into `result`.

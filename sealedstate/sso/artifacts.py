@@ -57,10 +57,10 @@ class ArtifactStore:
     def put(self, message: bytes, recipient: str, lifetime: int) -> bytes:
         """Keep a message for `recipient`, an entityID, for `lifetime` seconds.
 
-        Returns its handle, 20 random bytes. Raises CapacityError, before any I/O, for a
-        message that is too large for the store; ConfigurationError for an empty recipient or
-        a lifetime that is not 1 to 3600; UnsupportedValue for a message that is not bytes or
-        a recipient that is not text; StorageError or NoPrimaryKey.
+        Returns its handle, 20 random bytes. Raises CapacityError if the message is too large
+        for the store, before any I/O; ConfigurationError for an empty recipient or a lifetime
+        that is not 1 to 3600; UnsupportedValue for a message that is not bytes or a recipient
+        that is not text; StorageError or NoPrimaryKey.
         """
         if type(message) is not bytes:
             raise UnsupportedValue("message", f"expected bytes, got {type(message).__name__}")
