@@ -177,7 +177,7 @@ class LoginRecords:
             )
 
     def for_session(self, session: Session) -> LoginRecord:
-        """Return the login record of a session, at the time of its deployment."""
+        """Return the login record of a session, without loading the session."""
         return LoginRecord(self, session)
 
     @property
@@ -208,20 +208,20 @@ class LoginRecords:
         deriver = IdentifierDeriver(session_id, subject, self.identifiers)
         return frozenset(deriver.expand(login) for login in self.read_columns(value))
 
-    def find_new_logins(self, save: SaveEvent) -> frozenset[ServiceLogin]:
-        """Return the service logins that this save adds to its session id.
+    def find_new_logins(self, event: SaveEvent) -> frozenset[ServiceLogin]:
+        """Return the service logins that a save adds to its session id.
 
         Raises LoginsUnreadable.
         """
-        part, record = save.parts.get(self.columns), save.record
+        part, record = event.parts.get(self.columns), event.record
         if part is None or part.encoded is None or record.subject is None:
             return frozenset()
-        if not (part.is_changed or save.has_new_id):
+        if not (part.is_changed or event.has_new_id):
             return frozenset()
-        decode = save.session.decode
+        decode = event.session.decode
         value = decode(self.columns, part.encoded)
         logins = self.read_logins(value, record.id, record.subject)
-        if part.saved is None or save.has_new_id:
+        if part.saved is None or event.has_new_id:
             return logins
         value = decode(self.columns, part.saved)
         known = {login.identity for login in self.read_logins(value, record.id, record.subject)}
@@ -241,7 +241,6 @@ class LoginRecord:
     def __init__(self, records: LoginRecords, session: Session) -> None:
         self._records = records
         self._session = session
-        self._now = int(session.load().now())
 
     # --- authentications ------------------------------------------------------------------------
 
@@ -252,11 +251,12 @@ class LoginRecord:
         NotSignedIn, UnsupportedValue or LoginsUnreadable.
         """
         self._check_subject()
-        mine = Authentication(method, self._now if time is None else time, duration)
+        now = self._now()
+        mine = Authentication(method, now if time is None else time, duration)
         others = (
             other
             for other in self.authentications()
-            if other.method != method and self._now < other.expires_at
+            if other.method != method and now < other.expires_at
         )
         self._save_head({mine, *others})
         return mine
@@ -277,9 +277,9 @@ class LoginRecord:
         With `within`, only if it is at most that many seconds old. An authentication that is more
         than a minute in the future does not count yet.
         """
+        now = self._now()
         return any(
-            each.method == method and each.is_fresh(self._now, within)
-            for each in self.authentications()
+            each.method == method and each.is_fresh(now, within) for each in self.authentications()
         )
 
     def forget_authentication(self, method: str) -> None:
@@ -310,9 +310,10 @@ class LoginRecord:
                 "LoginRecords.identifiers: derived identifiers need keys; pass Identifiers(...)"
             )
         check_text("entity_id", entity_id)
-        name = identifiers.transient_name_id(session_id, entity_id, self._now)
-        index = identifiers.session_index(session_id, entity_id, self._now)
-        login = ServiceLogin(entity_id, method, NameID(name, TRANSIENT), index, self._now)
+        now = self._now()
+        name = identifiers.transient_name_id(session_id, entity_id, now)
+        index = identifiers.session_index(session_id, entity_id, now)
+        login = ServiceLogin(entity_id, method, NameID(name, TRANSIENT), index, now)
         self.add_service(login)
         return login
 
@@ -383,7 +384,10 @@ class LoginRecord:
 
     def _start(self) -> int:
         created_at = self._session.created_at
-        return self._now if created_at is None else created_at
+        return self._now() if created_at is None else created_at
+
+    def _now(self) -> int:
+        return int(self._session.load().now())
 
     def _deriver(self) -> IdentifierDeriver:
         subject = self._check_subject()  # opens the session: before that it has no id

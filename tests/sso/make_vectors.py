@@ -1,7 +1,7 @@
-"""Wrote the frozen vectors of login records, once. They are never written again.
+"""Wrote the frozen vectors of login records, once.
 
-Run as `python -m tests.sso.make_vectors` it writes the file if it is missing and refuses to touch
-one that is there: what was once written opens for ever. New vectors go into a new file.
+``python -m tests.sso.make_vectors`` writes the file only if it is missing: what a release wrote
+opens for ever. New vectors go into a new file.
 """
 
 from __future__ import annotations
@@ -37,10 +37,12 @@ TRANSIENT = "urn:oasis:names:tc:SAML:2.0:nameid-format:transient"
 
 
 def keys() -> tuple[Key, Key]:
-    """The first two keys that stand in the vectors of format 1."""
-    one, other, *_ = json.loads(KEYS.read_text("utf-8"))["keys"]
-    made = [Key(bytes.fromhex(key["kid"]), bytes.fromhex(key["secret"])) for key in (one, other)]
-    return made[0], made[1]
+    """The first two keys of the vectors of format 1."""
+    one, other, *_ = (
+        Key(bytes.fromhex(key["kid"]), bytes.fromhex(key["secret"]))
+        for key in json.loads(KEYS.read_text("utf-8"))["keys"]
+    )
+    return one, other
 
 
 def identifiers() -> Identifiers:

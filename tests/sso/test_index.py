@@ -19,16 +19,8 @@ from sealedstate.sso.logout.index import KIND, UNSPECIFIED
 from sealedstate.storage import MemoryStorage
 from tests.support.identity_providers import CARRIED, TOLERATED, USER, Node, Provider, a_login
 from tests.support.jar import RING, Clock, keeper
-from tests.support.login_makers import (
-    ANY_TEXT,
-    ENTITY_IDS,
-    IDENTIFIERS,
-    OTHER_SP,
-    SP,
-    TEXTS,
-    a_key,
-    identifiers,
-)
+from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP, a_key, identifiers
+from tests.support.login_strategies import ANY_TEXT, IDENTIFIERS, TEXTS
 
 IDP = "https://idp.example.org/metadata"
 ALIAS = "urn:oasis:names:tc:SAML:1.0:nameid-format:unspecified"

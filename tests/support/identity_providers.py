@@ -50,11 +50,12 @@ class Provider:
         indexed: bool = True,
         nodes: int = 1,
         made: bool = True,
+        records: LoginRecords | None = None,
         **given: Any,
     ) -> None:
         self.clock = Clock()
         self.store = MemoryStorage(self.clock) if storage == "memory:" else storage
-        self.records = LoginRecords(registry(), identifiers() if made else None)
+        self.records = records or LoginRecords(registry(), identifiers() if made else None)
         policies = dict(part_policies)
         self.nodes = [self.node(indexed, part_policies=policies, **given) for _ in range(nodes)]
 
