@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sealedstate import Keeper, Settings
 from sealedstate.deployment import Deployment
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
@@ -28,8 +27,9 @@ from sealedstate.sso import (
     SingleLogout,
 )
 from sealedstate.sso._codec.tables import METHODS
-from sealedstate.storage import USES, MemoryStorage
-from tests.support.jar import Clock, Jar
+from sealedstate.storage import MemoryStorage
+from tests.support.identity_providers import SERVED, TOLERATED
+from tests.support.jar import Clock, Jar, keeper
 from tests.support.login_makers import (
     ENTITY_IDS,
     NOW,
@@ -73,17 +73,16 @@ class IdentityProvider:
     def __init__(self, storage: MemoryStorage, now: int) -> None:
         self.clock = Clock(now)
         self.records = LoginRecords(registry(), identifiers())
-        settings = Settings(
+        self.keeper = keeper(
+            self.clock,
+            storage=storage,
             keys=StaticKeys(RING),
             realm=REALM,
-            storage=storage,
-            clock=self.clock,
             random=randomness("logout vectors"),
             merge=self.records.merge_rules,
-            part_policies={"l": "server"},
-            accept_weak_store_for=list(USES),
+            part_policies=SERVED,
+            accept_weak_store_for=TOLERATED,
         )
-        self.keeper = Keeper(settings)
         self.index = LogoutIndex(self.keeper, self.records, ISSUER)
         self.logout = SingleLogout(self.keeper, self.records, self.index)
         self.sessions = SessionRegistry(self.keeper, "node-1")

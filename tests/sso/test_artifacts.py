@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,24 +18,10 @@ from sealedstate.storage import MemoryStorage, Storage
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Clock
 from tests.support.login_makers import OTHER_SP, SP
-from tests.support.services import ON_SERVERS, RING, deployment, lagging, opened, rows
-from tests.support.sql_servers import postgresql_server
-
-__all__ = ["postgresql_server"]
+from tests.support.services import RING, deployment, lagging, rows
 
 NOW = 1_800_000_000
 MESSAGE = b"<samlp:Response>" + os.urandom(10_000)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(NOW)
-
-
-@pytest.fixture(params=["memory", "sqlite", *ON_SERVERS])
-def storage(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Storage]:
-    with opened(request.param, request, tmp_path, clock) as store:
-        yield store
 
 
 def artifacts(storage: Any, now: float = NOW, ring: Keyring = RING, **given: Any) -> ArtifactStore:

@@ -29,7 +29,6 @@ from sealedstate.sso import (
 )
 from sealedstate.sso._codec.columns import decode_logins
 from sealedstate.sso.logout import _state
-from sealedstate.storage import MemoryStorage
 from sealedstate.testing import ScriptedStorage
 from tests.support.identity_providers import (
     CARRIED,
@@ -46,6 +45,7 @@ from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP, a_key, registry
 
 WIKI, MAIL, SHOP = (a_login(entity_id) for entity_id in (SP, OTHER_SP, ENTITY_IDS[3]))
 ROW = "sealedstate.sso.logout"
+OTHER_KEYS = StaticKeys(Keyring((a_key(7),), lookup=a_key(8).secret))
 EVERYWHERE = pytest.mark.parametrize(
     "part_policies", [SERVED, CARRIED, {}], ids=["store", "cookie", "any"]
 )
@@ -99,32 +99,30 @@ def test_service_that_asked_is_not_notified_of_the_session_it_named(
 
 
 @pytest.mark.parametrize("store", ["memory:", None])
-@pytest.mark.parametrize(
-    "request_",
-    [
+def test_request_about_another_session_does_not_end_this_one(store: str | None) -> None:
+    idp = Provider(storage=store, part_policies={}, indexed=False)
+    user = idp.signed_in(WIKI)
+    for request in (
         LogoutRequest(SP, NameID("somebody else"), ("_1",)),
         LogoutRequest(SP, WIKI.name_id, ("_2",)),
         LogoutRequest(OTHER_SP, WIKI.name_id),
-    ],
-    ids=["name", "index", "service"],
-)
-def test_request_about_another_session_does_not_end_this_one(
-    request_: LogoutRequest, store: str | None
-) -> None:
-    idp = Provider(storage=store, part_policies={}, indexed=False)
-    user = idp.signed_in(WIKI)
-    with pytest.raises(LogoutRequestMismatch):
-        idp.logout.begin(user.session(), request_)
+    ):
+        with pytest.raises(LogoutRequestMismatch):
+            idp.logout.begin(user.session(), request)
     assert user.subject == USER
     assert user.services() == (WIKI,)
 
 
-def test_begin_without_a_user_is_refused() -> None:
+def test_begin_without_a_user_or_with_a_withheld_cookie_is_refused() -> None:
     idp = Provider()
-    with pytest.raises(NotSignedIn):
-        idp.user().visit(idp.logout.begin)
-    with pytest.raises(NotSignedIn):
-        idp.logout.begin(idp.nodes[0].keeper.session("__Host-s=x"))
+    for session in (idp.user().session(), idp.nodes[0].keeper.session("__Host-s=x")):
+        with pytest.raises(NotSignedIn):
+            idp.logout.begin(session)
+    other = idp.node(keys=OTHER_KEYS)
+    session = other.keeper.session(idp.signed_in(WIKI).jar.header())
+    with pytest.raises(SessionWithheld):
+        other.logout.begin(session)
+    assert other.logout.pending(session) is None
 
 
 def test_session_of_a_user_who_signs_in_in_the_same_request_is_ended() -> None:
@@ -148,16 +146,6 @@ def test_leaving_one_service_keeps_the_session_and_the_others() -> None:
     assert {login.entity_id for login in user.services()} == {OTHER_SP}
     assert user.subject == USER
     assert user.answer(lambda session: idp.logout.leave_service(session, SP)) == ()
-
-
-def test_local_logout_notifies_no_service() -> None:
-    idp = Provider()
-    user = idp.signed_in(WIKI)
-    old = User(user.node, user.jar.copy())
-    user.visit(lambda session: session.invalidate())
-    assert old.subject is None
-    assert old.answer(idp.logout.pending) is None
-    assert list(idp.logout.unfinished(0)) == []
 
 
 # --- progress -------------------------------------------------------------------------------------
@@ -184,27 +172,18 @@ def test_altered_token_or_other_text_leads_nowhere() -> None:
         assert idp.logout.resume(text) is None
 
 
-def test_failed_service_makes_the_logout_partial_until_it_is_notified() -> None:
+def test_two_nodes_at_once_lose_no_mark_and_a_failure_lasts_until_it_is_notified() -> None:
     idp = Provider(nodes=2)
-    progress = idp.signed_in(WIKI, MAIL).answer(idp.logout.begin)
-    wiki, mail = as_notice(WIKI), as_notice(MAIL)
-    progress.failed(mail)
-    progress.notified(wiki)
-    assert (progress.is_complete, progress.is_partial, progress.failures) == (True, True, (mail,))
-    again = resume(idp, progress.token, node=1)
+    first = idp.signed_in(WIKI, MAIL).answer(idp.logout.begin)
+    second, mail = resume(idp, first.token, node=1), as_notice(MAIL)
+    first.notified(as_notice(WIKI))
+    second.failed(mail)
+    assert (second.is_complete, second.is_partial, second.failures) == (True, True, (mail,))
+    again = resume(idp, first.token)
     assert (again.is_complete, again.failures) == (True, (mail,))
     again.notified(mail)
     again.failed(mail)
     assert (again.is_complete, again.is_partial) == (True, False)
-
-
-def test_two_nodes_that_notify_at_once_lose_no_mark() -> None:
-    idp = Provider(nodes=2)
-    token = idp.signed_in(WIKI, MAIL).answer(idp.logout.begin).token
-    first, second = (resume(idp, token, node) for node in range(2))
-    first.notified(as_notice(WIKI))
-    second.notified(as_notice(MAIL))
-    assert second.is_complete
 
 
 def test_notice_of_another_logout_is_refused() -> None:
@@ -322,43 +301,28 @@ def test_request_ends_all_sessions_of_a_name_or_those_of_its_indexes() -> None:
     assert stranger.subject == USER
 
 
-def test_request_about_an_unknown_or_locally_ended_session_gives_nothing() -> None:
+def test_local_logout_notifies_no_service_and_is_found_by_no_request() -> None:
     idp = Provider()
     user = idp.signed_in(WIKI)
     assert user.node.ask(MAIL) == []
-    login = user.enter(OTHER_SP)
+    login, old = user.enter(OTHER_SP), User(user.node, user.jar.copy())
     user.visit(lambda session: session.invalidate())
-    assert user.node.ask(WIKI) == []
-    assert user.node.ask(login) == []
-
-
-def test_service_that_asks_again_by_a_handle_finds_the_same_logout() -> None:
-    idp = Provider()
-    user = idp.signed_in(WIKI, MAIL)
-    login = user.enter(ENTITY_IDS[7])
-    (first,) = user.node.ask(login)
-    (again,) = user.node.ask(login)
-    assert (again.token, set(again)) == (first.token, set(first))
-    notify_all(first)
-    (over,) = user.node.ask(login)
-    assert over.is_complete
+    assert user.node.ask(WIKI) == user.node.ask(login) == []
+    assert (old.subject, old.answer(idp.logout.pending)) == (None, None)
+    assert list(idp.logout.unfinished(0)) == []
 
 
 @EVERYWHERE
-def test_service_that_asks_again_by_the_index_finds_it_until_all_are_notified(
-    part_policies: Policies,
-) -> None:
+def test_service_that_asks_again_finds_the_same_logout(part_policies: Policies) -> None:
     idp = Provider(part_policies=part_policies)
     user = idp.signed_in(WIKI, MAIL, SHOP)
-    (first,) = user.node.ask(WIKI)
-    (again,) = user.node.ask(WIKI)
-    (other,) = user.node.ask(MAIL)
-    assert first.token == again.token == other.token
-    notify_all(user.answer(idp.logout.pending) or other)
-    (over,) = user.node.ask(WIKI)
-    assert over.is_complete
-    assert user.node.ask(WIKI) == []
-    assert user.node.ask(SHOP) == []
+    entered = user.enter(ENTITY_IDS[7])
+    answers = [user.node.ask(login) for login in (entered, WIKI, WIKI, MAIL)]
+    assert len({progress.token for (progress,) in answers}) == 1
+    notify_all(user.answer(idp.logout.pending) or answers[-1][0])
+    # The handle leads to it as long as the row is there, the index only until all are notified.
+    for login, found in ((entered, 1), (WIKI, 0), (SHOP, 0)):
+        assert [progress.is_complete for progress in user.node.ask(login)] == [True] * found
 
 
 def test_second_service_that_asks_meanwhile_is_not_notified() -> None:
@@ -513,29 +477,22 @@ def test_logins_of_a_torn_cookie_stay_pending() -> None:
     assert len(entity_ids(progress)) == 40
 
 
-def test_rows_of_another_application_stop_nothing() -> None:
+def test_rows_that_do_not_open_lead_nowhere_and_stop_nothing() -> None:
     idp = Provider()
-    keys = StaticKeys(Keyring((a_key(7),), lookup=a_key(8).secret))
-    stranger = User(idp.node(keys=keys, part_policies=SERVED))
+    stranger = User(idp.node(keys=OTHER_KEYS, part_policies=SERVED))
     stranger.sign_in()
     stranger.go(WIKI)
     stranger.answer(stranger.node.logout.begin)
+    store: Any = idp.store
+    (theirs,) = store.keys(ROW)
+    altered = idp.signed_in(WIKI).answer(idp.logout.begin)
+    for name in {*store.keys(ROW)} - {theirs}:
+        stored = store.read(ROW, name)
+        value = stored.value[:-1] + bytes([stored.value[-1] ^ 1])
+        store.update(ROW, name, value, None, stored.version + 1)
+    assert idp.logout.resume(altered.token) is None
     idp.signed_in(MAIL).answer(idp.logout.begin)
     assert [entity_ids(progress) for progress in idp.logout.unfinished(0)] == [{OTHER_SP}]
-
-
-def test_altered_row_leads_nowhere_and_ends_nothing() -> None:
-    idp = Provider()
-    progress = idp.signed_in(WIKI).answer(idp.logout.begin)
-    store = idp.store
-    assert isinstance(store, MemoryStorage)
-    (name,) = store.keys(ROW)
-    stored = store.read(ROW, name)
-    assert stored is not None
-    value = stored.value[:-1] + bytes([stored.value[-1] ^ 1])
-    store.update(ROW, name, value, None, stored.version + 1)
-    assert idp.logout.resume(progress.token) is None
-    assert list(idp.logout.unfinished(0)) == []
 
 
 def test_hostile_names_come_back_exactly() -> None:
@@ -546,16 +503,6 @@ def test_hostile_names_come_back_exactly() -> None:
     (progress,) = user.node.ask(WIKI)
     assert set(progress) == {as_notice(long), as_notice(odd)}
     assert set(resume(idp, progress.token)) == set(progress)
-
-
-def test_withheld_cookie_is_neither_ended_nor_pending() -> None:
-    idp = Provider()
-    user = idp.signed_in(WIKI)
-    other = idp.node(keys=StaticKeys(Keyring((a_key(7),), lookup=a_key(8).secret)))
-    session = other.keeper.session(user.jar.header())
-    with pytest.raises(SessionWithheld):
-        other.logout.begin(session)
-    assert other.logout.pending(session) is None
 
 
 def test_constructor_refuses_missing_merge_rules_and_lookup_key() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,26 +17,12 @@ from sealedstate.storage import MemoryStorage, Storage
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Clock
 from tests.support.login_makers import a_key
-from tests.support.services import ON_SERVERS, RING, SKEW, deployment, opened, rows
-from tests.support.sql_servers import postgresql_server
-
-__all__ = ["postgresql_server"]
+from tests.support.services import RING, SKEW, deployment, rows
 
 IDP, OTHER_IDP = "https://idp.example.org/saml", "https://idp.example.com/saml"
 ID = "_5c1f"
 NOW = 1_800_000_000
 EXPIRES = NOW + 300
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(NOW)
-
-
-@pytest.fixture(params=["memory", "sqlite", *ON_SERVERS])
-def storage(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Storage]:
-    with opened(request.param, request, tmp_path, clock) as store:
-        yield store
 
 
 def cache(storage: Any, now: float = NOW, ring: Keyring = RING, **given: Any) -> ReplayCache:
