@@ -22,8 +22,8 @@ from typing import Any, BinaryIO
 from ..errors import RegistryUnreadable
 from ..sso import Registry, extend_registry, parse_registry
 from ..sso import read_service_entity_ids as read_entity_ids
-from ..storage import USES, Capabilities, unmet
-from ..storage.requirements import DECLARED
+from ..storage import USES, Capabilities
+from ..storage.requirements import DECLARED, unmet_needs
 
 # FOLD sealedstate.sso.abilities
 # What of single logout works with which store: a table, from what stores declare and uses need.
@@ -53,7 +53,7 @@ def works(ability: str, capabilities: Capabilities | None) -> bool:
     uses = ABILITIES[ability]
     if capabilities is None:
         return not uses
-    return not any(unmet(USES[use], capabilities) for use in uses)
+    return not any(unmet_needs(USES[use], capabilities) for use in uses)
 
 
 def as_rows(declared: Mapping[str, Capabilities]) -> Iterator[tuple[str, ...]]:

@@ -240,7 +240,7 @@ def probe_writes(store: Storage, now: float, key: str) -> str | None:
     Writes, reads, changes and deletes a record under `key`, which no other caller may use, and if
     the store has indexes, a member. `now` in epoch seconds.
     """
-    value, expires_at = b"probe", millis(now + PROBE_SECONDS)
+    value, expires_at = b"a trial", millis(now + PROBE_SECONDS)
     context, stored = PROBE_CONTEXT, Stored(value, 1, expires_at)
     steps: list[tuple[str, Callable[[], object], object]] = [
         ("create", lambda: store.create(context, key, value, expires_at, 1), True),

@@ -128,6 +128,7 @@ class Names(Suite):
             (lambda context, key: store.remove_member(context, key, "m"), index_refusal),
             (store.members, index_refusal),
         ]
+        list_refusal = CapacityError if can.enumerable else StorageError
         if isinstance(store, ManagedStorage):
             change = store.update_expiration
             acts.append((lambda context, key: change(context, key, None), CapacityError))
@@ -138,6 +139,9 @@ class Names(Suite):
             for unfit_context in unfit_names(can.context_bytes):
                 with pytest.raises(refusal):
                     act(unfit_context, "k")
+        for unfit_context in unfit_names(can.context_bytes):
+            with pytest.raises(list_refusal):
+                list(store.keys(unfit_context))
 
     def test_large_value_is_refused_and_the_old_one_stays(
         self, store: Storage, context: str

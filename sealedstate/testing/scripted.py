@@ -1,4 +1,4 @@
-"""A storage service that counts, fails, delays or loses replies as a test asks.
+"""A store that counts, fails, delays or loses replies as a test asks.
 
     store = ScriptedStorage(clock)
     store.fail("update", context="sealedstate.part", after=2)  # the third update and all later ones

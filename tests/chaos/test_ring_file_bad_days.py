@@ -21,14 +21,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
-from sealedstate.testing.workers import in_threads
 
 from sealedstate.errors import OperatorError
 from sealedstate.rotation import Ring
 from sealedstate.rotation.ring_file import RingFile
+from sealedstate.testing._workers import run_in_threads
 from tests.support import ring_workers as ring_crews
 from tests.support.ring_files import beside, founded_at, leftovers, path, problem
 from tests.support.ring_workers import (
@@ -318,19 +319,19 @@ def test_many_rotators_add_one_key_a_period_and_a_reader_always_reads(
 def test_threads_of_one_ring_file_lose_no_key(path: Path) -> None:
     home, ring = founded_at(path)
 
-    def add(_: int, meet: Callable[[], object]) -> list[str]:
+    def add(_: int, barrier: Barrier) -> list[str]:
         added = []
         for _ in range(5):
             before = home.load()
             assert before is not None
-            meet()
+            barrier.wait()
             following = next_of(before)
             if home.write(following, before):
                 added.append(following.keys[0].kid.hex())
-            meet()
+            barrier.wait()
         return added
 
-    added = [kid for kids in in_threads(8, add) for kid in kids]
+    added = [kid for kids in run_in_threads(8, add) for kid in kids]
     last = home.load()
     assert last is not None
     assert len(added) == 5

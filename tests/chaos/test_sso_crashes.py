@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sealedstate.testing.suite import insist
 
 from sealedstate.errors import StorageError
 from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
 from sealedstate.storage import Storage, open_storage
+from sealedstate.testing._suite import eventually
 from tests.support.backends import Service, opener
 from tests.support.login_makers import SP
 from tests.support.services import SHARED, deployment, patient, service
@@ -59,15 +59,15 @@ def broken_promises(storage: Storage, side_file: SideFile) -> Iterator[str]:
     assert {note[0] for note in notes} == {"admitted", "put", "taking", "taken", "recorded"}
     taking = {note[1] for note in notes if note[0] == "taking"}
     for what, number, *handle in notes:
-        if what == "admitted" and insist(replays.admit, IDP, str(number), time.time() + 3600):
+        if what == "admitted" and eventually(replays.admit, IDP, str(number), time.time() + 3600):
             yield f"{number} is admitted again"
         if what == "put" and number not in taking:
-            found = insist(artifacts.take, bytes.fromhex(handle[0]), SP)
+            found = eventually(artifacts.take, bytes.fromhex(handle[0]), SP)
             if found != str(number).encode():
                 yield f"{number} is lost: {found!r}"
-        if what == "taken" and insist(artifacts.take, bytes.fromhex(handle[0]), SP):
+        if what == "taken" and eventually(artifacts.take, bytes.fromhex(handle[0]), SP):
             yield f"{number} is fetched twice"
-        if what == "recorded" and not insist(
+        if what == "recorded" and not eventually(
             consents.has_accepted, f"user {number % 5}", f"document {number}", 1
         ):
             yield f"the consent {number} is lost"

@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from sealedstate.testing.suite import insist
 
 from sealedstate.errors import OutcomeUnknown, StorageUnavailable
 from sealedstate.storage import Storage, open_storage
+from sealedstate.testing._suite import eventually
 from tests.support.backends import BACKENDS, DURABLE, FORGETFUL, Service, opener
 from tests.support.sql_servers import mariadb_server, postgresql_server
 from tests.support.workers import SideFile, Workers
@@ -75,13 +75,13 @@ def losses(store: Storage, name: str, side_file: SideFile) -> Iterator[str]:
     for what, number in side_file.read():
         numbers[what].add(number)
     for number in numbers["created"] - numbers["deleting"]:
-        stored = insist(store.read, name, str(number))
+        stored = eventually(store.read, name, str(number))
         if stored is None or stored.value != record_of(number):
             yield f"{number} was created: {stored}"
     for number in numbers["deleted"]:
-        if insist(store.read, name, str(number)) is not None:
+        if eventually(store.read, name, str(number)) is not None:
             yield f"{number} was deleted"
-    last, counted = insist(store.read, "counters", f"last of {name}"), numbers["counted"]
+    last, counted = eventually(store.read, "counters", f"last of {name}"), numbers["counted"]
     if counted and (last is None or last.version < max(counted)):
         yield f"the counter was at {max(counted)}: {last}"
 

@@ -9,13 +9,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Barrier
 
 import pytest
-from sealedstate.testing.clock import FakeClock
-from sealedstate.testing.suite import RACERS, insist
-from sealedstate.testing.workers import Meet
 
-from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage, open_storage
+from sealedstate.storage import ManagedStorage, MemoryStorage, SQLiteStorage, Storage, open_storage
+from sealedstate.testing import FakeClock
+from sealedstate.testing._suite import RACERS, eventually
 from tests.support.backends import BACKENDS, DURABLE, NETWORKED, Service, patient
 from tests.support.racers import Answers, Racing, losing_replies, play, race_in_legs
 from tests.support.sql_servers import mariadb_server, postgresql_server
@@ -45,13 +45,13 @@ def race_for(
     store: Storage,
     clock: FakeClock,
     racer: int,
-    meet: Meet,
+    barrier: Barrier,
     context: str,
     operation: str,
     rounds: int,
 ) -> list[bool | None]:
     attempt = ATTEMPTS[operation]
-    return [play(meet, attempt, store, context, str(number), racer) for number in range(rounds)]
+    return [play(barrier, attempt, store, context, str(number), racer) for number in range(rounds)]
 
 
 def outcomes(url: str, store: Storage, operation: str, rounds: int) -> list[Answers]:
@@ -60,7 +60,7 @@ def outcomes(url: str, store: Storage, operation: str, rounds: int) -> list[Answ
     def race(leg: int) -> list[list[bool | None]]:
         context = uuid.uuid4().hex
         for number in range(leg if operation != "create" else 0):
-            assert insist(store.create, context, str(number), b"v", None, 1)
+            assert eventually(store.create, context, str(number), b"v", None, 1)
         return Racing(url).race(store, FakeClock(), race_for, context, operation, leg)
 
     return race_in_legs(race, rounds)
@@ -117,11 +117,11 @@ def test_lost_replies_let_no_second_racer_win(
 # --- starts -------------------------------------------------------------------------------------
 
 
-def start(store: Storage, clock: FakeClock, racer: int, meet: Meet) -> bool:
+def start(store: ManagedStorage, clock: FakeClock, racer: int, barrier: Barrier) -> bool:
     """Whether this racer is the first to use the store, which each prepares."""
-    meet()
-    insist(store.prepare)
-    return insist(store.create, "start", "k", b"v", None, 1 + racer)
+    barrier.wait()
+    eventually(store.prepare)
+    return eventually(store.create, "start", "k", b"v", None, 1 + racer)
 
 
 def test_16_racers_can_prepare_one_empty_store(service: Service) -> None:
@@ -132,10 +132,10 @@ def test_16_racers_can_prepare_one_empty_store(service: Service) -> None:
 
 
 def begin_on_files(
-    store: Storage, clock: FakeClock, racer: int, meet: Meet, folder: Path, files: int
+    store: Storage, clock: FakeClock, racer: int, barrier: Barrier, folder: Path, files: int
 ) -> None:
     for number in range(files):
-        meet()
+        barrier.wait()
         # Generous, because 16 processes prepare the file: the question is who is refused.
         own = SQLiteStorage(folder / f"{number}.db", clock, timeout=60)
         with contextlib.closing(own):

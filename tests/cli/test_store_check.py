@@ -15,7 +15,7 @@ import pytest
 from sealedstate.cli import main
 from sealedstate.errors import StorageUnavailable
 from sealedstate.storage import USES, MemoryStorage, Stored, open_storage
-from sealedstate.storage.requirements import CONTEXT, probe_writes
+from sealedstate.storage.requirements import PROBE_CONTEXT, probe_writes
 from tests.support import sql_servers
 from tests.support.kv_servers import redis_server
 from tests.support.sql_server import until
@@ -55,7 +55,7 @@ def test_a_trial_leaves_nothing_behind(tmp_path: Path, capsys: Told) -> None:
     for _ in range(2):
         assert [part["fails"] for part in checked(capsys, url)["stores"]] == [None]
     with closing(open_storage(url, time.time)) as store:
-        assert list(store.keys(CONTEXT)) == []
+        assert list(store.keys(PROBE_CONTEXT)) == []
         assert store.reap(10) == 0
 
 
@@ -114,7 +114,7 @@ def test_a_trial_that_breaks_off_leaves_what_expires() -> None:
     now = 1_800_000_000.0
     store = Clinging(lambda: now)
     probe_writes(store, now, "k")
-    assert store.read(CONTEXT, "k") == Stored(b"a trial", 2, 1_800_000_120_000)
+    assert store.read(PROBE_CONTEXT, "k") == Stored(b"a trial", 2, 1_800_000_120_000)
 
 
 @pytest.mark.server

@@ -34,7 +34,7 @@ from sealedstate.rotation import (
 )
 from sealedstate.sso import ConsentStore
 from sealedstate.storage import open_storage
-from sealedstate.testing.clock import tries
+from sealedstate.testing._suite import poll
 from tests.support.documents import ROOT, Document
 from tests.support.jar import Browser
 from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk, desk
@@ -235,7 +235,7 @@ def vault() -> Iterator[str]:
 
 
 def until(met: Callable[[], object]) -> None:
-    assert any(met() for _ in tries(60))
+    assert any(met() for _ in poll(60))
 
 
 def test_documented_key_source_rotates_and_survives_its_service(vault: str) -> None:

@@ -1,4 +1,4 @@
-"""The SQL store under the conformance kit, on real servers, PostgreSQL and MariaDB."""
+"""The conformance kit on the SQL store, with PostgreSQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock
-from sealedstate.storage.sql.store import SQLStorage
+from sealedstate.storage.sql import SQLStorage
 from sealedstate.testing import StorageContract
-from sealedstate.testing.faults import LostReplies, Outages
+from sealedstate.testing._faults import LostReplies, Outages
 from tests.support import sql_servers
 from tests.support.fault_proxy import FaultProxy
 from tests.support.sql_server import SQLServer

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Barrier
 from typing import Any
-
-from sealedstate.testing.suite import RACERS, Suite, insist
-from sealedstate.testing.workers import Meet
 
 from sealedstate.errors import OutcomeUnknown, VersionMismatch
 from sealedstate.storage import Storage, open_storage
 from sealedstate.storage.contract import Clock
+from sealedstate.testing._suite import RACERS, Suite, eventually
 from tests.support.fault_proxy import FaultProxy
 
 __all__ = ["Answers", "Racing", "losing_replies", "play", "race_in_legs"]
@@ -34,11 +33,11 @@ class Racing(Suite):
         return open_storage(self.url, clock)
 
 
-def play(meet: Meet, attempt: Callable[..., bool], *given: Any) -> bool | None:
+def play(barrier: Barrier, attempt: Callable[..., bool], *given: Any) -> bool | None:
     """One round of one racer, which begins when all racers are there."""
-    meet()
+    barrier.wait()
     try:
-        return insist(attempt, *given)
+        return eventually(attempt, *given)
     except VersionMismatch:
         return False
     except OutcomeUnknown:

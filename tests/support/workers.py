@@ -14,9 +14,8 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from sealedstate.testing.clock import tries
-
-from tests.support.backends import started
+from sealedstate.testing._suite import poll
+from tests.support.backends import start_process
 
 __all__ = ["SideFile", "Workers"]
 
@@ -66,7 +65,7 @@ class Workers:
     def wait_for_notes(self, number: int) -> None:
         """Until each worker has written as many notes from now on."""
         goals = {file: file.count() + number for file in self.side_files.values()}
-        for _ in tries(PATIENCE):
+        for _ in poll(PATIENCE):
             if all(file.count() >= goal for file, goal in goals.items()):
                 return
             assert all(process.is_alive() for process in self._processes.values())
@@ -78,4 +77,4 @@ class Workers:
             process.join()
 
     def _start(self, name: str) -> ForkServerProcess:
-        return started(self._work, name, SideFile(self.side_files[name].path))
+        return start_process(self._work, name, SideFile(self.side_files[name].path))

@@ -1,7 +1,4 @@
-"""What a member keeps in its own directory: its store, a ring of keys in it, what wraps that ring.
-
-Knows directories and `Settings`. Does not know SAML or pages.
-"""
+"""What each member keeps in its own directory: a store, and in it a ring of keys."""
 
 from __future__ import annotations
 
@@ -20,10 +17,10 @@ IDLE_LIFETIME = 30 * 60
 ABSOLUTE_LIFETIME = 8 * 3600
 
 
-class Keeping:
+class MemberResources:
     """The directory of one member, made if missing. Raises OperatorError or OSError.
 
-    Each member has a store of its own: what they know of one another travels in messages.
+    Each member has a separate store: what they know of one another travels in messages.
     """
 
     def __init__(self, var: Path, name: str) -> None:
@@ -31,12 +28,12 @@ class Keeping:
         self.directory = var / name
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.store = open_storage(f"sqlite:{self.directory / 'state.sqlite'}", time.time)
-        self._environ = {KEK_VARIABLE: _kek(self.directory / "kek")}
+        self._environ = {KEK_VARIABLE: _read_kek(self.directory / "kek")}
 
     def settings(self, realm: str, lifetime: int = ABSOLUTE_LIFETIME, **more: Any) -> Settings:
-        """Settings with a ring of their own for `realm`, in the store.
+        """Settings for `realm`, which has a ring in the store.
 
-        `lifetime` (seconds): for how long what its keys have made is of use.
+        `lifetime` (seconds): how long what its keys sealed can be used.
         """
         return Settings(
             keys="store:",
@@ -51,8 +48,8 @@ class Keeping:
         )
 
 
-def _kek(path: Path) -> str:
-    """The key that wraps the ring, made at the first start. In earnest it stands elsewhere."""
+def _read_kek(path: Path) -> str:
+    """The key that wraps the ring, made at the first start. In production, keep it elsewhere."""
     if not path.exists():
         write_private(path, Key.generate(os.urandom).export().encode())
     return path.read_text("ascii")

@@ -1,6 +1,6 @@
-"""What the last Set-Cookie of a session weighed, so that the next page can show it.
+"""The size of each session's last Set-Cookie, so that its next page can show it.
 
-Knows response headers and session ids. A curiosity of the demo, in memory: no session needs it.
+In memory, and only for the page: no session needs it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sealedstate import Session
-from sealedstate._cookies.header import field_bytes
 from sealedstate_wsgi import ENVIRON_KEY
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-MOST_SESSIONS = 1000
+MAX_SESSIONS = 1000
+# The name of the field and the end of its line travel too.
+FIELD_BYTES = len("Set-Cookie: \r\n")
 
 
-class EventLog:
-    """The Set-Cookie bytes of the last response that changed a session, for the last sessions."""
+class SetCookieSizes:
+    """The Set-Cookie bytes of the last response that changed a session, by session id."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -33,8 +34,8 @@ class EventLog:
         with self._lock:
             return self._bytes.get(session_id)
 
-    def noting(self, environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
-        """A start_response that notes what passes through it."""
+    def watch(self, environ: WSGIEnvironment, start_response: StartResponse) -> StartResponse:
+        """A start_response that remembers the sizes of what passes through it."""
 
         def start(
             status: str,
@@ -42,19 +43,17 @@ class EventLog:
             exc_info: OptExcInfo | None = None,
             /,
         ) -> Callable[[bytes], object]:
+            lines = [value for name, value in headers if name.lower() == "set-cookie"]
             session = environ.get(ENVIRON_KEY)
-            if isinstance(session, Session) and session.accessed:
-                self._note(session.id, headers)
+            if lines and isinstance(session, Session) and session.accessed:
+                self._remember(session.id, sum(FIELD_BYTES + len(line) for line in lines))
             return start_response(status, headers, exc_info)
 
         return start
 
-    def _note(self, session_id: str, headers: list[tuple[str, str]]) -> None:
-        sizes = [field_bytes(value) for name, value in headers if name.lower() == "set-cookie"]
-        if not sizes:
-            return
+    def _remember(self, session_id: str, size: int) -> None:
         with self._lock:
-            self._bytes[session_id] = sum(sizes)
+            self._bytes[session_id] = size
             self._bytes.move_to_end(session_id)
-            if len(self._bytes) > MOST_SESSIONS:
+            if len(self._bytes) > MAX_SESSIONS:
                 self._bytes.popitem(last=False)
