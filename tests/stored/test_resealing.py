@@ -25,9 +25,9 @@ from sealedstate.rotation import (
     rotated,
 )
 from sealedstate.storage import USES, MemoryStorage, Stored
+from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Clock
 from tests.support.rings import DAY, randomness
-from tests.support.services import Unanswering
 from tests.support.stored import Rows, access_of
 
 NOW = 1_800_000_000
@@ -111,11 +111,10 @@ def test_a_sweep_that_is_stopped_goes_on_where_it_was_when_it_is_run_again(
     ring = ring_of(NOW + DAY, 0)
     for number in range(5):
         put(storage, str(number), ring)
-    faulty: Any = Unanswering(storage)
-    faulty.lost["update"] = 2
-    faulty.late["update"] = 1
+    faulty = ScriptedStorage(Clock(NOW), storage)
+    faulty.lose_reply("update", times=2).delay("update")
     assert swept(faulty, ring, NOW + DAY).needed == {ring.keys[0].kid: 5}
-    faulty.down = {"read"}
+    faulty.fail("read")
     with pytest.raises(StorageUnavailable):
         swept(faulty, ring, NOW + DAY)
     faulty.arrive()
