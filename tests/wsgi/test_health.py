@@ -22,6 +22,7 @@ from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import SQLiteStorage, Storage
 from sealedstate_wsgi import HealthApplication, SealedSessionMiddleware
 from tests.support.client import ask, cookie_header, send
+from tests.support.installed import need_driver
 from tests.support.ports import free_port
 from tests.support.servers import gunicorn
 from tests.support.sql_server import until
@@ -172,6 +173,7 @@ def test_sessions_are_not_touched_even_behind_the_middleware(keeper: Keeper) -> 
 def test_why_it_is_down_stands_in_the_log_alone(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    need_driver("redis")
     port = free_port()
     keeper = keeper_with(f"redis://:{CANARY}@127.0.0.1:{port}", clock)
     caplog.clear()
@@ -278,6 +280,7 @@ def assert_true(found: bool) -> None:
 
 
 def test_a_store_that_falls_silent_holds_it_no_longer_than_its_timeout(clock: Clock) -> None:
+    need_driver("redis")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         keeper = keeper_with(f"redis://127.0.0.1:{port}?sealedstate_timeout=0.05", clock)

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from wsgiref.validate import validator
 
 import pytest
@@ -23,13 +23,13 @@ from sealedstate import (
     SessionTooLarge,
     Settings,
     StorageError,
-    StorageUnavailable,
 )
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import Place
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
-from sealedstate.storage import MemoryStorage
+from sealedstate.storage import MemoryStorage, Storage
+from sealedstate.testing import ScriptedStorage
 from sealedstate_wsgi import SealedSessionMiddleware
 from tests.support.client import Answer, Headers, ask, attempt, cookie_header, environ_of
 from tests.support.jar import places_of
@@ -649,20 +649,13 @@ def test_an_exception_after_the_headers_leaves_the_saved_session(
     assert opened(settings, cookie_header(answer.set_cookies)).subject == "alice"
 
 
-class FullStore(MemoryStorage):
-    """A store that answers and takes nothing."""
-
-    def create(self, *_: object) -> NoReturn:
-        raise StorageUnavailable("the disk is full")
-
-
 def too_much(session: Session) -> None:
     session["library"] = b"\xff" * 5000
 
 
-FAILING_SAVES: dict[type[Exception], MemoryStorage | None] = {
+FAILING_SAVES: dict[type[Exception], Storage | None] = {
     SessionTooLarge: None,
-    StorageError: FullStore(Clock()),
+    StorageError: ScriptedStorage(Clock()).fail("create"),
 }
 
 
@@ -844,16 +837,6 @@ def test_a_servers_file_is_closed_when_the_session_can_not_be_saved(clock: Clock
 # --- lazy ---------------------------------------------------------------------------------------
 
 
-class UntouchableStore(MemoryStorage):
-    """A store that nobody may ask anything."""
-
-    def read(self, *_: object) -> NoReturn:
-        raise AssertionError("the store was asked")
-
-    def create(self, *_: object) -> NoReturn:
-        raise AssertionError("the store was asked")
-
-
 UNTOUCHED: dict[str, Callable[[Session], object]] = {
     "not at all": lambda session: None,
     "repr": repr,
@@ -867,7 +850,10 @@ def test_an_untouched_session_opens_nothing_and_adds_no_header(
     look: Callable[[Session], object], around: Around, settings: Settings, clock: Clock
 ) -> None:
     cookie = cookies_with(settings, "alice", cart=["tea"])
-    strict = in_memory(clock, UntouchableStore(clock))
+    strict = in_memory(
+        clock,
+        ScriptedStorage(clock).fail("read", "create", error=AssertionError("the store was asked")),
+    )
     headers = [*PLAIN, ("Cache-Control", "public, max-age=60"), ("Vary", "Accept")]
     assert ask(around(touching(look, headers=headers), strict), cookie=cookie).headers == headers
 
@@ -1191,20 +1177,10 @@ def test_a_key_out_of_use_gets_the_page_of_no_cookie_to_the_byte(state: str, clo
     assert_same_answer(scene, settings, bad, write=False)
 
 
-class DeadStore(MemoryStorage):
-    """A store that does not answer."""
-
-    def read(self, *_: object) -> NoReturn:
-        raise StorageUnavailable("connection refused")
-
-    def create(self, *_: object) -> NoReturn:
-        raise StorageUnavailable("connection refused")
-
-
 def test_an_unreachable_store_gets_the_page_of_no_cookie_and_keeps_the_cookie(
     clock: Clock,
 ) -> None:
     scene = Scene(clock)
-    settings = scene.made(storage=DeadStore(clock))
+    settings = scene.made(storage=ScriptedStorage(clock).fail())
     assert_same_answer(scene, settings, scene.good, write=False)
     assert ask(checked(page_app(True), settings), cookie=scene.good).set_cookies == []
