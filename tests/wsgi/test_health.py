@@ -1,4 +1,4 @@
-"""The health application: what it answers, how little it costs, and that it never hangs."""
+"""The health application: its answers, its cost, and that it never hangs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import SQLiteStorage, Storage
 from sealedstate_wsgi import HealthApplication, SealedSessionMiddleware
 from tests.support.client import ask, cookie_header, send
+from tests.support.installed import need_driver
+from tests.support.jar import Clock
 from tests.support.ports import free_port
 from tests.support.servers import gunicorn
 from tests.support.sql_server import until
@@ -34,18 +36,8 @@ UP = b'{"status": "up", "keys": "up", "store": "up"}\n'
 STORE_DOWN = b'{"status": "down", "keys": "up", "store": "down"}\n'
 
 
-class Clock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return self.now
-
-
 class CountingStore(SQLiteStorage):
-    """Counts who asks, and how many do at the same time."""
+    """Counts pings, and how many run at the same time."""
 
     asked = asking = most = 0
 
@@ -58,12 +50,12 @@ class CountingStore(SQLiteStorage):
         self.asking -= 1
 
     def meanwhile(self) -> None:
-        """What happens while it is asked."""
+        """What happens during a ping."""
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(START)
 
 
 @pytest.fixture
@@ -86,10 +78,10 @@ def page(environ: Any, start_response: Any) -> list[bytes]:
     return [b"page"]
 
 
-# --- what it answers ----------------------------------------------------------------------------
+# --- answers ------------------------------------------------------------------------------------
 
 
-def test_it_is_up_when_a_key_may_seal_and_the_store_answers(keeper: Keeper) -> None:
+def test_health_is_up_when_a_key_may_seal_and_the_store_answers(keeper: Keeper) -> None:
     answer = ask(validator(HealthApplication(keeper)))
     assert (answer.status, answer.body) == (200, UP)
     assert dict(answer.headers) == {
@@ -99,12 +91,12 @@ def test_it_is_up_when_a_key_may_seal_and_the_store_answers(keeper: Keeper) -> N
     }
 
 
-def test_without_a_store_it_is_up_when_a_key_may_seal(clock: Clock) -> None:
+def test_health_without_a_store_is_up_when_a_key_may_seal(clock: Clock) -> None:
     answer = ask(HealthApplication(keeper_with(None, clock)))
     assert (answer.status, answer.body) == (200, b'{"status": "up", "keys": "up"}\n')
 
 
-def test_it_is_down_until_a_key_may_seal(clock: Clock) -> None:
+def test_health_is_down_until_a_key_may_seal(clock: Clock) -> None:
     key = Key.generate(os.urandom, activates_at=int(START) + 100)
     keeper = keeper_with(None, clock, key)
     application = HealthApplication(keeper)
@@ -116,7 +108,7 @@ def test_it_is_down_until_a_key_may_seal(clock: Clock) -> None:
     assert ask(application).status == 200
 
 
-def test_it_is_down_while_the_store_does_not_answer(tmp_path: Path, clock: Clock) -> None:
+def test_health_is_down_while_the_store_does_not_answer(tmp_path: Path, clock: Clock) -> None:
     keeper = keeper_with(f"sqlite:{tmp_path}/later/store.db", clock)
     application = HealthApplication(keeper)
     answer = ask(validator(application))
@@ -134,7 +126,7 @@ def test_head_is_answered_like_get_without_a_body(keeper: Keeper) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get"])
-def test_any_other_method_is_refused_and_asks_nobody(
+def test_other_methods_are_refused_without_a_ping(
     keeper: Keeper, store: CountingStore, method: str
 ) -> None:
     before = store.asked
@@ -145,14 +137,14 @@ def test_any_other_method_is_refused_and_asks_nobody(
     assert store.asked == before
 
 
-def test_it_can_be_mounted_beside_the_application(keeper: Keeper, clock: Clock) -> None:
+def test_health_can_be_mounted_beside_the_application(keeper: Keeper, clock: Clock) -> None:
     sessions = SealedSessionMiddleware(page, keeper.settings)
     application = DispatcherMiddleware(sessions, {"/healthz": HealthApplication(sessions)})
     assert ask(application, "/healthz").body == UP
     assert ask(application, "/").body == b"page"
 
 
-def test_sessions_are_not_touched_even_behind_the_middleware(keeper: Keeper) -> None:
+def test_health_touches_no_session_behind_the_middleware(keeper: Keeper) -> None:
     session = keeper.session()
     session["cart"] = ["tea"]
     cookie = cookie_header(keeper.save(session))
@@ -166,12 +158,13 @@ def test_sessions_are_not_touched_even_behind_the_middleware(keeper: Keeper) -> 
     assert sessions.keeper.counts == {"saved": 1}
 
 
-# --- what it does not tell ----------------------------------------------------------------------
+# --- what it does not say -----------------------------------------------------------------------
 
 
-def test_why_it_is_down_stands_in_the_log_alone(
+def test_cause_of_an_outage_is_logged_and_not_answered(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
+    need_driver("redis")
     port = free_port()
     keeper = keeper_with(f"redis://:{CANARY}@127.0.0.1:{port}", clock)
     caplog.clear()
@@ -182,7 +175,7 @@ def test_why_it_is_down_stands_in_the_log_alone(
     assert CANARY not in caplog.text
 
 
-def test_it_is_logged_once_for_each_time_that_it_goes_down(
+def test_each_outage_is_logged_once(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "folder"
@@ -207,10 +200,10 @@ def test_it_is_logged_once_for_each_time_that_it_goes_down(
         assert warnings_after(3) == 1
 
 
-# --- what it costs ------------------------------------------------------------------------------
+# --- cost ---------------------------------------------------------------------------------------
 
 
-def test_the_store_is_asked_once_a_second_however_many_ask_here(
+def test_store_is_pinged_once_a_second_at_most(
     keeper: Keeper, store: CountingStore, clock: Clock
 ) -> None:
     application = HealthApplication(keeper)
@@ -223,7 +216,7 @@ def test_the_store_is_asked_once_a_second_however_many_ask_here(
         assert store.asked == before
 
 
-def test_a_clock_that_steps_back_keeps_no_answer(
+def test_answer_is_not_kept_when_the_clock_steps_back(
     keeper: Keeper, store: CountingStore, clock: Clock
 ) -> None:
     application = HealthApplication(keeper)
@@ -234,7 +227,7 @@ def test_a_clock_that_steps_back_keeps_no_answer(
     assert store.asked == before + 1
 
 
-def test_an_answer_is_kept_for_as_long_as_one_says(
+def test_answer_is_kept_for_the_given_time(
     keeper: Keeper, store: CountingStore, clock: Clock
 ) -> None:
     application = HealthApplication(keeper, keep_for=10)
@@ -248,24 +241,24 @@ def test_an_answer_is_kept_for_as_long_as_one_says(
     assert store.asked == before + 1
 
 
-def test_one_asks_and_the_others_have_his_answer(keeper: Keeper, store: CountingStore) -> None:
+def test_concurrent_requests_share_one_ping(keeper: Keeper, store: CountingStore) -> None:
     application, others = HealthApplication(keeper), threading.Event()
     before = store.asked
     store.meanwhile = lambda: assert_true(others.wait(HANGS))  # type: ignore[method-assign]
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(ask, application) for _ in range(8)]
-        until(lambda: store.asking, "one asks")
+        until(lambda: store.asking, "a request pings")
         others.set()
-        assert {one.result(HANGS).body for one in asked} == {UP}
+        assert {answer.result(HANGS).body for answer in asked} == {UP}
     assert store.asked == before + 1
 
 
-def test_no_two_ask_at_the_same_time(keeper: Keeper, store: CountingStore) -> None:
+def test_no_two_pings_run_at_the_same_time(keeper: Keeper, store: CountingStore) -> None:
     application = HealthApplication(keeper, keep_for=0)
     before = store.asked
     with ThreadPoolExecutor(8) as pool:
-        for one in [pool.submit(ask, application) for _ in range(64)]:
-            assert one.result(HANGS).status == 200
+        for answer in [pool.submit(ask, application) for _ in range(64)]:
+            assert answer.result(HANGS).status == 200
     assert store.asked == before + 64
     assert store.most == 1
 
@@ -274,10 +267,11 @@ def assert_true(found: bool) -> None:
     assert found
 
 
-# --- that it does not hang ----------------------------------------------------------------------
+# --- hangs --------------------------------------------------------------------------------------
 
 
-def test_a_store_that_falls_silent_holds_it_no_longer_than_its_timeout(clock: Clock) -> None:
+def test_silent_store_holds_the_answer_no_longer_than_its_timeout(clock: Clock) -> None:
+    need_driver("redis")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         keeper = keeper_with(f"redis://127.0.0.1:{port}?sealedstate_timeout=0.05", clock)
@@ -286,7 +280,7 @@ def test_a_store_that_falls_silent_holds_it_no_longer_than_its_timeout(clock: Cl
             assert pool.submit(ask, application).result(HANGS).body == STORE_DOWN
 
 
-def test_what_is_no_outage_is_raised_and_asked_anew(keeper: Keeper, store: CountingStore) -> None:
+def test_unexpected_error_is_raised_and_pinged_again(keeper: Keeper, store: CountingStore) -> None:
     application = HealthApplication(keeper)
     store.meanwhile = fail  # type: ignore[method-assign]
     for _ in range(2):
@@ -300,14 +294,12 @@ def fail() -> None:
     raise ZeroDivisionError
 
 
-def test_a_child_answers_that_was_forked_while_somebody_asked(
-    keeper: Keeper, store: CountingStore
-) -> None:
+def test_child_that_was_forked_during_a_ping_answers(keeper: Keeper, store: CountingStore) -> None:
     application, go_on = HealthApplication(keeper), threading.Event()
     store.meanwhile = lambda: assert_true(go_on.wait(HANGS))  # type: ignore[method-assign]
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask, application)
-        until(lambda: store.asking, "somebody asks")
+        until(lambda: store.asking, "a request pings")
         status = in_a_child(lambda: ask_without_waiting(application, store))
         go_on.set()
         assert asking.result(HANGS).status == 200
@@ -320,7 +312,7 @@ def ask_without_waiting(application: HealthApplication, store: CountingStore) ->
 
 
 def in_a_child(act: Callable[[], bool]) -> int:
-    """The exit code of a child in which `act` tells whether all is well."""
+    """The exit code of a child in which `act` returns whether all is well."""
     with warnings.catch_warnings():
         # Python warns of what is tested here.
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -1,6 +1,6 @@
 """The WSGI middleware in process: every kind of body, every moment of a write, PEP 3333's edges.
 
-Nearly everything runs between two of wsgiref's validators, one on each side of the middleware.
+Nearly all tests run between two of wsgiref's validators, one on each side of the middleware.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from wsgiref.validate import validator
 
 import pytest
@@ -23,16 +23,16 @@ from sealedstate import (
     SessionTooLarge,
     Settings,
     StorageError,
-    StorageUnavailable,
 )
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import Place
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
-from sealedstate.storage import MemoryStorage
+from sealedstate.storage import MemoryStorage, Storage
+from sealedstate.testing import ScriptedStorage
 from sealedstate_wsgi import SealedSessionMiddleware
 from tests.support.client import Answer, Headers, ask, attempt, cookie_header, environ_of
-from tests.support.jar import places_of
+from tests.support.jar import Clock, places_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -43,19 +43,9 @@ PLAIN = [("Content-Type", "text/plain")]
 SECRET_VALUE = "canary-9d1f"
 
 
-class Clock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return float(self.now)
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(START)
 
 
 @pytest.fixture
@@ -248,23 +238,21 @@ def test_every_kind_of_body_carries_the_session(
 
 
 @pytest.mark.parametrize("app", [*FULL_BODIES, *EMPTY_BODIES])
-def test_a_session_is_saved_once_whatever_the_body(
-    app: WSGIApplication, settings: Settings
-) -> None:
+def test_session_is_saved_once_for_any_body(app: WSGIApplication, settings: Settings) -> None:
     middleware = SealedSessionMiddleware(app, settings)
     ask(middleware)
     assert middleware.keeper.counts["saved"] == 1
 
 
 @pytest.mark.parametrize("app", [as_list, as_tuple])
-def test_a_finished_body_reaches_the_server_as_it_is(
+def test_list_or_tuple_reaches_the_server_unchanged(
     app: WSGIApplication, settings: Settings
 ) -> None:
     body = SealedSessionMiddleware(app, settings)(environ_of(), lambda *_: lambda _: None)
     assert type(body) in (list, tuple)  # so that a server can count its length
 
 
-def test_a_stream_leaves_piece_by_piece(settings: Settings) -> None:
+def test_stream_is_sent_piece_by_piece(settings: Settings) -> None:
     made: list[str] = []
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -289,7 +277,7 @@ def test_head_saves_what_get_saves(around: Around, settings: Settings) -> None:
 
 @both_ways
 @pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
-def test_an_answer_without_content_carries_the_session(
+def test_answer_without_content_carries_the_session(
     status: str, around: Around, settings: Settings
 ) -> None:
     app = touching(lambda session: session.update(seen=True), status, [], ())
@@ -300,7 +288,7 @@ def test_an_answer_without_content_carries_the_session(
 
 @both_ways
 @pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Service Unavailable"])
-def test_an_error_page_of_the_application_saves_the_session(
+def test_error_page_of_the_application_saves_the_session(
     status: str, around: Around, settings: Settings
 ) -> None:
     app = touching(lambda session: session.update(tries=3), status)
@@ -312,7 +300,7 @@ def test_an_error_page_of_the_application_saves_the_session(
 # --- the moment of a write ----------------------------------------------------------------------
 
 
-def test_a_write_between_start_response_and_the_first_piece_is_saved(settings: Settings) -> None:
+def test_write_between_start_response_and_the_first_piece_is_saved(settings: Settings) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", list(PLAIN))
         session_of(environ)["cart"] = ["tea"]
@@ -323,7 +311,7 @@ def test_a_write_between_start_response_and_the_first_piece_is_saved(settings: S
 
 
 def writing_late(change: Callable[[Session], object], early: str) -> WSGIApplication:
-    """Changes the session after the first piece. `early`: by what the headers were let go."""
+    """Changes the session after the first piece. `early`: what sent the headers."""
 
     def stream(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         session = session_of(environ)
@@ -353,7 +341,7 @@ LATE_WRITES: dict[str, Callable[[Session], object]] = {
 
 @pytest.mark.parametrize("early", ["piece", "empty piece", "write"])
 @pytest.mark.parametrize("change", LATE_WRITES.values(), ids=LATE_WRITES)
-def test_a_write_after_the_headers_raises(
+def test_write_after_the_headers_raises(
     change: Callable[[Session], object], early: str, settings: Settings
 ) -> None:
     cookie = cookies_with(settings, "alice", cart=["tea"])
@@ -363,7 +351,7 @@ def test_a_write_after_the_headers_raises(
     assert opened(settings, cookie).subject == "alice"
 
 
-def test_a_write_to_a_session_that_nobody_had_looked_at_raises_after_the_headers(
+def test_write_to_an_untouched_session_after_the_headers_raises(
     settings: Settings,
 ) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -375,7 +363,7 @@ def test_a_write_to_a_session_that_nobody_had_looked_at_raises_after_the_headers
 
 
 @pytest.mark.parametrize("early", ["piece", "empty piece", "write"])
-def test_a_nested_change_after_the_headers_is_told_by_name_and_not_by_value(
+def test_nested_change_after_the_headers_is_logged_by_name_without_its_value(
     early: str, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     def change(session: Session) -> None:
@@ -384,10 +372,10 @@ def test_a_nested_change_after_the_headers_is_told_by_name_and_not_by_value(
 
     cookie = cookies_with(settings, "alice", cart=["tea"])
     ask(checked(writing_late(change, early), settings), cookie=cookie)
-    assert_told_late(caplog, "cart")
+    assert_logged_late(caplog, "cart")
 
 
-def assert_told_late(caplog: pytest.LogCaptureFixture, name: str) -> None:
+def assert_logged_late(caplog: pytest.LogCaptureFixture, name: str) -> None:
     errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert len(errors) == 1
     assert name in errors[0]
@@ -395,7 +383,7 @@ def assert_told_late(caplog: pytest.LogCaptureFixture, name: str) -> None:
 
 
 @both_ways
-def test_a_nested_change_after_write_is_told_when_the_body_is_a_list(
+def test_nested_change_after_write_is_logged_for_a_list(
     around: Around, settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -405,10 +393,10 @@ def test_a_nested_change_after_write_is_told_when_the_body_is_a_list(
         return []
 
     ask(around(app, settings), cookie=cookies_with(settings, cart=["tea"]))
-    assert_told_late(caplog, "cart")
+    assert_logged_late(caplog, "cart")
 
 
-def test_a_late_nested_change_that_nothing_could_carry_is_told_like_any_other(
+def test_late_nested_change_to_an_unsupported_value_is_logged(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     def change(session: Session) -> None:
@@ -417,10 +405,10 @@ def test_a_late_nested_change_that_nothing_could_carry_is_told_like_any_other(
 
     cookie = cookies_with(settings, "alice", cart=["tea"])
     assert ask(checked(writing_late(change, "piece"), settings), cookie=cookie).body
-    assert_told_late(caplog, "cart")
+    assert_logged_late(caplog, "cart")
 
 
-def test_a_nested_change_before_the_headers_is_saved_and_not_told(
+def test_nested_change_before_the_headers_is_saved_and_not_logged(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     def change(session: Session) -> None:
@@ -432,7 +420,7 @@ def test_a_nested_change_before_the_headers_is_saved_and_not_told(
     assert not [record for record in caplog.records if record.name == "sealedstate.wsgi"]
 
 
-def test_a_session_that_was_looked_at_can_be_read_while_the_body_streams(
+def test_touched_session_can_be_read_while_the_body_streams(
     settings: Settings,
 ) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -460,7 +448,7 @@ LATE_LOOKS: dict[str, Callable[[Session], object]] = {
 
 @pytest.mark.parametrize("early", ["piece", "empty piece", "write"])
 @pytest.mark.parametrize("look", LATE_LOOKS.values(), ids=LATE_LOOKS)
-def test_a_first_look_after_the_headers_raises_for_they_told_no_cache_of_it(
+def test_first_look_after_the_headers_raises(
     look: Callable[[Session], object], early: str, settings: Settings
 ) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -499,7 +487,7 @@ def failing(before: bytes | None, after: Callable[[WSGIEnvironment], object]) ->
 
 
 @pytest.mark.parametrize("before", [None, b""])
-def test_the_second_start_response_wins_before_the_first_byte(
+def test_second_start_response_wins_before_the_first_byte(
     before: bytes | None, settings: Settings
 ) -> None:
     middleware = SealedSessionMiddleware(validator(failing(before, lambda _: None)), settings)
@@ -513,7 +501,7 @@ def test_the_second_start_response_wins_before_the_first_byte(
 
 
 @pytest.mark.parametrize("before", [None, b""])
-def test_an_error_page_does_not_lose_the_cookie_of_a_new_session_id(
+def test_error_page_keeps_the_cookie_of_a_new_session_id(
     before: bytes | None, settings: Settings
 ) -> None:
     """The old id is revoked by then: without the new cookie, the user would be signed out."""
@@ -528,21 +516,21 @@ def test_an_error_page_does_not_lose_the_cookie_of_a_new_session_id(
     assert opened(settings, cookie_header(answer.set_cookies)).subject == "alice"
 
 
-def test_what_the_error_page_writes_is_saved(settings: Settings) -> None:
+def test_write_of_the_error_page_is_saved(settings: Settings) -> None:
     app = failing(None, lambda environ: session_of(environ).update(failed=True))
     answer = ask(checked(app, settings))
     session = opened(settings, cookie_header(answer.set_cookies))
     assert dict(session) == {"tries": 1, "failed": True}
 
 
-def test_an_exception_after_the_first_byte_is_raised_again(settings: Settings) -> None:
+def test_exception_after_the_first_byte_is_raised_again(settings: Settings) -> None:
     answer = attempt(checked(failing(b"good", lambda _: None), settings))
     assert isinstance(answer.error, RuntimeError)
     assert (answer.status, answer.body) == (200, b"good")
     assert len(answer.set_cookies) == 2  # the application's own, and the session
 
 
-def test_an_error_page_of_an_untouched_session_gets_no_header(settings: Settings) -> None:
+def test_error_page_of_an_untouched_session_gets_no_header(settings: Settings) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", list(PLAIN))
         yield b""
@@ -556,7 +544,7 @@ def test_an_error_page_of_an_untouched_session_gets_no_header(settings: Settings
 
 
 @both_ways
-def test_a_second_start_response_without_exc_info_is_an_error(
+def test_second_start_response_without_exc_info_is_an_error(
     around: Around, settings: Settings
 ) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -571,7 +559,7 @@ def test_a_second_start_response_without_exc_info_is_an_error(
     assert answer.headers == []
 
 
-def test_a_second_start_response_without_exc_info_is_an_error_after_the_headers_too(
+def test_second_start_response_without_exc_info_after_the_headers_is_an_error(
     settings: Settings,
 ) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -584,7 +572,7 @@ def test_a_second_start_response_without_exc_info_is_an_error_after_the_headers_
     assert "start_response was called twice" in str(error)
 
 
-def test_an_application_that_never_answers_gets_the_servers_error_not_ours(
+def test_application_that_never_answers_gets_the_error_of_the_server(
     settings: Settings,
 ) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -628,7 +616,7 @@ def broken_at(moment: str) -> WSGIApplication:
 @pytest.mark.parametrize(
     "moment", ["before start_response", "after start_response", "before the first piece"]
 )
-def test_an_exception_before_the_headers_leaves_the_cookies_untouched(
+def test_exception_before_the_headers_leaves_the_cookies_untouched(
     moment: str, around: Around, settings: Settings
 ) -> None:
     cookie = cookies_with(settings, "bob", cart=["coffee"])
@@ -640,7 +628,7 @@ def test_an_exception_before_the_headers_leaves_the_cookies_untouched(
 
 
 @both_ways
-def test_an_exception_after_the_headers_leaves_the_saved_session(
+def test_exception_after_the_headers_leaves_the_saved_session(
     around: Around, settings: Settings
 ) -> None:
     answer = attempt(around(broken_at("later"), settings))
@@ -649,26 +637,19 @@ def test_an_exception_after_the_headers_leaves_the_saved_session(
     assert opened(settings, cookie_header(answer.set_cookies)).subject == "alice"
 
 
-class FullStore(MemoryStorage):
-    """A store that answers and takes nothing."""
-
-    def create(self, *_: object) -> NoReturn:
-        raise StorageUnavailable("the disk is full")
-
-
 def too_much(session: Session) -> None:
     session["library"] = b"\xff" * 5000
 
 
-FAILING_SAVES: dict[type[Exception], MemoryStorage | None] = {
+FAILING_SAVES: dict[type[Exception], Storage | None] = {
     SessionTooLarge: None,
-    StorageError: FullStore(Clock()),
+    StorageError: ScriptedStorage(Clock()).fail("create"),
 }
 
 
 @pytest.mark.parametrize("error", FAILING_SAVES)
 @pytest.mark.parametrize("kind", ["list", "generator", "write"])
-def test_a_save_that_fails_reaches_the_server_before_any_header(
+def test_failing_save_reaches_the_server_before_any_header(
     kind: str, error: type[Exception], clock: Clock
 ) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -687,7 +668,7 @@ def test_a_save_that_fails_reaches_the_server_before_any_header(
     assert (session.subject, dict(session)) == ("bob", {"cart": ["coffee"]})
 
 
-def test_an_application_can_answer_for_a_session_that_is_too_large(clock: Clock) -> None:
+def test_application_can_answer_for_a_session_that_is_too_large(clock: Clock) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         session = session_of(environ)
         too_much(session)
@@ -754,7 +735,7 @@ TOUCHES: dict[str, Callable[[Session], object]] = {
 
 @pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
 @pytest.mark.parametrize("stop_after", [None, 0, 1, 2])
-def test_a_body_is_closed_once_however_much_of_it_is_read(
+def test_body_is_closed_once_however_much_of_it_is_read(
     stop_after: int | None, touch: Callable[[Session], object], settings: Settings
 ) -> None:
     body = ClosableBody()
@@ -765,7 +746,7 @@ def test_a_body_is_closed_once_however_much_of_it_is_read(
 
 @pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
 @pytest.mark.parametrize("broken", ["iter", "first piece", "second piece", "end", "close"])
-def test_a_body_is_closed_once_wherever_it_raises(
+def test_body_is_closed_once_wherever_it_raises(
     broken: str, touch: Callable[[Session], object], settings: Settings
 ) -> None:
     body = ClosableBody(broken)
@@ -774,7 +755,7 @@ def test_a_body_is_closed_once_wherever_it_raises(
     assert body.closes == 1
 
 
-def test_a_body_is_closed_once_when_the_session_can_not_be_saved(clock: Clock) -> None:
+def test_body_is_closed_once_when_the_session_cannot_be_saved(clock: Clock) -> None:
     body = ClosableBody()
     settings = Settings(keys=[KEY.export()], clock=clock)
     answer = attempt(SealedSessionMiddleware(returning(body, too_much), settings))
@@ -790,12 +771,12 @@ class FileWrapper(ClosableBody):
 
 
 def file_wrapper(file: object) -> ClosableBody:
-    """One that is a function, as in uWSGI."""
+    """A file wrapper that is a function, as in uWSGI."""
     return ClosableBody()
 
 
 @pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
-def test_a_servers_file_passes_through_untouched(
+def test_file_of_the_server_passes_through(
     touch: Callable[[Session], object], settings: Settings
 ) -> None:
     body = FileWrapper()
@@ -814,7 +795,7 @@ def test_a_servers_file_passes_through_untouched(
 
 
 @pytest.mark.parametrize("wrapper", [FileWrapper, file_wrapper])
-def test_a_servers_file_is_sent_whole_and_closed_once(
+def test_file_of_the_server_is_sent_whole_and_closed_once(
     wrapper: Callable[..., ClosableBody], settings: Settings
 ) -> None:
     sent: list[ClosableBody] = []
@@ -832,7 +813,7 @@ def test_a_servers_file_is_sent_whole_and_closed_once(
     assert opened(settings, cookie_header(answer.set_cookies)).subject == "alice"
 
 
-def test_a_servers_file_is_closed_when_the_session_can_not_be_saved(clock: Clock) -> None:
+def test_file_of_the_server_is_closed_when_the_session_cannot_be_saved(clock: Clock) -> None:
     body = FileWrapper()
     settings = Settings(keys=[KEY.export()], clock=clock)
     middleware = SealedSessionMiddleware(returning(body, too_much), settings)
@@ -844,16 +825,6 @@ def test_a_servers_file_is_closed_when_the_session_can_not_be_saved(clock: Clock
 # --- lazy ---------------------------------------------------------------------------------------
 
 
-class UntouchableStore(MemoryStorage):
-    """A store that nobody may ask anything."""
-
-    def read(self, *_: object) -> NoReturn:
-        raise AssertionError("the store was asked")
-
-    def create(self, *_: object) -> NoReturn:
-        raise AssertionError("the store was asked")
-
-
 UNTOUCHED: dict[str, Callable[[Session], object]] = {
     "not at all": lambda session: None,
     "repr": repr,
@@ -863,16 +834,19 @@ UNTOUCHED: dict[str, Callable[[Session], object]] = {
 
 @both_ways
 @pytest.mark.parametrize("look", UNTOUCHED.values(), ids=UNTOUCHED)
-def test_an_untouched_session_opens_nothing_and_adds_no_header(
+def test_untouched_session_opens_nothing_and_adds_no_header(
     look: Callable[[Session], object], around: Around, settings: Settings, clock: Clock
 ) -> None:
     cookie = cookies_with(settings, "alice", cart=["tea"])
-    strict = in_memory(clock, UntouchableStore(clock))
+    strict = in_memory(
+        clock,
+        ScriptedStorage(clock).fail("read", "create", error=AssertionError("the store was asked")),
+    )
     headers = [*PLAIN, ("Cache-Control", "public, max-age=60"), ("Vary", "Accept")]
     assert ask(around(touching(look, headers=headers), strict), cookie=cookie).headers == headers
 
 
-def test_an_untouched_session_is_never_counted_as_opened(settings: Settings) -> None:
+def test_untouched_session_is_not_counted_as_opened(settings: Settings) -> None:
     middleware = SealedSessionMiddleware(nothing, settings)
     cookie = cookies_with(settings, "alice")
     before = middleware.keeper.counts
@@ -906,7 +880,7 @@ READS: dict[str, Callable[[Session], object]] = {
 
 @both_ways
 @pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_a_read_adds_vary_and_nothing_else(
+def test_read_adds_vary_and_nothing_else(
     read: Callable[[Session], object], around: Around, settings: Settings
 ) -> None:
     headers = [*PLAIN, ("Cache-Control", "max-age=60")]
@@ -931,7 +905,7 @@ WRITES: dict[str, Callable[[Session], object]] = {
 
 @both_ways
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_write_adds_vary_cache_control_and_the_cookie(
+def test_write_adds_vary_cache_control_and_the_cookie(
     write: Callable[[Session], object], around: Around, settings: Settings
 ) -> None:
     cookie = cookies_with(settings, "alice", cart=["tea"])
@@ -942,7 +916,7 @@ def test_a_write_adds_vary_cache_control_and_the_cookie(
     assert answer.all("Cache-Control") == ["no-store, private"]
 
 
-def test_a_read_that_renews_the_seal_is_not_stored_by_caches(
+def test_read_that_refreshes_the_cookie_is_not_stored_by_caches(
     settings: Settings, clock: Clock
 ) -> None:
     cookie = cookies_with(settings, "alice")
@@ -952,11 +926,11 @@ def test_a_read_that_renews_the_seal_is_not_stored_by_caches(
     assert answer.all("Cache-Control") == ["no-store, private"]
 
 
-# --- other people's headers ---------------------------------------------------------------------
+# --- headers of the application -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("said", "merged"),
+    ("given", "merged"),
     [
         ([], ["Cookie"]),
         (["Accept-Encoding"], ["Accept-Encoding", "Cookie"]),
@@ -973,15 +947,15 @@ def test_a_read_that_renews_the_seal_is_not_stored_by_caches(
 )
 @pytest.mark.parametrize("spelling", ["Vary", "vary", "VARY"])
 def test_vary_names_the_cookie_once(
-    said: list[str], merged: list[str], spelling: str, settings: Settings
+    given: list[str], merged: list[str], spelling: str, settings: Settings
 ) -> None:
-    headers = [*PLAIN, *((spelling, value) for value in said)]
+    headers = [*PLAIN, *((spelling, value) for value in given)]
     answer = ask(checked(touching(len, headers=headers), settings))
     assert answer.all("Vary") == merged
 
 
 @pytest.mark.parametrize(
-    ("said", "merged"),
+    ("given", "merged"),
     [
         ([], "no-store, private"),
         (["public, max-age=600, no-transform"], "no-store, private, no-transform"),
@@ -999,10 +973,10 @@ def test_vary_names_the_cookie_once(
     ],
 )
 @pytest.mark.parametrize("spelling", ["Cache-Control", "cache-control"])
-def test_cache_control_forbids_storing_whatever_the_application_said(
-    said: list[str], merged: str, spelling: str, settings: Settings
+def test_cache_control_forbids_storing_and_keeps_other_directives(
+    given: list[str], merged: str, spelling: str, settings: Settings
 ) -> None:
-    headers = [*PLAIN, *((spelling, value) for value in said)]
+    headers = [*PLAIN, *((spelling, value) for value in given)]
     app = touching(lambda session: session.update(seen=True), headers=headers)
     assert ask(checked(app, settings)).all("Cache-Control") == [merged]
 
@@ -1010,7 +984,7 @@ def test_cache_control_forbids_storing_whatever_the_application_said(
 OWN = [("Set-Cookie", "theme=dark; Path=/"), ("set-cookie", "lang=de; Path=/")]
 
 
-def test_the_applications_own_cookies_are_kept(settings: Settings) -> None:
+def test_cookies_of_the_application_are_kept(settings: Settings) -> None:
     app = touching(lambda session: session.update(seen=True), headers=[*PLAIN, *OWN])
     answer = ask(checked(app, settings))
     assert answer.set_cookies[:2] == [value for _, value in OWN]
@@ -1024,7 +998,7 @@ def response_bytes(answer: Answer) -> int:
 OWN_LARGE = ("Set-Cookie", f"theme={'d' * 1200}; Path=/")
 
 
-def test_the_applications_own_cookies_count_in_the_budget(settings: Settings) -> None:
+def test_cookies_of_the_application_count_in_the_budget(settings: Settings) -> None:
     def large(session: Session) -> None:
         session["library"] = b"\xff" * 1800
 
@@ -1038,7 +1012,7 @@ def test_the_applications_own_cookies_count_in_the_budget(settings: Settings) ->
     assert session["library"] == b"\xff" * 1800
 
 
-def test_without_a_store_the_applications_own_cookies_can_leave_too_little_room(
+def test_cookies_of_the_application_can_leave_too_little_room_without_a_store(
     clock: Clock,
 ) -> None:
     def large(session: Session) -> None:
@@ -1115,7 +1089,7 @@ class Scene:
         return cookie
 
     def as_by(self, **key: Any) -> tuple[str, Settings]:
-        """A good cookie, and settings whose key is the same one but for `key`."""
+        """A good cookie, and settings whose key is the same but for `key`."""
         return self.good, self.made(Key(KEY.kid, KEY.secret, **key))
 
 
@@ -1159,7 +1133,7 @@ def assert_same_answer(scene: Scene, settings: Settings, bad: str, write: bool) 
 
 @pytest.mark.parametrize("write", [False, True], ids=["read", "written"])
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-def test_a_refused_cookie_gets_the_answer_of_no_cookie_to_the_byte(
+def test_refused_cookie_gets_the_answer_of_no_cookie_to_the_byte(
     bad: Callable[[Scene], str], write: bool, clock: Clock
 ) -> None:
     scene = Scene(clock)
@@ -1169,7 +1143,7 @@ def test_a_refused_cookie_gets_the_answer_of_no_cookie_to_the_byte(
 
 
 @pytest.mark.parametrize("bad", WITHHELD.values(), ids=WITHHELD)
-def test_a_withheld_cookie_gets_the_page_of_no_cookie_to_the_byte(
+def test_withheld_cookie_gets_the_page_of_no_cookie_to_the_byte(
     bad: Callable[[Scene], str], clock: Clock
 ) -> None:
     scene = Scene(clock)
@@ -1177,7 +1151,7 @@ def test_a_withheld_cookie_gets_the_page_of_no_cookie_to_the_byte(
 
 
 @pytest.mark.parametrize("bad", WITHHELD.values(), ids=WITHHELD)
-def test_a_withheld_cookie_is_neither_deleted_nor_overwritten(
+def test_withheld_cookie_is_neither_deleted_nor_overwritten(
     bad: Callable[[Scene], str], clock: Clock
 ) -> None:
     scene = Scene(clock)
@@ -1185,26 +1159,16 @@ def test_a_withheld_cookie_is_neither_deleted_nor_overwritten(
 
 
 @pytest.mark.parametrize("state", ["revoked", "disabled", "expired"])
-def test_a_key_out_of_use_gets_the_page_of_no_cookie_to_the_byte(state: str, clock: Clock) -> None:
+def test_key_out_of_use_gets_the_page_of_no_cookie_to_the_byte(state: str, clock: Clock) -> None:
     scene = Scene(clock)
     bad, settings = scene.as_by(**{"expires_at": START} if state == "expired" else {state: True})
     assert_same_answer(scene, settings, bad, write=False)
 
 
-class DeadStore(MemoryStorage):
-    """A store that does not answer."""
-
-    def read(self, *_: object) -> NoReturn:
-        raise StorageUnavailable("connection refused")
-
-    def create(self, *_: object) -> NoReturn:
-        raise StorageUnavailable("connection refused")
-
-
-def test_an_unreachable_store_gets_the_page_of_no_cookie_and_keeps_the_cookie(
+def test_unreachable_store_gets_the_page_of_no_cookie_and_keeps_the_cookie(
     clock: Clock,
 ) -> None:
     scene = Scene(clock)
-    settings = scene.made(storage=DeadStore(clock))
+    settings = scene.made(storage=ScriptedStorage(clock).fail())
     assert_same_answer(scene, settings, scene.good, write=False)
     assert ask(checked(page_app(True), settings), cookie=scene.good).set_cookies == []

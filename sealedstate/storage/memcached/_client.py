@@ -16,9 +16,6 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from pymemcache import exceptions  # type: ignore[import-untyped]
-from pymemcache.client.base import Client  # type: ignore[import-untyped]
-
 from ...errors import (
     CapacityError,
     ConfigurationError,
@@ -27,6 +24,14 @@ from ...errors import (
     StorageUnavailable,
 )
 from .._pool import ConnectionStack
+
+try:
+    from pymemcache import exceptions  # type: ignore[import-untyped]
+    from pymemcache.client.base import Client  # type: ignore[import-untyped]
+except ImportError as missing:
+    raise ConfigurationError(
+        "storage: memcached needs pymemcache: pip install sealedstate[memcached]"
+    ) from missing
 
 T = TypeVar("T")
 ServerSettings: TypeAlias = Mapping[bytes, Any]

@@ -23,15 +23,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
-import redis.exceptions
-from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection
-from redis.retry import Retry
-
 from ...errors import ConfigurationError, OutcomeUnknown, StorageError, StorageUnavailable
 from .._pool import ConnectionStack
 from ._scripts import Script
+
+try:
+    import redis
+    import redis.exceptions
+    from redis.backoff import NoBackoff
+    from redis.connection import Connection, SSLConnection
+    from redis.retry import Retry
+except ImportError as missing:
+    raise ConfigurationError(
+        "storage: Redis needs redis-py: pip install sealedstate[redis]"
+    ) from missing
 
 ECHO_BYTES = 8
 
