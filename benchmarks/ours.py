@@ -23,7 +23,7 @@ from sealedstate.sso import (
     NameID,
     Registry,
     ServiceLogin,
-    extended_text,
+    extend_registry,
     parse_registry,
 )
 
@@ -69,7 +69,7 @@ class Variant:
         if workload.subject is None or "authn" not in workload.parts:
             session.update(workload.parts)
             return
-        record = self._records(workload, entity_ids).of(session, NOW)
+        record = self._records(workload, entity_ids).for_session(session)
         for state in authentications(workload):
             record.authenticate(state.method, state.duration, state.time)
         subject, session_id = workload.subject, session.raw_id
@@ -173,7 +173,7 @@ def authentications(workload: Workload) -> list[Authn]:
 @cache
 def registry(entity_ids: tuple[str, ...]) -> Registry:
     """A registry of all of these."""
-    return parse_registry(extended_text("", entity_ids))
+    return parse_registry(extend_registry("", entity_ids))
 
 
 def _saved(session: Session) -> list[str]:

@@ -5,6 +5,7 @@ The front door. Everything else is imported from the module that it lives in.
 
 from __future__ import annotations
 
+from ._request.info import PartInfo, SessionInfo
 from .errors import (
     ConfigurationError,
     LateRead,
@@ -41,9 +42,11 @@ __all__ = [
     "LegacyReader",
     "NoPrimaryKey",
     "OperatorError",
+    "PartInfo",
     "Profile",
     "SealedStateError",
     "Session",
+    "SessionInfo",
     "SessionTooLarge",
     "SessionWithheld",
     "Settings",

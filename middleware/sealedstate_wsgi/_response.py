@@ -71,13 +71,13 @@ class Response:
         """Save the session and send the headers, once. Returns the server's write()."""
         if self._write is None:
             headers = self._headers
-            if self._session.touched:
+            if self._session.backend is not None:
                 # The application's own cookies count towards what one response may carry.
                 names = [name.lower() for name, _ in headers]
                 other_bytes = _set_cookie_bytes(headers) if "set-cookie" in names else 0
                 self._lines = self._keeper.save(self._session, other_bytes)
                 headers = self._with_session(headers)
-            self._session.frozen = True
+            self._session.mark_headers_sent()
             if self._exc_info is None:
                 self._write = self._start_response(self._status, headers)
             else:
@@ -104,7 +104,7 @@ class Response:
 
     def check_late_changes(self) -> None:
         """Log changes of the session that were made after the headers were sent."""
-        if self._write is not None and self._session.touched:
+        if self._write is not None and self._session.backend is not None:
             late = self._session.late_changes()
             if late:
                 _log.error(
@@ -112,7 +112,7 @@ class Response:
                 )
 
     def _with_session(self, headers: Headers) -> Headers:
-        if not self._session.touched:
+        if self._session.backend is None:
             return headers
         names = [name.lower() for name, _ in headers]
         headers = _vary_on_cookie(headers) if "vary" in names else [*headers, _VARY]

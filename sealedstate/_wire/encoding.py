@@ -86,3 +86,14 @@ def split(text: str, sizes: Sequence[int]) -> list[str]:
 def join(chunks: Sequence[str]) -> str:
     """The text that `split` has cut."""
     return "".join(chunks)
+
+
+def has_lone_surrogate(text: str) -> bool:
+    """Whether `text` is no valid Unicode, so that UTF-8 can't encode it."""
+    if text.isascii():
+        return False
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False

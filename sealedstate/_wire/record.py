@@ -37,8 +37,9 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..errors import ExpiredSession, FutureSession, MalformedRecord, UnsupportedValue
+from ..errors import MalformedRecord, UnsupportedValue
 from .cbor import NO_FRAME, dump_frame, load_frame
+from .encoding import has_lone_surrogate
 
 ID_BYTES = 16
 SET_ID_BYTES = 8
@@ -125,18 +126,6 @@ class Record(NamedTuple):
         # Reprs end up in logs and tracebacks, so this repr shows neither the user nor the content.
         return f"<Record of generation {self.generation}>"
 
-    def check_times(self, sealed_at: int, now: int, lifetimes: Lifetimes, skew: int) -> None:
-        """Raise FutureSession or ExpiredSession if `now` is outside its lifetime."""
-        if sealed_at > now + skew:
-            raise FutureSession
-        # The settings may have become stricter since `expires_at` was written.
-        if (
-            now >= self.expires_at
-            or now >= self.created_at + lifetimes.absolute
-            or now >= sealed_at + lifetimes.idle
-        ):
-            raise ExpiredSession
-
 
 def check_subject(subject: object) -> None:
     """Raise UnsupportedValue unless `subject` may name a user."""
@@ -164,11 +153,6 @@ def check_name(name: object) -> None:
     else:
         return
     raise UnsupportedValue("session[...]", problem)
-
-
-def has_lone_surrogate(text: str) -> bool:
-    """Whether `text` has no UTF-8 form."""
-    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 # --- the payload of a core ------------------------------------------------------------------------

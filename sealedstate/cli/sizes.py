@@ -24,7 +24,6 @@ from ..errors import ConfigurationError, SessionTooLarge
 from ..keeper import Keeper
 from ..keyring import Key
 from ..profiles import PROFILES, Profile
-from ..session import Session
 from ..settings import Settings
 
 
@@ -98,8 +97,8 @@ def _placed(profile: Profile, subject: str | None, values: dict[str, Any]) -> di
 
 
 def _places(keeper: Keeper, header: str) -> dict[str, str]:
-    session: Session = keeper.session(header)
-    return {view.name: view.place.value if view.place else "-" for view in session.layout()}
+    info = keeper.info(keeper.session(header))
+    return {name: part.place or "-" for name, part in info.parts.items()}
 
 
 def _print_table(parts: dict[str, int], rows: list[dict[str, Any]]) -> None:

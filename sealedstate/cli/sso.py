@@ -19,10 +19,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..sso import Registry, RegistryUnreadable, extended_text, parse_registry
+from ..errors import RegistryUnreadable
+from ..sso import Registry, extend_registry, parse_registry
 from ..sso import read_service_entity_ids as read_entity_ids
-from ..storage import USES, Capabilities, unmet
-from ..storage.requirements import DECLARED
+from ..storage import USES, Capabilities
+from ..storage.requirements import DECLARED, unmet_needs
 
 # FOLD sealedstate.sso.abilities
 # What of single logout works with which store: a table, from what stores declare and uses need.
@@ -52,7 +53,7 @@ def works(ability: str, capabilities: Capabilities | None) -> bool:
     uses = ABILITIES[ability]
     if capabilities is None:
         return not uses
-    return not any(unmet(USES[use], capabilities) for use in uses)
+    return not any(unmet_needs(USES[use], capabilities) for use in uses)
 
 
 def as_rows(declared: Mapping[str, Capabilities]) -> Iterator[tuple[str, ...]]:
@@ -96,7 +97,7 @@ def _build(given: argparse.Namespace) -> int:
     for name in given.metadata:
         entity_ids += _entity_ids(name)
     before = _read(given.output)
-    text = extended_text(before, entity_ids, given.method)
+    text = extend_registry(before, entity_ids, given.method)
     if given.output is None:
         sys.stdout.write(text)
     elif text != before:

@@ -18,9 +18,17 @@ from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import ConfigurationError, StorageError
 from ..settings import ENVIRONMENT_PREFIX, process_environment
-from ..storage import USES, RoutedStorage, Storage, open_storage, unmet
-from ..storage.requirements import DECLARED, Use, as_markdown, as_rows, probe_writes, store_name
-from ..storage.routing import different, store_of
+from ..storage import USES, ManagedStorage, RoutedStorage, Storage, open_storage
+from ..storage.requirements import (
+    DECLARED,
+    Use,
+    as_markdown,
+    as_rows,
+    probe_writes,
+    store_name,
+    unmet_needs,
+)
+from ..storage.routing import distinct_stores, store_of
 
 Action: TypeAlias = Callable[[Storage, argparse.Namespace], int]
 
@@ -83,7 +91,10 @@ def _unusable(error: StorageError, given: argparse.Namespace) -> int:
 
 
 def _init(store: Storage, _: argparse.Namespace) -> int:
-    store.prepare()
+    if isinstance(store, ManagedStorage):
+        store.prepare()
+    else:
+        store.ping()
     print("the store is ready")
     return 0
 
@@ -102,7 +113,7 @@ def _check(store: Storage, given: argparse.Namespace) -> int:
     store.ping()
     parts = _parts(store)
     failures = [probe_writes(part.store, time.time(), secrets.token_hex(16)) for part in parts]
-    findings = {use.title: _missing(use, store) for use in USES.values()}
+    findings = {use.name: _missing(use, store) for use in USES.values()}
     if given.json:
         print(json.dumps(_as_json(parts, failures, findings)))
     else:
@@ -125,26 +136,26 @@ def _parts(store: Storage) -> list[_Part]:
     places = [(context, store_of(context, store)) for context in contexts]
     return [
         _Part(each, [context for context, place in places if place is each])
-        for each in different([place for _, place in places])
+        for each in distinct_stores([place for _, place in places])
     ]
 
 
 def _missing(use: Use, store: Storage) -> list[str]:
     """What the stores lack that the use's contexts really go to."""
-    places = different([store_of(context, store) for context in use.contexts or (OTHERS,)])
-    needs = [need.found for place in places for need in unmet(use, place.capabilities)]
+    places = distinct_stores([store_of(context, store) for context in use.contexts or (OTHERS,)])
+    needs = [need.shortfall for place in places for need in unmet_needs(use, place.capabilities)]
     return list(dict.fromkeys(needs))
 
 
 def _as_json(
     parts: list[_Part], failures: list[str | None], findings: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    because = {name: why for part in parts for name, why in part.store.capabilities.because.items()}
+    because = {name: why for part in parts for name, why in part.store.capabilities.reasons.items()}
     stores = [
         {
             "store": store_name(part.store),
             "contexts": part.contexts,
-            "because": dict(part.store.capabilities.because),
+            "because": dict(part.store.capabilities.reasons),
             "fails": failure,
         }
         for part, failure in zip(parts, failures, strict=True)
@@ -163,7 +174,7 @@ def _print_part(part: _Part, failure: str | None, is_alone: bool) -> None:
     can = part.store.capabilities
     if not is_alone:
         print(f"{store_name(part.store)}, for {', '.join(part.contexts)}")
-    for name, why in can.because.items():
+    for name, why in can.reasons.items():
         print(f"  {name} = {getattr(can, name, '?')}: {why}")
     told = f"NO: {failure}" if failure else "yes: a record of its own was written and deleted"
     print(f"  takes writes = {told}")
@@ -179,7 +190,7 @@ def _stats(store: Storage, _: argparse.Namespace) -> int:
     store.ping()
     can = store.capabilities
     if not can.enumerable:
-        why = can.because.get("enumerable", "this store lists no records")
+        why = can.reasons.get("enumerable", "this store lists no records")
         print(f"sealedstate: not counted: {why}", file=sys.stderr)
         return 1
     for context in CONTEXTS:

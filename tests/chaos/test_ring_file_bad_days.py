@@ -1,7 +1,6 @@
-"""A ring in a file: whatever happens to whoever writes it, it is there, whole, and one.
+"""A ring in a file is there, whole and one, through locks, faults, crowds and kills.
 
-Knows locks, faults and processes. A power failure, which loses what was not synced, is not tried;
-that every write is synced in order is.
+A power failure, which loses what was not synced, is not tried; the order of syncs is.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -29,7 +29,7 @@ import pytest
 from sealedstate.errors import OperatorError
 from sealedstate.rotation import Ring
 from sealedstate.rotation.ring_file import RingFile
-from sealedstate.testing.workers import in_threads
+from sealedstate.testing._workers import run_in_threads
 from tests.support import ring_workers as ring_crews
 from tests.support.ring_files import beside, founded_at, leftovers, path, problem
 from tests.support.ring_workers import (
@@ -58,7 +58,7 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def test_a_writer_waits_for_another_but_not_for_ever(path: Path) -> None:
+def test_writer_waits_for_another_until_its_timeout(path: Path) -> None:
     _, ring = founded_at(path)
     hasty = RingFile(path, None, os.urandom, at_start, timeout=0.02)
     with locked(path):
@@ -67,9 +67,7 @@ def test_a_writer_waits_for_another_but_not_for_ever(path: Path) -> None:
     assert hasty.write(next_of(ring), ring) is True
 
 
-def test_a_lock_file_that_was_removed_locks_nothing(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_removed_lock_file_locks_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, ring = founded_at(path)
     lock, flock = beside(path, ".lock"), fcntl.flock
     removed: list[Path] = []
@@ -86,13 +84,13 @@ def test_a_lock_file_that_was_removed_locks_nothing(
     assert lock.read_text().startswith(ring.ring_id)
 
 
-def test_a_lock_file_is_not_followed_elsewhere(path: Path) -> None:
+def test_lock_file_that_is_a_link_is_not_followed(path: Path) -> None:
     beside(path, ".lock").symlink_to(path.parent / "elsewhere")
     assert f"{path}.lock" in problem(open_file(path).write, first_ring(), None)
     assert not (path.parent / "elsewhere").exists()
 
 
-def test_a_child_that_was_forked_during_a_write_does_not_keep_the_lock(
+def test_child_forked_during_a_write_does_not_keep_the_lock(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, first = founded_at(path)
@@ -119,7 +117,8 @@ def test_a_child_that_was_forked_during_a_write_does_not_keep_the_lock(
     children[0].join()
 
 
-def test_without_flock_the_remedy_is_named() -> None:
+@pytest.mark.slow
+def test_missing_flock_is_reported_with_its_remedy() -> None:
     program = """if True:
         import importlib, sys
         from sealedstate.rotation import ring_file
@@ -171,7 +170,7 @@ class Fault:
 
 
 def _close(name: str, result: Any) -> None:
-    """Let go of what the caller never gets."""
+    """Close what the caller never receives."""
     if name == "open" and result is not None:
         os.close(result)
     if name == "scandir" and result is not None:
@@ -179,7 +178,7 @@ def _close(name: str, result: Any) -> None:
 
 
 def outcome(home: RingFile, ring: Ring, after: Ring | None, fault: Fault) -> bool | None:
-    """None where the operator was told."""
+    """None for an OperatorError."""
     with fault.injected():
         try:
             return home.write(ring, after)
@@ -189,7 +188,7 @@ def outcome(home: RingFile, ring: Ring, after: Ring | None, fault: Fault) -> boo
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
-def test_whichever_call_fails_the_ring_is_the_old_one_or_the_new(
+def test_ring_is_the_old_or_the_new_whichever_call_fails(
     tmp_path: Path, code: int, late: bool
 ) -> None:
     hits: list[str] = []
@@ -216,7 +215,7 @@ def test_whichever_call_fails_the_ring_is_the_old_one_or_the_new(
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
-def test_whichever_call_fails_a_ring_is_founded_or_can_be(
+def test_ring_is_founded_or_can_be_whichever_call_fails(
     tmp_path: Path, code: int, late: bool
 ) -> None:
     hits: list[str] = []
@@ -236,7 +235,7 @@ def test_whichever_call_fails_a_ring_is_founded_or_can_be(
     assert hits.count("fsync") == 3  # the document, the folder, the mark
 
 
-def test_what_is_renamed_was_synced_and_the_folder_is_synced_after_it(
+def test_document_is_synced_before_its_rename_and_the_folder_after_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, ring = founded_at(path)
@@ -264,7 +263,7 @@ def test_what_is_renamed_was_synced_and_the_folder_is_synced_after_it(
     assert calls[8][1] == f"{path}.lock"
 
 
-def test_a_write_in_small_pieces_is_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_in_small_pieces_is_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home, ring = founded_at(path)
     write = os.write
     with monkeypatch.context() as patch:
@@ -275,7 +274,7 @@ def test_a_write_in_small_pieces_is_whole(path: Path, monkeypatch: pytest.Monkey
     assert there.sequence == 2
 
 
-def test_an_error_tells_no_secret(path: Path) -> None:
+def test_error_shows_no_secret(path: Path) -> None:
     home, ring = founded_at(path)
     for number in itertools.count(1):
         fault = Fault(number, errno.EIO, late=False)
@@ -293,7 +292,8 @@ def test_an_error_tells_no_secret(path: Path) -> None:
 # --- many at once -------------------------------------------------------------------------------
 
 
-def test_of_many_founders_exactly_one_founds(path: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_exactly_one_of_many_founders_founds(path: Path, tmp_path: Path) -> None:
     founders = crew_of(CREW, tmp_path, ring_crews.found, partial(open_file, path))
     ((ring_id,),) = [founder for founder in founders if founder]
     ring = open_file(path).load()
@@ -301,6 +301,7 @@ def test_of_many_founders_exactly_one_founds(path: Path, tmp_path: Path) -> None
     assert ring.ring_id == ring_id
 
 
+@pytest.mark.slow
 def test_many_rotators_add_one_key_a_period_and_a_reader_always_reads(
     path: Path, tmp_path: Path
 ) -> None:
@@ -315,22 +316,22 @@ def test_many_rotators_add_one_key_a_period_and_a_reader_always_reads(
     assert leftovers(path) == []
 
 
-def test_many_threads_of_one_home_lose_no_key(path: Path) -> None:
+def test_threads_of_one_ring_file_lose_no_key(path: Path) -> None:
     home, ring = founded_at(path)
 
-    def add(_: int, meet: Callable[[], object]) -> list[str]:
+    def add(_: int, barrier: Barrier) -> list[str]:
         added = []
         for _ in range(5):
             before = home.load()
             assert before is not None
-            meet()
+            barrier.wait()
             following = next_of(before)
             if home.write(following, before):
                 added.append(following.keys[0].kid.hex())
-            meet()
+            barrier.wait()
         return added
 
-    added = [kid for kids in in_threads(8, add) for kid in kids]
+    added = [kid for kids in run_in_threads(8, add) for kid in kids]
     last = home.load()
     assert last is not None
     assert len(added) == 5
@@ -341,7 +342,8 @@ def test_many_threads_of_one_home_lose_no_key(path: Path) -> None:
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.soak)])
-def test_writers_that_are_killed_lose_nothing_and_stop_nobody(tmp_path: Path, rounds: int) -> None:
+@pytest.mark.slow
+def test_killed_writers_lose_nothing_and_block_no_other(tmp_path: Path, rounds: int) -> None:
     left = 0
     for number in range(20 * rounds):
         folder = tmp_path / str(number)
@@ -354,7 +356,7 @@ def test_writers_that_are_killed_lose_nothing_and_stop_nobody(tmp_path: Path, ro
 
 
 def kill_writers_of(path: Path, kills: int) -> int:
-    """How many have left something behind."""
+    """The number of writers that left a file behind."""
     home, notes = open_file(path), path.parent / "notes"
     writers = [forked_writer(partial(open_file, path), notes)]
     sequence = left = 0
@@ -377,9 +379,9 @@ def kill_writers_of(path: Path, kills: int) -> int:
 
 
 def assert_nothing_lost(home: RingFile, notes: Path, sequence: int) -> int:
-    """The sequence number, which has grown, of a ring with every key that was acknowledged."""
+    """The grown sequence number of a ring that has every acknowledged key."""
     text = notes.read_text() if notes.exists() else ""
-    # A writer that is killed in the middle of a note leaves half a line, which promises nothing.
+    # A kill in the middle of a note leaves half a line, which promises nothing.
     acknowledged = {line[:-1] for line in text.splitlines(keepends=True) if line.endswith("\n")}
     ring = home.load()
     if ring is None:

@@ -20,7 +20,7 @@ from sealedstate.cli.keys.changes import changed
 from sealedstate.cli.keys.source import opened
 from sealedstate.keyring import Key
 from sealedstate.rotation import Ring, rotated
-from sealedstate.testing.workers import in_threads
+from sealedstate.testing._workers import run_in_threads
 from tests.support.ring_cli import (
     DAY,
     DEFAULT,
@@ -107,7 +107,7 @@ def test_init_leaves_a_ring_alone_that_is_there(place: Desk, capsys: Told) -> No
 
 
 def test_of_many_who_begin_a_ring_one_does(place: Desk, capsys: Told) -> None:
-    codes = in_threads(5, lambda *_: keys("init"))
+    codes = run_in_threads(5, lambda *_: keys("init"))
     assert sorted(codes) == [0, 1, 1, 1, 1]
     assert place.ring().sequence == 1
 
@@ -194,14 +194,14 @@ def test_for_cron_it_is_quiet(file: Desk, capsys: Told) -> None:
 
 def test_twenty_rotators_at_once_announce_one_key(place: Desk, capsys: Told) -> None:
     place.found(DAY)
-    assert set(in_threads(20, lambda *_: keys("rotate"))) == {0}
+    assert set(run_in_threads(20, lambda *_: keys("rotate"))) == {0}
     assert len(place.ring().keys) == 2
     assert capsys.readouterr().out.count("is announced; it seals from") == 1
 
 
 def test_twenty_who_insist_at_once_get_one_key(file: Desk, capsys: Told) -> None:
     file.found()
-    assert set(in_threads(20, lambda *_: keys("rotate", "--now"))) == {0}
+    assert set(run_in_threads(20, lambda *_: keys("rotate", "--now"))) == {0}
     assert len(file.ring().keys) == 2
     assert capsys.readouterr().out.count("is announced already; it seals from") == 19
 

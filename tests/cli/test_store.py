@@ -15,9 +15,10 @@ from urllib.parse import quote
 import pytest
 
 from sealedstate.cli import main
-from sealedstate.storage import USES, SQLiteStorage, open_storage, unmet
-from sealedstate.storage.requirements import DECLARED, as_markdown
+from sealedstate.storage import USES, SQLiteStorage, open_storage
+from sealedstate.storage.requirements import DECLARED, as_markdown, unmet_needs
 from tests.support import kv_servers, sql_servers
+from tests.support.installed import need_driver
 from tests.support.kv_servers import KeyValueServer, redis_server
 from tests.support.ports import free_port
 from tests.support.sql_server import PASSWORD, SQLServer
@@ -89,7 +90,7 @@ def test_check_says_what_is_missing_for_which_use(capsys: Told) -> None:
     assert main(["store", "check", "memory:"]) == 1
     lines = capsys.readouterr().out.splitlines()
     for title, use in USES.items():
-        missing = [need.found for need in unmet(use, DECLARED["memory"])]
+        missing = [need.shortfall for need in unmet_needs(use, DECLARED["memory"])]
         (number,) = [number for number, line in enumerate(lines) if line.split()[0] == title]
         assert lines[number].split()[1] == ("no" if missing else "yes")
         assert not missing or lines[number + 1].strip() == f"not here: {', '.join(missing)}"
@@ -144,6 +145,7 @@ def test_a_url_is_read_from_the_environment(
 
 @pytest.mark.parametrize("action", [*ACTIONS, "ping"])
 def test_a_url_that_names_no_store_is_wrong_usage(action: str, capsys: Told) -> None:
+    need_driver("redis")
     for url in ("nonsense", "redis://:canary@h?sealedstate_timeout=x", "sqlite:x?timeout=1"):
         assert main(["store", action, url]) == 2
         out, err = capsys.readouterr()
@@ -176,7 +178,7 @@ def test_tables_of_a_newer_release_are_told(url: str, tmp_path: Path, capsys: To
     newer = sqlite3.connect(tmp_path / "store.db")
     newer.execute("PRAGMA user_version = 1000")
     newer.close()
-    assert "has schema 1000; this release knows" in unusable(capsys, url)
+    assert "has schema 1000; this release supports" in unusable(capsys, url)
 
 
 SERVERS = {
@@ -189,11 +191,13 @@ SERVERS = {
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_server_that_is_not_there_is_told(name: str, capsys: Told) -> None:
+    need_driver("sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache")
     port = free_port()
     assert f"127.0.0.1:{port}" in unusable(capsys, SERVERS[name].format(port))
 
 
 def test_as_json_too_it_is_told(capsys: Told) -> None:
+    need_driver("redis")
     assert main(["store", "check", "--json", f"redis://:canary@127.0.0.1:{free_port()}"]) == 1
     out, err = capsys.readouterr()
     told = json.loads(out)
@@ -202,6 +206,7 @@ def test_as_json_too_it_is_told(capsys: Told) -> None:
 
 
 def test_the_command_as_a_process_shows_no_traceback(tmp_path: Path) -> None:
+    need_driver("redis")
     environ = {"SEALEDSTATE_STORAGE": f"redis://:canary@127.0.0.1:{free_port()}"}
     command = [sys.executable, "-m", "sealedstate", "store", "check"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
@@ -248,7 +253,7 @@ def test_a_database_that_is_not_there_is_told(server: Any, capsys: Told) -> None
 def test_tables_that_a_user_may_not_use_are_told(server: Any, capsys: Told) -> None:
     schema = server.fresh_schema()
     limited = patient(server.limited_url(schema))
-    assert "calls `sealedstate store init`" in unusable(capsys, limited)
+    assert "run `sealedstate store init`" in unusable(capsys, limited)
     assert main(["store", "init", patient(server.url(schema))]) == 0
     assert "denied" in unusable(capsys, limited)
     server.allow(schema)
@@ -261,7 +266,7 @@ def test_tables_of_a_newer_release_on_a_server_are_told(server: Any, capsys: Tol
     url = patient(server.url(schema))
     assert main(["store", "init", url]) == 0
     server.ask(f"INSERT INTO {schema}.sealedstate_schema (version) VALUES (1000)")
-    assert "of version 1000; this release knows" in unusable(capsys, url)
+    assert "of version 1000; this release supports" in unusable(capsys, url)
 
 
 @pytest.mark.server

@@ -205,7 +205,7 @@ def test_good_cookies_among_junk_are_found(shard: int) -> None:
         headers.chance.shuffle(pairs)
         mixed = [text for both in zip(junk, pairs, strict=False) for text in both] + junk[-1:]
         session = door.session(";".join(mixed))
-        assert set(session) == {"n", "big", "bigger"}
+        assert set(session.keys()) == {"n", "big", "bigger"}
         assert session["n"] == 1
         assert door.save(session) == []
 
@@ -292,9 +292,9 @@ def test_chunks_are_found_behind_three_decoys_and_not_behind_four() -> None:
     for number in range(4):
         before = [decoy for each in decoys for decoy in each[:number]]
         session = door.session("; ".join([core, *before, *right]))
-        assert set(session) == {"n", "big", "bigger"}
+        assert set(session.keys()) == {"n", "big", "bigger"}
     session = door.session("; ".join([core, *decoys[0], *right]))
-    assert set(session) == {"n"}
+    assert set(session.keys()) == {"n"}
     assert session.subject == "alice"
 
 
@@ -321,5 +321,5 @@ def test_torn_set_of_chunks_loses_the_parts_and_keeps_the_login() -> None:
         session = door.session(header)
         assert session.subject == "alice"
         assert session["n"] == 1
-        assert len(session) < 3
+        assert len(session.keys()) < 3
         assert door.counts["part-missing"] > 0

@@ -18,7 +18,7 @@ from sealedstate.keyring import Key
 from sealedstate.rotation import Ring, RingReplaced, RingStorage, RingUnreadable, dump_ring
 from sealedstate.rotation import document as ring_text
 from sealedstate.rotation.ring_file import RingFile
-from sealedstate.testing.workers import forked
+from sealedstate.testing._workers import run_in_fork
 from tests.support.ring_changes import CHANGES, Change, assert_written_and_read_alike
 from tests.support.ring_files import beside, founded_at, path, problem, rotated_at
 from tests.support.ring_workers import at_start, first_ring, next_of, open_file
@@ -267,7 +267,7 @@ def test_a_file_of_somebody_else_is_named(path: Path) -> None:
 
     if os.geteuid() != 0:
         path.chmod(0)
-    failed, message = forked(read_as_nobody)
+    failed, message = run_in_fork(read_as_nobody)
     assert not failed, failed
     assert "Permission denied" in message
     assert str(path) in message

@@ -18,7 +18,7 @@ from sealedstate.key_sources import SeekingKeySource
 from sealedstate.rotation import Ring, RingUnreadable, Schedule, founded, revoked, rotated
 from sealedstate.rotation.reports import Report
 from sealedstate.rotation.source import RotatingKeySource, RotationConfig
-from sealedstate.testing.clock import tries
+from sealedstate.testing._suite import poll
 from tests.support.jar import Clock
 
 RELOAD = 10
@@ -380,10 +380,10 @@ def test_a_thread_of_the_process_rotates_and_ends_when_told(clock: Clock, home: 
     keys.keyring()
     (tending,) = {*threading.enumerate()} - before
     clock.forward(SCHEDULE.rotate_every)
-    assert any(home.ring and len(home.ring.keys) == 2 for _ in tries(30))
+    assert any(home.ring and len(home.ring.keys) == 2 for _ in poll(30))
     assert tending.is_alive()
     keys.close()
-    assert any(not tending.is_alive() for _ in tries(30))
+    assert any(not tending.is_alive() for _ in poll(30))
 
 
 def test_a_forked_child_tends_with_a_thread_of_its_own(clock: Clock, home: Home) -> None:
@@ -398,7 +398,7 @@ def test_a_forked_child_tends_with_a_thread_of_its_own(clock: Clock, home: Home)
         with contextlib.suppress(BaseException):
             clock.forward(SCHEDULE.rotate_every)
             keys.keyring()
-            if any(len(keys.ring.keys) == 2 for _ in tries(30)):
+            if any(len(keys.ring.keys) == 2 for _ in poll(30)):
                 os.write(write, b"rotated")
         os._exit(0)
     os.close(write)

@@ -23,10 +23,9 @@ from sealedstate.rotation import Ring, RingStorage, Schedule, founded, rotated
 from sealedstate.rotation.ring_file import RingFile
 from sealedstate.rotation.ring_store import StoredRing
 from sealedstate.storage import open_storage
-from sealedstate.testing.clock import tries
-from sealedstate.testing.suite import insist
-from sealedstate.testing.workers import Line
-from tests.support.backends import started
+from sealedstate.testing._suite import eventually, poll
+from sealedstate.testing._workers import ProcessBarrier
+from tests.support.backends import start_process
 
 # Importing this takes a process longer than what it then does.
 multiprocessing.get_context("forkserver").set_forkserver_preload(
@@ -79,15 +78,15 @@ def next_of(ring: Ring) -> Ring:
 # --- in the processes ---------------------------------------------------------------------------
 
 
-def found(opener: Opener, line: Line) -> list[str]:
+def found(opener: Opener, line: ProcessBarrier) -> list[str]:
     """The ring's id, if this process has founded it."""
     home, ring = opener(), first_ring()
-    assert insist(home.load) is None
+    assert eventually(home.load) is None
     line.wait()
     return [ring.ring_id] if write(home, ring, None) else []
 
 
-def rotate(opener: Opener, line: Line, periods: int) -> list[str]:
+def rotate(opener: Opener, line: ProcessBarrier, periods: int) -> list[str]:
     """The keys that this process has added, in so many periods in which one is due."""
     home, added = opener(), []
     first_due = due_at(loaded(home))
@@ -122,13 +121,13 @@ def watch(opener: Opener, begun: Path, stop: Path) -> dict[str, Any]:
 def write(home: RingStorage, ring: Ring, after: Ring | None) -> bool:
     """Whether the ring was surely written; a busy store is asked again."""
     try:
-        return insist(home.write, ring, after)
+        return eventually(home.write, ring, after)
     except OutcomeUnknown:
         return False
 
 
 def loaded(home: RingStorage) -> Ring:
-    ring = insist(home.load)
+    ring = eventually(home.load)
     assert ring is not None, "the ring is gone"
     return ring
 
@@ -159,13 +158,15 @@ def forked_writer(opener: Opener, notes: Path) -> ForkProcess:
 
 
 def crew_of(size: int, folder: Path, act: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """What `act(*arguments)` returned to each of so many processes; a Line goes in second place."""
+    """What `act(*arguments)` returned to each of so many processes; the barrier comes second."""
     line = folder / "line"
     line.touch()
     folders = [folder / f"answer-{number}" for number in range(size)]
     opener, *rest = arguments
     processes = [
-        started(_in_line, act, opener, partial(Line, line, number, size), answer, *rest)
+        start_process(
+            _in_line, act, opener, partial(ProcessBarrier, line, number, size), answer, *rest
+        )
         for number, answer in enumerate(folders)
     ]
     for process in processes:
@@ -175,7 +176,11 @@ def crew_of(size: int, folder: Path, act: Callable[..., Any], *arguments: Any) -
 
 
 def _in_line(
-    act: Callable[..., Any], opener: Opener, line: Callable[[], Line], answer: Path, *rest: Any
+    act: Callable[..., Any],
+    opener: Opener,
+    line: Callable[[], ProcessBarrier],
+    answer: Path,
+    *rest: Any,
 ) -> None:
     answer.write_text(json.dumps(act(opener, line(), *rest)))
 
@@ -201,9 +206,9 @@ def rotated_by_many(
 ) -> tuple[list[str], Watched]:
     """The keys that so many rotators have added between them, and what a reader saw meanwhile."""
     begun, stop, answer = (folder / name for name in ("begun", "stop", "watched"))
-    reader = started(_watch_to, opener, begun, stop, answer)
+    reader = start_process(_watch_to, opener, begun, stop, answer)
     # Else the rotators may be done on a busy machine before the reader has seen anything.
-    assert any(begun.exists() for _ in tries(PATIENCE))
+    assert any(begun.exists() for _ in poll(PATIENCE))
     added = crew_of(size, folder, rotate, opener, periods)
     stop.touch()
     reader.join(PATIENCE)

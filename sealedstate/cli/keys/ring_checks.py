@@ -15,8 +15,8 @@ from ...errors import ConfigurationError, OperatorError, StorageError
 from ...rotation import Ring, RingReplaced, Schedule, lasting_replaced
 from ...rotation.ring_store import CONTEXT
 from ...rotation.source import RotationConfig
-from ...storage import USES, RoutedStorage, Storage, mismatch
-from ...storage.requirements import Use, store_name
+from ...storage import USES, RoutedStorage, Storage
+from ...storage.requirements import Use, mismatch, store_name
 from ..output import duration, exact, plain, relative
 from .source import Look, RingSource, is_far, newest
 
@@ -102,7 +102,7 @@ def _of_store(storage: Storage) -> Iterator[Finding]:
         storage = storage.store_of(CONTEXT)
     name, capabilities = store_name(storage), storage.capabilities
     # What is only presumed is judged once the store has answered.
-    wrong = None if capabilities.presumed else mismatch(RING_USE, name, capabilities)
+    wrong = None if capabilities.assumed else mismatch(RING_USE, name, capabilities)
     if wrong is not None:
         yield Finding("store", name, f"{wrong}: keep it in another store, or in a file")
 
