@@ -338,8 +338,8 @@ application = HealthApplication(Keeper(Settings(keys="env:", storage=f"sqlite:{s
 """
 
 
-@pytest.mark.server
-def test_it_serves_a_port_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_health_can_serve_a_separate_port(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     environ = {"SEALEDSTATE_KEYS": KEY.export()}
     with gunicorn(tmp_path, ALONE, environ=environ, workers=1) as server:
