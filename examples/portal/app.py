@@ -21,7 +21,8 @@ from werkzeug.utils import redirect
 from werkzeug.wrappers import Request, Response
 
 from sealedstate import PROFILES, Keeper, OperatorError, Session, SessionTooLarge
-from sealedstate.sso import LoginsUnreadable, ServiceLogin
+from sealedstate.errors import LoginsUnreadable
+from sealedstate.sso import ServiceLogin
 from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
 from ..views.budget import Budget

@@ -136,7 +136,7 @@ class Messages:
 
     def admit_once(self, issuer: str, message_id: str, expires_at: float) -> None:
         """Remember an id until it expires. Raises Refused if it is known, or has expired."""
-        if not self._replays.admit(issuer, message_id, expires_at, self.clock()):
+        if not self._replays.admit(issuer, message_id, expires_at):
             raise Refused("the message was used before, or is out of date")
 
     def _verify(self, xml: str, kind: str, relay_state: str = "") -> Received:

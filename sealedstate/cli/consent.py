@@ -13,12 +13,13 @@ from typing import Any, TypeAlias
 
 from ..deployment import Deployment
 from ..errors import ConfigurationError, OperatorError
+from ..events import EventLog
+from ..key_sources import StaticKeys
 from ..sso import Consent, ConsentStore
-from ..sso.deployment import SsoDeployment
 from .keys.source import add_options, configured, keyring_of, ring_of, store_of
 from .output import exact, iso, many, plain, show
 
-Action: TypeAlias = Callable[[ConsentStore, float, argparse.Namespace], None]
+Action: TypeAlias = Callable[[ConsentStore, argparse.Namespace], None]
 
 
 def add_to(commands: Any) -> None:
@@ -43,7 +44,7 @@ def _run(act: Action, given: argparse.Namespace) -> int:
     with configured(given) as deployment:
         store_of(deployment)
         try:
-            act(_consents(deployment, given), deployment.settings.clock(), given)
+            act(_consents(deployment, given), given)
         except OperatorError as error:
             if given.json:
                 print(json.dumps({"unusable": str(error)}))
@@ -54,27 +55,27 @@ def _run(act: Action, given: argparse.Namespace) -> int:
 
 def _consents(deployment: Deployment, given: argparse.Namespace) -> ConsentStore:
     ring = keyring_of(deployment, ring_of(deployment, given))
-    store, rows, skew = store_of(deployment), deployment.rows, deployment.settings.skew
-    return ConsentStore(SsoDeployment(store, rows, lambda: ring, skew))
+    settings, store = deployment.settings, store_of(deployment)
+    return ConsentStore(Deployment(settings, EventLog(), store, StaticKeys(ring)))
 
 
-def _list(consents: ConsentStore, now: float, given: argparse.Namespace) -> None:
-    found = consents.of_subject(given.subject, now)
+def _list(consents: ConsentStore, given: argparse.Namespace) -> None:
+    found = consents.of_subject(given.subject)
     if given.json:
         print(json.dumps([_as_json(one) for one in found], indent=2))
     else:
         show("\n".join(map(_as_text, found)) or "Nothing.")
 
 
-def _withdraw(consents: ConsentStore, now: float, given: argparse.Namespace) -> None:
+def _withdraw(consents: ConsentStore, given: argparse.Namespace) -> None:
     if given.service is not None and given.document is None:
         raise ConfigurationError("--service goes with --document")
-    before = consents.of_subject(given.subject, now)
+    before = consents.of_subject(given.subject)
     if given.document is None:
-        consents.withdraw_all(given.subject, now)
+        consents.withdraw_all(given.subject)
     else:
-        consents.withdraw(given.subject, given.document, now, given.service)
-    gone = len(before) - len(consents.of_subject(given.subject, now))
+        consents.withdraw(given.subject, given.document, given.service)
+    gone = len(before) - len(consents.of_subject(given.subject))
     if given.json:
         print(json.dumps({"withdrawn": gone}))
     else:

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ..sso import Registry, RegistryUnreadable, extend_registry, parse_registry
+from ..errors import RegistryUnreadable
+from ..sso import Registry, extend_registry, parse_registry
 from ..sso import read_service_entity_ids as read_entity_ids
 from ..storage import USES, Capabilities
 from ..storage.requirements import DECLARED, unmet_needs

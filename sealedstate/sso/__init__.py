@@ -1,21 +1,13 @@
-"""For identity providers: login records, single logout, replays, artifacts, consent.
+"""For identity providers: login records, derived identifiers, single logout, and more.
 
-See `records` for login records, `registry` for the registry's file, `identifiers` for what derived
-identifiers promise, and docs/sso.md and docs/sso-services.md for how to use all of it.
+`records` has the login record of a session, `identifiers` the identifiers that need not be
+stored, `registry` the numbers of known services, and `logout` single logout. `sessions`,
+`replay`, `artifacts` and `consent` keep what an identity provider needs in a store. Errors are
+in `sealedstate.errors`.
 """
 
 from __future__ import annotations
 
-from ..errors import (
-    IdentifierKeyMissing,
-    LoginsUnreadable,
-    LogoutRequestMismatch,
-    MetadataUnreadable,
-    NotSignedIn,
-    RegistryMissing,
-    RegistryUnreadable,
-    SessionIdChanged,
-)
 from .artifacts import ArtifactStore, SAMLArtifact, compute_source_id
 from .consent import Consent, ConsentStore
 from .identifiers import Identifiers
@@ -41,27 +33,19 @@ __all__ = [
     "Authentication",
     "Consent",
     "ConsentStore",
-    "IdentifierKeyMissing",
     "Identifiers",
     "LiveSession",
     "LoginRecord",
     "LoginRecords",
-    "LoginsUnreadable",
     "LogoutIndex",
     "LogoutProgress",
     "LogoutRequest",
-    "LogoutRequestMismatch",
-    "MetadataUnreadable",
     "NameID",
-    "NotSignedIn",
     "Notice",
     "Registry",
-    "RegistryMissing",
-    "RegistryUnreadable",
     "ReplayCache",
     "SAMLArtifact",
     "ServiceLogin",
-    "SessionIdChanged",
     "SessionRegistry",
     "SingleLogout",
     "compute_source_id",

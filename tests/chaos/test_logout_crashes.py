@@ -66,7 +66,7 @@ def work(path: Path, parts: dict[str, str], _: str, side_file: SideFile) -> None
 
 
 def leave(user: User, entity_id: str) -> object:
-    return user.visit(lambda session: user.node.logout.leave(session, entity_id))
+    return user.visit(lambda session: user.node.logout.leave_service(session, entity_id))
 
 
 @dataclass
@@ -129,11 +129,11 @@ def test_no_kill_leaves_a_live_session_out_of_the_index(
     assert any(not user.ending and user.services for user in users.values())
     # What a kill left half done is found and ends.
     for progress in node.logout.unfinished(0):
-        progress.told(*progress.remaining)
+        progress.notified(*progress.remaining)
     for name, user in users.items():
         session = node.keeper.session(user.cookies[-1])
         if user.ending and session.subject is None:
-            assert node.logout.owed(session) is None, f"{name} is owed a notice for ever"
+            assert node.logout.pending(session) is None, f"{name} is owed a notice for ever"
 
 
 # --- every call at which a process can be killed ------------------------------------------------
@@ -190,7 +190,7 @@ class Life:
             if user.subject is not None:
                 told |= _told(user.answer(user.node.logout.begin))
             else:
-                told |= _told(user.answer(user.node.logout.owed))
+                told |= _told(user.answer(user.node.logout.pending))
         for progress in self.idp.logout.unfinished(0):
             told |= _told(progress)
         assert told >= {SP, OTHER_SP} - but
@@ -201,7 +201,7 @@ def _told(progress: LogoutProgress | None) -> set[str]:
     if progress is None:
         return set()
     told = {notice.entity_id for notice in progress}
-    progress.told(*progress.remaining)
+    progress.notified(*progress.remaining)
     return told
 
 

@@ -37,38 +37,38 @@ def use(url: str, name: str, side_file: SideFile) -> None:
     replays, artifacts, consents = ReplayCache(at), ArtifactStore(at), ConsentStore(at)
     begin = max((note[1] for note in side_file.read()), default=0) + 1
     for number in itertools.count(begin):
-        now, message = time.time(), str(number)
+        message = str(number)
         try:
-            if replays.admit(IDP, message, now + 3600, now):
+            if replays.admit(IDP, message, time.time() + 3600):
                 side_file.note("admitted", number)
-            handle = artifacts.put(message.encode(), SP, 3600, now)
+            handle = artifacts.put(message.encode(), SP, 3600)
             side_file.note("put", number, handle.hex())
             if number % 2:
                 side_file.note("taking", number)
-                if artifacts.take(handle, SP, now) == message.encode():
+                if artifacts.take(handle, SP) == message.encode():
                     side_file.note("taken", number, handle.hex())
-            consents.record(f"user {number % 5}", f"document {number}", 1, now)
+            consents.record(f"user {number % 5}", f"document {number}", 1)
             side_file.note("recorded", number)
         except StorageError:
             time.sleep(0.005)  # until the server is back
 
 
 def broken_promises(storage: Storage, side_file: SideFile) -> Iterator[str]:
-    at, now, notes = deployment(storage), time.time(), side_file.read()
+    at, notes = deployment(storage), side_file.read()
     replays, artifacts, consents = ReplayCache(at), ArtifactStore(at), ConsentStore(at)
     assert {note[0] for note in notes} == {"admitted", "put", "taking", "taken", "recorded"}
     taking = {note[1] for note in notes if note[0] == "taking"}
     for what, number, *handle in notes:
-        if what == "admitted" and eventually(replays.admit, IDP, str(number), now + 3600, now):
+        if what == "admitted" and eventually(replays.admit, IDP, str(number), time.time() + 3600):
             yield f"{number} is admitted again"
         if what == "put" and number not in taking:
-            found = eventually(artifacts.take, bytes.fromhex(handle[0]), SP, now)
+            found = eventually(artifacts.take, bytes.fromhex(handle[0]), SP)
             if found != str(number).encode():
                 yield f"{number} is lost: {found!r}"
-        if what == "taken" and eventually(artifacts.take, bytes.fromhex(handle[0]), SP, now):
+        if what == "taken" and eventually(artifacts.take, bytes.fromhex(handle[0]), SP):
             yield f"{number} is fetched twice"
         if what == "recorded" and not eventually(
-            consents.has_accepted, f"user {number % 5}", f"document {number}", 1, now
+            consents.has_accepted, f"user {number % 5}", f"document {number}", 1
         ):
             yield f"the consent {number} is lost"
 

@@ -33,10 +33,10 @@ KINDS = ("replay", "artifacts")
 def admit_all(
     store: Storage, clock: FakeClock, racer: int, barrier: Barrier, issuer: str, rounds: int
 ) -> list[bool | None]:
-    replays, now = ReplayCache(deployment(store)), time.time()
+    replays, expires_at = ReplayCache(deployment(store)), time.time() + 600
 
     def attempt(number: int) -> bool:
-        return replays.admit(issuer, f"_{number}", now + 600, now)
+        return replays.admit(issuer, f"_{number}", expires_at)
 
     return [play(barrier, attempt, number) for number in range(rounds)]
 
@@ -44,10 +44,10 @@ def admit_all(
 def take_all(
     store: Storage, clock: FakeClock, racer: int, barrier: Barrier, handles: list[bytes]
 ) -> list[bool | None]:
-    artifacts, now = ArtifactStore(deployment(store)), time.time()
+    artifacts = ArtifactStore(deployment(store))
 
     def attempt(handle: bytes) -> bool:
-        found = artifacts.take(handle, SP, now)
+        found = artifacts.take(handle, SP)
         assert found in (None, MESSAGE)
         return found is not None
 
@@ -61,8 +61,8 @@ def outcomes(kind: str, url: str, store: Storage, rounds: int) -> list[Answers]:
         if kind == "replay":
             issuer = f"https://{uuid.uuid4()}/"
             return Racing(url).race(store, FakeClock(), admit_all, issuer, leg)
-        artifacts, now = ArtifactStore(deployment(store)), time.time()
-        handles = [eventually(artifacts.put, MESSAGE, SP, 3600, now) for _ in range(leg)]
+        artifacts = ArtifactStore(deployment(store))
+        handles = [eventually(artifacts.put, MESSAGE, SP, 3600) for _ in range(leg)]
         return Racing(url).race(store, FakeClock(), take_all, handles)
 
     return race_in_legs(race, rounds)

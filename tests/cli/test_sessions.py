@@ -94,7 +94,7 @@ def test_without_a_lookup_key_or_a_store_it_says_what_is_missing(
 ) -> None:
     config = tmp_path / "app.toml"
     key = Key.generate(os.urandom).export()
-    for storage, missing in (("", "needs a storage service"), ("sqlite:x.db", "lookup key")):
+    for storage, missing in (("", "needs a store"), ("sqlite:x.db", "lookup key")):
         line = storage and f'storage = "{storage.replace("x.db", str(tmp_path / "x.db"))}"'
         config.write_text(f'[sealedstate]\nkeys = ["{key}"]\n{line}\n')
         assert main(["sessions", "list", "--config", str(config)]) == 2

@@ -54,7 +54,7 @@ def add(session, value):
 
 def asked(session, value):
     request = LogoutRequest(value[0], NameID(value[1]), tuple(value[2:]))
-    progresses = logout.begin_by_request(request)
+    progresses = logout.begin_for_request(request)
     return [[notice.entity_id for notice in progress] for progress in progresses]
 
 
@@ -69,8 +69,8 @@ CHANGES = {
     "/add": add,
     "/log-out": lambda session, value: [notice.entity_id for notice in logout.begin(session)],
     "/asked": asked,
-    "/poison": lambda session, value: logout.poison(value),
-    "/owed": lambda session, value: logout.owed(session) is not None,
+    "/poison": lambda session, value: logout.revoke_subject(value),
+    "/owed": lambda session, value: logout.pending(session) is not None,
 }
 
 

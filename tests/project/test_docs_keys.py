@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 
 from sealedstate import Keeper, Key, Settings
-from sealedstate._stored.table import Rows
 from sealedstate.cli import main
 from sealedstate.keyring import KeyState
 from sealedstate.rotation import (
@@ -34,12 +33,12 @@ from sealedstate.rotation import (
     rotated,
 )
 from sealedstate.sso import ConsentStore
-from sealedstate.sso.deployment import SsoDeployment
 from sealedstate.storage import open_storage
 from sealedstate.testing._suite import poll
 from tests.support.documents import ROOT, Document
 from tests.support.jar import Browser
 from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk, desk
+from tests.support.services import deployment
 
 DOCUMENT = Document("keys.md")
 KID = re.compile(r"\b[0-9a-f]{8}\b")
@@ -149,9 +148,9 @@ def test_documented_sweep_reseals_and_names_the_key_that_is_done(
     with desk("store", tmp_path, monkeypatch) as place:
         now, ring = int(time.time()), place.found(3 * DAY)
         with closing(open_storage(place.environ["SEALEDSTATE_STORAGE"], time.time)) as store:
-            deployment = SsoDeployment(store, Rows("default", os.urandom), ring.keyring, 60)
+            then = deployment(store, ring.keyring(), lambda: now - DAY)
             for number in range(3):
-                ConsentStore(deployment).record(f"user {number}", "terms", 1, now - DAY)
+                ConsentStore(then).record(f"user {number}", "terms", 1)
         before = ring.lasting[0].kid.hex()
         ring = lasting_rotated(ring, now - DAY - 3600, os.urandom)
         ring = place.put(replace(rotated(ring, DEFAULT, now, os.urandom), sequence=7))

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sealedstate.errors import LoginsUnreadable, UnsupportedValue
-from sealedstate.sso import NameID, RegistryMissing, ServiceLogin
+from sealedstate.errors import LoginsUnreadable, RegistryMissing, UnsupportedValue
+from sealedstate.sso import NameID, ServiceLogin
 from sealedstate.sso._codec.columns import MAX_LOGINS, decode_logins, encode_logins
 from sealedstate.sso.logins import Derivation, Derived
 from sealedstate.sso.registry import Registry

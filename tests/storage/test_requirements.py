@@ -9,9 +9,7 @@ from sealedstate._stored import parts as spilling
 from sealedstate._stored import revocations as revocation
 from sealedstate.rotation import ring_store
 from sealedstate.sso import artifacts, consent, replay, sessions
-from sealedstate.sso.logout import index as finding
-from sealedstate.sso.logout import state as ledger
-from sealedstate.sso.logout import termination as owners
+from sealedstate.sso.logout import _state, _termination, index
 from sealedstate.storage import (
     USES,
     CachedStorage,
@@ -62,12 +60,12 @@ def test_contexts_of_uses_are_those_that_are_written_to() -> None:
         "spilling": (spilling.CONTEXT,),
         "revocation": (revocation.SESSIONS, revocation.SUBJECTS),
         "ring": (ring_store.CONTEXT,),
-        "replay": (replay.CONTEXT,),
-        "artifacts": (artifacts.CONTEXT,),
-        "consent": (consent.CONTEXT,),
-        "logins": (finding.CONTEXT,),
-        "logout": (ledger.CONTEXT, owners.CONTEXT),
-        "sessions": (sessions.CONTEXT,),
+        "replay": (replay.KIND.context,),
+        "artifacts": (artifacts.KIND.context,),
+        "consent": (consent.KIND.context,),
+        "logins": (index.KIND.context,),
+        "logout": (_state.KIND.context, _termination.SUBJECT_KIND.context),
+        "sessions": (sessions.KIND.context,),
     }
 
 

@@ -1,7 +1,4 @@
-"""An identity provider of several nodes in one process, and its users' browsers.
-
-Knows keepers, jars and single logout. Does not know what is tested with them.
-"""
+"""An identity provider of several nodes in one process, and its users' browsers."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ class Node:
 
     def ask(self, login: ServiceLogin | Notice, *indexes: str) -> list[Any]:
         """A logout request of a service, for one of its logins."""
-        return self.logout.begin_by_request(LogoutRequest(login.entity_id, login.name_id, indexes))
+        return self.logout.begin_for_request(LogoutRequest(login.entity_id, login.name_id, indexes))
 
 
 class Provider:
@@ -84,7 +81,7 @@ class Provider:
 
 
 class User(Browser):
-    """A browser of somebody who signs in at a node."""
+    """The browser of a user who signs in at a node."""
 
     def __init__(self, node: Node, jar: Jar | None = None) -> None:
         super().__init__(node.keeper, jar)
@@ -108,14 +105,14 @@ class User(Browser):
         self.visit(lambda session: self.login(session).add_service(*logins))
 
     def enter(self, entity_id: str) -> ServiceLogin:
-        """Go to a service with identifiers that are made for it."""
+        """Go to a service with identifiers that are derived for it."""
         entered: ServiceLogin = self.answer(
             lambda session: self.login(session).add_derived_login(entity_id, PASSWORD)
         )
         return entered
 
     def answer(self, ask: Callable[[Session], Any]) -> Any:
-        """What `ask` gives in a request whose response arrives."""
+        """What `ask` returns in a request whose response arrives."""
         given: list[Any] = []
         self.visit(lambda session: given.append(ask(session)))
         return given[0]

@@ -19,7 +19,8 @@ from typing import Any, cast
 from saml2 import BINDING_HTTP_REDIRECT, BINDING_SOAP
 
 from sealedstate import Session
-from sealedstate.sso import LoginsUnreadable, LogoutProgress, LogoutRequest, Notice, SingleLogout
+from sealedstate.errors import LoginsUnreadable
+from sealedstate.sso import LogoutProgress, LogoutRequest, Notice, SingleLogout
 
 from ..drafts import (
     draft_logout_request,
@@ -79,7 +80,7 @@ class Logout:
         requester = Requester(received.issuer, received.message.id, received.relay_state)
         if self._is_about(session, request):
             return self._begin(session, request, requester)
-        is_complete = self.notify_by_soap(self._single_logout.begin_by_request(request))
+        is_complete = self.notify_by_soap(self._single_logout.begin_for_request(request))
         return self.answer_address(requester, is_complete)
 
     def receive_answer(self, received: Received) -> LogoutProgress:
@@ -152,7 +153,7 @@ class Logout:
 
     def answer_soap(self, received: Received) -> str:
         """A service's request by SOAP, without the user's cookie: end, notify, answer."""
-        progresses = self._single_logout.begin_by_request(_read_request(received))
+        progresses = self._single_logout.begin_for_request(_read_request(received))
         is_complete = self.notify_by_soap(progresses)
         xml, _ = draft_logout_response(
             self._entity,
@@ -170,12 +171,12 @@ class Logout:
         for progress in progresses:
             for notice in progress.remaining:
                 self._notify(progress, notice)
-            is_complete = is_complete and progress.complete and not progress.partial
+            is_complete = is_complete and progress.is_complete and not progress.is_partial
         return is_complete
 
     def notify_pending(self, session: Session) -> None:
         """Notify the services of a session that ended without its cookie, which came now."""
-        progress = self._single_logout.owed(session)
+        progress = self._single_logout.pending(session)
         if progress is not None:
             self.notify_by_soap([progress])
 
@@ -243,7 +244,7 @@ def _read_request(received: Received) -> LogoutRequest:
 
 def _record(progress: LogoutProgress, notice: Notice, is_confirmed: bool) -> None:
     if is_confirmed:
-        progress.told(notice)
+        progress.notified(notice)
     else:
         _log.warning("%s did not confirm a logout", notice.entity_id)
         progress.failed(notice)

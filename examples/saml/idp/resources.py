@@ -55,11 +55,11 @@ class IdPResources:
             merge=self.records.merge_rules,
         )
         self.deployment = Deployment.open(settings)
-        self.artifacts = ArtifactStore.of(self.deployment)
+        self.artifacts = ArtifactStore(self.deployment)
         self.messages = Messages(
             make_identity_provider(var, federation),
             federation.idp,
-            ReplayCache.of(self.deployment, longest=2 * FRESH),
+            ReplayCache(self.deployment, longest=2 * FRESH),
             self.clock,
         )
 

@@ -101,8 +101,8 @@ class SignOn:
 
     def store(self, request: AuthnRequest) -> str:
         """Let a request wait; the handle that fetches it, once."""
-        data, now = json.dumps(asdict(request)).encode(), self._resources.clock()
-        return self._resources.artifacts.put(data, self._me, WAIT_SECONDS, now).hex()
+        data = json.dumps(asdict(request)).encode()
+        return self._resources.artifacts.put(data, self._me, WAIT_SECONDS).hex()
 
     def fetch(self, handle: str) -> AuthnRequest:
         """A request that has waited. Raises Refused if it was answered, or waited too long."""
@@ -110,7 +110,7 @@ class SignOn:
             raw = bytes.fromhex(handle)
         except ValueError:
             raw = b""
-        data = self._resources.artifacts.take(raw, self._me, self._resources.clock())
+        data = self._resources.artifacts.take(raw, self._me)
         if data is None:
             raise Refused("the request was answered already, or has waited too long")
         return AuthnRequest(**json.loads(data))
@@ -146,8 +146,7 @@ class SignOn:
         except MalformedToken:
             found = None
         if found is not None and found.is_from(self._me):
-            now = self._resources.clock()
-            message = self._resources.artifacts.take(found.handle, received.issuer, now)
+            message = self._resources.artifacts.take(found.handle, received.issuer)
         xml = None if message is None else message.decode()
         return draft_artifact_response(self._entity, received.message.id, xml)
 
@@ -155,9 +154,7 @@ class SignOn:
         """A response in the binding that the service wants."""
         if request.binding != BINDING_HTTP_ARTIFACT:
             return Answer(request.consumer, request.relay_state, xml=xml)
-        handle = self._resources.artifacts.put(
-            xml.encode(), request.entity_id, ARTIFACT_SECONDS, self._resources.clock()
-        )
+        handle = self._resources.artifacts.put(xml.encode(), request.entity_id, ARTIFACT_SECONDS)
         artifact = SAMLArtifact(compute_source_id(self._me), handle).export()
         return Answer(request.consumer, request.relay_state, artifact=artifact)
 

@@ -11,7 +11,8 @@ from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
 from sealedstate import PROFILES
-from sealedstate.sso import LoginsUnreadable, LogoutProgress, ServiceLogin, SingleLogout
+from sealedstate.errors import LoginsUnreadable
+from sealedstate.sso import LogoutProgress, ServiceLogin, SingleLogout
 
 from ...views.budget import Budget
 from ...views.forms import check_form, ensure_token, renew_token
@@ -232,7 +233,7 @@ class IdentityProvider(Site):
             return see_other(address)
         requester = self._logout.pop_requester(request.session)
         if requester is not None:
-            is_complete = progress.complete and not progress.partial
+            is_complete = progress.is_complete and not progress.is_partial
             return see_other(self._logout.answer_address(requester, is_complete))
         failures = [self._federation.title_of(notice.entity_id) for notice in progress.failures]
         return self.page(request, "signed_out.html", failures=failures)

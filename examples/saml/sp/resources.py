@@ -26,5 +26,5 @@ class ServiceResources:
         settings = MemberResources(var, service.name).settings(service.name)
         self.deployment = Deployment.open(settings)
         self.client = make_service_provider(var, federation, service)
-        replays = ReplayCache.of(self.deployment, longest=2 * FRESH + 60 * ASSERTION_MINUTES)
+        replays = ReplayCache(self.deployment, longest=2 * FRESH + 60 * ASSERTION_MINUTES)
         self.messages = Messages(self.client, service, replays, time.time)

@@ -5,8 +5,7 @@ has closed, and after a cancelled call a connection whose reply is still to come
 is closed after any error, and is not used if it has received anything unasked. A reply to a read
 names its key and is not trusted if it names another key.
 
-`timeout` bounds each wait: for a connection, for each of the two replies of its handshake, for a
-reply.
+`timeout` bounds each wait for a connection or a reply. A handshake waits for up to two replies.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ trusted. A command that was not sent completely cannot have run and is sent once
 connection, and so is a read whose connection broke. Everything else is an error: StorageUnavailable
 if the server certainly wrote nothing, OutcomeUnknown if it may have.
 
-`timeout` bounds each wait: for a connection, for the reply to its handshake, for a reply. It also
-bounds connecting and the handshake together, so that a call ends within twice the timeout, or
-within the timeout if there is a connection.
+`timeout` bounds each wait for a connection or a reply. It also bounds connecting and the handshake
+together, so that a call ends within twice the timeout, or within the timeout if there is a
+connection.
 """
 
 from __future__ import annotations
