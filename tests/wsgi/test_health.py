@@ -22,26 +22,16 @@ from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import SQLiteStorage, Storage
 from sealedstate_wsgi import HealthApplication, SealedSessionMiddleware
 from tests.support.client import ask, cookie_header, send
+from tests.support.jar import Clock
 from tests.support.ports import free_port
 from tests.support.servers import gunicorn
 from tests.support.sql_server import until
 
 KEY = Key.generate(os.urandom)
-START = 1_800_000_000.0
 CANARY = "canary-9d1f"
 HANGS = 30  # seconds
 UP = b'{"status": "up", "keys": "up", "store": "up"}\n'
 STORE_DOWN = b'{"status": "down", "keys": "up", "store": "down"}\n'
-
-
-class Clock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class CountingStore(SQLiteStorage):
@@ -104,7 +94,7 @@ def test_health_is_up_if_a_key_is_active_and_the_store_answers(
 
 
 def test_health_is_down_until_a_key_is_active(clock: Clock) -> None:
-    keeper = keeper_with(None, clock, Key.generate(os.urandom, activates_at=int(START) + 100))
+    keeper = keeper_with(None, clock, Key.generate(os.urandom, activates_at=int(clock.now) + 100))
     application = HealthApplication(keeper)
     answer = ask(validator(application))
     assert (answer.status, answer.body) == (503, b'{"status": "down", "keys": "down"}\n')
