@@ -310,7 +310,7 @@ application = HealthApplication(Keeper(Settings(keys="env:", storage=f"sqlite:{s
 """
 
 
-@pytest.mark.server
+@pytest.mark.slow
 def test_health_can_be_served_on_a_separate_port(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     environ = {"SEALEDSTATE_KEYS": KEY.export()}

@@ -31,6 +31,7 @@ from sealedstate.storage import MemoryStorage
 from sealedstate.testing import ScriptedStorage
 from sealedstate_wsgi import SealedSessionMiddleware
 from tests.support.client import Answer, Headers, ask, attempt, cookie_header, environ_of
+from tests.support.jar import places_of
 from tests.support.tables import check_each
 
 if TYPE_CHECKING:
@@ -701,7 +702,7 @@ def test_file_of_the_server_is_sent_whole_and_closed_once(settings: Settings) ->
 UNTOUCHED: dict[str, Use] = {
     "not at all": lambda session: None,
     "repr": repr,
-    "touched": lambda session: session.touched,
+    "accessed": lambda session: session.accessed,
 }
 READS: dict[str, Use] = {
     "in": lambda session: "cart" in session,
@@ -721,7 +722,7 @@ READS: dict[str, Use] = {
     "created_at": lambda session: session.created_at,
     "expires_at": lambda session: session.expires_at,
     "withheld": lambda session: session.withheld,
-    "layout": lambda session: session.layout(),
+    "load": lambda session: session.load(),
     "the same again": lambda session: session.__setitem__("cart", ["tea"]),
     "the same subject": lambda session: setattr(session, "subject", "alice"),
 }
@@ -859,7 +860,7 @@ def test_cookies_of_the_application_count_in_the_budget(settings: Settings, cloc
         session["library"] = b"\xff" * 1800
 
     def places(session: Session) -> list[str | None]:
-        return [part.place and part.place.value for part in session.layout()]
+        return [place and place.value for place in places_of(session).values()]
 
     alone, beside = page_of(write_large), page_of(write_large, headers=[*PLAIN, OWN_LARGE])
     answer = ask(checked(alone, settings))
