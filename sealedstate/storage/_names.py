@@ -1,9 +1,9 @@
 """Digests of contexts and keys, for servers that limit the length or the characters of names.
 
-A digest is the BLAKE2b-256 of the length of the context (8 bytes, big-endian), the context and, for
-a key, a byte 1 and the key. The length keeps ("a", "bc") and ("ab", "c") apart. In printable form
-it is base64url without padding: without blanks, braces or line ends, no key can contain a server's
-commands or choose its hash slot.
+The digest of a context is the BLAKE2b-256 of its length (8 bytes, big-endian) and the context. The
+digest of a key continues with a byte 1 and the key. The length keeps ("a", "bc") and ("ab", "c")
+apart. The printable form is base64url without padding: without blanks, braces or line ends, no key
+can contain a server's commands or choose its hash slot.
 """
 
 from __future__ import annotations

@@ -47,17 +47,14 @@ class ConnectionStack(Generic[C]):
 
     def _pop(self) -> C | None:
         if self._pid != os.getpid():
-            self._close_parents()
+            with self._fork_lock:
+                parents: deque[C] = deque()
+                if self._pid != os.getpid():  # no other thread of the child was first
+                    parents, self._connections = self._connections, parents
+                    self._pid = os.getpid()
+            for connection in parents:
+                self._close(connection)
         try:
             return self._connections.pop()
         except IndexError:
             return None
-
-    def _close_parents(self) -> None:
-        with self._fork_lock:
-            if self._pid == os.getpid():
-                return  # another thread of the child was first
-            connections, self._connections = self._connections, deque()
-            self._pid = os.getpid()
-        for connection in connections:
-            self._close(connection)

@@ -73,7 +73,11 @@ class StorageCheck:
 
         Costs next to nothing otherwise. Of several threads, one does it.
         """
-        if not self._has_news() or not self._lock.acquire(blocking=False):
+        has_news = any(
+            store.capabilities is not before and store.capabilities != before
+            for (_, store), before in zip(self._pairs, self._checked, strict=True)
+        )
+        if not has_news or not self._lock.acquire(blocking=False):
             return
         try:
             for use, sentence in self._find_mismatches():
@@ -83,12 +87,6 @@ class StorageCheck:
                     _log.error("storage: %s; the next start is refused", sentence)
         finally:
             self._lock.release()
-
-    def _has_news(self) -> bool:
-        return any(
-            store.capabilities is not before and store.capabilities != before
-            for (_, store), before in zip(self._pairs, self._checked, strict=True)
-        )
 
     def _find_mismatches(self) -> Iterator[tuple[Use, str]]:
         """Yield what is wrong with the stores that are known, once for each state of them."""

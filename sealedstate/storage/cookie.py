@@ -98,9 +98,21 @@ class CookieStorage(MemoryStorage):
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
+        """The lock, and the records of the cookie."""
+        service, is_withheld = self._service, False
         with self._lock:
-            if not self._is_loaded:
-                self._load()
+            for text in () if self._is_loaded else service.cookies.find(self._header).core:
+                try:
+                    sealed = encoding.from_text(text)
+                    ring, now = service.key_source.keyring(), int(service.clock())
+                    self._decode(token.open_token(sealed, self._context(), ring, now).payload)
+                    break
+                except UnreadableError as error:
+                    is_withheld = is_withheld or error.keeps_cookie
+            else:
+                if is_withheld:
+                    raise StorageUnavailable("this node can't read the visitor's cookie now")
+            self._is_loaded = True
             yield
 
     @contextlib.contextmanager
@@ -117,21 +129,6 @@ class CookieStorage(MemoryStorage):
             except BaseException:
                 self._records, self._indexes = records, indexes
                 raise
-
-    def _load(self) -> None:
-        service, is_withheld = self._service, False
-        for text in service.cookies.find(self._header).core:
-            try:
-                sealed = encoding.from_text(text)
-                ring, now = service.key_source.keyring(), int(service.clock())
-                self._decode(token.open_token(sealed, self._context(), ring, now).payload)
-                break
-            except UnreadableError as error:
-                is_withheld = is_withheld or error.keeps_cookie
-        else:
-            if is_withheld:
-                raise StorageUnavailable("this node can't read the visitor's cookie now")
-        self._is_loaded = True
 
     def _decode(self, payload: bytes) -> None:
         """Take over the records of a payload. Raises MalformedRecord for another release's."""

@@ -51,8 +51,8 @@ NOT_EVICTING = Need("evicts", False, "does not evict", "evicts")
 SURVIVES_RESTART = Need(
     "survives_restart", True, "does not forget at a restart", "forgets at a restart"
 )
-# A part whose version is older than the one in the cookie counts as lost, and an older watermark
-# would let a session in that was signed out.
+# A part whose version is older than the cookie says counts as lost, and an older watermark would
+# let a session in that was signed out.
 CURRENT = Need(
     "staleness", 0, "answers with what was written last", "may answer with what was there before"
 )

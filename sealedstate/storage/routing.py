@@ -24,7 +24,29 @@ class RoutedStorage:
 
     @property
     def capabilities(self) -> Capabilities:
-        return _combine([store.capabilities for store in self._stores()])
+        all_of = [store.capabilities for store in self._stores()]
+        return replace(
+            all_of[0],
+            context_bytes=min(can.context_bytes for can in all_of),
+            key_bytes=min(can.key_bytes for can in all_of),
+            value_bytes=min(can.value_bytes for can in all_of),
+            shared=all(can.shared for can in all_of),
+            durable=all(can.durable for can in all_of),
+            survives_restart=all(can.survives_restart for can in all_of),
+            evicts=any(can.evicts for can in all_of),
+            enumerable=all(can.enumerable for can in all_of),
+            server_side=all(can.server_side for can in all_of),
+            indexes=all(can.indexes for can in all_of),
+            contexts=all(can.contexts for can in all_of),
+            resolution=max(can.resolution for can in all_of),
+            native_expiry=any(can.native_expiry for can in all_of),
+            staleness=max(can.staleness for can in all_of),
+            total_bytes=min(
+                (most for can in all_of if (most := can.total_bytes) is not None), default=None
+            ),
+            assumed=any(can.assumed for can in all_of),
+            reasons={name: why for can in all_of for name, why in can.reasons.items()},
+        )
 
     @property
     def contexts(self) -> list[str]:
@@ -122,29 +144,3 @@ def require_managed(storage: Storage) -> ManagedStorage:
             f"{type(storage).__name__} does not have the operations of ManagedStorage"
         )
     return storage
-
-
-def _combine(all_of: list[Capabilities]) -> Capabilities:
-    """Return what each of several stores can do."""
-    return replace(
-        all_of[0],
-        context_bytes=min(can.context_bytes for can in all_of),
-        key_bytes=min(can.key_bytes for can in all_of),
-        value_bytes=min(can.value_bytes for can in all_of),
-        shared=all(can.shared for can in all_of),
-        durable=all(can.durable for can in all_of),
-        survives_restart=all(can.survives_restart for can in all_of),
-        evicts=any(can.evicts for can in all_of),
-        enumerable=all(can.enumerable for can in all_of),
-        server_side=all(can.server_side for can in all_of),
-        indexes=all(can.indexes for can in all_of),
-        contexts=all(can.contexts for can in all_of),
-        resolution=max(can.resolution for can in all_of),
-        native_expiry=any(can.native_expiry for can in all_of),
-        staleness=max(can.staleness for can in all_of),
-        total_bytes=min(
-            (most for can in all_of if (most := can.total_bytes) is not None), default=None
-        ),
-        assumed=any(can.assumed for can in all_of),
-        reasons={name: why for can in all_of for name, why in can.reasons.items()},
-    )

@@ -1,4 +1,4 @@
-"""A store in one SQLite file, for the processes of one machine: `SQLiteStorage`.
+"""A store in one SQLite file, shared by the processes of one machine: `SQLiteStorage`.
 
 Needs the standard library only. Each write also removes a few expired rows from time to time.
 
@@ -330,7 +330,7 @@ class SQLiteFile:
         if found == SCHEMA_VERSION:
             return
         with self.transaction(connection):
-            # Read again: another process may have migrated before this one got the lock.
+            # Read again: another process may have migrated before this process got the lock.
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             if found == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                 raise StorageUnavailable(

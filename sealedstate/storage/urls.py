@@ -225,18 +225,15 @@ def _parse_options(parameters: Iterable[str], names: Collection[str]) -> dict[st
             raise ConfigurationError(f"storage: {_explain_unknown(name, names)}")
         if short in options:
             raise ConfigurationError(f"storage: {name} is given twice")
-        options[short] = _parse_number(name, text, OPTIONS[short])
+        option = OPTIONS[short]
+        try:
+            number = option.parse(text) if _NUMBER.fullmatch(text) else 0
+        except ValueError:
+            number = 0
+        if not option.minimum <= number <= option.maximum:
+            raise ConfigurationError(f"storage: {name} must be {option.expected}")
+        options[short] = number
     return options
-
-
-def _parse_number(name: str, text: str, option: Option) -> float:
-    try:
-        number = option.parse(text) if _NUMBER.fullmatch(text) else 0
-    except ValueError:
-        number = 0
-    if not option.minimum <= number <= option.maximum:
-        raise ConfigurationError(f"storage: {name} must be {option.expected}")
-    return number
 
 
 def _explain_unknown(name: str, names: Collection[str]) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from ..errors import CapacityError, OutcomeUnknown, StorageUnavailable
 from ..storage.contract import LAST_VERSION, LATEST, ManagedStorage, Storage, Stored
-from ._names import oversized
+from ._names import too_large_value
 from ._suite import Suite, eventually, is_declined, read, write
 
 Act = Callable[[Storage, str], object]
@@ -102,7 +102,7 @@ class Outages(Suite):
         self, store: Storage, context: str
     ) -> None:
         write(store, context, "k")
-        too_large = oversized(store.capabilities.value_bytes)
+        too_large = too_large_value(store.capabilities.value_bytes)
         with self.outage():
             with pytest.raises(CapacityError):
                 store.read(context, "k" * (store.capabilities.key_bytes + 1))

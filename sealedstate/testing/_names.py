@@ -60,7 +60,7 @@ class Oversized(bytes):
         return self.size
 
 
-def oversized(limit: int) -> bytes:
+def too_large_value(limit: int) -> bytes:
     """Return a value that is one byte over `limit`."""
     if limit < LARGEST:
         return bytes(limit + 1)
@@ -146,7 +146,7 @@ class Names(Suite):
     def test_large_value_is_refused_and_the_old_one_stays(
         self, store: Storage, context: str
     ) -> None:
-        too_large = oversized(store.capabilities.value_bytes)
+        too_large = too_large_value(store.capabilities.value_bytes)
         write(store, context, "k")
         with pytest.raises(CapacityError):
             store.update(context, "k", too_large, None, 2)

@@ -138,7 +138,7 @@ class Records(Suite):
     ) -> None:
         write(store, context, "k", b"v", None, 5)
         assert read_if_changed(store, context, "k", 5) is UNCHANGED
-        # Any other version, not only an older one: the reader may know one from before a restore.
+        # Newer versions count, too: the reader may know one from before a restore.
         assert read_if_changed(store, context, "k", 4) == Stored(b"v", 5, None)
         assert read_if_changed(store, context, "k", 6) == Stored(b"v", 5, None)
 

@@ -98,7 +98,7 @@ class Suite:
     ) -> list[T]:
         """Return the results of `act(store, clock, number, barrier, *arguments)` from 16 racers.
 
-        They run in 4 processes if processes share the store, else in threads of this one.
+        They run in 4 processes if processes share the store, else in threads of this process.
         `barrier.wait()` waits for all of them.
         """
         if not is_shared(store):
@@ -127,7 +127,7 @@ def _race_in_threads(
 
 
 def is_shared(store: Storage) -> bool:
-    """Whether other processes of the server see what this one writes."""
+    """Whether other processes of the server see what this process writes."""
     return store.capabilities.shared and store.capabilities.server_side
 
 

@@ -84,7 +84,7 @@ def _import_module(name: str, file: str) -> ModuleType:
 
 
 class WorkerPool:
-    """Spawned processes, which share nothing with this one."""
+    """Spawned processes, which share no memory with the test."""
 
     def __init__(self, size: int) -> None:
         context = multiprocessing.get_context("spawn")

@@ -74,6 +74,10 @@ def losses(store: Storage, name: str, side_file: SideFile) -> Iterator[str]:
     }
     for what, number in side_file.read():
         numbers[what].add(number)
+    if store.capabilities.enumerable:
+        listed = set(map(int, eventually(store.keys, name)))
+        for number in numbers["created"] - numbers["deleting"] - listed:
+            yield f"{number} is not listed"
     for number in numbers["created"] - numbers["deleting"]:
         stored = eventually(store.read, name, str(number))
         if stored is None or stored.value != record_of(number):

@@ -18,6 +18,7 @@ from sealedstate.keyring import export_lookup
 from sealedstate.rotation import Ring, lasting_rotated, rotated
 from sealedstate.sso import ConsentStore
 from sealedstate.storage import open_storage
+from tests.support.installed import need_driver
 from tests.support.ring_cli import DAY, DEFAULT, Desk, Told, as_json, finding, keys, wrong_usage
 from tests.support.services import deployment
 
@@ -186,6 +187,7 @@ def test_without_a_store_there_is_nothing_to_sweep(file: Desk, capsys: Told) -> 
 def test_a_store_that_is_down_stops_the_sweep_and_nothing_is_destroyed(
     file: Desk, monkeypatch: pytest.MonkeyPatch, capsys: Told
 ) -> None:
+    need_driver("redis")
     file.found()
     monkeypatch.setenv("SEALEDSTATE_STORAGE", "redis://127.0.0.1:1/0")
     assert finding(capsys, "reseal", "--destroy").endswith("; run it again\n")

@@ -18,6 +18,7 @@ from sealedstate.cli import main
 from sealedstate.storage import USES, SQLiteStorage, open_storage
 from sealedstate.storage.requirements import DECLARED, as_markdown, unmet_needs
 from tests.support import kv_servers, sql_servers
+from tests.support.installed import need_driver
 from tests.support.kv_servers import KeyValueServer, redis_server
 from tests.support.ports import free_port
 from tests.support.sql_server import PASSWORD, SQLServer
@@ -144,6 +145,7 @@ def test_a_url_is_read_from_the_environment(
 
 @pytest.mark.parametrize("action", [*ACTIONS, "ping"])
 def test_a_url_that_names_no_store_is_wrong_usage(action: str, capsys: Told) -> None:
+    need_driver("redis")
     for url in ("nonsense", "redis://:canary@h?sealedstate_timeout=x", "sqlite:x?timeout=1"):
         assert main(["store", action, url]) == 2
         out, err = capsys.readouterr()
@@ -189,11 +191,13 @@ SERVERS = {
 
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_server_that_is_not_there_is_told(name: str, capsys: Told) -> None:
+    need_driver("sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache")
     port = free_port()
     assert f"127.0.0.1:{port}" in unusable(capsys, SERVERS[name].format(port))
 
 
 def test_as_json_too_it_is_told(capsys: Told) -> None:
+    need_driver("redis")
     assert main(["store", "check", "--json", f"redis://:canary@127.0.0.1:{free_port()}"]) == 1
     out, err = capsys.readouterr()
     told = json.loads(out)
@@ -202,6 +206,7 @@ def test_as_json_too_it_is_told(capsys: Told) -> None:
 
 
 def test_the_command_as_a_process_shows_no_traceback(tmp_path: Path) -> None:
+    need_driver("redis")
     environ = {"SEALEDSTATE_STORAGE": f"redis://:canary@127.0.0.1:{free_port()}"}
     command = [sys.executable, "-m", "sealedstate", "store", "check"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)

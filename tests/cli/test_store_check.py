@@ -14,8 +14,9 @@ import pytest
 
 from sealedstate.cli import main
 from sealedstate.errors import StorageUnavailable
-from sealedstate.storage import USES, MemoryStorage, Stored, open_storage
+from sealedstate.storage import USES, Stored, open_storage
 from sealedstate.storage.requirements import PROBE_CONTEXT, probe_writes
+from sealedstate.testing import ScriptedStorage
 from tests.support import sql_servers
 from tests.support.kv_servers import redis_server
 from tests.support.sql_server import until
@@ -77,42 +78,22 @@ def only_reading(path: Path) -> Iterator[None]:
         connection.execute("ROLLBACK")
 
 
-class Forgetful(MemoryStorage):
-    """Acknowledges what it does not keep."""
-
-    def create(self, *record: Any) -> bool:
-        return True
-
-
-class Clinging(MemoryStorage):
-    """Acknowledges a deletion that it does not do."""
-
-    def delete(self, *record: Any) -> bool:
-        return True
+@pytest.mark.parametrize("operation", ["create", "delete"])
+def test_store_that_acknowledges_without_acting_is_found_out(operation: str) -> None:
+    store = ScriptedStorage(time.time).answer(operation, value=True)
+    problem = probe_writes(store, time.time(), "k")
+    assert problem == "read: the store answers, but not with what was written"
 
 
-class WithoutIndexes(MemoryStorage):
-    """Says that it has indexes, and has none."""
-
-    def add_member(self, *member: Any) -> None:
-        raise StorageUnavailable("no table of members")
-
-
-@pytest.mark.parametrize(
-    ("kind", "told"),
-    [
-        (Forgetful, "read: the store answers, but not with what was written"),
-        (Clinging, "read: the store answers, but not with what was written"),
-        (WithoutIndexes, "add_member: no table of members"),
-    ],
-)
-def test_a_store_that_only_says_so_is_found_out(kind: type[MemoryStorage], told: str) -> None:
-    assert probe_writes(kind(time.time), time.time(), "k") == told
+def test_store_without_the_indexes_that_it_declares_is_found_out() -> None:
+    store = ScriptedStorage(time.time)
+    store.fail("add_member", error=StorageUnavailable("no table of members"))
+    assert probe_writes(store, time.time(), "k") == "add_member: no table of members"
 
 
 def test_a_trial_that_breaks_off_leaves_what_expires() -> None:
     now = 1_800_000_000.0
-    store = Clinging(lambda: now)
+    store = ScriptedStorage(lambda: now).answer("delete", value=True)
     probe_writes(store, now, "k")
     assert store.read(PROBE_CONTEXT, "k") == Stored(b"a trial", 2, 1_800_000_120_000)
 

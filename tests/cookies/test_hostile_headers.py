@@ -22,7 +22,7 @@ from sealedstate._cookies.header import MAX_HEADER_CHARS, Candidates
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import OverflowSet, Record
 from sealedstate.key_sources import StaticKeys
-from sealedstate.storage import MemoryStorage
+from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Clock, Jar
 from tests.support.shards import shards
 
@@ -33,16 +33,6 @@ NAME = "__Host-s"
 SHARDS, HEADERS = 20, 5_000
 
 
-class CountingStorage(MemoryStorage):
-    """A store that counts its reads."""
-
-    reads = 0
-
-    def read(self, context: str, key: str) -> Any:
-        self.reads += 1
-        return super().read(context, key)
-
-
 def keeper(**given: Any) -> Keeper:
     """A keeper with all that a header could reach: overflow, a store, a legacy reader."""
     clock = Clock(NOW)
@@ -50,7 +40,7 @@ def keeper(**given: Any) -> Keeper:
     settings: dict[str, Any] = {
         "keys": [KEY.export()],
         "profile": "roomy",
-        "storage": CountingStorage(clock),
+        "storage": ScriptedStorage(clock),
         "accept_weak_store_for": ["revocation"],
         "legacy": legacy,
         "clock": clock,
@@ -254,7 +244,7 @@ def test_header_of_64_kilobytes_is_no_session() -> None:
 
 def test_junk_counts_nothing_unless_it_is_read_and_never_reaches_the_store() -> None:
     clock = Clock(NOW)
-    store = CountingStorage(clock)
+    store = ScriptedStorage(clock)
     door, headers = keeper(storage=store, clock=clock), Headers("store")
     for _ in range(1000):
         assert door.save(door.session(headers.header())) == []
@@ -262,9 +252,9 @@ def test_junk_counts_nothing_unless_it_is_read_and_never_reaches_the_store() -> 
     assert sum(door.counts.values()) == 0
     for _ in range(2000):
         assert door.session(headers.header()).is_new
-    assert store.reads == 0
+    assert store.count["read"] == 0
     assert not door.session(f"{NAME}={SMALL}").is_new
-    assert store.reads > 0
+    assert store.count["read"] > 0
 
 
 def test_refusals_differ_only_in_logs_and_counters() -> None:

@@ -145,38 +145,7 @@ def test_deleted_records_take_no_room(store: MemcachedStorage, admin: Any) -> No
     assert admin.get(name_of("i")) is None
 
 
-def test_keys_that_look_like_commands_are_only_keys(store: MemcachedStorage) -> None:
-    odd = ["a\r\nflush_all\r\n", "a b", " ", "\0", "\n", "k" * 251, "é" * 2000, "\t", "VALUE x 0 1"]
-    for key in odd:
-        assert store.create(key, key, key.encode(), None, 1)
-        store.add_member(key, key, key, None)
-    for key in odd:
-        assert store.read(key, key) == Stored(key.encode(), 1, None)
-        assert store.members(key, key) == {key: None}
-
-
 # --- epochs of contexts -------------------------------------------------------------------------
-
-
-def test_context_is_deleted_completely_and_no_other(store: MemcachedStorage) -> None:
-    for context in ("c", "c2"):
-        for key in "ab":
-            store.create(context, key, b"old", None, 5)
-            store.add_member(context, key, "m", None)
-    store.delete_context("c")
-    store.delete_context("c")
-    assert [store.read("c", key) for key in "ab"] == [None, None]
-    assert [store.members("c", key) for key in "ab"] == [{}, {}]
-    assert store.read("c2", "a") == Stored(b"old", 5, None)
-    assert store.members("c2", "b") == {"m": None}
-    assert not store.update("c", "a", b"new", None, 9)
-    assert not store.delete("c", "a")
-    assert not store.remove_member("c", "a", "m")
-    assert store.create("c", "a", b"new", None, 1)
-    store.add_member("c", "a", "n", None)
-    assert store.read("c", "a") == Stored(b"new", 1, None)
-    assert store.read("c", "b") is None
-    assert store.members("c", "a") == {"n": None}
 
 
 def test_evicted_epoch_ends_its_records_for_good(store: MemcachedStorage, admin: Any) -> None:

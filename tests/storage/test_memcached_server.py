@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -13,9 +11,8 @@ from sealedstate.errors import CapacityError, StorageUnavailable
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock, Stored
 from sealedstate.storage.memcached import MemcachedStorage
-from sealedstate.testing import StorageContract
 from tests.support import kv_servers
-from tests.support.fault_proxy import FaultProxy
+from tests.support.backends import ContractBehindProxy
 from tests.support.kv_promises import PATIENT
 from tests.support.kv_servers import KeyValueServer, memcached_server
 
@@ -142,27 +139,12 @@ def test_all_addresses_of_a_name_are_tried(own_server: KeyValueServer) -> None:
 # --- the kit --------------------------------------------------------------------------------------
 
 
-class TestMemcached(StorageContract):
+class TestMemcached(ContractBehindProxy):
     @pytest.fixture(autouse=True)
     def _place(self, plain_memcached: KeyValueServer) -> Iterator[None]:
-        with FaultProxy(plain_memcached.port) as proxy:
-            # The proxy can't be pickled for other processes, but its address can.
-            self._proxy: Any = proxy
-            self.url = f"memcached://127.0.0.1:{proxy.port}"
+        with self.proxy_of(plain_memcached.port) as port:
+            self.url = f"memcached://127.0.0.1:{port}"
             yield
 
     def open_store(self, clock: Clock) -> Storage:
         return MemcachedStorage(self.url, clock, timeout=PATIENT)
-
-    @contextlib.contextmanager
-    def outage(self) -> Iterator[None]:
-        self._proxy.refusing = True
-        self._proxy.cut()
-        yield
-        self._proxy.refusing = False
-
-    @contextlib.contextmanager
-    def lost_reply(self) -> Iterator[None]:
-        self._proxy.drop_replies = True
-        yield
-        self._proxy.drop_replies = False

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis
 
 import sealedstate.storage.redis
-from sealedstate.errors import OutcomeUnknown, StorageUnavailable
+from sealedstate.errors import StorageUnavailable
 from sealedstate.storage import ManagedStorage, Storage
 from sealedstate.storage.contract import Capabilities, Clock, Stored
 from sealedstate.storage.redis import SETTINGS_COMMANDS, RedisStorage, capabilities_by
-from sealedstate.testing import FakeClock, StorageContract
+from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import eventually, poll
 from tests.support import kv_servers
-from tests.support.fault_proxy import FaultProxy
+from tests.support.backends import ContractBehindProxy
 from tests.support.installed import program
 from tests.support.kv_promises import PATIENT
 from tests.support.kv_servers import KeyValueServer, Persistence, make_cluster_of_one, redis_server
@@ -32,8 +28,7 @@ from tests.support.ports import free_port
 pytestmark = pytest.mark.server
 plain_redis = kv_servers.plain_redis
 
-CRASHES = 5
-EACH_ROUND = 100  # acknowledged writes of each of two writers between two crashes
+RECORDS = 100
 
 
 def open_redis(url: str) -> RedisStorage:
@@ -157,70 +152,14 @@ def test_server_that_reports_nothing_declares_nothing() -> None:
         assert (can.durable, can.survives_restart, can.evicts) == (False, False, True)
 
 
-# --- what a crash leaves --------------------------------------------------------------------------
-
-
-class Writer(threading.Thread):
-    """Creates records until it is stopped, and remembers which were acknowledged."""
-
-    def __init__(self, url: str, name: str) -> None:
-        super().__init__(daemon=True)
-        self.store = open_redis(url)
-        self.acknowledged: list[str] = []
-        self._prefix = name
-        self._ends = threading.Event()
-
-    def run(self) -> None:
-        for number in itertools.count():
-            key = f"{self._prefix} {number}"
-            with contextlib.suppress(StorageUnavailable, OutcomeUnknown):
-                if self.store.create("c", key, key.encode(), None, 1):
-                    self.acknowledged.append(key)
-            if self._ends.is_set():
-                return
-
-    def stop(self) -> None:
-        self._ends.set()
-        self.join()
-
-
-def crash_and_count(server: KeyValueServer, crashes: int) -> tuple[int, int]:
-    """Kill -9 the server during writes; count the acknowledged writes that were lost, and all."""
-    writers = [Writer(server.url, name) for name in ("first", "second")]
-    for writer in writers:
-        writer.start()
-    for _ in range(crashes):
-        goals = [len(writer.acknowledged) + EACH_ROUND for writer in writers]
-        for _ in poll(30):
-            if all(len(w.acknowledged) > goal for w, goal in zip(writers, goals, strict=True)):
-                break
-        server.kill9()
-        server.start()
-    for writer in writers:
-        writer.stop()
-    written = [key for writer in writers for key in writer.acknowledged]
-    listed = set(eventually(writers[0].store.keys, "c"))
-    lost = [key for key in written if key not in listed]
-    live = [key for key in written if eventually(writers[0].store.read, "c", key) is not None]
-    assert len(live) == len(written) - len(lost), "the list and the records differ"
-    for writer in writers:
-        writer.store.close()
-    return len(lost), len(written)
-
-
-def test_durable_server_loses_no_acknowledged_write() -> None:
-    with redis_server("aof always") as server:
-        assert capabilities_of(server).durable
-        lost, written = crash_and_count(server, CRASHES)
-    assert written > 2 * CRASHES * EACH_ROUND
-    assert lost == 0
+# --- crashes and restarts -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("persistence", ["aof everysec", "aof no"])
 def test_crash_costs_nothing_once_redis_has_written_its_buffer(persistence: Persistence) -> None:
     with redis_server(persistence) as server:
         store = open_redis(server.url)
-        for number in range(EACH_ROUND):
+        for number in range(RECORDS):
             assert store.create("c", str(number), b"v", None, 1)
         with redis.Redis(port=server.port) as admin:
             for _ in poll(30):
@@ -228,15 +167,8 @@ def test_crash_costs_nothing_once_redis_has_written_its_buffer(persistence: Pers
                     break
         server.kill9()
         server.start()
-        assert len(list(eventually(store.keys, "c"))) == EACH_ROUND
+        assert len(list(eventually(store.keys, "c"))) == RECORDS
         store.close()
-
-
-@pytest.mark.parametrize("persistence", ["none", "snapshots"])
-def test_server_that_is_not_durable_loses_acknowledged_writes(persistence: Persistence) -> None:
-    with redis_server(persistence) as server:
-        lost, _ = crash_and_count(server, 1)
-    assert lost >= 2 * EACH_ROUND
 
 
 @pytest.mark.parametrize("persistence", DECLARED)
@@ -367,28 +299,12 @@ def test_tls_checks_the_servers_certificate(certificate: Path) -> None:
 # --- the kit --------------------------------------------------------------------------------------
 
 
-class TestRedis(StorageContract):
+class TestRedis(ContractBehindProxy):
     @pytest.fixture(autouse=True)
     def _place(self, plain_redis: KeyValueServer) -> Iterator[None]:
-        self.url = plain_redis.url
-        with FaultProxy(plain_redis.port) as proxy:
-            # The proxy can't be pickled for other processes, but its URL can.
-            self._proxy: Any = proxy
-            self.proxied = plain_redis.url.replace(f":{plain_redis.port}", f":{proxy.port}")
+        with self.proxy_of(plain_redis.port) as port:
+            self.url = plain_redis.url.replace(f":{plain_redis.port}", f":{port}")
             yield
 
     def open_store(self, clock: Clock) -> Storage:
-        return RedisStorage(self.proxied, clock, timeout=PATIENT)
-
-    @contextlib.contextmanager
-    def outage(self) -> Iterator[None]:
-        self._proxy.refusing = True
-        self._proxy.cut()
-        yield
-        self._proxy.refusing = False
-
-    @contextlib.contextmanager
-    def lost_reply(self) -> Iterator[None]:
-        self._proxy.drop_replies = True
-        yield
-        self._proxy.drop_replies = False
+        return RedisStorage(self.url, clock, timeout=PATIENT)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import pytest
-
 from sealedstate._stored import parts as spilling
 from sealedstate._stored import revocations as revocation
 from sealedstate.rotation import ring_store
@@ -28,6 +26,7 @@ from sealedstate.storage.requirements import (
     store_name,
     unmet_needs,
 )
+from tests.support.installed import need_driver
 
 
 def test_mismatch_names_the_use_its_needs_and_the_store() -> None:
@@ -71,7 +70,7 @@ def test_contexts_of_uses_are_those_that_are_written_to() -> None:
 
 
 def test_store_name_is_short_and_contains_no_password() -> None:
-    pytest.importorskip("sqlalchemy")
+    need_driver("sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache")
     stores: dict[str, object] = {
         "memory": MemoryStorage(time.time),
         "sqlite": SQLiteStorage("path", time.time),

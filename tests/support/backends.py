@@ -23,6 +23,7 @@ import pytest
 
 from sealedstate.storage import ManagedStorage, open_storage
 from sealedstate.storage.urls import OPTION_PREFIX
+from sealedstate.testing import StorageContract
 from tests.support.fault_proxy import FaultProxy
 from tests.support.kv_servers import Persistence, memcached_server, redis_server
 from tests.support.sql_server import SQLServer
@@ -54,6 +55,30 @@ class Service:
         with FaultProxy(self.server.port) as proxy:
             assert self.url.count(f":{self.server.port}") == 1
             yield self.url.replace(f":{self.server.port}", f":{proxy.port}"), proxy
+
+
+class ContractBehindProxy(StorageContract):
+    """The conformance kit with outages and lost replies."""
+
+    @contextlib.contextmanager
+    def proxy_of(self, port: int) -> Iterator[int]:
+        """The port of a proxy in front of the server at `port`."""
+        with FaultProxy(port) as proxy:
+            self._proxy: Any = proxy  # can't be pickled, and need not: other processes have its URL
+            yield proxy.port
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        self._proxy.refusing = True
+        self._proxy.cut()
+        yield
+        self._proxy.refusing = False
+
+    @contextlib.contextmanager
+    def lost_reply(self) -> Iterator[None]:
+        self._proxy.drop_replies = True
+        yield
+        self._proxy.drop_replies = False
 
 
 Backend: TypeAlias = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Service]]
@@ -119,7 +144,7 @@ _CONTEXT.set_forkserver_preload(["pytest", "sealedstate.testing", "redis", "sqla
 
 
 def start_process(act: Callable[..., object], *arguments: Any) -> ForkServerProcess:
-    """Start a process that runs `act(*arguments)` and ends with this one at the latest."""
+    """Start a process that runs `act(*arguments)` and ends with its parent at the latest."""
     process = _CONTEXT.Process(target=_run, args=(act, *arguments), daemon=True)
     process.start()
     return process

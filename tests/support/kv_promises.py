@@ -202,7 +202,7 @@ class KeyValuePromises:
             assert time.monotonic() - began < HANG
         finally:
             own_server.resume()
-        own_server.wait_until_it_serves()
+        own_server.wait_until_it_answers()
         until = time.monotonic() + RECOVERY
         stored = eventually(store.read, "c", "k")
         assert time.monotonic() < until

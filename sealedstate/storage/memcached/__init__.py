@@ -3,11 +3,11 @@
 A record is an item: version, expiry in milliseconds, the epoch of its context, value. The store's
 clock and the item's expiry say whether it is live; memcached's own expiry, in whole seconds, comes
 GRACE later and only frees the memory. Every write is `add` if there is no item and `cas` over the
-item that was read, also over an expired one, so that one of any number of concurrent writers
+item that was read, also over an expired one. Therefore, of any number of concurrent writers one
 succeeds. A delete is a `cas` that expires at once.
 
 The epoch of a context is a random value under its own name. A record of another epoch is absent, so
-`delete_context` only replaces the epoch. If an epoch was evicted, the next write draws another one,
+`delete_context` only replaces the epoch. If an epoch was evicted, the next write draws another,
 and older records do not return. Epoch and record are read in one round trip.
 
 memcached can't list the items of a context, so there is no `keys` and no `touch_context`. All
@@ -71,7 +71,7 @@ class MemcachedStorage:
             self._last_ping = now
             with contextlib.suppress(StorageError):
                 self.ping()
-        return self._known_capabilities()
+        return self._current_capabilities()
 
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
@@ -234,7 +234,7 @@ class MemcachedStorage:
     def _put_members(self, item: _Item, members: Mapping[str, int]) -> bool:
         entries = [(expires, member.encode()) for member, expires in members.items()]
         value = b"".join(_MEMBER.pack(expires, len(text)) + text for expires, text in entries)
-        limit = self._known_capabilities().value_bytes
+        limit = self._current_capabilities().value_bytes
         if len(value) > limit:
             raise CapacityError(f"index must be at most {limit} bytes, got {len(value)}")
         return self._put(item, value, _decode_expiry(max(members.values())), 0)
@@ -242,12 +242,12 @@ class MemcachedStorage:
     # --- sizes and times ------------------------------------------------------------------------
 
     def _check(self, context: str, key: str, value: bytes = b"") -> None:
-        known = self._known_capabilities()
+        known = self._current_capabilities()
         if len(value) > known.value_bytes:
             known = self.capabilities  # asks the server, if it has not been asked yet
         check_size(known, context, key, value)
 
-    def _known_capabilities(self) -> Capabilities:
+    def _current_capabilities(self) -> Capabilities:
         if self._capabilities_of is not self._client.settings:
             self._capabilities_of = self._client.settings
             self._capabilities = capabilities_by(self._capabilities_of)
@@ -261,16 +261,12 @@ class MemcachedStorage:
         seconds = (max(expires_at - now, 0) + GRACE + 999) // 1000
         if seconds <= _LONGEST_RELATIVE:
             return seconds
-        # A date is by memcached's clock.
-        date = now // 1000 + self._server_offset(now) + seconds
-        return date if date <= _LATEST_DATE else 0
-
-    def _server_offset(self, now: int) -> int:
-        """Return by how many seconds memcached's clock is ahead of the store's."""
+        # A date is by memcached's clock, which is `_offset` seconds ahead of the store's.
         if not 0 <= now - self._offset_at < TIME_LASTS:
             stats = self._client.read(lambda client: client.stats())
             self._offset, self._offset_at = int(stats.get(b"time", now // 1000)) - now // 1000, now
-        return self._offset
+        date = now // 1000 + self._offset + seconds
+        return date if date <= _LATEST_DATE else 0
 
     def _now(self) -> int:
         return millis(self._clock())

@@ -5,8 +5,7 @@ has closed, and after a cancelled call a connection whose reply is still to come
 is closed after any error, and is not used if it has received anything unasked. A reply to a read
 names its key and is not trusted if it names another key.
 
-`timeout` bounds each wait: for a connection, for each of the two replies of its handshake, for a
-reply.
+`timeout` bounds each wait for a connection or a reply. A handshake waits for up to two replies.
 """
 
 from __future__ import annotations
@@ -17,9 +16,6 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from pymemcache import exceptions  # type: ignore[import-untyped]
-from pymemcache.client.base import Client  # type: ignore[import-untyped]
-
 from ...errors import (
     CapacityError,
     ConfigurationError,
@@ -28,6 +24,14 @@ from ...errors import (
     StorageUnavailable,
 )
 from .._pool import ConnectionStack
+
+try:
+    from pymemcache import exceptions  # type: ignore[import-untyped]
+    from pymemcache.client.base import Client  # type: ignore[import-untyped]
+except ImportError as missing:
+    raise ConfigurationError(
+        "storage: memcached needs pymemcache: pip install sealedstate[memcached]"
+    ) from missing
 
 T = TypeVar("T")
 ServerSettings: TypeAlias = Mapping[bytes, Any]

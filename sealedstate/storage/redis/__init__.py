@@ -124,7 +124,12 @@ class RedisStorage:
         record = self._client.read(b"GET", place.keys[0], accept=place.owns)
         if record is None:
             return None
-        stored = _parse_record(record)
+        expiry = int(record[scripts.VERSION_CHARS : scripts.VERSION_CHARS + scripts.EXPIRY_CHARS])
+        stored = Stored(
+            record[scripts.HEADER_BYTES :],
+            int(record[: scripts.VERSION_CHARS]) - _OFFSET,
+            None if expiry == _PERMANENT else expiry,
+        )
         is_live = stored.expires_at is None or stored.expires_at > self._now()
         return stored if is_live else None
 
@@ -194,7 +199,7 @@ class RedisStorage:
         self._client.read_many()
 
     def reap(self, limit: int) -> int:
-        """As the contract says. The next call continues where this one stopped in the keyspace."""
+        """As the contract says. The next call continues at the same point of the keyspace."""
         removed = 0
         for _ in range(REAP_STEPS):
             step = (b"SCAN", self._reap_cursor, b"MATCH", b"sealedstate:{*}:*s")
@@ -351,15 +356,6 @@ def _parse_answer(answer: bytes) -> bool:
     return answer == b"1"
 
 
-def _parse_record(record: bytes) -> Stored:
-    expiry = int(record[scripts.VERSION_CHARS : scripts.VERSION_CHARS + scripts.EXPIRY_CHARS])
-    return Stored(
-        record[scripts.HEADER_BYTES :],
-        int(record[: scripts.VERSION_CHARS]) - _OFFSET,
-        None if expiry == _PERMANENT else expiry,
-    )
-
-
 # --- capabilities by the server's settings ------------------------------------------------------
 
 # A capability is claimed only if the server's settings say so. INFO answers if CONFIG is forbidden.
@@ -393,7 +389,13 @@ def capabilities_by(answers: Sequence[Any]) -> Capabilities:
             lines = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
             settings.update({name: value for name, colon, value in lines if colon})
     durable, survives_restart, why_durable = _persistence(settings)
-    evicts, why_evicts = _eviction(settings)
+    limit = settings.get("maxmemory")
+    policy = settings.get("maxmemory-policy", settings.get("maxmemory_policy"))
+    if limit is None or policy is None:
+        evicts, why_evicts = True, "the server reports neither CONFIG nor INFO memory"
+    else:
+        evicts = limit != "0" and policy != "noeviction"
+        why_evicts = f"maxmemory {limit}, maxmemory-policy {policy}"
     reasons = {"durable": why_durable, "survives_restart": why_durable, "evicts": why_evicts}
     if evicts:
         reasons["enumerable"] = reasons["contexts"] = (
@@ -413,7 +415,25 @@ def _persistence(settings: Mapping[str, str]) -> tuple[bool, bool, str]:
     """Return whether writes survive a crash, whether they survive a restart, and why."""
     if settings.get("role") == "slave":
         return False, False, "role slave: it is a replica, and its primary decides"
-    durable, survives_restart, why = _persistence_of_primary(settings)
+    if settings.get("appendonly") == "yes":
+        policy = settings.get("appendfsync", "unknown")
+        durable, survives_restart = policy == "always", True
+        why = f"appendonly yes, appendfsync {policy}{_FSYNC_COSTS.get(policy, '')}"
+    elif "appendonly" in settings:
+        durable, survives_restart = False, bool(settings.get("save"))
+        why = f"appendonly no, save {settings.get('save', '')!r}"
+        if survives_restart:
+            why += ": a crash costs what came after a snapshot"
+    elif "aof_enabled" in settings:
+        durable, survives_restart = False, settings["aof_enabled"] == "1"
+        unknown = "appendfsync" if survives_restart else "save"
+        why = (
+            f"aof_enabled {settings['aof_enabled']}"
+            f" (INFO; CONFIG is forbidden, so {unknown} is not known)"
+        )
+    else:
+        durable, survives_restart = False, False
+        why = "the server reports neither CONFIG nor INFO persistence"
     replicas = settings.get("connected_slaves", "0")
     if replicas != "0":
         why += (
@@ -421,28 +441,3 @@ def _persistence(settings: Mapping[str, str]) -> tuple[bool, bool, str]:
             " reached it (replication is asynchronous)"
         )
     return durable, survives_restart, why
-
-
-def _persistence_of_primary(settings: Mapping[str, str]) -> tuple[bool, bool, str]:
-    if settings.get("appendonly") == "yes":
-        policy = settings.get("appendfsync", "unknown")
-        why = f"appendonly yes, appendfsync {policy}{_FSYNC_COSTS.get(policy, '')}"
-        return policy == "always", True, why
-    if "appendonly" in settings:
-        if not settings.get("save"):
-            return False, False, "appendonly no, save ''"
-        why = f"appendonly no, save {settings['save']!r}: a crash costs what came after a snapshot"
-        return False, True, why
-    if settings.get("aof_enabled") == "1":
-        return False, True, "aof_enabled 1 (INFO; CONFIG is forbidden, so appendfsync is not known)"
-    if settings.get("aof_enabled") == "0":
-        return False, False, "aof_enabled 0 (INFO; CONFIG is forbidden, so save is not known)"
-    return False, False, "the server reports neither CONFIG nor INFO persistence"
-
-
-def _eviction(settings: Mapping[str, str]) -> tuple[bool, str]:
-    limit = settings.get("maxmemory")
-    policy = settings.get("maxmemory-policy", settings.get("maxmemory_policy"))
-    if limit is None or policy is None:
-        return True, "the server reports neither CONFIG nor INFO memory"
-    return limit != "0" and policy != "noeviction", f"maxmemory {limit}, maxmemory-policy {policy}"

@@ -8,9 +8,9 @@ trusted. A command that was not sent completely cannot have run and is sent once
 connection, and so is a read whose connection broke. Everything else is an error: StorageUnavailable
 if the server certainly wrote nothing, OutcomeUnknown if it may have.
 
-`timeout` bounds each wait: for a connection, for the reply to its handshake, for a reply. It also
-bounds connecting and the handshake together, so that a call ends within twice the timeout, or
-within the timeout if there is a connection.
+`timeout` bounds each wait for a connection or a reply. It also bounds connecting and the handshake
+together, so that a call ends within twice the timeout, or within the timeout if there is a
+connection.
 """
 
 from __future__ import annotations
@@ -23,15 +23,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import redis
-import redis.exceptions
-from redis.backoff import NoBackoff
-from redis.connection import Connection, SSLConnection
-from redis.retry import Retry
-
 from ...errors import ConfigurationError, OutcomeUnknown, StorageError, StorageUnavailable
 from .._pool import ConnectionStack
 from ._scripts import Script
+
+try:
+    import redis
+    import redis.exceptions
+    from redis.backoff import NoBackoff
+    from redis.connection import Connection, SSLConnection
+    from redis.retry import Retry
+except ImportError as missing:
+    raise ConfigurationError(
+        "storage: Redis needs redis-py: pip install sealedstate[redis]"
+    ) from missing
 
 ECHO_BYTES = 8
 

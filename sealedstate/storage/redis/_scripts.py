@@ -1,4 +1,4 @@
-"""The Lua scripts of the Redis store. Redis runs each one as one atomic step.
+"""The Lua scripts of the Redis store. Redis runs each script as one atomic step.
 
 A record is a string: version (20 digits), expiry (16 digits), identity (16 bytes), value. Digits of
 equal length compare as text; as Lua's numbers, versions beyond 2^53 would lose their last digits.

@@ -268,18 +268,16 @@ class MariaDB:
             compile_sql(sql, self.dialect) for sql in (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
         )
         self._timeout = timeout
-        self._template = MariaDBConnection(**self._arguments(url))
-        if self._template.ssl:
-            self._template.ctx.sslsocket_class = _DeadlineTLSSocket
-        at = self._template.unix_socket or f"{self._template.host}:{self._template.port}"
-        self.address = f"{url.get_backend_name()} at {at}/{url.database or ''}"
-
-    def _arguments(self, url: URL) -> dict[str, Any]:
         _, arguments = self.dialect.create_connect_args(url)
         arguments["client_flag"] = arguments.get("client_flag", 0) & ~CLIENT.FOUND_ROWS
         # As bytes, because PyMySQL encodes text as Latin-1.
         arguments["password"] = str(url.password or "").encode()
-        return {**arguments, "charset": "utf8mb4", "autocommit": True, "defer_connect": True}
+        arguments |= {"charset": "utf8mb4", "autocommit": True, "defer_connect": True}
+        self._template = MariaDBConnection(**arguments)
+        if self._template.ssl:
+            self._template.ctx.sslsocket_class = _DeadlineTLSSocket
+        at = self._template.unix_socket or f"{self._template.host}:{self._template.port}"
+        self.address = f"{url.get_backend_name()} at {at}/{url.database or ''}"
 
     def connect(self) -> MariaDBConnection:
         # A copy, because reading the system's certificates takes 50 ms.
