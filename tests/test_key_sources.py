@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from sealedstate import ConfigurationError, Key, Keyring, Settings
+from sealedstate import ConfigurationError, Key, Settings
 from sealedstate.deployment import Deployment, open_keys, open_ring_storage
 from sealedstate.key_sources import KeySource, StaticKeys, parse_keyring
-from sealedstate.keyring import export_lookup
+from sealedstate.keyring import Keyring, export_lookup
 from sealedstate.rotation import founded
 from sealedstate.rotation.source import RotatingKeySource
 from sealedstate.storage import MemoryStorage
