@@ -25,12 +25,14 @@ from sealedstate import (
     StorageError,
 )
 from sealedstate._wire.encoding import from_text, to_text
+from sealedstate._wire.record import Place
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
 from sealedstate.storage import MemoryStorage
 from sealedstate.testing import ScriptedStorage
 from sealedstate_wsgi import SealedSessionMiddleware
 from tests.support.client import Answer, Headers, ask, attempt, cookie_header, environ_of
+from tests.support.jar import places_of
 from tests.support.tables import check_each
 
 if TYPE_CHECKING:
@@ -701,7 +703,7 @@ def test_file_of_the_server_is_sent_whole_and_closed_once(settings: Settings) ->
 UNTOUCHED: dict[str, Use] = {
     "not at all": lambda session: None,
     "repr": repr,
-    "touched": lambda session: session.touched,
+    "accessed": lambda session: session.accessed,
 }
 READS: dict[str, Use] = {
     "in": lambda session: "cart" in session,
@@ -721,7 +723,7 @@ READS: dict[str, Use] = {
     "created_at": lambda session: session.created_at,
     "expires_at": lambda session: session.expires_at,
     "withheld": lambda session: session.withheld,
-    "layout": lambda session: session.layout(),
+    "load": lambda session: session.load(),
     "the same again": lambda session: session.__setitem__("cart", ["tea"]),
     "the same subject": lambda session: setattr(session, "subject", "alice"),
 }
@@ -858,17 +860,14 @@ def test_cookies_of_the_application_count_in_the_budget(settings: Settings, cloc
     def write_large(session: Session) -> None:
         session["library"] = b"\xff" * 1800
 
-    def places(session: Session) -> list[str | None]:
-        return [part.place and part.place.value for part in session.layout()]
-
     alone, beside = page_of(write_large), page_of(write_large, headers=[*PLAIN, OWN_LARGE])
     answer = ask(checked(alone, settings))
-    assert places(saved_session(settings, answer)) == ["core"]
+    assert places_of(saved_session(settings, answer)) == {"library": Place.CORE}
     answer = ask(checked(beside, settings))
     size = sum(len(f"Set-Cookie: {line}\r\n") for line in answer.set_cookies)
     assert size <= settings.budget_profile().response_bytes
     session = open_session(settings, cookie_header(answer.set_cookies[1:]))
-    assert places(session) == ["spilled"]
+    assert places_of(session) == {"library": Place.SPILLED}
     assert session["library"] == b"\xff" * 1800
     without_store = Settings(keys=[KEY.export()], clock=clock)
     assert ask(checked(alone, without_store)).set_cookies
