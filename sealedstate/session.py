@@ -13,7 +13,7 @@ from collections.abc import (
     ValuesView,
 )
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, Protocol, Self
 
 from ._wire import cbor
 from ._wire.record import Place, Record, check_name, check_subject
@@ -56,12 +56,14 @@ class Part:
         return self.is_assigned if self.saved is None else self.encoded != self.saved
 
 
-class Changes(NamedTuple):
+# Not frozen, because every save makes one, and a frozen dataclass costs three times as much.
+@dataclass(slots=True)
+class Changes:
     """What a session says to a save.
 
-    `core`: the encoding of each part if all of them can stay in the core, else None. `parts` and
-    `removed`: the parts now, core parts that were not read as their bytes, and those that this
-    request removed.
+    `core`: the encoding of each part if all of them can stay in the core, else None;
+    `encoded_bytes`: their size in all. `parts` and `removed`: the parts now, core parts that were
+    not read as their bytes, and those that this request removed.
     """
 
     is_modified: bool
@@ -71,6 +73,7 @@ class Changes(NamedTuple):
     is_regenerated: bool
     is_ended: bool
     core: dict[str, bytes] | None
+    encoded_bytes: int
     parts: Mapping[str, Part | bytes]
     removed: Mapping[str, Part]
 
@@ -322,10 +325,11 @@ class Session(MutableMapping[str, object]):
         loaded = self.backend or self._use()
         is_modified = self._is_signed_in or self._is_regenerated or self._is_ended
         core: dict[str, bytes] = {}
-        is_all_in_core = True
+        is_all_in_core, size = True, 0
         for name, part in self._parts.items():
             if not isinstance(part, Part):
                 core[name] = part
+                size += len(part)
                 continue
             if part.value is not UNREAD and type(part.value) not in _SCALARS:
                 part.encoded = _encode(name, part.value)
@@ -333,7 +337,8 @@ class Session(MutableMapping[str, object]):
                 is_modified = is_modified or part.is_changed
             if part.version is not None or part.place not in _IN_CORE:
                 is_all_in_core = False
-            core[name] = part.encoded or b""
+            data = core[name] = part.encoded or b""
+            size += len(data)
         for part in self._removed.values():
             is_modified = is_modified or part.place is not None
             if part.version is not None or part.place not in _IN_CORE:
@@ -346,6 +351,7 @@ class Session(MutableMapping[str, object]):
             self._is_regenerated,
             self._is_ended,
             core if is_all_in_core else None,
+            size,
             self._parts,
             self._removed,
         )

@@ -52,7 +52,8 @@ SLACK_BYTES = 32
 LAST_CHUNK = 3
 
 
-class Limits(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Limits:
     """What the settings allow every save of one application.
 
     `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes)`: the
@@ -114,7 +115,8 @@ class Spill(NamedTuple):
         return f"<Spill of {len(self.data)} bytes over version {self.known}>"
 
 
-class OutsideCore(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OutsideCore:
     """What a save does besides sending the core.
 
     `places`: where each part will be. `core_chars`: the longest sealed core that fits. `spills`:
@@ -143,7 +145,9 @@ class OutsideCore(NamedTuple):
         )
 
 
-class SavePlan(NamedTuple):
+# Not frozen, because every save makes one, and a frozen dataclass costs three times as much.
+@dataclass(slots=True)
+class SavePlan:
     """What a save will do.
 
     `record`: the session with its core parts, and the versions of stored parts that stay as they
@@ -273,7 +277,7 @@ def plan_save(
         and not (limits.policies and _has_server_part(core, limits.policies))
     ):
         room = limits.core_bytes(candidates.foreign_bytes, other_bytes)
-        if sum(map(len, core.values())) <= room:
+        if changes.encoded_bytes <= room:
             payload = encode_record(record, now)
             if len(payload) <= room:
                 max_age = max(1, record.expires_at - now) if limits.is_persistent else None
@@ -483,7 +487,8 @@ def commit(
 
     Raises SessionTooLarge, StorageError or NoPrimaryKey.
     """
-    record, payload, max_age, outside = plan
+    record, payload, max_age = plan.record, plan.payload, plan.max_age
+    outside = plan.outside
     chunks: Sequence[str] = ()
     hooks, event = deployment.hooks, None
     if hooks.all:

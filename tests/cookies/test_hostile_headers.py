@@ -282,27 +282,6 @@ def test_at_most_four_different_candidates_are_read() -> None:
     assert DOOR.session(f"{same}; {NAME}={SMALL}")["n"] == 1
 
 
-def test_newer_of_two_seals_of_one_session_counts() -> None:
-    door = keeper()
-    jar = jar_of(door, n=1)
-    first = jar.ours()[NAME]
-    session = door.session(jar.header())
-    session["n"] = 2
-    jar.receive(door.save(session))
-    second = jar.ours()[NAME]
-    assert first != second
-    for header in (f"{NAME}={first}; {NAME}={second}", f"{NAME}={second}; {NAME}={first}"):
-        assert door.session(header)["n"] == 2
-
-
-def test_neither_of_two_different_sessions_is_used_or_changed() -> None:
-    mine, planted = (jar_of(DOOR, n=number).ours()[NAME] for number in (1, 2))
-    before = DOOR.counts["refused-ambiguous"]
-    assert_no_session(f"{NAME}={mine}; {NAME}={planted}")
-    assert_no_session(f"{NAME}={planted}; {NAME}={mine}")
-    assert DOOR.counts["refused-ambiguous"] == before + 2
-
-
 def test_chunks_are_found_behind_three_decoys_and_not_behind_four() -> None:
     door, core = keeper(), f"{NAME}={LARGE[NAME]}"
     right = [f"{name}={value}" for name, value in LARGE.items() if name != NAME]

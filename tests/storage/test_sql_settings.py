@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sealedstate.errors import CapacityError, ConfigurationError
-from sealedstate.storage import Stored, open_storage
+from sealedstate.storage import Stored
 from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_servers, sql_surroundings
 from tests.support.sql_server import USER
@@ -78,13 +78,6 @@ def test_missing_driver_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, driver, None)
     with pytest.raises(ConfigurationError, match=rf"pip install sealedstate\[{extra}\]"):
         SQLStorage(f"{scheme}://h/d", time.time)
-
-
-def test_missing_sqlalchemy_is_named_with_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "sealedstate.storage.sql")
-    monkeypatch.setitem(sys.modules, "sqlalchemy.engine", None)
-    with pytest.raises(ConfigurationError, match=r"pip install sealedstate\[postgresql\]"):
-        open_storage("postgresql://h/d", time.time)
 
 
 def test_postgresql_syncs_commits_unless_the_url_says_otherwise(

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import sqlite3
 import stat
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 
 from sealedstate.errors import CapacityError, ConfigurationError, StorageError, StorageUnavailable
 from sealedstate.storage import SQLiteStorage, Stored
 from sealedstate.storage.sqlite import SQLiteFile, wal_is_safe
+from sealedstate.testing._workers import run_in_fork
 from tests.support.jar import Clock
 
 JOURNAL = "wal" if wal_is_safe(sqlite3.sqlite_version_info) else "delete"
@@ -56,28 +60,18 @@ def rows(path: Path) -> int:
     return int(count)
 
 
-def start_script(text: str, *arguments: object) -> subprocess.Popen[str]:
-    """Start a process that runs `text`; its stdin and stdout are pipes."""
-    return subprocess.Popen(
-        [sys.executable, "-c", text, *map(str, arguments)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def run_child(act: Callable[[], object]) -> Any:
+    """What `act` returns in a forked child; it must succeed."""
+    problem, answer = run_in_fork(act)
+    assert not problem, problem
+    return answer
 
 
-def pipes(process: subprocess.Popen[str]) -> tuple[IO[str], IO[str]]:
-    assert process.stdin is not None
-    assert process.stdout is not None
-    return process.stdin, process.stdout
-
-
-def run_script(text: str, *arguments: object) -> Any:
-    """What a script prints as JSON; it must succeed."""
-    with start_script(text, *arguments) as process:
-        out, _ = process.communicate()
-    assert process.returncode == 0
-    return json.loads(out)
+def outcome(act: Callable[[], Any]) -> Any:
+    try:
+        return act()
+    except StorageUnavailable:
+        return "unavailable"
 
 
 # --- forks --------------------------------------------------------------------------------------
@@ -118,43 +112,37 @@ print(json.dumps([codes, len(list(store.keys("fork"))), store.read("fork", "befo
 
 
 def test_forked_children_open_connections_and_leave_the_parents_alone(path: Path) -> None:
-    assert run_script(FORKS, path) == [[0] * 6, 1 + 7 * 20, 2]
+    command = [sys.executable, "-c", FORKS, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [[0] * 6, 1 + 7 * 20, 2]
     assert is_intact(path)
 
 
-FORK_WHILE_LOCKED = """
-import json, os, signal, sys, threading, time
-from sealedstate.storage import SQLiteStorage
+def test_child_forked_during_a_call_of_another_thread_does_not_hang(path: Path) -> None:
+    is_inside, may_leave = threading.Event(), threading.Event()
 
-inside, leave = threading.Event(), threading.Event()
+    def clock() -> float:
+        # reap() reads the time while it holds the store's lock.
+        if threading.current_thread().name == "reaper":
+            is_inside.set()
+            may_leave.wait()
+        return time.time()
 
-def clock():
-    # reap() reads the time while it holds the store's lock.
-    if threading.current_thread().name == "reaper":
-        inside.set()
-        leave.wait()
-    return time.time()
+    with closing(SQLiteStorage(path, clock, timeout=60)) as store:
+        store.create("fork", "before", b"v", None, 1)
+        reaper = threading.Thread(target=store.reap, args=(1,), name="reaper")
+        reaper.start()
+        is_inside.wait()
+        assert run_child(lambda: store.create("fork", "child", b"v", None, 1))
 
-store = SQLiteStorage(sys.argv[1], clock, timeout=60)
-store.create("fork", "before", b"v", None, 1)
-reaper = threading.Thread(target=store.reap, args=(1,), name="reaper")
-reaper.start()
-inside.wait()
-child = os.fork()
-if child == 0:
-    signal.alarm(20)  # ends a child that hangs
-    store.close() if sys.argv[2] == "close" else None
-    os._exit(0 if store.create("fork", "child", b"v", None, 1) else 1)
-code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-leave.set()
-reaper.join()
-print(json.dumps([code, sorted(store.keys("fork"))]))
-"""
+        def close_and_create() -> bool:
+            store.close()
+            return store.create("fork", "closed", b"v", None, 1)
 
-
-@pytest.mark.parametrize("first", ["close", "write"])
-def test_child_forked_during_a_call_of_another_thread_does_not_hang(path: Path, first: str) -> None:
-    assert run_script(FORK_WHILE_LOCKED, path, first) == [0, ["before", "child"]]
+        assert run_child(close_and_create)
+        may_leave.set()
+        reaper.join()
+        assert sorted(store.keys("fork")) == ["before", "child", "closed"]
 
 
 def test_file_stays_the_same_if_the_process_changes_its_directory(
@@ -170,50 +158,43 @@ def test_file_stays_the_same_if_the_process_changes_its_directory(
 
 # --- full disks ---------------------------------------------------------------------------------
 
-FULL = """
-import json, os, resource, sys, time
-from sealedstate.errors import StorageUnavailable
-from sealedstate.storage import SQLiteStorage
 
-def limit(size):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+def use_full_disk(path: Path) -> dict[str, object]:
+    store = SQLiteStorage(path, time.time)
 
-def outcome(act):
-    try:
-        return act()
-    except StorageUnavailable:
-        return "unavailable"
+    def limit(size: int) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
-store = SQLiteStorage(sys.argv[1], time.time)
-for number in range(50):
-    store.create("c", f"old-{number}", b"v" * 2000, None, 1)
-limit(os.path.getsize(sys.argv[1]))
-answers = {"large": outcome(lambda: store.create("c", "large", b"v" * 200_000, None, 1))}
-answers["read while large"] = len(store.read("c", "old-7").value)
-limit(100)  # not even a journal can be written
-answers["create"] = outcome(lambda: store.create("c", "new", b"v", None, 1))
-answers["update"] = outcome(lambda: store.update("c", "old-1", b"w", None, 2, expected=1))
-answers["delete"] = outcome(lambda: store.delete("c", "old-2"))
-answers["read"] = [len(store.read("c", f"old-{n}").value) for n in (1, 2, 49)]
-answers["versions"] = [store.read("c", f"old-{n}").version for n in (1, 2, 49)]
-limit(resource.RLIM_INFINITY)
-answers["large again"] = outcome(lambda: store.create("c", "large", b"v" * 200_000, None, 1))
-answers["delete again"] = outcome(lambda: store.delete("c", "old-2"))
-answers["keys"] = len(list(store.keys("c")))
-store.close()
-print(json.dumps(answers))
-"""
+    def create(key: str, size: int) -> Any:
+        return outcome(lambda: store.create("c", key, b"v" * size, None, 1))
+
+    for number in range(50):
+        store.create("c", f"old-{number}", b"v" * 2000, None, 1)
+    limit(path.stat().st_size)
+    answers: dict[str, object] = {"large": create("large", 200_000)}
+    answers["read while large"] = store.read("c", "old-7")
+    limit(100)  # not even a journal can be written
+    answers["create"] = create("new", 1)
+    answers["update"] = outcome(lambda: store.update("c", "old-1", b"w", None, 2, expected=1))
+    answers["delete"] = outcome(lambda: store.delete("c", "old-2"))
+    answers["read"] = {store.read("c", f"old-{number}") for number in (1, 2, 49)}
+    limit(resource.RLIM_INFINITY)
+    answers["large again"] = create("large", 200_000)
+    answers["delete again"] = outcome(lambda: store.delete("c", "old-2"))
+    answers["keys"] = len(list(store.keys("c")))
+    store.close()
+    return answers
 
 
 def test_full_disk_fails_writes_only_and_recovers(path: Path) -> None:
-    assert run_script(FULL, path) == {
+    old = Stored(b"v" * 2000, 1, None)
+    assert run_child(lambda: use_full_disk(path)) == {
         "large": "unavailable",
-        "read while large": 2000,
+        "read while large": old,
         "create": "unavailable",
         "update": "unavailable",
         "delete": "unavailable",
-        "read": [2000, 2000, 2000],
-        "versions": [1, 1, 1],
+        "read": {old},
         "large again": True,
         "delete again": True,
         "keys": 50,
@@ -250,24 +231,19 @@ def test_full_database_refuses_writes_until_there_is_room(path: Path, clock: Clo
 
 # --- locked databases ---------------------------------------------------------------------------
 
-LOCKER = """
-import sqlite3, sys
-connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-connection.execute("BEGIN EXCLUSIVE")
-print("locked", flush=True)
-sys.stdin.readline()
-connection.execute("ROLLBACK")
-connection.close()
-"""
+
+def lock(path: Path) -> sqlite3.Connection:
+    """Another connection, which locks the database until it is closed."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN EXCLUSIVE")
+    return connection
 
 
 def test_locked_database_is_unavailable_until_it_is_released(
     path: Path, store: SQLiteStorage
 ) -> None:
     store.create("c", "k", b"v", None, 1)
-    with start_script(LOCKER, path) as locker:
-        release, said = pipes(locker)
-        assert said.readline() == "locked\n"
+    with closing(lock(path)):
         writes: list[Callable[[], object]] = [
             lambda: store.create("c", "new", b"v", None, 1),
             lambda: store.update("c", "k", b"w", None, 2),
@@ -282,9 +258,6 @@ def test_locked_database_is_unavailable_until_it_is_released(
                 store.read("c", "k")
         else:
             assert store.read("c", "k") == Stored(b"v", 1, None)
-        release.write("\n")
-        release.close()
-        locker.wait()
     assert store.read("c", "k") == Stored(b"v", 1, None)
     assert store.read("c", "new") is None
     assert store.update("c", "k", b"w", None, 2, expected=1)
@@ -293,12 +266,8 @@ def test_locked_database_is_unavailable_until_it_is_released(
 def test_lock_that_is_released_in_time_is_waited_for(path: Path, clock: Clock) -> None:
     with closing(SQLiteStorage(path, clock, timeout=60)) as store:
         store.create("c", "k", b"v", None, 1)
-        with start_script(LOCKER, path) as locker:
-            release, said = pipes(locker)
-            assert said.readline() == "locked\n"
-            release.write("\n")
-            release.close()
-            assert store.update("c", "k", b"w", None, 2, expected=1)
+        threading.Timer(0.05, lock(path).close).start()
+        assert store.update("c", "k", b"w", None, 2, expected=1)
 
 
 # --- files --------------------------------------------------------------------------------------
@@ -324,31 +293,19 @@ def test_path_that_becomes_usable_is_used_without_a_restart(tmp_path: Path, cloc
         assert store.create("c", "k", b"v", None, 1)
 
 
-READ_ONLY = """
-import json, os, sys, time
-from sealedstate.errors import StorageUnavailable
-from sealedstate.storage import SQLiteStorage
-
-if os.geteuid() == 0:
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-store = SQLiteStorage(sys.argv[1], time.time)
-answers = []
-for act in (
-    lambda: len(store.read("c", "k").value),
-    lambda: store.create("c", "new", b"v", None, 1),
-    lambda: store.update("c", "k", b"w", None, 2),
-    lambda: store.delete("c", "k"),
-    lambda: len(store.read("c", "k").value),
-):
-    try:
-        answers.append(act())
-    except StorageUnavailable:
-        answers.append("unavailable")
-store.close()
-print(json.dumps(answers))
-"""
+def use_read_only_file(path: Path) -> list[Any]:
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    with closing(SQLiteStorage(path, time.time)) as store:
+        return [
+            outcome(lambda: store.read("c", "k")),
+            outcome(lambda: store.create("c", "new", b"v", None, 1)),
+            outcome(lambda: store.update("c", "k", b"w", None, 2)),
+            outcome(lambda: store.delete("c", "k")),
+            outcome(lambda: store.read("c", "k")),
+        ]
 
 
 @pytest.fixture
@@ -366,7 +323,9 @@ def read_only(clock: Clock) -> Iterator[Path]:
 
 @pytest.mark.skipif(JOURNAL == "wal", reason="SQLite writes beside a write-ahead log to read it")
 def test_read_only_file_fails_writes_only(read_only: Path) -> None:
-    assert run_script(READ_ONLY, read_only) == [5, *["unavailable"] * 3, 5]
+    stored = Stored(b"value", 1, None)
+    answers = run_child(lambda: use_read_only_file(read_only))
+    assert answers == [stored, *["unavailable"] * 3, stored]
 
 
 def test_corrupt_file_is_unavailable_until_it_is_repaired(path: Path, store: SQLiteStorage) -> None:

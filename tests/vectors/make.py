@@ -1,8 +1,7 @@
-"""Wrote the frozen vectors of format 1, once. They are never written again.
+"""Makes the frozen vectors of format 1, which never change.
 
-Run as `python -m tests.vectors.make` it writes those vector files that are missing and refuses to
-touch one that is there: a token that once opened opens for ever, and what was refused stays
-refused. New vectors go into a new file.
+`python -m tests.vectors.make` writes the vector files that are missing and leaves the others: a
+token that opened once opens for ever, and a refused one stays refused. New vectors need a new file.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ RING = Keyring(KEYS, SKEW, ANNOUNCE)
 
 
 class Recorded:
-    """A random source that counts up, and remembers what it gave."""
+    """A random source of numbered bytes, which records what it returned."""
 
     def __init__(self, label: str) -> None:
         self.label = label
