@@ -15,8 +15,9 @@ from functools import cache
 from benchmarks.cookie_pairs import pair_bytes, pairs
 from benchmarks.workloads import NOW, Authn, Workload
 from benchmarks.workloads import ServiceLogin as Visited
-from sealedstate import Keeper, Key, Keyring, Profile, Session, SessionTooLarge, Settings
+from sealedstate import Keeper, Key, Profile, Session, SessionTooLarge, Settings
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.sso import (
     Identifiers,
     LoginRecords,

@@ -20,9 +20,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, Key, Keyring, Session
+from sealedstate import ConfigurationError, Key, Session
 from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, EventLog, EventName
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import MemoryStorage
 from tests.support.jar import Browser, Clock, keeper
 

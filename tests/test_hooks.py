@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from sealedstate import Keeper, Session, StorageUnavailable
+from sealedstate import Keeper, Session
 from sealedstate._stored.parts import CONTEXT as PARTS
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.record import Place
-from sealedstate.errors import ConfigurationError
+from sealedstate.errors import ConfigurationError, StorageUnavailable
 from sealedstate.hooks import SaveEvent, SessionHooks
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, keeper

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from sealedstate import ConfigurationError, Key, Keyring, Settings
+from sealedstate import ConfigurationError, Key, Settings
 from sealedstate.deployment import Deployment, open_keys, open_ring_storage
 from sealedstate.key_sources import KeySource, StaticKeys, parse_keyring
-from sealedstate.keyring import export_lookup
+from sealedstate.keyring import Keyring, export_lookup
 from sealedstate.rotation import founded
 from sealedstate.rotation.source import RotatingKeySource
 from sealedstate.storage import MemoryStorage
@@ -60,19 +60,16 @@ def test_lookup_key_may_be_anywhere_in_a_list() -> None:
         assert (ring.keys, ring.lookup) == (KEYS, LOOKUP)
 
 
-@pytest.mark.parametrize(
-    ("keys", "remedy"),
-    [
+def test_unusable_keys_are_refused_with_a_remedy() -> None:
+    refused: list[tuple[Any, str]] = [
         *((keys, "`sealedstate keys generate` prints") for keys in ([], (), "", "  ", "env:")),
         ([LOOKUP_TEXT], "no key is configured"),
         ([*TEXTS, LOOKUP_TEXT, export_lookup(os.urandom(32))], "more than one lookup key"),
         ([TEXTS[0], TEXTS[0]], "same kid"),
         *((keys, "keys: ") for keys in (None, 5, [5], [None], [b"key"], b"key", {5: 5})),
-    ],
-    ids=repr,
-)
-def test_unusable_keys_are_refused_with_a_remedy(keys: Any, remedy: str) -> None:
-    assert remedy in refusal(keys)
+    ]
+    for keys, remedy in refused:
+        assert remedy in refusal(keys), keys
 
 
 def test_key_source_of_the_application_is_used_as_it_is() -> None:

@@ -16,13 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, Key, Keyring, KeyState, NoPrimaryKey, Settings
+from sealedstate import ConfigurationError, Key, Settings
 from sealedstate.deployment import open_keys
-from sealedstate.errors import KeyDisabled, KeyOutOfUse, UnknownKey, UnreadableError
+from sealedstate.errors import KeyDisabled, KeyOutOfUse, NoPrimaryKey, UnknownKey, UnreadableError
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import (
     KEY_LABEL,
     LOOKUP_LABEL,
+    Keyring,
+    KeyState,
     check_secret,
     export_lookup,
     length_prefixed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sealedstate import KeyState
+from sealedstate.keyring import KeyState
 from sealedstate.rotation import Ring, Schedule
 
 

@@ -9,7 +9,7 @@ The keeper decides whether a session is saved; this module decides how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -52,7 +52,8 @@ SLACK_BYTES = 32
 LAST_CHUNK = 3
 
 
-class Limits(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Limits:
     """What the settings allow every save of one application.
 
     `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes)`: the
@@ -114,7 +115,8 @@ class Spill(NamedTuple):
         return f"<Spill of {len(self.data)} bytes over version {self.known}>"
 
 
-class OutsideCore(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OutsideCore:
     """What a save does besides sending the core.
 
     `places`: where each part will be. `core_chars`: the longest sealed core that fits. `spills`:
@@ -143,7 +145,9 @@ class OutsideCore(NamedTuple):
         )
 
 
-class SavePlan(NamedTuple):
+# Not frozen, because every save makes one, and a frozen dataclass costs three times as much.
+@dataclass(slots=True)
+class SavePlan:
     """What a save will do.
 
     `record`: the session with its core parts, and the versions of stored parts that stay as they
@@ -270,10 +274,10 @@ def plan_save(
         and (old is None or (old.id == record.id and not old.overflow))
         and not candidates.overflow
         and limits.legacy_deletion is None
-        and not (limits.policies and _has_server_part(core, limits.policies))
+        and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
         room = limits.core_bytes(candidates.foreign_bytes, other_bytes)
-        if sum(map(len, core.values())) <= room:
+        if changes.encoded_bytes <= room:
             payload = encode_record(record, now)
             if len(payload) <= room:
                 max_age = max(1, record.expires_at - now) if limits.is_persistent else None
@@ -281,10 +285,6 @@ def plan_save(
     parts = _parts_of(changes) if parts is None else parts
     record = record._replace(parts=NO_PARTS)
     return _Planner(record, changes, parts, arrived, limits, other_bytes, now).plan()
-
-
-def _has_server_part(names: Iterable[str], policies: Mapping[str, Policy]) -> bool:
-    return any(policies.get(name) is Policy.SERVER for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +352,10 @@ class _Planner:
             if place is not Place.SPILLED and part.place is Place.SPILLED and known is not None:
                 orphaned[name] = known
         used = {*orphaned, *(name for name, place in places.items() if place is Place.SPILLED)}
+        old = self.arrived.record
+        # Rows that an earlier save orphaned, and that this one does not use again.
+        earlier = {} if old is None or self._has_new_id else old.orphaned_rows
+        unused = {name: version for name, version in earlier.items() if name not in used}
         record = self.record._replace(parts=core, spilled=spilled, orphaned_rows=orphaned)
         outside = OutsideCore(
             places,
@@ -361,7 +365,7 @@ class _Planner:
             (budget.chunk_chars,) * budget.chunks,
             last_chunk,
             deletions,
-            self._unused_rows(used),
+            unused,
             _replaced_record(self.changes, self.arrived),
         )
         payload = None if spills or overflow else encode_record(record, self.now)
@@ -418,13 +422,6 @@ class _Planner:
             for name, part in self.changes.removed.items()
             if part.place is Place.SPILLED and (version := self._known_version(name)) is not None
         }
-
-    def _unused_rows(self, used: set[str]) -> dict[str, int]:
-        """Rows that an earlier save orphaned, and that this one does not use again."""
-        old = self.arrived.record
-        if old is None or self._has_new_id:
-            return {}
-        return {name: version for name, version in old.orphaned_rows.items() if name not in used}
 
     @property
     def _has_new_id(self) -> bool:
@@ -483,7 +480,8 @@ def commit(
 
     Raises SessionTooLarge, StorageError or NoPrimaryKey.
     """
-    record, payload, max_age, outside = plan
+    record, payload, max_age = plan.record, plan.payload, plan.max_age
+    outside = plan.outside
     chunks: Sequence[str] = ()
     hooks, event = deployment.hooks, None
     if hooks.all:

@@ -123,10 +123,13 @@ class ConsentStore:
         CapacityError if all consents of the subject do not fit into one row: then nothing
         has changed.
         """
-        names = _check_names(attributes)
+        _check_several(attributes)
+        names = tuple(attributes)
+        for name in names:  # before they are hashed, which not every value can be
+            check_text("attributes", name)
         if names and service is None:
             raise ConfigurationError("attributes: need a service that receives them")
-        given = Consent(document, version, int(self._now()), expires_at, service, names)
+        given = Consent(document, version, int(self._now()), expires_at, service, frozenset(names))
 
         def add(known: Consents) -> Consents:
             others = frozenset(one for one in known if one.about != given.about)
@@ -187,8 +190,12 @@ class ConsentStore:
             wanted = frozenset(one for one in change(known) if one.is_valid(now))
             if not wanted:
                 return DELETE
-            # An unchanged row may be sealed by a retired key; `sealedstate keys reseal` finds it.
-            return None if wanted == known else Put(_encode(wanted), _expires_at(wanted))
+            if wanted == known:
+                # It may be sealed by a retired key; `sealedstate keys reseal` finds that.
+                return None
+            ends = [one.expires_at for one in wanted if one.expires_at is not None]
+            # The row is needed until the last of them expires, or for ever.
+            return Put(_encode(wanted), millis(max(ends)) if len(ends) == len(wanted) else None)
 
         self._table.change(self._key(subject), update, tries=WRITE_TRIES)
 
@@ -201,12 +208,6 @@ def _sort(consents: Iterable[Consent]) -> tuple[Consent, ...]:
     return tuple(
         sorted(consents, key=lambda one: (one.document, one.service is not None, one.service or ""))
     )
-
-
-def _expires_at(consents: Consents) -> int | None:
-    """When the last of them expires (epoch milliseconds); None for never."""
-    ends = [one.expires_at for one in consents if one.expires_at is not None]
-    return millis(max(ends)) if len(ends) == len(consents) else None
 
 
 def _encode(consents: Consents) -> bytes:
@@ -268,11 +269,3 @@ def _check_several(attributes: object) -> None:
         raise UnsupportedValue(
             "attributes", f"expected a collection of texts, got {type(attributes).__name__}"
         )
-
-
-def _check_names(attributes: Iterable[str]) -> frozenset[str]:
-    _check_several(attributes)
-    names = tuple(attributes)
-    for name in names:  # before they are hashed, which not every value can be
-        check_text("attributes", name)
-    return frozenset(names)

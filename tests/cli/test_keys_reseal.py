@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from sealedstate import Key, Keyring
-from sealedstate.keyring import export_lookup
+from sealedstate import Key
+from sealedstate.keyring import Keyring, export_lookup
 from sealedstate.rotation import Ring, lasting_rotated, rotated
 from sealedstate.sso import ConsentStore
 from sealedstate.storage import open_storage

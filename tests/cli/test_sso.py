@@ -11,7 +11,7 @@ import pytest
 
 from sealedstate.cli import main
 from sealedstate.sso import load_registry, parse_registry
-from tests.sso.test_saml_metadata import entity, metadata
+from tests.sso.test_registry import entity, metadata
 
 BUILD = ["sso", "registry", "build"]
 

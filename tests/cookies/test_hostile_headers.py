@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import Keeper, Key, Keyring, LegacyReader, Settings
+from sealedstate import Keeper, Key, LegacyReader, Settings
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._cookies.header import MAX_HEADER_CHARS, Candidates
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import OverflowSet, Record
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Clock, Jar
 from tests.support.shards import shards

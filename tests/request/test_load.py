@@ -9,10 +9,11 @@ from typing import Any
 import cbor2
 import pytest
 
-from sealedstate import Keeper, Keyring, NoPrimaryKey, Session, SessionWithheld
+from sealedstate import Keeper, Session, SessionWithheld
 from sealedstate._stored.revocations import SESSIONS
 from sealedstate._wire.encoding import from_text, to_text
-from sealedstate.errors import UnreadablePart
+from sealedstate.errors import NoPrimaryKey, UnreadablePart
+from sealedstate.keyring import Keyring
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import RING, Browser, Clock
 from tests.support.shop import (

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 import pytest
 from itsdangerous import TimestampSigner
 
-from sealedstate import ConfigurationError, Keeper, Keyring, LegacyReader, Session, StorageError
+from sealedstate import ConfigurationError, Keeper, LegacyReader, Session, StorageError
 from sealedstate._stored.parts import CONTEXT as PARTS
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
+from sealedstate.keyring import Keyring
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import RING, Browser, Clock
 from tests.support.shop import (

@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from sealedstate import Keyring, SealedStateError, Session
+from sealedstate import SealedStateError, Session
 from sealedstate._cookies.codec import OpenedRecord
 from sealedstate._cookies.header import Candidates
 from sealedstate._stored.parts import CONTEXT as PARTS
+from sealedstate.keyring import Keyring
 from sealedstate.testing import ScriptedStorage
 from tests.request.test_load import tampered
 from tests.support.jar import RING, Browser, Clock

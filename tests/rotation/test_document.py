@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from sealedstate import Key, Keyring
+from sealedstate import Key
 from sealedstate._wire.encoding import to_text
 from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, seal
-from sealedstate.keyring import secret_to_text
+from sealedstate.keyring import Keyring, secret_to_text
 from sealedstate.rotation import dump_ring, parse_ring
 from tests.support.ring_documents import (
     BOTH,

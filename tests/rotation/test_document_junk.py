@@ -13,8 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import Keyring
-from sealedstate.keyring import secret_to_text
+from sealedstate.keyring import Keyring, secret_to_text
 from sealedstate.rotation import Schedule, Tombstone, founded, parse_ring, rotated
 from sealedstate.rotation.document import MAX_BYTES
 from sealedstate.rotation.ring import MAX_SECONDS

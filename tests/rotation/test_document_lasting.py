@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from sealedstate import Keyring
-from sealedstate.keyring import secret_to_text
+from sealedstate.keyring import Keyring, secret_to_text
 from sealedstate.rotation import Ring, parse_ring
 from tests.support.ring_documents import BOTH, RING, dumped, refused, ring_key, with_checksum
 from tests.support.rings import NOW

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from sealedstate import ConfigurationError, KeyState
+from sealedstate import ConfigurationError
 from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
 from sealedstate.errors import KeyDisabled, KeyOutOfUse, UnknownKey
-from sealedstate.keyring import secret_to_text
+from sealedstate.keyring import KeyState, secret_to_text
 from sealedstate.rotation import Ring, RingKey, Tombstone
 from tests.support.rings import DAILY, DAY, NOW, Moment, walks
 

@@ -8,8 +8,7 @@ from itertools import pairwise
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sealedstate import KeyState
-from sealedstate.keyring import Keyring
+from sealedstate.keyring import Keyring, KeyState
 from sealedstate.rotation import Schedule, disabled, founded, is_due, revoked, rotated
 from sealedstate.rotation.transitions import EXPIRED_KEPT
 from tests.support.rings import (

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, Keyring
+from sealedstate import ConfigurationError
 from sealedstate.errors import CapacityError, OutcomeUnknown, StorageUnavailable, UnsupportedValue
+from sealedstate.keyring import Keyring
 from sealedstate.sso import ArtifactStore
 from sealedstate.sso.artifacts import HANDLE_BYTES, KIND, LONGEST
 from sealedstate.storage import MemoryStorage, Storage

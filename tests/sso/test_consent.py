@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, Keyring
+from sealedstate import ConfigurationError
 from sealedstate._wire import cbor
 from sealedstate.errors import CapacityError, NoPrimaryKey, StorageUnavailable, UnsupportedValue
+from sealedstate.keyring import Keyring
 from sealedstate.rotation import Ring, Schedule, founded, rotated
 from sealedstate.sso import Consent, ConsentStore
 from sealedstate.sso.consent import KIND

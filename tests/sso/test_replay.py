@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, Keyring
+from sealedstate import ConfigurationError
 from sealedstate.errors import StorageUnavailable
+from sealedstate.keyring import Keyring
 from sealedstate.sso import ReplayCache
 from sealedstate.sso.replay import KIND, LONGEST
 from sealedstate.storage import MemoryStorage, Storage

@@ -12,12 +12,13 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, strategies
 
-from sealedstate import Key, Keyring, StorageUnavailable
+from sealedstate import Key
 from sealedstate._cookies.header import CookieFamily
 from sealedstate._wire import cbor, token
 from sealedstate._wire.encoding import to_text
-from sealedstate.errors import CapacityError
+from sealedstate.errors import CapacityError, StorageUnavailable
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import USES, ManagedStorage, Storage
 from sealedstate.storage.contract import ENTRY_BYTES, LAST_VERSION, LATEST, Clock, Stored
 from sealedstate.storage.cookie import CookieStorage, CookieStorageService

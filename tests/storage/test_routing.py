@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sealedstate import StorageUnavailable
-from sealedstate.errors import StorageError
+from sealedstate.errors import StorageError, StorageUnavailable
 from sealedstate.storage import (
     CachedStorage,
     ManagedStorage,

@@ -19,12 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import Keeper, Key, Keyring, Session, StorageError
+from sealedstate import Keeper, Key, Session, StorageError
 from sealedstate._stored.parts import CONTEXT
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.encoding import to_text
 from sealedstate.errors import UnreadableError
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import SQLiteStorage, Stored
 from sealedstate.storage.contract import LAST_VERSION
 from tests.support.jar import RING, Browser, Clock, keeper

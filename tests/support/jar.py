@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sealedstate import Keeper, Key, Keyring, Session, Settings
+from sealedstate import Keeper, Key, Session, Settings
 from sealedstate._cookies.header import field_bytes
 from sealedstate._request.load import LoadedSession
 from sealedstate._wire.record import Place
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.session import Part
 
 MAX_PAIR_BYTES = 4096

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sealedstate import Key, Keyring
+from sealedstate import Key
 from sealedstate._wire.encoding import to_text
-from sealedstate.keyring import secret_to_text
+from sealedstate.keyring import Keyring, secret_to_text
 from sealedstate.rotation import (
     Ring,
     RingKey,

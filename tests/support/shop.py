@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from sealedstate import Keeper, Key, Keyring, Session
+from sealedstate import Keeper, Key, Session
 from sealedstate._wire.encoding import from_text
 from sealedstate._wire.record import Place, Record
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import Storage
 from tests.support.jar import RING, Browser, Clock, keeper, loaded_of
 from tests.support.jar import places_of as session_places

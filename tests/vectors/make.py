@@ -19,7 +19,7 @@ from uuid import UUID
 import cbor2
 from markupsafe import Markup
 
-from sealedstate import Key, Keyring
+from sealedstate import Key
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._stored.parts import CONTEXT, StoredParts
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations
@@ -28,6 +28,7 @@ from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import OverflowSet, Record
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import MemoryStorage
 from tests.support.spec_decoder import described
 from tests.support.stored import PartRow, access_of

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, Key, Keyring, errors
+from sealedstate import ConfigurationError, Key, errors
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._cookies.header import Candidates
 from sealedstate._stored.parts import StoredParts
@@ -33,7 +33,7 @@ from sealedstate._wire.record import (
 from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
 from sealedstate.errors import ReplacedSession, RevokedSession, UnreadableError
 from sealedstate.key_sources import StaticKeys
-from sealedstate.keyring import export_lookup, length_prefixed, parse_lookup
+from sealedstate.keyring import Keyring, export_lookup, length_prefixed, parse_lookup
 from sealedstate.storage import MemoryStorage
 from tests.support import spec_decoder
 from tests.support.spec_decoder import Refused, SpecKey, described

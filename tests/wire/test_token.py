@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import Key, Keyring
+from sealedstate import Key
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._cookies.header import Candidates
 from sealedstate._stored.parts import CONTEXT, StoredParts
@@ -40,6 +40,7 @@ from sealedstate.errors import (
     UnreadableError,
 )
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import MemoryStorage
 from tests.support.shards import shards
 from tests.support.stored import PartRow, access_of

@@ -17,8 +17,10 @@ from wsgiref.validate import validator
 import pytest
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from sealedstate import Keeper, Key, Keyring, NoPrimaryKey, Settings, StorageUnavailable
+from sealedstate import Keeper, Key, Settings
+from sealedstate.errors import NoPrimaryKey, StorageUnavailable
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import SQLiteStorage, Storage
 from sealedstate_wsgi import HealthApplication, SealedSessionMiddleware
 from tests.support.client import ask, cookie_header, send

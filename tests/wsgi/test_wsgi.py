@@ -14,19 +14,11 @@ from wsgiref.validate import validator
 
 import pytest
 
-from sealedstate import (
-    Key,
-    Keyring,
-    LateRead,
-    LateWrite,
-    Session,
-    SessionTooLarge,
-    Settings,
-    StorageError,
-)
+from sealedstate import Key, LateRead, LateWrite, Session, SessionTooLarge, Settings, StorageError
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import MemoryStorage
 from sealedstate.testing import ScriptedStorage
 from sealedstate_wsgi import SealedSessionMiddleware

@@ -159,7 +159,7 @@ class LogoutTable:
         self._deployment, self._records = deployment, records
         self._table = deployment.table(KIND)
 
-    def new_state(
+    def create_state(
         self, session_id: bytes, subject: str | None, *, pending_in_cookie: bool
     ) -> LogoutState:
         """A state without logins, with the secret of a new token."""
@@ -188,12 +188,15 @@ class LogoutTable:
         this row; its logins are used as long as the row has the same. Returns the state as it is
         now.
         """
+        settings = self._deployment.settings
         after: LogoutState | None = None
 
         def update(entry: Entry | None) -> Put | None:
             nonlocal after
             before: LogoutState | None = None
-            expires_at: int | None = self._expires_at()
+            # When every cookie of the session has expired, as for its revocation.
+            lifetime = settings.absolute_lifetime + 2 * settings.skew
+            expires_at: int | None = (int(self._deployment.now()) + lifetime) * 1000
             # A row that no node can open was swapped or rolled back, and is written again.
             if entry is not None and entry.error is None:
                 before, expires_at = self._decode(entry.value, known), entry.expires_at
@@ -210,16 +213,10 @@ class LogoutTable:
         """Forget a logout that did not come about."""
         self._table.delete(key)
 
-    def _expires_at(self) -> int:
-        """When every cookie of the session has expired, in epoch milliseconds."""
-        settings = self._deployment.settings
-        lifetime = settings.absolute_lifetime + 2 * settings.skew
-        return (int(self._deployment.now()) + lifetime) * 1000
-
     def _encode_logins(self, state: LogoutState) -> LogoutState:
         if state.login_list.columns is not None:
             return state
-        deriver = self._deriver(state.session_id, state.subject)
+        deriver = self._make_deriver(state.session_id, state.subject)
         compact = [deriver.compact(login) for login in state.logins]
         columns = encode_logins(compact, self._records.registry)
         return replace(state, login_list=replace(state.login_list, columns=columns))
@@ -246,31 +243,21 @@ class LogoutTable:
             row = None
         if type(row) is not list or len(row) != 9 or row[0] != FORMAT:
             raise LoginsUnreadable("a logout was written by another release")
-        _, session_id, subject, secret, written_at, pending_in_cookie, requests, columns, status = (
-            row
-        )
+        _, session_id, subject, secret, written_at, pending, requests, columns, status = row
+        whose = (session_id, subject, columns)
         if (
             known is not None
-            and known.login_list.columns == columns
-            and (known.session_id, known.subject) == (session_id, subject)
+            and (known.session_id, known.subject, known.login_list.columns) == whose
         ):
             logins = known.login_list
         else:
-            deriver = self._deriver(session_id, subject)
+            deriver = self._make_deriver(session_id, subject)
             decoded = decode_logins(columns, self._records.registry)
             logins = sort_logins(map(deriver.expand, decoded), columns)
-        return LogoutState(
-            session_id,
-            subject,
-            secret,
-            pending_in_cookie,
-            tuple(_decode_request(*fields) for fields in requests),
-            logins,
-            status,
-            written_at,
-        )
+        asked = tuple(_decode_request(*fields) for fields in requests)
+        return LogoutState(session_id, subject, secret, pending, asked, logins, status, written_at)
 
-    def _deriver(self, session_id: bytes, subject: str | None) -> IdentifierDeriver:
+    def _make_deriver(self, session_id: bytes, subject: str | None) -> IdentifierDeriver:
         return IdentifierDeriver(session_id, subject or "", self._records.identifiers)
 
 

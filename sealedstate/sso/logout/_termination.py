@@ -119,7 +119,7 @@ class SessionTerminator(SessionHooks):
         # The row of a session that is not revoked belongs to a logout that failed before step 2.
         # Nothing in it counts as notified: the user may have returned to those services since.
         is_live = self.ending(known.session_id) is None
-        new = self.table.new_state(known.session_id, known.subject, pending_in_cookie=True)
+        new = self.table.create_state(known.session_id, known.subject, pending_in_cookie=True)
 
         def record(state: LogoutState) -> LogoutState:
             state = state.restart() if is_live else state
@@ -192,7 +192,7 @@ class SessionTerminator(SessionHooks):
 
         `create`: also if no logout of the session is recorded; otherwise that gives None.
         """
-        new = self.table.new_state(known.session_id, known.subject, pending_in_cookie=False)
+        new = self.table.create_state(known.session_id, known.subject, pending_in_cookie=False)
 
         def add(state: LogoutState | None) -> LogoutState | None:
             if state is None and not create:

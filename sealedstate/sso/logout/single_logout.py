@@ -17,7 +17,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterator
 
-from ..._request.load import EndedRecord, LoadedSession, read_revoked
+from ..._request.load import LoadedSession, read_revoked
 from ..._stored.revocations import Ending
 from ...errors import (
     ConfigurationError,
@@ -204,8 +204,14 @@ class SingleLogout:
         ended = read_revoked(self._deployment, session, (self._records.columns,))
         if ended is None:
             return None
+        columns, subject = self._records.columns, ended.subject
+        logins = frozenset[ServiceLogin]()
         try:
-            state = self._add_cookies(self._terminator, ended)
+            if columns in ended.parts and subject is not None:
+                logins = self._records.read_logins(ended.parts[columns], ended.id, subject)
+            is_read = columns not in ended.torn
+            known = KnownSession(ended.id, subject, tuple(logins), has_read_cookies=is_read)
+            state = self._terminator.add_logins(known, create=ended.from_outside)
         except UnreadablePart:
             # The logins stay in the cookie until a node that can read them gets it.
             self._deployment.emit("logins-unreadable", session_id=ended.id)
@@ -280,15 +286,6 @@ class SingleLogout:
         if state is None and ending is not Ending.LOGGED_OUT:
             state = terminator.end(KnownSession(session_id, None), request)
         return None if state is None else self._make_progress(terminator, state)
-
-    def _add_cookies(self, terminator: SessionTerminator, ended: EndedRecord) -> LogoutState | None:
-        columns, subject = self._records.columns, ended.subject
-        logins = frozenset[ServiceLogin]()
-        if columns in ended.parts and subject is not None:
-            logins = self._records.read_logins(ended.parts[columns], ended.id, subject)
-        is_read = columns not in ended.torn
-        known = KnownSession(ended.id, subject, tuple(logins), has_read_cookies=is_read)
-        return terminator.add_logins(known, create=ended.from_outside)
 
 
 def _find_id(session: Session) -> tuple[bytes, LoadedSession | None]:
