@@ -15,8 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ._request.info import SessionInfo, describe_session
-from ._request.load import LoadedSession
+from ._request.load import LoadedSession, SessionInfo, describe_session
 from ._request.save import Limits, delete_cookies, report_not_saved, save
 from ._stored.revocations import Ending
 from ._wire.record import check_subject

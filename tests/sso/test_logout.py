@@ -28,7 +28,6 @@ from sealedstate.sso import (
     SingleLogout,
 )
 from sealedstate.sso._codec.columns import decode_logins
-from sealedstate.sso.logout import _state
 from sealedstate.testing import ScriptedStorage
 from tests.support.identity_providers import (
     CARRIED,
@@ -209,7 +208,7 @@ def test_notifying_decodes_the_logins_only_if_another_node_changed_them(
         decoded.append(len(found))
         return found
 
-    monkeypatch.setattr(_state, "decode_logins", count)
+    monkeypatch.setattr(progress, "decode_logins", count)
     begun = user.answer(idp.logout.begin)
     resumed = resume(idp, begun.token, node=1)
     assert decoded == [40]

@@ -33,12 +33,13 @@ from ...session import Session
 from ..logins import ServiceLogin
 from ..records import LoginRecord, LoginRecords
 from ..sessions import LiveSession
-from ._state import PENDING, LogoutState
 from ._termination import KnownSession, SessionTerminator
 from .index import LogoutIndex, LogoutRequest, find_sessions, matches
 from .progress import (
     FAILED_PART,
+    PENDING,
     LogoutProgress,
+    LogoutState,
     Notice,
     SessionProgress,
     StoredProgress,
