@@ -131,7 +131,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, reader in _READERS.items():
-            _check_kind(name, getattr(self, name), reader.kinds)
+            value, kinds = getattr(self, name), reader.kinds
+            # A bool is an int to Python, but True seconds are a mistake.
+            is_stray_flag = isinstance(value, bool) and not {bool, object} & set(kinds)
+            if is_stray_flag or not isinstance(value, kinds):
+                expected = " or ".join(kind.__name__ for kind in kinds)
+                raise ConfigurationError(f"{name}: expected {expected}, got {type(value).__name__}")
         self._check_values()
         self.budget_profile()
         self.cookie_family()
@@ -330,14 +335,6 @@ _READERS = {
     "rotate_in_process": _Reader((bool,), _flag),
     "observers": _Reader((Sequence,)),
 }
-
-
-def _check_kind(name: str, value: object, kinds: tuple[type, ...]) -> None:
-    # A bool is an int to Python, but True seconds are a mistake.
-    is_stray_flag = isinstance(value, bool) and not {bool, object} & set(kinds)
-    if is_stray_flag or not isinstance(value, kinds):
-        expected = " or ".join(kind.__name__ for kind in kinds)
-        raise ConfigurationError(f"{name}: expected {expected}, got {type(value).__name__}")
 
 
 def _from_text(name: str, text: str) -> object:
