@@ -18,9 +18,9 @@ from sealedstate.keyring import Keyring, export_lookup
 from sealedstate.rotation import Ring, lasting_rotated, rotated
 from sealedstate.sso import ConsentStore
 from sealedstate.storage import open_storage
+from tests.support.identity_providers import deployment
 from tests.support.installed import need_driver
 from tests.support.ring_cli import DAY, DEFAULT, Desk, Told, as_json, finding, keys, wrong_usage
-from tests.support.services import deployment
 
 
 @pytest.fixture

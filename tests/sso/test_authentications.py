@@ -18,7 +18,7 @@ from sealedstate.sso._codec.authentications import (
 )
 from sealedstate.sso._codec.tables import DURATIONS, METHODS
 from tests.support.examples import examples
-from tests.support.login_makers import NOW
+from tests.support.identity_providers import NOW
 from tests.support.login_strategies import AUTHENTICATION_METHODS
 
 AUTHENTICATIONS = st.builds(

@@ -31,16 +31,20 @@ from sealedstate.sso._codec.columns import decode_logins
 from sealedstate.testing import ScriptedStorage
 from tests.support.identity_providers import (
     CARRIED,
+    ENTITY_IDS,
+    OTHER_SP,
     PASSWORD,
     SERVED,
+    SP,
     USER,
     Provider,
     User,
+    a_key,
     a_login,
     as_notice,
+    registry,
 )
 from tests.support.jar import keeper
-from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP, a_key, registry
 
 WIKI, MAIL, SHOP = (a_login(entity_id) for entity_id in (SP, OTHER_SP, ENTITY_IDS[3]))
 ROW = "sealedstate.sso.logout"
