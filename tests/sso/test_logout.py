@@ -212,7 +212,7 @@ def test_notifying_decodes_the_logins_only_if_another_node_changed_them(
         decoded.append(len(found))
         return found
 
-    monkeypatch.setattr(progress, "decode_logins", count)
+    monkeypatch.setattr(progress_module, "decode_logins", count)
     begun = user.answer(idp.logout.begin)
     resumed = resume(idp, begun.token, node=1)
     assert decoded == [40]
