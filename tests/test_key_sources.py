@@ -1,4 +1,4 @@
-"""Key sources: from wherever a ring comes, a mistake stops the start and names its remedy."""
+"""Key sources: a mistake in any of them stops the start and names its remedy."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from sealedstate import ConfigurationError, Key, Keyring, Settings
 from sealedstate.deployment import Deployment, open_keys, open_ring_storage
 from sealedstate.key_sources import KeySource, StaticKeys, parse_keyring
 from sealedstate.keyring import export_lookup
-from sealedstate.rotation import founded
 from sealedstate.rotation.source import RotatingKeySource
+from sealedstate.rotation.transitions import create_ring
 from sealedstate.storage import MemoryStorage
 
 FIRST, SECOND, THIRD = (Key.generate(os.urandom) for _ in range(3))
 TEXTS = [FIRST.export(), SECOND.export(), THIRD.export()]
+SECRET = TEXTS[0].rpartition(":")[2]
 LOOKUP = os.urandom(32)
 SKEW = 60
 
 
-def opened(keys: Any, environ: Mapping[str, str] | None = None) -> Keyring:
+def keyring_of(keys: Any, environ: Mapping[str, str] | None = None) -> Keyring:
     return open_keys(Settings(keys=keys, environ=environ or {}, skew=SKEW)).keyring()
 
 
 def refusal(keys: Any, environ: Mapping[str, str] | None = None) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        opened(keys, environ)
+        keyring_of(keys, environ)
+    assert SECRET not in str(caught.value)
     return str(caught.value)
 
 
@@ -45,50 +47,39 @@ def key_file(folder: Path, text: str, mode: int = 0o600) -> str:
 # --- a list ---------------------------------------------------------------------------------------
 
 
-def test_the_first_key_of_a_list_seals_and_all_of_them_open() -> None:
-    ring = opened(TEXTS)
+def test_first_key_of_a_list_seals_and_all_open() -> None:
+    ring = keyring_of(TEXTS)
     assert ring.keys == (FIRST, SECOND, THIRD)
     assert ring.primary(0) == FIRST
     assert ring.skew == SKEW
+    assert keyring_of(TEXTS[1]).keys == (SECOND,)
 
 
-def test_one_key_is_a_ring() -> None:
-    assert opened(TEXTS[1]).keys == (SECOND,)
-
-
-def test_a_lookup_key_stands_anywhere_among_the_keys() -> None:
+def test_lookup_key_may_be_anywhere_among_the_keys_and_only_once() -> None:
     for place in range(4):
         lines = [*TEXTS]
         lines.insert(place, export_lookup(LOOKUP))
-        ring = opened(lines)
+        ring = keyring_of(lines)
         assert ring.keys == (FIRST, SECOND, THIRD)
         assert ring.lookup == LOOKUP
-
-
-def test_two_lookup_keys_are_refused() -> None:
-    message = refusal([*TEXTS, export_lookup(LOOKUP), export_lookup(os.urandom(32))])
-    assert "more than one lookup key" in message
-
-
-def test_a_lookup_key_alone_is_no_ring() -> None:
+    assert "at most one lookup key" in refusal(
+        [*TEXTS, export_lookup(LOOKUP), export_lookup(os.urandom(32))]
+    )
     assert "no key is configured" in refusal([export_lookup(LOOKUP)])
 
 
 @pytest.mark.parametrize("keys", [[], (), "", "  ", "env:", "env:OURS"], ids=repr)
-def test_a_missing_key_is_refused_and_the_command_that_prints_one_is_named(keys: Any) -> None:
+def test_missing_key_is_refused_and_the_command_that_prints_one_is_named(keys: Any) -> None:
     assert "`sealedstate keys generate` prints" in refusal(keys)
 
 
-@pytest.mark.parametrize("keys", [None, 5, [5], [None], [b"key"], b"key", {5: 5}], ids=repr)
-def test_keys_of_another_type_are_a_configuration_error(keys: Any) -> None:
-    assert refusal(keys).startswith("keys: ")
-
-
-def test_a_key_written_twice_is_refused() -> None:
+def test_keys_of_another_type_or_twice_are_refused() -> None:
+    for keys in (None, 5, [5], [None], [b"key"], b"key", {5: 5}):
+        assert refusal(keys).startswith("keys: ")
     assert "same kid" in refusal([TEXTS[0], TEXTS[0]])
 
 
-def test_a_source_of_ones_own_is_taken_as_it_is() -> None:
+def test_key_source_of_an_application_is_used_as_it_is() -> None:
     class Managed:
         def keyring(self) -> Keyring:
             return Keyring((SECOND,))
@@ -96,11 +87,8 @@ def test_a_source_of_ones_own_is_taken_as_it_is() -> None:
     source = Managed()
     assert isinstance(source, KeySource)
     assert open_keys(Settings(keys=source)) is source
-
-
-def test_a_static_source_always_gives_the_same_ring() -> None:
-    source = StaticKeys(parse_keyring(TEXTS, SKEW))
-    assert source.keyring() is source.keyring()
+    static = StaticKeys(parse_keyring(TEXTS, SKEW))
+    assert static.keyring() is static.keyring()
 
 
 # --- dates ----------------------------------------------------------------------------------------
@@ -117,22 +105,18 @@ def test_a_static_source_always_gives_the_same_ring() -> None:
         ("1970-01-01T00:00:00Z", 0),
     ],
 )
-def test_a_key_seals_from_the_date_behind_it(date: str, epoch: int) -> None:
-    ring = opened([f"{TEXTS[1]}@{date}", TEXTS[0]])
+def test_key_seals_from_the_date_after_it(date: str, epoch: int) -> None:
+    ring = keyring_of([f"{TEXTS[1]}@{date}", TEXTS[0]])
     assert ring.keys[0].activates_at == epoch
     assert ring.keys[0].secret == SECOND.secret
-    assert ring.primary(epoch) == (ring.keys[0])
+    assert ring.primary(epoch) == ring.keys[0]
     if epoch:
         assert ring.primary(epoch - 1) == FIRST
 
 
-def test_a_ring_rolled_out_once_rotates_by_its_dates() -> None:
-    ring = opened(
-        [
-            f"{TEXTS[2]}@2027-12-01T00:00:00Z",
-            f"{TEXTS[1]}@2026-12-01T00:00:00Z",
-            TEXTS[0],
-        ]
+def test_list_that_is_rolled_out_once_rotates_by_its_dates() -> None:
+    ring = keyring_of(
+        [f"{TEXTS[2]}@2027-12-01T00:00:00Z", f"{TEXTS[1]}@2026-12-01T00:00:00Z", TEXTS[0]]
     )
     turns = [
         ring.primary(now).kid
@@ -142,28 +126,17 @@ def test_a_ring_rolled_out_once_rotates_by_its_dates() -> None:
 
 
 @pytest.mark.parametrize("date", ["", "@2026-01-01T00:00:00Z"])
-def test_the_first_of_a_list_can_only_be_the_newest(date: str) -> None:
-    with pytest.raises(ConfigurationError, match="newest stands first"):
-        opened([f"{TEXTS[0]}{date}", f"{TEXTS[1]}@2026-12-01T00:00:00Z"])
+def test_newest_key_must_be_first(date: str) -> None:
+    message = refusal([f"{TEXTS[0]}{date}", f"{TEXTS[1]}@2026-12-01T00:00:00Z"])
+    assert "the newest key must be first" in message
 
 
-@pytest.mark.parametrize(
-    ("date", "remedy"),
-    [
-        ("", "ISO 8601"),
-        ("tomorrow", "ISO 8601"),
-        ("1796083200", "ISO 8601"),
-        ("2026-13-01T00:00:00Z", "ISO 8601"),
-        ("2026-12-01T25:00:00Z", "ISO 8601"),
-        ("2026-12-01T00:00:00Z@2026-12-02T00:00:00Z", "ISO 8601"),
-        ("2026-12-01", "time zone, such as Z"),
-        ("2026-12-01T00:00:00", "time zone, such as Z"),
-    ],
-)
-def test_a_bad_date_is_refused_and_its_remedy_named(date: str, remedy: str) -> None:
-    message = refusal([f"{TEXTS[0]}@{date}"])
-    assert remedy in message
-    assert TEXTS[0].rpartition(":")[2] not in message
+def test_bad_date_is_refused_with_its_remedy() -> None:
+    for date in ("", "tomorrow", "1796083200", "2026-13-01T00:00:00Z", "2026-12-01T25:00:00Z"):
+        assert "ISO 8601" in refusal([f"{TEXTS[0]}@{date}"])
+    assert "ISO 8601" in refusal([f"{TEXTS[0]}@2026-12-01T00:00:00Z@2026-12-02T00:00:00Z"])
+    for date in ("2026-12-01", "2026-12-01T00:00:00"):
+        assert "time zone, such as Z" in refusal([f"{TEXTS[0]}@{date}"])
 
 
 # --- the environment ------------------------------------------------------------------------------
@@ -171,111 +144,82 @@ def test_a_bad_date_is_refused_and_its_remedy_named(date: str, remedy: str) -> N
 
 @pytest.mark.parametrize("separator", [" ", "\n", ",", ", ", "\r\n", "\t", " ,\n"], ids=repr)
 def test_keys_in_the_environment_are_separated_by_blanks_or_commas(separator: str) -> None:
-    ring = opened("env:", {"SEALEDSTATE_KEYS": separator.join(TEXTS)})
+    ring = keyring_of("env:", {"SEALEDSTATE_KEYS": separator.join(TEXTS)})
     assert ring.keys == (FIRST, SECOND, THIRD)
 
 
 def test_another_variable_can_be_named() -> None:
     environ = {"SEALEDSTATE_KEYS": TEXTS[0], "OURS": f"{TEXTS[1]} {export_lookup(LOOKUP)}"}
-    ring = opened("env:OURS", environ)
+    ring = keyring_of("env:OURS", environ)
     assert ring.keys == (SECOND,)
     assert ring.lookup == LOOKUP
-
-
-def test_a_missing_variable_is_named() -> None:
-    assert "environment variable OURS holds no key" in refusal("env:OURS", {"OURS": " \n"})
+    assert "variable OURS contains no key" in refusal("env:OURS", {"OURS": " \n"})
     assert "environment variable SEALEDSTATE_KEYS" in refusal("env:")
-
-
-def test_a_bad_key_in_the_environment_is_not_repeated() -> None:
-    secret = TEXTS[0].rpartition(":")[2]
-    message = refusal("env:", {"SEALEDSTATE_KEYS": f"{TEXTS[1]},{secret}"})
-    assert "a key reads" in message
-    assert secret not in message
 
 
 # --- a file ---------------------------------------------------------------------------------------
 
 
-def test_a_file_has_a_key_a_line_with_comments_and_empty_lines(tmp_path: Path) -> None:
-    text = f"# ours\n\n{TEXTS[0]}\n  {TEXTS[1]}  \r\n   # retired\n\t\n{export_lookup(LOOKUP)}\n"
-    ring = opened(key_file(tmp_path, text))
-    assert ring.keys == (FIRST, SECOND)
-    assert ring.lookup == LOOKUP
+def test_file_has_a_key_a_line_with_comments_and_empty_lines(tmp_path: Path) -> None:
+    text = f"# ours\n\n{TEXTS[0]}\n  {TEXTS[1]}  \r\n   # {TEXTS[2]}\n\t\n{export_lookup(LOOKUP)}\n"
+    for mark in ("", "\ufeff"):
+        ring = keyring_of(key_file(tmp_path, mark + text))
+        assert ring.keys == (FIRST, SECOND)
+        assert ring.lookup == LOOKUP
 
 
-def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
-    assert opened(key_file(tmp_path, f"\ufeff{TEXTS[0]}\n")).keys == (FIRST,)
-
-
-def test_a_key_that_is_commented_out_is_no_key(tmp_path: Path) -> None:
-    assert opened(key_file(tmp_path, f"#{TEXTS[0]}\n{TEXTS[1]}")).keys == (SECOND,)
-    assert "no key is configured" in refusal(key_file(tmp_path, f"#{TEXTS[0]}\n"))
-
-
-@pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n"], ids=repr)
-def test_a_file_without_keys_is_refused_and_the_remedy_named(tmp_path: Path, text: str) -> None:
-    assert "`sealedstate keys generate` prints one" in refusal(key_file(tmp_path, text))
-
-
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    message = refusal(f"file:{tmp_path / 'nowhere'}")
-    assert str(tmp_path / "nowhere") in message
-    assert "No such file" in message
-
-
-def test_a_folder_or_no_path_at_all_is_no_key_file(tmp_path: Path) -> None:
-    assert "can't be read" in refusal(f"file:{tmp_path}")
-    assert "can't be read" in refusal("file:")
-
-
-def test_a_binary_file_is_refused_and_not_repeated(tmp_path: Path) -> None:
-    path = tmp_path / "keys"
-    path.write_bytes(b"\xff\xfe" + FIRST.secret)
-    message = refusal(f"file:{path}")
-    assert "can't be read" in message
-    assert FIRST.secret.hex()[:8] not in message
-
-
-def test_a_bad_line_of_a_file_is_not_repeated(tmp_path: Path) -> None:
-    secret = TEXTS[0].rpartition(":")[2]
-    message = refusal(key_file(tmp_path, f"{TEXTS[1]}\n{secret}\n"))
-    assert "a key reads" in message
-    assert secret not in message
-
-
-def test_a_file_that_everybody_may_read_is_used_and_named_in_the_log(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    source = key_file(tmp_path, TEXTS[0], 0o644)
-    with caplog.at_level(logging.WARNING, "sealedstate.keys"):
-        assert opened(source).keys == (FIRST,)
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert str(tmp_path / "keys") in record.getMessage()
-    assert "chmod o-r" in record.getMessage()
-    assert TEXTS[0].rpartition(":")[2] not in caplog.text
-
-
-@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640])
-def test_a_file_that_not_everybody_may_read_is_used_silently(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int
-) -> None:
-    with caplog.at_level(logging.DEBUG):
-        assert opened(key_file(tmp_path, TEXTS[0], mode)).keys == (FIRST,)
-    assert caplog.records == []
-
-
-def test_a_file_is_read_once(tmp_path: Path) -> None:
+def test_file_is_read_once(tmp_path: Path) -> None:
     source = open_keys(Settings(keys=key_file(tmp_path, TEXTS[0])))
     (tmp_path / "keys").unlink()
     assert source.keyring().keys == (FIRST,)
 
 
+def test_file_without_keys_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    for text in ("", "\n\n", "# nothing\n", f"#{TEXTS[0]}\n"):
+        message = refusal(key_file(tmp_path, text))
+        assert "no key is configured; `sealedstate keys generate` prints one" in message
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    message = refusal(f"file:{tmp_path / 'nowhere'}")
+    assert str(tmp_path / "nowhere") in message
+    assert "No such file" in message
+    (tmp_path / "binary").write_bytes(b"\xff\xfe" + FIRST.secret)
+    for keys in (f"file:{tmp_path}", "file:", f"file:{tmp_path / 'binary'}"):
+        message = refusal(keys)
+        assert "cannot be read" in message
+        assert FIRST.secret.hex()[:8] not in message
+
+
+def test_bad_key_is_refused_and_not_repeated(tmp_path: Path) -> None:
+    for keys, environ in (
+        (key_file(tmp_path, f"{TEXTS[1]}\n{SECRET}\n"), {}),
+        ("env:", {"SEALEDSTATE_KEYS": f"{TEXTS[1]},{SECRET}"}),
+    ):
+        assert "<8 hex digits>" in refusal(keys, environ)
+
+
+@pytest.mark.parametrize(
+    ("mode", "warnings"), [(0o644, 1), (0o600, 0), (0o400, 0), (0o640, 0)], ids=oct
+)
+def test_file_that_all_users_may_read_is_used_and_named_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int, warnings: int
+) -> None:
+    source = key_file(tmp_path, TEXTS[0], mode)
+    with caplog.at_level(logging.DEBUG):
+        assert keyring_of(source).keys == (FIRST,)
+    assert len(caplog.records) == warnings
+    for record in caplog.records:
+        assert (record.name, record.levelno) == ("sealedstate.keys", logging.WARNING)
+        assert str(tmp_path / "keys") in record.getMessage()
+        assert "chmod o-r" in record.getMessage()
+        assert SECRET not in caplog.text
+
+
 # --- a ring that rotates --------------------------------------------------------------------------
 
 
-def test_a_store_that_could_lose_the_ring_is_refused_before_one_is_made() -> None:
+def test_store_that_could_lose_the_ring_is_refused_before_one_is_created() -> None:
     environ = {"SEALEDSTATE_KEK": TEXTS[0]}
     store = MemoryStorage(time.time)
     with pytest.raises(
@@ -294,7 +238,7 @@ def test_a_store_that_could_lose_the_ring_is_refused_before_one_is_made() -> Non
     assert len(list(store.keys("sealedstate.ring"))) == 1
 
 
-def test_a_ring_in_the_store_needs_a_store_and_a_key_that_wraps_it(tmp_path: Path) -> None:
+def test_ring_in_the_store_needs_a_store_and_a_key_that_wraps_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="set storage"):
         open_keys(Settings(keys="store:", environ={"SEALEDSTATE_KEK": TEXTS[0]}))
     with pytest.raises(ConfigurationError, match="SEALEDSTATE_KEK"):
@@ -303,15 +247,15 @@ def test_a_ring_in_the_store_needs_a_store_and_a_key_that_wraps_it(tmp_path: Pat
         )
 
 
-def test_a_file_is_a_ring_by_its_name_or_by_how_it_begins(tmp_path: Path) -> None:
+def test_file_is_a_ring_by_its_name_or_by_its_first_byte(tmp_path: Path) -> None:
     for name in ("ring.json", "ring"):
-        given = Settings(keys=f"file:{tmp_path / name}", environ={}, rotate_in_process=False)
-        ring = founded(given.rotation().schedule, int(time.time()), os.urandom)
-        assert open_ring_storage(given).write(ring, None)
-        source = open_keys(given)
+        settings = Settings(keys=f"file:{tmp_path / name}", environ={}, rotate_in_process=False)
+        ring = create_ring(settings.rotation().schedule, int(time.time()), os.urandom)
+        assert open_ring_storage(settings).write(ring, None)
+        source = open_keys(settings)
         assert isinstance(source, RotatingKeySource)
         assert source.ring == ring
 
 
-def test_a_missing_ring_names_the_command_that_makes_one(tmp_path: Path) -> None:
+def test_missing_ring_names_the_command_that_creates_one(tmp_path: Path) -> None:
     assert "sealedstate keys init" in refusal(f"file:{tmp_path / 'ring.json'}")

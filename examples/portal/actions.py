@@ -124,7 +124,7 @@ def regenerate(order: Order) -> str:
 
 def rotate_keys(order: Order) -> str:
     """Announce a new key, as `sealedstate keys rotate --now` does; no session is touched."""
-    ring = ring_view(order.keys.ring, int(order.keys.tending.clock()))
+    ring = ring_view(order.keys.ring, int(order.keys.config.clock()))
     if ring.of(KeyState.PENDING):
         return "key-is-coming"
     if len(ring.keys) >= MOST_KEYS:

@@ -78,7 +78,7 @@ def _ring(keys: str, events: EventLog) -> RotatingKeySource:
         reload_every=RELOAD_EVERY,
     )
     home, board = open_ring_storage(settings), open_report_store(settings)
-    return RotatingKeySource(home, settings.rotation(), events, board, founds=True)
+    return RotatingKeySource(home, settings.rotation(), events, board, creates_missing=True)
 
 
 def _noting(events: EventLog) -> Observer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sealedstate import KeyState
-from sealedstate.rotation import Ring, RingKey, Schedule
+from sealedstate.rotation.ring import Ring, RingKey, Schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ import pytest
 
 from sealedstate.cli import main
 from sealedstate.keyring import Key
-from sealedstate.rotation import Schedule, disabled, founded, revoked, rotated
+from sealedstate.rotation.ring import Schedule
+from sealedstate.rotation.transitions import create_ring, disable, revoke, rotate
 from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk, desk
 
 Told = pytest.CaptureFixture[str]
@@ -54,13 +55,13 @@ def test_a_ring_just_made_is_well(place: Desk, capsys: Told) -> None:
     assert findings(capsys) == {}
     assert main(["keys", "check"]) == 0
     assert capsys.readouterr().out == (
-        f"{place.home.where}: sequence 1, no process reports, nothing is wrong.\n"
+        f"{place.home.location}: sequence 1, no process reports, nothing is wrong.\n"
     )
 
 
 def test_a_ring_that_processes_use_is_well(place: Desk, capsys: Told) -> None:
     place.found(HOUR)
-    place.node().tend()
+    place.node().run_once()
     assert findings(capsys) == {}
     assert main(["keys", "check"]) == 0
     assert "sequence 1, reports of 1 process on 1 node" in capsys.readouterr().out
@@ -71,7 +72,7 @@ def test_what_people_did_to_a_ring_is_not_wrong(place: Desk, capsys: Told) -> No
     for arguments in (["rotate", "--now"], ["revoke", "--before", "1h"]):
         assert main(["keys", *arguments]) == 0
     assert main(["keys", "revoke", ring.keys[0].kid.hex()]) == 0
-    place.node().tend()
+    place.node().run_once()
     assert findings(capsys) == {}
 
 
@@ -150,7 +151,7 @@ def test_a_store_that_is_down_is_found(
 
 def test_what_is_in_the_place_of_a_ring_is_told(file: Desk, capsys: Told) -> None:
     file.path.mkdir()
-    assert "no regular file" in the_finding(capsys, "ring")
+    assert "not a regular file" in the_finding(capsys, "ring")
     file.path.rmdir()
     file.path.symlink_to("nowhere")
     assert "symbolic link to nothing" in the_finding(capsys, "ring")
@@ -237,14 +238,14 @@ def test_rotation_every_second_is_well(
     monkeypatch.delenv("SEALEDSTATE_KEYS")
     ring, now = file.found(30, schedule), int(time.time())
     for age in range(29, -1, -1):
-        ring = rotated(ring, schedule, now - age, os.urandom)
+        ring = rotate(ring, schedule, now - age, os.urandom)
     file.put(ring)
     assert findings(capsys, str(file.path)) == {}
 
 
 def test_a_ring_none_of_whose_keys_may_seal_is_found(place: Desk, capsys: Told) -> None:
     now = int(time.time())
-    ring = founded(DEFAULT, now, os.urandom)
+    ring = create_ring(DEFAULT, now, os.urandom)
     off = tuple(replace(key, disabled_at=now) for key in ring.keys)
     place.put(replace(ring, keys=off))
     assert "run `sealedstate keys rotate`, which adds one" in the_finding(capsys, "primary")
@@ -265,7 +266,7 @@ def test_a_key_that_only_a_wrong_clock_can_have_made_is_found_and_can_be_revoked
 ) -> None:
     now = int(time.time())
     ring = place.found(HOUR)
-    place.put(rotated(ring, DEFAULT, now + 380 * DAY, os.urandom))
+    place.put(rotate(ring, DEFAULT, now + 380 * DAY, os.urandom))
     told = findings(capsys)
     (kid,) = [subject for about, subject in told if about == "far-future"]
     assert f"run `sealedstate keys revoke {kid}`" in told["far-future", kid]
@@ -283,17 +284,18 @@ def test_a_configuration_that_promises_more_than_the_ring_is_found_and_mended(
     place: Desk, monkeypatch: pytest.MonkeyPatch, capsys: Told
 ) -> None:
     place.found(HOUR)
-    place.node().tend()
+    place.node().run_once()
     monkeypatch.setenv("SEALEDSTATE_ABSOLUTE_LIFETIME", "172800")
     monkeypatch.setenv("SEALEDSTATE_RELOAD_EVERY", "1200")
     told = findings(capsys)
     assert told.keys() == {("coverage", "announce"), ("coverage", "keep")}
     assert (
-        "announce (900 s) >= reload_every (1200 s) + skew (60 s) does not hold"
+        "announce (900 s) must be at least reload_every (1200 s) + skew (60 s)"
         in (told["coverage", "announce"])
     )
     assert (
-        "keep (43260 s) >= absolute_lifetime (172860 s) does not hold" in told["coverage", "keep"]
+        "keep (43260 s) must be at least absolute_lifetime + skew (172860 s)"
+        in told["coverage", "keep"]
     )
     assert all("run `sealedstate keys rotate`" in sentence for sentence in told.values())
     assert main(["keys", "rotate"]) == 0
@@ -306,7 +308,7 @@ def test_an_announcement_that_the_configuration_itself_makes_too_short_is_found(
     file.found()
     monkeypatch.setenv("SEALEDSTATE_ANNOUNCE", "30")
     told = the_finding(capsys, "coverage")
-    assert "announce (30 s) >= reload_every (60 s)" in told
+    assert "announce (30 s) must be at least reload_every (60 s)" in told
     assert "set a longer announce" in told
 
 
@@ -314,7 +316,7 @@ def test_an_announcement_that_the_configuration_itself_makes_too_short_is_found(
 
 
 def test_a_ring_of_the_future_is_found(place: Desk, capsys: Told) -> None:
-    place.put(rotated(place.found(DAY), DEFAULT, int(time.time()) + 3 * HOUR + 30, os.urandom))
+    place.put(rotate(place.found(DAY), DEFAULT, int(time.time()) + 3 * HOUR + 30, os.urandom))
     told = findings(capsys)["clock", "writer"]
     assert "in 3 h" in told
     assert "set both by NTP" in told
@@ -339,8 +341,8 @@ def test_a_ring_that_was_copied_later_is_not_found(file: Desk, capsys: Told) -> 
 
 def test_within_the_skew_clocks_agree(place: Desk, capsys: Told) -> None:
     now = int(time.time()) + 30
-    ring = revoked(place.found(HOUR), place.ring().keys[0].kid, now, os.urandom)
-    place.put(disabled(ring, ring.keys[0].kid, now, os.urandom))
+    ring = revoke(place.found(HOUR), place.ring().keys[0].kid, now, os.urandom)
+    place.put(disable(ring, ring.keys[0].kid, now, os.urandom))
     place.report(place.ring(), at=now)
     assert findings(capsys) == {}
 

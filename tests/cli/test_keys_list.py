@@ -18,7 +18,8 @@ from sealedstate import ConfigurationError
 from sealedstate.cli import main
 from sealedstate.cli import output as wording
 from sealedstate.cli.keys import listing as timeline
-from sealedstate.rotation import Ring, Tombstone, disabled, founded, rotated
+from sealedstate.rotation.ring import Ring, Tombstone
+from sealedstate.rotation.transitions import create_ring, disable, rotate
 from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk
 from tests.support.rings import Moment, walks
 
@@ -48,9 +49,9 @@ def row(text: str, kid: str) -> list[str]:
 def aged(days: int) -> Ring:
     """A ring that was rotated in time, and whose last key seals since an hour before NOW."""
     since = NOW - HOUR - days * DAY
-    ring = founded(DEFAULT, since, os.urandom)
+    ring = create_ring(DEFAULT, since, os.urandom)
     for day in range(1, days + 1):
-        ring = rotated(ring, DEFAULT, since + day * DAY - DEFAULT.announce, os.urandom)
+        ring = rotate(ring, DEFAULT, since + day * DAY - DEFAULT.announce, os.urandom)
     return ring
 
 
@@ -84,11 +85,11 @@ def kid_of(key: Any) -> str:
 
 def test_every_state_has_its_name(place: Desk, capsys: Told) -> None:
     now = int(time.time())
-    ring = founded(DEFAULT, now - 2 * DAY, os.urandom)
-    ring = rotated(ring, DEFAULT, now - HOUR, os.urandom)  # nobody came in between
-    ring = rotated(ring, DEFAULT, now, os.urandom, force=True)
+    ring = create_ring(DEFAULT, now - 2 * DAY, os.urandom)
+    ring = rotate(ring, DEFAULT, now - HOUR, os.urandom)  # nobody came in between
+    ring = rotate(ring, DEFAULT, now, os.urandom, force=True)
     pending, primary, retired = ring.keys
-    ring = disabled(ring, retired.kid, now, os.urandom)
+    ring = disable(ring, retired.kid, now, os.urandom)
     ring = place.put(replace(ring, sequence=1))
     found = {key["kid"]: key["state"] for key in as_json(capsys)["keys"]}
     states = {pending: "pending", primary: "primary", retired: "disabled"}
@@ -100,7 +101,7 @@ def test_every_state_has_its_name(place: Desk, capsys: Told) -> None:
 def test_the_same_is_told_to_programs(place: Desk, capsys: Told) -> None:
     ring = place.found(HOUR)
     told = as_json(capsys)
-    assert told["where"] == place.home.where
+    assert told["where"] == place.home.location
     assert (told["ring"], told["sequence"]) == (ring.ring_id, 1)
     assert told["schedule"] == {
         "rotate_every": DAY,
@@ -123,7 +124,7 @@ def bars(ring: Ring, now: int) -> dict[str, str]:
 
 
 def test_keys_are_drawn_one_after_the_other() -> None:
-    ring = rotated(aged(1), DEFAULT, NOW, os.urandom, force=True)
+    ring = rotate(aged(1), DEFAULT, NOW, os.urandom, force=True)
     drawn = [bars(ring, NOW)[kid_of(key)] for key in ring.keys]
     next_one, primary, retired = drawn
     assert set(next_one.strip()) <= set(".#|")
@@ -135,8 +136,8 @@ def test_keys_are_drawn_one_after_the_other() -> None:
 
 
 def test_a_disabled_key_is_crossed_out_from_then_on() -> None:
-    ring = founded(DEFAULT, NOW - DAY // 2, os.urandom)
-    ring = disabled(ring, ring.keys[0].kid, NOW, os.urandom)
+    ring = create_ring(DEFAULT, NOW - DAY // 2, os.urandom)
+    ring = disable(ring, ring.keys[0].kid, NOW, os.urandom)
     drawn = bars(ring, NOW)[kid_of(ring.keys[-1])]
     assert drawn.lstrip()[0] == "#"
     assert drawn.rstrip()[-1] == "x"
@@ -185,7 +186,7 @@ def test_what_arrives_under_each_kid_is_added_up(place: Desk, capsys: Told) -> N
 
 def test_a_running_process_is_listed(place: Desk, capsys: Told) -> None:
     place.found()
-    place.node().tend()
+    place.node().run_once()
     text = listed(capsys)
     assert ": 1 process, sequence 1, last " in text
     assert row(text, kid_of(place.ring().keys[0]))[-1] == "0"

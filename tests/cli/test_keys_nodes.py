@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from sealedstate.cli import main
 from sealedstate.cli.keys.node_checks import of_ending_keys
 from sealedstate.cli.keys.source import Look
-from sealedstate.rotation import Ring, rotated
 from sealedstate.rotation.reports import Report
+from sealedstate.rotation.ring import Ring
+from sealedstate.rotation.transitions import rotate
 from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk, desk
 
 Told = pytest.CaptureFixture[str]
@@ -35,7 +36,7 @@ def findings(told: Told) -> dict[str, str]:
 def two_keys(place: Desk, age: int = HOUR) -> tuple[Ring, Ring, str]:
     """A ring, what became of it so long ago, and the kid of its new key."""
     first = place.found(DAY + HOUR)
-    second = place.put(rotated(first, DEFAULT, int(time.time()) - age, os.urandom))
+    second = place.put(rotate(first, DEFAULT, int(time.time()) - age, os.urandom))
     return first, second, second.keys[0].kid.hex()
 
 
@@ -145,10 +146,10 @@ def test_a_real_process_that_lags_is_found(file: Desk, capsys: Told) -> None:
     newer = file.path.read_bytes()
     # What this node sees of the shared volume is cut short.
     file.path.write_bytes(whole[:100])
-    node.tend()
+    node.run_once()
     file.path.write_bytes(newer)
     (told,) = findings(capsys).values()
-    assert "keeps the last good ring and complains: the ring can't be loaded" in told
+    assert "keeps the last good ring and complains: the ring could not be loaded" in told
 
 
 # --- silence ------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ def test_a_node_whose_clock_is_behind_is_found_by_that_of_the_volume(
 def ending(place: Desk) -> tuple[Ring, str]:
     """A ring whose older key expires within the hour."""
     first = place.found(DAY + 12 * HOUR)
-    ring = rotated(first, DEFAULT, int(time.time()) - 12 * HOUR, os.urandom)
+    ring = rotate(first, DEFAULT, int(time.time()) - 12 * HOUR, os.urandom)
     return place.put(ring), ring.keys[1].kid.hex()
 
 

@@ -16,7 +16,8 @@ import pytest
 from sealedstate import Key, Keyring
 from sealedstate._stored.table import Rows
 from sealedstate.keyring import export_lookup
-from sealedstate.rotation import Ring, lasting_rotated, rotated
+from sealedstate.rotation.ring import Ring
+from sealedstate.rotation.transitions import rotate, rotate_long_term
 from sealedstate.sso import ConsentStore
 from sealedstate.sso.deployment import SsoDeployment
 from sealedstate.storage import open_storage
@@ -55,12 +56,12 @@ def with_two(place: Desk, url: str) -> Ring:
     now = int(time.time())
     ring = place.found(3 * DAY)
     agree(url, ring.keyring(), now - 3 * DAY)
-    ring = lasting_rotated(ring, now - DAY - 3600, os.urandom)
-    return place.put(replace(rotated(ring, DEFAULT, now - 60, os.urandom), sequence=7))
+    ring = rotate_long_term(ring, now - DAY - 3600, os.urandom)
+    return place.put(replace(rotate(ring, DEFAULT, now - 60, os.urandom), sequence=7))
 
 
 def lasting(place: Desk) -> list[str]:
-    return [key.kid.hex() for key in place.ring().lasting]
+    return [key.kid.hex() for key in place.ring().long_term]
 
 
 def test_what_the_old_key_sealed_is_sealed_anew_and_then_it_can_be_destroyed(
@@ -110,7 +111,7 @@ def test_a_key_by_which_a_late_node_may_still_seal_is_not_destroyed(
     place: Desk, url: str, capsys: Told
 ) -> None:
     place.found(3 * DAY)
-    place.put(lasting_rotated(place.ring(), int(time.time()) - 1000, os.urandom))
+    place.put(rotate_long_term(place.ring(), int(time.time()) - 1000, os.urandom))
     before = lasting(place)
     assert len(before) == 2
     assert keys("reseal", "--destroy") == 0
@@ -148,7 +149,7 @@ def test_check_and_list_know_of_a_lasting_key_that_is_over(
 
 
 def test_a_ring_of_before_is_told_to_get_a_lasting_key(place: Desk, capsys: Told) -> None:
-    place.put(replace(place.found(), lasting=(), sequence=2))
+    place.put(replace(place.found(), long_term=(), sequence=2))
     assert keys("check", "--json") == 1
     (found,) = as_json(capsys)["findings"]
     assert found["about"] == "lasting-key"
@@ -197,6 +198,6 @@ def test_no_command_prints_a_lasting_secret(place: Desk, url: str, capsys: Told)
     for command in (["list"], ["list", "--json"], ["check"], ["reseal"], ["rotate", "--lasting"]):
         keys(*command)
     out, err = capsys.readouterr()
-    secrets: Any = [key.secret.hex() for key in ring.lasting]
-    secrets += [json.dumps(key.secret.decode("latin-1")) for key in ring.lasting]
+    secrets: Any = [key.secret.hex() for key in ring.long_term]
+    secrets += [json.dumps(key.secret.decode("latin-1")) for key in ring.long_term]
     assert not [secret for secret in secrets if secret in out + err]

@@ -10,8 +10,10 @@ from dataclasses import replace
 import pytest
 
 from sealedstate import Keeper, OperatorError, Settings
+from sealedstate.deployment import open_ring_storage
 from sealedstate.keyring import Key, secret_to_text
-from sealedstate.rotation import Ring, RingUnreadable
+from sealedstate.rotation.document import RingUnreadable
+from sealedstate.rotation.ring import Ring
 from tests.support.jar import Browser
 from tests.support.ring_cli import DAY, KEK, Desk, Told, as_json, finding, keys, wrong_usage
 
@@ -37,8 +39,8 @@ def kek(file: Desk, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def wrapped_ring(desk: Desk, kek: str) -> Ring:
     """The ring as a process reads it that has the key."""
-    home = Settings.from_env(desk.environ | {"SEALEDSTATE_KEK": kek}).key_sources()
-    ring = home.ring_home(desk.keys).load()
+    settings = Settings.from_env(desk.environ | {"SEALEDSTATE_KEK": kek})
+    ring = open_ring_storage(settings).load()
     assert ring is not None
     return ring
 
@@ -82,10 +84,10 @@ def test_a_process_without_the_key_goes_on_and_does_not_put_its_ring_back(
     good = process.ring
     assert keys("wrap") == 0
     for _ in range(2):
-        process.tend()
+        process.run_once()
     assert process.ring is good
     assert process.keyring().primary(int(time.time())) is not None
-    assert "not set here" in (process.complaint or "")
+    assert "not set here" in (process.last_error or "")
     assert wrapped_ring(file, kek).sequence > good.sequence
     with pytest.raises(OperatorError):
         file.node()
@@ -109,7 +111,7 @@ def test_as_json_it_tells_the_ring(file: Desk, kek: str, capsys: Told) -> None:
     assert keys("wrap", "--json") == 0
     ring = wrapped_ring(file, kek)
     assert as_json(capsys) == {
-        "where": file.home.where,
+        "where": file.home.location,
         "changed": True,
         "ring": ring.ring_id,
         "sequence": ring.sequence,
@@ -129,7 +131,7 @@ def test_a_ring_of_another_is_not_wrapped(file: Desk, kek: str, capsys: Told) ->
     (file.path.parent / "keys.json.lock").unlink()
     assert keys("init") == 0
     file.path.write_text(text)
-    assert "was there: bring that back" in finding(capsys, "wrap")
+    assert "restore that ring" in finding(capsys, "wrap")
     assert file.path.read_text() == text
 
 

@@ -601,7 +601,7 @@ def test_one_source_serves_all_profiles_so_that_one_thread_tends_the_ring(tmp_pa
 
 def _rotating(keys: RotatingKeySource, keeper: Keeper, now: int) -> str:
     """What somebody who asks for a new key at `now` is told."""
-    keys.tending = replace(keys.tending, clock=lambda: now)
+    keys.config = replace(keys.config, clock=lambda: now)
     return rotate_keys(Order(keeper.session(), {}, keeper, keys))
 
 

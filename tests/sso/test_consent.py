@@ -15,7 +15,8 @@ from sealedstate import ConfigurationError, Keyring, Settings
 from sealedstate._wire import cbor as codec
 from sealedstate.errors import CapacityError, NoPrimaryKey, StorageUnavailable, UnsupportedValue
 from sealedstate.key_sources import StaticKeys
-from sealedstate.rotation import Ring, Schedule, founded, rotated
+from sealedstate.rotation.ring import Ring, Schedule
+from sealedstate.rotation.transitions import create_ring, rotate
 from sealedstate.sso import Consent, ConsentStore
 from sealedstate.sso.consent import CONTEXT
 from sealedstate.storage import MemoryStorage, Storage
@@ -392,7 +393,7 @@ DAILY = Schedule(DAY, 900, DAY, 60)
 
 
 def a_ring() -> Ring:
-    return founded(DAILY, NOW, randomness("consents"))
+    return create_ring(DAILY, NOW, randomness("consents"))
 
 
 def test_what_was_agreed_to_outlives_every_key_that_seals_sessions(storage: Storage) -> None:
@@ -401,7 +402,7 @@ def test_what_was_agreed_to_outlives_every_key_that_seals_sessions(storage: Stor
     first, now = ring.keys[0].kid, NOW
     for _ in range(30):
         now += DAY
-        ring = rotated(ring, DAILY, now, randomness(str(now)))
+        ring = rotate(ring, DAILY, now, randomness(str(now)))
     assert ring.find(first) is None
     consents = store(storage, ring.keyring())
     assert consents.has_accepted(ANN, "terms", 1, now)
@@ -419,7 +420,7 @@ def test_a_ring_without_a_key_for_years_records_nothing_rather_than_what_would_b
 
 def test_a_node_that_lacks_the_key_answers_nothing_and_loses_nothing() -> None:
     storage = MemoryStorage(Clock(NOW))
-    ours, another = a_ring().keyring(), founded(DAILY, NOW, randomness("another")).keyring()
+    ours, another = a_ring().keyring(), create_ring(DAILY, NOW, randomness("another")).keyring()
     store(storage, ours).record(ANN, "terms", 1, NOW)
     behind = store(storage, Keyring(another.keys, lookup=ours.lookup, lasting_keys=another.keys))
     for act in (

@@ -21,9 +21,10 @@ from sealedstate import Settings
 from sealedstate.cli import main
 from sealedstate.deployment import open_keys, open_report_store, open_ring_storage, open_store
 from sealedstate.keyring import Key, secret_to_text
-from sealedstate.rotation import Ring, RingStorage, Schedule, founded
 from sealedstate.rotation.reports import Report, ReportStore
+from sealedstate.rotation.ring import Ring, RingStorage, Schedule
 from sealedstate.rotation.source import RotatingKeySource
+from sealedstate.rotation.transitions import create_ring
 from sealedstate.storage import Storage
 
 KEK = Key.generate(os.urandom).export()
@@ -57,7 +58,7 @@ class Desk:
 
     def found(self, age: int = 0, schedule: Schedule = DEFAULT) -> Ring:
         """Put a ring there that was founded so long ago."""
-        return self.put(founded(schedule, int(time.time()) - age, os.urandom))
+        return self.put(create_ring(schedule, int(time.time()) - age, os.urandom))
 
     def report(self, ring: Ring, **given: object) -> Report:
         """Hang up what a process tells that uses `ring`, and is well."""

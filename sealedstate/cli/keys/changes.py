@@ -16,18 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from ...errors import ConfigurationError, OperatorError
-from ...rotation import (
-    Ring,
-    RingKey,
-    Schedule,
-    disabled,
-    enabled,
-    founded,
-    lasting_rotated,
-    revoked,
-    revoked_before,
-    rotated,
-)
+from ...rotation import transitions
+from ...rotation.ring import Ring, RingKey, Schedule
 from ..output import duration, exact, iso, many, past, relative, show
 from .source import RingSource, newest
 
@@ -75,13 +65,13 @@ def changed(source: RingSource, change: Change) -> tuple[Ring, Ring, int]:
         after = change(before, now)
         if after is before or source.home.write(after, before):
             return before, after, now
-    raise OperatorError(f"others write {source.home.where} all the time; nothing was done")
+    raise OperatorError(f"others write {source.home.location} all the time; nothing was done")
 
 
 def _facts(source: RingSource, before: Ring | None, after: Ring, now: int) -> dict[str, Any]:
     primary = after.primary(now)
     return {
-        "where": source.home.where,
+        "where": source.home.location,
         "changed": after is not before,
         "ring": after.ring_id,
         "sequence": after.sequence,
@@ -93,12 +83,12 @@ def _facts(source: RingSource, before: Ring | None, after: Ring, now: int) -> di
 
 
 def init(source: RingSource, given: argparse.Namespace) -> int:
-    tending, now = source.tending, source.now()
+    config, now = source.config, source.now()
     # Otherwise the first process would refuse the ring that was made for it.
-    tending.schedule.check(tending.reload_every, tending.lifetime, tending.skew)
-    ring = founded(tending.schedule, now, tending.random)
+    config.schedule.check(config.reload_every, config.lifetime, config.skew)
+    ring = transitions.create_ring(config.schedule, now, config.random)
     if not source.home.write(ring, None):
-        raise OperatorError(f"{source.home.where} is there already; nothing was done")
+        raise OperatorError(f"{source.home.location} is there already; nothing was done")
     if not source.is_wrapped:
         _warn_of_clear_secrets()
     facts = _facts(source, None, ring, now) | {"wrapped": source.is_wrapped, "mode": _mode(source)}
@@ -108,7 +98,7 @@ def init(source: RingSource, given: argparse.Namespace) -> int:
 def _told_of_first(source: RingSource, ring: Ring) -> list[str]:
     schedule, mode = ring.schedule, _mode(source)
     return [
-        f"Made {source.home.where}{f' (mode {mode})' if mode else ''}.",
+        f"Made {source.home.location}{f' (mode {mode})' if mode else ''}.",
         f"{ring.keys[0].kid.hex()} seals from now on, each key for"
         f" {duration(schedule.rotate_every)}; the next one is announced"
         f" {duration(schedule.announce)} before its turn.",
@@ -140,9 +130,11 @@ def rotate(source: RingSource, given: argparse.Namespace) -> int:
 def _rotate_lasting(source: RingSource, given: argparse.Namespace) -> int:
     if given.now:
         raise ConfigurationError("--now or --lasting: a lasting key is announced whenever one asks")
-    random = source.tending.random
-    before, after, now = changed(source, lambda ring, now: lasting_rotated(ring, now, random))
-    newest_of_all = after.lasting[0]
+    random = source.config.random
+    before, after, now = changed(
+        source, lambda ring, now: transitions.rotate_long_term(ring, now, random)
+    )
+    newest_of_all = after.long_term[0]
     word = "is announced" if after is not before else "is announced already"
     told = [
         f"{newest_of_all.kid.hex()} {word}; it seals what is stored for years from"
@@ -154,13 +146,15 @@ def _rotate_lasting(source: RingSource, given: argparse.Namespace) -> int:
 
 def _rotate(source: RingSource, given: argparse.Namespace) -> int:
     def change(ring: Ring, now: int) -> Ring:
-        schedule, random = source.schedule(ring), source.tending.random
+        schedule, random = source.schedule(ring), source.config.random
         if given.now and any(key.activates_at > now for key in ring.keys):
             # Who asks twice, or at once with others, wants one key; it is written, and so wrapped,
             # anew all the same.
             again = replace(ring, sequence=ring.sequence + 1, updated_at=now)
             return _lengthened(again, schedule, now)
-        return _lengthened(rotated(ring, schedule, now, random, given.now), schedule, now)
+        return _lengthened(
+            transitions.rotate(ring, schedule, now, random, given.now), schedule, now
+        )
 
     before, after, now = changed(source, change)
     known = {key.kid for key in before.keys}
@@ -178,7 +172,7 @@ def _lengthened(ring: Ring, schedule: Schedule, now: int) -> Ring:
 
     At once, and not only with the next key: a node of that configuration refuses it until then.
     """
-    wider = ring.schedule.widened(schedule)
+    wider = ring.schedule.merged_with(schedule)
     if replace(wider, rotate_every=ring.schedule.rotate_every) == ring.schedule:
         return ring
     return replace(ring, schedule=wider, sequence=ring.sequence + 1, updated_at=now)
@@ -226,9 +220,9 @@ def _revoke_kid(source: RingSource, given: argparse.Namespace) -> int:
     ring = source.ring()
     _refuse_lasting(ring, given.kid)
     kid = kid_of(given.kid, [*_kids(ring), *(dead.kid for dead in ring.tombstones if dead.revoked)])
-    random = source.tending.random
+    random = source.config.random
     before, after, now = changed(
-        source, lambda ring, now: revoked(ring, kid, now, random, given.reason)
+        source, lambda ring, now: transitions.revoke(ring, kid, now, random, given.reason)
     )
     if after is before:
         told = [f"{kid.hex()} was revoked already."]
@@ -242,7 +236,9 @@ def _revoke_before(source: RingSource, given: argparse.Namespace) -> int:
     if given.reason:
         raise ConfigurationError("--reason goes with a KID")
     moment = past(given.before, source.now())
-    before, after, now = changed(source, lambda ring, now: revoked_before(ring, moment, now))
+    before, after, now = changed(
+        source, lambda ring, now: transitions.revoke_before(ring, moment, now)
+    )
     if after is before:
         told = [f"All that was sealed before {exact(before.revoked_before)} is revoked already."]
         if not before.revoked_before:
@@ -257,8 +253,10 @@ def _revoke_before(source: RingSource, given: argparse.Namespace) -> int:
 
 def disable(source: RingSource, given: argparse.Namespace) -> int:
     _refuse_lasting(source.ring(), given.kid)
-    kid, random = kid_of(given.kid, _kids(source.ring())), source.tending.random
-    before, after, now = changed(source, lambda ring, now: disabled(ring, kid, now, random))
+    kid, random = kid_of(given.kid, _kids(source.ring())), source.config.random
+    before, after, now = changed(
+        source, lambda ring, now: transitions.disable(ring, kid, now, random)
+    )
     told = [f"{kid.hex()} was disabled already."]
     if after is not before:
         told = [f"{kid.hex()} is disabled, until `sealedstate keys enable {kid.hex()}`."]
@@ -269,12 +267,12 @@ def disable(source: RingSource, given: argparse.Namespace) -> int:
 
 def enable(source: RingSource, given: argparse.Namespace) -> int:
     kid = kid_of(given.kid, _kids(source.ring()))
-    before, after, now = changed(source, lambda ring, now: enabled(ring, kid, now))
+    before, after, now = changed(source, lambda ring, now: transitions.enable(ring, kid, now))
     told = [f"{kid.hex()} is not disabled."]
     if after is not before:
         told = [
             f"{kid.hex()} is enabled: each process opens what it sealed again once it has loaded"
-            f" the ring, within {source.tending.reload_every} s."
+            f" the ring, within {source.config.reload_every} s."
         ]
     return _done(source, before, after, now, told).tell(given)
 
@@ -300,7 +298,7 @@ def _kids(ring: Ring) -> list[bytes]:
 def _refuse_lasting(ring: Ring, text: str) -> None:
     """What a lasting key has sealed would be lost with it, and for good."""
     prefix = text.strip().lower()
-    if any(KID_PREFIX.fullmatch(prefix) and key.kid.hex() == prefix for key in ring.lasting):
+    if any(KID_PREFIX.fullmatch(prefix) and key.kid.hex() == prefix for key in ring.long_term):
         raise ConfigurationError(
             f"{prefix} seals what is stored for years, which would be lost with it:"
             " `sealedstate keys rotate --lasting`, and when the new key seals,"
@@ -324,7 +322,7 @@ def _told_of_successor(before: Ring, after: Ring) -> list[str]:
 
 def _window(source: RingSource, now: int, what: str) -> list[str]:
     """How long processes may still go by the old ring."""
-    reload_every = source.tending.reload_every
+    reload_every = source.config.reload_every
     until = exact(now + reload_every + LOADING)
     presumed = "" if source.is_configured else ", if that is what they have"
     return [
@@ -337,7 +335,7 @@ def _window(source: RingSource, now: int, what: str) -> list[str]:
 def _done(source: RingSource, before: Ring, after: Ring, now: int, told: list[str]) -> Outcome:
     facts = _facts(source, before, after, now)
     if after is not before:
-        facts["in_force_by"] = iso(now + source.tending.reload_every + LOADING)
+        facts["in_force_by"] = iso(now + source.config.reload_every + LOADING)
     return Outcome(told, facts)
 
 
@@ -353,7 +351,7 @@ def wrap(source: RingSource, given: argparse.Namespace) -> int:
     # The document before the last write stands in PATH.prev: now that, too, is wrapped.
     _, after, _ = changed(source, _anew)
     facts = {
-        "where": source.home.where,
+        "where": source.home.location,
         "changed": True,
         "ring": after.ring_id,
         "sequence": after.sequence,
@@ -368,7 +366,7 @@ def _anew(ring: Ring, now: int) -> Ring:
 
 def _told(source: RingSource, ring: Ring) -> list[str]:
     return [
-        f"The keys in {source.home.where} are wrapped, and those in {source.path}.prev.",
+        f"The keys in {source.home.location} are wrapped, and those in {source.path}.prev.",
         "Processes without SEALEDSTATE_KEK go on with what they have loaded; start them anew with"
         f" it within {duration(ring.schedule.announce)}, before a new key can seal.",
         "Who has read the file in clear, or a backup of it, has its keys: `sealedstate keys rotate"

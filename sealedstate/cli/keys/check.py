@@ -31,14 +31,14 @@ def checked(source: RingSource, before: Look | None = None) -> Checked:
     findings = [*of_place(source)]
     if source.path is not None:
         # First of all, for reading reports removes those that have expired.
-        findings += of_report_files(source.path, source.tending.skew)
+        findings += of_report_files(source.path, source.config.skew)
     try:
         look = look_at(source)
     except OperatorError as error:
         return Checked(None, [*findings, of_missing(source, error)])
-    findings += of_ring(look, source.tending, source.is_configured)
+    findings += of_ring(look, source.config, source.is_configured)
     findings += of_clocks(source, look)
-    findings += of_nodes(look, source.tending, source.reports_here)
+    findings += of_nodes(look, source.config, source.reports_here)
     if before is not None:
         findings += of_ending_keys(before, look)
     return Checked(look, findings)
@@ -58,7 +58,7 @@ def check(source: RingSource, given: argparse.Namespace) -> int:
 
 def _as_json(source: RingSource, found: Checked) -> dict[str, object]:
     return {
-        "where": source.home.where,
+        "where": source.home.location,
         "sequence": None if found.look is None else found.look.ring.sequence,
         "reports": 0 if found.look is None else len(found.look.reports),
         "findings": [asdict(finding) for finding in found.findings],
@@ -69,7 +69,7 @@ def _as_json(source: RingSource, found: Checked) -> dict[str, object]:
 def _as_text(source: RingSource, found: Checked) -> list[str]:
     lines = [f"{finding.about}: {finding.sentence}." for finding in found.findings]
     if found.look is not None and not found.findings:
-        lines.append(f"{plain(source.home.where)}: {_who_agrees(found.look)}, nothing is wrong.")
+        lines.append(f"{plain(source.home.location)}: {_who_agrees(found.look)}, nothing is wrong.")
     return [*lines, *(f"not checked: {what}." for what in _unchecked(source, found))]
 
 

@@ -14,8 +14,8 @@ from dataclasses import asdict
 from typing import Any
 
 from ...keyring import KeyState
-from ...rotation import Ring, RingKey, Tombstone
 from ...rotation.reports import Report
+from ...rotation.ring import Ring, RingKey, Tombstone
 from ..output import duration, exact, iso, listed, many, moment, plain, relative, show
 from .source import Look, RingSource, is_far, kids_ever, look_at
 
@@ -164,7 +164,7 @@ def as_text(source: RingSource, look: Look) -> list[str]:
     cookies = counted(look.reports, "opened")
     known = {kid: cookies[kid] for kid in states(ring, now)} if look.reports else {}
     blocks = [
-        [*_head(source.home.where, ring, now)],
+        [*_head(source.home.location, ring, now)],
         table(ring, now, known),
         drawing(ring, now),
         _lasting(ring, now),
@@ -182,7 +182,7 @@ def _head(where: str, ring: Ring, now: int) -> list[str]:
         f" written {relative(ring.updated_at, now)}",
         f"A key seals for {duration(schedule.rotate_every)}, is announced"
         f" {duration(schedule.announce)} before, and opens for"
-        f" {duration(schedule.held_after_retirement)} after.",
+        f" {duration(schedule.opens_after_retirement)} after.",
     ]
     if ring.revoked_before:
         lines.append(f"Cookies sealed before {exact(ring.revoked_before)} are refused.")
@@ -194,7 +194,7 @@ def _lasting(ring: Ring, now: int) -> list[str]:
     lines = [
         f"{key.kid.hex()}  {_lasting_state(ring, key, now):8}  seals from"
         f" {moment(key.activates_at)}  {relative(key.activates_at, now)}"
-        for key in ring.lasting
+        for key in ring.long_term
     ]
     return ["For what is stored for years:", *lines] if lines else []
 
@@ -202,7 +202,7 @@ def _lasting(ring: Ring, now: int) -> list[str]:
 def _lasting_state(ring: Ring, key: RingKey, now: int) -> str:
     if key.activates_at > now:
         return "pending"
-    sealing = max(one.activates_at for one in ring.lasting if one.activates_at <= now)
+    sealing = max(one.activates_at for one in ring.long_term if one.activates_at <= now)
     return "primary" if key.activates_at == sealing else "retired"
 
 
@@ -272,7 +272,7 @@ def as_json(source: RingSource, look: Look) -> dict[str, Any]:
     """Everything but secrets. Times are ISO 8601."""
     ring = look.ring
     return {
-        "where": source.home.where,
+        "where": source.home.location,
         "ring": ring.ring_id,
         "sequence": ring.sequence,
         "updated_at": iso(ring.updated_at),
@@ -287,7 +287,7 @@ def as_json(source: RingSource, look: Look) -> dict[str, Any]:
                 "activates_at": iso(key.activates_at),
                 "state": _lasting_state(ring, key, look.now),
             }
-            for key in ring.lasting
+            for key in ring.long_term
         ],
         "tombstones": [_tombstone_as_json(dead) for dead in ring.tombstones],
         "unknown": unknown_here(look),

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ...keyring import KeyState
-from ...rotation import Ring
 from ...rotation.reports import Report
+from ...rotation.ring import Ring
 from ...rotation.source import RotationConfig
 from ..output import duration, listed, plain, relative
 from .listing import by_node, counted, states
@@ -29,13 +29,13 @@ STRANGE_SHARE = 0.01
 REPORT_BYTES = 1 << 16
 
 
-def of_nodes(look: Look, tending: RotationConfig, reports_here: bool) -> Iterator[Finding]:
+def of_nodes(look: Look, config: RotationConfig, reports_here: bool) -> Iterator[Finding]:
     """Everything that one look at the reports shows."""
     if look.unreported is not None:
         yield Finding("reports", "", f"{plain(look.unreported)}: what nodes tell could not be read")
     elif not look.reports and reports_here:
-        yield from _of_silence(look, tending)
-    margin = tending.reload_every + look.ring.schedule.skew
+        yield from _of_silence(look, config)
+    margin = config.reload_every + look.ring.schedule.skew
     for node, reports in by_node(look.reports).items():
         yield from _of_rings(node, reports, look.ring, margin)
         yield from _of_keys(node, reports, look, margin)
@@ -44,8 +44,8 @@ def of_nodes(look: Look, tending: RotationConfig, reports_here: bool) -> Iterato
     yield from _of_strangers(look)
 
 
-def _of_silence(look: Look, tending: RotationConfig) -> Iterator[Finding]:
-    since = ROUNDS * tending.reload_every
+def _of_silence(look: Look, config: RotationConfig) -> Iterator[Finding]:
+    since = ROUNDS * config.reload_every
     if look.now - min(key.created_at for key in look.ring.keys) < since:
         return  # perhaps the nodes are only being started
     yield Finding(
@@ -155,7 +155,7 @@ def _share(count: int, total: int) -> str:
 def of_ending_keys(before: Look, after: Look) -> Iterator[Finding]:
     """Keys that will soon open nothing any more, and under which cookies came between two looks."""
     ring, now = after.ring, after.now
-    soon = now + ring.schedule.held_after_retirement // 10
+    soon = now + ring.schedule.opens_after_retirement // 10
     known, opened = states(ring, now), _opened_between(before, after)
     for key in ring.keys:
         kid, expires_at = key.kid.hex(), ring.expires_at(key)

@@ -18,7 +18,7 @@ from ..._stored.table import Kind, SealedTable, StoreAccess, SweepResult
 from ...deployment import Deployment
 from ...errors import ConfigurationError, OperatorError
 from ...keyring import Keyring
-from ...rotation import lasting_destroyed, lasting_replaced
+from ...rotation.transitions import destroy_long_term, obsolete_long_term
 from ...storage import USES
 from ..output import many
 from .changes import Outcome, changed
@@ -70,12 +70,12 @@ def _sweep(deployment: Deployment, keyring: Keyring, now: float) -> SweepResult:
 
 def _kids(source: RingSource | None, now: int) -> set[bytes]:
     """Lasting keys of the ring by which no node seals any more."""
-    return set() if source is None else {key.kid for key in lasting_replaced(source.ring(), now)}
+    return set() if source is None else {key.kid for key in obsolete_long_term(source.ring(), now)}
 
 
 def _destroy(source: RingSource, kids: Collection[bytes]) -> set[bytes]:
-    before, after, _ = changed(source, lambda ring, now: lasting_destroyed(ring, kids, now))
-    return {key.kid for key in before.lasting} - {key.kid for key in after.lasting}
+    before, after, _ = changed(source, lambda ring, now: destroy_long_term(ring, kids, now))
+    return {key.kid for key in before.long_term} - {key.kid for key in after.long_term}
 
 
 # --- what is told -------------------------------------------------------------------------------

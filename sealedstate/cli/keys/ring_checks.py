@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import ConfigurationError, OperatorError, StorageError
-from ...rotation import Ring, RingReplaced, Schedule, lasting_replaced
+from ...rotation.ring import Ring, RingReplaced, Schedule
 from ...rotation.ring_store import CONTEXT
 from ...rotation.source import RotationConfig
+from ...rotation.transitions import obsolete_long_term
 from ...storage import USES, RoutedStorage, Storage, mismatch
 from ...storage.requirements import Use, store_name
 from ..output import duration, exact, plain, relative
@@ -109,7 +110,7 @@ def _of_store(storage: Storage) -> Iterator[Finding]:
 
 def of_missing(source: RingSource, error: OperatorError) -> Finding:
     """Why there is no ring to be looked at."""
-    wrong, where = plain(error, 500), plain(source.home.where)
+    wrong, where = plain(error, 500), plain(source.home.location)
     if isinstance(error, RingReplaced):
         return Finding("ring", where, wrong)
     if isinstance(error.__cause__, PermissionError):
@@ -143,7 +144,7 @@ def _or_another_kek() -> str:
 # --- the ring -----------------------------------------------------------------------------------
 
 
-def of_ring(look: Look, tending: RotationConfig, is_configured: bool) -> Iterator[Finding]:
+def of_ring(look: Look, config: RotationConfig, is_configured: bool) -> Iterator[Finding]:
     """What is wrong with a ring by itself."""
     ring, now = look.ring, look.now
     yield from _of_primary(ring, now)
@@ -151,7 +152,7 @@ def of_ring(look: Look, tending: RotationConfig, is_configured: bool) -> Iterato
     yield from _of_far_keys(ring, now)
     yield from _of_lasting_keys(ring, now)
     if is_configured:
-        yield from _of_promises(ring.schedule, tending)
+        yield from _of_promises(ring.schedule, config)
 
 
 def _of_primary(ring: Ring, now: int) -> Iterator[Finding]:
@@ -197,14 +198,14 @@ def _of_far_keys(ring: Ring, now: int) -> Iterator[Finding]:
 
 def _of_lasting_keys(ring: Ring, now: int) -> Iterator[Finding]:
     """Keys that are over stay until somebody has made sure that nothing needs them."""
-    if not ring.lasting:
+    if not ring.long_term:
         yield Finding(
             "lasting-key",
             "",
             "the ring is of a time when rings had no key for what is stored for years, such as"
             " consents: run `sealedstate keys rotate --lasting`",
         )
-    for key in lasting_replaced(ring, now):
+    for key in obsolete_long_term(ring, now):
         kid = key.kid.hex()
         yield Finding(
             "lasting-key",
@@ -214,15 +215,15 @@ def _of_lasting_keys(ring: Ring, now: int) -> Iterator[Finding]:
         )
 
 
-def _of_promises(schedule: Schedule, tending: RotationConfig) -> Iterator[Finding]:
+def _of_promises(schedule: Schedule, config: RotationConfig) -> Iterator[Finding]:
     """One after the other, for each inequality is a finding of its own."""
-    reload_every, skew = tending.reload_every, tending.skew
+    reload_every, skew = config.reload_every, config.skew
     longer = "; run `sealedstate keys rotate` with this configuration, which lengthens the ring's"
-    if broken := _broken(tending.schedule, reload_every, 1, skew):
+    if broken := _broken(config.schedule, reload_every, 1, skew):
         yield Finding("coverage", "announce", f"{broken}; set a longer announce, then rotate")
     elif broken := _broken(schedule, reload_every, 1, skew):
         yield Finding("coverage", "announce", f"{broken}{longer}")
-    if broken := _broken(schedule, 0, tending.lifetime, 0):
+    if broken := _broken(schedule, 0, config.lifetime, 0):
         yield Finding("coverage", "keep", f"{broken}{longer}")
 
 

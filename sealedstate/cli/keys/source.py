@@ -19,8 +19,8 @@ from ...errors import ConfigurationError, NoPrimaryKey, OperatorError
 from ...events import EventLog
 from ...key_sources import KEK_VARIABLE
 from ...keyring import KEY_LABEL, Keyring
-from ...rotation import Ring, RingKey, RingStorage, Schedule
 from ...rotation.reports import Report, ReportStore
+from ...rotation.ring import Ring, RingKey, RingStorage, Schedule
 from ...rotation.ring_file import is_ring_file
 from ...rotation.source import RotationConfig
 from ...settings import ENVIRONMENT_PREFIX, Settings, process_environment
@@ -44,42 +44,42 @@ class RingSource:
     """One ring's place, and the configuration that goes with it.
 
     `path`: of a ring in a file. `is_configured`: whether somebody has said how it is to rotate;
-    otherwise `tending` holds defaults. `reports_here`: whether nodes of this configuration report.
+    otherwise `config` holds defaults. `reports_here`: whether nodes of this configuration report.
     """
 
     home: RingStorage
     board: ReportStore
     path: Path | None
     storage: Storage | None
-    tending: RotationConfig
+    config: RotationConfig
     is_wrapped: bool
     is_configured: bool
 
     @property
     def reports_here(self) -> bool:
-        return self.is_configured and self.tending.rotates
+        return self.is_configured and self.config.rotate_in_process
 
     def now(self) -> int:
         """Epoch seconds."""
-        return int(self.tending.clock())
+        return int(self.config.clock())
 
     def ring(self) -> Ring:
         """The ring, whose keys are known to be keys. Raises OperatorError."""
         ring = self.home.load()
         if ring is None:
             raise OperatorError(
-                f"there is no ring at {self.home.where}: restore it if one was there, else"
+                f"there is no ring at {self.home.location}: restore it if one was there, else"
                 " `sealedstate keys init` makes one"
             )
         try:
             ring.keyring()
         except ConfigurationError as error:
-            raise OperatorError(f"{self.home.where} can't be used: {error}") from None
+            raise OperatorError(f"{self.home.location} can't be used: {error}") from None
         return ring
 
     def schedule(self, ring: Ring) -> Schedule:
         """By which a ring is to rotate: what nobody has said, it says itself."""
-        return self.tending.schedule if self.is_configured else ring.schedule
+        return self.config.schedule if self.is_configured else ring.schedule
 
 
 @dataclass(frozen=True, slots=True)

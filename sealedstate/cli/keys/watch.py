@@ -56,7 +56,7 @@ def _watch(source: RingSource, every: float) -> None:
 
 def _recent(looks: list[Look], source: RingSource) -> list[Look]:
     """Those by which it shows what still arrives: a process reports once in each reload_every."""
-    since = source.now() - 2 * source.tending.reload_every
+    since = source.now() - 2 * source.config.reload_every
     return [look for look in looks if look.now >= since]
 
 
