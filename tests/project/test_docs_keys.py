@@ -116,7 +116,7 @@ def three_days(place: Desk) -> Ring:
     """A ring that rotated each day, was then rotated by hand, and had a key revoked."""
     now = int(time.time())
     since = now - 2 * DAY - 9 * HOUR
-    ring = place.found(2 * DAY + 9 * HOUR, replace(DEFAULT, keep=40 * HOUR))
+    ring = place.create(2 * DAY + 9 * HOUR, replace(DEFAULT, keep=40 * HOUR))
     for day in (1, 2):
         ring = rotate(ring, ring.schedule, since + day * DAY - 900, os.urandom)
     ring = revoke(ring, ring.keys[1].kid, now - 5 * HOUR, os.urandom, "laptop stolen")
@@ -146,7 +146,7 @@ def test_documented_sweep_reseals_and_names_the_key_that_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Told
 ) -> None:
     with desk("store", tmp_path, monkeypatch) as place:
-        now, ring = int(time.time()), place.found(3 * DAY)
+        now, ring = int(time.time()), place.create(3 * DAY)
         with closing(open_storage(place.environ["SEALEDSTATE_STORAGE"], time.time)) as store:
             deployment = SsoDeployment(store, Rows("default", os.urandom), ring.keyring, 60)
             for number in range(3):
@@ -177,7 +177,7 @@ def test_every_state_field_and_finding_is_explained() -> None:
 
 def words_of_findings() -> Iterator[str]:
     """The subjects of findings in the source."""
-    for path in (ROOT / "sealedstate" / "cli" / "keys").glob("*_checks.py"):
+    for path in (ROOT / "sealedstate" / "cli").glob("*_checks.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding":
                 assert isinstance(node.args[0], ast.Constant)

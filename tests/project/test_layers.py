@@ -19,8 +19,7 @@ DOORS = {
     "time": {
         "settings",
         "cli.store",
-        "cli.keys.check",
-        "cli.keys.watch",
+        "cli._key_checks",
         "rotation.ring_file",
         "testing.clock",
         "testing.workers",
@@ -41,7 +40,6 @@ DOORS = {
     "random": {"storage.redis.client"},
     "fcntl": {"rotation.ring_file"},
     "tomllib": {"settings"},
-    "argparse": {"cli"},
     "click": {"cli"},
 }
 
