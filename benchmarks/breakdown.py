@@ -145,7 +145,7 @@ def _c_alone(load: Workload) -> dict[str, Call]:
     payload, frame = opened.payload, opened.payload[ID_BYTES:]
     row, size, key, nonce = cbor2.loads(frame), len(payload), os.urandom(32), os.urandom(24)
     sealed, plain = ffi.new("unsigned char[]", size + 16), ffi.new("unsigned char[]", size)
-    encoded, aad = binascii.b2a_base64(token, newline=False), place.context
+    encoded, aad = binascii.b2a_base64(token, newline=False), place.encoded
     encrypt = lib.crypto_aead_xchacha20poly1305_ietf_encrypt
     decrypt = lib.crypto_aead_xchacha20poly1305_ietf_decrypt
 

@@ -15,15 +15,16 @@ from functools import cache
 from benchmarks.cookie_pairs import pair_bytes, pairs
 from benchmarks.workloads import NOW, Authn, Workload
 from benchmarks.workloads import ServiceLogin as Visited
-from sealedstate import Keeper, Key, Keyring, Profile, Session, SessionTooLarge, Settings
+from sealedstate import Keeper, Key, Profile, Session, SessionTooLarge, Settings
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.sso import (
     Identifiers,
     LoginRecords,
     NameID,
     Registry,
     ServiceLogin,
-    extended_text,
+    extend_registry,
     parse_registry,
 )
 
@@ -69,7 +70,7 @@ class Variant:
         if workload.subject is None or "authn" not in workload.parts:
             session.update(workload.parts)
             return
-        record = self._records(workload, entity_ids).of(session, NOW)
+        record = self._records(workload, entity_ids).for_session(session)
         for state in authentications(workload):
             record.authenticate(state.method, state.duration, state.time)
         subject, session_id = workload.subject, session.raw_id
@@ -173,7 +174,7 @@ def authentications(workload: Workload) -> list[Authn]:
 @cache
 def registry(entity_ids: tuple[str, ...]) -> Registry:
     """A registry of all of these."""
-    return parse_registry(extended_text("", entity_ids))
+    return parse_registry(extend_registry("", entity_ids))
 
 
 def _saved(session: Session) -> list[str]:

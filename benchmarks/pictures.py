@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import planning
-from benchmarks.drawing import BLUE, GREEN, GREY, ORANGE, PINK, SKY, YELLOW, Line, bars, lines
+from benchmarks.drawing import BLUE, GREEN, ORANGE, PINK, SKY, YELLOW, Line, bars, lines
 from benchmarks.planning import table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,7 @@ SCALE = DOCS / "scale.md"
 HERE = Path(__file__).with_name("README.md")
 
 # What a benchmark has to tell, as far as a document shows it.
-SHOWN = ("sizes", "speed", "request", "served", "scale", "crowds")
+SHOWN = ("sizes", "speed", "request", "scale", "crowds")
 LOADS = ("W0", "W1", "W2", "W3", "W4")
 CURVES = {
     "sealedstate derived": GREEN,
@@ -63,8 +63,6 @@ def main(arguments: Sequence[str]) -> None:
 def take(folder: Path) -> None:
     """Keep what a run of the benchmarks has saved. Ends the program where that is no whole run."""
     found = {name: folder / f"{name}.json" for name in SHOWN if (folder / f"{name}.json").exists()}
-    if "served" not in found and "request" in found and _read(found["request"]).get("stored"):
-        found["served"] = found["request"]
     taken = {name: path.read_bytes() for name, path in found.items()}
     for name, path in found.items():
         lost = _rows(recorded(name)) - _rows(_read(path))
@@ -116,21 +114,9 @@ def pictures() -> dict[str, str]:
     """All of them, by the names that they have in docs/."""
     sizes = recorded("sizes")
     return {
-        "sizes.svg": sizes_picture(sizes),
         "growth.svg": growth_picture(sizes),
-        "speed.svg": speed_picture(recorded("speed")),
         "request.svg": request_picture(recorded("request")),
     }
-
-
-def sizes_picture(found: Recorded) -> str:
-    cells = {row: cells["W3"] for row, cells in found["formats"].items() if cells["W3"]}
-    colours = {"encrypted, ours": BLUE, "encrypted": ORANGE, "readable by everybody": GREY}
-    named = {
-        row: {_kind(row, found["notes"][row]): size}
-        for row, size in sorted(cells.items(), key=lambda one: one[1])
-    }
-    return bars("Cookie bytes of a session with 20 service logins", named, colours, "")
 
 
 def growth_picture(found: Recorded) -> str:
@@ -144,29 +130,9 @@ def growth_picture(found: Recorded) -> str:
     return lines("How a session grows", curves, limits, axes, (200, 12_000))
 
 
-def speed_picture(found: Recorded) -> str:
-    colours = {"a login": BLUE, "and 20 service logins": ORANGE}
-    groups = {
-        row: {
-            title: ratios[load]
-            for title, load in zip(colours, ("W1", "W3"), strict=True)
-            if load in ratios
-        }
-        for row, ratios in found["open_save"].items()
-    }
-    title = "Opening and saving a session, times cbor2 + PyNaCl + base64 alone (cut at 15)"
-    return bars(title, groups, colours, "", most=15, mark=1)
-
-
 def request_picture(found: Recorded) -> str:
     title = "What a session adds to a WSGI request, microseconds of a processor"
     return bars(title, found["marginal_microseconds"], KINDS, "µs")
-
-
-def _kind(row: str, note: str) -> str:
-    if row.startswith("sealedstate"):
-        return "encrypted, ours"
-    return "readable by everybody" if "not encrypted" in note else "encrypted"
 
 
 # --- README's tables ------------------------------------------------------------------------------
@@ -225,7 +191,7 @@ def request_table() -> str:
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     README: {"sizes": sizes_table, "speed": speed_table, "request": request_table},
     HERE: {
-        "served": lambda: f"{planning.served(recorded('served'))}\n\n{_when(recorded('served'))}",
+        "served": lambda: f"{planning.served(recorded('request'))}\n\n{_when(recorded('request'))}",
         "goals": lambda: planning.goals(
             recorded("sizes"), recorded("speed"), recorded("request"), recorded("scale")
         ),

@@ -117,7 +117,7 @@ def start_all_read(load: Workload) -> Step:
 
     def step(number: int) -> object:
         session = keeper.session(header)
-        found = records.of(session, NOW).services()
+        found = records.for_session(session).services()
         session[SEEN] = number
         return len(found) == len(load.services) and keeper.save(session)
 
@@ -130,12 +130,12 @@ def start_login(load: Workload) -> Step:
         return start_ours(load)
     keeper, header = arrived(load)
     records = _records()
-    logins = records.of(keeper.session(header), NOW).services()
+    logins = records.for_session(keeper.session(header)).services()
 
     def step(number: int) -> object:
         session = keeper.session(header)
         renewed = replace(logins[number % len(logins)], time=NOW + 60 * number)
-        records.of(session, NOW).add_service(renewed)
+        records.for_session(session).add_service(renewed)
         return keeper.save(session)
 
     return step

@@ -26,10 +26,11 @@ from time import perf_counter_ns, time
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.dress import Progress, options_for, positive, print_table, tell, verdict
-from sealedstate import Keeper, Key, Keyring, Settings
+from sealedstate import Keeper, Key, Settings
 from sealedstate._wire import encoding as chunking
 from sealedstate.deployment import Deployment
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.rotation.ring import Ring, Schedule
 from sealedstate.rotation.ring_file import RingFile
 from sealedstate.rotation.source import RotatingKeySource

@@ -16,13 +16,13 @@ from sealedstate._stored.parts import CONTEXT, StoredParts
 from sealedstate._stored.table import StoreAccess
 from sealedstate._wire.cbor import decode, encode
 from sealedstate.keyring import Keyring
-from sealedstate.storage import Storage
+from sealedstate.storage import ManagedStorage
 
 STORE, SESSION = "sealedstate store", "sealedstate session"
 NEW = f"{CONTEXT}.new"
 
 
-def our_store(store: Storage, value_bytes: int) -> Contender:
+def our_store(store: ManagedStorage, value_bytes: int) -> Contender:
     """The operations of the contract themselves."""
     load = Load(value_bytes)
     versions, at = load.versions, load.expires_at_millis
@@ -46,7 +46,7 @@ def our_store(store: Storage, value_bytes: int) -> Contender:
     return Contender(STORE, acts, lambda: store.delete_context(NEW))
 
 
-def our_session(store: Storage, value_bytes: int) -> Contender:
+def our_session(store: ManagedStorage, value_bytes: int) -> Contender:
     """A part of a session: encoded and sealed, checked when it is written, opened and decoded."""
     load, keyring = Load(value_bytes), Keyring((Key.generate(os.urandom),))
     access = StoreAccess(store, "bench", os.urandom, time.time, lambda: keyring)

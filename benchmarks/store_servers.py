@@ -93,9 +93,9 @@ def _helper(name: str) -> Any:
 
 def _version(name: str, program: str) -> str:
     """Name and number of a server. Raises NotThere where it is not installed."""
-    helper = _helper("tests.support.sql_server")
+    helper = _helper("tests.support.installed")
     try:
-        path = helper.binary(program)
+        path = helper.program(program)
     except import_module("pytest").skip.Exception as skipped:
         raise NotThere(str(skipped)) from None
     told = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout

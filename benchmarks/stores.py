@@ -39,7 +39,7 @@ from benchmarks.store_ours import SESSION, STORE, our_session, our_store
 from benchmarks.store_rounds import CAS, OPERATIONS, READ, Contender, Measured, run
 from benchmarks.store_servers import BACKENDS, NotThere, Place, started
 from sealedstate import ConfigurationError
-from sealedstate.storage import Storage, open_storage
+from sealedstate.storage import ManagedStorage, open_storage
 
 GOAL = 1.5
 """Times the p50 of the bare driver, at most; of a store in memory nobody asks it."""
@@ -131,7 +131,9 @@ def _places(backends: Iterable[str], report: Report, stack: ExitStack) -> dict[s
     return places
 
 
-def _stores(places: Mapping[str, Place], report: Report, stack: ExitStack) -> dict[str, Storage]:
+def _stores(
+    places: Mapping[str, Place], report: Report, stack: ExitStack
+) -> dict[str, ManagedStorage]:
     """Our stores, as far as their drivers are installed."""
     stores = {}
     for backend, place in places.items():
@@ -152,7 +154,10 @@ def _patient(url: str) -> str:
 
 
 def _groups(
-    stores: Mapping[str, Storage], places: Mapping[str, Place], report: Report, value_bytes: int
+    stores: Mapping[str, ManagedStorage],
+    places: Mapping[str, Place],
+    report: Report,
+    value_bytes: int,
 ) -> dict[str, list[Contender]]:
     """Who takes turns on each backend; the bare driver comes first."""
     urls = {backend: places[backend].url for backend in stores}
@@ -195,9 +200,9 @@ def _cells(group: Measured, operation: str) -> dict[str, Cell]:
     }
 
 
-def _server(place: Place, store: Storage) -> Server:
+def _server(place: Place, store: ManagedStorage) -> Server:
     known = store.capabilities
-    why = known.because.get("durable", "each write is synced" if known.durable else "in memory")
+    why = known.reasons.get("durable", "each write is synced" if known.durable else "in memory")
     return Server(place.version, known.durable, why)
 
 

@@ -1,56 +1,64 @@
 """Sealed client-side sessions: encrypted, compact, cut to what browsers and servers carry.
 
-The front door. Everything else is imported from the module that it lives in.
+The names of every application. Further public modules: `errors`, `keyring`, `key_sources`,
+`rotation`, `storage`, `sso`, `hooks`, `testing` and `exporters`.
 """
 
 from __future__ import annotations
 
+from ._request.info import PartInfo, SessionInfo
+from .deployment import Deployment
 from .errors import (
     ConfigurationError,
     LateRead,
     LateWrite,
-    NoPrimaryKey,
     OperatorError,
     SealedStateError,
     SessionTooLarge,
     SessionWithheld,
     StorageError,
-    StorageUnavailable,
     UnreadablePart,
     UnsupportedValue,
     UsageError,
 )
+from .events import Event, Observer
 from .keeper import Keeper
-from .keyring import Key, Keyring, KeyState
+from .key_sources import KeySource
+from .keyring import Key
 from .legacy import LegacyReader
 from .profiles import PROFILES, Profile
 from .session import Session
 from .settings import Settings
+from .storage import Storage, open_storage
 
 __version__ = "0.1.0"
 
 __all__ = [
     "PROFILES",
     "ConfigurationError",
+    "Deployment",
+    "Event",
     "Keeper",
     "Key",
-    "KeyState",
-    "Keyring",
+    "KeySource",
     "LateRead",
     "LateWrite",
     "LegacyReader",
-    "NoPrimaryKey",
+    "Observer",
     "OperatorError",
+    "PartInfo",
     "Profile",
     "SealedStateError",
     "Session",
+    "SessionInfo",
     "SessionTooLarge",
     "SessionWithheld",
     "Settings",
+    "Storage",
     "StorageError",
-    "StorageUnavailable",
     "UnreadablePart",
     "UnsupportedValue",
     "UsageError",
     "__version__",
+    "open_storage",
 ]

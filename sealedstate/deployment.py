@@ -15,7 +15,7 @@ from typing import Self
 from ._cookies.codec import CookieCodec
 from ._stored.parts import StoredParts
 from ._stored.revocations import Revocations
-from ._stored.table import Kind, Rows, SealedTable, StoreAccess, require_lookup
+from ._stored.table import Kind, SealedTable, StoreAccess, require_lookup
 from ._wire.encoding import token_bytes
 from ._wire.token import OVERHEAD_BYTES
 from .errors import ConfigurationError, NoPrimaryKey
@@ -117,7 +117,6 @@ class Deployment:
         self.budget = lru_cache(BUDGETS)(partial(budget_for, self.profile))
         self.core_bytes = lru_cache(BUDGETS)(self._core_bytes)
         self._checks: list[StorageCheck] = []
-        self.rows = Rows(settings.realm, settings.random, self._log_refused_row)
         self.parts: StoredParts | None = None
         self.revocations: Revocations | None = None
         if store is not None:
@@ -172,7 +171,7 @@ class Deployment:
         )
 
     def _long_term_keyring(self) -> Keyring:
-        return self.keyring().lasting
+        return self.keyring().long_term
 
     def _core_bytes(self, foreign_bytes: int, other_bytes: int) -> int:
         """How large a core may be without its sealing, if it is the only cookie that is sent.

@@ -1,17 +1,45 @@
-"""Every error of sealedstate, grouped by who must act.
+"""Every error of sealedstate, grouped by the person who must act.
 
-`UsageError`: the developer changes code or configuration. `OperatorError`: the operator looks at a
-store, a key or a disk. `UnreadableError`: nobody acts, the visitor starts a new session; it never
-leaves the keeper. Facts stand in attributes, so callers ask the type and never the message. No
-message carries a cookie value, a key or a session's content.
-
-Knows no other module.
+`UsageError`: the developer changes code or configuration. `OperatorError`: the operator checks a
+store, a key, a file or a clock. `UnreadableError`: no one acts, the visitor starts a new session;
+it never leaves the keeper. Facts are attributes, so callers compare types and never messages. No
+message contains a cookie value, a key or the content of a session.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import ClassVar
+
+# Not listed are the kinds of UnreadableError: users of the keeper only see their reasons.
+__all__ = [
+    "CapacityError",
+    "ConfigurationError",
+    "IdentifierKeyMissing",
+    "LateRead",
+    "LateWrite",
+    "LoginsUnreadable",
+    "LogoutRequestMismatch",
+    "MetadataUnreadable",
+    "NoPrimaryKey",
+    "NotSignedIn",
+    "OperatorError",
+    "OutcomeUnknown",
+    "RegistryMissing",
+    "RegistryUnreadable",
+    "RowUnreadable",
+    "SealedStateError",
+    "SessionIdChanged",
+    "SessionTooLarge",
+    "SessionWithheld",
+    "StorageError",
+    "StorageUnavailable",
+    "UnreadableError",
+    "UnreadablePart",
+    "UnsupportedValue",
+    "UsageError",
+    "VersionMismatch",
+]
 
 
 class SealedStateError(Exception):
@@ -26,11 +54,14 @@ class UsageError(SealedStateError):
 
 
 class ConfigurationError(UsageError, ValueError):
-    """A setting is missing, unknown or contradicts another; raised before any request."""
+    """A setting is missing, unknown or contradictory; raised before any request."""
 
 
 class UnsupportedValue(UsageError, TypeError):
-    """A value that the codec does not carry. `path` leads to it, as in ``session['cart'][3]``."""
+    """A value that a session cannot contain.
+
+    `path` leads to the value, as in ``session['cart'][3]``; `problem` says what is wrong with it.
+    """
 
     def __init__(self, path: str, problem: str) -> None:
         super().__init__(f"{path}: {problem}")
@@ -39,9 +70,10 @@ class UnsupportedValue(UsageError, TypeError):
 
 
 class SessionTooLarge(UsageError):
-    """The parts fit neither into the cookies nor, for want of a store or of leave, outside them.
+    """The parts do not fit into the cookies, and cannot be stored elsewhere.
 
-    `parts` maps each part's name to its size in bytes; `room` is what the cookies could carry.
+    There is no store for them, or their policy forbids one. `parts` maps the name of each part to
+    its size in bytes; `room` is what the cookies could carry, in bytes.
     """
 
     def __init__(self, parts: Mapping[str, int], room: int, why: str) -> None:
@@ -57,26 +89,34 @@ class SessionTooLarge(UsageError):
 
 
 class LateWrite(UsageError):
-    """The session was changed after the response's headers went out, so no cookie can carry it."""
+    """The session was changed after the response headers, too late for a cookie."""
 
 
 class LateRead(UsageError):
-    """The session was first looked at after the headers went out, so no Vary can tell caches."""
+    """The session was first read after the response headers, too late for Vary."""
+
+
+class NotSignedIn(UsageError):
+    """The session has no subject, but login records belong to one."""
+
+
+class LogoutRequestMismatch(UsageError):
+    """A logout request matches no service login of the session."""
 
 
 # --- the operator acts --------------------------------------------------------------------------
 
 
 class OperatorError(SealedStateError):
-    """The operator must look: a store, a key, a disk, a clock."""
+    """The operator must check a store, a key, a file or a clock."""
 
 
 class NoPrimaryKey(OperatorError):
-    """No key of the ring may seal now: all are pending, expired, revoked or disabled."""
+    """No key is active: all are pending, expired, revoked or disabled."""
 
 
 class SessionWithheld(OperatorError):
-    """The cookies could not be judged (`reason`), so a logout can't be promised for them."""
+    """The cookies could not be judged (`reason`), so there was no logout."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
@@ -85,25 +125,26 @@ class SessionWithheld(OperatorError):
         self.reason = reason
 
 
-class UnreadablePart(OperatorError):
-    """An authentic part that this release can't decode: a newer one wrote it, and it is kept."""
-
-
 class StorageError(OperatorError):
-    """The storage service did not do what was asked."""
+    """The storage service did not do what it was asked to do."""
 
 
 class StorageUnavailable(StorageError):
-    """The store could not be reached, is locked, full or read-only; nothing was written."""
+    """The store is unreachable, locked, full or read-only. Nothing was written."""
+
+
+class RowUnreadable(StorageUnavailable):
+    """This node cannot read a stored value that another node or release can read."""
 
 
 class OutcomeUnknown(StorageError):
-    """The store may or may not have written, and may still do so: the request may be on its way.
+    """The store may or may not have written, and may still write.
 
-    `version` is what a `create` or `update` proposed: once it is read back, the write has happened.
-    While it is not, writing anew shuts a late one out: an `update` to a greater version, or another
-    `create`. For all other writes it is None: read back, and do it again if need be. A late
-    `delete_context`, or a `delete` that expects no version, takes what was created meanwhile.
+    The request may still be on its way. `version` is what a `create` or `update` proposed: if it is
+    read back, the write has happened. Until then, another write excludes a late one: an `update` to
+    a greater version, or another `create`. For all other writes `version` is None: read the value
+    back, and repeat the write if necessary. A late `delete_context`, or a late `delete` that
+    expects no version, also deletes what was created in the meantime.
     """
 
     def __init__(self, message: str, version: int | None = None) -> None:
@@ -112,48 +153,95 @@ class OutcomeUnknown(StorageError):
 
 
 class CapacityError(StorageError):
-    """A context, key or value is larger than the store's capabilities allow, or is empty."""
+    """A context, key or value is empty, or larger than the store allows."""
 
 
 class VersionMismatch(StorageError):
-    """A checked write found another version; `current` is the one that the store holds."""
+    """A checked write found another version: `current` is in the store."""
 
     def __init__(self, current: int) -> None:
-        super().__init__("the stored version is another one")
+        super().__init__(f"the version in the store is {current}, not the expected one")
         self.current = current
 
 
-# --- nobody acts --------------------------------------------------------------------------------
+class UnreadablePart(OperatorError):
+    """An authentic part that this release cannot decode; it is kept.
+
+    A newer release wrote it.
+    """
+
+
+# An identity provider's errors about stored logins cost no login: an application may catch
+# LoginsUnreadable, report it, and continue without the service logins.
+
+
+class LoginsUnreadable(UnreadablePart):
+    """Login records in bytes that this release does not write."""
+
+
+class RegistryMissing(LoginsUnreadable):
+    """Service logins need a registry `version` that this node does not have.
+
+    The node's file is outdated, or was created again instead of being appended to.
+    """
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"service logins need version {version} of a registry that is not here")
+        self.version = version
+
+
+class IdentifierKeyMissing(LoginsUnreadable):
+    """Service logins need the identifier key `kid`, which is not in the ring."""
+
+    def __init__(self, kid: bytes) -> None:
+        super().__init__(f"service logins need the identifier key {kid.hex()}, which is not here")
+        self.kid = kid
+
+
+class SessionIdChanged(LoginsUnreadable):
+    """Identifiers were derived from an earlier id of the session."""
+
+
+class RegistryUnreadable(OperatorError):
+    """A registry file is missing or invalid, or would lose or change an entry."""
+
+
+class MetadataUnreadable(OperatorError):
+    """A metadata file is not XML, or has a document type declaration."""
+
+
+# --- no one acts --------------------------------------------------------------------------------
 
 
 class UnreadableError(SealedStateError):
-    """A token that opens no session. `reason` goes to the log and to counters, never outside.
+    """A token that opens no session.
 
-    `keeps_cookie`: another node, version or moment may well read it, so that the visitor's cookies
-    must neither be deleted nor be overwritten.
+    `reason` is for logs and counters, never for the client. `keeps_cookie`: another node, release
+    or moment may be able to read it, so the browser's cookies must be neither deleted nor
+    overwritten.
     """
 
     reason: ClassVar[str] = "unreadable"
     keeps_cookie: ClassVar[bool] = False
-    # The key that it names, where one could be told.
+    # The key that the token names, if it is known.
     kid: bytes | None = None
 
 
 class MalformedToken(UnreadableError):
-    """Too short, too long, or not canonical text."""
+    """The text is too short, too long, or not canonical."""
 
     reason = "malformed"
 
 
 class UnknownFormat(UnreadableError):
-    """The format byte is of a version that this release does not read."""
+    """The format byte is of a format that this release does not read."""
 
     reason = "format-unknown"
     keeps_cookie = True
 
 
 class UnknownKey(UnreadableError):
-    """No key of the ring has this kid: perhaps this node's ring lags behind."""
+    """No key of the ring has this kid; perhaps this node's ring is outdated."""
 
     reason = "kid-unknown"
     keeps_cookie = True
@@ -164,7 +252,7 @@ class UnknownKey(UnreadableError):
 
 
 class KeyOutOfUse(UnreadableError):
-    """The key is revoked or expired, or did not seal at the time that the token states."""
+    """The key is revoked or expired, or did not seal at the time of the token."""
 
     reason = "kid-refused"
 
@@ -174,7 +262,7 @@ class KeyOutOfUse(UnreadableError):
 
 
 class KeyDisabled(UnreadableError):
-    """The key is disabled, which can be undone: the cookie is kept."""
+    """The key is disabled. That can be undone, so the cookie is kept."""
 
     reason = "kid-disabled"
     keeps_cookie = True
@@ -185,124 +273,66 @@ class KeyDisabled(UnreadableError):
 
 
 class SealedBefore(UnreadableError):
-    """Sealed before the moment from which the operator trusts cookies again."""
+    """Sealed before the time from which the operator trusts cookies again."""
 
     reason = "sealed-before"
 
 
 class ForgedToken(UnreadableError):
-    """The tag does not match: altered, or sealed for another place."""
+    """The tag does not match: altered, or sealed for another context."""
 
     reason = "tag"
 
 
 class MalformedRecord(UnreadableError):
-    """An authentic token with a content that this release does not understand."""
+    """The payload of an authentic token is not one that this release writes."""
 
     reason = "record"
     keeps_cookie = True
 
 
 class ExpiredSession(UnreadableError):
-    """Past its idle or absolute lifetime."""
+    """The session is past its idle or absolute lifetime."""
 
     reason = "expired"
 
 
 class FutureSession(UnreadableError):
-    """Sealed later than now by more than the skew: some clock is wrong."""
+    """Sealed more than the skew in the future: some clock is wrong."""
 
     reason = "not-yet"
     keeps_cookie = True
 
 
 class RevokedSession(UnreadableError):
-    """Logged out, or all sessions of its subject were."""
+    """The session was logged out, or all sessions of its subject were."""
 
     reason = "revoked"
 
 
 class ReplacedSession(UnreadableError):
-    """A moment ago it got a new id elsewhere: that cookie is on its way to the browser."""
+    """Another request gave the session a new id; its cookie may be on its way."""
 
     reason = "replaced"
     keeps_cookie = True
 
 
 class CrowdedCookie(UnreadableError):
-    """More cookies of our name than are tried, and none of the tried ones opens."""
+    """More cookies have our name than are tried, and no tried one opens."""
 
     reason = "crowded"
     keeps_cookie = True
 
 
 class AmbiguousSession(UnreadableError):
-    """Two authentic sessions under one cookie name: neither is believed."""
+    """Two authentic sessions have the same cookie name: neither is used."""
 
     reason = "ambiguous"
     keeps_cookie = True
 
 
 class UncheckedSession(UnreadableError):
-    """The store that knows about revocations did not answer."""
+    """The store that has the revocations did not answer."""
 
     reason = "store-down"
     keeps_cookie = True
-
-
-# FOLD sealedstate.sso.errors
-# What can be wrong with login records, registries and made identifiers, by who must act.
-#
-# Knows the core's groups of errors. Does not know records or registries.
-#
-# Apart from `NobodySignedIn` and `RequestOfAnother` all of them are the operator's, and none of
-# them
-# costs a login: who reads login records may catch `LoginsUnreadable`, report it, and go on without
-# the service logins.
-
-
-class NobodySignedIn(UsageError):
-    """Login records belong to a user: the session has no subject."""
-
-
-class RequestOfAnother(UsageError):
-    """A logout request means no service login of the session that it was to end."""
-
-
-class LoginsUnreadable(UnreadablePart):
-    """Bytes that this release does not write: a newer one did, or nobody."""
-
-
-class RegistryMissing(LoginsUnreadable):
-    """Service logins name entries of a registry `version` that is not the one we have.
-
-    This node's file lags behind, or was made anew instead of being appended to.
-    """
-
-    def __init__(self, version: int) -> None:
-        super().__init__(f"service logins need version {version} of a registry that is not here")
-        self.version = version
-
-
-class IdentifierKeyMissing(LoginsUnreadable):
-    """An identifier is to be made again with a key, of id `kid`, that is not in the ring."""
-
-    def __init__(self, kid: bytes) -> None:
-        super().__init__(f"service logins need the identifier key {kid.hex()}, which is not here")
-        self.kid = kid
-
-
-class SessionIdChanged(LoginsUnreadable):
-    """Derived identifiers were made from the id that the session had before it got a new one."""
-
-
-class RegistryUnreadable(OperatorError):
-    """A registry's file is missing, cut, altered or none, or would lose or change an entry."""
-
-
-class MetadataUnreadable(OperatorError):
-    """A metadata file is no XML, or has a document type declaration, which is refused."""
-
-
-class RowUnreadable(StorageUnavailable):
-    """A stored value that another node or release can read, and this one can't."""

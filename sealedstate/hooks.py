@@ -1,10 +1,8 @@
-"""What follows sessions into the store: told before one is saved or sent, and when it was ended.
+"""Hooks that run when a session is saved or ended.
 
-Knows when a follower is told, and what. Does not know who follows, or what is kept of it.
-
-    before_save -> stored parts are written -> sealed -> an old id is refused -> before_sending
-                                                                                  -> the cookie
-    a revocation is recorded -> after_revoke -> stored parts are deleted
+before_save -> stored parts are written -> sealed -> a replaced id is revoked -> before_sending
+                                                                                 -> the cookie
+a revocation is recorded -> after_revoke -> stored parts are deleted
 """
 
 from __future__ import annotations
@@ -18,17 +16,18 @@ from ._wire.record import Place, Record
 from .errors import StorageError
 from .session import Part, Session
 
+__all__ = ["HookList", "SaveEvent", "SessionHooks"]
+
 log = logging.getLogger("sealedstate")
 
 
 @dataclass(frozen=True, slots=True)
-class Save:
+class SaveEvent:
     """One save of `session` at `now` (epoch seconds).
 
-    `record`: who it will be, without parts. `parts`: they as they stand; `places`: where each will
-    live. `arrived_id`: the
-    id that the request brought, and `sealed_at` (epoch seconds) when that was sealed; None for a
-    session that is new.
+    `record`: the session without its parts. `parts`: all parts; `places`: where each will be.
+    `arrived_id`: the id that the request brought, and `sealed_at` (epoch seconds) when that was
+    sealed; None for a new session.
     """
 
     session: Session
@@ -41,24 +40,25 @@ class Save:
 
     @property
     def has_new_id(self) -> bool:
-        """Whether nobody has saved a session under this id before."""
+        """Whether no session was saved under this id before."""
         return self.arrived_id != self.record.id
 
 
 class SessionHooks:
-    """Does nothing; whoever follows sessions overrides what he wants to be told.
+    """Does nothing; override what you need.
 
-    What the first three raise, StorageError say, goes to whoever saves, and no cookie is sent.
+    An error that one of the first three raises, such as StorageError, fails the save, and no cookie
+    is sent.
     """
 
-    def before_save(self, save: Save) -> None:
+    def before_save(self, event: SaveEvent) -> None:
         """Nothing of this save was written yet."""
 
-    def before_sending(self, save: Save) -> None:
-        """All was written, and the cookie is sealed; it is sent when this returns."""
+    def before_sending(self, event: SaveEvent) -> None:
+        """Everything was written and the cookie is sealed; it is sent when this returns."""
 
     def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
-        """The session that the request brought was ended meanwhile: its changes are not sent."""
+        """The session of this request was ended meanwhile, and its changes are not sent."""
 
     def after_revoke(self, session_id: bytes, now: float) -> None:
         """A session is refused from now on. A StorageError is logged."""
@@ -68,38 +68,38 @@ class SessionHooks:
 
 
 class HookList(SessionHooks):
-    """All that follow the sessions of one application, each told in turn."""
+    """All hooks of one application, run one after the other."""
 
     def __init__(self) -> None:
         self.all: list[SessionHooks] = []
 
-    def before_save(self, save: Save) -> None:
-        for follower in self.all:
-            follower.before_save(save)
+    def before_save(self, event: SaveEvent) -> None:
+        for hooks in self.all:
+            hooks.before_save(event)
 
-    def before_sending(self, save: Save) -> None:
-        for follower in self.all:
-            follower.before_sending(save)
+    def before_sending(self, event: SaveEvent) -> None:
+        for hooks in self.all:
+            hooks.before_sending(event)
 
     def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
-        for follower in self.all:
-            follower.not_saved(session, arrived_id, now)
+        for hooks in self.all:
+            hooks.not_saved(session, arrived_id, now)
 
     def after_revoke(self, session_id: bytes, now: float) -> None:
-        for follower in self.all:
-            with _logged():
-                follower.after_revoke(session_id, now)
+        for hooks in self.all:
+            with _log_storage_errors():
+                hooks.after_revoke(session_id, now)
 
     def after_revoke_subject(self, subject: str, now: float) -> None:
-        for follower in self.all:
-            with _logged():
-                follower.after_revoke_subject(subject, now)
+        for hooks in self.all:
+            with _log_storage_errors():
+                hooks.after_revoke_subject(subject, now)
 
 
 @contextlib.contextmanager
-def _logged() -> Iterator[None]:
-    """A revocation is recorded: what could not be removed for it costs no logout."""
+def _log_storage_errors() -> Iterator[None]:
+    """The revocation is already recorded, so a failed clean-up does not fail the logout."""
     try:
         yield
     except StorageError as error:
-        log.warning("what followed a session could not be removed: %s", error)
+        log.warning("a clean-up after a revocation failed: %s", error)

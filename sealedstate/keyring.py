@@ -1,7 +1,7 @@
-"""Keys, and the ring that says which of them seals now and which still open.
+"""Keys, and the ring that says which key seals now and which keys still open.
 
-A key's state is a pure function of (ring, now). Knows no file, no environment, no clock and no
-cipher: where keys come from is `key_sources`, what they do to bytes is `sealing`.
+The state of a key is a pure function of the ring and the time. Where keys come from is in
+`key_sources`, and how their subkeys seal is in `_wire.token`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
-from typing import NoReturn, Self
+from typing import NamedTuple, NoReturn, Self
 
-from .errors import ConfigurationError, NoPrimaryKey
+from .errors import (
+    ConfigurationError,
+    KeyDisabled,
+    KeyOutOfUse,
+    NoPrimaryKey,
+    UnknownKey,
+)
+
+__all__ = ["Key", "KeyState", "Keyring", "export_lookup", "parse_lookup"]
 
 KID_BYTES = 4
 SECRET_BYTES = 32
 KEY_LABEL = "sealedstate-key-1"
 LOOKUP_LABEL = "sealedstate-lookup-1"
 DEFAULT_SKEW = 60
+# An `announce` that outlives every key.
 FOR_EVER = 1 << 62
 
-# Keys that stand in our documentation and tests: BLAKE2b-128 of the secret, so that the list
-# itself can't be used as one.
+# Keys of our documentation and tests, which everyone can read: BLAKE2b-128 of each secret, so that
+# this list cannot be used as a list of keys.
 _SAMPLE_DIGESTS = frozenset(
     {
         "2f6c9ff29559d7e06a7ad54f284d8e28",
@@ -47,7 +56,10 @@ _LOOKUP_TEXT = re.compile(rf"{LOOKUP_LABEL}:([A-Za-z0-9_-]{{43}})", re.ASCII)
 
 
 class KeyState(Enum):
-    """Where a key stands in its life. Only the primary seals; revoked and expired open nothing."""
+    """The state of a key. Only the primary seals.
+
+    Revoked and expired keys open nothing, disabled keys nothing while they are disabled.
+    """
 
     PENDING = "pending"
     PRIMARY = "primary"
@@ -57,12 +69,45 @@ class KeyState(Enum):
     DISABLED = "disabled"
 
 
+class Subkeys(NamedTuple):
+    """What seals and opens tokens of one purpose in one realm.
+
+    `seal` is the key of the cipher; `nonce` is BLAKE2b-192 keyed for nonces, to be copied.
+    """
+
+    seal: bytes
+    nonce: hashlib.blake2b
+
+    def __repr__(self) -> str:
+        return "<Subkeys>"
+
+
+class SubkeyCache(dict[tuple[str, str], Subkeys]):
+    """The subkeys of one root secret by (purpose, realm).
+
+    Each is derived at the first look-up. A dict that fills itself, because each request looks up
+    two and a method call costs more than the rest of the look-up.
+    """
+
+    def __init__(self, secret: bytes) -> None:
+        super().__init__()
+        self._secret = secret
+
+    def __missing__(self, name: tuple[str, str]) -> Subkeys:
+        nonce = hashlib.blake2b(key=_derive(self._secret, "nonce", *name), digest_size=24)
+        subkeys = self[name] = Subkeys(_derive(self._secret, "seal", *name), nonce)
+        return subkeys
+
+    def __repr__(self) -> str:
+        return f"<SubkeyCache of {len(self)}>"
+
+
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A root secret with its id on the wire. The secret stays out of the repr and of pickles.
+    """A root secret and its id in tokens. No repr and no pickle shows the secret.
 
-    `secret` is 32 random bytes, `kid` 4 random bytes that are never used again. `activates_at`,
-    `expires_at` and `retires_at` (when another took over, where that is known) are epoch seconds.
+    `kid` is 4 random bytes that are never used again, `secret` 32 random bytes. `activates_at`,
+    `expires_at` and `retires_at` (when another key took over, if that is known) are epoch seconds.
     Raises ConfigurationError for a secret that is short or that no random source would make.
     """
 
@@ -73,59 +118,51 @@ class Key:
     revoked: bool = False
     disabled: bool = False
     retires_at: int | None = None
-    _subkeys: dict[tuple[str, str, str], bytes] = field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
-    # For `sealing`: what `lane` gave, by purpose and realm.
-    lanes: dict[tuple[str, str], tuple[bytes, hashlib.blake2b]] = field(
+    # Both hold functions of the secret alone, so the key is the same with or without them.
+    subkeys: SubkeyCache = field(init=False, repr=False, compare=False)
+    _derived: dict[tuple[str, str, str], bytes] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
         if len(self.kid) != KID_BYTES:
-            raise ConfigurationError(f"a kid has {KID_BYTES} bytes")
+            raise ConfigurationError(f"key: a kid must be {KID_BYTES} bytes, got {len(self.kid)}")
         check_secret(self.secret)
+        object.__setattr__(self, "subkeys", SubkeyCache(self.secret))
 
     @classmethod
     def generate(cls, random: Callable[[int], bytes], activates_at: int = 0) -> Self:
-        """A new key from `random`, a function from a number of bytes to that many random ones."""
+        """A new key. `random` returns as many random bytes as it is asked for."""
         return cls(random(KID_BYTES), random(SECRET_BYTES), activates_at)
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The key behind `sealedstate-key-1:<kid>:<secret>`, as `sealedstate keys generate` prints.
+        """The key of a text such as `sealedstate keys generate` prints.
 
-        Raises ConfigurationError, which never repeats the text.
+        The text is `sealedstate-key-1:<kid>:<secret>`. Raises ConfigurationError, which never
+        repeats the text.
         """
         found = _KEY_TEXT.fullmatch(text.strip())
         if found is None:
             raise ConfigurationError(
-                f"a key reads {KEY_LABEL}:<8 hex digits>:<43 characters>;"
+                f"key: expected {KEY_LABEL}:<8 hex digits>:<43 characters>;"
                 " `sealedstate keys generate` prints one"
             )
         secret = secret_from_text(found[2])
-        _refuse_samples(secret)
+        _refuse_sample(secret)
         return cls(bytes.fromhex(found[1]), secret)
 
     def export(self) -> str:
-        """The text that `parse` reads. It holds the secret."""
+        """The text that `parse` reads. It contains the secret."""
         return f"{KEY_LABEL}:{self.kid.hex()}:{secret_to_text(self.secret)}"
 
     def subkey(self, use: str, purpose: str, realm: str) -> bytes:
-        """32 bytes of its own for each (use, purpose, realm): keyed BLAKE2b of the root secret."""
+        """32 bytes for each (use, purpose, realm): keyed BLAKE2b of the secret."""
         name = (use, purpose, realm)
-        known = self._subkeys.get(name)
+        known = self._derived.get(name)
         if known is None:
-            known = self._subkeys[name] = hashlib.blake2b(
-                length_prefixed("sealedstate/1", *name), key=self.secret, digest_size=32
-            ).digest()
+            known = self._derived[name] = _derive(self.secret, *name)
         return known
-
-    def lane(self, purpose: str, realm: str) -> tuple[bytes, hashlib.blake2b]:
-        """The subkey that seals, and BLAKE2b-192 keyed with the one that makes nonces, to copy."""
-        nonce = hashlib.blake2b(key=self.subkey("nonce", purpose, realm), digest_size=24)
-        self.lanes[purpose, realm] = found = (self.subkey("seal", purpose, realm), nonce)
-        return found
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a key is not pickled")
@@ -133,73 +170,102 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The keys of one deployment, the one listed first winning a tie of activation dates.
+    """The keys of one deployment.
 
-    `skew` (seconds) is how far clocks of nodes may differ; `announce` (seconds) is how long before
-    its use a key is published, and so how long a node that has not reloaded may still seal with its
-    predecessor. `lookup` is the secret behind names in the store that could be guessed. `gone`: the
-    kids of keys that are no more, revoked or expired. `revoked_before`: cookies sealed before it
-    (epoch seconds) are refused. `lasting_keys`: those of `lasting`; None where these keys don't go
-    by themselves.
+    `keys`: if two have the same activation date, the first of them seals. `skew`: tolerated clock
+    difference between nodes, in seconds. `announce`: seconds between publishing a key and using it;
+    a node that has not reloaded may keep sealing with the previous key for that long. `lookup`: the
+    secret that names in the store are hashed with if they could be guessed. `removed_kids`: kids of
+    revoked or expired keys that are no longer in the ring. `revoked_before`: cookies sealed before
+    this time (epoch seconds) are refused. `long_term_keys`: keys for long-lived data; None if the
+    ordinary keys never expire on their own.
     """
 
     keys: tuple[Key, ...]
     skew: int = DEFAULT_SKEW
     announce: int = 0
     lookup: bytes | None = field(default=None, repr=False)
-    gone: frozenset[bytes] = frozenset()
+    removed_kids: frozenset[bytes] = frozenset()
     revoked_before: int = 0
-    lasting_keys: tuple[Key, ...] | None = None
-    by_kid: dict[bytes, Key] = field(default_factory=dict, init=False, repr=False, compare=False)
-    # The last answer of `primary`, and from when until when it holds.
-    _reigns: list[tuple[int, float, Key]] = field(
-        default_factory=list, init=False, repr=False, compare=False
-    )
-    # When a key may have sealed, where that does not depend on what else has expired.
-    turns: dict[bytes, tuple[int, float]] = field(
+    long_term_keys: tuple[Key, ...] | None = None
+    _by_kid: dict[bytes, Key] = field(init=False, repr=False, compare=False)
+    # The last answer of `primary`, and the times from which and before which it holds. The tuple is
+    # replaced as a whole, so threads need no lock.
+    _primary_cache: tuple[int, float, Key] = field(init=False, repr=False, compare=False)
+    # Sealing windows that are the same at every time.
+    _windows: dict[bytes, tuple[int, float]] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
         if not self.keys:
-            raise ConfigurationError("no key is configured; `sealedstate keys generate` prints one")
-        self.by_kid.update((key.kid, key) for key in self.keys)
-        if len(self.by_kid) != len(self.keys):
-            raise ConfigurationError("two keys of the ring have the same kid")
+            raise ConfigurationError(
+                "keys: no key is configured; `sealedstate keys generate` prints one"
+            )
+        by_kid = {key.kid: key for key in self.keys}
+        if len(by_kid) != len(self.keys):
+            raise ConfigurationError("keys: two keys of the ring have the same kid")
         if len({key.secret for key in self.keys}) != len(self.keys):
-            raise ConfigurationError("two keys of the ring have the same secret")
+            raise ConfigurationError("keys: two keys of the ring have the same secret")
+        object.__setattr__(self, "_by_kid", by_kid)
+        object.__setattr__(self, "_primary_cache", (0, 0, self.keys[0]))
 
     @property
-    def lasting(self) -> Keyring:
-        """The ring that seals what is stored for years. No key of it expires.
+    def long_term(self) -> Keyring:
+        """The ring that seals long-lived data. Its keys never expire.
 
-        Each opens what it sealed at any time since its turn: what a node has sealed that lagged
-        behind for longer than it may must not be lost, as a session may. Raises NoPrimaryKey where
-        there is none yet.
+        Each key opens what was sealed at any time since its activation. A session that a node
+        seals with an outdated key may be lost, but long-lived data must not be. Raises NoPrimaryKey
+        if the ring has no long-term key yet.
         """
-        if self.lasting_keys is None:
+        if self.long_term_keys is None:
             return self
-        if not self.lasting_keys:
+        if not self.long_term_keys:
             raise NoPrimaryKey(
-                "the ring has no key yet for what is stored for years;"
+                "keys: the ring has no key for long-lived data;"
                 " `sealedstate keys rotate --lasting` adds one"
             )
-        return Keyring(self.lasting_keys, self.skew, FOR_EVER, self.lookup)
+        return Keyring(self.long_term_keys, self.skew, FOR_EVER, self.lookup)
 
     def find(self, kid: bytes) -> Key | None:
-        """The one key that a kid selects, whatever its state."""
-        return self.by_kid.get(kid)
+        """The key with this kid, in any state."""
+        return self._by_kid.get(kid)
+
+    def find_usable(self, kid: bytes, now: float) -> Key:
+        """The key with this kid, if it may open at `now`.
+
+        Raises UnknownKey, KeyOutOfUse (revoked or expired, perhaps no longer in the ring) or
+        KeyDisabled.
+        """
+        key = self._by_kid.get(kid)
+        if key is None:
+            raise KeyOutOfUse(kid) if kid in self.removed_kids else UnknownKey(kid)
+        if key.revoked or (key.expires_at is not None and now >= key.expires_at):
+            raise KeyOutOfUse(kid)
+        if key.disabled:
+            raise KeyDisabled(kid)
+        return key
 
     def primary(self, now: int) -> Key:
         """The key that seals at `now`. Raises NoPrimaryKey."""
-        for begins, ends, key in self._reigns:
-            if begins <= now < ends:
-                return key
-        usable = [key for key in self.keys if self._may_seal(key, now)]
+        begins, ends, primary = self._primary_cache
+        if begins <= now < ends:
+            return primary
+        usable = [
+            key
+            for key in self.keys
+            if not (key.revoked or key.disabled)
+            and key.activates_at <= now
+            and (key.expires_at is None or now < key.expires_at)
+        ]
         if not usable:
-            raise NoPrimaryKey("no key of the ring may seal now")
-        primary = max(usable, key=lambda key: key.activates_at)  # max keeps the first of equals
-        self._reigns[:] = [(*self._unchanged_around(now), primary)]
+            raise NoPrimaryKey("keys: no key is active; check the activation and expiry dates")
+        primary = max(usable, key=lambda key: key.activates_at)  # the first of equals
+        dates = [key.activates_at for key in self.keys]
+        dates += [key.expires_at for key in self.keys if key.expires_at is not None]
+        begins = max((date for date in dates if date <= now), default=now)
+        ends = min((date for date in dates if date > now), default=math.inf)
+        object.__setattr__(self, "_primary_cache", (begins, ends, primary))
         return primary
 
     def state(self, key: Key, now: int) -> KeyState:
@@ -215,9 +281,9 @@ class Keyring:
         return KeyState.PRIMARY if key is self.primary(now) else KeyState.RETIRED
 
     def retires_at(self, key: Key, at: int = 0) -> int | None:
-        """When the next key takes over (epoch seconds); None where no later date says so.
+        """When the next key takes over (epoch seconds), if that is known.
 
-        A successor that has expired at `at` is none: `key` seals again.
+        A successor that has expired at `at` does not count: `key` seals again.
         """
         if key.retires_at is not None:
             return key.retires_at
@@ -232,68 +298,60 @@ class Keyring:
 
     def may_have_sealed(self, key: Key, sealed_at: int) -> bool:
         """Whether `key` was allowed to seal at `sealed_at`, give or take the skew."""
-        first, last = self.turn(key, sealed_at)
+        first, last = self._windows.get(key.kid) or self.sealing_window(key, sealed_at)
         return first <= sealed_at <= last
 
-    def turn(self, key: Key, at: int) -> tuple[int, float]:
-        """The first and the last moment at which `key` may have sealed, as it looks at `at`."""
+    def sealing_window(self, key: Key, at: int) -> tuple[int, float]:
+        """The first and the last second in which `key` may have sealed.
+
+        `at`: the time by which successors count or have expired (epoch seconds).
+        """
         retires_at = self.retires_at(key, at)
-        latest = math.inf if retires_at is None else retires_at + self.announce + self.skew
-        found = key.activates_at - self.skew, latest
-        if self._is_settled(key):
-            self.turns[key.kid] = found
-        return found
-
-    def _is_settled(self, key: Key) -> bool:
-        """Whether `retires_at` gives the same whenever it is asked."""
+        last = math.inf if retires_at is None else retires_at + self.announce + self.skew
+        window = key.activates_at - self.skew, last
+        # Without a stated end the window changes when a successor expires.
         later = (other for other in self.keys if other.activates_at > key.activates_at)
-        return key.retires_at is not None or all(other.expires_at is None for other in later)
-
-    def _unchanged_around(self, now: int) -> tuple[int, float]:
-        """From when until when no key begins or ends, around `now`."""
-        dates = [key.activates_at for key in self.keys]
-        dates += [key.expires_at for key in self.keys if key.expires_at is not None]
-        begins = max((date for date in dates if date <= now), default=now)
-        return begins, min((date for date in dates if date > now), default=math.inf)
-
-    def _may_seal(self, key: Key, now: int) -> bool:
-        expired = key.expires_at is not None and now >= key.expires_at
-        return not (key.revoked or key.disabled or expired) and key.activates_at <= now
+        if key.retires_at is not None or all(other.expires_at is None for other in later):
+            self._windows[key.kid] = window
+        return window
 
 
 def parse_lookup(text: str) -> bytes:
-    """The secret behind `sealedstate-lookup-1:<secret>`. Raises ConfigurationError."""
+    """The secret of `sealedstate-lookup-1:<secret>`. Raises ConfigurationError."""
     found = _LOOKUP_TEXT.fullmatch(text.strip())
     if found is None:
-        raise ConfigurationError(f"a lookup key reads {LOOKUP_LABEL}:<43 characters>")
+        raise ConfigurationError(
+            f"lookup key: expected {LOOKUP_LABEL}:<43 characters>;"
+            " `sealedstate keys generate --lookup` prints one"
+        )
     secret = secret_from_text(found[1])
     check_secret(secret)
-    _refuse_samples(secret)
+    _refuse_sample(secret)
     return secret
 
 
 def export_lookup(secret: bytes) -> str:
-    """The text that `parse_lookup` reads. It holds the secret."""
+    """The text that `parse_lookup` reads. It contains the secret."""
     return f"{LOOKUP_LABEL}:{secret_to_text(secret)}"
 
 
 def check_secret(secret: bytes) -> None:
-    """Refuse what no random source makes: wrong length, zeros, patterns, a typed passphrase.
+    """Refuse a secret that no random source makes, such as a passphrase.
 
     32 random bytes have fewer than 16 different values, one constant step, or only printable
-    characters with a chance below 2**-40 each. Raises ConfigurationError.
+    characters with a probability below 2**-40 each. Raises ConfigurationError.
     """
     if len(secret) != SECRET_BYTES:
-        raise ConfigurationError(f"a key's secret has {SECRET_BYTES} bytes, not {len(secret)}")
+        raise ConfigurationError(f"key: a secret must be {SECRET_BYTES} bytes, got {len(secret)}")
     steps = {(after - before) % 256 for before, after in pairwise(secret)}
     if len(set(secret)) < 16 or len(steps) == 1 or all(32 <= byte < 127 for byte in secret):
         raise ConfigurationError(
-            "a key's secret is not random; `sealedstate keys generate` prints one that is"
+            "key: the secret is not random; `sealedstate keys generate` prints one that is"
         )
 
 
 def length_prefixed(*fields: str | bytes) -> bytes:
-    """Each field behind its length in 4 bytes, so that no two lists of fields read alike."""
+    """Each field after its length in 4 bytes: LP in the specification."""
     parts = []
     for value in fields:
         data = value.encode() if isinstance(value, str) else value
@@ -301,23 +359,30 @@ def length_prefixed(*fields: str | bytes) -> bytes:
     return b"".join(parts)
 
 
-def _refuse_samples(secret: bytes) -> None:
-    digest = hashlib.blake2b(secret, digest_size=16).hexdigest()
-    if digest in _SAMPLE_DIGESTS:
-        raise ConfigurationError("this key stands in the documentation: everybody has it")
-
-
 def secret_from_text(text: str) -> bytes:
-    """The bytes behind canonical base64url without padding. Raises ConfigurationError."""
+    """The bytes of canonical, unpadded base64url. Raises ConfigurationError."""
     try:
         secret = base64.b64decode(text + "=", altchars=b"-_", validate=True)
     except binascii.Error:
-        raise ConfigurationError("a key's secret is not base64url") from None
+        raise ConfigurationError("key: the secret is not base64url") from None
     if secret_to_text(secret) != text:
-        raise ConfigurationError("a key's secret is not canonical base64url")
+        raise ConfigurationError("key: the secret is not canonical base64url")
     return secret
 
 
 def secret_to_text(secret: bytes) -> str:
     """Base64url without padding."""
     return base64.urlsafe_b64encode(secret).decode().rstrip("=")
+
+
+def _derive(secret: bytes, use: str, purpose: str, realm: str) -> bytes:
+    message = length_prefixed("sealedstate/1", use, purpose, realm)
+    return hashlib.blake2b(message, key=secret, digest_size=32).digest()
+
+
+def _refuse_sample(secret: bytes) -> None:
+    if hashlib.blake2b(secret, digest_size=16).hexdigest() in _SAMPLE_DIGESTS:
+        raise ConfigurationError(
+            "key: this key is published in the documentation;"
+            " `sealedstate keys generate` prints a secret one"
+        )

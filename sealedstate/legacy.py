@@ -1,10 +1,10 @@
-"""Sessions that itsdangerous signed for Flask or Starlette, read once on the day of the move.
+"""Signed sessions of Flask and Starlette, for applications that move here.
 
-Knows the two formats, their secret and the date after which nobody asks any more. Does not know our
-own tokens: it is asked only when a request carries none of them. The only door to itsdangerous.
+A `LegacyReader` is asked only if a request has none of our cookies, until the date in its
+settings. The only module that imports itsdangerous.
 
-An adopted session gets its id from the signed bytes of its old cookie, so that the same old cookie,
-shown again after a logout, leads to the id that the logout revoked.
+An adopted session gets its id from the signed bytes of its old cookie. If the same old cookie comes
+again after a logout, it leads to the id that the logout revoked.
 """
 
 from __future__ import annotations
@@ -22,11 +22,14 @@ from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 from markupsafe import Markup
 from werkzeug.http import parse_date
 
-from ._cookies.header import MAX_HEADER_CHARS
+from ._cookies.header import iterate_pairs
 from ._wire.record import ID_BYTES
 from .errors import ConfigurationError
 from .keyring import length_prefixed
 
+__all__ = ["LegacyReader"]
+
+# More than browsers keep, and little enough to parse.
 MAX_COOKIE_CHARS = 1 << 14
 _DEFAULT_NAMES = {"flask": "session", "starlette": "session"}
 _DEFAULT_MAX_AGES = {"flask": 31 * 86400, "starlette": 14 * 86400}
@@ -34,7 +37,7 @@ _DEFAULT_MAX_AGES = {"flask": 31 * 86400, "starlette": 14 * 86400}
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What an old cookie held, the session id that it leads to, and when it was signed."""
+    """The values of an old cookie, its session id, and its time (epoch seconds)."""
 
     values: Mapping[str, object]
     id: bytes
@@ -45,8 +48,10 @@ class Adopted:
 class LegacyReader:
     """Reads the old cookies of one application until `until` (an aware datetime).
 
-    `secret` is the framework's own; `max_age` (seconds) defaults to the framework's. `subject`
-    names the value that becomes the session's subject, such as ``"_user_id"``.
+    `secret` and `cookie_name` are the framework's; `max_age` (seconds) defaults to the framework's.
+    `subject` names the value that becomes the session's subject, such as ``"_user_id"``.
+    `cookie_path` and `cookie_domain` are those of the old cookie, which is deleted by them. Raises
+    ConfigurationError.
     """
 
     kind: Literal["flask", "starlette"]
@@ -60,70 +65,67 @@ class LegacyReader:
 
     def __post_init__(self) -> None:
         if self.kind not in _DEFAULT_NAMES:
-            raise ConfigurationError("legacy: kind is 'flask' or 'starlette'")
+            # No value is shown: in a wrong order of arguments it may be the secret.
+            raise ConfigurationError("legacy: kind must be 'flask' or 'starlette'")
         if not isinstance(self.secret, (str, bytes)) or not self.secret:
-            raise ConfigurationError("legacy: secret is text or bytes, and not empty")
+            raise ConfigurationError("legacy: secret must be non-empty text or bytes")
         if not isinstance(self.until, datetime) or self.until.tzinfo is None:
-            raise ConfigurationError("legacy: until is a date and time with a time zone")
+            raise ConfigurationError("legacy: until must be a datetime with a time zone")
         if not isinstance(self.max_age, (int, type(None))):
-            raise ConfigurationError("legacy: max_age is a number of seconds")
+            raise ConfigurationError("legacy: max_age must be a number of seconds, or None")
 
     @property
     def name(self) -> str:
-        """The old cookie's name."""
+        """The name of the old cookie."""
         return self.cookie_name or _DEFAULT_NAMES[self.kind]
 
     def find(self, header: str) -> str | None:
-        """The old cookie's value in a Cookie header: the first of its name."""
-        if len(header) > MAX_HEADER_CHARS:
-            return None  # one of ours may stand in it, unseen
-        for pair in header.split(";"):
-            name, equals, value = pair.strip(" \t").partition("=")
-            if equals and name == self.name:
+        """The value of the old cookie in a Cookie header: the first with its name.
+
+        None for a header that is too long to be read, because it may contain one of our cookies.
+        """
+        for name, value, _ in iterate_pairs(header):
+            if name == self.name:
                 return value.strip('"')
         return None
 
     def read(self, text: str, now: int) -> Adopted | None:
-        """What `text` holds, or None when it is not authentic, too old, or past `until`."""
+        """The content of an old cookie; `now` is in epoch seconds.
+
+        None if it is not authentic or too old, and for every cookie after `until`.
+        """
         if now >= self.until.timestamp() or len(text) > MAX_COOKIE_CHARS or not text.isascii():
             return None
-        read = self._read_flask if self.kind == "flask" else self._read_starlette
         max_age = _DEFAULT_MAX_AGES[self.kind] if self.max_age is None else self.max_age
         try:
-            values, signed_at = read(text, max_age, now)
+            if self.kind == "flask":
+                serializer = URLSafeTimedSerializer(
+                    self.secret,
+                    salt="cookie-session",
+                    serializer=_TaggedJSON,
+                    signer=_signer_at(now),
+                    signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha1},
+                )
+                values, signed_at = serializer.loads(text, max_age=max_age, return_timestamp=True)
+            else:
+                signer = _signer_at(now)(self.secret)
+                data, signed_at = signer.unsign(text, max_age=max_age, return_timestamp=True)
+                values = json.loads(base64.b64decode(data))
         except (BadData, ValueError, TypeError, KeyError, RecursionError):
             return None
         if type(values) is not dict or not all(type(name) is str for name in values):
             return None
+        # The id is made without the signature, whose text can be varied and stay valid.
         signed = text.rpartition(".")[0].encode()
-        return Adopted(values, self._id_of(signed), int(signed_at.timestamp()))
+        message = length_prefixed("sealedstate/1", "adopted", self.kind, signed)
+        session_id = hashlib.blake2b(message, digest_size=ID_BYTES).digest()
+        return Adopted(values, session_id, int(signed_at.timestamp()))
 
     def delete_line(self) -> str:
         """The Set-Cookie field value that deletes the old cookie."""
         domain = f"; Domain={self.cookie_domain}" if self.cookie_domain else ""
         secure = "; Secure" if self.name.lower().startswith(("__host-", "__secure-")) else ""
         return f"{self.name}=; Max-Age=0; Path={self.cookie_path}{domain}{secure}"
-
-    def _read_flask(self, text: str, max_age: int, now: int) -> tuple[Any, datetime]:
-        serializer = URLSafeTimedSerializer(
-            self.secret,
-            salt="cookie-session",
-            serializer=_TaggedJSON,
-            signer=_signer_at(now),
-            signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha1},
-        )
-        values, signed_at = serializer.loads(text, max_age=max_age, return_timestamp=True)
-        return values, signed_at
-
-    def _read_starlette(self, text: str, max_age: int, now: int) -> tuple[Any, datetime]:
-        signer = _signer_at(now)(self.secret)
-        signed, signed_at = signer.unsign(text, max_age=max_age, return_timestamp=True)
-        return json.loads(base64.b64decode(signed)), signed_at
-
-    def _id_of(self, signed: bytes) -> bytes:
-        # The signature is left out: its text can be varied without becoming invalid.
-        message = length_prefixed("sealedstate/1", "adopted", self.kind, signed)
-        return hashlib.blake2b(message, digest_size=ID_BYTES).digest()
 
 
 def _signer_at(now: int) -> type[TimestampSigner]:
@@ -135,48 +137,48 @@ def _signer_at(now: int) -> type[TimestampSigner]:
 
 
 class _TaggedJSON:
-    """Flask's JSON, in which a dict with one tag for its key stands for another type."""
+    """Flask's JSON, in which a dict whose only key is a tag has another type."""
 
     @staticmethod
     def loads(text: str | bytes) -> Any:
-        return _untagged(json.loads(text))
+        return _untag(json.loads(text))
 
     @staticmethod
     def dumps(value: object) -> str:
-        # Nothing is written: itsdangerous asks once, to see whether this makes text or bytes.
+        # itsdangerous calls this once, to learn whether it returns text or bytes.
         return json.dumps(value)
 
 
-def _untagged(value: Any) -> Any:
+def _untag(value: Any) -> Any:
     if type(value) is list:
-        return [_untagged(item) for item in value]
+        return [_untag(item) for item in value]
     if type(value) is not dict:
         return value
     if len(value) == 1:
         ((key, content),) = value.items()
         if key in _TAGS:
             return _TAGS[key](content)
-    return {key: _untagged(item) for key, item in value.items()}
+    return {key: _untag(item) for key, item in value.items()}
 
 
-def _untagged_dict(content: Any) -> dict[str, Any]:
-    # " di" guards a real dict whose only key looks like a tag: the key has "__" appended.
+def _read_dict(content: Any) -> dict[str, Any]:
+    # A dict whose only key looks like a tag: Flask appends "__" to the key.
     ((key, value),) = content.items()
-    return {key.removesuffix("__"): _untagged(value)}
+    return {key.removesuffix("__"): _untag(value)}
 
 
-def _instant(content: str) -> datetime:
+def _read_datetime(content: str) -> datetime:
     value = parse_date(content)
     if value is None:
-        raise ValueError("no date")
+        raise ValueError("not a date")
     return value
 
 
 _TAGS: dict[str, Callable[[Any], object]] = {
-    " di": _untagged_dict,
-    " t": lambda content: tuple(_untagged(item) for item in content),
+    " di": _read_dict,
+    " t": lambda content: tuple(_untag(item) for item in content),
     " b": lambda content: base64.b64decode(content),
     " m": Markup,
     " u": lambda content: UUID(hex=content),
-    " d": _instant,
+    " d": _read_datetime,
 }

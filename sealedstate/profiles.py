@@ -1,13 +1,11 @@
-"""Budgets: how many bytes we may put into cookies for one request.
+"""Budgets: how many bytes our cookies may take in a request and its response.
 
-Knows the four profiles, measured on 26 server and proxy stacks, and arithmetic. Does not know
-names, parts or what is sealed.
-
-A budget counts what others put there too: the foreign cookies of this request, and the Set-Cookie
-lines of this response that are not ours. What breaks is never the browser but everything between:
-default nginx answers 502 to one 4000-byte Set-Cookie, default uWSGI resets the connection beyond
-3150 bytes of Cookie, gunicorn, nginx and Apache refuse a Cookie line of 8 KiB. Then every page is
-an error, the logout page too, and the application never sees the request.
+The profiles are measured on 26 server and proxy stacks. A budget also counts foreign bytes: the
+foreign cookies of this request, and the other Set-Cookie fields of this response. Browsers carry
+far more than the servers and proxies behind them: default nginx answers 502 to one Set-Cookie of
+4000 bytes, default uWSGI resets the connection beyond 3150 bytes of Cookie, and gunicorn, nginx and
+Apache refuse a Cookie header of 8 KiB. Then every page is an error, including the logout page, and
+the application never sees the request.
 """
 
 from __future__ import annotations
@@ -18,14 +16,20 @@ from typing import NamedTuple
 from ._cookies.header import MAX_COOKIES, MAX_LINE_BYTES
 from .errors import ConfigurationError
 
+__all__ = ["PROFILES", "Profile"]
+
+# A login of ordinary size must not fail because of foreign cookies: it may take this much of the
+# distance that every profile keeps from the limit measured behind it (350 bytes and more).
+FLOOR_BYTES = 320
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a chain of browser, proxies and server carries. All sizes in bytes.
+    """What a chain of browser, proxies and server carries; sizes in bytes.
 
-    `cookies`: how many of ours; `cookie_bytes`: name and value of each; `total_bytes`: names and
-    values of all of ours; `header_bytes`: the whole Cookie header, foreign cookies included;
-    `response_bytes`: all Set-Cookie lines of one response.
+    `cookies`: how many cookies we may set; `cookie_bytes`: name and value of each; `total_bytes`:
+    names and values of all these; `header_bytes`: the whole Cookie header with foreign cookies;
+    `response_bytes`: all Set-Cookie fields of one response.
     """
 
     name: str
@@ -37,13 +41,19 @@ class Profile:
 
     def __post_init__(self) -> None:
         if not 1 <= self.cookies <= MAX_COOKIES:
-            raise ConfigurationError(f"profile: cookies is between 1 and {MAX_COOKIES}")
+            raise ConfigurationError(
+                f"profile: cookies must be between 1 and {MAX_COOKIES}, got {self.cookies}"
+            )
         if not 500 <= self.cookie_bytes <= MAX_LINE_BYTES:
-            raise ConfigurationError(f"profile: cookie_bytes is between 500 and {MAX_LINE_BYTES}")
+            raise ConfigurationError(
+                f"profile: cookie_bytes must be between 500 and {MAX_LINE_BYTES},"
+                f" got {self.cookie_bytes}"
+            )
         smallest = min(self.total_bytes, self.header_bytes, self.response_bytes)
         if smallest < self.cookie_bytes:
             raise ConfigurationError(
-                "profile: total_bytes, header_bytes and response_bytes are at least cookie_bytes"
+                "profile: total_bytes, header_bytes and response_bytes must be at least"
+                f" cookie_bytes ({self.cookie_bytes}), got {smallest}"
             )
 
 
@@ -58,16 +68,11 @@ PROFILES = {
 }
 
 
-# A login of ordinary size must not fail for foreign cookies: it may take this much of the margin
-# that every profile keeps to the wall that was measured behind it (350 bytes and more).
-FLOOR_BYTES = 320
-
-
 class Budget(NamedTuple):
-    """The room for this one response, in characters of cookie values.
+    """What our cookie values may take in one response, in characters.
 
-    `core_chars`: for the core alone. With overflow, `chunks` more cookies of `chunk_chars` each,
-    and `shared_chars` for all values together.
+    `core_chars`: for the core alone. With overflow, there are `chunks` more cookies with at most
+    `chunk_chars` each, and all values together take at most `shared_chars`.
     """
 
     core_chars: int
@@ -77,30 +82,31 @@ class Budget(NamedTuple):
 
     @property
     def overflow_chars(self) -> int:
-        """The most that overflow may take, should the core take nothing."""
+        """The most that overflow may take if the core took nothing."""
         return min(self.chunks * self.chunk_chars, self.shared_chars)
 
 
 def budget_for(
     profile: Profile,
     foreign_bytes: int,
-    arrived_bytes: int,
+    received_bytes: int,
     response_bytes: int,
     name_bytes: int,
     line_overhead: int,
 ) -> Budget:
-    """The room that `profile` leaves for our values.
+    """What `profile` leaves for our values.
 
-    `foreign_bytes`, `arrived_bytes`: the foreign cookies of the request, and ours: what came
-    through once comes through again. `response_bytes`: Set-Cookie lines of the response that don't
-    set a cookie of ours, so our own deletions too. `name_bytes` and `line_overhead`: what each
-    cookie takes besides its value, in the request (the name and '=') and in the response.
+    `foreign_bytes`: the foreign cookies of the request. `received_bytes`: our cookies of the
+    request that may come again, since they came through once, or 0. `response_bytes`: Set-Cookie
+    fields of the response that set none of our cookies, including our deletions. `name_bytes` and
+    `line_overhead`: what each cookie takes besides its value, in the request (its name and '=') and
+    in the response.
     """
-    left = max(profile.header_bytes - foreign_bytes, arrived_bytes, FLOOR_BYTES)
+    left = max(profile.header_bytes - foreign_bytes, received_bytes, FLOOR_BYTES)
     request = min(profile.total_bytes, left)
     response = profile.response_bytes - response_bytes
     one = min(profile.cookie_bytes - name_bytes, MAX_LINE_BYTES - line_overhead)
-    # Two bytes of '; ' stand before each pair of the Cookie header.
+    # In the Cookie header, each pair has two bytes of '; ' before it.
     core = min(one, request - name_bytes - 2, response - line_overhead)
     shared = min(
         request - profile.cookies * (name_bytes + 2), response - profile.cookies * line_overhead

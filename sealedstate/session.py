@@ -1,41 +1,46 @@
-"""The mapping that an application sees.
-
-Knows names, values and what was touched. Does not know how a value is encoded, sealed, placed or
-stored: all of that it asks of a `Visit`, the floor above, and only when somebody looks.
-"""
+"""The mapping that an application sees."""
 
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterator,
+    KeysView,
+    Mapping,
+    MutableMapping,
+    ValuesView,
+)
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, Self
+from typing import Final, Protocol, Self
 
+from ._wire import cbor
 from ._wire.record import Place, Record, check_name, check_subject
-from .errors import LateRead, LateWrite, UnsupportedValue
+from .errors import LateRead, LateWrite, MalformedRecord, UnreadablePart, UnsupportedValue
 
-# FOLD sealedstate.part
-# One part of a session during a request: where it lives, what it was and what it is now.
-#
-# Knows places and encoded bytes. Does not know how a value is encoded, nor its session.
-
+__all__ = ["Session"]
 
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+# The places of parts for which a save needs nothing but the core.
+_IN_CORE = (None, Place.CORE)
+_TO_ID = bytes.maketrans(b"+/", b"-_")
 
 
 class _Unread:
-    """Stands for a value that nobody has looked at."""
+    """The value of a part that the application has not read."""
 
 
-UNREAD = _Unread()
+UNREAD: Final = _Unread()
 
 
 @dataclass(slots=True)
 class Part:
     """One part of a session during a request.
 
-    `saved` is its encoding as it arrived, `encoded` as it stands now; None means not recalled, or
-    for `saved` also: not there before. `version` is the one in the store.
+    `place`: where it is, None before its first save. `version`: its version in the store. `saved`
+    is its encoding as it was loaded, `encoded` its encoding now; None means not recalled or, for
+    `saved`, that it is new.
     """
 
     place: Place | None = None
@@ -43,98 +48,99 @@ class Part:
     saved: bytes | None = field(default=None, repr=False)
     encoded: bytes | None = field(default=None, repr=False)
     value: object = field(default=UNREAD, repr=False)
-    replaced: bool = False
+    is_assigned: bool = False
 
     @property
-    def changed(self) -> bool:
-        """Whether saving it would write something else than what arrived."""
-        return self.replaced if self.saved is None else self.encoded != self.saved
-
-    @property
-    def is_in_core(self) -> bool:
-        """Whether it lives in the core or nowhere yet, and has left nothing in the store."""
-        return self.version is None and (self.place is None or self.place is Place.CORE)
-
-    @property
-    def may_have_changed(self) -> bool:
-        """Whether its value was looked at and can change without being assigned."""
-        return self.value is not UNREAD and type(self.value) not in _SCALARS
+    def is_changed(self) -> bool:
+        """Whether a save would write something else than what was loaded."""
+        return self.is_assigned if self.saved is None else self.encoded != self.saved
 
 
-@dataclass(frozen=True, slots=True)
-class PartView:
-    """Where a part of an arrived session lives, and its encoded size where that is known."""
+# Not frozen, because every save makes one, and a frozen dataclass costs three times as much.
+@dataclass(slots=True)
+class Changes:
+    """What a session says to a save.
 
-    name: str
-    place: Place | None
-    value_bytes: int | None
+    `core`: the encoding of each part if all of them can stay in the core, else None;
+    `encoded_bytes`: their size in all. `parts` and `removed`: the parts now, core parts that were
+    not read as their bytes, and those that this request removed.
+    """
 
-
-class LoadResult(NamedTuple):
-    """What a request brought that is no record: nothing, maybe withheld, or adopted values."""
-
-    withheld: str | None = None
-    adopted: Mapping[str, object] | None = None
-    adopted_id: bytes | None = None
-    adopted_subject: str | None = None
+    is_modified: bool
+    id: bytes
+    subject: str | None
+    is_signed_in: bool
+    is_regenerated: bool
+    is_ended: bool
+    core: dict[str, bytes] | None
+    encoded_bytes: int
+    parts: Mapping[str, Part | bytes]
+    removed: Mapping[str, Part]
 
     def __repr__(self) -> str:
-        return f"<Arrival, withheld: {self.withheld}>"
+        # Reprs end up in logs and tracebacks: no subject, no name, no value.
+        return f"<Changes of {len(self.parts)} parts, modified: {self.is_modified}>"
 
 
-class Visit(Protocol):
-    """What a session asks during one request."""
+class SessionBackend(Protocol):
+    """What a session asks of the request that it was loaded from.
 
-    def arrive(self) -> Record | LoadResult:
-        """Open what the request carries; called at most once."""
-        ...
+    `record`: the record that the request carries. `withheld`: why its cookies cannot be judged now.
+    `adopted`: the record and `adopted_values` the parts that a legacy cookie carries.
+    """
+
+    record: Record | None
+    withheld: str | None
+    adopted: Record | None
+    adopted_values: Mapping[str, object]
 
     def recall(self, name: str) -> bytes | None:
-        """The encoded value of a part outside the core; None when it is lost."""
+        """The encoding of a part outside the core; None if it is lost."""
         ...
 
-    def encode(self, name: str, value: object) -> bytes:
-        """The encoding of a part's value. Raises UnsupportedValue."""
-        ...
-
-    def decode(self, name: str, data: bytes) -> object:
-        """The value of an encoding."""
+    def note_unreadable(self, name: str) -> None:
+        """A part was written by another release."""
         ...
 
     def end(self) -> None:
-        """Make sure that this request's session is never opened again, as far as is promised."""
+        """Make sure that no node opens this request's session again, as far as is promised."""
         ...
 
     def new_id(self) -> bytes:
-        """A fresh session id."""
+        """A random session id."""
+        ...
+
+    def now(self) -> float:
+        """The deployment's time (epoch seconds)."""
         ...
 
 
 class Session(MutableMapping[str, object]):
-    """A user's session in one request, opened when it is first looked at.
+    """A user's session in one request, loaded when the application first uses it.
 
-    Assigning encodes the value, so that what no cookie can carry is refused where it is assigned,
-    and changes inside a list or a dict are noticed when the response starts.
+    Assigning encodes the value, so that an unsupported value raises where it is assigned. Changes
+    inside a list or a dict are found when the response starts. Membership, length, truth and
+    iteration answer from the cookie; `keys`, `values`, `items` and reading a value recall parts
+    from the store, and only they notice that the store lost one.
     """
 
-    # Most requests never look at their session: theirs has a visit, which the keeper gives it, and
-    # nothing else of its own. How it begins:
-    visit: Visit
-    # A part of the core that nobody has looked at stands as its bytes.
-    _parts: dict[str, Part | bytes]
-    _gone: dict[str, Part]
-    _arrival: Record | LoadResult | None = None
+    # The state before the session is loaded. As class attributes these cost nothing in the
+    # requests that never use their session.
+    # The request that the session was loaded from; None before its first use.
+    backend: SessionBackend | None = None
+    _id = b""
     _subject: str | None = None
-    # For the keeper and the adapters: the 16 bytes behind `id`; whether, in this request, anybody
-    # has looked, so that the response depends on the cookie; a subject was assigned; `regenerate`
-    # was called; `invalidate` was.
-    raw_id = b""
-    touched = False
-    # Set once the headers are on their way: a write raises LateWrite then, a first look LateRead.
-    frozen = False
-    signed_in = False
-    renewed = False
-    ended = False
+    # Core parts stay encoded until they are read.
+    _parts: dict[str, Part | bytes]
+    _removed: dict[str, Part]
+    _is_signed_in = False
+    _is_regenerated = False
+    _is_ended = False
+    _are_headers_sent = False
+
+    def __init__(self, load: Callable[[str], SessionBackend], cookie_header: str) -> None:
+        self._load = load
+        self._cookie_header = cookie_header
 
     # --- who it is ------------------------------------------------------------------------------
 
@@ -144,275 +150,315 @@ class Session(MutableMapping[str, object]):
 
         Not a secret: knowing it opens nothing.
         """
-        self._opened()
-        return (
-            binascii.b2a_base64(self.raw_id, newline=False).rstrip(b"=\n").decode().translate(_ID)
-        )
+        text = binascii.b2a_base64(self.raw_id, newline=False).rstrip(b"=\n")
+        return text.translate(_TO_ID).decode()
+
+    @property
+    def raw_id(self) -> bytes:
+        """The 16 bytes behind `id`."""
+        if self.backend is None:
+            self._use()
+        return self._id
 
     @property
     def subject(self) -> str | None:
         """The user that this session belongs to; None for a visitor.
 
         Assigning a user signs in: the session gets a new id and lives its full lifetimes from now.
-        Assigning another user, or None, also drops every part: nobody inherits a cart.
+        Assigning another user, or None, also drops every part, so that no user inherits a cart.
         """
-        if self._arrival is None:
-            self._opened()
+        if self.backend is None:
+            self._use()
         return self._subject
 
     @subject.setter
     def subject(self, subject: str | None) -> None:
-        self._writable()
+        loaded = self._use_to_write()
         if subject is not None:
             check_subject(subject)
         if subject == self._subject:
             return
         if self._subject is not None:
             self.clear()
-        self._subject, self.signed_in = subject, True
-        self.raw_id = self.visit.new_id()
+        self._subject, self._is_signed_in = subject, True
+        self._id = loaded.new_id()
 
     @property
     def is_new(self) -> bool:
-        """Whether the request brought no session that could be read."""
-        arrival = self._opened()
-        return self.ended or (isinstance(arrival, LoadResult) and arrival.adopted is None)
+        """Whether the request brought no session that could be opened."""
+        loaded = self._use()
+        return self._is_ended or (loaded.record is None and loaded.adopted is None)
 
     @property
     def created_at(self) -> int | None:
         """When the session began or was signed in (epoch seconds); None until it is saved."""
-        record = self._kept_record()
+        record = self._continued_record()
         return None if record is None else record.created_at
 
     @property
     def expires_at(self) -> int | None:
         """When its absolute lifetime ends (epoch seconds); None until it is saved."""
-        record = self._kept_record()
+        record = self._continued_record()
         return None if record is None else record.expires_at
 
     @property
     def withheld(self) -> str | None:
-        """Why the cookies of this request can't be judged now; None in all ordinary cases.
+        """Why the cookies of this request cannot be judged now; None in all ordinary cases.
 
-        What is written into such a session is not sent, so that a good cookie is never overwritten
-        by a node that lags behind; only signing in replaces it.
+        What is written into such a session is not sent, so that a node that lags behind never
+        overwrites a good cookie; only a sign-in replaces it.
         """
-        arrival = self._opened()
-        return arrival.withheld if isinstance(arrival, LoadResult) and not self.ended else None
+        loaded = self._use()
+        return None if self._is_ended else loaded.withheld
 
     def regenerate(self) -> None:
         """Give the session a new id, at a change of privilege; its parts and lifetimes stay.
 
-        The old id is revoked in the store, where there is one, before the new cookie is sent.
+        The old id is revoked in the store, if there is one, before the new cookie is sent.
         """
-        self._writable()
-        self.raw_id = self.visit.new_id()
-        self.renewed = True
+        self._id = self._use_to_write().new_id()
+        self._is_regenerated = True
 
     def invalidate(self) -> None:
-        """Log out: revoke the session in the store, where there is one, and empty it.
+        """Log out: revoke the session in the store, if there is one, and empty it.
 
         When this returns, the revocation is recorded. Raises StorageError, NoPrimaryKey or
-        SessionWithheld when it could not be; the session is then as it was.
+        SessionWithheld if it could not be; the session is then unchanged.
         """
-        self._writable()
-        self.visit.end()
+        loaded = self._use_to_write()
+        loaded.end()
         self.clear()
-        self._subject, self.ended, self.signed_in, self.renewed = None, True, False, False
-        self.raw_id = self.visit.new_id()
+        self._subject, self._is_ended = None, True
+        self._is_signed_in = self._is_regenerated = False
+        self._id = loaded.new_id()
 
     # --- the mapping ----------------------------------------------------------------------------
 
     def __getitem__(self, name: str) -> object:
-        if self._arrival is None:
-            self._opened()
-        part = self._part(name)
+        loaded = self.backend or self._use()
+        part = self._parts[name]
+        if not isinstance(part, Part):
+            part = self._parts[name] = Part(Place.CORE, None, part, part)
         if part.value is UNREAD:
-            self._read(name, part)
+            data = part.encoded
+            if data is None:
+                data = part.encoded = part.saved = loaded.recall(name)
+                if data is None:  # the store lost it
+                    del self._parts[name]
+                    raise KeyError(name)
+            part.value = self.decode(name, data)
         return part.value
 
     def __setitem__(self, name: str, value: object) -> None:
-        if self.frozen or self._arrival is None:
-            self._writable()
-        is_new = name not in self._parts
-        if is_new:
+        if self._are_headers_sent or self.backend is None:
+            self._use_to_write()
+        part = self._parts.get(name)
+        if part is None:
             check_name(name)
-        encoded = self.visit.encode(name, value)
-        if is_new:
-            self._parts[name] = self._gone.pop(name) if name in self._gone else Part()
-        part = self._part(name)
-        part.encoded, part.value, part.replaced = encoded, value, True
+        encoded = _encode(name, value)
+        if part is None:
+            removed = self._removed.pop(name, None)
+            part = self._parts[name] = Part() if removed is None else removed
+        elif not isinstance(part, Part):
+            part = self._parts[name] = Part(Place.CORE, None, part, part)
+        part.encoded, part.value, part.is_assigned = encoded, value, True
 
     def __delitem__(self, name: str) -> None:
-        self._writable()
-        self._gone[name] = self._part(name)
+        self._use_to_write()
+        self._removed[name] = self._part(name)
         del self._parts[name]
 
     def __contains__(self, name: object) -> bool:
-        self._opened()
-        if name not in self._parts or not isinstance(name, str):
-            return False
-        return self._present(name)
+        self._use()
+        return name in self._parts
 
     def __iter__(self) -> Iterator[str]:
-        self._opened()
-        return iter([name for name in list(self._parts) if self._present(name)])
+        self._use()
+        return iter(list(self._parts))
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        self._use()
+        return len(self._parts)
 
     def __ior__(self, other: Mapping[str, object]) -> Self:
         self.update(other)
         return self
 
+    def keys(self) -> KeysView[str]:
+        """The names of all parts that can be read; recalls parts from the store."""
+        self._recall_all()
+        return super().keys()
+
+    def values(self) -> ValuesView[object]:
+        """The values of all parts that can be read; recalls parts from the store."""
+        self._recall_all()
+        return super().values()
+
+    def items(self) -> ItemsView[str, object]:
+        """Names and values of all parts that can be read; recalls parts from the store."""
+        self._recall_all()
+        return super().items()
+
     def clear(self) -> None:
         """Remove every part, without recalling any. It is no logout: see `invalidate`."""
-        self._writable()
-        self._gone.update(self._all())
+        self._use_to_write()
+        self._removed.update((name, self._part(name)) for name in self._parts)
         self._parts.clear()
 
     def __repr__(self) -> str:
-        # Neither names nor values: reprs end up in logs and tracebacks.
-        return "<Session>" if self._arrival is None else f"<Session of {len(self._parts)} parts>"
+        # Reprs end up in logs and tracebacks: no name, no value.
+        return "<Session>" if self.backend is None else f"<Session of {len(self._parts)} parts>"
 
     # --- for the keeper and the adapters --------------------------------------------------------
 
     @property
-    def parts(self) -> Mapping[str, Part]:
-        """The parts as they stand, with the nested changes that `standing` has noticed."""
-        return self._all() if self.touched else {}
+    def accessed(self) -> bool:
+        """Whether the application used the session, so that the response depends on the cookie."""
+        return self.backend is not None
 
-    def standing(self) -> tuple[bool, dict[str, bytes] | None]:
-        """Whether anything was changed, with nested changes noticed; and the encoding of each part,
-        or None where one lives outside the core or leaves something there. Of a touched session.
-        """
-        changed = self.signed_in or self.renewed or self.ended
-        core, is_all = dict[str, bytes](), True
+    def load(self) -> SessionBackend:
+        """The request that the session was loaded from. Raises LateRead as every first use."""
+        return self.backend or self._use()
+
+    def changes(self) -> Changes:
+        """What to save. Finds the changes inside lists and dicts; loads no part."""
+        loaded = self.backend or self._use()
+        is_modified = self._is_signed_in or self._is_regenerated or self._is_ended
+        core: dict[str, bytes] = {}
+        is_all_in_core, size = True, 0
         for name, part in self._parts.items():
-            if isinstance(part, Part):
-                self._encode_again(name, part)
-                changed = changed or part.changed
-                is_all = is_all and part.is_in_core
-                core[name] = part.encoded or b""
-            else:
+            if not isinstance(part, Part):
                 core[name] = part
-        for gone in self._gone.values():
-            changed = changed or gone.place is not None
-            is_all = is_all and gone.is_in_core
-        return changed, core if is_all else None
+                size += len(part)
+                continue
+            if part.value is not UNREAD and type(part.value) not in _SCALARS:
+                part.encoded = _encode(name, part.value)
+            if part.is_assigned or part.encoded is not part.saved:
+                is_modified = is_modified or part.is_changed
+            if part.version is not None or part.place not in _IN_CORE:
+                is_all_in_core = False
+            data = core[name] = part.encoded or b""
+            size += len(data)
+        for part in self._removed.values():
+            is_modified = is_modified or part.place is not None
+            if part.version is not None or part.place not in _IN_CORE:
+                is_all_in_core = False
+        return Changes(
+            is_modified,
+            self._id,
+            self._subject,
+            self._is_signed_in,
+            self._is_regenerated,
+            self._is_ended,
+            core if is_all_in_core else None,
+            size,
+            self._parts,
+            self._removed,
+        )
 
-    @property
-    def gone(self) -> Mapping[str, Part]:
-        """The parts that this request removed."""
-        return self._gone if self.touched else {}
-
-    def layout(self) -> list[PartView]:
-        """Where the parts live that arrived or were assigned."""
-        self._opened()
-        return [
-            PartView(name, part.place, None if part.encoded is None else len(part.encoded))
-            for name, part in self._all().items()
-        ]
-
-    def fetch(self, name: str) -> bytes | None:
-        """The encoded value of a part, recalled if need be; None, and gone, when it is lost."""
-        part = self._part(name)
-        if part.encoded is None:
-            part.encoded = part.saved = self.visit.recall(name)
-            if part.encoded is None:
-                del self._parts[name]
-        return part.encoded
+    def mark_headers_sent(self) -> None:
+        """The headers are on their way: from now on a write raises LateWrite, a first use LateRead."""
+        self._are_headers_sent = True
 
     def late_changes(self) -> list[str]:
-        """The names of parts that were changed in place when it was `frozen`."""
-        if not self.touched:
+        """The names of parts that were changed in place after the headers were sent."""
+        if self.backend is None:
             return []
-        looked_at = [(name, part) for name, part in self._parts.items() if isinstance(part, Part)]
-        return [name for name, part in looked_at if self._changed_late(name, part)]
+        return [
+            name
+            for name, part in self._parts.items()
+            if isinstance(part, Part) and self._is_changed_late(name, part)
+        ]
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _opened(self) -> Record | LoadResult:
-        if self._arrival is None:
-            if self.frozen:
-                # A cache may keep this response for everybody: it must not tell of one user.
-                raise LateRead("the session was first looked at after the response's headers")
-            arrival = self._arrival = self.visit.arrive()
-            self.touched, self._gone = True, {}
-            if isinstance(arrival, LoadResult):
-                self._begin(arrival)
-                return arrival
-            self.raw_id, self._subject = arrival.id, arrival.subject
-            self._parts = dict(arrival.parts)
-            if arrival.overflow or arrival.spilled or arrival.left:
-                self._unpack_manifest(arrival)
-        return self._arrival
+    def _use(self) -> SessionBackend:
+        """The loaded request; loads it at the first use."""
+        if self.backend is not None:
+            return self.backend
+        if self._are_headers_sent:
+            # A cache may keep this response for all visitors, so it must not depend on one.
+            raise LateRead("the session was first used after the response's headers were sent")
+        loaded = self.backend = self._load(self._cookie_header)
+        self._removed = {}
+        record = loaded.record
+        if record is None:
+            self._begin(loaded)
+            return loaded
+        self._id, self._subject = record.id, record.subject
+        parts: dict[str, Part | bytes] = dict(record.parts)
+        self._parts = parts
+        if record.overflow or record.spilled or record.orphaned_rows:
+            for name in record.overflow.names if record.overflow else ():
+                parts[name] = Part(Place.OVERFLOW)
+            for name, version in record.spilled.items():
+                parts[name] = Part(Place.SPILLED, version)
+            # Rows that are no longer used. If such a part spills again, its version is known.
+            for name, version in record.orphaned_rows.items():
+                if name in parts:
+                    self._part(name).version = version
+                else:
+                    self._removed[name] = Part(None, version)
+        return loaded
 
-    def _begin(self, arrival: LoadResult) -> None:
+    def _begin(self, loaded: SessionBackend) -> None:
         self._parts = {}
-        self.raw_id = arrival.adopted_id or self.visit.new_id()
-        self._subject = arrival.adopted_subject
-        for name, value in (arrival.adopted or {}).items():
-            self[name] = value
-        for part in self._all().values():
-            # Taking a session over is no change by the application.
-            part.saved, part.replaced = part.encoded, False
+        adopted = loaded.adopted
+        if adopted is None:
+            self._id = loaded.new_id()
+            return
+        self._id, self._subject = adopted.id, adopted.subject
+        for name, value in loaded.adopted_values.items():
+            # Adopting a session is no change by the application.
+            encoded = _encode(name, value)
+            self._parts[name] = Part(None, None, encoded, encoded, value)
 
-    def _unpack_manifest(self, record: Record) -> None:
-        for name in record.overflow.names if record.overflow else ():
-            self._parts[name] = Part(Place.OVERFLOW)
-        for name, version in record.spilled.items():
-            self._parts[name] = Part(Place.SPILLED, version)
-        for name, version in record.left.items():
-            # A row that is no longer used; if the part is spilled again, its version is known.
-            if name in self._parts:
-                self._part(name).version = version
-            else:
-                self._gone[name] = Part(None, version)
-
-    def _writable(self) -> None:
-        if self.frozen:
-            raise LateWrite("the session was changed after the response's headers went out")
-        if self._arrival is None:
-            self._opened()
+    def _use_to_write(self) -> SessionBackend:
+        if self._are_headers_sent:
+            raise LateWrite("the session was changed after the response's headers were sent")
+        return self.backend or self._use()
 
     def _part(self, name: str) -> Part:
-        """A part of which more is to be known than its bytes. Raises KeyError."""
+        """A part as more than its bytes. Raises KeyError."""
         part = self._parts[name]
-        if isinstance(part, Part):
-            return part
-        found = self._parts[name] = Part(Place.CORE, None, part, part)
-        return found
+        if not isinstance(part, Part):
+            part = self._parts[name] = Part(Place.CORE, None, part, part)
+        return part
 
-    def _all(self) -> dict[str, Part]:
-        return {name: self._part(name) for name in self._parts}
-
-    def _kept_record(self) -> Record | None:
-        """The record that arrived, unless another session has taken its place."""
-        arrival = self._opened()
-        is_replaced = self.signed_in or self.ended
-        return None if is_replaced or isinstance(arrival, LoadResult) else arrival
-
-    def _present(self, name: str) -> bool:
-        return isinstance(self._parts[name], bytes) or self.fetch(name) is not None
-
-    def _read(self, name: str, part: Part) -> None:
-        data = self.fetch(name)
-        if data is None:
-            raise KeyError(name)
-        part.value = self.visit.decode(name, data)
-
-    def _changed_late(self, name: str, part: Part) -> bool:
-        before = part.encoded
+    def decode(self, name: str, data: bytes) -> object:
+        """The value of a part's encoding. Raises UnreadablePart."""
         try:
-            self._encode_again(name, part)
+            return cbor.decode(data)
+        except MalformedRecord as error:
+            self.load().note_unreadable(name)
+            raise UnreadablePart(f"session[{name!r}] was written by another release") from error
+
+    def _recall_all(self) -> None:
+        loaded = self.backend or self._use()
+        for name, part in list(self._parts.items()):
+            if isinstance(part, Part) and part.encoded is None:
+                part.encoded = part.saved = loaded.recall(name)
+                if part.encoded is None:
+                    del self._parts[name]
+
+    def _continued_record(self) -> Record | None:
+        """The record that was loaded, unless another session has taken its place."""
+        record = self._use().record
+        return None if self._is_signed_in or self._is_ended else record
+
+    def _is_changed_late(self, name: str, part: Part) -> bool:
+        if part.value is UNREAD or type(part.value) in _SCALARS:
+            return False
+        try:
+            return _encode(name, part.value) != part.encoded
         except UnsupportedValue:
             return True
-        return part.encoded != before
-
-    def _encode_again(self, name: str, part: Part) -> None:
-        if part.may_have_changed:
-            part.encoded = self.visit.encode(name, part.value)
 
 
-_ID = str.maketrans("+/", "-_")
+def _encode(name: str, value: object) -> bytes:
+    try:
+        return cbor.encode(value)
+    except UnsupportedValue:
+        # The path is only needed for the error, and building it costs more than encoding a small
+        # value.
+        return cbor.encode(value, f"session[{name!r}]")

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 from ._cookies.header import CookieFamily
 from ._cookies.placement import policies_of
+from ._wire.encoding import has_lone_surrogate
 from ._wire.record import Lifetimes, Policy
 from .errors import ConfigurationError
 from .events import Observer
@@ -264,7 +265,7 @@ class Settings:
             raise ConfigurationError("observers: each must be a function")
         if self.legacy is not None and self.legacy.name == self.cookie_name:
             raise ConfigurationError("cookie_name: must differ from the name of the legacy cookie")
-        if any("\ud800" <= letter <= "\udfff" for letter in self.realm):
+        if has_lone_surrogate(self.realm):
             raise ConfigurationError("realm: must not contain a lone surrogate")
         if self.skew < 0:
             raise ConfigurationError(f"skew: must not be negative; got {self.skew}")

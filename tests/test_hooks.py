@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from sealedstate import Keeper, Session, StorageUnavailable
+from sealedstate import Keeper, Session
 from sealedstate._stored.parts import CONTEXT as PARTS
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.record import Place
-from sealedstate.errors import ConfigurationError
-from sealedstate.hooks import Save, SessionHooks
+from sealedstate.errors import ConfigurationError, StorageUnavailable
+from sealedstate.hooks import SaveEvent, SessionHooks
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, keeper
 
@@ -25,11 +25,11 @@ class Recorder(SessionHooks):
         self.events: list[tuple[Any, ...]] = []
         self.errors: dict[str, Exception] = {}
 
-    def before_save(self, save: Save) -> None:
-        self._record("before_save", save.has_new_id, save.places.get("big"))
+    def before_save(self, event: SaveEvent) -> None:
+        self._record("before_save", event.has_new_id, event.places.get("big"))
 
-    def before_sending(self, save: Save) -> None:
-        self._record("before_sending", save.record.subject, save.arrived_id)
+    def before_sending(self, event: SaveEvent) -> None:
+        self._record("before_sending", event.record.subject, event.arrived_id)
 
     def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
         self._record("not_saved", session.subject, arrived_id)
@@ -57,9 +57,9 @@ class Site:
         for operation in self.store.WRITES:
             self.store.before(operation, act=self._record_write, times=None)
         self.keeper: Keeper = keeper(
-            clock, storage=self.store, parts={"big": "server"}, random=self._random
+            clock, storage=self.store, part_policies={"big": "server"}, random=self._random
         )
-        self.keeper.attach(self.hooks)
+        self.keeper.add_hooks(self.hooks)
         self.browser = Browser(self.keeper)
 
     def sign_in(self, **parts: object) -> bytes:
@@ -218,10 +218,10 @@ def test_request_that_a_logout_overtakes_is_reported_as_not_saved() -> None:
 def test_attached_hooks_require_what_their_uses_need_of_the_store() -> None:
     clock = Clock()
     with pytest.raises(ConfigurationError, match="logins needs a store"):
-        Site().keeper.attach(SessionHooks(), ("logins",))
+        Site().keeper.add_hooks(SessionHooks(), ("logins",))
     bare = keeper(clock)
-    bare.attach(SessionHooks())
+    bare.add_hooks(SessionHooks())
     with pytest.raises(ConfigurationError):
-        bare.attach(SessionHooks(), ("logins",))
+        bare.add_hooks(SessionHooks(), ("logins",))
     with pytest.raises(ConfigurationError):
         bare.revoke_session(bytes(16))

@@ -1,4 +1,4 @@
-"""The session: a mapping like a dict, noticed when it changes, quiet when it does not."""
+"""A session is a mapping like a dict, saved when it changed, and silent when it did not."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import pytest
-from hypothesis import settings, strategies
+from hypothesis import strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis.strategies import SearchStrategy
 
@@ -16,43 +16,12 @@ from sealedstate import Keeper, LateWrite, Session, UnsupportedValue
 from sealedstate._stored.parts import CONTEXT
 from sealedstate._wire.record import MAX_NAME_BYTES, Place
 from sealedstate.errors import LateRead
-from sealedstate.session import LoadResult, Part
-from sealedstate.storage import MemoryStorage, Stored
+from sealedstate.session import Part
+from sealedstate.storage import MemoryStorage
+from sealedstate.testing import ScriptedStorage
+from tests.support.examples import examples
 from tests.support.jar import Browser, Clock, keeper
-
-
-class Watched(MemoryStorage):
-    """A store that notes what it is asked."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(clock)
-        self.reads: list[str] = []
-        self.writes: list[str] = []
-
-    def read(self, context: str, key: str) -> Stored | None:
-        self.reads.append(context)
-        return super().read(context, key)
-
-    def create(
-        self, context: str, key: str, value: bytes, expires_at: int | None, version: int
-    ) -> bool:
-        self.writes.append(context)
-        return super().create(context, key, value, expires_at, version)
-
-    def update(
-        self,
-        context: str,
-        key: str,
-        value: bytes,
-        expires_at: int | None,
-        version: int,
-        expected: int | None = None,
-    ) -> bool:
-        self.writes.append(context)
-        return super().update(context, key, value, expires_at, version, expected)
-
-    def forget(self) -> None:
-        self.reads, self.writes = [], []
+from tests.support.shop import setting, sign_in
 
 
 @pytest.fixture
@@ -61,28 +30,18 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(clock: Clock) -> Watched:
-    return Watched(clock)
+def store(clock: Clock) -> ScriptedStorage:
+    return ScriptedStorage(clock)
 
 
 @pytest.fixture
-def shop(clock: Clock, store: Watched) -> Keeper:
+def shop(clock: Clock, store: ScriptedStorage) -> Keeper:
     return keeper(clock, storage=store, part_policies={"vault": "server"})
 
 
 @pytest.fixture
 def browser(shop: Keeper) -> Browser:
     return Browser(shop)
-
-
-def signed_in(browser: Browser, values: dict[str, Any] | None = None, **more: object) -> None:
-    """Make the browser carry ann's session with these values."""
-
-    def sign_in(session: Session) -> None:
-        session.subject = "ann"
-        session.update({**(values or {}), **more})
-
-    browser.visit(sign_in)
 
 
 # --- like a dict ------------------------------------------------------------------------------
@@ -125,7 +84,7 @@ class Mapping(RuleBasedStateMachine):
         self.session = self.browser.session()
 
     def same(self, act: Callable[[MutableMapping[str, Any]], object]) -> None:
-        """Do it to both: the same answer, or the same kind of error."""
+        """Both give the same answer, or the same kind of error."""
         outcomes: list[tuple[object, type[Exception] | None]] = []
         for mapping in (self.model, self.session):
             try:
@@ -212,14 +171,12 @@ class Mapping(RuleBasedStateMachine):
             )
 
 
-TestASessionBehavesLikeADict = Mapping.TestCase
-TestASessionBehavesLikeADict.settings = settings(
-    max_examples=200, stateful_step_count=40, deadline=None
-)
+TestSessionBehavesLikeADict = Mapping.TestCase
+TestSessionBehavesLikeADict.settings = examples(200, stateful_step_count=40)
 
 
-def test_popping_an_item_takes_one_that_was_there(browser: Browser) -> None:
-    signed_in(browser, a=1, b=2)
+def test_popitem_takes_an_item_that_was_there(browser: Browser) -> None:
+    sign_in(browser, a=1, b=2)
     session = browser.session()
     taken = dict([session.popitem()])
     assert taken | dict(session) == {"a": 1, "b": 2}
@@ -229,23 +186,23 @@ def test_popping_an_item_takes_one_that_was_there(browser: Browser) -> None:
         session.popitem()
 
 
-def test_a_session_may_be_changed_while_it_is_iterated(browser: Browser) -> None:
-    signed_in(browser, a=1, b=2, c=3)
+def test_session_may_be_changed_during_iteration(browser: Browser) -> None:
+    sign_in(browser, a=1, b=2, c=3)
     session = browser.session()
     for name in session:
         del session[name]
     assert dict(session) == {}
 
 
-def test_values_come_back_as_they_were(browser: Browser) -> None:
+def test_values_keep_their_types(browser: Browser) -> None:
     values = {"list": [1, [2]], "tuple": (1, "2"), "bytes": b"\0\xff", "set": {1, 2}, "none": None}
-    signed_in(browser, values)
+    sign_in(browser, **values)
     assert browser.read() == values
     assert type(browser.read()["tuple"]) is tuple
 
 
-def test_one_value_is_one_object_throughout_a_request(browser: Browser) -> None:
-    signed_in(browser, cart=[1])
+def test_value_is_one_object_throughout_a_request(browser: Browser) -> None:
+    sign_in(browser, cart=[1])
     session = browser.session()
     assert session["cart"] is session["cart"]
 
@@ -256,7 +213,7 @@ def test_one_value_is_one_object_throughout_a_request(browser: Browser) -> None:
 @pytest.mark.parametrize(
     "name", ["", 3, None, b"cart", ("a",), "\ud800", "x" * (MAX_NAME_BYTES + 1), "é" * 65]
 )
-def test_what_names_no_part_is_refused(browser: Browser, name: Any) -> None:
+def test_invalid_name_is_refused(browser: Browser, name: Any) -> None:
     session = browser.session()
     with pytest.raises(UnsupportedValue):
         session[name] = 1
@@ -264,13 +221,13 @@ def test_what_names_no_part_is_refused(browser: Browser, name: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["x", " ", "\0", "a.b[c]", "é" * 64, "\N{GRINNING FACE}", "id"])
-def test_any_other_text_names_a_part(browser: Browser, name: str) -> None:
-    signed_in(browser, {name: 1})
+def test_any_other_text_is_a_name(browser: Browser, name: str) -> None:
+    sign_in(browser, **{name: 1})
     assert browser.read() == {name: 1}
 
 
-def test_a_value_that_no_session_carries_is_refused_where_it_is_assigned(browser: Browser) -> None:
-    signed_in(browser, cart="good")
+def test_unsupported_value_is_refused_at_its_assignment(browser: Browser) -> None:
+    sign_in(browser, cart="good")
     session = browser.session()
     with pytest.raises(UnsupportedValue) as caught:
         session["cart"] = [{"price": [1, object()]}]
@@ -279,10 +236,10 @@ def test_a_value_that_no_session_carries_is_refused_where_it_is_assigned(browser
     assert browser.keeper.save(session) == []
 
 
-def test_a_value_that_no_session_carries_put_inside_another_is_refused_when_saving(
+def test_unsupported_value_inside_another_is_refused_by_the_save(
     browser: Browser,
 ) -> None:
-    signed_in(browser, cart=[])
+    sign_in(browser, cart=[])
     session = browser.session()
     cart: Any = session["cart"]
     cart.append(object())
@@ -292,7 +249,7 @@ def test_a_value_that_no_session_carries_put_inside_another_is_refused_when_savi
     assert browser.read() == {"cart": []}
 
 
-# --- what is noticed, and what is not -------------------------------------------------------------
+# --- which changes are saved --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -304,17 +261,15 @@ def test_a_value_that_no_session_carries_put_inside_another_is_refused_when_savi
         lambda cart: cart.pop(),
     ],
 )
-def test_a_change_inside_a_value_is_noticed(
-    browser: Browser, change: Callable[[Any], object]
-) -> None:
+def test_change_inside_a_value_is_saved(browser: Browser, change: Callable[[Any], object]) -> None:
     cart: list[Any] = [{"price": 2, "tags": []}]
-    signed_in(browser, cart=cart)
+    sign_in(browser, cart=cart)
     assert browser.visit(lambda session: change(session["cart"]))
     change(cart)
     assert browser.read() == {"cart": cart}
 
 
-def test_a_change_inside_a_value_after_it_was_assigned_is_noticed(browser: Browser) -> None:
+def test_change_inside_a_value_after_its_assignment_is_saved(browser: Browser) -> None:
     cart = [1]
 
     def change(session: Session) -> None:
@@ -332,7 +287,7 @@ UNCHANGED: dict[str, Callable[[Session], object]] = {
     "assigned equal": lambda session: session.__setitem__("cart", [1, {"a": 2}]),
     "changed and back": lambda session: _changed_and_back(session["cart"]),
     "deleted and back": lambda session: session.__setitem__("cart", session.pop("cart")),
-    "deleted what is not there": lambda session: session.pop("nobody", None),
+    "deleted a missing part": lambda session: session.pop("missing", None),
     "added and deleted": lambda session: (session.update(new=1), session.pop("new")),
     "the same subject": lambda session: setattr(session, "subject", "ann"),
     "refused": lambda session: _refused(session),
@@ -350,66 +305,69 @@ def _changed_and_back(cart: Any) -> None:
 
 
 @pytest.mark.parametrize("change", UNCHANGED)
-def test_what_is_as_it_was_writes_nothing(browser: Browser, store: Watched, change: str) -> None:
-    signed_in(browser, cart=[1, {"a": 2}], vault="secret")
-    store.forget()
-    assert browser.visit(UNCHANGED[change]) == []
-    assert store.writes == []
-
-
-def test_an_untouched_session_opens_nothing_asks_nothing_and_writes_nothing(
-    browser: Browser, store: Watched
+def test_unchanged_session_writes_nothing(
+    browser: Browser, store: ScriptedStorage, change: str
 ) -> None:
-    signed_in(browser, cart=[1], vault="secret")
-    store.forget()
+    sign_in(browser, cart=[1, {"a": 2}], vault="secret")
+    store.calls.clear()
+    assert browser.visit(UNCHANGED[change]) == []
+    assert not store.count.keys() & set(store.WRITES)
+
+
+def test_untouched_session_costs_nothing(browser: Browser, store: ScriptedStorage) -> None:
+    sign_in(browser, cart=[1], vault="secret")
+    store.calls.clear()
     before = Counter(browser.keeper.counts)
     session = browser.session()
-    assert (repr(session), session.touched) == ("<Session>", False)
+    assert (repr(session), session.accessed) == ("<Session>", False)
     assert browser.keeper.save(session) == []
-    session.frozen = True
+    session.mark_headers_sent()
     assert session.late_changes() == []
     assert browser.keeper.counts == before
-    assert store.reads == store.writes == []
+    assert not store.calls
 
 
-def test_a_part_elsewhere_is_fetched_only_when_somebody_reads_it(
-    browser: Browser, store: Watched
+def calls_for_parts(store: ScriptedStorage) -> list[str]:
+    return [call.operation for call in store.calls if call.context == CONTEXT]
+
+
+def test_stored_part_is_fetched_only_when_it_is_read(
+    browser: Browser, store: ScriptedStorage
 ) -> None:
-    signed_in(browser, cart=[1], vault="secret")
-    store.forget()
+    sign_in(browser, cart=[1], vault="secret")
+    store.calls.clear()
     session = browser.session()
     assert session["cart"] == [1]
-    assert session.layout()
+    assert session.changes()
     session["cart"] = [2]
     browser.jar.receive(browser.keeper.save(session))
-    assert CONTEXT not in store.reads + store.writes
+    assert not calls_for_parts(store)
     assert browser.session()["vault"] == "secret"
-    assert store.reads.count(CONTEXT) == 1
+    assert calls_for_parts(store) == ["read"]
 
 
-def test_a_part_elsewhere_can_be_overwritten_or_deleted_without_being_fetched(
-    browser: Browser, store: Watched
+def test_stored_part_is_overwritten_and_deleted_without_a_read(
+    browser: Browser, store: ScriptedStorage
 ) -> None:
-    signed_in(browser, vault="secret")
-    store.forget()
-    browser.visit(lambda session: session.update(vault="other"))
-    assert CONTEXT not in store.reads
-    assert store.writes == [CONTEXT]
+    sign_in(browser, vault="secret")
+    store.calls.clear()
+    browser.visit(setting(vault="other"))
     browser.visit(lambda session: session.__delitem__("vault"))
-    assert CONTEXT not in store.reads
+    assert calls_for_parts(store) == ["update"]
     assert browser.read() == {}
 
 
-def test_a_visitor_who_writes_nothing_gets_no_cookie(browser: Browser, store: Watched) -> None:
+def test_empty_session_gets_no_cookie(browser: Browser, store: ScriptedStorage) -> None:
+    store.calls.clear()
     assert browser.visit(lambda session: (dict(session), session.id, "cart" in session)) == []
-    assert store.reads == store.writes == []
+    assert not store.calls
 
 
-# --- who it is --------------------------------------------------------------------------------
+# --- identity ---------------------------------------------------------------------------------
 
 
-def test_an_id_is_22_characters_and_stays(browser: Browser, clock: Clock) -> None:
-    signed_in(browser)
+def test_id_is_22_characters_and_stays(browser: Browser, clock: Clock) -> None:
+    sign_in(browser)
     first = browser.session().id
     assert len(first) == 22
     assert set(first) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
@@ -419,7 +377,7 @@ def test_an_id_is_22_characters_and_stays(browser: Browser, clock: Clock) -> Non
     assert browser.session().id == first
 
 
-def test_an_id_that_is_seen_before_the_first_save_is_the_one_that_is_saved(
+def test_id_that_is_read_before_the_first_save_is_saved(
     browser: Browser,
 ) -> None:
     session = browser.session()
@@ -439,10 +397,8 @@ def test_an_id_that_is_seen_before_the_first_save_is_the_one_that_is_saved(
     ],
     ids=["regenerate", "another subject", "no subject", "invalidate"],
 )
-def test_an_id_changes_with_privilege(
-    browser: Browser, change: Callable[[Session], object]
-) -> None:
-    signed_in(browser)
+def test_id_changes_with_privilege(browser: Browser, change: Callable[[Session], object]) -> None:
+    sign_in(browser)
     session = browser.session()
     before = session.id
     change(session)
@@ -453,8 +409,8 @@ def test_an_id_changes_with_privilege(
     assert browser.session().id == after
 
 
-def test_regenerating_keeps_parts_subject_and_lifetimes(browser: Browser, clock: Clock) -> None:
-    signed_in(browser, cart=[1], vault="secret")
+def test_regenerate_keeps_parts_subject_and_lifetimes(browser: Browser, clock: Clock) -> None:
+    sign_in(browser, cart=[1], vault="secret")
     before = browser.session()
     times = before.created_at, before.expires_at
     clock.forward(600)
@@ -465,12 +421,12 @@ def test_regenerating_keeps_parts_subject_and_lifetimes(browser: Browser, clock:
     assert (session.created_at, session.expires_at) == times
 
 
-def test_a_visitor_who_signs_in_keeps_his_parts_and_lives_from_now(
+def test_sign_in_keeps_the_parts_of_the_visitor_and_restarts_the_lifetime(
     browser: Browser, clock: Clock
 ) -> None:
     browser.visit(lambda session: session.update(cart=[1], vault="secret"))
     clock.forward(3600)
-    signed_in(browser)
+    sign_in(browser)
     session = browser.session()
     assert dict(session) == {"cart": [1], "vault": "secret"}
     assert session.created_at == int(clock())
@@ -478,8 +434,8 @@ def test_a_visitor_who_signs_in_keeps_his_parts_and_lives_from_now(
 
 
 @pytest.mark.parametrize("subject", ["bob", None])
-def test_nobody_inherits_the_parts_of_another(browser: Browser, subject: str | None) -> None:
-    signed_in(browser, cart=[1], vault="secret")
+def test_new_subject_does_not_inherit_parts(browser: Browser, subject: str | None) -> None:
+    sign_in(browser, cart=[1], vault="secret")
     session = browser.session()
     session.subject = subject
     assert dict(session) == {}
@@ -490,10 +446,10 @@ def test_nobody_inherits_the_parts_of_another(browser: Browser, subject: str | N
 
 
 @pytest.mark.parametrize("subject", [3, b"ann", ["ann"], "\ud800", object()])
-def test_a_subject_that_is_no_text_is_refused_and_nothing_changes(
+def test_subject_that_is_no_text_is_refused_and_changes_nothing(
     browser: Browser, subject: Any
 ) -> None:
-    signed_in(browser, cart=[1])
+    sign_in(browser, cart=[1])
     session = browser.session()
     before = session.id
     with pytest.raises(UnsupportedValue):
@@ -502,7 +458,7 @@ def test_a_subject_that_is_no_text_is_refused_and_nothing_changes(
     assert browser.keeper.save(session) == []
 
 
-def test_a_session_is_new_until_a_request_brings_it(browser: Browser) -> None:
+def test_session_is_new_until_a_request_brings_it(browser: Browser) -> None:
     session = browser.session()
     assert session.is_new
     assert (session.created_at, session.expires_at) == (None, None)
@@ -512,10 +468,10 @@ def test_a_session_is_new_until_a_request_brings_it(browser: Browser) -> None:
     assert not browser.session().is_new
 
 
-def test_an_invalidated_session_is_empty_and_new_and_can_be_written_again(
+def test_invalidated_session_is_empty_and_new_and_can_be_written(
     browser: Browser,
 ) -> None:
-    signed_in(browser, cart=[1], vault="secret")
+    sign_in(browser, cart=[1], vault="secret")
     session = browser.session()
     before = session.id
     session.invalidate()
@@ -529,12 +485,12 @@ def test_an_invalidated_session_is_empty_and_new_and_can_be_written_again(
     assert after.id not in (before, "")
 
 
-def test_the_layout_says_where_parts_live_and_how_large_they_are(browser: Browser) -> None:
-    signed_in(browser, cart="12", vault="secret")
-    views = {view.name: view for view in browser.session().layout()}
-    assert views["cart"].place is Place.CORE
+def test_layout_has_the_place_and_size_of_each_part(browser: Browser) -> None:
+    sign_in(browser, cart="12", vault="secret")
+    views = browser.keeper.info(browser.session()).parts
+    assert views["cart"].place == "core"
     assert views["cart"].value_bytes == 3
-    assert views["vault"].place is Place.SPILLED
+    assert views["vault"].place == "spilled"
     assert views["vault"].value_bytes is None
 
 
@@ -543,9 +499,9 @@ def test_the_layout_says_where_parts_live_and_how_large_they_are(browser: Browse
 LATE: dict[str, Callable[[Session], object]] = {
     "assign": lambda session: session.__setitem__("cart", 2),
     "delete": lambda session: session.__delitem__("cart"),
-    "delete what is not there": lambda session: session.__delitem__("nobody"),
+    "delete a missing part": lambda session: session.__delitem__("missing"),
     "pop": lambda session: session.pop("cart"),
-    "set a default": lambda session: session.setdefault("nobody", 1),
+    "set a default": lambda session: session.setdefault("missing", 1),
     "update": lambda session: session.update(cart=2),
     "merge": lambda session: session.__ior__({"cart": 2}),
     "clear": lambda session: session.clear(),
@@ -556,31 +512,31 @@ LATE: dict[str, Callable[[Session], object]] = {
 
 
 @pytest.mark.parametrize("change", LATE)
-def test_a_write_after_the_headers_raises_and_changes_nothing(
-    browser: Browser, store: Watched, change: str
+def test_write_after_the_headers_raises_and_changes_nothing(
+    browser: Browser, store: ScriptedStorage, change: str
 ) -> None:
-    signed_in(browser, cart=1)
+    sign_in(browser, cart=1)
     session = browser.session()
     before = session.id
-    session.frozen = True
-    store.forget()
+    session.mark_headers_sent()
+    store.calls.clear()
     with pytest.raises(LateWrite):
         LATE[change](session)
     assert (dict(session), session.subject, session.id) == ({"cart": 1}, "ann", before)
-    assert store.writes == []
+    assert not store.calls
     assert browser.read() == {"cart": 1}
 
 
-def test_a_session_that_was_looked_at_can_be_read_after_the_headers(browser: Browser) -> None:
-    signed_in(browser, cart=1, vault="secret")
+def test_touched_session_can_be_read_after_the_headers(browser: Browser) -> None:
+    sign_in(browser, cart=1, vault="secret")
     session = browser.session()
     assert session["cart"] == 1
-    session.frozen = True
+    session.mark_headers_sent()
     assert dict(session) == {"cart": 1, "vault": "secret"}
 
 
-def test_a_first_look_after_the_headers_raises(browser: Browser) -> None:
-    signed_in(browser, cart=1)
+def test_first_look_after_the_headers_raises(browser: Browser) -> None:
+    sign_in(browser, cart=1)
     looks: list[Callable[[Session], object]] = [
         lambda session: session["cart"],
         len,
@@ -591,36 +547,35 @@ def test_a_first_look_after_the_headers_raises(browser: Browser) -> None:
     ]
     for look in looks:
         session = browser.session()
-        session.frozen = True
+        session.mark_headers_sent()
         with pytest.raises(LateRead):
             look(session)
 
 
-def test_what_was_changed_inside_after_the_headers_is_told_by_name(browser: Browser) -> None:
-    signed_in(browser, cart=[1], prefs={}, name="ann", other=[2])
+def test_late_changes_are_reported_by_name(browser: Browser) -> None:
+    sign_in(browser, cart=[1], prefs={}, name="ann", other=[2])
     session = browser.session()
     cart: Any = session["cart"]
     prefs: Any = session["prefs"]
     assert session["name"] == "ann"
     assert session["other"] == [2]
     browser.keeper.save(session)
-    session.frozen = True
+    session.mark_headers_sent()
     assert session.late_changes() == []
     cart.append(2)
     prefs["object"] = object()
     assert sorted(session.late_changes()) == ["cart", "prefs"]
 
 
-# --- quiet ------------------------------------------------------------------------------------
+# --- reprs ------------------------------------------------------------------------------------
 
 
-def test_no_repr_tells_what_a_session_holds(browser: Browser) -> None:
-    signed_in(browser, {"canary-name": "canary-value"})
+def test_no_repr_shows_the_contents_of_a_session(browser: Browser) -> None:
+    sign_in(browser, **{"canary-name": "canary-value"})
     session = browser.session()
     reprs = [repr(session)]
     assert session["canary-name"] == "canary-value"
-    reprs += [repr(session), f"{session}", repr(session.parts["canary-name"])]
+    reprs += [repr(session), f"{session}", repr(session.changes())]
     reprs.append(repr(Part(Place.CORE, 1, b"canary", b"canary", "canary")))
-    reprs.append(repr(LoadResult(adopted={"canary": "canary"}, adopted_subject="canary")))
     assert [text for text in reprs if "canary" in text] == []
     assert reprs[1] == "<Session of 1 parts>"

@@ -1,4 +1,4 @@
-"""Settings: everything is checked when they are made, and a mistake names its remedy."""
+"""Settings are checked when they are made, and a mistake is refused with its remedy."""
 
 from __future__ import annotations
 
@@ -28,31 +28,23 @@ def refusal(**given: Any) -> str:
     return str(caught.value)
 
 
-def test_an_unknown_keyword_is_named_with_the_nearest_right_one() -> None:
+def test_unknown_setting_is_reported_with_the_nearest_name(tmp_path: Path) -> None:
     message = refusal(idle_lifetim=60)
     assert "'idle_lifetim'" in message
     assert "'idle_lifetime'" in message
-
-
-def test_a_keyword_like_no_other_gets_the_list_of_settings() -> None:
     assert "absolute_lifetime" in refusal(xyzzy=1)
-
-
-def test_an_unknown_key_of_a_toml_file_is_named_with_the_nearest(tmp_path: Path) -> None:
     file = tmp_path / "app.toml"
     file.write_text(f'[sealedstate]\nkeys = ["{KEY}"]\nprofil = "tight"\n')
     with pytest.raises(ConfigurationError, match="'profil'; did you mean 'profile'"):
         Settings.from_toml(file)
 
-
-def test_an_unknown_variable_is_named_with_the_nearest() -> None:
     with pytest.raises(
         ConfigurationError, match=r"SEALEDSTATE_STORAG'; did you mean 'SEALEDSTATE_STORAGE'"
     ):
         Settings.from_env({"SEALEDSTATE_STORAG": "memory:"})
 
 
-def test_a_toml_file_says_all_that_keywords_say(tmp_path: Path) -> None:
+def test_toml_file_has_every_kind_of_setting(tmp_path: Path) -> None:
     file = tmp_path / "app.toml"
     file.write_text(
         f"""
@@ -92,21 +84,21 @@ def test_a_toml_file_says_all_that_keywords_say(tmp_path: Path) -> None:
     assert open_keys(found).keyring().keys[0].activates_at == 1767225600
 
 
-def test_keywords_go_before_a_toml_file(tmp_path: Path) -> None:
+def test_keywords_override_a_toml_file(tmp_path: Path) -> None:
     file = tmp_path / "app.toml"
     file.write_text(f'keys = ["{KEY}"]\nrealm = "file"\n')
     assert Settings.from_toml(file, realm="keyword").realm == "keyword"
 
 
 @pytest.mark.parametrize("text", ["[sealedstate", "sealedstate = 3\n", "\xff"])
-def test_a_toml_file_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+def test_invalid_toml_file_is_named(tmp_path: Path, text: str) -> None:
     file = tmp_path / "app.toml"
     file.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigurationError, match=r"app\.toml"):
         Settings.from_toml(file)
 
 
-def test_the_environment_says_all_that_is_text() -> None:
+def test_environment_has_every_setting_that_is_text() -> None:
     found = Settings.from_env(
         {
             "SEALEDSTATE_KEYS": f"{KEY} {export_lookup(os.urandom(32))}",
@@ -139,19 +131,19 @@ def test_the_environment_says_all_that_is_text() -> None:
         pytest.param("SKEW", KEY, id="a key in the wrong variable"),
     ],
 )
-def test_a_variable_that_cannot_be_read_is_named_and_not_repeated(name: str, text: str) -> None:
+def test_invalid_variable_is_named_and_its_value_is_not_repeated(name: str, text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         Settings.from_env({"SEALEDSTATE_KEYS": KEY, f"SEALEDSTATE_{name}": text})
     assert f"SEALEDSTATE_{name}" in str(caught.value)
     assert text not in str(caught.value)
 
 
-def test_keys_come_from_the_environment_when_nothing_else_is_said() -> None:
+def test_keys_come_from_the_environment_by_default() -> None:
     found = Settings(environ={"SEALEDSTATE_KEYS": KEY})
     assert open_keys(found).keyring().keys[0].export() == KEY
 
 
-def test_a_missing_key_says_how_to_make_one() -> None:
+def test_missing_key_is_refused_with_a_remedy() -> None:
     with pytest.raises(ConfigurationError, match="sealedstate keys generate"):
         Deployment.open(Settings(environ={}))
 
@@ -179,7 +171,7 @@ def test_a_missing_key_says_how_to_make_one() -> None:
         ({"part_policies": {"cart": "server"}}, "set storage"),
         ({"skew": -1}, "skew"),
         ({"secure": False, "cookie_name": "__Host-s"}, "__Host-"),
-        ({"cookie_domain": "example.org", "cookie_name": "__Host-s"}, "Domain"),
+        ({"cookie_domain": "example.org", "cookie_name": "__Host-s"}, "cookie_domain"),
         ({"cookie_name": "a b"}, "cookie_name"),
         ({"cookie_path": "/;x"}, "cookie_path"),
         ({"same_site": "lax"}, "Lax"),
@@ -188,18 +180,18 @@ def test_a_missing_key_says_how_to_make_one() -> None:
         ({"keys": []}, "no key"),
     ],
 )
-def test_a_contradiction_is_refused_at_the_start(given: dict[str, Any], names: str) -> None:
+def test_invalid_value_is_refused_at_the_start(given: dict[str, Any], names: str) -> None:
     assert names in refusal(**given)
 
 
-def test_the_prefix_is_dropped_where_browsers_would_refuse_it() -> None:
+def test_cookie_prefix_is_dropped_if_browsers_would_refuse_it() -> None:
     assert settings().cookie_family().name == "__Host-s"
     assert settings(cookie_path="/app").cookie_family().name == "s"
     assert settings(cookie_domain="example.org").cookie_family().name == "s"
     assert settings(secure=False).cookie_family().name == "s"
 
 
-def test_a_ring_of_which_no_key_may_seal_yet_is_refused() -> None:
+def test_ring_without_an_active_key_is_refused() -> None:
     assert "active" in refusal(keys=[f"{KEY}@2999-01-01T00:00:00Z"])
 
 
@@ -215,24 +207,24 @@ def test_a_ring_of_which_no_key_may_seal_yet_is_refused() -> None:
         },
     ],
 )
-def test_what_could_only_fail_at_a_request_is_refused_at_the_start(given: dict[str, Any]) -> None:
+def test_value_that_would_fail_a_request_is_refused_at_the_start(given: dict[str, Any]) -> None:
     assert next(iter(given)) in refusal(**given)
 
 
 @pytest.mark.parametrize("until", ['"soon"', "2027-01-01", "2027-01-01T00:00:00"])
-def test_a_legacy_table_needs_a_date_and_time_with_a_zone(tmp_path: Path, until: str) -> None:
+def test_legacy_table_needs_a_date_and_time_with_a_zone(tmp_path: Path, until: str) -> None:
     file = tmp_path / "app.toml"
     file.write_text(f'keys = ["{KEY}"]\n[legacy]\nkind = "flask"\nsecret = "x"\nuntil = {until}\n')
     with pytest.raises(ConfigurationError, match="legacy"):
         Settings.from_toml(file)
 
 
-def test_contexts_may_have_stores_of_their_own(tmp_path: Path) -> None:
+def test_contexts_may_have_separate_stores(tmp_path: Path) -> None:
     found = settings(storage={"*": f"sqlite:{tmp_path / 's'}", "sealedstate.revoked": "memory:"})
     assert isinstance(open_store(found), RoutedStorage)
 
 
-def test_a_repr_of_settings_holds_no_key() -> None:
+def test_repr_of_settings_shows_no_key() -> None:
     lookup = export_lookup(os.urandom(32))
     text = repr(settings(keys=[KEY, lookup]))
     for secret in (KEY, lookup, KEY.rpartition(":")[2], lookup.rpartition(":")[2]):
@@ -249,7 +241,7 @@ def test_a_repr_of_settings_holds_no_key() -> None:
         {"response_bytes": 1000},
     ],
 )
-def test_a_profile_that_no_browser_carries_is_refused(given: dict[str, int]) -> None:
+def test_profile_that_no_browser_carries_is_refused(given: dict[str, int]) -> None:
     numbers = {
         "cookies": 2,
         "cookie_bytes": 2000,

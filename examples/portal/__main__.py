@@ -1,8 +1,6 @@
-"""Starts the portal on a port of this machine and prints the one link to open.
+"""Starts the portal on a port of this machine and prints the link to open.
 
-    python examples/portal [--port N] [--profile NAME] [--var DIR]
-
-Knows the command line and the server, waitress. Does not know sessions.
+python examples/portal [--port N] [--profile NAME] [--var DIR]
 """
 
 from __future__ import annotations
@@ -20,13 +18,13 @@ from waitress.server import create_server  # type: ignore[import-untyped, unused
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples.portal.app import make_application
-from examples.portal.deployment import Deployment
+from examples.portal.resources import PortalResources
 from sealedstate import PROFILES, ConfigurationError, OperatorError
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-# This machine only: the portal signs in anybody, over plain http.
+# This machine only: the portal accepts any name, over plain http.
 HOST = "127.0.0.1"
 USUAL_PORT = 8000
 THREADS = 8
@@ -34,23 +32,23 @@ THREADS = 8
 
 def main() -> int:
     """Serve until Ctrl-C."""
-    given = _arguments()
+    options = _parse_arguments()
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a request waited a moment
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops it like Ctrl-C
     try:
-        application = make_application(Deployment(given.var), given.profile)
-        server = _server(application, given.port)
+        application = make_application(PortalResources(options.var), options.profile)
+        server = _listen(application, options.port)
     except (ConfigurationError, OperatorError, OSError) as error:
         print(f"The portal can't start: {error}", file=sys.stderr)
         return 1
     print(f"Open http://{HOST}:{server.effective_port}/  (Ctrl-C stops the portal)", flush=True)
-    server.run()  # returns on Ctrl-C, when the requests under way are answered
+    server.run()  # returns on Ctrl-C, after the requests under way were answered
     server.close()
     print("\nStopped.")
     return 0
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python examples/portal", description="A single-sign-on demo.")
     parser.add_argument(
         "--port",
@@ -70,18 +68,15 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _server(application: WSGIApplication, port: int | None) -> Any:
-    """A waitress server that listens already. Raises OSError for a port that can't be had."""
+def _listen(application: WSGIApplication, port: int | None) -> Any:
+    """A waitress server that listens already. Raises OSError if the port is taken."""
+    arguments = {"host": HOST, "threads": THREADS, "ident": None}
     try:
-        return _listen(application, USUAL_PORT if port is None else port)
+        return create_server(application, port=USUAL_PORT if port is None else port, **arguments)
     except OSError as error:
         if port is not None or error.errno != errno.EADDRINUSE:
             raise
-        return _listen(application, 0)
-
-
-def _listen(application: WSGIApplication, port: int) -> Any:
-    return create_server(application, host=HOST, port=port, threads=THREADS, ident=None)
+        return create_server(application, port=0, **arguments)
 
 
 if __name__ == "__main__":

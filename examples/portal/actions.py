@@ -1,8 +1,6 @@
-"""What each button does to a session. The module to read first: it is all that an application does.
+"""What each button does to a session. Start reading here: it is all that an application does.
 
-Knows the session as a mapping, the keeper for "everywhere", and that keys rotate. Does not know
-cookies, budgets, stores or HTML, and no action needs to: where a part ends up is not the
-application's business.
+No action knows cookies, budgets or stores: where a part ends up is not the application's business.
 """
 
 from __future__ import annotations
@@ -14,144 +12,161 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from sealedstate import Keeper, KeyState, OperatorError, Session
-from sealedstate.rotation.source import RotatingKeySource
+from sealedstate import Keeper, OperatorError, Session
+from sealedstate.sso import LoginRecords
 
 from ..views.forms import renew_token
-from .catalogue import GOODS, CartItem, ServiceLogin, new_logins
-from .ring_view import ring_view
+from .catalogue import GOODS, CartItem
+from .logins import PASSWORD, Form, ServiceLogins
+from .resources import PortalResources
+from .ring_view import view_ring
 
 MAX_NAME_CHARS = 60
 MAX_NOTE_CHARS = 4000
-MOST_KEYS = 50
+MAX_KEYS = 50
 COUNTS = (1, 5, 20, 100)
-PASSWORD = "urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport"  # noqa: S105
+AUTHENTICATION_SECONDS = 8 * 3600
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A form that somebody sent: the fields, the session to change, its keeper, and the keys."""
+class Submission:
+    """A form that the visitor sent: its fields, the session to change, and what changes it."""
 
     session: Session
-    form: Mapping[str, str]
+    fields: Mapping[str, str]
     keeper: Keeper
-    keys: RotatingKeySource
+    resources: PortalResources
+
+    @property
+    def records(self) -> LoginRecords:
+        return self.resources.records
+
+    @property
+    def logins(self) -> ServiceLogins:
+        return ServiceLogins(self.records, self.session, int(time.time()))
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """What a button does, and the page that comes next; `run` gives the name of a notice."""
+    """What a button does, and the page that comes next; `run` returns the name of a notice."""
 
-    run: Callable[[Order], str]
-    then: str = ""
+    run: Callable[[Submission], str]
+    next_page: str = ""
 
 
-def sign_in(order: Order) -> str:
+def sign_in(form: Submission) -> str:
     """Any name will do: it is a demo."""
-    name = " ".join(order.form.get("name", "").split())[:MAX_NAME_CHARS].rstrip()
+    name = " ".join(form.fields.get("name", "").split())[:MAX_NAME_CHARS].rstrip()
     if not (name and name.isprintable()):
         return "no-name"
-    session = order.session
+    session = form.session
     session.subject = name  # a new session id, and full lifetimes from now
-    session["authn"] = {"method": PASSWORD, "at": int(time.time()), "duration": 8 * 3600}
+    record = form.records.for_session(session)
+    record.authenticate(PASSWORD, duration=AUTHENTICATION_SECONDS)
     renew_token(session)
     return "signed-in"
 
 
-def add_services(order: Order) -> str:
+def add_services(form: Submission) -> str:
     """Log in at some more services."""
-    session, offered = order.session, {str(count): count for count in COUNTS}
-    known = service_logins(session)
-    count = offered.get(order.form.get("count", ""), 0)
-    new = new_logins(known, count, session.subject or "")
-    session["services"] = known + new
-    return "services-added" if new else "no-more-services"
+    logins, offered = form.logins, {str(count): count for count in COUNTS}
+    visited = {login.entity_id for login in logins.all()}
+    others = sorted(set(form.records.registry.entities) - visited)
+    chosen = others[: offered.get(form.fields.get("count", ""), 0)]
+    logins.enter(chosen)
+    return "services-added" if chosen else "no-more-services"
 
 
-def remove_service(order: Order) -> str:
+def remove_service(form: Submission) -> str:
     """Forget one service login."""
-    index = order.form.get("session_index")
-    left = [each for each in service_logins(order.session) if each["session_index"] != index]
-    order.session["services"] = left
+    form.logins.remove(form.fields.get("entity_id", ""))
     return "service-removed"
 
 
-def remove_services(order: Order) -> str:
+def remove_services(form: Submission) -> str:
     """Forget all service logins, without reading them."""
-    with contextlib.suppress(KeyError):
-        del order.session["services"]
+    form.logins.clear()
     return "services-removed"
 
 
-def add_to_cart(order: Order) -> str:
-    """Put something into the cart, by a change inside the part: it is noticed."""
-    item = order.form.get("item", "")
+def keep_logins_as(form: Submission) -> str:
+    """Keep the service logins in another form."""
+    chosen = form.fields.get("form", "")
+    if chosen not in set(Form):
+        return "no-such-form"
+    form.logins.keep_as(Form(chosen))
+    return f"kept-as-{chosen}"
+
+
+def add_to_cart(form: Submission) -> str:
+    """Put something into the cart, by a change inside the part: the session notices it."""
+    item = form.fields.get("item", "")
     if item not in GOODS:
         return "nothing-added"
-    cart = cast(list[CartItem], order.session.setdefault("cart", []))  # only we write it
+    cart = cast(list[CartItem], form.session.setdefault("cart", []))  # only we write it
     cart.append({"item": item, "price": GOODS[item]})
     return "cart-filled"
 
 
-def empty_cart(order: Order) -> str:
+def empty_cart(form: Submission) -> str:
     """Take everything out of the cart, without reading it."""
     with contextlib.suppress(KeyError):
-        del order.session["cart"]
+        del form.session["cart"]
     return "cart-emptied"
 
 
-def write_note(order: Order) -> str:
-    """Keep a note in the cookie and nowhere else, as the settings ask: SessionTooLarge if long."""
-    order.session["note"] = order.form.get("note", "")[:MAX_NOTE_CHARS]
+def write_note(form: Submission) -> str:
+    """Keep a note in the cookie and nowhere else: SessionTooLarge if it is too long."""
+    form.session["note"] = form.fields.get("note", "")[:MAX_NOTE_CHARS]
     return "noted"
 
 
-def use_profile(order: Order) -> str:
-    """Save the session within another profile: this one's keeper is the new profile's."""
-    list(order.session)  # recalls what was spilled, so that it may come back into the cookies
-    order.session["profile"] = order.keeper.deployment.profile.name
+def use_profile(form: Submission) -> str:
+    """Save the session within another profile: this form went to the new profile's keeper."""
+    dict(form.session)  # recalls spilled parts, so that they may come back into the cookies
+    form.session["profile"] = form.keeper.deployment.profile.name
     return "profile-changed"
 
 
-def regenerate(order: Order) -> str:
-    """A new session id, as after a change of privilege; the old one is refused from now on."""
-    order.session.regenerate()
-    renew_token(order.session)
+def regenerate(form: Submission) -> str:
+    """Give the session a new id, as after a change of privilege; the old id is refused from now on.
+
+    With a login record, `record.regenerate()` does it: identifiers that were derived from the old
+    id stay valid at the services, and are stored from now on.
+    """
+    form.records.for_session(form.session).regenerate()
+    renew_token(form.session)
     return "regenerated"
 
 
-def rotate_keys(order: Order) -> str:
+def rotate_keys(form: Submission) -> str:
     """Announce a new key, as `sealedstate keys rotate --now` does; no session is touched."""
-    ring = ring_view(order.keys.ring, int(order.keys.config.clock()))
-    if ring.of(KeyState.PENDING):
+    keys = form.resources.keys
+    ring = view_ring(keys.ring, int(keys.config.clock()))
+    if ring.pending:
         return "key-is-coming"
-    if len(ring.keys) >= MOST_KEYS:
+    if len(ring.keys) >= MAX_KEYS:
         return "enough-keys"
     try:
-        return "key-announced" if order.keys.rotate(force=True) else "keys-unchanged"
+        return "key-announced" if keys.rotate(force=True) else "keys-unchanged"
     except OperatorError as error:
         _log.warning("the ring could not be written: %s", error)
         return "keys-unchanged"
 
 
-def sign_out(order: Order) -> str:
+def sign_out(form: Submission) -> str:
     """Log out. When it returns, the store remembers that this session is over."""
-    order.session.invalidate()
+    form.session.invalidate()
     return "signed-out"
 
 
-def sign_out_everywhere(order: Order) -> str:
+def sign_out_everywhere(form: Submission) -> str:
     """Log out every session of this user, in all browsers."""
-    order.keeper.revoke_subject(order.session.subject or "")
-    order.session.invalidate()
+    form.keeper.revoke_subject(form.session.subject or "")
+    form.session.invalidate()
     return "signed-out-everywhere"
-
-
-def service_logins(session: Session) -> list[ServiceLogin]:
-    """The part `services`, wherever it lives; only this module writes it, hence the cast."""
-    return cast(list[ServiceLogin], session.get("services", []))
 
 
 def cart_items(session: Session) -> list[CartItem]:
@@ -159,22 +174,18 @@ def cart_items(session: Session) -> list[CartItem]:
     return cast(list[CartItem], session.get("cart", []))
 
 
-def note_of(session: Session) -> str:
-    """The part `note`."""
-    return str(session.get("note", ""))
-
-
 ACTIONS = {
     "sign-in": Action(sign_in),
     "add-services": Action(add_services),
-    "remove-service": Action(remove_service, then="services"),
+    "remove-service": Action(remove_service, next_page="services"),
     "remove-services": Action(remove_services),
+    "keep-logins-as": Action(keep_logins_as),
     "add-to-cart": Action(add_to_cart),
     "empty-cart": Action(empty_cart),
     "write-note": Action(write_note),
     "use-profile": Action(use_profile),
     "regenerate": Action(regenerate),
-    "rotate-keys": Action(rotate_keys, then="keys"),
+    "rotate-keys": Action(rotate_keys, next_page="keys"),
     "sign-out": Action(sign_out),
     "sign-out-everywhere": Action(sign_out_everywhere),
 }

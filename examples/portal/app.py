@@ -1,55 +1,60 @@
 """The portal as a WSGI application: which request gets which answer.
 
-Knows routes, forms, tokens against forged forms, and errors. Does not know what a button does, how
-a page looks, or how a session is kept.
-
-`make_application` mounts one portal for each profile, side by side, over the same session: an
-application of your own has one profile, and needs none of that. The line that gives it sessions is
-the one in `Portal.__init__`.
+`make_application` mounts one portal for each profile, side by side, over the same session. An
+application usually has one profile and needs none of that: the line that gives it sessions is the
+first one in `Portal.__init__`.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.routing import Map, Rule
 from werkzeug.utils import redirect
 from werkzeug.wrappers import Request, Response
 
-from sealedstate import (
-    PROFILES,
-    Keeper,
-    Session,
-    SessionTooLarge,
-    SessionWithheld,
-    Settings,
-    StorageError,
-)
-from sealedstate.rotation.source import RotatingKeySource
+from sealedstate import PROFILES, Keeper, OperatorError, Session, SessionTooLarge
+from sealedstate.errors import LoginsUnreadable
+from sealedstate.sso import ServiceLogin
 from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
-from ..views.facts import facts_of
-from ..views.forms import check_form, offer_token, token_text
-from ..views.journal import EventLog
-from ..views.markup import Html
+from ..views.budget import Budget
+from ..views.forms import check_form, ensure_token, token_text
+from ..views.rendering import make_environment
+from ..views.set_cookie_sizes import SetCookieSizes
 from ..views.static_files import static_file
-from . import pages
-from .actions import ACTIONS, Action, Order, cart_items, note_of, service_logins
-from .deployment import Deployment
-from .ring_view import RingView, ring_view
+from .actions import (
+    ACTIONS,
+    COUNTS,
+    MAX_NAME_CHARS,
+    MAX_NOTE_CHARS,
+    Action,
+    Submission,
+    cart_items,
+)
+from .catalogue import GOODS
+from .comparison import compare_forms
+from .logins import ServiceLogins
+from .notices import NOTICES
+from .problems import Problem, explain
+from .resources import PortalResources
+from .ring_view import view_ring
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-# Cookies of somebody else, for the visitor to see how they take room from ours.
+# Cookies of another application, which take room from our cookies.
 TRACKER_BYTES = 1500
-MOST_TRACKERS = 4
+MAX_TRACKERS = 4
 
+TEMPLATES = make_environment(Path(__file__).with_name("templates"))
 ROUTES = Map(
     [
         Rule("/", endpoint="overview", methods=["GET"]),
@@ -68,17 +73,22 @@ SECURITY_HEADERS = {
     "Cache-Control": "no-store",
 }
 
+_log = logging.getLogger(__name__)
 
-def make_application(deployment: Deployment, profile: str) -> WSGIApplication:
-    """The portal in every profile, each below its name; the link's target is `profile`."""
-    journal = EventLog()
+
+def make_application(resources: PortalResources, profile: str) -> WSGIApplication:
+    """The portal in every profile, each below its name; `/` leads to `profile`."""
     keepers: list[Keeper] = []
-    portals: dict[str, WSGIApplication] = {}
-    for name in PROFILES:
-        portal = Portal(deployment.settings(name), deployment.keys, journal, keepers)
-        keepers.append(portal.keeper)
-        portals[f"/{name}"] = portal
-    return DispatcherMiddleware(_front(profile), portals)
+    portals: dict[str, WSGIApplication] = {
+        f"/{name}": Portal(resources, name, keepers) for name in PROFILES
+    }
+
+    @Request.application
+    def front(request: Request) -> Response:
+        # What is outside the profiles needs no session.
+        return redirect(f"/{profile}/") if request.path == "/" else static_file(request)
+
+    return DispatcherMiddleware(front, portals)
 
 
 class PortalRequest(Request):
@@ -88,45 +98,52 @@ class PortalRequest(Request):
 
     @property
     def session(self) -> Session:
-        """The session that the middleware gives."""
+        """The session that the middleware provides."""
         session: Session = self.environ[ENVIRON_KEY]
         return session
 
+    @property
+    def trackers(self) -> list[str]:
+        """The names of the other application's cookies."""
+        return [name for name in self.cookies if name.startswith("tracker-")]
+
 
 class Portal:
-    """The portal in one profile. `keepers` are those of all profiles, for the counters shown."""
+    """The portal in one profile. `keepers`: those of all profiles, whose counters are shown."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        keys: RotatingKeySource,
-        journal: EventLog,
-        keepers: Sequence[Keeper],
-    ) -> None:
-        self._with_sessions = SealedSessionMiddleware(self._application, settings)
-        self.keeper = self._with_sessions.keeper
-        self._keys = keys
+    def __init__(self, resources: PortalResources, profile: str, keepers: list[Keeper]) -> None:
+        self._with_sessions = SealedSessionMiddleware(self._serve, resources.open(profile))
+        self._keeper = self._with_sessions.keeper
+        self._keeper_without_store = Keeper(resources.open_without_store(profile))
+        self._resources = resources
+        self._profile = PROFILES[profile]
+        self._set_cookie_sizes = SetCookieSizes()
         self._keepers = keepers
-        self._journal = journal
+        keepers.append(self._keeper)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
-            return self._with_sessions(environ, self._journal.noting(environ, start_response))
-        except (SessionTooLarge, StorageError, SessionWithheld) as error:
-            # By an action, or when the session was saved. The headers are not out, and the browser
-            # keeps what it has: that is what the page is about.
-            environ[ENVIRON_KEY] = self.keeper.session(environ.get("HTTP_COOKIE", ""))
-            page = pages.problem(_frame(PortalRequest(environ)), error)
-            return _response(page, 503)(environ, start_response)
+            start = self._set_cookie_sizes.watch(environ, start_response)
+            return self._with_sessions(environ, start)
+        except (SessionTooLarge, OperatorError) as error:
+            # An action or the save raised it. The headers are not out, and the browser keeps its
+            # cookies, so the page shows the session that they hold.
+            environ[ENVIRON_KEY] = self._keeper.session(environ.get("HTTP_COOKIE", ""))
+            response = self._problem(PortalRequest(environ), explain(error))
+            return response(environ, start_response)
 
-    def _application(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """The application that the middleware gives sessions to."""
         request = PortalRequest(environ)
         try:
             response = self._answer(request)
         except HTTPException as error:
-            response = _refusal(request, error)
+            response = self._refuse(request, error)
+        except (SessionTooLarge, OperatorError):
+            raise
+        except Exception:
+            _log.exception("%s failed", request.path)
+            response = self._refuse(request, InternalServerError())
         # A list, not an iterator: then the session is saved before the middleware returns, and
         # what goes wrong there still gets a page.
         return list(response(environ, start_response))
@@ -135,63 +152,85 @@ class Portal:
         name, _ = ROUTES.bind_to_environ(request.environ).match()
         if name in ACTIONS:
             return self._act(request, ACTIONS[name])
-        answers: dict[str, Callable[[PortalRequest], Response]] = {
+        pages: dict[str, Callable[[PortalRequest], Response]] = {
             "overview": self._overview,
             "services": self._services,
-            "keys": self._ring,
+            "keys": self._keys,
             "add-tracker": self._add_tracker,
             "remove-trackers": self._remove_trackers,
         }
-        return answers[name](request)
+        return pages[name](request)
 
     # --- pages ----------------------------------------------------------------------------------
 
     def _overview(self, request: PortalRequest) -> Response:
         session, now = request.session, int(time.time())
-        # Looking whether a part is there recalls it: only when a link asks for that.
-        _ = request.args.get("read") in session
-        cookie_header = request.headers.get("Cookie", "")
-        facts = facts_of(session, self.keeper, cookie_header, now)
-        if facts is None:
-            return self._sign_in_page(request)
-        shown = pages.Overview(
-            facts,
-            self.keeper.settings,
-            self._journal.last(session.id),
-            self._ring_view(now),
-            self._counts(),
-            len(service_logins(session)) if _is_read(session, "services") else None,
-            cart_items(session) if _is_read(session, "cart") else None,
-            note_of(session),
-            len(_trackers(request)),
+        if session.subject is None or session.is_new:
+            ensure_token(session)
+            return self._page(
+                request, "sign_in.html", withheld=session.withheld, max_chars=MAX_NAME_CHARS
+            )
+        session.get(request.args.get("read", ""))  # recalls a spilled part if a link asks for it
+        logins = ServiceLogins(self._resources.records, session, now)
+        read = self._read(logins)
+        arrived = self._keeper.info(session)
+        cart = arrived.parts.get("cart")
+        header_bytes = len(request.headers.get("Cookie", ""))
+        last = self._set_cookie_sizes.last(session.id)
+        return self._page(
+            request,
+            "overview.html",
+            now=now,
+            info=arrived,
+            budget=Budget(arrived, self._profile, header_bytes, last),
+            logins=read,
+            form=logins.form,
+            part=arrived.parts.get(logins.part),
+            forms=compare_forms(
+                self._keeper_without_store,
+                self._resources.records,
+                session,
+                arrived,
+                [login.entity_id for login in read or ()],
+                now,
+            ),
+            counts_to_add=COUNTS,
+            cart=None if cart and cart.value_bytes is None else cart_items(session),
+            goods=GOODS,
+            note=session.get("note", ""),
+            max_note_chars=MAX_NOTE_CHARS,
+            trackers=request.trackers,
+            ring=view_ring(self._resources.keys.ring, now),
+            # Copied first, since other threads count meanwhile.
+            counts=sum((Counter(dict(keeper.counts)) for keeper in self._keepers), Counter()),
         )
-        return _response(pages.overview(_frame(request), shown))
-
-    def _sign_in_page(self, request: PortalRequest) -> Response:
-        session = request.session
-        offer_token(session)
-        return _response(pages.sign_in(_frame(request), session.withheld is not None))
 
     def _services(self, request: PortalRequest) -> Response:
-        if request.session.subject is None:
-            return _see_other(request)
-        logins = service_logins(request.session)  # recalled from the store, if that is its place
-        return _response(pages.services(_frame(request), logins))
-
-    def _ring(self, request: PortalRequest) -> Response:
         session, now = request.session, int(time.time())
-        facts = facts_of(session, self.keeper, request.headers.get("Cookie", ""), now)
-        if facts is None:
+        if session.subject is None:
             return _see_other(request)
-        longest = self.keeper.deployment.lifetimes.refresh
-        return _response(pages.keys(_frame(request), self._ring_view(now), facts.kid, longest))
+        logins = ServiceLogins(self._resources.records, session, now)
+        return self._page(request, "services.html", logins=self._read(logins))
 
-    def _ring_view(self, now: int) -> RingView:
-        return ring_view(self._keys.ring, now)
+    def _keys(self, request: PortalRequest) -> Response:
+        session, now = request.session, int(time.time())
+        if session.subject is None:
+            return _see_other(request)
+        return self._page(
+            request,
+            "keys.html",
+            info=self._keeper.info(session),
+            ring=view_ring(self._resources.keys.ring, now),
+            refresh_after=self._keeper.deployment.lifetimes.refresh,
+        )
 
-    def _counts(self) -> Counter[str]:
-        # Copied first: other threads count meanwhile.
-        return sum((Counter(dict(keeper.counts)) for keeper in self._keepers), Counter())
+    def _read(self, logins: ServiceLogins) -> Sequence[ServiceLogin] | None:
+        """The service logins, recalled from the store if they are there; None if unreadable."""
+        try:
+            return logins.all()
+        except LoginsUnreadable as error:
+            _log.warning("service logins are unreadable: %s", error)
+            return None
 
     # --- forms ----------------------------------------------------------------------------------
 
@@ -199,14 +238,14 @@ class Portal:
         session = request.session
         if session.subject is None and action is not ACTIONS["sign-in"]:
             return _see_other(request)
-        check_form(request.session, request)
-        notice = action.run(Order(session, request.form, self.keeper, self._keys))
-        return _see_other(request, action.then, notice)
+        check_form(session, request)
+        notice = action.run(Submission(session, request.form, self._keeper, self._resources))
+        return _see_other(request, action.next_page, notice)
 
     def _add_tracker(self, request: PortalRequest) -> Response:
         check_form(request.session, request)
-        number = len(_trackers(request)) + 1
-        if number > MOST_TRACKERS:
+        number = len(request.trackers) + 1
+        if number > MAX_TRACKERS:
             return _see_other(request, notice="no-more-trackers")
         response = _see_other(request, notice="tracker-added")
         name = f"tracker-{number}"
@@ -216,58 +255,39 @@ class Portal:
     def _remove_trackers(self, request: PortalRequest) -> Response:
         check_form(request.session, request)
         response = _see_other(request, notice="trackers-removed")
-        for name in _trackers(request):
+        for name in request.trackers:
             response.delete_cookie(name, samesite="Lax")
         return response
 
+    # --- responses ------------------------------------------------------------------------------
 
-# --- answers ------------------------------------------------------------------------------------
+    def _page(
+        self, request: PortalRequest, template: str, status: int = 200, **values: Any
+    ) -> Response:
+        """A page; every template can use the values that are listed here."""
+        page = TEMPLATES.get_template(template).render(
+            base=request.root_path,
+            session=request.session,
+            token=token_text(request.session),
+            notice=NOTICES.get(request.args.get("done", "")),
+            profile=self._profile,
+            profiles=PROFILES.values(),
+            **values,
+        )
+        return Response(page, status, SECURITY_HEADERS, mimetype="text/html")
 
+    def _problem(self, request: PortalRequest, problem: Problem) -> Response:
+        return self._page(request, "problem.html", problem.status, problem=problem)
 
-def _frame(request: PortalRequest) -> pages.Frame:
-    session = request.session
-    return pages.Frame(
-        request.root_path,
-        session.subject,
-        token_text(session),
-        request.args.get("done", ""),
-    )
-
-
-def _is_read(session: Session, name: str) -> bool:
-    """Whether reading a part asks nobody: it is not there, came with the cookies, or was read."""
-    found = [view.value_bytes for view in session.layout() if view.name == name]
-    return None not in found
-
-
-def _trackers(request: PortalRequest) -> list[str]:
-    return [name for name in request.cookies if name.startswith("tracker-")]
+    def _refuse(self, request: PortalRequest, error: HTTPException) -> Response:
+        """A page for a request that has no other answer."""
+        response = self._problem(request, explain(error))
+        # Such as Allow, which belongs to a 405.
+        more = [field for field in error.get_headers() if field[0] != "Content-Type"]
+        response.headers.extend(more)
+        return response
 
 
 def _see_other(request: PortalRequest, page: str = "", notice: str = "") -> Response:
     query = f"?done={notice}" if notice else ""
     return redirect(f"{request.root_path}/{page}{query}", 303)
-
-
-def _refusal(request: PortalRequest, error: HTTPException) -> Response:
-    response = _response(pages.refusal(_frame(request), error), error.code or 500)
-    # Such as Allow, which belongs to a 405.
-    more = [field for field in error.get_headers() if field[0] != "Content-Type"]
-    response.headers.extend(more)
-    return response
-
-
-def _response(page: Html, status: int = 200) -> Response:
-    return Response(page, status, SECURITY_HEADERS, mimetype="text/html")
-
-
-def _front(profile: str) -> WSGIApplication:
-    """What stands outside the profiles: the way in, and the stylesheet. It needs no session."""
-
-    @Request.application
-    def front(request: Request) -> Response:
-        if request.path == "/":
-            return redirect(f"/{profile}/")
-        return static_file(request)
-
-    return front

@@ -1,14 +1,11 @@
-"""What can be told about the key ring: which key seals, which comes next, which still open.
-
-Knows rings and times. Does not know HTML or sessions, nor where the ring is kept.
-"""
+"""What the pages show of the key ring: which key seals, which comes next, which still open."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sealedstate import KeyState
-from sealedstate.rotation.ring import Ring, RingKey, Schedule
+from sealedstate.keyring import KeyState
+from sealedstate.rotation.ring import Ring, Schedule
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +30,17 @@ class RingView:
     @property
     def primary(self) -> KeyView | None:
         """The key that seals."""
-        return next(iter(self.of(KeyState.PRIMARY)), None)
+        return next(iter(self.in_state(KeyState.PRIMARY)), None)
 
     @property
     def pending(self) -> KeyView | None:
         """The key whose turn comes next, once it is announced."""
-        return next(reversed(self.of(KeyState.PENDING)), None)
+        return next(reversed(self.in_state(KeyState.PENDING)), None)
+
+    @property
+    def retired(self) -> list[KeyView]:
+        """The keys that no longer seal and still open."""
+        return self.in_state(KeyState.RETIRED)
 
     @property
     def announced_at(self) -> int | None:
@@ -47,26 +49,28 @@ class RingView:
             return None
         return self.primary.seals_from + self.schedule.rotate_every - self.schedule.announce
 
-    def of(self, state: KeyState) -> list[KeyView]:
+    def in_state(self, state: KeyState) -> list[KeyView]:
         """The keys in that state."""
         return [key for key in self.keys if key.state is state]
 
-    def find(self, kid: str) -> KeyView | None:
+    def find(self, kid: str | None) -> KeyView | None:
         """The key with that id."""
         return next((key for key in self.keys if key.kid == kid), None)
 
 
-def ring_view(ring: Ring, now: int) -> RingView:
+def view_ring(ring: Ring, now: int) -> RingView:
     """What there is to see of `ring` at `now`."""
     keyring = ring.keyring()
     states = {key.kid: keyring.state(key, now) for key in keyring.keys}
-    keys = tuple(_key_view(ring, key, states[key.kid]) for key in ring.keys)
-    return RingView(
-        now, tuple(key for key in keys if key.state is not KeyState.EXPIRED), ring.schedule
+    keys = tuple(
+        KeyView(
+            key.kid.hex(),
+            states[key.kid],
+            key.activates_at,
+            ring.retires_at(key),
+            ring.expires_at(key),
+        )
+        for key in ring.keys
+        if states[key.kid] is not KeyState.EXPIRED
     )
-
-
-def _key_view(ring: Ring, key: RingKey, state: KeyState) -> KeyView:
-    return KeyView(
-        key.kid.hex(), state, key.activates_at, ring.retires_at(key), ring.expires_at(key)
-    )
+    return RingView(now, keys, ring.schedule)

@@ -2,5 +2,5 @@
 
 import warnings
 
-# pysaml2 names a cipher where it no longer is; it is not used here.
+# pysaml2 imports a cipher from its former place; the example does not use it.
 warnings.filterwarnings("ignore", module=r"saml2\.cryptography")

@@ -1,8 +1,6 @@
 """Starts an identity provider and three services, each a process, and prints the link to open.
 
-    python examples/saml [--port N] [--var DIR] [--logins store|cookie]
-
-Knows the command line, ports and processes. Does not know SAML beyond who takes part.
+python examples/saml [--port N] [--var DIR] [--logins store|cookie]
 """
 
 from __future__ import annotations
@@ -32,17 +30,16 @@ BACKLOG = 64
 
 def main() -> int:
     """Serve until Ctrl-C, or until the identity provider ends."""
-    given = _arguments()
+    options = _parse_arguments()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` stops it like Ctrl-C
     try:
         with contextlib.ExitStack() as stack:
-            var = given.var or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            listeners = _listeners(stack, given.port)
+            var = options.var or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            listeners = _open_listeners(stack, options.port)
             federation = federation_at([listener.getsockname()[1] for listener in listeners])
-            _prepare(var, federation)
-            return _serve(
-                stack.enter_context(_started(var, federation, listeners, given.logins)), federation
-            )
+            _write_keys_and_metadata(var, federation)
+            members = _run_members(var, federation, listeners, options.logins)
+            return _serve(stack.enter_context(members), federation)
     except KeyboardInterrupt:
         print("\nStopped.")
         return 0
@@ -51,7 +48,7 @@ def main() -> int:
         return 1
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python examples/saml", description="A SAML 2 identity provider and three services."
     )
@@ -76,8 +73,8 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _prepare(var: Path, federation: Federation) -> None:
-    """Keys, where there are none, and metadata for the ports of today."""
+def _write_keys_and_metadata(var: Path, federation: Federation) -> None:
+    """Keys, unless they exist, and metadata for the ports of this start."""
     var.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in ("keys", "metadata"):
         (var / name).mkdir(mode=0o700, exist_ok=True)
@@ -86,18 +83,18 @@ def _prepare(var: Path, federation: Federation) -> None:
     write_metadata(var, federation)
 
 
-def _listeners(stack: contextlib.ExitStack, port: int | None) -> list[socket.socket]:
-    """A socket for each member, which listens already: a browser that is quick has to wait."""
+def _open_listeners(stack: contextlib.ExitStack, port: int | None) -> list[socket.socket]:
+    """A socket for each member, which listens already, so that an early request waits."""
     first = USUAL_PORT if port is None else port
     try:
-        return [_listener(stack, first and first + number) for number in range(MEMBERS)]
+        return [_listen(stack, first and first + number) for number in range(MEMBERS)]
     except OSError as error:
         if port is not None or error.errno != errno.EADDRINUSE:
             raise
-        return [_listener(stack, 0) for _ in range(MEMBERS)]
+        return [_listen(stack, 0) for _ in range(MEMBERS)]
 
 
-def _listener(stack: contextlib.ExitStack, port: int) -> socket.socket:
+def _listen(stack: contextlib.ExitStack, port: int) -> socket.socket:
     listener = stack.enter_context(socket.socket())
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((HOST, port))
@@ -106,7 +103,7 @@ def _listener(stack: contextlib.ExitStack, port: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _started(
+def _run_members(
     var: Path, federation: Federation, listeners: Sequence[socket.socket], logins: str
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     ports = [str(listener.getsockname()[1]) for listener in listeners]
@@ -118,7 +115,7 @@ def _started(
                 *("--var", str(var), "--socket", str(listener.fileno()), "--ports", *ports),
                 *("--logins", logins),
             ]
-            # In a group of its own: Ctrl-C reaches us, and we end them.
+            # In a separate session: Ctrl-C reaches only this process, which ends the members.
             process = subprocess.Popen(  # noqa: S603
                 command,
                 stdin=subprocess.DEVNULL,
@@ -126,7 +123,7 @@ def _started(
                 start_new_session=True,
             )
             processes.append(process)
-            listener.close()  # what connects to a member that has ended is refused
+            listener.close()  # a connection to a member that has ended is refused
         yield processes
     finally:
         for process in processes:

@@ -1,7 +1,6 @@
 """A key and a self-signed certificate for each member, made at the first start.
 
-Knows RSA, X.509 and files. Does not know SAML: in its metadata a certificate is a public key in
-paper, and neither its names nor its dates are looked at.
+In SAML metadata a certificate only carries a public key: its names and dates are not checked.
 """
 
 from __future__ import annotations
@@ -29,24 +28,25 @@ def certificate_file(var: Path, name: str) -> Path:
 
 
 def make_key(var: Path, name: str) -> None:
-    """The key and certificate of one member, where there are none."""
+    """Make the key and certificate of one member, unless they exist."""
     if certificate_file(var, name).exists():
         return
     key = rsa.generate_private_key(public_exponent=65537, key_size=RSA_BITS)
     secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     write_private(key_file(var, name), secret)
-    # Written last: where it is, the key is whole.
-    certificate_file(var, name).write_bytes(_certificate(key, name).public_bytes(Encoding.PEM))
+    # Written last: if it exists, the key is complete.
+    certificate = _sign_certificate(key, name)
+    certificate_file(var, name).write_bytes(certificate.public_bytes(Encoding.PEM))
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Write a file that its owner alone can read."""
+    """Write a file that only its owner can read."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
 
 
-def _certificate(key: rsa.RSAPrivateKey, name: str) -> x509.Certificate:
+def _sign_certificate(key: rsa.RSAPrivateKey, name: str) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name}.example.org")])
     now = datetime.now(UTC)
     return (

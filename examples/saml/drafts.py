@@ -1,7 +1,4 @@
-"""What members say to one another: each message made, and where it says so, signed.
-
-Knows pysaml2's classes of messages. Does not know how they travel, or what follows from them.
-"""
+"""The messages that members send to one another, made with pysaml2's classes."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from saml2.sigver import pre_signature_part
 
 from sealedstate.sso import NameID, ServiceLogin
 
-from .xml_text import without_declaration
+from .xml_text import strip_declaration
 
 SUCCESS = samlp.STATUS_SUCCESS
 PARTIAL_LOGOUT = samlp.STATUS_PARTIAL_LOGOUT
@@ -23,8 +20,8 @@ NO_PASSIVE = samlp.STATUS_NO_PASSIVE
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What an answer must repeat of an AuthnRequest: its id, who sent it, where the answer goes."""
+class RequestContext:
+    """What a response repeats of an AuthnRequest: its id, its sender, where the response goes."""
 
     request_id: str
     entity_id: str
@@ -39,74 +36,80 @@ def new_id() -> str:
 # --- sign-on ------------------------------------------------------------------------------------
 
 
-def authn_request(
+def draft_authn_request(
     client: Any, destination: str, answered_by: str, message_id: str, sign: bool
 ) -> str:
-    """A service asks who somebody is, and names the binding of the answer."""
+    """A service's request to identify the user. `answered_by`: the binding of the response."""
     _, message = client.create_authn_request(
         destination, binding=answered_by, message_id=message_id, sign=sign
     )
     return str(message)
 
 
-def authn_response(
-    server: Any, asked: Asked, login: ServiceLogin, person: dict[str, list[str]], ends_at: int
+def draft_authn_response(
+    server: Any,
+    context: RequestContext,
+    login: ServiceLogin,
+    person: dict[str, list[str]],
+    ends_at: int,
 ) -> str:
-    """Who somebody is, for one service: assertion and response are signed.
+    """Who the user is, for one service. Assertion and response are signed.
 
-    `ends_at` (epoch seconds): from when on the service has to ask again.
+    `ends_at`: when the service must ask again (epoch seconds).
     """
     response = server.create_authn_response(
         person,
-        asked.request_id,
-        asked.consumer,
-        asked.entity_id,
-        name_id=name_id_element(login.name_id),
+        context.request_id,
+        context.consumer,
+        context.entity_id,
+        name_id=to_name_id_element(login.name_id),
         authn={"class_ref": login.method, "authn_instant": login.time},
-        session_not_on_or_after=_instant(ends_at),
+        session_not_on_or_after=_format_instant(ends_at),
         sign_response=False,
         sign_assertion=False,
     )
     assertion = response.assertion
     assertion.authn_statement[0].session_index = login.session_index
-    _without_types(assertion)
-    assertion.signature = _signature(server, assertion.id, 2)
+    _strip_types(assertion)
+    assertion.signature = _prepare_signature(server, assertion.id, 2)
     return str(server.sign(response, to_sign=[(class_name(assertion), assertion.id)]))
 
 
-def no_passive_response(server: Any, asked: Asked) -> str:
-    """Nobody is signed in, and the service did not want anybody to be asked."""
-    why = (NO_PASSIVE, "nobody is signed in")
-    response = server.create_error_response(asked.request_id, asked.consumer, why, sign=True)
+def draft_no_passive_response(server: Any, context: RequestContext) -> str:
+    """The user is not signed in, and the service forbade asking."""
+    why = (NO_PASSIVE, "the user is not signed in")
+    response = server.create_error_response(context.request_id, context.consumer, why, sign=True)
     return str(response)
 
 
 # --- artifacts ----------------------------------------------------------------------------------
 
 
-def artifact_resolve(client: Any, artifact: str, destination: str, message_id: str) -> str:
-    """A service asks for the message behind an artifact."""
+def draft_artifact_resolve(client: Any, artifact: str, destination: str, message_id: str) -> str:
+    """A service's request for the message behind an artifact."""
     _, message = client.create_artifact_resolve(artifact, destination, message_id, sign=True)
     return str(message)
 
 
-def artifact_response(server: Any, request_id: str, message: str | None) -> str:
-    """The message behind an artifact, or success without one where there is none (any more)."""
+def draft_artifact_response(server: Any, request_id: str, message: str | None) -> str:
+    """The message behind an artifact; success without a message if there is none (any more)."""
     response_id = new_id()
     response = samlp.ArtifactResponse(
         id=response_id,
         version="2.0",
-        issue_instant=_instant(time.time()),
+        issue_instant=_format_instant(time.time()),
         issuer=saml.Issuer(text=server.config.entityid),
         in_response_to=request_id,
         status=samlp.Status(status_code=samlp.StatusCode(value=SUCCESS)),
     )
-    response.signature = _signature(server, response_id, 3)  # the message within has 1 and 2
+    response.signature = _prepare_signature(
+        server, response_id, 3
+    )  # the message within has 1 and 2
     text = str(response)
     if message is not None:
         # As text: the message is signed, and another parser's prefixes would break that.
         head, end, tail = text.rpartition("</")
-        text = head + without_declaration(message) + end + tail
+        text = head + strip_declaration(message) + end + tail
     name = class_name(response)
     return str(server.sec.sign_statement(text, name, node_id=response_id))
 
@@ -114,7 +117,7 @@ def artifact_response(server: Any, request_id: str, message: str | None) -> str:
 # --- logout -------------------------------------------------------------------------------------
 
 
-def logout_request(
+def draft_logout_request(
     entity: Any,
     destination: str,
     name_id: NameID,
@@ -122,11 +125,11 @@ def logout_request(
     message_id: str,
     sign: bool,
 ) -> str:
-    """One session of somebody at one service is over; without an index, all of them."""
+    """Ends one session of a user at one service; without an index, all of them."""
     _, message = entity.create_logout_request(
         destination,
         "",
-        name_id=name_id_element(name_id),
+        name_id=to_name_id_element(name_id),
         session_indexes=None if session_index is None else [session_index],
         message_id=message_id,
         sign=sign,
@@ -134,10 +137,10 @@ def logout_request(
     return str(message)
 
 
-def logout_response(
+def draft_logout_response(
     entity: Any, request_id: str, asker: str, binding: str, complete: bool, sign: bool
 ) -> tuple[str, str]:
-    """The answer to a LogoutRequest, and where it goes (nowhere, by SOAP)."""
+    """The answer to a LogoutRequest, and the address that it goes to (empty for SOAP)."""
     request = samlp.LogoutRequest(id=request_id, issuer=saml.Issuer(text=asker))
     partial = None if complete else samlp.StatusCode(value=PARTIAL_LOGOUT)
     status = samlp.Status(status_code=samlp.StatusCode(value=SUCCESS, status_code=partial))
@@ -150,8 +153,8 @@ def logout_response(
 # --- names --------------------------------------------------------------------------------------
 
 
-def name_id_element(name_id: NameID) -> Any:
-    """Our NameID as pysaml2's."""
+def to_name_id_element(name_id: NameID) -> Any:
+    """A NameID as pysaml2's object."""
     return saml.NameID(
         text=name_id.value,
         format=name_id.format,
@@ -160,8 +163,8 @@ def name_id_element(name_id: NameID) -> Any:
     )
 
 
-def name_id_of(element: Any) -> NameID | None:
-    """pysaml2's NameID as ours; None where there is none."""
+def read_name_id(element: Any) -> NameID | None:
+    """The NameID of pysaml2's object; None if it is missing or empty."""
     if element is None or not element.text:
         return None
     return NameID(
@@ -172,13 +175,13 @@ def name_id_of(element: Any) -> NameID | None:
     )
 
 
-def session_indexes_of(request: Any) -> list[str]:
+def read_session_indexes(request: Any) -> list[str]:
     """The SessionIndexes of a LogoutRequest."""
     return [index.text.strip() for index in request.session_index if index.text]
 
 
-def _signature(server: Any, element_id: str, number: int) -> Any:
-    """A signature yet to be made, of the element with that id."""
+def _prepare_signature(server: Any, element_id: str, number: int) -> Any:
+    """A template of the signature of the element with that id, for pysaml2 to fill."""
     return pre_signature_part(
         element_id,
         server.sec.my_cert,
@@ -188,10 +191,11 @@ def _signature(server: Any, element_id: str, number: int) -> Any:
     )
 
 
-def _without_types(assertion: Any) -> None:
-    """Attribute values as plain text, which they are anyway.
+def _strip_types(assertion: Any) -> None:
+    """Remove the types of attribute values, which are text anyway.
 
-    pysaml2 says xs:string of each, but loses what xs means when it reads a message in a message.
+    pysaml2 types each as xs:string, but loses the declaration of xs when it reads a message that
+    is enclosed in another.
     """
     for statement in assertion.attribute_statement:
         for attribute in statement.attribute:
@@ -199,5 +203,5 @@ def _without_types(assertion: Any) -> None:
                 value.clear_type()
 
 
-def _instant(moment: float) -> str:
+def _format_instant(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))

@@ -1,7 +1,4 @@
-"""Each member as pysaml2 wants it configured, and its metadata.
-
-Knows pysaml2's configuration. Does not know messages, sessions or HTTP.
-"""
+"""The pysaml2 objects of each member, and the metadata by which members know one another."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ from .certificates import certificate_file, key_file
 from .federation import Federation, Member, Service, logout_path
 
 ASSERTION_MINUTES = 5
-# pysaml2's own choice is SHA-1, and it looks for another one nowhere but in the role.
+# pysaml2's default is SHA-1, and only a role can name another algorithm.
 ALGORITHMS = {"signing_algorithm": SIG_RSA_SHA256, "digest_algorithm": DIGEST_SHA256}
 
 
@@ -33,25 +30,25 @@ def metadata_file(var: Path, name: str) -> Path:
 
 
 def write_metadata(var: Path, federation: Federation) -> None:
-    """The metadata of all members, which is all that they know of one another."""
+    """Write the metadata of all members: all that they know of one another."""
     configs = {federation.idp.name: _idp_config(var, federation, {})}
     configs |= {service.name: _sp_config(var, service, {}) for service in federation.services}
     for name, config in configs.items():
         metadata_file(var, name).write_text(str(entity_descriptor(config)), "utf-8")
 
 
-def identity_provider(var: Path, federation: Federation) -> Any:
+def make_identity_provider(var: Path, federation: Federation) -> Any:
     """The identity provider as pysaml2's Server, which has read the services' metadata."""
     return Server(config=_idp_config(var, federation, _metadata(var, federation.services)))
 
 
-def service_provider(var: Path, federation: Federation, service: Service) -> Any:
+def make_service_provider(var: Path, federation: Federation, service: Service) -> Any:
     """A service as pysaml2's Saml2Client, which has read the identity provider's metadata."""
     return Saml2Client(config=_sp_config(var, service, _metadata(var, [federation.idp])))
 
 
-def endpoints(entity: Any, service: str, entity_id: str, binding: str) -> list[str]:
-    """Where a service provider takes what comes by `binding`, as its metadata says."""
+def find_endpoints(entity: Any, service: str, entity_id: str, binding: str) -> list[str]:
+    """The addresses where a service provider accepts `binding`, as its metadata says."""
     try:
         found = getattr(entity.metadata, service)(entity_id, binding, "spsso")
     except (KeyError, UnsupportedBinding):
@@ -112,14 +109,14 @@ def _config(
         "service": {name: options | ALGORITHMS for name, options in role.items()},
         "key_file": str(key_file(var, member.name)),
         "cert_file": str(certificate_file(var, member.name)),
-        "xmlsec_binary": _xmlsec(),
+        "xmlsec_binary": _find_xmlsec(),
         "metadata": metadata,
         "only_use_keys_in_metadata": True,
         "delete_tmpfiles": True,
     }
 
 
-def _xmlsec() -> str:
+def _find_xmlsec() -> str:
     path = shutil.which("xmlsec1")
     if path is None:
         raise ConfigurationError("xmlsec1 is not installed (Debian: apt-get install xmlsec1)")

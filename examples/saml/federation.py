@@ -1,8 +1,6 @@
-"""Who takes part: one identity provider, three services, and how each likes to be spoken to.
+"""The members: one identity provider and three services, with their addresses and bindings.
 
-Knows names, addresses and bindings, as values. Does not know SAML messages, keys or sessions.
-
-EntityIDs are names, not addresses: they stay the same on whatever ports the four are started.
+EntityIDs are names, not addresses: they stay the same on every port.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ class Member:
 class Service(Member):
     """A service provider.
 
-    `asks_by`: how its AuthnRequest travels; `answered_by`: how it wants the response. Without
+    `asks_by`: the binding of its AuthnRequest; `answered_by`: the binding of the response. Without
     `front_channel` it takes part in logout by SOAP alone.
     """
 
@@ -48,18 +46,18 @@ class Service(Member):
 
     @property
     def consumer(self) -> str:
-        """Where it takes responses."""
+        """The address that accepts responses."""
         return self.at("/acs/artifact" if self.answered_by == BINDING_HTTP_ARTIFACT else "/acs")
 
     @property
     def logout_bindings(self) -> tuple[str, ...]:
-        """How it takes part in logout, the preferred way first."""
+        """The bindings of its logout addresses, the preferred one first."""
         return (BINDING_HTTP_REDIRECT, BINDING_SOAP) if self.front_channel else (BINDING_SOAP,)
 
 
 @dataclass(frozen=True, slots=True)
 class Federation:
-    """All of them."""
+    """All members."""
 
     idp: Member
     services: tuple[Service, ...]
@@ -72,8 +70,8 @@ class Federation:
         """The service of that name. Raises KeyError."""
         return {service.name: service for service in self.services}[name]
 
-    def title(self, entity_id: str) -> str:
-        """What people call a member; the entityID itself where it is none."""
+    def title_of(self, entity_id: str) -> str:
+        """What people call a member; the entityID itself if no member has it."""
         return {member.entity_id: member.title for member in self.members}.get(entity_id, entity_id)
 
 
@@ -103,5 +101,5 @@ def federation_at(ports: Sequence[int]) -> Federation:
 
 
 def logout_path(binding: str) -> str:
-    """Where every member takes logout messages."""
+    """The path where every member accepts logout messages."""
     return "/slo/soap" if binding == BINDING_SOAP else "/slo"

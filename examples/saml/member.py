@@ -1,7 +1,4 @@
-"""One member of the federation as a process: `python examples/saml` starts four of them.
-
-Knows a listening socket and who to be. Does not know what a member does.
-"""
+"""One member of the federation as a process: `python examples/saml` starts four of them."""
 
 from __future__ import annotations
 
@@ -24,22 +21,24 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 THREADS = 8
-# Where the identity provider keeps service logins, and the policy that does it.
+# Where the identity provider keeps service logins, and the policy of that part.
 LOGINS = {"store": "server", "cookie": "auto"}
 
 
 def main() -> int:
-    """Serve until a signal says that it is enough."""
-    given = _arguments()
-    logging.basicConfig(format=f"{given.name}: %(levelname)s %(name)s: %(message)s")
-    for noisy in ("saml2", "waitress.queue"):  # what is refused is told by us, once
+    """Serve until a signal ends the process."""
+    options = _parse_arguments()
+    logging.basicConfig(format=f"{options.name}: %(levelname)s %(name)s: %(message)s")
+    for noisy in ("saml2", "waitress.queue"):  # we log what is refused
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    listener = socket.socket(fileno=given.socket)
+    listener = socket.socket(fileno=options.socket)
     try:
-        application = _application(given, federation_at(given.ports))
+        application = _make_application(options, federation_at(options.ports))
+    except KeyboardInterrupt:
+        return 0  # stopped while it was starting
     except (ConfigurationError, OperatorError, OSError) as error:
-        print(f"{given.name} can't start: {error}", file=sys.stderr)
+        print(f"{options.name} can't start: {error}", file=sys.stderr)
         return 1
     server = create_server(application, sockets=[listener], threads=THREADS, ident=None)
     server.run()
@@ -47,21 +46,21 @@ def main() -> int:
     return 0
 
 
-def _application(given: argparse.Namespace, federation: Federation) -> WSGIApplication:
-    # Imported here: each member is one of them, and never both.
-    if given.name == federation.idp.name:
-        from examples.saml.idp.deployment import Deployment
+def _make_application(options: argparse.Namespace, federation: Federation) -> WSGIApplication:
+    # Imported here, since a member is either an identity provider or a service.
+    if options.name == federation.idp.name:
+        from examples.saml.idp.resources import IdPResources
         from examples.saml.idp.site import IdentityProvider
 
-        return IdentityProvider(Deployment(given.var, federation, LOGINS[given.logins]))
-    from examples.saml.sp.deployment import Deployment as ServiceDeployment
+        return IdentityProvider(IdPResources(options.var, federation, LOGINS[options.logins]))
+    from examples.saml.sp.resources import ServiceResources
     from examples.saml.sp.site import ServiceProvider
 
-    service = federation.service(given.name)
-    return ServiceProvider(ServiceDeployment(given.var, federation, service))
+    service = federation.service(options.name)
+    return ServiceProvider(ServiceResources(options.var, federation, service))
 
 
-def _arguments() -> argparse.Namespace:
+def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="One member of the federation.")
     parser.add_argument("name")
     parser.add_argument("--var", type=Path, required=True)

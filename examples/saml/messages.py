@@ -1,10 +1,8 @@
-"""The SAML messages that a member hears, each read strictly, and how those that it says travel.
+"""How members receive and send SAML messages: strictly.
 
-Knows signatures, addresses, ages and replays: what `from_*` gives is authentic, meant for us, fresh
-and there for the first time. Does not know what a message is made of, sessions or pages.
-
-pysaml2 by itself lets pass what is refused here: responses to a logout whose redirect nobody has
-signed, unsigned logout requests at a service, messages that are a day old.
+What the `receive_*` methods return is authentic, meant for this member, fresh, and received for the
+first time. pysaml2 alone accepts what is refused here: responses to a logout whose redirect is
+unsigned, unsigned logout requests at a service, messages that are a day old.
 """
 
 from __future__ import annotations
@@ -23,19 +21,20 @@ from saml2 import BINDING_HTTP_REDIRECT, SAMLError, samlp
 from sealedstate.sso import ReplayCache
 
 from .federation import Member
-from .signed_query import MOST_BYTES, BadQuery, decoded, read_query
-from .xml_text import SOAP, MalformedXML, enveloped, only_child
+from .signed_query import MAX_BYTES, BadQuery, decode_base64, read_query
+from .xml_text import SOAP, MalformedXML, extract_only_child, wrap_in_envelope
 
 # Seconds that a message may be old, or ahead.
 FRESH = 300
-# Seconds to wait for an answer by SOAP. Who asks the identity provider waits while it asks others.
+# Seconds to wait for an answer by SOAP. A service that sends the identity provider a logout request
+# waits longer: meanwhile the identity provider asks the other services.
 SOAP_SECONDS = 8
 SOAP_PATIENCE = 30
 SOAP_HEADERS = {
     "Content-Type": "text/xml; charset=utf-8",
     "SOAPAction": '"http://www.oasis-open.org/committees/security"',
 }
-# By what pysaml2 calls them.
+# pysaml2's names of the messages.
 KINDS = {
     "AuthnRequest": "authn_request",
     "LogoutRequest": "logout_request",
@@ -43,10 +42,18 @@ KINDS = {
     "ArtifactResolve": "artifact_resolve",
     "ArtifactResponse": "artifact_response",
 }
-# What comes to an address of single logout by redirect.
+# What a member accepts by redirect at its logout address, by parameter.
 LOGOUT_KINDS = {"SAMLRequest": "LogoutRequest", "SAMLResponse": "LogoutResponse"}
-# What pysaml2 and its parsers raise for texts that are something else; ParseError is a SyntaxError.
-NONSENSE = (SAMLError, SyntaxError, ExpatError, ValueError, TypeError, KeyError, AttributeError)
+# What pysaml2 and its parsers raise for malformed texts; ParseError is a SyntaxError.
+PARSE_ERRORS = (
+    SAMLError,
+    SyntaxError,
+    ExpatError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -56,12 +63,12 @@ class Refused(Exception):
 
 
 class NoAnswer(Exception):
-    """Another member gave no answer that can be believed."""
+    """Another member sent no answer, or one that cannot be trusted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A message that may be acted upon: pysaml2's object of it, its XML, and who sent it."""
+    """A message that may be acted upon: pysaml2's object of it, its XML, and its sender."""
 
     kind: str
     message: Any = field(repr=False)
@@ -77,7 +84,7 @@ class Received:
 
 
 class Messages:
-    """What `member` hears; `entity` is pysaml2's object for it, `clock` tells epoch seconds."""
+    """The messages of `member`. `entity`: pysaml2's object for it; `clock`: epoch seconds."""
 
     def __init__(
         self, entity: Any, member: Member, replays: ReplayCache, clock: Callable[[], float]
@@ -87,9 +94,9 @@ class Messages:
         self.clock = clock
         self._replays = replays
 
-    # --- what arrives ---------------------------------------------------------------------------
+    # --- receiving ------------------------------------------------------------------------------
 
-    def from_query(self, query: str, kinds: Mapping[str, str], path: str) -> Received:
+    def receive_redirect(self, query: str, kinds: Mapping[str, str], path: str) -> Received:
         """A message by redirect; `kinds` by parameter, such as SAMLRequest. Raises Refused."""
         try:
             found = read_query(query)
@@ -97,73 +104,75 @@ class Messages:
             raise Refused(str(error)) from None
         kind = kinds.get(found.parameter)
         if kind is None:
-            raise Refused("such a message is not taken here")
-        message = _parsed(found.xml, kind)
+            raise Refused("this address does not accept such messages")
+        message = _parse(found.xml, kind)
         issuer = _issuer(message)
-        if not found.is_signed_by(self._certificates(issuer)):
+        try:
+            certificates = self.entity.metadata.certs(issuer, "any", "signing")
+        except KeyError:
+            raise Refused("the sender of the message is unknown") from None
+        # The signature is that of the query: the XML within need not be signed.
+        if not found.is_signed_by("".join(text.split()) for _, text in certificates):
             raise Refused("the message carries no valid signature")
         received = Received(kind, message, found.xml, issuer, found.relay_state)
-        return self._admitted(received, path, must_say_where=True)
+        return self._admit(received, path, must_have_destination=True)
 
-    def from_form(self, form: Mapping[str, str], kind: str, path: str) -> Received:
+    def receive_form(self, form: Mapping[str, str], kind: str, path: str) -> Received:
         """A request by POST. Raises Refused."""
         try:
-            xml = decoded(form.get("SAMLRequest", "")).decode()
+            xml = decode_base64(form.get("SAMLRequest", "")).decode()
         except (BadQuery, UnicodeDecodeError):
             raise Refused("the form carries no message") from None
-        received = self._verified(xml, kind, form.get("RelayState", ""))
-        return self._admitted(received, path, must_say_where=True)
+        received = self._verify(xml, kind, form.get("RelayState", ""))
+        return self._admit(received, path, must_have_destination=True)
 
-    def from_envelope(self, body: bytes, kind: str, path: str | None) -> Received:
-        """A message by SOAP, sent to `path`, or without one the answer to us. Raises Refused."""
+    def receive_soap(self, body: bytes, kind: str, path: str | None) -> Received:
+        """A message by SOAP, sent to `path`; None for the answer to our request. Raises Refused."""
         try:
-            xml = only_child(body, SOAP, "Body")
+            xml = extract_only_child(body, SOAP, "Body")
         except MalformedXML as error:
             raise Refused(str(error)) from None
-        return self._admitted(self._verified(xml, kind), path, must_say_where=False)
+        return self._admit(self._verify(xml, kind), path, must_have_destination=False)
 
-    def once(self, issuer: str, message_id: str, expires_at: float) -> None:
-        """Take note of an id. Raises Refused for one that was there, or that is out of date."""
-        if not self._replays.admit(issuer, message_id, expires_at, self.clock()):
+    def admit_once(self, issuer: str, message_id: str, expires_at: float) -> None:
+        """Remember an id until it expires. Raises Refused if it is known, or has expired."""
+        if not self._replays.admit(issuer, message_id, expires_at):
             raise Refused("the message was used before, or is out of date")
 
-    def _verified(self, xml: str, kind: str, relay_state: str = "") -> Received:
-        """A message whose XML signature is good."""
-        if len(xml) > MOST_BYTES:
+    def _verify(self, xml: str, kind: str, relay_state: str = "") -> Received:
+        """A message whose XML signature is valid."""
+        if len(xml) > MAX_BYTES:
             raise Refused("the message is too long")
-        message = _parsed(xml, kind)
-        check = self.entity.sec.correctly_signed_message
+        _parse(xml, kind)
         try:
-            message = check(xml, KINDS[kind], must=True, origdoc=xml)
-        except NONSENSE as error:
+            message = self.entity.sec.correctly_signed_message(
+                xml, KINDS[kind], must=True, origdoc=xml
+            )
+        except PARSE_ERRORS as error:
             _log.info("a message is refused: %s", type(error).__name__)
             raise Refused("the message carries no valid signature") from None
         return Received(kind, message, xml, _issuer(message), relay_state)
 
-    def _admitted(self, received: Received, path: str | None, must_say_where: bool) -> Received:
+    def _admit(self, received: Received, path: str | None, must_have_destination: bool) -> Received:
+        """An authentic message, unless it was meant for another member, is old, or a replay."""
         message = received.message
+        # Otherwise one service could pass on to another what it received itself.
         here = "" if path is None else self.member.at(path)
-        if (message.destination or must_say_where) and message.destination != here:
+        if (message.destination or must_have_destination) and message.destination != here:
             raise Refused("the message is meant for another address")
         if message.version != "2.0":
             raise Refused("the message is not of SAML 2.0")
-        issued_at = epoch(message.issue_instant)
+        # The replay cache remembers an id for as long as its message is fresh, and no longer.
+        issued_at = parse_instant(message.issue_instant)
         if abs(self.clock() - issued_at) > FRESH:
             raise Refused("the message is out of date")
-        self.once(received.issuer, message.id, issued_at + FRESH)
+        self.admit_once(received.issuer, message.id, issued_at + FRESH)
         return received
 
-    def _certificates(self, issuer: str) -> list[str]:
-        try:
-            found = self.entity.metadata.certs(issuer, "any", "signing")
-        except KeyError:
-            raise Refused("the message is from nobody whom we know") from None
-        return ["".join(text.split()) for _, text in found]
+    # --- sending --------------------------------------------------------------------------------
 
-    # --- what is sent ---------------------------------------------------------------------------
-
-    def redirect(self, xml: str, destination: str, relay_state: str, response: bool) -> str:
-        """Where to send a browser with a message: the query is signed, the XML need not be."""
+    def sign_redirect(self, xml: str, destination: str, relay_state: str, response: bool) -> str:
+        """The address that sends a browser on with a message, in a signed query string."""
         info = self.entity.apply_binding(
             BINDING_HTTP_REDIRECT, xml, destination, relay_state, response=response, sign=True
         )
@@ -172,15 +181,15 @@ class Messages:
     def ask(
         self, xml: str, destination: str, request_id: str, kind: str, seconds: float = SOAP_SECONDS
     ) -> Received:
-        """The answer, of `kind`, to a signed request by SOAP. Raises NoAnswer."""
+        """Send a signed request by SOAP; its answer, of `kind`. Raises NoAnswer."""
         try:
-            answer = _posted(destination, enveloped(xml), seconds)
-            received = self.from_envelope(answer, kind, None)
+            answer = _post(destination, wrap_in_envelope(xml), seconds)
+            received = self.receive_soap(answer, kind, None)
         except (requests.RequestException, Refused) as error:
             _log.warning("no answer from %s: %s", destination, type(error).__name__)
             raise NoAnswer(f"no answer from {destination}") from error
         if received.message.in_response_to != request_id:
-            raise NoAnswer(f"{destination} answers something else")
+            raise NoAnswer(f"{destination} answered another request")
         return received
 
 
@@ -191,20 +200,20 @@ def form_fields(xml: str, relay_state: str, response: bool) -> dict[str, str]:
     return fields | ({"RelayState": relay_state} if relay_state else {})
 
 
-def epoch(instant: str | None) -> float:
+def parse_instant(instant: str | None) -> float:
     """Epoch seconds of an xs:dateTime in UTC. Raises Refused."""
     try:
         moment = datetime.fromisoformat(instant or "")
     except ValueError:
         raise Refused("the message has no date") from None
     if moment.utcoffset() is None:
-        moment = moment.replace(tzinfo=UTC)  # SAML's times are UTC, said or not
+        moment = moment.replace(tzinfo=UTC)  # SAML's times are UTC, with or without a Z
     return moment.timestamp()
 
 
-def _posted(destination: str, envelope: str, seconds: float) -> bytes:
+def _post(destination: str, envelope: str, seconds: float) -> bytes:
     with requests.Session() as http:
-        http.trust_env = False  # no proxy stands between members on this machine
+        http.trust_env = False  # no proxy is between members on this machine
         answer = http.post(
             destination,
             envelope.encode(),
@@ -216,13 +225,13 @@ def _posted(destination: str, envelope: str, seconds: float) -> bytes:
         return bytes(answer.content)
 
 
-def _parsed(xml: str, kind: str) -> Any:
+def _parse(xml: str, kind: str) -> Any:
     try:
         message = getattr(samlp, f"{KINDS[kind]}_from_string")(xml)
-    except NONSENSE:
+    except PARSE_ERRORS:
         message = None
     if message is None or not _issuer(message) or not message.id:
-        raise Refused(f"that is no {kind}")
+        raise Refused(f"it is not a well-formed {kind}")
     return message
 
 

@@ -1,7 +1,6 @@
-"""A message in a signed query string, as SAML's redirect binding has it, read strictly.
+"""A message in a signed query string (SAML's redirect binding), read strictly.
 
-Knows URLs, DEFLATE and RSA signatures over octets as they were sent. Does not know what a message
-says. Source: saml-bindings-2.0-os, 3.4.4.
+The signature covers the octets as they were sent. Source: saml-bindings-2.0-os, 3.4.4.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509 import load_der_x509_certificate
 from saml2.xmldsig import SIG_RSA_SHA256
 
-MOST_BYTES = 65_536
+MAX_BYTES = 65_536
 
 
 class BadQuery(ValueError):
@@ -29,7 +28,7 @@ class BadQuery(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SignedQuery:
-    """`parameter` is SAMLRequest or SAMLResponse; `signed` what the signature covers."""
+    """`parameter` is SAMLRequest or SAMLResponse; `signed` is what the signature covers."""
 
     parameter: str
     xml: str
@@ -42,61 +41,55 @@ class SignedQuery:
         """Whether one of the certificates (DER in base64) holds the key of the signature."""
         if self.algorithm != SIG_RSA_SHA256 or not self.signature:
             return False
-        return any(self._verifies(text) for text in certificates)
-
-    def _verifies(self, certificate: str) -> bool:
-        key = load_der_x509_certificate(base64.b64decode(certificate)).public_key()
-        if not isinstance(key, RSAPublicKey):
-            return False
-        try:
-            key.verify(self.signature, self.signed, PKCS1v15(), SHA256())
-        except InvalidSignature:
-            return False
-        return True
+        for certificate in certificates:
+            key = load_der_x509_certificate(base64.b64decode(certificate)).public_key()
+            if not isinstance(key, RSAPublicKey):
+                continue
+            try:
+                key.verify(self.signature, self.signed, PKCS1v15(), SHA256())
+            except InvalidSignature:
+                continue
+            return True
+        return False
 
 
 def read_query(query: str) -> SignedQuery:
-    """The message of a query string. Raises BadQuery; whether its signature is good, is another
-    question."""
-    raw = _raw_fields(query)
+    """The message of a query string, its signature not yet verified. Raises BadQuery."""
+    pairs = [pair.partition("=") for pair in query.split("&") if pair]
+    raw = {name: value for name, _, value in pairs}
+    if len(raw) != len(pairs):
+        raise BadQuery("a parameter occurs twice")
     parameters = [name for name in ("SAMLRequest", "SAMLResponse") if name in raw]
     if len(parameters) != 1:
-        raise BadQuery("a query holds one message")
+        raise BadQuery("a query must hold exactly one message")
     parameter = parameters[0]
+    # As they were sent: decoded and encoded again they could be other octets.
     covered = [name for name in (parameter, "RelayState", "SigAlg") if name in raw]
     return SignedQuery(
         parameter,
-        inflated(unquote_plus(raw[parameter])),
+        inflate(unquote_plus(raw[parameter])),
         unquote_plus(raw.get("RelayState", "")),
         "&".join(f"{name}={raw[name]}" for name in covered).encode(),
-        decoded(unquote_plus(raw.get("Signature", ""))),
+        decode_base64(unquote_plus(raw.get("Signature", ""))),
         unquote_plus(raw.get("SigAlg", "")),
     )
 
 
-def decoded(text: str) -> bytes:
-    """What base64 says. Raises BadQuery."""
+def decode_base64(text: str) -> bytes:
+    """The bytes of a base64 text. Raises BadQuery."""
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise BadQuery("that is no base64") from None
+        raise BadQuery("the text is not base64") from None
 
 
-def inflated(text: str) -> str:
-    """The XML of a parameter. Raises BadQuery, also for what would grow without end."""
+def inflate(text: str) -> str:
+    """The XML of a parameter. Raises BadQuery, also for more than MAX_BYTES of it."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        data = inflater.decompress(decoded(text), MOST_BYTES)
+        data = inflater.decompress(decode_base64(text), MAX_BYTES)
         if not inflater.eof:
-            raise BadQuery("the message is cut, or too long")
+            raise BadQuery("the message is cut short, or too long")
         return data.decode()
     except (zlib.error, UnicodeDecodeError):
         raise BadQuery("the message is not deflated text") from None
-
-
-def _raw_fields(query: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in query.split("&") if pair]
-    fields = {name: value for name, _, value in pairs}
-    if len(fields) != len(pairs):
-        raise BadQuery("a parameter stands twice")
-    return fields

@@ -1,32 +1,34 @@
-"""What a member's site has in common with the others': routes, files, errors, how messages leave.
-
-Knows HTTP and the middleware. Does not know what a page says, or what a message means.
-"""
+"""What the sites of all members share: routes, pages, errors, how messages leave."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, InternalServerError
 from werkzeug.routing import Map
 from werkzeug.utils import redirect
 from werkzeug.wrappers import Request, Response
 
-from sealedstate import Session, SessionTooLarge, SessionWithheld, Settings, StorageError
+from sealedstate import OperatorError, Session, SessionTooLarge
+from sealedstate.deployment import Deployment
 from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
-from ..views.journal import EventLog
-from ..views.markup import Html
-from ..views.static_files import STATIC, static_file
+from ..views.forms import token_text
+from ..views.rendering import make_environment
+from ..views.set_cookie_sizes import SetCookieSizes
+from ..views.static_files import NAMES, static_file
 from .federation import Federation
 from .messages import Refused
-from .xml_text import enveloped
+from .xml_text import wrap_in_envelope
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+TEMPLATES = Path(__file__).with_name("templates")
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class SiteRequest(Request):
 
     @property
     def session(self) -> Session:
-        """The session that the middleware gives."""
+        """The session that the middleware provides."""
         session: Session = self.environ[ENVIRON_KEY]
         return session
 
@@ -50,78 +52,105 @@ Handler = Callable[[SiteRequest], Response]
 class Site:
     """A WSGI application with sealed sessions; `handlers` by the endpoints of `routes`.
 
-    `refusal` makes the page for a request or a message that has no other answer.
+    `templates`: the directory with the member's pages. `layout`: the template that they extend.
+    `common`: values that every page needs.
     """
 
     def __init__(
         self,
-        settings: Settings,
+        deployment: Deployment,
         routes: Map,
         handlers: Mapping[str, Handler],
-        refusal: Callable[[SiteRequest, int, str, str], Html],
         federation: Federation,
+        templates: Path,
+        layout: str,
+        common: Mapping[str, object],
     ) -> None:
-        self._with_sessions = SealedSessionMiddleware(self._application, settings)
+        self._with_sessions = SealedSessionMiddleware(self._serve, deployment)
         self.keeper = self._with_sessions.keeper
-        self.journal = EventLog()
+        self.set_cookie_sizes = SetCookieSizes()
         self._routes = routes
         self._handlers = handlers
-        self._refusal = refusal
         self._headers = _security_headers(federation)
+        self._templates = make_environment(templates, TEMPLATES)
+        self._common = {"layout": layout, **common}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         try:
-            return self._with_sessions(environ, self.journal.noting(environ, start_response))
-        except (SessionTooLarge, StorageError, SessionWithheld) as error:
-            # The headers are not out, and the browser keeps what it has.
+            start = self.set_cookie_sizes.watch(environ, start_response)
+            return self._with_sessions(environ, start)
+        except (SessionTooLarge, OperatorError) as error:
+            # The headers are not out, and the browser keeps its cookies.
             _log.warning("a session was not saved: %s", error)
             environ[ENVIRON_KEY] = self.keeper.session(environ.get("HTTP_COOKIE", ""))
-            request = SiteRequest(environ)
             story = (
                 "It could not be recorded, so it has not happened. Please try again in a moment."
             )
-            return self.page(self._refusal(request, 503, "Not now", story), 503)(
-                environ, start_response
-            )
+            response = self._refuse(SiteRequest(environ), 503, "Not now", story)
+            return response(environ, start_response)
 
-    def page(self, page: Html, status: int = 200) -> Response:
-        """A page for people."""
+    def page(
+        self, request: SiteRequest, template: str, status: int = 200, **values: Any
+    ) -> Response:
+        """A page for people; all templates can use what is listed here."""
+        page = self._templates.get_template(template).render(
+            session=request.session, token=token_text(request.session), **self._common, **values
+        )
         return Response(page, status, self._headers, mimetype="text/html")
 
-    def _application(
-        self, environ: WSGIEnvironment, start_response: StartResponse
-    ) -> Iterable[bytes]:
+    def post_page(
+        self, request: SiteRequest, destination: str, fields: Mapping[str, str], recipient: str
+    ) -> Response:
+        """A page that sends a message on through the browser: a form that submits itself."""
+        return self.page(
+            request,
+            "posting.html",
+            destination=destination,
+            fields=fields,
+            recipient=recipient,
+        )
+
+    def _serve(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """The application that the middleware gives sessions to."""
         request = SiteRequest(environ)
         try:
             response = self._answer(request)
-        except HTTPException as error:
-            response = self._refused(request, error.code or 500, error.name, error.description)
         except Refused as error:
             _log.info("%s: refused: %s", request.path, error)
-            response = self._refused(request, 400, "Message refused", f"It was not taken: {error}.")
+            story = f"It was not accepted: {error}."
+            response = self._refuse(request, 400, "Message refused", story)
+        except HTTPException as error:
+            response = self._refuse(request, error.code or 500, error.name, error.description)
+        except (SessionTooLarge, OperatorError):
+            raise
+        except Exception:
+            _log.exception("%s failed", request.path)
+            failure = InternalServerError()
+            response = self._refuse(request, 500, failure.name, failure.description)
         # A list: then the session is saved before the middleware returns, and what goes wrong there
         # still gets a page.
         return list(response(environ, start_response))
 
     def _answer(self, request: SiteRequest) -> Response:
-        if request.path.strip("/") in {path.name for path in STATIC.iterdir()}:
+        if request.path.removeprefix("/") in NAMES:
             return static_file(request)
         name, _ = self._routes.bind_to_environ(request.environ).match()
         return self._handlers[name](request)
 
-    def _refused(
+    def _refuse(
         self, request: SiteRequest, status: int, headline: str, story: str | None
     ) -> Response:
-        return self.page(self._refusal(request, status, headline, story or ""), status)
+        return self.page(request, "refusal.html", status, headline=headline, story=story or "")
 
 
-def soap(message: str) -> Response:
+def respond_by_soap(message: str) -> Response:
     """An answer to another member, by SOAP."""
-    return Response(enveloped(message), mimetype="text/xml", headers={"Cache-Control": "no-store"})
+    body = wrap_in_envelope(message)
+    return Response(body, mimetype="text/xml", headers={"Cache-Control": "no-store"})
 
 
 def see_other(address: str) -> Response:
-    """The browser goes on elsewhere; what was in the address is of no more use."""
+    """Send the browser elsewhere, without the address it comes from, which may hold a message."""
     response = redirect(address, 303)
     response.headers["Cache-Control"] = "no-store"
     response.headers["Referrer-Policy"] = "no-referrer"

@@ -1,7 +1,6 @@
-"""One element cut out of an XML text, or put into one, without another letter changing.
+"""Cut one element out of an XML text, or put it into one, without changing any other letter.
 
-Knows namespaces. Does not know SAML or SOAP. A signature covers prefixes too: a parser that invents
-its own would break it.
+A signature covers prefixes too: a parser that invents new ones would break it.
 """
 
 from __future__ import annotations
@@ -18,58 +17,59 @@ PROTOCOL = "urn:oasis:names:tc:SAML:2.0:protocol"
 
 
 class MalformedXML(ValueError):
-    """No XML, or XML with entities or a document type, or not what it should hold."""
+    """Not XML, or XML with entities or a document type, or without the expected element."""
 
 
-def only_child(text: str | bytes, namespace: str, parent: str) -> str:
-    """The one element in `parent`, which stands in the root, as a text of its own."""
-    found = [node for node in _elements(_root(text)) if _is(node, namespace, parent)]
+def extract_only_child(text: str | bytes, namespace: str, parent: str) -> str:
+    """The one element in `parent`, a child of the root, as a separate text."""
+    found = _children(text, namespace, parent)
     children = _elements(found[0]) if len(found) == 1 else []
     if len(children) != 1:
-        raise MalformedXML(f"not exactly one {parent} with one element")
-    return _alone(children[0])
+        raise MalformedXML(f"expected exactly one {parent} with one element")
+    return _serialize(children[0])
 
 
-def child_named(text: str | bytes, namespace: str, name: str) -> str | None:
-    """The root's child of that name as a text of its own; None where there is none."""
-    found = [node for node in _elements(_root(text)) if _is(node, namespace, name)]
+def extract_child(text: str | bytes, namespace: str, name: str) -> str | None:
+    """The root's child of that name as a separate text; None if the root has none."""
+    found = _children(text, namespace, name)
     if len(found) > 1:
-        raise MalformedXML(f"more than one {name}")
-    return _alone(found[0]) if found else None
+        raise MalformedXML(f"expected at most one {name}")
+    return _serialize(found[0]) if found else None
 
 
-def enveloped(element: str) -> str:
+def wrap_in_envelope(element: str) -> str:
     """A SOAP envelope around an element."""
-    body = without_declaration(element)
+    body = strip_declaration(element)
     return f'<s:Envelope xmlns:s="{SOAP}"><s:Body>{body}</s:Body></s:Envelope>'
 
 
-def without_declaration(text: str) -> str:
+def strip_declaration(text: str) -> str:
     """The text without ``<?xml ... ?>``."""
     return text.partition("?>")[2].lstrip() if text.startswith("<?xml") else text
 
 
-def _root(text: str | bytes) -> Element:
-    data: Any = text.encode() if isinstance(text, str) else text  # typeshed knows of text alone
+def _children(text: str | bytes, namespace: str, name: str) -> list[Element]:
+    """The root's children of that name. Raises MalformedXML."""
+    data: Any = text.encode() if isinstance(text, str) else text  # typeshed wants text alone
     try:
         root: Element | None = parseString(data).documentElement
     except (ExpatError, DefusedXmlException, ValueError) as error:
-        raise MalformedXML("the text is no XML that is read here") from error
+        raise MalformedXML("the text is not XML, or has entities or a document type") from error
     if root is None:
         raise MalformedXML("the text has no element")
-    return root
+    return [
+        child
+        for child in _elements(root)
+        if child.namespaceURI == namespace and child.localName == name
+    ]
 
 
 def _elements(node: Element) -> list[Element]:
     return [child for child in node.childNodes if isinstance(child, Element)]
 
 
-def _is(node: object, namespace: str, name: str) -> bool:
-    return isinstance(node, Element) and node.namespaceURI == namespace and node.localName == name
-
-
-def _alone(element: Element) -> str:
-    """The element with the namespaces that it had from around it."""
+def _serialize(element: Element) -> str:
+    """The element with the namespaces that elements around it declare."""
     around = element.parentNode
     while isinstance(around, Element):
         for name, value in around.attributes.items():

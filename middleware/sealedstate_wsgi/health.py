@@ -1,8 +1,4 @@
-"""What a load balancer asks: shall this process be sent visitors?
-
-Knows HTTP, JSON and for how long an answer counts. Does not know sessions, keys or stores: what is
-wrong with them the keeper says.
-"""
+"""Health check for load balancers."""
 
 from __future__ import annotations
 
@@ -18,75 +14,70 @@ from sealedstate._forks import ForkSafeLock
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+__all__ = ["HealthApplication"]
+
 _log = logging.getLogger("sealedstate.wsgi")
 
 _JSON, _TEXT = "application/json", "text/plain; charset=utf-8"
 
 
 class HasKeeper(Protocol):
-    """A middleware of ours."""
+    """A middleware with a keeper."""
 
     keeper: Keeper
 
 
 class HealthApplication:
-    """A WSGI application for a path such as ``/healthz``, or for a port of its own.
+    """A WSGI application for a path such as ``/healthz``, or for a separate port.
 
-    200 and ``{"status": "up", "keys": "up", "store": "up"}`` when a key may seal and the store
-    answers, else 503 with what is ``"down"``; without a store, no word of it. Why it is down stands
-    in the log alone, once for each time that it goes down. GET and HEAD only, whatever the path.
+    Answers 200 with ``{"status": "up", "keys": "up", "store": "up"}`` if a key is active and the
+    store answers, else 503 with ``"down"`` for what fails. Without a store there is no ``"store"``.
+    The reason is only logged, once each time the process goes down. GET and HEAD only, for any
+    path.
 
-    `source`: a Keeper, or a middleware that has one. An answer counts for `keep_for` seconds of the
-    settings' clock, so that the store is asked once in that time, however many ask here. One of
-    them does it and the others wait for him, none longer than the store's own timeout lets him.
+    `source`: a Keeper, or a middleware that has one. An answer is kept for `keep_for` seconds of
+    the settings' clock, so the store is asked once in that time, by one request. Concurrent
+    requests wait for its answer, which takes at most the timeout of the store.
     """
 
     def __init__(self, source: Keeper | HasKeeper, keep_for: float = 1.0) -> None:
         self._keeper = source if isinstance(source, Keeper) else source.keeper
         self._keep_for = keep_for
-        self._found: Mapping[str, bool] = {}
-        self._found_at = -math.inf
+        self._health: Mapping[str, bool] = {}
+        self._checked_at = -math.inf
         self._was_up = True
         self._lock = ForkSafeLock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
         if method not in ("GET", "HEAD"):
-            body, kind = b"GET and HEAD only\n", _TEXT
+            body = b"GET and HEAD only\n"
             start_response(
-                "405 Method Not Allowed", [*_headers(body, kind), ("Allow", "GET, HEAD")]
+                "405 Method Not Allowed", [*_headers(body, _TEXT), ("Allow", "GET, HEAD")]
             )
             return [body]
-        found = self._health()
-        status = "200 OK" if all(found.values()) else "503 Service Unavailable"
-        body = _body(found)
-        start_response(status, _headers(body, _JSON))
+        health = self._current_health()
+        is_up = all(health.values())
+        words = {name: "up" if up else "down" for name, up in {"status": is_up, **health}.items()}
+        body = json.dumps(words).encode() + b"\n"
+        start_response("200 OK" if is_up else "503 Service Unavailable", _headers(body, _JSON))
         return [body] if method == "GET" else []
 
-    def _health(self) -> Mapping[str, bool]:
-        """Whether each thing is up, as it was found less than `keep_for` ago."""
+    def _current_health(self) -> Mapping[str, bool]:
+        """Whether each thing is up, checked less than `keep_for` seconds ago."""
+        now = self._keeper.settings.clock
         with self._lock:
-            if not 0 <= self._now() - self._found_at < self._keep_for:
-                self._found = self._asked()
-                self._found_at = self._now()
-            return self._found
-
-    def _asked(self) -> Mapping[str, bool]:
-        health = self._keeper.health()
-        problems = [f"{name}: {error}" for name, error in health.items() if error is not None]
-        if self._was_up and problems:
-            _log.warning("down, %s", "; ".join(problems))
-        self._was_up = not problems
-        return {name: error is None for name, error in health.items()}
-
-    def _now(self) -> float:
-        return self._keeper.settings.clock()
-
-
-def _body(found: Mapping[str, bool]) -> bytes:
-    whole = {"status": all(found.values()), **found}
-    words = {name: "up" if is_up else "down" for name, is_up in whole.items()}
-    return json.dumps(words).encode() + b"\n"
+            if not 0 <= now() - self._checked_at < self._keep_for:
+                health = self._keeper.health()
+                problems = [
+                    f"{name}: {error}" for name, error in health.items() if error is not None
+                ]
+                if self._was_up and problems:
+                    _log.warning("down, %s", "; ".join(problems))
+                self._was_up = not problems
+                self._health = {name: error is None for name, error in health.items()}
+                self._checked_at = now()
+            return self._health
 
 
 def _headers(body: bytes, kind: str) -> list[tuple[str, str]]:

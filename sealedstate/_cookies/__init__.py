@@ -1,1 +1,1 @@
-"""FOLD: package."""
+"""The Cookie header, Set-Cookie lines, and the sealed records in them."""

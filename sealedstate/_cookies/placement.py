@@ -1,11 +1,8 @@
-"""Which part lives where: a pure plan from sizes, policies and room.
-
-Knows names and numbers. Does not know values, keys, cookies or stores; what the plan costs to
-carry out is the keeper's business.
+"""Where each part is kept: a pure plan from sizes, policies and capacity.
 
 `auto` parts leave the cookies in the configured spill order first, then the largest first, until
-the rest fits. A part that lives in the store comes back only when the cookies would then be at most
-`RETURN_SHARE` full, so that a foreign cookie that comes and goes doesn't make it flap.
+the rest fits. A part in the store comes back only if the cookies are then at most `RETURN_SHARE`
+full, so a foreign cookie that comes and goes does not move it each time.
 """
 
 from __future__ import annotations
@@ -21,11 +18,12 @@ RETURN_SHARE = 0.85
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """A part to place. `size`: its bytes in a cookie; `entry`: the bytes of its manifest entry.
+class PartSize:
+    """A part to place, with sizes in bytes.
 
-    `size` None: the part lives in the store and was not recalled, so it stays there. `left`: what
-    the manifest takes for the row that it leaves behind there, should it come back.
+    `size`: in a cookie; None if the part is in the store and was not recalled, so it stays there.
+    `entry`: of its manifest entry if it is in the store. `orphan_entry`: of the manifest entry for
+    the row that it would leave in the store if it came back.
     """
 
     name: str
@@ -33,15 +31,21 @@ class Item:
     entry: int
     policy: Policy
     place: Place | None
-    left: int = 0
+    orphan_entry: int = 0
+
+    @property
+    def cookie_bytes(self) -> int:
+        """`size`, or 0 if it is unknown."""
+        return self.size or 0
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """Bytes for parts and manifest entries in the core, bytes for parts in overflow.
+class Capacity:
+    """Bytes for parts in the core and in overflow.
 
-    `both`: for core and overflow together, as soon as there is overflow, which then also takes
-    `overflow_entry` bytes of the core. `overflow` 0: there are no further cookies.
+    `core`: including manifest entries. `both`: for core and overflow together, as soon as there is
+    overflow, which then also takes `overflow_entry` bytes of the core. `overflow` is 0 if there are
+    no further cookies.
     """
 
     core: int
@@ -51,109 +55,101 @@ class Room:
 
     @property
     def total(self) -> int:
-        """The most that parts can take in all."""
+        """The most that all parts together can take."""
         return max(self.core, min(self.both, self.core + self.overflow), 0)
 
-    def shrunk(self, share: float) -> Room:
-        """The same room, only `share` of it usable."""
+    def scale(self, share: float) -> Capacity:
+        """This capacity with only `share` of it usable."""
         core, overflow, both = (int(size * share) for size in (self.core, self.overflow, self.both))
-        return Room(core, overflow, both, self.overflow_entry)
+        return Capacity(core, overflow, both, self.overflow_entry)
 
 
 def plan(
-    items: Sequence[Item], room: Room, spill_order: Sequence[str], can_spill: bool
+    parts: Sequence[PartSize], capacity: Capacity, spill_order: Sequence[str], can_spill: bool
 ) -> dict[str, Place]:
-    """A place for each item. Raises SessionTooLarge when there is none for all of them."""
-    spilled = {item.name for item in items if _must_spill(item)}
+    """A place for each part. Raises SessionTooLarge if the parts do not fit."""
+    spilled = {part.name for part in parts if part.policy is Policy.SERVER or part.size is None}
     if spilled and not can_spill:
-        raise _too_large(items, room, "parts with policy 'server' need a storage service")
-    leaving = _leaving_order([item for item in items if item.name not in spilled], spill_order)
-    stayed = [item for item in leaving if can_spill and item.place is Place.SPILLED]
-    with_stayed = spilled | {item.name for item in stayed}
-    while stayed and _pack(items, with_stayed, room) is not None:
-        # What is spilled comes back, in the reverse order of leaving, only into ample room.
-        returning = stayed.pop()
-        fewer = with_stayed - {returning.name}
-        if _pack(items, fewer, room.shrunk(RETURN_SHARE)) is None:
+        raise _too_large(parts, capacity, "parts with policy 'server' need a storage service")
+    # The `auto` parts that free bytes by leaving, in the order of leaving. A part smaller than its
+    # manifest entry would take more bytes in the store than in the cookie.
+    ranks = {name: rank for rank, name in enumerate(spill_order)}
+    leaving = [
+        part
+        for part in parts
+        if part.name not in spilled
+        and part.policy is Policy.AUTO
+        and part.cookie_bytes + part.orphan_entry > part.entry
+    ]
+    leaving.sort(key=lambda part: (ranks.get(part.name, len(ranks)), -part.cookie_bytes))
+    # Parts in the store return in the reverse order of leaving, and only into ample capacity.
+    returning = [part for part in leaving if can_spill and part.place is Place.SPILLED]
+    spilled |= {part.name for part in returning}
+    while returning and _pack(parts, spilled, capacity) is not None:
+        fewer = spilled - {returning.pop().name}
+        if _pack(parts, fewer, capacity.scale(RETURN_SHARE)) is None:
             break
-        with_stayed = fewer
-    return _first_fit(items, room, with_stayed, leaving, can_spill)
-
-
-def _first_fit(
-    items: Sequence[Item], room: Room, spilled: set[str], leaving: Sequence[Item], can_spill: bool
-) -> dict[str, Place]:
-    queue = [item for item in leaving if item.name not in spilled]
-    while (places := _pack(items, spilled, room)) is None:
+        spilled = fewer
+    queue = [part for part in leaving if part.name not in spilled]
+    while (places := _pack(parts, spilled, capacity)) is None:
         if not can_spill:
-            raise _too_large(items, room, "no storage service is configured to spill into")
+            raise _too_large(parts, capacity, "no storage service is configured to spill into")
         if not queue:
-            raise _too_large(items, room, "nothing more may leave the cookies")
+            raise _too_large(parts, capacity, "nothing more may leave the cookies")
         spilled = spilled | {queue.pop(0).name}
     return places
 
 
-def _must_spill(item: Item) -> bool:
-    return item.policy is Policy.SERVER or item.size is None
+def _pack(
+    parts: Sequence[PartSize], spilled: set[str], capacity: Capacity
+) -> dict[str, Place] | None:
+    """Places of all parts if `spilled` are spilled; None if they do not fit.
 
-
-def _leaving_order(items: Sequence[Item], spill_order: Sequence[str]) -> list[Item]:
-    """The `auto` items that free room when they leave, first to leave first."""
-    ranks = {name: rank for rank, name in enumerate(spill_order)}
-    # What is smaller than its entry in the manifest would take more room in the store than here.
-    auto = [
-        item
-        for item in items
-        if item.policy is Policy.AUTO and (item.size or 0) + item.left > item.entry
-    ]
-    return sorted(auto, key=lambda item: (ranks.get(item.name, len(ranks)), -(item.size or 0)))
-
-
-def _pack(items: Sequence[Item], spilled: set[str], room: Room) -> dict[str, Place] | None:
-    """Core and overflow for what is not spilled; None if that is too much.
-
-    What already overflows stays there, or each small change would rewrite every cookie: unless
-    there is no other way. The smallest go into the core, if that way it all fits.
+    A part in overflow stays there if possible, because a small change would otherwise rewrite every
+    cookie. The smallest parts go into the core, if everything then fits.
     """
-    places = {item.name: Place.SPILLED for item in items if item.name in spilled}
-    entries = sum(item.entry if item.name in spilled else item.left for item in items)
-    staying = [item for item in items if item.name not in spilled]
-    if sum(item.size or 0 for item in staying) <= room.core - entries:
-        return places | {item.name: Place.CORE for item in staying}
-    for rooted, largest_first in product((True, False), (False, True)):
-        ordered = sorted(staying, key=lambda item: item.size or 0, reverse=largest_first)
-        packed = _pack_both(ordered, room, entries, rooted)
+    places = {part.name: Place.SPILLED for part in parts if part.name in spilled}
+    entries = sum(part.entry if part.name in spilled else part.orphan_entry for part in parts)
+    staying = [part for part in parts if part.name not in spilled]
+    if sum(part.cookie_bytes for part in staying) <= capacity.core - entries:
+        return places | {part.name: Place.CORE for part in staying}
+    for keeps_overflow, largest_first in product((True, False), (False, True)):
+        ordered = sorted(staying, key=lambda part: part.cookie_bytes, reverse=largest_first)
+        packed = _pack_both(ordered, capacity, entries, keeps_overflow)
         if packed is not None:
             return places | packed
     return None
 
 
 def _pack_both(
-    staying: Sequence[Item], room: Room, entries: int, rooted: bool
+    staying: Sequence[PartSize], capacity: Capacity, entries: int, keeps_overflow: bool
 ) -> dict[str, Place] | None:
+    """Core and overflow, part by part in this order; None if one does not fit."""
     places = {}
-    names = {item.name: len(item.name.encode()) + 2 for item in staying}
-    # The manifest lists the name of each part in overflow; the core holds what is left beside them.
-    core = room.core - room.overflow_entry - entries - sum(names.values())
-    overflow, both = room.overflow, room.both - room.overflow_entry - entries
-    for item in staying:
-        size, name = item.size or 0, names[item.name]
+    names = {part.name: len(part.name.encode()) + 2 for part in staying}
+    # The manifest lists the names of parts in overflow: a part that goes into the core gives the
+    # bytes of its name back.
+    core = capacity.core - capacity.overflow_entry - entries - sum(names.values())
+    overflow, both = capacity.overflow, capacity.both - capacity.overflow_entry - entries
+    for part in staying:
+        size, name = part.cookie_bytes, names[part.name]
         fits_core, fits_overflow = size - name <= core, size <= overflow
-        if fits_overflow and ((rooted and item.place is Place.OVERFLOW) or not fits_core):
+        stays = keeps_overflow and part.place is Place.OVERFLOW
+        if fits_overflow and (stays or not fits_core):
             overflow, both = overflow - size, both - size - name
-            places[item.name] = Place.OVERFLOW
+            places[part.name] = Place.OVERFLOW
         elif fits_core:
             core, both = core - (size - name), both - size
-            places[item.name] = Place.CORE
+            places[part.name] = Place.CORE
         else:
             return None
     return places if min(core, both) >= 0 else None
 
 
-def _too_large(items: Sequence[Item], room: Room, why: str) -> SessionTooLarge:
-    return SessionTooLarge({item.name: item.size or 0 for item in items}, room.total, why)
+def _too_large(parts: Sequence[PartSize], capacity: Capacity, why: str) -> SessionTooLarge:
+    return SessionTooLarge({part.name: part.cookie_bytes for part in parts}, capacity.total, why)
 
 
 def policies_of(policies: Mapping[str, str]) -> dict[str, Policy]:
-    """Policies by part name from their configured words. Raises ValueError for another word."""
+    """Policies by part name, from configured words. Raises ValueError."""
     return {name: Policy(word) for name, word in policies.items()}

@@ -1,464 +1,591 @@
-"""One save of any session: from what was changed to Set-Cookie lines.
+"""From the changes of a session to Set-Cookie lines.
 
-Knows the order of the steps: identity, plan, spill, seal, revoke what was replaced, write. Does not
-decide whether there is something to save; that is the keeper's. Most sessions need less than this:
-see `core_saving`.
+    record = identify(...)       who is saved: a sign-in asks the store for a sign-out everywhere
+    plan = plan_save(...)        pure: what goes where, what is deleted, what is revoked
+    lines = commit(...)          write rows, seal, revoke the replaced id, Set-Cookie: in that order
+
+The keeper decides whether a session is saved; this module decides how.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
-from .._cookies.header import field_bytes
-from .._cookies.placement import Item, Room, plan
+from .._cookies.header import Candidates, CookieFamily, field_bytes
+from .._cookies.placement import Capacity, PartSize, plan
 from .._stored.parts import Merge, last_writer_wins
-from .._wire import cbor as codec
-from .._wire import encoding as chunking
-from .._wire import record as record_codec
-from .._wire import token as sealing
-from .._wire.record import NO_PARTS, OverflowSet, Place, Policy, Record, encode_record
+from .._stored.revocations import Ending
+from .._wire import cbor
+from .._wire.encoding import token_bytes
+from .._wire.record import (
+    NO_PARTS,
+    NO_ROWS,
+    OverflowSet,
+    Place,
+    Policy,
+    Record,
+    encode_record,
+    head_bytes,
+    part_bytes,
+)
+from .._wire.token import OVERHEAD_BYTES
 from ..deployment import Deployment
 from ..errors import ConfigurationError, SessionTooLarge
-from ..hooks import Save
+from ..hooks import SaveEvent
 from ..profiles import Budget
-from ..session import Part, Session
+from ..session import Changes, Part, Session
 from .load import LoadedSession
 
-# FOLD sealedstate.core_saving
-# The save of most sessions: all of it in the core, so one Set-Cookie line and nothing to plan.
-#
-# Knows when that is so, who the saved session is, and the steps then. Does not know overflow,
-# stored
-# parts or what else a save may leave or replace: `saving` does, for all sessions.
-
-
-def core_line(
-    tools: Deployment,
-    session: Session,
-    parts: Mapping[str, bytes] | None,
-    visit: LoadedSession,
-    other_bytes: int,
-) -> str | None:
-    """The Set-Cookie field value that carries `session` with these encoded parts.
-
-    `parts`: None where one lives elsewhere. `other_bytes`: what the response's other Set-Cookie
-    fields take. None where more is to be done than to write this line, or where it might not fit.
-    Raises StorageError or NoPrimaryKey.
-    """
-    if parts is None or not _is_all(tools, session, parts, visit):
-        return None
-    now = tools.now()
-    record = identity(tools, session, visit.record, parts, now)
-    payload = encode_record(record, int(now))
-    if len(payload) > tools.core_bytes(visit.candidates.foreign_bytes, other_bytes):
-        return None
-    followers, save = tools.hooks, None
-    if followers.all:
-        save = save_of(session, record, dict.fromkeys(parts, Place.CORE), visit, now)
-        followers.before_save(save)
-    text = tools.codec.seal_payload(payload, int(now))
-    if save is not None:
-        followers.before_sending(save)
-    tools.emit("saved", session_id=record.id)
-    cookies = tools.cookies
-    return cookies.set_line(cookies.name, text, max_age(tools, record, now))
-
-
-def identity(
-    tools: Deployment, session: Session, old: Record | None, parts: Mapping[str, bytes], now: float
-) -> Record:
-    """The record to save, with these parts in its core. `old`: the one that arrived.
-
-    Raises StorageError or NoPrimaryKey at a sign-in that could not be compared with a sign-out.
-    """
-    if old is None or session.signed_in or session.ended:
-        created_at = _began(tools, session.subject, now)
-        expires_at, generation = created_at + tools.lifetimes.absolute, 1
-    else:
-        created_at, expires_at, generation = old.created_at, old.expires_at, old.generation + 1
-    return Record(session.raw_id, session.subject, created_at, expires_at, generation, parts)
-
-
-def max_age(tools: Deployment, record: Record, now: float) -> int | None:
-    """The Max-Age of its cookies in seconds; None for those that end with the browser."""
-    return max(1, record.expires_at - int(now)) if tools.settings.persistent else None
-
-
-def save_of(
-    session: Session, record: Record, places: Mapping[str, Place], visit: LoadedSession, now: float
-) -> Save:
-    """What followers are told of it."""
-    opened = visit.opened
-    arrived_id = None if opened is None else opened.record.id
-    sealed_at = None if opened is None else opened.sealed_at
-    return Save(session, record, session.parts, places, arrived_id, sealed_at, now)
-
-
-def _is_all(
-    tools: Deployment, session: Session, parts: Mapping[str, bytes], visit: LoadedSession
-) -> bool:
-    """Whether no other cookie, row or id is to be written, deleted or refused."""
-    old, settings = visit.record, tools.settings
-    if old is not None and (old.overflow or old.id != session.raw_id):
-        return False
-    if visit.candidates.overflow or settings.legacy is not None:
-        return False
-    policies = tools.policies
-    return not (policies and any(policies.get(name) is Policy.SERVER for name in parts))
-
-
-def _began(tools: Deployment, subject: str | None, now: float) -> int:
-    """When a session that begins now counts as begun: after any sign-out of its subject."""
-    revocations, settings = tools.revocations, tools.settings
-    if subject is None or revocations is None:
-        return int(now)
-    expires_at = int(now) + settings.absolute_lifetime + settings.skew
-    return revocations.begin(subject, expires_at, now)
-
-
 VERSION_BYTES = 9
-# The manifest's frame, and how far the heads of the core's arrays can grow.
+# The manifest's frame, and by how much the heads of the core's arrays can grow.
 FRAME_BYTES = 14
 # What sealing and the head of its list put around the parts in overflow.
-OVERFLOW_BYTES = sealing.OVERHEAD_BYTES + 3
-# set id, count, digest and the head of the list of names.
+OVERFLOW_BYTES = OVERHEAD_BYTES + 3
+# Set id, count, digest and the head of the list of names.
 OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
-# How much a session of the same size may be planned too large: FRAME_BYTES as text, the longest
-# name, a separator.
+# By how many bytes the planner may overestimate a session of unchanged size: FRAME_BYTES as text,
+# the longest name, a separator.
 SLACK_BYTES = 32
-_OUTSIDE = (Place.OVERFLOW, Place.SPILLED)
-# Chunks that may be about although no profile in force writes so many.
+# Chunk cookies that a wider profile may have left in browsers.
 LAST_CHUNK = 3
 
 
-class Saving:
-    """Saves `session`, which has something to save, at `now` (epoch seconds)."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the settings allow every save of one application.
 
-    def __init__(
-        self,
-        toolkit: Deployment,
-        session: Session,
-        visit: LoadedSession,
-        other_bytes: int,
-    ) -> None:
-        self._tools = toolkit
-        self._session = session
-        self._parts = dict(session.parts)
-        self._visit = visit
-        self._other_bytes = other_bytes
-        self._now = toolkit.now()
-        self._max_age: int | None = None
-        self._leaves_strays = False
+    `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes)`: the
+    largest core if it is the only cookie sent. `last_chunk`: the highest number of a chunk cookie
+    that may be in a browser. `legacy_deletion`: the line that deletes a former framework's cookie.
+    """
 
-    def lines(self) -> list[str]:
-        """The Set-Cookie field values. Raises SessionTooLarge, StorageError or NoPrimaryKey."""
-        self._fetch_what_may_move()
-        record = identity(self._tools, self._session, self._visit.record, NO_PARTS, self._now)
-        self._max_age = max_age(self._tools, record, self._now)
-        budget, places = self._placed(record)
-        save = save_of(self._session, record, places, self._visit, self._now)
-        self._tools.hooks.before_save(save)
-        record, text, chunks = self._divided(record, budget, places)
-        if not self._old_is_replaced():
-            self._tools.emit("not-sent", session_id=record.id, reason="revoked")
-            tell_not_saved(self._tools, self._session, self._visit)
-            return []
-        self._tools.hooks.before_sending(save)
-        self._drop_rows_left_before(record)
-        self._tools.emit("saved", session_id=record.id)
-        return [*self._written(text, chunks), *self._deleted(text, chunks)]
+    cookies: CookieFamily
+    budget: Callable[[int, int, int, int, int], Budget]
+    core_bytes: Callable[[int, int], int]
+    last_chunk: int
+    policies: Mapping[str, Policy]
+    spill_order: tuple[str, ...]
+    can_spill: bool
+    is_persistent: bool
+    legacy_deletion: str | None
 
-    def _divided(
-        self, record: Record, budget: Budget, places: Mapping[str, Place]
-    ) -> tuple[Record, str, list[str]]:
-        """By plan: what lives in the core, in overflow, in the store."""
-        spilled = self._spill(record, places)
-        overflow, chunks = self._overflow(record, places, budget)
-        record = self._complete(record, places, spilled, overflow)
-        text = self._tools.codec.seal_core(record, int(self._now))
-        if len(text) > budget.core_chars:
-            raise self._too_large(budget)
-        return record, text, chunks
+    @classmethod
+    def of(cls, deployment: Deployment) -> Limits:
+        """The limits of a deployment."""
+        settings = deployment.settings
+        return cls(
+            deployment.cookies,
+            deployment.budget,
+            deployment.core_bytes,
+            max(LAST_CHUNK, deployment.profile.cookies - 1),
+            deployment.policies,
+            tuple(settings.spill_order),
+            deployment.parts is not None,
+            settings.persistent,
+            None if settings.legacy is None else settings.legacy.delete_line(),
+        )
 
-    def deletions(self) -> list[str]:
-        """The Set-Cookie field values that leave nothing of ours in the browser."""
-        self._old_is_replaced()
-        return self._deleted(None, [])
 
-    # --- who it is ------------------------------------------------------------------------------
+class Arrived(Protocol):
+    """What a plan reads of the request: a `LoadedSession`."""
+
+    record: Record | None
+    adopted: Record | None
+    candidates: Candidates
+    versions: Mapping[str, int]
 
     @property
-    def _moved(self) -> bool:
-        """Whether the id is another one, so that nothing outside the core opens any more."""
-        old = self._visit.record
-        return old is not None and old.id != self._session.raw_id
+    def has_legacy_cookie(self) -> bool: ...
 
-    # --- what goes where ------------------------------------------------------------------------
 
-    def _fetch_what_may_move(self) -> None:
-        for name, part in list(self._parts.items()):
-            stays = part.place is Place.SPILLED and self._may_stay_spilled(name)
-            if part.encoded is None and not stays and self._session.fetch(name) is None:
-                del self._parts[name]  # it is lost
+class Spill(NamedTuple):
+    """A part to write to the store over version `known`, None if there should be no row.
 
-    def _may_stay_spilled(self, name: str) -> bool:
-        cookie_only = self._policy(name) is Policy.COOKIE
-        return not (self._moved or cookie_only) and self._tools.parts is not None
+    `base`: the encoding that the request loaded.
+    """
 
-    def _placed(self, record: Record) -> tuple[Budget, dict[str, Place]]:
-        """A place for each part, within what the profile leaves beside the foreign cookies.
+    name: str
+    data: bytes
+    known: int | None
+    base: bytes | None
 
-        Where that is too little, as much as came through with this request comes through again. And
-        where it still is, strays stay: they do no harm, and to delete them takes room.
-        """
-        arrived = self._visit.candidates.our_bytes
+    def __repr__(self) -> str:
+        return f"<Spill of {len(self.data)} bytes over version {self.known}>"
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideCore:
+    """What a save does besides sending the core.
+
+    `places`: where each part will be. `core_chars`: the longest sealed core that fits. `spills`:
+    parts to write to the store. `overflow`: parts for chunk cookies, of at most `chunk_rooms`
+    characters each. `last_chunk`: up to which number chunk cookies that this save does not write
+    are deleted. `deletions`: lines that delete other cookies. `unused_rows`: stored rows to delete,
+    by part name and version. `replaced`: the session whose id is revoked.
+    """
+
+    places: Mapping[str, Place]
+    core_chars: int
+    spills: tuple[Spill, ...]
+    overflow: Mapping[str, bytes]
+    chunk_rooms: tuple[int, ...]
+    last_chunk: int
+    deletions: tuple[str, ...]
+    unused_rows: Mapping[str, int]
+    replaced: Record | None
+
+    def __repr__(self) -> str:
+        # Reprs end up in logs and tracebacks: counts, no name and no value.
+        return (
+            f"<OutsideCore: {len(self.spills)} spills, {len(self.overflow)} parts in overflow,"
+            f" {len(self.unused_rows)} rows and {len(self.deletions)} cookies deleted, chunks"
+            f" deleted up to {self.last_chunk}, revokes an id: {self.replaced is not None}>"
+        )
+
+
+# Not frozen, because every save makes one, and a frozen dataclass costs three times as much.
+@dataclass(slots=True)
+class SavePlan:
+    """What a save will do.
+
+    `record`: the session with its core parts, and the versions of stored parts that stay as they
+    are. `payload`: the encoded core; None if something has to be written before it is known.
+    `max_age`: of the cookies, in seconds; None for cookies that end with the browser. `outside`:
+    what else is done; None if the core is everything.
+    """
+
+    record: Record
+    payload: bytes | None
+    max_age: int | None
+    outside: OutsideCore | None
+
+    def __repr__(self) -> str:
+        size = "not encoded yet" if self.payload is None else f"{len(self.payload)} bytes"
+        return f"<SavePlan: core {size}, outside: {self.outside}>"
+
+
+def save(
+    deployment: Deployment,
+    limits: Limits,
+    session: Session,
+    changes: Changes,
+    loaded: LoadedSession,
+    other_bytes: int,
+) -> list[str]:
+    """The Set-Cookie field values that make the browser carry the session.
+
+    `other_bytes`: what the response's other Set-Cookie fields take. Raises SessionTooLarge,
+    StorageError or NoPrimaryKey; then nothing is sent, and the browser keeps what it has.
+    """
+    now = deployment.now()
+    record = identify(deployment, changes, loaded.record, now)
+    parts = None if changes.core is not None else _recall_movable(changes, loaded, limits)
+    plan = plan_save(record, changes, parts, loaded, limits, other_bytes, int(now))
+    return commit(deployment, plan, session, changes, loaded, now)
+
+
+def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> list[str]:
+    """The Set-Cookie field values that leave no cookie of this session in the browser.
+
+    Revokes an id that was replaced. Raises StorageError or NoPrimaryKey.
+    """
+    replaced = _replaced_record(changes, loaded)
+    if replaced is not None:
+        loaded.revoke(replaced, Ending.REPLACED)
+    cookies = limits.cookies
+    names = [cookies.name] if loaded.candidates.core else []
+    names += map(cookies.chunk_name, range(1, _last_stale_chunk(loaded, limits) + 1))
+    return [*map(cookies.delete_line, names), *_legacy_deletions(loaded, limits)]
+
+
+# --- who is saved -------------------------------------------------------------------------------
+
+
+def identify(deployment: Deployment, changes: Changes, old: Record | None, now: float) -> Record:
+    """The record to save, as if all parts were in the core. `old`: what the request brought.
+
+    Raises StorageError or NoPrimaryKey at a sign-in that cannot be compared with a sign-out.
+    """
+    if old is not None and not (changes.is_signed_in or changes.is_ended):
+        created_at, expires_at, generation = old.created_at, old.expires_at, old.generation + 1
+    else:
+        created_at, generation = int(now), 1
+        if changes.subject is not None and deployment.revocations is not None:
+            # It begins after any sign-out of its subject.
+            settings = deployment.settings
+            mark_until = created_at + settings.absolute_lifetime + settings.skew
+            created_at = deployment.revocations.begin(changes.subject, mark_until, now)
+        expires_at = created_at + deployment.lifetimes.absolute
+    core = changes.core or NO_PARTS
+    return Record(changes.id, changes.subject, created_at, expires_at, generation, core)
+
+
+def _replaced_record(changes: Changes, arrived: Arrived) -> Record | None:
+    """The session whose id this save replaces. `invalidate` has revoked its own already."""
+    old = arrived.record or arrived.adopted
+    return None if changes.is_ended or old is None or old.id == changes.id else old
+
+
+def _recall_movable(changes: Changes, loaded: LoadedSession, limits: Limits) -> dict[str, Part]:
+    """The parts, recalled where they cannot stay in the store; those that are lost are left out."""
+    has_new_id = loaded.record is not None and loaded.record.id != changes.id
+    parts = _parts_of(changes)
+    for name, part in list(parts.items()):
+        is_free = limits.policies.get(name, Policy.AUTO) is not Policy.COOKIE
+        stays = part.place is Place.SPILLED and is_free and not has_new_id and limits.can_spill
+        if part.encoded is None and not stays:
+            part.encoded = part.saved = loaded.recall(name)
+            if part.encoded is None:
+                del parts[name]
+    return parts
+
+
+def _parts_of(changes: Changes) -> dict[str, Part]:
+    return {
+        name: part if isinstance(part, Part) else Part(Place.CORE, None, part, part)
+        for name, part in changes.parts.items()
+    }
+
+
+# --- the plan -----------------------------------------------------------------------------------
+
+
+def plan_save(
+    record: Record,
+    changes: Changes,
+    parts: Mapping[str, Part] | None,
+    arrived: Arrived,
+    limits: Limits,
+    other_bytes: int,
+    now: int,
+) -> SavePlan:
+    """What a save will do: a pure function.
+
+    `record`: as `identify` makes it. `parts`: those of `changes`, recalled where they cannot
+    stay in the store; None if all are in the core. `other_bytes`: what the response's other
+    Set-Cookie fields take. Raises SessionTooLarge.
+    """
+    core, old, candidates = changes.core, arrived.record, arrived.candidates
+    # Most sessions: one cookie, and no other cookie, row or id to write, delete or revoke.
+    if (
+        core is not None
+        and (old is None or (old.id == record.id and not old.overflow))
+        and not candidates.overflow
+        and limits.legacy_deletion is None
+        and not (limits.policies and _has_server_part(core, limits.policies))
+    ):
+        room = limits.core_bytes(candidates.foreign_bytes, other_bytes)
+        if changes.encoded_bytes <= room:
+            payload = encode_record(record, now)
+            if len(payload) <= room:
+                max_age = max(1, record.expires_at - now) if limits.is_persistent else None
+                return SavePlan(record, payload, max_age, None)
+    parts = _parts_of(changes) if parts is None else parts
+    record = record._replace(parts=NO_PARTS)
+    return _Planner(record, changes, parts, arrived, limits, other_bytes, now).plan()
+
+
+def _has_server_part(names: Iterable[str], policies: Mapping[str, Policy]) -> bool:
+    return any(policies.get(name) is Policy.SERVER for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    """The arguments of `plan_save`, and the steps of a plan that needs more than the core."""
+
+    record: Record
+    changes: Changes
+    parts: Mapping[str, Part]
+    arrived: Arrived
+    limits: Limits
+    other_bytes: int
+    now: int
+
+    def plan(self) -> SavePlan:
+        """The plan for as few bytes as possible. Raises SessionTooLarge."""
+        arrived_bytes = self.arrived.candidates.our_bytes
+        last_chunk = _last_stale_chunk(self.arrived, self.limits)
+        deletions = _legacy_deletions(self.arrived, self.limits)
         try:
-            return self._placed_within(record, 0)
+            # Within what the profile leaves beside the foreign cookies.
+            return self._plan_within(0, last_chunk, deletions)
         except SessionTooLarge:
-            if not arrived:
+            if not arrived_bytes:
                 raise
+        allowed = arrived_bytes + SLACK_BYTES
         try:
-            return self._placed_within(record, arrived + SLACK_BYTES)
+            # As many bytes as this request carried.
+            return self._plan_within(allowed, last_chunk, deletions)
         except SessionTooLarge:
-            if not self._deleted("", []):
+            if not (last_chunk or deletions):
                 raise
-        self._leaves_strays = True
-        return self._placed_within(record, arrived + SLACK_BYTES)
+        # Stray cookies are harmless, and deleting them costs header bytes.
+        return self._plan_within(allowed, 0, ())
 
-    def _placed_within(self, record: Record, arrived: int) -> tuple[Budget, dict[str, Place]]:
-        budget = self._budget(self._max_age, arrived)
-        return budget, self._all_in_core(record, budget) or self._plan(record, budget)
+    def _plan_within(
+        self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
+    ) -> SavePlan:
+        cookies = self.limits.cookies
+        lifetime = max(1, self.record.expires_at - self.now)
+        max_age = lifetime if self.limits.is_persistent else None
+        lines = [*deletions, *_chunk_deletions(cookies, 1, last_chunk)]
+        longest = cookies.chunk_name(1)
+        budget = self.limits.budget(
+            self.arrived.candidates.foreign_bytes,
+            allowed_bytes,
+            self.other_bytes + sum(map(field_bytes, lines)),
+            len(longest) + 1,
+            cookies.line_overhead(longest, max_age),
+        )
+        orphaned = self._orphaned_rows()
+        places = self._place_in_core(budget, orphaned) or self._place(budget, orphaned)
+        core, overflow = dict[str, bytes](), dict[str, bytes]()
+        spilled, spills = dict[str, int](), list[Spill]()
+        for name, place in places.items():
+            part, known = self.parts[name], self._known_version(name)
+            if place is Place.CORE:
+                core[name] = part.encoded or b""
+            elif place is Place.OVERFLOW:
+                overflow[name] = part.encoded or b""
+            elif known is not None and part.place is Place.SPILLED and not part.is_changed:
+                spilled[name] = known
+            else:
+                spills.append(Spill(name, part.encoded or b"", known, part.saved))
+            if place is not Place.SPILLED and part.place is Place.SPILLED and known is not None:
+                orphaned[name] = known
+        used = {*orphaned, *(name for name, place in places.items() if place is Place.SPILLED)}
+        record = self.record._replace(parts=core, spilled=spilled, orphaned_rows=orphaned)
+        outside = OutsideCore(
+            places,
+            budget.core_chars,
+            tuple(spills),
+            overflow,
+            (budget.chunk_chars,) * budget.chunks,
+            last_chunk,
+            deletions,
+            self._unused_rows(used),
+            _replaced_record(self.changes, self.arrived),
+        )
+        payload = None if spills or overflow else encode_record(record, self.now)
+        return SavePlan(record, payload, max_age, outside)
 
-    def _all_in_core(self, record: Record, budget: Budget) -> dict[str, Place] | None:
-        """The core for all parts, where they fit there to the byte: the plan counts a few more, for
-        what it may have to state.
-        """
-        core = {}
-        for name, part in self._parts.items():
-            outside = part.version is not None or self._policy(name) is Policy.SERVER
-            if part.encoded is None or outside:
+    def _place_in_core(
+        self, budget: Budget, orphaned: Mapping[str, int]
+    ) -> dict[str, Place] | None:
+        """The core for all parts if they fit to the byte: `_place` has to count a few more."""
+        room = token_bytes(budget.core_chars) - OVERHEAD_BYTES
+        core: dict[str, bytes] = {}
+        for name, part in self.parts.items():
+            is_outside = part.version is not None or self._policy(name) is Policy.SERVER
+            if part.encoded is None or is_outside:
                 return None
             core[name] = part.encoded
-        whole = record_codec.encode_record(record._replace(parts=core), int(self._now))
-        room = chunking.token_bytes(budget.core_chars) - sealing.OVERHEAD_BYTES
-        fits = len(whole) <= room and not self._rows_to_leave()
+        if orphaned or sum(map(len, core.values())) > room:
+            return None
+        fits = len(encode_record(self.record._replace(parts=core), self.now)) <= room
         return dict.fromkeys(core, Place.CORE) if fits else None
 
-    def _budget(self, max_age: int | None, arrived_bytes: int = 0) -> Budget:
-        settings, cookies = self._tools.settings, self._tools.cookies
-        longest = cookies.chunk_name(1)
-        deleted = sum(map(field_bytes, self._deleted("", [])))
-        return self._tools.budget(
-            self._visit.candidates.foreign_bytes,
-            arrived_bytes,
-            self._other_bytes + deleted,
-            len(longest) + 1,
-            cookies.line_overhead(longest, max_age if settings.persistent else None),
-        )
-
-    def _plan(self, record: Record, budget: Budget) -> dict[str, Place]:
-        items = [self._item(name, part) for name, part in self._parts.items()]
-        left = sum(_entry_bytes(name) for name in self._rows_to_leave())
-        fixed = len(record_codec.encode_record(record, int(self._now))) + FRAME_BYTES + left
-        core = chunking.token_bytes(budget.core_chars) - sealing.OVERHEAD_BYTES - fixed
-        overflow = chunking.token_bytes(budget.overflow_chars) - OVERFLOW_BYTES
-        both = chunking.token_bytes(budget.shared_chars - 2) - sealing.OVERHEAD_BYTES - fixed
+    def _place(self, budget: Budget, orphaned: Mapping[str, int]) -> dict[str, Place]:
+        items = []
+        for name, part in self.parts.items():
+            entry, data = _entry_bytes(name), part.encoded
+            size = None if data is None else part_bytes(name, len(data))
+            left = 0 if part.version is None else entry
+            items.append(PartSize(name, size, entry, self._policy(name), part.place, left))
+        fixed = len(encode_record(self.record, self.now)) + FRAME_BYTES
+        fixed += sum(map(_entry_bytes, orphaned))
+        core = token_bytes(budget.core_chars) - OVERHEAD_BYTES - fixed
+        overflow = token_bytes(budget.overflow_chars) - OVERFLOW_BYTES
+        both = token_bytes(budget.shared_chars - 2) - OVERHEAD_BYTES - fixed
         if core < 0:
-            raise self._too_large(budget)
-        room = Room(core, max(0, overflow), both - OVERFLOW_BYTES, OVERFLOW_ENTRY_BYTES)
-        order = self._tools.settings.spill_order
-        return plan(items, room, order, self._tools.parts is not None)
+            sizes = {name: len(part.encoded or b"") for name, part in self.parts.items()}
+            reason = (
+                f"the request has {self.arrived.candidates.foreign_bytes} bytes of other cookies,"
+                f" the response {self.other_bytes} bytes of other Set-Cookie lines"
+            )
+            raise SessionTooLarge(sizes, token_bytes(budget.core_chars), reason)
+        room = Capacity(core, max(0, overflow), both - OVERFLOW_BYTES, OVERFLOW_ENTRY_BYTES)
+        return plan(items, room, self.limits.spill_order, self.limits.can_spill)
 
-    def _item(self, name: str, part: Part) -> Item:
-        entry = _entry_bytes(name)
-        size = None if part.encoded is None else record_codec.part_bytes(name, len(part.encoded))
-        left = 0 if part.version is None else entry
-        return Item(name, size, entry, self._policy(name), part.place, left)
+    def _orphaned_rows(self) -> dict[str, int]:
+        """Rows of parts that this request removed: name -> version.
 
-    def _policy(self, name: str) -> Policy:
-        return self._tools.policies.get(name, Policy.AUTO)
-
-    # --- carrying it out ------------------------------------------------------------------------
-
-    def _spill(self, record: Record, places: Mapping[str, Place]) -> dict[str, int]:
-        """The versions of what lives in the store, after writing what changed."""
-        versions = {}
-        for name, place in places.items():
-            if place is not Place.SPILLED:
-                continue
-            part, known = self._parts[name], self._known_version(name)
-            unmoved = part.place is Place.SPILLED and known is not None
-            if unmoved and known is not None and not part.changed:
-                versions[name] = known
-            else:
-                versions[name] = self._write_row(name, part, known, record)
-        return versions
-
-    def _write_row(self, name: str, part: Part, known: int | None, record: Record) -> int:
-        tools = self._tools
-        if tools.parts is None or part.encoded is None:
-            raise ConfigurationError("a part is to be spilled without a storage service")
-        expires_at = record.expires_at + tools.settings.skew
-        tools.emit("spilled", session_id=record.id)
-        version = tools.parts.spill(
-            record.id,
-            name,
-            part.encoded,
-            known=known,
-            base=part.saved,
-            expires_at=expires_at,
-            merge=self._merge_of(name),
-        )
-        return version
-
-    def _known_version(self, name: str) -> int | None:
-        if self._moved:
-            return None
-        part = self._parts.get(name) or self._session.gone[name]
-        return self._visit.versions.get(name, part.version)
-
-    def _merge_of(self, name: str) -> Merge:
-        rule = self._tools.settings.merge.get(name)
-        if rule is None:
-            return last_writer_wins
-
-        def merge(base: bytes | None, theirs: bytes, ours: bytes) -> bytes:
-            before = None if base is None else codec.decode(base)
-            merged = rule(before, codec.decode(theirs), codec.decode(ours))
-            return codec.encode(merged, f"session[{name!r}]")
-
-        return merge
-
-    def _overflow(
-        self, record: Record, places: Mapping[str, Place], budget: Budget
-    ) -> tuple[OverflowSet | None, list[str]]:
-        """The overflow's entry in the manifest, and its chunks.
-
-        They are written with every core, changed or not: else a core that answers late would state
-        the overflow of before, and neither tab's parts would be left.
+        A later save deletes them, once the browser has shown that it carries the new core. If they
+        were deleted now and this response were lost, the old core would point at nothing.
         """
-        names = [name for name, place in places.items() if place is Place.OVERFLOW]
-        if not names:
-            return None, []
-        parts = {name: self._parts[name].encoded or b"" for name in names}
-        rooms = (budget.chunk_chars,) * budget.chunks
-        return self._tools.codec.seal_overflow(record.id, parts, rooms, int(self._now))
-
-    def _complete(
-        self,
-        record: Record,
-        places: Mapping[str, Place],
-        spilled: Mapping[str, int],
-        overflow: OverflowSet | None,
-    ) -> Record:
-        parts = self._parts
-        core = {
-            name: parts[name].encoded or b""
-            for name, place in places.items()
-            if place is Place.CORE
-        }
-        left = self._rows_to_leave() | {
-            name: version
-            for name, place in places.items()
-            if place is not Place.SPILLED
-            and parts[name].place is Place.SPILLED
-            and (version := self._known_version(name)) is not None
-        }
-        return Record(
-            record.id,
-            record.subject,
-            record.created_at,
-            record.expires_at,
-            record.generation,
-            core,
-            overflow,
-            spilled,
-            left,
-        )
-
-    # --- what is no longer used -----------------------------------------------------------------
-
-    def _rows_to_leave(self) -> dict[str, int]:
-        """Rows of parts that this request removed: deleted once the browser carries the new core.
-
-        Were they deleted now and this response lost, the old core would point at nothing.
-        """
-        if self._moved or self._session.ended:
+        if self._has_new_id or self.changes.is_ended:
             return {}
-        gone = self._session.gone.items()
         return {
             name: version
-            for name, part in gone
+            for name, part in self.changes.removed.items()
             if part.place is Place.SPILLED and (version := self._known_version(name)) is not None
         }
 
-    def _drop_rows_left_before(self, record: Record) -> None:
-        old = self._visit.record
-        if old is None or not old.left or self._moved:
-            return
-        used = {**record.spilled, **record.left}
-        unused = {name: version for name, version in old.left.items() if name not in used}
-        self._visit.forget(old.id, unused)
+    def _unused_rows(self, used: set[str]) -> dict[str, int]:
+        """Rows that an earlier save orphaned, and that this one does not use again."""
+        old = self.arrived.record
+        if old is None or self._has_new_id:
+            return {}
+        return {name: version for name, version in old.orphaned_rows.items() if name not in used}
 
-    def _old_is_replaced(self) -> bool:
-        """Before the cookie with the new id is sent, the old id is refused, as `regenerate` says.
+    @property
+    def _has_new_id(self) -> bool:
+        """Whether nothing opens any more that was sealed for the id that arrived."""
+        old = self.arrived.record
+        return old is not None and old.id != self.record.id
 
-        False when a logout came first, which a session under a new id would outlive; a sign-in may.
-        """
-        old, session = self._visit.record or self._visit.adopted, self._session
-        if session.ended or old is None or old.id == session.raw_id:
-            return True
-        return self._visit.revoke(old, replaced=True) or session.signed_in
+    def _known_version(self, name: str) -> int | None:
+        if self._has_new_id:
+            return None
+        part = self.parts.get(name) or self.changes.removed[name]
+        return self.arrived.versions.get(name, part.version)
 
-    # --- lines ----------------------------------------------------------------------------------
-
-    def _written(self, text: str, chunks: list[str]) -> list[str]:
-        cookies = self._tools.cookies
-        core = cookies.set_line(cookies.name, text, self._max_age)
-        if not chunks:
-            return [core]
-        # Chunks first: a browser that dies half-way keeps the old core rather than a torn set.
-        numbered = enumerate(chunks, 1)
-        named = [(cookies.chunk_name(number), chunk) for number, chunk in numbered]
-        return [*(cookies.set_line(name, chunk, self._max_age) for name, chunk in named), core]
-
-    def _deleted(self, core: str | None, chunks: list[str]) -> list[str]:
-        """Deletions of what this save does not write.
-
-        The whole fixed range goes, not only what this request carried: another tab may have
-        written more.
-        """
-        if self._leaves_strays:
-            return []
-        cookies, visit = self._tools.cookies, self._visit
-        names = [cookies.name] if core is None and visit.candidates.core else []
-        had_overflow = visit.record is not None and visit.record.overflow is not None
-        if visit.candidates.overflow or had_overflow:
-            kept = len(chunks)
-            configured = self._tools.profile.cookies - 1
-            last = max(LAST_CHUNK, configured, *visit.candidates.overflow)
-            names += [cookies.chunk_name(number) for number in range(kept + 1, last + 1)]
-        lines = [cookies.delete_line(name) for name in names] if names else []
-        reader = self._tools.settings.legacy
-        return [*lines, reader.delete_line()] if reader and visit.has_old_cookie else lines
-
-    def _too_large(self, budget: Budget) -> SessionTooLarge:
-        sizes = {name: len(part.encoded or b"") for name, part in self._parts.items()}
-        foreign = self._visit.candidates.foreign_bytes
-        why = (
-            f"the request has {foreign} bytes of other cookies, the response"
-            f" {self._other_bytes} bytes of other Set-Cookie lines"
-        )
-        return SessionTooLarge(sizes, chunking.token_bytes(budget.core_chars), why)
+    def _policy(self, name: str) -> Policy:
+        return self.limits.policies.get(name, Policy.AUTO)
 
 
-def tell_not_saved(tools: Deployment, session: Session, visit: LoadedSession) -> None:
-    """Tell all followers that a logout came first. Raises StorageError."""
-    if visit.record is not None:
-        tools.hooks.not_saved(session, visit.record.id, tools.now())
+def _last_stale_chunk(arrived: Arrived, limits: Limits) -> int:
+    """The highest number of a chunk cookie that the browser may have; 0 for none.
+
+    The whole fixed range, not only what this request carried: another tab may have written more.
+    """
+    had_overflow = arrived.record is not None and arrived.record.overflow is not None
+    if not (arrived.candidates.overflow or had_overflow):
+        return 0
+    return max([limits.last_chunk, *arrived.candidates.overflow])
+
+
+def _chunk_deletions(cookies: CookieFamily, first: int, last: int) -> list[str]:
+    return [cookies.delete_line(cookies.chunk_name(number)) for number in range(first, last + 1)]
+
+
+def _legacy_deletions(arrived: Arrived, limits: Limits) -> tuple[str, ...]:
+    line = limits.legacy_deletion
+    return () if line is None or not arrived.has_legacy_cookie else (line,)
 
 
 def _entry_bytes(name: str) -> int:
     """What the manifest takes for one stored part."""
     name_bytes = len(name.encode())
-    return record_codec.head_bytes(name_bytes) + name_bytes + VERSION_BYTES
+    return head_bytes(name_bytes) + name_bytes + VERSION_BYTES
+
+
+# --- carrying it out ----------------------------------------------------------------------------
+
+
+def commit(
+    deployment: Deployment,
+    plan: SavePlan,
+    session: Session,
+    changes: Changes,
+    loaded: LoadedSession,
+    now: float,
+) -> list[str]:
+    """Carry out a plan; returns the Set-Cookie field values, none if a logout came first.
+
+    Raises SessionTooLarge, StorageError or NoPrimaryKey.
+    """
+    record, payload, max_age = plan.record, plan.payload, plan.max_age
+    outside = plan.outside
+    chunks: Sequence[str] = ()
+    hooks, event = deployment.hooks, None
+    if hooks.all:
+        event = _event(plan, session, changes, loaded, now)
+        hooks.before_save(event)
+    if payload is None and outside is not None:
+        record, chunks = _write_outside_core(deployment, record, outside, int(now))
+    text = deployment.codec.seal_payload(payload or encode_record(record, int(now)), int(now))
+    if outside is not None:
+        if len(text) > outside.core_chars:
+            sizes = {name: len(data) for name, data in record.parts.items()}
+            room = token_bytes(outside.core_chars)
+            raise SessionTooLarge(sizes, room, "the sealed core is too long")
+        # The old id is refused before the cookie with the new one is sent. If a logout came first,
+        # a session under a new id would outlive it; only a sign-in may.
+        old = outside.replaced
+        if old is not None and not (loaded.revoke(old, Ending.REPLACED) or changes.is_signed_in):
+            deployment.emit("not-sent", session_id=record.id, reason="revoked")
+            report_not_saved(deployment, session, loaded)
+            return []
+    if event is not None:
+        hooks.before_sending(event)
+    if outside is not None and outside.unused_rows:
+        loaded.delete_rows(record.id, outside.unused_rows)
+    deployment.emit("saved", session_id=record.id)
+    cookies = deployment.cookies
+    core = cookies.set_line(cookies.name, text, max_age)
+    if outside is None:
+        return [core]
+    # Chunks first: a browser that fails half-way keeps the old core rather than a torn set.
+    lines = [
+        cookies.set_line(cookies.chunk_name(number), chunk, max_age)
+        for number, chunk in enumerate(chunks, 1)
+    ]
+    stale = _chunk_deletions(cookies, len(chunks) + 1, outside.last_chunk)
+    return [*lines, core, *stale, *outside.deletions]
+
+
+def report_not_saved(deployment: Deployment, session: Session, loaded: LoadedSession) -> None:
+    """Run the hooks for a session that a logout overtook. Raises StorageError."""
+    if loaded.record is not None:
+        deployment.hooks.not_saved(session, loaded.record.id, deployment.now())
+
+
+def _event(
+    plan: SavePlan, session: Session, changes: Changes, loaded: LoadedSession, now: float
+) -> SaveEvent:
+    opened, record = loaded.opened, plan.record
+    in_core = dict.fromkeys(record.parts, Place.CORE)
+    places = in_core if plan.outside is None else plan.outside.places
+    who = record._replace(parts=NO_PARTS, spilled=NO_ROWS, orphaned_rows=NO_ROWS)
+    arrived_id = None if opened is None else opened.record.id
+    sealed_at = None if opened is None else opened.sealed_at
+    return SaveEvent(session, who, _parts_of(changes), places, arrived_id, sealed_at, now)
+
+
+def _write_outside_core(
+    deployment: Deployment, record: Record, outside: OutsideCore, now: int
+) -> tuple[Record, Sequence[str]]:
+    """Write the stored parts and seal the overflow; returns the whole record, and the chunks.
+
+    Overflow is sealed with every core, changed or not. Otherwise a core that arrives late would
+    point at the overflow of before, and neither tab's parts would be left.
+    """
+    stored = deployment.parts
+    versions = dict(record.spilled)
+    for spill in outside.spills:
+        if stored is None:
+            raise ConfigurationError("storage: a part is to spill without a store; set storage")
+        deployment.emit("spilled", session_id=record.id)
+        versions[spill.name] = stored.spill(
+            record.id,
+            spill.name,
+            spill.data,
+            known=spill.known,
+            base=spill.base,
+            expires_at=record.expires_at + deployment.settings.skew,
+            merge=_merge_rule(deployment, spill.name),
+        )
+    overflow: OverflowSet | None = None
+    chunks: list[str] = []
+    if outside.overflow:
+        overflow, chunks = deployment.codec.seal_overflow(
+            record.id, outside.overflow, outside.chunk_rooms, now
+        )
+    spilled = {name: versions[name] for name in outside.places if name in versions}
+    return record._replace(spilled=spilled, overflow=overflow), chunks
+
+
+def _merge_rule(deployment: Deployment, name: str) -> Merge:
+    rule = deployment.settings.merge.get(name)
+    if rule is None:
+        return last_writer_wins
+
+    def merge(base: bytes | None, stored: bytes, wanted: bytes) -> bytes:
+        before = None if base is None else cbor.decode(base)
+        merged = rule(before, cbor.decode(stored), cbor.decode(wanted))
+        return cbor.encode(merged, f"session[{name!r}]")
+
+    return merge

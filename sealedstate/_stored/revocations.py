@@ -9,7 +9,7 @@ being there, whatever its value. A watermark that does not open could have been
 any time, so it refuses all sessions of its subject, as a store that is down does,
 until it is written again: at the next sign-out everywhere or, if no node can open
 the row, at the next sign-in. Nothing helps against an owner of the store who
-deletes a row or restores an older one.
+deletes a row or restores an earlier value.
 """
 
 from __future__ import annotations
@@ -116,8 +116,8 @@ class Revocations:
         """When a session of `subject` that begins at `now` must say that it began.
 
         A user who signs in within the second of "sign out everywhere" must not be
-        refused. Epoch seconds. `expires_at`: as for `revoke_subject`, for a watermark
-        that is lost and has to be written again. Raises NoPrimaryKey.
+        refused. Epoch seconds. `expires_at`: as for `revoke_subject`; used if a watermark
+        is lost and has to be written again. Raises NoPrimaryKey.
         """
         entry = self._look_up(subject)
         if entry is not None and entry.error is not None:

@@ -6,7 +6,7 @@ back rows. The table has one answer to each of these:
 
 - A reply was lost (OutcomeUnknown): the row is read again. If it holds the
   value and version that were written, the write is done; otherwise the change is
-  made again.
+  made again. A create is repeated instead, because that keeps out a late one.
 - Another node wrote first: the change is computed again from what is there.
 - A row does not open: if another node may still read it (`keeps_cookie`), the
   table raises RowUnreadable; otherwise the row counts as lost.
@@ -31,6 +31,7 @@ from ..errors import (
     ForgedToken,
     OutcomeUnknown,
     RowUnreadable,
+    StorageError,
     StorageUnavailable,
     UnreadableError,
     VersionMismatch,
@@ -40,6 +41,7 @@ from ..storage.contract import LAST_VERSION, Storage, Stored, next_version
 
 KEY_BYTES = 24
 WRITE_TRIES = 64
+CREATE_TRIES = 3
 
 
 class Kind(NamedTuple):
@@ -140,6 +142,12 @@ class SealedTable:
         self._context = kind.context
         self._keyring = access.keyring if keyring is None else keyring
 
+    @property
+    def value_bytes(self) -> int:
+        """How large a value may be, in this store and sealed."""
+        overhead = sealing.OVERHEAD_BYTES if self._kind.is_sealed else 0
+        return self._storage.capabilities.value_bytes - overhead
+
     # --- keys -----------------------------------------------------------------------------------
 
     def key(self, *name: str | bytes) -> str:
@@ -154,7 +162,7 @@ class SealedTable:
         return self._hash(name, self.lookup_secret())
 
     def lookup_secret(self) -> bytes:
-        """The secret behind guessable names. Raises ConfigurationError if there is none."""
+        """The secret behind guessable names. Raises ConfigurationError without one."""
         return require_lookup(self._access.keyring())
 
     def _hash(self, name: tuple[str | bytes, ...], secret: bytes) -> str:
@@ -190,19 +198,27 @@ class SealedTable:
     def create(self, key: str, value: bytes, expires_at: int | None) -> bool:
         """Whether this call created the row; False if one is there already.
 
-        `expires_at` in epoch milliseconds.
+        `expires_at` in epoch milliseconds. Raises OutcomeUnknown if replies are lost again and
+        again: the row may be there or may still arrive.
         """
         version = next_version(self._access.now())
         token = self._seal(key, version, value)
-        try:
-            created = self._storage.create(self._context, key, token, expires_at, version)
-        except OutcomeUnknown:
-            # A second create writes the row, or finds the row of the first.
-            created = self._storage.create(
-                self._context, key, token, expires_at, version
-            ) or self._is_there(key, token, version)
-        self._access.answered()
-        return created
+        unknown: OutcomeUnknown | None = None
+        for _ in range(CREATE_TRIES):
+            try:
+                created = self._storage.create(self._context, key, token, expires_at, version)
+                # After a lost reply, the row that is there may be the row of an earlier try.
+                if not created and unknown is not None:
+                    created = self._is_there(key, token, version)
+            except OutcomeUnknown as error:
+                unknown = error
+            except StorageError as error:
+                # It says that nothing was written, which is not known after a lost reply.
+                raise error if unknown is None else unknown from error
+            else:
+                self._access.answered()
+                return created
+        raise unknown or AssertionError("a create was not tried")
 
     def change(
         self,
@@ -214,7 +230,7 @@ class SealedTable:
         replaces_unreadable: bool = False,
         tries: int = WRITE_TRIES,
     ) -> Entry | None:
-        """Write what `update` makes of the row, and again if another node wrote meanwhile.
+        """Write what `update` makes of the row; again if another node was faster.
 
         `update` gets the row, or None, and returns what to write; None leaves the
         row alone. A row that no node can open is passed with its `error`. With
@@ -247,7 +263,7 @@ class SealedTable:
         raise StorageUnavailable(f"{self._kind.noun} was written by others {tries} times in a row")
 
     def delete(self, key: str, version: int | None = None) -> bool:
-        """Whether this call deleted the row. False if there is none, or another version."""
+        """Whether this call deleted the row; False also for another version."""
         try:
             deleted = self._storage.delete(self._context, key, version)
         except VersionMismatch:
@@ -272,7 +288,11 @@ class SealedTable:
         self._access.answered()
         return members
 
-    # --- sealing anew ---------------------------------------------------------------------------
+    def refuse_member(self, reason: str) -> None:
+        """Report a member that is not valid, as a row that does not open is reported."""
+        self._access.refused(self._context, reason)
+
+    # --- resealing ------------------------------------------------------------------------------
 
     def reseal(self, result: SweepResult) -> None:
         """Seal every row with the primary that another key sealed; counts into `result`.
@@ -369,42 +389,3 @@ def require_lookup(keyring: Keyring) -> bytes:
             " prints one, to be added to the keys"
         )
     return keyring.lookup
-
-
-# FOLD: goes once sso and rotation use SealedTable.
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """The rows of one deployment (`realm`).
-
-    `random`: a function from a number of bytes to that many random ones. `refused` hears of each
-    row that does not open: its context, and the reason.
-    """
-
-    realm: str
-    random: Callable[[int], bytes]
-    refused: Callable[[str, str], object] = _ignore
-
-    def seal_row(
-        self, context: str, key: str, version: int, data: bytes, keyring: Keyring, now: float
-    ) -> bytes:
-        """What to store under `version`. Raises NoPrimaryKey."""
-        primary, entropy = keyring.primary(int(now)), self.random(sealing.ENTROPY_BYTES)
-        return sealing.seal(data, self._place(context, key, version), primary, int(now), entropy)
-
-    def open_row(
-        self, context: str, key: str, stored: Stored, keyring: Keyring, now: float
-    ) -> bytes:
-        """What was sealed for this row and the version that it has. Raises UnreadableError."""
-        try:
-            if not 0 <= stored.version <= LAST_VERSION:
-                raise ForgedToken  # nobody proposes such a version
-            place = self._place(context, key, stored.version)
-            return sealing.open_token(stored.value, place, keyring, int(now)).payload
-        except UnreadableError as error:
-            self.refused(context, error.reason)
-            raise
-
-    def _place(self, context: str, key: str, version: int) -> sealing.TokenContext:
-        return sealing.TokenContext(
-            "stored", self.realm, (context, key, version.to_bytes(8, "big"))
-        )

@@ -1,1 +1,1 @@
-"""FOLD: package."""
+"""The format: values, records and tokens, as bytes and as texts."""

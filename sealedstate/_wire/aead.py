@@ -1,13 +1,10 @@
-"""XChaCha20-Poly1305 of libsodium: the only door to nacl.
+"""XChaCha20-Poly1305 of libsodium. The only module that imports nacl.
 
-Knows PyNaCl, its public functions and the C functions below them. Does not know tokens, keys of a
-ring or what is encrypted.
+Nine tenths of a short call of PyNaCl's public functions check arguments, in Python. This module
+calls the C functions directly, but only if they give the published answer when it is imported. If
+they do not (in another release of PyNaCl, say), it uses the public functions.
 
-Nine tenths of a short call of PyNaCl's public functions check arguments, in Python. Here the C
-functions are called directly, but only where they were found to give the published answer when this
-module was imported; elsewhere (another release of PyNaCl, say) the public functions do the work.
-
-Source: draft-irtf-cfrg-xchacha-03, appendix A.3.1, for the known answer.
+Source: draft-irtf-cfrg-xchacha-03, appendix A.3.1 (the published answer).
 """
 
 from __future__ import annotations
@@ -28,18 +25,18 @@ TAG_BYTES = 16
 Encrypt: TypeAlias = Callable[[bytes, bytes, bytes, bytes], bytes]
 """(message, associated data, nonce of 24 bytes, key of 32 bytes) -> ciphertext and tag."""
 Decrypt: TypeAlias = Callable[[bytes, bytes, bytes, bytes], bytes | None]
-"""The same way back: (ciphertext and tag, ...) -> message, or None for what is not authentic."""
+"""(ciphertext and tag, associated data, nonce, key) -> message, or None if it is not authentic."""
 
 
 class Cipher(NamedTuple):
-    """The two directions."""
+    """Encryption and decryption."""
 
     encrypt: Encrypt
     decrypt: Decrypt
 
 
 def public_cipher() -> Cipher:
-    """By PyNaCl's public functions."""
+    """The cipher by PyNaCl's public functions."""
 
     def decrypt(sealed: bytes, data: bytes, nonce: bytes, key: bytes) -> bytes | None:
         try:
@@ -48,20 +45,22 @@ def public_cipher() -> Cipher:
             return None
         except ValueError:
             if len(sealed) < TAG_BYTES:
-                return None  # too short for a tag; anything else is a mistake of the caller's
-            raise
+                return None  # too short to have a tag
+            raise  # the caller passed a wrong nonce or key
 
     return Cipher(bindings.crypto_aead_xchacha20poly1305_ietf_encrypt, decrypt)
 
 
 def direct_cipher(lib: Any, ffi: Any) -> Cipher:
-    """By the C functions in PyNaCl's own library. Lengths are checked here: C does not."""
-    seal, open_ = _c_functions(lib)
+    """The cipher by the C functions of PyNaCl's library, which check no lengths."""
+    seal = lib.crypto_aead_xchacha20poly1305_ietf_encrypt
+    open_ = lib.crypto_aead_xchacha20poly1305_ietf_decrypt
     null, buffer = ffi.NULL, ffi.from_buffer
 
     def encrypt(message: bytes, data: bytes, nonce: bytes, key: bytes) -> bytes:
         if len(nonce) != NONCE_BYTES or len(key) != KEY_BYTES:
-            raise ValueError("a nonce has 24 bytes, and a key 32")
+            # C would read beyond the end of a shorter one.
+            raise ValueError("nonce must be 24 bytes, key must be 32 bytes")
         size = len(message)
         out = bytearray(size + TAG_BYTES)
         seal(buffer(out), null, message, size, data, len(data), null, nonce, key)
@@ -69,10 +68,11 @@ def direct_cipher(lib: Any, ffi: Any) -> Cipher:
 
     def decrypt(sealed: bytes, data: bytes, nonce: bytes, key: bytes) -> bytes | None:
         if len(nonce) != NONCE_BYTES or len(key) != KEY_BYTES:
-            raise ValueError("a nonce has 24 bytes, and a key 32")
+            # C would read beyond the end of a shorter one.
+            raise ValueError("nonce must be 24 bytes, key must be 32 bytes")
         size = len(sealed)
         if size < TAG_BYTES:
-            return None
+            return None  # too short to have a tag
         out = bytearray(size - TAG_BYTES)
         bad = open_(buffer(out), null, null, sealed, size, data, len(data), nonce, key)
         return None if bad else bytes(out)
@@ -80,20 +80,20 @@ def direct_cipher(lib: Any, ffi: Any) -> Cipher:
     return Cipher(encrypt, decrypt)
 
 
-def chosen_cipher(load: Callable[[], tuple[Any, Any]]) -> Cipher:
-    """The direct one, where `load` finds the library and its answers are right; else the public."""
+def choose_cipher(load: Callable[[], tuple[Any, Any]]) -> Cipher:
+    """The direct cipher if `load` finds a correct library; else the public one."""
     try:
-        found = direct_cipher(*load())
-        if answers_are_right(found):
-            return found
+        cipher = direct_cipher(*load())
+        if is_correct(cipher):
+            return cipher
     except Exception as error:
-        # Private names of a dependency may be gone or changed in any way.
+        # A private name of a dependency may be missing or mean anything.
         _log.info("PyNaCl's C functions are not called directly: %s", type(error).__name__)
     return public_cipher()
 
 
-def answers_are_right(cipher: Cipher) -> bool:
-    """Whether `cipher` gives the published answer, and refuses it with any byte of it altered."""
+def is_correct(cipher: Cipher) -> bool:
+    """Whether `cipher` gives the published answer, and refuses every altered one."""
     if cipher.encrypt(_MESSAGE, _DATA, _NONCE, _KEY) != _SEALED:
         return False
     if cipher.decrypt(_SEALED, _DATA, _NONCE, _KEY) != _MESSAGE:
@@ -104,15 +104,9 @@ def answers_are_right(cipher: Cipher) -> bool:
     return all(cipher.decrypt(each, _DATA, _NONCE, _KEY) is None for each in altered)
 
 
-def _c_functions(lib: Any) -> tuple[Any, Any]:
-    return (
-        lib.crypto_aead_xchacha20poly1305_ietf_encrypt,
-        lib.crypto_aead_xchacha20poly1305_ietf_decrypt,
-    )
-
-
-def _library() -> tuple[Any, Any]:
-    # A private module, without types; what stands above is there for the day when it is gone.
+def load_library() -> tuple[Any, Any]:
+    """PyNaCl's library and its cffi interface. Raises ImportError."""
+    # A private module, without types. `choose_cipher` is prepared for a PyNaCl without it.
     library = importlib.import_module("nacl._sodium")
     return library.lib, library.ffi
 
@@ -132,5 +126,5 @@ _SEALED = bytes.fromhex(
     "c0875924c1c7987947deafd8780acf49"
 )
 
-CIPHER = chosen_cipher(_library)
+CIPHER = choose_cipher(load_library)
 encrypt, decrypt = CIPHER

@@ -1,22 +1,31 @@
-"""Records and overflow to CBOR bytes, and back: positional arrays, one encoding for each.
+"""Session records, and their bytes: positional arrays with one encoding.
 
-Knows records and how CBOR (RFC 8949) is written, item by item. Does not know values, keys, cookies
-or stores. Writing by hand takes half of what a general encoder does, for so few kinds of items.
-
-The payload of a core is the session's id, 16 bytes as they are, and behind it a CBOR array:
+The payload of a core is the session id, 16 bytes as they are, followed by one CBOR array (RFC 8949)
+of five or six items:
 
     [subject, age, lifetime, generation, parts, manifest?]
 
-subject: text or null; age: sealed_at - created_at in seconds, negative only by clock skew;
-lifetime: expires_at - created_at, which is never negative, as a number of hours where it is one
-without a rest, and only else -1 less the seconds (-1801 for half an hour); generation: how many
-times the session was saved; parts: [name, value, name, value, ...] with each value encoded on its
-own, as a byte string. manifest stands only where there is something to state: [overflow, spilled,
-left] with overflow null or [set id, count, digest, [name, ...]]; spilled and left: [name, version,
-name, version, ...]. Names are unique in each list. The set id has 8 bytes, the digest is
-BLAKE2b-128 of the overflow token's bytes, and the count is 1 to 7. The rule of encoding again holds
-for all of this too. The payload of overflow is its parts, in the same form as the core's. The
-payload of a stored part is its encoded value.
+    subject     text, or null for a session without a user
+    age         sealed_at - created_at in seconds; negative only by clock skew
+    lifetime    expires_at - created_at, which is never negative: in hours if it is a whole number
+                of hours, otherwise as -1 - seconds (-1801 for half an hour)
+    generation  how many times the session was saved
+    parts       [name, value, name, value, ...]: names are text, each value is a byte string that
+                contains the encoding of the part's value (see `cbor`)
+    manifest    present only if it states something: [overflow, spilled, orphaned]
+
+    overflow    null, or [set id, count, digest, [name, ...]]: set id is 8 bytes; count, 1 to 7, is
+                the number of chunk cookies; digest is BLAKE2b-128 of the overflow token's bytes;
+                the names are those of the parts in it
+    spilled     [name, version, name, version, ...]: the parts in the store
+    orphaned    [name, version, name, version, ...]: rows in the store that are no longer used
+
+Each name appears once in its list. Integers and lengths have their shortest form, lengths are
+definite, and nothing follows the array: a payload is accepted only if encoding what it decodes to
+gives the same bytes.
+
+The payload of overflow is its parts, in the same form as in a core. The payload of a stored part is
+the encoding of its value.
 """
 
 from __future__ import annotations
@@ -26,31 +35,34 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
-from ..errors import ExpiredSession, FutureSession, MalformedRecord, UnsupportedValue
+from ..errors import MalformedRecord, UnsupportedValue
 from .cbor import NO_FRAME, dump_frame, load_frame
-
-# FOLD sealedstate.record
-# The record behind a session: who it is, its times, its parts and where they live.
-#
-# Plain values. Knows no bytes on the wire, no cookie, no store.
-
+from .encoding import has_lone_surrogate
 
 ID_BYTES = 16
 SET_ID_BYTES = 8
 DIGEST_BYTES = 16
-# The most chunks that overflow is ever cut into.
+# The most chunk cookies that overflow is ever cut into.
 MAX_CHUNKS = 7
 MAX_NAME_BYTES = 128
-# A login always fits into one cookie, of every profile.
+# Small enough for a login to fit into one cookie under every profile.
 MAX_SUBJECT_BYTES = 512
+HOUR = 3600
 NO_PARTS: Mapping[str, bytes] = MappingProxyType({})
 NO_ROWS: Mapping[str, int] = MappingProxyType({})
 
+# The major types of CBOR.
+UINT, NEGATIVE, BYTES, TEXT, LIST = range(5)
+# Heads below this number are made in advance: all but ages and long values have one of them.
+SMALL = 1024
+# What decoding may raise for arrays that were never written by `encode_record`.
+_WRONG_SHAPE = (*NO_FRAME, AttributeError, LookupError, ArithmeticError)
+
 
 class Place(Enum):
-    """Where a part lives."""
+    """Where a part is kept."""
 
     CORE = "core"
     OVERFLOW = "overflow"
@@ -58,7 +70,7 @@ class Place(Enum):
 
 
 class Policy(Enum):
-    """Where a part may live: in cookies only, in the store only, or wherever it fits."""
+    """Where a part may be kept: only in cookies, only in the store, or in both."""
 
     COOKIE = "cookie"
     SERVER = "server"
@@ -67,9 +79,10 @@ class Policy(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long a session lives, in seconds: `idle` since its last seal, `absolute` since sign-in.
+    """How long a session lives, in seconds.
 
-    `refresh` is how old a seal may get before a request that reads the session renews it.
+    `idle`: since its last seal. `absolute`: since sign-in. `refresh`: the age of a seal from which
+    a request that reads the session renews it.
     """
 
     idle: int
@@ -79,7 +92,7 @@ class Lifetimes:
 
 @dataclass(frozen=True, slots=True)
 class OverflowSet:
-    """What the manifest states about the parts in further cookies.
+    """The manifest's statement about the parts in further cookies.
 
     `set_id` (8 random bytes) and `digest` (16 bytes) belong to exactly one sealed token, which was
     cut into `count` chunks.
@@ -94,9 +107,9 @@ class OverflowSet:
 class Record(NamedTuple):
     """The core of a session. Times are epoch seconds.
 
-    `parts` holds encoded values by name. `spilled` remembers the version of each part in the store;
-    `left` the versions of rows that are no longer used and that a later save deletes, once the
-    browser has shown that it carries this record.
+    `parts` maps names to encoded values, `spilled` names to the versions of parts in the store.
+    `orphaned_rows` has the versions of rows that are no longer used; a later save deletes them,
+    once the browser has shown that it received this record.
     """
 
     id: bytes
@@ -107,62 +120,55 @@ class Record(NamedTuple):
     parts: Mapping[str, bytes] = NO_PARTS
     overflow: OverflowSet | None = None
     spilled: Mapping[str, int] = NO_ROWS
-    left: Mapping[str, int] = NO_ROWS
+    orphaned_rows: Mapping[str, int] = NO_ROWS
 
     def __repr__(self) -> str:
-        # Neither whose it is nor what is in it: reprs end up in logs and tracebacks.
+        # Reprs end up in logs and tracebacks, so this repr shows neither the user nor the content.
         return f"<Record of generation {self.generation}>"
-
-    def check_times(self, sealed_at: int, now: int, lifetimes: Lifetimes, skew: int) -> None:
-        """Raise FutureSession or ExpiredSession when the record can't be used at `now`."""
-        if sealed_at > now + skew:
-            raise FutureSession
-        if (
-            now >= self.expires_at
-            or now >= self.created_at + lifetimes.absolute
-            or now >= sealed_at + lifetimes.idle
-        ):
-            raise ExpiredSession
 
 
 def check_subject(subject: object) -> None:
     """Raise UnsupportedValue unless `subject` may name a user."""
     if type(subject) is not str:
-        raise UnsupportedValue("session.subject", "a subject is text or None")
-    if any("\ud800" <= letter <= "\udfff" for letter in subject):
-        raise UnsupportedValue("session.subject", "a subject has a lone surrogate")
-    if len(subject.encode()) > MAX_SUBJECT_BYTES:
-        raise UnsupportedValue(
-            "session.subject", f"a subject has more than {MAX_SUBJECT_BYTES} bytes"
-        )
+        problem = f"expected str or None, got {type(subject).__name__}"
+    elif has_lone_surrogate(subject):
+        problem = "text with a lone surrogate"
+    elif len(subject.encode()) > MAX_SUBJECT_BYTES:
+        problem = f"must be at most {MAX_SUBJECT_BYTES} bytes of UTF-8"
+    else:
+        return
+    raise UnsupportedValue("session.subject", problem)
 
 
 def check_name(name: object) -> None:
     """Raise UnsupportedValue unless `name` may name a part."""
     if type(name) is not str or not name:
-        raise UnsupportedValue("session[...]", "a part's name is non-empty text")
-    if name.isascii() and len(name) <= MAX_NAME_BYTES:
+        problem = "the name of a part must be non-empty text"
+    elif name.isascii() and len(name) <= MAX_NAME_BYTES:
         return
-    if any("\ud800" <= letter <= "\udfff" for letter in name):
-        raise UnsupportedValue("session[...]", "a part's name has a lone surrogate")
-    if len(name.encode()) > MAX_NAME_BYTES:
-        raise UnsupportedValue(
-            "session[...]", f"a part's name has more than {MAX_NAME_BYTES} bytes"
-        )
+    elif has_lone_surrogate(name):
+        problem = "the name of a part has a lone surrogate"
+    elif len(name.encode()) > MAX_NAME_BYTES:
+        problem = f"the name of a part must be at most {MAX_NAME_BYTES} bytes of UTF-8"
+    else:
+        return
+    raise UnsupportedValue("session[...]", problem)
 
 
-HOUR = 3600
-
-_Manifest: TypeAlias = tuple[OverflowSet | None, Mapping[str, int], Mapping[str, int]]
-_NO_MANIFEST: _Manifest = (None, NO_ROWS, NO_ROWS)
+# --- the payload of a core ------------------------------------------------------------------------
+#
+# Written by hand, item by item: a general encoder takes twice as long for the few kinds of items
+# here.
 
 
 def encode_record(record: Record, sealed_at: int) -> bytes:
     """The payload of a core that is sealed at `sealed_at` (epoch seconds)."""
-    session_id, subject, created_at, expires_at, generation, parts, overflow, spilled, left = record
+    session_id, subject, created_at, expires_at, generation, parts, overflow, spilled, orphaned = (
+        record
+    )
     age, lifetime = sealed_at - created_at, expires_at - created_at
     lifetime = -1 - lifetime if lifetime % HOUR else lifetime // HOUR
-    has_manifest = overflow or spilled or left
+    has_manifest = overflow or spilled or orphaned
     out = [session_id, _SIX if has_manifest else _FIVE]
     if subject is None:
         out.append(_NULL)
@@ -177,33 +183,73 @@ def encode_record(record: Record, sealed_at: int) -> bytes:
     )
     _put_parts(out, parts)
     if has_manifest:
-        stated = None if overflow is None else _overflow_row(overflow)
-        out.append(dump_frame([stated, _flat(spilled), _flat(left)]))
+        stated = None
+        if overflow is not None:
+            stated = [overflow.set_id, overflow.count, overflow.digest, list(overflow.names)]
+        rows = [list(chain.from_iterable(versions.items())) for versions in (spilled, orphaned)]
+        out.append(dump_frame([stated, *rows]))
     return b"".join(out)
 
 
 def decode_record(payload: bytes, sealed_at: int) -> Record:
-    """The record behind an authentic payload. Raises MalformedRecord.
+    """The record of an authentic payload. Raises MalformedRecord.
 
-    Types are not asked for one by one: what gives the same bytes again has the right ones.
+    Most types are not checked one by one: only the right types give the same bytes again.
     """
     try:
         row = load_frame(payload[ID_BYTES:])
         subject, age, lifetime, generation, parts = row[:5]
         created_at, items = sealed_at - age, iter(parts)
         expires_at = created_at + (lifetime * HOUR if lifetime >= 0 else -1 - lifetime)
-        found = dict(zip(items, items, strict=True))
-        overflow, spilled, left = _NO_MANIFEST if len(row) == 5 else _manifest(row[5])
+        named = dict(zip(items, items, strict=True))
+        overflow, spilled, orphaned = None, NO_ROWS, NO_ROWS
+        if len(row) > 5:
+            # A seventh item, or a manifest that states nothing, is absent when encoded again.
+            stated, flat_spilled, flat_orphaned = row[5]
+            overflow = None if stated is None else _read_overflow_set(stated)
+            spilled, orphaned = _read_versions(flat_spilled), _read_versions(flat_orphaned)
         session_id = payload[:ID_BYTES]
         record = Record(
-            session_id, subject, created_at, expires_at, generation, found, overflow, spilled, left
+            session_id,
+            subject,
+            created_at,
+            expires_at,
+            generation,
+            named,
+            overflow,
+            spilled,
+            orphaned,
         )
         again = encode_record(record, sealed_at)
-    except _WRONG:
+    except _WRONG_SHAPE:
         raise MalformedRecord from None
     if again != payload:
         raise MalformedRecord
     return record
+
+
+def _read_overflow_set(row: Any) -> OverflowSet:
+    # Each type is checked: `dump_frame` writes every type, so encoding again would reveal nothing.
+    set_id, count, digest, names = row
+    if not (type(set_id) is bytes and type(count) is int and type(digest) is bytes):
+        raise ValueError("an item of the overflow set has a wrong type")
+    # The count decides how many cookies are joined, so it is limited before anything counts to it.
+    if len(set_id) != SET_ID_BYTES or len(digest) != DIGEST_BYTES or not 0 < count <= MAX_CHUNKS:
+        raise ValueError("an item of the overflow set has a wrong size")
+    if type(names) is not list or not all(type(name) is str for name in names):
+        raise ValueError("the names are not a list of texts")
+    return OverflowSet(set_id, count, digest, tuple(names))
+
+
+def _read_versions(flat: Any) -> dict[str, int]:
+    items = iter(flat)
+    versions = dict(zip(items, items, strict=True))
+    if not all(type(name) is str and type(version) is int for name, version in versions.items()):
+        raise ValueError("the versions are not pairs of a text and an integer")
+    return versions
+
+
+# --- parts: in a core, and the payload of overflow ------------------------------------------------
 
 
 def encode_parts(parts: Mapping[str, bytes]) -> bytes:
@@ -219,22 +265,22 @@ def decode_parts(payload: bytes) -> dict[str, bytes]:
         items = iter(load_frame(payload))
         parts = dict(zip(items, items, strict=True))
         again = encode_parts(parts)
-    except _WRONG:
+    except _WRONG_SHAPE:
         raise MalformedRecord from None
     if again != payload:
         raise MalformedRecord
     return parts
 
 
-def head_bytes(value: int) -> int:
-    """How many bytes CBOR puts before a string of `value` bytes, or takes for the number itself."""
-    return 1 if value < 24 else 2 if value < 1 << 8 else 3 if value < 1 << 16 else 5
-
-
 def part_bytes(name: str, value_bytes: int) -> int:
     """How many bytes a part takes in a core or in overflow."""
     name_bytes = len(name.encode())
     return head_bytes(name_bytes) + name_bytes + head_bytes(value_bytes) + value_bytes
+
+
+def head_bytes(value: int) -> int:
+    """The bytes of a number in CBOR, or before a string of that length."""
+    return 1 if value < 24 else 2 if value < 1 << 8 else 3 if value < 1 << 16 else 5
 
 
 def _put_parts(out: list[bytes], parts: Mapping[str, bytes]) -> None:
@@ -256,57 +302,14 @@ def _int(number: int) -> bytes:
 
 
 def _head(kind: int, number: int) -> bytes:
-    """The head of an item: its major type, and the shortest form of its number (RFC 8949, 3)."""
+    """Major type and number of an item, in the shortest form (RFC 8949, 3)."""
     if number < 24:
         return bytes([kind << 5 | number])
     size = 1 if number < 1 << 8 else 2 if number < 1 << 16 else 4 if number < 1 << 32 else 8
     return bytes([kind << 5 | 23 + size.bit_length()]) + number.to_bytes(size, "big")
 
 
-def _heads(kind: int) -> tuple[bytes, ...]:
-    return tuple(_head(kind, number) for number in range(SMALL))
-
-
-def _overflow_row(overflow: OverflowSet) -> list[object]:
-    return [overflow.set_id, overflow.count, overflow.digest, list(overflow.names)]
-
-
-def _manifest(row: Any) -> _Manifest:
-    overflow, spilled, left = row
-    found = None if overflow is None else _overflow_set(overflow)
-    if not (found or spilled or left):
-        raise ValueError("a manifest of nothing")
-    return found, _pairs(spilled), _pairs(left)
-
-
-def _overflow_set(row: Any) -> OverflowSet:
-    set_id, count, digest, names = row
-    if not (type(set_id) is bytes and type(count) is int and type(digest) is bytes):
-        raise ValueError("no overflow set")
-    # The count decides how many cookies are joined: it is capped here, before anybody counts.
-    if len(set_id) != SET_ID_BYTES or len(digest) != DIGEST_BYTES or not 0 < count <= MAX_CHUNKS:
-        raise ValueError("no overflow set")
-    if type(names) is not list or not all(type(name) is str for name in names):
-        raise ValueError("no names")
-    return OverflowSet(set_id, count, digest, tuple(names))
-
-
-def _pairs(flat: Any) -> dict[str, int]:
-    items = iter(flat)
-    pairs = dict(zip(items, items, strict=True))
-    if not all(type(name) is str and type(version) is int for name, version in pairs.items()):
-        raise ValueError("no names or no versions")
-    return pairs
-
-
-def _flat(pairs: Mapping[str, object]) -> list[object]:
-    return list(chain.from_iterable(pairs.items()))
-
-
-UINT, NEGATIVE, BYTES, TEXT, LIST = range(5)
-# The heads that are made beforehand: of nearly all names, values and numbers but ages.
-SMALL = 1024
-_UINTS, _BYTES, _TEXTS, _LISTS = (_heads(kind) for kind in (UINT, BYTES, TEXT, LIST))
+_UINTS, _BYTES, _TEXTS, _LISTS = (
+    tuple(_head(kind, number) for number in range(SMALL)) for kind in (UINT, BYTES, TEXT, LIST)
+)
 _FIVE, _SIX, _NULL = _head(LIST, 5), _head(LIST, 6), b"\xf6"
-# What reading items that were never written so may raise.
-_WRONG = (*NO_FRAME, AttributeError, LookupError, ArithmeticError)

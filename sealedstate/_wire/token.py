@@ -1,12 +1,9 @@
 """Payload to sealed token and back: format 1, and its specification.
 
-Knows keys, bytes and places. Does not know what a payload means, cookies, stores or the clock, nor
-how the cipher is called (`aead` does). The text form of a token is specified in `chunking`.
-
 Format 1
 ========
 
-A token is ``format | kid | nonce | ciphertext | tag``, 50 bytes over its payload:
+A token is ``format | kid | nonce | ciphertext | tag``, 50 bytes more than its payload:
 
     format      1 byte     0x01. It fixes every algorithm; nothing in a token chooses one.
     kid         4 bytes    selects exactly one key of the ring. Keys are never tried in turn.
@@ -14,12 +11,13 @@ A token is ``format | kid | nonce | ciphertext | tag``, 50 bytes over its payloa
     ciphertext  n bytes    as long as the plaintext
     tag        16 bytes    never truncated
 
-The *plaintext* is ``sealed_at | payload``: sealed_at is 5 bytes, big-endian, whole seconds since
-1970-01-01T00:00:00Z; the payload is opaque here.
+The *plaintext* is ``sealed_at | payload``. sealed_at is 5 bytes, big-endian: whole seconds since
+1970-01-01T00:00:00Z. The payload has no meaning here: `record` and `cbor` specify payloads, and
+`encoding` specifies the text of a token.
 
 LP(a, b, ...) is the concatenation of each field's length (4 bytes, big-endian) and the field, text
-as UTF-8. A *place* is what a token is sealed for: a purpose, a realm (the deployment), and the
-fields of a name. From the 32-byte root secret of the key:
+as UTF-8. A *token context* is what a token is sealed for: a purpose, a realm (the deployment), and
+the fields of a name. From the 32-byte root secret of the key:
 
     K_seal  = BLAKE2b-256(key=secret, LP("sealedstate/1", "seal",  purpose, realm))
     K_nonce = BLAKE2b-256(key=secret, LP("sealedstate/1", "nonce", purpose, realm))
@@ -28,46 +26,60 @@ fields of a name. From the 32-byte root secret of the key:
     AD      = context | format | kid | nonce
     ciphertext | tag = XChaCha20-Poly1305-IETF(K_seal, nonce, AD, plaintext)
 
-random32 is 32 random bytes. The nonce is a function of plaintext and place too, so that a stuck
-random source repeats a nonce only for the very same token. Who opens can't and need not check it.
+random32 is 32 random bytes. The nonce also depends on plaintext and context, so a broken random
+source repeats a nonce only for an identical token. Recipients cannot verify the nonce and do not
+need to.
 
-Places in use (purpose: name fields):
+Token contexts in use (purpose: name fields):
 
     core      cookie name
     overflow  cookie name, session id (16 bytes), set id (8 bytes)
     stored    storage context, storage key, version (8 bytes, big-endian)
-    map       cookie name; the payload is specified in `cookie_storage`
+    map       cookie name; `storage.cookie` specifies the payload
 
-What is stored, by context. A key is the text (see `chunking`) of a BLAKE2b-192:
+To open a token, check in this order:
 
-    sealedstate.part       of LP("sealedstate/1", "part", session id, part name)
-                           payload: the part's value, see `codec`
-    sealedstate.revoked    of LP("sealedstate/1", "revoked", realm, session id)
-                           payload: empty; or one zero byte, where it was ended from outside, by
-                           its id; or when the session got a new id
-    sealedstate.watermark  of LP("sealedstate/1", "watermark", realm, subject), with the 32 bytes of
-                           the ring's lookup secret for a key
-                           payload: until when the subject's sessions are refused
+ 1. fewer than 50 bytes: refuse;
+ 2. another format byte: refuse;
+ 3. a kid that is not in the ring: refuse, as a key out of use if the ring lists the kid among its
+    removed keys, and as an unknown key otherwise;
+ 4. a key that is revoked, expired or disabled: refuse;
+ 5. decrypt and verify the tag; refuse on failure;
+ 6. a sealed_at at which the key was not allowed to seal: refuse. It may seal from its activation
+    minus the skew to its successor's activation plus announcement plus skew.
 
-What an identity provider keeps there, by context, and what names it. `keyed`: by the lookup secret.
+The payload is not read before all of them have passed. A key without a date activates at 0. A ring
+document says when each key was succeeded. Without that, the successor is the key with the next
+later activation that is not revoked, disabled or expired at sealed_at; a key without a successor
+may still seal.
+
+Stored values
+=============
+
+Values in the store, by storage context. The storage key is the text (see `encoding`) of a
+BLAKE2b-192 of:
+
+    sealedstate.part       LP("sealedstate/1", "part", session id, part name)
+                           payload: the encoded value of the part, see `cbor`
+    sealedstate.revoked    LP("sealedstate/1", "revoked", realm, session id)
+                           payload: empty if the session was logged out; one zero byte if it was
+                           ended by its id, from outside its own requests; or the time at which it
+                           got a new id
+    sealedstate.watermark  LP("sealedstate/1", "watermark", realm, subject), keyed with the 32 bytes
+                           of the ring's lookup secret
+                           payload: the time up to which sessions of the subject are refused
+
+A row of sealedstate.revoked refuses its session by its existence, even if it cannot be opened. An
+identity provider also stores the following; `keyed` means with the lookup secret:
 
     sealedstate.sso.replay    keyed, LP("sealedstate/1", "replay", realm, issuer, message id)
                               16 random bytes, not sealed
     sealedstate.sso.artifact  LP("sealedstate/1", "artifact", realm, handle)
                               payload: LP(recipient), message
     sealedstate.sso.consent   keyed, LP("sealedstate/1", "consent", realm, subject)
-                              payload: see `sso.consent`; by a lasting key
+                              payload: see `sso.consent`; sealed by a long-term key
 
-All times are whole seconds since 1970-01-01T00:00:00Z, 8 bytes, big-endian. A row of
-sealedstate.revoked refuses its session by being there, also where it does not open.
-
-To open: refuse fewer than 50 bytes, then another format byte, then an unknown kid, then a revoked,
-expired or disabled key (of a key that is no more its kid is remembered); verify and decrypt; then
-refuse a sealed_at at which the key was not allowed to seal: earlier than its activation minus the
-skew, or later than its successor's activation plus announcement plus skew. A key without a date
-activates at 0. A ring document says when each key was succeeded; elsewhere the successor is the key
-with the next later activation that is not revoked, disabled or expired at sealed_at, and where
-there is none, the key seals still. Nothing of the payload is looked at before that.
+All times are whole seconds since 1970-01-01T00:00:00Z, 8 bytes, big-endian.
 
 Sources: XChaCha20-Poly1305 is draft-irtf-cfrg-xchacha as in libsodium; BLAKE2b is RFC 7693.
 """
@@ -77,14 +89,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import (
-    ForgedToken,
-    KeyDisabled,
-    KeyOutOfUse,
-    MalformedToken,
-    UnknownFormat,
-    UnknownKey,
-)
+from ..errors import ForgedToken, KeyOutOfUse, MalformedToken, UnknownFormat
 from ..keyring import Key, Keyring, length_prefixed
 from .aead import NONCE_BYTES, TAG_BYTES, decrypt, encrypt
 
@@ -97,25 +102,26 @@ ENTROPY_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class TokenContext:
-    """What a token is sealed for. It opens nowhere else."""
+    """What a token is sealed for. It opens in no other context."""
 
     purpose: str
     realm: str
     name: tuple[str | bytes, ...]
-    context: bytes = field(init=False, repr=False, compare=False)
-    prefixed_context: bytes = field(init=False, repr=False, compare=False)
-    # Which of a key's secrets seal for it.
-    lane: tuple[str, str] = field(init=False, repr=False, compare=False)
+    # `context` and LP(context) of the specification, and the name of the subkeys: computed once,
+    # because the context of the core serves all requests.
+    encoded: bytes = field(init=False, repr=False, compare=False)
+    prefixed: bytes = field(init=False, repr=False, compare=False)
+    subkeys: tuple[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        context = length_prefixed("sealedstate/1", self.purpose, self.realm, *self.name)
-        object.__setattr__(self, "context", context)  # computed once; the dataclass is frozen
-        object.__setattr__(self, "prefixed_context", length_prefixed(context))
-        object.__setattr__(self, "lane", (self.purpose, self.realm))
+        encoded = length_prefixed("sealedstate/1", self.purpose, self.realm, *self.name)
+        object.__setattr__(self, "encoded", encoded)
+        object.__setattr__(self, "prefixed", length_prefixed(encoded))
+        object.__setattr__(self, "subkeys", (self.purpose, self.realm))
 
 
 class Opened(NamedTuple):
-    """An authentic payload, the key that sealed it and when (epoch seconds)."""
+    """An authentic payload, the key that sealed it, and when (epoch seconds)."""
 
     payload: bytes
     key: Key
@@ -125,53 +131,46 @@ class Opened(NamedTuple):
         return f"<Opened, sealed at {self.sealed_at} under {self.key!r}>"
 
 
-def seal(payload: bytes, place: TokenContext, key: Key, sealed_at: int, entropy: bytes) -> bytes:
-    """Seal `payload` for `place` under `key`. `entropy` is 32 random bytes."""
+def seal(payload: bytes, context: TokenContext, key: Key, sealed_at: int, entropy: bytes) -> bytes:
+    """Seal `payload` for `context` under `key`. `entropy` is 32 random bytes."""
+    # Fewer random bytes would leave the nonce to the plaintext, which may well repeat.
     if len(entropy) != ENTROPY_BYTES:
-        raise ValueError(f"seal needs {ENTROPY_BYTES} bytes of entropy")
-    secret, hasher = key.lanes.get(place.lane) or key.lane(*place.lane)
+        raise ValueError(f"entropy: expected {ENTROPY_BYTES} bytes, got {len(entropy)}")
+    subkey, hasher = key.subkeys[context.subkeys]
     plaintext = sealed_at.to_bytes(SEALED_AT_BYTES, "big") + payload
     hedge = hasher.copy()
-    hedge.update(entropy + place.prefixed_context + plaintext)
+    hedge.update(entropy + context.prefixed + plaintext)
     nonce = hedge.digest()
     header = FORMAT + key.kid + nonce
-    return header + encrypt(plaintext, place.context + header, nonce, secret)
+    return header + encrypt(plaintext, context.encoded + header, nonce, subkey)
 
 
-def open_token(token: bytes, place: TokenContext, keyring: Keyring, now: int) -> Opened:
-    """The payload of `token`, sealed for `place`. Raises UnreadableError of some kind.
+def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) -> Opened:
+    """The payload of a token that was sealed for `context`.
 
-    `now` (epoch seconds) decides whether the key is still in use, nothing else.
+    `now` (epoch seconds) only decides whether the key has expired. Raises an UnreadableError.
     """
+    # Below this length, the slices that follow would overlap or be empty.
     if len(token) < OVERHEAD_BYTES:
         raise MalformedToken
+    # Another format may be a newer release's: that cookie is kept, not replaced.
     if token[:1] != FORMAT:
         raise UnknownFormat
-    header, key = token[:HEADER_BYTES], keyring.by_kid.get(token[1:5])
-    if key is None or key.revoked or key.disabled or key.expires_at is not None:
-        key = _usable_key(token[1:5], keyring, now)
-    secret, _ = key.lanes.get(place.lane) or key.lane(*place.lane)
-    plaintext = decrypt(token[HEADER_BYTES:], place.context + header, header[5:], secret)
+    # Exactly one key can open it. An expired or revoked key opens nothing, however good the tag.
+    key = keyring.find_usable(token[1:5], now)
+    # The header is in the associated data: a token with another kid or nonce fails here. So does
+    # a token of another purpose, realm or name, by its subkey or by its context.
+    header, subkey = token[:HEADER_BYTES], key.subkeys[context.subkeys][0]
+    plaintext = decrypt(token[HEADER_BYTES:], context.encoded + header, header[5:], subkey)
     if plaintext is None:
         raise ForgedToken
+    # A stolen key that no longer seals must not make tokens dated today, nor a new key old ones.
     sealed_at = int.from_bytes(plaintext[:SEALED_AT_BYTES], "big")
-    first, last = keyring.turns.get(key.kid) or keyring.turn(key, sealed_at)
-    if not first <= sealed_at <= last:
+    if not keyring.may_have_sealed(key, sealed_at):
         raise KeyOutOfUse(key.kid)
     return Opened(plaintext[SEALED_AT_BYTES:], key, sealed_at)
 
 
 def kid_of(token: bytes) -> bytes | None:
-    """The kid of the key that a token says it was sealed by; None where it is no token of ours."""
+    """The kid in a token's header, not verified; None without such a header."""
     return token[1:5] if len(token) >= OVERHEAD_BYTES and token[:1] == FORMAT else None
-
-
-def _usable_key(kid: bytes, keyring: Keyring, now: int) -> Key:
-    key = keyring.by_kid.get(kid)
-    if key is None:
-        raise KeyOutOfUse(kid) if kid in keyring.gone else UnknownKey(kid)
-    if key.revoked or (key.expires_at is not None and now >= key.expires_at):
-        raise KeyOutOfUse(kid)
-    if key.disabled:
-        raise KeyDisabled(kid)
-    return key

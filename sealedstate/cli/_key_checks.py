@@ -23,8 +23,8 @@ from ..rotation.ring import Ring, RingReplaced, Schedule
 from ..rotation.ring_store import CONTEXT
 from ..rotation.source import RotationConfig
 from ..rotation.transitions import obsolete_long_term
-from ..storage import USES, mismatch
-from ..storage.requirements import store_name
+from ..storage import USES
+from ..storage.requirements import mismatch, store_name
 from ..storage.routing import store_of
 from ._key_listing import by_node, count_cookies, kids_ever, lines_of, states_of
 from ._output import (
@@ -243,13 +243,13 @@ def _check_place(source: RingSource) -> Iterator[Finding]:
                 "permissions",
                 sanitized(folder),
                 f"all users can put files into {sanitized(folder)}, also in the place of the ring:"
-                " run chmod o-w on it, or keep the ring in a directory of its own",
+                " run chmod o-w on it, or keep the ring in a separate directory",
             )
     if source.store is not None:
         store = store_of(CONTEXT, source.store)
         name, capabilities = store_name(store), store.capabilities
         # Assumed capabilities count once the store has answered.
-        if not capabilities.presumed:
+        if not capabilities.assumed:
             wrong = mismatch(USES["ring"], name, capabilities)
             if wrong is not None:
                 yield Finding("store", name, f"{wrong}: keep it in another store, or in a file")
@@ -441,7 +441,7 @@ def _check_report_files(ring_path: Path, skew: int) -> Iterator[Finding]:
 
 
 def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
-    """Everything that one snapshot of the reports shows."""
+    """What a single snapshot of the reports shows."""
     ring, reports, reload_every = snapshot.ring, snapshot.reports, source.config.reload_every
     silence = ROUNDS * reload_every
     if snapshot.report_error is not None:

@@ -83,7 +83,7 @@ class RingSource:
         return ring
 
     def schedule(self, ring: Ring) -> Schedule:
-        """The configured schedule, or the one of the ring."""
+        """The schedule of the configuration, or of the ring if there is none."""
         return self.config.schedule if self.is_configured else ring.schedule
 
 

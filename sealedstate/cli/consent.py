@@ -31,10 +31,10 @@ def consent() -> None:
 
 
 @contextmanager
-def _open(config: str | None, keys: str | None) -> Iterator[tuple[ConsentStore, float]]:
-    """The consents in the store that the options name, and the time."""
+def _open(config: str | None, keys: str | None) -> Iterator[ConsentStore]:
+    """The consents in the store that the options name."""
     with open_values(config, keys) as (deployment, _):
-        yield ConsentStore.of(deployment), deployment.settings.clock()
+        yield ConsentStore(deployment)
 
 
 @consent.command("list")
@@ -44,8 +44,8 @@ def _open(config: str | None, keys: str | None) -> Iterator[tuple[ConsentStore, 
 @json_option
 def list_consents(subject: str, keys: str | None, config: str | None, as_json: bool) -> None:
     """List everything that a user agreed to and that counts."""
-    with _open(config, keys) as (store, now):
-        consents = store.of_subject(subject, now)
+    with _open(config, keys) as store:
+        consents = store.of_subject(subject)
     facts = [
         {
             "document": consent.document,
@@ -92,12 +92,12 @@ def withdraw(
     """Withdraw one consent of a user, or all of them."""
     if service is not None and document is None:
         raise ConfigurationError("--service needs --document")
-    with _open(config, keys) as (store, now):
-        before = len(store.of_subject(subject, now))
+    with _open(config, keys) as store:
+        before = len(store.of_subject(subject))
         if document is None:
-            store.withdraw_all(subject, now)
+            store.withdraw_all(subject)
         else:
-            store.withdraw(subject, document, now, service)
-        count = before - len(store.of_subject(subject, now))
+            store.withdraw(subject, document, service)
+        count = before - len(store.of_subject(subject))
     line = f"{plural(count, 'consent was', 'consents were')} withdrawn."
     emit(as_json, {"withdrawn": count}, lambda: [line])

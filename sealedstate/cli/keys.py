@@ -1,7 +1,7 @@
 """``sealedstate keys``: create keys, and change, list, check and watch a ring that rotates.
 
-A command that changes a ring writes the next ring in the place of the one that it has read. If
-another writer was faster, the change is computed again from the ring that is there then.
+A command that changes a ring writes the next ring in the place of the ring that it has read.
+If another writer was faster, the change is computed again from the ring that is there then.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def init(source: RingSource, as_json: bool) -> None:
 def rotate(source: RingSource, as_json: bool, force: bool, lasting: bool, quiet: bool) -> None:
     """Announce the next key, if it is due.
 
-    Consents and other values that outlive every session have keys of their own, see --lasting.
+    Values that outlive every session, such as consents, have other keys: see --lasting.
     """
     if lasting and force:
         raise ConfigurationError(
@@ -204,7 +204,7 @@ def _explain_waiting(ring: Ring, now: int) -> str:
 
 @ring_command("revoke", takes_path=False)
 @click.argument("kid", metavar="[KID]", required=False)
-@click.option("--reason", default="", help="Why, for the list of destroyed keys.")
+@click.option("--reason", default="", help="Shown in the list of destroyed keys.")
 @click.option(
     "--before",
     metavar="TIME",
@@ -394,7 +394,7 @@ def reseal(
     with open_values(config, keys, path) as (deployment, source):
         if destroy and source is None:
             raise ConfigurationError("--destroy needs a ring; remove other keys by hand")
-        now, long_term = deployment.settings.clock(), deployment.keyring().lasting
+        now, long_term = deployment.settings.clock(), deployment.keyring().long_term
         # Before the sweep: a key that no node could seal with by then seals nothing meanwhile.
         obsolete = [] if source is None else transitions.obsolete_long_term(source.ring(), int(now))
         result = _sweep(deployment, long_term, now)
@@ -473,7 +473,7 @@ def write_change(source: RingSource, change: Change) -> tuple[Ring, Ring, int]:
 
 
 def _rewrite(ring: Ring, now: int) -> Ring:
-    """The same ring with the next sequence, so that no process puts back the one before."""
+    """The same ring with the next sequence, so that no process puts back the former state."""
     return replace(ring, sequence=ring.sequence + 1, updated_at=now)
 
 

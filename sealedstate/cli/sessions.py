@@ -1,4 +1,4 @@
-"""``sealedstate sessions list | show | revoke``: who is signed in, and how to end that.
+"""``sealedstate sessions list | show | revoke``: the live sessions, and how to end them.
 
 The list exists for applications that have a `SessionRegistry`. A session that is not live is a
 finding.

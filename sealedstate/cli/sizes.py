@@ -84,12 +84,12 @@ def _measure(profile: Profile, subject: str | None, values: dict[str, Any]) -> d
     except SessionTooLarge as error:
         return {"profile": profile.name, "error": str(error)}
     pairs = [line.partition(";")[0] for line in lines]
-    arrived = keeper.session("; ".join(pairs))
+    info = keeper.info(keeper.session("; ".join(pairs)))
     return {
         "profile": profile.name,
         "cookies": len(pairs),
         "cookie_bytes": sum(len(pair) for pair in pairs),
-        "places": {part.name: part.place.value if part.place else "-" for part in arrived.layout()},
+        "places": {name: part.place or "-" for name, part in info.parts.items()},
     }
 
 

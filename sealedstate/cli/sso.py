@@ -22,9 +22,9 @@ from typing import BinaryIO, cast
 import click
 
 from ..errors import RegistryUnreadable
-from ..sso import extended_text, parse_registry, read_service_entity_ids
-from ..storage import USES, Capabilities, unmet
-from ..storage.requirements import DECLARED
+from ..sso import extend_registry, parse_registry, read_service_entity_ids
+from ..storage import USES, Capabilities
+from ..storage.requirements import DECLARED, unmet_needs
 from ._output import echo, markdown, plural
 
 __all__ = ["sso"]
@@ -38,7 +38,7 @@ LOGOUT_SUPPORT: Mapping[str, tuple[str, ...]] = {
     "progress survives crashes": ("logout",),
     "back channel, derived identifiers": ("revocation", "logout"),
     "back channel, any NameID": ("revocation", "logout", "logins"),
-    "all are told at once": ("revocation", "logout", "spilling"),
+    "all services are notified at once": ("revocation", "logout", "spilling"),
     "list of live sessions": ("revocation", "sessions"),
 }
 
@@ -48,7 +48,7 @@ def is_supported(ability: str, capabilities: Capabilities | None) -> bool:
     uses = LOGOUT_SUPPORT[ability]
     if capabilities is None:
         return not uses
-    return not any(unmet(USES[use], capabilities) for use in uses)
+    return not any(unmet_needs(USES[use], capabilities) for use in uses)
 
 
 def support_rows(declared: Mapping[str, Capabilities]) -> Iterator[tuple[str, ...]]:
@@ -101,7 +101,7 @@ def build(
         with click.open_file(name, "rb") as file:
             entity_ids += sorted(read_service_entity_ids(cast("BinaryIO", file)))
     before = _read(output)
-    text = extended_text(before, entity_ids, list(method))
+    text = extend_registry(before, entity_ids, list(method))
     if output is None:
         sys.stdout.write(text)
     elif text != before:

@@ -16,9 +16,9 @@ import click
 
 from ..errors import ConfigurationError, StorageError
 from ..settings import ENVIRONMENT_PREFIX, process_environment
-from ..storage import USES, RoutedStorage, Storage, open_storage, unmet
-from ..storage.requirements import DECLARED, Use, as_rows, probe_writes, store_name
-from ..storage.routing import different, store_of
+from ..storage import USES, ManagedStorage, RoutedStorage, Storage, open_storage
+from ..storage.requirements import DECLARED, Use, as_rows, probe_writes, store_name, unmet_needs
+from ..storage.routing import distinct_stores, store_of
 from ._output import echo, echo_error, emit, json_option, markdown, plural, table
 
 __all__ = ["store"]
@@ -52,7 +52,10 @@ def _open(url: str | None) -> Iterator[Storage]:
 def init(url: str | None) -> None:
     """Create the tables, and whatever else the store needs."""
     with _open(url) as opened:
-        opened.prepare()
+        if isinstance(opened, ManagedStorage):
+            opened.prepare()
+        else:
+            opened.ping()
     echo("the store is ready")
 
 
@@ -98,7 +101,7 @@ def stats(url: str | None) -> int:
     with _open(url) as opened:
         opened.ping()
         if not opened.capabilities.enumerable:
-            why = opened.capabilities.because.get("enumerable", "this store lists no records")
+            why = opened.capabilities.reasons.get("enumerable", "this store lists no records")
             echo_error(f"the records cannot be counted: {why}")
             return 1
         rows = [(context, sum(1 for _ in opened.keys(context))) for context in CONTEXTS]
@@ -139,10 +142,10 @@ def check(url: str | None, as_json: bool) -> int:
         opened.ping()
         parts = _parts_of(opened)
         failures = [probe_writes(part.store, time.time(), secrets.token_hex(16)) for part in parts]
-        shortfalls = {use.title: _shortfalls(use, opened) for use in USES.values()}
+        shortfalls = {use.name: _shortfalls(use, opened) for use in USES.values()}
     reasons: dict[str, str] = {}
     for part in parts:
-        reasons |= part.store.capabilities.because
+        reasons |= part.store.capabilities.reasons
     facts = {
         "uses": shortfalls,
         "because": reasons,
@@ -150,7 +153,7 @@ def check(url: str | None, as_json: bool) -> int:
             {
                 "store": store_name(part.store),
                 "contexts": part.contexts,
-                "because": dict(part.store.capabilities.because),
+                "because": dict(part.store.capabilities.reasons),
                 "fails": failure,
             }
             for part, failure in zip(parts, failures, strict=True)
@@ -166,14 +169,14 @@ def _parts_of(opened: Storage) -> list[_Part]:
     places = [(context, store_of(context, opened)) for context in contexts]
     return [
         _Part(each, [context for context, place in places if place is each])
-        for each in different([place for _, place in places])
+        for each in distinct_stores([place for _, place in places])
     ]
 
 
 def _shortfalls(use: Use, opened: Storage) -> list[str]:
     """What the stores lack that the contexts of the use are routed to."""
-    places = different([store_of(context, opened) for context in use.contexts or (OTHERS,)])
-    missing = [need.found for place in places for need in unmet(use, place.capabilities)]
+    places = distinct_stores([store_of(context, opened) for context in use.contexts or (OTHERS,)])
+    missing = [need.shortfall for place in places for need in unmet_needs(use, place.capabilities)]
     return list(dict.fromkeys(missing))
 
 
@@ -190,7 +193,7 @@ def _lines(
         can = part.store.capabilities
         if len(parts) > 1:
             yield f"{store_name(part.store)}, for {', '.join(part.contexts)}"
-        for name, why in can.because.items():
+        for name, why in can.reasons.items():
             yield f"  {name} = {getattr(can, name, '?')}: {why}"
         outcome = f"NO: {failure}" if failure else "yes: a test record was written and deleted"
         yield f"  takes writes = {outcome}"

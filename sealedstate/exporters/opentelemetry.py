@@ -1,8 +1,8 @@
 """Events as a counter of OpenTelemetry: ``sealedstate.events``.
 
-Its attributes are ``sealedstate.event``, ``sealedstate.reason`` and ``sealedstate.kid``, those that
-an event has. Knows the metrics API of OpenTelemetry. Does not know its SDK or where metrics go:
-that is the meter provider's business. Without one, nothing is counted.
+Its attributes are ``sealedstate.event``, ``sealedstate.reason`` and ``sealedstate.kid``, if the
+event has them. Only the metrics API of OpenTelemetry is used: the meter provider decides where the
+numbers go, and without one, nothing is counted.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ except ImportError as missing:
         "observers: OpenTelemetry needs its library: pip install sealedstate[opentelemetry]"
     ) from missing
 
+__all__ = ["OpenTelemetryObserver"]
+
 
 class OpenTelemetryObserver:
-    """Counts events by a meter of `meter_provider`, by default the process's own.
+    """Counts events with a meter of `meter_provider`.
 
-    That one may be set later: what happens from then on is counted.
+    The default is the process's provider, which may be set later; counting then begins at that
+    time.
     """
 
     def __init__(self, meter_provider: MeterProvider | None = None) -> None:

@@ -1,13 +1,12 @@
-"""Events as a counter of Prometheus: ``sealedstate_events_total{event, reason, kid}``.
+"""Events as a counter of Prometheus.
 
-Knows prometheus_client. Does not know how metrics are served: `prometheus_client.make_wsgi_app()`
-does that, or whatever the application already has.
+It is ``sealedstate_events_total{event, reason, kid}``. The application serves the metrics, with
+`prometheus_client.make_wsgi_app()` for example.
 
-Several processes (gunicorn, uWSGI) need the multiprocess mode of prometheus_client, which is chosen
-outside: the variable PROMETHEUS_MULTIPROC_DIR names an empty directory before Python starts, and
-`/metrics` is served from a registry with a `MultiProcessCollector`. The observer then counts in
-files of that directory, and so needs a path that every process may write to. docs/events.md shows
-it whole.
+Several processes (gunicorn, uWSGI) need the multiprocess mode of prometheus_client: the variable
+PROMETHEUS_MULTIPROC_DIR names an empty directory before Python starts, and `/metrics` is served
+from a registry with a `MultiProcessCollector`. The observer then counts in files of that directory,
+so every process must be allowed to write to it. docs/events.md has a complete example.
 """
 
 from __future__ import annotations
@@ -23,12 +22,15 @@ except ImportError as missing:
         "observers: Prometheus needs its library: pip install sealedstate[prometheus]"
     ) from missing
 
+__all__ = ["PrometheusObserver"]
+
 
 class PrometheusObserver:
-    """Counts events in `registry`, by default the one that prometheus_client serves by itself.
+    """Counts events in `registry`.
 
-    One observer may watch several applications. Two in one registry need different namespaces.
-    Raises ConfigurationError.
+    The default is the registry that prometheus_client serves. One observer may watch several
+    applications. Two observers in one registry need different namespaces. Raises
+    ConfigurationError.
     """
 
     def __init__(

@@ -18,7 +18,7 @@
 
 A wrapped secret is a token (see `_wire.token`) with the purpose "ring-secret", the ring's id as the
 realm, and the kid (or "lookup") as the name. With a key-encryption key, the checksum is keyed by
-its subkey ("checksum", "ring", ring), so that nobody can write a ring without that key.
+its subkey ("checksum", "ring", ring), so that a ring cannot be written without that key.
 
 One ring has one spelling: the fields in this order, an indent of two blanks, ASCII only, and a line
 break at the end. A document with another spelling or an additional field is refused as altered.
@@ -186,7 +186,7 @@ def _check(ring: Ring) -> None:
     if re.fullmatch("[0-9a-f]{16}", ring.ring_id) is None:
         raise ConfigurationError("the id of a ring must be 16 hex digits")
     if ring.long_term:
-        ring.keyring().lasting.primary(MAX_NUMBER)  # checks the keys, and that they differ
+        ring.keyring().long_term.primary(MAX_NUMBER)  # checks the keys, and that they differ
     kids = [key.kid for key in (*ring.keys, *ring.long_term)]
     kids += [dead.kid for dead in ring.tombstones]
     if len(set(kids)) < len(kids) or any(len(kid) != KID_BYTES for kid in kids):

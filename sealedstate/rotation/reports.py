@@ -1,4 +1,4 @@
-"""What each process reports about the ring it uses, so that one command sees all of them.
+"""What each process reports about the ring it uses, for one command that sees all.
 
 A report contains kids and numbers, and neither a secret nor a session. The reports of a process
 that has ended expire.

@@ -167,7 +167,7 @@ class Ring:
         return self._expiry(self.retires_at(key))
 
     def successions(self) -> list[int]:
-        """The dates at which one key took over from another or will, in order, each once."""
+        """The dates of all changes of the primary, past and future, in order, each once."""
         # A key that was disabled before its date never became the primary.
         dates = {
             key.activates_at
@@ -197,9 +197,9 @@ class Ring:
             skew=self.schedule.skew,
             announce=self.schedule.announce,
             lookup=self.lookup,
-            gone=frozenset(dead.kid for dead in self.tombstones),
+            removed_kids=frozenset(dead.kid for dead in self.tombstones),
             revoked_before=self.revoked_before,
-            lasting_keys=tuple(
+            long_term_keys=tuple(
                 Key(key.kid, key.secret, key.activates_at) for key in self.long_term
             ),
         )

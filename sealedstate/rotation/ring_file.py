@@ -1,4 +1,4 @@
-"""The ring in one file, for the processes of one machine or of a shared volume.
+"""The ring in one file: for processes of one machine or of a shared volume.
 
 Beside the file PATH there are
 
@@ -40,7 +40,7 @@ if sys.platform != "win32":
 
 __all__ = ["RingFile", "is_ring_file"]
 
-# No request waits for the lock, and a slow disk can make each writer before this one slow.
+# No request waits for the lock, and a slow disk can slow down each writer in the queue.
 DEFAULT_TIMEOUT = 30.0
 POLL_SECONDS = 0.005
 MARKER_BYTES = 100
@@ -285,7 +285,7 @@ def _read_marker(lock: int) -> str:
 
 def _write_marker(lock: int, ring: Ring) -> None:
     """Remember the ring. Last of all, because a marker without its ring would stop all nodes."""
-    # The length is always the same, so that one write overwrites the last marker.
+    # The length is always the same, so that a write replaces the last marker.
     os.pwrite(lock, f"{ring.ring_id} {ring.sequence:020}\n".encode(), 0)
     os.fsync(lock)
 

@@ -3,7 +3,7 @@
 The row is permanent and is in the context "sealedstate.ring". Its key is a plain hash of the realm,
 so that deployments can share a store. Its value is the document, which is always wrapped: the
 operator of the store can neither use the keys nor add others. The operator can delete the row or
-restore an older one, and a store can lose it. A missing row looks as if it had never existed: the
+restore an older row, and a store can lose it. A missing row looks as if it had never existed: the
 caller decides whether to put back the ring that it holds, by `write(ring, None)`.
 
 A document has about 200 bytes for each key and each tombstone. If it does not fit into the store's
@@ -30,7 +30,7 @@ WRITE_TRIES = 8
 
 
 class StoredRing:
-    """A `RingStorage` in `storage`, for the deployment `realm`.
+    """A `RingStorage` in `storage`: the ring of the deployment `realm`.
 
     `wrapping`: the key-encryption keys, of which the first wraps. Raises ConfigurationError without
     one. Errors of the store are StorageErrors, and so OperatorErrors.

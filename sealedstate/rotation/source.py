@@ -118,7 +118,7 @@ class RotatingKeySource:
             return False
         self._sought_at = now
         self._reload()
-        return self._keyring.find(kid) is not None or kid in self._keyring.gone
+        return self._keyring.find(kid) is not None or kid in self._keyring.removed_kids
 
     def run_once(self) -> None:
         """One round of the background thread: load, put back a lost ring, rotate, report."""

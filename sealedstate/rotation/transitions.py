@@ -77,8 +77,8 @@ def is_due(ring: Ring, now: int) -> bool:
 def rotate(ring: Ring, schedule: Schedule, now: int, random: Random, force: bool = False) -> Ring:
     """Announce the key that is due at `now`, and destroy keys that expired long ago.
 
-    Returns the same ring if no key is due. `force`: announce a key anyway. The next ring has the
-    longer promises of its own schedule and `schedule`.
+    Returns the same ring if no key is due. `force`: announce a key anyway. The next ring keeps the
+    longer promises of both schedules.
     """
     if not (force or is_due(ring, now)):
         return ring

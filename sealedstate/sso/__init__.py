@@ -1,22 +1,14 @@
-"""For identity providers: login records that fit into a cookie, and identifiers that take no room.
+"""For identity providers: login records, derived identifiers, single logout, and more.
 
-The front door. Knows what is public; does nothing by itself. See `login_records` for the way to
-use it, `registry` for its file, and `derived` for what identifiers promise.
+`records` has the login record of a session, `identifiers` the identifiers that need not be
+stored, `registry` the numbers of known services, and `logout` single logout. `sessions`,
+`replay`, `artifacts` and `consent` keep what an identity provider needs in a store. Errors are
+in `sealedstate.errors`.
 """
 
 from __future__ import annotations
 
-from ..errors import (
-    IdentifierKeyMissing,
-    LoginsUnreadable,
-    MetadataUnreadable,
-    NobodySignedIn,
-    RegistryMissing,
-    RegistryUnreadable,
-    RequestOfAnother,
-    SessionIdChanged,
-)
-from .artifacts import ArtifactStore, SAMLArtifact, source_id_of
+from .artifacts import ArtifactStore, SAMLArtifact, compute_source_id
 from .consent import Consent, ConsentStore
 from .identifiers import Identifiers
 from .logins import Authentication, NameID, ServiceLogin
@@ -26,7 +18,7 @@ from .logout.single_logout import SingleLogout
 from .records import PERSISTENT, TRANSIENT, LoginRecord, LoginRecords
 from .registry import (
     Registry,
-    extended_text,
+    extend_registry,
     load_registry,
     parse_registry,
     read_service_entity_ids,
@@ -41,32 +33,24 @@ __all__ = [
     "Authentication",
     "Consent",
     "ConsentStore",
-    "IdentifierKeyMissing",
     "Identifiers",
     "LiveSession",
     "LoginRecord",
     "LoginRecords",
-    "LoginsUnreadable",
     "LogoutIndex",
     "LogoutProgress",
     "LogoutRequest",
-    "MetadataUnreadable",
     "NameID",
-    "NobodySignedIn",
     "Notice",
     "Registry",
-    "RegistryMissing",
-    "RegistryUnreadable",
     "ReplayCache",
-    "RequestOfAnother",
     "SAMLArtifact",
     "ServiceLogin",
-    "SessionIdChanged",
     "SessionRegistry",
     "SingleLogout",
-    "extended_text",
+    "compute_source_id",
+    "extend_registry",
     "load_registry",
     "parse_registry",
     "read_service_entity_ids",
-    "source_id_of",
 ]

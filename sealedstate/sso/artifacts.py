@@ -1,13 +1,16 @@
-"""Messages that are fetched once, by exactly one asker: what SAML's artifact binding needs.
+"""Messages that exactly one recipient fetches once, as SAML's artifact binding needs.
 
-    handle = artifacts.put(response, "https://sp.example.org/shibboleth", 60, now)
-    message = artifacts.take(handle, "https://sp.example.org/shibboleth", now)  # the second: None
+    handle = artifacts.put(response, "https://sp.example.org/shibboleth", 60)
+    message = artifacts.take(handle, "https://sp.example.org/shibboleth")  # again: None
 
-Knows bytes, for whom they are and how long they stay. Does not know SAML: what a handle looks like
-on its way is `saml_artifacts`, and who is asking has been proved before.
+`SAMLArtifact` is what travels in place of the message and leads to a handle. The caller
+authenticates the service that asks.
 
-A row's key is a hash of the handle, which nobody can guess, so whoever reads the store can't ask
-for what is in it. Its value is sealed: the recipient behind its length in 4 bytes, and the message.
+A row of the context ``sealedstate.sso.artifact`` is named by BLAKE2b-192 of
+LP("sealedstate/1", "artifact", realm, handle), as text (see `_wire.encoding`; LP is as
+in `_wire.token`). The handle cannot be guessed or computed from that, so reading the
+store does not help to fetch a message. The value is sealed: the recipient's UTF-8 behind
+its length in 4 bytes, and the message.
 """
 
 from __future__ import annotations
@@ -20,152 +23,107 @@ import logging
 from dataclasses import dataclass, field
 from typing import Self
 
-from .._wire.token import OVERHEAD_BYTES
+from .._stored.table import Kind
 from ..deployment import Deployment
-from ..errors import (
-    CapacityError,
-    ConfigurationError,
-    MalformedToken,
-    OutcomeUnknown,
-    StorageUnavailable,
-    UnreadableError,
-    UnsupportedValue,
-    VersionMismatch,
-)
+from ..errors import CapacityError, ConfigurationError, MalformedToken, UnsupportedValue
 from ..keyring import length_prefixed
-from ..storage.contract import Stored, millis, next_version, utf8
-from .deployment import SsoDeployment
+from ..storage.contract import millis, utf8
 
-CONTEXT = "sealedstate.sso.artifact"
+__all__ = ["ArtifactStore", "SAMLArtifact", "compute_source_id"]
+
+KIND = Kind("sealedstate.sso.artifact", "artifact", "an artifact")
 HANDLE_BYTES = 20
 LONGEST = 3600
-WRITE_TRIES = 3
 
 log = logging.getLogger("sealedstate")
 
 
-@dataclass(frozen=True, slots=True)
 class ArtifactStore:
-    """The messages that wait to be fetched, on all nodes of one deployment."""
+    """The messages of one deployment that wait to be fetched, on all its nodes.
 
-    deployment: SsoDeployment
+    Raises ConfigurationError without a store, and if it falls short of the requirements of
+    ``artifacts``.
+    """
 
-    @classmethod
-    def of(cls, deployment: Deployment) -> Self:
-        """That of `settings`. Raises ConfigurationError: no store, or an unfit one."""
-        return cls(SsoDeployment.of(deployment, "artifacts"))
+    def __init__(self, deployment: Deployment) -> None:
+        deployment.require("artifacts")
+        self._deployment, self._table = deployment, deployment.table(KIND)
 
     @property
     def message_bytes(self) -> int:
-        """The largest message that the store takes, beside a recipient of 1024 bytes."""
-        room = self.deployment.storage.capabilities.value_bytes
-        return max(0, room - OVERHEAD_BYTES - 4 - 1024)
+        """The largest message that the store takes for a recipient of 1024 bytes."""
+        return max(0, self._table.value_bytes - 4 - 1024)
 
-    def put(self, message: bytes, recipient: str, lifetime: int, now: float) -> bytes:
-        """Keep a message for `recipient`, an entityID, for `lifetime` seconds; its handle.
+    def put(self, message: bytes, recipient: str, lifetime: int) -> bytes:
+        """Keep a message for `recipient`, an entityID, for `lifetime` seconds.
 
-        The handle is 20 random bytes. Raises CapacityError, before any I/O, for a message that the
-        store can't take; ConfigurationError for no recipient or for a lifetime that is not 1 to
-        3600; UnsupportedValue for a message that is not bytes or a recipient that is no text;
-        StorageError or NoPrimaryKey.
+        Returns its handle, 20 random bytes. Raises CapacityError if the message is too large
+        for the store, before any I/O; ConfigurationError for an empty recipient or a lifetime
+        that is not 1 to 3600; UnsupportedValue for a message that is not bytes or a recipient
+        that is not text; StorageError or NoPrimaryKey.
         """
         if type(message) is not bytes:
-            raise UnsupportedValue("an artifact's message", "it is bytes")
+            raise UnsupportedValue("message", f"expected bytes, got {type(message).__name__}")
         if type(recipient) is not str:
-            raise UnsupportedValue("an artifact's recipient", "it is text")
+            raise UnsupportedValue("recipient", f"expected text, got {type(recipient).__name__}")
         if not recipient or not 0 < lifetime <= LONGEST:
-            raise ConfigurationError(f"an artifact is for somebody, and for 1 to {LONGEST} seconds")
+            raise ConfigurationError(
+                "recipient, lifetime: must not be empty, and must be 1 to"
+                f" {LONGEST} seconds; got {recipient!r} and {lifetime}"
+            )
         data = length_prefixed(utf8(recipient)) + message
-        self._check_size(data)
-        handle = self.deployment.rows.random(HANDLE_BYTES)
-        self._create(self._key(handle), data, millis(now + lifetime), now)
-        self.deployment.answered()
+        if len(data) > self._table.value_bytes:
+            raise CapacityError(
+                f"an artifact of {len(data)} bytes; the store takes {self._table.value_bytes}"
+            )
+        handle = self._deployment.random(HANDLE_BYTES)
+        expires_at = millis(self._deployment.now() + lifetime)
+        self._table.create(self._table.key(handle), data, expires_at)
         return handle
 
-    def take(self, handle: bytes, recipient: str, now: float) -> bytes | None:
-        """The message of a handle, and nobody gets it again; None where there is none for him.
+    def take(self, handle: bytes, recipient: str) -> bytes | None:
+        """The message of a handle; no later call gets it. None if there is none.
 
-        Who is not the recipient leaves it where it is. Raises StorageError: then he has not got
-        it, and may ask again; where the reply got lost (OutcomeUnknown), it may be gone for good.
+        A caller that is not the recipient gets None and leaves the message where it is.
+        Raises StorageError: the message was not handed out, and the recipient may ask again;
+        after OutcomeUnknown it may be gone.
         """
         if type(handle) is not bytes or len(handle) != HANDLE_BYTES or type(recipient) is not str:
             return None
-        key = self._key(handle)
-        stored = self.deployment.storage.read(CONTEXT, key)
-        message = None if stored is None else self._opened(key, stored, recipient, now)
-        if stored is None or message is None or not self._consumed(key, stored.version):
+        key = self._table.key(handle)
+        entry = self._table.read(key)
+        if entry is None:
             return None
-        self.deployment.answered()
-        return message
-
-    def _key(self, handle: bytes) -> str:
-        return self.deployment.hashed_name("artifact", handle)
-
-    def _check_size(self, data: bytes) -> None:
-        size, most = len(data), self.deployment.storage.capabilities.value_bytes - OVERHEAD_BYTES
-        if size > most:
-            raise CapacityError(f"an artifact of {size} bytes; the store takes {most}")
-
-    def _create(self, key: str, data: bytes, until: int, now: float) -> None:
-        at, version = self.deployment, next_version(now)
-        value = at.rows.seal_row(CONTEXT, key, version, data, at.keyring(), now)
-        for left in reversed(range(WRITE_TRIES)):
-            try:
-                # Where there is one, it is ours: nobody else knows the handle.
-                at.storage.create(CONTEXT, key, value, until, version)
-                return
-            except OutcomeUnknown:
-                if not left:
-                    raise
-
-    def _opened(self, key: str, stored: Stored, recipient: str, now: float) -> bytes | None:
-        at = self.deployment
-        try:
-            data = at.rows.open_row(CONTEXT, key, stored, at.keyring(), now)
-        except UnreadableError as error:
-            if error.keeps_cookie:
-                why = f"an artifact is unreadable here ({error.reason})"
-                raise StorageUnavailable(why) from error
+        end = 4 + int.from_bytes(entry.value[:4], "big")
+        # With a lone surrogate it equals no recipient, because `put` takes none.
+        asking = recipient.encode("utf-8", "surrogatepass")
+        if not hmac.compare_digest(entry.value[4:end], asking):
+            log.warning("an artifact was asked for by a service that is not its recipient")
             return None
-        end = 4 + int.from_bytes(data[:4], "big")
-        if not hmac.compare_digest(data[4:end], recipient.encode("utf-8", "surrogatepass")):
-            log.warning("an artifact was asked for by somebody whom it is not for")
-            return None
-        return data[end:]
-
-    def _consumed(self, key: str, version: int) -> bool:
-        """Whether it was us who deleted it."""
-        try:
-            return self.deployment.storage.delete(CONTEXT, key, version)
-        except VersionMismatch:
-            return False
+        # Of several callers that have read the message, the caller that deletes the row gets it.
+        return entry.value[end:] if self._table.delete(key, entry.version) else None
 
 
-# FOLD sealedstate.sso.saml_artifacts
-# The artifact that travels in place of a SAML 2 message, type 0x0004, and back.
-#
-# Knows its 44 bytes. Does not know what a handle leads to.
-#
-#     TypeCode 0x0004 (2 bytes) | EndpointIndex (2) | SourceID (20) | MessageHandle (20), in base64
-#
-# SourceID is the SHA-1 digest of the issuer's entityID: whoever gets an artifact finds by it
-# whom to
-# ask. Source: saml-bindings-2.0-os, 3.6.4.
-
+# --- SAML ---------------------------------------------------------------------------------------
 
 TYPE_CODE = b"\x00\x04"
 DIGEST_BYTES = 20
 ARTIFACT_BYTES = 44
 ARTIFACT_CHARS = 60
-LAST_INDEX = 0xFFFF
+MAX_INDEX = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True)
 class SAMLArtifact:
-    """An artifact: which endpoint of which issuer gives the message of `handle`, 20 bytes.
+    """A SAML 2 artifact of type 0x0004 (saml-bindings-2.0-os, 3.6.4).
 
-    Whoever has the handle may ask, so it stays out of the repr. Raises ConfigurationError for
-    values that no artifact holds, UnsupportedValue for those of another type.
+    It is base64 of 44 bytes:
+
+        TypeCode 0x0004 (2 bytes) | EndpointIndex (2) | SourceID (20) | MessageHandle (20)
+
+    `source_id` is the SHA-1 digest of the issuer's entityID; by it the recipient finds the issuer.
+    Holding the handle is enough to ask for the message, so the repr leaves it out. Raises
+    UnsupportedValue for values of another type, ConfigurationError for values of another size.
     """
 
     source_id: bytes
@@ -173,43 +131,51 @@ class SAMLArtifact:
     endpoint_index: int = 0
 
     def __post_init__(self) -> None:
-        if type(self.source_id) is not bytes or type(self.handle) is not bytes:
-            raise UnsupportedValue("a SAML artifact", "SourceID and MessageHandle are bytes")
-        if type(self.endpoint_index) is not int:
-            raise UnsupportedValue("a SAML artifact", "an EndpointIndex is a whole number")
+        for name, kind in (("source_id", bytes), ("handle", bytes), ("endpoint_index", int)):
+            value = getattr(self, name)
+            if type(value) is not kind:
+                raise UnsupportedValue(
+                    f"SAMLArtifact.{name}",
+                    f"expected {kind.__name__}, got {type(value).__name__}",
+                )
         if len(self.source_id) != DIGEST_BYTES or len(self.handle) != DIGEST_BYTES:
-            raise ConfigurationError(f"SourceID and MessageHandle have {DIGEST_BYTES} bytes each")
-        if not 0 <= self.endpoint_index <= LAST_INDEX:
-            raise ConfigurationError(f"an EndpointIndex is 0 to {LAST_INDEX}")
+            raise ConfigurationError(
+                f"SAMLArtifact.source_id, handle: must have {DIGEST_BYTES} bytes each,"
+                f" got {len(self.source_id)} and {len(self.handle)}"
+            )
+        if not 0 <= self.endpoint_index <= MAX_INDEX:
+            raise ConfigurationError(
+                f"SAMLArtifact.endpoint_index: must be 0 to {MAX_INDEX}, got {self.endpoint_index}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The artifact behind a `SAMLart` value. Raises MalformedToken for all else, None too."""
+        """Parse a `SAMLart` value. Raises MalformedToken for everything else."""
         if type(text) is not str or len(text) != ARTIFACT_CHARS or not text.isascii():
             raise MalformedToken
         try:
             data = binascii.a2b_base64(text, strict_mode=True)
         except binascii.Error:
             raise MalformedToken from None
-        # Two texts for one artifact would differ in bits that base64 does not use.
-        if data[:2] != TYPE_CODE or len(data) != ARTIFACT_BYTES or _base64(data) != text:
+        # Encoding again refuses a second text of the same artifact, with other unused bits.
+        if data[:2] != TYPE_CODE or len(data) != ARTIFACT_BYTES or _to_base64(data) != text:
             raise MalformedToken
         return cls(data[4:24], data[24:], int.from_bytes(data[2:4], "big"))
 
     def export(self) -> str:
-        """The text that `parse` reads, 60 characters. It holds the handle."""
+        """Return the text that `parse` reads, 60 characters. It contains the handle."""
         index = self.endpoint_index.to_bytes(2, "big")
-        return _base64(TYPE_CODE + index + self.source_id + self.handle)
+        return _to_base64(TYPE_CODE + index + self.source_id + self.handle)
 
     def is_from(self, entity_id: str) -> bool:
-        """Whether `entity_id` is its issuer's."""
-        return hmac.compare_digest(self.source_id, source_id_of(entity_id))
+        """Whether `entity_id` is the issuer's."""
+        return hmac.compare_digest(self.source_id, compute_source_id(entity_id))
 
 
-def source_id_of(entity_id: str) -> bytes:
-    """The SourceID of an issuer. Its digest identifies, and secures nothing."""
+def compute_source_id(entity_id: str) -> bytes:
+    """Return the SourceID of an issuer, which identifies it and proves nothing."""
     return hashlib.sha1(entity_id.encode(), usedforsecurity=False).digest()
 
 
-def _base64(data: bytes) -> str:
+def _to_base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")

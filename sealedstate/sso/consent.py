@@ -1,18 +1,20 @@
-"""What users agreed to: terms of use, and which attributes a service may get.
+"""What users agreed to: terms of use, and which attributes a service may receive.
 
-    if not consents.has_accepted(subject, "terms", 3, now):
+    if not consents.has_accepted(subject, "terms", 3):
         ...  # show version 3, and when the user agrees:
-        consents.record(subject, "terms", 3, now)
+        consents.record(subject, "terms", 3)
 
-Knows documents by name and version, subjects, services and attributes by name. Does not know what a
-document says or who may ask.
+All consents of a subject are one row of the context ``sealedstate.sso.consent``. It is
+named by BLAKE2b-192 of LP("sealedstate/1", "consent", realm, subject), keyed with the
+ring's lookup secret, as text (see `_wire.encoding`; LP is as in `_wire.token`), and
+sealed by a key for long-lived values: the store reveals neither the subject nor the
+consents, and no rotation of the keys that seal sessions affects them. The payload is
+CBOR as in `_wire.cbor`: a list of [document, version, given at, expires at or None,
+service or None, list of attributes], sorted by document and service, times in seconds
+since 1970-01-01T00:00:00Z.
 
-All that a subject agreed to is one row, named by a keyed hash of the subject and sealed by a
-lasting key: neither can be read in the store, and no rotation of the keys that seal sessions
-touches it. The payload is CBOR as in `codec`: a list of [document, version, given at, expires at or
-None, service or None, list of attributes], in order, times in seconds since 1970-01-01T00:00:00Z.
-
-Two changes at once are both made. Of two that record the same document, the newer version stays.
+Two concurrent changes are both made. If both record the same document, the newer
+version stays.
 """
 
 from __future__ import annotations
@@ -20,39 +22,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
-from .._wire import cbor as codec
+from .._stored.table import DELETE, Delete, Entry, Kind, Put
+from .._wire import cbor
 from .._wire.record import check_subject
 from ..deployment import Deployment
-from ..errors import (
-    ConfigurationError,
-    MalformedRecord,
-    OutcomeUnknown,
-    StorageUnavailable,
-    UnreadableError,
-    UnsupportedValue,
-    VersionMismatch,
-)
-from ..storage.contract import LAST_VERSION, LATEST, Stored, millis, next_version
-from .deployment import SsoDeployment
+from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, UnsupportedValue
+from ..storage.contract import LAST_VERSION, LATEST, millis
 from .logins import check_text
 
-CONTEXT = "sealedstate.sso.consent"
-# Each round of a race over one subject has a winner, so that many are served.
-WRITE_TRIES = 100
+__all__ = ["Consent", "ConsentStore"]
 
-T = TypeVar("T")
+KIND = Kind("sealedstate.sso.consent", "consent", "a user's row of consents")
+# Each round of a race for one subject has a winner, so this many writers are served.
+WRITE_TRIES = 100
 
 log = logging.getLogger("sealedstate")
 
 
 @dataclass(frozen=True, slots=True)
 class Consent:
-    """That a user agreed to `version` of `document` at a time. Times in epoch seconds.
+    """A user agreed to `version` of `document`. Times in epoch seconds.
 
-    `expires_at`: None for ever. `service`: an entityID where it is for one service only, such as
-    that it may get `attributes`. Raises UnsupportedValue for values of other types.
+    `expires_at`: None for never. `service`: the entityID of the only service that the
+    consent is for, which may receive `attributes`; None for all services. Raises
+    UnsupportedValue for values of other types, ConfigurationError for other bad values.
     """
 
     document: str
@@ -63,190 +58,160 @@ class Consent:
     attributes: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        check_text("a consent's document", self.document)
-        _check_integers(self.version, self.given_at, *_given(self.expires_at))
-        for service in _given(self.service):
-            check_text("a consent's service", service)
+        check_text("Consent.document", self.document)
+        _check_integer("Consent.version", self.version)
+        _check_integer("Consent.given_at", self.given_at)
+        if self.expires_at is not None:
+            _check_integer("Consent.expires_at", self.expires_at)
+        if self.service is not None:
+            check_text("Consent.service", self.service)
         for attribute in self.attributes:
-            check_text("a consent's attribute", attribute)
+            check_text("Consent.attributes", attribute)
         if not self.document or not 0 < self.version <= LAST_VERSION:
-            raise ConfigurationError("a document has a name, and a version from 1 on")
+            raise ConfigurationError(
+                "Consent.document, version: must not be empty, and must be at least 1;"
+                f" got {self.document!r} and {self.version}"
+            )
         if self.expires_at is not None and not self.given_at < self.expires_at <= LATEST // 1000:
-            raise ConfigurationError("a consent expires after it was given, or never")
+            raise ConfigurationError(
+                "Consent.expires_at: must be None or later than given_at;"
+                f" got {self.expires_at} and {self.given_at}"
+            )
 
     @property
     def about(self) -> tuple[str, str | None]:
-        """What it is about: of two with the same, one counts."""
+        """Document and service: of two consents about the same, one counts."""
         return (self.document, self.service)
 
-    def counts(self, now: float) -> bool:
-        """Whether it has not expired."""
+    def is_valid(self, now: float) -> bool:
+        """Whether it has not expired at `now` (epoch seconds)."""
         return self.expires_at is None or now < self.expires_at
 
 
 Consents: TypeAlias = frozenset[Consent]
 
 
-@dataclass(frozen=True, slots=True)
 class ConsentStore:
-    """What the users of one deployment agreed to. Every method may raise StorageError.
+    """The consents of one deployment's users.
 
-    It needs a lookup key, and raises NoPrimaryKey while a ring has no key for what is stored for
-    years. Subjects are those of sessions; another raises UnsupportedValue.
+    Every method may raise StorageError, and UnsupportedValue for a subject that no session
+    can have. Writing raises NoPrimaryKey while the ring has no key for long-lived values.
+    The constructor raises ConfigurationError without a store or a lookup key, and if the
+    store falls short of the requirements of ``consent``.
     """
 
-    deployment: SsoDeployment
-
-    @classmethod
-    def of(cls, deployment: Deployment) -> Self:
-        """That of `settings`. Raises ConfigurationError: no store, an unfit one, no lookup key."""
-        shared = SsoDeployment.of(deployment, "consent")
-        shared.lookup()
-        return cls(shared)
+    def __init__(self, deployment: Deployment) -> None:
+        deployment.require("consent")
+        self._now = deployment.now
+        self._table = deployment.table(KIND, long_term=True)
+        self._table.lookup_secret()
 
     def record(
         self,
         subject: str,
         document: str,
         version: int,
-        now: float,
         expires_at: int | None = None,
         service: str | None = None,
         attributes: Iterable[str] = (),
     ) -> None:
-        """Record that `subject` agrees, now. When this returns, it is stored.
+        """Record that `subject` agrees, now. The consent is stored when this returns.
 
-        The same again replaces what was agreed to before, but an older version no newer one. Raises
-        ConfigurationError, also for attributes without a service; UnsupportedValue for another type
-        or text with a lone surrogate; and CapacityError, with nothing lost, where all of a
-        subject's consents do not fit into one row.
+        A consent to the same document replaces the earlier one, unless that is to a newer
+        version. Raises ConfigurationError, also for attributes without a service;
+        UnsupportedValue for a value of another type or text with a lone surrogate; and
+        CapacityError if all consents of the subject do not fit into one row: then nothing
+        has changed.
         """
-        names = _names(attributes)
+        _check_several(attributes)
+        names = tuple(attributes)
+        for name in names:  # before they are hashed, which not every value can be
+            check_text("attributes", name)
         if names and service is None:
-            raise ConfigurationError("attributes are for a service: say for which")
-        given = Consent(document, version, int(now), expires_at, service, names)
-        self._change(subject, lambda known: _with(known, given), now)
+            raise ConfigurationError("attributes: need a service that receives them")
+        given = Consent(document, version, int(self._now()), expires_at, service, frozenset(names))
+
+        def add(known: Consents) -> Consents:
+            others = frozenset(one for one in known if one.about != given.about)
+            has_newer = any(
+                one.version > given.version and one.is_valid(given.given_at)
+                for one in known - others
+            )
+            return known if has_newer else others | {given}
+
+        self._change(subject, add)
 
     def has_accepted(
         self,
         subject: str,
         document: str,
         version: int,
-        now: float,
         service: str | None = None,
         attributes: Collection[str] = (),
     ) -> bool:
-        """Whether `subject` agreed to this version or a newer one, and has not withdrawn that.
+        """Whether `subject` agreed to this version, or to a later version.
 
-        With `service`: to that for this service; with `attributes`: to all of these. False, too,
-        where the row was tampered with. Raises UnsupportedValue for a version that is no whole
-        number, and for one text in place of several attributes.
+        With `service`: for that service; with `attributes`: to all of these. Also False if
+        the row was tampered with. Raises UnsupportedValue for a version that is not a whole
+        number, and for a single text in place of several attributes.
         """
-        _check_integers(version)
+        _check_integer("version", version)
         _check_several(attributes)
         return any(
             one.about == (document, service)
             and one.version >= version
             and one.attributes.issuperset(attributes)
-            for one in self.of_subject(subject, now)
+            for one in self.of_subject(subject)
         )
 
-    def of_subject(self, subject: str, now: float) -> tuple[Consent, ...]:
-        """All that `subject` agreed to and that counts, by document and service."""
-        key = self._key(subject)
-        known = self._opened(key, self.deployment.storage.read(CONTEXT, key), now)
-        self.deployment.answered()
-        return _sorted(one for one in known if one.counts(now))
+    def of_subject(self, subject: str) -> tuple[Consent, ...]:
+        """The valid consents of `subject`, sorted by document and service."""
+        now, known = self._now(), _decode(self._table.read(self._key(subject)))
+        return _sort(one for one in known if one.is_valid(now))
 
-    def withdraw(self, subject: str, document: str, now: float, service: str | None = None) -> None:
-        """Forget one consent, in whatever version; harmless where there is none."""
+    def withdraw(self, subject: str, document: str, service: str | None = None) -> None:
+        """Forget one consent, whatever its version; harmless if there is none."""
+        self._change(
+            subject,
+            lambda known: frozenset(one for one in known if one.about != (document, service)),
+        )
 
-        def without(known: Consents) -> Consents:
-            return frozenset(one for one in known if one.about != (document, service))
-
-        self._change(subject, without, now)
-
-    def withdraw_all(self, subject: str, now: float) -> None:
-        """Forget all that `subject` agreed to; harmless where there is nothing."""
-        self._change(subject, lambda _: frozenset(), now)
-
-    # --- the row --------------------------------------------------------------------------------
+    def withdraw_all(self, subject: str) -> None:
+        """Forget all consents of `subject`; harmless if there are none."""
+        self._change(subject, lambda _: frozenset())
 
     def _key(self, subject: str) -> str:
         check_subject(subject)
-        return self.deployment.keyed_name("consent", subject)
+        return self._table.guessable_key(subject)
 
-    def _change(self, subject: str, change: Callable[[Consents], Consents], now: float) -> None:
-        key, storage = self._key(subject), self.deployment.storage
-        for _ in range(WRITE_TRIES):
-            stored = storage.read(CONTEXT, key)
-            known = self._opened(key, stored, now)
-            wanted = frozenset(one for one in change(known) if one.counts(now))
-            # A row that holds what is wanted may be sealed by a retired key; the sweep finds it.
-            if (stored is None and not wanted) or (wanted and wanted == known):
-                break
-            if self._written(key, wanted, stored, now):
-                break
-        else:
-            raise StorageUnavailable(
-                f"consents were written by others {WRITE_TRIES} times in a row"
-            )
-        self.deployment.answered()
+    def _change(self, subject: str, change: Callable[[Consents], Consents]) -> None:
+        def update(entry: Entry | None) -> Put | Delete | None:
+            known, now = _decode(entry), self._now()
+            wanted = frozenset(one for one in change(known) if one.is_valid(now))
+            if not wanted:
+                return DELETE
+            if wanted == known:
+                # It may be sealed by a retired key; `sealedstate keys reseal` finds that.
+                return None
+            ends = [one.expires_at for one in wanted if one.expires_at is not None]
+            # The row is needed until the last of them expires, or for ever.
+            return Put(_encode(wanted), millis(max(ends)) if len(ends) == len(wanted) else None)
 
-    def _written(self, key: str, wanted: Consents, over: Stored | None, now: float) -> bool:
-        """Whether the row holds `wanted` now, or is gone where nothing is."""
-        at = self.deployment
-        version = next_version(now, 0 if over is None else over.version)
-        try:
-            if over is not None and not wanted:
-                return at.storage.delete(CONTEXT, key, over.version)
-            value = at.rows.seal_row(
-                CONTEXT, key, version, _encoded(wanted), at.keyring().lasting, now
-            )
-            until = _expiry(wanted)
-            if over is None:
-                return at.storage.create(CONTEXT, key, value, until, version)
-            return at.storage.update(CONTEXT, key, value, until, version, over.version)
-        except (VersionMismatch, OutcomeUnknown):
-            # Look again: either it is there, or another is, or ours is written over what is.
-            return False
-
-    def _opened(self, key: str, stored: Stored | None, now: float) -> Consents:
-        """What stands in a row; nothing for one that was tampered with."""
-        if stored is None:
-            return frozenset()
-        at = self.deployment
-        try:
-            data = at.rows.open_row(CONTEXT, key, stored, at.keyring().lasting, now)
-            return _decoded(data)
-        except UnreadableError as error:
-            if error.keeps_cookie:
-                # Another node can read it, or this one once it has the key.
-                why = f"consents are unreadable here ({error.reason})"
-                raise StorageUnavailable(why) from error
-            return frozenset()
+        self._table.change(self._key(subject), update, tries=WRITE_TRIES)
 
 
-def _with(known: Consents, given: Consent) -> Consents:
-    others = frozenset(one for one in known if one.about != given.about)
-    newer = [
-        one for one in known - others if one.version > given.version and one.counts(given.given_at)
-    ]
-    return known if newer else others | {given}
+# --- a row's payload ----------------------------------------------------------------------------
 
 
-def _sorted(consents: Iterable[Consent]) -> tuple[Consent, ...]:
-    return tuple(sorted(consents, key=lambda one: (one.document, *_given(one.service))))
+def _sort(consents: Iterable[Consent]) -> tuple[Consent, ...]:
+    # A consent to all services comes before those for single services.
+    return tuple(
+        sorted(consents, key=lambda one: (one.document, one.service is not None, one.service or ""))
+    )
 
 
-def _expiry(consents: Consents) -> int | None:
-    """When the row can go: with the last of them, or never. In milliseconds."""
-    ends = [one.expires_at for one in consents if one.expires_at is not None]
-    return millis(max(ends)) if len(ends) == len(consents) else None
-
-
-def _encoded(consents: Consents) -> bytes:
-    return codec.encode(
+def _encode(consents: Consents) -> bytes:
+    return cbor.encode(
         [
             [
                 one.document,
@@ -256,54 +221,51 @@ def _encoded(consents: Consents) -> bytes:
                 one.service,
                 sorted(one.attributes),
             ]
-            for one in _sorted(consents)
+            for one in _sort(consents)
         ],
         "consents",
     )
 
 
-def _decoded(data: bytes) -> Consents:
-    rows: Any = codec.decode(data)
+def _decode(entry: Entry | None) -> Consents:
+    """The consents of a row; none for a row that was tampered with."""
+    if entry is None or entry.error is not None:
+        return frozenset()
     try:
-        return frozenset(consent for row in rows for consent in _consents_in(*row))
-    except (TypeError, ValueError):  # authentic, and yet not as we write it
-        raise MalformedRecord from None
+        rows: Any = cbor.decode(entry.value)
+        return frozenset(consent for row in rows for consent in _decode_consent(*row))
+    except (TypeError, ValueError, MalformedRecord) as error:
+        # The row is authentic: a newer release wrote it, and can read it.
+        raise RowUnreadable(f"{KIND.noun} is unreadable here (record)") from error
 
 
-def _consents_in(
+def _decode_consent(
     document: Any, version: Any, given_at: Any, expires_at: Any, service: Any, attributes: list[Any]
 ) -> Iterator[Consent]:
-    """The consent of one row; none where an earlier release took values of other types.
+    """The consent; none if an earlier release stored values of other types.
 
-    The user is asked again, and what else he agreed to stays.
+    The user is asked again, and the other consents stay.
     """
     if type(attributes) is not list:
         raise MalformedRecord
     try:
         yield Consent(document, version, given_at, expires_at, service, frozenset(attributes))
     except UnsupportedValue as error:
-        log.warning("a consent is passed over: %s is of another type", error.path)
+        log.warning("a consent is ignored: %s has another type", error.path)
 
 
-def _given(value: T | None) -> tuple[T, ...]:
-    return () if value is None else (value,)
+# --- values from callers ------------------------------------------------------------------------
 
 
-def _check_integers(*numbers: object) -> None:
-    # A bool is an int for Python, and none here.
-    if any(type(number) is not int for number in numbers):
-        raise UnsupportedValue("a consent's version or time", "it is a whole number")
+def _check_integer(path: str, number: object) -> None:
+    # A bool is an int to Python, but True is not a version.
+    if type(number) is not int:
+        raise UnsupportedValue(path, f"expected a whole number, got {type(number).__name__}")
 
 
 def _check_several(attributes: object) -> None:
-    """A text is a collection of texts, too: of its letters."""
+    # A text is a collection of texts, too: of its letters.
     if isinstance(attributes, str | bytes) or not isinstance(attributes, Iterable):
-        raise UnsupportedValue("a consent's attributes", "they are a collection of texts")
-
-
-def _names(attributes: Iterable[str]) -> frozenset[str]:
-    _check_several(attributes)
-    names = tuple(attributes)
-    for name in names:  # before they are hashed, which not all that is given can be
-        check_text("a consent's attribute", name)
-    return frozenset(names)
+        raise UnsupportedValue(
+            "attributes", f"expected a collection of texts, got {type(attributes).__name__}"
+        )

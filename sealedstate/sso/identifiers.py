@@ -1,34 +1,32 @@
-"""Identifiers that an identity provider makes instead of storing: transient, pairwise, invertible.
+"""NameIDs and SessionIndexes that are derived instead of stored.
 
-Knows keys, session ids, subjects and entityIDs. Does not know what is stored where, or the clock.
-
-A *handle* is a NameID or a SessionIndex made for one service login. It leads back to the session,
-so that a logout request finds it without any index. LP is as in `sealing`; for a session id of 16
-bytes, an entityID, and the label "name-id" or "session-index":
+A *handle* is a NameID or a SessionIndex derived for one service login. It leads back to the
+session, so a logout request finds the session without an index. LP is as in `_wire.token`; for a
+session id of 16 bytes, an entityID, and the label "name-id" or "session-index":
 
     K_tag  = subkey(identifier key, "tag",  "sso.identifier", realm)
     K_mask = subkey(identifier key, "mask", "sso.identifier", realm)
     tag    = BLAKE2b-128(key=K_tag,  LP(label, entityID, session id))
     masked = session id XOR BLAKE2b-128(key=K_mask, LP(label, entityID, tag))
-    handle = "_" and the text (see `chunking`) of kid (4 bytes) | tag | masked: 49 characters
+    handle = "_" and the text (see `_wire.encoding`) of kid (4 bytes) | tag | masked: 49 characters
 
-This is a synthetic initialization vector: the tag is a pseudorandom function of all that goes in,
-authenticates it and is the nonce of the mask. So what is made for one service tells nothing about
-another's, or about the session id; equal handles mean the same session at the same service; and a
-handle that was altered, or comes from another service or with another label, is refused. It is an
-NCName, short enough for every place in SAML (256 characters), and its letters' case matters.
+This is a synthetic initialization vector: the tag is a pseudorandom function of all inputs,
+authenticates them and is the nonce of the mask. So a handle for one service reveals nothing about
+another service's or about the session id; equal handles mean the same session at the same service;
+and a handle that was altered, or comes from another service or with another label, is refused. It
+is an NCName, short enough for every place in SAML (256 characters), and case-sensitive.
 
-A *pairwise* NameID is for ever the same for a subject at a service, and leads nowhere:
+A *pairwise* NameID never changes for a subject at a service, and leads to no session:
 
     K = subkey(pairwise key, "pairwise", "sso.identifier", realm)
     BLAKE2b-160(key=K, LP(entityID, subject))
 
-in base32 (RFC 4648), small letters: 32 characters that survive a service that ignores case.
+in base32 (RFC 4648), lower case: 32 characters that survive a service that ignores case.
 
-Rotating the identifier keys: the primary makes handles, all open them. A key that leaves the ring,
-expires or is revoked takes with it every logout by the handles that it made, so keep it for as long
-as the longest session lives, and a day. The pairwise key is one key and is never rotated: another
-one gives every user a new account at every service.
+Rotating the identifier keys: the primary derives handles, all keys open them. When a key leaves the
+ring, expires or is revoked, logouts by the handles that it derived no longer work, so keep it for
+as long as the longest session lives, and a day. The pairwise key is a single key and is never
+rotated: another key gives every user a new account at every service.
 """
 
 from __future__ import annotations
@@ -36,20 +34,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import TypeAlias
 
 from .._wire.encoding import from_text, to_text
 from .._wire.record import ID_BYTES
-from ..errors import (
-    ConfigurationError,
-    ForgedToken,
-    KeyDisabled,
-    KeyOutOfUse,
-    MalformedToken,
-    UnknownKey,
-)
+from ..errors import ConfigurationError, ForgedToken, MalformedToken
 from ..key_sources import KeySource
 from ..keyring import KID_BYTES, Key, length_prefixed
+
+__all__ = ["Identifiers"]
 
 PURPOSE = "sso.identifier"
 NAME_ID, SESSION_INDEX = "name-id", "session-index"
@@ -61,13 +57,56 @@ PAIRWISE_BYTES = 20
 PAIRWISE_CHARS = 32
 
 
+# --- masked values ------------------------------------------------------------------------------
+
+MaskKeys: TypeAlias = tuple[bytes, bytes]
+"""(K_tag, K_mask)"""
+
+
+def mask(keys: MaskKeys, context: tuple[str, ...], *values: bytes) -> bytes:
+    """Return a tag of context and values, and behind it the values, masked.
+
+    The tag is BLAKE2b-128(key=K_tag, LP(*context, *values)), and the mask BLAKE2b(key=K_mask,
+    LP(*context, tag)) of as many bytes as the values have. Equal inputs give equal results.
+    """
+    tag_key, mask_key = keys
+    tag = _blake2b(tag_key, TAG_BYTES, *context, *values)
+    return tag + _xor_mask(mask_key, context, tag, b"".join(values))
+
+
+def unmask(
+    keys: MaskKeys, context: tuple[str, ...], token: bytes, sizes: Sequence[int]
+) -> tuple[bytes, ...] | None:
+    """Return the values in a token of `mask`, given their sizes; None for others."""
+    tag, masked = token[:TAG_BYTES], token[TAG_BYTES:]
+    if len(masked) != sum(sizes):
+        return None
+    tag_key, mask_key = keys
+    data = _xor_mask(mask_key, context, tag, masked)
+    values = tuple(data[start:end] for start, end in pairwise(accumulate(sizes, initial=0)))
+    expected = _blake2b(tag_key, TAG_BYTES, *context, *values)
+    return values if hmac.compare_digest(tag, expected) else None
+
+
+def _xor_mask(mask_key: bytes, context: tuple[str, ...], tag: bytes, data: bytes) -> bytes:
+    bits = _blake2b(mask_key, len(data), *context, tag)
+    return (int.from_bytes(data, "big") ^ int.from_bytes(bits, "big")).to_bytes(len(data), "big")
+
+
+def _blake2b(secret: bytes, size: int, *fields: str | bytes) -> bytes:
+    return hashlib.blake2b(length_prefixed(*fields), key=secret, digest_size=size).digest()
+
+
+# --- identifiers --------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class Identifiers:
-    """Makes and opens the identifiers of one deployment (`realm`).
+    """Derives and opens the identifiers of one deployment (`realm`).
 
-    `keys`: the ring of identifier keys, not the one that seals cookies. `pairwise`: the one key of
-    pairwise NameIDs; without it there are none. Session ids are `Session.raw_id`, 16 bytes. Raises
-    ConfigurationError for anything else than a key source, a key and a name.
+    `keys`: the ring of identifier keys, not the ring that seals cookies; `open_keys` opens it.
+    `pairwise`: the key of pairwise NameIDs; without it there are none. Session ids are 16 bytes;
+    entityIDs and subjects are texts, times epoch seconds. Raises ConfigurationError.
     """
 
     keys: KeySource = field(repr=False)
@@ -77,112 +116,89 @@ class Identifiers:
     def __post_init__(self) -> None:
         if isinstance(self.keys, type) or not isinstance(self.keys, KeySource):
             raise ConfigurationError(
-                "identifier keys are a key source: Settings(keys=..., absolute_lifetime=...)"
-                ".key_source makes one"
+                "Identifiers.keys: must be a key source; open_keys(Settings(keys=...)) opens one"
             )
         if not (self.pairwise is None or isinstance(self.pairwise, Key)):
             raise ConfigurationError(
-                "the key of pairwise NameIDs is a Key: Key.parse(text) of what"
-                " `sealedstate keys generate` prints"
+                "Identifiers.pairwise: must be a Key; Key.parse(text) reads a line of"
+                " `sealedstate keys generate`"
             )
         if type(self.realm) is not str or not self.realm:
-            raise ConfigurationError("the realm of identifiers is a name")
+            raise ConfigurationError("Identifiers.realm: must be non-empty text")
 
     def transient_name_id(self, session_id: bytes, entity_id: str, now: float) -> str:
-        """The NameID of this session at one service. Raises NoPrimaryKey."""
-        return self._handle(NAME_ID, session_id, entity_id, now)
+        """Return the NameID of a session at one service. Raises NoPrimaryKey."""
+        return self._derive(self._primary(now), NAME_ID, session_id, entity_id)
 
     def session_index(self, session_id: bytes, entity_id: str, now: float) -> str:
-        """The SessionIndex of this session at one service. Raises NoPrimaryKey."""
-        return self._handle(SESSION_INDEX, session_id, entity_id, now)
+        """Return the SessionIndex of a session at one service. Raises NoPrimaryKey."""
+        return self._derive(self._primary(now), SESSION_INDEX, session_id, entity_id)
 
     def pairwise_name_id(self, subject: str, entity_id: str) -> str:
-        """The NameID by which one service knows `subject` for ever."""
+        """Return the permanent NameID of a user at one service.
+
+        Raises ConfigurationError without a pairwise key.
+        """
         if self.pairwise is None:
-            raise ConfigurationError("pairwise NameIDs need a key of their own that never rotates")
+            raise ConfigurationError(
+                "Identifiers.pairwise: pairwise NameIDs need a key that never rotates"
+            )
         secret = self.pairwise.subkey("pairwise", PURPOSE, self.realm)
         digest = _blake2b(secret, PAIRWISE_BYTES, entity_id, subject)
         return base64.b32encode(digest).decode("ascii").lower()
 
     def open_name_id(self, text: str, entity_id: str, now: float) -> bytes:
-        """The id of the session that a transient NameID was made for, at this service.
+        """Return the id of the session that a transient NameID leads to.
 
         `text` may be anything that a service sends. Raises UnreadableError of some kind.
         """
         return self._open(NAME_ID, text, entity_id, now)
 
     def open_session_index(self, text: str, entity_id: str, now: float) -> bytes:
-        """The id of the session that a SessionIndex was made for, at this service.
+        """Return the id of the session that a SessionIndex leads to.
 
         `text` may be anything that a service sends. Raises UnreadableError of some kind.
         """
         return self._open(SESSION_INDEX, text, entity_id, now)
 
-    def handle_under(self, kid: bytes, label: str, session_id: bytes, entity_id: str) -> str | None:
-        """The handle that the key `kid` made, or would make; None without that key."""
+    def derive_with(self, kid: bytes, label: str, session_id: bytes, entity_id: str) -> str | None:
+        """Return the handle that the key `kid` derives; None without that key."""
         key = self.keys.keyring().find(kid)
-        return None if key is None else self._seal(key, label, session_id, entity_id)
+        return None if key is None else self._derive(key, label, session_id, entity_id)
 
-    def _handle(self, label: str, session_id: bytes, entity_id: str, now: float) -> str:
-        primary = self.keys.keyring().primary(int(now))
-        return self._seal(primary, label, session_id, entity_id)
+    def _primary(self, now: float) -> Key:
+        return self.keys.keyring().primary(int(now))
 
-    def _seal(self, key: Key, label: str, session_id: bytes, entity_id: str) -> str:
+    def _derive(self, key: Key, label: str, session_id: bytes, entity_id: str) -> str:
         if len(session_id) != ID_BYTES:
-            raise ValueError(f"a session id has {ID_BYTES} bytes")
-        tag = self._tag(key, label, session_id, entity_id)
-        masked = self._masked(key, label, session_id, entity_id, tag)
-        return START + to_text(key.kid + tag + masked)
+            raise ValueError(f"session_id: expected {ID_BYTES} bytes, got {len(session_id)}")
+        masked = mask(self._mask_keys(key), (label, entity_id), session_id)
+        return START + to_text(key.kid + masked)
 
     def _open(self, label: str, text: str, entity_id: str, now: float) -> bytes:
-        token = _token(text)
-        kid, tag, masked = token[:KID_BYTES], token[KID_BYTES:-ID_BYTES], token[-ID_BYTES:]
-        key = self._usable_key(kid, now)
+        token = _parse_handle(text)
+        key = self.keys.keyring().find_usable(token[:KID_BYTES], now)
         try:
-            session_id = self._masked(key, label, masked, entity_id, tag)
-            expected = self._tag(key, label, session_id, entity_id)
+            found = unmask(self._mask_keys(key), (label, entity_id), token[KID_BYTES:], (ID_BYTES,))
         except UnicodeEncodeError:  # no service has such an entityID
             raise ForgedToken from None
-        if not hmac.compare_digest(tag, expected):
+        if found is None:
             raise ForgedToken
-        return session_id
+        return found[0]
 
-    def _usable_key(self, kid: bytes, now: float) -> Key:
-        ring = self.keys.keyring()
-        key = ring.find(kid)
-        if key is None:
-            raise KeyOutOfUse if kid in ring.gone else UnknownKey(kid)
-        if key.revoked or (key.expires_at is not None and now >= key.expires_at):
-            raise KeyOutOfUse
-        if key.disabled:
-            raise KeyDisabled
-        return key
-
-    def _tag(self, key: Key, label: str, session_id: bytes, entity_id: str) -> bytes:
-        secret = key.subkey("tag", PURPOSE, self.realm)
-        return _blake2b(secret, TAG_BYTES, label, entity_id, session_id)
-
-    def _masked(self, key: Key, label: str, data: bytes, entity_id: str, tag: bytes) -> bytes:
-        """The session id masked, or unmasked."""
-        mask = _blake2b(key.subkey("mask", PURPOSE, self.realm), ID_BYTES, label, entity_id, tag)
-        return bytes(one ^ other for one, other in zip(data, mask, strict=True))
+    def _mask_keys(self, key: Key) -> MaskKeys:
+        return key.subkey("tag", PURPOSE, self.realm), key.subkey("mask", PURPOSE, self.realm)
 
 
-def kid_of(text: str) -> bytes | None:
-    """The kid in a text that may be a handle; None when it is none."""
-    if len(text) != HANDLE_CHARS:
-        return None
+def parse_kid(text: str) -> bytes | None:
+    """Return the kid of a text that looks like a handle; None for any other text."""
     try:
-        return _token(text)[:KID_BYTES]
+        return _parse_handle(text)[:KID_BYTES]
     except MalformedToken:
         return None
 
 
-def _token(text: str) -> bytes:
+def _parse_handle(text: str) -> bytes:
     if len(text) != HANDLE_CHARS or not text.startswith(START):
         raise MalformedToken
     return from_text(text.removeprefix(START))
-
-
-def _blake2b(secret: bytes, size: int, *fields: str | bytes) -> bytes:
-    return hashlib.blake2b(length_prefixed(*fields), key=secret, digest_size=size).digest()

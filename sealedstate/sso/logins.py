@@ -1,10 +1,7 @@
-"""Who proved who they are, when and how; and which services they went to: as values.
+"""Authentications and service logins, as values.
 
-Knows authentications, service logins, and how two concurrent sets of them become one. Does not
-know bytes, registries, keys or a session.
-
-Of the texts of a service login some need not be kept because they can be made again: `Made` stands
-for them. An application never meets one, unless it reads what `columns` decodes.
+An identifier of a service login that can be derived again is stored as a `Derived` placeholder
+(see `records.IdentifierDeriver`). Applications never meet placeholders.
 """
 
 from __future__ import annotations
@@ -15,19 +12,25 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypeAlias, TypeVar
 
+from .._wire.encoding import has_lone_surrogate
 from ..errors import UnsupportedValue
+
+__all__ = ["Authentication", "NameID", "ServiceLogin"]
 
 T = TypeVar("T")
 
 KID_BYTES = MARK_BYTES = 4
-# Epoch seconds, and seconds: until the year 36812.
+# Of times (epoch seconds) and durations (seconds): reached in the year 36812.
 MAX_TIME = 1 << 40
-# By how many seconds another node's clock may be ahead of ours.
+# By how many seconds another node's clock may be ahead.
 MAX_AHEAD = 60
 
 
-class How(IntEnum):
-    """How a text is made again. The numbers are part of the format of login records."""
+class Derivation(IntEnum):
+    """What an identifier is derived from.
+
+    The numbers are part of the format of login records.
+    """
 
     SUBJECT = 2
     DERIVED = 3
@@ -35,32 +38,37 @@ class How(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Made:
-    """Stands for a text that is made again from what is known anyway.
+class Derived:
+    """A placeholder for an identifier that can be derived again.
 
-    SUBJECT: it is the session's subject. DERIVED: from the session's id and the entityID, under
-    the key `kid`; `mark` (4 bytes) tells the session's id from another. PAIRWISE: from the subject
-    and the entityID, under the key `kid`.
+    SUBJECT: the session's subject itself. DERIVED: from the session's id and the entityID, with the
+    key `kid`; `mark` (4 bytes) is a hash of the session's id, to notice when that has changed.
+    PAIRWISE: from the subject and the entityID, with the key `kid`.
     """
 
-    how: How
+    derivation: Derivation
     kid: bytes = b""
     mark: bytes = b""
 
     def __post_init__(self) -> None:
-        sizes = (len(self.kid), len(self.mark))
-        if sizes != (KID_BYTES * (self.how > How.SUBJECT), MARK_BYTES * (self.how is How.DERIVED)):
-            raise ValueError("a key and a mark belong to what is made with them")
+        kid_bytes = 0 if self.derivation is Derivation.SUBJECT else KID_BYTES
+        mark_bytes = MARK_BYTES if self.derivation is Derivation.DERIVED else 0
+        if (len(self.kid), len(self.mark)) != (kid_bytes, mark_bytes):
+            raise ValueError(
+                f"{self.derivation.name}: expected a kid of {kid_bytes} bytes and a mark of"
+                f" {mark_bytes}, got {len(self.kid)} and {len(self.mark)}"
+            )
 
 
-Text: TypeAlias = str | Made
+StoredText: TypeAlias = str | Derived
 
 
 @dataclass(frozen=True, slots=True)
 class Authentication:
-    """The user proved at `time` (epoch seconds), by `method`, who they are.
+    """The user proved their identity at `time` (epoch seconds) by `method`.
 
     It counts for `duration` seconds. A method is an authentication context class or another URI.
+    Raises UnsupportedValue.
     """
 
     method: str
@@ -68,19 +76,19 @@ class Authentication:
     duration: int
 
     def __post_init__(self) -> None:
-        check_text("an authentication's method", self.method)
-        _check_number("an authentication's time", self.time)
-        _check_number("an authentication's duration", self.duration)
+        check_text("Authentication.method", self.method)
+        _check_number("Authentication.time", self.time)
+        _check_number("Authentication.duration", self.duration)
 
     @property
     def expires_at(self) -> int:
-        """From when on it no longer counts (epoch seconds)."""
+        """From when it no longer counts (epoch seconds)."""
         return self.time + self.duration
 
     def is_fresh(self, now: int, within: int | None = None) -> bool:
-        """Whether it still counts; with `within` only if it is not older than so many seconds.
+        """Whether it counts at `now`, and is at most `within` seconds old.
 
-        One that is more than a minute in the future does not count yet.
+        An authentication that is more than a minute in the future does not count yet.
         """
         age = now - self.time
         return age >= -MAX_AHEAD and now < self.expires_at and (within is None or age <= within)
@@ -88,80 +96,101 @@ class Authentication:
 
 @dataclass(frozen=True, slots=True)
 class NameID:
-    """The name by which one service knows the user, as logout must send it back."""
+    """The name by which a service knows the user.
 
-    value: Text = field(repr=False)
+    A logout must send it back unchanged. Raises UnsupportedValue.
+    """
+
+    value: StoredText = field(repr=False)
     format: str | None = None
     name_qualifier: str | None = None
     sp_name_qualifier: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.value, Made):
-            check_text("a NameID", self.value)
+        # One line each and no loop: hundreds are constructed whenever login records are decoded.
+        if not isinstance(self.value, Derived):
+            check_text("NameID.value", self.value)
         if self.format is not None:
-            check_text("a NameID's format", self.format)
+            check_text("NameID.format", self.format)
         if self.name_qualifier is not None:
-            check_text("a NameID's qualifier", self.name_qualifier)
+            check_text("NameID.name_qualifier", self.name_qualifier)
         if self.sp_name_qualifier is not None:
-            check_text("a NameID's qualifier", self.sp_name_qualifier)
+            check_text("NameID.sp_name_qualifier", self.sp_name_qualifier)
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceLogin:
     """The user went to the service `entity_id` at `time` (epoch seconds).
 
-    `method`: how the user had proved who they are. `session_index` None: the service got none,
-    which is something else than an empty one.
+    `method` is how the user had authenticated. `session_index` is None where the service was given
+    none, which differs from an empty one. Raises UnsupportedValue.
     """
 
     entity_id: str
     method: str
     name_id: NameID
-    session_index: Text | None = field(repr=False)
+    session_index: StoredText | None = field(repr=False)
     time: int
 
     def __post_init__(self) -> None:
-        check_text("a service login's entity_id", self.entity_id)
-        check_text("a service login's method", self.method)
+        check_text("ServiceLogin.entity_id", self.entity_id)
+        check_text("ServiceLogin.method", self.method)
         if type(self.name_id) is not NameID:
-            raise UnsupportedValue("a service login's name_id", "it is a NameID")
-        if not (self.session_index is None or isinstance(self.session_index, Made)):
-            check_text("a service login's session_index", self.session_index)
-        _check_number("a service login's time", self.time)
+            raise UnsupportedValue("ServiceLogin.name_id", _describe("a NameID", self.name_id))
+        if not (self.session_index is None or isinstance(self.session_index, Derived)):
+            check_text("ServiceLogin.session_index", self.session_index)
+        _check_number("ServiceLogin.time", self.time)
 
     @property
-    def identity(self) -> tuple[str, NameID, Text | None]:
-        """What stays when a login is renewed: a logout of one is a logout of all that share it."""
+    def identity(self) -> tuple[str, NameID, StoredText | None]:
+        """What a renewed login keeps. A logout ends all logins of the same identity."""
         return self.entity_id, self.name_id, self.session_index
 
 
-def latest_only(logins: Iterable[ServiceLogin]) -> frozenset[ServiceLogin]:
-    """Of logins that are the same but for time and method, the latest."""
+def keep_latest(logins: Iterable[ServiceLogin]) -> frozenset[ServiceLogin]:
+    """Return the latest login of each identity."""
     ordered = sorted(logins, key=lambda login: (login.time, login.method))
     return frozenset({login.identity: login for login in ordered}.values())
 
 
-def merge_sets(
-    before: AbstractSet[T] | None, theirs: AbstractSet[T], ours: AbstractSet[T]
-) -> frozenset[T]:
-    """What two writers make of a set that both had found as `before`; None: nobody knows.
+def sort_key(login: ServiceLogin) -> tuple[object, ...]:
+    """Return the key of a total order of logins without placeholders, by time first.
 
-    What either added is there. What either removed is gone, unless the other renewed it meanwhile,
-    which is another member. Where `before` is unknown nothing counts as removed: telling a service
-    twice to log out does no harm, not telling it does.
+    Rows of logouts rely on this order (see `logout.state`).
     """
-    both = frozenset(theirs | ours)
-    return both if before is None else both - (before - theirs) - (before - ours)
+    name_id = login.name_id
+    texts = (name_id.format, name_id.name_qualifier, name_id.sp_name_qualifier, login.session_index)
+    optional = [(text is not None, str(text or "")) for text in texts]
+    return (login.time, login.entity_id, str(name_id.value), *optional)
 
 
-def check_text(what: str, text: object) -> None:
-    """Raise UnsupportedValue unless `text` is text that has UTF-8."""
+def merge_sets(
+    base: AbstractSet[T] | None, remote: AbstractSet[T], local: AbstractSet[T]
+) -> frozenset[T]:
+    """Merge what two writers made of the set `base`, or of an unknown set (None).
+
+    An addition by either is kept. A removal by either holds, unless the other renewed the member
+    meanwhile, which makes it another member. With an unknown base nothing counts as removed:
+    notifying a service of a logout twice does no harm, not notifying it does.
+    """
+    both = frozenset(remote | local)
+    return both if base is None else both - (base - remote) - (base - local)
+
+
+def check_text(path: str, text: object) -> None:
+    """Raise UnsupportedValue, naming `path`, unless `text` is valid Unicode text."""
     if type(text) is not str:
-        raise UnsupportedValue(what, "it is text")
-    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UnsupportedValue(what, "text with a lone surrogate")
+        raise UnsupportedValue(path, _describe("text", text))
+    if has_lone_surrogate(text):
+        raise UnsupportedValue(path, "must be valid Unicode (lone surrogate found)")
 
 
-def _check_number(what: str, number: object) -> None:
-    if type(number) is not int or not 0 <= number < MAX_TIME:
-        raise UnsupportedValue(what, f"it is a whole number from 0 to {MAX_TIME - 1}")
+def _check_number(path: str, number: object) -> None:
+    if type(number) is not int:
+        raise UnsupportedValue(path, _describe("a whole number", number))
+    if not 0 <= number < MAX_TIME:
+        raise UnsupportedValue(path, f"must be 0 to {MAX_TIME - 1}, got {number}")
+
+
+def _describe(expected: str, value: object) -> str:
+    return f"expected {expected}, got {type(value).__name__}"

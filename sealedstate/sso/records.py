@@ -1,19 +1,16 @@
 """The login record of an identity provider's user, in two parts of a session.
 
-    login = records.of(session, now)
+    login = records.for_session(session)
     login.authenticate(PASSWORD, duration=8 * 3600)
     if login.is_fresh(MFA, within=15 * 60): ...
     login.add_service(ServiceLogin(entity_id, PASSWORD, NameID(name), session_index, now))
     for service in login.services(): ...
 
-Knows which part of a session holds what, and the rule for two requests at once. Does not know bytes
-on the wire, requests or stores; `now` is told.
+Authentications are in the small part `head`. Service logins are in the part `columns`, which is
+decoded only when they are needed. Where this node lacks a registry or a key for them, reading them
+raises `LoginsUnreadable`, and the login itself continues.
 
-Authentications stand in the small part `head`, service logins in the part `columns`, which nobody
-decodes who does not ask for them. Both are bytes. Where the second can't be read (a registry or a
-key is missing), `LoginsUnreadable` says so, and the login itself goes on.
-
-Two requests at once: no service login is lost, and the rules of `merge_sets` decide the rest.
+Two concurrent requests lose no service login; `merge_sets` has the rules.
 """
 
 from __future__ import annotations
@@ -27,125 +24,30 @@ from ..errors import (
     ConfigurationError,
     IdentifierKeyMissing,
     LoginsUnreadable,
-    NobodySignedIn,
+    NotSignedIn,
     SessionIdChanged,
 )
-from ..hooks import Save
+from ..hooks import SaveEvent
 from ..session import Session
-from ._codec.authentications import Head, complete, decode_head, encode_head, keep
+from ._codec.authentications import Head, compact, decode_head, encode_head, expand
 from ._codec.columns import decode_logins, encode_logins
-from .identifiers import NAME_ID, PAIRWISE_CHARS, SESSION_INDEX, Identifiers, kid_of
+from .identifiers import NAME_ID, PAIRWISE_CHARS, SESSION_INDEX, Identifiers, parse_kid
 from .logins import (
     MARK_BYTES,
     Authentication,
-    How,
-    Made,
+    Derivation,
+    Derived,
     NameID,
     ServiceLogin,
-    Text,
+    StoredText,
     check_text,
-    latest_only,
+    keep_latest,
     merge_sets,
+    sort_key,
 )
 from .registry import Registry
 
-# FOLD sealedstate.sso.making
-# Texts of a service login that need not be kept, because they can be made again.
-#
-# Knows the session's id and subject, and the identifiers made of them. Does not know bytes.
-#
-# A text is left out only if making it again gives exactly that text, and it is made with the key
-# that
-# made it first.
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose logins they are: the session's id (16 bytes) and subject."""
-
-    session_id: bytes = field(repr=False)
-    subject: str = field(repr=False)
-    identifiers: Identifiers | None
-
-    def leave_out(self, login: ServiceLogin) -> ServiceLogin:
-        """The login without the texts that can be made again."""
-        name_id, index = login.name_id, login.session_index
-        name = self._name_left_out(name_id.value, login.entity_id)
-        if isinstance(index, str):
-            index = self._derived(SESSION_INDEX, index, login.entity_id) or index
-        return _with_texts(login, name, index)
-
-    def make_again(self, login: ServiceLogin) -> ServiceLogin:
-        """The login with all texts. Raises LoginsUnreadable of some kind."""
-        name_id, index = login.name_id, login.session_index
-        name = self._made(NAME_ID, name_id.value, login.entity_id)
-        if index is not None:
-            index = self._made(SESSION_INDEX, index, login.entity_id)
-        return _with_texts(login, name, index)
-
-    def _name_left_out(self, text: Text, entity_id: str) -> Text:
-        if not isinstance(text, str):
-            return text
-        if text == self.subject:
-            return Made(How.SUBJECT)
-        # What has another length need not be made to see that it is another text.
-        pairwise = self._pairwise(entity_id) if len(text) == PAIRWISE_CHARS else None
-        if pairwise is not None and text == pairwise[1]:
-            return Made(How.PAIRWISE, pairwise[0])
-        return self._derived(NAME_ID, text, entity_id) or text
-
-    def _derived(self, label: str, text: str, entity_id: str) -> Made | None:
-        kid = kid_of(text)
-        if kid is None or self._handle(kid, label, entity_id) != text:
-            return None
-        return Made(How.DERIVED, kid, self._mark())
-
-    def _made(self, label: str, text: Text, entity_id: str) -> str:
-        if isinstance(text, str):
-            return text
-        if text.how is How.SUBJECT:
-            return self.subject
-        if text.how is How.PAIRWISE:
-            pairwise = self._pairwise(entity_id)
-            made = pairwise[1] if pairwise is not None and pairwise[0] == text.kid else None
-        elif text.mark != self._mark():
-            raise SessionIdChanged("derived identifiers belong to an earlier id of this session")
-        else:
-            made = self._handle(text.kid, label, entity_id)
-        if made is None:
-            raise IdentifierKeyMissing(text.kid)
-        return made
-
-    def _handle(self, kid: bytes, label: str, entity_id: str) -> str | None:
-        if self.identifiers is None:
-            return None
-        return self.identifiers.handle_under(kid, label, self.session_id, entity_id)
-
-    def _pairwise(self, entity_id: str) -> tuple[bytes, str] | None:
-        """The kid of the pairwise key, and the subject's pairwise NameID."""
-        if self.identifiers is None or self.identifiers.pairwise is None:
-            return None
-        made = self.identifiers.pairwise_name_id(self.subject, entity_id)
-        return self.identifiers.pairwise.kid, made
-
-    def _mark(self) -> bytes:
-        return hashlib.blake2b(self.session_id, digest_size=MARK_BYTES).digest()
-
-
-def _with_texts(login: ServiceLogin, name: Text, index: Text | None) -> ServiceLogin:
-    """The login with these texts: itself where they are its own, as most are."""
-    known = login.name_id
-    if name is known.value and index is login.session_index:
-        return login
-    name_id = NameID(name, known.format, known.name_qualifier, known.sp_name_qualifier)
-    return ServiceLogin(login.entity_id, login.method, name_id, index, login.time)
-
-
-def needs_subject(login: ServiceLogin) -> bool:
-    """Whether one of its texts can only be made again by who knows the subject."""
-    texts = (login.name_id.value, login.session_index)
-    return any(isinstance(text, Made) and text.how is not How.DERIVED for text in texts)
-
+__all__ = ["PERSISTENT", "TRANSIENT", "LoginRecord", "LoginRecords"]
 
 MergeRule: TypeAlias = Callable[[object, object, object], object]
 TRANSIENT = "urn:oasis:names:tc:SAML:2.0:nameid-format:transient"
@@ -153,12 +55,109 @@ PERSISTENT = "urn:oasis:names:tc:SAML:2.0:nameid-format:persistent"
 
 
 @dataclass(frozen=True, slots=True)
-class LoginRecords:
-    """How the login records of one deployment are kept.
+class IdentifierDeriver:
+    """Replaces a session's identifiers by placeholders, and derives them again.
 
-    `head` and `columns` name the parts; short names take less. `time_step`: the time of a service
-    login is rounded down to a multiple of so many seconds when it is added. Whole minutes take six
-    bits less than seconds; 1 keeps what is given.
+    An identifier is replaced only if deriving it again, with the same key, gives the same text.
+    `session_id` has 16 bytes.
+    """
+
+    session_id: bytes = field(repr=False)
+    subject: str = field(repr=False)
+    identifiers: Identifiers | None
+
+    def compact(self, login: ServiceLogin) -> ServiceLogin:
+        """Return the login with placeholders for its derivable identifiers."""
+        name, index, entity_id = login.name_id.value, login.session_index, login.entity_id
+        if isinstance(name, str):
+            name = self._compact_name(name, entity_id)
+        if isinstance(index, str):
+            index = self._compact_handle(SESSION_INDEX, index, entity_id)
+        return _replace_identifiers(login, name, index)
+
+    def expand(self, login: ServiceLogin) -> ServiceLogin:
+        """Return the login with all identifiers as texts. Raises LoginsUnreadable."""
+        name, index, entity_id = login.name_id.value, login.session_index, login.entity_id
+        if isinstance(name, Derived):
+            name = self._expand(NAME_ID, name, entity_id)
+        if isinstance(index, Derived):
+            index = self._expand(SESSION_INDEX, index, entity_id)
+        return _replace_identifiers(login, name, index)
+
+    def _compact_name(self, text: str, entity_id: str) -> StoredText:
+        if text == self.subject:
+            return Derived(Derivation.SUBJECT)
+        keys = self.identifiers
+        # The length is compared first: deriving costs more.
+        if (
+            len(text) == PAIRWISE_CHARS
+            and keys is not None
+            and keys.pairwise is not None
+            and text == keys.pairwise_name_id(self.subject, entity_id)
+        ):
+            return Derived(Derivation.PAIRWISE, keys.pairwise.kid)
+        return self._compact_handle(NAME_ID, text, entity_id)
+
+    def _compact_handle(self, label: str, text: str, entity_id: str) -> StoredText:
+        kid = parse_kid(text)
+        if kid is None or self._derive_handle(kid, label, entity_id) != text:
+            return text
+        return Derived(Derivation.DERIVED, kid, self._mark())
+
+    def _expand(self, label: str, placeholder: Derived, entity_id: str) -> str:
+        text: str | None = None
+        if placeholder.derivation is Derivation.SUBJECT:
+            text = self.subject
+        elif placeholder.derivation is Derivation.PAIRWISE:
+            keys = self.identifiers
+            if keys is not None and keys.pairwise and keys.pairwise.kid == placeholder.kid:
+                text = keys.pairwise_name_id(self.subject, entity_id)
+        elif placeholder.mark != self._mark():
+            raise SessionIdChanged("derived identifiers belong to an earlier id of this session")
+        else:
+            text = self._derive_handle(placeholder.kid, label, entity_id)
+        if text is None:
+            raise IdentifierKeyMissing(placeholder.kid)
+        return text
+
+    def _derive_handle(self, kid: bytes, label: str, entity_id: str) -> str | None:
+        if self.identifiers is None:
+            return None
+        return self.identifiers.derive_with(kid, label, self.session_id, entity_id)
+
+    def _mark(self) -> bytes:
+        return hashlib.blake2b(self.session_id, digest_size=MARK_BYTES).digest()
+
+
+def _replace_identifiers(
+    login: ServiceLogin, name: StoredText, index: StoredText | None
+) -> ServiceLogin:
+    """Return the login with these identifiers; itself if they are unchanged."""
+    name_id = login.name_id
+    if name is name_id.value and index is login.session_index:
+        return login
+    # Constructed by hand: dataclasses.replace costs more than the rest.
+    name_id = NameID(name, name_id.format, name_id.name_qualifier, name_id.sp_name_qualifier)
+    return ServiceLogin(login.entity_id, login.method, name_id, index, login.time)
+
+
+def needs_subject(login: ServiceLogin) -> bool:
+    """Whether some identifier can't be derived again without the subject."""
+    return any(
+        isinstance(text, Derived) and text.derivation is not Derivation.DERIVED
+        for text in (login.name_id.value, login.session_index)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LoginRecords:
+    """How the login records of one deployment are stored in its sessions.
+
+    registry: the numbers of entityIDs and methods; what has none is stored as text.
+    identifiers: derives identifiers instead of storing them.
+    head, columns: the names of the two parts; short names take less.
+    time_step: the time of a service login is rounded down to a multiple of this many seconds when
+        the login is added. Whole minutes take six bits less than seconds; 1 keeps the exact time.
     """
 
     registry: Registry = field(default=Registry(), repr=False)
@@ -169,218 +168,239 @@ class LoginRecords:
 
     def __post_init__(self) -> None:
         if self.head == self.columns or not self.head or not self.columns:
-            raise ConfigurationError("head and columns are two names of parts")
+            raise ConfigurationError(
+                "LoginRecords.head, columns: must be two different names of parts"
+            )
         if self.time_step < 1:
-            raise ConfigurationError("time_step: at least one second")
+            raise ConfigurationError(
+                f"LoginRecords.time_step: must be at least 1, got {self.time_step}"
+            )
 
-    def of(self, session: Session, now: float) -> LoginRecord:
-        """The login record of a session at `now` (epoch seconds)."""
-        return LoginRecord(self, session, int(now))
+    def for_session(self, session: Session) -> LoginRecord:
+        """Return the login record of a session, without loading the session."""
+        return LoginRecord(self, session)
 
     @property
     def merge_rules(self) -> Mapping[str, MergeRule]:
-        """For ``Settings(merge=...)``."""
+        """The rules for ``Settings(merge=...)``."""
         return {self.head: merge_heads, self.columns: self.merge_columns}
 
-    def merge_columns(self, before: object, theirs: object, ours: object) -> bytes:
-        """The service logins of two requests. Raises LoginsUnreadable, and nothing is written."""
-        known = None if before is None else self.read_columns(before)
-        merged = merge_sets(known, self.read_columns(theirs), self.read_columns(ours))
-        return encode_logins(latest_only(merged), self.registry)
+    def merge_columns(self, base: object, remote: object, local: object) -> bytes:
+        """Merge the service logins of two requests. Raises LoginsUnreadable."""
+        known = None if base is None else self.read_columns(base)
+        merged = merge_sets(known, self.read_columns(remote), self.read_columns(local))
+        return encode_logins(keep_latest(merged), self.registry)
 
     def read_columns(self, value: object) -> frozenset[ServiceLogin]:
-        """The service logins of the part's value, without what can be made again."""
-        return decode_logins(_bytes(value), self.registry)
-
-    def whole(self, value: object, session_id: bytes, subject: str) -> frozenset[ServiceLogin]:
-        """The service logins of the part's value, with all texts. Raises LoginsUnreadable."""
-        owner = Owner(session_id, subject, self.identifiers)
-        return frozenset(owner.make_again(login) for login in self.read_columns(value))
-
-    def added_by(self, save: Save) -> frozenset[ServiceLogin]:
-        """The service logins that are new with a save: those of no earlier one under its id.
+        """Return the service logins of the part's value, with placeholders.
 
         Raises LoginsUnreadable.
         """
-        part, record = save.parts.get(self.columns), save.record
-        changed = part is not None and (part.changed or save.has_new_id)
-        if part is None or part.encoded is None or not changed or record.subject is None:
+        return decode_logins(_check_bytes(value), self.registry)
+
+    def read_logins(
+        self, value: object, session_id: bytes, subject: str
+    ) -> frozenset[ServiceLogin]:
+        """Return the service logins of the part's value, without placeholders.
+
+        Raises LoginsUnreadable.
+        """
+        deriver = IdentifierDeriver(session_id, subject, self.identifiers)
+        return frozenset(deriver.expand(login) for login in self.read_columns(value))
+
+    def find_new_logins(self, event: SaveEvent) -> frozenset[ServiceLogin]:
+        """Return the service logins that a save adds to its session id.
+
+        Raises LoginsUnreadable.
+        """
+        part, record = event.parts.get(self.columns), event.record
+        if part is None or part.encoded is None or record.subject is None:
             return frozenset()
-        ours = self._decoded(save, part.encoded, record.subject)
-        if part.saved is None or save.has_new_id:
-            return ours
-        known = {login.identity for login in self._decoded(save, part.saved, record.subject)}
-        return frozenset(login for login in ours if login.identity not in known)
+        if not (part.is_changed or event.has_new_id):
+            return frozenset()
+        decode = event.session.decode
+        value = decode(self.columns, part.encoded)
+        logins = self.read_logins(value, record.id, record.subject)
+        if part.saved is None or event.has_new_id:
+            return logins
+        value = decode(self.columns, part.saved)
+        known = {login.identity for login in self.read_logins(value, record.id, record.subject)}
+        return frozenset(login for login in logins if login.identity not in known)
 
-    def _decoded(self, save: Save, data: bytes, subject: str) -> frozenset[ServiceLogin]:
-        value = save.session.visit.decode(self.columns, data)
-        return self.whole(value, save.record.id, subject)
 
-
-def merge_heads(before: object, theirs: object, ours: object) -> bytes:
-    """The authentications of two requests."""
-    known = None if before is None else decode_head(_bytes(before))
-    return encode_head(merge_sets(known, decode_head(_bytes(theirs)), decode_head(_bytes(ours))))
+def merge_heads(base: object, remote: object, local: object) -> bytes:
+    """Merge the authentications of two requests. Raises LoginsUnreadable."""
+    known = None if base is None else decode_head(_check_bytes(base))
+    merged = merge_sets(known, decode_head(_check_bytes(remote)), decode_head(_check_bytes(local)))
+    return encode_head(merged)
 
 
 class LoginRecord:
-    """Who the user proved to be and where they went, in one session during one request."""
+    """The authentications and service logins of one session during one request."""
 
-    def __init__(self, records: LoginRecords, session: Session, now: int) -> None:
+    def __init__(self, records: LoginRecords, session: Session) -> None:
         self._records = records
         self._session = session
-        self._now = now
 
     # --- authentications ------------------------------------------------------------------------
 
     def authenticate(self, method: str, duration: int, time: int | None = None) -> Authentication:
-        """Record that the user proved who they are, now or at `time` (epoch seconds).
+        """Record an authentication of the user, now or at `time` (epoch seconds).
 
-        It replaces an earlier one by the same method; those that no longer count are dropped.
+        It replaces an earlier authentication by the same method; expired ones are dropped. Raises
+        NotSignedIn, UnsupportedValue or LoginsUnreadable.
         """
-        self._subject()
-        mine = Authentication(method, self._now if time is None else time, duration)
+        self._check_subject()
+        now = self._now()
+        mine = Authentication(method, now if time is None else time, duration)
         others = (
             other
             for other in self.authentications()
-            if other.method != method and self._now < other.expires_at
+            if other.method != method and now < other.expires_at
         )
         self._save_head({mine, *others})
         return mine
 
     def authentications(self) -> tuple[Authentication, ...]:
-        """All that are recorded, the earliest first."""
-        found = (complete(kept, self._start()) for kept in self._head())
-        return tuple(sorted(found, key=lambda one: (one.time, one.duration, one.method)))
+        """Return all recorded authentications, the earliest first.
+
+        Raises LoginsUnreadable.
+        """
+        value = self._session.get(self._records.head)
+        head: Head = frozenset() if value is None else decode_head(_check_bytes(value))
+        found = (expand(stored, self._start()) for stored in head)
+        return tuple(sorted(found, key=lambda each: (each.time, each.duration, each.method)))
 
     def is_fresh(self, method: str, within: int | None = None) -> bool:
-        """Whether an authentication by `method` counts; `within`: of the last so many seconds.
+        """Whether an authentication by `method` counts.
 
-        One that is more than a minute in the future does not count yet.
+        With `within`, only if it is at most that many seconds old. An authentication that is more
+        than a minute in the future does not count yet.
         """
+        now = self._now()
         return any(
-            one.method == method and one.is_fresh(self._now, within)
-            for one in self.authentications()
+            each.method == method and each.is_fresh(now, within) for each in self.authentications()
         )
 
     def forget_authentication(self, method: str) -> None:
-        """The user will have to prove it again."""
-        self._save_head({one for one in self.authentications() if one.method != method})
+        """Remove the authentication by `method`: the user has to repeat it."""
+        self._save_head({each for each in self.authentications() if each.method != method})
 
     # --- service logins -------------------------------------------------------------------------
 
     def add_service(self, *logins: ServiceLogin) -> None:
-        """Record that the user went to a service, or to several. The same again only renews it.
+        """Record that the user went to services. A known login is only renewed.
 
-        Raises LoginsUnreadable when the logins until now can't be read: `forget_services` goes on
-        without them.
+        Raises NotSignedIn, or LoginsUnreadable if the earlier logins can't be read;
+        `forget_services` drops these.
         """
         step = self._records.time_step
         added = [replace(login, time=login.time // step * step) for login in logins]
-        self._save_columns([*added, *self._others(*logins)])
+        self._save_columns([*added, *self._find_others(*logins)])
 
-    def enter(self, entity_id: str, method: str) -> ServiceLogin:
-        """Make a transient NameID and a SessionIndex for a service, and record the login.
+    def add_derived_login(self, entity_id: str, method: str) -> ServiceLogin:
+        """Record a login with a derived transient NameID and SessionIndex.
 
-        Raises ConfigurationError without identifiers, UnsupportedValue for what is no text,
-        NoPrimaryKey, or what `add_service` raises.
+        Raises ConfigurationError without identifiers, UnsupportedValue for values that are no
+        text, NoPrimaryKey, or what `add_service` raises.
         """
-        made, session_id = self._records.identifiers, self._owner().session_id
-        if made is None:
+        identifiers, session_id = self._records.identifiers, self._deriver().session_id
+        if identifiers is None:
             raise ConfigurationError(
-                "identifiers are made with keys: LoginRecords(identifiers=...)"
+                "LoginRecords.identifiers: derived identifiers need keys; pass Identifiers(...)"
             )
-        check_text("a service login's entity_id", entity_id)
-        name = made.transient_name_id(session_id, entity_id, self._now)
-        index = made.session_index(session_id, entity_id, self._now)
-        login = ServiceLogin(entity_id, method, NameID(name, TRANSIENT), index, self._now)
+        check_text("entity_id", entity_id)
+        now = self._now()
+        name = identifiers.transient_name_id(session_id, entity_id, now)
+        index = identifiers.session_index(session_id, entity_id, now)
+        login = ServiceLogin(entity_id, method, NameID(name, TRANSIENT), index, now)
         self.add_service(login)
         return login
 
     def services(self, entity_id: str | None = None) -> tuple[ServiceLogin, ...]:
-        """All service logins, or those at one service; the earliest first.
+        """Return all service logins, or those at one service, the earliest first.
 
-        Raises LoginsUnreadable of some kind.
+        Raises LoginsUnreadable.
         """
-        columns = self._columns()
-        chosen = [one for one in columns if entity_id is None or one.entity_id == entity_id]
-        owner = self._owner() if chosen else None
-        found = [owner.make_again(login) for login in chosen] if owner else []
-        return tuple(sorted(found, key=_order))
+        chosen = [
+            login
+            for login in self._read_columns()
+            if entity_id is None or login.entity_id == entity_id
+        ]
+        # Without logins there may be no subject either.
+        found = [*map(self._deriver().expand, chosen)] if chosen else []
+        return tuple(sorted(found, key=sort_key))
 
     def remove_service(self, login: ServiceLogin) -> None:
-        """The user is no longer there, as `login` (one of `services`) says."""
-        self._save_columns(self._others(login))
+        """Remove one of `services`: the user has left it. Raises LoginsUnreadable."""
+        self._save_columns(self._find_others(login))
 
     def forget_services(self) -> None:
-        """Drop all service logins unread: when they can't be read, or all were told to log out."""
+        """Remove all service logins without reading them."""
         self._put(self._records.columns, b"")
 
     def regenerate(self) -> None:
-        """Give the session a new id. Identifiers derived from the old one are kept as texts."""
+        """Give the session a new id, and keep identifiers derived from the old id.
+
+        These are then stored as texts. Raises LoginsUnreadable.
+        """
         services = self.services()
         self._session.regenerate()
         self._save_columns(services)
 
     # --- the session's parts --------------------------------------------------------------------
 
-    def _head(self) -> Head:
-        value = self._session.get(self._records.head)
-        return frozenset() if value is None else decode_head(_bytes(value))
-
-    def _columns(self) -> frozenset[ServiceLogin]:
+    def _read_columns(self) -> frozenset[ServiceLogin]:
         value = self._session.get(self._records.columns)
         return frozenset() if value is None else self._records.read_columns(value)
 
+    def _find_others(self, *logins: ServiceLogin) -> list[ServiceLogin]:
+        """Return the recorded logins that have another identity than all of `logins`."""
+        deriver = self._deriver()
+        identities = {deriver.compact(login).identity for login in logins}
+        services = {login.entity_id for login in logins}
+        # Recorded logins are compacted again: what was stored as text, before this node had a key,
+        # may be derivable by now.
+        return [
+            login
+            for login in self._read_columns()
+            if login.entity_id not in services or deriver.compact(login).identity not in identities
+        ]
+
     def _save_head(self, authentications: set[Authentication]) -> None:
         start = self._start()
-        self._put(self._records.head, encode_head(keep(one, start) for one in authentications))
-
-    def _others(self, *logins: ServiceLogin) -> list[ServiceLogin]:
-        """The service logins that none of `logins` is the same as."""
-        owner = self._owner()
-        mine = {owner.leave_out(login).identity for login in logins}
-        services = {login.entity_id for login in logins}
-        # What was kept as text may by now be something that can be made again.
-        return [
-            one
-            for one in self._columns()
-            if one.entity_id not in services or owner.leave_out(one).identity not in mine
-        ]
+        self._put(self._records.head, encode_head(compact(each, start) for each in authentications))
 
     def _save_columns(self, logins: Sequence[ServiceLogin]) -> None:
         if logins:
-            owner = self._owner()
-            logins = [owner.leave_out(login) for login in logins]
+            logins = [*map(self._deriver().compact, logins)]
         self._put(self._records.columns, encode_logins(logins, self._records.registry))
 
     def _put(self, name: str, data: bytes) -> None:
-        # What is empty now stays as an empty part: only what is there can be merged with what
-        # another request adds to it meanwhile.
+        # A part that became empty stays: only an existing part can be merged with what another
+        # request adds to it meanwhile.
         if data or name in self._session:
             self._session[name] = data
 
     def _start(self) -> int:
         created_at = self._session.created_at
-        return self._now if created_at is None else created_at
+        return self._now() if created_at is None else created_at
 
-    def _owner(self) -> Owner:
-        subject = self._subject()  # opens the session: before that it has no id
-        return Owner(self._session.raw_id, subject, self._records.identifiers)
+    def _now(self) -> int:
+        return int(self._session.load().now())
 
-    def _subject(self) -> str:
+    def _deriver(self) -> IdentifierDeriver:
+        subject = self._check_subject()  # opens the session: before that it has no id
+        return IdentifierDeriver(self._session.raw_id, subject, self._records.identifiers)
+
+    def _check_subject(self) -> str:
         subject = self._session.subject
         if subject is None:
-            raise NobodySignedIn("login records belong to a user: set session.subject first")
+            raise NotSignedIn("login records belong to a user; set session.subject first")
         return subject
 
 
-def _order(login: ServiceLogin) -> tuple[int, str, str, str]:
-    name, index = login.name_id.value, login.session_index
-    return login.time, login.entity_id, str(name), str(index or "")
-
-
-def _bytes(value: object) -> bytes:
+def _check_bytes(value: object) -> bytes:
     if type(value) is not bytes:
-        raise LoginsUnreadable("login records are bytes")
+        raise LoginsUnreadable(f"login records: expected bytes, got {type(value).__name__}")
     return value

@@ -1,10 +1,8 @@
-"""The services and methods that have a number: a list that only ever grows, and its file.
+"""The registry of entityIDs and methods that have a number, and its file.
 
-Knows texts, numbers, versions and the file's form. Does not know metadata or login records.
-
-A record of service logins names its services by their numbers, so a number must mean the same for
-ever: entries are appended, never removed or changed. Each appending makes a version, and a record
-states the version that it was written with. The file is UTF-8, a line (ending in a newline) each:
+Login records name services by their numbers, so a number must never change its meaning: entries
+are appended, never removed or changed. Each extension makes a version, and a record states the
+version that it was written with. The file is UTF-8; each line ends in a newline:
 
     sealedstate-registry-1
     entity https://sp.example.org/shibboleth
@@ -14,10 +12,13 @@ states the version that it was written with. The file is UTF-8, a line (ending i
     version 2 1602d8fc78a54865b051d378051b64aa
 
 Entities are numbered from 0 in the order of their lines, and so are methods. Versions are numbered
-from 1. The 32 hex digits are BLAKE2b-128 of all bytes of the file that stand before them. The last
-line is a version. An earlier version of the file is its beginning, so that a file that was appended
-to opens whatever an older one opened. The checksum tells a cut or edited file, and two files that
-do not continue one another; it protects from nobody who wants to write one.
+from 1. The 32 hex digits are BLAKE2b-128 of all bytes of the file before them. The last line is a
+version. An earlier version of the file is its beginning, so an extended file opens everything that
+the earlier file opened. The checksum detects a cut or edited file, and two files that do not
+continue one another; it does not stop an author with bad intentions.
+
+`read_service_entity_ids` takes the entityIDs from SAML metadata (OASIS saml-metadata-2.0-os). It
+does not check signatures: a registry shortens what is stored and gives no service any trust.
 """
 
 from __future__ import annotations
@@ -30,7 +31,16 @@ from pathlib import Path
 from typing import BinaryIO
 from xml.parsers import expat
 
+from .._wire.encoding import has_lone_surrogate
 from ..errors import MetadataUnreadable, RegistryMissing, RegistryUnreadable, UnsupportedValue
+
+__all__ = [
+    "Registry",
+    "extend_registry",
+    "load_registry",
+    "parse_registry",
+    "read_service_entity_ids",
+]
 
 FORMAT = "sealedstate-registry-1"
 CHECK_BYTES = 2
@@ -39,7 +49,7 @@ _VERSION = re.compile(r"([1-9][0-9]{0,8}) ([0-9a-f]{32})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One state of the list: so many `entities` and `methods`, and the file's checksum then."""
+    """One version: how many entities and methods, and the file's checksum."""
 
     number: int
     entities: int
@@ -48,7 +58,7 @@ class Version:
 
     @property
     def check(self) -> bytes:
-        """What a record repeats of the checksum, so that another file's number is noticed."""
+        """The part of the checksum that records repeat, to detect another file."""
         return self.checksum[:CHECK_BYTES]
 
 
@@ -57,7 +67,7 @@ NO_VERSION = Version(0, 0, 0, bytes(16))
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """The entities and methods that have a number, and the versions that the list went through."""
+    """The numbered entities and methods, and the versions of the list so far."""
 
     entities: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
@@ -79,175 +89,167 @@ class Registry:
         return self.versions[-1] if self.versions else NO_VERSION
 
     def version(self, number: int, check: bytes) -> Version:
-        """The version that a record was written with. Raises RegistryMissing."""
+        """Return the version that a record was written with. Raises RegistryMissing."""
         if not 0 < number <= len(self.versions) or self.versions[number - 1].check != check:
             raise RegistryMissing(number)
         return self.versions[number - 1]
 
     def entity_number(self, entity_id: str, version: Version) -> int | None:
-        """The number that an entityID had in `version`."""
+        """Return the number of an entityID, if it had one in `version`."""
         number = self._entity_numbers.get(entity_id)
         return None if number is None or number >= version.entities else number
 
     def method_number(self, method: str, version: Version) -> int | None:
-        """The number that a method had in `version`."""
+        """Return the number of a method, if it had one in `version`."""
         number = self._method_numbers.get(method)
         return None if number is None or number >= version.methods else number
 
 
-def extended_text(text: str, entities: Iterable[str], methods: Iterable[str] = ()) -> str:
-    """The file with what it lacks appended. `text` may be empty. Raises RegistryUnreadable."""
+def extend_registry(text: str, entities: Iterable[str], methods: Iterable[str] = ()) -> str:
+    """Return the file `text` with the missing entries in a new version.
+
+    An empty text makes a new file. Raises RegistryUnreadable, or UnsupportedValue for an entry that
+    is empty or would break a line.
+    """
     known = parse_registry(text) if text else Registry()
-    fresh = [
+    text = text or f"{FORMAT}\n"
+    lines = [
         *_lines("entity", entities, set(known.entities)),
         *_lines("method", methods, set(known.methods)),
     ]
-    if not fresh:
-        return text or f"{FORMAT}\n"
-    whole = (text or f"{FORMAT}\n") + "".join(fresh) + f"version {known.latest.number + 1} "
-    return whole + _checksum(whole).hex() + "\n"
+    if not lines:
+        return text
+    text += "".join(lines) + f"version {known.latest.number + 1} "
+    return text + hashlib.blake2b(text.encode(), digest_size=16).hexdigest() + "\n"
 
 
 def parse_registry(text: str) -> Registry:
-    """The registry of a file. Raises RegistryUnreadable, which names the line."""
-    _check_bytes_kept(text)
-    if not text.startswith(f"{FORMAT}\n"):
-        raise RegistryUnreadable(f"the registry does not begin with {FORMAT!r}")
-    reading = _Reading()
-    for number, line in enumerate(text.split("\n")[1:-1], 2):
-        reading.read(number, line)
-    if reading.open or not text.endswith("\n"):
-        raise RegistryUnreadable("the registry does not end with a version: it was cut")
-    return Registry(tuple(reading.entities), tuple(reading.methods), tuple(reading.versions))
-
-
-def load_registry(path: str | Path) -> Registry:
-    """The registry of the file at `path`. Raises RegistryUnreadable, also without such a file."""
-    try:
-        return parse_registry(Path(path).read_bytes().decode())
-    except OSError as error:
-        why = f"the registry {path} can't be read: {error.strerror}"
-        raise RegistryUnreadable(why) from error
-    except UnicodeDecodeError:
-        raise RegistryUnreadable(f"the registry {path} is not UTF-8") from None
-
-
-def _check_bytes_kept(text: str) -> None:
-    """Say so where an editor or a transfer has changed bytes that nobody sees."""
+    """Return the registry of a file's text. Raises RegistryUnreadable."""
+    # Editors and transfers change these bytes invisibly.
     if text.startswith("\ufeff"):
         raise RegistryUnreadable("the registry begins with a byte order mark; remove these bytes")
     if "\r\n" in text:
         raise RegistryUnreadable(
             "the registry's line ends are CRLF; they must stay LF, or checksums do not match"
         )
+    if not text.startswith(f"{FORMAT}\n"):
+        raise RegistryUnreadable(f"the registry does not begin with {FORMAT!r}")
+    parser = _Parser()
+    for number, line in enumerate(text.split("\n")[1:-1], 2):
+        parser.parse_line(number, line)
+    if parser.is_open or not text.endswith("\n"):
+        raise RegistryUnreadable("the registry does not end with a version: it was cut")
+    return Registry(tuple(parser.entities), tuple(parser.methods), tuple(parser.versions))
 
 
-class _Reading:
-    """The lines of a file until here, and the hash of their bytes."""
+def load_registry(path: str | Path) -> Registry:
+    """Return the registry of the file at `path`. Raises RegistryUnreadable."""
+    try:
+        return parse_registry(Path(path).read_bytes().decode())
+    except OSError as error:
+        raise RegistryUnreadable(f"can't read the registry {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise RegistryUnreadable(f"the registry {path} is not UTF-8") from None
+
+
+class _Parser:
+    """The entries and versions of the lines so far, and the hash of their bytes."""
 
     def __init__(self) -> None:
         self.entities: dict[str, None] = {}
         self.methods: dict[str, None] = {}
         self.versions: list[Version] = []
-        self.open = False
+        # Whether entries follow the last version.
+        self.is_open = False
         self._hash = hashlib.blake2b(f"{FORMAT}\n".encode(), digest_size=16)
 
-    def read(self, number: int, line: str) -> None:
+    def parse_line(self, number: int, line: str) -> None:
         kind, _, rest = line.partition(" ")
-        texts = {"entity": self.entities, "method": self.methods}.get(kind)
-        if texts is not None and rest and rest not in texts:
-            texts[rest] = None
-            self.open = True
-        elif kind == "version" and self.open:
-            self._close(number, rest)
+        entries = {"entity": self.entities, "method": self.methods}.get(kind)
+        if entries is not None:
+            if not rest or rest in entries:
+                problem = "appears twice" if rest else "has no text"
+                raise RegistryUnreadable(f"line {number} of the registry: {kind} {problem}")
+            entries[rest] = None
+            self.is_open = True
+        elif kind != "version":
+            raise RegistryUnreadable(
+                f"line {number} of the registry: expected an entity, a method or a version"
+            )
+        elif not self.is_open:
+            raise RegistryUnreadable(
+                f"line {number} of the registry: a version without a new entry"
+            )
         else:
-            raise RegistryUnreadable(f"line {number} of the registry: {_why(kind, rest)}")
+            self._end_version(number, rest)
         self._hash.update(f"{line}\n".encode())
 
-    def _close(self, number: int, rest: str) -> None:
-        found = _VERSION.fullmatch(rest)
-        if found is None or int(found[1]) != len(self.versions) + 1:
-            raise RegistryUnreadable(f"line {number} of the registry: versions count from 1")
-        until_here = self._hash.copy()
-        until_here.update(f"version {found[1]} ".encode())
-        if until_here.hexdigest() != found[2]:
+    def _end_version(self, number: int, rest: str) -> None:
+        match = _VERSION.fullmatch(rest)
+        version = len(self.versions) + 1
+        if match is None or int(match[1]) != version:
             raise RegistryUnreadable(
-                f"line {number} of the registry: the checksum of version {found[1]} does not"
-                " match; a registry is only ever appended to"
+                f"line {number} of the registry: expected version {version} and its checksum"
             )
-        sizes = (len(self.entities), len(self.methods))
-        self.versions.append(Version(len(self.versions) + 1, *sizes, until_here.digest()))
-        self.open = False
-
-
-def _why(kind: str, rest: str) -> str:
-    if kind in ("entity", "method"):
-        return "it stands there already" if rest else "it has no text"
-    return "a version without a new entry" if kind == "version" else "an entity, method or version"
+        digest = self._hash.copy()
+        digest.update(f"version {version} ".encode())
+        if digest.hexdigest() != match[2]:
+            raise RegistryUnreadable(
+                f"line {number} of the registry: the checksum of version {version} does not match;"
+                " restore the file and only append to it"
+            )
+        self.versions.append(
+            Version(version, len(self.entities), len(self.methods), digest.digest())
+        )
+        self.is_open = False
 
 
 def _lines(kind: str, texts: Iterable[str], known: set[str]) -> Iterator[str]:
     for text in dict.fromkeys(texts):
         if text in known:
             continue
-        if not text or any(letter < " " or "\ud800" <= letter <= "\udfff" for letter in text):
-            raise UnsupportedValue(f"an {kind} of the registry", "text without control characters")
+        if not text or has_lone_surrogate(text) or any(letter < " " for letter in text):
+            raise UnsupportedValue(
+                f"registry {kind}", "must be non-empty valid Unicode without control characters"
+            )
         yield f"{kind} {text}\n"
 
 
-def _checksum(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+# --- SAML metadata ------------------------------------------------------------------------------
 
-
-# FOLD sealedstate.sso.saml_metadata
-# The entityIDs of the service providers in a SAML metadata file, however large it is.
-#
-# Knows SAML metadata (OASIS saml-metadata-2.0-os) as far as roles. Does not know registries, and
-# does
-# not check signatures: a registry only shortens what is stored, it trusts nobody.
-#
-# The file is read in pieces and no tree is built. A document type declaration is refused, so there
-# are no entities to expand and nothing else is fetched.
-
-
-NAMESPACE = "urn:oasis:names:tc:SAML:2.0:metadata"
-ENTITY = f"{NAMESPACE} EntityDescriptor"
-SERVICE_PROVIDER = f"{NAMESPACE} SPSSODescriptor"
+METADATA = "urn:oasis:names:tc:SAML:2.0:metadata"
 PIECE_BYTES = 1 << 16
 
 
 def read_service_entity_ids(file: BinaryIO) -> list[str]:
-    """Each entityID with the role of a service provider once, in the file's order.
+    """Return the entityIDs of a metadata file's service providers.
 
+    Each occurs once, in the order of the file, which is read in pieces and may be of any size.
     Raises MetadataUnreadable.
     """
-    found = _Found()
+    found: dict[str, None] = {}
+    entity_id: str | None = None
+
+    def start_element(name: str, attributes: dict[str, str]) -> None:
+        # Only groups of entities are nested, entities are not: the last one is the role's.
+        nonlocal entity_id
+        if name == f"{METADATA} EntityDescriptor":
+            entity_id = attributes.get("entityID")
+        elif name == f"{METADATA} SPSSODescriptor" and entity_id:
+            found[entity_id] = None
+
+    def refuse(*_declaration: object) -> None:
+        # Without a declaration there are no entities to expand, and nothing else is fetched.
+        raise MetadataUnreadable("the metadata has a document type declaration; remove it")
+
     parser = expat.ParserCreate(namespace_separator=" ")
-    parser.StartDoctypeDeclHandler = _refuse
-    parser.StartElementHandler = found.start
+    parser.StartDoctypeDeclHandler = refuse
+    parser.StartElementHandler = start_element
     parser.buffer_text = True
     try:
         while piece := file.read(PIECE_BYTES):
             parser.Parse(piece, False)
         parser.Parse(b"", True)
     except expat.ExpatError as error:
-        raise MetadataUnreadable(f"the metadata is no XML: {error}") from None
-    return list(found.services)
-
-
-class _Found:
-    """What was read until here. Entities are not nested, only groups of them are."""
-
-    def __init__(self) -> None:
-        self.services: dict[str, None] = {}
-        self._entity_id: str | None = None
-
-    def start(self, name: str, attributes: dict[str, str]) -> None:
-        if name == ENTITY:
-            self._entity_id = attributes.get("entityID")
-        elif name == SERVICE_PROVIDER and self._entity_id:
-            self.services[self._entity_id] = None
-
-
-def _refuse(*_declaration: object) -> None:
-    raise MetadataUnreadable("the metadata has a document type declaration, which is not read")
+        raise MetadataUnreadable(f"the metadata is not XML: {error}") from None
+    return list(found)

@@ -1,110 +1,91 @@
-"""Messages that were seen, so that none counts twice.
+"""A replay cache: of all nodes that receive a message, one may act upon it, once.
 
-    if not replays.admit(issuer, message_id, expires_at, now):
+    if not replays.admit(issuer, message_id, expires_at):
         ...  # refuse the message
 
-Knows (issuer, message id), expiry, and that `create` has one winner. Does not know what a message
-says or how it is signed: it is asked once a message is known to be authentic, and before it is
-acted upon.
+Ask after the message's signature was checked and before anything follows from it.
 
-A row's key is a keyed hash of issuer and id; its value are random bytes by which whoever wrote it
-knows it again, should the reply get lost. So nothing can be read in the store, and no sealing key
-is needed. Whoever can delete rows there, can have a message counted twice.
+A row of the context ``sealedstate.sso.replay`` is named by BLAKE2b-192 of
+LP("sealedstate/1", "replay", realm, issuer, message id), keyed with the ring's lookup
+secret, as text (see `_wire.encoding`; LP is as in `_wire.token`). Its value is 16
+random bytes, by which the node that wrote the row recognises it if the reply is lost.
+So the store reveals nothing about messages, and no sealing key is needed. An owner of
+the store who deletes a row can have a message admitted twice.
 
-Clocks: a message may be used until `skew` after it says that it expires, and is remembered for
-twice that, because the node that removes the row may have a clock that is ahead.
+A message may be used until `skew` seconds after its expiry, and is remembered for
+twice that, because the clock of the node that removes the row may be ahead.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Self
 
+from .._stored.table import Kind
 from ..deployment import Deployment
-from ..errors import ConfigurationError, OutcomeUnknown, StorageError
-from ..storage.contract import millis, next_version
-from .deployment import SsoDeployment
+from ..errors import ConfigurationError, OutcomeUnknown
+from ..storage.contract import millis
 
-CONTEXT = "sealedstate.sso.replay"
+__all__ = ["ReplayCache"]
+
+KIND = Kind("sealedstate.sso.replay", "replay", "a claim", is_sealed=False)
 CLAIM_BYTES = 16
 LONGEST = 86400
 
 log = logging.getLogger("sealedstate")
 
 
-@dataclass(frozen=True, slots=True)
 class ReplayCache:
-    """Remembers the messages of one deployment, on all its nodes.
+    """Remembers the messages that were admitted on any node of one deployment.
 
-    `longest` (seconds): from now to the expiry of a message. One that says a later one is refused,
-    for it would have to be remembered for so long.
+    `longest`: seconds from now to the latest expiry that is accepted, because a message
+    must be remembered until then. Raises ConfigurationError for a bad `longest`, without a
+    store or a lookup key, and if the store falls short of the requirements of ``replay``.
     """
 
-    deployment: SsoDeployment
-    longest: int = LONGEST
+    def __init__(self, deployment: Deployment, longest: int = LONGEST) -> None:
+        if type(longest) is not int or longest <= 0:
+            raise ConfigurationError(
+                f"longest: must be a whole number of seconds, at least 1; got {longest!r}"
+            )
+        deployment.require("replay")
+        self._deployment, self._table = deployment, deployment.table(KIND)
+        self._table.lookup_secret()
+        self.longest = longest
 
-    def __post_init__(self) -> None:
-        if type(self.longest) is not int or self.longest <= 0:
-            raise ConfigurationError("longest: a whole number of seconds from 1 on")
+    def admit(self, issuer: str, message_id: str, expires_at: float) -> bool:
+        """Whether this caller, and no other on any node, may act upon a message.
 
-    @classmethod
-    def of(cls, deployment: Deployment, longest: int = LONGEST) -> Self:
-        """That of `settings`.
-
-        Raises ConfigurationError: no store, an unfit one, no lookup key, no such `longest`.
+        `issuer` (an entityID) and `message_id` are texts of any length. `expires_at`: the
+        message's own expiry, in epoch seconds. False for a message that was admitted
+        before, has expired, expires more than `longest` seconds from now, or has no issuer
+        or id; and if replies of the store were lost, so that the first caller is unknown.
+        Raises StorageError if nothing was written; then the message may be tried again.
         """
-        shared = SsoDeployment.of(deployment, "replay")
-        shared.lookup()
-        return cls(shared, longest)
-
-    def admit(self, issuer: str, message_id: str, expires_at: float, now: float) -> bool:
-        """Whether a message may be acted upon: of all who ask for it, on all nodes, one is told so.
-
-        `issuer` (an entityID) and `message_id` are text of any length. `expires_at` (epoch
-        seconds): until when the message says that it can be used. False for one that was seen, has
-        expired, expires later than `longest` from now, or has no issuer or id that is text; and
-        where a reply of the store got lost and nobody can tell. Raises StorageError where nothing
-        was written: then the message may be tried again.
-        """
-        key = self._key(issuer, message_id)
-        if key is None or not self._is_timely(expires_at, now):
-            log.info("a message is not admitted: no issuer, no id, expired, or too long valid")
+        key, now, skew = self._key(issuer, message_id), self._deployment.now(), self._skew
+        # The comparison is also false for NaN.
+        if key is None or not now - skew < expires_at <= now + self.longest + skew:
+            log.info("a message is not admitted: no issuer or id, expired, or valid for too long")
             return False
-        claim = self.deployment.rows.random(CLAIM_BYTES)
-        first = self._claimed(key, claim, millis(expires_at + 2 * self.deployment.skew), now)
-        self.deployment.answered()
-        return first
+        claim = self._deployment.random(CLAIM_BYTES)
+        try:
+            return self._table.create(key, claim, millis(expires_at + 2 * skew))
+        except OutcomeUnknown as error:
+            log.warning(
+                "a message counts as replayed because the first caller is unknown: %s", error
+            )
+            return False
+
+    @property
+    def _skew(self) -> int:
+        return self._deployment.settings.skew
 
     def _key(self, issuer: str, message_id: str) -> str | None:
-        # Bytes would be hashed like the same text, so that two callers' messages became one.
+        # Bytes would be hashed like the same text, and could use up another caller's message.
         if type(issuer) is not str or type(message_id) is not str:
             return None
         if not issuer or not message_id:
             return None
         try:
-            return self.deployment.keyed_name("replay", issuer, message_id)
-        except UnicodeEncodeError:  # a lone surrogate: no message that was sent has one
+            return self._table.guessable_key(issuer, message_id)
+        except UnicodeEncodeError:  # a lone surrogate, which no received message contains
             return None
-
-    def _is_timely(self, expires_at: float, now: float) -> bool:
-        """Also false for what is no number."""
-        skew = self.deployment.skew
-        return now - skew < expires_at <= now + self.longest + skew
-
-    def _claimed(self, key: str, claim: bytes, until: int, now: float) -> bool:
-        storage, version = self.deployment.storage, next_version(now)
-        try:
-            return storage.create(CONTEXT, key, claim, until, version)
-        except OutcomeUnknown:
-            # Only the reply is lost: asking again finds out whose claim stands.
-            log.info("a claim was not answered, and is made again")
-        try:
-            # Should the first one still be on its way, this one shuts it out.
-            if storage.create(CONTEXT, key, claim, until, version):
-                return True
-            stored = storage.read(CONTEXT, key)
-        except StorageError as error:
-            log.warning("a message counts as replayed, for nobody can tell: %s", error)
-            return False
-        return stored is not None and stored.value == claim

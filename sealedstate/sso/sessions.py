@@ -1,51 +1,46 @@
-"""A list of live sessions for administrators: who, since when, last seen when and where.
+"""The live sessions of a deployment, for administrators: whose, since when, last seen.
 
-Knows rows, an index by subject, and what is told of saves. Does not know cookies or login records.
-It is optional: without it no session leaves anything in the store but what spills.
+Optional: without a `SessionRegistry` a session leaves nothing in the store but its
+spilled parts.
 
-A row of the context ``sealedstate.sessions`` is named by the text (see `chunking`) of BLAKE2b-192
-of LP("sealedstate/1", "sessions", realm, session id), also the id that administrators see:
-from it nobody gets the session's own. It holds, sealed like every stored value, the CBOR list of
-the format (1), the session's id, its subject, when it began, when it was last seen (epoch seconds),
-and where. The index of a subject's rows is named by the same hash of its subject, keyed with the
-ring's lookup secret.
+A row of the context ``sealedstate.sessions`` is named by BLAKE2b-192 of
+LP("sealedstate/1", "sessions", realm, session id), as text (see `_wire.encoding`; LP is
+as in `_wire.token`). That name is also the id that administrators see; the session's own
+id cannot be computed from it. The row holds, sealed, the CBOR list of the format (1), the
+session's id, its subject, when it began, when it was last seen (epoch seconds), and
+where. The index of a subject's rows is named by the same hash of the subject, keyed with
+the ring's lookup secret.
 
-A row is written before its session is saved for the first time, and then by saves that there are
-anyway: the first in each span of `every` seconds. Nothing is written because somebody reads. So
-`last_seen` is late by what the settings allow a seal to age, and `every`.
+A row is written before its session is saved for the first time, and after that only by
+saves that happen anyway: the first in each period of `every` seconds. Reading a session
+writes nothing. So `last_seen` may be late by the settings' `refresh_after` and `every`.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from .._wire import cbor as codec
-from .._wire.encoding import to_text
-from ..errors import (
-    ConfigurationError,
-    RowUnreadable,
-    StorageUnavailable,
-    UnreadableError,
-    VersionMismatch,
-)
-from ..hooks import Save, SessionHooks
+from .._stored.table import Kind, Put
+from .._wire import cbor
+from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, StorageUnavailable
+from ..hooks import SaveEvent, SessionHooks
 from ..keeper import Keeper
-from ..keyring import length_prefixed
-from ..storage.contract import next_version
 
-CONTEXT = "sealedstate.sessions"
+__all__ = ["LiveSession", "SessionRegistry"]
+
+KIND = Kind("sealedstate.sessions", "sessions", "a listed session")
 FORMAT = 1
 EVERY = 300
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSession:
-    """One session. `id`: 32 characters that name it to administrators; times in epoch seconds.
+    """One session, as administrators see it. Times in epoch seconds.
 
-    `where`: the node that saw it last. `raw_id` is its own id, 16 bytes.
+    `id`: its name for administrators, 32 characters. `where`: the node that saw it last.
+    `raw_id`: the session's own id, 16 bytes.
     """
 
     id: str
@@ -61,173 +56,148 @@ _Sessions: TypeAlias = list[LiveSession]
 
 
 class SessionRegistry(SessionHooks):
-    """The live sessions of all nodes that have one of these. Made once, it follows every save.
+    """The live sessions of all nodes that have a registry.
 
-    `where` names this node; `every` (seconds) bounds how often a session's row is written. Raises
-    ConfigurationError without a store that meets the needs of ``sessions``, or a lookup key.
+    Follows every save of `keeper`. `where` names this node. `every`: a session's row is
+    written at most once in this many seconds. Raises ConfigurationError without a store or
+    a lookup key, and if the store falls short of the requirements of ``sessions``.
     """
 
     def __init__(self, keeper: Keeper, where: str = "", every: int = EVERY) -> None:
-        self._keeper, self._tools, self._where = keeper, keeper.deployment, where
-        if keeper.deployment.store is None or self._tools.revocations is None:
-            raise ConfigurationError("a list of sessions needs a storage service")
         if every < 1:
-            raise ConfigurationError("every: at least one second")
-        self._storage, self._revocations = keeper.deployment.store, self._tools.revocations
-        self._every = every
-        self._subject_key("")
-        keeper.attach(self, ("sessions",))
+            raise ConfigurationError(f"every: must be at least one second; got {every}")
+        deployment = keeper.deployment
+        self._table = deployment.table(KIND)
+        self._table.lookup_secret()
+        if deployment.revocations is None:  # `table` refuses to do without a store
+            raise AssertionError("a store without revocations")
+        self._keeper, self._revocations = keeper, deployment.revocations
+        self._settings, self._where, self._every = deployment.settings, where, every
+        keeper.add_hooks(self, ("sessions",))
 
     # --- for administrators ---------------------------------------------------------------------
 
     def list(self, subject: str | None = None) -> _Sessions:
-        """The live sessions, or those of one user; the one that was seen last comes first.
+        """The live sessions, or those of one user; the last seen comes first.
 
-        Rows that this node can't read are left out, and logged. Raises StorageError.
+        Rows that this node cannot read are left out and logged. Raises StorageError.
         """
-        return self._listed(subject)[0]
-
-    def _listed(self, subject: str | None = None) -> tuple[_Sessions, int]:
-        """The live sessions, and how many rows can't be read here."""
-        keys: Iterable[str] = (
-            self._storage.keys(CONTEXT)
-            if subject is None
-            else self._storage.members(CONTEXT, self._subject_key(subject))
-        )
-        marks: dict[str, int] = {}
-        found, unreadable = [], 0
-        for key in keys:
-            try:
-                session = self._live(key, marks)
-            except RowUnreadable:
-                unreadable += 1
-                continue
-            if session is not None:
-                found.append(session)
-        found.sort(key=lambda session: (-session.last_seen, session.id))
-        return found, unreadable
+        return self._list(subject)[0]
 
     def find(self, session: str) -> LiveSession | None:
         """The live session with this `LiveSession.id`. Raises StorageError."""
-        return self._live(session, {}) if session else None
+        return self._find_live(session, {}) if session else None
 
     def revoke(self, session: str) -> bool:
-        """End one session; False where none with this id lives. Raises StorageError.
+        """End one session; False if there is no live session with this id.
 
-        Its services are told when its cookies come next (`SingleLogout.owed`), or by
-        `SingleLogout.end`.
+        Its services are notified when its cookies come next (`SingleLogout.pending`), or by
+        `SingleLogout.end`. Raises StorageError.
         """
-        found = self.find(session)
-        return found is not None and self._keeper.revoke_session(found.raw_id)
+        live = self.find(session)
+        return live is not None and self._keeper.revoke_session(live.raw_id)
 
     def revoke_subject(self, subject: str) -> None:
         """End all sessions of a user, listed or not. Raises StorageError."""
         self._keeper.revoke_subject(subject)
 
     def revoke_all(self) -> int:
-        """End all sessions that are listed now; how many there were.
+        """End all sessions that are listed now; returns how many there were.
 
-        Raises StorageError, also when there were rows that this node can't read: it ends the rest.
+        Raises StorageError, also if this node cannot read some rows; it ends the other
+        sessions first.
         """
-        found, unreadable = self._listed()
-        ended = sum(self._keeper.revoke_session(session.raw_id) for session in found)
+        sessions, unreadable = self._list()
+        ended = sum(self._keeper.revoke_session(session.raw_id) for session in sessions)
         if unreadable:
             raise StorageUnavailable(
-                f"{unreadable} sessions can't be read here, and were not ended; {ended} were"
+                f"{unreadable} sessions can't be read here and were not ended; {ended} were ended"
             )
         return ended
 
-    # --- what it follows ------------------------------------------------------------------------
+    # --- hooks ----------------------------------------------------------------------------------
 
-    def before_save(self, save: Save) -> None:
-        """Write down a session that is new, or was not written down for a while."""
-        if save.record.subject is None or not self._is_due(save):
+    def before_save(self, event: SaveEvent) -> None:
+        """Write the row of a session that is new or was not written for a while."""
+        record, now = event.record, int(event.now)
+        if record.subject is None:
             return
-        settings, now, record = self._tools.settings, int(save.now), save.record
-        # As long as a seal that is written before the next row can be.
-        idle = now + settings.idle_lifetime + self._every
-        expires_at = (min(record.expires_at, idle) + settings.skew) * 1000
-        key, subject = self._key(record.id), save.record.subject
-        row = [FORMAT, record.id, subject, record.created_at, now, self._where]
-        self._write(key, codec.encode(row), expires_at, save)
-        self._storage.add_member(CONTEXT, self._subject_key(subject), key, expires_at)
+        sealed_at = None if event.has_new_id else event.sealed_at
+        if sealed_at is not None and sealed_at // self._every == now // self._every:
+            return
+        # Until the cookie of the last save before the next row expires.
+        idle = now + self._settings.idle_lifetime + self._every
+        expires_at = (min(record.expires_at, idle) + self._settings.skew) * 1000
+        key = self._table.key(record.id)
+        row = [FORMAT, record.id, record.subject, record.created_at, now, self._where]
+        wanted = Put(cbor.encode(row), expires_at)
+        self._table.change(
+            key, lambda _: wanted, is_new=sealed_at is None, replaces_unreadable=True
+        )
+        self._table.add_member(self._subject_key(record.subject), key, expires_at)
 
     def after_revoke(self, session_id: bytes, now: float) -> None:
-        """Remove a session that was ended, or that got a new id."""
-        session = self._read(self._key(session_id))
+        """Remove a session that was ended or got a new id."""
+        session = self._read(self._table.key(session_id))
         if session is not None:
             self._remove(session)
 
     def after_revoke_subject(self, subject: str, now: float) -> None:
-        """Remove the sessions of a user that were ended; none that began since."""
-        mark = self._revocations.watermark(subject)
-        for key in self._storage.members(CONTEXT, self._subject_key(subject)):
+        """Remove the sessions of a user that were ended, and none that began since."""
+        watermark = self._revocations.watermark(subject)
+        for key in self._table.members(self._subject_key(subject)):
             session = self._read(key)
-            if session is not None and session.started <= mark:
+            if session is not None and session.started <= watermark:
                 self._remove(session)
 
-    # --- helpers --------------------------------------------------------------------------------
+    # --- rows -----------------------------------------------------------------------------------
 
-    def _is_due(self, save: Save) -> bool:
-        if save.has_new_id or save.sealed_at is None:
-            return True
-        return save.sealed_at // self._every != int(save.now) // self._every
+    def _list(self, subject: str | None = None) -> tuple[_Sessions, int]:
+        """The live sessions, and how many rows cannot be read here."""
+        keys: Iterable[str] = (
+            self._table.keys()
+            if subject is None
+            else self._table.members(self._subject_key(subject))
+        )
+        watermarks: dict[str, int] = {}
+        sessions, unreadable = [], 0
+        for key in keys:
+            try:
+                session = self._find_live(key, watermarks)
+            except RowUnreadable:
+                unreadable += 1
+                continue
+            if session is not None:
+                sessions.append(session)
+        sessions.sort(key=lambda session: (-session.last_seen, session.id))
+        return sessions, unreadable
 
-    def _write(self, key: str, data: bytes, expires_at: int, save: Save) -> None:
-        stored = None if save.has_new_id else self._storage.read(CONTEXT, key)
-        version = next_version(save.now, 0 if stored is None else stored.version)
-        ring = self._tools.keyring()
-        value = self._tools.rows.seal_row(CONTEXT, key, version, data, ring, save.now)
-        try:
-            if stored is None:
-                self._storage.create(CONTEXT, key, value, expires_at, version)
-            else:
-                self._storage.update(CONTEXT, key, value, expires_at, version)
-        except VersionMismatch:
-            return  # another request was seen at the same moment: that is as good
-
-    def _live(self, key: str, marks: dict[str, int]) -> LiveSession | None:
-        """A row's session, unless it was ended; `marks`: watermarks that were read before."""
-        session, now = self._read(key), self._tools.now()
+    def _find_live(self, key: str, watermarks: dict[str, int]) -> LiveSession | None:
+        """The session of a row unless it was ended. `watermarks`: those read before."""
+        session = self._read(key)
         if session is None or self._revocations.ending(session.raw_id) is not None:
             return None
-        if session.subject not in marks:
-            marks[session.subject] = self._revocations.watermark(session.subject)
-        return session if session.started > marks[session.subject] else None
+        if session.subject not in watermarks:
+            watermarks[session.subject] = self._revocations.watermark(session.subject)
+        return session if session.started > watermarks[session.subject] else None
 
     def _read(self, key: str) -> LiveSession | None:
-        stored = self._storage.read(CONTEXT, key)
-        if stored is None:
+        """The session of a row; None for a row that was swapped or rolled back."""
+        entry = self._table.read(key)
+        if entry is None:
             return None
-        ring, now = self._tools.keyring(), self._tools.now()
         try:
-            row = codec.decode(self._tools.rows.open_row(CONTEXT, key, stored, ring, now))
-        except UnreadableError as error:
-            if error.keeps_cookie:
-                raise RowUnreadable(f"a session's row is unreadable ({error.reason})") from error
-            return None  # swapped or rolled back: it tells of nobody
+            row: Any = cbor.decode(entry.value)
+        except MalformedRecord:
+            row = None
         if type(row) is not list or len(row) != 6 or row[0] != FORMAT:
-            raise RowUnreadable("a session's row was written by another release")
+            raise RowUnreadable(f"{KIND.noun} was written by another release")
         _, raw_id, subject, started, last_seen, where = row
         return LiveSession(key, subject, started, last_seen, where, raw_id)
 
     def _remove(self, session: LiveSession) -> None:
-        self._storage.delete(CONTEXT, session.id)
-        self._storage.remove_member(CONTEXT, self._subject_key(session.subject), session.id)
-
-    def _key(self, session_id: bytes) -> str:
-        return self._hashed(session_id, b"")
+        self._table.delete(session.id)
+        self._table.remove_member(self._subject_key(session.subject), session.id)
 
     def _subject_key(self, subject: str) -> str:
-        secret = self._tools.keyring().lookup
-        if secret is None:
-            raise ConfigurationError(
-                "a list of sessions needs a lookup key; `sealedstate keys generate --lookup`"
-                " prints one, to stand beside the keys"
-            )
-        return self._hashed(subject, secret)
-
-    def _hashed(self, named: str | bytes, secret: bytes) -> str:
-        realm = self._tools.settings.realm
-        message = length_prefixed("sealedstate/1", "sessions", realm, named)
-        return to_text(hashlib.blake2b(message, key=secret, digest_size=24).digest())
+        return self._table.guessable_key(subject)

@@ -1,10 +1,9 @@
-"""Contexts and keys of any size as names of one size: digests, never truncations.
+"""Digests of contexts and keys, for servers that limit the length or the characters of names.
 
-Knows BLAKE2b. Does not know any backend, nor what a name is put together with.
-
-Hashed are the length of the context, the context and the key, so that ("a", "bc") and ("ab", "c")
-differ. 256 bits: nobody finds two that collide. The alphabet is base64url, which has neither blanks
-nor braces nor line ends: no key can speak a server's protocol or move its own hash slot.
+The digest of a context is the BLAKE2b-256 of its length (8 bytes, big-endian) and the context. The
+digest of a key continues with a byte 1 and the key. The length keeps ("a", "bc") and ("ab", "c")
+apart. The printable form is base64url without padding: without blanks, braces or line ends, no key
+can contain a server's commands or choose its hash slot.
 """
 
 from __future__ import annotations
@@ -17,25 +16,25 @@ NAME_CHARS = 43
 
 
 def context_digest(context: str) -> bytes:
-    """The digest of a context by itself."""
-    return _begun(context).digest()
+    """Return the digest of a context."""
+    return _hash_context(context).digest()
 
 
 def key_digest(context: str, key: str) -> bytes:
-    """The digest of a key in its context."""
-    hashed = _begun(context).copy()
+    """Return the digest of a key in its context."""
+    hashed = _hash_context(context).copy()
     hashed.update(b"\1" + key.encode())
     return hashed.digest()
 
 
 def printable(digest: bytes) -> bytes:
-    """A digest as `NAME_CHARS` characters."""
+    """Return a digest as `NAME_CHARS` characters."""
     return base64.urlsafe_b64encode(digest)[:NAME_CHARS]
 
 
-# Few contexts are in use at a time, and hashing them anew would cost each call a microsecond. No
-# more are kept, because one may be 64 KiB.
+# Few contexts are in use at a time, and hashing one costs a microsecond. No more are cached,
+# because a context may be as long as 64 KiB.
 @functools.lru_cache(maxsize=64)
-def _begun(context: str) -> hashlib.blake2b:
+def _hash_context(context: str) -> hashlib.blake2b:
     text = context.encode()
     return hashlib.blake2b(len(text).to_bytes(8, "big") + text, digest_size=32)

@@ -1,7 +1,4 @@
-"""Connections that wait to be used again: by one thread at a time, and by one process only.
-
-Knows forks. Does not know how to connect, nor what is said on a connection.
-"""
+"""Idle connections, each used by one thread at a time and by one process only."""
 
 from __future__ import annotations
 
@@ -16,24 +13,23 @@ C = TypeVar("C")
 
 
 class ConnectionStack(Generic[C]):
-    """Idle connections, the last one used first.
+    """Idle connections; the last one that was used is taken first.
 
-    `is_quiet`: whether a connection stands and nothing came in that nobody asked for. `close` must
-    spare the parent's connection when it is called in a child: close a descriptor, say nothing.
+    `is_quiet`: whether a connection is open and has received nothing unasked. `close` must not
+    disturb the parent's connection when it runs in a forked child: it may close the descriptor, but
+    send nothing.
     """
 
     def __init__(self, is_quiet: Callable[[C], bool], close: Callable[[C], None]) -> None:
         self._is_quiet = is_quiet
         self._close = close
         self._pid = os.getpid()
-        self._forking = ForkSafeLock()
-        # Its append() and pop() are atomic; a lock could be held by another thread during a fork.
+        self._fork_lock = ForkSafeLock()
+        # append() and pop() of a deque are atomic.
         self._connections: deque[C] = deque()
 
     def take(self) -> C | None:
-        """A connection that can be used, if there is one. What can't is closed."""
-        if self._pid != os.getpid():
-            self._forget_the_parents()
+        """Return a connection that can be used, or None. Closes those that can't."""
         while (connection := self._pop()) is not None:
             if self._is_quiet(connection):
                 return connection
@@ -41,26 +37,24 @@ class ConnectionStack(Generic[C]):
         return None
 
     def put(self, connection: C) -> None:
-        """Give back a connection that nothing is left to be read from."""
+        """Give back a connection from which everything was read."""
         self._connections.append(connection)
 
     def close(self) -> None:
-        """Close those that nobody uses."""
-        if self._pid != os.getpid():
-            self._forget_the_parents()
+        """Close all idle connections."""
         while (connection := self._pop()) is not None:
             self._close(connection)
 
     def _pop(self) -> C | None:
+        if self._pid != os.getpid():
+            with self._fork_lock:
+                parents: deque[C] = deque()
+                if self._pid != os.getpid():  # no other thread of the child was first
+                    parents, self._connections = self._connections, parents
+                    self._pid = os.getpid()
+            for connection in parents:
+                self._close(connection)
         try:
             return self._connections.pop()
         except IndexError:
             return None
-
-    def _forget_the_parents(self) -> None:
-        with self._forking:
-            if self._pid == os.getpid():
-                return  # another thread did it
-            parents, self._connections, self._pid = self._connections, deque(), os.getpid()
-        for connection in parents:
-            self._close(connection)

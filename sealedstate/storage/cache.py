@@ -1,42 +1,42 @@
-"""FOLD: a bounded read cache in front of a store."""
+"""A read cache in this process's memory, in front of another store: `CachedStorage`."""
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
 
 from .._forks import ForkSafeLock
-from .contract import UNCHANGED, Capabilities, Clock, Storage, Stored, Unchanged, millis
+from .contract import Capabilities, Clock, ManagedStorage, Storage, Stored, millis
 from .requirements import store_name
+from .routing import require_managed
 
-MAX_RECORDS = 10_000
+__all__ = ["CachedStorage"]
 
 
 class CachedStorage:
-    """A read cache in this process's memory, in front of `store`.
+    """A read cache in front of `store`, for records that may be up to `staleness` ms old.
 
-    `staleness` (milliseconds) is how old an answer may be: what another process wrote is seen at
-    most so much later, and what this process wrote at once. Absence is never cached, so that a
-    revocation counts from the moment it is written. Writes, and all that needs the truth, go to
-    `store`. At most `max_records` are kept, the least recently read leave first.
+    Writes of other processes become visible after at most `staleness` milliseconds, writes of this
+    process at once. Absence is never cached, so a revocation counts as soon as it is written. Only
+    `read` uses the cache. It keeps at most `max_records` records and drops the least recently read.
     """
 
     def __init__(
-        self, store: Storage, clock: Clock, staleness: int, max_records: int = MAX_RECORDS
+        self, store: Storage, clock: Clock, staleness: int, max_records: int = 10_000
     ) -> None:
         self._store = store
         self._clock = clock
         self._staleness = staleness
         self._max_records = max_records
-        self._known: OrderedDict[tuple[str, str], tuple[Stored, int]] = OrderedDict()
+        self._cache: OrderedDict[tuple[str, str], tuple[Stored, int]] = OrderedDict()
         self._lock = ForkSafeLock()
         self._writes = 0
 
     @property
     def name(self) -> str:
-        """What a sentence calls it."""
+        """The store's name in messages."""
         return f"{store_name(self._store)} behind a cache"
 
     @property
@@ -47,27 +47,23 @@ class CachedStorage:
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        with _Writing(self, context, key):
+        with self._dropping(context, key):
             return self._store.create(context, key, value, expires_at, version)
 
     def read(self, context: str, key: str) -> Stored | None:
         with self._lock:
-            known = self._fresh(context, key)
+            cached = self._find(context, key)
             writes = self._writes
-        if known is not None:
-            return known
+        if cached is not None:
+            return cached
         stored = self._store.read(context, key)
         with self._lock:
-            # What was read before a write of ours ended may be older than that write.
+            # If this process wrote in the meantime, the record may be older than that write.
             if stored is not None and writes == self._writes:
-                self._keep(context, key, stored)
+                self._cache[context, key] = (stored, millis(self._clock()))
+                while len(self._cache) > self._max_records:
+                    self._cache.popitem(last=False)
         return stored
-
-    def read_if_changed(
-        self, context: str, key: str, version: int
-    ) -> Stored | Literal[Unchanged.UNCHANGED] | None:
-        stored = self.read(context, key)
-        return UNCHANGED if stored is not None and stored.version == version else stored
 
     def update(
         self,
@@ -78,24 +74,12 @@ class CachedStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
-        with _Writing(self, context, key):
+        with self._dropping(context, key):
             return self._store.update(context, key, value, expires_at, version, expected)
 
-    def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
-        with _Writing(self, context, key):
-            return self._store.update_expiration(context, key, expires_at)
-
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
-        with _Writing(self, context, key):
+        with self._dropping(context, key):
             return self._store.delete(context, key, expected)
-
-    def touch_context(self, context: str, expires_at: int | None) -> None:
-        with _Writing(self, context, None):
-            self._store.touch_context(context, expires_at)
-
-    def delete_context(self, context: str) -> None:
-        with _Writing(self, context, None):
-            self._store.delete_context(context)
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         return self._store.keys(context, prefix)
@@ -109,9 +93,6 @@ class CachedStorage:
     def members(self, context: str, key: str) -> dict[str, int | None]:
         return self._store.members(context, key)
 
-    def prepare(self) -> None:
-        self._store.prepare()
-
     def ping(self) -> None:
         self._store.ping()
 
@@ -120,46 +101,53 @@ class CachedStorage:
 
     def close(self) -> None:
         with self._lock:
-            self._known.clear()
+            self._cache.clear()
         self._store.close()
 
-    def forget(self, context: str, key: str | None) -> None:
-        """Drop what is known of a record, or of a whole context."""
+    def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
+        with self._dropping(context, key):
+            return require_managed(self._store).update_expiration(context, key, expires_at)
+
+    def touch_context(self, context: str, expires_at: int | None) -> None:
+        with self._dropping(context):
+            require_managed(self._store).touch_context(context, expires_at)
+
+    def delete_context(self, context: str) -> None:
+        with self._dropping(context):
+            require_managed(self._store).delete_context(context)
+
+    def prepare(self) -> None:
+        if isinstance(self._store, ManagedStorage):
+            self._store.prepare()
+
+    @contextlib.contextmanager
+    def _dropping(self, context: str, key: str | None = None) -> Iterator[None]:
+        """Drop what is cached before a write and, whatever its outcome, after it."""
+        self._drop(context, key)
+        try:
+            yield
+        finally:
+            self._drop(context, key)
+
+    def _drop(self, context: str, key: str | None) -> None:
         with self._lock:
             self._writes += 1
             if key is not None:
-                self._known.pop((context, key), None)
+                self._cache.pop((context, key), None)
                 return
-            for place in [place for place in self._known if place[0] == context]:
-                del self._known[place]
+            for place in [place for place in self._cache if place[0] == context]:
+                del self._cache[place]
 
-    def _fresh(self, context: str, key: str) -> Stored | None:
-        found = self._known.get((context, key))
+    def _find(self, context: str, key: str) -> Stored | None:
+        """Return a cached record that is live and fresh. The caller holds the lock."""
+        found = self._cache.get((context, key))
         if found is None:
             return None
         stored, read_at = found
         now = millis(self._clock())
-        expired = stored.expires_at is not None and now >= stored.expires_at
-        if expired or not 0 <= now - read_at < self._staleness:
-            del self._known[context, key]
+        is_live = stored.expires_at is None or now < stored.expires_at
+        if not is_live or not 0 <= now - read_at < self._staleness:
+            del self._cache[context, key]
             return None
-        self._known.move_to_end((context, key))
+        self._cache.move_to_end((context, key))
         return stored
-
-    def _keep(self, context: str, key: str, stored: Stored) -> None:
-        self._known[context, key] = (stored, millis(self._clock()))
-        while len(self._known) > self._max_records:
-            self._known.popitem(last=False)
-
-
-class _Writing:
-    """Around a write: what was known is dropped before it and, whatever its outcome, after it."""
-
-    def __init__(self, cache: CachedStorage, context: str, key: str | None) -> None:
-        self._cache, self._context, self._key = cache, context, key
-
-    def __enter__(self) -> None:
-        self._cache.forget(self._context, self._key)
-
-    def __exit__(self, *_: object) -> None:
-        self._cache.forget(self._context, self._key)

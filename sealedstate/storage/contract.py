@@ -1,28 +1,32 @@
-"""The contract of a storage service: (context, key) -> versioned value with an expiry.
+"""The storage contract: what a store owes to sealedstate, and helpers for keeping it.
 
-Knows names, values and rules. Does not know any backend, what a value means or that it is sealed.
-A store owes this shape, not a base class.
+A store maps (context, key) to a record: a value of bytes, a version and an expiry. It owes the
+shape of `Storage`, not a base class; `sealedstate.testing` tests every sentence below. The stores
+of this package also have the operations of `ManagedStorage`.
 
-Rules that every store keeps:
-
-- A record is live iff now < expires_at; at expires_at it is as absent as one that never was.
-  None is permanent. Times are whole milliseconds since the epoch, 0 <= expires_at <= 2**53, and
-  come back exactly. What time it is the store's clock tells; a server's own clock may only remove
-  later what has expired.
-- The writer proposes the version, 1 <= version < 2**63, and the store accepts only one that is
-  greater than what it holds (`next_version`), so that a version is known before the write, never
-  comes back after a delete, and tells a writer whose reply was lost whether its write happened.
-- `create`, `update` and `delete` are atomic across threads and processes: of any number of racers
-  on one record, exactly one wins. What a whole context has done to it is not, see `touch_context`
-  and `delete_context`.
-- Contexts and keys are non-empty text, case-sensitive, any character; nothing is truncated or
-  normalised. What is over-large or out of range is refused with CapacityError before any I/O.
-- Absence is a value. A mismatch raises VersionMismatch, an outage StorageUnavailable, and a lost
-  reply OutcomeUnknown. No exception of a driver gets out.
-- An index is a set of members under a (context, key) of its own, each with its own expiry. It
-  shares nothing with the record of the same name.
-- Many threads use one store object. In the child of a fork it works on, with connections of its
-  own, or refuses with StorageUnavailable if it is not shared; and the parent notices nothing.
+- **Time.** A record is live if and only if now < expires_at. From expires_at on it is absent, and
+  every operation treats it like a record that never existed. An expiry of None is permanent. Times
+  are whole milliseconds since the epoch, 0 <= expires_at <= 2**53, and are returned exactly as
+  they were written. The store's `Clock` says what time it is. A server's own clock may only remove
+  expired records later.
+- **Versions.** The writer proposes the version, 1 <= version < 2**63, and the store accepts it only
+  if it is greater than the stored one (see `next_version`). So the version is known before the
+  write, it does not return after a delete, and a writer whose reply was lost can read the record
+  to find out whether the write happened.
+- **Atomicity.** `create`, `update` and `delete` are atomic across threads and processes: of any
+  number of concurrent writers of one record, exactly one succeeds. `touch_context` and
+  `delete_context` are not atomic over the records of a context.
+- **Names.** Contexts, keys and members are text of any characters, case-sensitive, and contexts
+  and keys are not empty. The store neither truncates nor normalises them. It refuses names and
+  values that are too large, and numbers out of range, with CapacityError before any I/O.
+- **Indexes.** An index is a set of members under a (context, key). Each member has an expiry. An
+  index and a record of the same context and key are independent of each other.
+- **Errors.** Absence is a return value. A version mismatch raises VersionMismatch, an outage
+  StorageUnavailable, and a lost reply to a write OutcomeUnknown. A driver's exceptions do not reach
+  the caller.
+- **Threads and forks.** Threads share one store object. In a forked child the store either works,
+  with new connections, or, if it is not `shared`, raises StorageUnavailable. The parent is not
+  affected.
 """
 
 from __future__ import annotations
@@ -34,28 +38,48 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from ..errors import CapacityError
 
+__all__ = [
+    "ENTRY_BYTES",
+    "LAST_VERSION",
+    "LATEST",
+    "UNCHANGED",
+    "Capabilities",
+    "Clock",
+    "ManagedStorage",
+    "Storage",
+    "Stored",
+    "Unchanged",
+    "check_range",
+    "check_size",
+    "millis",
+    "next_version",
+    "read_if_changed",
+    "utf8",
+]
+
 Clock: TypeAlias = Callable[[], float]
-"""Seconds since the epoch."""
+"""Returns seconds since the epoch."""
 
 LATEST = 1 << 53
-"""The last expiry: a JSON number and a sorted set's score are exact up to here."""
+"""The last expiry: a JSON number and the score of a sorted set are exact up to here."""
 LAST_VERSION = (1 << 63) - 1
 ENTRY_BYTES = 32
-"""What a record or a member counts for in `total_bytes`, besides its names and its value."""
+"""What a record or a member adds to `total_bytes`, besides its names and its value."""
 
 
 class Unchanged(Enum):
-    """The answer of `read_if_changed` to a reader who already has the current version."""
+    """The type of `UNCHANGED`."""
 
     UNCHANGED = "unchanged"
 
 
 UNCHANGED: Literal[Unchanged.UNCHANGED] = Unchanged.UNCHANGED
+"""What `read_if_changed` returns to a caller that has the current version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A snapshot of one live record. `expires_at` in epoch milliseconds, None for ever."""
+    """A snapshot of a live record. `expires_at` in epoch milliseconds, or None: permanent."""
 
     value: bytes = field(repr=False)
     version: int
@@ -64,7 +88,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What a store can and can't do, as far as it knows of its server; sizes in bytes of UTF-8."""
+    """What a store can do, as far as it knows its server. Sizes are bytes of UTF-8."""
 
     context_bytes: int
     """The longest context, at least 255."""
@@ -73,66 +97,62 @@ class Capabilities:
     value_bytes: int
     """The largest value, at least 255."""
     shared: bool
-    """Every process sees the same."""
+    """All processes see the same records."""
     durable: bool
-    """An acknowledged write survives kill -9 of the store's process. A power failure is survived by
-    what the server and its disk have synced, for which `because` names the settings."""
+    """An acknowledged write survives kill -9 of the store's process. Whether it survives a power
+    failure depends on what the server and its disk have synced; `reasons` names the settings."""
     survives_restart: bool
-    """What was written survives a clean restart of the store."""
+    """Writes survive an orderly restart of the store."""
     evicts: bool
-    """Live records may vanish."""
+    """The store may remove live records."""
     enumerable: bool
     """`keys` works."""
     server_side: bool = True
-    """The visitor does not hold it."""
+    """The records are not in the visitor's hands."""
     indexes: bool = True
     """`add_member`, `remove_member` and `members` work."""
     contexts: bool = True
-    """`touch_context` works. `delete_context` does everywhere."""
+    """`touch_context` works, if the store has it."""
     resolution: int = 1
-    """How many milliseconds later than asked a record may still be there."""
-    expires_itself: bool = False
-    """A server removes what has expired, some time later, by its own clock; `reap` need not."""
+    """Milliseconds: a record is absent from expires_at + resolution - 1 on, at the latest."""
+    native_expiry: bool = False
+    """A server removes expired records some time later, by its own clock; `reap` need not."""
     staleness: int = 0
-    """For how many milliseconds a read may still answer with what another process overwrote."""
+    """For how many milliseconds a read may return what another process has overwritten."""
     total_bytes: int | None = None
-    """As much as surely fits in all, at least 2048; None without a bound of its own. A record
-    counts for its context, key and value, a member for its context, key and itself, and each for
-    ENTRY_BYTES more. What does not fit any more is refused with CapacityError, and nothing lost."""
-    presumed: bool = False
-    """Nothing was asked of the server yet: all of this is what is usual, or little."""
-    because: Mapping[str, str] = field(default_factory=dict)
-    """What a field rests on, by its name, where an operator can change it."""
+    """How much fits into the store in all, at least 2048; None if there is no such limit. A record
+    counts for its context, key and value, a member for its context, key and text, and each for
+    ENTRY_BYTES more. The store refuses what does not fit with CapacityError and loses nothing."""
+    assumed: bool = False
+    """The server has not been asked yet: these are conservative defaults."""
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    """By field name, the server's settings that a field depends on and an operator can change."""
 
 
 @runtime_checkable
 class Storage(Protocol):
-    """A storage service. Every operation may raise StorageUnavailable, and every write
-    OutcomeUnknown. One that a capability declines raises StorageError.
+    """A storage service, as sessions, key rings and single logout use it.
+
+    Every operation may raise StorageUnavailable, and every write OutcomeUnknown. An operation that
+    the store's capabilities exclude raises StorageError.
     """
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this store can do."""
+        """What this store can do. May ask the server, from time to time."""
         ...
 
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        """Write a record where there is none alive; False where there is one.
+        """Write a record if none is live; False if one is.
 
-        Any version may follow one that was deleted or has expired.
+        Any version may follow a record that was deleted or has expired.
         """
         ...
 
     def read(self, context: str, key: str) -> Stored | None:
-        """The live record, or None."""
-        ...
-
-    def read_if_changed(
-        self, context: str, key: str, version: int
-    ) -> Stored | Literal[Unchanged.UNCHANGED] | None:
-        """The live record unless its version is `version`; None where there is none."""
+        """Return the live record, or None."""
         ...
 
     def update(
@@ -144,126 +164,147 @@ class Storage(Protocol):
         version: int,
         expected: int | None = None,
     ) -> bool:
-        """Overwrite a live record; False where there is none.
+        """Overwrite a live record; False if none is live.
 
-        Raises VersionMismatch when `expected` is given and another version is stored, or when
+        Raises VersionMismatch if `expected` is given and differs from the stored version, or if
         `version` is not greater than the stored one.
         """
         ...
 
-    def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
-        """Change when a live record expires, not its version; False where there is none."""
+    def delete(self, context: str, key: str, expected: int | None = None) -> bool:
+        """Delete a live record; False if none is live.
+
+        Raises VersionMismatch if `expected` is given and differs from the stored version.
+        """
         ...
 
-    def delete(self, context: str, key: str, expected: int | None = None) -> bool:
-        """Delete a live record; False where there is none. Raises VersionMismatch as `update`."""
+    def keys(self, context: str, prefix: str = "") -> Iterator[str]:
+        """Return the keys of a context's live records, as a snapshot.
+
+        Needs the capability `enumerable`.
+        """
+        ...
+
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        """Add `member` to an index, or change its expiry.
+
+        Also raises CapacityError if the store limits an index as a whole to `value_bytes`. Needs
+        the capability `indexes`, like the next two operations.
+        """
+        ...
+
+    def remove_member(self, context: str, key: str, member: str) -> bool:
+        """Remove `member` from an index; False if it was not live there."""
+        ...
+
+    def members(self, context: str, key: str) -> dict[str, int | None]:
+        """Return the live members of an index, with their expiries."""
+        ...
+
+    def ping(self) -> None:
+        """Ask the server for an answer. Afterwards `capabilities` are not `assumed` any more."""
+        ...
+
+    def reap(self, limit: int) -> int:
+        """Remove at most `limit` expired records and members for good; return how many.
+
+        Repeated calls leave no expired records, unless the store has `native_expiry`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close idle connections. The store can be used again afterwards."""
+        ...
+
+
+@runtime_checkable
+class ManagedStorage(Storage, Protocol):
+    """A store with operations for administrators and applications; sealedstate needs none of them.
+
+    The conformance kit tests them in a store that has all four.
+    """
+
+    def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
+        """Change the expiry of a live record, but not its version; False if none is live."""
         ...
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
-        """Change when every live record of a context expires; needs the capability `contexts`.
+        """Change the expiry of every live record of a context. Needs the capability `contexts`.
 
-        Not atomic over records. After it has returned, what lived when it began expires then,
-        unless it was deleted or moved by somebody else meanwhile; what was created meanwhile may.
-        Nothing is revived. If it raises, some records are touched; it can be done again.
+        Not atomic over records. Afterwards, each record that was live at the start of the call has
+        this expiry, unless another caller deleted it or changed its expiry in the meantime. A
+        record that was created in the meantime may have it. No expired record becomes live. If the
+        call raises, some records have changed; it can be repeated.
         """
         ...
 
     def delete_context(self, context: str) -> None:
         """Delete every record and every index of a context.
 
-        Not atomic over records. After it has returned, nothing that lived when it began is ever
-        read again, whatever was done to it meanwhile; what was created meanwhile may survive or
-        not. If it raises, some records are gone; it can be done again. Where a store evicts,
-        `because` may name under `contexts` what it then misses.
+        Not atomic over records. Afterwards, no record that was live at the start of the call is
+        ever returned again, whatever other callers did to it in the meantime; a record that was
+        created in the meantime may survive. If the call raises, some records are deleted; it can
+        be repeated. If the store evicts, `reasons["contexts"]` may say which records it misses.
         """
-        ...
-
-    def keys(self, context: str, prefix: str = "") -> Iterator[str]:
-        """The keys of a context's live records, a snapshot; needs the capability `enumerable`."""
-        ...
-
-    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
-        """Put `member` into an index, or change when it expires.
-
-        Raises CapacityError, too, where an index as a whole must fit into `value_bytes`.
-        """
-        ...
-
-    def remove_member(self, context: str, key: str, member: str) -> bool:
-        """Take `member` out of an index; False where it was not alive in it."""
-        ...
-
-    def members(self, context: str, key: str) -> dict[str, int | None]:
-        """The live members of an index, and when each expires."""
         ...
 
     def prepare(self) -> None:
-        """Make what the store needs, such as tables; harmless when done already or by many."""
+        """Make what the store needs, such as tables. Harmless if done before, or concurrently."""
         ...
 
-    def ping(self) -> None:
-        """Nothing, or StorageUnavailable: for a health check. From then on nothing is presumed."""
-        ...
 
-    def reap(self, limit: int) -> int:
-        """Remove at most `limit` expired records and members for good; how many there were.
-
-        Again and again, it leaves none, but where the capability `expires_itself` says who does.
-        """
-        ...
-
-    def close(self) -> None:
-        """Let go of connections; the store can be used again."""
-        ...
+def read_if_changed(
+    storage: Storage, context: str, key: str, version: int
+) -> Stored | Literal[Unchanged.UNCHANGED] | None:
+    """Return the live record, UNCHANGED if its version is `version`, or None if none is live."""
+    stored = storage.read(context, key)
+    return UNCHANGED if stored is not None and stored.version == version else stored
 
 
 def next_version(now: float, current: int = 0) -> int:
-    """The version that a writer proposes at `now` (epoch seconds) over `current`.
+    """Return the version to propose at `now` (epoch seconds) over the version `current`.
 
-    Microseconds since 2020, but always greater than what is there: versions grow even when the
-    clock steps back, and two racers that propose the same one still have one winner.
+    Microseconds since 2020, but always greater than `current`, so that versions increase even if
+    the clock steps back. Of two writers that propose the same version, the store accepts one.
     """
     return max(current + 1, int((now - 1577836800) * 1_000_000))
 
 
 def millis(seconds: float) -> int:
-    """Epoch seconds as epoch milliseconds."""
+    """Convert epoch seconds to epoch milliseconds."""
     return int(seconds * 1000)
 
 
 def check_size(capabilities: Capabilities, context: str, key: str, value: bytes = b"") -> None:
-    """Raise CapacityError for an empty or over-large context, key or value."""
-    for what, size, most in (
+    """Raise CapacityError for an empty or too long context or key, or a too large value."""
+    for what, size, limit in (
         ("context", len(utf8(context)), capabilities.context_bytes),
         ("key", len(utf8(key)), capabilities.key_bytes),
     ):
         if not size:
-            raise CapacityError(f"an empty {what}")
-        if size > most:
-            raise CapacityError(f"a {what} of {size} bytes; the store takes {most}")
+            raise CapacityError(f"{what} must not be empty")
+        if size > limit:
+            raise CapacityError(f"{what} must be at most {limit} bytes, got {size}")
     if len(value) > capabilities.value_bytes:
         raise CapacityError(
-            f"a value of {len(value)} bytes; the store takes {capabilities.value_bytes}"
+            f"value must be at most {capabilities.value_bytes} bytes, got {len(value)}"
         )
 
 
 def check_range(expires_at: int | None, *versions: int | None) -> None:
-    """Raise CapacityError for a time or a version that no store can be asked to keep.
-
-    Versions are those proposed and those expected; None is passed over.
-    """
+    """Raise CapacityError for an expiry or a version out of range. None is always in range."""
     if expires_at is not None and not 0 <= expires_at <= LATEST:
         raise CapacityError(
-            "an expiry is 0 to 2**53 milliseconds since the epoch, or None for ever"
+            f"expires_at must be None or 0 to 2**53 milliseconds since the epoch, got {expires_at}"
         )
     for version in versions:
         if version is not None and not 0 < version <= LAST_VERSION:
-            raise CapacityError("a version is greater than 0 and less than 2**63")
+            raise CapacityError(f"version must be 1 to 2**63 - 1, got {version}")
 
 
 def utf8(text: str) -> bytes:
-    """The bytes of a context, key or member. Raises CapacityError for what has none."""
+    """Encode a context, key or member. Raises CapacityError if it is not valid Unicode."""
     try:
         return text.encode()
     except UnicodeEncodeError:
-        raise CapacityError("text with a lone surrogate names nothing in a store") from None
+        raise CapacityError("names must be valid Unicode, got a lone surrogate") from None

@@ -1,43 +1,58 @@
-"""What each use needs of a store, and whether a store's capabilities meet it.
+"""What each use of a store needs, and whether a store's capabilities meet it.
 
-Knows uses, capabilities and sentences. Does not know any backend: it is told capabilities.
-
-A mismatch is found when the application starts, not at three in the morning, and is one sentence
-that names the use, the need and the store.
+A mismatch is found when the application starts, and is one sentence that names the use, what it
+needs and the store. `DECLARED` is what each backend declares in its usual configurations; tests
+compare it with live servers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import StorageError
 from .contract import Capabilities, Storage, Stored, millis
 
+__all__ = [
+    "DECLARED",
+    "PROBE_CONTEXT",
+    "USES",
+    "Need",
+    "Use",
+    "as_markdown",
+    "as_rows",
+    "mismatch",
+    "probe_writes",
+    "store_name",
+    "unmet_needs",
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One thing that a use needs: what a capability has to be, and how that is said."""
+    """What a use needs of one capability: its required value, and how messages say so."""
 
     capability: str
-    right: bool | int
-    wanted: str
-    found: str
+    required: bool | int
+    requirement: str
+    """Of a store that has it: "a store that ..."."""
+    shortfall: str
+    """Of a store that does not."""
 
-    def met(self, capabilities: Capabilities) -> bool:
-        """Whether a store that can this is good enough."""
-        return bool(getattr(capabilities, self.capability) == self.right)
+    def is_met(self, capabilities: Capabilities) -> bool:
+        return bool(getattr(capabilities, self.capability) == self.required)
 
 
-KEPT_FROM_THE_VISITOR = Need(
+SERVER_SIDE = Need(
     "server_side", True, "is out of the visitor's hands", "is in the visitor's hands"
 )
 SHARED = Need("shared", True, "is seen by every process", "is seen by one process only")
 NOT_EVICTING = Need("evicts", False, "does not evict", "evicts")
-NOT_FORGETTING = Need(
+SURVIVES_RESTART = Need(
     "survives_restart", True, "does not forget at a restart", "forgets at a restart"
 )
-# Of a part, an older version than the cookie's counts as lost; of a watermark, it lets in.
+# A part whose version is older than the cookie says counts as lost, and an older watermark would
+# let a session in that was signed out.
 CURRENT = Need(
     "staleness", 0, "answers with what was written last", "may answer with what was there before"
 )
@@ -53,13 +68,13 @@ INDEXES = Need("indexes", True, "has indexes", "has no indexes")
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """Something that sealedstate does with a store. `title` is how a sentence calls it.
+    """Something that sealedstate does with a store.
 
-    `contexts`: where it keeps what it has; none for a use that no part of this release makes.
-    `lasting`: whether that outlives any key that seals sessions.
+    `contexts`: where it keeps its records. `lasting`: whether they outlive the keys that seal
+    sessions.
     """
 
-    title: str
+    name: str
     purpose: str
     needs: tuple[Need, ...]
     contexts: tuple[str, ...] = ()
@@ -67,194 +82,184 @@ class Use:
 
 
 USES: Mapping[str, Use] = {
-    use.title: use
+    use.name: use
     for use in (
         Use(
             "spilling",
             "parts of a session that fit into no cookie",
-            (KEPT_FROM_THE_VISITOR, CURRENT),
+            (SERVER_SIDE, CURRENT),
             ("sealedstate.part",),
         ),
         Use(
             "revocation",
             "sessions that were logged out, until they would have expired",
-            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, CURRENT),
+            (SERVER_SIDE, SHARED, NOT_EVICTING, SURVIVES_RESTART, CURRENT),
             ("sealedstate.revoked", "sealedstate.watermark"),
         ),
         Use(
             "ring",
             'the keys of all nodes, where keys = "store:"',
-            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, CURRENT, DURABLE),
+            (SERVER_SIDE, SHARED, NOT_EVICTING, SURVIVES_RESTART, CURRENT, DURABLE),
             ("sealedstate.ring",),
         ),
         Use(
             "replay",
             "messages that were seen, so that none counts twice",
-            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING),
+            (SERVER_SIDE, SHARED, NOT_EVICTING, SURVIVES_RESTART),
             ("sealedstate.sso.replay",),
         ),
         Use(
             "artifacts",
-            "one-time values that exactly one asker gets",
-            (KEPT_FROM_THE_VISITOR, SHARED),
+            "one-time values that exactly one caller gets",
+            (SERVER_SIDE, SHARED),
             ("sealedstate.sso.artifact",),
         ),
         Use(
             "consent",
             "what a user agreed to, kept for years",
-            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, DURABLE, ENUMERABLE),
+            (SERVER_SIDE, SHARED, NOT_EVICTING, SURVIVES_RESTART, DURABLE, ENUMERABLE),
             ("sealedstate.sso.consent",),
             lasting=True,
         ),
         Use(
             "logins",
             "the index that leads from a service's logout request to sessions",
-            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, INDEXES),
+            (SERVER_SIDE, SHARED, NOT_EVICTING, SURVIVES_RESTART, INDEXES),
             ("sealedstate.sso.index",),
         ),
         Use(
             "logout",
-            "which services of an ended session were told so, and which remain",
-            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, CURRENT),
+            "which services of an ended session were notified, and which remain",
+            (SERVER_SIDE, SHARED, NOT_EVICTING, SURVIVES_RESTART, CURRENT),
             ("sealedstate.sso.logout", "sealedstate.sso.owner"),
         ),
         Use(
             "sessions",
             "the registry of live sessions, where it is switched on",
-            (KEPT_FROM_THE_VISITOR, SHARED, NOT_EVICTING, NOT_FORGETTING, INDEXES, ENUMERABLE),
+            (SERVER_SIDE, SHARED, NOT_EVICTING, SURVIVES_RESTART, INDEXES, ENUMERABLE),
             ("sealedstate.sessions",),
         ),
     )
 }
 
 
-def unmet(use: Use, capabilities: Capabilities) -> tuple[Need, ...]:
-    """The needs of `use` that a store does not meet."""
-    return tuple(need for need in use.needs if not need.met(capabilities))
+def unmet_needs(use: Use, capabilities: Capabilities) -> tuple[Need, ...]:
+    """Return the needs of `use` that a store does not meet."""
+    return tuple(need for need in use.needs if not need.is_met(capabilities))
 
 
 def mismatch(use: Use, store_name: str, capabilities: Capabilities) -> str | None:
-    """One sentence that names the use, the need and the store; None when all needs are met.
+    """Return one sentence that names the use, what it needs and the store; None if it fits.
 
-    Where an operator can change what a store can, the sentence says what it rests on.
+    The sentence includes the settings of the server that the missing capabilities depend on.
     """
-    missing = unmet(use, capabilities)
-    if not missing:
+    needs = unmet_needs(use, capabilities)
+    if not needs:
         return None
-    wanted = _listed(need.wanted for need in missing)
-    found = _listed(need.found for need in missing)
-    reasons = [capabilities.because.get(need.capability) for need in missing]
+    requirements = _join(need.requirement for need in needs)
+    shortfalls = _join(need.shortfall for need in needs)
+    reasons = [capabilities.reasons.get(need.capability) for need in needs]
     why = "; ".join(dict.fromkeys(reason for reason in reasons if reason))
-    return f"{use.title} needs a store that {wanted}; {store_name} {found}{why and f' ({why})'}"
+    return (
+        f"{use.name} needs a store that {requirements};"
+        f" {store_name} {shortfalls}{why and f' ({why})'}"
+    )
 
 
 def store_name(store: object) -> str:
-    """What a sentence calls a store: its `name`, where it has one, or else by its class."""
+    """Return a store's name in messages: its `name`, or else its class's without "Storage"."""
     name = getattr(store, "name", None)
     return name if isinstance(name, str) else type(store).__name__.removesuffix("Storage").lower()
 
 
-def _listed(words: Iterable[str]) -> str:
+def _join(words: Iterable[str]) -> str:
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
 
 
-# FOLD sealedstate.storage.matrix
-# What each backend declares in its usual configurations, against every use.
-#
-# Knows capabilities as they are documented; a test holds each row against the live server that it
-# speaks of. Does not know connections.
+# --- what each backend declares -----------------------------------------------------------------
 
-
-_MEBIBYTE = 1 << 20
-
-
-def _server(**differences: object) -> Capabilities:
-    usual: dict[str, object] = {
-        "context_bytes": 1 << 12,
-        "key_bytes": 1 << 12,
-        "value_bytes": _MEBIBYTE,
-        "shared": True,
-        "durable": True,
-        "survives_restart": True,
-        "evicts": False,
-        "enumerable": True,
-    }
-    return Capabilities(**usual | differences)  # type: ignore[arg-type]  # a table of fields
-
+_USUAL = Capabilities(
+    context_bytes=1 << 12,
+    key_bytes=1 << 12,
+    value_bytes=1 << 20,
+    shared=True,
+    durable=True,
+    survives_restart=True,
+    evicts=False,
+    enumerable=True,
+)
 
 DECLARED: Mapping[str, Capabilities] = {
-    "memory": _server(shared=False, durable=False, survives_restart=False),
-    "sqlite": _server(),
-    "postgresql": _server(),
-    "mariadb": _server(),
-    "redis, AOF always": _server(),
-    # A slow fsync holds back up to two seconds of acknowledged writes in the server's memory.
-    "redis, AOF everysec": _server(durable=False),
-    "redis, snapshots": _server(durable=False),
-    "redis, no persistence": _server(durable=False, survives_restart=False),
-    "redis, evicting": _server(evicts=True),
-    "memcached": _server(
-        durable=False, survives_restart=False, evicts=True, enumerable=False, contexts=False
+    "memory": replace(_USUAL, shared=False, durable=False, survives_restart=False),
+    "sqlite": _USUAL,
+    "postgresql": _USUAL,
+    "mariadb": _USUAL,
+    "redis, AOF always": _USUAL,
+    # During a slow fsync the server keeps up to two seconds of acknowledged writes in memory.
+    "redis, AOF everysec": replace(_USUAL, durable=False),
+    "redis, snapshots": replace(_USUAL, durable=False),
+    "redis, no persistence": replace(_USUAL, durable=False, survives_restart=False),
+    "redis, evicting": replace(_USUAL, evicts=True),
+    "memcached": replace(
+        _USUAL,
+        durable=False,
+        survives_restart=False,
+        evicts=True,
+        enumerable=False,
+        contexts=False,
     ),
-    "cookie": _server(shared=False, durable=False, evicts=True, server_side=False),
+    "cookie": replace(_USUAL, shared=False, durable=False, evicts=True, server_side=False),
 }
 
 
 def as_rows(declared: Mapping[str, Capabilities]) -> Iterator[tuple[str, ...]]:
-    """A table: a head, then a row for each store with yes or no for each use."""
+    """Yield the rows of a table: a header, then for each store yes or no for each use."""
     yield ("store", *USES)
     for name, can in declared.items():
-        yield (name, *("no" if unmet(use, can) else "yes" for use in USES.values()))
+        yield (name, *("no" if unmet_needs(use, can) else "yes" for use in USES.values()))
 
 
 def as_markdown(declared: Mapping[str, Capabilities]) -> str:
-    """The same table for the documentation."""
-    head, *rows = as_rows(declared)
-    lines = [head, ("---",) * len(head), *rows]
+    """Return the same table in Markdown."""
+    header, *rows = as_rows(declared)
+    lines = [header, ("---",) * len(header), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-# FOLD sealedstate.storage.trial
-# Whether a store takes writes: tried with a record and a member of an index that are our own.
-#
-# Knows the contract. Does not know backends, nor why one that answers may take no writes: a user
-# who
-# may only read, a replica, a full disk or memory.
+# --- does it take writes? -----------------------------------------------------------------------
 
-
-CONTEXT = "sealedstate.check"
-LIFETIME = 120
-"""Seconds, after which nothing is left of a trial that broke off."""
-
-_VALUE = b"a trial"
-_Step = tuple[str, Callable[[], object], object]
+PROBE_CONTEXT = "sealedstate.check"
+PROBE_SECONDS = 120
+"""After this time, nothing is left of a probe that was interrupted."""
 
 
 def probe_writes(store: Storage, now: float, key: str) -> str | None:
-    """What the store fails at, and why; None where it takes writes.
+    """Return which operation fails and why, or None if the store takes writes.
 
-    Writes, reads, changes and deletes a record under `key`, which nobody else uses, and where the
-    store has indexes, a member of one. `now` in epoch seconds.
+    Writes, reads, changes and deletes a record under `key`, which no other caller may use, and if
+    the store has indexes, a member. `now` in epoch seconds.
     """
-    for what, act, expected in _steps(store, millis(now + LIFETIME), key):
-        try:
-            found = act()
-        except StorageError as error:
-            return f"{what}: {error}"
-        if found != expected:
-            return f"{what}: the store answers, but not with what was written"
-    return None
-
-
-def _steps(store: Storage, expires_at: int, key: str) -> Iterator[_Step]:
-    there = Stored(_VALUE, 1, expires_at)
-    yield "create", lambda: store.create(CONTEXT, key, _VALUE, expires_at, 1), True
-    yield "read", lambda: store.read(CONTEXT, key), there
-    yield "update", lambda: store.update(CONTEXT, key, _VALUE, expires_at, 2, 1), True
-    yield "delete", lambda: store.delete(CONTEXT, key, 2), True
-    yield "read", lambda: store.read(CONTEXT, key), None
+    value, expires_at = b"a trial", millis(now + PROBE_SECONDS)
+    context, stored = PROBE_CONTEXT, Stored(value, 1, expires_at)
+    steps: list[tuple[str, Callable[[], object], object]] = [
+        ("create", lambda: store.create(context, key, value, expires_at, 1), True),
+        ("read", lambda: store.read(context, key), stored),
+        ("update", lambda: store.update(context, key, value, expires_at, 2, 1), True),
+        ("delete", lambda: store.delete(context, key, 2), True),
+        ("read", lambda: store.read(context, key), None),
+    ]
     if store.capabilities.indexes:
-        yield "add_member", lambda: store.add_member(CONTEXT, key, "m", expires_at), None
-        yield "members", lambda: store.members(CONTEXT, key), {"m": expires_at}
-        yield "remove_member", lambda: store.remove_member(CONTEXT, key, "m"), True
+        steps += [
+            ("add_member", lambda: store.add_member(context, key, "m", expires_at), None),
+            ("members", lambda: store.members(context, key), {"m": expires_at}),
+            ("remove_member", lambda: store.remove_member(context, key, "m"), True),
+        ]
+    for operation, act, expected in steps:
+        try:
+            answer = act()
+        except StorageError as error:
+            return f"{operation}: {error}"
+        if answer != expected:
+            return f"{operation}: the store answers, but not with what was written"
+    return None

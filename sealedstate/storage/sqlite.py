@@ -1,9 +1,12 @@
-"""A storage service in one SQLite file: the embedded default, for the processes of one machine.
+"""A store in one SQLite file, shared by the processes of one machine: `SQLiteStorage`.
 
-Knows SQL. Does not know what is stored, nor locks, forks and journals: `sqlite_link` does. Of the
-standard library alone.
+Needs the standard library only. Each write also removes a few expired rows from time to time.
 
-Expired rows are removed a few at a time by the writes themselves.
+A process has one connection, used by one thread at a time. A forked child opens a connection and
+never closes the parent's, because that would release the parent's locks
+(sqlite.org/howtocorrupt.html, section 2.6). The journal is a write-ahead log only if this SQLite
+contains the fix for the WAL-reset bug (3.51.3, 3.50.7 and 3.44.6), else a rollback journal. With
+both, an acknowledged write has been synced.
 """
 
 from __future__ import annotations
@@ -14,38 +17,20 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .._forks import ForkSafeLock
 from ..errors import CapacityError, ConfigurationError, StorageUnavailable, VersionMismatch
-from .contract import (
-    UNCHANGED,
-    Capabilities,
-    Clock,
-    Stored,
-    Unchanged,
-    check_range,
-    check_size,
-    millis,
-    utf8,
-)
+from .contract import Capabilities, Clock, Stored, check_range, check_size, millis, utf8
 
-# FOLD sealedstate.storage.sqlite_link
-# The way to a SQLite file: one connection a process, locks, forks, and the tables' version.
-#
-# Knows files, journals and how long to wait for a lock. Does not know what the statements say.
-#
-# The connection stands behind a lock of its process. It is never carried over a fork: the child
-# opens
-# its own and leaves the parent's alone, for closing it would break the parent's
-# (sqlite.org/howtocorrupt, section 2.6). The journal is a write-ahead log only where SQLite has the
-# fix for the WAL-reset bug (3.51.3, 3.50.7 and 3.44.6); older ones keep the rollback journal.
-# Either
-# way an acknowledged write has been synced.
-
+__all__ = ["SQLiteStorage", "wal_is_safe"]
 
 SCHEMA_VERSION = 2
 POLL_SECONDS = 0.001
+# After this many writes, at most this many expired rows are removed: a bounded price for a write,
+# and the tables stay small even if no caller reaps.
+REAP_EVERY = 32
+REAP_LIMIT = 128
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sealedstate_record (
@@ -68,205 +53,19 @@ CREATE TABLE IF NOT EXISTS sealedstate_member (
 CREATE INDEX IF NOT EXISTS sealedstate_member_expiry
     ON sealedstate_member (expires_at) WHERE expires_at IS NOT NULL;
 """
-
-
-class _Held:
-    """The connection in this thread's hands. A generator would cost each call 1.5 µs more."""
-
-    __slots__ = ("_link", "_lock")
-
-    def __init__(self, link: SQLiteLink, lock: ForkSafeLock) -> None:
-        self._link, self._lock = link, lock
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
-        try:
-            return self._link.connection()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is not None:
-                self._link.raised(error)
-        finally:
-            self._lock.release()
-
-
-class SQLiteLink:
-    """The connection to the file at `path`. `timeout`: seconds to wait for a lock.
-
-    Nothing is opened before it is first held.
-    """
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        self._path = path.absolute()  # even if the process moves to another directory
-        self._timeout = timeout
-        self._lock = ForkSafeLock()
-        self._connection: sqlite3.Connection | None = None
-        self._pid = os.getpid()
-        self._orphans: list[sqlite3.Connection] = []
-
-    def held(self) -> _Held:
-        """The connection, for a `with` block. Raises CapacityError or StorageUnavailable for what
-        SQLite raises in it.
-        """
-        return _Held(self, self._lock)
-
-    def patiently(self, connection: sqlite3.Connection, sql: str, row: Any = ()) -> sqlite3.Cursor:
-        """Execute, asking again every millisecond or so while another process holds the lock.
-
-        SQLite's own waiting backs off to 100 ms, so that among busy writers some never get in.
-        """
-        give_up_at = time.monotonic() + self._timeout
-        while True:
-            try:
-                return connection.execute(sql, row)
-            except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # or a kind of it
-                if not busy or time.monotonic() >= give_up_at:
-                    raise
-                time.sleep(POLL_SECONDS)
-
-    @contextlib.contextmanager
-    def transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
-        """One transaction, synced when the block ends, or undone."""
-        self.patiently(connection, "BEGIN IMMEDIATE")
-        try:
-            yield
-            self.patiently(connection, "COMMIT")
-        except BaseException:
-            _roll_back(connection)
-            raise
-
-    def close(self) -> None:
-        """Let go of the connection; the next one who holds it opens another."""
-        with self._lock:
-            self._forget_the_parents()
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    def __del__(self) -> None:
-        # Whoever drops a store need not have closed it; the parent's connection is left alone.
-        connection = getattr(self, "_connection", None)
-        if connection is not None and self._pid == os.getpid():
-            connection.close()
-
-    # --- how it comes about ----------------------------------------------------------------------
-
-    def connection(self) -> sqlite3.Connection:
-        """For who holds it: the one of this process, opened when there is none."""
-        self._forget_the_parents()
-        if self._connection is None:
-            self._connection = self.open()
-        return self._connection
-
-    def raised(self, error: BaseException) -> None:
-        """For who holds it: raise what an error of SQLite means to a caller; others go on."""
-        if isinstance(error, sqlite3.DataError):
-            raise CapacityError(f"sqlite refused a value ({error})") from error
-        if isinstance(error, (sqlite3.Error, OSError)):
-            self._drop()
-            raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
-
-    def _forget_the_parents(self) -> None:
-        """For who holds it."""
-        if self._pid == os.getpid():
-            return
-        if self._connection is not None:
-            self._orphans.append(self._connection)  # kept, so that nothing closes it here
-        self._connection, self._pid = None, os.getpid()
-
-    def open(self) -> sqlite3.Connection:
-        """Another connection, to tables of this release. Raises StorageUnavailable or what SQLite
-        raises.
-        """
-        connection = sqlite3.connect(
-            self._path, timeout=0, isolation_level=None, check_same_thread=False
-        )
-        try:
-            # First: the others load what tables there are, and would not see those of a racer.
-            self._migrate(connection)
-            self._set_journal(connection)
-            self.patiently(connection, "PRAGMA synchronous = FULL")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _set_journal(self, connection: sqlite3.Connection) -> None:
-        mode = "WAL" if wal_is_safe(sqlite3.sqlite_version_info) else "DELETE"
-        (current,) = self.patiently(connection, "PRAGMA journal_mode").fetchone()
-        # Asking again would take an exclusive lock at every start.
-        if current.upper() != mode:
-            self.patiently(connection, f"PRAGMA journal_mode = {mode}")
-
-    def _migrate(self, connection: sqlite3.Connection) -> None:
-        (found,) = self.patiently(connection, "PRAGMA user_version").fetchone()
-        if found == SCHEMA_VERSION:
-            return
-        # Another process may be at it, too: nothing that was seen before the lock counts.
-        with self.transaction(connection):
-            (found,) = connection.execute("PRAGMA user_version").fetchone()
-            self._check_whose(connection, found)
-            self._path.chmod(0o600)
-            for statement in _SCHEMA.split(";"):
-                connection.execute(statement)
-            if found != SCHEMA_VERSION:
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _check_whose(self, connection: sqlite3.Connection, found: int) -> None:
-        if found == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-            raise StorageUnavailable(
-                f"sqlite store {self._path.name!r} is the database of another application"
-            )
-        if found > SCHEMA_VERSION:
-            raise StorageUnavailable(
-                f"sqlite store {self._path.name!r} has schema {found}; this release knows"
-                f" {SCHEMA_VERSION}"
-            )
-
-    def _drop(self) -> None:
-        """Start from a fresh connection next time: the file may have been replaced or repaired."""
-        if self._connection is not None:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.close()
-            self._connection = None
-
-
-def _roll_back(connection: sqlite3.Connection) -> None:
-    # After some errors SQLite has rolled back by itself, and a second ROLLBACK would be an error.
-    if connection.in_transaction:
-        connection.execute("ROLLBACK")
-
-
-def wal_is_safe(version: tuple[int, ...]) -> bool:
-    """Whether this SQLite has the fix for the WAL-reset bug (sqlite.org, release 3.51.3)."""
-    if version >= (3, 51, 3):
-        return True
-    return (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
-
-
-# Every so many writes, at most so many expired rows are removed: a bounded price, and the table
-# can't grow for ever even if nobody calls reap().
-REAP_EVERY = 32
-REAP_LIMIT = 128
-
 _ONE = "context = :context AND key = :key"
 _LIVE = "(expires_at IS NULL OR expires_at > :now)"
-# By position, and put together once: to bind by names costs a tenth of what reading takes.
+# With positional parameters, and formatted once: named ones take a tenth of the time of a read.
 _READ = """
     SELECT value, version, expires_at FROM sealedstate_record
     WHERE context = ? AND key = ? AND (expires_at IS NULL OR expires_at > ?)"""
 
 
 class SQLiteStorage:
-    """Records in the SQLite file at `path`. `timeout`: seconds to wait for a lock.
+    """Records in the SQLite file at `path`. `timeout`: seconds to wait for another process's lock.
 
-    Nothing is opened before the first operation; a file that is no database of ours makes each of
-    them raise StorageUnavailable.
+    The file is opened by the first operation. If it is not a database of sealedstate, every
+    operation raises StorageUnavailable.
     """
 
     capabilities = Capabilities(
@@ -282,35 +81,29 @@ class SQLiteStorage:
 
     def __init__(self, path: str | Path, clock: Clock, timeout: float = 2.0) -> None:
         if str(path) == ":memory:":
-            raise ConfigurationError("storage: use memory: for a store in memory")
-        self._link = SQLiteLink(Path(path), timeout)
+            raise ConfigurationError("storage: sqlite:PATH needs a file; use memory: instead")
+        self._file = SQLiteFile(Path(path), timeout)
         self._clock = clock
         self._writes = 0
 
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        row = self._row(context, key, value, expires_at=expires_at, version=version)
+        params = self._params(context, key, value, expires_at=expires_at, version=version)
         sql = f"""
             INSERT INTO sealedstate_record (context, key, value, version, expires_at)
             VALUES (:context, :key, :value, :version, :expires_at)
             ON CONFLICT (context, key) DO UPDATE SET value = excluded.value,
                 version = excluded.version, expires_at = excluded.expires_at
             WHERE NOT {_LIVE}"""
-        return self._write(sql, row) == 1
+        return self._write(sql, params) == 1
 
     def read(self, context: str, key: str) -> Stored | None:
         check_size(self.capabilities, context, key)
-        row = (context.encode(), key.encode(), millis(self._clock()))
-        with self._link.held() as connection:
-            found = self._link.patiently(connection, _READ, row).fetchone()
+        params = (context.encode(), key.encode(), millis(self._clock()))
+        with self._file.connection() as connection:
+            found = self._file.execute(connection, _READ, params).fetchone()
         return None if found is None else Stored(*found)
-
-    def read_if_changed(
-        self, context: str, key: str, version: int
-    ) -> Stored | Literal[Unchanged.UNCHANGED] | None:
-        stored = self.read(context, key)
-        return UNCHANGED if stored is not None and stored.version == version else stored
 
     def update(
         self,
@@ -321,7 +114,7 @@ class SQLiteStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
-        row = self._row(
+        params = self._params(
             context, key, value, expires_at=expires_at, version=version, expected=expected
         )
         sql = f"""
@@ -329,85 +122,85 @@ class SQLiteStorage:
             SET value = :value, version = :version, expires_at = :expires_at
             WHERE {_ONE} AND {_LIVE} AND version < :version
             AND (:expected IS NULL OR version = :expected)"""
-        return self._write(sql, row, checked=True) == 1
-
-    def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
-        row = self._row(context, key, expires_at=expires_at)
-        sql = f"UPDATE sealedstate_record SET expires_at = :expires_at WHERE {_ONE} AND {_LIVE}"
-        return self._write(sql, row) == 1
+        return self._write(sql, params, checks_version=True) == 1
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
-        row = self._row(context, key, expected=expected)
+        params = self._params(context, key, expected=expected)
         sql = f"""
             DELETE FROM sealedstate_record
             WHERE {_ONE} AND {_LIVE} AND (:expected IS NULL OR version = :expected)"""
-        return self._write(sql, row, checked=True) == 1
-
-    def touch_context(self, context: str, expires_at: int | None) -> None:
-        row = self._row(context, "any", expires_at=expires_at)
-        self._write(
-            "UPDATE sealedstate_record SET expires_at = :expires_at"
-            f" WHERE context = :context AND {_LIVE}",
-            row,
-        )
-
-    def delete_context(self, context: str) -> None:
-        row = self._row(context, "any")
-        with self._link.held() as connection, self._link.transaction(connection):
-            connection.execute("DELETE FROM sealedstate_record WHERE context = :context", row)
-            connection.execute("DELETE FROM sealedstate_member WHERE context = :context", row)
+        return self._write(sql, params, checks_version=True) == 1
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
-        row = self._row(context, "any")
+        params = self._params(context, "any")
         sql = f"SELECT key FROM sealedstate_record WHERE context = :context AND {_LIVE}"
-        with self._link.held() as connection:
-            found = [key.decode() for (key,) in self._link.patiently(connection, sql, row)]
+        with self._file.connection() as connection:
+            found = [key.decode() for (key,) in self._file.execute(connection, sql, params)]
         return iter([key for key in found if key.startswith(prefix)])
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
-        row = self._row(context, key, utf8(member), expires_at=expires_at)
+        params = self._params(context, key, utf8(member), expires_at=expires_at)
         sql = """
             INSERT INTO sealedstate_member (context, key, member, expires_at)
             VALUES (:context, :key, :value, :expires_at)
             ON CONFLICT (context, key, member) DO UPDATE SET expires_at = excluded.expires_at"""
-        self._write(sql, row)
+        self._write(sql, params)
 
     def remove_member(self, context: str, key: str, member: str) -> bool:
-        row = self._row(context, key, utf8(member))
+        params = self._params(context, key, utf8(member))
         sql = f"DELETE FROM sealedstate_member WHERE {_ONE} AND member = :value AND {_LIVE}"
-        return self._write(sql, row) == 1
+        return self._write(sql, params) == 1
 
     def members(self, context: str, key: str) -> dict[str, int | None]:
-        row = self._row(context, key)
+        params = self._params(context, key)
         sql = f"SELECT member, expires_at FROM sealedstate_member WHERE {_ONE} AND {_LIVE}"
-        with self._link.held() as connection:
-            rows = self._link.patiently(connection, sql, row)
-            return {member.decode(): at for member, at in rows}
+        with self._file.connection() as connection:
+            rows = self._file.execute(connection, sql, params)
+            return {member.decode(): expires_at for member, expires_at in rows}
+
+    def ping(self) -> None:
+        with self._file.connection() as connection:
+            self._file.execute(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
+
+    def reap(self, limit: int) -> int:
+        with self._file.connection() as connection:
+            now = millis(self._clock())
+            with self._file.transaction(connection):
+                return _reap(connection, now, limit)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
+        params = self._params(context, key, expires_at=expires_at)
+        sql = f"UPDATE sealedstate_record SET expires_at = :expires_at WHERE {_ONE} AND {_LIVE}"
+        return self._write(sql, params) == 1
+
+    def touch_context(self, context: str, expires_at: int | None) -> None:
+        params = self._params(context, "any", expires_at=expires_at)
+        self._write(
+            "UPDATE sealedstate_record SET expires_at = :expires_at"
+            f" WHERE context = :context AND {_LIVE}",
+            params,
+        )
+
+    def delete_context(self, context: str) -> None:
+        params = self._params(context, "any")
+        with self._file.connection() as connection, self._file.transaction(connection):
+            connection.execute("DELETE FROM sealedstate_record WHERE context = :context", params)
+            connection.execute("DELETE FROM sealedstate_member WHERE context = :context", params)
 
     def prepare(self) -> None:
         self.ping()
 
-    def ping(self) -> None:
-        with self._link.held() as connection:
-            self._link.patiently(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
-
-    def reap(self, limit: int) -> int:
-        with self._link.held() as connection:
-            now = millis(self._clock())
-            with self._link.transaction(connection):
-                return _reap(connection, now, limit)
-
-    def close(self) -> None:
-        self._link.close()
-
     # --- one statement --------------------------------------------------------------------------
 
-    def _row(
+    def _params(
         self, context: str, key: str, value: bytes = b"", **more: int | None
     ) -> dict[str, Any]:
         check_size(self.capabilities, context, key, value)
         check_range(more.get("expires_at"), more.get("version"), more.get("expected"))
-        # Keys are BLOBs: compared byte by byte, with any character and without collation.
+        # Names are BLOBs: SQLite compares them byte by byte, without collation.
         return {
             "context": context.encode(),
             "key": key.encode(),
@@ -416,22 +209,23 @@ class SQLiteStorage:
             **more,
         }
 
-    def _write(self, sql: str, row: dict[str, Any], checked: bool = False) -> int:
-        """Run one atomic statement; how many rows it changed. `checked`: tell why it was none."""
-        with self._link.held() as connection, self._link.transaction(connection):
-            changed = connection.execute(sql, row).rowcount
-            current = self._current(connection, row) if checked and not changed else None
+    def _write(self, sql: str, params: dict[str, Any], checks_version: bool = False) -> int:
+        """Run one statement atomically; return how many rows it changed.
+
+        With `checks_version`, raises VersionMismatch if it changed none although a record is live.
+        """
+        current = None
+        with self._file.connection() as connection, self._file.transaction(connection):
+            changed = connection.execute(sql, params).rowcount
+            if checks_version and not changed:
+                query = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
+                current = connection.execute(query, params).fetchone()
             self._writes += 1
             if self._writes % REAP_EVERY == 0:
-                _reap(connection, row["now"], REAP_LIMIT)
+                _reap(connection, params["now"], REAP_LIMIT)
         if current is not None:
-            raise VersionMismatch(current)
+            raise VersionMismatch(current[0])
         return changed
-
-    def _current(self, connection: sqlite3.Connection, row: dict[str, Any]) -> int | None:
-        sql = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
-        found = connection.execute(sql, row).fetchone()
-        return None if found is None else int(found[0])
 
 
 def _reap(connection: sqlite3.Connection, now: int, limit: int) -> int:
@@ -443,3 +237,170 @@ def _reap(connection: sqlite3.Connection, now: int, limit: int) -> int:
                 WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit)"""
         removed += connection.execute(sql, {"now": now, "limit": limit - removed}).rowcount
     return removed
+
+
+class SQLiteFile:
+    """This process's connection to the file at `path`, opened when it is first used.
+
+    `timeout`: seconds to wait for another process's lock.
+    """
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        self._path = path.absolute()  # the process may change its directory
+        self._timeout = timeout
+        self._lock = ForkSafeLock()
+        self._connection: sqlite3.Connection | None = None
+        self._pid = os.getpid()
+        self._orphans: list[sqlite3.Connection] = []
+
+    def connection(self) -> _Exclusive:
+        """Return a context manager that gives this thread the connection.
+
+        Raises what SQLite raises inside it as CapacityError or StorageUnavailable.
+        """
+        return _Exclusive(self, self._lock)
+
+    def execute(self, connection: sqlite3.Connection, sql: str, params: Any = ()) -> sqlite3.Cursor:
+        """Execute a statement; while another process holds the lock, retry every millisecond.
+
+        SQLite's busy handler backs off to 100 ms, which starves some of several busy writers.
+        """
+        give_up_at = time.monotonic() + self._timeout
+        while True:
+            try:
+                return connection.execute(sql, params)
+            except sqlite3.OperationalError as error:
+                # The low byte is the primary code; extended codes share it.
+                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not is_busy or time.monotonic() >= give_up_at:
+                    raise
+                time.sleep(POLL_SECONDS)
+
+    @contextlib.contextmanager
+    def transaction(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """A transaction that is committed and synced when the block ends, or rolled back."""
+        self.execute(connection, "BEGIN IMMEDIATE")
+        try:
+            yield
+            self.execute(connection, "COMMIT")
+        except BaseException:
+            # After some errors SQLite has rolled back already, and ROLLBACK would fail.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def close(self) -> None:
+        """Close the connection. The next use opens another."""
+        with self._lock:
+            self._forget_parent()
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def __del__(self) -> None:
+        # A store need not be closed before it is dropped. The parent's connection stays open.
+        connection = getattr(self, "_connection", None)
+        if connection is not None and self._pid == os.getpid():
+            connection.close()
+
+    def open(self) -> sqlite3.Connection:
+        """Open another connection, and make or migrate the tables.
+
+        Raises StorageUnavailable, or what SQLite raises.
+        """
+        connection = sqlite3.connect(
+            self._path, timeout=0, isolation_level=None, check_same_thread=False
+        )
+        try:
+            # Before anything that loads the schema: that would miss tables made concurrently.
+            self._migrate(connection)
+            mode = "WAL" if wal_is_safe(sqlite3.sqlite_version_info) else "DELETE"
+            (current,) = self.execute(connection, "PRAGMA journal_mode").fetchone()
+            # Setting it takes an exclusive lock, which no start should need.
+            if current.upper() != mode:
+                self.execute(connection, f"PRAGMA journal_mode = {mode}")
+            self.execute(connection, "PRAGMA synchronous = FULL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        (found,) = self.execute(connection, "PRAGMA user_version").fetchone()
+        if found == SCHEMA_VERSION:
+            return
+        with self.transaction(connection):
+            # Read again: another process may have migrated before this process got the lock.
+            (found,) = connection.execute("PRAGMA user_version").fetchone()
+            if found == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                raise StorageUnavailable(
+                    f"sqlite store {self._path.name!r} is the database of another application"
+                )
+            if found > SCHEMA_VERSION:
+                raise StorageUnavailable(
+                    f"sqlite store {self._path.name!r} has schema {found}; this release supports"
+                    f" {SCHEMA_VERSION}"
+                )
+            self._path.chmod(0o600)
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            if found != SCHEMA_VERSION:
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    # --- for the thread that holds the lock -----------------------------------------------------
+
+    def current(self) -> sqlite3.Connection:
+        """Return this process's connection; open it if there is none."""
+        self._forget_parent()
+        if self._connection is None:
+            self._connection = self.open()
+        return self._connection
+
+    def reraise(self, error: BaseException) -> None:
+        """Raise an error of SQLite as a StorageError. Does nothing with other errors."""
+        if isinstance(error, sqlite3.DataError):
+            raise CapacityError(f"sqlite refused a value ({error})") from error
+        if isinstance(error, (sqlite3.Error, OSError)):
+            # The file may have been replaced or repaired: the next use opens another connection.
+            if self._connection is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.close()
+                self._connection = None
+            raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
+
+    def _forget_parent(self) -> None:
+        if self._pid != os.getpid():
+            if self._connection is not None:
+                self._orphans.append(self._connection)  # keeps it from being closed
+            self._connection, self._pid = None, os.getpid()
+
+
+class _Exclusive:
+    """The connection in one thread's hands. A generator would cost each call 1.5 µs more."""
+
+    __slots__ = ("_file", "_lock")
+
+    def __init__(self, file: SQLiteFile, lock: ForkSafeLock) -> None:
+        self._file, self._lock = file, lock
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._lock.acquire()
+        try:
+            return self._file.current()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if error is not None:
+                self._file.reraise(error)
+        finally:
+            self._lock.release()
+
+
+def wal_is_safe(version: tuple[int, ...]) -> bool:
+    """Whether this SQLite contains the fix for the WAL-reset bug (sqlite.org, release 3.51.3)."""
+    if version >= (3, 51, 3):
+        return True
+    return (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)

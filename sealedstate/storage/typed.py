@@ -1,33 +1,26 @@
-"""A typed view of one context of a store: objects in, objects out.
-
-Knows a serializer and the storage contract. Does not know what the objects are.
-"""
+"""Objects of one type in one context of a store: `TypedStorage`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from .contract import Clock, Storage, next_version
+
+__all__ = ["Serializer", "TypedRecord", "TypedStorage"]
 
 T = TypeVar("T")
 
 
 class Serializer(Protocol[T]):
-    """Turns objects of one kind into bytes and back."""
+    """Converts objects of one type to bytes and back."""
 
-    def serialize(self, value: T) -> bytes:
-        """The bytes of an object."""
-        ...
-
-    def deserialize(self, data: bytes) -> T:
-        """The object of `serialize`'s bytes."""
-        ...
+    def serialize(self, value: T) -> bytes: ...
+    def deserialize(self, data: bytes) -> T: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Found(Generic[T]):
-    """A snapshot of one live object. `expires_at` in epoch milliseconds, None for ever."""
+class TypedRecord(NamedTuple, Generic[T]):
+    """A snapshot of a live object. `expires_at` in epoch milliseconds, or None: permanent."""
 
     value: T
     version: int
@@ -36,7 +29,7 @@ class Found(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class TypedStorage(Generic[T]):
-    """The objects of `context`. Proposes the versions, so that callers need not."""
+    """The objects of `context`. Proposes the versions; values are not sealed."""
 
     storage: Storage
     context: str
@@ -44,29 +37,29 @@ class TypedStorage(Generic[T]):
     clock: Clock
 
     def create(self, key: str, value: T, expires_at: int | None) -> int | None:
-        """Write an object where there is none alive; its version, or None where there is one."""
+        """Write an object if none is live; return its version, or None if one is."""
         version, data = next_version(self.clock()), self.serializer.serialize(value)
-        done = self.storage.create(self.context, key, data, expires_at, version)
-        return version if done else None
+        return (
+            version if self.storage.create(self.context, key, data, expires_at, version) else None
+        )
 
-    def read(self, key: str) -> Found[T] | None:
-        """The live object, or None."""
+    def read(self, key: str) -> TypedRecord[T] | None:
+        """Return the live object, or None."""
         stored = self.storage.read(self.context, key)
         if stored is None:
             return None
         value = self.serializer.deserialize(stored.value)
-        return Found(value, stored.version, stored.expires_at)
+        return TypedRecord(value, stored.version, stored.expires_at)
 
     def update(self, key: str, value: T, expires_at: int | None, expected: int) -> int | None:
-        """Overwrite the version `expected`; the new one, or None where nothing is alive.
+        """Overwrite the version `expected`; return the new version, or None if none is live.
 
-        Raises VersionMismatch when another version is stored.
+        Raises VersionMismatch if another version is stored.
         """
-        version = next_version(self.clock(), expected)
-        data = self.serializer.serialize(value)
-        done = self.storage.update(self.context, key, data, expires_at, version, expected)
-        return version if done else None
+        version, data = next_version(self.clock(), expected), self.serializer.serialize(value)
+        is_done = self.storage.update(self.context, key, data, expires_at, version, expected)
+        return version if is_done else None
 
     def delete(self, key: str, expected: int | None = None) -> bool:
-        """Delete an object; False where there is none. Raises VersionMismatch."""
+        """Delete an object; False if none is live. Raises VersionMismatch like `update`."""
         return self.storage.delete(self.context, key, expected)

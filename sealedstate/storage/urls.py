@@ -1,10 +1,8 @@
-"""Our own options in the URL of a store, as in ``redis://host?sealedstate_timeout=0.3``.
+"""The URLs of stores: `open_storage`, and the options that a URL can have.
 
-Knows their names and the numbers that they take. Does not know any backend, nor what else stands in
-a URL: that goes to the driver as it is.
-
-The names begin with `sealedstate_`, as no driver's parameters do. No message repeats a value or
-anything else of the URL, which may hold a password.
+The names of sealedstate's options begin with ``sealedstate_``, which no driver's parameters do, as
+in ``redis://host?sealedstate_timeout=0.3``. All other parameters are the driver's. No error message
+repeats a URL or a part of one, because it may contain a password.
 """
 
 from __future__ import annotations
@@ -15,32 +13,82 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError
+from .cache import CachedStorage
+from .contract import Clock, ManagedStorage
+from .memory import MemoryStorage
+from .requirements import USES
+from .routing import RoutedStorage
+from .sqlite import SQLiteStorage
 
-# FOLD sealedstate.storage.split_text
-# A split of stores in one line of text, as an environment variable holds it.
-#
-# Knows the words of such a line, ``*=URL sealedstate.revoked=URL``. Does not know what a URL names.
+__all__ = ["OPTIONS", "OPTION_PREFIX", "URLS", "open_storage"]
+
+URLS = (
+    "memory:",
+    "sqlite:PATH",
+    "postgresql://...",
+    "mariadb://...",
+    "redis://...",
+    "memcached://HOST:PORT",
+    "layered:MILLISECONDS:URL",
+)
+OPTION_PREFIX = "sealedstate_"
 
 
-# No URL of a store begins so: behind its scheme stands a colon.
-_WORD = re.compile(r"(\*|\w[\w.-]*)=(\S+)")
+class Option(NamedTuple):
+    """The numbers that an option takes. `expected` says so in messages."""
+
+    parse: Callable[[str], float]
+    minimum: float
+    maximum: float
+    expected: str
 
 
-def urls_of(text: str) -> dict[str, str] | str:
-    """The URL of each context that `text` names, or `text` where it is one URL for all.
+# More than an hour, or than a thousand connections of each process, is a typing error.
+OPTIONS: Mapping[str, Option] = {
+    "timeout": Option(float, 0.001, 3600, "seconds from 0.001 to 3600"),
+    "pool_size": Option(int, 1, 1000, "a whole number from 1 to 1000"),
+}
 
-    Words stand apart by blanks, so that no URL may have one in it. Raises ConfigurationError, which
-    repeats no URL: it may hold a password.
+# Where processes report which keys they use (`sealedstate.rotation.reports`).
+_REPORTS_CONTEXT = "sealedstate.nodes"
+# No URL matches this: a scheme is followed by a colon.
+_ROUTE = re.compile(r"(\*|\w[\w.-]*)=(\S+)")
+# float() accepts much more, such as "nan" and the digits of other scripts.
+_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+# Parameters look like this; the end of a path does not.
+_PARAMETERS = re.compile(r"\w+=[^/]*")
+
+
+def open_storage(url: str | Mapping[str, str], clock: Clock) -> ManagedStorage:
+    """Return the store of a URL, one of `URLS`. Does not connect to it yet.
+
+    A URL takes two options behind its ``?``, beside the driver's parameters:
+    ``sealedstate_timeout``, how many seconds a call may take (all but `memory:`), and
+    ``sealedstate_pool_size``, the number of connections per process (SQL servers).
+
+    A mapping sends contexts to different stores, ``{"*": URL, "sealedstate.revoked": URL}``, and so
+    does one line of text, ``"*=URL sealedstate.revoked=URL"``.
+
+    Raises ConfigurationError, with a message that does not contain the URL.
+    """
+    urls = parse_routes(url) if isinstance(url, str) else url
+    return _open_url(urls, clock) if isinstance(urls, str) else _open_routes(urls, clock)
+
+
+def parse_routes(text: str) -> dict[str, str] | str:
+    """Return the URL of each context in a line of ``CONTEXT=URL`` words, or one URL as it is.
+
+    Words are separated by blanks, so the URLs must not contain any. Raises ConfigurationError.
     """
     words = text.split()
-    if not words or not _WORD.match(words[0]):
+    if not words or not _ROUTE.match(words[0]):
         return text
     urls: dict[str, str] = {}
     for number, word in enumerate(words, 1):
-        found = _WORD.fullmatch(word)
+        found = _ROUTE.fullmatch(word)
         if found is None:
             raise ConfigurationError(
-                f"storage: word {number} is not CONTEXT=URL; a URL with a blank in it needs a table"
+                f"storage: word {number} must be CONTEXT=URL; use a table if a URL contains a blank"
             )
         context, url = found.groups()
         if context in urls:
@@ -49,86 +97,150 @@ def urls_of(text: str) -> dict[str, str] | str:
     return urls
 
 
-PREFIX = "sealedstate_"
+def _open_url(url: str, clock: Clock) -> ManagedStorage:
+    scheme, colon, rest = url.partition(":")
+    opener = _OPENERS.get(scheme) if colon else None
+    if opener is None:
+        raise ConfigurationError(f"storage: must be one of {', '.join(URLS)}, or a store object")
+    return opener(url, rest, clock)
 
 
-class _Option(NamedTuple):
-    """What an option takes, and in words."""
+def _open_routes(urls: Mapping[str, str], clock: Clock) -> ManagedStorage:
+    if "*" not in urls:
+        raise ConfigurationError('storage: a table of contexts must have "*" for all others')
+    # With a mistyped context, records would silently go to the default store.
+    known = [*(context for use in USES.values() for context in use.contexts), _REPORTS_CONTEXT]
+    for context in urls:
+        if context.startswith("sealedstate.") and context not in known:
+            near = difflib.get_close_matches(context, known, n=1) or known
+            raise ConfigurationError(
+                f"storage: there is no context {context!r}; did you mean {' or '.join(near)}?"
+            )
+    # Contexts with the same URL share a store, and so its connections.
+    opened = {url: _open_url(url, clock) for url in set(urls.values())}
+    contexts = {context: opened[url] for context, url in urls.items() if context != "*"}
+    return RoutedStorage(opened[urls["*"]], contexts)
 
-    read: Callable[[str], float]
-    least: float
-    most: float
-    wanted: str
+
+def _open_memory(_: str, rest: str, clock: Clock) -> ManagedStorage:
+    if rest:
+        raise ConfigurationError("storage: memory: takes nothing behind the colon")
+    return MemoryStorage(clock)
 
 
-# Beyond an hour, or a thousand connections for each process, it is a slip of the pen.
-OPTIONS: Mapping[str, _Option] = {
-    "timeout": _Option(float, 0.001, 3600, "seconds from 0.001 to 3600"),
-    "pool_size": _Option(int, 1, 1000, "a whole number from 1 to 1000"),
+def _open_sqlite(_: str, rest: str, clock: Clock) -> ManagedStorage:
+    path, options = split_path(rest, ("timeout",))
+    if not path:
+        raise ConfigurationError("storage: sqlite:PATH needs a path")
+    return SQLiteStorage(path, clock, **options)
+
+
+def _open_layered(_: str, rest: str, clock: Clock) -> ManagedStorage:
+    staleness, colon, behind = rest.partition(":")
+    if not (colon and staleness.isascii() and staleness.isdigit()):
+        raise ConfigurationError("storage: expected layered:MILLISECONDS:URL")
+    return CachedStorage(_open_url(behind, clock), clock, int(staleness))
+
+
+# A store with a driver is imported when a URL asks for it, so that other drivers need not be
+# installed.
+
+
+def _open_sql(url: str, _: str, clock: Clock) -> ManagedStorage:
+    from .sql import SQLStorage
+
+    rest, options = split_url(url, ("timeout", "pool_size"))
+    return SQLStorage(rest, clock, **options)
+
+
+def _open_redis(url: str, _: str, clock: Clock) -> ManagedStorage:
+    from .redis import RedisStorage
+
+    rest, options = split_url(url, ("timeout",))
+    return RedisStorage(rest, clock, **options)
+
+
+def _open_memcached(url: str, _: str, clock: Clock) -> ManagedStorage:
+    from .memcached import MemcachedStorage
+
+    rest, options = split_url(url, ("timeout",))
+    return MemcachedStorage(rest, clock, **options)
+
+
+_OPENERS: dict[str, Callable[[str, str, Clock], ManagedStorage]] = {
+    "memory": _open_memory,
+    "sqlite": _open_sqlite,
+    "layered": _open_layered,
+    "postgresql": _open_sql,
+    "mariadb": _open_sql,
+    "mysql": _open_sql,
+    "redis": _open_redis,
+    "rediss": _open_redis,
+    "valkey": _open_redis,
+    "valkeys": _open_redis,
+    "memcached": _open_memcached,
 }
-# float() would take much more, such as "nan" and digits of other scripts.
-_NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
-# How parameters look, and the end of a path does not.
-_PARAMETERS = re.compile(r"\w+=[^/]*")
 
 
-def split_url(url: str, taken: Collection[str]) -> tuple[str, dict[str, Any]]:
-    """A server's URL without our options, and those by name. A store takes those in `taken`.
+# --- options ------------------------------------------------------------------------------------
 
-    Raises ConfigurationError for an option that is not taken, given twice, or no such number.
+
+def split_url(url: str, names: Collection[str]) -> tuple[str, dict[str, Any]]:
+    """Return a server's URL without sealedstate's options, and the options, by short name.
+
+    `names`: the options that the store takes. Raises ConfigurationError for other options, for one
+    that is given twice, and for a value out of range.
     """
     address, _, query = url.partition("?")
     parameters = query.split("&")
-    ours = [parameter for parameter in parameters if parameter.startswith(PREFIX)]
-    others = "&".join(parameter for parameter in parameters if parameter not in ours)
-    if f"?{PREFIX}" in others:
+    options = [parameter for parameter in parameters if parameter.startswith(OPTION_PREFIX)]
+    others = "&".join(parameter for parameter in parameters if parameter not in options)
+    if f"?{OPTION_PREFIX}" in others:
         raise ConfigurationError(
-            "storage: options stand behind the first ? of a URL; in a password it is written %3F"
+            "storage: options must follow the first ? of a URL; write ? in a password as %3F"
         )
-    if not ours:
+    if not options:
         return url, {}
-    return f"{address}?{others}" if others else address, _options(ours, taken)
+    return f"{address}?{others}" if others else address, _parse_options(options, names)
 
 
-def split_path(path: str, taken: Collection[str]) -> tuple[str, dict[str, Any]]:
-    """A path without the options behind its last ``?``, and those by name.
+def split_path(path: str, names: Collection[str]) -> tuple[str, dict[str, Any]]:
+    """Return a path without the options behind its last ``?``, and the options, by short name.
 
-    A path may have a ``?`` in it: only what reads ``?name=...``, without a slash, is options. Then
-    all of them are ours, for there is no driver that takes others. Raises as `split_url`.
+    A path may contain a ``?``: only an end like ``?name=...``, without a slash, is options. All of
+    them are sealedstate's, because there is no driver with others. Raises like `split_url`.
     """
-    bare, mark, end = path.rpartition("?")
+    rest, mark, end = path.rpartition("?")
     if not (mark and _PARAMETERS.fullmatch(end)):
         return path, {}
-    return bare, _options(end.split("&"), taken)
+    return rest, _parse_options(end.split("&"), names)
 
 
-def _options(parameters: Iterable[str], taken: Collection[str]) -> dict[str, Any]:
+def _parse_options(parameters: Iterable[str], names: Collection[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for parameter in parameters:
         name, _, text = parameter.partition("=")
-        short = name.removeprefix(PREFIX)
-        if short == name or short not in taken:
-            raise ConfigurationError(f"storage: {_refusal(name, taken)}")
+        short = name.removeprefix(OPTION_PREFIX)
+        if short == name or short not in names:
+            raise ConfigurationError(f"storage: {_explain_unknown(name, names)}")
         if short in options:
             raise ConfigurationError(f"storage: {name} is given twice")
-        options[short] = _number(name, text, OPTIONS[short])
+        option = OPTIONS[short]
+        try:
+            number = option.parse(text) if _NUMBER.fullmatch(text) else 0
+        except ValueError:
+            number = 0
+        if not option.minimum <= number <= option.maximum:
+            raise ConfigurationError(f"storage: {name} must be {option.expected}")
+        options[short] = number
     return options
 
 
-def _number(name: str, text: str, option: _Option) -> float:
-    try:
-        number = option.read(text) if _NUMBER.fullmatch(text) else 0
-    except ValueError:
-        number = 0
-    if not option.least <= number <= option.most:
-        raise ConfigurationError(f"storage: {name} takes {option.wanted}")
-    return number
-
-
-def _refusal(name: str, taken: Collection[str]) -> str:
-    # An odd name may be the end of something else, of a password for example.
+def _explain_unknown(name: str, names: Collection[str]) -> str:
+    # An unusual name may be the end of something else, such as a password.
     shown = f"option {name!r}" if re.fullmatch(r"[a-z_]{1,40}", name) else "such option"
-    near = difflib.get_close_matches(name.removeprefix(PREFIX), list(taken), n=1)
+    near = difflib.get_close_matches(name.removeprefix(OPTION_PREFIX), list(names), n=1)
     if near:
-        return f"there is no {shown}; did you mean {PREFIX}{near[0]}?"
-    return f"this store has no {shown}; it takes {', '.join(PREFIX + each for each in taken)}"
+        return f"there is no {shown}; did you mean {OPTION_PREFIX}{near[0]}?"
+    known = ", ".join(OPTION_PREFIX + each for each in names)
+    return f"this store has no {shown}; it takes {known}"

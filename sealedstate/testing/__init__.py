@@ -1,4 +1,4 @@
-"""The conformance kit: a pytest suite that holds a storage service to the contract.
+"""The conformance kit: a pytest suite that tests a store against the storage contract.
 
     from sealedstate.testing import StorageContract
 
@@ -6,40 +6,39 @@
         def open_store(self, clock):
             return MyStore("...", clock)
 
-That is all. What the store owes is written down in `sealedstate.storage.contract`; the kit needs
-pytest.
+`sealedstate.storage.contract` states the contract. The kit needs pytest.
 
-The store: `open_store` is called once per test, and again in other processes, where the suite is
-found by its module and its name: let it stand at the top of its module. What `open_store` takes
-from `self`, such as a path or a URL that a fixture has set, is carried there by pickle. After it,
-the kit calls `prepare()`, and in the end `close()`. The tests use contexts of their own, so that
-the store need not be empty and is not emptied.
+**The store.** `open_store` is called once per test, and again in other processes. They find the
+suite by its module and name, so define it at the top of its module. What `open_store` reads from
+`self`, such as a path or a URL that a fixture has set, is pickled for them. The kit then calls
+`prepare()`, if the store has it, and finally `close()`. The tests use new contexts, so the store
+need not be empty, and is not emptied.
 
-Time: `clock()` is seconds since the epoch, and the only time that the store may go by. A test runs
-it ahead of the real time, by up to 1000 years, lets it stand or steps it back. A server that
-expires by its own clock must therefore do so later, never earlier, than the record says. Tests that
-run at the same time, as under pytest-xdist, need a store each (a file under `tmp_path`, a database
-per `worker_id`), or one would reap what the other still needs. No test measures speed, but 16
-racers at once are some load: give a store with a deadline a generous one.
+**Time.** `clock()` returns seconds since the epoch and is the only time that the store may use. A
+test moves it ahead of the real time, by up to 1000 years, stops it or steps it back. A server that
+expires records by its own clock must do so later, not earlier, than the record says. Tests that run
+in parallel, as with pytest-xdist, need one store each (a file under `tmp_path`, a database per
+`worker_id`), or they would reap each other's records. No test measures speed, but 16 concurrent
+callers are some load: give a store with a deadline a generous one.
 
-Capabilities: what a store can't do it declares, and no test is to be skipped or overridden.
+**Capabilities.** A store declares what it cannot do. No test needs to be skipped or overridden.
 
-- Without `enumerable`, `indexes` or `contexts`, the kit asks that what they stand for raises
-  StorageError and does nothing.
-- `shared` and `server_side`: the racers run in 4 processes, and else in threads of this one.
-- `context_bytes`, `key_bytes`, `value_bytes` and `total_bytes`: what the kit writes keeps to them,
-  but where it asks that more is refused.
-- `resolution`: how late the kit accepts that a record has gone.
+- Without `enumerable`, `indexes` or `contexts`, the kit expects that the operations which need them
+  raise StorageError and do nothing.
+- With `shared` and `server_side`, the concurrent callers run in 4 processes, else in one.
+- The kit writes nothing larger than `context_bytes`, `key_bytes`, `value_bytes` and `total_bytes`,
+  except where it expects a refusal.
+- `resolution` is how late a record may be gone.
+- The operations of `ManagedStorage` are tested if the store has all of them.
 
-Two hooks bring more tests when the suite has them, both context managers without arguments:
+**Hooks.** Two methods, both context managers without arguments, add tests to a suite that has them:
 
-- `outage()`: nobody reaches the store while the block runs, and everybody does so again after it.
-  What was written before is still there.
-- `lost_reply()`: the store does what it is asked next, but the reply to it is lost.
+- `outage()`: while the block runs, the store can't be reached. Afterwards it can, and has lost
+  nothing.
+- `lost_reply()`: the store carries out the next request, but the reply is lost.
 
-For tests of what uses a store, `ScriptedStorage` counts, fails, delays and loses as a test asks.
-
-Knows pytest and the contract. Does not know any store, and nothing else here imports it.
+For tests of code that uses a store there is `ScriptedStorage`, which counts, fails and delays calls
+as a test asks.
 """
 
 from __future__ import annotations
@@ -47,16 +46,18 @@ from __future__ import annotations
 import pytest
 
 pytest.register_assert_rewrite(
-    *(f"{__name__}.{module}" for module in ("suite", "records", "names", "indexes", "races")),
-    f"{__name__}.faults",
+    *(
+        f"{__name__}.{module}"
+        for module in ("_suite", "_records", "_names", "_indexes", "_races", "_faults")
+    ),
 )
 
-from .clock import FakeClock
-from .faults import LostReplies, Outages
-from .indexes import Indexes
-from .names import Contexts, Names
-from .races import Races
-from .records import Expiry, Records
+from ._faults import LostReplies, Outages
+from ._indexes import Indexes
+from ._names import Contexts, Names
+from ._races import Races
+from ._records import Expiry, Records
+from ._suite import FakeClock
 from .scripted import ScriptedStorage
 
 __all__ = ["FakeClock", "ScriptedStorage", "StorageContract"]
@@ -65,7 +66,7 @@ _HOOKS = {"outage": Outages, "lost_reply": LostReplies}
 
 
 class StorageContract(Records, Expiry, Names, Contexts, Indexes, Races):
-    """What every storage service owes. Subclass it, and define `open_store(self, clock)`."""
+    """What every store owes. Subclass it and define `open_store(self, clock)`."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -1,16 +1,16 @@
-"""A storage service that counts, fails, delays or loses replies as a test asks.
+"""A store that counts calls, fails, delays or loses replies as a test asks: `ScriptedStorage`.
 
     store = ScriptedStorage(clock)
     store.fail("update", context="sealedstate.part", after=2)  # the third update and all later ones
-    store.lose_reply("create")                                 # the next create: done, but unheard
+    store.lose_reply("create")                                 # the next create: done, not reported
     store.before("delete", act=another_node_writes)            # ahead of the next delete
     store.recover()                                            # from here on the store works
     assert store.count["read"] == 1
 
-Each line of a script names operations of the store, or none for all of them, and may say `when`:
-`context` (only calls for this context), `after` (how many such calls pass before), and `times` (how
-many calls are affected then; None for all until `recover`). Earlier lines come first: a call that
-one of them fails does not reach those that were written later.
+Each line of a script names operations of the store, or none for all of them, and may limit the
+calls that it affects: `context` (only calls for this context), `after` (how many such calls pass
+before), and `times` (how many it affects then; None for all until `recover`). Earlier lines come
+first: if one fails a call, later lines do not see it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Line:
         return True
 
 
-def _scripted(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
+def _operation(method: Callable[Concatenate[Any, P], R]) -> Callable[Concatenate[Any, P], R]:
     """The operation of this name and signature, carried out as the script says."""
     name, signature = method.__name__, inspect.signature(method)
 
@@ -141,7 +141,7 @@ class ScriptedStorage:
         def act(call: Call, carry_out: Callable[[], Any]) -> Any:
             if done:
                 carry_out()
-            raise error or _lost(call)
+            raise error or _error_of(call)
 
         return self._add(operations, act, {"times": 1, **when})
 
@@ -150,7 +150,7 @@ class ScriptedStorage:
 
         def act(call: Call, carry_out: Callable[[], Any]) -> Any:
             self._late.append(carry_out)
-            raise _lost(call)
+            raise _error_of(call)
 
         return self._add(operations, act, {"times": 1, **when})
 
@@ -207,25 +207,24 @@ class ScriptedStorage:
 
     # --- the operations -------------------------------------------------------------------------
 
-    create = _scripted(MemoryStorage.create)
-    read = _scripted(MemoryStorage.read)
-    read_if_changed = _scripted(MemoryStorage.read_if_changed)
-    update = _scripted(MemoryStorage.update)
-    update_expiration = _scripted(MemoryStorage.update_expiration)
-    delete = _scripted(MemoryStorage.delete)
-    touch_context = _scripted(MemoryStorage.touch_context)
-    delete_context = _scripted(MemoryStorage.delete_context)
-    keys = _scripted(MemoryStorage.keys)
-    add_member = _scripted(MemoryStorage.add_member)
-    remove_member = _scripted(MemoryStorage.remove_member)
-    members = _scripted(MemoryStorage.members)
-    prepare = _scripted(MemoryStorage.prepare)
-    ping = _scripted(MemoryStorage.ping)
-    reap = _scripted(MemoryStorage.reap)
-    close = _scripted(MemoryStorage.close)
+    create = _operation(MemoryStorage.create)
+    read = _operation(MemoryStorage.read)
+    update = _operation(MemoryStorage.update)
+    update_expiration = _operation(MemoryStorage.update_expiration)
+    delete = _operation(MemoryStorage.delete)
+    touch_context = _operation(MemoryStorage.touch_context)
+    delete_context = _operation(MemoryStorage.delete_context)
+    keys = _operation(MemoryStorage.keys)
+    add_member = _operation(MemoryStorage.add_member)
+    remove_member = _operation(MemoryStorage.remove_member)
+    members = _operation(MemoryStorage.members)
+    prepare = _operation(MemoryStorage.prepare)
+    ping = _operation(MemoryStorage.ping)
+    reap = _operation(MemoryStorage.reap)
+    close = _operation(MemoryStorage.close)
 
 
-def _lost(call: Call) -> Exception:
+def _error_of(call: Call) -> Exception:
     if call.operation in ScriptedStorage.READS:
         return StorageUnavailable("the reply was lost")
     return OutcomeUnknown("the reply was lost", call.arguments.get("version"))

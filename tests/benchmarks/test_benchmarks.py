@@ -1,6 +1,6 @@
-"""What README tells of measurements is what was measured, and the benchmarks count as they say.
+"""The README shows what was measured, and the benchmarks count what they claim to count.
 
-Bytes are exact, so ours are made again here. No test looks at how long anything took.
+Bytes are exact, so this repeats our own sizes. No test looks at times.
 """
 
 from __future__ import annotations
@@ -50,27 +50,27 @@ def table(mark: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("row", OUR_ROWS, ids=lambda row: row.name)
-def test_our_sizes_in_the_readme_are_those_that_our_cookies_have(row: OurRow) -> None:
-    told = table("sizes")[row.name]
-    for name, size in zip(LOADS, told, strict=False):
+def test_sizes_in_the_readme_are_those_of_our_cookies(row: OurRow) -> None:
+    shown = table("sizes")[row.name]
+    for name, size in zip(LOADS, shown, strict=False):
         loads = (make_workload(name, seed, ENTITY_IDS) for seed in SEEDS)
         sizes = (pair_bytes(pairs(row.set_cookies(load, ENTITY_IDS))) for load in loads)
         assert int(size) == median_low(sizes), name
 
 
 @pytest.mark.parametrize("document", TABLES, ids=lambda document: document.name)
-def test_the_tables_in_a_document_are_what_was_recorded(document: Path) -> None:
+def test_tables_of_documents_show_what_was_recorded(document: Path) -> None:
     assert with_tables(document) == document.read_text("utf-8")
 
 
-def test_the_pictures_show_what_was_recorded() -> None:
+def test_pictures_show_what_was_recorded() -> None:
     for name, drawn in pictures().items():
         assert (ROOT / "docs" / name).read_text("utf-8") == drawn, name
 
 
 @pytest.mark.parametrize("name", ["sizes", "speed", "request", "scale"])
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", "partial"])
-def test_a_run_that_is_not_whole_is_not_taken(
+def test_incomplete_run_is_not_taken(
     name: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept, folder = tmp_path / "recorded", tmp_path / "run"
@@ -88,19 +88,19 @@ def test_a_run_that_is_not_whole_is_not_taken(
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == before
 
 
-def test_every_row_that_was_recorded_names_versions_and_says_what_the_product_does() -> None:
+def test_recorded_rows_name_versions_and_explain_the_product() -> None:
     sizes = recorded("sizes")
     assert set(sizes["formats"]) == {row.name for row in all_rows()}
     for name in sizes["formats"]:
         assert sizes["versions"][name]
         assert re.search("encrypted|signed|as the first|the dicts", sizes["notes"][name])
     for script in ("speed", "request"):
-        told = recorded(script)
-        assert told["versions"]
-        assert told["machine"]["date"]
+        found = recorded(script)
+        assert found["versions"]
+        assert found["machine"]["date"]
 
 
-def test_the_recorded_sizes_met_the_goals_or_say_which_was_not_met() -> None:
+def test_recorded_sizes_say_which_goals_they_meet() -> None:
     for goal in recorded("sizes")["design_goals"]:
         limit = int(re.findall(r"at (?:most|least) (\d+)", goal["goal"])[0])
         kept = goal["value"] <= limit if "at most" in goal["goal"] else goal["value"] >= limit
@@ -112,7 +112,7 @@ def test_the_recorded_sizes_met_the_goals_or_say_which_was_not_met() -> None:
 
 @pytest.mark.parametrize("near", [None, 1, 7, 60, 900])
 @pytest.mark.parametrize("budget", [0, 149, 150, 4096, 8190])
-def test_the_number_of_logins_that_fit_is_exact_whatever_was_guessed(
+def test_number_of_logins_that_fit_is_exact_for_any_first_guess(
     budget: int, near: int | None
 ) -> None:
     most = most_logins(lambda logins: 150 + 47 * logins + logins % 3, budget, near)
@@ -120,22 +120,22 @@ def test_the_number_of_logins_that_fit_is_exact_whatever_was_guessed(
     assert most == (fits[-1] if fits else 0)
 
 
-def test_what_refuses_large_cookies_holds_no_more_than_it_writes() -> None:
+def test_product_that_refuses_large_cookies_holds_no_more_than_it_writes() -> None:
     assert most_logins(lambda logins: 100 + logins if logins < 13 else None, 4096) == 12
 
 
-def test_a_product_that_writes_no_cookie_is_shown_as_a_dash() -> None:
+def test_product_that_writes_no_cookie_is_shown_as_a_dash() -> None:
     assert (str(Cell(None)), str(Cell(4097, "*"))) == ("-", "4097*")
 
 
-def test_no_row_of_ours_undercuts_the_floor() -> None:
+def test_no_row_undercuts_the_information_floor() -> None:
     for name in LOADS:
         load = make_workload(name, 0, ENTITY_IDS)
         least = floor_bytes(load, len(ENTITY_IDS))
         assert least < pair_bytes(pairs(OUR_ROWS[0].set_cookies(load, ENTITY_IDS)))
 
 
-def test_the_floor_counts_the_random_bits_of_identifiers() -> None:
+def test_floor_counts_the_random_bits_of_identifiers() -> None:
     load = make_workload("W3", 0, ENTITY_IDS)
     bits = floor_bits(load, len(ENTITY_IDS))
     assert bits["SessionIndexes"] == 20 * 128
@@ -143,48 +143,51 @@ def test_the_floor_counts_the_random_bits_of_identifiers() -> None:
     assert floor_bits(load, len(ENTITY_IDS), derived=True)["SessionIndexes"] == 0
 
 
-def test_sizes_are_told_to_a_program_without_any_peer() -> None:
+@pytest.mark.slow
+def test_sizes_script_prints_json_without_any_peer() -> None:
     command = [sys.executable, "benchmarks/sizes.py", "--json", "--seeds", "1"]
     only = ["--only", "sealedstate, plain"]
     done = subprocess.run([*command, *only], cwd=ROOT, check=True, capture_output=True, text=True)
-    told = json.loads(done.stdout)
+    found = json.loads(done.stdout)
     for name in ("sealedstate", "sealedstate, plain mapping"):
-        assert set(told["formats"][name]) == set(LOADS)
-        assert set(told["logins"][name]) == {"2900", "4096", "8190"}
+        assert set(found["formats"][name]) == set(LOADS)
+        assert set(found["logins"][name]) == {"2900", "4096", "8190"}
 
 
 # --- speed.py and request.py ----------------------------------------------------------------------
 
 
-def test_opening_and_saving_is_told_times_the_bare_composition() -> None:
-    told = script("speed", "--only", "sealedstate")
-    assert set(told["open_save"]["bare composition"].values()) == {1.0}
-    assert set(told["open_save"]["sealedstate"]) == {"W0", "W1", "W2", "W3"}
-    assert told["left_out"] == {}
-    for parts in told["breakdown"].values():
+@pytest.mark.slow
+def test_speed_script_prints_ratios_to_the_bare_composition() -> None:
+    found = script("speed", "--only", "sealedstate")
+    assert set(found["open_save"]["bare composition"].values()) == {1.0}
+    assert set(found["open_save"]["sealedstate"]) == {"W0", "W1", "W2", "W3"}
+    assert found["left_out"] == {}
+    for parts in found["breakdown"].values():
         assert {"scan", "text", "AEAD", "CBOR", "policy", "whole"} == set(parts["sealedstate"])
 
 
-def test_whole_requests_are_told_times_an_application_that_does_nothing() -> None:
-    told = script("request", "--only", "sealedstate")
-    assert set(told["whole"]["sealedstate"]) == set(KINDS)
-    assert set(told["marginal"]["sealedstate"].values()) == {1.0}
+@pytest.mark.slow
+def test_request_script_prints_ratios_to_an_idle_application() -> None:
+    found = script("request", "--only", "sealedstate")
+    assert set(found["whole"]["sealedstate"]) == set(KINDS)
+    assert set(found["marginal"]["sealedstate"].values()) == {1.0}
 
 
 def script(name: str, *options: str) -> Any:
-    """What a benchmark of one round tells."""
+    """The JSON that a benchmark of one round prints."""
     command = [sys.executable, f"benchmarks/{name}.py", "--json", "--rounds", "1", *options]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
 
-def test_a_page_writes_its_session_when_it_changed_it_and_only_then() -> None:
+def test_page_writes_its_session_only_when_it_changed() -> None:
     pages = start_ours(make_workload("W1", 1, ENTITY_IDS))
     written = {kind: bool(set_cookies(pages.by_kind[kind], pages.cookie)) for kind in KINDS}
     assert written == {UNTOUCHED: False, READ: False, MODIFIED: True}
 
 
-def test_a_ratio_is_the_median_of_the_ratios_within_rounds() -> None:
+def test_ratio_is_the_median_of_the_ratios_within_rounds() -> None:
     assert Times([10, 80, 30]).ratio_to(Times([10, 20, 10])) == 3
     assert Times([10, 80, 30]).less(Times([4, 20, 50])).rounds == [6, 60, 1]
 
@@ -193,18 +196,19 @@ def counting(numbers: Iterator[int]) -> Step:
     return lambda _: next(numbers) + 1
 
 
-def test_everybody_takes_a_turn_in_every_round() -> None:
+def test_each_contender_runs_in_every_round() -> None:
     calls = {"one": count(), "other": count()}
     turns = {name: looped(counting(mine)) for name, mine in calls.items()}
     found = run(turns, 3, 0.1, Progress("rounds", 3))
     assert [len(times.rounds) for times in found.values()] == [3, 3]
 
 
-def test_what_does_not_do_its_work_is_not_timed() -> None:
+def test_contender_that_does_not_work_is_not_timed() -> None:
     with pytest.raises(RuntimeError, match="did not do"):
         looped(lambda _: [])(1)
 
 
-def test_a_session_that_fits_into_its_cookie_leaves_no_row_in_the_store() -> None:
-    told = script("scale", "--only", "memory")
-    assert told["memory"]["rows"] == 0
+@pytest.mark.slow
+def test_session_that_fits_into_its_cookie_leaves_no_row_in_the_store() -> None:
+    found = script("scale", "--only", "memory")
+    assert found["memory"]["rows"] == 0

@@ -1,7 +1,6 @@
-"""Histories of 8 clients in 4 processes, while faults are thrown at them: one order explains each.
+"""Histories of 8 clients in 4 processes during faults must be linearizable.
 
-Knows faults and how to cause them. Does not know the stores: what is refused must not have
-happened, what is unknown may have, and everything else must be as the contract says.
+An operation that raised StorageUnavailable must not have happened; with OutcomeUnknown it may have.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from typing import Any
 import pytest
 
 from sealedstate.errors import VersionMismatch
-from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage
-from sealedstate.testing.clock import tries
-from sealedstate.testing.workers import in_threads
+from sealedstate.storage import ManagedStorage, MemoryStorage, SQLiteStorage, Storage
+from sealedstate.testing._suite import poll
+from sealedstate.testing._workers import run_in_threads
 from tests.support.backends import (
     BACKENDS,
     DURABLE,
@@ -32,7 +31,7 @@ from tests.support.backends import (
     Server,
     Service,
     opener,
-    started,
+    start_process,
 )
 from tests.support.fault_proxy import FaultProxy
 from tests.support.linearizability import Operation, anomalies
@@ -41,10 +40,12 @@ from tests.support.store_clients import CLIENTS_PER_PROCESS, Client, histories, 
 
 __all__ = ["postgresql_server"]
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 4
 CLIENTS = PROCESSES * CLIENTS_PER_PROCESS
 PATIENCE = 120  # seconds
-MOMENT = 0.3  # seconds, for which something stands still
+MOMENT = 0.3  # seconds that a process is frozen
 NOTED = 20_000  # bytes of notes, some hundred operations, between two faults
 
 # How often each fault is caused, and the seed of their order: about a minute each in the long run.
@@ -52,7 +53,7 @@ RUNS = [
     pytest.param((2, 1), id="short"),
     *(pytest.param((40, n), id=f"long{n}", marks=pytest.mark.soak) for n in (2, 3, 4)),
 ]
-LEAST = 100  # operations, for each time that all faults were caused
+LEAST = 100  # operations, for each round of all faults
 
 
 class Clients:
@@ -65,19 +66,19 @@ class Clients:
         self.processes = [self._start() for _ in range(PROCESSES)]
 
     def replace(self, process: ForkServerProcess) -> None:
-        """Another takes the place of one that has ended."""
+        """Start another in the place of a process that has ended."""
         process.join()
         self.processes.remove(process)
         self.processes.append(self._start())
 
     def wait_for_progress(self) -> None:
-        """Until they have noted some more, or for PATIENCE."""
-        goal = self._noted() + NOTED
-        for _ in tries(PATIENCE):
-            if self._noted() >= goal:
+        """Wait until they have noted some more."""
+        goal = self._notes_size() + NOTED
+        for _ in poll(PATIENCE):
+            if self._notes_size() >= goal:
                 return
             assert all(process.is_alive() for process in self.processes)
-        raise AssertionError("the clients do not get on")
+        raise AssertionError("the clients make no progress")
 
     def stop(self) -> None:
         (self._folder / "stop").touch()
@@ -88,14 +89,14 @@ class Clients:
                 process.join()
 
     def _start(self) -> ForkServerProcess:
-        return started(use, self._opener, f"client{next(self._numbers)}", self._folder)
+        return start_process(use, self._opener, f"client{next(self._numbers)}", self._folder)
 
-    def _noted(self) -> int:
+    def _notes_size(self) -> int:
         return sum(path.stat().st_size for path in self._folder.glob("*.notes"))
 
 
 class Nemesis:
-    """Causes one fault after the other, each in its turn, and lets the clients recover."""
+    """Causes all faults in random order, and lets the clients recover in between."""
 
     def __init__(
         self, clients: Clients, service: Service, proxy: FaultProxy | None, seed: int
@@ -122,7 +123,7 @@ class Nemesis:
         self._clients.replace(victim)
 
     def _pause_clients(self) -> None:
-        """One stands still, with whatever it holds in its hands."""
+        """Freeze one client in the middle of its call."""
         victim = self._random.choice(self._clients.processes)
         assert victim.pid is not None
         os.kill(victim.pid, signal.SIGSTOP)
@@ -137,8 +138,8 @@ class Nemesis:
     def _drop_replies(self, proxy: FaultProxy) -> None:
         for _ in range(5):
             before, proxy.drop_replies = proxy.dropped, True
-            # A busy machine may take longer than a moment to bring that many.
-            for _ in tries(PATIENCE):
+            # A busy machine may take longer for that many replies.
+            for _ in poll(PATIENCE):
                 if proxy.dropped >= before + CLIENTS:
                     break
             proxy.drop_replies = False
@@ -146,10 +147,7 @@ class Nemesis:
 
 
 def _kill_server(server: Server) -> None:
-    """MariaDB may die once more while it recovers its binary log: it is started again, as by init.
-
-    What was acknowledged must be there all the same.
-    """
+    """Kill and start it, twice if need be: MariaDB may die while it recovers its binary log."""
     server.kill9()
     with contextlib.suppress(AssertionError):
         server.start()
@@ -170,12 +168,12 @@ def _delay(proxy: FaultProxy) -> None:
 
 @contextlib.contextmanager
 def _mariadb(_: pytest.FixtureRequest, __: Path) -> Iterator[Service]:
-    """One with a binary log: without it, others see a commit before it has been synced."""
+    """With a binary log: without it, other clients see a commit before it has been synced."""
     with running(MariaDBServer, "--log-bin") as server:
         yield Service(server.fresh_url(), server)
 
 
-EXPLICABLE: dict[str, Backend] = {**BACKENDS, "mariadb": _mariadb}
+LINEARIZABLE: dict[str, Backend] = {**BACKENDS, "mariadb": _mariadb}
 
 
 @contextlib.contextmanager
@@ -187,16 +185,16 @@ def clients(opener: Callable[[], Storage], folder: Path) -> Iterator[Clients]:
         running.stop()
 
 
-def assert_explicable(found: dict[str, list[Operation]], least: int) -> None:
+def assert_linearizable(found: dict[str, list[Operation]], least: int) -> None:
     operations = [operation for history in found.values() for operation in history]
     assert len(operations) >= least
-    assert sum(map(_is_contended, found.values())) > len(found) // 4, "the clients have not met"
+    assert sum(map(_is_contended, found.values())) > len(found) // 4, "no calls overlapped"
     problems = anomalies(found)
     assert not problems, "\n\n".join([f"{len(problems)} anomalies", *problems.values()])
 
 
 def _is_contended(history: Sequence[Operation]) -> bool:
-    """Whether a call began while another was under way."""
+    """Whether a call began during another."""
     ordered = sorted(history, key=lambda operation: operation.called)
     return any(
         earlier.returned is None or later.called < earlier.returned
@@ -206,29 +204,32 @@ def _is_contended(history: Sequence[Operation]) -> bool:
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("backend", DURABLE)
-def test_one_order_explains_what_8_clients_were_told_whatever_happened_to_them(
+def test_histories_during_faults_are_linearizable(
     backend: str, run: tuple[int, int], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     rounds, seed = run
-    with EXPLICABLE[backend](request, tmp_path) as service:
+    with LINEARIZABLE[backend](request, tmp_path) as service:
         prepare(service)
         with clients(opener(service.url), tmp_path) as running:
             Nemesis(running, service, None, seed).rage(rounds)
-    assert_explicable(histories(tmp_path), LEAST * rounds)
+    assert_linearizable(histories(tmp_path), LEAST * rounds)
 
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("backend", NETWORKED)
-def test_one_order_explains_what_8_clients_were_told_over_a_bad_network(
+def test_histories_over_a_bad_network_are_linearizable(
     backend: str, run: tuple[int, int], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     rounds, seed = run
-    with EXPLICABLE[backend](request, tmp_path) as service, service.behind_proxy() as (url, proxy):
+    with (
+        LINEARIZABLE[backend](request, tmp_path) as service,
+        service.behind_proxy() as (url, proxy),
+    ):
         prepare(service)
         with clients(opener(url), tmp_path) as running:
             Nemesis(running, service, proxy, seed).rage(rounds)
     found = histories(tmp_path)
-    assert_explicable(found, LEAST * rounds)
+    assert_linearizable(found, LEAST * rounds)
     returns = [operation.returned for history in found.values() for operation in history]
     assert returns.count(None) > 10 * rounds, "no reply was lost"
 
@@ -239,15 +240,13 @@ def prepare(service: Service) -> None:
 
 
 @pytest.mark.parametrize("operations", [4000, pytest.param(400_000, marks=pytest.mark.soak)])
-def test_one_order_explains_what_8_threads_were_told_by_memory(
-    operations: int, tmp_path: Path
-) -> None:
+def test_histories_of_threads_in_memory_are_linearizable(operations: int, tmp_path: Path) -> None:
     store = MemoryStorage(time.time)
-    in_threads(
+    run_in_threads(
         CLIENTS,
         lambda number, _: Client(store, f"{number}", tmp_path).run(operations // CLIENTS),
     )
-    assert_explicable(histories(tmp_path), operations)
+    assert_linearizable(histories(tmp_path), operations)
 
 
 class LooksBeforeItUpdates(SQLiteStorage):
@@ -262,11 +261,11 @@ class LooksBeforeItUpdates(SQLiteStorage):
         return super().update(context, key, value, expires_at, version)
 
 
-def open_broken(path: Path) -> Storage:
+def open_broken(path: Path) -> ManagedStorage:
     return LooksBeforeItUpdates(path, time.time)
 
 
-def test_a_store_that_compares_before_it_writes_is_found_out(tmp_path: Path) -> None:
+def test_store_that_compares_before_it_writes_is_noticed(tmp_path: Path) -> None:
     broken = partial(open_broken, tmp_path / "store.db")
     with contextlib.closing(broken()) as store:
         store.prepare()

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.context import ForkProcess
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ import pytest
 from sealedstate.errors import OperatorError
 from sealedstate.rotation.ring import Ring
 from sealedstate.rotation.ring_file import RingFile
-from sealedstate.testing.workers import in_threads
+from sealedstate.testing._workers import run_in_threads
 from tests.support import ring_workers
 from tests.support.ring_storages import beside, create_at, leftovers, path, problem
 from tests.support.ring_workers import (
@@ -318,19 +319,19 @@ def test_many_processes_add_one_key_a_period_while_another_reads(
 def test_many_threads_of_one_storage_lose_no_key(path: Path) -> None:
     storage, ring = create_at(path)
 
-    def add(_: int, meet: Callable[[], object]) -> list[str]:
+    def add(_: int, barrier: Barrier) -> list[str]:
         added = []
         for _ in range(5):
             before = storage.load()
             assert before is not None
-            meet()
+            barrier.wait()
             following = next_of(before)
             if storage.write(following, before):
                 added.append(following.keys[0].kid.hex())
-            meet()
+            barrier.wait()
         return added
 
-    added = [kid for kids in in_threads(8, add) for kid in kids]
+    added = [kid for kids in run_in_threads(8, add) for kid in kids]
     last = storage.load()
     assert last is not None
     assert len(added) == 5

@@ -1,7 +1,7 @@
-"""What becomes of calls to the SQL store when its server is down, killed, frozen, locked or silent.
+"""Calls to the SQL store while its server is down, killed, frozen, locked or silent.
 
-On real servers, PostgreSQL and MariaDB. Knows no time that anything must take, but that a call with
-a deadline of half a second is over before long.
+On PostgreSQL and MariaDB. No time is measured, except that a call with a deadline of half a second
+must end before HANGS.
 """
 
 from __future__ import annotations
@@ -17,20 +17,27 @@ from typing import Any
 import pytest
 
 from sealedstate.errors import OutcomeUnknown, StorageError, StorageUnavailable
-from sealedstate.storage import Storage, Stored
-from sealedstate.storage.sql.store import SQLStorage
+from sealedstate.storage import ManagedStorage, Stored
+from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_servers, sql_surroundings
 from tests.support.fault_proxy import FaultProxy
 from tests.support.sql_server import SQLServer, until
 from tests.support.sql_servers import MariaDBServer, PostgreSQLServer
-from tests.support.sql_surroundings import HANGS, Opened, holding, insist, refused, soon
+from tests.support.sql_surroundings import (
+    HANGS,
+    Opener,
+    after_recovery,
+    locked_records,
+    unavailable_message,
+    within_deadline,
+)
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 postgresql_server = sql_servers.postgresql_server
 mariadb_server = sql_servers.mariadb_server
 clock, server = sql_surroundings.clock, sql_surroundings.server
 schema, url = sql_surroundings.schema, sql_surroundings.url
-opened, store = sql_surroundings.opened, sql_surroundings.store
+open_store, store = sql_surroundings.open_store, sql_surroundings.store
 
 CRASHES, EACH_ROUND, PATIENCE = 5, 20, 60
 
@@ -40,9 +47,8 @@ TLS: dict[type[SQLServer], str] = {
     MariaDBServer: "?ssl_check_hostname=true&ssl_ca=",
 }
 
-CALLS: dict[str, Callable[[Storage], object]] = {
+CALLS: dict[str, Callable[[ManagedStorage], object]] = {
     "read": lambda store: store.read("c", "k"),
-    "read_if_changed": lambda store: store.read_if_changed("c", "k", 1),
     "create": lambda store: store.create("c", "new", b"w", None, 7),
     "update": lambda store: store.update("c", "k", b"w", None, 7),
     "checked update": lambda store: store.update("c", "k", b"w", None, 8, expected=7),
@@ -60,99 +66,95 @@ CALLS: dict[str, Callable[[Storage], object]] = {
 }
 
 
-def test_a_server_that_is_down_at_the_start_is_found_when_it_is_up(
-    server: Any, url: str, opened: Opened
+def test_server_that_is_down_at_the_start_is_used_once_it_is_up(
+    server: Any, url: str, open_store: Opener
 ) -> None:
-    opened(url).prepare()
+    open_store(url).prepare()
     server.stop()
-    store = opened(url)
+    store = open_store(url)
     can = store.capabilities
     assert not can.durable
-    assert can.presumed
-    assert can.because["durable"] == "the server was not reached yet"
+    assert can.assumed
+    assert can.reasons["durable"] == "the server was not reached yet"
     for act in CALLS.values():
-        assert isinstance(soon(partial(act, store)), StorageUnavailable)
+        assert isinstance(within_deadline(partial(act, store)), StorageUnavailable)
     server.start()
-    assert insist(lambda: store.create("c", "k", b"v", None, 1)) is True
+    assert after_recovery(lambda: store.create("c", "k", b"v", None, 1)) is True
     assert store.capabilities.durable
-    assert not store.capabilities.presumed
+    assert not store.capabilities.assumed
 
 
-def test_a_server_that_is_killed_and_comes_back_is_used_again(
-    server: Any, store: SQLStorage
-) -> None:
+def test_killed_server_is_used_again_after_its_restart(server: Any, store: SQLStorage) -> None:
     store.create("c", "k", b"v", None, 1)
     server.kill9()
     for act in CALLS.values():
-        assert isinstance(soon(partial(act, store)), StorageUnavailable)
+        assert isinstance(within_deadline(partial(act, store)), StorageUnavailable)
     server.start()
-    assert insist(lambda: store.read("c", "k")) == Stored(b"v", 1, None)
+    assert after_recovery(lambda: store.read("c", "k")) == Stored(b"v", 1, None)
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_a_frozen_server_holds_nobody(server: Any, url: str, opened: Opened, call: str) -> None:
-    store, new = opened(url, timeout=0.5), opened(url, timeout=0.5)
-    insist(lambda: store.create("c", "k", b"v", None, 1))
+def test_frozen_server_blocks_no_call(server: Any, url: str, open_store: Opener, call: str) -> None:
+    store, new = open_store(url, timeout=0.5), open_store(url, timeout=0.5)
+    after_recovery(lambda: store.create("c", "k", b"v", None, 1))
     server.pause()
     try:
         with ThreadPoolExecutor(2) as pool:
             calls = [partial(CALLS[call], each) for each in (store, new)]
-            answer, anew = pool.map(soon, calls)
+            answer, new_answer = pool.map(within_deadline, calls)
     finally:
         server.resume()
     assert isinstance(answer, StorageUnavailable | OutcomeUnknown)
-    assert isinstance(anew, StorageUnavailable)
-    insist(lambda: store.read("c", "k"))
-    insist(lambda: store.create("c", "another", b"v", None, 1))
+    assert isinstance(new_answer, StorageUnavailable)
+    after_recovery(lambda: store.read("c", "k"))
+    after_recovery(lambda: store.create("c", "another", b"v", None, 1))
 
 
 @pytest.mark.parametrize("kind", TLS)
-def test_a_frozen_server_holds_nobody_under_tls_either(
-    kind: type[SQLServer], opened: Opened
-) -> None:
+def test_frozen_server_blocks_no_call_under_tls(kind: type[SQLServer], open_store: Opener) -> None:
     with sql_servers.running_with_tls(kind) as (server, certificate):
         url = server.fresh_url()
-        store = opened(f"{url}{TLS[kind]}{certificate}", timeout=0.5)
+        store = open_store(f"{url}{TLS[kind]}{certificate}", timeout=0.5)
         value = os.urandom(1 << 20)
-        insist(lambda: store.create("c", "k", value, None, 1))
+        after_recovery(lambda: store.create("c", "k", value, None, 1))
         before = server.clients()
         for _ in range(20):
-            assert insist(lambda: store.read("c", "k")).value == value
+            assert after_recovery(lambda: store.read("c", "k")).value == value
         assert server.clients() == before, "the connection is not used again"
         server.pause()
         try:
-            lost = soon(lambda: store.update("c", "k", value, None, 2))
-            anew = soon(lambda: store.read("c", "k"))
+            lost = within_deadline(lambda: store.update("c", "k", value, None, 2))
+            new_answer = within_deadline(lambda: store.read("c", "k"))
         finally:
             server.resume()
         assert isinstance(lost, OutcomeUnknown)
-        assert isinstance(anew, StorageUnavailable)
-        assert insist(lambda: store.read("c", "k")).version in (1, 2)
+        assert isinstance(new_answer, StorageUnavailable)
+        assert after_recovery(lambda: store.read("c", "k")).version in (1, 2)
 
 
-def test_a_connection_that_falls_silent_holds_nobody(
-    server: Any, schema: str, opened: Opened
-) -> None:
+def test_silent_connection_blocks_no_call(server: Any, schema: str, open_store: Opener) -> None:
     with FaultProxy(server.port) as proxy:
-        store = opened(server.url(schema, port=proxy.port), timeout=0.5)
-        insist(lambda: store.create("c", "k", b"v", None, 1))
+        store = open_store(server.url(schema, port=proxy.port), timeout=0.5)
+        after_recovery(lambda: store.create("c", "k", b"v", None, 1))
         proxy.stalled = True
-        assert isinstance(soon(lambda: store.read("c", "k")), StorageUnavailable)
-        # Nothing got through: this one does not know it, the next could not even connect.
-        assert isinstance(soon(lambda: store.update("c", "k", b"w", None, 2)), StorageError)
+        assert isinstance(within_deadline(lambda: store.read("c", "k")), StorageUnavailable)
+        # Nothing got through; the next call could not even connect.
+        assert isinstance(
+            within_deadline(lambda: store.update("c", "k", b"w", None, 2)), StorageError
+        )
         proxy.stalled = False
-        assert insist(lambda: store.read("c", "k")).value in (b"v", b"w")
+        assert after_recovery(lambda: store.read("c", "k")).value in (b"v", b"w")
 
 
-def test_a_reply_that_trickles_does_not_stretch_the_deadline(
-    server: Any, schema: str, opened: Opened
+def test_trickling_reply_does_not_extend_the_deadline(
+    server: Any, schema: str, open_store: Opener
 ) -> None:
-    opened(server.url(schema)).create("c", "k", os.urandom(1 << 22), None, 1)
+    open_store(server.url(schema)).create("c", "k", os.urandom(1 << 22), None, 1)
     with FaultProxy(server.port) as proxy:
-        store = opened(server.url(schema, port=proxy.port), timeout=1.0)
-        insist(store.ping)
+        store = open_store(server.url(schema, port=proxy.port), timeout=1.0)
+        after_recovery(store.ping)
         proxy.latency = 0.2  # for each of many pieces
-        assert isinstance(soon(lambda: store.read("c", "k")), StorageUnavailable)
+        assert isinstance(within_deadline(lambda: store.read("c", "k")), StorageUnavailable)
         proxy.latency = 0.0
 
 
@@ -167,11 +169,11 @@ def test_connections_that_the_server_has_ended_are_not_used(server: Any, store: 
         assert store.update("c", "k", b"v", None, version) is True
 
 
-def test_a_write_whose_connection_is_ended_claims_nothing(
+def test_write_on_a_connection_that_is_ended_claims_nothing(
     server: Any, schema: str, store: SQLStorage
 ) -> None:
     store.create("c", "k", b"v", None, 1)
-    with holding(server, schema), ThreadPoolExecutor(1) as pool:
+    with locked_records(server, schema), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(store.update, "c", "k", b"w", None, 2)
         until(server.waiters, "the write waits for the lock")
         for number in server.waiters():
@@ -182,28 +184,28 @@ def test_a_write_whose_connection_is_ended_claims_nothing(
     assert store.update("c", "k", b"w", None, 2) is True
 
 
-def test_a_write_that_meets_a_lock_for_long_has_not_happened(
-    server: Any, schema: str, opened: Opened
+def test_write_that_waits_too_long_for_a_lock_has_not_happened(
+    server: Any, schema: str, open_store: Opener
 ) -> None:
-    store = opened(server.url(schema), timeout=0.5)
-    insist(lambda: store.create("c", "k", b"v", None, 1))
+    store = open_store(server.url(schema), timeout=0.5)
+    after_recovery(lambda: store.create("c", "k", b"v", None, 1))
     for act in (
         lambda: store.update("c", "k", b"w", None, 2),
         lambda: store.delete("c", "k", expected=1),
         lambda: store.touch_context("c", 1),
         lambda: store.delete_context("c"),
     ):
-        with holding(server, schema):
-            # The server says itself that nothing was done.
-            assert isinstance(soon(act), StorageUnavailable)
-        assert insist(lambda: store.read("c", "k")) == Stored(b"v", 1, None)
+        with locked_records(server, schema):
+            # The server reports that nothing was done.
+            assert isinstance(within_deadline(act), StorageUnavailable)
+        assert after_recovery(lambda: store.read("c", "k")) == Stored(b"v", 1, None)
 
 
-def test_a_server_that_only_reads_still_answers(server: Any, schema: str, opened: Opened) -> None:
-    usual = opened(server.url(schema))
+def test_read_only_server_answers_reads(server: Any, schema: str, open_store: Opener) -> None:
+    usual = open_store(server.url(schema))
     usual.create("c", "k", b"v", None, 1)
     with only_reading(server, schema) as url:
-        store = opened(url)
+        store = open_store(url)
         assert store.read("c", "k") == Stored(b"v", 1, None)
         for act in (
             lambda: store.create("c", "new", b"w", None, 1),
@@ -211,7 +213,7 @@ def test_a_server_that_only_reads_still_answers(server: Any, schema: str, opened
             lambda: store.delete("c", "k"),
             lambda: store.delete_context("c"),
         ):
-            assert "read" in refused(act)
+            assert "read" in unavailable_message(act)
         assert store.read("c", "k") == Stored(b"v", 1, None)
 
 
@@ -229,12 +231,12 @@ def only_reading(server: Any, schema: str) -> Iterator[str]:
         server.ask("SET GLOBAL read_only = 0")
 
 
-def test_what_was_acknowledged_survives_kill_9_and_what_was_refused_never_happened(
-    server: Any, url: str, opened: Opened
+def test_acknowledged_writes_survive_kill_9_and_refused_ones_never_happened(
+    server: Any, url: str, open_store: Opener
 ) -> None:
-    writers = [Writer(opened(url, timeout=2.0), name) for name in ("one", "two")]
+    writers = [Writer(open_store(url, timeout=2.0), name) for name in ("one", "two")]
     with ThreadPoolExecutor(2) as pool:
-        running = [pool.submit(writer.write_until_told) for writer in writers]
+        running = [pool.submit(writer.write_until_stopped) for writer in writers]
         try:
             for _ in range(CRASHES):
                 goals = [len(writer.acknowledged) + EACH_ROUND for writer in writers]
@@ -243,11 +245,11 @@ def test_what_was_acknowledged_survives_kill_9_and_what_was_refused_never_happen
                 server.start()
         finally:
             for writer in writers:
-                writer.is_told = True
+                writer.is_stopped = True
         for one in running:
             one.result(PATIENCE)
     for writer in writers:
-        found = set(insist(partial(writer.store.keys, writer.name)))
+        found = set(after_recovery(partial(writer.store.keys, writer.name)))
         assert writer.acknowledged <= found, "an acknowledged write is lost"
         assert not writer.refused & found, "a write that was refused has happened"
 
@@ -257,17 +259,17 @@ def have_written(writers: list[Writer], goals: list[int]) -> bool:
 
 
 class Writer:
-    """Creates records, each once, and remembers what it was told of them."""
+    """Creates records, each once, and remembers the answers."""
 
     def __init__(self, store: SQLStorage, name: str) -> None:
         self.store, self.name = store, name
         self.acknowledged: set[str] = set()
         self.refused: set[str] = set()
-        self.is_told = False
+        self.is_stopped = False
 
-    def write_until_told(self) -> None:
+    def write_until_stopped(self) -> None:
         for number in itertools.count():
-            if self.is_told:
+            if self.is_stopped:
                 return
             try:
                 if self.store.create(self.name, str(number), b"v", None, 1):

@@ -1,15 +1,14 @@
-"""kill -9 of who uses the services, or of their server: no message counts twice, no artifact is
-fetched twice, and no consent that was recorded is lost.
+"""kill -9 of a process that uses replay cache, artifacts and consent, or of their server.
 
-A process uses all three and notes in a side file what it was told. Knows processes and side files.
+No message counts twice, no artifact is fetched twice, and no recorded consent is lost.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,81 +16,61 @@ import pytest
 from sealedstate.errors import StorageError
 from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
 from sealedstate.storage import Storage, open_storage
-from sealedstate.testing.clock import tries
-from sealedstate.testing.suite import insist
-from tests.support.backends import Service, opener, started
+from sealedstate.testing._suite import eventually
+from tests.support.backends import Service, opener
 from tests.support.login_makers import SP
 from tests.support.services import SHARED, deployment, patient, service
 from tests.support.sql_servers import postgresql_server
+from tests.support.workers import SideFile, Workers
 
 __all__ = ["postgresql_server"]
 
+pytestmark = pytest.mark.slow
+
 IDP = "https://idp.example.org/saml"
-EACH_ROUND = 4  # notes between two crashes
-PATIENCE = 60  # seconds
+EACH_ROUND = 16  # notes between two crashes
 
 
-# --- in the user's process ----------------------------------------------------------------------
-
-
-def use_for_ever(url: str, side_file: Path) -> None:
+def use(url: str, name: str, side_file: SideFile) -> None:
     """Note what was admitted, put, taken and recorded, each when it was acknowledged."""
     at = deployment(opener(url)())
     replays, artifacts, consents = ReplayCache(at), ArtifactStore(at), ConsentStore(at)
-    notes = os.open(side_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def note(what: str) -> None:
-        os.write(notes, f"{what}\n".encode())
-
-    for number in itertools.count(int(time.time() * 1000)):
-        now = time.time()
+    begin = max((note[1] for note in side_file.read()), default=0) + 1
+    for number in itertools.count(begin):
+        message = str(number)
         try:
-            if replays.admit(IDP, str(number), now + 3600, now):
-                note(f"admitted {number}")
-            handle = artifacts.put(str(number).encode(), SP, 3600, now)
-            note(f"put {number} {handle.hex()}")
+            if replays.admit(IDP, message, time.time() + 3600):
+                side_file.note("admitted", number)
+            handle = artifacts.put(message.encode(), SP, 3600)
+            side_file.note("put", number, handle.hex())
             if number % 2:
-                note(f"taking {number} {handle.hex()}")
-                if artifacts.take(handle, SP, now) == str(number).encode():
-                    note(f"taken {number} {handle.hex()}")
-            consents.record(f"user {number % 5}", f"document {number}", 1, now)
-            note(f"recorded {number}")
+                side_file.note("taking", number)
+                if artifacts.take(handle, SP) == message.encode():
+                    side_file.note("taken", number, handle.hex())
+            consents.record(f"user {number % 5}", f"document {number}", 1)
+            side_file.note("recorded", number)
         except StorageError:
-            time.sleep(0.005)  # until it is back
+            time.sleep(0.005)  # until the server is back
 
 
-# --- what it was promised -----------------------------------------------------------------------
-
-
-def broken_promises(storage: Storage, notes: list[list[str]]) -> list[str]:
-    at, now = deployment(storage), time.time()
+def broken_promises(storage: Storage, side_file: SideFile) -> Iterator[str]:
+    at, notes = deployment(storage), side_file.read()
     replays, artifacts, consents = ReplayCache(at), ArtifactStore(at), ConsentStore(at)
-    broken = []
+    assert {note[0] for note in notes} == {"admitted", "put", "taking", "taken", "recorded"}
     taking = {note[1] for note in notes if note[0] == "taking"}
-    for what, number, *rest in notes:
-        if what == "admitted" and insist(replays.admit, IDP, number, now + 3600, now):
-            broken.append(f"{number} is admitted again")
+    for what, number, *handle in notes:
+        if what == "admitted" and eventually(replays.admit, IDP, str(number), time.time() + 3600):
+            yield f"{number} is admitted again"
         if what == "put" and number not in taking:
-            found = insist(artifacts.take, bytes.fromhex(rest[0]), SP, now)
-            broken += [] if found == number.encode() else [f"{number} is lost: {found!r}"]
-        if what == "taken" and insist(artifacts.take, bytes.fromhex(rest[0]), SP, now):
-            broken.append(f"{number} is fetched twice")
-        if what == "recorded":
-            subject = f"user {int(number) % 5}"
-            if not insist(consents.has_accepted, subject, f"document {number}", 1, now):
-                broken.append(f"the consent {number} is lost")
-    return broken
-
-
-def read_notes(side_file: Path) -> list[list[str]]:
-    """A process that is killed in the middle leaves half a line, which promises nothing."""
-    if not side_file.exists():
-        return []
-    lines = side_file.read_text().splitlines(keepends=True)
-    return [line.split() for line in lines if line.endswith("\n")]
-
-
-# --- the tests ----------------------------------------------------------------------------------
+            found = eventually(artifacts.take, bytes.fromhex(handle[0]), SP)
+            if found != str(number).encode():
+                yield f"{number} is lost: {found!r}"
+        if what == "taken" and eventually(artifacts.take, bytes.fromhex(handle[0]), SP):
+            yield f"{number} is fetched twice"
+        if what == "recorded" and not eventually(
+            consents.has_accepted, f"user {number % 5}", f"document {number}", 1
+        ):
+            yield f"the consent {number} is lost"
 
 
 @pytest.fixture(params=SHARED)
@@ -101,34 +80,21 @@ def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=pytest.mark.soak)])
-def test_nothing_counts_twice_and_nothing_is_lost_by_crashes(
+def test_crashes_count_nothing_twice_and_lose_nothing(
     running: Service, rounds: int, tmp_path: Path
 ) -> None:
-    side_file = tmp_path / "notes"
-    process = started(use_for_ever, running.url, side_file)
+    workers = Workers(partial(use, running.url), tmp_path, ["1"])
     try:
         for _ in range(rounds):
-            _wait_for_progress(side_file)
+            workers.wait_for_notes(EACH_ROUND)
             if running.server is None:
-                process.kill()
-                process.join()
-                process = started(use_for_ever, running.url, side_file)
+                workers.kill9("1")
             else:
                 running.server.kill9()
                 running.server.start()
-        _wait_for_progress(side_file)
+        workers.wait_for_notes(EACH_ROUND)
     finally:
-        process.kill()
-        process.join()
-    storage, notes = open_storage(patient(running.url), time.time), read_notes(side_file)
-    assert {note[0] for note in notes} == {"admitted", "put", "taking", "taken", "recorded"}
-    assert broken_promises(storage, notes) == []
+        workers.stop()
+    storage = open_storage(patient(running.url), time.time)
+    assert list(broken_promises(storage, workers.side_files["1"])) == []
     storage.close()
-
-
-def _wait_for_progress(side_file: Path) -> None:
-    goal = len(read_notes(side_file)) + EACH_ROUND * 4
-    for _ in tries(PATIENCE):
-        if len(read_notes(side_file)) >= goal:
-            return
-    raise AssertionError("the process does not get on")

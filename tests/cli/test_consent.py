@@ -20,10 +20,10 @@ def kept(place: Desk, url: str) -> str:
     ring = place.create()
     now = int(time.time())
     with consents(url, ring.keyring()) as store:
-        store.record(ANN, "terms", 3, now)
-        store.record(ANN, "attributes", 1, now, now + 86400, SP, ["mail", "name"])
-        store.record(ANN, "attributes", 1, now, None, SP + "2")
-        store.record("bob", "terms", 1, now)
+        store.record(ANN, "terms", 3)
+        store.record(ANN, "attributes", 1, now + 86400, SP, ["mail", "name"])
+        store.record(ANN, "attributes", 1, None, SP + "2")
+        store.record("bob", "terms", 1)
     return url
 
 

@@ -18,7 +18,7 @@ from sealedstate.cli.keys import write_change
 from sealedstate.keyring import Key, parse_lookup
 from sealedstate.rotation.ring import Ring
 from sealedstate.rotation.transitions import rotate
-from sealedstate.testing.workers import in_threads
+from sealedstate.testing._workers import run_in_threads
 from tests.support.ring_cli import (
     DAY,
     DEFAULT,
@@ -106,7 +106,7 @@ def test_init_leaves_an_existing_ring_alone(place: Desk) -> None:
 
 @pytest.mark.slow
 def test_one_of_many_creates_the_ring(place: Desk) -> None:
-    codes = in_threads(5, lambda *_: main(["keys", "init"]))
+    codes = run_in_threads(5, lambda *_: main(["keys", "init"]))
     assert sorted(codes) == [0, 1, 1, 1, 1]
     assert place.ring().sequence == 1
 
@@ -173,7 +173,7 @@ def test_twenty_rotators_at_once_announce_one_key(
     place: Desk, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     place.create(0 if arguments else DAY)
-    codes = in_threads(20, lambda *_: main(["keys", "rotate", *arguments]))
+    codes = run_in_threads(20, lambda *_: main(["keys", "rotate", *arguments]))
     assert set(codes) == {0}
     assert len(place.ring().keys) == 2
     out = capsys.readouterr().out

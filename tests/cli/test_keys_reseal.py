@@ -11,15 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from sealedstate import Key, Keyring
-from sealedstate._stored.table import Rows
-from sealedstate.keyring import export_lookup
+from sealedstate import Key
+from sealedstate.keyring import Keyring, export_lookup
 from sealedstate.rotation.ring import Ring
 from sealedstate.rotation.transitions import rotate, rotate_long_term
 from sealedstate.sso import ConsentStore
-from sealedstate.sso.deployment import SsoDeployment
 from sealedstate.storage import open_storage
 from tests.support.ring_cli import DAY, DEFAULT, Desk, finding, keys_json, output, run, usage_error
+from tests.support.services import deployment
 
 
 @pytest.fixture
@@ -31,22 +30,23 @@ def url(place: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @contextmanager
-def consents(url: str, ring: Keyring, realm: str = "default") -> Iterator[ConsentStore]:
+def consents(
+    url: str, ring: Keyring, realm: str = "default", at: float | None = None
+) -> Iterator[ConsentStore]:
+    clock = time.time if at is None else lambda: at
     with closing(open_storage(url, time.time)) as store:
-        yield ConsentStore(SsoDeployment(store, Rows(realm, os.urandom), lambda: ring, 60))
+        yield ConsentStore(deployment(store, ring, clock, realm))
 
 
 def agree(url: str, ring: Keyring, at: float, count: int = 3, realm: str = "default") -> None:
-    with consents(url, ring, realm) as store:
+    with consents(url, ring, realm, at) as store:
         for number in range(count):
-            store.record(f"user {number}", "terms", 1, at)
+            store.record(f"user {number}", "terms", 1)
 
 
 def has_agreed(url: str, ring: Keyring, count: int = 3) -> bool:
     with consents(url, ring) as store:
-        return all(
-            store.has_accepted(f"user {number}", "terms", 1, time.time()) for number in range(count)
-        )
+        return all(store.has_accepted(f"user {number}", "terms", 1) for number in range(count))
 
 
 def with_two(place: Desk, url: str) -> Ring:

@@ -47,7 +47,7 @@ def test_window_is_printed_and_kept(place: Desk, monkeypatch: pytest.MonkeyPatch
     assert node.keyring().find(ring.keys[0].kid)
     ticks[0] = 7.0
     assert node.keyring().find(ring.keys[0].kid) is None
-    assert ring.keys[0].kid in node.keyring().gone
+    assert ring.keys[0].kid in node.keyring().removed_kids
 
 
 def test_window_is_in_the_json_and_is_an_assumption_without_a_configuration(

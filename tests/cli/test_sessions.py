@@ -83,7 +83,10 @@ def test_revoke_needs_exactly_one_choice(site: Site) -> None:
 def test_missing_store_or_lookup_key_is_named(tmp_path: Path) -> None:
     config = tmp_path / "app.toml"
     key = Key.generate(os.urandom).export()
-    for line, missing in (("", "stor"), (f'storage = "sqlite:{tmp_path}/x.db"', "lookup key")):
+    for line, missing in (
+        ("", "needs a store"),
+        (f'storage = "sqlite:{tmp_path}/x.db"', "lookup key"),
+    ):
         config.write_text(f'[sealedstate]\nkeys = ["{key}"]\n{line}\n')
         assert missing in usage_error("sessions", "list", "--config", str(config))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sealedstate.sso import load_registry, parse_registry
-from tests.sso.test_saml_metadata import entity, metadata
+from tests.sso.test_registry import entity, metadata
 from tests.support.ring_cli import run, usage_error
 
 BUILD = ["sso", "registry", "build"]

@@ -13,10 +13,17 @@ from urllib.parse import quote
 
 import pytest
 
-from sealedstate.storage import USES, SQLiteStorage, Stored, open_storage, unmet
-from sealedstate.storage.requirements import CONTEXT, DECLARED, as_markdown, probe_writes
-from sealedstate.testing.scripted import ScriptedStorage
+from sealedstate.storage import USES, SQLiteStorage, Stored, open_storage
+from sealedstate.storage.requirements import (
+    DECLARED,
+    PROBE_CONTEXT,
+    as_markdown,
+    probe_writes,
+    unmet_needs,
+)
+from sealedstate.testing import ScriptedStorage
 from tests.support import kv_servers, sql_servers
+from tests.support.installed import need_driver
 from tests.support.kv_servers import KeyValueServer, redis_server
 from tests.support.ports import free_port
 from tests.support.ring_cli import finding, output, run, usage_error
@@ -96,7 +103,7 @@ def test_check_answers_for_each_use(url: str) -> None:
     assert [line.split()[:2] for line in lines[:-1]] == [[title, "yes"] for title in USES]
     assert lines[-1].startswith("  takes writes = yes")
     missing = {
-        title: [need.found for need in unmet(use, DECLARED["memory"])]
+        title: [need.shortfall for need in unmet_needs(use, DECLARED["memory"])]
         for title, use in USES.items()
     }
     assert check("memory:")["uses"] == missing
@@ -129,6 +136,7 @@ def test_matrix_has_a_row_for_each_store() -> None:
 
 @pytest.mark.parametrize("action", [*ACTIONS, "ping"])
 def test_url_without_a_store_is_wrong_usage(action: str) -> None:
+    need_driver("redis")
     for url in ("nonsense", "redis://:canary@h?sealedstate_timeout=x", "sqlite:x?timeout=1"):
         message = usage_error("store", action, url)
         assert message.startswith("sealedstate: storage: ")
@@ -148,7 +156,7 @@ def test_file_that_is_no_store_of_this_release_is_named(url: str, tmp_path: Path
     assert run("store", "init", url).code == 0
     with closing(sqlite3.connect(tmp_path / "store.db")) as newer:
         newer.execute("PRAGMA user_version = 1000")
-    assert "has schema 1000; this release knows" in unusable(url)
+    assert "has schema 1000; this release supports" in unusable(url)
 
 
 SERVERS = {
@@ -159,9 +167,9 @@ SERVERS = {
 }
 
 
-@pytest.mark.server
 @pytest.mark.parametrize("name", SERVERS)
 def test_server_that_does_not_answer_is_named(name: str) -> None:
+    need_driver("sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache")
     port = free_port()
     url = SERVERS[name].format(port)
     assert f"127.0.0.1:{port}" in unusable(url)
@@ -187,7 +195,7 @@ def test_test_record_leaves_nothing_behind(url: str) -> None:
     for _ in range(2):
         assert [part["fails"] for part in check(url)["stores"]] == [None]
     with closing(open_storage(url, time.time)) as store:
-        assert list(store.keys(CONTEXT)) == []
+        assert list(store.keys(PROBE_CONTEXT)) == []
         assert store.reap(10) == 0
 
 
@@ -206,7 +214,7 @@ def test_store_that_only_acknowledges_is_found() -> None:
         store = ScriptedStorage(lambda: now).answer(operation, value=True)
         assert probe_writes(store, now, "k") == outcome
     # A test record that could not be deleted expires.
-    assert store.storage.read(CONTEXT, "k") == Stored(b"a trial", 2, 1_800_000_120_000)
+    assert store.storage.read(PROBE_CONTEXT, "k") == Stored(b"a trial", 2, 1_800_000_120_000)
     store = ScriptedStorage(lambda: now).fail("add_member")
     assert probe_writes(store, now, "k") == "add_member: the store is down"
 
@@ -271,13 +279,13 @@ def test_what_a_database_server_refuses_is_printed(server: Any) -> None:
     missing = server.url("nowhere").replace("/postgres?", "/nowhere?")
     assert "nowhere" in unusable(patient(missing))
     limited, url = patient(server.limited_url(schema)), patient(server.url(schema))
-    assert "calls `sealedstate store init`" in unusable(limited)
+    assert "run `sealedstate store init`" in unusable(limited)
     assert run("store", "init", url).code == 0
     assert "denied" in unusable(limited)
     server.allow(schema)
     assert run("store", "check", limited).code == 0
     server.ask(f"INSERT INTO {schema}.sealedstate_schema (version) VALUES (1000)")
-    assert "of version 1000; this release knows" in unusable(url)
+    assert "of version 1000; this release supports" in unusable(url)
 
 
 @pytest.mark.server

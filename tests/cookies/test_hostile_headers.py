@@ -1,7 +1,7 @@
-"""Any Cookie header, from anyone: no exception, no session, and not a cookie touched.
+"""No Cookie header breaks a request, opens a session, or changes a cookie.
 
-Through the front door, `Keeper(Settings(...)).session(header)`: 100,000 headers, random and
-crafted, up to 64 kB, most of them in the soak. Seeds are fixed: a failing shard fails again.
+The headers, random and crafted, up to 64 kB, are given to `Keeper.session`; most of them in the
+soak. Seeds are fixed: a failing shard fails again.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import Keeper, Key, Keyring, LegacyReader, Settings
+from sealedstate import Keeper, Key, LegacyReader, Settings
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._cookies.header import MAX_HEADER_CHARS, Candidates
-from sealedstate._wire import encoding as chunking
-from sealedstate._wire.encoding import from_text
+from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import OverflowSet, Record
 from sealedstate.key_sources import StaticKeys
-from sealedstate.storage import MemoryStorage
+from sealedstate.keyring import Keyring
+from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Clock, Jar
 from tests.support.shards import shards
 
@@ -34,24 +34,14 @@ NAME = "__Host-s"
 SHARDS, HEADERS = 20, 5_000
 
 
-class CountingStorage(MemoryStorage):
-    """A store that counts how often it is asked."""
-
-    asked = 0
-
-    def read(self, context: str, key: str) -> Any:
-        self.asked += 1
-        return super().read(context, key)
-
-
 def keeper(**given: Any) -> Keeper:
-    """A keeper with everything that a header could reach: overflow, a store, a legacy reader."""
+    """A keeper with all that a header could reach: overflow, a store, a legacy reader."""
     clock = Clock(NOW)
     legacy = LegacyReader("flask", "an old secret", datetime.fromtimestamp(NOW + 86400, UTC))
     settings: dict[str, Any] = {
         "keys": [KEY.export()],
         "profile": "roomy",
-        "storage": CountingStorage(clock),
+        "storage": ScriptedStorage(clock),
         "accept_weak_store_for": ["revocation"],
         "legacy": legacy,
         "clock": clock,
@@ -61,7 +51,7 @@ def keeper(**given: Any) -> Keeper:
 
 
 def jar_of(keeper: Keeper, **parts: object) -> Jar:
-    """A browser with a session of ours."""
+    """A browser with a session."""
     jar, session = Jar(), keeper.session()
     session.subject = "alice"
     session.update(parts)
@@ -77,7 +67,7 @@ LARGE = jar_of(keeper(), n=1, big=CHANCE.randbytes(3500), bigger=CHANCE.randbyte
 
 
 class Headers:
-    """Makes hostile headers, none of which holds a token of ours unaltered."""
+    """Makes hostile headers without an unaltered token."""
 
     def __init__(self, seed: str) -> None:
         self.chance = random.Random(seed)
@@ -95,7 +85,7 @@ class Headers:
         return self.chance.choice(self.kinds)()
 
     def size(self) -> int:
-        """Mostly small, at times up to 64 kB and more."""
+        """Mostly small, sometimes up to 64 kB and more."""
         return int(2 ** self.chance.uniform(0, 11 if self.chance.random() < 0.97 else 16.1))
 
     def noise(self) -> str:
@@ -127,24 +117,24 @@ class Headers:
         if kind == 1:
             return self.chance.choice(VALUES)
         if kind == 2:
-            return chunking.to_text(self.chance.randbytes(self.chance.randrange(120)))
+            return to_text(self.chance.randbytes(self.chance.randrange(120)))
         if kind == 3:
-            return chunking.to_text(b"\x01" + KEY.kid + self.chance.randbytes(60))
-        return self.altered(self.chance.choice((SMALL, LARGE[NAME])))
+            return to_text(b"\x01" + KEY.kid + self.chance.randbytes(60))
+        return self.alter(self.chance.choice((SMALL, LARGE[NAME])))
 
     def tokens(self) -> str:
-        """Altered tokens of ours under all of our names."""
+        """Altered tokens under all of our names."""
         names = [NAME, *(f"{NAME}-{number}" for number in range(1, 8))]
         return "; ".join(
-            f"{name}={self.altered(self.chance.choice((SMALL, *LARGE.values())))}"
+            f"{name}={self.alter(self.chance.choice((SMALL, *LARGE.values())))}"
             for name in self.chance.choices(names, k=self.chance.randrange(1, 9))
         )
 
     def junk(self, count: int) -> list[str]:
-        """Headers without our name: candidates before ours may be four, and then ours is none."""
+        """Headers without our name, because four candidates before ours would hide it."""
         return [self.header().replace(NAME, "__Host-t")[:9000] for _ in range(count)]
 
-    def altered(self, text: str) -> str:
+    def alter(self, text: str) -> str:
         while True:
             at = self.chance.randrange(len(text))
             made = self.chance.choice(
@@ -165,21 +155,9 @@ class Headers:
 
 
 NAMES = [
-    NAME,
-    NAME,
-    NAME,
+    *(NAME, NAME, NAME, "__host-s", "__Host-", "__Host-s ", "%5F%5FHost-s", f'"{NAME}"'),
     *(f"{NAME}-{number}" for number in ("0", "1", "2", "7", "8", "01", "10", "-1", "١", "１", "²")),
-    "__host-s",
-    "__Host-",
-    "__Host-s ",
-    "%5F%5FHost-s",
-    f'"{NAME}"',
-    f"{NAME}[]",
-    "",
-    "session",
-    "a",
-    "ü",
-    "{}",
+    *(f"{NAME}[]", "", "session", "a", "ü", "{}"),
 ]
 VALUES = [
     "",
@@ -196,8 +174,8 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize("shard", shards(SHARDS, usual=4))
-def test_of_a_hundred_thousand_headers_none_breaks_opens_or_changes_a_cookie(shard: int) -> None:
+@pytest.mark.parametrize("shard", shards(SHARDS, usual=2))
+def test_no_hostile_header_breaks_opens_or_changes_a_cookie(shard: int) -> None:
     door, headers = keeper(), Headers(f"shard {shard}")
     for _ in range(HEADERS):
         session = door.session(headers.header())
@@ -207,27 +185,20 @@ def test_of_a_hundred_thousand_headers_none_breaks_opens_or_changes_a_cookie(sha
         assert door.save(session) == []
     counts = door.counts
     assert counts["opened"] == counts["adopted"] == counts["saved"] == 0
-    # Had no header reached the tokens, or the legacy reader, this would prove little.
+    # Enough of them reached the tokens and the legacy reader.
     assert counts["refused-malformed"] > HEADERS // 100
     assert counts["refused-tag"] > HEADERS // 100
     assert counts["legacy-refused"] > HEADERS // 200
 
 
-@pytest.mark.parametrize("shard", range(4))
-def test_a_good_cookie_among_junk_is_found(shard: int) -> None:
+@pytest.mark.parametrize("shard", shards(4))
+def test_good_cookies_among_junk_are_found(shard: int) -> None:
     door, headers = keeper(), Headers(f"junk {shard}")
     for _ in range(1000):
         before, behind = headers.junk(2)
         session = door.session(f"{before};{NAME}={SMALL};{behind}")
-        assert session["n"] == 1
-        assert session.subject == "alice"
-        assert not session.is_new
+        assert (session["n"], session.subject, session.is_new) == (1, "alice", False)
         assert door.save(session) == []
-
-
-@pytest.mark.parametrize("shard", range(4))
-def test_a_session_over_several_cookies_among_junk_is_found(shard: int) -> None:
-    door, headers = keeper(), Headers(f"chunks {shard}")
     assert len(LARGE) > 2
     pairs = [f"{name}={value}" for name, value in LARGE.items()]
     for _ in range(200):
@@ -235,78 +206,65 @@ def test_a_session_over_several_cookies_among_junk_is_found(shard: int) -> None:
         headers.chance.shuffle(pairs)
         mixed = [text for both in zip(junk, pairs, strict=False) for text in both] + junk[-1:]
         session = door.session(";".join(mixed))
-        assert set(session) == {"n", "big", "bigger"}
+        assert set(session.keys()) == {"n", "big", "bigger"}
         assert session["n"] == 1
         assert door.save(session) == []
-
-
-@given(st.text())
-def test_any_text_at_all_is_no_session(header: str) -> None:
-    session = DOOR.session(header)
-    assert session.is_new
-    assert len(session) == 0
-    assert DOOR.save(session) == []
 
 
 DOOR = keeper()
 
 
+def assert_no_session(header: str) -> None:
+    session = DOOR.session(header)
+    assert (session.is_new, session.subject, dict(session)) == (True, None, {})
+    assert DOOR.save(session) == []
+
+
+@given(st.text())
+def test_any_text_is_no_session(header: str) -> None:
+    assert_no_session(header)
+
+
 # --- crafted --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "header",
-    [
-        letter * MAX_HEADER_CHARS
-        for letter in ("\\", ";", '"', "=", "; ", '";', "\x00", "\xa0", "__Host-s=", "__Host-s-1=;")
-    ]
-    + [f"{NAME}={'A' * 65_000}", f"{NAME}={'.' * 65_001}", f"{NAME}-1={'A' * 65_000}"]
-    + ["; ".join(f"{NAME}={number}" for number in range(4500))]
-    + ["; ".join(f"{NAME}-{number % 7 + 1}={number}" for number in range(4000))],
-    ids=lambda header: ascii(header[:12]),
-)
-def test_a_header_of_64_kilobytes_is_no_session(header: str) -> None:
-    for whole in (header[:MAX_HEADER_CHARS], header * 2):
-        session = DOOR.session(whole)
-        assert session.is_new
-        assert DOOR.save(session) == []
+LETTERS = ("\\", ";", '"', "=", "; ", '";', "\x00", "\xa0", "__Host-s=", "__Host-s-1=;")
+LONG = [
+    *(letter * MAX_HEADER_CHARS for letter in LETTERS),
+    *(f"{NAME}={'A' * 65_000}", f"{NAME}={'.' * 65_001}", f"{NAME}-1={'A' * 65_000}"),
+    "; ".join(f"{NAME}={number}" for number in range(4500)),
+    "; ".join(f"{NAME}-{number % 7 + 1}={number}" for number in range(4000)),
+]
 
 
-def test_a_header_that_nobody_looks_at_costs_nothing() -> None:
-    door, headers = keeper(), Headers("untouched")
+def test_header_of_64_kilobytes_is_no_session() -> None:
+    for header in LONG:
+        assert_no_session(header[:MAX_HEADER_CHARS])
+        assert_no_session(header * 2)
+
+
+def test_junk_counts_nothing_unless_it_is_read_and_never_reaches_the_store() -> None:
+    clock = Clock(NOW)
+    store = ScriptedStorage(clock)
+    door, headers = keeper(storage=store, clock=clock), Headers("store")
     for _ in range(1000):
         assert door.save(door.session(headers.header())) == []
     assert door.save(door.session(f"{NAME}={SMALL}")) == []
     assert sum(door.counts.values()) == 0
-
-
-def test_no_junk_reaches_the_store() -> None:
-    clock = Clock(NOW)
-    store = CountingStorage(clock)
-    door, headers = keeper(storage=store, clock=clock), Headers("store")
     for _ in range(2000):
         assert door.session(headers.header()).is_new
-    assert store.asked == 0
+    assert store.count["read"] == 0
     assert not door.session(f"{NAME}={SMALL}").is_new
-    assert store.asked > 0
+    assert store.count["read"] > 0
 
 
-def test_every_refusal_looks_the_same_from_outside() -> None:
+def test_refusals_differ_only_in_logs_and_counters() -> None:
     other = Keeper(Settings(keys=[Key.generate(os.urandom).export()], clock=lambda: NOW))
     foreign = jar_of(other, n=1).ours()[NAME]
     expired = jar_of(keeper(clock=Clock(NOW - 86400)), n=1).ours()[NAME]
     future = jar_of(keeper(clock=Clock(NOW + 3600)), n=1).ours()[NAME]
-    refused = [
-        "",
-        "x",
-        SMALL[:-1],
-        SMALL + "AAAA",
-        "AQ" + SMALL[2:20],
-        "Ag" + SMALL[2:],
-        foreign,
-        expired,
-        future,
-    ]
+    refused = ["", "x", SMALL[:-1], SMALL + "AAAA", "AQ" + SMALL[2:20], "Ag" + SMALL[2:]]
+    refused += [foreign, expired, future]
     door = keeper()
     seen = set()
     for value in refused:
@@ -314,10 +272,10 @@ def test_every_refusal_looks_the_same_from_outside() -> None:
         seen.add((session.is_new, session.subject, len(session), tuple(door.save(session))))
     assert seen == {(True, None, 0, ())}
     reasons = {event for event in door.counts if event.startswith("refused-")}
-    assert len(reasons) >= 6  # told apart in the log and in counters only
+    assert len(reasons) >= 6
 
 
-def test_candidates_beyond_the_fourth_are_not_looked_at() -> None:
+def test_at_most_four_different_candidates_are_read() -> None:
     decoys = "; ".join(f"{NAME}={number}" for number in range(3))
     assert DOOR.session(f"{decoys}; {NAME}={SMALL}")["n"] == 1
     assert DOOR.session(f"{decoys}; {NAME}=3; {NAME}={SMALL}").is_new
@@ -325,31 +283,7 @@ def test_candidates_beyond_the_fourth_are_not_looked_at() -> None:
     assert DOOR.session(f"{same}; {NAME}={SMALL}")["n"] == 1
 
 
-def test_of_two_seals_of_one_session_the_newer_counts() -> None:
-    door = keeper()
-    jar = jar_of(door, n=1)
-    first = jar.ours()[NAME]
-    session = door.session(jar.header())
-    session["n"] = 2
-    jar.receive(door.save(session))
-    second = jar.ours()[NAME]
-    assert first != second
-    for header in (f"{NAME}={first}; {NAME}={second}", f"{NAME}={second}; {NAME}={first}"):
-        assert door.session(header)["n"] == 2
-
-
-def test_of_two_different_sessions_neither_is_believed_and_neither_is_touched() -> None:
-    door = keeper()
-    mine, planted = jar_of(door, n=1).ours()[NAME], jar_of(door, n=2).ours()[NAME]
-    for header in (f"{NAME}={mine}; {NAME}={planted}", f"{NAME}={planted}; {NAME}={mine}"):
-        session = door.session(header)
-        assert session.is_new
-        assert session.subject is None
-        assert door.save(session) == []
-    assert door.counts["refused-ambiguous"] == 2
-
-
-def test_chunks_are_found_behind_three_decoys_each_and_not_behind_four() -> None:
+def test_chunks_are_found_behind_three_decoys_and_not_behind_four() -> None:
     door, core = keeper(), f"{NAME}={LARGE[NAME]}"
     right = [f"{name}={value}" for name, value in LARGE.items() if name != NAME]
     assert len(right) == 3
@@ -359,36 +293,34 @@ def test_chunks_are_found_behind_three_decoys_each_and_not_behind_four() -> None
     for number in range(4):
         before = [decoy for each in decoys for decoy in each[:number]]
         session = door.session("; ".join([core, *before, *right]))
-        assert set(session) == {"n", "big", "bigger"}
+        assert set(session.keys()) == {"n", "big", "bigger"}
     session = door.session("; ".join([core, *decoys[0], *right]))
-    assert set(session) == {"n"}
+    assert set(session.keys()) == {"n"}
     assert session.subject == "alice"
 
 
-def test_decoys_of_chunks_are_joined_sixty_four_times_at_most(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_decoys_of_chunks_are_joined_at_most_64_times(monkeypatch: pytest.MonkeyPatch) -> None:
     joined: list[str] = []
 
-    def counted(text: str) -> bytes:
+    def count(text: str) -> bytes:
         joined.append(text)
         return from_text(text)
 
-    monkeypatch.setattr(chunking, "from_text", counted)
-    tokens = CookieCodec(NAME, "default", StaticKeys(Keyring((KEY,))), CHANCE.randbytes)
+    monkeypatch.setattr("sealedstate._cookies.codec.from_text", count)
+    codec = CookieCodec(NAME, "default", StaticKeys(Keyring((KEY,))), CHANCE.randbytes)
     overflow = OverflowSet(bytes(8), 7, bytes(16), ("big",))
     record = Record(bytes(16), "alice", NOW, NOW + 60, 1, {}, overflow)
     columns = {number: tuple("ABCD") for number in range(1, 8)}
-    assert tokens.open_overflow(record, Candidates(overflow=columns), NOW) is None
+    assert codec.open_overflow(record, Candidates(overflow=columns), NOW) is None
     assert len(joined) == 64
 
 
-def test_a_torn_set_of_chunks_loses_the_parts_and_keeps_the_login() -> None:
+def test_torn_set_of_chunks_loses_the_parts_and_keeps_the_login() -> None:
     for missing in [name for name in LARGE if name != NAME]:
         door = keeper()
         header = "; ".join(f"{name}={text}" for name, text in LARGE.items() if name != missing)
         session = door.session(header)
         assert session.subject == "alice"
         assert session["n"] == 1
-        assert len(session) < 3
+        assert len(session.keys()) < 3
         assert door.counts["part-missing"] > 0

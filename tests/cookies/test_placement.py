@@ -1,49 +1,52 @@
-"""Placing: every part gets a place, no room is exceeded, and nothing wanders without a reason."""
+"""Every part gets a place, no capacity is exceeded, and no part moves without a reason."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 from hypothesis import assume, given, settings, strategies
 from hypothesis.strategies import SearchStrategy
 
-from sealedstate._cookies.placement import RETURN_SHARE, Item, Room, plan, policies_of
+from sealedstate._cookies.placement import RETURN_SHARE, Capacity, PartSize, plan, policies_of
 from sealedstate._wire.record import Place, Policy
 from sealedstate.errors import SessionTooLarge, UsageError
 from tests.support.shards import shards
+from tests.support.tables import check_each
 
 OVERFLOW_ENTRY = 31
-Places = dict[str, Place]
+CORE, OVERFLOW, SPILLED = Place.CORE, Place.OVERFLOW, Place.SPILLED
+COOKIE, SERVER = Policy.COOKIE, Policy.SERVER
 
 
-def item(
+def part(
     name: str, size: int | None, policy: Policy = Policy.AUTO, place: Place | None = None
-) -> Item:
-    return Item(name, size, len(name) + 10, policy, place)
+) -> PartSize:
+    return PartSize(name, size, len(name) + 10, policy, place)
 
 
-def core_only(core: int) -> Room:
-    return Room(core, 0, 0, OVERFLOW_ENTRY)
+def core_only(core: int) -> Capacity:
+    return Capacity(core, 0, 0, OVERFLOW_ENTRY)
 
 
-def roomy(core: int, overflow: int) -> Room:
-    return Room(core, overflow, core + overflow, OVERFLOW_ENTRY)
+def roomy(core: int, overflow: int) -> Capacity:
+    return Capacity(core, overflow, core + overflow, OVERFLOW_ENTRY)
 
 
-def moved(items: Sequence[Item], places: Mapping[str, Place]) -> list[Item]:
-    """The items of the next request, after a save by this plan; what spilled is recalled."""
-    return [replace(each, place=places[each.name]) for each in items]
+def moved(parts: Sequence[PartSize], places: Mapping[str, Place]) -> list[PartSize]:
+    """The parts of the next request after a save by this plan; spilled parts are recalled."""
+    return [replace(each, place=places[each.name]) for each in parts]
 
 
 def spilled(places: Mapping[str, Place]) -> set[str]:
-    return {name for name, place in places.items() if place is Place.SPILLED}
+    return {name for name, place in places.items() if place is SPILLED}
 
 
 @pytest.fixture(scope="module", params=shards(10))
 def shard() -> None:
-    """Each is a hundred examples of whatever uses it."""
+    """Each is a hundred examples of every test that uses it."""
 
 
 def in_shards(test: Callable[..., None]) -> Callable[..., None]:
@@ -51,345 +54,308 @@ def in_shards(test: Callable[..., None]) -> Callable[..., None]:
     return settings(max_examples=100, deadline=None)(marked)
 
 
-# --- what a plan is -------------------------------------------------------------------------------
+# --- plans ----------------------------------------------------------------------------------------
 
 
-def test_what_fits_stays_in_the_core() -> None:
-    items = [item("a", 100), item("b", 200), item("c", 300)]
-    assert plan(items, roomy(600, 5000), [], True) == dict.fromkeys("abc", Place.CORE)
+class Case(NamedTuple):
+    """Parts, the capacity for them, and the expected places, by name where they differ from CORE.
+
+    Every case has a store, and this spill order.
+    """
+
+    parts: list[PartSize]
+    capacity: Capacity
+    expected: dict[str, Place]
+    order: tuple[str, ...] = ()
 
 
-def test_what_is_too_much_for_the_core_overflows_the_largest_first() -> None:
-    items = [item("large", 1000), item("small", 10), item("middle", 100)]
-    assert plan(items, roomy(300, 2000), [], True) == {
-        "large": Place.OVERFLOW,
-        "small": Place.CORE,
-        "middle": Place.CORE,
-    }
+BY_ORDER = [part("cart", 100), part("prefs", 100), part("logins", 900), part("csrf", 40)]
+ORDER = ("prefs", "cart")
+RETURNING = [part("cart", 500, place=SPILLED), part("a", 300, place=CORE)]
+TWO_RETURNING = [
+    *(part("large", 900, place=SPILLED), part("small", 100, place=SPILLED), part("a", 100))
+]
+IN_OVERFLOW = [part("a", 400), part("b", 500, place=OVERFLOW), part("c", 600)]
+RETURN_CORE = int(800 / RETURN_SHARE)
+CASES = {
+    "no parts": Case([], core_only(0), {}),
+    "parts that fit stay in the core": Case(
+        [part("a", 100), part("b", 200), part("c", 300)], roomy(600, 5000), {}
+    ),
+    "the largest part overflows": Case(
+        [part("large", 1000), part("small", 10), part("middle", 100)],
+        roomy(300, 2000),
+        {"large": OVERFLOW},
+    ),
+    "overflow is used before anything spills": Case(
+        [part(str(number), 500) for number in range(8)],
+        roomy(1000, 4000),
+        {str(number): OVERFLOW for number in range(1, 8)},
+    ),
+    # The small parts fill the core to the last byte but one.
+    "names of parts in overflow find room in the core": Case(
+        [part("a", 41), part("b", 227), part("cart", 1000), part("logins", 1300)],
+        roomy(300, 9000),
+        {"b": OVERFLOW, "cart": OVERFLOW, "logins": OVERFLOW},
+    ),
+    "a part in overflow moves if a new part needs its room": Case(
+        [part("a", 2600, place=OVERFLOW), part("b", 3000, place=OVERFLOW), part("new", 2900)],
+        roomy(2700, 6000),
+        {"b": OVERFLOW, "new": OVERFLOW},
+    ),
+    "without overflow the largest part spills": Case(
+        [part("a", 300), part("b", 400), part("c", 200)], core_only(620), {"b": SPILLED}
+    ),
+    "the spill order counts before the size": Case(
+        BY_ORDER, core_only(1060), {"prefs": SPILLED}, ORDER
+    ),
+    "the spill order is followed": Case(
+        BY_ORDER, core_only(980), dict.fromkeys(ORDER, SPILLED), ORDER
+    ),
+    "after the spill order the largest part spills": Case(
+        BY_ORDER, core_only(900), dict.fromkeys((*ORDER, "logins"), SPILLED), ORDER
+    ),
+    "a part for the server spills in any case": Case(
+        [part("secret", 1, SERVER), part("a", 1)], roomy(4000, 4000), {"secret": SPILLED}
+    ),
+    "a part for cookies never spills": Case(
+        [part("csrf", 900, COOKIE), part("a", 150)], core_only(1000), {"a": SPILLED}, ("csrf",)
+    ),
+    "a part smaller than its manifest entry does not spill": Case(
+        [part("flash", 5), part("cart", 500)], core_only(400), {"cart": SPILLED}, ("flash",)
+    ),
+    "a part that was not recalled stays in the store": Case(
+        [part("far", None, place=SPILLED), part("a", 10)], roomy(4000, 4000), {"far": SPILLED}
+    ),
+    "a spilled part does not return as soon as it fits": Case(
+        RETURNING, core_only(800), {"cart": SPILLED}
+    ),
+    "a spilled part does not return into too little room": Case(
+        RETURNING, core_only(RETURN_CORE - 1), {"cart": SPILLED}
+    ),
+    "a spilled part returns into ample room": Case(RETURNING, core_only(RETURN_CORE + 2), {}),
+    "the part that left last returns first": Case(
+        TWO_RETURNING, core_only(700), {"large": SPILLED}
+    ),
+    "all parts return into ample room": Case(TWO_RETURNING, core_only(1400), {}),
+    "a part in overflow stays there": Case(IN_OVERFLOW, roomy(1100, 2000), {"b": OVERFLOW}),
+    "a part in overflow returns if the core holds everything": Case(
+        IN_OVERFLOW, roomy(1500, 2000), {}
+    ),
+}
 
 
-def test_overflow_is_used_before_anything_spills() -> None:
-    items = [item(str(number), 500) for number in range(8)]
-    places = plan(items, roomy(1000, 4000), [], True)
-    assert spilled(places) == set()
+def test_plans_are_as_expected() -> None:
+    def check(case: Case) -> None:
+        expected = {each.name: CORE for each in case.parts} | case.expected
+        assert plan(case.parts, case.capacity, case.order, True) == expected
+
+    check_each(CASES, check)
 
 
-def test_the_names_of_what_overflows_find_room_in_the_core() -> None:
-    # The small ones fill the core to the last byte but one.
-    items = [item("a", 41), item("b", 227), item("cart", 1000), item("logins", 1300)]
-    places = plan(items, roomy(300, 9000), [], False)
-    assert places["cart"] is places["logins"] is Place.OVERFLOW
-    assert places["a"] is Place.CORE
+def test_session_that_does_not_fit_is_refused_with_the_sizes_of_its_parts() -> None:
+    def too_large(parts: Sequence[PartSize], capacity: Capacity, can_spill: bool) -> str:
+        with pytest.raises(SessionTooLarge) as caught:
+            plan(parts, capacity, [], can_spill)
+        error = caught.value
+        assert isinstance(error, UsageError)
+        assert error.parts == {each.name: each.size for each in parts}
+        assert error.room == capacity.total
+        return str(error)
 
-
-def test_what_overflows_moves_where_something_new_needs_its_room() -> None:
-    items = [
-        item("a", 2600, place=Place.OVERFLOW),
-        item("b", 3000, place=Place.OVERFLOW),
-        item("new", 2900),
-    ]
-    assert plan(items, roomy(2700, 6000), [], False) == {
-        "a": Place.CORE,
-        "b": Place.OVERFLOW,
-        "new": Place.OVERFLOW,
-    }
-
-
-def test_without_overflow_the_largest_spills_first() -> None:
-    items = [item("a", 300), item("b", 400), item("c", 200)]
-    assert plan(items, core_only(620), [], True) == {
-        "a": Place.CORE,
-        "b": Place.SPILLED,
-        "c": Place.CORE,
-    }
-
-
-def test_what_the_spill_order_names_goes_before_the_largest() -> None:
-    items = [item("cart", 100), item("prefs", 100), item("logins", 900), item("csrf", 40)]
-    order = ["prefs", "cart"]
-    assert spilled(plan(items, core_only(1060), order, True)) == {"prefs"}
-    assert spilled(plan(items, core_only(980), order, True)) == {"prefs", "cart"}
-    assert spilled(plan(items, core_only(900), order, True)) == {"prefs", "cart", "logins"}
-
-
-def test_a_part_for_the_server_spills_even_into_an_empty_core() -> None:
-    items = [item("secret", 1, Policy.SERVER), item("a", 1)]
-    assert plan(items, roomy(4000, 4000), [], True) == {
-        "secret": Place.SPILLED,
-        "a": Place.CORE,
-    }
-
-
-def test_a_part_for_cookies_never_spills_whatever_the_spill_order_says() -> None:
-    items = [item("csrf", 900, Policy.COOKIE), item("a", 150)]
-    assert plan(items, core_only(1000), ["csrf"], True) == {
-        "csrf": Place.CORE,
-        "a": Place.SPILLED,
-    }
-
-
-def test_a_part_smaller_than_its_entry_in_the_manifest_is_not_spilled() -> None:
-    items = [item("flash", 5), item("cart", 500)]
-    assert spilled(plan(items, core_only(400), ["flash"], True)) == {"cart"}
-
-
-def test_a_part_that_was_not_recalled_stays_where_it_is() -> None:
-    items = [item("far", None, place=Place.SPILLED), item("a", 10)]
-    assert plan(items, roomy(4000, 4000), [], True)["far"] is Place.SPILLED
-
-
-def test_nothing_to_place_is_placed_in_no_room() -> None:
-    assert plan([], core_only(0), [], False) == {}
-
-
-# --- too large --------------------------------------------------------------------------------
-
-
-def too_large(items: Sequence[Item], room: Room, can_spill: bool) -> SessionTooLarge:
-    with pytest.raises(SessionTooLarge) as caught:
-        plan(items, room, [], can_spill)
-    return caught.value
-
-
-def test_a_session_that_does_not_fit_is_refused_with_its_sizes_part_by_part() -> None:
-    items = [item("cart", 700), item("prefs", 300), item("csrf", 40)]
-    error = too_large(items, core_only(1000), can_spill=False)
-    assert isinstance(error, UsageError)
-    assert error.parts == {"cart": 700, "prefs": 300, "csrf": 40}
-    assert error.room == 1000
-    assert "cart 700, prefs 300, csrf 40" in str(error)
-    assert "no storage service" in str(error)
-
-
-def test_cookie_parts_that_do_not_fit_are_refused_although_there_is_a_store() -> None:
-    items = [item("csrf", 900, Policy.COOKIE), item("a", 300)]
-    error = too_large(items, core_only(800), can_spill=True)
-    assert error.parts == {"csrf": 900, "a": 300}
-    assert "leave" in str(error)
-
-
-def test_so_many_spilled_parts_that_their_entries_do_not_fit_are_refused() -> None:
-    items = [item(f"part-{number}", 100, Policy.SERVER) for number in range(100)]
-    assert too_large(items, roomy(1000, 9000), can_spill=True).room == 10_000
-    assert len(too_large(items, core_only(1000), can_spill=True).parts) == 100
-
-
-def test_a_part_for_the_server_needs_a_store() -> None:
-    assert "storage service" in str(
-        too_large([item("a", 1, Policy.SERVER)], core_only(4000), can_spill=False)
-    )
+    parts = [part("cart", 700), part("prefs", 300), part("csrf", 40)]
+    message = too_large(parts, core_only(1000), False)
+    assert "cart 700, prefs 300, csrf 40" in message
+    assert "no storage service" in message
+    for_cookies = [part("csrf", 900, COOKIE), part("a", 300)]
+    assert "leave" in too_large(for_cookies, core_only(800), True)
+    # Manifest entries fill the core, too.
+    many = [part(f"part-{number}", 100, SERVER) for number in range(100)]
+    too_large(many, roomy(1000, 9000), True)
+    too_large(many, core_only(1000), True)
+    assert "storage service" in too_large([part("a", 1, SERVER)], core_only(4000), False)
 
 
 def test_policies_are_read_from_their_words() -> None:
-    assert policies_of({"a": "cookie", "b": "server", "c": "auto"}) == {
-        "a": Policy.COOKIE,
-        "b": Policy.SERVER,
-        "c": Policy.AUTO,
-    }
-    with pytest.raises(ValueError):
+    policies = {"a": COOKIE, "b": SERVER, "c": Policy.AUTO}
+    assert policies_of({"a": "cookie", "b": "server", "c": "auto"}) == policies
+    with pytest.raises(ValueError, match="browser"):
         policies_of({"a": "browser"})
 
 
-# --- any items in any room ----------------------------------------------------------------------
+# --- any parts in any capacity --------------------------------------------------------------------
 
 NAMES = ["a", "b", "csrf", "d" * 20, "e" * 100, "f", "g", "é"]
-POLICIES = strategies.sampled_from([Policy.AUTO, Policy.AUTO, Policy.COOKIE, Policy.SERVER])
+POLICIES = strategies.sampled_from([Policy.AUTO, Policy.AUTO, COOKIE, SERVER])
 
 
 @strategies.composite
-def any_items(draw: strategies.DrawFn, unread: bool = True) -> list[Item]:
-    items = []
+def any_parts(draw: strategies.DrawFn, unread: bool = True) -> list[PartSize]:
+    parts = []
     for name in draw(strategies.lists(strategies.sampled_from(NAMES), unique=True)):
         entry = len(name.encode()) + 11
         if unread and draw(strategies.integers(0, 5)) == 0:
-            policy = draw(strategies.sampled_from([Policy.AUTO, Policy.SERVER]))
-            items.append(Item(name, None, entry, policy, Place.SPILLED))
+            policy = draw(strategies.sampled_from([Policy.AUTO, SERVER]))
+            parts.append(PartSize(name, None, entry, policy, SPILLED))
         else:
             size = draw(strategies.integers(1, 60) | strategies.integers(1, 3000))
             place = draw(strategies.sampled_from([None, *Place]))
-            items.append(Item(name, size, entry, draw(POLICIES), place))
-    return items
+            parts.append(PartSize(name, size, entry, draw(POLICIES), place))
+    return parts
 
 
 @strategies.composite
-def any_room(draw: strategies.DrawFn) -> Room:
+def any_capacity(draw: strategies.DrawFn) -> Capacity:
     core = draw(strategies.integers(-50, 4000))
     overflow = draw(strategies.just(0) | strategies.integers(0, 12_000))
     both = draw(strategies.integers(-50, max(0, core) + overflow))
-    return Room(core, overflow, both, OVERFLOW_ENTRY)
+    return Capacity(core, overflow, both, OVERFLOW_ENTRY)
 
 
 ORDERS: SearchStrategy[list[str]] = strategies.lists(strategies.sampled_from(NAMES), unique=True)
 
 
-def assert_carried(items: Sequence[Item], places: Mapping[str, Place], room: Room) -> None:
-    """That the plan places every item and no room is exceeded."""
-    assert set(places) == {each.name for each in items}
-    by_place = {place: [each for each in items if places[each.name] is place] for place in Place}
-    core, overflow = (
-        sum(each.size or 0 for each in by_place[place]) for place in (Place.CORE, Place.OVERFLOW)
-    )
-    entries = sum(each.entry for each in by_place[Place.SPILLED])
-    names = sum(len(each.name.encode()) + 2 for each in by_place[Place.OVERFLOW])
-    if not items:
+def assert_carried(
+    parts: Sequence[PartSize], places: Mapping[str, Place], capacity: Capacity
+) -> None:
+    """Each part has a place, and no capacity is exceeded."""
+    assert set(places) == {each.name for each in parts}
+    by_place = {place: [each for each in parts if places[each.name] is place] for place in Place}
+    core, overflow = (sum(each.size or 0 for each in by_place[place]) for place in (CORE, OVERFLOW))
+    entries = sum(each.entry for each in by_place[SPILLED])
+    names = sum(len(each.name.encode()) + 2 for each in by_place[OVERFLOW])
+    if not parts:
         return
-    if by_place[Place.OVERFLOW]:
-        assert core + entries + names + OVERFLOW_ENTRY <= room.core
-        assert overflow <= room.overflow
-        assert core + overflow + entries + names + OVERFLOW_ENTRY <= room.both
+    if by_place[OVERFLOW]:
+        assert core + entries + names + OVERFLOW_ENTRY <= capacity.core
+        assert overflow <= capacity.overflow
+        assert core + overflow + entries + names + OVERFLOW_ENTRY <= capacity.both
     else:
-        assert core + entries <= room.core
+        assert core + entries <= capacity.core
 
 
 @in_shards
-@given(any_items(), any_room(), ORDERS, strategies.booleans())
-def test_every_part_is_placed_by_its_policy_and_no_room_is_exceeded(
-    items: list[Item], room: Room, order: list[str], can_spill: bool
+@given(any_parts(), any_capacity(), ORDERS, strategies.booleans())
+def test_parts_are_placed_by_their_policy_within_the_capacity(
+    parts: list[PartSize], capacity: Capacity, order: list[str], can_spill: bool
 ) -> None:
     try:
-        places = plan(items, room, order, can_spill)
+        places = plan(parts, capacity, order, can_spill)
     except SessionTooLarge:
-        assert_hopeless(items, room, can_spill)
+        assert_hopeless(parts, capacity, can_spill)
         return
-    assert_carried(items, places, room)
+    assert_carried(parts, places, capacity)
     assert can_spill or not spilled(places)
-    for each in items:
-        if each.policy is Policy.SERVER or each.size is None:
-            assert places[each.name] is Place.SPILLED
-        elif each.policy is Policy.COOKIE:
-            assert places[each.name] is not Place.SPILLED
+    for each in parts:
+        if each.policy is SERVER or each.size is None:
+            assert places[each.name] is SPILLED
+        elif each.policy is COOKIE:
+            assert places[each.name] is not SPILLED
 
 
-def frees_room(each: Item) -> bool:
-    """Whether spilling it makes the cookies smaller, its entry in the manifest counted."""
+def frees_bytes(each: PartSize) -> bool:
+    """Whether the cookies get smaller if it spills, including its manifest entry."""
     return (each.size or 0) > each.entry
 
 
-def assert_hopeless(items: Sequence[Item], room: Room, can_spill: bool) -> None:
-    """That not even the core alone would do, with everything spilled that it helps to spill."""
+def assert_hopeless(parts: Sequence[PartSize], capacity: Capacity, can_spill: bool) -> None:
+    """Not even the core alone would do, with everything spilled that frees bytes."""
     least = 0
-    for each in items:
-        if each.policy is Policy.SERVER or each.size is None:
+    for each in parts:
+        if each.policy is SERVER or each.size is None:
             least += each.entry if can_spill else 1 << 20
         elif each.policy is Policy.AUTO and can_spill:
             least += min(each.entry, each.size)
         else:
             least += each.size
-    assert least > room.core
+    assert least > capacity.core
 
 
 @in_shards
-@given(any_items(unread=False), strategies.integers(0, 500), strategies.integers(0, 4000), ORDERS)
-def test_what_fits_into_overflow_as_it_is_never_spills(
-    items: list[Item], ample: int, core: int, order: list[str]
+@given(any_parts(unread=False), strategies.integers(0, 500), strategies.integers(0, 4000), ORDERS)
+def test_parts_that_fit_into_overflow_never_spill(
+    parts: list[PartSize], ample: int, core: int, order: list[str]
 ) -> None:
     fresh = [
         replace(each, policy=Policy.AUTO, place=place)
-        for each, place in zip(items, [Place.CORE, Place.OVERFLOW, None] * 3, strict=False)
+        for each, place in zip(parts, [CORE, OVERFLOW, None] * 3, strict=False)
     ]
     size = sum(each.size or 0 for each in fresh)
     names = sum(len(each.name.encode()) + 2 for each in fresh) + OVERFLOW_ENTRY
-    room = Room(max(core, names), size + ample, size + names + ample, OVERFLOW_ENTRY)
+    capacity = Capacity(max(core, names), size + ample, size + names + ample, OVERFLOW_ENTRY)
     for can_spill in (True, False):
-        assert not spilled(plan(fresh, room, order, can_spill))
+        assert not spilled(plan(fresh, capacity, order, can_spill))
 
 
 @in_shards
-@given(any_items(), any_room(), ORDERS)
-def test_parts_leave_in_the_spill_order_and_then_the_largest_first(
-    items: list[Item], room: Room, order: list[str]
+@given(any_parts(), any_capacity(), ORDERS)
+def test_parts_leave_in_the_spill_order_and_then_by_size(
+    parts: list[PartSize], capacity: Capacity, order: list[str]
 ) -> None:
-    fresh = [replace(each, place=None) for each in items if each.size is not None]
+    fresh = [replace(each, place=None) for each in parts if each.size is not None]
     try:
-        places = plan(fresh, room, order, True)
+        places = plan(fresh, capacity, order, True)
     except SessionTooLarge:
         return
-    auto = [each for each in fresh if each.policy is Policy.AUTO and frees_room(each)]
+    auto = [each for each in fresh if each.policy is Policy.AUTO and frees_bytes(each)]
     ranks = {name: rank for rank, name in enumerate(order)}
     queue = sorted(auto, key=lambda each: (ranks.get(each.name, len(order)), -(each.size or 0)))
-    left = [places[each.name] is Place.SPILLED for each in queue]
+    left = [places[each.name] is SPILLED for each in queue]
     assert left == sorted(left, reverse=True)
 
 
 @in_shards
-@given(any_items(), strategies.integers(0, 6000), ORDERS)
-def test_no_more_is_spilled_than_must_be(items: list[Item], core: int, order: list[str]) -> None:
-    fresh = [replace(each, place=None) for each in items if each.size is not None]
+@given(any_parts(), strategies.integers(0, 6000), ORDERS)
+def test_no_more_spills_than_necessary(parts: list[PartSize], core: int, order: list[str]) -> None:
+    fresh = [replace(each, place=None) for each in parts if each.size is not None]
     try:
         places = plan(fresh, core_only(core), order, True)
     except SessionTooLarge:
         return
     ranks = {name: rank for rank, name in enumerate(order)}
-    left = [
-        each for each in fresh if each.policy is Policy.AUTO and places[each.name] is Place.SPILLED
-    ]
+    left = [each for each in fresh if each.policy is Policy.AUTO and places[each.name] is SPILLED]
     if left:
         last = max(left, key=lambda each: (ranks.get(each.name, len(order)), -(each.size or 0)))
-        used = sum(
-            each.entry if places[each.name] is Place.SPILLED else each.size or 0 for each in fresh
-        )
+        used = sum(each.entry if places[each.name] is SPILLED else each.size or 0 for each in fresh)
         assert used - last.entry + (last.size or 0) > core
 
 
 @in_shards
-@given(any_items(unread=False), any_room(), ORDERS)
-def test_planning_again_moves_nothing(items: list[Item], room: Room, order: list[str]) -> None:
+@given(any_parts(unread=False), any_capacity(), ORDERS)
+def test_second_plan_moves_nothing(
+    parts: list[PartSize], capacity: Capacity, order: list[str]
+) -> None:
     try:
-        first = plan(items, room, order, True)
-        again = plan(moved(items, first), room, order, True)
+        first = plan(parts, capacity, order, True)
+        again = plan(moved(parts, first), capacity, order, True)
     except SessionTooLarge:
         assume(False)
-    # What ample room calls back comes back at once, not one by one.
-    assert plan(moved(items, again), room, order, True) == again
+    # Parts that return into ample room return at once, not one by one.
+    assert plan(moved(parts, again), capacity, order, True) == again
 
 
-# --- hysteresis ---------------------------------------------------------------------------------
-
-
-def test_what_has_spilled_comes_back_only_into_ample_room() -> None:
-    items = [item("cart", 500, place=Place.SPILLED), item("a", 300, place=Place.CORE)]
-    assert plan(items, core_only(800), [], True)["cart"] is Place.SPILLED
-    tight = int(800 / RETURN_SHARE)
-    assert plan(items, core_only(tight - 1), [], True)["cart"] is Place.SPILLED
-    assert plan(items, core_only(tight + 2), [], True)["cart"] is Place.CORE
-
-
-def test_what_left_last_comes_back_first() -> None:
-    items = [
-        item("large", 900, place=Place.SPILLED),
-        item("small", 100, place=Place.SPILLED),
-        item("a", 100),
-    ]
-    assert spilled(plan(items, core_only(700), [], True)) == {"large"}
-    assert spilled(plan(items, core_only(1400), [], True)) == set()
-
-
-def test_what_overflows_stays_there_while_the_core_does_not_hold_it_all() -> None:
-    items = [item("a", 400), item("b", 500, place=Place.OVERFLOW), item("c", 600)]
-    assert plan(items, roomy(1100, 2000), [], True)["b"] is Place.OVERFLOW
-    assert plan(items, roomy(1500, 2000), [], True)["b"] is Place.CORE
-
-
-def settled(items: list[Item], rooms: Sequence[Room], order: Sequence[str]) -> list[set[str]]:
-    """What is spilled in each of `rooms` in turn, once the first turns have settled it."""
+def settled(
+    parts: list[PartSize], rooms: Sequence[Capacity], order: Sequence[str]
+) -> list[set[str]]:
+    """The spilled parts in each of `rooms`, after some rounds through all of them."""
     seen: list[set[str]] = []
     for _ in range(4):
         seen = []
-        for room in rooms:
-            places = plan(items, room, order, True)
-            items = moved(items, places)
+        for capacity in rooms:
+            places = plan(parts, capacity, order, True)
+            parts = moved(parts, places)
             seen.append(spilled(places))
     return seen
 
 
 @in_shards
-@given(any_items(unread=False), strategies.integers(100, 6000), strategies.floats(0.86, 1), ORDERS)
-def test_foreign_cookies_that_come_and_go_make_no_part_flap(
-    items: list[Item], large: int, share: float, order: list[str]
+@given(any_parts(unread=False), strategies.integers(100, 6000), strategies.floats(0.86, 1), ORDERS)
+def test_no_part_flaps_when_foreign_cookies_come_and_go(
+    parts: list[PartSize], large: int, share: float, order: list[str]
 ) -> None:
     rooms = [core_only(int(large * share)), core_only(large)]
     try:
-        small_room, large_room = settled(items, rooms, order)
+        small_room, large_room = settled(parts, rooms, order)
     except SessionTooLarge:
         assume(False)
     assert small_room == large_room
@@ -397,19 +363,19 @@ def test_foreign_cookies_that_come_and_go_make_no_part_flap(
 
 @in_shards
 @given(
-    any_items(unread=False),
+    any_parts(unread=False),
     strategies.integers(1000, 4000),
     strategies.integers(2000, 12_000),
     strategies.floats(0.86, 1),
     ORDERS,
 )
-def test_nothing_flaps_where_there_is_overflow(
-    items: list[Item], core: int, overflow: int, share: float, order: list[str]
+def test_no_part_flaps_with_overflow(
+    parts: list[PartSize], core: int, overflow: int, share: float, order: list[str]
 ) -> None:
     large = roomy(core, overflow)
     small = replace(large, overflow=int(overflow * share), both=int((core + overflow) * share))
     try:
-        in_small, in_large = settled(items, [small, large], order)
+        in_small, in_large = settled(parts, [small, large], order)
     except SessionTooLarge:
         assume(False)
     assert in_small == in_large

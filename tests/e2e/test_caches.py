@@ -1,7 +1,7 @@
-"""A shared cache in front of the application: nobody gets another visitor's cookie or page.
+"""No visitor behind a shared cache gets the cookie or the page of another.
 
-The cache is a model of RFC 9111 at its greediest: it keeps whatever it may, it hands out what it
-keeps as long as it may, Set-Cookie fields included, and it freshens what it keeps from a 304.
+The cache is a model of RFC 9111 that keeps every response that it may keep, answers with it as long
+as it may, Set-Cookie fields included, and updates it from a 304.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 START = 1_800_000_000
-# Statuses that a cache may keep without being told how long (RFC 9110, 15.1).
+# Statuses that a cache may keep without a lifetime (RFC 9110, 15.1).
 KEPT_BY_HEURISTICS = frozenset({200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501})
 
 
@@ -39,7 +40,7 @@ class Kept:
 
 
 class SharedCache:
-    """Stands in front of `application` and counts what it answers by itself."""
+    """A cache in front of `application`. `hits`: the answers without it."""
 
     def __init__(self, application: WSGIApplication) -> None:
         self.hits = 0
@@ -47,7 +48,7 @@ class SharedCache:
         self._kept: dict[str, list[Kept]] = {}
 
     def get(self, path: str, cookie: str = "", method: str = "GET") -> Answer:
-        """What a visitor with this Cookie header gets."""
+        """The answer to a visitor with this Cookie header."""
         fields = {"cookie": cookie, "accept-encoding": "gzip"}
         for kept in self._kept.get(path, ()):
             if kept.varying == {name: fields.get(name, "") for name in kept.varying}:
@@ -77,11 +78,11 @@ class SharedCache:
 
 def _may_be_kept(answer: Answer) -> bool:
     """Whether a shared cache may store it, or freshen others with it (RFC 9111, 3)."""
-    said = {member for value in answer.all("Cache-Control") for member in _members(value)}
-    if said & {"no-store", "private"}:
+    directives = {member for value in answer.all("Cache-Control") for member in _members(value)}
+    if directives & {"no-store", "private"}:
         return False
-    told = any(member.startswith(("public", "max-age=", "s-maxage=")) for member in said)
-    return told or answer.status in KEPT_BY_HEURISTICS or answer.status == 304
+    permitted = any(member.startswith(("public", "max-age=", "s-maxage=")) for member in directives)
+    return permitted or answer.status in KEPT_BY_HEURISTICS or answer.status == 304
 
 
 def _members(value: str) -> set[str]:
@@ -118,10 +119,10 @@ TOUCHES: dict[str, Callable[[Session], object]] = {
     "sign out": lambda session: session.invalidate(),
 }
 
-# Status and headers of the page, all of them as hostile to privacy as an application can be.
+# Status and headers of the page, as hostile to privacy as an application can make them.
 PUBLIC = ("Cache-Control", "public, max-age=600, s-maxage=600, immutable")
 PAGES: dict[str, tuple[str, Headers]] = {
-    "no word of caches": ("200 OK", []),
+    "silent": ("200 OK", []),
     "public": ("200 OK", [PUBLIC]),
     "lower case": ("200 OK", [("cache-control", "Public"), ("cache-control", "MAX-AGE=9")]),
     "its own vary": ("200 OK", [PUBLIC, ("Vary", "Accept-Encoding")]),
@@ -136,10 +137,10 @@ KINDS = ["list", "generator", "late filler", "write", "empty first", "error page
 
 
 def greeting(session: Session, touch: Callable[[Session], object]) -> bytes:
-    """What the page says of its visitor; a session that was not looked at tells nothing."""
-    body = f"dear {session.subject}, " if session.touched else ""
+    """The body of the page, which names the visitor if the session was touched."""
+    body = f"dear {session.subject}, " if session.accessed else ""
     touch(session)
-    return f"{body}{session.subject if session.touched else 'anybody'}".encode()
+    return f"{body}{session.subject if session.accessed else 'a visitor'}".encode()
 
 
 def application(touch: Callable[[Session], object], page: str, kind: str) -> WSGIApplication:
@@ -194,7 +195,7 @@ class Scene:
         self.middleware = SealedSessionMiddleware(app, settings)
         self.cache = SharedCache(self.middleware)
         self.jars = {name: self._jar_of(name) for name in ("alice", "bob")}
-        self.jars["nobody"] = Jar()
+        self.jars["guest"] = Jar()
 
     def _jar_of(self, name: str) -> Jar:
         session, jar = self.middleware.keeper.session(), Jar()
@@ -204,7 +205,7 @@ class Scene:
         return jar
 
     def visit(self, name: str, method: str = "GET") -> Answer:
-        """A visit of the page, which must hold nothing of anybody else's."""
+        """A visit of the page, which must hold nothing of another visitor."""
         hits = self.cache.hits
         answer = self.cache.get("/page", self.jars[name].header(), method)
         for other in {"alice", "bob"} - {name}:
@@ -215,24 +216,23 @@ class Scene:
 
 
 def visit_in_turns(scene: Scene, method: str) -> None:
-    # First everybody, then everybody again in another order: what the cache keeps comes out then.
-    for name in ("alice", "bob", "nobody", "bob", "alice", "nobody"):
+    # Each visitor twice, in another order: the second round shows what the cache keeps.
+    for name in ("alice", "bob", "guest", "bob", "alice", "guest"):
         scene.visit(name, method)
 
 
 # --- what it must not share ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
-def test_no_visitor_gets_anothers_page_or_cookie(
-    touch: Callable[[Session], object], kind: str
+def test_visitor_never_gets_the_page_or_cookie_of_another(
+    touch: Callable[[Session], object],
 ) -> None:
     def tolerant(session: Session) -> object:
-        # Nobody has no cart to look into.
+        # A guest has no cart.
         return touch(session) if "cart" in session else session.update(visited=True)
 
-    for page in PAGES:
+    for kind, page in product(KINDS, PAGES):
         visit_in_turns(Scene(application(tolerant, page, kind)), "GET")
 
 
@@ -243,63 +243,63 @@ def test_head_shares_no_more_than_get(touch: Callable[[Session], object]) -> Non
     visit_in_turns(scene, "HEAD")
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_a_renewed_seal_is_not_shared(page: str) -> None:
-    scene = Scene(application(lambda session: session.subject, page, "list"))
-    scene.now += scene.middleware.keeper.deployment.lifetimes.refresh
-    assert scene.visit("alice").set_cookies
-    visit_in_turns(scene, "GET")
+def test_refreshed_cookie_is_not_shared() -> None:
+    for page in PAGES:
+        scene = Scene(application(lambda session: session.subject, page, "list"))
+        scene.now += scene.middleware.keeper.deployment.lifetimes.refresh
+        assert scene.visit("alice").set_cookies
+        visit_in_turns(scene, "GET")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_visitors_revalidation_leaves_no_cookie_in_everybodys_page(kind: str) -> None:
+def test_revalidation_by_one_visitor_leaves_no_cookie_in_a_shared_page(kind: str) -> None:
     """First a page without session is kept, then a 304 with one comes by."""
-    everybodys = application(lambda session: None, "public", kind)
+    shared = application(lambda session: None, "public", kind)
     unchanged = application(TOUCHES["assign"], "not modified", kind)
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        chosen = unchanged if environ.get("HTTP_COOKIE") else everybodys
+        chosen = unchanged if environ.get("HTTP_COOKIE") else shared
         return chosen(environ, start_response)
 
     scene = Scene(app)
-    assert scene.visit("nobody").body == b"anybody"
+    assert scene.visit("guest").body == b"a visitor"
     scene.cache.revalidate("/page", scene.jars["bob"].header())
     visit_in_turns(scene, "GET")
     assert scene.cache.hits == 6
 
 
-def test_a_first_look_in_the_middle_of_a_stream_is_refused_and_not_kept() -> None:
+def test_first_look_in_the_middle_of_a_stream_is_refused_and_not_kept() -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/plain"), PUBLIC])
         yield b"welcome, "
         yield str(environ["sealedstate.session"].subject).encode()
 
     scene = Scene(app)
-    for name in ("alice", "bob", "nobody"):
+    for name in ("alice", "bob", "guest"):
         answer = scene.visit(name)
         assert isinstance(answer.error, LateRead)
         assert answer.body == b"welcome, "
     assert scene.cache.hits == 0
 
 
-# --- what it may share, or the model would prove nothing ----------------------------------------
+# --- what it may share, without which the model would prove nothing -----------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_page_of_an_untouched_session_is_everybodys(kind: str) -> None:
-    scene = Scene(application(lambda session: None, "public", kind))
-    visit_in_turns(scene, "GET")
-    assert scene.cache.hits == 5
+def test_page_of_an_untouched_session_is_shared() -> None:
+    for kind in KINDS:
+        scene = Scene(application(lambda session: None, "public", kind))
+        visit_in_turns(scene, "GET")
+        assert scene.cache.hits == 5, kind
 
 
-def test_a_page_that_was_only_read_is_kept_for_the_same_visitor() -> None:
+def test_page_that_read_the_session_is_kept_for_its_visitor() -> None:
     scene = Scene(application(lambda session: session.subject, "public", "list"))
     visit_in_turns(scene, "GET")
     assert scene.cache.hits == 3
 
 
 @pytest.mark.parametrize("touch", [TOUCHES["subject"], TOUCHES["assign"]], ids=["read", "write"])
-def test_without_our_headers_the_model_shares_what_it_should_not(
+def test_model_shares_private_pages_without_the_headers_of_the_middleware(
     touch: Callable[[Session], object],
 ) -> None:
     scene = Scene(application(touch, "public", "list"))

@@ -1,6 +1,6 @@
-"""gunicorn with four workers, an SQLite store and real HTTP clients: nothing gets lost or mixed up.
+"""Four gunicorn workers, an SQLite store and HTTP clients: no session is lost or mixed up.
 
-The application answers with what it found in the session, before it does what the path says, and
+The application answers with the session as it arrived, before the change that the path names, and
 with the process id of its worker.
 """
 
@@ -77,11 +77,12 @@ def app(environ, start_response):
     return [body]
 
 
-# The machine that runs tests may be busy with others: wait for a lock, rather than say it is taken.
-# As many write at once on a busy machine, each waits its turn for as long as it takes.
+# Many write at once on a busy machine: wait for a lock as long as it takes.
 STORE = SQLiteStorage(SIGNALS / "sessions.db", time.time, timeout=20)
 application = SealedSessionMiddleware(app, Settings.from_env(storage=STORE))
 """
+
+pytestmark = pytest.mark.slow
 
 WORKERS = 4
 PORTABLE = PROFILES["portable"]
@@ -97,7 +98,7 @@ def serving(directory: Path, *options: str) -> Iterator[Server]:
 
 
 def service_login(number: int, stamp: int = 0) -> dict[str, Any]:
-    """What an identity provider remembers of one service."""
+    """A service login as an identity provider keeps it."""
     return {
         "entity_id": f"https://sp{number}.dept-{number % 7}.university.example/saml2/metadata",
         "method": "urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport",
@@ -115,7 +116,7 @@ def all_of(jobs: list[Future[Any]]) -> list[Any]:
 def wait_until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not come true"
         time.sleep(0.002)
 
 
@@ -146,7 +147,7 @@ def found(client: Client) -> tuple[object, object]:
 
 
 def pids_that_refuse(server: Server, cookie: str, workers: set[int], times: int) -> set[int]:
-    """Replays `cookie` at least so often, and until every worker has refused it."""
+    """Replay `cookie` at least `times` times, and until every worker has refused it."""
     seen: set[int] = set()
     for count in itertools.count():
         if count >= times and seen == workers:
@@ -158,7 +159,7 @@ def pids_that_refuse(server: Server, cookie: str, workers: set[int], times: int)
     raise AssertionError
 
 
-def test_a_session_grows_shrinks_and_ends_for_every_worker(tmp_path: Path) -> None:
+def test_session_grows_shrinks_and_ends_for_every_worker(tmp_path: Path) -> None:
     """100 service logins are 25 kB: far more than the profile's cookies carry."""
     logins = [service_login(number) for number in range(100)]
     with serving(tmp_path) as server:
@@ -187,7 +188,7 @@ def test_a_session_grows_shrinks_and_ends_for_every_worker(tmp_path: Path) -> No
 
 
 class Visitor:
-    """A user who remembers what was acknowledged, and asks again when a connection breaks."""
+    """A user that remembers what was acknowledged, and asks again when a connection breaks."""
 
     def __init__(self, server: Server, number: int) -> None:
         self.subject = f"user{number}"
@@ -230,10 +231,10 @@ class Visitor:
             assert answer.status == 200
             assert answer.json["subject"] in subjects, "a lost session, or another's"
             return answer
-        raise AssertionError("the server does not come back")
+        raise AssertionError("the server did not come back")
 
     def _check(self, answer: Answer, stamps: set[int]) -> None:
-        """What it found was acknowledged, or asked for by the very request that broke."""
+        """The session holds what was acknowledged, or what the broken request asked for."""
         parts = answer.json["parts"]
         if self._acknowledged == 0:
             return
@@ -246,7 +247,7 @@ class Visitor:
 
 
 class Killer:
-    """Kills one worker of `server` after another, until that was often and has broken something."""
+    """Kills one worker after another, at least `enough` and until a connection was torn."""
 
     def __init__(self, server: Server, visitors: list[Visitor], enough: int) -> None:
         self.kills = 0
@@ -317,7 +318,7 @@ class Race:
         self._before = "y" * (6000 if number & 2 else 10)
 
     def run(self, pool: ThreadPoolExecutor) -> bool:
-        """Whether the slow request got its cookie before the logout was through."""
+        """Whether the slow request was saved before the logout."""
         assert self._user.post("/sign-in", f"user{self._number}").status == 200
         assert self._user.post("/update", {"before": self._before}).status == 200
         slow = pool.submit(self._slow, self._user.jar.header())
@@ -349,7 +350,7 @@ class Race:
         assert (answer.status, answer.json["subject"], answer.json["parts"]) == (200, None, {})
 
 
-def test_no_request_in_flight_brings_a_logged_out_session_back(tmp_path: Path) -> None:
+def test_slow_request_does_not_restore_a_logged_out_session(tmp_path: Path) -> None:
     threads = 8
     # Every worker can hold all the slow requests at once and still answer a logout.
     with (
@@ -436,7 +437,7 @@ def test_no_cookie_header_makes_an_error_or_costs_a_good_cookie(tmp_path: Path) 
 # --- identity -----------------------------------------------------------------------------------
 
 
-def test_no_user_ever_sees_another_ones_session(tmp_path: Path) -> None:
+def test_no_user_sees_the_session_of_another(tmp_path: Path) -> None:
     def use(server: Server, thread: int) -> int:
         chance = random.Random(thread)
         users = {f"user-{thread}-{number}": Client(server.port) for number in range(50)}

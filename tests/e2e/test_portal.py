@@ -1,4 +1,4 @@
-"""The demo, started like a newcomer starts it, and driven through its pages in a real browser."""
+"""The demo, started as the README says, and driven through its pages in a real browser."""
 
 from __future__ import annotations
 
@@ -6,16 +6,11 @@ import contextlib
 import http.client
 import os
 import re
-import selectors
-import signal
 import sqlite3
 import stat
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 from urllib.parse import urlencode, urlsplit
 
 import pytest
@@ -25,17 +20,17 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.ui import WebDriverWait
 
-from examples.portal.actions import MOST_KEYS, Order, rotate_keys
-from examples.portal.deployment import ANNOUNCE, Deployment, merge_logins
+from examples.portal.actions import MAX_KEYS, Submission, rotate_keys
+from examples.portal.logins import merge_plain
+from examples.portal.resources import ANNOUNCE, PortalResources
 from sealedstate import PROFILES, Keeper, Profile
 from sealedstate._wire.encoding import from_text
-from sealedstate.rotation.source import RotatingKeySource
 from tests.support.browser import complaints, follow, forget_cookies, open_browser, take_picture
+from tests.support.example_processes import ROOT, fail_to_start, run_example
 
-ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "portal.png"
 PORTABLE = PROFILES["portable"]
-PATIENCE = 60  # seconds to start or to stop
+PATIENCE = 60  # seconds; a key that is announced seals after five
 server = pytest.mark.server
 
 
@@ -48,68 +43,29 @@ class Portal:
 
     link: str
     var: Path
-    process: subprocess.Popen[str]
-
-    @property
-    def address(self) -> tuple[str, int]:
-        parts = urlsplit(self.link)
-        return parts.hostname or "", parts.port or 0
 
 
 @contextlib.contextmanager
 def running(directory: Path, *options: str) -> Iterator[Portal]:
-    """A portal on a free port. It must stop cleanly on Ctrl-C, having complained of nothing."""
-    var, log = directory / "var", directory / "stderr.txt"
-    with log.open("w") as stderr, _started(var, options, stderr) as process:
-        try:
-            yield Portal(_printed_link(process), var, process)
-        finally:
-            process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, output.split()) == (0, ["Stopped."])
-    assert "Traceback" not in log.read_text()
+    """A portal on a free port."""
+    with run_example("portal", directory, *options) as example:
+        (line,) = example.read_lines(1)
+        (link,) = re.findall(r"http://\S+", line)
+        yield Portal(link, example.var)
 
 
-@contextlib.contextmanager
-def _started(
-    var: Path, options: tuple[str, ...], stderr: int | IO[str]
-) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, str(ROOT / "examples/portal"), "--port", "0", "--var", str(var)]
-    with subprocess.Popen(
-        [*command, *options],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()  # does nothing to a process that has ended
-
-
-def _printed_link(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        assert selector.select(PATIENCE), "the portal prints no link"
-    links: list[str] = re.findall(r"http://\S+", process.stdout.readline())
-    assert len(links) == 1
-    return links[0]
-
-
-@pytest.fixture
-def portal(tmp_path: Path) -> Iterator[Portal]:
-    with running(tmp_path) as started:
+@pytest.fixture(scope="module")
+def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
+    with running(tmp_path_factory.mktemp("portal")) as started:
         yield started
 
 
-# --- somebody who uses it -----------------------------------------------------------------------
+# --- a visitor with a browser -------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Visitor:
-    """A person with a browser at the portal."""
+    """A visitor of the portal with a browser."""
 
     driver: Chrome
     portal: Portal
@@ -122,6 +78,10 @@ class Visitor:
     def press(self, label: str) -> None:
         follow(self.driver, self.driver.find_element(By.XPATH, f"//button[text()='{label}']"))
 
+    def keep_as(self, form: str) -> None:
+        button = self.driver.find_element(By.CSS_SELECTOR, f"[data-form={form}] button")
+        follow(self.driver, button)
+
     def click(self, label: str) -> None:
         follow(self.driver, self.driver.find_element(By.PARTIAL_LINK_TEXT, label))
 
@@ -133,13 +93,18 @@ class Visitor:
         # Typing thousands of letters takes a while; a paste does not.
         field = self.driver.find_element(By.ID, "note")
         self.driver.execute_script("arguments[0].value = arguments[1]", field, text)
-        follow(self.driver, self.driver.find_element(By.XPATH, "//button[text()='Save']"))
+        self.press("Save")
 
     def come_back(self) -> None:
         self.driver.get(self.portal.link)
 
     def text(self, locator: str) -> str:
         return self.driver.find_element(By.CSS_SELECTOR, locator).text
+
+    def attributes(self, locator: str, name: str, value: str) -> dict[str, str]:
+        """The attribute `value` of all elements, by their attribute `name`."""
+        found = self.driver.find_elements(By.CSS_SELECTOR, locator)
+        return {one.get_attribute(name) or "": one.get_attribute(value) or "" for one in found}
 
     @property
     def headline(self) -> str:
@@ -151,57 +116,45 @@ class Visitor:
 
     @property
     def places(self) -> dict[str, str]:
-        """Where the overview says that each part lives."""
-        rows = self.driver.find_elements(By.CSS_SELECTOR, "#parts [data-part]")
-        return {
-            row.get_attribute("data-part") or "": row.get_attribute("data-place") or ""
-            for row in rows
-        }
+        """Where each part lives, as the overview says."""
+        return self.attributes("#parts [data-part]", "data-part", "data-place")
 
-    def services(self) -> list[str]:
-        """All services of the session, as their page lists them; ends on the overview."""
-        self.click("services")
-        found = [cell.text for cell in self.driver.find_elements(By.CSS_SELECTOR, ".entity")]
-        assert self.headline == f"{len(found)} service login{'' if len(found) == 1 else 's'}"
-        self.click("Back")
-        return found
-
-    def services_told(self) -> list[str]:
-        """The same, asked for with the browser's cookies beside the browser."""
-        path = f"{urlsplit(self.driver.current_url).path}services"
-        found = ask(self.portal, path, self.cookie_header)
-        return re.findall(r'<td class="entity">([^<]*)', found.body)
-
-    def rotate_keys(self) -> str:
-        """Have a key announced, and wait on the page until its turn comes; its kid."""
-        self.press("Rotate now")
-        # The page reloads itself meanwhile, which chromedriver may be asked in the middle of.
-        wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException])
-        keys = wait.until(self._keys_once_none_waits)
-        return next(kid for kid, state in keys.items() if state == "primary")
-
-    def _keys_once_none_waits(self, _: object) -> dict[str, str]:
-        keys = self.keys
-        return keys if set(keys.values()) == {"primary", "retired"} else {}
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What the service logins take in each form, as the overview says."""
+        found = self.attributes("[data-form]", "data-form", "data-bytes")
+        return {form: int(size) for form, size in found.items()}
 
     @property
     def keys(self) -> dict[str, str]:
-        """The state of each key, by kid, as the page of the ring tells it."""
-        rows = self.driver.find_elements(By.CSS_SELECTOR, "[data-kid]")
-        return {
-            row.get_attribute("data-kid") or "": row.get_attribute("data-state") or ""
-            for row in rows
-        }
+        """The state of each key by kid, as the page of the ring says."""
+        return self.attributes("[data-kid]", "data-kid", "data-state")
+
+    def services(self) -> list[str]:
+        """All services of the session, fetched with the browser's cookies beside the browser."""
+        path = f"{urlsplit(self.driver.current_url).path}services"
+        return re.findall(r'<td class="entity">([^<]*)', self.fetch(path).body)
+
+    def fetch(self, path: str) -> Page:
+        return ask(self.portal, path, self.cookie_header)
+
+    def rotate_keys(self) -> str:
+        """Have a key announced, and wait on its page until it seals; its kid."""
+        self.press("Rotate now")
+        # The page reloads meanwhile: asked in between, chromedriver answers with an error.
+        wait = WebDriverWait(self.driver, PATIENCE, ignored_exceptions=[WebDriverException])
+        wait.until(lambda _: set(self.keys.values()) == {"primary", "retired"})
+        return next(kid for kid, state in self.keys.items() if state == "primary")
 
     @property
     def cookie_kid(self) -> str:
-        """The key that has sealed our first cookie: it stands behind the format byte."""
+        """The key that sealed our first cookie: its id follows the format byte."""
         return from_text(self.cookies["portal"])[1:5].hex()
 
     @property
     def cookies(self) -> dict[str, str]:
-        """Our cookies in the browser's own jar."""
-        jar = self.driver.get_cookies()
+        """Our cookies in the browser's jar."""
+        jar = [one for one in self.driver.get_cookies() if one["name"].startswith("portal")]
         for cookie in jar:
             assert (cookie["httpOnly"], cookie["sameSite"], cookie["path"]) == (True, "Lax", "/")
         return {cookie["name"]: cookie["value"] for cookie in jar}
@@ -232,38 +185,104 @@ def visitor(portal: Portal, browser: Chrome) -> Visitor:
     return Visitor(browser, portal)
 
 
-# --- in the browser -----------------------------------------------------------------------------
+# --- service logins -----------------------------------------------------------------------------
 
 
 @server
-def test_a_visit_from_sign_in_to_sign_out_loses_nothing_and_stays_in_the_budget(
+def test_a_hundred_logins_stay_in_the_cookie_where_a_plain_mapping_does_not(
     visitor: Visitor,
 ) -> None:
     visitor.sign_in("Ada Lovelace")
-    assert visitor.carries_at_most(PORTABLE)
-    assert "services" not in visitor.places
-
+    assert visitor.text("#logins").startswith("None yet.")
     expected = 0
-    for count, place in ((5, "core"), (20, "spilled"), (100, "spilled")):
+    for count in (1, 20, 100):
         visitor.press(f"+{count}")
         expected += count
-        assert visitor.carries_at_most(PORTABLE)
-        assert visitor.places["services"] == place
+        shown = f"{expected} {'login takes' if expected == 1 else 'logins take'} "
+        assert visitor.text("#logins").startswith(shown)
+        assert visitor.places["logins"] == "core"
         assert len(set(visitor.services())) == expected
+        assert visitor.carries_at_most(PORTABLE)
+    if "PORTAL_SCREENSHOT" in os.environ:
+        take_picture(visitor.driver, PICTURE, 1200, 1000)
+    sizes, services = visitor.sizes, visitor.services()
+    assert sizes["derived"] < 300 < 5000 < sizes["stored"] < 30_000 < sizes["plain"]
+    for form, part in (("plain", "plain"), ("stored", "logins"), ("derived", "logins")):
+        visitor.keep_as(form)
+        # What the page said beforehand is what the form then takes.
+        assert visitor.sizes[form] == sizes[form]
+        assert visitor.places[part] == ("core" if form == "derived" else "spilled")
+        assert sorted(visitor.services()) == sorted(services)
+        assert visitor.carries_at_most(PORTABLE)
 
+
+@server
+def test_twenty_stored_logins_fit_into_the_cookie(visitor: Visitor) -> None:
+    visitor.sign_in("Ada")
+    visitor.press("+20")
+    visitor.keep_as("stored")
+    assert visitor.places["logins"] == "core"
+    assert 800 < visitor.sizes["stored"] < 1000
+    # Services know derived identifiers by the session's id: under a new id they are stored.
+    visitor.keep_as("derived")
+    known = visitor.fetch("/portable/services").body
+    visitor.press("Regenerate")
+    assert visitor.sizes["derived"] > 800
+    names = re.compile(r'<code class="cut" title="(\w[^"]+)"')
+    assert names.findall(visitor.fetch("/portable/services").body) == names.findall(known)
+
+
+@server
+def test_logins_that_shrink_come_back_into_the_cookie(visitor: Visitor) -> None:
+    visitor.sign_in("Grace")
+    visitor.press("+1")
+    visitor.keep_as("plain")
+    for _ in range(3):
+        visitor.press("+5")
+    assert visitor.places["plain"] == "spilled"
+    visitor.click("services")
+    for _ in range(9):
+        visitor.press("Remove")
+    visitor.click("Back")
+    assert visitor.carries_at_most(PORTABLE)
+    assert visitor.places["plain"] == "core"
+    assert visitor.text("#logins").startswith("7 logins take ")
+    visitor.press("Remove all")
+    assert visitor.text("#logins").startswith("None yet.")
+
+
+@server
+def test_logins_whose_identifier_key_is_lost_cost_no_login(tmp_path: Path, browser: Chrome) -> None:
+    forget_cookies(browser)
+    with running(tmp_path) as first:
+        visitor = Visitor(browser, first)
+        visitor.sign_in("Ada")
+        visitor.press("+5")
+        cookie = visitor.cookie_header
+    for path in (tmp_path / "var").glob("identifiers.json*"):
+        if path.is_file():
+            path.unlink()
+    with running(tmp_path) as second:
+        page = ask(second, "/portable/", cookie)
+        assert "The session of Ada" in page.body
+        assert "cannot be read at this moment" in page.body
+        refused = ask(second, "/portable/add-services", cookie, page.form(count="1"))
+        assert (refused.status, "This did not work" in refused.body) == (503, True)
+        cleared = ask(second, "/portable/remove-services", cookie, page.form())
+        assert "None yet." in ask(second, "/portable/", cleared.cookie).body
+
+
+# --- the session --------------------------------------------------------------------------------
+
+
+@server
+def test_a_signed_out_cookie_is_refused(visitor: Visitor) -> None:
+    visitor.sign_in("Ada Lovelace")
     visitor.buy("Fountain pen")
     visitor.buy("Signet ring, brass")
-    assert visitor.carries_at_most(PORTABLE)
     assert visitor.text("#cart") == "2 items, 87.00 EUR."
-    assert visitor.places == {
-        "authn": "core",
-        "cart": "core",
-        "csrf": "core",
-        "services": "spilled",
-    }
-    assert len(set(visitor.services_told())) == expected
-    assert complaints(visitor.driver) == []  # nothing that our own policy forbids
-
+    assert visitor.places == {"authn": "core", "cart": "core", "csrf": "core"}
+    assert complaints(visitor.driver) == []  # the page obeys its own content policy
     captured = visitor.cookie_header
     assert "Ada Lovelace" in ask(visitor.portal, "/portable/", captured).body
     visitor.press("Sign out")
@@ -271,23 +290,6 @@ def test_a_visit_from_sign_in_to_sign_out_loses_nothing_and_stays_in_the_budget(
     replayed = ask(visitor.portal, "/portable/", captured)
     assert "<h1>Sign in</h1>" in replayed.body
     assert "Ada Lovelace" not in replayed.body
-
-
-@server
-def test_what_shrinks_comes_back_into_the_cookie(visitor: Visitor) -> None:
-    visitor.sign_in("Grace")
-    for _ in range(3):
-        visitor.press("+5")
-    assert visitor.places["services"] == "spilled"
-    visitor.click("services")
-    for _ in range(8):
-        visitor.press("Remove")
-    visitor.click("Back")
-    assert visitor.carries_at_most(PORTABLE)
-    assert visitor.places["services"] == "core"
-    assert visitor.text("#logins").startswith("7 of them.")
-    visitor.press("Remove all")
-    assert visitor.text("#logins") == "None yet."
 
 
 @server
@@ -309,66 +311,61 @@ def test_sign_out_everywhere_reaches_a_second_browser(visitor: Visitor) -> None:
 def test_the_same_session_moves_through_all_profiles(visitor: Visitor) -> None:
     visitor.sign_in("Ada Lovelace")
     visitor.press("+20")
+    visitor.keep_as("plain")
     for item in ("Sealing wax, burgundy", "Signet ring, brass", "Fountain pen"):
         visitor.buy(item)
-    if "PORTAL_SCREENSHOT" in os.environ:
-        visitor.rotate_keys()
-        visitor.click("Back")
-        visitor.click("read")
-        take_picture(visitor.driver, PICTURE, 1200, 1000)
-    services = visitor.services_told()
+    services = visitor.services()
     assert len(set(services)) == 20
     places = {"roomy": "overflow", "portable": "spilled", "standard": "spilled", "tight": "spilled"}
     for name, place in places.items():
         visitor.press(name)
         assert visitor.carries_at_most(PROFILES[name])
-        assert visitor.places["services"] == place
-        assert visitor.services_told() == services
+        assert visitor.places["plain"] == place
+        assert visitor.services() == services
         assert visitor.text("#cart") == "3 items, 93.50 EUR."
 
 
 @server
-def test_a_rotated_key_seals_within_seconds_and_nobody_is_signed_out(visitor: Visitor) -> None:
-    visitor.sign_in("Ada Lovelace")
-    visitor.buy("Fountain pen")
-    old = visitor.cookie_kid
-    new = visitor.rotate_keys()
-    assert visitor.keys == {new: "primary", old: "retired"}
-    assert f"{new} seals now. Your session was sealed by {old}" in visitor.text("#story")
-    assert visitor.cookie_kid in (old, new)  # some sessions move at the first look
-    visitor.click("Back")
-    assert visitor.headline == "The session of Ada Lovelace"
-    assert visitor.text("#cart").startswith("1 item,")
-    visitor.buy("Signet ring, brass")
-    assert visitor.cookie_kid == new
-    assert visitor.text("#cart").startswith("2 items,")
-    visitor.click("keys")
-    assert visitor.text("#story") == "Your session is sealed by the key that seals now."
-    assert complaints(visitor.driver) == []
+def test_a_rotated_key_seals_within_seconds_in_all_profiles(
+    tmp_path: Path, browser: Chrome
+) -> None:
+    forget_cookies(browser)
+    with running(tmp_path) as portal:
+        visitor = Visitor(browser, portal)
+        visitor.sign_in("Ada Lovelace")
+        visitor.buy("Fountain pen")
+        old = visitor.cookie_kid
+        new = visitor.rotate_keys()
+        assert visitor.keys == {new: "primary", old: "retired"}
+        assert f"{new} seals now. Your session was sealed by {old}" in visitor.text("#story")
+        assert visitor.cookie_kid in (old, new)  # some sessions move at the first look
+        visitor.click("Back")
+        assert visitor.headline == "The session of Ada Lovelace"
+        assert visitor.text("#cart").startswith("1 item,")
+        visitor.buy("Signet ring, brass")
+        assert visitor.cookie_kid == new
+        assert visitor.text("#cart").startswith("2 items,")
+        visitor.click("keys")
+        assert visitor.text("#story") == "Your session is sealed by the key that seals now."
+        assert complaints(visitor.driver) == []
+        visitor.press("roomy")
+        assert visitor.cookie_kid == new
+        visitor.press("Sign out everywhere")  # by the lookup key of the ring
+        assert visitor.is_signed_out
 
 
 @server
-def test_all_profiles_go_by_one_ring(visitor: Visitor) -> None:
+def test_cookies_of_others_take_room_from_ours(visitor: Visitor) -> None:
     visitor.sign_in("Ada")
-    new = visitor.rotate_keys()
-    visitor.press("roomy")
-    assert visitor.cookie_kid == new
-    assert visitor.headline == "The session of Ada"
-    visitor.press("Sign out everywhere")  # by the lookup key of the ring
-    assert visitor.is_signed_out
-
-
-@server
-def test_other_peoples_cookies_take_room_from_ours(visitor: Visitor) -> None:
-    visitor.sign_in("Ada")
-    visitor.press("roomy")
     visitor.press("+20")
-    assert visitor.places["services"] == "overflow"
+    visitor.press("roomy")
+    visitor.keep_as("plain")
+    assert visitor.places["plain"] == "overflow"
     for _ in range(4):
         visitor.press("Add 1,500 bytes")
     visitor.press("portable")
-    assert visitor.places["services"] == "spilled"
-    assert visitor.text("#trackers") == "4 cookies of others."
+    assert visitor.places["plain"] == "spilled"
+    assert visitor.text("#trackers") == "4 cookies of another application."
     foreign = re.sub(r"\D", "", visitor.text("#header").partition(" of ")[0])
     assert 6000 < int(foreign) <= PORTABLE.header_bytes
     visitor.press("Regenerate")
@@ -376,13 +373,13 @@ def test_other_peoples_cookies_take_room_from_ours(visitor: Visitor) -> None:
 
 
 @server
-def test_what_fits_nowhere_is_told_and_changes_nothing(visitor: Visitor) -> None:
+def test_a_note_that_does_not_fit_is_refused_and_changes_nothing(visitor: Visitor) -> None:
     visitor.sign_in("Ada")
     visitor.write_note("short")
     before = visitor.cookies
     visitor.write_note("x" * 3900)
     assert visitor.headline == "This does not fit"
-    assert "note 39" in visitor.text(".detail")
+    assert visitor.text("#sizes tbody").startswith("note 3,9")
     assert visitor.cookies == before
     visitor.click("Back")
     field = visitor.driver.find_element(By.ID, "note")
@@ -390,8 +387,10 @@ def test_what_fits_nowhere_is_told_and_changes_nothing(visitor: Visitor) -> None
 
 
 @server
-def test_a_locked_store_signs_nobody_out_and_claims_no_logout(visitor: Visitor) -> None:
+def test_a_locked_store_ends_no_session_and_claims_no_logout(visitor: Visitor) -> None:
     visitor.sign_in("Ada")
+    visitor.press("+1")
+    visitor.keep_as("plain")
     with _write_lock(visitor.portal):
         before = visitor.cookies
         for button in ("+20", "Sign out", "Sign out everywhere"):
@@ -400,13 +399,13 @@ def test_a_locked_store_signs_nobody_out_and_claims_no_logout(visitor: Visitor) 
             assert visitor.cookies == before
             visitor.click("Back")
             assert visitor.headline == "The session of Ada"
-        assert visitor.text("#logins") == "None yet."
+        assert visitor.text("#logins").startswith("1 login takes ")
     visitor.press("Sign out")
     assert visitor.is_signed_out
 
 
 @server
-def test_a_store_that_can_not_be_read_keeps_the_cookie(visitor: Visitor) -> None:
+def test_a_store_that_cannot_be_read_leaves_the_cookie(visitor: Visitor) -> None:
     visitor.sign_in("Ada")
     before = visitor.cookies
     with _write_lock(visitor.portal, "EXCLUSIVE"):
@@ -444,10 +443,10 @@ class Page:
     def cookie(self) -> str:
         return self.headers.get("Set-Cookie", "").partition(";")[0]
 
-    @property
-    def token(self) -> str:
+    def form(self, **fields: str) -> dict[str, str]:
+        """These fields and the token of the page's forms."""
         found = re.search(r'name="csrf" value="([0-9a-f]*)"', self.body)
-        return found[1] if found else ""
+        return {"csrf": found[1] if found else "", **fields}
 
 
 def ask(
@@ -461,7 +460,9 @@ def ask(
     sent = {"Cookie": cookie, **{name.replace("_", "-"): text for name, text in headers.items()}}
     if form is not None:
         sent["Content-Type"] = "application/x-www-form-urlencoded"
-    with contextlib.closing(http.client.HTTPConnection(*portal.address, timeout=60)) as connection:
+    address = urlsplit(portal.link)
+    connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=60)
+    with contextlib.closing(connection):
         method, body = ("GET", None) if form is None else ("POST", urlencode(form))
         connection.request(method, path, body, sent)
         answer = connection.getresponse()
@@ -469,16 +470,16 @@ def ask(
 
 
 def signed_in(portal: Portal, name: str) -> str:
-    """The cookie of somebody who has just signed in."""
+    """The cookie of a visitor who has just signed in."""
     door = ask(portal, "/portable/")
-    form = {"csrf": door.token, "name": name}
-    return ask(portal, "/portable/sign-in", door.cookie, form).cookie
+    return ask(portal, "/portable/sign-in", door.cookie, door.form(name=name)).cookie
 
 
 @server
 def test_the_first_start_makes_keys_for_their_owner_only(portal: Portal) -> None:
     assert ask(portal, "/").headers["Location"] == "/portable/"
-    assert stat.S_IMODE((portal.var / "keys.json").stat().st_mode) == 0o600
+    for name in ("keys.json", "identifiers.json"):
+        assert stat.S_IMODE((portal.var / name).stat().st_mode) == 0o600
     assert stat.S_IMODE(portal.var.stat().st_mode) == 0o700
 
 
@@ -492,33 +493,33 @@ def test_a_second_start_opens_the_sessions_of_the_first(tmp_path: Path) -> None:
 
 
 @server
-def test_a_taken_port_is_told_or_evaded(portal: Portal, tmp_path: Path) -> None:
-    taken = str(portal.address[1])
-    options = ("--port", taken)
-    with _started(tmp_path / "other", options, subprocess.PIPE) as process:
-        output, complaint = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, output) == (1, "")
+def test_a_taken_port_is_reported(portal: Portal, tmp_path: Path) -> None:
+    taken = str(urlsplit(portal.link).port)
+    complaint = fail_to_start("portal", tmp_path / "other", "--port", taken)
     assert complaint.startswith("The portal can't start: ")
+
+
+@server
+def test_a_lost_ring_is_not_replaced(tmp_path: Path) -> None:
+    PortalResources(tmp_path / "var").close()
+    (tmp_path / "var" / "keys.json").unlink()
+    assert "restore it" in fail_to_start("portal", tmp_path / "var")
 
 
 @server
 def test_a_form_without_the_sessions_token_is_refused(portal: Portal) -> None:
     cookie = signed_in(portal, "Ada")
-    other = ask(portal, "/portable/", signed_in(portal, "Eve")).token
-    for form in ({}, {"csrf": ""}, {"csrf": other}, {"csrf": "é"}):
+    other = ask(portal, "/portable/", signed_in(portal, "Eve")).form()
+    for form in ({}, {"csrf": ""}, other, {"csrf": "é"}):
         for action in ("sign-out", "rotate-keys"):
             refused = ask(portal, f"/portable/{action}", cookie, form)
             assert (refused.status, refused.cookie) == (403, "")
     assert "The session of Ada" in ask(portal, "/portable/", cookie).body
-
-
-@server
-def test_a_forged_sign_in_is_refused(portal: Portal) -> None:
     assert ask(portal, "/portable/sign-in", "", {"name": "Eve"}).status == 403
 
 
 @server
-def test_a_cookie_of_a_lost_key_stays_until_somebody_signs_in(tmp_path: Path) -> None:
+def test_a_cookie_of_a_lost_key_stays_until_the_visitor_signs_in(tmp_path: Path) -> None:
     with running(tmp_path) as first:
         cookie = signed_in(first, "Ada")
     for path in (tmp_path / "var").glob("keys.json*"):
@@ -536,37 +537,43 @@ def test_a_cookie_of_a_lost_key_stays_until_somebody_signs_in(tmp_path: Path) ->
 
 
 @server
-def test_a_ring_that_was_there_is_not_begun_anew(tmp_path: Path) -> None:
-    Deployment(tmp_path / "var").store.close()
-    (tmp_path / "var" / "keys.json").unlink()
-    with _started(tmp_path / "var", (), subprocess.PIPE) as process:
-        output, complaint = process.communicate(timeout=PATIENCE)
-    assert (process.returncode, output) == (1, "")
-    assert "restore it" in complaint
-
-
-@server
-def test_what_visitors_type_is_never_markup(portal: Portal) -> None:
-    page = ask(portal, "/portable/", signed_in(portal, "<i>\"'&$subject"))
-    assert "&lt;i&gt;&quot;&#x27;&amp;$subject" in page.body
-    assert '<i>"' not in page.body
+def test_text_of_visitors_is_never_markup(portal: Portal) -> None:
+    cookie = signed_in(portal, "<i>\"'&{{ 7*7 }}")
+    page = ask(portal, "/portable/", cookie)
+    assert "&lt;i&gt;&#34;&#39;&amp;{{ 7*7 }}" in page.body
+    noted = ask(portal, "/portable/write-note", cookie, page.form(note='"><script>'))
+    assert "&#34;&gt;&lt;script&gt;" in ask(portal, "/portable/", noted.cookie).body
+    assert "<script" not in ask(portal, "/portable/", noted.cookie).body
 
 
 @server
 def test_odd_requests_get_a_page(portal: Portal) -> None:
     cookie = signed_in(portal, "Ada")
-    assert ask(portal, "/portable/nothing", cookie).status == 404
+    assert "Not Found" in ask(portal, "/portable/nothing", cookie).body
     assert ask(portal, "/nothing").status == 404
     refused = ask(portal, "/portable/sign-out", cookie)
     assert (refused.status, refused.headers["Allow"]) == (405, "POST")
-    assert ask(portal, "/portable/services").status == 303
-    assert ask(portal, "/portable/keys").status == 303
+    for page in ("services", "keys"):
+        assert ask(portal, f"/portable/{page}").status == 303
     assert ask(portal, "/portable/add-services", "", {"count": "5"}).status == 303
-    token = ask(portal, "/portable/", cookie).token
-    for count in ("7", "-1", "five", "9" * 5000):
-        form = {"csrf": token, "count": count}
-        assert ask(portal, "/portable/add-services", cookie, form).status == 303
+    overview = ask(portal, "/portable/", cookie)
+    for action, fields in (
+        *(("add-services", {"count": count}) for count in ("7", "-1", "five", "9" * 5000)),
+        ("keep-logins-as", {"form": "rot13"}),
+        ("remove-service", {"entity_id": "https://nowhere.example"}),
+        ("add-to-cart", {"item": "gold"}),
+    ):
+        assert ask(portal, f"/portable/{action}", cookie, overview.form(**fields)).status == 303
     assert ask(portal, "/portable/write-note", cookie, {"note": "x" * 20_000}).status == 413
+
+
+@server
+def test_odd_cookies_get_the_sign_in_page(portal: Portal) -> None:
+    good = signed_in(portal, "Ada").partition("=")[2]
+    for value in ("", "x", "garbage" * 500, good[:-1], good[1:], good + "A", "é", '"' + good):
+        door = ask(portal, "/portable/", f"portal={value}")
+        assert (door.status, "<h1>Sign in</h1>" in door.body) == (200, True)
+    assert "The session of Ada" in ask(portal, "/portable/", f"a=b;;portal={good}; portal=x").body
 
 
 @server
@@ -583,44 +590,50 @@ def _login(name: str) -> dict[str, object]:
     return {"entity_id": name, "session_index": name}
 
 
-def test_logins_of_two_tabs_are_merged() -> None:
+def test_plain_logins_of_two_tabs_are_merged() -> None:
     first, second, third, fourth = map(_login, ("1", "2", "3", "4"))
     base = [first, second]
-    assert merge_logins(base, [first, second, third], [*base, fourth]) == [*base, third, fourth]
-    assert merge_logins(base, [second, third], base) == [second, third]
-    assert merge_logins(base, [*base, third], [second]) == [second, third]
-    assert merge_logins(None, [third], [fourth]) == [third, fourth]
+    assert merge_plain(base, [first, second, third], [*base, fourth]) == [*base, third, fourth]
+    assert merge_plain(base, [second, third], base) == [second, third]
+    assert merge_plain(base, [*base, third], [second]) == [second, third]
+    assert merge_plain(None, [third], [fourth]) == [third, fourth]
 
 
-def test_one_source_serves_all_profiles_so_that_one_thread_tends_the_ring(tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path / "var")
-    with contextlib.closing(deployment.store):
-        sources = [deployment.settings(name).keys for name in PROFILES]
-    assert all(source is deployment.keys for source in sources)
+@pytest.fixture
+def resources(tmp_path: Path) -> Iterator[PortalResources]:
+    with contextlib.closing(PortalResources(tmp_path / "var")) as opened:
+        yield opened
 
 
-def _rotating(keys: RotatingKeySource, keeper: Keeper, now: int) -> str:
-    """What somebody who asks for a new key at `now` is told."""
-    keys.config = replace(keys.config, clock=lambda: now)
-    return rotate_keys(Order(keeper.session(), {}, keeper, keys))
+def test_one_key_source_serves_all_profiles(resources: PortalResources) -> None:
+    sources = [resources.open(name).key_source for name in PROFILES]
+    assert all(source is resources.keys for source in sources)
 
 
-def test_one_key_at_a_time_is_announced_and_not_without_end(tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path / "var")
-    with contextlib.closing(deployment.store), contextlib.closing(deployment.keys) as keys:
-        keeper, now = Keeper(deployment.settings("portable")), keys.ring.updated_at
-        assert _rotating(keys, keeper, now) == "key-announced"
-        assert _rotating(keys, keeper, now + ANNOUNCE - 1) == "key-is-coming"
-        told = {_rotating(keys, keeper, now + turn * ANNOUNCE) for turn in range(1, MOST_KEYS - 1)}
-        assert told == {"key-announced"}
-        assert _rotating(keys, keeper, now + MOST_KEYS * ANNOUNCE) == "enough-keys"
-        assert len(keys.ring.keys) == MOST_KEYS
+def test_one_key_at_a_time_is_announced_and_the_ring_has_a_limit(
+    resources: PortalResources,
+) -> None:
+    keys, keeper = resources.keys, Keeper(resources.open("portable"))
+    now = keys.ring.updated_at
+
+    def rotate_at(moment: int) -> str:
+        keys.config = replace(keys.config, clock=lambda: moment)
+        return rotate_keys(Submission(keeper.session(), {}, keeper, resources))
+
+    assert rotate_at(now) == "key-announced"
+    assert rotate_at(now + ANNOUNCE - 1) == "key-is-coming"
+    assert {rotate_at(now + turn * ANNOUNCE) for turn in range(1, MAX_KEYS - 1)} == {
+        "key-announced"
+    }
+    assert rotate_at(now + MAX_KEYS * ANNOUNCE) == "enough-keys"
+    assert len(keys.ring.keys) == MAX_KEYS
 
 
-def test_a_ring_that_can_not_be_written_is_told(tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path / "var")
-    with contextlib.closing(deployment.store), contextlib.closing(deployment.keys) as keys:
-        keeper, ring = Keeper(deployment.settings("portable")), keys.ring
-        (tmp_path / "var" / "keys.json").write_text("{}")
-        assert _rotating(keys, keeper, ring.updated_at) == "keys-unchanged"
-        assert keys.ring is ring
+def test_a_ring_that_cannot_be_written_is_reported(
+    resources: PortalResources, tmp_path: Path
+) -> None:
+    keeper, ring = Keeper(resources.open("portable")), resources.keys.ring
+    (tmp_path / "var" / "keys.json").write_text("{}")
+    form = Submission(keeper.session(), {}, keeper, resources)
+    assert rotate_keys(form) == "keys-unchanged"
+    assert resources.keys.ring is ring

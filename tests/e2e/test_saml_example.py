@@ -1,4 +1,4 @@
-"""The SAML example, started like a newcomer starts it: one sign-in, one sign-out, no forgery."""
+"""The SAML example, started as the README says: one sign-in, one sign-out, no forgery."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from examples.saml.drafts import artifact_resolve, logout_request, new_id
-from examples.saml.xml_text import enveloped
+from examples.saml.drafts import draft_artifact_resolve, draft_logout_request, new_id
+from examples.saml.xml_text import wrap_in_envelope
 from sealedstate import PROFILES
 from sealedstate.sso import PERSISTENT, TRANSIENT, NameID
 from tests.support.browser import complaints, open_browser, take_picture
@@ -61,8 +61,8 @@ def visitor(federation: Running) -> Visitor:
 
 
 def arrive(driver: Chrome, locator: str) -> str:
-    """The text of what a page shows at last, after all the pages that go on by themselves."""
-    # Asked in the middle of a change of pages, chromedriver answers with one of several errors.
+    """The text at `locator` on the page where a chain of redirects and forms ends."""
+    # Asked during a change of pages, chromedriver answers with one of several errors.
     wait = WebDriverWait(driver, PATIENCE, ignored_exceptions=[WebDriverException])
     return str(wait.until(lambda _: driver.find_element(By.CSS_SELECTOR, locator).text))
 
@@ -95,15 +95,15 @@ def test_one_sign_in_serves_three_services_and_one_sign_out_ends_them_all(
 
         driver.get(federation.at["library"])
         press(driver, "Sign out")
-        told = "You are signed out here, and wherever else you were."
-        assert arrive(driver, "[role=status]") == told
+        notice = "You are signed out here and at every other service."
+        assert arrive(driver, "[role=status]") == notice
         for service in SERVICES:
             driver.get(federation.at[service])
-            assert arrive(driver, "#who") == "Nobody is signed in here."
+            assert arrive(driver, "#who") == "You are not signed in here."
         driver.get(federation.at["idp"])
         assert arrive(driver, "h1") == "Sign in"
-        assert complaints(driver) == []  # nothing that our own policy forbids
-        assert Visitor(federation, cookies).inside == []  # nor are copies of the cookies any good
+        assert complaints(driver) == []  # the pages obey their own content policy
+        assert Visitor(federation, cookies).signed_in_at == []  # copies of the cookies are refused
 
 
 # --- signing on ---------------------------------------------------------------------------------
@@ -115,18 +115,18 @@ def test_keys_are_for_their_owner_only_and_stay(federation: Running) -> None:
     assert stat.S_IMODE(federation.var.stat().st_mode) == 0o700
 
 
-def test_an_assertion_counts_once_even_for_four_at_once_and_for_an_older_cookie(
+def test_an_assertion_counts_once_also_for_concurrent_tries_and_an_older_cookie(
     visitor: Visitor,
 ) -> None:
     answer = visitor.until_identified("library")
-    before = [visitor.as_now() for _ in range(4)]  # in whose session the question is open still
+    before = [visitor.copy() for _ in range(4)]  # their sessions wait for the answer
     with ThreadPoolExecutor(4) as pool:
-        tries = list(pool.map(lambda each: each.go_on(answer).status_code, before))
-    assert sorted(tries) == [303, 400, 400, 400]
-    assert sorted("library" in each.inside for each in before) == [False, False, False, True]
-    assert visitor.go_on(answer).status_code == 400
+        statuses = list(pool.map(lambda each: each.step(answer).status_code, before))
+    assert sorted(statuses) == [303, 400, 400, 400]
+    assert sorted("library" in each.signed_in_at for each in before) == [False, False, False, True]
+    assert visitor.step(answer).status_code == 400
     stranger = Visitor(visitor.running)
-    assert "nobody has asked for it" in stranger.go_on(answer).text
+    assert "this browser has not asked for it" in stranger.step(answer).text
 
 
 def test_an_altered_assertion_is_refused(visitor: Visitor) -> None:
@@ -160,27 +160,29 @@ def test_a_request_counts_once_and_only_as_it_was_signed(visitor: Visitor) -> No
     assert (again.status_code, "used before" in again.text) == (400, True)
 
 
-def test_a_service_may_ask_anew_or_quietly_but_not_for_what_is_not_given(
+def test_a_service_may_force_or_forbid_asking_but_not_choose_address_or_name_id(
     federation: Running, visitor: Visitor
 ) -> None:
     visitor.sign_in("library")
-    assert where_to(visitor.get(asking(federation))).startswith(federation.at["library"])
-    anew = visitor.follow(visitor.get(asking(federation, force_authn="true")))
-    assert "Library wants to know who you are." in anew.text
+    assert where_to(visitor.get(authn_request_address(federation))).startswith(
+        federation.at["library"]
+    )
+    forced = visitor.follow(visitor.get(authn_request_address(federation, force_authn="true")))
+    assert "Library wants to know who you are." in forced.text
     stranger = Visitor(federation)
-    quiet = stranger.get(asking(federation, is_passive="true"))
-    said = base64.b64decode(message_fields(quiet)["SAMLResponse"])
-    assert b"urn:oasis:names:tc:SAML:2.0:status:NoPassive" in said
+    quiet = stranger.get(authn_request_address(federation, is_passive="true"))
+    response = base64.b64decode(message_fields(quiet)["SAMLResponse"])
+    assert b"urn:oasis:names:tc:SAML:2.0:status:NoPassive" in response
     for unwanted in (
         {"nameid_format": PERSISTENT},
         {"binding": "urn:oasis:names:tc:SAML:2.0:bindings:HTTP-Artifact"},
         {"assertion_consumer_service_url": federation.at["wiki"] + "/acs"},
         {"assertion_consumer_service_url": federation.at["library"] + "/elsewhere"},
     ):
-        assert visitor.get(asking(federation, **unwanted)).status_code == 400
+        assert visitor.get(authn_request_address(federation, **unwanted)).status_code == 400
 
 
-def asking(federation: Running, **wishes: str) -> str:
+def authn_request_address(federation: Running, **wishes: str) -> str:
     """Where a browser goes with an AuthnRequest of the library."""
     client, address = federation.client("library"), f"{federation.at['idp']}/sso"
     wishes = {"binding": BINDING_HTTP_POST} | wishes
@@ -198,28 +200,28 @@ def test_a_request_that_waits_for_a_sign_in_is_answered_once(visitor: Visitor) -
     assert visitor.post(address, form | {"csrf": hidden(page, "csrf")}).status_code == 200
     refused = other.post(address, others_form)
     assert (refused.status_code, "answered already" in refused.text) == (400, True)
-    assert other.inside == []
+    assert other.signed_in_at == []
 
 
-def test_an_artifact_is_resolved_once_and_only_for_whom_it_is_meant(
+def test_an_artifact_is_resolved_once_and_only_for_its_service(
     federation: Running, visitor: Visitor
 ) -> None:
     answer = visitor.until_identified("exams")
     address = where_to(answer)
-    before, artifact = visitor.as_now(), dict(parse_qsl(address.partition("?")[2]))["SAMLart"]
-    assert "<ns0:Response" not in resolved(federation, "library", artifact)
+    before, artifact = visitor.copy(), dict(parse_qsl(address.partition("?")[2]))["SAMLart"]
+    assert "<ns0:Response" not in resolve(federation, "library", artifact)
     assert "Welcome, " in visitor.follow(answer).text
     again = before.get(address)
     assert (again.status_code, "used before" in again.text) == (400, True)
-    assert "exams" not in before.inside
-    assert "<ns0:Response" not in resolved(federation, "exams", artifact)
+    assert "exams" not in before.signed_in_at
+    assert "<ns0:Response" not in resolve(federation, "exams", artifact)
 
 
-def resolved(federation: Running, service: str, artifact: str) -> str:
-    """What the identity provider answers to a service that asks for an artifact's message."""
+def resolve(federation: Running, service: str, artifact: str) -> str:
+    """The identity provider's answer to a service that resolves an artifact."""
     address = f"{federation.at['idp']}/artifacts"
-    xml = artifact_resolve(federation.client(service), artifact, address, new_id())
-    answer = post_soap(address, enveloped(xml))
+    xml = draft_artifact_resolve(federation.client(service), artifact, address, new_id())
+    answer = post_soap(address, wrap_in_envelope(xml))
     assert (answer.status_code, "ArtifactResponse" in answer.text) == (200, True)
     return answer.text
 
@@ -229,14 +231,14 @@ def resolved(federation: Running, service: str, artifact: str) -> str:
 
 def test_a_sign_out_by_soap_reaches_all_services_without_any_cookie(visitor: Visitor) -> None:
     visitor.sign_in(*SERVICES)
-    copy = visitor.as_now()
-    assert copy.inside == ["idp", *SERVICES]
-    # The service's own cookie alone, and its server says the rest.
+    copy = visitor.copy()
+    assert copy.signed_in_at == ["idp", *SERVICES]
+    # Only the service's cookie: its server does the rest.
     at_exams = Visitor(visitor.running, {"exams": visitor.cookies["exams"]})
-    told = at_exams.follow(at_exams.press("exams", "/sign-out-by-soap")).text
-    assert "signed out here, and wherever else you were" in told
-    assert visitor.inside == []
-    assert copy.inside == []
+    page = at_exams.follow(at_exams.press("exams", "/sign-out-by-soap")).text
+    assert "signed out here and at every other service" in page
+    assert visitor.signed_in_at == []
+    assert copy.signed_in_at == []
 
 
 def test_a_service_that_does_not_answer_makes_the_logout_a_partial_one(
@@ -244,29 +246,29 @@ def test_a_service_that_does_not_answer_makes_the_logout_a_partial_one(
 ) -> None:
     visitor.sign_in("library", "wiki", "exams")
     with federation.silent("wiki"):
-        told = visitor.follow(visitor.press("library", "/sign-out-by-soap")).text
-    assert "not every service has confirmed" in told
-    assert visitor.inside == ["wiki"]
+        page = visitor.follow(visitor.press("library", "/sign-out-by-soap")).text
+    assert "not every service has confirmed" in page
+    assert visitor.signed_in_at == ["wiki"]
 
 
-def test_who_is_stuck_at_a_service_goes_on_without_it(visitor: Visitor) -> None:
+def test_a_browser_that_is_stuck_at_a_service_continues_without_it(visitor: Visitor) -> None:
     visitor.sign_in("library", "wiki", "exams")
     answer = visitor.press("idp", "/sign-out")
     stuck_at = where_to(answer)  # the browser never comes back from there
     assert stuck_at.startswith(visitor.running.at["library"])
-    assert "Library was told, and has not" in visitor.visit("idp").text
-    told = visitor.follow(visitor.press("idp", "/sign-out/skip"))
-    assert "Not confirmed by: Library." in told.text
-    assert visitor.inside == ["library"]
+    assert "Library was asked to sign you" in visitor.visit("idp").text
+    page = visitor.follow(visitor.press("idp", "/sign-out/skip"))
+    assert "Not confirmed by: Library." in page.text
+    assert visitor.signed_in_at == ["library"]
     assert "Sign in" in visitor.visit("idp").text
 
 
-def test_who_signs_in_again_in_the_middle_of_a_logout_leaves_none_behind(visitor: Visitor) -> None:
+def test_a_sign_in_during_a_logout_still_ends_all_services(visitor: Visitor) -> None:
     visitor.sign_in("library", "wiki")
     assert where_to(visitor.press("idp", "/sign-out"))
-    assert visitor.inside == ["library", "wiki"]
+    assert visitor.signed_in_at == ["library", "wiki"]
     visitor.sign_in("exams")
-    assert visitor.inside == ["idp", "exams"]
+    assert visitor.signed_in_at == ["idp", "exams"]
 
 
 def test_a_logout_by_redirect_counts_once_and_only_as_it_was_signed(visitor: Visitor) -> None:
@@ -277,19 +279,19 @@ def test_a_logout_by_redirect_counts_once_and_only_as_it_was_signed(visitor: Vis
     unsigned = {"SAMLRequest": fields["SAMLRequest"]}
     assert visitor.get(f"{base}?{urlencode(unsigned)}").status_code == 400
     assert visitor.get(f"{base}?{urlencode(fields | {'RelayState': 'x'})}").status_code == 400
-    assert visitor.inside == ["idp", "wiki"]
+    assert visitor.signed_in_at == ["idp", "wiki"]
     to_wiki = visitor.get(address)
     assert where_to(to_wiki).startswith(visitor.running.at["wiki"])
     assert visitor.get(address).status_code == 400
-    from_wiki = visitor.go_on(to_wiki)
+    from_wiki = visitor.step(to_wiki)
     answer, _, query = where_to(from_wiki).partition("?")
     unsigned = {
         name: text for name, text in parse_qsl(query) if name not in ("Signature", "SigAlg")
     }
     assert visitor.get(f"{answer}?{urlencode(unsigned)}").status_code == 400
-    assert "wherever else you were" in visitor.follow(from_wiki).text
+    assert "at every other service" in visitor.follow(from_wiki).text
     assert visitor.get(where_to(from_wiki)).status_code == 400
-    assert visitor.inside == []
+    assert visitor.signed_in_at == []
 
 
 def test_a_forged_logout_by_soap_ends_nothing(federation: Running, visitor: Visitor) -> None:
@@ -297,26 +299,26 @@ def test_a_forged_logout_by_soap_ends_nothing(federation: Running, visitor: Visi
     name_id = name_id_at(visitor, "library")
     address, other = f"{federation.at['idp']}/slo/soap", f"{federation.at['wiki']}/slo/soap"
     library, wiki = federation.client("library"), federation.client("wiki")
-    signed = logout_request(library, address, name_id, None, new_id(), sign=True)
+    signed = draft_logout_request(library, address, name_id, None, new_id(), sign=True)
     for forged in (
-        logout_request(library, address, name_id, None, new_id(), sign=False),
-        logout_request(library, other, name_id, None, new_id(), sign=True),
+        draft_logout_request(library, address, name_id, None, new_id(), sign=False),
+        draft_logout_request(library, other, name_id, None, new_id(), sign=True),
         signed.replace(str(name_id.value), str(name_id_at(visitor, "wiki").value)),
         signed.replace("library.example.org", "wiki.example.org"),
         signed.replace("library.example.org", "nowhere.example.org"),
         re.sub(r'IssueInstant="\d{4}', 'IssueInstant="2019', signed),
         "<nonsense/>",
     ):
-        answer = post_soap(address, enveloped(forged))
+        answer = post_soap(address, wrap_in_envelope(forged))
         assert (answer.status_code, "LogoutResponse" in answer.text) == (400, False)
-    # Well signed, but what one service calls somebody means nothing from another.
-    of_another = logout_request(wiki, address, name_id, None, new_id(), sign=True)
-    assert post_soap(address, enveloped(of_another)).status_code == 200
-    assert visitor.inside == ["idp", "library", "wiki"]
+    # The signature is valid, but a NameID of one service means nothing from another.
+    of_another = draft_logout_request(wiki, address, name_id, None, new_id(), sign=True)
+    assert post_soap(address, wrap_in_envelope(of_another)).status_code == 200
+    assert visitor.signed_in_at == ["idp", "library", "wiki"]
 
-    assert post_soap(address, enveloped(signed)).status_code == 200
-    assert "wiki" not in visitor.inside
-    again = post_soap(address, enveloped(signed))
+    assert post_soap(address, wrap_in_envelope(signed)).status_code == 200
+    assert "wiki" not in visitor.signed_in_at
+    again = post_soap(address, wrap_in_envelope(signed))
     assert (again.status_code, "used before" in again.text) == (400, True)
 
 
@@ -326,27 +328,27 @@ def name_id_at(visitor: Visitor, service: str) -> NameID:
     return NameID(found[1], TRANSIENT)
 
 
-def test_a_form_of_another_site_signs_nobody_out(visitor: Visitor) -> None:
+def test_a_form_of_another_site_ends_no_session(visitor: Visitor) -> None:
     visitor.sign_in("library")
     for name in ("idp", "library"):
         forged = visitor.post(f"{visitor.running.at[name]}/sign-out", {"csrf": "0" * 32})
         assert forged.status_code == 403
-    assert visitor.inside == ["idp", "library"]
+    assert visitor.signed_in_at == ["idp", "library"]
 
 
 # --- with the logins in the cookie --------------------------------------------------------------
 
 
-def test_logins_in_the_cookie_are_told_when_it_comes_next(tmp_path: Path) -> None:
+def test_services_in_the_cookie_are_notified_when_it_comes_next(tmp_path: Path) -> None:
     program("xmlsec1")
     with running(tmp_path, "--logins", "cookie") as federation:
         visitor = Visitor(federation)
         visitor.sign_in("library", "wiki")
         page = visitor.visit("idp").text
         assert 'data-part="services" data-place="core"' in page
-        copy = visitor.as_now()
-        told = visitor.follow(visitor.press("library", "/sign-out-by-soap")).text
-        assert "not every service has confirmed" in told
-        assert "Welcome, " in visitor.visit("wiki").text  # nobody could know of it
+        copy = visitor.copy()
+        page = visitor.follow(visitor.press("library", "/sign-out-by-soap")).text
+        assert "not every service has confirmed" in page
+        assert "Welcome, " in visitor.visit("wiki").text  # the idp could not know
         assert "Sign in" in copy.visit("idp").text
-        assert copy.inside == []
+        assert copy.signed_in_at == []

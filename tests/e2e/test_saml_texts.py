@@ -8,8 +8,14 @@ from urllib.parse import quote_plus, urlencode
 
 import pytest
 
-from examples.saml.signed_query import MOST_BYTES, BadQuery, inflated, read_query
-from examples.saml.xml_text import SOAP, MalformedXML, child_named, enveloped, only_child
+from examples.saml.signed_query import MAX_BYTES, BadQuery, inflate, read_query
+from examples.saml.xml_text import (
+    SOAP,
+    MalformedXML,
+    extract_child,
+    extract_only_child,
+    wrap_in_envelope,
+)
 
 
 def deflated(text: bytes) -> str:
@@ -52,9 +58,9 @@ def test_a_query_without_exactly_one_message_is_refused(query: str) -> None:
 
 
 def test_a_message_that_grows_without_end_is_not_unpacked() -> None:
-    assert len(inflated(deflated(b" " * (MOST_BYTES - 1)))) == MOST_BYTES - 1
+    assert len(inflate(deflated(b" " * (MAX_BYTES - 1)))) == MAX_BYTES - 1
     with pytest.raises(BadQuery, match="too long"):
-        inflated(deflated(b" " * 100_000_000))
+        inflate(deflated(b" " * 100_000_000))
 
 
 # --- XML ----------------------------------------------------------------------------------------
@@ -62,15 +68,15 @@ def test_a_message_that_grows_without_end_is_not_unpacked() -> None:
 
 def test_an_element_is_cut_out_with_its_own_prefixes() -> None:
     inner = '<q:a xmlns:q="urn:1" ID="_1"{more}><w:b xmlns:w="urn:2">x</w:b></q:a>'
-    enclosed = enveloped('<?xml version="1.0"?>\n' + inner.format(more=""))
-    assert only_child(enclosed, SOAP, "Body") == inner.format(more=f' xmlns:s="{SOAP}"')
+    enclosed = wrap_in_envelope('<?xml version="1.0"?>\n' + inner.format(more=""))
+    assert extract_only_child(enclosed, SOAP, "Body") == inner.format(more=f' xmlns:s="{SOAP}"')
 
 
 def test_what_the_surroundings_declare_comes_along() -> None:
     text = '<o:out xmlns:o="urn:1" xmlns="urn:3"><o:in><deep/></o:in></o:out>'
-    cut = child_named(text, "urn:1", "in")
+    cut = extract_child(text, "urn:1", "in")
     assert cut == '<o:in xmlns:o="urn:1" xmlns="urn:3"><deep/></o:in>'
-    assert child_named(text, "urn:3", "in") is None
+    assert extract_child(text, "urn:3", "in") is None
 
 
 @pytest.mark.parametrize(
@@ -83,9 +89,9 @@ def test_what_the_surroundings_declare_comes_along() -> None:
         f'<s:Envelope xmlns:s="{SOAP}"><s:Body/></s:Envelope>',
         f'<s:Envelope xmlns:s="{SOAP}"><s:Body><a/><b/></s:Body></s:Envelope>',
         f'<s:Envelope xmlns:s="{SOAP}"><s:Body><a/></s:Body><s:Body><a/></s:Body></s:Envelope>',
-        f'<!DOCTYPE x [<!ENTITY e "ee">]>{enveloped("<a>&e;</a>")}',
+        f'<!DOCTYPE x [<!ENTITY e "ee">]>{wrap_in_envelope("<a>&e;</a>")}',
     ],
 )
 def test_an_envelope_without_exactly_one_message_is_refused(body: str) -> None:
     with pytest.raises(MalformedXML):
-        only_child(body.encode(), SOAP, "Body")
+        extract_only_child(body.encode(), SOAP, "Body")

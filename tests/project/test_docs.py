@@ -14,9 +14,9 @@ import pytest
 from sealedstate import Key, Settings
 from sealedstate.cli import main
 from sealedstate.deployment import open_store
-from sealedstate.storage import URLS, USES, RoutedStorage, SQLiteStorage, open_storage
+from sealedstate.storage import USES, RoutedStorage, SQLiteStorage, open_storage
 from sealedstate.storage.requirements import DECLARED, as_markdown
-from sealedstate.storage.urls import OPTIONS, PREFIX
+from sealedstate.storage.urls import OPTION_PREFIX, OPTIONS, URLS
 from tests.support import sql_servers
 from tests.support.documents import DOCS, Document
 from tests.support.installed import need_driver
@@ -41,7 +41,7 @@ def test_documented_needs_of_each_use_are_those_in_the_code() -> None:
     documented = STORES.table("uses")
     assert list(documented) == list(USES)
     for title, use in USES.items():
-        needs = "; ".join(need.wanted for need in use.needs)
+        needs = "; ".join(need.requirement for need in use.needs)
         contexts = ", ".join(f"`{context}`" for context in use.contexts)
         assert documented[title] == [use.purpose, needs, contexts]
 
@@ -51,7 +51,7 @@ def test_documented_check_of_a_redis_has_the_verdicts_of_a_real_one(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with redis_server("aof everysec") as server:
-        assert main(["store", "check", f"{server.url}?{PREFIX}timeout=60"]) == 1
+        assert main(["store", "check", f"{server.url}?{OPTION_PREFIX}timeout=60"]) == 1
     verdict = re.compile(r"^(\w+) +(yes|no) ", re.MULTILINE)
     shown = verdict.findall(STORES.block("check: redis everysec"))
     assert {use for use, _ in shown} == set(USES)
@@ -65,7 +65,7 @@ def test_every_kind_of_url_and_every_option_is_explained() -> None:
     for url in URLS:
         assert f"| `{url.partition(':')[0]}:" in STORES.text
     for name in OPTIONS:
-        assert f"| `{PREFIX}{name}` |" in STORES.text
+        assert f"| `{OPTION_PREFIX}{name}` |" in STORES.text
 
 
 def test_every_url_of_an_example_opens() -> None:
@@ -156,7 +156,7 @@ def test_documented_rights_are_sufficient(
 
     def url(who: str) -> str:
         found: str = server.url(schema, f"{who}_{schema}", PASSWORD)
-        return f"{found}{'&' if '?' in found else '?'}{PREFIX}timeout=60"
+        return f"{found}{'&' if '?' in found else '?'}{OPTION_PREFIX}timeout=60"
 
     def grant(who: str) -> None:
         granted = [line for line in documented.splitlines() if line.endswith(f" TO {who};")]

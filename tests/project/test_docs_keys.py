@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 
 from sealedstate import Keeper, Key, Settings
-from sealedstate._stored.table import Rows
 from sealedstate.cli import main
 from sealedstate.keyring import KeyState
 from sealedstate.rotation.document import dump_ring
@@ -33,12 +32,12 @@ from sealedstate.rotation.transitions import (
     rotate_long_term,
 )
 from sealedstate.sso import ConsentStore
-from sealedstate.sso.deployment import SsoDeployment
 from sealedstate.storage import open_storage
-from sealedstate.testing.clock import tries
+from sealedstate.testing._suite import poll
 from tests.support.documents import ROOT, Document
 from tests.support.jar import Browser
 from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk, desk
+from tests.support.services import deployment
 
 DOCUMENT = Document("keys.md")
 KID = re.compile(r"\b[0-9a-f]{8}\b")
@@ -148,9 +147,9 @@ def test_documented_sweep_reseals_and_names_the_key_that_is_done(
     with desk("store", tmp_path, monkeypatch) as place:
         now, ring = int(time.time()), place.create(3 * DAY)
         with closing(open_storage(place.environ["SEALEDSTATE_STORAGE"], time.time)) as store:
-            deployment = SsoDeployment(store, Rows("default", os.urandom), ring.keyring, 60)
+            then = deployment(store, ring.keyring(), lambda: now - DAY)
             for number in range(3):
-                ConsentStore(deployment).record(f"user {number}", "terms", 1, now - DAY)
+                ConsentStore(then).record(f"user {number}", "terms", 1)
         before = ring.long_term[0].kid.hex()
         ring = rotate_long_term(ring, now - DAY - 3600, os.urandom)
         ring = place.put(replace(rotate(ring, DEFAULT, now, os.urandom), sequence=7))
@@ -237,7 +236,7 @@ def vault() -> Iterator[str]:
 
 
 def until(met: Callable[[], object]) -> None:
-    assert any(met() for _ in tries(60))
+    assert any(met() for _ in poll(60))
 
 
 def test_documented_key_source_rotates_and_survives_its_service(vault: str) -> None:

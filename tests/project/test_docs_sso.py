@@ -1,53 +1,39 @@
-"""docs/sso.md: its tables are what the code does, and its code runs, in its order.
-
-Knows how the document marks what is generated.
-"""
+"""The tables of docs/sso.md agree with the code, and its code runs in its order."""
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sealedstate import ConfigurationError, Settings
+from sealedstate import ConfigurationError, Session, Settings
 from sealedstate.cli import main
 from sealedstate.cli.sso import LOGOUT_SUPPORT, is_supported
 from sealedstate.key_sources import StaticKeys
-from sealedstate.sso import PERSISTENT, LogoutRequest, NameID, ServiceLogin, SingleLogout
-from sealedstate.sso.identifiers import Identifiers
+from sealedstate.sso import PERSISTENT, LogoutRequest, NameID, ServiceLogin
 from sealedstate.storage import SQLiteStorage
 from sealedstate.storage.requirements import DECLARED
-from tests.support.identity_providers import PASSWORD, USER, Provider, a_login
+from tests.support.documents import Document
+from tests.support.identity_providers import PASSWORD, USER, Provider, User, a_login
 from tests.support.jar import RING
 from tests.support.login_makers import SP, identifiers, registry
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "sso.md").read_text("utf-8")
-
-
-def between(mark: str) -> str:
-    name = re.escape(mark.split(":")[0])
-    found = re.search(rf"<!-- {re.escape(mark)} -->\n(.*?)\n?<!-- /{name} -->", DOCUMENT, re.DOTALL)
-    assert found is not None
-    return found[1]
+DOCUMENT = Document("sso.md")
 
 
 # --- tables ---------------------------------------------------------------------------------------
 
 
-def test_what_works_with_which_store_is_what_the_command_prints(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_documented_matrix_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sso", "matrix"]) == 0
-    assert between("matrix: sealedstate sso matrix") == capsys.readouterr().out.rstrip("\n")
+    assert DOCUMENT.block("matrix: sealedstate sso matrix") == capsys.readouterr().out.rstrip("\n")
 
 
 @pytest.mark.parametrize("name", ["memory", "memcached", "redis, evicting", "cookie"])
-def test_what_does_not_work_with_a_store_stops_the_start(name: str) -> None:
+def test_store_that_the_matrix_rules_out_stops_the_start(name: str) -> None:
     idp = Provider()
     store: Any = idp.store
     store.capabilities = DECLARED[name]
@@ -56,7 +42,7 @@ def test_what_does_not_work_with_a_store_stops_the_start(name: str) -> None:
         idp.node(accept_weak_store_for=["revocation"], indexed=False)
 
 
-def test_without_a_store_only_the_front_channel_works() -> None:
+def test_only_the_front_channel_works_without_a_store() -> None:
     idp = Provider(storage=None, part_policies={}, indexed=False)
     working = [ability for ability in LOGOUT_SUPPORT if is_supported(ability, None)]
     assert working == ["front channel"]
@@ -64,135 +50,110 @@ def test_without_a_store_only_the_front_channel_works() -> None:
     assert not idp.logout.revokes
 
 
-GIVEN: dict[str, Callable[[Identifiers, Any], ServiceLogin]] = {
-    "derived NameID and SessionIndex (`enter`)": lambda made, user: user.enter(SP),
-    "derived NameID, no SessionIndex": lambda made, user: _went(user, made, "name", None),
-    "derived NameID, SessionIndex of your own": lambda made, user: _went(user, made, "name", "own"),
-    "pairwise or own NameID, derived SessionIndex": lambda made, user: _went(
-        user, made, "own", "index"
-    ),
-    "pairwise or own NameID, own SessionIndex or none": lambda made, user: _went(
-        user, made, "own", "own"
-    ),
+# What a service was given: its NameID and its SessionIndex, each derived or not.
+GIVEN: dict[str, tuple[str, str | None]] = {
+    "derived NameID and SessionIndex (`add_derived_login`)": ("derived", "derived"),
+    "derived NameID, no SessionIndex": ("derived", None),
+    "derived NameID, SessionIndex of your own": ("derived", "own"),
+    "pairwise or own NameID, derived SessionIndex": ("own", "derived"),
+    "pairwise or own NameID, own SessionIndex or none": ("own", "own"),
 }
 
 
-def _went(user: Any, made: Identifiers, name: str, index: str | None) -> ServiceLogin:
-    now = user.node.keeper.deployment.now()
-    session = user.session()
+def enter(user: User, name: str, index: str | None) -> ServiceLogin:
+    derived = user.node.records.identifiers
+    assert derived is not None
+    now, session = user.node.keeper.deployment.now(), user.session()
     assert session.subject == USER
-    names = {"name": made.transient_name_id(session.raw_id, SP, now), "own": "jdoe-at-wiki"}
-    indexes = {"index": made.session_index(session.raw_id, SP, now), "own": "_own", None: None}
+    names = {"derived": derived.transient_name_id(session.raw_id, SP, now), "own": "jdoe-at-wiki"}
+    indexes = {"derived": derived.session_index(session.raw_id, SP, now), "own": "_own", None: None}
     login = ServiceLogin(SP, PASSWORD, NameID(names[name], PERSISTENT), indexes[index], int(now))
     user.go(login)
     return login
 
 
-def test_which_requests_lead_to_a_session_is_what_happens() -> None:
-    head = ["the service was given", "asks with SessionIndex", "asks without"]
-    columns = [f"{title}, {how}" for how in ("no index", "index") for title in head[1:]]
-    lines = ["| " + " | ".join([head[0], *columns]) + " |", "|---" * 5 + "|"]
-    for given, go in GIVEN.items():
-        cells = []
+def test_requests_lead_to_a_session_as_documented() -> None:
+    rows = {}
+    for title, (name, index) in GIVEN.items():
+        rows[title] = cells = list[str]()
         for indexed, with_index in product((False, True), (True, False)):
             idp = Provider(indexed=indexed)
-            made = idp.records.identifiers
-            assert made is not None
-            login = go(made, idp.signed_in())
+            login = enter(idp.signed_in(), name, index)
             if with_index and login.session_index is None:
                 cells.append("–")
                 continue
             indexes = (str(login.session_index),) if with_index else ()
-            found = idp.logout.begin_by_request(LogoutRequest(SP, login.name_id, indexes))
+            found = idp.logout.begin_for_request(LogoutRequest(SP, login.name_id, indexes))
             cells.append("found" if found else "no")
-        lines.append("| " + " | ".join([given, *cells]) + " |")
-    assert between("requests") == "\n".join(lines)
+    assert DOCUMENT.table("requests") == rows
+
+
+def test_identifier_key_leads_to_sessions_as_long_as_it_is_in_the_ring() -> None:
+    idp = Provider(indexed=False)
+    login = idp.signed_in().enter(SP)
+    for ring, leads in ((identifiers(2, 1), True), (identifiers(2), False)):
+        idp.records = type(idp.records)(registry(), ring)
+        node = idp.node(indexed=False, part_policies={"l": "cookie"})
+        assert bool(node.ask(login)) == leads
 
 
 # --- code -----------------------------------------------------------------------------------------
 
 
-class Sent(list[tuple[Any, ...]]):
-    """Stands for an identity provider's messages."""
-
-    def __call__(self, *what: Any, **more: Any) -> bool:
-        self.append((*what, more))
-        return True
-
-
-def test_the_code_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    setting_up, signing_in, *rest = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
-    front, answer, back, owed, listing = rest
-    sent = Sent()
+    set_up, sign_in, front, answer, back, pending, listing = DOCUMENT.code("python")
     store = SQLiteStorage(tmp_path / "sessions.db", time.time)
+    sent: list[str] = []
 
-    def with_keys(**given: Any) -> Settings:
+    def settings(**given: Any) -> Settings:
         if given["keys"] == "file:identifiers.json":
             assert given["absolute_lifetime"] == 129600
             return Settings(**given)
         assert given["storage"] == "sqlite:sessions.db"
         return Settings(**given | {"keys": StaticKeys(RING), "storage": store})
 
-    scope: dict[str, Any] = {
-        "app": None,
-        "time": time,
-        "send": sent,
-        "tell": sent,
-    }
-    setting_up = setting_up.replace("from sealedstate import Settings\n", "")
-    setting_up = setting_up.replace("    load_registry,\n", "")
-    scope |= {"Settings": with_keys, "load_registry": lambda _: registry()}
-    (config,) = re.findall(r"```toml\n# identifiers.toml\n(.*?)```", DOCUMENT, re.DOTALL)
+    def send(first: Any, *_: Any, **__: Any) -> bool:
+        sent.append(getattr(first, "entity_id", first))
+        return True
+
+    # The document's files are not there: the ring of keys and the registry are the tests'.
+    scope: dict[str, Any] = {"app": None, "send": send, "tell": send, "Settings": settings}
+    scope |= {"load_registry": lambda _: registry(), "LogoutRequest": LogoutRequest}
+    scope |= {"NameID": NameID, "name": "mail-name", "entity_id": "https://mail.example.org"}
+    set_up = set_up.replace("from sealedstate import Settings\n", "")
+    config = next(code for code in DOCUMENT.code("toml") if "# identifiers.toml" in code)
     Path("identifiers.toml").write_text(config, "utf-8")
     assert main(["keys", "init", "--config", "identifiers.toml"]) == 0
-    exec(setting_up, scope)
-    logout = scope["logout"]
-    assert isinstance(logout, SingleLogout)
+    exec(set_up.replace("    load_registry,\n", ""), scope)
     assert scope["PASSWORD"] == PASSWORD
 
-    def signed_in() -> Any:
-        session = scope["keeper"].session()
+    def sign_in_again() -> Session:
+        session: Session = scope["keeper"].session()
         session.subject = "jdoe"
-        exec(signing_in, scope | {"session": session, "records": scope["records"]})
-        login = scope["records"].of(session, time.time())
+        exec(sign_in, scope | {"session": session})
+        login = scope["records"].for_session(session)
         login.add_service(a_login("https://mail.example.org", "mail-name", "_5f3a"))
-        lines = scope["keeper"].save(session)
-        cookie = "; ".join(line.split(";")[0] for line in lines)
-        return scope["keeper"].session(cookie)
+        cookies = [line.split(";")[0] for line in scope["keeper"].save(session)]
+        reopened: Session = scope["keeper"].session("; ".join(cookies))
+        return reopened
 
-    local = scope | {"session": signed_in()}
+    local = scope | {"session": sign_in_again()}
     exec(front, local)
-    assert len(sent) == 1
-    assert len(local["progress"].remaining) == 2
-    first, second = local["progress"].remaining
-    local |= {
-        "relay_state": local["progress"].token,
-        "answered": first.entity_id,
-        "refused": second.entity_id,
-    }
-    exec(answer, local)
-    assert (local["progress"].complete, local["progress"].partial) == (True, True)
+    progress = local["progress"]
+    first, second = (notice.entity_id for notice in progress)
+    assert sent == [first]
+    exec(answer, local | {"relay_state": progress.token, "answered": first, "refused": second})
+    (failed,) = scope["logout"].resume(progress.token).failures
+    assert failed.entity_id == second
 
     exec("registry = SessionRegistry(keeper)", scope)
-    session = signed_in()
+    session = sign_in_again()
     assert len(scope["registry"].list("jdoe")) == 1
     exec(listing.split("\n", 1)[1], scope)
-    names = {"LogoutRequest": LogoutRequest, "NameID": NameID, "name": "mail-name"}
-    exec(back, scope | names | {"entity_id": "https://mail.example.org"})
-    assert sent[-1][0].entity_id == "https://wiki.example.org/saml"
+    exec(back, scope)
+    assert sent[-1] == "https://wiki.example.org/saml"
     assert session.subject is None
     local = scope | {"session": session}
-    exec(owed, local)
+    exec(pending, local)
     assert local["progress"] is None
-
-
-def test_what_is_said_of_identifier_keys_is_so() -> None:
-    idp = Provider(indexed=False)
-    user = idp.signed_in()
-    login = user.enter(SP)
-    request = LogoutRequest(SP, login.name_id)
-    for ring, leads in ((identifiers(2, 1), True), (identifiers(2), False)):
-        idp.records = type(idp.records)(registry(), ring)
-        node = idp.node(indexed=False, part_policies={"l": "cookie"})
-        assert bool(node.logout.begin_by_request(request)) == leads

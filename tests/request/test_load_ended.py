@@ -1,4 +1,4 @@
-"""The one door to what stood in a session that was logged out: read again, never a session."""
+"""The contents of a revoked session can be read for its logout, and never make a session."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from sealedstate import Session, StorageUnavailable
+from sealedstate import Session
 from sealedstate._request.load import EndedRecord, read_revoked
 from sealedstate.storage import MemoryStorage
+from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, Jar, keeper
 
 NAMES = ("small", "big", "absent")
@@ -18,7 +19,7 @@ SMALL, BIG = "s" * 100, "b" * 2600
 class Site:
     def __init__(self, **given: Any) -> None:
         self.clock = Clock()
-        self.store = MemoryStorage(self.clock)
+        self.store = ScriptedStorage(self.clock)
         self.keeper = keeper(self.clock, **{"storage": self.store, "profile": "roomy"} | given)
         self.browser = Browser(self.keeper)
         self.browser.visit(lambda session: setattr(session, "subject", "ann"))
@@ -27,7 +28,7 @@ class Site:
         assert session.subject == "ann"
         self.id = session.raw_id
 
-    def door(self, jar: Jar | None = None) -> EndedRecord | None:
+    def read(self, jar: Jar | None = None) -> EndedRecord | None:
         header = (jar or self.browser.jar).header()
         return read_revoked(self.keeper.deployment, self.keeper.session(header), NAMES)
 
@@ -38,16 +39,18 @@ class Site:
         return jar
 
 
-def test_it_is_shut_as_long_as_the_session_lives() -> None:
-    assert Site().door() is None
+def test_read_revoked_returns_nothing_for_a_live_session() -> None:
+    assert Site().read() is None
 
 
 @pytest.mark.parametrize("parts", [{}, {"big": "cookie"}], ids=["any", "cookie"])
-def test_it_opens_what_the_cookies_hold_and_makes_no_session_of_it(parts: dict[str, str]) -> None:
+def test_read_revoked_returns_what_the_cookies_hold_and_makes_no_session(
+    parts: dict[str, str],
+) -> None:
     site = Site(part_policies=parts)
     jar = site.end()
     for _ in range(2):
-        found = site.door(jar)
+        found = site.read(jar)
         assert found is not None
         assert (found.id, found.subject, found.from_outside) == (site.id, "ann", False)
         assert found.parts["small"] == SMALL
@@ -58,20 +61,20 @@ def test_it_opens_what_the_cookies_hold_and_makes_no_session_of_it(parts: dict[s
         assert dict(site.keeper.session(jar.header())) == {}
 
 
-def test_parts_in_the_store_are_read_from_there_or_missing() -> None:
+def test_read_revoked_reads_stored_parts_or_leaves_them_out() -> None:
     site = Site(part_policies={"big": "server"})
-    site.keeper.revoke_session(site.id)  # which deletes none, for it does not know their names
-    found = site.door()
+    site.keeper.revoke_session(site.id)  # deletes no rows: it does not know their names
+    found = site.read()
     assert found is not None
     assert found.parts["big"] == BIG
     site.store.delete_context("sealedstate.part")
-    found = site.door()
+    found = site.read()
     assert found is not None
     assert "big" not in found.parts
     assert found.torn == frozenset()
 
 
-def test_parts_whose_cookies_did_not_all_come_are_torn() -> None:
+def test_read_revoked_reports_parts_whose_cookies_did_not_all_arrive() -> None:
     site = Site(part_policies={"small": "cookie", "big": "cookie"}, storage=MemoryStorage(Clock()))
     jar = site.end()
     pairs = [pair for pair in jar.header().split("; ") if not pair.startswith("__Host-s-1=")]
@@ -82,34 +85,34 @@ def test_parts_whose_cookies_did_not_all_come_are_torn() -> None:
     assert found.torn
 
 
-def test_it_says_when_all_sessions_of_a_user_were_ended() -> None:
+def test_read_revoked_reports_the_revocation_of_the_subject() -> None:
     site = Site()
     site.keeper.revoke_subject("ann")
-    found = site.door()
+    found = site.read()
     assert found is not None
     assert found.from_outside
 
 
-def test_it_is_shut_for_a_session_that_goes_on_under_a_new_id() -> None:
+def test_read_revoked_returns_nothing_for_a_replaced_id() -> None:
     site = Site()
     old = site.browser.jar.copy()
     site.browser.visit(lambda session: session.regenerate())
-    assert site.door(old) is None
+    assert site.read(old) is None
     site.clock.forward(3600)
-    assert site.door(old) is None
+    assert site.read(old) is None
 
 
-def test_it_is_shut_for_what_has_expired_or_is_forged_or_is_nothing() -> None:
+def test_read_revoked_returns_nothing_for_expired_forged_or_no_cookies() -> None:
     site = Site()
     jar = site.end()
-    assert site.door(Jar()) is None
+    assert site.read(Jar()) is None
     session = site.keeper.session(jar.header()[:-3] + "AAA")
     assert read_revoked(site.keeper.deployment, session, NAMES) is None
     site.clock.forward(2 * 3600)
-    assert site.door(jar) is None
+    assert site.read(jar) is None
 
 
-def test_it_is_shut_for_what_this_node_can_not_judge_and_without_a_store() -> None:
+def test_read_revoked_returns_nothing_for_an_unknown_key_or_without_a_store() -> None:
     site = Site()
     jar = site.end()
     other = keeper(site.clock, keys="sealedstate-key-1:0a0b0c0d:" + KEY, storage=site.store)
@@ -121,14 +124,10 @@ def test_it_is_shut_for_what_this_node_can_not_judge_and_without_a_store() -> No
 KEY = "3q2-7wABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhs"
 
 
-def test_it_is_shut_while_the_store_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_revoked_returns_nothing_while_the_store_is_down() -> None:
     site = Site()
     jar = site.end()
-
-    def down(*_: Any) -> Any:
-        raise StorageUnavailable("down")
-
-    monkeypatch.setattr(site.store, "read", down)
+    site.store.fail("read")
     session: Session = site.keeper.session(jar.header())
     assert read_revoked(site.keeper.deployment, session, NAMES) is None
     assert session.withheld == "store-down"

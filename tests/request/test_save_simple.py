@@ -1,6 +1,4 @@
-"""The short way to save, and the general one beside it: a session that one carries, so does the
-other.
-"""
+"""A session that a simple save carries is carried by every other save, too."""
 
 from __future__ import annotations
 
@@ -12,12 +10,12 @@ from sealedstate import Keeper, Session, SessionTooLarge
 from sealedstate._wire.record import Place
 from sealedstate.profiles import PROFILES
 from sealedstate.storage import MemoryStorage
-from tests.support.jar import Browser, Clock, keeper
+from tests.support.jar import Browser, Clock, keeper, places_of
 
-# Each of these takes the general way, and leaves the parts as they are.
+# None of these is simple, and each leaves the parts as they are.
 GENERAL: dict[str, Callable[[Session], object]] = {
     "a new id": lambda session: session.regenerate(),
-    "a new id, and a value anew": lambda session: renew(session),
+    "a new id and a rewritten value": lambda session: renew(session),
 }
 
 
@@ -49,8 +47,7 @@ def carries(door: Keeper, size: int) -> bool:
         browser.visit(lambda session: fill(session, size))
     except SessionTooLarge:
         return False
-    (part,) = browser.session().layout()
-    return part.place is Place.CORE
+    return places_of(browser.session()) == {"part": Place.CORE}
 
 
 def fill(session: Session, size: int) -> None:
@@ -62,7 +59,7 @@ def fill(session: Session, size: int) -> None:
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("persistent", [False, True])
 @pytest.mark.parametrize("profile", PROFILES)
-def test_what_the_short_way_carries_the_general_one_carries_too(
+def test_session_at_the_limit_of_a_simple_save_survives_every_other_save(
     profile: str, persistent: bool, stored: bool, way: str
 ) -> None:
     clock = Clock()
@@ -72,12 +69,12 @@ def test_what_the_short_way_carries_the_general_one_carries_too(
     before = browser.read()
     browser.visit(GENERAL[way])
     assert browser.read() == before
-    assert [part.place for part in browser.session().layout()] == [Place.CORE]
+    assert places_of(browser.session()) == {"part": Place.CORE}
 
 
 @pytest.mark.parametrize("stray", ["__Host-s-1=x", "__Host-s-1=x; __Host-s-3=y", "__Host-s-2=z"])
 @pytest.mark.parametrize("profile", PROFILES)
-def test_strays_take_no_room_from_a_session_at_its_limit(profile: str, stray: str) -> None:
+def test_stray_chunks_take_no_room_from_a_session_at_its_limit(profile: str, stray: str) -> None:
     door = keeper(Clock(), profile=profile)
     browser = at_its_limit(door)
     session = door.session(f"{browser.jar.header()}; {stray}")
@@ -88,7 +85,7 @@ def test_strays_take_no_room_from_a_session_at_its_limit(profile: str, stray: st
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_strays_are_deleted_where_there_is_room(profile: str) -> None:
+def test_stray_chunks_are_deleted_if_there_is_room(profile: str) -> None:
     door = keeper(Clock(), profile=profile)
     browser = Browser(door)
     browser.visit(lambda session: fill(session, 100))

@@ -1,6 +1,6 @@
-"""Two tabs and more: whatever order their cookies arrive in, no mix and no lost login.
+"""Two tabs and more: no order of their responses leads to a mix or a lost login.
 
-Responses race to one jar. What a browser then carries is the core of one of them, with its overflow
+Responses race to one jar. The browser then carries the core of one of them, with its overflow
 whole, or with the parts in overflow absent.
 """
 
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from sealedstate import Keeper, Session
-from sealedstate._request.load import LoadedSession
-from sealedstate.storage import MemoryStorage
+from sealedstate._stored.parts import CONTEXT as PARTS
+from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, Jar, interleavings, keeper, shuffled
+from tests.support.shop import node, record_of, setting, sign_in, touch
 
 Change = Callable[[Session], object]
 Seen = dict[str, object]
@@ -78,7 +79,7 @@ class Race:
         self.outcomes = [self.browser.read()]
 
     def response(self, change: Change) -> list[str]:
-        """The lines of a tab's response, not yet arrived; what it alone would lead to is noted."""
+        """The lines of a tab's response, which has not arrived yet; its outcome alone is kept."""
         session = self.browser.session()
         change(session)
         lines = self.keeper.save(session)
@@ -94,10 +95,7 @@ class Race:
         return browser
 
     def assert_one_of(self, browser: Browser) -> str:
-        """That the session is one of the outcomes, at worst without its overflow.
-
-        Which: "whole" or "torn".
-        """
+        """The session is one of the outcomes, "whole", or without its overflow, "torn"."""
         missing = self.keeper.counts["part-missing"]
         session = browser.session()
         seen = dict(session)
@@ -117,27 +115,30 @@ class Race:
         expected = browser.read() | {"next": True}
         browser.visit(lambda session: session.update(next=True))
         assert browser.read() == expected
-        session = browser.session()
-        assert session.subject == "ann"
-        assert isinstance(session.visit, LoadedSession)
-        record = session.visit.record
-        assert record is not None
+        record = record_of(browser)
+        assert record.subject == "ann"
         chunks = 0 if record.overflow is None else record.overflow.count
         numbered = {f"__Host-s-{number}" for number in range(1, chunks + 1)}
         assert set(browser.jar.ours()) == {"__Host-s"} | numbered
 
 
-def pairs() -> Iterator[tuple[str, str]]:
-    yield from itertools.combinations(CHANGES, 2)
-
-
-@pytest.mark.parametrize("rewritten_last", [True, False], ids=["chromium", "firefox"])
-@pytest.mark.parametrize("before", BEFORE)
-def test_two_responses_in_any_order_leave_one_of_them_at_worst_without_its_overflow(
+@pytest.mark.parametrize(
+    ("before", "rewritten_last"),
+    [
+        ("nothing", True),
+        ("nothing", False),
+        *(
+            pytest.param(before, rewritten_last, marks=pytest.mark.slow)
+            for before in ("overflow", "much")
+            for rewritten_last in (True, False)
+        ),
+    ],
+)
+def test_two_responses_in_any_order_leave_one_of_them_or_its_core(
     before: str, rewritten_last: bool
 ) -> None:
     outcomes = []
-    for first, second in pairs():
+    for first, second in itertools.combinations(CHANGES, 2):
         race = Race(BEFORE[before], rewritten_last)
         one, other = race.response(CHANGES[first]), race.response(CHANGES[second])
         assert one
@@ -156,7 +157,7 @@ def test_two_responses_in_any_order_leave_one_of_them_at_worst_without_its_overf
 
 
 @pytest.mark.parametrize("before", BEFORE)
-def test_a_response_that_breaks_off_leaves_the_old_session_or_the_new_at_worst_without_overflow(
+def test_response_that_breaks_off_leaves_the_old_session_or_the_new_or_its_core(
     before: str,
 ) -> None:
     for change in CHANGES.values():
@@ -168,10 +169,9 @@ def test_a_response_that_breaks_off_leaves_the_old_session_or_the_new_at_worst_w
             race.assert_mended_by_the_next_write(browser)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", range(4))
-def test_three_responses_in_sampled_orders_leave_one_of_them_at_worst_without_its_overflow(
-    shard: int,
-) -> None:
+def test_three_responses_in_sampled_orders_leave_one_of_them_or_its_core(shard: int) -> None:
     chance = random.Random(shard)
     for trio in chance.sample(list(itertools.combinations(CHANGES, 3)), 6):
         race = Race(chance.choice(list(BEFORE.values())), chance.random() < 0.5)
@@ -183,7 +183,8 @@ def test_three_responses_in_sampled_orders_leave_one_of_them_at_worst_without_it
             race.assert_mended_by_the_next_write(browser)
 
 
-def test_any_subset_of_two_generations_in_any_order_is_never_a_mix() -> None:
+@pytest.mark.slow
+def test_subset_of_the_cookies_of_two_generations_is_never_a_mix() -> None:
     race = Race(large("0", 3))
     race.response(CHANGES["grows"])
     twin = race.arrive(race.response(CHANGES["grows, other values"]))
@@ -205,7 +206,7 @@ def test_any_subset_of_two_generations_in_any_order_is_never_a_mix() -> None:
         assert len(values) <= 1
 
 
-def test_the_same_cookies_in_any_order_are_the_same_session() -> None:
+def test_order_of_the_cookies_does_not_matter() -> None:
     race = Race(large("0", 3))
     cookies = race.browser.jar.header().split("; ")
     assert len(cookies) == 4
@@ -213,9 +214,7 @@ def test_the_same_cookies_in_any_order_are_the_same_session() -> None:
         assert dict(race.keeper.session("; ".join(order))) == large("0", 3)
 
 
-def test_a_response_without_overflow_deletes_also_the_chunks_that_its_request_did_not_carry() -> (
-    None
-):
+def test_response_without_overflow_deletes_chunks_that_its_request_did_not_carry() -> None:
     race = Race(large("0", 1))
     grown, shrunk = race.response(CHANGES["grows"]), race.response(CHANGES["shrinks"])
     browser = race.arrive([*grown, *shrunk])
@@ -223,12 +222,12 @@ def test_a_response_without_overflow_deletes_also_the_chunks_that_its_request_di
     assert browser.read() == small("D")
 
 
-def test_a_response_without_overflow_for_a_request_without_chunks_deletes_none() -> None:
+def test_response_without_overflow_to_a_request_without_chunks_deletes_none() -> None:
     race = Race(small("0"))
     assert len(race.response(CHANGES["shrinks"])) == 1
 
 
-def test_a_stale_chunk_beside_the_right_one_does_no_harm() -> None:
+def test_stale_chunk_beside_the_right_one_is_ignored() -> None:
     race = Race(large("0", 3))
     stale = race.browser.jar.header().split("; ")
     race.browser.visit(become(large("1", 3)))
@@ -238,7 +237,7 @@ def test_a_stale_chunk_beside_the_right_one_does_no_harm() -> None:
         assert dict(race.keeper.session(header)) == large("1", 3)
 
 
-def test_a_stolen_chunk_of_another_session_is_not_let_in() -> None:
+def test_chunk_of_another_session_is_ignored() -> None:
     ann, eve = Race(large("0", 3)), Race(large("E", 3))
     mixed = [cookie for cookie in ann.browser.jar.header().split("; ") if "__Host-s=" in cookie]
     mixed += [cookie for cookie in eve.browser.jar.header().split("; ") if "__Host-s-" in cookie]
@@ -247,9 +246,9 @@ def test_a_stolen_chunk_of_another_session_is_not_let_in() -> None:
     assert ann.keeper.counts["part-missing"] == 3
 
 
-def test_a_logout_in_one_tab_ends_the_session_whatever_another_tab_still_writes() -> None:
+def test_logout_in_one_tab_ends_the_session_whatever_another_tab_writes() -> None:
     clock = Clock()
-    shop = keeper(clock, profile="roomy", storage=MemoryStorage(clock))
+    shop = keeper(clock, profile="roomy", storage=ScriptedStorage(clock))
     browser = Browser(shop)
     browser.visit(lambda session: setattr(session, "subject", "ann"))
     browser.visit(become(large("0", 3)))
@@ -267,3 +266,75 @@ def test_a_logout_in_one_tab_ends_the_session_whatever_another_tab_still_writes(
         session = arrived.session()
         assert session.subject is None
         assert len(session) == 0
+
+
+# --- one stored part, two tabs ------------------------------------------------------------------
+
+
+def test_tabs_that_write_one_stored_part_are_merged_by_its_rule(
+    clock: Clock, store: ScriptedStorage
+) -> None:
+    asked = []
+
+    def union(base: object, theirs: object, ours: object) -> object:
+        asked.append((base, theirs, ours))
+        assert isinstance(theirs, set)
+        assert isinstance(ours, set)
+        return theirs | ours
+
+    browser = Browser(node(clock, store, merge={"vault": union}))
+    sign_in(browser, vault={"portal"})
+    tabs = [browser.session(), browser.session()]
+    for tab, service in zip(tabs, ("wiki", "mail"), strict=True):
+        vault = tab["vault"]
+        assert isinstance(vault, set)
+        vault.add(service)
+    for tab in tabs:
+        clock.forward(1)
+        browser.jar.receive(browser.keeper.save(tab))
+    assert asked == [({"portal"}, {"portal", "wiki"}, {"portal", "mail"})]
+    assert browser.read() == {"vault": {"portal", "wiki", "mail"}}
+
+
+def test_last_of_two_tabs_wins_without_a_merge_rule(browser: Browser, clock: Clock) -> None:
+    tabs = [browser.session(), browser.session()]
+    for tab, value in zip(tabs, ("first", "second"), strict=True):
+        tab["vault"] = value
+    for tab in tabs:
+        clock.forward(1)
+        browser.jar.receive(browser.keeper.save(tab))
+    assert browser.read()["vault"] == "second"
+
+
+def test_stored_part_that_another_tab_wrote_is_seen_with_an_older_cookie(browser: Browser) -> None:
+    tab = Browser(browser.keeper, browser.jar.copy())
+    tab.visit(setting(vault="tab"))
+    assert browser.read()["vault"] == "tab"
+    browser.visit(touch)
+    assert browser.read()["vault"] == "tab"
+
+
+def test_row_that_another_tab_has_written_since_is_not_deleted(
+    browser: Browser, store: ScriptedStorage
+) -> None:
+    tab = Browser(browser.keeper, browser.jar.copy())
+    browser.visit(lambda session: session.pop("vault"))
+    tab.visit(setting(vault="tab"))
+    browser.visit(touch)
+    assert list(store.keys(PARTS))
+    assert tab.read()["vault"] == "tab"
+
+
+def test_last_of_two_cores_brings_its_own_overflow(clock: Clock) -> None:
+    browser = Browser(node(clock, None, profile="roomy", refresh_after=60))
+    sign_in(browser, large=["x" * 5000])
+    clock.forward(61)
+    reading, writing = browser.session(), browser.session()
+    assert reading.subject == "ann"
+    large = writing["large"]
+    assert isinstance(large, list)
+    large.append("y")
+    written, refreshed = browser.keeper.save(writing), browser.keeper.save(reading)
+    browser.jar.receive(written)
+    browser.jar.receive(refreshed)
+    assert browser.read() == {"large": ["x" * 5000]}

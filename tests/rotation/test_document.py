@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import Key, Keyring
+from sealedstate import Key
 from sealedstate._wire.encoding import to_text
 from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, seal
-from sealedstate.keyring import secret_to_text
+from sealedstate.keyring import Keyring, secret_to_text
 from sealedstate.rotation.document import MAX_BYTES, dump_ring, parse_ring
 from sealedstate.rotation.ring import MAX_SECONDS, Schedule, Tombstone
 from sealedstate.rotation.transitions import create_ring, rotate

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, KeyState
+from sealedstate import ConfigurationError
 from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
 from sealedstate.errors import KeyDisabled, KeyOutOfUse, UnknownKey
-from sealedstate.keyring import secret_to_text
+from sealedstate.keyring import KeyState, secret_to_text
 from sealedstate.rotation.ring import (
     LEAST_ANNOUNCE,
     MAX_SECONDS,
@@ -84,7 +84,7 @@ def test_keyring_has_the_values_of_the_ring() -> None:
     made = replace(ring(key(NOW), key(NOW - 10, NOW - 5), dead=(dead,)), revoked_before=NOW - 7)
     keyring = made.keyring()
     assert (keyring.skew, keyring.announce) == (DAILY.skew, DAILY.announce)
-    assert keyring.gone == {b"dead"}
+    assert keyring.removed_kids == {b"dead"}
     assert keyring.revoked_before == NOW - 7
     assert keyring.lookup == made.lookup
     assert [each.disabled for each in keyring.keys] == [False, True]

@@ -18,7 +18,7 @@ from sealedstate.rotation import document
 from sealedstate.rotation.document import RingUnreadable, dump_ring
 from sealedstate.rotation.ring import Ring, RingReplaced, RingStorage
 from sealedstate.rotation.ring_file import RingFile
-from sealedstate.testing.workers import forked
+from sealedstate.testing._workers import run_in_fork
 from tests.support.examples import examples
 from tests.support.ring_storages import (
     CHANGES,
@@ -265,7 +265,7 @@ def test_file_of_another_user_is_named(path: Path) -> None:
 
     if os.geteuid() != 0:
         path.chmod(0)
-    failure, message = forked(read_as_nobody)
+    failure, message = run_in_fork(read_as_nobody)
     assert not failure, failure
     assert "Permission denied" in message
     assert str(path) in message

@@ -23,7 +23,7 @@ from sealedstate.rotation.reports import Report
 from sealedstate.rotation.ring import Ring
 from sealedstate.rotation.source import RotatingKeySource
 from sealedstate.rotation.transitions import create_ring, revoke, rotate
-from sealedstate.testing.clock import tries
+from sealedstate.testing._suite import poll
 from tests.support.examples import examples
 from tests.support.jar import Clock
 from tests.support.ring_simulation import World
@@ -239,7 +239,7 @@ def test_unknown_kid_loads_the_ring_that_has_or_had_it(clock: Clock, storage: Me
     kid = ring.keys[1].kid
     storage.ring = revoke(ring, kid, int(clock()), os.urandom)
     assert source.seek(kid)
-    assert kid in source.keyring().gone
+    assert kid in source.keyring().removed_kids
 
 
 def test_flood_of_unknown_kids_loads_the_ring_once_a_second(
@@ -338,10 +338,10 @@ def test_thread_begins_with_the_first_request_and_ends_at_close(
     source.keyring()
     (thread,) = {*threading.enumerate()} - before
     clock.forward(HASTY.rotate_every)
-    assert any(storage.ring and len(storage.ring.keys) == 2 for _ in tries(30))
+    assert any(storage.ring and len(storage.ring.keys) == 2 for _ in poll(30))
     assert thread.is_alive()
     source.close()
-    assert any(not thread.is_alive() for _ in tries(30))
+    assert any(not thread.is_alive() for _ in poll(30))
 
 
 def test_forked_child_rotates_with_its_own_thread(clock: Clock, storage: MemoryRing) -> None:
@@ -356,7 +356,7 @@ def test_forked_child_rotates_with_its_own_thread(clock: Clock, storage: MemoryR
         with contextlib.suppress(BaseException):
             clock.forward(HASTY.rotate_every)
             source.keyring()
-            if any(len(source.ring.keys) == 2 for _ in tries(30)):
+            if any(len(source.ring.keys) == 2 for _ in poll(30)):
                 os.write(write, b"rotated")
         os._exit(0)
     os.close(write)

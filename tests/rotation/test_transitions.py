@@ -8,8 +8,7 @@ from itertools import pairwise
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sealedstate import KeyState
-from sealedstate.keyring import Keyring
+from sealedstate.keyring import Keyring, KeyState
 from sealedstate.rotation.ring import Schedule
 from sealedstate.rotation.transitions import (
     MAX_EXPIRED_TOMBSTONES,
@@ -282,7 +281,7 @@ def test_secret_is_destroyed_long_after_its_key_expired(past: list[Moment]) -> N
             dead = next(dead for dead in after.ring.tombstones if dead.kid == key.kid)
             assert (dead.activates_at, dead.at) == (key.activates_at, after.now)
             assert (dead.sealed, dead.revoked) == (True, False)
-            assert key.kid in after.keyring.gone
+            assert key.kid in after.keyring.removed_kids
 
 
 def test_daily_ring_has_as_many_keys_as_it_needs_and_no_more() -> None:

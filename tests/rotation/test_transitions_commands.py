@@ -157,7 +157,7 @@ def test_revoked_key_never_returns(past: list[Moment]) -> None:
     for each in past:
         gone |= {each.kid} if each.change == "revoke" else set()
         assert gone <= {dead.kid for dead in each.ring.tombstones if dead.revoked}
-        assert gone <= each.keyring.gone
+        assert gone <= each.keyring.removed_kids
         assert gone.isdisjoint(key.kid for key in each.ring.keys)
 
 

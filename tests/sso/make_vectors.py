@@ -1,7 +1,7 @@
-"""Wrote the frozen vectors of login records, once. They are never written again.
+"""Wrote the frozen vectors of login records, once.
 
-Run as `python -m tests.sso.make_vectors` it writes the file if it is missing and refuses to touch
-one that is there: what was once written opens for ever. New vectors go into a new file.
+``python -m tests.sso.make_vectors`` writes the file only if it is missing: what a release wrote
+opens for ever. New vectors go into a new file.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sealedstate.sso import (
     NameID,
     Registry,
     ServiceLogin,
-    extended_text,
+    extend_registry,
     parse_registry,
 )
-from sealedstate.sso._codec.authentications import encode_head, keep
+from sealedstate.sso._codec.authentications import compact, encode_head
 from sealedstate.sso._codec.columns import encode_logins
-from sealedstate.sso.logins import How, Made, Text
+from sealedstate.sso.logins import Derivation, Derived, StoredText
 
 FILE = Path(__file__).parents[1] / "vectors" / "sso.json"
 KEYS = Path(__file__).parents[1] / "vectors" / "format1.json"
@@ -37,10 +37,12 @@ TRANSIENT = "urn:oasis:names:tc:SAML:2.0:nameid-format:transient"
 
 
 def keys() -> tuple[Key, Key]:
-    """The first two keys that stand in the vectors of format 1."""
-    one, other, *_ = json.loads(KEYS.read_text("utf-8"))["keys"]
-    made = [Key(bytes.fromhex(key["kid"]), bytes.fromhex(key["secret"])) for key in (one, other)]
-    return made[0], made[1]
+    """The first two keys of the vectors of format 1."""
+    one, other, *_ = (
+        Key(bytes.fromhex(key["kid"]), bytes.fromhex(key["secret"]))
+        for key in json.loads(KEYS.read_text("utf-8"))["keys"]
+    )
+    return one, other
 
 
 def identifiers() -> Identifiers:
@@ -49,20 +51,22 @@ def identifiers() -> Identifiers:
 
 
 def registry_text() -> str:
-    return extended_text(extended_text("", SERVICES[:20], [PASSKEY]), SERVICES)
+    return extend_registry(extend_registry("", SERVICES[:20], [PASSKEY]), SERVICES)
 
 
-def login(service: str, name: Text | NameID, index: Text | None, time: int) -> ServiceLogin:
+def login(
+    service: str, name: StoredText | NameID, index: StoredText | None, time: int
+) -> ServiceLogin:
     name_id = name if isinstance(name, NameID) else NameID(name)
     return ServiceLogin(service, "urn:federation:authentication:windows", name_id, index, time)
 
 
 def sets() -> dict[str, list[ServiceLogin]]:
-    hex_id, derived = "_" + "0123456789abcdef" * 2, Made(How.DERIVED, b"kid1", b"mark")
+    hex_id, derived = "_" + "0123456789abcdef" * 2, Derived(Derivation.DERIVED, b"kid1", b"mark")
     several = [
         login(SERVICES[3], hex_id, hex_id, NOW),
         login(SERVICES[25], "AAECAwQFBgcICQoLDA0ODxAREhM=", hex_id, NOW - 7),
-        login(SERVICES[4], Made(How.SUBJECT), None, NOW - 3600),
+        login(SERVICES[4], Derived(Derivation.SUBJECT), None, NOW - 3600),
         login(LITERAL, "jdoe@example.edu", "", NOW),
     ]
     qualified = NameID("ID-42", "urn:x:format", SERVICES[0], SERVICES[1])
@@ -74,7 +78,7 @@ def sets() -> dict[str, list[ServiceLogin]]:
         "twice at one": [login(SERVICES[2], hex_id, f"_{n:032x}", NOW) for n in range(3)],
         "made again": [
             login(SERVICES[5], NameID(derived, TRANSIENT), derived, NOW),
-            login(SERVICES[6], Made(How.PAIRWISE, b"kid2"), derived, NOW + 1),
+            login(SERVICES[6], Derived(Derivation.PAIRWISE, b"kid2"), derived, NOW + 1),
         ],
         "qualified": [
             ServiceLogin(SERVICES[1], PASSKEY, qualified, "id-" + "0f" * 20, NOW),
@@ -102,7 +106,7 @@ def vectors() -> dict[str, Any]:
         "registry": text,
         "columns": {name: encode_logins(some, known).hex() for name, some in sets().items()},
         "heads": {
-            name: encode_head(keep(one, NOW) for one in some).hex()
+            name: encode_head(compact(one, NOW) for one in some).hex()
             for name, some in heads().items()
         },
         "transient": {sp: made.transient_name_id(SESSION_ID, sp, NOW) for sp in SERVICES[:2]},

@@ -1,252 +1,197 @@
-"""The artifact store: who an artifact is for gets it, once."""
+"""The artifact store gives a message to its recipient, once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, Keyring, Settings
-from sealedstate.deployment import Deployment
+from sealedstate import ConfigurationError
 from sealedstate.errors import CapacityError, OutcomeUnknown, StorageUnavailable, UnsupportedValue
-from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.sso import ArtifactStore
-from sealedstate.sso.artifacts import CONTEXT, HANDLE_BYTES, LONGEST
+from sealedstate.sso.artifacts import HANDLE_BYTES, KIND, LONGEST
 from sealedstate.storage import MemoryStorage, Storage
+from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Clock
 from tests.support.login_makers import OTHER_SP, SP
-from tests.support.services import ON_SERVERS, RING, Unanswering, deployment, lagging, opened, rows
-from tests.support.sql_servers import postgresql_server
-
-__all__ = ["postgresql_server"]
+from tests.support.services import RING, deployment, lagging, rows
 
 NOW = 1_800_000_000
 MESSAGE = b"<samlp:Response>" + os.urandom(10_000)
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock(NOW)
-
-
-@pytest.fixture(params=["memory", "sqlite", *ON_SERVERS])
-def storage(request: pytest.FixtureRequest, tmp_path: Path, clock: Clock) -> Iterator[Storage]:
-    with opened(request.param, request, tmp_path, clock) as store:
-        yield store
-
-
-def artifacts(storage: Any, ring: Keyring = RING, realm: str = "default") -> ArtifactStore:
-    return ArtifactStore(deployment(storage, ring, realm))
+def artifacts(storage: Any, now: float = NOW, ring: Keyring = RING, **given: Any) -> ArtifactStore:
+    return ArtifactStore(deployment(storage, ring, Clock(now), **given))
 
 
 def in_memory() -> ArtifactStore:
     return artifacts(MemoryStorage(Clock(NOW)))
 
 
+def scripted() -> ScriptedStorage:
+    return ScriptedStorage(Clock(NOW))
+
+
 # --- on every store -----------------------------------------------------------------------------
 
 
-def test_a_message_is_given_once_to_whom_it_is_for(storage: Storage) -> None:
+def test_message_is_given_once_and_only_to_its_recipient(storage: Storage) -> None:
     node, other_node = artifacts(storage), artifacts(storage)
-    handle = node.put(MESSAGE, SP, 60, NOW)
+    handle = node.put(MESSAGE, SP, 60)
     assert len(handle) == HANDLE_BYTES
-    assert other_node.take(handle, SP, NOW) == MESSAGE
-    assert node.take(handle, SP, NOW) is None
-    assert other_node.take(handle, SP, NOW) is None
-
-
-def test_who_it_is_not_for_gets_nothing_and_takes_nothing_away(storage: Storage) -> None:
-    store = artifacts(storage)
-    handle = store.put(MESSAGE, SP, 60, NOW)
     for other in (OTHER_SP, "", SP + "/", SP.upper(), "\ud800"):
-        assert store.take(handle, other, NOW) is None
-    assert artifacts(storage, realm="another").take(handle, SP, NOW) is None
-    assert store.take(handle, SP, NOW) == MESSAGE
+        assert other_node.take(handle, other) is None
+    assert artifacts(storage, realm="another").take(handle, SP) is None
+    assert other_node.take(handle, SP) == MESSAGE
+    assert node.take(handle, SP) is None
+    assert other_node.take(handle, SP) is None
 
 
-def test_a_message_that_nobody_fetched_is_gone_after_its_lifetime(
-    storage: Storage, clock: Clock
-) -> None:
-    store = artifacts(storage)
-    early, late = (store.put(MESSAGE, SP, 60, NOW) for _ in range(2))
+def test_message_is_gone_after_its_lifetime(storage: Storage, clock: Clock) -> None:
+    early, late = (artifacts(storage).put(MESSAGE, SP, 60) for _ in range(2))
     clock.now = NOW + 59
-    assert store.take(early, SP, clock.now) == MESSAGE
+    assert artifacts(storage, clock.now).take(early, SP) == MESSAGE
     clock.now = NOW + 60
-    assert store.take(late, SP, clock.now) is None
+    assert artifacts(storage, clock.now).take(late, SP) is None
 
 
-def test_nothing_that_stands_in_the_store_tells_of_the_message_or_lets_one_ask(
-    storage: Storage,
-) -> None:
-    handle = artifacts(storage).put(b"a message that one could read", SP, 60, NOW)
-    ((key, stored),) = rows(storage, CONTEXT).items()
-    assert b"message" not in stored.value
-    assert SP.encode() not in stored.value
-    assert handle not in stored.value
-    assert artifacts(storage).take(key.encode()[:20], SP, NOW) is None
+def test_store_reveals_neither_message_nor_handle(storage: Storage) -> None:
+    handle = artifacts(storage).put(b"a message that one could read", SP, 60)
+    ((key, stored),) = rows(storage, KIND.context).items()
+    assert not [secret for secret in (b"message", SP.encode(), handle) if secret in stored.value]
+    assert artifacts(storage).take(key.encode()[:HANDLE_BYTES], SP) is None
 
 
-def test_a_message_that_the_store_can_not_take_is_refused_before_anything_is_written(
-    storage: Storage,
-) -> None:
-    store = artifacts(storage)
+def test_message_too_large_for_the_store_is_refused_before_any_write(storage: Storage) -> None:
     with pytest.raises(CapacityError, match="the store takes"):
-        store.put(bytes(storage.capabilities.value_bytes), SP, 60, NOW)
-    assert rows(storage, CONTEXT) == {}
+        artifacts(storage).put(bytes(storage.capabilities.value_bytes), SP, 60)
+    assert rows(storage, KIND.context) == {}
 
 
-def test_the_largest_message_that_is_named_fits() -> None:
-    store = in_memory()
+def test_message_of_message_bytes_fits() -> None:
+    store, entity_id = in_memory(), "https://sp.example.org/".ljust(1024, "x")
     largest = bytes(store.message_bytes)
-    entity_id = "https://sp.example.org/".ljust(1024, "x")
-    handle = store.put(largest, entity_id, 60, NOW)
-    assert store.take(handle, entity_id, NOW) == largest
+    assert store.take(store.put(largest, entity_id, 60), entity_id) == largest
 
 
 # --- odd input ----------------------------------------------------------------------------------
 
 
 @given(st.binary(max_size=50), st.text(min_size=1, max_size=40), st.text(max_size=40))
-def test_any_message_comes_back_to_its_recipient_and_to_nobody_else(
+def test_any_message_comes_back_to_any_recipient(
     message: bytes, recipient: str, other: str
 ) -> None:
     store = in_memory()
-    handle = store.put(message, recipient, 60, NOW)
+    handle = store.put(message, recipient, 60)
     if other != recipient:
-        assert store.take(handle, other, NOW) is None
-    assert store.take(handle, recipient, NOW) == message
+        assert store.take(handle, other) is None
+    assert store.take(handle, recipient) == message
 
 
 @given(st.binary(max_size=64))
-def test_a_handle_that_was_never_given_out_leads_nowhere(handle: bytes) -> None:
+def test_made_up_handle_leads_nowhere(handle: bytes) -> None:
     store = in_memory()
-    store.put(MESSAGE, SP, 60, NOW)
-    assert store.take(handle, SP, NOW) is None
+    store.put(MESSAGE, SP, 60)
+    assert store.take(handle, SP) is None
 
 
-@pytest.mark.parametrize("lifetime", [0, -1, LONGEST + 1])
-def test_a_lifetime_out_of_bounds_is_a_mistake_of_the_caller(lifetime: int) -> None:
-    with pytest.raises(ConfigurationError):
-        in_memory().put(MESSAGE, SP, lifetime, NOW)
+def test_bad_arguments_of_put_are_refused() -> None:
+    odd: list[tuple[Any, Any, int, type[Exception]]] = [
+        *((MESSAGE, SP, lifetime, ConfigurationError) for lifetime in (0, -1, LONGEST + 1)),
+        (MESSAGE, "", 60, ConfigurationError),
+        (MESSAGE, "\ud800", 60, CapacityError),
+        *((message, SP, 60, UnsupportedValue) for message in ("text", None)),
+        *((MESSAGE, recipient, 60, UnsupportedValue) for recipient in (5, SP.encode())),
+    ]
+    for message, recipient, lifetime, error in odd:
+        with pytest.raises(error):
+            in_memory().put(message, recipient, lifetime)
 
 
-def test_an_artifact_is_for_somebody() -> None:
-    with pytest.raises(ConfigurationError):
-        in_memory().put(MESSAGE, "", 60, NOW)
-    with pytest.raises(CapacityError):
-        in_memory().put(MESSAGE, "\ud800", 60, NOW)
-
-
-def test_what_is_no_message_or_no_name_is_refused_and_what_is_no_handle_leads_nowhere() -> None:
+def test_bad_arguments_of_take_lead_nowhere() -> None:
     store = in_memory()
-    nothing: Any = None
-    wrong: list[Any] = [("text", SP), (None, SP), (MESSAGE, 5), (MESSAGE, SP.encode())]
-    for message, recipient in wrong:
-        with pytest.raises(UnsupportedValue):
-            store.put(message, recipient, 60, NOW)
-    handle = store.put(MESSAGE, SP, 60, NOW)
-    no_bytes: Any = "x" * HANDLE_BYTES
-    assert store.take(nothing, SP, NOW) is None
-    assert store.take(no_bytes, SP, NOW) is None
-    assert store.take(handle, nothing, NOW) is None
-    assert store.take(handle, SP, NOW) == MESSAGE
+    handle = store.put(MESSAGE, SP, 60)
+    odd: list[tuple[Any, Any]] = [(None, SP), ("x" * HANDLE_BYTES, SP), (handle, None)]
+    for given_handle, recipient in odd:
+        assert store.take(given_handle, recipient) is None
+    assert store.take(handle, SP) == MESSAGE
 
 
 # --- bad days -----------------------------------------------------------------------------------
 
 
-def test_an_outage_raises_and_the_message_can_be_fetched_later() -> None:
-    store = Unanswering(MemoryStorage(Clock(NOW)))
-    handle = artifacts(store).put(MESSAGE, SP, 60, NOW)
+def test_outage_raises_and_the_message_can_be_fetched_later() -> None:
+    store = scripted()
+    node = artifacts(store)
+    handle = node.put(MESSAGE, SP, 60)
     for operation in ("read", "delete"):
-        store.down = {operation}
+        store.fail(operation)
         with pytest.raises(StorageUnavailable):
-            artifacts(store).take(handle, SP, NOW)
-    store.down.clear()
-    assert artifacts(store).take(handle, SP, NOW) == MESSAGE
+            node.take(handle, SP)
+        store.recover()
+    assert node.take(handle, SP) == MESSAGE
 
 
-@pytest.mark.parametrize("fault", ["lost", "late"])
-def test_putting_survives_lost_replies(fault: str) -> None:
-    store = Unanswering(MemoryStorage(Clock(NOW)))
-    getattr(store, fault)["create"] = 2
-    handle = artifacts(store).put(MESSAGE, SP, 60, NOW)
+@pytest.mark.parametrize("done", [True, False], ids=["written", "still on its way"])
+def test_put_survives_two_lost_replies(done: bool) -> None:
+    store = scripted()
+    node = artifacts(store)
+    (store.lose_reply if done else store.delay)("create", times=2)
+    handle = node.put(MESSAGE, SP, 60)
     store.arrive()
-    assert artifacts(store).take(handle, SP, NOW) == MESSAGE
-    assert artifacts(store).take(handle, SP, NOW) is None
+    assert node.take(handle, SP) == MESSAGE
+    assert node.take(handle, SP) is None
 
 
-def test_putting_says_when_nobody_can_tell() -> None:
-    store = Unanswering(MemoryStorage(Clock(NOW)))
-    store.lost["create"] = 3
+def test_put_raises_if_every_reply_is_lost() -> None:
+    store = scripted()
+    node = artifacts(store)
+    store.lose_reply("create", times=None)
     with pytest.raises(OutcomeUnknown):
-        artifacts(store).put(MESSAGE, SP, 60, NOW)
+        node.put(MESSAGE, SP, 60)
 
 
-def test_who_may_have_taken_a_message_and_can_not_tell_does_not_get_it() -> None:
-    store = Unanswering(MemoryStorage(Clock(NOW)))
-    handle = artifacts(store).put(MESSAGE, SP, 60, NOW)
-    store.lost["delete"] = 1
+def test_lost_reply_to_take_gives_the_message_at_most_once() -> None:
+    store = scripted()
+    node = artifacts(store)
+    taken, late = (node.put(MESSAGE, SP, 60) for _ in range(2))
+    store.lose_reply("delete")
     with pytest.raises(OutcomeUnknown):
-        artifacts(store).take(handle, SP, NOW)
-    assert artifacts(store).take(handle, SP, NOW) is None
-
-
-def test_who_asks_again_before_his_first_request_arrives_gets_it_once() -> None:
-    store = Unanswering(MemoryStorage(Clock(NOW)))
-    handle = artifacts(store).put(MESSAGE, SP, 60, NOW)
-    store.late["delete"] = 1
+        node.take(taken, SP)
+    assert node.take(taken, SP) is None
+    store.delay("delete")
     with pytest.raises(OutcomeUnknown):
-        artifacts(store).take(handle, SP, NOW)
-    assert artifacts(store).take(handle, SP, NOW) == MESSAGE
+        node.take(late, SP)
+    assert node.take(late, SP) == MESSAGE
     store.arrive()
-    assert artifacts(store).take(handle, SP, NOW) is None
+    assert node.take(late, SP) is None
 
 
-def test_a_node_that_lags_behind_takes_nothing_away() -> None:
-    storage = MemoryStorage(Clock(NOW))
-    handle = artifacts(storage).put(MESSAGE, SP, 60, NOW)
+def test_node_without_the_key_leaves_the_message_in_place() -> None:
+    store = MemoryStorage(Clock(NOW))
+    handle = artifacts(store).put(MESSAGE, SP, 60)
     with pytest.raises(StorageUnavailable, match="kid-unknown"):
-        artifacts(storage, lagging()).take(handle, SP, NOW)
-    assert artifacts(storage).take(handle, SP, NOW) == MESSAGE
+        artifacts(store, ring=lagging()).take(handle, SP)
+    assert artifacts(store).take(handle, SP) == MESSAGE
 
 
-def test_a_row_that_was_tampered_with_is_no_message() -> None:
-    storage = MemoryStorage(Clock(NOW))
-    handle = artifacts(storage).put(MESSAGE, SP, 60, NOW)
-    ((key, stored),) = rows(storage, CONTEXT).items()
-    forged = bytearray(stored.value)
-    forged[-1] ^= 1
-    storage.update(CONTEXT, key, bytes(forged), stored.expires_at, stored.version + 1)
-    assert artifacts(storage).take(handle, SP, NOW) is None
-    storage.update(CONTEXT, key, stored.value, stored.expires_at, stored.version + 2)
-    assert artifacts(storage).take(handle, SP, NOW) is None
-
-
-def test_a_message_sealed_by_a_key_that_was_revoked_is_none() -> None:
-    storage = MemoryStorage(Clock(NOW))
-    handle = artifacts(storage).put(MESSAGE, SP, 60, NOW)
+def test_row_that_was_altered_moved_or_sealed_by_a_revoked_key_is_no_message() -> None:
+    store = MemoryStorage(Clock(NOW))
+    handle = artifacts(store).put(MESSAGE, SP, 60)
     revoked = Keyring((*lagging().keys, replace(RING.keys[0], revoked=True)), lookup=RING.lookup)
-    assert artifacts(storage, revoked).take(handle, SP, NOW) is None
+    assert artifacts(store, ring=revoked).take(handle, SP) is None
+    ((key, stored),) = rows(store, KIND.context).items()
+    altered = stored.value[:-1] + bytes([stored.value[-1] ^ 1])
+    for version, value in enumerate((altered, stored.value), start=stored.version + 1):
+        store.update(KIND.context, key, value, stored.expires_at, version)
+        assert artifacts(store).take(handle, SP) is None
 
 
-# --- at the start -------------------------------------------------------------------------------
-
-
-def test_a_store_that_others_do_not_see_stops_the_start_unless_that_is_accepted() -> None:
-    def settings(*accept_weak_store_for: str) -> Settings:
-        return Settings(
-            keys=StaticKeys(RING), storage="memory:", accept_weak_store_for=accept_weak_store_for
-        )
-
+def test_constructor_refuses_a_store_that_other_processes_do_not_see() -> None:
     with pytest.raises(ConfigurationError, match="artifacts needs a store that is seen by every"):
-        ArtifactStore.of(Deployment.open(settings()))
-    store = ArtifactStore.of(Deployment.open(settings("artifacts")))
-    now = settings().clock()
-    assert store.take(store.put(MESSAGE, SP, 60, now), SP, now) == MESSAGE
+        artifacts(MemoryStorage(Clock(NOW)), accept=["revocation"])

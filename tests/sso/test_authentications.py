@@ -3,59 +3,62 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sealedstate.errors import LoginsUnreadable
 from sealedstate.sso import Authentication
 from sealedstate.sso._codec.authentications import (
     MARGIN,
-    complete,
+    StoredAuthentication,
+    compact,
     decode_head,
     encode_head,
-    keep,
+    expand,
 )
 from sealedstate.sso._codec.tables import DURATIONS, METHODS
-from tests.support.login_makers import NOW, SOME_METHODS
+from tests.support.examples import examples
+from tests.support.login_makers import NOW
+from tests.support.login_strategies import AUTHENTICATION_METHODS
 
 AUTHENTICATIONS = st.builds(
     Authentication,
-    SOME_METHODS,
+    AUTHENTICATION_METHODS,
     st.one_of(st.integers(NOW - 50_000, NOW + 50_000), st.integers(0, (1 << 40) - 1)),
     st.one_of(st.sampled_from(DURATIONS), st.integers(0, (1 << 40) - 1)),
 )
 
 
 def there_and_back(
-    given_: frozenset[Authentication], start: int, later_start: int
+    authentications: frozenset[Authentication], start: int, later_start: int
 ) -> frozenset[Authentication]:
-    data = encode_head(keep(one, start) for one in given_)
-    return frozenset(complete(one, later_start) for one in decode_head(data))
+    data = encode_head(compact(each, start) for each in authentications)
+    return frozenset(expand(each, later_start) for each in decode_head(data))
 
 
 @given(st.frozensets(AUTHENTICATIONS, max_size=5), st.integers(-MARGIN, MARGIN))
 def test_authentications_come_back_exactly(
-    given_: frozenset[Authentication], saved_later: int
+    authentications: frozenset[Authentication], saved_later: int
 ) -> None:
-    """Also where the session's start turns out a little different once it is saved."""
-    assert there_and_back(given_, NOW, NOW + saved_later) == given_
+    """Also if the session's start turns out a little different once it is saved."""
+    assert there_and_back(authentications, NOW, NOW + saved_later) == authentications
 
 
-@pytest.mark.parametrize("start", [0, 1, 40_000, NOW])
-def test_a_session_may_begin_at_any_time(start: int) -> None:
-    given_ = frozenset({Authentication(METHODS[0], start, 60), Authentication("m", start + 9, 60)})
-    assert there_and_back(given_, start, start) == given_
+def test_a_session_may_begin_at_any_time() -> None:
+    for start in (0, 1, 40_000, NOW):
+        both = {Authentication(METHODS[0], start, 60), Authentication("m", start + 9, 60)}
+        assert there_and_back(frozenset(both), start, start) == both
 
 
-def test_the_usual_authentication_takes_two_bytes_and_a_known_one_three() -> None:
+def test_an_authentication_of_the_tables_takes_two_or_three_bytes() -> None:
     for method in METHODS:
         for duration in DURATIONS:
-            head = encode_head([keep(Authentication(method, NOW - 900, duration), NOW)])
-            usual = (method, duration) == (METHODS[0], DURATIONS[0])
-            assert len(head) == (2 if usual else 3)
+            head = encode_head([compact(Authentication(method, NOW - 900, duration), NOW)])
+            is_default = (method, duration) == (METHODS[0], DURATIONS[0])
+            assert len(head) == (2 if is_default else 3)
 
 
-def test_the_tables_fit_what_one_byte_can_name() -> None:
+def test_the_tables_fit_into_one_byte() -> None:
     assert len(METHODS) * len(DURATIONS) <= 256
     assert len(set(METHODS)) == len(METHODS)
     assert len(set(DURATIONS)) == len(DURATIONS) == 8
@@ -69,18 +72,21 @@ def test_no_authentication_is_no_bytes() -> None:
 @given(st.binary(min_size=1, max_size=60))
 @example(b"\x00" + bytes(2))
 @example(b"\xff" + bytes(2))
-@settings(max_examples=300)
-def test_arbitrary_bytes_are_one_kind_of_error(data: bytes) -> None:
+@examples(300)
+def test_arbitrary_bytes_are_a_head_or_unreadable(data: bytes) -> None:
     try:
         head = decode_head(data)
-        for kept in head:
-            complete(kept, NOW)
+        for stored in head:
+            expand(stored, NOW)
     except LoginsUnreadable:
         return
     assert encode_head(head) == data
 
 
-def test_a_time_before_all_time_is_refused() -> None:
-    (kept,) = decode_head(b"\xff\xff")
-    with pytest.raises(LoginsUnreadable):
-        complete(kept, 10)
+def test_a_time_or_duration_beyond_the_range_is_unreadable() -> None:
+    (early,) = decode_head(b"\xff\xff")
+    endless = StoredAuthentication(METHODS[0], 1 << 50, 0, -1)
+    assert decode_head(encode_head([endless])) == {endless}
+    for stored, start in ((early, 10), (endless, NOW)):
+        with pytest.raises(LoginsUnreadable):
+            expand(stored, start)

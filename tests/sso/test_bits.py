@@ -20,21 +20,19 @@ from sealedstate.sso._codec.bits import BitReader, BitWriter, EndOfBits
         max_size=20,
     )
 )
-def test_what_was_put_is_taken_in_the_same_order(numbers: list[tuple[str, int | bytes]]) -> None:
+def test_values_are_taken_in_the_order_they_were_put(values: list[tuple[str, int | bytes]]) -> None:
     writer = BitWriter()
-    for kind, value in numbers:
+    for kind, value in values:
         getattr(writer, f"put_{kind}")(value)
     reader = BitReader(writer.finish())
-    for kind, value in numbers:
+    for kind, value in values:
         size = (len(value),) if isinstance(value, bytes) else ()
         assert getattr(reader, f"take_{kind}")(*size) == value
     reader.finish()
 
 
 @given(st.data(), st.integers(1, 1 << 40))
-def test_digits_take_no_more_bits_than_their_radix_asks_for(
-    data: st.DataObject, radix: int
-) -> None:
+def test_digits_take_no_more_bits_than_their_radix_needs(data: st.DataObject, radix: int) -> None:
     digits = data.draw(st.lists(st.integers(0, radix - 1), max_size=150))
     writer = BitWriter()
     writer.put_digits(digits, radix)
@@ -46,23 +44,22 @@ def test_digits_take_no_more_bits_than_their_radix_asks_for(
 
 
 @given(st.lists(st.integers(0, 500), max_size=20), st.integers(0, 9))
-def test_rice_gives_its_numbers_back(numbers: list[int], k: int) -> None:
+def test_rice_returns_its_numbers(numbers: list[int], k: int) -> None:
     writer = BitWriter()
     writer.put_rice(numbers, k)
-    reader = BitReader(writer.finish())
-    assert reader.take_rice(len(numbers), k) == numbers
+    assert BitReader(writer.finish()).take_rice(len(numbers), k) == numbers
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff", b"\xff" * 4, b"\xff" * 1000])
-def test_bits_that_end_too_soon_are_an_error(data: bytes) -> None:
-    with pytest.raises(EndOfBits):
-        BitReader(data).take_small()
-    with pytest.raises(EndOfBits):
-        BitReader(data).take(8 * len(data) + 1)
-    with pytest.raises(EndOfBits):
-        BitReader(data).take_rice(1, 3)
-    with pytest.raises(EndOfBits):
-        BitReader(data).take_bytes(len(data) + 1)
+def test_bits_that_end_too_early_are_refused() -> None:
+    for data in (b"", b"\xff", b"\xff" * 4, b"\xff" * 1000):
+        with pytest.raises(EndOfBits):
+            BitReader(data).take_small()
+        with pytest.raises(EndOfBits):
+            BitReader(data).take(8 * len(data) + 1)
+        with pytest.raises(EndOfBits):
+            BitReader(data).take_rice(1, 3)
+        with pytest.raises(EndOfBits):
+            BitReader(data).take_bytes(len(data) + 1)
 
 
 def test_an_invented_count_is_refused_before_it_costs_anything() -> None:
@@ -70,9 +67,9 @@ def test_an_invented_count_is_refused_before_it_costs_anything() -> None:
         BitReader(b"\xff" * 100).take_digits(1 << 60, 1 << 40)
 
 
-@pytest.mark.parametrize("data", [b"\x00\x00", b"\x01"])
-def test_bytes_or_bits_left_over_are_an_error(data: bytes) -> None:
-    reader = BitReader(data)
-    reader.take(4)
-    with pytest.raises(EndOfBits):
-        reader.finish()
+def test_remaining_bits_that_are_no_padding_are_refused() -> None:
+    for data in (b"\x00\x00", b"\x01"):
+        reader = BitReader(data)
+        reader.take(4)
+        with pytest.raises(EndOfBits):
+            reader.finish()

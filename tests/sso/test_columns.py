@@ -7,18 +7,21 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sealedstate.errors import LoginsUnreadable, UnsupportedValue
-from sealedstate.sso import NameID, RegistryMissing, ServiceLogin
+from sealedstate.errors import LoginsUnreadable, RegistryMissing, UnsupportedValue
+from sealedstate.sso import NameID, ServiceLogin
 from sealedstate.sso._codec.columns import MAX_LOGINS, decode_logins, encode_logins
-from sealedstate.sso.logins import How, Made
+from sealedstate.sso.logins import Derivation, Derived
 from sealedstate.sso.registry import Registry
-from tests.support.login_makers import ENTITY_IDS, LOGIN_SETS, NOW, OTHER_SP, SP, a_login, registry
+from tests.support.examples import examples
+from tests.support.login_makers import ENTITY_IDS, NOW, OTHER_SP, SP, a_login, registry
+from tests.support.login_strategies import LOGIN_SETS
 
-NOTHING = Registry()
+EMPTY = Registry()
 SOME = registry(ENTITY_IDS, methods=("https://example.org/passkey",))
+OLD, GROWN = registry(ENTITY_IDS[:20]), registry(ENTITY_IDS[:20], ENTITY_IDS[20:])
 
 
 def random_logins(count: int, seed: int = 1) -> frozenset[ServiceLogin]:
@@ -26,25 +29,37 @@ def random_logins(count: int, seed: int = 1) -> frozenset[ServiceLogin]:
     return frozenset(
         a_login(
             f"https://sp{number}.example.org/shibboleth",
+            "_" + rnd.randbytes(16).hex(),
+            "_" + rnd.randbytes(16).hex(),
             NOW - rnd.randrange(20_000),
-            "_" + rnd.randbytes(16).hex(),
-            "_" + rnd.randbytes(16).hex(),
         )
         for number in range(count)
     )
 
 
 @given(LOGIN_SETS, st.booleans())
-@settings(max_examples=150)
+@examples(150)
 def test_logins_come_back_exactly(logins: frozenset[ServiceLogin], registered: bool) -> None:
-    known = SOME if registered else NOTHING
-    data = encode_logins(logins, known)
-    assert decode_logins(data, known) == logins
+    known = SOME if registered else EMPTY
+    assert decode_logins(encode_logins(logins, known), known) == logins
+
+
+def test_special_logins_come_back_exactly() -> None:
+    long = {
+        a_login(SP + "x" * 1000, "n" * 10_000, "Ä" * 10_000),
+        a_login(OTHER_SP, "ß∑" * 5_000, ""),
+    }
+    empty_and_missing_index = {a_login(index=""), a_login(index=None)}
+    several_at_one_service = {
+        a_login(ENTITY_IDS[n % 3], index=f"_{n:032x}", time=NOW - n) for n in range(10)
+    }
+    for logins in (random_logins(1000), long, empty_and_missing_index, several_at_one_service):
+        assert decode_logins(encode_logins(logins, SOME), SOME) == logins
 
 
 @given(LOGIN_SETS, st.randoms(use_true_random=False))
-@settings(max_examples=30)
-def test_a_set_has_one_encoding_in_whatever_order_it_comes(
+@examples(30)
+def test_the_order_of_logins_does_not_change_their_encoding(
     logins: frozenset[ServiceLogin], rnd: random.Random
 ) -> None:
     listed = list(logins)
@@ -52,125 +67,92 @@ def test_a_set_has_one_encoding_in_whatever_order_it_comes(
     assert encode_logins(listed + listed[:2], SOME) == encode_logins(logins, SOME)
 
 
-def test_nothing_of_a_thousand_logins_or_of_ten_thousand_letters_is_cut() -> None:
-    logins = random_logins(1000)
-    assert decode_logins(encode_logins(logins, SOME), SOME) == logins
-    long = frozenset(
-        {
-            a_login(SP + "x" * 1000, name="n" * 10_000, index="Ä" * 10_000),
-            a_login(OTHER_SP, name="ß∑" * 5_000, index=""),
-        }
-    )
-    assert decode_logins(encode_logins(long, SOME), SOME) == long
-
-
-def test_an_empty_session_index_is_not_a_missing_one() -> None:
-    logins = frozenset({a_login(index=""), a_login(index=None)})
-    assert decode_logins(encode_logins(logins, SOME), SOME) == logins
-
-
-def test_several_logins_at_one_service_are_all_kept() -> None:
-    logins = frozenset(
-        a_login(ENTITY_IDS[number % 3], NOW - number, index=f"_{number:032x}")
-        for number in range(10)
-    )
-    assert decode_logins(encode_logins(logins, SOME), SOME) == logins
-
-
-def test_more_logins_than_are_read_are_not_written() -> None:
-    many = (a_login(time=number) for number in range(MAX_LOGINS + 1))
+def test_more_logins_than_can_be_read_are_not_written() -> None:
     with pytest.raises(UnsupportedValue):
-        encode_logins(many, SOME)
+        encode_logins((a_login(time=number) for number in range(MAX_LOGINS + 1)), SOME)
 
 
-def test_what_is_made_again_takes_next_to_nothing() -> None:
-    made = Made(How.DERIVED, b"kid1", b"mark")
-    logins = frozenset(
-        a_login(entity_id, NOW - 60 * number, made, made)
-        for number, entity_id in enumerate(ENTITY_IDS)
-    )
+# --- sizes --------------------------------------------------------------------------------------
+
+
+def test_derived_identifiers_take_next_to_nothing() -> None:
+    derived = Derived(Derivation.DERIVED, b"kid1", b"mark")
+    logins = {a_login(sp, derived, derived, NOW - 60 * n) for n, sp in enumerate(ENTITY_IDS)}
     assert len(encode_logins(logins, SOME)) < 2 * len(logins)
 
 
-def test_a_random_identifier_takes_its_bytes_and_a_registered_service_hardly_one() -> None:
+def test_random_identifiers_take_their_bytes_and_registered_services_hardly_one() -> None:
     logins = random_logins(40)
     assert len(encode_logins(logins, SOME)) <= 40 * (16 + 16 + 15 / 8 + 2 / 8) + 16
 
 
 @given(st.integers(1, 500))
-def test_whole_minutes_are_kept_as_such_and_come_back_to_the_second(minutes: int) -> None:
-    even = frozenset({a_login(SP, NOW), a_login(OTHER_SP, NOW - 60 * minutes)})
-    odd = frozenset({a_login(SP, NOW), a_login(OTHER_SP, NOW - 60 * minutes - 1)})
+def test_whole_minutes_take_less_and_come_back_to_the_second(minutes: int) -> None:
+    even = frozenset({a_login(SP), a_login(OTHER_SP, time=NOW - 60 * minutes)})
+    odd = frozenset({a_login(SP), a_login(OTHER_SP, time=NOW - 60 * minutes - 1)})
     for logins in (even, odd):
         assert decode_logins(encode_logins(logins, SOME), SOME) == logins
     assert len(encode_logins(even, SOME)) <= len(encode_logins(odd, SOME))
 
 
-# --- nothing is compressed ----------------------------------------------------------------------
+def test_no_size_depends_on_how_two_texts_resemble_one_another() -> None:
+    """An attacker who fills one field can't guess another one by the cookie's length."""
+    secret = a_login(SP, "carol.secret", None)
 
+    def size_by_name(guess: str) -> int:
+        return len(encode_logins({secret, a_login(OTHER_SP, guess, None, NOW + 1)}, SOME))
 
-def test_a_text_that_resembles_another_takes_as_much_as_one_that_does_not() -> None:
-    """With one field of theirs, an attacker can't guess another by the cookie's length."""
-    secret = a_login(SP, name="carol.secret", index=None)
+    def size_by_service(other: str) -> int:
+        return len(encode_logins({a_login("https://app.bank.example/q"), a_login(other)}, EMPTY))
 
-    def size(guess: str) -> int:
-        theirs = a_login(OTHER_SP, NOW + 1, name=guess, index=None)
-        return len(encode_logins({secret, theirs}, SOME))
-
-    assert size("carol.secret") == size("carol.sxxxxx") == size("qqqqq.qqqqqq")
-
-
-def test_an_unregistered_service_takes_as_much_beside_one_that_resembles_it() -> None:
-    def size(other: str) -> int:
-        return len(encode_logins({a_login("https://app.bank.example/q"), a_login(other)}, NOTHING))
-
-    assert size("https://app.bank.example/r") == size("https://xyz.mnop.hamster/w")
+    assert size_by_name("carol.secret") == size_by_name("carol.sxxxxx")
+    assert size_by_name("carol.secret") == size_by_name("qqqqq.qqqqqq")
+    assert size_by_service("https://app.bank.example/r") == size_by_service(
+        "https://xyz.mnop.hamster/w"
+    )
 
 
 # --- versions of the registry -------------------------------------------------------------------
 
 
-def test_what_an_old_version_wrote_opens_with_every_later_one() -> None:
-    old, grown = registry(ENTITY_IDS[:20]), registry(ENTITY_IDS[:20], ENTITY_IDS[20:])
+def test_later_versions_open_what_an_earlier_version_wrote() -> None:
     logins = random_logins(40)
-    data = encode_logins(logins, old)
-    assert decode_logins(data, grown) == logins
-    assert len(encode_logins(logins, grown)) < len(data)
+    data = encode_logins(logins, OLD)
+    assert decode_logins(data, GROWN) == logins
+    assert len(encode_logins(logins, GROWN)) < len(data)
 
 
-def test_what_a_later_version_wrote_is_reported_by_a_node_that_lags_behind() -> None:
-    old, grown = registry(ENTITY_IDS[:20]), registry(ENTITY_IDS[:20], ENTITY_IDS[20:])
-    data = encode_logins({a_login(ENTITY_IDS[30])}, grown)
+def test_a_node_whose_registry_lags_behind_names_the_version_it_needs() -> None:
+    data = encode_logins({a_login(ENTITY_IDS[30])}, GROWN)
     with pytest.raises(RegistryMissing) as missing:
-        decode_logins(data, old)
+        decode_logins(data, OLD)
     assert missing.value.version == 2
     assert isinstance(missing.value, LoginsUnreadable)
 
 
-def test_a_registry_made_anew_is_not_mistaken_for_the_one_that_was() -> None:
-    """Else the NameID of one service would be sent to another."""
+def test_another_registry_is_not_mistaken_for_the_original() -> None:
+    """Otherwise the NameID of one service would be sent to another."""
     data = encode_logins({a_login(ENTITY_IDS[3])}, registry(ENTITY_IDS))
-    with pytest.raises(RegistryMissing):
-        decode_logins(data, registry(list(reversed(ENTITY_IDS))))
-    with pytest.raises(RegistryMissing):
-        decode_logins(data, NOTHING)
+    for other in (registry(list(reversed(ENTITY_IDS))), EMPTY):
+        with pytest.raises(RegistryMissing):
+            decode_logins(data, other)
 
 
 def test_logins_without_a_registered_name_need_no_registry() -> None:
     logins = frozenset({a_login(SP), a_login(OTHER_SP)})
     data = encode_logins(logins, SOME)
-    assert decode_logins(data, NOTHING) == logins
+    assert decode_logins(data, EMPTY) == logins
     assert decode_logins(data, registry(ENTITY_IDS, [SP])) == logins
 
 
-def test_registered_methods_and_qualifiers_are_numbers_too() -> None:
+def test_registered_methods_and_qualifiers_are_written_as_numbers() -> None:
     name_id = NameID("x", None, ENTITY_IDS[7], SP)
     login = ServiceLogin(SP, "https://example.org/passkey", name_id, None, NOW)
     data = encode_logins({login}, SOME)
     assert decode_logins(data, SOME) == {login}
     with pytest.raises(RegistryMissing):
-        decode_logins(data, NOTHING)
-    assert len(data) < len(encode_logins({login}, NOTHING)) - 20
+        decode_logins(data, EMPTY)
+    assert len(data) < len(encode_logins({login}, EMPTY)) - 20
 
 
 # --- hostile bytes ------------------------------------------------------------------------------
@@ -178,40 +160,35 @@ def test_registered_methods_and_qualifiers_are_numbers_too() -> None:
 
 @given(st.binary(min_size=1, max_size=200))
 @example(b"\x10" + b"\xff" * 50)
-@settings(max_examples=300)
-def test_arbitrary_bytes_are_one_kind_of_error(data: bytes) -> None:
+@examples(300)
+def test_arbitrary_bytes_are_columns_or_unreadable(data: bytes) -> None:
     try:
         logins = decode_logins(data, SOME)
     except LoginsUnreadable:
         return
-    assert encode_logins(logins, SOME) == data or encode_logins(logins, NOTHING) == data
+    assert encode_logins(logins, SOME) == data or encode_logins(logins, EMPTY) == data
 
 
 @given(LOGIN_SETS, st.data())
-@settings(max_examples=100)
-def test_an_altered_byte_is_an_error_or_another_set(
-    logins: frozenset[ServiceLogin], data: st.DataObject
-) -> None:
+@examples(100)
+def test_an_altered_byte_is_noticed(logins: frozenset[ServiceLogin], data: st.DataObject) -> None:
     whole = bytearray(encode_logins(logins, SOME) or b"\x10")
-    at = data.draw(st.integers(0, len(whole) - 1))
-    whole[at] ^= data.draw(st.integers(1, 255))
+    whole[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
     with contextlib.suppress(LoginsUnreadable):
         assert decode_logins(bytes(whole), SOME) != logins
 
 
-@pytest.mark.parametrize("cut", [1, 2, 5, 20])
-def test_columns_that_are_cut_or_longer_are_refused(cut: int) -> None:
+def test_columns_that_are_cut_or_longer_are_refused() -> None:
     data = encode_logins(random_logins(10), SOME)
-    for altered in (data[:-cut], data + bytes(cut)):
+    for altered in (data[:-1], data[:-2], data[:-5], data[:-20], data + bytes(1), data + bytes(20)):
         with pytest.raises(LoginsUnreadable):
             decode_logins(altered, SOME)
 
 
-def test_a_number_beyond_the_registry_is_refused() -> None:
-    grown = registry(ENTITY_IDS[:20], ENTITY_IDS[20:])
-    data = encode_logins({a_login(ENTITY_IDS[39])}, grown)
-    # The same numbers under the first version, which has only 20 of them.
-    entities = replace(grown.versions[1], entities=39)
-    lost = replace(grown, versions=(grown.versions[0], entities))
+def test_a_number_beyond_the_version_is_refused() -> None:
+    data = encode_logins({a_login(ENTITY_IDS[39])}, GROWN)
+    # The same version and checksum, with one entity less.
+    first, second = GROWN.versions
+    cut = replace(GROWN, versions=(first, replace(second, entities=39)))
     with pytest.raises(LoginsUnreadable):
-        decode_logins(data, lost)
+        decode_logins(data, cut)

@@ -1,4 +1,4 @@
-"""Identifiers that are made: they lead back, only where they belong, and tell nobody anything."""
+"""Derived identifiers lead back, only where they belong, and reveal nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate._wire.encoding import from_text, to_text
@@ -24,9 +24,8 @@ from sealedstate.errors import (
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Key, Keyring
 from sealedstate.sso import Identifiers
-from sealedstate.sso.identifiers import HANDLE_BYTES, HANDLE_CHARS, kid_of
+from sealedstate.sso.identifiers import HANDLE_BYTES, HANDLE_CHARS, mask, parse_kid, unmask
 from tests.support.login_makers import (
-    ANY_TEXT,
     NOW,
     OTHER_ID,
     OTHER_SP,
@@ -35,178 +34,157 @@ from tests.support.login_makers import (
     a_key,
     identifiers,
 )
+from tests.support.login_strategies import ANY_TEXT, SESSION_IDS
 
-MADE = identifiers()
-IDS = st.binary(min_size=16, max_size=16)
-NCNAME = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*", re.ASCII)
-
-
-def ring(*keys: Key, gone: frozenset[bytes] = frozenset()) -> Identifiers:
-    return Identifiers(StaticKeys(Keyring(keys, gone=gone)))
+IDS = identifiers()
 
 
-@given(IDS, ANY_TEXT)
+def ring(*keys: Key, removed: frozenset[bytes] = frozenset()) -> Identifiers:
+    return Identifiers(StaticKeys(Keyring(keys, removed_kids=removed)))
+
+
+def token(text: str) -> bytes:
+    return from_text(text[1:])
+
+
+@given(SESSION_IDS, ANY_TEXT)
 def test_a_handle_leads_back_to_its_session(session_id: bytes, entity_id: str) -> None:
-    name = MADE.transient_name_id(session_id, entity_id, NOW)
-    index = MADE.session_index(session_id, entity_id, NOW)
-    assert MADE.open_name_id(name, entity_id, NOW) == session_id
-    assert MADE.open_session_index(index, entity_id, NOW) == session_id
+    name = IDS.transient_name_id(session_id, entity_id, NOW)
+    index = IDS.session_index(session_id, entity_id, NOW)
+    assert IDS.open_name_id(name, entity_id, NOW) == session_id
+    assert IDS.open_session_index(index, entity_id, NOW) == session_id
+    for handle in (name, index):
+        assert re.fullmatch(r"[A-Za-z_][A-Za-z0-9._-]*", handle, re.ASCII)  # an NCName
+        assert len(handle) == HANDLE_CHARS == 49
+        assert len(token(handle)) == HANDLE_BYTES == 36
 
 
-@given(IDS)
-def test_a_handle_is_a_name_that_saml_and_xml_take(session_id: bytes) -> None:
-    name = MADE.transient_name_id(session_id, SP, NOW)
-    assert NCNAME.fullmatch(name)
-    assert len(name) == HANDLE_CHARS == 49
-    assert len(from_text(name[1:])) == HANDLE_BYTES == 36
-
-
-def test_a_handle_altered_by_any_one_bit_is_refused() -> None:
-    token = from_text(MADE.transient_name_id(SESSION_ID, SP, NOW)[1:])
-    for bit in range(8 * len(token)):
-        altered = (int.from_bytes(token, "big") ^ 1 << bit).to_bytes(len(token), "big")
+def test_a_handle_with_any_altered_bit_is_refused() -> None:
+    original = token(IDS.transient_name_id(SESSION_ID, SP, NOW))
+    for bit in range(8 * len(original)):
+        altered = (int.from_bytes(original, "big") ^ 1 << bit).to_bytes(len(original), "big")
         with pytest.raises((ForgedToken, UnknownKey)):
-            MADE.open_name_id("_" + to_text(altered), SP, NOW)
+            IDS.open_name_id("_" + to_text(altered), SP, NOW)
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
-def test_any_text_from_a_service_is_refused_by_one_kind_of_error(text: str) -> None:
-    for given_ in (text, "_" + text, "_" + text.ljust(48, "A")):
+def test_any_text_from_a_service_is_unreadable(text: str) -> None:
+    for sent in (text, "_" + text, "_" + text.ljust(48, "A")):
         with pytest.raises(UnreadableError):
-            MADE.open_name_id(given_, SP, NOW)
+            IDS.open_name_id(sent, SP, NOW)
 
 
-def test_a_handle_opens_at_its_own_service_alone() -> None:
-    name = MADE.transient_name_id(SESSION_ID, SP, NOW)
-    for entity_id in (OTHER_SP, SP + "/", SP.upper(), "", "\ud800"):
+def test_a_handle_opens_only_at_its_service_under_its_label_and_realm() -> None:
+    name = IDS.transient_name_id(SESSION_ID, SP, NOW)
+    index = IDS.session_index(SESSION_ID, SP, NOW)
+    for open_handle, text, entity_id in (
+        *((IDS.open_name_id, name, sp) for sp in (OTHER_SP, SP + "/", SP.upper(), "", "\ud800")),
+        (IDS.open_session_index, name, SP),
+        (IDS.open_name_id, index, SP),
+        (identifiers(realm="other").open_name_id, name, SP),
+    ):
         with pytest.raises(ForgedToken):
-            MADE.open_name_id(name, entity_id, NOW)
+            open_handle(text, entity_id, NOW)
 
 
-def test_a_name_id_is_no_session_index_and_the_other_way_round() -> None:
-    with pytest.raises(ForgedToken):
-        MADE.open_session_index(MADE.transient_name_id(SESSION_ID, SP, NOW), SP, NOW)
-    with pytest.raises(ForgedToken):
-        MADE.open_name_id(MADE.session_index(SESSION_ID, SP, NOW), SP, NOW)
-
-
-def test_another_deployment_with_the_same_keys_opens_nothing() -> None:
-    name = MADE.transient_name_id(SESSION_ID, SP, NOW)
-    with pytest.raises(ForgedToken):
-        identifiers(realm="other").open_name_id(name, SP, NOW)
-
-
-@given(IDS, IDS)
-@settings(max_examples=50)
-def test_two_services_have_nothing_in_common_but_the_kid(one: bytes, other: bytes) -> None:
+@given(SESSION_IDS, SESSION_IDS)
+def test_handles_of_a_session_have_nothing_in_common_but_the_kid(one: bytes, other: bytes) -> None:
     """Compared bytewise, handles of one session look like handles of two."""
-    made = {
-        from_text(make(session_id, entity_id, NOW)[1:])
-        for make in (MADE.transient_name_id, MADE.session_index)
+    tokens = {
+        token(derive(session_id, entity_id, NOW))
+        for derive in (IDS.transient_name_id, IDS.session_index)
         for session_id in {one, other}
         for entity_id in (SP, OTHER_SP)
     }
-    assert len({token[:4] for token in made}) == 1
     count = 8 if one != other else 4
-    assert len({token[4:20] for token in made}) == count
-    assert len({token[20:] for token in made}) == count
-    assert all(one not in token and other not in token for token in made)
+    assert len({each[:4] for each in tokens}) == 1
+    assert len({each[4:20] for each in tokens}) == count
+    assert len({each[20:] for each in tokens}) == count
+    assert all(one not in each and other not in each for each in tokens)
 
 
-def test_a_service_that_knows_both_ids_of_two_handles_can_t_swap_their_masks() -> None:
-    name, other = (
-        from_text(MADE.transient_name_id(i, SP, NOW)[1:]) for i in (SESSION_ID, OTHER_ID)
-    )
-    for mixed in (name[:20] + other[20:], other[:20] + name[20:]):
+def test_handles_are_deterministic_and_their_masks_can_t_be_swapped() -> None:
+    names = [IDS.transient_name_id(i, SP, NOW) for i in (SESSION_ID, OTHER_ID)]
+    assert IDS.transient_name_id(SESSION_ID, SP, NOW + 999) == names[0] != names[1]
+    one, other = map(token, names)
+    for mixed in (one[:20] + other[20:], other[:20] + one[20:]):
         with pytest.raises(ForgedToken):
-            MADE.open_name_id("_" + to_text(mixed), SP, NOW)
-
-
-def test_the_same_session_gets_the_same_handle_again() -> None:
-    again = MADE.transient_name_id(SESSION_ID, SP, NOW + 999)
-    assert again == MADE.transient_name_id(SESSION_ID, SP, NOW)
-    assert again != MADE.transient_name_id(OTHER_ID, SP, NOW)
-
-
-def test_only_a_whole_session_id_is_taken() -> None:
+            IDS.open_name_id("_" + to_text(mixed), SP, NOW)
     with pytest.raises(ValueError):
-        MADE.transient_name_id(b"short", SP, NOW)
+        IDS.transient_name_id(b"short", SP, NOW)
+
+
+@given(st.lists(st.binary(max_size=9), min_size=1, max_size=4), st.data())
+def test_masked_values_come_back_and_altered_ones_do_not(
+    values: list[bytes], data: st.DataObject
+) -> None:
+    keys = (bytes(32), b"k" * 32)
+    sizes = [len(value) for value in values]
+    masked = mask(keys, ("context",), b"", *values, b"end")
+    assert unmask(keys, ("context",), masked, (0, *sizes, 3)) == (b"", *values, b"end")
+    assert unmask(keys, ("context",), masked, (*sizes, 4)) is None
+    assert unmask(keys, ("other",), masked, (0, *sizes, 3)) is None
+    altered = bytearray(masked)
+    altered[data.draw(st.integers(0, len(masked) - 1))] ^= data.draw(st.integers(1, 255))
+    assert unmask(keys, ("context",), bytes(altered), (0, *sizes, 3)) is None
 
 
 # --- keys ---------------------------------------------------------------------------------------
 
 
-def test_what_a_retired_key_made_opens_until_the_key_is_gone() -> None:
+def test_a_handle_opens_as_long_as_its_key_is_in_use() -> None:
+    kid, secret = a_key(1).kid, a_key(1).secret
     name = identifiers(1).transient_name_id(SESSION_ID, SP, NOW)
     assert identifiers(2, 1).open_name_id(name, SP, NOW) == SESSION_ID
     assert identifiers(2, 1).transient_name_id(SESSION_ID, SP, NOW) != name
+    assert ring(Key(kid, secret, expires_at=NOW + 1)).open_name_id(name, SP, NOW) == SESSION_ID
     with pytest.raises(UnknownKey):
         identifiers(2).open_name_id(name, SP, NOW)
     with pytest.raises(KeyOutOfUse):
-        ring(a_key(2), gone=frozenset({a_key(1).kid})).open_name_id(name, SP, NOW)
-
-
-def test_a_key_out_of_use_opens_nothing() -> None:
-    one = a_key(1)
-    name = ring(one).transient_name_id(SESSION_ID, SP, NOW)
-    states: list[tuple[Key, type[UnreadableError]]] = [
-        (Key(one.kid, one.secret, revoked=True), KeyOutOfUse),
-        (Key(one.kid, one.secret, expires_at=NOW), KeyOutOfUse),
-        (Key(one.kid, one.secret, disabled=True), KeyDisabled),
-    ]
-    for key, error in states:
+        ring(a_key(2), removed=frozenset({kid})).open_name_id(name, SP, NOW)
+    for key, error in (
+        (Key(kid, secret, revoked=True), KeyOutOfUse),
+        (Key(kid, secret, expires_at=NOW), KeyOutOfUse),
+        (Key(kid, secret, disabled=True), KeyDisabled),
+    ):
         with pytest.raises(error):
             ring(key).open_name_id(name, SP, NOW)
         with pytest.raises(NoPrimaryKey):
             ring(key).transient_name_id(SESSION_ID, SP, NOW)
-    assert ring(Key(one.kid, one.secret, expires_at=NOW + 1)).open_name_id(name, SP, NOW)
 
 
-def test_the_kid_of_a_handle_can_be_read_and_of_nothing_else() -> None:
-    assert kid_of(MADE.session_index(SESSION_ID, SP, NOW)) == a_key(1).kid
+def test_only_a_handle_has_a_kid() -> None:
+    assert parse_kid(IDS.session_index(SESSION_ID, SP, NOW)) == a_key(1).kid
     for text in ("", "_", "_" + "A" * 47, "_" + "A" * 47 + "/", "x" + "A" * 48, "Ä" * 49):
-        assert kid_of(text) is None
+        assert parse_kid(text) is None
     with pytest.raises(MalformedToken):
-        MADE.open_name_id("x" + "A" * 48, SP, NOW)
-
-
-def test_no_secret_shows() -> None:
-    assert a_key(1).secret.hex() not in repr(MADE)
-    assert repr(a_key(1).secret) not in repr(MADE)
+        IDS.open_name_id("x" + "A" * 48, SP, NOW)
 
 
 # --- pairwise NameIDs ---------------------------------------------------------------------------
 
 
-def test_a_pairwise_name_id_stays_when_the_other_keys_rotate() -> None:
+def test_a_pairwise_name_id_survives_the_rotation_of_the_other_keys() -> None:
     name = identifiers(1).pairwise_name_id("jdoe", SP)
     assert identifiers(2).pairwise_name_id("jdoe", SP) == name
     assert identifiers(1, pairwise=8).pairwise_name_id("jdoe", SP) != name
     assert re.fullmatch("[a-z2-7]{32}", name)
-
-
-@given(ANY_TEXT, ANY_TEXT, ANY_TEXT, ANY_TEXT)
-def test_pairwise_name_ids_differ_by_subject_and_by_service(
-    subject: str, entity_id: str, other: str, other_entity_id: str
-) -> None:
-    same = (subject, entity_id) == (other, other_entity_id)
-    one, two = (
-        MADE.pairwise_name_id(subject, entity_id),
-        MADE.pairwise_name_id(other, other_entity_id),
-    )
-    assert (one == two) is same
-
-
-def test_without_a_pairwise_key_there_is_no_pairwise_name_id() -> None:
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(ConfigurationError, match="pairwise"):
         identifiers(pairwise=None).pairwise_name_id("jdoe", SP)
+
+
+@given(st.tuples(ANY_TEXT, ANY_TEXT), st.tuples(ANY_TEXT, ANY_TEXT))
+def test_pairwise_name_ids_differ_by_subject_and_service(
+    one: tuple[str, str], other: tuple[str, str]
+) -> None:
+    assert (IDS.pairwise_name_id(*one) == IDS.pairwise_name_id(*other)) is (one == other)
 
 
 # --- the specification --------------------------------------------------------------------------
 
 
 def lp(*fields: bytes) -> bytes:
-    return b"".join(len(one).to_bytes(4, "big") + one for one in fields)
+    return b"".join(len(field).to_bytes(4, "big") + field for field in fields)
 
 
 def blake2b(key: bytes, size: int, message: bytes) -> bytes:
@@ -217,34 +195,36 @@ def test_a_handle_is_what_the_specification_says() -> None:
     root, purpose = a_key(1), b"sso.identifier"
     k_tag = blake2b(root.secret, 32, lp(b"sealedstate/1", b"tag", purpose, b"default"))
     k_mask = blake2b(root.secret, 32, lp(b"sealedstate/1", b"mask", purpose, b"default"))
-    for label, made in (
-        (b"name-id", MADE.transient_name_id(SESSION_ID, SP, NOW)),
-        (b"session-index", MADE.session_index(SESSION_ID, SP, NOW)),
+    for label, text in (
+        (b"name-id", IDS.transient_name_id(SESSION_ID, SP, NOW)),
+        (b"session-index", IDS.session_index(SESSION_ID, SP, NOW)),
     ):
         tag = blake2b(k_tag, 16, lp(label, SP.encode(), SESSION_ID))
-        mask = blake2b(k_mask, 16, lp(label, SP.encode(), tag))
-        masked = bytes(a ^ b for a, b in zip(SESSION_ID, mask, strict=True))
-        assert from_text(made[1:]) == root.kid + tag + masked
+        bits = blake2b(k_mask, 16, lp(label, SP.encode(), tag))
+        masked = bytes(a ^ b for a, b in zip(SESSION_ID, bits, strict=True))
+        assert token(text) == root.kid + tag + masked
 
 
-@pytest.mark.parametrize("keys", ["file:ident.json", None, [], StaticKeys, a_key(1)])
-def test_keys_that_are_no_key_source_stop_the_start_and_it_says_how_to_make_one(
-    keys: Any,
-) -> None:
-    with pytest.raises(ConfigurationError, match=r"Settings\(keys=.*key_source"):
-        Identifiers(keys)
+# --- configuration ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pairwise", ["secret", b"secret", StaticKeys(Keyring((a_key(1),)))])
-def test_a_pairwise_key_that_is_none_stops_the_start_and_shows_nothing_of_itself(
-    pairwise: Any,
-) -> None:
-    with pytest.raises(ConfigurationError, match=r"Key\.parse") as caught:
-        Identifiers(StaticKeys(Keyring((a_key(1),))), pairwise)
-    assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("realm", ["", None, b"idp", 1])
-def test_a_realm_is_a_name(realm: Any) -> None:
-    with pytest.raises(ConfigurationError, match="realm"):
-        Identifiers(StaticKeys(Keyring((a_key(1),))), realm=realm)
+def test_a_wrong_configuration_is_named_and_no_secret_shown() -> None:
+    source = StaticKeys(Keyring((a_key(1),)))
+    cases: list[tuple[str, tuple[Any, ...]]] = [
+        ("open_keys", ("file:i.json",)),
+        ("open_keys", (None,)),
+        ("open_keys", (StaticKeys,)),
+        ("open_keys", (a_key(1),)),
+        (r"Key\.parse", (source, "secret")),
+        (r"Key\.parse", (source, b"secret")),
+        (r"Key\.parse", (source, source)),
+        ("realm", (source, None, "")),
+        ("realm", (source, None, None)),
+        ("realm", (source, None, b"idp")),
+    ]
+    for problem, arguments in cases:
+        with pytest.raises(ConfigurationError, match=problem) as caught:
+            Identifiers(*arguments)
+        assert "secret" not in str(caught.value)
+    assert a_key(1).secret.hex() not in repr(IDS)
+    assert repr(a_key(1).secret) not in repr(IDS)

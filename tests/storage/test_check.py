@@ -1,6 +1,6 @@
-"""A store that can't keep what is put into it stops the start, with one sentence; or is said later.
+"""A store that falls short of its uses stops the start; one that is found later is logged.
 
-Real stores, through the front door: `Keeper(Settings(...))`.
+Through `Keeper(Settings(...))`, as an application would.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import pytest
 
 from sealedstate import ConfigurationError, Keeper
 from sealedstate.storage import (
-    CachedStorage,
     Capabilities,
     MemoryStorage,
     RoutedStorage,
@@ -33,13 +32,13 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def made(clock: Clock) -> Callable[..., Keeper]:
-    """Makes a keeper that tolerates nothing unless told so."""
+def open_keeper(clock: Clock) -> Callable[..., Keeper]:
+    """Makes a keeper that accepts a weak store only for the given uses."""
 
-    def made(storage: object, *accept_weak_store_for: str) -> Keeper:
-        return keeper(clock, storage=storage, accept_weak_store_for=accept_weak_store_for)
+    def open_keeper(storage: object, *accepted: str) -> Keeper:
+        return keeper(clock, storage=storage, accept_weak_store_for=accepted)
 
-    return made
+    return open_keeper
 
 
 @pytest.fixture
@@ -47,9 +46,9 @@ def sqlite(tmp_path: Path, clock: Clock) -> SQLiteStorage:
     return SQLiteStorage(tmp_path / "store.sqlite", clock)
 
 
-def refusal(made: Callable[..., Keeper], storage: object, *accept_weak_store_for: str) -> str:
+def refusal(open_keeper: Callable[..., Keeper], storage: object, *accepted: str) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        made(storage, *accept_weak_store_for)
+        open_keeper(storage, *accepted)
     return str(caught.value)
 
 
@@ -60,53 +59,51 @@ def levels(caplog: pytest.LogCaptureFixture) -> list[int]:
 # --- at the start -------------------------------------------------------------------------------
 
 
-def test_the_sentence_names_use_need_and_store_and_says_how_to_accept_it(
-    made: Callable[..., Keeper],
+def test_weak_store_is_refused_with_use_need_store_and_setting(
+    open_keeper: Callable[..., Keeper],
 ) -> None:
-    assert refusal(made, "memory:") == (
+    assert refusal(open_keeper, "memory:") == (
         "storage: revocation needs a store that is seen by every process and does not forget at a"
         " restart; memory is seen by one process only and forgets at a restart."
-        ' Take another store, or accept what may happen: accept_weak_store_for=["revocation"]'
+        ' Use another store, or accept what may happen: accept_weak_store_for=["revocation"]'
     )
 
 
-def test_a_store_that_meets_all_needs_is_taken_without_a_word(
-    made: Callable[..., Keeper], sqlite: SQLiteStorage, caplog: pytest.LogCaptureFixture
+def test_store_that_meets_all_needs_logs_nothing(
+    open_keeper: Callable[..., Keeper], sqlite: SQLiteStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made(sqlite)
-    made(sqlite, "revocation", "consent")  # what is not violated may be tolerated
-    made(None)
+    open_keeper(sqlite)
+    open_keeper(sqlite, "revocation", "consent")  # a use that is met may be accepted
+    open_keeper(None)
     assert not levels(caplog)
 
 
-def test_what_is_tolerated_is_a_warning_once_at_the_start(
-    made: Callable[..., Keeper], caplog: pytest.LogCaptureFixture
+def test_accepted_use_is_one_warning_at_the_start(
+    open_keeper: Callable[..., Keeper], caplog: pytest.LogCaptureFixture
 ) -> None:
-    shop = made("memory:", "revocation")
+    shop = open_keeper("memory:", "revocation")
     browser = signed_in(shop, cart=[1])
     assert browser.read() == {"cart": [1]}
     assert levels(caplog) == [logging.WARNING]
     assert "revocation needs a store that is seen by every process" in caplog.text
 
 
-def test_another_use_is_not_tolerated_in_its_place(made: Callable[..., Keeper]) -> None:
-    assert "revocation needs" in refusal(made, "memory:", "spilling", "consent")
+def test_acceptance_of_other_uses_does_not_help(open_keeper: Callable[..., Keeper]) -> None:
+    assert "revocation needs" in refusal(open_keeper, "memory:", "spilling", "consent")
 
 
 class InTheVisitorsHands(MemoryStorage):
-    """A store that the visitor holds."""
-
     capabilities = replace(MemoryStorage.capabilities, server_side=False, evicts=True)
 
 
-def test_each_use_gets_a_sentence_of_its_own(made: Callable[..., Keeper], clock: Clock) -> None:
+def test_refusal_has_one_sentence_per_use(open_keeper: Callable[..., Keeper], clock: Clock) -> None:
     store = InTheVisitorsHands(clock)
-    message = refusal(made, store)
+    message = refusal(open_keeper, store)
     assert "spilling needs a store that is out of the visitor's hands" in message
     assert "revocation needs a store that is out of the visitor's hands, is seen by" in message
     assert message.endswith('accept_weak_store_for=["spilling", "revocation"]')
-    assert refusal(made, store, "spilling").endswith('accept_weak_store_for=["revocation"]')
-    made(store, "spilling", "revocation")
+    assert refusal(open_keeper, store, "spilling").endswith('accept_weak_store_for=["revocation"]')
+    open_keeper(store, "spilling", "revocation")
 
 
 # --- stores made of stores ----------------------------------------------------------------------
@@ -115,131 +112,120 @@ def test_each_use_gets_a_sentence_of_its_own(made: Callable[..., Keeper], clock:
 REVOCATION = ("sealedstate.revoked", "sealedstate.watermark")
 
 
-def test_each_use_is_judged_by_the_store_that_its_contexts_go_to(
-    made: Callable[..., Keeper], clock: Clock, sqlite: SQLiteStorage
+def test_each_use_is_checked_against_the_stores_of_its_contexts(
+    open_keeper: Callable[..., Keeper], clock: Clock, sqlite: SQLiteStorage
 ) -> None:
     memory = MemoryStorage(clock)
-    made(RoutedStorage(sqlite, {"sealedstate.part": memory, "elsewhere": memory}))
-    made(RoutedStorage(memory, dict.fromkeys(REVOCATION, sqlite)))
-    made(RoutedStorage(memory, dict.fromkeys(REVOCATION, RoutedStorage(sqlite, {}))))
+    open_keeper(RoutedStorage(sqlite, {"sealedstate.part": memory, "elsewhere": memory}))
+    open_keeper(RoutedStorage(memory, dict.fromkeys(REVOCATION, sqlite)))
+    open_keeper(RoutedStorage(memory, dict.fromkeys(REVOCATION, RoutedStorage(sqlite, {}))))
     for context in REVOCATION:
         split = RoutedStorage(sqlite, {context: memory})
-        message = refusal(made, split)
+        message = refusal(open_keeper, split)
         assert "; memory is seen by one process only" in message
         assert message.count("revocation needs") == 1
-        made(split, "revocation")
+        open_keeper(split, "revocation")
 
 
-def test_a_table_of_urls_is_judged_by_the_urls_of_the_contexts(
-    made: Callable[..., Keeper], tmp_path: Path
+def test_table_of_urls_is_checked_by_context(
+    open_keeper: Callable[..., Keeper], tmp_path: Path
 ) -> None:
     url = f"sqlite:{tmp_path / 'store.sqlite'}"
-    made({"*": "memory:"} | dict.fromkeys(REVOCATION, url))
-    assert "memory is seen" in refusal(made, {"*": url, "sealedstate.watermark": "memory:"})
+    open_keeper({"*": "memory:"} | dict.fromkeys(REVOCATION, url))
+    assert "memory is seen" in refusal(open_keeper, {"*": url, "sealedstate.watermark": "memory:"})
 
 
-def test_a_cache_in_front_of_what_must_be_current_is_refused(
-    made: Callable[..., Keeper], tmp_path: Path
+def test_cache_is_refused_for_uses_that_need_current_answers(
+    open_keeper: Callable[..., Keeper], tmp_path: Path
 ) -> None:
     url = f"sqlite:{tmp_path / 'store.sqlite'}"
     cached = f"layered:500:{url}"
-    message = refusal(made, cached)
+    message = refusal(open_keeper, cached)
     for use in ("spilling", "revocation"):
         assert f"{use} needs a store that answers with what was written last" in message
     assert "; sqlite behind a cache may answer with what was there before" in message
-    made({"*": cached, "sealedstate.part": url} | dict.fromkeys(REVOCATION, url))
-    made(cached, "spilling", "revocation")
-
-
-def test_a_cache_is_as_stale_as_it_and_what_is_behind_it(clock: Clock) -> None:
-    behind = CachedStorage(MemoryStorage(clock), clock, 500)
-    cache = CachedStorage(behind, clock, 200)
-    assert behind.capabilities.staleness == 500
-    assert cache.capabilities.staleness == 700
-    assert CachedStorage(MemoryStorage(clock), clock, 0).capabilities.staleness == 0
-    assert RoutedStorage(MemoryStorage(clock), {"x": behind}).capabilities.staleness == 500
+    open_keeper({"*": cached, "sealedstate.part": url} | dict.fromkeys(REVOCATION, url))
+    open_keeper(cached, "spilling", "revocation")
 
 
 # --- servers, and when they are known -----------------------------------------------------------
 
 
 class Late(MemoryStorage):
-    """A store whose server is not there yet. `presumed` is what it then says of itself."""
+    """A store whose server does not answer until `is_reached`."""
 
-    reached = False
+    is_reached = False
 
-    def __init__(self, clock: Clock, found: Capabilities) -> None:
+    def __init__(self, clock: Clock, server: Capabilities) -> None:
         super().__init__(clock)
-        self.found = found
+        self.server = server
 
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]
-        return replace(self.found, presumed=False) if self.reached else PRESUMED
+        return self.server if self.is_reached else ASSUMED
 
 
-PRESUMED = replace(MemoryStorage.capabilities, evicts=True, presumed=True)
+ASSUMED = replace(MemoryStorage.capabilities, evicts=True, assumed=True)
 GOOD = replace(MemoryStorage.capabilities, shared=True, survives_restart=True)
 
 
-def test_a_store_that_cannot_be_opened_now_does_not_stop_the_start(
-    made: Callable[..., Keeper], tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_unreachable_store_does_not_stop_the_start(
+    open_keeper: Callable[..., Keeper], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    made(f"sqlite:{tmp_path / 'no' / 'such' / 'folder' / 'store'}")
+    open_keeper(f"sqlite:{tmp_path / 'no' / 'such' / 'folder' / 'store'}")
     assert levels(caplog) == [logging.WARNING]
     assert "does not answer at the start" in caplog.text
 
 
-def test_what_is_only_presumed_refuses_nobody_and_what_is_good_is_never_mentioned(
-    made: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
+def test_assumed_capabilities_are_not_checked_and_good_ones_not_logged(
+    open_keeper: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Late(clock, GOOD)
-    shop = made(store)
+    shop = open_keeper(store)
     browser = signed_in(shop)
-    store.reached = True
+    store.is_reached = True
     for _ in range(3):
         assert browser.session().subject == "ann"
     assert not levels(caplog)
 
 
-@pytest.mark.parametrize(
-    "accept_weak_store_for", [(), ("revocation",)], ids=["not tolerated", "tolerated"]
-)
-def test_a_server_that_turns_out_unfit_is_said_once_and_stays_in_use(
-    made: Callable[..., Keeper],
+@pytest.mark.parametrize("accepted", [(), ("revocation",)], ids=["not accepted", "accepted"])
+def test_server_found_to_be_weak_is_logged_once_and_stays_in_use(
+    open_keeper: Callable[..., Keeper],
     clock: Clock,
     caplog: pytest.LogCaptureFixture,
-    accept_weak_store_for: Any,
+    accepted: Any,
 ) -> None:
-    store = Late(clock, replace(GOOD, evicts=True, because={"evicts": "its policy"}))
-    shop = made(store, *accept_weak_store_for)
+    store = Late(clock, replace(GOOD, evicts=True, reasons={"evicts": "its policy"}))
+    shop = open_keeper(store, *accepted)
     browser = Browser(shop)
     assert not levels(caplog)
-    store.reached = True
+    store.is_reached = True
     browser.visit(lambda session: setattr(session, "subject", "ann"))
     for _ in range(3):
         assert browser.session().subject == "ann"
     sentence = "revocation needs a store that does not evict; late evicts (its policy)"
     assert caplog.text.count(sentence) == 1
-    assert levels(caplog) == [logging.WARNING if accept_weak_store_for else logging.ERROR]
-    assert ("the next start is refused" in caplog.text) is not bool(accept_weak_store_for)
+    assert levels(caplog) == [logging.WARNING if accepted else logging.ERROR]
+    assert ("the next start is refused" in caplog.text) is not bool(accepted)
 
 
-def test_a_server_that_comes_back_weaker_is_said_once(
-    made: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
+def test_server_that_returns_weaker_is_logged_once(
+    open_keeper: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Late(clock, GOOD)
-    store.reached = True
-    browser = signed_in(made(store))
+    store.is_reached = True
+    browser = signed_in(open_keeper(store))
     assert not levels(caplog)
-    store.found = replace(GOOD, evicts=True)
+    store.server = replace(GOOD, evicts=True)
     for _ in range(3):
         assert browser.session().subject == "ann"
     assert levels(caplog) == [logging.ERROR]
     assert "revocation needs a store that does not evict" in caplog.text
 
 
-def test_signing_out_everywhere_or_spilling_may_be_what_reaches_it_first(
-    made: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
+def test_sign_out_or_spilling_may_be_the_first_call_to_reach_a_server(
+    open_keeper: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     acts: list[Callable[[Keeper], object]] = [
         lambda shop: shop.revoke_subject("ann"),
@@ -248,8 +234,8 @@ def test_signing_out_everywhere_or_spilling_may_be_what_reaches_it_first(
     for act in acts:
         caplog.clear()
         store = Late(clock, replace(GOOD, evicts=True))
-        shop = made(store)
-        store.reached = True
+        shop = open_keeper(store)
+        store.is_reached = True
         act(shop)
         assert levels(caplog) == [logging.ERROR]
 
@@ -258,30 +244,30 @@ EVICTING = ("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru")
 
 
 @pytest.mark.server
-def test_a_redis_that_evicts_is_refused_with_the_setting_that_makes_it(
-    made: Callable[..., Keeper], clock: Clock
+def test_evicting_redis_is_refused_with_its_setting(
+    open_keeper: Callable[..., Keeper], clock: Clock
 ) -> None:
     with redis_server("aof always", *EVICTING) as server:
         store = open_storage(server.url, clock)
-        message = refusal(made, store)
+        message = refusal(open_keeper, store)
         assert "revocation needs a store that does not evict; redis evicts (" in message
         assert "allkeys-lru" in message
-        made(store, "revocation")
+        open_keeper(store, "revocation")
         store.close()
     with redis_server("aof always") as server:
         store = open_storage(server.url, clock)
-        made(store)
+        open_keeper(store)
         store.close()
 
 
 @pytest.mark.server
-def test_a_redis_that_is_down_at_the_start_is_judged_when_it_answers(
-    made: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
+def test_redis_that_is_down_at_the_start_is_checked_when_it_answers(
+    open_keeper: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with redis_server("aof always", *EVICTING) as server:
         server.stop()
         store = open_storage(server.url, clock)
-        shop = made(store)
+        shop = open_keeper(store)
         assert levels(caplog) == [logging.WARNING]
         server.start()
         clock.forward(60)
@@ -294,13 +280,13 @@ def test_a_redis_that_is_down_at_the_start_is_judged_when_it_answers(
 
 
 @pytest.mark.server
-def test_memcached_is_refused_for_what_it_is(
-    made: Callable[..., Keeper], clock: Clock, sqlite: SQLiteStorage
+def test_memcached_is_refused_for_revocation_only(
+    open_keeper: Callable[..., Keeper], clock: Clock, sqlite: SQLiteStorage
 ) -> None:
     with memcached_server() as server:
         store = open_storage(server.url, clock)
-        message = refusal(made, store)
+        message = refusal(open_keeper, store)
         assert "; memcached evicts and forgets at a restart" in message
         # Parts may go there.
-        made(RoutedStorage(sqlite, {"sealedstate.part": store}))
+        open_keeper(RoutedStorage(sqlite, {"sealedstate.part": store}))
         store.close()

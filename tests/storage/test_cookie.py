@@ -1,4 +1,4 @@
-"""The visitor's cookies behind the storage contract, with their limits as capabilities."""
+"""The visitor's cookie as a store: its limits, and cookies that it can't read."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, strategies
 
-from sealedstate import Key, Keyring, StorageUnavailable
+from sealedstate import Key
 from sealedstate._cookies.header import CookieFamily
-from sealedstate._wire import cbor as codec
-from sealedstate._wire import token as sealing
+from sealedstate._wire import cbor, token
 from sealedstate._wire.encoding import to_text
-from sealedstate.errors import CapacityError
+from sealedstate.errors import CapacityError, StorageUnavailable
 from sealedstate.key_sources import StaticKeys
-from sealedstate.storage import USES, Storage, mismatch
+from sealedstate.keyring import Keyring
+from sealedstate.storage import USES, ManagedStorage, Storage
 from sealedstate.storage.contract import ENTRY_BYTES, LAST_VERSION, LATEST, Clock, Stored
 from sealedstate.storage.cookie import CookieStorage, CookieStorageService
-from sealedstate.storage.requirements import DECLARED
+from sealedstate.storage.requirements import DECLARED, mismatch
 from sealedstate.testing import StorageContract
 from tests.support.jar import Jar
 
@@ -35,127 +35,102 @@ def service(clock: Clock = lambda: NOW, name: str = "__Host-prefs") -> CookieSto
     return CookieStorageService(CookieFamily(name), "test", ring, clock, os.urandom)
 
 
-def with_a_new_key(of: CookieStorageService) -> CookieStorageService:
-    """As on a node that does not know our key."""
+def with_another_key(of: CookieStorageService) -> CookieStorageService:
+    """As on a node that does not have the key."""
     return replace(of, key_source=StaticKeys(Keyring((Key.generate(os.urandom),))))
 
 
-def reloaded(store: CookieStorage, of: CookieStorageService) -> CookieStorage:
+def reload(store: CookieStorage, of: CookieStorageService) -> CookieStorage:
+    """The store of the next request."""
     header = "; ".join(line.partition(";")[0] for line in store.lines())
     return of.for_request(f"theme=dark; {header}")
 
 
-def test_records_and_versions_survive_a_reload() -> None:
-    store = service().for_request()
-    store.create("c", "k", b"value", int(NOW * 1000) + 5, 7)
-    store.add_member("c", "k", "member", None)
-    again = reloaded(store, service())
-    assert again.read("c", "k") == Stored(b"value", 7, int(NOW * 1000) + 5)
-    assert again.members("c", "k") == {"member": None}
+class TestCookieStorage:
+    def test_records_and_versions_survive_a_reload(self) -> None:
+        store = service().for_request()
+        store.create("c", "k", b"value", int(NOW * 1000) + 5, 7)
+        store.add_member("c", "k", "member", None)
+        again = reload(store, service())
+        assert again.read("c", "k") == Stored(b"value", 7, int(NOW * 1000) + 5)
+        assert again.members("c", "k") == {"member": None}
 
-
-def test_a_request_that_writes_nothing_sets_no_cookie() -> None:
-    store = service().for_request()
-    assert store.read("c", "k") is None
-    assert store.delete("c", "k") is False
-    assert store.lines() == []
-
-
-def test_a_map_opens_only_under_its_own_cookie_name() -> None:
-    store = service(name="__Host-a").for_request()
-    store.create("c", "k", b"value", None, 1)
-    value = store.lines()[0].partition(";")[0].partition("=")[2]
-    assert service(name="__Host-b").for_request(f"__Host-b={value}").read("c", "k") is None
-
-
-def test_a_full_cookie_is_told_and_what_was_there_stays() -> None:
-    store = service().for_request()
-    store.create("c", "small", b"kept", None, 1)
-    store.create("c", "first", os.urandom(store.capabilities.value_bytes), None, 1)
-    with pytest.raises(CapacityError):
-        store.create("c", "large", os.urandom(store.capabilities.value_bytes), None, 1)
-    again = reloaded(store, service())
-    assert again.read("c", "small") == Stored(b"kept", 1, None)
-    assert again.read("c", "large") is None
-
-
-def test_a_cookie_always_fits_into_a_browser() -> None:
-    store = service().for_request()
-    with pytest.raises(CapacityError):  # noqa: PT012
-        for number in range(1000):
-            store.create("c", str(number), os.urandom(50), None, 1)
-    (line,) = store.lines()
-    assert 3000 < len(line) <= 4093
-
-
-def test_a_map_of_another_key_is_neither_read_nor_overwritten() -> None:
-    store = service().for_request()
-    store.create("c", "k", b"value", None, 1)
-    lagging = reloaded(store, with_a_new_key(service()))
-    with pytest.raises(StorageUnavailable):
-        lagging.create("c", "k", b"new", None, 2)
-    with pytest.raises(StorageUnavailable):
-        lagging.ping()
-    assert lagging.lines() == []
-
-
-def test_junk_counts_as_an_empty_map() -> None:
-    assert service().for_request("__Host-prefs=junk").read("c", "k") is None
-
-
-def test_nothing_that_must_be_true_may_be_kept_in_it() -> None:
-    capabilities = service().for_request().capabilities
-    assert all(mismatch(use, "cookie", capabilities) for use in USES.values())
-
-
-def test_it_declares_what_the_matrix_says_of_it() -> None:
-    real, told = service().for_request().capabilities, DECLARED["cookie"]
-    for name in ("shared", "durable", "survives_restart", "evicts", "enumerable", "server_side"):
-        assert getattr(real, name) == getattr(told, name), name
-
-
-def test_what_was_reaped_is_gone_from_the_cookie_too() -> None:
-    store = service().for_request()
-    store.create("c", "k", b"value", int(NOW * 1000) + 5, 1)
-    store.add_member("c", "k", "member", int(NOW * 1000) + 5)
-    later = reloaded(store, service(lambda: NOW + 1))
-    assert later.reap(1) == 1
-    assert len(later.lines()[0]) < len(store.lines()[0])
-    again = reloaded(later, service())
-    assert again.read("c", "k") is None
-    assert again.members("c", "k") == {}
-
-
-def test_an_index_without_members_takes_no_room() -> None:
-    store = service().for_request()
-    store.create("c", "k", b"value", None, 1)
-    before = len(store.lines()[0])
-    store.add_member("another context", "k", "member", None)
-    assert len(store.lines()[0]) > before
-    store.remove_member("another context", "k", "member")
-    assert len(store.lines()[0]) == before
-
-
-def test_a_map_of_another_release_is_neither_read_nor_overwritten() -> None:
-    payloads: list[object] = [{}, [{}, {}, {}], [{"c": {"k": [b"value"]}}, {}], [[], {}]]
-    for payload in payloads:
-        place = sealing.TokenContext("map", "test", ("__Host-prefs",))
-        token = sealing.seal(codec.encode(payload), place, KEY, int(NOW), os.urandom(32))
-        store = service().for_request(f"__Host-prefs={to_text(token)}")
-        with pytest.raises(StorageUnavailable):
-            store.read("c", "k")
-        with pytest.raises(StorageUnavailable):
-            store.create("c", "k", b"value", None, 1)
+    def test_request_that_writes_nothing_sets_no_cookie(self) -> None:
+        store = service().for_request("__Host-prefs=junk")
+        assert store.read("c", "k") is None
+        assert store.delete("c", "k") is False
         assert store.lines() == []
 
-
-def test_without_a_key_that_seals_nothing_is_written() -> None:
-    stale = replace(KEY, expires_at=int(NOW) - 1)
-    store = replace(service(), key_source=StaticKeys(Keyring((stale,)))).for_request()
-    with pytest.raises(StorageUnavailable):
+    def test_cookie_opens_only_under_its_name(self) -> None:
+        store = service(name="__Host-a").for_request()
         store.create("c", "k", b"value", None, 1)
-    assert store.read("c", "k") is None
-    assert store.lines() == []
+        value = store.lines()[0].partition(";")[0].partition("=")[2]
+        assert service(name="__Host-b").for_request(f"__Host-b={value}").read("c", "k") is None
+
+    def test_full_cookie_refuses_more_and_fits_into_a_browser(self) -> None:
+        store = service().for_request()
+        store.create("c", "small", b"kept", None, 1)
+        with pytest.raises(CapacityError):  # noqa: PT012
+            for number in range(1000):
+                store.create("c", str(number), os.urandom(50), None, 1)
+        (line,) = store.lines()
+        assert 3000 < len(line) <= 4093
+        again = reload(store, service())
+        assert again.read("c", "small") == Stored(b"kept", 1, None)
+        assert again.read("c", str(number)) is None
+
+    def test_cookie_of_an_unknown_key_is_neither_read_nor_overwritten(self) -> None:
+        store = service().for_request()
+        store.create("c", "k", b"value", None, 1)
+        lagging = reload(store, with_another_key(service()))
+        for act in (lagging.ping, lambda: lagging.create("c", "k", b"new", None, 2)):
+            with pytest.raises(StorageUnavailable):
+                act()
+        assert lagging.lines() == []
+
+    def test_cookie_of_another_release_is_neither_read_nor_overwritten(self) -> None:
+        payloads: list[object] = [{}, [{}, {}, {}], [{"c": {"k": [b"value"]}}, {}], [[], {}]]
+        for payload in payloads:
+            context = token.TokenContext("map", "test", ("__Host-prefs",))
+            sealed = token.seal(cbor.encode(payload), context, KEY, int(NOW), os.urandom(32))
+            store = service().for_request(f"__Host-prefs={to_text(sealed)}")
+            with pytest.raises(StorageUnavailable):
+                store.read("c", "k")
+            with pytest.raises(StorageUnavailable):
+                store.create("c", "k", b"value", None, 1)
+            assert store.lines() == []
+
+    def test_nothing_is_written_without_an_active_key(self) -> None:
+        expired = replace(KEY, expires_at=int(NOW) - 1)
+        store = replace(service(), key_source=StaticKeys(Keyring((expired,)))).for_request()
+        with pytest.raises(StorageUnavailable):
+            store.create("c", "k", b"value", None, 1)
+        assert store.read("c", "k") is None
+        assert store.lines() == []
+
+    def test_capabilities_allow_no_use_and_are_those_of_the_matrix(self) -> None:
+        can = service().for_request().capabilities
+        assert all(mismatch(use, "cookie", can) for use in USES.values())
+        declared = DECLARED["cookie"]
+        for name in ("shared", "durable", "survives_restart", "evicts", "enumerable"):
+            assert getattr(can, name) == getattr(declared, name), name
+
+    def test_expired_records_and_empty_indexes_take_no_room(self) -> None:
+        store = service().for_request()
+        store.create("c", "kept", b"value", None, 1)
+        before = len(store.lines()[0])
+        store.add_member("another context", "k", "member", None)
+        assert len(store.lines()[0]) > before
+        store.remove_member("another context", "k", "member")
+        assert len(store.lines()[0]) == before
+        store.create("c", "k", b"value", int(NOW * 1000) + 5, 1)
+        store.add_member("c", "k", "member", int(NOW * 1000) + 5)
+        later = reload(store, service(lambda: NOW + 1))
+        assert later.reap(1) == 1
+        assert len(later.lines()[0]) == before
+        again = reload(later, service())
+        assert again.read("c", "k") is None
+        assert again.members("c", "k") == {}
 
 
 NAMES = strategies.text(
@@ -164,7 +139,7 @@ NAMES = strategies.text(
 
 
 @given(strategies.data())
-def test_as_much_as_is_declared_in_all_surely_fits(data: strategies.DataObject) -> None:
+def test_declared_total_always_fits(data: strategies.DataObject) -> None:
     store = service().for_request()
     left = store.capabilities.total_bytes or 0
     contexts = data.draw(strategies.lists(NAMES, min_size=1, max_size=5))
@@ -182,18 +157,19 @@ def test_as_much_as_is_declared_in_all_surely_fits(data: strategies.DataObject) 
         left -= size
 
 
-# --- the kit --------------------------------------------------------------------------------------
+# --- the kit ------------------------------------------------------------------------------------
 
 
-class TestOneRequest(StorageContract):
-    """All that a test does happens in one request, in many threads where the kit says so."""
+@pytest.mark.soak
+class TestOneRequestKeepsTheContract(StorageContract):
+    """Each test is one request, with many threads where the kit asks for them."""
 
     def open_store(self, clock: Clock) -> Storage:
         return service(clock).for_request()
 
 
-def request_of_its_own(operation: str) -> Callable[..., Any]:
-    """The operation, with the cookies that the jar has, and its response into the jar."""
+def in_one_request(operation: str) -> Callable[..., Any]:
+    """The operation as a request: the jar's cookies go in, the response's into the jar."""
 
     def act(self: Visitor, *arguments: Any, **named: Any) -> Any:
         with self.one_at_a_time:
@@ -207,7 +183,7 @@ def request_of_its_own(operation: str) -> Callable[..., Any]:
 
 
 class Visitor:
-    """A browser that sends one request for each operation, and waits for the response."""
+    """A browser that sends one request for each operation."""
 
     def __init__(self, service: CookieStorageService) -> None:
         self.service = service
@@ -219,22 +195,21 @@ class Visitor:
         return self.service.for_request().capabilities
 
 
-for name, operation in vars(Storage).items():
+for name, operation in {**vars(Storage), **vars(ManagedStorage)}.items():
     if callable(operation) and not name.startswith("_"):
-        setattr(Visitor, name, request_of_its_own(name))
+        setattr(Visitor, name, in_one_request(name))
 
 
-class TestARequestForEachOperation(StorageContract):
-    """Whatever the contract promises holds over Set-Cookie and Cookie."""
-
+@pytest.mark.soak
+class TestRequestPerOperationKeepsTheContract(StorageContract):
     def open_store(self, clock: Clock) -> Storage:
         self.visitor = Visitor(service(clock))
-        return cast(Storage, self.visitor)  # its methods are put there by name
+        return cast(Storage, self.visitor)  # its methods are set by name
 
     @contextlib.contextmanager
     def outage(self) -> Iterator[None]:
-        """The node that answers does not know the key of what the jar holds."""
+        """The node that answers does not have the key of the jar's cookie."""
         cast(Storage, self.visitor).create("another context", "k", b"", None, 1)
-        known, self.visitor.service = self.visitor.service, with_a_new_key(self.visitor.service)
+        known, self.visitor.service = self.visitor.service, with_another_key(self.visitor.service)
         yield
         self.visitor.service = known

@@ -1,24 +1,18 @@
-"""memcached as it is started: what it declares, and that its limits are told. The kit.
-
-Knows memcached's options. Does not know how the store reads them.
-"""
+"""The memcached store with different options of the server, and the conformance kit."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from sealedstate.errors import CapacityError, StorageUnavailable
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock, Stored
-from sealedstate.storage.memcached.store import MemcachedStorage
-from sealedstate.testing import StorageContract
+from sealedstate.storage.memcached import MemcachedStorage
 from tests.support import kv_servers
-from tests.support.fault_proxy import FaultProxy
+from tests.support.backends import ContractBehindProxy
 from tests.support.kv_promises import PATIENT
 from tests.support.kv_servers import KeyValueServer, memcached_server
 
@@ -26,7 +20,7 @@ pytestmark = pytest.mark.server
 plain_memcached = kv_servers.plain_memcached
 
 
-def opened(url: str) -> MemcachedStorage:
+def open_memcached(url: str) -> MemcachedStorage:
     return MemcachedStorage(url, time.time, timeout=PATIENT)
 
 
@@ -36,8 +30,9 @@ def own_server() -> Iterator[KeyValueServer]:
         yield server
 
 
-def test_a_restart_forgets_everything_as_declared(own_server: KeyValueServer) -> None:
-    store = opened(own_server.url)
+@pytest.mark.slow
+def test_restart_forgets_everything_as_declared(own_server: KeyValueServer) -> None:
+    store = open_memcached(own_server.url)
     for number in range(100):
         assert store.create("c", str(number), b"v", None, 1)
     assert not store.capabilities.survives_restart
@@ -50,14 +45,14 @@ def test_a_restart_forgets_everything_as_declared(own_server: KeyValueServer) ->
     store.close()
 
 
-def test_what_is_declared_to_be_evicted_is_evicted() -> None:
+def test_server_that_declares_eviction_evicts() -> None:
     with memcached_server("-m", "4") as server:
-        store = opened(server.url)
+        store = open_memcached(server.url)
         assert store.create("c", "first", b"v" * 1000, None, 1)
         for number in range(10_000):
             assert store.create("c", str(number), b"v" * 1000, None, 1)
         assert store.capabilities.evicts
-        assert "maxbytes 4194304" in store.capabilities.because["evicts"]
+        assert "maxbytes 4194304" in store.capabilities.reasons["evicts"]
         assert store.read("c", "first") is None
         store.close()
 
@@ -67,9 +62,9 @@ def fill(store: Storage) -> None:
         store.create("c", str(number), b"v" * 1000, None, 1)
 
 
-def test_one_that_may_not_evict_declares_it_and_refuses_when_it_is_full() -> None:
+def test_full_server_that_may_not_evict_refuses_writes() -> None:
     with memcached_server("-m", "4", "-M") as server:
-        store = opened(server.url)
+        store = open_memcached(server.url)
         assert not store.capabilities.evicts
         with pytest.raises(StorageUnavailable, match="memory is full"):
             fill(store)
@@ -86,9 +81,9 @@ SIZES = {
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_value_may_be_as_large_as_the_server_was_started_for(size: str) -> None:
+def test_value_may_be_as_large_as_the_server_allows(size: str) -> None:
     with memcached_server(*SIZES[size]) as server:
-        store = opened(server.url)
+        store = open_memcached(server.url)
         value = b"\r\nEND\r\n" * (store.capabilities.value_bytes // 7)
         value += b"v" * (store.capabilities.value_bytes - len(value))
         assert store.create("c", "k" * 4096, value, None, 1)
@@ -98,32 +93,32 @@ def test_a_value_may_be_as_large_as_the_server_was_started_for(size: str) -> Non
         store.close()
 
 
-def test_a_value_too_large_for_a_server_that_was_not_asked_yet_is_refused_too() -> None:
+def test_large_value_is_checked_before_the_server_was_asked() -> None:
     with memcached_server(*SIZES["small"]) as server:
-        store = opened(server.url)
+        store = open_memcached(server.url)
         with pytest.raises(CapacityError):
             store.create("c", "k", bytes(600_000), None, 1)
         store.close()
     with memcached_server(*SIZES["large"]) as server:
-        store = opened(server.url)
+        store = open_memcached(server.url)
         assert store.create("c", "k", bytes(2_000_000), None, 1)
         store.close()
 
 
-def test_a_server_that_can_check_nothing_is_refused() -> None:
+def test_server_without_cas_is_refused() -> None:
     with memcached_server("-C") as server:
-        store = opened(server.url)
+        store = open_memcached(server.url)
         with pytest.raises(StorageUnavailable, match="-C"):
             store.read("c", "k")
 
 
 def connect_often(server: KeyValueServer, stores: list[MemcachedStorage]) -> None:
     for _ in range(100):
-        stores.append(opened(server.url))
+        stores.append(open_memcached(server.url))
         stores[-1].ping()
 
 
-def test_a_server_with_too_many_clients_says_so() -> None:
+def test_server_with_too_many_clients_is_reported() -> None:
     stores: list[MemcachedStorage] = []
     with memcached_server("-t", "1", "-c", "50", "-o", "maxconns_fast") as server:
         with pytest.raises(StorageUnavailable, match="no connection"):
@@ -132,7 +127,7 @@ def test_a_server_with_too_many_clients_says_so() -> None:
             store.close()
 
 
-def test_a_name_with_several_addresses_is_tried_through(own_server: KeyValueServer) -> None:
+def test_all_addresses_of_a_name_are_tried(own_server: KeyValueServer) -> None:
     store = MemcachedStorage(f"memcached://localhost:{own_server.port}", time.time, timeout=PATIENT)
     store.ping()
     store.close()
@@ -144,27 +139,12 @@ def test_a_name_with_several_addresses_is_tried_through(own_server: KeyValueServ
 # --- the kit --------------------------------------------------------------------------------------
 
 
-class TestMemcached(StorageContract):
+class TestMemcached(ContractBehindProxy):
     @pytest.fixture(autouse=True)
     def _place(self, plain_memcached: KeyValueServer) -> Iterator[None]:
-        with FaultProxy(plain_memcached.port) as proxy:
-            # The proxy can't travel to other processes, its address can.
-            self._proxy: Any = proxy
-            self.url = f"memcached://127.0.0.1:{proxy.port}"
+        with self.proxy_of(plain_memcached.port) as port:
+            self.url = f"memcached://127.0.0.1:{port}"
             yield
 
     def open_store(self, clock: Clock) -> Storage:
         return MemcachedStorage(self.url, clock, timeout=PATIENT)
-
-    @contextlib.contextmanager
-    def outage(self) -> Iterator[None]:
-        self._proxy.refusing = True
-        self._proxy.cut()
-        yield
-        self._proxy.refusing = False
-
-    @contextlib.contextmanager
-    def lost_reply(self) -> Iterator[None]:
-        self._proxy.drop_replies = True
-        yield
-        self._proxy.drop_replies = False

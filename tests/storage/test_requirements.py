@@ -1,74 +1,76 @@
-"""Requirements meet capabilities: a mismatch is one sentence that names use, need and store."""
+"""Which use may have which store, and the sentence that says why not."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
 
-import pytest
-
 from sealedstate._stored import parts as spilling
 from sealedstate._stored import revocations as revocation
 from sealedstate.rotation import ring_store
 from sealedstate.sso import artifacts, consent, replay, sessions
-from sealedstate.sso.logout import index as finding
-from sealedstate.sso.logout import state as ledger
-from sealedstate.sso.logout import termination as owners
+from sealedstate.sso.logout import _state, _termination, index
 from sealedstate.storage import (
     USES,
     CachedStorage,
     MemoryStorage,
     RoutedStorage,
     SQLiteStorage,
-    mismatch,
     open_storage,
-    unmet,
 )
-from sealedstate.storage.requirements import DECLARED, as_markdown, as_rows, store_name
+from sealedstate.storage.requirements import (
+    DECLARED,
+    as_markdown,
+    as_rows,
+    mismatch,
+    store_name,
+    unmet_needs,
+)
+from tests.support.installed import need_driver
 
 
-def test_the_sentence_names_the_use_every_need_and_the_store() -> None:
+def test_mismatch_names_the_use_its_needs_and_the_store() -> None:
     assert mismatch(USES["revocation"], "memcached", DECLARED["memcached"]) == (
         "revocation needs a store that does not evict and does not forget at a restart;"
         " memcached evicts and forgets at a restart"
     )
 
 
-def test_a_store_that_can_gets_no_sentence() -> None:
+def test_store_that_meets_all_needs_is_no_mismatch() -> None:
     for use in USES.values():
         assert mismatch(use, "postgresql", DECLARED["postgresql"]) is None
 
 
-def test_the_sentence_says_what_an_operator_can_change() -> None:
+def test_mismatch_names_the_settings_that_an_operator_can_change() -> None:
     policy = "maxmemory-policy allkeys-lru"
     can = replace(
         DECLARED["postgresql"],
         evicts=True,
         survives_restart=False,
-        because={"evicts": policy, "survives_restart": policy, "durable": "of no concern"},
+        reasons={"evicts": policy, "survives_restart": policy, "durable": "irrelevant"},
     )
     assert (mismatch(USES["revocation"], "redis", can) or "").endswith(
         f"; redis evicts and forgets at a restart ({policy})"
     )
 
 
-def test_the_uses_of_this_release_are_in_the_contexts_that_it_writes_to() -> None:
-    contexts = {title: use.contexts for title, use in USES.items() if use.contexts}
+def test_contexts_of_uses_are_those_that_are_written_to() -> None:
+    contexts = {name: use.contexts for name, use in USES.items()}
     assert contexts == {
         "spilling": (spilling.CONTEXT,),
         "revocation": (revocation.SESSIONS, revocation.SUBJECTS),
         "ring": (ring_store.CONTEXT,),
-        "replay": (replay.CONTEXT,),
-        "artifacts": (artifacts.CONTEXT,),
-        "consent": (consent.CONTEXT,),
-        "logins": (finding.CONTEXT,),
-        "logout": (ledger.CONTEXT, owners.CONTEXT),
-        "sessions": (sessions.CONTEXT,),
+        "replay": (replay.KIND.context,),
+        "artifacts": (artifacts.KIND.context,),
+        "consent": (consent.KIND.context,),
+        "logins": (index.KIND.context,),
+        "logout": (_state.KIND.context, _termination.SUBJECT_KIND.context),
+        "sessions": (sessions.KIND.context,),
     }
 
 
-def test_a_store_is_called_by_a_short_name_that_holds_no_password() -> None:
-    pytest.importorskip("sqlalchemy")
+def test_store_name_is_short_and_contains_no_password() -> None:
+    need_driver("sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache")
     stores: dict[str, object] = {
         "memory": MemoryStorage(time.time),
         "sqlite": SQLiteStorage("path", time.time),
@@ -87,23 +89,20 @@ class Named:
     name = "mine"
 
 
-def test_nothing_that_must_be_true_is_left_in_the_visitors_hands() -> None:
+def test_no_use_may_have_a_store_in_the_visitors_hands() -> None:
     for use in USES.values():
         assert "visitor" in (mismatch(use, "cookie", DECLARED["cookie"]) or "")
 
 
-def test_spilling_takes_a_store_that_may_forget() -> None:
-    assert not unmet(USES["spilling"], DECLARED["memcached"])
+def test_spilling_may_forget_and_consent_may_not() -> None:
+    assert not unmet_needs(USES["spilling"], DECLARED["memcached"])
+    assert unmet_needs(USES["consent"], DECLARED["redis, snapshots"])
+    assert not unmet_needs(USES["consent"], DECLARED["redis, AOF always"])
 
 
-def test_consent_takes_no_store_that_a_crash_makes_forget() -> None:
-    assert unmet(USES["consent"], DECLARED["redis, snapshots"])
-    assert not unmet(USES["consent"], DECLARED["redis, AOF always"])
-
-
-def test_each_need_is_met_or_not_by_one_capability() -> None:
+def test_each_need_depends_on_one_capability() -> None:
     can = DECLARED["postgresql"]
-    broken = {
+    weaker = {
         "revocation": replace(can, shared=False),
         "ring": replace(can, durable=False),
         "replay": replace(can, evicts=True),
@@ -114,20 +113,19 @@ def test_each_need_is_met_or_not_by_one_capability() -> None:
         "sessions": replace(can, enumerable=False),
         "spilling": replace(can, staleness=1),
     }
-    assert broken.keys() == USES.keys()
-    for title, weaker in broken.items():
-        assert len(unmet(USES[title], weaker)) == 1
+    assert weaker.keys() == USES.keys()
+    for name, capabilities in weaker.items():
+        assert len(unmet_needs(USES[name], capabilities)) == 1
 
 
-def test_the_declared_memory_store_is_the_real_one() -> None:
+def test_declared_memory_store_is_the_real_one() -> None:
     real = MemoryStorage(time.time).capabilities
-    assert [bool(unmet(use, real)) for use in USES.values()] == [
-        bool(unmet(use, DECLARED["memory"])) for use in USES.values()
-    ]
+    for use in USES.values():
+        assert unmet_needs(use, real) == unmet_needs(use, DECLARED["memory"])
 
 
-def test_the_matrix_has_a_row_for_each_store_and_a_column_for_each_use() -> None:
-    head, *rows = as_rows(DECLARED)
-    assert head == ("store", *USES)
+def test_matrix_has_a_row_for_each_store_and_a_column_for_each_use() -> None:
+    header, *rows = as_rows(DECLARED)
+    assert header == ("store", *USES)
     assert [row[0] for row in rows] == list(DECLARED)
     assert as_markdown(DECLARED).count("\n") == len(rows) + 1

@@ -1,8 +1,7 @@
-"""The SQL store under the conformance kit, on real servers, PostgreSQL and MariaDB."""
+"""The conformance kit on the SQL store, with PostgreSQL and MariaDB."""
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -10,11 +9,9 @@ import pytest
 
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock
-from sealedstate.storage.sql.store import SQLStorage
-from sealedstate.testing import StorageContract
-from sealedstate.testing.faults import LostReplies, Outages
+from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_servers
-from tests.support.fault_proxy import FaultProxy
+from tests.support.backends import ContractBehindProxy
 from tests.support.sql_server import SQLServer
 
 pytestmark = pytest.mark.server
@@ -24,14 +21,15 @@ mariadb_server = sql_servers.mariadb_server
 TIMEOUT = 60.0  # seconds; tests share a machine
 
 
-class SQLContract(StorageContract):
+class SQLContract(ContractBehindProxy):
     fixture: ClassVar[str]
-    url: str
 
     @pytest.fixture(autouse=True)
-    def _server(self, request: pytest.FixtureRequest) -> None:
+    def _place(self, request: pytest.FixtureRequest) -> Iterator[None]:
         server: SQLServer = request.getfixturevalue(self.fixture)
-        self.url = server.fresh_url()
+        with self.proxy_of(server.port) as port:
+            self.url = server.url(server.fresh_schema(), port=port)
+            yield
 
     def open_store(self, clock: Clock) -> Storage:
         return SQLStorage(self.url, clock, timeout=TIMEOUT)
@@ -42,41 +40,4 @@ class TestPostgreSQL(SQLContract):
 
 
 class TestMariaDB(SQLContract):
-    fixture = "mariadb_server"
-
-
-class SQLFaults(Outages, LostReplies):
-    """Behind a proxy that cuts connections and drops replies."""
-
-    fixture: ClassVar[str]
-
-    @pytest.fixture(autouse=True)
-    def _proxy(self, request: pytest.FixtureRequest) -> Iterator[None]:
-        server: SQLServer = request.getfixturevalue(self.fixture)
-        with FaultProxy(server.port) as self.proxy:
-            self.url = server.url(server.fresh_schema(), port=self.proxy.port)
-            yield
-
-    def open_store(self, clock: Clock) -> Storage:
-        return SQLStorage(self.url, clock, timeout=TIMEOUT)
-
-    @contextlib.contextmanager
-    def outage(self) -> Iterator[None]:
-        self.proxy.refusing = True
-        self.proxy.cut()
-        yield
-        self.proxy.refusing = False
-
-    @contextlib.contextmanager
-    def lost_reply(self) -> Iterator[None]:
-        self.proxy.drop_replies = True
-        yield
-        self.proxy.drop_replies = False
-
-
-class TestPostgreSQLFaults(SQLFaults):
-    fixture = "postgresql_server"
-
-
-class TestMariaDBFaults(SQLFaults):
     fixture = "mariadb_server"

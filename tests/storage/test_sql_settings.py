@@ -1,7 +1,4 @@
-"""What the SQL store makes of URLs, passwords, missing drivers and the settings of a server.
-
-On real servers, PostgreSQL and MariaDB.
-"""
+"""The SQL store: URLs, passwords, missing drivers, and the settings of PostgreSQL and MariaDB."""
 
 from __future__ import annotations
 
@@ -15,44 +12,43 @@ from typing import Any
 import pytest
 
 from sealedstate.errors import CapacityError, ConfigurationError
-from sealedstate.storage import Stored, open_storage
-from sealedstate.storage.sql.store import SQLStorage
+from sealedstate.storage import Stored
+from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_servers, sql_surroundings
 from tests.support.sql_server import USER
 from tests.support.sql_servers import MariaDBServer, PostgreSQLServer
-from tests.support.sql_surroundings import Opened, refused
+from tests.support.sql_surroundings import Opener, unavailable_message
 
 pytestmark = pytest.mark.server
 postgresql_server = sql_servers.postgresql_server
 mariadb_server = sql_servers.mariadb_server
 clock, server = sql_surroundings.clock, sql_surroundings.server
 schema, url = sql_surroundings.schema, sql_surroundings.url
-opened, store = sql_surroundings.opened, sql_surroundings.store
+open_store, store = sql_surroundings.open_store, sql_surroundings.store
 
 
-def test_a_wrong_password_is_told_without_repeating_it(
-    server: Any, schema: str, opened: Opened, caplog: pytest.LogCaptureFixture
+def test_wrong_password_is_reported_and_not_repeated(
+    server: Any, schema: str, open_store: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store = opened(server.url(schema, password="canary-wrong"))
+    store = open_store(server.url(schema, password="canary-wrong"))
     with caplog.at_level(logging.DEBUG):
-        message = refused(lambda: store.read("c", "k"))
-        refused(lambda: store.create("c", "k", b"v", None, 1))
+        message = unavailable_message(lambda: store.read("c", "k"))
+        unavailable_message(lambda: store.create("c", "k", b"v", None, 1))
     assert "password" in message
     assert "canary" not in caplog.text + repr(store) + repr(vars(store))
 
 
-def test_a_missing_database_is_told(server: Any, opened: Opened) -> None:
+def test_missing_database_is_reported(server: Any, open_store: Opener) -> None:
     url = server.url("nowhere").replace("/postgres?", "/nowhere?")
-    assert "nowhere" in refused(opened(url).ping)
+    assert "nowhere" in unavailable_message(open_store(url).ping)
 
 
-def test_a_store_says_where_it_is(server: Any, store: SQLStorage) -> None:
+def test_repr_is_the_stores_address(server: Any, store: SQLStorage) -> None:
     assert repr(store).startswith(f"<SQLStorage {server.name} at 127.0.0.1:{server.port}/")
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
+def test_wrong_url_is_refused_and_not_repeated() -> None:
+    for url in (
         "postgresql:",
         "mariadb:nonsense",
         "oracle://u:canary@h/d",
@@ -61,94 +57,87 @@ def test_a_store_says_where_it_is(server: Any, store: SQLStorage) -> None:
         "postgresql://u:canary@h/d?nonsense=1",
         "mariadb://u:canary@h/d?nonsense=1",
         "mariadb://u:canary@h/d?ssl_ca=/does/not/exist",
-    ],
-)
-def test_an_url_that_names_no_store_is_refused_without_quoting_it(url: str) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        SQLStorage(url, time.time)
-    assert "canary" not in "".join(traceback.format_exception(caught.value))
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            SQLStorage(url, time.time)
+        assert "canary" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(
     ("scheme", "module", "driver", "extra"),
     [
-        ("postgresql", "sql_postgresql", "psycopg", "postgresql"),
-        ("mariadb", "sql_mariadb", "pymysql", "mariadb"),
-        ("mysql", "sql_mariadb", "pymysql", "mariadb"),
+        ("postgresql", "_postgresql", "psycopg", "postgresql"),
+        ("mariadb", "_mariadb", "pymysql", "mariadb"),
+        ("mysql", "_mariadb", "pymysql", "mariadb"),
     ],
 )
-def test_without_its_driver_a_store_says_what_to_install(
+def test_missing_driver_is_named_with_its_extra(
     monkeypatch: pytest.MonkeyPatch, scheme: str, module: str, driver: str, extra: str
 ) -> None:
-    monkeypatch.delitem(sys.modules, f"sealedstate.storage.{module}", raising=False)
+    monkeypatch.delitem(sys.modules, f"sealedstate.storage.sql.{module}", raising=False)
     monkeypatch.setitem(sys.modules, driver, None)
     with pytest.raises(ConfigurationError, match=rf"pip install sealedstate\[{extra}\]"):
         SQLStorage(f"{scheme}://h/d", time.time)
 
 
-def test_without_sqlalchemy_a_store_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "sealedstate.storage.sql")
-    monkeypatch.setitem(sys.modules, "sqlalchemy.engine", None)
-    with pytest.raises(ConfigurationError, match=r"pip install sealedstate\[postgresql\]"):
-        open_storage("postgresql://h/d", time.time)
-
-
-def test_postgresql_commits_for_sure_unless_the_url_says_otherwise(
-    postgresql_server: PostgreSQLServer, opened: Opened
+def test_postgresql_syncs_commits_unless_the_url_says_otherwise(
+    postgresql_server: PostgreSQLServer, open_store: Opener
 ) -> None:
     server, schema = postgresql_server, postgresql_server.fresh_schema()
     server.ask(f"ALTER ROLE {USER} SET synchronous_commit = off")
     try:
-        assert opened(server.url(schema)).capabilities.durable
+        assert open_store(server.url(schema)).capabilities.durable
     finally:
         server.ask(f"ALTER ROLE {USER} RESET synchronous_commit")
-    lazy = opened(f"{server.url(schema)}%20-c%20synchronous_commit%3Doff").capabilities
+    lazy = open_store(f"{server.url(schema)}%20-c%20synchronous_commit%3Doff").capabilities
     assert not lazy.durable
-    assert lazy.because["durable"] == "synchronous_commit is off and fsync is on"
+    assert lazy.reasons["durable"] == "synchronous_commit is off and fsync is on"
 
 
-def test_postgresql_without_fsync_is_not_durable(opened: Opened) -> None:
+def test_postgresql_without_fsync_is_not_durable(open_store: Opener) -> None:
     with sql_servers.running(PostgreSQLServer, "-c", "fsync=off") as server:
-        can = opened(server.fresh_url()).capabilities
+        can = open_store(server.fresh_url()).capabilities
     assert not can.durable
-    assert "fsync is off" in can.because["durable"]
+    assert "fsync is off" in can.reasons["durable"]
 
 
-def test_mariadb_is_as_durable_as_it_is_set(mariadb_server: MariaDBServer, opened: Opened) -> None:
+def test_mariadb_is_as_durable_as_its_settings(
+    mariadb_server: MariaDBServer, open_store: Opener
+) -> None:
     url = mariadb_server.fresh_url()
-    assert opened(url).capabilities.durable
+    assert open_store(url).capabilities.durable
     try:
         for flush in (0, 2):
             mariadb_server.ask(f"SET GLOBAL innodb_flush_log_at_trx_commit = {flush}")
-            can = opened(url).capabilities
+            can = open_store(url).capabilities
             assert not can.durable
-            assert f"innodb_flush_log_at_trx_commit is {flush}" in can.because["durable"]
+            assert f"innodb_flush_log_at_trx_commit is {flush}" in can.reasons["durable"]
     finally:
         mariadb_server.ask("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
 
 
-def test_mariadb_says_what_its_binary_log_is_good_for(
-    mariadb_server: MariaDBServer, opened: Opened
+def test_mariadb_explains_what_its_binary_log_changes(
+    mariadb_server: MariaDBServer, open_store: Opener
 ) -> None:
-    without = opened(mariadb_server.fresh_url()).capabilities
-    assert "may take back what was read" in without.because["durable"]
+    without = open_store(mariadb_server.fresh_url()).capabilities
+    assert "may take back what was read" in without.reasons["durable"]
     with sql_servers.running(MariaDBServer, "--log-bin") as server:
-        unsynced = opened(server.fresh_url()).capabilities
+        unsynced = open_store(server.fresh_url()).capabilities
         server.ask("SET GLOBAL sync_binlog = 1")
-        synced = opened(server.fresh_url()).capabilities
-    assert "a power failure may take back writes" in unsynced.because["durable"]
-    assert "every write is synced" in synced.because["durable"]
+        synced = open_store(server.fresh_url()).capabilities
+    assert "a power failure may take back writes" in unsynced.reasons["durable"]
+    assert "every write is synced" in synced.reasons["durable"]
     assert without.durable
     assert unsynced.durable
     assert synced.durable
 
 
 def test_mariadb_takes_values_that_fit_into_its_packets(
-    mariadb_server: MariaDBServer, opened: Opened
+    mariadb_server: MariaDBServer, open_store: Opener
 ) -> None:
     mariadb_server.ask("SET GLOBAL max_allowed_packet = 1048576")
     try:
-        store = opened(mariadb_server.fresh_url())
+        store = open_store(mariadb_server.fresh_url())
         most = store.capabilities.value_bytes
         assert 256 * 1024 < most < 512 * 1024
         largest = os.urandom(most)

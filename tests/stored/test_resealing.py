@@ -1,9 +1,8 @@
-"""The sweep: what is stored for years moves to the newest key, and no key goes that it needs."""
+"""The sweep moves long-lived values to the newest key, and no needed key is destroyed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,10 +21,10 @@ from sealedstate.rotation.transitions import (
     rotate,
     rotate_long_term,
 )
-from sealedstate.storage import USES, MemoryStorage, Stored
+from sealedstate.storage import USES, Stored
+from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Clock
 from tests.support.rings import DAY, randomness
-from tests.support.services import Unanswering
 from tests.support.stored import Rows, access_of
 
 NOW = 1_800_000_000
@@ -51,23 +50,23 @@ def swept(storage: Any, ring: Keyring, now: float) -> SweepResult:
     return result
 
 
-def stored(storage: MemoryStorage, key: str) -> Stored:
+def stored(storage: ScriptedStorage, key: str) -> Stored:
     found = storage.read(CONTEXT, key)
     assert found is not None
     return found
 
 
 @pytest.fixture
-def storage() -> MemoryStorage:
-    return MemoryStorage(Clock(NOW))
+def storage() -> ScriptedStorage:
+    return ScriptedStorage(Clock(NOW))
 
 
-def test_the_contexts_that_last_are_those_of_uses_that_do() -> None:
+def test_contexts_of_long_lived_values_are_those_of_their_uses() -> None:
     assert [use.contexts for use in USES.values() if use.lasting] == [(CONTEXT,)]
 
 
-def test_what_another_key_sealed_is_sealed_anew_and_means_and_expires_as_before(
-    storage: MemoryStorage,
+def test_sweep_reseals_the_values_of_older_keys_and_keeps_their_expiry(
+    storage: ScriptedStorage,
 ) -> None:
     ring = ring_of(NOW + DAY, 0)
     new, old = (key.kid for key in ring.keys)
@@ -88,7 +87,9 @@ def test_what_another_key_sealed_is_sealed_anew_and_means_and_expires_as_before(
     assert swept(storage, ring, NOW + DAY).resealed == 0
 
 
-def test_what_does_not_open_stays_and_still_needs_its_key(storage: MemoryStorage) -> None:
+def test_sweep_leaves_unreadable_values_and_counts_their_keys_as_needed(
+    storage: ScriptedStorage,
+) -> None:
     ring = ring_of(NOW + DAY, 0)
     new, old = (key.kid for key in ring.keys)
     put(storage, "another realm's", ring, rows=Rows("another", os.urandom))
@@ -103,69 +104,53 @@ def test_what_does_not_open_stays_and_still_needs_its_key(storage: MemoryStorage
     assert after == before
 
 
-def test_a_sweep_that_is_stopped_goes_on_where_it_was_when_it_is_run_again(
-    storage: MemoryStorage,
+def test_interrupted_sweep_continues_when_it_is_run_again(
+    storage: ScriptedStorage,
 ) -> None:
     ring = ring_of(NOW + DAY, 0)
     for number in range(5):
         put(storage, str(number), ring)
-    faulty: Any = Unanswering(storage)
-    faulty.lost["update"] = 2
-    faulty.late["update"] = 1
-    assert swept(faulty, ring, NOW + DAY).needed == {ring.keys[0].kid: 5}
-    faulty.down = {"read"}
+    storage.delay("update").lose_reply("update", times=2)
+    assert swept(storage, ring, NOW + DAY).needed == {ring.keys[0].kid: 5}
+    storage.fail("read")
     with pytest.raises(StorageUnavailable):
-        swept(faulty, ring, NOW + DAY)
-    faulty.arrive()
+        swept(storage, ring, NOW + DAY)
+    storage.recover().arrive()
     assert swept(storage, ring, NOW + DAY).needed == {ring.keys[0].kid: 5}
 
 
-class Meddling:
-    """A store in which somebody else acts between a sweep's look and its write."""
-
-    def __init__(self, store: MemoryStorage, act: Callable[[str], object]) -> None:
-        self._store, self._act = store, act
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
-
-    def update(self, context: str, key: str, *rest: Any) -> bool:
-        self._act(key)
-        return self._store.update(context, key, *rest)
-
-
-def test_who_writes_or_deletes_meanwhile_wins(storage: MemoryStorage) -> None:
+def test_concurrent_write_or_delete_wins_against_a_sweep(storage: ScriptedStorage) -> None:
     ring = ring_of(NOW + DAY, 0)
     for key in ("written", "deleted"):
         put(storage, key, ring)
 
-    def act(key: str) -> None:
-        if key == "deleted":
-            storage.delete(CONTEXT, key)
-        else:
-            value = ROWS.seal_row(CONTEXT, key, 1 << 60, b"theirs", ring, NOW + DAY)
-            storage.update(CONTEXT, key, value, None, 1 << 60, 7)
+    def act() -> None:
+        storage.recover()
+        storage.delete(CONTEXT, "deleted")
+        value = ROWS.seal_row(CONTEXT, "written", 1 << 60, b"theirs", ring, NOW + DAY)
+        storage.update(CONTEXT, "written", value, None, 1 << 60, 7)
 
-    meddled: Any = Meddling(storage, act)
-    found = swept(meddled, ring, NOW + DAY)
+    storage.before("update", act=act)
+    found = swept(storage, ring, NOW + DAY)
     assert found.seen == 1
     row = stored(storage, "written")
     assert ROWS.open_row(CONTEXT, "written", row, ring, NOW + DAY) == b"theirs"
     assert storage.read(CONTEXT, "deleted") is None
 
 
-def test_who_writes_all_the_time_is_not_overwritten(storage: MemoryStorage) -> None:
+def test_sweep_gives_up_on_a_row_that_is_written_all_the_time(storage: ScriptedStorage) -> None:
     ring, version = ring_of(NOW + DAY, 0), [7]
     put(storage, "k", ring)
 
-    def act(key: str) -> None:
-        version[0] = stored(storage, key).version + 1
-        value = ROWS.seal_row(CONTEXT, key, version[0], b"theirs", ring, NOW)  # by the old key
-        storage.update(CONTEXT, key, value, None, version[0])
+    def act() -> None:
+        behind = storage.storage
+        version[0] = stored(storage, "k").version + 1
+        value = ROWS.seal_row(CONTEXT, "k", version[0], b"theirs", ring, NOW)  # by the old key
+        behind.update(CONTEXT, "k", value, None, version[0])
 
-    meddled: Any = Meddling(storage, act)
+    storage.before("update", act=act, times=None)
     with pytest.raises(StorageUnavailable, match="by others"):
-        swept(meddled, ring, NOW + DAY)
+        swept(storage, ring, NOW + DAY)
     assert stored(storage, "k").version == version[0]
 
 
@@ -177,7 +162,7 @@ def a_ring() -> Ring:
 
 
 def lasting_primary(ring: Ring, now: int) -> bytes:
-    return ring.keyring().lasting.primary(now).kid
+    return ring.keyring().long_term.primary(now).kid
 
 
 def test_a_ring_has_a_lasting_key_from_the_start_and_it_is_none_of_the_others() -> None:
@@ -193,7 +178,7 @@ def test_a_lasting_key_is_announced_before_it_seals_and_its_predecessor_opens_fo
     new, old = (key.kid for key in ring.long_term)
     turn = NOW + DAY + DAILY.announce
     assert [lasting_primary(ring, at) for at in (turn - 1, turn)] == [old, new]
-    keyring = ring.keyring().lasting
+    keyring = ring.keyring().long_term
     aged = keyring.find(old)
     assert aged is not None
     assert aged.expires_at is None

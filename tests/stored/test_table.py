@@ -1,6 +1,6 @@
-"""Rows: each opens for its own place and version only, and a store that is tampered with says no.
+"""A row opens for its own place and version only, also in a store that its owner tampers with.
 
-The second half plays somebody who owns a real SQLite file, and reads and writes it behind our back.
+In the second half the owner of a SQLite file reads and writes it directly.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import Keeper, Key, Keyring, Session, StorageError
+from sealedstate import Keeper, Key, Session, StorageError
 from sealedstate._stored.parts import CONTEXT
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.encoding import to_text
 from sealedstate.errors import UnreadableError
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import SQLiteStorage, Stored
 from sealedstate.storage.contract import LAST_VERSION
 from tests.support.jar import RING, Browser, Clock, keeper
@@ -47,7 +48,7 @@ def opens(rows: Rows, context: str, key: str, stored: Stored, ring: Keyring = RI
 
 
 @given(NAMES, NAMES, NAMES, VERSIONS, st.binary(max_size=40))
-def test_what_was_sealed_for_a_row_opens_there(
+def test_value_opens_at_the_row_that_it_was_sealed_for(
     realm: str, context: str, key: str, version: int, data: bytes
 ) -> None:
     rows = Rows(realm, os.urandom)
@@ -59,10 +60,10 @@ PLACES = st.tuples(NAMES, NAMES, NAMES, VERSIONS)
 
 
 @given(PLACES, PLACES)
-def test_nothing_opens_in_another_realm_context_key_or_version(
+def test_value_opens_in_no_other_realm_context_key_or_version(
     place: tuple[str, str, str, int], other: tuple[str, str, str, int]
 ) -> None:
-    # Each field of the other place by itself, and all of them at once.
+    # Each combination of the fields of the other place.
     mixed = [
         tuple(other[at] if at in taken else place[at] for at in range(4))
         for size in range(1, 5)
@@ -81,13 +82,13 @@ def test_nothing_opens_in_another_realm_context_key_or_version(
 
 
 @pytest.mark.parametrize("version", [-1, -(2**63), LAST_VERSION + 1, 2**64])
-def test_a_version_that_nobody_proposes_is_refused_like_any_other(version: int) -> None:
+def test_version_out_of_range_is_refused(version: int) -> None:
     rows = Rows("default", os.urandom)
     value = rows.seal_row("c", "k", 1, b"v", RING, NOW)
     assert opens(rows, "c", "k", Stored(value, version, None)) is None
 
 
-def test_the_primary_seals_and_every_key_of_the_ring_opens() -> None:
+def test_primary_key_seals_and_every_key_of_the_ring_opens() -> None:
     rows = Rows("default", os.urandom)
     value = rows.seal_row("c", "k", 1, b"v", RING, NOW)
     rotated = Keyring((NEXT_KEY, *RING.keys))
@@ -97,21 +98,21 @@ def test_the_primary_seals_and_every_key_of_the_ring_opens() -> None:
     assert opens(rows, "c", "k", Stored(value, 1, None), revoked) is None
 
 
-def test_who_listens_hears_of_each_refused_row_and_of_no_other() -> None:
-    heard: list[tuple[str, str]] = []
-    rows = Rows("default", os.urandom, lambda *refused: heard.append(refused))
+def test_each_refused_row_is_reported_and_no_other() -> None:
+    reported: list[tuple[str, str]] = []
+    rows = Rows("default", os.urandom, lambda *refused: reported.append(refused))
     value = rows.seal_row("c", "k", 1, b"v", RING, NOW)
     for stored in (Stored(value, 1, None), Stored(value, 2, None), Stored(b"junk", 1, None)):
         opens(rows, "c", "k", stored)
     opens(rows, "c", "k", Stored(value, 1, None), Keyring((NEXT_KEY,)))
-    assert heard == [("c", "tag"), ("c", "malformed"), ("c", "kid-unknown")]
+    assert reported == [("c", "tag"), ("c", "malformed"), ("c", "kid-unknown")]
 
 
-# --- a store that somebody else owns ------------------------------------------------------------
+# --- a store whose owner tampers with it --------------------------------------------------------
 
 
 class Owner:
-    """Somebody who owns the file of a SQLite store."""
+    """The owner of the file of a SQLite store."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -182,21 +183,14 @@ def signed_in(keeper: Keeper, subject: str = "ann", **values: object) -> Browser
 
 
 def key_of(owner: Owner, context: str, make: Callable[[], object]) -> bytes:
-    """The key of the one row that `make` brings into being."""
+    """The key of the one row that `make` creates."""
     before = owner.rows(context).keys()
     make()
     (key,) = owner.rows(context).keys() - before
     return key
 
 
-def kept(browser: Browser) -> str:
-    """The cookies, to tell whether they are still the same."""
-    return browser.jar.header()
-
-
-def test_parts_that_were_swapped_are_lost_and_the_login_survives(
-    shop: Keeper, owner: Owner
-) -> None:
+def test_swapped_parts_are_lost_and_the_login_survives(shop: Keeper, owner: Owner) -> None:
     browser = signed_in(shop, vault="gold", purse="copper")
     (one, (gold, first)), (two, (copper, second)) = owner.rows(CONTEXT).items()
     owner.put(CONTEXT, one, copper, first)
@@ -207,19 +201,19 @@ def test_parts_that_were_swapped_are_lost_and_the_login_survives(
     assert shop.counts["row-refused-tag"] == 2
 
 
-def test_a_part_that_was_rolled_back_is_lost(shop: Keeper, owner: Owner, clock: Clock) -> None:
+def test_rolled_back_part_is_lost(shop: Keeper, owner: Owner, clock: Clock) -> None:
     browser = signed_in(shop, vault="gold")
     ((key, (gold, old)),) = owner.rows(CONTEXT).items()
     clock.forward(1)
     browser.visit(lambda session: session.update(vault="copper"))
     _, new = owner.rows(CONTEXT)[key]
-    for version in (new, old):  # under the version of now, and whole as it was
+    for version in (new, old):  # under the current version, and unchanged
         owner.put(CONTEXT, key, gold, version)
         assert browser.read() == {}
     assert browser.session().subject == "ann"
 
 
-def test_a_revocation_row_refuses_its_session_whatever_its_owner_does_to_it(
+def test_row_of_a_revocation_refuses_its_session_after_any_tampering(
     shop: Keeper, owner: Owner, node: Callable[..., Keeper]
 ) -> None:
     browser, other = signed_in(shop), signed_in(shop, "bob")
@@ -243,10 +237,10 @@ def test_a_revocation_row_refuses_its_session_whatever_its_owner_does_to_it(
         assert captured.session().subject is None
         assert captured.session().withheld is None
     assert shop.counts["row-refused-tag"]
-    assert shop.counts["opened"] == 2  # by the visitors, before they left
+    assert shop.counts["opened"] == 2  # before the logouts
 
 
-def test_a_watermark_refuses_its_subject_whatever_its_owner_does_to_it(
+def test_watermark_refuses_its_subject_after_any_tampering(
     shop: Keeper, owner: Owner, clock: Clock, node: Callable[..., Keeper]
 ) -> None:
     browser, bob = signed_in(shop), signed_in(shop, "bob")
@@ -260,7 +254,7 @@ def test_a_watermark_refuses_its_subject_whatever_its_owner_does_to_it(
     shop.revoke_subject("ann")
     value, version = owner.rows(SUBJECTS)[first]
     assert later.session().subject is None
-    cookies = kept(later), kept(browser)
+    cookies = later.jar.header(), browser.jar.header()
     for attempt, at in (
         (b"", version),
         (b"junk", version),
@@ -278,23 +272,23 @@ def test_a_watermark_refuses_its_subject_whatever_its_owner_does_to_it(
             assert session.withheld == "store-down"
             assert visitor.visit(lambda session: session.update(csrf="x")) == []
         assert bob.session().subject == "bob"
-    assert (kept(later), kept(browser)) == cookies
+    assert (later.jar.header(), browser.jar.header()) == cookies
 
 
-def test_a_subject_whose_watermark_is_lost_can_sign_in_and_stays_out_of_older_sessions(
+def test_subject_of_a_lost_watermark_can_sign_in_and_older_sessions_stay_out(
     shop: Keeper, owner: Owner, clock: Clock
 ) -> None:
     browser = signed_in(shop)
     key = key_of(owner, SUBJECTS, lambda: shop.revoke_subject("ann"))
     owner.put(SUBJECTS, key, b"junk", owner.rows(SUBJECTS)[key][1])
     clock.forward(5)
-    anew = signed_in(shop)
-    assert anew.session().subject == "ann"
+    again = signed_in(shop)
+    assert again.session().subject == "ann"
     assert browser.session().subject is None
     assert browser.session().withheld is None
 
 
-def test_a_node_without_the_key_of_a_watermark_signs_nobody_in_or_out(
+def test_node_without_the_key_of_a_watermark_signs_in_no_subject(
     shop: Keeper, owner: Owner, node: Callable[..., Keeper], clock: Clock
 ) -> None:
     shop.revoke_subject("ann")
@@ -306,7 +300,7 @@ def test_a_node_without_the_key_of_a_watermark_signs_nobody_in_or_out(
     assert owner.rows(SUBJECTS) == before
 
 
-def test_a_refused_row_is_counted_and_logged_without_a_secret(
+def test_refused_row_is_counted_and_logged_without_a_secret(
     shop: Keeper, owner: Owner, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -325,7 +319,7 @@ def test_a_refused_row_is_counted_and_logged_without_a_secret(
     assert "canary" not in caplog.text
 
 
-def test_nothing_readable_stands_in_the_store(shop: Keeper, owner: Owner, clock: Clock) -> None:
+def test_store_holds_nothing_readable(shop: Keeper, owner: Owner, clock: Clock) -> None:
     subject, secret = f"subject-{os.urandom(8).hex()}", f"secret-{os.urandom(8).hex()}"
     values = {"vault": [secret] * 9, "large": secret * 400}
     ids = []
@@ -338,7 +332,7 @@ def test_nothing_readable_stands_in_the_store(shop: Keeper, owner: Owner, clock:
     shop.revoke_subject(subject)
     assert all(owner.rows(context) for context in (CONTEXT, SESSIONS, SUBJECTS))
     words = [*ids, *(word.encode() for word in (subject, secret, "vault", "large"))]
-    words.append(int(clock.now).to_bytes(8, "big"))  # when somebody was signed out
+    words.append(int(clock.now).to_bytes(8, "big"))  # the time of the revocation
     written: list[Callable[[bytes], str | bytes]] = [
         lambda word: word,
         bytes.hex,

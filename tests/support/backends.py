@@ -1,8 +1,7 @@
 """The stores that the tests of consistency run against, and processes that use them.
 
-Knows how each backend's server is started and named by a URL. Does not know what is tested. A
-backend joins by a line in BACKENDS; it must be shared by processes. A module of tests imports
-`postgresql_server` and `mariadb_server`, by which one of each serves it all.
+A backend is added by a line in BACKENDS; processes must be able to share it. A module of tests
+imports `postgresql_server` and `mariadb_server`, which start one server each for all of its tests.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ from typing import Any, Protocol, TypeAlias
 
 import pytest
 
-from sealedstate.storage import Storage, open_storage
-from sealedstate.storage.urls import PREFIX
+from sealedstate.storage import ManagedStorage, open_storage
+from sealedstate.storage.urls import OPTION_PREFIX
+from sealedstate.testing import StorageContract
 from tests.support.fault_proxy import FaultProxy
 from tests.support.kv_servers import Persistence, memcached_server, redis_server
 from tests.support.sql_server import SQLServer
@@ -42,7 +42,7 @@ class Server(Protocol):
 
 @dataclass(frozen=True)
 class Service:
-    """A running backend. One without a server lives in a file."""
+    """A running backend. SQLite has a file and no server."""
 
     url: str
     server: Server | None = None
@@ -55,6 +55,30 @@ class Service:
         with FaultProxy(self.server.port) as proxy:
             assert self.url.count(f":{self.server.port}") == 1
             yield self.url.replace(f":{self.server.port}", f":{proxy.port}"), proxy
+
+
+class ContractBehindProxy(StorageContract):
+    """The conformance kit with outages and lost replies."""
+
+    @contextlib.contextmanager
+    def proxy_of(self, port: int) -> Iterator[int]:
+        """The port of a proxy in front of the server at `port`."""
+        with FaultProxy(port) as proxy:
+            self._proxy: Any = proxy  # can't be pickled, and need not: other processes have its URL
+            yield proxy.port
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        self._proxy.refusing = True
+        self._proxy.cut()
+        yield
+        self._proxy.refusing = False
+
+    @contextlib.contextmanager
+    def lost_reply(self) -> Iterator[None]:
+        self._proxy.drop_replies = True
+        yield
+        self._proxy.drop_replies = False
 
 
 Backend: TypeAlias = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Service]]
@@ -86,14 +110,14 @@ def _memcached(request: pytest.FixtureRequest, folder: Path) -> Iterator[Service
         yield Service(server.url, server)
 
 
-# Those that owe one winner, histories without anomalies, and what they have acknowledged.
+# Backends that owe one winner, linearizable histories, and all acknowledged writes.
 BACKENDS: dict[str, Backend] = {
     "sqlite": _sqlite,
     "postgresql": partial(_sql, "postgresql_server"),
     "mariadb": partial(_sql, "mariadb_server"),
     "redis": partial(_redis, "aof always"),
 }
-# Those that forget when they are killed, and say so.
+# Backends that forget when they are killed, and declare it.
 FORGETFUL: dict[str, Backend] = {
     "redis with snapshots": partial(_redis, "snapshots"),
     "redis without persistence": partial(_redis, "none"),
@@ -105,34 +129,34 @@ DURABLE = ["sqlite", *NETWORKED]
 
 
 def patient(url: str) -> str:
-    """The URL for whoever does not want to be left in the dark because the machine is busy."""
-    return f"{url}{'&' if '?' in url else '?'}{PREFIX}timeout=60"
+    """The URL with a long timeout, for tests in which a busy machine must not matter."""
+    return f"{url}{'&' if '?' in url else '?'}{OPTION_PREFIX}timeout=60"
 
 
-def opener(url: str) -> Callable[[], Storage]:
-    """What opens the store that `url` names, in any process."""
+def opener(url: str) -> Callable[[], ManagedStorage]:
+    """A function that opens the store of `url`, in any process."""
     return partial(open_storage, url, time.time)
 
 
-# A process is then forked from one that has imported all this, which no test had its hands in.
+# Processes are forked from one that has imported all this and that no test has changed.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["pytest", "sealedstate.testing", "redis", "sqlalchemy", "pymysql"])
 
 
-def started(act: Callable[..., object], *arguments: Any) -> ForkServerProcess:
-    """A process that runs `act(*arguments)`, and ends with this one at the latest."""
+def start_process(act: Callable[..., object], *arguments: Any) -> ForkServerProcess:
+    """Start a process that runs `act(*arguments)` and ends with its parent at the latest."""
     process = _CONTEXT.Process(target=_run, args=(act, *arguments), daemon=True)
     process.start()
     return process
 
 
 def _run(act: Callable[..., object], *arguments: Any) -> None:
-    # Daemons are ended by a parent that ends in order; this one may be killed.
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    # A daemon is ended by a parent that exits normally; this parent may be killed.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     act(*arguments)
 
 
-def _end_with_the_parent() -> None:
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,41 +1,46 @@
-"""Stores that break one rule about records or time each, as real ones have done.
+"""Stores that each break one rule of the contract, as real ones have done.
 
-Knows which test of the kit has to notice. Does not know how the tests are run.
+`BROKEN` names the test of the conformance kit that must fail for each of them.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fnmatch
 import threading
 import time
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from sealedstate.errors import VersionMismatch
+from sealedstate.errors import StorageUnavailable, VersionMismatch
 from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage, Stored
-from sealedstate.storage.contract import Clock, Unchanged, millis
+from sealedstate.storage.contract import ENTRY_BYTES, Clock, millis
 
 MOMENT = 0.001
 YEAR_10000 = 253_402_300_800_000
 LOCK = threading.Lock()
 
 Opener = Callable[[Clock, Path], Storage]
+Fold = Callable[[str, str], tuple[str, str]]
 Kind = TypeVar("Kind", bound=type[MemoryStorage] | type[SQLiteStorage])
 
-# How each broken store is opened, and the test that has to notice.
+# How each broken store is opened, and the test that must fail.
 BROKEN: dict[str, tuple[Opener, str]] = {}
 
 
-def noticed_by(test: str) -> Callable[[Kind], Kind]:
-    """Put a store among the broken ones."""
+def fails(test: str) -> Callable[[Kind], Kind]:
+    """Add a store to the broken ones."""
 
-    def put(kind: Kind) -> Kind:
+    def add(kind: Kind) -> Kind:
         BROKEN[kind.__name__] = (partial(_open, kind), test)
         return kind
 
-    return put
+    return add
 
 
 def _open(kind: type[MemoryStorage] | type[SQLiteStorage], clock: Clock, path: Path) -> Storage:
@@ -45,14 +50,14 @@ def _open(kind: type[MemoryStorage] | type[SQLiteStorage], clock: Clock, path: P
 # --- writers ----------------------------------------------------------------------------------
 
 
-@noticed_by("test_create_leaves_a_live_record_alone")
+@fails("test_create_leaves_a_live_record_alone")
 class OverwritesOnCreate(MemoryStorage):
     def create(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
         self.delete(context, key)
         return super().create(context, key, *rest, **named)
 
 
-@noticed_by("test_of_many_who_create_one_record_one_wins")
+@fails("test_one_of_concurrent_creates_succeeds")
 class LooksBeforeItCreates(MemoryStorage):
     def create(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
         if self.read(context, key) is not None:
@@ -62,7 +67,7 @@ class LooksBeforeItCreates(MemoryStorage):
         return super().create(context, key, *rest, **named)
 
 
-@noticed_by("test_of_many_who_create_one_record_one_wins")
+@fails("test_one_of_concurrent_creates_succeeds")
 class LocksOutThreadsButNoProcesses(SQLiteStorage):
     def create(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
         with LOCK:
@@ -73,27 +78,27 @@ class LocksOutThreadsButNoProcesses(SQLiteStorage):
             return super().create(context, key, *rest, **named)
 
 
-@noticed_by("test_a_counter_that_many_raise_by_checked_updates_loses_none")
+@fails("test_counter_with_concurrent_checked_updates_loses_no_increment")
 class LooksBeforeItUpdates(MemoryStorage):
     """The version is compared in one step and written in another."""
 
     def update(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
-        self._expected(context, key, rest[3] if len(rest) > 3 else None)
+        self._find_version(context, key, rest[3] if len(rest) > 3 else None)
         time.sleep(MOMENT)
         self.delete(context, key)
         return super().create(context, key, *rest[:3])
 
 
-@noticed_by("test_of_many_who_delete_one_version_one_wins")
+@fails("test_one_of_concurrent_deletes_succeeds")
 class LooksBeforeItDeletes(MemoryStorage):
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
-        stored = self._expected(context, key, expected)
+        stored = self._find_version(context, key, expected)
         time.sleep(MOMENT)
         super().delete(context, key)
         return stored is not None
 
 
-@noticed_by("test_readers_see_whole_writes_only")
+@fails("test_reads_return_whole_writes_only")
 class WritesInTwoSteps(MemoryStorage):
     def update(
         self, context: str, key: str, value: bytes, expires_at: int | None, *rest: Any, **named: Any
@@ -106,25 +111,25 @@ class WritesInTwoSteps(MemoryStorage):
         return done
 
 
-@noticed_by("test_an_update_overwrites_value_version_and_expiry")
+@fails("test_update_overwrites_value_version_and_expiry")
 class LosesUpdates(MemoryStorage):
     def update(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
         return self.read(context, key) is not None
 
 
-@noticed_by("test_a_writer_who_expects_another_version_is_told_the_current_one")
+@fails("test_unexpected_version_raises_with_the_current_one")
 class IgnoresExpectedOnUpdate(MemoryStorage):
     def update(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
         return super().update(context, key, *rest[:3])
 
 
-@noticed_by("test_a_writer_from_before_a_delete_does_not_overwrite_what_came_after")
+@fails("test_writer_from_before_a_delete_overwrites_no_later_record")
 class IgnoresExpectedOnDelete(MemoryStorage):
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         return super().delete(context, key)
 
 
-@noticed_by("test_a_version_that_is_not_greater_is_refused")
+@fails("test_version_that_is_not_greater_raises")
 class SwallowsMismatches(MemoryStorage):
     def update(self, *rest: Any, **named: Any) -> bool:
         try:
@@ -133,8 +138,8 @@ class SwallowsMismatches(MemoryStorage):
             return False
 
 
-@noticed_by("test_a_writer_who_expects_another_version_is_told_the_current_one")
-class TellsTheProposedVersion(MemoryStorage):
+@fails("test_unexpected_version_raises_with_the_current_one")
+class ReportsTheProposedVersion(MemoryStorage):
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         try:
             return super().delete(context, key, expected)
@@ -142,15 +147,15 @@ class TellsTheProposedVersion(MemoryStorage):
             raise VersionMismatch(expected or 0) from None
 
 
-@noticed_by("test_a_version_that_is_not_greater_is_refused")
-class TakesSmallerVersions(MemoryStorage):
+@fails("test_version_that_is_not_greater_raises")
+class AcceptsSmallerVersions(MemoryStorage):
     def update(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
         return self.delete(context, key) and super().create(context, key, *rest[:3])
 
 
-@noticed_by("test_no_version_comes_back_after_a_delete")
+@fails("test_no_version_returns_after_a_delete")
 class CountsVersionsFromOne(MemoryStorage):
-    """Each record begins at 1, so that versions come back after a delete."""
+    """Each record begins at 1, so versions return after a delete."""
 
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
@@ -158,7 +163,7 @@ class CountsVersionsFromOne(MemoryStorage):
         return super().create(context, key, value, expires_at, 1)
 
 
-@noticed_by("test_versions_are_told_apart_to_the_last_of_63_bits")
+@fails("test_versions_are_compared_to_the_last_of_63_bits")
 class CountsVersionsInFloats(MemoryStorage):
     """As Lua does, and JSON in many languages."""
 
@@ -177,7 +182,7 @@ class CountsVersionsInFloats(MemoryStorage):
         return super().update(context, key, value, expires_at, version, expected)
 
 
-@noticed_by("test_a_version_out_of_range_is_refused")
+@fails("test_version_out_of_range_is_refused")
 class TakesZeroForTheFirstVersion(MemoryStorage):
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
@@ -185,7 +190,7 @@ class TakesZeroForTheFirstVersion(MemoryStorage):
         return super().create(context, key, value, expires_at, version or 1)
 
 
-@noticed_by("test_an_expired_record_is_as_absent_as_one_that_never_was")
+@fails("test_expired_record_is_absent")
 class UpdatesExpiredRecords(MemoryStorage):
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         stored = self._records.get((context, key))
@@ -194,7 +199,7 @@ class UpdatesExpiredRecords(MemoryStorage):
         return stored is not None
 
 
-@noticed_by("test_moving_the_expiry_changes_neither_value_nor_version")
+@fails("test_update_expiration_changes_neither_value_nor_version")
 class BumpsTheVersionWithTheExpiry(MemoryStorage):
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         stored = self.read(context, key)
@@ -203,7 +208,7 @@ class BumpsTheVersionWithTheExpiry(MemoryStorage):
         )
 
 
-@noticed_by("test_an_expired_record_is_as_absent_as_one_that_never_was")
+@fails("test_expired_record_is_absent")
 class DeletesExpiredRecords(MemoryStorage):
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         gone = self._records.pop((context, key), None) if expected is None else None
@@ -213,24 +218,14 @@ class DeletesExpiredRecords(MemoryStorage):
 # --- readers ----------------------------------------------------------------------------------
 
 
-@noticed_by("test_what_was_read_is_a_snapshot_that_nobody_can_change")
+@fails("test_read_returns_an_immutable_snapshot")
 class ReturnsWhatCanBeChanged(MemoryStorage):
     def read(self, context: str, key: str) -> Stored | None:
         stored = super().read(context, key)
         return stored and Stored(cast(bytes, bytearray(stored.value)), stored.version, None)
 
 
-@noticed_by("test_a_reader_who_has_the_current_version_is_told_so")
-class ReturnsNewerOnly(MemoryStorage):
-    def read_if_changed(
-        self, context: str, key: str, version: int
-    ) -> Stored | Literal[Unchanged.UNCHANGED] | None:
-        stored = self.read(context, key)
-        newer = stored is None or stored.version > version
-        return stored if newer else Unchanged.UNCHANGED
-
-
-@noticed_by("test_a_value_comes_back_byte_by_byte")
+@fails("test_values_are_returned_byte_by_byte")
 class StripsValues(MemoryStorage):
     def read(self, context: str, key: str) -> Stored | None:
         stored = super().read(context, key)
@@ -240,51 +235,51 @@ class StripsValues(MemoryStorage):
 # --- time -------------------------------------------------------------------------------------
 
 
-@noticed_by("test_a_record_lives_until_its_expiry_and_no_millisecond_longer")
+@fails("test_record_lives_until_its_expiry_and_no_millisecond_longer")
 class ExpiresLate(MemoryStorage):
-    def _alive(self, expires_at: int | None) -> bool:
-        return expires_at is None or self._now() <= expires_at
+    def _is_live(self, expires_at: int | None) -> bool:
+        return expires_at is None or millis(self._clock()) <= expires_at
 
 
-@noticed_by("test_a_record_lives_until_its_expiry_and_no_millisecond_longer")
+@fails("test_record_lives_until_its_expiry_and_no_millisecond_longer")
 class ExpiresEarly(MemoryStorage):
-    def _alive(self, expires_at: int | None) -> bool:
-        return expires_at is None or self._now() + 1 < expires_at
+    def _is_live(self, expires_at: int | None) -> bool:
+        return expires_at is None or millis(self._clock()) + 1 < expires_at
 
 
-@noticed_by("test_an_expiry_in_the_past_is_kept_to")
+@fails("test_expiry_in_the_past_counts")
 class TakesZeroForNever(MemoryStorage):
-    def _alive(self, expires_at: int | None) -> bool:
-        return not expires_at or self._now() < expires_at
+    def _is_live(self, expires_at: int | None) -> bool:
+        return not expires_at or millis(self._clock()) < expires_at
 
 
-@noticed_by("test_an_expiry_comes_back_exactly")
+@fails("test_expiry_is_returned_exactly")
 class RoundsToSeconds(MemoryStorage):
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         return super().update_expiration(context, key, expires_at and expires_at // 1000 * 1000)
 
 
-@noticed_by("test_an_expiry_comes_back_exactly")
+@fails("test_expiry_is_returned_exactly")
 class TakesLongLivesForDates(MemoryStorage):
-    """As memcached does with more than 30 days, unless its client knows."""
+    """As memcached does with more than 30 days, unless its client takes care."""
 
-    def _alive(self, expires_at: int | None) -> bool:
-        return expires_at is None or 0 < expires_at - self._now() <= 30 * 86_400_000
+    def _is_live(self, expires_at: int | None) -> bool:
+        return expires_at is None or 0 < expires_at - millis(self._clock()) <= 30 * 86_400_000
 
 
-@noticed_by("test_the_last_expiry_comes_back_exactly")
+@fails("test_expiry_is_returned_exactly")
 class KeepsDatesUntilTheYear9999(MemoryStorage):
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         return super().update_expiration(context, key, expires_at and min(expires_at, YEAR_10000))
 
 
-@noticed_by("test_an_expiry_out_of_range_is_refused")
+@fails("test_expiry_out_of_range_is_refused")
 class TakesMinusOneForNever(MemoryStorage):
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
         super().add_member(context, key, member, None if expires_at == -1 else expires_at)
 
 
-@noticed_by("test_a_touched_context_becomes_permanent_and_finite_again")
+@fails("test_touched_context_becomes_permanent_and_finite_again")
 class ForgetsPermanenceOnTouch(MemoryStorage):
     def touch_context(self, context: str, expires_at: int | None) -> None:
         for key in self.keys(context):
@@ -293,28 +288,303 @@ class ForgetsPermanenceOnTouch(MemoryStorage):
                 self.update_expiration(context, key, expires_at)
 
 
-@noticed_by("test_reaping_is_bounded_and_takes_no_live_record")
+@fails("test_reaping_is_bounded_and_removes_no_live_record")
 class ReapsWithoutBound(MemoryStorage):
     def reap(self, limit: int) -> int:
         return super().reap(1_000_000)
 
 
-@noticed_by("test_what_has_expired_can_be_removed_for_good")
+@fails("test_reaping_removes_expired_records_for_good")
 class NeverReaps(MemoryStorage):
     def reap(self, limit: int) -> int:
         return 0
 
 
-@noticed_by("test_what_has_expired_can_be_removed_for_good")
+@fails("test_reaping_removes_expired_records_for_good")
 class ReapsNoMembers(MemoryStorage):
-    def _reap_members(self, limit: int) -> int:
-        return 0
+    def _reap(self, limit: int) -> int:
+        indexes, self._indexes = self._indexes, {}
+        removed = super()._reap(limit)
+        self._indexes = indexes
+        return removed
 
 
-@noticed_by("test_a_permanent_record_is_there_in_1000_years")
+@fails("test_permanent_record_is_live_in_1000_years")
 class ReapsThePermanent(MemoryStorage):
     def reap(self, limit: int) -> int:
         for place, stored in list(self._records.items())[:limit]:
             if stored.expires_at is None or stored.expires_at <= millis(self._clock()):
                 del self._records[place]
         return 0
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+class FoldedRecords(dict[tuple[str, str], Stored]):
+    """Records under changed names."""
+
+    def __init__(self, fold: Fold) -> None:
+        super().__init__()
+        self._fold = fold
+
+    def __setitem__(self, place: tuple[str, str], stored: Stored) -> None:
+        super().__setitem__(self._fold(*place), stored)
+
+    def __getitem__(self, place: tuple[str, str]) -> Stored:
+        return super().__getitem__(self._fold(*place))
+
+    def __delitem__(self, place: tuple[str, str]) -> None:
+        super().__delitem__(self._fold(*place))
+
+    def get(self, place: tuple[str, str], default: Any = None) -> Any:
+        return super().get(self._fold(*place), default)
+
+
+class FoldsNames(MemoryStorage):
+    def __init__(self, fold: Fold, clock: Clock) -> None:
+        super().__init__(clock)
+        self._records = FoldedRecords(fold)
+
+
+def open_folding(fold: Fold, clock: Clock, _: Path) -> Storage:
+    return FoldsNames(fold, clock)
+
+
+ODD_KEYS = "test_odd_keys_are_distinct_and_returned_unchanged"
+FOLDS: dict[str, tuple[str, Fold]] = {
+    "CutsKeys": (ODD_KEYS, lambda context, key: (context, key[:255])),
+    "CutsKeysAtAZero": (ODD_KEYS, lambda context, key: (context, key.partition("\0")[0])),
+    "FoldsCase": (ODD_KEYS, lambda context, key: (context, key.casefold())),
+    "Normalises": (ODD_KEYS, lambda context, key: (context, unicodedata.normalize("NFC", key))),
+    "StripsBlanks": (ODD_KEYS, lambda context, key: (context, key.rstrip(" "))),
+    "KnowsAsciiOnly": (
+        ODD_KEYS,
+        lambda context, key: (context, key.encode("ascii", "replace").decode()),
+    ),
+    "FoldsCaseOfContexts": (
+        "test_odd_contexts_are_distinct",
+        lambda context, key: (context.casefold(), key),
+    ),
+    "JoinsNames": (
+        "test_border_between_context_and_key_counts",
+        lambda context, key: (f"{context}:{key}", ""),
+    ),
+    "JoinsNamesWithoutABorder": (
+        "test_border_between_context_and_key_counts",
+        lambda context, key: (context + key, ""),
+    ),
+}
+for name, (test, fold) in FOLDS.items():
+    BROKEN[name] = (partial(open_folding, fold), test)
+
+
+@fails("test_unfit_names_are_refused")
+class TakesEmptyKeys(MemoryStorage):
+    def read(self, context: str, key: str) -> Stored | None:
+        return super().read(context, key) if key else None
+
+
+@fails("test_large_value_is_refused_and_the_old_one_stays")
+class TruncatesLargeValues(MemoryStorage):
+    def create(self, context: str, key: str, value: bytes, *rest: Any, **named: Any) -> bool:
+        return super().create(context, key, value[: 1 << 24], *rest, **named)
+
+
+@fails("test_full_store_refuses_more_and_loses_nothing")
+class ForgetsTheOldestWhenItIsFull(MemoryStorage):
+    capabilities = replace(MemoryStorage.capabilities, total_bytes=4096)
+
+    def create(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
+        while sum(map(_total_size, self._records.items())) > 4096:
+            del self._records[next(iter(self._records))]
+        return super().create(context, key, *rest, **named)
+
+
+def _total_size(entry: tuple[tuple[str, str], Stored]) -> int:
+    (context, key), stored = entry
+    return ENTRY_BYTES + len(context) + len(key) + len(stored.value)
+
+
+@fails("test_ping_of_a_healthy_store_returns_none_and_ends_assumptions")
+class NeverAsksItsServer(MemoryStorage):
+    capabilities = replace(MemoryStorage.capabilities, assumed=True)
+
+
+# --- contexts and indexes -----------------------------------------------------------------------
+
+
+@fails("test_prefix_of_keys_is_no_pattern")
+class ListsByPattern(MemoryStorage):
+    def keys(self, context: str, prefix: str = "") -> Iterator[str]:
+        return iter([key for key in super().keys(context) if fnmatch.fnmatch(key, prefix + "*")])
+
+
+@fails("test_keys_are_a_snapshot")
+class ListsLazily(MemoryStorage):
+    def keys(self, context: str, prefix: str = "") -> Iterator[str]:
+        yield from super().keys(context, prefix)
+
+
+@fails("test_deleting_a_context_deletes_all_of_it_and_no_other")
+class DeletesContextsByPrefix(MemoryStorage):
+    def delete_context(self, context: str) -> None:
+        for of in {of for of, _ in self._records if of.startswith(context)}:
+            super().delete_context(of)
+
+
+@fails("test_records_of_a_deleted_context_are_never_read_again")
+class RevivesWhatItTouches(MemoryStorage):
+    """Reads a context, and writes it back with another expiry."""
+
+    def touch_context(self, context: str, expires_at: int | None) -> None:
+        for key in self.keys(context):
+            stored = self.read(context, key)
+            time.sleep(MOMENT)
+            if stored is not None:
+                self._records[context, key] = replace(stored, expires_at=expires_at)
+
+
+@fails("test_records_of_a_deleted_context_are_never_read_again")
+class RevivesWhatItUpdates(MemoryStorage):
+    """Checks whether there is a record, and then writes one in either case."""
+
+    def update(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
+        self._find_version(context, key, rest[3] if len(rest) > 3 else None)
+        time.sleep(MOMENT)
+        self.delete(context, key)
+        return super().create(context, key, *rest[:3])
+
+
+@fails("test_deleting_a_context_deletes_its_indexes_and_no_others")
+class LeavesIndexesBehind(MemoryStorage):
+    def delete_context(self, context: str) -> None:
+        for key in self.keys(context):
+            self.delete(context, key)
+
+
+@fails("test_index_and_record_of_one_name_are_independent")
+class DeletesTheIndexWithTheRecord(MemoryStorage):
+    def delete(self, context: str, key: str, expected: int | None = None) -> bool:
+        self._indexes.pop((context, key), None)
+        return super().delete(context, key, expected)
+
+
+@fails("test_each_member_lives_until_its_expiry")
+class ExpiresIndexesAsOne(MemoryStorage):
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        super().add_member(context, key, member, expires_at)
+        for other in self.members(context, key):
+            self._indexes[context, key][other] = expires_at
+
+
+@fails("test_concurrently_added_members_are_all_there")
+class RewritesWholeIndexes(MemoryStorage):
+    """Reads a list, adds to it, writes it back: concurrent members are lost."""
+
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        members = self.members(context, key)
+        time.sleep(MOMENT)
+        self._indexes[context, key] = {**members, member: expires_at}
+
+
+@fails("test_touching_a_context_changes_its_live_records_only")
+class DeclinesSilently(MemoryStorage):
+    capabilities = replace(MemoryStorage.capabilities, contexts=False)
+
+    def touch_context(self, context: str, expires_at: int | None) -> None:
+        pass
+
+
+@fails("test_keys_are_a_snapshot")
+class DeclinesSilentlyToList(MemoryStorage):
+    capabilities = replace(MemoryStorage.capabilities, enumerable=False)
+
+    def keys(self, context: str, prefix: str = "") -> Iterator[str]:
+        return iter(())
+
+
+# --- processes and faults ---------------------------------------------------------------------
+
+
+@fails("test_writes_of_one_process_are_visible_to_others")
+class PretendsToBeShared(MemoryStorage):
+    capabilities = replace(MemoryStorage.capabilities, shared=True)
+
+
+@fails("test_fork_leaves_the_parents_store_unharmed")
+class DriftsApartAfterAFork(MemoryStorage):
+    def _reading(self) -> AbstractContextManager[object]:
+        return self._lock
+
+
+@fails("test_preparing_again_and_concurrently_is_harmless")
+class EmptiesItselfWhenPrepared(MemoryStorage):
+    def prepare(self) -> None:
+        self._records.clear()
+
+
+class FaultyStorage(MemoryStorage):
+    """A correct store with outages; `down` and `loses_reply` are set by the suite."""
+
+    down = loses_reply = False
+
+    @contextlib.contextmanager
+    def outage(self) -> Iterator[None]:
+        self.down = True
+        yield
+        self.down = False
+
+    @contextlib.contextmanager
+    def lost_reply(self) -> Iterator[None]:
+        self.loses_reply = True
+        yield
+        self.loses_reply = False
+
+    def _reading(self) -> AbstractContextManager[object]:
+        if self.down:
+            raise StorageUnavailable("down")
+        return super()._reading()
+
+
+@fails("test_read_during_an_outage_raises")
+class TakesAnOutageForAbsence(FaultyStorage):
+    def read(self, context: str, key: str) -> Stored | None:
+        return None if self.down else super().read(context, key)
+
+
+@fails("test_unfit_arguments_are_refused_during_an_outage")
+class AsksBeforeItMeasures(FaultyStorage):
+    def update(self, *rest: Any, **named: Any) -> bool:
+        self.ping()
+        return super().update(*rest, **named)
+
+
+@fails("test_other_writes_during_an_outage_raise")
+class ForgetsWritesOfAnOutage(FaultyStorage):
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        if not self.down:
+            super().add_member(context, key, member, expires_at)
+
+
+@fails("test_write_with_a_lost_reply_reports_neither_success_nor_failure")
+class RepeatsBlindly(FaultyStorage):
+    def create(self, *rest: Any, **named: Any) -> bool:
+        if self.loses_reply:
+            super().create(*rest, **named)
+        return super().create(*rest, **named)
+
+
+@fails("test_write_with_a_lost_reply_reports_neither_success_nor_failure")
+class DeniesWhatItHasWritten(FaultyStorage):
+    def update(self, *rest: Any, **named: Any) -> bool:
+        done = super().update(*rest, **named)
+        if self.loses_reply:
+            raise StorageUnavailable("no reply")
+        return done
+
+
+@fails("test_lost_reply_to_a_read_is_not_absence")
+class CallsALostReplyAbsence(FaultyStorage):
+    def read(self, context: str, key: str) -> Stored | None:
+        return None if self.loses_reply else super().read(context, key)

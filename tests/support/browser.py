@@ -1,7 +1,6 @@
 """A real browser for tests: headless Chromium with an empty profile, driven by chromedriver.
 
-Knows how it is found, started and stopped. Does not know what is browsed. It reaches this machine
-only, and nothing of it is left when it is closed.
+It reaches this machine only, and leaves nothing behind when it is closed.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ _HAS_ARRIVED = "return window.leaving !== true && document.readyState === 'compl
 
 @contextlib.contextmanager
 def open_browser() -> Iterator[webdriver.Chrome]:
-    """A browser with a profile of its own. Skips the test, or fails it, where there is none."""
+    """A browser with an empty profile. Skips the test if none is installed, or fails it."""
     chromium = program("chromium", "chromium-browser", "google-chrome")
     service = Service(program("chromedriver"))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -62,7 +61,7 @@ def follow(driver: webdriver.Chrome, element: WebElement) -> None:
     """Click `element`, a link or a button, and wait for the page that it leads to."""
     driver.execute_script("window.leaving = true")
     element.click()
-    # Asked in the middle of a change of pages, chromedriver answers with one of several errors.
+    # Asked during a change of pages, chromedriver answers with one of several errors.
     wait = WebDriverWait(driver, PATIENCE, ignored_exceptions=[WebDriverException])
     wait.until(lambda _: driver.execute_script(_HAS_ARRIVED))
 
@@ -73,13 +72,13 @@ def forget_cookies(driver: webdriver.Chrome) -> None:
 
 
 def complaints(driver: webdriver.Chrome) -> list[object]:
-    """What the browser has written to its console since it was asked last."""
+    """What the browser has written to its console since the last call."""
     found: list[object] = driver.get_log("browser")  # type: ignore[no-untyped-call]
     return found
 
 
 def take_picture(driver: webdriver.Chrome, path: Path, width: int, height: int) -> None:
-    """Store what a window of that size shows of the page."""
+    """Save what a window of that size shows of the page."""
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     driver.save_screenshot(str(path))

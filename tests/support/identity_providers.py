@@ -1,7 +1,4 @@
-"""An identity provider of several nodes in one process, and its users' browsers.
-
-Knows keepers, jars and single logout. Does not know what is tested with them.
-"""
+"""An identity provider of several nodes in one process, and its users' browsers."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ class Node:
 
     def ask(self, login: ServiceLogin | Notice, *indexes: str) -> list[Any]:
         """A logout request of a service, for one of its logins."""
-        return self.logout.begin_by_request(LogoutRequest(login.entity_id, login.name_id, indexes))
+        return self.logout.begin_for_request(LogoutRequest(login.entity_id, login.name_id, indexes))
 
 
 class Provider:
@@ -53,11 +50,12 @@ class Provider:
         indexed: bool = True,
         nodes: int = 1,
         made: bool = True,
+        records: LoginRecords | None = None,
         **given: Any,
     ) -> None:
         self.clock = Clock()
         self.store = MemoryStorage(self.clock) if storage == "memory:" else storage
-        self.records = LoginRecords(registry(), identifiers() if made else None)
+        self.records = records or LoginRecords(registry(), identifiers() if made else None)
         policies = dict(part_policies)
         self.nodes = [self.node(indexed, part_policies=policies, **given) for _ in range(nodes)]
 
@@ -83,7 +81,7 @@ class Provider:
 
 
 class User(Browser):
-    """A browser of somebody who signs in at a node."""
+    """The browser of a user who signs in at a node."""
 
     def __init__(self, node: Node, jar: Jar | None = None) -> None:
         super().__init__(node.keeper, jar)
@@ -94,7 +92,7 @@ class User(Browser):
         return User(node, self.jar)
 
     def login(self, session: Session) -> LoginRecord:
-        return self.node.records.of(session, self.node.keeper.deployment.now())
+        return self.node.records.for_session(session)
 
     def sign_in(self, subject: str = USER) -> None:
         def change(session: Session) -> None:
@@ -107,14 +105,14 @@ class User(Browser):
         self.visit(lambda session: self.login(session).add_service(*logins))
 
     def enter(self, entity_id: str) -> ServiceLogin:
-        """Go to a service with identifiers that are made for it."""
+        """Go to a service with identifiers that are derived for it."""
         entered: ServiceLogin = self.answer(
-            lambda session: self.login(session).enter(entity_id, PASSWORD)
+            lambda session: self.login(session).add_derived_login(entity_id, PASSWORD)
         )
         return entered
 
     def answer(self, ask: Callable[[Session], Any]) -> Any:
-        """What `ask` gives in a request whose response arrives."""
+        """What `ask` returns in a request whose response arrives."""
         given: list[Any] = []
         self.visit(lambda session: given.append(ask(session)))
         return given[0]

@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sealedstate import Keeper, Key, Keyring, Session, Settings
+from sealedstate import Keeper, Key, Session, Settings
 from sealedstate._cookies.header import field_bytes
+from sealedstate._request.load import LoadedSession
+from sealedstate._wire.record import Place
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
+from sealedstate.session import Part
 
 MAX_PAIR_BYTES = 4096
 MAX_ATTRIBUTE_BYTES = 1024
@@ -207,10 +211,26 @@ class Browser:
         session = self.session()
         change(session)
         lines = self.keeper.save(session, sum(field_bytes(line) for line in others))
-        session.frozen = True
+        session.mark_headers_sent()
         self.jar.receive([*others, *lines])
         return lines
 
     def read(self) -> dict[str, object]:
         """What a request would see."""
         return dict(self.session())
+
+
+def loaded_of(session: Session) -> LoadedSession:
+    """What the request of a session brought."""
+    loaded = session.load()
+    assert isinstance(loaded, LoadedSession)
+    return loaded
+
+
+def places_of(session: Session) -> dict[str, Place | None]:
+    """Where each part is, in order."""
+    assert session.load()
+    return {
+        name: part.place if isinstance(part, Part) else Place.CORE
+        for name, part in session.changes().parts.items()
+    }

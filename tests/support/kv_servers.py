@@ -1,11 +1,10 @@
-"""Real throw-away Redis and memcached servers for tests, on free ports of 127.0.0.1.
+"""Temporary Redis and memcached servers on free ports of 127.0.0.1.
 
-Knows their command lines, and enough of their protocols to see that it is our process that answers.
-Does not know the stores. A test module takes a fixture by giving it a name of its own:
+A test module takes a fixture by naming it:
 
     plain_redis = kv_servers.plain_redis
 
-Where a server is not installed, its tests are skipped; with REQUIRE_SERVERS=1 they fail.
+Tests whose server is not installed are skipped; with REQUIRE_SERVERS=1 they fail.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Persistence: TypeAlias = Literal["none", "snapshots", "aof everysec", "aof alway
 
 _PERSISTENCE: dict[Persistence, list[str]] = {
     "none": ["--save", "", "--appendonly", "no"],
-    # What Debian and Redis itself come with.
+    # The default of Debian and of Redis.
     "snapshots": ["--save", "3600 1 300 100 60 10000", "--appendonly", "no"],
     "aof everysec": ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"],
     "aof always": ["--save", "", "--appendonly", "yes", "--appendfsync", "always"],
@@ -46,13 +45,13 @@ _PERSISTENCE: dict[Persistence, list[str]] = {
 
 @dataclass
 class KeyValueServer:
-    """A server process, and what to do to it. It keeps its port and its data when restarted."""
+    """A server process. It keeps its port and its data when it is started again."""
 
     url: str
     port: int
     command: Sequence[str]
     question: bytes
-    """What to ask it for its process id."""
+    """The request that it answers with its process id."""
     folder: Path
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -62,48 +61,47 @@ class KeyValueServer:
         return self.process.pid
 
     def start(self) -> None:
-        """Start it and wait until it serves."""
+        """Start it and wait until it answers."""
         with (self.folder / "log.txt").open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder
             )
-        self.wait_until_it_serves()
+        self.wait_until_it_answers()
 
     def stop(self) -> None:
-        """End it as an administrator would."""
+        """End it in order."""
         self._end(signal.SIGTERM)
 
     def kill9(self) -> None:
-        """End it as a crash would."""
+        """End it like a crash."""
         self._end(signal.SIGKILL)
 
     def restart(self) -> None:
-        """Start it again, where it was and with what it kept."""
         self.stop()
         self.start()
 
     def pause(self) -> None:
-        """It stands still, and its connections with it."""
+        """Freeze it, with its connections."""
         os.kill(self.pid, signal.SIGSTOP)
         while "State:\tT" not in Path(f"/proc/{self.pid}/status").read_text():
-            time.sleep(0.001)  # a signal takes its time
+            time.sleep(0.001)  # a signal is not delivered at once
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def wait_until_it_serves(self) -> None:
+    def wait_until_it_answers(self) -> None:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             if self.process is None or self.process.poll() is not None:
                 raise ServerEnded((self.folder / "log.txt").read_text(errors="replace"))
             with contextlib.suppress(OSError):
-                if self._serves():
+                if self._is_ready():
                     return
             time.sleep(0.01)
         raise AssertionError("the server does not answer")
 
-    def _serves(self) -> bool:
-        """Whether it is our process that answers, and has loaded its data."""
+    def _is_ready(self) -> bool:
+        """Whether this process answers at the port, and has loaded its data."""
         with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
             connection.sendall(self.question)
             answer = b""
@@ -119,8 +117,8 @@ class KeyValueServer:
             return
         deadline = time.monotonic() + PATIENCE
         while self.process.poll() is None:
-            # Redis refuses to end while it writes its first append-only file, and has to be told
-            # again. What stands still sees no signal.
+            # Redis ignores the signal while it writes its first append-only file. A frozen process
+            # receives none.
             self.process.send_signal(how if time.monotonic() < deadline else signal.SIGKILL)
             self.process.send_signal(signal.SIGCONT)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -128,7 +126,7 @@ class KeyValueServer:
 
 
 class ServerEnded(Exception):
-    """It ended by itself; what it wrote."""
+    """The server process has ended; with its log."""
 
 
 @contextlib.contextmanager
@@ -142,15 +140,15 @@ def redis_server(
     question = f"AUTH {password}\r\n".encode() if password else b""
     if password:
         options = (*options, "--requirepass", password)
-    with _folder("redis") as folder:
-        server = _started(
+    with _temporary_folder("redis") as folder:
+        server = _start_at_free_port(
             folder,
             f"redis://{login}127.0.0.1:{{port}}/0",
             [binary, "--port", "{port}", "--bind", "127.0.0.1", "--dir", str(folder)],
             [*_PERSISTENCE[persistence], *options],
             question + b"INFO persistence\r\nINFO server\r\n",
         )
-        with _shown(server):
+        with _close_after(server):
             yield server
 
 
@@ -161,20 +159,20 @@ def memcached_server(*options: str) -> Iterator[KeyValueServer]:
     need_driver("pymemcache")
     # It refuses to be root.
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
-    with _folder("memcached") as folder:
-        server = _started(
+    with _temporary_folder("memcached") as folder:
+        server = _start_at_free_port(
             folder,
             "memcached://127.0.0.1:{port}",
             [binary, "-l", "127.0.0.1", "-p", "{port}", "-U", "0", *user],
             options,
             b"stats\r\n",
         )
-        with _shown(server):
+        with _close_after(server):
             yield server
 
 
 def make_cluster_of_one(server: KeyValueServer) -> None:
-    """Give a Redis server that was started with `--cluster-enabled yes` all slots."""
+    """Assign all slots to a Redis server that was started with `--cluster-enabled yes`."""
     import redis  # memcached's tests need no Redis
 
     with redis.Redis(port=server.port) as client:
@@ -186,15 +184,15 @@ def make_cluster_of_one(server: KeyValueServer) -> None:
 
 
 @contextlib.contextmanager
-def _folder(name: str) -> Iterator[Path]:
+def _temporary_folder(name: str) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f"sealedstate-{name}-") as folder:
         yield Path(folder)
 
 
-def _started(
+def _start_at_free_port(
     folder: Path, url: str, command: Sequence[str], options: Sequence[str], question: bytes
 ) -> KeyValueServer:
-    # Somebody beside the tests may take the port before the server does.
+    # Another process may take the port before the server does.
     for _ in range(TRIES):
         port = free_port()
         line = [word.replace("{port}", str(port)) for word in command]
@@ -211,27 +209,27 @@ def _started(
 
 
 @contextlib.contextmanager
-def _shown(server: KeyValueServer) -> Iterator[None]:
-    """End the server at last, and show what it wrote when the test failed."""
+def _close_after(server: KeyValueServer) -> Iterator[None]:
+    """End the server after the block; print its log if the test fails."""
     try:
         yield
     except BaseException:
         print((server.folder / "log.txt").read_text(errors="replace"), file=sys.stderr)
         raise
     finally:
-        # Nobody needs what it keeps, and an orderly end takes memcached a second.
+        # Its data is not needed, and an orderly end takes memcached a second.
         server.kill9()
 
 
 @pytest.fixture(scope="session")
 def plain_redis() -> Iterator[KeyValueServer]:
-    """One Redis without persistence for all tests that do it no harm."""
+    """A Redis without persistence, for all tests that do not stop it."""
     with redis_server() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def plain_memcached() -> Iterator[KeyValueServer]:
-    """One memcached for all tests that do it no harm."""
+    """A memcached for all tests that do not stop it."""
     with memcached_server() as server:
         yield server

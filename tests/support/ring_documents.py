@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sealedstate import Key, Keyring
+from sealedstate import Key
 from sealedstate._wire.encoding import to_text
-from sealedstate.keyring import secret_to_text
+from sealedstate.keyring import Keyring, secret_to_text
 from sealedstate.rotation.document import RingUnreadable, dump_ring, parse_ring
 from sealedstate.rotation.ring import Ring, RingKey, Schedule, Tombstone
 from tests.support.rings import NOW, randomness

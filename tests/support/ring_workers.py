@@ -24,10 +24,9 @@ from sealedstate.rotation.ring import Ring, RingStorage, Schedule
 from sealedstate.rotation.ring_file import RingFile
 from sealedstate.rotation.ring_store import StoredRing
 from sealedstate.storage import open_storage
-from sealedstate.testing.clock import tries
-from sealedstate.testing.suite import insist
-from sealedstate.testing.workers import Line
-from tests.support.backends import started
+from sealedstate.testing._suite import eventually, poll
+from sealedstate.testing._workers import ProcessBarrier
+from tests.support.backends import start_process
 
 # To import these takes a process longer than its work.
 multiprocessing.get_context("forkserver").set_forkserver_preload(
@@ -80,15 +79,15 @@ def next_of(ring: Ring) -> Ring:
 # --- in the processes ---------------------------------------------------------------------------
 
 
-def create(opener: Opener, line: Line) -> list[str]:
+def create(opener: Opener, line: ProcessBarrier) -> list[str]:
     """The ring's id, if this process has created it."""
     storage, ring = opener(), first_ring()
-    assert insist(storage.load) is None
+    assert eventually(storage.load) is None
     line.wait()
     return [ring.ring_id] if write(storage, ring, None) else []
 
 
-def rotate(opener: Opener, line: Line, periods: int) -> list[str]:
+def rotate(opener: Opener, line: ProcessBarrier, periods: int) -> list[str]:
     """The keys that this process has added, in `periods` periods in which one is due."""
     storage, added = opener(), []
     first_due = due_at(load(storage))
@@ -120,13 +119,13 @@ def watch(opener: Opener, begun: Path, stop: Path, answer: Path) -> None:
 def write(storage: RingStorage, ring: Ring, after: Ring | None) -> bool:
     """Whether the ring was surely written; a busy store is asked again."""
     try:
-        return insist(storage.write, ring, after)
+        return eventually(storage.write, ring, after)
     except OutcomeUnknown:
         return False
 
 
 def load(storage: RingStorage) -> Ring:
-    ring = insist(storage.load)
+    ring = eventually(storage.load)
     assert ring is not None, "the ring is gone"
     return ring
 
@@ -163,7 +162,9 @@ def run_at_once(size: int, folder: Path, act: Callable[..., Any], *arguments: An
     folders = [folder / f"answer-{number}" for number in range(size)]
     opener, *rest = arguments
     processes = [
-        started(_answer, act, opener, partial(Line, line, number, size), answer, *rest)
+        start_process(
+            _answer, act, opener, partial(ProcessBarrier, line, number, size), answer, *rest
+        )
         for number, answer in enumerate(folders)
     ]
     for process in processes:
@@ -173,7 +174,11 @@ def run_at_once(size: int, folder: Path, act: Callable[..., Any], *arguments: An
 
 
 def _answer(
-    act: Callable[..., Any], opener: Opener, line: Callable[[], Line], answer: Path, *rest: Any
+    act: Callable[..., Any],
+    opener: Opener,
+    line: Callable[[], ProcessBarrier],
+    answer: Path,
+    *rest: Any,
 ) -> None:
     answer.write_text(json.dumps(act(opener, line(), *rest)))
 
@@ -199,9 +204,9 @@ def rotate_at_once(
 ) -> tuple[list[str], Observed]:
     """The keys that `size` rotators have added between them, and what a reader saw meanwhile."""
     begun, stop, answer = (folder / name for name in ("begun", "stop", "observed"))
-    reader = started(watch, opener, begun, stop, answer)
+    reader = start_process(watch, opener, begun, stop, answer)
     # On a busy machine the rotators could be done before the reader has begun.
-    assert any(begun.exists() for _ in tries(PATIENCE))
+    assert any(begun.exists() for _ in poll(PATIENCE))
     added = run_at_once(size, folder, rotate, opener, periods)
     stop.touch()
     reader.join(PATIENCE)

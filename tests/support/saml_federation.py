@@ -1,8 +1,4 @@
-"""The SAML example as processes, and visitors of it without a browser.
-
-Knows how it is started and stopped, its pages' forms, and how to say what none of its services
-would. Does not know what is to be promised.
-"""
+"""The SAML example as processes, and visitors of it without a browser."""
 
 from __future__ import annotations
 
@@ -10,10 +6,7 @@ import contextlib
 import html
 import os
 import re
-import selectors
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +15,12 @@ from urllib.parse import urljoin, urlsplit
 
 import requests
 
-from examples.saml.entities import service_provider
+from examples.saml.entities import make_service_provider
 from examples.saml.federation import Federation, federation_at
+from tests.support.example_processes import PATIENCE, START_SECONDS, run_example
 
-ROOT = Path(__file__).parents[2]
-START_SECONDS = 120
-PATIENCE = 60
 SERVICES = ("library", "wiki", "exams")
+NAMES = ("idp", *SERVICES)
 
 
 @dataclass(frozen=True)
@@ -44,12 +36,12 @@ class Running:
         return federation_at([urlsplit(address).port or 0 for address in self.at.values()])
 
     def client(self, service: str) -> Any:
-        """pysaml2's client with a service's own key: it may be told to say anything."""
-        return service_provider(self.var, self.federation, self.federation.service(service))
+        """pysaml2's client with the key of a service: it can sign any message."""
+        return make_service_provider(self.var, self.federation, self.federation.service(service))
 
     @contextlib.contextmanager
     def silent(self, service: str) -> Iterator[None]:
-        """A service that takes connections and answers none."""
+        """A service that accepts connections and answers none."""
         os.kill(self.pids[service], signal.SIGSTOP)
         try:
             yield
@@ -59,60 +51,28 @@ class Running:
 
 @contextlib.contextmanager
 def running(directory: Path, *options: str) -> Iterator[Running]:
-    """The example on free ports. It must stop cleanly on Ctrl-C, having complained of nothing."""
-    var, log = directory / "var", directory / "stderr.txt"
-    command = [sys.executable, str(ROOT / "examples/saml"), "--port", "0", "--var", str(var)]
-    with (
-        log.open("w") as stderr,
-        subprocess.Popen(
-            [*command, *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        ) as process,
-    ):
-        try:
-            started = _printed(process, var)
-            _wait_until_all_answer(started)
-            yield started
-        finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                output, _ = process.communicate(timeout=PATIENCE)
-            finally:
-                process.kill()  # does nothing to a process that has ended
-                print(log.read_text(), file=sys.stderr)
-    assert (process.returncode, output.split()) == (0, ["Stopped."])
-    assert "Traceback" not in log.read_text()
-
-
-def _printed(process: subprocess.Popen[str], var: Path) -> Running:
-    assert process.stdout is not None
-    with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
-        assert selector.select(START_SECONDS), "the example prints no links"
-    lines = [process.stdout.readline() for _ in range(1 + len(SERVICES))]
-    found = [re.search(r"(http://\S+)/ +\(process (\d+)\)", line) for line in lines]
-    assert all(found), lines
-    process.stdout.readline()  # how to stop it
-    names = ("idp", *SERVICES)
-    at = {name: match[1] for name, match in zip(names, found, strict=True) if match}
-    pids = {name: int(match[2]) for name, match in zip(names, found, strict=True) if match}
-    return Running(var, at, pids)
-
-
-def _wait_until_all_answer(started: Running) -> None:
-    # They take connections at once, and answer when pysaml2 has been imported.
-    for address in started.at.values():
-        with requests.Session() as http:
-            http.trust_env = False
-            assert http.get(f"{address}/metadata", timeout=START_SECONDS).status_code == 200
+    """The federation on free ports."""
+    with run_example("saml", directory, *options) as example:
+        lines = example.read_lines(1 + len(NAMES))  # the last says how to stop it
+        found = [re.search(r"(http://\S+)/ +\(process (\d+)\)", line) for line in lines[:-1]]
+        members = {name: match for name, match in zip(NAMES, found, strict=True) if match}
+        assert len(members) == len(NAMES), lines
+        started = Running(
+            example.var,
+            {name: match[1] for name, match in members.items()},
+            {name: int(match[2]) for name, match in members.items()},
+        )
+        # They take connections at once, and answer when pysaml2 has been imported.
+        for address in started.at.values():
+            with requests.Session() as http:
+                http.trust_env = False
+                assert http.get(f"{address}/metadata", timeout=START_SECONDS).status_code == 200
+        yield started
 
 
 @dataclass
 class Visitor:
-    """Somebody with cookies and without a browser, who sees each redirect and each form."""
+    """A visitor with cookies and without a browser, who sees each redirect and each form."""
 
     running: Running
     cookies: dict[str, str] = field(default_factory=dict)
@@ -132,8 +92,8 @@ class Visitor:
         form = {"csrf": hidden(self.visit(name), "csrf")}
         return self.post(f"{self.running.at[name]}{path}", form)
 
-    def go_on(self, answer: requests.Response) -> requests.Response:
-        """What a browser does by itself: a redirect, or a form that sends itself."""
+    def step(self, answer: requests.Response) -> requests.Response:
+        """What a browser does automatically: a redirect, or a form that submits itself."""
         if "Location" in answer.headers:
             return self.get(urljoin(answer.url, answer.headers["Location"]))
         action = re.search(r'<form id="message" method="post" action="([^"]+)">', answer.text)
@@ -141,9 +101,9 @@ class Visitor:
         return self.post(html.unescape(action[1]), message_fields(answer))
 
     def follow(self, answer: requests.Response, stop: str = " ") -> requests.Response:
-        """Go on until there is a page for people, or a way to an address that begins so."""
+        """Continue to a page for people, or until the next address begins with `stop`."""
         while not (is_for_people(answer) or where_to(answer).startswith(stop)):
-            answer = self.go_on(answer)
+            answer = self.step(answer)
         return answer
 
     def until_identified(self, service: str) -> requests.Response:
@@ -161,13 +121,13 @@ class Visitor:
             assert "Welcome, <b>Ada</b>" in answer.text, answer.text
 
     @property
-    def inside(self) -> list[str]:
-        """Where somebody is signed in with these cookies."""
-        inside = [name for name in SERVICES if "Welcome, " in self.visit(name).text]
-        return ["idp", *inside] if "The session of " in self.visit("idp").text else inside
+    def signed_in_at(self) -> list[str]:
+        """The members where these cookies are signed in."""
+        found = [name for name in SERVICES if "Welcome, " in self.visit(name).text]
+        return ["idp", *found] if "The session of " in self.visit("idp").text else found
 
-    def as_now(self) -> Visitor:
-        """Somebody who has copied the cookies of this moment."""
+    def copy(self) -> Visitor:
+        """A visitor with a copy of the cookies of this moment."""
         return Visitor(self.running, dict(self.cookies))
 
     def _exchange(
@@ -193,7 +153,7 @@ class Visitor:
 
 
 def post_soap(address: str, envelope: str) -> requests.Response:
-    """What another member says by SOAP: no cookie goes with it."""
+    """Post a message by SOAP, without a cookie, as another member does."""
     with requests.Session() as http:
         http.trust_env = False
         return http.post(
@@ -206,7 +166,7 @@ def is_for_people(answer: requests.Response) -> bool:
 
 
 def where_to(answer: requests.Response) -> str:
-    """Where a browser goes by itself from here; empty for a page."""
+    """Where a browser goes automatically from here; empty for a page."""
     if "Location" in answer.headers:
         return urljoin(answer.url, answer.headers["Location"])
     action = re.search(r'<form id="message" method="post" action="([^"]+)">', answer.text)
@@ -214,7 +174,7 @@ def where_to(answer: requests.Response) -> str:
 
 
 def message_fields(answer: requests.Response) -> dict[str, str]:
-    """The message that a page sends on."""
+    """The message that a page passes on."""
     found = re.findall(r'<input type="hidden" name="([^"]+)" value="([^"]*)">', answer.text)
     names = ("SAMLRequest", "SAMLResponse", "RelayState")
     return {name: html.unescape(value) for name, value in found if name in names}

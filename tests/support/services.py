@@ -1,7 +1,6 @@
 """Deployments on real stores, for the tests of what an identity provider keeps there.
 
-Knows how a store is opened, a reply is lost and a raw row is read. Does not know what is tested. A
-module of tests imports `postgresql_server`, by which one serves it all.
+A module of tests imports `postgresql_server`, so that one server serves it all.
 """
 
 from __future__ import annotations
@@ -9,21 +8,22 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sealedstate._stored.table import Rows
-from sealedstate.errors import OutcomeUnknown, StorageUnavailable, VersionMismatch
+from sealedstate import Settings
+from sealedstate.deployment import Deployment
+from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Key, Keyring
-from sealedstate.sso.deployment import SsoDeployment
-from sealedstate.storage import MemoryStorage, Storage, Stored, open_storage
+from sealedstate.storage import USES, MemoryStorage, Storage, Stored, open_storage
 from tests.support.backends import BACKENDS, Service
 from tests.support.login_makers import a_key
 
 SKEW = 60
-# The same in every process of a crew.
+# The same in every process that shares a store.
 LOOKUP = a_key(77).secret
 RING = Keyring((a_key(1),), lookup=LOOKUP)
 NAMES = ("sqlite", "postgresql", "redis")
@@ -32,12 +32,30 @@ SHARED = ["sqlite", *ON_SERVERS]
 TIMEOUT = "sealedstate_timeout=20"
 
 
-def deployment(storage: Storage, ring: Keyring = RING, realm: str = "default") -> SsoDeployment:
-    return SsoDeployment(storage, Rows(realm, os.urandom), lambda: ring, SKEW)
+def deployment(
+    storage: Any,
+    ring: Keyring = RING,
+    clock: Callable[[], float] = time.time,
+    realm: str = "default",
+    accept: Sequence[str] = tuple(USES),
+    random: Callable[[int], bytes] = os.urandom,
+) -> Deployment:
+    """One node. By default any store will do, whatever it forgets."""
+    return Deployment.open(
+        Settings(
+            keys=StaticKeys(ring),
+            storage=storage,
+            realm=realm,
+            skew=SKEW,
+            clock=clock,
+            random=random,
+            accept_weak_store_for=accept,
+        )
+    )
 
 
 def lagging(ring: Keyring = RING) -> Keyring:
-    """The ring of a node that does not know the key yet."""
+    """The ring of a node that does not have the key yet."""
     return Keyring((Key.generate(os.urandom),), lookup=ring.lookup)
 
 
@@ -70,49 +88,7 @@ def opened(
         store.close()
 
 
-class Unanswering:
-    """A store whose replies get lost, or that is down, operation by operation.
-
-    `lost[name]`: of the next so many calls of that operation the reply is lost. `late[name]`: of
-    the next so many the request is still on its way, and `arrive()` delivers it. `down`: operations
-    that can't be reached.
-    """
-
-    def __init__(self, store: Storage) -> None:
-        self._store = store
-        self.lost: dict[str, int] = {}
-        self.late: dict[str, int] = {}
-        self.down: set[str] = set()
-        self._underway: list[Callable[[], object]] = []
-
-    def __getattr__(self, name: str) -> object:
-        found = getattr(self._store, name)
-        return self._faulty(name, found) if callable(found) else found
-
-    def arrive(self) -> None:
-        for act in self._underway:
-            with contextlib.suppress(VersionMismatch):
-                act()
-        self._underway.clear()
-
-    def _faulty(self, name: str, act: Callable[..., object]) -> Callable[..., object]:
-        def faulty(*given: object) -> object:
-            if name in self.down:
-                raise StorageUnavailable("down")
-            if self.late.get(name, 0):
-                self.late[name] -= 1
-                self._underway.append(lambda: act(*given))
-                raise OutcomeUnknown("late")
-            result = act(*given)
-            if self.lost.get(name, 0):
-                self.lost[name] -= 1
-                raise OutcomeUnknown("lost")
-            return result
-
-        return faulty
-
-
 def rows(storage: Storage, context: str) -> dict[str, Stored]:
-    """All that stands in the store, as its owner sees it."""
+    """All rows of a context, as the owner of the store sees them."""
     found = {key: storage.read(context, key) for key in storage.keys(context)}
     return {key: stored for key, stored in found.items() if stored is not None}

@@ -1,7 +1,7 @@
 """A second decoder of format 1, written from its specification alone.
 
-Knows the text of the specification, libsodium and hashlib. Imports nothing of sealedstate, and
-shares no code with it: where the two disagree, one of them or the text is wrong.
+It imports nothing of sealedstate and shares no code with it: if the two disagree, one of them or
+the specification is wrong.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SpecOverflow:
 
 @dataclass(frozen=True, slots=True)
 class SpecCore:
-    """What a core token says, with its parts decoded."""
+    """The content of a core token, with its parts decoded."""
 
     id: bytes
     subject: str | None
@@ -71,7 +71,7 @@ class SpecCore:
     parts: dict[str, Any]
     overflow: SpecOverflow | None = None
     spilled: dict[str, int] = field(default_factory=dict)
-    left: dict[str, int] = field(default_factory=dict)
+    orphaned: dict[str, int] = field(default_factory=dict)
 
 
 Ring = Mapping[bytes, SpecKey]
@@ -110,7 +110,7 @@ def open_row(
 def open_time(
     token: bytes, ring: Ring, realm: str, context: str, key: str, version: int
 ) -> int | None:
-    """What a row of sealedstate.revoked or sealedstate.watermark says, in epoch seconds."""
+    """The time in a row of sealedstate.revoked or sealedstate.watermark, in epoch seconds."""
     _, payload = open_row(token, ring, realm, context, key, version)
     if not payload and context == "sealedstate.revoked":
         return None
@@ -138,7 +138,7 @@ def row_key(message: bytes, secret: bytes = b"") -> str:
 
 
 def token_of(text: str) -> bytes:
-    """The one token a text stands for."""
+    """The token of a text."""
     if len(text) % 4 == 1:
         raise Refused("no token has a text of this length")
     bits = 0
@@ -166,7 +166,7 @@ def open_sealed(
         raise Refused("an unknown key")
     key = ring[kid]
     if not key.opens:
-        raise Refused("a key that opens nothing any more")
+        raise Refused("a key that is out of use")
     seal_key = hashlib.blake2b(
         lp("sealedstate/1", "seal", purpose, realm), key=key.secret, digest_size=32
     ).digest()
@@ -191,7 +191,7 @@ def hedged_nonce(
     random32: bytes,
     plaintext: bytes,
 ) -> bytes:
-    """The nonce a sealer takes. Opening needs it not; vectors with fixed randomness do."""
+    """The nonce of a token. Only sealing needs it, and vectors with fixed random bytes."""
     nonce_key = hashlib.blake2b(
         lp("sealedstate/1", "nonce", purpose, realm), key=secret, digest_size=32
     ).digest()
@@ -201,7 +201,7 @@ def hedged_nonce(
 
 
 def lp(*fields: str | bytes) -> bytes:
-    """Every field behind its length, so that two lists of fields never encode alike."""
+    """Each field after its length, so that two lists of fields never encode alike."""
     raw = [item.encode() if isinstance(item, str) else item for item in fields]
     return b"".join(len(item).to_bytes(4, "big") + item for item in raw)
 
@@ -212,13 +212,13 @@ def lp(*fields: str | bytes) -> bytes:
 def core_of(payload: bytes, sealed_at: int) -> SpecCore:
     id, array = payload[:16], read(payload[16:])
     if type(array) is not list or len(array) not in (5, 6):
-        raise Refused("behind the id stands an array of 5 or 6")
+        raise Refused("expected an array of 5 or 6 items after the id")
     subject, age, lifetime, generation, parts = array[:5]
     expect(subject is None or type(subject) is str, "a subject of text or null")
     for number in (age, lifetime, generation):
         expect(type(number) is int, "an integer")
     created_at = sealed_at - age
-    overflow, spilled, left = manifest_of(array[5]) if len(array) == 6 else (None, {}, {})
+    overflow, spilled, orphaned = manifest_of(array[5]) if len(array) == 6 else (None, {}, {})
     return SpecCore(
         id,
         subject,
@@ -229,7 +229,7 @@ def core_of(payload: bytes, sealed_at: int) -> SpecCore:
         parts_of(parts),
         overflow,
         spilled,
-        left,
+        orphaned,
     )
 
 
@@ -243,9 +243,9 @@ def lifetime_of(written: int) -> int:
 
 def manifest_of(item: Any) -> tuple[SpecOverflow | None, dict[str, int], dict[str, int]]:
     expect(type(item) is list and len(item) == 3, "a manifest of three")
-    spilled, left = versions_of(item[1]), versions_of(item[2])
+    spilled, orphaned = versions_of(item[1]), versions_of(item[2])
     expect(item != [None, [], []], "a manifest with something to state")
-    return (None if item[0] is None else overflow_of(item[0])), spilled, left
+    return (None if item[0] is None else overflow_of(item[0])), spilled, orphaned
 
 
 def overflow_of(item: Any) -> SpecOverflow:
@@ -287,7 +287,7 @@ def expect(condition: bool, what: str) -> None:
 
 
 def described(value: Any) -> str:
-    """A text that is the same for two values only if type and content are, all the way down."""
+    """A text that is equal for two values only if type and content are, at every depth."""
     kind = type(value)
     if kind in (list, tuple):
         return f"{kind.__name__}[{', '.join(described(item) for item in value)}]"
@@ -318,7 +318,7 @@ def read(raw: bytes, max_depth: int = 16) -> Any:
 
 
 class _Reader:
-    """RFC 8949, as little of it as the specification lets pass."""
+    """The part of RFC 8949 that the specification allows."""
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
@@ -375,7 +375,7 @@ class _Reader:
         raise Refused("undefined, a simple value or a short float")
 
     def no_number(self) -> float:
-        """The three floats that are no numbers stand in 2 bytes, every other float in 8."""
+        """The infinities and NaN have 2 bytes, every other float has 8."""
         half = self.take(2)
         for known, value in ((b"\x7c\0", math.inf), (b"\xfc\0", -math.inf), (b"\x7e\0", math.nan)):
             if half == known:

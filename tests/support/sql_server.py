@@ -1,7 +1,4 @@
-"""A database server for tests: installed, started, killed, frozen and asked by an administrator.
-
-Knows processes, ports and accounts. Does not know any kind of server, or what is stored there.
-"""
+"""A database server for tests: it can be started, killed, frozen and asked as an administrator."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ OTHER_PASSWORD = "canary-limited"
 
 
 def until(reached: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    """Wait for a condition, with many looks at it."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + patience
     while not reached():
         assert time.monotonic() < deadline, f"not within {patience} seconds: {what}"
@@ -36,7 +33,7 @@ def until(reached: Callable[[], object], what: str, patience: float = PATIENCE) 
 
 
 class SQLServer(ABC):
-    """A server with a data directory of its own, which vanishes when it is closed."""
+    """A server with a data directory, which is removed when it is closed."""
 
     name: ClassVar[str]
     account: ClassVar[str]
@@ -52,7 +49,7 @@ class SQLServer(ABC):
         if self._user is not None:
             os.chown(self.directory, self._user.pw_uid, self._user.pw_gid)
 
-    # --- what differs ---------------------------------------------------------------------------
+    # --- what differs between servers -----------------------------------------------------------
 
     @abstractmethod
     def install(self) -> None:
@@ -65,7 +62,7 @@ class SQLServer(ABC):
     @staticmethod
     @abstractmethod
     def tls_options(key: Path, certificate: Path) -> Sequence[str]:
-        """What makes it speak TLS."""
+        """The options that enable TLS."""
 
     @abstractmethod
     def connect(self, schema: str = ...) -> Any:
@@ -73,7 +70,7 @@ class SQLServer(ABC):
 
     @abstractmethod
     def ask(self, sql: str) -> list[Any]:
-        """What an administrator is answered."""
+        """The answer to an administrator's statement."""
 
     @abstractmethod
     def url(self, schema: str, user: str = ..., password: str = ..., port: int = ...) -> str:
@@ -81,19 +78,19 @@ class SQLServer(ABC):
 
     @abstractmethod
     def fresh_schema(self) -> str:
-        """Where nobody else has tables."""
+        """A new schema, without tables."""
 
     @abstractmethod
     def limited_url(self, schema: str) -> str:
-        """The URL for somebody who may connect, but make no tables, nor use those of others."""
+        """The URL of a user who may connect, but neither make nor use tables."""
 
     @abstractmethod
     def allow(self, schema: str) -> None:
-        """Now he may use them."""
+        """Allow that user to use the tables."""
 
     @abstractmethod
     def clients(self) -> list[int]:
-        """Everybody else's connections."""
+        """All other connections."""
 
     @abstractmethod
     def waiters(self) -> list[int]:
@@ -107,7 +104,7 @@ class SQLServer(ABC):
         return self.url(self.fresh_schema())
 
     def end_clients(self) -> int:
-        """End everybody else's connections; how many there were."""
+        """End all other connections; return how many there were."""
         found = self.clients()
         for number in found:
             self.end_client(number)
@@ -134,28 +131,28 @@ class SQLServer(ABC):
 
     def _answers(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, f"{self.name} has ended by itself"
+        assert self._process.poll() is None, f"{self.name} has ended"
         try:
             return bool(self.ask("SELECT 1"))
-        except Exception:  # of a driver's own; it does not answer yet
+        except Exception:  # a driver's; the server does not answer yet
             return False
 
     def stop(self) -> None:
-        """An orderly end, as at a restart."""
+        """End it in order."""
         if self._process is not None:
             self.resume()
             self._process.send_signal(self.stop_signal)
-            self._ended()
+            self._wait_for_end()
 
     def kill9(self) -> None:
         """kill -9, and all of its children."""
-        self.pause()  # so that it has no more of them meanwhile
+        self.pause()  # so that it starts no more of them
         family = self._family()
         for pid in family:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self._ended()
-        # PostgreSQL does not start beside an orphan of its former self.
+        self._wait_for_end()
+        # PostgreSQL does not start while one of its former processes runs.
         until(lambda: not any(map(_is_alive, family)), "all of it is dead")
 
     def restart(self) -> None:
@@ -163,11 +160,11 @@ class SQLServer(ABC):
         self.start()
 
     def pause(self) -> None:
-        """Freeze it: connections stand, and nobody answers."""
+        """Freeze it: connections stay open, and no request is answered."""
         until(self._is_frozen, "all of it is frozen")
 
     def _is_frozen(self) -> bool:
-        # A signal takes its time, each thread takes its own, and the parent may have a child more.
+        # Signals are not delivered at once, nor to all threads, and there may be another child.
         family = self._family()
         for pid in family:
             with contextlib.suppress(ProcessLookupError):
@@ -180,7 +177,7 @@ class SQLServer(ABC):
                 os.kill(pid, signal.SIGCONT)
 
     def ensure_running(self) -> None:
-        """Undo whatever was done to it."""
+        """Start or resume it if a test has not."""
         if self._process is None:
             self.start()
         self.resume()
@@ -210,7 +207,7 @@ class SQLServer(ABC):
             extra_groups=None if who is None else [],
         )
 
-    def _ended(self) -> None:
+    def _wait_for_end(self) -> None:
         assert self._process is not None
         self._process.wait(PATIENCE)
         self._process = None
@@ -218,7 +215,7 @@ class SQLServer(ABC):
     def _family(self) -> list[int]:
         found = [self.pid]
         for pid in found:
-            # Any of them may end while they are looked at.
+            # Any of them may end in the meantime.
             with contextlib.suppress(OSError):
                 for children in Path(f"/proc/{pid}/task").glob("*/children"):
                     found += map(int, children.read_text().split())
@@ -226,7 +223,7 @@ class SQLServer(ABC):
 
 
 def _states(pid: int) -> list[str]:
-    """What each thread of a process does, as one letter and a word."""
+    """The state of each thread of a process, as a letter and a word."""
     found = []
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
         with contextlib.suppress(OSError):
@@ -235,7 +232,7 @@ def _states(pid: int) -> list[str]:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether there is such a process, and not only what is left of it for its parent."""
+    """Whether a process exists and is no zombie."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
@@ -243,7 +240,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def account_of(name: str) -> pwd.struct_passwd | None:
-    """Whom a server is started as: nobody else unless we are root."""
+    """The user that starts the server; None, which is the current user, unless that is root."""
     if os.geteuid() != 0:
         return None
     with contextlib.suppress(KeyError):

@@ -1,11 +1,8 @@
-"""Throw-away PostgreSQL and MariaDB servers on free ports of 127.0.0.1.
+"""Temporary PostgreSQL and MariaDB servers on free ports of 127.0.0.1, as durable as by default.
 
-Knows their command lines and their administrators' SQL. Does not know what is stored there. Each
-writes as durably as it does by default. `running(PostgreSQLServer)` starts one; the fixtures
-`postgresql_server` and `mariadb_server` start one for all modules of a pytest process, which a
-module takes by giving them a name of its own.
-
-Where a server is not installed, its tests are skipped; with REQUIRE_SERVERS=1 they fail.
+`running(PostgreSQLServer)` starts one. The fixtures `postgresql_server` and `mariadb_server` start
+one for all modules of a pytest process; a module takes them by naming them. Tests whose server is
+not installed are skipped; with REQUIRE_SERVERS=1 they fail.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ from tests.support.sql_server import OTHER_PASSWORD, PASSWORD, USER, SQLServer, 
 class PostgreSQLServer(SQLServer):
     name = "postgresql"
     account = "postgres"
-    stop_signal = signal.SIGINT  # the fast one; SIGTERM would wait for its clients
+    stop_signal = signal.SIGINT  # SIGTERM would wait for clients
 
     def install(self) -> None:
         need_driver("sqlalchemy", "psycopg")
@@ -126,7 +123,7 @@ class MariaDBServer(SQLServer):
             f"--datadir={self.directory / 'data'}",
             "--auth-root-authentication-method=normal",
         )
-        # Done at every start; each statement stands on a line of its own.
+        # Run at every start, line by line.
         (self.directory / "init.sql").write_text(
             f"CREATE USER IF NOT EXISTS {USER}@'%' IDENTIFIED BY '{PASSWORD}';\n"
             f"GRANT ALL ON *.* TO {USER}@'%' WITH GRANT OPTION;\n"
@@ -157,7 +154,7 @@ class MariaDBServer(SQLServer):
             password=PASSWORD,
             database=schema,
             autocommit=True,
-            ssl_disabled=True,  # else it reads all certificates of the system for each
+            ssl_disabled=True,  # else each connection reads all certificates of the system
             connect_timeout=60,
             read_timeout=60,
         )
@@ -178,7 +175,7 @@ class MariaDBServer(SQLServer):
 
     def limited_url(self, schema: str) -> str:
         self.ask(f"CREATE USER limited_{schema}@'%' IDENTIFIED BY '{OTHER_PASSWORD}'")
-        # Without any right to it he could not even connect to the database.
+        # Without any right, the user could not even connect to the database.
         self.ask(f"GRANT SHOW VIEW ON {schema}.* TO limited_{schema}@'%'")
         return self.url(schema, f"limited_{schema}", OTHER_PASSWORD)
 
@@ -201,7 +198,7 @@ class MariaDBServer(SQLServer):
         return [int(number) for (number,) in found]
 
     def end_client(self, number: int) -> None:
-        # Without a condition, KILL would fail where the connection has ended by itself.
+        # Without a handler, KILL would fail for a connection that has ended already.
         self.ask(
             f"BEGIN NOT ATOMIC DECLARE CONTINUE HANDLER FOR 1094 BEGIN END; KILL {number}; END"
         )
@@ -214,7 +211,7 @@ _RUNNING: dict[type[SQLServer], SQLServer] = {}
 
 @contextlib.contextmanager
 def running(kind: type[SQLServer], *options: str) -> Iterator[Any]:
-    """A server of its own, or a reason why there is none."""
+    """A new server."""
     server = kind(*options)
     try:
         server.install()
@@ -226,7 +223,7 @@ def running(kind: type[SQLServer], *options: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def running_with_tls(kind: type[SQLServer]) -> Iterator[tuple[Any, Path]]:
-    """A server of its own that speaks TLS, and its certificate."""
+    """A new server with TLS, and its certificate."""
     folder = Path(tempfile.mkdtemp(prefix="sealedstate-tls-"))
     folder.chmod(0o755)
     key, certificate = folder / "key", folder / "certificate"
@@ -251,8 +248,8 @@ def _make_certificate(key: Path, certificate: Path) -> None:
 
 
 @contextlib.contextmanager
-def _shared(kind: type[SQLServer]) -> Iterator[Any]:
-    if kind in _RUNNING:  # by the fixture of another module, which ends after this one
+def _share(kind: type[SQLServer]) -> Iterator[Any]:
+    if kind in _RUNNING:  # started by the fixture of another module, which ends later
         yield _RUNNING[kind]
         return
     with running(kind) as server:
@@ -265,11 +262,11 @@ def _shared(kind: type[SQLServer]) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[PostgreSQLServer]:
-    with _shared(PostgreSQLServer) as server:
+    with _share(PostgreSQLServer) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb_server() -> Iterator[MariaDBServer]:
-    with _shared(MariaDBServer) as server:
+    with _share(MariaDBServer) as server:
         yield server

@@ -1,29 +1,21 @@
-"""What the tests of the SQL store share: servers, stores, other processes, and patience.
-
-Knows fixtures, which a test module takes by giving them names of its own. Does not know what is
-tested.
-"""
+"""Fixtures and helpers of the tests of the SQL store. A module takes a fixture by naming it."""
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 
 from sealedstate.errors import StorageError, StorageUnavailable
-from sealedstate.storage.sql.store import SQLStorage
-from tests.support.backends import started
+from sealedstate.storage.sql import SQLStorage
 from tests.support.jar import Clock
-from tests.support.sql_server import PASSWORD, PATIENCE, SQLServer, until
+from tests.support.sql_server import PASSWORD, SQLServer, until
 
-# Tests share a machine: only those of deadlines use the default.
+# Tests share a machine: only tests of deadlines use the default timeout.
 SLOW = 120.0
 HANGS = 30.0  # seconds; a call with a deadline of half a second that takes longer hangs
 
@@ -42,7 +34,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[Any]:
 
 @pytest.fixture
 def schema(server: Any) -> str:
-    """Where nobody else has tables."""
+    """A schema without tables."""
     return str(server.fresh_schema())
 
 
@@ -51,12 +43,12 @@ def url(server: Any, schema: str) -> str:
     return str(server.url(schema))
 
 
-Opened = Callable[..., SQLStorage]
+Opener = Callable[..., SQLStorage]
 
 
 @pytest.fixture
-def opened(clock: Clock) -> Iterator[Opened]:
-    """Opens stores that are closed in the end."""
+def open_store(clock: Clock) -> Iterator[Opener]:
+    """Opens stores that are closed after the test."""
     stores: list[SQLStorage] = []
 
     def open_store(url: str, **options: Any) -> SQLStorage:
@@ -69,41 +61,41 @@ def opened(clock: Clock) -> Iterator[Opened]:
 
 
 @pytest.fixture
-def store(opened: Opened, url: str) -> SQLStorage:
-    store = opened(url)
+def store(open_store: Opener, url: str) -> SQLStorage:
+    store = open_store(url)
     store.prepare()
     return store
 
 
-def refused(act: Callable[[], object]) -> str:
-    """The message of StorageUnavailable. No part of the error has the password in it."""
+def unavailable_message(act: Callable[[], object]) -> str:
+    """The message of StorageUnavailable. No part of the error contains the password."""
     with pytest.raises(StorageUnavailable) as caught:
         act()
-    told = "".join(traceback.format_exception(caught.value))
-    assert PASSWORD not in told
-    assert "canary" not in told
+    text = "".join(traceback.format_exception(caught.value))
+    assert PASSWORD not in text
+    assert "canary" not in text
     return str(caught.value)
 
 
-def soon(act: Callable[[], Any]) -> Any:
-    """What `act` returns or raises as StorageError, which it must do before long."""
+def within_deadline(act: Callable[[], Any]) -> Any:
+    """What `act` returns or raises as StorageError, which it must do before HANGS seconds."""
     answers: list[Any] = []
 
-    def wait() -> None:
+    def run() -> None:
         try:
             answers.append(act())
         except StorageError as error:
             answers.append(error)
 
-    waiting = threading.Thread(target=wait, daemon=True)
-    waiting.start()
-    waiting.join(HANGS)
-    assert answers, "it hangs" if waiting.is_alive() else "it fails otherwise"
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(HANGS)
+    assert answers, "it hangs" if thread.is_alive() else "it fails otherwise"
     return answers[0]
 
 
-def insist(act: Callable[[], Any]) -> Any:
-    """What `act` returns in the end, for the server comes back."""
+def after_recovery(act: Callable[[], Any]) -> Any:
+    """What `act` returns once the server works again."""
     found: list[Any] = []
 
     def succeeds() -> bool:
@@ -115,50 +107,13 @@ def insist(act: Callable[[], Any]) -> Any:
     return found[0]
 
 
-Answer = Callable[[SQLStorage, str, int], object]
-"""What a process of such a number answers to a task, with a store of its own."""
-
-
 @contextlib.contextmanager
-def processes(count: int, url: str, answer: Answer) -> Iterator[Callable[[str], list[Any]]]:
-    """So many processes, and what gives all of them a task at once and tells their answers."""
-    ours, running = [], []
-    for number in range(count):
-        one, other = multiprocessing.Pipe()
-        running.append(started(_serve, other, url, answer, number))
-        other.close()
-        ours.append(one)
-
-    def all_at_once(task: str) -> list[Any]:
-        for pipe in ours:
-            pipe.send(task)
-        return [pipe.recv() for pipe in ours]
-
-    try:
-        yield all_at_once
-    finally:
-        for pipe in ours:
-            pipe.close()
-        for process in running:
-            process.join(PATIENCE)
-    assert {process.exitcode for process in running} == {0}
-
-
-def _serve(pipe: Connection, url: str, answer: Answer, number: int) -> None:
-    store = SQLStorage(url, time.time, timeout=SLOW)
-    with contextlib.suppress(EOFError):
-        while True:
-            pipe.send(answer(store, pipe.recv(), number))
-    store.close()
-
-
-@contextlib.contextmanager
-def holding(server: Any, schema: str, which: str = "version > 0") -> Iterator[None]:
-    """Somebody else's transaction holds such records."""
+def locked_records(server: Any, schema: str, where: str = "version > 0") -> Iterator[None]:
+    """Another transaction locks these records."""
     with contextlib.closing(server.connect(schema)) as connection:
         cursor = connection.cursor()
         cursor.execute("BEGIN")
-        cursor.execute(f"SELECT version FROM sealedstate_record WHERE {which} FOR UPDATE")
+        cursor.execute(f"SELECT version FROM sealedstate_record WHERE {where} FOR UPDATE")
         cursor.fetchall()
         yield
         cursor.execute("ROLLBACK")

@@ -1,7 +1,9 @@
 """Threads that take turns at each call of a store, in an order that one number decides.
 
-Knows threads and the storage contract. Does not know what they do. Where real threads meet by
-chance in a few places only, here any two calls of two nodes can come in either order.
+Real threads meet in few places and by chance; here any two calls of two nodes come in either order.
+
+    turns = Turns(random.Random(7))
+    ScriptedStorage(clock).before(act=turns.step, times=None)
 """
 
 from __future__ import annotations
@@ -11,14 +13,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sealedstate.storage import MemoryStorage
-
 PATIENCE = 60  # seconds
-STEPS = frozenset({"create", "read", "update", "delete", "add_member", "remove_member", "members"})
 
 
 class Turns:
-    """Lets one of some threads go on at a time, until its next step."""
+    """Lets one of several threads run at a time, until its next step."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -27,14 +26,14 @@ class Turns:
         self._done: set[int] = set()
 
     def step(self) -> None:
-        """Wait for one's turn; whoever takes no part does not wait."""
+        """Wait for this thread's turn, if it takes part."""
         gate = self._gates.get(threading.get_ident())
         if gate is not None:
             self._arrived.release()
             assert gate.acquire(timeout=PATIENCE)
 
     def run(self, acts: Sequence[Callable[[], object]]) -> list[Any]:
-        """What each act gave, or the exception that it raised."""
+        """The result of each act, or the exception that it raised."""
         outcomes: list[Any] = [None] * len(acts)
         threads = [
             threading.Thread(target=self._act, args=(number, act, outcomes), daemon=True)
@@ -67,16 +66,3 @@ class Turns:
         finally:
             self._done.add(me)
             self._arrived.release()
-
-
-class SteppedStorage(MemoryStorage):
-    """A store at each call of which the threads of `turns` take turns."""
-
-    turns: Turns | None = None
-
-    def __getattribute__(self, name: str) -> Any:
-        if name in STEPS:
-            turns = self.turns
-            if turns is not None:
-                turns.step()
-        return super().__getattribute__(name)

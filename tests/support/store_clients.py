@@ -1,8 +1,4 @@
-"""Clients that use a few records at once, and write down what they asked and what they were told.
-
-Knows the operations that `tests.linearizability` judges, and files that survive kill -9. Does not
-know faults, nor how a client ends: that is done to it.
-"""
+"""Clients that use a few records at once, and note each question and answer in a side file."""
 
 from __future__ import annotations
 
@@ -33,7 +29,7 @@ CLIENTS_PER_PROCESS = 2
 
 
 def use(opener: Callable[[], Storage], name: str, folder: Path) -> None:
-    """Run so many clients on one store, as threads, until there is a file `stop` in `folder`."""
+    """Run some clients on one store, as threads, until there is a file `stop` in `folder`."""
     store = opener()
     names = [f"{name}.{number}" for number in range(CLIENTS_PER_PROCESS)]
     threads = [threading.Thread(target=Client(store, name, folder).run) for name in names]
@@ -45,7 +41,7 @@ def use(opener: Callable[[], Storage], name: str, folder: Path) -> None:
 
 
 class Client:
-    """One client. `name` is its own for ever: a successor after a crash has another."""
+    """One client. No other client ever has its `name`, also no successor after a crash."""
 
     def __init__(self, store: Storage, name: str, folder: Path) -> None:
         self._store = store
@@ -56,7 +52,7 @@ class Client:
         self._seen: dict[str, int] = {}
 
     def run(self, operations: int = sys.maxsize) -> None:
-        """So many operations, unless it is told to stop."""
+        """Run as many operations, or fewer if there is a file `stop`."""
         try:
             for number in range(operations):
                 if self._stop.exists():
@@ -121,7 +117,7 @@ class Client:
 
 
 def histories(folder: Path) -> dict[str, list[Operation]]:
-    """What the clients noted, by record. What was refused has not happened, and is left out."""
+    """The noted operations by record, without those that were refused."""
     found = defaultdict(list)
     for path in sorted(folder.glob("*.notes")):
         for key, operation in _operations(path.read_text().splitlines(keepends=True)):
@@ -133,15 +129,15 @@ def _operations(lines: Iterable[str]) -> Iterable[tuple[str, Operation]]:
     # A client that is killed in the middle leaves half a line.
     notes = [json.loads(line) for line in lines if line.endswith("\n")]
     for _, group in itertools.groupby(notes, key=lambda note: note["number"]):
-        call, *told = group
-        assert not any("error" in note for note in (call, *told)), (call, told)
-        if not any("refused" in note for note in told):
-            yield call["key"], _operation(call, told[0] if told else None)
+        call, *answers = group
+        assert not any("error" in note for note in (call, *answers)), (call, answers)
+        if not any("refused" in note for note in answers):
+            yield call["key"], _operation(call, answers[0] if answers else None)
 
 
-def _operation(call: dict[str, Any], told: dict[str, Any] | None) -> Operation:
-    returned = None if told is None else told["at"]
-    answer = None if told is None else _answer(call["kind"], told["answer"])
+def _operation(call: dict[str, Any], reply: dict[str, Any] | None) -> Operation:
+    returned = None if reply is None else reply["at"]
+    answer = None if reply is None else _answer(call["kind"], reply["answer"])
     asked = (call["version"], call["value"], call["expected"])
     return Operation(call["kind"], call["at"], returned, answer, *asked)
 

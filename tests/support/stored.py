@@ -12,6 +12,7 @@ from sealedstate._stored.table import Kind, SealedTable, StoreAccess
 from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, seal
 from sealedstate.keyring import Keyring
 from sealedstate.storage import MemoryStorage, Storage, Stored
+from sealedstate.testing import ScriptedStorage
 
 
 def access_of(
@@ -61,14 +62,22 @@ class Rows:
     def open_row(self, context: str, key: str, stored: Stored, ring: Keyring, now: float) -> bytes:
         """Raises UnreadableError."""
 
-        class Fixed(MemoryStorage):
-            def read(self, context: str, key: str) -> Stored:
-                return stored
-
-        store = Fixed(lambda: now)
+        store = ScriptedStorage(lambda: now).answer("read", value=stored)
         access = access_of(store, ring, lambda: now, self.realm, self.random, self.refused)
         entry = SealedTable(access, Kind(context, "", "a row")).look(key)
         assert entry is not None
         if entry.error is not None:
             raise entry.error
         return entry.value
+
+
+def row_of(storage: Storage, context: str, key: str) -> Stored:
+    stored = storage.read(context, key)
+    assert stored is not None
+    return stored
+
+
+def replace_row(storage: Storage, context: str, key: str, stored: Stored) -> None:
+    """Make the store hold exactly this, as its owner can."""
+    storage.delete(context, key)
+    assert storage.create(context, key, stored.value, stored.expires_at, stored.version)

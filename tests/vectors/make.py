@@ -1,8 +1,7 @@
-"""Wrote the frozen vectors of format 1, once. They are never written again.
+"""Makes the frozen vectors of format 1, which never change.
 
-Run as `python -m tests.vectors.make` it writes those vector files that are missing and refuses to
-touch one that is there: a token that once opened opens for ever, and what was refused stays
-refused. New vectors go into a new file.
+`python -m tests.vectors.make` writes the vector files that are missing and leaves the others: a
+token that opened once opens for ever, and a refused one stays refused. New vectors need a new file.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from uuid import UUID
 import cbor2
 from markupsafe import Markup
 
-from sealedstate import Key, Keyring
+from sealedstate import Key
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._stored.parts import CONTEXT, StoredParts
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations
@@ -29,6 +28,7 @@ from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import OverflowSet, Record
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import MemoryStorage
 from tests.support.spec_decoder import described
 from tests.support.stored import PartRow, access_of
@@ -65,7 +65,7 @@ RING = Keyring(KEYS, SKEW, ANNOUNCE)
 
 
 class Recorded:
-    """A random source that counts up, and remembers what it gave."""
+    """A random source of numbered bytes, which records what it returned."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -239,7 +239,7 @@ def core_vector(name: str, record: Record, now: int) -> dict[str, Any]:
             "parts": hexed(record.parts),
             "overflow": None if overflow is None else overflow_entry(overflow),
             "spilled": dict(record.spilled),
-            "left": dict(record.left),
+            "left": dict(record.orphaned_rows),
         },
     }
 

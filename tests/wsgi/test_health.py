@@ -17,8 +17,10 @@ from wsgiref.validate import validator
 import pytest
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from sealedstate import Keeper, Key, Keyring, NoPrimaryKey, Settings, StorageUnavailable
+from sealedstate import Keeper, Key, Settings
+from sealedstate.errors import NoPrimaryKey, StorageUnavailable
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import SQLiteStorage, Storage
 from sealedstate_wsgi import HealthApplication, SealedSessionMiddleware
 from tests.support.client import ask, cookie_header, send
@@ -45,20 +47,18 @@ class Clock:
 
 
 class CountingStore(SQLiteStorage):
-    """Counts who asks, and how many do at the same time."""
+    """Counts its pings, and how many of them ran at the same time."""
 
-    asked = asking = most = 0
+    pings = running = most = 0
+    meanwhile: Callable[[], object] = staticmethod(lambda: None)
 
     def ping(self) -> None:
-        self.asked += 1
-        self.asking += 1
-        self.most = max(self.most, self.asking)
+        self.pings += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
         self.meanwhile()
         super().ping()
-        self.asking -= 1
-
-    def meanwhile(self) -> None:
-        """What happens while it is asked."""
+        self.running -= 1
 
 
 @pytest.fixture
@@ -89,24 +89,24 @@ def page(environ: Any, start_response: Any) -> list[bytes]:
 # --- what it answers ----------------------------------------------------------------------------
 
 
-def test_it_is_up_when_a_key_may_seal_and_the_store_answers(keeper: Keeper) -> None:
-    answer = ask(validator(HealthApplication(keeper)))
-    assert (answer.status, answer.body) == (200, UP)
-    assert dict(answer.headers) == {
+def test_health_is_up_if_a_key_is_active_and_the_store_answers(
+    keeper: Keeper, clock: Clock
+) -> None:
+    application = validator(HealthApplication(keeper))
+    get, head = ask(application), ask(application, method="HEAD")
+    assert (get.status, get.body) == (200, UP)
+    assert dict(get.headers) == {
         "Content-Type": "application/json",
         "Content-Length": str(len(UP)),
         "Cache-Control": "no-store",
     }
+    assert (head.status, head.headers, head.body) == (get.status, get.headers, b"")
+    without_store = ask(HealthApplication(keeper_with(None, clock)))
+    assert (without_store.status, without_store.body) == (200, b'{"status": "up", "keys": "up"}\n')
 
 
-def test_without_a_store_it_is_up_when_a_key_may_seal(clock: Clock) -> None:
-    answer = ask(HealthApplication(keeper_with(None, clock)))
-    assert (answer.status, answer.body) == (200, b'{"status": "up", "keys": "up"}\n')
-
-
-def test_it_is_down_until_a_key_may_seal(clock: Clock) -> None:
-    key = Key.generate(os.urandom, activates_at=int(START) + 100)
-    keeper = keeper_with(None, clock, key)
+def test_health_is_down_until_a_key_is_active(clock: Clock) -> None:
+    keeper = keeper_with(None, clock, Key.generate(os.urandom, activates_at=int(START) + 100))
     application = HealthApplication(keeper)
     answer = ask(validator(application))
     assert (answer.status, answer.body) == (503, b'{"status": "down", "keys": "down"}\n')
@@ -116,7 +116,7 @@ def test_it_is_down_until_a_key_may_seal(clock: Clock) -> None:
     assert ask(application).status == 200
 
 
-def test_it_is_down_while_the_store_does_not_answer(tmp_path: Path, clock: Clock) -> None:
+def test_health_is_down_while_the_store_does_not_answer(tmp_path: Path, clock: Clock) -> None:
     keeper = keeper_with(f"sqlite:{tmp_path}/later/store.db", clock)
     application = HealthApplication(keeper)
     answer = ask(validator(application))
@@ -127,32 +127,23 @@ def test_it_is_down_while_the_store_does_not_answer(tmp_path: Path, clock: Clock
     assert ask(application).body == UP
 
 
-def test_head_is_answered_like_get_without_a_body(keeper: Keeper) -> None:
-    application = validator(HealthApplication(keeper))
-    get, head = ask(application), ask(application, method="HEAD")
-    assert (head.status, head.headers, head.body) == (get.status, get.headers, b"")
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get"])
-def test_any_other_method_is_refused_and_asks_nobody(
-    keeper: Keeper, store: CountingStore, method: str
+def test_other_methods_are_refused_and_do_not_ask_the_store(
+    keeper: Keeper, store: CountingStore
 ) -> None:
-    before = store.asked
-    answer = ask(HealthApplication(keeper), method=method)
-    assert answer.status == 405
-    assert answer.all("Allow") == ["GET, HEAD"]
-    assert answer.all("Cache-Control") == ["no-store"]
-    assert store.asked == before
+    before = store.pings
+    for method in ("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get"):
+        answer = ask(HealthApplication(keeper), method=method)
+        assert answer.status == 405
+        assert answer.all("Allow") == ["GET, HEAD"]
+        assert answer.all("Cache-Control") == ["no-store"]
+    assert store.pings == before
 
 
-def test_it_can_be_mounted_beside_the_application(keeper: Keeper, clock: Clock) -> None:
+def test_health_can_be_mounted_beside_and_behind_the_middleware(keeper: Keeper) -> None:
     sessions = SealedSessionMiddleware(page, keeper.settings)
     application = DispatcherMiddleware(sessions, {"/healthz": HealthApplication(sessions)})
     assert ask(application, "/healthz").body == UP
     assert ask(application, "/").body == b"page"
-
-
-def test_sessions_are_not_touched_even_behind_the_middleware(keeper: Keeper) -> None:
     session = keeper.session()
     session["cart"] = ["tea"]
     cookie = cookie_header(keeper.save(session))
@@ -160,18 +151,14 @@ def test_sessions_are_not_touched_even_behind_the_middleware(keeper: Keeper) -> 
     sessions.app = HealthApplication(sessions)
     for sent in (cookie, "__Host-s=garbage"):
         answer = ask(sessions, cookie=sent)
-        assert answer.body == UP
-        assert not answer.set_cookies
-        assert not answer.all("Vary")
-    assert sessions.keeper.counts == {"saved": 1}
+        assert (answer.body, answer.set_cookies, answer.all("Vary")) == (UP, [], [])
+    assert sessions.keeper.counts == {"saved": 1}  # the session was not opened
 
 
-# --- what it does not tell ----------------------------------------------------------------------
+# --- what it logs -------------------------------------------------------------------------------
 
 
-def test_why_it_is_down_stands_in_the_log_alone(
-    clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_reason_is_logged_and_not_sent(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     keeper = keeper_with(f"redis://:{CANARY}@127.0.0.1:{port}", clock)
     caplog.clear()
@@ -182,7 +169,7 @@ def test_why_it_is_down_stands_in_the_log_alone(
     assert CANARY not in caplog.text
 
 
-def test_it_is_logged_once_for_each_time_that_it_goes_down(
+def test_reason_is_logged_once_each_time_it_goes_down(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "folder"
@@ -210,64 +197,44 @@ def test_it_is_logged_once_for_each_time_that_it_goes_down(
 # --- what it costs ------------------------------------------------------------------------------
 
 
-def test_the_store_is_asked_once_a_second_however_many_ask_here(
+def test_answer_is_kept_for_a_time_of_the_clock(
     keeper: Keeper, store: CountingStore, clock: Clock
 ) -> None:
-    application = HealthApplication(keeper)
-    before = store.asked
-    for moved, more in ((0.0, 1), (0.5, 0), (0.25, 0), (0.25, 1), (0.875, 0), (9.0, 1)):
-        clock.now += moved
-        before += more
-        for method in ("GET", "HEAD"):
-            assert ask(application, method=method).status == 200
-        assert store.asked == before
+    def check(application: HealthApplication, moves: list[tuple[float, int]]) -> None:
+        for seconds, pings in moves:
+            clock.now += seconds
+            before = store.pings
+            for method in ("GET", "HEAD"):
+                assert ask(application, method=method).status == 200
+            assert store.pings == before + pings
+
+    for_a_second = HealthApplication(keeper)
+    check(for_a_second, [(0.0, 1), (0.5, 0), (0.25, 0), (0.25, 1), (0.875, 0), (9.0, 1)])
+    check(for_a_second, [(-3600.0, 1)])  # a clock that steps back
+    check(HealthApplication(keeper, keep_for=10), [(0.0, 1), (9.0, 0), (1.0, 1)])
 
 
-def test_a_clock_that_steps_back_keeps_no_answer(
-    keeper: Keeper, store: CountingStore, clock: Clock
+def test_one_request_asks_and_the_others_wait_for_its_answer(
+    keeper: Keeper, store: CountingStore
 ) -> None:
-    application = HealthApplication(keeper)
-    ask(application)
-    before = store.asked
-    clock.now -= 3600
-    ask(application)
-    assert store.asked == before + 1
-
-
-def test_an_answer_is_kept_for_as_long_as_one_says(
-    keeper: Keeper, store: CountingStore, clock: Clock
-) -> None:
-    application = HealthApplication(keeper, keep_for=10)
-    ask(application)
-    before = store.asked
-    clock.now += 9
-    ask(application)
-    assert store.asked == before
-    clock.now += 1
-    ask(application)
-    assert store.asked == before + 1
-
-
-def test_one_asks_and_the_others_have_his_answer(keeper: Keeper, store: CountingStore) -> None:
     application, others = HealthApplication(keeper), threading.Event()
-    before = store.asked
-    store.meanwhile = lambda: assert_true(others.wait(HANGS))  # type: ignore[method-assign]
+    before = store.pings
+    store.meanwhile = lambda: assert_true(others.wait(HANGS))
     with ThreadPoolExecutor(8) as pool:
-        asked = [pool.submit(ask, application) for _ in range(8)]
-        until(lambda: store.asking, "one asks")
+        answers = [pool.submit(ask, application) for _ in range(8)]
+        until(lambda: store.running, "a request asks")
         others.set()
-        assert {one.result(HANGS).body for one in asked} == {UP}
-    assert store.asked == before + 1
+        assert {each.result(HANGS).body for each in answers} == {UP}
+    assert store.pings == before + 1
 
 
-def test_no_two_ask_at_the_same_time(keeper: Keeper, store: CountingStore) -> None:
+def test_no_two_requests_ask_at_the_same_time(keeper: Keeper, store: CountingStore) -> None:
     application = HealthApplication(keeper, keep_for=0)
-    before = store.asked
+    before = store.pings
     with ThreadPoolExecutor(8) as pool:
-        for one in [pool.submit(ask, application) for _ in range(64)]:
-            assert one.result(HANGS).status == 200
-    assert store.asked == before + 64
-    assert store.most == 1
+        for answer in [pool.submit(ask, application) for _ in range(64)]:
+            assert answer.result(HANGS).status == 200
+    assert (store.pings, store.most) == (before + 64, 1)
 
 
 def assert_true(found: bool) -> None:
@@ -277,7 +244,7 @@ def assert_true(found: bool) -> None:
 # --- that it does not hang ----------------------------------------------------------------------
 
 
-def test_a_store_that_falls_silent_holds_it_no_longer_than_its_timeout(clock: Clock) -> None:
+def test_silent_store_delays_the_answer_by_at_most_its_timeout(clock: Clock) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         keeper = keeper_with(f"redis://127.0.0.1:{port}?sealedstate_timeout=0.05", clock)
@@ -286,9 +253,12 @@ def test_a_store_that_falls_silent_holds_it_no_longer_than_its_timeout(clock: Cl
             assert pool.submit(ask, application).result(HANGS).body == STORE_DOWN
 
 
-def test_what_is_no_outage_is_raised_and_asked_anew(keeper: Keeper, store: CountingStore) -> None:
+def test_unexpected_error_is_raised_and_not_kept(keeper: Keeper, store: CountingStore) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
     application = HealthApplication(keeper)
-    store.meanwhile = fail  # type: ignore[method-assign]
+    store.meanwhile = fail
     for _ in range(2):
         with pytest.raises(ZeroDivisionError):
             ask(application)
@@ -296,33 +266,29 @@ def test_what_is_no_outage_is_raised_and_asked_anew(keeper: Keeper, store: Count
     assert ask(application).status == 200
 
 
-def fail() -> None:
-    raise ZeroDivisionError
-
-
-def test_a_child_answers_that_was_forked_while_somebody_asked(
+def test_child_that_is_forked_while_a_request_asks_answers(
     keeper: Keeper, store: CountingStore
 ) -> None:
-    application, go_on = HealthApplication(keeper), threading.Event()
-    store.meanwhile = lambda: assert_true(go_on.wait(HANGS))  # type: ignore[method-assign]
+    application, resume = HealthApplication(keeper), threading.Event()
+
+    def ask_in_child() -> bool:
+        store.meanwhile = lambda: None
+        return ask(application).body == UP
+
+    store.meanwhile = lambda: assert_true(resume.wait(HANGS))
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask, application)
-        until(lambda: store.asking, "somebody asks")
-        status = in_a_child(lambda: ask_without_waiting(application, store))
-        go_on.set()
+        until(lambda: store.running, "a request asks")
+        status = run_in_child(ask_in_child)
+        resume.set()
         assert asking.result(HANGS).status == 200
     assert status == 0
 
 
-def ask_without_waiting(application: HealthApplication, store: CountingStore) -> bool:
-    store.meanwhile = lambda: None  # type: ignore[method-assign]
-    return ask(application).body == UP
-
-
-def in_a_child(act: Callable[[], bool]) -> int:
-    """The exit code of a child in which `act` tells whether all is well."""
+def run_in_child(act: Callable[[], bool]) -> int:
+    """The exit code of a forked child: 0 if `act` returns True."""
     with warnings.catch_warnings():
-        # Python warns of what is tested here.
+        # Python warns of a fork beside threads, which is what is tested.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
@@ -334,7 +300,7 @@ def in_a_child(act: Callable[[], bool]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-# --- alone on a port ----------------------------------------------------------------------------
+# --- on a separate port -------------------------------------------------------------------------
 
 ALONE = """
 from pathlib import Path
@@ -346,8 +312,8 @@ application = HealthApplication(Keeper(Settings(keys="env:", storage=f"sqlite:{s
 """
 
 
-@pytest.mark.server
-def test_it_serves_a_port_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_health_can_be_served_on_a_separate_port(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     environ = {"SEALEDSTATE_KEYS": KEY.export()}
     with gunicorn(tmp_path, ALONE, environ=environ, workers=1) as server:

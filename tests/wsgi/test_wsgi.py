@@ -1,4 +1,4 @@
-"""The WSGI middleware in process: every kind of body, every moment of a write, PEP 3333's edges.
+"""The WSGI middleware in process: every kind of body, late writes, and the edges of PEP 3333.
 
 Nearly everything runs between two of wsgiref's validators, one on each side of the middleware.
 """
@@ -9,28 +9,22 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from wsgiref.validate import validator
 
 import pytest
 
-from sealedstate import (
-    Key,
-    Keyring,
-    LateRead,
-    LateWrite,
-    Session,
-    SessionTooLarge,
-    Settings,
-    StorageError,
-    StorageUnavailable,
-)
+from sealedstate import Key, LateRead, LateWrite, Session, SessionTooLarge, Settings, StorageError
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Keyring
 from sealedstate.storage import MemoryStorage
+from sealedstate.testing import ScriptedStorage
 from sealedstate_wsgi import SealedSessionMiddleware
 from tests.support.client import Answer, Headers, ask, attempt, cookie_header, environ_of
+from tests.support.jar import places_of
+from tests.support.tables import check_each
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -39,6 +33,10 @@ KEY = Key.generate(os.urandom)
 START = 1_800_000_000
 PLAIN = [("Content-Type", "text/plain")]
 SECRET_VALUE = "canary-9d1f"
+# The Set-Cookie fields of this application leave little room for ours.
+OWN_LARGE = ("Set-Cookie", f"theme={'d' * 1200}; Path=/")
+
+Use = Callable[[Session], object]
 
 
 class Clock:
@@ -80,43 +78,39 @@ def checked(app: WSGIApplication, settings: Settings) -> WSGIApplication:
 
 
 def half_checked(app: WSGIApplication, settings: Settings) -> WSGIApplication:
-    """The same, but the middleware sees the body that `app` itself returned."""
+    """The same, but the middleware gets the body that `app` itself returned."""
     return validator(SealedSessionMiddleware(app, settings))
 
 
-both_ways = pytest.mark.parametrize("around", [checked, half_checked])
-Around = Callable[["WSGIApplication", Settings], "WSGIApplication"]
+BOTH_WAYS = (checked, half_checked)
 
 
 def cookies_with(settings: Settings, subject: str | None = None, **parts: object) -> str:
     """The Cookie header of a browser that holds a session with these parts."""
-    keeper = SealedSessionMiddleware(nothing, settings).keeper
+    keeper = SealedSessionMiddleware(page_of(len), settings).keeper
     session = keeper.session()
     session.subject = subject
     session.update(parts)
     return cookie_header(keeper.save(session))
 
 
-def opened(settings: Settings, cookie: str) -> Session:
-    """The session that a Cookie header holds."""
-    return SealedSessionMiddleware(nothing, settings).keeper.session(cookie)
+def open_session(settings: Settings, cookie: str) -> Session:
+    """The session of a Cookie header."""
+    return SealedSessionMiddleware(page_of(len), settings).keeper.session(cookie)
 
 
-def nothing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    start_response("200 OK", list(PLAIN))
-    return [b"nothing"]
+def saved_session(settings: Settings, answer: Answer) -> Session:
+    """The session in the cookies of an answer."""
+    return open_session(settings, cookie_header(answer.set_cookies))
 
 
-def touching(
-    touch: Callable[[Session], object],
-    status: str = "200 OK",
-    headers: Headers = PLAIN,
-    body: Iterable[bytes] = (b"page",),
+def page_of(
+    use: Use, status: str = "200 OK", headers: Headers = PLAIN, body: Iterable[bytes] = (b"page",)
 ) -> WSGIApplication:
-    """An application that does `touch` to the session and answers."""
+    """An application that uses the session, and then answers with a list."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        touch(session_of(environ))
+        use(session_of(environ))
         start_response(status, list(headers))
         return list(body)
 
@@ -126,218 +120,148 @@ def touching(
 # --- every kind of body -------------------------------------------------------------------------
 
 
-def fill(environ: WSGIEnvironment) -> None:
-    session = session_of(environ)
+class Pieces(list[bytes]):
+    """A subclass of list."""
+
+
+def fill(session: Session) -> None:
     session.subject = "alice"
     session["cart"] = ["tea"]
 
 
-def as_list(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    fill(environ)
-    start_response("200 OK", list(PLAIN))
-    return [b"one", b"two"]
-
-
-def as_tuple(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    return tuple(as_list(environ, start_response))
-
-
-def as_iterator(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    return iter(as_list(environ, start_response))
-
-
-class Pieces(list[bytes]):
-    """A list that is no plain list."""
-
-
-def as_subclass(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    return Pieces(as_list(environ, start_response))
-
-
-def as_late_starter(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    fill(environ)
-    start_response("200 OK", list(PLAIN))
-    yield b"one"
-    yield b"two"
-
-
-def as_late_filler(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    start_response("200 OK", list(PLAIN))
-
-    def pieces() -> Iterator[bytes]:
-        fill(environ)
-        yield b"one"
-        yield b"two"
-
-    return pieces()
-
-
-def as_empty_first(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    fill(environ)
-    start_response("200 OK", list(PLAIN))
-    yield b""
-    yield b""
-    yield b"one"
-    yield b"two"
-
-
-def as_writer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    fill(environ)
-    write = start_response("200 OK", list(PLAIN))
-    write(b"one")
-    write(b"two")
-    return []
-
-
-def as_writer_and_body(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    fill(environ)
-    start_response("200 OK", list(PLAIN))(b"one")
-    return iter([b"two"])
-
-
-def as_empty_list(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    as_list(environ, start_response)
-    return []
-
-
-def as_empty_generator(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    as_list(environ, start_response)
-    yield from ()
-
-
-def as_filler_without_body(
-    environ: WSGIEnvironment, start_response: StartResponse
-) -> Iterable[bytes]:
-    start_response("200 OK", list(PLAIN))
-
-    def pieces() -> Iterator[bytes]:
-        fill(environ)
-        yield from ()
-
-    return pieces()
-
-
-FULL_BODIES = [
-    as_list,
-    as_tuple,
-    as_iterator,
-    as_subclass,
-    as_late_starter,
-    as_late_filler,
-    as_empty_first,
-    as_writer,
-    as_writer_and_body,
-]
-EMPTY_BODIES = [as_empty_list, as_empty_generator, as_filler_without_body]
-
-
-@both_ways
-@pytest.mark.parametrize("app", [*FULL_BODIES, *EMPTY_BODIES])
-def test_every_kind_of_body_carries_the_session(
-    app: WSGIApplication, around: Around, settings: Settings
-) -> None:
-    answer = ask(around(app, settings))
-    assert answer.status == 200
-    assert answer.body == (b"" if app in EMPTY_BODIES else b"onetwo")
-    assert len(answer.set_cookies) == 1
-    session = opened(settings, cookie_header(answer.set_cookies))
-    assert session.subject == "alice"
-    assert dict(session) == {"cart": ["tea"]}
-
-
-@pytest.mark.parametrize("app", [*FULL_BODIES, *EMPTY_BODIES])
-def test_a_session_is_saved_once_whatever_the_body(
-    app: WSGIApplication, settings: Settings
-) -> None:
-    middleware = SealedSessionMiddleware(app, settings)
-    ask(middleware)
-    assert middleware.keeper.counts["saved"] == 1
-
-
-@pytest.mark.parametrize("app", [as_list, as_tuple])
-def test_a_finished_body_reaches_the_server_as_it_is(
-    app: WSGIApplication, settings: Settings
-) -> None:
-    body = SealedSessionMiddleware(app, settings)(environ_of(), lambda *_: lambda _: None)
-    assert type(body) in (list, tuple)  # so that a server can count its length
-
-
-def test_a_stream_leaves_piece_by_piece(settings: Settings) -> None:
-    made: list[str] = []
+def body_app(
+    body: Callable[[], Iterable[bytes]], written: Iterable[bytes] = (), late: bool = False
+) -> WSGIApplication:
+    """Fills the session, `late`ly after start_response, writes pieces, and returns `body`."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        fill(environ)
+        if not late:
+            fill(session_of(environ))
+        write = start_response("200 OK", list(PLAIN))
+        if late:
+            fill(session_of(environ))
+        for piece in written:
+            write(piece)
+        return body()
+
+    return app
+
+
+def lazy_app(*pieces: bytes, fills_lazily: bool = False) -> WSGIApplication:
+    """A generator that starts its response itself; or whose body fills the session."""
+
+    def generate(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        fill(session_of(environ))
+        start_response("200 OK", list(PLAIN))
+        yield from pieces
+
+    def start(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", list(PLAIN))
+        return fill_and_yield(session_of(environ))
+
+    def fill_and_yield(session: Session) -> Iterator[bytes]:
+        fill(session)
+        yield from pieces
+
+    return start if fills_lazily else generate
+
+
+FULL: dict[str, WSGIApplication] = {
+    "list": body_app(lambda: [b"one", b"two"]),
+    "tuple": body_app(lambda: (b"one", b"two")),
+    "iterator": body_app(lambda: iter([b"one", b"two"])),
+    "subclass of list": body_app(lambda: Pieces([b"one", b"two"])),
+    "written after start_response": body_app(lambda: [b"one", b"two"], late=True),
+    "generator that starts": lazy_app(b"one", b"two"),
+    "generator that fills": lazy_app(b"one", b"two", fills_lazily=True),
+    "empty pieces first": lazy_app(b"", b"", b"one", b"two"),
+    "write": body_app(list, [b"one", b"two"]),
+    "write and body": body_app(lambda: iter([b"two"]), [b"one"]),
+}
+EMPTY: dict[str, WSGIApplication] = {
+    "list": body_app(list),
+    "generator": lazy_app(),
+    "generator that fills": lazy_app(fills_lazily=True),
+}
+
+
+def test_every_kind_of_body_carries_the_session_and_saves_it_once(settings: Settings) -> None:
+    def check(app: WSGIApplication) -> None:
+        for around in BOTH_WAYS:
+            answer = ask(around(app, settings))
+            assert (answer.status, answer.body) == (200, b"onetwo" if app in FULL.values() else b"")
+            assert len(answer.set_cookies) == 1
+            session = saved_session(settings, answer)
+            assert (session.subject, dict(session)) == ("alice", {"cart": ["tea"]})
+        middleware = SealedSessionMiddleware(app, settings)
+        ask(middleware)
+        assert middleware.keeper.counts["saved"] == 1
+
+    check_each(FULL, check)
+    check_each(EMPTY, check)
+
+
+def test_complete_body_reaches_the_server_as_it_is(settings: Settings) -> None:
+    for name, kind in (("list", list), ("tuple", tuple)):
+        middleware = SealedSessionMiddleware(FULL[name], settings)
+        body = middleware(environ_of(), lambda *_: lambda _: None)
+        assert type(body) is kind  # so that a server can compute its length
+
+
+def test_stream_is_sent_piece_by_piece(settings: Settings) -> None:
+    made: list[int] = []
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        fill(session_of(environ))
         start_response("200 OK", list(PLAIN))
         for number in range(3):
-            made.append(f"piece {number}")
+            made.append(number)
             yield b"%d" % number
 
     answer = attempt(checked(app, settings), stop_after=2)
-    assert answer.body == b"01"
-    assert made == ["piece 0", "piece 1"]
+    assert (answer.body, made) == (b"01", [0, 1])
     assert len(answer.set_cookies) == 1
 
 
-@both_ways
-def test_head_saves_what_get_saves(around: Around, settings: Settings) -> None:
-    answer = ask(around(as_empty_list, settings), method="HEAD")
-    assert answer.body == b""
-    assert opened(settings, cookie_header(answer.set_cookies)).subject == "alice"
+def test_answers_of_every_status_carry_the_session(settings: Settings) -> None:
+    for around in BOTH_WAYS:
+        head = ask(around(EMPTY["list"], settings), method="HEAD")
+        assert head.body == b""
+        assert saved_session(settings, head).subject == "alice"
+        for status, headers, body in (
+            ("204 No Content", [], ()),
+            ("304 Not Modified", [], ()),
+            ("500 Internal Server Error", PLAIN, (b"page",)),
+            ("503 Service Unavailable", PLAIN, (b"page",)),
+        ):
+            app = page_of(lambda session: session.update(seen=True), status, headers, body)
+            answer = ask(around(app, settings))
+            assert str(answer.status) == status[:3]
+            assert dict(saved_session(settings, answer)) == {"seen": True}
 
 
-@both_ways
-@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
-def test_an_answer_without_content_carries_the_session(
-    status: str, around: Around, settings: Settings
-) -> None:
-    app = touching(lambda session: session.update(seen=True), status, [], ())
-    answer = ask(around(app, settings))
-    assert f"{answer.status} " == status[:4]
-    assert dict(opened(settings, cookie_header(answer.set_cookies))) == {"seen": True}
+# --- after the headers --------------------------------------------------------------------------
+
+EARLY: dict[str, bytes] = {"piece": b"first", "empty piece": b"", "write": b"first"}
 
 
-@both_ways
-@pytest.mark.parametrize("status", ["500 Internal Server Error", "503 Service Unavailable"])
-def test_an_error_page_of_the_application_saves_the_session(
-    status: str, around: Around, settings: Settings
-) -> None:
-    app = touching(lambda session: session.update(tries=3), status)
-    answer = ask(around(app, settings))
-    assert f"{answer.status} " == status[:4]
-    assert dict(opened(settings, cookie_header(answer.set_cookies))) == {"tries": 3}
+def late_app(late: Use, early: str, reads_first: bool = True) -> WSGIApplication:
+    """Uses the session after the headers, which were sent by `early`."""
 
-
-# --- the moment of a write ----------------------------------------------------------------------
-
-
-def test_a_write_between_start_response_and_the_first_piece_is_saved(settings: Settings) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))
-        session_of(environ)["cart"] = ["tea"]
-        return [b"page"]
-
-    answer = ask(half_checked(app, settings))
-    assert dict(opened(settings, cookie_header(answer.set_cookies))) == {"cart": ["tea"]}
-
-
-def writing_late(change: Callable[[Session], object], early: str) -> WSGIApplication:
-    """Changes the session after the first piece. `early`: by what the headers were let go."""
-
-    def stream(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         session = session_of(environ)
-        assert session["cart"]
+        assert not reads_first or session["cart"]
         write = start_response("200 OK", list(PLAIN))
         if early == "write":
             write(b"first")
         else:
-            yield b"" if early == "empty piece" else b"first"
-        change(session)
-        yield b"second"
+            yield EARLY[early]
+        yield repr(late(session)).encode()
 
-    return stream
+    return app
 
 
-LATE_WRITES: dict[str, Callable[[Session], object]] = {
+LATE_WRITES: dict[str, Use] = {
     "assigning": lambda session: session.__setitem__("cart", 1),
     "deleting": lambda session: session.__delitem__("cart"),
     "clearing": lambda session: session.clear(),
@@ -347,105 +271,7 @@ LATE_WRITES: dict[str, Callable[[Session], object]] = {
     "regenerating": lambda session: session.regenerate(),
     "logging out": lambda session: session.invalidate(),
 }
-
-
-@pytest.mark.parametrize("early", ["piece", "empty piece", "write"])
-@pytest.mark.parametrize("change", LATE_WRITES.values(), ids=LATE_WRITES)
-def test_a_write_after_the_headers_raises(
-    change: Callable[[Session], object], early: str, settings: Settings
-) -> None:
-    cookie = cookies_with(settings, "alice", cart=["tea"])
-    answer = attempt(checked(writing_late(change, early), settings), cookie=cookie)
-    assert isinstance(answer.error, LateWrite)
-    assert answer.body == (b"" if early == "empty piece" else b"first")
-    assert opened(settings, cookie).subject == "alice"
-
-
-def test_a_write_to_a_session_that_nobody_had_looked_at_raises_after_the_headers(
-    settings: Settings,
-) -> None:
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))
-        yield b"first"
-        session_of(environ)["cart"] = ["tea"]
-
-    assert isinstance(attempt(checked(app, settings)).error, LateWrite)
-
-
-@pytest.mark.parametrize("early", ["piece", "empty piece", "write"])
-def test_a_nested_change_after_the_headers_is_told_by_name_and_not_by_value(
-    early: str, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    def change(session: Session) -> None:
-        cart: Any = session["cart"]
-        cart.append(SECRET_VALUE)
-
-    cookie = cookies_with(settings, "alice", cart=["tea"])
-    ask(checked(writing_late(change, early), settings), cookie=cookie)
-    assert_told_late(caplog, "cart")
-
-
-def assert_told_late(caplog: pytest.LogCaptureFixture, name: str) -> None:
-    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(errors) == 1
-    assert name in errors[0]
-    assert SECRET_VALUE not in caplog.text
-
-
-@both_ways
-def test_a_nested_change_after_write_is_told_when_the_body_is_a_list(
-    around: Around, settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        cart: Any = session_of(environ)["cart"]
-        start_response("200 OK", list(PLAIN))(b"page")
-        cart.append(SECRET_VALUE)
-        return []
-
-    ask(around(app, settings), cookie=cookies_with(settings, cart=["tea"]))
-    assert_told_late(caplog, "cart")
-
-
-def test_a_late_nested_change_that_nothing_could_carry_is_told_like_any_other(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    def change(session: Session) -> None:
-        cart: Any = session["cart"]
-        cart.append(object())
-
-    cookie = cookies_with(settings, "alice", cart=["tea"])
-    assert ask(checked(writing_late(change, "piece"), settings), cookie=cookie).body
-    assert_told_late(caplog, "cart")
-
-
-def test_a_nested_change_before_the_headers_is_saved_and_not_told(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    def change(session: Session) -> None:
-        cart: Any = session["cart"]
-        cart.append("milk")
-
-    answer = ask(checked(touching(change), settings), cookie=cookies_with(settings, cart=["tea"]))
-    assert dict(opened(settings, cookie_header(answer.set_cookies))) == {"cart": ["tea", "milk"]}
-    assert not [record for record in caplog.records if record.name == "sealedstate.wsgi"]
-
-
-def test_a_session_that_was_looked_at_can_be_read_while_the_body_streams(
-    settings: Settings,
-) -> None:
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        session = session_of(environ)
-        yield_subject = str(session.subject).encode()
-        start_response("200 OK", list(PLAIN))
-        yield yield_subject
-        yield repr(session["cart"]).encode()
-
-    answer = ask(checked(app, settings), cookie=cookies_with(settings, "alice", cart=["tea"]))
-    assert answer.body == b"alice['tea']"
-    assert answer.all("Vary") == ["Cookie"]
-
-
-LATE_LOOKS: dict[str, Callable[[Session], object]] = {
+LATE_READS: dict[str, Use] = {
     "in": lambda session: "cart" in session,
     "len": len,
     "get": lambda session: session.get("cart"),
@@ -456,91 +282,139 @@ LATE_LOOKS: dict[str, Callable[[Session], object]] = {
 }
 
 
-@pytest.mark.parametrize("early", ["piece", "empty piece", "write"])
-@pytest.mark.parametrize("look", LATE_LOOKS.values(), ids=LATE_LOOKS)
-def test_a_first_look_after_the_headers_raises_for_they_told_no_cache_of_it(
-    look: Callable[[Session], object], early: str, settings: Settings
-) -> None:
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        write = start_response("200 OK", list(PLAIN))
-        if early == "write":
-            write(b"first")
-        else:
-            yield b"" if early == "empty piece" else b"first"
-        yield repr(look(session_of(environ))).encode()
+def test_write_after_the_headers_raises(settings: Settings) -> None:
+    def check(write: Use) -> None:
+        for early, sent in EARLY.items():
+            cookie = cookies_with(settings, "alice", cart=["tea"])
+            answer = attempt(checked(late_app(write, early), settings), cookie=cookie)
+            assert isinstance(answer.error, LateWrite)
+            assert answer.body == sent
+            assert open_session(settings, cookie).subject == "alice"
 
-    answer = attempt(checked(app, settings), cookie=cookies_with(settings, "alice", cart=["tea"]))
-    assert isinstance(answer.error, LateRead)
-    assert answer.body == (b"" if early == "empty piece" else b"first")
-    assert answer.all("Vary") == []
+    check_each(LATE_WRITES, check)
+    app = late_app(LATE_WRITES["assigning"], "piece", reads_first=False)
+    assert isinstance(attempt(checked(app, settings)).error, LateWrite)
+
+
+def test_first_read_after_the_headers_raises_because_vary_was_not_sent(
+    settings: Settings,
+) -> None:
+    def check(read: Use) -> None:
+        for early, sent in EARLY.items():
+            app = checked(late_app(read, early, reads_first=False), settings)
+            answer = attempt(app, cookie=cookies_with(settings, "alice", cart=["tea"]))
+            assert isinstance(answer.error, LateRead)
+            assert answer.body == sent
+            assert answer.all("Vary") == []
+
+    check_each(LATE_READS, check)
+
+
+def test_session_that_was_read_before_the_headers_can_be_read_after_them(
+    settings: Settings,
+) -> None:
+    app = late_app(lambda session: (session.subject, session["cart"]), "piece")
+    cookie = cookies_with(settings, "alice", cart=["tea"])
+    answer = ask(checked(app, settings), cookie=cookie)
+    assert answer.body == b"first('alice', ['tea'])"
+    assert answer.all("Vary") == ["Cookie"]
+
+
+def append(value: object) -> Use:
+    """Changes a value inside the session's part."""
+    return lambda session: session["cart"].append(value)  # type: ignore[attr-defined]
+
+
+def test_late_nested_change_is_logged_by_name_and_not_by_value(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write_all(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        assert session_of(environ)["cart"]
+        start_response("200 OK", list(PLAIN))(b"page")
+        append(SECRET_VALUE)(session_of(environ))
+        return []
+
+    late = {early: checked(late_app(append(SECRET_VALUE), early), settings) for early in EARLY}
+    # A value that no session can contain is lost like any other.
+    late["unsupported"] = checked(late_app(append(object()), "piece"), settings)
+    late |= {around.__name__: around(write_all, settings) for around in BOTH_WAYS}
+
+    def check(app: WSGIApplication) -> None:
+        caplog.clear()
+        assert ask(app, cookie=cookies_with(settings, "alice", cart=["tea"])).body
+        errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+        assert len(errors) == 1
+        assert "cart" in errors[0].getMessage()
+        assert SECRET_VALUE not in caplog.text
+
+    check_each(late, check)
+
+
+def test_nested_change_before_the_headers_is_saved_and_not_logged(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = checked(page_of(append("milk")), settings)
+    answer = ask(app, cookie=cookies_with(settings, cart=["tea"]))
+    assert dict(saved_session(settings, answer)) == {"cart": ["tea", "milk"]}
+    assert not [record for record in caplog.records if record.name == "sealedstate.wsgi"]
 
 
 # --- start_response called twice ----------------------------------------------------------------
 
 
-def failing(before: bytes | None, after: Callable[[WSGIEnvironment], object]) -> WSGIApplication:
+def failing(before: bytes | None, after: Use = len, first: Use = len) -> WSGIApplication:
     """Starts a good page, sends `before` if any, fails, and starts an error page instead."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        session_of(environ)["tries"] = 1
+        session = session_of(environ)
+        first(session)
+        session["tries"] = 1
         start_response("200 OK", [*PLAIN, ("X-Page", "good"), ("Set-Cookie", "theme=dark")])
         if before is not None:
             yield before
         try:
             raise RuntimeError("the page failed")
         except RuntimeError:
-            after(environ)
+            after(session)
             start_response("500 Oops", [*PLAIN, ("X-Page", "error")], sys.exc_info())
         yield b"error page"
 
     return app
 
 
-@pytest.mark.parametrize("before", [None, b""])
-def test_the_second_start_response_wins_before_the_first_byte(
-    before: bytes | None, settings: Settings
-) -> None:
-    middleware = SealedSessionMiddleware(validator(failing(before, lambda _: None)), settings)
-    answer = ask(validator(middleware))
-    assert (answer.status, answer.all("X-Page"), answer.body) == (500, ["error"], b"error page")
-    assert middleware.keeper.counts["saved"] == 1
-    assert len(answer.set_cookies) == 1
-    assert answer.all("Vary") == ["Cookie"]
-    assert answer.all("Cache-Control") == ["no-store, private"]
-    assert dict(opened(settings, cookie_header(answer.set_cookies))) == {"tries": 1}
-
-
-@pytest.mark.parametrize("before", [None, b""])
-def test_an_error_page_does_not_lose_the_cookie_of_a_new_session_id(
-    before: bytes | None, settings: Settings
-) -> None:
-    """The old id is revoked by then: without the new cookie, the user would be signed out."""
-
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        session_of(environ).regenerate()
-        return failing(before, lambda _: None)(environ, start_response)
-
-    cookie = cookies_with(settings, "alice")
-    answer = ask(checked(app, settings), cookie=cookie)
-    assert opened(settings, cookie).subject is None
-    assert opened(settings, cookie_header(answer.set_cookies)).subject == "alice"
-
-
-def test_what_the_error_page_writes_is_saved(settings: Settings) -> None:
-    app = failing(None, lambda environ: session_of(environ).update(failed=True))
+def test_second_start_response_wins_before_the_first_byte(settings: Settings) -> None:
+    for before in (None, b""):
+        middleware = SealedSessionMiddleware(validator(failing(before)), settings)
+        answer = ask(validator(middleware))
+        assert (answer.status, answer.all("X-Page"), answer.body) == (500, ["error"], b"error page")
+        assert middleware.keeper.counts["saved"] == 1
+        assert len(answer.set_cookies) == 1
+        assert answer.all("Vary") == ["Cookie"]
+        assert answer.all("Cache-Control") == ["no-store, private"]
+        assert dict(saved_session(settings, answer)) == {"tries": 1}
+    app = failing(None, lambda session: session.update(failed=True))
     answer = ask(checked(app, settings))
-    session = opened(settings, cookie_header(answer.set_cookies))
-    assert dict(session) == {"tries": 1, "failed": True}
+    assert dict(saved_session(settings, answer)) == {"tries": 1, "failed": True}
 
 
-def test_an_exception_after_the_first_byte_is_raised_again(settings: Settings) -> None:
-    answer = attempt(checked(failing(b"good", lambda _: None), settings))
+def test_error_page_keeps_the_cookie_of_a_new_session_id(settings: Settings) -> None:
+    """The old id is revoked by then: without the new cookie, the user would be signed out."""
+    for before in (None, b""):
+        cookie = cookies_with(settings, "alice")
+        app = failing(before, first=lambda session: session.regenerate())
+        answer = ask(checked(app, settings), cookie=cookie)
+        assert open_session(settings, cookie).subject is None
+        assert saved_session(settings, answer).subject == "alice"
+
+
+def test_exception_after_the_first_byte_is_raised_again(settings: Settings) -> None:
+    answer = attempt(checked(failing(b"good"), settings))
     assert isinstance(answer.error, RuntimeError)
     assert (answer.status, answer.body) == (200, b"good")
     assert len(answer.set_cookies) == 2  # the application's own, and the session
 
 
-def test_an_error_page_of_an_untouched_session_gets_no_header(settings: Settings) -> None:
+def test_error_page_of_an_untouched_session_gets_no_header(settings: Settings) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", list(PLAIN))
         yield b""
@@ -553,40 +427,29 @@ def test_an_error_page_of_an_untouched_session_gets_no_header(settings: Settings
     assert ask(checked(app, settings)).headers == PLAIN
 
 
-@both_ways
-def test_a_second_start_response_without_exc_info_is_an_error(
-    around: Around, settings: Settings
-) -> None:
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        fill(environ)
+def test_second_start_response_without_exc_info_is_an_error(settings: Settings) -> None:
+    def before(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        fill(session_of(environ))
         start_response("200 OK", list(PLAIN))
         start_response("302 Found", list(PLAIN))
         return [b"page"]
 
-    answer = attempt(around(app, settings))
-    assert isinstance(answer.error, AssertionError)
-    assert "start_response was called twice" in str(answer.error)
-    assert answer.headers == []
-
-
-def test_a_second_start_response_without_exc_info_is_an_error_after_the_headers_too(
-    settings: Settings,
-) -> None:
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    def after(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", list(PLAIN))
         yield b"page"
         start_response("302 Found", list(PLAIN))
 
-    error = attempt(checked(app, settings)).error
-    assert isinstance(error, AssertionError)
-    assert "start_response was called twice" in str(error)
+    for app in (before, after):
+        for around in BOTH_WAYS:
+            answer = attempt(around(app, settings))
+            assert isinstance(answer.error, AssertionError)
+            assert "start_response was called twice" in str(answer.error)
+            assert answer.headers == ([] if app is before else PLAIN)
 
 
-def test_an_application_that_never_answers_gets_the_servers_error_not_ours(
-    settings: Settings,
-) -> None:
+def test_application_that_never_answers_gets_the_error_of_the_server(settings: Settings) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        fill(environ)
+        fill(session_of(environ))
         return []
 
     middleware = SealedSessionMiddleware(app, settings)
@@ -605,7 +468,7 @@ def broken_at(moment: str) -> WSGIApplication:
     """Fills the session, and raises Broken at `moment`."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        fill(environ)
+        fill(session_of(environ))
         if moment == "before start_response":
             raise Broken
         start_response("200 OK", list(PLAIN))
@@ -622,73 +485,58 @@ def broken_at(moment: str) -> WSGIApplication:
     return app
 
 
-@both_ways
-@pytest.mark.parametrize(
-    "moment", ["before start_response", "after start_response", "before the first piece"]
-)
-def test_an_exception_before_the_headers_leaves_the_cookies_untouched(
-    moment: str, around: Around, settings: Settings
-) -> None:
-    cookie = cookies_with(settings, "bob", cart=["coffee"])
-    answer = attempt(around(broken_at(moment), settings), cookie=cookie)
-    assert isinstance(answer.error, Broken)
-    assert answer.headers == []
-    session = opened(settings, cookie)
-    assert (session.subject, dict(session)) == ("bob", {"cart": ["coffee"]})
+def test_exception_before_the_headers_leaves_the_cookies_as_they_are(settings: Settings) -> None:
+    for moment in ("before start_response", "after start_response", "before the first piece"):
+        for around in BOTH_WAYS:
+            cookie = cookies_with(settings, "bob", cart=["coffee"])
+            answer = attempt(around(broken_at(moment), settings), cookie=cookie)
+            assert isinstance(answer.error, Broken)
+            assert answer.headers == []
+            session = open_session(settings, cookie)
+            assert (session.subject, dict(session)) == ("bob", {"cart": ["coffee"]})
 
 
-@both_ways
-def test_an_exception_after_the_headers_leaves_the_saved_session(
-    around: Around, settings: Settings
-) -> None:
-    answer = attempt(around(broken_at("later"), settings))
-    assert isinstance(answer.error, Broken)
-    assert answer.body == b"first"
-    assert opened(settings, cookie_header(answer.set_cookies)).subject == "alice"
+def test_exception_after_the_headers_leaves_the_saved_session(settings: Settings) -> None:
+    for around in BOTH_WAYS:
+        answer = attempt(around(broken_at("after the first piece"), settings))
+        assert isinstance(answer.error, Broken)
+        assert answer.body == b"first"
+        assert saved_session(settings, answer).subject == "alice"
 
 
-class FullStore(MemoryStorage):
-    """A store that answers and takes nothing."""
-
-    def create(self, *_: object) -> NoReturn:
-        raise StorageUnavailable("the disk is full")
-
-
-def too_much(session: Session) -> None:
+def write_too_much(session: Session) -> None:
     session["library"] = b"\xff" * 5000
 
 
-FAILING_SAVES: dict[type[Exception], MemoryStorage | None] = {
-    SessionTooLarge: None,
-    StorageError: FullStore(Clock()),
-}
+def test_failing_save_reaches_the_server_before_any_header(clock: Clock) -> None:
+    def saving(kind: str) -> WSGIApplication:
+        def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            write_too_much(session_of(environ))
+            write = start_response("200 OK", list(PLAIN))
+            if kind == "write":
+                write(b"page")
+            return [b"page"] if kind == "list" else iter([b"page"])
+
+        return app
+
+    for error, store in (
+        (SessionTooLarge, None),
+        (StorageError, ScriptedStorage(clock).fail("create")),
+    ):
+        settings = in_memory(clock, store)
+        for kind in ("list", "generator", "write"):
+            cookie = cookies_with(settings, "bob", cart=["coffee"])
+            answer = attempt(half_checked(saving(kind), settings), cookie=cookie)
+            assert isinstance(answer.error, error)
+            assert (answer.status, answer.headers, answer.body) == (0, [], b"")
+            session = open_session(settings, cookie)
+            assert (session.subject, dict(session)) == ("bob", {"cart": ["coffee"]})
 
 
-@pytest.mark.parametrize("error", FAILING_SAVES)
-@pytest.mark.parametrize("kind", ["list", "generator", "write"])
-def test_a_save_that_fails_reaches_the_server_before_any_header(
-    kind: str, error: type[Exception], clock: Clock
-) -> None:
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        too_much(session_of(environ))
-        write = start_response("200 OK", list(PLAIN))
-        if kind == "write":
-            write(b"page")
-        return [b"page"] if kind == "list" else iter([b"page"])
-
-    settings = in_memory(clock, FAILING_SAVES[error])
-    cookie = cookies_with(settings, "bob", cart=["coffee"])
-    answer = attempt(half_checked(app, settings), cookie=cookie)
-    assert isinstance(answer.error, error)
-    assert (answer.status, answer.headers, answer.body) == (0, [], b"")
-    session = opened(settings, cookie)
-    assert (session.subject, dict(session)) == ("bob", {"cart": ["coffee"]})
-
-
-def test_an_application_can_answer_for_a_session_that_is_too_large(clock: Clock) -> None:
+def test_application_can_answer_for_a_session_that_is_too_large(clock: Clock) -> None:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         session = session_of(environ)
-        too_much(session)
+        write_too_much(session)
         try:
             start_response("200 OK", list(PLAIN))(b"page")
         except SessionTooLarge:
@@ -700,10 +548,10 @@ def test_an_application_can_answer_for_a_session_that_is_too_large(clock: Clock)
     settings = Settings(keys=[KEY.export()], clock=clock)
     answer = ask(checked(app, settings))
     assert (answer.status, answer.body) == (507, b"sorry")
-    assert dict(opened(settings, cookie_header(answer.set_cookies))) == {"full": True}
+    assert dict(saved_session(settings, answer)) == {"full": True}
 
 
-# --- close() ------------------------------------------------------------------------------------
+# --- close() and a server's file wrapper --------------------------------------------------------
 
 
 class ClosableBody:
@@ -734,151 +582,121 @@ class ClosableBody:
             raise Broken
 
 
-def returning(body: Iterable[bytes], touch: Callable[[Session], object]) -> WSGIApplication:
+class FileWrapper(ClosableBody):
+    """A server's file wrapper that is a class, as in gunicorn, waitress and wsgiref."""
+
+
+def file_wrapper(file: object) -> ClosableBody:
+    """A file wrapper that is a function, as in uWSGI."""
+    return ClosableBody()
+
+
+def returning(body: Iterable[bytes], use: Use) -> WSGIApplication:
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        touch(session_of(environ))
+        use(session_of(environ))
         start_response("200 OK", list(PLAIN))
         return body
 
     return app
 
 
-TOUCHES: dict[str, Callable[[Session], object]] = {
+USES: dict[str, Use] = {
     "untouched": lambda session: None,
     "read": lambda session: session.get("cart"),
     "written": lambda session: session.update(cart=["tea"]),
 }
 
 
-@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
-@pytest.mark.parametrize("stop_after", [None, 0, 1, 2])
-def test_a_body_is_closed_once_however_much_of_it_is_read(
-    stop_after: int | None, touch: Callable[[Session], object], settings: Settings
+def test_body_is_closed_once_wherever_it_ends(settings: Settings) -> None:
+    def check(use: Use) -> None:
+        for stop_after in (None, 0, 1, 2):
+            body = ClosableBody()
+            app = half_checked(returning(body, use), settings)
+            assert attempt(app, stop_after=stop_after).error is None
+            assert body.closes == 1
+        for broken in ("iter", "first piece", "second piece", "end", "close"):
+            body = ClosableBody(broken)
+            middleware = SealedSessionMiddleware(returning(body, use), settings)
+            assert isinstance(attempt(middleware).error, Broken)
+            assert body.closes == 1
+
+    check_each(USES, check)
+
+
+def test_late_change_is_logged_even_if_closing_the_body_fails(
+    settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    body = ClosableBody()
-    app = half_checked(returning(body, touch), settings)
-    assert attempt(app, stop_after=stop_after).error is None
-    assert body.closes == 1
+    class Changing(ClosableBody):
+        def close(self) -> None:
+            append("milk")(used[0])
+            super().close()
+
+    used: list[Session] = []
+
+    def use(session: Session) -> None:
+        used.append(session)
+        assert session["cart"]
+
+    middleware = SealedSessionMiddleware(returning(Changing("close"), use), settings)
+    answer = attempt(middleware, cookie=cookies_with(settings, cart=["tea"]))
+    assert isinstance(answer.error, Broken)
+    assert "cart" in caplog.text
 
 
-@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
-@pytest.mark.parametrize("broken", ["iter", "first piece", "second piece", "end", "close"])
-def test_a_body_is_closed_once_wherever_it_raises(
-    broken: str, touch: Callable[[Session], object], settings: Settings
-) -> None:
-    body = ClosableBody(broken)
-    middleware = SealedSessionMiddleware(returning(body, touch), settings)
-    assert isinstance(attempt(middleware).error, Broken)
-    assert body.closes == 1
-
-
-def test_a_body_is_closed_once_when_the_session_can_not_be_saved(clock: Clock) -> None:
-    body = ClosableBody()
+def test_body_is_closed_once_if_the_session_cannot_be_saved(clock: Clock) -> None:
     settings = Settings(keys=[KEY.export()], clock=clock)
-    answer = attempt(SealedSessionMiddleware(returning(body, too_much), settings))
-    assert isinstance(answer.error, SessionTooLarge)
-    assert body.closes == 1
+    for body, extras in (
+        (ClosableBody(), {}),
+        (FileWrapper(), {"wsgi.file_wrapper": FileWrapper}),
+    ):
+        middleware = SealedSessionMiddleware(returning(body, write_too_much), settings)
+        assert isinstance(attempt(middleware, extras=extras).error, SessionTooLarge)
+        assert body.closes == 1
 
 
-# --- a server's file wrapper --------------------------------------------------------------------
+def test_file_of_the_server_reaches_it_as_it_is(settings: Settings) -> None:
+    def check(use: Use) -> None:
+        body, started = FileWrapper(), list[Headers]()
+
+        def start_response(status: str, headers: Headers, exc_info: object = None, /) -> Any:
+            started.append(headers)
+
+        environ = environ_of(extras={"wsgi.file_wrapper": FileWrapper})
+        middleware = SealedSessionMiddleware(returning(body, use), settings)
+        assert middleware(environ, start_response) is body
+        assert body.closes == 0  # the server closes it after sending it
+        (headers,) = started
+        cookies = [name for name, _ in headers if name == "Set-Cookie"]
+        assert len(cookies) == (use is USES["written"])
+
+    check_each(USES, check)
 
 
-class FileWrapper(ClosableBody):
-    """A server's file wrapper that is a class, as in gunicorn, waitress and wsgiref."""
+def test_file_of_the_server_is_sent_whole_and_closed_once(settings: Settings) -> None:
+    for wrapper in (FileWrapper, file_wrapper):
+        files: list[ClosableBody] = []
+
+        def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            fill(session_of(environ))
+            start_response("200 OK", list(PLAIN))
+            files.append(environ["wsgi.file_wrapper"](""))  # noqa: B023
+            return files[0]  # noqa: B023
+
+        answer = ask(half_checked(app, settings), extras={"wsgi.file_wrapper": wrapper})
+        assert answer.body == b"onetwo"
+        assert files[0].closes == 1
+        assert saved_session(settings, answer).subject == "alice"
 
 
-def file_wrapper(file: object) -> ClosableBody:
-    """One that is a function, as in uWSGI."""
-    return ClosableBody()
+# --- headers by use -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
-def test_a_servers_file_passes_through_untouched(
-    touch: Callable[[Session], object], settings: Settings
-) -> None:
-    body = FileWrapper()
-    started: list[Headers] = []
-
-    def start_response(status: str, headers: Headers, exc_info: object = None, /) -> Any:
-        started.append(headers)
-
-    environ = environ_of(extras={"wsgi.file_wrapper": FileWrapper})
-    middleware = SealedSessionMiddleware(returning(body, touch), settings)
-    assert middleware(environ, start_response) is body
-    assert body.closes == 0  # the server closes it, when it is sent
-    assert len(started) == 1
-    written = touch is TOUCHES["written"]
-    assert len([name for name, _ in started[0] if name == "Set-Cookie"]) == written
-
-
-@pytest.mark.parametrize("wrapper", [FileWrapper, file_wrapper])
-def test_a_servers_file_is_sent_whole_and_closed_once(
-    wrapper: Callable[..., ClosableBody], settings: Settings
-) -> None:
-    sent: list[ClosableBody] = []
-
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        fill(environ)
-        start_response("200 OK", list(PLAIN))
-        sent.append(environ["wsgi.file_wrapper"](""))
-        return sent[0]
-
-    extras = {"wsgi.file_wrapper": wrapper}
-    answer = ask(half_checked(app, settings), extras=extras)
-    assert answer.body == b"onetwo"
-    assert sent[0].closes == 1
-    assert opened(settings, cookie_header(answer.set_cookies)).subject == "alice"
-
-
-def test_a_servers_file_is_closed_when_the_session_can_not_be_saved(clock: Clock) -> None:
-    body = FileWrapper()
-    settings = Settings(keys=[KEY.export()], clock=clock)
-    middleware = SealedSessionMiddleware(returning(body, too_much), settings)
-    extras = {"wsgi.file_wrapper": FileWrapper}
-    assert isinstance(attempt(middleware, extras=extras).error, SessionTooLarge)
-    assert body.closes == 1
-
-
-# --- lazy ---------------------------------------------------------------------------------------
-
-
-class UntouchableStore(MemoryStorage):
-    """A store that nobody may ask anything."""
-
-    def read(self, *_: object) -> NoReturn:
-        raise AssertionError("the store was asked")
-
-    def create(self, *_: object) -> NoReturn:
-        raise AssertionError("the store was asked")
-
-
-UNTOUCHED: dict[str, Callable[[Session], object]] = {
+UNTOUCHED: dict[str, Use] = {
     "not at all": lambda session: None,
     "repr": repr,
-    "touched": lambda session: session.touched,
+    "accessed": lambda session: session.accessed,
 }
-
-
-@both_ways
-@pytest.mark.parametrize("look", UNTOUCHED.values(), ids=UNTOUCHED)
-def test_an_untouched_session_opens_nothing_and_adds_no_header(
-    look: Callable[[Session], object], around: Around, settings: Settings, clock: Clock
-) -> None:
-    cookie = cookies_with(settings, "alice", cart=["tea"])
-    strict = in_memory(clock, UntouchableStore(clock))
-    headers = [*PLAIN, ("Cache-Control", "public, max-age=60"), ("Vary", "Accept")]
-    assert ask(around(touching(look, headers=headers), strict), cookie=cookie).headers == headers
-
-
-def test_an_untouched_session_is_never_counted_as_opened(settings: Settings) -> None:
-    middleware = SealedSessionMiddleware(nothing, settings)
-    cookie = cookies_with(settings, "alice")
-    before = middleware.keeper.counts
-    ask(middleware, cookie=cookie)
-    assert middleware.keeper.counts == before
-
-
-READS: dict[str, Callable[[Session], object]] = {
+READS: dict[str, Use] = {
     "in": lambda session: "cart" in session,
     "not in": lambda session: "flash" in session,
     "len": len,
@@ -896,225 +714,216 @@ READS: dict[str, Callable[[Session], object]] = {
     "created_at": lambda session: session.created_at,
     "expires_at": lambda session: session.expires_at,
     "withheld": lambda session: session.withheld,
-    "layout": lambda session: session.layout(),
+    "load": lambda session: session.load(),
     "the same again": lambda session: session.__setitem__("cart", ["tea"]),
     "the same subject": lambda session: setattr(session, "subject", "alice"),
 }
-
-
-@both_ways
-@pytest.mark.parametrize("read", READS.values(), ids=READS)
-def test_a_read_adds_vary_and_nothing_else(
-    read: Callable[[Session], object], around: Around, settings: Settings
-) -> None:
-    headers = [*PLAIN, ("Cache-Control", "max-age=60")]
-    cookie = cookies_with(settings, "alice", cart=["tea"])
-    answer = ask(around(touching(read, headers=headers), settings), cookie=cookie)
-    assert answer.headers == [*headers, ("Vary", "Cookie")]
-
-
-WRITES: dict[str, Callable[[Session], object]] = {
+WRITES: dict[str, Use] = {
     "assigning": lambda session: session.__setitem__("cart", []),
     "deleting": lambda session: session.__delitem__("cart"),
     "clearing": lambda session: session.clear(),
     "updating": lambda session: session.update(flash="hello"),
     "popping": lambda session: session.pop("cart"),
     "setdefault": lambda session: session.setdefault("flash", "hello"),
-    "nested": lambda session: session["cart"].append("milk"),  # type: ignore[attr-defined]
+    "nested": append("milk"),
     "signing in": lambda session: setattr(session, "subject", "bob"),
     "regenerating": lambda session: session.regenerate(),
     "logging out": lambda session: session.invalidate(),
 }
 
 
-@both_ways
-@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_a_write_adds_vary_cache_control_and_the_cookie(
-    write: Callable[[Session], object], around: Around, settings: Settings
+def test_untouched_session_opens_nothing_and_adds_no_header(
+    settings: Settings, clock: Clock
 ) -> None:
     cookie = cookies_with(settings, "alice", cart=["tea"])
-    answer = ask(around(touching(write), settings), cookie=cookie)
-    names = [name for name, _ in answer.headers]
-    assert names == ["Content-Type", "Vary", "Cache-Control", "Set-Cookie"]
-    assert answer.all("Vary") == ["Cookie"]
-    assert answer.all("Cache-Control") == ["no-store, private"]
+    store = ScriptedStorage(clock)
+    strict = in_memory(clock, store)
+    headers = [*PLAIN, ("Cache-Control", "public, max-age=60"), ("Vary", "Accept")]
+
+    def check(use: Use) -> None:
+        for around in BOTH_WAYS:
+            answer = ask(around(page_of(use, headers=headers), strict), cookie=cookie)
+            assert answer.headers == headers
+
+    check_each(UNTOUCHED, check)
+    assert set(store.count) == {"ping"}  # of each middleware at its start
+    middleware = SealedSessionMiddleware(page_of(repr), settings)
+    before = middleware.keeper.counts
+    ask(middleware, cookie=cookie)
+    assert middleware.keeper.counts == before
 
 
-def test_a_read_that_renews_the_seal_is_not_stored_by_caches(
+def test_read_adds_vary_and_nothing_else(settings: Settings) -> None:
+    headers = [*PLAIN, ("Cache-Control", "max-age=60")]
+    cookie = cookies_with(settings, "alice", cart=["tea"])
+
+    def check(read: Use) -> None:
+        for around in BOTH_WAYS:
+            answer = ask(around(page_of(read, headers=headers), settings), cookie=cookie)
+            assert answer.headers == [*headers, ("Vary", "Cookie")]
+
+    check_each(READS, check)
+
+
+def test_write_adds_vary_cache_control_and_the_cookie(settings: Settings) -> None:
+    def check(write: Use) -> None:
+        for around in BOTH_WAYS:
+            cookie = cookies_with(settings, "alice", cart=["tea"])
+            *headers, (name, _) = ask(around(page_of(write), settings), cookie=cookie).headers
+            added = [("Vary", "Cookie"), ("Cache-Control", "no-store, private")]
+            assert (headers, name) == ([*PLAIN, *added], "Set-Cookie")
+
+    check_each(WRITES, check)
+
+
+def test_read_that_renews_the_seal_is_not_stored_by_caches(
     settings: Settings, clock: Clock
 ) -> None:
     cookie = cookies_with(settings, "alice")
     clock.now += settings.lifetimes().refresh
-    answer = ask(checked(touching(lambda session: session.subject), settings), cookie=cookie)
+    answer = ask(checked(page_of(lambda session: session.subject), settings), cookie=cookie)
     assert len(answer.set_cookies) == 1
     assert answer.all("Cache-Control") == ["no-store, private"]
 
 
-# --- other people's headers ---------------------------------------------------------------------
+# --- headers of the application -----------------------------------------------------------------
 
-
-@pytest.mark.parametrize(
-    ("said", "merged"),
-    [
-        ([], ["Cookie"]),
-        (["Accept-Encoding"], ["Accept-Encoding", "Cookie"]),
-        (["Cookie"], ["Cookie"]),
-        (["cookie"], ["cookie"]),
-        (["Accept, COOKIE"], ["Accept, COOKIE"]),
-        (["Accept", "Cookie"], ["Accept", "Cookie"]),
-        (["*"], ["*"]),
-        (["Accept, *"], ["Accept, *"]),
-        (["X-Cookie"], ["X-Cookie", "Cookie"]),
-        (["Cookie2, Cookies"], ["Cookie2, Cookies", "Cookie"]),
-        ([""], ["", "Cookie"]),
-    ],
+VARY: tuple[tuple[list[str], list[str]], ...] = (
+    ([], ["Cookie"]),
+    (["Accept-Encoding"], ["Accept-Encoding", "Cookie"]),
+    (["Cookie"], ["Cookie"]),
+    (["cookie"], ["cookie"]),
+    (["Accept, COOKIE"], ["Accept, COOKIE"]),
+    (["Accept", "Cookie"], ["Accept", "Cookie"]),
+    (["*"], ["*"]),
+    (["Accept, *"], ["Accept, *"]),
+    (["X-Cookie"], ["X-Cookie", "Cookie"]),
+    (["Cookie2, Cookies"], ["Cookie2, Cookies", "Cookie"]),
+    ([""], ["", "Cookie"]),
 )
-@pytest.mark.parametrize("spelling", ["Vary", "vary", "VARY"])
-def test_vary_names_the_cookie_once(
-    said: list[str], merged: list[str], spelling: str, settings: Settings
-) -> None:
-    headers = [*PLAIN, *((spelling, value) for value in said)]
-    answer = ask(checked(touching(len, headers=headers), settings))
-    assert answer.all("Vary") == merged
-
-
-@pytest.mark.parametrize(
-    ("said", "merged"),
-    [
-        ([], "no-store, private"),
-        (["public, max-age=600, no-transform"], "no-store, private, no-transform"),
-        (["public", "max-age=600", "no-transform"], "no-store, private, no-transform"),
-        (["PUBLIC, Max-Age=600"], "no-store, private"),
-        (["s-maxage=5,immutable , stale-if-error=9"], "no-store, private"),
-        (["no-store"], "no-store, private"),
-        (["private"], "no-store, private"),
-        (["no-cache, must-revalidate"], "no-store, private, no-cache, must-revalidate"),
-        (['private="X-A, X-B", no-transform'], "no-store, private, no-transform"),
-        (['no-cache="X-A, public", public'], 'no-store, private, no-cache="X-A, public"'),
-        (['ext="a \\", public", public'], 'no-store, private, ext="a \\", public"'),
-        (['ext="never closed, public'], 'no-store, private, ext="never closed, public'),
-        ([", ,"], "no-store, private"),
-    ],
+CACHE_CONTROL: tuple[tuple[list[str], str], ...] = (
+    ([], "no-store, private"),
+    (["public, max-age=600, no-transform"], "no-store, private, no-transform"),
+    (["public", "max-age=600", "no-transform"], "no-store, private, no-transform"),
+    (["PUBLIC, Max-Age=600"], "no-store, private"),
+    (["s-maxage=5,immutable , stale-if-error=9"], "no-store, private"),
+    (["no-store"], "no-store, private"),
+    (["private"], "no-store, private"),
+    (["no-cache, must-revalidate"], "no-store, private, no-cache, must-revalidate"),
+    (['private="X-A, X-B", no-transform'], "no-store, private, no-transform"),
+    (['no-cache="X-A, public", public'], 'no-store, private, no-cache="X-A, public"'),
+    (['ext="a \\", public", public'], 'no-store, private, ext="a \\", public"'),
+    (['ext="never closed, public'], 'no-store, private, ext="never closed, public'),
+    ([", ,"], "no-store, private"),
 )
-@pytest.mark.parametrize("spelling", ["Cache-Control", "cache-control"])
-def test_cache_control_forbids_storing_whatever_the_application_said(
-    said: list[str], merged: str, spelling: str, settings: Settings
-) -> None:
-    headers = [*PLAIN, *((spelling, value) for value in said)]
-    app = touching(lambda session: session.update(seen=True), headers=headers)
-    assert ask(checked(app, settings)).all("Cache-Control") == [merged]
 
 
-OWN = [("Set-Cookie", "theme=dark; Path=/"), ("set-cookie", "lang=de; Path=/")]
+def test_vary_names_the_cookie_once(settings: Settings) -> None:
+    def check(case: tuple[list[str], list[str]]) -> None:
+        values, merged = case
+        for name in ("Vary", "vary", "VARY"):
+            headers = [*PLAIN, *((name, value) for value in values)]
+            assert ask(checked(page_of(len, headers=headers), settings)).all("Vary") == merged
+
+    check_each(VARY, check)
 
 
-def test_the_applications_own_cookies_are_kept(settings: Settings) -> None:
-    app = touching(lambda session: session.update(seen=True), headers=[*PLAIN, *OWN])
+def test_cache_control_forbids_storing_whatever_the_application_sets(settings: Settings) -> None:
+    def check(case: tuple[list[str], str]) -> None:
+        values, merged = case
+        for name in ("Cache-Control", "cache-control"):
+            headers = [*PLAIN, *((name, value) for value in values)]
+            app = page_of(lambda session: session.update(seen=True), headers=headers)
+            assert ask(checked(app, settings)).all("Cache-Control") == [merged]
+
+    check_each(CACHE_CONTROL, check)
+
+
+def test_cookies_of_the_application_are_kept(settings: Settings) -> None:
+    own = [("Set-Cookie", "theme=dark; Path=/"), ("set-cookie", "lang=de; Path=/")]
+    app = page_of(lambda session: session.update(seen=True), headers=[*PLAIN, *own])
     answer = ask(checked(app, settings))
-    assert answer.set_cookies[:2] == [value for _, value in OWN]
+    assert answer.set_cookies[:2] == [value for _, value in own]
     assert len(answer.set_cookies) == 3
 
 
-def response_bytes(answer: Answer) -> int:
-    return sum(len(f"Set-Cookie: {line}\r\n") for line in answer.set_cookies)
-
-
-OWN_LARGE = ("Set-Cookie", f"theme={'d' * 1200}; Path=/")
-
-
-def test_the_applications_own_cookies_count_in_the_budget(settings: Settings) -> None:
-    def large(session: Session) -> None:
+def test_cookies_of_the_application_count_in_the_budget(settings: Settings, clock: Clock) -> None:
+    def write_large(session: Session) -> None:
         session["library"] = b"\xff" * 1800
 
-    alone = ask(checked(touching(large), settings))
-    layout = opened(settings, cookie_header(alone.set_cookies)).layout()
-    assert [view.place and view.place.value for view in layout] == ["core"]
-    answer = ask(checked(touching(large, headers=[*PLAIN, OWN_LARGE]), settings))
-    assert response_bytes(answer) <= settings.budget_profile().response_bytes
-    session = opened(settings, cookie_header(answer.set_cookies[1:]))
-    assert [view.place and view.place.value for view in session.layout()] == ["spilled"]
+    def places(session: Session) -> list[str | None]:
+        return [place and place.value for place in places_of(session).values()]
+
+    alone, beside = page_of(write_large), page_of(write_large, headers=[*PLAIN, OWN_LARGE])
+    answer = ask(checked(alone, settings))
+    assert places(saved_session(settings, answer)) == ["core"]
+    answer = ask(checked(beside, settings))
+    size = sum(len(f"Set-Cookie: {line}\r\n") for line in answer.set_cookies)
+    assert size <= settings.budget_profile().response_bytes
+    session = open_session(settings, cookie_header(answer.set_cookies[1:]))
+    assert places(session) == ["spilled"]
     assert session["library"] == b"\xff" * 1800
-
-
-def test_without_a_store_the_applications_own_cookies_can_leave_too_little_room(
-    clock: Clock,
-) -> None:
-    def large(session: Session) -> None:
-        session["library"] = b"\xff" * 1800
-
-    settings = Settings(keys=[KEY.export()], clock=clock)
-    assert ask(checked(touching(large), settings)).set_cookies
-    answer = attempt(checked(touching(large, headers=[*PLAIN, OWN_LARGE]), settings))
-    assert isinstance(answer.error, SessionTooLarge)
+    without_store = Settings(keys=[KEY.export()], clock=clock)
+    assert ask(checked(alone, without_store)).set_cookies
+    assert isinstance(attempt(checked(beside, without_store)).error, SessionTooLarge)
 
 
 # --- refusals -----------------------------------------------------------------------------------
 
 
-def page(session: Session) -> bytes:
-    return f"{session.subject} {dict(session)} {session.is_new} {session.expires_at}".encode()
-
-
 def page_app(write: bool) -> WSGIApplication:
+    """Shows everything of the session, and writes into it if asked to."""
+
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         session = session_of(environ)
-        body = page(session)
+        body = f"{session.subject} {dict(session)} {session.is_new} {session.expires_at}"
         if write:
             session["csrf"] = "f00d"
         start_response("200 OK", list(PLAIN))
-        return [body]
+        return [body.encode()]
 
     return app
 
 
-def flipped(text: str, position: int) -> str:
+def flip(text: str, position: int) -> str:
     token = bytearray(from_text(text))
     token[position] ^= 1
     return to_text(bytes(token))
 
 
 def sealed_for(purpose: str, realm: str, name: str, payload: bytes = b"\x80") -> str:
-    place = TokenContext(purpose, realm, (name,))
-    return to_text(seal(payload, place, KEY, START, os.urandom(32)))
+    context = TokenContext(purpose, realm, (name,))
+    return to_text(seal(payload, context, KEY, START, os.urandom(32)))
 
 
 class Scene:
     """One ring, one store, one clock, and every way in which a token can be bad."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.store = MemoryStorage(clock)
-        self.settings = self.made()
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.store = MemoryStorage(self.clock)
+        self.settings = self.make()
         self.good = cookies_with(self.settings, "alice", cart=["tea"])
         self.value = self.good.partition("=")[2]
 
-    def made(self, key: Key = KEY, **more: Any) -> Settings:
-        # A constant instead of random bytes: equal answers are then equal to the byte.
-        ring = {"keys": StaticKeys(Keyring((key, Key.generate(os.urandom, START + 10**6))))}
-        usual = {
-            "storage": self.store,
-            "accept_weak_store_for": ["revocation"],
-            "clock": self.clock,
-        }
-        return Settings(**{**ring, **usual, **more})
+    def make(self, key: Key = KEY, **more: Any) -> Settings:
+        keys = StaticKeys(Keyring((key, Key.generate(os.urandom, START + 10**6))))
+        usual = {"storage": self.store, "accept_weak_store_for": ["revocation"]}
+        return Settings(**{"keys": keys, "clock": self.clock, **usual, **more})
 
     def named(self, value: str) -> str:
         return f"{self.settings.cookie_family().name}={value}"
 
-    def expired(self, seconds: int) -> str:
-        moment, self.clock.now = self.clock.now, self.clock.now - seconds
+    def sealed_before(self, seconds: int) -> str:
+        now, self.clock.now = self.clock.now, self.clock.now - seconds
         cookie = cookies_with(self.settings, "alice")
-        self.clock.now = moment
+        self.clock.now = now
         return cookie
 
     def revoked(self) -> str:
         cookie = cookies_with(self.settings, "alice")
-        opened(self.settings, cookie).invalidate()
+        open_session(self.settings, cookie).invalidate()
         return cookie
-
-    def as_by(self, **key: Any) -> tuple[str, Settings]:
-        """A good cookie, and settings whose key is the same one but for `key`."""
-        return self.good, self.made(Key(KEY.kid, KEY.secret, **key))
 
 
 FOREIGN = Key.generate(os.urandom)
@@ -1127,82 +936,63 @@ BAD: dict[str, Callable[[Scene], str]] = {
     "truncated": lambda scene: scene.named(scene.value[:-4]),
     "extended": lambda scene: scene.named(f"{scene.value}AAAA"),
     "not canonical": lambda scene: scene.named(f"{scene.value}="),
-    "altered tag": lambda scene: scene.named(flipped(scene.value, -1)),
-    "altered ciphertext": lambda scene: scene.named(flipped(scene.value, 40)),
-    "altered nonce": lambda scene: scene.named(flipped(scene.value, 10)),
+    "altered tag": lambda scene: scene.named(flip(scene.value, -1)),
+    "altered ciphertext": lambda scene: scene.named(flip(scene.value, 40)),
+    "altered nonce": lambda scene: scene.named(flip(scene.value, 10)),
     "another name": lambda scene: scene.named(sealed_for("core", "default", "other")),
     "another realm": lambda scene: scene.named(sealed_for("core", "other", "__Host-s")),
     "another purpose": lambda scene: scene.named(sealed_for("stored", "default", "__Host-s")),
-    "idle too long": lambda scene: scene.expired(2 * 3600),
+    "idle too long": lambda scene: scene.sealed_before(2 * 3600),
     "logged out": Scene.revoked,
 }
 WITHHELD: dict[str, Callable[[Scene], str]] = {
-    "another format": lambda scene: scene.named(flipped(scene.value, 0)),
+    "another format": lambda scene: scene.named(flip(scene.value, 0)),
     "another format, over-long": lambda scene: scene.named("A" * 60_000),
-    "an unknown key": lambda scene: cookies_with(scene.made(FOREIGN), "alice"),
-    "sealed in the future": lambda scene: scene.expired(-120),
+    "an unknown key": lambda scene: cookies_with(scene.make(FOREIGN), "alice"),
+    "sealed in the future": lambda scene: scene.sealed_before(-120),
     "two sessions": lambda scene: f"{scene.good}; {cookies_with(scene.settings, 'bob')}",
-    "a record of tomorrow": lambda scene: scene.named(sealed_for("core", "default", "__Host-s")),
+    "a record of a newer release": lambda scene: scene.named(
+        sealed_for("core", "default", "__Host-s")
+    ),
 }
 
 
-def assert_same_answer(scene: Scene, settings: Settings, bad: str, write: bool) -> None:
+def assert_same_answer(scene: Scene, settings: Settings, bad: str, write: bool = False) -> None:
+    """A bad cookie gets the answer of no cookie, to the byte."""
     app = page_app(write)
-    without, withheld = ask(checked(app, settings)), ask(checked(app, settings), cookie=bad)
-    assert withheld.status == without.status
-    assert withheld.headers == without.headers
-    assert withheld.body == without.body == b"None {} True None"
+    without, with_bad = ask(checked(app, settings)), ask(checked(app, settings), cookie=bad)
+    assert (with_bad.status, with_bad.headers) == (without.status, without.headers)
+    assert with_bad.body == without.body == b"None {} True None"
     assert ask(checked(app, scene.settings), cookie=scene.good).body != without.body
 
 
-@pytest.mark.parametrize("write", [False, True], ids=["read", "written"])
-@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
-def test_a_refused_cookie_gets_the_answer_of_no_cookie_to_the_byte(
-    bad: Callable[[Scene], str], write: bool, clock: Clock
-) -> None:
-    scene = Scene(clock)
-    # A constant instead of random bytes: the same record is then sealed to the same cookie.
-    settings = scene.made(random=lambda count: b"\x07" * count)
-    assert_same_answer(scene, settings, bad(scene), write)
+def test_refused_cookie_gets_the_answer_of_no_cookie() -> None:
+    def check(bad: Callable[[Scene], str]) -> None:
+        scene = Scene()
+        # A constant instead of random bytes: the same record is then sealed to the same cookie.
+        settings = scene.make(random=lambda count: b"\x07" * count)
+        for write in (False, True):
+            assert_same_answer(scene, settings, bad(scene), write)
+
+    check_each(BAD, check)
+    for key in ({"expires_at": START}, {"revoked": True}, {"disabled": True}):
+        scene = Scene()
+        settings = scene.make(Key(KEY.kid, KEY.secret, **key))
+        assert_same_answer(scene, settings, scene.good)
 
 
-@pytest.mark.parametrize("bad", WITHHELD.values(), ids=WITHHELD)
-def test_a_withheld_cookie_gets_the_page_of_no_cookie_to_the_byte(
-    bad: Callable[[Scene], str], clock: Clock
-) -> None:
-    scene = Scene(clock)
-    assert_same_answer(scene, scene.settings, bad(scene), write=False)
+def test_withheld_cookie_gets_the_answer_of_no_cookie_and_is_kept() -> None:
+    def check(bad: Callable[[Scene], str]) -> None:
+        scene = Scene()
+        cookie = bad(scene)
+        assert_same_answer(scene, scene.settings, cookie)
+        assert ask(checked(page_app(True), scene.settings), cookie=cookie).set_cookies == []
+
+    check_each(WITHHELD, check)
 
 
-@pytest.mark.parametrize("bad", WITHHELD.values(), ids=WITHHELD)
-def test_a_withheld_cookie_is_neither_deleted_nor_overwritten(
-    bad: Callable[[Scene], str], clock: Clock
-) -> None:
-    scene = Scene(clock)
-    assert ask(checked(page_app(True), scene.settings), cookie=bad(scene)).set_cookies == []
-
-
-@pytest.mark.parametrize("state", ["revoked", "disabled", "expired"])
-def test_a_key_out_of_use_gets_the_page_of_no_cookie_to_the_byte(state: str, clock: Clock) -> None:
-    scene = Scene(clock)
-    bad, settings = scene.as_by(**{"expires_at": START} if state == "expired" else {state: True})
-    assert_same_answer(scene, settings, bad, write=False)
-
-
-class DeadStore(MemoryStorage):
-    """A store that does not answer."""
-
-    def read(self, *_: object) -> NoReturn:
-        raise StorageUnavailable("connection refused")
-
-    def create(self, *_: object) -> NoReturn:
-        raise StorageUnavailable("connection refused")
-
-
-def test_an_unreachable_store_gets_the_page_of_no_cookie_and_keeps_the_cookie(
-    clock: Clock,
-) -> None:
-    scene = Scene(clock)
-    settings = scene.made(storage=DeadStore(clock))
-    assert_same_answer(scene, settings, scene.good, write=False)
+def test_unreachable_store_gets_the_answer_of_no_cookie_and_keeps_the_cookie() -> None:
+    scene = Scene()
+    settings = scene.make(storage=ScriptedStorage(scene.clock).fail("read", "create"))
+    assert_same_answer(scene, settings, scene.good)
     assert ask(checked(page_app(True), settings), cookie=scene.good).set_cookies == []

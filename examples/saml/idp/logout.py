@@ -1,11 +1,11 @@
-"""Single logout: who is told by which channel, and what the service that began it is answered.
+"""Single logout: which service is notified by which channel, and how the logout is answered.
 
-Knows notices, requests of services and the two channels. Does not know pages, nor how a session
-ends: that is `sealedstate.sso`'s, and it is done before any service is told.
+How a session ends is the business of `sealedstate.sso`, and it has ended before any service is
+notified.
 
-By the front channel the user's browser goes from service to service, each time with a LogoutRequest
-there and a LogoutResponse back. What leads back to the logout is the RelayState. Services without a
-front channel are told by SOAP in between; a request that came by SOAP is passed on by SOAP alone.
+Front channel: the user's browser goes from service to service, each time with a LogoutRequest there
+and a LogoutResponse back. The RelayState leads back to the logout. Services without a front channel
+are notified by SOAP in between. Back channel: a request by SOAP is passed on only by SOAP.
 """
 
 from __future__ import annotations
@@ -13,24 +13,25 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, cast
 
 from saml2 import BINDING_HTTP_REDIRECT, BINDING_SOAP
 
 from sealedstate import Session
-from sealedstate.sso import LoginsUnreadable, LogoutProgress, LogoutRequest, Notice, SingleLogout
+from sealedstate.errors import LoginsUnreadable
+from sealedstate.sso import LogoutProgress, LogoutRequest, Notice, SingleLogout
 
 from ..drafts import (
-    logout_request,
-    logout_response,
-    name_id_of,
+    draft_logout_request,
+    draft_logout_response,
     new_id,
-    session_indexes_of,
+    read_name_id,
+    read_session_indexes,
 )
-from ..entities import endpoints
+from ..entities import find_endpoints
 from ..messages import NoAnswer, Received, Refused
-from .deployment import Deployment
+from .resources import IdPResources
 
 PART = "logout"
 
@@ -38,8 +39,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
-    """The service whose LogoutRequest began it, and what its answer has to repeat."""
+class Requester:
+    """The service whose LogoutRequest began a logout, and what its answer repeats."""
 
     entity_id: str
     request_id: str
@@ -47,163 +48,168 @@ class Asker:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """A logout that this browser is in the middle of. `waiting`: whose answer is awaited."""
+class UnfinishedLogout:
+    """A logout that this browser is in the middle of. `waiting_for`: whose answer is missing."""
 
     progress: LogoutProgress
-    waiting: Notice
+    waiting_for: Notice
 
 
 class Logout:
-    """Ends sessions and tells services."""
+    """Ends sessions and notifies services."""
 
-    def __init__(self, deployment: Deployment, single: SingleLogout) -> None:
-        self._deployment = deployment
-        self._messages = deployment.messages
-        self._single = single
+    def __init__(self, resources: IdPResources, single_logout: SingleLogout) -> None:
+        self._resources = resources
+        self._messages = resources.messages
+        self._entity = resources.messages.entity
+        self._single_logout = single_logout
 
     # --- front channel --------------------------------------------------------------------------
 
-    def begin(self, session: Session, asker: Asker | None = None) -> LogoutProgress:
-        """The user wants to be signed out everywhere. Raises StorageError: then nothing ended."""
-        return self._begun(session, None, asker)
+    def begin(self, session: Session) -> LogoutProgress:
+        """The user signs out everywhere. Raises StorageError: then nothing has ended."""
+        return self._begin(session, None, None)
 
     def begin_for(self, session: Session, received: Received) -> LogoutProgress | str:
-        """A service's request came with the user's browser: the logout, or the answer's address."""
-        asked = _request(received)
-        asker = Asker(received.issuer, received.message.id, received.relay_state)
-        if self._is_about(session, asked):
-            return self._begun(session, asked, asker)
-        # Not about the session that is in this browser: what it means is found without it.
-        complete = self.pass_on(self._single.begin_by_request(asked))
-        return self.answer_address(asker, complete)
+        """A service's request came with the user's browser.
 
-    def heard(self, received: Received) -> LogoutProgress:
-        """A service's answer, by redirect. Raises Refused for what nobody has asked."""
-        progress = self._single.resume(received.relay_state)
+        Returns the logout that began, or the address of the answer if the request was not about
+        this browser's session.
+        """
+        request = _read_request(received)
+        requester = Requester(received.issuer, received.message.id, received.relay_state)
+        if self._is_about(session, request):
+            return self._begin(session, request, requester)
+        is_complete = self.notify_by_soap(self._single_logout.begin_for_request(request))
+        return self.answer_address(requester, is_complete)
+
+    def receive_answer(self, received: Received) -> LogoutProgress:
+        """A service's LogoutResponse, by redirect. Raises Refused if it answers no request."""
+        progress = self._single_logout.resume(received.relay_state)
         if progress is None:
             raise Refused("it answers a logout that is not under way")
         for notice in progress.remaining:
             if received.message.in_response_to == _message_id(progress, notice):
+                # Only the service that was asked may answer.
                 if notice.entity_id != received.issuer:
                     break
-                _note(progress, notice, received.succeeded)
+                _record(progress, notice, received.succeeded)
                 return progress
-        raise Refused("it answers what that service was not asked")
+        raise Refused("it answers a request that this service did not get")
 
     def next_address(self, progress: LogoutProgress) -> str | None:
-        """Where the browser goes next: to a service. None when all are told, or can't be."""
+        """Where the browser goes next: to a service. None when no service is left to be visited."""
         for notice in progress.remaining:
-            address = self._endpoint(notice, BINDING_HTTP_REDIRECT)
+            address = self._find_address(notice, BINDING_HTTP_REDIRECT)
             if address is not None:
                 xml = self._draft(notice, address, _message_id(progress, notice), sign=False)
-                return self._messages.redirect(xml, address, progress.token, response=False)
-            self._tell(progress, notice)
+                return self._messages.sign_redirect(xml, address, progress.token, response=False)
+            self._notify(progress, notice)
         return None
 
-    def answer_address(self, asker: Asker, complete: bool) -> str:
+    def answer_address(self, requester: Requester, is_complete: bool) -> str:
         """Where the browser goes at last: back to the service that began it, with the answer."""
-        xml, address = logout_response(
-            self._messages.entity,
-            asker.request_id,
-            asker.entity_id,
+        xml, address = draft_logout_response(
+            self._entity,
+            requester.request_id,
+            requester.entity_id,
             BINDING_HTTP_REDIRECT,
-            complete,
+            is_complete,
             sign=False,
         )
-        return self._messages.redirect(xml, address, asker.relay_state, response=True)
+        return self._messages.sign_redirect(xml, address, requester.relay_state, response=True)
 
-    # --- a browser that got stuck at a service ----------------------------------------------------
+    # --- a browser that does not come back from a service -----------------------------------------
 
-    def standing(self, session: Session) -> Standing | None:
-        """The logout that this browser has not come to the end of."""
-        token = _kept(session).get("token")
-        progress = None if token is None else self._single.resume(token)
+    def find_unfinished(self, session: Session) -> UnfinishedLogout | None:
+        """The logout that this browser is in the middle of."""
+        token = _read_state(session).get("token")
+        progress = None if token is None else self._single_logout.resume(token)
         if progress is None or not progress.remaining:
             return None
-        return Standing(progress, progress.remaining[0])
+        return UnfinishedLogout(progress, progress.remaining[0])
 
-    def skip(self, standing: Standing) -> LogoutProgress:
-        """Go on without the service that did not answer."""
-        standing.progress.failed(standing.waiting)
-        return standing.progress
+    def skip(self, unfinished: UnfinishedLogout) -> LogoutProgress:
+        """Continue without the service that did not answer."""
+        unfinished.progress.failed(unfinished.waiting_for)
+        return unfinished.progress
 
-    def leave_behind(self, session: Session) -> None:
-        """The user signs in again, in the middle of a logout: who remains is told by SOAP."""
-        standing = self.standing(session)
-        self.asker_of(session)
-        if standing is not None:
-            self.pass_on([standing.progress])
+    def finish_by_soap(self, session: Session) -> None:
+        """The user signs in again, in the middle of a logout: notify the rest by SOAP."""
+        unfinished = self.find_unfinished(session)
+        self.pop_requester(session)
+        if unfinished is not None:
+            self.notify_by_soap([unfinished.progress])
 
-    def asker_of(self, session: Session) -> Asker | None:
-        """Who began the logout that this browser is in, and forget that it is in one."""
-        kept = _kept(session)
-        if kept:
+    def pop_requester(self, session: Session) -> Requester | None:
+        """The service that began this browser's logout. The session forgets that logout."""
+        state = _read_state(session)
+        if state:
             del session[PART]
-        asker = kept.get("asker")
-        return None if asker is None else Asker(*asker)
+        requester = state.get("requester")
+        return None if requester is None else Requester(*requester)
 
     # --- back channel ---------------------------------------------------------------------------
 
-    def by_soap(self, received: Received) -> str:
-        """A service's request by SOAP, without the user's cookie: end, tell the others, answer."""
-        progresses = self._single.begin_by_request(_request(received))
-        complete = self.pass_on(progresses)
-        xml, _ = logout_response(
-            self._messages.entity,
+    def answer_soap(self, received: Received) -> str:
+        """A service's request by SOAP, without the user's cookie: end, notify, answer."""
+        progresses = self._single_logout.begin_for_request(_read_request(received))
+        is_complete = self.notify_by_soap(progresses)
+        xml, _ = draft_logout_response(
+            self._entity,
             received.message.id,
             received.issuer,
             BINDING_SOAP,
-            complete,
+            is_complete,
             sign=True,
         )
         return xml
 
-    def pass_on(self, progresses: Iterable[LogoutProgress]) -> bool:
-        """Tell all who remain by SOAP; whether everybody is told."""
-        complete = True
+    def notify_by_soap(self, progresses: Iterable[LogoutProgress]) -> bool:
+        """Notify all remaining services by SOAP; whether every service has confirmed."""
+        is_complete = True
         for progress in progresses:
             for notice in progress.remaining:
-                self._tell(progress, notice)
-            complete = complete and progress.complete and not progress.partial
-        return complete
+                self._notify(progress, notice)
+            is_complete = is_complete and progress.is_complete and not progress.is_partial
+        return is_complete
 
-    def settle(self, session: Session) -> LogoutProgress | None:
-        """Tell the services of a session that was ended without its cookies, which came now."""
-        progress = self._single.owed(session)
+    def notify_pending(self, session: Session) -> None:
+        """Notify the services of a session that ended without its cookie, which came now."""
+        progress = self._single_logout.pending(session)
         if progress is not None:
-            self.pass_on([progress])
-        return progress
+            self.notify_by_soap([progress])
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _begun(
-        self, session: Session, asked: LogoutRequest | None, asker: Asker | None
+    def _begin(
+        self, session: Session, request: LogoutRequest | None, requester: Requester | None
     ) -> LogoutProgress:
-        progress = self._single.begin(session, asked)
-        # In the session of nobody that this browser has from now on: for the way back, and for
-        # whoever gets stuck at a service that does not answer.
-        fields = None if asker is None else [asker.entity_id, asker.request_id, asker.relay_state]
-        session[PART] = {"token": progress.token, "asker": fields}
+        progress = self._single_logout.begin(session, request)
+        # Written into the empty session that this browser has from now on: for the way back, and
+        # for a browser that does not come back from a service.
+        fields = None if requester is None else list(astuple(requester))
+        session[PART] = {"token": progress.token, "requester": fields}
         return progress
 
-    def _is_about(self, session: Session, asked: LogoutRequest) -> bool:
+    def _is_about(self, session: Session, request: LogoutRequest) -> bool:
+        """Whether a request means a service login of this session."""
         if session.subject is None:
             return False
-        record = self._deployment.records.of(session, self._deployment.clock())
+        record = self._resources.records.for_session(session)
         try:
-            logins = record.services(asked.entity_id)
+            logins = record.services(request.entity_id)
         except LoginsUnreadable:
             return False
         return any(
-            login.name_id.value == asked.name_id.value
-            and (not asked.session_indexes or login.session_index in asked.session_indexes)
+            login.name_id.value == request.name_id.value
+            and (not request.session_indexes or login.session_index in request.session_indexes)
             for login in logins
         )
 
-    def _tell(self, progress: LogoutProgress, notice: Notice) -> None:
-        """Tell one service by SOAP, and keep how that went."""
-        address = self._endpoint(notice, BINDING_SOAP)
+    def _notify(self, progress: LogoutProgress, notice: Notice) -> None:
+        """Notify one service by SOAP, and record its answer."""
+        address = self._find_address(notice, BINDING_SOAP)
         if address is None:
             progress.failed(notice)
             return
@@ -211,52 +217,48 @@ class Logout:
         xml = self._draft(notice, address, message_id, sign=True)
         try:
             answer = self._messages.ask(xml, address, message_id, "LogoutResponse")
-            _note(progress, notice, answer.succeeded and answer.issuer == notice.entity_id)
         except NoAnswer:
             progress.failed(notice)
+        else:
+            is_confirmed = answer.succeeded and answer.issuer == notice.entity_id
+            _record(progress, notice, is_confirmed)
 
     def _draft(self, notice: Notice, address: str, message_id: str, sign: bool) -> str:
-        return logout_request(
-            self._messages.entity,
-            address,
-            notice.name_id,
-            notice.session_index,
-            message_id,
-            sign,
+        return draft_logout_request(
+            self._entity, address, notice.name_id, notice.session_index, message_id, sign
         )
 
-    def _endpoint(self, notice: Notice, binding: str) -> str | None:
-        """Where a service takes logout requests; None where it does not, or is not known."""
-        entity = self._messages.entity
-        return next(
-            iter(endpoints(entity, "single_logout_service", notice.entity_id, binding)), None
-        )
+    def _find_address(self, notice: Notice, binding: str) -> str | None:
+        """Where a service accepts logout requests; None if it does not, or is unknown."""
+        service = "single_logout_service"
+        return next(iter(find_endpoints(self._entity, service, notice.entity_id, binding)), None)
 
 
-def _request(received: Received) -> LogoutRequest:
-    name_id = name_id_of(received.message.name_id)
+def _read_request(received: Received) -> LogoutRequest:
+    name_id = read_name_id(received.message.name_id)
     if name_id is None:
-        raise Refused("it names nobody")
-    return LogoutRequest(received.issuer, name_id, tuple(session_indexes_of(received.message)))
+        raise Refused("it carries no NameID")
+    indexes = tuple(read_session_indexes(received.message))
+    return LogoutRequest(received.issuer, name_id, indexes)
 
 
-def _note(progress: LogoutProgress, notice: Notice, told: bool) -> None:
-    if told:
-        progress.told(notice)
+def _record(progress: LogoutProgress, notice: Notice, is_confirmed: bool) -> None:
+    if is_confirmed:
+        progress.notified(notice)
     else:
-        _log.warning("%s did not sign somebody out", notice.entity_id)
+        _log.warning("%s did not confirm a logout", notice.entity_id)
         progress.failed(notice)
 
 
 def _message_id(progress: LogoutProgress, notice: Notice) -> str:
-    """The id of the request that goes by redirect: made from what it tells, so that nobody has to
-    keep it until the answer comes.
+    """The id of a request that goes by redirect. It is computed from the request's contents, so
+    that it need not be stored until the answer comes.
     """
-    what = "\0".join(
+    contents = "\0".join(
         [progress.token, notice.entity_id, str(notice.name_id.value), notice.session_index or ""]
     )
-    return f"_{hashlib.sha256(what.encode()).hexdigest()[:40]}"
+    return f"_{hashlib.sha256(contents.encode()).hexdigest()[:40]}"
 
 
-def _kept(session: Session) -> dict[str, Any]:
-    return cast(dict[str, Any], session.get(PART, {}))  # only `_begun` writes it
+def _read_state(session: Session) -> dict[str, Any]:
+    return cast(dict[str, Any], session.get(PART, {}))  # only `_begin` writes it

@@ -1,43 +1,44 @@
-"""Single sign-on: a service asks who somebody is, and gets an answer, once.
+"""Single sign-on: a service asks who the user is, and gets one answer.
 
-Knows AuthnRequests, what waits for a sign-in, and artifacts. Does not know how people sign in.
-
-A request that has to wait for somebody to sign in waits in the store, under a handle that is good
-for one answer, and not in the browser: no page that is sent back can change what was asked.
+A request that waits for a sign-in waits in the store, under a handle that is good for one answer,
+and not in the browser: no page that comes back can change what was asked.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from saml2 import BINDING_HTTP_ARTIFACT, BINDING_HTTP_POST
 from saml2.saml import NAMEID_FORMAT_TRANSIENT, NAMEID_FORMAT_UNSPECIFIED
 
 from sealedstate import Session
 from sealedstate.errors import MalformedToken
-from sealedstate.sso import SAMLArtifact, source_id_of
-from sealedstate.sso._codec.tables import METHODS
+from sealedstate.sso import SAMLArtifact, compute_source_id
 
-from ..drafts import Asked, artifact_response, authn_response, no_passive_response
-from ..entities import endpoints
-from ..keeping import ABSOLUTE_LIFETIME
+from ..drafts import (
+    RequestContext,
+    draft_artifact_response,
+    draft_authn_response,
+    draft_no_passive_response,
+)
+from ..entities import find_endpoints
 from ..messages import Received, Refused
-from .deployment import Deployment
+from ..resources import ABSOLUTE_LIFETIME
+from .resources import IdPResources
 
-PASSWORD = METHODS[0]
+PASSWORD = "urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport"  # noqa: S105
 WAIT_SECONDS = 900
 ARTIFACT_SECONDS = 60
 AUTHENTICATION_SECONDS = 8 * 3600
-NAMES_GIVEN = (None, NAMEID_FORMAT_TRANSIENT, NAMEID_FORMAT_UNSPECIFIED)
+NAME_ID_FORMATS = (None, NAMEID_FORMAT_TRANSIENT, NAMEID_FORMAT_UNSPECIFIED)
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """An AuthnRequest that was accepted, with what its answer needs.
+class AuthnRequest:
+    """A service's request that was accepted, with what its answer needs.
 
-    `forced`: the user is to prove anew who they are; `passive`: nobody is to be asked anything.
+    `forced`: the user must prove again who they are. `passive`: the user must not be asked.
     """
 
     request_id: str
@@ -49,13 +50,14 @@ class Waiting:
     passive: bool
 
     @property
-    def asked(self) -> Asked:
-        return Asked(self.request_id, self.entity_id, self.consumer)
+    def context(self) -> RequestContext:
+        """What the response repeats."""
+        return RequestContext(self.request_id, self.entity_id, self.consumer)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response on its way through the browser: by POST the message, else its artifact."""
+    """A response on its way through the browser: the message itself, or an artifact for it."""
 
     consumer: str
     relay_state: str
@@ -66,107 +68,95 @@ class Answer:
 class SignOn:
     """Answers AuthnRequests out of sessions."""
 
-    def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
-        self._me = deployment.federation.idp.entity_id
+    def __init__(self, resources: IdPResources) -> None:
+        self._resources = resources
+        self._entity = resources.messages.entity
+        self._me = resources.federation.idp.entity_id
 
     # --- requests -------------------------------------------------------------------------------
 
-    def accepted(self, received: Received) -> Waiting:
-        """What a service asks. Raises Refused for what its metadata or we don't allow."""
+    def accept(self, received: Received) -> AuthnRequest:
+        """What a service asks. Raises Refused for what its metadata or this site forbids."""
         request = received.message
         policy = request.name_id_policy
-        if (policy.format if policy else None) not in NAMES_GIVEN:
-            raise Refused("such names are not given here")
+        if (policy.format if policy else None) not in NAME_ID_FORMATS:
+            raise Refused("NameIDs of that format are not available")
         binding = request.protocol_binding or BINDING_HTTP_POST
-        return Waiting(
+        # The answer goes only to an address in the service's metadata, whatever the request says.
+        wanted = request.assertion_consumer_service_url
+        addresses = find_endpoints(
+            self._entity, "assertion_consumer_service", received.issuer, binding
+        )
+        if not addresses or (wanted and wanted not in addresses):
+            raise Refused("the answer would go to an address that is not the service's")
+        return AuthnRequest(
             request.id,
             received.issuer,
-            self._consumer(received.issuer, binding, request.assertion_consumer_service_url),
+            wanted or addresses[0],
             binding,
             received.relay_state,
             _is_true(request.force_authn),
             _is_true(request.is_passive),
         )
 
-    def keep(self, waiting: Waiting) -> str:
-        """Let a request wait; the handle that gets it back, once."""
-        data, now = json.dumps(asdict(waiting)).encode(), self._deployment.clock()
-        return self._deployment.artifacts.put(data, self._me, WAIT_SECONDS, now).hex()
+    def store(self, request: AuthnRequest) -> str:
+        """Let a request wait; the handle that fetches it, once."""
+        data = json.dumps(asdict(request)).encode()
+        return self._resources.artifacts.put(data, self._me, WAIT_SECONDS).hex()
 
-    def fetch(self, handle: str) -> Waiting:
-        """A request that has waited. Raises Refused where it was answered, or waited too long."""
+    def fetch(self, handle: str) -> AuthnRequest:
+        """A request that has waited. Raises Refused if it was answered, or waited too long."""
         try:
             raw = bytes.fromhex(handle)
         except ValueError:
             raw = b""
-        data = self._deployment.artifacts.take(raw, self._me, self._deployment.clock())
+        data = self._resources.artifacts.take(raw, self._me)
         if data is None:
-            raise Refused("it was answered already, or has waited for too long")
-        return Waiting(**json.loads(data))
+            raise Refused("the request was answered already, or has waited too long")
+        return AuthnRequest(**json.loads(data))
 
-    def is_answerable(self, waiting: Waiting, session: Session) -> bool:
-        """Whether nobody has to be asked anything for an answer."""
-        if session.subject is None or waiting.forced:
+    def is_answerable(self, request: AuthnRequest, session: Session) -> bool:
+        """Whether the session holds the answer, without asking the user."""
+        if session.subject is None or request.forced:
             return False
-        record = self._deployment.records.of(session, self._deployment.clock())
+        record = self._resources.records.for_session(session)
         return record.is_fresh(PASSWORD)
-
-    def _consumer(self, entity_id: str, binding: str, wanted: str | None) -> str:
-        """Where answers go: nowhere but to an address that stands in the service's metadata."""
-        entity = self._deployment.messages.entity
-        addresses = endpoints(entity, "assertion_consumer_service", entity_id, binding)
-        if not addresses or (wanted and wanted not in addresses):
-            raise Refused("the answer would go to an address that is not the service's")
-        return wanted or addresses[0]
 
     # --- answers --------------------------------------------------------------------------------
 
-    def answer(self, waiting: Waiting, session: Session) -> Answer:
-        """Enter the service into the session's login record, and say so to the service."""
-        deployment, now = self._deployment, self._deployment.clock()
-        login = deployment.records.of(session, now).enter(waiting.entity_id, PASSWORD)
-        ends_at = session.expires_at or int(now) + ABSOLUTE_LIFETIME
-        person = _person(session.subject or "")
-        entity = deployment.messages.entity
-        return self._by(waiting, authn_response(entity, waiting.asked, login, person, ends_at))
+    def answer(self, request: AuthnRequest, session: Session) -> Answer:
+        """Add the service to the session's login record, and answer who the user is."""
+        record = self._resources.records.for_session(session)
+        login = record.add_derived_login(request.entity_id, PASSWORD)
+        ends_at = session.expires_at or int(self._resources.clock()) + ABSOLUTE_LIFETIME
+        # What services learn of the user, besides a NameID that means nothing elsewhere.
+        person = {"displayName": [session.subject or ""]}
+        response = draft_authn_response(self._entity, request.context, login, person, ends_at)
+        return self._address(request, response)
 
-    def decline(self, waiting: Waiting) -> Answer:
-        """Nobody is signed in, and the service wants nobody to be asked."""
-        entity = self._deployment.messages.entity
-        return self._by(waiting, no_passive_response(entity, waiting.asked))
-
-    def _by(self, waiting: Waiting, xml: str) -> Answer:
-        if waiting.binding != BINDING_HTTP_ARTIFACT:
-            return Answer(waiting.consumer, waiting.relay_state, xml=xml)
-        deployment = self._deployment
-        handle = deployment.artifacts.put(
-            xml.encode(), waiting.entity_id, ARTIFACT_SECONDS, deployment.clock()
-        )
-        artifact = SAMLArtifact(source_id_of(self._me), handle).export()
-        return Answer(waiting.consumer, waiting.relay_state, artifact=artifact)
+    def decline(self, request: AuthnRequest) -> Answer:
+        """The user is not signed in, and the service forbade asking."""
+        return self._address(request, draft_no_passive_response(self._entity, request.context))
 
     def resolve(self, received: Received) -> str:
-        """The answer to an ArtifactResolve: the message, for the first who asks and is meant."""
-        message = self._fetched(received.message.artifact, received.issuer)
-        entity = self._deployment.messages.entity
-        return artifact_response(entity, received.message.id, message)
-
-    def _fetched(self, artifact: Any, issuer: str) -> str | None:
+        """The answer to an ArtifactResolve: the message, once, for its service."""
+        artifact, message = received.message.artifact, None
         try:
             found = SAMLArtifact.parse(artifact.text.strip() if artifact is not None else "")
         except MalformedToken:
-            return None
-        if not found.is_from(self._me):
-            return None
-        deployment = self._deployment
-        message = deployment.artifacts.take(found.handle, issuer, deployment.clock())
-        return None if message is None else message.decode()
+            found = None
+        if found is not None and found.is_from(self._me):
+            message = self._resources.artifacts.take(found.handle, received.issuer)
+        xml = None if message is None else message.decode()
+        return draft_artifact_response(self._entity, received.message.id, xml)
 
-
-def _person(name: str) -> dict[str, list[str]]:
-    """What services learn of somebody, beside a name that means nothing anywhere else."""
-    return {"displayName": [name]}
+    def _address(self, request: AuthnRequest, xml: str) -> Answer:
+        """A response in the binding that the service wants."""
+        if request.binding != BINDING_HTTP_ARTIFACT:
+            return Answer(request.consumer, request.relay_state, xml=xml)
+        handle = self._resources.artifacts.put(xml.encode(), request.entity_id, ARTIFACT_SECONDS)
+        artifact = SAMLArtifact(compute_source_id(self._me), handle).export()
+        return Answer(request.consumer, request.relay_state, artifact=artifact)
 
 
 def _is_true(text: str | bool | None) -> bool:

@@ -1,10 +1,7 @@
-"""A service's part in single logout: it asks for one, and it is told of others'.
+"""A service's part in single logout: it asks for one, and takes part in those of others.
 
-Knows LogoutRequests and their answers. Does not know pages.
-
-The subject of this service's sessions is the NameID, which the identity provider makes for one
-session of its own. So "all sessions of that subject" is what a request that comes by SOAP, without
-anybody's cookie, has to end, and what is refused from then on.
+The subject of this service's sessions is the NameID, which the identity provider makes for one of
+its sessions. So a request by SOAP, without the user's cookie, ends all sessions of that subject.
 """
 
 from __future__ import annotations
@@ -12,106 +9,104 @@ from __future__ import annotations
 from saml2 import BINDING_HTTP_REDIRECT, BINDING_SOAP
 
 from sealedstate import Keeper, Session
+from sealedstate.sso import NameID
 
 from ..drafts import (
     PARTIAL_LOGOUT,
     SUCCESS,
-    logout_request,
-    logout_response,
-    name_id_of,
+    draft_logout_request,
+    draft_logout_response,
     new_id,
-    session_indexes_of,
+    read_name_id,
+    read_session_indexes,
 )
 from ..federation import logout_path
 from ..messages import SOAP_PATIENCE, NoAnswer, Received, Refused
-from .deployment import Deployment
-from .sign_on import Login, login_of
+from .resources import ServiceResources
+from .sign_on import Login, find_login
 
 PART = "leaving"
 
 
 class Logout:
-    """Signs people out here, and tells the identity provider or is told by it."""
+    """Signs users out here, on their wish or on the identity provider's."""
 
-    def __init__(self, deployment: Deployment, keeper: Keeper) -> None:
-        self._deployment = deployment
-        self._messages = deployment.messages
-        self._client = deployment.client
-        self._idp = deployment.federation.idp
+    def __init__(self, resources: ServiceResources, keeper: Keeper) -> None:
+        self._messages = resources.messages
+        self._client = resources.client
+        self._idp = resources.federation.idp
         self._keeper = keeper
 
-    # --- it asks --------------------------------------------------------------------------------
+    # --- the user signs out here ----------------------------------------------------------------
 
     def leave(self, session: Session, login: Login) -> str:
         """Sign out here; where the browser goes for the rest. Raises StorageError."""
         address, request_id = self._idp.at(logout_path(BINDING_HTTP_REDIRECT)), new_id()
-        xml = self._request(login, address, request_id, sign=False)
+        xml = self._draft_request(login, address, request_id, sign=False)
         session.invalidate()
-        session[PART] = request_id  # in the session of nobody that the browser has now
-        return self._messages.redirect(xml, address, "", response=False)
+        session[PART] = request_id  # in the empty session that the browser has now
+        return self._messages.sign_redirect(xml, address, "", response=False)
 
-    def heard(self, session: Session, received: Received) -> str:
-        """How the identity provider answers, as a notice. Raises Refused."""
+    def receive_answer(self, session: Session, received: Received) -> str:
+        """The identity provider's answer, as the name of a notice. Raises Refused."""
         if received.message.in_response_to != session.get(PART):
-            raise Refused("it answers what nobody has asked here")
+            raise Refused("it answers a request that this browser did not send")
         del session[PART]
-        return _notice(received)
+        return _choose_notice(received)
 
     def leave_by_soap(self, session: Session, login: Login) -> str:
-        """Sign out here, and tell the identity provider without any browser; a notice."""
+        """Sign out here, and ask the identity provider without the browser; a notice."""
         address, request_id = self._idp.at(logout_path(BINDING_SOAP)), new_id()
-        xml = self._request(login, address, request_id, sign=True)
+        xml = self._draft_request(login, address, request_id, sign=True)
         session.invalidate()
         try:
-            kind = "LogoutResponse"
-            return _notice(self._messages.ask(xml, address, request_id, kind, SOAP_PATIENCE))
+            answer = self._messages.ask(
+                xml, address, request_id, "LogoutResponse", seconds=SOAP_PATIENCE
+            )
         except NoAnswer:
-            return "unheard"
+            return "not-confirmed"
+        return _choose_notice(answer)
 
-    def _request(self, login: Login, address: str, request_id: str, sign: bool) -> str:
-        return logout_request(
+    def _draft_request(self, login: Login, address: str, request_id: str, sign: bool) -> str:
+        return draft_logout_request(
             self._client, address, login.name_id, login.session_index, request_id, sign
         )
 
-    # --- it is told -----------------------------------------------------------------------------
+    # --- the identity provider asks -------------------------------------------------------------
 
-    def told(self, session: Session, received: Received) -> str:
-        """The identity provider's request, by redirect; where the browser goes with the answer."""
-        self._end(received)
-        login = login_of(session)
-        if login is not None and _means(received, login):
+    def answer_redirect(self, session: Session, received: Received) -> str:
+        """End what a request by redirect names; where the browser goes with the answer."""
+        name_id = self._end(received)
+        login, indexes = find_login(session), read_session_indexes(received.message)
+        is_named = login is not None and login.name_id.value == name_id.value
+        if login and is_named and (not indexes or login.session_index in indexes):
             session.invalidate()
-        xml, address = self._answer(received, BINDING_HTTP_REDIRECT, sign=False)
-        return self._messages.redirect(xml, address, received.relay_state, response=True)
+        xml, address = self._draft_answer(received, BINDING_HTTP_REDIRECT, sign=False)
+        return self._messages.sign_redirect(xml, address, received.relay_state, response=True)
 
-    def told_by_soap(self, received: Received) -> str:
-        """The identity provider's request, by SOAP; the answer."""
+    def answer_soap(self, received: Received) -> str:
+        """End what a request by SOAP names; the answer."""
         self._end(received)
-        return self._answer(received, BINDING_SOAP, sign=True)[0]
+        return self._draft_answer(received, BINDING_SOAP, sign=True)[0]
 
-    def _end(self, received: Received) -> None:
-        """From now on no session of that NameID opens, in whatever browser. Raises StorageError."""
-        name_id = name_id_of(received.message.name_id)
+    def _end(self, received: Received) -> NameID:
+        """Refuse all sessions of a NameID from now on, in every browser. Raises StorageError."""
+        name_id = read_name_id(received.message.name_id)
         if name_id is None:
-            raise Refused("it names nobody")
+            raise Refused("it carries no NameID")
         self._keeper.revoke_subject(str(name_id.value))
+        return name_id
 
-    def _answer(self, received: Received, binding: str, sign: bool) -> tuple[str, str]:
-        return logout_response(
+    def _draft_answer(self, received: Received, binding: str, sign: bool) -> tuple[str, str]:
+        return draft_logout_response(
             self._client, received.message.id, received.issuer, binding, True, sign
         )
 
 
-def _means(received: Received, login: Login) -> bool:
-    name_id, indexes = name_id_of(received.message.name_id), session_indexes_of(received.message)
-    same = name_id is not None and name_id.value == login.name_id.value
-    return same and (not indexes or login.session_index in indexes)
-
-
-def _notice(received: Received) -> str:
+def _choose_notice(received: Received) -> str:
     if received.succeeded:
         return "signed-out"
     code = received.message.status.status_code
     second = code.status_code
-    partial = code.value == SUCCESS and second is not None and second.value == PARTIAL_LOGOUT
-    return "partly" if partial else "unheard"
+    is_partial = code.value == SUCCESS and second is not None and second.value == PARTIAL_LOGOUT
+    return "partly-signed-out" if is_partial else "not-confirmed"

@@ -1,129 +1,141 @@
-"""A service as a WSGI application: which request gets which answer.
-
-Knows routes and forms. Does not know what a message says, or how a page looks.
-"""
+"""A service as a WSGI application: which request gets which answer."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from saml2 import BINDING_HTTP_ARTIFACT
 from saml2.metadata import entity_descriptor
 from werkzeug.routing import Map, Rule
 from werkzeug.wrappers import Response
 
-from ...views.forms import check_form, offer_token, token_text
-from ...views.markup import Html
+from ...views.forms import check_form, ensure_token
 from ..messages import LOGOUT_KINDS, Refused
-from ..web import Site, SiteRequest, see_other, soap
-from . import pages
-from .deployment import Deployment
+from ..web import Site, SiteRequest, respond_by_soap, see_other
 from .logout import Logout
-from .sign_on import SignOn, login_of
+from .resources import ServiceResources
+from .sign_on import SignOn, find_login
 
+NOTICES = {
+    "signed-out": "You are signed out here and at every other service.",
+    "not-signed-in": "You are not signed in here.",
+}
+WARNINGS = {
+    "partly-signed-out": "You are signed out here. But not every service has confirmed that it"
+    " signed you out, too: close the browser to be safe.",
+    "not-confirmed": "You are signed out here, but the identity provider did not confirm it. You"
+    " may still be signed in elsewhere.",
+}
 ROUTES = Map(
     [
         Rule("/", endpoint="home", methods=["GET"]),
         Rule("/sign-in", endpoint="sign-in", methods=["POST"]),
-        Rule("/acs", endpoint="posted", methods=["POST"]),
-        Rule("/acs/artifact", endpoint="artifact", methods=["GET"]),
+        Rule("/acs", endpoint="response-post", methods=["POST"]),
+        Rule("/acs/artifact", endpoint="response-artifact", methods=["GET"]),
         Rule("/sign-out", endpoint="sign-out", methods=["POST"]),
         Rule("/sign-out-by-soap", endpoint="sign-out-by-soap", methods=["POST"]),
-        Rule("/slo", endpoint="logout", methods=["GET"]),
-        Rule("/slo/soap", endpoint="logout-by-soap", methods=["POST"]),
+        Rule("/slo", endpoint="logout-redirect", methods=["GET"]),
+        Rule("/slo/soap", endpoint="logout-soap", methods=["POST"]),
         Rule("/metadata", endpoint="metadata", methods=["GET"]),
     ]
 )
 
 
 class ServiceProvider(Site):
-    """A service that has no sign-in of its own."""
+    """A service whose users sign in at the identity provider."""
 
-    def __init__(self, deployment: Deployment) -> None:
+    def __init__(self, resources: ServiceResources) -> None:
         handlers = {
             "home": self._home,
             "sign-in": self._sign_in,
-            "posted": self._posted,
-            "artifact": self._artifact,
+            "response-post": self._response_post,
+            "response-artifact": self._response_artifact,
             "sign-out": self._sign_out,
             "sign-out-by-soap": self._sign_out_by_soap,
-            "logout": self._logout,
-            "logout-by-soap": self._logout_by_soap,
+            "logout-redirect": self._logout_redirect,
+            "logout-soap": self._logout_soap,
             "metadata": self._metadata,
         }
         super().__init__(
-            deployment.settings, ROUTES, handlers, self._refusal_page, deployment.federation
+            resources.deployment,
+            ROUTES,
+            handlers,
+            resources.federation,
+            templates=Path(__file__).with_name("templates"),
+            layout="service.html",
+            common={"service": resources.service, "idp": resources.federation.idp.at("/")},
         )
-        self._deployment = deployment
-        self._messages = deployment.messages
-        self._sign_on = SignOn(deployment)
-        self._signing_out = Logout(deployment, self.keeper)
-        self._idp = deployment.federation.idp.at("/")
+        self._service = resources.service
+        self._client = resources.client
+        self._messages = resources.messages
+        self._sign_on = SignOn(resources)
+        self._logout = Logout(resources, self.keeper)
 
     def _home(self, request: SiteRequest) -> Response:
-        session = request.session
-        offer_token(session)
-        size = len(request.cookies.get(self._deployment.service.name, ""))
-        return self.page(pages.home(self._frame(request), self._idp, login_of(session), size))
+        ensure_token(request.session)
+        done = request.args.get("done", "")
+        return self.page(
+            request,
+            "home.html",
+            notice=NOTICES.get(done),
+            warning=WARNINGS.get(done),
+            login=find_login(request.session),
+            cookie_bytes=len(request.cookies.get(self._service.name, "")),
+        )
 
     # --- signing in -----------------------------------------------------------------------------
 
     def _sign_in(self, request: SiteRequest) -> Response:
         check_form(request.session, request)
-        question = self._sign_on.ask(request.session)
-        if question.fields is None:
-            return see_other(question.address)
-        frame = self._frame(request)
-        return self.page(pages.posting(frame, self._idp, question.address, question.fields))
+        outgoing = self._sign_on.ask(request.session)
+        if outgoing.fields is None:
+            return see_other(outgoing.address)
+        recipient = "the identity provider"
+        return self.post_page(request, outgoing.address, outgoing.fields, recipient)
 
-    def _posted(self, request: SiteRequest) -> Response:
-        if self._deployment.service.answered_by == BINDING_HTTP_ARTIFACT:
-            raise Refused("this service takes artifacts")
-        self._sign_on.believe(request.session, request.form.get("SAMLResponse", ""))
+    def _response_post(self, request: SiteRequest) -> Response:
+        if self._service.answered_by == BINDING_HTTP_ARTIFACT:
+            raise Refused("this service accepts only artifacts")
+        self._sign_on.accept(request.session, request.form.get("SAMLResponse", ""))
         return see_other("/")
 
-    def _artifact(self, request: SiteRequest) -> Response:
-        if self._deployment.service.answered_by != BINDING_HTTP_ARTIFACT:
-            raise Refused("this service takes no artifacts")
-        response = self._sign_on.by_artifact(request.args.get("SAMLart", ""))
-        self._sign_on.believe(request.session, response)
+    def _response_artifact(self, request: SiteRequest) -> Response:
+        if self._service.answered_by != BINDING_HTTP_ARTIFACT:
+            raise Refused("this service accepts no artifacts")
+        response = self._sign_on.fetch(request.args.get("SAMLart", ""))
+        self._sign_on.accept(request.session, response)
         return see_other("/")
 
     # --- signing out ----------------------------------------------------------------------------
 
     def _sign_out(self, request: SiteRequest) -> Response:
         check_form(request.session, request)
-        login = login_of(request.session)
+        login = find_login(request.session)
         if login is None:
-            return see_other("/?done=nobody")
-        return see_other(self._signing_out.leave(request.session, login))
+            return see_other("/?done=not-signed-in")
+        return see_other(self._logout.leave(request.session, login))
 
     def _sign_out_by_soap(self, request: SiteRequest) -> Response:
         check_form(request.session, request)
-        login = login_of(request.session)
+        login = find_login(request.session)
         if login is None:
-            return see_other("/?done=nobody")
-        return see_other(f"/?done={self._signing_out.leave_by_soap(request.session, login)}")
+            return see_other("/?done=not-signed-in")
+        return see_other(f"/?done={self._logout.leave_by_soap(request.session, login)}")
 
-    def _logout(self, request: SiteRequest) -> Response:
-        """The identity provider's request, or its answer to ours."""
+    def _logout_redirect(self, request: SiteRequest) -> Response:
+        """The identity provider's request, or its answer to our request."""
         query = request.query_string.decode("ascii", "replace")
-        received = self._messages.from_query(query, LOGOUT_KINDS, "/slo")
+        received = self._messages.receive_redirect(query, LOGOUT_KINDS, "/slo")
         if received.kind == "LogoutRequest":
-            return see_other(self._signing_out.told(request.session, received))
-        return see_other(f"/?done={self._signing_out.heard(request.session, received)}")
+            return see_other(self._logout.answer_redirect(request.session, received))
+        return see_other(f"/?done={self._logout.receive_answer(request.session, received)}")
 
-    def _logout_by_soap(self, request: SiteRequest) -> Response:
-        received = self._messages.from_envelope(request.get_data(), "LogoutRequest", "/slo/soap")
-        return soap(self._signing_out.told_by_soap(received))
+    def _logout_soap(self, request: SiteRequest) -> Response:
+        received = self._messages.receive_soap(request.get_data(), "LogoutRequest", "/slo/soap")
+        return respond_by_soap(self._logout.answer_soap(received))
 
-    # --- other things ---------------------------------------------------------------------------
+    # --- metadata -------------------------------------------------------------------------------
 
     def _metadata(self, request: SiteRequest) -> Response:
-        text = str(entity_descriptor(self._deployment.client.config))
+        text = str(entity_descriptor(self._client.config))
         return Response(text, mimetype="application/samlmetadata+xml")
-
-    def _frame(self, request: SiteRequest) -> pages.Frame:
-        token = token_text(request.session)
-        return pages.Frame(self._deployment.service, token, request.args.get("done", ""))
-
-    def _refusal_page(self, request: SiteRequest, _status: int, headline: str, story: str) -> Html:
-        return pages.refusal(self._frame(request), self._idp, headline, story)

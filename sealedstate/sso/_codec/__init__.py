@@ -1,1 +1,1 @@
-"""FOLD: package."""
+"""Login records as bytes: authentications, service logins, strings, bits."""

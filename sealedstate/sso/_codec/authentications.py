@@ -1,49 +1,51 @@
-"""Authentications to the small part that every request opens, and back.
+"""Authentications to the head of a login record and back.
 
-Knows the head's format. Does not know registries, so that a missing one costs no login, nor any
-session: when that began (`start`, epoch seconds) is told.
+Every request that asks about the login decodes the head, and no head depends on a registry: a node
+without the registry loses service logins, never the login itself.
 
-A time within nine hours of the session's start is kept as its low 16 bits, and completed to the
-moment next to the start that has them. When a session is new its start is not known yet: it is the
-moment of the first save, less than an hour after what is given here as the start; hence the hour's
-margin. Any other time is kept whole. Merging needs no start: it compares what is kept.
+A time less than 2**15 - 3600 seconds (eight hours) from the session's start is stored as its low 16
+bits; these mean a moment from start - 2**15 to start + 2**15 - 1. While a session is new, its start
+is not known yet: it is the time of the first save, less than an hour after the start that is
+assumed until then; hence the hour less. Any other time is stored whole. Merging two heads needs no
+start: it compares what is stored.
 
 The head, by its number of bytes:
 
     0  no authentication
-    2  one, by the usual method for the usual duration: the time's low bits
-    3  one, by method m for duration d of the tables in `wellknown`: 8 * m + d, the time's low bits
-    4 or more  bits, as `bits` writes them: the format (4 bits, 1), the number of authentications
-       (small), and for each, ascending: the method (small: 0 and a text, or 1 + its position in the
-       table), the duration (small: 0 and sized, or 1 + its position), and the time: a flag, and its
-       low bits, or if the flag is set: sized
+    2  one, by the first of `METHODS` for the first of `DURATIONS`: the low bits of its time
+    3  one, by method m of `METHODS` for duration d of `DURATIONS`: 8 * m + d, the low bits
+    4 or more  bits, in the codes of `bits` and the texts of `strings`: the format (4 bits, 1), the
+       number of authentications (small), and of each, ascending: the method (small: 0 and a text,
+       or 1 + its position in `METHODS`), the duration (small: 0 and sized, or 1 + its position in
+       `DURATIONS`), a flag, and the low 16 bits of the time, or if the flag is set the time, sized
 
-A head is refused unless encoding what it decodes to gives the same bytes again.
+Authentications ascend by method (by code points), duration, the low bits (-1 for a time that is
+stored whole) and the whole time. A head is valid only if encoding what it decodes to gives the same
+bytes again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
-from ...errors import LoginsUnreadable
+from ...errors import LoginsUnreadable, UnsupportedValue
 from ..logins import Authentication
 from .bits import BitReader, BitWriter
 from .strings import put_text, take_text
-from .tables import DURATIONS, METHODS
-
-T = TypeVar("T")
+from .tables import DURATIONS, METHODS, entry
 
 FORMAT = 1
 LOW_BITS = 16
 WINDOW = 1 << LOW_BITS
 MARGIN = 3600
-# Which combinations of method and duration one byte can name.
-PAIRS = 32
 
 
-class Kept(NamedTuple):
-    """An authentication as it is kept: `low` its time's low bits, or `whole` its time."""
+class StoredAuthentication(NamedTuple):
+    """An authentication as stored.
+
+    Of its time, either `low` (the low 16 bits) or `whole` is set; the other is -1.
+    """
 
     method: str
     duration: int
@@ -51,108 +53,99 @@ class Kept(NamedTuple):
     whole: int
 
 
-Head: TypeAlias = frozenset[Kept]
+Head: TypeAlias = frozenset[StoredAuthentication]
 
 
-def keep(authentication: Authentication, start: int) -> Kept:
-    """The form in which an authentication is kept in a session that begins at `start`."""
+def compact(authentication: Authentication, start: int) -> StoredAuthentication:
+    """Return what a session that starts at `start` stores."""
     time, method, duration = authentication.time, authentication.method, authentication.duration
     if abs(time - start) < WINDOW // 2 - MARGIN:
-        return Kept(method, duration, time % WINDOW, -1)
-    return Kept(method, duration, -1, time)
+        return StoredAuthentication(method, duration, time % WINDOW, -1)
+    return StoredAuthentication(method, duration, -1, time)
 
 
-def complete(kept: Kept, start: int) -> Authentication:
-    """What was kept, in a session that began at `start`. Raises LoginsUnreadable."""
-    time = kept.whole
+def expand(stored: StoredAuthentication, start: int) -> Authentication:
+    """Return the authentication, in a session that started at `start`.
+
+    Raises LoginsUnreadable.
+    """
+    time = stored.whole
     if time < 0:
         earliest = start - WINDOW // 2
-        time = earliest + (kept.low - earliest) % WINDOW
-    if time < 0:
-        raise LoginsUnreadable("an authentication before all time")
-    return Authentication(kept.method, time, kept.duration)
+        time = earliest + (stored.low - earliest) % WINDOW
+    try:
+        return Authentication(stored.method, time, stored.duration)
+    except UnsupportedValue as error:  # only other releases store such a time or duration
+        raise LoginsUnreadable(str(error)) from None
 
 
-def encode_head(kept: Iterable[Kept]) -> bytes:
-    """The one encoding of a set of authentications."""
-    ordered = sorted(set(kept))
-    if len(ordered) == 1 and (short := _short(ordered[0])) is not None:
-        return short
-    return _long(ordered) if ordered else b""
+def encode_head(authentications: Iterable[StoredAuthentication]) -> bytes:
+    """Return the canonical encoding of a set of authentications."""
+    ordered = sorted(set(authentications))
+    if not ordered:
+        return b""
+    method, duration, low, whole = ordered[0]
+    if len(ordered) == 1 and whole < 0 and method in METHODS and duration in DURATIONS:
+        pair = len(DURATIONS) * METHODS.index(method) + DURATIONS.index(duration)
+        time = low.to_bytes(LOW_BITS // 8, "big")
+        return time if pair == 0 else bytes([pair]) + time
+    writer = BitWriter()
+    writer.put(FORMAT, 4)
+    writer.put_small(len(ordered))
+    for method, duration, low, whole in ordered:
+        if method in METHODS:
+            writer.put_small(1 + METHODS.index(method))
+        else:
+            writer.put_small(0)
+            put_text(writer, method)
+        if duration in DURATIONS:
+            writer.put_small(1 + DURATIONS.index(duration))
+        else:
+            writer.put_small(0)
+            writer.put_sized(duration)
+        if writer.put_flag(whole >= 0):
+            writer.put_sized(whole)
+        else:
+            writer.put(low, LOW_BITS)
+    return writer.finish()
 
 
 def decode_head(data: bytes) -> Head:
-    """The authentications of a head. Raises LoginsUnreadable for what `encode_head` never makes."""
+    """Return the authentications of a head.
+
+    Raises LoginsUnreadable for bytes that `encode_head` never writes.
+    """
     try:
         head = frozenset(_read(data))
         again = encode_head(head)
     except (ValueError, OverflowError):
-        raise LoginsUnreadable("authentications that this release does not read") from None
+        raise LoginsUnreadable("this release can't read these authentications") from None
     if again != data:
-        raise LoginsUnreadable("authentications that this release does not read")
+        raise LoginsUnreadable("this release can't read these authentications")
     return head
 
 
-def _short(kept: Kept) -> bytes | None:
-    if kept.whole >= 0 or kept.method not in METHODS or kept.duration not in DURATIONS:
-        return None
-    method = METHODS.index(kept.method)
-    pair = len(DURATIONS) * method + DURATIONS.index(kept.duration)
-    time = kept.low.to_bytes(LOW_BITS // 8, "big")
-    return time if pair == 0 else bytes([pair]) + time
-
-
-def _long(ordered: list[Kept]) -> bytes:
-    writer = BitWriter()
-    writer.put(FORMAT, 4)
-    writer.put_small(len(ordered))
-    for kept in ordered:
-        _put(writer, kept)
-    return writer.finish()
-
-
-def _put(writer: BitWriter, kept: Kept) -> None:
-    method = METHODS.index(kept.method) + 1 if kept.method in METHODS else 0
-    writer.put_small(method)
-    if not method:
-        put_text(writer, kept.method)
-    duration = DURATIONS.index(kept.duration) + 1 if kept.duration in DURATIONS else 0
-    writer.put_small(duration)
-    if not duration:
-        writer.put_sized(kept.duration)
-    if writer.put_flag(kept.whole >= 0):
-        writer.put_sized(kept.whole)
-    else:
-        writer.put(kept.low, LOW_BITS)
-
-
-def _read(data: bytes) -> list[Kept]:
+def _read(data: bytes) -> list[StoredAuthentication]:
     if not data:
         return []
     if len(data) <= 1 + LOW_BITS // 8:
-        pair = data[0] if len(data) == 3 else 0
-        method, duration = divmod(pair, len(DURATIONS))
+        # A single byte is read as well as three; encoding again gives other bytes.
+        m, d = divmod(data[0] if len(data) == 3 else 0, len(DURATIONS))
         low = int.from_bytes(data[-2:], "big")
-        return [Kept(_at(METHODS, method), DURATIONS[duration], low, -1)]
+        return [StoredAuthentication(entry(METHODS, m), DURATIONS[d], low, -1)]
     reader = BitReader(data)
     if reader.take(4) != FORMAT:
-        raise ValueError("another format")
+        raise ValueError("unknown format")
     count = reader.take_small()
-    reader.check(count)
-    return [_take(reader) for _ in range(count)]
-
-
-def _take(reader: BitReader) -> Kept:
-    method, duration = reader.take_small(), 0
-    text = _at(METHODS, method - 1) if method else take_text(reader)
-    duration = reader.take_small()
-    seconds = _at(DURATIONS, duration - 1) if duration else reader.take_sized()
-    if reader.take_flag():
-        return Kept(text, seconds, -1, reader.take_sized())
-    return Kept(text, seconds, reader.take(LOW_BITS), -1)
-
-
-def _at(table: tuple[T, ...], position: int) -> T:
-    if position >= len(table):
-        raise ValueError("no such entry")
-    return table[position]
+    reader.require(count)  # an invented count is refused before it costs anything
+    found = []
+    for _ in range(count):
+        position = reader.take_small()
+        method = entry(METHODS, position - 1) if position else take_text(reader)
+        position = reader.take_small()
+        duration = entry(DURATIONS, position - 1) if position else reader.take_sized()
+        is_whole = reader.take_flag()
+        low = -1 if is_whole else reader.take(LOW_BITS)
+        whole = reader.take_sized() if is_whole else -1
+        found.append(StoredAuthentication(method, duration, low, whole))
+    return found

@@ -1,42 +1,49 @@
-"""Service logins to columns, and back: all methods, then all services, times, names, indexes.
+"""Service logins to columns and back.
 
-Knows the columns' format and which numbers a registry gives. Does not know sessions, subjects or
-keys: what can be made again is written as such, and whoever reads makes it (see `logins.Made`).
-
-Logins that look alike stand in one group: the same method, NameID format and qualifiers, and
-NameIDs and SessionIndexes of the same shape. What they have in common is written once; of each
-login remain its service (the distance to the one before, where both are registered), its time (the
+Columns instead of rows: all methods, then all services, all times, all identifiers. Logins that
+look alike form a group: the same method, NameID format and qualifiers, and NameIDs and
+SessionIndexes that are encoded alike. What a group has in common is written once; for each login
+remain its service (for registered services the distance to the previous number), its time (the
 distance to the earliest) and the bytes of its random identifiers. Nothing is compressed: no length
 depends on how two texts resemble one another.
 
-No login is no bytes. Else bits, as `bits` and `texts` write them:
+No login is no bytes. Else bits, in the codes of `bits` and the texts of `strings`:
 
     format           4 bits, 1
-    registered       flag: some entityID or method stands as its number in a registry; then the
-                     registry's version (small) and the first 2 bytes of its checksum
+    registered       flag: some service, method or qualifier is written as its number in a registry;
+                     if set, the registry's version (small) and the first 2 bytes of its checksum
     minutes          flag: all times differ by whole minutes; set exactly when they do and differ
-    earliest time    sized; largest distance to it: sized, in minutes if so flagged
-    groups           small, at least 1; then of each group
-        changes      flags: does it differ from the group before (`BEFORE_ALL` for the first) in
-                     method, services or qualifiers; in format; in name; in index? Then, of these:
-        method       small: 0 and a text, 2m + 1 for position m in `wellknown`, 2n + 2 for number n
-        services     flag: they have no number in the registry
-        qualifiers   name qualifier, then SP name qualifier: 2 bits: 0 none, 1 and a text,
-                     2 the service's own entityID, 3 and a number (small) in the registry
-        format       small: 0 none, 1 and a text, 2 + position in `wellknown`
-        name, index  the shape of NameIDs and of SessionIndexes, small: 0 none, 1 each a text of its
-                     own, 2 the subject, 3 derived and 4 bytes of kid and 4 of mark, 4 pairwise and
-                     4 bytes of kid, 5 to 8 a usual shape of `packing`, 9 and small each: beginning,
-                     alphabet, size
+    earliest time    sized, epoch seconds
+    largest distance sized, from the earliest time to the latest; in minutes if so flagged
+    groups           small, their number, at least 1; then of each group
+        traits       flag, set if they differ from the previous group's; if set
+            method       small: 2m + 1 for position m in `METHODS`; else 2n + 2 for its number n in
+                         the registry; else 0 and a text
+            unregistered flag: the services have no number in the registry
+            qualifiers   name qualifier, then SP name qualifier: 2 bits, 0 none, 2 the service's own
+                         entityID; else 3 and its number (small) in the registry; else 1 and a text
+        format       flag, likewise; if set, small: 0 none, 2 + position in `NAME_ID_FORMATS`; else
+                     1 and a text
+        NameIDs      flag, likewise; if set, their encoding, small: 0 none, 1 any text, 2 the
+                     subject, 3 derived, followed by 4 bytes of kid and 4 of mark, 4 pairwise,
+                     followed by 4 bytes of kid, 5 to 8 the shapes of `COMMON_SHAPES`, 9 another
+                     shape, followed by its prefix, alphabet and size (small each)
+        SessionIndexes  the same
         count        of its logins, small, at least 1
-    services         group by group: rice of the distance to the number before, less 1, or texts
-    times            of all groups: digits, below the largest distance + 1
-    names, indexes   group by group: all NameIDs, then all SessionIndexes; texts or packed bytes
+    services         group by group: rice of the distances to the previous number, less 1, the first
+                     counted from -1; or texts
+    times            of all groups: the distances as digits, below the largest distance + 1
+    identifiers      group by group: all NameIDs, then all SessionIndexes; texts or packed bytes
 
-k of rice is the number of bits of (7 * entities in the version) // (10 * count), less 1, and not
-less than 0. In a group services ascend, by number or by code points. Logins at one service with the
-same shapes stand in groups of their own, the earlier first; groups ascend as `Group` compares them.
-Columns are refused unless encoding what they decode to gives the same bytes again.
+The group before the first is `INITIAL`. k of rice is the bit length of (7 * entities in the
+version) // (10 * count), less 1, and at least 0.
+
+Groups ascend by method, registered before unregistered, name qualifier and SP name qualifier (code,
+then text), format (none first), NameIDs' encoding and SessionIndexes' (code, then the bytes that
+follow); texts by code points. In a group the services ascend, by number or by code points, and none
+occurs twice: of several logins there that are alike, the k-th by time, then NameID, then
+SessionIndex, is in the k-th group of that kind. Columns are valid only if encoding what they decode
+to, with the same version of the registry, gives the same bytes again.
 """
 
 from __future__ import annotations
@@ -47,207 +54,134 @@ from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 from ...errors import LoginsUnreadable, UnsupportedValue
-from ..logins import KID_BYTES, MARK_BYTES, How, Made, NameID, ServiceLogin, Text
+from ..logins import KID_BYTES, MARK_BYTES, Derivation, Derived, NameID, ServiceLogin, StoredText
 from ..registry import CHECK_BYTES, NO_VERSION, Registry, Version
 from .bits import BitReader, BitWriter
-from .strings import MAX_BYTES, MIN_BYTES, USUAL_SHAPES, Shape, pack, put_text, take_text, unpack
-from .tables import METHODS, NAME_ID_FORMATS, USUAL_METHOD
+from .strings import COMMON_SHAPES, MAX_BYTES, MIN_BYTES, Shape, pack, put_text, take_text, unpack
+from .tables import DEFAULT_METHOD, METHODS, NAME_ID_FORMATS, entry
 
-# FOLD sealedstate.sso.shapes
-# How the texts of one column are written: what is said once, and what each text still takes.
-#
-# Knows texts that are absent, made, packed or literal. Does not know whose NameIDs or
-# SessionIndexes
-# they are. The format is specified in `columns`.
+FORMAT = 1
+MINUTE = 60
+# Far beyond what cookies and stores carry; bounds the cost of reading.
+MAX_LOGINS = 10_000
+
+# Codes of encodings and qualifiers.
+ABSENT, LITERAL, OWN, NUMBERED = 0, 1, 2, 3
+FIRST_COMMON = 5
+OTHER_SHAPE = FIRST_COMMON + len(COMMON_SHAPES)
 
 
-NONE, LITERAL, FIRST_USUAL = 0, 1, 5
-OTHER_SHAPE = FIRST_USUAL + len(USUAL_SHAPES)
+class Encoding(NamedTuple):
+    """How all identifiers of one column are encoded: a code and its detail."""
 
-
-class Form(NamedTuple):
-    """What the texts of a column have in common: its number, and what has to be told beside it."""
-
-    number: int
+    code: int
     detail: bytes = b""
 
 
-USUAL_FORM = Form(FIRST_USUAL)
-_LITERAL_FORM = Form(LITERAL)
-_USUAL_FORMS = {shape: Form(FIRST_USUAL + at) for at, shape in enumerate(USUAL_SHAPES)}
-_MADE = frozenset(How)
-
-
-# What one text takes beside its form: letters, or packed bytes.
-Rest: TypeAlias = str | bytes
-Cell: TypeAlias = tuple[Form, Rest]
-
-_NO_TEXT: Cell = (Form(NONE), b"")
-
-
-def to_cell(text: Text | None) -> Cell:
-    """How `text` is written."""
-    if text is None:
-        return _NO_TEXT
-    if isinstance(text, Made):
-        return Form(text.how, text.kid + text.mark), b""
-    packed = pack(text)
-    if packed is None:
-        return _LITERAL_FORM, text
-    shape, data = packed
-    return _USUAL_FORMS.get(shape) or Form(OTHER_SHAPE, bytes(shape)), data
-
-
-def put_form(writer: BitWriter, form: Form) -> None:
-    """What the texts of a column have in common."""
-    writer.put_small(form.number)
-    if form.number != OTHER_SHAPE:
-        writer.put_bytes(form.detail)
-        return
-    for number in form.detail:
-        writer.put_small(number)
-
-
-def take_form(reader: BitReader) -> Form:
-    """What `put_form` has put. Raises ValueError."""
-    number = reader.take_small()
-    if number == OTHER_SHAPE:
-        return Form(number, bytes(reader.take_small() for _ in range(3)))
-    sizes = {How.DERIVED: KID_BYTES + MARK_BYTES, How.PAIRWISE: KID_BYTES}
-    return Form(number, reader.take_bytes(sizes.get(How(number), 0) if number in _MADE else 0))
-
-
-def put_rests(writer: BitWriter, rests: Iterable[Rest]) -> None:
-    """What the texts of a column take; they have one form, so all are letters or all are bytes."""
-    data: list[bytes] = []
-    for rest in rests:
-        if isinstance(rest, str):
-            put_text(writer, rest)
-        else:
-            data.append(rest)
-    writer.put_bytes(b"".join(data))
-
-
-def take_texts(reader: BitReader, form: Form, count: int) -> Sequence[Text | None]:
-    """The texts of a column, so many of one form. Raises ValueError."""
-    number, detail = form
-    if number == NONE:
-        return [None] * count
-    if number == LITERAL:
-        return [take_text(reader) for _ in range(count)]
-    if number in _MADE:
-        return [Made(How(number), detail[:KID_BYTES], detail[KID_BYTES:])] * count
-    shape = _shape(form)
-    size = shape.size
-    data = reader.take_bytes(count * size)
-    return [unpack(shape, data[at : at + size]) for at in range(0, count * size, size)]
-
-
-def _shape(form: Form) -> Shape:
-    if form.number == OTHER_SHAPE:
-        shape = Shape(*form.detail)
-        if not MIN_BYTES <= shape.size <= MAX_BYTES:
-            raise ValueError("no shape")
-        return shape
-    if form.number > OTHER_SHAPE:
-        raise ValueError("no form")
-    return USUAL_SHAPES[form.number - FIRST_USUAL]
-
-
-# FOLD sealedstate.sso.groups
-# What service logins have in common, and what each has for itself.
-#
-# Knows logins, and which services and qualifiers have a number in one version of a registry.
-# Does not
-# know how a group is written. The order of groups and rows is part of the format (see `columns`).
-
-
-# How a qualifier is written: not at all, as a text, as the service's own entityID, as a number.
-OWN, NUMBERED = 2, 3
+# What one identifier takes beside its encoding: a text, or packed bytes.
+Payload: TypeAlias = str | bytes
+# How a qualifier is written: a code, and its text where it is LITERAL or NUMBERED.
 Qualifier: TypeAlias = tuple[int, str]
-Qualifiers: TypeAlias = tuple[Qualifier, Qualifier]
 
 
-class Services(NamedTuple):
-    """What mostly is the same in all groups. `literal`: the services have no number."""
+class Traits(NamedTuple):
+    """What most groups share. `unregistered`: the services have no number."""
 
     method: str
-    literal: bool
-    qualifiers: Qualifiers
+    unregistered: bool
+    qualifiers: tuple[Qualifier, Qualifier]
 
 
 class Group(NamedTuple):
-    """What the logins of a group have in common. `format`: none, or the one."""
+    """What the logins of a group have in common. `format`: none, or one text."""
 
-    services: Services
+    traits: Traits
     format: tuple[str, ...]
-    name_form: Form
-    index_form: Form
+    name_encoding: Encoding
+    index_encoding: Encoding
 
 
-class Row(NamedTuple):
-    """What a login has for itself: its service (by number and by text), its time and its texts."""
+class LoginRow(NamedTuple):
+    """What distinguishes a login in its group. `number`: -1 if unregistered."""
 
     number: int
     entity_id: str
     time: int
-    name_rest: Rest
-    index_rest: Rest
+    name_payload: Payload
+    index_payload: Payload
 
 
-Groups: TypeAlias = list[tuple[Group, list[Row]]]
+Groups: TypeAlias = list[tuple[Group, list[LoginRow]]]
 
-_NO_QUALIFIER: Qualifier = (NONE, "")
-BEFORE_ALL = Group(
-    Services(USUAL_METHOD, False, (_NO_QUALIFIER, _NO_QUALIFIER)), (), USUAL_FORM, USUAL_FORM
+_NO_QUALIFIER: Qualifier = (ABSENT, "")
+_NO_TEXT = (Encoding(ABSENT), b"")
+_LITERAL = Encoding(LITERAL)
+_COMMON = {shape: Encoding(FIRST_COMMON + at) for at, shape in enumerate(COMMON_SHAPES)}
+_DERIVATIONS = frozenset(Derivation)
+INITIAL = Group(
+    Traits(DEFAULT_METHOD, False, (_NO_QUALIFIER, _NO_QUALIFIER)),
+    (),
+    Encoding(FIRST_COMMON),
+    Encoding(FIRST_COMMON),
 )
 
 
+def encode_logins(logins: Iterable[ServiceLogin], registry: Registry) -> bytes:
+    """Return the canonical encoding of a set of service logins.
+
+    It uses the latest version of `registry`. Raises UnsupportedValue for more than MAX_LOGINS.
+    """
+    unique = frozenset(logins)
+    if len(unique) > MAX_LOGINS:
+        raise UnsupportedValue("service logins", f"must be at most {MAX_LOGINS}, got {len(unique)}")
+    return _Encoder(registry, registry.latest).encode(unique)
+
+
+def decode_logins(data: bytes, registry: Registry) -> frozenset[ServiceLogin]:
+    """Return the service logins of columns.
+
+    Raises RegistryMissing, or LoginsUnreadable for bytes that `encode_logins` never writes.
+    """
+    if not data:
+        return frozenset()
+    try:
+        decoder = _Decoder(data, registry)
+        logins = frozenset(decoder.decode())
+        again = _Encoder(registry, decoder.version).encode(logins)
+    except (ValueError, OverflowError, UnsupportedValue):
+        raise LoginsUnreadable("this release can't read these service logins") from None
+    if again != data:
+        raise LoginsUnreadable("this release can't read these service logins")
+    return logins
+
+
+# --- groups -------------------------------------------------------------------------------------
+
+
 def group_logins(logins: Iterable[ServiceLogin], registry: Registry, version: Version) -> Groups:
-    """The groups in ascending order, and in each its rows; no service stands in one twice."""
-    found: dict[Group, list[Row]] = defaultdict(list)
+    """Return the groups and their rows in the order of the format."""
+    found: dict[Group, list[LoginRow]] = defaultdict(list)
     for login in logins:
-        group, row = _parted(login, registry, version)
-        found[group].append(row)
-    return [(group, layer) for group in sorted(found) for layer in _layers(sorted(found[group]))]
+        entity_id, name_id = login.entity_id, login.name_id
+        number = registry.entity_number(entity_id, version)
+        name_encoding, name = encode_identifier(name_id.value)
+        index_encoding, index = encode_identifier(login.session_index)
+        qualifiers = (
+            _to_qualifier(name_id.name_qualifier, entity_id, registry, version),
+            _to_qualifier(name_id.sp_name_qualifier, entity_id, registry, version),
+        )
+        form = () if name_id.format is None else (name_id.format,)
+        traits = Traits(login.method, number is None, qualifiers)
+        row = LoginRow(-1 if number is None else number, entity_id, login.time, name, index)
+        found[Group(traits, form, name_encoding, index_encoding)].append(row)
+    return [(group, layer) for group in sorted(found) for layer in _split(sorted(found[group]))]
 
 
-def to_login(
-    group: Group, entity_id: str, name: Text | None, session_index: Text | None, time: int
-) -> ServiceLogin:
-    """A login of a group. Raises ValueError, or UnsupportedValue."""
-    if name is None:
-        raise ValueError("a login without a NameID")
-    one, other = (_text(qualifier, entity_id) for qualifier in group.services.qualifiers)
-    name_id = NameID(name, group.format[0] if group.format else None, one, other)
-    return ServiceLogin(entity_id, group.services.method, name_id, session_index, time)
-
-
-def _parted(login: ServiceLogin, registry: Registry, version: Version) -> tuple[Group, Row]:
-    own, name_id = login.entity_id, login.name_id
-    number = registry.entity_number(own, version)
-    name_form, name = to_cell(name_id.value)
-    index_form, index = to_cell(login.session_index)
-    one = _qualifier(name_id.name_qualifier, own, registry, version)
-    other = _qualifier(name_id.sp_name_qualifier, own, registry, version)
-    services = Services(login.method, number is None, (one, other))
-    group = Group(services, _as_tuple(name_id.format), name_form, index_form)
-    return group, Row(-1 if number is None else number, own, login.time, name, index)
-
-
-def _qualifier(text: str | None, own: str, registry: Registry, version: Version) -> Qualifier:
-    if text is None:
-        return _NO_QUALIFIER
-    if text == own:
-        return OWN, ""
-    return (LITERAL if registry.entity_number(text, version) is None else NUMBERED), text
-
-
-def _layers(rows: list[Row]) -> list[list[Row]]:
-    """The rows, so that in each layer no service stands twice."""
+def _split(rows: list[LoginRow]) -> list[list[LoginRow]]:
+    """Split ascending rows into layers, in none of which a service occurs twice."""
     if len({row.entity_id for row in rows}) == len(rows):
         return [rows]
-    layers: list[list[Row]] = []
+    layers: list[list[LoginRow]] = []
     depth: Counter[str] = Counter()
     for row in rows:
         if depth[row.entity_id] == len(layers):
@@ -257,55 +191,95 @@ def _layers(rows: list[Row]) -> list[list[Row]]:
     return layers
 
 
-def _text(qualifier: Qualifier, entity_id: str) -> str | None:
-    kind, text = qualifier
-    return None if kind == NONE else entity_id if kind == OWN else text
+def _to_qualifier(
+    text: str | None, entity_id: str, registry: Registry, version: Version
+) -> Qualifier:
+    if text is None:
+        return _NO_QUALIFIER
+    if text == entity_id:
+        return OWN, ""
+    return (LITERAL if registry.entity_number(text, version) is None else NUMBERED), text
 
 
-def _as_tuple(text: str | None) -> tuple[str, ...]:
-    return () if text is None else (text,)
+def _from_qualifier(qualifier: Qualifier, entity_id: str) -> str | None:
+    code, text = qualifier
+    return None if code == ABSENT else entity_id if code == OWN else text
 
 
-FORMAT = 1
-MINUTE = 60
-# Far beyond what cookies and stores carry; bounds what reading can cost.
-MAX_LOGINS = 10_000
+# --- columns of identifiers ---------------------------------------------------------------------
 
 
-def encode_logins(logins: Iterable[ServiceLogin], registry: Registry) -> bytes:
-    """The one encoding of a set of service logins, with the numbers that `registry` gives now.
+def encode_identifier(text: StoredText | None) -> tuple[Encoding, Payload]:
+    """Return how an identifier is encoded, and what it takes beside that."""
+    if text is None:
+        return _NO_TEXT
+    if isinstance(text, Derived):
+        return Encoding(text.derivation, text.kid + text.mark), b""
+    packed = pack(text)
+    if packed is None:
+        return _LITERAL, text
+    shape, data = packed
+    return _COMMON.get(shape) or Encoding(OTHER_SHAPE, bytes(shape)), data
 
-    Raises UnsupportedValue for more than MAX_LOGINS.
-    """
-    unique = frozenset(logins)
-    if len(unique) > MAX_LOGINS:
-        raise UnsupportedValue("service logins", f"{len(unique)} are more than {MAX_LOGINS}")
-    return _Encoder(registry, registry.latest).encode(unique)
+
+def put_encoding(writer: BitWriter, encoding: Encoding) -> None:
+    """Append an encoding."""
+    writer.put_small(encoding.code)
+    if encoding.code != OTHER_SHAPE:
+        writer.put_bytes(encoding.detail)
+        return
+    for number in encoding.detail:
+        writer.put_small(number)
 
 
-def decode_logins(data: bytes, registry: Registry) -> frozenset[ServiceLogin]:
-    """The service logins of columns.
+def take_encoding(reader: BitReader) -> Encoding:
+    """Read what `put_encoding` wrote. Raises ValueError."""
+    code = reader.take_small()
+    if code == OTHER_SHAPE:
+        return Encoding(code, bytes(reader.take_small() for _ in range(3)))
+    if code == Derivation.DERIVED:
+        return Encoding(code, reader.take_bytes(KID_BYTES + MARK_BYTES))
+    return Encoding(code, reader.take_bytes(KID_BYTES if code == Derivation.PAIRWISE else 0))
 
-    Raises RegistryMissing, or LoginsUnreadable for what `encode_logins` never makes.
-    """
-    if not data:
-        return frozenset()
-    try:
-        decoder = _Decoder(data, registry)
-        logins = frozenset(decoder.decode())
-        again = _Encoder(registry, decoder.version).encode(logins)
-    except (ValueError, OverflowError, UnsupportedValue):
-        raise LoginsUnreadable("service logins that this release does not read") from None
-    if again != data:
-        raise LoginsUnreadable("service logins that this release does not read")
-    return logins
+
+def put_payloads(writer: BitWriter, payloads: Iterable[Payload]) -> None:
+    """Append a column: only texts, or only bytes, since it has one encoding."""
+    data: list[bytes] = []
+    for payload in payloads:
+        if isinstance(payload, str):
+            put_text(writer, payload)
+        else:
+            data.append(payload)
+    writer.put_bytes(b"".join(data))
+
+
+def take_identifiers(
+    reader: BitReader, encoding: Encoding, count: int
+) -> Sequence[StoredText | None]:
+    """Read a column of `count` identifiers. Raises ValueError."""
+    code, detail = encoding
+    if code == ABSENT:
+        return [None] * count
+    if code == LITERAL:
+        return [take_text(reader) for _ in range(count)]
+    if code in _DERIVATIONS:
+        return [Derived(Derivation(code), detail[:KID_BYTES], detail[KID_BYTES:])] * count
+    if code == OTHER_SHAPE:
+        shape = Shape(*detail)
+        if not MIN_BYTES <= shape.size <= MAX_BYTES:
+            raise ValueError("a shape of an impossible size")
+    else:
+        shape = entry(COMMON_SHAPES, code - FIRST_COMMON)
+    size = shape.size
+    data = reader.take_bytes(count * size)
+    return [unpack(shape, data[at : at + size]) for at in range(0, count * size, size)]
 
 
 # --- logins to bytes ----------------------------------------------------------------------------
 
 
 class _Encoder:
-    """Writes with the numbers of one version of a registry."""
+    """Writes logins with the numbers of one version of a registry."""
 
     def __init__(self, registry: Registry, version: Version) -> None:
         self._registry = registry
@@ -315,101 +289,82 @@ class _Encoder:
     def encode(self, logins: frozenset[ServiceLogin]) -> bytes:
         if not logins:
             return b""
-        groups = group_logins(logins, self._registry, self._version)
-        self._out.put(FORMAT, 4)
-        self._put_version(groups)
+        out, groups = self._out, group_logins(logins, self._registry, self._version)
+        out.put(FORMAT, 4)
+        if out.put_flag(any(self._is_registered(group.traits) for group, _ in groups)):
+            out.put_small(self._version.number)
+            out.put_bytes(self._version.check)
+
         times = [row.time for _, rows in groups for row in rows]
-        distances = self._put_times(times)
-        self._out.put_small(len(groups))
-        before = BEFORE_ALL
-        for group, rows in groups:
-            self._put_group(group, before, len(rows))
-            before = group
-        for group, rows in groups:
-            self._put_services(group, rows)
-        self._out.put_digits(distances, max(distances) + 1)
-        for _, rows in groups:
-            put_rests(self._out, (row.name_rest for row in rows))
-            put_rests(self._out, (row.index_rest for row in rows))
-        return self._out.finish()
-
-    # --- what is said once ----------------------------------------------------------------------
-
-    def _put_version(self, groups: Groups) -> None:
-        registered = any(self._is_registered(group) for group, _ in groups)
-        if self._out.put_flag(registered):
-            self._out.put_small(self._version.number)
-            self._out.put_bytes(self._version.check)
-
-    def _is_registered(self, group: Group) -> bool:
-        method, literal, qualifiers = group.services
-        if not literal or any(kind == NUMBERED for kind, _ in qualifiers):
-            return True
-        return method not in METHODS and self._method_number(method) is not None
-
-    def _put_times(self, times: list[int]) -> list[int]:
-        """The earliest time and how far the others reach; the distances that remain to be put."""
         earliest = min(times)
         distances = [time - earliest for time in times]
         minutes = any(distances) and not any(distance % MINUTE for distance in distances)
-        if minutes:
+        if out.put_flag(minutes):
             distances = [distance // MINUTE for distance in distances]
-        self._out.put_flag(minutes)
-        self._out.put_sized(earliest)
-        self._out.put_sized(max(distances))
-        return distances
+        out.put_sized(earliest)
+        out.put_sized(max(distances))
 
-    def _put_group(self, group: Group, before: Group, count: int) -> None:
-        put_flag = self._out.put_flag
-        if put_flag(group.services != before.services):
-            self._put_method(group.services.method)
-            put_flag(group.services.literal)
-            self._put_qualifiers(group.services.qualifiers)
-        if put_flag(group.format != before.format):
-            self._put_format(group.format)
-        if put_flag(group.name_form != before.name_form):
-            put_form(self._out, group.name_form)
-        if put_flag(group.index_form != before.index_form):
-            put_form(self._out, group.index_form)
-        self._out.put_small(count)
+        out.put_small(len(groups))
+        previous = INITIAL
+        for group, rows in groups:
+            self._put_group(group, previous)
+            out.put_small(len(rows))
+            previous = group
+        for group, rows in groups:
+            if group.traits.unregistered:
+                for row in rows:
+                    put_text(out, row.entity_id)
+            else:
+                numbers = [row.number for row in rows]
+                gaps = [number - before - 1 for before, number in pairwise([-1, *numbers])]
+                out.put_rice(gaps, _rice_bits(self._version, len(rows)))
+        out.put_digits(distances, max(distances) + 1)
+        for _, rows in groups:
+            put_payloads(out, (row.name_payload for row in rows))
+            put_payloads(out, (row.index_payload for row in rows))
+        return out.finish()
 
-    def _put_method(self, method: str) -> None:
-        if method in METHODS:
-            self._out.put_small(2 * METHODS.index(method) + 1)
-            return
-        number = self._method_number(method)
-        self._out.put_small(0 if number is None else 2 * number + 2)
-        if number is None:
-            put_text(self._out, method)
+    def _is_registered(self, traits: Traits) -> bool:
+        """Whether a number of the registry is written for these traits."""
+        method, unregistered, qualifiers = traits
+        if not unregistered or any(code == NUMBERED for code, _ in qualifiers):
+            return True
+        return method not in METHODS and self._method_number(method) is not None
 
-    def _put_format(self, texts: tuple[str, ...]) -> None:
-        for text in texts or ("",):
-            known = text in NAME_ID_FORMATS
-            self._out.put_small(2 + NAME_ID_FORMATS.index(text) if known else len(texts))
-            if texts and not known:
-                put_text(self._out, text)
-
-    def _put_qualifiers(self, qualifiers: Qualifiers) -> None:
-        for kind, text in qualifiers:
-            self._out.put(kind, 2)
-            if kind == LITERAL:
-                put_text(self._out, text)
-            elif kind == NUMBERED:
-                self._out.put_small(self._registry.entity_number(text, self._version) or 0)
+    def _put_group(self, group: Group, previous: Group) -> None:
+        """Append what differs from the previous group."""
+        out = self._out
+        if out.put_flag(group.traits != previous.traits):
+            method, unregistered, qualifiers = group.traits
+            if method in METHODS:
+                out.put_small(2 * METHODS.index(method) + 1)
+            elif (number := self._method_number(method)) is not None:
+                out.put_small(2 * number + 2)
+            else:
+                out.put_small(0)
+                put_text(out, method)
+            out.put_flag(unregistered)
+            for code, text in qualifiers:
+                out.put(code, 2)
+                if code == LITERAL:
+                    put_text(out, text)
+                elif code == NUMBERED:
+                    out.put_small(self._registry.entity_number(text, self._version) or 0)
+        if out.put_flag(group.format != previous.format):
+            if not group.format:
+                out.put_small(0)
+            elif group.format[0] in NAME_ID_FORMATS:
+                out.put_small(2 + NAME_ID_FORMATS.index(group.format[0]))
+            else:
+                out.put_small(1)
+                put_text(out, group.format[0])
+        if out.put_flag(group.name_encoding != previous.name_encoding):
+            put_encoding(out, group.name_encoding)
+        if out.put_flag(group.index_encoding != previous.index_encoding):
+            put_encoding(out, group.index_encoding)
 
     def _method_number(self, method: str) -> int | None:
         return self._registry.method_number(method, self._version)
-
-    # --- what each login takes ------------------------------------------------------------------
-
-    def _put_services(self, group: Group, rows: list[Row]) -> None:
-        if group.services.literal:
-            for row in rows:
-                put_text(self._out, row.entity_id)
-            return
-        numbers = [row.number for row in rows]
-        gaps = [number - before - 1 for before, number in pairwise([-1, *numbers])]
-        self._out.put_rice(gaps, _rice_bits(self._version, len(rows)))
 
 
 def _rice_bits(version: Version, count: int) -> int:
@@ -420,7 +375,10 @@ def _rice_bits(version: Version, count: int) -> int:
 
 
 class _Decoder:
-    """Reads what an encoder with the same version wrote, or something else that it never writes."""
+    """Reads what an encoder with the same version wrote.
+
+    Also accepts some bytes that no encoder writes: `decode_logins` compares.
+    """
 
     def __init__(self, data: bytes, registry: Registry) -> None:
         self._in = BitReader(data)
@@ -428,73 +386,86 @@ class _Decoder:
         self.version = NO_VERSION
 
     def decode(self) -> Iterator[ServiceLogin]:
-        if self._in.take(4) != FORMAT:
-            raise ValueError("another format")
-        if self._in.take_flag():
-            number = self._in.take_small()
-            self.version = self._registry.version(number, self._in.take_bytes(CHECK_BYTES))
-        unit = MINUTE if self._in.take_flag() else 1
-        earliest, reach = self._in.take_sized(), self._in.take_sized()
-        groups = self._take_groups()
-        services = [self._take_services(group, count) for group, count in groups]
-        distances = iter(self._in.take_digits(sum(map(len, services)), reach + 1))
-        for (group, count), entity_ids in zip(groups, services, strict=True):
-            names = take_texts(self._in, group.name_form, count)
-            indexes = take_texts(self._in, group.index_form, count)
-            for entity_id, name, index in zip(entity_ids, names, indexes, strict=True):
-                time = earliest + unit * next(distances)
-                yield to_login(group, entity_id, name, index, time)
-        self._in.finish()
+        reader = self._in
+        if reader.take(4) != FORMAT:
+            raise ValueError("unknown format")
+        if reader.take_flag():
+            number = reader.take_small()
+            self.version = self._registry.version(number, reader.take_bytes(CHECK_BYTES))
+        unit = MINUTE if reader.take_flag() else 1
+        earliest, reach = reader.take_sized(), reader.take_sized()
 
-    def _take_groups(self) -> list[tuple[Group, int]]:
         groups: list[tuple[Group, int]] = []
-        before, total = BEFORE_ALL, 0
-        for _ in range(self._count()):
-            before = self._take_group(before)
-            groups.append((before, self._count()))
-            total += groups[-1][1]
+        group, total = INITIAL, 0
+        for _ in range(self._take_count()):
+            group = self._take_group(group)
+            count = self._take_count()
+            groups.append((group, count))
+            total += count
+            # Bounds what the loops below cost.
             if total > MAX_LOGINS:
-                raise ValueError("too many")
-        return groups
+                raise ValueError("too many logins")
+        services = [self._take_services(group, count) for group, count in groups]
+        distances = iter(reader.take_digits(total, reach + 1))
+        for (group, count), entity_ids in zip(groups, services, strict=True):
+            names = take_identifiers(reader, group.name_encoding, count)
+            indexes = take_identifiers(reader, group.index_encoding, count)
+            method, _, (name_qualifier, sp_name_qualifier) = group.traits
+            form = group.format[0] if group.format else None
+            for entity_id, name, index in zip(entity_ids, names, indexes, strict=True):
+                if name is None:
+                    raise ValueError("a login without a NameID")
+                name_id = NameID(
+                    name,
+                    form,
+                    _from_qualifier(name_qualifier, entity_id),
+                    _from_qualifier(sp_name_qualifier, entity_id),
+                )
+                time = earliest + unit * next(distances)
+                yield ServiceLogin(entity_id, method, name_id, index, time)
+        reader.finish()
 
-    def _count(self) -> int:
+    def _take_count(self) -> int:
         count = self._in.take_small()
         if not 0 < count <= MAX_LOGINS:
-            raise ValueError("none, or too many")
+            raise ValueError("a count of 0, or too large")
         return count
 
-    def _take_group(self, before: Group) -> Group:
-        services, flag = before.services, self._in.take_flag
-        if flag():
-            method, literal = self._take_method(), flag()
-            services = Services(method, literal, (self._take_qualifier(), self._take_qualifier()))
-        format = self._take_format() if flag() else before.format
-        name = take_form(self._in) if flag() else before.name_form
-        index = take_form(self._in) if flag() else before.index_form
-        return Group(services, format, name, index)
-
-    def _take_method(self) -> str:
-        number = self._in.take_small()
-        if number == 0:
-            return take_text(self._in)
-        if number % 2:
-            return _at(METHODS, number // 2)
-        return _at(self._registry.methods[: self.version.methods], number // 2 - 1)
-
-    def _take_format(self) -> tuple[str, ...]:
-        number = self._in.take_small()
-        if number < 2:
-            return (take_text(self._in),) if number else ()
-        return (_at(NAME_ID_FORMATS, number - 2),)
+    def _take_group(self, previous: Group) -> Group:
+        """Read what differs from the previous group."""
+        reader = self._in
+        traits, form, name_encoding, index_encoding = previous
+        if reader.take_flag():
+            number = reader.take_small()
+            if number == 0:
+                method = take_text(reader)
+            elif number % 2:
+                method = entry(METHODS, number // 2)
+            else:
+                method = entry(self._registry.methods[: self.version.methods], number // 2 - 1)
+            unregistered = reader.take_flag()
+            qualifiers = (self._take_qualifier(), self._take_qualifier())
+            traits = Traits(method, unregistered, qualifiers)
+        if reader.take_flag():
+            number = reader.take_small()
+            if number == 0:
+                form = ()
+            else:
+                form = (take_text(reader) if number == 1 else entry(NAME_ID_FORMATS, number - 2),)
+        if reader.take_flag():
+            name_encoding = take_encoding(reader)
+        if reader.take_flag():
+            index_encoding = take_encoding(reader)
+        return Group(traits, form, name_encoding, index_encoding)
 
     def _take_qualifier(self) -> Qualifier:
-        kind = self._in.take(2)
-        if kind == LITERAL:
-            return kind, take_text(self._in)
-        return kind, self._entity_id(self._in.take_small()) if kind == NUMBERED else ""
+        code = self._in.take(2)
+        if code == LITERAL:
+            return code, take_text(self._in)
+        return code, self._entity_id(self._in.take_small()) if code == NUMBERED else ""
 
     def _take_services(self, group: Group, count: int) -> list[str]:
-        if group.services.literal:
+        if group.traits.unregistered:
             return [take_text(self._in) for _ in range(count)]
         number, entity_ids = -1, []
         for gap in self._in.take_rice(count, _rice_bits(self.version, count)):
@@ -504,11 +475,5 @@ class _Decoder:
 
     def _entity_id(self, number: int) -> str:
         if number >= self.version.entities:
-            raise ValueError("no such entity")
+            raise ValueError("an entity beyond the registry's version")
         return self._registry.entities[number]
-
-
-def _at(table: tuple[str, ...], position: int) -> str:
-    if position >= len(table):
-        raise ValueError("no such entry")
-    return table[position]

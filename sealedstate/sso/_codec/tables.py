@@ -1,13 +1,17 @@
-"""Names that the standards fix, and how service providers are usually called: tables of the format.
+"""Methods, durations, NameID formats and parts of texts that have a number.
 
-Knows lists. Does not know what is done with their positions. Each list is part of the format of
-login records (see `heads` and `columns`): a change of any kind is a new format.
+Login records hold positions in these tables (see `authentications`, `columns` and `strings`), so a
+change of any kind is a new format.
 
 Sources: authentication context classes and NameID formats, OASIS saml-authn-context-2.0-os and
 saml-core-2.0-os section 8.3; profiles of refeds.org; ADFS.
 """
 
 from __future__ import annotations
+
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _CLASSES = (
     "PasswordProtectedTransport",
@@ -36,7 +40,7 @@ _CLASSES = (
     "PersonalTelephony",
     "AuthenticatedTelephony",
 )
-# How the user proved who they are. The first is the usual one. At most 32.
+# Authentication methods, the most frequent first. At most 32: see `authentications`.
 METHODS = (
     *(f"urn:oasis:names:tc:SAML:2.0:ac:classes:{name}" for name in _CLASSES),
     "https://refeds.org/profile/mfa",
@@ -44,9 +48,9 @@ METHODS = (
     "http://schemas.microsoft.com/claims/multipleauthn",
     "urn:federation:authentication:windows",
 )
-USUAL_METHOD = METHODS[0]
+DEFAULT_METHOD = METHODS[0]
 
-# How long an authentication counts, in seconds. The first is the usual one. Exactly 8.
+# How long an authentication counts, in seconds, the most frequent first. Exactly 8.
 DURATIONS = (28_800, 3_600, 7_200, 14_400, 36_000, 43_200, 86_400, 1_800)
 
 NAME_ID_FORMATS = (
@@ -61,8 +65,8 @@ NAME_ID_FORMATS = (
     "urn:oasis:names:tc:SAML:2.0:nameid-format:encrypted",
 )
 
-# How texts begin and end, the most frequent first: eight fit into half a byte. The first is none.
-BEGINNINGS = (
+# How texts begin and end, the most frequent first: half a byte names one of the first eight.
+TEXT_PREFIXES = (
     "",
     "https://",
     "https://www.",
@@ -80,7 +84,7 @@ BEGINNINGS = (
     "urn:oasis:names:tc:SAML:",
     "spn:",
 )
-ENDINGS = (
+TEXT_SUFFIXES = (
     "",
     "/shibboleth",
     "/saml/metadata",
@@ -122,3 +126,10 @@ ENDINGS = (
     ".sharepoint.com",
     ".instructure.com/saml2",
 )
+
+
+def entry(table: tuple[T, ...], position: int) -> T:
+    """Return the entry at a position. Raises ValueError beyond the table."""
+    if position >= len(table):
+        raise ValueError("a position beyond its table")
+    return table[position]

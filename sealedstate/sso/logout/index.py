@@ -1,69 +1,67 @@
-"""Which sessions a service means: from (entityID, NameID, SessionIndex or none) to session ids.
+"""From a service's logout request to sessions: (entityID, NameID, SessionIndex) to session ids.
 
-Knows derived handles, the index and its bytes. Does not know cookies, or what is done with a
-session that was found.
-
-A handle that `Identifiers` made leads back by itself. For all other NameIDs, `LogoutIndex` keeps an
-index in the store, from which nobody reads anything: not who was where, nor which sessions belong
-to one another. K is the ring's lookup secret (32 bytes), LP is as in `sealing`, a text the text of
-`chunking`:
+A handle that `Identifiers` derived leads to its session without an index. For all other
+NameIDs, `LogoutIndex` keeps an index in the store. The store reveals neither which user was
+where, nor which entries belong to the same session. K is the ring's lookup secret (32 bytes),
+LP is as in `_wire.token`, and a text is as in `_wire.encoding`:
 
     key     text of BLAKE2b-192(key=K, LP("sealedstate/1", "sso.index", realm, entityID, name))
     K_tag, K_mask = BLAKE2b-256(key=K, LP("sealedstate/1", "sso.index", "tag" or "mask", realm))
-    index   BLAKE2b-64(key=K_tag, LP("session-index", 0x00)) for none, else
+    index   BLAKE2b-64(key=K_tag, LP("session-index", 0x00)) without a SessionIndex, else
             BLAKE2b-64(key=K_tag, LP("session-index", 0x01, SessionIndex))
     tag     BLAKE2b-128(key=K_tag,  LP("member", key, session id, index))
     masked  session id | index XOR BLAKE2b-192(key=K_mask, LP("member", key, tag))
     member  text of tag | masked: 54 characters
 
-name is LP of the NameID's value, its format, and both qualifiers as they are meant (SAML 2.0 core,
-2.2.2 and 8.3.7): one that is left out is the identity provider's own entityID for the name
-qualifier, the service's for the other, and a format that is left out is "unspecified". A member is
-the same whenever it is made, so that it can be removed, and lives as long as its session can.
+name is LP of the NameID's value, its format, and both qualifiers, with what SAML 2.0 core
+(2.2.2 and 8.3.7) understands where they are left out: "unspecified" for the format, the
+identity provider's entityID for the name qualifier, and the service's for the SP name
+qualifier. Equal inputs give equal members, so that a member can be removed. A member lives as
+long as its session can.
 
-An entry is written before the session that needs it is saved, and removed after that session was
-revoked and nobody is left to be told, when that is noticed; or it expires. So it may lead to a
-session that has ended, but none that lives is missing. What a service was left stays in the index
-until the session ends: an older cookie may still tell of it.
+An entry is written before the session that needs it is saved. It is removed after that
+session was revoked, once no service is left to be notified; otherwise it expires. So an entry
+may lead to a session that has ended, but no entry of a live session is missing. The entries
+of a service that the user left stay until the session ends, because an older cookie may still
+hold that login.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from ..._stored.table import Kind
 from ..._wire.encoding import from_text, to_text
 from ..._wire.record import ID_BYTES
-from ...errors import (
-    ConfigurationError,
-    MalformedToken,
-    UnreadableError,
-    UnreadablePart,
-    UnsupportedValue,
-)
-from ...hooks import Save, SessionHooks
+from ...errors import MalformedToken, UnreadableError, UnreadablePart, UnsupportedValue
+from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
-from ..identifiers import Identifiers, kid_of
-from ..logins import NameID, ServiceLogin, Text, check_text
+from ..identifiers import Identifiers, MaskKeys, mask, parse_kid, unmask
+from ..logins import NameID, ServiceLogin, StoredText, check_text
 from ..records import LoginRecords
 
-CONTEXT = "sealedstate.sso.index"
-MARK_BYTES, TAG_BYTES = 8, 16
+__all__ = ["LogoutIndex", "LogoutRequest"]
+
+KIND = Kind("sealedstate.sso.index", "sso.index", "an index of logins")
+INDEX_BYTES = 8
 UNSPECIFIED = "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified"
-# What the standard itself calls it in another chapter.
-_UNSPECIFIED_TOO = "urn:oasis:names:tc:SAML:1.0:nameid-format:unspecified"
+# Another chapter of the standard names the same format so.
+_UNSPECIFIED_ALIAS = "urn:oasis:names:tc:SAML:1.0:nameid-format:unspecified"
+
+
+# --- what a service asks for --------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class LogoutRequest:
-    """What a service asks for: the end of all sessions of `name_id` at `entity_id`, or of those of
-    its `session_indexes`, where there are any. Whoever makes it has verified the message.
+    """A service's request to end sessions of `name_id` at `entity_id`.
 
-    `session_indexes` is any sequence of texts, kept as a tuple; one text alone is a mistake. Raises
-    UnsupportedValue.
+    `session_indexes`: only the sessions with one of these SessionIndexes; if empty, all. Any
+    sequence of texts, kept as a tuple; a single text is refused. The caller has verified the
+    message. Raises UnsupportedValue.
     """
 
     entity_id: str
@@ -71,49 +69,83 @@ class LogoutRequest:
     session_indexes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        check_text("a logout request's entity_id", self.entity_id)
+        check_text("LogoutRequest.entity_id", self.entity_id)
         if type(self.name_id) is not NameID:
-            raise UnsupportedValue("a logout request's name_id", "it is a NameID")
+            raise UnsupportedValue(
+                "LogoutRequest.name_id", f"expected a NameID, got {type(self.name_id).__name__}"
+            )
         indexes = self.session_indexes
-        # A text is a sequence of texts, too: its letters, which lead to nobody.
+        # A text is a sequence of texts, too: of its letters, which match no session.
         if isinstance(indexes, str) or not isinstance(indexes, Sequence):
             raise UnsupportedValue(
-                "a logout request's session_indexes", "they are a sequence of texts"
+                "LogoutRequest.session_indexes",
+                f"expected a sequence of texts, got {type(indexes).__name__}",
             )
         for index in indexes:
-            check_text("a logout request's session index", index)
+            check_text("LogoutRequest.session_indexes", index)
         object.__setattr__(self, "session_indexes", tuple(indexes))
+
+
+def matches(login: ServiceLogin, request: LogoutRequest) -> bool:
+    """Whether `request` is about this login, which has all identifiers."""
+    if login.entity_id != request.entity_id:
+        return False
+    if request.session_indexes and login.session_index not in request.session_indexes:
+        return False
+    name, asked = login.name_id, request.name_id
+    if not (name.name_qualifier and asked.name_qualifier):
+        # A name qualifier that only one of them has says what the other leaves out.
+        name, asked = replace(name, name_qualifier=None), replace(asked, name_qualifier=None)
+    return canonical_name_id(name, login.entity_id, None) == canonical_name_id(
+        asked, login.entity_id, None
+    )
+
+
+def canonical_name_id(name_id: NameID, entity_id: str, identity_provider: str | None) -> bytes:
+    """The `name` of the index: equal for two NameIDs that mean the same user."""
+    form = name_id.format or UNSPECIFIED
+    return length_prefixed(
+        str(name_id.value),
+        UNSPECIFIED if form == _UNSPECIFIED_ALIAS else form,
+        name_id.name_qualifier or identity_provider or "",
+        name_id.sp_name_qualifier or entity_id,
+    )
+
+
+# --- sessions -----------------------------------------------------------------------------------
 
 
 def find_sessions(
     request: LogoutRequest, identifiers: Identifiers | None, index: LogoutIndex | None, now: float
 ) -> list[bytes]:
-    """The ids of the sessions that `request` means, each once. Raises StorageError.
+    """The ids of the sessions that `request` is about, each once.
 
-    Nothing but a handle of ours or an entry of the index leads to a session. A handle that was
-    altered, made for another service, or that contradicts the NameID beside it, leads nowhere.
+    Raises StorageError. A session is found only by a handle that `identifiers` derived or by an
+    entry of `index`. A handle that was altered, was derived for another service, or contradicts the
+    NameID beside it leads to no session.
     """
-    found = [*_by_handles(request, identifiers, now), *(index.find(request) if index else ())]
+    found = [
+        *(_find_by_handles(request, identifiers, now) if identifiers else ()),
+        *(index.find(request) if index else ()),
+    ]
     return list(dict.fromkeys(found))
 
 
-def _by_handles(
-    request: LogoutRequest, identifiers: Identifiers | None, now: float
+def _find_by_handles(
+    request: LogoutRequest, identifiers: Identifiers, now: float
 ) -> Iterator[bytes]:
-    if identifiers is None:
-        return
     entity_id, name = request.entity_id, str(request.name_id.value)
-    named = _opened(identifiers.open_name_id, name, entity_id, now)
-    if not request.session_indexes and named is not None:
-        yield named
+    by_name = _open_handle(identifiers.open_name_id, name, entity_id, now)
+    if not request.session_indexes and by_name is not None:
+        yield by_name
     for text in request.session_indexes:
-        session_id = _opened(identifiers.open_session_index, text, entity_id, now)
-        # Of a NameID that is no handle nobody can tell here whose it is.
-        if session_id is not None and (session_id == named or kid_of(name) is None):
+        session_id = _open_handle(identifiers.open_session_index, text, entity_id, now)
+        # A NameID that is not a handle cannot be checked against the SessionIndex here.
+        if session_id is not None and (session_id == by_name or parse_kid(name) is None):
             yield session_id
 
 
-def _opened(
+def _open_handle(
     open_handle: Callable[[str, str, float], bytes], text: str, entity_id: str, now: float
 ) -> bytes | None:
     try:
@@ -123,149 +155,116 @@ def _opened(
 
 
 class LogoutIndex(SessionHooks):
-    """Leads from a service's logout request to sessions, for every NameID and SessionIndex.
+    """Leads from any NameID and SessionIndex of a logout request to sessions.
 
-    Made once, it follows every save of `keeper`. `identity_provider`: your own entityID, where
-    NameIDs have it for a name qualifier. Raises ConfigurationError when there is no store, or one
-    that does not meet the needs of ``logins``, or no lookup key in the ring.
+    Follows every save of `keeper`. `identity_provider`: your own entityID, if NameIDs have it as
+    their name qualifier. Raises ConfigurationError without a store or a lookup key, and if the
+    store falls short of the requirements of ``logins``.
     """
 
     def __init__(
         self, keeper: Keeper, records: LoginRecords, identity_provider: str | None = None
     ) -> None:
-        self._tools, self._records = keeper.deployment, records
+        self._deployment, self._records = keeper.deployment, records
         self._identity_provider = identity_provider
-        if keeper.deployment.store is None:
-            raise ConfigurationError("an index of logins needs a storage service")
-        self._storage = keeper.deployment.store
-        self._secret_names()
-        keeper.attach(self, ("logins",))
-
-    # --- what is asked --------------------------------------------------------------------------
+        self._table = keeper.deployment.table(KIND)
+        self._table.lookup_secret()
+        keeper.add_hooks(self, ("logins",))
 
     def find(self, request: LogoutRequest) -> list[bytes]:
-        """The ids of the sessions that `request` means. Raises StorageError."""
-        names = self._secret_names()
-        key = names.key(request.entity_id, self._meant(request.name_id, request.entity_id))
-        wanted = {names.mark(text) for text in request.session_indexes}
+        """The ids of the sessions that the index has for `request`.
+
+        Raises StorageError.
+        """
+        members, key = self._members(), self._key(request.entity_id, request.name_id)
+        wanted = {members.hash_index(text) for text in request.session_indexes}
         found: dict[bytes, None] = {}
-        for member in self._storage.members(CONTEXT, key):
-            opened = names.open_member(key, member)
+        for member in self._table.members(key):
+            opened = members.open(key, member)
             if opened is None:
-                self._tools.rows.refused(CONTEXT, "tag")
+                self._table.refuse_member("tag")
             elif not wanted or opened[1] in wanted:
                 found[opened[0]] = None
-        self._tools.notice_answer()
         return list(found)
 
     def forget(self, session_id: bytes, logins: Iterable[ServiceLogin]) -> None:
         """Remove the entries of a session that was revoked. Raises StorageError."""
         for key, member in self._entries(session_id, logins):
-            self._storage.remove_member(CONTEXT, key, member)
+            self._table.remove_member(key, member)
 
     def needs_entry(self, session_id: bytes, login: ServiceLogin) -> bool:
-        """Whether nothing but an entry leads from this login (with all texts) to its session."""
-        made, now = self._records.identifiers, self._tools.now()
-        if made is None:
+        """Whether only an entry leads from this login to its session.
+
+        The login has all identifiers.
+        """
+        identifiers, now = self._records.identifiers, self._deployment.now()
+        if identifiers is None:
             return True
         name, index = str(login.name_id.value), login.session_index
-        named = _opened(made.open_name_id, name, login.entity_id, now)
-        indexed = (
-            named
-            if index is None
-            else _opened(made.open_session_index, str(index), login.entity_id, now)
-        )
-        return not session_id == named == indexed
+        by_name = _open_handle(identifiers.open_name_id, name, login.entity_id, now)
+        if by_name != session_id or index is None:
+            return by_name != session_id
+        by_index = _open_handle(identifiers.open_session_index, str(index), login.entity_id, now)
+        return by_index != session_id
 
-    # --- what it follows ------------------------------------------------------------------------
-
-    def before_save(self, save: Save) -> None:
-        """Write the entries of what this save adds, before anything of it can be seen."""
+    def before_save(self, event: SaveEvent) -> None:
+        """Write the entries of new service logins, before anything of the save."""
         try:
-            added = self._records.added_by(save)
+            added = self._records.find_new_logins(event)
         except UnreadablePart:
-            # They cost no login, here as little as elsewhere.
-            self._tools.emit("logins-unreadable", session_id=save.record.id)
+            # Logins that this node cannot read do not stop the save.
+            self._deployment.emit("logins-unreadable", session_id=event.record.id)
             return
-        expires_at = (save.record.expires_at + self._tools.settings.skew) * 1000
-        for key, member in self._entries(save.record.id, added):
-            self._storage.add_member(CONTEXT, key, member, expires_at)
-
-    # --- helpers --------------------------------------------------------------------------------
+        expires_at = (event.record.expires_at + self._deployment.settings.skew) * 1000
+        for key, member in self._entries(event.record.id, added):
+            self._table.add_member(key, member, expires_at)
 
     def _entries(
         self, session_id: bytes, logins: Iterable[ServiceLogin]
     ) -> Iterator[tuple[str, str]]:
-        names = self._secret_names()
+        members = self._members()
         for login in logins:
             if self.needs_entry(session_id, login):
-                key = names.key(login.entity_id, self._meant(login.name_id, login.entity_id))
-                mark = names.mark(*() if login.session_index is None else (login.session_index,))
-                yield key, names.member(key, session_id, mark)
+                key = self._key(login.entity_id, login.name_id)
+                index = members.hash_index(login.session_index)
+                yield key, members.make(key, session_id, index)
 
-    def _meant(self, name_id: NameID, entity_id: str) -> bytes:
-        return meant(name_id, entity_id, self._identity_provider)
+    def _key(self, entity_id: str, name_id: NameID) -> str:
+        name = canonical_name_id(name_id, entity_id, self._identity_provider)
+        return self._table.guessable_key(entity_id, name)
 
-    def _secret_names(self) -> _Names:
-        secret = self._tools.keyring().lookup
-        if secret is None:
-            raise ConfigurationError(
-                "an index of logins needs a lookup key; `sealedstate keys generate --lookup`"
-                " prints one, to stand beside the keys"
-            )
-        return _Names(secret, self._tools.settings.realm)
-
-
-def meant(name_id: NameID, entity_id: str, identity_provider: str | None) -> bytes:
-    """The same bytes for two NameIDs at a service exactly when they mean the same."""
-    form = name_id.format or UNSPECIFIED
-    return length_prefixed(
-        str(name_id.value),
-        UNSPECIFIED if form == _UNSPECIFIED_TOO else form,
-        name_id.name_qualifier or identity_provider or "",
-        name_id.sp_name_qualifier or entity_id,
-    )
+    def _members(self) -> _Members:
+        return _Members(self._table.lookup_secret(), self._deployment.settings.realm)
 
 
 @dataclass(frozen=True, slots=True)
-class _Names:
-    """The keys and members of one deployment's index, under the ring's lookup `secret`."""
+class _Members:
+    """Makes and opens the members of one deployment's index."""
 
     secret: bytes = field(repr=False)
     realm: str
 
-    def key(self, entity_id: str, name: bytes) -> str:
-        message = length_prefixed("sealedstate/1", "sso.index", self.realm, entity_id, name)
-        return to_text(hashlib.blake2b(message, key=self.secret, digest_size=24).digest())
+    def hash_index(self, session_index: StoredText | None) -> bytes:
+        """What a member has in place of a SessionIndex."""
+        texts = [] if session_index is None else [str(session_index)]
+        message = length_prefixed("session-index", bytes([len(texts)]), *texts)
+        return hashlib.blake2b(message, key=self._subkey("tag"), digest_size=INDEX_BYTES).digest()
 
-    def mark(self, *session_index: Text) -> bytes:
-        """What stands for a SessionIndex, or for none."""
-        found, texts = bytes([len(session_index)]), [str(text) for text in session_index]
-        return self._hash("tag", MARK_BYTES, "session-index", found, *texts)
+    def make(self, key: str, session_id: bytes, index: bytes) -> str:
+        return to_text(mask(self._mask_keys(), ("member", key), session_id, index))
 
-    def member(self, key: str, session_id: bytes, mark: bytes) -> str:
-        tag = self._hash("tag", TAG_BYTES, "member", key, session_id, mark)
-        return to_text(tag + self._masked(key, tag, session_id + mark))
-
-    def open_member(self, key: str, member: str) -> tuple[bytes, bytes] | None:
-        """The session id and the mark of a member; None for what is none of ours."""
+    def open(self, key: str, member: str) -> tuple[bytes, bytes] | None:
+        """The session id and the hashed index; None if it was made for another row."""
         try:
             token = from_text(member)
         except MalformedToken:
             return None
-        tag, masked = token[:TAG_BYTES], token[TAG_BYTES:]
-        if len(masked) != ID_BYTES + MARK_BYTES:
-            return None
-        opened = self._masked(key, tag, masked)
-        session_id, mark = opened[:ID_BYTES], opened[ID_BYTES:]
-        expected = self._hash("tag", TAG_BYTES, "member", key, session_id, mark)
-        return (session_id, mark) if hmac.compare_digest(tag, expected) else None
+        values = unmask(self._mask_keys(), ("member", key), token, (ID_BYTES, INDEX_BYTES))
+        return None if values is None else (values[0], values[1])
 
-    def _masked(self, key: str, tag: bytes, data: bytes) -> bytes:
-        mask = self._hash("mask", ID_BYTES + MARK_BYTES, "member", key, tag)
-        return bytes(one ^ other for one, other in zip(data, mask, strict=True))
+    def _mask_keys(self) -> MaskKeys:
+        return self._subkey("tag"), self._subkey("mask")
 
-    def _hash(self, use: str, size: int, *fields: str | bytes) -> bytes:
-        named = length_prefixed("sealedstate/1", "sso.index", use, self.realm)
-        secret = hashlib.blake2b(named, key=self.secret, digest_size=32).digest()
-        return hashlib.blake2b(length_prefixed(*fields), key=secret, digest_size=size).digest()
+    def _subkey(self, use: str) -> bytes:
+        label = length_prefixed("sealedstate/1", "sso.index", use, self.realm)
+        return hashlib.blake2b(label, key=self.secret, digest_size=32).digest()

@@ -1,15 +1,15 @@
-"""Single logout: who is to be told, at whose wish, with or without the user's browser.
+"""Single logout: which services must be notified, with or without the user's browser.
 
-    progress = logout.begin(session)                           # the user is there: front channel
-    for progress in logout.begin_by_request(request): ...      # a service asks: back channel
+    progress = logout.begin(session)                            # front channel: the user is there
+    for progress in logout.begin_for_request(request): ...      # back channel: a service asks
         for notice in progress:
-            progress.told(notice)
+            progress.notified(notice)
 
-Knows sessions, requests of services and tokens; in which order a session is ended is `ending`'s.
-Does not know SAML's messages or HTTP: whoever tells services does.
+The application sends the messages (SAML, OpenID Connect). `_termination` has the order in which
+a session is ended.
 
-Without a store there is no revocation, no request of a service without the user's cookie, and no
-row: the progress is kept in the session, which ends when everybody was told.
+Without a store there is no revocation, no row, and no logout by a service's request alone. The
+progress is kept in the session, which ends when every service was notified.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterator
 
-from ..._request.load import EndedRecord, LoadedSession, read_revoked
+from ..._request.load import LoadedSession, read_revoked
 from ..._stored.revocations import Ending
 from ...errors import (
     ConfigurationError,
+    LogoutRequestMismatch,
     MalformedToken,
-    NobodySignedIn,
-    RequestOfAnother,
+    NotSignedIn,
     RowUnreadable,
     SessionWithheld,
     UnreadablePart,
@@ -33,257 +33,264 @@ from ...session import Session
 from ..logins import ServiceLogin
 from ..records import LoginRecord, LoginRecords
 from ..sessions import LiveSession
-from .index import LogoutIndex, LogoutRequest, find_sessions
+from ._state import PENDING, LogoutState
+from ._termination import KnownSession, SessionTerminator
+from .index import LogoutIndex, LogoutRequest, find_sessions, matches
 from .progress import (
     FAILED_PART,
-    KeptInSession,
-    KeptInStore,
     LogoutProgress,
     Notice,
-    notices,
-    parted,
+    SessionProgress,
+    StoredProgress,
+    make_notices,
+    parse_token,
 )
-from .state import REMAINS, State, is_meant
-from .termination import Known, SessionTerminator
+
+__all__ = ["SingleLogout"]
 
 # How often a session may get a new id while it is being looked for.
 FIND_TRIES = 4
-# So long (seconds) a logout that nobody goes on with counts as one under way.
+# A logout that no node has continued for this long (seconds) counts as interrupted.
 UNDER_WAY = 300
 
 
 class SingleLogout:
     """Logs users out of an identity provider and of its services.
 
-    Made once, it follows every save of `keeper`. Without `index`, only identifiers that
-    `records.identifiers` made lead from a service's request to sessions. With a store,
-    raises ConfigurationError when that does not meet the needs of ``logout``, or when the ring
-    lacks a lookup key or the settings lack the merge rules of `records`.
+    Follows every save of `keeper`. Without `index`, only identifiers that `records.identifiers`
+    derived lead from a service's request to sessions. With a store, raises ConfigurationError if
+    the store falls short of the requirements of ``logout``, the ring has no lookup key, or the
+    settings lack the merge rules of `records`.
     """
 
     def __init__(
         self, keeper: Keeper, records: LoginRecords, index: LogoutIndex | None = None
     ) -> None:
-        self._tools, self._keeper = keeper.deployment, keeper
+        self._deployment, self._keeper = keeper.deployment, keeper
         self._records, self._index = records, index
-        self._endings: SessionTerminator | None = None
-        store, revocations = keeper.deployment.store, self._tools.revocations
-        if store is not None and revocations is not None:
-            if self._tools.keyring().lookup is None:
-                raise ConfigurationError(
-                    "a single logout needs a lookup key; `sealedstate keys generate --lookup`"
-                    " prints one, to stand beside the keys"
-                )
+        self._terminator: SessionTerminator | None = None
+        if keeper.deployment.store is not None:
+            keeper.deployment.lookup_secret()
             if records.columns not in keeper.settings.merge:
                 raise ConfigurationError(
-                    "merge: without LoginRecords.merge_rules, of two requests at once that add a"
-                    " service login one would be lost"
+                    "merge: must include LoginRecords.merge_rules; otherwise a service login is"
+                    " lost when two requests add one at once"
                 )
-            self._endings = SessionTerminator(keeper, store, revocations, records, index)
+            self._terminator = SessionTerminator(keeper, records, index)
 
     @property
     def revokes(self) -> bool:
-        """Whether a session that is logged out is refused from then on; False without a store."""
-        return self._endings is not None
+        """Whether nodes refuse a session that is logged out; False without a store."""
+        return self._terminator is not None
 
     # --- logging out ----------------------------------------------------------------------------
 
     def begin(self, session: Session, request: LogoutRequest | None = None) -> LogoutProgress:
-        """Log the user of this session out, everywhere; `request`: the service that asked for it.
+        """Log the user of this session out of all services.
 
-        When this returns, the session is empty, and with a store no node accepts its cookies. The
-        services that remain are to be told. Raises StorageError, NoPrimaryKey, SessionWithheld,
-        NobodySignedIn, RequestOfAnother when `request` means no login of this session, or
-        LoginsUnreadable where this node lacks a registry or a key: then nothing was ended, and
-        `session.invalidate()` would end it without telling anybody.
+        `request`: of the service that asked for it, which need not be notified. When this returns,
+        the session is empty, and with a store no node accepts its cookies; the remaining services
+        must be notified. Raises StorageError, NoPrimaryKey, SessionWithheld, NotSignedIn,
+        LogoutRequestMismatch if `request` is about no login of this session, or LoginsUnreadable if
+        this node lacks a registry or a key. Then no session was ended; `session.invalidate()` ends
+        it without notifying any service.
         """
-        now = self._tools.now()
-        services = self._signed_in(session, now).services()
-        if request is not None and not any(is_meant(login, request) for login in services):
-            raise RequestOfAnother("the request means no service login of this session")
-        if self._endings is None:
-            return self._begun_in_session(session, now, request)
-        session_id, arrived = _id_to_end(session)
-        known = Known(session_id, session.subject, services, whole=True)
-        state = self._endings.end(known, request)
+        # All checks come first: they may refuse the logout only while nothing has happened.
+        login = self._login_record(session)
+        services = login.services()
+        if request is not None and not any(matches(one, request) for one in services):
+            raise LogoutRequestMismatch("the request is about no service login of this session")
+        if self._terminator is None:
+            return self._begin_in_session(session, login, request)
+        session_id, loaded = _find_id(session)
+        known = KnownSession(session_id, session.subject, services, has_read_cookies=True)
+        state = self._terminator.end(known, request)
         if state is None:
+            # Another request gave the session a new id: its cookie is on its way to the browser.
             raise SessionWithheld("replaced")
-        if arrived is not None:
-            arrived.revoked = True
+        # Only now: the cookies are deleted after the revocation is stored, never before.
+        if loaded is not None:
+            loaded.mark_revoked()
         session.invalidate()
-        return LogoutProgress(KeptInStore(self._endings.ledger, state))
+        return self._make_progress(self._terminator, state)
 
-    def begin_by_request(self, request: LogoutRequest) -> list[LogoutProgress]:
-        """End every session that a service's request means, without any cookie.
+    def begin_for_request(self, request: LogoutRequest) -> list[LogoutProgress]:
+        """End every session that a service's request is about, without any cookie.
 
-        One progress for each, also for one that was ended before; none for a request that leads to
-        no session, or only to such as ended long ago. Raises ConfigurationError without a store,
-        StorageError or NoPrimaryKey when not all could be ended: then ask again.
+        Returns one progress for each session, also for one that was ended before; the list is
+        empty if the request leads to no session, or only to sessions that ended long ago. Raises
+        ConfigurationError without a store, StorageError or NoPrimaryKey if some session could not
+        be ended: then the service should ask again.
         """
-        if self._endings is None:
-            raise ConfigurationError("a logout without the user's cookie needs a storage service")
-        looked_at: set[bytes] = set()
-        ended: list[LogoutProgress] = []
+        terminator = self._require_terminator()
+        seen: set[bytes] = set()
+        begun: list[LogoutProgress] = []
         for _ in range(FIND_TRIES):
-            fresh = self._found(request) - looked_at
-            found = [self._ended_by(self._endings, each, request) for each in fresh]
-            looked_at |= fresh
-            ended += [progress for progress in found if progress is not None]
-            # One that got a new id meanwhile has entries under that: look again.
-            if None not in found:
+            now, identifiers = self._deployment.now(), self._records.identifiers
+            found = set(find_sessions(request, identifiers, self._index, now)) - seen
+            progresses = [self._end_for_request(terminator, each, request) for each in found]
+            seen |= found
+            begun += [progress for progress in progresses if progress is not None]
+            # A session that got a new id meanwhile has entries under that: look again.
+            if None not in progresses:
                 break
-        return ended
+        return begun
 
-    def leave(self, session: Session, entity_id: str) -> tuple[Notice, ...]:
-        """Log the user out of one service only, with all logins there; what to tell it.
+    def leave_service(self, session: Session, entity_id: str) -> tuple[Notice, ...]:
+        """Log the user out of one service, from all logins there; returns notices.
 
-        Raises NobodySignedIn or LoginsUnreadable.
+        Raises NotSignedIn, SessionWithheld or LoginsUnreadable.
         """
-        login = self._signed_in(session, self._tools.now())
-        left = login.services(entity_id)
-        for one in left:
+        login = self._login_record(session)
+        services = login.services(entity_id)
+        for one in services:
             login.remove_service(one)
-        return notices(left)
+        return make_notices(services)
 
     def end(self, live: LiveSession) -> LogoutProgress | None:
-        """End one session by an administrator, and tell its services; None when it has ended.
+        """End one session at an administrator's wish; None if it has ended.
 
-        One that was only revoked, which tells nobody, is taken up. Raises ConfigurationError,
-        StorageError or NoPrimaryKey.
+        Also begins the logout of a session that was only revoked, which notified no service.
+        Raises ConfigurationError, StorageError or NoPrimaryKey.
         """
-        if self._endings is None:
-            raise ConfigurationError("a logout without the user's cookie needs a storage service")
-        ending, ledger = self._endings.ending(live.raw_id), self._endings.ledger
-        begun = ending is Ending.REVOKED and ledger.read(ledger.name(live.raw_id)) is not None
-        if begun or ending in (Ending.LOGGED_OUT, Ending.REPLACED):
+        terminator = self._require_terminator()
+        ending, table = terminator.ending(live.raw_id), terminator.table
+        has_begun = ending is Ending.REVOKED and table.read(table.key(live.raw_id)) is not None
+        if has_begun or ending in (Ending.LOGGED_OUT, Ending.REPLACED):
             return None
-        state = self._endings.end(Known(live.raw_id, live.subject), None)
-        return None if state is None else LogoutProgress(KeptInStore(self._endings.ledger, state))
+        state = terminator.end(KnownSession(live.raw_id, live.subject), None)
+        return None if state is None else self._make_progress(terminator, state)
 
-    def poison(self, subject: str) -> None:
-        """End every session of a user that began until now, on every node, by an administrator.
+    def revoke_subject(self, subject: str) -> None:
+        """End every session of a user that began until now, on every node.
 
-        Its services are told when its cookies come next, see `owed`. Raises ConfigurationError,
-        StorageError or NoPrimaryKey.
+        Their services are notified when their cookies come next, see `pending`. Raises
+        ConfigurationError, StorageError or NoPrimaryKey.
         """
         self._keeper.revoke_subject(subject)
 
-    # --- going on -------------------------------------------------------------------------------
+    # --- continuing -----------------------------------------------------------------------------
 
     def resume(self, token: str | None, session: Session | None = None) -> LogoutProgress | None:
-        """The logout that a token leads back to; None for none, for one of nothing, or another's.
+        """The logout that a token leads back to; None if there is none.
 
-        Without a store it is `session` that leads back. Raises StorageError or LoginsUnreadable.
+        Without a store, `session` leads back. Raises StorageError or LoginsUnreadable.
         """
-        if self._endings is None:
+        if self._terminator is None:
             if session is None or session.subject is None or FAILED_PART not in session:
                 return None
-            return LogoutProgress(KeptInSession(self._records, session, self._tools.now()))
+            return LogoutProgress(SessionProgress(self._records, session))
         if token is None:
             return None
         try:
-            name, secret = parted(token)
+            key, secret = parse_token(token)
         except MalformedToken:
             return None
-        state = self._endings.ledger.read(name)
+        state = self._terminator.table.read(key)
+        # The row's name can be computed from the session's id; the secret cannot.
         if state is None or not hmac.compare_digest(state.secret, secret):
             return None
-        return LogoutProgress(KeptInStore(self._endings.ledger, state))
+        return self._make_progress(self._terminator, state)
 
-    def owed(self, session: Session) -> LogoutProgress | None:
-        """What is left of the logout of a session whose cookies this request still carries.
+    def pending(self, session: Session) -> LogoutProgress | None:
+        """The pending services of the ended session that this request's cookies name.
 
-        It was ended by a service's request, by an administrator or in a request whose answer was
-        lost, and its services are not all told. The session stays what it is, empty; the response
-        deletes its cookies. None in all other cases, and always once all are told. Raises
-        StorageError.
+        That is a session that was ended by a service's request, by an administrator, or in a
+        request whose response was lost. The session stays empty, and the response deletes its
+        cookies. None in all other cases, and once all services were notified. Raises StorageError.
         """
-        if self._endings is None:
+        if self._terminator is None:
             return None
-        ended = read_revoked(self._tools, session, (self._records.columns,))
+        ended = read_revoked(self._deployment, session, (self._records.columns,))
         if ended is None:
             return None
+        columns, subject = self._records.columns, ended.subject
+        logins = frozenset[ServiceLogin]()
         try:
-            state = self._with_cookies(self._endings, ended)
+            if columns in ended.parts and subject is not None:
+                logins = self._records.read_logins(ended.parts[columns], ended.id, subject)
+            is_read = columns not in ended.torn
+            known = KnownSession(ended.id, subject, tuple(logins), has_read_cookies=is_read)
+            state = self._terminator.add_logins(known, create=ended.from_outside)
         except UnreadablePart:
-            # They stay in the cookie, for a node that can read them.
-            self._tools.emit("logins-unreadable", session_id=ended.id)
+            # The logins stay in the cookie until a node that can read them gets it.
+            self._deployment.emit("logins-unreadable", session_id=ended.id)
             return None
-        if state is None or not state.which(REMAINS):
+        if state is None or PENDING not in state.status:
             return None
         session.invalidate()
-        return LogoutProgress(KeptInStore(self._endings.ledger, state))
+        return self._make_progress(self._terminator, state)
 
     def unfinished(self, idle: int = UNDER_WAY) -> Iterator[LogoutProgress]:
-        """The logouts that nobody has gone on with for `idle` seconds and that are not complete.
+        """The logouts with pending services, not continued for `idle` seconds.
 
-        For a job that tells what a crash has left, in a store that can list. Raises StorageError;
-        one that this node can't read is passed over.
+        For a job that notifies the services that a crash has left, on a store that can list. Leaves
+        out logouts that this node cannot read. Raises StorageError.
         """
-        if self._endings is None:
+        if self._terminator is None:
             return
-        for name in self._endings.ledger.names():
+        table = self._terminator.table
+        for key in table.list_keys():
             try:
-                state = self._endings.ledger.read(name)
+                state = table.read(key)
             except (UnreadablePart, RowUnreadable):
                 continue
-            if state is not None and state.written_at + idle <= self._tools.now():
-                state = self._endings.taken_up(state)
-                if state.which(REMAINS):
-                    yield LogoutProgress(KeptInStore(self._endings.ledger, state))
+            if state is not None and state.written_at + idle <= self._deployment.now():
+                state = self._terminator.resume(state)
+                if PENDING in state.status:
+                    yield self._make_progress(self._terminator, state)
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _signed_in(self, session: Session, now: float) -> LoginRecord:
+    def _require_terminator(self) -> SessionTerminator:
+        if self._terminator is None:
+            raise ConfigurationError(
+                "storage: a logout without the user's cookie needs a store; set storage"
+            )
+        return self._terminator
+
+    def _make_progress(self, terminator: SessionTerminator, state: LogoutState) -> LogoutProgress:
+        return LogoutProgress(StoredProgress(terminator.table, state))
+
+    def _login_record(self, session: Session) -> LoginRecord:
         if session.subject is None and session.withheld is not None:
             raise SessionWithheld(session.withheld)
         if session.subject is None:
-            raise NobodySignedIn("nobody is signed in who could be logged out")
-        return self._records.of(session, now)
+            raise NotSignedIn("no user is signed in to this session")
+        return self._records.for_session(session)
 
-    def _found(self, request: LogoutRequest) -> set[bytes]:
-        now = self._tools.now()
-        return set(find_sessions(request, self._records.identifiers, self._index, now))
-
-    def _ended_by(
-        self, endings: SessionTerminator, session_id: bytes, request: LogoutRequest
-    ) -> LogoutProgress | None:
-        ending = endings.ending(session_id)
-        if ending is Ending.REPLACED:
-            return None
-        state = None if ending is None else endings.asked_again(session_id, request)
-        if state is not None and not (state.which(REMAINS) or state.owed):
-            endings.forget_entries(state)
-        # One that was revoked from outside has no logout yet.
-        if state is None and ending is not Ending.LOGGED_OUT:
-            state = endings.end(Known(session_id, None), request)
-        return None if state is None else LogoutProgress(KeptInStore(endings.ledger, state))
-
-    def _with_cookies(self, endings: SessionTerminator, ended: EndedRecord) -> State | None:
-        columns, subject = self._records.columns, ended.subject
-        logins = frozenset[ServiceLogin]()
-        if columns in ended.parts and subject is not None:
-            logins = self._records.whole(ended.parts[columns], ended.id, subject)
-        known = Known(ended.id, subject, tuple(logins), whole=columns not in ended.torn)
-        return endings.add(known, create=ended.from_outside)
-
-    def _begun_in_session(
-        self, session: Session, now: float, request: LogoutRequest | None
+    def _begin_in_session(
+        self, session: Session, login: LoginRecord, request: LogoutRequest | None
     ) -> LogoutProgress:
-        login = self._records.of(session, now)
+        """The session no longer authenticates its user, but holds the progress."""
         for authentication in login.authentications():
             login.forget_authentication(authentication.method)
         session[FAILED_PART] = b""
-        kept = KeptInSession(self._records, session, now)
+        progress = SessionProgress(self._records, session)
         if request is not None:
-            kept.asked_by(request)
-        kept.end_if_done()
-        return LogoutProgress(kept)
+            progress.mark_requested(request)
+        progress.end_if_settled()
+        return LogoutProgress(progress)
+
+    def _end_for_request(
+        self, terminator: SessionTerminator, session_id: bytes, request: LogoutRequest
+    ) -> LogoutProgress | None:
+        ending = terminator.ending(session_id)
+        if ending is Ending.REPLACED:
+            return None
+        state = None if ending is None else terminator.request_again(session_id, request)
+        if state is not None and state.is_settled:
+            terminator.forget_entries(state)
+        # A session that was revoked by its id has no logout yet; one that was logged out locally
+        # notifies no service.
+        if state is None and ending is not Ending.LOGGED_OUT:
+            state = terminator.end(KnownSession(session_id, None), request)
+        return None if state is None else self._make_progress(terminator, state)
 
 
-def _id_to_end(session: Session) -> tuple[bytes, LoadedSession | None]:
-    """The id by which the browser knows this session, and the visit that it arrived by."""
-    visit = session.visit
-    if isinstance(visit, LoadedSession) and visit.record is not None and not session.signed_in:
-        return visit.record.id, visit
+def _find_id(session: Session) -> tuple[bytes, LoadedSession | None]:
+    """The id that the browser's cookie has, and what the request loaded under it."""
+    loaded, is_signed_in = session.load(), session.changes().is_signed_in
+    if isinstance(loaded, LoadedSession) and loaded.record is not None and not is_signed_in:
+        return loaded.record.id, loaded
     return session.raw_id, None

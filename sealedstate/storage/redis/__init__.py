@@ -1,7 +1,443 @@
-"""FOLD: package."""
+"""A store in Redis or Valkey: `RedisStorage`. As durable as the server is configured.
+
+A read is one GET. Every other operation on a record or a member is one script: one round trip, one
+atomic step. The store's clock says what time it is, and a record's expiry counts to the
+millisecond; Redis's own expiry comes GRACE later and only frees the memory.
+
+Names: `sealedstate:{CONTEXT}:r:KEY` is a record, `:i:KEY` an index, `:records` and `:indexes` are
+the lists of a context's records and indexes; CONTEXT and KEY are digests. The braces put all names
+of a context into one hash slot, so that scripts work on a cluster, too. Therefore a context lives
+on one node; several contexts spread over the nodes. The store speaks to one server (or a proxy) and
+does not follow a cluster's redirections.
+
+A Redis user with limited rights needs the keys `sealedstate:*` and the commands `get ping eval
+evalsha set getrange setrange persist pexpire pttl del unlink exists zadd zrem zrange zrangebyscore
+zscore zscan scan`. Without `config` and `info`, the store declares no durability.
+
+Operations on a context process PAGE records per step, so that other clients do not wait for long.
+If one fails, it can be repeated. `keys` is a snapshot, and therefore one answer of any length.
+"""
 
 from __future__ import annotations
 
-from .store import RedisStorage
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from ...errors import StorageError, VersionMismatch
+from .._names import NAME_CHARS, context_digest, key_digest, printable
+from ..contract import (
+    LATEST,
+    Capabilities,
+    Clock,
+    Stored,
+    check_range,
+    check_size,
+    millis,
+    utf8,
+)
+from . import _scripts as scripts
+from ._client import RedisClient, parse_server
 
 __all__ = ["RedisStorage"]
+
+# Nodes whose clocks differ by less than this agree on which records are live.
+GRACE = 300_000
+# For how long capabilities are kept: those of a server that answered, and of one that did not.
+CAPABILITIES_LAST, SILENCE_LASTS = 60_000, 1_000
+PAGE = 500
+# How many steps through the server's keys a call of `reap` makes at most, and how large they are.
+REAP_STEPS, REAP_STEP = 20, b"1000"
+
+_PERMANENT = 10**scripts.EXPIRY_CHARS - 1
+_LONGEST_TTL = 100 * 365 * 86_400_000
+_OFFSET = 1 << 63  # makes every version a number of 20 digits
+
+_UNKNOWN = Capabilities(
+    context_bytes=1 << 16,
+    key_bytes=1 << 16,
+    value_bytes=1 << 24,
+    shared=True,
+    durable=False,
+    survives_restart=False,
+    evicts=True,
+    enumerable=True,
+    native_expiry=True,
+    assumed=True,
+    reasons=dict.fromkeys(
+        ("durable", "survives_restart", "evicts"), "the server has not reported its settings yet"
+    ),
+)
+
+
+class RedisStorage:
+    """Records in the Redis server at `url`. `timeout`: seconds to wait for it.
+
+    Raises ConfigurationError if the URL is not a Redis server's.
+    """
+
+    def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5) -> None:
+        server = parse_server(url)
+        self._address = server.address
+        self._clock = clock
+        self._client = RedisClient(server, timeout)
+        self._capabilities = _UNKNOWN
+        self._capabilities_of, self._capabilities_until = -1, 0
+        self._reap_cursor = b"0"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._address})"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """By the server's settings, read again after a minute and after each new connection.
+
+        While the server does not answer: what it reported last, or conservative defaults.
+        """
+        now, connects = self._now(), self._client.connects
+        left = self._capabilities_until - now
+        if self._capabilities_of != connects or not 0 < left <= CAPABILITIES_LAST:
+            self._capabilities_until = now + SILENCE_LASTS
+            with contextlib.suppress(StorageError):
+                self._capabilities = capabilities_by(self._client.read_many(*SETTINGS_COMMANDS))
+                self._capabilities_until = now + CAPABILITIES_LAST
+            self._capabilities_of = self._client.connects
+        return self._capabilities
+
+    def create(
+        self, context: str, key: str, value: bytes, expires_at: int | None, version: int
+    ) -> bool:
+        check_size(_UNKNOWN, context, key, value)
+        check_range(expires_at, version)
+        now, place = self._now(), _place(context, key)
+        expiry, ttl = _format_expiry(expires_at, now)
+        record = _format_version(version) + expiry + place.identity + value
+        arguments = (_format_time(now), record, ttl, place.entry, b"%d" % (now - GRACE))
+        answer = self._client.run(scripts.CREATE, place.keys, *arguments, version=version)
+        return _parse_answer(answer)
+
+    def read(self, context: str, key: str) -> Stored | None:
+        check_size(_UNKNOWN, context, key)
+        place = _place(context, key)
+        record = self._client.read(b"GET", place.keys[0], accept=place.owns)
+        if record is None:
+            return None
+        expiry = int(record[scripts.VERSION_CHARS : scripts.VERSION_CHARS + scripts.EXPIRY_CHARS])
+        stored = Stored(
+            record[scripts.HEADER_BYTES :],
+            int(record[: scripts.VERSION_CHARS]) - _OFFSET,
+            None if expiry == _PERMANENT else expiry,
+        )
+        is_live = stored.expires_at is None or stored.expires_at > self._now()
+        return stored if is_live else None
+
+    def update(
+        self,
+        context: str,
+        key: str,
+        value: bytes,
+        expires_at: int | None,
+        version: int,
+        expected: int | None = None,
+    ) -> bool:
+        check_size(_UNKNOWN, context, key, value)
+        check_range(expires_at, version, expected)
+        now, place = self._now(), _place(context, key)
+        expiry, ttl = _format_expiry(expires_at, now)
+        record = _format_version(version) + expiry + place.identity + value
+        arguments = (_format_time(now), record, ttl, place.entry, _format_version(expected))
+        answer = self._client.run(scripts.UPDATE, place.keys, *arguments, version=version)
+        return _parse_answer(answer)
+
+    def delete(self, context: str, key: str, expected: int | None = None) -> bool:
+        check_size(_UNKNOWN, context, key)
+        check_range(None, expected)
+        place = _place(context, key)
+        arguments = (_format_time(self._now()), place.entry, _format_version(expected))
+        return _parse_answer(self._client.run(scripts.DELETE, place.keys, *arguments))
+
+    def keys(self, context: str, prefix: str = "") -> Iterator[str]:
+        check_size(_UNKNOWN, context, "any")
+        live = (b"(%d" % self._now(), b"+inf")
+        entries = self._call(_names(context).records, b"ZRANGEBYSCORE", *live)
+        found = [entry[NAME_CHARS:].decode() for entry in entries]
+        return iter([key for key in found if key.startswith(prefix)])
+
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        text = utf8(member)
+        check_size(_UNKNOWN, context, key, text)
+        check_range(expires_at)
+        now, names, entry = self._now(), _names(context), printable(key_digest(context, key))
+        before = b"%d" % (now - GRACE)
+        keys = (*names.of(b"i:", [entry]), names.indexes)
+        arguments = (_format_time(now), *_format_expiry(expires_at, now), text, entry, before)
+        due = self._client.run(scripts.ADD_MEMBER, keys, *arguments)[1:]
+        if due:
+            # The member was added; if the clean-up fails, the call has still succeeded.
+            with contextlib.suppress(StorageError):
+                self._reap_index(names, due, before, PAGE)
+
+    def remove_member(self, context: str, key: str, member: str) -> bool:
+        text = utf8(member)
+        check_size(_UNKNOWN, context, key, text)
+        names, entry = _names(context), printable(key_digest(context, key))
+        keys = (*names.of(b"i:", [entry]), names.indexes)
+        arguments = (_format_time(self._now()), text, entry)
+        return _parse_answer(self._client.run(scripts.REMOVE_MEMBER, keys, *arguments))
+
+    def members(self, context: str, key: str) -> dict[str, int | None]:
+        check_size(_UNKNOWN, context, key)
+        (index,) = _names(context).of(b"i:", [printable(key_digest(context, key))])
+        live = (b"(%d" % self._now(), b"+inf", b"WITHSCORES")
+        found = self._call(index, b"ZRANGEBYSCORE", *live)
+        times = [None if float(time) > LATEST else int(time) for time in found[1::2]]
+        return {member.decode(): at for member, at in zip(found[::2], times, strict=True)}
+
+    def ping(self) -> None:
+        self._client.read_many()
+
+    def reap(self, limit: int) -> int:
+        """As the contract says. The next call continues at the same point of the keyspace."""
+        removed = 0
+        for _ in range(REAP_STEPS):
+            step = (b"SCAN", self._reap_cursor, b"MATCH", b"sealedstate:{*}:*s")
+            cursor, lists = self._client.read(*step, b"COUNT", REAP_STEP)
+            for name in lists:
+                removed += self._reap_list(name, limit - removed)
+            if removed >= limit:
+                break
+            self._reap_cursor = cursor
+            if cursor == b"0":
+                break
+        return removed
+
+    def close(self) -> None:
+        self._client.close()
+
+    def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
+        check_size(_UNKNOWN, context, key)
+        check_range(expires_at)
+        now, place = self._now(), _place(context, key)
+        arguments = (_format_time(now), *_format_expiry(expires_at, now), place.entry)
+        return _parse_answer(self._client.run(scripts.UPDATE_EXPIRATION, place.keys, *arguments))
+
+    def touch_context(self, context: str, expires_at: int | None) -> None:
+        check_size(_UNKNOWN, context, "any")
+        check_range(expires_at)
+        now, names, cursor = self._now(), _names(context), b""
+        while cursor != b"0":
+            # An entry may be returned twice, which does no harm.
+            start = (cursor or b"0", b"COUNT", b"%d" % PAGE)
+            cursor, found = self._call(names.records, b"ZSCAN", *start)
+            if entries := found[::2]:
+                keys = (names.records, *names.of(b"r:", entries))
+                arguments = (_format_time(now), *_format_expiry(expires_at, now), *entries)
+                self._client.run(scripts.TOUCH_ALL, keys, *arguments)
+
+    def delete_context(self, context: str) -> None:
+        check_size(_UNKNOWN, context, "any")
+        names, first_page = _names(context), (b"0", b"%d" % (PAGE - 1))
+        for name, kind in ((names.records, b"r:"), (names.indexes, b"i:")):
+            while entries := self._call(name, b"ZRANGE", *first_page):
+                keys = (name, *names.of(kind, entries))
+                self._client.run(scripts.DELETE_ALL, keys, b"", *entries)
+
+    def prepare(self) -> None:
+        self.ping()
+
+    # --- lists ----------------------------------------------------------------------------------
+
+    def _call(self, key: bytes, command: bytes, *arguments: bytes) -> Any:
+        """Return the answer of a command that reads one key."""
+        return self._client.run(scripts.CALL, (key,), b"", command, *arguments, is_read=True)
+
+    def _reap_list(self, name: bytes, limit: int) -> int:
+        names = _ContextNames(name[: -len(b"records")])
+        removed, page = 0, min(limit, PAGE) if name in (names.records, names.indexes) else 0
+        while page > 0:
+            count = self._reap_page(names, name, page)
+            removed += count
+            page = min(limit - removed, PAGE) if count == page else 0
+        return removed
+
+    def _reap_page(self, names: _ContextNames, name: bytes, limit: int) -> int:
+        now = self._now()
+        due = (b"-inf", b"%d" % now, b"LIMIT", b"0", b"%d" % limit)
+        entries = self._call(name, b"ZRANGEBYSCORE", *due)
+        if name == names.records and entries:
+            keys = (name, *names.of(b"r:", entries))
+            return int(self._client.run(scripts.REAP, keys, _format_time(now), *entries))
+        removed = 0
+        for entry in entries:
+            removed += self._reap_index(names, entry, b"%d" % now, limit - removed)
+        return removed
+
+    def _reap_index(self, names: _ContextNames, entry: bytes, before: bytes, limit: int) -> int:
+        keys = (*names.of(b"i:", [entry]), names.indexes)
+        arguments = (b"", entry, before, b"%d" % limit)
+        return int(self._client.run(scripts.REAP_INDEX, keys, *arguments))
+
+    def _now(self) -> int:
+        return max(millis(self._clock()), 0)
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _ContextNames:
+    """The Redis keys of one context; all begin with `base`."""
+
+    base: bytes
+
+    @property
+    def records(self) -> bytes:
+        return self.base + b"records"
+
+    @property
+    def indexes(self) -> bytes:
+        return self.base + b"indexes"
+
+    def of(self, kind: bytes, entries: Sequence[bytes]) -> list[bytes]:
+        """Return the keys of records (r:) or indexes (i:) from their entries in the list."""
+        return [self.base + kind + entry[:NAME_CHARS] for entry in entries]
+
+
+class _Place(NamedTuple):
+    """A record's key and its list's key, its entry in the list, and its identity."""
+
+    keys: tuple[bytes, bytes]
+    entry: bytes
+    identity: bytes
+
+    def owns(self, record: Any) -> bool:
+        """Whether an answer is this record or its absence, and not another record."""
+        begin = scripts.HEADER_BYTES - scripts.IDENTITY_BYTES
+        return record is None or record[begin : scripts.HEADER_BYTES] == self.identity
+
+
+@functools.lru_cache(maxsize=64)
+def _names(context: str) -> _ContextNames:
+    return _ContextNames(b"sealedstate:{" + printable(context_digest(context)) + b"}:")
+
+
+def _place(context: str, key: str) -> _Place:
+    names, digest = _names(context), key_digest(context, key)
+    entry = printable(digest) + key.encode()
+    record = names.base + b"r:" + entry[:NAME_CHARS]
+    return _Place((record, names.records), entry, digest[: scripts.IDENTITY_BYTES])
+
+
+# --- arguments and answers ----------------------------------------------------------------------
+
+
+def _format_time(now: int) -> bytes:
+    return b"%016d" % now
+
+
+def _format_expiry(expires_at: int | None, now: int) -> tuple[bytes, bytes]:
+    """Return an expiry as it is stored, and Redis's time to live in ms; b"" is permanent."""
+    if expires_at is None:
+        return b"%d" % _PERMANENT, b""
+    left = max(expires_at - now, 0) + GRACE
+    return b"%016d" % expires_at, b"%d" % left if left < _LONGEST_TTL else b""
+
+
+def _format_version(version: int | None) -> bytes:
+    return b"" if version is None else b"%020d" % (version + _OFFSET)
+
+
+def _parse_answer(answer: bytes) -> bool:
+    """Return whether a script wrote. Raises VersionMismatch if it answered with a version."""
+    if len(answer) == scripts.VERSION_CHARS:
+        raise VersionMismatch(int(answer) - _OFFSET)
+    return answer == b"1"
+
+
+# --- capabilities by the server's settings ------------------------------------------------------
+
+# A capability is claimed only if the server's settings say so. INFO answers if CONFIG is forbidden.
+SETTINGS_COMMANDS: tuple[tuple[bytes, ...], ...] = (
+    (b"CONFIG", b"GET", b"append*"),
+    (b"CONFIG", b"GET", b"save"),
+    (b"CONFIG", b"GET", b"maxmemory*"),
+    (b"INFO", b"persistence"),
+    (b"INFO", b"memory"),
+    (b"INFO", b"replication"),
+)
+
+# With everysec, Redis holds back acknowledged writes during an fsync, for up to two seconds: with a
+# disk that took 0.3 s for each, 7 of 20 kill -9 lost some hundred writes. With no, it holds nothing
+# back, but a crash of the machine loses up to half a minute.
+_FSYNC_COSTS = {
+    "everysec": ": a crash while the disk is slow costs two seconds of writes; always costs none",
+    "no": ": the machine's crash costs what the system has not yet written; always costs none",
+}
+
+
+def capabilities_by(answers: Sequence[Any]) -> Capabilities:
+    """Return the capabilities of a server from its answers to SETTINGS_COMMANDS."""
+    # By name; those that the server does not report are missing.
+    settings: dict[str, str] = {}
+    for answer in answers:
+        if isinstance(answer, list):
+            words = [word.decode(errors="replace") for word in answer]
+            settings.update(zip(words[::2], words[1::2], strict=False))
+        elif isinstance(answer, bytes):
+            lines = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
+            settings.update({name: value for name, colon, value in lines if colon})
+    durable, survives_restart, why_durable = _persistence(settings)
+    limit = settings.get("maxmemory")
+    policy = settings.get("maxmemory-policy", settings.get("maxmemory_policy"))
+    if limit is None or policy is None:
+        evicts, why_evicts = True, "the server reports neither CONFIG nor INFO memory"
+    else:
+        evicts = limit != "0" and policy != "noeviction"
+        why_evicts = f"maxmemory {limit}, maxmemory-policy {policy}"
+    reasons = {"durable": why_durable, "survives_restart": why_durable, "evicts": why_evicts}
+    if evicts:
+        reasons["enumerable"] = reasons["contexts"] = (
+            f"{why_evicts}: it may evict the list of a context's keys, too"
+        )
+    return replace(
+        _UNKNOWN,
+        assumed=False,
+        durable=durable,
+        survives_restart=survives_restart,
+        evicts=evicts,
+        reasons=reasons,
+    )
+
+
+def _persistence(settings: Mapping[str, str]) -> tuple[bool, bool, str]:
+    """Return whether writes survive a crash, whether they survive a restart, and why."""
+    if settings.get("role") == "slave":
+        return False, False, "role slave: it is a replica, and its primary decides"
+    if settings.get("appendonly") == "yes":
+        policy = settings.get("appendfsync", "unknown")
+        durable, survives_restart = policy == "always", True
+        why = f"appendonly yes, appendfsync {policy}{_FSYNC_COSTS.get(policy, '')}"
+    elif "appendonly" in settings:
+        durable, survives_restart = False, bool(settings.get("save"))
+        why = f"appendonly no, save {settings.get('save', '')!r}"
+        if survives_restart:
+            why += ": a crash costs what came after a snapshot"
+    elif "aof_enabled" in settings:
+        durable, survives_restart = False, settings["aof_enabled"] == "1"
+        unknown = "appendfsync" if survives_restart else "save"
+        why = (
+            f"aof_enabled {settings['aof_enabled']}"
+            f" (INFO; CONFIG is forbidden, so {unknown} is not known)"
+        )
+    else:
+        durable, survives_restart = False, False
+        why = "the server reports neither CONFIG nor INFO persistence"
+    replicas = settings.get("connected_slaves", "0")
+    if replicas != "0":
+        why += (
+            f"; connected_slaves {replicas}: if one takes over, the writes are lost that had not"
+            " reached it (replication is asynchronous)"
+        )
+    return durable, survives_restart, why

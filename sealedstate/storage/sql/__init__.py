@@ -1,7 +1,329 @@
-"""FOLD: package."""
+"""A store in PostgreSQL or MariaDB, for many nodes: `SQLStorage`. Uses SQLAlchemy.
+
+Each operation on a record or a member is one atomic statement in autocommit mode, and so one round
+trip; a checked write that changed nothing takes a second one to find out why. Operations on a
+context are one transaction. Each write also removes a few expired rows from time to time.
+"""
 
 from __future__ import annotations
 
-from .store import SQLStorage
+import contextlib
+import hashlib
+import math
+from collections.abc import Callable, Iterator
+from time import monotonic
+from typing import Any
+
+from ...errors import ConfigurationError, StorageError, VersionMismatch
+from .._names import context_digest, key_digest
+from ..contract import Capabilities, Clock, Stored, check_range, check_size, millis, utf8
+
+try:
+    from sqlalchemy.engine import URL, make_url
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from ._driver import Cursor, Driver, Params
+    from ._pool import SQLPool
+except ImportError as missing:
+    raise ConfigurationError(
+        "storage: SQL needs SQLAlchemy and a driver:"
+        " pip install sealedstate[postgresql], or sealedstate[mariadb]"
+    ) from missing
 
 __all__ = ["SQLStorage"]
+
+# After this many writes, at most this many expired rows are removed: a bounded price for a write,
+# and the tables stay small even if no caller reaps.
+REAP_EVERY = 32
+REAP_LIMIT = 128
+# How many rows reap() removes per statement, each within the deadline.
+REAP_BATCH = 1024
+# After this many seconds, `capabilities` tries again to reach a server.
+RETRY_SECONDS = 2.0
+
+
+class SQLStorage:
+    """Records in the database at `url`, such as ``postgresql://user:password@host/name``.
+
+    `timeout`: seconds that a call may take. Raises ConfigurationError if the URL is not a
+    database's, or if the driver is not installed.
+    """
+
+    def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5, pool_size: int = 8) -> None:
+        self._clock = clock
+        parsed = _parse_url(url)
+        self.name = parsed.get_backend_name()
+        """The store's name in messages."""
+        driver = _load_driver(parsed, timeout)
+        self._address = driver.address
+        self._sql = driver.statements
+        self._reap_rows = driver.reap
+        self._pool = SQLPool(driver, str(parsed.password or ""), timeout, pool_size)
+        self._last_ping = -math.inf
+        self._writes = 0
+
+    def __repr__(self) -> str:
+        return f"<SQLStorage {self._address}>"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """By the server's settings, once it was reached."""
+        if not self._pool.was_reached and monotonic() > self._last_ping + RETRY_SECONDS:
+            self._last_ping = monotonic()
+            with contextlib.suppress(StorageError):
+                self.ping()
+        return self._pool.capabilities
+
+    def create(
+        self, context: str, key: str, value: bytes, expires_at: int | None, version: int
+    ) -> bool:
+        check_range(expires_at, version)
+        self._start(context, key, value)
+        params = {
+            "place": key_digest(context, key),
+            "context_place": context_digest(context),
+            "full_context": utf8(context),
+            "full_key": utf8(key),
+            "value": bytes(value),
+            "expires_at": expires_at,
+            "version": version,
+            "now": self._now(),
+        }
+        return self._write(self._sql.create, params, version)
+
+    def read(self, context: str, key: str) -> Stored | None:
+        self._start(context, key)
+        found = self._read_row(self._sql.read, self._place(context, key))
+        return None if found is None else Stored(*found)
+
+    def update(
+        self,
+        context: str,
+        key: str,
+        value: bytes,
+        expires_at: int | None,
+        version: int,
+        expected: int | None = None,
+    ) -> bool:
+        check_range(expires_at, version, expected)
+        self._start(context, key, value)
+        params = {
+            **self._place(context, key),
+            "value": bytes(value),
+            "expires_at": expires_at,
+            "version": version,
+        }
+        if expected is None:
+            return self._write_checked(
+                self._sql.update, params, lambda current: current < version, version
+            )
+        return self._write_checked(
+            self._sql.update_checked,
+            {**params, "expected": expected},
+            lambda current: current == expected < version,
+            version,
+        )
+
+    def delete(self, context: str, key: str, expected: int | None = None) -> bool:
+        check_range(None, expected)
+        self._start(context, key)
+        params = self._place(context, key)
+        if expected is None:
+            return self._write(self._sql.delete, params)
+        return self._write_checked(
+            self._sql.delete_checked,
+            {**params, "expected": expected},
+            lambda current: current == expected,
+        )
+
+    def keys(self, context: str, prefix: str = "") -> Iterator[str]:
+        self._start(context, "any")
+        start = utf8(prefix)
+        params = {
+            "context_place": context_digest(context),
+            "now": self._now(),
+            "prefix": start,
+            "prefix_bytes": len(start),
+        }
+        rows = self._pool.read_many(lambda cursor: _fetch_all(cursor, self._sql.keys, params))
+        return iter([key.decode() for (key,) in rows])
+
+    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
+        check_range(expires_at)
+        self._start(context, key, utf8(member))
+        params = {
+            "place": _member_digest(context, key, member),
+            "index_place": key_digest(context, key),
+            "context_place": context_digest(context),
+            "full_context": utf8(context),
+            "full_key": utf8(key),
+            "full_member": utf8(member),
+            "expires_at": expires_at,
+        }
+        self._write(self._sql.add_member, params)
+
+    def remove_member(self, context: str, key: str, member: str) -> bool:
+        self._start(context, key, utf8(member))
+        params = {"place": _member_digest(context, key, member), "now": self._now()}
+        return self._write(self._sql.remove_member, params)
+
+    def members(self, context: str, key: str) -> dict[str, int | None]:
+        self._start(context, key)
+        params = {"index_place": key_digest(context, key), "now": self._now()}
+        rows = self._pool.read(lambda cursor: _fetch_all(cursor, self._sql.members, params))
+        return {member.decode(): expires_at for member, expires_at in rows}
+
+    def ping(self) -> None:
+        self._pool.start()
+        self._read_row(self._sql.ping, {})
+
+    def reap(self, limit: int) -> int:
+        removed, count = 0, REAP_BATCH
+        while count == REAP_BATCH and removed < limit:
+            self._pool.start()
+            count = self._reap(min(limit - removed, REAP_BATCH))
+            removed += count
+        return removed
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
+        check_range(expires_at)
+        self._start(context, key)
+        params = {**self._place(context, key), "expires_at": expires_at}
+        return self._write(self._sql.update_expiration, params)
+
+    def touch_context(self, context: str, expires_at: int | None) -> None:
+        check_range(expires_at)
+        self._start(context, "any")
+        params = {
+            "context_place": context_digest(context),
+            "now": self._now(),
+            "expires_at": expires_at,
+        }
+        self._pool.transaction(lambda cursor: cursor.execute(self._sql.touch_context, params))
+
+    def delete_context(self, context: str) -> None:
+        self._start(context, "any")
+        params = {"context_place": context_digest(context)}
+
+        def delete(cursor: Cursor) -> None:
+            cursor.execute(self._sql.delete_records, params)
+            cursor.execute(self._sql.delete_members, params)
+
+        self._pool.transaction(delete)
+
+    def prepare(self) -> None:
+        # A new connection checks the tables, and makes them.
+        self._pool.invalidate_older()
+        self.ping()
+
+    # --- one statement --------------------------------------------------------------------------
+
+    def _start(self, context: str, key: str, value: bytes = b"") -> None:
+        check_size(self._pool.capabilities, context, key, value)
+        self._pool.start()
+
+    def _now(self) -> int:
+        return millis(self._clock())
+
+    def _place(self, context: str, key: str) -> dict[str, Any]:
+        return {"place": key_digest(context, key), "now": self._now()}
+
+    def _read_row(self, sql: str, params: Params) -> Any:
+        """Return the row that a query finds, or None."""
+
+        def read(cursor: Cursor) -> Any:
+            cursor.execute(sql, params)
+            return cursor.fetchone()
+
+        return self._pool.read(read)
+
+    def _write(self, sql: str, params: Params, version: int | None = None) -> bool:
+        """Return whether a statement has changed a row."""
+
+        def write(cursor: Cursor) -> int:
+            cursor.execute(sql, params)
+            return cursor.rowcount
+
+        has_changed = self._pool.write(write, version) > 0
+        self._writes += 1
+        if self._writes % REAP_EVERY == 0:
+            # The write was made; if the clean-up fails, the call has still succeeded.
+            with contextlib.suppress(StorageError):
+                self._reap(REAP_LIMIT)
+        return has_changed
+
+    def _write_checked(
+        self,
+        sql: str,
+        params: Params,
+        allows: Callable[[int], bool],
+        version: int | None = None,
+    ) -> bool:
+        """Return whether a statement has changed a row. `allows` says which versions it changes.
+
+        Raises VersionMismatch if a live record has another version.
+        """
+        place = {"place": params["place"], "now": params["now"]}
+        while not self._write(sql, params, version):
+            found = self._read_row(self._sql.version, place)
+            if found is None:
+                return False
+            if not allows(found[0]):
+                raise VersionMismatch(found[0])
+            # The record was written between the two statements: the first can change it now.
+        return True
+
+    def _reap(self, limit: int) -> int:
+        return self._pool.read(lambda cursor: self._reap_rows(cursor, self._now(), limit))
+
+
+def _fetch_all(cursor: Cursor, sql: str, params: Params) -> list[Any]:
+    cursor.execute(sql, params)
+    return list(cursor.fetchall())
+
+
+def _member_digest(context: str, key: str, member: str) -> bytes:
+    # The key's digest has a fixed length, so no member of another index gives the same input.
+    return hashlib.blake2b(key_digest(context, key) + utf8(member), digest_size=32).digest()
+
+
+def _parse_url(url: str) -> URL:
+    """Return the URL with sealedstate's driver. Raises ConfigurationError, which hides the URL."""
+    try:
+        found = make_url(url)
+    except (SQLAlchemyError, ValueError):
+        raise ConfigurationError(
+            "storage: expected a URL such as scheme://user:password@host:port/database"
+        ) from None
+    if "@" in f"{found.host}{found.database}":
+        # The @ is from a password, so host and database may contain parts of it.
+        raise ConfigurationError("storage: in a password, write @ as %40 and / as %2F")
+    if found.drivername == "postgresql":
+        return found.set(drivername="postgresql+psycopg")
+    if found.drivername in ("mariadb", "mysql"):
+        return found.set(drivername=f"{found.drivername}+pymysql")
+    raise ConfigurationError("storage: SQL URLs begin with postgresql://, mariadb:// or mysql://")
+
+
+def _load_driver(url: URL, timeout: float) -> Driver:
+    extra = "postgresql" if url.drivername.startswith("postgresql") else "mariadb"
+    try:
+        if extra == "postgresql":
+            from ._postgresql import PostgreSQL
+
+            return PostgreSQL(url, timeout)
+        from ._mariadb import MariaDB
+
+        return MariaDB(url, timeout)
+    except ImportError as missing:
+        raise ConfigurationError(
+            f"storage: {url.get_backend_name()}:// needs its driver:"
+            f" pip install sealedstate[{extra}]"
+        ) from missing
+    except Exception as error:
+        # Drivers raise many kinds of errors for a wrong parameter.
+        why = str(error).replace(str(url.password), "***") if url.password else str(error)
+        raise ConfigurationError(f"storage: the driver refuses the URL ({why})") from None

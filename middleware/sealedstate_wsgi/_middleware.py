@@ -1,0 +1,58 @@
+"""The middleware: a session for each request, saved with its response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from werkzeug.wsgi import ClosingIterator
+
+from sealedstate import Keeper, Settings
+from sealedstate.deployment import Deployment
+
+from ._response import Response, close
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+ENVIRON_KEY = "sealedstate.session"
+
+
+class SealedSessionMiddleware:
+    """Gives `app` a sealed session in ``environ["sealedstate.session"]``.
+
+    `sessions`: a keeper, or what to make it of; by default, the settings of the environment. An
+    exception of `app` before its first byte leaves the cookies as they are. SessionTooLarge and
+    StorageError while saving reach the server like exceptions of `app`.
+    """
+
+    def __init__(
+        self, app: WSGIApplication, sessions: Keeper | Deployment | Settings | None = None
+    ) -> None:
+        self.app = app
+        self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions or Settings())
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        session = environ[ENVIRON_KEY] = self.keeper.session(environ.get("HTTP_COOKIE", ""))
+        response = Response(self.keeper, session, start_response)
+        body = self.app(environ, response.start)
+        # A complete body runs no more code of the application, and a server's file neither: it is
+        # returned as it is, so that the server can send it in its own way.
+        if type(body) in (list, tuple) or _is_servers_file(body, environ):
+            try:
+                if response.is_waiting:
+                    response.commit()
+                else:
+                    response.check_late_changes()
+            except BaseException:
+                close(body)  # the server will never see it
+                raise
+            return body
+        # A lambda in place of partial would make cells of two variables, and slow every request.
+        return ClosingIterator(response.stream(body), partial(response.close, body))
+
+
+def _is_servers_file(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(wrapper, type) and isinstance(body, wrapper)

@@ -1,0 +1,162 @@
+"""A response that waits for its session to be saved."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sealedstate import Keeper, Session
+from sealedstate._cookies.header import field_bytes
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+
+Headers: TypeAlias = list[tuple[str, str]]
+ExcInfo: TypeAlias = (
+    tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
+)
+
+_log = logging.getLogger("sealedstate.wsgi")
+
+_VARY = ("Vary", "Cookie")
+_NO_STORE = ("Cache-Control", "no-store, private")
+# A comma inside a quoted string separates nothing.
+_MEMBER = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
+_CONTRADICTING = frozenset(
+    {"public", "max-age", "s-maxage", "no-store", "private", "immutable"}
+    | {"stale-while-revalidate", "stale-if-error", "must-understand"}
+)
+
+
+class Response:
+    """The status and headers of one response, until the session is saved.
+
+    `is_waiting`: the application has called start_response, and nothing was sent yet.
+    """
+
+    def __init__(self, keeper: Keeper, session: Session, start_response: StartResponse) -> None:
+        self._keeper = keeper
+        self._session = session
+        self._start_response = start_response
+        self.is_waiting = False
+        self._status = ""
+        self._headers: Headers = []
+        self._exc_info: ExcInfo | None = None
+        self._write: Callable[[bytes], object] | None = None
+        self._lines: Sequence[str] = ()
+
+    def start(
+        self, status: str, headers: Headers, exc_info: ExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        """The start_response for the application."""
+        if self._write is not None:
+            # The server raises exc_info, or rejects a second call. But if only empty pieces were
+            # sent, this response replaces the response with the cookies.
+            return self._start_response(status, self._with_session(headers), exc_info)
+        if self.is_waiting and exc_info is None:
+            raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
+        self._status, self._headers, self.is_waiting = status, headers, True
+        if exc_info is not None:
+            self._exc_info = exc_info
+        return self.write
+
+    def write(self, data: bytes) -> object:
+        """The write() that start_response returns, for old applications."""
+        return self.commit()(data)
+
+    def commit(self) -> Callable[[bytes], object]:
+        """Save the session and send the headers, once. Returns the server's write()."""
+        if self._write is None:
+            headers = self._headers
+            if self._session.backend is not None:
+                # The application's own cookies count towards what one response may carry.
+                names = [name.lower() for name, _ in headers]
+                other_bytes = _set_cookie_bytes(headers) if "set-cookie" in names else 0
+                self._lines = self._keeper.save(self._session, other_bytes)
+                headers = self._with_session(headers)
+            self._session.mark_headers_sent()
+            if self._exc_info is None:
+                self._write = self._start_response(self._status, headers)
+            else:
+                self._write = self._start_response(self._status, headers, self._exc_info)
+                self._exc_info = None  # PEP 3333: no circular reference through the traceback
+            self.is_waiting = False
+        return self._write
+
+    def stream(self, body: Iterable[bytes]) -> Iterator[bytes]:
+        """The pieces of `body`; the headers are sent with the first."""
+        for piece in body:
+            if self.is_waiting:
+                self.commit()
+            yield piece
+        if self.is_waiting:
+            self.commit()
+
+    def close(self, body: Iterable[bytes]) -> None:
+        """Close `body`, and log changes of the session that its code made too late."""
+        try:
+            close(body)
+        finally:
+            self.check_late_changes()
+
+    def check_late_changes(self) -> None:
+        """Log changes of the session that were made after the headers were sent."""
+        if self._write is not None and self._session.backend is not None:
+            late = self._session.late_changes()
+            if late:
+                _log.error(
+                    "changed after the response headers were sent, and lost: %s", ", ".join(late)
+                )
+
+    def _with_session(self, headers: Headers) -> Headers:
+        if self._session.backend is None:
+            return headers
+        names = [name.lower() for name, _ in headers]
+        headers = _vary_on_cookie(headers) if "vary" in names else [*headers, _VARY]
+        if self._lines:
+            headers = (
+                _forbid_storing(headers) if "cache-control" in names else [*headers, _NO_STORE]
+            )
+            headers += [("Set-Cookie", line) for line in self._lines]
+        return headers
+
+
+def close(body: Iterable[bytes]) -> None:
+    """Call the close method of `body`, if it has one."""
+    method: Any = getattr(body, "close", None)
+    if method is not None:
+        method()
+
+
+def _set_cookie_bytes(headers: Headers) -> int:
+    return sum(field_bytes(value) for name, value in headers if name.lower() == "set-cookie")
+
+
+def _vary_on_cookie(headers: Headers) -> Headers:
+    """`headers` with a Vary that contains Cookie (RFC 9110, 12.5.5)."""
+    for name, value in headers:
+        if name.lower() == "vary":
+            members = {member.strip(" \t").lower() for member in value.split(",")}
+            if members & {"cookie", "*"}:
+                return list(headers)
+    return [*headers, _VARY]
+
+
+def _forbid_storing(headers: Headers) -> Headers:
+    """`headers` with a Cache-Control under which no cache stores the response.
+
+    Directives of the application that do not contradict it stay, such as no-transform
+    (RFC 9111, 5.2.2).
+    """
+    values = [value for name, value in headers if name.lower() == "cache-control"]
+    members = [member.strip(" \t") for value in values for member in _MEMBER.findall(value)]
+    kept = [
+        member
+        for member in members
+        if member and member.partition("=")[0].lower() not in _CONTRADICTING
+    ]
+    others = [(name, value) for name, value in headers if name.lower() != "cache-control"]
+    return [*others, ("Cache-Control", ", ".join(["no-store", "private", *kept]))]

@@ -1,0 +1,282 @@
+"""Ends one session by its id, in the safe order, and records which services must be notified.
+
+    1. record the services that are known (`_state`)
+    2. revoke the session; once the store has acknowledged that, no node accepts it
+    3. read the stored login records, and record the services that were added meanwhile
+    4. delete the stored login records; delete the index entries once no service is pending
+
+If a step fails before the end of step 2, the caller gets the error and no session was ended. If
+a later step fails, the session is still logged out, and the row says that services are pending.
+
+A request that is under way adds a service login in this order: write it, then check for a
+revocation, then answer. So either step 3 finds the login, or that request finds the revocation
+and records the login itself (`before_sending`).
+
+A session whose login records live in the store also has a row of the context
+``sealedstate.sso.owner``, because identifiers that are derived from the subject cannot be
+derived again without it. The row is named by BLAKE2b-192 of
+LP("sealedstate/1", "sso.owner", realm, session id), as text (see `_wire.encoding`; LP is as in
+`_wire.token`). It holds the subject as UTF-8, sealed like every stored value. It is written
+before the login records are, and lives as long as they can.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ..._stored.revocations import Ending
+from ..._stored.table import Kind
+from ..._wire import cbor
+from ..._wire.record import Place, Policy, Record
+from ...deployment import Deployment
+from ...errors import StorageError, UnreadableError, UnreadablePart
+from ...hooks import SaveEvent, SessionHooks
+from ...keeper import Keeper
+from ...session import Part, Session
+from ..logins import ServiceLogin
+from ..records import LoginRecords, needs_subject
+from ._state import LogoutState, LogoutTable
+from .index import LogoutIndex, LogoutRequest
+
+SUBJECT_KIND = Kind("sealedstate.sso.owner", "sso.owner", "a session's subject")
+
+log = logging.getLogger("sealedstate")
+
+
+class SubjectTable:
+    """The subjects of sessions whose login records live in the store.
+
+    All methods raise StorageError.
+    """
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._table = deployment.table(SUBJECT_KIND)
+        self._skew = deployment.settings.skew
+
+    def write(self, record: Record) -> None:
+        """Store the subject of a session, once. Raises NoPrimaryKey."""
+        if record.subject is not None:
+            expires_at = (record.expires_at + self._skew) * 1000
+            self._table.create(self._table.key(record.id), record.subject.encode(), expires_at)
+
+    def read(self, session_id: bytes) -> str | None:
+        """The subject of a session, if it was stored."""
+        entry = self._table.read(self._table.key(session_id))
+        return None if entry is None else entry.value.decode()
+
+    def delete(self, session_id: bytes) -> None:
+        """Forget the subject of a session that has ended."""
+        self._table.delete(self._table.key(session_id))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSession:
+    """What the caller knows of a session when its logout begins.
+
+    `has_read_cookies`: all its cookies were read, so they hold no logins but `logins`.
+    """
+
+    session_id: bytes
+    subject: str | None
+    logins: tuple[ServiceLogin, ...] = ()
+    has_read_cookies: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredLogins:
+    """What the store has of a session. `is_read`: it had login records."""
+
+    subject: str | None
+    logins: tuple[ServiceLogin, ...] = ()
+    is_read: bool = False
+
+
+class SessionTerminator(SessionHooks):
+    """Ends sessions of `keeper`, which has a store, and follows every save."""
+
+    def __init__(self, keeper: Keeper, records: LoginRecords, index: LogoutIndex | None) -> None:
+        deployment = keeper.deployment
+        if deployment.revocations is None or deployment.parts is None:
+            raise AssertionError("sessions are ended by id only with a store")
+        self._keeper, self._deployment = keeper, deployment
+        self._revocations, self._parts = deployment.revocations, deployment.parts
+        self._records, self._index = records, index
+        self._policy = deployment.policies.get(records.columns, Policy.AUTO)
+        self._subjects = SubjectTable(deployment)
+        self.table = LogoutTable(deployment, records)
+        keeper.add_hooks(self, ("logout",))
+
+    # --- ending ---------------------------------------------------------------------------------
+
+    def end(self, known: KnownSession, request: LogoutRequest | None) -> LogoutState | None:
+        """End a session; None if it has, or may have, got a new id.
+
+        Raises StorageError or NoPrimaryKey if it could not be ended.
+        """
+        key = self.table.key(known.session_id)
+        # The row of a session that is not revoked belongs to a logout that failed before step 2.
+        # Nothing in it counts as notified: the user may have returned to those services since.
+        is_live = self.ending(known.session_id) is None
+        new = self.table.create_state(known.session_id, known.subject, pending_in_cookie=True)
+
+        def record(state: LogoutState) -> LogoutState:
+            state = state.restart() if is_live else state
+            if request is not None:
+                state = state.mark_requested(request)
+            return _add_known(state, known)
+
+        # Step 1. A crash after it leaves a row that `SingleLogout.unfinished` completes.
+        state = self._change(key, new, record)
+        # Step 2. It raises if the revocation may not be stored: no logout is claimed then.
+        is_first = self._keeper.revoke_session(known.session_id)
+        if not is_first and self.ending(known.session_id) is Ending.REPLACED:
+            # The session continues under a new id, so this row is about no logout.
+            self.table.delete(key)
+            return None
+        return self.collect_stored_logins(state, known.has_read_cookies)
+
+    def collect_stored_logins(
+        self, state: LogoutState, has_read_cookies: bool = False
+    ) -> LogoutState:
+        """Steps 3 and 4: record what the store has of a session, then delete it.
+
+        If a step fails, the state stays as it is, with logins that may be pending.
+        """
+        try:
+            stored = self._read_stored_logins(state)
+            known = KnownSession(
+                state.session_id,
+                stored.subject,
+                stored.logins,
+                # Unless the part lives only in the store, cookies may hold newer logins.
+                has_read_cookies or (stored.is_read and self._policy is Policy.SERVER),
+            )
+            key = self.table.key(state.session_id)
+            # Step 3 comes before step 4, because only logins in the row may be deleted elsewhere.
+            recorded = self._change(key, state, lambda found: _complete(found, known))
+            if stored.is_read:
+                self._parts.delete(state.session_id, self._records.columns)
+                self._subjects.delete(state.session_id)
+            # A service that asks again must find this logout while a service is pending.
+            if recorded.is_settled:
+                self.forget_entries(recorded)
+            return recorded
+        except (StorageError, UnreadableError, UnreadablePart) as error:
+            log.warning("a session is logged out, but its clean-up is incomplete: %s", error)
+            return state
+
+    def resume(self, state: LogoutState) -> LogoutState:
+        """Continue an interrupted logout as far as possible without the browser."""
+        if self.ending(state.session_id) is None:
+            # It was interrupted between steps 1 and 2.
+            self._keeper.revoke_session(state.session_id)
+        return self.collect_stored_logins(state)
+
+    def ending(self, session_id: bytes) -> Ending | None:
+        """How a session was ended; None if it was not. Raises StorageError."""
+        return self._revocations.ending(session_id)
+
+    # --- logouts that have begun ----------------------------------------------------------------
+
+    def request_again(self, session_id: bytes, request: LogoutRequest) -> LogoutState | None:
+        """Record a request for a logout that has begun; None without a row."""
+        return self.table.change(
+            self.table.key(session_id),
+            lambda state: None if state is None else state.mark_requested(request),
+        )
+
+    def add_logins(self, known: KnownSession, create: bool) -> LogoutState | None:
+        """Record service logins that became known only after their session was ended.
+
+        `create`: also if no logout of the session is recorded; otherwise that gives None.
+        """
+        new = self.table.create_state(known.session_id, known.subject, pending_in_cookie=False)
+
+        def add(state: LogoutState | None) -> LogoutState | None:
+            if state is None and not create:
+                return None
+            return _complete(state or new, known)
+
+        return self.table.change(self.table.key(known.session_id), add)
+
+    def forget_entries(self, state: LogoutState) -> None:
+        """Remove the index entries of a session whose services were all notified."""
+        if self._index is not None:
+            self._index.forget(state.session_id, state.logins)
+
+    # --- hooks ----------------------------------------------------------------------------------
+
+    def before_save(self, event: SaveEvent) -> None:
+        """Store the subject before the session's login records go to the store."""
+        name = self._records.columns
+        part = event.parts.get(name)
+        if part is None or event.places.get(name) is not Place.SPILLED:
+            return
+        if event.has_new_id or part.place is not Place.SPILLED:
+            self._subjects.write(event.record)
+
+    def before_sending(self, event: SaveEvent) -> None:
+        """Record the logins that this save adds if the session was ended meanwhile."""
+        try:
+            added = self._records.find_new_logins(event)
+        except UnreadablePart:
+            self._deployment.emit("logins-unreadable", session_id=event.record.id)
+            return
+        if not added:
+            return
+        try:
+            self._revocations.check(event.record)
+        except UnreadableError:
+            self._add_late(KnownSession(event.record.id, event.record.subject, tuple(added)))
+
+    def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
+        """Record the logins of a session that a logout overtakes."""
+        part = session.changes().parts.get(self._records.columns)
+        if not (isinstance(part, Part) and part.is_changed) or session.subject is None:
+            return
+        try:
+            services = self._records.for_session(session).services()
+        except UnreadablePart:
+            self._deployment.emit("logins-unreadable", session_id=arrived_id)
+            return
+        self._add_late(KnownSession(arrived_id, session.subject, services))
+
+    # --- helpers --------------------------------------------------------------------------------
+
+    def _add_late(self, known: KnownSession) -> None:
+        # A local logout notifies no service. Every other ending does, so the logins need a row.
+        self.add_logins(known, create=self.ending(known.session_id) is not Ending.LOGGED_OUT)
+
+    def _change(
+        self, key: str, new: LogoutState, change: Callable[[LogoutState], LogoutState]
+    ) -> LogoutState:
+        return self.table.change(key, lambda state: change(state or new), known=new) or new
+
+    def _read_stored_logins(self, state: LogoutState) -> _StoredLogins:
+        nothing = _StoredLogins(state.subject)
+        if self._policy is Policy.COOKIE:
+            return nothing
+        recalled = self._parts.recall(state.session_id, self._records.columns)
+        if recalled is None:
+            return nothing
+        value, subject = cbor.decode(recalled.data), state.subject
+        if subject is None:
+            subject = self._subjects.read(state.session_id)
+        if subject is None and any(map(needs_subject, self._records.read_columns(value))):
+            return nothing  # they stay in the store; the logout stays pending
+        logins = self._records.read_logins(value, state.session_id, subject or "")
+        return _StoredLogins(subject, tuple(logins), is_read=True)
+
+
+def _add_known(state: LogoutState, known: KnownSession) -> LogoutState:
+    if state.subject is None and known.subject is not None:
+        state = state.with_subject(known.subject)
+    return state.add(known.logins)
+
+
+def _complete(state: LogoutState, known: KnownSession) -> LogoutState:
+    """Add what is known of a revoked session, whose cookies may be settled by it."""
+    pending_in_cookie = state.pending_in_cookie and not known.has_read_cookies
+    return replace(_add_known(state, known), pending_in_cookie=pending_in_cookie)

@@ -1,0 +1,283 @@
+"""Connections to a database server, and what a failed call means.
+
+- A call ends within its deadline. A late call is given up together with its connection, so that its
+  reply cannot answer another call.
+- A connection that the server has closed is noticed by a look at its socket before it is used. If
+  one has broken in use, no connection that is as old is used again.
+- A read is repeated once if its connection breaks. A write is not: its outcome is unknown. If the
+  server has rolled a statement back because of another transaction, the statement is repeated.
+- A forked child leaves its parent's connections alone and opens new ones.
+
+SQLAlchemy's pool opens, closes and counts the connections, and queues the threads that wait for
+one. Idle connections are kept outside it, because a checkout would take a third of a round trip.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, TypeAlias, TypeVar, cast
+
+from sqlalchemy.exc import TimeoutError as PoolExhausted
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
+
+from ..._forks import ForkSafeLock
+from ...errors import CapacityError, OutcomeUnknown, StorageError, StorageUnavailable
+from ..contract import Capabilities
+from ._driver import DEADLINE, PATIENCE, SCHEMA_VERSION, Connection, Cursor, Driver, Fault
+
+T = TypeVar("T")
+# Makes the error of a statement whose connection broke, from its message.
+_LostError: TypeAlias = Callable[[str], StorageError]
+
+# After these faults a read, and a write, is repeated once.
+_READ_RETRIES = frozenset({Fault.LOST, Fault.NO_TABLES})
+_WRITE_RETRIES = frozenset({Fault.NO_TABLES})
+
+
+class _Lease:
+    """A connection of the pool in one thread's hands, and its cursor."""
+
+    __slots__ = ("connection", "cursor", "pool", "proxy")
+
+    def __init__(self, pool: QueuePool, proxy: PoolProxiedConnection) -> None:
+        self.pool, self.proxy = pool, proxy
+        self.connection = cast(Connection, proxy.dbapi_connection)
+        self.cursor: Cursor = self.connection.cursor()
+
+
+class SQLPool:
+    """Calls functions with a cursor, on one of at most `pool_size` connections."""
+
+    def __init__(self, driver: Driver, password: str, timeout: float, pool_size: int) -> None:
+        self._driver = driver
+        self._password = password
+        self._timeout = timeout
+        self._pool_size = pool_size
+        self._pool = QueuePool(
+            cast(Any, self._open),  # of PEP 249 the pool needs no more than `Connection` has
+            pool_size=pool_size,
+            max_overflow=0,
+            timeout=timeout,
+            # Prefer connections for which the server has prepared the statements.
+            use_lifo=True,
+            # There is no transaction to roll back, which would be a round trip.
+            reset_on_return=None,
+        )
+        self._idle: list[_Lease] = []
+        self._lock, self._waiting = ForkSafeLock(), 0
+        self._orphans: list[object] = []
+        self._pid = os.getpid()
+        self._invalid_before = 0.0
+        self.capabilities: Capabilities = driver.assumed
+        self.was_reached = False
+
+    def start(self) -> None:
+        """Begin a call: its deadline starts."""
+        DEADLINE.start(self._timeout)
+
+    def read(self, act: Callable[[Cursor], T]) -> T:
+        """Return the result of `act`, which may run twice."""
+        return self._run(act, StorageUnavailable, _READ_RETRIES)
+
+    def write(self, act: Callable[[Cursor], T], version: int | None = None) -> T:
+        """Return the result of `act`, which has an effect at most once.
+
+        Raises OutcomeUnknown(version) if the connection breaks.
+        """
+        return self._run(act, lambda why: OutcomeUnknown(why, version), _WRITE_RETRIES)
+
+    def read_many(self, act: Callable[[Cursor], T]) -> T:
+        """Like `read`, but once the server has answered, it may take PATIENCE times as long."""
+        return self._run_long(act, StorageUnavailable)
+
+    def transaction(self, act: Callable[[Cursor], T]) -> T:
+        """Like `write`, in one transaction, which may take as long as `read_many`."""
+        return self._run_long(act, OutcomeUnknown)
+
+    def invalidate_older(self) -> None:
+        """Stop using connections that were opened before now."""
+        self._invalid_before = monotonic()
+
+    def close(self) -> None:
+        self._forget_parent()
+        old, self._pool = self._pool, self._pool.recreate()
+        while lease := self._pop_idle():
+            lease.proxy.close()
+        old.dispose()
+
+    # --- one call -------------------------------------------------------------------------------
+
+    def _run(
+        self, act: Callable[[Cursor], T], lost_error: _LostError, retries: frozenset[Fault]
+    ) -> T:
+        while True:
+            lease = self._acquire()
+            try:
+                result = act(lease.cursor)
+            except self._driver.errors as error:
+                lease.proxy.invalidate()
+                fault = self._driver.fault(error)
+                self._invalidate_after(fault)
+                is_retried = fault is Fault.RETRY or fault in retries
+                if not is_retried or not DEADLINE.remaining():
+                    raise self._as_storage_error(fault, error, lost_error) from error
+                retries -= {fault}
+            except BaseException:
+                # A reply that is still to come must not answer another call.
+                lease.proxy.invalidate()
+                raise
+            else:
+                self._release(lease)
+                return result
+
+    def _run_long(self, act: Callable[[Cursor], T], lost_error: _LostError) -> T:
+        def run(cursor: Cursor) -> T:
+            self._driver.begin(cursor, self._timeout * PATIENCE)
+            DEADLINE.start(self._timeout * PATIENCE)
+            result = act(cursor)
+            try:
+                self._driver.commit(cursor)
+            except self._driver.errors as error:
+                fault = self._driver.fault(error)
+                if fault is not Fault.LOST:
+                    raise
+                self._invalidate_after(fault)
+                raise self._as_storage_error(fault, error, lost_error) from error
+            return result
+
+        # Before the commit nothing has an effect, so until then it may be repeated like a read.
+        return self._run(run, StorageUnavailable, _READ_RETRIES)
+
+    def _invalidate_after(self, fault: Fault) -> None:
+        # What broke this connection has broken the others, too; another server, or another
+        # database, may be at this address now.
+        if fault in (Fault.LOST, Fault.READ_ONLY, Fault.NO_TABLES):
+            self.invalidate_older()
+
+    def _as_storage_error(
+        self, fault: Fault, error: Exception, lost_error: _LostError
+    ) -> StorageError:
+        message = self._redact(error)
+        if fault is Fault.TOO_LARGE:
+            return CapacityError(message)
+        return lost_error(message) if fault is Fault.LOST else StorageUnavailable(message)
+
+    def _redact(self, error: Exception) -> str:
+        """Return a driver's message without the password, after the server's address."""
+        message = " ".join(self._driver.message(error).split())
+        if self._password:
+            message = message.replace(self._password, "***")
+        return f"{self._driver.address}: {message}"
+
+    # --- connections ----------------------------------------------------------------------------
+
+    def _acquire(self) -> _Lease:
+        self._forget_parent()
+        while True:
+            lease = self._pop_idle() or self._check_out()
+            connection = lease.connection
+            if connection.opened_at > self._invalid_before and not connection.is_stale():
+                return lease
+            lease.proxy.invalidate()
+
+    def _release(self, lease: _Lease) -> None:
+        if lease.pool is not self._pool:
+            lease.proxy.invalidate()  # the pool was closed in the meantime
+            return
+        self._idle.append(lease)
+        # Give a connection to the threads that wait at SQLAlchemy's pool.
+        if self._waiting and (offered := self._pop_idle()):
+            offered.proxy.close()
+
+    def _pop_idle(self) -> _Lease | None:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return None
+
+    def _check_out(self) -> _Lease:
+        pool = self._pool
+        with self._lock:
+            self._waiting += 1
+        try:
+            # A thread that released one before this thread was counted did not offer it.
+            return self._pop_idle() or _Lease(pool, pool.connect())
+        except PoolExhausted:
+            raise StorageUnavailable(
+                f"{self._driver.address}: all {self._pool_size} connections are in use"
+            ) from None
+        except self._driver.errors as error:
+            raise StorageUnavailable(self._redact(error)) from error
+        finally:
+            with self._lock:
+                self._waiting -= 1
+
+    def _forget_parent(self) -> None:
+        if self._pid == os.getpid():
+            return
+        with self._lock:
+            if self._pid == os.getpid():
+                return  # another thread of the child was first
+            self._orphans.append((self._pool, self._idle))  # keeps them from being closed
+            self._pool, self._idle, self._waiting = self._pool.recreate(), [], 0
+            self._pid = os.getpid()
+
+    def _open(self) -> Connection:
+        """Open a connection: ask what the server can do, and make missing tables."""
+        connection = self._driver.connect()
+        try:
+            cursor: Cursor = connection.cursor()
+            capabilities = self._driver.handshake(cursor)
+            self._check_tables(cursor)
+            cursor.close()
+        except BaseException:
+            connection.close()
+            raise
+        self.capabilities, self.was_reached = capabilities, True
+        return connection
+
+    # --- the tables -----------------------------------------------------------------------------
+
+    def _check_tables(self, cursor: Cursor) -> None:
+        try:
+            if self._schema_version(cursor) < SCHEMA_VERSION:
+                self._make_tables(cursor)
+        except self._driver.errors as error:
+            if self._driver.fault(error) is Fault.LOST:
+                raise
+            raise StorageUnavailable(
+                f"{self._redact(error)}; the tables are missing, from an older release or not"
+                " accessible: run `sealedstate store init` as a user who may change them"
+            ) from error
+
+    def _schema_version(self, cursor: Cursor) -> int:
+        try:
+            cursor.execute(self._driver.statements.schema_version)
+        except self._driver.errors as error:
+            if self._driver.fault(error) is Fault.NO_TABLES:
+                return 0
+            raise
+        (found,) = cursor.fetchone()
+        if found is not None and found > SCHEMA_VERSION:
+            raise StorageUnavailable(
+                f"{self._driver.address}: the tables are of version {found}; this release supports"
+                f" {SCHEMA_VERSION}"
+            )
+        return found or 0
+
+    def _make_tables(self, cursor: Cursor) -> None:
+        """Migrate the tables to this release's version, one node at a time."""
+        statements = self._driver.statements
+        self._driver.begin(cursor, self._timeout * PATIENCE)
+        DEADLINE.start(self._timeout * PATIENCE)
+        self._driver.lock_schema(cursor)
+        cursor.execute(statements.make_schema)
+        for version in range(self._schema_version(cursor) + 1, SCHEMA_VERSION + 1):
+            for statement in self._driver.migrations[version]:
+                cursor.execute(statement)
+            cursor.execute(statements.set_schema_version, {"schema": version})
+        self._driver.unlock_schema(cursor)
+        self._driver.commit(cursor)
+        DEADLINE.start(self._timeout)

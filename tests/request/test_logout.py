@@ -1,0 +1,338 @@
+"""Logout of a session and of a subject: what is refused from then on, and what a race leaves."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from itsdangerous import TimestampSigner
+
+from sealedstate import ConfigurationError, Keeper, LegacyReader, Session, StorageError
+from sealedstate._stored.parts import CONTEXT as PARTS
+from sealedstate._stored.revocations import SESSIONS, SUBJECTS
+from sealedstate.keyring import Keyring
+from sealedstate.testing import ScriptedStorage
+from tests.support.jar import RING, Browser, Clock
+from tests.support.shop import (
+    ABSOLUTE,
+    HOUR,
+    REFRESH,
+    log_out,
+    node,
+    record_of,
+    setting,
+    sign_in,
+    touch,
+)
+from tests.support.stored import PartRow
+
+Store = ScriptedStorage
+WRITES = ScriptedStorage.WRITES
+
+# --- logout -------------------------------------------------------------------------------------
+
+
+def test_logout_refuses_every_cookie_of_the_session_on_every_node(
+    browser: Browser, clock: Clock, store: Store
+) -> None:
+    captured = [browser.jar.copy()]
+    for _ in range(5):
+        clock.forward(REFRESH)
+        browser.visit(touch)
+        captured.append(browser.jar.copy())
+    browser.visit(log_out)
+    assert browser.jar.header() == ""
+    assert list(store.keys(PARTS)) == []
+    for shop in (browser.keeper, node(clock, store)):
+        for jar in captured:
+            thief = Browser(shop, jar.copy())
+            assert thief.session().subject is None
+            assert thief.read() == {}
+            thief.visit(setting(new=1))
+            assert thief.read() == {"new": 1}
+    assert browser.keeper.counts["refused-revoked"] >= len(captured)
+
+
+def test_logout_is_kept_until_the_session_would_have_expired(clock: Clock, store: Store) -> None:
+    shop = node(clock, store, idle_lifetime=ABSOLUTE)
+    browser = Browser(shop)
+    sign_in(browser)
+    captured = browser.jar.copy()
+    browser.visit(log_out)
+    for _ in range(ABSOLUTE // HOUR + 1):
+        assert Browser(shop, captured).session().subject is None
+        clock.forward(HOUR)
+
+
+def test_rows_of_a_session_and_of_its_revocation_expire_with_it(
+    browser: Browser, clock: Clock, store: Store
+) -> None:
+    browser.session().invalidate()
+    sign_in(browser, "bob", vault="secret")
+    browser.keeper.revoke_subject("bob")
+    contexts = (PARTS, SESSIONS, SUBJECTS)
+    assert all(list(store.keys(context)) for context in contexts)
+    clock.forward(ABSOLUTE + browser.keeper.settings.skew)
+    assert [key for context in contexts for key in store.keys(context)] == []
+
+
+def test_logout_is_recorded_before_the_response_is_sent(browser: Browser) -> None:
+    captured = browser.jar.copy()
+    browser.session().invalidate()
+    assert Browser(browser.keeper, captured).session().subject is None
+
+
+def test_logout_leaves_other_sessions_of_the_subject_alone(browser: Browser) -> None:
+    other = Browser(browser.keeper)
+    sign_in(other)
+    browser.visit(log_out)
+    assert other.session().subject == "ann"
+
+
+@pytest.mark.parametrize("failing", [(), WRITES], ids=["all operations", "writes"])
+def test_logout_that_cannot_be_recorded_raises_and_changes_nothing(
+    browser: Browser, store: Store, failing: tuple[str, ...]
+) -> None:
+    session = browser.session()
+    before = (session.id, dict(session), session.subject)
+    header = browser.jar.header()
+    store.fail(*failing)
+    with pytest.raises(StorageError):
+        session.invalidate()
+    assert (session.id, dict(session), session.subject) == before
+    assert not session.is_new
+    store.recover()
+    assert browser.keeper.save(session) == []
+    assert browser.jar.header() == header
+    browser.visit(log_out)
+    assert browser.session().subject is None
+
+
+def test_logout_succeeds_although_the_parts_cannot_be_deleted(
+    browser: Browser, store: Store
+) -> None:
+    captured = browser.jar.copy()
+    store.fail(*WRITES, context=PARTS)
+    browser.visit(log_out)
+    assert Browser(browser.keeper, captured).session().subject is None
+
+
+def test_logout_without_a_store_empties_the_browser(clock: Clock) -> None:
+    browser = Browser(node(clock, None, profile="roomy"))
+    sign_in(browser, large="x" * 6000)
+    assert len(browser.jar.ours()) > 2
+    browser.visit(log_out)
+    assert browser.jar.header() == ""
+
+
+def test_logout_through_a_legacy_cookie_lasts_as_long_as_the_session_adopted_from_it(
+    clock: Clock, store: Store
+) -> None:
+    class Signer(TimestampSigner):
+        def get_timestamp(self) -> int:
+            return int(clock())
+
+    old = Signer("secret").sign(base64.b64encode(b'{"cart": [1]}')).decode()
+    until = datetime.fromtimestamp(clock() + 600, UTC)
+    shop = node(clock, store, legacy=LegacyReader("starlette", "secret", until))
+    laptop, phone = Browser(shop), Browser(shop)
+    for browser in (laptop, phone):
+        browser.jar.receive([f"session={old}; Path=/"])
+    laptop.visit(touch)
+    phone.visit(log_out)
+    assert laptop.session().is_new
+    clock.forward(HOUR)
+    assert laptop.session().is_new
+
+
+# --- requests that a logout overtakes -----------------------------------------------------------
+
+
+def test_slow_requests_send_nothing_after_a_logout(
+    browser: Browser, clock: Clock, store: Store
+) -> None:
+    clock.forward(REFRESH)
+    slow = [browser.session() for _ in range(4)]
+    changes = (len, touch, setting(vault="other"), Session.regenerate)
+    for session, change in zip(slow, changes, strict=True):
+        change(session)
+    browser.visit(log_out)
+    for session in slow:
+        assert browser.keeper.save(session) == []
+    assert browser.keeper.counts["not-sent-revoked"] == len(slow)
+    assert list(store.keys(PARTS)) == []
+
+
+@pytest.mark.parametrize("subject", ["ann", None], ids=["user", "visitor"])
+def test_new_id_that_races_with_a_logout_does_not_bring_the_session_back(
+    clock: Clock, store: Store, subject: str | None
+) -> None:
+    browser = Browser(node(clock, store))
+    browser.visit(setting(cart=[1], vault="secret"))
+    if subject:
+        sign_in(browser, subject)
+    slow, leaving = browser.session(), browser.session()
+    assert slow["cart"] == [1]
+    slow.regenerate()
+    # The slow request has already asked whether there was a logout.
+    store.before("create", context=SESSIONS, act=leaving.invalidate)
+    lines = browser.keeper.save(slow)
+    arrived = Browser(browser.keeper, browser.jar.copy())
+    arrived.jar.receive(lines)
+    assert arrived.session().subject is None
+    assert arrived.read() == {}
+    assert leaving.changes().is_ended
+
+
+def test_sign_in_is_sent_although_the_old_session_was_ended(browser: Browser) -> None:
+    slow = browser.session()
+    slow.subject = "bob"
+    slow["new"] = 1
+    browser.session().invalidate()
+    browser.jar.receive(browser.keeper.save(slow))
+    session = browser.session()
+    assert (session.subject, dict(session)) == ("bob", {"new": 1})
+
+
+def test_sign_in_sent_twice_signs_in_whichever_answer_arrives(clock: Clock, store: Store) -> None:
+    shop = node(clock, store)
+    browser = Browser(shop)
+    browser.visit(setting(cart=[1]))
+    double_click = [browser.session(), browser.session()]
+    for session in double_click:
+        session.regenerate()
+        session.subject = "ann"
+    for answer in [shop.save(session) for session in double_click]:
+        arrived = Browser(shop, browser.jar.copy())
+        arrived.jar.receive(answer)
+        assert arrived.session().subject == "ann"
+
+
+# --- replaced ids -------------------------------------------------------------------------------
+
+NEW_IDS: dict[str, Callable[[Session], object]] = {
+    "regenerate": Session.regenerate,
+    "another subject": lambda session: setattr(session, "subject", "bob"),
+    "no subject": lambda session: setattr(session, "subject", None),
+    "no subject, a value": lambda session: leave(session),
+    "regenerate, empty": lambda session: renew_empty(session),
+}
+
+
+def leave(session: Session) -> None:
+    session.subject = None
+    session["message"] = "bye"
+
+
+def renew_empty(session: Session) -> None:
+    session.regenerate()
+    session.clear()
+
+
+@pytest.mark.parametrize("change", NEW_IDS)
+def test_replaced_id_is_refused_and_its_rows_are_deleted(
+    browser: Browser, store: Store, change: str
+) -> None:
+    captured, old = browser.jar.copy(), record_of(browser)
+    rows = {PartRow(old.id, name).key for name in old.spilled}
+    assert rows <= set(store.keys(PARTS))
+    browser.visit(NEW_IDS[change])
+    thief = Browser(browser.keeper, captured)
+    assert thief.session().subject is None
+    assert thief.read() == {}
+    assert rows.isdisjoint(store.keys(PARTS))
+
+
+def test_old_id_stays_valid_when_its_revocation_fails(browser: Browser, store: Store) -> None:
+    session = browser.session()
+    assert session["vault"] == "secret"
+    session.regenerate()
+    store.fail(*WRITES, context=SESSIONS)
+    with pytest.raises(StorageError):
+        browser.keeper.save(session)
+    store.recover()
+    assert browser.session().subject == "ann"
+    assert browser.read() == {"cart": [1], "vault": "secret"}
+
+
+def test_late_request_does_not_replace_the_session_that_overtook_it(
+    browser: Browser, shop: Keeper
+) -> None:
+    late = browser.session()
+    browser.visit(Session.regenerate)
+    late["csrf"] = "token of the old page"
+    assert shop.save(late) == []
+    assert browser.read()["cart"] == [1]
+    visitor = Browser(shop)
+    visitor.visit(setting(csrf="visitor"))
+    late = visitor.session()
+    sign_in(visitor)
+    late["csrf"] = "new"
+    assert late.withheld == "replaced"
+    assert shop.save(late) == []
+
+
+def test_replaced_id_counts_as_logged_out_after_a_while(
+    browser: Browser, clock: Clock, shop: Keeper
+) -> None:
+    before = browser.jar.header()
+    browser.visit(Session.regenerate)
+    clock.forward(60)
+    old = shop.session(before)
+    assert old.is_new
+    assert old.withheld is None
+
+
+# --- revoking a subject -------------------------------------------------------------------------
+
+
+def test_revoked_subject_is_signed_out_everywhere(
+    browser: Browser, clock: Clock, store: Store
+) -> None:
+    phone, eve = Browser(node(clock, store)), Browser(node(clock, store))
+    sign_in(phone)
+    sign_in(eve, "eve")
+    clock.forward(1)
+    node(clock, store).revoke_subject("ann")
+    assert browser.session().subject is None
+    assert phone.session().subject is None
+    assert eve.session().subject == "eve"
+
+
+def test_revoked_subject_can_sign_in_within_the_same_second(browser: Browser, clock: Clock) -> None:
+    for _ in range(3):
+        captured = browser.jar.copy()
+        browser.keeper.revoke_subject("ann")
+        assert browser.session().subject is None
+        sign_in(browser)
+        assert browser.session().subject == "ann"
+        assert Browser(browser.keeper, captured).session().subject is None
+    clock.forward(REFRESH)
+    assert browser.visit()
+    assert browser.session().subject == "ann"
+
+
+def test_slow_request_does_not_outlive_the_revocation_of_its_subject(browser: Browser) -> None:
+    slow = browser.session()
+    touch(slow)
+    browser.keeper.revoke_subject("ann")
+    assert browser.keeper.save(slow) == []
+    assert browser.session().subject is None
+
+
+def test_revoking_a_subject_needs_a_store_and_a_lookup_key(clock: Clock, store: Store) -> None:
+    with pytest.raises(ConfigurationError, match="stor"):
+        node(clock, None).revoke_subject("ann")
+    with pytest.raises(ConfigurationError, match="lookup"):
+        node(clock, store, Keyring(RING.keys)).revoke_subject("ann")
+
+
+def test_subject_that_cannot_be_revoked_stays_signed_in_and_the_call_raises(
+    browser: Browser, store: Store
+) -> None:
+    store.fail(*WRITES, context=SUBJECTS)
+    with pytest.raises(StorageError):
+        browser.keeper.revoke_subject("ann")
+    assert browser.session().subject == "ann"
