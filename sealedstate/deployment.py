@@ -32,8 +32,8 @@ from .key_sources import (
 )
 from .keyring import Keyring
 from .profiles import budget_for
-from .rotation import RingStorage
 from .rotation.reports import FileReports, ReportStore, StoredReports
+from .rotation.ring import RingStorage
 from .rotation.ring_file import RingFile, is_ring_file
 from .rotation.ring_store import StoredRing
 from .rotation.source import RotatingKeySource

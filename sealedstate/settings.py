@@ -28,7 +28,7 @@ from .key_sources import KEK_VARIABLE, KeySource
 from .keyring import DEFAULT_SKEW
 from .legacy import LegacyReader
 from .profiles import PROFILES, Profile
-from .rotation import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, minimum_announce
+from .rotation.ring import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, minimum_announce
 from .rotation.source import RotationConfig
 from .storage import USES, Storage
 from .storage.contract import Clock

@@ -28,6 +28,7 @@ from sealedstate.sso import (
     SingleLogout,
 )
 from sealedstate.sso._codec.columns import decode_logins
+from sealedstate.sso.logout import progress as progress_module
 from sealedstate.testing import ScriptedStorage
 from tests.support.identity_providers import (
     CARRIED,
