@@ -277,7 +277,7 @@ class Settings:
 
 
 def process_environment() -> Mapping[str, str]:
-    """The environment variables of this process, for the command line."""
+    """The environment variables of this process; the command line reads its settings from them."""
     return os.environ
 
 

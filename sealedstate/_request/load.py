@@ -37,7 +37,7 @@ NO_VALUES: Mapping[str, object] = MappingProxyType({})
 class LoadedSession:
     """The session of one request, as its cookies have it.
 
-    `candidates`: what the Cookie header holds of ours. `record` and `opened`: the session that was
+    `candidates`: the session's cookies in the Cookie header. `record` and `opened`: the session that was
     opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`, `adopted_values`:
     the session of a legacy cookie. `versions`: versions in the store that a recall found newer than
     the manifest. `is_revoked`: see `mark_revoked`.
@@ -275,7 +275,7 @@ class EndedRecord:
 
     `id`: 16 bytes. `parts`: some of its parts; a part is missing that was not there, or that the
     store no longer has. `torn`: those whose cookies did not all come. `from_outside`: it was not
-    ended in a request of its own, but by its id or with all sessions of its subject.
+    ended in a request that carried its cookies, but by its id or with all sessions of its subject.
     """
 
     id: bytes = field(repr=False)

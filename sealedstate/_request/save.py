@@ -353,7 +353,7 @@ class _Planner:
                 orphaned[name] = known
         used = {*orphaned, *(name for name, place in places.items() if place is Place.SPILLED)}
         old = self.arrived.record
-        # Rows that an earlier save orphaned, and that this one does not use again.
+        # Rows that an earlier save orphaned, and that this save does not use again.
         earlier = {} if old is None or self._has_new_id else old.orphaned_rows
         unused = {name: version for name, version in earlier.items() if name not in used}
         record = self.record._replace(parts=core, spilled=spilled, orphaned_rows=orphaned)
