@@ -47,8 +47,8 @@ class SaveEvent:
 class SessionHooks:
     """Does nothing; override what you need.
 
-    If `before_save`, `before_sending` or `not_saved` raises, such as StorageError, the save fails and
-    no cookie is sent.
+    If `before_save`, `before_sending` or `not_saved` raises an error, the save fails and no cookie
+    is sent.
     """
 
     def before_save(self, event: SaveEvent) -> None:

@@ -179,8 +179,8 @@ class Keeper:
             return loaded.adopted is not None  # a legacy session leaves sealed
         age, refresh = now - opened.sealed_at, self._deployment.lifetimes.refresh
         if opened.key.kid != self._deployment.keyring().primary(now).kid:
-            # All sessions of a retired key move to the new key, but not at the same moment: the first
-            # bytes of a session's random id decide when. Never in the second it was sealed.
+            # All sessions of a retired key move to the new key, but not at the same moment: the
+            # first bytes of the random id decide when. Never in the second of the seal.
             share = int.from_bytes(opened.record.id[:4], "big") / (1 << 32)
             refresh = 1 + int(refresh * share)
         return age >= refresh

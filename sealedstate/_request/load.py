@@ -37,9 +37,9 @@ NO_VALUES: Mapping[str, object] = MappingProxyType({})
 class LoadedSession:
     """The session of one request, as its cookies have it.
 
-    `candidates`: the session's cookies in the Cookie header. `record` and `opened`: the session that was
-    opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`, `adopted_values`:
-    the session of a legacy cookie. `versions`: versions in the store that a recall found newer than
+    `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
+    was opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`,
+    `adopted_values`: the session of a legacy cookie. `versions`: versions in the store that a recall found newer than
     the manifest. `is_revoked`: see `mark_revoked`.
     """
 
