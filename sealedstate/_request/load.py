@@ -39,8 +39,8 @@ class LoadedSession:
 
     `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
     was opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`,
-    `adopted_values`: the session of a legacy cookie. `versions`: versions in the store that a recall found newer than
-    the manifest. `is_revoked`: see `mark_revoked`.
+    `adopted_values`: the session of a legacy cookie. `versions`: versions in the store that a
+    recall found newer than the manifest. `is_revoked`: see `mark_revoked`.
     """
 
     record: Record | None = None
