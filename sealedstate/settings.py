@@ -300,16 +300,15 @@ def _flag(text: str) -> bool:
     return known[text.strip().lower()]
 
 
-def _keys(text: str) -> str | list[str]:
-    return text if text.startswith(("env:", "file:", "store:")) else _words(text)
-
-
 def _pairs(text: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in _words(text))
 
 
 _READERS = {
-    "keys": _Reader((object,), _keys),
+    "keys": _Reader(
+        (object,),
+        lambda text: text if text.startswith(("env:", "file:", "store:")) else _words(text),
+    ),
     "storage": _Reader((object,), str),
     "accept_weak_store_for": _Reader((Sequence,), _words),
     "realm": _Reader((str,), str),

@@ -32,7 +32,7 @@ services would cost n * n decodings.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
 from ..._stored.table import KEY_BYTES, Entry, Kind, Put
@@ -210,7 +210,11 @@ class LogoutTable:
             after = change(before)
             if after is None or after == before:
                 return None
-            after = self._encode_logins(after)
+            if after.login_list.columns is None:
+                deriver = self._make_deriver(after.session_id, after.subject)
+                compact = [deriver.compact(login) for login in after.logins]
+                columns = encode_logins(compact, self._records.registry)
+                after = replace(after, login_list=replace(after.login_list, columns=columns))
             return Put(self._encode(after), expires_at)
 
         self._table.change(key, update)
@@ -219,14 +223,6 @@ class LogoutTable:
     def delete(self, key: str) -> None:
         """Forget a logout that did not come about."""
         self._table.delete(key)
-
-    def _encode_logins(self, state: LogoutState) -> LogoutState:
-        if state.login_list.columns is not None:
-            return state
-        deriver = self._make_deriver(state.session_id, state.subject)
-        compact = [deriver.compact(login) for login in state.logins]
-        columns = encode_logins(compact, self._records.registry)
-        return replace(state, login_list=replace(state.login_list, columns=columns))
 
     def _encode(self, state: LogoutState) -> bytes:
         return cbor.encode(
@@ -237,7 +233,10 @@ class LogoutTable:
                 state.secret,
                 int(self._deployment.now()),
                 state.pending_in_cookie,
-                [_encode_request(request) for request in state.requests],
+                [
+                    [request.entity_id, *astuple(request.name_id), list(request.session_indexes)]
+                    for request in state.requests
+                ],
                 state.login_list.columns,
                 state.status,
             ]
@@ -261,35 +260,14 @@ class LogoutTable:
             deriver = self._make_deriver(session_id, subject)
             decoded = decode_logins(columns, self._records.registry)
             logins = sort_logins(map(deriver.expand, decoded), columns)
-        asked = tuple(_decode_request(*fields) for fields in requests)
+        asked = tuple(
+            LogoutRequest(entity_id, NameID(*name), tuple(indexes))
+            for entity_id, *name, indexes in requests
+        )
         return LogoutState(session_id, subject, secret, pending, asked, logins, status, written_at)
 
     def _make_deriver(self, session_id: bytes, subject: str | None) -> IdentifierDeriver:
         return IdentifierDeriver(session_id, subject or "", self._records.identifiers)
-
-
-def _encode_request(request: LogoutRequest) -> list[object]:
-    name = request.name_id
-    return [
-        request.entity_id,
-        name.value,
-        name.format,
-        name.name_qualifier,
-        name.sp_name_qualifier,
-        list(request.session_indexes),
-    ]
-
-
-def _decode_request(
-    entity_id: str,
-    value: str,
-    form: str | None,
-    name_qualifier: str | None,
-    sp_name_qualifier: str | None,
-    indexes: list[str],
-) -> LogoutRequest:
-    name_id = NameID(value, form, name_qualifier, sp_name_qualifier)
-    return LogoutRequest(entity_id, name_id, tuple(indexes))
 
 
 # The part of a session without a store that holds the services whose notification failed.
