@@ -11,6 +11,7 @@ import math
 import struct
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple, TypeVar
@@ -49,7 +50,8 @@ class SpecKey(NamedTuple):
         return sealed_at <= self.successor_activation + self.announcement + self.skew
 
 
-class SpecOverflow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SpecOverflow:
     set_id: bytes
     count: int
     digest: bytes
@@ -409,7 +411,7 @@ class _Reader:
         microseconds, offset, *fold = items
         expect(type(microseconds) is int, "microseconds")
         expect(not fold or (type(fold[0]) is int and fold[0] == 1), "a fold of 1")
-        moment = make("a moment", lambda: EPOCH + microseconds * MICROSECOND)
+        moment: datetime = make("a moment", lambda: EPOCH + microseconds * MICROSECOND)
         return moment.replace(tzinfo=zone_of(offset), fold=len(fold))
 
 

@@ -197,9 +197,9 @@ def records() -> Iterator[tuple[str, Record, int]]:
     yield "every type of value", Record(SESSION_ID, "alice", began, began + 60, 2, every), NOW
     alone = Record(SESSION_ID, "alice", began, began + 60, 2, small, overflow)
     yield "overflow alone", alone, NOW
-    rows = {"spilled": {"cart": 180_000_000_000_000, "b": 1}}
-    rows |= {"orphaned_rows": {"old": 179_999_999_999_999}}
-    yield "overflow, spilled and left", alone._replace(generation=300, **rows), NOW
+    spilled, left = {"cart": 180_000_000_000_000, "b": 1}, {"old": 179_999_999_999_999}
+    everywhere = alone._replace(generation=300, spilled=spilled, orphaned_rows=left)
+    yield "overflow, spilled and left", everywhere, NOW
     yield "spilled alone", Record(SESSION_ID, "a", began, NOW, 3, {}, None, {"cart": 5}), NOW
     yield "left alone", Record(SESSION_ID, "a", began, NOW, 3, {}, None, {}, {"cart": 5}), NOW
     yield "sealed by the next key", Record(SESSION_ID, "a", began, NOW, 3), SUCCESSION + 5

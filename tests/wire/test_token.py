@@ -292,7 +292,7 @@ def contexts() -> Iterator[TokenContext]:
             yield TokenContext("stored", realm, row)
     # The same bytes with other boundaries between purpose, realm and name.
     part = ("__Host-s" + "\0" * 16, bytes(8))
-    for purpose, realm, fields in (
+    shifted: list[tuple[str, str, tuple[str | bytes, ...]]] = [
         ("coredefault", "", ("__Host-s",)),
         ("core", "default__Host-s", ()),
         ("core", "default", ("__Host-", "s")),
@@ -302,8 +302,8 @@ def contexts() -> Iterator[TokenContext]:
         ("overflow", "default", ("__Host-s", bytes(8), bytes(16))),
         ("stored", "default", ("sealedstate.parta", versions[0])),
         ("stored", "default", ("sealedstate.par", "ta", versions[0])),
-    ):
-        yield TokenContext(purpose, realm, fields)
+    ]
+    yield from (TokenContext(*context) for context in shifted)
 
 
 CONTEXTS = list(contexts())
@@ -397,8 +397,8 @@ def test_key_out_of_use_is_refused_before_decryption(monkeypatch: pytest.MonkeyP
         ({"disabled": True}, KeyDisabled),
     ]
     monkeypatch.setattr(tokens, "decrypt", decrypt)
-    for given, kind in unusable:
-        assert_refused(kind, seal_now(), Keyring((replace(FIRST, **given), KEYS[1])))
+    for changes, kind in unusable:
+        assert_refused(kind, seal_now(), Keyring((replace(FIRST, **changes), KEYS[1])))
 
 
 def test_keys_are_never_tried_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
