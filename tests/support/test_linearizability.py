@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import given, settings, strategies
 
 from tests.support.linearizability import (
+    Answer,
     Held,
     Kind,
     Mismatch,
@@ -37,7 +38,7 @@ def history_of(text: str) -> list[Operation]:
 def _operation(span: str, kind: Any, *words: str) -> Operation:
     called, returned = (int(at) if at else None for at in span.split("-"))
     assert called is not None
-    asked, answer = words, True
+    asked, answer = [*words], None if returned is None else cast(Answer, True)
     if "=" in words:
         *asked, _, text = words
         answer = False if text == "no" else Mismatch(int(text))
@@ -45,8 +46,7 @@ def _operation(span: str, kind: Any, *words: str) -> Operation:
     if kind == "read":
         return Operation(kind, called, returned, held)
     expected = next((int(word) for word in asked if word.isdigit()), None)
-    given = None if returned is None else answer
-    return Operation(kind, called, returned, given, *(held or ()), expected=expected)
+    return Operation(kind, called, returned, answer, *(held or Held(0, "")), expected)
 
 
 EXPLICABLE = {
