@@ -150,7 +150,7 @@ VALUES = [
     "a b,c",
     f"{NAME}=x",
     "eyJhIjoxfQ.aaaaaa.bbbb",
-    *". .. %00 🍪".split(),
+    *[".", "..", "%00", "🍪"],
 ]
 
 
