@@ -187,7 +187,7 @@ def _lines(
     for title, missing in shortfalls.items():
         rows.append((title, "no" if missing else "yes", USES[title].purpose))
         if missing:
-            rows.append(("", "", f"missing: {', '.join(missing)}"))
+            rows.append(("", "", f"this store {', '.join(missing)}"))
     yield from table(rows)
     for part, failure in zip(parts, failures, strict=True):
         can = part.store.capabilities
