@@ -120,7 +120,15 @@ class Deployment:
         self.parts: StoredParts | None = None
         self.revocations: Revocations | None = None
         if store is not None:
-            access = self._access = self._store_access(store)
+            access = self._access = StoreAccess(
+                store,
+                settings.realm,
+                self.random,
+                self.now,
+                self.keyring,
+                self._log_refused_row,
+                self.notice_answer,
+            )
             self.parts, self.revocations = StoredParts(access), Revocations(access)
 
     def require(self, *uses: str) -> None:
@@ -141,7 +149,8 @@ class Deployment:
         """
         if self.store is None:
             raise ConfigurationError(f"storage: {kind.noun} needs a store; set storage")
-        return SealedTable(self._access, kind, self._long_term_keyring if long_term else None)
+        keyring = (lambda: self.keyring().long_term) if long_term else None
+        return SealedTable(self._access, kind, keyring)
 
     def lookup_secret(self) -> bytes:
         """The secret behind guessable names in the store. Raises ConfigurationError if missing."""
@@ -158,20 +167,6 @@ class Deployment:
             self.key_source.close()
         if self.store is not None:
             self.store.close()
-
-    def _store_access(self, store: Storage) -> StoreAccess:
-        return StoreAccess(
-            store,
-            self.settings.realm,
-            self.random,
-            self.now,
-            self.keyring,
-            self._log_refused_row,
-            self.notice_answer,
-        )
-
-    def _long_term_keyring(self) -> Keyring:
-        return self.keyring().long_term
 
     def _core_bytes(self, foreign_bytes: int, other_bytes: int) -> int:
         """How large a core may be without its sealing, if it is the only cookie that is sent.
@@ -218,47 +213,38 @@ def open_keys(
     keys, skew = settings.keys, settings.skew
     if isinstance(keys, KeySource):
         return keys
-    source = _open_named_keys(settings, keys, skew, store, events or EventLog(settings.observers))
+    scheme, _, rest = keys.partition(":") if isinstance(keys, str) else ("list", "", "")
+    is_ring = scheme == "store" or (scheme == "file" and is_ring_file(Path(rest)))
+    if scheme == "store":
+        # A store that forgets the ring would be given a new ring, and all sessions would end.
+        StorageCheck(_ring_store(store), ("ring",), settings.accept_weak_store_for).check()
+    source: KeySource
+    if is_ring:
+        source = RotatingKeySource(
+            open_ring_storage(settings, store),
+            settings.rotation(),
+            events or EventLog(settings.observers),
+            open_report_store(settings, store),
+            scheme == "store",
+        )
+    elif scheme == "env":
+        source = StaticKeys(from_environment(settings.environ, rest or "SEALEDSTATE_KEYS", skew))
+    elif scheme == "file":
+        source = StaticKeys(from_secrets_file(Path(rest), skew))
+    elif isinstance(keys, str) and not keys.strip():
+        raise ConfigurationError("keys: must not be empty; `sealedstate keys generate` prints one")
+    else:
+        texts = [keys] if isinstance(keys, str) else keys
+        if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+            raise ConfigurationError(
+                "keys: must be text, a list of texts, or an object with keyring()"
+            )
+        source = StaticKeys(parse_keyring(texts, skew))
     try:
         source.keyring().primary(int(settings.clock()))
     except NoPrimaryKey:
         raise ConfigurationError("keys: no key is active yet; check the activation dates") from None
     return source
-
-
-def _open_named_keys(
-    settings: Settings,
-    keys: str | Sequence[str],
-    skew: int,
-    store: Storage | None,
-    events: EventLog,
-) -> KeySource:
-    if not isinstance(keys, str):
-        if not isinstance(keys, Sequence) or not all(isinstance(key, str) for key in keys):
-            raise ConfigurationError(
-                "keys: must be text, a list of texts, or an object with keyring()"
-            )
-        return StaticKeys(parse_keyring(keys, skew))
-    scheme, _, rest = keys.partition(":")
-    if scheme == "env":
-        return StaticKeys(from_environment(settings.environ, rest or "SEALEDSTATE_KEYS", skew))
-    if scheme == "file" and not is_ring_file(Path(rest)):
-        return StaticKeys(from_secrets_file(Path(rest), skew))
-    if scheme in ("file", "store"):
-        if scheme == "store":
-            # A store that can forget the ring would be given another one, and all sessions end.
-            check = StorageCheck(_ring_store(store), ("ring",), settings.accept_weak_store_for)
-            check.check()
-        return RotatingKeySource(
-            open_ring_storage(settings, store),
-            settings.rotation(),
-            events,
-            open_report_store(settings, store),
-            scheme == "store",
-        )
-    if not keys.strip():
-        raise ConfigurationError("keys: must not be empty; `sealedstate keys generate` prints one")
-    return StaticKeys(parse_keyring([keys], skew))
 
 
 def open_ring_storage(

@@ -21,7 +21,6 @@ from .errors import LateRead, LateWrite, MalformedRecord, UnreadablePart, Unsupp
 
 __all__ = ["Session"]
 
-_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 # The places of parts for which a save needs nothing but the core.
 _IN_CORE = (None, Place.CORE)
 _TO_ID = bytes.maketrans(b"+/", b"-_")
@@ -32,6 +31,8 @@ class _Unread:
 
 
 UNREAD: Final = _Unread()
+# Types of values that cannot change without being assigned.
+_UNCHANGEABLE = frozenset({_Unread, type(None), bool, int, float, str, bytes})
 
 
 @dataclass(slots=True)
@@ -322,7 +323,8 @@ class Session(MutableMapping[str, object]):
 
     def changes(self) -> Changes:
         """What to save. Finds the changes inside lists and dicts; loads no part."""
-        loaded = self.backend or self._use()
+        if self.backend is None:
+            self._use()
         is_modified = self._is_signed_in or self._is_regenerated or self._is_ended
         core: dict[str, bytes] = {}
         is_all_in_core, size = True, 0
@@ -331,7 +333,7 @@ class Session(MutableMapping[str, object]):
                 core[name] = part
                 size += len(part)
                 continue
-            if part.value is not UNREAD and type(part.value) not in _SCALARS:
+            if type(part.value) not in _UNCHANGEABLE:
                 part.encoded = _encode(name, part.value)
             if part.is_assigned or part.encoded is not part.saved:
                 is_modified = is_modified or part.is_changed
@@ -357,18 +359,22 @@ class Session(MutableMapping[str, object]):
         )
 
     def mark_headers_sent(self) -> None:
-        """The headers are on their way: from now on a write raises LateWrite, a first use LateRead."""
+        """From now on, a write raises LateWrite and a first use LateRead."""
         self._are_headers_sent = True
 
     def late_changes(self) -> list[str]:
         """The names of parts that were changed in place after the headers were sent."""
-        if self.backend is None:
-            return []
-        return [
-            name
-            for name, part in self._parts.items()
-            if isinstance(part, Part) and self._is_changed_late(name, part)
-        ]
+        late = []
+        for name, part in self._parts.items() if self.backend is not None else ():
+            if not isinstance(part, Part) or type(part.value) in _UNCHANGEABLE:
+                continue
+            try:
+                if _encode(name, part.value) == part.encoded:
+                    continue
+            except UnsupportedValue:
+                pass  # it was changed into something that no cookie can carry
+            late.append(name)
+        return late
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -383,7 +389,15 @@ class Session(MutableMapping[str, object]):
         self._removed = {}
         record = loaded.record
         if record is None:
-            self._begin(loaded)
+            adopted, self._parts = loaded.adopted, {}
+            if adopted is None:
+                self._id = loaded.new_id()
+                return loaded
+            self._id, self._subject = adopted.id, adopted.subject
+            for name, value in loaded.adopted_values.items():
+                # Adopting a session is no change by the application.
+                encoded = _encode(name, value)
+                self._parts[name] = Part(None, None, encoded, encoded, value)
             return loaded
         self._id, self._subject = record.id, record.subject
         parts: dict[str, Part | bytes] = dict(record.parts)
@@ -400,18 +414,6 @@ class Session(MutableMapping[str, object]):
                 else:
                     self._removed[name] = Part(None, version)
         return loaded
-
-    def _begin(self, loaded: SessionBackend) -> None:
-        self._parts = {}
-        adopted = loaded.adopted
-        if adopted is None:
-            self._id = loaded.new_id()
-            return
-        self._id, self._subject = adopted.id, adopted.subject
-        for name, value in loaded.adopted_values.items():
-            # Adopting a session is no change by the application.
-            encoded = _encode(name, value)
-            self._parts[name] = Part(None, None, encoded, encoded, value)
 
     def _use_to_write(self) -> SessionBackend:
         if self._are_headers_sent:
@@ -445,14 +447,6 @@ class Session(MutableMapping[str, object]):
         """The record that was loaded, unless another session has taken its place."""
         record = self._use().record
         return None if self._is_signed_in or self._is_ended else record
-
-    def _is_changed_late(self, name: str, part: Part) -> bool:
-        if part.value is UNREAD or type(part.value) in _SCALARS:
-            return False
-        try:
-            return _encode(name, part.value) != part.encoded
-        except UnsupportedValue:
-            return True
 
 
 def _encode(name: str, value: object) -> bytes:

@@ -9,7 +9,7 @@ The keeper decides whether a session is saved; this module decides how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -274,7 +274,7 @@ def plan_save(
         and (old is None or (old.id == record.id and not old.overflow))
         and not candidates.overflow
         and limits.legacy_deletion is None
-        and not (limits.policies and _has_server_part(core, limits.policies))
+        and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
         room = limits.core_bytes(candidates.foreign_bytes, other_bytes)
         if changes.encoded_bytes <= room:
@@ -285,10 +285,6 @@ def plan_save(
     parts = _parts_of(changes) if parts is None else parts
     record = record._replace(parts=NO_PARTS)
     return _Planner(record, changes, parts, arrived, limits, other_bytes, now).plan()
-
-
-def _has_server_part(names: Iterable[str], policies: Mapping[str, Policy]) -> bool:
-    return any(policies.get(name) is Policy.SERVER for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +352,10 @@ class _Planner:
             if place is not Place.SPILLED and part.place is Place.SPILLED and known is not None:
                 orphaned[name] = known
         used = {*orphaned, *(name for name, place in places.items() if place is Place.SPILLED)}
+        old = self.arrived.record
+        # Rows that an earlier save orphaned, and that this save does not use again.
+        earlier = {} if old is None or self._has_new_id else old.orphaned_rows
+        unused = {name: version for name, version in earlier.items() if name not in used}
         record = self.record._replace(parts=core, spilled=spilled, orphaned_rows=orphaned)
         outside = OutsideCore(
             places,
@@ -365,7 +365,7 @@ class _Planner:
             (budget.chunk_chars,) * budget.chunks,
             last_chunk,
             deletions,
-            self._unused_rows(used),
+            unused,
             _replaced_record(self.changes, self.arrived),
         )
         payload = None if spills or overflow else encode_record(record, self.now)
@@ -422,13 +422,6 @@ class _Planner:
             for name, part in self.changes.removed.items()
             if part.place is Place.SPILLED and (version := self._known_version(name)) is not None
         }
-
-    def _unused_rows(self, used: set[str]) -> dict[str, int]:
-        """Rows that an earlier save orphaned, and that this one does not use again."""
-        old = self.arrived.record
-        if old is None or self._has_new_id:
-            return {}
-        return {name: version for name, version in old.orphaned_rows.items() if name not in used}
 
     @property
     def _has_new_id(self) -> bool:
@@ -492,7 +485,7 @@ def commit(
     chunks: Sequence[str] = ()
     hooks, event = deployment.hooks, None
     if hooks.all:
-        event = _event(plan, session, changes, loaded, now)
+        event = _save_event(plan, session, changes, loaded, now)
         hooks.before_save(event)
     if payload is None and outside is not None:
         record, chunks = _write_outside_core(deployment, record, outside, int(now))
@@ -533,7 +526,7 @@ def report_not_saved(deployment: Deployment, session: Session, loaded: LoadedSes
         deployment.hooks.not_saved(session, loaded.record.id, deployment.now())
 
 
-def _event(
+def _save_event(
     plan: SavePlan, session: Session, changes: Changes, loaded: LoadedSession, now: float
 ) -> SaveEvent:
     opened, record = loaded.opened, plan.record

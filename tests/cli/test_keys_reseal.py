@@ -17,8 +17,8 @@ from sealedstate.rotation.ring import Ring
 from sealedstate.rotation.transitions import rotate, rotate_long_term
 from sealedstate.sso import ConsentStore
 from sealedstate.storage import open_storage
+from tests.support.identity_providers import deployment
 from tests.support.ring_cli import DAY, DEFAULT, Desk, finding, keys_json, output, run, usage_error
-from tests.support.services import deployment
 
 
 @pytest.fixture

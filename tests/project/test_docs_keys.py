@@ -35,9 +35,9 @@ from sealedstate.sso import ConsentStore
 from sealedstate.storage import open_storage
 from sealedstate.testing._suite import poll
 from tests.support.documents import ROOT, Document
+from tests.support.identity_providers import deployment
 from tests.support.jar import Browser
 from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk, desk
-from tests.support.services import deployment
 
 DOCUMENT = Document("keys.md")
 KID = re.compile(r"\b[0-9a-f]{8}\b")

@@ -17,9 +17,17 @@ from sealedstate.sso import PERSISTENT, LogoutRequest, NameID, ServiceLogin
 from sealedstate.storage import SQLiteStorage
 from sealedstate.storage.requirements import DECLARED
 from tests.support.documents import Document
-from tests.support.identity_providers import PASSWORD, USER, Provider, User, a_login
+from tests.support.identity_providers import (
+    PASSWORD,
+    SP,
+    USER,
+    Provider,
+    User,
+    a_login,
+    identifiers,
+    registry,
+)
 from tests.support.jar import RING
-from tests.support.login_makers import SP, identifiers, registry
 
 DOCUMENT = Document("sso.md")
 

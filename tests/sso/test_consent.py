@@ -20,10 +20,9 @@ from sealedstate.sso import Consent, ConsentStore
 from sealedstate.sso.consent import KIND
 from sealedstate.storage import MemoryStorage, Storage
 from sealedstate.testing import ScriptedStorage
+from tests.support.identity_providers import LOOKUP, OTHER_SP, RING, SP, deployment, rows
 from tests.support.jar import Clock
-from tests.support.login_makers import OTHER_SP, SP
 from tests.support.rings import DAY, randomness
-from tests.support.services import LOOKUP, RING, deployment, rows
 from tests.support.stored import Rows
 
 NOW = 1_800_000_000

@@ -1,4 +1,4 @@
-"""The checker of histories: it finds an order where there is one, and only there."""
+"""The checker of histories finds an order if there is one, and only then."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import given, strategies
 
+from tests.support.examples import examples
 from tests.support.linearizability import (
     Answer,
     Held,
@@ -143,24 +144,24 @@ INEXPLICABLE: dict[str, list[Operation]] = {
 
 
 @pytest.mark.parametrize("name", EXPLICABLE)
-def test_a_history_with_an_explanation_is_accepted(name: str) -> None:
+def test_explicable_history_is_accepted(name: str) -> None:
     assert is_linearizable(EXPLICABLE[name])
     assert is_linearizable(reversed(EXPLICABLE[name]))
     assert by_brute_force(EXPLICABLE[name])
 
 
 @pytest.mark.parametrize("name", INEXPLICABLE)
-def test_a_history_without_one_is_refused(name: str) -> None:
+def test_inexplicable_history_is_refused(name: str) -> None:
     assert not is_linearizable(INEXPLICABLE[name])
     assert not by_brute_force(INEXPLICABLE[name])
 
 
-def test_a_record_may_have_held_something_before() -> None:
+def test_record_may_have_had_a_value_before() -> None:
     assert is_linearizable([read(1, 2, A)], initial=A)
     assert not is_linearizable([read(1, 2, None)], initial=A)
 
 
-def test_an_anomaly_names_its_record_and_shows_the_history_in_order() -> None:
+def test_anomaly_names_its_record_and_shows_the_history_in_order() -> None:
     histories = {"good": [create(1, 2, A)], "bad": [read(3, 4, B), create(1, 2, A)]}
     (key, text), *others = anomalies(histories).items()
     assert (key, others) == ("bad", [])
@@ -229,8 +230,7 @@ def performed(
 
 
 @given(strategies.lists(STEPS, max_size=60))
-@settings(deadline=None)
-def test_what_a_sequential_record_has_done_is_accepted(
+def test_history_of_a_sequential_record_is_accepted(
     steps: list[tuple[tuple[Kind, int, int | None], tuple[int, int, int]]],
 ) -> None:
     assert is_linearizable(performed(steps))
@@ -242,8 +242,8 @@ ANSWERS = strategies.sampled_from(
 
 
 @given(strategies.lists(STEPS, min_size=1, max_size=6), strategies.data())
-@settings(max_examples=600, deadline=None)
-def test_the_checker_agrees_with_brute_force_on_histories_that_were_tampered_with(
+@examples(600)
+def test_checker_agrees_with_brute_force_on_altered_histories(
     steps: list[tuple[tuple[Kind, int, int | None], tuple[int, int, int]]],
     data: strategies.DataObject,
 ) -> None:

@@ -24,26 +24,17 @@ from sealedstate.keyring import Keyring
 from sealedstate.storage import SQLiteStorage, Storage
 from sealedstate_wsgi import HealthApplication, SealedSessionMiddleware
 from tests.support.client import ask, cookie_header, send
+from tests.support.installed import need_driver
+from tests.support.jar import Clock
 from tests.support.ports import free_port
 from tests.support.servers import gunicorn
 from tests.support.sql_server import until
 
 KEY = Key.generate(os.urandom)
-START = 1_800_000_000.0
 CANARY = "canary-9d1f"
 HANGS = 30  # seconds
 UP = b'{"status": "up", "keys": "up", "store": "up"}\n'
 STORE_DOWN = b'{"status": "down", "keys": "up", "store": "down"}\n'
-
-
-class Clock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = START
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class CountingStore(SQLiteStorage):
@@ -106,7 +97,7 @@ def test_health_is_up_if_a_key_is_active_and_the_store_answers(
 
 
 def test_health_is_down_until_a_key_is_active(clock: Clock) -> None:
-    keeper = keeper_with(None, clock, Key.generate(os.urandom, activates_at=int(START) + 100))
+    keeper = keeper_with(None, clock, Key.generate(os.urandom, activates_at=int(clock.now) + 100))
     application = HealthApplication(keeper)
     answer = ask(validator(application))
     assert (answer.status, answer.body) == (503, b'{"status": "down", "keys": "down"}\n')
@@ -159,6 +150,7 @@ def test_health_can_be_mounted_beside_and_behind_the_middleware(keeper: Keeper) 
 
 
 def test_reason_is_logged_and_not_sent(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    need_driver("redis")
     port = free_port()
     keeper = keeper_with(f"redis://:{CANARY}@127.0.0.1:{port}", clock)
     caplog.clear()
@@ -245,6 +237,7 @@ def assert_true(found: bool) -> None:
 
 
 def test_silent_store_delays_the_answer_by_at_most_its_timeout(clock: Clock) -> None:
+    need_driver("redis")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         keeper = keeper_with(f"redis://127.0.0.1:{port}?sealedstate_timeout=0.05", clock)
