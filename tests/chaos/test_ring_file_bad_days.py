@@ -31,7 +31,6 @@ from sealedstate.errors import OperatorError
 from sealedstate.rotation.ring import Ring
 from sealedstate.rotation.ring_file import RingFile
 from sealedstate.testing._workers import run_in_threads
-from tests.support import ring_workers
 from tests.support.ring_storages import beside, create_at, leftovers, path, problem
 from tests.support.ring_workers import (
     at_start,
@@ -40,8 +39,6 @@ from tests.support.ring_workers import (
     kids_of,
     next_of,
     open_file,
-    rotate_at_once,
-    run_at_once,
 )
 
 __all__ = ["path"]
@@ -290,30 +287,6 @@ def test_error_contains_no_secret(path: Path) -> None:
 
 
 # --- many at once -------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_one_of_many_processes_creates_the_ring(path: Path, tmp_path: Path) -> None:
-    creators = run_at_once(PROCESSES, tmp_path, ring_workers.create, partial(open_file, path))
-    ((ring_id,),) = [creator for creator in creators if creator]
-    ring = open_file(path).load()
-    assert ring is not None
-    assert ring.ring_id == ring_id
-
-
-@pytest.mark.slow
-def test_many_processes_add_one_key_a_period_while_another_reads(
-    path: Path, tmp_path: Path
-) -> None:
-    periods = 25
-    storage, _ = create_at(path)
-    added, observed = rotate_at_once(partial(open_file, path), tmp_path, PROCESSES, periods)
-    observed.assert_complete()
-    ring = storage.load()
-    assert ring is not None
-    ring_workers.assert_one_key_a_period(ring, added, periods)
-    assert len(added) == periods
-    assert leftovers(path) == []
 
 
 def test_many_threads_of_one_storage_lose_no_key(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A ring in a store: exactly one, always wrapped, and no writer replaces a ring unawares.
+"""A ring in a store: its row, and replies that are lost.
 
 How stores keep what they acknowledge is tested in `storage`.
 """
@@ -6,13 +6,11 @@ How stores keep what they acknowledge is tested in `storage`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import given
 
 from sealedstate.errors import (
     CapacityError,
@@ -22,31 +20,19 @@ from sealedstate.errors import (
     StorageUnavailable,
 )
 from sealedstate.keyring import Key, Keyring
-from sealedstate.rotation.document import RingUnreadable, dump_ring
-from sealedstate.rotation.ring import Ring, RingStorage
+from sealedstate.rotation.document import dump_ring
+from sealedstate.rotation.ring import Ring
 from sealedstate.rotation.ring_store import CONTEXT, StoredRing
-from sealedstate.storage import CachedStorage, SQLiteStorage, Storage, open_storage
-from sealedstate.storage.contract import Stored
+from sealedstate.storage import CachedStorage, SQLiteStorage, Storage
 from sealedstate.testing import ScriptedStorage
-from sealedstate.testing._suite import eventually
-from tests.support import ring_workers
-from tests.support.backends import BACKENDS
-from tests.support.examples import examples
-from tests.support.ring_storages import CHANGES, Change, assert_reads_what_it_writes
 from tests.support.ring_workers import (
     at_start,
     first_ring,
     next_of,
-    open_row,
-    rotate_at_once,
-    run_at_once,
 )
-from tests.support.sql_servers import postgresql_server
-
-__all__ = ["postgresql_server"]
+from tests.support.spec_decoder import lp, row_key
 
 KEK = Key.generate(os.urandom)
-PROCESSES = 20
 
 
 def ring_in(store: Storage, realm: str = "tests", kek: Key = KEK) -> StoredRing:
@@ -64,13 +50,6 @@ def create_in(store: Storage) -> tuple[StoredRing, Ring]:
     return storage, ring
 
 
-def row_of(store: ScriptedStorage) -> Stored:
-    (key,) = store.storage.keys(CONTEXT)
-    stored = store.storage.read(CONTEXT, key)
-    assert stored is not None
-    return stored
-
-
 def put(store: ScriptedStorage, value: bytes) -> None:
     """Make `value` the row, whatever it is now."""
     keys = list(store.storage.keys(CONTEXT))
@@ -84,42 +63,15 @@ def put(store: ScriptedStorage, value: bytes) -> None:
 # --- what is written is read --------------------------------------------------------------------
 
 
-@examples(30)
-@given(changes=CHANGES)
-def test_row_reads_what_it_writes(changes: list[Change]) -> None:
-    store = ScriptedStorage(at_start)
-    assert isinstance(ring_in(store), RingStorage)
-    assert "'tests'" in ring_in(store).location
-    assert ring_in(store).load() is None
-    assert_reads_what_it_writes(ring_in(store), ring_in(store), changes)
-
-
-def test_unchanged_ring_is_the_same_object(store: ScriptedStorage) -> None:
-    storage, ring = create_in(store)
-    first = storage.load()
-    assert storage.load() is first
-    second = next_of(ring)
-    assert ring_in(store).write(second, ring)
-    assert storage.load() == second
-
-
-def test_row_is_permanent_and_contains_no_plain_secret(store: ScriptedStorage) -> None:
-    _, ring = create_in(store)
-    stored = row_of(store)
-    assert stored.expires_at is None
-    assert b'"secret"' not in stored.value
-    for secret in (ring.keys[0].secret, ring.lookup):
-        assert secret is not None
-        assert secret not in stored.value
-        assert secret.hex().encode() not in stored.value
-
-
 def test_realms_share_a_store_and_no_ring(store: ScriptedStorage) -> None:
     rings = {realm: first_ring() for realm in ("", "ours", "o" * 1000)}
     for realm, ring in rings.items():
         assert ring_in(store, realm).write(ring, None) is True
     assert {realm: ring_in(store, realm).load() for realm in rings} == rings
-    assert {len(key) for key in store.storage.keys(CONTEXT)} == {32}
+    keys = {row_key(lp("sealedstate/1", "ring", realm)) for realm in rings}
+    assert set(store.storage.keys(CONTEXT)) == keys
+    rows = [store.storage.read(CONTEXT, key) for key in keys]
+    assert [row and row.expires_at for row in rows] == [None] * 3
 
 
 def test_missing_key_encryption_key_is_named(store: ScriptedStorage) -> None:
@@ -137,50 +89,7 @@ def test_ring_that_does_not_fit_is_refused_before_anything_is_written(
     assert storage.load() == ring
 
 
-# --- what is no ring of ours --------------------------------------------------------------------
-
-
-def test_row_without_a_ring_is_unreadable_and_not_replaced(store: ScriptedStorage) -> None:
-    storage = ring_in(store)
-    for content in (b"", b"\0", b"{}", b"\xff\xfe", b" " * (5 << 20)):
-        put(store, content)
-        for act in (storage.load, partial(storage.write, first_ring(), None)):
-            with pytest.raises(RingUnreadable, match="realm 'tests' in the store"):
-                act()
-        assert row_of(store).value == content
-
-
-def test_row_cut_anywhere_is_unreadable(store: ScriptedStorage) -> None:
-    storage, _ = create_in(store)
-    whole = row_of(store).value
-    for size in range(len(whole.rstrip())):
-        put(store, whole[:size])
-        with pytest.raises(RingUnreadable):
-            storage.load()
-
-
-def test_row_without_our_key_encryption_key_is_unreadable(store: ScriptedStorage) -> None:
-    storage, ring = create_in(store)
-    with pytest.raises(RingUnreadable, match=KEK.kid.hex()):
-        ring_in(store, kek=Key.generate(os.urandom)).load()
-    for wrapping in (None, Keyring((Key.generate(os.urandom),))):
-        put(store, dump_ring(first_ring(), wrapping, os.urandom).encode())
-        with pytest.raises(RingUnreadable):
-            storage.load()
-        with pytest.raises(RingUnreadable):
-            storage.write(next_of(ring), ring)
-
-
 # --- another ring is there ----------------------------------------------------------------------
-
-
-def test_ring_replaces_only_the_ring_it_follows(store: ScriptedStorage) -> None:
-    storage, first = create_in(store)
-    assert storage.write(first_ring(), None) is False
-    second = next_of(first)
-    assert ring_in(store).write(second, first) is True
-    assert storage.write(next_of(first), first) is False
-    assert storage.load() == second
 
 
 def test_missing_ring_can_be_put_back_and_not_continued(store: ScriptedStorage) -> None:
@@ -286,41 +195,3 @@ def test_outage_is_an_operators_error(tmp_path: Path) -> None:
         with pytest.raises(StorageUnavailable) as caught:
             act()
         assert isinstance(caught.value, OperatorError)
-
-
-# --- many at once -------------------------------------------------------------------------------
-
-
-@pytest.fixture(
-    params=[
-        "sqlite",
-        *(pytest.param(name, marks=pytest.mark.server) for name in ("postgresql", "redis")),
-    ]
-)
-def opener(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ring_workers.Opener]:
-    with BACKENDS[request.param](request, tmp_path) as service:
-        store = open_storage(service.url, at_start)
-        store.prepare()
-        store.close()
-        yield partial(open_row, service.url, KEK.export())
-
-
-@pytest.mark.slow
-def test_one_of_many_processes_creates_the_ring(
-    opener: ring_workers.Opener, tmp_path: Path
-) -> None:
-    creators = run_at_once(PROCESSES, tmp_path, ring_workers.create, opener)
-    ring = ring_workers.load(opener())
-    # A process whose reply was lost has created it and does not know.
-    assert [creator for creator in creators if creator] in ([[ring.ring_id]], [])
-
-
-@pytest.mark.slow
-def test_many_processes_add_one_key_a_period_while_another_reads(
-    opener: ring_workers.Opener, tmp_path: Path
-) -> None:
-    periods, storage = 15, opener()
-    assert eventually(storage.write, first_ring(), None) is True
-    added, observed = rotate_at_once(opener, tmp_path, PROCESSES, periods)
-    observed.assert_complete()
-    ring_workers.assert_one_key_a_period(ring_workers.load(storage), added, periods)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from sealedstate.errors import OperatorError
 from sealedstate.rotation import transitions
-from sealedstate.rotation.ring import Ring, RingStorage, Schedule
+from sealedstate.rotation.ring import Ring, Schedule
 from sealedstate.rotation.ring_file import RingFile
 from sealedstate.rotation.source import RotationConfig
 from tests.support.jar import Clock
@@ -140,15 +140,3 @@ CHANGES: st.SearchStrategy[list[Change]] = st.lists(
     ),
     max_size=10,
 )
-
-
-def assert_reads_what_it_writes(
-    storage: RingStorage, other: RingStorage, changes: list[Change]
-) -> None:
-    """Each state replaces the state before, and both storages read it."""
-    before, ring = None, first_ring()
-    for change in (lambda ring: ring, *changes):
-        ring = change(ring)
-        assert storage.write(ring, before) is True
-        assert other.load() == storage.load() == ring
-        before = ring
