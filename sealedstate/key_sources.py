@@ -1,10 +1,10 @@
-"""Key sources, and keys that are read once, at the start: from settings, environment or a file.
+"""Key sources, and keys from settings, the environment or a file.
 
-Keys are one per line or word, as `sealedstate keys generate` prints them. The first key seals, and
-all of them open. To rotate them by hand, add the new key at the end and roll that out, so that
-every node can open what it will seal; then put it first and roll that out; and remove the old key
-when the longest session has ended. Or put the new key first, with the date from which it seals
-after ``@``, and roll that out once, before that date:
+They are read once, at the start. Keys are one per line or word, as `sealedstate keys generate`
+prints them. The first key seals, and all of them open. To rotate them by hand, add the new key at
+the end and roll that out, so that every node can open what it will seal; then put it first and roll
+that out; and remove the old key when the longest session has ended. Or put the new key first, with
+the date from which it seals after ``@``, and roll that out once, before that date:
 ``sealedstate-key-1:...@2026-12-01T00:00:00Z``.
 
 A ring that rotates without a roll-out is in `rotation.source`.
@@ -21,7 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, NoPrimaryKey
 from .keyring import LOOKUP_LABEL, Key, Keyring, parse_lookup
 
 __all__ = ["KEK_VARIABLE", "KeySource", "SeekingKeySource", "StaticKeys", "parse_keyring"]
@@ -45,7 +45,7 @@ class SeekingKeySource(KeySource, Protocol):
     """A key source that can look for an unknown key."""
 
     def seek(self, kid: bytes) -> bool:
-        """Whether the keyring knows `kid` after a look, which may be skipped as too frequent."""
+        """Whether the keyring has `kid` after a look, which may be skipped."""
         ...
 
 
@@ -57,6 +57,13 @@ class StaticKeys:
 
     def keyring(self) -> Keyring:
         return self.ring
+
+
+class NoKeys:
+    """A key source for what neither seals nor opens."""
+
+    def keyring(self) -> Keyring:
+        raise NoPrimaryKey("keys: no keys are used here")
 
 
 def parse_keyring(lines: Sequence[str], skew: int) -> Keyring:
@@ -90,9 +97,10 @@ def _parse_key(line: str) -> Key:
 
 
 def from_environment(environ: Mapping[str, str], name: str, skew: int) -> Keyring:
-    """The keyring in a variable whose keys are separated by white space or commas.
+    """The keyring in a variable.
 
-    Raises ConfigurationError, also for a missing or empty variable.
+    Keys are separated by white space or commas. Raises ConfigurationError, also for a missing or
+    empty variable.
     """
     lines = environ.get(name, "").replace(",", " ").split()
     if not lines:
@@ -119,10 +127,11 @@ def wrapping_keyring(environ: Mapping[str, str], skew: int) -> Keyring | None:
 
 
 def from_secrets_file(path: Path, skew: int) -> Keyring:
-    """The keyring in the file at `path`. Empty lines and lines that begin with # are ignored.
+    """The keyring in the file at `path`.
 
-    Raises ConfigurationError if the file cannot be read or contains no key. A file that all users
-    may read is accepted, because mounted secrets often are, and named in the log.
+    Empty lines and lines that begin with # are ignored. Raises ConfigurationError if the file
+    cannot be read or contains no key. A file that all users may read is accepted, because mounted
+    secrets often are, and named in the log.
     """
     try:
         text = path.read_text("utf-8-sig")

@@ -177,11 +177,18 @@ class Settings:
             for name, text in environ.items()
             if name.startswith(ENVIRONMENT_PREFIX) and name != KEK_VARIABLE
         }
-        readable = {name for name, reader in _READERS.items() if reader.from_text is not None}
-        _refuse_unknown(texts, readable, ENVIRONMENT_PREFIX)
-        values: dict[str, Any] = {name: _from_text(name, text) for name, text in texts.items()}
-        values |= {"environ": environ} | keywords
-        return cls(**values)
+        readers = {name: reader.from_text for name, reader in _READERS.items() if reader.from_text}
+        _refuse_unknown(texts, readers, ENVIRONMENT_PREFIX)
+        values: dict[str, Any] = {"environ": environ}
+        for name, text in texts.items():
+            try:
+                values[name] = readers[name](text)
+            except (ValueError, KeyError):
+                # The text may be a secret in the wrong variable: the error does not repeat it.
+                raise ConfigurationError(
+                    f"{ENVIRONMENT_PREFIX}{name.upper()}: the value does not fit this setting"
+                ) from None
+        return cls(**values | keywords)
 
     # --- what follows from the values -----------------------------------------------------------
 
@@ -334,17 +341,6 @@ _READERS = {
     "rotate_in_process": _Reader((bool,), _flag),
     "observers": _Reader((Sequence,)),
 }
-
-
-def _from_text(name: str, text: str) -> object:
-    read = _READERS[name].from_text
-    try:
-        return text if read is None else read(text)
-    except (ValueError, KeyError):
-        # The text may be a secret in the wrong variable: the error does not repeat it.
-        raise ConfigurationError(
-            f"{ENVIRONMENT_PREFIX}{name.upper()}: the value does not fit this setting"
-        ) from None
 
 
 def _from_table(name: str, kind: Any, table: dict[str, Any]) -> Any:

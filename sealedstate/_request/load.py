@@ -170,8 +170,15 @@ class LoadedSession:
         record = self.record
         if record is None:
             return None
+        data: bytes | None = None
         if name in record.spilled:
-            data = self._recall_spilled(record, name)
+            stored = self.deployment.parts
+            version = record.spilled[name]
+            recalled = None if stored is None else stored.recall(record.id, name, version)
+            if recalled is not None:
+                self.versions = {**self.versions, name: recalled.version}
+                self.deployment.emit("recalled", session_id=record.id)
+                data = recalled.data
         else:
             if self._overflow is None:
                 self._overflow = self._open_overflow(record)
@@ -239,17 +246,6 @@ class LoadedSession:
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _recall_spilled(self, record: Record, name: str) -> bytes | None:
-        deployment = self.deployment
-        if deployment.parts is None:
-            return None
-        recalled = deployment.parts.recall(record.id, name, record.spilled[name])
-        if recalled is None:
-            return None
-        self.versions = {**self.versions, name: recalled.version}
-        deployment.emit("recalled", session_id=record.id)
-        return recalled.data
-
     def _open_overflow(self, record: Record) -> dict[str, bytes]:
         codec, now = self.deployment.codec, int(self.deployment.now())
         return codec.open_overflow(record, self.candidates, now) or {}
@@ -303,26 +299,19 @@ def read_revoked(
         ending = revocations.ending(record.id)
         if ending is Ending.REPLACED:
             continue
-        parts = _decode_parts(deployment, loaded, record, names)
+        parts: dict[str, object] = {}
+        for name in names:
+            data = loaded.part_of(record, name)
+            try:
+                if data is not None:
+                    parts[name] = cbor.decode(data)
+            except MalformedRecord:
+                deployment.emit("part-unreadable")
         listed = record.overflow.names if record.overflow else ()
         torn = frozenset(name for name in listed if name in names and name not in parts)
         is_from_outside = ending is not Ending.LOGGED_OUT
         return EndedRecord(record.id, record.subject, parts, torn, is_from_outside)
     return None
-
-
-def _decode_parts(
-    deployment: Deployment, loaded: LoadedSession, record: Record, names: Collection[str]
-) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for name in names:
-        data = loaded.part_of(record, name)
-        try:
-            if data is not None:
-                values[name] = cbor.decode(data)
-        except MalformedRecord:
-            deployment.emit("part-unreadable")
-    return values
 
 
 def recall_part(

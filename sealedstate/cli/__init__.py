@@ -1,4 +1,4 @@
-"""The command line: ``sealedstate keys generate``, ``sealedstate store check URL`` and others.
+"""The command line: ``sealedstate keys``, ``store``, ``sessions`` and others.
 
 Exit codes: 0 done, 1 a finding (also a store or a ring that cannot be used), 2 wrong usage or
 configuration. With ``--json``, a command prints for programs what it prints for people.

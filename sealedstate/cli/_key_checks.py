@@ -1,4 +1,4 @@
-"""``sealedstate keys check`` and ``watch``: what is wrong with a ring, its place and its nodes.
+"""``sealedstate keys check`` and ``watch``: what is wrong with a ring.
 
 Each finding is one sentence that says what is wrong and what to do. The counts in reports begin
 with each process, so only two snapshots show which cookies still come with a key.
@@ -10,8 +10,8 @@ import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -51,9 +51,10 @@ SECONDS = click.FloatRange(0.1, 86400)
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is wrong. `about`: one of a fixed set of words; `subject`: key, file or node.
+    """Something that is wrong.
 
-    `about` and `subject` identify a finding as long as it lasts. The sentence may change with time.
+    `about`: one of a fixed set of words. `subject`: a key, file or node. `about` and `subject`
+    identify a finding as long as it lasts. The sentence may change with time.
     """
 
     about: str
@@ -69,25 +70,44 @@ class Finding:
 class CheckResult:
     """The findings of one check. `snapshot` is None without a readable ring."""
 
-    snapshot: Snapshot | None
-    findings: list[Finding]
+    snapshot: Snapshot | None = None
+    findings: Sequence[Finding] = ()
+
+    @property
+    def sequence(self) -> int | None:
+        return None if self.snapshot is None else self.snapshot.ring.sequence
+
+    @property
+    def processes(self) -> int:
+        return 0 if self.snapshot is None else len(self.snapshot.reports)
+
+    @property
+    def states(self) -> dict[str, KeyState]:
+        return {} if self.snapshot is None else states_of(self.snapshot.ring, self.snapshot.now)
+
+    @property
+    def lines(self) -> list[str]:
+        return [f"{finding.about}: {finding.sentence}." for finding in self.findings]
 
 
 def run_checks(source: RingSource, before: Snapshot | None = None) -> CheckResult:
-    """Check everything. `before`: an earlier snapshot, to see which cookies still come."""
-    findings = list(_check_place(source))
+    """Check everything.
+
+    `before`: an earlier snapshot, to see which cookies still come.
+    """
+    findings = list(check_place(source))
     if source.path is not None:
         # First, because reading reports removes the expired ones.
-        findings += _check_report_files(source.path, source.config.skew)
+        findings += check_report_files(source.path, source.config.skew)
     try:
         snapshot = take_snapshot(source)
     except OperatorError as error:
-        return CheckResult(None, [*findings, _explain_missing(source, error)])
-    findings += _check_ring(snapshot.ring, snapshot.now)
+        return CheckResult(None, [*findings, explain_missing(source, error)])
+    findings += check_ring(snapshot.ring, snapshot.now)
     if source.is_configured:
-        findings += _check_promises(snapshot.ring.schedule, source.config)
-    findings += _check_clocks(source, snapshot)
-    findings += _check_nodes(snapshot, source)
+        findings += check_promises(snapshot.ring.schedule, source.config)
+    findings += check_clocks(source, snapshot)
+    findings += check_nodes(snapshot, source)
     if before is not None:
         findings += check_ending_keys(before, snapshot)
     return CheckResult(snapshot, findings)
@@ -112,43 +132,31 @@ def check(source: RingSource, as_json: bool, over: float | None) -> int:
     if over is not None and result.snapshot is not None:
         time.sleep(over)
         result = run_checks(source, before=result.snapshot)
-    snapshot, unchecked = result.snapshot, list(_explain_unchecked(source, result.snapshot))
+    snapshot, lines, unchecked = result.snapshot, result.lines, []
+    if snapshot is not None and not source.is_configured:
+        unchecked.append(
+            "whether the ring keeps the promises of the configuration; name that by --config"
+        )
+    if snapshot and not (snapshot.reports or source.has_reports or snapshot.report_error):
+        unchecked.append("nodes, because none reports; nodes with rotate_in_process do")
+    if snapshot is not None and not lines:
+        processes = "no process reports"
+        if snapshot.reports:
+            processes = (
+                f"reports of {plural(result.processes, 'process', 'processes')} on"
+                f" {plural(len(by_node(snapshot.reports)), 'node', 'nodes')}"
+            )
+        location = sanitized(source.location)
+        lines = [f"{location}: sequence {result.sequence}, {processes}, nothing is wrong."]
     facts = {
         "where": source.location,
-        "sequence": None if snapshot is None else snapshot.ring.sequence,
-        "reports": 0 if snapshot is None else len(snapshot.reports),
+        "sequence": result.sequence,
+        "reports": result.processes,
         "findings": [asdict(finding) for finding in result.findings],
         "unchecked": unchecked,
     }
-
-    def lines() -> Iterator[str]:
-        for finding in result.findings:
-            yield f"{finding.about}: {finding.sentence}."
-        if snapshot is not None and not result.findings:
-            processes = "no process reports"
-            if snapshot.reports:
-                processes = (
-                    f"reports of {plural(len(snapshot.reports), 'process', 'processes')} on"
-                    f" {plural(len(by_node(snapshot.reports)), 'node', 'nodes')}"
-                )
-            yield (
-                f"{sanitized(source.location)}: sequence {snapshot.ring.sequence}, {processes},"
-                " nothing is wrong."
-            )
-        for what in unchecked:
-            yield f"not checked: {what}."
-
-    emit(as_json, facts, lines)
+    emit(as_json, facts, [*lines, *(f"not checked: {what}." for what in unchecked)])
     return 1 if result.findings else 0
-
-
-def _explain_unchecked(source: RingSource, snapshot: Snapshot | None) -> Iterator[str]:
-    if snapshot is None:
-        return
-    if not source.is_configured:
-        yield "whether the ring keeps the promises of the configuration; name that by --config"
-    if not (snapshot.reports or source.has_reports or snapshot.report_error):
-        yield "nodes, because none reports; nodes with rotate_in_process do"
 
 
 @ring_command("watch")
@@ -166,79 +174,59 @@ def watch(source: RingSource, as_json: bool, every: float) -> None:
     A terminal is drawn again each time. Elsewhere, as in a log, each change is a line.
     """
     snapshots: list[Snapshot] = []
-    last = WatchState()
+    last = CheckResult()
     try:
         while True:
             result = run_checks(source, before=snapshots[0] if snapshots else None)
             if sys.stdout.isatty():
-                echo(f"{CLEAR}{_page(source, result)}")
+                listing = lines_of(source, result.snapshot) if result.snapshot else []
+                wrong = result.lines or ["Nothing is wrong."]
+                lines = [*listing, "", *wrong, "", "Press Ctrl-C to end."]
+                echo(CLEAR + "\n".join(lines))
             else:
-                state = watch_state(result)
-                for line in list_changes(last, state):
+                for line in list_changes(last, result):
                     echo(f"{format_exact(source.now())} {line}")
-                last = state
-            if result.snapshot is not None:
-                snapshots.append(result.snapshot)
+            last = result
             # A process reports once in each reload_every.
             since = source.now() - 2 * source.config.reload_every
+            snapshots += [result.snapshot] if result.snapshot else []
             snapshots = [snapshot for snapshot in snapshots if snapshot.now >= since]
             time.sleep(every)
     except KeyboardInterrupt:
         return
 
 
-def _page(source: RingSource, result: CheckResult) -> str:
-    findings = [f"{finding.about}: {finding.sentence}." for finding in result.findings]
-    listing = [] if result.snapshot is None else lines_of(source, result.snapshot)
-    return "\n".join(
-        [*listing, "", *(findings or ["Nothing is wrong."]), "", "Press Ctrl-C to end."]
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class WatchState:
-    """What `watch` compares from one check to the next."""
-
-    sequence: int | None = None
-    states: dict[str, str] = field(default_factory=dict)
-    processes: int = 0
-    findings: dict[tuple[str, str], str] = field(default_factory=dict)
-
-
-def watch_state(result: CheckResult) -> WatchState:
-    findings = {finding.name: finding.sentence for finding in result.findings}
-    if result.snapshot is None:
-        return WatchState(findings=findings)
-    ring = result.snapshot.ring
-    states = {kid: state.value for kid, state in states_of(ring, result.snapshot.now).items()}
-    return WatchState(ring.sequence, states, len(result.snapshot.reports), findings)
-
-
-def list_changes(before: WatchState, after: WatchState) -> Iterator[str]:
+def list_changes(before: CheckResult, after: CheckResult) -> Iterator[str]:
+    """What differs between two checks, one line each."""
     if after.sequence != before.sequence:
         yield f"sequence {before.sequence or 'none'} -> {after.sequence or 'none'}"
-    for kid in sorted(before.states.keys() | after.states.keys()):
-        old, new = before.states.get(kid, "unknown"), after.states.get(kid, "gone")
+    old_states, new_states = before.states, after.states
+    for kid in sorted(old_states.keys() | new_states.keys()):
+        old = old_states[kid].value if kid in old_states else "unknown"
+        new = new_states[kid].value if kid in new_states else "gone"
         if old != new:
             yield f"{kid} {old} -> {new}"
     if after.processes != before.processes:
         yield f"reports of {plural(after.processes, 'process', 'processes')}"
-    for name in after.findings.keys() - before.findings.keys():
-        yield f"found: {name[0]}: {after.findings[name]}"
-    for name in before.findings.keys() - after.findings.keys():
-        yield sanitized(f"settled: {' '.join(name)}".strip())
+    old_names, new_names = ({each.name for each in result.findings} for result in (before, after))
+    for finding in after.findings:
+        if finding.name not in old_names:
+            yield f"found: {finding.about}: {finding.sentence}"
+    for finding in before.findings:
+        if finding.name not in new_names:
+            yield sanitized(f"settled: {' '.join(finding.name)}".strip())
 
 
 # --- the place ----------------------------------------------------------------------------------
 
 
-def _check_place(source: RingSource) -> Iterator[Finding]:
+def check_place(source: RingSource) -> Iterator[Finding]:
     """Files and stores, whatever they contain."""
     if source.path is not None:
-        yield from _check_file(source.path, source.is_wrapped)
-        yield from _check_file(Path(f"{source.path}.prev"), source.is_wrapped)
+        yield from check_file(source.path, source.is_wrapped)
+        yield from check_file(Path(f"{source.path}.prev"), source.is_wrapped)
         folder = source.path.parent
-        if _mode_of(folder, stat.S_ISDIR) & stat.S_IWOTH:
+        if mode_of(folder, stat.S_ISDIR) & stat.S_IWOTH:
             yield Finding(
                 "permissions",
                 sanitized(folder),
@@ -255,8 +243,8 @@ def _check_place(source: RingSource) -> Iterator[Finding]:
                 yield Finding("store", name, f"{wrong}: keep it in another store, or in a file")
 
 
-def _check_file(path: Path, is_wrapped: bool) -> Iterator[Finding]:
-    mode, name = _mode_of(path, stat.S_ISREG), sanitized(path)
+def check_file(path: Path, is_wrapped: bool) -> Iterator[Finding]:
+    mode, name = mode_of(path, stat.S_ISREG), sanitized(path)
     if mode & (stat.S_IWOTH | stat.S_IWGRP):
         writers = "all users" if mode & stat.S_IWOTH else "its group"
         yield Finding(
@@ -274,8 +262,8 @@ def _check_file(path: Path, is_wrapped: bool) -> Iterator[Finding]:
         )
 
 
-def _mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
-    """The permissions; none for a missing or unreadable path, or one of another type."""
+def mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
+    """The permissions; none for a missing path, or for another type of file."""
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -283,7 +271,7 @@ def _mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
     return stat.S_IMODE(mode) if has_type(mode) else 0
 
 
-def _explain_missing(source: RingSource, error: OperatorError) -> Finding:
+def explain_missing(source: RingSource, error: OperatorError) -> Finding:
     """Why there is no readable ring."""
     problem, location = sanitized(error, 500), sanitized(source.location)
     other_kek = "; or SEALEDSTATE_KEK is not the key that wraps it, then set that key"
@@ -311,7 +299,7 @@ def _explain_missing(source: RingSource, error: OperatorError) -> Finding:
 # --- the ring -----------------------------------------------------------------------------------
 
 
-def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
+def check_ring(ring: Ring, now: int) -> Iterator[Finding]:
     if ring.primary(now) is None:
         dates = [key.activates_at for key in ring.keys if key.disabled_at is None]
         remedy = "enable a key, or run `sealedstate keys rotate`, which adds one"
@@ -359,7 +347,7 @@ def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
         )
 
 
-def _check_promises(schedule: Schedule, config: RotationConfig) -> Iterator[Finding]:
+def check_promises(schedule: Schedule, config: RotationConfig) -> Iterator[Finding]:
     """Each inequality separately, because each is a finding."""
 
     def problem(of: Schedule, reload_every: int, lifetime: int, skew: int) -> str | None:
@@ -382,7 +370,7 @@ def _check_promises(schedule: Schedule, config: RotationConfig) -> Iterator[Find
 # --- clocks -------------------------------------------------------------------------------------
 
 
-def _check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
+def check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
     """The clocks of the last writer, of this machine and of the volume."""
     written, now, skew = snapshot.ring.updated_at, snapshot.now, snapshot.ring.schedule.skew
     if written > now + skew:
@@ -414,8 +402,8 @@ def _check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-def _check_report_files(ring_path: Path, skew: int) -> Iterator[Finding]:
-    """Nodes whose clock is behind the volume's, so that their reports seem to have expired."""
+def check_report_files(ring_path: Path, skew: int) -> Iterator[Finding]:
+    """Nodes whose clock is behind the clock of the volume."""
     behind: dict[str, float] = {}
     for file in sorted(Path(f"{ring_path}.nodes").glob("*.json")):
         try:
@@ -440,7 +428,7 @@ def _check_report_files(ring_path: Path, skew: int) -> Iterator[Finding]:
 # --- nodes --------------------------------------------------------------------------------------
 
 
-def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
+def check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
     """What a single snapshot of the reports shows."""
     ring, reports, reload_every = snapshot.ring, snapshot.reports, source.config.reload_every
     silence = ROUNDS * reload_every
@@ -460,18 +448,18 @@ def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
             " process runs with this configuration, or none can write its report (see their logs)",
         )
     for node, of_node in by_node(reports).items():
-        yield from _check_rings(node, of_node, ring, reload_every + ring.schedule.skew)
-        yield from _check_keys(node, of_node, snapshot, reload_every + ring.schedule.skew)
-        yield from _check_complaints(node, of_node)
+        yield from check_rings(node, of_node, ring, reload_every + ring.schedule.skew)
+        yield from check_keys(node, of_node, snapshot, reload_every + ring.schedule.skew)
+        yield from check_complaints(node, of_node)
         ahead = [report for report in of_node if report.at > snapshot.now + ring.schedule.skew]
         if ahead:
             yield Finding(
                 "clock",
                 f"{node} ahead",
-                f"the clock of {_name(node, ahead)} is {duration(ahead[0].at - snapshot.now)} ahead"
+                f"the clock of {name(node, ahead)} is {duration(ahead[0].at - snapshot.now)} ahead"
                 " of the clock of this machine: set both by NTP",
             )
-    cookies = _count_all(snapshot)
+    cookies = count_all(snapshot)
     known = kids_ever(ring).union(*(report.known for report in reports))
     for kid, count in cookies.items():
         is_unknown = len(kid) == 8 and kid not in known
@@ -480,13 +468,13 @@ def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
                 "unknown-kid",
                 kid,
                 f"no reporting node knows kid {sanitized(kid, 8)}, which"
-                f" {_share(count, cookies.total())} of cookies have: another node has another ring"
+                f" {share(count, cookies.total())} of cookies have: another node has another ring"
                 " (do all name the same volume or store?), a ring was lost, or another application"
                 " sets cookies of this name",
             )
 
 
-def _check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> Iterator[Finding]:
+def check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> Iterator[Finding]:
     """Processes with another ring, or with another state of it.
 
     The report of a process that loaded the ring before it was written is no evidence.
@@ -500,7 +488,7 @@ def _check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> I
         yield Finding(
             "nodes",
             f"{node} ring",
-            f"{_name(node, others)} uses another ring: expected {sanitized(ring.ring_id, 16)}, got"
+            f"{name(node, others)} uses another ring: expected {sanitized(ring.ring_id, 16)}, got"
             f" {sanitized(others[0].ring, 16)}; give it the same `keys`, realm and store or volume"
             " as the others, and restart it",
         )
@@ -508,7 +496,7 @@ def _check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> I
         yield Finding(
             "nodes",
             f"{node} sequence",
-            f"{_name(node, behind)} still uses sequence {behind[0].sequence} of the ring, and"
+            f"{name(node, behind)} still uses sequence {behind[0].sequence} of the ring, and"
             f" {ring.sequence} is the last one: see in its log why it cannot load the ring; does it"
             " read the same volume or store?",
         )
@@ -516,17 +504,17 @@ def _check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> I
         yield Finding(
             "nodes",
             f"{node} sequence",
-            f"{_name(node, ahead)} uses sequence {ahead[0].sequence} of the ring, but here is"
+            f"{name(node, ahead)} uses sequence {ahead[0].sequence} of the ring, but here is"
             f" {ring.sequence}: an older ring was put in its place; restore the newer ring, or"
             " restart all nodes",
         )
 
 
-def _check_keys(
+def check_keys(
     node: str, reports: list[Report], snapshot: Snapshot, margin: int
 ) -> Iterator[Finding]:
     """Keys that a node lacks although cookies have them."""
-    ring, cookies = snapshot.ring, _count_all(snapshot)
+    ring, cookies = snapshot.ring, count_all(snapshot)
 
     def lacks(report: Report, kid: str) -> bool:
         has_had_time = report.at > ring.updated_at + margin
@@ -540,32 +528,32 @@ def _check_keys(
             yield Finding(
                 "nodes",
                 f"{node} {kid}",
-                f"{_name(node, lacking)} lacks kid {sanitized(kid, 8)}, which"
-                f" {_share(cookies[kid], cookies.total())} of cookies have: it uses sequence"
+                f"{name(node, lacking)} lacks kid {sanitized(kid, 8)}, which"
+                f" {share(cookies[kid], cookies.total())} of cookies have: it uses sequence"
                 f" {lacking[0].sequence} of ring {sanitized(lacking[0].ring, 16)}, and here is"
                 f" {ring.sequence} of {sanitized(ring.ring_id, 16)}",
             )
 
 
-def _check_complaints(node: str, reports: list[Report]) -> Iterator[Finding]:
+def check_complaints(node: str, reports: list[Report]) -> Iterator[Finding]:
     for complaint in sorted({report.complaint for report in reports if report.complaint}):
         those = [report for report in reports if report.complaint == complaint]
         yield Finding(
             "nodes",
             f"{node} {complaint}",
-            f"{_name(node, those)} uses the last good ring, because {sanitized(complaint, 400)}",
+            f"{name(node, those)} uses the last good ring, because {sanitized(complaint, 400)}",
         )
     inactive = [report for report in reports if report.primary is None]
     if inactive:
         yield Finding(
             "nodes",
             f"{node} primary",
-            f"{_name(node, inactive)} has no active key: is its clock right?",
+            f"{name(node, inactive)} has no active key: is its clock right?",
         )
 
 
 def check_ending_keys(before: Snapshot, after: Snapshot) -> Iterator[Finding]:
-    """Keys that will expire soon, although cookies came with them between two snapshots."""
+    """Keys that expire soon, although cookies came with them in between."""
     ring, now = after.ring, after.now
     earlier = {(report.node, report.pid): report.opened for report in before.reports}
     opened: Counter[str] = Counter()
@@ -587,16 +575,16 @@ def check_ending_keys(before: Snapshot, after: Snapshot) -> Iterator[Finding]:
             )
 
 
-def _count_all(snapshot: Snapshot) -> Counter[str]:
+def count_all(snapshot: Snapshot) -> Counter[str]:
     """How many cookies came with each kid, at all processes, accepted or not."""
     kinds = ("opened", "unknown", "refused")
     return sum((count_cookies(snapshot.reports, kind) for kind in kinds), Counter[str]())
 
 
-def _share(count: int, total: int) -> str:
+def share(count: int, total: int) -> str:
     percent = 100 * count / total
     return "less than 1 %" if percent < 1 else f"{percent:.0f} %"
 
 
-def _name(node: str, reports: list[Report]) -> str:
+def name(node: str, reports: list[Report]) -> str:
     return f"{sanitized(node, 40)} (pid {join_words([str(report.pid) for report in reports])})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import zip_longest
 
@@ -22,13 +22,12 @@ EARLIEST, LATEST = -62_135_596_800, 253_402_300_799
 AS_JSON = "sealedstate.as_json"
 
 
-def _remember(ctx: click.Context, _: click.Parameter, as_json: bool) -> bool:
-    ctx.meta[AS_JSON] = as_json
-    return as_json
-
-
 json_option = click.option(
-    "--json", "as_json", is_flag=True, callback=_remember, help="Print JSON."
+    "--json",
+    "as_json",
+    is_flag=True,
+    callback=lambda ctx, _, as_json: ctx.meta.setdefault(AS_JSON, as_json),
+    help="Print JSON.",
 )
 config_option = click.option(
     "--config",
@@ -52,15 +51,13 @@ def echo_error(text: object) -> None:
     print(f"sealedstate: {text}", file=sys.stderr)
 
 
-def emit(
-    as_json: bool, facts: object, lines: Callable[[], Iterable[str]], indent: int | None = None
-) -> None:
+def emit(as_json: bool, facts: object, lines: Iterable[str], indent: int | None = None) -> None:
     """Print the facts for a program, or the lines for people."""
-    echo(json.dumps(facts, indent=indent) if as_json else "\n".join(lines()))
+    echo(json.dumps(facts, indent=indent) if as_json else "\n".join(lines))
 
 
 def table(rows: Iterable[Sequence[object]], right: Collection[int] = ()) -> list[str]:
-    """One line for each row, with aligned columns; those in `right` are aligned to the right."""
+    """One line for each row, with columns that are aligned left, or `right`."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip_longest(*cells, fillvalue="")]
     return [
@@ -82,7 +79,7 @@ def markdown(rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def sanitized(text: object, most: int = 200) -> str:
-    """Text of others on one line of at most `most` characters, without terminal controls."""
+    """Text of others on one short line, without control characters."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in str(text))
     return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
@@ -136,9 +133,9 @@ def format_iso(epoch: float | None) -> str | None:
 
 
 def parse_past(text: str, now: int) -> int:
-    """The epoch seconds of an ISO time with a zone, or of a duration before `now` such as ``2h``.
+    """The epoch seconds of an ISO time, or of a duration before `now`, as ``2h``.
 
-    Raises ConfigurationError.
+    An ISO time must have its zone. Raises ConfigurationError.
     """
     found = DURATION.fullmatch(text.strip())
     if found is not None:

@@ -1,4 +1,4 @@
-"""Which ring and which store a command uses, by its options or the environment.
+"""Which ring and which store a command uses: options and environment.
 
 No key source is opened: a command may be there to repair a ring that is missing or damaged.
 """
@@ -10,15 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from ..deployment import Deployment, open_keys, open_report_store, open_ring_storage, open_store
-from ..errors import ConfigurationError, NoPrimaryKey, OperatorError
+from ..errors import ConfigurationError, OperatorError
 from ..events import EventLog
-from ..key_sources import KEK_VARIABLE, StaticKeys
-from ..keyring import KEY_LABEL, Keyring
+from ..key_sources import KEK_VARIABLE, NoKeys, StaticKeys
+from ..keyring import KEY_LABEL
 from ..rotation.reports import Report, ReportStore
 from ..rotation.ring import Ring, RingKey, RingStorage, Schedule
 from ..rotation.ring_file import is_ring_file
@@ -111,7 +111,7 @@ def take_snapshot(source: RingSource) -> Snapshot:
 
 
 def is_far(ring: Ring, key: RingKey, now: int) -> bool:
-    """Whether a key is of the far future, so that only a wrong clock can have made it."""
+    """Whether a key is so far in the future that only a wrong clock made it."""
     schedule = ring.schedule
     return key.activates_at > now + schedule.rotate_every + schedule.announce + schedule.skew
 
@@ -123,16 +123,6 @@ def newest_key(ring: Ring, now: int) -> RingKey | None:
 
 
 # --- opening ------------------------------------------------------------------------------------
-
-
-class NoKeys:
-    """The key source of a command that neither seals nor opens."""
-
-    def keyring(self) -> Keyring:
-        raise NoPrimaryKey("this command uses no keys")
-
-
-NO_KEYS: Final = NoKeys()
 
 
 @contextmanager
@@ -156,7 +146,7 @@ def open_deployment(
         raise ConfigurationError(
             "no ring is named; give PATH or `--config app.toml`, or set SEALEDSTATE_KEYS"
         )
-    deployment = Deployment(settings, EventLog(), open_store(settings), NO_KEYS)
+    deployment = Deployment(settings, EventLog(), open_store(settings), NoKeys())
     try:
         yield deployment
     finally:
@@ -202,7 +192,7 @@ def source_of(
 
 
 def _has_key_lines(path: Path) -> bool:
-    """Whether a file is the other kind of key file, which must not be taken for a damaged ring."""
+    """Whether a file is a list of keys, which must not be taken for a bad ring."""
     try:
         if not path.is_file():
             return False
@@ -216,7 +206,7 @@ def _has_key_lines(path: Path) -> bool:
 def open_values(
     config: str | None, keys: str | None, path: str | None = None
 ) -> Iterator[tuple[Deployment, RingSource | None]]:
-    """The deployment that the options name, with its keys as they are now, and its ring.
+    """The deployment that the options name, with its current keys, and its ring.
 
     The keys are not rotated, and need not be in a ring. Raises ConfigurationError or OperatorError.
     """
@@ -245,7 +235,10 @@ path_argument = click.argument("path", metavar="[PATH]", required=False, type=cl
 def ring_command(
     name: str, *, takes_path: bool = True, takes_clear: bool = False
 ) -> Callable[[Callable[..., int | None]], click.Command]:
-    """A command about a ring: `act(source, as_json=..., **options)` gets the ring that is named."""
+    """Make a command of `act(source, as_json=..., **options)`.
+
+    `source` is the ring that the options name.
+    """
 
     def decorate(act: Callable[..., int | None]) -> click.Command:
         @functools.wraps(act)

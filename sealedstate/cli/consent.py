@@ -57,7 +57,7 @@ def list_consents(subject: str, keys: str | None, config: str | None, as_json: b
         }
         for consent in consents
     ]
-    emit(as_json, facts, lambda: map(_describe, consents) if consents else ["None."], indent=2)
+    emit(as_json, facts, map(_describe, consents) if consents else ["None."], indent=2)
 
 
 def _describe(consent: Consent) -> str:
@@ -100,4 +100,4 @@ def withdraw(
             store.withdraw(subject, document, service)
         count = before - len(store.of_subject(subject))
     line = f"{plural(count, 'consent was', 'consents were')} withdrawn."
-    emit(as_json, {"withdrawn": count}, lambda: [line])
+    emit(as_json, {"withdrawn": count}, [line])

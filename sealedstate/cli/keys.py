@@ -1,4 +1,4 @@
-"""``sealedstate keys``: create keys, and change, list, check and watch a ring that rotates.
+"""``sealedstate keys``: create keys, and look after a ring that rotates.
 
 A command that changes a ring writes the next ring in the place of the ring that it has read.
 If another writer was faster, the change is computed again from the ring that is there then.
@@ -9,18 +9,17 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import click
 
 from .._stored.table import Kind, SealedTable, StoreAccess, SweepResult
-from ..deployment import Deployment
 from ..errors import ConfigurationError, OperatorError
 from ..keyring import SECRET_BYTES, Key, Keyring, export_lookup
 from ..rotation import transitions
-from ..rotation.ring import Ring, Schedule
+from ..rotation.ring import Ring, RingKey
 from ..storage import USES, Storage
 from ._key_checks import check, watch
 from ._key_listing import list_keys
@@ -100,17 +99,14 @@ def init(source: RingSource, as_json: bool) -> None:
             " generate --kek` prints a key that wraps them; set it before `init`"
         )
     mode = None if source.path is None else f"{stat.S_IMODE(source.path.stat().st_mode):04o}"
-    facts = _facts(source, None, ring, now) | {"wrapped": source.is_wrapped, "mode": mode}
-    emit(
-        as_json,
-        facts,
-        lambda: [
-            f"Created {source.location}{f' (mode {mode})' if mode else ''}.",
-            f"{ring.keys[0].kid.hex()} seals from now on. Each key seals for"
-            f" {duration(ring.schedule.rotate_every)}; the next key is announced"
-            f" {duration(ring.schedule.announce)} before its turn.",
-        ],
-    )
+    lines = [
+        f"Created {source.location}{f' (mode {mode})' if mode else ''}.",
+        f"{ring.keys[0].kid.hex()} seals from now on. Each key seals for"
+        f" {duration(ring.schedule.rotate_every)}; the next key is announced"
+        f" {duration(ring.schedule.announce)} before its turn.",
+    ]
+    facts = {"wrapped": source.is_wrapped, "mode": mode}
+    _report(source, as_json, RingChange(None, ring, now), lines, facts)
 
 
 # --- rotate -------------------------------------------------------------------------------------
@@ -129,74 +125,72 @@ def rotate(source: RingSource, as_json: bool, force: bool, lasting: bool, quiet:
         raise ConfigurationError(
             "--now and --lasting exclude each other; a key for long-lived values is never due"
         )
-    facts, lines = _rotate_long_term(source) if lasting else _rotate(source, force)
-    if as_json or not quiet:
-        emit(as_json, facts, lambda: lines)
-
-
-def _rotate_long_term(source: RingSource) -> tuple[dict[str, Any], list[str]]:
-    random = source.config.random
-    before, after, now = write_change(
-        source, lambda ring, now: transitions.rotate_long_term(ring, now, random)
-    )
-    key = after.long_term[0]
-    return _facts_in_force(source, before, after, now), [
-        f"{key.kid.hex()} is {'already ' if after is before else ''}announced and seals long-lived"
-        f" values from {_show(key.activates_at, now)}.",
-        "After that, `sealedstate keys reseal` re-encrypts the values that older keys sealed.",
-    ]
-
-
-def _rotate(source: RingSource, force: bool) -> tuple[dict[str, Any], list[str]]:
-    def change(ring: Ring, now: int) -> Ring:
-        schedule, random = source.schedule(ring), source.config.random
-        if force and any(key.activates_at > now for key in ring.keys):
-            # Two commands in a row, or at once, want one key. The ring is written anyway, because
-            # a write wraps it by the first key-encryption key.
-            return _keep_promises(_rewrite(ring, now), schedule, now)
-        return _keep_promises(transitions.rotate(ring, schedule, now, random, force), schedule, now)
-
-    before, after, now = write_change(source, change)
-    known = {key.kid for key in before.keys}
-    added = [key for key in after.keys if key.kid not in known]
-    facts = _facts(source, before, after, now) | {
-        "announced": [
-            {"kid": key.kid.hex(), "activates_at": format_iso(key.activates_at)} for key in added
+    random, facts = source.config.random, None
+    if lasting:
+        change = write_change(
+            source, lambda ring, now: transitions.rotate_long_term(ring, now, random)
+        )
+        lines = [
+            f"{_announce(change.after.long_term[0], change, 'long-lived values ')}.",
+            "After that, `sealedstate keys reseal` re-encrypts the values that older keys sealed.",
         ]
-    }
-    lines = [
-        f"{key.kid.hex()} is announced and seals from {_show(key.activates_at, now)}."
-        for key in added
-    ]
-    destroyed = len(before.keys) + len(added) - len(after.keys)
-    if destroyed:
-        lines.append(f"{plural(destroyed, 'expired key was', 'expired keys were')} destroyed.")
-    if after.schedule != before.schedule:
-        lines.append("The schedule of the ring now keeps the promises of the configuration.")
-    return facts, lines or [_explain_waiting(after, now)]
+    else:
+        change = write_change(source, lambda ring, now: _rotate(source, ring, now, force))
+        lines, facts = (
+            list(_describe_rotation(change)),
+            {
+                "announced": [
+                    {"kid": key.kid.hex(), "activates_at": format_iso(key.activates_at)}
+                    for key in change.added
+                ]
+            },
+        )
+    if as_json or not quiet:
+        _report(source, as_json, change, lines, facts)
 
 
-def _keep_promises(ring: Ring, schedule: Schedule, now: int) -> Ring:
-    """The ring with a schedule that also keeps the promises of `schedule`.
-
-    At once, and not only with the next key: a node with that configuration refuses the ring before.
-    """
+def _rotate(source: RingSource, ring: Ring, now: int, force: bool) -> Ring:
+    schedule = source.schedule(ring)
+    if force and any(key.activates_at > now for key in ring.keys):
+        # Two commands in a row, or at once, want one key. The ring is written anyway, because a
+        # write wraps it by the first key-encryption key.
+        ring = _rewrite(ring, now)
+    else:
+        ring = transitions.rotate(ring, schedule, now, source.config.random, force)
+    # The promises of the configuration take effect at once, and not only with the next key: a node
+    # with that configuration refuses the ring before.
     merged = ring.schedule.merged_with(schedule)
     if replace(merged, rotate_every=ring.schedule.rotate_every) == ring.schedule:
         return ring
     return replace(_rewrite(ring, now), schedule=merged)
 
 
-def _explain_waiting(ring: Ring, now: int) -> str:
-    key = newest_key(ring, now)
-    if key is None:
-        return "No key is due."
-    if key.activates_at > now:
-        return (
-            f"{key.kid.hex()} is already announced and seals from {_show(key.activates_at, now)}."
-        )
-    due = key.activates_at + ring.schedule.rotate_every - ring.schedule.announce
-    return f"No key is due; the next key is announced {relative(due, now)}."
+def _describe_rotation(change: RingChange) -> Iterator[str]:
+    before, after, now = change
+    for key in change.added:
+        yield f"{_announce(key, change)}."
+    destroyed = len(change.keys_before) + len(change.added) - len(after.keys)
+    if destroyed:
+        yield f"{plural(destroyed, 'expired key was', 'expired keys were')} destroyed."
+    if before is not None and after.schedule != before.schedule:
+        yield "The schedule of the ring now keeps the promises of the configuration."
+    elif not (change.added or destroyed):
+        newest = newest_key(after, now)
+        if newest is not None and newest.activates_at > now:
+            yield f"{_announce(newest, change)}."
+        elif newest is not None:
+            due = newest.activates_at + after.schedule.rotate_every - after.schedule.announce
+            yield f"No key is due; the next key is announced {relative(due, now)}."
+        else:
+            yield "No key is due."
+
+
+def _announce(key: RingKey, change: RingChange, what: str = "") -> str:
+    already = "" if key in (*change.added, *change.added_long_term) else "already "
+    return (
+        f"{key.kid.hex()} is {already}announced and seals {what}from"
+        f" {_show(key.activates_at, change.now)}"
+    )
 
 
 # --- revoke, disable, enable --------------------------------------------------------------------
@@ -221,86 +215,76 @@ def revoke(
         raise ConfigurationError("give either KID or --before TIME")
     if len(reason) > MAX_REASON or not reason.isprintable():
         raise ConfigurationError(f"--reason must be one line of at most {MAX_REASON} characters")
-    if kid is not None:
-        facts, lines = _revoke_key(source, kid, reason)
-    elif reason:
+    if reason and kid is None:
         raise ConfigurationError("--reason needs a KID")
+    if kid is not None:
+        ring, random = source.ring(), source.config.random
+        revoked = [dead.kid for dead in ring.tombstones if dead.revoked]
+        found = find_kid(ring, kid, revoked)
+        change = write_change(
+            source, lambda ring, now: transitions.revoke(ring, found, now, random, reason)
+        )
+        lines = [f"{found.hex()} is already revoked."]
+        if change.is_done:
+            lines = [f"{found.hex()} is revoked for good.", *_successors(change)]
+            lines += _window(source, change, "accept what it sealed")
     else:
-        facts, lines = _revoke_before(source, parse_past(before or "", source.now()))
-    emit(as_json, facts, lambda: lines)
-
-
-def _revoke_key(source: RingSource, text: str, reason: str) -> tuple[dict[str, Any], list[str]]:
-    ring, random = source.ring(), source.config.random
-    _refuse_long_term(ring, text)
-    revoked = [dead.kid for dead in ring.tombstones if dead.revoked]
-    kid = find_kid(text, [*(key.kid for key in ring.keys), *revoked])
-    before, after, now = write_change(
-        source, lambda ring, now: transitions.revoke(ring, kid, now, random, reason)
-    )
-    lines = [f"{kid.hex()} is already revoked."]
-    if after is not before:
-        lines = [f"{kid.hex()} is revoked for good."]
-        lines += _successors(before, after) + _window(source, now, "accept what it sealed")
-    return _facts_in_force(source, before, after, now), lines
-
-
-def _revoke_before(source: RingSource, moment: int) -> tuple[dict[str, Any], list[str]]:
-    before, after, now = write_change(
-        source, lambda ring, now: transitions.revoke_before(ring, moment, now)
-    )
-    if after is not before:
-        lines = [
-            f"Everything sealed before {_show(moment, now)} is revoked.",
-            *_window(source, now, "accept it"),
-        ]
-    elif before.revoked_before:
-        revoked_before = format_exact(before.revoked_before)
-        lines = [f"Everything sealed before {revoked_before} is already revoked."]
-    else:
+        moment = parse_past(before or "", source.now())
+        change = write_change(
+            source, lambda ring, now: transitions.revoke_before(ring, moment, now)
+        )
         lines = ["Nothing was sealed before that time."]
-    return _facts_in_force(source, before, after, now), lines
+        if change.is_done:
+            lines = [f"Everything sealed before {_show(moment, change.now)} is revoked."]
+            lines += _window(source, change, "accept it")
+        elif former := change.after.revoked_before:
+            lines = [f"Everything sealed before {format_exact(former)} is already revoked."]
+    _report(source, as_json, change, lines)
 
 
 @ring_command("disable", takes_path=False)
 @kid_argument
 def disable(source: RingSource, as_json: bool, kid: str) -> None:
     """Let a key neither seal nor open until it is enabled."""
-    ring, random = source.ring(), source.config.random
-    _refuse_long_term(ring, kid)
-    found = find_kid(kid, [key.kid for key in ring.keys])
-    before, after, now = write_change(
-        source, lambda ring, now: transitions.disable(ring, found, now, random)
-    )
+    found, random = find_kid(source.ring(), kid), source.config.random
+    change = write_change(source, lambda ring, now: transitions.disable(ring, found, now, random))
     lines = [f"{found.hex()} is already disabled."]
-    if after is not before:
+    if change.is_done:
         lines = [f"{found.hex()} is disabled until `sealedstate keys enable {found.hex()}`."]
-        lines += _successors(before, after) + _window(source, now, "use it")
-    emit(as_json, _facts_in_force(source, before, after, now), lambda: lines)
+        lines += [*_successors(change), *_window(source, change, "use it")]
+    _report(source, as_json, change, lines)
 
 
 @ring_command("enable", takes_path=False)
 @kid_argument
 def enable(source: RingSource, as_json: bool, kid: str) -> None:
     """Let a disabled key open again."""
-    found = find_kid(kid, [key.kid for key in source.ring().keys])
-    before, after, now = write_change(
-        source, lambda ring, now: transitions.enable(ring, found, now)
-    )
-    line = f"{found.hex()} is not disabled."
-    if after is not before:
-        line = (
+    found = find_kid(source.ring(), kid)
+    change = write_change(source, lambda ring, now: transitions.enable(ring, found, now))
+    lines = [f"{found.hex()} is not disabled."]
+    if change.is_done:
+        lines = [
             f"{found.hex()} is enabled: each process opens what it sealed again once it has"
             f" reloaded the ring, within {source.config.reload_every} s."
-        )
-    emit(as_json, _facts_in_force(source, before, after, now), lambda: [line])
+        ]
+    _report(source, as_json, change, lines)
 
 
-def find_kid(text: str, kids: list[bytes]) -> bytes:
-    """The only kid that begins with `text`. Raises ConfigurationError."""
+def find_kid(ring: Ring, text: str, others: Iterable[bytes] = ()) -> bytes:
+    """The only kid of the ring, or of `others`, that begins with `text`.
+
+    Raises ConfigurationError.
+    """
     prefix = text.strip().lower()
     if not KID_PREFIX.fullmatch(prefix):
         raise ConfigurationError("KID must be 8 hex digits, or the first 4 or more of them")
+    if any(key.kid.hex() == prefix for key in ring.long_term):
+        raise ConfigurationError(
+            f"{prefix} is a key for long-lived values, which would be lost with it; run"
+            " `sealedstate keys rotate --lasting`, and when the new key seals, `sealedstate keys"
+            " reseal --destroy`"
+        )
+    kids = [*(key.kid for key in ring.keys), *others]
     found = [kid for kid in kids if kid.hex().startswith(prefix)]
     if len(found) > 1:
         candidates = ", ".join(sorted(kid.hex() for kid in found))
@@ -312,25 +296,14 @@ def find_kid(text: str, kids: list[bytes]) -> bytes:
     return found[0]
 
 
-def _refuse_long_term(ring: Ring, text: str) -> None:
-    prefix = text.strip().lower()
-    if any(key.kid.hex() == prefix for key in ring.long_term):
-        raise ConfigurationError(
-            f"{prefix} seals long-lived values, which would be lost with it; run `sealedstate keys"
-            " rotate --lasting`, and when the new key seals, `sealedstate keys reseal --destroy`"
-        )
+def _successors(change: RingChange) -> list[str]:
+    return [f"{key.kid.hex()} takes its place and seals at once." for key in change.added]
 
 
-def _successors(before: Ring, after: Ring) -> list[str]:
-    known = {key.kid for key in before.keys}
-    new = [key.kid.hex() for key in after.keys if key.kid not in known]
-    return [f"{kid} takes its place and seals at once." for kid in new]
-
-
-def _window(source: RingSource, now: int, what: str) -> list[str]:
+def _window(source: RingSource, change: RingChange, what: str) -> list[str]:
     """How long processes may still use the ring before."""
     reload_every = source.config.reload_every
-    until = format_exact(now + reload_every + LOADING)
+    until = format_exact(change.now + reload_every + LOADING)
     assumption = "" if source.is_configured else ", if that is their setting"
     return [
         f"Until {until}, a process that has not reloaded the ring may still {what}",
@@ -352,26 +325,18 @@ def wrap(source: RingSource, as_json: bool) -> None:
             "SEALEDSTATE_KEK is not set; set it to the key that is to wrap the ring, which"
             " `sealedstate keys generate --kek` prints"
         )
-    write_change(source, _rewrite)
     # PATH.prev has the document before the last write. After a second write, it is wrapped, too.
-    _, ring, _ = write_change(source, _rewrite)
-    facts = {
-        "where": source.location,
-        "changed": True,
-        "ring": ring.ring_id,
-        "sequence": ring.sequence,
-    }
-    emit(
-        as_json,
-        facts,
-        lambda: [
-            f"The keys in {source.location} and in {source.path}.prev are wrapped.",
-            "Processes without SEALEDSTATE_KEK continue with the keys in memory; restart them with"
-            f" it within {duration(ring.schedule.announce)}, before a new key can seal.",
-            "Anyone who has read the plaintext file, or a backup of it, has its keys: `sealedstate"
-            " keys rotate --now` announces a new key, `revoke` ends an old one.",
-        ],
-    )
+    for _ in range(2):
+        ring = write_change(source, _rewrite).after
+    lines = [
+        f"The keys in {source.location} and in {source.path}.prev are wrapped.",
+        "Processes without SEALEDSTATE_KEK continue with the keys in memory; restart them with"
+        f" it within {duration(ring.schedule.announce)}, before a new key can seal.",
+        "Anyone who has read the plaintext file, or a backup of it, has its keys: `sealedstate"
+        " keys rotate --now` announces a new key, `revoke` ends an old one.",
+    ]
+    facts = {"where": source.location, "changed": True}
+    emit(as_json, facts | {"ring": ring.ring_id, "sequence": ring.sequence}, lines)
 
 
 # --- reseal -------------------------------------------------------------------------------------
@@ -397,11 +362,27 @@ def reseal(
         now, long_term = deployment.settings.clock(), deployment.keyring().long_term
         # Before the sweep: a key that no node could seal with by then seals nothing meanwhile.
         obsolete = [] if source is None else transitions.obsolete_long_term(source.ring(), int(now))
-        result = _sweep(deployment, long_term, now)
-        lines, facts = list(_describe(result, long_term, int(now))), _facts_of_sweep(result)
+        result, settings = SweepResult(), deployment.settings
+        store = cast(Storage, deployment.store)  # `open_values` has made sure of it
+        access = StoreAccess(store, settings.realm, settings.random, lambda: now, lambda: long_term)
+        for use in USES.values():
+            for context in use.contexts if use.lasting else ():
+                SealedTable(access, Kind(context, "", "a stored value")).reseal(result)
+        lines = list(_describe(result, long_term, int(now)))
+        facts: dict[str, Any] = {
+            "values": result.seen,
+            "resealed": result.resealed,
+            "needed": {kid.hex(): count for kid, count in result.needed.items()},
+            "unreadable": dict(result.unreadable),
+        }
         if source is not None:
             free = {key.kid for key in obsolete if not result.needed[key.kid]}
-            destroyed = _destroy(source, free) if destroy else set[bytes]()
+            destroyed = set[bytes]()
+            if destroy:
+                write_change(
+                    source, lambda ring, now: transitions.destroy_long_term(ring, free, now)
+                )
+                destroyed = free - {key.kid for key in source.ring().long_term}
             facts |= {"free": _hex(free - destroyed), "destroyed": _hex(destroyed)}
             lines += [f"{kid} is destroyed." for kid in _hex(destroyed)]
             lines += [
@@ -409,27 +390,8 @@ def reseal(
                 " applications or stores use the ring, run `reseal` for them first."
                 for kid in _hex(free - destroyed)
             ]
-    emit(as_json, facts, lambda: lines)
+    emit(as_json, facts, lines)
     return 1 if result.unreadable else 0
-
-
-def _sweep(deployment: Deployment, long_term: Keyring, now: float) -> SweepResult:
-    # `open_values` has made sure that there is a store.
-    store, settings, result = cast(Storage, deployment.store), deployment.settings, SweepResult()
-    access = StoreAccess(store, settings.realm, settings.random, lambda: now, lambda: long_term)
-    for use in USES.values():
-        for context in use.contexts if use.lasting else ():
-            SealedTable(access, Kind(context, "", "a stored value")).reseal(result)
-    return result
-
-
-def _facts_of_sweep(result: SweepResult) -> dict[str, Any]:
-    return {
-        "values": result.seen,
-        "resealed": result.resealed,
-        "needed": {kid.hex(): count for kid, count in result.needed.items()},
-        "unreadable": dict(result.unreadable),
-    }
 
 
 def _describe(result: SweepResult, long_term: Keyring, now: int) -> Iterator[str]:
@@ -448,13 +410,6 @@ def _describe(result: SweepResult, long_term: Keyring, now: int) -> Iterator[str
         )
 
 
-def _destroy(source: RingSource, kids: Collection[bytes]) -> set[bytes]:
-    before, after, _ = write_change(
-        source, lambda ring, now: transitions.destroy_long_term(ring, kids, now)
-    )
-    return {key.kid for key in before.long_term} - {key.kid for key in after.long_term}
-
-
 def _hex(kids: Iterable[bytes]) -> list[str]:
     return sorted(kid.hex() for kid in kids)
 
@@ -462,38 +417,67 @@ def _hex(kids: Iterable[bytes]) -> list[str]:
 # --- what they share ----------------------------------------------------------------------------
 
 
-def write_change(source: RingSource, change: Change) -> tuple[Ring, Ring, int]:
-    """Write a change; the ring before, the ring after, and the time. Raises OperatorError."""
+class RingChange(NamedTuple):
+    """A ring before and after a command, and the time of the change."""
+
+    before: Ring | None
+    after: Ring
+    now: int
+
+    @property
+    def is_done(self) -> bool:
+        return self.after is not self.before
+
+    @property
+    def keys_before(self) -> tuple[RingKey, ...]:
+        return () if self.before is None else self.before.keys
+
+    @property
+    def added(self) -> list[RingKey]:
+        """The new keys that seal sessions."""
+        kids = {key.kid for key in self.keys_before}
+        return [key for key in self.after.keys if key.kid not in kids]
+
+    @property
+    def added_long_term(self) -> list[RingKey]:
+        before = () if self.before is None else self.before.long_term
+        return [key for key in self.after.long_term if key not in before]
+
+
+def write_change(source: RingSource, change: Change) -> RingChange:
+    """Write a change, if there is anything to do. Raises OperatorError."""
     for _ in range(WRITE_TRIES):
         before, now = source.ring(), source.now()
         after = change(before, now)
         if after is before or source.storage.write(after, before):
-            return before, after, now
+            return RingChange(before, after, now)
     raise OperatorError(f"{source.location} is written by others all the time; nothing was done")
 
 
 def _rewrite(ring: Ring, now: int) -> Ring:
-    """The same ring with the next sequence, so that no process puts back the former state."""
+    """The same ring with the next sequence, so that no process puts it back."""
     return replace(ring, sequence=ring.sequence + 1, updated_at=now)
 
 
-def _facts(source: RingSource, before: Ring | None, after: Ring, now: int) -> dict[str, Any]:
-    primary = after.primary(now)
-    return {
+def _report(
+    source: RingSource,
+    as_json: bool,
+    change: RingChange,
+    lines: Iterable[str],
+    facts: dict[str, Any] | None = None,
+) -> None:
+    """Print what a command did to a ring. `facts`: by default, when all processes use it."""
+    if facts is None and change.is_done:
+        facts = {"in_force_by": format_iso(change.now + source.config.reload_every + LOADING)}
+    primary = change.after.primary(change.now)
+    common = {
         "where": source.location,
-        "changed": after is not before,
-        "ring": after.ring_id,
-        "sequence": after.sequence,
+        "changed": change.is_done,
+        "ring": change.after.ring_id,
+        "sequence": change.after.sequence,
         "primary": None if primary is None else primary.kid.hex(),
     }
-
-
-def _facts_in_force(source: RingSource, before: Ring, after: Ring, now: int) -> dict[str, Any]:
-    """The facts, and by when all processes use the ring."""
-    facts = _facts(source, before, after, now)
-    if after is not before:
-        facts["in_force_by"] = format_iso(now + source.config.reload_every + LOADING)
-    return facts
+    emit(as_json, common | (facts or {}), lines)
 
 
 def _show(moment: int, now: int) -> str:

@@ -1,4 +1,4 @@
-"""``sealedstate sessions list | show | revoke``: the live sessions, and how to end them.
+"""``sealedstate sessions``: list and end the live sessions.
 
 The list exists for applications that have a `SessionRegistry`. A session that is not live is a
 finding.
@@ -94,7 +94,7 @@ def revoke(
         else:
             missing = [each for each in session_ids if not registry.revoke(each)]
             count = len(session_ids) - len(missing)
-    emit(as_json, {"revoked": count}, lambda: [f"{plural(count, 'session', 'sessions')} ended"])
+    emit(as_json, {"revoked": count}, [f"{plural(count, 'session', 'sessions')} ended"])
     return _report_missing(missing)
 
 
@@ -114,4 +114,4 @@ def _print(sessions: Sequence[LiveSession], as_json: bool) -> None:
         started, seen = format_iso(each.started), format_iso(each.last_seen)
         rows.append((each.id, started, seen, each.where or "-", each.subject))
     if as_json or rows:
-        emit(as_json, facts, lambda: table(rows))
+        emit(as_json, facts, table(rows))

@@ -1,4 +1,4 @@
-"""``sealedstate sizes FILE.json``: what a session takes in cookies, profile by profile.
+"""``sealedstate sizes FILE.json``: what a session takes in cookies.
 
 The file contains the session as a JSON object, with one member for each part. The member
 ``subject``, if it is text, is the subject of the session. ``{"$base64": "..."}`` means bytes.
@@ -43,7 +43,7 @@ def sizes(file: str, as_json: bool) -> None:
     }
     columns = [_measure(profile, subject, values) for profile in PROFILES.values()]
     facts = {"parts": parts, "profiles": {column["profile"]: column for column in columns}}
-    emit(as_json, facts, lambda: _lines(parts, columns))
+    emit(as_json, facts, _lines(parts, columns))
 
 
 def _load(name: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _decode_bytes(value: dict[str, Any]) -> object:
 
 
 def _measure(profile: Profile, subject: str | None, values: dict[str, Any]) -> dict[str, Any]:
-    """Where the parts go in this profile if there is a store, or why they do not fit."""
+    """Where the parts go in this profile, with a store, or why they do not fit."""
     keeper = Keeper(
         Settings(
             keys=[Key.generate(os.urandom).export()],  # the sizes depend on no key

@@ -1,4 +1,4 @@
-"""``sealedstate sso registry build`` and ``matrix``: what an identity provider needs.
+"""``sealedstate sso``: build a registry, and show what single logout needs.
 
 ``registry build METADATA.xml`` gives numbers to the services of a federation. With ``--output
 FILE``, a registry that exists gets what it lacks in a new version and loses nothing. Roll it out to
@@ -44,7 +44,7 @@ LOGOUT_SUPPORT: Mapping[str, tuple[str, ...]] = {
 
 
 def is_supported(ability: str, capabilities: Capabilities | None) -> bool:
-    """Whether an ability works with a store of these capabilities; None: without a store."""
+    """Whether an ability works with a store of these capabilities, or without."""
     uses = LOGOUT_SUPPORT[ability]
     if capabilities is None:
         return not uses
@@ -127,7 +127,7 @@ def _read(path: Path | None) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write all of it or nothing, because a cut registry would be refused at the next start."""
+    """Write all of it or nothing, because nodes refuse a cut registry."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -1,4 +1,4 @@
-"""``sealedstate store``: prepare, check, compare and reap stores, and count their records.
+"""``sealedstate store``: prepare, check, compare and reap stores.
 
 A store that cannot be used is a finding. All users of a machine can see a URL on a command line;
 without one, it is read from SEALEDSTATE_STORAGE.
@@ -17,7 +17,7 @@ import click
 from ..errors import ConfigurationError, StorageError
 from ..settings import ENVIRONMENT_PREFIX, process_environment
 from ..storage import USES, ManagedStorage, RoutedStorage, Storage, open_storage
-from ..storage.requirements import DECLARED, Use, as_rows, probe_writes, store_name, unmet_needs
+from ..storage.requirements import DECLARED, as_rows, probe_writes, store_name, unmet_needs
 from ..storage.routing import distinct_stores, store_of
 from ._output import echo, echo_error, emit, json_option, markdown, plural, table
 
@@ -142,7 +142,14 @@ def check(url: str | None, as_json: bool) -> int:
         opened.ping()
         parts = _parts_of(opened)
         failures = [probe_writes(part.store, time.time(), secrets.token_hex(16)) for part in parts]
-        shortfalls = {use.name: _shortfalls(use, opened) for use in USES.values()}
+        shortfalls = {}
+        for use in USES.values():
+            places = distinct_stores(
+                [store_of(context, opened) for context in use.contexts or (OTHERS,)]
+            )
+            missing = [unmet_needs(use, place.capabilities) for place in places]
+            words = [need.shortfall for needs in missing for need in needs]
+            shortfalls[use.name] = list(dict.fromkeys(words))
     reasons: dict[str, str] = {}
     for part in parts:
         reasons |= part.store.capabilities.reasons
@@ -159,7 +166,7 @@ def check(url: str | None, as_json: bool) -> int:
             for part, failure in zip(parts, failures, strict=True)
         ],
     }
-    emit(as_json, facts, lambda: _lines(parts, failures, shortfalls))
+    emit(as_json, facts, _lines(parts, failures, shortfalls))
     return 1 if any(shortfalls.values()) or any(failures) else 0
 
 
@@ -173,13 +180,6 @@ def _parts_of(opened: Storage) -> list[_Part]:
     ]
 
 
-def _shortfalls(use: Use, opened: Storage) -> list[str]:
-    """What the stores lack that the contexts of the use are routed to."""
-    places = distinct_stores([store_of(context, opened) for context in use.contexts or (OTHERS,)])
-    missing = [need.shortfall for place in places for need in unmet_needs(use, place.capabilities)]
-    return list(dict.fromkeys(missing))
-
-
 def _lines(
     parts: list[_Part], failures: list[str | None], shortfalls: Mapping[str, list[str]]
 ) -> Iterator[str]:
@@ -187,7 +187,7 @@ def _lines(
     for title, missing in shortfalls.items():
         rows.append((title, "no" if missing else "yes", USES[title].purpose))
         if missing:
-            rows.append(("", "", f"missing: {', '.join(missing)}"))
+            rows.append(("", "", f"this store {', '.join(missing)}"))
     yield from table(rows)
     for part, failure in zip(parts, failures, strict=True):
         can = part.store.capabilities

@@ -1,4 +1,4 @@
-"""The text form of a ring: readable JSON in which every change by others is noticed.
+"""The text form of a ring: readable JSON in which any alteration is noticed.
 
     format      "sealedstate-ring-1"
     ring        16 hex digits that never change and identify the ring
@@ -64,15 +64,21 @@ _MALFORMED = (
 
 
 class RingUnreadable(OperatorError):
-    """The document is cut, altered, of another format, or wrapped by an unknown key."""
+    """The document is cut, altered, of another format, or not unwrapped here."""
 
 
 class RingUnwrapped(RingUnreadable):
-    """The document is in plaintext although a key-encryption key is set, so anyone can write it."""
+    """The document is in plaintext although a key-encryption key is set.
+
+    Anyone can have written it.
+    """
 
 
 def dump_ring(ring: Ring, wrapping: Keyring | None, random: Callable[[int], bytes]) -> str:
-    """The document of a ring. `wrapping`: the key-encryption keys, of which the first wraps."""
+    """The document of a ring.
+
+    `wrapping`: the key-encryption keys, of which the first wraps.
+    """
     kek = None if wrapping is None else wrapping.primary(ring.updated_at)
 
     def write_secret(name: str, secret: bytes) -> dict[str, str]:
@@ -87,7 +93,10 @@ def dump_ring(ring: Ring, wrapping: Keyring | None, random: Callable[[int], byte
 
 
 def parse_ring(text: str | bytes, wrapping: Keyring | None, now: int) -> Ring:
-    """The ring of a document. Raises RingUnreadable; its message contains no secret."""
+    """The ring of a document.
+
+    Raises RingUnreadable, whose message contains no secret.
+    """
     if len(text) > MAX_BYTES:
         raise RingUnreadable(f"the ring is larger than {MAX_BYTES} bytes")
     try:
@@ -115,7 +124,17 @@ def _dump(ring: Ring, kek: Key | None, write_secret: WriteSecret) -> str:
     """The one spelling of a ring."""
 
     def keys(keys: tuple[RingKey, ...]) -> list[dict[str, str]]:
-        return [_dump_key(key) | write_secret(key.kid.hex(), key.secret) for key in keys]
+        documents = []
+        for key in keys:
+            fields = {
+                "kid": key.kid.hex(),
+                "created_at": _dump_time(key.created_at),
+                "activates_at": _dump_time(key.activates_at),
+            }
+            if key.disabled_at is not None:
+                fields["disabled_at"] = _dump_time(key.disabled_at)
+            documents.append(fields | write_secret(fields["kid"], key.secret))
+        return documents
 
     schedule = ring.schedule
     document = {
@@ -133,7 +152,17 @@ def _dump(ring: Ring, kek: Key | None, write_secret: WriteSecret) -> str:
         "lookup": None if ring.lookup is None else write_secret("lookup", ring.lookup),
         # Rings of earlier releases do not have the field.
         **({"lasting": keys(ring.long_term)} if ring.long_term else {}),
-        "tombstones": [_dump_tombstone(dead) for dead in ring.tombstones],
+        "tombstones": [
+            {
+                "kid": dead.kid.hex(),
+                "activates_at": _dump_time(dead.activates_at),
+                "at": _dump_time(dead.at),
+                "sealed": dead.sealed,
+                "revoked": dead.revoked,
+                "reason": dead.reason,
+            }
+            for dead in ring.tombstones
+        ],
         "revoked_before": _dump_time(ring.revoked_before) if ring.revoked_before else None,
         "wrapped_by": None if kek is None else kek.kid.hex(),
     }
@@ -168,7 +197,17 @@ def _load(document: dict[str, Any], wrapping: Keyring | None, now: int) -> tuple
         _load_time(document["updated_at"]),
         Schedule(**{name: _load_number(each) for name, each in document["schedule"].items()}),
         tuple(_load_key(key, read_secret(key["kid"])) for key in document["keys"]),
-        tuple(_load_tombstone(dead) for dead in document["tombstones"]),
+        tuple(
+            Tombstone(
+                bytes.fromhex(fields["kid"]),
+                _load_time(fields["activates_at"]),
+                _load_time(fields["at"]),
+                _exactly(bool, fields["sealed"]),
+                _exactly(bool, fields["revoked"]),
+                _exactly(str, fields["reason"]),
+            )
+            for fields in document["tombstones"]
+        ),
         None if lookup is None else read_secret("lookup"),
         _load_time(document["revoked_before"]) if document["revoked_before"] else 0,
         tuple(_load_key(key, read_secret(key["kid"])) for key in document.get("lasting", ())),
@@ -225,17 +264,6 @@ def _checksum(document: Mapping[str, Any], kek: Key | None) -> str:
 # --- values -------------------------------------------------------------------------------------
 
 
-def _dump_key(key: RingKey) -> dict[str, str]:
-    fields = {
-        "kid": key.kid.hex(),
-        "created_at": _dump_time(key.created_at),
-        "activates_at": _dump_time(key.activates_at),
-    }
-    if key.disabled_at is not None:
-        fields["disabled_at"] = _dump_time(key.disabled_at)
-    return fields
-
-
 def _load_key(fields: Mapping[str, str], secret: bytes) -> RingKey:
     kid, disabled_at = bytes.fromhex(fields["kid"]), fields.get("disabled_at")
     return RingKey(
@@ -244,28 +272,6 @@ def _load_key(fields: Mapping[str, str], secret: bytes) -> RingKey:
         _load_time(fields["created_at"]),
         _load_time(fields["activates_at"]),
         None if disabled_at is None else _load_time(disabled_at),
-    )
-
-
-def _dump_tombstone(dead: Tombstone) -> dict[str, Any]:
-    return {
-        "kid": dead.kid.hex(),
-        "activates_at": _dump_time(dead.activates_at),
-        "at": _dump_time(dead.at),
-        "sealed": dead.sealed,
-        "revoked": dead.revoked,
-        "reason": dead.reason,
-    }
-
-
-def _load_tombstone(fields: Mapping[str, Any]) -> Tombstone:
-    return Tombstone(
-        bytes.fromhex(fields["kid"]),
-        _load_time(fields["activates_at"]),
-        _load_time(fields["at"]),
-        _exactly(bool, fields["sealed"]),
-        _exactly(bool, fields["revoked"]),
-        _exactly(str, fields["reason"]),
     )
 
 
@@ -303,10 +309,11 @@ def _describe(error: Exception) -> str:
 
 
 class RingCodec:
-    """Reads and writes the documents of one storage, which errors call `location`.
+    """Reads and writes the documents of one storage.
 
-    `wrapping`: the key-encryption keys, of which the first wraps; None for plaintext secrets.
-    `takes_clear`: whether to read a plaintext document anyway; the next write wraps it.
+    `location`: the name of the storage in errors. `wrapping`: the key-encryption keys, of which the
+    first wraps; None for plaintext secrets. `takes_clear`: whether to read a plaintext document
+    anyway; the next write wraps it.
     """
 
     def __init__(
@@ -325,9 +332,9 @@ class RingCodec:
         self._last: tuple[bytes, Ring] | None = None
 
     def load(self, content: bytes | None) -> Ring | None:
-        """The ring of a document, the same object while the bytes are the same; None for None.
+        """The ring of a document; None for None.
 
-        Raises RingUnreadable.
+        It is the same object as long as the bytes are the same. Raises RingUnreadable.
         """
         if content is None:
             return None

@@ -1,4 +1,4 @@
-"""What each process reports about the ring it uses, for one command that sees all.
+"""What each process reports about the ring it uses, for `sealedstate keys`.
 
 A report contains kids and numbers, and neither a secret nor a session. The reports of a process
 that has ended expire.
@@ -29,10 +29,11 @@ LATEST = 1e15
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One process and its view of the ring at `at` (epoch seconds, by its own clock).
+    """One process and its view of the ring.
 
-    `known`: the kids of its ring. `opened`, `unknown`, `refused`: how many cookies came with each
-    kid since the process started. `complaint`: what is wrong with the stored ring.
+    `at`: epoch seconds, by the clock of the process. `known`: the kids of its ring. `opened`,
+    `unknown`, `refused`: how many cookies came with each kid since the process started.
+    `complaint`: what is wrong with the stored ring.
     """
 
     node: str
@@ -59,7 +60,19 @@ class Report:
             report = cls(**{**fields, "known": tuple(fields["known"])})
         except (KeyError, TypeError, RecursionError):
             raise ValueError("not a report") from None
-        if not _is_valid(report):
+        # Others may be able to write where reports are read.
+        counts = (report.opened, report.unknown, report.refused)
+        texts = [report.node, report.ring, *report.known]
+        texts += [text for text in (report.primary, report.complaint) if text is not None]
+        if not (
+            all(isinstance(text, str) for text in texts)
+            and all(type(number) is int for number in (report.pid, report.sequence))
+            and type(report.at) in (int, float)
+            and abs(report.at) < LATEST
+            and all(isinstance(by_kid, dict) for by_kid in counts)
+            and all(isinstance(kid, str) for by_kid in counts for kid in by_kid)
+            and all(type(count) is int for by_kid in counts for count in by_kid.values())
+        ):
             raise ValueError("not a report")
         return report
 
@@ -141,19 +154,3 @@ def _sort(reports: Iterator[Report]) -> list[Report]:
 def _name(report: Report) -> str:
     message = f"{report.node} {report.pid}".encode()
     return hashlib.blake2b(message, digest_size=12).hexdigest()
-
-
-def _is_valid(report: Report) -> bool:
-    """Whether each field has its type: others may be able to write where reports are read."""
-    numbers, counts = (report.pid, report.sequence), (report.opened, report.unknown, report.refused)
-    texts = [report.node, report.ring, *report.known]
-    texts += [text for text in (report.primary, report.complaint) if text is not None]
-    return (
-        all(isinstance(text, str) for text in texts)
-        and all(type(number) is int for number in numbers)
-        and type(report.at) in (int, float)
-        and abs(report.at) < LATEST
-        and all(isinstance(by_kid, dict) for by_kid in counts)
-        and all(isinstance(kid, str) for by_kid in counts for kid in by_kid)
-        and all(type(count) is int for by_kid in counts for count in by_kid.values())
-    )

@@ -34,7 +34,7 @@ MAX_SECONDS = 100 * 365 * DAY
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When keys come and go, in seconds. Nodes agree on it because the ring contains it.
+    """When keys come and go, in seconds. The ring contains it, for all nodes.
 
     rotate_every: from the activation of one key to that of the next.
     announce: how long a key is published before it seals, and so the longest a node may lag.
@@ -60,16 +60,22 @@ class Schedule:
 
     @property
     def opens_after_retirement(self) -> int:
-        """How long a retired key opens: late sealers, the lifetime, and the skew of both clocks."""
+        """How many seconds a retired key opens.
+
+        That covers nodes that sealed late, the lifetime, and the skew of both clocks.
+        """
         return self.announce + self.keep + 2 * self.skew
 
     @property
     def grace_after_expiry(self) -> int:
-        """How long the secret of an expired key is kept, in case the destroying clock is wrong."""
+        """How many seconds the secret of an expired key is kept.
+
+        The clock that destroys it may be wrong.
+        """
         return min(2 * DAY, 100 * self.rotate_every)
 
     def check(self, reload_every: int, lifetime: int, skew: int) -> None:
-        """Raise ConfigurationError if a node with these settings could lose a session.
+        """Raise ConfigurationError if a node with this could lose a session.
 
         `lifetime`: how long what the node seals can be used.
         """
@@ -86,7 +92,7 @@ class Schedule:
             )
 
     def merged_with(self, other: Schedule) -> Schedule:
-        """`other`, but with no shorter promise than this schedule made for what it sealed."""
+        """`other`, but without a shorter promise for what is already sealed."""
         return Schedule(
             other.rotate_every,
             max(self.announce, other.announce),
@@ -96,7 +102,7 @@ class Schedule:
 
 
 def minimum_announce(reload_every: int, skew: int) -> int:
-    """The default of `announce`: a node still learns of a key in time if one reload fails."""
+    """The default of `announce`, which is enough if one reload of a node fails."""
     return max(LEAST_ANNOUNCE, 2 * reload_every + skew)
 
 
@@ -132,7 +138,7 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """One state of a ring. Each write makes the next state, whose `sequence` is greater by one.
+    """One state of a ring. The next state has a `sequence` greater by one.
 
     `keys`: the newest first. `lookup`: the secret that names in the store are hashed with; it does
     not rotate. `revoked_before`: cookies sealed before this time are refused. `long_term`: the keys
@@ -167,7 +173,7 @@ class Ring:
         return self._expiry(self.retires_at(key))
 
     def successions(self) -> list[int]:
-        """The dates of all changes of the primary, past and future, in order, each once."""
+        """The dates of all changes of the primary, past and future, in order."""
         # A key that was disabled before its date never became the primary.
         dates = {
             key.activates_at
@@ -178,7 +184,10 @@ class Ring:
         return sorted(dates)
 
     def keyring(self) -> Keyring:
-        """What a node seals and opens with. Raises ConfigurationError for unusable keys."""
+        """What a node seals and opens with.
+
+        Raises ConfigurationError for unusable keys.
+        """
         successions, keys = self.successions(), []
         for key in self.keys:
             retires_at = next_after(successions, key.activates_at)
@@ -218,7 +227,7 @@ def next_after(dates: list[int], date: int) -> int | None:
 
 
 class RingReplaced(OperatorError):
-    """The storage holds another ring, or an older copy of the ring, than it held last: `ring`."""
+    """The storage has another ring, or an older copy, than it had last: `ring`."""
 
     def __init__(self, message: str, ring: Ring) -> None:
         super().__init__(message)

@@ -102,20 +102,34 @@ class RingFile:
         return ring
 
     def write(self, ring: Ring, after: Ring | None) -> bool:
-        """As `RingStorage`. If the file has disappeared, only its ring can be put back."""
+        """As `RingStorage`; for a file that has disappeared, only its last ring."""
         with self._as_operator_error(), self._locked() as lock:
             if self._path.is_symlink():
                 raise OperatorError(
                     f"{self.location} is a symbolic link, which a write would replace; to let the"
                     f" ring rotate, name {os.path.realpath(self._path)}"
                 )
-            content = self._read_whole(lock, ring, after)
-            if self._codec.load(content) != after:
+            content, marker = self._read(), _read_marker(lock)
+            is_last = not marker or _continues(ring, marker)
+            try:
+                current = self._codec.load(content)
+            except RingUnreadable:
+                if after is not None or not marker or not is_last:
+                    raise
+                content = current = None  # a damaged remainder of `ring`, or of a former state
+            if current != after:
                 return False
-            if content is None:
-                self._refuse_another(lock, ring)
+            if content is None and not is_last:
+                raise OperatorError(
+                    f"{self.location} is gone, and it was the ring {marker}: restore it from"
+                    f" {self._beside('.prev')} or a backup; or, to create another ring, which ends"
+                    f" all sessions, remove {self._lock}"
+                )
             self._replace(content, self._codec.dump(ring), lock)
-            _write_marker(lock, ring)
+            # Last of all, because a marker without its ring would stop all nodes. The length is
+            # always the same, so that a write replaces the last marker.
+            os.pwrite(lock, f"{ring.ring_id} {ring.sequence:020}\n".encode(), 0)
+            os.fsync(lock)
         return True
 
     # --- reading --------------------------------------------------------------------------------
@@ -133,18 +147,6 @@ class RingFile:
             f"{self.location} is the ring {ring.ring_id}, but the last one was {ring_id}: restore"
             f" that ring. To use the new ring, which ends all sessions of the old one, {remedy}"
         )
-
-    def _read_whole(self, lock: int, ring: Ring, after: Ring | None) -> bytes | None:
-        """The content of the file; None also for a damaged remainder that `ring` may replace."""
-        content = self._read()
-        try:
-            self._codec.load(content)
-        except RingUnreadable:
-            marker = _read_marker(lock)
-            if after is not None or not marker or not _continues(ring, marker):
-                raise
-            return None
-        return content
 
     def _read(self) -> bytes | None:
         try:
@@ -168,17 +170,13 @@ class RingFile:
 
     # --- writing --------------------------------------------------------------------------------
 
-    def _refuse_another(self, lock: int, ring: Ring) -> None:
-        marker = _read_marker(lock)
-        if marker and not _continues(ring, marker):
-            raise OperatorError(
-                f"{self.location} is gone, and it was the ring {marker}: restore it from"
-                f" {self._beside('.prev')} or a backup; or, to create another ring, which ends all"
-                f" sessions, remove {self._lock}"
-            )
-
     def _replace(self, old: bytes | None, new: bytes, lock: int) -> None:
-        self._remove_leftovers()
+        temporary = re.compile(
+            rf"{re.escape(self._path.name)}\.[0-9a-f]{{{2 * TEMPORARY_BYTES}}}\.tmp"
+        )
+        for file in list(self._path.parent.iterdir()):  # an error must leave no directory open
+            if temporary.fullmatch(file.name):
+                file.unlink()
         like = (self._path.parent if old is None else self._path).stat()
         _take_owner(lock, like)
         if old is not None:
@@ -191,16 +189,8 @@ class RingFile:
         finally:
             os.close(folder)
 
-    def _remove_leftovers(self) -> None:
-        temporary = re.compile(
-            rf"{re.escape(self._path.name)}\.[0-9a-f]{{{2 * TEMPORARY_BYTES}}}\.tmp"
-        )
-        for file in list(self._path.parent.iterdir()):  # an error must leave no directory open
-            if temporary.fullmatch(file.name):
-                file.unlink()
-
     def _put(self, path: Path, content: bytes, like: os.stat_result) -> None:
-        """Make `path` contain `content`. Whatever fails, it has the old content or the new."""
+        """Make `path` contain `content`, all of it or, after an error, none of it."""
         temporary = self._beside(f".{self._random(TEMPORARY_BYTES).hex()}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600)
@@ -274,20 +264,13 @@ def _fill(descriptor: int, content: bytes, like: os.stat_result) -> None:
 
 
 def _take_owner(descriptor: int, like: os.stat_result) -> None:
-    """Give a file of root to the owner of the ring; the application could not read it otherwise."""
+    """Give a file of root to the owner of the ring, so that it can be read."""
     if os.geteuid() == 0:
         os.fchown(descriptor, like.st_uid, like.st_gid)
 
 
 def _read_marker(lock: int) -> str:
     return os.pread(lock, MARKER_BYTES, 0).decode(errors="replace").partition("\n")[0]
-
-
-def _write_marker(lock: int, ring: Ring) -> None:
-    """Remember the ring. Last of all, because a marker without its ring would stop all nodes."""
-    # The length is always the same, so that a write replaces the last marker.
-    os.pwrite(lock, f"{ring.ring_id} {ring.sequence:020}\n".encode(), 0)
-    os.fsync(lock)
 
 
 def _continues(ring: Ring, marker: str) -> bool:
@@ -297,7 +280,7 @@ def _continues(ring: Ring, marker: str) -> bool:
 
 
 def is_ring_file(path: Path) -> bool:
-    """Whether a file contains a ring, by its name (``.json``) or by its first byte."""
+    """Whether a file contains a ring, by its name (``.json``) or its first byte."""
     if path.suffix == ".json":
         return True
     try:

@@ -15,8 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .._stored.table import Entry, Kind, Put, SealedTable, StoreAccess
-from ..errors import ConfigurationError, NoPrimaryKey
-from ..key_sources import KEK_VARIABLE
+from ..errors import ConfigurationError
+from ..key_sources import KEK_VARIABLE, NoKeys
 from ..keyring import Keyring
 from ..storage.contract import Clock, Storage
 from .document import RingCodec
@@ -50,7 +50,7 @@ class StoredRing:
                 f" environment variable {KEK_VARIABLE} (`sealedstate keys generate --kek` prints"
                 " one)"
             )
-        access = StoreAccess(storage, realm, random, clock, _no_keyring)
+        access = StoreAccess(storage, realm, random, clock, NoKeys().keyring)
         # The document wraps each secret itself, so that files and stores have the same format.
         self._table = SealedTable(access, Kind(CONTEXT, "ring", "the ring", is_sealed=False))
         self._key = self._table.key()
@@ -67,7 +67,7 @@ class StoredRing:
         return self._load(self._table.look(self._key))
 
     def write(self, ring: Ring, after: Ring | None) -> bool:
-        """As `RingStorage`. Raises StorageUnavailable if the outcome cannot be found out."""
+        """As `RingStorage`. Raises StorageUnavailable if the outcome is unknown."""
         content: bytes | None = None
 
         def put(entry: Entry | None) -> Put | None:
@@ -84,7 +84,3 @@ class StoredRing:
 
     def _load(self, entry: Entry | None) -> Ring | None:
         return self._codec.load(None if entry is None else entry.value)
-
-
-def _no_keyring() -> Keyring:
-    raise NoPrimaryKey("the row of the ring is not sealed by a key of the ring")

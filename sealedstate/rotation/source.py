@@ -105,14 +105,19 @@ class RotatingKeySource:
         return self._last_error
 
     def keyring(self) -> Keyring:
-        """The keys of the last good ring; loads the ring once in `reload_every` seconds."""
-        self._start_thread()
+        """The keys of the last good ring, loaded again every `reload_every` seconds."""
+        if self._pid != os.getpid():
+            # The thread of the parent does not exist in the child.
+            self._thread, self._pid = None, os.getpid()
+        if self._thread is None and self.config.rotate_in_process and not self._closed.is_set():
+            self._thread = threading.Thread(target=self._run, name="sealedstate-keys", daemon=True)
+            self._thread.start()
         if self.config.monotonic() - self._loaded_at >= self.config.reload_every:
             self._reload()
         return self._keyring
 
     def seek(self, kid: bytes) -> bool:
-        """Whether the ring has or had this key. Loads the ring before, at most once a second."""
+        """Whether the ring has or had this key; loads the ring once a second at most."""
         now = self.config.monotonic()
         if now - self._sought_at < SEEK_SECONDS:
             return False
@@ -121,7 +126,7 @@ class RotatingKeySource:
         return self._keyring.find(kid) is not None or kid in self._keyring.removed_kids
 
     def run_once(self) -> None:
-        """One round of the background thread: load, put back a lost ring, rotate, report."""
+        """One round of the thread: load, restore a lost ring, rotate, report."""
         self._reload()
         try:
             if self._lost and self.storage.write(self._ring, self._lost[0]):
@@ -166,7 +171,15 @@ class RotatingKeySource:
     # --- loading --------------------------------------------------------------------------------
 
     def _load_first(self, creates_missing: bool) -> Ring:
-        ring, config = self._load_patiently(), self.config
+        config = self.config
+        for _ in range(START_TRIES):
+            try:
+                ring = self.storage.load()
+                break
+            except StorageUnavailable:
+                self._closed.wait(START_PAUSE)  # the store may be starting, too
+        else:
+            ring = self.storage.load()
         if ring is None and creates_missing:
             new = transitions.create_ring(config.schedule, int(config.clock()), config.random)
             # A node that loses the race uses the ring of the winner.
@@ -178,17 +191,8 @@ class RotatingKeySource:
             )
         return ring
 
-    def _load_patiently(self) -> Ring | None:
-        """The stored ring. A store that does not answer gets time, since it may be starting."""
-        for _ in range(START_TRIES):
-            try:
-                return self.storage.load()
-            except StorageUnavailable:
-                self._closed.wait(START_PAUSE)
-        return self.storage.load()
-
     def _reload(self) -> None:
-        """Adopt a newer ring. One thread at a time does so, and no other thread waits for it."""
+        """Adopt a newer ring. While one thread does so, no other thread waits for it."""
         if not self._lock.acquire(blocking=False):
             return
         try:
@@ -209,7 +213,7 @@ class RotatingKeySource:
             self._lock.release()
 
     def _is_next(self, found: Ring | None) -> TypeGuard[Ring]:
-        """Whether `found` supersedes the current ring. Reports the reason if it must not."""
+        """Whether `found` supersedes the current ring; reports why it must not."""
         current, location, problem = self._ring, self.storage.location, None
         if found is None:
             problem = f"{location} is gone; restore it"
@@ -265,25 +269,13 @@ class RotatingKeySource:
             complaint=self._last_error,
         )
 
-    # --- the background thread ------------------------------------------------------------------
-
-    def _start_thread(self) -> None:
-        if self._pid != os.getpid():
-            # The thread of the parent does not exist in the child.
-            self._thread, self._pid = None, os.getpid()
-        if self._thread is None and self.config.rotate_in_process and not self._closed.is_set():
-            self._thread = threading.Thread(target=self._run, name="sealedstate-keys", daemon=True)
-            self._thread.start()
-
     def _run(self) -> None:
-        while not self._closed.wait(self._pause()):
+        config = self.config
+        # Shorter than `reload_every`, so that requests need not load, and random, so that processes
+        # do not load at the same moment.
+        while not self._closed.wait(config.reload_every * (0.6 + 0.3 * config.random(1)[0] / 255)):
             try:
                 self.run_once()
             except Exception as error:
                 # Any error: if the thread ended, rotation would stop unnoticed.
                 self._set_error(f"the rotation thread failed: {type(error).__name__}")
-
-    def _pause(self) -> float:
-        # Shorter than `reload_every`, so that requests need not load, and random, so that processes
-        # do not load at the same moment.
-        return self.config.reload_every * (0.6 + 0.3 * self.config.random(1)[0] / 255)

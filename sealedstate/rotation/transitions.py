@@ -1,4 +1,4 @@
-"""How one ring becomes the next: pure functions of the ring, the time and random bytes.
+"""How one ring becomes the next: functions of ring, time and random bytes.
 
 Each function returns the ring that is to be written, whose `sequence` is greater by one, or the
 same object if there is nothing to do. If two nodes make a change at once, the sequence numbers
@@ -75,10 +75,10 @@ def is_due(ring: Ring, now: int) -> bool:
 
 
 def rotate(ring: Ring, schedule: Schedule, now: int, random: Random, force: bool = False) -> Ring:
-    """Announce the key that is due at `now`, and destroy keys that expired long ago.
+    """Announce the key that is due at `now`.
 
-    Returns the same ring if no key is due. `force`: announce a key anyway. The next ring keeps the
-    longer promises of both schedules.
+    Also destroys keys that expired long ago. Returns the same ring if no key is due. `force`:
+    announce a key anyway. The next ring keeps the longer promises of both schedules.
     """
     if not (force or is_due(ring, now)):
         return ring
@@ -96,9 +96,10 @@ def rotate(ring: Ring, schedule: Schedule, now: int, random: Random, force: bool
 
 
 def revoke(ring: Ring, kid: bytes, now: int, random: Random, reason: str = "") -> Ring:
-    """Remove a key for good. If it was the primary, a new key takes its place at once.
+    """Remove a key for good.
 
-    Raises ConfigurationError if there is no such key. Revoking a key again changes nothing.
+    If it was the primary, a new key takes its place at once. Raises ConfigurationError if there is
+    no such key. Revoking a key again changes nothing.
     """
     if any(dead.kid == kid and dead.revoked for dead in ring.tombstones):
         return ring
@@ -167,9 +168,9 @@ def rotate_long_term(ring: Ring, now: int, random: Random) -> Ring:
 
 
 def obsolete_long_term(ring: Ring, now: int) -> list[RingKey]:
-    """The long-term keys that no node seals with any more, not even a node that lags.
+    """The long-term keys that no node seals with any more.
 
-    Both this clock and the clock of the last write must say so.
+    A node may lag. Both this clock and the clock of the last write must say so.
     """
     late = ring.schedule.announce + 2 * ring.schedule.skew
     sure = min(now, ring.updated_at)
@@ -209,7 +210,7 @@ def _newest(ring: Ring, now: int) -> RingKey | None:
 
 
 def _fill_gap(ring: Ring, date: int, now: int, random: Random) -> Ring:
-    """Add a key in the place of the key of `date` that was taken away, if one is needed.
+    """Add a key for the key of `date` that was taken away, if one is needed.
 
     It gets the same date: otherwise a node whose clock is slow would fall back to the key before,
     whose time is over. That is why a key that retired within the skew is replaced as well.

@@ -192,10 +192,11 @@ def test_change_that_loses_a_race_starts_from_the_ring_that_is_there(place: Desk
         return rotate(ring, DEFAULT, now, os.urandom, force=True)
 
     with open_ring() as source:
-        before, after, _ = write_change(source, change)
-    assert before.sequence == overtaken[0].sequence + 1
-    assert place.ring() == after
-    assert len(after.keys) == 3
+        written = write_change(source, change)
+    assert written.before is not None
+    assert written.before.sequence == overtaken[0].sequence + 1
+    assert place.ring() == written.after
+    assert len(written.after.keys) == 3
 
 
 def test_rotate_destroys_and_counts_expired_keys(file: Desk) -> None:

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import pytest
 
-from sealedstate.cli._key_checks import CLEAR, CheckResult, Finding, list_changes, watch_state
+from sealedstate.cli._key_checks import CLEAR, CheckResult, Finding, list_changes
 from sealedstate.cli._source import Snapshot
 from tests.support.ring_cli import DAY, HOUR, Desk, run
 
@@ -97,8 +97,7 @@ def test_finding_is_a_line_once_although_its_sentence_changes(file: Desk) -> Non
     snapshot = Snapshot(int(time.time()), file.create())
 
     def lines(before: list[Finding], after: list[Finding]) -> list[str]:
-        states = (watch_state(CheckResult(snapshot, findings)) for findings in (before, after))
-        return [*list_changes(*states)]
+        return [*list_changes(CheckResult(snapshot, before), CheckResult(snapshot, after))]
 
     first, later = (Finding("rotation", "", f"stopped {hours} h ago") for hours in (3, 4))
     assert lines([], [first]) == ["found: rotation: stopped 3 h ago"]
@@ -111,8 +110,7 @@ def test_time_alone_changes_the_state_of_a_key(file: Desk) -> None:
     new = replace(ring.keys[0], kid=b"next", secret=os.urandom(32), activates_at=now + HOUR)
     ring = replace(ring, keys=(new, *ring.keys))
     before, after, last = (
-        watch_state(CheckResult(Snapshot(at, ring), []))
-        for at in (now, now + 2 * HOUR, now + 2 * DAY)
+        CheckResult(Snapshot(at, ring)) for at in (now, now + 2 * HOUR, now + 2 * DAY)
     )
     old = ring.keys[1].kid.hex()
     assert set(list_changes(before, after)) == {

@@ -111,7 +111,7 @@ def test_check_answers_for_each_use(url: str) -> None:
     for title, found in missing.items():
         (number,) = [number for number, line in enumerate(lines) if line.split()[0] == title]
         assert lines[number].split()[1] == ("no" if found else "yes")
-        assert not found or lines[number + 1].strip() == f"missing: {', '.join(found)}"
+        assert not found or lines[number + 1].strip() == f"this store {', '.join(found)}"
 
 
 def test_records_are_counted_and_reaped_up_to_a_limit(url: str, tmp_path: Path) -> None:
