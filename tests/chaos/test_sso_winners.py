@@ -16,9 +16,8 @@ from sealedstate.storage import MemoryStorage, Storage, open_storage
 from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import eventually
 from tests.support.backends import Service
-from tests.support.login_makers import SP
+from tests.support.identity_providers import SHARED, SP, deployment, patient, service
 from tests.support.racers import Answers, Racing, losing_replies, play, race_in_legs
-from tests.support.services import SHARED, deployment, patient, service
 from tests.support.sql_servers import postgresql_server
 
 __all__ = ["postgresql_server"]

@@ -17,9 +17,20 @@ from sealedstate.keyring import Keyring
 from sealedstate.sso import PERSISTENT, LogoutIndex, LogoutRequest, NameID, ServiceLogin
 from sealedstate.sso.logout.index import KIND, UNSPECIFIED
 from sealedstate.storage import MemoryStorage
-from tests.support.identity_providers import CARRIED, TOLERATED, USER, Node, Provider, a_login
+from tests.support.identity_providers import (
+    CARRIED,
+    ENTITY_IDS,
+    OTHER_SP,
+    SP,
+    TOLERATED,
+    USER,
+    Node,
+    Provider,
+    a_key,
+    a_login,
+    identifiers,
+)
 from tests.support.jar import RING, Clock, keeper
-from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP, a_key, identifiers
 from tests.support.login_strategies import ANY_TEXT, IDENTIFIERS, TEXTS
 
 IDP = "https://idp.example.org/metadata"

@@ -22,8 +22,10 @@ from sealedstate.storage import (
     open_storage,
 )
 from tests.stored.test_table import signed_in
-from tests.support.jar import Browser, Clock, keeper
+from tests.support.jar import Clock, keeper
 from tests.support.kv_servers import memcached_server, redis_server
+
+Opener = Callable[..., Keeper]
 
 
 @pytest.fixture
@@ -32,7 +34,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def open_keeper(clock: Clock) -> Callable[..., Keeper]:
+def open_keeper(clock: Clock) -> Opener:
     """Makes a keeper that accepts a weak store only for the given uses."""
 
     def open_keeper(storage: object, *accepted: str) -> Keeper:
@@ -46,7 +48,7 @@ def sqlite(tmp_path: Path, clock: Clock) -> SQLiteStorage:
     return SQLiteStorage(tmp_path / "store.sqlite", clock)
 
 
-def refusal(open_keeper: Callable[..., Keeper], storage: object, *accepted: str) -> str:
+def refusal(open_keeper: Opener, storage: object, *accepted: str) -> str:
     with pytest.raises(ConfigurationError) as caught:
         open_keeper(storage, *accepted)
     return str(caught.value)
@@ -60,17 +62,18 @@ def levels(caplog: pytest.LogCaptureFixture) -> list[int]:
 
 
 def test_weak_store_is_refused_with_use_need_store_and_setting(
-    open_keeper: Callable[..., Keeper],
+    open_keeper: Opener,
 ) -> None:
     assert refusal(open_keeper, "memory:") == (
         "storage: revocation needs a store that is seen by every process and does not forget at a"
         " restart; memory is seen by one process only and forgets at a restart."
         ' Use another store, or accept what may happen: accept_weak_store_for=["revocation"]'
     )
+    assert "revocation needs" in refusal(open_keeper, "memory:", "spilling", "consent")
 
 
 def test_store_that_meets_all_needs_logs_nothing(
-    open_keeper: Callable[..., Keeper], sqlite: SQLiteStorage, caplog: pytest.LogCaptureFixture
+    open_keeper: Opener, sqlite: SQLiteStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
     open_keeper(sqlite)
     open_keeper(sqlite, "revocation", "consent")  # a use that is met may be accepted
@@ -79,7 +82,7 @@ def test_store_that_meets_all_needs_logs_nothing(
 
 
 def test_accepted_use_is_one_warning_at_the_start(
-    open_keeper: Callable[..., Keeper], caplog: pytest.LogCaptureFixture
+    open_keeper: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop = open_keeper("memory:", "revocation")
     browser = signed_in(shop, cart=[1])
@@ -88,15 +91,11 @@ def test_accepted_use_is_one_warning_at_the_start(
     assert "revocation needs a store that is seen by every process" in caplog.text
 
 
-def test_acceptance_of_other_uses_does_not_help(open_keeper: Callable[..., Keeper]) -> None:
-    assert "revocation needs" in refusal(open_keeper, "memory:", "spilling", "consent")
-
-
 class InTheVisitorsHands(MemoryStorage):
     capabilities = replace(MemoryStorage.capabilities, server_side=False, evicts=True)
 
 
-def test_refusal_has_one_sentence_per_use(open_keeper: Callable[..., Keeper], clock: Clock) -> None:
+def test_refusal_has_one_sentence_per_use(open_keeper: Opener, clock: Clock) -> None:
     store = InTheVisitorsHands(clock)
     message = refusal(open_keeper, store)
     assert "spilling needs a store that is out of the visitor's hands" in message
@@ -113,9 +112,11 @@ REVOCATION = ("sealedstate.revoked", "sealedstate.watermark")
 
 
 def test_each_use_is_checked_against_the_stores_of_its_contexts(
-    open_keeper: Callable[..., Keeper], clock: Clock, sqlite: SQLiteStorage
+    open_keeper: Opener, clock: Clock, sqlite: SQLiteStorage, tmp_path: Path
 ) -> None:
-    memory = MemoryStorage(clock)
+    memory, url = MemoryStorage(clock), f"sqlite:{tmp_path / 'other.sqlite'}"
+    open_keeper({"*": "memory:"} | dict.fromkeys(REVOCATION, url))
+    assert "memory is seen" in refusal(open_keeper, {"*": url, "sealedstate.watermark": "memory:"})
     open_keeper(RoutedStorage(sqlite, {"sealedstate.part": memory, "elsewhere": memory}))
     open_keeper(RoutedStorage(memory, dict.fromkeys(REVOCATION, sqlite)))
     open_keeper(RoutedStorage(memory, dict.fromkeys(REVOCATION, RoutedStorage(sqlite, {}))))
@@ -127,16 +128,8 @@ def test_each_use_is_checked_against_the_stores_of_its_contexts(
         open_keeper(split, "revocation")
 
 
-def test_table_of_urls_is_checked_by_context(
-    open_keeper: Callable[..., Keeper], tmp_path: Path
-) -> None:
-    url = f"sqlite:{tmp_path / 'store.sqlite'}"
-    open_keeper({"*": "memory:"} | dict.fromkeys(REVOCATION, url))
-    assert "memory is seen" in refusal(open_keeper, {"*": url, "sealedstate.watermark": "memory:"})
-
-
 def test_cache_is_refused_for_uses_that_need_current_answers(
-    open_keeper: Callable[..., Keeper], tmp_path: Path
+    open_keeper: Opener, tmp_path: Path
 ) -> None:
     url = f"sqlite:{tmp_path / 'store.sqlite'}"
     cached = f"layered:500:{url}"
@@ -170,38 +163,32 @@ GOOD = replace(MemoryStorage.capabilities, shared=True, survives_restart=True)
 
 
 def test_unreachable_store_does_not_stop_the_start(
-    open_keeper: Callable[..., Keeper], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    open_keeper: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     open_keeper(f"sqlite:{tmp_path / 'no' / 'such' / 'folder' / 'store'}")
     assert levels(caplog) == [logging.WARNING]
     assert "does not answer at the start" in caplog.text
 
 
-def test_assumed_capabilities_are_not_checked_and_good_ones_not_logged(
-    open_keeper: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    store = Late(clock, GOOD)
-    shop = open_keeper(store)
-    browser = signed_in(shop)
-    store.is_reached = True
-    for _ in range(3):
-        assert browser.session().subject == "ann"
-    assert not levels(caplog)
+# The call that reaches the server first.
+FIRST: dict[str, Callable[[Keeper], object]] = {
+    "sign-in": signed_in,
+    "sign-out": lambda shop: shop.revoke_subject("bob"),
+    "spilling": lambda shop: signed_in(shop, large="x" * 10_000),
+}
 
 
+@pytest.mark.parametrize("first", FIRST)
 @pytest.mark.parametrize("accepted", [(), ("revocation",)], ids=["not accepted", "accepted"])
 def test_server_found_to_be_weak_is_logged_once_and_stays_in_use(
-    open_keeper: Callable[..., Keeper],
-    clock: Clock,
-    caplog: pytest.LogCaptureFixture,
-    accepted: Any,
+    open_keeper: Opener, clock: Clock, caplog: pytest.LogCaptureFixture, accepted: Any, first: str
 ) -> None:
     store = Late(clock, replace(GOOD, evicts=True, reasons={"evicts": "its policy"}))
     shop = open_keeper(store, *accepted)
-    browser = Browser(shop)
     assert not levels(caplog)
     store.is_reached = True
-    browser.visit(lambda session: setattr(session, "subject", "ann"))
+    FIRST[first](shop)
+    browser = signed_in(shop)
     for _ in range(3):
         assert browser.session().subject == "ann"
     sentence = "revocation needs a store that does not evict; late evicts (its policy)"
@@ -210,12 +197,14 @@ def test_server_found_to_be_weak_is_logged_once_and_stays_in_use(
     assert ("the next start is refused" in caplog.text) is not bool(accepted)
 
 
-def test_server_that_returns_weaker_is_logged_once(
-    open_keeper: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
+def test_good_server_is_not_logged_until_it_returns_weaker(
+    open_keeper: Opener, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Late(clock, GOOD)
-    store.is_reached = True
     browser = signed_in(open_keeper(store))
+    store.is_reached = True
+    for _ in range(3):
+        assert browser.session().subject == "ann"
     assert not levels(caplog)
     store.server = replace(GOOD, evicts=True)
     for _ in range(3):
@@ -224,29 +213,11 @@ def test_server_that_returns_weaker_is_logged_once(
     assert "revocation needs a store that does not evict" in caplog.text
 
 
-def test_sign_out_or_spilling_may_be_the_first_call_to_reach_a_server(
-    open_keeper: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    acts: list[Callable[[Keeper], object]] = [
-        lambda shop: shop.revoke_subject("ann"),
-        lambda shop: signed_in(shop, large="x" * 10_000),
-    ]
-    for act in acts:
-        caplog.clear()
-        store = Late(clock, replace(GOOD, evicts=True))
-        shop = open_keeper(store)
-        store.is_reached = True
-        act(shop)
-        assert levels(caplog) == [logging.ERROR]
-
-
 EVICTING = ("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru")
 
 
 @pytest.mark.server
-def test_evicting_redis_is_refused_with_its_setting(
-    open_keeper: Callable[..., Keeper], clock: Clock
-) -> None:
+def test_evicting_redis_is_refused_with_its_setting(open_keeper: Opener, clock: Clock) -> None:
     with redis_server("aof always", *EVICTING) as server:
         store = open_storage(server.url, clock)
         message = refusal(open_keeper, store)
@@ -262,7 +233,7 @@ def test_evicting_redis_is_refused_with_its_setting(
 
 @pytest.mark.server
 def test_redis_that_is_down_at_the_start_is_checked_when_it_answers(
-    open_keeper: Callable[..., Keeper], clock: Clock, caplog: pytest.LogCaptureFixture
+    open_keeper: Opener, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     with redis_server("aof always", *EVICTING) as server:
         server.stop()
@@ -281,7 +252,7 @@ def test_redis_that_is_down_at_the_start_is_checked_when_it_answers(
 
 @pytest.mark.server
 def test_memcached_is_refused_for_revocation_only(
-    open_keeper: Callable[..., Keeper], clock: Clock, sqlite: SQLiteStorage
+    open_keeper: Opener, clock: Clock, sqlite: SQLiteStorage
 ) -> None:
     with memcached_server() as server:
         store = open_storage(server.url, clock)

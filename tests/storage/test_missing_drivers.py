@@ -11,27 +11,35 @@ from sealedstate.cli import main
 from sealedstate.errors import ConfigurationError
 from sealedstate.storage import open_storage
 
-# URL -> the driver's package, and the extra that installs it.
-DRIVERS = {
-    "postgresql://h/d": ("sqlalchemy", "postgresql"),
-    "mariadb://h/d": ("sqlalchemy", "mariadb"),
-    "redis://h": ("redis", "redis"),
-    "memcached://h:1": ("pymemcache", "memcached"),
-}
+DOORS = ("sql", "redis", "memcached")
+# URL, the driver's package, and the extra that installs it.
+DRIVERS = [
+    ("postgresql://h/d", "sqlalchemy", "postgresql"),
+    ("postgresql://h/d", "psycopg", "postgresql"),
+    ("mariadb://h/d", "sqlalchemy", "mariadb"),
+    ("mariadb://h/d", "pymysql", "mariadb"),
+    ("mysql://h/d", "pymysql", "mariadb"),
+    ("redis://h", "redis", "redis"),
+    ("memcached://h:1", "pymemcache", "memcached"),
+]
 
 
-@pytest.mark.parametrize("url", DRIVERS)
+@pytest.mark.parametrize(("url", "driver", "extra"), DRIVERS)
 def test_missing_driver_is_reported_with_its_extra(
-    url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    url: str,
+    driver: str,
+    extra: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    driver, extra = DRIVERS[url]
-    for name in list(sys.modules):
+    modules = dict(sys.modules)
+    for name, module in modules.items():
         if name.split(".")[0] == driver:
             monkeypatch.setitem(sys.modules, name, None)
-        elif name.startswith(("sealedstate.storage.sql", "sealedstate.storage.redis")) or (
-            name.startswith("sealedstate.storage.memcached")
-        ):
+        elif name.startswith(tuple(f"sealedstate.storage.{door}" for door in DOORS)):
             monkeypatch.delitem(sys.modules, name)
+            package, _, attribute = name.rpartition(".")
+            monkeypatch.setattr(modules[package], attribute, module)  # and restore it afterwards
     monkeypatch.setitem(sys.modules, driver, None)
     with pytest.raises(ConfigurationError, match=rf"sealedstate\[{extra}\]"):
         open_storage(url, time.time)

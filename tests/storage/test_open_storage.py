@@ -193,6 +193,19 @@ REFUSED: list[tuple[str | dict[str, str], str]] = [
     ("*=canary", "one of memory:"),
     ("*=*=sqlite:canary", "one of memory:"),
     ("*=memory: mine=redis://:canary@h?sealedstate_timout=1", "sealedstate_timeout?"),
+    # What the stores themselves refuse.
+    *((f"memcached:{rest}", "") for rest in ("", "//", "//:11211", "//h:port")),
+    *((f"memcached://{rest}", "") for rest in ("u:canary@h", "h/canary", "h?canary=1")),
+    *((f"redis:{rest}", "") for rest in ("", "//", "///0", "//:canary@/0", "//canary@h/0")),
+    *(
+        (f"redis://:canary@h{rest}", "")
+        for rest in (":port/0", "/none", "/-1", "/0#x", "/0?ssl_ca_certs=x")
+    ),
+    ("rediss://:canary@h/0?socket_timeout=100", ""),
+    *((url, "") for url in ("postgresql:", "mariadb:nonsense", "postgresql://u:canary@h:port/d")),
+    *((f"{url}://u:canary@h/d", "one of memory:") for url in ("oracle", "postgresql+psycopg2")),
+    *((f"{scheme}://u:canary@h/d?nonsense=1", "") for scheme in ("postgresql", "mariadb")),
+    ("mariadb://u:canary@h/d?ssl_ca=/does/not/exist", ""),
     # Numbers.
     *(
         (f"{url}?sealedstate_timeout={value}", "timeout must be seconds from 0.001 to 3600")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,10 +19,10 @@ from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import eventually, poll
 from tests.support import kv_servers
 from tests.support.backends import ContractBehindProxy
-from tests.support.installed import program
 from tests.support.kv_promises import PATIENT
 from tests.support.kv_servers import KeyValueServer, Persistence, make_cluster_of_one, redis_server
 from tests.support.ports import free_port
+from tests.support.sql_servers import make_certificate
 
 pytestmark = pytest.mark.server
 plain_redis = kv_servers.plain_redis
@@ -264,15 +263,8 @@ def test_node_without_the_key_is_reported() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for 127.0.0.1, with its key beside it."""
-    openssl = program("openssl")
     path = tmp_path_factory.mktemp("tls") / "server.pem"
-    subject = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(path.with_suffix(".key")), "-out", str(path)]
-    subprocess.run(
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *files, *subject],
-        check=True,
-        capture_output=True,
-    )
+    make_certificate(path.with_suffix(".key"), path)
     return path
 
 

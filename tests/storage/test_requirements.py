@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 from sealedstate._stored import parts as spilling
 from sealedstate._stored import revocations as revocation
 from sealedstate.rotation import ring_store
 from sealedstate.sso import artifacts, consent, replay, sessions
-from sealedstate.sso.logout import _state, _termination, index
+from sealedstate.sso.logout import _termination, index, progress
 from sealedstate.storage import (
     USES,
     CachedStorage,
@@ -36,9 +37,15 @@ def test_mismatch_names_the_use_its_needs_and_the_store() -> None:
     )
 
 
-def test_store_that_meets_all_needs_is_no_mismatch() -> None:
+def test_stores_fit_to_the_uses_that_they_are_known_for() -> None:
+    real = MemoryStorage(time.time).capabilities
     for use in USES.values():
         assert mismatch(use, "postgresql", DECLARED["postgresql"]) is None
+        assert "visitor" in (mismatch(use, "cookie", DECLARED["cookie"]) or "")
+        assert unmet_needs(use, real) == unmet_needs(use, DECLARED["memory"])
+    assert not unmet_needs(USES["spilling"], DECLARED["memcached"])
+    assert unmet_needs(USES["consent"], DECLARED["redis, snapshots"])
+    assert not unmet_needs(USES["consent"], DECLARED["redis, AOF always"])
 
 
 def test_mismatch_names_the_settings_that_an_operator_can_change() -> None:
@@ -64,7 +71,7 @@ def test_contexts_of_uses_are_those_that_are_written_to() -> None:
         "artifacts": (artifacts.KIND.context,),
         "consent": (consent.KIND.context,),
         "logins": (index.KIND.context,),
-        "logout": (_state.KIND.context, _termination.SUBJECT_KIND.context),
+        "logout": (progress.KIND.context, _termination.SUBJECT_KIND.context),
         "sessions": (sessions.KIND.context,),
     }
 
@@ -89,39 +96,18 @@ class Named:
     name = "mine"
 
 
-def test_no_use_may_have_a_store_in_the_visitors_hands() -> None:
-    for use in USES.values():
-        assert "visitor" in (mismatch(use, "cookie", DECLARED["cookie"]) or "")
-
-
-def test_spilling_may_forget_and_consent_may_not() -> None:
-    assert not unmet_needs(USES["spilling"], DECLARED["memcached"])
-    assert unmet_needs(USES["consent"], DECLARED["redis, snapshots"])
-    assert not unmet_needs(USES["consent"], DECLARED["redis, AOF always"])
-
-
 def test_each_need_depends_on_one_capability() -> None:
-    can = DECLARED["postgresql"]
-    weaker = {
-        "revocation": replace(can, shared=False),
-        "ring": replace(can, durable=False),
-        "replay": replace(can, evicts=True),
-        "artifacts": replace(can, shared=False),
-        "consent": replace(can, durable=False),
-        "logins": replace(can, indexes=False),
-        "logout": replace(can, staleness=1),
-        "sessions": replace(can, enumerable=False),
-        "spilling": replace(can, staleness=1),
+    weaker: dict[str, dict[str, Any]] = {
+        **{name: {"shared": False} for name in ("revocation", "artifacts")},
+        **{name: {"durable": False} for name in ("ring", "consent")},
+        **{name: {"staleness": 1} for name in ("logout", "spilling")},
+        "replay": {"evicts": True},
+        "logins": {"indexes": False},
+        "sessions": {"enumerable": False},
     }
     assert weaker.keys() == USES.keys()
-    for name, capabilities in weaker.items():
-        assert len(unmet_needs(USES[name], capabilities)) == 1
-
-
-def test_declared_memory_store_is_the_real_one() -> None:
-    real = MemoryStorage(time.time).capabilities
-    for use in USES.values():
-        assert unmet_needs(use, real) == unmet_needs(use, DECLARED["memory"])
+    for name, fields in weaker.items():
+        assert len(unmet_needs(USES[name], replace(DECLARED["postgresql"], **fields))) == 1
 
 
 def test_matrix_has_a_row_for_each_store_and_a_column_for_each_use() -> None:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-import time
-import traceback
 from typing import Any
 
 import pytest
 
-from sealedstate.errors import CapacityError, ConfigurationError
+from sealedstate.errors import CapacityError
 from sealedstate.storage import Stored
 from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_servers, sql_surroundings
@@ -45,39 +42,6 @@ def test_missing_database_is_reported(server: Any, open_store: Opener) -> None:
 
 def test_repr_is_the_stores_address(server: Any, store: SQLStorage) -> None:
     assert repr(store).startswith(f"<SQLStorage {server.name} at 127.0.0.1:{server.port}/")
-
-
-def test_wrong_url_is_refused_and_not_repeated() -> None:
-    for url in (
-        "postgresql:",
-        "mariadb:nonsense",
-        "oracle://u:canary@h/d",
-        "postgresql+psycopg2://u:canary@h/d",
-        "postgresql://u:canary@h:port/d",
-        "postgresql://u:canary@h/d?nonsense=1",
-        "mariadb://u:canary@h/d?nonsense=1",
-        "mariadb://u:canary@h/d?ssl_ca=/does/not/exist",
-    ):
-        with pytest.raises(ConfigurationError) as caught:
-            SQLStorage(url, time.time)
-        assert "canary" not in "".join(traceback.format_exception(caught.value))
-
-
-@pytest.mark.parametrize(
-    ("scheme", "module", "driver", "extra"),
-    [
-        ("postgresql", "_postgresql", "psycopg", "postgresql"),
-        ("mariadb", "_mariadb", "pymysql", "mariadb"),
-        ("mysql", "_mariadb", "pymysql", "mariadb"),
-    ],
-)
-def test_missing_driver_is_named_with_its_extra(
-    monkeypatch: pytest.MonkeyPatch, scheme: str, module: str, driver: str, extra: str
-) -> None:
-    monkeypatch.delitem(sys.modules, f"sealedstate.storage.sql.{module}", raising=False)
-    monkeypatch.setitem(sys.modules, driver, None)
-    with pytest.raises(ConfigurationError, match=rf"pip install sealedstate\[{extra}\]"):
-        SQLStorage(f"{scheme}://h/d", time.time)
 
 
 def test_postgresql_syncs_commits_unless_the_url_says_otherwise(

@@ -1,9 +1,8 @@
 """Is there one order of the operations on a record that explains every answer?
 
 A checker after Wing and Gong, with Lowe's memory of what was tried: an operation takes effect at
-one moment between its call and its return. One of which nobody knows the outcome takes effect at
-any moment after its call, or never. Knows the contract of one record that does not expire. Does not
-know clients, stores or what a history was recorded under.
+one moment between its call and its return. One whose outcome is unknown takes effect at any moment
+after its call, or never. The contract is that of one record that does not expire.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ def running_with_tls(kind: type[SQLServer]) -> Iterator[tuple[Any, Path]]:
     folder.chmod(0o755)
     key, certificate = folder / "key", folder / "certificate"
     try:
-        _make_certificate(key, certificate)
+        make_certificate(key, certificate)
         if (who := account_of(kind.account)) is not None:
             os.chown(key, who.pw_uid, who.pw_gid)
         key.chmod(0o600)
@@ -238,7 +238,7 @@ def running_with_tls(kind: type[SQLServer]) -> Iterator[tuple[Any, Path]]:
         shutil.rmtree(folder)
 
 
-def _make_certificate(key: Path, certificate: Path) -> None:
+def make_certificate(key: Path, certificate: Path) -> None:
     command = [
         *(program("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
         *("-keyout", str(key), "-out", str(certificate)),

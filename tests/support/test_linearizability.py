@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
-import pytest
-from hypothesis import given, settings, strategies
+from hypothesis import given, strategies
 
+from tests.support.examples import examples
 from tests.support.linearizability import (
     Answer,
     Held,
@@ -20,149 +21,99 @@ from tests.support.linearizability import (
     apply,
     is_linearizable,
 )
+from tests.support.tables import check_each
 
 A, B, C = Held(1, "a"), Held(2, "b"), Held(3, "c")
+HELD = {"-": None, "A": A, "B": B, "C": C}
 
 
-def create(called: int, returned: int | None, held: Held, answer: Answer = True) -> Operation:
-    return Operation("create", called, returned, answer, *held)
+def history_of(text: str) -> list[Operation]:
+    """Operations, such as `1-5 create A`, one between two semicolons.
+
+    `3- update 1 B` has an unknown outcome and expects version 1. `= no` is the answer False, `= 2`
+    a mismatch with version 2; the others succeed, and a read returns what it names.
+    """
+    return [_operation(*line.split()) for line in text.split(";") if line.strip()]
 
 
-def read(called: int, returned: int | None, answer: State) -> Operation:
-    return Operation("read", called, returned, answer)
+def _operation(span: str, kind: Any, *words: str) -> Operation:
+    called, returned = (int(at) if at else None for at in span.split("-"))
+    assert called is not None
+    asked, answer = [*words], None if returned is None else cast(Answer, True)
+    if "=" in words:
+        *asked, _, text = words
+        answer = False if text == "no" else Mismatch(int(text))
+    held = next((HELD[word] for word in asked if word in HELD), None)
+    if kind == "read":
+        return Operation(kind, called, returned, held)
+    expected = next((int(word) for word in asked if word.isdigit()), None)
+    return Operation(kind, called, returned, answer, *(held or Held(0, "")), expected)
 
 
-def update(
-    called: int, returned: int | None, held: Held, expected: int | None, answer: Answer = True
-) -> Operation:
-    return Operation("update", called, returned, answer, *held, expected)
-
-
-def delete(
-    called: int, returned: int | None, expected: int | None = None, answer: Answer = True
-) -> Operation:
-    return Operation("delete", called, returned, answer, expected=expected)
-
-
-EXPLICABLE: dict[str, list[Operation]] = {
-    "nothing": [],
-    "one after another": [
-        read(1, 2, None),
-        create(3, 4, A),
-        read(5, 6, A),
-        update(7, 8, B, 1),
-        create(9, 10, C, False),
-        delete(11, 12, 1, Mismatch(2)),
-        delete(13, 14, 2),
-        delete(15, 16, 2, False),
-        update(17, 18, C, None, False),
-        read(19, 20, None),
-    ],
-    "two creators, one wins": [create(1, 5, A), create(2, 6, B, False), read(7, 8, A)],
-    "a reader sees what is being written": [create(1, 9, A), read(2, 3, A)],
-    "a reader does not see yet what is being written": [create(1, 9, A), read(2, 3, None)],
-    "a call at the moment of another's return overlaps it": [create(1, 5, A), read(5, 6, None)],
-    "two readers, one before and one after a write": [
-        create(1, 9, A),
-        read(2, 3, None),
-        read(4, 5, A),
-    ],
-    "an unknown write that happened": [create(1, None, A, None), read(2, 3, A)],
-    "an unknown write that never happened": [create(1, None, A, None), read(2, 3, None)],
-    "an unknown write that happens late": [
-        create(1, 2, A),
-        update(3, None, B, None, None),
-        read(4, 5, A),
-        read(6, 7, B),
-    ],
-    "an unknown delete that makes room": [
-        create(1, 2, A),
-        delete(3, None, 1, None),
-        create(4, 5, B),
-    ],
-    "a smaller version is a mismatch": [create(1, 2, B), update(3, 4, A, None, Mismatch(2))],
-    "the later of two overlapping calls returns first": [
-        create(1, 2, A),
-        update(3, 10, C, 2),
-        update(4, 5, B, 1),
-    ],
+EXPLICABLE = {
+    "nothing": "",
+    "one after another": """
+        1-2 read -; 3-4 create A; 5-6 read A; 7-8 update 1 B; 9-10 create C = no;
+        11-12 delete 1 = 2; 13-14 delete 2; 15-16 delete 2 = no; 17-18 update C = no; 19-20 read -
+    """,
+    "two creators, one wins": "1-5 create A; 2-6 create B = no; 7-8 read A",
+    "a reader sees what is being written": "1-9 create A; 2-3 read A",
+    "a reader does not see yet what is being written": "1-9 create A; 2-3 read -",
+    "a call at the moment of another's return overlaps it": "1-5 create A; 5-6 read -",
+    "two readers, one before and one after a write": "1-9 create A; 2-3 read -; 4-5 read A",
+    "an unknown write that happened": "1- create A; 2-3 read A",
+    "an unknown write that never happened": "1- create A; 2-3 read -",
+    "an unknown write that happens late": "1-2 create A; 3- update B; 4-5 read A; 6-7 read B",
+    "an unknown delete that makes room": "1-2 create A; 3- delete 1; 4-5 create B",
+    "a smaller version is a mismatch": "1-2 create B; 3-4 update A = 2",
+    "the later of two overlapping calls returns first": (
+        "1-2 create A; 3-10 update 2 C; 4-5 update 1 B"
+    ),
 }
-
-INEXPLICABLE: dict[str, list[Operation]] = {
-    "two creators, both win": [create(1, 5, A), create(2, 6, B)],
-    "nobody wins": [create(1, 5, A, False), create(2, 6, B, False)],
-    "an acknowledged write is lost": [create(1, 2, A), read(3, 4, None)],
-    "an acknowledged write is lost behind a slow reader": [
-        create(1, 3, A),
-        read(2, 10, A),
-        read(5, 6, None),
-    ],
-    "an overwritten value comes back": [
-        create(1, 2, A),
-        update(3, 4, B, 1),
-        read(5, 6, A),
-    ],
-    "a reader sees what a later reader does not": [
-        create(1, 9, A),
-        read(2, 3, A),
-        read(4, 5, None),
-    ],
-    "a reader sees what is written only later": [read(1, 2, A), create(3, 4, A)],
-    "nobody has written it": [create(1, 2, A), read(3, 4, B)],
-    "two checked updates of one version": [
-        create(1, 2, A),
-        update(3, 6, B, 1),
-        update(4, 5, C, 1),
-    ],
-    "two deletes of one record": [create(1, 2, A), delete(3, 6), delete(4, 5)],
-    "an update is lost to a checked one": [
-        create(1, 2, A),
-        update(3, 4, B, 1),
-        update(5, 6, C, 1),
-        read(7, 8, C),
-    ],
-    "a mismatch that tells a version of nobody": [create(1, 2, A), delete(3, 4, 2, Mismatch(7))],
-    "a mismatch that tells the past": [
-        create(1, 2, A),
-        update(3, 4, C, 1),
-        delete(5, 6, 2, Mismatch(1)),
-    ],
-    "an unknown write happens twice": [
-        create(1, None, A, None),
-        delete(2, 3, 1),
-        read(4, 5, A),
-    ],
-    "an unknown write happens before its call": [read(1, 2, A), create(3, None, A, None)],
-    "an unknown write disappears": [
-        create(1, None, A, None),
-        read(2, 3, A),
-        read(4, 5, None),
-    ],
-    "a smaller version overwrites a greater one": [create(1, 2, B), update(3, 4, A, 2)],
+INEXPLICABLE = {
+    "two creators, both win": "1-5 create A; 2-6 create B",
+    "no creator wins": "1-5 create A = no; 2-6 create B = no",
+    "an acknowledged write is lost": "1-2 create A; 3-4 read -",
+    "an acknowledged write is lost behind a slow reader": ("1-3 create A; 2-10 read A; 5-6 read -"),
+    "an overwritten value comes back": "1-2 create A; 3-4 update 1 B; 5-6 read A",
+    "a reader sees what a later reader does not": "1-9 create A; 2-3 read A; 4-5 read -",
+    "a reader sees what is written only later": "1-2 read A; 3-4 create A",
+    "no client has written it": "1-2 create A; 3-4 read B",
+    "two checked updates of one version": "1-2 create A; 3-6 update 1 B; 4-5 update 1 C",
+    "two deletes of one record": "1-2 create A; 3-6 delete; 4-5 delete",
+    "an update is lost to a checked one": (
+        "1-2 create A; 3-4 update 1 B; 5-6 update 1 C; 7-8 read C"
+    ),
+    "a mismatch names a version of no client": "1-2 create A; 3-4 delete 2 = 7",
+    "a mismatch names a version of the past": "1-2 create A; 3-4 update 1 C; 5-6 delete 2 = 1",
+    "an unknown write happens twice": "1- create A; 2-3 delete 1; 4-5 read A",
+    "an unknown write happens before its call": "1-2 read A; 3- create A",
+    "an unknown write disappears": "1- create A; 2-3 read A; 4-5 read -",
+    "a smaller version overwrites a greater one": "1-2 create B; 3-4 update 2 A",
 }
 
 
-@pytest.mark.parametrize("name", EXPLICABLE)
-def test_a_history_with_an_explanation_is_accepted(name: str) -> None:
-    assert is_linearizable(EXPLICABLE[name])
-    assert is_linearizable(reversed(EXPLICABLE[name]))
-    assert by_brute_force(EXPLICABLE[name])
+def test_checker_accepts_what_an_order_explains_and_nothing_else() -> None:
+    def check(case: tuple[str, bool]) -> None:
+        text, is_explicable = case
+        history = history_of(text)
+        assert is_linearizable(history) == is_explicable
+        assert is_linearizable(reversed(history)) == is_explicable
+        assert by_brute_force(history) == is_explicable
+
+    check_each({name: (text, True) for name, text in EXPLICABLE.items()}, check)
+    check_each({name: (text, False) for name, text in INEXPLICABLE.items()}, check)
 
 
-@pytest.mark.parametrize("name", INEXPLICABLE)
-def test_a_history_without_one_is_refused(name: str) -> None:
-    assert not is_linearizable(INEXPLICABLE[name])
-    assert not by_brute_force(INEXPLICABLE[name])
+def test_record_may_have_held_something_before() -> None:
+    assert is_linearizable(history_of("1-2 read A"), initial=A)
+    assert not is_linearizable(history_of("1-2 read -"), initial=A)
 
 
-def test_a_record_may_have_held_something_before() -> None:
-    assert is_linearizable([read(1, 2, A)], initial=A)
-    assert not is_linearizable([read(1, 2, None)], initial=A)
-
-
-def test_an_anomaly_names_its_record_and_shows_the_history_in_order() -> None:
-    histories = {"good": [create(1, 2, A)], "bad": [read(3, 4, B), create(1, 2, A)]}
-    (key, text), *others = anomalies(histories).items()
+def test_anomaly_names_its_record_and_shows_the_history_in_order() -> None:
+    histories = {"good": "1-2 create A", "bad": "3-4 read B; 1-2 create A"}
+    found = anomalies({key: history_of(text) for key, text in histories.items()})
+    (key, text), *others = found.items()
     assert (key, others) == ("bad", [])
     assert text.index("create") < text.index("read")
 
@@ -200,39 +151,32 @@ CALLS = strategies.tuples(
     strategies.integers(1, 5),
     strategies.none() | strategies.integers(1, 5),
 )
-# How long before and after its effect a call begins and returns; whether the outcome is told.
+# How long before and after its effect a call begins and returns; whether the outcome is known.
 SPANS = strategies.tuples(
     strategies.integers(1, 35), strategies.integers(1, 35), strategies.integers(0, 5)
 )
 STEPS = strategies.tuples(CALLS, SPANS)
+Step = tuple[tuple[Kind, int, int | None], tuple[int, int, int]]
 
 
-def performed(
-    steps: Iterable[tuple[tuple[Kind, int, int | None], tuple[int, int, int]]],
-) -> list[Operation]:
+def performed(steps: Iterable[Step]) -> list[Operation]:
     """What clients see of a sequential record, each call stretched around its effect.
 
     Of the calls with an unknown outcome every other has no effect at all.
     """
     state: State = None
     history = []
-    for number, ((kind, version, expected), (before, after, told)) in enumerate(steps):
+    for number, ((kind, version, expected), (before, after, is_known)) in enumerate(steps):
         at = 100 + 10 * number
         call = Operation(kind, at - before, at + after, None, version, f"{number}", expected)
         answer, new = apply(call, state)
-        if told:
-            history.append(replace(call, answer=answer))
-        else:
-            history.append(replace(call, returned=None))
-        state = new if told or number % 2 else state
+        history.append(replace(call, **({"answer": answer} if is_known else {"returned": None})))
+        state = new if is_known or number % 2 else state
     return history
 
 
 @given(strategies.lists(STEPS, max_size=60))
-@settings(deadline=None)
-def test_what_a_sequential_record_has_done_is_accepted(
-    steps: list[tuple[tuple[Kind, int, int | None], tuple[int, int, int]]],
-) -> None:
+def test_checker_accepts_what_a_sequential_record_has_done(steps: list[Step]) -> None:
     assert is_linearizable(performed(steps))
 
 
@@ -242,10 +186,9 @@ ANSWERS = strategies.sampled_from(
 
 
 @given(strategies.lists(STEPS, min_size=1, max_size=6), strategies.data())
-@settings(max_examples=600, deadline=None)
-def test_the_checker_agrees_with_brute_force_on_histories_that_were_tampered_with(
-    steps: list[tuple[tuple[Kind, int, int | None], tuple[int, int, int]]],
-    data: strategies.DataObject,
+@examples(600)
+def test_checker_agrees_with_brute_force_on_histories_that_were_tampered_with(
+    steps: list[Step], data: strategies.DataObject
 ) -> None:
     history = performed(steps)
     at = data.draw(strategies.integers(0, len(history) - 1))

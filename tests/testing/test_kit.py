@@ -114,7 +114,7 @@ class TestMyStore(StorageContract):
 BROKEN_SUITES = """
 import pytest
 from sealedstate.testing import StorageContract
-from tests.support.broken_stores import BROKEN
+from tests.support.broken_stores import BROKEN, open_broken
 
 class Broken(StorageContract):
     @pytest.fixture(autouse=True)
@@ -122,7 +122,7 @@ class Broken(StorageContract):
         self.path = tmp_path / "store.db"
 
     def open_store(self, clock):
-        self.opened = BROKEN[self.name][0](clock, self.path)
+        self.opened = open_broken(self.name, clock, self.path)
         return self.opened
 
 class BrokenWithFaults(Broken):
@@ -132,10 +132,10 @@ class BrokenWithFaults(Broken):
     def lost_reply(self):
         return self.opened.lost_reply()
 
-for name, (open_store, test) in BROKEN.items():
-    base = BrokenWithFaults if hasattr(open_store.args[0], "outage") else Broken
-    # Collecting all of the kit for each takes longer than running the test that must fail.
-    others = {other: None for other in dir(base) if other.startswith("test_") and other != test}
+for name, (kind, tests) in BROKEN.items():
+    base = BrokenWithFaults if hasattr(kind, "outage") else Broken
+    # Collecting all of the kit for each takes longer than running the tests that must fail.
+    others = {test: None for test in dir(base) if test.startswith("test_") and test not in tests}
     members = {**others, "name": name, "__module__": __name__}
     globals()[f"Test{name}"] = type(f"Test{name}", (base,), members)
 """
@@ -151,7 +151,7 @@ def test_five_lines_run_the_whole_kit(pytester: pytest.Pytester) -> None:
 
 def test_every_broken_store_fails_the_test_of_its_rule(pytester: pytest.Pytester) -> None:
     path = pytester.makepyfile(test_broken=BROKEN_SUITES).name
-    tests = [f"{path}::Test{name}::{test}" for name, (_, test) in BROKEN.items()]
+    tests = [f"{path}::Test{name}::{test}" for name, (_, all) in BROKEN.items() for test in all]
     failed = pytester.inline_run("--tb=native", *tests).listoutcomes()[2]
     noticed = {report.nodeid.partition("[")[0] for report in failed if report.when == "call"}
     assert [test for test in tests if test not in noticed] == []

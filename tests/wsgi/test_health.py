@@ -24,6 +24,7 @@ from sealedstate.keyring import Keyring
 from sealedstate.storage import SQLiteStorage, Storage
 from sealedstate_wsgi import HealthApplication, SealedSessionMiddleware
 from tests.support.client import ask, cookie_header, send
+from tests.support.installed import need_driver
 from tests.support.jar import Clock
 from tests.support.ports import free_port
 from tests.support.servers import gunicorn
@@ -149,6 +150,7 @@ def test_health_can_be_mounted_beside_and_behind_the_middleware(keeper: Keeper) 
 
 
 def test_reason_is_logged_and_not_sent(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    need_driver("redis")
     port = free_port()
     keeper = keeper_with(f"redis://:{CANARY}@127.0.0.1:{port}", clock)
     caplog.clear()
@@ -231,6 +233,7 @@ def test_no_two_requests_ask_at_the_same_time(keeper: Keeper, store: CountingSto
 
 
 def test_silent_store_delays_the_answer_by_at_most_its_timeout(clock: Clock) -> None:
+    need_driver("redis")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         keeper = keeper_with(f"redis://127.0.0.1:{port}?sealedstate_timeout=0.05", clock)
