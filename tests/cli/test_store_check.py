@@ -19,7 +19,7 @@ from sealedstate.storage.requirements import PROBE_CONTEXT, probe_writes
 from sealedstate.testing import ScriptedStorage
 from tests.support import sql_servers
 from tests.support.kv_servers import redis_server
-from tests.support.sql_server import until
+from tests.support.server_process import until
 from tests.support.sql_servers import PostgreSQLServer
 
 postgresql_server = sql_servers.postgresql_server

@@ -26,8 +26,8 @@ from sealedstate_wsgi import HealthApplication, SealedSessionMiddleware
 from tests.support.client import ask, cookie_header, send
 from tests.support.jar import Clock
 from tests.support.ports import free_port
+from tests.support.server_process import until
 from tests.support.servers import gunicorn
-from tests.support.sql_server import until
 
 KEY = Key.generate(os.urandom)
 CANARY = "canary-9d1f"
