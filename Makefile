@@ -38,7 +38,7 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/pytest -q tests/project
+	$(BIN)/pytest -q -m "not slow and not server" tests/project
 
 # What needs no server, on every interpreter that is found.
 matrix:

@@ -31,7 +31,7 @@ from sealedstate import Keeper, Key, Settings
 from sealedstate._stored.parts import CONTEXT
 from sealedstate._wire.encoding import to_text
 from sealedstate.storage import open_storage
-from sealedstate.storage._names import context_digest, key_digest
+from sealedstate.storage.contract import context_digest, key_digest
 
 REAL = 2000
 BATCH = 10_000

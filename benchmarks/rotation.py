@@ -31,9 +31,10 @@ from sealedstate._wire import encoding as chunking
 from sealedstate.deployment import Deployment
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
-from sealedstate.rotation import Ring, Schedule, founded, rotated
+from sealedstate.rotation.ring import Ring, Schedule
 from sealedstate.rotation.ring_file import RingFile
 from sealedstate.rotation.source import RotatingKeySource
+from sealedstate.rotation.transitions import create_ring, rotate
 
 GOAL = 2.0
 """Times the p99 of good requests without a flood, at most."""
@@ -134,12 +135,12 @@ def _steps(progress: Progress) -> Iterator[int]:
 def _node(folder: Path) -> tuple[Counted, Keeper, str]:
     path = folder / "keys.json"
     home = Counted(path, None, os.urandom, time)
-    home.write(founded(SCHEDULE, int(time()), os.urandom), None)
+    home.write(create_ring(SCHEDULE, int(time()), os.urandom), None)
     settings = Settings(keys=f"file:{path}", rotate_in_process=False)
     deployment = Deployment.open(settings)
     source = deployment.key_source
     assert isinstance(source, RotatingKeySource)
-    source.home = home
+    source.storage = home
     keeper = Keeper(deployment)
     session = keeper.session()
     session.subject = "jdoe@example.org"
@@ -181,7 +182,7 @@ def measure_cost(keys: int, progress: Progress) -> Cost:
         path = Path(folder) / "keys.json"
         home = RingFile(path, None, os.urandom, time)
         home.write(ring, None)
-        later = rotated(ring, ring.schedule, now, os.urandom, force=True)
+        later = rotate(ring, ring.schedule, now, os.urandom, force=True)
         write = statistics.median(_writes(home, ring, later))
         size = path.stat().st_size
         load = _median(lambda: RingFile(path, None, os.urandom, time).load(), 20)
@@ -192,10 +193,10 @@ def _grown(keys: int) -> tuple[Ring, int]:
     """A ring that has so many keys because it rotates fast, and its time."""
     schedule = Schedule(rotate_every=60, announce=60, keep=60 * keys, skew=1)
     now = int(time()) - 60 * keys
-    ring = founded(schedule, now, os.urandom)
+    ring = create_ring(schedule, now, os.urandom)
     while len(ring.keys) < keys:
         now += 60
-        ring = rotated(ring, schedule, now, os.urandom)
+        ring = rotate(ring, schedule, now, os.urandom)
     return ring, now
 
 

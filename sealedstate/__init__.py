@@ -6,7 +6,7 @@ The names of every application. Further public modules: `errors`, `keyring`, `ke
 
 from __future__ import annotations
 
-from ._request.info import PartInfo, SessionInfo
+from ._request.load import PartInfo, SessionInfo
 from .deployment import Deployment
 from .errors import (
     ConfigurationError,

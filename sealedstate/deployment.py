@@ -32,8 +32,8 @@ from .key_sources import (
 )
 from .keyring import Keyring
 from .profiles import budget_for
-from .rotation import RingStorage
 from .rotation.reports import FileReports, ReportStore, StoredReports
+from .rotation.ring import RingStorage
 from .rotation.ring_file import RingFile, is_ring_file
 from .rotation.ring_store import StoredRing
 from .rotation.source import RotatingKeySource
@@ -216,7 +216,7 @@ def open_keys(
     scheme, _, rest = keys.partition(":") if isinstance(keys, str) else ("list", "", "")
     is_ring = scheme == "store" or (scheme == "file" and is_ring_file(Path(rest)))
     if scheme == "store":
-        # A store that can forget the ring would be given another one, and all sessions end.
+        # A store that forgets the ring would be given a new ring, and all sessions would end.
         StorageCheck(_ring_store(store), ("ring",), settings.accept_weak_store_for).check()
     source: KeySource
     if is_ring:

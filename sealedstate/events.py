@@ -152,7 +152,13 @@ class EventLog:
         )
         event = Event(name, reason, kid.hex() if kid else None, session, detail, counted_kid)
         if is_logged:
-            self._write_log(event, level)
+            facts = {"kid": event.kid, "session": event.session}
+            message = [event.label, *(f"{key}={value}" for key, value in facts.items() if value)]
+            if detail is not None:
+                message.append(detail)
+            fields = {"event": name, "reason": reason, **facts, "detail": detail}
+            fields = {key: value for key, value in fields.items() if value is not None}
+            _log.log(level, "%s", " ".join(message), extra={"sealedstate": fields})
         for number, observer in enumerate(self._observers):
             try:
                 observer(event)
@@ -180,15 +186,6 @@ class EventLog:
         """The name that a kid is counted by. The caller holds the lock."""
         kids = self._by_kid.setdefault(label, Counter())
         return kid if kid in kids or len(kids) < MAX_KIDS else OTHER_KIDS
-
-    def _write_log(self, event: Event, level: int) -> None:
-        facts = {"kid": event.kid, "session": event.session}
-        message = [event.label, *(f"{name}={value}" for name, value in facts.items() if value)]
-        if event.detail is not None:
-            message.append(event.detail)
-        fields = {"event": event.name, "reason": event.reason, **facts, "detail": event.detail}
-        fields = {name: value for name, value in fields.items() if value is not None}
-        _log.log(level, "%s", " ".join(message), extra={"sealedstate": fields})
 
 
 def _label(name: str, reason: str | None) -> str:

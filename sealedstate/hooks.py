@@ -47,7 +47,7 @@ class SaveEvent:
 class SessionHooks:
     """Does nothing; override what you need.
 
-    An error that one of the first three raises, such as StorageError, fails the save, and no cookie
+    If `before_save`, `before_sending` or `not_saved` raises an error, the save fails and no cookie
     is sent.
     """
 

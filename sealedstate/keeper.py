@@ -15,8 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ._request.info import SessionInfo, describe_session
-from ._request.load import LoadedSession
+from ._request.load import LoadedSession, SessionInfo, describe_session
 from ._request.save import Limits, delete_cookies, report_not_saved, save
 from ._stored.revocations import Ending
 from ._wire.record import check_subject
@@ -180,8 +179,8 @@ class Keeper:
             return loaded.adopted is not None  # a legacy session leaves sealed
         age, refresh = now - opened.sealed_at, self._deployment.lifetimes.refresh
         if opened.key.kid != self._deployment.keyring().primary(now).kid:
-            # All sessions of a retired key move to the new one, each at a moment of its own: the
-            # first bytes of its random id decide when. Never in the second it was sealed.
+            # All sessions of a retired key move to the new key, but not at the same moment: the
+            # first bytes of the random id decide when. Never in the second of the seal.
             share = int.from_bytes(opened.record.id[:4], "big") / (1 << 32)
             refresh = 1 + int(refresh * share)
         return age >= refresh

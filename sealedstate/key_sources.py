@@ -1,6 +1,13 @@
-"""Keys from a plain file, one a line, read once at start.
+"""Key sources, and keys from settings, the environment or a file.
 
-Knows files. Does not watch them: a ring that rotates by itself is another source.
+They are read once, at the start. Keys are one per line or word, as `sealedstate keys generate`
+prints them. The first key seals, and all of them open. To rotate them by hand, add the new key at
+the end and roll that out, so that every node can open what it will seal; then put it first and roll
+that out; and remove the old key when the longest session has ended. Or put the new key first, with
+the date from which it seals after ``@``, and roll that out once, before that date:
+``sealedstate-key-1:...@2026-12-01T00:00:00Z``.
+
+A ring that rotates without a roll-out is in `rotation.source`.
 """
 
 from __future__ import annotations
@@ -14,43 +21,37 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, NoPrimaryKey
 from .keyring import LOOKUP_LABEL, Key, Keyring, parse_lookup
+
+__all__ = ["KEK_VARIABLE", "KeySource", "SeekingKeySource", "StaticKeys", "parse_keyring"]
+
+KEK_VARIABLE = "SEALEDSTATE_KEK"
+
+_log = logging.getLogger("sealedstate.keys")
 
 
 @runtime_checkable
 class KeySource(Protocol):
-    """Gives the ring that is in force now."""
+    """Gives the keyring that is in force now."""
 
     def keyring(self) -> Keyring:
-        """The current ring, without I/O."""
+        """The current keyring. It is asked at each request and must do no I/O."""
         ...
 
 
 @runtime_checkable
 class SeekingKeySource(KeySource, Protocol):
-    """A source that can look for a key which it does not know yet."""
+    """A key source that can look for an unknown key."""
 
     def seek(self, kid: bytes) -> bool:
-        """Whether the current ring knows `kid` after a look, which may be refused as too often."""
+        """Whether the keyring has `kid` after a look, which may be skipped."""
         ...
-
-
-# FOLD sealedstate.key_sources.static
-# A ring that stands in the configuration and stays as it is.
-#
-# Knows the text of keys. Does not know files or the environment.
-#
-# The first key seals, the others open. To rotate: put the new key last and roll that out, so that
-# every node can open what it will seal; then put it first and roll that out; remove the old one
-# when
-# the longest session is over. Or put it first with the date from which it seals, after ``@``, and
-# roll out once, before that date: ``sealedstate-key-1:...@2026-12-01T00:00:00Z``.
 
 
 @dataclass(frozen=True, slots=True)
 class StaticKeys:
-    """A key source with one ring."""
+    """A key source whose keyring never changes."""
 
     ring: Keyring
 
@@ -58,54 +59,56 @@ class StaticKeys:
         return self.ring
 
 
+class NoKeys:
+    """A key source for what neither seals nor opens."""
+
+    def keyring(self) -> Keyring:
+        raise NoPrimaryKey("keys: no keys are used here")
+
+
 def parse_keyring(lines: Sequence[str], skew: int) -> Keyring:
-    """The ring of keys and at most one lookup key, one a line. Raises ConfigurationError."""
+    """The keyring of keys and at most one lookup key. Raises ConfigurationError.
+
+    No error repeats a key.
+    """
     lookups = [line for line in lines if line.strip().startswith(f"{LOOKUP_LABEL}:")]
-    keys = tuple(_parse(line) for line in lines if line not in lookups)
+    keys = tuple(_parse_key(line) for line in lines if line not in lookups)
     if any(key.activates_at < later.activates_at for key, later in pairwise(keys)):
         raise ConfigurationError(
-            "keys: the newest stands first; a key in front of one with a date needs a later date"
+            "keys: the newest key must be first; a key before one with a date needs a later date"
         )
     if len(lookups) > 1:
-        raise ConfigurationError("keys: more than one lookup key")
+        raise ConfigurationError("keys: there must be at most one lookup key")
     return Keyring(keys, skew=skew, lookup=parse_lookup(lookups[0]) if lookups else None)
 
 
-def _parse(line: str) -> Key:
+def _parse_key(line: str) -> Key:
     text, at, date = line.partition("@")
     key = Key.parse(text)
-    return replace(key, activates_at=_epoch(date)) if at else key
-
-
-def _epoch(date: str) -> int:
+    if not at:
+        return key
     try:
         moment = datetime.fromisoformat(date.strip())
     except ValueError:
-        raise ConfigurationError("keys: behind '@' stands an ISO 8601 date and time") from None
+        raise ConfigurationError("keys: expected an ISO 8601 date and time after '@'") from None
     if moment.tzinfo is None:
-        raise ConfigurationError("keys: a date needs a time zone, such as Z for UTC")
-    return int(moment.timestamp())
-
-
-# FOLD sealedstate.key_sources.environment
-# Keys from an environment variable, separated by white space or commas.
-#
-# Knows a mapping of variables. Does not read the process's environment by itself.
+        raise ConfigurationError("keys: a date must have a time zone, such as Z for UTC")
+    return replace(key, activates_at=int(moment.timestamp()))
 
 
 def from_environment(environ: Mapping[str, str], name: str, skew: int) -> Keyring:
-    """The ring in variable `name`. Raises ConfigurationError when it is missing or empty."""
+    """The keyring in a variable.
+
+    Keys are separated by white space or commas. Raises ConfigurationError, also for a missing or
+    empty variable.
+    """
     lines = environ.get(name, "").replace(",", " ").split()
     if not lines:
         raise ConfigurationError(
-            f"the environment variable {name} holds no key; `sealedstate keys generate` prints one"
+            f"keys: the environment variable {name} contains no key; `sealedstate keys generate`"
+            " prints one"
         )
     return parse_keyring(lines, skew)
-
-
-_log = logging.getLogger("sealedstate.keys")
-
-KEK_VARIABLE = "SEALEDSTATE_KEK"
 
 
 def wrapping_keyring(environ: Mapping[str, str], skew: int) -> Keyring | None:
@@ -119,22 +122,23 @@ def wrapping_keyring(environ: Mapping[str, str], skew: int) -> Keyring | None:
         return from_environment(environ, KEK_VARIABLE, skew)
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"{KEK_VARIABLE}: {error} (`sealedstate keys generate --kek`)"
+            f"{KEK_VARIABLE}: {error}; `sealedstate keys generate --kek` prints one"
         ) from None
 
 
 def from_secrets_file(path: Path, skew: int) -> Keyring:
-    """The ring in the file at `path`; empty lines and lines that begin with # don't count.
+    """The keyring in the file at `path`.
 
-    Raises ConfigurationError when it can't be read or holds no key. A file that everybody may read
-    is used, for mounted secrets often are, and named in the log.
+    Empty lines and lines that begin with # are ignored. Raises ConfigurationError if the file
+    cannot be read or contains no key. A file that all users may read is accepted, because mounted
+    secrets often are, and named in the log.
     """
     try:
         text = path.read_text("utf-8-sig")
         mode = path.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"the key file {path} can't be read: {error}") from None
+        raise ConfigurationError(f"keys: the file {path} cannot be read: {error}") from None
     if mode & stat.S_IROTH:
-        _log.warning("the key file %s can be read by everybody; chmod o-r it", path)
+        _log.warning("the key file %s is readable by all users; run chmod o-r on it", path)
     lines = [line.strip() for line in text.splitlines()]
     return parse_keyring([line for line in lines if line and not line.startswith("#")], skew)

@@ -28,7 +28,7 @@ from .key_sources import KEK_VARIABLE, KeySource
 from .keyring import DEFAULT_SKEW
 from .legacy import LegacyReader
 from .profiles import PROFILES, Profile
-from .rotation import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, minimum_announce
+from .rotation.ring import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, minimum_announce
 from .rotation.source import RotationConfig
 from .storage import USES, Storage
 from .storage.contract import Clock
@@ -177,11 +177,18 @@ class Settings:
             for name, text in environ.items()
             if name.startswith(ENVIRONMENT_PREFIX) and name != KEK_VARIABLE
         }
-        readable = {name for name, reader in _READERS.items() if reader.from_text is not None}
-        _refuse_unknown(texts, readable, ENVIRONMENT_PREFIX)
-        values: dict[str, Any] = {name: _from_text(name, text) for name, text in texts.items()}
-        values |= {"environ": environ} | keywords
-        return cls(**values)
+        readers = {name: reader.from_text for name, reader in _READERS.items() if reader.from_text}
+        _refuse_unknown(texts, readers, ENVIRONMENT_PREFIX)
+        values: dict[str, Any] = {"environ": environ}
+        for name, text in texts.items():
+            try:
+                values[name] = readers[name](text)
+            except (ValueError, KeyError):
+                # The text may be a secret in the wrong variable: the error does not repeat it.
+                raise ConfigurationError(
+                    f"{ENVIRONMENT_PREFIX}{name.upper()}: the value does not fit this setting"
+                ) from None
+        return cls(**values | keywords)
 
     # --- what follows from the values -----------------------------------------------------------
 
@@ -277,7 +284,7 @@ class Settings:
 
 
 def process_environment() -> Mapping[str, str]:
-    """The environment variables of this process, for the command line."""
+    """The environment variables of this process; the command line reads its settings from them."""
     return os.environ
 
 
@@ -300,16 +307,15 @@ def _flag(text: str) -> bool:
     return known[text.strip().lower()]
 
 
-def _keys(text: str) -> str | list[str]:
-    return text if text.startswith(("env:", "file:", "store:")) else _words(text)
-
-
 def _pairs(text: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in _words(text))
 
 
 _READERS = {
-    "keys": _Reader((object,), _keys),
+    "keys": _Reader(
+        (object,),
+        lambda text: text if text.startswith(("env:", "file:", "store:")) else _words(text),
+    ),
     "storage": _Reader((object,), str),
     "accept_weak_store_for": _Reader((Sequence,), _words),
     "realm": _Reader((str,), str),
@@ -335,17 +341,6 @@ _READERS = {
     "rotate_in_process": _Reader((bool,), _flag),
     "observers": _Reader((Sequence,)),
 }
-
-
-def _from_text(name: str, text: str) -> object:
-    read = _READERS[name].from_text
-    try:
-        return text if read is None else read(text)
-    except (ValueError, KeyError):
-        # The text may be a secret in the wrong variable: the error does not repeat it.
-        raise ConfigurationError(
-            f"{ENVIRONMENT_PREFIX}{name.upper()}: the value does not fit this setting"
-        ) from None
 
 
 def _from_table(name: str, kind: Any, table: dict[str, Any]) -> Any:

@@ -15,8 +15,8 @@ from sealedstate import ConfigurationError, Key, Settings
 from sealedstate.deployment import Deployment, open_keys, open_ring_storage
 from sealedstate.key_sources import KeySource, StaticKeys, parse_keyring
 from sealedstate.keyring import Keyring, export_lookup
-from sealedstate.rotation import founded
 from sealedstate.rotation.source import RotatingKeySource
+from sealedstate.rotation.transitions import create_ring
 from sealedstate.storage import MemoryStorage
 
 FIRST, SECOND, THIRD = KEYS = tuple(Key.generate(os.urandom) for _ in range(3))
@@ -61,10 +61,11 @@ def test_lookup_key_may_be_anywhere_in_a_list() -> None:
 
 
 def test_unusable_keys_are_refused_with_a_remedy() -> None:
+    empty: list[Any] = [[], (), "", "  ", "env:"]
     refused: list[tuple[Any, str]] = [
-        *((keys, "`sealedstate keys generate` prints") for keys in ([], (), "", "  ", "env:")),
+        *((keys, "`sealedstate keys generate` prints") for keys in empty),
         ([LOOKUP_TEXT], "no key is configured"),
-        ([*TEXTS, LOOKUP_TEXT, export_lookup(os.urandom(32))], "more than one lookup key"),
+        ([*TEXTS, LOOKUP_TEXT, export_lookup(os.urandom(32))], "at most one lookup key"),
         ([TEXTS[0], TEXTS[0]], "same kid"),
         *((keys, "keys: ") for keys in (None, 5, [5], [None], [b"key"], b"key", {5: 5})),
     ]
@@ -156,7 +157,7 @@ def test_another_variable_can_be_named() -> None:
 
 
 def test_variable_without_a_key_is_named() -> None:
-    assert "environment variable OURS holds no key" in refusal("env:OURS", {"OURS": " \n"})
+    assert "environment variable OURS contains no key" in refusal("env:OURS", {"OURS": " \n"})
     assert "environment variable SEALEDSTATE_KEYS" in refusal("env:")
 
 
@@ -180,7 +181,7 @@ def test_unreadable_file_is_named_with_the_cause(tmp_path: Path) -> None:
     assert str(tmp_path / "nowhere") in message
     assert "No such file" in message
     for path in (tmp_path, ""):
-        assert "can't be read" in refusal(f"file:{path}")
+        assert "cannot be read" in refusal(f"file:{path}")
 
 
 def test_bad_keys_are_not_repeated_in_messages(tmp_path: Path) -> None:
@@ -191,7 +192,7 @@ def test_bad_keys_are_not_repeated_in_messages(tmp_path: Path) -> None:
         refusal(f"file:{tmp_path / 'binary'}"),
     ]
     assert ["key: expected" in message for message in messages] == [True, True, False]
-    assert "can't be read" in messages[2]
+    assert "cannot be read" in messages[2]
     for message in messages:
         assert SECRET not in message
         assert FIRST.secret.hex()[:8] not in message
@@ -248,12 +249,12 @@ def test_ring_in_the_store_needs_a_store_and_a_key_that_wraps_it(tmp_path: Path)
 def test_file_is_a_ring_by_its_name_or_its_first_bytes(tmp_path: Path) -> None:
     for name in ("ring.json", "ring"):
         given = Settings(keys=f"file:{tmp_path / name}", environ={}, rotate_in_process=False)
-        ring = founded(given.rotation().schedule, int(time.time()), os.urandom)
+        ring = create_ring(given.rotation().schedule, int(time.time()), os.urandom)
         assert open_ring_storage(given).write(ring, None)
         source = open_keys(given)
         assert isinstance(source, RotatingKeySource)
         assert source.ring == ring
 
 
-def test_missing_ring_names_the_command_that_makes_one(tmp_path: Path) -> None:
+def test_missing_ring_names_the_command_that_creates_one(tmp_path: Path) -> None:
     assert "sealedstate keys init" in refusal(f"file:{tmp_path / 'ring.json'}")

@@ -144,7 +144,7 @@ def regenerate(form: Submission) -> str:
 def rotate_keys(form: Submission) -> str:
     """Announce a new key, as `sealedstate keys rotate --now` does; no session is touched."""
     keys = form.resources.keys
-    ring = view_ring(keys.ring, int(keys.tending.clock()))
+    ring = view_ring(keys.ring, int(keys.config.clock()))
     if ring.pending:
         return "key-is-coming"
     if len(ring.keys) >= MAX_KEYS:

@@ -92,7 +92,9 @@ class PortalResources:
     def _open_ring(self, settings: Settings) -> RotatingKeySource:
         """The ring of `settings`, created if missing, as `sealedstate keys init` creates it."""
         home, reports = open_ring_storage(settings), open_report_store(settings)
-        return RotatingKeySource(home, settings.rotation(), self._events, reports, founds=True)
+        return RotatingKeySource(
+            home, settings.rotation(), self._events, reports, creates_missing=True
+        )
 
     def _pass_on(self, event: Event) -> None:
         """Count what happens in any profile, so that `sealedstate keys list` knows all cookies."""

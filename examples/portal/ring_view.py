@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sealedstate.keyring import KeyState
-from sealedstate.rotation import Ring, Schedule
+from sealedstate.rotation.ring import Ring, Schedule
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from .._cookies.codec import OpenedRecord
 from .._stored.revocations import Ending
 from .._wire import cbor
-from .._wire.record import ID_BYTES, NO_ROWS, Record, check_name
+from .._wire.record import ID_BYTES, NO_ROWS, Place, Policy, Record, check_name
 from ..deployment import Deployment, log
 from ..errors import (
     AmbiguousSession,
@@ -28,7 +28,8 @@ from ..errors import (
     UnreadableError,
 )
 from ..legacy import LegacyReader
-from ..session import Session
+from ..profiles import FLOOR_BYTES
+from ..session import Part, Session
 
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
 
@@ -36,10 +37,10 @@ NO_VALUES: Mapping[str, object] = MappingProxyType({})
 class LoadedSession:
     """The session of one request, as its cookies have it.
 
-    `candidates`: what the Cookie header holds of ours. `record` and `opened`: the session that was
-    opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`, `adopted_values`:
-    the session of a legacy cookie. `versions`: versions in the store that a recall found newer than
-    the manifest. `is_revoked`: see `mark_revoked`.
+    `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
+    was opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`,
+    `adopted_values`: the session of a legacy cookie. `versions`: versions in the store that a
+    recall found newer than the manifest. `is_revoked`: see `mark_revoked`.
     """
 
     record: Record | None = None
@@ -169,8 +170,15 @@ class LoadedSession:
         record = self.record
         if record is None:
             return None
+        data: bytes | None = None
         if name in record.spilled:
-            data = self._recall_spilled(record, name)
+            stored = self.deployment.parts
+            version = record.spilled[name]
+            recalled = None if stored is None else stored.recall(record.id, name, version)
+            if recalled is not None:
+                self.versions = {**self.versions, name: recalled.version}
+                self.deployment.emit("recalled", session_id=record.id)
+                data = recalled.data
         else:
             if self._overflow is None:
                 self._overflow = self._open_overflow(record)
@@ -238,17 +246,6 @@ class LoadedSession:
 
     # --- helpers --------------------------------------------------------------------------------
 
-    def _recall_spilled(self, record: Record, name: str) -> bytes | None:
-        deployment = self.deployment
-        if deployment.parts is None:
-            return None
-        recalled = deployment.parts.recall(record.id, name, record.spilled[name])
-        if recalled is None:
-            return None
-        self.versions = {**self.versions, name: recalled.version}
-        deployment.emit("recalled", session_id=record.id)
-        return recalled.data
-
     def _open_overflow(self, record: Record) -> dict[str, bytes]:
         codec, now = self.deployment.codec, int(self.deployment.now())
         return codec.open_overflow(record, self.candidates, now) or {}
@@ -274,7 +271,7 @@ class EndedRecord:
 
     `id`: 16 bytes. `parts`: some of its parts; a part is missing that was not there, or that the
     store no longer has. `torn`: those whose cookies did not all come. `from_outside`: it was not
-    ended in a request of its own, but by its id or with all sessions of its subject.
+    ended in a request that carried its cookies, but by its id or with all sessions of its subject.
     """
 
     id: bytes = field(repr=False)
@@ -302,26 +299,19 @@ def read_revoked(
         ending = revocations.ending(record.id)
         if ending is Ending.REPLACED:
             continue
-        parts = _decode_parts(deployment, loaded, record, names)
+        parts: dict[str, object] = {}
+        for name in names:
+            data = loaded.part_of(record, name)
+            try:
+                if data is not None:
+                    parts[name] = cbor.decode(data)
+            except MalformedRecord:
+                deployment.emit("part-unreadable")
         listed = record.overflow.names if record.overflow else ()
         torn = frozenset(name for name in listed if name in names and name not in parts)
         is_from_outside = ending is not Ending.LOGGED_OUT
         return EndedRecord(record.id, record.subject, parts, torn, is_from_outside)
     return None
-
-
-def _decode_parts(
-    deployment: Deployment, loaded: LoadedSession, record: Record, names: Collection[str]
-) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for name in names:
-        data = loaded.part_of(record, name)
-        try:
-            if data is not None:
-                values[name] = cbor.decode(data)
-        except MalformedRecord:
-            deployment.emit("part-unreadable")
-    return values
 
 
 def recall_part(
@@ -332,3 +322,83 @@ def recall_part(
         return None
     recalled = deployment.parts.recall(session_id, name, known)
     return None if recalled is None else recalled.data
+
+
+@dataclass(frozen=True, slots=True)
+class PartInfo:
+    """One part of a session.
+
+    `place`: ``"core"`` (the first cookie), ``"overflow"`` (further cookies), ``"spilled"`` (the
+    store), or None before its first save. `value_bytes`: size of its encoded value; None for a
+    spilled part that was not read. `cookie_bytes`: its share of the cookies. `policy`: where it may
+    be, ``"cookie"``, ``"server"`` or ``"auto"``.
+    """
+
+    place: str | None
+    value_bytes: int | None
+    cookie_bytes: int
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """What a request says of its session. Sizes in bytes, times in epoch seconds.
+
+    `parts`: by name, also those that were only assigned. `cookie_bytes`: name, ``=`` and value of
+    each of the session's cookies in the request, by name. `foreign_bytes`: other cookies.
+    `room_bytes`: what the session's cookies may take beside them. `created_at`, `sealed_at`,
+    `idle_expires_at`, `expires_at`, `kid` (8 hex digits) and `generation` (saves since the sign-in)
+    are None for a session that the request did not bring.
+    """
+
+    parts: Mapping[str, PartInfo]
+    cookie_bytes: Mapping[str, int]
+    foreign_bytes: int
+    room_bytes: int
+    created_at: int | None = None
+    sealed_at: int | None = None
+    idle_expires_at: int | None = None
+    expires_at: int | None = None
+    kid: str | None = None
+    generation: int | None = None
+
+
+def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
+    """The facts about a session. Decodes overflow, but never asks the store."""
+    loaded, changes = session.load(), session.changes()
+    if not isinstance(loaded, LoadedSession):
+        raise TypeError("session: expected a session of this keeper")
+    candidates, cookies, profile = loaded.candidates, deployment.cookies, deployment.profile
+    parts = {}
+    for name, part in changes.parts.items():
+        if not isinstance(part, Part):
+            part = Part(Place.CORE, None, part, part)
+        size = None if part.encoded is None else len(part.encoded)
+        if size is None and part.place is Place.OVERFLOW:
+            data = loaded.recall(name)
+            size = None if data is None else len(data)
+        in_cookies = 0 if part.place is Place.SPILLED else round((size or 0) * 4 / 3)
+        place = None if part.place is None else part.place.value
+        policy = deployment.policies.get(name, Policy.AUTO).value
+        parts[name] = PartInfo(place, size, in_cookies, policy)
+    values = {cookies.name: candidates.core[:1]}
+    values |= {cookies.chunk_name(number): texts for number, texts in candidates.overflow.items()}
+    sizes = {name: len(name) + 1 + len(texts[0]) for name, texts in values.items() if texts}
+    left = max(profile.header_bytes - candidates.foreign_bytes, FLOOR_BYTES)
+    room = max(candidates.our_bytes, min(profile.total_bytes, left))
+    opened = loaded.opened
+    if opened is None:
+        return SessionInfo(parts, sizes, candidates.foreign_bytes, room)
+    record = opened.record
+    return SessionInfo(
+        parts,
+        sizes,
+        candidates.foreign_bytes,
+        room,
+        record.created_at,
+        opened.sealed_at,
+        min(opened.sealed_at + deployment.lifetimes.idle, record.expires_at),
+        record.expires_at,
+        opened.key.kid.hex(),
+        record.generation,
+    )

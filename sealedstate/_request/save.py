@@ -353,7 +353,7 @@ class _Planner:
                 orphaned[name] = known
         used = {*orphaned, *(name for name, place in places.items() if place is Place.SPILLED)}
         old = self.arrived.record
-        # Rows that an earlier save orphaned, and that this one does not use again.
+        # Rows that an earlier save orphaned, and that this save does not use again.
         earlier = {} if old is None or self._has_new_id else old.orphaned_rows
         unused = {name: version for name, version in earlier.items() if name not in used}
         record = self.record._replace(parts=core, spilled=spilled, orphaned_rows=orphaned)
@@ -485,7 +485,7 @@ def commit(
     chunks: Sequence[str] = ()
     hooks, event = deployment.hooks, None
     if hooks.all:
-        event = _event(plan, session, changes, loaded, now)
+        event = _save_event(plan, session, changes, loaded, now)
         hooks.before_save(event)
     if payload is None and outside is not None:
         record, chunks = _write_outside_core(deployment, record, outside, int(now))
@@ -526,7 +526,7 @@ def report_not_saved(deployment: Deployment, session: Session, loaded: LoadedSes
         deployment.hooks.not_saved(session, loaded.record.id, deployment.now())
 
 
-def _event(
+def _save_event(
     plan: SavePlan, session: Session, changes: Changes, loaded: LoadedSession, now: float
 ) -> SaveEvent:
     opened, record = loaded.opened, plan.record

@@ -1,1 +1,1 @@
-"""FOLD: package."""
+"""What is sealed in a store: `table` is the rows, `parts` and `revocations` use it."""

@@ -56,7 +56,12 @@ class Revocations:
         """
         entry = self._sessions.look(self._sessions.key(record.id))
         if entry is not None:
-            raise self._refusal(entry)
+            # If another node can read of a new id, the cookie that carries it may be there.
+            if entry.error is not None:
+                raise ReplacedSession if entry.error.keeps_cookie else RevokedSession
+            replaced_at = int.from_bytes(entry.value, "big")
+            is_recent = entry.value and self._now() < replaced_at + REPLACED_SECONDS
+            raise ReplacedSession if is_recent else RevokedSession
         if record.subject is not None and record.created_at <= self.watermark(record.subject):
             raise RevokedSession
 
@@ -136,15 +141,6 @@ class Revocations:
         if self._keyring().lookup is None:
             return None
         return self._subjects.look(self._subjects.guessable_key(subject))
-
-    def _refusal(self, entry: Entry) -> UnreadableError:
-        """Why a session that has a row is refused."""
-        if entry.error is not None:
-            # If another node can read of a new id, the cookie that carries it may be there.
-            return ReplacedSession() if entry.error.keeps_cookie else RevokedSession()
-        replaced_at = int.from_bytes(entry.value, "big")
-        is_recent = entry.value and self._now() < replaced_at + REPLACED_SECONDS
-        return ReplacedSession() if is_recent else RevokedSession()
 
 
 def _time(entry: Entry) -> int:

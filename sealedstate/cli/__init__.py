@@ -1,35 +1,90 @@
-"""The command line: ``sealedstate keys generate``, ``sizes FILE.json``, ``store check URL``.
+"""The command line: ``sealedstate keys``, ``store``, ``sessions`` and others.
 
-Knows arguments and exit codes: 0 done, 1 a finding, 2 wrong usage or configuration. Does not know
-how anything is done; each command is a module of its own.
+Exit codes: 0 done, 1 a finding (also a store or a ring that cannot be used), 2 wrong usage or
+configuration. With ``--json``, a command prints for programs what it prints for people.
 """
 
 from __future__ import annotations
 
-import argparse
+import json
+import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
-from ..errors import SealedStateError
-from . import consent, keys, sessions, sizes, sso, store
+import click
+
+from .. import __version__
+from ..errors import (
+    MetadataUnreadable,
+    RegistryUnreadable,
+    SealedStateError,
+    StorageError,
+    UsageError,
+)
+from ._output import AS_JSON, echo, echo_error
+
+__all__ = ["main"]
+
+COMMANDS = ("keys", "sizes", "store", "sso", "consent", "sessions")
+# What a shell reports for a program that SIGPIPE or SIGINT ends.
+BROKEN_PIPE, INTERRUPTED = 141, 130
+
+
+class _Commands(click.Group):
+    """Imports each command when it is needed, and turns errors into exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f".{cmd_name}", __name__), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            code = super().invoke(ctx)
+        except (UsageError, RegistryUnreadable, MetadataUnreadable) as error:
+            echo_error(error)
+            code = 2
+        except SealedStateError as error:
+            if ctx.meta.get(AS_JSON):
+                echo(json.dumps({"unusable": str(error)}))
+            prefix = "the store cannot be used: " if isinstance(error, StorageError) else ""
+            echo_error(f"{prefix}{error}")
+            code = 1
+        except BrokenPipeError:
+            # The reader of the output has ended, as `head` does. What is still buffered would
+            # raise again when the interpreter ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            code = BROKEN_PIPE
+        except OSError as error:
+            echo_error(f"{error.filename or ''}: {error.strerror}")
+            code = 2
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        ctx.exit(code or 0)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sealedstate", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Sealed client-side sessions: keys, stores, sessions and consents.
+
+    The settings of the application are read from the TOML file of --config or from the variables
+    SEALEDSTATE_... of the environment. Exit codes: 0 done, 1 a finding, 2 wrong usage or
+    configuration.
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
-    parser = argparse.ArgumentParser(prog="sealedstate", description="Sealed client-side sessions.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    keys.add_to(commands)
-    sizes.add_to(commands)
-    store.add_to(commands)
-    sso.add_to(commands)
-    consent.add_to(commands)
-    sessions.add_to(commands)
-    given = parser.parse_args(arguments)
+    """Run one command, by default that of the process; returns its exit code."""
+    given = None if arguments is None else list(arguments)
     try:
-        return int(given.run(given))
-    except SealedStateError as error:
-        print(f"sealedstate: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"sealedstate: {error.filename or ''}: {error.strerror}", file=sys.stderr)
-        return 2
+        cli.main(given, prog_name="sealedstate")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    return 0

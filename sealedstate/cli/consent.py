@@ -1,104 +1,103 @@
-"""``sealedstate consent list | withdraw SUBJECT``: what a user agreed to.
-
-Knows arguments and what is printed. Does not know how consents are kept.
-"""
+"""``sealedstate consent list | withdraw SUBJECT``: what a user agreed to."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from ..deployment import Deployment
-from ..errors import ConfigurationError, OperatorError
-from ..events import EventLog
-from ..key_sources import StaticKeys
+import click
+
+from ..errors import ConfigurationError
 from ..sso import Consent, ConsentStore
-from .keys.source import add_options, configured, keyring_of, ring_of, store_of
-from .output import exact, iso, many, plain, show
+from ._output import (
+    config_option,
+    emit,
+    format_exact,
+    format_iso,
+    json_option,
+    plural,
+    sanitized,
+)
+from ._source import keys_option, open_values
 
-Action: TypeAlias = Callable[[ConsentStore, argparse.Namespace], None]
+__all__ = ["consent"]
 
-
-def add_to(commands: Any) -> None:
-    """Add the command to argparse's subcommands."""
-    parser = commands.add_parser("consent", help="what users agreed to")
-    actions = parser.add_subparsers(required=True, metavar="ACTION")
-    _action(actions, "list", _list, "all that a user agreed to and that counts")
-    withdraw = _action(actions, "withdraw", _withdraw, "forget one consent of a user, or all")
-    withdraw.add_argument("--document", help="only this one")
-    withdraw.add_argument("--service", metavar="ENTITYID", help="only for this service")
-
-
-def _action(actions: Any, name: str, act: Action, about: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=about, description=about)
-    parser.add_argument("subject", metavar="SUBJECT", help="the subject of the user's sessions")
-    add_options(parser, takes_path=False)
-    parser.set_defaults(run=lambda given: _run(act, given))
-    return parser
+subject_argument = click.argument("subject", metavar="SUBJECT")
 
 
-def _run(act: Action, given: argparse.Namespace) -> int:
-    with configured(given) as deployment:
-        store_of(deployment)
-        try:
-            act(_consents(deployment, given), given)
-        except OperatorError as error:
-            if given.json:
-                print(json.dumps({"unusable": str(error)}))
-            print(f"sealedstate: {error}", file=sys.stderr)
-            return 1
-        return 0
+@click.group()
+def consent() -> None:
+    """List and withdraw what users agreed to."""
 
 
-def _consents(deployment: Deployment, given: argparse.Namespace) -> ConsentStore:
-    ring = keyring_of(deployment, ring_of(deployment, given))
-    settings, store = deployment.settings, store_of(deployment)
-    return ConsentStore(Deployment(settings, EventLog(), store, StaticKeys(ring)))
+@contextmanager
+def _open(config: str | None, keys: str | None) -> Iterator[ConsentStore]:
+    """The consents in the store that the options name."""
+    with open_values(config, keys) as (deployment, _):
+        yield ConsentStore(deployment)
 
 
-def _list(consents: ConsentStore, given: argparse.Namespace) -> None:
-    found = consents.of_subject(given.subject)
-    if given.json:
-        print(json.dumps([_as_json(one) for one in found], indent=2))
-    else:
-        show("\n".join(map(_as_text, found)) or "Nothing.")
+@consent.command("list")
+@subject_argument
+@keys_option
+@config_option
+@json_option
+def list_consents(subject: str, keys: str | None, config: str | None, as_json: bool) -> None:
+    """List everything that a user agreed to and that counts."""
+    with _open(config, keys) as store:
+        consents = store.of_subject(subject)
+    facts = [
+        {
+            "document": consent.document,
+            "version": consent.version,
+            "given_at": format_iso(consent.given_at),
+            "expires_at": format_iso(consent.expires_at),
+            "service": consent.service,
+            "attributes": sorted(consent.attributes),
+        }
+        for consent in consents
+    ]
+    emit(as_json, facts, map(_describe, consents) if consents else ["None."], indent=2)
 
 
-def _withdraw(consents: ConsentStore, given: argparse.Namespace) -> None:
-    if given.service is not None and given.document is None:
-        raise ConfigurationError("--service goes with --document")
-    before = consents.of_subject(given.subject)
-    if given.document is None:
-        consents.withdraw_all(given.subject)
-    else:
-        consents.withdraw(given.subject, given.document, given.service)
-    gone = len(before) - len(consents.of_subject(given.subject))
-    if given.json:
-        print(json.dumps({"withdrawn": gone}))
-    else:
-        show(f"{many(gone, 'consent is', 'consents are')} withdrawn.")
-
-
-def _as_text(one: Consent) -> str:
-    words = [f"{plain(one.document)} {one.version}", f"given {exact(one.given_at)}"]
-    if one.expires_at is not None:
-        words.append(f"until {exact(one.expires_at)}")
-    if one.service is not None:
-        words.append(f"for {plain(one.service, 1024)}")
-    if one.attributes:
-        words.append(f"with {plain(', '.join(sorted(one.attributes)), 1024)}")
+def _describe(consent: Consent) -> str:
+    words = [
+        f"{sanitized(consent.document)} {consent.version}",
+        f"given {format_exact(consent.given_at)}",
+    ]
+    if consent.expires_at is not None:
+        words.append(f"until {format_exact(consent.expires_at)}")
+    if consent.service is not None:
+        words.append(f"for {sanitized(consent.service, 1024)}")
+    if consent.attributes:
+        words.append(f"with {sanitized(', '.join(sorted(consent.attributes)), 1024)}")
     return ", ".join(words)
 
 
-def _as_json(one: Consent) -> dict[str, Any]:
-    return {
-        "document": one.document,
-        "version": one.version,
-        "given_at": iso(one.given_at),
-        "expires_at": iso(one.expires_at),
-        "service": one.service,
-        "attributes": sorted(one.attributes),
-    }
+@consent.command()
+@subject_argument
+@click.option("--document", help="Withdraw only this document.")
+@click.option("--service", metavar="ENTITYID", help="Withdraw it only for this service.")
+@keys_option
+@config_option
+@json_option
+def withdraw(
+    subject: str,
+    document: str | None,
+    service: str | None,
+    keys: str | None,
+    config: str | None,
+    as_json: bool,
+) -> None:
+    """Withdraw one consent of a user, or all of them."""
+    if service is not None and document is None:
+        raise ConfigurationError("--service needs --document")
+    with _open(config, keys) as store:
+        before = len(store.of_subject(subject))
+        if document is None:
+            store.withdraw_all(subject)
+        else:
+            store.withdraw(subject, document, service)
+        count = before - len(store.of_subject(subject))
+    line = f"{plural(count, 'consent was', 'consents were')} withdrawn."
+    emit(as_json, {"withdrawn": count}, [line])

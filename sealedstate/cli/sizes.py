@@ -1,82 +1,78 @@
-"""``sealedstate sizes FILE.json``: what a session would take, in every profile, part by part.
+"""``sealedstate sizes FILE.json``: what a session takes in cookies.
 
-Knows a JSON object of parts and a table. Does not know real keys: the sizes need none, so it seals
-with one made on the spot.
-
-The file holds the session as an object. Its member ``subject``, if it is text, becomes the
-session's subject; ``{"$base64": "..."}`` anywhere in it stands for bytes.
+The file contains the session as a JSON object, with one member for each part. The member
+``subject``, if it is text, is the subject of the session. ``{"$base64": "..."}`` means bytes.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import binascii
 import json
 import os
-import sys
-from pathlib import Path
 from typing import Any
 
-from .._wire import cbor as codec
-from .._wire import record as record_codec
+import click
+
+from .._wire import cbor
+from .._wire.record import part_bytes
 from ..errors import ConfigurationError, SessionTooLarge
 from ..keeper import Keeper
 from ..keyring import Key
 from ..profiles import PROFILES, Profile
 from ..settings import Settings
+from ._output import emit, json_option, table
+
+__all__ = ["sizes"]
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to argparse's subcommands."""
-    parser = commands.add_parser("sizes", help="what a session would take in cookies")
-    parser.add_argument("file", help="a JSON object, a member a part; - for standard input")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=_sizes)
+@click.command()
+@click.argument("file", metavar="FILE", type=click.Path())
+@json_option
+def sizes(file: str, as_json: bool) -> None:
+    """Show what a session takes in cookies.
 
-
-def _sizes(given: argparse.Namespace) -> int:
-    values = _read(given.file)
+    It also shows where each part is, in every profile. FILE contains a JSON object with one member
+    for each part; - is standard input.
+    """
+    values = _load(file)
     subject = values.pop("subject", None) if isinstance(values.get("subject"), str) else None
     parts = {
-        name: record_codec.part_bytes(name, len(codec.encode(value, f"session[{name!r}]")))
+        name: part_bytes(name, len(cbor.encode(value, f"session[{name!r}]")))
         for name, value in values.items()
     }
-    rows = [_placed(profile, subject, values) for profile in PROFILES.values()]
-    if given.json:
-        print(json.dumps({"parts": parts, "profiles": {row["profile"]: row for row in rows}}))
-    else:
-        _print_table(parts, rows)
-    return 0
+    columns = [_measure(profile, subject, values) for profile in PROFILES.values()]
+    facts = {"parts": parts, "profiles": {column["profile"]: column for column in columns}}
+    emit(as_json, facts, _lines(parts, columns))
 
 
-def _read(name: str) -> dict[str, Any]:
+def _load(name: str) -> dict[str, Any]:
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
-        values = json.loads(text, object_hook=_bytes_or_object)
+        with click.open_file(name, encoding="utf-8") as file:
+            values = json.load(file, object_hook=_decode_bytes)
     except (ValueError, RecursionError) as error:
-        raise ConfigurationError(f"{name}: no JSON: {error}") from None
+        raise ConfigurationError(f"{name}: not JSON: {error}") from None
     if not isinstance(values, dict):
-        raise ConfigurationError(f"{name}: a session is a JSON object, a member a part")
+        raise ConfigurationError(f"{name}: expected a JSON object with one member for each part")
     return values
 
 
-def _bytes_or_object(value: dict[str, Any]) -> object:
+def _decode_bytes(value: dict[str, Any]) -> object:
     if value.keys() != {"$base64"}:
         return value
     try:
         return base64.b64decode(value["$base64"], validate=True)
     except (TypeError, binascii.Error):
-        raise ValueError("$base64 stands before base64 text") from None
+        raise ValueError("$base64 must have a base64 text") from None
 
 
-def _placed(profile: Profile, subject: str | None, values: dict[str, Any]) -> dict[str, Any]:
-    """Where the parts go in `profile` with a store, or why they go nowhere."""
+def _measure(profile: Profile, subject: str | None, values: dict[str, Any]) -> dict[str, Any]:
+    """Where the parts go in this profile, with a store, or why they do not fit."""
     keeper = Keeper(
         Settings(
-            keys=[Key.generate(os.urandom).export()],
+            keys=[Key.generate(os.urandom).export()],  # the sizes depend on no key
             storage="memory:",
-            accept_weak_store_for=["revocation"],  # nobody signs in here
+            accept_weak_store_for=["revocation"],  # no user signs in here
             profile=profile,
         )
     )
@@ -88,27 +84,22 @@ def _placed(profile: Profile, subject: str | None, values: dict[str, Any]) -> di
     except SessionTooLarge as error:
         return {"profile": profile.name, "error": str(error)}
     pairs = [line.partition(";")[0] for line in lines]
+    info = keeper.info(keeper.session("; ".join(pairs)))
     return {
         "profile": profile.name,
         "cookies": len(pairs),
         "cookie_bytes": sum(len(pair) for pair in pairs),
-        "places": _places(keeper, "; ".join(pairs)),
+        "places": {name: part.place or "-" for name, part in info.parts.items()},
     }
 
 
-def _places(keeper: Keeper, header: str) -> dict[str, str]:
-    info = keeper.info(keeper.session(header))
-    return {name: part.place or "-" for name, part in info.parts.items()}
-
-
-def _print_table(parts: dict[str, int], rows: list[dict[str, Any]]) -> None:
-    width = max([len(name) for name in parts] + [len("cookie_bytes")])
-    print(f"{'part':{width}} {'bytes':>7}" + "".join(f"{row['profile']:>10}" for row in rows))
+def _lines(parts: dict[str, int], columns: list[dict[str, Any]]) -> list[str]:
+    rows: list[tuple[object, ...]] = [("part", "bytes", *(column["profile"] for column in columns))]
     for name, size in sorted(parts.items(), key=lambda part: -part[1]):
-        places = "".join(f"{row.get('places', {}).get(name, '-'):>10}" for row in rows)
-        print(f"{name:{width}} {size:>7}{places}")
+        rows.append((name, size, *(column.get("places", {}).get(name, "-") for column in columns)))
     for label in ("cookies", "cookie_bytes"):
-        print(f"{label:{width}} {'':>7}" + "".join(f"{row.get(label, '-'):>10}" for row in rows))
-    for row in rows:
-        if "error" in row:
-            print(f"{row['profile']}: {row['error']}")
+        rows.append((label, "", *(column.get(label, "-") for column in columns)))
+    problems = [
+        f"{column['profile']}: {column['error']}" for column in columns if "error" in column
+    ]
+    return [*table(rows, right=range(1, len(rows[0]))), *problems]

@@ -1,119 +1,120 @@
-"""``sealedstate sso registry build METADATA.xml``: give numbers to the services of a federation.
+"""``sealedstate sso``: build a registry, and show what single logout needs.
 
-Knows files and what is printed. Does not know what is in them. ``sso matrix`` prints what of single
-logout works with which store.
+``registry build METADATA.xml`` gives numbers to the services of a federation. With ``--output
+FILE``, a registry that exists gets what it lacks in a new version and loses nothing. Roll it out to
+all nodes before any of them signs in to a new service: a node with an older registry cannot read
+such logins.
 
-With ``--output FILE`` the registry is kept there: one that exists gets what it lacks in a new
-version, and loses nothing. Roll it out to all nodes before any of them signs in to a new service,
-or those that lag behind can't read such logins until they have it.
+``matrix`` prints what of single logout works with which store: an ability works if the store meets
+the requirements of all the uses that it depends on.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, cast
+
+import click
 
 from ..errors import RegistryUnreadable
-from ..sso import Registry, extend_registry, parse_registry
-from ..sso import read_service_entity_ids as read_entity_ids
+from ..sso import extend_registry, parse_registry, read_service_entity_ids
 from ..storage import USES, Capabilities
 from ..storage.requirements import DECLARED, unmet_needs
+from ._output import echo, markdown, plural
 
-# FOLD sealedstate.sso.abilities
-# What of single logout works with which store: a table, from what stores declare and uses need.
-#
-# Knows capabilities and uses. Does not know connections, settings or any backend.
-#
-# A store that falls short of a use is refused at the start, unless that use is tolerated or its
-# contexts go to another store; so "no" says what that store can't be trusted with.
-
+__all__ = ["sso"]
 
 NO_STORE = "none"
-# What works, and the uses of a store that it rests on; without any, it needs no store.
-ABILITIES: Mapping[str, tuple[str, ...]] = {
+# Each ability of single logout, and the uses of a store that it depends on.
+LOGOUT_SUPPORT: Mapping[str, tuple[str, ...]] = {
     "front channel": (),
     "captured cookies are refused": ("revocation",),
     "a user is signed out everywhere": ("revocation",),
     "progress survives crashes": ("logout",),
     "back channel, derived identifiers": ("revocation", "logout"),
     "back channel, any NameID": ("revocation", "logout", "logins"),
-    "all are told at once": ("revocation", "logout", "spilling"),
+    "all services are notified at once": ("revocation", "logout", "spilling"),
     "list of live sessions": ("revocation", "sessions"),
 }
 
 
-def works(ability: str, capabilities: Capabilities | None) -> bool:
-    """Whether an ability can rest on a store; `capabilities` None: there is none."""
-    uses = ABILITIES[ability]
+def is_supported(ability: str, capabilities: Capabilities | None) -> bool:
+    """Whether an ability works with a store of these capabilities, or without."""
+    uses = LOGOUT_SUPPORT[ability]
     if capabilities is None:
         return not uses
     return not any(unmet_needs(USES[use], capabilities) for use in uses)
 
 
-def as_rows(declared: Mapping[str, Capabilities]) -> Iterator[tuple[str, ...]]:
-    """A table: a head, then a row for no store and for each store."""
-    yield ("store", *ABILITIES)
+def support_rows(declared: Mapping[str, Capabilities]) -> Iterator[tuple[str, ...]]:
+    """The matrix: its head, a row without a store, and a row for each store."""
+    yield ("store", *LOGOUT_SUPPORT)
     stores: dict[str, Capabilities | None] = {NO_STORE: None, **declared}
     for name, can in stores.items():
-        yield (name, *("yes" if works(ability, can) else "no" for ability in ABILITIES))
+        answers = (is_supported(ability, can) for ability in LOGOUT_SUPPORT)
+        yield (name, *("yes" if answer else "no" for answer in answers))
 
 
-def as_markdown(declared: Mapping[str, Capabilities]) -> str:
-    """The same table for the documentation."""
-    head, *rows = as_rows(declared)
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+@click.group()
+def sso() -> None:
+    """Tools for identity providers."""
 
 
-def add_to(commands: Any) -> None:
-    """Add the command to argparse's subcommands."""
-    parser = commands.add_parser("sso", help="what identity providers need")
-    subjects = parser.add_subparsers(required=True, metavar="SUBJECT")
-    registry = subjects.add_parser("registry", help="services that have a number")
-    actions = registry.add_subparsers(required=True, metavar="ACTION")
-    build = actions.add_parser("build", help="make or extend a registry from SAML metadata")
-    build.add_argument("metadata", nargs="+", help="SAML metadata files; - for standard input")
-    build.add_argument("-o", "--output", type=Path, metavar="FILE", help="extended if it exists")
-    for name, what in (("entity", "an entityID, your own for one"), ("method", "a method's URI")):
-        build.add_argument(f"--{name}", action="append", default=[], help=f"also {what}")
-    build.set_defaults(run=_build)
-    matrix = subjects.add_parser("matrix", help="what of single logout works with which store")
-    matrix.set_defaults(run=_matrix)
+@sso.command()
+def matrix() -> None:
+    """Show what of single logout works with which store.
+
+    The output is a Markdown table.
+    """
+    echo("\n".join(markdown(support_rows(DECLARED))))
 
 
-def _matrix(_: argparse.Namespace) -> int:
-    print(as_markdown(DECLARED))
-    return 0
+@sso.group()
+def registry() -> None:
+    """Give numbers to services and methods."""
 
 
-def _build(given: argparse.Namespace) -> int:
-    entity_ids = [*given.entity]
-    for name in given.metadata:
-        entity_ids += _entity_ids(name)
-    before = _read(given.output)
-    text = extend_registry(before, entity_ids, given.method)
-    if given.output is None:
+@registry.command()
+@click.argument("metadata", metavar="METADATA...", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(path_type=Path), help="Extended if it exists."
+)
+@click.option("--entity", multiple=True, help="Add an entityID, such as your own.")
+@click.option("--method", multiple=True, help="Add the URI of an authentication method.")
+def build(
+    metadata: tuple[str, ...],
+    output: Path | None,
+    entity: tuple[str, ...],
+    method: tuple[str, ...],
+) -> None:
+    """Build or extend a registry from SAML metadata.
+
+    METADATA are files; - is standard input.
+    """
+    entity_ids = [*entity]
+    for name in metadata:
+        with click.open_file(name, "rb") as file:
+            entity_ids += sorted(read_service_entity_ids(cast("BinaryIO", file)))
+    before = _read(output)
+    text = extend_registry(before, entity_ids, list(method))
+    if output is None:
         sys.stdout.write(text)
     elif text != before:
-        _write(given.output, text)
-    print(_summary(parse_registry(text), before), file=sys.stderr)
-    return 0
-
-
-def _entity_ids(name: str) -> list[str]:
-    def read(file: BinaryIO) -> list[str]:
-        return sorted(read_entity_ids(file))
-
-    if name == "-":
-        return read(sys.stdin.buffer)
-    with Path(name).open("rb") as file:
-        return read(file)
+        _write(output, text)
+    result = parse_registry(text)
+    old = len(parse_registry(before).entities) if before else 0
+    print(
+        f"version {result.latest.number}:"
+        f" {plural(len(result.entities), 'entity', 'entities')},"
+        f" {len(result.entities) - old} of them new, and"
+        f" {plural(len(result.methods), 'method', 'methods')}",
+        file=sys.stderr,
+    )
 
 
 def _read(path: Path | None) -> str:
@@ -126,7 +127,7 @@ def _read(path: Path | None) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """All of it or nothing: a cut registry would be refused at the next start."""
+    """Write all of it or nothing, because nodes refuse a cut registry."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -139,12 +140,3 @@ def _write(path: Path, text: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             Path(name).unlink()
         raise
-
-
-def _summary(registry: Registry, before: str) -> str:
-    old = len(parse_registry(before).entities) if before else 0
-    count = len(registry.entities)
-    return (
-        f"version {registry.latest.number}: {count} entities, {count - old} of them new,"
-        f" and {len(registry.methods)} methods"
-    )

@@ -1,57 +1,11 @@
-"""Keys that rotate by themselves: the ring document, and how one becomes the next.
+"""Key rings that rotate without a restart and without losing a session.
 
-Knows rings, time and random bytes as arguments. Does not know files, stores or clocks: where a ring
-is kept is `key_sources`.
+`ring` is a ring as a value, `transitions` makes the next ring of a ring, and
+`document` writes a ring as text. `ring_file` and `ring_store` keep that text,
+`source` is the key source that loads and rotates it, and `reports` is how
+processes say which ring they use.
 """
 
 from __future__ import annotations
 
-from .document import RingUnreadable, dump_ring, parse_ring
-from .ring import (
-    DEFAULT_RELOAD_EVERY,
-    DEFAULT_ROTATE_EVERY,
-    Ring,
-    RingKey,
-    RingReplaced,
-    RingStorage,
-    Schedule,
-    Tombstone,
-    minimum_announce,
-)
-from .transitions import (
-    disabled,
-    enabled,
-    founded,
-    is_due,
-    lasting_destroyed,
-    lasting_replaced,
-    lasting_rotated,
-    revoked,
-    revoked_before,
-    rotated,
-)
-
-__all__ = [
-    "DEFAULT_RELOAD_EVERY",
-    "DEFAULT_ROTATE_EVERY",
-    "Ring",
-    "RingKey",
-    "RingReplaced",
-    "RingStorage",
-    "RingUnreadable",
-    "Schedule",
-    "Tombstone",
-    "disabled",
-    "dump_ring",
-    "enabled",
-    "founded",
-    "is_due",
-    "lasting_destroyed",
-    "lasting_replaced",
-    "lasting_rotated",
-    "minimum_announce",
-    "parse_ring",
-    "revoked",
-    "revoked_before",
-    "rotated",
-]
+__all__: list[str] = []

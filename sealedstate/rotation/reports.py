@@ -1,8 +1,7 @@
-"""What each process tells about the ring it uses, so that one command can see all of them.
+"""What each process reports about the ring it uses, for `sealedstate keys`.
 
-Knows reports, and two places for them: files beside a ring file, and rows of a store. Does not know
-who writes or reads them. A report holds kids and numbers: no secret, no session. Whoever stops
-writing reports is forgotten.
+A report contains kids and numbers, and neither a secret nor a session. The reports of a process
+that has ended expire.
 """
 
 from __future__ import annotations
@@ -19,19 +18,22 @@ from typing import Protocol
 from .._stored.table import Kind, Put, SealedTable, StoreAccess
 from ..errors import OperatorError
 
+__all__ = ["FileReports", "Report", "ReportStore", "StoredReports"]
+
 CONTEXT = "sealedstate.nodes"
 MAX_BYTES = 1 << 16
 INDEX = "reports"
-# Epoch seconds. What is not less, such as infinity or no number, is no time.
+# Epoch seconds. Anything that is not less, such as infinity or NaN, is not a time.
 LATEST = 1e15
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One process, as it saw the ring at `at` (epoch seconds, by its own clock).
+    """One process and its view of the ring.
 
-    `known`: the kids of its ring; `opened`, `unknown`, `refused`: how many cookies came under each
-    kid since it started.
+    `at`: epoch seconds, by the clock of the process. `known`: the kids of its ring. `opened`,
+    `unknown`, `refused`: how many cookies came with each kid since the process started.
+    `complaint`: what is wrong with the stored ring.
     """
 
     node: str
@@ -52,22 +54,34 @@ class Report:
 
     @classmethod
     def parse(cls, text: str | bytes) -> Report:
-        """Raises ValueError for what is none."""
+        """The report that `dump` wrote. Raises ValueError for any other text."""
         try:
-            shown = json.loads(text)
-            report = cls(**{**shown, "known": tuple(shown["known"])})
+            fields = json.loads(text)
+            report = cls(**{**fields, "known": tuple(fields["known"])})
         except (KeyError, TypeError, RecursionError):
-            raise ValueError("no report") from None
-        if not _is_sound(report):
-            raise ValueError("no report")
+            raise ValueError("not a report") from None
+        # Others may be able to write where reports are read.
+        counts = (report.opened, report.unknown, report.refused)
+        texts = [report.node, report.ring, *report.known]
+        texts += [text for text in (report.primary, report.complaint) if text is not None]
+        if not (
+            all(isinstance(text, str) for text in texts)
+            and all(type(number) is int for number in (report.pid, report.sequence))
+            and type(report.at) in (int, float)
+            and abs(report.at) < LATEST
+            and all(isinstance(by_kid, dict) for by_kid in counts)
+            and all(isinstance(kid, str) for by_kid in counts for kid in by_kid)
+            and all(type(count) is int for by_kid in counts for count in by_kid.values())
+        ):
+            raise ValueError("not a report")
         return report
 
 
 class ReportStore(Protocol):
-    """Where reports hang. Both methods may raise OperatorError."""
+    """Where processes leave their reports. Both methods may raise OperatorError."""
 
     def put(self, report: Report, expires_at: float) -> None:
-        """Hang up a report in the place of the process's last one, until `expires_at`."""
+        """Replace the report of this process, until `expires_at` (epoch seconds)."""
         ...
 
     def all(self, now: float) -> list[Report]:
@@ -79,24 +93,24 @@ class FileReports:
     """Reports as files of a directory."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path.absolute()  # even if the process moves to another directory
+        self._path = path.absolute()  # the process may change its directory
 
     def put(self, report: Report, expires_at: float) -> None:
         name = f"{_name(report)}.json"
         try:
             self._path.mkdir(mode=0o700, exist_ok=True)
-            fresh = self._path / f".{name}.{os.getpid()}"
-            fresh.write_text(f"{expires_at}\n{report.dump()}\n", "utf-8")
-            fresh.replace(self._path / name)
+            temporary = self._path / f".{name}.{os.getpid()}"
+            temporary.write_text(f"{expires_at}\n{report.dump()}\n", "utf-8")
+            temporary.replace(self._path / name)
         except OSError as error:
-            raise OperatorError(f"a report can't be written: {error.strerror}") from error
+            raise OperatorError(f"the report could not be written: {error.strerror}") from error
 
     def all(self, now: float) -> list[Report]:
-        return sorted(self._read(now), key=lambda report: (report.node, report.pid))
+        return _sort(self._read(now))
 
     def _read(self, now: float) -> Iterator[Report]:
         for file in self._path.glob("*.json"):
-            # A file may go meanwhile, and what is no report is somebody else's.
+            # The file may be gone by now, or may not be a report.
             with contextlib.suppress(OSError, ValueError):
                 expires_at, line = file.read_text("utf-8")[:MAX_BYTES].split("\n", 1)
                 if float(expires_at) > now:
@@ -108,8 +122,8 @@ class FileReports:
 class StoredReports:
     """Reports as rows of a store, sealed by the key that wraps the ring.
 
-    They are not sealed by a key of the ring, because a node with another ring is what they are to
-    show. `access` has the key-encryption keys as its keyring.
+    They are not sealed by a key of the ring, because they are to show nodes with another ring.
+    `access` has the key-encryption keys as its keyring.
     """
 
     def __init__(self, access: StoreAccess) -> None:
@@ -122,34 +136,19 @@ class StoredReports:
         self._table.add_member(self._table.key(INDEX), key, until)
 
     def all(self, now: float) -> list[Report]:
-        found = []
+        return _sort(self._read())
+
+    def _read(self) -> Iterator[Report]:
         for key in self._table.members(self._table.key(INDEX)):
             entry = self._table.look(key)
             # A row that was written without the key-encryption key is ignored.
             if entry is not None and entry.error is None:
                 with contextlib.suppress(ValueError):
-                    found.append(Report.parse(entry.value))
-        return sorted(found, key=lambda report: (report.node, report.pid))
+                    yield Report.parse(entry.value)
 
 
-def _is_sound(report: Report) -> bool:
-    """Whether each field is of its kind: others can write where reports are read."""
-    numbers, counts = (report.pid, report.sequence), (report.opened, report.unknown, report.refused)
-    texts = [report.node, report.ring, *report.known]
-    texts += [text for text in (report.primary, report.complaint) if text is not None]
-    return (
-        all(isinstance(text, str) for text in texts)
-        and all(type(number) is int for number in numbers)
-        and type(report.at) in (int, float)
-        and abs(report.at) < LATEST
-        and all(_counts(count) for count in counts)
-    )
-
-
-def _counts(by_kid: object) -> bool:
-    return isinstance(by_kid, dict) and all(
-        isinstance(kid, str) and type(count) is int for kid, count in by_kid.items()
-    )
+def _sort(reports: Iterator[Report]) -> list[Report]:
+    return sorted(reports, key=lambda report: (report.node, report.pid))
 
 
 def _name(report: Report) -> str:

@@ -1,22 +1,20 @@
-"""The ring in one file, for the processes of one machine or of a shared volume.
+"""The ring in one file: for processes of one machine or of a shared volume.
 
-Knows files, locks and crashes. Does not know what a ring means, nor when it changes.
+Beside the file PATH there are
 
-Beside the file PATH stand
+    PATH.lock   locked (flock) by the writer. It is never removed, and contains the id and the
+                sequence of the ring that was written last: if PATH disappears, no other ring is
+                created in silence, and no older ring is put back
+    PATH.prev   the document before the last write, which an operator can restore
+    PATH.*.tmp  a write in progress, or the remainder of a crash, which the next write removes
 
-    PATH.lock   locked (flock) by whoever writes. It is never removed, and holds the id and the
-                sequence of the ring that is there: should PATH vanish, no other ring is begun in
-                silence, and none put back that is older
-    PATH.prev   the document before the last write, from which an operator can restore
-    PATH.*.tmp  a write under way, or one that crashed, which the next write removes
+A write is synced under another name and renamed, so readers, which take no lock, see the old ring
+or the new one. What a revocation or an expiry took out of the ring is still in PATH.prev until the
+next write. Files are readable by their owner, and by a group that could read the ring before. All
+writers run as one user or as root, and root gives its files to the owner of the old ones.
 
-A write is synced under another name and renamed, so that readers, who take no lock, see the old
-ring or the new one. What a revocation or an expiry took out of the ring is still in PATH.prev until
-the next write. Files are readable by their owner, and by a group that could read the ring before.
-All writers run as one user or as root, who gives what he writes to the owner of what was there.
-
-A path that is a symbolic link, such as a mounted secret of Kubernetes, is read through, and never
-written: a rename would put a file of this node in the place of the link.
+A symbolic link, such as a mounted secret of Kubernetes, is read through and never written: a rename
+would put a file of this node in the place of the link.
 """
 
 from __future__ import annotations
@@ -34,13 +32,15 @@ from pathlib import Path
 from ..errors import ConfigurationError, OperatorError
 from ..keyring import Keyring
 from ..storage.contract import Clock
-from . import Ring, RingReplaced, RingUnreadable
-from .document import MAX_BYTES, RingCodec
+from .document import MAX_BYTES, RingCodec, RingUnreadable
+from .ring import Ring, RingReplaced
 
 if sys.platform != "win32":
     import fcntl
 
-# No request waits for it; a disk that stalls may make each writer before us slow.
+__all__ = ["RingFile", "is_ring_file"]
+
+# No request waits for the lock, and a slow disk can slow down each writer in the queue.
 DEFAULT_TIMEOUT = 30.0
 POLL_SECONDS = 0.005
 MARKER_BYTES = 100
@@ -50,12 +50,13 @@ _log = getLogger("sealedstate.keys")
 
 
 class RingFile:
-    """A `RingStorage` in the file at `path`. `timeout`: seconds to wait for another writer.
+    """A `RingStorage` in the file at `path`.
 
-    `wrapping`: the key-encryption keys, of which the first wraps; None where the file itself is
-    kept secret. `takes_clear`: whether a ring in clear is read all the same, to be wrapped.
+    `wrapping`: the key-encryption keys, of which the first wraps; None if the file itself is kept
+    secret. `timeout`: how many seconds to wait for another writer. `takes_clear`: whether to read a
+    plaintext ring anyway, so that the next write wraps it.
 
-    Raises ConfigurationError where the system has no flock.
+    Raises ConfigurationError if the system has no flock.
     """
 
     def __init__(
@@ -69,139 +70,127 @@ class RingFile:
     ) -> None:
         if sys.platform == "win32":
             raise ConfigurationError(
-                "a ring in a file needs flock, which Windows has not; keep the ring in a store"
+                "keys: a ring in a file needs flock, which Windows does not have; keep the ring in"
+                " a store"
             )
-        self._path = Path(path).absolute()  # even if the process moves to another directory
+        self._path = Path(path).absolute()  # the process may change its directory
         self._lock = self._beside(".lock")
-        where = f"the ring file {self._path}"
-        self._text = RingCodec(where, wrapping, random, clock, takes_clear)
+        location = f"the ring file {self._path}"
+        self._codec = RingCodec(location, wrapping, random, clock, takes_clear)
         self._random = random
         self._timeout = timeout
         self._may_warn = wrapping is None
 
     @property
-    def where(self) -> str:
-        return self._text.where
+    def location(self) -> str:
+        return self._codec.location
 
     def load(self) -> Ring | None:
-        """The ring of the file, the same object while the file says the same."""
-        with self._told():
-            marker = self._remembered()  # first: it never says more than the file that comes next
-            ring = self._text.read(self._read())
+        """The ring of the file, the same object while the file is the same."""
+        with self._as_operator_error():
+            # The marker first: then it is never newer than the file.
+            marker = ""
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                lock = os.open(self._lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    marker = _read_marker(lock)
+                finally:
+                    os.close(lock)
+            ring = self._codec.load(self._read())
         if ring is not None and marker and not _continues(ring, marker):
-            raise RingReplaced(self._told_of(ring, marker), ring)
+            raise RingReplaced(self._explain_replaced(ring, marker), ring)
         return ring
 
     def write(self, ring: Ring, after: Ring | None) -> bool:
-        """As `RingStorage`. Where the file has vanished, only what was there is put back."""
-        with self._told(), self._locked() as lock:
-            self._refuse_link()
-            content = self._whole(lock, ring, after)
-            if self._text.read(content) != after:
+        """As `RingStorage`; for a file that has disappeared, only its last ring."""
+        with self._as_operator_error(), self._locked() as lock:
+            if self._path.is_symlink():
+                raise OperatorError(
+                    f"{self.location} is a symbolic link, which a write would replace; to let the"
+                    f" ring rotate, name {os.path.realpath(self._path)}"
+                )
+            content, marker = self._read(), _read_marker(lock)
+            is_last = not marker or _continues(ring, marker)
+            try:
+                current = self._codec.load(content)
+            except RingUnreadable:
+                if after is not None or not marker or not is_last:
+                    raise
+                content = current = None  # a damaged remainder of `ring`, or of a former state
+            if current != after:
                 return False
-            if content is None:
-                self._refuse_another(lock, ring)
-            self._replace(content, self._text.written(ring), lock)
-            _mark(lock, ring)
+            if content is None and not is_last:
+                raise OperatorError(
+                    f"{self.location} is gone, and it was the ring {marker}: restore it from"
+                    f" {self._beside('.prev')} or a backup; or, to create another ring, which ends"
+                    f" all sessions, remove {self._lock}"
+                )
+            self._replace(content, self._codec.dump(ring), lock)
+            # Last of all, because a marker without its ring would stop all nodes. The length is
+            # always the same, so that a write replaces the last marker.
+            os.pwrite(lock, f"{ring.ring_id} {ring.sequence:020}\n".encode(), 0)
+            os.fsync(lock)
         return True
 
     # --- reading --------------------------------------------------------------------------------
 
-    def _remembered(self) -> str:
-        """Which ring was there last, as far as this process may know."""
-        with contextlib.suppress(FileNotFoundError, PermissionError):
-            lock = os.open(self._lock, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                return _marker(lock)
-            finally:
-                os.close(lock)
-        return ""
-
-    def _told_of(self, ring: Ring, marker: str) -> str:
+    def _explain_replaced(self, ring: Ring, marker: str) -> str:
         ring_id, _, sequence = marker.partition(" ")
-        go_on = f"stop all processes and remove {self._lock}"
+        remedy = f"stop all processes and remove {self._lock}"
         if ring.ring_id == ring_id:
             return (
-                f"{self.where} is an older copy, of sequence {ring.sequence}, and {int(sequence)}"
-                " was there: a process that runs puts that back. To go on with the copy,"
-                f" {go_on}; then revoke again what was revoked since"
+                f"{self.location} is an older copy: its sequence is {ring.sequence}, and the last"
+                f" one was {int(sequence)}. A running process puts that ring back. To use the copy,"
+                f" {remedy}; then revoke again what was revoked since"
             )
         return (
-            f"{self.where} is the ring {ring.ring_id}, and {ring_id} was there: bring that back."
-            f" To go on with this one, which ends the sessions of the other, {go_on}"
+            f"{self.location} is the ring {ring.ring_id}, but the last one was {ring_id}: restore"
+            f" that ring. To use the new ring, which ends all sessions of the old one, {remedy}"
         )
-
-    def _whole(self, lock: int, ring: Ring, after: Ring | None) -> bytes | None:
-        """What is there; None also for what is left of the ring that `ring` is or continues."""
-        content = self._read()
-        try:
-            self._text.read(content)
-        except RingUnreadable:
-            marker = _marker(lock)
-            if after is not None or not marker or not _continues(ring, marker):
-                raise
-            return None
-        return content
 
     def _read(self) -> bytes | None:
         try:
-            # A pipe in its place would otherwise be waited for.
+            # O_NONBLOCK, because opening a pipe would wait for a writer.
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except FileNotFoundError:
             if self._path.is_symlink():
-                raise OperatorError(f"{self.where} is a symbolic link to nothing") from None
+                raise OperatorError(f"{self.location} is a symbolic link to nothing") from None
             return None
         try:
-            self._judge(os.fstat(descriptor).st_mode)
+            mode = os.fstat(descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise OperatorError(f"{self.location} is not a regular file")
+            if mode & stat.S_IROTH and self._may_warn:
+                self._may_warn = False
+                _log.warning("%s is readable by all users; run chmod o-r on it", self.location)
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 return file.read(MAX_BYTES + 1)
         finally:
             os.close(descriptor)
 
-    def _judge(self, mode: int) -> None:
-        if not stat.S_ISREG(mode):
-            raise OperatorError(f"{self.where} is no regular file")
-        if mode & stat.S_IROTH and self._may_warn:
-            self._may_warn = False
-            _log.warning("%s can be read by everybody; chmod o-r it", self.where)
-
     # --- writing --------------------------------------------------------------------------------
 
-    def _refuse_link(self) -> None:
-        if self._path.is_symlink():
-            raise OperatorError(
-                f"{self.where} is a symbolic link, which a write would replace; name"
-                f" {os.path.realpath(self._path)} where the ring is to rotate by itself"
-            )
-
-    def _refuse_another(self, lock: int, ring: Ring) -> None:
-        marker = _marker(lock)
-        if marker and not _continues(ring, marker):
-            raise OperatorError(
-                f"{self.where} is gone, and the ring {marker} was there: restore it,"
-                f" from {self._beside('.prev')} or a backup; or, to begin another, which ends all"
-                f" sessions, remove {self._lock}"
-            )
-
     def _replace(self, old: bytes | None, new: bytes, lock: int) -> None:
-        self._remove_leftovers()
-        like = (self._path.parent if old is None else self._path).stat()
-        _give(lock, like)
-        if old is not None:
-            self._put(self._beside(".prev"), old, like)
-        self._put(self._path, new, like)
-        _sync_folder(self._path.parent)
-
-    def _remove_leftovers(self) -> None:
         temporary = re.compile(
             rf"{re.escape(self._path.name)}\.[0-9a-f]{{{2 * TEMPORARY_BYTES}}}\.tmp"
         )
-        for file in list(self._path.parent.iterdir()):  # a fault must leave no directory open
+        for file in list(self._path.parent.iterdir()):  # an error must leave no directory open
             if temporary.fullmatch(file.name):
                 file.unlink()
+        like = (self._path.parent if old is None else self._path).stat()
+        _take_owner(lock, like)
+        if old is not None:
+            self._put(self._beside(".prev"), old, like)
+        self._put(self._path, new, like)
+        # A name is no more durable than its directory.
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def _put(self, path: Path, content: bytes, like: os.stat_result) -> None:
-        """Make `path` hold `content`; whatever happens, the old content or all of the new."""
+        """Make `path` contain `content`, all of it or, after an error, none of it."""
         temporary = self._beside(f".{self._random(TEMPORARY_BYTES).hex()}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600)
@@ -220,50 +209,50 @@ class RingFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        lock = self._acquired()
+        give_up_at = time.monotonic() + self._timeout
+        while (lock := self._try_lock()) is None:
+            if time.monotonic() >= give_up_at:
+                raise OperatorError(
+                    f"{self.location}: another process has held {self._lock} for {self._timeout} s"
+                )
+            time.sleep(POLL_SECONDS)
         try:
             yield lock
         finally:
             try:
-                # A child that was forked meanwhile has it open, too: closing it here is too little.
+                # A child that was forked meanwhile has the file open, too, so closing it here would
+                # not unlock it.
                 fcntl.flock(lock, fcntl.LOCK_UN)
             finally:
                 os.close(lock)
 
-    def _acquired(self) -> int:
-        give_up_at = time.monotonic() + self._timeout
-        while (lock := self._tried()) is None:
-            if time.monotonic() >= give_up_at:
-                raise OperatorError(
-                    f"{self.where}: another process has held {self._lock} for {self._timeout} s"
-                )
-            time.sleep(POLL_SECONDS)
-        return lock
-
-    def _tried(self) -> int | None:
+    def _try_lock(self) -> int | None:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        lock, held = os.open(self._lock, flags, 0o600), False
+        lock, is_locked = os.open(self._lock, flags, 0o600), False
         try:
             with contextlib.suppress(BlockingIOError, FileNotFoundError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Somebody may have removed it just now: then others lock the next one.
-                held = os.path.samestat(os.fstat(lock), self._lock.stat())
+                # If the file was removed a moment ago, other writers lock the next one.
+                is_locked = os.path.samestat(os.fstat(lock), self._lock.stat())
         finally:
-            if not held:
+            if not is_locked:
                 os.close(lock)
-        return lock if held else None
+        return lock if is_locked else None
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_operator_error(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise OperatorError(f"{self.where}: {_why(error)}") from error
+            # A temporary file has another name each time, which would make each message a new one.
+            name = str(error.filename or "")
+            where = f": {name}" if name and not name.endswith(".tmp") else ""
+            raise OperatorError(f"{self.location}: {error.strerror or error}{where}") from error
 
 
 def _fill(descriptor: int, content: bytes, like: os.stat_result) -> None:
     try:
-        _give(descriptor, like)
+        _take_owner(descriptor, like)
         if stat.S_ISREG(like.st_mode) and like.st_mode & stat.S_IRGRP:
             os.fchown(descriptor, -1, like.st_gid)
             os.fchmod(descriptor, 0o640)
@@ -274,45 +263,24 @@ def _fill(descriptor: int, content: bytes, like: os.stat_result) -> None:
         os.close(descriptor)
 
 
-def _give(descriptor: int, like: os.stat_result) -> None:
-    """What root makes would else shut out the application, whose ring it is."""
+def _take_owner(descriptor: int, like: os.stat_result) -> None:
+    """Give a file of root to the owner of the ring, so that it can be read."""
     if os.geteuid() == 0:
         os.fchown(descriptor, like.st_uid, like.st_gid)
 
 
-def _why(error: OSError) -> str:
-    """What went wrong, and where. A temporary file has another name each time: it is left out."""
-    name = str(error.filename or "")
-    return f"{error.strerror or error}{f': {name}' if name and not name.endswith('.tmp') else ''}"
-
-
-def _sync_folder(folder: Path) -> None:
-    """A name is no more durable than its directory."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _marker(lock: int) -> str:
+def _read_marker(lock: int) -> str:
     return os.pread(lock, MARKER_BYTES, 0).decode(errors="replace").partition("\n")[0]
 
 
-def _mark(lock: int, ring: Ring) -> None:
-    """Remember which ring is there: last of all, for the mark of none would stop everybody."""
-    # Always as long, so that one write overwrites the last one.
-    os.pwrite(lock, f"{ring.ring_id} {ring.sequence:020}\n".encode(), 0)
-    os.fsync(lock)
-
-
 def _continues(ring: Ring, marker: str) -> bool:
+    """Whether `ring` is the ring of the marker or a later state of it."""
     ring_id, _, sequence = marker.partition(" ")
     return ring_id == ring.ring_id and sequence.isdecimal() and int(sequence) <= ring.sequence
 
 
 def is_ring_file(path: Path) -> bool:
-    """Whether a file holds a ring document, by its name or by its first bytes."""
+    """Whether a file contains a ring, by its name (``.json``) or its first byte."""
     if path.suffix == ".json":
         return True
     try:

@@ -1,4 +1,4 @@
-"""For identity providers: login records, derived identifiers, single logout, and more.
+"""For identity providers: login records, identifiers, single logout.
 
 `records` has the login record of a session, `identifiers` the identifiers that need not be
 stored, `registry` the numbers of known services, and `logout` single logout. `sessions`,

@@ -72,7 +72,22 @@ def open_storage(url: str | Mapping[str, str], clock: Clock) -> ManagedStorage:
     Raises ConfigurationError, with a message that does not contain the URL.
     """
     urls = parse_routes(url) if isinstance(url, str) else url
-    return _open_url(urls, clock) if isinstance(urls, str) else _open_routes(urls, clock)
+    if isinstance(urls, str):
+        return _open_url(urls, clock)
+    if "*" not in urls:
+        raise ConfigurationError('storage: a table of contexts must have "*" for all others')
+    # With a mistyped context, records would silently go to the default store.
+    known = [*(context for use in USES.values() for context in use.contexts), _REPORTS_CONTEXT]
+    for context in urls:
+        if context.startswith("sealedstate.") and context not in known:
+            near = difflib.get_close_matches(context, known, n=1) or known
+            raise ConfigurationError(
+                f"storage: there is no context {context!r}; did you mean {' or '.join(near)}?"
+            )
+    # Contexts with the same URL share a store, and so its connections.
+    opened = {each: _open_url(each, clock) for each in set(urls.values())}
+    contexts = {context: opened[each] for context, each in urls.items() if context != "*"}
+    return RoutedStorage(opened[urls["*"]], contexts)
 
 
 def parse_routes(text: str) -> dict[str, str] | str:
@@ -99,87 +114,39 @@ def parse_routes(text: str) -> dict[str, str] | str:
 
 def _open_url(url: str, clock: Clock) -> ManagedStorage:
     scheme, colon, rest = url.partition(":")
-    opener = _OPENERS.get(scheme) if colon else None
-    if opener is None:
-        raise ConfigurationError(f"storage: must be one of {', '.join(URLS)}, or a store object")
-    return opener(url, rest, clock)
+    # A store with a driver is imported when a URL asks for it, so that other drivers need not be
+    # installed.
+    match scheme if colon else "":
+        case "memory":
+            if rest:
+                raise ConfigurationError("storage: memory: takes nothing behind the colon")
+            return MemoryStorage(clock)
+        case "sqlite":
+            path, options = split_path(rest, ("timeout",))
+            if not path:
+                raise ConfigurationError("storage: sqlite:PATH needs a path")
+            return SQLiteStorage(path, clock, **options)
+        case "layered":
+            staleness, colon, behind = rest.partition(":")
+            if not (colon and staleness.isascii() and staleness.isdigit()):
+                raise ConfigurationError("storage: expected layered:MILLISECONDS:URL")
+            return CachedStorage(_open_url(behind, clock), clock, int(staleness))
+        case "postgresql" | "mariadb" | "mysql":
+            from .sql import SQLStorage
 
+            url, options = split_url(url, ("timeout", "pool_size"))
+            return SQLStorage(url, clock, **options)
+        case "redis" | "rediss" | "valkey" | "valkeys":
+            from .redis import RedisStorage
 
-def _open_routes(urls: Mapping[str, str], clock: Clock) -> ManagedStorage:
-    if "*" not in urls:
-        raise ConfigurationError('storage: a table of contexts must have "*" for all others')
-    # With a mistyped context, records would silently go to the default store.
-    known = [*(context for use in USES.values() for context in use.contexts), _REPORTS_CONTEXT]
-    for context in urls:
-        if context.startswith("sealedstate.") and context not in known:
-            near = difflib.get_close_matches(context, known, n=1) or known
-            raise ConfigurationError(
-                f"storage: there is no context {context!r}; did you mean {' or '.join(near)}?"
-            )
-    # Contexts with the same URL share a store, and so its connections.
-    opened = {url: _open_url(url, clock) for url in set(urls.values())}
-    contexts = {context: opened[url] for context, url in urls.items() if context != "*"}
-    return RoutedStorage(opened[urls["*"]], contexts)
+            url, options = split_url(url, ("timeout",))
+            return RedisStorage(url, clock, **options)
+        case "memcached":
+            from .memcached import MemcachedStorage
 
-
-def _open_memory(_: str, rest: str, clock: Clock) -> ManagedStorage:
-    if rest:
-        raise ConfigurationError("storage: memory: takes nothing behind the colon")
-    return MemoryStorage(clock)
-
-
-def _open_sqlite(_: str, rest: str, clock: Clock) -> ManagedStorage:
-    path, options = split_path(rest, ("timeout",))
-    if not path:
-        raise ConfigurationError("storage: sqlite:PATH needs a path")
-    return SQLiteStorage(path, clock, **options)
-
-
-def _open_layered(_: str, rest: str, clock: Clock) -> ManagedStorage:
-    staleness, colon, behind = rest.partition(":")
-    if not (colon and staleness.isascii() and staleness.isdigit()):
-        raise ConfigurationError("storage: expected layered:MILLISECONDS:URL")
-    return CachedStorage(_open_url(behind, clock), clock, int(staleness))
-
-
-# A store with a driver is imported when a URL asks for it, so that other drivers need not be
-# installed.
-
-
-def _open_sql(url: str, _: str, clock: Clock) -> ManagedStorage:
-    from .sql import SQLStorage
-
-    rest, options = split_url(url, ("timeout", "pool_size"))
-    return SQLStorage(rest, clock, **options)
-
-
-def _open_redis(url: str, _: str, clock: Clock) -> ManagedStorage:
-    from .redis import RedisStorage
-
-    rest, options = split_url(url, ("timeout",))
-    return RedisStorage(rest, clock, **options)
-
-
-def _open_memcached(url: str, _: str, clock: Clock) -> ManagedStorage:
-    from .memcached import MemcachedStorage
-
-    rest, options = split_url(url, ("timeout",))
-    return MemcachedStorage(rest, clock, **options)
-
-
-_OPENERS: dict[str, Callable[[str, str, Clock], ManagedStorage]] = {
-    "memory": _open_memory,
-    "sqlite": _open_sqlite,
-    "layered": _open_layered,
-    "postgresql": _open_sql,
-    "mariadb": _open_sql,
-    "mysql": _open_sql,
-    "redis": _open_redis,
-    "rediss": _open_redis,
-    "valkey": _open_redis,
-    "valkeys": _open_redis,
-    "memcached": _open_memcached,
-}
+            url, options = split_url(url, ("timeout",))
+            return MemcachedStorage(url, clock, **options)
+    raise ConfigurationError(f"storage: must be one of {', '.join(URLS)}, or a store object")
 
 
 # --- options ------------------------------------------------------------------------------------

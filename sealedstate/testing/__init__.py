@@ -46,16 +46,11 @@ from __future__ import annotations
 import pytest
 
 pytest.register_assert_rewrite(
-    *(
-        f"{__name__}.{module}"
-        for module in ("_suite", "_records", "_names", "_indexes", "_races", "_faults")
-    ),
+    *(f"{__name__}.{module}" for module in ("_suite", "_records", "_names", "_races")),
 )
 
-from ._faults import LostReplies, Outages
-from ._indexes import Indexes
-from ._names import Contexts, Names
-from ._races import Races
+from ._names import Contexts, Indexes, Names
+from ._races import LostReplies, Outages, Races
 from ._records import Expiry, Records
 from ._suite import FakeClock
 from .scripted import ScriptedStorage

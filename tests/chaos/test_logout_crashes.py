@@ -24,8 +24,20 @@ from sealedstate.sso import LoginRecords, LogoutProgress, LogoutRequest
 from sealedstate.sso.logout.index import find_sessions
 from sealedstate.storage import SQLiteStorage
 from sealedstate.testing import ScriptedStorage
-from tests.support.identity_providers import CARRIED, SERVED, Node, Provider, User, a_login
-from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP, a_key, identifiers, registry
+from tests.support.identity_providers import (
+    CARRIED,
+    ENTITY_IDS,
+    OTHER_SP,
+    SERVED,
+    SP,
+    Node,
+    Provider,
+    User,
+    a_key,
+    a_login,
+    identifiers,
+    registry,
+)
 from tests.support.workers import SideFile, Workers
 
 KILLS = [

@@ -16,9 +16,18 @@ import pytest
 
 from sealedstate.sso import LogoutRequest, ServiceLogin
 from sealedstate.testing import ScriptedStorage
-from tests.support.identity_providers import CARRIED, SERVED, USER, Provider, User, a_login
+from tests.support.identity_providers import (
+    CARRIED,
+    ENTITY_IDS,
+    OTHER_SP,
+    SERVED,
+    SP,
+    USER,
+    Provider,
+    User,
+    a_login,
+)
 from tests.support.jar import Clock
-from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP
 from tests.support.stepped import Turns
 
 RACES = pytest.mark.parametrize(

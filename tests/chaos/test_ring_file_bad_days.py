@@ -1,6 +1,7 @@
-"""A ring in a file is there, whole and one, through locks, faults, crowds and kills.
+"""A ring in a file: whatever happens to its writers, there is one, complete ring.
 
-A power failure, which loses what was not synced, is not tried; the order of syncs is.
+A power failure loses what was not synced. It is not tried here, but that each write is synced in
+order is.
 """
 
 from __future__ import annotations
@@ -27,25 +28,25 @@ from typing import Any
 import pytest
 
 from sealedstate.errors import OperatorError
-from sealedstate.rotation import Ring
+from sealedstate.rotation.ring import Ring
 from sealedstate.rotation.ring_file import RingFile
 from sealedstate.testing._workers import run_in_threads
-from tests.support import ring_workers as ring_crews
-from tests.support.ring_files import beside, founded_at, leftovers, path, problem
+from tests.support import ring_workers
+from tests.support.ring_storages import beside, create_at, leftovers, path, problem
 from tests.support.ring_workers import (
     at_start,
-    crew_of,
     first_ring,
-    forked_writer,
+    fork_writer,
     kids_of,
     next_of,
     open_file,
-    rotated_by_many,
+    rotate_at_once,
+    run_at_once,
 )
 
 __all__ = ["path"]
 
-CREW = 20
+PROCESSES = 20
 
 
 # --- the lock -----------------------------------------------------------------------------------
@@ -58,8 +59,8 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
-def test_writer_waits_for_another_until_its_timeout(path: Path) -> None:
-    _, ring = founded_at(path)
+def test_writer_waits_for_another_but_not_for_ever(path: Path) -> None:
+    _, ring = create_at(path)
     hasty = RingFile(path, None, os.urandom, at_start, timeout=0.02)
     with locked(path):
         assert f"another process has held {path}.lock" in problem(hasty.write, next_of(ring), ring)
@@ -68,7 +69,7 @@ def test_writer_waits_for_another_until_its_timeout(path: Path) -> None:
 
 
 def test_removed_lock_file_locks_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home, ring = founded_at(path)
+    storage, ring = create_at(path)
     lock, flock = beside(path, ".lock"), fcntl.flock
     removed: list[Path] = []
 
@@ -79,21 +80,21 @@ def test_removed_lock_file_locks_nothing(path: Path, monkeypatch: pytest.MonkeyP
         flock(descriptor, how)
 
     monkeypatch.setattr(fcntl, "flock", lock_what_is_removed)
-    assert home.write(next_of(ring), ring) is True
+    assert storage.write(next_of(ring), ring) is True
     assert removed
     assert lock.read_text().startswith(ring.ring_id)
 
 
-def test_lock_file_that_is_a_link_is_not_followed(path: Path) -> None:
+def test_lock_file_that_is_a_link_is_refused(path: Path) -> None:
     beside(path, ".lock").symlink_to(path.parent / "elsewhere")
     assert f"{path}.lock" in problem(open_file(path).write, first_ring(), None)
     assert not (path.parent / "elsewhere").exists()
 
 
-def test_child_forked_during_a_write_does_not_keep_the_lock(
+def test_child_that_was_forked_during_a_write_does_not_keep_the_lock(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, first = founded_at(path)
+    storage, first = create_at(path)
     fork = multiprocessing.get_context("fork")
     over, fsync = fork.Event(), os.fsync
     children: list[ForkProcess] = []
@@ -109,7 +110,7 @@ def test_child_forked_during_a_write_does_not_keep_the_lock(
         warnings.simplefilter("ignore", DeprecationWarning)
         patch.setattr(os, "fsync", fsync_and_fork)
         second = next_of(first)
-        assert home.write(second, first) is True
+        assert storage.write(second, first) is True
     hasty = RingFile(path, None, os.urandom, at_start, timeout=0.02)
     assert children[0].is_alive()
     assert hasty.write(next_of(second), second) is True
@@ -117,8 +118,7 @@ def test_child_forked_during_a_write_does_not_keep_the_lock(
     children[0].join()
 
 
-@pytest.mark.slow
-def test_missing_flock_is_reported_with_its_remedy() -> None:
+def test_missing_flock_names_the_remedy() -> None:
     program = """if True:
         import importlib, sys
         from sealedstate.rotation import ring_file
@@ -144,7 +144,7 @@ CALLS = [
 
 
 class Fault:
-    """The `number`-th call of the system fails, `late`: though it has done its work."""
+    """The system call of this number fails; `late`: after it has done its work."""
 
     def __init__(self, number: int, code: int, late: bool) -> None:
         self.left, self.code, self.late = number, code, late
@@ -170,25 +170,25 @@ class Fault:
 
 
 def _close(name: str, result: Any) -> None:
-    """Close what the caller never receives."""
+    """Close what the caller never gets."""
     if name == "open" and result is not None:
         os.close(result)
     if name == "scandir" and result is not None:
         result.close()
 
 
-def outcome(home: RingFile, ring: Ring, after: Ring | None, fault: Fault) -> bool | None:
+def outcome(storage: RingFile, ring: Ring, after: Ring | None, fault: Fault) -> bool | None:
     """None for an OperatorError."""
     with fault.injected():
         try:
-            return home.write(ring, after)
+            return storage.write(ring, after)
         except OperatorError:
             return None
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
-def test_ring_is_the_old_or_the_new_whichever_call_fails(
+def test_ring_is_the_old_one_or_the_new_whichever_call_fails(
     tmp_path: Path, code: int, late: bool
 ) -> None:
     hits: list[str] = []
@@ -196,18 +196,18 @@ def test_ring_is_the_old_or_the_new_whichever_call_fails(
         number = len(hits) + 1
         path = tmp_path / str(number) / "ring.json"
         path.parent.mkdir()
-        home, old = founded_at(path)
+        storage, old = create_at(path)
         beside(path, ".0123456789abcdef.tmp").touch()
         new, fault = next_of(old), Fault(number, code, late)
-        done = outcome(home, new, old, fault)
+        done = outcome(storage, new, old, fault)
         if not fault.hit:
             assert done is True
             break
         hits.append(fault.hit)
         there = open_file(path).load()
         assert there in ([new] if done else [old, new]), fault.hit
-        assert home.load() == there
-        assert home.write(next_of(there), there) is True
+        assert storage.load() == there
+        assert storage.write(next_of(there), there) is True
         assert leftovers(path) == []
     assert {"open", "write", "fsync", "rename", "unlink", "pwrite", "flock"} <= set(hits)
     assert hits.count("fsync") == 4  # the document, the one before, the folder, the mark
@@ -215,7 +215,7 @@ def test_ring_is_the_old_or_the_new_whichever_call_fails(
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
-def test_ring_is_founded_or_can_be_whichever_call_fails(
+def test_ring_is_created_or_can_be_whichever_call_fails(
     tmp_path: Path, code: int, late: bool
 ) -> None:
     hits: list[str] = []
@@ -223,25 +223,25 @@ def test_ring_is_founded_or_can_be_whichever_call_fails(
         number = len(hits) + 1
         path = tmp_path / str(number) / "ring.json"
         path.parent.mkdir()
-        home, ring, fault = open_file(path), first_ring(), Fault(number, code, late)
-        done = outcome(home, ring, None, fault)
+        storage, ring, fault = open_file(path), first_ring(), Fault(number, code, late)
+        done = outcome(storage, ring, None, fault)
         if not fault.hit:
             assert done is True
             break
         hits.append(fault.hit)
         there = open_file(path).load()
         assert there in ([ring] if done else [None, ring]), fault.hit
-        assert home.write(first_ring(), None) is (there is None)
+        assert storage.write(first_ring(), None) is (there is None)
     assert hits.count("fsync") == 3  # the document, the folder, the mark
 
 
-def test_document_is_synced_before_its_rename_and_the_folder_after_it(
+def test_write_syncs_the_file_before_its_rename_and_the_folder_after_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    home, ring = founded_at(path)
+    storage, ring = create_at(path)
     calls: list[tuple[str, str]] = []
 
-    def noted(name: str, call: Callable[..., Any], what: Any, *given: Any) -> Any:
+    def note(name: str, call: Callable[..., Any], what: Any, *given: Any) -> Any:
         target = (
             str(Path(f"/proc/self/fd/{what}").readlink())
             if isinstance(what, int)
@@ -252,8 +252,8 @@ def test_document_is_synced_before_its_rename_and_the_folder_after_it(
 
     with monkeypatch.context() as patch:
         for name in ("write", "fsync", "rename", "pwrite"):
-            patch.setattr(os, name, partial(noted, name, getattr(os, name)))
-        assert home.write(next_of(ring), ring) is True
+            patch.setattr(os, name, partial(note, name, getattr(os, name)))
+        assert storage.write(next_of(ring), ring) is True
     names = [name for name, _ in calls]
     put = ["write", "fsync", "rename"]
     assert names == [*put, *put, "fsync", "pwrite", "fsync"]
@@ -263,76 +263,76 @@ def test_document_is_synced_before_its_rename_and_the_folder_after_it(
     assert calls[8][1] == f"{path}.lock"
 
 
-def test_write_in_small_pieces_is_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home, ring = founded_at(path)
+def test_write_in_small_pieces_is_complete(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, ring = create_at(path)
     write = os.write
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda file, content: write(file, content[:7]))
-        assert home.write(next_of(ring), ring) is True
+        assert storage.write(next_of(ring), ring) is True
     there = open_file(path).load()
     assert there is not None
     assert there.sequence == 2
 
 
-def test_error_shows_no_secret(path: Path) -> None:
-    home, ring = founded_at(path)
+def test_error_contains_no_secret(path: Path) -> None:
+    storage, ring = create_at(path)
     for number in itertools.count(1):
         fault = Fault(number, errno.EIO, late=False)
         with fault.injected(), contextlib.suppress(OperatorError):
-            home.write(ring, ring)
+            storage.write(ring, ring)
             break
     document = json.loads(path.read_text())
     path.write_text(path.read_text().replace('"sequence"', '"sequences"'))
     message = problem(open_file(path).load)
     for secret in (document["keys"][0]["secret"], document["lookup"]["secret"]):
         assert secret not in message
-        assert secret not in repr(home)
+        assert secret not in repr(storage)
 
 
 # --- many at once -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_exactly_one_of_many_founders_founds(path: Path, tmp_path: Path) -> None:
-    founders = crew_of(CREW, tmp_path, ring_crews.found, partial(open_file, path))
-    ((ring_id,),) = [founder for founder in founders if founder]
+def test_one_of_many_processes_creates_the_ring(path: Path, tmp_path: Path) -> None:
+    creators = run_at_once(PROCESSES, tmp_path, ring_workers.create, partial(open_file, path))
+    ((ring_id,),) = [creator for creator in creators if creator]
     ring = open_file(path).load()
     assert ring is not None
     assert ring.ring_id == ring_id
 
 
 @pytest.mark.slow
-def test_many_rotators_add_one_key_a_period_and_a_reader_always_reads(
+def test_many_processes_add_one_key_a_period_while_another_reads(
     path: Path, tmp_path: Path
 ) -> None:
     periods = 25
-    home, _ = founded_at(path)
-    added, watched = rotated_by_many(partial(open_file, path), tmp_path, CREW, periods)
-    watched.assert_whole()
-    ring = home.load()
+    storage, _ = create_at(path)
+    added, observed = rotate_at_once(partial(open_file, path), tmp_path, PROCESSES, periods)
+    observed.assert_complete()
+    ring = storage.load()
     assert ring is not None
-    ring_crews.assert_one_key_a_period(ring, added, periods)
+    ring_workers.assert_one_key_a_period(ring, added, periods)
     assert len(added) == periods
     assert leftovers(path) == []
 
 
-def test_threads_of_one_ring_file_lose_no_key(path: Path) -> None:
-    home, ring = founded_at(path)
+def test_many_threads_of_one_storage_lose_no_key(path: Path) -> None:
+    storage, ring = create_at(path)
 
     def add(_: int, barrier: Barrier) -> list[str]:
         added = []
         for _ in range(5):
-            before = home.load()
+            before = storage.load()
             assert before is not None
             barrier.wait()
             following = next_of(before)
-            if home.write(following, before):
+            if storage.write(following, before):
                 added.append(following.keys[0].kid.hex())
             barrier.wait()
         return added
 
     added = [kid for kids in run_in_threads(8, add) for kid in kids]
-    last = home.load()
+    last = storage.load()
     assert last is not None
     assert len(added) == 5
     assert kids_of(last) == {*added, *kids_of(ring)}
@@ -341,49 +341,49 @@ def test_threads_of_one_ring_file_lose_no_key(path: Path) -> None:
 # --- kill -9 ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.soak)])
 @pytest.mark.slow
-def test_killed_writers_lose_nothing_and_block_no_other(tmp_path: Path, rounds: int) -> None:
+@pytest.mark.parametrize("rounds", [3, pytest.param(30, marks=pytest.mark.soak)])
+def test_killed_writers_lose_nothing_and_stop_no_other(tmp_path: Path, rounds: int) -> None:
     left = 0
     for number in range(20 * rounds):
         folder = tmp_path / str(number)
         folder.mkdir()
         left += kill_writers_of(folder / "ring.json", kills=20)
-        # On a fast disk it takes some more to hit one in the middle of a write.
+        # On a fast disk it takes more kills to hit a write.
         if number + 1 >= rounds and left:
             return
     raise AssertionError("no writer was killed in the middle of a write")
 
 
 def kill_writers_of(path: Path, kills: int) -> int:
-    """The number of writers that left a file behind."""
-    home, notes = open_file(path), path.parent / "notes"
-    writers = [forked_writer(partial(open_file, path), notes)]
+    """How often a killed writer has left a temporary file."""
+    storage, notes = open_file(path), path.parent / "notes"
+    writers = [fork_writer(partial(open_file, path), notes)]
     sequence = left = 0
     for _ in range(kills):
-        writers.append(forked_writer(partial(open_file, path), notes))
+        writers.append(fork_writer(partial(open_file, path), notes))
         time.sleep(random.uniform(0, 0.03))
         victim = writers.pop(random.randrange(2))
         victim.kill()
         victim.join()
-        sequence = assert_nothing_lost(home, notes, sequence)
+        sequence = assert_nothing_lost(storage, notes, sequence)
         left += bool(leftovers(path))
     for writer in writers:
         writer.kill()
         writer.join()
-    assert_nothing_lost(home, notes, sequence)
-    ring = home.load()
-    assert home.write(first_ring() if ring is None else next_of(ring), ring) is True
+    assert_nothing_lost(storage, notes, sequence)
+    ring = storage.load()
+    assert storage.write(first_ring() if ring is None else next_of(ring), ring) is True
     assert leftovers(path) == []
     return left
 
 
-def assert_nothing_lost(home: RingFile, notes: Path, sequence: int) -> int:
-    """The grown sequence number of a ring that has every acknowledged key."""
+def assert_nothing_lost(storage: RingFile, notes: Path, sequence: int) -> int:
+    """The sequence number of the ring, which has grown and has every acknowledged key."""
     text = notes.read_text() if notes.exists() else ""
-    # A kill in the middle of a note leaves half a line, which promises nothing.
+    # A writer that is killed while it notes a key leaves half a line, which acknowledges nothing.
     acknowledged = {line[:-1] for line in text.splitlines(keepends=True) if line.endswith("\n")}
-    ring = home.load()
+    ring = storage.load()
     if ring is None:
         assert not acknowledged
         return 0

@@ -18,8 +18,7 @@ from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
 from sealedstate.storage import Storage, open_storage
 from sealedstate.testing._suite import eventually
 from tests.support.backends import Service, opener
-from tests.support.login_makers import SP
-from tests.support.services import SHARED, deployment, patient, service
+from tests.support.identity_providers import SHARED, SP, deployment, patient, service
 from tests.support.sql_servers import postgresql_server
 from tests.support.workers import SideFile, Workers
 

@@ -19,9 +19,8 @@ from sealedstate.storage import ManagedStorage, MemoryStorage, SQLiteStorage, St
 from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import RACERS, eventually
 from tests.support.backends import BACKENDS, DURABLE, NETWORKED, Service, patient
-from tests.support.login_makers import SP
+from tests.support.identity_providers import SP, deployment
 from tests.support.racers import Answers, Racing, losing_replies, play, race_in_legs
-from tests.support.services import deployment
 from tests.support.sql_servers import mariadb_server, postgresql_server
 
 __all__ = ["mariadb_server", "postgresql_server"]

@@ -1,4 +1,4 @@
-"""Places of a ring, for the tests of ``sealedstate keys``."""
+"""Places of a ring, for the tests of the command line."""
 
 from __future__ import annotations
 
@@ -21,6 +21,20 @@ def place(
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """A file that nobody wraps."""
+    """A plaintext file."""
     with desk("file", tmp_path, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """A file that is wrapped."""
+    with desk("wrapped file", tmp_path, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """A store."""
+    with desk("store", tmp_path, monkeypatch) as made:
         yield made

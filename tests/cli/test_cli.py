@@ -1,75 +1,99 @@
-"""The command line, run as a user runs it."""
+"""The command line as a whole: help, completion, exit codes and pipes."""
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 
+import click
 import pytest
 
-from sealedstate.cli import main
-from sealedstate.keyring import Key, parse_lookup
+import sealedstate
+from sealedstate.cli import cli, main
+from tests.support.ring_cli import output, run
+
+COMMAND = [sys.executable, "-m", "sealedstate"]
 
 
-def test_a_generated_key_is_one_that_we_take(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["keys", "generate"]) == 0
-    first = capsys.readouterr().out
-    assert main(["keys", "generate"]) == 0
-    second = capsys.readouterr().out
-    assert Key.parse(first).secret != Key.parse(second).secret
+def commands(command: click.Command) -> Iterator[click.Command]:
+    """All commands and groups of a group."""
+    yield command
+    if isinstance(command, click.Group):
+        with click.Context(command) as ctx:
+            for name in command.list_commands(ctx):
+                child = command.get_command(ctx, name)
+                assert child is not None
+                yield from commands(child)
 
 
-def test_a_generated_lookup_key_is_one_that_we_take(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["keys", "generate", "--lookup"]) == 0
-    assert len(parse_lookup(capsys.readouterr().out)) == 32
+def test_every_command_and_option_has_a_help_and_no_summary_is_cut() -> None:
+    found = list(commands(cli))
+    assert len(found) > 25
+    for command in found:
+        assert command.help, command.name
+        assert command.help.rstrip().endswith("."), command.help
+        summary = command.get_short_help_str(limit=60)
+        assert command is cli or not summary.endswith("..."), summary
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{command.name} {parameter.name}"
+                assert parameter.help.endswith("."), parameter.help
 
 
-def test_sizes_shows_every_part_in_every_profile(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "session.json"
-    session = {"subject": "jdoe", "csrf": {"$base64": "AAECAw=="}, "cart": ["x" * 5000]}
-    file.write_text(json.dumps(session))
-    assert main(["sizes", str(file), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["parts"].keys() == {"csrf", "cart"}
-    assert found["parts"]["csrf"] == 1 + 4 + 1 + 5
-    assert {name: row["places"]["cart"] for name, row in found["profiles"].items()} == {
-        "tight": "spilled",
-        "portable": "spilled",
-        "standard": "spilled",
-        "roomy": "overflow",
-    }
-    assert main(["sizes", str(file)]) == 0
-    table = capsys.readouterr().out
-    assert "portable" in table
-    assert "cookie_bytes" in table
+def test_version_is_printed() -> None:
+    assert output("--version") == f"sealedstate {sealedstate.__version__}\n"
 
 
 @pytest.mark.parametrize(
-    "text", ["[1]", "{", '{"x": NaN', '{"x": {"$base64": "?"}}', "[" * 100_000]
+    "arguments",
+    [
+        ["bogus"],
+        ["keys", "revok"],
+        ["keys", "disable"],
+        ["keys", "watch", "--every", "0"],
+        ["keys", "check", "--over", "x"],
+        ["keys", "generate", "--lookup", "--kek"],
+        ["store", "reap", "--limit", "0"],
+        ["store", "reap", "--limit", "1.5"],
+        ["sizes"],
+    ],
+    ids=" ".join,
 )
-def test_sizes_of_what_is_no_session_is_one_clear_line(
-    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "session.json"
-    file.write_text(text)
-    assert main(["sizes", str(file)]) == 2
-    assert "session.json" in capsys.readouterr().err
+def test_wrong_arguments_are_explained_with_exit_code_2(arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "--help' for help." in err
+    assert main(arguments) == 2
 
 
-def test_sizes_of_a_missing_file_is_one_clear_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sizes", "no/such/file.json"]) == 2
-    assert "no/such/file.json" in capsys.readouterr().err
+def test_import_of_the_package_does_not_import_click() -> None:
+    program = "import sealedstate, sealedstate_wsgi, sys; print('click' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "False\n"
 
 
-def test_the_command_is_there_as_a_module() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sealedstate", "keys", "generate"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert Key.parse(done.stdout)
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion_completes_commands(shell: str) -> None:
+    environ = {**os.environ, "_SEALEDSTATE_COMPLETE": f"{shell}_source"}
+    script = subprocess.check_output(COMMAND, env=environ, text=True)
+    assert "_SEALEDSTATE_COMPLETE" in script
+    words = {"COMP_WORDS": "sealedstate keys re", "COMP_CWORD": "re" if shell == "fish" else "2"}
+    environ = {**os.environ, "_SEALEDSTATE_COMPLETE": f"{shell}_complete", **words}
+    completed = subprocess.check_output(COMMAND, env=environ, text=True)
+    assert "reseal" in completed
+    assert "revoke" in completed
+    assert "watch" not in completed
+
+
+def test_closed_pipe_ends_a_command_quietly() -> None:
+    for arguments in (["store", "matrix"], ["keys", "generate"]):
+        with subprocess.Popen(
+            [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()  # as `head` does, but before anything is written
+            assert process.stderr.read() == b""
+            assert process.wait() == 141

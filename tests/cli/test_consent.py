@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 
-from sealedstate.cli import main
 from tests.cli.test_keys_reseal import consents, url
-from tests.support.ring_cli import Desk, Told, as_json
+from tests.support.ring_cli import Desk, finding, output, run, usage_error
 
 __all__ = ["url"]
 
@@ -18,8 +16,8 @@ ANN, SP = "ann", "https://sp.example.org/shibboleth"
 
 @pytest.fixture
 def kept(place: Desk, url: str) -> str:
-    """A store in which somebody agreed to three things, under the ring of the environment."""
-    ring = place.found()
+    """A store with three consents of one user, under the ring of the environment."""
+    ring = place.create()
     now = int(time.time())
     with consents(url, ring.keyring()) as store:
         store.record(ANN, "terms", 3)
@@ -29,47 +27,37 @@ def kept(place: Desk, url: str) -> str:
     return url
 
 
-def test_all_that_a_user_agreed_to_is_listed(kept: str, capsys: Told) -> None:
-    assert main(["consent", "list", ANN]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_everything_a_user_agreed_to_is_listed(kept: str) -> None:
+    lines = output("consent", "list", ANN).splitlines()
     assert [line.split(", given")[0] for line in lines] == ["attributes 1"] * 2 + ["terms 3"]
     assert lines[0].endswith(f", for {SP}, with mail, name")
-    assert main(["consent", "list", ANN, "--json"]) == 0
-    listed = as_json(capsys)
+    listed = run("consent", "list", ANN, "--json").json
     assert [one["service"] for one in listed] == [SP, SP + "2", None]
     assert listed[0]["attributes"] == ["mail", "name"]
-    assert main(["consent", "list", "nobody"]) == 0
-    assert capsys.readouterr().out == "Nothing.\n"
+    assert output("consent", "list", "nobody") == "None.\n"
 
 
-def test_one_consent_is_withdrawn_or_all_of_one_user(kept: str, capsys: Told) -> None:
-    assert main(["consent", "withdraw", ANN, "--document", "attributes", "--service", SP]) == 0
-    assert main(["consent", "withdraw", ANN, "--document", "attributes"]) == 0
-    assert main(["consent", "withdraw", ANN]) == 0
-    assert main(["consent", "withdraw", ANN]) == 0
-    assert capsys.readouterr().out.splitlines() == [
-        "1 consent is withdrawn.",
-        "0 consents are withdrawn.",
-        "2 consents are withdrawn.",
-        "0 consents are withdrawn.",
-    ]
-    assert main(["consent", "list", "bob", "--json"]) == 0
-    assert len(as_json(capsys)) == 1
-    assert main(["consent", "withdraw", "bob", "--json"]) == 0
-    assert as_json(capsys) == {"withdrawn": 1}
+def test_one_consent_is_withdrawn_or_all_of_one_user(kept: str) -> None:
+    withdraw = ["consent", "withdraw", ANN, "--json"]
+    for arguments, count in (
+        (["--document", "attributes", "--service", SP], 1),
+        (["--document", "attributes"], 0),
+        ([], 2),
+        ([], 0),
+    ):
+        assert run(*withdraw, *arguments).json == {"withdrawn": count}
+    assert len(run("consent", "list", "bob", "--json").json) == 1
+    assert output("consent", "withdraw", "bob") == "1 consent was withdrawn.\n"
 
 
-def test_wrong_usage_is_told(kept: str, capsys: Told) -> None:
-    assert main(["consent", "withdraw", ANN, "--service", SP]) == 2
-    assert "--service goes with --document" in capsys.readouterr().err
-    assert main(["consent", "list", "\ud800"]) == 2
-    assert "lone surrogate" in capsys.readouterr().err
-
-
-def test_a_store_that_is_down_is_told(
-    place: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Told
+def test_wrong_usage_and_a_store_that_is_down_are_reported(
+    file: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.found()
-    monkeypatch.setenv("SEALEDSTATE_STORAGE", f"sqlite:{tmp_path / 'missing' / 'x.db'}")
-    assert main(["consent", "list", ANN]) == 1
-    assert capsys.readouterr().err.startswith("sealedstate: ")
+    file.create()
+    monkeypatch.setenv("SEALEDSTATE_STORAGE", f"sqlite:{file.path}.db")
+    assert "--service needs --document" in usage_error("consent", "withdraw", ANN, "--service", SP)
+    assert "surrogate" in usage_error("consent", "list", "\ud800")
+    nowhere = f"sqlite:{file.path.parent / 'missing' / 'x.db'}"
+    monkeypatch.setenv("SEALEDSTATE_STORAGE", nowhere)
+    assert "the store cannot be used" in finding("consent", "list", ANN)
+    assert "unusable" in run("consent", "list", ANN, "--json").json

@@ -1,6 +1,4 @@
-"""``sealedstate keys revoke``, ``disable`` and ``enable``: what is refused, from when on, and how a
-key is named.
-"""
+"""``sealedstate keys revoke``, ``disable`` and ``enable``: what is refused, and from when on."""
 
 from __future__ import annotations
 
@@ -11,88 +9,74 @@ from datetime import UTC, datetime
 
 import pytest
 
-from sealedstate.cli import output as wording
-from sealedstate.rotation import Ring
-from tests.support.ring_cli import DAY, HOUR, Desk, Told, as_json, keys, kids, wrong_usage
+from sealedstate.cli._output import format_exact
+from sealedstate.rotation.ring import Ring
+from tests.support.ring_cli import DAY, HOUR, Desk, keys_json, output, usage_error
+
+ACTIONS = ("revoke", "disable", "enable")
+
 
 # --- revoke a key -------------------------------------------------------------------------------
 
 
-def test_a_revoked_primary_is_replaced_in_the_same_write(place: Desk, capsys: Told) -> None:
-    ring = place.found(HOUR)
-    (kid,) = kids(ring)
-    assert keys("revoke", kid, "--reason", "laptop stolen") == 0
+def test_revoked_primary_is_replaced_in_the_same_write(place: Desk) -> None:
+    ring = place.create(HOUR)
+    (kid,) = place.kids()
+    result = keys_json("revoke", kid, "--reason", "laptop stolen")
     after = place.ring()
     assert after.sequence == ring.sequence + 1
-    assert kid not in kids(after)
+    assert kid not in place.kids()
     (dead,) = after.tombstones
     assert (dead.kid.hex(), dead.revoked, dead.reason) == (kid, True, "laptop stolen")
     primary = after.primary(int(time.time()))
     assert primary is not None
-    told = capsys.readouterr().out
-    assert told.startswith(f"{kid} is revoked, for good.\n{primary.kid.hex()} seals in its place")
+    assert (result["changed"], result["primary"]) == (True, primary.kid.hex())
+    assert output("keys", "revoke", kid) == f"{kid} is already revoked.\n"
+    assert place.ring() == after
 
 
-def test_the_window_is_told_and_kept(
-    place: Desk, monkeypatch: pytest.MonkeyPatch, capsys: Told
-) -> None:
-    ring, ticks = place.found(), [0.0]
+def test_window_is_printed_and_kept(place: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring, ticks = place.create(), [0.0]
     node = place.node(reload_every=7, monotonic=lambda: ticks[0])
     monkeypatch.setenv("SEALEDSTATE_RELOAD_EVERY", "7")
-    assert keys("revoke", kids(ring)[0]) == 0
-    told = capsys.readouterr().out
-    until = wording.exact(place.ring().updated_at + 8)
-    assert f"Until {until}, a process that has not looked again may still accept" in told
-    assert "(reload_every 7 s + 1 s); one that can't read the ring, for longer" in told
+    text = output("keys", "revoke", place.kids()[0])
+    after = place.ring()
+    assert text.splitlines()[1] == f"{after.keys[0].kid.hex()} takes its place and seals at once."
+    assert f"Until {format_exact(after.updated_at + 8)}, a process" in text
+    assert "(reload_every 7 s + 1 s)" in text
     assert node.keyring().find(ring.keys[0].kid)
     ticks[0] = 7.0
     assert node.keyring().find(ring.keys[0].kid) is None
     assert ring.keys[0].kid in node.keyring().removed_kids
 
 
-def test_as_json_too_it_is_told(file: Desk, monkeypatch: pytest.MonkeyPatch, capsys: Told) -> None:
-    ring = file.found()
-    monkeypatch.setenv("SEALEDSTATE_RELOAD_EVERY", "7")
-    assert keys("revoke", kids(ring)[0], "--json") == 0
-    told = as_json(capsys)
-    in_force_by = datetime.fromisoformat(told["in_force_by"])
-    assert in_force_by == datetime.fromtimestamp(file.ring().updated_at + 8, UTC)
-    assert told["changed"] is True
-
-
-def test_where_nothing_says_how_often_nodes_reload_the_window_is_a_guess(
-    file: Desk, monkeypatch: pytest.MonkeyPatch, capsys: Told
+def test_window_is_in_the_json_and_is_an_assumption_without_a_configuration(
+    file: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ring = file.found()
-    monkeypatch.delenv("SEALEDSTATE_KEYS")
-    assert keys("revoke", kids(ring)[0], "--keys", file.keys) == 0
-    assert "(reload_every 60 s + 1 s, if that is what they have)" in capsys.readouterr().out
-
-
-def test_revoking_again_changes_nothing(place: Desk, capsys: Told) -> None:
-    (kid,) = kids(place.found())
-    assert keys("revoke", kid) == 0
-    ring = place.ring()
-    capsys.readouterr()
-    assert keys("revoke", kid) == 0
-    assert capsys.readouterr().out == f"{kid} was revoked already.\n"
-    assert place.ring() == ring
+    file.create()
+    monkeypatch.setenv("SEALEDSTATE_RELOAD_EVERY", "7")
+    result = keys_json("revoke", file.kids()[0])
+    in_force_by = datetime.fromisoformat(result["in_force_by"])
+    assert in_force_by == datetime.fromtimestamp(file.ring().updated_at + 8, UTC)
+    for name in ("KEYS", "RELOAD_EVERY"):
+        monkeypatch.delenv(f"SEALEDSTATE_{name}")
+    text = output("keys", "revoke", file.kids()[0], "--keys", file.keys)
+    assert "(reload_every 60 s + 1 s, if that is their setting)" in text
 
 
 @pytest.mark.parametrize("reason", ["two\nlines", "\x1b[31m", "x" * 201])
-def test_a_reason_that_would_not_list_well_is_refused(
-    file: Desk, reason: str, capsys: Told
-) -> None:
-    ring = file.found()
-    assert "one line" in wrong_usage(capsys, "revoke", kids(ring)[0], "--reason", reason)
+def test_reason_must_be_one_line(file: Desk, reason: str) -> None:
+    ring = file.create()
+    assert "one line" in usage_error("keys", "revoke", file.kids()[0], "--reason", reason)
     assert file.ring() == ring
 
 
 # --- kids ---------------------------------------------------------------------------------------
 
 
-def named(ring: Ring, *kids: str) -> Ring:
-    """A ring with keys of these kids, all of one age."""
+def with_kids(place: Desk, *kids: str) -> Ring:
+    """Put a ring there with keys of these kids."""
+    ring = place.create()
     (key,) = ring.keys
     made = [
         replace(
@@ -100,114 +84,87 @@ def named(ring: Ring, *kids: str) -> Ring:
         )
         for n, kid in enumerate(kids)
     ]
-    return replace(ring, sequence=ring.sequence + 1, keys=tuple(made))
+    return place.put(replace(ring, sequence=ring.sequence + 1, keys=tuple(made)))
 
 
 @pytest.mark.parametrize("prefix", ["7f3a", "7F3A", "7f3a0b1", "7f3a0b1c", " 7f3a "])
 def test_four_digits_of_a_kid_are_enough(file: Desk, prefix: str) -> None:
-    file.put(named(file.found(), "7f3a0b1c", "7f3b0b1c"))
-    assert keys("disable", prefix) == 0
+    with_kids(file, "7f3a0b1c", "7f3b0b1c")
+    assert keys_json("disable", prefix)["changed"]
     assert [key.kid.hex() for key in file.ring().keys if key.disabled_at] == ["7f3a0b1c"]
 
 
-def test_digits_that_may_mean_two_keys_name_both(file: Desk, capsys: Told) -> None:
-    ring = file.put(named(file.found(), "7f3a0b1c", "7f3affff"))
-    for action in ("revoke", "disable", "enable"):
-        assert "7f3a may be any of 7f3a0b1c, 7f3affff" in wrong_usage(capsys, action, "7f3a")
+def test_kid_that_is_ambiguous_missing_or_malformed_is_refused(file: Desk) -> None:
+    ring = with_kids(file, "7f3a0b1c", "7f3affff")
+    for action in ACTIONS:
+        assert "it may be 7f3a0b1c, 7f3affff" in usage_error("keys", action, "7f3a")
+        assert "the ring has no key 0000" in usage_error("keys", action, "0000")
+        for kid in ("", "7f3", "7f3a0b1c0", "xyzw", "７f3a", "7f3a 0b1c", "7f3a\n0"):
+            assert "KID must be 8 hex digits" in usage_error("keys", action, kid)
     assert file.ring() == ring
-
-
-@pytest.mark.parametrize("kid", ["", "7f3", "7f3a0b1c0", "xyzw", "７f3a", "7f3a 0b1c", "7f3a\n0"])
-def test_what_is_no_kid_is_refused(file: Desk, kid: str, capsys: Told) -> None:
-    ring = file.put(named(file.found(), "7f3a0b1c"))
-    for action in ("revoke", "disable", "enable"):
-        assert "a KID is 8 hex digits" in wrong_usage(capsys, action, kid)
-    assert file.ring() == ring
-
-
-def test_a_kid_that_is_not_there_is_refused(place: Desk, capsys: Told) -> None:
-    ring = place.put(named(place.found(), "7f3a0b1c"))
-    for action in ("revoke", "disable", "enable"):
-        assert "the ring has no key 0000" in wrong_usage(capsys, action, "0000")
-    assert place.ring() == ring
 
 
 # --- revoke what is old -------------------------------------------------------------------------
 
 
-def test_what_was_sealed_before_a_time_is_revoked(place: Desk, capsys: Told) -> None:
-    ring = place.found(DAY)
+def test_everything_sealed_before_a_time_is_revoked(place: Desk) -> None:
+    ring = place.create(DAY)
+    texts = []
     for text in ("2026-01-02T03:04:05Z", "2026-01-02T05:04:05+02:00"):
-        assert keys("revoke", "--before", text) == 0
+        texts.append(output("keys", "revoke", "--before", text))
         assert place.ring().revoked_before == 1767323045
-    assert kids(place.ring()) == kids(ring)
-    told = capsys.readouterr().out
-    assert told.startswith("All that was sealed before 2026-01-02 03:04:05Z (")
-    assert "(reload_every 60 s + 1 s)" in told
-    assert told.endswith("All that was sealed before 2026-01-02 03:04:05Z is revoked already.\n")
+    assert place.ring().keys == ring.keys
+    assert texts[0].startswith("Everything sealed before 2026-01-02 03:04:05Z (")
+    assert "(reload_every 60 s + 1 s)" in texts[0]
+    assert texts[1] == "Everything sealed before 2026-01-02 03:04:05Z is already revoked.\n"
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("2h", 7200), ("90s", 90), ("30m", 1800), ("30min", 1800), ("7d", 7 * DAY), ("0s", 0)],
 )
-def test_a_time_may_be_told_by_how_long_ago_it_was(file: Desk, text: str, seconds: int) -> None:
-    file.found()
-    assert keys("revoke", "--before", text) == 0
+def test_time_may_be_a_duration(file: Desk, text: str, seconds: int) -> None:
+    file.create()
+    keys_json("revoke", "--before", text)
     ring = file.ring()
     assert ring.updated_at - 1 <= ring.revoked_before + seconds <= ring.updated_at
 
 
-def test_the_future_can_not_be_revoked(place: Desk, capsys: Told) -> None:
-    ring = place.found()
-    told = wrong_usage(capsys, "revoke", "--before", "2999-01-01T00:00:00Z")
-    assert "only what was sealed in the past" in told
-    assert place.ring() == ring
-
-
-@pytest.mark.parametrize(
-    "text", ["", "yesterday", "2026-01-02T03:04:05", "2026-01-02", "1767323045", "-2h", "2w", "h"]
-)
-def test_what_is_no_time_is_refused(file: Desk, text: str, capsys: Told) -> None:
-    ring = file.found()
-    assert "a time reads 2026-11-22T08:00:00Z" in wrong_usage(capsys, "revoke", f"--before={text}")
+def test_time_must_be_valid_and_past(file: Desk) -> None:
+    ring = file.create()
+    assert "must be in the past" in usage_error("keys", "revoke", "--before=2999-01-01T00:00:00Z")
+    for text in (
+        *("", "yesterday", "2026-01-02T03:04:05", "2026-01-02", "1767323045", "-2h", "2w", "h"),
+    ):
+        assert "expected a time" in usage_error("keys", "revoke", f"--before={text}")
+    for text in ("999999999999d", "0001-01-01T00:00:00Z"):
+        assert "Nothing was sealed before" in output("keys", "revoke", "--before", text)
     assert file.ring() == ring
 
 
-@pytest.mark.parametrize("text", ["999999999999d", "0001-01-01T00:00:00Z"])
-def test_before_all_time_nothing_was_sealed(file: Desk, text: str, capsys: Told) -> None:
-    ring = file.found()
-    assert keys("revoke", "--before", text) == 0
-    assert capsys.readouterr().out == "Nothing was sealed before that time.\n"
-    assert file.ring() == ring
-
-
-def test_revoke_wants_a_key_or_a_time(file: Desk, capsys: Told) -> None:
-    (kid,) = kids(file.found())
-    for arguments in ([], [kid, "--before", "2h"]):
-        assert "revoke a KID, or what" in wrong_usage(capsys, "revoke", *arguments)
-    assert "goes with a KID" in wrong_usage(capsys, "revoke", "--before", "2h", "--reason", "x")
+def test_revoke_needs_a_key_or_a_time(file: Desk) -> None:
+    file.create()
+    for arguments in ([], [file.kids()[0], "--before", "2h"]):
+        assert "either KID or --before" in usage_error("keys", "revoke", *arguments)
+    before_and_reason = ["--before", "2h", "--reason", "x"]
+    assert "--reason needs a KID" in usage_error("keys", "revoke", *before_and_reason)
 
 
 # --- disable and enable -------------------------------------------------------------------------
 
 
-def test_a_disabled_primary_is_replaced_and_opens_again_when_enabled(
-    place: Desk, capsys: Told
-) -> None:
-    (kid,) = kids(place.found(HOUR))
-    assert keys("disable", kid[:4]) == 0
-    told = capsys.readouterr().out
-    assert f"{kid} is disabled, until `sealedstate keys enable {kid}`." in told
-    assert "seals in its place, at once." in told
-    assert "(reload_every 60 s + 1 s)" in told
-    assert place.node().keyring().find(bytes.fromhex(kid)).disabled  # type: ignore[union-attr]
-    assert keys("disable", kid) == 0
-    assert keys("enable", kid) == 0
-    assert keys("enable", kid) == 0
-    told = capsys.readouterr().out
-    assert f"{kid} was disabled already." in told
-    assert f"{kid} is enabled: each process opens what it sealed again" in told
-    assert f"{kid} is not disabled." in told
+def test_disabled_primary_is_replaced_and_opens_again_when_enabled(place: Desk) -> None:
+    place.create(HOUR)
+    (kid,) = place.kids()
+    text = output("keys", "disable", kid[:4])
+    assert f"{kid} is disabled until `sealedstate keys enable {kid}`." in text
+    assert "takes its place and seals at once." in text
+    assert "(reload_every 60 s + 1 s)" in text
+    key = place.node().keyring().find(bytes.fromhex(kid))
+    assert key is not None
+    assert key.disabled
+    assert f"{kid} is already disabled." in output("keys", "disable", kid)
+    assert "each process opens what it sealed again" in output("keys", "enable", kid)
+    assert f"{kid} is not disabled." in output("keys", "enable", kid)
     assert len(place.ring().keys) == 2
     assert not any(key.disabled_at for key in place.ring().keys)

@@ -1,4 +1,4 @@
-"""``sealedstate keys watch``, as a process of its own that somebody ends with Ctrl-C."""
+"""``sealedstate keys watch``, as a process that Ctrl-C ends."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from sealedstate.cli import main
-from sealedstate.cli.keys.check import Checked
-from sealedstate.cli.keys.ring_checks import Finding
-from sealedstate.cli.keys.source import Look
-from sealedstate.cli.keys.watch import CLEAR, _changes, _seen
-from tests.support.ring_cli import DAY, HOUR, Desk
+import pytest
+
+from sealedstate.cli._key_checks import CLEAR, CheckResult, Finding, list_changes
+from sealedstate.cli._source import Snapshot
+from tests.support.ring_cli import DAY, HOUR, Desk, run
 
 PATIENCE = 60  # seconds
 COMMAND = [sys.executable, "-m", "sealedstate", "keys", "watch", "--every", "0.1"]
 
 
 @contextmanager
-def watching(stdout: int) -> Iterator[subprocess.Popen[str]]:
-    """A process that watches, and is ended."""
+def start_watch(stdout: int) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(COMMAND, stdout=stdout, stderr=subprocess.PIPE, text=True) as process:
-        # Of a line that never comes, the test hears when the process is gone.
+        # A test that waits for a line that never comes ends with the process.
         patience = threading.Timer(PATIENCE, process.kill)
         patience.start()
         try:
@@ -39,72 +37,67 @@ def watching(stdout: int) -> Iterator[subprocess.Popen[str]]:
 
 
 def line_with(process: subprocess.Popen[str], text: str) -> str:
-    """The next line that holds a text; all before are passed over."""
+    """The next line that contains a text."""
     assert process.stdout is not None
     return next(line for line in process.stdout if text in line)
 
 
-def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    """What Ctrl-C makes of it: its exit code, and what it says."""
+def interrupt(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """The exit code and the errors after Ctrl-C."""
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
-    said = process.stderr.read()
-    return process.wait(PATIENCE), said
+    errors = process.stderr.read()
+    return process.wait(PATIENCE), errors
 
 
-def test_each_change_is_a_line_until_somebody_ends_it(place: Desk) -> None:
-    ring = place.found()
-    kid = ring.keys[0].kid.hex()
-    with watching(subprocess.PIPE) as process:
+@pytest.mark.slow
+def test_each_change_is_a_line_until_ctrl_c(place: Desk) -> None:
+    with start_watch(subprocess.PIPE) as process:
+        assert "found: ring: " in line_with(process, "found")
+        ring = place.create()
+        kid = ring.keys[0].kid.hex()
         assert line_with(process, "sequence").endswith("sequence none -> 1\n")
         assert line_with(process, kid).endswith(f"{kid} unknown -> primary\n")
-        assert main(["keys", "rotate", "--now"]) == 0
+        assert "settled: ring" in line_with(process, "settled")
+        assert run("keys", "rotate", "--now").code == 0
         new = place.ring().keys[0].kid.hex()
         assert line_with(process, "sequence").endswith("sequence 1 -> 2\n")
         assert line_with(process, new).endswith(f"{new} unknown -> pending\n")
-        assert main(["keys", "revoke", kid]) == 0
+        assert run("keys", "revoke", kid).code == 0
         assert line_with(process, kid).endswith(f"{kid} primary -> gone\n")
         place.report(place.ring(), complaint="the disk is full")
         assert line_with(process, "report").endswith("reports of 1 process\n")
         assert line_with(process, "found: nodes: ").endswith("the disk is full\n")
         place.report(place.ring())
         assert "settled: nodes web1 the disk is full" in line_with(process, "settled")
-        assert end(process) == (0, "")
+        assert interrupt(process) == (0, "")
 
 
-def test_a_ring_that_is_not_there_yet_is_waited_for(place: Desk) -> None:
-    with watching(subprocess.PIPE) as process:
-        assert "found: ring: there is no ring at" in line_with(process, "found")
-        place.found()
-        assert line_with(process, "sequence").endswith("sequence none -> 1\n")
-        assert "settled: ring" in line_with(process, "settled")
-        assert end(process) == (0, "")
-
-
-def test_a_terminal_is_drawn_anew(file: Desk) -> None:
-    kid = file.found().keys[0].kid.hex()
+@pytest.mark.slow
+def test_terminal_is_drawn_again_each_time(file: Desk) -> None:
+    kid = file.create().keys[0].kid.hex()
     ours, theirs = pty.openpty()
-    with watching(theirs) as process:
+    with start_watch(theirs) as process:
         shown = ""
-        while shown.count("Ctrl-C ends this.") < 2:
+        while shown.count("Press Ctrl-C to end.") < 2:
             shown += os.read(ours, 10_000).decode()
         assert shown.startswith(CLEAR)
         assert shown.count(CLEAR) >= 2
         assert f"\n{kid}  primary" in shown
         assert "Nothing is wrong." in shown
-        assert end(process) == (0, "")
+        assert interrupt(process) == (0, "")
     os.close(ours)
     os.close(theirs)
 
 
-# --- what is worth a line -----------------------------------------------------------------------
+# --- changes ------------------------------------------------------------------------------------
 
 
-def test_a_finding_whose_sentence_changes_with_time_is_told_once(file: Desk) -> None:
-    look = Look(int(time.time()), file.found())
+def test_finding_is_a_line_once_although_its_sentence_changes(file: Desk) -> None:
+    snapshot = Snapshot(int(time.time()), file.create())
 
     def lines(before: list[Finding], after: list[Finding]) -> list[str]:
-        return [*_changes(_seen(Checked(look, before)), _seen(Checked(look, after)))]
+        return [*list_changes(CheckResult(snapshot, before), CheckResult(snapshot, after))]
 
     first, later = (Finding("rotation", "", f"stopped {hours} h ago") for hours in (3, 4))
     assert lines([], [first]) == ["found: rotation: stopped 3 h ago"]
@@ -113,14 +106,15 @@ def test_a_finding_whose_sentence_changes_with_time_is_told_once(file: Desk) -> 
 
 
 def test_time_alone_changes_the_state_of_a_key(file: Desk) -> None:
-    now, ring = int(time.time()), file.found()
+    now, ring = int(time.time()), file.create()
     new = replace(ring.keys[0], kid=b"next", secret=os.urandom(32), activates_at=now + HOUR)
     ring = replace(ring, keys=(new, *ring.keys))
-    before, after = (_seen(Checked(Look(at, ring), [])) for at in (now, now + 2 * HOUR))
+    before, after, last = (
+        CheckResult(Snapshot(at, ring)) for at in (now, now + 2 * HOUR, now + 2 * DAY)
+    )
     old = ring.keys[1].kid.hex()
-    assert set(_changes(before, after)) == {
+    assert set(list_changes(before, after)) == {
         f"{b'next'.hex()} pending -> primary",
         f"{old} primary -> retired",
     }
-    expired = _seen(Checked(Look(now + 2 * DAY, ring), []))
-    assert list(_changes(after, expired)) == [f"{old} retired -> expired"]
+    assert list(list_changes(after, last)) == [f"{old} retired -> expired"]

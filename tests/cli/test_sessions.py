@@ -1,24 +1,22 @@
-"""``sealedstate sessions``, run as an administrator runs it, beside an application."""
+"""``sealedstate sessions``, run by an administrator beside an application."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sealedstate import Keeper, Key, Settings
-from sealedstate.cli import main
 from sealedstate.keyring import export_lookup
 from sealedstate.sso import SessionRegistry
 from tests.support.jar import Browser
-
-Told = pytest.CaptureFixture[str]
+from tests.support.ring_cli import Run, run, usage_error
 
 
 class Site:
-    """An application on a store in a file, and its configuration."""
+    """An application with a store in a file, and its configuration."""
 
     def __init__(self, folder: Path) -> None:
         self.config = folder / "app.toml"
@@ -35,16 +33,11 @@ class Site:
         browser.visit(lambda session: setattr(session, "subject", subject))
         return browser
 
-    def run(self, told: Told, *arguments: str) -> tuple[int, str, str]:
-        code = main(["sessions", *arguments, "--config", str(self.config)])
-        out, err = told.readouterr()
-        return code, out, err
+    def run(self, *arguments: str) -> Run:
+        return run("sessions", *arguments, "--config", str(self.config))
 
-    def listed(self, told: Told, *arguments: str) -> list[dict[str, object]]:
-        code, out, _ = self.run(told, "list", "--json", *arguments)
-        assert code == 0
-        found: list[dict[str, object]] = json.loads(out)
-        return found
+    def listed(self, *arguments: str) -> Any:
+        return self.run("list", "--json", *arguments).json
 
 
 @pytest.fixture
@@ -52,60 +45,56 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def test_the_list_shows_who_is_there(site: Site, capsys: Told) -> None:
+def test_list_and_show_have_the_live_sessions(site: Site) -> None:
     ann, _ = site.sign_in("ann"), site.sign_in("bob")
-    code, out, _ = site.run(capsys, "list")
-    assert code == 0
-    assert sorted(line.split()[-1] for line in out.splitlines()) == ["ann", "bob"]
-    assert all(" node-1 " in line for line in out.splitlines())
-    (listed,) = site.listed(capsys, "--subject", "ann")
+    rows = [line.split() for line in site.run("list").out.splitlines()]
+    assert sorted(row[-1] for row in rows) == ["ann", "bob"]
+    assert {row[-2] for row in rows} == {"node-1"}
+    (listed,) = site.listed("--subject", "ann")
     assert set(listed) == {"id", "subject", "started", "last_seen", "where"}
-    assert ann.session().id not in out
-    code, out, _ = site.run(capsys, "show", str(listed["id"]), "--json")
-    assert (code, json.loads(out)) == (0, [listed])
+    assert ann.session().id not in str(rows)
+    assert site.run("show", listed["id"], "--json").json == [listed]
 
 
-def test_one_session_is_ended_or_those_of_a_user_or_all(site: Site, capsys: Told) -> None:
+def test_one_session_is_ended_or_those_of_a_user_or_all(site: Site) -> None:
     users = {name: site.sign_in(name) for name in ("ann", "bob", "cid", "dot")}
-    (ann,) = site.listed(capsys, "--subject", "ann")
-    assert site.run(capsys, "revoke", str(ann["id"]))[:2] == (0, "1 sessions ended\n")
-    assert site.run(capsys, "revoke", "--subject", "bob", "--json")[:2] == (0, '{"revoked": 1}\n')
+    (ann,) = site.listed("--subject", "ann")
+    assert site.run("revoke", ann["id"]) == (0, "1 session ended\n", "")
+    assert site.run("revoke", "--subject", "bob", "--json").json == {"revoked": 1}
     assert [users[name].session().subject for name in users] == [None, None, "cid", "dot"]
-    assert site.run(capsys, "revoke", "--all")[:2] == (0, "2 sessions ended\n")
+    assert site.run("revoke", "--all") == (0, "2 sessions ended\n", "")
     assert [users[name].session().subject for name in users] == [None] * 4
-    assert site.listed(capsys) == []
+    assert site.listed() == []
 
 
-def test_a_session_that_is_not_there_is_a_finding(site: Site, capsys: Told) -> None:
+def test_session_that_is_not_live_is_a_finding(site: Site) -> None:
     for action in ("show", "revoke"):
-        code, _, err = site.run(capsys, action, "A" * 32)
-        assert (code, err) == (1, f"sealedstate: no live session {'A' * 32}\n")
+        code, _, err = site.run(action, "A" * 32)
+        assert (code, err) == (1, f"sealedstate: there is no live session {'A' * 32}\n")
 
 
-def test_what_to_end_has_to_be_said(site: Site, capsys: Told) -> None:
+def test_revoke_needs_exactly_one_choice(site: Site) -> None:
     for arguments in ([], ["--all", "--subject", "ann"], ["A" * 32, "--all"]):
-        code, _, err = site.run(capsys, "revoke", *arguments)
+        code, _, err = site.run("revoke", *arguments)
         assert code == 2
-        assert "which sessions?" in err
+        assert "either IDs, --subject USER or --all" in err
 
 
-def test_without_a_lookup_key_or_a_store_it_says_what_is_missing(
-    tmp_path: Path, capsys: Told
-) -> None:
+def test_missing_store_or_lookup_key_is_named(tmp_path: Path) -> None:
     config = tmp_path / "app.toml"
     key = Key.generate(os.urandom).export()
-    for storage, missing in (("", "needs a store"), ("sqlite:x.db", "lookup key")):
-        line = storage and f'storage = "{storage.replace("x.db", str(tmp_path / "x.db"))}"'
+    for line, missing in (
+        ("", "needs a store"),
+        (f'storage = "sqlite:{tmp_path}/x.db"', "lookup key"),
+    ):
         config.write_text(f'[sealedstate]\nkeys = ["{key}"]\n{line}\n')
-        assert main(["sessions", "list", "--config", str(config)]) == 2
-        assert missing in capsys.readouterr().err
+        assert missing in usage_error("sessions", "list", "--config", str(config))
 
 
-def test_a_store_that_can_not_be_used_is_a_finding(site: Site, capsys: Told) -> None:
+def test_store_that_cannot_be_used_is_a_finding(site: Site) -> None:
     site.sign_in("ann")
-    path = site.config.parent / "store.db"
-    path.write_bytes(b"no database at all" * 100)
-    code, out, err = site.run(capsys, "list", "--json")
-    assert code == 1
-    assert "unusable" in json.loads(out)
-    assert err.startswith("sealedstate: ")
+    (site.config.parent / "store.db").write_bytes(b"no database at all" * 100)
+    result = site.run("list", "--json")
+    assert result.code == 1
+    assert list(result.json) == ["unusable"]
+    assert result.err.startswith("sealedstate: the store cannot be used: ")

@@ -1,37 +1,44 @@
-"""``sealedstate store``, run as an operator runs it: on sqlite, and on real servers."""
+"""``sealedstate store``: on SQLite, on a mapping of stores, and on real servers."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from sealedstate.cli import main
-from sealedstate.storage import USES, SQLiteStorage, open_storage
-from sealedstate.storage.requirements import DECLARED, as_markdown, unmet_needs
+from sealedstate.storage import USES, SQLiteStorage, Stored, open_storage
+from sealedstate.storage.requirements import (
+    DECLARED,
+    PROBE_CONTEXT,
+    as_markdown,
+    probe_writes,
+    unmet_needs,
+)
+from sealedstate.testing import ScriptedStorage
 from tests.support import kv_servers, sql_servers
 from tests.support.installed import need_driver
 from tests.support.kv_servers import KeyValueServer, redis_server
 from tests.support.ports import free_port
+from tests.support.ring_cli import finding, output, run, usage_error
+from tests.support.server_process import until
 from tests.support.sql_server import PASSWORD, SQLServer
+from tests.support.sql_servers import PostgreSQLServer
 
 postgresql_server = sql_servers.postgresql_server
 mariadb_server = sql_servers.mariadb_server
 plain_redis = kv_servers.plain_redis
 plain_memcached = kv_servers.plain_memcached
 
-ACTIONS = ["init", "check", "reap", "stats"]
+ACTIONS = ("init", "check", "reap", "stats")
+CONTEXTS = [context for use in USES.values() for context in use.contexts]
 PATIENTLY = "sealedstate_timeout=60"  # tests share a machine
-
-Told = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -50,135 +57,107 @@ def patient(url: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}{PATIENTLY}"
 
 
-def unusable(told: Told, url: str) -> str:
-    """What each action says of a store that can't be used: always the same, in one line."""
-    told.readouterr()
-    found = set()
-    for action in ACTIONS:
-        assert main(["store", action, url]) == 1
-        out, err = told.readouterr()
-        assert not out
-        assert err.count("\n") == 1
-        assert err.startswith("sealedstate: the store can't be used: ")
-        assert PASSWORD not in err
-        assert "canary" not in err
-        assert "Traceback" not in err
-        found.add(err)
+def unusable(url: str) -> str:
+    """The one line that each command prints about a store that cannot be used."""
+    found = {finding("store", action, url) for action in ACTIONS}
     assert len(found) == 1
-    return found.pop()
+    (message,) = found
+    assert message.startswith("sealedstate: the store cannot be used: ")
+    assert PASSWORD not in message
+    assert "canary" not in message
+    return message
+
+
+def check(url: str) -> dict[str, Any]:
+    """What `check` finds. Its exit code is 1 if anything is missing."""
+    result = run("store", "check", "--json", url)
+    found: dict[str, Any] = result.json
+    fails = [part["fails"] for part in found["stores"]]
+    assert result.code == (1 if any(fails) or any(found["uses"].values()) else 0)
+    return found
+
+
+def failure(url: str) -> str:
+    """Why the only store of a URL takes no writes, by both forms of the output."""
+    (part,) = check(url)["stores"]
+    code, out, _ = run("store", "check", url)
+    assert code == 1
+    assert f"  takes writes = NO: {part['fails']}\n" in out
+    assert "canary" not in out
+    return str(part["fails"])
 
 
 # --- a store that answers -----------------------------------------------------------------------
 
 
-def test_init_makes_a_store_that_answers(url: str, capsys: Told) -> None:
-    assert main(["store", "init", url]) == 0
-    assert main(["store", "ping", url]) == 0
-    assert capsys.readouterr().out == "the store is ready\nup\n"
+def test_store_is_prepared_and_answers(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert output("store", "init", url) == "the store is ready\n"
+    assert output("store", "ping", url) == "up\n"
+    assert "SEALEDSTATE_STORAGE" in usage_error("store", "ping")
+    monkeypatch.setenv("SEALEDSTATE_STORAGE", url)
+    assert run("store", "ping").code == 0
 
 
-def test_check_answers_for_every_use(url: str, capsys: Told) -> None:
-    assert main(["store", "check", url, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["uses"] == {title: [] for title in USES}
-    assert main(["store", "check", url]) == 0
-    lines = capsys.readouterr().out.splitlines()
+def test_check_answers_for_each_use(url: str) -> None:
+    assert check(url)["uses"] == {title: [] for title in USES}
+    lines = output("store", "check", url).splitlines()
     assert [line.split()[:2] for line in lines[:-1]] == [[title, "yes"] for title in USES]
     assert lines[-1].startswith("  takes writes = yes")
-
-
-def test_check_says_what_is_missing_for_which_use(capsys: Told) -> None:
-    assert main(["store", "check", "memory:"]) == 1
-    lines = capsys.readouterr().out.splitlines()
-    for title, use in USES.items():
-        missing = [need.shortfall for need in unmet_needs(use, DECLARED["memory"])]
+    missing = {
+        title: [need.shortfall for need in unmet_needs(use, DECLARED["memory"])]
+        for title, use in USES.items()
+    }
+    assert check("memory:")["uses"] == missing
+    lines = run("store", "check", "memory:").out.splitlines()
+    for title, found in missing.items():
         (number,) = [number for number, line in enumerate(lines) if line.split()[0] == title]
-        assert lines[number].split()[1] == ("no" if missing else "yes")
-        assert not missing or lines[number + 1].strip() == f"not here: {', '.join(missing)}"
+        assert lines[number].split()[1] == ("no" if found else "yes")
+        assert not found or lines[number + 1].strip() == f"this store {', '.join(found)}"
 
 
-def test_reap_and_stats_count(url: str, tmp_path: Path, capsys: Told) -> None:
-    store = SQLiteStorage(tmp_path / "store.db", time.time)
-    store.create("sealedstate.part", "dead", b"", 1, 1)
-    store.create("sealedstate.part", "alive", b"", None, 1)
-    store.close()
-    assert main(["store", "stats", url]) == 0
-    counted = dict(line.split() for line in capsys.readouterr().out.splitlines())
-    contexts = [context for use in USES.values() for context in use.contexts]
-    assert counted == dict.fromkeys(contexts, "0") | {"sealedstate.part": "1"}
-    assert main(["store", "reap", url]) == 0
-    assert capsys.readouterr().out == "1 expired records removed\n"
+def test_records_are_counted_and_reaped_up_to_a_limit(url: str, tmp_path: Path) -> None:
+    with closing(SQLiteStorage(tmp_path / "store.db", time.time)) as store:
+        for number in range(4):
+            store.create("sealedstate.part", str(number), b"", 1, 1)
+        store.create("sealedstate.part", "alive", b"", None, 1)
+    counts = dict(line.split() for line in output("store", "stats", url).splitlines())
+    assert counts == dict.fromkeys(CONTEXTS, "0") | {"sealedstate.part": "1"}
+    assert output("store", "reap", url, "--limit", "3") == "3 expired records removed\n"
+    assert output("store", "reap", url) == "1 expired record removed\n"
 
 
-def test_reap_removes_no_more_than_its_limit(url: str, tmp_path: Path, capsys: Told) -> None:
-    store = SQLiteStorage(tmp_path / "store.db", time.time)
-    for number in range(5):
-        store.create("sealedstate.part", str(number), b"", 1, 1)
-    store.close()
-    assert main(["store", "reap", url, "--limit", "3"]) == 0
-    assert capsys.readouterr().out == "3 expired records removed\n"
+def test_matrix_has_a_row_for_each_store() -> None:
+    rows = output("store", "matrix").splitlines()
+    assert {name for name in DECLARED if any(row.startswith(name) for row in rows)} == {*DECLARED}
+    assert output("store", "matrix", "--markdown") == f"{as_markdown(DECLARED)}\n"
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "x", "1.5", "²"])
-def test_a_limit_that_limits_nothing_is_wrong_usage(url: str, limit: str, capsys: Told) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["store", "reap", url, f"--limit={limit}"])
-    assert caught.value.code == 2
-    assert "a number from 1 on" in capsys.readouterr().err
-
-
-def test_the_matrix_has_a_row_for_each_backend(capsys: Told) -> None:
-    assert main(["store", "matrix"]) == 0
-    rows = capsys.readouterr().out
-    assert all(name in rows for name in DECLARED)
-    assert main(["store", "matrix", "--markdown"]) == 0
-    assert capsys.readouterr().out == f"{as_markdown(DECLARED)}\n"
-
-
-def test_a_url_is_read_from_the_environment(
-    url: str, monkeypatch: pytest.MonkeyPatch, capsys: Told
-) -> None:
-    assert main(["store", "ping"]) == 2
-    assert "SEALEDSTATE_STORAGE" in capsys.readouterr().err
-    monkeypatch.setenv("SEALEDSTATE_STORAGE", url)
-    assert main(["store", "ping"]) == 0
+# --- a store that cannot be used ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("action", [*ACTIONS, "ping"])
-def test_a_url_that_names_no_store_is_wrong_usage(action: str, capsys: Told) -> None:
+def test_url_without_a_store_is_wrong_usage(action: str) -> None:
     need_driver("redis")
     for url in ("nonsense", "redis://:canary@h?sealedstate_timeout=x", "sqlite:x?timeout=1"):
-        assert main(["store", action, url]) == 2
-        out, err = capsys.readouterr()
-        assert not out
-        assert err.startswith("sealedstate: storage: ")
-        assert "canary" not in err
+        message = usage_error("store", action, url)
+        assert message.startswith("sealedstate: storage: ")
+        assert "canary" not in message
 
 
-# --- one that can't be used ---------------------------------------------------------------------
-
-
-def test_ping_of_a_store_that_is_down_is_a_finding(tmp_path: Path, capsys: Told) -> None:
-    assert main(["store", "ping", f"sqlite:{tmp_path / 'no' / 'folder' / 'store.db'}"]) == 1
-    assert capsys.readouterr().out.startswith("down: sqlite store 'store.db'")
-
-
-def test_a_file_that_is_no_store_of_ours_is_told(tmp_path: Path, capsys: Told) -> None:
+def test_file_that_is_no_store_of_this_release_is_named(url: str, tmp_path: Path) -> None:
     missing = tmp_path / "no" / "folder" / "store.db"
-    assert "unable to open" in unusable(capsys, f"sqlite:{missing}")
+    code, out, _ = run("store", "ping", f"sqlite:{missing}")
+    assert (code, out.startswith("down: sqlite store 'store.db'")) == (1, True)
+    assert "unable to open" in unusable(f"sqlite:{missing}")
     (tmp_path / "text").write_text("no database at all " * 100)
-    assert "not a database" in unusable(capsys, f"sqlite:{tmp_path / 'text'}")
-    other = sqlite3.connect(tmp_path / "other.db")
-    other.execute("CREATE TABLE theirs (x)")
-    other.close()
-    assert "of another application" in unusable(capsys, f"sqlite:{tmp_path / 'other.db'}")
-
-
-def test_tables_of_a_newer_release_are_told(url: str, tmp_path: Path, capsys: Told) -> None:
-    assert main(["store", "init", url]) == 0
-    newer = sqlite3.connect(tmp_path / "store.db")
-    newer.execute("PRAGMA user_version = 1000")
-    newer.close()
-    assert "has schema 1000; this release supports" in unusable(capsys, url)
+    assert "not a database" in unusable(f"sqlite:{tmp_path / 'text'}")
+    with closing(sqlite3.connect(tmp_path / "other.db")) as other:
+        other.execute("CREATE TABLE theirs (x)")
+    assert "of another application" in unusable(f"sqlite:{tmp_path / 'other.db'}")
+    assert run("store", "init", url).code == 0
+    with closing(sqlite3.connect(tmp_path / "store.db")) as newer:
+        newer.execute("PRAGMA user_version = 1000")
+    assert "has schema 1000; this release supports" in unusable(url)
 
 
 SERVERS = {
@@ -190,109 +169,180 @@ SERVERS = {
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_a_server_that_is_not_there_is_told(name: str, capsys: Told) -> None:
+def test_server_that_does_not_answer_is_named(name: str) -> None:
     need_driver("sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache")
     port = free_port()
-    assert f"127.0.0.1:{port}" in unusable(capsys, SERVERS[name].format(port))
+    url = SERVERS[name].format(port)
+    assert f"127.0.0.1:{port}" in unusable(url)
+    code, out, err = run("store", "check", "--json", url)
+    assert code == 1
+    assert list(json.loads(out)) == ["unusable"]
+    assert json.loads(out)["unusable"] in err
 
 
-def test_as_json_too_it_is_told(capsys: Told) -> None:
-    need_driver("redis")
-    assert main(["store", "check", "--json", f"redis://:canary@127.0.0.1:{free_port()}"]) == 1
-    out, err = capsys.readouterr()
-    told = json.loads(out)
-    assert list(told) == ["unusable"]
-    assert told["unusable"] in err
+# --- whether it takes writes --------------------------------------------------------------------
 
 
-def test_the_command_as_a_process_shows_no_traceback(tmp_path: Path) -> None:
-    need_driver("redis")
-    environ = {"SEALEDSTATE_STORAGE": f"redis://:canary@127.0.0.1:{free_port()}"}
-    command = [sys.executable, "-m", "sealedstate", "store", "check"]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert not done.stdout
-    assert done.stderr.count("\n") == 1
-    assert "canary" not in done.stderr
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """The file is locked for writing, and can be read."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def test_test_record_leaves_nothing_behind(url: str) -> None:
+    for _ in range(2):
+        assert [part["fails"] for part in check(url)["stores"]] == [None]
+    with closing(open_storage(url, time.time)) as store:
+        assert list(store.keys(PROBE_CONTEXT)) == []
+        assert store.reap(10) == 0
+
+
+def test_file_that_can_only_be_read_is_found(url: str, tmp_path: Path) -> None:
+    assert run("store", "init", url).code == 0
+    with closing(open_storage(url, time.time)) as store:
+        with locked(tmp_path / "store.db"):
+            assert failure(f"{url}?sealedstate_timeout=0.05").startswith("create: ")
+        assert probe_writes(store, time.time(), "k") is None
+
+
+def test_store_that_only_acknowledges_is_found() -> None:
+    now = 1_800_000_000.0
+    different = "read: the store answers, but not with what was written"
+    for operation, outcome in (("create", different), ("delete", different)):
+        store = ScriptedStorage(lambda: now).answer(operation, value=True)
+        assert probe_writes(store, now, "k") == outcome
+    # A test record that could not be deleted expires.
+    assert store.storage.read(PROBE_CONTEXT, "k") == Stored(b"a trial", 2, 1_800_000_120_000)
+    store = ScriptedStorage(lambda: now).fail("add_member")
+    assert probe_writes(store, now, "k") == "add_member: the store is down"
+
+
+# --- a mapping of stores ------------------------------------------------------------------------
+
+
+def test_each_use_is_checked_with_the_store_of_its_contexts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = f"sqlite:{tmp_path / 'kept.db'}"
+    contexts = ["sealedstate.revoked", "sealedstate.watermark", "mine"]
+    words = ["*=memory:", *(f"{context}={kept}" for context in contexts)]
+    found = check(" ".join(words))
+    assert [title for title in ("spilling", "revocation") if found["uses"][title]] == []
+    assert "forgets at a restart" in found["uses"]["ring"]
+    assert "forgets at a restart" in found["uses"]["replay"]
+    others = [context for context in CONTEXTS if context not in contexts]
+    assert [(part["store"], part["contexts"]) for part in found["stores"]] == [
+        ("memory", [*others, "*"]),
+        ("sqlite", contexts),
+    ]
+    monkeypatch.setenv("SEALEDSTATE_STORAGE", "\n".join(words))
+    out = run("store", "check").out
+    assert "\nsqlite, for sealedstate.revoked, sealedstate.watermark, mine\n" in out
+
+
+def test_each_store_of_a_mapping_is_tested(tmp_path: Path) -> None:
+    good, held = (f"sqlite:{tmp_path / name}.db" for name in ("good", "held"))
+    mapping = f"*={good} sealedstate.revoked={held}?sealedstate_timeout=0.05"
+    assert run("store", "init", mapping).code == 0
+    with locked(tmp_path / "held.db"):
+        found = check(mapping)
+    assert [bool(part["fails"]) for part in found["stores"]] == [False, True]
+    assert found["stores"][1]["contexts"] == ["sealedstate.revoked"]
+    down = f"sqlite:{tmp_path / 'no' / 'folder' / 'store.db'}"
+    message = finding("store", "check", f"*=memory: sealedstate.part={down}")
+    assert "cannot be used: sqlite store 'store.db'" in message
 
 
 # --- on real servers ----------------------------------------------------------------------------
 
 
 @pytest.mark.server
-def test_every_action_works_on_a_database_server(server: Any, capsys: Told) -> None:
+def test_every_command_works_on_a_database_server(server: Any) -> None:
     url = patient(server.fresh_url())
-    assert main(["store", "init", url]) == 0
-    store = open_storage(url, time.time)
-    store.create("sealedstate.revoked", "dead", b"", 1, 1)
-    store.create("sealedstate.revoked", "alive", b"", None, 1)
-    store.close()
-    capsys.readouterr()
-    assert main(["store", "stats", url]) == 0
-    assert ["sealedstate.revoked", "1"] in map(str.split, capsys.readouterr().out.splitlines())
-    assert main(["store", "reap", url]) == 0
-    assert main(["store", "ping", url]) == 0
-    assert capsys.readouterr().out == "1 expired records removed\nup\n"
-    assert main(["store", "check", url]) == 0
-    assert "durable = True" in capsys.readouterr().out
+    assert run("store", "init", url).code == 0
+    with closing(open_storage(url, time.time)) as store:
+        store.create("sealedstate.revoked", "dead", b"", 1, 1)
+        store.create("sealedstate.revoked", "alive", b"", None, 1)
+    counts = dict(line.split() for line in output("store", "stats", url).splitlines())
+    assert counts["sealedstate.revoked"] == "1"
+    assert output("store", "reap", url) == "1 expired record removed\n"
+    assert output("store", "ping", url) == "up\n"
+    assert "durable = True" in output("store", "check", url)
 
 
 @pytest.mark.server
-def test_a_wrong_password_is_told_and_not_repeated(server: Any, capsys: Told) -> None:
-    url = patient(server.url(server.fresh_schema(), password="canary-wrong"))
-    assert "password" in unusable(capsys, url)
-
-
-@pytest.mark.server
-def test_a_database_that_is_not_there_is_told(server: Any, capsys: Told) -> None:
-    url = patient(server.url("nowhere").replace("/postgres?", "/nowhere?"))
-    assert "nowhere" in unusable(capsys, url)
-
-
-@pytest.mark.server
-def test_tables_that_a_user_may_not_use_are_told(server: Any, capsys: Told) -> None:
+def test_what_a_database_server_refuses_is_printed(server: Any) -> None:
     schema = server.fresh_schema()
-    limited = patient(server.limited_url(schema))
-    assert "run `sealedstate store init`" in unusable(capsys, limited)
-    assert main(["store", "init", patient(server.url(schema))]) == 0
-    assert "denied" in unusable(capsys, limited)
+    assert "password" in unusable(patient(server.url(schema, password="canary-wrong")))
+    missing = server.url("nowhere").replace("/postgres?", "/nowhere?")
+    assert "nowhere" in unusable(patient(missing))
+    limited, url = patient(server.limited_url(schema)), patient(server.url(schema))
+    assert "run `sealedstate store init`" in unusable(limited)
+    assert run("store", "init", url).code == 0
+    assert "denied" in unusable(limited)
     server.allow(schema)
-    assert main(["store", "check", limited]) == 0
-
-
-@pytest.mark.server
-def test_tables_of_a_newer_release_on_a_server_are_told(server: Any, capsys: Told) -> None:
-    schema = server.fresh_schema()
-    url = patient(server.url(schema))
-    assert main(["store", "init", url]) == 0
+    assert run("store", "check", limited).code == 0
     server.ask(f"INSERT INTO {schema}.sealedstate_schema (version) VALUES (1000)")
-    assert "of version 1000; this release supports" in unusable(capsys, url)
+    assert "of version 1000; this release supports" in unusable(url)
 
 
 @pytest.mark.server
-def test_a_redis_that_wants_another_password_is_told(capsys: Told) -> None:
-    with redis_server(password="canary") as server:
-        for login, why in (("", "NOAUTH"), (f":{quote('canary/wrong', '')}@", "WRONGPASS")):
-            assert why in unusable(capsys, patient(server.url.replace(":canary@", login)))
+def test_database_that_only_reads_is_found(postgresql_server: PostgreSQLServer) -> None:
+    url = patient(postgresql_server.fresh_url())
+    assert run("store", "init", url).code == 0
+    reading = url.replace("options=", "options=-c%20default_transaction_read_only%3Don%20")
+    assert "read-only transaction" in failure(reading)
+    schema = postgresql_server.fresh_schema()
+    assert run("store", "init", patient(postgresql_server.url(schema))).code == 0
+    url = patient(postgresql_server.limited_url(schema))
+    postgresql_server.ask(f"GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO limited_{schema}")
+    assert run("store", "ping", url).code == 0
+    reason = failure(url)
+    assert reason.startswith("create: postgresql at ")
+    assert "permission denied for table sealedstate_record" in reason
+    postgresql_server.ask(
+        "GRANT INSERT, UPDATE, DELETE"
+        f" ON {schema}.sealedstate_record, {schema}.sealedstate_schema TO limited_{schema}"
+    )
+    reason = failure(url)
+    assert reason.startswith("add_member: ")
+    assert "permission denied for table sealedstate_member" in reason
+    postgresql_server.allow(schema)
+    assert check(url)["stores"][0]["fails"] is None
 
 
 @pytest.mark.server
-def test_a_redis_is_judged_by_how_it_is_set(plain_redis: KeyValueServer, capsys: Told) -> None:
-    assert main(["store", "check", "--json", patient(plain_redis.url)]) == 1
-    found = json.loads(capsys.readouterr().out)
+def test_redis_is_checked_by_its_configuration(plain_redis: KeyValueServer) -> None:
+    found = check(patient(plain_redis.url))
     assert found["because"]["durable"] == "appendonly no, save ''"
     assert not found["uses"]["spilling"]
     assert found["uses"]["revocation"]
+    with redis_server(password="canary") as server:
+        for login, why in (("", "NOAUTH"), (f":{quote('canary/wrong', '')}@", "WRONGPASS")):
+            assert why in unusable(patient(server.url.replace(":canary@", login)))
+    with redis_server("none", "--maxmemory", "1kb") as server:
+        url = patient(server.url)
+        assert run("store", "ping", url).code == 0
+        assert "maxmemory" in failure(url)
 
 
 @pytest.mark.server
-def test_stats_of_a_store_that_lists_nothing_says_so(
-    plain_memcached: KeyValueServer, capsys: Told
-) -> None:
+def test_replica_of_a_redis_is_found() -> None:
+    with redis_server() as primary:
+        replicating = ("--replicaof", f"127.0.0.1 {primary.port}")
+        with redis_server("none", *replicating) as replica:
+            url = patient(replica.url)
+            until(lambda: run("store", "ping", url).code == 0, "the replica answers")
+            assert "it is a replica and takes no writes" in failure(url)
+            assert check(patient(primary.url))["stores"][0]["fails"] is None
+
+
+@pytest.mark.server
+def test_records_of_memcached_cannot_be_counted(plain_memcached: KeyValueServer) -> None:
     url = patient(plain_memcached.url)
-    assert main(["store", "stats", url]) == 1
-    out, err = capsys.readouterr()
-    assert not out
-    assert err.startswith("sealedstate: not counted: memcached can't list")
-    assert main(["store", "reap", url]) == 0
-    assert capsys.readouterr().out == "0 expired records removed\n"
+    message = finding("store", "stats", url)
+    assert message.startswith("sealedstate: the records cannot be counted: memcached can't list")
+    assert output("store", "reap", url) == "0 expired records removed\n"

@@ -272,13 +272,6 @@ def test_deletion_has_the_attributes_that_set_the_cookie() -> None:
             assert family.delete_line(name).split("; ") == [f"{name}=", "Max-Age=0", *attributes]
 
 
-def test_chunks_are_named_by_their_number() -> None:
-    assert [FAMILY.chunk_name(number) for number in (1, 7)] == ["__Host-s-1", "__Host-s-7"]
-    for number in range(1, 8):
-        header = f"{FAMILY.chunk_name(number)}=x"
-        assert found(header) == ((), {number: ("x",)})
-
-
 SHAPE = re.compile(
     r"__Host-s=[A-Za-z0-9._-]*(; Max-Age=\d+)?; Path=/; Secure; HttpOnly; SameSite=Lax", re.ASCII
 )

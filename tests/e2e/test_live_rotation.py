@@ -22,7 +22,7 @@ import pytest
 
 from sealedstate import Key, Settings
 from sealedstate.deployment import open_ring_storage
-from sealedstate.rotation import founded, revoked
+from sealedstate.rotation.transitions import create_ring, revoke
 from tests.support.client import Client, send
 from tests.support.server_process import until
 from tests.support.servers import Server, gunicorn
@@ -75,7 +75,7 @@ def with_file_ring(folder: Path) -> dict[str, str]:
     """The environment of nodes whose ring is in a new file."""
     path = folder / "keys.json"
     settings = Settings.from_env(environ_of(keys=f"file:{path}"))
-    ring = founded(settings.rotation().schedule, int(time.time()), os.urandom)
+    ring = create_ring(settings.rotation().schedule, int(time.time()), os.urandom)
     assert open_ring_storage(settings).write(ring, None)
     return environ_of(keys=f"file:{path}")
 
@@ -218,7 +218,7 @@ def test_revoked_key_opens_nothing_on_any_worker_one_reload_later(tmp_path: Path
             until(lambda: len(all_of(thieves)) == WORKERS, "each worker has accepted the cookie")
             ring = home.load()
             assert ring is not None
-            next_ring = revoked(ring, ring.keys[0].kid, int(time.time()), os.urandom, "stolen")
+            next_ring = revoke(ring, ring.keys[0].kid, int(time.time()), os.urandom, "stolen")
             assert home.write(next_ring, ring)
             revoked_at = time.time()
             time.sleep(SCHEDULE["reload_every"] + 3)

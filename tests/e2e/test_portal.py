@@ -617,7 +617,7 @@ def test_one_key_at_a_time_is_announced_and_the_ring_has_a_limit(
     now = keys.ring.updated_at
 
     def rotate_at(moment: int) -> str:
-        keys.tending = replace(keys.tending, clock=lambda: moment)
+        keys.config = replace(keys.config, clock=lambda: moment)
         return rotate_keys(Submission(keeper.session(), {}, keeper, resources))
 
     assert rotate_at(now) == "key-announced"

@@ -26,7 +26,7 @@ def deflated(text: bytes) -> str:
 # --- queries ------------------------------------------------------------------------------------
 
 
-def test_a_signature_covers_the_octets_as_they_were_sent() -> None:
+def test_signature_covers_the_octets_as_they_were_sent() -> None:
     message = quote_plus(deflated("<é/>".encode()))
     query = f"RelayState=a%2fb&SigAlg=urn%3Ax&SAMLRequest={message}&Signature=AAAA&more=1"
     found = read_query(query)
@@ -52,12 +52,12 @@ def test_a_signature_covers_the_octets_as_they_were_sent() -> None:
         "SAMLRequest=%FF&&=",
     ],
 )
-def test_a_query_without_exactly_one_message_is_refused(query: str) -> None:
+def test_query_without_exactly_one_message_is_refused(query: str) -> None:
     with pytest.raises(BadQuery):
         read_query(query)
 
 
-def test_a_message_that_grows_without_end_is_not_unpacked() -> None:
+def test_message_that_inflates_without_bound_is_refused() -> None:
     assert len(inflate(deflated(b" " * (MAX_BYTES - 1)))) == MAX_BYTES - 1
     with pytest.raises(BadQuery, match="too long"):
         inflate(deflated(b" " * 100_000_000))
@@ -66,13 +66,13 @@ def test_a_message_that_grows_without_end_is_not_unpacked() -> None:
 # --- XML ----------------------------------------------------------------------------------------
 
 
-def test_an_element_is_cut_out_with_its_own_prefixes() -> None:
+def test_element_is_cut_out_with_its_prefixes() -> None:
     inner = '<q:a xmlns:q="urn:1" ID="_1"{more}><w:b xmlns:w="urn:2">x</w:b></q:a>'
     enclosed = wrap_in_envelope('<?xml version="1.0"?>\n' + inner.format(more=""))
     assert extract_only_child(enclosed, SOAP, "Body") == inner.format(more=f' xmlns:s="{SOAP}"')
 
 
-def test_what_the_surroundings_declare_comes_along() -> None:
+def test_element_is_cut_out_with_the_namespaces_of_its_parents() -> None:
     text = '<o:out xmlns:o="urn:1" xmlns="urn:3"><o:in><deep/></o:in></o:out>'
     cut = extract_child(text, "urn:1", "in")
     assert cut == '<o:in xmlns:o="urn:1" xmlns="urn:3"><deep/></o:in>'
@@ -92,6 +92,6 @@ def test_what_the_surroundings_declare_comes_along() -> None:
         f'<!DOCTYPE x [<!ENTITY e "ee">]>{wrap_in_envelope("<a>&e;</a>")}',
     ],
 )
-def test_an_envelope_without_exactly_one_message_is_refused(body: str) -> None:
+def test_envelope_without_exactly_one_message_is_refused(body: str) -> None:
     with pytest.raises(MalformedXML):
         extract_only_child(body.encode(), SOAP, "Body")

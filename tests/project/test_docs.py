@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from sealedstate import Key, Settings
 from sealedstate.cli import main
 from sealedstate.deployment import open_store
+from sealedstate.settings import _READERS
 from sealedstate.storage import USES, RoutedStorage, SQLiteStorage, open_storage
 from sealedstate.storage.requirements import DECLARED, as_markdown
 from sealedstate.storage.urls import OPTION_PREFIX, OPTIONS, URLS
@@ -44,6 +46,17 @@ def test_documented_needs_of_each_use_are_those_in_the_code() -> None:
         needs = "; ".join(need.requirement for need in use.needs)
         contexts = ", ".join(f"`{context}`" for context in use.contexts)
         assert documented[title] == [use.purpose, needs, contexts]
+
+
+def test_readme_has_every_setting_and_the_environment_can_give_it() -> None:
+    injected = {"monotonic", "clock", "random", "environ"}
+    settings = {item.name for item in fields(Settings)} - injected
+    readme = Document("../README.md").text
+    table = readme[readme.index("| setting | default |") :].partition("\n\n")[0]
+    rows = [row.split("|") for row in table.splitlines()[2:]]
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row[1])} <= settings
+    assert settings <= set(re.findall(r"`(\w+)`", table))
+    assert set(_READERS) == settings
 
 
 @pytest.mark.server

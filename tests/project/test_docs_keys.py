@@ -22,23 +22,22 @@ import pytest
 from sealedstate import Keeper, Key, Settings
 from sealedstate.cli import main
 from sealedstate.keyring import KeyState
-from sealedstate.rotation import (
-    Ring,
-    Schedule,
-    dump_ring,
-    founded,
-    lasting_replaced,
-    lasting_rotated,
-    revoked,
-    rotated,
+from sealedstate.rotation.document import dump_ring
+from sealedstate.rotation.ring import Ring, Schedule
+from sealedstate.rotation.transitions import (
+    create_ring,
+    obsolete_long_term,
+    revoke,
+    rotate,
+    rotate_long_term,
 )
 from sealedstate.sso import ConsentStore
 from sealedstate.storage import open_storage
 from sealedstate.testing._suite import poll
 from tests.support.documents import ROOT, Document
+from tests.support.identity_providers import deployment
 from tests.support.jar import Browser
 from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk, desk
-from tests.support.services import deployment
 
 DOCUMENT = Document("keys.md")
 KID = re.compile(r"\b[0-9a-f]{8}\b")
@@ -116,11 +115,11 @@ def three_days(place: Desk) -> Ring:
     """A ring that rotated each day, was then rotated by hand, and had a key revoked."""
     now = int(time.time())
     since = now - 2 * DAY - 9 * HOUR
-    ring = place.found(2 * DAY + 9 * HOUR, replace(DEFAULT, keep=40 * HOUR))
+    ring = place.create(2 * DAY + 9 * HOUR, replace(DEFAULT, keep=40 * HOUR))
     for day in (1, 2):
-        ring = rotated(ring, ring.schedule, since + day * DAY - 900, os.urandom)
-    ring = revoked(ring, ring.keys[1].kid, now - 5 * HOUR, os.urandom, "laptop stolen")
-    ring = rotated(ring, ring.schedule, now - 300, os.urandom, force=True)
+        ring = rotate(ring, ring.schedule, since + day * DAY - 900, os.urandom)
+    ring = revoke(ring, ring.keys[1].kid, now - 5 * HOUR, os.urandom, "laptop stolen")
+    ring = rotate(ring, ring.schedule, now - 300, os.urandom, force=True)
     return place.put(replace(ring, sequence=5))
 
 
@@ -146,20 +145,20 @@ def test_documented_sweep_reseals_and_names_the_key_that_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Told
 ) -> None:
     with desk("store", tmp_path, monkeypatch) as place:
-        now, ring = int(time.time()), place.found(3 * DAY)
+        now, ring = int(time.time()), place.create(3 * DAY)
         with closing(open_storage(place.environ["SEALEDSTATE_STORAGE"], time.time)) as store:
             then = deployment(store, ring.keyring(), lambda: now - DAY)
             for number in range(3):
                 ConsentStore(then).record(f"user {number}", "terms", 1)
-        before = ring.lasting[0].kid.hex()
-        ring = lasting_rotated(ring, now - DAY - 3600, os.urandom)
-        ring = place.put(replace(rotated(ring, DEFAULT, now, os.urandom), sequence=7))
-        assert lasting_replaced(ring, now)
+        before = ring.long_term[0].kid.hex()
+        ring = rotate_long_term(ring, now - DAY - 3600, os.urandom)
+        ring = place.put(replace(rotate(ring, DEFAULT, now, os.urandom), sequence=7))
+        assert obsolete_long_term(ring, now)
         capsys.readouterr()
         ((command, shown),) = commands("lasting")
         assert main(command.split()[1:3]) == 0
         printed = capsys.readouterr().out
-    assert KID.findall(printed) == [ring.lasting[0].kid.hex(), before]
+    assert KID.findall(printed) == [ring.long_term[0].kid.hex(), before]
     assert len(KID.findall(shown)) == 2
 
 
@@ -167,7 +166,9 @@ def test_documented_sweep_reseals_and_names_the_key_that_is_done(
 
 
 def test_every_state_field_and_finding_is_explained() -> None:
-    fields = json.loads(dump_ring(founded(Schedule(1, 1, 1, 1), 1, os.urandom), None, os.urandom))
+    fields = json.loads(
+        dump_ring(create_ring(Schedule(1, 1, 1, 1), 1, os.urandom), None, os.urandom)
+    )
     assert set(DOCUMENT.table("states")) == {state.value for state in KeyState}
     assert set(DOCUMENT.table("fields")) == set(fields)
     assert set(DOCUMENT.table("findings")) == set(words_of_findings())
@@ -175,7 +176,7 @@ def test_every_state_field_and_finding_is_explained() -> None:
 
 def words_of_findings() -> Iterator[str]:
     """The subjects of findings in the source."""
-    for path in (ROOT / "sealedstate" / "cli" / "keys").glob("*_checks.py"):
+    for path in (ROOT / "sealedstate" / "cli").glob("*_checks.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Finding":
                 assert isinstance(node.args[0], ast.Constant)
@@ -192,7 +193,7 @@ def test_documented_numbers_are_the_defaults() -> None:
     assert f"| `skew` | {schedule.skew} s |" in DOCUMENT.text
     assert schedule.keep == settings.absolute_lifetime + settings.skew
     held = schedule.announce + schedule.keep + 2 * schedule.skew
-    assert held == schedule.held_after_retirement == 12 * HOUR + 18 * 60
+    assert held == schedule.opens_after_retirement == 12 * HOUR + 18 * 60
     assert "with the defaults 12 hours and 18 minutes" in DOCUMENT.text
 
 
@@ -200,9 +201,9 @@ def test_ring_holds_as_many_keys_as_documented() -> None:
     (days,) = re.findall(r"holds (\d+) keys with the defaults, and (\d+)\s+with", DOCUMENT.text)
     for schedule, held in zip((DEFAULT, replace(DEFAULT, keep=30 * DAY + 60)), days, strict=True):
         now = 1_800_000_000
-        ring = founded(schedule, now, os.urandom)
+        ring = create_ring(schedule, now, os.urandom)
         for hour in range(60 * 24):
-            ring = rotated(ring, schedule, now + hour * HOUR, os.urandom)
+            ring = rotate(ring, schedule, now + hour * HOUR, os.urandom)
         assert len(ring.keys) == int(held)
 
 

@@ -15,8 +15,7 @@ from sealedstate.sso import ConsentStore, ReplayCache
 from sealedstate.sso.replay import LONGEST
 from sealedstate.storage import USES, SQLiteStorage
 from tests.support.documents import Document
-from tests.support.login_makers import OTHER_SP, SP
-from tests.support.services import RING, deployment
+from tests.support.identity_providers import OTHER_SP, RING, SP, deployment
 
 DOCUMENT = Document("sso-services.md")
 

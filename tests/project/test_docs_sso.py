@@ -11,15 +11,23 @@ import pytest
 
 from sealedstate import ConfigurationError, Session, Settings
 from sealedstate.cli import main
-from sealedstate.cli import sso as abilities
+from sealedstate.cli.sso import LOGOUT_SUPPORT, is_supported
 from sealedstate.key_sources import StaticKeys
 from sealedstate.sso import PERSISTENT, LogoutRequest, NameID, ServiceLogin
 from sealedstate.storage import SQLiteStorage
 from sealedstate.storage.requirements import DECLARED
 from tests.support.documents import Document
-from tests.support.identity_providers import PASSWORD, USER, Provider, User, a_login
+from tests.support.identity_providers import (
+    PASSWORD,
+    SP,
+    USER,
+    Provider,
+    User,
+    a_login,
+    identifiers,
+    registry,
+)
 from tests.support.jar import RING
-from tests.support.login_makers import SP, identifiers, registry
 
 DOCUMENT = Document("sso.md")
 
@@ -37,14 +45,14 @@ def test_store_that_the_matrix_rules_out_stops_the_start(name: str) -> None:
     idp = Provider()
     store: Any = idp.store
     store.capabilities = DECLARED[name]
-    assert not abilities.works("back channel, derived identifiers", DECLARED[name])
+    assert not is_supported("back channel, derived identifiers", DECLARED[name])
     with pytest.raises(ConfigurationError):
         idp.node(accept_weak_store_for=["revocation"], indexed=False)
 
 
 def test_only_the_front_channel_works_without_a_store() -> None:
     idp = Provider(storage=None, part_policies={}, indexed=False)
-    working = [ability for ability in abilities.ABILITIES if abilities.works(ability, None)]
+    working = [ability for ability in LOGOUT_SUPPORT if is_supported(ability, None)]
     assert working == ["front channel"]
     assert idp.signed_in(a_login(SP)).answer(idp.logout.begin).remaining
     assert not idp.logout.revokes

@@ -1,7 +1,7 @@
 """Constructions that docstrings, comments, messages and help texts do not use.
 
-Each has a plainer form that a reader from any language understands at once; see CONTRIBUTING's
-style or docs/adr/0004-plain-english.md.
+Each has a plainer form that a reader from any language understands at once; see
+docs/adr/0004-plain-english.md.
 """
 
 from __future__ import annotations

@@ -19,8 +19,7 @@ DOORS = {
     "time": {
         "settings",
         "cli.store",
-        "cli.keys.check",
-        "cli.keys.watch",
+        "cli._key_checks",
         "rotation.ring_file",
         "testing._suite",
         "testing._workers",
@@ -41,7 +40,6 @@ DOORS = {
     "random": {"storage.redis._client"},
     "fcntl": {"rotation.ring_file"},
     "tomllib": {"settings"},
-    "argparse": {"cli"},
     "click": {"cli"},
 }
 

@@ -1,21 +1,31 @@
-"""Rings: a key's state is a function of the ring and the time, and nothing shows a secret."""
+"""A ring is a function of its values and the time; schedules keep every session."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError
 from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
 from sealedstate.errors import KeyDisabled, KeyOutOfUse, UnknownKey
 from sealedstate.keyring import KeyState, secret_to_text
-from sealedstate.rotation import Ring, RingKey, Tombstone
-from tests.support.rings import DAILY, DAY, NOW, Moment, walks
+from sealedstate.rotation.ring import (
+    LEAST_ANNOUNCE,
+    MAX_SECONDS,
+    Ring,
+    RingKey,
+    Schedule,
+    Tombstone,
+    minimum_announce,
+)
+from tests.support.rings import DAILY, DAY, NOW, SCHEDULES, Moment, walks
 
-HELD = DAILY.held_after_retirement
+OPENS = DAILY.opens_after_retirement
 PLACE = TokenContext("core", "default", ("__Host-s",))
 
 
@@ -27,52 +37,41 @@ def ring(*keys: RingKey, dead: tuple[Tombstone, ...] = ()) -> Ring:
     return Ring("00c0ffee00c0ffee", 1, NOW, DAILY, keys, dead, os.urandom(32))
 
 
-def test_a_key_retires_when_the_next_takes_over_and_expires_when_all_it_sealed_is_over() -> None:
+# --- keys ---------------------------------------------------------------------------------------
+
+
+def test_key_retires_when_the_next_takes_over_and_expires_when_all_it_sealed_is_over() -> None:
     new, current, old = key(NOW + 100), key(NOW - 100), key(NOW - 300)
     made = ring(new, current, old)
     assert [made.retires_at(each) for each in made.keys] == [None, NOW + 100, NOW - 100]
     assert [made.expires_at(each) for each in made.keys] == [
         None,
-        NOW + 100 + HELD,
-        NOW - 100 + HELD,
+        NOW + 100 + OPENS,
+        NOW - 100 + OPENS,
     ]
-    shown = {
-        each.kid: (each.activates_at, each.retires_at, each.expires_at)
-        for each in made.keyring().keys
-    }
-    assert shown[current.kid] == (NOW - 100, NOW + 100, NOW + 100 + HELD)
+    found = made.keyring().find(current.kid)
+    assert found is not None
+    assert (found.activates_at, found.retires_at) == (NOW - 100, NOW + 100)
+    assert found.expires_at == NOW + 100 + OPENS
 
 
-def test_the_primary_is_the_newest_that_is_active_and_able() -> None:
+def test_primary_is_the_newest_key_that_is_active_and_not_disabled() -> None:
     new, off, current, old = key(NOW + 1), key(NOW, NOW), key(NOW - 1), key(NOW - 2)
     made = ring(new, off, current, old)
-    assert made.primary(NOW) == current
-    assert made.primary(NOW + 1) == new
-    assert made.primary(NOW - 2) == old
-    assert made.primary(NOW - 3) is None
-
-
-def test_of_two_keys_of_one_date_the_first_seals_in_ring_and_keyring() -> None:
+    found = [made.primary(now) for now in (NOW, NOW + 1, NOW - 2, NOW - 3)]
+    assert found == [current, new, old, None]
     one, other = key(NOW), key(NOW)
     for made in (ring(one, other), ring(other, one)):
         assert made.primary(NOW) == made.keys[0]
         assert made.keyring().primary(NOW).kid == made.keys[0].kid
 
 
-def test_a_key_that_was_disabled_in_its_turn_has_ended_that_of_its_predecessor() -> None:
+def test_successor_that_sealed_retires_its_predecessor_whatever_became_of_it() -> None:
     old = key(NOW - 300)
     assert ring(key(NOW - 100, NOW - 50), old).retires_at(old) == NOW - 100
-    # In the second in which it began, too: something may have been sealed.
+    # Something may have been sealed in the second of its activation.
     assert ring(key(NOW - 100, NOW - 100), old).retires_at(old) == NOW - 100
-
-
-def test_a_key_that_was_disabled_before_its_turn_retires_nobody() -> None:
-    old = key(NOW - 300)
     assert ring(key(NOW - 100, NOW - 101), old).retires_at(old) is None
-
-
-def test_a_key_that_is_no_more_has_still_ended_the_turn_of_its_predecessor() -> None:
-    old = key(NOW - 300)
     for revoked in (True, False):
         dead = Tombstone(os.urandom(4), NOW - 100, NOW, True, revoked)
         assert ring(old, dead=(dead,)).retires_at(old) == NOW - 100
@@ -80,7 +79,7 @@ def test_a_key_that_is_no_more_has_still_ended_the_turn_of_its_predecessor() -> 
     assert ring(old, dead=(never,)).retires_at(old) is None
 
 
-def test_a_keyring_carries_what_the_ring_says() -> None:
+def test_keyring_has_the_values_of_the_ring() -> None:
     dead = Tombstone(b"dead", NOW - 100, NOW, True, True, "stolen")
     made = replace(ring(key(NOW), key(NOW - 10, NOW - 5), dead=(dead,)), revoked_before=NOW - 7)
     keyring = made.keyring()
@@ -91,37 +90,37 @@ def test_a_keyring_carries_what_the_ring_says() -> None:
     assert [each.disabled for each in keyring.keys] == [False, True]
 
 
-def test_what_a_key_of_the_ring_sealed_is_opened_or_refused_by_its_state() -> None:
+def test_token_is_opened_or_refused_by_the_state_of_its_key() -> None:
     new, off, old = key(NOW), key(NOW - DAY, NOW - 10), key(NOW - 2 * DAY)
     dead, full = Tombstone(b"dead", NOW - 3 * DAY, NOW, True, False), ring(new, off, old)
     made = replace(full, tombstones=(dead,))
 
-    def opened(kid: bytes, secret: bytes, sealed_at: int, now: int) -> int:
+    def open_at(kid: bytes, secret: bytes, sealed_at: int, now: int) -> int:
         sealer = replace(full.keyring().keys[0], kid=kid, secret=secret)
         token = seal(b"", PLACE, sealer, sealed_at, os.urandom(ENTROPY_BYTES))
         return open_token(token, PLACE, made.keyring(), now).sealed_at
 
     retires_at = NOW - DAY
     latest = retires_at + DAILY.announce + DAILY.skew
-    assert opened(old.kid, old.secret, latest, NOW) == latest
-    for sealed_at, now in ((latest + 1, NOW), (retires_at, retires_at + HELD)):
+    assert open_at(old.kid, old.secret, latest, NOW) == latest
+    for sealed_at, now in ((latest + 1, NOW), (retires_at, retires_at + OPENS)):
         with pytest.raises(KeyOutOfUse):
-            opened(old.kid, old.secret, sealed_at, now)
+            open_at(old.kid, old.secret, sealed_at, now)
     with pytest.raises(KeyDisabled):
-        opened(off.kid, off.secret, NOW - DAY, NOW)
+        open_at(off.kid, off.secret, NOW - DAY, NOW)
     with pytest.raises(KeyOutOfUse):
-        opened(b"dead", os.urandom(32), NOW - 3 * DAY, NOW)
+        open_at(b"dead", os.urandom(32), NOW - 3 * DAY, NOW)
     with pytest.raises(UnknownKey):
-        opened(b"none", os.urandom(32), NOW, NOW)
+        open_at(b"none", os.urandom(32), NOW, NOW)
 
 
-def test_a_ring_without_keys_makes_no_keyring() -> None:
+def test_ring_without_keys_has_no_keyring() -> None:
     with pytest.raises(ConfigurationError, match="no key"):
         ring().keyring()
 
 
 @given(walks())
-def test_the_keyring_agrees_with_the_ring(past: list[Moment]) -> None:
+def test_keyring_agrees_with_the_ring_and_no_repr_has_a_secret(past: list[Moment]) -> None:
     made, now = past[-1].ring, past[-1].now
     keyring = made.keyring()
     assert [(each.kid, each.secret, each.activates_at) for each in keyring.keys] == [
@@ -130,19 +129,73 @@ def test_the_keyring_agrees_with_the_ring(past: list[Moment]) -> None:
     for each in made.keys:
         found = keyring.find(each.kid)
         assert found is not None
-        assert found.retires_at == made.retires_at(each)
+        assert found.retires_at == keyring.retires_at(found, now) == made.retires_at(each)
         assert found.expires_at == made.expires_at(each)
-        assert keyring.retires_at(found, now) == found.retires_at
         if keyring.state(found, now) is KeyState.PRIMARY:
             assert made.primary(now) == each
-
-
-@given(walks())
-def test_no_secret_stands_in_the_repr_of_a_ring(past: list[Moment]) -> None:
-    made = past[-1].ring
     secrets = [each.secret for each in made.keys] + [made.lookup or b""]
-    for holder in (made, made.keyring(), *made.keys, *made.tombstones):
-        for text in (repr(holder), str(holder), f"{holder}"):
-            for secret in secrets:
-                for form in (secret.hex(), secret_to_text(secret), repr(secret)[2:-1]):
-                    assert form[:12] not in text
+    for holder in (made, keyring, *made.keys, *made.tombstones):
+        text = f"{holder!r} {holder}"
+        for secret in secrets:
+            for form in (secret.hex(), secret_to_text(secret), repr(secret)[2:-1]):
+                assert form[:12] not in text
+
+
+# --- schedules ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rotate_every": 0}, "rotate_every must be at least 1 s"),
+        ({"announce": 0}, "announce must be at least 1 s"),
+        ({"keep": -5}, "got -5 s"),
+        ({"skew": -1}, "skew must be at least 0 s"),
+        ({"keep": MAX_SECONDS + 1}, "keep must be at least 1 s and at most 100 years"),
+        ({"rotate_every": 10**400}, "at most 100 years"),
+    ],
+)
+def test_schedule_refuses_a_number_by_name(changes: dict[str, int], message: str) -> None:
+    Schedule(1, 1, 1, 0)
+    Schedule(MAX_SECONDS, MAX_SECONDS, MAX_SECONDS, MAX_SECONDS)
+    numbers: dict[str, Any] = {"rotate_every": DAY, "announce": 900, "keep": DAY, "skew": 60}
+    with pytest.raises(ConfigurationError) as caught:
+        Schedule(**(numbers | changes))
+    assert message in str(caught.value)
+
+
+def test_node_that_could_lose_a_session_is_refused_with_the_numbers() -> None:
+    DAILY.check(reload_every=840, lifetime=30 * DAY, skew=60)
+    with pytest.raises(ConfigurationError) as caught:
+        DAILY.check(reload_every=841, lifetime=DAY, skew=60)
+    assert "announce (900 s) must be at least reload_every (841 s) + skew (60 s)" in str(
+        caught.value
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        DAILY.check(reload_every=60, lifetime=30 * DAY + 1, skew=60)
+    assert "keep (2592000 s) must be at least absolute_lifetime + skew (2592001 s)" in str(
+        caught.value
+    )
+
+
+@given(st.integers(1, 10 * DAY), st.integers(0, DAY))
+def test_minimum_announcement_survives_a_failed_reload(reload_every: int, skew: int) -> None:
+    announce = minimum_announce(reload_every, skew)
+    assert announce >= LEAST_ANNOUNCE
+    Schedule(DAY, announce, DAY, skew).check(2 * reload_every, DAY, skew)
+
+
+@given(SCHEDULES, SCHEDULES)
+def test_merged_schedule_keeps_both_promises_and_the_period_of_the_new_one(
+    old: Schedule, new: Schedule
+) -> None:
+    merged = old.merged_with(new)
+    assert merged.rotate_every == new.rotate_every
+    for each in (old, new):
+        assert merged.announce >= each.announce
+        assert merged.keep >= each.keep
+        assert merged.skew >= each.skew
+        assert merged.opens_after_retirement >= each.opens_after_retirement
+        # Late sealers, every lifetime, and both clocks.
+        assert each.opens_after_retirement == each.announce + each.keep + 2 * each.skew
+    assert old.merged_with(old) == old

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sealedstate.storage import Storage
+from tests.support.identity_providers import ON_SERVERS, opened
 from tests.support.jar import Clock
-from tests.support.services import ON_SERVERS, opened
 from tests.support.sql_servers import postgresql_server
 
 __all__ = ["postgresql_server"]

@@ -28,19 +28,20 @@ from sealedstate.sso import (
 )
 from sealedstate.sso._codec.tables import METHODS
 from sealedstate.storage import MemoryStorage
-from tests.support.identity_providers import SERVED, TOLERATED
-from tests.support.jar import Clock, Jar, keeper
-from tests.support.login_makers import (
+from tests.support.identity_providers import (
     ENTITY_IDS,
     NOW,
     OTHER_SP,
+    SERVED,
     SP,
+    TOLERATED,
     a_key,
+    deployment,
     identifiers,
     registry,
 )
+from tests.support.jar import Clock, Jar, keeper
 from tests.support.rings import randomness
-from tests.support.services import deployment
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 SERVICES, LOGOUT = VECTORS / "sso-services.json", VECTORS / "sso-logout.json"

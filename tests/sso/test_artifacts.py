@@ -17,9 +17,8 @@ from sealedstate.sso import ArtifactStore
 from sealedstate.sso.artifacts import HANDLE_BYTES, KIND, LONGEST
 from sealedstate.storage import MemoryStorage, Storage
 from sealedstate.testing import ScriptedStorage
+from tests.support.identity_providers import OTHER_SP, RING, SP, deployment, lagging, rows
 from tests.support.jar import Clock
-from tests.support.login_makers import OTHER_SP, SP
-from tests.support.services import RING, deployment, lagging, rows
 
 NOW = 1_800_000_000
 MESSAGE = b"<samlp:Response>" + os.urandom(10_000)

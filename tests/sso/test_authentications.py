@@ -18,7 +18,7 @@ from sealedstate.sso._codec.authentications import (
 )
 from sealedstate.sso._codec.tables import DURATIONS, METHODS
 from tests.support.examples import examples
-from tests.support.login_makers import NOW
+from tests.support.identity_providers import NOW
 from tests.support.login_strategies import AUTHENTICATION_METHODS
 
 AUTHENTICATIONS = st.builds(
@@ -37,6 +37,8 @@ def there_and_back(
 
 
 @given(st.frozensets(AUTHENTICATIONS, max_size=5), st.integers(-MARGIN, MARGIN))
+@example(frozenset({Authentication(METHODS[1], 0, DURATIONS[0])}), 0)  # three bytes of bits
+@example(frozenset({Authentication(METHODS[0], 7, DURATIONS[1])}), 0)
 def test_authentications_come_back_exactly(
     authentications: frozenset[Authentication], saved_later: int
 ) -> None:

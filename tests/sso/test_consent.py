@@ -14,15 +14,15 @@ from sealedstate import ConfigurationError
 from sealedstate._wire import cbor
 from sealedstate.errors import CapacityError, NoPrimaryKey, StorageUnavailable, UnsupportedValue
 from sealedstate.keyring import Keyring
-from sealedstate.rotation import Ring, Schedule, founded, rotated
+from sealedstate.rotation.ring import Ring, Schedule
+from sealedstate.rotation.transitions import create_ring, rotate
 from sealedstate.sso import Consent, ConsentStore
 from sealedstate.sso.consent import KIND
 from sealedstate.storage import MemoryStorage, Storage
 from sealedstate.testing import ScriptedStorage
+from tests.support.identity_providers import LOOKUP, OTHER_SP, RING, SP, deployment, rows
 from tests.support.jar import Clock
-from tests.support.login_makers import OTHER_SP, SP
 from tests.support.rings import DAY, randomness
-from tests.support.services import LOOKUP, RING, deployment, rows
 from tests.support.stored import Rows
 
 NOW = 1_800_000_000
@@ -331,7 +331,7 @@ DAILY = Schedule(DAY, 900, DAY, 60)
 
 
 def a_ring(seed: str = "consents") -> Ring:
-    return founded(DAILY, NOW, randomness(seed))
+    return create_ring(DAILY, NOW, randomness(seed))
 
 
 def test_consent_outlives_every_key_that_seals_sessions(storage: Storage) -> None:
@@ -340,7 +340,7 @@ def test_consent_outlives_every_key_that_seals_sessions(storage: Storage) -> Non
     first, now = ring.keys[0].kid, NOW
     for _ in range(30):
         now += DAY
-        ring = rotated(ring, DAILY, now, randomness(str(now)))
+        ring = rotate(ring, DAILY, now, randomness(str(now)))
     assert ring.find(first) is None
     consents = open_consents(storage, now, ring.keyring())
     assert consents.has_accepted(ANN, "terms", 1)

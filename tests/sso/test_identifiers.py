@@ -25,7 +25,7 @@ from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Key, Keyring
 from sealedstate.sso import Identifiers
 from sealedstate.sso.identifiers import HANDLE_BYTES, HANDLE_CHARS, mask, parse_kid, unmask
-from tests.support.login_makers import (
+from tests.support.identity_providers import (
     NOW,
     OTHER_ID,
     OTHER_SP,

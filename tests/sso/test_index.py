@@ -17,9 +17,19 @@ from sealedstate.keyring import Keyring
 from sealedstate.sso import PERSISTENT, LogoutIndex, LogoutRequest, NameID, ServiceLogin
 from sealedstate.sso.logout.index import KIND, UNSPECIFIED
 from sealedstate.storage import MemoryStorage
-from tests.support.identity_providers import CARRIED, USER, Node, Provider, a_login
+from tests.support.identity_providers import (
+    CARRIED,
+    ENTITY_IDS,
+    OTHER_SP,
+    SP,
+    USER,
+    Node,
+    Provider,
+    a_key,
+    a_login,
+    identifiers,
+)
 from tests.support.jar import RING
-from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP, a_key, identifiers
 from tests.support.login_strategies import ANY_TEXT, IDENTIFIERS, TEXTS
 
 IDP = "https://idp.example.org/metadata"

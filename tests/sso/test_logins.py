@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sealedstate.errors import UnsupportedValue
 from sealedstate.sso import Authentication, NameID, ServiceLogin
 from sealedstate.sso.logins import Derivation, Derived, keep_latest, merge_sets
-from tests.support.login_makers import NOW, SP, a_login
+from tests.support.identity_providers import NOW, SP, a_login
 
 SETS = st.frozensets(st.integers(0, 12))
 NOT_TEXT: Any = b"x"

@@ -28,20 +28,24 @@ from sealedstate.sso import (
     SingleLogout,
 )
 from sealedstate.sso._codec.columns import decode_logins
-from sealedstate.sso.logout import _state
+from sealedstate.sso.logout import progress as progress_module
 from sealedstate.testing import ScriptedStorage
 from tests.support.identity_providers import (
     CARRIED,
+    ENTITY_IDS,
+    OTHER_SP,
     PASSWORD,
     SERVED,
+    SP,
     USER,
     Provider,
     User,
+    a_key,
     a_login,
     as_notice,
+    registry,
 )
 from tests.support.jar import keeper
-from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP, a_key, registry
 
 WIKI, MAIL, SHOP = (a_login(entity_id) for entity_id in (SP, OTHER_SP, ENTITY_IDS[3]))
 ROW = "sealedstate.sso.logout"
@@ -209,7 +213,7 @@ def test_notifying_decodes_the_logins_only_if_another_node_changed_them(
         decoded.append(len(found))
         return found
 
-    monkeypatch.setattr(_state, "decode_logins", count)
+    monkeypatch.setattr(progress_module, "decode_logins", count)
     begun = user.answer(idp.logout.begin)
     resumed = resume(idp, begun.token, node=1)
     assert decoded == [40]

@@ -27,9 +27,19 @@ from sealedstate.sso import (
 )
 from sealedstate.sso._codec.columns import encode_logins
 from sealedstate.sso._codec.tables import METHODS
-from tests.support.identity_providers import PASSWORD, USER, Provider, User
+from tests.support.identity_providers import (
+    ENTITY_IDS,
+    OTHER_SP,
+    PASSWORD,
+    SP,
+    USER,
+    Provider,
+    User,
+    a_login,
+    identifiers,
+    registry,
+)
 from tests.support.jar import Clock
-from tests.support.login_makers import ENTITY_IDS, OTHER_SP, SP, a_login, identifiers, registry
 
 MFA, SMARTCARD = "https://refeds.org/profile/mfa", METHODS[12]
 NOW = 1_800_000_000  # a whole minute, and where the provider's clock stands

@@ -16,9 +16,8 @@ from sealedstate.sso import ReplayCache
 from sealedstate.sso.replay import KIND, LONGEST
 from sealedstate.storage import MemoryStorage, Storage
 from sealedstate.testing import ScriptedStorage
+from tests.support.identity_providers import RING, SKEW, a_key, deployment, rows
 from tests.support.jar import Clock
-from tests.support.login_makers import a_key
-from tests.support.services import RING, SKEW, deployment, rows
 
 IDP, OTHER_IDP = "https://idp.example.org/saml", "https://idp.example.com/saml"
 ID = "_5c1f"

@@ -32,9 +32,8 @@ from tests.sso.make_service_vectors import (
     IdentityProvider,
     a_deployment,
 )
-from tests.support.identity_providers import as_notice
+from tests.support.identity_providers import NOW, OTHER_SP, SP, as_notice
 from tests.support.jar import Clock
-from tests.support.login_makers import NOW, OTHER_SP, SP
 
 
 def read(path: Path) -> dict[str, Any]:

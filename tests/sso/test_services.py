@@ -20,8 +20,8 @@ from sealedstate.sso import (
     SessionRegistry,
 )
 from sealedstate.storage import USES
+from tests.support.identity_providers import a_key, identifiers, registry
 from tests.support.jar import Clock, keeper
-from tests.support.login_makers import a_key, identifiers, registry
 from tests.support.tables import check_each
 
 # By its use, how a service is made, and what its store must not be.

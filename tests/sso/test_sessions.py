@@ -9,9 +9,8 @@ from sealedstate.errors import StorageUnavailable
 from sealedstate.sso import SessionRegistry
 from sealedstate.sso.sessions import EVERY, KIND
 from sealedstate.testing import ScriptedStorage
-from tests.support.identity_providers import TOLERATED, Provider, a_login
+from tests.support.identity_providers import OTHER_SP, SP, TOLERATED, Provider, a_login
 from tests.support.jar import Browser, Clock, keeper
-from tests.support.login_makers import OTHER_SP, SP
 
 HOUR = 3600
 

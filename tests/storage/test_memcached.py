@@ -14,8 +14,7 @@ from pymemcache.client.base import Client  # type: ignore[import-untyped]
 
 from sealedstate.errors import CapacityError, StorageError
 from sealedstate.storage import ManagedStorage, Storage
-from sealedstate.storage._names import context_digest, key_digest, printable
-from sealedstate.storage.contract import Clock, Stored
+from sealedstate.storage.contract import Clock, Stored, context_digest, key_digest, printable
 from sealedstate.storage.memcached import GRACE, MemcachedStorage
 from sealedstate.storage.requirements import DECLARED
 from sealedstate.testing import FakeClock

@@ -10,7 +10,7 @@ from sealedstate._stored import parts as spilling
 from sealedstate._stored import revocations as revocation
 from sealedstate.rotation import ring_store
 from sealedstate.sso import artifacts, consent, replay, sessions
-from sealedstate.sso.logout import _state, _termination, index
+from sealedstate.sso.logout import _termination, index, progress
 from sealedstate.storage import (
     USES,
     CachedStorage,
@@ -71,7 +71,7 @@ def test_contexts_of_uses_are_those_that_are_written_to() -> None:
         "artifacts": (artifacts.KIND.context,),
         "consent": (consent.KIND.context,),
         "logins": (index.KIND.context,),
-        "logout": (_state.KIND.context, _termination.SUBJECT_KIND.context),
+        "logout": (progress.KIND.context, _termination.SUBJECT_KIND.context),
         "sessions": (sessions.KIND.context,),
     }
 

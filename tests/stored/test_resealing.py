@@ -6,32 +6,19 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sealedstate._stored.table import Kind, SealedTable, SweepResult
 from sealedstate._wire.token import kid_of
 from sealedstate.errors import StorageUnavailable
 from sealedstate.keyring import Key, Keyring
-from sealedstate.rotation import (
-    Ring,
-    RingKey,
-    Schedule,
-    founded,
-    lasting_destroyed,
-    lasting_replaced,
-    lasting_rotated,
-    rotated,
-)
 from sealedstate.storage import USES, Stored
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Clock
-from tests.support.rings import DAY, randomness
+from tests.support.rings import DAY
 from tests.support.stored import Rows, access_of
 
 NOW = 1_800_000_000
 CONTEXT = "sealedstate.sso.consent"
-DAILY = Schedule(DAY, 900, DAY, 60)
 ROWS = Rows("default", os.urandom)
 
 
@@ -156,94 +143,7 @@ def test_sweep_gives_up_on_a_row_that_is_written_all_the_time(storage: ScriptedS
     assert stored(storage, "k").version == version[0]
 
 
-# --- the ring -----------------------------------------------------------------------------------
-
-
-def a_ring() -> Ring:
-    return founded(DAILY, NOW, randomness("lasting"))
-
-
-def lasting_primary(ring: Ring, now: int) -> bytes:
-    return ring.keyring().long_term.primary(now).kid
-
-
-def test_a_ring_has_a_lasting_key_from_the_start_and_it_is_none_of_the_others() -> None:
-    ring = a_ring()
-    assert len(ring.lasting) == 1
-    assert lasting_primary(ring, NOW) == ring.lasting[0].kid
-    assert ring.lasting[0].secret not in {ring.keys[0].secret, ring.lookup}
-    assert ring.keyring().find(ring.lasting[0].kid) is None
-
-
-def test_a_lasting_key_is_announced_before_it_seals_and_its_predecessor_opens_for_ever() -> None:
-    ring = lasting_rotated(a_ring(), NOW + DAY, randomness())
-    new, old = (key.kid for key in ring.lasting)
-    turn = NOW + DAY + DAILY.announce
-    assert [lasting_primary(ring, at) for at in (turn - 1, turn)] == [old, new]
-    keyring = ring.keyring().long_term
-    aged = keyring.find(old)
-    assert aged is not None
-    assert aged.expires_at is None
-    assert keyring.may_have_sealed(aged, turn + 1000 * DAY)  # by a node that lags behind
-    assert not keyring.may_have_sealed(aged, NOW - 2 * DAILY.skew - 1)
-
-
-def test_who_asks_twice_gets_one_lasting_key() -> None:
-    ring = lasting_rotated(a_ring(), NOW, randomness())
-    assert lasting_rotated(ring, NOW, randomness("again")) is ring
-
-
-def test_a_lasting_key_of_the_far_future_does_not_stop_the_next_one() -> None:
-    ring = lasting_rotated(a_ring(), NOW + 100 * DAY, randomness("ahead"))
-    ring = lasting_rotated(ring, NOW, randomness("right"))
-    assert lasting_primary(ring, NOW + DAILY.announce) == ring.lasting[1].kid
-
-
-def test_a_ring_that_was_made_without_a_lasting_key_gets_one_at_its_next_rotation() -> None:
-    bare = Ring("0" * 16, 1, NOW, DAILY, a_ring().keys)
-    ring = rotated(bare, DAILY, NOW + DAY, randomness())
-    assert [key.activates_at for key in ring.lasting] == [NOW + DAY + DAILY.announce]
-
-
-@given(st.lists(st.integers(0, 3 * DAY), max_size=12), st.data())
-def test_a_lasting_key_goes_only_once_no_node_can_seal_by_it(
-    pauses: list[int], data: st.DataObject
-) -> None:
-    ring, now = a_ring(), NOW
-    for pause in pauses:
-        now += pause
-        deed = data.draw(st.sampled_from(["rotated", "lasting", "destroyed"]))
-        before = ring
-        if deed == "rotated":
-            ring = rotated(ring, DAILY, now, randomness(str(now)))
-        elif deed == "lasting":
-            ring = lasting_rotated(ring, now, randomness(str(now)))
-        else:
-            ring = lasting_destroyed(ring, {key.kid for key in ring.lasting}, now)
-        gone = {key.kid for key in before.lasting} - {key.kid for key in ring.lasting}
-        # A node with the ring of before, whose clock is behind by the skew, would seal by none.
-        late = now - DAILY.announce - DAILY.skew
-        assert not gone or lasting_primary(before, late) not in gone
-        assert deed == "destroyed" or not gone
-        assert ring.lasting
-        lasting_primary(ring, now)
-
-
-def test_a_clock_that_is_ahead_by_itself_destroys_no_lasting_key() -> None:
-    ring = lasting_rotated(a_ring(), NOW + DAY, randomness())
-    assert lasting_replaced(ring, NOW + 10 * DAY) == []
-    ring = rotated(ring, DAILY, NOW + 2 * DAY, randomness())
-    assert lasting_replaced(ring, NOW + 2 * DAY) == [ring.lasting[1]]
-
-
-def test_a_rings_lasting_keys_are_of_the_newest_first() -> None:
-    ring = lasting_rotated(a_ring(), NOW + DAY, randomness())
-    dates = [key.activates_at for key in ring.lasting]
-    assert dates == sorted(dates, reverse=True)
-    assert isinstance(ring.lasting[0], RingKey)
-
-
-def test_a_token_tells_its_kid_and_anything_else_tells_none() -> None:
+def test_kid_of_a_token_is_read_and_of_anything_else_is_none() -> None:
     ring = ring_of(0)
     value = ROWS.seal_row(CONTEXT, "k", 1, b"", ring, NOW)
     assert kid_of(value) == ring.keys[0].kid

@@ -124,8 +124,10 @@ FORGETFUL: dict[str, Backend] = {
     "memcached": _memcached,
 }
 
-NETWORKED = [pytest.param(name, marks=pytest.mark.server) for name in BACKENDS if name != "sqlite"]
-DURABLE = ["sqlite", *NETWORKED]
+# Backends that need no server.
+LOCAL = ["sqlite"]
+NETWORKED = [pytest.param(name, marks=pytest.mark.server) for name in BACKENDS if name not in LOCAL]
+DURABLE = [*LOCAL, *NETWORKED]
 
 
 def patient(url: str) -> str:

@@ -1,28 +1,166 @@
-"""An identity provider of several nodes in one process, and its users' browsers."""
+"""An identity provider: its keys, logins, stores and nodes, and its users' browsers.
+
+Keys and logins are equal in every run. A module of tests on stores imports `postgresql_server`, so
+that one server serves it all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from sealedstate import Keeper, Session
+import pytest
+
+from sealedstate import Keeper, Session, Settings
+from sealedstate.deployment import Deployment
+from sealedstate.key_sources import StaticKeys
+from sealedstate.keyring import Key, Keyring
 from sealedstate.sso import (
+    Identifiers,
     LoginRecord,
     LoginRecords,
     LogoutIndex,
     LogoutRequest,
     NameID,
     Notice,
+    Registry,
     ServiceLogin,
     SingleLogout,
+    extend_registry,
+    parse_registry,
 )
 from sealedstate.sso._codec.tables import METHODS
-from sealedstate.storage import MemoryStorage, Storage
+from sealedstate.sso.logins import StoredText
+from sealedstate.storage import USES, MemoryStorage, Storage, Stored, open_storage
+from tests.support.backends import BACKENDS, Service
 from tests.support.jar import Browser, Clock, Jar, keeper
-from tests.support.login_makers import identifiers, registry
 
+NOW = 1_790_000_000
+SESSION_ID = bytes(range(16))
+OTHER_ID = bytes(range(1, 17))
+SP, OTHER_SP = "https://sp.example.org/shibboleth", "https://wiki.example.org/saml/metadata"
+ENTITY_IDS = [f"https://sp{number}.example.org/shibboleth" for number in range(40)]
 PASSWORD = METHODS[0]
 USER = "jdoe@example.edu"
+
+
+# --- keys and logins ----------------------------------------------------------------------------
+
+
+def a_key(number: int) -> Key:
+    """Key material that is the same in every run."""
+    secret = bytes((number * 37 + place * place * 11 + place) % 256 for place in range(32))
+    return Key(number.to_bytes(4, "big"), secret)
+
+
+def identifiers(*numbers: int, pairwise: int | None = 9, realm: str = "default") -> Identifiers:
+    ring = Keyring(tuple(a_key(number) for number in numbers or (1,)))
+    return Identifiers(StaticKeys(ring), None if pairwise is None else a_key(pairwise), realm)
+
+
+def registry(*versions: list[str], methods: tuple[str, ...] = ()) -> Registry:
+    text = ""
+    for entity_ids in versions or (ENTITY_IDS,):
+        text = extend_registry(text, entity_ids, methods)
+    return parse_registry(text)
+
+
+def a_login(
+    entity_id: str = SP,
+    name: StoredText = USER,
+    index: StoredText | None = "_1",
+    time: int = 1_799_999_940,  # a whole minute
+    form: str | None = None,
+    **qualifiers: str | None,
+) -> ServiceLogin:
+    return ServiceLogin(entity_id, PASSWORD, NameID(name, form, **qualifiers), index, time)
+
+
+def as_notice(login: ServiceLogin) -> Notice:
+    index = None if login.session_index is None else str(login.session_index)
+    return Notice(login.entity_id, login.name_id, index)
+
+
+# --- stores -------------------------------------------------------------------------------------
+
+SKEW = 60
+# The same in every process that shares a store.
+LOOKUP = a_key(77).secret
+RING = Keyring((a_key(1),), lookup=LOOKUP)
+NAMES = ("sqlite", "postgresql", "redis")
+ON_SERVERS = [pytest.param(name, marks=pytest.mark.server) for name in NAMES if name != "sqlite"]
+SHARED = ["sqlite", *ON_SERVERS]
+TIMEOUT = "sealedstate_timeout=20"
+
+
+def deployment(
+    storage: Any,
+    ring: Keyring = RING,
+    clock: Callable[[], float] = time.time,
+    realm: str = "default",
+    accept: Sequence[str] = tuple(USES),
+    random: Callable[[int], bytes] = os.urandom,
+) -> Deployment:
+    """One node. By default any store will do, whatever it forgets."""
+    return Deployment.open(
+        Settings(
+            keys=StaticKeys(ring),
+            storage=storage,
+            realm=realm,
+            skew=SKEW,
+            clock=clock,
+            random=random,
+            accept_weak_store_for=accept,
+        )
+    )
+
+
+def lagging(ring: Keyring = RING) -> Keyring:
+    """The ring of a node that does not have the key yet."""
+    return Keyring((Key.generate(os.urandom),), lookup=ring.lookup)
+
+
+@contextlib.contextmanager
+def service(name: str, request: pytest.FixtureRequest, folder: Path) -> Iterator[Service]:
+    """A running backend, whose tables are there."""
+    with BACKENDS[name](request, folder) as running:
+        store = open_storage(patient(running.url), time.time)
+        store.prepare()
+        store.close()
+        yield running
+
+
+def patient(url: str) -> str:
+    """The URL of a store that a busy machine may answer late."""
+    return f"{url}{'&' if '?' in url else '?'}{TIMEOUT}"
+
+
+@contextlib.contextmanager
+def opened(
+    name: str, request: pytest.FixtureRequest, folder: Path, clock: Callable[[], float]
+) -> Iterator[Storage]:
+    """A store, empty, of `memory` or of a backend."""
+    if name == "memory":
+        yield MemoryStorage(clock)
+        return
+    with service(name, request, folder) as running:
+        store = open_storage(patient(running.url), clock)
+        yield store
+        store.close()
+
+
+def rows(storage: Storage, context: str) -> dict[str, Stored]:
+    """All rows of a context, as the owner of the store sees them."""
+    found = {key: storage.read(context, key) for key in storage.keys(context)}
+    return {key: stored for key, stored in found.items() if stored is not None}
+
+
+# --- nodes and users ----------------------------------------------------------------------------
+
 TOLERATED = ["revocation", "logout", "logins", "sessions"]
 SERVED, CARRIED = {"l": "server"}, {"l": "cookie"}
 
@@ -123,19 +261,3 @@ class User(Browser):
 
     def services(self) -> tuple[ServiceLogin, ...]:
         return self.login(self.session()).services()
-
-
-def a_login(
-    entity_id: str,
-    name: str = USER,
-    index: str | None = "_1",
-    time: int = 1_799_999_940,
-    form: str | None = None,
-    **qualifiers: str,
-) -> ServiceLogin:
-    return ServiceLogin(entity_id, PASSWORD, NameID(name, form, **qualifiers), index, time)
-
-
-def as_notice(login: ServiceLogin) -> Notice:
-    index = None if login.session_index is None else str(login.session_index)
-    return Notice(login.entity_id, login.name_id, index)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sealedstate.sso import NameID, ServiceLogin
 from sealedstate.sso._codec.tables import METHODS, NAME_ID_FORMATS
 from sealedstate.sso.logins import Derivation, Derived
-from tests.support.login_makers import ENTITY_IDS, NOW, SP
+from tests.support.identity_providers import ENTITY_IDS, NOW, SP
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=30)
 SESSION_IDS = st.binary(min_size=16, max_size=16)

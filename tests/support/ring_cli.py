@@ -1,8 +1,4 @@
-"""Rings where an operator keeps them, for the tests of ``sealedstate keys``.
-
-Knows places, their environment, and how a ring of a certain age is put there. Does not know what
-a command is to do.
-"""
+"""The command line in this process, and rings where an operator keeps them."""
 
 from __future__ import annotations
 
@@ -13,25 +9,83 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from click.testing import CliRunner
 
 from sealedstate import Settings
-from sealedstate.cli import main
+from sealedstate.cli import cli
 from sealedstate.deployment import open_keys, open_report_store, open_ring_storage, open_store
 from sealedstate.keyring import Key, secret_to_text
-from sealedstate.rotation import Ring, RingStorage, Schedule, founded
 from sealedstate.rotation.reports import Report, ReportStore
+from sealedstate.rotation.ring import Ring, RingStorage, Schedule
 from sealedstate.rotation.source import RotatingKeySource
+from sealedstate.rotation.transitions import create_ring
 from sealedstate.storage import Storage
 
 KEK = Key.generate(os.urandom).export()
 HOUR, DAY = 3600, 86400
 # What settings make of their defaults.
 DEFAULT = Schedule(DAY, 900, 12 * HOUR + 60, 60)
-Told = pytest.CaptureFixture[str]
 PLACES = ("file", "wrapped file", "store")
+
+
+# --- the command line ---------------------------------------------------------------------------
+
+
+class Run(NamedTuple):
+    """What one command returned and printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def run(*arguments: str, stdin: bytes | None = None) -> Run:
+    result = CliRunner().invoke(cli, arguments, input=stdin, prog_name="sealedstate")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Run(result.exit_code, result.stdout, result.stderr)
+
+
+def output(*arguments: str) -> str:
+    """What a successful command prints."""
+    code, out, err = run(*arguments)
+    assert (code, err) == (0, "")
+    return out
+
+
+def keys_json(*arguments: str, code: int = 0) -> Any:
+    """What ``keys ... --json`` prints."""
+    result = run("keys", *arguments, "--json")
+    assert result.code == code
+    return result.json
+
+
+def usage_error(*arguments: str) -> str:
+    """The one line about wrong usage or configuration."""
+    return _one_line(2, *arguments)
+
+
+def finding(*arguments: str) -> str:
+    """The one line about something that cannot be used."""
+    return _one_line(1, *arguments)
+
+
+def _one_line(code: int, *arguments: str) -> str:
+    result = run(*arguments)
+    assert (result.code, result.out) == (code, "")
+    assert result.err.startswith("sealedstate: ")
+    assert result.err.count("\n") == 1
+    return result.err
+
+
+# --- places of a ring ---------------------------------------------------------------------------
 
 
 @dataclass
@@ -40,27 +94,30 @@ class Desk:
 
     keys: str
     environ: dict[str, str]
-    home: RingStorage
-    board: ReportStore
+    storage: RingStorage
+    reports: ReportStore
     path: Path
     stores: ExitStack
 
     def ring(self) -> Ring:
-        found = self.home.load()
+        found = self.storage.load()
         assert found is not None
         return found
 
+    def kids(self) -> list[str]:
+        return [key.kid.hex() for key in self.ring().keys]
+
     def put(self, ring: Ring) -> Ring:
         """Put a ring there, whatever is there now."""
-        assert self.home.write(ring, self.home.load())
+        assert self.storage.write(ring, self.storage.load())
         return ring
 
-    def found(self, age: int = 0, schedule: Schedule = DEFAULT) -> Ring:
-        """Put a ring there that was founded so long ago."""
-        return self.put(founded(schedule, int(time.time()) - age, os.urandom))
+    def create(self, age: int = 0, schedule: Schedule = DEFAULT) -> Ring:
+        """Put a ring there that was created `age` seconds ago."""
+        return self.put(create_ring(schedule, int(time.time()) - age, os.urandom))
 
     def report(self, ring: Ring, **given: object) -> Report:
-        """Hang up what a process tells that uses `ring`, and is well."""
+        """Leave the report of a process that uses `ring` and is well."""
         primary = ring.primary(int(time.time()))
         report = Report(
             node="web1",
@@ -72,16 +129,16 @@ class Desk:
             known=tuple(key.kid.hex() for key in ring.keys),
         )
         report = replace(report, **given)  # type: ignore[arg-type]
-        self.board.put(report, report.at + 600)
+        self.reports.put(report, report.at + 600)
         return report
 
     def secrets(self) -> set[str]:
         """What no command may print."""
         ring = self.ring()
-        found = {secret_to_text(key.secret) for key in ring.keys}
         assert ring.lookup is not None
-        kek = KEK.rpartition(":")[2]
-        return found | {key.secret.hex() for key in ring.keys} | {secret_to_text(ring.lookup), kek}
+        secrets = [key.secret for key in (*ring.keys, *ring.long_term)] + [ring.lookup]
+        texts = {form for secret in secrets for form in (secret.hex(), secret_to_text(secret))}
+        return texts | {KEK.rpartition(":")[2]}
 
     def node(self, **given: object) -> RotatingKeySource:
         """A process of this configuration, without its thread."""
@@ -95,7 +152,7 @@ class Desk:
 
 @contextmanager
 def desk(kind: str, folder: Path, environ: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """A place of one of the PLACES, empty, which the process's environment names."""
+    """One of the PLACES, empty, which the process's environment names."""
     path = folder / ("store.db" if kind == "store" else "keys.json")
     named = {"SEALEDSTATE_KEYS": "store:" if kind == "store" else f"file:{path}"}
     if kind == "store":
@@ -108,48 +165,12 @@ def desk(kind: str, folder: Path, environ: pytest.MonkeyPatch) -> Iterator[Desk]
         environ.setenv(name, text)
     settings = Settings.from_env(named)
     store = open_store(settings)
-    home, board = open_ring_storage(settings, store), open_report_store(settings, store)
+    storage, reports = open_ring_storage(settings, store), open_report_store(settings, store)
     with ExitStack() as stores:
         _close_later(store, stores)
-        yield Desk(named["SEALEDSTATE_KEYS"], named, home, board, path, stores)
+        yield Desk(named["SEALEDSTATE_KEYS"], named, storage, reports, path, stores)
 
 
 def _close_later(store: Storage | None, stores: ExitStack) -> None:
     if store is not None:
         stores.callback(store.close)
-
-
-# --- the command line ---------------------------------------------------------------------------
-
-
-def keys(*arguments: str) -> int:
-    return main(["keys", *arguments])
-
-
-def as_json(told: Told) -> Any:
-    return json.loads(told.readouterr().out)
-
-
-def wrong_usage(told: Told, *arguments: str) -> str:
-    """What is said of arguments that are wrong: one line, and exit code 2."""
-    told.readouterr()
-    assert keys(*arguments) == 2
-    out, err = told.readouterr()
-    assert not out
-    assert err.count("\n") == 1
-    return err
-
-
-def finding(told: Told, *arguments: str) -> str:
-    """What is said where something is wrong with the ring: one line, and exit code 1."""
-    told.readouterr()
-    assert keys(*arguments) == 1
-    out, err = told.readouterr()
-    assert not out
-    assert err.count("\n") == 1
-    assert "Traceback" not in err
-    return err
-
-
-def kids(ring: Ring) -> list[str]:
-    return [key.kid.hex() for key in ring.keys]

@@ -1,10 +1,11 @@
-"""A ring with everything in it, its documents, and what is to be said of bad ones."""
+"""Rings with a value in every field, their documents, and the refusal of bad documents."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import traceback
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,15 +13,8 @@ import pytest
 from sealedstate import Key
 from sealedstate._wire.encoding import to_text
 from sealedstate.keyring import Keyring, secret_to_text
-from sealedstate.rotation import (
-    Ring,
-    RingKey,
-    RingUnreadable,
-    Schedule,
-    Tombstone,
-    dump_ring,
-    parse_ring,
-)
+from sealedstate.rotation.document import RingUnreadable, dump_ring, parse_ring
+from sealedstate.rotation.ring import Ring, RingKey, Schedule, Tombstone
 from tests.support.rings import NOW, randomness
 
 
@@ -58,17 +52,19 @@ RING = Ring(
     fixed("lookup", 32),
     NOW - 1000000,
 )
+# An identity provider has long-term keys, too.
+LONG_TERM = replace(RING, long_term=(ring_key("years", NOW - 100), ring_key("older", NOW - 90000)))
 KEK = Keyring((fixed_key("kek"), fixed_key("kek before")))
 WRAPPINGS = [None, KEK]
 BOTH = pytest.mark.parametrize("wrapping", WRAPPINGS, ids=["plain", "wrapped"])
 
 
-def dumped(ring: Ring = RING, wrapping: Keyring | None = None) -> str:
+def dump(ring: Ring = RING, wrapping: Keyring | None = None) -> str:
     return dump_ring(ring, wrapping, randomness("nonces"))
 
 
-def refused(text: str | bytes, wrapping: Keyring | None = None) -> str:
-    """The message. It tells no secret, and nothing else is raised."""
+def refusal(text: str | bytes, wrapping: Keyring | None = None) -> str:
+    """The message of the only error that is raised. It contains no secret."""
     with pytest.raises(RingUnreadable) as caught:
         parse_ring(text, wrapping, NOW)
     error = caught.value
@@ -83,14 +79,14 @@ def refused(text: str | bytes, wrapping: Keyring | None = None) -> str:
 
 SECRET_PARTS = [
     form[:12]
-    for holder in (RING, KEK)
-    for secret in (*(key.secret for key in holder.keys), *filter(None, [holder.lookup]))
+    for keys, lookup in (((*RING.keys, *LONG_TERM.long_term), RING.lookup), (KEK.keys, None))
+    for secret in (*(key.secret for key in keys), *filter(None, [lookup]))
     for form in (secret.hex(), secret_to_text(secret), to_text(secret), repr(secret)[2:-1])
 ]
 
 
 def with_checksum(document: dict[str, Any], wrapping: Keyring | None = None) -> str:
-    """As the module's docstring says, so that the checksum hides nothing else."""
+    """As the specification says, so that the checksum hides no other reason to refuse."""
     rest = {name: value for name, value in document.items() if name != "checksum"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
     key = b"" if wrapping is None else KEK.keys[0].subkey("checksum", "ring", RING.ring_id)

@@ -1,7 +1,6 @@
-"""Nodes with clocks apart that share one ring and rotate it, in a time of their own.
+"""Nodes with different clocks that share one ring and rotate it, in simulated time.
 
-Knows rings, key sources and what a token is judged by. Does not seal: a token here is the kid and
-the moment that a real one would carry, which is all that a ring decides by.
+A token here is the kid and the time of its seal, which is all that a ring decides by.
 """
 
 from __future__ import annotations
@@ -13,26 +12,9 @@ from random import Random
 from sealedstate.deployment import ClampedClock
 from sealedstate.events import EventLog
 from sealedstate.keyring import Keyring, KeyState
-from sealedstate.rotation import Ring, Schedule
+from sealedstate.rotation.ring import Schedule
 from sealedstate.rotation.source import RotatingKeySource, RotationConfig
-
-
-class SharedHome:
-    """A ring that all nodes see at once. It can be down."""
-
-    where = "the shared home"
-
-    def __init__(self) -> None:
-        self.ring: Ring | None = None
-
-    def load(self) -> Ring | None:
-        return self.ring
-
-    def write(self, ring: Ring, after: Ring | None) -> bool:
-        if self.ring != after:
-            return False
-        self.ring = ring
-        return True
+from tests.support.ring_storages import MemoryRing
 
 
 @dataclass(frozen=True)
@@ -42,7 +24,7 @@ class Token:
 
 
 class World:
-    """One schedule and its nodes; `now` is the true time, which none of them knows."""
+    """A schedule and its nodes. `now` is the true time, which no node knows."""
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
@@ -51,8 +33,8 @@ class World:
         self.reload_every, self.skew = draw(1, 120), draw(121)
         announce = self.reload_every + self.skew + self.random.choice((0, 0, draw(1000)))
         self.schedule = Schedule(draw(1, 3000), announce, draw(1, 4000), self.skew)
-        self.home = SharedHome()
-        self.nodes = [Node(self, founds=True) for _ in range(draw(2, 5))]
+        self.storage = MemoryRing()
+        self.nodes = [Node(self, creates_missing=True) for _ in range(draw(2, 5))]
         self.tokens: list[Token] = []
 
     def run(self, steps: int) -> None:
@@ -70,12 +52,12 @@ class World:
         self.random.choice(self.nodes).keys.rotate()
 
     def _force(self) -> None:
-        # Everybody at once: one of them wins, and the others take over what it made.
+        # All at once: one node wins, and the others adopt its ring.
         for node in self.random.sample(self.nodes, len(self.nodes)):
             node.keys.rotate(force=self.random.random() < 0.1)
 
     def _restart(self) -> None:
-        self.nodes[self.random.randrange(len(self.nodes))] = Node(self, founds=False)
+        self.nodes[self.random.randrange(len(self.nodes))] = Node(self, creates_missing=False)
 
     def _set_a_clock(self) -> None:
         self.random.choice(self.nodes).set_clock()
@@ -88,21 +70,23 @@ class World:
 class Node:
     """A process with its own clock, at most half the skew from the true time."""
 
-    def __init__(self, world: World, founds: bool) -> None:
+    def __init__(self, world: World, creates_missing: bool) -> None:
         self._world = world
         self.set_clock()
         self._clock = ClampedClock(lambda: world.now + self._offset, world.skew)
-        tending = RotationConfig(
+        config = RotationConfig(
             world.schedule,
             world.reload_every,
             world.schedule.keep,
             world.skew,
-            rotates=False,
+            rotate_in_process=False,
             clock=self._clock,
-            ticks=lambda: world.now,
+            monotonic=lambda: world.now,
             random=os.urandom,
         )
-        self.keys = RotatingKeySource(world.home, tending, EventLog(), founds=founds)
+        self.keys = RotatingKeySource(
+            world.storage, config, EventLog(), creates_missing=creates_missing
+        )
         self._primaries: list[int] = []
 
     def set_clock(self) -> None:

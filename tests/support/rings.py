@@ -1,4 +1,4 @@
-"""Rings by random walks of rotation, people and time, and what becomes of tokens meanwhile."""
+"""Rings under random sequences of rotation, commands and time, and what becomes of tokens."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from functools import cached_property
 from hypothesis import strategies as st
 
 from sealedstate.keyring import Keyring
-from sealedstate.rotation import (
-    Ring,
-    RingKey,
-    Schedule,
-    disabled,
-    enabled,
-    founded,
-    revoked,
-    revoked_before,
-    rotated,
+from sealedstate.rotation.ring import Ring, RingKey, Schedule
+from sealedstate.rotation.transitions import (
+    create_ring,
+    disable,
+    enable,
+    revoke,
+    revoke_before,
+    rotate,
 )
 
 NOW = 1_800_000_000
 MINUTE, HOUR, DAY, YEAR = 60, 3600, 86400, 365 * 86400
 DAILY = Schedule(DAY, 900, 30 * DAY, MINUTE)
-# From when the first key of a daily ring founded at NOW seals, and when the next is announced.
+# When the first key of a daily ring of NOW activates, and when the next key is announced.
 FIRST = NOW - DAILY.skew
 DUE = FIRST + DAY - DAILY.announce
 
@@ -44,15 +42,15 @@ def randomness(seed: str = "rings") -> Callable[[int], bytes]:
 
 
 def waits(schedule: Schedule) -> st.SearchStrategy[int]:
-    """Times to let pass: those at which something happens, give or take a second, and any."""
+    """Pauses: those after which something happens, give or take a second, and any other."""
     turns = [
         schedule.rotate_every,
         schedule.announce,
         schedule.rotate_every - schedule.announce,
         schedule.keep,
         schedule.skew,
-        schedule.held_after_retirement,
-        schedule.held_after_retirement + schedule.destroyed_after_expiry,
+        schedule.opens_after_retirement,
+        schedule.opens_after_retirement + schedule.grace_after_expiry,
     ]
     edges = sorted({max(0, turn + step) for turn in turns for step in (-1, 0, 1)})
     stopped = st.sampled_from([10 * schedule.rotate_every, YEAR])
@@ -61,11 +59,11 @@ def waits(schedule: Schedule) -> st.SearchStrategy[int]:
 
 @dataclass(frozen=True)
 class Moment:
-    """A ring, what was last done to it, and when."""
+    """A ring, the change that made it, and when."""
 
     now: int
     ring: Ring
-    deed: str = "founded"
+    change: str = "create"
     kid: bytes = b""
 
     @cached_property
@@ -74,54 +72,54 @@ class Moment:
 
 
 def rotations(schedule: Schedule, pauses: list[int]) -> list[Moment]:
-    """What a ring goes through when somebody asks for rotation after each pause."""
-    chance = randomness()
-    past = [Moment(NOW, founded(schedule, NOW, chance))]
+    """The states of a ring that is asked to rotate after each pause."""
+    random = randomness()
+    past = [Moment(NOW, create_ring(schedule, NOW, random))]
     for pause in pauses:
         now = past[-1].now + pause
-        past.append(Moment(now, rotated(past[-1].ring, schedule, now, chance), "rotated"))
+        past.append(Moment(now, rotate(past[-1].ring, schedule, now, random), "rotate"))
     return past
 
 
 @st.composite
 def plain(draw: st.DrawFn, steps: int = 12) -> list[Moment]:
-    """A ring that nobody but the clock changes."""
+    """A ring that only rotates."""
     schedule = draw(SCHEDULES)
     return rotations(schedule, draw(st.lists(waits(schedule), max_size=steps)))
 
 
-DEEDS = ("rotated", "rotated", "forced", "revoked", "disabled", "enabled", "revoked_before")
+WORDS = ("rotate", "rotate", "force", "revoke", "disable", "enable", "revoke before")
 
 
 @st.composite
 def walks(draw: st.DrawFn, steps: int = 12, off: int = 0) -> list[Moment]:
-    """A ring that people change too. Their clocks are up to `off` thousandths of the skew wrong."""
-    schedule, chance = draw(SCHEDULES), randomness()
-    past = [Moment(NOW, founded(schedule, NOW, chance))]
+    """A ring that operators change, too. Clocks are off by up to `off` thousandths of the skew."""
+    schedule, random = draw(SCHEDULES), randomness()
+    past = [Moment(NOW, create_ring(schedule, NOW, random))]
     for _ in range(draw(st.integers(0, steps))):
         now = past[-1].now + draw(waits(schedule))
         wrong = draw(st.integers(-off, off)) * schedule.skew // 1000
-        deed = draw(st.sampled_from(DEEDS))
+        word = draw(st.sampled_from(WORDS))
         kid = draw(st.sampled_from([key.kid for key in past[-1].ring.keys]))
-        past.append(Moment(now, done(past[-1].ring, deed, kid, now + wrong, chance), deed, kid))
+        past.append(Moment(now, _change(past[-1].ring, word, kid, now + wrong, random), word, kid))
     return past
 
 
-def done(ring: Ring, deed: str, kid: bytes, now: int, chance: Callable[[int], bytes]) -> Ring:
-    if deed == "revoked":
-        return revoked(ring, kid, now, chance, "lost")
-    if deed == "disabled":
-        return disabled(ring, kid, now, chance)
-    if deed == "enabled":
-        return enabled(ring, kid, now)
-    if deed == "revoked_before":
-        return revoked_before(ring, now - 1, now)
-    return rotated(ring, ring.schedule, now, chance, force=deed == "forced")
+def _change(ring: Ring, word: str, kid: bytes, now: int, random: Callable[[int], bytes]) -> Ring:
+    if word == "revoke":
+        return revoke(ring, kid, now, random, "lost")
+    if word == "disable":
+        return disable(ring, kid, now, random)
+    if word == "enable":
+        return enable(ring, kid, now)
+    if word == "revoke before":
+        return revoke_before(ring, now - 1, now)
+    return rotate(ring, ring.schedule, now, random, force=word == "force")
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """A token, as far as keys judge it."""
+    """What a key needs to know of a token."""
 
     kid: bytes
     sealed_at: int
@@ -135,7 +133,7 @@ def opens(keyring: Keyring, token: Sealed, now: int) -> bool:
     return not expired and keyring.may_have_sealed(key, token.sealed_at)
 
 
-def sealed(ring: Ring, now: int) -> Sealed:
+def seal_at(ring: Ring, now: int) -> Sealed:
     return Sealed(ring.keyring().primary(now).kid, now)
 
 
@@ -145,10 +143,10 @@ def primary(ring: Ring, now: int) -> RingKey:
     return found
 
 
-def lost(past: list[Moment], token: Sealed, born: int, end: int) -> list[Moment]:
-    """The moments since `born` in which `token` did not open, though its session lived.
+def losses(past: list[Moment], token: Sealed, born: int, end: int) -> list[Moment]:
+    """The moments since `born` in which `token` did not open although its session lived.
 
-    Whether a key is expired changes once: the last instant of each ring's reign tells.
+    A key expires once, so the last instant at which each ring is in force decides.
     """
     over = token.sealed_at + past[-1].ring.schedule.keep
     found = []

@@ -10,11 +10,11 @@ import hashlib
 import math
 import struct
 import uuid
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from markupsafe import Markup
 from nacl.bindings import crypto_aead_xchacha20poly1305_ietf_decrypt
@@ -23,6 +23,7 @@ from nacl.exceptions import CryptoError
 FORMAT = 0x01
 OVERHEAD = 50
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
+T = TypeVar("T")
 EPOCH = datetime(1970, 1, 1)
 MICROSECOND = timedelta(microseconds=1)
 
@@ -31,8 +32,7 @@ class Refused(Exception):
     """The text, the token or the payload is not format 1. The message says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpecKey:
+class SpecKey(NamedTuple):
     """A key of the ring: its secret, and when it was allowed to seal."""
 
     secret: bytes
@@ -58,8 +58,7 @@ class SpecOverflow:
     names: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class SpecCore:
+class SpecCore(NamedTuple):
     """The content of a core token, with its parts decoded."""
 
     id: bytes
@@ -69,9 +68,9 @@ class SpecCore:
     expires_at: int
     generation: int
     parts: dict[str, Any]
-    overflow: SpecOverflow | None = None
-    spilled: dict[str, int] = field(default_factory=dict)
-    orphaned: dict[str, int] = field(default_factory=dict)
+    overflow: SpecOverflow | None
+    spilled: dict[str, int]
+    orphaned: dict[str, int]
 
 
 Ring = Mapping[bytes, SpecKey]
@@ -90,33 +89,24 @@ def open_overflow(
 ) -> dict[str, Any]:
     name: list[str | bytes] = [cookie_name, id, set_id]
     _, payload = open_sealed(token_of("".join(texts)), ring, "overflow", realm, name)
-    return parts_of(read(payload))
-
-
-def open_stored(
-    token: bytes, ring: Ring, realm: str, context: str, key: str, version: int
-) -> tuple[int, Any]:
-    sealed_at, payload = open_row(token, ring, realm, context, key, version)
-    return sealed_at, value_of(payload)
+    return parts_of(value_of(payload))
 
 
 def open_row(
     token: bytes, ring: Ring, realm: str, context: str, key: str, version: int
-) -> tuple[int, bytes]:
+) -> tuple[int, Any]:
+    """The time a row was sealed at, and what it contains.
+
+    That is a value, or for a revocation or watermark a time in epoch seconds, or None.
+    """
     name: list[str | bytes] = [context, key, version.to_bytes(8, "big")]
-    return open_sealed(token, ring, "stored", realm, name)
-
-
-def open_time(
-    token: bytes, ring: Ring, realm: str, context: str, key: str, version: int
-) -> int | None:
-    """The time in a row of sealedstate.revoked or sealedstate.watermark, in epoch seconds."""
-    _, payload = open_row(token, ring, realm, context, key, version)
+    sealed_at, payload = open_sealed(token, ring, "stored", realm, name)
+    if context not in ("sealedstate.revoked", "sealedstate.watermark"):
+        return sealed_at, value_of(payload)
     if not payload and context == "sealedstate.revoked":
-        return None
-    if len(payload) != 8:
-        raise Refused("a time has 8 bytes")
-    return int.from_bytes(payload, "big")
+        return sealed_at, None
+    expect(len(payload) == 8, "a time of 8 bytes")
+    return sealed_at, int.from_bytes(payload, "big")
 
 
 def part_key(session_id: bytes, name: str) -> str:
@@ -139,17 +129,13 @@ def row_key(message: bytes, secret: bytes = b"") -> str:
 
 def token_of(text: str) -> bytes:
     """The token of a text."""
-    if len(text) % 4 == 1:
-        raise Refused("no token has a text of this length")
+    expect(len(text) % 4 != 1, "a text of another length")
     bits = 0
     for letter in text:
-        value = LETTERS.find(letter)
-        if value < 0:
-            raise Refused("a foreign letter")
-        bits = bits << 6 | value
+        expect(letter in LETTERS, "letters of the alphabet")
+        bits = bits << 6 | LETTERS.index(letter)
     size, rest = divmod(len(text) * 6, 8)
-    if bits & ((1 << rest) - 1):
-        raise Refused("bits are set after the last byte")
+    expect(bits & ((1 << rest) - 1) == 0, "no bits after the last byte")
     return (bits >> rest).to_bytes(size, "big")
 
 
@@ -157,19 +143,13 @@ def open_sealed(
     token: bytes, ring: Ring, purpose: str, realm: str, name: Iterable[str | bytes]
 ) -> tuple[int, bytes]:
     """The time a token was sealed at, and its payload."""
-    if len(token) < OVERHEAD:
-        raise Refused("too short for a token")
+    expect(len(token) >= OVERHEAD, "a token of at least 50 bytes")
     header, kid, nonce, sealed = token[:29], token[1:5], token[5:29], token[29:]
-    if token[0] != FORMAT:
-        raise Refused("another format")
-    if kid not in ring:
-        raise Refused("an unknown key")
+    expect(token[0] == FORMAT, "format 1")
+    expect(kid in ring, "a known key")
     key = ring[kid]
-    if not key.opens:
-        raise Refused("a key that is out of use")
-    seal_key = hashlib.blake2b(
-        lp("sealedstate/1", "seal", purpose, realm), key=key.secret, digest_size=32
-    ).digest()
+    expect(key.opens, "a key that is in use")
+    seal_key = subkey(key.secret, "seal", purpose, realm)
     context = lp("sealedstate/1", purpose, realm, *name)
     try:
         plaintext = crypto_aead_xchacha20poly1305_ietf_decrypt(
@@ -178,8 +158,7 @@ def open_sealed(
     except CryptoError as error:
         raise Refused("not sealed with this key for this place") from error
     sealed_at = int.from_bytes(plaintext[:5], "big")
-    if not key.allows(sealed_at):
-        raise Refused("sealed while its key was not allowed to seal")
+    expect(key.allows(sealed_at), "sealed while its key was allowed to seal")
     return sealed_at, plaintext[5:]
 
 
@@ -192,12 +171,14 @@ def hedged_nonce(
     plaintext: bytes,
 ) -> bytes:
     """The nonce of a token. Only sealing needs it, and vectors with fixed random bytes."""
-    nonce_key = hashlib.blake2b(
-        lp("sealedstate/1", "nonce", purpose, realm), key=secret, digest_size=32
-    ).digest()
-    context = lp("sealedstate/1", purpose, realm, *name)
-    message = random32 + lp(context) + plaintext
+    nonce_key = subkey(secret, "nonce", purpose, realm)
+    message = random32 + lp(lp("sealedstate/1", purpose, realm, *name)) + plaintext
     return hashlib.blake2b(message, key=nonce_key, digest_size=24).digest()
+
+
+def subkey(secret: bytes, use: str, purpose: str, realm: str) -> bytes:
+    fields = lp("sealedstate/1", use, purpose, realm)
+    return hashlib.blake2b(fields, key=secret, digest_size=32).digest()
 
 
 def lp(*fields: str | bytes) -> bytes:
@@ -210,7 +191,7 @@ def lp(*fields: str | bytes) -> bytes:
 
 
 def core_of(payload: bytes, sealed_at: int) -> SpecCore:
-    id, array = payload[:16], read(payload[16:])
+    id, array = payload[:16], value_of(payload[16:])
     if type(array) is not list or len(array) not in (5, 6):
         raise Refused("expected an array of 5 or 6 items after the id")
     subject, age, lifetime, generation, parts = array[:5]
@@ -219,26 +200,11 @@ def core_of(payload: bytes, sealed_at: int) -> SpecCore:
         expect(type(number) is int, "an integer")
     created_at = sealed_at - age
     overflow, spilled, orphaned = manifest_of(array[5]) if len(array) == 6 else (None, {}, {})
-    return SpecCore(
-        id,
-        subject,
-        sealed_at,
-        created_at,
-        created_at + lifetime_of(lifetime),
-        generation,
-        parts_of(parts),
-        overflow,
-        spilled,
-        orphaned,
-    )
-
-
-def lifetime_of(written: int) -> int:
-    if written >= 0:
-        return written * 3600
-    seconds = -1 - written
-    expect(seconds % 3600 != 0, "hours are written as hours")
-    return seconds
+    expect(lifetime >= 0 or (-1 - lifetime) % 3600 != 0, "hours are written as hours")
+    expires_at = created_at + (lifetime * 3600 if lifetime >= 0 else -1 - lifetime)
+    decoded = parts_of(parts)
+    times = (sealed_at, created_at, expires_at)
+    return SpecCore(id, subject, *times, generation, decoded, overflow, spilled, orphaned)
 
 
 def manifest_of(item: Any) -> tuple[SpecOverflow | None, dict[str, int], dict[str, int]]:
@@ -283,6 +249,14 @@ def expect(condition: bool, what: str) -> None:
         raise Refused(f"expected {what}")
 
 
+def make(what: str, made: Callable[[], T]) -> T:
+    """The value, or Refused where Python makes no such value."""
+    try:
+        return made()
+    except (ValueError, OverflowError, TypeError, InvalidOperation) as error:
+        raise Refused(f"expected {what}") from error
+
+
 # -- values, compared --------------------------------------------------------------------------
 
 
@@ -306,14 +280,9 @@ def described(value: Any) -> str:
 
 def value_of(raw: bytes) -> Any:
     """The value of one encoding: strict, and nothing may follow."""
-    return read(raw, max_depth=16)
-
-
-def read(raw: bytes, max_depth: int = 16) -> Any:
     reader = _Reader(raw)
-    value = reader.value(max_depth)
-    if reader.at != len(raw):
-        raise Refused("trailing bytes")
+    value = reader.value(depth=16)
+    expect(reader.at == len(raw), "no trailing bytes")
     return value
 
 
@@ -333,16 +302,13 @@ class _Reader:
         if major == 2:
             return self.take(number)
         if major == 3:
-            return text_of(self.take(number))
+            return make("UTF-8", self.take(number).decode)
         if major == 6:
             return self.tagged(number, depth)
         if major == 7:
             return simple
-        if depth == 0:
-            raise Refused("nested too deep")
-        if major == 4:
-            return self.items(number, depth - 1)
-        return self.map(number, depth - 1)
+        expect(depth > 0, "at most 16 containers in each other")
+        return (self.items if major == 4 else self.map)(number, depth - 1)
 
     def head(self) -> tuple[int, int, Any]:
         """Major type, number, and the value itself for major type 7."""
@@ -352,60 +318,47 @@ class _Reader:
             return major, 0, self.simple(info)
         if info < 24:
             return major, info, None
-        if info > 27:
-            raise Refused("an indefinite length or a reserved one")
+        expect(info <= 27, "a definite length")
         size = 1 << (info - 24)
         number = int.from_bytes(self.take(size), "big")
-        least = 24 if size == 1 else 1 << (4 * size)
-        if number < least:
-            raise Refused("an integer in a longer form than it needs")
+        expect(number >= (24 if size == 1 else 1 << (4 * size)), "the shortest form")
         return major, number, None
 
     def simple(self, info: int) -> Any:
-        if info in (20, 21):
-            return info == 21
-        if info == 22:
-            return None
+        if info in (20, 21, 22):
+            return {20: False, 21: True, 22: None}[info]
         if info == 25:
             return self.no_number()
-        if info == 27:
-            number = struct.unpack(">d", self.take(8))[0]
-            expect(math.isfinite(number), "an infinity or a NaN in its short form")
-            return number
-        raise Refused("undefined, a simple value or a short float")
+        expect(info == 27, "false, true, null or a float")
+        number = struct.unpack(">d", self.take(8))[0]
+        expect(math.isfinite(number), "an infinity or a NaN in its short form")
+        return number
 
     def no_number(self) -> float:
         """The infinities and NaN have 2 bytes, every other float has 8."""
         half = self.take(2)
-        for known, value in ((b"\x7c\0", math.inf), (b"\xfc\0", -math.inf), (b"\x7e\0", math.nan)):
-            if half == known:
-                return value + 0.0  # an object of its own: two NaNs are two members of a set
-        raise Refused("a short float")
+        expect(half in (b"\x7c\0", b"\xfc\0", b"\x7e\0"), "no other short float")
+        # An object for each: two NaNs are two members of a set.
+        return float(struct.unpack(">e", half)[0])
 
     def take(self, count: int) -> bytes:
         taken = self.raw[self.at : self.at + count]
-        if len(taken) != count:
-            raise Refused("the end comes too early")
+        expect(len(taken) == count, "more bytes")
         self.at += count
         return taken
 
     def items(self, count: int, depth: int) -> list[Any]:
-        if count > len(self.raw) - self.at:
-            raise Refused("more items than bytes")
+        expect(count <= len(self.raw) - self.at, "no more items than bytes")
         return [self.value(depth) for _ in range(count)]
 
     def map(self, count: int, depth: int) -> dict[Any, Any]:
-        if 2 * count > len(self.raw) - self.at:
-            raise Refused("more items than bytes")
-        pairs = [(self.value(depth), self.value(depth)) for _ in range(count)]
-        if any(type(key) not in (str, bytes) for key, _ in pairs):
-            raise Refused("a map's keys are text or bytes")
-        return unique(pairs)
+        items = self.items(2 * count, depth)
+        expect(all(type(key) in (str, bytes) for key in items[::2]), "keys of text or bytes")
+        return unique(list(zip(items[::2], items[1::2], strict=True)))
 
     def tagged(self, tag: int, depth: int) -> Any:
         if tag in (6, 9, 258):
-            if depth == 0:
-                raise Refused("nested too deep")
+            expect(depth > 0, "at most 16 containers in each other")
             return self.container(tag, depth - 1)
         if tag == 7:
             return self.moment(depth)
@@ -414,7 +367,7 @@ class _Reader:
             return big_int(tag, inner)
         if tag == 8:
             expect(type(inner) is int, "microseconds")
-            return duration(inner)
+            return make("a timedelta", lambda: inner * MICROSECOND)
         if tag == 10:
             expect(type(inner) is str, "text")
             return Markup(inner)
@@ -425,7 +378,7 @@ class _Reader:
             return uuid.UUID(bytes=inner)
         if tag == 100:
             expect(type(inner) is int, "days")
-            return day(inner)
+            return make("a date", lambda: date(1970, 1, 1) + timedelta(days=inner))
         raise Refused("a foreign tag")
 
     def container(self, tag: int, depth: int) -> Any:
@@ -438,8 +391,8 @@ class _Reader:
         items = self.items(count, depth)
         expect(len(items) % 2 == 0, "keys and values")
         keys = items[::2]
-        if all(type(key) in (str, bytes) for key in keys):
-            raise Refused("a dict with only text or bytes for keys is a map")
+        # A dict with only text or bytes for keys is a map.
+        expect(any(type(key) not in (str, bytes) for key in keys), "a key of another type")
         return unique(list(zip(keys, items[1::2], strict=True)))
 
     def members(self, count: int, depth: int) -> set[Any]:
@@ -448,8 +401,7 @@ class _Reader:
             start = self.at
             members.append(self.value(depth))
             encoding = self.raw[start : self.at]
-            if encoding < last:
-                raise Refused("members out of order")
+            expect(encoding >= last, "members in order")
             last = encoding
         return set(unique([(member, None) for member in members]))
 
@@ -459,10 +411,7 @@ class _Reader:
         microseconds, offset, *fold = items
         expect(type(microseconds) is int, "microseconds")
         expect(not fold or (type(fold[0]) is int and fold[0] == 1), "a fold of 1")
-        try:
-            moment: datetime = EPOCH + microseconds * MICROSECOND
-        except OverflowError as error:
-            raise Refused("no such moment") from error
+        moment: datetime = make("a moment", lambda: EPOCH + microseconds * MICROSECOND)
         return moment.replace(tzinfo=zone_of(offset), fold=len(fold))
 
 
@@ -470,32 +419,17 @@ def zone_of(offset: Any) -> timezone | None:
     if offset is None:
         return None
     expect(type(offset) is int or type(offset) is float, "an offset in seconds or null")
-    try:
-        distance = timedelta(seconds=offset)
-        zone = timezone(distance)
-    except (ValueError, OverflowError) as error:
-        raise Refused("no such offset") from error
+    distance = make("an offset", lambda: timedelta(seconds=offset))
+    zone = make("an offset", lambda: timezone(distance))
     if type(offset) is float:  # whole seconds are an integer
-        expect(
-            not offset.is_integer() and distance / timedelta(seconds=1) == offset, "microseconds"
-        )
+        is_exact = distance / timedelta(seconds=1) == offset
+        expect(is_exact and not offset.is_integer(), "microseconds")
     return zone
 
 
-def text_of(raw: bytes) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise Refused("not UTF-8") from error
-
-
 def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    try:
-        mapping = dict(pairs)
-    except TypeError as error:
-        raise Refused("a key or member that can't be one") from error
-    if len(mapping) != len(pairs):
-        raise Refused("a key or member twice")
+    mapping = make("keys and members that can be hashed", lambda: dict(pairs))
+    expect(len(mapping) == len(pairs), "each key or member once")
     return mapping
 
 
@@ -506,26 +440,8 @@ def big_int(tag: int, raw: Any) -> int:
     return number if tag == 2 else -1 - number
 
 
-def duration(microseconds: int) -> timedelta:
-    try:
-        return microseconds * MICROSECOND
-    except OverflowError as error:
-        raise Refused("no such timedelta") from error
-
-
-def day(days: int) -> date:
-    try:
-        return date(1970, 1, 1) + timedelta(days=days)
-    except OverflowError as error:
-        raise Refused("no such date") from error
-
-
 def decimal(text: Any) -> Decimal:
     expect(type(text) is str, "text")
-    try:
-        number = Decimal(text)
-    except InvalidOperation as error:
-        raise Refused("not a decimal") from error
-    if str(number) != text:
-        raise Refused("not as str() gives it")
+    number = make("a decimal", lambda: Decimal(text))
+    expect(str(number) == text, "a decimal as str() gives it")
     return number

@@ -26,7 +26,7 @@ def echo_once(listener: socket.socket) -> None:
             connection.sendall(piece)
 
 
-def test_a_connection_that_has_answered_is_cut_however_new_it_is() -> None:
+def test_cut_ends_every_connection_that_has_answered() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = threading.Thread(target=echo_once, args=(listener,), daemon=True)
         server.start()

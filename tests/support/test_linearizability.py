@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from hypothesis import given, settings, strategies
+from hypothesis import given, strategies
 
+from tests.support.examples import examples
 from tests.support.linearizability import (
     Answer,
     Held,
@@ -175,7 +176,6 @@ def performed(steps: Iterable[Step]) -> list[Operation]:
 
 
 @given(strategies.lists(STEPS, max_size=60))
-@settings(deadline=None)
 def test_checker_accepts_what_a_sequential_record_has_done(steps: list[Step]) -> None:
     assert is_linearizable(performed(steps))
 
@@ -186,7 +186,7 @@ ANSWERS = strategies.sampled_from(
 
 
 @given(strategies.lists(STEPS, min_size=1, max_size=6), strategies.data())
-@settings(max_examples=600, deadline=None)
+@examples(600)
 def test_checker_agrees_with_brute_force_on_histories_that_were_tampered_with(
     steps: list[Step], data: strategies.DataObject
 ) -> None:

@@ -15,13 +15,13 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="how Linux deals out ports")
 
 
-def test_no_process_is_given_the_port_of_another_whose_server_is_down() -> None:
+def test_port_of_a_server_that_is_down_is_given_to_no_other_process() -> None:
     asked = f"from tests.support import ports; print(ports._take({ports.free_port()}))"
     command = [sys.executable, "-c", asked]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
-def test_the_kernel_gives_it_to_nobody_who_asks_for_just_any() -> None:
+def test_kernel_gives_the_port_to_no_socket_that_asks_for_any() -> None:
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert max(ports._RANGE) < low

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-import struct
+import re
 import uuid
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from enum import IntEnum
 from fractions import Fraction
+from http import HTTPStatus
 from pathlib import PurePosixPath
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import Markup
 
-from sealedstate import Keeper, Key, Settings, UnsupportedValue
+from sealedstate import Key, UnsupportedValue
 from sealedstate._wire import cbor
 from sealedstate._wire.cbor import MAX_BYTES, MAX_DEPTH, MAX_ODD_MEMBERS, decode, encode
 from sealedstate._wire.record import (
@@ -84,27 +84,6 @@ def test_set_has_one_encoding_in_any_order_of_its_members(members: set[object]) 
     found = decode(data)
     assert isinstance(found, set)
     assert len(found) == len(members)
-
-
-@given(st.permutations(["a", "b", "c", "d"]))
-def test_dict_keeps_its_order(names: list[str]) -> None:
-    assert list(again(dict.fromkeys(names, 0))) == names
-
-
-@given(st.floats(width=64))
-def test_float_keeps_its_bits(number: float) -> None:
-    found = again(number)
-    assert isinstance(found, float)
-    if number == number:
-        assert struct.pack(">d", found) == struct.pack(">d", number)
-    else:
-        assert found != found
-
-
-def test_similar_values_stay_different() -> None:
-    assert repr(again(-0.0)) == "-0.0"
-    found = again([True, 1, 1.0, False, 0, 0.0])
-    assert [type(item) for item in found] == [bool, int, float, bool, int, float]
 
 
 def test_datetime_comes_back_with_the_offset_of_its_zone() -> None:
@@ -183,22 +162,6 @@ def test_structure_that_contains_itself_is_refused() -> None:
 # --- every other type -----------------------------------------------------------------------------
 
 
-class Number(int):
-    pass
-
-
-class Text(str):
-    pass
-
-
-class Mapped(dict[str, int]):
-    pass
-
-
-class Colour(IntEnum):
-    RED = 1
-
-
 class Point(NamedTuple):
     x: int
 
@@ -210,8 +173,9 @@ class Price:
         raise AssertionError("a value was pickled")
 
 
+HEIRS = [type("Heir", (kind,), {})() for kind in (int, str, dict, list, bytes)]
 FOREIGN: tuple[Any, ...] = (
-    *(Number(1), Text("a"), Mapped(), Colour.RED, Point(1), Price(), frozenset({1})),
+    *(*HEIRS, Point(1), Price(), HTTPStatus.OK, frozenset({1})),
     *(bytearray(b"a"), memoryview(b"a"), 1j, range(3), object(), Ellipsis, time(1)),
     *(Fraction(1, 2), deque([1]), OrderedDict(a=1), defaultdict(int), SimpleNamespace(a=1)),
     *(MappingProxyType({}), PurePosixPath("/"), UTC, len, int, iter([1]), ValueError("x")),
@@ -237,21 +201,13 @@ def test_value_of_another_type_is_refused_with_its_path() -> None:
     check_each(FOREIGN, check)
     foreign = frozenset({1})
     for holder, path in (
-        ({foreign}, "session['cart']{...}"),
-        ({(foreign, 1)}, "session['cart']{...}[0]"),
-        ({(1, foreign): 1}, "session['cart'][...] (key)[1]"),
-        ([{foreign: 1}], "session['cart'][0][...] (key)"),
+        ({foreign}, "{...}"),
+        ({(foreign, 1)}, "{...}[0]"),
+        ({(1, foreign): 1}, "[...] (key)[1]"),
+        ([{foreign: 1}], "[0][...] (key)"),
     ):
-        with pytest.raises(UnsupportedValue) as caught:
-            encode(holder, "session['cart']")
-        assert caught.value.path == path
-
-
-def test_session_refuses_an_unsupported_value_at_its_assignment() -> None:
-    session = Keeper(Settings(keys=Key.generate(os.urandom).export())).session()
-    with pytest.raises(UnsupportedValue, match=r"session\['cart'\]\[3\]\['price'\]: complex"):
-        session["cart"] = [1, 2, 3, {"price": 1j}]
-    assert "cart" not in session
+        with pytest.raises(UnsupportedValue, match=re.escape(f"cart{path}: ")):
+            encode(holder, "cart")
 
 
 def test_lone_surrogate_is_refused_in_any_text() -> None:
@@ -338,27 +294,6 @@ def test_foreign_tag_is_refused_before_anything_is_made_of_it(
             assert_refused(data)
 
 
-@given(VALUES.map(encode), st.binary(min_size=1, max_size=4), st.data())
-def test_longer_or_shorter_encoding_is_refused(
-    data: bytes, more: bytes, draw: st.DataObject
-) -> None:
-    assert_refused(data + more)
-    assert_refused(data[: draw.draw(st.integers(0, len(data) - 1))])
-
-
-@given(st.integers(0, (1 << 64) - 1), st.sampled_from([0, 1]))
-def test_integer_in_a_longer_form_is_refused(number: int, major: int) -> None:
-    forms = [bytes([major << 5 | number])] if number < 24 else []
-    forms += [
-        bytes([major << 5 | 24 + power]) + number.to_bytes(1 << power, "big")
-        for power in range(4)
-        if number < 1 << (8 << power)
-    ]
-    assert forms[0] == encode(number if major == 0 else -1 - number)
-    for longer in forms[1:]:
-        assert_refused(longer)
-
-
 # --- anything at all ------------------------------------------------------------------------------
 
 HEADS = bytes.fromhex("c6c7c8c9cacbd8d9808182838485a0a1a2f6f5f4f9fbc2c3404150606162181901")
@@ -368,16 +303,19 @@ HEADS = bytes.fromhex("c6c7c8c9cacbd8d9808182838485a0a1a2f6f5f4f9fbc2c3404150606
 def test_random_bytes_are_refused_or_are_an_encoding(shard: int) -> None:
     chance = random.Random(f"codec {shard}")
     for number in range(25_000):
-        size = chance.randrange(1, 40)
-        data = chance.randbytes(size)
+        data = chance.randbytes(chance.randrange(1, 40))
         if number % 2:
             data = bytes(chance.choice(HEADS) if chance.random() < 0.7 else byte for byte in data)
-        for read in DECODERS:
-            try:
-                value = read(data)
-            except MalformedRecord:
-                continue
-            assert read is not decode or encode(value) == data
+        for which in range(3):
+            assert_canonical_or_refused(which, data)
+
+
+def assert_canonical_or_refused(which: int, data: bytes) -> None:
+    try:
+        found = DECODERS[which](data)
+    except MalformedRecord:
+        return
+    assert which or encode(found) == data
 
 
 @pytest.mark.parametrize("shard", shards(4))
@@ -395,8 +333,4 @@ def test_altered_encodings_are_refused_or_are_an_encoding(shard: int) -> None:
         for _ in range(chance.randrange(1, 4)):
             byte = chance.choice((chance.choice(HEADS), chance.randrange(256)))
             data[chance.randrange(len(data))] = byte
-        try:
-            found = DECODERS[which](bytes(data))
-        except MalformedRecord:
-            continue
-        assert which or encode(found) == data
+        assert_canonical_or_refused(which, bytes(data))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import random
 import re
 
 import pytest
@@ -72,24 +71,9 @@ def test_foreign_letters_are_refused_at_every_position() -> None:
                 assert read(altered) is None, ascii(altered)
 
 
-def test_padding_and_impossible_lengths_are_refused() -> None:
-    for size in range(1, 20):
-        text = to_text(os.urandom(size))
-        for padding in ("=", "==", "===", "===="):
-            assert read(text + padding) is None
-        assert len(text) % 4 or read(text + "A") is None
-        assert read("A" * (4 * size + 1)) is None
-
-
-@given(st.text(max_size=30))
+@given(st.text(max_size=30) | st.text(LETTERS, max_size=12))
 def test_any_text_has_one_token_or_is_malformed(text: str) -> None:
-    read(text)
-
-
-def test_random_texts_of_our_letters_have_one_token_or_are_malformed() -> None:
-    chance = random.Random("chunking")
-    texts = ("".join(chance.choices(LETTERS, k=chance.randrange(0, 12))) for _ in range(50_000))
-    assert 0 < sum(read(text) is not None for text in texts) < 50_000
+    assert read(text) is None or len(text) % 4 != 1
 
 
 @given(st.integers(0, 10_000), st.integers(-5000, 0))

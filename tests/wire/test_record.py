@@ -143,11 +143,3 @@ def test_sizes_are_those_of_the_encoding(number: int, name: str, value: object) 
     assert head_bytes(number) == len(cbor.encode(number))
     data = cbor.encode(value)
     assert part_bytes(name, len(data)) == len(encode_parts({name: data})) - 1
-
-
-@given(RECORDS)
-def test_lifetime_in_whole_hours_takes_two_bytes_less(record: Record) -> None:
-    hours = record._replace(expires_at=record.created_at + 12 * 3600)
-    seconds = hours._replace(expires_at=hours.expires_at + 1)
-    sizes = [len(encode_record(each, each.created_at)) for each in (hours, seconds)]
-    assert sizes[0] + 2 == sizes[1]

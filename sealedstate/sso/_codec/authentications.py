@@ -17,7 +17,8 @@ The head, by its number of bytes:
     4 or more  bits, in the codes of `bits` and the texts of `strings`: the format (4 bits, 1), the
        number of authentications (small), and of each, ascending: the method (small: 0 and a text,
        or 1 + its position in `METHODS`), the duration (small: 0 and sized, or 1 + its position in
-       `DURATIONS`), a flag, and the low 16 bits of the time, or if the flag is set the time, sized
+       `DURATIONS`), a flag, and the low 16 bits of the time, or if the flag is set the time, sized;
+       then zero bytes up to four
 
 Authentications ascend by method (by code points), duration, the low bits (-1 for a time that is
 stored whole) and the whole time. A head is valid only if encoding what it decodes to gives the same
@@ -39,6 +40,7 @@ FORMAT = 1
 LOW_BITS = 16
 WINDOW = 1 << LOW_BITS
 MARGIN = 3600
+LONG_BYTES = 4  # at least, of a head in bits
 
 
 class StoredAuthentication(NamedTuple):
@@ -107,7 +109,8 @@ def encode_head(authentications: Iterable[StoredAuthentication]) -> bytes:
             writer.put_sized(whole)
         else:
             writer.put(low, LOW_BITS)
-    return writer.finish()
+    # As few as three bytes would be read as the short form.
+    return writer.finish().ljust(LONG_BYTES, b"\0")
 
 
 def decode_head(data: bytes) -> Head:

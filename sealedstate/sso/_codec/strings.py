@@ -174,15 +174,6 @@ _ALPHABETS = tuple(
 )
 
 
-def _index_alphabets() -> dict[int, tuple[int, ...]]:
-    found: dict[int, tuple[int, ...]] = {}
-    for position, alphabet in enumerate(_ALPHABETS):
-        sizes = range(MIN_BYTES, MAX_BYTES + 1)
-        for chars in {len(alphabet.encode(bytes(size))) for size in sizes}:
-            found[chars] = (*found.get(chars, ()), position)
-    return found
-
-
 # The prefixes that a first letter leaves, and the alphabets that a length leaves: most texts are
 # tried with one or two. How many letters an alphabet writes depends on the number of bytes alone.
 _NO_PREFIX = ((0, ""),)
@@ -190,7 +181,14 @@ _PREFIXES_BY_LETTER = {
     letter: tuple((n, text) for n, text in enumerate(PREFIXES) if text[:1] in ("", letter))
     for letter in {text[:1] for text in PREFIXES}
 }
-_ALPHABETS_BY_LENGTH = _index_alphabets()
+_LENGTHS = [
+    {len(alphabet.encode(bytes(size))) for size in range(MIN_BYTES, MAX_BYTES + 1)}
+    for alphabet in _ALPHABETS
+]
+_ALPHABETS_BY_LENGTH = {
+    chars: tuple(n for n, lengths in enumerate(_LENGTHS) if chars in lengths)
+    for chars in set[int]().union(*_LENGTHS)
+}
 
 # --- any text -----------------------------------------------------------------------------------
 

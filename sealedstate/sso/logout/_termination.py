@@ -37,8 +37,8 @@ from ...keeper import Keeper
 from ...session import Part, Session
 from ..logins import ServiceLogin
 from ..records import LoginRecords, needs_subject
-from ._state import LogoutState, LogoutTable
 from .index import LogoutIndex, LogoutRequest
+from .progress import LogoutState, LogoutTable
 
 SUBJECT_KIND = Kind("sealedstate.sso.owner", "sso.owner", "a session's subject")
 

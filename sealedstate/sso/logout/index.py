@@ -124,25 +124,20 @@ def find_sessions(
     entry of `index`. A handle that was altered, was derived for another service, or contradicts the
     NameID beside it leads to no session.
     """
-    found = [
-        *(_find_by_handles(request, identifiers, now) if identifiers else ()),
-        *(index.find(request) if index else ()),
-    ]
+    found: list[bytes] = []
+    if identifiers:
+        entity_id, name = request.entity_id, str(request.name_id.value)
+        by_name = _open_handle(identifiers.open_name_id, name, entity_id, now)
+        if not request.session_indexes and by_name is not None:
+            found.append(by_name)
+        for text in request.session_indexes:
+            session_id = _open_handle(identifiers.open_session_index, text, entity_id, now)
+            # A NameID that is not a handle cannot be checked against the SessionIndex here.
+            if session_id is not None and (session_id == by_name or parse_kid(name) is None):
+                found.append(session_id)
+    if index:
+        found += index.find(request)
     return list(dict.fromkeys(found))
-
-
-def _find_by_handles(
-    request: LogoutRequest, identifiers: Identifiers, now: float
-) -> Iterator[bytes]:
-    entity_id, name = request.entity_id, str(request.name_id.value)
-    by_name = _open_handle(identifiers.open_name_id, name, entity_id, now)
-    if not request.session_indexes and by_name is not None:
-        yield by_name
-    for text in request.session_indexes:
-        session_id = _open_handle(identifiers.open_session_index, text, entity_id, now)
-        # A NameID that is not a handle cannot be checked against the SessionIndex here.
-        if session_id is not None and (session_id == by_name or parse_kid(name) is None):
-            yield session_id
 
 
 def _open_handle(

@@ -1,26 +1,274 @@
-"""One logout under way: which services are pending, which were notified, and which failed.
+"""One logout: its state in the store, and which services are pending, notified or failed.
 
 The progress is stored in a row of the store (`StoredProgress`) or, without a store, in the
 session that is being ended (`SessionProgress`).
+
+A row of the context ``sealedstate.sso.logout`` is named by BLAKE2b-192 of
+LP("sealedstate/1", "sso.logout", realm, session id), as text (see `_wire.encoding`; LP is
+as in `_wire.token`), and sealed like every stored value. It is the CBOR list of
+
+    the format (1),
+    the session's id,
+    its subject, or null,
+    the 16 random bytes of the token,
+    when the row was written (epoch seconds),
+    whether service logins may still be in the browser's cookie,
+    the requests that the logout answers: each is the service, the NameID, its format,
+        name qualifier and SP name qualifier, and the list of SessionIndexes,
+    the service logins, as `_codec.columns` encodes them, and
+    one letter for each service login: r for pending, t for notified, f for failed. The
+        logins are in ascending order of time, entityID, NameID, its format, name qualifier
+        and SP name qualifier, and SessionIndex, where null comes before every text.
+
+The row is written before its session is revoked, so that no crash loses a service that must
+be notified. Every change is a checked write. The row stays, with nothing left to do, as long
+as a cookie of the session could be presented again.
+
+Notifying a service changes one letter. The encoded logins stay as they are, and are decoded
+only if they are not those that the progress has decoded before: otherwise notifying n
+services would cost n * n decodings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from typing import Any, Protocol, TypeAlias
 
-from ..._stored.table import KEY_BYTES
+from ..._stored.table import KEY_BYTES, Entry, Kind, Put
+from ..._wire import cbor
 from ..._wire.encoding import from_text, to_text
-from ...errors import MalformedToken, UsageError
+from ...deployment import Deployment
+from ...errors import LoginsUnreadable, MalformedRecord, MalformedToken, UsageError
 from ...session import Session
-from .._codec.columns import encode_logins
-from ..logins import NameID, ServiceLogin
-from ..records import LoginRecords
-from ._state import FAILED, NOTIFIED, PENDING, SECRET_BYTES, Identity, LogoutState, LogoutTable
-from .index import LogoutRequest
+from .._codec.columns import decode_logins, encode_logins
+from ..logins import NameID, ServiceLogin, StoredText, keep_latest, sort_key
+from ..records import IdentifierDeriver, LoginRecords
+from .index import LogoutRequest, matches
 
 __all__ = ["LogoutProgress", "Notice"]
+
+KIND = Kind("sealedstate.sso.logout", "sso.logout", "a logout")
+FORMAT = 1
+SECRET_BYTES = 16
+PENDING, NOTIFIED, FAILED = b"rtf"
+
+Identity: TypeAlias = tuple[str, NameID, StoredText | None]
+"""(entityID, NameID, SessionIndex) of a service login."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoginList:
+    """Service logins with all identifiers, in the order of the row's letters.
+
+    `positions` has the place of each login. `columns`: the logins as the row has them; None if
+    they are not encoded yet.
+    """
+
+    logins: tuple[ServiceLogin, ...] = ()
+    positions: Mapping[Identity, int] = field(default_factory=dict, compare=False)
+    columns: bytes | None = field(default=None, compare=False)
+
+
+def sort_logins(logins: Iterable[ServiceLogin], columns: bytes | None = None) -> LoginList:
+    """Bring logins into the order of the row."""
+    ordered = tuple(sorted(logins, key=sort_key))
+    return LoginList(ordered, {login.identity: at for at, login in enumerate(ordered)}, columns)
+
+
+@dataclass(frozen=True, slots=True)
+class LogoutState:
+    """What is known of one logout. `status` has a letter for each of `logins`.
+
+    `pending_in_cookie`: the browser's cookie may hold service logins that are not in `logins`.
+    `requests`: what services asked for; they need not be notified. `written_at`: epoch seconds.
+    """
+
+    session_id: bytes = field(repr=False)
+    subject: str | None = field(repr=False)
+    secret: bytes = field(repr=False)
+    pending_in_cookie: bool
+    requests: tuple[LogoutRequest, ...] = field(default=(), repr=False)
+    login_list: LoginList = field(default=LoginList(), repr=False)
+    status: bytes = b""
+    written_at: int = field(default=0, compare=False)
+
+    @property
+    def logins(self) -> tuple[ServiceLogin, ...]:
+        """All service logins."""
+        return self.login_list.logins
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no service is pending, and none can turn up in a cookie."""
+        return PENDING not in self.status and not self.pending_in_cookie
+
+    def which(self, status: int) -> tuple[ServiceLogin, ...]:
+        """The logins with this letter."""
+        pairs = zip(self.logins, self.status, strict=True)
+        return tuple(login for login, letter in pairs if letter == status)
+
+    def knows_all(self, identities: Iterable[Identity]) -> bool:
+        """Whether all of them belong to logins of this logout."""
+        return all(identity in self.login_list.positions for identity in identities)
+
+    def restart(self) -> LogoutState:
+        """The same logins, as if no service had been notified or had asked."""
+        pending = bytes([PENDING]) * len(self.logins)
+        return replace(self, pending_in_cookie=True, requests=(), status=pending)
+
+    def with_subject(self, subject: str) -> LogoutState:
+        """With this subject; then the logins must be encoded again, relative to it."""
+        return replace(self, subject=subject, login_list=replace(self.login_list, columns=None))
+
+    def add(self, logins: Iterable[ServiceLogin]) -> LogoutState:
+        """With further logins. A login that a request matches counts as notified."""
+        letters = dict(zip(self.login_list.positions, self.status, strict=True))
+        new = [login for login in keep_latest(logins) if login.identity not in letters]
+        if not new:
+            return self
+        for login in new:
+            is_requested = any(matches(login, request) for request in self.requests)
+            letters[login.identity] = NOTIFIED if is_requested else PENDING
+        merged = sort_logins((*self.logins, *new))
+        return replace(
+            self, login_list=merged, status=bytes(map(letters.__getitem__, merged.positions))
+        )
+
+    def mark_requested(self, request: LogoutRequest) -> LogoutState:
+        """With one more request of a service, which then need not be notified."""
+        if request in self.requests:
+            return self
+        asking = [login.identity for login in self.logins if matches(login, request)]
+        return replace(self, requests=(*self.requests, request)).mark(asking, NOTIFIED)
+
+    def mark(self, identities: Iterable[Identity], status: int) -> LogoutState:
+        """With another letter for some logins, unless they were notified."""
+        letters, positions = bytearray(self.status), self.login_list.positions
+        for identity in identities:
+            position = positions.get(identity)
+            if position is not None and letters[position] != NOTIFIED:
+                letters[position] = status
+        return replace(self, status=bytes(letters))
+
+
+Change: TypeAlias = Callable[[LogoutState | None], LogoutState | None]
+
+
+class LogoutTable:
+    """The logouts of one deployment.
+
+    Reading and changing them raises StorageError, and LoginsUnreadable if this node lacks the
+    registry or a key for the service logins.
+    """
+
+    def __init__(self, deployment: Deployment, records: LoginRecords) -> None:
+        self._deployment, self._records = deployment, records
+        self._table = deployment.table(KIND)
+
+    def create_state(
+        self, session_id: bytes, subject: str | None, *, pending_in_cookie: bool
+    ) -> LogoutState:
+        """A state without logins, with the secret of a new token."""
+        secret = self._deployment.random(SECRET_BYTES)
+        return LogoutState(session_id, subject, secret, pending_in_cookie)
+
+    def key(self, session_id: bytes) -> str:
+        """The name of a session's row."""
+        return self._table.key(session_id)
+
+    def list_keys(self) -> Iterator[str]:
+        """The names of all rows, in a store that can list them."""
+        return self._table.keys()
+
+    def read(self, key: str) -> LogoutState | None:
+        """What is known of a logout; None without a row that a node can open."""
+        entry = self._table.read(key)
+        return None if entry is None else self._decode(entry.value, None)
+
+    def change(
+        self, key: str, change: Change, known: LogoutState | None = None
+    ) -> LogoutState | None:
+        """Write what `change` makes of the row; again if another node was faster.
+
+        `change` may return None, or the same state, to leave the row alone. `known`: a state of
+        this row; its logins are used as long as the row has the same. Returns the state as it is
+        now.
+        """
+        settings = self._deployment.settings
+        after: LogoutState | None = None
+
+        def update(entry: Entry | None) -> Put | None:
+            nonlocal after
+            before: LogoutState | None = None
+            # When every cookie of the session has expired, as for its revocation.
+            lifetime = settings.absolute_lifetime + 2 * settings.skew
+            expires_at: int | None = (int(self._deployment.now()) + lifetime) * 1000
+            # A row that no node can open was swapped or rolled back, and is written again.
+            if entry is not None and entry.error is None:
+                before, expires_at = self._decode(entry.value, known), entry.expires_at
+            after = change(before)
+            if after is None or after == before:
+                return None
+            if after.login_list.columns is None:
+                deriver = self._make_deriver(after.session_id, after.subject)
+                compact = [deriver.compact(login) for login in after.logins]
+                columns = encode_logins(compact, self._records.registry)
+                after = replace(after, login_list=replace(after.login_list, columns=columns))
+            return Put(self._encode(after), expires_at)
+
+        self._table.change(key, update)
+        return after
+
+    def delete(self, key: str) -> None:
+        """Forget a logout that did not come about."""
+        self._table.delete(key)
+
+    def _encode(self, state: LogoutState) -> bytes:
+        return cbor.encode(
+            [
+                FORMAT,
+                state.session_id,
+                state.subject,
+                state.secret,
+                int(self._deployment.now()),
+                state.pending_in_cookie,
+                [
+                    [request.entity_id, *astuple(request.name_id), list(request.session_indexes)]
+                    for request in state.requests
+                ],
+                state.login_list.columns,
+                state.status,
+            ]
+        )
+
+    def _decode(self, data: bytes, known: LogoutState | None) -> LogoutState:
+        try:
+            row: Any = cbor.decode(data)
+        except MalformedRecord:
+            row = None
+        if type(row) is not list or len(row) != 9 or row[0] != FORMAT:
+            raise LoginsUnreadable("a logout was written by another release")
+        _, session_id, subject, secret, written_at, pending, requests, columns, status = row
+        whose = (session_id, subject, columns)
+        if (
+            known is not None
+            and (known.session_id, known.subject, known.login_list.columns) == whose
+        ):
+            logins = known.login_list
+        else:
+            deriver = self._make_deriver(session_id, subject)
+            decoded = decode_logins(columns, self._records.registry)
+            logins = sort_logins(map(deriver.expand, decoded), columns)
+        asked = tuple(
+            LogoutRequest(entity_id, NameID(*name), tuple(indexes))
+            for entity_id, *name, indexes in requests
+        )
+        return LogoutState(session_id, subject, secret, pending, asked, logins, status, written_at)
+
+    def _make_deriver(self, session_id: bytes, subject: str | None) -> IdentifierDeriver:
+        return IdentifierDeriver(session_id, subject or "", self._records.identifiers)
+
 
 # The part of a session without a store that holds the services whose notification failed.
 FAILED_PART = "sealedstate.logout"

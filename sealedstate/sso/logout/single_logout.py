@@ -33,12 +33,13 @@ from ...session import Session
 from ..logins import ServiceLogin
 from ..records import LoginRecord, LoginRecords
 from ..sessions import LiveSession
-from ._state import PENDING, LogoutState
 from ._termination import KnownSession, SessionTerminator
 from .index import LogoutIndex, LogoutRequest, find_sessions, matches
 from .progress import (
     FAILED_PART,
+    PENDING,
     LogoutProgress,
+    LogoutState,
     Notice,
     SessionProgress,
     StoredProgress,
@@ -101,7 +102,15 @@ class SingleLogout:
         if request is not None and not any(matches(one, request) for one in services):
             raise LogoutRequestMismatch("the request is about no service login of this session")
         if self._terminator is None:
-            return self._begin_in_session(session, login, request)
+            # The session no longer authenticates its user, but holds the progress.
+            for authentication in login.authentications():
+                login.forget_authentication(authentication.method)
+            session[FAILED_PART] = b""
+            progress = SessionProgress(self._records, session)
+            if request is not None:
+                progress.mark_requested(request)
+            progress.end_if_settled()
+            return LogoutProgress(progress)
         session_id, loaded = _find_id(session)
         known = KnownSession(session_id, session.subject, services, has_read_cookies=True)
         state = self._terminator.end(known, request)
@@ -258,19 +267,6 @@ class SingleLogout:
         if session.subject is None:
             raise NotSignedIn("no user is signed in to this session")
         return self._records.for_session(session)
-
-    def _begin_in_session(
-        self, session: Session, login: LoginRecord, request: LogoutRequest | None
-    ) -> LogoutProgress:
-        """The session no longer authenticates its user, but holds the progress."""
-        for authentication in login.authentications():
-            login.forget_authentication(authentication.method)
-        session[FAILED_PART] = b""
-        progress = SessionProgress(self._records, session)
-        if request is not None:
-            progress.mark_requested(request)
-        progress.end_if_settled()
-        return LogoutProgress(progress)
 
     def _end_for_request(
         self, terminator: SessionTerminator, session_id: bytes, request: LogoutRequest

@@ -25,8 +25,18 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from ...errors import CapacityError, StorageError, VersionMismatch
-from .._names import context_digest, key_digest, printable
-from ..contract import Capabilities, Clock, Stored, check_range, check_size, millis, utf8
+from ..contract import (
+    Capabilities,
+    Clock,
+    Stored,
+    check_range,
+    check_size,
+    context_digest,
+    key_digest,
+    millis,
+    printable,
+    utf8,
+)
 from ._client import MemcachedClient, ServerSettings, get_many
 
 __all__ = ["MemcachedStorage"]

@@ -27,15 +27,18 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ...errors import StorageError, VersionMismatch
-from .._names import NAME_CHARS, context_digest, key_digest, printable
 from ..contract import (
     LATEST,
+    NAME_CHARS,
     Capabilities,
     Clock,
     Stored,
     check_range,
     check_size,
+    context_digest,
+    key_digest,
     millis,
+    printable,
     utf8,
 )
 from . import _scripts as scripts

@@ -15,15 +15,23 @@ from time import monotonic
 from typing import Any
 
 from ...errors import ConfigurationError, StorageError, VersionMismatch
-from .._names import context_digest, key_digest
-from ..contract import Capabilities, Clock, Stored, check_range, check_size, millis, utf8
+from ..contract import (
+    Capabilities,
+    Clock,
+    Stored,
+    check_range,
+    check_size,
+    context_digest,
+    key_digest,
+    millis,
+    utf8,
+)
 
 try:
     from sqlalchemy.engine import URL, make_url
     from sqlalchemy.exc import SQLAlchemyError
 
-    from ._driver import Cursor, Driver, Params
-    from ._pool import SQLPool
+    from ._pool import Cursor, Driver, Params, SQLPool
 except ImportError as missing:
     raise ConfigurationError(
         "storage: SQL needs SQLAlchemy and a driver:"

@@ -32,7 +32,7 @@ from pymysql.constants import CLIENT  # type: ignore[import-untyped]
 from sqlalchemy.engine import URL
 
 from ..contract import Capabilities
-from ._driver import (
+from ._pool import (
     CONTEXT_BYTES,
     DEADLINE,
     KEY_BYTES,

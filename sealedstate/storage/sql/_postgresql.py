@@ -23,7 +23,7 @@ from psycopg.waiting import Ready, Wait
 from sqlalchemy.engine import URL
 
 from ..contract import Capabilities
-from ._driver import (
+from ._pool import (
     CONTEXT_BYTES,
     DEADLINE,
     KEY_BYTES,

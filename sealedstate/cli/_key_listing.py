@@ -1,0 +1,305 @@
+"""``sealedstate keys list``: the keys of a ring, and what its nodes report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from ..keyring import KeyState
+from ..rotation.reports import Report
+from ..rotation.ring import Ring, RingKey, Tombstone
+from ._output import (
+    duration,
+    emit,
+    format_exact,
+    format_iso,
+    format_minute,
+    join_words,
+    plural,
+    relative,
+    sanitized,
+    table,
+)
+from ._source import RingSource, Snapshot, is_far, ring_command, take_snapshot
+
+WIDTH = 100
+KID_COLUMN = 10
+BAR = WIDTH - KID_COLUMN
+LEGEND = ". announced   # seals   - opens only   x disabled"
+HEAD = ("kid", "state", "created", "seals from", "seals until", "opens until", "cookies")
+# Further tombstones of expired keys are only in the JSON.
+TOMBSTONES_SHOWN = 10
+
+
+@ring_command("list")
+def list_keys(source: RingSource, as_json: bool) -> None:
+    """List the keys of the ring, and the processes that use it."""
+    snapshot = take_snapshot(source)
+    facts = describe(source, snapshot) if as_json else {}
+    emit(as_json, facts, lines_of(source, snapshot), indent=2)
+
+
+# --- what is known of a ring --------------------------------------------------------------------
+
+
+def states_of(ring: Ring, now: int) -> dict[str, KeyState]:
+    """The state of each key by its kid."""
+    keyring = ring.keyring()
+    return {key.kid.hex(): keyring.state(key, now) for key in keyring.keys}
+
+
+def kids_ever(ring: Ring) -> set[str]:
+    """The kids of the keys and of the tombstones."""
+    return {key.kid.hex() for key in ring.keys} | {dead.kid.hex() for dead in ring.tombstones}
+
+
+def count_cookies(reports: Iterable[Report], kind: str) -> Counter[str]:
+    """How many cookies came with each kid, at all processes.
+
+    `kind`: a field of a report, such as "opened".
+    """
+    total: Counter[str] = Counter()
+    for report in reports:
+        total.update(getattr(report, kind))
+    return total
+
+
+def count_unknown(snapshot: Snapshot) -> Counter[str]:
+    """How many cookies came with each kid that the ring never had."""
+    known, total = kids_ever(snapshot.ring), count_cookies(snapshot.reports, "unknown")
+    return Counter({kid: count for kid, count in total.items() if kid not in known})
+
+
+def by_node(reports: Iterable[Report]) -> dict[str, list[Report]]:
+    """The reports of each machine."""
+    found: dict[str, list[Report]] = {}
+    for report in reports:
+        found.setdefault(report.node, []).append(report)
+    return found
+
+
+def dates_of(ring: Ring, key: RingKey) -> tuple[int | None, ...]:
+    return (key.created_at, key.activates_at, ring.retires_at(key), ring.expires_at(key))
+
+
+# --- for people ---------------------------------------------------------------------------------
+
+
+def lines_of(source: RingSource, snapshot: Snapshot) -> list[str]:
+    ring, now, reports = snapshot.ring, snapshot.now, snapshot.reports
+    opened = count_cookies(reports, "opened")
+    blocks = [
+        describe_ring(source, ring, now),
+        table_of_keys(ring, now, opened if reports else None),
+        draw(ring, now),
+        list_long_term(ring, now),
+        list_tombstones(snapshot),
+        list_unknown(snapshot),
+        list_nodes(snapshot),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block).split("\n")
+
+
+def describe_ring(source: RingSource, ring: Ring, now: int) -> list[str]:
+    schedule = ring.schedule
+    lines = [
+        f"{sanitized(source.location)}: ring {sanitized(ring.ring_id, 16)}, sequence"
+        f" {ring.sequence}, written {relative(ring.updated_at, now)}",
+        f"Each key seals for {duration(schedule.rotate_every)}, is announced"
+        f" {duration(schedule.announce)} before, and opens for"
+        f" {duration(schedule.opens_after_retirement)} after.",
+    ]
+    if ring.revoked_before:
+        lines.append(f"Cookies sealed before {format_exact(ring.revoked_before)} are refused.")
+    return [*lines, f"It is {format_exact(now)}. All times are UTC."]
+
+
+def table_of_keys(ring: Ring, now: int, opened: Mapping[str, int] | None) -> list[str]:
+    """Two lines for each key: its dates, and how far away they are."""
+    states = states_of(ring, now)
+    rows: list[tuple[str, ...]] = [HEAD]
+    for key in ring.keys:
+        kid, dates = key.kid.hex(), dates_of(ring, key)
+        count = "-"
+        if opened is not None:
+            cookies = opened.get(kid, 0)
+            count = str(cookies) if cookies < 10_000_000 else f"{cookies // 1_000_000} M"
+        moments = ["-" if at is None else format_minute(at) for at in dates]
+        rows.append((kid, states[kid].value, *moments, count))
+        rows.append(("", "", *("" if at is None else relative(at, now) for at in dates), ""))
+    return table(rows, right=[len(HEAD) - 1])
+
+
+def list_long_term(ring: Ring, now: int) -> list[str]:
+    rows = [
+        (
+            key.kid.hex(),
+            long_term_state(ring, key, now),
+            f"seals from {format_minute(key.activates_at)}",
+            relative(key.activates_at, now),
+        )
+        for key in ring.long_term
+    ]
+    return ["Keys for long-lived values:", *table(rows)] if rows else []
+
+
+def long_term_state(ring: Ring, key: RingKey, now: int) -> str:
+    if key.activates_at > now:
+        return KeyState.PENDING.value
+    newest = max(other.activates_at for other in ring.long_term if other.activates_at <= now)
+    state = KeyState.PRIMARY if key.activates_at == newest else KeyState.RETIRED
+    return state.value
+
+
+def list_tombstones(snapshot: Snapshot) -> list[str]:
+    """All revoked keys, and those that expired last."""
+    tombstones, now = snapshot.ring.tombstones, snapshot.now
+    expired = [dead for dead in tombstones if not dead.revoked]
+    refused = count_cookies(snapshot.reports, "refused")
+    shown = [*(dead for dead in tombstones if dead.revoked), *expired[:TOMBSTONES_SHOWN]]
+    rows = []
+    for dead in shown:
+        count = refused[dead.kid.hex()]
+        cookies = f"{plural(count, 'cookie', 'cookies')} refused" if count else ""
+        state = KeyState.REVOKED if dead.revoked else KeyState.EXPIRED
+        notes = "  ".join(filter(None, [cookies, sanitized(dead.reason)]))
+        rows.append(
+            (dead.kid.hex(), state.value, format_minute(dead.at), relative(dead.at, now), notes)
+        )
+    lines = table(rows) if rows else []
+    if len(expired) > TOMBSTONES_SHOWN:
+        lines.append(f"{len(expired) - TOMBSTONES_SHOWN} more have expired; --json lists them")
+    return ["Destroyed keys:", *lines] if lines else []
+
+
+def list_unknown(snapshot: Snapshot) -> list[str]:
+    rows = [
+        (sanitized(kid, 8), plural(count, "cookie", "cookies"))
+        for kid, count in count_unknown(snapshot).most_common(10)
+    ]
+    return ["Unknown to this ring:", *table(rows)] if rows else []
+
+
+def list_nodes(snapshot: Snapshot) -> list[str]:
+    error = snapshot.report_error
+    if not snapshot.reports:
+        return [f"No process reports{': ' + sanitized(error) if error else ''}."]
+    lines = ["Processes:"]
+    for node, reports in sorted(by_node(snapshot.reports).items()):
+        sequences = sorted({report.sequence for report in reports})
+        last = relative(max(report.at for report in reports), snapshot.now)
+        lines.append(
+            f"{sanitized(node, 40)}: {plural(len(reports), 'process', 'processes')}, sequence"
+            f" {join_words([str(sequence) for sequence in sequences])}, last {last}"
+        )
+    return lines
+
+
+# --- the drawing --------------------------------------------------------------------------------
+
+
+def draw(ring: Ring, now: int) -> list[str]:
+    """A bar for each key, the newest first, on one scale of time."""
+    left, right = span_of(ring, now)
+    here = column_of(now, left, right)
+    pointer = f"{'':{here}}| now" if here + 5 <= BAR else f"{'now |':>{here + 1}}"
+    lines = [f"{format_minute(left)}{format_minute(right):>{BAR - 16}}", pointer]
+    for key in ring.keys:
+        cells = bar_of(ring, key, left, right)
+        if cells[here] == " ":
+            cells[here] = "|"
+        lines.append("".join(cells))
+    names = ["", "", *(key.kid.hex() for key in ring.keys), ""]
+    return [
+        f"{name:{KID_COLUMN}}{line}".rstrip()
+        for name, line in zip(names, [*lines, LEGEND], strict=True)
+    ]
+
+
+def span_of(ring: Ring, now: int) -> tuple[int, int]:
+    """The first and the last moment at which something happens.
+
+    A key of the far future does not count: it would leave no room for the others.
+    """
+    near = [key for key in ring.keys if not is_far(ring, key, now)]
+    dates = {now, now + ring.schedule.announce}
+    dates.update(at for key in near for at in dates_of(ring, key) if at is not None)
+    return min(dates), max(dates)
+
+
+def bar_of(ring: Ring, key: RingKey, left: int, right: int) -> list[str]:
+    cells = [" "] * BAR
+    retires_at, expires_at = ring.retires_at(key), ring.expires_at(key)
+    seals_at = max(key.activates_at, key.created_at)  # a replacement has an older date
+    ends_at = right + 1 if expires_at is None else expires_at
+    until = right + 1 if retires_at is None else max(retires_at, seals_at)
+
+    def paint(letter: str, since: int, before: int) -> None:
+        if since < before:
+            first, end = column_of(since, left, right), column_of(before, left, right)
+            last = end if before > right else max(first, end - 1)
+            cells[first : last + 1] = letter * (last + 1 - first)
+
+    paint("-", until, ends_at)
+    paint(".", key.created_at, seals_at)
+    paint("#", seals_at, until)
+    if key.disabled_at is not None:
+        paint("x", key.disabled_at, ends_at)
+    return cells
+
+
+def column_of(at: int, left: int, right: int) -> int:
+    return min(max((at - left) * (BAR - 1) // max(right - left, 1), 0), BAR - 1)
+
+
+# --- for programs -------------------------------------------------------------------------------
+
+
+def describe(source: RingSource, snapshot: Snapshot) -> dict[str, Any]:
+    """Everything but secrets. Times are ISO 8601."""
+    ring, now, reports = snapshot.ring, snapshot.now, snapshot.reports
+    states = states_of(ring, now)
+    counts = {kind: count_cookies(reports, kind) for kind in ("opened", "unknown", "refused")}
+    return {
+        "where": source.location,
+        "ring": ring.ring_id,
+        "sequence": ring.sequence,
+        "updated_at": format_iso(ring.updated_at),
+        "now": format_iso(now),
+        "schedule": asdict(ring.schedule),
+        "revoked_before": format_iso(ring.revoked_before) if ring.revoked_before else None,
+        "keys": [
+            {
+                **pick(key, "kid", "created_at", "activates_at"),
+                "retires_at": format_iso(ring.retires_at(key)),
+                "expires_at": format_iso(ring.expires_at(key)),
+                **pick(key, "disabled_at"),
+                "state": states[key.kid.hex()].value,
+                **{kind: count[key.kid.hex()] for kind, count in counts.items()},
+            }
+            for key in ring.keys
+        ],
+        "lasting": [
+            {
+                **pick(key, "kid", "created_at", "activates_at"),
+                "state": long_term_state(ring, key, now),
+            }
+            for key in ring.long_term
+        ],
+        "tombstones": [
+            pick(dead, "kid", "activates_at", "at", "revoked", "reason") for dead in ring.tombstones
+        ],
+        "unknown": count_unknown(snapshot),
+        "reports": [asdict(report) | {"at": format_iso(report.at)} for report in reports],
+    }
+
+
+def pick(item: RingKey | Tombstone, *names: str) -> dict[str, Any]:
+    """These fields, with a kid as text and times as ISO 8601."""
+    fields = {name: getattr(item, name) for name in names}
+    return {
+        name: value.hex() if name == "kid" else format_iso(value) if name.endswith("at") else value
+        for name, value in fields.items()
+    }

@@ -1,0 +1,256 @@
+"""Which ring and which store a command uses: options and environment.
+
+No key source is opened: a command may be there to repair a ring that is missing or damaged.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ..deployment import Deployment, open_keys, open_report_store, open_ring_storage, open_store
+from ..errors import ConfigurationError, OperatorError
+from ..events import EventLog
+from ..key_sources import KEK_VARIABLE, NoKeys, StaticKeys
+from ..keyring import KEY_LABEL
+from ..rotation.reports import Report, ReportStore
+from ..rotation.ring import Ring, RingKey, RingStorage, Schedule
+from ..rotation.ring_file import is_ring_file
+from ..rotation.source import RotationConfig
+from ..settings import ENVIRONMENT_PREFIX, Settings, process_environment
+from ..storage import Storage
+from ._output import config_option, json_option
+
+HEAD_BYTES = 4096
+# Any of these settings says how a ring is to rotate. A path alone does not.
+ROTATION_SETTINGS = (
+    "KEYS",
+    "ROTATE_EVERY",
+    "ANNOUNCE",
+    "SKEW",
+    "ABSOLUTE_LIFETIME",
+    "RELOAD_EVERY",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RingSource:
+    """Where a ring is, and the configuration of its processes.
+
+    `path`: of a ring in a file. `store`: of a ring in a store. `is_configured`: whether settings
+    say how the ring is to rotate; otherwise `config` has the defaults.
+    """
+
+    storage: RingStorage
+    reports: ReportStore
+    path: Path | None
+    store: Storage | None
+    config: RotationConfig
+    is_wrapped: bool
+    is_configured: bool
+
+    @property
+    def location(self) -> str:
+        return self.storage.location
+
+    @property
+    def has_reports(self) -> bool:
+        """Whether processes of this configuration report."""
+        return self.is_configured and self.config.rotate_in_process
+
+    def now(self) -> int:
+        """Epoch seconds."""
+        return int(self.config.clock())
+
+    def ring(self) -> Ring:
+        """The ring, with usable keys. Raises OperatorError."""
+        ring = self.storage.load()
+        if ring is None:
+            raise OperatorError(
+                f"{self.location} does not exist; if it did, restore it, otherwise"
+                " `sealedstate keys init` creates it"
+            )
+        try:
+            ring.keyring()
+        except ConfigurationError as error:
+            raise OperatorError(f"{self.location} cannot be used: {error}") from None
+        return ring
+
+    def schedule(self, ring: Ring) -> Schedule:
+        """The schedule of the configuration, or of the ring if there is none."""
+        return self.config.schedule if self.is_configured else ring.schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A ring and the reports of its processes at one moment.
+
+    `report_error`: why the reports could not be read.
+    """
+
+    now: int
+    ring: Ring
+    reports: tuple[Report, ...] = ()
+    report_error: str | None = None
+
+
+def take_snapshot(source: RingSource) -> Snapshot:
+    """Raises OperatorError without a ring; the reports may be missing."""
+    try:
+        # Reports first: a node that reloads in between must not seem to know a newer ring.
+        reports, error = tuple(source.reports.all(source.now())), None
+    except OperatorError as problem:
+        reports, error = (), str(problem)
+    return Snapshot(source.now(), source.ring(), reports, error)
+
+
+def is_far(ring: Ring, key: RingKey, now: int) -> bool:
+    """Whether a key is so far in the future that only a wrong clock made it."""
+    schedule = ring.schedule
+    return key.activates_at > now + schedule.rotate_every + schedule.announce + schedule.skew
+
+
+def newest_key(ring: Ring, now: int) -> RingKey | None:
+    """The key that the next key follows; not one of the far future."""
+    near = [key for key in ring.keys if key.disabled_at is None and not is_far(ring, key, now)]
+    return max(near, key=lambda key: key.activates_at, default=None)
+
+
+# --- opening ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def open_deployment(
+    config: str | None = None, keys: str | None = None, path: str | None = None
+) -> Iterator[Deployment]:
+    """The store and the settings that the options name, without keys.
+
+    Raises ConfigurationError.
+    """
+    if path is not None:
+        if keys is not None:
+            raise ConfigurationError("give either PATH or --keys")
+        keys = path if path.startswith(("file:", "store:")) else f"file:{path}"
+    given = {} if keys is None else {"keys": keys}
+    if config is not None:
+        settings = Settings.from_toml(config, **given)
+    elif given or f"{ENVIRONMENT_PREFIX}KEYS" in process_environment():
+        settings = Settings.from_env(process_environment(), **given)
+    else:
+        raise ConfigurationError(
+            "no ring is named; give PATH or `--config app.toml`, or set SEALEDSTATE_KEYS"
+        )
+    deployment = Deployment(settings, EventLog(), open_store(settings), NoKeys())
+    try:
+        yield deployment
+    finally:
+        deployment.close()
+
+
+@contextmanager
+def open_ring(
+    config: str | None = None,
+    keys: str | None = None,
+    path: str | None = None,
+    *,
+    takes_clear: bool = False,
+) -> Iterator[RingSource]:
+    """The ring that the options name. Raises ConfigurationError."""
+    with open_deployment(config, keys, path) as deployment:
+        yield source_of(deployment, config is not None, takes_clear)
+
+
+def source_of(
+    deployment: Deployment, is_configured: bool = True, takes_clear: bool = False
+) -> RingSource:
+    """The ring of a deployment. Raises ConfigurationError."""
+    settings, store = deployment.settings, deployment.store
+    keys = settings.keys
+    if not isinstance(keys, str) or "\0" in keys:
+        raise ConfigurationError('keys: a ring that rotates is in "file:PATH" or "store:"')
+    storage = open_ring_storage(settings, store, takes_clear=takes_clear)
+    scheme, _, rest = keys.partition(":")
+    path = Path(rest).absolute() if scheme == "file" else None
+    if path is not None and _has_key_lines(path):
+        raise ConfigurationError(f"{path} has one key per line, and such keys do not rotate")
+    return RingSource(
+        storage,
+        open_report_store(settings, store),
+        path,
+        store if scheme == "store" else None,
+        settings.rotation(),
+        bool(settings.environ.get(KEK_VARIABLE, "").strip()),
+        is_configured
+        or any(f"{ENVIRONMENT_PREFIX}{name}" in settings.environ for name in ROTATION_SETTINGS),
+    )
+
+
+def _has_key_lines(path: Path) -> bool:
+    """Whether a file is a list of keys, which must not be taken for a bad ring."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return f"{KEY_LABEL}:".encode() in file.read(HEAD_BYTES)
+    except OSError:
+        return False
+
+
+@contextmanager
+def open_values(
+    config: str | None, keys: str | None, path: str | None = None
+) -> Iterator[tuple[Deployment, RingSource | None]]:
+    """The deployment that the options name, with its current keys, and its ring.
+
+    The keys are not rotated, and need not be in a ring. Raises ConfigurationError or OperatorError.
+    """
+    with open_deployment(config, keys, path) as bare:
+        settings, store, source = bare.settings, bare.store, None
+        if store is None:
+            raise ConfigurationError(
+                "storage: such values are in a store; name the configuration by --config or by"
+                " SEALEDSTATE_ variables"
+            )
+        scheme, _, rest = str(settings.keys).partition(":")
+        if scheme == "store" or (scheme == "file" and is_ring_file(Path(rest))):
+            source = source_of(bare, config is not None)
+            keyring = source.ring().keyring()
+        else:
+            keyring = open_keys(settings, store).keyring()
+        yield Deployment(settings, EventLog(), store, StaticKeys(keyring)), source
+
+
+# --- options ------------------------------------------------------------------------------------
+
+keys_option = click.option("--keys", metavar="SOURCE", help='The ring: "file:PATH" or "store:".')
+path_argument = click.argument("path", metavar="[PATH]", required=False, type=click.Path())
+
+
+def ring_command(
+    name: str, *, takes_path: bool = True, takes_clear: bool = False
+) -> Callable[[Callable[..., int | None]], click.Command]:
+    """Make a command of `act(source, as_json=..., **options)`.
+
+    `source` is the ring that the options name.
+    """
+
+    def decorate(act: Callable[..., int | None]) -> click.Command:
+        @functools.wraps(act)
+        def run(
+            config: str | None, keys: str | None, path: str | None = None, **options: Any
+        ) -> int | None:
+            with open_ring(config, keys, path, takes_clear=takes_clear) as source:
+                return act(source, **options)
+
+        decorators = (json_option, config_option, keys_option)
+        for decorator in (*decorators, path_argument) if takes_path else decorators:
+            decorator(run)
+        return click.command(name)(run)
+
+    return decorate
