@@ -27,8 +27,8 @@ from tests.support.client import ask, cookie_header, send
 from tests.support.installed import need_driver
 from tests.support.jar import Clock
 from tests.support.ports import free_port
+from tests.support.server_process import until
 from tests.support.servers import gunicorn
-from tests.support.sql_server import until
 
 KEY = Key.generate(os.urandom)
 CANARY = "canary-9d1f"
