@@ -326,8 +326,8 @@ def wrap(source: RingSource, as_json: bool) -> None:
             " `sealedstate keys generate --kek` prints"
         )
     # PATH.prev has the document before the last write. After a second write, it is wrapped, too.
-    for _ in range(2):
-        ring = write_change(source, _rewrite).after
+    write_change(source, _rewrite)
+    ring = write_change(source, _rewrite).after
     lines = [
         f"The keys in {source.location} and in {source.path}.prev are wrapped.",
         "Processes without SEALEDSTATE_KEK continue with the keys in memory; restart them with"
