@@ -75,30 +75,25 @@ def test_line_is_at_most_as_long_as_browsers_keep_it() -> None:
     assert budget(wide).chunk_chars == MAX_LINE_BYTES - LINE_OVERHEAD
 
 
-def test_foreign_cookies_count_only_when_the_header_gets_full() -> None:
+def test_core_has_the_room_that_foreign_cookies_and_other_lines_leave() -> None:
     free = budget("portable").core_chars
-    assert budget("portable", foreign=4700).core_chars == free
-    assert budget("portable", foreign=4701).core_chars == free - 1
-    assert budget("portable", foreign=6000).core_chars == 1600 - NAME_BYTES - 2
-
-
-def test_other_lines_of_the_response_count() -> None:
-    assert budget("portable", response=1000).core_chars == 2072 - LINE_OVERHEAD
+    for (foreign, received, response), core in {
+        # Foreign cookies count only when the header gets full.
+        (4700, 0, 0): free,
+        (4701, 0, 0): free - 1,
+        (6000, 0, 0): 1600 - NAME_BYTES - 2,
+        # Received bytes may be sent again.
+        (6000, 1900, 0): 1900 - NAME_BYTES - 2,
+        (0, 0, 1000): 2072 - LINE_OVERHEAD,
+        # A login of ordinary size fits beside any foreign cookies.
+        **{(most, 0, 0): FLOOR_BYTES - NAME_BYTES - 2 for most in (7600, 8000, 100_000)},
+    }.items():
+        assert budget("portable", foreign, received, response).core_chars == core
     assert budget("roomy", response=5000).core_chars == budget("roomy").core_chars
     assert budget("roomy", response=5000).shared_chars == 6500 - 4 * LINE_OVERHEAD
-
-
-def test_received_bytes_may_be_sent_again() -> None:
-    squeezed = budget("portable", foreign=5700, received=1900)
-    assert squeezed == budget("portable", foreign=5700)
-    assert budget("portable", foreign=6000, received=1900).core_chars == 1900 - NAME_BYTES - 2
     # But never more than the profile allows for all of our cookies.
     assert budget("portable", received=9000) == budget("portable")
-
-
-def test_login_of_ordinary_size_fits_beside_any_foreign_cookies() -> None:
-    for foreign in (7600, 8000, 100_000):
-        assert budget("portable", foreign).core_chars == FLOOR_BYTES - NAME_BYTES - 2
+    assert budget("portable", foreign=5700, received=1900) == budget("portable", foreign=5700)
 
 
 def test_full_response_leaves_no_budget() -> None:

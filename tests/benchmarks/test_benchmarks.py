@@ -34,6 +34,7 @@ from benchmarks.workloads import make_workload, read_entity_ids
 ROOT = Path(__file__).parents[2]
 ENTITY_IDS = read_entity_ids(FILE)
 SEEDS = range(15)
+ONE_ROUND = ("--rounds", "1")
 
 
 # --- README ---------------------------------------------------------------------------------------
@@ -110,21 +111,16 @@ def test_recorded_sizes_say_which_goals_they_meet() -> None:
 # --- sizes.py -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("near", [None, 1, 7, 60, 900])
-@pytest.mark.parametrize("budget", [0, 149, 150, 4096, 8190])
-def test_number_of_logins_that_fit_is_exact_for_any_first_guess(
-    budget: int, near: int | None
-) -> None:
-    most = most_logins(lambda logins: 150 + 47 * logins + logins % 3, budget, near)
-    fits = [logins for logins in range(400) if 150 + 47 * logins + logins % 3 <= budget]
-    assert most == (fits[-1] if fits else 0)
+def test_number_of_logins_that_fit_is_exact_for_any_first_guess() -> None:
+    def size(logins: int) -> int:
+        return 150 + 47 * logins + logins % 3
 
-
-def test_product_that_refuses_large_cookies_holds_no_more_than_it_writes() -> None:
+    for budget in (0, 149, 150, 4096, 8190):
+        fits = [logins for logins in range(400) if size(logins) <= budget]
+        for near in (None, 1, 7, 60, 900):
+            assert most_logins(size, budget, near) == (fits[-1] if fits else 0)
+    # A product that refuses large cookies holds no more than it writes.
     assert most_logins(lambda logins: 100 + logins if logins < 13 else None, 4096) == 12
-
-
-def test_product_that_writes_no_cookie_is_shown_as_a_dash() -> None:
     assert (str(Cell(None)), str(Cell(4097, "*"))) == ("-", "4097*")
 
 
@@ -145,10 +141,7 @@ def test_floor_counts_the_random_bits_of_identifiers() -> None:
 
 @pytest.mark.slow
 def test_sizes_script_prints_json_without_any_peer() -> None:
-    command = [sys.executable, "benchmarks/sizes.py", "--json", "--seeds", "1"]
-    only = ["--only", "sealedstate, plain"]
-    done = subprocess.run([*command, *only], cwd=ROOT, check=True, capture_output=True, text=True)
-    found = json.loads(done.stdout)
+    found = script("sizes", "--seeds", "1", "--only", "sealedstate, plain")
     for name in ("sealedstate", "sealedstate, plain mapping"):
         assert set(found["formats"][name]) == set(LOADS)
         assert set(found["logins"][name]) == {"2900", "4096", "8190"}
@@ -159,7 +152,7 @@ def test_sizes_script_prints_json_without_any_peer() -> None:
 
 @pytest.mark.slow
 def test_speed_script_prints_ratios_to_the_bare_composition() -> None:
-    found = script("speed", "--only", "sealedstate")
+    found = script("speed", *ONE_ROUND, "--only", "sealedstate")
     assert set(found["open_save"]["bare composition"].values()) == {1.0}
     assert set(found["open_save"]["sealedstate"]) == {"W0", "W1", "W2", "W3"}
     assert found["left_out"] == {}
@@ -169,14 +162,14 @@ def test_speed_script_prints_ratios_to_the_bare_composition() -> None:
 
 @pytest.mark.slow
 def test_request_script_prints_ratios_to_an_idle_application() -> None:
-    found = script("request", "--only", "sealedstate")
+    found = script("request", *ONE_ROUND, "--only", "sealedstate")
     assert set(found["whole"]["sealedstate"]) == set(KINDS)
     assert set(found["marginal"]["sealedstate"].values()) == {1.0}
 
 
 def script(name: str, *options: str) -> Any:
-    """The JSON that a benchmark of one round prints."""
-    command = [sys.executable, f"benchmarks/{name}.py", "--json", "--rounds", "1", *options]
+    """The JSON that a benchmark prints."""
+    command = [sys.executable, f"benchmarks/{name}.py", "--json", *options]
     done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
@@ -210,5 +203,5 @@ def test_contender_that_does_not_work_is_not_timed() -> None:
 
 @pytest.mark.slow
 def test_session_that_fits_into_its_cookie_leaves_no_row_in_the_store() -> None:
-    found = script("scale", "--only", "memory")
+    found = script("scale", *ONE_ROUND, "--only", "memory")
     assert found["memory"]["rows"] == 0

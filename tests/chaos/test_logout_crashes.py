@@ -126,12 +126,7 @@ def test_no_kill_leaves_a_live_session_out_of_the_index(
 ) -> None:
     store = tmp_path / "store.db"
     workers = Workers(partial(work, store, parts), tmp_path)
-    try:
-        for number in range(kills):
-            workers.wait_for_notes(EACH_ROUND)
-            workers.kill9("12"[number % 2])
-    finally:
-        workers.stop()
+    workers.crash(None, kills, EACH_ROUND)
     node = open_node(store, parts)
     users: dict[str, Received] = {}
     for side_file in workers.side_files.values():

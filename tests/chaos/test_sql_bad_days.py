@@ -21,7 +21,8 @@ from sealedstate.storage import ManagedStorage, Stored
 from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_servers, sql_surroundings
 from tests.support.fault_proxy import FaultProxy
-from tests.support.sql_server import SQLServer, until
+from tests.support.server_process import until
+from tests.support.sql_server import SQLServer
 from tests.support.sql_servers import MariaDBServer, PostgreSQLServer
 from tests.support.sql_surroundings import (
     HANGS,

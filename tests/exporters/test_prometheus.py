@@ -2,84 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.parser import text_string_to_metric_families
 
 from sealedstate import ConfigurationError
-from sealedstate.events import MAX_KIDS, OTHER_KIDS, Event, EventLog
+from sealedstate.events import EventLog
 from sealedstate.exporters.prometheus import PrometheusObserver
 from tests.support.client import Client
 from tests.support.jar import RING, Browser, Clock, keeper
+from tests.support.scrapes import counts_on, page_of
 from tests.support.servers import gunicorn
-
-KID = bytes.fromhex("0a0b0c0d")
-ID = bytes(range(100, 116))
-
-Counts = dict[tuple[str, str, str], float]
-
-
-def counts_on(page: str, name: str = "sealedstate_events_total") -> Counts:
-    """(event, reason, kid) -> count, as a scraper reads the page."""
-    return {
-        (sample.labels["event"], sample.labels["reason"], sample.labels["kid"]): sample.value
-        for family in text_string_to_metric_families(page)
-        for sample in family.samples
-        if sample.name == name
-    }
-
-
-def page_of(registry: CollectorRegistry) -> str:
-    return generate_latest(registry).decode()
 
 
 @pytest.fixture
 def registry() -> CollectorRegistry:
     return CollectorRegistry()
-
-
-def test_events_are_counted_by_name_reason_and_kid_and_nothing_else(
-    registry: CollectorRegistry,
-) -> None:
-    seen: list[Event] = []
-    events = EventLog([PrometheusObserver(registry), seen.append])
-    events.emit("opened", kid=KID)
-    events.emit("opened", kid=KID, session_id=ID, detail="a long story")
-    events.emit("refused", "kid-unknown", kid=b"\xff" * 4)
-    events.emit("refused", "tag")
-    events.emit("saved")
-    events.emit("ring-rotated", kid=KID)
-    page, session = page_of(registry), seen[1].session
-    assert counts_on(page) == {
-        ("opened", "", "0a0b0c0d"): 2,
-        ("refused", "kid-unknown", "ffffffff"): 1,
-        ("refused", "tag", ""): 1,
-        ("saved", "", ""): 1,
-        ("ring-rotated", "", ""): 1,
-    }
-    assert session is not None
-    for secret in (session, ID.hex(), "story", "session="):
-        assert secret not in page
-
-
-def test_flood_of_invented_kids_makes_a_limited_number_of_series(
-    registry: CollectorRegistry,
-) -> None:
-    events = EventLog([PrometheusObserver(registry)])
-    for number in range(2 * MAX_KIDS):
-        events.emit("refused", "kid-unknown", kid=number.to_bytes(4, "big"))
-    events.emit("opened", kid=KID)
-    counts = counts_on(page_of(registry))
-    assert len(counts) == MAX_KIDS + 2
-    assert counts["refused", "kid-unknown", OTHER_KIDS] == MAX_KIDS
-    assert counts["opened", "", "0a0b0c0d"] == 1
 
 
 def test_requests_are_counted_by_the_observer_of_the_settings(
@@ -119,15 +62,6 @@ def test_default_registry_is_the_one_that_prometheus_client_serves() -> None:
     command = [sys.executable, "-c", BY_DEFAULT]
     page = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert counts_on(page) == {("saved", "", ""): 1}
-
-
-def test_missing_library_raises_with_the_command_that_installs_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.delitem(sys.modules, "sealedstate.exporters.prometheus")
-    monkeypatch.setitem(sys.modules, "prometheus_client", None)
-    with pytest.raises(ConfigurationError, match=r"pip install sealedstate\[prometheus\]"):
-        importlib.import_module("sealedstate.exporters.prometheus")
 
 
 # --- several processes --------------------------------------------------------------------------

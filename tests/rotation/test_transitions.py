@@ -395,7 +395,7 @@ def test_long_term_key_is_destroyed_only_once_no_node_can_seal_with_it(
         else:
             ring = destroy_long_term(ring, {key.kid for key in ring.long_term}, now)
         gone = {key.kid for key in before.long_term} - {key.kid for key in ring.long_term}
-        # A node that has the previous ring, and whose clock is late, seals with none of them.
+        # A node with the previous ring, behind by the skew, seals with none of them.
         late = now - SHORT.announce - SHORT.skew
         assert not gone or long_term_primary(before, late) not in gone
         assert deed == "destroy" or not gone

@@ -189,8 +189,3 @@ def test_row_that_was_altered_moved_or_sealed_by_a_revoked_key_is_no_message() -
     for version, value in enumerate((altered, stored.value), start=stored.version + 1):
         store.update(KIND.context, key, value, stored.expires_at, version)
         assert artifacts(store).take(handle, SP) is None
-
-
-def test_constructor_refuses_a_store_that_other_processes_do_not_see() -> None:
-    with pytest.raises(ConfigurationError, match="artifacts needs a store that is seen by every"):
-        artifacts(MemoryStorage(Clock(NOW)), accept=["revocation"])

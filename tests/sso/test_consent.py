@@ -365,11 +365,3 @@ def test_node_without_the_key_answers_nothing_and_loses_nothing() -> None:
         with pytest.raises(StorageUnavailable, match="kid-unknown"):
             call()
     assert documents(open_consents(store, ring=ours)) == {"terms": 1}
-
-
-def test_constructor_refuses_what_cannot_keep_consents() -> None:
-    store = MemoryStorage(Clock())
-    with pytest.raises(ConfigurationError, match="loses acknowledged writes in a crash"):
-        open_consents(store, accept=["revocation"])
-    with pytest.raises(ConfigurationError, match="keys generate --lookup"):
-        open_consents(store, ring=Keyring(RING.keys))

@@ -39,7 +39,8 @@ def test_missing_driver_is_reported_with_its_extra(
         elif name.startswith(tuple(f"sealedstate.storage.{door}" for door in DOORS)):
             monkeypatch.delitem(sys.modules, name)
             package, _, attribute = name.rpartition(".")
-            monkeypatch.setattr(modules[package], attribute, module)  # and restore it afterwards
+            if package in modules:  # unless its import failed without a driver
+                monkeypatch.setattr(modules[package], attribute, module)  # and restore it after
     monkeypatch.setitem(sys.modules, driver, None)
     with pytest.raises(ConfigurationError, match=rf"sealedstate\[{extra}\]"):
         open_storage(url, time.time)

@@ -29,7 +29,7 @@ from sealedstate.storage import (
 )
 from sealedstate.storage.urls import parse_routes, split_path, split_url
 from tests.support import sql_servers
-from tests.support.sql_server import until
+from tests.support.server_process import until
 from tests.support.sql_servers import PostgreSQLServer
 from tests.support.sql_surroundings import locked_records
 

@@ -9,6 +9,7 @@ import contextlib
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
@@ -71,10 +72,13 @@ def forget_cookies(driver: webdriver.Chrome) -> None:
     driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
 
 
-def complaints(driver: webdriver.Chrome) -> list[object]:
-    """What the browser has written to its console since the last call."""
-    found: list[object] = driver.get_log("browser")  # type: ignore[no-untyped-call]
-    return found
+def complaints(driver: webdriver.Chrome) -> list[dict[str, Any]]:
+    """The warnings and errors that the browser has written to its console since the last call.
+
+    It also notes, as information, that the driver typed into a page before the page's autofocus.
+    """
+    found: list[dict[str, Any]] = driver.get_log("browser")  # type: ignore[no-untyped-call]
+    return [entry for entry in found if entry["level"] != "INFO"]
 
 
 def take_picture(driver: webdriver.Chrome, path: Path, width: int, height: int) -> None:

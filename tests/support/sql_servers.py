@@ -22,7 +22,8 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.installed import need_driver, program
-from tests.support.sql_server import OTHER_PASSWORD, PASSWORD, USER, SQLServer, account_of
+from tests.support.server_process import account_of
+from tests.support.sql_server import OTHER_PASSWORD, PASSWORD, USER, SQLServer
 
 
 class PostgreSQLServer(SQLServer):
@@ -215,7 +216,8 @@ def running(kind: type[SQLServer], *options: str) -> Iterator[Any]:
     server = kind(*options)
     try:
         server.install()
-        server.start()
+        with server.shown_log():
+            server.start()
         yield server
     finally:
         server.close()

@@ -13,7 +13,8 @@ import pytest
 from sealedstate.errors import StorageError, StorageUnavailable
 from sealedstate.storage.sql import SQLStorage
 from tests.support.jar import Clock
-from tests.support.sql_server import PASSWORD, SQLServer, until
+from tests.support.server_process import until
+from tests.support.sql_server import PASSWORD, SQLServer
 
 # Tests share a machine: only tests of deadlines use the default timeout.
 SLOW = 120.0

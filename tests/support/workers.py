@@ -6,6 +6,7 @@ replaced by a successor, which appends to the same file.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sealedstate.testing._suite import poll
-from tests.support.backends import start_process
+from tests.support.backends import Server, start_process
 
 __all__ = ["SideFile", "Workers"]
 
@@ -70,6 +71,21 @@ class Workers:
                 return
             assert all(process.is_alive() for process in self._processes.values())
         raise AssertionError("the workers make no progress")
+
+    def crash(self, server: Server | None, rounds: int, notes: int) -> None:
+        """Crash the server, or workers by turns, with as many notes between; then stop them."""
+        victims = itertools.cycle([*self.side_files, "".join(self.side_files)])
+        try:
+            for _ in range(rounds):
+                self.wait_for_notes(notes)
+                if server is None:
+                    self.kill9(*next(victims))
+                else:
+                    server.kill9()
+                    server.start()
+            self.wait_for_notes(notes)
+        finally:
+            self.stop()
 
     def stop(self) -> None:
         for process in self._processes.values():

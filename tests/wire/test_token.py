@@ -126,6 +126,7 @@ def originals() -> Iterator[bytes]:
 
 ORIGINALS = list(originals())
 TEXTS = [to_text(token) for token in ORIGINALS]
+TEXTS_AS_BYTES = [text.encode() for text in TEXTS]
 LETTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
 
 
@@ -134,98 +135,58 @@ class Altering:
 
     def __init__(self, seed: str) -> None:
         self.chance = random.Random(seed)
-        self.ways: tuple[Callable[[bytearray], bytearray], ...] = (
-            *(self.flip, self.swap, self.splice, self.cut),
-            *(self.extend, self.transplant, self.overwrite, self.rotate),
-        )
 
     def token(self) -> bytes:
         """A token that was never sealed."""
         while True:
-            altered = bytes(self.any_way(bytearray(self.chance.choice(ORIGINALS))))
+            fields = ((0, 5), (5, HEADER_BYTES), (0, HEADER_BYTES), (HEADER_BYTES, -TAG_BYTES))
+            altered = self.alter(ORIGINALS, self.chance.randbytes, self.chance.choice(fields))
             if altered not in ORIGINALS:
                 return altered
 
     def text(self) -> str:
         """A text that no token has."""
         while True:
-            altered = bytearray(self.chance.choice(TEXTS), "latin-1")
-            way = self.chance.randrange(8)
-            if way < 3:
-                for _ in range(self.chance.randrange(1, 5)):
-                    altered[self.chance.randrange(len(altered))] = self.letter()
-            elif way == 3:
-                altered += bytes(self.letter() for _ in range(self.chance.randrange(1, 9)))
-            elif way == 4:
-                other = bytearray(self.chance.choice(TEXTS), "latin-1")
-                altered = altered[: self.place(altered)] + other[self.place(other) :]
-            elif way == 5:
-                altered = self.cut(altered)
-            elif way == 6:
-                altered = self.swap(altered)
+            if self.chance.randrange(8) == 0:
+                text = to_text(self.token())
             else:
-                altered = bytearray(to_text(self.token()), "latin-1")
-            text = altered.decode("latin-1")
+                text = self.alter(TEXTS_AS_BYTES, self.letters, (4, 8)).decode("latin-1")
             if text not in TEXTS:
                 return text
 
-    def letter(self) -> int:
+    def letters(self, size: int) -> bytes:
         foreign = self.chance.random() < 0.02
-        return self.chance.choice(b'+/=-" \n,%\xe9\0' if foreign else LETTERS)
+        return bytes(self.chance.choices(b'+/=-" \n,%\xe9\0' if foreign else LETTERS, k=size))
 
-    def place(self, token: bytearray) -> int:
-        return self.chance.randrange(len(token) + 1)
-
-    def any_way(self, token: bytearray) -> bytearray:
-        return self.chance.choice(self.ways)(token)
-
-    def flip(self, token: bytearray) -> bytearray:
-        for _ in range(self.chance.randrange(1, 9)):
-            token[self.chance.randrange(len(token))] ^= 1 << self.chance.randrange(8)
-        return token
-
-    def swap(self, token: bytearray) -> bytearray:
-        one, other = self.chance.randrange(len(token)), self.chance.randrange(len(token))
-        token[one], token[other] = token[other], token[one]
-        return token
-
-    def splice(self, token: bytearray) -> bytearray:
-        other, at = self.chance.choice(ORIGINALS), self.place(token)
-        return token[:at] + other[at if self.chance.random() < 0.7 else self.place(token) :]
-
-    def cut(self, token: bytearray) -> bytearray:
-        first, last = sorted((self.place(token), self.place(token)))
-        return self.chance.choice((token[:first], token[last:], token[:first] + token[last:]))
-
-    def extend(self, token: bytearray) -> bytearray:
-        more, at = self.chance.randbytes(self.chance.randrange(1, 65)), self.place(token)
-        return self.chance.choice(
-            (token + more, bytearray(more) + token, token[:at] + more + token[at:])
+    def alter(
+        self, originals: list[bytes], fresh: Callable[[int], bytes], field: tuple[int, int]
+    ) -> bytes:
+        """One of the originals, altered in one way with `fresh` bytes or with a part of another."""
+        chance = self.chance
+        one, other = chance.choice(originals), chance.choice(originals)
+        if chance.random() < 0.3:
+            changed = bytearray(one)
+            for _ in range(chance.randrange(1, 9)):
+                place = chance.randrange(len(one))
+                flipped = changed[place] ^ 1 << chance.randrange(8)
+                changed[place] = chance.choice((flipped, fresh(1)[0]))
+            return bytes(changed)
+        at, end = sorted(chance.choices(range(len(one)), k=2))
+        more, turn = fresh(chance.randrange(1, 65)), chance.randrange(1, TAG_BYTES)
+        same = chance.choice((b"\0", b"\xff", fresh(1))) * turn
+        body, tag = one[:-TAG_BYTES], one[-TAG_BYTES:]
+        swapped = bytearray(one)
+        swapped[at], swapped[end] = one[end], one[at]
+        return chance.choice(
+            (
+                *(bytes(swapped), one[:at], one[end:], one[:at] + one[end:]),
+                *(one + more, more + one, one[:at] + more + one[at:]),
+                *(one[:at] + other[at:], one[:at] + other[end:], body + other[-TAG_BYTES:]),
+                one[: field[0]] + other[field[0] : field[1]] + one[field[1] :],
+                one[:at] + same + one[at + turn :],
+                *(one[turn:] + one[:turn], body + tag[turn:] + tag[:turn]),
+            )
         )
-
-    def transplant(self, token: bytearray) -> bytearray:
-        """A field of another token: format and kid, nonce, ciphertext, or tag."""
-        other = self.chance.choice(ORIGINALS)
-        start, end = self.chance.choice(
-            ((0, 5), (5, HEADER_BYTES), (0, HEADER_BYTES), (HEADER_BYTES, -TAG_BYTES))
-        )
-        if self.chance.random() < 0.3:
-            return token[:-TAG_BYTES] + other[-TAG_BYTES:]
-        return token[:start] + other[start:end] + token[end:]
-
-    def overwrite(self, token: bytearray) -> bytearray:
-        at = self.chance.randrange(len(token))
-        size = self.chance.randrange(1, 17)
-        token[at : at + size] = bytes([self.chance.choice((0, 255))]) * size
-        return token
-
-    def rotate(self, token: bytearray) -> bytearray:
-        """The tag, or all of it, rotated by some bytes."""
-        turn = self.chance.randrange(1, TAG_BYTES)
-        if self.chance.random() < 0.5:
-            return token[turn:] + token[:turn]
-        tag = token[-TAG_BYTES:]
-        return token[:-TAG_BYTES] + tag[turn:] + tag[:turn]
 
 
 @pytest.mark.parametrize("shard", shards(220, usual=2))

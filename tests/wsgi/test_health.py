@@ -27,8 +27,8 @@ from tests.support.client import ask, cookie_header, send
 from tests.support.installed import need_driver
 from tests.support.jar import Clock
 from tests.support.ports import free_port
+from tests.support.server_process import until
 from tests.support.servers import gunicorn
-from tests.support.sql_server import until
 
 KEY = Key.generate(os.urandom)
 CANARY = "canary-9d1f"
@@ -211,7 +211,7 @@ def test_one_request_asks_and_the_others_wait_for_its_answer(
 ) -> None:
     application, others = HealthApplication(keeper), threading.Event()
     before = store.pings
-    store.meanwhile = lambda: assert_true(others.wait(HANGS))
+    store.meanwhile = lambda: others.wait(HANGS)
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(ask, application) for _ in range(8)]
         until(lambda: store.running, "a request asks")
@@ -227,10 +227,6 @@ def test_no_two_requests_ask_at_the_same_time(keeper: Keeper, store: CountingSto
         for answer in [pool.submit(ask, application) for _ in range(64)]:
             assert answer.result(HANGS).status == 200
     assert (store.pings, store.most) == (before + 64, 1)
-
-
-def assert_true(found: bool) -> None:
-    assert found
 
 
 # --- that it does not hang ----------------------------------------------------------------------
@@ -268,7 +264,7 @@ def test_child_that_is_forked_while_a_request_asks_answers(
         store.meanwhile = lambda: None
         return ask(application).body == UP
 
-    store.meanwhile = lambda: assert_true(resume.wait(HANGS))
+    store.meanwhile = lambda: resume.wait(HANGS)
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask, application)
         until(lambda: store.running, "a request asks")

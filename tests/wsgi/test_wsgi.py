@@ -255,19 +255,16 @@ def test_stream_is_sent_piece_by_piece(settings: Settings) -> None:
 
 def test_answers_of_every_status_carry_the_session(settings: Settings) -> None:
     for around in BOTH_WAYS:
-        head = ask(around(EMPTY["list"], settings), method="HEAD")
-        assert head.body == b""
-        assert saved_session(settings, head).subject == "alice"
-        for status, headers, body in (
-            ("204 No Content", [], ()),
-            ("304 Not Modified", [], ()),
-            ("500 Internal Server Error", PLAIN, (b"page",)),
-            ("503 Service Unavailable", PLAIN, (b"page",)),
+        for method, status, *answer_of in (
+            ("HEAD", "200 OK", PLAIN, ()),
+            ("GET", "204 No Content", [], ()),
+            ("GET", "304 Not Modified", [], ()),
+            ("GET", "500 Internal Server Error", PLAIN, (b"page",)),
+            ("GET", "503 Service Unavailable", PLAIN, (b"page",)),
         ):
-            app = page_of(lambda session: session.update(seen=True), status, headers, body)
-            answer = ask(around(app, settings))
+            answer = ask(around(page_of(fill, status, *answer_of), settings), method=method)
             assert str(answer.status) == status[:3]
-            assert dict(saved_session(settings, answer)) == {"seen": True}
+            assert saved_session(settings, answer).subject == "alice"
 
 
 # --- after the headers --------------------------------------------------------------------------
@@ -366,13 +363,16 @@ def test_nested_change_before_the_headers_is_saved_and_not_logged(
 # --- start_response called twice ----------------------------------------------------------------
 
 
-def failing(before: bytes | None, after: Use = len, first: Use = len) -> WSGIApplication:
+def try_page(session: Session) -> None:
+    session["tries"] = 1
+
+
+def failing(before: bytes | None, use: Use = try_page, after: Use = repr) -> WSGIApplication:
     """Starts a good page, sends `before` if any, fails, and starts an error page instead."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         session = session_of(environ)
-        first(session)
-        session["tries"] = 1
+        use(session)
         start_response("200 OK", [*PLAIN, ("X-Page", "good"), ("Set-Cookie", "theme=dark")])
         if before is not None:
             yield before
@@ -396,7 +396,7 @@ def test_second_start_response_wins_before_the_first_byte(settings: Settings) ->
         assert answer.all("Vary") == ["Cookie"]
         assert answer.all("Cache-Control") == ["no-store, private"]
         assert dict(saved_session(settings, answer)) == {"tries": 1}
-    app = failing(None, lambda session: session.update(failed=True))
+    app = failing(None, after=lambda session: session.update(failed=True))
     answer = ask(checked(app, settings))
     assert dict(saved_session(settings, answer)) == {"tries": 1, "failed": True}
 
@@ -405,7 +405,7 @@ def test_error_page_keeps_the_cookie_of_a_new_session_id(settings: Settings) -> 
     """The old id is revoked by then: without the new cookie, the user would be signed out."""
     for before in (None, b""):
         cookie = cookies_with(settings, "alice")
-        app = failing(before, first=lambda session: session.regenerate())
+        app = failing(before, use=WRITES["regenerating"])
         answer = ask(checked(app, settings), cookie=cookie)
         assert open_session(settings, cookie).subject is None
         assert saved_session(settings, answer).subject == "alice"
@@ -419,16 +419,8 @@ def test_exception_after_the_first_byte_is_raised_again(settings: Settings) -> N
 
 
 def test_error_page_of_an_untouched_session_gets_no_header(settings: Settings) -> None:
-    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        start_response("200 OK", list(PLAIN))
-        yield b""
-        try:
-            raise RuntimeError
-        except RuntimeError:
-            start_response("500 Oops", list(PLAIN), sys.exc_info())
-        yield b"error page"
-
-    assert ask(checked(app, settings)).headers == PLAIN
+    app = failing(b"", use=repr)
+    assert ask(checked(app, settings)).headers == [*PLAIN, ("X-Page", "error")]
 
 
 def test_second_start_response_without_exc_info_is_an_error(settings: Settings) -> None:
@@ -468,44 +460,45 @@ class Broken(Exception):
     """What applications raise in these tests."""
 
 
+def break_at(moment: str, broken: str) -> None:
+    if moment == broken:
+        raise Broken
+
+
 def broken_at(moment: str) -> WSGIApplication:
     """Fills the session, and raises Broken at `moment`."""
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         fill(session_of(environ))
-        if moment == "before start_response":
-            raise Broken
+        break_at("before start_response", moment)
         start_response("200 OK", list(PLAIN))
-        if moment == "after start_response":
-            raise Broken
+        break_at("after start_response", moment)
         return pieces()
 
     def pieces() -> Iterator[bytes]:
-        if moment == "before the first piece":
-            raise Broken
+        break_at("before the first piece", moment)
         yield b"first"
-        raise Broken
+        break_at("after the first piece", moment)
 
     return app
 
 
-def test_exception_before_the_headers_leaves_the_cookies_as_they_are(settings: Settings) -> None:
+def test_exception_leaves_the_cookies_as_they_were_sent(settings: Settings) -> None:
     for moment in ("before start_response", "after start_response", "before the first piece"):
         for around in BOTH_WAYS:
             cookie = cookies_with(settings, "bob", cart=["coffee"])
             answer = attempt(around(broken_at(moment), settings), cookie=cookie)
-            assert isinstance(answer.error, Broken)
-            assert answer.headers == []
-            session = open_session(settings, cookie)
-            assert (session.subject, dict(session)) == ("bob", {"cart": ["coffee"]})
-
-
-def test_exception_after_the_headers_leaves_the_saved_session(settings: Settings) -> None:
+            assert (type(answer.error), answer.headers) == (Broken, [])
+            assert_session_of_bob(settings, cookie)
     for around in BOTH_WAYS:
         answer = attempt(around(broken_at("after the first piece"), settings))
-        assert isinstance(answer.error, Broken)
-        assert answer.body == b"first"
+        assert (type(answer.error), answer.body) == (Broken, b"first")
         assert saved_session(settings, answer).subject == "alice"
+
+
+def assert_session_of_bob(settings: Settings, cookie: str) -> None:
+    session = open_session(settings, cookie)
+    assert (session.subject, dict(session)) == ("bob", {"cart": ["coffee"]})
 
 
 def write_too_much(session: Session) -> None:
@@ -533,8 +526,7 @@ def test_failing_save_reaches_the_server_before_any_header(clock: Clock) -> None
             answer = attempt(half_checked(saving(kind), settings), cookie=cookie)
             assert isinstance(answer.error, error)
             assert (answer.status, answer.headers, answer.body) == (0, [], b"")
-            session = open_session(settings, cookie)
-            assert (session.subject, dict(session)) == ("bob", {"cart": ["coffee"]})
+            assert_session_of_bob(settings, cookie)
 
 
 def test_application_can_answer_for_a_session_that_is_too_large(clock: Clock) -> None:
@@ -566,24 +558,19 @@ class ClosableBody:
         self._broken = broken
 
     def __iter__(self) -> Iterator[bytes]:
-        if self._broken == "iter":
-            raise Broken
+        break_at("iter", self._broken)
         return self._pieces()
 
     def _pieces(self) -> Iterator[bytes]:
-        if self._broken == "first piece":
-            raise Broken
+        break_at("first piece", self._broken)
         yield b"one"
-        if self._broken == "second piece":
-            raise Broken
+        break_at("second piece", self._broken)
         yield b"two"
-        if self._broken == "end":
-            raise Broken
+        break_at("end", self._broken)
 
     def close(self) -> None:
         self.closes += 1
-        if self._broken == "close":
-            raise Broken
+        break_at("close", self._broken)
 
 
 class FileWrapper(ClosableBody):
@@ -658,7 +645,7 @@ def test_body_is_closed_once_if_the_session_cannot_be_saved(clock: Clock) -> Non
         assert body.closes == 1
 
 
-def test_file_of_the_server_reaches_it_as_it_is(settings: Settings) -> None:
+def test_file_of_the_server_reaches_it_as_it_is_and_is_closed_once(settings: Settings) -> None:
     def check(use: Use) -> None:
         body, started = FileWrapper(), list[Headers]()
 
@@ -674,21 +661,10 @@ def test_file_of_the_server_reaches_it_as_it_is(settings: Settings) -> None:
         assert len(cookies) == (use is USES["written"])
 
     check_each(USES, check)
-
-
-def test_file_of_the_server_is_sent_whole_and_closed_once(settings: Settings) -> None:
-    for wrapper in (FileWrapper, file_wrapper):
-        files: list[ClosableBody] = []
-
-        def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-            fill(session_of(environ))
-            start_response("200 OK", list(PLAIN))
-            files.append(environ["wsgi.file_wrapper"](""))  # noqa: B023
-            return files[0]  # noqa: B023
-
-        answer = ask(half_checked(app, settings), extras={"wsgi.file_wrapper": wrapper})
-        assert answer.body == b"onetwo"
-        assert files[0].closes == 1
+    for body, wrapper in ((FileWrapper(), FileWrapper), (ClosableBody(), file_wrapper)):
+        app = half_checked(returning(body, fill), settings)
+        answer = ask(app, extras={"wsgi.file_wrapper": wrapper})
+        assert (answer.body, body.closes) == (b"onetwo", 1)
         assert saved_session(settings, answer).subject == "alice"
 
 
@@ -904,21 +880,15 @@ class Scene:
 
 
 FOREIGN = Key.generate(os.urandom)
+# Every other form of a bad token is in tests/vectors.
 BAD: dict[str, Callable[[Scene], str]] = {
     "empty": lambda scene: scene.named(""),
     "garbage": lambda scene: scene.named("garbage"),
     "not our alphabet": lambda scene: scene.named('{"user": "admin"}'),
     "not text": lambda scene: scene.named("\xff\x00\x80" * 40),
     "over-long": lambda scene: scene.named(f"{scene.value}{'A' * 60_000}"),
-    "truncated": lambda scene: scene.named(scene.value[:-4]),
-    "extended": lambda scene: scene.named(f"{scene.value}AAAA"),
-    "not canonical": lambda scene: scene.named(f"{scene.value}="),
     "altered tag": lambda scene: scene.named(flip(scene.value, -1)),
-    "altered ciphertext": lambda scene: scene.named(flip(scene.value, 40)),
-    "altered nonce": lambda scene: scene.named(flip(scene.value, 10)),
     "another name": lambda scene: scene.named(sealed_for("core", "default", "other")),
-    "another realm": lambda scene: scene.named(sealed_for("core", "other", "__Host-s")),
-    "another purpose": lambda scene: scene.named(sealed_for("stored", "default", "__Host-s")),
     "idle too long": lambda scene: scene.sealed_before(2 * 3600),
     "logged out": Scene.revoked,
 }

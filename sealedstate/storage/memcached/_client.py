@@ -16,6 +16,7 @@ import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
+from ..._forks import ConnectionStack
 from ...errors import (
     CapacityError,
     ConfigurationError,
@@ -23,7 +24,6 @@ from ...errors import (
     StorageError,
     StorageUnavailable,
 )
-from .._pool import ConnectionStack
 
 try:
     from pymemcache import exceptions  # type: ignore[import-untyped]

@@ -23,8 +23,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..._forks import ConnectionStack
 from ...errors import ConfigurationError, OutcomeUnknown, StorageError, StorageUnavailable
-from .._pool import ConnectionStack
 from ._scripts import Script
 
 try:
