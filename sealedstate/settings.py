@@ -279,8 +279,14 @@ class Settings:
             raise ConfigurationError("cookie_name: must differ from the name of the legacy cookie")
         if has_lone_surrogate(self.realm):
             raise ConfigurationError("realm: must not contain a lone surrogate")
-        if self.skew < 0:
-            raise ConfigurationError(f"skew: must not be negative; got {self.skew}")
+        for name in ("skew", "announce"):
+            seconds = getattr(self, name)
+            if seconds is not None and seconds < 0:
+                raise ConfigurationError(f"{name}: must not be negative; got {seconds}")
+        for name in ("rotate_every", "reload_every"):
+            seconds = getattr(self, name)
+            if seconds <= 0:
+                raise ConfigurationError(f"{name}: must be positive; got {seconds}")
 
 
 def process_environment() -> Mapping[str, str]:
