@@ -38,7 +38,7 @@ from .rotation.ring_file import RingFile, is_ring_file
 from .rotation.ring_store import StoredRing
 from .rotation.source import RotatingKeySource
 from .settings import Settings
-from .storage import Storage, open_storage
+from .storage import USES, Storage, open_storage
 from .storage.check import StorageCheck
 
 __all__ = ["Deployment", "open_keys", "open_report_store", "open_ring_storage", "open_store"]
@@ -136,6 +136,9 @@ class Deployment:
 
         Raises ConfigurationError, also without a store.
         """
+        for use in uses:
+            if use not in USES:
+                raise ConfigurationError(f"storage: there is no use {use!r} of a store")
         if self.store is None:
             raise ConfigurationError(f"storage: {', '.join(uses)} needs a store; set storage")
         check = StorageCheck(self.store, uses, self.settings.accept_weak_store_for)

@@ -8,6 +8,7 @@ message contains a cookie value, a key or the content of a session.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -42,8 +43,19 @@ __all__ = [
 ]
 
 
+_KEY = re.compile(r"(sealedstate-(?:key|lookup)-1):[\w:-]+", re.IGNORECASE)
+
+
+def hide_keys(text: str) -> str:
+    """`text` without keys: one may stand where a path, a name or another value belongs."""
+    return _KEY.sub(r"\1:...", text)
+
+
 class SealedStateError(Exception):
     """The root of every error that sealedstate raises."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*(hide_keys(x) if isinstance(x, str) else x for x in arguments))
 
 
 # --- the developer acts -------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from functools import partial
 from ._request.load import LoadedSession, SessionInfo, describe_session
 from ._request.save import Limits, delete_cookies, report_not_saved, save
 from ._stored.revocations import Ending
-from ._wire.record import check_subject
+from ._wire.record import ID_BYTES, check_subject
 from .deployment import Deployment
 from .errors import (
     ConfigurationError,
@@ -29,6 +29,7 @@ from .errors import (
     StorageUnavailable,
     UncheckedSession,
     UnreadableError,
+    UnsupportedValue,
 )
 from .hooks import SessionHooks
 from .session import Changes, Session
@@ -119,8 +120,11 @@ class Keeper:
         """Refuse the session with this id (16 bytes, `Session.raw_id`) from now on, on every node.
 
         Its cookie is not needed. False if it was refused already. Raises ConfigurationError without
-        a store, StorageError or NoPrimaryKey if it could not be recorded.
+        a store, UnsupportedValue for anything but 16 bytes, StorageError or NoPrimaryKey if it
+        could not be recorded.
         """
+        if type(session_id) is not bytes or len(session_id) != ID_BYTES:
+            raise UnsupportedValue("session_id", "expected the 16 bytes of Session.raw_id")
         deployment, settings, now = self._deployment, self.settings, self._deployment.now()
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking a session needs a store; set storage")

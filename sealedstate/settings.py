@@ -277,6 +277,9 @@ class Settings:
             raise ConfigurationError("observers: each must be a function")
         if self.legacy is not None and self.legacy.name == self.cookie_name:
             raise ConfigurationError("cookie_name: must differ from the name of the legacy cookie")
+        for name in ("clock", "monotonic", "random"):
+            if not callable(getattr(self, name)):
+                raise ConfigurationError(f"{name}: must be a function")
         if has_lone_surrogate(self.realm):
             raise ConfigurationError("realm: must not contain a lone surrogate")
         for name in ("skew", "announce"):

@@ -169,6 +169,14 @@ def test_missing_key_is_refused_with_a_remedy() -> None:
         ({"accept_weak_store_for": [["revocation"]]}, "accept_weak_store_for"),
         ({"part_policies": {"cart": "disk"}}, "'server'"),
         ({"part_policies": {"cart": "server"}}, "set storage"),
+        ({"clock": 1}, "clock: must be a function"),
+        ({"storage": {"*": 3}}, "storage: a table"),
+        ({"storage": "sqlite:\0"}, "storage: sqlite:PATH"),
+        ({"profile": KEY}, "profile"),
+        ({"cookie_name": KEY}, "cookie_name"),
+        ({"keys": f"file:{KEY}"}, "cannot be read"),
+        ({"keys": f"env:{KEY}"}, "env"),
+        ({KEY: 1}, "setting"),
         ({"skew": -1}, "skew"),
         ({"announce": -1}, "announce"),
         ({"rotate_every": 0}, "rotate_every"),
@@ -185,7 +193,9 @@ def test_missing_key_is_refused_with_a_remedy() -> None:
     ],
 )
 def test_invalid_value_is_refused_at_the_start(given: dict[str, Any], names: str) -> None:
-    assert names in refusal(**given)
+    message = refusal(**given)
+    assert names in message
+    assert KEY.rpartition(":")[2] not in message
 
 
 def test_cookie_prefix_is_dropped_if_browsers_would_refuse_it() -> None:

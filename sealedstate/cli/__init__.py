@@ -6,10 +6,11 @@ configuration. With ``--json``, a command prints for programs what it prints for
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..errors import (
     SealedStateError,
     StorageError,
     UsageError,
+    hide_keys,
 )
 from ._output import AS_JSON, echo, echo_error
 
@@ -30,6 +32,17 @@ __all__ = ["main"]
 COMMANDS = ("keys", "sizes", "store", "sso", "consent", "sessions")
 # What a shell reports for a program that SIGPIPE or SIGINT ends.
 BROKEN_PIPE, INTERRUPTED = 141, 130
+
+
+@contextlib.contextmanager
+def _hide_keys_in_errors() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        text = error.format_message()
+        if hide_keys(text) == text:
+            raise
+        raise click.UsageError(hide_keys(text), error.ctx) from None
 
 
 class _Commands(click.Group):
@@ -44,9 +57,14 @@ class _Commands(click.Group):
         command: click.Command = getattr(import_module(f".{cmd_name}", __name__), cmd_name)
         return command
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _hide_keys_in_errors():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            code = super().invoke(ctx)
+            with _hide_keys_in_errors():
+                code = super().invoke(ctx)
         except (UsageError, RegistryUnreadable, MetadataUnreadable) as error:
             echo_error(error)
             code = 2
@@ -62,7 +80,7 @@ class _Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             code = BROKEN_PIPE
         except OSError as error:
-            echo_error(f"{error.filename or ''}: {error.strerror}")
+            echo_error(f"{error.filename or 'standard output'}: {error.strerror}")
             code = 2
         except KeyboardInterrupt:
             code = INTERRUPTED

@@ -6,6 +6,7 @@ with each process, so only two snapshots show which cookies still come with a ke
 
 from __future__ import annotations
 
+import math
 import stat
 import sys
 import time
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -46,7 +48,19 @@ UNKNOWN_SHARE = 0.01
 REPORT_BYTES = 1 << 16
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
-SECONDS = click.FloatRange(0.1, 86400)
+
+class _Seconds(click.FloatRange):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        seconds: float = super().convert(value, param, ctx)
+        # A range accepts it, because it is neither less nor more than the ends.
+        if math.isnan(seconds):
+            self.fail("expected a number of seconds", param, ctx)
+        return seconds
+
+
+SECONDS = _Seconds(0.1, 86400)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from itertools import zip_longest
 
 import click
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, hide_keys
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 DURATION = re.compile(r"(\d{1,12}) ?(d|h|min|m|s)", re.ASCII)
@@ -47,8 +47,8 @@ def echo(text: str) -> None:
 
 
 def echo_error(text: object) -> None:
-    """Print a sentence on standard error."""
-    print(f"sealedstate: {text}", file=sys.stderr)
+    """Print a sentence on standard error, without keys that were given in a wrong place."""
+    print(f"sealedstate: {hide_keys(str(text))}", file=sys.stderr)
 
 
 def emit(as_json: bool, facts: object, lines: Iterable[str], indent: int | None = None) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from ..deployment import Deployment, open_keys, open_report_store, open_ring_storage, open_store
-from ..errors import ConfigurationError, OperatorError
+from ..errors import ConfigurationError, OperatorError, hide_keys
 from ..events import EventLog
 from ..key_sources import KEK_VARIABLE, NoKeys, StaticKeys
 from ..keyring import KEY_LABEL
@@ -144,7 +144,8 @@ def open_deployment(
         settings = Settings.from_env(process_environment(), **given)
     else:
         raise ConfigurationError(
-            "no ring is named; give PATH or `--config app.toml`, or set SEALEDSTATE_KEYS"
+            "no ring is named; give `--keys file:PATH` or `--config app.toml`, or set"
+            " SEALEDSTATE_KEYS"
         )
     deployment = Deployment(settings, EventLog(), open_store(settings), NoKeys())
     try:
@@ -229,7 +230,17 @@ def open_values(
 # --- options ------------------------------------------------------------------------------------
 
 keys_option = click.option("--keys", metavar="SOURCE", help='The ring: "file:PATH" or "store:".')
-path_argument = click.argument("path", metavar="[PATH]", required=False, type=click.Path())
+
+
+def _refuse_key(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
+    if path is not None and hide_keys(path) != path:
+        raise click.BadParameter("this is a key, not a path")
+    return path
+
+
+path_argument = click.argument(
+    "path", metavar="[PATH]", required=False, type=click.Path(), callback=_refuse_key
+)
 
 
 def ring_command(

@@ -10,6 +10,8 @@ import base64
 import binascii
 import json
 import os
+import sys
+import time
 from typing import Any
 
 import click
@@ -21,6 +23,8 @@ from ..keeper import Keeper
 from ..keyring import Key
 from ..profiles import PROFILES, Profile
 from ..settings import Settings
+from ..storage import MemoryStorage
+from ..storage.requirements import DECLARED
 from ._output import emit, json_option, table
 
 __all__ = ["sizes"]
@@ -37,20 +41,25 @@ def sizes(file: str, as_json: bool) -> None:
     """
     values = _load(file)
     subject = values.pop("subject", None) if isinstance(values.get("subject"), str) else None
+    columns = [_measure(profile, subject, values) for profile in PROFILES.values()]
+    # Only now, because a session refuses what is no name of a part.
     parts = {
         name: part_bytes(name, len(cbor.encode(value, f"session[{name!r}]")))
         for name, value in values.items()
     }
-    columns = [_measure(profile, subject, values) for profile in PROFILES.values()]
     facts = {"parts": parts, "profiles": {column["profile"]: column for column in columns}}
     emit(as_json, facts, _lines(parts, columns))
 
 
 def _load(name: str) -> dict[str, Any]:
+    if name == "-" and sys.stdin is None:
+        raise ConfigurationError("standard input is closed")
     try:
         with click.open_file(name, encoding="utf-8") as file:
             values = json.load(file, object_hook=_decode_bytes)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ConfigurationError(f"{name}: the JSON is nested too deeply") from None
+    except ValueError as error:
         raise ConfigurationError(f"{name}: not JSON: {error}") from None
     if not isinstance(values, dict):
         raise ConfigurationError(f"{name}: expected a JSON object with one member for each part")
@@ -66,13 +75,18 @@ def _decode_bytes(value: dict[str, Any]) -> object:
         raise ValueError("$base64 must have a base64 text") from None
 
 
+class _SizingStorage(MemoryStorage):
+    """Nothing is kept after the command, so it counts as a store that meets every need."""
+
+    capabilities = DECLARED["sqlite"]
+
+
 def _measure(profile: Profile, subject: str | None, values: dict[str, Any]) -> dict[str, Any]:
     """Where the parts go in this profile, with a store, or why they do not fit."""
     keeper = Keeper(
         Settings(
             keys=[Key.generate(os.urandom).export()],  # the sizes depend on no key
-            storage="memory:",
-            accept_weak_store_for=["revocation"],  # no user signs in here
+            storage=_SizingStorage(time.time),
             profile=profile,
         )
     )

@@ -81,7 +81,7 @@ def ping(url: str | None) -> int:
 @click.option(
     "--limit",
     metavar="N",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 1_000_000_000),
     default=10_000,
     show_default=True,
     help="The largest number of records to remove.",

@@ -74,6 +74,8 @@ def open_storage(url: str | Mapping[str, str], clock: Clock) -> ManagedStorage:
     urls = parse_routes(url) if isinstance(url, str) else url
     if isinstance(urls, str):
         return _open_url(urls, clock)
+    if not all(isinstance(text, str) for pair in urls.items() for text in pair):
+        raise ConfigurationError("storage: a table of contexts must map each to a URL")
     if "*" not in urls:
         raise ConfigurationError('storage: a table of contexts must have "*" for all others')
     # With a mistyped context, records would silently go to the default store.
@@ -123,7 +125,7 @@ def _open_url(url: str, clock: Clock) -> ManagedStorage:
             return MemoryStorage(clock)
         case "sqlite":
             path, options = split_path(rest, ("timeout",))
-            if not path:
+            if not path or "\0" in path:
                 raise ConfigurationError("storage: sqlite:PATH needs a path")
             return SQLiteStorage(path, clock, **options)
         case "layered":

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,22 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sealedstate
-from sealedstate import ConfigurationError
+from sealedstate import ConfigurationError, Key
 from sealedstate.cli import _output, cli, main
 from tests.support.ring_cli import HOUR, output, run, usage_error
 
 COMMAND = [sys.executable, "-m", "sealedstate"]
 
 
-def commands(command: click.Command) -> Iterator[click.Command]:
-    """All commands and groups of a group."""
-    yield command
+def commands(command: click.Command, *words: str) -> dict[click.Command, tuple[str, ...]]:
+    """All commands and groups of a group, with the words that call them."""
+    found = {command: words}
     if isinstance(command, click.Group):
         with click.Context(command) as ctx:
             for name in command.list_commands(ctx):
                 child = command.get_command(ctx, name)
                 assert child is not None
-                yield from commands(child)
+                found |= commands(child, *words, name)
+    return found
 
 
 def test_every_command_and_option_has_a_help_and_no_summary_is_cut() -> None:
@@ -60,9 +60,11 @@ def test_version_is_printed() -> None:
         ["keys", "disable"],
         ["keys", "watch", "--every", "0"],
         ["keys", "check", "--over", "x"],
+        ["keys", "check", "--over", "nan"],
         ["keys", "generate", "--lookup", "--kek"],
         ["store", "reap", "--limit", "0"],
         ["store", "reap", "--limit", "1.5"],
+        ["store", "reap", "--limit", "9" * 30],
         ["sizes"],
     ],
     ids=" ".join,
@@ -72,6 +74,20 @@ def test_wrong_arguments_are_explained_with_exit_code_2(arguments: list[str]) ->
     assert (code, out) == (2, "")
     assert "--help' for help." in err
     assert main(arguments) == 2
+
+
+def test_key_in_a_wrong_place_is_never_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = Key.generate(os.urandom).export()
+    secret = key.rpartition(":")[2]
+    for command, words in commands(cli).items():
+        options = [name for option in command.params for name in option.opts if name[0] == "-"]
+        for arguments in ([key], [f"--{key}"], *([name, key] for name in options)):
+            _, out, err = run(*words, *arguments)
+            assert secret not in out + err, (words, arguments[0])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_import_of_the_package_does_not_import_click() -> None:
@@ -198,7 +214,8 @@ def test_every_part_is_shown_in_every_profile(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["[1]", "{", '{"x": NaN', '{"x": {"$base64": "?"}}', "[" * 100_000, b"\xff"]
+    "text",
+    ["[1]", "{", '{"x": NaN', '{"x": {"$base64": "?"}}', "[" * 100_000, b"\xff"],
 )
 def test_file_without_a_session_is_wrong_usage(text: str | bytes, tmp_path: Path) -> None:
     file = tmp_path / "session.json"

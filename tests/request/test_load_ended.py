@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sealedstate import Session
+from sealedstate import Session, UnsupportedValue
 from sealedstate._request.load import EndedRecord, read_revoked
 from sealedstate.storage import MemoryStorage
 from sealedstate.testing import ScriptedStorage
@@ -37,6 +37,14 @@ class Site:
         jar = self.browser.jar.copy()
         self.browser.visit(lambda session: session.invalidate())
         return jar
+
+
+def test_only_the_16_bytes_of_an_id_can_be_revoked() -> None:
+    site = Site()
+    for wrong in (b"", b"abc", site.id.hex(), None, 5):
+        with pytest.raises(UnsupportedValue, match="raw_id"):
+            site.keeper.revoke_session(wrong)  # type: ignore[arg-type]
+    assert site.read() is None
 
 
 def test_read_revoked_returns_nothing_for_a_live_session() -> None:
