@@ -47,7 +47,7 @@ _KEY = re.compile(r"(sealedstate-(?:key|lookup)-1):[\w:-]+", re.IGNORECASE)
 
 
 def hide_keys(text: str) -> str:
-    """`text` without keys: one may stand where a path, a name or another value belongs."""
+    """`text` without keys: a user may give one in the place of a path or a name."""
     return _KEY.sub(r"\1:...", text)
 
 

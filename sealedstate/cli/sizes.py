@@ -11,7 +11,6 @@ import binascii
 import json
 import os
 import sys
-import time
 from typing import Any
 
 import click
@@ -86,7 +85,7 @@ def _measure(profile: Profile, subject: str | None, values: dict[str, Any]) -> d
     keeper = Keeper(
         Settings(
             keys=[Key.generate(os.urandom).export()],  # the sizes depend on no key
-            storage=_SizingStorage(time.time),
+            storage=_SizingStorage(Settings.clock),
             profile=profile,
         )
     )
