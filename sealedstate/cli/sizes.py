@@ -85,7 +85,7 @@ def _measure(profile: Profile, subject: str | None, values: dict[str, Any]) -> d
     keeper = Keeper(
         Settings(
             keys=[Key.generate(os.urandom).export()],  # the sizes depend on no key
-            storage=_SizingStorage(Settings.clock),
+            storage=_SizingStorage(Settings().clock),
             profile=profile,
         )
     )
