@@ -6,6 +6,7 @@ In the second half the owner of a SQLite file reads and writes it directly.
 from __future__ import annotations
 
 import base64
+import contextlib
 import itertools
 import logging
 import os
@@ -135,8 +136,11 @@ class Owner:
         """All bytes of the store, also those beside the file."""
         return b"".join(path.read_bytes() for path in self.path.parent.glob(f"{self.path.name}*"))
 
-    def _connected(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path)
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        # As a context manager, a connection commits but does not close.
+        with contextlib.closing(sqlite3.connect(self.path)) as connection, connection:
+            yield connection
 
 
 @pytest.fixture
