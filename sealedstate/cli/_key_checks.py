@@ -104,24 +104,24 @@ class CheckResult:
         return [f"{finding.about}: {finding.sentence}." for finding in self.findings]
 
 
-def run_checks(source: RingSource, before: Snapshot | None = None) -> CheckResult:
+def _run_checks(source: RingSource, before: Snapshot | None = None) -> CheckResult:
     """Check everything.
 
     `before`: an earlier snapshot, to see which cookies still come.
     """
-    findings = list(check_place(source))
+    findings = list(_check_place(source))
     if source.path is not None:
         # First, because reading reports removes the expired ones.
-        findings += check_report_files(source.path, source.config.skew)
+        findings += _check_report_files(source.path, source.config.skew)
     try:
         snapshot = take_snapshot(source)
     except OperatorError as error:
-        return CheckResult(None, [*findings, explain_missing(source, error)])
-    findings += check_ring(snapshot.ring, snapshot.now)
+        return CheckResult(None, [*findings, _explain_missing(source, error)])
+    findings += _check_ring(snapshot.ring, snapshot.now)
     if source.is_configured:
-        findings += check_promises(snapshot.ring.schedule, source.config)
-    findings += check_clocks(source, snapshot)
-    findings += check_nodes(snapshot, source)
+        findings += _check_promises(snapshot.ring.schedule, source.config)
+    findings += _check_clocks(source, snapshot)
+    findings += _check_nodes(snapshot, source)
     if before is not None:
         findings += check_ending_keys(before, snapshot)
     return CheckResult(snapshot, findings)
@@ -142,10 +142,10 @@ def check(source: RingSource, as_json: bool, over: float | None) -> int:
 
     Prints what to do for each finding; then the exit code is 1.
     """
-    result = run_checks(source)
+    result = _run_checks(source)
     if over is not None and result.snapshot is not None:
         time.sleep(over)
-        result = run_checks(source, before=result.snapshot)
+        result = _run_checks(source, before=result.snapshot)
     snapshot, lines, unchecked = result.snapshot, result.lines, []
     if snapshot is not None and not source.is_configured:
         unchecked.append(
@@ -191,7 +191,7 @@ def watch(source: RingSource, as_json: bool, every: float) -> None:
     last = CheckResult()
     try:
         while True:
-            result = run_checks(source, before=snapshots[0] if snapshots else None)
+            result = _run_checks(source, before=snapshots[0] if snapshots else None)
             if sys.stdout.isatty():
                 listing = lines_of(source, result.snapshot) if result.snapshot else []
                 wrong = result.lines or ["Nothing is wrong."]
@@ -234,13 +234,13 @@ def list_changes(before: CheckResult, after: CheckResult) -> Iterator[str]:
 # --- the place ----------------------------------------------------------------------------------
 
 
-def check_place(source: RingSource) -> Iterator[Finding]:
+def _check_place(source: RingSource) -> Iterator[Finding]:
     """Files and stores, whatever they contain."""
     if source.path is not None:
-        yield from check_file(source.path, source.is_wrapped)
-        yield from check_file(Path(f"{source.path}.prev"), source.is_wrapped)
+        yield from _check_file(source.path, source.is_wrapped)
+        yield from _check_file(Path(f"{source.path}.prev"), source.is_wrapped)
         folder = source.path.parent
-        if mode_of(folder, stat.S_ISDIR) & stat.S_IWOTH:
+        if _mode_of(folder, stat.S_ISDIR) & stat.S_IWOTH:
             yield Finding(
                 "permissions",
                 sanitized(folder),
@@ -257,8 +257,8 @@ def check_place(source: RingSource) -> Iterator[Finding]:
                 yield Finding("store", name, f"{wrong}: keep it in another store, or in a file")
 
 
-def check_file(path: Path, is_wrapped: bool) -> Iterator[Finding]:
-    mode, name = mode_of(path, stat.S_ISREG), sanitized(path)
+def _check_file(path: Path, is_wrapped: bool) -> Iterator[Finding]:
+    mode, name = _mode_of(path, stat.S_ISREG), sanitized(path)
     if mode & (stat.S_IWOTH | stat.S_IWGRP):
         writers = "all users" if mode & stat.S_IWOTH else "its group"
         yield Finding(
@@ -276,7 +276,7 @@ def check_file(path: Path, is_wrapped: bool) -> Iterator[Finding]:
         )
 
 
-def mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
+def _mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
     """The permissions; none for a missing path, or for another type of file."""
     try:
         mode = path.stat().st_mode
@@ -285,7 +285,7 @@ def mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
     return stat.S_IMODE(mode) if has_type(mode) else 0
 
 
-def explain_missing(source: RingSource, error: OperatorError) -> Finding:
+def _explain_missing(source: RingSource, error: OperatorError) -> Finding:
     """Why there is no readable ring."""
     problem, location = sanitized(error, 500), sanitized(source.location)
     other_kek = "; or SEALEDSTATE_KEK is not the key that wraps it, then set that key"
@@ -313,7 +313,7 @@ def explain_missing(source: RingSource, error: OperatorError) -> Finding:
 # --- the ring -----------------------------------------------------------------------------------
 
 
-def check_ring(ring: Ring, now: int) -> Iterator[Finding]:
+def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
     if ring.primary(now) is None:
         dates = [key.activates_at for key in ring.keys if key.disabled_at is None]
         remedy = "enable a key, or run `sealedstate keys rotate`, which adds one"
@@ -361,7 +361,7 @@ def check_ring(ring: Ring, now: int) -> Iterator[Finding]:
         )
 
 
-def check_promises(schedule: Schedule, config: RotationConfig) -> Iterator[Finding]:
+def _check_promises(schedule: Schedule, config: RotationConfig) -> Iterator[Finding]:
     """Each inequality separately, because each is a finding."""
 
     def problem(of: Schedule, reload_every: int, lifetime: int, skew: int) -> str | None:
@@ -384,7 +384,7 @@ def check_promises(schedule: Schedule, config: RotationConfig) -> Iterator[Findi
 # --- clocks -------------------------------------------------------------------------------------
 
 
-def check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
+def _check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
     """The clocks of the last writer, of this machine and of the volume."""
     written, now, skew = snapshot.ring.updated_at, snapshot.now, snapshot.ring.schedule.skew
     if written > now + skew:
@@ -416,7 +416,7 @@ def check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-def check_report_files(ring_path: Path, skew: int) -> Iterator[Finding]:
+def _check_report_files(ring_path: Path, skew: int) -> Iterator[Finding]:
     """Nodes whose clock is behind the clock of the volume."""
     behind: dict[str, float] = {}
     for file in sorted(Path(f"{ring_path}.nodes").glob("*.json")):
@@ -442,7 +442,7 @@ def check_report_files(ring_path: Path, skew: int) -> Iterator[Finding]:
 # --- nodes --------------------------------------------------------------------------------------
 
 
-def check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
+def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
     """What a single snapshot of the reports shows."""
     ring, reports, reload_every = snapshot.ring, snapshot.reports, source.config.reload_every
     silence = ROUNDS * reload_every
@@ -462,9 +462,9 @@ def check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
             " process runs with this configuration, or none can write its report (see their logs)",
         )
     for node, of_node in by_node(reports).items():
-        yield from check_rings(node, of_node, ring, reload_every + ring.schedule.skew)
-        yield from check_keys(node, of_node, snapshot, reload_every + ring.schedule.skew)
-        yield from check_complaints(node, of_node)
+        yield from _check_rings(node, of_node, ring, reload_every + ring.schedule.skew)
+        yield from _check_keys(node, of_node, snapshot, reload_every + ring.schedule.skew)
+        yield from _check_complaints(node, of_node)
         ahead = [report for report in of_node if report.at > snapshot.now + ring.schedule.skew]
         if ahead:
             yield Finding(
@@ -473,7 +473,7 @@ def check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
                 f"the clock of {name(node, ahead)} is {duration(ahead[0].at - snapshot.now)} ahead"
                 " of the clock of this machine: set both by NTP",
             )
-    cookies = count_all(snapshot)
+    cookies = _count_all(snapshot)
     known = kids_ever(ring).union(*(report.known for report in reports))
     for kid, count in cookies.items():
         is_unknown = len(kid) == 8 and kid not in known
@@ -482,13 +482,13 @@ def check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
                 "unknown-kid",
                 kid,
                 f"no reporting node knows kid {sanitized(kid, 8)}, which"
-                f" {share(count, cookies.total())} of cookies have: another node has another ring"
+                f" {_share(count, cookies.total())} of cookies have: another node has another ring"
                 " (do all name the same volume or store?), a ring was lost, or another application"
                 " sets cookies of this name",
             )
 
 
-def check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> Iterator[Finding]:
+def _check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> Iterator[Finding]:
     """Processes with another ring, or with another state of it.
 
     The report of a process that loaded the ring before it was written is no evidence.
@@ -524,11 +524,11 @@ def check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> It
         )
 
 
-def check_keys(
+def _check_keys(
     node: str, reports: list[Report], snapshot: Snapshot, margin: int
 ) -> Iterator[Finding]:
     """Keys that a node lacks although cookies have them."""
-    ring, cookies = snapshot.ring, count_all(snapshot)
+    ring, cookies = snapshot.ring, _count_all(snapshot)
 
     def lacks(report: Report, kid: str) -> bool:
         has_had_time = report.at > ring.updated_at + margin
@@ -543,13 +543,13 @@ def check_keys(
                 "nodes",
                 f"{node} {kid}",
                 f"{name(node, lacking)} lacks kid {sanitized(kid, 8)}, which"
-                f" {share(cookies[kid], cookies.total())} of cookies have: it uses sequence"
+                f" {_share(cookies[kid], cookies.total())} of cookies have: it uses sequence"
                 f" {lacking[0].sequence} of ring {sanitized(lacking[0].ring, 16)}, and here is"
                 f" {ring.sequence} of {sanitized(ring.ring_id, 16)}",
             )
 
 
-def check_complaints(node: str, reports: list[Report]) -> Iterator[Finding]:
+def _check_complaints(node: str, reports: list[Report]) -> Iterator[Finding]:
     for complaint in sorted({report.complaint for report in reports if report.complaint}):
         those = [report for report in reports if report.complaint == complaint]
         yield Finding(
@@ -589,13 +589,13 @@ def check_ending_keys(before: Snapshot, after: Snapshot) -> Iterator[Finding]:
             )
 
 
-def count_all(snapshot: Snapshot) -> Counter[str]:
+def _count_all(snapshot: Snapshot) -> Counter[str]:
     """How many cookies came with each kid, at all processes, accepted or not."""
     kinds = ("opened", "unknown", "refused")
     return sum((count_cookies(snapshot.reports, kind) for kind in kinds), Counter[str]())
 
 
-def share(count: int, total: int) -> str:
+def _share(count: int, total: int) -> str:
     percent = 100 * count / total
     return "less than 1 %" if percent < 1 else f"{percent:.0f} %"
 

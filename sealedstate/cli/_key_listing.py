@@ -37,7 +37,7 @@ TOMBSTONES_SHOWN = 10
 def list_keys(source: RingSource, as_json: bool) -> None:
     """List the keys of the ring, and the processes that use it."""
     snapshot = take_snapshot(source)
-    facts = describe(source, snapshot) if as_json else {}
+    facts = _describe(source, snapshot) if as_json else {}
     emit(as_json, facts, lines_of(source, snapshot), indent=2)
 
 
@@ -66,7 +66,7 @@ def count_cookies(reports: Iterable[Report], kind: str) -> Counter[str]:
     return total
 
 
-def count_unknown(snapshot: Snapshot) -> Counter[str]:
+def _count_unknown(snapshot: Snapshot) -> Counter[str]:
     """How many cookies came with each kid that the ring never had."""
     known, total = kids_ever(snapshot.ring), count_cookies(snapshot.reports, "unknown")
     return Counter({kid: count for kid, count in total.items() if kid not in known})
@@ -80,7 +80,7 @@ def by_node(reports: Iterable[Report]) -> dict[str, list[Report]]:
     return found
 
 
-def dates_of(ring: Ring, key: RingKey) -> tuple[int | None, ...]:
+def _dates_of(ring: Ring, key: RingKey) -> tuple[int | None, ...]:
     return (key.created_at, key.activates_at, ring.retires_at(key), ring.expires_at(key))
 
 
@@ -91,18 +91,18 @@ def lines_of(source: RingSource, snapshot: Snapshot) -> list[str]:
     ring, now, reports = snapshot.ring, snapshot.now, snapshot.reports
     opened = count_cookies(reports, "opened")
     blocks = [
-        describe_ring(source, ring, now),
+        _describe_ring(source, ring, now),
         table_of_keys(ring, now, opened if reports else None),
         draw(ring, now),
-        list_long_term(ring, now),
-        list_tombstones(snapshot),
-        list_unknown(snapshot),
-        list_nodes(snapshot),
+        _list_long_term(ring, now),
+        _list_tombstones(snapshot),
+        _list_unknown(snapshot),
+        _list_nodes(snapshot),
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block).split("\n")
 
 
-def describe_ring(source: RingSource, ring: Ring, now: int) -> list[str]:
+def _describe_ring(source: RingSource, ring: Ring, now: int) -> list[str]:
     schedule = ring.schedule
     lines = [
         f"{sanitized(source.location)}: ring {sanitized(ring.ring_id, 16)}, sequence"
@@ -121,7 +121,7 @@ def table_of_keys(ring: Ring, now: int, opened: Mapping[str, int] | None) -> lis
     states = states_of(ring, now)
     rows: list[tuple[str, ...]] = [HEAD]
     for key in ring.keys:
-        kid, dates = key.kid.hex(), dates_of(ring, key)
+        kid, dates = key.kid.hex(), _dates_of(ring, key)
         count = "-"
         if opened is not None:
             cookies = opened.get(kid, 0)
@@ -132,11 +132,11 @@ def table_of_keys(ring: Ring, now: int, opened: Mapping[str, int] | None) -> lis
     return table(rows, right=[len(HEAD) - 1])
 
 
-def list_long_term(ring: Ring, now: int) -> list[str]:
+def _list_long_term(ring: Ring, now: int) -> list[str]:
     rows = [
         (
             key.kid.hex(),
-            long_term_state(ring, key, now),
+            _long_term_state(ring, key, now),
             f"seals from {format_minute(key.activates_at)}",
             relative(key.activates_at, now),
         )
@@ -145,7 +145,7 @@ def list_long_term(ring: Ring, now: int) -> list[str]:
     return ["Keys for long-lived values:", *table(rows)] if rows else []
 
 
-def long_term_state(ring: Ring, key: RingKey, now: int) -> str:
+def _long_term_state(ring: Ring, key: RingKey, now: int) -> str:
     if key.activates_at > now:
         return KeyState.PENDING.value
     newest = max(other.activates_at for other in ring.long_term if other.activates_at <= now)
@@ -153,7 +153,7 @@ def long_term_state(ring: Ring, key: RingKey, now: int) -> str:
     return state.value
 
 
-def list_tombstones(snapshot: Snapshot) -> list[str]:
+def _list_tombstones(snapshot: Snapshot) -> list[str]:
     """All revoked keys, and those that expired last."""
     tombstones, now = snapshot.ring.tombstones, snapshot.now
     expired = [dead for dead in tombstones if not dead.revoked]
@@ -174,15 +174,15 @@ def list_tombstones(snapshot: Snapshot) -> list[str]:
     return ["Destroyed keys:", *lines] if lines else []
 
 
-def list_unknown(snapshot: Snapshot) -> list[str]:
+def _list_unknown(snapshot: Snapshot) -> list[str]:
     rows = [
         (sanitized(kid, 8), plural(count, "cookie", "cookies"))
-        for kid, count in count_unknown(snapshot).most_common(10)
+        for kid, count in _count_unknown(snapshot).most_common(10)
     ]
     return ["Unknown to this ring:", *table(rows)] if rows else []
 
 
-def list_nodes(snapshot: Snapshot) -> list[str]:
+def _list_nodes(snapshot: Snapshot) -> list[str]:
     error = snapshot.report_error
     if not snapshot.reports:
         return [f"No process reports{': ' + sanitized(error) if error else ''}."]
@@ -202,12 +202,12 @@ def list_nodes(snapshot: Snapshot) -> list[str]:
 
 def draw(ring: Ring, now: int) -> list[str]:
     """A bar for each key, the newest first, on one scale of time."""
-    left, right = span_of(ring, now)
-    here = column_of(now, left, right)
+    left, right = _span_of(ring, now)
+    here = _column_of(now, left, right)
     pointer = f"{'':{here}}| now" if here + 5 <= BAR else f"{'now |':>{here + 1}}"
     lines = [f"{format_minute(left)}{format_minute(right):>{BAR - 16}}", pointer]
     for key in ring.keys:
-        cells = bar_of(ring, key, left, right)
+        cells = _bar_of(ring, key, left, right)
         if cells[here] == " ":
             cells[here] = "|"
         lines.append("".join(cells))
@@ -218,18 +218,18 @@ def draw(ring: Ring, now: int) -> list[str]:
     ]
 
 
-def span_of(ring: Ring, now: int) -> tuple[int, int]:
+def _span_of(ring: Ring, now: int) -> tuple[int, int]:
     """The first and the last moment at which something happens.
 
     A key of the far future does not count: it would leave no room for the others.
     """
     near = [key for key in ring.keys if not is_far(ring, key, now)]
     dates = {now, now + ring.schedule.announce}
-    dates.update(at for key in near for at in dates_of(ring, key) if at is not None)
+    dates.update(at for key in near for at in _dates_of(ring, key) if at is not None)
     return min(dates), max(dates)
 
 
-def bar_of(ring: Ring, key: RingKey, left: int, right: int) -> list[str]:
+def _bar_of(ring: Ring, key: RingKey, left: int, right: int) -> list[str]:
     cells = [" "] * BAR
     retires_at, expires_at = ring.retires_at(key), ring.expires_at(key)
     seals_at = max(key.activates_at, key.created_at)  # a replacement has an older date
@@ -238,7 +238,7 @@ def bar_of(ring: Ring, key: RingKey, left: int, right: int) -> list[str]:
 
     def paint(letter: str, since: int, before: int) -> None:
         if since < before:
-            first, end = column_of(since, left, right), column_of(before, left, right)
+            first, end = _column_of(since, left, right), _column_of(before, left, right)
             last = end if before > right else max(first, end - 1)
             cells[first : last + 1] = letter * (last + 1 - first)
 
@@ -250,14 +250,14 @@ def bar_of(ring: Ring, key: RingKey, left: int, right: int) -> list[str]:
     return cells
 
 
-def column_of(at: int, left: int, right: int) -> int:
+def _column_of(at: int, left: int, right: int) -> int:
     return min(max((at - left) * (BAR - 1) // max(right - left, 1), 0), BAR - 1)
 
 
 # --- for programs -------------------------------------------------------------------------------
 
 
-def describe(source: RingSource, snapshot: Snapshot) -> dict[str, Any]:
+def _describe(source: RingSource, snapshot: Snapshot) -> dict[str, Any]:
     """Everything but secrets. Times are ISO 8601."""
     ring, now, reports = snapshot.ring, snapshot.now, snapshot.reports
     states = states_of(ring, now)
@@ -272,10 +272,10 @@ def describe(source: RingSource, snapshot: Snapshot) -> dict[str, Any]:
         "revoked_before": format_iso(ring.revoked_before) if ring.revoked_before else None,
         "keys": [
             {
-                **pick(key, "kid", "created_at", "activates_at"),
+                **_pick(key, "kid", "created_at", "activates_at"),
                 "retires_at": format_iso(ring.retires_at(key)),
                 "expires_at": format_iso(ring.expires_at(key)),
-                **pick(key, "disabled_at"),
+                **_pick(key, "disabled_at"),
                 "state": states[key.kid.hex()].value,
                 **{kind: count[key.kid.hex()] for kind, count in counts.items()},
             }
@@ -283,20 +283,21 @@ def describe(source: RingSource, snapshot: Snapshot) -> dict[str, Any]:
         ],
         "lasting": [
             {
-                **pick(key, "kid", "created_at", "activates_at"),
-                "state": long_term_state(ring, key, now),
+                **_pick(key, "kid", "created_at", "activates_at"),
+                "state": _long_term_state(ring, key, now),
             }
             for key in ring.long_term
         ],
         "tombstones": [
-            pick(dead, "kid", "activates_at", "at", "revoked", "reason") for dead in ring.tombstones
+            _pick(dead, "kid", "activates_at", "at", "revoked", "reason")
+            for dead in ring.tombstones
         ],
-        "unknown": count_unknown(snapshot),
+        "unknown": _count_unknown(snapshot),
         "reports": [asdict(report) | {"at": format_iso(report.at)} for report in reports],
     }
 
 
-def pick(item: RingKey | Tombstone, *names: str) -> dict[str, Any]:
+def _pick(item: RingKey | Tombstone, *names: str) -> dict[str, Any]:
     """These fields, with a kid as text and times as ISO 8601."""
     fields = {name: getattr(item, name) for name in names}
     return {
