@@ -49,11 +49,12 @@ ROWS = json.loads((VECTORS / "format1-rows.json").read_text("utf-8"))
 REALM, COOKIE, LOOKUP = GOOD["realm"], GOOD["cookie_name"], bytes.fromhex(ROWS["lookup"])
 
 Vector = Mapping[str, Any]
+KEY_FIELDS = ("activates_at", "expires_at", "revoked", "disabled")
 KEYS = [
     Key(
         bytes.fromhex(key["kid"]),
         bytes.fromhex(key["secret"]),
-        **{name: key[name] for name in make.KEY_FIELDS},
+        **{name: key[name] for name in KEY_FIELDS},
     )
     for key in GOOD["keys"]
 ]
