@@ -157,7 +157,18 @@ class Races(Suite):
 
     def test_fork_leaves_the_parents_store_unharmed(self, context: Context) -> None:
         context.write("k", b"v", None, 1)
-        problem, answer = run_in_fork(lambda: _use_in_fork(context))
+
+        def use_and_close() -> str:
+            try:
+                found = context.read("k")
+                context.create("child", b"child", None, 1)
+            except StorageError:
+                return "refused"
+            assert found == Stored(b"v", 1, None), f"the child of a fork reads {found}"
+            context.store.close()
+            return "done"
+
+        problem, answer = run_in_fork(use_and_close)
         assert not problem, problem
         if not context.capabilities.server_side:
             assert answer in ("done", "refused")
@@ -167,17 +178,6 @@ class Races(Suite):
             assert context.read("child") == Stored(b"child", 1, None), "not shared"
         assert context.read("k") == Stored(b"v", 1, None)
         assert context.update("k", b"w", None, 2, expected=1) is True
-
-
-def _use_in_fork(context: Context) -> str:
-    try:
-        found = context.read("k")
-        context.create("child", b"child", None, 1)
-    except StorageError:
-        return "refused"
-    assert found == Stored(b"v", 1, None), f"the child of a fork reads {found}"
-    context.store.close()
-    return "done"
 
 
 # Each on a record "k" of version 1 and value b"v"; and the record that the write leaves.
