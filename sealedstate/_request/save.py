@@ -479,17 +479,7 @@ def commit(
     chunks: Sequence[str] = ()
     hooks, event = deployment.hooks, None
     if hooks.all:
-        opened = loaded.opened
-        in_core = dict.fromkeys(record.parts, Place.CORE)
-        event = SaveEvent(
-            session,
-            record._replace(parts=NO_PARTS, spilled=NO_ROWS, orphaned_rows=NO_ROWS),
-            _parts_of(changes),
-            in_core if outside is None else outside.places,
-            None if opened is None else opened.record.id,
-            None if opened is None else opened.sealed_at,
-            now,
-        )
+        event = _save_event(plan, session, changes, loaded, now)
         hooks.before_save(event)
     if payload is None and outside is not None:
         record, chunks = _write_outside_core(deployment, record, outside, int(now))
@@ -528,6 +518,18 @@ def report_not_saved(deployment: Deployment, session: Session, loaded: LoadedSes
     """Run the hooks for a session that a logout overtook. Raises StorageError."""
     if loaded.record is not None:
         deployment.hooks.not_saved(session, loaded.record.id, deployment.now())
+
+
+def _save_event(
+    plan: SavePlan, session: Session, changes: Changes, loaded: LoadedSession, now: float
+) -> SaveEvent:
+    opened, record = loaded.opened, plan.record
+    in_core = dict.fromkeys(record.parts, Place.CORE)
+    places = in_core if plan.outside is None else plan.outside.places
+    who = record._replace(parts=NO_PARTS, spilled=NO_ROWS, orphaned_rows=NO_ROWS)
+    arrived_id = None if opened is None else opened.record.id
+    sealed_at = None if opened is None else opened.sealed_at
+    return SaveEvent(session, who, _parts_of(changes), places, arrived_id, sealed_at, now)
 
 
 def _write_outside_core(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import sys
 import tempfile
 import time
 import uuid
@@ -293,18 +294,14 @@ def total_size(*parts: str | bytes) -> int:
 
 def fitting_count(store: Storage, most: int, *parts: str | bytes) -> int:
     """Return how many records of this size surely fit into the store, at most `most`."""
-    total = store.capabilities.total_bytes
-    return most if total is None else min(most, total // total_size(*parts))
+    total = store.capabilities.total_bytes or sys.maxsize
+    return min(most, total // total_size(*parts))
 
 
 def batches(store: Storage, names: Sequence[str], *rest: str | bytes) -> Iterator[Sequence[str]]:
     """Yield `names` in batches that fit into the store, as records with `rest` beside each name."""
-    total = store.capabilities.total_bytes
-    if total is None:
-        yield names
-        return
     batch: list[str] = []
-    left = total
+    left = total = store.capabilities.total_bytes or sys.maxsize
     for name in names:
         size = total_size(name, *rest)
         if batch and left < size:
