@@ -25,9 +25,10 @@ from typing import Self
 
 from .._stored.table import Kind
 from ..deployment import Deployment
-from ..errors import CapacityError, ConfigurationError, MalformedToken, UnsupportedValue
+from ..errors import CapacityError, ConfigurationError, MalformedToken
 from ..keyring import length_prefixed
 from ..storage.contract import millis, utf8
+from .logins import make_type_error
 
 __all__ = ["ArtifactStore", "SAMLArtifact", "compute_source_id"]
 
@@ -63,9 +64,9 @@ class ArtifactStore:
         that is not text; StorageError or NoPrimaryKey.
         """
         if type(message) is not bytes:
-            raise UnsupportedValue("message", f"expected bytes, got {type(message).__name__}")
+            raise make_type_error("message", "bytes", message)
         if type(recipient) is not str:
-            raise UnsupportedValue("recipient", f"expected text, got {type(recipient).__name__}")
+            raise make_type_error("recipient", "text", recipient)
         if not recipient or not 0 < lifetime <= LONGEST:
             raise ConfigurationError(
                 "recipient, lifetime: must not be empty, and must be 1 to"
@@ -134,10 +135,7 @@ class SAMLArtifact:
         for name, kind in (("source_id", bytes), ("handle", bytes), ("endpoint_index", int)):
             value = getattr(self, name)
             if type(value) is not kind:
-                raise UnsupportedValue(
-                    f"SAMLArtifact.{name}",
-                    f"expected {kind.__name__}, got {type(value).__name__}",
-                )
+                raise make_type_error(f"SAMLArtifact.{name}", kind.__name__, value)
         if len(self.source_id) != DIGEST_BYTES or len(self.handle) != DIGEST_BYTES:
             raise ConfigurationError(
                 f"SAMLArtifact.source_id, handle: must have {DIGEST_BYTES} bytes each,"

@@ -16,9 +16,8 @@ Two concurrent requests lose no service login; `merge_sets` has the rules.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 from ..errors import (
     ConfigurationError,
@@ -29,6 +28,7 @@ from ..errors import (
 )
 from ..hooks import SaveEvent
 from ..session import Session
+from ..settings import MergeRule
 from ._codec.authentications import Head, compact, decode_head, encode_head, expand
 from ._codec.columns import decode_logins, encode_logins
 from .identifiers import NAME_ID, PAIRWISE_CHARS, SESSION_INDEX, Identifiers, parse_kid
@@ -49,7 +49,6 @@ from .registry import Registry
 
 __all__ = ["PERSISTENT", "TRANSIENT", "LoginRecord", "LoginRecords"]
 
-MergeRule: TypeAlias = Callable[[object, object, object], object]
 TRANSIENT = "urn:oasis:names:tc:SAML:2.0:nameid-format:transient"
 PERSISTENT = "urn:oasis:names:tc:SAML:2.0:nameid-format:persistent"
 
@@ -192,47 +191,44 @@ class LoginRecords:
         return encode_logins(keep_latest(merged), self.registry)
 
     def read_columns(self, value: object) -> frozenset[ServiceLogin]:
-        """Return the service logins of the part's value, with placeholders.
-
-        Raises LoginsUnreadable.
-        """
+        """Return the part's logins, with placeholders. Raises LoginsUnreadable."""
         return decode_logins(_check_bytes(value), self.registry)
 
     def read_logins(
         self, value: object, session_id: bytes, subject: str
     ) -> frozenset[ServiceLogin]:
-        """Return the service logins of the part's value, without placeholders.
-
-        Raises LoginsUnreadable.
-        """
+        """Return the part's logins, without placeholders. Raises LoginsUnreadable."""
         deriver = IdentifierDeriver(session_id, subject, self.identifiers)
         return frozenset(deriver.expand(login) for login in self.read_columns(value))
 
     def find_new_logins(self, event: SaveEvent) -> frozenset[ServiceLogin]:
-        """Return the service logins that a save adds to its session id.
-
-        Raises LoginsUnreadable.
-        """
-        part, record = event.parts.get(self.columns), event.record
-        if part is None or part.encoded is None or record.subject is None:
+        """Return the logins that a save adds to its id. Raises LoginsUnreadable."""
+        part, session_id, subject = (
+            event.parts.get(self.columns),
+            event.record.id,
+            event.record.subject,
+        )
+        if part is None or part.encoded is None or subject is None:
             return frozenset()
         if not (part.is_changed or event.has_new_id):
             return frozenset()
         decode = event.session.decode
-        value = decode(self.columns, part.encoded)
-        logins = self.read_logins(value, record.id, record.subject)
+        logins = self.read_logins(decode(self.columns, part.encoded), session_id, subject)
         if part.saved is None or event.has_new_id:
             return logins
-        value = decode(self.columns, part.saved)
-        known = {login.identity for login in self.read_logins(value, record.id, record.subject)}
+        saved = self.read_logins(decode(self.columns, part.saved), session_id, subject)
+        known = {login.identity for login in saved}
         return frozenset(login for login in logins if login.identity not in known)
 
 
 def merge_heads(base: object, remote: object, local: object) -> bytes:
     """Merge the authentications of two requests. Raises LoginsUnreadable."""
-    known = None if base is None else decode_head(_check_bytes(base))
-    merged = merge_sets(known, decode_head(_check_bytes(remote)), decode_head(_check_bytes(local)))
-    return encode_head(merged)
+    known = None if base is None else _read_head(base)
+    return encode_head(merge_sets(known, _read_head(remote), _read_head(local)))
+
+
+def _read_head(value: object) -> Head:
+    return decode_head(_check_bytes(value))
 
 
 class LoginRecord:
@@ -262,12 +258,9 @@ class LoginRecord:
         return mine
 
     def authentications(self) -> tuple[Authentication, ...]:
-        """Return all recorded authentications, the earliest first.
-
-        Raises LoginsUnreadable.
-        """
+        """Return all authentications, the earliest first. Raises LoginsUnreadable."""
         value = self._session.get(self._records.head)
-        head: Head = frozenset() if value is None else decode_head(_check_bytes(value))
+        head = frozenset() if value is None else _read_head(value)
         found = (expand(stored, self._start()) for stored in head)
         return tuple(sorted(found, key=lambda each: (each.time, each.duration, each.method)))
 
@@ -277,10 +270,8 @@ class LoginRecord:
         With `within`, only if it is at most that many seconds old. An authentication that is more
         than a minute in the future does not count yet.
         """
-        now = self._now()
-        return any(
-            each.method == method and each.is_fresh(now, within) for each in self.authentications()
-        )
+        now, known = self._now(), self.authentications()
+        return any(each.method == method and each.is_fresh(now, within) for each in known)
 
     def forget_authentication(self, method: str) -> None:
         """Remove the authentication by `method`: the user has to repeat it."""
@@ -322,14 +313,10 @@ class LoginRecord:
 
         Raises LoginsUnreadable.
         """
-        chosen = [
-            login
-            for login in self._read_columns()
-            if entity_id is None or login.entity_id == entity_id
-        ]
-        # Without logins there may be no subject either.
-        found = [*map(self._deriver().expand, chosen)] if chosen else []
-        return tuple(sorted(found, key=sort_key))
+        chosen = [one for one in self._read_columns() if entity_id in (None, one.entity_id)]
+        if not chosen:  # then there may be no subject either
+            return ()
+        return tuple(sorted(map(self._deriver().expand, chosen), key=sort_key))
 
     def remove_service(self, login: ServiceLogin) -> None:
         """Remove one of `services`: the user has left it. Raises LoginsUnreadable."""

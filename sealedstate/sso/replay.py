@@ -61,7 +61,8 @@ class ReplayCache:
         or id; and if replies of the store were lost, so that the first caller is unknown.
         Raises StorageError if nothing was written; then the message may be tried again.
         """
-        key, now, skew = self._key(issuer, message_id), self._deployment.now(), self._skew
+        key, now = self._key(issuer, message_id), self._deployment.now()
+        skew = self._deployment.settings.skew
         # The comparison is also false for NaN.
         if key is None or not now - skew < expires_at <= now + self.longest + skew:
             log.info("a message is not admitted: no issuer or id, expired, or valid for too long")
@@ -75,15 +76,9 @@ class ReplayCache:
             )
             return False
 
-    @property
-    def _skew(self) -> int:
-        return self._deployment.settings.skew
-
     def _key(self, issuer: str, message_id: str) -> str | None:
         # Bytes would be hashed like the same text, and could use up another caller's message.
-        if type(issuer) is not str or type(message_id) is not str:
-            return None
-        if not issuer or not message_id:
+        if type(issuer) is not str or type(message_id) is not str or not (issuer and message_id):
             return None
         try:
             return self._table.guessable_key(issuer, message_id)

@@ -36,12 +36,12 @@ from ..._stored.table import Kind
 from ..._wire.encoding import from_text, to_text
 from ..._wire.record import ID_BYTES
 from ...deployment import Deployment
-from ...errors import MalformedToken, UnreadableError, UnreadablePart, UnsupportedValue
+from ...errors import MalformedToken, UnreadableError, UnreadablePart
 from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
 from ..identifiers import Identifiers, MaskKeys, mask, parse_kid, unmask
-from ..logins import NameID, ServiceLogin, StoredText, check_text
+from ..logins import NameID, ServiceLogin, StoredText, check_text, make_type_error
 from ..records import LoginRecords
 
 __all__ = ["LogoutIndex", "LogoutRequest"]
@@ -72,16 +72,12 @@ class LogoutRequest:
     def __post_init__(self) -> None:
         check_text("LogoutRequest.entity_id", self.entity_id)
         if type(self.name_id) is not NameID:
-            raise UnsupportedValue(
-                "LogoutRequest.name_id", f"expected a NameID, got {type(self.name_id).__name__}"
-            )
+            raise make_type_error("LogoutRequest.name_id", "a NameID", self.name_id)
         indexes = self.session_indexes
         # A text is a sequence of texts, too: of its letters, which match no session.
         if isinstance(indexes, str) or not isinstance(indexes, Sequence):
-            raise UnsupportedValue(
-                "LogoutRequest.session_indexes",
-                f"expected a sequence of texts, got {type(indexes).__name__}",
-            )
+            path = "LogoutRequest.session_indexes"
+            raise make_type_error(path, "a sequence of texts", indexes)
         for index in indexes:
             check_text("LogoutRequest.session_indexes", index)
         object.__setattr__(self, "session_indexes", tuple(indexes))
@@ -180,10 +176,7 @@ class LogoutIndex(SessionHooks):
         keeper.add_hooks(self, ("logins",))
 
     def find(self, request: LogoutRequest) -> list[bytes]:
-        """The ids of the sessions that the index has for `request`.
-
-        Raises StorageError.
-        """
+        """The ids of the sessions that the index has. Raises StorageError."""
         key = self._key(request.entity_id, request.name_id)
         wanted = {self._hash_index(text) for text in request.session_indexes}
         found: dict[bytes, None] = {}
@@ -201,10 +194,7 @@ class LogoutIndex(SessionHooks):
             self._table.remove_member(key, member)
 
     def needs_entry(self, session_id: bytes, login: ServiceLogin) -> bool:
-        """Whether only an entry leads from this login to its session.
-
-        The login has all identifiers.
-        """
+        """Whether only an entry leads from this login, which has all identifiers."""
         identifiers, now = self._records.identifiers, self._deployment.now()
         if identifiers is None:
             return True
