@@ -6,11 +6,9 @@
 `SAMLArtifact` is what travels in place of the message and leads to a handle. The caller
 authenticates the service that asks.
 
-A row of the context ``sealedstate.sso.artifact`` is named by BLAKE2b-192 of
-LP("sealedstate/1", "artifact", realm, handle), as text (see `_wire.encoding`; LP is as
-in `_wire.token`). The handle cannot be guessed or computed from that, so reading the
-store does not help to fetch a message. The value is sealed: the recipient's UTF-8 behind
-its length in 4 bytes, and the message.
+A row of the context ``sealedstate.sso.artifact`` (see `_wire.token`) is named by a hash, from
+which the handle cannot be computed, so reading the store does not help to fetch a message. The
+value is sealed: the recipient's UTF-8 behind its length in 4 bytes, and the message.
 """
 
 from __future__ import annotations

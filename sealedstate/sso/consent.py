@@ -4,17 +4,14 @@
         ...  # show version 3, and when the user agrees:
         consents.record(subject, "terms", 3)
 
-All consents of a subject are one row of the context ``sealedstate.sso.consent``. It is
-named by BLAKE2b-192 of LP("sealedstate/1", "consent", realm, subject), keyed with the
-ring's lookup secret, as text (see `_wire.encoding`; LP is as in `_wire.token`), and
-sealed by a key for long-lived values: the store reveals neither the subject nor the
-consents, and no rotation of the keys that seal sessions affects them. The payload is
-CBOR as in `_wire.cbor`: a list of [document, version, given at, expires at or None,
-service or None, list of attributes], sorted by document and service, times in seconds
-since 1970-01-01T00:00:00Z.
+All consents of a subject are one row of the context ``sealedstate.sso.consent`` (see
+`_wire.token`), whose name only the ring's lookup secret gives, sealed by a key for long-lived
+values: the store reveals neither the subject nor the consents, and no rotation of the keys
+that seal sessions affects them. The payload is CBOR as in `_wire.cbor`: a list of [document,
+version, given at, expires at or None, service or None, list of attributes], sorted by document
+and service, times in seconds since 1970-01-01T00:00:00Z.
 
-Two concurrent changes are both made. If both record the same document, the newer
-version stays.
+Two concurrent changes are both made. If both record the same document, the newer version stays.
 """
 
 from __future__ import annotations
@@ -211,10 +208,8 @@ def _sort(consents: Iterable[Consent]) -> tuple[Consent, ...]:
 
 
 def _encode(consents: Consents) -> bytes:
-    return cbor.encode(
-        [[*astuple(one)[:-1], sorted(one.attributes)] for one in _sort(consents)],
-        "consents",
-    )
+    rows = [[*astuple(one)[:-1], sorted(one.attributes)] for one in _sort(consents)]
+    return cbor.encode(rows, "consents")
 
 
 def _decode(entry: Entry | None) -> Consents:

@@ -16,7 +16,7 @@ Two concurrent requests lose no service login; `merge_sets` has the rules.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..errors import (
@@ -67,56 +67,62 @@ class IdentifierDeriver:
 
     def compact(self, login: ServiceLogin) -> ServiceLogin:
         """Return the login with placeholders for its derivable identifiers."""
-        name, index, entity_id = login.name_id.value, login.session_index, login.entity_id
-        if isinstance(name, str):
-            name = self._compact_name(name, entity_id)
-        if isinstance(index, str):
-            index = self._compact_handle(SESSION_INDEX, index, entity_id)
-        return _replace_identifiers(login, name, index)
+        return self._replace(login, self._compact_text)
 
     def expand(self, login: ServiceLogin) -> ServiceLogin:
         """Return the login with all identifiers as texts. Raises LoginsUnreadable."""
-        name, index, entity_id = login.name_id.value, login.session_index, login.entity_id
-        if isinstance(name, Derived):
-            name = self._expand(NAME_ID, name, entity_id)
-        if isinstance(index, Derived):
-            index = self._expand(SESSION_INDEX, index, entity_id)
-        return _replace_identifiers(login, name, index)
+        return self._replace(login, self._expand_text)
 
-    def _compact_name(self, text: str, entity_id: str) -> StoredText:
-        if text == self.subject:
-            return Derived(Derivation.SUBJECT)
+    def _replace(
+        self, login: ServiceLogin, change: Callable[[str, StoredText, str], StoredText]
+    ) -> ServiceLogin:
+        """Return the login with changed identifiers; itself if they are unchanged."""
+        name_id, entity_id, index = login.name_id, login.entity_id, login.session_index
+        name = change(NAME_ID, name_id.value, entity_id)
+        if index is not None:
+            index = change(SESSION_INDEX, index, entity_id)
+        if name is name_id.value and index is login.session_index:
+            return login
+        # Constructed by hand: dataclasses.replace costs more than the rest.
+        name_id = NameID(name, name_id.format, name_id.name_qualifier, name_id.sp_name_qualifier)
+        return ServiceLogin(entity_id, login.method, name_id, index, login.time)
+
+    def _compact_text(self, label: str, text: StoredText, entity_id: str) -> StoredText:
+        if isinstance(text, Derived):
+            return text
         keys = self.identifiers
-        # The length is compared first: deriving costs more.
-        if (
-            len(text) == PAIRWISE_CHARS
-            and keys is not None
-            and keys.pairwise is not None
-            and text == keys.pairwise_name_id(self.subject, entity_id)
-        ):
-            return Derived(Derivation.PAIRWISE, keys.pairwise.kid)
-        return self._compact_handle(NAME_ID, text, entity_id)
-
-    def _compact_handle(self, label: str, text: str, entity_id: str) -> StoredText:
+        if label == NAME_ID:
+            if text == self.subject:
+                return Derived(Derivation.SUBJECT)
+            # The length is compared first: deriving costs more.
+            if (
+                len(text) == PAIRWISE_CHARS
+                and keys is not None
+                and keys.pairwise is not None
+                and text == keys.pairwise_name_id(self.subject, entity_id)
+            ):
+                return Derived(Derivation.PAIRWISE, keys.pairwise.kid)
         kid = parse_kid(text)
         if kid is None or self._derive_handle(kid, label, entity_id) != text:
             return text
         return Derived(Derivation.DERIVED, kid, self._mark())
 
-    def _expand(self, label: str, placeholder: Derived, entity_id: str) -> str:
+    def _expand_text(self, label: str, stored: StoredText, entity_id: str) -> str:
         text: str | None = None
-        if placeholder.derivation is Derivation.SUBJECT:
+        if not isinstance(stored, Derived):
+            return stored
+        if stored.derivation is Derivation.SUBJECT:
             text = self.subject
-        elif placeholder.derivation is Derivation.PAIRWISE:
+        elif stored.derivation is Derivation.PAIRWISE:
             keys = self.identifiers
-            if keys is not None and keys.pairwise and keys.pairwise.kid == placeholder.kid:
+            if keys is not None and keys.pairwise and keys.pairwise.kid == stored.kid:
                 text = keys.pairwise_name_id(self.subject, entity_id)
-        elif placeholder.mark != self._mark():
+        elif stored.mark != self._mark():
             raise SessionIdChanged("derived identifiers belong to an earlier id of this session")
         else:
-            text = self._derive_handle(placeholder.kid, label, entity_id)
+            text = self._derive_handle(stored.kid, label, entity_id)
         if text is None:
-            raise IdentifierKeyMissing(placeholder.kid)
+            raise IdentifierKeyMissing(stored.kid)
         return text
 
     def _derive_handle(self, kid: bytes, label: str, entity_id: str) -> str | None:
@@ -126,18 +132,6 @@ class IdentifierDeriver:
 
     def _mark(self) -> bytes:
         return hashlib.blake2b(self.session_id, digest_size=MARK_BYTES).digest()
-
-
-def _replace_identifiers(
-    login: ServiceLogin, name: StoredText, index: StoredText | None
-) -> ServiceLogin:
-    """Return the login with these identifiers; itself if they are unchanged."""
-    name_id = login.name_id
-    if name is name_id.value and index is login.session_index:
-        return login
-    # Constructed by hand: dataclasses.replace costs more than the rest.
-    name_id = NameID(name, name_id.format, name_id.name_qualifier, name_id.sp_name_qualifier)
-    return ServiceLogin(login.entity_id, login.method, name_id, index, login.time)
 
 
 def needs_subject(login: ServiceLogin) -> bool:
@@ -203,21 +197,17 @@ class LoginRecords:
 
     def find_new_logins(self, event: SaveEvent) -> frozenset[ServiceLogin]:
         """Return the logins that a save adds to its id. Raises LoginsUnreadable."""
-        part, session_id, subject = (
-            event.parts.get(self.columns),
-            event.record.id,
-            event.record.subject,
-        )
-        if part is None or part.encoded is None or subject is None:
+        part, record, decode = event.parts.get(self.columns), event.record, event.session.decode
+        if part is None or part.encoded is None or record.subject is None:
             return frozenset()
         if not (part.is_changed or event.has_new_id):
             return frozenset()
-        decode = event.session.decode
-        logins = self.read_logins(decode(self.columns, part.encoded), session_id, subject)
+        value = decode(self.columns, part.encoded)
+        logins = self.read_logins(value, record.id, record.subject)
         if part.saved is None or event.has_new_id:
             return logins
-        saved = self.read_logins(decode(self.columns, part.saved), session_id, subject)
-        known = {login.identity for login in saved}
+        value = decode(self.columns, part.saved)
+        known = {login.identity for login in self.read_logins(value, record.id, record.subject)}
         return frozenset(login for login in logins if login.identity not in known)
 
 

@@ -5,12 +5,11 @@
 
 Ask after the message's signature was checked and before anything follows from it.
 
-A row of the context ``sealedstate.sso.replay`` is named by BLAKE2b-192 of
-LP("sealedstate/1", "replay", realm, issuer, message id), keyed with the ring's lookup
-secret, as text (see `_wire.encoding`; LP is as in `_wire.token`). Its value is 16
-random bytes, by which the node that wrote the row recognises it if the reply is lost.
-So the store reveals nothing about messages, and no sealing key is needed. An owner of
-the store who deletes a row can have a message admitted twice.
+A row of the context ``sealedstate.sso.replay`` (see `_wire.token`) has a name that only the
+ring's lookup secret gives, and 16 random bytes, by which the node that wrote the row
+recognises it if the reply is lost. So the store reveals nothing about messages, and no
+sealing key is needed. An owner of the store who deletes a row can have a message admitted
+twice.
 
 A message may be used until `skew` seconds after its expiry, and is remembered for
 twice that, because the clock of the node that removes the row may be ahead.

@@ -42,7 +42,7 @@ from ..._wire.encoding import from_text, to_text
 from ...deployment import Deployment
 from ...errors import LoginsUnreadable, MalformedRecord, MalformedToken, UsageError
 from ...session import Session
-from .._codec.columns import decode_logins, encode_logins
+from .._codec.columns import encode_logins
 from ..logins import NameID, ServiceLogin, StoredText, keep_latest, sort_key
 from ..records import IdentifierDeriver, LoginRecords
 from .index import LogoutRequest, matches
@@ -96,7 +96,6 @@ class LogoutState:
 
     @property
     def logins(self) -> tuple[ServiceLogin, ...]:
-        """All service logins."""
         return self.login_list.logins
 
     @property
@@ -105,7 +104,6 @@ class LogoutState:
         return PENDING not in self.status and not self.pending_in_cookie
 
     def which(self, status: int) -> tuple[ServiceLogin, ...]:
-        """The logins with this letter."""
         pairs = zip(self.logins, self.status, strict=True)
         return tuple(login for login, letter in pairs if letter == status)
 
@@ -175,7 +173,6 @@ class LogoutTable:
         return self._table.key(session_id)
 
     def list_keys(self) -> Iterator[str]:
-        """The names of all rows, in a store that can list them."""
         return self._table.keys()
 
     def read(self, key: str) -> LogoutState | None:
@@ -219,8 +216,9 @@ class LogoutTable:
             if after is None or after == before:
                 return None
             if after.login_list.columns is None:
-                deriver = self._make_deriver(after.session_id, after.subject)
-                compact = [deriver.compact(login) for login in after.logins]
+                subject, keys = after.subject or "", self._records.identifiers
+                deriver = IdentifierDeriver(after.session_id, subject, keys)
+                compact = map(deriver.compact, after.logins)
                 columns = encode_logins(compact, self._records.registry)
                 after = replace(after, login_list=replace(after.login_list, columns=columns))
             return Put(self._encode(after), expires_at)
@@ -259,23 +257,16 @@ class LogoutTable:
             raise LoginsUnreadable("a logout was written by another release")
         _, session_id, subject, secret, written_at, pending, requests, columns, status = row
         whose = (session_id, subject, columns)
-        if (
-            known is not None
-            and (known.session_id, known.subject, known.login_list.columns) == whose
-        ):
+        if known and (known.session_id, known.subject, known.login_list.columns) == whose:
             logins = known.login_list
         else:
-            deriver = self._make_deriver(session_id, subject)
-            decoded = decode_logins(columns, self._records.registry)
-            logins = sort_logins(map(deriver.expand, decoded), columns)
+            decoded = self._records.read_logins(columns, session_id, subject or "")
+            logins = sort_logins(decoded, columns)
         asked = tuple(
             LogoutRequest(entity_id, NameID(*name), tuple(indexes))
             for entity_id, *name, indexes in requests
         )
         return LogoutState(session_id, subject, secret, pending, asked, logins, status, written_at)
-
-    def _make_deriver(self, session_id: bytes, subject: str | None) -> IdentifierDeriver:
-        return IdentifierDeriver(session_id, subject or "", self._records.identifiers)
 
 
 # The part of a session without a store that holds the services whose notification failed.
