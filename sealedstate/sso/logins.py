@@ -156,7 +156,7 @@ def keep_latest(logins: Iterable[ServiceLogin]) -> frozenset[ServiceLogin]:
 def sort_key(login: ServiceLogin) -> tuple[object, ...]:
     """Return a key for a total order of logins without placeholders, by time.
 
-    Rows of logouts rely on this order (see `logout._state`).
+    Rows of logouts rely on this order (see `logout.progress`).
     """
     name_id = login.name_id
     texts = (name_id.format, name_id.name_qualifier, name_id.sp_name_qualifier, login.session_index)

@@ -1,6 +1,6 @@
 """Ends one session by its id, in the safe order, and records which services must be notified.
 
-    1. record the services that are known (`_state`)
+    1. record the services that are known (`progress`)
     2. revoke the session; once the store has acknowledged that, no node accepts it
     3. read the stored login records, and record the services that were added meanwhile
     4. delete the stored login records; delete the index entries once no service is pending

@@ -31,6 +31,7 @@ services would cost n * n decodings.
 
 from __future__ import annotations
 
+import hmac
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
@@ -179,6 +180,17 @@ class LogoutTable:
         """What is known of a logout; None without a row that a node can open."""
         entry = self._table.read(key)
         return None if entry is None else self._decode(entry.value, None)
+
+    def find(self, token: str) -> LogoutState | None:
+        """What is known of the logout that a token leads back to; None for any other text."""
+        try:
+            data = from_text(token)
+        except MalformedToken:
+            return None
+        key, secret = data[:KEY_BYTES], data[KEY_BYTES:]
+        state = self.read(to_text(key)) if len(secret) == SECRET_BYTES else None
+        # The row's name can be computed from the session's id; the secret cannot.
+        return state if state and hmac.compare_digest(state.secret, secret) else None
 
     def change_existing(
         self,
@@ -433,11 +445,3 @@ class SessionProgress(LogoutProgress):
         """End the session if no service is pending."""
         if self._state.is_settled:
             self._session.invalidate()
-
-
-def parse_token(token: str) -> tuple[str, bytes]:
-    """The row's name and the secret of a token. Raises MalformedToken."""
-    data = from_text(token)
-    if len(data) != KEY_BYTES + SECRET_BYTES:
-        raise MalformedToken
-    return to_text(data[:KEY_BYTES]), data[KEY_BYTES:]
