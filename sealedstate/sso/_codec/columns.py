@@ -50,7 +50,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple, TypeAlias
 
 from ...errors import LoginsUnreadable, UnsupportedValue
@@ -58,7 +58,7 @@ from ..logins import KID_BYTES, MARK_BYTES, Derivation, Derived, NameID, Service
 from ..registry import CHECK_BYTES, NO_VERSION, Registry, Version
 from .bits import BitReader, BitWriter
 from .strings import COMMON_SHAPES, MAX_BYTES, MIN_BYTES, Shape, pack, put_text, take_text, unpack
-from .tables import DEFAULT_METHOD, METHODS, NAME_ID_FORMATS, entry
+from .tables import METHODS, NAME_ID_FORMATS, entry
 
 FORMAT = 1
 MINUTE = 60
@@ -119,7 +119,7 @@ _LITERAL = Encoding(LITERAL)
 _COMMON = {shape: Encoding(FIRST_COMMON + at) for at, shape in enumerate(COMMON_SHAPES)}
 _DERIVATIONS = frozenset(Derivation)
 INITIAL = Group(
-    Traits(DEFAULT_METHOD, False, (_NO_QUALIFIER, _NO_QUALIFIER)),
+    Traits(METHODS[0], False, (_NO_QUALIFIER, _NO_QUALIFIER)),
     (),
     Encoding(FIRST_COMMON),
     Encoding(FIRST_COMMON),
@@ -449,11 +449,8 @@ class _Decoder:
     def _take_services(self, group: Group, count: int) -> list[str]:
         if group.traits.unregistered:
             return [take_text(self._in) for _ in range(count)]
-        number, entity_ids = -1, []
-        for gap in self._in.take_rice(count, _rice_bits(self.version, count)):
-            number += gap + 1
-            entity_ids.append(self._entity_id(number))
-        return entity_ids
+        gaps = self._in.take_rice(count, _rice_bits(self.version, count))
+        return [self._entity_id(number - 1) for number in accumulate(gap + 1 for gap in gaps)]
 
     def _entity_id(self, number: int) -> str:
         if number >= self.version.entities:

@@ -177,12 +177,15 @@ class LogoutIndex(SessionHooks):
 
     def find(self, request: LogoutRequest) -> list[bytes]:
         """The ids of the sessions that the index has. Raises StorageError."""
-        key = self._key(request.entity_id, request.name_id)
+        key, keys = self._key(request.entity_id, request.name_id), self._mask_keys()
         wanted = {self._hash_index(text) for text in request.session_indexes}
         found: dict[bytes, None] = {}
         for member in self._table.members(key):
-            opened = self._open_member(key, member)
-            if opened is None:
+            try:
+                opened = unmask(keys, ("member", key), from_text(member), (ID_BYTES, INDEX_BYTES))
+            except MalformedToken:
+                opened = None
+            if opened is None:  # it was not made for this row
                 self._table.refuse_member("tag")
             elif not wanted or opened[1] in wanted:
                 found[opened[0]] = None
@@ -232,14 +235,6 @@ class LogoutIndex(SessionHooks):
         texts = [] if session_index is None else [str(session_index)]
         message = length_prefixed("session-index", bytes([len(texts)]), *texts)
         return hashlib.blake2b(message, key=self._subkey("tag"), digest_size=INDEX_BYTES).digest()
-
-    def _open_member(self, key: str, member: str) -> tuple[bytes, ...] | None:
-        """The session id and the hashed index; None if it was made for another row."""
-        try:
-            token = from_text(member)
-        except MalformedToken:
-            return None
-        return unmask(self._mask_keys(), ("member", key), token, (ID_BYTES, INDEX_BYTES))
 
     def _mask_keys(self) -> MaskKeys:
         return self._subkey("tag"), self._subkey("mask")

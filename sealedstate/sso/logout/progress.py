@@ -434,14 +434,10 @@ class SessionProgress(LogoutProgress):
                 login.remove_service(one)
         failed = encode_logins(self._state.which(FAILED), self._records.registry)
         self._session[FAILED_PART] = failed
-        self.end_if_settled()
-
-    def mark_requested(self, request: LogoutRequest) -> None:
-        """Record a service that asked for the logout, and need not be notified."""
-        asking = self._state.mark_requested(request).which(NOTIFIED)
-        self._mark([login.identity for login in asking], NOTIFIED)
-
-    def end_if_settled(self) -> None:
-        """End the session if no service is pending."""
         if self._state.is_settled:
             self._session.invalidate()
+
+    def begin(self, request: LogoutRequest | None) -> None:
+        """Store the progress. The service that asked for the logout need not be notified."""
+        state = self._state if request is None else self._state.mark_requested(request)
+        self._mark([login.identity for login in state.which(NOTIFIED)], NOTIFIED)

@@ -103,9 +103,7 @@ class SingleLogout:
                 login.forget_authentication(authentication.method)
             session[FAILED_PART] = b""
             progress = SessionProgress(self._records, session)
-            if request is not None:
-                progress.mark_requested(request)
-            progress.end_if_settled()
+            progress.begin(request)
             return progress
         session_id, loaded = _find_id(session)
         known = KnownSession(session_id, session.subject, services, has_read_cookies=True)
