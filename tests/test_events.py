@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -20,6 +17,8 @@ from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, Eve
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
 from sealedstate.storage import MemoryStorage
+from sealedstate.testing._workers import run_in_threads
+from tests.support.forks import run_child
 from tests.support.jar import Browser, Clock, keeper
 
 KID = bytes.fromhex("0a0b0c0d")
@@ -87,35 +86,24 @@ def test_threads_lose_no_count() -> None:
     seen: list[Event] = []
     events, name = EventLog([seen.append]), cast(EventName, Interruptible("opened"))
 
-    def count() -> None:
+    def count(*_: object) -> None:
         for _ in range(150):
             events.emit(name, kid=KID)
 
-    threads = [threading.Thread(target=count) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(8, count)
     assert events.counts["opened"] == events.by_kid["opened", KID.hex()] == len(seen) == 1200
 
 
 def test_a_process_that_is_forked_during_a_count_continues_to_count() -> None:
-    # The lock is held as by another thread, which the child does not have.
-    script = """
-import os, signal
-from sealedstate.events import EventLog
+    events = EventLog()
+    events.emit("opened")
 
-events = EventLog()
-events.emit("opened")
-with events._lock:
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)  # a child that hangs does not stay
+    def emit() -> int:
         events.emit("opened")
-        os._exit(0 if events.counts["opened"] == 2 else 1)
-raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+        return events.counts["opened"]
+
+    with events._lock:  # as by another thread, which the child does not have
+        assert run_child(emit) == 2
 
 
 # --- logs ---------------------------------------------------------------------------------------

@@ -27,11 +27,6 @@ from tests.support.tables import check_each
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def store(clock: Clock) -> ScriptedStorage:
     return ScriptedStorage(clock)
 

@@ -34,9 +34,7 @@ from tests.support.sql_surroundings import (
 )
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
-postgresql_server = sql_servers.postgresql_server
-mariadb_server = sql_servers.mariadb_server
-clock, server = sql_surroundings.clock, sql_surroundings.server
+server = sql_surroundings.server
 schema, url = sql_surroundings.schema, sql_surroundings.url
 open_store, store = sql_surroundings.open_store, sql_surroundings.store
 

@@ -19,10 +19,7 @@ from sealedstate.storage import Storage, open_storage
 from sealedstate.testing._suite import eventually
 from tests.support.backends import Service, opener
 from tests.support.identity_providers import SHARED, SP, deployment, patient, service
-from tests.support.sql_servers import postgresql_server
 from tests.support.workers import SideFile, Workers
-
-__all__ = ["postgresql_server"]
 
 pytestmark = pytest.mark.slow
 

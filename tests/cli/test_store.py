@@ -22,7 +22,6 @@ from sealedstate.storage.requirements import (
     unmet_needs,
 )
 from sealedstate.testing import ScriptedStorage
-from tests.support import kv_servers, sql_servers
 from tests.support.installed import need_driver
 from tests.support.kv_servers import KeyValueServer, redis_server
 from tests.support.ports import free_port
@@ -30,11 +29,6 @@ from tests.support.ring_cli import finding, output, run, usage_error
 from tests.support.server_process import until
 from tests.support.sql_server import PASSWORD, SQLServer
 from tests.support.sql_servers import PostgreSQLServer
-
-postgresql_server = sql_servers.postgresql_server
-mariadb_server = sql_servers.mariadb_server
-plain_redis = kv_servers.plain_redis
-plain_memcached = kv_servers.plain_memcached
 
 ACTIONS = ("init", "check", "reap", "stats")
 CONTEXTS = [context for use in USES.values() for context in use.contexts]

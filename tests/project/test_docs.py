@@ -19,14 +19,10 @@ from sealedstate.settings import _READERS
 from sealedstate.storage import USES, RoutedStorage, SQLiteStorage, open_storage
 from sealedstate.storage.requirements import DECLARED, as_markdown
 from sealedstate.storage.urls import OPTION_PREFIX, OPTIONS, URLS
-from tests.support import sql_servers
 from tests.support.documents import DOCS, Document
 from tests.support.installed import need_driver
 from tests.support.kv_servers import redis_server
 from tests.support.sql_server import PASSWORD
-
-postgresql_server = sql_servers.postgresql_server
-mariadb_server = sql_servers.mariadb_server
 
 STORES = Document("stores.md")
 SCHEMES = {url.partition(":")[0] for url in URLS}

@@ -11,11 +11,6 @@ from tests.support.shop import node, sign_in
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def store(clock: Clock) -> ScriptedStorage:
     return ScriptedStorage(clock)
 

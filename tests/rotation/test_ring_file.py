@@ -17,7 +17,7 @@ from sealedstate.rotation import document
 from sealedstate.rotation.document import RingUnreadable, dump_ring
 from sealedstate.rotation.ring import Ring, RingReplaced
 from sealedstate.rotation.ring_file import RingFile
-from sealedstate.testing._workers import run_in_fork
+from tests.support.forks import run_child
 from tests.support.ring_storages import (
     beside,
     create_at,
@@ -200,8 +200,7 @@ def test_file_of_another_user_is_named(path: Path) -> None:
 
     if os.geteuid() != 0:
         path.chmod(0)
-    failure, message = run_in_fork(read_as_nobody)
-    assert not failure, failure
+    message = run_child(read_as_nobody)
     assert "Permission denied" in message
     assert str(path) in message
 

@@ -32,9 +32,6 @@ from tests.support.ring_workers import (
     rotate_at_once,
     run_at_once,
 )
-from tests.support.sql_servers import postgresql_server
-
-__all__ = ["postgresql_server"]
 
 KEK, OTHER_KEK = (Key.generate(os.urandom).export() for _ in range(2))
 PROCESSES = 20

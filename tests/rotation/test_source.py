@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from sealedstate.rotation.source import RotatingKeySource
 from sealedstate.rotation.transitions import create_ring, revoke, rotate
 from sealedstate.testing._suite import poll
 from tests.support.examples import examples
+from tests.support.forks import run_child
 from tests.support.jar import Clock
 from tests.support.ring_simulation import World
 from tests.support.ring_storages import HASTY, RELOAD_EVERY, MemoryRing, rotation_config
@@ -42,11 +41,6 @@ class Reports:
 
     def all(self, now: float) -> list[Report]:
         return self.reports
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -350,21 +344,13 @@ def test_forked_child_rotates_with_its_own_thread(clock: Clock, storage: MemoryR
     source = source_of(storage, clock, reload_every=1, rotate_in_process=True)
     source.keyring()
     source._lock.acquire()  # as another thread might at the moment of the fork
-    read, write = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork with threads is the point
-        child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            clock.forward(HASTY.rotate_every)
-            source.keyring()
-            if any(len(source.ring.keys) == 2 for _ in poll(30)):
-                os.write(write, b"rotated")
-        os._exit(0)
-    os.close(write)
-    assert os.read(read, 100) == b"rotated"
-    os.close(read)
-    os.waitpid(child, 0)
+
+    def rotates() -> bool:
+        clock.forward(HASTY.rotate_every)
+        source.keyring()
+        return any(len(source.ring.keys) == 2 for _ in poll(30))
+
+    assert run_child(rotates)
     source.close()
 
 

@@ -29,11 +29,6 @@ Opener = Callable[..., Keeper]
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def open_keeper(clock: Clock) -> Opener:
     """Makes a keeper that accepts a weak store only for the given uses."""
 

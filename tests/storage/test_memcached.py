@@ -19,12 +19,10 @@ from sealedstate.storage.memcached import GRACE, MemcachedStorage
 from sealedstate.storage.requirements import DECLARED
 from sealedstate.testing import FakeClock
 from sealedstate.testing._workers import run_in_threads
-from tests.support import kv_servers
 from tests.support.kv_promises import PATIENT, KeyValuePromises
 from tests.support.kv_servers import KeyValueServer, memcached_server
 
 pytestmark = pytest.mark.server
-plain_memcached = kv_servers.plain_memcached
 
 SECOND, DAY = 1000, 86_400_000
 

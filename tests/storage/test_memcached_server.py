@@ -11,13 +11,11 @@ from sealedstate.errors import CapacityError, StorageUnavailable
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock, Stored
 from sealedstate.storage.memcached import MemcachedStorage
-from tests.support import kv_servers
 from tests.support.backends import ContractBehindProxy
 from tests.support.kv_promises import PATIENT
 from tests.support.kv_servers import KeyValueServer, memcached_server
 
 pytestmark = pytest.mark.server
-plain_memcached = kv_servers.plain_memcached
 
 
 def open_memcached(url: str) -> MemcachedStorage:

@@ -28,12 +28,9 @@ from sealedstate.storage import (
     open_storage,
 )
 from sealedstate.storage.urls import parse_routes, split_path, split_url
-from tests.support import sql_servers
 from tests.support.server_process import until
 from tests.support.sql_servers import PostgreSQLServer
 from tests.support.sql_surroundings import locked_records
-
-postgresql_server = sql_servers.postgresql_server
 
 # --- what is opened -----------------------------------------------------------------------------
 

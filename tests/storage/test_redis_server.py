@@ -17,7 +17,6 @@ from sealedstate.storage.contract import Capabilities, Clock, Stored
 from sealedstate.storage.redis import SETTINGS_COMMANDS, RedisStorage, capabilities_by
 from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import eventually, poll
-from tests.support import kv_servers
 from tests.support.backends import ContractBehindProxy
 from tests.support.kv_promises import PATIENT
 from tests.support.kv_servers import KeyValueServer, Persistence, make_cluster_of_one, redis_server
@@ -25,7 +24,6 @@ from tests.support.ports import free_port
 from tests.support.sql_servers import make_certificate
 
 pytestmark = pytest.mark.server
-plain_redis = kv_servers.plain_redis
 
 RECORDS = 100
 

@@ -13,14 +13,12 @@ from sealedstate.errors import VersionMismatch
 from sealedstate.storage import Stored
 from sealedstate.storage.contract import millis
 from sealedstate.storage.sql import REAP_EVERY, REAP_LIMIT, SQLStorage
-from tests.support import sql_servers, sql_surroundings
+from tests.support import sql_surroundings
 from tests.support.jar import Clock
 from tests.support.sql_surroundings import Opener, after_recovery, unavailable_message
 
 pytestmark = pytest.mark.server
-postgresql_server = sql_servers.postgresql_server
-mariadb_server = sql_servers.mariadb_server
-clock, server = sql_surroundings.clock, sql_surroundings.server
+server = sql_surroundings.server
 schema, url = sql_surroundings.schema, sql_surroundings.url
 open_store, store = sql_surroundings.open_store, sql_surroundings.store
 

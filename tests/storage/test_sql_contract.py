@@ -10,13 +10,10 @@ import pytest
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Clock
 from sealedstate.storage.sql import SQLStorage
-from tests.support import sql_servers
 from tests.support.backends import ContractBehindProxy
 from tests.support.sql_server import SQLServer
 
 pytestmark = pytest.mark.server
-postgresql_server = sql_servers.postgresql_server
-mariadb_server = sql_servers.mariadb_server
 
 TIMEOUT = 60.0  # seconds; tests share a machine
 

@@ -23,15 +23,10 @@ import pytest
 from sealedstate.errors import CapacityError, ConfigurationError, StorageUnavailable
 from sealedstate.storage import SQLiteStorage, Stored
 from sealedstate.storage.sqlite import SQLiteFile, wal_is_safe
-from sealedstate.testing._workers import run_in_fork
+from tests.support.forks import run_child
 from tests.support.jar import Clock
 
 JOURNAL = "wal" if wal_is_safe(sqlite3.sqlite_version_info) else "delete"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -59,13 +54,6 @@ def is_intact(path: Path) -> bool:
 def rows(path: Path) -> int:
     ((count,),) = sql(path, "SELECT count(*) FROM sealedstate_record")
     return int(count)
-
-
-def run_child(act: Callable[[], object]) -> Any:
-    """What `act` returns in a forked child; it must succeed."""
-    problem, answer = run_in_fork(act)
-    assert not problem, problem
-    return answer
 
 
 def outcome(act: Callable[[], Any]) -> Any:

@@ -144,11 +144,6 @@ class Owner:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(NOW)
-
-
-@pytest.fixture
 def owner(tmp_path: Path) -> Owner:
     return Owner(tmp_path / "store.sqlite")
 

@@ -1,7 +1,6 @@
 """The stores that the tests of consistency run against, and processes that use them.
 
-A backend is added by a line in BACKENDS; processes must be able to share it. A module of tests
-imports `postgresql_server` and `mariadb_server`, which start one server each for all of its tests.
+A backend is added by a line in BACKENDS; processes must be able to share it.
 """
 
 from __future__ import annotations

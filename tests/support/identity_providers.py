@@ -1,7 +1,6 @@
 """An identity provider: its keys, logins, stores and nodes, and its users' browsers.
 
-Keys and logins are equal in every run. A module of tests on stores imports `postgresql_server`, so
-that one server serves it all.
+Keys and logins are equal in every run.
 """
 
 from __future__ import annotations

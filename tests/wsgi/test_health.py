@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +22,7 @@ from sealedstate.keyring import Keyring
 from sealedstate.storage import SQLiteStorage, Storage
 from sealedstate_wsgi import HealthApplication, SealedSessionMiddleware
 from tests.support.client import ask, cookie_header, send
+from tests.support.forks import run_child
 from tests.support.installed import need_driver
 from tests.support.jar import Clock
 from tests.support.ports import free_port
@@ -50,11 +49,6 @@ class CountingStore(SQLiteStorage):
         self.meanwhile()
         super().ping()
         self.running -= 1
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -268,25 +262,10 @@ def test_child_that_is_forked_while_a_request_asks_answers(
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask, application)
         until(lambda: store.running, "a request asks")
-        status = run_in_child(ask_in_child)
+        is_up = run_child(ask_in_child)
         resume.set()
         assert asking.result(HANGS).status == 200
-    assert status == 0
-
-
-def run_in_child(act: Callable[[], bool]) -> int:
-    """The exit code of a forked child: 0 if `act` returns True."""
-    with warnings.catch_warnings():
-        # Python warns of a fork beside threads, which is what is tested.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        signal.alarm(HANGS)
-        try:
-            os._exit(0 if act() else 1)
-        finally:
-            os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert is_up
 
 
 # --- on a separate port -------------------------------------------------------------------------
