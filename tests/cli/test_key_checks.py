@@ -484,16 +484,6 @@ def test_cookies_of_a_key_that_soon_expires_are_found_by_two_snapshots(file: Des
 # --- reports that cannot be read ----------------------------------------------------------------
 
 
-def test_files_that_are_no_reports_are_ignored(file: Desk) -> None:
-    file.report(file.create(HOUR))
-    folder = Path(f"{file.path}.nodes")
-    (folder / "folder.json").mkdir()
-    for text in ("", "x", "1\n", "nan\n{}", "9e99\n[]", "9e99\n" + "[" * 60_000):
-        (folder / "other.json").write_text(text)
-        assert by_subject() == {}
-        assert run("keys", "list").code == 0
-
-
 @examples(50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=CHANGES)
 def test_no_command_fails_whatever_a_report_contains(file: Desk, changes: dict[str, Any]) -> None:

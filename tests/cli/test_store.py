@@ -26,7 +26,6 @@ from tests.support.installed import need_driver
 from tests.support.kv_servers import KeyValueServer, redis_server
 from tests.support.ports import free_port
 from tests.support.ring_cli import finding, output, run, usage_error
-from tests.support.server_process import until
 from tests.support.sql_server import PASSWORD, SQLServer
 from tests.support.sql_servers import PostgreSQLServer
 
@@ -268,22 +267,6 @@ def test_every_command_works_on_a_database_server(server: Any) -> None:
 
 
 @pytest.mark.server
-def test_what_a_database_server_refuses_is_printed(server: Any) -> None:
-    schema = server.fresh_schema()
-    assert "password" in unusable(patient(server.url(schema, password="canary-wrong")))
-    missing = server.url("nowhere").replace("/postgres?", "/nowhere?")
-    assert "nowhere" in unusable(patient(missing))
-    limited, url = patient(server.limited_url(schema)), patient(server.url(schema))
-    assert "run `sealedstate store init`" in unusable(limited)
-    assert run("store", "init", url).code == 0
-    assert "denied" in unusable(limited)
-    server.allow(schema)
-    assert run("store", "check", limited).code == 0
-    server.ask(f"INSERT INTO {schema}.sealedstate_schema (version) VALUES (1000)")
-    assert "of version 1000; this release supports" in unusable(url)
-
-
-@pytest.mark.server
 def test_database_that_only_reads_is_found(postgresql_server: PostgreSQLServer) -> None:
     url = patient(postgresql_server.fresh_url())
     assert run("store", "init", url).code == 0
@@ -321,17 +304,6 @@ def test_redis_is_checked_by_its_configuration(plain_redis: KeyValueServer) -> N
         url = patient(server.url)
         assert run("store", "ping", url).code == 0
         assert "maxmemory" in failure(url)
-
-
-@pytest.mark.server
-def test_replica_of_a_redis_is_found() -> None:
-    with redis_server() as primary:
-        replicating = ("--replicaof", f"127.0.0.1 {primary.port}")
-        with redis_server("none", *replicating) as replica:
-            url = patient(replica.url)
-            until(lambda: run("store", "ping", url).code == 0, "the replica answers")
-            assert "it is a replica and takes no writes" in failure(url)
-            assert check(patient(primary.url))["stores"][0]["fails"] is None
 
 
 @pytest.mark.server
