@@ -17,8 +17,8 @@ from sealedstate.errors import StorageError
 from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
 from sealedstate.storage import Storage, open_storage
 from sealedstate.testing._suite import eventually
-from tests.support.backends import Service, opener
-from tests.support.identity_providers import SHARED, SP, deployment, patient, service
+from tests.support.backends import Service, opener, patient
+from tests.support.identity_providers import SHARED, SP, deployment, service
 from tests.support.workers import SideFile, Workers
 
 pytestmark = pytest.mark.slow

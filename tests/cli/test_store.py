@@ -22,6 +22,7 @@ from sealedstate.storage.requirements import (
     unmet_needs,
 )
 from sealedstate.testing import ScriptedStorage
+from tests.support.backends import patient
 from tests.support.installed import need_driver
 from tests.support.kv_servers import KeyValueServer, redis_server
 from tests.support.ports import free_port
@@ -31,7 +32,6 @@ from tests.support.sql_servers import PostgreSQLServer
 
 ACTIONS = ("init", "check", "reap", "stats")
 CONTEXTS = [context for use in USES.values() for context in use.contexts]
-PATIENTLY = "sealedstate_timeout=60"  # tests share a machine
 
 
 @pytest.fixture
@@ -44,10 +44,6 @@ def server(request: pytest.FixtureRequest) -> Iterator[Any]:
     found: SQLServer = request.getfixturevalue(f"{request.param}_server")
     yield found
     found.ensure_running()
-
-
-def patient(url: str) -> str:
-    return f"{url}{'&' if '?' in url else '?'}{PATIENTLY}"
 
 
 def unusable(url: str) -> str:

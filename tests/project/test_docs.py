@@ -19,6 +19,8 @@ from sealedstate.settings import _READERS
 from sealedstate.storage import USES, RoutedStorage, SQLiteStorage, open_storage
 from sealedstate.storage.requirements import DECLARED, as_markdown
 from sealedstate.storage.urls import OPTION_PREFIX, OPTIONS, URLS
+from sealedstate.testing import FakeClock
+from tests.support.backends import use_everything
 from tests.support.documents import DOCS, Document
 from tests.support.installed import need_driver
 from tests.support.kv_servers import redis_server
@@ -181,20 +183,6 @@ def test_documented_rights_are_sufficient(
     assert main(["store", "check", url("application")]) == 1
     assert PASSWORD not in capsys.readouterr().err
     grant("application")
-    _use_everything(url("application"))
-
-
-def _use_everything(url: str) -> None:
-    now = int(time.time() * 1000)
-    with contextlib.closing(open_storage(url, time.time)) as store:
-        store.create("c", "k", b"v", now + 60_000, 1)
-        store.update("c", "k", b"w", None, 2, expected=1)
-        store.update_expiration("c", "k", now + 60_000)
-        store.touch_context("c", now + 60_000)
-        assert list(store.keys("c")) == ["k"]
-        store.add_member("c", "k", "m", now - 1)
-        store.remove_member("c", "k", "m")
-        assert store.reap(10) == 1
-        store.delete("c", "k", expected=2)
-        store.delete_context("c")
-        store.ping()
+    clock = FakeClock()
+    with contextlib.closing(open_storage(url("application"), clock)) as store:
+        use_everything(store, clock)

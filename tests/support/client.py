@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from wsgiref.util import setup_testing_defaults
+
+from werkzeug.test import create_environ
 
 from tests.support.jar import Jar
 
@@ -105,18 +106,8 @@ def environ_of(
     extras: Mapping[str, object] | None = None,
 ) -> WSGIEnvironment:
     """A request's environ. `extras` go before everything else."""
-    path, _, query = path.partition("?")
-    environ: WSGIEnvironment = {
-        "REQUEST_METHOD": method,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
-    }
-    if cookie:
-        environ["HTTP_COOKIE"] = cookie
-    environ |= extras or {}
-    setup_testing_defaults(environ)
-    return environ
+    headers = {"Cookie": cookie} if cookie else {}
+    return create_environ(path, method=method, headers=headers, environ_overrides=extras)
 
 
 def attempt(
