@@ -515,9 +515,6 @@ def test_late_changes_are_reported_by_name(browser: Browser) -> None:
     assert sorted(session.late_changes()) == ["cart", "prefs"]
 
 
-# --- reprs ------------------------------------------------------------------------------------
-
-
 def test_no_repr_shows_the_contents_of_a_session(browser: Browser) -> None:
     sign_in(browser, **{"canary-name": "canary-value"})
     session = browser.session()

@@ -143,9 +143,6 @@ def test_no_kill_leaves_a_live_session_out_of_the_index(
             assert node.logout.pending(session) is None, f"{name} is owed a notice for ever"
 
 
-# --- every call at which a process can be killed ------------------------------------------------
-
-
 class Killed(BaseException):
     """No code of the product catches it, as none runs after a kill."""
 

@@ -266,9 +266,6 @@ def test_error_contains_no_secret(path: Path) -> None:
         assert secret not in repr(storage)
 
 
-# --- many at once -------------------------------------------------------------------------------
-
-
 def test_many_threads_of_one_storage_lose_no_key(path: Path) -> None:
     storage, ring = create_at(path)
 
@@ -289,9 +286,6 @@ def test_many_threads_of_one_storage_lose_no_key(path: Path) -> None:
     assert last is not None
     assert len(added) == 5
     assert kids_of(last) == {*added, *kids_of(ring)}
-
-
-# --- kill -9 ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -209,9 +209,6 @@ def test_store_that_only_acknowledges_is_found() -> None:
     assert probe_writes(store, now, "k") == "add_member: the store is down"
 
 
-# --- a mapping of stores ------------------------------------------------------------------------
-
-
 def test_each_use_is_checked_with_the_store_of_its_contexts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,9 +59,6 @@ SMALL = jar_of(keeper(), n=1).ours()[NAME]
 LARGE = jar_of(keeper(), n=1, big=CHANCE.randbytes(3500), bigger=CHANCE.randbytes(3600)).ours()
 
 
-# --- headers --------------------------------------------------------------------------------------
-
-
 class Headers:
     """Makes hostile headers without an unaltered token."""
 

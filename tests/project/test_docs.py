@@ -148,8 +148,6 @@ def test_documented_typed_view_does_what_the_text_says(
         assert names["carts"].read("jdoe") is None
 
 
-# --- rights -------------------------------------------------------------------------------------
-
 USERS = {
     "PostgreSQL": f"CREATE ROLE {{}} LOGIN PASSWORD '{PASSWORD}'",
     "MariaDB": f"CREATE USER {{}} IDENTIFIED BY '{PASSWORD}'",

@@ -207,9 +207,6 @@ def test_ring_holds_as_many_keys_as_documented() -> None:
         assert len(ring.keys) == int(held)
 
 
-# --- a key source of an application ---------------------------------------------------------------
-
-
 class Vault(BaseHTTPRequestHandler):
     """Answers as the key-value engine of Vault does (version 2)."""
 

@@ -238,9 +238,6 @@ def test_part_spills_beside_foreign_cookies_and_returns_without_them(
     assert places_of(other)["large"] is Place.CORE
 
 
-# --- counters -----------------------------------------------------------------------------------
-
-
 def test_counters_count_what_happened(browser: Browser) -> None:
     before = browser.keeper.counts
     browser.visit(touch)

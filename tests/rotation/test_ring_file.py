@@ -172,9 +172,6 @@ def test_ring_that_an_operator_restored_is_marked_by_the_next_write(path: Path) 
     assert beside(path, ".lock").read_text().split()[0] == other.ring_id
 
 
-# --- what is no ring ----------------------------------------------------------------------------
-
-
 def test_place_that_is_no_regular_file_is_named(path: Path) -> None:
     path.mkdir()
     assert f"{path} is not a regular file" in problem(open_file(path).load)

@@ -145,9 +145,6 @@ def test_wrapped_ring_contains_no_plain_secret_and_needs_its_key(place: Place) -
                 act()
 
 
-# --- another ring is there ----------------------------------------------------------------------
-
-
 def test_ring_replaces_only_the_ring_it_follows(place: Place) -> None:
     storage, first = place.create()
     assert storage.write(first_ring(), None) is False
@@ -177,9 +174,6 @@ def test_damaged_ring_is_unreadable_and_not_replaced_by_another(place: Place) ->
                 with pytest.raises(RingUnreadable):
                     act(first_ring(), None)
             assert place.read() == content
-
-
-# --- many at once -------------------------------------------------------------------------------
 
 
 @pytest.fixture(

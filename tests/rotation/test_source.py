@@ -222,9 +222,6 @@ def test_other_threads_do_not_wait_while_one_loads(clock: Clock, storage: Memory
     assert not thread.is_alive()
 
 
-# --- unknown kids -----------------------------------------------------------------------------
-
-
 def test_unknown_kid_loads_the_ring_that_has_or_had_it(clock: Clock, storage: MemoryRing) -> None:
     source = source_of(storage, clock)
     assert isinstance(source, SeekingKeySource)
@@ -320,9 +317,6 @@ def test_round_reports_how_many_cookies_came_with_each_kid(
     assert report.known == (report.primary,) == (kid.hex(),)
     assert report.opened == {kid.hex(): 1}
     assert report.unknown == {"01020304": 1}
-
-
-# --- the background thread --------------------------------------------------------------------
 
 
 def test_thread_begins_with_the_first_request_and_ends_at_close(

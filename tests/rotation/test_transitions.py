@@ -53,8 +53,6 @@ from tests.support.rings import (
 )
 from tests.support.shards import shards
 
-# --- the first key --------------------------------------------------------------------------------
-
 
 @given(SCHEDULES)
 def test_new_ring_seals_at_once_also_by_a_slow_clock(schedule: Schedule) -> None:
@@ -629,9 +627,6 @@ def test_ring_whose_keys_are_all_disabled_gets_another_by_rotation() -> None:
     later = rotate(none, DAILY, NOW + 6, randomness("next"))
     for clock in (NOW + 6 - DAILY.skew, NOW + 6):
         assert opens(later.keyring(), seal_at(later, clock), clock)
-
-
-# --- any command ----------------------------------------------------------------------------------
 
 
 def test_unknown_key_is_refused() -> None:

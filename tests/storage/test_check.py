@@ -98,9 +98,6 @@ def test_refusal_has_one_sentence_per_use(open_keeper: Opener, clock: Clock) -> 
     open_keeper(store, "spilling", "revocation")
 
 
-# --- stores made of stores ----------------------------------------------------------------------
-
-
 REVOCATION = ("sealedstate.revoked", "sealedstate.watermark")
 
 

@@ -149,9 +149,6 @@ def test_server_that_reports_nothing_declares_nothing() -> None:
         assert (can.durable, can.survives_restart, can.evicts) == (False, False, True)
 
 
-# --- crashes and restarts -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("persistence", ["aof everysec", "aof no"])
 def test_crash_costs_nothing_once_redis_has_written_its_buffer(persistence: Persistence) -> None:
     with redis_server(persistence) as server:

@@ -145,9 +145,6 @@ def test_file_stays_the_same_if_the_process_changes_its_directory(
     assert path.exists()
 
 
-# --- full disks ---------------------------------------------------------------------------------
-
-
 def use_full_disk(path: Path) -> dict[str, object]:
     store = SQLiteStorage(path, time.time)
 
@@ -216,9 +213,6 @@ def test_full_database_refuses_writes_until_there_is_room(path: Path, clock: Clo
         disk.pages = 1 << 20
         store.close()
         assert store.create("c", "large", b"v" * 500_000, None, 1)
-
-
-# --- locked databases ---------------------------------------------------------------------------
 
 
 def lock(path: Path) -> sqlite3.Connection:
@@ -384,9 +378,6 @@ def test_write_ahead_log_is_used_only_by_an_sqlite_with_the_fix(
         with closing(store._file.open()) as connection:
             assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert len(list(store.keys("c"))) == 2 * len(unsafe)
-
-
-# --- expired rows -------------------------------------------------------------------------------
 
 
 def test_writes_remove_expired_rows(path: Path, store: SQLiteStorage, clock: Clock) -> None:

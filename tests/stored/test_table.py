@@ -97,9 +97,6 @@ def test_each_refused_row_is_reported_and_no_other() -> None:
     assert reported == [("c", "tag"), ("c", "malformed"), ("c", "kid-unknown")]
 
 
-# --- a store whose owner tampers with it --------------------------------------------------------
-
-
 class Owner:
     """The owner of the file of a SQLite store."""
 

@@ -140,9 +140,6 @@ def test_health_can_be_mounted_beside_and_behind_the_middleware(keeper: Keeper) 
     assert sessions.keeper.counts == {"saved": 1}  # the session was not opened
 
 
-# --- what it logs -------------------------------------------------------------------------------
-
-
 def test_reason_is_logged_and_not_sent(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     need_driver("redis")
     port = free_port()
@@ -267,8 +264,6 @@ def test_child_that_is_forked_while_a_request_asks_answers(
         assert asking.result(HANGS).status == 200
     assert is_up
 
-
-# --- on a separate port -------------------------------------------------------------------------
 
 ALONE = """
 from pathlib import Path
