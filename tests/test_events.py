@@ -82,7 +82,7 @@ def test_threads_lose_no_count() -> None:
     events, name = EventLog([seen.append]), cast(EventName, Interruptible("opened"))
 
     def count(*_: object) -> None:
-        for _ in range(150):
+        for _number in range(150):
             events.emit(name, kid=KID)
 
     run_in_threads(8, count)

@@ -141,43 +141,32 @@ def test_new_ring_is_in_force_one_reload_later_and_not_loaded_before(
     assert storage.loads == loads + 1
 
 
-def _lose(storage: MemoryRing, clock: Clock) -> None:
-    storage.ring = None
+# What the storage holds then, or what it raises.
+FAULTS: dict[str, Callable[[Ring], Ring | None] | OperatorError] = {
+    "lost": lambda ring: None,
+    "another": lambda ring: create_ring(HASTY, ring.updated_at, os.urandom),
+    "older": lambda ring: replace(ring, sequence=ring.sequence - 1),
+    "rewritten": lambda ring: replace(ring, updated_at=ring.updated_at + 1),
+    "cut": RingUnreadable("cut"),
+    "no answer": OperatorError("no answer"),
+}
 
 
-def _swap(storage: MemoryRing, clock: Clock) -> None:
-    storage.ring = create_ring(HASTY, int(clock()), os.urandom)
-
-
-def _age(storage: MemoryRing, clock: Clock) -> None:
-    assert storage.ring is not None
-    storage.ring = replace(storage.ring, sequence=storage.ring.sequence - 1)
-
-
-def _rewrite(storage: MemoryRing, clock: Clock) -> None:
-    assert storage.ring is not None
-    storage.ring = replace(storage.ring, updated_at=storage.ring.updated_at + 1)
-
-
-def _cut(storage: MemoryRing, clock: Clock) -> None:
-    storage.error = RingUnreadable("cut")
-
-
-def _fail(storage: MemoryRing, clock: Clock) -> None:
-    storage.error = OperatorError("no answer")
-
-
-@pytest.mark.parametrize("fault", [_lose, _swap, _age, _rewrite, _cut, _fail])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_last_good_ring_stays_in_force_and_the_fault_is_reported_once(
     clock: Clock,
     storage: MemoryRing,
-    fault: Callable[[MemoryRing, Clock], None],
+    fault: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     events = EventLog()
     source = source_of(storage, clock, events)
     good = source.ring
-    fault(storage, clock)
+    broken = FAULTS[fault]
+    if isinstance(broken, OperatorError):
+        storage.error = broken
+    else:
+        storage.ring = broken(good)
     for _ in range(3):
         clock.forward(RELOAD_EVERY)
         assert source.keyring().keys[0].kid == good.keys[0].kid
@@ -271,8 +260,7 @@ def test_key_that_is_due_is_announced_by_one_of_two_nodes(
 def test_another_ring_is_not_rotated_over(clock: Clock, storage: MemoryRing) -> None:
     source = source_of(storage, clock)
     clock.forward(HASTY.rotate_every)
-    _swap(storage, clock)
-    another = storage.ring
+    another = storage.ring = create_ring(HASTY, int(clock()), os.urandom)
     assert not source.rotate()
     assert storage.ring is another
 

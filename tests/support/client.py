@@ -1,8 +1,4 @@
-"""Clients for tests: one that calls a WSGI application in process, one that uses real sockets.
-
-Knows PEP 3333 from the server's side, HTTP/1.1 and the jar's cookies. Does not know the
-applications that it asks.
-"""
+"""Clients for tests: one that calls a WSGI application in process, one that uses real sockets."""
 
 from __future__ import annotations
 
