@@ -20,9 +20,6 @@ from sealedstate.testing._suite import RACERS, Context, eventually
 from tests.support.backends import BACKENDS, DURABLE, NETWORKED, Service, patient
 from tests.support.identity_providers import SP, deployment
 from tests.support.racers import Answers, Racing, losing_replies, play, race_in_legs
-from tests.support.sql_servers import mariadb_server, postgresql_server
-
-__all__ = ["mariadb_server", "postgresql_server"]
 
 pytestmark = pytest.mark.slow
 
