@@ -164,6 +164,19 @@ class Ring:
         active = [key for key in self.keys if key.disabled_at is None and key.activates_at <= now]
         return max(active, key=lambda key: key.activates_at, default=None)
 
+    def newest(self, now: int) -> RingKey | None:
+        """The key from which the date of the next key is counted, if there is one.
+
+        A key of the far future waits, and delays nothing.
+        """
+        near = [key for key in self.keys if key.disabled_at is None and not self.is_far(key, now)]
+        return max(near, key=lambda key: key.activates_at, default=None)
+
+    def is_far(self, key: RingKey, now: int) -> bool:
+        """Whether a key is so far in the future that only a wrong clock can have made it."""
+        schedule = self.schedule
+        return key.activates_at > now + schedule.rotate_every + schedule.announce + schedule.skew
+
     def retires_at(self, key: RingKey) -> int | None:
         """When the next key takes over or took over; None if none is announced."""
         return next_after(self.successions(), key.activates_at)
@@ -221,9 +234,6 @@ def next_after(dates: list[int], date: int) -> int | None:
     """The first of these sorted dates that is later than `date`."""
     at = bisect_right(dates, date)
     return dates[at] if at < len(dates) else None
-
-
-# --- storage ------------------------------------------------------------------------------------
 
 
 class RingReplaced(OperatorError):
