@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigurationError, OperatorError, StorageError
+from ..errors import OperatorError, StorageError
 from ..keyring import KeyState
 from ..rotation.reports import Report
 from ..rotation.ring import Ring, RingReplaced, Schedule
@@ -29,17 +29,8 @@ from ..storage import USES
 from ..storage.requirements import mismatch, store_name
 from ..storage.routing import store_of
 from ._key_listing import by_node, count_cookies, kids_ever, lines_of, states_of
-from ._output import (
-    duration,
-    echo,
-    emit,
-    format_exact,
-    join_words,
-    plural,
-    relative,
-    sanitized,
-)
-from ._source import RingSource, Snapshot, is_far, newest_key, ring_command, take_snapshot
+from ._output import duration, echo, emit, format_exact, join_words, plural, relative, sanitized
+from ._source import RingSource, Snapshot, ring_command, take_snapshot
 
 # A process that has missed this many reports has ended.
 ROUNDS = 10
@@ -97,7 +88,9 @@ class CheckResult:
 
     @property
     def states(self) -> dict[str, KeyState]:
-        return {} if self.snapshot is None else states_of(self.snapshot.ring, self.snapshot.now)
+        if self.snapshot is None:
+            return {}
+        return states_of(self.snapshot.ring.keyring(), self.snapshot.now)
 
     @property
     def lines(self) -> list[str]:
@@ -116,7 +109,8 @@ def _run_checks(source: RingSource, before: Snapshot | None = None) -> CheckResu
     try:
         snapshot = take_snapshot(source)
     except OperatorError as error:
-        return CheckResult(None, [*findings, _explain_missing(source, error)])
+        finding = Finding("ring", sanitized(source.location), _explain_missing(source, error))
+        return CheckResult(None, [*findings, finding])
     findings += _check_ring(snapshot.ring, snapshot.now)
     if source.is_configured:
         findings += _check_promises(snapshot.ring.schedule, source.config)
@@ -125,9 +119,6 @@ def _run_checks(source: RingSource, before: Snapshot | None = None) -> CheckResu
     if before is not None:
         findings += check_ending_keys(before, snapshot)
     return CheckResult(snapshot, findings)
-
-
-# --- the commands -------------------------------------------------------------------------------
 
 
 @ring_command("check")
@@ -231,7 +222,7 @@ def list_changes(before: CheckResult, after: CheckResult) -> Iterator[str]:
             yield sanitized(f"settled: {' '.join(finding.name)}".strip())
 
 
-# --- the place ----------------------------------------------------------------------------------
+# --- the checks -----------------------------------------------------------------------------------
 
 
 def _check_place(source: RingSource) -> Iterator[Finding]:
@@ -285,32 +276,26 @@ def _mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
     return stat.S_IMODE(mode) if has_type(mode) else 0
 
 
-def _explain_missing(source: RingSource, error: OperatorError) -> Finding:
+def _explain_missing(source: RingSource, error: OperatorError) -> str:
     """Why there is no readable ring."""
-    problem, location = sanitized(error, 500), sanitized(source.location)
+    problem = sanitized(error, 500)
     other_kek = "; or SEALEDSTATE_KEK is not the key that wraps it, then set that key"
     if isinstance(error, RingReplaced):
-        return Finding("ring", location, problem)
+        return problem
     if isinstance(error.__cause__, PermissionError):
-        return Finding("ring", location, f"{problem}: give the file to the application's user")
+        return f"{problem}: give the file to the application's user"
     if isinstance(error, StorageError):
-        return Finding("ring", location, f"{problem}: run `sealedstate store check`")
+        return f"{problem}: run `sealedstate store check`"
     if source.path is None:
-        return Finding("ring", location, f"{problem}{other_kek}")
+        return f"{problem}{other_kek}"
     prev = Path(f"{source.path}.prev")
     backup = f"from {sanitized(prev)} or a backup" if prev.exists() else "from a backup"
     if source.path.exists() or source.path.is_symlink():
-        return Finding("ring", location, f"{problem}: restore it {backup}{other_kek}")
+        return f"{problem}: restore it {backup}{other_kek}"
     if Path(f"{source.path}.lock").exists():
-        return Finding(
-            "ring",
-            location,
-            f"{location} is gone: a running node puts it back, otherwise restore it {backup}",
-        )
-    return Finding("ring", location, problem)
-
-
-# --- the ring -----------------------------------------------------------------------------------
+        location = sanitized(source.location)
+        return f"{location} is gone: a running node puts it back, otherwise restore it {backup}"
+    return problem
 
 
 def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
@@ -325,7 +310,7 @@ def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
         yield Finding(
             "primary", "", f"the ring has no active key, so that no user can sign in; {remedy}"
         )
-    newest, schedule = newest_key(ring, now), ring.schedule
+    newest, schedule = ring.newest(now), ring.schedule
     if newest and now - newest.activates_at > schedule.rotate_every + schedule.announce:
         yield Finding(
             "rotation",
@@ -336,7 +321,7 @@ def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
             " rotate` from cron, or see the logs of the nodes with rotate_in_process",
         )
     for key in ring.keys:
-        if is_far(ring, key, now):
+        if ring.is_far(key, now):
             kid = key.kid.hex()
             yield Finding(
                 "far-future",
@@ -362,26 +347,14 @@ def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
 
 
 def _check_promises(schedule: Schedule, config: RotationConfig) -> Iterator[Finding]:
-    """Each inequality separately, because each is a finding."""
-
-    def problem(of: Schedule, reload_every: int, lifetime: int, skew: int) -> str | None:
-        try:
-            of.check(reload_every, lifetime, skew)
-        except ConfigurationError as error:
-            return str(error)
-        return None
-
-    reload_every, skew = config.reload_every, config.skew
-    remedy = "; run `sealedstate keys rotate` with this configuration, which extends the ring's"
-    if found := problem(config.schedule, reload_every, 1, skew):
+    terms = config.reload_every, config.lifetime, config.skew
+    of_config, of_ring = config.schedule.shortfalls(*terms), schedule.shortfalls(*terms)
+    if found := of_config.get("announce"):
+        of_ring.pop("announce", None)
         yield Finding("coverage", "announce", f"{found}; set a longer announce, then rotate")
-    elif found := problem(schedule, reload_every, 1, skew):
-        yield Finding("coverage", "announce", f"{found}{remedy}")
-    if found := problem(schedule, 0, config.lifetime, 0):
-        yield Finding("coverage", "keep", f"{found}{remedy}")
-
-
-# --- clocks -------------------------------------------------------------------------------------
+    remedy = "; run `sealedstate keys rotate` with this configuration, which extends the ring's"
+    for name, found in of_ring.items():
+        yield Finding("coverage", name, f"{found}{remedy}")
 
 
 def _check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
@@ -439,9 +412,6 @@ def _check_report_files(ring_path: Path, skew: int) -> Iterator[Finding]:
         )
 
 
-# --- nodes --------------------------------------------------------------------------------------
-
-
 def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
     """What a single snapshot of the reports shows."""
     ring, reports, reload_every = snapshot.ring, snapshot.reports, source.config.reload_every
@@ -462,17 +432,7 @@ def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
             " process runs with this configuration, or none can write its report (see their logs)",
         )
     for node, of_node in by_node(reports).items():
-        yield from _check_rings(node, of_node, ring, reload_every + ring.schedule.skew)
-        yield from _check_keys(node, of_node, snapshot, reload_every + ring.schedule.skew)
-        yield from _check_complaints(node, of_node)
-        ahead = [report for report in of_node if report.at > snapshot.now + ring.schedule.skew]
-        if ahead:
-            yield Finding(
-                "clock",
-                f"{node} ahead",
-                f"the clock of {name(node, ahead)} is {duration(ahead[0].at - snapshot.now)} ahead"
-                " of the clock of this machine: set both by NTP",
-            )
+        yield from _check_node(node, of_node, snapshot, reload_every + ring.schedule.skew)
     cookies = _count_all(snapshot)
     known = kids_ever(ring).union(*(report.known for report in reports))
     for kid, count in cookies.items():
@@ -488,11 +448,12 @@ def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
             )
 
 
-def _check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> Iterator[Finding]:
-    """Processes with another ring, or with another state of it.
-
-    The report of a process that loaded the ring before it was written is no evidence.
-    """
+def _check_node(
+    node: str, reports: list[Report], snapshot: Snapshot, margin: int
+) -> Iterator[Finding]:
+    """What the processes of one machine report."""
+    ring = snapshot.ring
+    # The report of a process that loaded the ring before it was written is no evidence.
     late = [report for report in reports if report.at > ring.updated_at + margin]
     others = [report for report in late if report.ring != ring.ring_id]
     same = [report for report in reports if report.ring == ring.ring_id]
@@ -522,6 +483,29 @@ def _check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> I
             f" {ring.sequence}: an older ring was put in its place; restore the newer ring, or"
             " restart all nodes",
         )
+    yield from _check_keys(node, reports, snapshot, margin)
+    for complaint in sorted({report.complaint for report in reports if report.complaint}):
+        those = [report for report in reports if report.complaint == complaint]
+        yield Finding(
+            "nodes",
+            f"{node} {complaint}",
+            f"{name(node, those)} uses the last good ring, because {sanitized(complaint, 400)}",
+        )
+    inactive = [report for report in reports if report.primary is None]
+    if inactive:
+        yield Finding(
+            "nodes",
+            f"{node} primary",
+            f"{name(node, inactive)} has no active key: is its clock right?",
+        )
+    fast = [report for report in reports if report.at > snapshot.now + ring.schedule.skew]
+    if fast:
+        yield Finding(
+            "clock",
+            f"{node} ahead",
+            f"the clock of {name(node, fast)} is {duration(fast[0].at - snapshot.now)} ahead"
+            " of the clock of this machine: set both by NTP",
+        )
 
 
 def _check_keys(
@@ -549,23 +533,6 @@ def _check_keys(
             )
 
 
-def _check_complaints(node: str, reports: list[Report]) -> Iterator[Finding]:
-    for complaint in sorted({report.complaint for report in reports if report.complaint}):
-        those = [report for report in reports if report.complaint == complaint]
-        yield Finding(
-            "nodes",
-            f"{node} {complaint}",
-            f"{name(node, those)} uses the last good ring, because {sanitized(complaint, 400)}",
-        )
-    inactive = [report for report in reports if report.primary is None]
-    if inactive:
-        yield Finding(
-            "nodes",
-            f"{node} primary",
-            f"{name(node, inactive)} has no active key: is its clock right?",
-        )
-
-
 def check_ending_keys(before: Snapshot, after: Snapshot) -> Iterator[Finding]:
     """Keys that expire soon, although cookies came with them in between."""
     ring, now = after.ring, after.now
@@ -574,7 +541,7 @@ def check_ending_keys(before: Snapshot, after: Snapshot) -> Iterator[Finding]:
     for report in after.reports:
         opened.update(report.opened)
         opened.subtract(earlier.get((report.node, report.pid), {}))
-    soon, states = now + ring.schedule.opens_after_retirement // 10, states_of(ring, now)
+    soon, states = now + ring.schedule.opens_after_retirement // 10, states_of(ring.keyring(), now)
     for key in ring.keys:
         kid, expires_at = key.kid.hex(), ring.expires_at(key)
         if states[kid] is not KeyState.RETIRED or expires_at is None or expires_at > soon:

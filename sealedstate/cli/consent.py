@@ -9,15 +9,7 @@ import click
 
 from ..errors import ConfigurationError
 from ..sso import Consent, ConsentStore
-from ._output import (
-    config_option,
-    emit,
-    format_exact,
-    format_iso,
-    json_option,
-    plural,
-    sanitized,
-)
+from ._output import config_option, emit, format_exact, format_iso, json_option, plural, sanitized
 from ._source import keys_option, open_values
 
 __all__ = ["consent"]

@@ -15,7 +15,7 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -29,7 +29,6 @@ from ._output import echo, markdown, plural
 
 __all__ = ["sso"]
 
-NO_STORE = "none"
 # Each ability of single logout, and the uses of a store that it depends on.
 LOGOUT_SUPPORT: Mapping[str, tuple[str, ...]] = {
     "front channel": (),
@@ -51,15 +50,6 @@ def is_supported(ability: str, capabilities: Capabilities | None) -> bool:
     return not any(unmet_needs(USES[use], capabilities) for use in uses)
 
 
-def support_rows(declared: Mapping[str, Capabilities]) -> Iterator[tuple[str, ...]]:
-    """The matrix: its head, a row without a store, and a row for each store."""
-    yield ("store", *LOGOUT_SUPPORT)
-    stores: dict[str, Capabilities | None] = {NO_STORE: None, **declared}
-    for name, can in stores.items():
-        answers = (is_supported(ability, can) for ability in LOGOUT_SUPPORT)
-        yield (name, *("yes" if answer else "no" for answer in answers))
-
-
 @click.group()
 def sso() -> None:
     """Tools for identity providers."""
@@ -71,7 +61,11 @@ def matrix() -> None:
 
     The output is a Markdown table.
     """
-    echo("\n".join(markdown(support_rows(DECLARED))))
+    rows = [("store", *LOGOUT_SUPPORT)]
+    for name, capabilities in {"none": None, **DECLARED}.items():
+        answers = (is_supported(ability, capabilities) for ability in LOGOUT_SUPPORT)
+        rows.append((name, *("yes" if answer else "no" for answer in answers)))
+    echo("\n".join(markdown(rows)))
 
 
 @sso.group()

@@ -62,13 +62,6 @@ class RingUnreadable(OperatorError):
     """The document is cut, altered, of another format, or not unwrapped here."""
 
 
-class RingUnwrapped(RingUnreadable):
-    """The document is in plaintext although a key-encryption key is set.
-
-    Anyone can have written it.
-    """
-
-
 def dump_ring(ring: Ring, wrapping: Keyring | None, random: Callable[[int], bytes]) -> str:
     """The document of a ring.
 
@@ -87,9 +80,12 @@ def dump_ring(ring: Ring, wrapping: Keyring | None, random: Callable[[int], byte
     return _dump(ring, kek, write_secret)
 
 
-def parse_ring(text: str | bytes, wrapping: Keyring | None, now: int) -> Ring:
+def parse_ring(
+    text: str | bytes, wrapping: Keyring | None, now: int, takes_clear: bool = False
+) -> Ring:
     """The ring of a document.
 
+    `takes_clear`: whether to read a plaintext document although there is a key-encryption key.
     Raises RingUnreadable, whose message contains no secret.
     """
     if len(text) > MAX_BYTES:
@@ -105,7 +101,7 @@ def parse_ring(text: str | bytes, wrapping: Keyring | None, now: int) -> Ring:
             f"the format of the ring is not {FORMAT!r}: it is of another release, or no ring"
         )
     try:
-        ring, spelling = _load(document, wrapping, now)
+        ring, spelling = _load(document, wrapping, now, takes_clear)
     except _MALFORMED as error:
         raise RingUnreadable(
             f"a field of the ring is missing or malformed ({_describe(error)})"
@@ -158,7 +154,9 @@ def _dump(ring: Ring, kek: Key | None, write_secret: WriteSecret) -> str:
     return json.dumps(document | {"checksum": _checksum(document, kek)}, indent=2) + "\n"
 
 
-def _load(document: dict[str, Any], wrapping: Keyring | None, now: int) -> tuple[Ring, str]:
+def _load(
+    document: dict[str, Any], wrapping: Keyring | None, now: int, takes_clear: bool
+) -> tuple[Ring, str]:
     """The ring, and its one spelling."""
     kek, named = None, document["wrapped_by"]
     if named is not None:
@@ -169,8 +167,9 @@ def _load(document: dict[str, Any], wrapping: Keyring | None, now: int) -> tuple
                 f"the ring is wrapped by the key-encryption key {kid[:KID_BYTES].hex()},"
                 " which is not set here"
             )
-    elif wrapping is not None:
-        raise RingUnwrapped(
+    elif wrapping is not None and not takes_clear:
+        # Anyone can have written it.
+        raise RingUnreadable(
             "the ring is not wrapped, but a key-encryption key is set; if the ring is yours,"
             " `sealedstate keys wrap` wraps it"
         )
@@ -320,12 +319,7 @@ class RingCodec:
             return last[1]
         now = int(self._clock())
         try:
-            try:
-                ring = parse_ring(content, self._wrapping, now)
-            except RingUnwrapped:
-                if not self._takes_clear:
-                    raise
-                ring = parse_ring(content, None, now)
+            ring = parse_ring(content, self._wrapping, now, self._takes_clear)
         except RingUnreadable as error:
             raise RingUnreadable(f"{self.location}: {error}") from None
         self._last = (content, ring)

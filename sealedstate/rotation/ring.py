@@ -74,22 +74,29 @@ class Schedule:
         """
         return min(2 * DAY, 100 * self.rotate_every)
 
-    def check(self, reload_every: int, lifetime: int, skew: int) -> None:
-        """Raise ConfigurationError if a node with this could lose a session.
+    def shortfalls(self, reload_every: int, lifetime: int, skew: int) -> dict[str, str]:
+        """Which field is too small for a node with this, and why.
 
         `lifetime`: how long what the node seals can be used.
         """
+        found = {}
         if self.announce < reload_every + skew:
-            raise ConfigurationError(
+            found["announce"] = (
                 f"rotation: announce ({self.announce} s) must be at least reload_every"
                 f" ({reload_every} s) + skew ({skew} s); otherwise a key seals before every node"
                 " knows it"
             )
         if self.keep < lifetime:
-            raise ConfigurationError(
+            found["keep"] = (
                 f"rotation: keep ({self.keep} s) must be at least absolute_lifetime + skew"
                 f" ({lifetime} s); otherwise a key expires while what it sealed is in use"
             )
+        return found
+
+    def check(self, reload_every: int, lifetime: int, skew: int) -> None:
+        """Raise ConfigurationError if a node with this could lose a session."""
+        for problem in self.shortfalls(reload_every, lifetime, skew).values():
+            raise ConfigurationError(problem)
 
     def merged_with(self, other: Schedule) -> Schedule:
         """`other`, but without a shorter promise for what is already sealed."""
