@@ -228,8 +228,23 @@ def list_changes(before: CheckResult, after: CheckResult) -> Iterator[str]:
 def _check_place(source: RingSource) -> Iterator[Finding]:
     """Files and stores, whatever they contain."""
     if source.path is not None:
-        yield from _check_file(source.path, source.is_wrapped)
-        yield from _check_file(Path(f"{source.path}.prev"), source.is_wrapped)
+        for path in (source.path, Path(f"{source.path}.prev")):
+            mode, name = _mode_of(path, stat.S_ISREG), sanitized(path)
+            if mode & (stat.S_IWOTH | stat.S_IWGRP):
+                writers = "all users" if mode & stat.S_IWOTH else "its group"
+                yield Finding(
+                    "permissions",
+                    name,
+                    f"{name} is writable by {writers}, so they can put in other keys: run chmod 600"
+                    " on it, and check with `sealedstate keys list` that these are your keys",
+                )
+            elif mode & stat.S_IROTH and not source.is_wrapped:
+                yield Finding(
+                    "permissions",
+                    name,
+                    f"{name} is readable by all users and contains keys: run chmod o-r on it, and"
+                    " revoke its keys if another user may have read it",
+                )
         folder = source.path.parent
         if _mode_of(folder, stat.S_ISDIR) & stat.S_IWOTH:
             yield Finding(
@@ -246,25 +261,6 @@ def _check_place(source: RingSource) -> Iterator[Finding]:
             wrong = mismatch(USES["ring"], name, capabilities)
             if wrong is not None:
                 yield Finding("store", name, f"{wrong}: keep it in another store, or in a file")
-
-
-def _check_file(path: Path, is_wrapped: bool) -> Iterator[Finding]:
-    mode, name = _mode_of(path, stat.S_ISREG), sanitized(path)
-    if mode & (stat.S_IWOTH | stat.S_IWGRP):
-        writers = "all users" if mode & stat.S_IWOTH else "its group"
-        yield Finding(
-            "permissions",
-            name,
-            f"{name} is writable by {writers}, so they can put in other keys: run chmod 600 on it,"
-            " and check with `sealedstate keys list` that these are your keys",
-        )
-    elif mode & stat.S_IROTH and not is_wrapped:
-        yield Finding(
-            "permissions",
-            name,
-            f"{name} is readable by all users and contains keys: run chmod o-r on it, and revoke"
-            " its keys if another user may have read it",
-        )
 
 
 def _mode_of(path: Path, has_type: Callable[[int], bool]) -> int:

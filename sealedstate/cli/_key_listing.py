@@ -76,7 +76,7 @@ def by_node(reports: Iterable[Report]) -> dict[str, list[Report]]:
     return found
 
 
-def _dates_of(ring: Ring, key: RingKey) -> tuple[int | None, ...]:
+def _dates_of(ring: Ring, key: RingKey) -> tuple[int, int, int | None, int | None]:
     return (key.created_at, key.activates_at, ring.retires_at(key), ring.expires_at(key))
 
 
@@ -178,14 +178,33 @@ def draw(ring: Ring, now: int) -> list[str]:
     """A bar for each key, the newest first, on one scale of time."""
     # A key of the far future does not count: it would leave no room for the others.
     near = [key for key in ring.keys if not ring.is_far(key, now)]
-    dates = {now, now + ring.schedule.announce}
-    dates.update(at for key in near for at in _dates_of(ring, key) if at is not None)
-    left, right = min(dates), max(dates)
-    here = _column_of(now, left, right)
+    moments = {now, now + ring.schedule.announce}
+    moments.update(at for key in near for at in _dates_of(ring, key) if at is not None)
+    left, right = min(moments), max(moments)
+
+    def column(at: int) -> int:
+        return min(max((at - left) * (BAR - 1) // max(right - left, 1), 0), BAR - 1)
+
+    here = column(now)
     pointer = f"{'':{here}}| now" if here + 5 <= BAR else f"{'now |':>{here + 1}}"
     lines = [f"{format_minute(left)}{format_minute(right):>{BAR - 16}}", pointer]
     for key in ring.keys:
-        cells = _bar_of(ring, key, left, right)
+        created_at, activates_at, retires_at, expires_at = _dates_of(ring, key)
+        seals_at = max(activates_at, created_at)  # a replacement has an older date
+        ends_at = right + 1 if expires_at is None else expires_at
+        until = right + 1 if retires_at is None else max(retires_at, seals_at)
+        disabled_at = ends_at if key.disabled_at is None else key.disabled_at
+        cells = [" "] * BAR
+        for letter, since, before in (
+            ("-", until, ends_at),
+            (".", created_at, seals_at),
+            ("#", seals_at, until),
+            ("x", disabled_at, ends_at),
+        ):
+            if since < before:
+                first, end = column(since), column(before)
+                last = end if before > right else max(first, end - 1)
+                cells[first : last + 1] = letter * (last + 1 - first)
         if cells[here] == " ":
             cells[here] = "|"
         lines.append("".join(cells))
@@ -194,31 +213,6 @@ def draw(ring: Ring, now: int) -> list[str]:
         f"{name:{KID_COLUMN}}{line}".rstrip()
         for name, line in zip(names, [*lines, LEGEND], strict=True)
     ]
-
-
-def _bar_of(ring: Ring, key: RingKey, left: int, right: int) -> list[str]:
-    cells = [" "] * BAR
-    retires_at, expires_at = ring.retires_at(key), ring.expires_at(key)
-    seals_at = max(key.activates_at, key.created_at)  # a replacement has an older date
-    ends_at = right + 1 if expires_at is None else expires_at
-    until = right + 1 if retires_at is None else max(retires_at, seals_at)
-
-    def paint(letter: str, since: int, before: int) -> None:
-        if since < before:
-            first, end = _column_of(since, left, right), _column_of(before, left, right)
-            last = end if before > right else max(first, end - 1)
-            cells[first : last + 1] = letter * (last + 1 - first)
-
-    paint("-", until, ends_at)
-    paint(".", key.created_at, seals_at)
-    paint("#", seals_at, until)
-    if key.disabled_at is not None:
-        paint("x", key.disabled_at, ends_at)
-    return cells
-
-
-def _column_of(at: int, left: int, right: int) -> int:
-    return min(max((at - left) * (BAR - 1) // max(right - left, 1), 0), BAR - 1)
 
 
 def _describe(source: RingSource, snapshot: Snapshot) -> dict[str, Any]:

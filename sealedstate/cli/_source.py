@@ -132,22 +132,7 @@ def open_deployment(
         yield deployment
 
 
-@contextmanager
-def open_ring(
-    config: str | None = None,
-    keys: str | None = None,
-    path: str | None = None,
-    *,
-    takes_clear: bool = False,
-) -> Iterator[RingSource]:
-    """The ring that the options name. Raises ConfigurationError."""
-    with open_deployment(config, keys, path) as deployment:
-        yield source_of(deployment, config is not None, takes_clear)
-
-
-def source_of(
-    deployment: Deployment, is_configured: bool = True, takes_clear: bool = False
-) -> RingSource:
+def source_of(deployment: Deployment, is_configured: bool, takes_clear: bool = False) -> RingSource:
     """The ring of a deployment. Raises ConfigurationError."""
     settings, store = deployment.settings, deployment.store
     keys = settings.keys
@@ -227,8 +212,8 @@ def ring_command(
         def run(
             config: str | None, keys: str | None, path: str | None = None, **options: Any
         ) -> int | None:
-            with open_ring(config, keys, path, takes_clear=takes_clear) as source:
-                return act(source, **options)
+            with open_deployment(config, keys, path) as deployment:
+                return act(source_of(deployment, config is not None, takes_clear), **options)
 
         decorators = (json_option, config_option, keys_option)
         for decorator in (*decorators, path_argument) if takes_path else decorators:
