@@ -21,14 +21,13 @@ import click
 from ..errors import OperatorError, StorageError
 from ..keyring import KeyState
 from ..rotation.reports import Report
-from ..rotation.ring import Ring, RingReplaced, Schedule
+from ..rotation.ring import RingReplaced
 from ..rotation.ring_store import CONTEXT
-from ..rotation.source import RotationConfig
 from ..rotation.transitions import obsolete_long_term
 from ..storage import USES
 from ..storage.requirements import mismatch, store_name
 from ..storage.routing import store_of
-from ._key_listing import by_node, count_cookies, kids_ever, lines_of, states_of
+from ._key_listing import KINDS, by_node, count_cookies, kids_ever, lines_of, states_of
 from ._output import duration, echo, emit, format_exact, join_words, plural, relative, sanitized
 from ._source import RingSource, Snapshot, ring_command, take_snapshot
 
@@ -111,9 +110,7 @@ def _run_checks(source: RingSource, before: Snapshot | None = None) -> CheckResu
     except OperatorError as error:
         finding = Finding("ring", sanitized(source.location), _explain_missing(source, error))
         return CheckResult(None, [*findings, finding])
-    findings += _check_ring(snapshot.ring, snapshot.now)
-    if source.is_configured:
-        findings += _check_promises(snapshot.ring.schedule, source.config)
+    findings += _check_ring(source, snapshot)
     findings += _check_clocks(source, snapshot)
     findings += _check_nodes(snapshot, source)
     if before is not None:
@@ -294,7 +291,8 @@ def _explain_missing(source: RingSource, error: OperatorError) -> str:
     return problem
 
 
-def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
+def _check_ring(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
+    ring, now, config = snapshot.ring, snapshot.now, source.config
     if ring.primary(now) is None:
         dates = [key.activates_at for key in ring.keys if key.disabled_at is None]
         remedy = "enable a key, or run `sealedstate keys rotate`, which adds one"
@@ -340,17 +338,16 @@ def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
             f"{kid} seals no more values, but long-lived values may still need it: run `sealedstate"
             " keys reseal --destroy`, which checks all of them",
         )
-
-
-def _check_promises(schedule: Schedule, config: RotationConfig) -> Iterator[Finding]:
+    if not source.is_configured:
+        return
     terms = config.reload_every, config.lifetime, config.skew
     of_config, of_ring = config.schedule.shortfalls(*terms), schedule.shortfalls(*terms)
-    if found := of_config.get("announce"):
+    if problem := of_config.get("announce"):
         of_ring.pop("announce", None)
-        yield Finding("coverage", "announce", f"{found}; set a longer announce, then rotate")
+        yield Finding("coverage", "announce", f"{problem}; set a longer announce, then rotate")
     remedy = "; run `sealedstate keys rotate` with this configuration, which extends the ring's"
-    for name, found in of_ring.items():
-        yield Finding("coverage", name, f"{found}{remedy}")
+    for field, problem in of_ring.items():
+        yield Finding("coverage", field, f"{problem}{remedy}")
 
 
 def _check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
@@ -429,7 +426,7 @@ def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
         )
     for node, of_node in by_node(reports).items():
         yield from _check_node(node, of_node, snapshot, reload_every + ring.schedule.skew)
-    cookies = _count_all(snapshot)
+    cookies = count_cookies(reports, *KINDS)
     known = kids_ever(ring).union(*(report.known for report in reports))
     for kid, count in cookies.items():
         is_unknown = len(kid) == 8 and kid not in known
@@ -508,7 +505,7 @@ def _check_keys(
     node: str, reports: list[Report], snapshot: Snapshot, margin: int
 ) -> Iterator[Finding]:
     """Keys that a node lacks although cookies have them."""
-    ring, cookies = snapshot.ring, _count_all(snapshot)
+    ring, cookies = snapshot.ring, count_cookies(snapshot.reports, *KINDS)
 
     def lacks(report: Report, kid: str) -> bool:
         has_had_time = report.at > ring.updated_at + margin
@@ -550,12 +547,6 @@ def check_ending_keys(before: Snapshot, after: Snapshot) -> Iterator[Finding]:
                 f" in the last {duration(now - before.now)}: those sessions will end; if that is"
                 " too early, set a longer absolute_lifetime and run `sealedstate keys rotate`",
             )
-
-
-def _count_all(snapshot: Snapshot) -> Counter[str]:
-    """How many cookies came with each kid, at all processes, accepted or not."""
-    kinds = ("opened", "unknown", "refused")
-    return sum((count_cookies(snapshot.reports, kind) for kind in kinds), Counter[str]())
 
 
 def _share(count: int, total: int) -> str:

@@ -29,6 +29,8 @@ KID_COLUMN = 10
 BAR = WIDTH - KID_COLUMN
 LEGEND = ". announced   # seals   - opens only   x disabled"
 HEAD = ("kid", "state", "created", "seals from", "seals until", "opens until", "cookies")
+# The fields of a report that count cookies.
+KINDS = ("opened", "unknown", "refused")
 # Further tombstones of expired keys are only in the JSON.
 TOMBSTONES_SHOWN = 10
 
@@ -51,14 +53,12 @@ def kids_ever(ring: Ring) -> set[str]:
     return {key.kid.hex() for key in ring.keys} | {dead.kid.hex() for dead in ring.tombstones}
 
 
-def count_cookies(reports: Iterable[Report], kind: str) -> Counter[str]:
-    """How many cookies came with each kid, at all processes.
-
-    `kind`: a field of a report, such as "opened".
-    """
+def count_cookies(reports: Iterable[Report], *kinds: str) -> Counter[str]:
+    """How many cookies of these KINDS came with each kid, at all processes."""
     total: Counter[str] = Counter()
     for report in reports:
-        total.update(getattr(report, kind))
+        for kind in kinds:
+            total.update(getattr(report, kind))
     return total
 
 
@@ -219,7 +219,7 @@ def _describe(source: RingSource, snapshot: Snapshot) -> dict[str, Any]:
     """Everything but secrets. Times are ISO 8601."""
     ring, now, reports = snapshot.ring, snapshot.now, snapshot.reports
     states, long_term_states = states_of(ring.keyring(), now), _long_term_states(ring, now)
-    counts = {kind: count_cookies(reports, kind) for kind in ("opened", "unknown", "refused")}
+    counts = {kind: count_cookies(reports, kind) for kind in KINDS}
     return {
         "where": source.location,
         "ring": ring.ring_id,

@@ -208,8 +208,20 @@ class RingFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         give_up_at = time.monotonic() + self._timeout
-        while (lock := self._try_lock()) is None:
+        while True:
+            lock, is_locked = os.open(self._lock, flags, 0o600), False
+            try:
+                with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # If the file was removed a moment ago, other writers lock the next one.
+                    is_locked = os.path.samestat(os.fstat(lock), self._lock.stat())
+            finally:
+                if not is_locked:
+                    os.close(lock)
+            if is_locked:
+                break
             if time.monotonic() >= give_up_at:
                 raise OperatorError(
                     f"{self.location}: another process has held {self._lock} for {self._timeout} s"
@@ -224,19 +236,6 @@ class RingFile:
                 fcntl.flock(lock, fcntl.LOCK_UN)
             finally:
                 os.close(lock)
-
-    def _try_lock(self) -> int | None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        lock, is_locked = os.open(self._lock, flags, 0o600), False
-        try:
-            with contextlib.suppress(BlockingIOError, FileNotFoundError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # If the file was removed a moment ago, other writers lock the next one.
-                is_locked = os.path.samestat(os.fstat(lock), self._lock.stat())
-        finally:
-            if not is_locked:
-                os.close(lock)
-        return lock if is_locked else None
 
     @contextlib.contextmanager
     def _as_operator_error(self) -> Iterator[None]:

@@ -137,8 +137,7 @@ class RotatingKeySource:
         if self._reports is not None:
             report = self.report()
             try:
-                expires_at = report.at + REPORTS_KEPT * self.config.reload_every
-                self._reports.put(report, expires_at)
+                self._reports.put(report, report.at + REPORTS_KEPT * self.config.reload_every)
             except OperatorError as error:
                 self._events.emit("report-failed", detail=str(error))
 
