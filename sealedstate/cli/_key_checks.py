@@ -253,11 +253,10 @@ def _check_place(source: RingSource) -> Iterator[Finding]:
     if source.store is not None:
         store = store_of(CONTEXT, source.store)
         name, capabilities = store_name(store), store.capabilities
+        wrong = mismatch(USES["ring"], name, capabilities)
         # Assumed capabilities count once the store has answered.
-        if not capabilities.assumed:
-            wrong = mismatch(USES["ring"], name, capabilities)
-            if wrong is not None:
-                yield Finding("store", name, f"{wrong}: keep it in another store, or in a file")
+        if wrong is not None and not capabilities.assumed:
+            yield Finding("store", name, f"{wrong}: keep it in another store, or in a file")
 
 
 def _mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
@@ -270,7 +269,6 @@ def _mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
 
 
 def _explain_missing(source: RingSource, error: OperatorError) -> str:
-    """Why there is no readable ring."""
     problem = sanitized(error, 500)
     other_kek = "; or SEALEDSTATE_KEK is not the key that wraps it, then set that key"
     if isinstance(error, RingReplaced):
@@ -444,7 +442,6 @@ def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
 def _check_node(
     node: str, reports: list[Report], snapshot: Snapshot, margin: int
 ) -> Iterator[Finding]:
-    """What the processes of one machine report."""
     ring = snapshot.ring
     # The report of a process that loaded the ring before it was written is no evidence.
     late = [report for report in reports if report.at > ring.updated_at + margin]

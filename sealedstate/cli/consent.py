@@ -24,7 +24,6 @@ def consent() -> None:
 
 @contextmanager
 def _open(config: str | None, keys: str | None) -> Iterator[ConsentStore]:
-    """The consents in the store that the options name."""
     with open_values(config, keys) as (deployment, _):
         yield ConsentStore(deployment)
 

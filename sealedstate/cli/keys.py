@@ -61,7 +61,7 @@ def keys() -> None:
     """
 
 
-@click.command()
+@keys.command()
 @click.option("--lookup", is_flag=True, help="Print a lookup key, for names in the store.")
 @click.option("--kek", is_flag=True, help="Print a key-encryption key, for SEALEDSTATE_KEK.")
 def generate(lookup: bool, kek: bool) -> None:
@@ -318,7 +318,7 @@ def wrap(source: RingSource, as_json: bool) -> None:
     emit(as_json, facts | {"ring": ring.ring_id, "sequence": ring.sequence}, lines)
 
 
-@click.command()
+@keys.command()
 @path_argument
 @keys_option
 @config_option
@@ -445,6 +445,5 @@ def _show(moment: int, now: int) -> str:
     return f"{format_exact(moment)} ({relative(moment, now)})"
 
 
-for command in (generate, init, list_keys, rotate, revoke, disable, enable, wrap, reseal, check):
+for command in (init, list_keys, rotate, revoke, disable, enable, wrap, check, watch):
     keys.add_command(command)
-keys.add_command(watch)

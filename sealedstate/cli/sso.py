@@ -11,7 +11,6 @@ the requirements of all the uses that it depends on.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import tempfile
@@ -94,7 +93,12 @@ def build(
     for name in metadata:
         with click.open_file(name, "rb") as file:
             entity_ids += sorted(read_service_entity_ids(cast("BinaryIO", file)))
-    before = _read(output)
+    before = ""
+    if output is not None and output.exists():
+        try:
+            before = output.read_bytes().decode()
+        except UnicodeDecodeError:
+            raise RegistryUnreadable(f"{output} is not UTF-8") from None
     text = extend_registry(before, entity_ids, list(method))
     if output is None:
         sys.stdout.write(text)
@@ -111,15 +115,6 @@ def build(
     )
 
 
-def _read(path: Path | None) -> str:
-    if path is None or not path.exists():
-        return ""
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError:
-        raise RegistryUnreadable(f"{path} is not UTF-8") from None
-
-
 def _write(path: Path, text: str) -> None:
     """Write all of it or nothing, because nodes refuse a cut registry."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -131,6 +126,5 @@ def _write(path: Path, text: str) -> None:
         Path(name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
         Path(name).replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
+        Path(name).unlink(missing_ok=True)
         raise
