@@ -219,9 +219,6 @@ def list_changes(before: CheckResult, after: CheckResult) -> Iterator[str]:
             yield sanitized(f"settled: {' '.join(finding.name)}".strip())
 
 
-# --- the checks -----------------------------------------------------------------------------------
-
-
 def _check_place(source: RingSource) -> Iterator[Finding]:
     """Files and stores, whatever they contain."""
     if source.path is not None:
