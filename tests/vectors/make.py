@@ -24,7 +24,7 @@ from sealedstate._stored.parts import CONTEXT, StoredParts
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations
 from sealedstate._wire import cbor as codec
 from sealedstate._wire.encoding import from_text, to_text
-from sealedstate._wire.record import OverflowSet, Record
+from sealedstate._wire.record import OverflowSet, Record, encode_record
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
@@ -207,7 +207,7 @@ def records() -> Iterator[tuple[str, Record, int]]:
 
 def core_vector(name: str, record: Record, now: int) -> dict[str, Any]:
     random = Recorded(name)
-    text = tokens(random).seal_core(record, now)
+    text = tokens(random).seal_core(encode_record(record, now), now)
     overflow = record.overflow
     return {
         "name": name,

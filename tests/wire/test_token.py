@@ -416,7 +416,7 @@ def test_broken_random_source_repeats_a_nonce_only_for_an_identical_token() -> N
 
 def test_equal_payloads_give_unrelated_tokens() -> None:
     record = Record(bytes(16), "alice", NOW, NOW + 60, 1, {"cart": b"\x80"})
-    assert len({CODEC.seal_core(record, NOW) for _ in range(1000)}) == 1000
+    assert len({CODEC.seal_core(encode_record(record, NOW), NOW) for _ in range(1000)}) == 1000
     blocks: Counter[bytes] = Counter()
     for _ in range(50):
         body = seal_now(b"sixteen bytes ok" * 60)[HEADER_BYTES:]
