@@ -42,7 +42,7 @@ from ..contract import (
     utf8,
 )
 from . import _scripts as scripts
-from ._client import RedisClient, parse_server
+from ._client import RedisClient
 
 __all__ = ["RedisStorage"]
 
@@ -82,16 +82,14 @@ class RedisStorage:
     """
 
     def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5) -> None:
-        server = parse_server(url)
-        self._address = server.address
         self._clock = clock
-        self._client = RedisClient(server, timeout)
+        self._client = RedisClient(url, timeout)
         self._capabilities = _UNKNOWN
         self._capabilities_of, self._capabilities_until = -1, 0
         self._reap_cursor = b"0"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._address})"
+        return f"{type(self).__name__}({self._client.address})"
 
     @property
     def capabilities(self) -> Capabilities:
