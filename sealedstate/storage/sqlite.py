@@ -101,7 +101,7 @@ class SQLiteStorage:
     def read(self, context: str, key: str) -> Stored | None:
         check_size(self.capabilities, context, key)
         params = (context.encode(), key.encode(), millis(self._clock()))
-        with self._file.connection() as connection:
+        with self._file as connection:
             found = self._file.execute(connection, _READ, params).fetchone()
         return None if found is None else Stored(*found)
 
@@ -134,7 +134,7 @@ class SQLiteStorage:
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         params = self._params(context, "any")
         sql = f"SELECT key FROM sealedstate_record WHERE context = :context AND {_LIVE}"
-        with self._file.connection() as connection:
+        with self._file as connection:
             found = [key.decode() for (key,) in self._file.execute(connection, sql, params)]
         return iter([key for key in found if key.startswith(prefix)])
 
@@ -154,16 +154,16 @@ class SQLiteStorage:
     def members(self, context: str, key: str) -> dict[str, int | None]:
         params = self._params(context, key)
         sql = f"SELECT member, expires_at FROM sealedstate_member WHERE {_ONE} AND {_LIVE}"
-        with self._file.connection() as connection:
+        with self._file as connection:
             rows = self._file.execute(connection, sql, params)
             return {member.decode(): expires_at for member, expires_at in rows}
 
     def ping(self) -> None:
-        with self._file.connection() as connection:
+        with self._file as connection:
             self._file.execute(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
 
     def reap(self, limit: int) -> int:
-        with self._file.connection() as connection:
+        with self._file as connection:
             now = millis(self._clock())
             with self._file.transaction(connection):
                 return _reap(connection, now, limit)
@@ -186,7 +186,7 @@ class SQLiteStorage:
 
     def delete_context(self, context: str) -> None:
         params = self._params(context, "any")
-        with self._file.connection() as connection, self._file.transaction(connection):
+        with self._file as connection, self._file.transaction(connection):
             connection.execute("DELETE FROM sealedstate_record WHERE context = :context", params)
             connection.execute("DELETE FROM sealedstate_member WHERE context = :context", params)
 
@@ -215,7 +215,7 @@ class SQLiteStorage:
         With `checks_version`, raises VersionMismatch if it changed none although a record is live.
         """
         current = None
-        with self._file.connection() as connection, self._file.transaction(connection):
+        with self._file as connection, self._file.transaction(connection):
             changed = connection.execute(sql, params).rowcount
             if checks_version and not changed:
                 query = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
@@ -242,7 +242,8 @@ def _reap(connection: sqlite3.Connection, now: int, limit: int) -> int:
 class SQLiteFile:
     """This process's connection to the file at `path`, opened when it is first used.
 
-    `timeout`: seconds to wait for another process's lock.
+    As a context manager it gives one thread the connection, and raises SQLite's errors as
+    CapacityError or StorageUnavailable. `timeout`: seconds to wait for another process's lock.
     """
 
     def __init__(self, path: Path, timeout: float) -> None:
@@ -253,12 +254,31 @@ class SQLiteFile:
         self._pid = os.getpid()
         self._orphans: list[sqlite3.Connection] = []
 
-    def connection(self) -> _Exclusive:
-        """Return a context manager that gives this thread the connection.
+    def __enter__(self) -> sqlite3.Connection:
+        self._lock.acquire()
+        try:
+            self._forget_parent()
+            if self._connection is None:
+                self._connection = self.open()
+            return self._connection
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
 
-        Raises what SQLite raises inside it as CapacityError or StorageUnavailable.
-        """
-        return _Exclusive(self, self._lock)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if isinstance(error, sqlite3.DataError):
+                raise CapacityError(f"sqlite refused a value ({error})") from error
+            if isinstance(error, (sqlite3.Error, OSError)):
+                # The file may have been replaced or repaired: the next use opens another
+                # connection.
+                if self._connection is not None:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._connection.close()
+                    self._connection = None
+                raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
+        finally:
+            self._lock.release()
 
     def execute(self, connection: sqlite3.Connection, sql: str, params: Any = ()) -> sqlite3.Cursor:
         """Execute a statement; while another process holds the lock, retry every millisecond.
@@ -347,56 +367,11 @@ class SQLiteFile:
             if found != SCHEMA_VERSION:
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
-    # --- for the thread that holds the lock -----------------------------------------------------
-
-    def current(self) -> sqlite3.Connection:
-        """Return this process's connection; open it if there is none."""
-        self._forget_parent()
-        if self._connection is None:
-            self._connection = self.open()
-        return self._connection
-
-    def reraise(self, error: BaseException) -> None:
-        """Raise an error of SQLite as a StorageError. Does nothing with other errors."""
-        if isinstance(error, sqlite3.DataError):
-            raise CapacityError(f"sqlite refused a value ({error})") from error
-        if isinstance(error, (sqlite3.Error, OSError)):
-            # The file may have been replaced or repaired: the next use opens another connection.
-            if self._connection is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.close()
-                self._connection = None
-            raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
-
     def _forget_parent(self) -> None:
         if self._pid != os.getpid():
             if self._connection is not None:
                 self._orphans.append(self._connection)  # keeps it from being closed
             self._connection, self._pid = None, os.getpid()
-
-
-class _Exclusive:
-    """The connection in one thread's hands. A generator would cost each call 1.5 µs more."""
-
-    __slots__ = ("_file", "_lock")
-
-    def __init__(self, file: SQLiteFile, lock: ForkSafeLock) -> None:
-        self._file, self._lock = file, lock
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
-        try:
-            return self._file.current()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is not None:
-                self._file.reraise(error)
-        finally:
-            self._lock.release()
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:

@@ -170,27 +170,25 @@ class RedisStorage:
         text = utf8(member)
         check_size(_UNKNOWN, context, key, text)
         check_range(expires_at)
-        now, names, entry = self._now(), _names(context), printable(key_digest(context, key))
+        now, (keys, entry) = self._now(), _index(context, key)
         before = b"%d" % (now - GRACE)
-        keys = (*names.of(b"i:", [entry]), names.indexes)
         arguments = (_format_time(now), *_format_expiry(expires_at, now), text, entry, before)
         due = self._client.run(scripts.ADD_MEMBER, keys, *arguments)[1:]
         if due:
             # The member was added; if the clean-up fails, the call has still succeeded.
             with contextlib.suppress(StorageError):
-                self._reap_index(names, due, before, PAGE)
+                self._reap_index(_names(context), due, before, PAGE)
 
     def remove_member(self, context: str, key: str, member: str) -> bool:
         text = utf8(member)
         check_size(_UNKNOWN, context, key, text)
-        names, entry = _names(context), printable(key_digest(context, key))
-        keys = (*names.of(b"i:", [entry]), names.indexes)
+        keys, entry = _index(context, key)
         arguments = (_format_time(self._now()), text, entry)
         return _parse_answer(self._client.run(scripts.REMOVE_MEMBER, keys, *arguments))
 
     def members(self, context: str, key: str) -> dict[str, int | None]:
         check_size(_UNKNOWN, context, key)
-        (index,) = _names(context).of(b"i:", [printable(key_digest(context, key))])
+        (index, _), _ = _index(context, key)
         live = (b"(%d" % self._now(), b"+inf", b"WITHSCORES")
         found = self._call(index, b"ZRANGEBYSCORE", *live)
         times = [None if float(time) > LATEST else int(time) for time in found[1::2]]
@@ -255,24 +253,22 @@ class RedisStorage:
         return self._client.run(scripts.CALL, (key,), b"", command, *arguments, is_read=True)
 
     def _reap_list(self, name: bytes, limit: int) -> int:
-        names = _ContextNames(name[: -len(b"records")])
-        removed, page = 0, min(limit, PAGE) if name in (names.records, names.indexes) else 0
-        while page > 0:
-            count = self._reap_page(names, name, page)
+        names, removed = _ContextNames(name[: -len(b"records")]), 0
+        if name not in (names.records, names.indexes):
+            return 0
+        while removed < limit:
+            page, now = min(limit - removed, PAGE), self._now()
+            due = (b"-inf", b"%d" % now, b"LIMIT", b"0", b"%d" % page)
+            entries, count = self._call(name, b"ZRANGEBYSCORE", *due), 0
+            if name == names.records and entries:
+                keys = (name, *names.of(b"r:", entries))
+                count = int(self._client.run(scripts.REAP, keys, _format_time(now), *entries))
+            else:
+                for entry in entries:
+                    count += self._reap_index(names, entry, b"%d" % now, page - count)
             removed += count
-            page = min(limit - removed, PAGE) if count == page else 0
-        return removed
-
-    def _reap_page(self, names: _ContextNames, name: bytes, limit: int) -> int:
-        now = self._now()
-        due = (b"-inf", b"%d" % now, b"LIMIT", b"0", b"%d" % limit)
-        entries = self._call(name, b"ZRANGEBYSCORE", *due)
-        if name == names.records and entries:
-            keys = (name, *names.of(b"r:", entries))
-            return int(self._client.run(scripts.REAP, keys, _format_time(now), *entries))
-        removed = 0
-        for entry in entries:
-            removed += self._reap_index(names, entry, b"%d" % now, limit - removed)
+            if count < page:
+                break
         return removed
 
     def _reap_index(self, names: _ContextNames, entry: bytes, before: bytes, limit: int) -> int:
@@ -329,6 +325,12 @@ def _place(context: str, key: str) -> _Place:
     entry = printable(digest) + key.encode()
     record = names.base + b"r:" + entry[:NAME_CHARS]
     return _Place((record, names.records), entry, digest[: scripts.IDENTITY_BYTES])
+
+
+def _index(context: str, key: str) -> tuple[tuple[bytes, bytes], bytes]:
+    """Return an index's key and its list's key, and its entry in the list."""
+    names, entry = _names(context), printable(key_digest(context, key))
+    return (names.base + b"i:" + entry, names.indexes), entry
 
 
 # --- arguments and answers ----------------------------------------------------------------------

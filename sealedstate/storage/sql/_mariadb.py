@@ -38,9 +38,9 @@ from ._pool import (
     KEY_BYTES,
     SERVERS_SHARE,
     VALUE_BYTES,
+    Driver,
     Fault,
     Statements,
-    compile_sql,
 )
 
 # What a packet contains besides the value: the statement, and the longest context and key.
@@ -98,18 +98,15 @@ STATEMENTS = Statements(
         ON DUPLICATE KEY UPDATE expires_at = VALUES(expires_at)""",
 )
 # SKIP LOCKED: reaping does not wait for other transactions.
-REAP_RECORDS = (
-    """
-    SELECT place FROM sealedstate_record WHERE expires_at <= :now
+REAP = [
+    (
+        f"""
+    SELECT place FROM sealedstate_{table} WHERE expires_at <= :now
     ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED""",
-    "DELETE FROM sealedstate_record WHERE place IN :places",
-)
-REAP_MEMBERS = (
-    """
-    SELECT place FROM sealedstate_member WHERE expires_at <= :now
-    ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED""",
-    "DELETE FROM sealedstate_member WHERE place IN :places",
-)
+        f"DELETE FROM sealedstate_{table} WHERE place IN :places",
+    )
+    for table in ("record", "member")
+]
 # Strict: values that do not fit are refused, not truncated. Without NO_BACKSLASH_ESCAPES, on which
 # PyMySQL's escaping relies. The waits for locks are whole seconds, at least one.
 SESSION = """
@@ -231,49 +228,27 @@ def _value_bytes(packet: int) -> int:
     return max(min(VALUE_BYTES, (packet - PACKET_OVERHEAD) // 2), 0)
 
 
-class MariaDB:
+class MariaDB(Driver):
     """The server that a URL names."""
 
     # PyMySQL trusts the server's packets: those of another service raise the last three.
-    errors: tuple[type[Exception], ...] = (
-        pymysql.Error,
-        OSError,
-        struct.error,
-        ValueError,
-        IndexError,
-    )
-    migrations: Mapping[int, tuple[str, ...]] = MIGRATIONS
-    assumed = Capabilities(
-        context_bytes=CONTEXT_BYTES,
-        key_bytes=KEY_BYTES,
-        value_bytes=_value_bytes(ASSUMED_PACKET),
-        shared=True,
-        durable=False,
-        survives_restart=True,
-        evicts=False,
-        enumerable=True,
-        assumed=True,
-        reasons={"durable": "the server was not reached yet"},
-    )
+    errors = (pymysql.Error, OSError, struct.error, ValueError, IndexError)
+    migrations = MIGRATIONS
+    assumed = replace(Driver.assumed, value_bytes=_value_bytes(ASSUMED_PACKET))
 
     def __init__(self, url: URL, timeout: float) -> None:
-        dialect_class: Any = url.get_dialect()  # its type does not declare its constructor
-        self.dialect = dialect_class(dbapi=pymysql, paramstyle="pyformat")
-        self.statements = STATEMENTS.compile(self.dialect)
-        self._reap = [
-            (compile_sql(select, self.dialect), compile_sql(delete, self.dialect))
-            for select, delete in (REAP_RECORDS, REAP_MEMBERS)
-        ]
-        self._session, self._time, self._lock = (
-            compile_sql(sql, self.dialect) for sql in (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
+        super().__init__(url, pymysql, STATEMENTS)
+        self._reap = [(self._compile(select), self._compile(delete)) for select, delete in REAP]
+        self._session, self._time, self._lock = map(
+            self._compile, (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
         )
         self._timeout = timeout
         _, arguments = self.dialect.create_connect_args(url)
         arguments["client_flag"] = arguments.get("client_flag", 0) & ~CLIENT.FOUND_ROWS
         # As bytes, because PyMySQL encodes text as Latin-1.
         arguments["password"] = str(url.password or "").encode()
-        arguments |= {"charset": "utf8mb4", "autocommit": True, "defer_connect": True}
-        self._template = MariaDBConnection(**arguments)
+        options = {"charset": "utf8mb4", "autocommit": True, "defer_connect": True}
+        self._template = MariaDBConnection(**{**arguments, **options})
         if self._template.ssl:
             self._template.ctx.sslsocket_class = _DeadlineTLSSocket
         at = self._template.unix_socket or f"{self._template.host}:{self._template.port}"
