@@ -52,8 +52,7 @@ __all__ = [
     "Storage",
     "Stored",
     "Unchanged",
-    "check_range",
-    "check_size",
+    "check_arguments",
     "millis",
     "next_version",
     "read_if_changed",
@@ -278,8 +277,18 @@ def millis(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def check_size(capabilities: Capabilities, context: str, key: str, value: bytes = b"") -> None:
-    """Raise CapacityError for an empty or too long context or key, or a too large value."""
+def check_arguments(
+    capabilities: Capabilities,
+    context: str,
+    key: str,
+    value: bytes = b"",
+    expires_at: int | None = None,
+    *versions: int | None,
+) -> None:
+    """Raise CapacityError for an argument that is too large, empty or out of range.
+
+    An expiry or a version of None is always in range.
+    """
     for what, size, limit in (
         ("context", len(utf8(context)), capabilities.context_bytes),
         ("key", len(utf8(key)), capabilities.key_bytes),
@@ -292,10 +301,6 @@ def check_size(capabilities: Capabilities, context: str, key: str, value: bytes 
         raise CapacityError(
             f"value must be at most {capabilities.value_bytes} bytes, got {len(value)}"
         )
-
-
-def check_range(expires_at: int | None, *versions: int | None) -> None:
-    """Raise CapacityError for an expiry or a version out of range. None is always in range."""
     if expires_at is not None and not 0 <= expires_at <= LATEST:
         raise CapacityError(
             f"expires_at must be None or 0 to 2**53 milliseconds since the epoch, got {expires_at}"

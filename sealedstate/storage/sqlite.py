@@ -21,7 +21,7 @@ from typing import Any
 
 from .._forks import ForkSafeLock
 from ..errors import CapacityError, ConfigurationError, StorageUnavailable, VersionMismatch
-from .contract import Capabilities, Clock, Stored, check_range, check_size, millis, utf8
+from .contract import Capabilities, Clock, Stored, check_arguments, millis, utf8
 
 __all__ = ["SQLiteStorage", "wal_is_safe"]
 
@@ -89,17 +89,17 @@ class SQLiteStorage:
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        params = self._params(context, key, value, expires_at=expires_at, version=version)
+        params = self._params(context, key, value, expires_at, version)
         sql = f"""
             INSERT INTO sealedstate_record (context, key, value, version, expires_at)
             VALUES (:context, :key, :value, :version, :expires_at)
             ON CONFLICT (context, key) DO UPDATE SET value = excluded.value,
                 version = excluded.version, expires_at = excluded.expires_at
             WHERE NOT {_LIVE}"""
-        return self._write(sql, params) == 1
+        return self._write(sql, params)
 
     def read(self, context: str, key: str) -> Stored | None:
-        check_size(self.capabilities, context, key)
+        check_arguments(self.capabilities, context, key)
         params = (context.encode(), key.encode(), millis(self._clock()))
         with self._file as connection:
             found = self._file.execute(connection, _READ, params).fetchone()
@@ -114,22 +114,20 @@ class SQLiteStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
-        params = self._params(
-            context, key, value, expires_at=expires_at, version=version, expected=expected
-        )
+        params = self._params(context, key, value, expires_at, version, expected)
         sql = f"""
             UPDATE sealedstate_record
             SET value = :value, version = :version, expires_at = :expires_at
             WHERE {_ONE} AND {_LIVE} AND version < :version
             AND (:expected IS NULL OR version = :expected)"""
-        return self._write(sql, params, checks_version=True) == 1
+        return self._write(sql, params, checks_version=True)
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         params = self._params(context, key, expected=expected)
         sql = f"""
             DELETE FROM sealedstate_record
             WHERE {_ONE} AND {_LIVE} AND (:expected IS NULL OR version = :expected)"""
-        return self._write(sql, params, checks_version=True) == 1
+        return self._write(sql, params, checks_version=True)
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         params = self._params(context, "any")
@@ -149,7 +147,7 @@ class SQLiteStorage:
     def remove_member(self, context: str, key: str, member: str) -> bool:
         params = self._params(context, key, utf8(member))
         sql = f"DELETE FROM sealedstate_member WHERE {_ONE} AND member = :value AND {_LIVE}"
-        return self._write(sql, params) == 1
+        return self._write(sql, params)
 
     def members(self, context: str, key: str) -> dict[str, int | None]:
         params = self._params(context, key)
@@ -174,15 +172,12 @@ class SQLiteStorage:
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         params = self._params(context, key, expires_at=expires_at)
         sql = f"UPDATE sealedstate_record SET expires_at = :expires_at WHERE {_ONE} AND {_LIVE}"
-        return self._write(sql, params) == 1
+        return self._write(sql, params)
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         params = self._params(context, "any", expires_at=expires_at)
-        self._write(
-            "UPDATE sealedstate_record SET expires_at = :expires_at"
-            f" WHERE context = :context AND {_LIVE}",
-            params,
-        )
+        sql = "UPDATE sealedstate_record SET expires_at = :expires_at WHERE context = :context"
+        self._write(f"{sql} AND {_LIVE}", params)
 
     def delete_context(self, context: str) -> None:
         params = self._params(context, "any")
@@ -196,27 +191,34 @@ class SQLiteStorage:
     # --- one statement --------------------------------------------------------------------------
 
     def _params(
-        self, context: str, key: str, value: bytes = b"", **more: int | None
+        self,
+        context: str,
+        key: str,
+        value: bytes = b"",
+        expires_at: int | None = None,
+        version: int | None = None,
+        expected: int | None = None,
     ) -> dict[str, Any]:
-        check_size(self.capabilities, context, key, value)
-        check_range(more.get("expires_at"), more.get("version"), more.get("expected"))
+        check_arguments(self.capabilities, context, key, value, expires_at, version, expected)
         # Names are BLOBs: SQLite compares them byte by byte, without collation.
         return {
             "context": context.encode(),
             "key": key.encode(),
             "value": value,
+            "expires_at": expires_at,
+            "version": version,
+            "expected": expected,
             "now": millis(self._clock()),
-            **more,
         }
 
-    def _write(self, sql: str, params: dict[str, Any], checks_version: bool = False) -> int:
-        """Run one statement atomically; return how many rows it changed.
+    def _write(self, sql: str, params: dict[str, Any], checks_version: bool = False) -> bool:
+        """Run one statement atomically; return whether it changed anything.
 
-        With `checks_version`, raises VersionMismatch if it changed none although a record is live.
+        With `checks_version`, raises VersionMismatch if it did not although a record is live.
         """
         current = None
         with self._file as connection, self._file.transaction(connection):
-            changed = connection.execute(sql, params).rowcount
+            changed = connection.execute(sql, params).rowcount > 0
             if checks_version and not changed:
                 query = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
                 current = connection.execute(query, params).fetchone()

@@ -33,8 +33,7 @@ from ..contract import (
     Capabilities,
     Clock,
     Stored,
-    check_range,
-    check_size,
+    check_arguments,
     context_digest,
     key_digest,
     millis,
@@ -110,8 +109,7 @@ class RedisStorage:
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        check_size(_UNKNOWN, context, key, value)
-        check_range(expires_at, version)
+        check_arguments(_UNKNOWN, context, key, value, expires_at, version)
         now, place = self._now(), _place(context, key)
         expiry, ttl = _format_expiry(expires_at, now)
         record = _format_version(version) + expiry + place.identity + value
@@ -120,7 +118,7 @@ class RedisStorage:
         return _parse_answer(answer)
 
     def read(self, context: str, key: str) -> Stored | None:
-        check_size(_UNKNOWN, context, key)
+        check_arguments(_UNKNOWN, context, key)
         place = _place(context, key)
         record = self._client.read(b"GET", place.keys[0], accept=place.owns)
         if record is None:
@@ -143,8 +141,7 @@ class RedisStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
-        check_size(_UNKNOWN, context, key, value)
-        check_range(expires_at, version, expected)
+        check_arguments(_UNKNOWN, context, key, value, expires_at, version, expected)
         now, place = self._now(), _place(context, key)
         expiry, ttl = _format_expiry(expires_at, now)
         record = _format_version(version) + expiry + place.identity + value
@@ -153,14 +150,13 @@ class RedisStorage:
         return _parse_answer(answer)
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
-        check_size(_UNKNOWN, context, key)
-        check_range(None, expected)
+        check_arguments(_UNKNOWN, context, key, b"", None, expected)
         place = _place(context, key)
         arguments = (_format_time(self._now()), place.entry, _format_version(expected))
         return _parse_answer(self._client.run(scripts.DELETE, place.keys, *arguments))
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
-        check_size(_UNKNOWN, context, "any")
+        check_arguments(_UNKNOWN, context, "any")
         live = (b"(%d" % self._now(), b"+inf")
         entries = self._call(_names(context).records, b"ZRANGEBYSCORE", *live)
         found = [entry[NAME_CHARS:].decode() for entry in entries]
@@ -168,8 +164,7 @@ class RedisStorage:
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
         text = utf8(member)
-        check_size(_UNKNOWN, context, key, text)
-        check_range(expires_at)
+        check_arguments(_UNKNOWN, context, key, text, expires_at)
         now, (keys, entry) = self._now(), _index(context, key)
         before = b"%d" % (now - GRACE)
         arguments = (_format_time(now), *_format_expiry(expires_at, now), text, entry, before)
@@ -181,13 +176,13 @@ class RedisStorage:
 
     def remove_member(self, context: str, key: str, member: str) -> bool:
         text = utf8(member)
-        check_size(_UNKNOWN, context, key, text)
+        check_arguments(_UNKNOWN, context, key, text)
         keys, entry = _index(context, key)
         arguments = (_format_time(self._now()), text, entry)
         return _parse_answer(self._client.run(scripts.REMOVE_MEMBER, keys, *arguments))
 
     def members(self, context: str, key: str) -> dict[str, int | None]:
-        check_size(_UNKNOWN, context, key)
+        check_arguments(_UNKNOWN, context, key)
         (index, _), _ = _index(context, key)
         live = (b"(%d" % self._now(), b"+inf", b"WITHSCORES")
         found = self._call(index, b"ZRANGEBYSCORE", *live)
@@ -216,15 +211,13 @@ class RedisStorage:
         self._client.close()
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
-        check_size(_UNKNOWN, context, key)
-        check_range(expires_at)
+        check_arguments(_UNKNOWN, context, key, b"", expires_at)
         now, place = self._now(), _place(context, key)
         arguments = (_format_time(now), *_format_expiry(expires_at, now), place.entry)
         return _parse_answer(self._client.run(scripts.UPDATE_EXPIRATION, place.keys, *arguments))
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
-        check_size(_UNKNOWN, context, "any")
-        check_range(expires_at)
+        check_arguments(_UNKNOWN, context, "any", b"", expires_at)
         now, names, cursor = self._now(), _names(context), b""
         while cursor != b"0":
             # An entry may be returned twice, which does no harm.
@@ -236,7 +229,7 @@ class RedisStorage:
                 self._client.run(scripts.TOUCH_ALL, keys, *arguments)
 
     def delete_context(self, context: str) -> None:
-        check_size(_UNKNOWN, context, "any")
+        check_arguments(_UNKNOWN, context, "any")
         names, first_page = _names(context), (b"0", b"%d" % (PAGE - 1))
         for name, kind in ((names.records, b"r:"), (names.indexes, b"i:")):
             while entries := self._call(name, b"ZRANGE", *first_page):

@@ -20,8 +20,7 @@ from ..contract import (
     Capabilities,
     Clock,
     Stored,
-    check_range,
-    check_size,
+    check_arguments,
     context_digest,
     key_digest,
     millis,
@@ -86,8 +85,7 @@ class SQLStorage:
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        check_range(expires_at, version)
-        self._start(context, key, value)
+        self._start(context, key, value, expires_at, version)
         params = {
             **self._place(context, key),
             **_names(context, key),
@@ -111,8 +109,7 @@ class SQLStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
-        check_range(expires_at, version, expected)
-        self._start(context, key, value)
+        self._start(context, key, value, expires_at, version, expected)
         params = {
             **self._place(context, key),
             "value": bytes(value),
@@ -125,8 +122,7 @@ class SQLStorage:
         return self._write_between(self._sql.update, params, lowest, highest, version)
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
-        check_range(None, expected)
-        self._start(context, key)
+        self._start(context, key, b"", None, expected)
         place = self._place(context, key)
         if expected is None:  # any version, so there is no mismatch to find
             return self._write(self._sql.delete, {**place, "lowest": 0, "highest": LAST_VERSION})
@@ -145,8 +141,7 @@ class SQLStorage:
         return iter([key.decode() for (key,) in rows])
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
-        check_range(expires_at)
-        self._start(context, key, utf8(member))
+        self._start(context, key, utf8(member), expires_at)
         params = {
             "place": _member_digest(context, key, member),
             "index_place": key_digest(context, key),
@@ -183,14 +178,12 @@ class SQLStorage:
         self._pool.close()
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
-        check_range(expires_at)
-        self._start(context, key)
+        self._start(context, key, b"", expires_at)
         params = {**self._place(context, key), "expires_at": expires_at}
         return self._write(self._sql.update_expiration, params)
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
-        check_range(expires_at)
-        self._start(context, "any")
+        self._start(context, "any", b"", expires_at)
         params = {
             "context_place": context_digest(context),
             "now": self._now(),
@@ -215,8 +208,8 @@ class SQLStorage:
 
     # --- one statement --------------------------------------------------------------------------
 
-    def _start(self, context: str, key: str, value: bytes = b"") -> None:
-        check_size(self._pool.capabilities, context, key, value)
+    def _start(self, context: str, key: str, value: bytes = b"", *numbers: int | None) -> None:
+        check_arguments(self._pool.capabilities, context, key, value, *numbers)
         self._pool.start()
 
     def _now(self) -> int:
