@@ -178,7 +178,7 @@ class LoadedSession:
             if recalled is not None:
                 self.versions = {**self.versions, name: recalled.version}
                 self.deployment.emit("recalled", session_id=record.id)
-                data = recalled.data
+                data = recalled.value
         else:
             if self._overflow is None:
                 self._overflow = self._open_overflow(record)
@@ -321,7 +321,7 @@ def recall_part(
     if deployment.parts is None:
         return None
     recalled = deployment.parts.recall(session_id, name, known)
-    return None if recalled is None else recalled.data
+    return None if recalled is None else recalled.value
 
 
 @dataclass(frozen=True, slots=True)

@@ -318,7 +318,7 @@ def test_stored_part_is_recalled_from_its_row_and_version_only() -> None:
             recalled = swapped.recall(*target)
             if at == to and version == versions[at]:
                 assert recalled is not None
-                assert recalled.data == bytes([at])
+                assert recalled.value == bytes([at])
             else:
                 assert recalled is None
             other.delete(CONTEXT, target.key)

@@ -261,7 +261,7 @@ class SessionTerminator(SessionHooks):
         recalled = self._parts.recall(state.session_id, self._records.columns)
         if recalled is None:
             return nothing
-        value, subject = cbor.decode(recalled.data), state.subject
+        value, subject = cbor.decode(recalled.value), state.subject
         if subject is None:
             subject = self._subjects.read(state.session_id)
         if subject is None and any(map(needs_subject, self._records.read_columns(value))):

@@ -109,14 +109,12 @@ REAP = [
 ]
 # Strict: values that do not fit are refused, not truncated. Without NO_BACKSLASH_ESCAPES, on which
 # PyMySQL's escaping relies. The waits for locks are whole seconds, at least one.
-SESSION = """
+_STRICT = """
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
-        SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1,
-        SESSION tx_isolation = 'READ-COMMITTED', SESSION max_statement_time = :seconds"""
-MYSQL_SESSION = """
-    SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
-        SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1,
-        SESSION transaction_isolation = 'READ-COMMITTED'"""
+        SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1"""
+SESSION = f"""{_STRICT}, SESSION tx_isolation = 'READ-COMMITTED',
+        SESSION max_statement_time = :seconds"""
+MYSQL_SESSION = f"{_STRICT}, SESSION transaction_isolation = 'READ-COMMITTED'"
 STATEMENT_TIME = "SET SESSION max_statement_time = :seconds"
 SETTINGS = """
     SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog, @@max_allowed_packet"""
@@ -183,31 +181,28 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
 
     def _connect_socket(self) -> socket.socket:
         if self.unix_socket:
-            return _connect(socket.AF_UNIX, self.unix_socket, None)
+            addresses: list[tuple[int, Any]] = [(socket.AF_UNIX, self.unix_socket)]
+        else:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            addresses = [(family, address) for family, _, _, _, address in found]
         problem = OSError("the host has no address")
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        for family, _, _, _, address in found:
+        for family, address in addresses:
+            sock = _DeadlineSocket(family, socket.SOCK_STREAM)
             try:
-                return _connect(family, address, self.bind_address)
-            except OSError as error:
+                if family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    if self.bind_address is not None:
+                        sock.bind((self.bind_address, 0))
+                sock.settimeout(_remaining())
+                sock.connect(address)
+                return sock
+            except BaseException as error:
+                sock.close()
+                if not isinstance(error, OSError):
+                    raise
                 problem = error
         raise problem
-
-
-def _connect(family: int, address: Any, source: str | None) -> socket.socket:
-    sock = _DeadlineSocket(family, socket.SOCK_STREAM)
-    try:
-        if family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if source is not None:
-            sock.bind((source, 0))
-        sock.settimeout(_remaining())
-        sock.connect(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _durability(flush: int, log: int, sync: int) -> str:
