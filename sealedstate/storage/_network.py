@@ -61,7 +61,7 @@ class ServerClient(ABC):
             f"{self._kind} store {self.address}: {why}; it may or may not have written", version
         )
 
-    def _call(self, act: Callable[[Any], T], is_read: bool = True, version: int | None = None) -> T:
+    def _call(self, act: Callable[[Any], T], is_read: bool, version: int | None) -> T:
         """Return the result of `act`, which raises Broken if there is none.
 
         It gets a connection, and is called a second time as the module says.
