@@ -237,19 +237,27 @@ class UnreadableError(SealedStateError):
     keeps_cookie: ClassVar[bool] = False
     # The key that the token names, if it is known.
     kid: bytes | None = None
+    # When the token claims to be sealed (epoch seconds), where that decides how long the cookie is
+    # kept. It is not verified.
+    claimed_at: int | None = None
 
 
 class MalformedToken(UnreadableError):
-    """The text is too short, too long, or not canonical."""
+    """No token: too short, not canonical, or begun with a byte that begins no format."""
 
     reason = "malformed"
 
 
 class UnknownFormat(UnreadableError):
-    """The format byte is of a format that this release does not read."""
+    """The token is of a newer format, which this release does not read."""
 
     reason = "format-unknown"
     keeps_cookie = True
+
+    def __init__(self, kid: bytes, claimed_at: int) -> None:
+        super().__init__(f"a format that this release does not read, key {kid.hex()}")
+        self.kid = kid
+        self.claimed_at = claimed_at
 
 
 class UnknownKey(UnreadableError):
@@ -258,9 +266,10 @@ class UnknownKey(UnreadableError):
     reason = "kid-unknown"
     keeps_cookie = True
 
-    def __init__(self, kid: bytes) -> None:
+    def __init__(self, kid: bytes, claimed_at: int | None = None) -> None:
         super().__init__(f"no key {kid.hex()} in the ring")
         self.kid = kid
+        self.claimed_at = claimed_at
 
 
 class KeyOutOfUse(UnreadableError):
