@@ -230,16 +230,19 @@ class UnreadableError(SealedStateError):
 
     `reason` is for logs and counters, never for the client. `keeps_cookie`: another node, release
     or moment may be able to read it, so the browser's cookies must be neither deleted nor
-    overwritten.
+    overwritten. `kid`: the key that the token names, if it is known. `claimed_at`: when a token
+    whose key or format is unknown claims to be sealed (epoch seconds), which is not verified.
     """
 
     reason: ClassVar[str] = "unreadable"
     keeps_cookie: ClassVar[bool] = False
-    # The key that the token names, if it is known.
-    kid: bytes | None = None
-    # When the token claims to be sealed (epoch seconds), where that decides how long the cookie is
-    # kept. It is not verified.
-    claimed_at: int | None = None
+
+    def __init__(
+        self, *arguments: object, kid: bytes | None = None, claimed_at: int | None = None
+    ) -> None:
+        super().__init__(*arguments)
+        self.kid = kid
+        self.claimed_at = claimed_at
 
 
 class MalformedToken(UnreadableError):
@@ -255,9 +258,8 @@ class UnknownFormat(UnreadableError):
     keeps_cookie = True
 
     def __init__(self, kid: bytes, claimed_at: int) -> None:
-        super().__init__(f"a format that this release does not read, key {kid.hex()}")
-        self.kid = kid
-        self.claimed_at = claimed_at
+        text = f"a format that this release does not read, key {kid.hex()}"
+        super().__init__(text, kid=kid, claimed_at=claimed_at)
 
 
 class UnknownKey(UnreadableError):
@@ -267,9 +269,7 @@ class UnknownKey(UnreadableError):
     keeps_cookie = True
 
     def __init__(self, kid: bytes, claimed_at: int | None = None) -> None:
-        super().__init__(f"no key {kid.hex()} in the ring")
-        self.kid = kid
-        self.claimed_at = claimed_at
+        super().__init__(f"no key {kid.hex()} in the ring", kid=kid, claimed_at=claimed_at)
 
 
 class KeyOutOfUse(UnreadableError):
@@ -277,20 +277,12 @@ class KeyOutOfUse(UnreadableError):
 
     reason = "kid-refused"
 
-    def __init__(self, kid: bytes | None = None) -> None:
-        super().__init__()
-        self.kid = kid
-
 
 class KeyDisabled(UnreadableError):
     """The key is disabled. That can be undone, so the cookie is kept."""
 
     reason = "kid-disabled"
     keeps_cookie = True
-
-    def __init__(self, kid: bytes | None = None) -> None:
-        super().__init__()
-        self.kid = kid
 
 
 class SealedBefore(UnreadableError):

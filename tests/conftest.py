@@ -19,6 +19,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.installed import NOT_INSTALLED, are_required
+from tests.support.jar import Clock
+
+# Servers that all tests of a process share.
+pytest_plugins = ["tests.support.kv_servers", "tests.support.sql_servers"]
 
 HERE = Path(__file__).parent
 
@@ -59,6 +63,12 @@ DRIVERS = {
     "storage/test_sql.py": "sqlalchemy",
 }
 ABSENT = sorted({name for name in DRIVERS.values() if find_spec(name) is None})
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
 
 # Every test of a module that is named after a server needs one; others are marked one by one.
 BEHIND_SERVERS = ("sql", "redis", "memcached")

@@ -176,7 +176,7 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
         raise ForgedToken
     # A stolen key that no longer seals must not make tokens dated today, nor a new key old ones.
     if not keyring.may_have_sealed(key, sealed_at):
-        raise KeyOutOfUse(key.kid)
+        raise KeyOutOfUse(kid=key.kid)
     return Opened(payload, key, sealed_at)
 
 

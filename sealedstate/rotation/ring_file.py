@@ -75,15 +75,11 @@ class RingFile:
             )
         self._path = Path(path).absolute()  # the process may change its directory
         self._lock = self._beside(".lock")
-        location = f"the ring file {self._path}"
-        self._codec = RingCodec(location, wrapping, random, clock, takes_clear)
+        self.location = f"the ring file {self._path}"
+        self._codec = RingCodec(self.location, wrapping, random, clock, takes_clear)
         self._random = random
         self._timeout = timeout
         self._may_warn = wrapping is None
-
-    @property
-    def location(self) -> str:
-        return self._codec.location
 
     def load(self) -> Ring | None:
         """The ring of the file, the same object while the file is the same."""
@@ -97,9 +93,23 @@ class RingFile:
                 finally:
                     os.close(lock)
             ring = self._codec.load(self._read())
-        if ring is not None and marker and not _continues(ring, marker):
-            raise RingReplaced(self._explain_replaced(ring, marker), ring)
-        return ring
+        if ring is None or not marker or _continues(ring, marker):
+            return ring
+        ring_id, _, sequence = marker.partition(" ")
+        remedy = f"stop all processes and remove {self._lock}"
+        if ring.ring_id == ring_id:
+            problem = (
+                f"{self.location} is an older copy: its sequence is {ring.sequence}, and the last"
+                f" one was {int(sequence)}. A running process puts that ring back. To use the copy,"
+                f" {remedy}; then revoke again what was revoked since"
+            )
+        else:
+            problem = (
+                f"{self.location} is the ring {ring.ring_id}, but the last one was {ring_id}:"
+                " restore that ring. To use the new ring, which ends all sessions of the old one,"
+                f" {remedy}"
+            )
+        raise RingReplaced(problem, ring)
 
     def write(self, ring: Ring, after: Ring | None) -> bool:
         """As `RingStorage`; for a file that has disappeared, only its last ring."""
@@ -132,22 +142,6 @@ class RingFile:
             os.fsync(lock)
         return True
 
-    # --- reading --------------------------------------------------------------------------------
-
-    def _explain_replaced(self, ring: Ring, marker: str) -> str:
-        ring_id, _, sequence = marker.partition(" ")
-        remedy = f"stop all processes and remove {self._lock}"
-        if ring.ring_id == ring_id:
-            return (
-                f"{self.location} is an older copy: its sequence is {ring.sequence}, and the last"
-                f" one was {int(sequence)}. A running process puts that ring back. To use the copy,"
-                f" {remedy}; then revoke again what was revoked since"
-            )
-        return (
-            f"{self.location} is the ring {ring.ring_id}, but the last one was {ring_id}: restore"
-            f" that ring. To use the new ring, which ends all sessions of the old one, {remedy}"
-        )
-
     def _read(self) -> bytes | None:
         try:
             # O_NONBLOCK, because opening a pipe would wait for a writer.
@@ -167,8 +161,6 @@ class RingFile:
                 return file.read(MAX_BYTES + 1)
         finally:
             os.close(descriptor)
-
-    # --- writing --------------------------------------------------------------------------------
 
     def _replace(self, old: bytes | None, new: bytes, lock: int) -> None:
         temporary = re.compile(
@@ -195,7 +187,16 @@ class RingFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600)
         try:
-            _fill(descriptor, content, like)
+            try:
+                _take_owner(descriptor, like)
+                if stat.S_ISREG(like.st_mode) and like.st_mode & stat.S_IRGRP:
+                    os.fchown(descriptor, -1, like.st_gid)
+                    os.fchmod(descriptor, 0o640)
+                while content:
+                    content = content[os.write(descriptor, content) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             temporary.rename(path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -205,12 +206,22 @@ class RingFile:
     def _beside(self, suffix: str) -> Path:
         return Path(f"{self._path}{suffix}")
 
-    # --- the lock -------------------------------------------------------------------------------
-
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         give_up_at = time.monotonic() + self._timeout
-        while (lock := self._try_lock()) is None:
+        while True:
+            lock, is_locked = os.open(self._lock, flags, 0o600), False
+            try:
+                with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    # If the file was removed a moment ago, other writers lock the next one.
+                    is_locked = os.path.samestat(os.fstat(lock), self._lock.stat())
+            finally:
+                if not is_locked:
+                    os.close(lock)
+            if is_locked:
+                break
             if time.monotonic() >= give_up_at:
                 raise OperatorError(
                     f"{self.location}: another process has held {self._lock} for {self._timeout} s"
@@ -226,19 +237,6 @@ class RingFile:
             finally:
                 os.close(lock)
 
-    def _try_lock(self) -> int | None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        lock, is_locked = os.open(self._lock, flags, 0o600), False
-        try:
-            with contextlib.suppress(BlockingIOError, FileNotFoundError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # If the file was removed a moment ago, other writers lock the next one.
-                is_locked = os.path.samestat(os.fstat(lock), self._lock.stat())
-        finally:
-            if not is_locked:
-                os.close(lock)
-        return lock if is_locked else None
-
     @contextlib.contextmanager
     def _as_operator_error(self) -> Iterator[None]:
         try:
@@ -248,19 +246,6 @@ class RingFile:
             name = str(error.filename or "")
             where = f": {name}" if name and not name.endswith(".tmp") else ""
             raise OperatorError(f"{self.location}: {error.strerror or error}{where}") from error
-
-
-def _fill(descriptor: int, content: bytes, like: os.stat_result) -> None:
-    try:
-        _take_owner(descriptor, like)
-        if stat.S_ISREG(like.st_mode) and like.st_mode & stat.S_IRGRP:
-            os.fchown(descriptor, -1, like.st_gid)
-            os.fchmod(descriptor, 0o640)
-        while content:
-            content = content[os.write(descriptor, content) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _take_owner(descriptor: int, like: os.stat_result) -> None:

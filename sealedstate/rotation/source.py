@@ -18,7 +18,6 @@ import platform
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeGuard
 
 from .._forks import ForkSafeLock
 from ..errors import ConfigurationError, OperatorError, StorageUnavailable
@@ -138,8 +137,7 @@ class RotatingKeySource:
         if self._reports is not None:
             report = self.report()
             try:
-                expires_at = report.at + REPORTS_KEPT * self.config.reload_every
-                self._reports.put(report, expires_at)
+                self._reports.put(report, report.at + REPORTS_KEPT * self.config.reload_every)
             except OperatorError as error:
                 self._events.emit("report-failed", detail=str(error))
 
@@ -168,8 +166,6 @@ class RotatingKeySource:
         """End the background thread."""
         self._closed.set()
 
-    # --- loading --------------------------------------------------------------------------------
-
     def _load_first(self, creates_missing: bool) -> Ring:
         config = self.config
         for _ in range(START_TRIES):
@@ -197,11 +193,26 @@ class RotatingKeySource:
             return
         try:
             self._loaded_at = self.config.monotonic()
-            found = self.storage.load()
+            found, current, location = self.storage.load(), self._ring, self.storage.location
             self._lost = (found,) if found is None or self._is_former(found) else None
-            if self._is_next(found):
-                self._adopt(found)
-                self._events.emit("ring-reloaded")
+            if found is None:
+                self._set_error(f"{location} is gone; restore it")
+            elif found.ring_id != current.ring_id:
+                self._set_error(
+                    f"{location} is another ring: expected {current.ring_id}, got {found.ring_id}"
+                )
+            elif self._is_former(found):
+                self._set_error(
+                    f"{location} is an older copy: its sequence is {found.sequence}, and"
+                    f" {current.sequence} is in use"
+                )
+            elif found.sequence == current.sequence and found != current:
+                self._set_error(f"{location} is a copy of the ring with another history")
+            else:
+                self._last_error = None
+                if found.sequence > current.sequence:
+                    self._adopt(found)
+                    self._events.emit("ring-reloaded")
         except OperatorError as error:
             self._lost = None
             if isinstance(error, RingUnreadable):
@@ -211,26 +222,6 @@ class RotatingKeySource:
             self._set_error(f"the ring could not be loaded: {error}")
         finally:
             self._lock.release()
-
-    def _is_next(self, found: Ring | None) -> TypeGuard[Ring]:
-        """Whether `found` supersedes the current ring; reports why it must not."""
-        current, location, problem = self._ring, self.storage.location, None
-        if found is None:
-            problem = f"{location} is gone; restore it"
-        elif found.ring_id != current.ring_id:
-            problem = f"{location} is another ring: expected {current.ring_id}, got {found.ring_id}"
-        elif self._is_former(found):
-            problem = (
-                f"{location} is an older copy: its sequence is {found.sequence}, and"
-                f" {current.sequence} is in use"
-            )
-        elif found.sequence == current.sequence and found != current:
-            problem = f"{location} is a copy of the ring with another history"
-        if problem is not None:
-            self._set_error(problem)
-            return False
-        self._last_error = None
-        return found is not None and found.sequence > current.sequence
 
     def _is_former(self, found: Ring) -> bool:
         """Whether `found` is a former state of the current ring."""

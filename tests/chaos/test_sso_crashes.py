@@ -17,12 +17,9 @@ from sealedstate.errors import StorageError
 from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
 from sealedstate.storage import Storage, open_storage
 from sealedstate.testing._suite import eventually
-from tests.support.backends import Service, opener
-from tests.support.identity_providers import SHARED, SP, deployment, patient, service
-from tests.support.sql_servers import postgresql_server
+from tests.support.backends import Service, opener, patient
+from tests.support.identity_providers import SHARED, SP, deployment, service
 from tests.support.workers import SideFile, Workers
-
-__all__ = ["postgresql_server"]
 
 pytestmark = pytest.mark.slow
 

@@ -21,10 +21,7 @@ from sealedstate.errors import OutcomeUnknown, StorageUnavailable
 from sealedstate.storage import Storage, open_storage
 from sealedstate.testing._suite import eventually
 from tests.support.backends import BACKENDS, DURABLE, FORGETFUL, Service, opener
-from tests.support.sql_servers import mariadb_server, postgresql_server
 from tests.support.workers import SideFile, Workers
-
-__all__ = ["mariadb_server", "postgresql_server"]
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import pytest
 from sealedstate import ConfigurationError
 from sealedstate.cli import main
 from sealedstate.cli._output import format_exact
-from sealedstate.cli._source import open_ring
+from sealedstate.cli._source import open_deployment, source_of
 from sealedstate.cli.keys import write_change
 from sealedstate.keyring import Key, parse_lookup
 from sealedstate.rotation.ring import Ring
@@ -34,8 +34,6 @@ from tests.support.ring_cli import (
     run,
     usage_error,
 )
-
-# --- generate -----------------------------------------------------------------------------------
 
 
 def test_generated_keys_can_be_used(file: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,9 +191,8 @@ def test_change_that_loses_a_race_starts_from_the_ring_that_is_there(place: Desk
             place.put(rotate(ring, DEFAULT, now, os.urandom, force=True))
         return rotate(ring, DEFAULT, now, os.urandom, force=True)
 
-    with open_ring() as source:
-        written = write_change(source, change)
-    assert written.before is not None
+    with open_deployment() as deployment:
+        written = write_change(source_of(deployment, False), change)
     assert written.before.sequence == overtaken[0].sequence + 1
     assert place.ring() == written.after
     assert len(written.after.keys) == 3
@@ -301,9 +298,6 @@ def test_reason_must_be_one_line(file: Desk, reason: str) -> None:
     assert file.ring() == ring
 
 
-# --- kids ---------------------------------------------------------------------------------------
-
-
 def with_kids(place: Desk, *kids: str) -> Ring:
     """Put a ring there with keys of these kids."""
     ring = place.create()
@@ -378,9 +372,6 @@ def test_revoke_needs_a_key_or_a_time(file: Desk) -> None:
         assert "either KID or --before" in usage_error("keys", "revoke", *arguments)
     before_and_reason = ["--before", "2h", "--reason", "x"]
     assert "--reason needs a KID" in usage_error("keys", "revoke", *before_and_reason)
-
-
-# --- disable and enable -------------------------------------------------------------------------
 
 
 def test_disabled_primary_is_replaced_and_opens_again_when_enabled(place: Desk) -> None:

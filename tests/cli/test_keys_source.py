@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sealedstate.cli._source import open_ring
+from sealedstate.cli._source import open_deployment, source_of
 from sealedstate.keyring import Key
 from tests.support.ring_cli import DAY, KEK, Desk, finding, keys_json, output, run, usage_error
 
@@ -140,9 +140,6 @@ def test_ring_of_another_kek_or_a_store_that_is_down_is_a_finding_of_every_comma
     assert json.loads(out)["unusable"] in err
 
 
-# --- secrets and threads ------------------------------------------------------------------------
-
-
 def test_no_command_prints_a_secret(place: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     place.create(DAY)
     url = place.environ.get("SEALEDSTATE_STORAGE", f"sqlite:{place.path}.db")
@@ -167,14 +164,11 @@ def test_no_command_prints_a_secret(place: Desk, monkeypatch: pytest.MonkeyPatch
 
 def test_command_opens_no_key_source(place: Desk) -> None:
     ring, before = place.create(DAY), set(threading.enumerate())
-    with open_ring() as source:
-        assert source.ring() == ring
+    with open_deployment() as deployment:
+        assert source_of(deployment, False).ring() == ring
     assert place.ring() == ring
     started = set(threading.enumerate()) - before
     assert not [thread for thread in started if thread.name == "sealedstate-keys"]
-
-
-# --- as a process -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
