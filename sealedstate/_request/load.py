@@ -226,7 +226,7 @@ class LoadedSession:
         settings, expires_at = deployment.settings, record.expires_at
         if settings.legacy is not None:
             # The legacy cookie may have led other browsers to this id, as late as now.
-            sealed_until = int(deployment.now()) + settings.absolute_lifetime
+            sealed_until = int(deployment.now()) + deployment.longest_lifetime()
             expires_at = max(expires_at, int(settings.legacy.until.timestamp()), sealed_until)
         first = deployment.revocations.revoke(record.id, expires_at + settings.skew, ending)
         deployment.emit("revoked", session_id=record.id)

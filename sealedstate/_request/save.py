@@ -214,8 +214,7 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
         created_at, generation = int(now), 1
         if changes.subject is not None and deployment.revocations is not None:
             # It begins after any sign-out of its subject.
-            settings = deployment.settings
-            mark_until = created_at + settings.absolute_lifetime + settings.skew
+            mark_until = created_at + deployment.longest_lifetime() + deployment.settings.skew
             created_at = deployment.revocations.begin(changes.subject, mark_until, now)
         expires_at = created_at + deployment.lifetimes.absolute
     core = changes.core or NO_PARTS

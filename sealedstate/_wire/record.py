@@ -82,12 +82,14 @@ class Lifetimes:
     """How long a session lives, in seconds.
 
     `idle`: since its last seal. `absolute`: since sign-in. `refresh`: the age of a seal from which
-    a request that reads the session renews it.
+    a request that reads the session renews it. `longest`: the most that a session may have
+    instead of `idle` and `absolute`.
     """
 
     idle: int
     absolute: int
     refresh: int
+    longest: int
 
 
 @dataclass(frozen=True, slots=True)
