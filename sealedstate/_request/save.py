@@ -34,7 +34,7 @@ from .._wire.record import (
 )
 from .._wire.token import OVERHEAD_BYTES
 from ..deployment import Deployment
-from ..errors import ConfigurationError, SessionTooLarge
+from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, SessionTooLarge
 from ..hooks import SaveEvent
 from ..profiles import Budget
 from ..session import Changes, Part, Session
@@ -596,8 +596,16 @@ def _merge_rule(deployment: Deployment, name: str) -> Merge:
         return last_writer_wins
 
     def merge(base: bytes | None, stored: bytes, wanted: bytes) -> bytes:
-        before = None if base is None else cbor.decode(base)
-        merged = rule(before, cbor.decode(stored), cbor.decode(wanted))
+        try:
+            before = None if base is None else cbor.decode(base)
+        except MalformedRecord:
+            before = None  # what this release could not read, the application did not change
+        try:
+            found = cbor.decode(stored)
+        except MalformedRecord as error:
+            # A newer release wrote it meanwhile, and can read it.
+            raise RowUnreadable("a stored part is unreadable here (record)") from error
+        merged = rule(before, found, cbor.decode(wanted))
         return cbor.encode(merged, f"session[{name!r}]")
 
     return merge
