@@ -39,7 +39,7 @@ from .rotation.ring_store import StoredRing
 from .rotation.source import RotatingKeySource
 from .settings import Settings
 from .storage import USES, Storage, open_storage
-from .storage.check import StorageCheck
+from .storage.requirements import StorageCheck
 
 __all__ = ["Deployment", "open_keys", "open_report_store", "open_ring_storage", "open_store"]
 
