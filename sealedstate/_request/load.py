@@ -113,7 +113,7 @@ class LoadedSession:
         if (
             now >= record.expires_at
             or now >= record.created_at + lifetimes.absolute
-            or now >= opened.sealed_at + lifetimes.idle
+            or now >= opened.sealed_at + (record.terms.idle or lifetimes.idle)
         ):
             raise ExpiredSession
         if deployment.revocations is not None:
@@ -381,11 +381,12 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
     if opened is None:
         return info
     record = opened.record
+    idle = record.terms.idle or deployment.lifetimes.idle
     return replace(
         info,
         created_at=record.created_at,
         sealed_at=opened.sealed_at,
-        idle_expires_at=min(opened.sealed_at + deployment.lifetimes.idle, record.expires_at),
+        idle_expires_at=min(opened.sealed_at + idle, record.expires_at),
         expires_at=record.expires_at,
         kid=opened.key.kid.hex(),
         generation=record.generation,
