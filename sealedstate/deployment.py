@@ -198,13 +198,14 @@ class Deployment:
         if self.store is not None:
             self.store.close()
 
-    def _core_bytes(self, foreign_bytes: int, other_bytes: int) -> int:
+    def _core_bytes(self, foreign_bytes: int, other_bytes: int, is_persistent: bool) -> int:
         """How large a core may be without its sealing, if it is the only cookie that is sent.
 
-        `foreign_bytes`: cookies of others in the request; `other_bytes`: other Set-Cookie fields.
+        `foreign_bytes`: cookies of others in the request; `other_bytes`: other Set-Cookie fields;
+        `is_persistent`: whether the cookie has a Max-Age.
         """
         longest = self.cookies.chunk_name(1)
-        max_age = LONGEST_AGE if self.settings.persistent else None
+        max_age = LONGEST_AGE if is_persistent else None
         line = self.cookies.line_overhead(longest, max_age)
         budget = self.budget(foreign_bytes, 0, other_bytes, len(longest) + 1, line)
         return token_bytes(budget.core_chars) - OVERHEAD_BYTES

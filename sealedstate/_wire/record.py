@@ -177,6 +177,11 @@ class Record(NamedTuple):
     terms: Terms = NO_TERMS
     fields: Mapping[int, bytes] = NO_FIELDS
 
+    def ends_at(self, lifetimes: Lifetimes) -> int:
+        """When the session ends at the latest, under these lifetimes of the settings."""
+        longest = lifetimes.longest if self.terms.has_own_end else lifetimes.absolute
+        return min(self.expires_at, self.created_at + longest)
+
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks, so this repr shows neither the user nor the content.
         return f"<Record of generation {self.generation}>"
