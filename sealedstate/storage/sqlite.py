@@ -2,11 +2,15 @@
 
 Needs the standard library only. Each write also removes a few expired rows from time to time.
 
-A process has one connection, used by one thread at a time. A forked child opens a connection and
-never closes the parent's, because that would release the parent's locks
-(sqlite.org/howtocorrupt.html, section 2.6). The journal is a write-ahead log only if this SQLite
-contains the fix for the WAL-reset bug (3.51.3, 3.50.7 and 3.44.6), else a rollback journal. With
-both, an acknowledged write has been synced.
+A process has one connection, used by one thread at a time. A fork waits for the call under way and
+closes the connection first; parent and child open one when they next need it. SQLite remembers in
+the memory of a process which locks of a file it has, and a child inherits the memory and not the
+locks (sqlite.org/howtocorrupt.html, section 2.6): a child that was forked during a transaction can
+never write, and a write-ahead log that a child took over is overwritten by others after the parent
+has closed it.
+
+The journal is a write-ahead log only if this SQLite contains the fix for the WAL-reset bug (3.51.3,
+3.50.7 and 3.44.6), else a rollback journal. With both, an acknowledged write has been synced.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._forks import ForkSafeLock
+from .._forks import ForkHeldLock
 from ..errors import CapacityError, ConfigurationError, StorageUnavailable, VersionMismatch
 from .contract import Capabilities, Clock, Stored, check_range, check_size, millis, utf8
 
@@ -62,10 +66,11 @@ _READ = """
 
 
 class SQLiteStorage:
-    """Records in the SQLite file at `path`. `timeout`: seconds to wait for another process's lock.
+    """Records in the SQLite file at `path`.
 
-    The file is opened by the first operation. If it is not a database of sealedstate, every
-    operation raises StorageUnavailable.
+    `timeout`: for how many seconds a call waits in all, for other threads of this process and for
+    the locks of other processes. The file is opened by the first operation. If it is not a database
+    of sealedstate, every operation raises StorageUnavailable.
     """
 
     capabilities = Capabilities(
@@ -163,10 +168,9 @@ class SQLiteStorage:
             self._file.execute(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
 
     def reap(self, limit: int) -> int:
-        with self._file.connection() as connection:
-            now = millis(self._clock())
-            with self._file.transaction(connection):
-                return _reap(connection, now, limit)
+        now = millis(self._clock())
+        with self._file.connection() as connection, self._file.transaction(connection):
+            return _reap(connection, now, limit)
 
     def close(self) -> None:
         self._file.close()
@@ -242,16 +246,18 @@ def _reap(connection: sqlite3.Connection, now: int, limit: int) -> int:
 class SQLiteFile:
     """This process's connection to the file at `path`, opened when it is first used.
 
-    `timeout`: seconds to wait for another process's lock.
+    `timeout`: for how many seconds a call waits in all, for this lock and for the file's.
     """
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path.absolute()  # the process may change its directory
         self._timeout = timeout
-        self._lock = ForkSafeLock()
+        # When the call under way has waited for long enough; None before it has waited.
+        self.give_up_at: float | None = None
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._orphans: list[sqlite3.Connection] = []
+        self._lock = ForkHeldLock(self._close_before_fork)
 
     def connection(self) -> _Exclusive:
         """Return a context manager that gives this thread the connection.
@@ -265,14 +271,17 @@ class SQLiteFile:
 
         SQLite's busy handler backs off to 100 ms, which starves some of several busy writers.
         """
-        give_up_at = time.monotonic() + self._timeout
         while True:
             try:
                 return connection.execute(sql, params)
             except sqlite3.OperationalError as error:
                 # The low byte is the primary code; extended codes share it.
-                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not is_busy or time.monotonic() >= give_up_at:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                now = time.monotonic()
+                if self.give_up_at is None:
+                    self.give_up_at = now + self._timeout
+                if now >= self.give_up_at:
                     raise
                 time.sleep(POLL_SECONDS)
 
@@ -297,6 +306,11 @@ class SQLiteFile:
                 self._connection.close()
                 self._connection = None
 
+    def _close_before_fork(self) -> None:
+        # If it could not be closed, the child keeps it, unused.
+        with contextlib.suppress(sqlite3.Error):
+            self.close()
+
     def __del__(self) -> None:
         # A store need not be closed before it is dropped. The parent's connection stays open.
         connection = getattr(self, "_connection", None)
@@ -308,6 +322,11 @@ class SQLiteFile:
 
         Raises StorageUnavailable, or what SQLite raises.
         """
+        if self._lock.was_in_use:
+            raise StorageUnavailable(
+                f"sqlite store {self._path.name!r}: this process was forked while its parent wrote,"
+                " and cannot use the file; start it again"
+            )
         connection = sqlite3.connect(
             self._path, timeout=0, isolation_level=None, check_same_thread=False
         )
@@ -347,6 +366,16 @@ class SQLiteFile:
             if found != SCHEMA_VERSION:
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
+    def wait_for_lock(self) -> None:
+        """Take the lock when another thread releases it. Raises StorageUnavailable if late."""
+        give_up_at = time.monotonic() + self._timeout
+        if not self._lock.acquire(timeout=self._timeout):
+            raise StorageUnavailable(
+                f"sqlite store {self._path.name!r}: other threads of this process have used it for"
+                f" {self._timeout} s"
+            )
+        self.give_up_at = give_up_at
+
     # --- for the thread that holds the lock -----------------------------------------------------
 
     def current(self) -> sqlite3.Connection:
@@ -380,11 +409,14 @@ class _Exclusive:
 
     __slots__ = ("_file", "_lock")
 
-    def __init__(self, file: SQLiteFile, lock: ForkSafeLock) -> None:
+    def __init__(self, file: SQLiteFile, lock: ForkHeldLock) -> None:
         self._file, self._lock = file, lock
 
     def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
+        if self._lock.acquire(blocking=False):
+            self._file.give_up_at = None
+        else:
+            self._file.wait_for_lock()
         try:
             return self._file.current()
         except BaseException as error:
