@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.disks import disk_folder, file_system
 from tests.support.installed import NOT_INSTALLED, are_required
 
 HERE = Path(__file__).parent
@@ -34,8 +35,8 @@ settings.load_profile("quick")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Stores and servers sync their writes, which takes many disks long. A process that is killed loses
-# nothing that is in memory either: temporary files go there, unless TMPDIR says where else.
+# Stores and servers sync their writes, which takes many disks long. Temporary files are in memory,
+# unless TMPDIR says where else; those of crash tests are on a disk, see tests/support/disks.py.
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30  # bytes
 
 
@@ -46,6 +47,12 @@ def has_room(folder: Path) -> bool:
 
 if "TMPDIR" not in os.environ and has_room(MEMORY):
     os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+def pytest_report_header() -> str:
+    folder = disk_folder()
+    return f"files of crash tests: in {folder} ({file_system(folder)})"
+
 
 # Modules that import a driver, which `make test` does not install.
 DRIVERS = {

@@ -24,6 +24,7 @@ from sealedstate.sso import LoginRecords, LogoutProgress, LogoutRequest
 from sealedstate.sso.logout.index import find_sessions
 from sealedstate.storage import SQLiteStorage
 from sealedstate.testing import ScriptedStorage
+from tests.support.disks import disk
 from tests.support.identity_providers import (
     CARRIED,
     ENTITY_IDS,
@@ -39,6 +40,8 @@ from tests.support.identity_providers import (
     registry,
 )
 from tests.support.workers import SideFile, Workers
+
+__all__ = ["disk"]
 
 KILLS = [
     pytest.param(5, id="5", marks=pytest.mark.slow),
@@ -122,10 +125,10 @@ def problems(node: Node, name: str, user: Received) -> Iterator[str]:
 @pytest.mark.parametrize("kills", KILLS)
 @in_both_places
 def test_no_kill_leaves_a_live_session_out_of_the_index(
-    tmp_path: Path, parts: dict[str, str], kills: int
+    disk: Path, parts: dict[str, str], kills: int
 ) -> None:
-    store = tmp_path / "store.db"
-    workers = Workers(partial(work, store, parts), tmp_path)
+    store = disk / "store.db"
+    workers = Workers(partial(work, store, parts), disk)
     workers.crash(None, kills, EACH_ROUND)
     node = open_node(store, parts)
     users: dict[str, Received] = {}

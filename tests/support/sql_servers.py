@@ -211,9 +211,9 @@ _RUNNING: dict[type[SQLServer], SQLServer] = {}
 
 
 @contextlib.contextmanager
-def running(kind: type[SQLServer], *options: str) -> Iterator[Any]:
-    """A new server."""
-    server = kind(*options)
+def running(kind: type[SQLServer], *options: str, folder: Path | None = None) -> Iterator[Any]:
+    """A new server, with its data in `folder`."""
+    server = kind(*options, folder=folder)
     try:
         server.install()
         with server.shown_log():
