@@ -27,6 +27,7 @@ from benchmarks.ours import STORED, WIDE, registry
 from benchmarks.workloads import ENTITY_IDS, NOW, Workload, read_entity_ids
 from sealedstate import Keeper, Key, Profile, Settings
 from sealedstate._wire import cbor as codec
+from sealedstate._wire.record import encode_record
 from sealedstate.sso import LoginRecords
 
 SEEN = "seen"
@@ -84,7 +85,7 @@ def start_token(load: Workload) -> Step:
         (opened,) = tokens.open_core(candidates, NOW)
         record = opened.record
         parts = {**record.parts, SEEN: codec.encode(number)}
-        return tokens.seal_core(record._replace(parts=parts), NOW)
+        return tokens.seal_core(encode_record(record._replace(parts=parts), NOW), NOW)
 
     return step
 

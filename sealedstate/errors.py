@@ -230,13 +230,15 @@ class UnreadableError(SealedStateError):
 
     `reason` is for logs and counters, never for the client. `keeps_cookie`: another node, release
     or moment may be able to read it, so the browser's cookies must be neither deleted nor
-    overwritten.
+    overwritten. `kid`: the key that the token names, if it is known.
     """
 
     reason: ClassVar[str] = "unreadable"
     keeps_cookie: ClassVar[bool] = False
-    # The key that the token names, if it is known.
-    kid: bytes | None = None
+
+    def __init__(self, *arguments: object, kid: bytes | None = None) -> None:
+        super().__init__(*arguments)
+        self.kid = kid
 
 
 class MalformedToken(UnreadableError):
@@ -259,8 +261,7 @@ class UnknownKey(UnreadableError):
     keeps_cookie = True
 
     def __init__(self, kid: bytes) -> None:
-        super().__init__(f"no key {kid.hex()} in the ring")
-        self.kid = kid
+        super().__init__(f"no key {kid.hex()} in the ring", kid=kid)
 
 
 class KeyOutOfUse(UnreadableError):
@@ -268,20 +269,12 @@ class KeyOutOfUse(UnreadableError):
 
     reason = "kid-refused"
 
-    def __init__(self, kid: bytes | None = None) -> None:
-        super().__init__()
-        self.kid = kid
-
 
 class KeyDisabled(UnreadableError):
     """The key is disabled. That can be undone, so the cookie is kept."""
 
     reason = "kid-disabled"
     keeps_cookie = True
-
-    def __init__(self, kid: bytes | None = None) -> None:
-        super().__init__()
-        self.kid = kid
 
 
 class SealedBefore(UnreadableError):

@@ -239,11 +239,11 @@ class Keyring:
         """
         key = self._by_kid.get(kid)
         if key is None:
-            raise KeyOutOfUse(kid) if kid in self.removed_kids else UnknownKey(kid)
+            raise KeyOutOfUse(kid=kid) if kid in self.removed_kids else UnknownKey(kid)
         if key.revoked or (key.expires_at is not None and now >= key.expires_at):
-            raise KeyOutOfUse(kid)
+            raise KeyOutOfUse(kid=kid)
         if key.disabled:
-            raise KeyDisabled(kid)
+            raise KeyDisabled(kid=kid)
         return key
 
     def primary(self, now: int) -> Key:

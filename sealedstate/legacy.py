@@ -177,7 +177,7 @@ def _read_datetime(content: str) -> datetime:
 _TAGS: dict[str, Callable[[Any], object]] = {
     " di": _read_dict,
     " t": lambda content: tuple(_untag(item) for item in content),
-    " b": lambda content: base64.b64decode(content),
+    " b": base64.b64decode,
     " m": Markup,
     " u": lambda content: UUID(hex=content),
     " d": _read_datetime,

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 from ._cookies.header import CookieFamily
-from ._cookies.placement import policies_of
 from ._wire.encoding import has_lone_surrogate
 from ._wire.record import Lifetimes, Policy
 from .errors import ConfigurationError
@@ -233,7 +232,7 @@ class Settings:
     def policies(self) -> dict[str, Policy]:
         """The policy of each named part. Raises ConfigurationError."""
         try:
-            policies = policies_of(self.part_policies)
+            policies = {name: Policy(word) for name, word in self.part_policies.items()}
         except ValueError:
             raise ConfigurationError(
                 "part_policies: each policy must be 'cookie', 'server' or 'auto'"

@@ -18,8 +18,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support.disks import disk_folder, file_system
 from tests.support.installed import NOT_INSTALLED, are_required
+from tests.support.jar import Clock
+
+# Servers that all tests of a process share, and directories on a disk.
+pytest_plugins = [
+    "tests.support.disks",
+    "tests.support.kv_servers",
+    "tests.support.sql_servers",
+]
 
 HERE = Path(__file__).parent
 
@@ -48,12 +55,6 @@ def has_room(folder: Path) -> bool:
 if "TMPDIR" not in os.environ and has_room(MEMORY):
     os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
-
-def pytest_report_header() -> str:
-    folder = disk_folder()
-    return f"files of crash tests: in {folder} ({file_system(folder)})"
-
-
 # Modules that import a driver, which `make test` does not install.
 DRIVERS = {
     "chaos/test_sql_*.py": "sqlalchemy",
@@ -66,6 +67,12 @@ DRIVERS = {
     "storage/test_sql.py": "sqlalchemy",
 }
 ABSENT = sorted({name for name in DRIVERS.values() if find_spec(name) is None})
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
 
 # Every test of a module that is named after a server needs one; others are marked one by one.
 BEHIND_SERVERS = ("sql", "redis", "memcached")

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -15,12 +11,10 @@ from typing import Any, cast
 
 import pytest
 
-from sealedstate import ConfigurationError, Key, Session
+from sealedstate import ConfigurationError
 from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, EventLog, EventName
-from sealedstate.key_sources import StaticKeys
-from sealedstate.keyring import Keyring
-from sealedstate.storage import MemoryStorage
-from tests.support.jar import Browser, Clock, keeper
+from sealedstate.testing._workers import run_in_threads
+from tests.support.forks import run_child
 
 KID = bytes.fromhex("0a0b0c0d")
 ID = bytes(range(100, 116))
@@ -87,35 +81,24 @@ def test_threads_lose_no_count() -> None:
     seen: list[Event] = []
     events, name = EventLog([seen.append]), cast(EventName, Interruptible("opened"))
 
-    def count() -> None:
-        for _ in range(150):
+    def count(*_: object) -> None:
+        for _number in range(150):
             events.emit(name, kid=KID)
 
-    threads = [threading.Thread(target=count) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(8, count)
     assert events.counts["opened"] == events.by_kid["opened", KID.hex()] == len(seen) == 1200
 
 
 def test_a_process_that_is_forked_during_a_count_continues_to_count() -> None:
-    # The lock is held as by another thread, which the child does not have.
-    script = """
-import os, signal
-from sealedstate.events import EventLog
+    events = EventLog()
+    events.emit("opened")
 
-events = EventLog()
-events.emit("opened")
-with events._lock:
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)  # a child that hangs does not stay
+    def emit() -> int:
         events.emit("opened")
-        os._exit(0 if events.counts["opened"] == 2 else 1)
-raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+        return events.counts["opened"]
+
+    with events._lock:  # as by another thread, which the child does not have
+        assert run_child(emit) == 2
 
 
 # --- logs ---------------------------------------------------------------------------------------
@@ -167,34 +150,6 @@ def test_without_log_and_observers_no_session_id_is_hashed(
     assert hashed == []
     EventLog([lambda event: None]).emit("opened", session_id=ID)
     assert hashed == [ID]
-
-
-def test_events_and_logs_show_no_content_of_a_session(caplog: pytest.LogCaptureFixture) -> None:
-    seen: list[Event] = []
-    clock, key = Clock(), Key.generate(os.urandom)
-    given: dict[str, Any] = {"profile": "standard", "part_policies": {"stored": "server"}}
-    given |= {"storage": MemoryStorage(clock), "observers": [seen.append]}
-    browser = Browser(keeper(clock, keys=StaticKeys(Keyring((key,))), **given))
-
-    def sign_in(session: Session) -> None:
-        session.subject = "canary-subject"
-        session["stored"] = session["in_cookie"] = "canary-value"
-
-    with caplog.at_level(logging.DEBUG):
-        browser.visit(sign_in)
-        assert browser.read()["stored"] == "canary-value"
-        session = browser.session()
-        ids = (session.id, session.raw_id.hex(), repr(session.raw_id))
-        other = keeper(clock, observers=[seen.append])
-        assert not other.session(browser.jar.header())
-        session.invalidate()
-        assert not browser.session()
-    names = {event.name for event in seen}
-    assert names == {"spilled", "saved", "opened", "recalled", "revoked", "refused"}
-    logged = "".join(f"{record.__dict__} {record.getMessage()}" for record in caplog.records)
-    cookies = browser.jar.ours().values()
-    for secret in ("canary", key.export().rpartition(":")[2], *ids, *cookies):
-        assert secret not in f"{seen} {logged}"
 
 
 # --- observers ----------------------------------------------------------------------------------

@@ -222,8 +222,6 @@ def test_bad_rings_are_refused_and_show_no_secret() -> None:
             assert form not in str(caught.value)
 
 
-# --- bad keys -------------------------------------------------------------------------------------
-
 NOT_RANDOM = {
     "zeros": bytes(32),
     "ones": b"\xff" * 32,
@@ -366,9 +364,6 @@ def test_any_text_is_a_key_or_a_configuration_error(text: str) -> None:
             parse(text)
 
 
-# --- a secret is never shown ----------------------------------------------------------------------
-
-
 def test_no_secret_is_in_a_repr_or_in_a_formatted_text() -> None:
     made, lookup = Key.generate(os.urandom), os.urandom(32)
     derived = [made.subkey("mask", "identifiers", "r"), made.subkeys["core", "r"].seal]
@@ -392,9 +387,6 @@ def test_key_is_neither_pickled_nor_copied() -> None:
                 pickle.dumps(holder, protocol)
         with pytest.raises(TypeError, match="not pickled"):
             copy.deepcopy(holder)
-
-
-# --- what is derived from a key -------------------------------------------------------------------
 
 
 def test_every_use_purpose_and_realm_has_another_subkey() -> None:

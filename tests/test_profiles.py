@@ -28,9 +28,6 @@ def budget(
     return budget_for(found, foreign, received, response, NAME_BYTES, LINE_OVERHEAD)
 
 
-# --- profiles ---------------------------------------------------------------------------------
-
-
 def test_profiles_have_the_measured_numbers() -> None:
     fields = ("cookies", "cookie_bytes", "total_bytes", "header_bytes", "response_bytes")
     assert {

@@ -27,11 +27,6 @@ from tests.support.tables import check_each
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def store(clock: Clock) -> ScriptedStorage:
     return ScriptedStorage(clock)
 
@@ -518,9 +513,6 @@ def test_late_changes_are_reported_by_name(browser: Browser) -> None:
     cart.append(2)
     prefs["object"] = object()
     assert sorted(session.late_changes()) == ["cart", "prefs"]
-
-
-# --- reprs ------------------------------------------------------------------------------------
 
 
 def test_no_repr_shows_the_contents_of_a_session(browser: Browser) -> None:

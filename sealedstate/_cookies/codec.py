@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import NamedTuple
 
-from .._wire.encoding import from_text, join, split, to_text
+from .._wire.encoding import from_text, split, to_text
 from .._wire.record import (
     DIGEST_BYTES,
     SET_ID_BYTES,
@@ -20,7 +20,6 @@ from .._wire.record import (
     decode_parts,
     decode_record,
     encode_parts,
-    encode_record,
 )
 from .._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
 from ..errors import CrowdedCookie, ForgedToken, SealedBefore, UnknownKey, UnreadableError
@@ -107,7 +106,7 @@ class CookieCodec:
         columns = [candidates.overflow.get(number, ()) for number in range(1, overflow.count + 1)]
         for chunks in islice(product(*columns), MAX_JOINS):
             try:
-                token = from_text(join(chunks))
+                token = from_text("".join(chunks))
             except UnreadableError:
                 continue
             # The digest in the authentic core selects the chunks of one generation.
@@ -119,11 +118,7 @@ class CookieCodec:
                     return None  # the login is in the core; only these parts are lost
         return None
 
-    def seal_core(self, record: Record, now: int) -> str:
-        """The text of the core's cookie. Raises NoPrimaryKey."""
-        return self.seal_payload(encode_record(record, now), now)
-
-    def seal_payload(self, payload: bytes, now: int) -> str:
+    def seal_core(self, payload: bytes, now: int) -> str:
         """The text of the core's cookie for an encoded record. Raises NoPrimaryKey."""
         return self._seal(payload, self._core, now)
 

@@ -53,11 +53,6 @@ class Candidates(NamedTuple):
     def __repr__(self) -> str:
         return f"<Candidates: {len(self.core)} for the core, {len(self.overflow)} chunks>"
 
-    @property
-    def any_of_ours(self) -> bool:
-        """Whether the browser sent a cookie with one of our names."""
-        return bool(self.core or self.overflow)
-
 
 @dataclass(frozen=True, slots=True)
 class CookieFamily:

@@ -7,7 +7,7 @@ full, so a foreign cookie that comes and goes does not move it each time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -148,8 +148,3 @@ def _pack_both(
 
 def _too_large(parts: Sequence[PartSize], capacity: Capacity, why: str) -> SessionTooLarge:
     return SessionTooLarge({part.name: part.cookie_bytes for part in parts}, capacity.total, why)
-
-
-def policies_of(policies: Mapping[str, str]) -> dict[str, Policy]:
-    """Policies by part name, from configured words. Raises ValueError."""
-    return {name: Policy(word) for name, word in policies.items()}

@@ -8,7 +8,7 @@ that cannot be opened: no session. The reason goes to the event log, never to th
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from .._cookies.codec import OpenedRecord
@@ -41,6 +41,7 @@ class LoadedSession:
     was opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`,
     `adopted_values`: the session of a legacy cookie. `versions`: versions in the store that a
     recall found newer than the manifest. `is_revoked`: see `mark_revoked`.
+    `revoked_records`: authentic, unexpired records that were refused as revoked.
     """
 
     record: Record | None = None
@@ -57,7 +58,7 @@ class LoadedSession:
         self.header = header
         self.loaded_at = int(deployment.now())
         self.candidates = deployment.cookies.find(header)
-        self._revoked: list[Record] = []
+        self.revoked_records: list[Record] = []
         if self.candidates.core:
             self._open()
         elif deployment.settings.legacy is not None:
@@ -126,7 +127,7 @@ class LoadedSession:
         try:
             revocations.check(record)
         except RevokedSession:
-            self._revoked.append(record)
+            self.revoked_records.append(record)
             raise
         except StorageError as error:
             log.error("revocations cannot be checked: %s", error)
@@ -252,17 +253,16 @@ class LoadedSession:
 
     # --- sessions that have ended ---------------------------------------------------------------
 
-    def revoked_records(self) -> list[Record]:
-        """The authentic, unexpired records of this request that were refused as revoked."""
-        return self._revoked
-
     def part_of(self, record: Record, name: str) -> bytes | None:
         """The encoding of a part of such a record; None if it is not there. Raises StorageError."""
         if name in record.parts:
             return record.parts[name]
-        if name in record.spilled:
-            return recall_part(self.deployment, record.id, name, record.spilled[name])
-        return self._open_overflow(record).get(name)
+        if name not in record.spilled:
+            return self._open_overflow(record).get(name)
+        stored = self.deployment.parts
+        version = record.spilled[name]
+        recalled = None if stored is None else stored.recall(record.id, name, version)
+        return None if recalled is None else recalled.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +295,7 @@ def read_revoked(
         return None
     if not isinstance(loaded, LoadedSession) or loaded.record is not None:
         return None
-    for record in loaded.revoked_records():
+    for record in loaded.revoked_records:
         ending = revocations.ending(record.id)
         if ending is Ending.REPLACED:
             continue
@@ -312,16 +312,6 @@ def read_revoked(
         is_from_outside = ending is not Ending.LOGGED_OUT
         return EndedRecord(record.id, record.subject, parts, torn, is_from_outside)
     return None
-
-
-def recall_part(
-    deployment: Deployment, session_id: bytes, name: str, known: int = 0
-) -> bytes | None:
-    """The encoding of a stored part, at least of version `known`. Raises StorageError."""
-    if deployment.parts is None:
-        return None
-    recalled = deployment.parts.recall(session_id, name, known)
-    return None if recalled is None else recalled.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,19 +376,17 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
     sizes = {name: len(name) + 1 + len(texts[0]) for name, texts in values.items() if texts}
     left = max(profile.header_bytes - candidates.foreign_bytes, FLOOR_BYTES)
     room = max(candidates.our_bytes, min(profile.total_bytes, left))
+    info = SessionInfo(parts, sizes, candidates.foreign_bytes, room)
     opened = loaded.opened
     if opened is None:
-        return SessionInfo(parts, sizes, candidates.foreign_bytes, room)
+        return info
     record = opened.record
-    return SessionInfo(
-        parts,
-        sizes,
-        candidates.foreign_bytes,
-        room,
-        record.created_at,
-        opened.sealed_at,
-        min(opened.sealed_at + deployment.lifetimes.idle, record.expires_at),
-        record.expires_at,
-        opened.key.kid.hex(),
-        record.generation,
+    return replace(
+        info,
+        created_at=record.created_at,
+        sealed_at=opened.sealed_at,
+        idle_expires_at=min(opened.sealed_at + deployment.lifetimes.idle, record.expires_at),
+        expires_at=record.expires_at,
+        kid=opened.key.kid.hex(),
+        generation=record.generation,
     )

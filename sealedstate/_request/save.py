@@ -335,7 +335,15 @@ class _Planner:
             len(longest) + 1,
             cookies.line_overhead(longest, max_age),
         )
-        orphaned = self._orphaned_rows()
+        orphaned: dict[str, int] = {}
+        if not (self._has_new_id or self.changes.is_ended):
+            # Rows of parts that this request removed. A later save deletes them, once the browser
+            # has shown that it carries the new core. If they were deleted now and this response
+            # were lost, the old core would point at nothing.
+            for name, part in self.changes.removed.items():
+                version = self._known_version(name)
+                if part.place is Place.SPILLED and version is not None:
+                    orphaned[name] = version
         places = self._place_in_core(budget, orphaned) or self._place(budget, orphaned)
         core, overflow = dict[str, bytes](), dict[str, bytes]()
         spilled, spills = dict[str, int](), list[Spill]()
@@ -409,20 +417,6 @@ class _Planner:
         room = Capacity(core, max(0, overflow), both - OVERFLOW_BYTES, OVERFLOW_ENTRY_BYTES)
         return plan(items, room, self.limits.spill_order, self.limits.can_spill)
 
-    def _orphaned_rows(self) -> dict[str, int]:
-        """Rows of parts that this request removed: name -> version.
-
-        A later save deletes them, once the browser has shown that it carries the new core. If they
-        were deleted now and this response were lost, the old core would point at nothing.
-        """
-        if self._has_new_id or self.changes.is_ended:
-            return {}
-        return {
-            name: version
-            for name, part in self.changes.removed.items()
-            if part.place is Place.SPILLED and (version := self._known_version(name)) is not None
-        }
-
     @property
     def _has_new_id(self) -> bool:
         """Whether nothing opens any more that was sealed for the id that arrived."""
@@ -489,7 +483,7 @@ def commit(
         hooks.before_save(event)
     if payload is None and outside is not None:
         record, chunks = _write_outside_core(deployment, record, outside, int(now))
-    text = deployment.codec.seal_payload(payload or encode_record(record, int(now)), int(now))
+    text = deployment.codec.seal_core(payload or encode_record(record, int(now)), int(now))
     if outside is not None:
         if len(text) > outside.core_chars:
             sizes = {name: len(data) for name, data in record.parts.items()}

@@ -22,17 +22,9 @@ _TO_OURS = bytes.maketrans(b"+/", b"._")
 _UNUSED_BITS = {0: 0, 2: 0b1111, 3: 0b11}
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
 _VALUE = {letter: value for value, letter in enumerate(_LETTERS)}
+_STANDARD = dict(zip(_LETTERS, _LETTERS[:-2] + "+/", strict=True))
 # Every other character ('+', '/' and '=', too) becomes '!', which the strict decoder refuses.
-_FROM_OURS = bytes(
-    b"+"[0]
-    if code == ord(".")
-    else b"/"[0]
-    if code == ord("_")
-    else code
-    if chr(code) in _LETTERS
-    else b"!"[0]
-    for code in range(256)
-)
+_FROM_OURS = bytes(ord(_STANDARD.get(chr(code), "!")) for code in range(256))
 _PADDING = (b"", b"", b"==", b"=")
 
 
@@ -57,11 +49,6 @@ def from_text(text: str) -> bytes:
     return token
 
 
-def text_chars(token_bytes: int) -> int:
-    """How many characters a token of `token_bytes` bytes takes."""
-    return (token_bytes * 4 + 2) // 3
-
-
 def token_bytes(chars: int) -> int:
     """How many bytes of a token fit into `chars` characters; never less than 0."""
     return max(0, chars * 3 // 4)
@@ -81,11 +68,6 @@ def split(text: str, sizes: Sequence[int]) -> list[str]:
     if text:
         raise ValueError("the text is longer than all chunks together")
     return chunks
-
-
-def join(chunks: Sequence[str]) -> str:
-    """The text that `split` has cut."""
-    return "".join(chunks)
 
 
 def has_lone_surrogate(text: str) -> bool:

@@ -167,7 +167,7 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
     # A stolen key that no longer seals must not make tokens dated today, nor a new key old ones.
     sealed_at = int.from_bytes(plaintext[:SEALED_AT_BYTES], "big")
     if not keyring.may_have_sealed(key, sealed_at):
-        raise KeyOutOfUse(key.kid)
+        raise KeyOutOfUse(kid=key.kid)
     return Opened(plaintext[SEALED_AT_BYTES:], key, sealed_at)
 
 

@@ -6,11 +6,9 @@
 `SAMLArtifact` is what travels in place of the message and leads to a handle. The caller
 authenticates the service that asks.
 
-A row of the context ``sealedstate.sso.artifact`` is named by BLAKE2b-192 of
-LP("sealedstate/1", "artifact", realm, handle), as text (see `_wire.encoding`; LP is as
-in `_wire.token`). The handle cannot be guessed or computed from that, so reading the
-store does not help to fetch a message. The value is sealed: the recipient's UTF-8 behind
-its length in 4 bytes, and the message.
+A row of the context ``sealedstate.sso.artifact`` (see `_wire.token`) is named by a hash, from
+which the handle cannot be computed, so reading the store does not help to fetch a message. The
+value is sealed: the recipient's UTF-8 behind its length in 4 bytes, and the message.
 """
 
 from __future__ import annotations
@@ -25,9 +23,10 @@ from typing import Self
 
 from .._stored.table import Kind
 from ..deployment import Deployment
-from ..errors import CapacityError, ConfigurationError, MalformedToken, UnsupportedValue
+from ..errors import CapacityError, ConfigurationError, MalformedToken
 from ..keyring import length_prefixed
 from ..storage.contract import millis, utf8
+from .logins import make_type_error
 
 __all__ = ["ArtifactStore", "SAMLArtifact", "compute_source_id"]
 
@@ -63,9 +62,9 @@ class ArtifactStore:
         that is not text; StorageError or NoPrimaryKey.
         """
         if type(message) is not bytes:
-            raise UnsupportedValue("message", f"expected bytes, got {type(message).__name__}")
+            raise make_type_error("message", "bytes", message)
         if type(recipient) is not str:
-            raise UnsupportedValue("recipient", f"expected text, got {type(recipient).__name__}")
+            raise make_type_error("recipient", "text", recipient)
         if not recipient or not 0 < lifetime <= LONGEST:
             raise ConfigurationError(
                 "recipient, lifetime: must not be empty, and must be 1 to"
@@ -134,10 +133,7 @@ class SAMLArtifact:
         for name, kind in (("source_id", bytes), ("handle", bytes), ("endpoint_index", int)):
             value = getattr(self, name)
             if type(value) is not kind:
-                raise UnsupportedValue(
-                    f"SAMLArtifact.{name}",
-                    f"expected {kind.__name__}, got {type(value).__name__}",
-                )
+                raise make_type_error(f"SAMLArtifact.{name}", kind.__name__, value)
         if len(self.source_id) != DIGEST_BYTES or len(self.handle) != DIGEST_BYTES:
             raise ConfigurationError(
                 f"SAMLArtifact.source_id, handle: must have {DIGEST_BYTES} bytes each,"

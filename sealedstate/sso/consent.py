@@ -4,24 +4,21 @@
         ...  # show version 3, and when the user agrees:
         consents.record(subject, "terms", 3)
 
-All consents of a subject are one row of the context ``sealedstate.sso.consent``. It is
-named by BLAKE2b-192 of LP("sealedstate/1", "consent", realm, subject), keyed with the
-ring's lookup secret, as text (see `_wire.encoding`; LP is as in `_wire.token`), and
-sealed by a key for long-lived values: the store reveals neither the subject nor the
-consents, and no rotation of the keys that seal sessions affects them. The payload is
-CBOR as in `_wire.cbor`: a list of [document, version, given at, expires at or None,
-service or None, list of attributes], sorted by document and service, times in seconds
-since 1970-01-01T00:00:00Z.
+All consents of a subject are one row of the context ``sealedstate.sso.consent`` (see
+`_wire.token`), whose name only the ring's lookup secret gives, sealed by a key for long-lived
+values: the store reveals neither the subject nor the consents, and no rotation of the keys
+that seal sessions affects them. The payload is CBOR as in `_wire.cbor`: a list of [document,
+version, given at, expires at or None, service or None, list of attributes], sorted by document
+and service, times in seconds since 1970-01-01T00:00:00Z.
 
-Two concurrent changes are both made. If both record the same document, the newer
-version stays.
+Two concurrent changes are both made. If both record the same document, the newer version stays.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import astuple, dataclass
 from typing import Any, TypeAlias
 
 from .._stored.table import DELETE, Delete, Entry, Kind, Put
@@ -30,7 +27,7 @@ from .._wire.record import check_subject
 from ..deployment import Deployment
 from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, UnsupportedValue
 from ..storage.contract import LAST_VERSION, LATEST, millis
-from .logins import check_text
+from .logins import check_integer, check_text
 
 __all__ = ["Consent", "ConsentStore"]
 
@@ -59,10 +56,10 @@ class Consent:
 
     def __post_init__(self) -> None:
         check_text("Consent.document", self.document)
-        _check_integer("Consent.version", self.version)
-        _check_integer("Consent.given_at", self.given_at)
+        check_integer("Consent.version", self.version)
+        check_integer("Consent.given_at", self.given_at)
         if self.expires_at is not None:
-            _check_integer("Consent.expires_at", self.expires_at)
+            check_integer("Consent.expires_at", self.expires_at)
         if self.service is not None:
             check_text("Consent.service", self.service)
         for attribute in self.attributes:
@@ -155,7 +152,7 @@ class ConsentStore:
         the row was tampered with. Raises UnsupportedValue for a version that is not a whole
         number, and for a single text in place of several attributes.
         """
-        _check_integer("version", version)
+        check_integer("version", version)
         _check_several(attributes)
         return any(
             one.about == (document, service)
@@ -211,56 +208,36 @@ def _sort(consents: Iterable[Consent]) -> tuple[Consent, ...]:
 
 
 def _encode(consents: Consents) -> bytes:
-    return cbor.encode(
-        [
-            [
-                one.document,
-                one.version,
-                one.given_at,
-                one.expires_at,
-                one.service,
-                sorted(one.attributes),
-            ]
-            for one in _sort(consents)
-        ],
-        "consents",
-    )
+    rows = [[*astuple(one)[:-1], sorted(one.attributes)] for one in _sort(consents)]
+    return cbor.encode(rows, "consents")
 
 
 def _decode(entry: Entry | None) -> Consents:
     """The consents of a row; none for a row that was tampered with."""
     if entry is None or entry.error is not None:
         return frozenset()
+    found: set[Consent] = set()
     try:
         rows: Any = cbor.decode(entry.value)
-        return frozenset(consent for row in rows for consent in _decode_consent(*row))
+        for document, version, given_at, expires_at, service, attributes in rows:
+            if type(attributes) is not list:
+                raise MalformedRecord
+            try:
+                consent = Consent(
+                    document, version, given_at, expires_at, service, frozenset(attributes)
+                )
+            except UnsupportedValue as error:
+                # An earlier release stored it. The user is asked again.
+                log.warning("a consent is ignored: %s has another type", error.path)
+            else:
+                found.add(consent)
     except (TypeError, ValueError, MalformedRecord) as error:
         # The row is authentic: a newer release wrote it, and can read it.
         raise RowUnreadable(f"{KIND.noun} is unreadable here (record)") from error
-
-
-def _decode_consent(
-    document: Any, version: Any, given_at: Any, expires_at: Any, service: Any, attributes: list[Any]
-) -> Iterator[Consent]:
-    """The consent; none if an earlier release stored values of other types.
-
-    The user is asked again, and the other consents stay.
-    """
-    if type(attributes) is not list:
-        raise MalformedRecord
-    try:
-        yield Consent(document, version, given_at, expires_at, service, frozenset(attributes))
-    except UnsupportedValue as error:
-        log.warning("a consent is ignored: %s has another type", error.path)
+    return frozenset(found)
 
 
 # --- values from callers ------------------------------------------------------------------------
-
-
-def _check_integer(path: str, number: object) -> None:
-    # A bool is an int to Python, but True is not a version.
-    if type(number) is not int:
-        raise UnsupportedValue(path, f"expected a whole number, got {type(number).__name__}")
 
 
 def _check_several(attributes: object) -> None:

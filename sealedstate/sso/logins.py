@@ -77,8 +77,8 @@ class Authentication:
 
     def __post_init__(self) -> None:
         check_text("Authentication.method", self.method)
-        _check_number("Authentication.time", self.time)
-        _check_number("Authentication.duration", self.duration)
+        _check_time("Authentication.time", self.time)
+        _check_time("Authentication.duration", self.duration)
 
     @property
     def expires_at(self) -> int:
@@ -136,10 +136,10 @@ class ServiceLogin:
         check_text("ServiceLogin.entity_id", self.entity_id)
         check_text("ServiceLogin.method", self.method)
         if type(self.name_id) is not NameID:
-            raise UnsupportedValue("ServiceLogin.name_id", _describe("a NameID", self.name_id))
+            raise make_type_error("ServiceLogin.name_id", "a NameID", self.name_id)
         if not (self.session_index is None or isinstance(self.session_index, Derived)):
             check_text("ServiceLogin.session_index", self.session_index)
-        _check_number("ServiceLogin.time", self.time)
+        _check_time("ServiceLogin.time", self.time)
 
     @property
     def identity(self) -> tuple[str, NameID, StoredText | None]:
@@ -156,7 +156,7 @@ def keep_latest(logins: Iterable[ServiceLogin]) -> frozenset[ServiceLogin]:
 def sort_key(login: ServiceLogin) -> tuple[object, ...]:
     """Return a key for a total order of logins without placeholders, by time.
 
-    Rows of logouts rely on this order (see `logout._state`).
+    Rows of logouts rely on this order (see `logout.progress`).
     """
     name_id = login.name_id
     texts = (name_id.format, name_id.name_qualifier, name_id.sp_name_qualifier, login.session_index)
@@ -180,17 +180,24 @@ def merge_sets(
 def check_text(path: str, text: object) -> None:
     """Raise UnsupportedValue, naming `path`, unless `text` is valid Unicode text."""
     if type(text) is not str:
-        raise UnsupportedValue(path, _describe("text", text))
+        raise make_type_error(path, "text", text)
     if has_lone_surrogate(text):
         raise UnsupportedValue(path, "must be valid Unicode (lone surrogate found)")
 
 
-def _check_number(path: str, number: object) -> None:
+def check_integer(path: str, number: object) -> None:
+    """Raise UnsupportedValue, naming `path`, unless `number` is a whole number."""
+    # A bool is an int to Python, but True is not a time or a version.
     if type(number) is not int:
-        raise UnsupportedValue(path, _describe("a whole number", number))
+        raise make_type_error(path, "a whole number", number)
+
+
+def _check_time(path: str, number: int) -> None:
+    check_integer(path, number)
     if not 0 <= number < MAX_TIME:
         raise UnsupportedValue(path, f"must be 0 to {MAX_TIME - 1}, got {number}")
 
 
-def _describe(expected: str, value: object) -> str:
-    return f"expected {expected}, got {type(value).__name__}"
+def make_type_error(path: str, expected: str, value: object) -> UnsupportedValue:
+    """Make the error for a value of another type than expected."""
+    return UnsupportedValue(path, f"expected {expected}, got {type(value).__name__}")

@@ -18,7 +18,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 from ..errors import (
     ConfigurationError,
@@ -29,6 +28,7 @@ from ..errors import (
 )
 from ..hooks import SaveEvent
 from ..session import Session
+from ..settings import MergeRule
 from ._codec.authentications import Head, compact, decode_head, encode_head, expand
 from ._codec.columns import decode_logins, encode_logins
 from .identifiers import NAME_ID, PAIRWISE_CHARS, SESSION_INDEX, Identifiers, parse_kid
@@ -49,7 +49,6 @@ from .registry import Registry
 
 __all__ = ["PERSISTENT", "TRANSIENT", "LoginRecord", "LoginRecords"]
 
-MergeRule: TypeAlias = Callable[[object, object, object], object]
 TRANSIENT = "urn:oasis:names:tc:SAML:2.0:nameid-format:transient"
 PERSISTENT = "urn:oasis:names:tc:SAML:2.0:nameid-format:persistent"
 
@@ -68,56 +67,62 @@ class IdentifierDeriver:
 
     def compact(self, login: ServiceLogin) -> ServiceLogin:
         """Return the login with placeholders for its derivable identifiers."""
-        name, index, entity_id = login.name_id.value, login.session_index, login.entity_id
-        if isinstance(name, str):
-            name = self._compact_name(name, entity_id)
-        if isinstance(index, str):
-            index = self._compact_handle(SESSION_INDEX, index, entity_id)
-        return _replace_identifiers(login, name, index)
+        return self._replace(login, self._compact_text)
 
     def expand(self, login: ServiceLogin) -> ServiceLogin:
         """Return the login with all identifiers as texts. Raises LoginsUnreadable."""
-        name, index, entity_id = login.name_id.value, login.session_index, login.entity_id
-        if isinstance(name, Derived):
-            name = self._expand(NAME_ID, name, entity_id)
-        if isinstance(index, Derived):
-            index = self._expand(SESSION_INDEX, index, entity_id)
-        return _replace_identifiers(login, name, index)
+        return self._replace(login, self._expand_text)
 
-    def _compact_name(self, text: str, entity_id: str) -> StoredText:
-        if text == self.subject:
-            return Derived(Derivation.SUBJECT)
+    def _replace(
+        self, login: ServiceLogin, change: Callable[[str, StoredText, str], StoredText]
+    ) -> ServiceLogin:
+        """Return the login with changed identifiers; itself if they are unchanged."""
+        name_id, entity_id, index = login.name_id, login.entity_id, login.session_index
+        name = change(NAME_ID, name_id.value, entity_id)
+        if index is not None:
+            index = change(SESSION_INDEX, index, entity_id)
+        if name is name_id.value and index is login.session_index:
+            return login
+        # Constructed by hand: dataclasses.replace costs more than the rest.
+        name_id = NameID(name, name_id.format, name_id.name_qualifier, name_id.sp_name_qualifier)
+        return ServiceLogin(entity_id, login.method, name_id, index, login.time)
+
+    def _compact_text(self, label: str, text: StoredText, entity_id: str) -> StoredText:
+        if isinstance(text, Derived):
+            return text
         keys = self.identifiers
-        # The length is compared first: deriving costs more.
-        if (
-            len(text) == PAIRWISE_CHARS
-            and keys is not None
-            and keys.pairwise is not None
-            and text == keys.pairwise_name_id(self.subject, entity_id)
-        ):
-            return Derived(Derivation.PAIRWISE, keys.pairwise.kid)
-        return self._compact_handle(NAME_ID, text, entity_id)
-
-    def _compact_handle(self, label: str, text: str, entity_id: str) -> StoredText:
+        if label == NAME_ID:
+            if text == self.subject:
+                return Derived(Derivation.SUBJECT)
+            # The length is compared first: deriving costs more.
+            if (
+                len(text) == PAIRWISE_CHARS
+                and keys is not None
+                and keys.pairwise is not None
+                and text == keys.pairwise_name_id(self.subject, entity_id)
+            ):
+                return Derived(Derivation.PAIRWISE, keys.pairwise.kid)
         kid = parse_kid(text)
         if kid is None or self._derive_handle(kid, label, entity_id) != text:
             return text
         return Derived(Derivation.DERIVED, kid, self._mark())
 
-    def _expand(self, label: str, placeholder: Derived, entity_id: str) -> str:
+    def _expand_text(self, label: str, stored: StoredText, entity_id: str) -> str:
         text: str | None = None
-        if placeholder.derivation is Derivation.SUBJECT:
+        if not isinstance(stored, Derived):
+            return stored
+        if stored.derivation is Derivation.SUBJECT:
             text = self.subject
-        elif placeholder.derivation is Derivation.PAIRWISE:
+        elif stored.derivation is Derivation.PAIRWISE:
             keys = self.identifiers
-            if keys is not None and keys.pairwise and keys.pairwise.kid == placeholder.kid:
+            if keys is not None and keys.pairwise and keys.pairwise.kid == stored.kid:
                 text = keys.pairwise_name_id(self.subject, entity_id)
-        elif placeholder.mark != self._mark():
+        elif stored.mark != self._mark():
             raise SessionIdChanged("derived identifiers belong to an earlier id of this session")
         else:
-            text = self._derive_handle(placeholder.kid, label, entity_id)
+            text = self._derive_handle(stored.kid, label, entity_id)
         if text is None:
-            raise IdentifierKeyMissing(placeholder.kid)
+            raise IdentifierKeyMissing(stored.kid)
         return text
 
     def _derive_handle(self, kid: bytes, label: str, entity_id: str) -> str | None:
@@ -127,18 +132,6 @@ class IdentifierDeriver:
 
     def _mark(self) -> bytes:
         return hashlib.blake2b(self.session_id, digest_size=MARK_BYTES).digest()
-
-
-def _replace_identifiers(
-    login: ServiceLogin, name: StoredText, index: StoredText | None
-) -> ServiceLogin:
-    """Return the login with these identifiers; itself if they are unchanged."""
-    name_id = login.name_id
-    if name is name_id.value and index is login.session_index:
-        return login
-    # Constructed by hand: dataclasses.replace costs more than the rest.
-    name_id = NameID(name, name_id.format, name_id.name_qualifier, name_id.sp_name_qualifier)
-    return ServiceLogin(login.entity_id, login.method, name_id, index, login.time)
 
 
 def needs_subject(login: ServiceLogin) -> bool:
@@ -192,33 +185,23 @@ class LoginRecords:
         return encode_logins(keep_latest(merged), self.registry)
 
     def read_columns(self, value: object) -> frozenset[ServiceLogin]:
-        """Return the service logins of the part's value, with placeholders.
-
-        Raises LoginsUnreadable.
-        """
+        """Return the part's logins, with placeholders. Raises LoginsUnreadable."""
         return decode_logins(_check_bytes(value), self.registry)
 
     def read_logins(
         self, value: object, session_id: bytes, subject: str
     ) -> frozenset[ServiceLogin]:
-        """Return the service logins of the part's value, without placeholders.
-
-        Raises LoginsUnreadable.
-        """
+        """Return the part's logins, without placeholders. Raises LoginsUnreadable."""
         deriver = IdentifierDeriver(session_id, subject, self.identifiers)
         return frozenset(deriver.expand(login) for login in self.read_columns(value))
 
     def find_new_logins(self, event: SaveEvent) -> frozenset[ServiceLogin]:
-        """Return the service logins that a save adds to its session id.
-
-        Raises LoginsUnreadable.
-        """
-        part, record = event.parts.get(self.columns), event.record
+        """Return the logins that a save adds to its id. Raises LoginsUnreadable."""
+        part, record, decode = event.parts.get(self.columns), event.record, event.session.decode
         if part is None or part.encoded is None or record.subject is None:
             return frozenset()
         if not (part.is_changed or event.has_new_id):
             return frozenset()
-        decode = event.session.decode
         value = decode(self.columns, part.encoded)
         logins = self.read_logins(value, record.id, record.subject)
         if part.saved is None or event.has_new_id:
@@ -230,9 +213,12 @@ class LoginRecords:
 
 def merge_heads(base: object, remote: object, local: object) -> bytes:
     """Merge the authentications of two requests. Raises LoginsUnreadable."""
-    known = None if base is None else decode_head(_check_bytes(base))
-    merged = merge_sets(known, decode_head(_check_bytes(remote)), decode_head(_check_bytes(local)))
-    return encode_head(merged)
+    known = None if base is None else _read_head(base)
+    return encode_head(merge_sets(known, _read_head(remote), _read_head(local)))
+
+
+def _read_head(value: object) -> Head:
+    return decode_head(_check_bytes(value))
 
 
 class LoginRecord:
@@ -262,12 +248,9 @@ class LoginRecord:
         return mine
 
     def authentications(self) -> tuple[Authentication, ...]:
-        """Return all recorded authentications, the earliest first.
-
-        Raises LoginsUnreadable.
-        """
+        """Return all authentications, the earliest first. Raises LoginsUnreadable."""
         value = self._session.get(self._records.head)
-        head: Head = frozenset() if value is None else decode_head(_check_bytes(value))
+        head = frozenset() if value is None else _read_head(value)
         found = (expand(stored, self._start()) for stored in head)
         return tuple(sorted(found, key=lambda each: (each.time, each.duration, each.method)))
 
@@ -277,10 +260,8 @@ class LoginRecord:
         With `within`, only if it is at most that many seconds old. An authentication that is more
         than a minute in the future does not count yet.
         """
-        now = self._now()
-        return any(
-            each.method == method and each.is_fresh(now, within) for each in self.authentications()
-        )
+        now, known = self._now(), self.authentications()
+        return any(each.method == method and each.is_fresh(now, within) for each in known)
 
     def forget_authentication(self, method: str) -> None:
         """Remove the authentication by `method`: the user has to repeat it."""
@@ -322,14 +303,10 @@ class LoginRecord:
 
         Raises LoginsUnreadable.
         """
-        chosen = [
-            login
-            for login in self._read_columns()
-            if entity_id is None or login.entity_id == entity_id
-        ]
-        # Without logins there may be no subject either.
-        found = [*map(self._deriver().expand, chosen)] if chosen else []
-        return tuple(sorted(found, key=sort_key))
+        chosen = [one for one in self._read_columns() if entity_id in (None, one.entity_id)]
+        if not chosen:  # then there may be no subject either
+            return ()
+        return tuple(sorted(map(self._deriver().expand, chosen), key=sort_key))
 
     def remove_service(self, login: ServiceLogin) -> None:
         """Remove one of `services`: the user has left it. Raises LoginsUnreadable."""

@@ -134,12 +134,40 @@ def parse_registry(text: str) -> Registry:
         )
     if not text.startswith(f"{FORMAT}\n"):
         raise RegistryUnreadable(f"the registry does not begin with {FORMAT!r}")
-    parser = _Parser()
+    entries: dict[str, dict[str, None]] = {"entity": {}, "method": {}}
+    versions: list[Version] = []
+    is_open = False  # whether entries follow the last version
+    content = hashlib.blake2b(f"{FORMAT}\n".encode(), digest_size=16)
     for number, line in enumerate(text.split("\n")[1:-1], 2):
-        parser.parse_line(number, line)
-    if parser.is_open or not text.endswith("\n"):
+        kind, _, rest = line.partition(" ")
+        where = f"line {number} of the registry:"
+        if kind in entries:
+            if not rest or rest in entries[kind]:
+                problem = "appears twice" if rest else "has no text"
+                raise RegistryUnreadable(f"{where} {kind} {problem}")
+            entries[kind][rest] = None
+        elif kind != "version":
+            raise RegistryUnreadable(f"{where} expected an entity, a method or a version")
+        elif not is_open:
+            raise RegistryUnreadable(f"{where} a version without a new entry")
+        else:
+            match, version = _VERSION.fullmatch(rest), len(versions) + 1
+            if match is None or int(match[1]) != version:
+                raise RegistryUnreadable(f"{where} expected version {version} and its checksum")
+            checksum = content.copy()
+            checksum.update(f"version {version} ".encode())
+            if checksum.hexdigest() != match[2]:
+                raise RegistryUnreadable(
+                    f"{where} the checksum of version {version} does not match;"
+                    " restore the file and only append to it"
+                )
+            sizes = len(entries["entity"]), len(entries["method"])
+            versions.append(Version(version, *sizes, checksum.digest()))
+        is_open = kind != "version"
+        content.update(f"{line}\n".encode())
+    if is_open or not text.endswith("\n"):
         raise RegistryUnreadable("the registry does not end with a version: it was cut")
-    return Registry(tuple(parser.entities), tuple(parser.methods), tuple(parser.versions))
+    return Registry(tuple(entries["entity"]), tuple(entries["method"]), tuple(versions))
 
 
 def load_registry(path: str | Path) -> Registry:
@@ -150,58 +178,6 @@ def load_registry(path: str | Path) -> Registry:
         raise RegistryUnreadable(f"can't read the registry {path}: {error.strerror}") from error
     except UnicodeDecodeError:
         raise RegistryUnreadable(f"the registry {path} is not UTF-8") from None
-
-
-class _Parser:
-    """The entries and versions of the lines so far, and the hash of their bytes."""
-
-    def __init__(self) -> None:
-        self.entities: dict[str, None] = {}
-        self.methods: dict[str, None] = {}
-        self.versions: list[Version] = []
-        # Whether entries follow the last version.
-        self.is_open = False
-        self._hash = hashlib.blake2b(f"{FORMAT}\n".encode(), digest_size=16)
-
-    def parse_line(self, number: int, line: str) -> None:
-        kind, _, rest = line.partition(" ")
-        entries = {"entity": self.entities, "method": self.methods}.get(kind)
-        if entries is not None:
-            if not rest or rest in entries:
-                problem = "appears twice" if rest else "has no text"
-                raise RegistryUnreadable(f"line {number} of the registry: {kind} {problem}")
-            entries[rest] = None
-            self.is_open = True
-        elif kind != "version":
-            raise RegistryUnreadable(
-                f"line {number} of the registry: expected an entity, a method or a version"
-            )
-        elif not self.is_open:
-            raise RegistryUnreadable(
-                f"line {number} of the registry: a version without a new entry"
-            )
-        else:
-            self._end_version(number, rest)
-        self._hash.update(f"{line}\n".encode())
-
-    def _end_version(self, number: int, rest: str) -> None:
-        match = _VERSION.fullmatch(rest)
-        version = len(self.versions) + 1
-        if match is None or int(match[1]) != version:
-            raise RegistryUnreadable(
-                f"line {number} of the registry: expected version {version} and its checksum"
-            )
-        digest = self._hash.copy()
-        digest.update(f"version {version} ".encode())
-        if digest.hexdigest() != match[2]:
-            raise RegistryUnreadable(
-                f"line {number} of the registry: the checksum of version {version} does not match;"
-                " restore the file and only append to it"
-            )
-        self.versions.append(
-            Version(version, len(self.entities), len(self.methods), digest.digest())
-        )
-        self.is_open = False
 
 
 def _lines(kind: str, texts: Iterable[str], known: set[str]) -> Iterator[str]:

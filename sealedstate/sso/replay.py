@@ -5,12 +5,11 @@
 
 Ask after the message's signature was checked and before anything follows from it.
 
-A row of the context ``sealedstate.sso.replay`` is named by BLAKE2b-192 of
-LP("sealedstate/1", "replay", realm, issuer, message id), keyed with the ring's lookup
-secret, as text (see `_wire.encoding`; LP is as in `_wire.token`). Its value is 16
-random bytes, by which the node that wrote the row recognises it if the reply is lost.
-So the store reveals nothing about messages, and no sealing key is needed. An owner of
-the store who deletes a row can have a message admitted twice.
+A row of the context ``sealedstate.sso.replay`` (see `_wire.token`) has a name that only the
+ring's lookup secret gives, and 16 random bytes, by which the node that wrote the row
+recognises it if the reply is lost. So the store reveals nothing about messages, and no
+sealing key is needed. An owner of the store who deletes a row can have a message admitted
+twice.
 
 A message may be used until `skew` seconds after its expiry, and is remembered for
 twice that, because the clock of the node that removes the row may be ahead.
@@ -61,7 +60,8 @@ class ReplayCache:
         or id; and if replies of the store were lost, so that the first caller is unknown.
         Raises StorageError if nothing was written; then the message may be tried again.
         """
-        key, now, skew = self._key(issuer, message_id), self._deployment.now(), self._skew
+        key, now = self._key(issuer, message_id), self._deployment.now()
+        skew = self._deployment.settings.skew
         # The comparison is also false for NaN.
         if key is None or not now - skew < expires_at <= now + self.longest + skew:
             log.info("a message is not admitted: no issuer or id, expired, or valid for too long")
@@ -75,15 +75,9 @@ class ReplayCache:
             )
             return False
 
-    @property
-    def _skew(self) -> int:
-        return self._deployment.settings.skew
-
     def _key(self, issuer: str, message_id: str) -> str | None:
         # Bytes would be hashed like the same text, and could use up another caller's message.
-        if type(issuer) is not str or type(message_id) is not str:
-            return None
-        if not issuer or not message_id:
+        if type(issuer) is not str or type(message_id) is not str or not (issuer and message_id):
             return None
         try:
             return self._table.guessable_key(issuer, message_id)

@@ -134,7 +134,7 @@ class SessionRegistry(SessionHooks):
         self._table.change(
             key, lambda _: wanted, is_new=sealed_at is None, replaces_unreadable=True
         )
-        self._table.add_member(self._subject_key(record.subject), key, expires_at)
+        self._table.add_member(self._table.guessable_key(record.subject), key, expires_at)
 
     def after_revoke(self, session_id: bytes, now: float) -> None:
         """Remove a session that was ended or got a new id."""
@@ -145,7 +145,7 @@ class SessionRegistry(SessionHooks):
     def after_revoke_subject(self, subject: str, now: float) -> None:
         """Remove the sessions of a user that were ended, and none that began since."""
         watermark = self._revocations.watermark(subject)
-        for key in self._table.members(self._subject_key(subject)):
+        for key in self._table.members(self._table.guessable_key(subject)):
             session = self._read(key)
             if session is not None and session.started <= watermark:
                 self._remove(session)
@@ -157,7 +157,7 @@ class SessionRegistry(SessionHooks):
         keys: Iterable[str] = (
             self._table.keys()
             if subject is None
-            else self._table.members(self._subject_key(subject))
+            else self._table.members(self._table.guessable_key(subject))
         )
         watermarks: dict[str, int] = {}
         sessions, unreadable = [], 0
@@ -197,7 +197,4 @@ class SessionRegistry(SessionHooks):
 
     def _remove(self, session: LiveSession) -> None:
         self._table.delete(session.id)
-        self._table.remove_member(self._subject_key(session.subject), session.id)
-
-    def _subject_key(self, subject: str) -> str:
-        return self._table.guessable_key(subject)
+        self._table.remove_member(self._table.guessable_key(session.subject), session.id)

@@ -49,7 +49,7 @@ pytest.register_assert_rewrite(
     *(f"{__name__}.{module}" for module in ("_suite", "_records", "_names", "_races")),
 )
 
-from ._names import Contexts, Indexes, Names
+from ._names import Indexes, Listings, Managed, Names, Touching
 from ._races import LostReplies, Outages, Races
 from ._records import Expiry, Records
 from ._suite import FakeClock
@@ -60,7 +60,7 @@ __all__ = ["FakeClock", "ScriptedStorage", "StorageContract"]
 _HOOKS = {"outage": Outages, "lost_reply": LostReplies}
 
 
-class StorageContract(Records, Expiry, Names, Contexts, Indexes, Races):
+class StorageContract(Records, Expiry, Names, Listings, Managed, Touching, Indexes, Races):
     """What every store owes. Subclass it and define `open_store(self, clock)`."""
 
     def __init_subclass__(cls) -> None:

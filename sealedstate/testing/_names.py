@@ -5,25 +5,23 @@ from __future__ import annotations
 import contextlib
 import unicodedata
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Barrier
 
 import pytest
 
 from ..errors import CapacityError, StorageError
-from ..storage.contract import LATEST, ManagedStorage, Storage, Stored
+from ..storage.contract import LATEST, Stored
 from ._records import DAY
 from ._suite import (
     MINUTE,
     RACERS,
-    FakeClock,
+    Context,
     Suite,
     batches,
     eventually,
     fitting_count,
-    is_declined,
-    must_be_gone_at,
-    read,
-    write,
+    is_supported,
 )
 
 # Names with which other stores have had trouble.
@@ -79,447 +77,381 @@ def unfit_names(limit: int) -> list[str]:
 
 
 class Names(Suite):
-    def test_odd_keys_are_distinct_and_returned_unchanged(
-        self, store: Storage, context: str
-    ) -> None:
-        limit = store.capabilities.key_bytes
+    def test_odd_keys_are_distinct_and_returned_unchanged(self, context: Context) -> None:
+        limit = context.capabilities.key_bytes
         for name in ODD_NAMES:
             if len(name.encode()) > limit:
                 with pytest.raises(CapacityError):
-                    store.read("kit", name)
+                    context.read(name)
         fitting = [name for name in ODD_NAMES if len(name.encode()) <= limit]
         values = {key: str(number).encode() for number, key in enumerate(fitting)}
-        for batch in batches(store, fitting, context, b"10"):
+        for batch in batches(context.store, fitting, context.name, b"10"):
             for key in batch:
-                write(store, context, key, values[key])
+                context.write(key, values[key])
             for key, value in values.items():
                 expected = Stored(value, 1, None) if key in batch else None
-                assert store.read(context, key) == expected, repr(key[:60])
-            if store.capabilities.enumerable:
-                assert sorted(store.keys(context)) == sorted(batch)
-            assert [key for key in batch if store.delete(context, key) is not True] == []
+                assert context.read(key) == expected, repr(key[:60])
+            if context.capabilities.enumerable:
+                assert sorted(context.keys()) == sorted(batch)
+            assert [key for key in batch if context.delete(key) is not True] == []
 
-    def test_odd_contexts_are_distinct(self, store: Storage, context: str) -> None:
-        limit = store.capabilities.context_bytes
-        odd = [name + context for name in ODD_NAMES] + [context + name for name in ODD_NAMES]
+    def test_odd_contexts_are_distinct(self, context: Context) -> None:
+        limit = context.capabilities.context_bytes
+        own = context.name
+        odd = [name + own for name in ODD_NAMES] + [own + name for name in ODD_NAMES]
         fitting = (name for name in odd if len(name.encode()) <= limit)
         values = {name: str(number).encode() for number, name in enumerate(fitting)}
-        for batch in batches(store, list(values), "k", b"100"):
+        for batch in batches(context.store, list(values), "k", b"100"):
             for name in batch:
-                write(store, name, "k", values[name])
+                replace(context, name=name).write("k", values[name])
             for name, value in values.items():
                 expected = Stored(value, 1, None) if name in batch else None
-                assert store.read(name, "k") == expected, repr(name[:60])
-            assert [name for name in batch if store.delete(name, "k") is not True] == []
+                assert context.store.read(name, "k") == expected, repr(name[:60])
+            assert [name for name in batch if context.store.delete(name, "k") is not True] == []
 
-    def test_border_between_context_and_key_counts(self, store: Storage, context: str) -> None:
+    def test_border_between_context_and_key_counts(self, context: Context) -> None:
         for number, (end, key) in enumerate(PLACES):
-            write(store, context + end, key, str(number).encode())
+            context.beside(end).write(key, str(number).encode())
         for number, (end, key) in enumerate(PLACES):
-            stored = read(store, context + end, key)
+            stored = context.beside(end).read_live(key)
             assert stored.value == str(number).encode(), f"({end!r}, {key!r}) is another place"
 
-    def test_unfit_names_are_refused(self, store: Storage, context: str) -> None:
-        can = store.capabilities
+    def test_unfit_names_are_refused(self, context: Context) -> None:
+        can = context.capabilities
         # A store without indexes may refuse their operations for either reason.
         index_refusal = CapacityError if can.indexes else StorageError
-        acts: list[tuple[Callable[[str, str], object], type[StorageError]]] = [
-            (lambda context, key: store.create(context, key, b"v", None, 1), CapacityError),
-            (store.read, CapacityError),
-            (lambda context, key: store.update(context, key, b"v", None, 2), CapacityError),
-            (store.delete, CapacityError),
-            (lambda context, key: store.add_member(context, key, "m", None), index_refusal),
-            (lambda context, key: store.remove_member(context, key, "m"), index_refusal),
-            (store.members, index_refusal),
+        acts: list[tuple[Callable[[Context, str], object], type[StorageError]]] = [
+            (lambda where, key: where.create(key, b"v", None, 1), CapacityError),
+            (Context.read, CapacityError),
+            (lambda where, key: where.update(key, b"v", None, 2), CapacityError),
+            (Context.delete, CapacityError),
+            (lambda where, key: where.add_member(key, "m", None), index_refusal),
+            (lambda where, key: where.remove_member(key, "m"), index_refusal),
+            (Context.members, index_refusal),
         ]
-        list_refusal = CapacityError if can.enumerable else StorageError
-        if isinstance(store, ManagedStorage):
-            change = store.update_expiration
-            acts.append((lambda context, key: change(context, key, None), CapacityError))
+        if context.is_managed:
+            acts.append((lambda where, key: where.update_expiration(key, None), CapacityError))
         for act, refusal in acts:
             for key in unfit_names(can.key_bytes):
                 with pytest.raises(refusal):
                     act(context, key)
-            for unfit_context in unfit_names(can.context_bytes):
+        acts.append(
+            (lambda where, _: list(where.keys()), CapacityError if can.enumerable else StorageError)
+        )
+        for name in unfit_names(can.context_bytes):
+            for act, refusal in acts:
                 with pytest.raises(refusal):
-                    act(unfit_context, "k")
-        for unfit_context in unfit_names(can.context_bytes):
-            with pytest.raises(list_refusal):
-                list(store.keys(unfit_context))
+                    act(replace(context, name=name), "k")
 
-    def test_large_value_is_refused_and_the_old_one_stays(
-        self, store: Storage, context: str
-    ) -> None:
-        too_large = too_large_value(store.capabilities.value_bytes)
-        write(store, context, "k")
+    def test_large_value_is_refused_and_the_old_one_stays(self, context: Context) -> None:
+        too_large = too_large_value(context.capabilities.value_bytes)
+        context.write("k")
         with pytest.raises(CapacityError):
-            store.update(context, "k", too_large, None, 2)
+            context.update("k", too_large, None, 2)
         with pytest.raises(CapacityError):
-            store.create(context, "other", too_large, None, 1)
-        assert store.read(context, "k") == Stored(b"v", 1, None)
-        assert store.read(context, "other") is None
+            context.create("other", too_large, None, 1)
+        assert context.read("k") == Stored(b"v", 1, None)
+        assert context.read("other") is None
 
-    def test_names_and_values_may_be_as_large_as_declared(
-        self, store: Storage, context: str
-    ) -> None:
-        can = store.capabilities
-        long_context = context + "c" * (min(can.context_bytes, LARGEST) - len(context))
+    def test_names_and_values_may_be_as_large_as_declared(self, context: Context) -> None:
+        can = context.capabilities
+        far = context.beside("c" * (min(can.context_bytes, LARGEST) - len(context.name)))
         long_key = "k" * min(can.key_bytes, LARGEST)
         value = b"\xa5" * min(can.value_bytes, LARGEST)
-        write(store, long_context, "k")
-        write(store, context, long_key)
-        assert read(store, long_context, "k").value == read(store, context, long_key).value == b"v"
-        for where, key in ((long_context, "k"), (context, long_key)):
-            assert store.delete(where, key) is True
-        write(store, long_context, long_key, value)
-        assert read(store, long_context, long_key).value == value
+        for where, key in ((far, "k"), (context, long_key)):
+            where.write(key)
+            assert where.read_live(key).value == b"v"
+            assert where.delete(key) is True
+        far.write(long_key, value)
+        assert far.read_live(long_key).value == value
 
-    def test_full_store_refuses_more_and_loses_nothing(self, store: Storage, context: str) -> None:
-        total = store.capabilities.total_bytes
+    def test_full_store_refuses_more_and_loses_nothing(self, context: Context) -> None:
+        total = context.capabilities.total_bytes
         if total is None:
             return
-        surely = fitting_count(store, total, context, "0000", FILLING)
+        surely = fitting_count(context.store, total, context.name, "0000", FILLING)
         keys = [f"{number:04}" for number in range(surely)]
         for key in keys:
-            write(store, context, key, FILLING)
+            context.write(key, FILLING)
         with contextlib.suppress(CapacityError):
             for number in range(surely, 10 * surely):
-                write(store, context, f"{number:04}", FILLING)
+                context.write(f"{number:04}", FILLING)
                 keys.append(f"{number:04}")
-        found = [store.read(context, key) for key in keys]
+        found = [context.read(key) for key in keys]
         assert found == [Stored(FILLING, 1, None)] * len(keys), "a record was lost"
         refused = f"{len(keys):04}"
-        assert store.read(context, refused) is None
-        assert store.delete(context, keys[0]) is True
-        write(store, context, refused, FILLING)
+        assert context.read(refused) is None
+        assert context.delete(keys[0]) is True
+        context.write(refused, FILLING)
 
-    def test_similar_names_are_independent(self, store: Storage, context: str) -> None:
-        write(store, context, "k", b"1")
-        write(store, context, "K", b"2")
-        write(store, context + "2", "k", b"3")
-        assert store.update(context, "K", b"4", None, 2) is True
-        assert store.delete(context + "2", "k") is True
-        assert read(store, context, "k") == Stored(b"1", 1, None)
+    def test_similar_names_are_independent(self, context: Context) -> None:
+        context.write("k", b"1")
+        context.write("K", b"2")
+        context.beside("2").write("k", b"3")
+        assert context.update("K", b"4", None, 2) is True
+        assert context.beside("2").delete("k") is True
+        assert context.read_live("k") == Stored(b"1", 1, None)
 
-    # --- listings -------------------------------------------------------------------------------
 
-    def test_keys_are_those_of_live_records(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if self.declines_keys(store, context):
-            return
-        expires_at = clock.now + MINUTE
+def has_keys(context: Context) -> bool:
+    return is_supported(context.capabilities.enumerable, lambda: list(context.keys()))
+
+
+class Listings(Suite, needs=has_keys):
+    def test_keys_are_those_of_live_records(self, context: Context) -> None:
+        expires_at = context.now + MINUTE
         for key in ("live", "permanent", "over", "deleted"):
-            write(store, context, key, b"v", expires_at if key == "over" else None)
-        write(store, context + "2", "sibling")
-        assert store.delete(context, "deleted") is True
-        assert sorted(store.keys(context)) == ["live", "over", "permanent"]
-        clock.stop(must_be_gone_at(store, expires_at))
-        assert sorted(store.keys(context)) == ["live", "permanent"]
-        assert list(store.keys(context + "3")) == []
+            context.write(key, b"v", expires_at if key == "over" else None)
+        context.beside("2").write("sibling")
+        assert context.delete("deleted") is True
+        assert sorted(context.keys()) == ["live", "over", "permanent"]
+        context.stop_after(expires_at)
+        assert sorted(context.keys()) == ["live", "permanent"]
+        assert list(context.beside("3").keys()) == []
 
-    def test_prefix_of_keys_is_no_pattern(self, store: Storage, context: str) -> None:
-        if self.declines_keys(store, context):
-            return
+    def test_prefix_of_keys_is_no_pattern(self, context: Context) -> None:
         for key in PREFIXED_KEYS:
-            write(store, context, key)
+            context.write(key)
         for prefix in ("", "a", "A", "a%", "a_", "a*", "a\\", "%", "é", "aa", "x"):
             expected = sorted(key for key in PREFIXED_KEYS if key.startswith(prefix))
-            assert sorted(store.keys(context, prefix)) == expected, prefix
+            assert sorted(context.keys(prefix)) == expected, prefix
 
-    def test_keys_are_a_snapshot(self, store: Storage, context: str) -> None:
-        if self.declines_keys(store, context):
-            return
+    def test_keys_are_a_snapshot(self, context: Context) -> None:
         for number in range(20):
-            write(store, context, str(number))
-        listed = store.keys(context)
+            context.write(str(number))
+        listed = context.keys()
         for number in range(20):
-            assert store.delete(context, str(number)) is True
-            write(store, context, f"new-{number}")
+            assert context.delete(str(number)) is True
+            context.write(f"new-{number}")
         assert sorted(listed) == sorted(str(number) for number in range(20))
 
-    def test_300_keys_are_each_listed_once(self, store: Storage, context: str) -> None:
-        if self.declines_keys(store, context):
-            return
-        count = fitting_count(store, 300, context, "0000")
+    def test_300_keys_are_each_listed_once(self, context: Context) -> None:
+        count = fitting_count(context.store, 300, context.name, "0000")
         expected = [f"{number:04}" for number in range(count)]
         for key in expected:
-            write(store, context, key, b"")
-        assert sorted(store.keys(context)) == expected
-
-    def declines_keys(self, store: Storage, context: str) -> bool:
-        return is_declined(store.capabilities.enumerable, lambda: list(store.keys(context)))
+            context.write(key, b"")
+        assert sorted(context.keys()) == expected
 
 
-class Contexts(Suite):
-    """For stores with the operations of ManagedStorage; without them there is nothing to test."""
+class Managed(Suite, needs=lambda context: context.is_managed):
+    def test_update_expiration_changes_neither_value_nor_version(self, context: Context) -> None:
+        expires_at = context.now + MINUTE
+        context.write("k", b"v", None, 4)
+        assert context.update_expiration("k", expires_at) is True
+        assert context.read("k") == Stored(b"v", 4, expires_at)
+        assert context.update("k", b"w", None, 5, expected=4) is True
 
-    def test_unfit_contexts_are_refused(self, store: Storage) -> None:
-        if not isinstance(store, ManagedStorage):
-            return
-        refusal = CapacityError if store.capabilities.contexts else StorageError
-        for context in unfit_names(store.capabilities.context_bytes):
+    def test_updated_expiration_counts_and_not_the_first(self, context: Context) -> None:
+        first = context.now + MINUTE
+        context.write("later", b"v", first)
+        context.write("sooner", b"v", first + 2 * MINUTE)
+        assert context.update_expiration("later", first + 2 * MINUTE) is True
+        assert context.update_expiration("sooner", first) is True
+        context.stop_after(first)
+        assert context.read("later") == Stored(b"v", 1, first + 2 * MINUTE)
+        assert context.read("sooner") is None
+
+    def test_unfit_contexts_are_refused(self, context: Context) -> None:
+        refusal = CapacityError if context.capabilities.contexts else StorageError
+        for name in unfit_names(context.capabilities.context_bytes):
             with pytest.raises(refusal):
-                store.touch_context(context, None)
+                replace(context, name=name).touch_all(None)
             with pytest.raises(CapacityError):
-                store.delete_context(context)
+                replace(context, name=name).delete_all()
 
-    def test_touching_a_context_changes_its_live_records_only(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if not isinstance(store, ManagedStorage) or self.declines_touching(store, context):
-            return
-        first, then = clock.now + MINUTE, clock.now + 3 * MINUTE
-        write(store, context, "live", b"1", first + MINUTE, 1)
-        write(store, context, "permanent", b"2", None, 2)
-        write(store, context, "over", b"3", first, 3)
-        write(store, context + "2", "sibling", b"4", first + MINUTE, 4)
-        clock.stop(must_be_gone_at(store, first))
-        store.touch_context(context, then)
-        assert store.read(context, "live") == Stored(b"1", 1, then)
-        assert store.read(context, "permanent") == Stored(b"2", 2, then)
-        assert store.read(context, "over") is None, "a touch has revived an expired record"
-        assert store.read(context + "2", "sibling") == Stored(b"4", 4, first + MINUTE)
-        clock.stop(must_be_gone_at(store, then))
-        assert store.read(context, "live") is None, "touched, but live at its new expiry"
-        assert store.read(context, "permanent") is None
+    def test_touching_or_deleting_an_empty_context_is_harmless(self, context: Context) -> None:
+        context.delete_all()
+        if can_touch(context):
+            context.touch_all(None)
+        assert context.read("k") is None
+        context.write("k")
 
-    def test_touched_context_becomes_permanent_and_finite_again(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if not isinstance(store, ManagedStorage) or self.declines_touching(store, context):
-            return
-        first = clock.now + MINUTE
-        write(store, context, "k", b"v", first)
-        for expires_at in (None, first + 1, None):
-            store.touch_context(context, expires_at)
-            assert store.read(context, "k") == Stored(b"v", 1, expires_at)
-        clock.stop(first + MINUTE)
-        assert store.read(context, "k") == Stored(b"v", 1, None)
-
-    def test_touching_or_deleting_an_empty_context_is_harmless(
-        self, store: Storage, context: str
-    ) -> None:
-        if not isinstance(store, ManagedStorage):
-            return
-        store.delete_context(context)
-        if not self.declines_touching(store, context):
-            store.touch_context(context, None)
-        assert store.read(context, "k") is None
-        write(store, context, "k")
-
-    def test_deleting_a_context_deletes_all_of_it_and_no_other(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if not isinstance(store, ManagedStorage):
-            return
-        places = [(f"{context}{end}", key) for end in ("", "2", "\0", " ") for key in "ab"]
-        for where, key in [*places, (context.upper(), "a")]:
-            write(store, where, key, b"v", clock.now + MINUTE)
-        store.delete_context(context)
-        store.delete_context(context)
-        live = [(where, key) for where, key in places if store.read(where, key) is not None]
+    def test_deleting_a_context_deletes_all_of_it_and_no_other(self, context: Context) -> None:
+        others = [context.beside(end) for end in ("2", "\0", " ")]
+        others.append(replace(context, name=context.name.upper()))
+        places = [(where, key) for where in (context, *others) for key in "ab"]
+        for where, key in places:
+            where.write(key, b"v", context.now + MINUTE)
+        context.delete_all()
+        context.delete_all()
+        live = [(where, key) for where, key in places if where.read(key) is not None]
         assert live == places[2:], "other contexts must stay, and only they"
-        assert store.read(context.upper(), "a") is not None
 
-    def test_deleted_context_can_be_filled_again(self, store: Storage, context: str) -> None:
-        if not isinstance(store, ManagedStorage):
+    def test_deleted_context_can_be_filled_again(self, context: Context) -> None:
+        context.write("a", b"old", None, 5)
+        context.write("b", b"old", None, 5)
+        context.delete_all()
+        context.write("a", b"new", None, 6)
+        assert context.read("a") == Stored(b"new", 6, None)
+        assert context.read("b") is None, "a deleted record has returned"
+        assert context.update("a", b"newer", None, 7, 6) is True
+
+
+def can_touch(context: Context) -> bool:
+    return context.is_managed and is_supported(
+        context.capabilities.contexts, lambda: context.touch_all(None)
+    )
+
+
+class Touching(Suite, needs=can_touch):
+    def test_touching_a_context_changes_its_live_records_only(self, context: Context) -> None:
+        first, then = context.now + MINUTE, context.now + 3 * MINUTE
+        context.write("live", b"1", first + MINUTE, 1)
+        context.write("permanent", b"2", None, 2)
+        context.write("over", b"3", first, 3)
+        context.beside("2").write("sibling", b"4", first + MINUTE, 4)
+        context.stop_after(first)
+        context.touch_all(then)
+        assert context.read("live") == Stored(b"1", 1, then)
+        assert context.read("permanent") == Stored(b"2", 2, then)
+        assert context.read("over") is None, "a touch has revived an expired record"
+        assert context.beside("2").read("sibling") == Stored(b"4", 4, first + MINUTE)
+        context.stop_after(then)
+        assert context.read("live") is None, "touched, but live at its new expiry"
+        assert context.read("permanent") is None
+
+    def test_touched_context_becomes_permanent_and_finite_again(self, context: Context) -> None:
+        first = context.now + MINUTE
+        context.write("k", b"v", first)
+        for expires_at in (None, first + 1, None):
+            context.touch_all(expires_at)
+            assert context.read("k") == Stored(b"v", 1, expires_at)
+        context.clock.stop(first + MINUTE)
+        assert context.read("k") == Stored(b"v", 1, None)
+
+    def test_touching_a_context_leaves_its_indexes_alone(self, context: Context) -> None:
+        if not has_indexes(context):
             return
-        write(store, context, "a", b"old", None, 5)
-        write(store, context, "b", b"old", None, 5)
-        store.delete_context(context)
-        write(store, context, "a", b"new", None, 6)
-        assert store.read(context, "a") == Stored(b"new", 6, None)
-        assert store.read(context, "b") is None, "a deleted record has returned"
-        assert store.update(context, "a", b"newer", None, 7, 6) is True
-
-    def declines_touching(self, store: ManagedStorage, context: str) -> bool:
-        return is_declined(store.capabilities.contexts, lambda: store.touch_context(context, None))
+        context.add_member("k", "m", None)
+        context.touch_all(context.now + MINUTE)
+        assert context.members("k") == {"m": None}
 
 
-def add_members(
-    store: Storage, clock: FakeClock, racer: int, barrier: Barrier, context: str, count: int
-) -> None:
+def add_members(context: Context, racer: int, barrier: Barrier, count: int) -> None:
     for number in range(count):
         barrier.wait()
-        eventually(store.add_member, context, "k", f"{racer}-{number}", None)
+        eventually(context.add_member, "k", f"{racer}-{number}", None)
 
 
-def remove_members(
-    store: Storage, clock: FakeClock, racer: int, barrier: Barrier, context: str
-) -> list[bool]:
-    removed = []
-    for name in "abcdef":
-        barrier.wait()
-        removed.append(eventually(store.remove_member, context, "k", name))
-    return removed
+def remove_one(context: Context, racer: int, member: str) -> bool:
+    return context.remove_member("k", member)
 
 
-class Indexes(Suite):
-    def test_members_are_returned_with_their_expiries(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if self.declines_indexes(store, context):
-            return
-        now = clock.now
+def has_indexes(context: Context) -> bool:
+    return is_supported(
+        context.capabilities.indexes,
+        lambda: context.add_member("k", "m", None),
+        lambda: context.remove_member("k", "m"),
+        lambda: context.members("k"),
+    )
+
+
+class Indexes(Suite, needs=has_indexes):
+    def test_members_are_returned_with_their_expiries(self, context: Context) -> None:
+        now = context.now
         expected = {
             **{"a": now + MINUTE, "b": now + MINUTE + 1, "c": None, "d": now + 400 * DAY},
             **{"last": LATEST, "last but one": LATEST - 1},
         }
         for member, expires_at in expected.items():
-            store.add_member(context, "k", member, expires_at)
-        assert store.members(context, "k") == expected
-        assert store.members(context, "other") == {}
-        assert store.members(context + "2", "k") == {}
+            context.add_member("k", member, expires_at)
+        assert context.members("k") == expected
+        assert context.members("other") == {}
+        assert context.beside("2").members("k") == {}
 
-    def test_each_member_lives_until_its_expiry(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if self.declines_indexes(store, context):
-            return
-        first = clock.now + MINUTE
-        last = must_be_gone_at(store, first) + MINUTE
+    def test_each_member_lives_until_its_expiry(self, context: Context) -> None:
+        first = context.now + MINUTE
+        last = context.gone_at(first) + MINUTE
         for member, expires_at in (("first", first), ("last", last), ("permanent", None)):
-            store.add_member(context, "k", member, expires_at)
-        clock.stop(first - 1)
-        assert store.members(context, "k") == {"first": first, "last": last, "permanent": None}
-        clock.stop(must_be_gone_at(store, first))
-        assert store.members(context, "k") == {"last": last, "permanent": None}
-        assert store.remove_member(context, "k", "first") is False, "it has expired"
-        clock.stop(must_be_gone_at(store, last))
-        assert store.members(context, "k") == {"permanent": None}
+            context.add_member("k", member, expires_at)
+        context.clock.stop(first - 1)
+        assert context.members("k") == {"first": first, "last": last, "permanent": None}
+        context.stop_after(first)
+        assert context.members("k") == {"last": last, "permanent": None}
+        assert context.remove_member("k", "first") is False, "it has expired"
+        context.stop_after(last)
+        assert context.members("k") == {"permanent": None}
 
-    def test_adding_a_member_again_changes_its_expiry(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if self.declines_indexes(store, context):
-            return
-        first = clock.now + MINUTE
+    def test_adding_a_member_again_changes_its_expiry(self, context: Context) -> None:
+        first = context.now + MINUTE
         for expires_at in (first, first + MINUTE, None, first + 2, first):
-            store.add_member(context, "k", "m", expires_at)
-            assert store.members(context, "k") == {"m": expires_at}
-        clock.stop(must_be_gone_at(store, first))
-        assert store.members(context, "k") == {}
-        store.add_member(context, "k", "m", None)
-        assert store.members(context, "k") == {"m": None}
+            context.add_member("k", "m", expires_at)
+            assert context.members("k") == {"m": expires_at}
+        context.stop_after(first)
+        assert context.members("k") == {}
+        context.add_member("k", "m", None)
+        assert context.members("k") == {"m": None}
 
-    def test_member_is_removed_once(self, store: Storage, context: str) -> None:
-        if self.declines_indexes(store, context):
-            return
+    def test_member_is_removed_once(self, context: Context) -> None:
         for member in ("a", "b"):
-            store.add_member(context, "k", member, None)
-        assert store.remove_member(context, "k", "a") is True
-        assert store.remove_member(context, "k", "a") is False
-        assert store.remove_member(context, "other", "b") is False
-        assert store.remove_member(context + "2", "k", "b") is False
-        assert store.members(context, "k") == {"b": None}
-        assert store.remove_member(context, "k", "b") is True
-        assert store.members(context, "k") == {}
+            context.add_member("k", member, None)
+        assert context.remove_member("k", "a") is True
+        assert context.remove_member("k", "a") is False
+        assert context.remove_member("other", "b") is False
+        assert context.beside("2").remove_member("k", "b") is False
+        assert context.members("k") == {"b": None}
+        assert context.remove_member("k", "b") is True
+        assert context.members("k") == {}
 
-    def test_index_and_record_of_one_name_are_independent(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if self.declines_indexes(store, context):
-            return
-        expires_at = clock.now + MINUTE
-        store.add_member(context, "k", "m", None)
-        assert store.read(context, "k") is None, "an index looks like a record"
-        write(store, context, "k", b"v", expires_at, 1)
-        assert store.update(context, "k", b"w", expires_at, 2) is True
-        assert store.members(context, "k") == {"m": None}
-        assert store.remove_member(context, "k", "m") is True
-        assert store.read(context, "k") == Stored(b"w", 2, expires_at)
-        store.add_member(context, "k", "m", None)
-        assert store.delete(context, "k") is True
-        assert store.members(context, "k") == {"m": None}, "deleting a record has hit an index"
-        if store.capabilities.enumerable:
-            assert list(store.keys(context)) == [], "an index is no record"
+    def test_index_and_record_of_one_name_are_independent(self, context: Context) -> None:
+        expires_at = context.now + MINUTE
+        context.add_member("k", "m", None)
+        assert context.read("k") is None, "an index looks like a record"
+        context.write("k", b"v", expires_at, 1)
+        assert context.update("k", b"w", expires_at, 2) is True
+        assert context.members("k") == {"m": None}
+        assert context.remove_member("k", "m") is True
+        assert context.read("k") == Stored(b"w", 2, expires_at)
+        context.add_member("k", "m", None)
+        assert context.delete("k") is True
+        assert context.members("k") == {"m": None}, "deleting a record has hit an index"
+        if context.capabilities.enumerable:
+            assert list(context.keys()) == [], "an index is no record"
 
-    def test_touching_a_context_leaves_its_indexes_alone(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if self.declines_indexes(store, context) or not store.capabilities.contexts:
+    def test_deleting_a_context_deletes_its_indexes_and_no_others(self, context: Context) -> None:
+        if not context.is_managed:
             return
-        if not isinstance(store, ManagedStorage):
-            return
-        store.add_member(context, "k", "m", None)
-        store.touch_context(context, clock.now + MINUTE)
-        assert store.members(context, "k") == {"m": None}
+        for where in (context, context.beside("2")):
+            where.add_member("k", "m", None)
+        context.delete_all()
+        assert context.members("k") == {}
+        assert context.beside("2").members("k") == {"m": None}
+        context.add_member("k", "n", None)
+        assert context.members("k") == {"n": None}
 
-    def test_deleting_a_context_deletes_its_indexes_and_no_others(
-        self, store: Storage, context: str
-    ) -> None:
-        if self.declines_indexes(store, context) or not isinstance(store, ManagedStorage):
-            return
-        for where in (context, context + "2"):
-            store.add_member(where, "k", "m", None)
-        store.delete_context(context)
-        assert store.members(context, "k") == {}
-        assert store.members(context + "2", "k") == {"m": None}
-        store.add_member(context, "k", "n", None)
-        assert store.members(context, "k") == {"n": None}
-
-    def test_odd_members_are_distinct_and_returned_unchanged(
-        self, store: Storage, context: str
-    ) -> None:
-        if self.declines_indexes(store, context):
-            return
-        limit = min(store.capabilities.key_bytes, store.capabilities.value_bytes)
+    def test_odd_members_are_distinct_and_returned_unchanged(self, context: Context) -> None:
+        limit = min(context.capabilities.key_bytes, context.capabilities.value_bytes)
         members = [name for name in ODD_NAMES if len(name.encode()) <= limit]
-        for batch in batches(store, members, context, "k"):
+        for batch in batches(context.store, members, context.name, "k"):
             for member in batch:
-                store.add_member(context, "k", member, None)
-            assert sorted(store.members(context, "k")) == sorted(batch)
-            assert [m for m in batch if store.remove_member(context, "k", m) is not True] == []
-            assert store.members(context, "k") == {}
+                context.add_member("k", member, None)
+            assert sorted(context.members("k")) == sorted(batch)
+            assert [m for m in batch if context.remove_member("k", m) is not True] == []
+            assert context.members("k") == {}
 
-    def test_member_that_is_no_unicode_is_refused(self, store: Storage, context: str) -> None:
-        if self.declines_indexes(store, context):
-            return
+    def test_member_that_is_no_unicode_is_refused(self, context: Context) -> None:
         with pytest.raises(CapacityError):
-            store.add_member(context, "k", "\ud800", None)
+            context.add_member("k", "\ud800", None)
         with pytest.raises(CapacityError):
-            store.remove_member(context, "k", "\ud800")
-        assert store.members(context, "k") == {}
+            context.remove_member("k", "\ud800")
+        assert context.members("k") == {}
 
-    def test_reaping_removes_no_live_member(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if self.declines_indexes(store, context):
-            return
-        first = clock.now + MINUTE
-        expected = {"later": must_be_gone_at(store, first) + MINUTE, "permanent": None}
+    def test_reaping_removes_no_live_member(self, context: Context) -> None:
+        first = context.now + MINUTE
+        expected = {"later": context.gone_at(first) + MINUTE, "permanent": None}
         for member, expires_at in {"over": first, **expected}.items():
-            store.add_member(context, "k", member, expires_at)
-        clock.stop(must_be_gone_at(store, first))
-        assert 0 <= store.reap(1000) <= 1000
-        assert store.members(context, "k") == expected
+            context.add_member("k", member, expires_at)
+        context.stop_after(first)
+        assert 0 <= context.store.reap(1000) <= 1000
+        assert context.members("k") == expected
 
-    def test_concurrently_added_members_are_all_there(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if self.declines_indexes(store, context):
-            return
-        count = fitting_count(store, RACERS * 5, context, "k", "10-0") // RACERS
-        self.race(store, clock, add_members, context, count)
+    def test_concurrently_added_members_are_all_there(self, context: Context) -> None:
+        count = fitting_count(context.store, RACERS * 5, context.name, "k", "10-0") // RACERS
+        self.race(context, add_members, count)
         expected = {f"{racer}-{number}" for racer in range(RACERS) for number in range(count)}
-        assert set(store.members(context, "k")) == expected, "members were lost"
+        assert set(context.members("k")) == expected, "members were lost"
 
-    def test_one_of_concurrent_removals_of_a_member_succeeds(
-        self, store: Storage, clock: FakeClock, context: str
-    ) -> None:
-        if self.declines_indexes(store, context):
-            return
+    def test_one_of_concurrent_removals_of_a_member_succeeds(self, context: Context) -> None:
         for member in "abcdef":
-            store.add_member(context, "k", member, None)
-        removed = self.race(store, clock, remove_members, context)
-        winners = [sum(answers) for answers in zip(*removed, strict=True)]
-        assert winners == [1] * 6, f"winners by member: {winners}"
-
-    def declines_indexes(self, store: Storage, context: str) -> bool:
-        return is_declined(
-            store.capabilities.indexes,
-            lambda: store.add_member(context, "k", "m", None),
-            lambda: store.remove_member(context, "k", "m"),
-            lambda: store.members(context, "k"),
-        )
+            context.add_member("k", member, None)
+        self.winners(context, remove_one, "abcdef")

@@ -6,21 +6,35 @@ Also the functions that its tests share.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
+import sys
 import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from threading import Barrier
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import pytest
 
 from ..errors import StorageError, StorageUnavailable, VersionMismatch
-from ..storage.contract import ENTRY_BYTES, Clock, ManagedStorage, Storage, Stored, millis
+from ..storage.contract import (
+    ENTRY_BYTES,
+    Capabilities,
+    Clock,
+    ManagedStorage,
+    Storage,
+    Stored,
+    millis,
+)
 from ._workers import ProcessBarrier, run_in_threads, worker_pool
 
 T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Expiries are this far in the future, because a server's clock, which runs on while the kit's is
 # stopped, must not reach them during a test.
@@ -66,8 +80,95 @@ class FakeClock:
         self._offset, self._stopped_at = self() - time.time(), None
 
 
+def _in_context(method: Callable[Concatenate[Any, str, P], R]) -> Callable[Concatenate[Any, P], R]:
+    name = method.__name__
+
+    @functools.wraps(method)
+    def operation(self: Context, *arguments: P.args, **named: P.kwargs) -> R:
+        answer: R = getattr(self.store, name)(self.name, *arguments, **named)
+        return answer
+
+    return cast("Callable[Concatenate[Any, P], R]", operation)
+
+
+@dataclass(frozen=True)
+class Context:
+    """A context of the store under test, with its operations, and the clock of the test.
+
+    By default a new one: the store need not be empty, and is not emptied.
+    """
+
+    store: Storage
+    clock: FakeClock
+    name: str = field(default_factory=lambda: f"kit-{uuid.uuid4().hex}")
+
+    create = _in_context(Storage.create)
+    read = _in_context(Storage.read)
+    update = _in_context(Storage.update)
+    delete = _in_context(Storage.delete)
+    keys = _in_context(Storage.keys)
+    add_member = _in_context(Storage.add_member)
+    remove_member = _in_context(Storage.remove_member)
+    members = _in_context(Storage.members)
+    update_expiration = _in_context(ManagedStorage.update_expiration)
+    touch_all = _in_context(ManagedStorage.touch_context)
+    delete_all = _in_context(ManagedStorage.delete_context)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self.store.capabilities
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether the store has the operations of `ManagedStorage`."""
+        return isinstance(self.store, ManagedStorage)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes of the server see what this process writes."""
+        return self.capabilities.shared and self.capabilities.server_side
+
+    @property
+    def now(self) -> int:
+        """The current epoch millisecond."""
+        return self.clock.now
+
+    def beside(self, suffix: str) -> Context:
+        """Return the context whose name has this at its end."""
+        return replace(self, name=self.name + suffix)
+
+    def write(
+        self, key: str, value: bytes = b"v", expires_at: int | None = None, version: int = 1
+    ) -> None:
+        """Create a record where none may be live."""
+        is_created = self.create(key, value, expires_at, version)
+        place = f"({self.name[:60]!r}, {key[:60]!r})"
+        assert is_created is True, f"create returned {is_created!r}, but nothing is live at {place}"
+
+    def read_live(self, key: str) -> Stored:
+        """Return a record that must be live."""
+        stored = self.read(key)
+        assert stored is not None, f"there is no record of the key {key[:60]!r}"
+        return stored
+
+    def gone_at(self, expires_at: int) -> int:
+        """Return when a record must have expired, by the resolution that the store declares."""
+        return expires_at + self.capabilities.resolution - 1
+
+    def stop_after(self, expires_at: int) -> None:
+        """Stop the clock when a record must have expired."""
+        self.clock.stop(self.gone_at(expires_at))
+
+
 class Suite:
     """The base of all tests of the kit. The author of a store writes `open_store`."""
+
+    def __init_subclass__(cls, needs: Callable[[Context], bool] | None = None) -> None:
+        """`needs`: whether a store has what the tests of this class need; if not, they pass."""
+        super().__init_subclass__()
+        for name, test in list(vars(cls).items()):
+            if needs is not None and name.startswith("test_"):
+                setattr(cls, name, _if_met(needs, test))
 
     def open_store(self, clock: Clock) -> Storage:
         """Return the store under test. Called once per test, and once in each other process.
@@ -89,46 +190,66 @@ class Suite:
         store.close()
 
     @pytest.fixture
-    def context(self) -> str:
-        """A context of this test: the store need not be empty, and is not emptied."""
-        return f"kit-{uuid.uuid4().hex}"
+    def context(self, store: Storage, clock: FakeClock) -> Context:
+        return Context(store, clock)
 
-    def race(
-        self, store: Storage, clock: FakeClock, act: Callable[..., T], *arguments: Any
-    ) -> list[T]:
-        """Return the results of `act(store, clock, number, barrier, *arguments)` from 16 racers.
+    def race(self, context: Context, act: Callable[..., T], *arguments: Any) -> list[T]:
+        """Return the results of `act(context, number, barrier, *arguments)` from 16 racers.
 
         They run in 4 processes if processes share the store, else in threads of this process.
         `barrier.wait()` waits for all of them.
         """
-        if not is_shared(store):
+        if not context.is_shared:
             return run_in_threads(
-                RACERS, lambda racer, barrier: act(store, clock, racer, barrier, *arguments)
+                RACERS, lambda racer, barrier: act(context, racer, barrier, *arguments)
             )
         with tempfile.NamedTemporaryFile() as file:
-            given = (Path(file.name), act, *arguments)
-            results = worker_pool(PROCESSES).run(self, clock, _race_in_threads, *given)
+            given = (context.name, Path(file.name), act, *arguments)
+            results = worker_pool(PROCESSES).run(self, context.clock, _race_in_threads, *given)
         return list(itertools.chain(*results))
 
-    def run_elsewhere(self, clock: FakeClock, act: Callable[..., T], *arguments: Any) -> T:
-        """Return the result of `act(store, clock, 0, *arguments)` in another process."""
-        return worker_pool(1).run(self, clock, act, *arguments)[0]
+    def winners(
+        self, context: Context, attempt: Callable[..., bool], names: Sequence[str]
+    ) -> dict[str, int]:
+        """Return by name which racer succeeded with `attempt(context, racer, name)`: exactly one.
+
+        All racers try each name at the same moment.
+        """
+        results = self.race(context, _try_each, attempt, names)
+        answers = dict(zip(names, zip(*results, strict=True), strict=True))
+        counts = {name: sum(given) for name, given in answers.items()}
+        assert set(counts.values()) == {1}, f"racers that succeeded: {counts}"
+        return {name: given.index(True) for name, given in answers.items()}
+
+
+def _if_met(needs: Callable[[Context], bool], test: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def test_if_met(self: Suite, context: Context) -> None:
+        if needs(context):
+            test(self, context)
+
+    return test_if_met
+
+
+def _try_each(
+    context: Context, racer: int, barrier: Barrier, attempt: Callable[..., bool], names: list[str]
+) -> list[bool]:
+    results = []
+    for name in names:
+        barrier.wait()
+        results.append(succeeds(attempt, context, racer, name))
+    return results
 
 
 def _race_in_threads(
-    store: Storage, clock: FakeClock, process: int, file: Path, act: Callable[..., T], *rest: Any
-) -> list[T]:
-    first = process * THREADS
+    store: Storage, clock: FakeClock, process: int, name: str, file: Path, act: Any, *rest: Any
+) -> list[Any]:
+    context, first = Context(store, clock, name), process * THREADS
     return run_in_threads(
         THREADS,
-        lambda thread, barrier: act(store, clock, first + thread, barrier, *rest),
+        lambda thread, barrier: act(context, first + thread, barrier, *rest),
         ProcessBarrier(file, process, PROCESSES),
     )
-
-
-def is_shared(store: Storage) -> bool:
-    """Whether other processes of the server see what this process writes."""
-    return store.capabilities.shared and store.capabilities.server_side
 
 
 def poll(seconds: float) -> Iterator[int]:
@@ -149,12 +270,20 @@ def eventually(act: Callable[..., T], *arguments: object) -> T:
     return act(*arguments)
 
 
-def is_declined(declared: bool, *acts: Callable[[], object]) -> bool:
-    """Whether a capability is not declared. Then each of `acts` must raise StorageError."""
+def succeeds(act: Callable[..., bool], *arguments: object) -> bool:
+    """Return whether `act` wrote."""
+    try:
+        return eventually(act, *arguments)
+    except VersionMismatch:
+        return False
+
+
+def is_supported(declared: bool, *acts: Callable[[], object]) -> bool:
+    """Whether a capability is declared. If it is not, each of `acts` must raise StorageError."""
     for act in () if declared else acts:
         with pytest.raises(StorageError):
             act()
-    return not declared
+    return declared
 
 
 def total_size(*parts: str | bytes) -> int:
@@ -165,18 +294,14 @@ def total_size(*parts: str | bytes) -> int:
 
 def fitting_count(store: Storage, most: int, *parts: str | bytes) -> int:
     """Return how many records of this size surely fit into the store, at most `most`."""
-    total = store.capabilities.total_bytes
-    return most if total is None else min(most, total // total_size(*parts))
+    total = store.capabilities.total_bytes or sys.maxsize
+    return min(most, total // total_size(*parts))
 
 
 def batches(store: Storage, names: Sequence[str], *rest: str | bytes) -> Iterator[Sequence[str]]:
     """Yield `names` in batches that fit into the store, as records with `rest` beside each name."""
-    total = store.capabilities.total_bytes
-    if total is None:
-        yield names
-        return
     batch: list[str] = []
-    left = total
+    left = total = store.capabilities.total_bytes or sys.maxsize
     for name in names:
         size = total_size(name, *rest)
         if batch and left < size:
@@ -187,34 +312,8 @@ def batches(store: Storage, names: Sequence[str], *rest: str | bytes) -> Iterato
     yield batch
 
 
-def must_be_gone_at(store: Storage, expires_at: int) -> int:
-    """Return when a record must have expired, by the resolution that the store declares."""
-    return expires_at + store.capabilities.resolution - 1
-
-
 def mismatch_version(act: Callable[..., object], *arguments: object) -> int:
     """Return the version in the VersionMismatch that `act(*arguments)` must raise."""
     with pytest.raises(VersionMismatch) as caught:
         act(*arguments)
     return caught.value.current
-
-
-def read(store: Storage, context: str, key: str) -> Stored:
-    """Return a record that must be live."""
-    stored = store.read(context, key)
-    assert stored is not None, f"there is no record of the key {key[:60]!r}"
-    return stored
-
-
-def write(
-    store: Storage,
-    context: str,
-    key: str,
-    value: bytes = b"v",
-    expires_at: int | None = None,
-    version: int = 1,
-) -> None:
-    """Create a record where none may be live."""
-    is_created = store.create(context, key, value, expires_at, version)
-    place = f"({context[:60]!r}, {key[:60]!r})"
-    assert is_created is True, f"create returned {is_created!r}, but nothing is live at {place}"

@@ -25,9 +25,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..storage.contract import Storage
-
 if TYPE_CHECKING:
+    from ..storage.contract import Storage
     from ._suite import FakeClock, Suite
 
 T = TypeVar("T")
@@ -49,23 +48,19 @@ class SuiteAddress(NamedTuple):
         if "<locals>" in kind.__qualname__:
             raise AssertionError(f"{kind.__name__} must be defined at the top of its module")
         file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
-        state = {name: value for name, value in vars(suite).items() if _can_be_pickled(value)}
+        state = {}
+        for name, value in vars(suite).items():
+            with contextlib.suppress(Exception):  # pickle raises whatever an object's methods raise
+                ForkingPickler.dumps(value)
+                state[name] = value
         return cls(kind.__module__, file, kind.__qualname__, bytes(ForkingPickler.dumps(state)))
 
-    def find(self) -> Suite:
+    def open_store(self, clock: FakeClock) -> Storage:
         module: Any = _import_module(self.module, self.file)
         kind = functools.reduce(getattr, self.name.split("."), module)
         suite: Suite = object.__new__(kind)
         vars(suite).update(ForkingPickler.loads(self.state))  # pyright: ignore
-        return suite
-
-
-def _can_be_pickled(value: object) -> bool:
-    try:
-        ForkingPickler.dumps(value)
-    except Exception:  # pickle raises whatever an object's methods raise
-        return False
-    return True
+        return suite.open_store(clock)
 
 
 def _import_module(name: str, file: str) -> ModuleType:
@@ -139,32 +134,24 @@ def _receive(pipe: Connection) -> tuple[str, Any]:
 
 
 def _work(pipe: Connection, number: int) -> None:
+    """For each run: open the store, report, wait for the others, act, answer."""
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
-            _serve(pipe, number, *pipe.recv())
+            address, clock, act, arguments = pipe.recv()
+            problem, store = _attempt(address.open_store, clock)
+            pipe.send((problem, None))
+            may_begin, answer, closing = pipe.recv(), ("", None), ("", None)
+            if may_begin:
+                answer = _attempt(act, store, clock, number, *arguments)
+            if not problem:
+                closing = _attempt(store.close)
+            pipe.send(closing if closing[0] else answer)
 
 
-def _serve(
-    pipe: Connection,
-    number: int,
-    address: SuiteAddress,
-    clock: FakeClock,
-    act: Callable[..., object],
-    arguments: tuple[object, ...],
-) -> None:
-    """Make one run: open the store, report, wait for the others, act, answer."""
-    store: list[Storage] = []
-    pipe.send(_attempt(lambda: store.append(address.find().open_store(clock))))
-    may_begin = pipe.recv()
-    answer = _attempt(lambda: act(store[0], clock, number, *arguments)) if may_begin else ("", None)
-    closing = _attempt(lambda: store[0].close() if store else None)
-    pipe.send(closing if closing[0] else answer)
-
-
-def _attempt(act: Callable[[], object]) -> tuple[str, object]:
+def _attempt(act: Callable[..., Any], *arguments: object) -> tuple[str, Any]:
     """Return the traceback if `act` raises, and else "" and its result."""
     try:
-        return "", act()
+        return "", act(*arguments)
     except Exception:
         return traceback.format_exc(), None
 

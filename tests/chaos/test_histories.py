@@ -35,10 +35,8 @@ from tests.support.backends import (
 )
 from tests.support.fault_proxy import FaultProxy
 from tests.support.linearizability import Operation, anomalies
-from tests.support.sql_servers import MariaDBServer, postgresql_server, running
+from tests.support.sql_servers import MariaDBServer, running
 from tests.support.store_clients import CLIENTS_PER_PROCESS, Client, histories, use
-
-__all__ = ["postgresql_server"]
 
 pytestmark = pytest.mark.slow
 

@@ -24,7 +24,6 @@ from sealedstate.sso import LoginRecords, LogoutProgress, LogoutRequest
 from sealedstate.sso.logout.index import find_sessions
 from sealedstate.storage import SQLiteStorage
 from sealedstate.testing import ScriptedStorage
-from tests.support.disks import disk
 from tests.support.identity_providers import (
     CARRIED,
     ENTITY_IDS,
@@ -40,8 +39,6 @@ from tests.support.identity_providers import (
     registry,
 )
 from tests.support.workers import SideFile, Workers
-
-__all__ = ["disk"]
 
 KILLS = [
     pytest.param(5, id="5", marks=pytest.mark.slow),
@@ -146,9 +143,6 @@ def test_no_kill_leaves_a_live_session_out_of_the_index(
             assert node.logout.pending(session) is None, f"{name} is owed a notice for ever"
 
 
-# --- every call at which a process can be killed ------------------------------------------------
-
-
 class Killed(BaseException):
     """No code of the product catches it, as none runs after a kill."""
 
@@ -215,42 +209,28 @@ def _told(progress: LogoutProgress | None) -> set[str]:
     return told
 
 
-def _add(life: Life) -> object:
-    login = a_login(ENTITY_IDS[2], "another name")
-    return life.user.visit(lambda session: life.user.login(session).add_service(login))
-
-
-def _leave(life: Life) -> object:
-    return leave(life.user, SP)
-
-
-def _renew(life: Life) -> object:
-    return life.user.visit(lambda session: life.user.login(session).regenerate())
-
-
-def _log_out(life: Life) -> object:
-    return life.user.answer(life.user.node.logout.begin)
-
-
-def _asked(life: Life) -> object:
-    return life.user.node.ask(life.made)
-
-
-ACTS = [_add, _leave, _renew, _log_out, _asked]
+LOGIN = a_login(ENTITY_IDS[2], "another name")
+ACTS: dict[str, Callable[[Life], object]] = {
+    "add": lambda life: life.user.go(LOGIN),
+    "leave": lambda life: leave(life.user, SP),
+    "renew": lambda life: life.user.visit(lambda session: life.user.login(session).regenerate()),
+    "log out": lambda life: life.user.answer(life.user.node.logout.begin),
+    "asked": lambda life: life.user.node.ask(life.made),
+}
 
 
 @in_both_places
 @pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
 @pytest.mark.parametrize("act", ACTS)
 def test_kill_at_any_call_of_the_store_breaks_no_promise(
-    act: Callable[[Life], object], after: bool, parts: dict[str, str]
+    act: str, after: bool, parts: dict[str, str]
 ) -> None:
     for number in itertools.count(1):
         life = Life(parts, number, after)
-        life.until_killed(act)
+        life.until_killed(ACTS[act])
         life.assert_every_live_session_is_found()
-        if act in (_log_out, _asked):
-            life.assert_every_service_is_notified({OTHER_SP} if act is _asked else set())
+        if act in ("log out", "asked"):
+            life.assert_every_service_is_notified({OTHER_SP} if act == "asked" else set())
         if not life.was_killed:
             assert number > 3
             return

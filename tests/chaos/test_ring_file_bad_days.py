@@ -183,19 +183,20 @@ def outcome(storage: RingFile, ring: Ring, after: Ring | None, fault: Fault) -> 
             return None
 
 
+@pytest.mark.parametrize("existing", [True, False], ids=["update", "create"])
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
 def test_ring_is_the_old_one_or_the_new_whichever_call_fails(
-    tmp_path: Path, code: int, late: bool
+    tmp_path: Path, code: int, late: bool, existing: bool
 ) -> None:
     hits: list[str] = []
     while True:
-        number = len(hits) + 1
-        path = tmp_path / str(number) / "ring.json"
+        path = tmp_path / str(len(hits)) / "ring.json"
         path.parent.mkdir()
-        storage, old = create_at(path)
+        storage, old = create_at(path) if existing else (open_file(path), None)
         beside(path, ".0123456789abcdef.tmp").touch()
-        new, fault = next_of(old), Fault(number, code, late)
+        new = first_ring() if old is None else next_of(old)
+        fault = Fault(len(hits) + 1, code, late)
         done = outcome(storage, new, old, fault)
         if not fault.hit:
             assert done is True
@@ -204,32 +205,11 @@ def test_ring_is_the_old_one_or_the_new_whichever_call_fails(
         there = open_file(path).load()
         assert there in ([new] if done else [old, new]), fault.hit
         assert storage.load() == there
-        assert storage.write(next_of(there), there) is True
+        assert storage.write(first_ring() if there is None else next_of(there), there) is True
         assert leftovers(path) == []
     assert {"open", "write", "fsync", "rename", "unlink", "pwrite", "flock"} <= set(hits)
-    assert hits.count("fsync") == 4  # the document, the one before, the folder, the mark
-
-
-@pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=errno.errorcode.get)
-def test_ring_is_created_or_can_be_whichever_call_fails(
-    tmp_path: Path, code: int, late: bool
-) -> None:
-    hits: list[str] = []
-    while True:
-        number = len(hits) + 1
-        path = tmp_path / str(number) / "ring.json"
-        path.parent.mkdir()
-        storage, ring, fault = open_file(path), first_ring(), Fault(number, code, late)
-        done = outcome(storage, ring, None, fault)
-        if not fault.hit:
-            assert done is True
-            break
-        hits.append(fault.hit)
-        there = open_file(path).load()
-        assert there in ([ring] if done else [None, ring]), fault.hit
-        assert storage.write(first_ring(), None) is (there is None)
-    assert hits.count("fsync") == 3  # the document, the folder, the mark
+    # The document, the ring before if there is one, the folder, the mark.
+    assert hits.count("fsync") == 3 + existing
 
 
 def test_write_syncs_the_file_before_its_rename_and_the_folder_after_it(
@@ -286,9 +266,6 @@ def test_error_contains_no_secret(path: Path) -> None:
         assert secret not in repr(storage)
 
 
-# --- many at once -------------------------------------------------------------------------------
-
-
 def test_many_threads_of_one_storage_lose_no_key(path: Path) -> None:
     storage, ring = create_at(path)
 
@@ -309,9 +286,6 @@ def test_many_threads_of_one_storage_lose_no_key(path: Path) -> None:
     assert last is not None
     assert len(added) == 5
     assert kids_of(last) == {*added, *kids_of(ring)}
-
-
-# --- kill -9 ------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

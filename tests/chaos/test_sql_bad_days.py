@@ -7,7 +7,6 @@ must end before HANGS.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sealedstate.errors import OutcomeUnknown, StorageError, StorageUnavailable
+from sealedstate.errors import OutcomeUnknown, StorageUnavailable
 from sealedstate.storage import ManagedStorage, Stored
 from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_servers, sql_surroundings
@@ -34,13 +33,9 @@ from tests.support.sql_surroundings import (
 )
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
-postgresql_server = sql_servers.postgresql_server
-mariadb_server = sql_servers.mariadb_server
-clock, server = sql_surroundings.clock, sql_surroundings.server
+server = sql_surroundings.server
 schema, url = sql_surroundings.schema, sql_surroundings.url
 open_store, store = sql_surroundings.open_store, sql_surroundings.store
-
-CRASHES, EACH_ROUND, PATIENCE = 5, 20, 60
 
 # How a URL asks for TLS with a server whose certificate is checked.
 TLS: dict[type[SQLServer], str] = {
@@ -133,20 +128,6 @@ def test_frozen_server_blocks_no_call_under_tls(kind: type[SQLServer], open_stor
         assert after_recovery(lambda: store.read("c", "k")).version in (1, 2)
 
 
-def test_silent_connection_blocks_no_call(server: Any, schema: str, open_store: Opener) -> None:
-    with FaultProxy(server.port) as proxy:
-        store = open_store(server.url(schema, port=proxy.port), timeout=0.5)
-        after_recovery(lambda: store.create("c", "k", b"v", None, 1))
-        proxy.stalled = True
-        assert isinstance(within_deadline(lambda: store.read("c", "k")), StorageUnavailable)
-        # Nothing got through; the next call could not even connect.
-        assert isinstance(
-            within_deadline(lambda: store.update("c", "k", b"w", None, 2)), StorageError
-        )
-        proxy.stalled = False
-        assert after_recovery(lambda: store.read("c", "k")).value in (b"v", b"w")
-
-
 def test_trickling_reply_does_not_extend_the_deadline(
     server: Any, schema: str, open_store: Opener
 ) -> None:
@@ -230,52 +211,3 @@ def only_reading(server: Any, schema: str) -> Iterator[str]:
         yield url
     finally:
         server.ask("SET GLOBAL read_only = 0")
-
-
-def test_acknowledged_writes_survive_kill_9_and_refused_ones_never_happened(
-    server: Any, url: str, open_store: Opener
-) -> None:
-    writers = [Writer(open_store(url, timeout=2.0), name) for name in ("one", "two")]
-    with ThreadPoolExecutor(2) as pool:
-        running = [pool.submit(writer.write_until_stopped) for writer in writers]
-        try:
-            for _ in range(CRASHES):
-                goals = [len(writer.acknowledged) + EACH_ROUND for writer in writers]
-                until(partial(have_written, writers, goals), "both have written")
-                server.kill9()
-                server.start()
-        finally:
-            for writer in writers:
-                writer.is_stopped = True
-        for one in running:
-            one.result(PATIENCE)
-    for writer in writers:
-        found = set(after_recovery(partial(writer.store.keys, writer.name)))
-        assert writer.acknowledged <= found, "an acknowledged write is lost"
-        assert not writer.refused & found, "a write that was refused has happened"
-
-
-def have_written(writers: list[Writer], goals: list[int]) -> bool:
-    return all(len(one.acknowledged) >= goal for one, goal in zip(writers, goals, strict=True))
-
-
-class Writer:
-    """Creates records, each once, and remembers the answers."""
-
-    def __init__(self, store: SQLStorage, name: str) -> None:
-        self.store, self.name = store, name
-        self.acknowledged: set[str] = set()
-        self.refused: set[str] = set()
-        self.is_stopped = False
-
-    def write_until_stopped(self) -> None:
-        for number in itertools.count():
-            if self.is_stopped:
-                return
-            try:
-                if self.store.create(self.name, str(number), b"v", None, 1):
-                    self.acknowledged.add(str(number))
-            except StorageUnavailable:
-                self.refused.add(str(number))
-            except OutcomeUnknown:
-                pass  # it may be there or not

@@ -17,13 +17,10 @@ from sealedstate.errors import StorageError
 from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
 from sealedstate.storage import Storage, open_storage
 from sealedstate.testing._suite import eventually
-from tests.support.backends import Service, opener
+from tests.support.backends import Service, opener, patient
 from tests.support.crashes import CRASHABLE
-from tests.support.disks import disk
-from tests.support.identity_providers import SHARED, SP, deployment, patient
+from tests.support.identity_providers import SHARED, SP, deployment
 from tests.support.workers import SideFile, Workers
-
-__all__ = ["disk"]
 
 pytestmark = pytest.mark.slow
 

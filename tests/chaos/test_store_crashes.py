@@ -18,10 +18,8 @@ import pytest
 from sealedstate.storage import open_storage
 from tests.support.backends import FORGETFUL
 from tests.support.crashes import CRASHABLE, Judge, Witness, next_number, write
-from tests.support.disks import disk, disk_folder, file_system
+from tests.support.disks import disk_folder, file_system
 from tests.support.workers import SideFile, Workers
-
-__all__ = ["disk"]
 
 pytestmark = pytest.mark.slow
 

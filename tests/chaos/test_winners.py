@@ -6,7 +6,6 @@ import contextlib
 import sqlite3
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,13 +16,10 @@ import pytest
 from sealedstate.sso import ArtifactStore, ReplayCache
 from sealedstate.storage import ManagedStorage, MemoryStorage, SQLiteStorage, Storage, open_storage
 from sealedstate.testing import FakeClock
-from sealedstate.testing._suite import RACERS, eventually
+from sealedstate.testing._suite import RACERS, Context, eventually
 from tests.support.backends import BACKENDS, DURABLE, NETWORKED, Service, patient
 from tests.support.identity_providers import SP, deployment
 from tests.support.racers import Answers, Racing, losing_replies, play, race_in_legs
-from tests.support.sql_servers import mariadb_server, postgresql_server
-
-__all__ = ["mariadb_server", "postgresql_server"]
 
 pytestmark = pytest.mark.slow
 
@@ -62,24 +58,19 @@ def prepare_key(store: Storage, kind: str, context: str, number: int) -> str:
 
 
 def race_for(
-    store: Storage,
-    clock: FakeClock,
-    racer: int,
-    barrier: Barrier,
-    kind: str,
-    context: str,
-    keys: list[str],
+    context: Context, racer: int, barrier: Barrier, kind: str, keys: list[str]
 ) -> list[bool | None]:
-    return [play(barrier, attempt, store, kind, context, key, racer) for key in keys]
+    store, name = context.store, context.name
+    return [play(barrier, attempt, store, kind, name, key, racer) for key in keys]
 
 
 def outcomes(url: str, store: Storage, kind: str, rounds: int) -> list[Answers]:
     """The answers of 16 racers, in each round."""
 
     def race(leg: int) -> list[list[bool | None]]:
-        context = uuid.uuid4().hex
-        keys = [eventually(prepare_key, store, kind, context, number) for number in range(leg)]
-        return Racing(url).race(store, FakeClock(), race_for, kind, context, keys)
+        context = Context(store, FakeClock())
+        keys = [eventually(prepare_key, store, kind, context.name, number) for number in range(leg)]
+        return Racing(url).race(context, race_for, kind, keys)
 
     return race_in_legs(race, rounds)
 
@@ -137,27 +128,28 @@ def test_lost_replies_let_no_second_racer_win(service: Service, kind: str, round
 # --- starts -------------------------------------------------------------------------------------
 
 
-def start(store: ManagedStorage, clock: FakeClock, racer: int, barrier: Barrier) -> bool:
+def start(context: Context, racer: int, barrier: Barrier) -> bool:
     """Whether this racer is the first to use the store, which each prepares."""
     barrier.wait()
-    eventually(store.prepare)
-    return eventually(store.create, "start", "k", b"v", None, 1 + racer)
+    assert isinstance(context.store, ManagedStorage)
+    eventually(context.store.prepare)
+    return eventually(context.create, "k", b"v", None, 1 + racer)
 
 
 def test_16_racers_can_prepare_one_empty_store(service: Service) -> None:
     with contextlib.closing(open_storage(service.url, FakeClock())) as store:
-        started = Racing(patient(service.url)).race(store, FakeClock(), start)
+        started = Racing(patient(service.url)).race(Context(store, FakeClock()), start)
         assert len(started) == RACERS
         assert started.count(True) == 1
 
 
 def begin_on_files(
-    store: Storage, clock: FakeClock, racer: int, barrier: Barrier, folder: Path, files: int
+    context: Context, racer: int, barrier: Barrier, folder: Path, files: int
 ) -> None:
     for number in range(files):
         barrier.wait()
         # Generous, because 16 processes prepare the file: the question is who is refused.
-        own = SQLiteStorage(folder / f"{number}.db", clock, timeout=60)
+        own = SQLiteStorage(folder / f"{number}.db", context.clock, timeout=60)
         with contextlib.closing(own):
             own.prepare()
 
@@ -167,7 +159,7 @@ def test_racers_that_prepare_one_file_do_not_take_it_for_another_application_s(
 ) -> None:
     url = f"sqlite:{tmp_path / 'store.db'}"
     with contextlib.closing(open_storage(url, FakeClock())) as store:
-        begun = Racing(url).race(store, FakeClock(), begin_on_files, tmp_path, 50)
+        begun = Racing(url).race(Context(store, FakeClock()), begin_on_files, tmp_path, 50)
     assert begun == [None] * RACERS
     assert len(list(tmp_path.glob("*.db"))) == 50
 

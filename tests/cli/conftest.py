@@ -4,37 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.ring_cli import PLACES, Desk, desk
 
 
-@pytest.fixture(params=PLACES)
-def place(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Desk]:
-    """A place of each kind, empty, which the environment names."""
-    with desk(request.param, tmp_path, monkeypatch) as made:
-        yield made
+def fixture_of(*kinds: str) -> Any:
+    """A fixture of an empty place of each kind, which the environment names."""
+
+    @pytest.fixture(params=kinds)
+    def place(
+        request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[Desk]:
+        with desk(request.param, tmp_path, monkeypatch) as made:
+            yield made
+
+    return place
 
 
-@pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """A plaintext file."""
-    with desk("file", tmp_path, monkeypatch) as made:
-        yield made
-
-
-@pytest.fixture
-def wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """A file that is wrapped."""
-    with desk("wrapped file", tmp_path, monkeypatch) as made:
-        yield made
-
-
-@pytest.fixture
-def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
-    """A store."""
-    with desk("store", tmp_path, monkeypatch) as made:
-        yield made
+place = fixture_of(*PLACES)
+file = fixture_of("file")
+wrapped = fixture_of("wrapped file")
+stored = fixture_of("store")

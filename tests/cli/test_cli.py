@@ -189,8 +189,6 @@ def test_text_can_be_printed_in_any_encoding(
     assert (tmp_path / "shown").read_text(encoding).startswith("M")
 
 
-# --- sizes --------------------------------------------------------------------------------------
-
 SESSION = {"subject": "jdoe", "csrf": {"$base64": "AAECAw=="}, "cart": ["x" * 5000]}
 
 

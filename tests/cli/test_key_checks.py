@@ -242,9 +242,6 @@ def test_key_that_only_a_wrong_clock_can_have_made_is_found_and_can_be_revoked(
     assert findings() == {}
 
 
-# --- promises -----------------------------------------------------------------------------------
-
-
 def test_configuration_that_promises_more_than_the_ring_is_found(
     place: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,9 +426,6 @@ def test_silence_is_found_if_processes_should_report(
     assert by_subject() == {}
 
 
-# --- clocks -------------------------------------------------------------------------------------
-
-
 def test_node_whose_clock_is_ahead_is_found(place: Desk) -> None:
     place.report(place.create(HOUR), at=time.time() + 2.5 * HOUR)
     assert by_subject()["web1 ahead"].startswith("the clock of web1 (pid 71) is 2 h ")
@@ -443,9 +437,6 @@ def test_node_whose_clock_is_behind_is_found_by_that_of_the_volume(file: Desk) -
     file.report(ring, node="web2", at=time.time() - 2 * HOUR)
     sentence = by_subject()["web2 behind"]
     assert sentence.startswith("the clock of web2 is 2 h behind the clock of the volume")
-
-
-# --- keys that end ------------------------------------------------------------------------------
 
 
 def ending(place: Desk) -> tuple[Ring, str]:
@@ -482,16 +473,6 @@ def test_cookies_of_a_key_that_soon_expires_are_found_by_two_snapshots(file: Des
 
 
 # --- reports that cannot be read ----------------------------------------------------------------
-
-
-def test_files_that_are_no_reports_are_ignored(file: Desk) -> None:
-    file.report(file.create(HOUR))
-    folder = Path(f"{file.path}.nodes")
-    (folder / "folder.json").mkdir()
-    for text in ("", "x", "1\n", "nan\n{}", "9e99\n[]", "9e99\n" + "[" * 60_000):
-        (folder / "other.json").write_text(text)
-        assert by_subject() == {}
-        assert run("keys", "list").code == 0
 
 
 @examples(50, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -587,9 +568,6 @@ def test_terminal_is_drawn_again_each_time(file: Desk) -> None:
         assert interrupt(process) == (0, "")
     os.close(ours)
     os.close(theirs)
-
-
-# --- changes ------------------------------------------------------------------------------------
 
 
 def test_finding_is_a_line_once_although_its_sentence_changes(file: Desk) -> None:

@@ -35,9 +35,6 @@ def daily(days: int) -> Ring:
     return ring
 
 
-# --- the table ----------------------------------------------------------------------------------
-
-
 def test_table_has_the_state_dates_and_cookies_of_each_key() -> None:
     ring = daily(2)
     new, old, _ = ring.keys
@@ -122,9 +119,6 @@ def test_any_ring_fits_into_100_columns(past: list[Moment]) -> None:
             assert all(line[10:].strip() for line in drawn)
 
 
-# --- cookies and processes ----------------------------------------------------------------------
-
-
 def test_cookies_of_all_processes_are_added_up(place: Desk) -> None:
     ring = place.create(HOUR)
     (kid,) = place.kids()
@@ -152,9 +146,6 @@ def test_running_process_is_listed(place: Desk) -> None:
     text = output("keys", "list")
     assert ": 1 process, sequence 1, last " in text
     assert row(text, place.kids()[0])[-1] == "0"
-
-
-# --- destroyed keys -----------------------------------------------------------------------------
 
 
 def test_revoked_key_is_listed_with_its_reason(place: Desk) -> None:

@@ -35,8 +35,6 @@ from tests.support.ring_cli import (
     usage_error,
 )
 
-# --- generate -----------------------------------------------------------------------------------
-
 
 def test_generated_keys_can_be_used(file: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = (Key.parse(output("keys", "generate")) for _ in range(2))
@@ -301,9 +299,6 @@ def test_reason_must_be_one_line(file: Desk, reason: str) -> None:
     assert file.ring() == ring
 
 
-# --- kids ---------------------------------------------------------------------------------------
-
-
 def with_kids(place: Desk, *kids: str) -> Ring:
     """Put a ring there with keys of these kids."""
     ring = place.create()
@@ -378,9 +373,6 @@ def test_revoke_needs_a_key_or_a_time(file: Desk) -> None:
         assert "either KID or --before" in usage_error("keys", "revoke", *arguments)
     before_and_reason = ["--before", "2h", "--reason", "x"]
     assert "--reason needs a KID" in usage_error("keys", "revoke", *before_and_reason)
-
-
-# --- disable and enable -------------------------------------------------------------------------
 
 
 def test_disabled_primary_is_replaced_and_opens_again_when_enabled(place: Desk) -> None:

@@ -140,9 +140,6 @@ def test_ring_of_another_kek_or_a_store_that_is_down_is_a_finding_of_every_comma
     assert json.loads(out)["unusable"] in err
 
 
-# --- secrets and threads ------------------------------------------------------------------------
-
-
 def test_no_command_prints_a_secret(place: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     place.create(DAY)
     url = place.environ.get("SEALEDSTATE_STORAGE", f"sqlite:{place.path}.db")
@@ -172,9 +169,6 @@ def test_command_opens_no_key_source(place: Desk) -> None:
     assert place.ring() == ring
     started = set(threading.enumerate()) - before
     assert not [thread for thread in started if thread.name == "sealedstate-keys"]
-
-
-# --- as a process -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

@@ -22,23 +22,16 @@ from sealedstate.storage.requirements import (
     unmet_needs,
 )
 from sealedstate.testing import ScriptedStorage
-from tests.support import kv_servers, sql_servers
+from tests.support.backends import patient
 from tests.support.installed import need_driver
 from tests.support.kv_servers import KeyValueServer, redis_server
 from tests.support.ports import free_port
 from tests.support.ring_cli import finding, output, run, usage_error
-from tests.support.server_process import until
 from tests.support.sql_server import PASSWORD, SQLServer
 from tests.support.sql_servers import PostgreSQLServer
 
-postgresql_server = sql_servers.postgresql_server
-mariadb_server = sql_servers.mariadb_server
-plain_redis = kv_servers.plain_redis
-plain_memcached = kv_servers.plain_memcached
-
 ACTIONS = ("init", "check", "reap", "stats")
 CONTEXTS = [context for use in USES.values() for context in use.contexts]
-PATIENTLY = "sealedstate_timeout=60"  # tests share a machine
 
 
 @pytest.fixture
@@ -51,10 +44,6 @@ def server(request: pytest.FixtureRequest) -> Iterator[Any]:
     found: SQLServer = request.getfixturevalue(f"{request.param}_server")
     yield found
     found.ensure_running()
-
-
-def patient(url: str) -> str:
-    return f"{url}{'&' if '?' in url else '?'}{PATIENTLY}"
 
 
 def unusable(url: str) -> str:
@@ -220,9 +209,6 @@ def test_store_that_only_acknowledges_is_found() -> None:
     assert probe_writes(store, now, "k") == "add_member: the store is down"
 
 
-# --- a mapping of stores ------------------------------------------------------------------------
-
-
 def test_each_use_is_checked_with_the_store_of_its_contexts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,22 +260,6 @@ def test_every_command_works_on_a_database_server(server: Any) -> None:
 
 
 @pytest.mark.server
-def test_what_a_database_server_refuses_is_printed(server: Any) -> None:
-    schema = server.fresh_schema()
-    assert "password" in unusable(patient(server.url(schema, password="canary-wrong")))
-    missing = server.url("nowhere").replace("/postgres?", "/nowhere?")
-    assert "nowhere" in unusable(patient(missing))
-    limited, url = patient(server.limited_url(schema)), patient(server.url(schema))
-    assert "run `sealedstate store init`" in unusable(limited)
-    assert run("store", "init", url).code == 0
-    assert "denied" in unusable(limited)
-    server.allow(schema)
-    assert run("store", "check", limited).code == 0
-    server.ask(f"INSERT INTO {schema}.sealedstate_schema (version) VALUES (1000)")
-    assert "of version 1000; this release supports" in unusable(url)
-
-
-@pytest.mark.server
 def test_database_that_only_reads_is_found(postgresql_server: PostgreSQLServer) -> None:
     url = patient(postgresql_server.fresh_url())
     assert run("store", "init", url).code == 0
@@ -327,17 +297,6 @@ def test_redis_is_checked_by_its_configuration(plain_redis: KeyValueServer) -> N
         url = patient(server.url)
         assert run("store", "ping", url).code == 0
         assert "maxmemory" in failure(url)
-
-
-@pytest.mark.server
-def test_replica_of_a_redis_is_found() -> None:
-    with redis_server() as primary:
-        replicating = ("--replicaof", f"127.0.0.1 {primary.port}")
-        with redis_server("none", *replicating) as replica:
-            url = patient(replica.url)
-            until(lambda: run("store", "ping", url).code == 0, "the replica answers")
-            assert "it is a replica and takes no writes" in failure(url)
-            assert check(patient(primary.url))["stores"][0]["fails"] is None
 
 
 @pytest.mark.server

@@ -14,7 +14,7 @@ import pytest
 
 from sealedstate import Keeper, Key, LegacyReader, Settings
 from sealedstate._cookies.codec import CookieCodec
-from sealedstate._cookies.header import MAX_HEADER_CHARS, Candidates
+from sealedstate._cookies.header import Candidates
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import OverflowSet, Record
 from sealedstate.key_sources import StaticKeys
@@ -57,9 +57,6 @@ def jar_of(keeper: Keeper, **parts: object) -> Jar:
 
 SMALL = jar_of(keeper(), n=1).ours()[NAME]
 LARGE = jar_of(keeper(), n=1, big=CHANCE.randbytes(3500), bigger=CHANCE.randbytes(3600)).ours()
-
-
-# --- headers --------------------------------------------------------------------------------------
 
 
 class Headers:
@@ -186,25 +183,6 @@ def test_good_cookies_among_junk_are_found(shard: int) -> None:
 
 # --- crafted --------------------------------------------------------------------------------------
 
-DOOR = keeper()
-LETTERS = ("\\", ";", '"', "=", "; ", '";', "\x00", "\xa0", "__Host-s=", "__Host-s-1=;")
-LONG = [
-    *(letter * MAX_HEADER_CHARS for letter in LETTERS),
-    *(f"{NAME}={'A' * 65_000}", f"{NAME}={'.' * 65_001}", f"{NAME}-1={'A' * 65_000}"),
-    "; ".join(f"{NAME}={number}" for number in range(4500)),
-    "; ".join(f"{NAME}-{number % 7 + 1}={number}" for number in range(4000)),
-]
-
-
-def test_header_of_64_kilobytes_is_no_session() -> None:
-    for header in [
-        *(header[:MAX_HEADER_CHARS] for header in LONG),
-        *(2 * header for header in LONG),
-    ]:
-        session = DOOR.session(header)
-        assert (session.is_new, session.subject, dict(session)) == (True, None, {})
-        assert DOOR.save(session) == []
-
 
 def test_junk_counts_nothing_unless_it_is_read_and_never_reaches_the_store() -> None:
     clock = Clock(NOW)
@@ -219,14 +197,6 @@ def test_junk_counts_nothing_unless_it_is_read_and_never_reaches_the_store() -> 
     assert store.count["read"] == 0
     assert not door.session(f"{NAME}={SMALL}").is_new
     assert store.count["read"] > 0
-
-
-def test_at_most_four_different_candidates_are_read() -> None:
-    decoys = "; ".join(f"{NAME}={number}" for number in range(3))
-    assert DOOR.session(f"{decoys}; {NAME}={SMALL}")["n"] == 1
-    assert DOOR.session(f"{decoys}; {NAME}=3; {NAME}={SMALL}").is_new
-    same = "; ".join([f"{NAME}=0"] * 50)
-    assert DOOR.session(f"{same}; {NAME}={SMALL}")["n"] == 1
 
 
 def test_chunks_are_found_behind_three_decoys_and_not_behind_four() -> None:
@@ -259,14 +229,3 @@ def test_decoys_of_chunks_are_joined_at_most_64_times(monkeypatch: pytest.Monkey
     columns = {number: tuple("ABCD") for number in range(1, 8)}
     assert codec.open_overflow(record, Candidates(overflow=columns), NOW) is None
     assert len(joined) == 64
-
-
-def test_torn_set_of_chunks_loses_the_parts_and_keeps_the_login() -> None:
-    for missing in [name for name in LARGE if name != NAME]:
-        door = keeper()
-        header = "; ".join(f"{name}={text}" for name, text in LARGE.items() if name != missing)
-        session = door.session(header)
-        assert session.subject == "alice"
-        assert session["n"] == 1
-        assert len(session.keys()) < 3
-        assert door.counts["part-missing"] > 0

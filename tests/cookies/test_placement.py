@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies
 from hypothesis.strategies import SearchStrategy
 
-from sealedstate._cookies.placement import RETURN_SHARE, Capacity, PartSize, plan, policies_of
+from sealedstate._cookies.placement import RETURN_SHARE, Capacity, PartSize, plan
 from sealedstate._wire.record import Place, Policy
 from sealedstate.errors import SessionTooLarge, UsageError
 from tests.support.shards import shards
@@ -174,13 +174,6 @@ def test_session_that_does_not_fit_is_refused_with_the_sizes_of_its_parts() -> N
     too_large(many, roomy(1000, 9000), True)
     too_large(many, core_only(1000), True)
     assert "storage service" in too_large([part("a", 1, SERVER)], core_only(4000), False)
-
-
-def test_policies_are_read_from_their_words() -> None:
-    policies = {"a": COOKIE, "b": SERVER, "c": Policy.AUTO}
-    assert policies_of({"a": "cookie", "b": "server", "c": "auto"}) == policies
-    with pytest.raises(ValueError, match="browser"):
-        policies_of({"a": "browser"})
 
 
 # --- any parts in any capacity --------------------------------------------------------------------

@@ -27,9 +27,7 @@ from tests.support.client import Client, send
 from tests.support.server_process import until
 from tests.support.servers import Server, gunicorn
 from tests.support.sql_server import SQLServer
-from tests.support.sql_servers import postgresql_server
 
-__all__ = ["postgresql_server"]
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 APPLICATION = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -113,3 +114,28 @@ def test_missing_library_raises_with_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigurationError, match=rf"pip install sealedstate\[{extra}\]"):
         importlib.import_module(f"sealedstate.exporters.{extra}")
+
+
+# A process can set its meter provider once, so this runs in another process.
+SET_LATER = """
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from sealedstate.events import EventLog
+from sealedstate.exporters.opentelemetry import OpenTelemetryObserver
+
+events = EventLog([OpenTelemetryObserver()])
+events.emit("saved")
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+events.emit("saved")
+data = reader.get_metrics_data()
+(point,) = data.resource_metrics[0].scope_metrics[0].metrics[0].data.data_points
+assert dict(point.attributes) == {"sealedstate.event": "saved"}
+assert point.value == 1, point.value
+"""
+
+
+def test_meter_provider_of_the_process_may_be_set_after_the_observer() -> None:
+    OpenTelemetryObserver()(Event("saved"))  # without a provider nothing is counted
+    subprocess.run([sys.executable, "-c", SET_LATER], check=True)

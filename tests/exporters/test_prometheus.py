@@ -64,8 +64,6 @@ def test_default_registry_is_the_one_that_prometheus_client_serves() -> None:
     assert counts_on(page) == {("saved", "", ""): 1}
 
 
-# --- several processes --------------------------------------------------------------------------
-
 # Counts in a process that is forked after the observer was made, as by gunicorn --preload.
 FORKING = """
 import os

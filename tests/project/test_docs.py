@@ -19,14 +19,12 @@ from sealedstate.settings import _READERS
 from sealedstate.storage import USES, RoutedStorage, SQLiteStorage, open_storage
 from sealedstate.storage.requirements import DECLARED, as_markdown
 from sealedstate.storage.urls import OPTION_PREFIX, OPTIONS, URLS
-from tests.support import sql_servers
+from sealedstate.testing import FakeClock
+from tests.support.backends import use_everything
 from tests.support.documents import DOCS, Document
 from tests.support.installed import need_driver
 from tests.support.kv_servers import redis_server
 from tests.support.sql_server import PASSWORD
-
-postgresql_server = sql_servers.postgresql_server
-mariadb_server = sql_servers.mariadb_server
 
 STORES = Document("stores.md")
 SCHEMES = {url.partition(":")[0] for url in URLS}
@@ -150,8 +148,6 @@ def test_documented_typed_view_does_what_the_text_says(
         assert names["carts"].read("jdoe") is None
 
 
-# --- rights -------------------------------------------------------------------------------------
-
 USERS = {
     "PostgreSQL": f"CREATE ROLE {{}} LOGIN PASSWORD '{PASSWORD}'",
     "MariaDB": f"CREATE USER {{}} IDENTIFIED BY '{PASSWORD}'",
@@ -185,20 +181,6 @@ def test_documented_rights_are_sufficient(
     assert main(["store", "check", url("application")]) == 1
     assert PASSWORD not in capsys.readouterr().err
     grant("application")
-    _use_everything(url("application"))
-
-
-def _use_everything(url: str) -> None:
-    now = int(time.time() * 1000)
-    with contextlib.closing(open_storage(url, time.time)) as store:
-        store.create("c", "k", b"v", now + 60_000, 1)
-        store.update("c", "k", b"w", None, 2, expected=1)
-        store.update_expiration("c", "k", now + 60_000)
-        store.touch_context("c", now + 60_000)
-        assert list(store.keys("c")) == ["k"]
-        store.add_member("c", "k", "m", now - 1)
-        store.remove_member("c", "k", "m")
-        assert store.reap(10) == 1
-        store.delete("c", "k", expected=2)
-        store.delete_context("c")
-        store.ping()
+    clock = FakeClock()
+    with contextlib.closing(open_storage(url("application"), clock)) as store:
+        use_everything(store, clock)

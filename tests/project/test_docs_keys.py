@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -33,11 +33,11 @@ from sealedstate.rotation.transitions import (
 )
 from sealedstate.sso import ConsentStore
 from sealedstate.storage import open_storage
-from sealedstate.testing._suite import poll
 from tests.support.documents import ROOT, Document
 from tests.support.identity_providers import deployment
 from tests.support.jar import Browser
 from tests.support.ring_cli import DAY, DEFAULT, HOUR, Desk, desk
+from tests.support.server_process import until
 
 DOCUMENT = Document("keys.md")
 KID = re.compile(r"\b[0-9a-f]{8}\b")
@@ -207,9 +207,6 @@ def test_ring_holds_as_many_keys_as_documented() -> None:
         assert len(ring.keys) == int(held)
 
 
-# --- a key source of an application ---------------------------------------------------------------
-
-
 class Vault(BaseHTTPRequestHandler):
     """Answers as the key-value engine of Vault does (version 2)."""
 
@@ -235,10 +232,6 @@ def vault() -> Iterator[str]:
         thread.join()
 
 
-def until(met: Callable[[], object]) -> None:
-    assert any(met() for _ in poll(60))
-
-
 def test_documented_key_source_rotates_and_survives_its_service(vault: str) -> None:
     names: dict[str, Any] = {}
     exec(compile(DOCUMENT.block("vault"), "vault_keys.py", "exec"), names)
@@ -248,14 +241,14 @@ def test_documented_key_source_rotates_and_survives_its_service(vault: str) -> N
     browser = Browser(Keeper(Settings(keys=source)))
     browser.visit(lambda session: session.__setitem__("cart", ["tea"]))
     Vault.lines = [new.export(), old.export()]
-    until(lambda: source.keyring().primary(0).kid == new.kid)
+    until(lambda: source.keyring().primary(0).kid == new.kid, "the new key seals")
     assert browser.session()["cart"] == ["tea"]
     Vault.lines = None
     with pytest.raises(OSError, match="503"):
         source._asked()
     assert browser.session()["cart"] == ["tea"]
     Vault.lines = [new.export()]
-    until(lambda: source.keyring().find(old.kid) is None)
+    until(lambda: source.keyring().find(old.kid) is None, "the old key is gone")
     with pytest.raises(OSError, match="503"):
         names["VaultKeys"](vault, "wrong")
     source._every = 1e6  # its thread ends with this process

@@ -105,9 +105,6 @@ def test_identifier_key_leads_to_sessions_as_long_as_it_is_in_the_ring() -> None
         assert bool(node.ask(login)) == leads
 
 
-# --- code -----------------------------------------------------------------------------------------
-
-
 def test_documented_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     set_up, sign_in, front, answer, back, pending, listing = DOCUMENT.code("python")

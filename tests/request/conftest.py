@@ -7,12 +7,7 @@ import pytest
 from sealedstate import Keeper
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock
-from tests.support.shop import node, sign_in
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.support.shop import node, signed_in
 
 
 @pytest.fixture
@@ -28,6 +23,4 @@ def shop(clock: Clock, store: ScriptedStorage) -> Keeper:
 @pytest.fixture
 def browser(shop: Keeper) -> Browser:
     """With the cart in its cookie and the vault in the store."""
-    found = Browser(shop)
-    sign_in(found, cart=[1], vault="secret")
-    return found
+    return signed_in(shop, cart=[1], vault="secret")

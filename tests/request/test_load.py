@@ -31,6 +31,7 @@ from tests.support.shop import (
     record_of,
     setting,
     sign_in,
+    signed_in,
     touch,
 )
 
@@ -138,8 +139,7 @@ def clock_behind(browser: Browser, clock: Clock, store: Store) -> Keeper:
 
 
 def two_sessions(browser: Browser, clock: Clock, store: Store) -> Keeper:
-    other = Browser(browser.keeper)
-    sign_in(other, "eve")
+    other = signed_in(browser.keeper, "eve")
     value = other.jar.ours()["__Host-s"]
     # Older browsers let a sibling domain set this cookie.
     browser.jar.receive([f"__Host-s={value}; Path=/; Secure; Partitioned"])
@@ -331,8 +331,7 @@ def test_newest_of_two_cookies_of_one_session_counts(browser: Browser) -> None:
 
 
 def test_two_different_sessions_are_both_withheld(browser: Browser) -> None:
-    other = Browser(browser.keeper)
-    sign_in(other, "eve")
+    other = signed_in(browser.keeper, "eve")
     ours, theirs = browser.jar.header(), other.jar.header()
     for header in (f"{ours}; {theirs}", f"{theirs}; {ours}"):
         session = browser.keeper.session(header)
@@ -345,8 +344,7 @@ def test_expired_cookie_beside_a_good_one_is_not_ambiguous(
 ) -> None:
     expired = browser.jar.header()
     clock.forward(ABSOLUTE)
-    again = Browser(shop)
-    sign_in(again)
+    again = signed_in(shop)
     assert shop.session(f"{expired}; {again.jar.header()}").subject == "ann"
 
 
@@ -404,8 +402,7 @@ def test_sessions_under_a_retired_key_move_at_different_moments(clock: Clock, st
 
 
 def test_overflow_moves_to_the_primary_with_its_core(clock: Clock, store: Store) -> None:
-    browser = Browser(node(clock, store, profile="roomy"))
-    sign_in(browser, large="x" * 5000)
+    browser = signed_in(node(clock, store, profile="roomy"), large="x" * 5000)
     clock.forward(REFRESH - 1)
     at(node(clock, store, ROTATED, profile="roomy"), browser).visit()
     assert kid_of(browser) == kid_of(browser, "__Host-s-1") == NEXT_KEY.kid
@@ -426,8 +423,7 @@ def test_session_under_a_revoked_key_is_refused_and_may_be_replaced(
 def test_node_without_a_primary_key_reads_and_raises_on_a_write(clock: Clock, store: Store) -> None:
     # The only key begins now; the clock of this node is behind by less than the skew.
     ring = Keyring((replace(NEXT_KEY, activates_at=int(clock.now)),), lookup=RING.lookup)
-    browser = Browser(node(clock, store, ring))
-    sign_in(browser, cart=[1])
+    browser = signed_in(node(clock, store, ring), cart=[1])
     behind = at(node(Clock(clock.now - 30), store, ring), browser)
     session = behind.session()
     assert session.subject == "ann"

@@ -24,6 +24,7 @@ from tests.support.shop import (
     record_of,
     setting,
     sign_in,
+    signed_in,
     touch,
 )
 from tests.support.stored import PartRow
@@ -57,8 +58,7 @@ def test_logout_refuses_every_cookie_of_the_session_on_every_node(
 
 def test_logout_is_kept_until_the_session_would_have_expired(clock: Clock, store: Store) -> None:
     shop = node(clock, store, idle_lifetime=ABSOLUTE)
-    browser = Browser(shop)
-    sign_in(browser)
+    browser = signed_in(shop)
     captured = browser.jar.copy()
     browser.visit(log_out)
     for _ in range(ABSOLUTE // HOUR + 1):
@@ -85,8 +85,7 @@ def test_logout_is_recorded_before_the_response_is_sent(browser: Browser) -> Non
 
 
 def test_logout_leaves_other_sessions_of_the_subject_alone(browser: Browser) -> None:
-    other = Browser(browser.keeper)
-    sign_in(other)
+    other = signed_in(browser.keeper)
     browser.visit(log_out)
     assert other.session().subject == "ann"
 
@@ -120,8 +119,7 @@ def test_logout_succeeds_although_the_parts_cannot_be_deleted(
 
 
 def test_logout_without_a_store_empties_the_browser(clock: Clock) -> None:
-    browser = Browser(node(clock, None, profile="roomy"))
-    sign_in(browser, large="x" * 6000)
+    browser = signed_in(node(clock, None, profile="roomy"), large="x" * 6000)
     assert len(browser.jar.ours()) > 2
     browser.visit(log_out)
     assert browser.jar.header() == ""

@@ -22,6 +22,7 @@ from tests.support.shop import (
     record_of,
     setting,
     sign_in,
+    signed_in,
     touch,
 )
 
@@ -64,8 +65,7 @@ def test_row_of_a_removed_part_is_deleted_once_the_browser_has_the_new_cookie(
 def test_row_of_a_part_that_moved_into_the_cookie_is_deleted_by_the_next_save(
     clock: Clock, store: Store
 ) -> None:
-    browser = Browser(node(clock, store))
-    sign_in(browser, large="x" * 4000)
+    browser = signed_in(node(clock, store), large="x" * 4000)
     browser.visit(setting(large="x"))
     assert list(store.keys(PARTS))
     browser.visit(touch)
@@ -193,8 +193,7 @@ def test_change_of_the_profile_loses_nothing(clock: Clock, store: Store) -> None
 def test_overflow_is_cut_into_fewer_chunks_for_a_narrower_profile(clock: Clock) -> None:
     many = Profile("many", 8, 600, 4800, 7600, 6500)
     few = Profile("few", 2, 3800, 6000, 7600, 6500)
-    browser = Browser(node(clock, None, profile=many))
-    sign_in(browser, large="x" * 2752)
+    browser = signed_in(node(clock, None, profile=many), large="x" * 2752)
     assert len(browser.jar.ours()) > 2
     moved = at(node(clock, None, profile=few), browser)
     moved.visit(touch)
@@ -204,8 +203,7 @@ def test_overflow_is_cut_into_fewer_chunks_for_a_narrower_profile(clock: Clock) 
 
 
 def test_too_large_session_is_refused_with_the_sizes_of_its_parts(clock: Clock) -> None:
-    browser = Browser(node(clock, None))
-    sign_in(browser, cart=[1])
+    browser = signed_in(node(clock, None), cart=[1])
     header = browser.jar.header()
     session = browser.session()
     session["large"] = "x" * 3000
@@ -236,12 +234,8 @@ def test_part_spills_beside_foreign_cookies_and_returns_without_them(
     browser.visit(lambda session: session.update(touched=len(str(session["large"])) > 0))
     assert places_of(browser)["large"] is Place.CORE
     assert browser.read() == values | {"touched": True}
-    other = Browser(browser.keeper)
-    sign_in(other, **values)
+    other = signed_in(browser.keeper, **values)
     assert places_of(other)["large"] is Place.CORE
-
-
-# --- counters -----------------------------------------------------------------------------------
 
 
 def test_counters_count_what_happened(browser: Browser) -> None:

@@ -1,4 +1,4 @@
-"""Nothing that is logged, raised or shown in a repr has a secret, a subject or a cookie."""
+"""Nothing logged, raised, observed or shown in a repr has a secret, a subject or a cookie."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sealedstate import SealedStateError, Session
 from sealedstate._cookies.codec import OpenedRecord
 from sealedstate._cookies.header import Candidates
 from sealedstate._stored.parts import CONTEXT as PARTS
+from sealedstate.events import Event
 from sealedstate.keyring import Keyring
 from sealedstate.testing import ScriptedStorage
 from tests.request.test_load import tampered
@@ -26,7 +27,9 @@ def test_no_log_error_or_repr_shows_a_secret(
     caplog.set_level(logging.DEBUG)
     canary = os.urandom(6).hex()
     seen: list[str] = []
-    shop = node(clock, store, profile="roomy", merge={"vault": lambda *_: canary})
+    events: list[Event] = []
+    merge = {"vault": lambda *_: canary}
+    shop = node(clock, store, profile="roomy", merge=merge, observers=[events.append])
     settings_repr = repr(shop.settings)
     browser = Browser(shop)
 
@@ -88,11 +91,14 @@ def test_no_log_error_or_repr_shows_a_secret(
     shop.revoke_subject(canary)
     assert browser.session().subject is None
     logged = [record.getMessage() for record in caplog.records]
-    logged += [str(record.exc_text or record.exc_info or "") for record in caplog.records]
+    logged += [str(record.__dict__) for record in caplog.records]
     assert len(logged) > 50
     assert len(seen) > 15
     raw = [key.secret.hex() for key in RING.keys] + [repr(RING.keys[0].secret)]
     assert not [text for text in logged for known in ids if known in text]
-    for text in [*logged, *seen, settings_repr, repr(RING)]:
+    names = {event.name for event in events}
+    assert names >= {"spilled", "saved", "opened", "recalled", "revoked", "refused"}
+    assert not [known for known in ids if known in repr(events)]
+    for text in [*logged, *seen, repr(events), settings_repr, repr(RING)]:
         for secret in [*secrets, *raw]:
             assert secret not in text

@@ -16,7 +16,7 @@ from sealedstate import Keeper, Session
 from sealedstate._stored.parts import CONTEXT as PARTS
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, Jar, interleavings, keeper, shuffled
-from tests.support.shop import node, record_of, setting, sign_in, touch
+from tests.support.shop import node, record_of, setting, signed_in, touch
 
 Change = Callable[[Session], object]
 Seen = dict[str, object]
@@ -282,8 +282,7 @@ def test_tabs_that_write_one_stored_part_are_merged_by_its_rule(
         assert isinstance(ours, set)
         return theirs | ours
 
-    browser = Browser(node(clock, store, merge={"vault": union}))
-    sign_in(browser, vault={"portal"})
+    browser = signed_in(node(clock, store, merge={"vault": union}), vault={"portal"})
     tabs = [browser.session(), browser.session()]
     for tab, service in zip(tabs, ("wiki", "mail"), strict=True):
         vault = tab["vault"]
@@ -326,8 +325,7 @@ def test_row_that_another_tab_has_written_since_is_not_deleted(
 
 
 def test_last_of_two_cores_brings_its_own_overflow(clock: Clock) -> None:
-    browser = Browser(node(clock, None, profile="roomy", refresh_after=60))
-    sign_in(browser, large=["x" * 5000])
+    browser = signed_in(node(clock, None, profile="roomy", refresh_after=60), large=["x" * 5000])
     clock.forward(61)
     reading, writing = browser.session(), browser.session()
     assert reading.subject == "ann"

@@ -17,7 +17,7 @@ from sealedstate.rotation import document
 from sealedstate.rotation.document import RingUnreadable, dump_ring
 from sealedstate.rotation.ring import Ring, RingReplaced
 from sealedstate.rotation.ring_file import RingFile
-from sealedstate.testing._workers import run_in_fork
+from tests.support.forks import run_child
 from tests.support.ring_storages import (
     beside,
     create_at,
@@ -172,9 +172,6 @@ def test_ring_that_an_operator_restored_is_marked_by_the_next_write(path: Path) 
     assert beside(path, ".lock").read_text().split()[0] == other.ring_id
 
 
-# --- what is no ring ----------------------------------------------------------------------------
-
-
 def test_place_that_is_no_regular_file_is_named(path: Path) -> None:
     path.mkdir()
     assert f"{path} is not a regular file" in problem(open_file(path).load)
@@ -200,8 +197,7 @@ def test_file_of_another_user_is_named(path: Path) -> None:
 
     if os.geteuid() != 0:
         path.chmod(0)
-    failure, message = run_in_fork(read_as_nobody)
-    assert not failure, failure
+    message = run_child(read_as_nobody)
     assert "Permission denied" in message
     assert str(path) in message
 

@@ -21,7 +21,6 @@ from sealedstate.testing._suite import eventually
 from tests.support import ring_workers
 from tests.support.backends import BACKENDS
 from tests.support.examples import examples
-from tests.support.ring_storages import CHANGES, Change
 from tests.support.ring_workers import (
     at_start,
     first_ring,
@@ -32,9 +31,7 @@ from tests.support.ring_workers import (
     rotate_at_once,
     run_at_once,
 )
-from tests.support.sql_servers import postgresql_server
-
-__all__ = ["postgresql_server"]
+from tests.support.rings import Moment, walks
 
 KEK, OTHER_KEK = (Key.generate(os.urandom).export() for _ in range(2))
 PROCESSES = 20
@@ -105,17 +102,16 @@ def place(kind: Callable[[Path], Place], tmp_path: Path) -> Place:
 
 
 @examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(changes=CHANGES)
+@given(past=walks())
 def test_each_state_replaces_the_state_before_and_is_read(
-    kind: Callable[[Path], Place], tmp_path: Path, changes: list[Change]
+    kind: Callable[[Path], Place], tmp_path: Path, past: list[Moment]
 ) -> None:
     place = kind(tmp_path)
     storage, other = place.storage(), place.storage()
     assert isinstance(storage, RingStorage)
     assert storage.load() is None
-    before, ring = None, first_ring()
-    for change in (lambda ring: ring, *changes):
-        ring = change(ring)
+    before = None
+    for ring, _ in itertools.groupby(moment.ring for moment in past):
         assert storage.write(ring, before) is True
         assert other.load() == storage.load() == ring
         before = ring
@@ -149,9 +145,6 @@ def test_wrapped_ring_contains_no_plain_secret_and_needs_its_key(place: Place) -
                 act()
 
 
-# --- another ring is there ----------------------------------------------------------------------
-
-
 def test_ring_replaces_only_the_ring_it_follows(place: Place) -> None:
     storage, first = place.create()
     assert storage.write(first_ring(), None) is False
@@ -181,9 +174,6 @@ def test_damaged_ring_is_unreadable_and_not_replaced_by_another(place: Place) ->
                 with pytest.raises(RingUnreadable):
                     act(first_ring(), None)
             assert place.read() == content
-
-
-# --- many at once -------------------------------------------------------------------------------
 
 
 @pytest.fixture(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +25,7 @@ from sealedstate.rotation.source import RotatingKeySource
 from sealedstate.rotation.transitions import create_ring, revoke, rotate
 from sealedstate.testing._suite import poll
 from tests.support.examples import examples
+from tests.support.forks import run_child
 from tests.support.jar import Clock
 from tests.support.ring_simulation import World
 from tests.support.ring_storages import HASTY, RELOAD_EVERY, MemoryRing, rotation_config
@@ -42,11 +41,6 @@ class Reports:
 
     def all(self, now: float) -> list[Report]:
         return self.reports
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -147,43 +141,32 @@ def test_new_ring_is_in_force_one_reload_later_and_not_loaded_before(
     assert storage.loads == loads + 1
 
 
-def _lose(storage: MemoryRing, clock: Clock) -> None:
-    storage.ring = None
+# What the storage holds then, or what it raises.
+FAULTS: dict[str, Callable[[Ring], Ring | None] | OperatorError] = {
+    "lost": lambda ring: None,
+    "another": lambda ring: create_ring(HASTY, ring.updated_at, os.urandom),
+    "older": lambda ring: replace(ring, sequence=ring.sequence - 1),
+    "rewritten": lambda ring: replace(ring, updated_at=ring.updated_at + 1),
+    "cut": RingUnreadable("cut"),
+    "no answer": OperatorError("no answer"),
+}
 
 
-def _swap(storage: MemoryRing, clock: Clock) -> None:
-    storage.ring = create_ring(HASTY, int(clock()), os.urandom)
-
-
-def _age(storage: MemoryRing, clock: Clock) -> None:
-    assert storage.ring is not None
-    storage.ring = replace(storage.ring, sequence=storage.ring.sequence - 1)
-
-
-def _rewrite(storage: MemoryRing, clock: Clock) -> None:
-    assert storage.ring is not None
-    storage.ring = replace(storage.ring, updated_at=storage.ring.updated_at + 1)
-
-
-def _cut(storage: MemoryRing, clock: Clock) -> None:
-    storage.error = RingUnreadable("cut")
-
-
-def _fail(storage: MemoryRing, clock: Clock) -> None:
-    storage.error = OperatorError("no answer")
-
-
-@pytest.mark.parametrize("fault", [_lose, _swap, _age, _rewrite, _cut, _fail])
+@pytest.mark.parametrize("fault", FAULTS)
 def test_last_good_ring_stays_in_force_and_the_fault_is_reported_once(
     clock: Clock,
     storage: MemoryRing,
-    fault: Callable[[MemoryRing, Clock], None],
+    fault: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     events = EventLog()
     source = source_of(storage, clock, events)
     good = source.ring
-    fault(storage, clock)
+    broken = FAULTS[fault]
+    if isinstance(broken, OperatorError):
+        storage.error = broken
+    else:
+        storage.ring = broken(good)
     for _ in range(3):
         clock.forward(RELOAD_EVERY)
         assert source.keyring().keys[0].kid == good.keys[0].kid
@@ -226,9 +209,6 @@ def test_other_threads_do_not_wait_while_one_loads(clock: Clock, storage: Memory
     resume.set()
     thread.join(30)
     assert not thread.is_alive()
-
-
-# --- unknown kids -----------------------------------------------------------------------------
 
 
 def test_unknown_kid_loads_the_ring_that_has_or_had_it(clock: Clock, storage: MemoryRing) -> None:
@@ -280,8 +260,7 @@ def test_key_that_is_due_is_announced_by_one_of_two_nodes(
 def test_another_ring_is_not_rotated_over(clock: Clock, storage: MemoryRing) -> None:
     source = source_of(storage, clock)
     clock.forward(HASTY.rotate_every)
-    _swap(storage, clock)
-    another = storage.ring
+    another = storage.ring = create_ring(HASTY, int(clock()), os.urandom)
     assert not source.rotate()
     assert storage.ring is another
 
@@ -328,9 +307,6 @@ def test_round_reports_how_many_cookies_came_with_each_kid(
     assert report.unknown == {"01020304": 1}
 
 
-# --- the background thread --------------------------------------------------------------------
-
-
 def test_thread_begins_with_the_first_request_and_ends_at_close(
     clock: Clock, storage: MemoryRing
 ) -> None:
@@ -350,21 +326,13 @@ def test_forked_child_rotates_with_its_own_thread(clock: Clock, storage: MemoryR
     source = source_of(storage, clock, reload_every=1, rotate_in_process=True)
     source.keyring()
     source._lock.acquire()  # as another thread might at the moment of the fork
-    read, write = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork with threads is the point
-        child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            clock.forward(HASTY.rotate_every)
-            source.keyring()
-            if any(len(source.ring.keys) == 2 for _ in poll(30)):
-                os.write(write, b"rotated")
-        os._exit(0)
-    os.close(write)
-    assert os.read(read, 100) == b"rotated"
-    os.close(read)
-    os.waitpid(child, 0)
+
+    def rotates() -> bool:
+        clock.forward(HASTY.rotate_every)
+        source.keyring()
+        return any(len(source.ring.keys) == 2 for _ in poll(30))
+
+    assert run_child(rotates)
     source.close()
 
 

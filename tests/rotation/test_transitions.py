@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError
 from sealedstate.keyring import Keyring, KeyState
-from sealedstate.rotation.ring import Ring, RingKey, Schedule
+from sealedstate.rotation.ring import Ring, Schedule
 from sealedstate.rotation.transitions import (
     MAX_EXPIRED_TOMBSTONES,
     create_ring,
@@ -52,8 +52,6 @@ from tests.support.rings import (
     walks,
 )
 from tests.support.shards import shards
-
-# --- the first key --------------------------------------------------------------------------------
 
 
 @given(SCHEDULES)
@@ -410,13 +408,6 @@ def test_clock_that_is_ahead_destroys_no_long_term_key() -> None:
     assert obsolete_long_term(ring, NOW + 2 * DAY) == [ring.long_term[1]]
 
 
-def test_long_term_keys_are_ordered_with_the_newest_first() -> None:
-    ring = rotate_long_term(a_ring(), NOW + DAY, randomness())
-    dates = [key.activates_at for key in ring.long_term]
-    assert dates == sorted(dates, reverse=True)
-    assert isinstance(ring.long_term[0], RingKey)
-
-
 # --- commands -----------------------------------------------------------------------------------
 
 TakeAway: TypeAlias = Callable[[Ring, bytes, int], Ring]
@@ -636,9 +627,6 @@ def test_ring_whose_keys_are_all_disabled_gets_another_by_rotation() -> None:
     later = rotate(none, DAILY, NOW + 6, randomness("next"))
     for clock in (NOW + 6 - DAILY.skew, NOW + 6):
         assert opens(later.keyring(), seal_at(later, clock), clock)
-
-
-# --- any command ----------------------------------------------------------------------------------
 
 
 def test_unknown_key_is_refused() -> None:

@@ -10,9 +10,6 @@ import pytest
 from sealedstate.storage import Storage
 from tests.support.identity_providers import ON_SERVERS, opened
 from tests.support.jar import Clock
-from tests.support.sql_servers import postgresql_server
-
-__all__ = ["postgresql_server"]
 
 
 @pytest.fixture

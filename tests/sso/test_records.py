@@ -343,6 +343,8 @@ def test_concurrent_requests_lose_no_login_and_keep_removals() -> None:
         (add(FIRST), both(remove_all, add(SECOND)), {(FIRST, NOW), (SECOND, NOW)}),
         (add(FIRST), remove_all, {(FIRST, NOW)}),
         (add(FIRST), lambda login: login.forget_services(), {(FIRST, NOW)}),
+        # Renewed by both: the later time counts.
+        (add(SP, NOW + 60), add(SP, NOW + 120), {(SP, NOW + 120)}),
         # Renewed by the one, removed by the other.
         (add(SP, NOW + 60), both(remove_all, add(FIRST)), {(SP, NOW + 60), (FIRST, NOW)}),
     ]
@@ -369,16 +371,6 @@ def test_concurrent_authentications_both_count_and_forgotten_ones_do_not_return(
         lambda login: login.authenticate(MFA, 3600),
     )
     assert {each.method for each in record_of(user).authentications()} == {MFA, SMARTCARD}
-
-
-def test_a_login_renewed_by_both_keeps_the_later_time() -> None:
-    records = LoginRecords(registry())
-    base, remote, local = (
-        encode_logins([login_at(SP, time=NOW + seconds)], records.registry)
-        for seconds in (0, 60, 120)
-    )
-    merged = records.merge_columns(base, remote, local)
-    assert [login.time for login in records.read_columns(merged)] == [NOW + 120]
 
 
 def test_unreadable_columns_are_not_merged() -> None:

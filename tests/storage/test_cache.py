@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
@@ -11,12 +10,8 @@ import pytest
 from sealedstate.storage import CachedStorage, MemoryStorage, SQLiteStorage, Storage
 from sealedstate.storage.contract import Clock, Stored
 from sealedstate.testing import ScriptedStorage, StorageContract
+from tests.support.forks import run_child
 from tests.support.jar import Clock as StandingClock
-
-
-@pytest.fixture
-def clock() -> StandingClock:
-    return StandingClock()
 
 
 class TestCachedStorage:
@@ -94,11 +89,7 @@ class TestCachedStorage:
     def test_cache_works_in_a_forked_child(self, clock: StandingClock, tmp_path: Path) -> None:
         cache = CachedStorage(SQLiteStorage(tmp_path / "db", clock), clock, staleness=10_000)
         cache.create("c", "k", b"1", None, 1)
-        pid = os.fork()
-        if pid == 0:
-            found = cache.read("c", "k")
-            os._exit(0 if found is not None and found.value == b"1" else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert run_child(lambda: cache.read("c", "k")) == Stored(b"1", 1, None)
         cache.close()
 
 

@@ -19,18 +19,11 @@ from sealedstate.storage import (
     MemoryStorage,
     RoutedStorage,
     SQLiteStorage,
-    open_storage,
 )
-from tests.stored.test_table import signed_in
 from tests.support.jar import Clock, keeper
-from tests.support.kv_servers import memcached_server, redis_server
+from tests.support.shop import signed_in
 
 Opener = Callable[..., Keeper]
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -103,9 +96,6 @@ def test_refusal_has_one_sentence_per_use(open_keeper: Opener, clock: Clock) -> 
     assert message.endswith('accept_weak_store_for=["spilling", "revocation"]')
     assert refusal(open_keeper, store, "spilling").endswith('accept_weak_store_for=["revocation"]')
     open_keeper(store, "spilling", "revocation")
-
-
-# --- stores made of stores ----------------------------------------------------------------------
 
 
 REVOCATION = ("sealedstate.revoked", "sealedstate.watermark")
@@ -211,53 +201,3 @@ def test_good_server_is_not_logged_until_it_returns_weaker(
         assert browser.session().subject == "ann"
     assert levels(caplog) == [logging.ERROR]
     assert "revocation needs a store that does not evict" in caplog.text
-
-
-EVICTING = ("--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru")
-
-
-@pytest.mark.server
-def test_evicting_redis_is_refused_with_its_setting(open_keeper: Opener, clock: Clock) -> None:
-    with redis_server("aof always", *EVICTING) as server:
-        store = open_storage(server.url, clock)
-        message = refusal(open_keeper, store)
-        assert "revocation needs a store that does not evict; redis evicts (" in message
-        assert "allkeys-lru" in message
-        open_keeper(store, "revocation")
-        store.close()
-    with redis_server("aof always") as server:
-        store = open_storage(server.url, clock)
-        open_keeper(store)
-        store.close()
-
-
-@pytest.mark.server
-def test_redis_that_is_down_at_the_start_is_checked_when_it_answers(
-    open_keeper: Opener, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
-    with redis_server("aof always", *EVICTING) as server:
-        server.stop()
-        store = open_storage(server.url, clock)
-        shop = open_keeper(store)
-        assert levels(caplog) == [logging.WARNING]
-        server.start()
-        clock.forward(60)
-        browser = signed_in(shop)
-        for _ in range(3):
-            assert browser.session().subject == "ann"
-        store.close()
-    assert caplog.text.count("a store that does not evict; redis evicts") == 1
-    assert levels(caplog) == [logging.WARNING, logging.ERROR]
-
-
-@pytest.mark.server
-def test_memcached_is_refused_for_revocation_only(
-    open_keeper: Opener, clock: Clock, sqlite: SQLiteStorage
-) -> None:
-    with memcached_server() as server:
-        store = open_storage(server.url, clock)
-        message = refusal(open_keeper, store)
-        assert "; memcached evicts and forgets at a restart" in message
-        # Parts may go there.
-        open_keeper(RoutedStorage(sqlite, {"sealedstate.part": store}))
-        store.close()

@@ -28,12 +28,9 @@ from sealedstate.storage import (
     open_storage,
 )
 from sealedstate.storage.urls import parse_routes, split_path, split_url
-from tests.support import sql_servers
 from tests.support.server_process import until
 from tests.support.sql_servers import PostgreSQLServer
 from tests.support.sql_surroundings import locked_records
-
-postgresql_server = sql_servers.postgresql_server
 
 # --- what is opened -----------------------------------------------------------------------------
 
@@ -157,8 +154,6 @@ def test_one_url_is_no_line_of_routes() -> None:
         assert parse_routes(url) == url
 
 
-# --- what is refused ----------------------------------------------------------------------------
-
 # By URL, a part of the message. None repeats a "canary", which may be part of a password.
 REFUSED: list[tuple[str | dict[str, str], str]] = [
     *((url, "one of memory:") for url in ("", "sqlite", "memory", "nonsense", "canary:knows")),
@@ -229,9 +224,6 @@ def test_wrong_url_is_refused_and_not_repeated() -> None:
         assert part in str(caught.value), url
         assert str(caught.value).startswith("storage: ")
         assert "canary" not in "".join(traceback.format_exception(caught.value)), url
-
-
-# --- the effects of options ---------------------------------------------------------------------
 
 
 def test_redis_store_waits_as_long_as_its_url_says() -> None:

@@ -19,12 +19,10 @@ from sealedstate.storage.contract import Clock, Stored
 from sealedstate.storage.redis import GRACE, PAGE, RedisStorage
 from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import poll
-from tests.support import kv_servers
 from tests.support.kv_promises import PATIENT, SHORT, KeyValuePromises
 from tests.support.kv_servers import KeyValueServer, redis_server
 
 pytestmark = pytest.mark.server
-plain_redis = kv_servers.plain_redis
 
 MINUTE = 60_000
 

@@ -12,20 +12,18 @@ import redis
 
 import sealedstate.storage.redis
 from sealedstate.errors import StorageUnavailable
-from sealedstate.storage import ManagedStorage, Storage
+from sealedstate.storage import Storage
 from sealedstate.storage.contract import Capabilities, Clock, Stored
 from sealedstate.storage.redis import SETTINGS_COMMANDS, RedisStorage, capabilities_by
 from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import eventually, poll
-from tests.support import kv_servers
-from tests.support.backends import ContractBehindProxy
+from tests.support.backends import ContractBehindProxy, use_everything
 from tests.support.kv_promises import PATIENT
 from tests.support.kv_servers import KeyValueServer, Persistence, make_cluster_of_one, redis_server
 from tests.support.ports import free_port
 from tests.support.sql_servers import make_certificate
 
 pytestmark = pytest.mark.server
-plain_redis = kv_servers.plain_redis
 
 RECORDS = 100
 
@@ -151,9 +149,6 @@ def test_server_that_reports_nothing_declares_nothing() -> None:
         assert (can.durable, can.survives_restart, can.evicts) == (False, False, True)
 
 
-# --- crashes and restarts -----------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("persistence", ["aof everysec", "aof no"])
 def test_crash_costs_nothing_once_redis_has_written_its_buffer(persistence: Persistence) -> None:
     with redis_server(persistence) as server:
@@ -192,27 +187,6 @@ def cluster() -> Iterator[KeyValueServer]:
     with redis_server("none", "--cluster-enabled", "yes") as server:
         make_cluster_of_one(server)
         yield server
-
-
-def use_everything(store: ManagedStorage, clock: FakeClock) -> None:
-    """Use every operation, some of them with expired entries to remove."""
-    for _ in range(2):
-        for number in range(10):
-            store.create("c", str(number), b"v", clock.now + 1000, 1)
-            store.add_member("c", str(number), "m", clock.now + 1000)
-            store.add_member("c", "many", str(number), clock.now + 1000)
-        store.update("c", "1", b"w", clock.now + 2000, 2, expected=1)
-        store.update_expiration("c", "2", None)
-        store.touch_context("c", clock.now + 3000)
-        store.delete("c", "3")
-        store.remove_member("c", "3", "m")
-        assert len(list(store.keys("c"))) == 9
-        assert store.members("c", "4")
-        clock.advance(400_000)
-        assert store.reap(5)
-    store.add_member("c", "5", "m", None)
-    store.delete_context("c")
-    store.ping()
 
 
 @pytest.mark.slow

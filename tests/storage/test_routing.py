@@ -21,11 +21,6 @@ from sealedstate.testing import StorageContract
 from tests.support.jar import Clock as StandingClock
 
 
-@pytest.fixture
-def clock() -> StandingClock:
-    return StandingClock()
-
-
 class TestRoutedStorage:
     def test_each_context_goes_to_its_store(self, clock: StandingClock) -> None:
         one, other = MemoryStorage(clock), MemoryStorage(clock)

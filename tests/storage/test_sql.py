@@ -1,26 +1,28 @@
-"""The SQL store on PostgreSQL and MariaDB: tables, rights, connections, forks and reaping."""
+"""The SQL store on PostgreSQL and MariaDB: tables, rights, connections, forks, reaping; the kit."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from sealedstate.errors import VersionMismatch
-from sealedstate.storage import Stored
+from sealedstate.storage import Storage, Stored
+from sealedstate.storage.contract import Clock as StoreClock
 from sealedstate.storage.contract import millis
 from sealedstate.storage.sql import REAP_EVERY, REAP_LIMIT, SQLStorage
-from tests.support import sql_servers, sql_surroundings
+from tests.support import sql_surroundings
+from tests.support.backends import ContractBehindProxy
 from tests.support.jar import Clock
-from tests.support.sql_surroundings import Opener, after_recovery, unavailable_message
+from tests.support.sql_server import SQLServer
+from tests.support.sql_surroundings import SLOW, Opener, after_recovery, unavailable_message
 
 pytestmark = pytest.mark.server
-postgresql_server = sql_servers.postgresql_server
-mariadb_server = sql_servers.mariadb_server
-clock, server = sql_surroundings.clock, sql_surroundings.server
+server = sql_surroundings.server
 schema, url = sql_surroundings.schema, sql_surroundings.url
 open_store, store = sql_surroundings.open_store, sql_surroundings.store
 
@@ -181,3 +183,28 @@ def test_reaping_skips_locked_records(
     with sql_surroundings.locked_records(server, schema, "version = 1 LIMIT 1"):
         assert store.reap(10) == 2
     assert store.reap(10) == 1
+
+
+# --- the kit --------------------------------------------------------------------------------------
+
+
+class SQLContract(ContractBehindProxy):
+    fixture: ClassVar[str]
+
+    @pytest.fixture(autouse=True)
+    def _place(self, request: pytest.FixtureRequest) -> Iterator[None]:
+        server: SQLServer = request.getfixturevalue(self.fixture)
+        with self.proxy_of(server.port) as port:
+            self.url = server.url(server.fresh_schema(), port=port)
+            yield
+
+    def open_store(self, clock: StoreClock) -> Storage:
+        return SQLStorage(self.url, clock, timeout=SLOW)
+
+
+class TestPostgreSQL(SQLContract):
+    fixture = "postgresql_server"
+
+
+class TestMariaDB(SQLContract):
+    fixture = "mariadb_server"

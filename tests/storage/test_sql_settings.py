@@ -17,9 +17,7 @@ from tests.support.sql_servers import MariaDBServer, PostgreSQLServer
 from tests.support.sql_surroundings import Opener, unavailable_message
 
 pytestmark = pytest.mark.server
-postgresql_server = sql_servers.postgresql_server
-mariadb_server = sql_servers.mariadb_server
-clock, server = sql_surroundings.clock, sql_surroundings.server
+server = sql_surroundings.server
 schema, url = sql_surroundings.schema, sql_surroundings.url
 open_store, store = sql_surroundings.open_store, sql_surroundings.store
 

@@ -26,14 +26,10 @@ from sealedstate.errors import CapacityError, ConfigurationError, StorageUnavail
 from sealedstate.storage import SQLiteStorage, Stored
 from sealedstate.storage.sqlite import SQLiteFile, wal_is_safe
 from sealedstate.testing._workers import run_in_fork
+from tests.support.forks import run_child
 from tests.support.jar import Clock
 
 JOURNAL = "wal" if wal_is_safe(sqlite3.sqlite_version_info) else "delete"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -61,13 +57,6 @@ def is_intact(path: Path) -> bool:
 def rows(path: Path) -> int:
     ((count,),) = sql(path, "SELECT count(*) FROM sealedstate_record")
     return int(count)
-
-
-def run_child(act: Callable[[], object]) -> Any:
-    """What `act` returns in a forked child; it must succeed."""
-    problem, answer = run_in_fork(act)
-    assert not problem, problem
-    return answer
 
 
 def outcome(act: Callable[[], Any]) -> Any:
@@ -253,9 +242,6 @@ def test_file_stays_the_same_if_the_process_changes_its_directory(
     assert path.exists()
 
 
-# --- full disks ---------------------------------------------------------------------------------
-
-
 def use_full_disk(path: Path) -> dict[str, object]:
     store = SQLiteStorage(path, time.time)
 
@@ -324,9 +310,6 @@ def test_full_database_refuses_writes_until_there_is_room(path: Path, clock: Clo
         disk.pages = 1 << 20
         store.close()
         assert store.create("c", "large", b"v" * 500_000, None, 1)
-
-
-# --- locked databases ---------------------------------------------------------------------------
 
 
 def lock(path: Path) -> sqlite3.Connection:
@@ -543,9 +526,6 @@ def test_write_ahead_log_is_used_only_by_an_sqlite_with_the_fix(
         with closing(store._file.open()) as connection:
             assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     assert len(list(store.keys("c"))) == 2 * len(unsafe)
-
-
-# --- expired rows -------------------------------------------------------------------------------
 
 
 def test_writes_remove_expired_rows(path: Path, store: SQLiteStorage, clock: Clock) -> None:

@@ -57,11 +57,6 @@ class Tab:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def store(clock: Clock) -> ScriptedStorage:
     return ScriptedStorage(clock)
 

@@ -11,11 +11,11 @@ from sealedstate._stored.table import Kind, SealedTable, SweepResult
 from sealedstate._wire.token import kid_of
 from sealedstate.errors import StorageUnavailable
 from sealedstate.keyring import Key, Keyring
-from sealedstate.storage import USES, Stored
+from sealedstate.storage import USES
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Clock
 from tests.support.rings import DAY
-from tests.support.stored import Rows, access_of
+from tests.support.stored import Rows, access_of, row_of
 
 NOW = 1_800_000_000
 CONTEXT = "sealedstate.sso.consent"
@@ -39,12 +39,6 @@ def swept(storage: Any, ring: Keyring, now: float) -> SweepResult:
     return result
 
 
-def stored(storage: ScriptedStorage, key: str) -> Stored:
-    found = storage.read(CONTEXT, key)
-    assert found is not None
-    return found
-
-
 @pytest.fixture
 def storage() -> ScriptedStorage:
     return ScriptedStorage(Clock(NOW))
@@ -62,13 +56,13 @@ def test_sweep_reseals_the_values_of_older_keys_and_keeps_their_expiry(
     for number in range(20):
         put(storage, f"old {number}", ring)
     put(storage, "new", ring, NOW + DAY)
-    before = stored(storage, "new")
+    before = row_of(storage, CONTEXT, "new")
     found = swept(storage, ring, NOW + DAY)
     assert (found.seen, found.resealed, found.needed[new], found.needed[old]) == (21, 20, 21, 0)
-    assert stored(storage, "new") == before
+    assert row_of(storage, CONTEXT, "new") == before
     only = Keyring((ring.keys[0],))
     for number in range(20):
-        row = stored(storage, f"old {number}")
+        row = row_of(storage, CONTEXT, f"old {number}")
         assert row.expires_at == (NOW + DAY) * 1000
         assert ROWS.open_row(CONTEXT, f"old {number}", row, only, NOW + DAY).decode() == (
             f"old {number}"
@@ -85,11 +79,15 @@ def test_sweep_leaves_unreadable_values_and_counts_their_keys_as_needed(
     put(storage, "an unknown key's", stranger := ring_of(0))
     storage.create(CONTEXT, "garbage", b"garbage", None, 1)
     put(storage, "ours", ring)
-    before = [stored(storage, key) for key in ("another realm's", "an unknown key's", "garbage")]
+    before = [
+        row_of(storage, CONTEXT, key) for key in ("another realm's", "an unknown key's", "garbage")
+    ]
     found = swept(storage, ring, NOW + DAY)
     assert found.unreadable == {"tag": 1, "kid-unknown": 1, "malformed": 1}
     assert found.needed == {new: 1, old: 1, stranger.keys[0].kid: 1, b"": 1}
-    after = [stored(storage, key) for key in ("another realm's", "an unknown key's", "garbage")]
+    after = [
+        row_of(storage, CONTEXT, key) for key in ("another realm's", "an unknown key's", "garbage")
+    ]
     assert after == before
 
 
@@ -122,7 +120,7 @@ def test_concurrent_write_or_delete_wins_against_a_sweep(storage: ScriptedStorag
     storage.before("update", act=act)
     found = swept(storage, ring, NOW + DAY)
     assert found.seen == 1
-    row = stored(storage, "written")
+    row = row_of(storage, CONTEXT, "written")
     assert ROWS.open_row(CONTEXT, "written", row, ring, NOW + DAY) == b"theirs"
     assert storage.read(CONTEXT, "deleted") is None
 
@@ -133,14 +131,14 @@ def test_sweep_gives_up_on_a_row_that_is_written_all_the_time(storage: ScriptedS
 
     def act() -> None:
         behind = storage.storage
-        version[0] = stored(storage, "k").version + 1
+        version[0] = row_of(storage, CONTEXT, "k").version + 1
         value = ROWS.seal_row(CONTEXT, "k", version[0], b"theirs", ring, NOW)  # by the old key
         behind.update(CONTEXT, "k", value, None, version[0])
 
     storage.before("update", act=act, times=None)
     with pytest.raises(StorageUnavailable, match="by others"):
         swept(storage, ring, NOW + DAY)
-    assert stored(storage, "k").version == version[0]
+    assert row_of(storage, CONTEXT, "k").version == version[0]
 
 
 def test_kid_of_a_token_is_read_and_of_anything_else_is_none() -> None:

@@ -82,11 +82,6 @@ class Node:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(NOW)
-
-
-@pytest.fixture
 def store(clock: Clock) -> ScriptedStorage:
     return ScriptedStorage(clock)
 

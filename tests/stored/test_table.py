@@ -12,24 +12,22 @@ import logging
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import Keeper, Key, Session, StorageError
+from sealedstate import Keeper, Key, Session
 from sealedstate._stored.parts import CONTEXT
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.encoding import to_text
 from sealedstate.errors import UnreadableError
-from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
 from sealedstate.storage import SQLiteStorage, Stored
 from sealedstate.storage.contract import LAST_VERSION
 from tests.support.jar import RING, Browser, Clock, keeper
+from tests.support.shop import signed_in
 from tests.support.stored import Rows
 
 NOW = 1_800_000_000
@@ -89,16 +87,6 @@ def test_version_out_of_range_is_refused(version: int) -> None:
     assert opens(rows, "c", "k", Stored(value, version, None)) is None
 
 
-def test_primary_key_seals_and_every_key_of_the_ring_opens() -> None:
-    rows = Rows("default", os.urandom)
-    value = rows.seal_row("c", "k", 1, b"v", RING, NOW)
-    rotated = Keyring((NEXT_KEY, *RING.keys))
-    assert opens(rows, "c", "k", Stored(value, 1, None), rotated) == b"v"
-    assert rows.seal_row("c", "k", 2, b"v", rotated, NOW)[1:5] == NEXT_KEY.kid
-    revoked = Keyring((NEXT_KEY, replace(RING.keys[0], revoked=True)))
-    assert opens(rows, "c", "k", Stored(value, 1, None), revoked) is None
-
-
 def test_each_refused_row_is_reported_and_no_other() -> None:
     reported: list[tuple[str, str]] = []
     rows = Rows("default", os.urandom, lambda *refused: reported.append(refused))
@@ -107,9 +95,6 @@ def test_each_refused_row_is_reported_and_no_other() -> None:
         opens(rows, "c", "k", stored)
     opens(rows, "c", "k", Stored(value, 1, None), Keyring((NEXT_KEY,)))
     assert reported == [("c", "tag"), ("c", "malformed"), ("c", "kid-unknown")]
-
-
-# --- a store whose owner tampers with it --------------------------------------------------------
 
 
 class Owner:
@@ -144,46 +129,17 @@ class Owner:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock(NOW)
-
-
-@pytest.fixture
 def owner(tmp_path: Path) -> Owner:
     return Owner(tmp_path / "store.sqlite")
 
 
 @pytest.fixture
-def node(owner: Owner, clock: Clock) -> Iterator[Callable[..., Keeper]]:
-    """Makes a keeper of a deployment that keeps its store in the owner's file."""
-    stores = []
-
-    def made(**given: Any) -> Keeper:
-        stores.append(SQLiteStorage(owner.path, clock))
-        parts = {"vault": "server", "purse": "server"}
-        return keeper(
-            clock, storage=stores[-1], part_policies=parts, accept_weak_store_for=[], **given
+def shop(owner: Owner, clock: Clock) -> Iterator[Keeper]:
+    """A node that keeps its store in the owner's file."""
+    with contextlib.closing(SQLiteStorage(owner.path, clock)) as store:
+        yield keeper(
+            clock, storage=store, part_policies={"vault": "server"}, accept_weak_store_for=[]
         )
-
-    yield made
-    for store in stores:
-        store.close()
-
-
-@pytest.fixture
-def shop(node: Callable[..., Keeper]) -> Keeper:
-    return node()
-
-
-def signed_in(keeper: Keeper, subject: str = "ann", **values: object) -> Browser:
-    browser = Browser(keeper)
-
-    def change(session: Session) -> None:
-        session.subject = subject
-        session.update(values)
-
-    browser.visit(change)
-    return browser
 
 
 def key_of(owner: Owner, context: str, make: Callable[[], object]) -> bytes:
@@ -192,116 +148,6 @@ def key_of(owner: Owner, context: str, make: Callable[[], object]) -> bytes:
     make()
     (key,) = owner.rows(context).keys() - before
     return key
-
-
-def test_swapped_parts_are_lost_and_the_login_survives(shop: Keeper, owner: Owner) -> None:
-    browser = signed_in(shop, vault="gold", purse="copper")
-    (one, (gold, first)), (two, (copper, second)) = owner.rows(CONTEXT).items()
-    owner.put(CONTEXT, one, copper, first)
-    owner.put(CONTEXT, two, gold, second)
-    session = browser.session()
-    assert session.subject == "ann"
-    assert dict(session) == {}
-    assert shop.counts["row-refused-tag"] == 2
-
-
-def test_rolled_back_part_is_lost(shop: Keeper, owner: Owner, clock: Clock) -> None:
-    browser = signed_in(shop, vault="gold")
-    ((key, (gold, old)),) = owner.rows(CONTEXT).items()
-    clock.forward(1)
-    browser.visit(lambda session: session.update(vault="copper"))
-    _, new = owner.rows(CONTEXT)[key]
-    for version in (new, old):  # under the current version, and unchanged
-        owner.put(CONTEXT, key, gold, version)
-        assert browser.read() == {}
-    assert browser.session().subject == "ann"
-
-
-def test_row_of_a_revocation_refuses_its_session_after_any_tampering(
-    shop: Keeper, owner: Owner, node: Callable[..., Keeper]
-) -> None:
-    browser, other = signed_in(shop), signed_in(shop, "bob")
-    captured = Browser(shop, browser.jar.copy())
-    key = key_of(owner, SESSIONS, lambda: browser.visit(Session.invalidate))
-    theirs = key_of(owner, SESSIONS, lambda: other.visit(Session.regenerate))
-    blog = Browser(node(realm="blog"))
-    blog.visit(lambda session: setattr(session, "subject", "ann"))
-    foreign = key_of(owner, SESSIONS, lambda: blog.visit(Session.regenerate))
-    value, version = owner.rows(SESSIONS)[key]
-    for attempt, at in (
-        (b"", version),
-        (b"junk", version),
-        (owner.rows(SESSIONS)[theirs][0], version),
-        owner.rows(SESSIONS)[theirs],
-        owner.rows(SESSIONS)[foreign],
-        (value, version - 1),
-        (value, -version),
-    ):
-        owner.put(SESSIONS, key, attempt, at)
-        assert captured.session().subject is None
-        assert captured.session().withheld is None
-    assert shop.counts["row-refused-tag"]
-    assert shop.counts["opened"] == 2  # before the logouts
-
-
-def test_watermark_refuses_its_subject_after_any_tampering(
-    shop: Keeper, owner: Owner, clock: Clock, node: Callable[..., Keeper]
-) -> None:
-    browser, bob = signed_in(shop), signed_in(shop, "bob")
-    first = key_of(owner, SUBJECTS, lambda: shop.revoke_subject("ann"))
-    theirs = key_of(owner, SUBJECTS, lambda: shop.revoke_subject("carl"))
-    foreign = key_of(owner, SUBJECTS, lambda: node(realm="blog").revoke_subject("ann"))
-    older, old = owner.rows(SUBJECTS)[first]
-    clock.forward(60)
-    later = signed_in(shop)
-    clock.forward(60)
-    shop.revoke_subject("ann")
-    value, version = owner.rows(SUBJECTS)[first]
-    assert later.session().subject is None
-    cookies = later.jar.header(), browser.jar.header()
-    for attempt, at in (
-        (b"", version),
-        (b"junk", version),
-        (older, version),  # rolled back
-        (owner.rows(SUBJECTS)[theirs][0], version),
-        owner.rows(SUBJECTS)[theirs],
-        owner.rows(SUBJECTS)[foreign],
-        (value, old),
-        (value, -version),
-    ):
-        owner.put(SUBJECTS, first, attempt, at)
-        for visitor in (browser, later):
-            session = visitor.session()
-            assert session.subject is None
-            assert session.withheld == "store-down"
-            assert visitor.visit(lambda session: session.update(csrf="x")) == []
-        assert bob.session().subject == "bob"
-    assert (later.jar.header(), browser.jar.header()) == cookies
-
-
-def test_subject_of_a_lost_watermark_can_sign_in_and_older_sessions_stay_out(
-    shop: Keeper, owner: Owner, clock: Clock
-) -> None:
-    browser = signed_in(shop)
-    key = key_of(owner, SUBJECTS, lambda: shop.revoke_subject("ann"))
-    owner.put(SUBJECTS, key, b"junk", owner.rows(SUBJECTS)[key][1])
-    clock.forward(5)
-    again = signed_in(shop)
-    assert again.session().subject == "ann"
-    assert browser.session().subject is None
-    assert browser.session().withheld is None
-
-
-def test_node_without_the_key_of_a_watermark_signs_in_no_subject(
-    shop: Keeper, owner: Owner, node: Callable[..., Keeper], clock: Clock
-) -> None:
-    shop.revoke_subject("ann")
-    before = owner.rows(SUBJECTS)
-    clock.forward(5)
-    lagging = node(keys=StaticKeys(Keyring((NEXT_KEY,), lookup=RING.lookup)))
-    with pytest.raises(StorageError):
-        signed_in(lagging)
-    assert owner.rows(SUBJECTS) == before
 
 
 def test_refused_row_is_counted_and_logged_without_a_secret(

@@ -1,7 +1,6 @@
 """The stores that the tests of consistency run against, and processes that use them.
 
-A backend is added by a line in BACKENDS; processes must be able to share it. A module of tests
-imports `postgresql_server` and `mariadb_server`, which start one server each for all of its tests.
+A backend is added by a line in BACKENDS; processes must be able to share it.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import pytest
 
 from sealedstate.storage import ManagedStorage, open_storage
 from sealedstate.storage.urls import OPTION_PREFIX
-from sealedstate.testing import StorageContract
+from sealedstate.testing import FakeClock, StorageContract
 from tests.support.fault_proxy import FaultProxy
 from tests.support.kv_servers import Persistence, memcached_server, redis_server
 from tests.support.sql_server import SQLServer
@@ -138,6 +137,27 @@ def patient(url: str) -> str:
 def opener(url: str) -> Callable[[], ManagedStorage]:
     """A function that opens the store of `url`, in any process."""
     return partial(open_storage, url, time.time)
+
+
+def use_everything(store: ManagedStorage, clock: FakeClock) -> None:
+    """Use every operation, some of them with expired entries to remove."""
+    for _ in range(2):
+        for number in range(10):
+            store.create("c", str(number), b"v", clock.now + 1000, 1)
+            store.add_member("c", str(number), "m", clock.now + 1000)
+            store.add_member("c", "many", str(number), clock.now + 1000)
+        store.update("c", "1", b"w", clock.now + 2000, 2, expected=1)
+        store.update_expiration("c", "2", None)
+        store.touch_context("c", clock.now + 3000)
+        store.delete("c", "3")
+        store.remove_member("c", "3", "m")
+        assert len(list(store.keys("c"))) == 9
+        assert store.members("c", "4")
+        clock.advance(400_000)
+        assert store.reap(5)
+    store.add_member("c", "5", "m", None)
+    store.delete_context("c")
+    store.ping()
 
 
 # Processes are forked from one that has imported all this and that no test has changed.

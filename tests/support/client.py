@@ -1,8 +1,4 @@
-"""Clients for tests: one that calls a WSGI application in process, one that uses real sockets.
-
-Knows PEP 3333 from the server's side, HTTP/1.1 and the jar's cookies. Does not know the
-applications that it asks.
-"""
+"""Clients for tests: one that calls a WSGI application in process, one that uses real sockets."""
 
 from __future__ import annotations
 
@@ -12,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
-from wsgiref.util import setup_testing_defaults
+
+from werkzeug.test import create_environ
 
 from tests.support.jar import Jar
 
@@ -105,18 +102,8 @@ def environ_of(
     extras: Mapping[str, object] | None = None,
 ) -> WSGIEnvironment:
     """A request's environ. `extras` go before everything else."""
-    path, _, query = path.partition("?")
-    environ: WSGIEnvironment = {
-        "REQUEST_METHOD": method,
-        "SCRIPT_NAME": "",
-        "PATH_INFO": path,
-        "QUERY_STRING": query,
-    }
-    if cookie:
-        environ["HTTP_COOKIE"] = cookie
-    environ |= extras or {}
-    setup_testing_defaults(environ)
-    return environ
+    headers = {"Cookie": cookie} if cookie else {}
+    return create_environ(path, method=method, headers=headers, environ_overrides=extras)
 
 
 def attempt(

@@ -45,6 +45,11 @@ def disk_folder() -> Path:
     raise AssertionError(f"no directory is on a disk; name one in {VARIABLE}")
 
 
+def pytest_report_header() -> str:
+    folder = disk_folder()
+    return f"files of crash tests: in {folder} ({file_system(folder)})"
+
+
 @pytest.fixture
 def disk() -> Iterator[Path]:
     """An empty directory on a disk, which servers' users may enter."""

@@ -1,6 +1,6 @@
-"""A TCP proxy on 127.0.0.1 with switchable faults, to stand between a client and a real server.
+"""A TCP proxy on 127.0.0.1 with switchable faults, between a client and a real server.
 
-Knows sockets. Does not know any protocol: what arrives in one piece is one request, or one reply.
+It knows no protocol: what arrives in one piece is one request, or one reply.
 
     with FaultProxy(server.port) as proxy:
         client = connect(proxy.port)
@@ -48,8 +48,8 @@ class FaultProxy:
     `latency`: seconds by which each piece comes late, in either direction. `stalled`: pieces wait
     until it is False again. `drop_replies`: requests arrive, and instead of the reply the
     connection closes; not so the next `passed_replies`. `swap_replies`: the next two replies, of
-    two connections, change places. `refusing`: new connections are reset. `cut()` resets those
-    that stand.
+    two connections, change places. `refusing`: new connections are reset. `cut()` resets all
+    connections.
 
     `connections` and `requests` count what has come from clients, `dropped` the replies lost.
     """

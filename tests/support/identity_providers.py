@@ -1,7 +1,6 @@
 """An identity provider: its keys, logins, stores and nodes, and its users' browsers.
 
-Keys and logins are equal in every run. A module of tests on stores imports `postgresql_server`, so
-that one server serves it all.
+Keys and logins are equal in every run.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from sealedstate.sso import (
 from sealedstate.sso._codec.tables import METHODS
 from sealedstate.sso.logins import StoredText
 from sealedstate.storage import USES, MemoryStorage, Storage, Stored, open_storage
-from tests.support.backends import BACKENDS, Service
+from tests.support.backends import BACKENDS, Service, patient
 from tests.support.jar import Browser, Clock, Jar, keeper
 
 NOW = 1_790_000_000
@@ -94,7 +93,6 @@ RING = Keyring((a_key(1),), lookup=LOOKUP)
 NAMES = ("sqlite", "postgresql", "redis")
 ON_SERVERS = [pytest.param(name, marks=pytest.mark.server) for name in NAMES if name != "sqlite"]
 SHARED = ["sqlite", *ON_SERVERS]
-TIMEOUT = "sealedstate_timeout=20"
 
 
 def deployment(
@@ -132,11 +130,6 @@ def service(name: str, request: pytest.FixtureRequest, folder: Path) -> Iterator
         store.prepare()
         store.close()
         yield running
-
-
-def patient(url: str) -> str:
-    """The URL of a store that a busy machine may answer late."""
-    return f"{url}{'&' if '?' in url else '?'}{TIMEOUT}"
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """A model of a browser: its cookie jar, and its visits to a keeper.
 
-Knows RFC 6265bis as Chromium and Firefox were measured to keep it: sizes, prefixes, overwriting and
-deletion, one host. Does not know eviction, domains or what a value means.
+RFC 6265bis as Chromium and Firefox were measured to keep it: sizes, prefixes, overwriting and
+deletion, for one host; without eviction and domains.
 """
 
 from __future__ import annotations

@@ -1,9 +1,5 @@
 """Temporary Redis and memcached servers on free ports of 127.0.0.1.
 
-A test module takes a fixture by naming it:
-
-    plain_redis = kv_servers.plain_redis
-
 Tests whose server is not installed are skipped; with REQUIRE_SERVERS=1 they fail.
 """
 

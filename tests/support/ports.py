@@ -1,8 +1,4 @@
-"""Ports of 127.0.0.1 for servers that can't be handed a socket, and that come back where they were.
-
-Knows which ports the kernel gives to others, and what other test processes of this machine have
-taken. Does not know who listens.
-"""
+"""Ports of 127.0.0.1 for servers that cannot be given a socket and that return to their port."""
 
 from __future__ import annotations
 

@@ -6,21 +6,15 @@ A token here is the kid and the time of its seal, which is all that a ring decid
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from random import Random
 
 from sealedstate.deployment import ClampedClock
 from sealedstate.events import EventLog
-from sealedstate.keyring import Keyring, KeyState
+from sealedstate.keyring import KeyState
 from sealedstate.rotation.ring import Schedule
 from sealedstate.rotation.source import RotatingKeySource, RotationConfig
 from tests.support.ring_storages import MemoryRing
-
-
-@dataclass(frozen=True)
-class Token:
-    kid: bytes
-    sealed_at: int
+from tests.support.rings import Sealed, opens
 
 
 class World:
@@ -35,7 +29,7 @@ class World:
         self.schedule = Schedule(draw(1, 3000), announce, draw(1, 4000), self.skew)
         self.storage = MemoryRing()
         self.nodes = [Node(self, creates_missing=True) for _ in range(draw(2, 5))]
-        self.tokens: list[Token] = []
+        self.tokens: list[Sealed] = []
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
@@ -92,23 +86,17 @@ class Node:
     def set_clock(self) -> None:
         self._offset = self._world.random.uniform(-0.5, 0.5) * self._world.skew
 
-    def seal(self) -> Token:
+    def seal(self) -> Sealed:
         now, ring = int(self._clock()), self.keys.keyring()
         primary = ring.primary(now)
         assert [key for key in ring.keys if ring.state(key, now) is KeyState.PRIMARY] == [primary]
         self._primaries.append(primary.activates_at)
         assert self._primaries == sorted(self._primaries), "a step back"
-        return Token(primary.kid, now)
+        return Sealed(primary.kid, now)
 
-    def check(self, tokens: list[Token]) -> None:
+    def check(self, tokens: list[Sealed]) -> None:
         """Every token opens here for as long as what it carries may be used."""
         now, ring = int(self._clock()), self.keys.keyring()
         for token in tokens[-30:]:
             if now < token.sealed_at + self._world.schedule.keep:
-                assert self._opens(ring, token, now), (token, now, ring)
-
-    def _opens(self, ring: Keyring, token: Token, now: int) -> bool:
-        key = ring.find(token.kid)
-        if key is None or not ring.may_have_sealed(key, token.sealed_at):
-            return False
-        return key.expires_at is None or now < key.expires_at
+                assert opens(ring, token, now), (token, now, ring)

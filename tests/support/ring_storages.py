@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
-from hypothesis import strategies as st
 
 from sealedstate.errors import OperatorError
-from sealedstate.rotation import transitions
 from sealedstate.rotation.ring import Ring, Schedule
 from sealedstate.rotation.ring_file import RingFile
 from sealedstate.rotation.source import RotationConfig
 from tests.support.jar import Clock
-from tests.support.ring_workers import SCHEDULE, first_ring, next_of, open_file
+from tests.support.ring_workers import first_ring, next_of, open_file
 
 # --- in memory ----------------------------------------------------------------------------------
 
@@ -100,43 +97,3 @@ def problem(act: Callable[..., object], *arguments: object) -> str:
     with pytest.raises(OperatorError) as caught:
         act(*arguments)
     return str(caught.value)
-
-
-# --- any sequence of changes --------------------------------------------------------------------
-
-Change: TypeAlias = Callable[[Ring], Ring]
-
-
-def _rotate(seconds: int, force: bool, ring: Ring) -> Ring:
-    return transitions.rotate(ring, SCHEDULE, ring.updated_at + seconds, os.urandom, force)
-
-
-def _revoke(number: int, reason: str, ring: Ring) -> Ring:
-    kid = ring.keys[number % len(ring.keys)].kid
-    return transitions.revoke(ring, kid, ring.updated_at + 1, os.urandom, reason)
-
-
-def _disable(number: int, ring: Ring) -> Ring:
-    kid = ring.keys[number % len(ring.keys)].kid
-    return transitions.disable(ring, kid, ring.updated_at + 1, os.urandom)
-
-
-def _enable(number: int, ring: Ring) -> Ring:
-    return transitions.enable(ring, ring.keys[number % len(ring.keys)].kid, ring.updated_at + 1)
-
-
-def _revoke_before(seconds: int, ring: Ring) -> Ring:
-    return transitions.revoke_before(ring, ring.updated_at - seconds, ring.updated_at + 1)
-
-
-_numbers = st.integers(0, 5)
-CHANGES: st.SearchStrategy[list[Change]] = st.lists(
-    st.one_of(
-        st.builds(partial, st.just(_rotate), st.integers(0, 200), st.booleans()),
-        st.builds(partial, st.just(_revoke), _numbers, st.text(max_size=5)),
-        st.builds(partial, st.just(_disable), _numbers),
-        st.builds(partial, st.just(_enable), _numbers),
-        st.builds(partial, st.just(_revoke_before), st.integers(0, 50)),
-    ),
-    max_size=10,
-)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ class ServerProcess(ABC):
 
     name: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    environ: Mapping[str, str] | None = None
 
     def __init__(self, port: int, directory: Path, user: pwd.struct_passwd | None = None) -> None:
         self.port, self.directory = port, directory
@@ -147,6 +148,7 @@ class ServerProcess(ABC):
             stdout=out,
             stderr=out,
             cwd=self.directory,
+            env=self.environ,
             user=None if who is None else who.pw_uid,
             group=None if who is None else who.pw_gid,
             extra_groups=None if who is None else [],

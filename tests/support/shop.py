@@ -31,6 +31,7 @@ __all__ = [
     "record_of",
     "setting",
     "sign_in",
+    "signed_in",
     "touch",
 ]
 
@@ -69,6 +70,13 @@ def sign_in(browser: Browser, subject: str = "ann", /, **values: object) -> list
         session.update(values)
 
     return browser.visit(change)
+
+
+def signed_in(keeper: Keeper, subject: str = "ann", /, **values: object) -> Browser:
+    """A browser that has signed in."""
+    browser = Browser(keeper)
+    sign_in(browser, subject, **values)
+    return browser
 
 
 def setting(**values: object) -> Callable[[Session], object]:

@@ -1,8 +1,8 @@
 """Temporary PostgreSQL and MariaDB servers on free ports of 127.0.0.1, as durable as by default.
 
 `running(PostgreSQLServer)` starts one. The fixtures `postgresql_server` and `mariadb_server` start
-one for all modules of a pytest process; a module takes them by naming them. Tests whose server is
-not installed are skipped; with REQUIRE_SERVERS=1 they fail.
+one for all tests of a pytest process. Tests whose server is not installed are skipped; with
+REQUIRE_SERVERS=1 they fail.
 """
 
 from __future__ import annotations
@@ -205,11 +205,6 @@ class MariaDBServer(SQLServer):
         )
 
 
-# --- one of each for all modules ----------------------------------------------------------------
-
-_RUNNING: dict[type[SQLServer], SQLServer] = {}
-
-
 @contextlib.contextmanager
 def running(kind: type[SQLServer], *options: str, folder: Path | None = None) -> Iterator[Any]:
     """A new server, with its data in `folder`."""
@@ -249,26 +244,13 @@ def make_certificate(key: Path, certificate: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-@contextlib.contextmanager
-def _share(kind: type[SQLServer]) -> Iterator[Any]:
-    if kind in _RUNNING:  # started by the fixture of another module, which ends later
-        yield _RUNNING[kind]
-        return
-    with running(kind) as server:
-        _RUNNING[kind] = server
-        try:
-            yield server
-        finally:
-            del _RUNNING[kind]
-
-
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[PostgreSQLServer]:
-    with _share(PostgreSQLServer) as server:
+    with running(PostgreSQLServer) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def mariadb_server() -> Iterator[MariaDBServer]:
-    with _share(MariaDBServer) as server:
+    with running(MariaDBServer) as server:
         yield server

@@ -21,11 +21,6 @@ SLOW = 120.0
 HANGS = 30.0  # seconds; a call with a deadline of half a second that takes longer hangs
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 @pytest.fixture(params=["postgresql", "mariadb"])
 def server(request: pytest.FixtureRequest) -> Iterator[Any]:
     found: SQLServer = request.getfixturevalue(f"{request.param}_server")

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from typing import Any
 from sealedstate.errors import OutcomeUnknown, StorageUnavailable, VersionMismatch
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import next_version
+from sealedstate.testing._workers import run_in_threads
 from tests.support.linearizability import Answer, Held, Kind, Mismatch, Operation
 
 CONTEXT = "histories"
@@ -31,12 +31,9 @@ CLIENTS_PER_PROCESS = 2
 def use(opener: Callable[[], Storage], name: str, folder: Path) -> None:
     """Run some clients on one store, as threads, until there is a file `stop` in `folder`."""
     store = opener()
-    names = [f"{name}.{number}" for number in range(CLIENTS_PER_PROCESS)]
-    threads = [threading.Thread(target=Client(store, name, folder).run) for name in names]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    run_in_threads(
+        CLIENTS_PER_PROCESS, lambda number, _: Client(store, f"{name}.{number}", folder).run()
+    )
     store.close()
 
 

@@ -118,9 +118,6 @@ def test_anomaly_names_its_record_and_shows_the_history_in_order() -> None:
     assert text.index("create") < text.index("read")
 
 
-# --- against a search that tries everything -------------------------------------------------------
-
-
 def by_brute_force(history: Sequence[Operation]) -> bool:
     """Try every order of every choice of the unknown operations."""
     known = [operation for operation in history if operation.returned is not None]

@@ -24,7 +24,7 @@ from sealedstate._stored.parts import CONTEXT, StoredParts
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations
 from sealedstate._wire import cbor as codec
 from sealedstate._wire.encoding import from_text, to_text
-from sealedstate._wire.record import OverflowSet, Record
+from sealedstate._wire.record import OverflowSet, Record, encode_record
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
@@ -207,7 +207,7 @@ def records() -> Iterator[tuple[str, Record, int]]:
 
 def core_vector(name: str, record: Record, now: int) -> dict[str, Any]:
     random = Recorded(name)
-    text = tokens(random).seal_core(record, now)
+    text = tokens(random).seal_core(encode_record(record, now), now)
     overflow = record.overflow
     return {
         "name": name,
@@ -252,20 +252,9 @@ def stored_vector(name: str) -> dict[str, Any]:
     storage = MemoryStorage(lambda: NOW)
     data = codec.encode({"items": [1, 2, (3,)], "name": name})
     access = access_of(storage, RING, lambda: NOW, REALM, random)
-    version = StoredParts(access).spill(*row, data, known=None, base=None, expires_at=NOW + 60)
-    stored = storage.read(CONTEXT, row.key)
-    assert stored is not None
-    return {
-        "name": name,
-        "random": random.given,
-        "now": NOW,
-        "session_id": SESSION_ID.hex(),
-        "context": CONTEXT,
-        "key": row.key,
-        "version": version,
-        "token": stored.value.hex(),
-        "cbor": data.hex(),
-    }
+    StoredParts(access).spill(*row, data, known=None, base=None, expires_at=NOW + 60)
+    vector = {"name": name, "session_id": SESSION_ID.hex(), "cbor": data.hex()}
+    return vector | row_vector(storage, CONTEXT, random)
 
 
 def tokens(random: Recorded) -> CookieCodec:
@@ -416,28 +405,20 @@ def misplaced() -> Iterator[dict[str, Any]]:
     yield refusal("name joined to the realm", "ForgedToken", core, joined)
     overflow, stored = sealed(GOOD_PAYLOADS[OVERFLOW], OVERFLOW), sealed(b"\3", STORED)
     context, row_key, version = STORED.name
-    others: tuple[tuple[str, bytes, str, tuple[str | bytes, ...]], ...] = (
-        ("overflow of another session", overflow, "overflow", (COOKIE, bytes(16), SET_ID)),
-        ("overflow of another set", overflow, "overflow", (COOKIE, SESSION_ID, bytes(8))),
-        ("overflow of another cookie", overflow, "overflow", ("s", SESSION_ID, SET_ID)),
-        ("overflow with fields swapped", overflow, "overflow", (COOKIE, SET_ID, SESSION_ID)),
-        ("stored in another context", stored, "stored", ("sealedstate.revoked", row_key, version)),
-        ("stored in another row", stored, "stored", (context, OTHER_ROW, version)),
-        (
-            "stored under an older version",
-            stored,
-            "stored",
-            (context, row_key, (4).to_bytes(8, "big")),
-        ),
-        (
-            "stored under a newer version",
-            stored,
-            "stored",
-            (context, row_key, (6).to_bytes(8, "big")),
-        ),
+    older, newer = (number.to_bytes(8, "big") for number in (4, 6))
+    others: tuple[tuple[Any, ...], ...] = (
+        ("overflow of another session", overflow, COOKIE, bytes(16), SET_ID),
+        ("overflow of another set", overflow, COOKIE, SESSION_ID, bytes(8)),
+        ("overflow of another cookie", overflow, "s", SESSION_ID, SET_ID),
+        ("overflow with fields swapped", overflow, COOKIE, SET_ID, SESSION_ID),
+        ("stored in another context", stored, "sealedstate.revoked", row_key, version),
+        ("stored in another row", stored, context, OTHER_ROW, version),
+        ("stored under an older version", stored, context, row_key, older),
+        ("stored under a newer version", stored, context, row_key, newer),
     )
-    for name, token, purpose, fields in others:
-        yield refusal(name, "ForgedToken", token, TokenContext(purpose, REALM, fields))
+    for name, token, *fields in others:
+        elsewhere = TokenContext(name.split()[0], REALM, tuple(fields))
+        yield refusal(name, "ForgedToken", token, elsewhere)
     wrong = Key(CURRENT.kid, bytes_of("another secret", 32))
     yield refusal("another secret", "ForgedToken", sealed(GOOD_PAYLOADS[CORE], key=wrong))
 

@@ -109,8 +109,6 @@ def test_decoded_objects_are_shared_with_nothing() -> None:
     assert one is not other
 
 
-# --- depth ----------------------------------------------------------------------------------------
-
 AROUND: dict[str, Callable[[Any], object]] = {
     "list": lambda value: [value],
     "tuple": lambda value: (value,),
@@ -157,9 +155,6 @@ def test_structure_that_contains_itself_is_refused() -> None:
     for cycle in (chain, ring, pair):
         with pytest.raises(UnsupportedValue, match="nested deeper"):
             encode(cycle)
-
-
-# --- every other type -----------------------------------------------------------------------------
 
 
 class Point(NamedTuple):
@@ -264,8 +259,6 @@ def test_length_that_cannot_be_allocated_is_refused() -> None:
                 assert_refused(data, *DECODERS)
 
 
-# --- what is refused on the way back --------------------------------------------------------------
-
 OURS = {2, 3, 6, 7, 8, 9, 10, 11, 37, 100, 258}
 TAGS = sorted({*range(301), 1004, 1040, 1048, 1101, 43000, 43001, 55799, 55800, 1 << 40} - OURS)
 CONTENTS: list[object] = [
@@ -293,8 +286,6 @@ def test_foreign_tag_is_refused_before_anything_is_made_of_it(
             data = cbor2.dumps(cbor2.CBORTag(tag, content))
             assert_refused(data)
 
-
-# --- anything at all ------------------------------------------------------------------------------
 
 HEADS = bytes.fromhex("c6c7c8c9cacbd8d9808182838485a0a1a2f6f5f4f9fbc2c3404150606162181901")
 

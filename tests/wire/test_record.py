@@ -135,9 +135,6 @@ def decode_core(payload: bytes) -> Mapping[str, bytes]:
     return decode_record(payload, 0).parts
 
 
-# --- sizes that placement counts with -------------------------------------------------------------
-
-
 @given(st.integers(0, (1 << 32) - 1), NAMES, VALUES)
 def test_sizes_are_those_of_the_encoding(number: int, name: str, value: object) -> None:
     assert head_bytes(number) == len(cbor.encode(number))

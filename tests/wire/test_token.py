@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from sealedstate import Key
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._cookies.header import Candidates
-from sealedstate._stored.parts import CONTEXT, StoredParts
 from sealedstate._wire import aead
 from sealedstate._wire import record as records
 from sealedstate._wire import token as tokens
@@ -43,9 +42,7 @@ from sealedstate.errors import (
 )
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
-from sealedstate.storage import MemoryStorage
 from tests.support.shards import shards
-from tests.support.stored import PartRow, access_of
 
 NOW = 1_800_000_000
 REALM, COOKIE = "default", "__Host-s"
@@ -293,37 +290,6 @@ def test_token_opens_with_its_key_only() -> None:
         assert assert_refused(UnknownKey, token, others).kid == key.kid
 
 
-def test_stored_part_is_recalled_from_its_row_and_version_only() -> None:
-    storage, other = MemoryStorage(lambda: NOW), MemoryStorage(lambda: NOW)
-    moment = [NOW]
-
-    def parts_of(store: MemoryStorage) -> StoredParts:
-        return StoredParts(access_of(store, RING, lambda: moment[0], REALM))
-
-    rows = [PartRow(bytes([number]) * 16, name) for number in range(2) for name in ("cart", "car")]
-    versions = []
-    for at, row in enumerate(rows):
-        moment[0] = NOW + at
-        version = parts_of(storage).spill(
-            *row, bytes([at]), known=None, base=None, expires_at=NOW + 60
-        )
-        versions.append(version)
-    moment[0] = NOW
-    swapped = parts_of(other)
-    for (at, row), (to, target) in itertools.product(enumerate(rows), repeat=2):
-        stored = storage.read(CONTEXT, row.key)
-        assert stored is not None
-        for version in sorted({versions[at], versions[to], versions[at] + 1}):
-            other.create(CONTEXT, target.key, stored.value, (NOW + 60) * 1000, version)
-            recalled = swapped.recall(*target)
-            if at == to and version == versions[at]:
-                assert recalled is not None
-                assert recalled.data == bytes([at])
-            else:
-                assert recalled is None
-            other.delete(CONTEXT, target.key)
-
-
 def test_overflow_opens_for_its_session_set_and_cookie_only() -> None:
     renamed = CookieCodec("__Host-t", REALM, StaticKeys(RING), os.urandom)
     first, second = (
@@ -416,7 +382,7 @@ def test_broken_random_source_repeats_a_nonce_only_for_an_identical_token() -> N
 
 def test_equal_payloads_give_unrelated_tokens() -> None:
     record = Record(bytes(16), "alice", NOW, NOW + 60, 1, {"cart": b"\x80"})
-    assert len({CODEC.seal_core(record, NOW) for _ in range(1000)}) == 1000
+    assert len({CODEC.seal_core(encode_record(record, NOW), NOW) for _ in range(1000)}) == 1000
     blocks: Counter[bytes] = Counter()
     for _ in range(50):
         body = seal_now(b"sixteen bytes ok" * 60)[HEADER_BYTES:]

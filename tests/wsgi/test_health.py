@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import threading
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +22,7 @@ from sealedstate.keyring import Keyring
 from sealedstate.storage import SQLiteStorage, Storage
 from sealedstate_wsgi import HealthApplication, SealedSessionMiddleware
 from tests.support.client import ask, cookie_header, send
+from tests.support.forks import run_child
 from tests.support.installed import need_driver
 from tests.support.jar import Clock
 from tests.support.ports import free_port
@@ -50,11 +49,6 @@ class CountingStore(SQLiteStorage):
         self.meanwhile()
         super().ping()
         self.running -= 1
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -144,9 +138,6 @@ def test_health_can_be_mounted_beside_and_behind_the_middleware(keeper: Keeper) 
         answer = ask(sessions, cookie=sent)
         assert (answer.body, answer.set_cookies, answer.all("Vary")) == (UP, [], [])
     assert sessions.keeper.counts == {"saved": 1}  # the session was not opened
-
-
-# --- what it logs -------------------------------------------------------------------------------
 
 
 def test_reason_is_logged_and_not_sent(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
@@ -268,28 +259,11 @@ def test_child_that_is_forked_while_a_request_asks_answers(
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(ask, application)
         until(lambda: store.running, "a request asks")
-        status = run_in_child(ask_in_child)
+        is_up = run_child(ask_in_child)
         resume.set()
         assert asking.result(HANGS).status == 200
-    assert status == 0
+    assert is_up
 
-
-def run_in_child(act: Callable[[], bool]) -> int:
-    """The exit code of a forked child: 0 if `act` returns True."""
-    with warnings.catch_warnings():
-        # Python warns of a fork beside threads, which is what is tested.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        signal.alarm(HANGS)
-        try:
-            os._exit(0 if act() else 1)
-        finally:
-            os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-# --- on a separate port -------------------------------------------------------------------------
 
 ALONE = """
 from pathlib import Path

@@ -40,11 +40,6 @@ Use = Callable[[Session], object]
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def settings(clock: Clock) -> Settings:
     return in_memory(clock, MemoryStorage(clock))
 

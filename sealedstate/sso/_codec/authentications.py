@@ -120,11 +120,10 @@ def decode_head(data: bytes) -> Head:
     """
     try:
         head = frozenset(_read(data))
-        again = encode_head(head)
+        if encode_head(head) != data:
+            raise ValueError("not canonical")
     except (ValueError, OverflowError):
         raise LoginsUnreadable("this release can't read these authentications") from None
-    if again != data:
-        raise LoginsUnreadable("this release can't read these authentications")
     return head
 
 

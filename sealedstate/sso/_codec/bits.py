@@ -30,7 +30,7 @@ class EndOfBits(ValueError):
 
 
 class BitWriter:
-    """Appends numbers to a bit string."""
+    """Appends numbers to a bit string, in the codes of this module."""
 
     def __init__(self) -> None:
         self._bytes = bytearray()
@@ -49,7 +49,6 @@ class BitWriter:
         return flag
 
     def put_small(self, value: int) -> None:
-        """Append a number that is mostly below 8."""
         groups, width = value & 7, 4
         while value := value >> 3:
             groups |= (value & 7 | 8) << width
@@ -57,13 +56,11 @@ class BitWriter:
         self.put(groups, width)
 
     def put_sized(self, value: int) -> None:
-        """Append a number below 2**63."""
         size = value.bit_length()
         self.put(size, SIZE_BITS)
         self.put(value - (1 << size >> 1), max(0, size - 1))
 
     def put_digits(self, digits: Sequence[int], radix: int) -> None:
-        """Append numbers below `radix`."""
         for start in range(0, len(digits), RUN):
             run = digits[start : start + RUN]
             number = 0
@@ -72,14 +69,12 @@ class BitWriter:
             self.put(number, _run_bits(len(run), radix))
 
     def put_rice(self, values: Iterable[int], k: int) -> None:
-        """Append numbers that are mostly below 2**k."""
         low = (1 << k) - 1
         for value in values:
             ones = value >> k
             self.put((2 << ones) - 2 << k | value & low, ones + 1 + k)
 
     def put_bytes(self, data: bytes) -> None:
-        """Append the bits of `data`."""
         self.put(int.from_bytes(data, "big"), 8 * len(data))
 
     def finish(self) -> bytes:
@@ -97,7 +92,7 @@ class BitWriter:
 
 
 class BitReader:
-    """Reads numbers from a bit string. Every method may raise EndOfBits."""
+    """Reads numbers from a bit string: each `take_` what `put_` wrote, or EndOfBits."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -105,7 +100,6 @@ class BitReader:
         self._at = 0
 
     def take(self, width: int) -> int:
-        """Read what `put` wrote."""
         start, end = self._at, self._at + width
         if end > len(self._bits):
             raise EndOfBits
@@ -113,11 +107,9 @@ class BitReader:
         return int(self._bits[start:end], 2) if width else 0
 
     def take_flag(self) -> bool:
-        """Read what `put_flag` wrote."""
         return self.take(1) == 1
 
     def take_small(self) -> int:
-        """Read what `put_small` wrote."""
         value = 0
         while (group := self.take(4)) & 8:
             value = value << 3 | group & 7
@@ -126,12 +118,10 @@ class BitReader:
         return value << 3 | group
 
     def take_sized(self) -> int:
-        """Read what `put_sized` wrote."""
         size = self.take(SIZE_BITS)
         return (1 << size >> 1) + self.take(max(0, size - 1))
 
     def take_digits(self, count: int, radix: int) -> list[int]:
-        """Read `count` numbers that `put_digits` wrote, all below `radix`."""
         # Refuse an invented count before it costs anything: each digit takes at least this much.
         self.require(count * (radix.bit_length() - 1))
         digits: list[int] = []
@@ -145,7 +135,6 @@ class BitReader:
         return digits
 
     def take_rice(self, count: int, k: int) -> list[int]:
-        """Read `count` numbers that `put_rice` wrote."""
         numbers = []
         for _ in range(count):
             start, end = self._at, self._bits.find("0", self._at)
@@ -156,7 +145,6 @@ class BitReader:
         return numbers
 
     def take_bytes(self, size: int) -> bytes:
-        """Read what `put_bytes` wrote."""
         self.require(8 * size)
         start, shift = divmod(self._at, 8)
         self._at += 8 * size

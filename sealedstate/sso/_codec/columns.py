@@ -48,9 +48,9 @@ to, with the same version of the registry, gives the same bytes again.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple, TypeAlias
 
 from ...errors import LoginsUnreadable, UnsupportedValue
@@ -58,7 +58,7 @@ from ..logins import KID_BYTES, MARK_BYTES, Derivation, Derived, NameID, Service
 from ..registry import CHECK_BYTES, NO_VERSION, Registry, Version
 from .bits import BitReader, BitWriter
 from .strings import COMMON_SHAPES, MAX_BYTES, MIN_BYTES, Shape, pack, put_text, take_text, unpack
-from .tables import DEFAULT_METHOD, METHODS, NAME_ID_FORMATS, entry
+from .tables import METHODS, NAME_ID_FORMATS, entry
 
 FORMAT = 1
 MINUTE = 60
@@ -119,7 +119,7 @@ _LITERAL = Encoding(LITERAL)
 _COMMON = {shape: Encoding(FIRST_COMMON + at) for at, shape in enumerate(COMMON_SHAPES)}
 _DERIVATIONS = frozenset(Derivation)
 INITIAL = Group(
-    Traits(DEFAULT_METHOD, False, (_NO_QUALIFIER, _NO_QUALIFIER)),
+    Traits(METHODS[0], False, (_NO_QUALIFIER, _NO_QUALIFIER)),
     (),
     Encoding(FIRST_COMMON),
     Encoding(FIRST_COMMON),
@@ -134,7 +134,7 @@ def encode_logins(logins: Iterable[ServiceLogin], registry: Registry) -> bytes:
     unique = frozenset(logins)
     if len(unique) > MAX_LOGINS:
         raise UnsupportedValue("service logins", f"must be at most {MAX_LOGINS}, got {len(unique)}")
-    return _Encoder(registry, registry.latest).encode(unique)
+    return _encode(unique, registry, registry.latest)
 
 
 def decode_logins(data: bytes, registry: Registry) -> frozenset[ServiceLogin]:
@@ -147,11 +147,10 @@ def decode_logins(data: bytes, registry: Registry) -> frozenset[ServiceLogin]:
     try:
         decoder = _Decoder(data, registry)
         logins = frozenset(decoder.decode())
-        again = _Encoder(registry, decoder.version).encode(logins)
+        if _encode(logins, registry, decoder.version) != data:
+            raise ValueError("not canonical")
     except (ValueError, OverflowError, UnsupportedValue):
         raise LoginsUnreadable("this release can't read these service logins") from None
-    if again != data:
-        raise LoginsUnreadable("this release can't read these service logins")
     return logins
 
 
@@ -174,21 +173,16 @@ def group_logins(logins: Iterable[ServiceLogin], registry: Registry, version: Ve
         traits = Traits(login.method, number is None, qualifiers)
         row = LoginRow(-1 if number is None else number, entity_id, login.time, name, index)
         found[Group(traits, form, name_encoding, index_encoding)].append(row)
-    return [(group, layer) for group in sorted(found) for layer in _split(sorted(found[group]))]
-
-
-def _split(rows: list[LoginRow]) -> list[list[LoginRow]]:
-    """Split ascending rows into layers, in none of which a service occurs twice."""
-    if len({row.entity_id for row in rows}) == len(rows):
-        return [rows]
-    layers: list[list[LoginRow]] = []
-    depth: Counter[str] = Counter()
-    for row in rows:
-        if depth[row.entity_id] == len(layers):
-            layers.append([])
-        layers[depth[row.entity_id]].append(row)
-        depth[row.entity_id] += 1
-    return layers
+    groups: Groups = []
+    for group in sorted(found):
+        # In none of its layers does a service occur twice.
+        layers: dict[int, list[LoginRow]] = defaultdict(list)
+        depth: dict[str, int] = defaultdict(int)
+        for row in sorted(found[group]):
+            layers[depth[row.entity_id]].append(row)
+            depth[row.entity_id] += 1
+        groups += ((group, rows) for rows in layers.values())
+    return groups
 
 
 def _to_qualifier(
@@ -223,17 +217,15 @@ def encode_identifier(text: StoredText | None) -> tuple[Encoding, Payload]:
 
 
 def put_encoding(writer: BitWriter, encoding: Encoding) -> None:
-    """Append an encoding."""
     writer.put_small(encoding.code)
-    if encoding.code != OTHER_SHAPE:
+    if encoding.code == OTHER_SHAPE:
+        for number in encoding.detail:
+            writer.put_small(number)
+    else:
         writer.put_bytes(encoding.detail)
-        return
-    for number in encoding.detail:
-        writer.put_small(number)
 
 
 def take_encoding(reader: BitReader) -> Encoding:
-    """Read what `put_encoding` wrote. Raises ValueError."""
     code = reader.take_small()
     if code == OTHER_SHAPE:
         return Encoding(code, bytes(reader.take_small() for _ in range(3)))
@@ -278,93 +270,83 @@ def take_identifiers(
 # --- logins to bytes ----------------------------------------------------------------------------
 
 
-class _Encoder:
-    """Writes logins with the numbers of one version of a registry."""
+def _encode(logins: frozenset[ServiceLogin], registry: Registry, version: Version) -> bytes:
+    if not logins:
+        return b""
+    out, groups = BitWriter(), group_logins(logins, registry, version)
+    out.put(FORMAT, 4)
+    has_number = any(
+        not unregistered
+        or any(code == NUMBERED for code, _ in qualifiers)
+        or (method not in METHODS and registry.method_number(method, version) is not None)
+        for ((method, unregistered, qualifiers), *_), _ in groups
+    )
+    if out.put_flag(has_number):
+        out.put_small(version.number)
+        out.put_bytes(version.check)
 
-    def __init__(self, registry: Registry, version: Version) -> None:
-        self._registry = registry
-        self._version = version
-        self._out = BitWriter()
+    times = [row.time for _, rows in groups for row in rows]
+    earliest = min(times)
+    distances = [time - earliest for time in times]
+    minutes = any(distances) and not any(distance % MINUTE for distance in distances)
+    if out.put_flag(minutes):
+        distances = [distance // MINUTE for distance in distances]
+    out.put_sized(earliest)
+    out.put_sized(max(distances))
 
-    def encode(self, logins: frozenset[ServiceLogin]) -> bytes:
-        if not logins:
-            return b""
-        out, groups = self._out, group_logins(logins, self._registry, self._version)
-        out.put(FORMAT, 4)
-        if out.put_flag(any(self._is_registered(group.traits) for group, _ in groups)):
-            out.put_small(self._version.number)
-            out.put_bytes(self._version.check)
+    out.put_small(len(groups))
+    previous = INITIAL
+    for group, rows in groups:
+        _put_group(out, group, previous, registry, version)
+        out.put_small(len(rows))
+        previous = group
+    for group, rows in groups:
+        if group.traits.unregistered:
+            for row in rows:
+                put_text(out, row.entity_id)
+        else:
+            numbers = [row.number for row in rows]
+            gaps = [number - before - 1 for before, number in pairwise([-1, *numbers])]
+            out.put_rice(gaps, _rice_bits(version, len(rows)))
+    out.put_digits(distances, max(distances) + 1)
+    for _, rows in groups:
+        put_payloads(out, (row.name_payload for row in rows))
+        put_payloads(out, (row.index_payload for row in rows))
+    return out.finish()
 
-        times = [row.time for _, rows in groups for row in rows]
-        earliest = min(times)
-        distances = [time - earliest for time in times]
-        minutes = any(distances) and not any(distance % MINUTE for distance in distances)
-        if out.put_flag(minutes):
-            distances = [distance // MINUTE for distance in distances]
-        out.put_sized(earliest)
-        out.put_sized(max(distances))
 
-        out.put_small(len(groups))
-        previous = INITIAL
-        for group, rows in groups:
-            self._put_group(group, previous)
-            out.put_small(len(rows))
-            previous = group
-        for group, rows in groups:
-            if group.traits.unregistered:
-                for row in rows:
-                    put_text(out, row.entity_id)
-            else:
-                numbers = [row.number for row in rows]
-                gaps = [number - before - 1 for before, number in pairwise([-1, *numbers])]
-                out.put_rice(gaps, _rice_bits(self._version, len(rows)))
-        out.put_digits(distances, max(distances) + 1)
-        for _, rows in groups:
-            put_payloads(out, (row.name_payload for row in rows))
-            put_payloads(out, (row.index_payload for row in rows))
-        return out.finish()
-
-    def _is_registered(self, traits: Traits) -> bool:
-        """Whether a number of the registry is written for these traits."""
-        method, unregistered, qualifiers = traits
-        if not unregistered or any(code == NUMBERED for code, _ in qualifiers):
-            return True
-        return method not in METHODS and self._method_number(method) is not None
-
-    def _put_group(self, group: Group, previous: Group) -> None:
-        """Append what differs from the previous group."""
-        out = self._out
-        if out.put_flag(group.traits != previous.traits):
-            method, unregistered, qualifiers = group.traits
-            if method in METHODS:
-                out.put_small(2 * METHODS.index(method) + 1)
-            elif (number := self._method_number(method)) is not None:
-                out.put_small(2 * number + 2)
-            else:
-                out.put_small(0)
-                put_text(out, method)
-            out.put_flag(unregistered)
-            for code, text in qualifiers:
-                out.put(code, 2)
-                if code == LITERAL:
-                    put_text(out, text)
-                elif code == NUMBERED:
-                    out.put_small(self._registry.entity_number(text, self._version) or 0)
-        if out.put_flag(group.format != previous.format):
-            if not group.format:
-                out.put_small(0)
-            elif group.format[0] in NAME_ID_FORMATS:
-                out.put_small(2 + NAME_ID_FORMATS.index(group.format[0]))
-            else:
-                out.put_small(1)
-                put_text(out, group.format[0])
-        if out.put_flag(group.name_encoding != previous.name_encoding):
-            put_encoding(out, group.name_encoding)
-        if out.put_flag(group.index_encoding != previous.index_encoding):
-            put_encoding(out, group.index_encoding)
-
-    def _method_number(self, method: str) -> int | None:
-        return self._registry.method_number(method, self._version)
+def _put_group(
+    out: BitWriter, group: Group, previous: Group, registry: Registry, version: Version
+) -> None:
+    """Append what differs from the previous group."""
+    if out.put_flag(group.traits != previous.traits):
+        method, unregistered, qualifiers = group.traits
+        if method in METHODS:
+            out.put_small(2 * METHODS.index(method) + 1)
+        elif (number := registry.method_number(method, version)) is not None:
+            out.put_small(2 * number + 2)
+        else:
+            out.put_small(0)
+            put_text(out, method)
+        out.put_flag(unregistered)
+        for code, text in qualifiers:
+            out.put(code, 2)
+            if code == LITERAL:
+                put_text(out, text)
+            elif code == NUMBERED:
+                out.put_small(registry.entity_number(text, version) or 0)
+    if out.put_flag(group.format != previous.format):
+        if not group.format:
+            out.put_small(0)
+        elif group.format[0] in NAME_ID_FORMATS:
+            out.put_small(2 + NAME_ID_FORMATS.index(group.format[0]))
+        else:
+            out.put_small(1)
+            put_text(out, group.format[0])
+    if out.put_flag(group.name_encoding != previous.name_encoding):
+        put_encoding(out, group.name_encoding)
+    if out.put_flag(group.index_encoding != previous.index_encoding):
+        put_encoding(out, group.index_encoding)
 
 
 def _rice_bits(version: Version, count: int) -> int:
@@ -467,11 +449,8 @@ class _Decoder:
     def _take_services(self, group: Group, count: int) -> list[str]:
         if group.traits.unregistered:
             return [take_text(self._in) for _ in range(count)]
-        number, entity_ids = -1, []
-        for gap in self._in.take_rice(count, _rice_bits(self.version, count)):
-            number += gap + 1
-            entity_ids.append(self._entity_id(number))
-        return entity_ids
+        gaps = self._in.take_rice(count, _rice_bits(self.version, count))
+        return [self._entity_id(number - 1) for number in accumulate(gap + 1 for gap in gaps)]
 
     def _entity_id(self, number: int) -> str:
         if number >= self.version.entities:

@@ -48,7 +48,6 @@ METHODS = (
     "http://schemas.microsoft.com/claims/multipleauthn",
     "urn:federation:authentication:windows",
 )
-DEFAULT_METHOD = METHODS[0]
 
 # How long an authentication counts, in seconds, the most frequent first. Exactly 8.
 DURATIONS = (28_800, 3_600, 7_200, 14_400, 36_000, 43_200, 86_400, 1_800)

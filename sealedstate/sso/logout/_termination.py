@@ -1,6 +1,6 @@
 """Ends one session by its id, in the safe order, and records which services must be notified.
 
-    1. record the services that are known (`_state`)
+    1. record the services that are known (`progress`)
     2. revoke the session; once the store has acknowledged that, no node accepts it
     3. read the stored login records, and record the services that were added meanwhile
     4. delete the stored login records; delete the index entries once no service is pending
@@ -29,46 +29,19 @@ from dataclasses import dataclass, replace
 from ..._stored.revocations import Ending
 from ..._stored.table import Kind
 from ..._wire import cbor
-from ..._wire.record import Place, Policy, Record
-from ...deployment import Deployment
+from ..._wire.record import Place, Policy
 from ...errors import StorageError, UnreadableError, UnreadablePart
 from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...session import Part, Session
 from ..logins import ServiceLogin
 from ..records import LoginRecords, needs_subject
-from .index import LogoutIndex, LogoutRequest
+from .index import LogoutIndex, LogoutRequest, find_added
 from .progress import LogoutState, LogoutTable
 
 SUBJECT_KIND = Kind("sealedstate.sso.owner", "sso.owner", "a session's subject")
 
 log = logging.getLogger("sealedstate")
-
-
-class SubjectTable:
-    """The subjects of sessions whose login records live in the store.
-
-    All methods raise StorageError.
-    """
-
-    def __init__(self, deployment: Deployment) -> None:
-        self._table = deployment.table(SUBJECT_KIND)
-        self._skew = deployment.settings.skew
-
-    def write(self, record: Record) -> None:
-        """Store the subject of a session, once. Raises NoPrimaryKey."""
-        if record.subject is not None:
-            expires_at = (record.expires_at + self._skew) * 1000
-            self._table.create(self._table.key(record.id), record.subject.encode(), expires_at)
-
-    def read(self, session_id: bytes) -> str | None:
-        """The subject of a session, if it was stored."""
-        entry = self._table.read(self._table.key(session_id))
-        return None if entry is None else entry.value.decode()
-
-    def delete(self, session_id: bytes) -> None:
-        """Forget the subject of a session that has ended."""
-        self._table.delete(self._table.key(session_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +57,6 @@ class KnownSession:
     has_read_cookies: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _StoredLogins:
-    """What the store has of a session. `is_read`: it had login records."""
-
-    subject: str | None
-    logins: tuple[ServiceLogin, ...] = ()
-    is_read: bool = False
-
-
 class SessionTerminator(SessionHooks):
     """Ends sessions of `keeper`, which has a store, and follows every save."""
 
@@ -101,10 +65,10 @@ class SessionTerminator(SessionHooks):
         if deployment.revocations is None or deployment.parts is None:
             raise AssertionError("sessions are ended by id only with a store")
         self._keeper, self._deployment = keeper, deployment
-        self._revocations, self._parts = deployment.revocations, deployment.parts
+        self.revocations, self._parts = deployment.revocations, deployment.parts
         self._records, self._index = records, index
         self._policy = deployment.policies.get(records.columns, Policy.AUTO)
-        self._subjects = SubjectTable(deployment)
+        self._subjects = deployment.table(SUBJECT_KIND)
         self.table = LogoutTable(deployment, records)
         keeper.add_hooks(self, ("logout",))
 
@@ -115,10 +79,9 @@ class SessionTerminator(SessionHooks):
 
         Raises StorageError or NoPrimaryKey if it could not be ended.
         """
-        key = self.table.key(known.session_id)
         # The row of a session that is not revoked belongs to a logout that failed before step 2.
         # Nothing in it counts as notified: the user may have returned to those services since.
-        is_live = self.ending(known.session_id) is None
+        is_live = self.revocations.ending(known.session_id) is None
         new = self.table.create_state(known.session_id, known.subject, pending_in_cookie=True)
 
         def record(state: LogoutState) -> LogoutState:
@@ -128,12 +91,12 @@ class SessionTerminator(SessionHooks):
             return _add_known(state, known)
 
         # Step 1. A crash after it leaves a row that `SingleLogout.unfinished` completes.
-        state = self._change(key, new, record)
+        state = self._change(new, record)
         # Step 2. It raises if the revocation may not be stored: no logout is claimed then.
         is_first = self._keeper.revoke_session(known.session_id)
-        if not is_first and self.ending(known.session_id) is Ending.REPLACED:
+        if not is_first and self.revocations.ending(known.session_id) is Ending.REPLACED:
             # The session continues under a new id, so this row is about no logout.
-            self.table.delete(key)
+            self.table.delete(known.session_id)
             return None
         return self.collect_stored_logins(state, known.has_read_cookies)
 
@@ -146,19 +109,14 @@ class SessionTerminator(SessionHooks):
         """
         try:
             stored = self._read_stored_logins(state)
-            known = KnownSession(
-                state.session_id,
-                stored.subject,
-                stored.logins,
-                # Unless the part lives only in the store, cookies may hold newer logins.
-                has_read_cookies or (stored.is_read and self._policy is Policy.SERVER),
-            )
-            key = self.table.key(state.session_id)
+            known = stored or KnownSession(state.session_id, state.subject)
+            if has_read_cookies:
+                known = replace(known, has_read_cookies=True)
             # Step 3 comes before step 4, because only logins in the row may be deleted elsewhere.
-            recorded = self._change(key, state, lambda found: _complete(found, known))
-            if stored.is_read:
+            recorded = self._change(state, lambda found: _complete(found, known))
+            if stored is not None:
                 self._parts.delete(state.session_id, self._records.columns)
-                self._subjects.delete(state.session_id)
+                self._subjects.delete(self._subjects.key(state.session_id))
             # A service that asks again must find this logout while a service is pending.
             if recorded.is_settled:
                 self.forget_entries(recorded)
@@ -169,23 +127,12 @@ class SessionTerminator(SessionHooks):
 
     def resume(self, state: LogoutState) -> LogoutState:
         """Continue an interrupted logout as far as possible without the browser."""
-        if self.ending(state.session_id) is None:
+        if self.revocations.ending(state.session_id) is None:
             # It was interrupted between steps 1 and 2.
             self._keeper.revoke_session(state.session_id)
         return self.collect_stored_logins(state)
 
-    def ending(self, session_id: bytes) -> Ending | None:
-        """How a session was ended; None if it was not. Raises StorageError."""
-        return self._revocations.ending(session_id)
-
     # --- logouts that have begun ----------------------------------------------------------------
-
-    def request_again(self, session_id: bytes, request: LogoutRequest) -> LogoutState | None:
-        """Record a request for a logout that has begun; None without a row."""
-        return self.table.change(
-            self.table.key(session_id),
-            lambda state: None if state is None else state.mark_requested(request),
-        )
 
     def add_logins(self, known: KnownSession, create: bool) -> LogoutState | None:
         """Record service logins that became known only after their session was ended.
@@ -193,13 +140,9 @@ class SessionTerminator(SessionHooks):
         `create`: also if no logout of the session is recorded; otherwise that gives None.
         """
         new = self.table.create_state(known.session_id, known.subject, pending_in_cookie=False)
-
-        def add(state: LogoutState | None) -> LogoutState | None:
-            if state is None and not create:
-                return None
-            return _complete(state or new, known)
-
-        return self.table.change(self.table.key(known.session_id), add)
+        if create:
+            return self._change(new, lambda state: _complete(state, known))
+        return self.table.change_existing(known.session_id, lambda state: _complete(state, known))
 
     def forget_entries(self, state: LogoutState) -> None:
         """Remove the index entries of a session whose services were all notified."""
@@ -210,26 +153,25 @@ class SessionTerminator(SessionHooks):
 
     def before_save(self, event: SaveEvent) -> None:
         """Store the subject before the session's login records go to the store."""
-        name = self._records.columns
+        name, record = self._records.columns, event.record
         part = event.parts.get(name)
-        if part is None or event.places.get(name) is not Place.SPILLED:
+        if part is None or event.places.get(name) is not Place.SPILLED or record.subject is None:
             return
         if event.has_new_id or part.place is not Place.SPILLED:
-            self._subjects.write(event.record)
+            expires_at = (record.expires_at + self._deployment.settings.skew) * 1000
+            self._subjects.create(
+                self._subjects.key(record.id), record.subject.encode(), expires_at
+            )
 
     def before_sending(self, event: SaveEvent) -> None:
         """Record the logins that this save adds if the session was ended meanwhile."""
-        try:
-            added = self._records.find_new_logins(event)
-        except UnreadablePart:
-            self._deployment.emit("logins-unreadable", session_id=event.record.id)
-            return
+        record, added = event.record, find_added(self._deployment, self._records, event)
         if not added:
             return
         try:
-            self._revocations.check(event.record)
+            self.revocations.check(record)
         except UnreadableError:
-            self._add_late(KnownSession(event.record.id, event.record.subject, tuple(added)))
+            self._add_late(KnownSession(record.id, record.subject, tuple(added)))
 
     def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
         """Record the logins of a session that a logout overtakes."""
@@ -247,27 +189,32 @@ class SessionTerminator(SessionHooks):
 
     def _add_late(self, known: KnownSession) -> None:
         # A local logout notifies no service. Every other ending does, so the logins need a row.
-        self.add_logins(known, create=self.ending(known.session_id) is not Ending.LOGGED_OUT)
+        ending = self.revocations.ending(known.session_id)
+        self.add_logins(known, create=ending is not Ending.LOGGED_OUT)
 
     def _change(
-        self, key: str, new: LogoutState, change: Callable[[LogoutState], LogoutState]
+        self, new: LogoutState, change: Callable[[LogoutState], LogoutState]
     ) -> LogoutState:
-        return self.table.change(key, lambda state: change(state or new), known=new) or new
+        """Change the row of a session, which is `new` if there is none."""
+        changed = self.table.change(new.session_id, lambda state: change(state or new), known=new)
+        return changed or new
 
-    def _read_stored_logins(self, state: LogoutState) -> _StoredLogins:
-        nothing = _StoredLogins(state.subject)
+    def _read_stored_logins(self, state: LogoutState) -> KnownSession | None:
+        """What the store has of a session; None if it has no readable login records."""
         if self._policy is Policy.COOKIE:
-            return nothing
+            return None
         recalled = self._parts.recall(state.session_id, self._records.columns)
         if recalled is None:
-            return nothing
-        value, subject = cbor.decode(recalled.data), state.subject
+            return None
+        session_id, subject, value = state.session_id, state.subject, cbor.decode(recalled.data)
         if subject is None:
-            subject = self._subjects.read(state.session_id)
+            entry = self._subjects.read(self._subjects.key(session_id))
+            subject = None if entry is None else entry.value.decode()
         if subject is None and any(map(needs_subject, self._records.read_columns(value))):
-            return nothing  # they stay in the store; the logout stays pending
-        logins = self._records.read_logins(value, state.session_id, subject or "")
-        return _StoredLogins(subject, tuple(logins), is_read=True)
+            return None  # they stay in the store; the logout stays pending
+        logins = self._records.read_logins(value, session_id, subject or "")
+        # Unless the part lives only in the store, cookies may hold newer logins.
+        return KnownSession(session_id, subject, tuple(logins), self._policy is Policy.SERVER)
 
 
 def _add_known(state: LogoutState, known: KnownSession) -> LogoutState:

@@ -30,17 +30,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from ..._stored.table import Kind
 from ..._wire.encoding import from_text, to_text
 from ..._wire.record import ID_BYTES
-from ...errors import MalformedToken, UnreadableError, UnreadablePart, UnsupportedValue
+from ...deployment import Deployment
+from ...errors import MalformedToken, UnreadableError, UnreadablePart
 from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
 from ..identifiers import Identifiers, MaskKeys, mask, parse_kid, unmask
-from ..logins import NameID, ServiceLogin, StoredText, check_text
+from ..logins import NameID, ServiceLogin, StoredText, check_text, make_type_error
 from ..records import LoginRecords
 
 __all__ = ["LogoutIndex", "LogoutRequest"]
@@ -71,16 +72,12 @@ class LogoutRequest:
     def __post_init__(self) -> None:
         check_text("LogoutRequest.entity_id", self.entity_id)
         if type(self.name_id) is not NameID:
-            raise UnsupportedValue(
-                "LogoutRequest.name_id", f"expected a NameID, got {type(self.name_id).__name__}"
-            )
+            raise make_type_error("LogoutRequest.name_id", "a NameID", self.name_id)
         indexes = self.session_indexes
         # A text is a sequence of texts, too: of its letters, which match no session.
         if isinstance(indexes, str) or not isinstance(indexes, Sequence):
-            raise UnsupportedValue(
-                "LogoutRequest.session_indexes",
-                f"expected a sequence of texts, got {type(indexes).__name__}",
-            )
+            path = "LogoutRequest.session_indexes"
+            raise make_type_error(path, "a sequence of texts", indexes)
         for index in indexes:
             check_text("LogoutRequest.session_indexes", index)
         object.__setattr__(self, "session_indexes", tuple(indexes))
@@ -149,6 +146,18 @@ def _open_handle(
         return None
 
 
+def find_added(
+    deployment: Deployment, records: LoginRecords, event: SaveEvent
+) -> frozenset[ServiceLogin]:
+    """The logins that a save adds; none if this node cannot read them."""
+    try:
+        return records.find_new_logins(event)
+    except UnreadablePart:
+        # They do not stop the save.
+        deployment.emit("logins-unreadable", session_id=event.record.id)
+        return frozenset()
+
+
 class LogoutIndex(SessionHooks):
     """Leads from any NameID and SessionIndex of a logout request to sessions.
 
@@ -167,16 +176,16 @@ class LogoutIndex(SessionHooks):
         keeper.add_hooks(self, ("logins",))
 
     def find(self, request: LogoutRequest) -> list[bytes]:
-        """The ids of the sessions that the index has for `request`.
-
-        Raises StorageError.
-        """
-        members, key = self._members(), self._key(request.entity_id, request.name_id)
-        wanted = {members.hash_index(text) for text in request.session_indexes}
+        """The ids of the sessions that the index has. Raises StorageError."""
+        key, keys = self._key(request.entity_id, request.name_id), self._mask_keys()
+        wanted = {self._hash_index(text) for text in request.session_indexes}
         found: dict[bytes, None] = {}
         for member in self._table.members(key):
-            opened = members.open(key, member)
-            if opened is None:
+            try:
+                opened = unmask(keys, ("member", key), from_text(member), (ID_BYTES, INDEX_BYTES))
+            except MalformedToken:
+                opened = None
+            if opened is None:  # it was not made for this row
                 self._table.refuse_member("tag")
             elif not wanted or opened[1] in wanted:
                 found[opened[0]] = None
@@ -188,10 +197,7 @@ class LogoutIndex(SessionHooks):
             self._table.remove_member(key, member)
 
     def needs_entry(self, session_id: bytes, login: ServiceLogin) -> bool:
-        """Whether only an entry leads from this login to its session.
-
-        The login has all identifiers.
-        """
+        """Whether only an entry leads from this login, which has all identifiers."""
         identifiers, now = self._records.identifiers, self._deployment.now()
         if identifiers is None:
             return True
@@ -204,12 +210,7 @@ class LogoutIndex(SessionHooks):
 
     def before_save(self, event: SaveEvent) -> None:
         """Write the entries of new service logins, before anything of the save."""
-        try:
-            added = self._records.find_new_logins(event)
-        except UnreadablePart:
-            # Logins that this node cannot read do not stop the save.
-            self._deployment.emit("logins-unreadable", session_id=event.record.id)
-            return
+        added = find_added(self._deployment, self._records, event)
         expires_at = (event.record.expires_at + self._deployment.settings.skew) * 1000
         for key, member in self._entries(event.record.id, added):
             self._table.add_member(key, member, expires_at)
@@ -217,49 +218,28 @@ class LogoutIndex(SessionHooks):
     def _entries(
         self, session_id: bytes, logins: Iterable[ServiceLogin]
     ) -> Iterator[tuple[str, str]]:
-        members = self._members()
         for login in logins:
             if self.needs_entry(session_id, login):
                 key = self._key(login.entity_id, login.name_id)
-                index = members.hash_index(login.session_index)
-                yield key, members.make(key, session_id, index)
+                index = self._hash_index(login.session_index)
+                yield key, to_text(mask(self._mask_keys(), ("member", key), session_id, index))
 
     def _key(self, entity_id: str, name_id: NameID) -> str:
         name = canonical_name_id(name_id, entity_id, self._identity_provider)
         return self._table.guessable_key(entity_id, name)
 
-    def _members(self) -> _Members:
-        return _Members(self._table.lookup_secret(), self._deployment.settings.realm)
+    # --- members --------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True, slots=True)
-class _Members:
-    """Makes and opens the members of one deployment's index."""
-
-    secret: bytes = field(repr=False)
-    realm: str
-
-    def hash_index(self, session_index: StoredText | None) -> bytes:
+    def _hash_index(self, session_index: StoredText | None) -> bytes:
         """What a member has in place of a SessionIndex."""
         texts = [] if session_index is None else [str(session_index)]
         message = length_prefixed("session-index", bytes([len(texts)]), *texts)
         return hashlib.blake2b(message, key=self._subkey("tag"), digest_size=INDEX_BYTES).digest()
 
-    def make(self, key: str, session_id: bytes, index: bytes) -> str:
-        return to_text(mask(self._mask_keys(), ("member", key), session_id, index))
-
-    def open(self, key: str, member: str) -> tuple[bytes, bytes] | None:
-        """The session id and the hashed index; None if it was made for another row."""
-        try:
-            token = from_text(member)
-        except MalformedToken:
-            return None
-        values = unmask(self._mask_keys(), ("member", key), token, (ID_BYTES, INDEX_BYTES))
-        return None if values is None else (values[0], values[1])
-
     def _mask_keys(self) -> MaskKeys:
         return self._subkey("tag"), self._subkey("mask")
 
     def _subkey(self, use: str) -> bytes:
-        label = length_prefixed("sealedstate/1", "sso.index", use, self.realm)
-        return hashlib.blake2b(label, key=self.secret, digest_size=32).digest()
+        realm = self._deployment.settings.realm
+        label = length_prefixed("sealedstate/1", "sso.index", use, realm)
+        return hashlib.blake2b(label, key=self._table.lookup_secret(), digest_size=32).digest()

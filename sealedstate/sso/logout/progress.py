@@ -31,9 +31,11 @@ services would cost n * n decodings.
 
 from __future__ import annotations
 
+import hmac
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from ..._stored.table import KEY_BYTES, Entry, Kind, Put
 from ..._wire import cbor
@@ -41,7 +43,7 @@ from ..._wire.encoding import from_text, to_text
 from ...deployment import Deployment
 from ...errors import LoginsUnreadable, MalformedRecord, MalformedToken, UsageError
 from ...session import Session
-from .._codec.columns import decode_logins, encode_logins
+from .._codec.columns import encode_logins
 from ..logins import NameID, ServiceLogin, StoredText, keep_latest, sort_key
 from ..records import IdentifierDeriver, LoginRecords
 from .index import LogoutRequest, matches
@@ -95,7 +97,6 @@ class LogoutState:
 
     @property
     def logins(self) -> tuple[ServiceLogin, ...]:
-        """All service logins."""
         return self.login_list.logins
 
     @property
@@ -104,13 +105,8 @@ class LogoutState:
         return PENDING not in self.status and not self.pending_in_cookie
 
     def which(self, status: int) -> tuple[ServiceLogin, ...]:
-        """The logins with this letter."""
         pairs = zip(self.logins, self.status, strict=True)
         return tuple(login for login, letter in pairs if letter == status)
-
-    def knows_all(self, identities: Iterable[Identity]) -> bool:
-        """Whether all of them belong to logins of this logout."""
-        return all(identity in self.login_list.positions for identity in identities)
 
     def restart(self) -> LogoutState:
         """The same logins, as if no service had been notified or had asked."""
@@ -178,7 +174,6 @@ class LogoutTable:
         return self._table.key(session_id)
 
     def list_keys(self) -> Iterator[str]:
-        """The names of all rows, in a store that can list them."""
         return self._table.keys()
 
     def read(self, key: str) -> LogoutState | None:
@@ -186,10 +181,32 @@ class LogoutTable:
         entry = self._table.read(key)
         return None if entry is None else self._decode(entry.value, None)
 
-    def change(
-        self, key: str, change: Change, known: LogoutState | None = None
+    def find(self, token: str) -> LogoutState | None:
+        """What is known of the logout that a token leads back to; None for any other text."""
+        try:
+            data = from_text(token)
+        except MalformedToken:
+            return None
+        key, secret = data[:KEY_BYTES], data[KEY_BYTES:]
+        state = self.read(to_text(key)) if len(secret) == SECRET_BYTES else None
+        # The row's name can be computed from the session's id; the secret cannot.
+        return state if state and hmac.compare_digest(state.secret, secret) else None
+
+    def change_existing(
+        self,
+        session_id: bytes,
+        change: Callable[[LogoutState], LogoutState],
+        known: LogoutState | None = None,
     ) -> LogoutState | None:
-        """Write what `change` makes of the row; again if another node was faster.
+        """As `change`, if the session has a row; None without."""
+        return self.change(
+            session_id, lambda state: None if state is None else change(state), known
+        )
+
+    def change(
+        self, session_id: bytes, change: Change, known: LogoutState | None = None
+    ) -> LogoutState | None:
+        """Write what `change` makes of a session's row; again if another node was faster.
 
         `change` may return None, or the same state, to leave the row alone. `known`: a state of
         this row; its logins are used as long as the row has the same. Returns the state as it is
@@ -211,18 +228,19 @@ class LogoutTable:
             if after is None or after == before:
                 return None
             if after.login_list.columns is None:
-                deriver = self._make_deriver(after.session_id, after.subject)
-                compact = [deriver.compact(login) for login in after.logins]
+                subject, keys = after.subject or "", self._records.identifiers
+                deriver = IdentifierDeriver(after.session_id, subject, keys)
+                compact = map(deriver.compact, after.logins)
                 columns = encode_logins(compact, self._records.registry)
                 after = replace(after, login_list=replace(after.login_list, columns=columns))
             return Put(self._encode(after), expires_at)
 
-        self._table.change(key, update)
+        self._table.change(self.key(session_id), update)
         return after
 
-    def delete(self, key: str) -> None:
+    def delete(self, session_id: bytes) -> None:
         """Forget a logout that did not come about."""
-        self._table.delete(key)
+        self._table.delete(self.key(session_id))
 
     def _encode(self, state: LogoutState) -> bytes:
         return cbor.encode(
@@ -251,23 +269,16 @@ class LogoutTable:
             raise LoginsUnreadable("a logout was written by another release")
         _, session_id, subject, secret, written_at, pending, requests, columns, status = row
         whose = (session_id, subject, columns)
-        if (
-            known is not None
-            and (known.session_id, known.subject, known.login_list.columns) == whose
-        ):
+        if known and (known.session_id, known.subject, known.login_list.columns) == whose:
             logins = known.login_list
         else:
-            deriver = self._make_deriver(session_id, subject)
-            decoded = decode_logins(columns, self._records.registry)
-            logins = sort_logins(map(deriver.expand, decoded), columns)
+            decoded = self._records.read_logins(columns, session_id, subject or "")
+            logins = sort_logins(decoded, columns)
         asked = tuple(
             LogoutRequest(entity_id, NameID(*name), tuple(indexes))
             for entity_id, *name, indexes in requests
         )
         return LogoutState(session_id, subject, secret, pending, asked, logins, status, written_at)
-
-    def _make_deriver(self, session_id: bytes, subject: str | None) -> IdentifierDeriver:
-        return IdentifierDeriver(session_id, subject or "", self._records.identifiers)
 
 
 # The part of a session without a store that holds the services whose notification failed.
@@ -295,22 +306,7 @@ def make_notices(logins: Iterable[ServiceLogin]) -> tuple[Notice, ...]:
     )
 
 
-class ProgressStore(Protocol):
-    """Where the progress of one logout is stored."""
-
-    @property
-    def state(self) -> LogoutState: ...
-
-    @property
-    def token(self) -> str: ...
-
-    @property
-    def is_revoked(self) -> bool: ...
-
-    def mark(self, identities: Sequence[Identity], status: int) -> None: ...
-
-
-class LogoutProgress:
+class LogoutProgress(ABC):
     """The services of one session, and which of them were notified.
 
     Every change is stored at once, so that another node, another request or the next start can
@@ -318,8 +314,8 @@ class LogoutProgress:
     twice.
     """
 
-    def __init__(self, store: ProgressStore) -> None:
-        self._store = store
+    def __init__(self, state: LogoutState) -> None:
+        self._state = state
 
     def __iter__(self) -> Iterator[Notice]:
         return iter(self.remaining)
@@ -330,22 +326,22 @@ class LogoutProgress:
 
         For RelayState, say. Empty without a store, where the session leads back.
         """
-        return self._store.token
+        return ""
 
     @property
     def is_revoked(self) -> bool:
         """Whether every node refuses the session from now on; False without a store."""
-        return self._store.is_revoked
+        return False
 
     @property
     def remaining(self) -> tuple[Notice, ...]:
         """The services that are pending, the earliest login first."""
-        return make_notices(self._store.state.which(PENDING))
+        return make_notices(self._state.which(PENDING))
 
     @property
     def failures(self) -> tuple[Notice, ...]:
         """The services whose notification failed."""
-        return make_notices(self._store.state.which(FAILED))
+        return make_notices(self._state.which(FAILED))
 
     @property
     def pending_in_cookie(self) -> bool:
@@ -353,73 +349,73 @@ class LogoutProgress:
 
         Their services are notified at its next request, see `SingleLogout.pending`.
         """
-        return self._store.state.pending_in_cookie
+        return self._state.pending_in_cookie
 
     @property
     def is_partial(self) -> bool:
         """Whether the notification of some service failed."""
-        return FAILED in self._store.state.status
+        return FAILED in self._state.status
 
     @property
     def is_complete(self) -> bool:
         """Whether no service is pending."""
-        return self._store.state.is_settled
+        return self._state.is_settled
 
     def notified(self, *notices: Notice) -> None:
         """Record that these services were notified. Raises StorageError."""
-        self._mark(notices, NOTIFIED)
+        self._mark_notices(notices, NOTIFIED)
 
     def failed(self, *notices: Notice) -> None:
         """Record that the notification of these services failed. Raises StorageError.
 
         The logout is partial then, unless the services are notified later.
         """
-        self._mark(notices, FAILED)
+        self._mark_notices(notices, FAILED)
 
     def __repr__(self) -> str:
-        state = self._store.state
-        pending = state.status.count(PENDING)
-        return f"<LogoutProgress: {pending} of {len(state.logins)} services remain>"
+        pending, all_logins = self._state.status.count(PENDING), self._state.logins
+        return f"<LogoutProgress: {pending} of {len(all_logins)} services remain>"
 
-    def _mark(self, notices: Iterable[Notice], status: int) -> None:
+    def _mark_notices(self, notices: Iterable[Notice], status: int) -> None:
         identities = [(one.entity_id, one.name_id, one.session_index) for one in notices]
-        if not self._store.state.knows_all(identities):
+        if not all(identity in self._state.login_list.positions for identity in identities):
             raise UsageError("a notice belongs to another logout")
-        self._store.mark(identities, status)
+        self._mark(identities, status)
+
+    @abstractmethod
+    def _mark(self, identities: Sequence[Identity], status: int) -> None: ...
 
 
-class StoredProgress:
+class StoredProgress(LogoutProgress):
     """The progress of a logout that has a row in the store."""
 
-    is_revoked = True
-
     def __init__(self, table: LogoutTable, state: LogoutState) -> None:
+        super().__init__(state)
         self._table = table
-        self.state = state
+
+    @property
+    def is_revoked(self) -> bool:
+        return True
 
     @property
     def token(self) -> str:
-        return to_text(from_text(self._table.key(self.state.session_id)) + self.state.secret)
+        return to_text(from_text(self._table.key(self._state.session_id)) + self._state.secret)
 
-    def mark(self, identities: Sequence[Identity], status: int) -> None:
-        def change(state: LogoutState | None) -> LogoutState | None:
-            return None if state is None else state.mark(identities, status)
-
-        known = self.state
-        state = self._table.change(self._table.key(known.session_id), change, known)
+    def _mark(self, identities: Sequence[Identity], status: int) -> None:
+        known = self._state
+        state = self._table.change_existing(
+            known.session_id, lambda found: found.mark(identities, status), known
+        )
         # A row that is gone has expired: no cookie of its session is accepted any more.
-        self.state = known.mark(identities, status) if state is None else state
+        self._state = known.mark(identities, status) if state is None else state
 
 
-class SessionProgress:
+class SessionProgress(LogoutProgress):
     """The progress of a logout without a store, in two parts of its session.
 
     The pending services are the session's login records, and FAILED_PART has the failed ones. The
     session ends when no service is pending.
     """
-
-    is_revoked = False
-    token = ""
 
     def __init__(self, records: LoginRecords, session: Session) -> None:
         self._records, self._session = records, session
@@ -427,33 +423,21 @@ class SessionProgress:
         failed = records.read_logins(session[FAILED_PART], session.raw_id, subject)
         state = LogoutState(session.raw_id, session.subject, b"", pending_in_cookie=False)
         state = state.add(failed).mark([login.identity for login in failed], FAILED)
-        self.state = state.add(records.for_session(session).services())
+        super().__init__(state.add(records.for_session(session).services()))
 
-    def mark(self, identities: Sequence[Identity], status: int) -> None:
-        before, marked = self.state, set(identities)
-        self.state = before.mark(identities, status)
+    def _mark(self, identities: Sequence[Identity], status: int) -> None:
+        before, marked = self._state, set(identities)
+        self._state = before.mark(identities, status)
         login = self._records.for_session(self._session)
         for one in before.which(PENDING):
             if one.identity in marked:
                 login.remove_service(one)
-        failed = encode_logins(self.state.which(FAILED), self._records.registry)
+        failed = encode_logins(self._state.which(FAILED), self._records.registry)
         self._session[FAILED_PART] = failed
-        self.end_if_settled()
-
-    def mark_requested(self, request: LogoutRequest) -> None:
-        """Record a service that asked for the logout, and need not be notified."""
-        asking = self.state.mark_requested(request).which(NOTIFIED)
-        self.mark([login.identity for login in asking], NOTIFIED)
-
-    def end_if_settled(self) -> None:
-        """End the session if no service is pending."""
-        if self.state.is_settled:
+        if self._state.is_settled:
             self._session.invalidate()
 
-
-def parse_token(token: str) -> tuple[str, bytes]:
-    """The row's name and the secret of a token. Raises MalformedToken."""
-    data = from_text(token)
-    if len(data) != KEY_BYTES + SECRET_BYTES:
-        raise MalformedToken
-    return to_text(data[:KEY_BYTES]), data[KEY_BYTES:]
+    def begin(self, request: LogoutRequest | None) -> None:
+        """Store the progress. The service that asked for the logout need not be notified."""
+        state = self._state if request is None else self._state.mark_requested(request)
+        self._mark([login.identity for login in state.which(NOTIFIED)], NOTIFIED)

@@ -14,7 +14,6 @@ progress is kept in the session, which ends when every service was notified.
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Iterator
 
 from ..._request.load import LoadedSession, read_revoked
@@ -22,7 +21,6 @@ from ..._stored.revocations import Ending
 from ...errors import (
     ConfigurationError,
     LogoutRequestMismatch,
-    MalformedToken,
     NotSignedIn,
     RowUnreadable,
     SessionWithheld,
@@ -39,12 +37,10 @@ from .progress import (
     FAILED_PART,
     PENDING,
     LogoutProgress,
-    LogoutState,
     Notice,
     SessionProgress,
     StoredProgress,
     make_notices,
-    parse_token,
 )
 
 __all__ = ["SingleLogout"]
@@ -107,10 +103,8 @@ class SingleLogout:
                 login.forget_authentication(authentication.method)
             session[FAILED_PART] = b""
             progress = SessionProgress(self._records, session)
-            if request is not None:
-                progress.mark_requested(request)
-            progress.end_if_settled()
-            return LogoutProgress(progress)
+            progress.begin(request)
+            return progress
         session_id, loaded = _find_id(session)
         known = KnownSession(session_id, session.subject, services, has_read_cookies=True)
         state = self._terminator.end(known, request)
@@ -121,7 +115,7 @@ class SingleLogout:
         if loaded is not None:
             loaded.mark_revoked()
         session.invalidate()
-        return self._make_progress(self._terminator, state)
+        return StoredProgress(self._terminator.table, state)
 
     def begin_for_request(self, request: LogoutRequest) -> list[LogoutProgress]:
         """End every session that a service's request is about, without any cookie.
@@ -163,12 +157,12 @@ class SingleLogout:
         Raises ConfigurationError, StorageError or NoPrimaryKey.
         """
         terminator = self._require_terminator()
-        ending, table = terminator.ending(live.raw_id), terminator.table
+        ending, table = terminator.revocations.ending(live.raw_id), terminator.table
         has_begun = ending is Ending.REVOKED and table.read(table.key(live.raw_id)) is not None
         if has_begun or ending in (Ending.LOGGED_OUT, Ending.REPLACED):
             return None
         state = terminator.end(KnownSession(live.raw_id, live.subject), None)
-        return None if state is None else self._make_progress(terminator, state)
+        return None if state is None else StoredProgress(terminator.table, state)
 
     def revoke_subject(self, subject: str) -> None:
         """End every session of a user that began until now, on every node.
@@ -188,18 +182,11 @@ class SingleLogout:
         if self._terminator is None:
             if session is None or session.subject is None or FAILED_PART not in session:
                 return None
-            return LogoutProgress(SessionProgress(self._records, session))
+            return SessionProgress(self._records, session)
         if token is None:
             return None
-        try:
-            key, secret = parse_token(token)
-        except MalformedToken:
-            return None
-        state = self._terminator.table.read(key)
-        # The row's name can be computed from the session's id; the secret cannot.
-        if state is None or not hmac.compare_digest(state.secret, secret):
-            return None
-        return self._make_progress(self._terminator, state)
+        state = self._terminator.table.find(token)
+        return None if state is None else StoredProgress(self._terminator.table, state)
 
     def pending(self, session: Session) -> LogoutProgress | None:
         """The pending services of the ended session that this request's cookies name.
@@ -228,7 +215,7 @@ class SingleLogout:
         if state is None or PENDING not in state.status:
             return None
         session.invalidate()
-        return self._make_progress(self._terminator, state)
+        return StoredProgress(self._terminator.table, state)
 
     def unfinished(self, idle: int = UNDER_WAY) -> Iterator[LogoutProgress]:
         """The logouts with pending services, not continued for `idle` seconds.
@@ -247,7 +234,7 @@ class SingleLogout:
             if state is not None and state.written_at + idle <= self._deployment.now():
                 state = self._terminator.resume(state)
                 if PENDING in state.status:
-                    yield self._make_progress(self._terminator, state)
+                    yield StoredProgress(self._terminator.table, state)
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -257,9 +244,6 @@ class SingleLogout:
                 "storage: a logout without the user's cookie needs a store; set storage"
             )
         return self._terminator
-
-    def _make_progress(self, terminator: SessionTerminator, state: LogoutState) -> LogoutProgress:
-        return LogoutProgress(StoredProgress(terminator.table, state))
 
     def _login_record(self, session: Session) -> LoginRecord:
         if session.subject is None and session.withheld is not None:
@@ -271,17 +255,20 @@ class SingleLogout:
     def _end_for_request(
         self, terminator: SessionTerminator, session_id: bytes, request: LogoutRequest
     ) -> LogoutProgress | None:
-        ending = terminator.ending(session_id)
+        ending, state = terminator.revocations.ending(session_id), None
         if ending is Ending.REPLACED:
             return None
-        state = None if ending is None else terminator.request_again(session_id, request)
+        if ending is not None:
+            state = terminator.table.change_existing(
+                session_id, lambda found: found.mark_requested(request)
+            )
         if state is not None and state.is_settled:
             terminator.forget_entries(state)
         # A session that was revoked by its id has no logout yet; one that was logged out locally
         # notifies no service.
         if state is None and ending is not Ending.LOGGED_OUT:
             state = terminator.end(KnownSession(session_id, None), request)
-        return None if state is None else self._make_progress(terminator, state)
+        return None if state is None else StoredProgress(terminator.table, state)
 
 
 def _find_id(session: Session) -> tuple[bytes, LoadedSession | None]:
