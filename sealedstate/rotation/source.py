@@ -81,7 +81,7 @@ class RotatingKeySource:
         self.config = config
         self._reports = reports
         self._events = events
-        self._lock = ForkSafeLock()
+        self._lock, self._thread_lock = ForkSafeLock(), ForkSafeLock()
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
@@ -105,13 +105,12 @@ class RotatingKeySource:
         return self._last_error
 
     def keyring(self) -> Keyring:
-        """The keys of the last good ring, loaded again every `reload_every` seconds."""
-        if self._pid != os.getpid():
-            # The thread of the parent does not exist in the child.
-            self._thread, self._pid = None, os.getpid()
-        if self._thread is None and self.config.rotate_in_process and not self._closed.is_set():
-            self._thread = threading.Thread(target=self._run, name="sealedstate-keys", daemon=True)
-            self._thread.start()
+        """The keys of the last good ring, loaded again every `reload_every` seconds.
+
+        For requests: the first call in a process starts its background thread.
+        """
+        if self._pid != os.getpid() or self._thread is None:
+            self._start_thread()
         if self.config.monotonic() - self._loaded_at >= self.config.reload_every:
             self._reload()
         return self._keyring
@@ -129,8 +128,8 @@ class RotatingKeySource:
         """One round of the thread: load, restore a lost ring, rotate, report."""
         self._reload()
         try:
-            if self._lost and self.storage.write(self._ring, self._lost[0]):
-                self._events.emit("ring-restored", level=logging.WARNING)
+            if self._lost:
+                self._put_back(self._lost[0])
             self.rotate()
         except OperatorError as error:
             if self._lost is None:  # otherwise the error of the reload says more
@@ -142,6 +141,21 @@ class RotatingKeySource:
                 self._reports.put(report, expires_at)
             except OperatorError as error:
                 self._events.emit("report-failed", detail=str(error))
+
+    def _put_back(self, found: Ring | None) -> None:
+        """Write the current ring in place of a former one, or where there is none."""
+        ring, now = self._ring, math.ceil(self.config.clock())
+        if found is not None:
+            # What an operator revoked in the former ring, after a restore, stays revoked.
+            current = {key.kid for key in ring.keys}
+            for dead in found.tombstones:
+                if dead.revoked and dead.kid in current:
+                    ring = transitions.revoke(ring, dead.kid, now, self.config.random, dead.reason)
+            moment = found.revoked_before
+            ring = transitions.revoke_before(ring, moment, max(now, moment))
+        if self.storage.write(ring, found):
+            self._adopt(ring)
+            self._events.emit("ring-restored", level=logging.WARNING)
 
     def rotate(self, force: bool = False) -> bool:
         """Write the next ring if a key is due. Raises OperatorError.
@@ -268,6 +282,19 @@ class RotatingKeySource:
             refused=count("refused-kid-refused"),
             complaint=self._last_error,
         )
+
+    def _start_thread(self) -> None:
+        """Start the thread of this process, once, if the configuration says so."""
+        if not self.config.rotate_in_process or self._closed.is_set():
+            return
+        with self._thread_lock:
+            if self._pid != os.getpid():
+                # The child has no thread, and may have a copy of a lock of the event in use.
+                self._thread, self._pid, self._closed = None, os.getpid(), threading.Event()
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="sealedstate-keys", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         config = self.config

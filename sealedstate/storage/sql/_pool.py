@@ -223,6 +223,10 @@ class Driver(Protocol):
         """Keep other nodes from changing the tables until the transaction ends."""
         ...
 
+    def convert_tables(self, cursor: Cursor) -> None:
+        """Give the tables that exist the engine that durability rests on."""
+        ...
+
     def unlock_schema(self, cursor: Cursor) -> None:
         """Release that lock, if the end of the transaction does not."""
         ...
@@ -246,6 +250,18 @@ class _Lease:
         self.pool, self.proxy = pool, proxy
         self.connection = cast(Connection, proxy.dbapi_connection)
         self.cursor: Cursor = self.connection.cursor()
+
+
+class _DeadlinePool(QueuePool):
+    """A pool at which a thread waits until its deadline, and not for as long again."""
+
+    @property
+    def _timeout(self) -> float:
+        return DEADLINE.remaining()
+
+    @_timeout.setter
+    def _timeout(self, seconds: float) -> None:
+        """Ignore what the constructor sets."""
 
 
 class SQLPool:
@@ -449,8 +465,9 @@ class SQLPool:
             if self._driver.fault(error) is Fault.LOST:
                 raise
             raise StorageUnavailable(
-                f"{self._redact(error)}; the tables are missing, from an older release or not"
-                " accessible: run `sealedstate store init` as a user who may change them"
+                f"{self._redact(error)}; the tables are missing, from an older release, of another"
+                " engine or not accessible: run `sealedstate store init` as a user who may change"
+                " them"
             ) from error
 
     def _schema_version(self, cursor: Cursor) -> int:
@@ -475,6 +492,7 @@ class SQLPool:
         DEADLINE.start(self._timeout * PATIENCE)
         self._driver.lock_schema(cursor)
         cursor.execute(statements.make_schema)
+        self._driver.convert_tables(cursor)
         for version in range(self._schema_version(cursor) + 1, SCHEMA_VERSION + 1):
             for statement in self._driver.migrations[version]:
                 cursor.execute(statement)
