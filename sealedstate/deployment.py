@@ -39,7 +39,7 @@ from .rotation.ring_store import StoredRing
 from .rotation.source import RotatingKeySource
 from .settings import Settings
 from .storage import USES, Storage, open_storage
-from .storage.check import StorageCheck
+from .storage.requirements import StorageCheck
 
 __all__ = ["Deployment", "open_keys", "open_report_store", "open_ring_storage", "open_store"]
 
@@ -251,7 +251,7 @@ def open_keys(
 
 
 def _current_keyring(source: KeySource) -> Keyring:
-    """The ring in force, for a start: unlike a request, it starts no thread before a fork."""
+    """The ring in force. At a start, which unlike a request must leave no thread to a fork."""
     return source.ring.keyring() if isinstance(source, RotatingKeySource) else source.keyring()
 
 

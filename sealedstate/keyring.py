@@ -17,13 +17,7 @@ from enum import Enum
 from itertools import pairwise
 from typing import NamedTuple, NoReturn, Self
 
-from .errors import (
-    ConfigurationError,
-    KeyDisabled,
-    KeyOutOfUse,
-    NoPrimaryKey,
-    UnknownKey,
-)
+from .errors import ConfigurationError, KeyDisabled, KeyOutOfUse, NoPrimaryKey, UnknownKey
 
 __all__ = ["Key", "KeyState", "Keyring", "export_lookup", "parse_lookup"]
 
@@ -280,22 +274,6 @@ class Keyring:
             return KeyState.PENDING
         return KeyState.PRIMARY if key is self.primary(now) else KeyState.RETIRED
 
-    def retires_at(self, key: Key, at: int = 0) -> int | None:
-        """When the next key takes over (epoch seconds), if that is known.
-
-        A successor that has expired at `at` does not count: `key` seals again.
-        """
-        if key.retires_at is not None:
-            return key.retires_at
-        later = [
-            other.activates_at
-            for other in self.keys
-            if other.activates_at > key.activates_at
-            and not (other.revoked or other.disabled)
-            and (other.expires_at is None or at < other.expires_at)
-        ]
-        return min(later, default=None)
-
     def may_have_sealed(self, key: Key, sealed_at: int) -> bool:
         """Whether `key` was allowed to seal at `sealed_at`, give or take the skew."""
         first, last = self._windows.get(key.kid) or self.sealing_window(key, sealed_at)
@@ -306,11 +284,19 @@ class Keyring:
 
         `at`: the time by which successors count or have expired (epoch seconds).
         """
-        retires_at = self.retires_at(key, at)
-        last = math.inf if retires_at is None else retires_at + self.announce + self.skew
-        window = key.activates_at - self.skew, last
+        later = [other for other in self.keys if other.activates_at > key.activates_at]
+        retires_at: float | None = key.retires_at
+        if retires_at is None:
+            # A successor that has expired does not count: `key` seals again.
+            dates = (
+                other.activates_at
+                for other in later
+                if not (other.revoked or other.disabled)
+                and (other.expires_at is None or at < other.expires_at)
+            )
+            retires_at = min(dates, default=math.inf)
+        window = key.activates_at - self.skew, retires_at + self.announce + self.skew
         # Without a stated end the window changes when a successor expires.
-        later = (other for other in self.keys if other.activates_at > key.activates_at)
         if key.retires_at is not None or all(other.expires_at is None for other in later):
             self._windows[key.kid] = window
         return window

@@ -18,7 +18,6 @@ import platform
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeGuard
 
 from .._forks import ForkSafeLock
 from ..errors import ConfigurationError, OperatorError, StorageUnavailable
@@ -27,7 +26,7 @@ from ..keyring import Keyring
 from . import transitions
 from .document import RingUnreadable
 from .reports import Report, ReportStore
-from .ring import Ring, RingReplaced, RingStorage, Schedule
+from .ring import Ring, RingReplaced, RingStorage, Schedule, Tombstone
 
 __all__ = ["RotatingKeySource", "RotationConfig"]
 
@@ -137,25 +136,31 @@ class RotatingKeySource:
         if self._reports is not None:
             report = self.report()
             try:
-                expires_at = report.at + REPORTS_KEPT * self.config.reload_every
-                self._reports.put(report, expires_at)
+                self._reports.put(report, report.at + REPORTS_KEPT * self.config.reload_every)
             except OperatorError as error:
                 self._events.emit("report-failed", detail=str(error))
 
     def _put_back(self, found: Ring | None) -> None:
-        """Write the current ring in place of a former one, or where there is none."""
+        """Write the current ring in place of a former one, or where there is none.
+
+        What an operator revoked in the former ring, after a restore, stays revoked.
+        """
         ring, now = self._ring, math.ceil(self.config.clock())
+        for dead in self._revoked_only_in(found):
+            ring = transitions.revoke(ring, dead.kid, now, self.config.random, dead.reason)
         if found is not None:
-            # What an operator revoked in the former ring, after a restore, stays revoked.
-            current = {key.kid for key in ring.keys}
-            for dead in found.tombstones:
-                if dead.revoked and dead.kid in current:
-                    ring = transitions.revoke(ring, dead.kid, now, self.config.random, dead.reason)
             moment = found.revoked_before
             ring = transitions.revoke_before(ring, moment, max(now, moment))
         if self.storage.write(ring, found):
             self._adopt(ring)
             self._events.emit("ring-restored", level=logging.WARNING)
+
+    def _revoked_only_in(self, found: Ring | None) -> list[Tombstone]:
+        """The revoked keys of `found` that the current ring has as keys."""
+        if found is None:
+            return []
+        current = {key.kid for key in self._ring.keys}
+        return [dead for dead in found.tombstones if dead.revoked and dead.kid in current]
 
     def rotate(self, force: bool = False) -> bool:
         """Write the next ring if a key is due. Raises OperatorError.
@@ -181,8 +186,6 @@ class RotatingKeySource:
     def close(self) -> None:
         """End the background thread."""
         self._closed.set()
-
-    # --- loading --------------------------------------------------------------------------------
 
     def _load_first(self, creates_missing: bool) -> Ring:
         config = self.config
@@ -211,11 +214,26 @@ class RotatingKeySource:
             return
         try:
             self._loaded_at = self.config.monotonic()
-            found = self.storage.load()
-            self._lost = (found,) if found is None or self._is_former(found) else None
-            if self._is_next(found):
-                self._adopt(found)
-                self._events.emit("ring-reloaded")
+            found, current, location = self.storage.load(), self._ring, self.storage.location
+            self._lost = (found,) if found is None or self._is_replaceable(found) else None
+            if found is None:
+                self._set_error(f"{location} is gone; restore it")
+            elif found.ring_id != current.ring_id:
+                self._set_error(
+                    f"{location} is another ring: expected {current.ring_id}, got {found.ring_id}"
+                )
+            elif self._is_former(found):
+                self._set_error(
+                    f"{location} is an older copy: its sequence is {found.sequence}, and"
+                    f" {current.sequence} is in use"
+                )
+            elif found.sequence == current.sequence and found != current:
+                self._set_error(f"{location} is a copy of the ring with another history")
+            else:
+                self._last_error = None
+                if found.sequence > current.sequence:
+                    self._adopt(found)
+                    self._events.emit("ring-reloaded")
         except OperatorError as error:
             self._lost = None
             if isinstance(error, RingUnreadable):
@@ -226,25 +244,17 @@ class RotatingKeySource:
         finally:
             self._lock.release()
 
-    def _is_next(self, found: Ring | None) -> TypeGuard[Ring]:
-        """Whether `found` supersedes the current ring; reports why it must not."""
-        current, location, problem = self._ring, self.storage.location, None
-        if found is None:
-            problem = f"{location} is gone; restore it"
-        elif found.ring_id != current.ring_id:
-            problem = f"{location} is another ring: expected {current.ring_id}, got {found.ring_id}"
-        elif self._is_former(found):
-            problem = (
-                f"{location} is an older copy: its sequence is {found.sequence}, and"
-                f" {current.sequence} is in use"
-            )
-        elif found.sequence == current.sequence and found != current:
-            problem = f"{location} is a copy of the ring with another history"
-        if problem is not None:
-            self._set_error(problem)
-            return False
-        self._last_error = None
-        return found is not None and found.sequence > current.sequence
+    def _is_replaceable(self, found: Ring) -> bool:
+        """Whether the current ring takes the place of `found`, as after a restore.
+
+        An operator may have revoked keys in a restored ring, until its sequence was the current
+        one. Other rings with another history are left to the operator.
+        """
+        if self._is_former(found):
+            return True
+        is_copy = found.ring_id == self._ring.ring_id and found.sequence == self._ring.sequence
+        has_revoked = found.revoked_before > self._ring.revoked_before
+        return is_copy and (has_revoked or bool(self._revoked_only_in(found)))
 
     def _is_former(self, found: Ring) -> bool:
         """Whether `found` is a former state of the current ring."""

@@ -115,7 +115,7 @@ def test_fork_waits_for_the_transaction_under_way_and_its_child_can_write(path: 
     with closing(SQLiteStorage(path, time.time, timeout=60)) as store:
 
         def write() -> None:
-            with store._file.connection() as connection, store._file.transaction(connection):
+            with store._file as connection, store._file.transaction(connection):
                 is_inside.set()
                 may_leave.wait()
                 connection.execute("UPDATE sealedstate_record SET value = x'77'")
@@ -172,7 +172,7 @@ def test_child_forked_in_a_transaction_all_the_same_says_so(
     with closing(SQLiteStorage(path, time.time)) as store:
 
         def write() -> None:
-            with store._file.connection() as connection, store._file.transaction(connection):
+            with store._file as connection, store._file.transaction(connection):
                 is_inside.set()
                 may_leave.wait()
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from sealedstate.storage import MemoryStorage
-from tests.support.crashes import Judge, record_of
+from tests.support import crashes
+from tests.support.crashes import Judge, Witness, record_of
+from tests.support.sql_servers import MariaDBServer
 from tests.support.workers import SideFile
 
 
@@ -119,3 +121,33 @@ def test_what_was_judged_before_is_judged_again(story: Story) -> None:
     assert story.losses() == []
     story.store.delete("1", "1")
     assert "1 must be there" in " ".join(story.losses())
+
+
+class StoppedServer(MariaDBServer):
+    """Files as a crash leaves them, and a recovery that changes them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.port, self.directory = 3306, directory
+        self.log_file = directory / "data" / "ib_logfile0"
+        self.log_file.parent.mkdir(parents=True)
+
+    def kill9(self) -> None:
+        self.log_file.write_bytes(b"as the crash left it")
+
+    def start(self) -> None:
+        self.log_file.write_bytes(b"recovered")
+
+
+def test_evidence_of_a_loss_is_kept_as_the_crash_left_it(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crashes, "EVIDENCE", tmp_path / "kept")
+    witness = Witness(StoppedServer(tmp_path / "server"))
+    witness.kill9()
+    witness.start()
+    story.note(*CREATED)
+    kept = witness.keep(story.losses(), {"1": story.side_file})
+    assert (kept / "ib_logfile0.before-recovery").read_bytes() == b"as the crash left it"
+    assert (kept / "losses").read_text().startswith("crash 1\n1: 1 must be there")
+    assert (kept / "notes-1").read_bytes() == story.side_file.path.read_bytes()
+    assert (kept / "server" / "data" / "ib_logfile0").exists()
