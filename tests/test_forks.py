@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import threading
 import time
 import warnings
@@ -14,6 +15,7 @@ import pytest
 
 from sealedstate import _forks
 from sealedstate._forks import ForkHeldLock, ForkSafeLock
+from tests.support.documents import ROOT
 
 
 def fork(act: Callable[[], bool]) -> bool:
@@ -183,3 +185,20 @@ def test_forks_of_several_threads_wait_for_one_another() -> None:
         thread.join()
     assert answers == [True] * 20
     assert all(acquires_in_a_thread(lock) for lock in locks)
+
+
+# --- all locks of the package ---------------------------------------------------------------------
+
+ORDINARY = re.compile(r"threading\.(Lock|RLock|Condition|Event|Semaphore|BoundedSemaphore)\(")
+# What makes the locks, and a thread's event, which the child replaces.
+MAY_USE = {"_forks.py", "source.py"}
+
+
+def test_no_lock_that_a_fork_may_copy_is_an_ordinary_one() -> None:
+    found = [
+        file
+        for folder in ("sealedstate", "middleware")
+        for file in (ROOT / folder).rglob("*.py")
+        if ORDINARY.search(file.read_text("utf-8")) and "testing" not in file.parts
+    ]
+    assert {file.name for file in found} == MAY_USE
