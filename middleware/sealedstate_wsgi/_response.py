@@ -53,8 +53,8 @@ class Response:
     ) -> Callable[[bytes], object]:
         """The start_response for the application."""
         if self._write is not None:
-            # The server raises exc_info, or rejects a second call. But if only empty pieces were
-            # sent, this response replaces the response with the cookies.
+            # The server raises exc_info, or rejects a second call. But if a middleware in between
+            # has sent nothing yet, this response replaces the response with the cookies.
             return self._start_response(status, self._with_session(headers), exc_info)
         if self.is_waiting and exc_info is None:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
@@ -65,7 +65,8 @@ class Response:
 
     def write(self, data: bytes) -> object:
         """The write() that start_response returns, for old applications."""
-        return self.commit()(data)
+        # An empty piece sends no headers (PEP 3333).
+        return self.commit()(data) if data or self._write is not None else None
 
     def commit(self) -> Callable[[bytes], object]:
         """Save the session and send the headers, once. Returns the server's write()."""
@@ -87,9 +88,12 @@ class Response:
         return self._write
 
     def stream(self, body: Iterable[bytes]) -> Iterator[bytes]:
-        """The pieces of `body`; the headers are sent with the first."""
+        """The pieces of `body`; the headers are sent with the first that is not empty."""
         for piece in body:
             if self.is_waiting:
+                if not piece:
+                    # Most servers send the headers with an empty piece, against PEP 3333.
+                    continue
                 self.commit()
             yield piece
         if self.is_waiting:

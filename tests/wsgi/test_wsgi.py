@@ -264,7 +264,7 @@ def test_answers_of_every_status_carry_the_session(settings: Settings) -> None:
 
 # --- after the headers --------------------------------------------------------------------------
 
-EARLY: dict[str, bytes] = {"piece": b"first", "empty piece": b"", "write": b"first"}
+EARLY: dict[str, bytes] = {"piece": b"first", "write": b"first"}
 
 
 def late_app(late: Use, early: str, reads_first: bool = True) -> WSGIApplication:
@@ -319,6 +319,73 @@ def test_session_that_was_read_before_the_headers_can_be_read_after_them(
     answer = ask(checked(app, settings), cookie=cookie)
     assert answer.body == b"first('alice', ['tea'])"
     assert answer.all("Vary") == ["Cookie"]
+
+
+def in_time(kind: str, pieces: Iterable[bytes]) -> WSGIApplication:
+    """Fills the session after the empty piece that `kind` names, then sends `pieces`."""
+
+    def generate(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", list(PLAIN))
+        if kind == "write, then yield":
+            write(b"")
+        else:
+            yield b""
+            yield b""
+        fill(session_of(environ))
+        yield from pieces
+
+    def listed(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", list(PLAIN))
+        write(b"")
+        fill(session_of(environ))
+        if kind == "write twice":
+            for piece in pieces:
+                write(piece)
+            return []
+        return list(pieces)
+
+    return generate if "yield" in kind else listed
+
+
+def test_write_after_an_empty_piece_is_in_time(settings: Settings) -> None:
+    def check(case: tuple[str, str, tuple[bytes, ...]]) -> None:
+        kind, method, pieces = case
+        for around in BOTH_WAYS:
+            answer = ask(around(in_time(kind, pieces), settings), method=method)
+            assert (answer.status, answer.body) == (200, b"".join(pieces))
+            assert len(answer.set_cookies) == 1
+            assert saved_session(settings, answer).subject == "alice"
+            assert answer.all("Vary") == ["Cookie"]
+
+    kinds = ("yield", "write, then yield", "write, then list", "write twice")
+    some, none = (b"", b"one", b"", b"two"), (b"", b"")
+    ways = (("GET", some), ("GET", none), ("GET", ()), ("HEAD", none))
+    check_each([(kind, *way) for kind in kinds for way in ways], check)
+
+
+def test_exception_after_an_empty_piece_leaves_the_cookies_as_they_were(
+    settings: Settings,
+) -> None:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        fill(session_of(environ))
+        start_response("200 OK", list(PLAIN))(b"")
+        yield b""
+        raise Broken
+
+    for around in BOTH_WAYS:
+        cookie = cookies_with(settings, "bob", cart=["coffee"])
+        answer = attempt(around(app, settings), cookie=cookie)
+        assert (type(answer.error), answer.headers) == (Broken, [])
+        assert_session_of_bob(settings, cookie)
+
+
+def test_error_page_after_an_empty_piece_is_saved_with_what_came_after_it(
+    settings: Settings,
+) -> None:
+    app = failing(b"", after=lambda session: session.update(failed=True))
+    answer = ask(checked(app, settings))
+    assert (answer.status, answer.all("X-Page")) == (500, ["error"])
+    assert dict(saved_session(settings, answer)) == {"tries": 1, "failed": True}
 
 
 def test_late_nested_change_is_logged_by_name_and_not_by_value(
