@@ -218,7 +218,7 @@ def test_old_session_is_adopted_once_and_sealed(kind: str) -> None:
     assert app.keeper.counts["adopted"] == 0
     seen = app.answer(jar, lambda session: (dict(session), session.subject, session.is_new))
     assert seen == ({"_user_id": "42", "cart": [1, 2]}, "42", False)
-    assert jar.header().startswith("__Host-s=")
+    assert jar.header().startswith("__Host-Http-s=")
     assert "session=" not in jar.header()
     assert app.keeper.counts["adopted"] == 1
     app.clock.forward(60)
@@ -234,10 +234,10 @@ def test_old_cookie_is_deleted_with_its_path_domain_and_prefix(kind: str) -> Non
     )
     session = app.keeper.session(f"a=b; old={COOKIES[kind]({'n': 1})}")
     assert session["n"] == 1
-    assert "old=; Max-Age=0; Path=/app; Domain=example.org" in app.keeper.save(session)
-    for name in ("__Host-old", "__Secure-old", "__host-old"):
+    assert "old=; Max-Age=0; Path=/app; Domain=example.org; HttpOnly" in app.keeper.save(session)
+    for name in ("__Host-old", "__Secure-old", "__host-old", "__Host-Http-old", "__http-old"):
         app, jar = Application(replace(READERS[kind], cookie_name=name)), Jar()
-        jar.receive([f"{name}={COOKIES[kind]({'n': 1})}; Path=/; Secure"])
+        jar.receive([f"{name}={COOKIES[kind]({'n': 1})}; Path=/; Secure; HttpOnly"])
         assert app.answer(jar, lambda session: session["n"]) == 1
         assert name not in jar.header()
 
@@ -416,7 +416,7 @@ def test_old_cookie_is_never_read_beside_one_of_ours(kind: str) -> None:
         app = Application(READERS[kind])
         old = f"session={COOKIES[kind]({'n': 1})}"
         value = own_cookie(app, ours)
-        for header in (f"__Host-s={value}; {old}", f"{old}; __Host-s={value}"):
+        for header in (f"__Host-Http-s={value}; {old}", f"{old}; __Host-Http-s={value}"):
             session = app.keeper.session(header)
             assert session.is_new
             assert dict(session) == {}
@@ -434,7 +434,7 @@ def own_cookie(app: Application, how: str) -> str:
     jar, session = Jar(), keeper.session()
     session["n"] = 2
     jar.receive(keeper.save(session))
-    value = jar.ours()["__Host-s"]
+    value = jar.ours()["__Host-Http-s"]
     if how == "expired":
         app.clock.forward(13 * 3600)
     return value[:-4] + "AAAA" if how == "forged" else value
@@ -444,7 +444,7 @@ def test_old_cookie_is_never_read_in_a_header_too_long_to_be_scanned() -> None:
     app = Application(FLASK)
     header = f"session={flask_cookie({'n': 1})}; x={'y' * MAX_HEADER_CHARS}"
     assert app.is_new(header)
-    assert app.is_new(f"__Host-s=forged; {header}")
+    assert app.is_new(f"__Host-Http-s=forged; {header}")
 
 
 def test_good_session_outweighs_the_old_cookie() -> None:
