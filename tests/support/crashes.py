@@ -234,13 +234,10 @@ class Witness:
     """
 
     def __init__(self, service: Service) -> None:
+        self.port = 0 if service.server is None else service.server.port
         self.crashes = 0
         self._service = service
         self._log: dict[str, bytes] = {}
-
-    @property
-    def port(self) -> int:
-        return self._server.port
 
     def start(self) -> None:
         self._server.start()
