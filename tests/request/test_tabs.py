@@ -312,7 +312,7 @@ def test_stored_part_of_a_newer_release_is_not_merged_and_is_kept(
         browser.keeper.save(session)
     recalled = parts.recall(record.id, "vault")
     assert recalled is not None
-    assert recalled.data == newer
+    assert recalled.value == newer
 
 
 def test_last_of_two_tabs_wins_without_a_merge_rule(browser: Browser, clock: Clock) -> None:
