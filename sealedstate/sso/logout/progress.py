@@ -212,15 +212,15 @@ class LogoutTable:
         this row; its logins are used as long as the row has the same. Returns the state as it is
         now.
         """
-        settings = self._deployment.settings
+        deployment = self._deployment
         after: LogoutState | None = None
 
         def update(entry: Entry | None) -> Put | None:
             nonlocal after
             before: LogoutState | None = None
             # When every cookie of the session has expired, as for its revocation.
-            lifetime = settings.absolute_lifetime + 2 * settings.skew
-            expires_at: int | None = (int(self._deployment.now()) + lifetime) * 1000
+            lifetime = deployment.longest_lifetime() + 2 * deployment.settings.skew
+            expires_at: int | None = (int(deployment.now()) + lifetime) * 1000
             # A row that no node can open was swapped or rolled back, and is written again.
             if entry is not None and entry.error is None:
                 before, expires_at = self._decode(entry.value, known), entry.expires_at
