@@ -7,6 +7,7 @@ import os
 import re
 import time
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,8 @@ def test_documented_sign_in_remembers_a_user_who_asks_for_it(
         for remember, days in ((True, 30), (False, 0.5)):
             browser = Browser(Keeper(deployment))
             before = time.time()
-            session = browser.session()
-            names["sign_in"](session, "ann", remember)
-            (line,) = browser.keeper.save(session)
-            browser.jar.receive([line])
+            sign_in = partial(names["sign_in"], user="ann", remember=remember)
+            (line,) = browser.visit(sign_in)
             assert ("; Max-Age=" in line) == remember
             ends_at = browser.session().expires_at
             assert ends_at is not None
