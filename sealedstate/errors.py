@@ -336,6 +336,13 @@ class AmbiguousSession(UnreadableError):
     keeps_cookie = True
 
 
+class HeldBackCookie(UnreadableError):
+    """The request came from another site, so the browser may have held our cookies back."""
+
+    reason = "cross-site"
+    keeps_cookie = True
+
+
 class UncheckedSession(UnreadableError):
     """The store that has the revocations did not answer."""
 

@@ -22,6 +22,7 @@ from ._wire.record import ID_BYTES, check_subject
 from .deployment import Deployment
 from .errors import (
     ConfigurationError,
+    HeldBackCookie,
     NoPrimaryKey,
     OperatorError,
     SessionTooLarge,
@@ -50,6 +51,7 @@ class Keeper:
         self._deployment = deployment
         self._limits = Limits.of(deployment)
         self._load = partial(LoadedSession, deployment)
+        self._load_cross_site = partial(LoadedSession, deployment, cross_site=True)
 
     @property
     def deployment(self) -> Deployment:
@@ -66,9 +68,28 @@ class Keeper:
         """How often each event happened: `opened`, `saved`, `refused-<reason>`, and so on."""
         return self._deployment.events.counts
 
-    def session(self, cookie_header: str = "") -> Session:
-        """The session of a request with this Cookie header, opened at its first use."""
-        return Session(self._load, cookie_header)
+    def session(self, cookie_header: str = "", *, cross_site: bool = False) -> Session:
+        """The session of a request with this Cookie header, opened at its first use.
+
+        `cross_site`: what `is_cross_site` says of the request. If it then brings no cookie of ours,
+        only a sign-in is sent: another session could replace the login that the browser held back.
+        """
+        return Session(self._load_cross_site if cross_site else self._load, cookie_header)
+
+    def is_cross_site(self, method: str, fetch_site: str | None, origin: str | None = None) -> bool:
+        """Whether browsers hold our cookies back from such a request, by their SameSite.
+
+        `fetch_site` and `origin`: its headers Sec-Fetch-Site and Origin. Origin only counts in a
+        request without Sec-Fetch-Site, and if the setting `origins` lists those of the application.
+        """
+        settings = self.settings
+        if settings.same_site == "None" or (
+            settings.same_site == "Lax" and method in ("GET", "HEAD", "OPTIONS", "TRACE")
+        ):
+            return False
+        if fetch_site is not None:
+            return fetch_site == "cross-site"
+        return bool(settings.origins) and origin is not None and origin not in settings.origins
 
     def save(self, session: Session, other_bytes: int = 0) -> list[str]:
         """The Set-Cookie field values that make the browser carry `session` as it is now.
@@ -84,6 +105,10 @@ class Keeper:
         changes = session.changes()
         if not changes.is_modified:
             return self._refresh(session, changes, loaded, other_bytes)
+        if loaded.withheld == HeldBackCookie.reason and changes.subject is None:
+            # A new id for a visitor without a session must not replace a login either.
+            deployment.emit("not-sent", reason=loaded.withheld)
+            return []
         if loaded.withheld is not None and not (changes.is_signed_in or changes.is_regenerated):
             deployment.emit("not-sent", reason=loaded.withheld)
             return []

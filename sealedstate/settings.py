@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import re
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,6 +42,9 @@ request wants) -> value to store."""
 ENVIRONMENT_PREFIX = "SEALEDSTATE_"
 # RFC 6265bis, section 5.5: browsers cap a cookie's life at 400 days.
 MAX_LIFETIME = 400 * 86400
+
+# A scheme, a host in small letters and perhaps a port (RFC 6454, 6.2).
+_ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]*[a-z0-9\]]", re.ASCII)
 
 T = TypeVar("T")
 
@@ -86,6 +90,9 @@ class Settings:
         lines of one request with it. A cookie that is found only in this way counts only if no
         other opens.
     secure: False only for plain http on localhost.
+    origins: the application's origins, such as ``["https://app.example.org"]``. With them, a
+        request with another Origin header counts as from another site if its browser sends no
+        Sec-Fetch-Site.
     persistent: the cookie outlives the browser's window.
     legacy: a LegacyReader for sessions that Flask or Starlette signed.
     skew: tolerated clock difference between nodes.
@@ -119,6 +126,7 @@ class Settings:
     same_site: str = "Lax"
     partitioned: bool = False
     joined_cookie_lines: bool = True
+    origins: Sequence[str] = ()
     persistent: bool = False
     legacy: LegacyReader | None = field(default=None, repr=False)
     skew: int = DEFAULT_SKEW
@@ -266,10 +274,16 @@ class Settings:
         )
 
     def _check_values(self) -> None:
-        for name in ("accept_weak_store_for", "spill_order"):
+        for name in ("accept_weak_store_for", "origins", "spill_order"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                 raise ConfigurationError(f"{name}: must be a list of names")
+        for origin in self.origins:
+            if _ORIGIN.fullmatch(origin) is None:
+                raise ConfigurationError(
+                    "origins: expected an origin as browsers send it, such as"
+                    f" 'https://app.example.org' or 'http://localhost:8000', got {origin!r}"
+                )
         for use in self.accept_weak_store_for:
             if use not in USES:
                 raise ConfigurationError(
@@ -346,6 +360,7 @@ _READERS = {
     "same_site": _Reader((str,), str),
     "partitioned": _Reader((bool,), _flag),
     "joined_cookie_lines": _Reader((bool,), _flag),
+    "origins": _Reader((Sequence,), _words),
     "persistent": _Reader((bool,), _flag),
     "legacy": _Reader((LegacyReader, type(None))),
     "skew": _Reader((int,), int),

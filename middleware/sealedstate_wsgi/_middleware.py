@@ -32,9 +32,16 @@ class SealedSessionMiddleware:
     ) -> None:
         self.app = app
         self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions or Settings())
+        # With origins, requests without Sec-Fetch-Site have to be looked at, too.
+        self._usual_site = "cross-site" if self.keeper.settings.origins else "none"
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        session = environ[ENVIRON_KEY] = self.keeper.session(environ.get("HTTP_COOKIE", ""))
+        cookies = environ.get("HTTP_COOKIE", "")
+        if environ.get("HTTP_SEC_FETCH_SITE", self._usual_site) == "cross-site":
+            session = self.keeper.session(cookies, cross_site=self._is_cross_site(environ))
+        else:
+            session = self.keeper.session(cookies)
+        environ[ENVIRON_KEY] = session
         response = Response(self.keeper, session, start_response)
         body = self.app(environ, response.start)
         # A complete body runs no more code of the application, and a server's file neither: it is
@@ -51,6 +58,10 @@ class SealedSessionMiddleware:
             return body
         # A lambda in place of partial would make cells of two variables, and slow every request.
         return ClosingIterator(response.stream(body), partial(response.close, body))
+
+    def _is_cross_site(self, environ: WSGIEnvironment) -> bool:
+        site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
+        return self.keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
 
 
 def _is_servers_file(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:

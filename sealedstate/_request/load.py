@@ -21,6 +21,7 @@ from ..errors import (
     AmbiguousSession,
     ExpiredSession,
     FutureSession,
+    HeldBackCookie,
     MalformedRecord,
     RevokedSession,
     SessionWithheld,
@@ -38,6 +39,7 @@ NO_VALUES: Mapping[str, object] = MappingProxyType({})
 class LoadedSession:
     """The session of one request, as its cookies have it.
 
+    `cross_site`: whether the browser may have held our cookies back, see `Keeper.is_cross_site`.
     `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
     was opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`,
     `adopted_values`: the session of a legacy cookie. `versions`: versions in the store that a
@@ -54,7 +56,7 @@ class LoadedSession:
     is_revoked = False
     _overflow: dict[str, bytes] | None = None
 
-    def __init__(self, deployment: Deployment, header: str) -> None:
+    def __init__(self, deployment: Deployment, header: str, *, cross_site: bool = False) -> None:
         self.deployment = deployment
         self.header = header
         self.loaded_at = int(deployment.now())
@@ -62,6 +64,8 @@ class LoadedSession:
         self.revoked_records: list[Record] = []
         if self.candidates.core:
             self._open()
+        elif cross_site:
+            self.withheld = HeldBackCookie.reason
         elif deployment.settings.legacy is not None:
             self._adopt(deployment.settings.legacy)
 
@@ -206,6 +210,8 @@ class LoadedSession:
         self.deployment.emit("part-unreadable")
 
     def end(self) -> None:
+        if self.withheld == HeldBackCookie.reason:
+            return  # the request brought no session
         if self.withheld is not None:
             raise SessionWithheld(self.withheld)
         record = self.record or self.adopted
