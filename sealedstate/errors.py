@@ -85,8 +85,11 @@ class SessionTooLarge(UsageError):
     """The parts do not fit into the cookies, and cannot be stored elsewhere.
 
     There is no store for them, or their policy forbids one. `parts` maps the name of each part to
-    its size in bytes; `room` is what the cookies could carry, in bytes.
+    its size in bytes; `room` is what the cookies could carry, in bytes. `is_crowded`: the session
+    would fit if the request had no cookies of others.
     """
+
+    is_crowded = False
 
     def __init__(self, parts: Mapping[str, int], room: int, why: str) -> None:
         sizes = ", ".join(

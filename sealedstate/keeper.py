@@ -11,12 +11,13 @@ Set-Cookie lines, so it works under any framework.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from ._request.load import LoadedSession, SessionInfo, describe_session
-from ._request.save import Limits, delete_cookies, report_not_saved, save
+from ._request.save import Limits, check_size, delete_cookies, report_not_saved, save
 from ._stored.revocations import Ending
 from ._wire.record import ID_BYTES, check_subject
 from .deployment import Deployment
@@ -50,8 +51,8 @@ class Keeper:
             deployment = Deployment.open(deployment)
         self._deployment = deployment
         self._limits = Limits.of(deployment)
-        self._load = partial(LoadedSession, deployment)
-        self._load_cross_site = partial(LoadedSession, deployment, cross_site=True)
+        self._load = partial(LoadedSession, deployment, size_check=self._check_size)
+        self._load_cross_site = partial(self._load, cross_site=True)
 
     @property
     def deployment(self) -> Deployment:
@@ -71,7 +72,7 @@ class Keeper:
     def session(self, cookie_header: str = "", *, cross_site: bool = False) -> Session:
         """The session of a request with this Cookie header, opened at its first use.
 
-        `cross_site`: what `is_cross_site` says of the request. If it then brings no cookie of ours,
+        `cross_site`: what `is_cross_site` says of the request. If it then brings no session cookie,
         only a sign-in is sent: another session could replace the login that the browser held back.
         """
         return Session(self._load_cross_site if cross_site else self._load, cookie_header)
@@ -95,9 +96,9 @@ class Keeper:
         """The Set-Cookie field values that make the browser carry `session` as it is now.
 
         `other_bytes`: what the response's other Set-Cookie fields take, names included. The list is
-        empty for a session that was not used, that did not change and needs no refresh, or that is
-        withheld. Raises SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what
-        it has.
+        empty for a session that was not used, that did not change and needs no refresh, that is
+        withheld, or whose change only fits without the request's other cookies. Raises
+        SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what it has.
         """
         loaded, deployment = session.backend, self._deployment
         if not isinstance(loaded, LoadedSession):
@@ -120,7 +121,21 @@ class Keeper:
         if not changes.parts and changes.subject is None:
             # A new id for a visitor is no reason to delete what could not be judged.
             return [] if loaded.withheld else delete_cookies(self._limits, changes, loaded)
-        return save(deployment, self._limits, session, changes, loaded, other_bytes)
+        try:
+            return save(deployment, self._limits, session, changes, loaded, other_bytes)
+        except SessionTooLarge as error:
+            if not error.is_crowded or is_another or changes.is_regenerated:
+                raise
+            # A request does not fail at its end for the foreign cookies that it brings.
+            deployment.emit(
+                "no-room",
+                session_id=changes.id,
+                detail="what a visitor changed is not sent: the session does not fit beside"
+                f" {loaded.candidates.foreign_bytes} bytes of other cookies; set storage or"
+                " may_drop",
+                level=logging.WARNING,
+            )
+            return []
 
     def info(self, session: Session) -> SessionInfo:
         """Sizes, places, ages and key of a session, for pages about it. Never asks the store."""
@@ -186,6 +201,9 @@ class Keeper:
             if health["store"] is None:
                 deployment.notice_answer()
         return health
+
+    def _check_size(self, session: Session, loaded: LoadedSession) -> None:
+        check_size(self._limits, session, loaded, self._deployment.now())
 
     def _refresh(
         self, session: Session, changes: Changes, loaded: LoadedSession, other_bytes: int

@@ -82,6 +82,8 @@ class Settings:
     refresh_after: age of a seal at which a read renews it; by default idle_lifetime / 10.
     part_policies: ``"cookie"``, ``"server"`` or ``"auto"`` (the default) by part name.
     spill_order: the ``auto`` parts that leave the cookies first.
+    may_drop: parts that are left out, first to last, if the cookies have no room and they may not
+        spill. Assigning any other part then raises SessionTooLarge.
     merge: rules by part name for a part that two requests change at once; by default the last write
         counts.
     cookie_name: by default ``__Host-s``, or ``s`` where that prefix is not allowed.
@@ -118,6 +120,7 @@ class Settings:
     refresh_after: int | None = None
     part_policies: Mapping[str, str] = field(default_factory=dict)
     spill_order: Sequence[str] = ()
+    may_drop: Sequence[str] = ()
     merge: Mapping[str, MergeRule] = field(default_factory=dict)
     cookie_name: str | None = None
     cookie_path: str = "/"
@@ -274,7 +277,7 @@ class Settings:
         )
 
     def _check_values(self) -> None:
-        for name in ("accept_weak_store_for", "origins", "spill_order"):
+        for name in ("accept_weak_store_for", "may_drop", "origins", "spill_order"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                 raise ConfigurationError(f"{name}: must be a list of names")
@@ -352,6 +355,7 @@ _READERS = {
     "refresh_after": _Reader((int, type(None)), int),
     "part_policies": _Reader((Mapping,), _pairs),
     "spill_order": _Reader((Sequence,), _words),
+    "may_drop": _Reader((Sequence,), _words),
     "merge": _Reader((Mapping,)),
     "cookie_name": _Reader((str, type(None)), str),
     "cookie_path": _Reader((str,), str),

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from types import MappingProxyType
+from typing import Protocol
 
 from .._cookies.codec import OpenedRecord
 from .._cookies.header import Candidates
@@ -33,7 +35,17 @@ from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
 from ..session import Part, Session
 
+# The most that a login takes without its parts: id, subject, times, and heads of arrays.
+LOGIN_BYTES = 16 + 256 + 48
+MANY_BYTES = 1 << 62
+
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
+
+
+class SizeCheck(Protocol):
+    """Raises SessionTooLarge if no response to the request could carry the session."""
+
+    def __call__(self, session: Session, loaded: LoadedSession, /) -> None: ...
 
 
 class LoadedSession:
@@ -56,8 +68,16 @@ class LoadedSession:
     is_revoked = False
     _overflow: dict[str, bytes] | None = None
 
-    def __init__(self, deployment: Deployment, header: str, *, cross_site: bool = False) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        header: str,
+        size_check: SizeCheck | None = None,
+        *,
+        cross_site: bool = False,
+    ) -> None:
         self.deployment = deployment
+        self._size_check = size_check
         self.header = header
         self.loaded_at = int(deployment.now())
         self.candidates = deployment.cookies.find(header)
@@ -205,6 +225,20 @@ class LoadedSession:
             self.deployment.emit("part-missing", session_id=record.id)
             log.warning("a part of a session is missing: %r", name)
         return data
+
+    @cached_property
+    def free_bytes(self) -> int:
+        deployment, candidates = self.deployment, self.candidates
+        if self._size_check is None or self.withheld is not None:
+            return MANY_BYTES
+        if deployment.parts is not None and Policy.COOKIE not in deployment.policies.values():
+            return MANY_BYTES
+        room = deployment.core_bytes(candidates.foreign_bytes, 0)
+        return room - candidates.our_bytes - LOGIN_BYTES
+
+    def check_size(self, session: Session) -> None:
+        if self._size_check is not None:
+            self._size_check(session, self)
 
     def note_unreadable(self, name: str) -> None:
         self.deployment.emit("part-unreadable")

@@ -92,7 +92,8 @@ def test_repr_of_a_plan_holds_no_name_and_no_value() -> None:
 def test_plan_that_does_not_fit_raises_before_anything_is_written() -> None:
     shop = keeper(Clock())
     session = signed_in(shop).session()
-    session["large"] = "x" * 5000
+    large = session["large"] = list[str]()
+    large.append("x" * 5000)
     with pytest.raises(SessionTooLarge):
         plan_of(shop, session)
 

@@ -70,6 +70,10 @@ def sign_in(session: Session) -> None:
     session.subject = "bob"
 
 
+def then(*uses: Callable[[Session], object]) -> Callable[[Session], object]:
+    return lambda session: [use(session) for use in uses]
+
+
 def test_write_in_a_form_of_another_site_does_not_replace_the_login() -> None:
     def check(use: Callable[[Session], object]) -> None:
         for method in ("POST", "PUT", "PATCH", "DELETE"):
@@ -84,8 +88,8 @@ def test_write_in_a_form_of_another_site_does_not_replace_the_login() -> None:
         "write": write,
         "regenerate": lambda session: session.regenerate(),
         "log out": lambda session: session.invalidate(),
-        "log out and write": lambda session: (session.invalidate(), write(session)),
-        "clear and write": lambda session: (session.clear(), write(session)),
+        "log out and write": then(Session.invalidate, write),
+        "clear and write": then(Session.clear, write),
     }
     check_each(uses, check)
 
@@ -107,9 +111,9 @@ def test_sign_in_in_a_form_of_another_site_is_sent() -> None:
 
     uses: dict[str, Callable[[Session], object]] = {
         "sign in": sign_in,
-        "log out first": lambda session: (session.invalidate(), sign_in(session)),
-        "write and sign in": lambda session: (write(session), sign_in(session)),
-        "regenerate and sign in": lambda session: (session.regenerate(), sign_in(session)),
+        "log out first": then(Session.invalidate, sign_in),
+        "write and sign in": then(write, sign_in),
+        "regenerate and sign in": then(Session.regenerate, sign_in),
     }
     check_each(uses, check)
 
