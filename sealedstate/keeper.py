@@ -51,7 +51,8 @@ class Keeper:
             deployment = Deployment.open(deployment)
         self._deployment = deployment
         self._limits = Limits.of(deployment)
-        self._load = partial(LoadedSession, deployment, size_check=self._check_size)
+        size_check = partial(check_size, self._limits, deployment.now)
+        self._load = partial(LoadedSession, deployment, size_check)
         self._load_cross_site = partial(self._load, cross_site=True)
 
     @property
@@ -69,7 +70,7 @@ class Keeper:
         """How often each event happened: `opened`, `saved`, `refused-<reason>`, and so on."""
         return self._deployment.events.counts
 
-    def session(self, cookie_header: str = "", *, cross_site: bool = False) -> Session:
+    def session(self, cookie_header: str = "", cross_site: bool = False) -> Session:
         """The session of a request with this Cookie header, opened at its first use.
 
         `cross_site`: what `is_cross_site` says of the request. If it then brings no session cookie,
@@ -201,9 +202,6 @@ class Keeper:
             if health["store"] is None:
                 deployment.notice_answer()
         return health
-
-    def _check_size(self, session: Session, loaded: LoadedSession) -> None:
-        check_size(self._limits, session, loaded, self._deployment.now())
 
     def _refresh(
         self, session: Session, changes: Changes, loaded: LoadedSession, other_bytes: int

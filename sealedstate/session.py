@@ -96,8 +96,7 @@ class SessionBackend(Protocol):
     """What a session asks of the request that it was loaded from.
 
     `record`: the record that the request carries. `withheld`: why its cookies cannot be judged now.
-    `adopted`: the record and `adopted_values` the parts that a legacy cookie carries. `free_bytes`:
-    by how much the encoded parts may grow without any doubt.
+    `adopted`: the record and `adopted_values` the parts that a legacy cookie carries.
     """
 
     record: Record | None
@@ -105,8 +104,9 @@ class SessionBackend(Protocol):
     adopted: Record | None
     adopted_values: Mapping[str, object]
 
-    @property
-    def free_bytes(self) -> int: ...
+    def free_bytes(self) -> int:
+        """By how much the encoded parts may grow without any doubt that they can be sent."""
+        ...
 
     def check_size(self, session: Session) -> None:
         """Raise SessionTooLarge if no response could carry the session."""
@@ -157,8 +157,9 @@ class Session(MutableMapping[str, object]):
     _is_regenerated = False
     _is_ended = False
     _are_headers_sent = False
-    # By how much assignments made the encoded parts grow.
-    _growth = 0
+    # By how much assignments may make the encoded parts grow before their sizes are added up; None
+    # if that is not known yet.
+    _free_bytes: int | None = None
 
     def __init__(self, load: Callable[[str], SessionBackend], cookie_header: str) -> None:
         self._load = load
@@ -287,8 +288,11 @@ class Session(MutableMapping[str, object]):
         if part is None:
             check_name(name)
         encoded = _encode(name, value)
-        self._growth += len(encoded) + 4 * len(name) + PART_BYTES
-        if self._growth > loaded.free_bytes:
+        free = self._free_bytes
+        if free is None:
+            free = loaded.free_bytes()
+        self._free_bytes = free = free - len(encoded) - 4 * len(name) - PART_BYTES
+        if free < 0:
             self._assign_within(name, value, encoded, loaded)
             return
         if part is None:

@@ -24,7 +24,8 @@ class SealedSessionMiddleware:
 
     `sessions`: a keeper, or what to make it of; by default, the settings of the environment. An
     exception of `app` before its first byte leaves the cookies as they are. SessionTooLarge and
-    StorageError while saving reach the server like exceptions of `app`.
+    StorageError while saving reach the server like exceptions of `app`; an assignment that makes a
+    session too large raises SessionTooLarge in `app`.
     """
 
     def __init__(
@@ -32,13 +33,15 @@ class SealedSessionMiddleware:
     ) -> None:
         self.app = app
         self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions or Settings())
-        # With origins, requests without Sec-Fetch-Site have to be looked at, too.
-        self._usual_site = "cross-site" if self.keeper.settings.origins else "none"
+        # With origins, a request without Sec-Fetch-Site may be from another site, too.
+        self._has_origins = bool(self.keeper.settings.origins)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        cookies = environ.get("HTTP_COOKIE", "")
-        if environ.get("HTTP_SEC_FETCH_SITE", self._usual_site) == "cross-site":
-            session = self.keeper.session(cookies, cross_site=self._is_cross_site(environ))
+        cookies, site = environ.get("HTTP_COOKIE", ""), environ.get("HTTP_SEC_FETCH_SITE")
+        if site == "cross-site" or (site is None and self._has_origins):
+            method, origin = environ["REQUEST_METHOD"], environ.get("HTTP_ORIGIN")
+            cross_site = self.keeper.is_cross_site(method, site, origin)
+            session = self.keeper.session(cookies, cross_site)
         else:
             session = self.keeper.session(cookies)
         environ[ENVIRON_KEY] = session
@@ -58,10 +61,6 @@ class SealedSessionMiddleware:
             return body
         # A lambda in place of partial would make cells of two variables, and slow every request.
         return ClosingIterator(response.stream(body), partial(response.close, body))
-
-    def _is_cross_site(self, environ: WSGIEnvironment) -> bool:
-        site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
-        return self.keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
 
 
 def _is_servers_file(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from types import MappingProxyType
 from typing import Protocol
 
@@ -34,10 +33,6 @@ from ..errors import (
 from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
 from ..session import Part, Session
-
-# The most that a login takes without its parts: id, subject, times, and heads of arrays.
-LOGIN_BYTES = 16 + 256 + 48
-MANY_BYTES = 1 << 62
 
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
 
@@ -71,9 +66,8 @@ class LoadedSession:
     def __init__(
         self,
         deployment: Deployment,
+        size_check: SizeCheck,
         header: str,
-        size_check: SizeCheck | None = None,
-        *,
         cross_site: bool = False,
     ) -> None:
         self.deployment = deployment
@@ -226,18 +220,15 @@ class LoadedSession:
             log.warning("a part of a session is missing: %r", name)
         return data
 
-    @cached_property
     def free_bytes(self) -> int:
-        deployment, candidates = self.deployment, self.candidates
-        if self._size_check is None or self.withheld is not None:
-            return MANY_BYTES
-        if deployment.parts is not None and Policy.COOKIE not in deployment.policies.values():
-            return MANY_BYTES
-        room = deployment.core_bytes(candidates.foreign_bytes, 0)
-        return room - candidates.our_bytes - LOGIN_BYTES
+        candidates, (most_foreign, room) = self.candidates, self.deployment.ample_room
+        if candidates.foreign_bytes > most_foreign:
+            return 0
+        return room - candidates.our_bytes
 
     def check_size(self, session: Session) -> None:
-        if self._size_check is not None:
+        # Of a withheld session nothing is sent but a sign-in.
+        if self.withheld is None:
             self._size_check(session, self)
 
     def note_unreadable(self, name: str) -> None:

@@ -198,7 +198,9 @@ def save(
     return commit(deployment, plan, session, changes, loaded, now)
 
 
-def check_size(limits: Limits, session: Session, loaded: LoadedSession, now: float) -> None:
+def check_size(
+    limits: Limits, clock: Callable[[], float], session: Session, loaded: LoadedSession
+) -> None:
     """Raise SessionTooLarge if no response to this request could carry the session as it is now.
 
     With a store only the parts count that may not be there. Parts that may be left out never count.
@@ -214,9 +216,10 @@ def check_size(limits: Limits, session: Session, loaded: LoadedSession, now: flo
         if part.encoded is not None:
             parts[name] = part
     # Its times have the same size, whatever they are.
-    created_at = int(now) if old is None else old.created_at
+    now = int(clock())
+    created_at = now if old is None else old.created_at
     record = Record(changes.id, changes.subject, created_at, created_at, 1)
-    _Planner(record, changes, parts, loaded, limits, 0, int(now)).plan()
+    _Planner(record, changes, parts, loaded, limits, 0, now).plan()
 
 
 def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> list[str]:

@@ -154,6 +154,6 @@ def test_only_reading_a_part_finds_that_the_store_lost_it() -> None:
 def test_loaded_session_is_whole_when_it_is_constructed() -> None:
     shop = keeper(Clock())
     browser = signed_in(shop)
-    loaded = LoadedSession(shop.deployment, browser.jar.header())
+    loaded = LoadedSession(shop.deployment, lambda *_: None, browser.jar.header())
     assert loaded.record is not None
     assert (loaded.withheld, loaded.adopted) == (None, None)
