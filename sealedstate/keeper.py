@@ -152,7 +152,7 @@ class Keeper:
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking by subject needs a store; set storage")
         check_subject(subject)
-        expires_at = int(now) + settings.absolute_lifetime + settings.skew
+        expires_at = int(now) + deployment.longest_lifetime() + settings.skew
         deployment.revocations.revoke_subject(subject, expires_at)
         deployment.emit("subject-revoked")
         deployment.hooks.after_revoke_subject(subject, now)
@@ -170,7 +170,7 @@ class Keeper:
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking a session needs a store; set storage")
         # It may have begun as late as now, by a clock that is ahead.
-        until = int(now) + settings.absolute_lifetime + 2 * settings.skew
+        until = int(now) + deployment.longest_lifetime() + 2 * settings.skew
         if settings.legacy is not None:
             until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
         first = deployment.revocations.revoke(session_id, until, Ending.REVOKED)
@@ -223,6 +223,9 @@ class Keeper:
         if opened is None:
             return loaded.adopted is not None  # a legacy session leaves sealed
         age, refresh = now - opened.sealed_at, self._deployment.lifetimes.refresh
+        if (idle := opened.record.terms.idle) is not None:
+            # A session with a short idle lifetime would else end before it is ever renewed.
+            refresh = min(refresh, idle // 10)
         if opened.key.kid != self._deployment.keyring().primary(now).kid:
             # All sessions of a retired key move to the new key, but not at the same moment: the
             # first bytes of the random id decide when. Never in the second of the seal.

@@ -22,22 +22,25 @@ from .._stored.revocations import Ending
 from .._wire import cbor
 from .._wire.encoding import token_bytes
 from .._wire.record import (
+    NO_FIELDS,
     NO_PARTS,
     NO_ROWS,
+    NO_TERMS,
     OverflowSet,
     Place,
     Policy,
     Record,
+    Terms,
     encode_record,
     head_bytes,
     part_bytes,
 )
 from .._wire.token import OVERHEAD_BYTES
 from ..deployment import Deployment, log
-from ..errors import ConfigurationError, SessionTooLarge
+from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, SessionTooLarge
 from ..hooks import SaveEvent
 from ..profiles import Budget, most_bytes
-from ..session import Changes, Part, Session
+from ..session import NO_LIMIT, Changes, Part, Session
 from .load import LoadedSession
 
 VERSION_BYTES = 9
@@ -60,15 +63,16 @@ LAST_CHUNK = 3
 class Limits:
     """What the settings allow every save of one application.
 
-    `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes)`: the
-    largest core if it is the only cookie sent. `most_bytes`: as in `profiles`. `last_chunk`: the
-    highest number of a chunk cookie that may be in a browser. `may_drop`: the parts that may be
-    left out, first to last. `legacy_deletion`: the line that deletes a former framework's cookie.
+    `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes,
+    is_persistent)`: the largest core if it is the only cookie sent. `most_bytes`: as in `profiles`.
+    `last_chunk`: the highest number of a chunk cookie that may be in a browser. `may_drop`: the
+    parts that may be left out, first to last. `legacy_deletion`: the line that deletes a former
+    framework's cookie.
     """
 
     cookies: CookieFamily
     budget: Callable[[int, int, int, int, int], Budget]
-    core_bytes: Callable[[int, int], int]
+    core_bytes: Callable[[int, int, bool], int]
     most_bytes: Callable[[int, int], int]
     last_chunk: int
     policies: Mapping[str, Policy]
@@ -217,8 +221,9 @@ def check_size(
             parts[name] = part
     # Its times have the same size, whatever they are.
     now = int(clock())
-    created_at = now if old is None else old.created_at
-    record = Record(changes.id, changes.subject, created_at, created_at, 1)
+    record = Record(changes.id, changes.subject, now, now, 1)
+    if old is not None:
+        record = record._replace(created_at=old.created_at, terms=old.terms, fields=old.fields)
     _Planner(record, changes, parts, loaded, limits, 0, now).plan()
 
 
@@ -245,17 +250,51 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
     Raises StorageError or NoPrimaryKey at a sign-in that cannot be compared with a sign-out.
     """
     if old is not None and not (changes.is_signed_in or changes.is_ended):
-        created_at, expires_at, generation = old.created_at, old.expires_at, old.generation + 1
+        old_id, _, created_at, expires_at, generation, _, _, _, _, terms, fields = old
+        generation += 1
+        if fields and old_id != changes.id:
+            # What a newer release wrote for the old id is not known to hold for a new one.
+            fields = NO_FIELDS
     else:
-        created_at, generation = int(now), 1
+        # What `Session.expires_at` says counts from the sign-in, however long the request takes.
+        created_at = int(now) if changes.began_at is None else changes.began_at
+        generation, terms, fields = 1, NO_TERMS, NO_FIELDS
+        expires_at = created_at + deployment.lifetimes.absolute
         if changes.subject is not None and deployment.revocations is not None:
             # It begins after any sign-out of its subject.
-            settings = deployment.settings
-            mark_until = created_at + settings.absolute_lifetime + settings.skew
-            created_at = deployment.revocations.begin(changes.subject, mark_until, now)
-        expires_at = created_at + deployment.lifetimes.absolute
+            mark_until = created_at + deployment.longest_lifetime() + deployment.settings.skew
+            created_at = deployment.revocations.begin(changes.subject, mark_until, created_at)
+            expires_at = max(expires_at, created_at + 1)
+    if changes.limit is not NO_LIMIT:
+        expires_at, terms = _limit(deployment, changes, created_at, expires_at, terms)
     core = changes.core or NO_PARTS
-    return Record(changes.id, changes.subject, created_at, expires_at, generation, core)
+    return Record(
+        changes.id,
+        changes.subject,
+        created_at,
+        expires_at,
+        generation,
+        core,
+        None,
+        NO_ROWS,
+        NO_ROWS,
+        terms,
+        fields,
+    )
+
+
+def _limit(
+    deployment: Deployment, changes: Changes, created_at: int, expires_at: int, terms: Terms
+) -> tuple[int, Terms]:
+    """When the session ends, and its terms, with what this request asked for."""
+    limit, lifetimes, has_own_end = changes.limit, deployment.lifetimes, terms.has_own_end
+    if limit.until is not None:
+        # A sign-in just after a sign-out everywhere begins later than now.
+        expires_at = max(created_at + 1, min(limit.until, created_at + lifetimes.longest))
+        has_own_end = expires_at > created_at + lifetimes.absolute
+    idle = terms.idle if limit.idle is None else limit.idle
+    persistent = terms.persistent if limit.persistent is None else limit.persistent
+    return expires_at, Terms(persistent, idle, has_own_end)
 
 
 def _replaced_record(changes: Changes, arrived: Arrived) -> Record | None:
@@ -312,11 +351,12 @@ def plan_save(
         and limits.legacy_deletion is None
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
-        room = limits.core_bytes(candidates.foreign_bytes, other_bytes)
+        is_persistent = _is_persistent(record, limits)
+        room = limits.core_bytes(candidates.foreign_bytes, other_bytes, is_persistent)
         if changes.encoded_bytes <= room:
             payload = encode_record(record, now)
             if len(payload) <= room:
-                max_age = max(1, record.expires_at - now) if limits.is_persistent else None
+                max_age = max(1, record.expires_at - now) if is_persistent else None
                 return SavePlan(record, payload, max_age, None)
     parts = _parts_of(changes) if parts is None else parts
     record = record._replace(parts=NO_PARTS)
@@ -412,7 +452,7 @@ class _Planner:
     ) -> SavePlan:
         cookies = self.limits.cookies
         lifetime = max(1, self.record.expires_at - self.now)
-        max_age = lifetime if self.limits.is_persistent else None
+        max_age = lifetime if _is_persistent(self.record, self.limits) else None
         lines = [*deletions, *_chunk_deletions(cookies, 1, last_chunk)]
         longest = cookies.chunk_name(1)
         foreign_bytes = self.arrived.candidates.foreign_bytes
@@ -520,6 +560,12 @@ class _Planner:
 
     def _policy(self, name: str) -> Policy:
         return self.limits.policies.get(name, Policy.AUTO)
+
+
+def _is_persistent(record: Record, limits: Limits) -> bool:
+    """Whether the cookies outlive the browser's window."""
+    persistent = record.terms.persistent
+    return limits.is_persistent if persistent is None else persistent
 
 
 def _last_stale_chunk(arrived: Arrived, limits: Limits) -> int:
@@ -663,8 +709,16 @@ def _merge_rule(deployment: Deployment, name: str) -> Merge:
         return last_writer_wins
 
     def merge(base: bytes | None, stored: bytes, wanted: bytes) -> bytes:
-        before = None if base is None else cbor.decode(base)
-        merged = rule(before, cbor.decode(stored), cbor.decode(wanted))
+        try:
+            before = None if base is None else cbor.decode(base)
+        except MalformedRecord:
+            before = None  # what this release could not read, the application did not change
+        try:
+            found = cbor.decode(stored)
+        except MalformedRecord as error:
+            # A newer release wrote it meanwhile, and can read it.
+            raise RowUnreadable("a stored part is unreadable here (record)") from error
+        merged = rule(before, found, cbor.decode(wanted))
         return cbor.encode(merged, f"session[{name!r}]")
 
     return merge

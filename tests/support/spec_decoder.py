@@ -7,6 +7,7 @@ the specification is wrong.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import struct
 import uuid
@@ -22,14 +23,25 @@ from nacl.exceptions import CryptoError
 
 FORMAT = 0x01
 OVERHEAD = 50
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789*_"
 T = TypeVar("T")
 EPOCH = datetime(1970, 1, 1)
+NAN = float("nan")
+NAN_DECIMALS: dict[str, Decimal] = {}
 MICROSECOND = timedelta(microseconds=1)
 
 
 class Refused(Exception):
     """The text, the token or the payload is not format 1. The message says why."""
+
+
+class Newer(Refused):
+    """An authentic record with a critical field of a newer release: its id and its expiry."""
+
+    def __init__(self, id: bytes, expires_at: int) -> None:
+        super().__init__("a critical field of a newer release")
+        self.id = id
+        self.expires_at = expires_at
 
 
 class SpecKey(NamedTuple):
@@ -71,6 +83,8 @@ class SpecCore(NamedTuple):
     overflow: SpecOverflow | None
     spilled: dict[str, int]
     orphaned: dict[str, int]
+    terms: tuple[bool | None, int | None, bool]
+    fields: dict[int, bytes]
 
 
 Ring = Mapping[bytes, SpecKey]
@@ -124,7 +138,8 @@ def watermark_key(lookup: bytes, realm: str, subject: str) -> str:
 def row_key(message: bytes, secret: bytes = b"") -> str:
     """A digest of 24 bytes as text, which has no bits to spare."""
     number = int.from_bytes(hashlib.blake2b(message, key=secret, digest_size=24).digest(), "big")
-    return "".join(LETTERS[number >> 6 * place & 63] for place in reversed(range(32)))
+    text = "".join(LETTERS[number >> 6 * place & 63] for place in reversed(range(32)))
+    return text.replace("*", ".")
 
 
 def token_of(text: str) -> bytes:
@@ -144,7 +159,7 @@ def open_sealed(
 ) -> tuple[int, bytes]:
     """The time a token was sealed at, and its payload."""
     expect(len(token) >= OVERHEAD, "a token of at least 50 bytes")
-    header, kid, nonce, sealed = token[:29], token[1:5], token[5:29], token[29:]
+    kid, nonce, header, sealed = token[1:5], token[10:34], token[:34], token[34:]
     expect(token[0] == FORMAT, "format 1")
     expect(kid in ring, "a known key")
     key = ring[kid]
@@ -152,14 +167,14 @@ def open_sealed(
     seal_key = subkey(key.secret, "seal", purpose, realm)
     context = lp("sealedstate/1", purpose, realm, *name)
     try:
-        plaintext = crypto_aead_xchacha20poly1305_ietf_decrypt(
+        payload = crypto_aead_xchacha20poly1305_ietf_decrypt(
             sealed, context + header, nonce, seal_key
         )
     except CryptoError as error:
         raise Refused("not sealed with this key for this place") from error
-    sealed_at = int.from_bytes(plaintext[:5], "big")
+    sealed_at = int.from_bytes(token[5:10], "big")
     expect(key.allows(sealed_at), "sealed while its key was allowed to seal")
-    return sealed_at, plaintext[5:]
+    return sealed_at, payload
 
 
 def hedged_nonce(
@@ -168,11 +183,12 @@ def hedged_nonce(
     realm: str,
     name: Iterable[str | bytes],
     random32: bytes,
-    plaintext: bytes,
+    prefix: bytes,
+    payload: bytes,
 ) -> bytes:
     """The nonce of a token. Only sealing needs it, and vectors with fixed random bytes."""
     nonce_key = subkey(secret, "nonce", purpose, realm)
-    message = random32 + lp(lp("sealedstate/1", purpose, realm, *name)) + plaintext
+    message = random32 + lp(lp("sealedstate/1", purpose, realm, *name)) + prefix + payload
     return hashlib.blake2b(message, key=nonce_key, digest_size=24).digest()
 
 
@@ -191,20 +207,52 @@ def lp(*fields: str | bytes) -> bytes:
 
 
 def core_of(payload: bytes, sealed_at: int) -> SpecCore:
-    id, array = payload[:16], value_of(payload[16:])
+    reader = _Reader(payload[16:])
+    id, array = payload[:16], reader.value(depth=16)
     if type(array) is not list or len(array) not in (5, 6):
         raise Refused("expected an array of 5 or 6 items after the id")
     subject, age, lifetime, generation, parts = array[:5]
     expect(subject is None or type(subject) is str, "a subject of text or null")
     for number in (age, lifetime, generation):
-        expect(type(number) is int, "an integer")
+        expect(type(number) is int and -(1 << 40) <= number < 1 << 40, "an integer in its range")
+    expect(generation >= 0, "a generation that is not negative")
     created_at = sealed_at - age
     overflow, spilled, orphaned = manifest_of(array[5]) if len(array) == 6 else (None, {}, {})
     expect(lifetime >= 0 or (-1 - lifetime) % 3600 != 0, "hours are written as hours")
     expires_at = created_at + (lifetime * 3600 if lifetime >= 0 else -1 - lifetime)
     decoded = parts_of(parts)
+    placed = [*decoded, *spilled, *(overflow.names if overflow else ())]
+    if len(array) == 6:
+        expect(len(set(placed)) == len(placed), "one place for each part")
+        expect(not set(spilled) & set(orphaned), "no row that is used and unused")
+    fields = fields_of(reader.raw[reader.at :])
+    expect(not any(fields.pop(253, b"")), "padding of zeros")
+    terms = terms_of(fields.pop(1)) if 1 in fields else (None, None, False)
+    if min(fields, default=128) < 128:
+        raise Newer(id, expires_at)
     times = (sealed_at, created_at, expires_at)
-    return SpecCore(id, subject, *times, generation, decoded, overflow, spilled, orphaned)
+    stored = (overflow, spilled, orphaned)
+    return SpecCore(id, subject, *times, generation, decoded, *stored, terms, fields)
+
+
+def fields_of(tail: bytes) -> dict[int, bytes]:
+    """The numbered fields behind the array of a core."""
+    expect(len(tail) <= 512, "at most 512 bytes of fields")
+    fields: dict[int, bytes] = {}
+    while tail:
+        expect(len(tail) >= 2 and len(tail) >= 2 + tail[1], "a field as long as it says")
+        expect(max(fields, default=0) < tail[0] < 255, "rising numbers from 1 to 254")
+        fields[tail[0]], tail = tail[2 : 2 + tail[1]], tail[2 + tail[1] :]
+    return fields
+
+
+def terms_of(value: bytes) -> tuple[bool | None, int | None, bool]:
+    """Persistence, idle lifetime and whether the end is the session's own."""
+    expect(1 <= len(value) <= 5, "1 to 5 bytes")
+    expect(value[0] in (0, 1, 2, 4, 5, 6), "a known first byte")
+    expect(value != b"\0" and value[1:2] != b"\0", "no zero that says nothing")
+    idle = int.from_bytes(value[1:], "big") if len(value) > 1 else None
+    return {0: None, 1: False, 2: True}[value[0] % 4], idle, value[0] >= 4
 
 
 def manifest_of(item: Any) -> tuple[SpecOverflow | None, dict[str, int], dict[str, int]]:
@@ -227,6 +275,7 @@ def overflow_of(item: Any) -> SpecOverflow:
 def versions_of(item: Any) -> dict[str, int]:
     pairs = named_pairs(item)
     expect(all(type(version) is int for version in pairs.values()), "versions are integers")
+    expect(all(0 < version < 1 << 63 for version in pairs.values()), "versions from 1 to 2**63 - 1")
     return pairs
 
 
@@ -273,6 +322,37 @@ def described(value: Any) -> str:
     if kind is int:
         return hex(value)
     return repr(value)
+
+
+def as_json(value: Any) -> Any:
+    """What vectors say of a value, as the specification has it."""
+    if value is None or type(value) in (bool, str):
+        return value
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [as_json(item) for item in value]}
+    if type(value) is set:
+        return {"set": sorted((as_json(item) for item in value), key=json.dumps)}
+    if type(value) is dict:
+        return {"dict": [[as_json(key), as_json(item)] for key, item in value.items()]}
+    if type(value) is datetime:
+        offset, wall = value.utcoffset(), value.replace(tzinfo=None, fold=0)
+        seconds = None if offset is None else offset / timedelta(seconds=1)
+        micros = str((wall - EPOCH) // MICROSECOND)
+        return {"datetime": [micros, seconds, value.fold]}
+    name, content = _SCALARS[type(value)]
+    return {name: content(value)}
+
+
+_SCALARS: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    int: ("int", str),
+    float: ("float", lambda value: struct.pack(">d", value).hex()),
+    bytes: ("bytes", bytes.hex),
+    date: ("date", lambda value: (value - date(1970, 1, 1)).days),
+    timedelta: ("timedelta", lambda value: str(value // MICROSECOND)),
+    uuid.UUID: ("uuid", str),
+    Decimal: ("decimal", str),
+    Markup: ("markup", lambda value: value.__str__()),
+}
 
 
 # -- CBOR -------------------------------------------------------------------------------------
@@ -338,8 +418,8 @@ class _Reader:
         """The infinities and NaN have 2 bytes, every other float has 8."""
         half = self.take(2)
         expect(half in (b"\x7c\0", b"\xfc\0", b"\x7e\0"), "no other short float")
-        # An object for each: two NaNs are two members of a set.
-        return float(struct.unpack(">e", half)[0])
+        # One object for all: a NaN is one member of a set, as it equals itself only by identity.
+        return NAN if half == b"\x7e\0" else float(struct.unpack(">e", half)[0])
 
     def take(self, count: int) -> bytes:
         taken = self.raw[self.at : self.at + count]
@@ -396,7 +476,8 @@ class _Reader:
         return unique(list(zip(keys, items[1::2], strict=True)))
 
     def members(self, count: int, depth: int) -> set[Any]:
-        members, last = [], b""
+        members: list[Any] = []
+        last = b""
         for _ in range(min(count, len(self.raw) - self.at + 1)):
             start = self.at
             members.append(self.value(depth))
@@ -428,6 +509,8 @@ def zone_of(offset: Any) -> timezone | None:
 
 
 def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    odd = sum(type(key) not in (str, bytes) for key, _ in pairs)
+    expect(odd <= 1024, "at most 1024 keys or members that are neither text nor bytes")
     mapping = make("keys and members that can be hashed", lambda: dict(pairs))
     expect(len(mapping) == len(pairs), "each key or member once")
     return mapping
@@ -437,6 +520,7 @@ def big_int(tag: int, raw: Any) -> int:
     expect(type(raw) is bytes and len(raw) > 8 and raw[0] != 0, "an integer beyond 64 bits")
     expect(len(raw) <= 512, "an integer of at most 4096 bits")
     number = int.from_bytes(raw, "big")
+    expect(tag == 2 or number < (1 << 4096) - 1, "a magnitude of at most 4096 bits")
     return number if tag == 2 else -1 - number
 
 
@@ -444,4 +528,5 @@ def decimal(text: Any) -> Decimal:
     expect(type(text) is str, "text")
     number = make("a decimal", lambda: Decimal(text))
     expect(str(number) == text, "a decimal as str() gives it")
-    return number
+    expect(abs(number.adjusted()) <= 999_999, "an exponent in its range")
+    return NAN_DECIMALS.setdefault(text, number) if number.is_nan() else number
