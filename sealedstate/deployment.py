@@ -17,6 +17,7 @@ from ._stored.parts import StoredParts
 from ._stored.revocations import Revocations
 from ._stored.table import Kind, SealedTable, StoreAccess, require_lookup
 from ._wire.encoding import has_lone_surrogate, token_bytes
+from ._wire.record import Policy
 from ._wire.token import OVERHEAD_BYTES
 from .errors import ConfigurationError, NoPrimaryKey
 from .events import EventLog
@@ -49,6 +50,9 @@ log = logging.getLogger("sealedstate")
 BUDGETS = 256
 # No cookie's Max-Age has more digits.
 LONGEST_AGE = 99_999_999
+# The most that a sign-in adds without parts: id, subject, times, terms, and heads of arrays.
+LOGIN_BYTES = 16 + 256 + 64
+MANY_BYTES = 1 << 62
 # What every session with a store keeps in it.
 SESSION_USES = ("spilling", "revocation")
 
@@ -117,6 +121,12 @@ class Deployment:
         # Foreign cookies and other headers are mostly the same from one request to the next.
         self.budget = lru_cache(BUDGETS)(partial(budget_for, self.profile))
         self.core_bytes = lru_cache(BUDGETS)(self._core_bytes)
+        # Up to how many bytes of foreign cookies parts of how many bytes always fit.
+        profile = self.profile
+        most_foreign = max(0, profile.header_bytes - profile.total_bytes)
+        self.ample_room = (most_foreign, self.core_bytes(most_foreign, 0, True) - LOGIN_BYTES)
+        if store is not None and Policy.COOKIE not in self.policies.values():
+            self.ample_room = (MANY_BYTES, MANY_BYTES)
         self._checks: list[StorageCheck] = []
         self.parts: StoredParts | None = None
         self.revocations: Revocations | None = None

@@ -87,8 +87,11 @@ class SessionTooLarge(UsageError):
     """The parts do not fit into the cookies, and cannot be stored elsewhere.
 
     There is no store for them, or their policy forbids one. `parts` maps the name of each part to
-    its size in bytes; `room` is what the cookies could carry, in bytes.
+    its size in bytes; `room` is what the cookies could carry, in bytes. `is_crowded`: the session
+    would fit if the request had no cookies of others.
     """
+
+    is_crowded = False
 
     def __init__(self, parts: Mapping[str, int], room: int, why: str) -> None:
         sizes = ", ".join(
@@ -394,6 +397,13 @@ class AmbiguousSession(UnreadableError):
     """Two authentic sessions have the same cookie name: neither is used."""
 
     reason = "ambiguous"
+    keeps_cookie = True
+
+
+class HeldBackCookie(UnreadableError):
+    """The request came from another site, so the browser may have held our cookies back."""
+
+    reason = "cross-site"
     keeps_cookie = True
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import re
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,6 +42,9 @@ request wants) -> value to store."""
 ENVIRONMENT_PREFIX = "SEALEDSTATE_"
 # RFC 6265bis, section 5.5: browsers cap a cookie's life at 400 days.
 MAX_LIFETIME = 400 * 86400
+
+# A scheme, a host in small letters and perhaps a port (RFC 6454, 6.2).
+_ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]*[a-z0-9\]]", re.ASCII)
 
 T = TypeVar("T")
 
@@ -81,6 +85,8 @@ class Settings:
     refresh_after: age of a seal at which a read renews it; by default idle_lifetime / 10.
     part_policies: ``"cookie"``, ``"server"`` or ``"auto"`` (the default) by part name.
     spill_order: the ``auto`` parts that leave the cookies first.
+    may_drop: parts that are left out, first to last, if the cookies have no room and they may not
+        spill. Assigning any other part then raises SessionTooLarge.
     merge: rules by part name for a part that two requests change at once; by default the last write
         counts.
     cookie_name: by default ``__Host-Http-s``, or ``s`` where that prefix is not allowed.
@@ -89,6 +95,9 @@ class Settings:
         lines of one request with it. A cookie that is found only in this way counts only if no
         other opens.
     secure: False only for plain http on localhost.
+    origins: the application's origins, such as ``["https://app.example.org"]``. With them, a
+        request with another Origin header counts as from another site if its browser sends no
+        Sec-Fetch-Site.
     persistent: the cookie outlives the browser's window.
     legacy: a LegacyReader for sessions that Flask or Starlette signed.
     skew: tolerated clock difference between nodes.
@@ -115,6 +124,7 @@ class Settings:
     refresh_after: int | None = None
     part_policies: Mapping[str, str] = field(default_factory=dict)
     spill_order: Sequence[str] = ()
+    may_drop: Sequence[str] = ()
     merge: Mapping[str, MergeRule] = field(default_factory=dict)
     cookie_name: str | None = None
     cookie_path: str = "/"
@@ -123,6 +133,7 @@ class Settings:
     same_site: str = "Lax"
     partitioned: bool = False
     joined_cookie_lines: bool = True
+    origins: Sequence[str] = ()
     persistent: bool = False
     legacy: LegacyReader | None = field(default=None, repr=False)
     skew: int = DEFAULT_SKEW
@@ -277,10 +288,16 @@ class Settings:
         )
 
     def _check_values(self) -> None:
-        for name in ("accept_weak_store_for", "spill_order"):
+        for name in ("accept_weak_store_for", "may_drop", "origins", "spill_order"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                 raise ConfigurationError(f"{name}: must be a list of names")
+        for origin in self.origins:
+            if _ORIGIN.fullmatch(origin) is None:
+                raise ConfigurationError(
+                    "origins: expected an origin as browsers send it, such as"
+                    f" 'https://app.example.org' or 'http://localhost:8000', got {origin!r}"
+                )
         for use in self.accept_weak_store_for:
             if use not in USES:
                 raise ConfigurationError(
@@ -350,6 +367,7 @@ _READERS = {
     "refresh_after": _Reader((int, type(None)), int),
     "part_policies": _Reader((Mapping,), _pairs),
     "spill_order": _Reader((Sequence,), _words),
+    "may_drop": _Reader((Sequence,), _words),
     "merge": _Reader((Mapping,)),
     "cookie_name": _Reader((str, type(None)), str),
     "cookie_path": _Reader((str,), str),
@@ -358,6 +376,7 @@ _READERS = {
     "same_site": _Reader((str,), str),
     "partitioned": _Reader((bool,), _flag),
     "joined_cookie_lines": _Reader((bool,), _flag),
+    "origins": _Reader((Sequence,), _words),
     "persistent": _Reader((bool,), _flag),
     "legacy": _Reader((LegacyReader, type(None))),
     "skew": _Reader((int,), int),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Protocol
 
 from .._cookies.codec import OpenedRecord
 from .._cookies.header import Candidates
@@ -21,6 +22,7 @@ from ..errors import (
     AmbiguousSession,
     ExpiredSession,
     FutureSession,
+    HeldBackCookie,
     MalformedRecord,
     RevokedSession,
     SessionWithheld,
@@ -35,9 +37,16 @@ from ..session import Part, Session
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
 
 
+class SizeCheck(Protocol):
+    """Raises SessionTooLarge if no response to the request could carry the session."""
+
+    def __call__(self, session: Session, loaded: LoadedSession, /) -> None: ...
+
+
 class LoadedSession:
     """The session of one request, as its cookies have it.
 
+    `cross_site`: whether the browser may have held our cookies back, see `Keeper.is_cross_site`.
     `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
     was opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`,
     `adopted_values`: the session of a legacy cookie. `versions`: versions in the store that a
@@ -54,14 +63,23 @@ class LoadedSession:
     is_revoked = False
     _overflow: dict[str, bytes] | None = None
 
-    def __init__(self, deployment: Deployment, header: str) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        size_check: SizeCheck,
+        header: str,
+        cross_site: bool = False,
+    ) -> None:
         self.deployment = deployment
+        self._size_check = size_check
         self.header = header
         self.loaded_at = int(deployment.now())
         self.candidates = deployment.cookies.find(header)
         self.revoked_records: list[Record] = []
         if self.candidates.core:
             self._open()
+        elif cross_site:
+            self.withheld = HeldBackCookie.reason
         elif deployment.settings.legacy is not None:
             self._adopt(deployment.settings.legacy)
 
@@ -208,10 +226,23 @@ class LoadedSession:
             log.warning("a part of a session is missing: %r", name)
         return data
 
+    def free_bytes(self) -> int:
+        candidates, (most_foreign, room) = self.candidates, self.deployment.ample_room
+        if candidates.foreign_bytes > most_foreign:
+            return 0
+        return room - candidates.our_bytes
+
+    def check_size(self, session: Session) -> None:
+        # Of a withheld session nothing is sent but a sign-in.
+        if self.withheld is None:
+            self._size_check(session, self)
+
     def note_unreadable(self, name: str) -> None:
         self.deployment.emit("part-unreadable")
 
     def end(self) -> None:
+        if self.withheld == HeldBackCookie.reason:
+            return  # the request brought no session
         if self.withheld is not None:
             raise SessionWithheld(self.withheld)
         record = self.record or self.adopted
