@@ -144,7 +144,7 @@ def open_sealed(
 ) -> tuple[int, bytes]:
     """The time a token was sealed at, and its payload."""
     expect(len(token) >= OVERHEAD, "a token of at least 50 bytes")
-    header, kid, nonce, sealed = token[:29], token[1:5], token[5:29], token[29:]
+    kid, nonce, header, sealed = token[1:5], token[10:34], token[:34], token[34:]
     expect(token[0] == FORMAT, "format 1")
     expect(kid in ring, "a known key")
     key = ring[kid]
@@ -152,14 +152,14 @@ def open_sealed(
     seal_key = subkey(key.secret, "seal", purpose, realm)
     context = lp("sealedstate/1", purpose, realm, *name)
     try:
-        plaintext = crypto_aead_xchacha20poly1305_ietf_decrypt(
+        payload = crypto_aead_xchacha20poly1305_ietf_decrypt(
             sealed, context + header, nonce, seal_key
         )
     except CryptoError as error:
         raise Refused("not sealed with this key for this place") from error
-    sealed_at = int.from_bytes(plaintext[:5], "big")
+    sealed_at = int.from_bytes(token[5:10], "big")
     expect(key.allows(sealed_at), "sealed while its key was allowed to seal")
-    return sealed_at, plaintext[5:]
+    return sealed_at, payload
 
 
 def hedged_nonce(
@@ -168,11 +168,12 @@ def hedged_nonce(
     realm: str,
     name: Iterable[str | bytes],
     random32: bytes,
-    plaintext: bytes,
+    prefix: bytes,
+    payload: bytes,
 ) -> bytes:
     """The nonce of a token. Only sealing needs it, and vectors with fixed random bytes."""
     nonce_key = subkey(secret, "nonce", purpose, realm)
-    message = random32 + lp(lp("sealedstate/1", purpose, realm, *name)) + plaintext
+    message = random32 + lp(lp("sealedstate/1", purpose, realm, *name)) + prefix + payload
     return hashlib.blake2b(message, key=nonce_key, digest_size=24).digest()
 
 

@@ -161,10 +161,11 @@ def test_frozen_cores_open_with_both_decoders_and_are_sealed_alike() -> None:
         token = from_text(vector["text"])
         key = RING.find(token[1:5])
         assert key is not None
-        plaintext = now.to_bytes(5, "big") + encode_record(record, now)
-        entropy = bytes.fromhex(vector["random"][0])
-        nonce = spec_decoder.hedged_nonce(key.secret, "core", REALM, [COOKIE], entropy, plaintext)
-        assert token[5:29] == nonce
+        payload, entropy = encode_record(record, now), bytes.fromhex(vector["random"][0])
+        prefix = b"\x01" + key.kid + now.to_bytes(5, "big")
+        assert token[:34] == prefix + spec_decoder.hedged_nonce(
+            key.secret, "core", REALM, [COOKIE], entropy, prefix, payload
+        )
 
     check_each(GOOD["cores"], check)
 
@@ -390,9 +391,9 @@ def test_specification_opens_every_token_of_any_context(
     token = seal(payload, token_context, Key(kid, secret), sealed_at, entropy)
     opened = spec_decoder.open_sealed(token, {kid: SpecKey(secret)}, purpose, realm, name)
     assert opened == (sealed_at, payload)
-    plaintext = sealed_at.to_bytes(5, "big") + payload
-    nonce = spec_decoder.hedged_nonce(secret, purpose, realm, name, entropy, plaintext)
-    assert token[5:29] == nonce
+    prefix = b"\x01" + kid + sealed_at.to_bytes(5, "big")
+    nonce = spec_decoder.hedged_nonce(secret, purpose, realm, name, entropy, prefix, payload)
+    assert token[:34] == prefix + nonce
 
 
 @given(st.binary(max_size=60), st.text("ABCQgwAz09._-+=/ \n", max_size=12))

@@ -875,7 +875,13 @@ class Scene:
 
 
 FOREIGN = Key.generate(os.urandom)
+
+
 # Every other form of a bad token is in tests/vectors.
+def newer_format(scene: Scene) -> str:
+    return to_text(b"\2" + from_text(scene.value)[1:])
+
+
 BAD: dict[str, Callable[[Scene], str]] = {
     "empty": lambda scene: scene.named(""),
     "garbage": lambda scene: scene.named("garbage"),
@@ -888,6 +894,8 @@ BAD: dict[str, Callable[[Scene], str]] = {
     "altered tag": lambda scene: scene.named(flip(scene.value, -1)),
     "altered ciphertext": lambda scene: scene.named(flip(scene.value, 40)),
     "altered nonce": lambda scene: scene.named(flip(scene.value, 10)),
+    "no format": lambda scene: scene.named(flip(scene.value, 0)),
+    "no format, over-long": lambda scene: scene.named("A" * 60_000),
     "another name": lambda scene: scene.named(sealed_for("core", "default", "other")),
     "another realm": lambda scene: scene.named(sealed_for("core", "other", "__Host-s")),
     "another purpose": lambda scene: scene.named(sealed_for("stored", "default", "__Host-s")),
@@ -895,8 +903,8 @@ BAD: dict[str, Callable[[Scene], str]] = {
     "logged out": Scene.revoked,
 }
 WITHHELD: dict[str, Callable[[Scene], str]] = {
-    "another format": lambda scene: scene.named(flip(scene.value, 0)),
-    "another format, over-long": lambda scene: scene.named("A" * 60_000),
+    "a newer format": lambda scene: scene.named(newer_format(scene)),
+    "a newer format, over-long": lambda scene: scene.named(newer_format(scene) + "A" * 60_000),
     "an unknown key": lambda scene: cookies_with(scene.make(FOREIGN), "alice"),
     "sealed in the future": lambda scene: scene.sealed_before(-120),
     "two sessions": lambda scene: f"{scene.good}; {cookies_with(scene.settings, 'bob')}",
