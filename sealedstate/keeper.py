@@ -84,8 +84,9 @@ class Keeper:
         changes = session.changes()
         if not changes.is_modified:
             return self._refresh(session, changes, loaded, other_bytes)
-        if loaded.withheld is not None and not (changes.is_signed_in or changes.is_regenerated):
-            deployment.emit("not-sent", reason=loaded.withheld)
+        is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
+        if loaded.withheld is not None and not is_explicit:
+            loaded.note_lost_write()
             return []
         # A sign-in does not bring the old session back, it replaces it.
         is_another = changes.is_ended or changes.is_signed_in
@@ -94,7 +95,8 @@ class Keeper:
             return []
         if not changes.parts and changes.subject is None:
             # A new id for a visitor is no reason to delete what could not be judged.
-            return [] if loaded.withheld else delete_cookies(self._limits, changes, loaded)
+            is_kept = loaded.withheld is not None and not changes.is_ended
+            return [] if is_kept else delete_cookies(self._limits, changes, loaded)
         return save(deployment, self._limits, session, changes, loaded, other_bytes)
 
     def info(self, session: Session) -> SessionInfo:
@@ -168,6 +170,9 @@ class Keeper:
         """The unchanged session, sealed again if that is due and possible."""
         try:
             if not self._is_refresh_due(loaded):
+                return []
+            if self._deployment.are_keys_stale():
+                self._deployment.emit("refresh-skipped")
                 return []
             if self._deployment.revocations is not None and self._is_revoked(loaded):
                 return []

@@ -48,10 +48,11 @@ To open a token, check in this order:
  2. another first byte than 0x01, or fewer than 50 bytes: refuse, as no token;
  3. a kid that is not in the ring: refuse, as a key out of use if the ring lists the kid among its
     removed keys, and as an unknown key otherwise;
- 4. a key that is revoked, expired or disabled: refuse;
+ 4. a key that is revoked or expired: refuse;
  5. decrypt and verify the tag; refuse on failure;
  6. a sealed_at at which the key was not allowed to seal: refuse. It may seal from its activation
-    minus the skew to its successor's activation plus announcement plus skew.
+    minus the skew to its successor's activation plus announcement plus skew;
+ 7. a key that is disabled: refuse.
 
 The payload is not read before all of them have passed. A key without a date activates at 0. A ring
 document says when each key was succeeded. Without that, the successor is the key with the next
@@ -94,7 +95,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import ForgedToken, KeyOutOfUse, MalformedToken, UnknownFormat
+from ..errors import ForgedToken, KeyDisabled, KeyOutOfUse, MalformedToken, UnknownFormat
 from ..keyring import Key, Keyring, length_prefixed
 from .aead import NONCE_BYTES, TAG_BYTES, decrypt, encrypt
 
@@ -167,7 +168,7 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
         raise UnknownFormat(token[1:5], int.from_bytes(token[5:PREFIX_BYTES], "big"))
     sealed_at = int.from_bytes(token[5:PREFIX_BYTES], "big")
     # Exactly one key can open it. An expired or revoked key opens nothing, however good the tag.
-    key = keyring.find_usable(token[1:5], now, sealed_at)
+    key = keyring.find_verifying(token[1:5], now, sealed_at)
     # The header is in the associated data: a token with another kid, time or nonce fails here. So
     # does a token of another purpose, realm or name, by its subkey or by its context.
     header, subkey = token[:HEADER_BYTES], key.subkeys[context.subkeys][0]
@@ -177,6 +178,9 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
     # A stolen key that no longer seals must not make tokens dated today, nor a new key old ones.
     if not keyring.may_have_sealed(key, sealed_at):
         raise KeyOutOfUse(kid=key.kid)
+    # Last, because the payload of a good token says when the cookie of a disabled key is over.
+    if key.disabled:
+        raise KeyDisabled(payload, key.kid, sealed_at)
     return Opened(payload, key, sealed_at)
 
 

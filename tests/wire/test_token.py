@@ -197,7 +197,7 @@ def test_no_altered_token_opens_or_breaks(shard: int) -> None:
         except UnreadableError as error:
             refused[type(error)] += 1
         try:
-            CODEC.open_core(Candidates((altering.text(),)), NOW)
+            CODEC.open_text(altering.text(), NOW)
         except UnreadableError as error:
             refused[type(error)] += 1
     assert refused.total() == ALTERED
@@ -209,7 +209,7 @@ def test_no_altered_token_opens_or_breaks(shard: int) -> None:
 def test_originals_of_the_altered_tokens_open_in_their_context() -> None:
     for token, text in zip(ORIGINALS[:12], TEXTS[:12], strict=True):
         assert is_open(token)
-        assert CODEC.open_core(Candidates((text,)), NOW)[0].record.expires_at == NOW + 60
+        assert CODEC.open_text(text, NOW).record.expires_at == NOW + 60
     assert not any(is_open(token) for token in ORIGINALS[12:])
 
 
@@ -233,7 +233,7 @@ def test_every_letter_of_a_text_counts() -> None:
         altered = text[:at] + letter + text[at + 1 :]
         if altered != text:
             with pytest.raises(UnreadableError):
-                CODEC.open_core(Candidates((altered,)), NOW)
+                CODEC.open_text(altered, NOW)
 
 
 # --- contexts and keys ----------------------------------------------------------------------------
@@ -378,7 +378,7 @@ def test_no_payload_is_decoded_before_the_tag_is_verified(
     altering = Altering("unauthentic")
     for _ in range(2000):
         with pytest.raises(UnreadableError):
-            CODEC.open_core(Candidates((altering.text(),)), NOW)
+            CODEC.open_text(altering.text(), NOW)
 
 
 # --- nonces ---------------------------------------------------------------------------------------
