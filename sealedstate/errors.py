@@ -333,6 +333,34 @@ class MalformedRecord(UnreadableError):
     keeps_cookie = True
 
 
+class UnknownField(UnreadableError):
+    """An authentic record with a critical field of a newer release.
+
+    `session_id`, `subject`, `created_at`, `expires_at` and `sealed_at` (epoch seconds) are the
+    record's: enough to end the session, and to say until when its cookie can be kept.
+    """
+
+    reason = "field-unknown"
+    keeps_cookie = True
+
+    def __init__(
+        self,
+        session_id: bytes,
+        subject: str | None,
+        created_at: int,
+        expires_at: int,
+        sealed_at: int,
+        is_over: bool = False,
+    ) -> None:
+        text = "a critical field that this release does not know"
+        super().__init__(text, claimed_at=sealed_at, is_over=is_over)
+        self.session_id = session_id
+        self.subject = subject
+        self.created_at = created_at
+        self.expires_at = expires_at
+        self.sealed_at = sealed_at
+
+
 class ExpiredSession(UnreadableError):
     """The session is past its idle or absolute lifetime."""
 

@@ -10,7 +10,8 @@ A cookie that cannot be judged here is kept only as long as another node may be 
   another application. The time is a claim until the key is known, so it can only end this.
 - Newer format: until the same moment by the clock.
 - Both: not at all if the time is further ahead than `announce` plus skew.
-- Authentic, but not a record that this release writes: for one day after the seal.
+- Authentic, but not a record that this release writes: for one day after the seal, and with an
+  unknown critical field no longer than the session lives.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from ..errors import (
     KeyRemoved,
     MalformedRecord,
     SealedBefore,
+    UnknownField,
     UnknownFormat,
     UnknownKey,
     UnreadableError,
@@ -118,6 +120,16 @@ class CookieCodec:
         except MalformedRecord:
             raise MalformedRecord(
                 kid=key.kid, claimed_at=sealed_at, is_over=now >= sealed_at + KEEP_UNREADABLE
+            ) from None
+        except UnknownField as error:
+            ends = min(error.expires_at, sealed_at + KEEP_UNREADABLE)
+            raise UnknownField(
+                error.session_id,
+                error.subject,
+                error.created_at,
+                error.expires_at,
+                sealed_at,
+                is_over=now >= ends,
             ) from None
 
     def open_overflow(

@@ -30,6 +30,7 @@ from ..errors import (
     SessionWithheld,
     StorageError,
     UncheckedSession,
+    UnknownField,
     UnreadableError,
 )
 from ..legacy import LegacyReader
@@ -45,6 +46,7 @@ REMEDIES = {
     " cookie name {name} with other keys, set a different cookie_name",
     "kid-disabled": "the key of the cookie is disabled; enable or revoke it",
     "format-unknown": "a newer release wrote the cookie; look for nodes of an older release",
+    "field-unknown": "a newer release wrote the cookie; look for nodes of an older release",
     "record": "a newer release wrote the cookie; look for nodes of an older release",
     "not-yet": "the cookie is from the future; compare the clocks of the nodes",
     "ambiguous": "there are two sessions under the cookie name {name}; look for another host or"
@@ -102,16 +104,31 @@ class LoadedSession:
     def _open(self) -> None:
         deployment, candidates = self.deployment, self.candidates
         try:
-            if len(candidates.core) == 1 and not candidates.crowded:
-                opened = deployment.codec.open_text(candidates.core[0], self.loaded_at)
-                self._check(opened)
-            else:
-                opened = self._choose(candidates)
+            try:
+                opened = self._open_one(candidates)
+            except UnreadableError as error:
+                # A foreign value may pose as a cookie after a comma, so it never competes with a
+                # cookie that opens, or that another node may open.
+                if candidates.joined is None or error.keeps_cookie:
+                    raise
+                opened = self._open_one(candidates.joined)
         except UnreadableError as error:
-            self._refuse(self._reconsider(error))
+            self._refuse(error)
             return
         self.opened, self.record, self.known = opened, opened.record, ()
         deployment.emit("opened", kid=opened.key.kid, session_id=opened.record.id)
+
+    def _open_one(self, candidates: Candidates) -> OpenedRecord:
+        """The only usable record of these candidates. Raises UnreadableError."""
+        codec = self.deployment.codec
+        if len(candidates.core) != 1 or candidates.crowded:
+            return self._choose(candidates)
+        try:
+            opened = codec.open_text(candidates.core[0], self.loaded_at)
+        except UnreadableError as error:
+            raise self._reconsider(error) from error
+        self._check(opened)
+        return opened
 
     def _choose(self, candidates: Candidates) -> OpenedRecord:
         """The only usable record of several candidates. Raises UnreadableError."""
@@ -150,6 +167,9 @@ class LoadedSession:
             except UnreadableError as reason:
                 return reason
             self.known += (error.opened.record,)
+        elif isinstance(error, UnknownField):
+            times = error.created_at, error.expires_at
+            self.known += (Record(error.session_id, error.subject, *times, generation=0),)
         return error
 
     def _check(self, opened: OpenedRecord) -> None:
@@ -166,7 +186,7 @@ class LoadedSession:
         if (
             now >= record.expires_at
             or now >= record.created_at + lifetimes.absolute
-            or now >= opened.sealed_at + lifetimes.idle
+            or now >= opened.sealed_at + (record.terms.idle or lifetimes.idle)
         ):
             raise ExpiredSession
         if deployment.revocations is not None:
@@ -477,11 +497,12 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
     if opened is None:
         return info
     record = opened.record
+    idle = record.terms.idle or deployment.lifetimes.idle
     return replace(
         info,
         created_at=record.created_at,
         sealed_at=opened.sealed_at,
-        idle_expires_at=min(opened.sealed_at + deployment.lifetimes.idle, record.expires_at),
+        idle_expires_at=min(opened.sealed_at + idle, record.expires_at),
         expires_at=record.expires_at,
         kid=opened.key.kid.hex(),
         generation=record.generation,

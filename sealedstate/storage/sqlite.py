@@ -2,11 +2,15 @@
 
 Needs the standard library only. Each write also removes a few expired rows from time to time.
 
-A process has one connection, used by one thread at a time. A forked child opens a connection and
-never closes the parent's, because that would release the parent's locks
-(sqlite.org/howtocorrupt.html, section 2.6). The journal is a write-ahead log only if this SQLite
-contains the fix for the WAL-reset bug (3.51.3, 3.50.7 and 3.44.6), else a rollback journal. With
-both, an acknowledged write has been synced.
+A process has one connection, used by one thread at a time. A fork waits for the call under way and
+closes the connection first; parent and child open one when they next need it. SQLite remembers in
+the memory of a process which locks of a file it has, and a child inherits the memory and not the
+locks (sqlite.org/howtocorrupt.html, section 2.6): a child that was forked during a transaction can
+never write, and a write-ahead log that a child took over is overwritten by others after the parent
+has closed it.
+
+The journal is a write-ahead log only if this SQLite contains the fix for the WAL-reset bug (3.51.3,
+3.50.7 and 3.44.6), else a rollback journal. With both, an acknowledged write has been synced.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._forks import ForkSafeLock
+from .._forks import ForkHeldLock
 from ..errors import CapacityError, ConfigurationError, StorageUnavailable, VersionMismatch
 from .contract import Capabilities, Clock, Stored, check_arguments, millis, utf8
 
@@ -62,10 +66,11 @@ _READ = """
 
 
 class SQLiteStorage:
-    """Records in the SQLite file at `path`. `timeout`: seconds to wait for another process's lock.
+    """Records in the SQLite file at `path`.
 
-    The file is opened by the first operation. If it is not a database of sealedstate, every
-    operation raises StorageUnavailable.
+    `timeout`: for how many seconds a call waits in all, for other threads of this process and for
+    the locks of other processes. The file is opened by the first operation. If it is not a database
+    of sealedstate, every operation raises StorageUnavailable.
     """
 
     capabilities = Capabilities(
@@ -161,10 +166,9 @@ class SQLiteStorage:
             self._file.execute(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
 
     def reap(self, limit: int) -> int:
-        with self._file as connection:
-            now = millis(self._clock())
-            with self._file.transaction(connection):
-                return _reap(connection, now, limit)
+        now = millis(self._clock())
+        with self._file as connection, self._file.transaction(connection):
+            return _reap(connection, now, limit)
 
     def close(self) -> None:
         self._file.close()
@@ -245,19 +249,31 @@ class SQLiteFile:
     """This process's connection to the file at `path`, opened when it is first used.
 
     As a context manager it gives one thread the connection, and raises SQLite's errors as
-    CapacityError or StorageUnavailable. `timeout`: seconds to wait for another process's lock.
+    CapacityError or StorageUnavailable. `timeout`: for how many seconds a call waits in all, for
+    other threads and for the file's locks.
     """
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path.absolute()  # the process may change its directory
         self._timeout = timeout
-        self._lock = ForkSafeLock()
+        # When the call under way has waited for long enough; None before it has waited.
+        self._give_up_at: float | None = None
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._orphans: list[sqlite3.Connection] = []
+        self._lock = ForkHeldLock(self._close_before_fork)
 
     def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
+        if self._lock.acquire(blocking=False):
+            self._give_up_at = None
+        else:
+            give_up_at = time.monotonic() + self._timeout
+            if not self._lock.acquire(timeout=self._timeout):
+                raise StorageUnavailable(
+                    f"sqlite store {self._path.name!r}: other threads of this process have used it"
+                    f" for {self._timeout} s"
+                )
+            self._give_up_at = give_up_at
         try:
             self._forget_parent()
             if self._connection is None:
@@ -287,14 +303,17 @@ class SQLiteFile:
 
         SQLite's busy handler backs off to 100 ms, which starves some of several busy writers.
         """
-        give_up_at = time.monotonic() + self._timeout
         while True:
             try:
                 return connection.execute(sql, params)
             except sqlite3.OperationalError as error:
                 # The low byte is the primary code; extended codes share it.
-                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not is_busy or time.monotonic() >= give_up_at:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                now = time.monotonic()
+                if self._give_up_at is None:
+                    self._give_up_at = now + self._timeout
+                if now >= self._give_up_at:
                     raise
                 time.sleep(POLL_SECONDS)
 
@@ -319,6 +338,11 @@ class SQLiteFile:
                 self._connection.close()
                 self._connection = None
 
+    def _close_before_fork(self) -> None:
+        # If it could not be closed, the child keeps it, unused.
+        with contextlib.suppress(sqlite3.Error):
+            self.close()
+
     def __del__(self) -> None:
         # A store need not be closed before it is dropped. The parent's connection stays open.
         connection = getattr(self, "_connection", None)
@@ -330,6 +354,11 @@ class SQLiteFile:
 
         Raises StorageUnavailable, or what SQLite raises.
         """
+        if self._lock.was_in_use:
+            raise StorageUnavailable(
+                f"sqlite store {self._path.name!r}: this process was forked while its parent wrote,"
+                " and cannot use the file; start it again"
+            )
         connection = sqlite3.connect(
             self._path, timeout=0, isolation_level=None, check_same_thread=False
         )
