@@ -166,7 +166,7 @@ class Deployment:
             check.recheck()
 
     def are_keys_stale(self) -> bool:
-        """Whether the keys were read so long ago that other nodes may refuse what they seal.
+        """Whether the keys were last read too long ago for other nodes to accept what they seal.
 
         Reports it as an event.
         """

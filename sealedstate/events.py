@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -96,14 +95,14 @@ class Observer(Protocol):
 class EventLog:
     """Counts, logs and passes on the events of one application.
 
-    All threads may use it. `monotonic`: seconds that never go back. Raises ConfigurationError for
-    an observer that is not callable.
+    All threads may use it. `monotonic`: seconds that never go back; without it, each frequent event
+    is logged at its level. Raises ConfigurationError for an observer that is not callable.
     """
 
     def __init__(
         self,
         observers: Sequence[Observer] = (),
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] | None = None,
     ) -> None:
         self._observers = tuple(observers)
         self._monotonic = monotonic
@@ -192,6 +191,8 @@ class EventLog:
                     _log.exception("an observer failed at %s", event.label)
 
     def _may_warn(self, label: str) -> bool:
+        if self._monotonic is None:
+            return True
         with self._lock:
             now = self._monotonic()
             if now < self._warned_at.get(label, -math.inf) + WARN_EVERY:
