@@ -87,7 +87,7 @@ class Settings:
     spill_order: the ``auto`` parts that leave the cookies first.
     merge: rules by part name for a part that two requests change at once; by default the last write
         counts.
-    cookie_name: by default ``__Host-s``, or ``s`` where that prefix is not allowed.
+    cookie_name: by default ``__Host-Http-s``, or ``s`` where that prefix is not allowed.
     cookie_path, cookie_domain, same_site, partitioned: attributes of the cookies.
     joined_cookie_lines: whether a comma may separate two cookies, because WSGI servers join the
         lines of one request with it. A cookie that is found only in this way counts only if no
@@ -218,7 +218,7 @@ class Settings:
         """The names and attributes of the session's cookies. Raises ConfigurationError."""
         prefixed = self.secure and self.cookie_path == "/" and not self.cookie_domain
         return CookieFamily(
-            self.cookie_name or ("__Host-s" if prefixed else "s"),
+            self.cookie_name or ("__Host-Http-s" if prefixed else "s"),
             self.secure,
             self.same_site,
             self.cookie_path,

@@ -177,8 +177,8 @@ def test_keys_come_from_the_environment_by_default() -> None:
         ({"rotate_every": 0}, "rotate_every"),
         ({"reload_every": 0}, "reload_every"),
         ({"reload_every": -1}, "reload_every"),
-        ({"secure": False, "cookie_name": "__Host-s"}, "__Host-"),
-        ({"cookie_domain": "example.org", "cookie_name": "__Host-s"}, "cookie_domain"),
+        ({"secure": False, "cookie_name": "__Host-Http-s"}, "__Host-"),
+        ({"cookie_domain": "example.org", "cookie_name": "__Host-Http-s"}, "cookie_domain"),
         ({"cookie_name": "a b"}, "cookie_name"),
         ({"cookie_path": "/;x"}, "cookie_path"),
         ({"same_site": "lax"}, "Lax"),
@@ -194,7 +194,7 @@ def test_invalid_value_is_refused_at_the_start(given: dict[str, Any], names: str
 
 
 def test_cookie_prefix_is_dropped_if_browsers_would_refuse_it() -> None:
-    assert settings().cookie_family().name == "__Host-s"
+    assert settings().cookie_family().name == "__Host-Http-s"
     assert settings(cookie_path="/app").cookie_family().name == "s"
     assert settings(cookie_domain="example.org").cookie_family().name == "s"
     assert settings(secure=False).cookie_family().name == "s"

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import NamedTuple
 
-from .._wire.encoding import from_text, split, to_text
+from .._wire.encoding import from_text, split
 from .._wire.record import (
     DIGEST_BYTES,
     SET_ID_BYTES,
@@ -32,7 +32,7 @@ from .._wire.record import (
     decode_record,
     encode_parts,
 )
-from .._wire.token import ENTROPY_BYTES, Opened, TokenContext, open_token, seal
+from .._wire.token import Opened, TokenContext, open_token, seal_text
 from ..errors import (
     KeyDisabled,
     KeyRemoved,
@@ -171,7 +171,7 @@ class CookieCodec:
 
     def _seal(self, payload: bytes, context: TokenContext, now: int) -> str:
         key = self.key_source.keyring().primary(now)
-        return to_text(seal(payload, context, key, now, self.random(ENTROPY_BYTES)))
+        return seal_text(payload, context, key, now, self.random)
 
     def _overflow_context(self, session_id: bytes, set_id: bytes) -> TokenContext:
         return TokenContext("overflow", self.realm, (self.cookie_name, session_id, set_id))

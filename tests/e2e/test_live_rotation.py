@@ -101,7 +101,7 @@ class Visitor:
             answer = self._ask(method, "/me")
             if answer:
                 self.seen["kept" if answer == "jdoe" else f"lost: {answer}"] += 1
-                self.kids.add(self._client.jar.header()[len("__Host-s=") :][:6])
+                self.kids.add(self._client.jar.header()[len("__Host-Http-s=") :][:6])
 
     def _ask(self, method: str, path: str) -> str | None:
         """The subject of the answer, or "nobody"; None without an answer.

@@ -188,8 +188,8 @@ def test_forged_token_of_a_disabled_key_is_not_kept(
     browser: Browser, clock: Clock, store: Store
 ) -> None:
     other = at(disabled_key(browser, clock, store), Browser(browser.keeper))
-    text = browser.jar.ours()["__Host-s"]
-    other.jar.receive([f"__Host-s={text[:-8]}AAAAAAAA; Path=/; Secure"])
+    text = browser.jar.ours()["__Host-Http-s"]
+    other.jar.receive([f"__Host-Http-s={text[:-8]}AAAAAAAA; Path=/; Secure; HttpOnly"])
     assert other.session().withheld is None
     assert other.keeper.counts["refused-tag"] == 1
 
@@ -224,7 +224,7 @@ def test_withheld_session_with_a_known_id_can_be_ended(
     session.invalidate()
     assert session.withheld is None
     other.jar.receive(other.keeper.save(session))
-    assert "__Host-s" not in other.jar.ours() or reason == "ambiguous"
+    assert "__Host-Http-s" not in other.jar.ours() or reason == "ambiguous"
     assert node(clock, store).session(captured).subject is None
 
 
@@ -306,7 +306,7 @@ def test_write_that_is_withheld_for_long_is_an_event_and_at_most_one_warning_a_m
     long = [event for event in heard if event.name == "withheld-long"]
     assert len(long) == shop.counts["withheld-long-kid-unknown"] == 90
     assert long[0].kid == RING.keys[0].kid.hex()
-    assert "__Host-s" in (long[0].detail or "")
+    assert "__Host-Http-s" in (long[0].detail or "")
     assert "cookie_name" in (long[0].detail or "")
     assert warned(caplog) == ["withheld-long-kid-unknown"] * 2
 
@@ -337,7 +337,7 @@ def test_cookie_of_a_missing_key_is_a_warning_while_its_session_may_live(
     missing = [event for event in heard if event.name == "key-missing"]
     assert len(missing) == 2
     assert missing[0].kid == RING.keys[0].kid.hex()
-    assert "__Host-s" in (missing[0].detail or "")
+    assert "__Host-Http-s" in (missing[0].detail or "")
     assert warned(caplog) == ["key-missing"]
     # A visitor who comes back after months: the session is over anyway.
     clock.forward(ABSOLUTE)
@@ -410,18 +410,18 @@ def test_flood_of_unknown_kids_neither_loads_the_ring_nor_hides_a_good_cookie(
 ) -> None:
     shop = rotating(home, clock)
     browser = signed_in(shop)
-    flood = signed_in(keeper(clock)).jar.ours()["__Host-s"]
-    text, loads = browser.jar.ours()["__Host-s"], home.loads
+    flood = signed_in(keeper(clock)).jar.ours()["__Host-Http-s"]
+    text, loads = browser.jar.ours()["__Host-Http-s"], home.loads
     for number in range(3000):
         clock.forward(0.001)
         invented = f"AQ{number:04}{flood[6:]}"
-        session = shop.session(f"__Host-s={invented}")
+        session = shop.session(f"__Host-Http-s={invented}")
         session["csrf"] = "new"
         assert session.withheld == "kid-unknown"
         assert shop.save(session) == []
         if number % 100 == 0:
             assert browser.session().subject == "ann"
-            assert shop.session(f"__Host-s={invented}; __Host-s={text}").subject == "ann"
+            assert shop.session(f"__Host-Http-s={invented}; __Host-Http-s={text}").subject == "ann"
     assert home.loads <= loads + 1 + 3
 
 

@@ -26,7 +26,7 @@ from sealedstate.rotation.ring import (
 from tests.support.rings import DAILY, DAY, NOW, SCHEDULES, Moment, walks
 
 OPENS = DAILY.opens_after_retirement
-PLACE = TokenContext("core", "default", ("__Host-s",))
+PLACE = TokenContext("core", "default", ("__Host-Http-s",))
 
 
 def key(activates_at: int, disabled_at: int | None = None) -> RingKey:

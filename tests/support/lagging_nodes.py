@@ -49,7 +49,7 @@ def seal(keys: KeySource, now: int) -> Cookie:
 
 
 def _codec(keys: KeySource) -> CookieCodec:
-    return CookieCodec("__Host-s", "default", keys, os.urandom)
+    return CookieCodec("__Host-Http-s", "default", keys, os.urandom)
 
 
 class LaggingRings:

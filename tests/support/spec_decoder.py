@@ -22,7 +22,7 @@ from nacl.exceptions import CryptoError
 
 FORMAT = 0x01
 OVERHEAD = 50
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789*_"
 T = TypeVar("T")
 EPOCH = datetime(1970, 1, 1)
 MICROSECOND = timedelta(microseconds=1)
@@ -135,7 +135,8 @@ def watermark_key(lookup: bytes, realm: str, subject: str) -> str:
 def row_key(message: bytes, secret: bytes = b"") -> str:
     """A digest of 24 bytes as text, which has no bits to spare."""
     number = int.from_bytes(hashlib.blake2b(message, key=secret, digest_size=24).digest(), "big")
-    return "".join(LETTERS[number >> 6 * place & 63] for place in reversed(range(32)))
+    text = "".join(LETTERS[number >> 6 * place & 63] for place in reversed(range(32)))
+    return text.replace("*", ".")
 
 
 def token_of(text: str) -> bytes:

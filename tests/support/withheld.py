@@ -36,7 +36,7 @@ class Withholding:
 
 
 def receive(browser: Browser, text: str, attributes: str = "") -> None:
-    browser.jar.receive([f"__Host-s={text}; Path=/; Secure; HttpOnly{attributes}"])
+    browser.jar.receive([f"__Host-Http-s={text}; Path=/; Secure; HttpOnly{attributes}"])
 
 
 def unknown_kid(browser: Browser, clock: Clock, store: ScriptedStorage) -> Keeper:
@@ -49,7 +49,7 @@ def disabled_key(browser: Browser, clock: Clock, store: ScriptedStorage) -> Keep
 
 
 def unknown_format(browser: Browser, clock: Clock, store: ScriptedStorage) -> Keeper:
-    receive(browser, to_text(b"\2" + from_text(browser.jar.ours()["__Host-s"])[1:]))
+    receive(browser, to_text(b"\2" + from_text(browser.jar.ours()["__Host-Http-s"])[1:]))
     return node(clock, store)
 
 
@@ -89,14 +89,14 @@ class Behind(Clock):
 def two_sessions(browser: Browser, clock: Clock, store: ScriptedStorage) -> Keeper:
     other = signed_in(browser.keeper, "eve")
     # Older browsers let a sibling domain set this cookie.
-    receive(browser, other.jar.ours()["__Host-s"], "; Partitioned")
+    receive(browser, other.jar.ours()["__Host-Http-s"], "; Partitioned")
     return node(clock, store)
 
 
 def crowd(browser: Browser, clock: Clock, store: ScriptedStorage) -> Keeper:
     for number in range(20):
         path = f"/{number}"
-        browser.jar.receive([f"__Host-s=junk{number}; Path={path}; Secure"])
+        browser.jar.receive([f"__Host-Http-s=junk{number}; Path={path}; Secure; HttpOnly"])
     return node(clock, store)
 
 

@@ -34,7 +34,7 @@ from tests.support.stored import PartRow, access_of
 
 HERE = Path(__file__).parent
 SKEW, ANNOUNCE = 60, 30
-REALM, COOKIE = "vectors", "__Host-s"
+REALM, COOKIE = "vectors", "__Host-Http-s"
 # `current` seals at NOW; `next` takes over at 1800000000.
 NOW = 1_750_000_000
 ACTIVATION, SUCCESSION = 1_700_000_000, 1_800_000_000
@@ -418,7 +418,7 @@ def miswritten(text: str) -> Iterator[dict[str, Any]]:
         lengths.setdefault(len(longer) % 3, to_text(longer))
     for rest, whole in sorted(lengths.items()):
         if rest:  # its last letter has bits to spare
-            letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
+            letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789*_"
             twin = letters[letters.index(whole[-1]) | 1]
             yield refusal(f"bits to spare are set ({rest})", "MalformedToken", whole[:-1] + twin)
         for padding in ("=", "=="):
@@ -447,7 +447,7 @@ def misplaced() -> Iterator[dict[str, Any]]:
             name = f"{place.purpose} in realm {realm!r}"
             yield refusal(name, "ForgedToken", token, elsewhere)
     core = sealed(GOOD_PAYLOADS[CORE])
-    for cookie in ("__Host-t", "__Host-", "__host-s", "s", "", "__Host-s-1"):
+    for cookie in ("__Host-t", "__Host-", "__host-http-s", "s", "", "__Host-Http-s-1"):
         named = TokenContext("core", REALM, (cookie,))
         yield refusal(f"under the name {cookie!r}", "ForgedToken", core, named)
     yield refusal("name moved into the realm", "ForgedToken", core, TokenContext("core", REALM, ()))

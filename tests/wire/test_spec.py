@@ -167,7 +167,7 @@ def test_frozen_cores_open_with_both_decoders_and_are_sealed_alike() -> None:
         token = from_text(vector["text"])
         key = RING.find(token[1:5])
         assert key is not None
-        payload, entropy = encode_record(record, now), bytes.fromhex(vector["random"][0])
+        payload, entropy = encode_record(record, now), bytes.fromhex(vector["random"][-1])
         prefix = b"\x01" + key.kid + now.to_bytes(5, "big")
         assert token[:34] == prefix + spec_decoder.hedged_nonce(
             key.secret, "core", REALM, [COOKIE], entropy, prefix, payload
@@ -418,7 +418,7 @@ def test_specification_opens_every_token_of_any_context(
     assert token[:34] == prefix + nonce
 
 
-@given(st.binary(max_size=60), st.text("ABCQgwAz09._-+=/ \n", max_size=12))
+@given(st.binary(max_size=60), st.text("ABCQgwAz09*_.-+=/ \n", max_size=12))
 def test_both_decoders_accept_the_same_texts(token: bytes, text: str) -> None:
     assert spec_decoder.token_of(to_text(token)) == token
     assert outcome(from_text, text) == outcome(spec_decoder.token_of, text)
