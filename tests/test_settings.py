@@ -78,7 +78,7 @@ def test_toml_file_has_every_kind_of_setting(tmp_path: Path) -> None:
     assert found.budget_profile() == Profile("custom", 2, 1000, 1800, 4000, 2500)
     assert isinstance(open_store(found), SQLiteStorage)
     assert isinstance(found.legacy, LegacyReader)
-    assert found.lifetimes() == Lifetimes(600, 3600, 60)
+    assert found.lifetimes() == Lifetimes(600, 3600, 60, 3600)
     assert found.cookie_family().name == "__Host-shop"
     assert found.accept_weak_store_for == ["revocation"]
     assert open_keys(found).keyring().keys[0].activates_at == 1767225600

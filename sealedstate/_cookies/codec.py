@@ -150,9 +150,10 @@ class CookieCodec:
             if _digest(token) == overflow.digest:
                 context = self._overflow_context(record.id, overflow.set_id)
                 try:
-                    return decode_parts(open_token(token, context, self.keyring(), now).payload)
+                    parts = decode_parts(open_token(token, context, self.keyring(), now).payload)
                 except UnreadableError:
                     return None  # the login is in the core; only these parts are lost
+                return parts if tuple(parts) == overflow.names else None
         return None
 
     def seal_core(self, payload: bytes, now: int) -> str:

@@ -6,9 +6,9 @@ The scan of a Cookie header, of any length, is linear and byte-exact: it trims o
 affecting others.
 
 A request may have several Cookie lines: proxies pass the crumbs of HTTP/2 on as lines. WSGI servers
-join them with a comma. Our values contain no comma, so one ends them. A name after a comma is a
-cookie of ours or the end of a foreign value, which looks the same; it counts only if no pair after
-a semicolon opens.
+join them with a comma. Our values contain no comma, so one ends them. Our name after a comma begins
+a cookie or ends a foreign value, which looks the same; it counts only if no pair after a semicolon
+opens.
 
 A cookie is set and deleted with the same attributes, because browsers delete by name, domain and
 path, and a name that begins with __Host-Http- only with Secure and HttpOnly.

@@ -11,12 +11,13 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Protocol
 
 from .._cookies.codec import DisabledRecord, OpenedRecord, newest
 from .._cookies.header import Candidates
 from .._stored.revocations import Ending
 from .._wire import cbor
-from .._wire.record import ID_BYTES, NO_ROWS, Place, Policy, Record, check_name
+from .._wire.record import ID_BYTES, NO_ROWS, Lifetimes, Place, Policy, Record, check_name
 from ..deployment import Deployment, log
 from ..errors import (
     AmbiguousSession,
@@ -24,6 +25,7 @@ from ..errors import (
     ExpiredSession,
     ForgedToken,
     FutureSession,
+    HeldBackCookie,
     KeyRemoved,
     MalformedRecord,
     RevokedSession,
@@ -58,9 +60,16 @@ REMEDIES = {
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
 
 
+class SizeCheck(Protocol):
+    """Raises SessionTooLarge if no response to the request could carry the session."""
+
+    def __call__(self, session: Session, loaded: LoadedSession, /) -> None: ...
+
+
 class LoadedSession:
     """The session of one request, as its cookies have it.
 
+    `cross_site`: whether the browser may have held our cookies back, see `Keeper.is_cross_site`.
     `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
     was opened, if any. `withheld`: why the cookies cannot be judged now; `withheld_since`: when
     their token says that it was sealed, if only time will show (epoch seconds). `known`: the
@@ -82,16 +91,29 @@ class LoadedSession:
     is_revoked = False
     _overflow: dict[str, bytes] | None = None
 
-    def __init__(self, deployment: Deployment, header: str) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        size_check: SizeCheck,
+        header: str,
+        cross_site: bool = False,
+    ) -> None:
         self.deployment = deployment
+        self._size_check = size_check
         self.header = header
         self.loaded_at = int(deployment.now())
         self.candidates = deployment.cookies.find(header)
         self.revoked_records: list[Record] = []
         if self.candidates.core:
             self._open()
+        elif cross_site:
+            self.withheld = HeldBackCookie.reason
         elif deployment.settings.legacy is not None:
             self._adopt(deployment.settings.legacy)
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        return self.deployment.lifetimes
 
     @property
     def has_legacy_cookie(self) -> bool:
@@ -175,7 +197,7 @@ class LoadedSession:
     def _check(self, opened: OpenedRecord) -> None:
         """Raise UnreadableError if the record cannot be used now."""
         deployment, record, now = self.deployment, opened.record, self.loaded_at
-        lifetimes, ahead = deployment.lifetimes, opened.sealed_at - now
+        lifetimes, terms, ahead = deployment.lifetimes, record.terms, opened.sealed_at - now
         if ahead > 2 * deployment.settings.skew:
             ring = deployment.keyring()
             # It will open soon, unless no node could be as far ahead.
@@ -185,8 +207,10 @@ class LoadedSession:
             raise FutureSession(kid=opened.key.kid, claimed_at=opened.sealed_at, is_over=is_over)
         if (
             now >= record.expires_at
-            or now >= record.created_at + lifetimes.absolute
-            or now >= opened.sealed_at + (record.terms.idle or lifetimes.idle)
+            or now >= opened.sealed_at + (terms.idle or lifetimes.idle)
+            # A node that knows shorter lifetimes than the node that sealed goes by its own.
+            or now
+            >= record.created_at + (lifetimes.longest if terms.has_own_end else lifetimes.absolute)
         ):
             raise ExpiredSession
         if deployment.revocations is not None:
@@ -216,8 +240,8 @@ class LoadedSession:
             self.withheld_kid = error.kid
             return
         self.known = ()
-        absolute = deployment.lifetimes.absolute
-        if isinstance(error, KeyRemoved) and self.loaded_at < (claimed_at or 0) + absolute:
+        longest = deployment.lifetimes.longest
+        if isinstance(error, KeyRemoved) and self.loaded_at < (claimed_at or 0) + longest:
             deployment.emit(
                 "key-missing",
                 kid=error.kid,
@@ -298,16 +322,29 @@ class LoadedSession:
             log.warning("a part of a session is missing: %r", name)
         return data
 
+    def free_bytes(self) -> int:
+        candidates, (most_foreign, room) = self.candidates, self.deployment.ample_room
+        if candidates.foreign_bytes > most_foreign:
+            return 0
+        return room - candidates.our_bytes
+
+    def check_size(self, session: Session) -> None:
+        # Of a withheld session nothing is sent but a sign-in.
+        if self.withheld is None:
+            self._size_check(session, self)
+
     def note_unreadable(self, name: str) -> None:
         self.deployment.emit("part-unreadable")
 
     def end(self) -> None:
+        if self.withheld == HeldBackCookie.reason:
+            return  # the request brought no session
         if self.withheld is not None:
             if not self.known:
                 raise SessionWithheld(self.withheld)
             for known in self.known:
                 # Until no clock and no field that is unknown here can let it live.
-                longest = known.created_at + self.deployment.lifetimes.absolute
+                longest = known.created_at + self.deployment.lifetimes.longest
                 expires_at = max(known.expires_at, longest)
                 self.revoke(known._replace(expires_at=expires_at), Ending.LOGGED_OUT)
             return
@@ -342,7 +379,7 @@ class LoadedSession:
         settings, expires_at = deployment.settings, record.expires_at
         if settings.legacy is not None:
             # The legacy cookie may have led other browsers to this id, as late as now.
-            sealed_until = int(deployment.now()) + settings.absolute_lifetime
+            sealed_until = int(deployment.now()) + deployment.longest_lifetime()
             expires_at = max(expires_at, int(settings.legacy.until.timestamp()), sealed_until)
         first = deployment.revocations.revoke(record.id, expires_at + settings.skew, ending)
         deployment.emit("revoked", session_id=record.id)
@@ -498,12 +535,13 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
         return info
     record = opened.record
     idle = record.terms.idle or deployment.lifetimes.idle
+    ends_at = record.ends_at(deployment.lifetimes)
     return replace(
         info,
         created_at=record.created_at,
         sealed_at=opened.sealed_at,
-        idle_expires_at=min(opened.sealed_at + idle, record.expires_at),
-        expires_at=record.expires_at,
+        idle_expires_at=min(opened.sealed_at + idle, ends_at),
+        expires_at=ends_at,
         kid=opened.key.kid.hex(),
         generation=record.generation,
     )

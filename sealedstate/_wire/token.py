@@ -1,7 +1,5 @@
-"""Payload to sealed token and back: format 1, and its specification.
+"""Payload to sealed token and back: format 1.
 
-Format 1
-========
 
 A token is ``format | kid | sealed_at | nonce | ciphertext | tag``, 50 bytes more than its payload:
 
@@ -88,6 +86,8 @@ identity provider also stores the following; `keyed` means with the lookup secre
 All times are whole seconds since 1970-01-01T00:00:00Z, 8 bytes, big-endian.
 
 Sources: XChaCha20-Poly1305 is draft-irtf-cfrg-xchacha as in libsodium; BLAKE2b is RFC 7693.
+=======
+docs/format.md is the specification of tokens, their contexts, and the order of the checks.
 """
 
 from __future__ import annotations
@@ -167,10 +167,11 @@ def seal_text(
     random: Callable[[int], bytes],
 ) -> str:
     """The text of a token for a cookie. `random` returns as many bytes as it is asked for."""
-    for _ in range(MAX_SEALS):
-        text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
+    text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
+    for _ in range(MAX_SEALS - 1):
         if not has_refused_word(text):
             break
+        text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
     return text
 
 

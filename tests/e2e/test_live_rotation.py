@@ -65,7 +65,7 @@ TORN = (OSError, http.client.HTTPException)
 
 
 def environ_of(**settings: object) -> dict[str, str]:
-    usual = {**SCHEDULE, "idle_lifetime": 1200, "absolute_lifetime": 3600, "refresh_after": 60}
+    usual = {**SCHEDULE, "idle_lifetime": 1200, "absolute_lifetime": 1200, "refresh_after": 60}
     return {f"SEALEDSTATE_{name.upper()}": f"{value}" for name, value in (usual | settings).items()}
 
 

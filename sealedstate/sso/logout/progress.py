@@ -4,8 +4,8 @@ The progress is stored in a row of the store (`StoredProgress`) or, without a st
 session that is being ended (`SessionProgress`).
 
 A row of the context ``sealedstate.sso.logout`` is named by BLAKE2b-192 of
-LP("sealedstate/1", "sso.logout", realm, session id), as text (see `_wire.encoding`; LP is
-as in `_wire.token`), and sealed like every stored value. It is the CBOR list of
+LP("sealedstate/1", "sso.logout", realm, session id), as text (LP and the text
+of a name are as in docs/format.md), and sealed like every stored value. It is the CBOR list of
 
     the format (1),
     the session's id,
@@ -212,15 +212,15 @@ class LogoutTable:
         this row; its logins are used as long as the row has the same. Returns the state as it is
         now.
         """
-        settings = self._deployment.settings
+        deployment = self._deployment
         after: LogoutState | None = None
 
         def update(entry: Entry | None) -> Put | None:
             nonlocal after
             before: LogoutState | None = None
             # When every cookie of the session has expired, as for its revocation.
-            lifetime = settings.absolute_lifetime + 2 * settings.skew
-            expires_at: int | None = (int(self._deployment.now()) + lifetime) * 1000
+            lifetime = deployment.longest_lifetime() + 2 * deployment.settings.skew
+            expires_at: int | None = (int(deployment.now()) + lifetime) * 1000
             # A row that no node can open was swapped or rolled back, and is written again.
             if entry is not None and entry.error is None:
                 before, expires_at = self._decode(entry.value, known), entry.expires_at
