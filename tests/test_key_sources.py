@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sealedstate import ConfigurationError, Key, Settings
+from sealedstate import ConfigurationError, Key, OperatorError, Settings
 from sealedstate.deployment import Deployment, open_keys, open_ring_storage
 from sealedstate.key_sources import KeySource, StaticKeys, parse_keyring
 from sealedstate.keyring import Keyring, export_lookup
@@ -157,7 +157,7 @@ def test_another_variable_can_be_named() -> None:
 
 
 def test_variable_without_a_key_is_named() -> None:
-    assert "environment variable OURS contains no key" in refusal("env:OURS", {"OURS": " \n"})
+    assert "OURS: is empty" in refusal("env:OURS", {"OURS": " \n"})
     assert "environment variable SEALEDSTATE_KEYS" in refusal("env:")
 
 
@@ -191,8 +191,12 @@ def test_bad_keys_are_not_repeated_in_messages(tmp_path: Path) -> None:
         refusal(key_file(tmp_path, f"{TEXTS[1]}\n{SECRET}\n")),
         refusal(f"file:{tmp_path / 'binary'}"),
     ]
-    assert ["key: expected" in message for message in messages] == [True, True, False]
-    assert "cannot be read" in messages[2]
+    assert ["expected sealedstate-key-1:<" in message for message in messages] == [
+        True,
+        True,
+        False,
+    ]
+    assert "is not UTF-8" in messages[2]
     for message in messages:
         assert SECRET not in message
         assert FIRST.secret.hex()[:8] not in message
@@ -257,4 +261,5 @@ def test_file_is_a_ring_by_its_name_or_its_first_bytes(tmp_path: Path) -> None:
 
 
 def test_missing_ring_names_the_command_that_creates_one(tmp_path: Path) -> None:
-    assert "sealedstate keys init" in refusal(f"file:{tmp_path / 'ring.json'}")
+    with pytest.raises(OperatorError, match="`sealedstate keys init` creates it"):
+        opened(f"file:{tmp_path / 'ring.json'}")

@@ -22,16 +22,14 @@ ENVIRON_KEY = "sealedstate.session"
 class SealedSessionMiddleware:
     """Gives `app` a sealed session in ``environ["sealedstate.session"]``.
 
-    `sessions`: a keeper, or what to make it of; by default, the settings of the environment. An
-    exception of `app` before its first byte leaves the cookies as they are. SessionTooLarge and
+    `sessions`: a keeper, or what to make it of, such as ``Settings.from_env()``. An exception of
+    `app` before its first byte leaves the cookies as they are. SessionTooLarge and
     StorageError while saving reach the server like exceptions of `app`.
     """
 
-    def __init__(
-        self, app: WSGIApplication, sessions: Keeper | Deployment | Settings | None = None
-    ) -> None:
+    def __init__(self, app: WSGIApplication, sessions: Keeper | Deployment | Settings) -> None:
         self.app = app
-        self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions or Settings())
+        self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         session = environ[ENVIRON_KEY] = self.keeper.session(environ.get("HTTP_COOKIE", ""))

@@ -23,7 +23,7 @@ from .._wire.record import (
 )
 from .._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
 from ..errors import CrowdedCookie, ForgedToken, SealedBefore, UnknownKey, UnreadableError
-from ..key_sources import KeySource, SeekingKeySource
+from ..key_sources import KeySource, is_seeking
 from ..keyring import Key, Keyring
 from .header import Candidates
 
@@ -87,7 +87,7 @@ class CookieCodec:
         except UnknownKey as error:
             # The key may be newer than this node's ring: ask the source once.
             source = self.key_source
-            if not (isinstance(source, SeekingKeySource) and error.kid and source.seek(error.kid)):
+            if not (is_seeking(source) and error.kid and source.seek(error.kid)):
                 raise
             ring = source.keyring()
             payload, key, sealed_at = open_token(token, self._core, ring, now)

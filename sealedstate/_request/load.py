@@ -26,6 +26,7 @@ from ..errors import (
     StorageError,
     UncheckedSession,
     UnreadableError,
+    quote_text,
 )
 from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
@@ -186,7 +187,7 @@ class LoadedSession:
             data = self._overflow.get(name)
         if data is None:
             self.deployment.emit("part-missing", session_id=record.id)
-            log.warning("a part of a session is missing: %r", name)
+            log.warning("a part of a session is missing: %s", quote_text(name))
         return data
 
     def note_unreadable(self, name: str) -> None:

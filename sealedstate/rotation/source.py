@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .._forks import ForkSafeLock
-from ..errors import ConfigurationError, OperatorError, StorageUnavailable
+from ..errors import OperatorError, StorageUnavailable
 from ..events import EventLog
 from ..keyring import Keyring
 from . import transitions
@@ -181,7 +181,7 @@ class RotatingKeySource:
             # A node that loses the race uses the ring of the winner.
             ring = new if self.storage.write(new, None) else self.storage.load()
         if ring is None:
-            raise ConfigurationError(
+            raise OperatorError(
                 f"keys: {self.storage.location} does not exist; if it did, restore it, otherwise"
                 " `sealedstate keys init` creates it"
             )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from .._forks import ForkSafeLock
-from .contract import Capabilities, Clock, ManagedStorage, Storage, Stored, millis
+from .contract import Capabilities, Clock, Storage, Stored, is_managed, millis
 from .requirements import store_name
 from .routing import require_managed
 
@@ -117,7 +117,7 @@ class CachedStorage:
             require_managed(self._store).delete_context(context)
 
     def prepare(self) -> None:
-        if isinstance(self._store, ManagedStorage):
+        if is_managed(self._store):
             self._store.prepare()
 
     @contextlib.contextmanager

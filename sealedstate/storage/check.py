@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Collection, Iterator
 
-from ..errors import ConfigurationError, StorageError
+from ..errors import ConfigurationError, StorageError, StorageUnusable, escape_message, escape_text
 from .contract import Capabilities, Storage
 from .requirements import USES, Use, mismatch, store_name
 from .routing import distinct_stores, store_of
@@ -43,22 +43,25 @@ class StorageCheck:
     def check(self) -> None:
         """Ping each store once, and check those that answer.
 
-        Raises ConfigurationError with a sentence for each use whose needs are not met.
+        Raises ConfigurationError with a sentence for each use whose needs are not met, and
+        StorageUnusable for a store that cannot be used as it is.
         """
         for store in distinct_stores([store for _, store in self._pairs]):
             try:
                 store.ping()
+            except StorageUnusable:
+                raise
             except StorageError as error:
                 _log.warning(
                     "the %s store does not answer at the start and will be checked once it does:"
                     " %s",
-                    store_name(store),
-                    error,
+                    escape_text(store_name(store)),
+                    escape_message(error),
                 )
         problems: dict[str, str] = {}
         for use, sentence in self._find_mismatches():
             if use.name in self._tolerated:
-                _log.warning("tolerated: %s", sentence)
+                _log.warning("tolerated: %s", escape_message(sentence))
             else:
                 problems[use.name] = sentence
         if problems:
@@ -82,9 +85,9 @@ class StorageCheck:
         try:
             for use, sentence in self._find_mismatches():
                 if use.name in self._tolerated:
-                    _log.warning("tolerated: %s", sentence)
+                    _log.warning("tolerated: %s", escape_message(sentence))
                 else:
-                    _log.error("storage: %s; the next start is refused", sentence)
+                    _log.error("storage: %s; the next start is refused", escape_message(sentence))
         finally:
             self._lock.release()
 

@@ -12,15 +12,25 @@ both, an acknowledged write has been synced.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .._forks import ForkSafeLock
-from ..errors import CapacityError, ConfigurationError, StorageUnavailable, VersionMismatch
+from ..errors import (
+    CapacityError,
+    ConfigurationError,
+    StorageUnavailable,
+    StorageUnusable,
+    VersionMismatch,
+    escape_text,
+    quote_text,
+)
 from .contract import Capabilities, Clock, Stored, check_range, check_size, millis, utf8
 
 __all__ = ["SQLiteStorage", "wal_is_safe"]
@@ -31,6 +41,12 @@ POLL_SECONDS = 0.001
 # and the tables stay small even if no caller reaps.
 REAP_EVERY = 32
 REAP_LIMIT = 128
+# Reads look this often whether the open file is still at the path; writes always do.
+LOOK_SECONDS = 1.0
+# How SQLite says that a file is no database, or a damaged one.
+_NOT_OURS = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+_log = logging.getLogger("sealedstate")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sealedstate_record (
@@ -64,8 +80,13 @@ _READ = """
 class SQLiteStorage:
     """Records in the SQLite file at `path`. `timeout`: seconds to wait for another process's lock.
 
-    The file is opened by the first operation. If it is not a database of sealedstate, every
-    operation raises StorageUnavailable.
+    The file is opened by the first operation. If it is not a database of sealedstate, or cannot
+    be one where it is, every operation raises StorageUnavailable.
+
+    A file that is replaced while it is in use, as by a backup that is put back, is followed: by
+    the next write, and by reads within a second. A file that is deleted is not made again, because
+    all logouts would be forgotten in silence: every operation raises StorageUnavailable until it
+    is back or the process starts again.
     """
 
     capabilities = Capabilities(
@@ -163,7 +184,7 @@ class SQLiteStorage:
             self._file.execute(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
 
     def reap(self, limit: int) -> int:
-        with self._file.connection() as connection:
+        with self._file.connection(writes=True) as connection:
             now = millis(self._clock())
             with self._file.transaction(connection):
                 return _reap(connection, now, limit)
@@ -186,7 +207,10 @@ class SQLiteStorage:
 
     def delete_context(self, context: str) -> None:
         params = self._params(context, "any")
-        with self._file.connection() as connection, self._file.transaction(connection):
+        with (
+            self._file.connection(writes=True) as connection,
+            self._file.transaction(connection),
+        ):
             connection.execute("DELETE FROM sealedstate_record WHERE context = :context", params)
             connection.execute("DELETE FROM sealedstate_member WHERE context = :context", params)
 
@@ -215,7 +239,10 @@ class SQLiteStorage:
         With `checks_version`, raises VersionMismatch if it changed none although a record is live.
         """
         current = None
-        with self._file.connection() as connection, self._file.transaction(connection):
+        with (
+            self._file.connection(writes=True) as connection,
+            self._file.transaction(connection),
+        ):
             changed = connection.execute(sql, params).rowcount
             if checks_version and not changed:
                 query = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
@@ -247,18 +274,22 @@ class SQLiteFile:
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path.absolute()  # the process may change its directory
+        self._name = f"sqlite store {quote_text(self._path, 1000)}"
+        # The device and inode of the file that was opened, and when they were last compared.
+        self._identity: tuple[int, int] | None = None
+        self._looked_at = 0.0
         self._timeout = timeout
         self._lock = ForkSafeLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._orphans: list[sqlite3.Connection] = []
 
-    def connection(self) -> _Exclusive:
+    def connection(self, *, writes: bool = False) -> _Exclusive:
         """Return a context manager that gives this thread the connection.
 
         Raises what SQLite raises inside it as CapacityError or StorageUnavailable.
         """
-        return _Exclusive(self, self._lock)
+        return _Exclusive(self, self._lock, writes)
 
     def execute(self, connection: sqlite3.Connection, sql: str, params: Any = ()) -> sqlite3.Cursor:
         """Execute a statement; while another process holds the lock, retry every millisecond.
@@ -308,6 +339,7 @@ class SQLiteFile:
 
         Raises StorageUnavailable, or what SQLite raises.
         """
+        self._check_place()
         connection = sqlite3.connect(
             self._path, timeout=0, isolation_level=None, check_same_thread=False
         )
@@ -333,13 +365,12 @@ class SQLiteFile:
             # Read again: another process may have migrated before this process got the lock.
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             if found == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                raise StorageUnavailable(
-                    f"sqlite store {self._path.name!r} is the database of another application"
+                raise StorageUnusable(
+                    f"{self._name} is the database of another application; name another file"
                 )
             if found > SCHEMA_VERSION:
-                raise StorageUnavailable(
-                    f"sqlite store {self._path.name!r} has schema {found}; this release supports"
-                    f" {SCHEMA_VERSION}"
+                raise StorageUnusable(
+                    f"{self._name} has schema {found}; this release supports {SCHEMA_VERSION}"
                 )
             self._path.chmod(0o600)
             for statement in _SCHEMA.split(";"):
@@ -347,14 +378,75 @@ class SQLiteFile:
             if found != SCHEMA_VERSION:
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
+    def _check_place(self) -> None:
+        """Raise StorageUnusable if no database can be there, with the remedy.
+
+        What was opened before may have become read-only since: reads still work.
+        """
+        folder, problem, is_first = self._path.parent, None, self._identity is None
+        try:
+            mode = self._path.stat().st_mode
+        except FileNotFoundError:
+            if not folder.is_dir():
+                problem = f"the directory {escape_text(folder)} does not exist; create it first"
+        except OSError as error:
+            problem = f"{error.strerror}; name a file that this process may use"
+        else:
+            if stat.S_ISDIR(mode):
+                problem = "it is a directory; name a file in it"
+            elif not stat.S_ISREG(mode):
+                problem = "it is not a regular file; name another path"
+            elif is_first and not os.access(self._path, os.R_OK | os.W_OK):
+                problem = "this process must be able to read and write it; change its owner"
+        if problem is None and is_first and not os.access(folder, os.W_OK | os.X_OK):
+            problem = (
+                f"this process must be able to write into the directory {escape_text(folder)},"
+                " where SQLite also puts its journal; change its owner, or name another path"
+            )
+        if problem is not None:
+            raise StorageUnusable(f"{self._name}: {problem}")
+
     # --- for the thread that holds the lock -----------------------------------------------------
 
-    def current(self) -> sqlite3.Connection:
+    def current(self, writes: bool) -> sqlite3.Connection:
         """Return this process's connection; open it if there is none."""
         self._forget_parent()
+        now = time.monotonic()
+        if writes or not 0 <= now - self._looked_at < LOOK_SECONDS or self._connection is None:
+            self._follow_file()
+            self._looked_at = now
         if self._connection is None:
             self._connection = self.open()
+            self._identity = self._find_identity()
         return self._connection
+
+    def _follow_file(self) -> None:
+        """Drop the connection to a file that is no longer at the path."""
+        if self._identity is None or (found := self._find_identity()) == self._identity:
+            return
+        if self._connection is not None:
+            # SQLite sees that the file was moved, and leaves the journal of the new one alone.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+        if found is None:
+            raise StorageUnavailable(
+                f"{self._name} was deleted while in use, with all logouts; put it back, or start"
+                " all processes again, which begins an empty one"
+            )
+        _log.error(
+            "%s was replaced while in use: what the former file held, logouts included, counts no"
+            " longer; if it is an older copy, revoke again what was revoked since",
+            self._name,
+        )
+        self._identity = None
+
+    def _find_identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def reraise(self, error: BaseException) -> None:
         """Raise an error of SQLite as a StorageError. Does nothing with other errors."""
@@ -366,7 +458,9 @@ class SQLiteFile:
                 with contextlib.suppress(sqlite3.Error):
                     self._connection.close()
                 self._connection = None
-            raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            kind = StorageUnusable if code in _NOT_OURS else StorageUnavailable
+            raise kind(f"{self._name}: {error}") from error
 
     def _forget_parent(self) -> None:
         if self._pid != os.getpid():
@@ -378,15 +472,15 @@ class SQLiteFile:
 class _Exclusive:
     """The connection in one thread's hands. A generator would cost each call 1.5 µs more."""
 
-    __slots__ = ("_file", "_lock")
+    __slots__ = ("_file", "_lock", "_writes")
 
-    def __init__(self, file: SQLiteFile, lock: ForkSafeLock) -> None:
-        self._file, self._lock = file, lock
+    def __init__(self, file: SQLiteFile, lock: ForkSafeLock, writes: bool) -> None:
+        self._file, self._lock, self._writes = file, lock, writes
 
     def __enter__(self) -> sqlite3.Connection:
         self._lock.acquire()
         try:
-            return self._file.current()
+            return self._file.current(self._writes)
         except BaseException as error:
             self.__exit__(type(error), error, None)
             raise

@@ -28,6 +28,7 @@ from ..storage.contract import (
     ManagedStorage,
     Storage,
     Stored,
+    is_managed,
     millis,
 )
 from ._workers import ProcessBarrier, run_in_threads, worker_pool
@@ -121,7 +122,7 @@ class Context:
     @property
     def is_managed(self) -> bool:
         """Whether the store has the operations of `ManagedStorage`."""
-        return isinstance(self.store, ManagedStorage)
+        return is_managed(self.store)
 
     @property
     def is_shared(self) -> bool:
@@ -184,7 +185,7 @@ class Suite:
     @pytest.fixture
     def store(self, clock: FakeClock) -> Iterator[Storage]:
         store = self.open_store(clock)
-        if isinstance(store, ManagedStorage):
+        if is_managed(store):
             store.prepare()
         yield store
         store.close()

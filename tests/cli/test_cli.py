@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import sealedstate
 from sealedstate import ConfigurationError, Key
 from sealedstate.cli import _output, cli, main
+from sealedstate.errors import escape_text
 from tests.support.ring_cli import HOUR, output, run, usage_error
 
 COMMAND = [sys.executable, "-m", "sealedstate"]
@@ -165,9 +166,9 @@ def test_any_text_is_a_past_time_or_refused(text: str) -> None:
 
 
 @given(st.text())
-def test_sanitized_text_is_one_short_line(text: str) -> None:
-    assert _output.sanitized(text).isprintable()
-    assert len(_output.sanitized(text, 20)) <= 20
+def test_escaped_text_is_one_short_line(text: str) -> None:
+    assert escape_text(text).isprintable()
+    assert len(escape_text(text, 20)) <= 20
 
 
 def test_table_aligns_its_columns() -> None:

@@ -123,7 +123,7 @@ def test_missing_directory_and_missing_kek_are_named(
     file: Desk, stored: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = file.path.parent / "no" / "keys.json"
-    assert "No such file" in finding("keys", "init", str(nowhere))
+    assert "directory that does not exist" in finding("keys", "init", str(nowhere))
     monkeypatch.delenv("SEALEDSTATE_KEK")
     for action in ("init", "list", "rotate", "check"):
         assert "SEALEDSTATE_KEK" in usage_error("keys", action)

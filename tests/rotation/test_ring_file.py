@@ -175,7 +175,7 @@ def test_ring_that_an_operator_restored_is_marked_by_the_next_write(path: Path) 
 def test_place_that_is_no_regular_file_is_named(path: Path) -> None:
     path.mkdir()
     assert f"{path} is not a regular file" in problem(open_file(path).load)
-    assert f"{path} is not a regular file" in problem(open_file(path).write, first_ring(), None)
+    assert f"{path} is a directory" in problem(open_file(path).write, first_ring(), None)
     path.rmdir()
     os.mkfifo(path)
     assert f"{path} is not a regular file" in problem(open_file(path).load)

@@ -20,7 +20,12 @@ from typing import Any
 
 import pytest
 
-from sealedstate.errors import CapacityError, ConfigurationError, StorageUnavailable
+from sealedstate.errors import (
+    CapacityError,
+    ConfigurationError,
+    StorageUnavailable,
+    StorageUnusable,
+)
 from sealedstate.storage import SQLiteStorage, Stored
 from sealedstate.storage.sqlite import SQLiteFile, wal_is_safe
 from tests.support.forks import run_child
@@ -263,7 +268,7 @@ def test_path_that_cannot_be_opened_is_unavailable_until_it_can(
     for store in stores:
         with pytest.raises(StorageUnavailable) as caught:
             store.create("c", "k", b"v", None, 1)
-        assert isinstance(caught.value.__cause__, sqlite3.Error)
+        assert isinstance(caught.value, StorageUnusable)
         with pytest.raises(StorageUnavailable):
             store.read("c", "k")
         with pytest.raises(CapacityError):
@@ -274,11 +279,13 @@ def test_path_that_cannot_be_opened_is_unavailable_until_it_can(
 
 
 def use_read_only_file(path: Path) -> list[Any]:
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
     with closing(SQLiteStorage(path, time.time)) as store:
+        if os.geteuid() == 0:
+            store.read("c", "k")
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            store.close()
         return [
             outcome(lambda: store.read("c", "k")),
             outcome(lambda: store.create("c", "new", b"v", None, 1)),
@@ -306,6 +313,23 @@ def test_read_only_file_fails_writes_only(read_only: Path) -> None:
     stored = Stored(b"value", 1, None)
     answers = run_child(lambda: use_read_only_file(read_only))
     assert answers == [stored, *["unavailable"] * 3, stored]
+
+
+def test_file_or_directory_that_cannot_be_written_is_refused_at_the_first_use(
+    read_only: Path,
+) -> None:
+    def first_use() -> str:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        with pytest.raises(StorageUnusable) as caught:
+            SQLiteStorage(read_only, time.time).ping()
+        return str(caught.value)
+
+    assert "must be able to read and write it" in run_child(first_use)
+    read_only.chmod(0o666)
+    assert "must be able to write into the directory" in run_child(first_use)
 
 
 def test_corrupt_file_is_unavailable_until_it_is_repaired(path: Path, store: SQLiteStorage) -> None:

@@ -81,6 +81,8 @@ class RedisStorage:
     Raises ConfigurationError if the URL is not a Redis server's.
     """
 
+    _address = "not opened"
+
     def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5) -> None:
         server = parse_server(url)
         self._address = server.address
