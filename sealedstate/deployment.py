@@ -44,8 +44,8 @@ from .rotation.ring_store import StoredRing
 from .rotation.source import RotatingKeySource
 from .settings import Settings
 from .storage import USES, Storage, open_storage
-from .storage.check import StorageCheck
 from .storage.contract import is_storage
+from .storage.requirements import StorageCheck
 from .storage.urls import parse_routes
 
 __all__ = ["Deployment", "open_keys", "open_report_store", "open_ring_storage", "open_store"]

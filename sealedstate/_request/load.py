@@ -180,7 +180,7 @@ class LoadedSession:
             if recalled is not None:
                 self.versions = {**self.versions, name: recalled.version}
                 self.deployment.emit("recalled", session_id=record.id)
-                data = recalled.data
+                data = recalled.value
         else:
             if self._overflow is None:
                 self._overflow = self._open_overflow(record)
@@ -263,7 +263,7 @@ class LoadedSession:
         stored = self.deployment.parts
         version = record.spilled[name]
         recalled = None if stored is None else stored.recall(record.id, name, version)
-        return None if recalled is None else recalled.data
+        return None if recalled is None else recalled.value
 
 
 @dataclass(frozen=True, slots=True)

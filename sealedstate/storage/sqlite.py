@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import sqlite3
 import stat
@@ -31,7 +32,7 @@ from ..errors import (
     escape_text,
     quote_text,
 )
-from .contract import Capabilities, Clock, Stored, check_range, check_size, millis, utf8
+from .contract import Capabilities, Clock, Stored, check_arguments, millis, utf8
 
 __all__ = ["SQLiteStorage", "wal_is_safe"]
 
@@ -110,19 +111,19 @@ class SQLiteStorage:
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        params = self._params(context, key, value, expires_at=expires_at, version=version)
+        params = self._params(context, key, value, expires_at, version)
         sql = f"""
             INSERT INTO sealedstate_record (context, key, value, version, expires_at)
             VALUES (:context, :key, :value, :version, :expires_at)
             ON CONFLICT (context, key) DO UPDATE SET value = excluded.value,
                 version = excluded.version, expires_at = excluded.expires_at
             WHERE NOT {_LIVE}"""
-        return self._write(sql, params) == 1
+        return self._write(sql, params)
 
     def read(self, context: str, key: str) -> Stored | None:
-        check_size(self.capabilities, context, key)
+        check_arguments(self.capabilities, context, key)
         params = (context.encode(), key.encode(), millis(self._clock()))
-        with self._file.connection() as connection:
+        with self._file as connection:
             found = self._file.execute(connection, _READ, params).fetchone()
         return None if found is None else Stored(*found)
 
@@ -135,27 +136,25 @@ class SQLiteStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
-        params = self._params(
-            context, key, value, expires_at=expires_at, version=version, expected=expected
-        )
+        params = self._params(context, key, value, expires_at, version, expected)
         sql = f"""
             UPDATE sealedstate_record
             SET value = :value, version = :version, expires_at = :expires_at
             WHERE {_ONE} AND {_LIVE} AND version < :version
             AND (:expected IS NULL OR version = :expected)"""
-        return self._write(sql, params, checks_version=True) == 1
+        return self._write(sql, params, checks_version=True)
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         params = self._params(context, key, expected=expected)
         sql = f"""
             DELETE FROM sealedstate_record
             WHERE {_ONE} AND {_LIVE} AND (:expected IS NULL OR version = :expected)"""
-        return self._write(sql, params, checks_version=True) == 1
+        return self._write(sql, params, checks_version=True)
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         params = self._params(context, "any")
         sql = f"SELECT key FROM sealedstate_record WHERE context = :context AND {_LIVE}"
-        with self._file.connection() as connection:
+        with self._file as connection:
             found = [key.decode() for (key,) in self._file.execute(connection, sql, params)]
         return iter([key for key in found if key.startswith(prefix)])
 
@@ -170,24 +169,23 @@ class SQLiteStorage:
     def remove_member(self, context: str, key: str, member: str) -> bool:
         params = self._params(context, key, utf8(member))
         sql = f"DELETE FROM sealedstate_member WHERE {_ONE} AND member = :value AND {_LIVE}"
-        return self._write(sql, params) == 1
+        return self._write(sql, params)
 
     def members(self, context: str, key: str) -> dict[str, int | None]:
         params = self._params(context, key)
         sql = f"SELECT member, expires_at FROM sealedstate_member WHERE {_ONE} AND {_LIVE}"
-        with self._file.connection() as connection:
+        with self._file as connection:
             rows = self._file.execute(connection, sql, params)
             return {member.decode(): expires_at for member, expires_at in rows}
 
     def ping(self) -> None:
-        with self._file.connection() as connection:
+        with self._file as connection:
             self._file.execute(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
 
     def reap(self, limit: int) -> int:
-        with self._file.connection(writes=True) as connection:
-            now = millis(self._clock())
-            with self._file.transaction(connection):
-                return _reap(connection, now, limit)
+        now = millis(self._clock())
+        with self._file.writing() as connection:
+            return _reap(connection, now, limit)
 
     def close(self) -> None:
         self._file.close()
@@ -195,22 +193,16 @@ class SQLiteStorage:
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         params = self._params(context, key, expires_at=expires_at)
         sql = f"UPDATE sealedstate_record SET expires_at = :expires_at WHERE {_ONE} AND {_LIVE}"
-        return self._write(sql, params) == 1
+        return self._write(sql, params)
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         params = self._params(context, "any", expires_at=expires_at)
-        self._write(
-            "UPDATE sealedstate_record SET expires_at = :expires_at"
-            f" WHERE context = :context AND {_LIVE}",
-            params,
-        )
+        sql = "UPDATE sealedstate_record SET expires_at = :expires_at WHERE context = :context"
+        self._write(f"{sql} AND {_LIVE}", params)
 
     def delete_context(self, context: str) -> None:
         params = self._params(context, "any")
-        with (
-            self._file.connection(writes=True) as connection,
-            self._file.transaction(connection),
-        ):
+        with self._file.writing() as connection:
             connection.execute("DELETE FROM sealedstate_record WHERE context = :context", params)
             connection.execute("DELETE FROM sealedstate_member WHERE context = :context", params)
 
@@ -220,30 +212,34 @@ class SQLiteStorage:
     # --- one statement --------------------------------------------------------------------------
 
     def _params(
-        self, context: str, key: str, value: bytes = b"", **more: int | None
+        self,
+        context: str,
+        key: str,
+        value: bytes = b"",
+        expires_at: int | None = None,
+        version: int | None = None,
+        expected: int | None = None,
     ) -> dict[str, Any]:
-        check_size(self.capabilities, context, key, value)
-        check_range(more.get("expires_at"), more.get("version"), more.get("expected"))
+        check_arguments(self.capabilities, context, key, value, expires_at, version, expected)
         # Names are BLOBs: SQLite compares them byte by byte, without collation.
         return {
             "context": context.encode(),
             "key": key.encode(),
             "value": value,
+            "expires_at": expires_at,
+            "version": version,
+            "expected": expected,
             "now": millis(self._clock()),
-            **more,
         }
 
-    def _write(self, sql: str, params: dict[str, Any], checks_version: bool = False) -> int:
-        """Run one statement atomically; return how many rows it changed.
+    def _write(self, sql: str, params: dict[str, Any], checks_version: bool = False) -> bool:
+        """Run one statement atomically; return whether it changed anything.
 
-        With `checks_version`, raises VersionMismatch if it changed none although a record is live.
+        With `checks_version`, raises VersionMismatch if it did not although a record is live.
         """
         current = None
-        with (
-            self._file.connection(writes=True) as connection,
-            self._file.transaction(connection),
-        ):
-            changed = connection.execute(sql, params).rowcount
+        with self._file.writing() as connection:
+            changed = connection.execute(sql, params).rowcount > 0
             if checks_version and not changed:
                 query = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
                 current = connection.execute(query, params).fetchone()
@@ -269,7 +265,8 @@ def _reap(connection: sqlite3.Connection, now: int, limit: int) -> int:
 class SQLiteFile:
     """This process's connection to the file at `path`, opened when it is first used.
 
-    `timeout`: seconds to wait for another process's lock.
+    As a context manager it gives one thread the connection, and raises SQLite's errors as
+    CapacityError or StorageUnavailable. `timeout`: seconds to wait for another process's lock.
     """
 
     def __init__(self, path: Path, timeout: float) -> None:
@@ -277,19 +274,52 @@ class SQLiteFile:
         self._name = f"sqlite store {quote_text(self._path, 1000)}"
         # The device and inode of the file that was opened, and when they were last compared.
         self._identity: tuple[int, int] | None = None
-        self._looked_at = 0.0
+        self._looked_at = -math.inf
         self._timeout = timeout
         self._lock = ForkSafeLock()
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._orphans: list[sqlite3.Connection] = []
 
-    def connection(self, *, writes: bool = False) -> _Exclusive:
-        """Return a context manager that gives this thread the connection.
+    def __enter__(self) -> sqlite3.Connection:
+        self._lock.acquire()
+        try:
+            self._forget_parent()
+            now = time.monotonic()
+            if now - self._looked_at >= LOOK_SECONDS or self._connection is None:
+                self._follow_file()
+                self._looked_at = now
+            if self._connection is None:
+                self._connection = self.open()
+                self._identity = self._find_identity()
+            return self._connection
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
 
-        Raises what SQLite raises inside it as CapacityError or StorageUnavailable.
-        """
-        return _Exclusive(self, self._lock, writes)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if isinstance(error, sqlite3.DataError):
+                raise CapacityError(f"sqlite refused a value ({error})") from error
+            if isinstance(error, (sqlite3.Error, OSError)):
+                # The file may have been replaced or repaired: the next use opens another
+                # connection.
+                if self._connection is not None:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._connection.close()
+                    self._connection = None
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+                kind = StorageUnusable if code in _NOT_OURS else StorageUnavailable
+                raise kind(f"{self._name}: {error}") from error
+        finally:
+            self._lock.release()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The connection in a transaction, to the file that is at the path now."""
+        self._looked_at = -math.inf
+        with self as connection, self.transaction(connection):
+            yield connection
 
     def execute(self, connection: sqlite3.Connection, sql: str, params: Any = ()) -> sqlite3.Cursor:
         """Execute a statement; while another process holds the lock, retry every millisecond.
@@ -406,20 +436,6 @@ class SQLiteFile:
         if problem is not None:
             raise StorageUnusable(f"{self._name}: {problem}")
 
-    # --- for the thread that holds the lock -----------------------------------------------------
-
-    def current(self, writes: bool) -> sqlite3.Connection:
-        """Return this process's connection; open it if there is none."""
-        self._forget_parent()
-        now = time.monotonic()
-        if writes or not 0 <= now - self._looked_at < LOOK_SECONDS or self._connection is None:
-            self._follow_file()
-            self._looked_at = now
-        if self._connection is None:
-            self._connection = self.open()
-            self._identity = self._find_identity()
-        return self._connection
-
     def _follow_file(self) -> None:
         """Drop the connection to a file that is no longer at the path."""
         if self._identity is None or (found := self._find_identity()) == self._identity:
@@ -448,49 +464,11 @@ class SQLiteFile:
             return None
         return found.st_dev, found.st_ino
 
-    def reraise(self, error: BaseException) -> None:
-        """Raise an error of SQLite as a StorageError. Does nothing with other errors."""
-        if isinstance(error, sqlite3.DataError):
-            raise CapacityError(f"sqlite refused a value ({error})") from error
-        if isinstance(error, (sqlite3.Error, OSError)):
-            # The file may have been replaced or repaired: the next use opens another connection.
-            if self._connection is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.close()
-                self._connection = None
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            kind = StorageUnusable if code in _NOT_OURS else StorageUnavailable
-            raise kind(f"{self._name}: {error}") from error
-
     def _forget_parent(self) -> None:
         if self._pid != os.getpid():
             if self._connection is not None:
                 self._orphans.append(self._connection)  # keeps it from being closed
             self._connection, self._pid = None, os.getpid()
-
-
-class _Exclusive:
-    """The connection in one thread's hands. A generator would cost each call 1.5 µs more."""
-
-    __slots__ = ("_file", "_lock", "_writes")
-
-    def __init__(self, file: SQLiteFile, lock: ForkSafeLock, writes: bool) -> None:
-        self._file, self._lock, self._writes = file, lock, writes
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
-        try:
-            return self._file.current(self._writes)
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is not None:
-                self._file.reraise(error)
-        finally:
-            self._lock.release()
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:

@@ -195,7 +195,7 @@ def test_frozen_stored_parts_are_recalled_and_spilled_alike() -> None:
         stored = StoredParts(access_of(with_row(vector), RING, lambda: now, REALM))
         recalled = stored.recall(*row, version)
         assert recalled is not None
-        assert recalled.data == data
+        assert recalled.value == data
         storage, random = MemoryStorage(lambda: now), replay(vector["random"])
         spilled = StoredParts(access_of(storage, RING, lambda: now, REALM, random))
         spilled.spill(*row, data, known=None, base=None, expires_at=now + 60)
