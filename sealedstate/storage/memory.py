@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from .._forks import ForkSafeLock
 from ..errors import CapacityError, StorageUnavailable, VersionMismatch
 from .contract import Capabilities, Clock, Stored, check_arguments, millis, utf8
 
@@ -40,7 +40,7 @@ class MemoryStorage:
         self._max_records = max_records
         self._records: dict[tuple[str, str], Stored] = {}
         self._indexes: dict[tuple[str, str], dict[str, int | None]] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._pid = os.getpid()
         self._writes, self._reap_after = 0, REAP_EVERY
 

@@ -8,10 +8,10 @@ compare it with live servers.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from .._forks import ForkSafeLock
 from ..errors import (
     ConfigurationError,
     StorageError,
@@ -213,7 +213,7 @@ class StorageCheck:
         # By pair, the capabilities that were checked last: a server may return with another
         # configuration.
         self._checked: list[Capabilities | None] = [None] * len(self._pairs)
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def check(self) -> None:
         """Ping each store once, and check those that answer.

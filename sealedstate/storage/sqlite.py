@@ -2,11 +2,15 @@
 
 Needs the standard library only. Each write also removes a few expired rows from time to time.
 
-A process has one connection, used by one thread at a time. A forked child opens a connection and
-never closes the parent's, because that would release the parent's locks
-(sqlite.org/howtocorrupt.html, section 2.6). The journal is a write-ahead log only if this SQLite
-contains the fix for the WAL-reset bug (3.51.3, 3.50.7 and 3.44.6), else a rollback journal. With
-both, an acknowledged write has been synced.
+A process has one connection, used by one thread at a time. A fork waits for the call under way and
+closes the connection first; parent and child open one when they next need it. SQLite remembers in
+the memory of a process which locks of a file it has, and a child inherits the memory and not the
+locks (sqlite.org/howtocorrupt.html, section 2.6): a child that was forked during a transaction can
+never write, and a write-ahead log that a child took over is overwritten by others after the parent
+has closed it.
+
+The journal is a write-ahead log only if this SQLite contains the fix for the WAL-reset bug (3.51.3,
+3.50.7 and 3.44.6), else a rollback journal. With both, an acknowledged write has been synced.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._forks import ForkSafeLock
+from .._forks import ForkHeldLock
 from ..errors import (
     CapacityError,
     ConfigurationError,
@@ -79,10 +83,11 @@ _READ = """
 
 
 class SQLiteStorage:
-    """Records in the SQLite file at `path`. `timeout`: seconds to wait for another process's lock.
+    """Records in the SQLite file at `path`.
 
-    The file is opened by the first operation. If it is not a database of sealedstate, or cannot
-    be one where it is, every operation raises StorageUnavailable.
+    `timeout`: for how many seconds a call waits in all, for other threads of this process and for
+    the locks of other processes. The file is opened by the first operation. If it is not a database
+    of sealedstate, or cannot be one where it is, every operation raises StorageUnavailable.
 
     A file that is replaced while it is in use, as by a backup that is put back, is followed: by
     the next write, and by reads within a second. A file that is deleted is not made again, because
@@ -266,7 +271,8 @@ class SQLiteFile:
     """This process's connection to the file at `path`, opened when it is first used.
 
     As a context manager it gives one thread the connection, and raises SQLite's errors as
-    CapacityError or StorageUnavailable. `timeout`: seconds to wait for another process's lock.
+    CapacityError or StorageUnavailable. `timeout`: for how many seconds a call waits in all, for
+    other threads and for the file's locks.
     """
 
     def __init__(self, path: Path, timeout: float) -> None:
@@ -276,13 +282,24 @@ class SQLiteFile:
         self._identity: tuple[int, int] | None = None
         self._looked_at = -math.inf
         self._timeout = timeout
-        self._lock = ForkSafeLock()
+        # When the call under way has waited for long enough; None before it has waited.
+        self._give_up_at: float | None = None
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._orphans: list[sqlite3.Connection] = []
+        self._lock = ForkHeldLock(self._close_before_fork)
 
     def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
+        if self._lock.acquire(blocking=False):
+            self._give_up_at = None
+        else:
+            give_up_at = time.monotonic() + self._timeout
+            if not self._lock.acquire(timeout=self._timeout):
+                raise StorageUnavailable(
+                    f"{self._name}: other threads of this process have used it for"
+                    f" {self._timeout} s"
+                )
+            self._give_up_at = give_up_at
         try:
             self._forget_parent()
             now = time.monotonic()
@@ -326,14 +343,17 @@ class SQLiteFile:
 
         SQLite's busy handler backs off to 100 ms, which starves some of several busy writers.
         """
-        give_up_at = time.monotonic() + self._timeout
         while True:
             try:
                 return connection.execute(sql, params)
             except sqlite3.OperationalError as error:
                 # The low byte is the primary code; extended codes share it.
-                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not is_busy or time.monotonic() >= give_up_at:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                now = time.monotonic()
+                if self._give_up_at is None:
+                    self._give_up_at = now + self._timeout
+                if now >= self._give_up_at:
                     raise
                 time.sleep(POLL_SECONDS)
 
@@ -358,6 +378,11 @@ class SQLiteFile:
                 self._connection.close()
                 self._connection = None
 
+    def _close_before_fork(self) -> None:
+        # If it could not be closed, the child keeps it, unused.
+        with contextlib.suppress(sqlite3.Error):
+            self.close()
+
     def __del__(self) -> None:
         # A store need not be closed before it is dropped. The parent's connection stays open.
         connection = getattr(self, "_connection", None)
@@ -369,6 +394,11 @@ class SQLiteFile:
 
         Raises StorageUnavailable, or what SQLite raises.
         """
+        if self._lock.was_in_use:
+            raise StorageUnavailable(
+                f"{self._name}: this process was forked while its parent wrote, and cannot use the"
+                " file; start it again"
+            )
         self._check_place()
         connection = sqlite3.connect(
             self._path, timeout=0, isolation_level=None, check_same_thread=False

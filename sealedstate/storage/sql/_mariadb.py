@@ -78,7 +78,18 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     )
 }
 
+# A crash can break a table of another engine, such as MyISAM, and no setting of InnoDB is about it.
+_OTHER_ENGINES = """
+    SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()
+    AND TABLE_NAME IN ('sealedstate_schema', 'sealedstate_record', 'sealedstate_member')
+    AND ENGINE <> 'InnoDB'"""
 STATEMENTS = Statements(
+    make_schema="""
+        CREATE TABLE IF NOT EXISTS sealedstate_schema (version INTEGER NOT NULL PRIMARY KEY)
+        ENGINE = InnoDB""",
+    # 0 if the tables must be changed first.
+    schema_version=f"""
+        SELECT IF(EXISTS ({_OTHER_ENGINES}), 0, MAX(version)) FROM sealedstate_schema""",
     # 1 row: inserted. 2: an expired record was replaced. 0: a live one was left unchanged.
     # The assignments run in this order; expires_at must be last, because the others read it.
     create="""
@@ -303,6 +314,11 @@ class MariaDB(Driver):
 
     def unlock_schema(self, cursor: Any) -> None:
         cursor.execute(UNLOCK_SCHEMA)
+
+    def convert_tables(self, cursor: Any) -> None:
+        cursor.execute(_OTHER_ENGINES)
+        for (table,) in cursor.fetchall():
+            cursor.execute(f"ALTER TABLE {table} ENGINE = InnoDB")
 
     def reap(self, cursor: Any, now: int, limit: int) -> int:
         removed = 0

@@ -225,6 +225,10 @@ class Driver(ABC):
         """Keep other nodes from changing the tables until the transaction ends."""
 
     @abstractmethod
+    def convert_tables(self, cursor: Cursor) -> None:
+        """Give the tables that exist the engine that durability rests on."""
+
+    @abstractmethod
     def unlock_schema(self, cursor: Cursor) -> None:
         """Release that lock, unless the end of the transaction does."""
 
@@ -249,6 +253,18 @@ class _Lease:
         self.cursor: Cursor = self.connection.cursor()
 
 
+class _DeadlinePool(QueuePool):
+    """A pool at which a thread waits until its deadline, and not for as long again."""
+
+    @property
+    def _timeout(self) -> float:
+        return DEADLINE.remaining()
+
+    @_timeout.setter
+    def _timeout(self, seconds: float) -> None:
+        """Ignore what the constructor sets."""
+
+
 class SQLPool:
     """Calls functions with a cursor, on one of at most `pool_size` connections."""
 
@@ -257,11 +273,10 @@ class SQLPool:
         self._password = password
         self._timeout = timeout
         self._pool_size = pool_size
-        self._pool = QueuePool(
+        self._pool: QueuePool = _DeadlinePool(
             cast(Any, self._open),  # of PEP 249 the pool needs no more than `Connection` has
             pool_size=pool_size,
             max_overflow=0,
-            timeout=timeout,
             # Prefer connections for which the server has prepared the statements.
             use_lifo=True,
             # There is no transaction to roll back, which would be a round trip.
@@ -449,8 +464,9 @@ class SQLPool:
             if self._driver.fault(error) is Fault.LOST:
                 raise
             raise StorageUnavailable(
-                f"{self._redact(error)}; the tables are missing, from an older release or not"
-                " accessible: run `sealedstate store init` as a user who may change them"
+                f"{self._redact(error)}; the tables are missing, from an older release, of another"
+                " engine or not accessible: run `sealedstate store init` as a user who may change"
+                " them"
             ) from error
 
     def _schema_version(self, cursor: Cursor) -> int:
@@ -475,6 +491,7 @@ class SQLPool:
         DEADLINE.start(self._timeout * PATIENCE)
         self._driver.lock_schema(cursor)
         cursor.execute(statements.make_schema)
+        self._driver.convert_tables(cursor)
         for version in range(self._schema_version(cursor) + 1, SCHEMA_VERSION + 1):
             for statement in self._driver.migrations[version]:
                 cursor.execute(statement)

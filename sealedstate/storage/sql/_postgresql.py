@@ -254,6 +254,9 @@ class PostgreSQL(Driver):
     def unlock_schema(self, cursor: Cursor) -> None:
         """Do nothing; the end of the transaction releases the lock."""
 
+    def convert_tables(self, cursor: Cursor) -> None:
+        """Do nothing; there is one kind of table."""
+
     def reap(self, cursor: Cursor, now: int, limit: int) -> int:
         removed = 0
         for sql in self._reap:
