@@ -221,6 +221,9 @@ def open_store(settings: Settings) -> Storage | None:
             if isinstance(url, str)
         }
         texts = {context: secret.text for context, secret in named.items() if secret is not None}
+        for secret in named.values():
+            if secret is not None and not secret.text.isprintable():
+                raise ConfigurationError(f"{secret.where}: expected one URL, on one line")
         return open_storage({**storage, **texts}, settings.clock)
     if not is_storage(storage):
         raise ConfigurationError(

@@ -516,20 +516,20 @@ def _refuse_unknown(given: Iterable[str], known: Collection[str], prefix: str = 
 
 def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
     """What to write instead of an unknown name."""
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+    words = {each.removeprefix(ENVIRONMENT_PREFIX): each for each in known}
+    near = difflib.get_close_matches(name.removeprefix(ENVIRONMENT_PREFIX), words, n=1, cutoff=0.75)
     if near:
-        return f"; did you mean {prefix + near[0]!r}?"
+        return f"; did you mean {prefix + words[near[0]]!r}?"
     if name.startswith(ENVIRONMENT_PREFIX):
-        words = sorted(each.removeprefix(ENVIRONMENT_PREFIX) for each in known)
         return (
             f"; every variable that begins with {ENVIRONMENT_PREFIX} is a setting, so give yours"
-            f" another name, or use one of {', '.join(words)}"
+            f" another name, or use one of {', '.join(sorted(words))}"
         )
     return f"; there are {', '.join(sorted(known))}"
 
 
 def _is_service_link(variable: str, text: str) -> bool:
     """Whether Kubernetes set a variable because a service is called sealedstate."""
-    if _SERVICE_ADDRESS.fullmatch(variable):
-        return "://" in text
-    return _SERVICE_LINK.fullmatch(variable) is not None
+    if _SERVICE_LINK.fullmatch(variable):
+        return True
+    return _SERVICE_ADDRESS.fullmatch(variable) is not None and "://" in text
