@@ -336,17 +336,23 @@ def read_secret_file(where: str, path: Path) -> str:
     shown = f"{where}: the file {escape_text(path, 1000)}"
     if contains_key(str(path)):
         raise ConfigurationError(f"{where}: expected the path of a file, got a key")
+    mode, content = 0, b""
     try:
         # O_NONBLOCK, because opening a pipe would wait for a writer.
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-        with os.fdopen(os.open(path, flags), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
-                raise ConfigurationError(f"{shown} is not a regular file")
-            content = file.read(MAX_SECRET_BYTES + 1)
+        descriptor = os.open(path, flags)
+        try:
+            mode = os.fstat(descriptor).st_mode
+            if stat.S_ISREG(mode):
+                with os.fdopen(descriptor, "rb", closefd=False) as file:
+                    content = file.read(MAX_SECRET_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or error
         raise ConfigurationError(f"{shown} cannot be read: {problem}") from None
+    if not stat.S_ISREG(mode):
+        raise ConfigurationError(f"{shown} is not a regular file")
     if len(content) > MAX_SECRET_BYTES:
         raise ConfigurationError(f"{shown} is larger than {MAX_SECRET_BYTES} bytes")
     try:

@@ -41,8 +41,8 @@ _DEFAULT_MAX_AGES = {"flask": 31 * 86400, "starlette": 14 * 86400}
 class Adopted:
     """The values of an old cookie, its session id, and its time (epoch seconds)."""
 
-    values: Mapping[str, object]
-    id: bytes
+    values: Mapping[str, object] = field(repr=False)
+    id: bytes = field(repr=False)
     signed_at: int
 
 

@@ -36,6 +36,8 @@ ROUNDS = 10
 # Kids can be invented, so a few cookies with an unknown kid are not a finding.
 UNKNOWN_SHARE = 0.01
 REPORT_BYTES = 1 << 16
+# Times are rounded to whole seconds, up or down, and a write takes a moment.
+ROUNDING = 2
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
@@ -104,7 +106,7 @@ def _run_checks(source: RingSource, before: Snapshot | None = None) -> CheckResu
     findings = list(_check_place(source))
     if source.path is not None:
         # First, because reading reports removes the expired ones.
-        findings += _check_report_files(source.path, source.config.skew)
+        findings += _check_report_files(source.path, source.config.skew + ROUNDING)
     try:
         snapshot = take_snapshot(source)
     except OperatorError as error:
@@ -348,7 +350,8 @@ def _check_ring(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
 
 def _check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
     """The clocks of the last writer, of this machine and of the volume."""
-    written, now, skew = snapshot.ring.updated_at, snapshot.now, snapshot.ring.schedule.skew
+    written, now = snapshot.ring.updated_at, snapshot.now
+    skew = snapshot.ring.schedule.skew + ROUNDING
     if written > now + skew:
         yield Finding(
             "clock",
@@ -486,7 +489,9 @@ def _check_node(
             f"{node} primary",
             f"{name(node, inactive)} has no active key: is its clock right?",
         )
-    fast = [report for report in reports if report.at > snapshot.now + ring.schedule.skew]
+    fast = [
+        report for report in reports if report.at > snapshot.now + ring.schedule.skew + ROUNDING
+    ]
     if fast:
         yield Finding(
             "clock",

@@ -318,7 +318,12 @@ def is_ring_file(path: Path) -> bool:
     if path.suffix == ".json" or Path(f"{path}.lock").exists():
         return True
     try:
-        with path.open("rb") as file:
-            return file.read(64).lstrip()[:1] == b"{"
-    except OSError:
+        # O_NONBLOCK, because opening a pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            return is_regular and os.read(descriptor, 64).lstrip()[:1] == b"{"
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError):
         return False

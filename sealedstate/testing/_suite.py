@@ -52,9 +52,8 @@ class FakeClock:
     move; they may be late but never early, so this clock only runs ahead. Can be pickled.
     """
 
-    def __init__(self) -> None:
-        self._offset = 0.0
-        self._stopped_at: float | None = None
+    _offset = 0.0
+    _stopped_at: float | None = None
 
     def __call__(self) -> float:
         return time.time() + self._offset if self._stopped_at is None else self._stopped_at
