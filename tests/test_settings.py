@@ -537,7 +537,7 @@ def test_secret_in_the_place_of_any_setting_is_not_repeated(
     assert SECRET not in outcome(lambda: Settings.from_env(variables))
 
 
-@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize("wrong", WRONG, ids=range(len(WRONG)))
 def test_secret_as_a_name_is_not_repeated(wrong: str, tmp_path: Path) -> None:
     file = tmp_path / "app.toml"
     file.write_text(f"'{wrong}' = 1\n")

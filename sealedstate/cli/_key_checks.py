@@ -489,9 +489,8 @@ def _check_node(
             f"{node} primary",
             f"{name(node, inactive)} has no active key: is its clock right?",
         )
-    fast = [
-        report for report in reports if report.at > snapshot.now + ring.schedule.skew + ROUNDING
-    ]
+    latest = snapshot.now + ring.schedule.skew + ROUNDING
+    fast = [report for report in reports if report.at > latest]
     if fast:
         yield Finding(
             "clock",
