@@ -398,7 +398,7 @@ FAULTS: dict[str, Callable[[Path], object]] = {
     "cut": lambda path: publish(path.parent, "2", TEXTS[1][:-5]),
     "ring": lambda path: publish(path.parent, "2", '{"format": "sealedstate-ring-1"}'),
     "not active yet": lambda path: publish(path.parent, "2", f"{TEXTS[1]}@2999-01-01T00:00:00Z"),
-    "directory": lambda path: (path.unlink(), path.mkdir()),
+    "directory": lambda path: path.with_name("..data").rename(path),
 }
 
 
@@ -458,7 +458,7 @@ def test_proxy_of_a_store_or_a_key_source_is_as_good_as_its_target() -> None:
     assert deployment.key_source is source
     assert deployment.store is store
     assert is_managed(store)
-    routed = RoutedStorage(store, {})  # type: ignore[arg-type]
+    routed = RoutedStorage(store, {})
     routed.delete_context("c")
     for wrong in (Proxy(object()), MemoryStorage, object(), StaticKeys):
         with pytest.raises(ConfigurationError, match=r"storage: expected a URL"):

@@ -293,8 +293,8 @@ def test_invisible_character_in_a_value_is_refused(name: str) -> None:
         assert "realm: there is a" in refusal(realm=bad)
         assert "spill_order: there is a" in refusal(spill_order=[bad])
         assert "part_policies: there is a" in refusal(part_policies={bad: "auto"})
-    for bad in ("sqlite:/d/s.db\n", {"*": "memory:\n"}):
-        assert "storage: there is a blank or a line end" in refusal(storage=bad)
+    for storage in ("sqlite:/d/s.db\n", {"*": "memory:\n"}):
+        assert "storage: there is a blank or a line end" in refusal(storage=storage)
 
 
 def test_service_links_of_kubernetes_and_docker_are_ignored() -> None:
@@ -541,12 +541,13 @@ def test_secret_in_the_place_of_any_setting_is_not_repeated(
 def test_secret_as_a_name_is_not_repeated(wrong: str, tmp_path: Path) -> None:
     file = tmp_path / "app.toml"
     file.write_text(f"'{wrong}' = 1\n")
-    for make in (
-        lambda: Settings(**{wrong: 1}),
+    makers: list[Callable[[], Settings]] = [
+        lambda: settings(**{wrong: 1}),
         lambda: Settings.from_env({f"SEALEDSTATE_{wrong}": "1"}),
         lambda: Settings.from_toml(file),
         lambda: Settings.from_toml(wrong),
-    ):
+    ]
+    for make in makers:
         with pytest.raises(ConfigurationError) as caught:
             make()
         assert SECRET[:-5].lower() not in str(caught.value).lower()
