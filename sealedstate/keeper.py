@@ -117,7 +117,7 @@ class Keeper:
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking by subject needs a store; set storage")
         check_subject(subject)
-        expires_at = int(now) + settings.absolute_lifetime + settings.skew
+        expires_at = int(now) + deployment.longest_lifetime() + settings.skew
         deployment.revocations.revoke_subject(subject, expires_at)
         deployment.emit("subject-revoked")
         deployment.hooks.after_revoke_subject(subject, now)
@@ -135,7 +135,7 @@ class Keeper:
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking a session needs a store; set storage")
         # It may have begun as late as now, by a clock that is ahead.
-        until = int(now) + settings.absolute_lifetime + 2 * settings.skew
+        until = int(now) + deployment.longest_lifetime() + 2 * settings.skew
         if settings.legacy is not None:
             until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
         first = deployment.revocations.revoke(session_id, until, Ending.REVOKED)

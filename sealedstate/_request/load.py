@@ -15,7 +15,7 @@ from .._cookies.codec import OpenedRecord
 from .._cookies.header import Candidates
 from .._stored.revocations import Ending
 from .._wire import cbor
-from .._wire.record import ID_BYTES, NO_ROWS, Place, Policy, Record, check_name
+from .._wire.record import ID_BYTES, NO_ROWS, Lifetimes, Place, Policy, Record, check_name
 from ..deployment import Deployment, log
 from ..errors import (
     AmbiguousSession,
@@ -65,6 +65,10 @@ class LoadedSession:
             self._open()
         elif deployment.settings.legacy is not None:
             self._adopt(deployment.settings.legacy)
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        return self.deployment.lifetimes
 
     @property
     def has_legacy_cookie(self) -> bool:
@@ -121,13 +125,15 @@ class LoadedSession:
     def _check(self, opened: OpenedRecord) -> None:
         """Raise UnreadableError if the record cannot be used now."""
         deployment, record, now = self.deployment, opened.record, self.loaded_at
-        lifetimes = deployment.lifetimes
+        lifetimes, terms = deployment.lifetimes, record.terms
         if opened.sealed_at > now + deployment.settings.skew:
             raise FutureSession
         if (
             now >= record.expires_at
-            or now >= record.created_at + lifetimes.absolute
-            or now >= opened.sealed_at + (record.terms.idle or lifetimes.idle)
+            or now >= opened.sealed_at + (terms.idle or lifetimes.idle)
+            # A node that knows shorter lifetimes than the node that sealed goes by its own.
+            or now
+            >= record.created_at + (lifetimes.longest if terms.has_own_end else lifetimes.absolute)
         ):
             raise ExpiredSession
         if deployment.revocations is not None:
@@ -240,7 +246,7 @@ class LoadedSession:
         settings, expires_at = deployment.settings, record.expires_at
         if settings.legacy is not None:
             # The legacy cookie may have led other browsers to this id, as late as now.
-            sealed_until = int(deployment.now()) + settings.absolute_lifetime
+            sealed_until = int(deployment.now()) + deployment.longest_lifetime()
             expires_at = max(expires_at, int(settings.legacy.until.timestamp()), sealed_until)
         first = deployment.revocations.revoke(record.id, expires_at + settings.skew, ending)
         deployment.emit("revoked", session_id=record.id)
@@ -396,12 +402,13 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
         return info
     record = opened.record
     idle = record.terms.idle or deployment.lifetimes.idle
+    ends_at = record.ends_at(deployment.lifetimes)
     return replace(
         info,
         created_at=record.created_at,
         sealed_at=opened.sealed_at,
-        idle_expires_at=min(opened.sealed_at + idle, record.expires_at),
-        expires_at=record.expires_at,
+        idle_expires_at=min(opened.sealed_at + idle, ends_at),
+        expires_at=ends_at,
         kid=opened.key.kid.hex(),
         generation=record.generation,
     )

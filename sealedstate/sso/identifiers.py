@@ -39,7 +39,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import TypeAlias
 
-from .._wire.encoding import from_text, to_text
+from .._wire.encoding import from_name, to_name
 from .._wire.record import ID_BYTES
 from ..errors import ConfigurationError, ForgedToken, MalformedToken
 from ..key_sources import KeySource, is_key_source
@@ -173,7 +173,7 @@ class Identifiers:
         if len(session_id) != ID_BYTES:
             raise ValueError(f"session_id: expected {ID_BYTES} bytes, got {len(session_id)}")
         masked = mask(self._mask_keys(key), (label, entity_id), session_id)
-        return START + to_text(key.kid + masked)
+        return START + to_name(key.kid + masked)
 
     def _open(self, label: str, text: str, entity_id: str, now: float) -> bytes:
         token = _parse_handle(text)
@@ -201,4 +201,4 @@ def parse_kid(text: str) -> bytes | None:
 def _parse_handle(text: str) -> bytes:
     if len(text) != HANDLE_CHARS or not text.startswith(START):
         raise MalformedToken
-    return from_text(text.removeprefix(START))
+    return from_name(text.removeprefix(START))
