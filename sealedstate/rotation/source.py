@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .._forks import ForkSafeLock
-from ..errors import OperatorError, StorageUnavailable
+from ..errors import ConfigurationError, OperatorError, StorageUnavailable
 from ..events import EventLog
 from ..keyring import Keyring
 from . import transitions
