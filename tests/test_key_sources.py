@@ -418,8 +418,6 @@ def test_last_good_keys_of_a_file_stay_in_use_and_the_fault_is_reported_once(
     assert event.detail is not None
     assert event.detail.startswith("the last good keys stay in use: keys: ")
     assert watched.source.read_at() == read_at
-    if mounted.is_dir():
-        mounted.rmdir()
     mounted.unlink(missing_ok=True)
     mounted.write_text(TEXTS[1])
     assert watched.kids_after(60) == [SECOND.kid]

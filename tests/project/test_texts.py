@@ -59,6 +59,7 @@ SHOWN: dict[str, str] = {
     "PartInfo": "place policy",
     "PartSize": "name",
     "Profile": "name",
+    "Protector": "name",
     "Registry": "entities methods",
     "Report": "complaint known node opened primary refused ring unknown",
     "Ring": "ring_id",
