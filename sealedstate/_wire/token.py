@@ -1,7 +1,5 @@
-"""Payload to sealed token and back: format 1, and its specification.
+"""Payload to sealed token and back: format 1.
 
-Format 1
-========
 
 A token is ``format | kid | sealed_at | nonce | ciphertext | tag``, 50 bytes more than its payload:
 
@@ -48,10 +46,11 @@ To open a token, check in this order:
  2. another first byte than 0x01, or fewer than 50 bytes: refuse, as no token;
  3. a kid that is not in the ring: refuse, as a key out of use if the ring lists the kid among its
     removed keys, and as an unknown key otherwise;
- 4. a key that is revoked, expired or disabled: refuse;
+ 4. a key that is revoked or expired: refuse;
  5. decrypt and verify the tag; refuse on failure;
  6. a sealed_at at which the key was not allowed to seal: refuse. It may seal from its activation
-    minus the skew to its successor's activation plus announcement plus skew.
+    minus the skew to its successor's activation plus announcement plus skew;
+ 7. a key that is disabled: refuse.
 
 The payload is not read before all of them have passed. A key without a date activates at 0. A ring
 document says when each key was succeeded. Without that, the successor is the key with the next
@@ -87,6 +86,8 @@ identity provider also stores the following; `keyed` means with the lookup secre
 All times are whole seconds since 1970-01-01T00:00:00Z, 8 bytes, big-endian.
 
 Sources: XChaCha20-Poly1305 is draft-irtf-cfrg-xchacha as in libsodium; BLAKE2b is RFC 7693.
+=======
+docs/format.md is the specification of tokens, their contexts, and the order of the checks.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import ForgedToken, KeyOutOfUse, MalformedToken, UnknownFormat
+from ..errors import ForgedToken, KeyDisabled, KeyOutOfUse, MalformedToken, UnknownFormat
 from ..keyring import Key, Keyring, length_prefixed
 from .aead import NONCE_BYTES, TAG_BYTES, decrypt, encrypt
 from .encoding import has_refused_word, to_text
@@ -166,10 +167,11 @@ def seal_text(
     random: Callable[[int], bytes],
 ) -> str:
     """The text of a token for a cookie. `random` returns as many bytes as it is asked for."""
-    for _ in range(MAX_SEALS):
-        text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
+    text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
+    for _ in range(MAX_SEALS - 1):
         if not has_refused_word(text):
             break
+        text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
     return text
 
 
@@ -186,7 +188,7 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
         raise UnknownFormat(token[1:5], int.from_bytes(token[5:PREFIX_BYTES], "big"))
     sealed_at = int.from_bytes(token[5:PREFIX_BYTES], "big")
     # Exactly one key can open it. An expired or revoked key opens nothing, however good the tag.
-    key = keyring.find_usable(token[1:5], now, sealed_at)
+    key = keyring.find_verifying(token[1:5], now, sealed_at)
     # The header is in the associated data: a token with another kid, time or nonce fails here. So
     # does a token of another purpose, realm or name, by its subkey or by its context.
     header, subkey = token[:HEADER_BYTES], key.subkeys[context.subkeys][0]
@@ -196,6 +198,9 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
     # A stolen key that no longer seals must not make tokens dated today, nor a new key old ones.
     if not keyring.may_have_sealed(key, sealed_at):
         raise KeyOutOfUse(kid=key.kid)
+    # Last, because the payload of a good token says when the cookie of a disabled key is over.
+    if key.disabled:
+        raise KeyDisabled(payload, key.kid, sealed_at)
     return Opened(payload, key, sealed_at)
 
 
