@@ -43,6 +43,13 @@ ENVIRONMENT_PREFIX = "SEALEDSTATE_"
 # RFC 6265bis, section 5.5: browsers cap a cookie's life at 400 days.
 MAX_LIFETIME = 400 * 86400
 
+# Linux's monotonic clock stops while the machine sleeps; this clock counts that time, too.
+running_clock: Callable[[], float] = (
+    functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
+
 # A scheme, a host in small letters and perhaps a port (RFC 6454, 6.2).
 _ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]*[a-z0-9\]]", re.ASCII)
 
@@ -101,14 +108,16 @@ class Settings:
     persistent: the cookie outlives the browser's window.
     legacy: a LegacyReader for sessions that Flask or Starlette signed.
     skew: tolerated clock difference between nodes.
-    rotate_every, announce, reload_every: for a ring in a file or in the store: time from one key to
-        the next, time a key is published before its first use, and time between two looks for a new
-        ring.
+    announce: by how much the keys of a node may lag behind those of other nodes: the longest
+        roll-out, and how long the ring publishes a key before its first use.
+    rotate_every, reload_every: for a ring in a file or in the store: time from one key to the next,
+        and time between two looks for a new ring.
     rotate_in_process: whether a thread of each process rotates the ring; otherwise
         `sealedstate keys rotate` must.
     observers: functions that are called with each Event.
-    monotonic, clock, random, environ: seconds that never go back, epoch seconds, a function from a
-        number of bytes to random bytes, and the environment variables; replaceable for tests.
+    monotonic, clock, random, environ: seconds that never go back and continue while the machine
+        sleeps, epoch seconds, a function from a number of bytes to random bytes, and the
+        environment variables; replaceable for tests.
 
     Raises ConfigurationError, which names the setting and never a secret.
     """
@@ -142,7 +151,7 @@ class Settings:
     reload_every: int = DEFAULT_RELOAD_EVERY
     rotate_in_process: bool = True
     observers: Sequence[Observer] = field(default=(), repr=False)
-    monotonic: Callable[[], float] = field(default=time.monotonic, repr=False)
+    monotonic: Callable[[], float] = field(default=running_clock, repr=False)
     clock: Clock = field(default=time.time, repr=False)
     random: Callable[[int], bytes] = field(default=os.urandom, repr=False)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
@@ -271,13 +280,18 @@ class Settings:
             )
         return policies
 
+    def announce_seconds(self) -> int:
+        """By how much the keys of a node may lag behind those of other nodes."""
+        if self.announce is not None:
+            return self.announce
+        return minimum_announce(self.reload_every, self.skew)
+
     def rotation(self) -> RotationConfig:
         """How a process uses and rotates a ring. Raises ConfigurationError."""
-        announce = self.announce or minimum_announce(self.reload_every, self.skew)
         # Stored parts and revocations are kept this long after the last seal.
         lifetime = self.lifetimes().longest + self.skew
         return RotationConfig(
-            Schedule(self.rotate_every, announce, lifetime, self.skew),
+            Schedule(self.rotate_every, self.announce_seconds(), lifetime, self.skew),
             self.reload_every,
             lifetime,
             self.skew,
