@@ -1,7 +1,7 @@
 """Keys, and the ring that says which key seals now and which keys still open.
 
 The state of a key is a pure function of the ring and the time. Where keys come from is in
-`key_sources`, and how their subkeys seal is in `_wire.token`.
+`key_sources`; docs/format.md has their text forms, and how their subkeys seal.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     text = resets.seal(account.id, bound_to=account.password_hash)
     account_id = resets.open(text, bound_to=account.password_hash)
 
-A text is a token (see `_wire.token`) as base64url (RFC 4648) without padding. Its purpose is
+A text is a token (see docs/format.md) as base64url (RFC 4648) without padding. Its purpose is
 ``protector/`` and the name of the protector; its name has one field, what it is bound to, or none.
 No other purpose contains a slash. The payload is a byte 0x01 and the encoding of the value (see
 `cbor`). A zero byte precedes it if the token would otherwise be a multiple of 3 bytes long, so that

@@ -1,14 +1,14 @@
 """NameIDs and SessionIndexes that are derived instead of stored.
 
 A *handle* is a NameID or a SessionIndex derived for one service login. It leads back to the
-session, so a logout request finds the session without an index. LP is as in `_wire.token`; for a
+session, so a logout request finds the session without an index. LP is as in docs/format.md; for a
 session id of 16 bytes, an entityID, and the label "name-id" or "session-index":
 
     K_tag  = subkey(identifier key, "tag",  "sso.identifier", realm)
     K_mask = subkey(identifier key, "mask", "sso.identifier", realm)
     tag    = BLAKE2b-128(key=K_tag,  LP(label, entityID, session id))
     masked = session id XOR BLAKE2b-128(key=K_mask, LP(label, entityID, tag))
-    handle = "_" and the text (see `_wire.encoding`) of kid (4 bytes) | tag | masked: 49 characters
+    handle = "_" and the text of a name, of kid (4 bytes) | tag | masked: 49 characters
 
 This is a synthetic initialization vector: the tag is a pseudorandom function of all inputs,
 authenticates them and is the nonce of the mask. So a handle for one service reveals nothing about
