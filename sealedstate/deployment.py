@@ -17,6 +17,7 @@ from ._stored.parts import StoredParts
 from ._stored.revocations import Revocations
 from ._stored.table import Kind, SealedTable, StoreAccess, require_lookup
 from ._wire.encoding import has_lone_surrogate, token_bytes
+from ._wire.record import Policy
 from ._wire.token import OVERHEAD_BYTES
 from .errors import ConfigurationError, NoPrimaryKey
 from .events import EventLog
@@ -27,6 +28,7 @@ from .key_sources import (
     StaticKeys,
     from_environment,
     from_secrets_file,
+    last_read,
     parse_keyring,
     wrapping_keyring,
 )
@@ -49,6 +51,9 @@ log = logging.getLogger("sealedstate")
 BUDGETS = 256
 # No cookie's Max-Age has more digits.
 LONGEST_AGE = 99_999_999
+# The most that a sign-in adds without parts: id, subject, times, terms, and heads of arrays.
+LOGIN_BYTES = 16 + 256 + 64
+MANY_BYTES = 1 << 62
 # What every session with a store keeps in it.
 SESSION_USES = ("spilling", "revocation")
 
@@ -89,7 +94,7 @@ class Deployment:
         falls short of the requirements of what sessions keep in it, and OperatorError for a ring
         that cannot be loaded.
         """
-        events = EventLog(settings.observers)
+        events = EventLog(settings.observers, settings.monotonic)
         store = open_store(settings)
         source = open_keys(settings, store, events) if keys is None else keys
         deployment = cls(settings, events, store, source)
@@ -117,6 +122,12 @@ class Deployment:
         # Foreign cookies and other headers are mostly the same from one request to the next.
         self.budget = lru_cache(BUDGETS)(partial(budget_for, self.profile))
         self.core_bytes = lru_cache(BUDGETS)(self._core_bytes)
+        # Up to how many bytes of foreign cookies parts of how many bytes always fit.
+        profile = self.profile
+        most_foreign = max(0, profile.header_bytes - profile.total_bytes)
+        self.ample_room = (most_foreign, self.core_bytes(most_foreign, 0, True) - LOGIN_BYTES)
+        if store is not None and Policy.COOKIE not in self.policies.values():
+            self.ample_room = (MANY_BYTES, MANY_BYTES)
         self._checks: list[StorageCheck] = []
         self.parts: StoredParts | None = None
         self.revocations: Revocations | None = None
@@ -191,6 +202,24 @@ class Deployment:
         for check in self._checks:
             check.recheck()
 
+    def are_keys_stale(self) -> bool:
+        """Whether the keys were last read too long ago for other nodes to accept what they seal.
+
+        Reports it as an event.
+        """
+        now, announce = self.now(), self.keyring().announce
+        age = now - last_read(self.key_source, now)
+        if age <= announce:
+            return False
+        self.emit(
+            "keys-stale",
+            detail=f"the keys were last read {int(age)} s ago, and {announce} s are allowed;"
+            " sessions are opened, but not renewed",
+            level=logging.WARNING,
+            is_frequent=True,
+        )
+        return True
+
     def close(self) -> None:
         """Close the store and end the thread that rotates the keys, if there is one."""
         if isinstance(self.key_source, RotatingKeySource):
@@ -241,7 +270,7 @@ def open_keys(
     Raises ConfigurationError, also if no key may seal yet, or OperatorError if a ring cannot be
     loaded.
     """
-    keys, skew = settings.keys, settings.skew
+    keys, skew, announce = settings.keys, settings.skew, settings.announce_seconds()
     if isinstance(keys, KeySource):
         return keys
     scheme, _, rest = keys.partition(":") if isinstance(keys, str) else ("list", "", "")
@@ -259,9 +288,10 @@ def open_keys(
             scheme == "store",
         )
     elif scheme == "env":
-        source = StaticKeys(from_environment(settings.environ, rest or "SEALEDSTATE_KEYS", skew))
+        name = rest or "SEALEDSTATE_KEYS"
+        source = StaticKeys(from_environment(settings.environ, name, skew, announce))
     elif scheme == "file":
-        source = StaticKeys(from_secrets_file(Path(rest), skew))
+        source = StaticKeys(from_secrets_file(Path(rest), skew, announce))
     elif isinstance(keys, str) and not keys.strip():
         raise ConfigurationError("keys: must not be empty; `sealedstate keys generate` prints one")
     else:
@@ -270,7 +300,7 @@ def open_keys(
             raise ConfigurationError(
                 "keys: must be text, a list of texts, or an object with keyring()"
             )
-        source = StaticKeys(parse_keyring(texts, skew))
+        source = StaticKeys(parse_keyring(texts, skew, announce))
     try:
         _current_keyring(source).primary(int(settings.clock()))
     except NoPrimaryKey:

@@ -87,8 +87,11 @@ class SessionTooLarge(UsageError):
     """The parts do not fit into the cookies, and cannot be stored elsewhere.
 
     There is no store for them, or their policy forbids one. `parts` maps the name of each part to
-    its size in bytes; `room` is what the cookies could carry, in bytes.
+    its size in bytes; `room` is what the cookies could carry, in bytes. `is_crowded`: the session
+    would fit if the request had no cookies of others.
     """
+
+    is_crowded = False
 
     def __init__(self, parts: Mapping[str, int], room: int, why: str) -> None:
         sizes = ", ".join(
@@ -257,19 +260,26 @@ class UnreadableError(SealedStateError):
 
     `reason` is for logs and counters, never for the client. `keeps_cookie`: another node, release
     or moment may be able to read it, so the browser's cookies must be neither deleted nor
-    overwritten. `kid`: the key that the token names, if it is known. `claimed_at`: when a token
-    whose key or format is unknown claims to be sealed (epoch seconds), which is not verified.
+    overwritten; never true once that is over. `kid`: the key that the token names, if it is known.
+    `claimed_at`: when the token says that it was sealed (epoch seconds), if it is known; without
+    the key this is not verified.
     """
 
     reason: ClassVar[str] = "unreadable"
-    keeps_cookie: ClassVar[bool] = False
+    keeps_cookie: bool = False
 
     def __init__(
-        self, *arguments: object, kid: bytes | None = None, claimed_at: int | None = None
+        self,
+        *arguments: object,
+        kid: bytes | None = None,
+        claimed_at: int | None = None,
+        is_over: bool = False,
     ) -> None:
         super().__init__(*arguments)
         self.kid = kid
         self.claimed_at = claimed_at
+        if is_over:
+            self.keeps_cookie = False
 
 
 class MalformedToken(UnreadableError):
@@ -284,9 +294,9 @@ class UnknownFormat(UnreadableError):
     reason = "format-unknown"
     keeps_cookie = True
 
-    def __init__(self, kid: bytes, claimed_at: int) -> None:
+    def __init__(self, kid: bytes, claimed_at: int, is_over: bool = False) -> None:
         text = f"a format that this release does not read, key {kid.hex()}"
-        super().__init__(text, kid=kid, claimed_at=claimed_at)
+        super().__init__(text, kid=kid, claimed_at=claimed_at, is_over=is_over)
 
 
 class UnknownKey(UnreadableError):
@@ -299,6 +309,19 @@ class UnknownKey(UnreadableError):
         super().__init__(f"no key {kid.hex()} in the ring", kid=kid, claimed_at=claimed_at)
 
 
+class KeyRemoved(UnreadableError):
+    """No key of the ring has this kid, and this node's keys are newer than the token.
+
+    The key was removed, or belongs to another application.
+    """
+
+    reason = "kid-removed"
+
+    def __init__(self, kid: bytes, claimed_at: int) -> None:
+        text = f"no key {kid.hex()} in a ring that was read after it sealed"
+        super().__init__(text, kid=kid, claimed_at=claimed_at)
+
+
 class KeyOutOfUse(UnreadableError):
     """The key is revoked or expired, or did not seal at the time of the token."""
 
@@ -306,10 +329,19 @@ class KeyOutOfUse(UnreadableError):
 
 
 class KeyDisabled(UnreadableError):
-    """The key is disabled. That can be undone, so the cookie is kept."""
+    """The key is disabled. That can be undone, so the cookie is kept.
+
+    The token is authentic. `payload`: what it contains.
+    """
 
     reason = "kid-disabled"
     keeps_cookie = True
+
+    def __init__(
+        self, payload: bytes = b"", kid: bytes | None = None, claimed_at: int | None = None
+    ) -> None:
+        super().__init__(kid=kid, claimed_at=claimed_at)
+        self.payload = payload
 
 
 class SealedBefore(UnreadableError):
@@ -348,8 +380,10 @@ class UnknownField(UnreadableError):
         created_at: int,
         expires_at: int,
         sealed_at: int,
+        is_over: bool = False,
     ) -> None:
-        super().__init__("a critical field that this release does not know")
+        text = "a critical field that this release does not know"
+        super().__init__(text, claimed_at=sealed_at, is_over=is_over)
         self.session_id = session_id
         self.subject = subject
         self.created_at = created_at
@@ -389,11 +423,22 @@ class CrowdedCookie(UnreadableError):
     reason = "crowded"
     keeps_cookie = True
 
+    def __init__(self) -> None:
+        # No time ends it, so it counts as withheld for long at once.
+        super().__init__(claimed_at=0)
+
 
 class AmbiguousSession(UnreadableError):
     """Two authentic sessions have the same cookie name: neither is used."""
 
     reason = "ambiguous"
+    keeps_cookie = True
+
+
+class HeldBackCookie(UnreadableError):
+    """The request came from another site, so the browser may have held our cookies back."""
+
+    reason = "cross-site"
     keeps_cookie = True
 
 

@@ -19,12 +19,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from .errors import ConfigurationError, NoPrimaryKey
-from .keyring import LOOKUP_LABEL, Key, Keyring, parse_lookup
+from .keyring import DEFAULT_ANNOUNCE, LOOKUP_LABEL, Key, Keyring, parse_lookup
 
-__all__ = ["KEK_VARIABLE", "KeySource", "SeekingKeySource", "StaticKeys", "parse_keyring"]
+__all__ = [
+    "KEK_VARIABLE",
+    "DatedKeySource",
+    "KeySource",
+    "SeekingKeySource",
+    "StaticKeys",
+    "parse_keyring",
+]
 
 KEK_VARIABLE = "SEALEDSTATE_KEK"
 
@@ -49,9 +56,45 @@ class SeekingKeySource(KeySource, Protocol):
         ...
 
 
+@runtime_checkable
+class DatedKeySource(KeySource, Protocol):
+    """A key source that reads its keys again and again, and may fail to.
+
+    A cookie of an unknown key is left alone until the keys were read long enough after its seal.
+    The keys of a source without this method count as read at every moment: they must not lag
+    behind those of other nodes by more than the `announce` of its keyring.
+    """
+
+    def read_at(self) -> float:
+        """When the last read began that gave the keys in force or newer keys (epoch seconds).
+
+        A keyring that is asked for after this call is at least as new.
+        """
+        ...
+
+
+def last_read(source: KeySource, now: float) -> float:
+    """When `source` last read its keys; `now` if it does not report that (epoch seconds)."""
+    return source.read_at() if isinstance(source, DatedKeySource) else now
+
+
+class ReadMoment(NamedTuple):
+    """When a read began: epoch seconds, and seconds of a clock that nothing sets."""
+
+    wall: float
+    running: float
+
+    def at(self, now: float, running: float) -> float:
+        """The moment as epoch seconds, given both clocks now.
+
+        The wall clock may have been ahead then, or may be ahead now: the earlier moment counts.
+        """
+        return min(self.wall, now - (running - self.running))
+
+
 @dataclass(frozen=True, slots=True)
 class StaticKeys:
-    """A key source whose keyring never changes."""
+    """A key source whose keyring never changes. Its keys count as read at every moment."""
 
     ring: Keyring
 
@@ -66,10 +109,10 @@ class NoKeys:
         raise NoPrimaryKey("keys: no keys are used here")
 
 
-def parse_keyring(lines: Sequence[str], skew: int) -> Keyring:
+def parse_keyring(lines: Sequence[str], skew: int, announce: int = DEFAULT_ANNOUNCE) -> Keyring:
     """The keyring of keys and at most one lookup key. Raises ConfigurationError.
 
-    No error repeats a key.
+    `announce`: seconds within which a new list of keys is on every node. No error repeats a key.
     """
     lookups = [line for line in lines if line.strip().startswith(f"{LOOKUP_LABEL}:")]
     keys = tuple(_parse_key(line) for line in lines if line not in lookups)
@@ -79,7 +122,8 @@ def parse_keyring(lines: Sequence[str], skew: int) -> Keyring:
         )
     if len(lookups) > 1:
         raise ConfigurationError("keys: there must be at most one lookup key")
-    return Keyring(keys, skew=skew, lookup=parse_lookup(lookups[0]) if lookups else None)
+    lookup = parse_lookup(lookups[0]) if lookups else None
+    return Keyring(keys, skew=skew, announce=announce, lookup=lookup)
 
 
 def _parse_key(line: str) -> Key:
@@ -96,7 +140,9 @@ def _parse_key(line: str) -> Key:
     return replace(key, activates_at=int(moment.timestamp()))
 
 
-def from_environment(environ: Mapping[str, str], name: str, skew: int) -> Keyring:
+def from_environment(
+    environ: Mapping[str, str], name: str, skew: int, announce: int = DEFAULT_ANNOUNCE
+) -> Keyring:
     """The keyring in a variable.
 
     Keys are separated by white space or commas. Raises ConfigurationError, also for a missing or
@@ -108,7 +154,7 @@ def from_environment(environ: Mapping[str, str], name: str, skew: int) -> Keyrin
             f"keys: the environment variable {name} contains no key; `sealedstate keys generate`"
             " prints one"
         )
-    return parse_keyring(lines, skew)
+    return parse_keyring(lines, skew, announce)
 
 
 def wrapping_keyring(environ: Mapping[str, str], skew: int) -> Keyring | None:
@@ -126,7 +172,7 @@ def wrapping_keyring(environ: Mapping[str, str], skew: int) -> Keyring | None:
         ) from None
 
 
-def from_secrets_file(path: Path, skew: int) -> Keyring:
+def from_secrets_file(path: Path, skew: int, announce: int = DEFAULT_ANNOUNCE) -> Keyring:
     """The keyring in the file at `path`.
 
     Empty lines and lines that begin with # are ignored. Raises ConfigurationError if the file
@@ -141,4 +187,5 @@ def from_secrets_file(path: Path, skew: int) -> Keyring:
     if mode & stat.S_IROTH:
         _log.warning("the key file %s is readable by all users; run chmod o-r on it", path)
     lines = [line.strip() for line in text.splitlines()]
-    return parse_keyring([line for line in lines if line and not line.startswith("#")], skew)
+    keys = [line for line in lines if line and not line.startswith("#")]
+    return parse_keyring(keys, skew, announce)

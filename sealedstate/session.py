@@ -12,16 +12,25 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol, Self
 
 from ._wire import cbor
 from ._wire.record import Lifetimes, Place, Record, check_name, check_subject
-from .errors import LateRead, LateWrite, MalformedRecord, UnreadablePart, UnsupportedValue
+from .errors import (
+    LateRead,
+    LateWrite,
+    MalformedRecord,
+    SessionTooLarge,
+    UnreadablePart,
+    UnsupportedValue,
+)
 
 __all__ = ["Session"]
 
+# The head of a part's name and value, and its name in a list of parts.
+PART_BYTES = 16
 # The places of parts for which a save needs nothing but the core.
 _IN_CORE = (None, Place.CORE)
 _TO_ID = bytes.maketrans(b"+/", b"-_")
@@ -114,6 +123,14 @@ class SessionBackend(Protocol):
     adopted: Record | None
     adopted_values: Mapping[str, object]
 
+    def free_bytes(self) -> int:
+        """By how much the encoded parts may grow without any doubt that they can be sent."""
+        ...
+
+    def check_size(self, session: Session) -> None:
+        """Raise SessionTooLarge if no response could carry the session."""
+        ...
+
     @property
     def lifetimes(self) -> Lifetimes:
         """The lifetimes that the settings give every session."""
@@ -143,8 +160,10 @@ class SessionBackend(Protocol):
 class Session(MutableMapping[str, object]):
     """A user's session in one request, loaded when the application first uses it.
 
-    Assigning encodes the value, so that an unsupported value raises where it is assigned. Changes
-    inside a list or a dict are found when the response starts. Membership, length, truth and
+    Assigning encodes the value, so that an unsupported value raises UnsupportedValue where it is
+    assigned, and so does SessionTooLarge for a value for which the cookies have no room and that
+    may neither spill nor be left out; the session is then as before. Changes inside a list or a
+    dict are found when the response starts, or by `check_size`. Membership, length, truth and
     iteration answer from the cookie; `keys`, `values`, `items` and reading a value recall parts
     from the store, and only they notice that the store lost one.
     """
@@ -162,6 +181,9 @@ class Session(MutableMapping[str, object]):
     _is_regenerated = False
     _is_ended = False
     _are_headers_sent = False
+    # By how much assignments may make the encoded parts grow before their sizes are added up; None
+    # if that is not known yet.
+    _free_bytes: int | None = None
     _limit = NO_LIMIT
     _is_limited = False
 
@@ -249,6 +271,14 @@ class Session(MutableMapping[str, object]):
         """
         loaded = self._use()
         return None if self._is_ended else loaded.withheld
+
+    def check_size(self) -> None:
+        """Raise SessionTooLarge if the cookies have no room for the session as it is now.
+
+        Assigning a part checks that. This also finds changes inside lists and dicts, which a
+        response would not carry.
+        """
+        self._use().check_size(self)
 
     def regenerate(self) -> None:
         """Give the session a new id, at a change of privilege; its parts and lifetimes stay.
@@ -346,18 +376,48 @@ class Session(MutableMapping[str, object]):
         return part.value
 
     def __setitem__(self, name: str, value: object) -> None:
-        if self._are_headers_sent or self.backend is None:
-            self._use_to_write()
+        loaded = self.backend
+        if self._are_headers_sent or loaded is None:
+            loaded = self._use_to_write()
         part = self._parts.get(name)
         if part is None:
             check_name(name)
         encoded = _encode(name, value)
+        free = self._free_bytes
+        if free is None:
+            free = loaded.free_bytes()
+        self._free_bytes = free = free - len(encoded) - 4 * len(name) - PART_BYTES
+        if free < 0:
+            self._assign_within(name, value, encoded, loaded)
+            return
         if part is None:
             removed = self._removed.pop(name, None)
             part = self._parts[name] = Part() if removed is None else removed
         elif not isinstance(part, Part):
             part = self._parts[name] = Part(Place.CORE, None, part, part)
         part.encoded, part.value, part.is_assigned = encoded, value, True
+
+    def _assign_within(
+        self, name: str, value: object, encoded: bytes, loaded: SessionBackend
+    ) -> None:
+        """Assign a value if the cookies have room for it. Raises SessionTooLarge."""
+        before, removed = self._parts.get(name), self._removed.get(name)
+        known = before if before is not None else removed
+        part = replace(known) if isinstance(known, Part) else Part(Place.CORE, None, known, known)
+        if known is None:
+            part = Part()
+        part.encoded, part.value, part.is_assigned = encoded, value, True
+        self._removed.pop(name, None)
+        self._parts[name] = part
+        try:
+            loaded.check_size(self)
+        except SessionTooLarge:
+            del self._parts[name]
+            if before is not None:
+                self._parts[name] = before
+            if removed is not None:
+                self._removed[name] = removed
+            raise
 
     def __delitem__(self, name: str) -> None:
         self._use_to_write()

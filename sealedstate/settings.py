@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import re
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,6 +42,16 @@ request wants) -> value to store."""
 ENVIRONMENT_PREFIX = "SEALEDSTATE_"
 # RFC 6265bis, section 5.5: browsers cap a cookie's life at 400 days.
 MAX_LIFETIME = 400 * 86400
+
+# Linux's monotonic clock stops while the machine sleeps; this clock counts that time, too.
+running_clock: Callable[[], float] = (
+    functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
+
+# A scheme, a host in small letters and perhaps a port (RFC 6454, 6.2).
+_ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]*[a-z0-9\]]", re.ASCII)
 
 T = TypeVar("T")
 
@@ -81,6 +92,8 @@ class Settings:
     refresh_after: age of a seal at which a read renews it; by default idle_lifetime / 10.
     part_policies: ``"cookie"``, ``"server"`` or ``"auto"`` (the default) by part name.
     spill_order: the ``auto`` parts that leave the cookies first.
+    may_drop: parts that are left out, first to last, if the cookies have no room and they may not
+        spill. Assigning any other part then raises SessionTooLarge.
     merge: rules by part name for a part that two requests change at once; by default the last write
         counts.
     cookie_name: by default ``__Host-Http-s``, or ``s`` where that prefix is not allowed.
@@ -89,17 +102,22 @@ class Settings:
         lines of one request with it. A cookie that is found only in this way counts only if no
         other opens.
     secure: False only for plain http on localhost.
+    origins: the application's origins, such as ``["https://app.example.org"]``. With them, a
+        request with another Origin header counts as from another site if its browser sends no
+        Sec-Fetch-Site.
     persistent: the cookie outlives the browser's window.
     legacy: a LegacyReader for sessions that Flask or Starlette signed.
     skew: tolerated clock difference between nodes.
-    rotate_every, announce, reload_every: for a ring in a file or in the store: time from one key to
-        the next, time a key is published before its first use, and time between two looks for a new
-        ring.
+    announce: by how much the keys of a node may lag behind those of other nodes: the longest
+        roll-out, and how long the ring publishes a key before its first use.
+    rotate_every, reload_every: for a ring in a file or in the store: time from one key to the next,
+        and time between two looks for a new ring.
     rotate_in_process: whether a thread of each process rotates the ring; otherwise
         `sealedstate keys rotate` must.
     observers: functions that are called with each Event.
-    monotonic, clock, random, environ: seconds that never go back, epoch seconds, a function from a
-        number of bytes to random bytes, and the environment variables; replaceable for tests.
+    monotonic, clock, random, environ: seconds that never go back and continue while the machine
+        sleeps, epoch seconds, a function from a number of bytes to random bytes, and the
+        environment variables; replaceable for tests.
 
     Raises ConfigurationError, which names the setting and never a secret.
     """
@@ -115,6 +133,7 @@ class Settings:
     refresh_after: int | None = None
     part_policies: Mapping[str, str] = field(default_factory=dict)
     spill_order: Sequence[str] = ()
+    may_drop: Sequence[str] = ()
     merge: Mapping[str, MergeRule] = field(default_factory=dict)
     cookie_name: str | None = None
     cookie_path: str = "/"
@@ -123,6 +142,7 @@ class Settings:
     same_site: str = "Lax"
     partitioned: bool = False
     joined_cookie_lines: bool = True
+    origins: Sequence[str] = ()
     persistent: bool = False
     legacy: LegacyReader | None = field(default=None, repr=False)
     skew: int = DEFAULT_SKEW
@@ -131,7 +151,7 @@ class Settings:
     reload_every: int = DEFAULT_RELOAD_EVERY
     rotate_in_process: bool = True
     observers: Sequence[Observer] = field(default=(), repr=False)
-    monotonic: Callable[[], float] = field(default=time.monotonic, repr=False)
+    monotonic: Callable[[], float] = field(default=running_clock, repr=False)
     clock: Clock = field(default=time.time, repr=False)
     random: Callable[[int], bytes] = field(default=os.urandom, repr=False)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
@@ -260,13 +280,18 @@ class Settings:
             )
         return policies
 
+    def announce_seconds(self) -> int:
+        """By how much the keys of a node may lag behind those of other nodes."""
+        if self.announce is not None:
+            return self.announce
+        return minimum_announce(self.reload_every, self.skew)
+
     def rotation(self) -> RotationConfig:
         """How a process uses and rotates a ring. Raises ConfigurationError."""
-        announce = self.announce or minimum_announce(self.reload_every, self.skew)
         # Stored parts and revocations are kept this long after the last seal.
         lifetime = self.lifetimes().longest + self.skew
         return RotationConfig(
-            Schedule(self.rotate_every, announce, lifetime, self.skew),
+            Schedule(self.rotate_every, self.announce_seconds(), lifetime, self.skew),
             self.reload_every,
             lifetime,
             self.skew,
@@ -277,10 +302,16 @@ class Settings:
         )
 
     def _check_values(self) -> None:
-        for name in ("accept_weak_store_for", "spill_order"):
+        for name in ("accept_weak_store_for", "may_drop", "origins", "spill_order"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                 raise ConfigurationError(f"{name}: must be a list of names")
+        for origin in self.origins:
+            if _ORIGIN.fullmatch(origin) is None:
+                raise ConfigurationError(
+                    "origins: expected an origin as browsers send it, such as"
+                    f" 'https://app.example.org' or 'http://localhost:8000', got {origin!r}"
+                )
         for use in self.accept_weak_store_for:
             if use not in USES:
                 raise ConfigurationError(
@@ -350,6 +381,7 @@ _READERS = {
     "refresh_after": _Reader((int, type(None)), int),
     "part_policies": _Reader((Mapping,), _pairs),
     "spill_order": _Reader((Sequence,), _words),
+    "may_drop": _Reader((Sequence,), _words),
     "merge": _Reader((Mapping,)),
     "cookie_name": _Reader((str, type(None)), str),
     "cookie_path": _Reader((str,), str),
@@ -358,6 +390,7 @@ _READERS = {
     "same_site": _Reader((str,), str),
     "partitioned": _Reader((bool,), _flag),
     "joined_cookie_lines": _Reader((bool,), _flag),
+    "origins": _Reader((Sequence,), _words),
     "persistent": _Reader((bool,), _flag),
     "legacy": _Reader((LegacyReader, type(None))),
     "skew": _Reader((int,), int),

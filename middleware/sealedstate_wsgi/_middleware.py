@@ -24,7 +24,8 @@ class SealedSessionMiddleware:
 
     `sessions`: a keeper, or what to make it of; by default, the settings of the environment. An
     exception of `app` before its first byte leaves the cookies as they are. SessionTooLarge and
-    StorageError while saving reach the server like exceptions of `app`.
+    StorageError while saving reach the server like exceptions of `app`; an assignment that makes a
+    session too large raises SessionTooLarge in `app`.
     """
 
     def __init__(
@@ -32,9 +33,18 @@ class SealedSessionMiddleware:
     ) -> None:
         self.app = app
         self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions or Settings())
+        # With origins, a request without Sec-Fetch-Site may be from another site, too.
+        self._has_origins = bool(self.keeper.settings.origins)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        session = environ[ENVIRON_KEY] = self.keeper.session(environ.get("HTTP_COOKIE", ""))
+        cookies, site = environ.get("HTTP_COOKIE", ""), environ.get("HTTP_SEC_FETCH_SITE")
+        if site == "cross-site" or (site is None and self._has_origins):
+            method, origin = environ["REQUEST_METHOD"], environ.get("HTTP_ORIGIN")
+            cross_site = self.keeper.is_cross_site(method, site, origin)
+            session = self.keeper.session(cookies, cross_site)
+        else:
+            session = self.keeper.session(cookies)
+        environ[ENVIRON_KEY] = session
         response = Response(self.keeper, session, start_response)
         body = self.app(environ, response.start)
         # A complete body runs no more code of the application, and a server's file neither: it is

@@ -26,8 +26,8 @@ WEAK = (
     bytes(31) + b"\1",
     bytes(7 * n % 256 for n in range(32)),
     b"correct horse battery staple 32!",
+    bytes(n % 15 for n in range(32)),
 )
-WEAK += (bytes(n % 15 for n in range(32)),)
 
 
 def texts() -> dict[str, Any]:
