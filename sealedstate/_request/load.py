@@ -345,7 +345,7 @@ class LoadedSession:
                 raise SessionWithheld(self.withheld)
             for known in self.known:
                 # Until no clock and no field that is unknown here can let it live.
-                longest = known.created_at + self.deployment.lifetimes.longest
+                longest = known.created_at + self.deployment.longest_lifetime()
                 expires_at = max(known.expires_at, longest)
                 self.revoke(known._replace(expires_at=expires_at), Ending.LOGGED_OUT)
             return
