@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-# Not listed are the kinds of UnreadableError: users of the keeper only see their reasons.
+# Not listed are the kinds of UnreadableError, of which users of the keeper only see the reasons,
+# and the kind of StorageUnavailable that stops a start.
 __all__ = [
     "CapacityError",
     "ConfigurationError",
@@ -45,19 +46,62 @@ __all__ = [
 ]
 
 
-_KEY = re.compile(r"(sealedstate-(?:key|lookup)-1):[\w:-]+", re.IGNORECASE)
+_SECRETS = (
+    # A key, whole or cut.
+    (re.compile(r"(sealedstate-(?:key|lookup)-1):[\w:-]+", re.IGNORECASE), r"\1:..."),
+    # The secret of a key without its label: 43 letters, among which random ones have both cases.
+    (re.compile(r"(?<![\w-])(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{40,}", re.ASCII), "..."),
+    # The user and the password of a URL.
+    (re.compile(r"(\w:/{1,2})\S*@"), r"\1...@"),
+)
+# A sentence with a few names in it is shorter.
+MAX_MESSAGE_CHARS = 4000
+MAX_SHOWN_PARTS = 20
 
 
-def hide_keys(text: str) -> str:
-    """`text` without keys: a user may give one in the place of a path or a name."""
-    return _KEY.sub(r"\1:...", text)
+def hide_secrets(text: str) -> str:
+    """`text` without keys and passwords: a user may give one in the place of a path or a name."""
+    for pattern, shown in _SECRETS:
+        text = pattern.sub(shown, text)
+    return text
+
+
+def contains_key(text: str) -> bool:
+    """Whether a text contains a key, whole or cut."""
+    return _SECRETS[0][0].search(text) is not None
+
+
+def escape_text(text: object, most: int = 200) -> str:
+    """Foreign text on one line that is safe to print: at most `most` printable characters.
+
+    Line ends, escapes, direction marks, lone surrogates and everything else that is not printable
+    is escaped as in a Python literal. Every text of others that gets into a log, an error or a
+    terminal passes through here: names of parts, subjects, paths, variables, errors of drivers.
+    """
+    shown = str(text)
+    if not shown.isprintable():
+        shown = "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+            for letter in shown
+        )
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
+def quote_text(text: object, most: int = 80) -> str:
+    """A wrong name or value in quotes: escaped, and without secrets."""
+    return f"'{escape_text(hide_secrets(str(text)), most)}'"
+
+
+def escape_message(text: object) -> str:
+    """A whole message on one line, without secrets."""
+    return escape_text(hide_secrets(str(text)), MAX_MESSAGE_CHARS)
 
 
 class SealedStateError(Exception):
-    """The root of every error that sealedstate raises."""
+    """The root of every error that sealedstate raises. Its message is one line without secrets."""
 
     def __init__(self, *arguments: object) -> None:
-        super().__init__(*(hide_keys(x) if isinstance(x, str) else x for x in arguments))
+        super().__init__(*(escape_message(x) if isinstance(x, str) else x for x in arguments))
 
 
 # --- the developer acts -------------------------------------------------------------------------
@@ -94,12 +138,13 @@ class SessionTooLarge(UsageError):
     is_crowded = False
 
     def __init__(self, parts: Mapping[str, int], room: int, why: str) -> None:
-        sizes = ", ".join(
-            f"{name} {size}" for name, size in sorted(parts.items(), key=lambda item: -item[1])
-        )
+        largest = sorted(parts.items(), key=lambda item: -item[1])
+        sizes = [f"{escape_text(name, 64)} {size}" for name, size in largest[:MAX_SHOWN_PARTS]]
+        if len(largest) > MAX_SHOWN_PARTS:
+            sizes.append(f"and {len(largest) - MAX_SHOWN_PARTS} smaller parts")
         super().__init__(
             f"the session does not fit: {sum(parts.values())} bytes of parts for {room} bytes"
-            f" of cookie room ({why}); bytes by part: {sizes or 'none'}"
+            f" of cookie room ({why}); bytes by part: {', '.join(sizes) or 'none'}"
         )
         self.parts = dict(parts)
         self.room = room
@@ -160,6 +205,13 @@ class StorageError(OperatorError):
 
 class StorageUnavailable(StorageError):
     """The store is unreachable, locked, full or read-only. Nothing was written."""
+
+
+class StorageUnusable(StorageUnavailable):
+    """The place or the content of the store is wrong, so that it fails until an operator acts.
+
+    A start is refused because of it; a store that does not answer may answer later.
+    """
 
 
 class RowUnreadable(StorageUnavailable):

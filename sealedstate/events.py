@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from ._forks import ForkSafeLock
-from .errors import ConfigurationError
+from .errors import ConfigurationError, escape_message
 
 __all__ = ["Event", "EventLog", "EventName", "Observer"]
 
@@ -170,6 +170,8 @@ class EventLog:
         with self._lock:
             self._count_pending()
             counted_kid = self._name_of_kid(_label(name, reason), kid.hex()) if kid else None
+        if detail is not None:
+            detail = escape_message(detail)
         session = (
             None if session_id is None else hashlib.blake2b(session_id, digest_size=8).hexdigest()
         )

@@ -43,12 +43,18 @@ __all__ = ["Keeper"]
 class Keeper:
     """Opens and saves the sessions of one application.
 
-    Settings are opened as by `Deployment.open`, with its errors.
+    Settings are opened as by `Deployment.open`, with its errors. Nothing is read from the
+    environment unless they say so.
     """
 
     def __init__(self, deployment: Deployment | Settings) -> None:
         if isinstance(deployment, Settings):
             deployment = Deployment.open(deployment)
+        if not isinstance(deployment, Deployment):
+            raise ConfigurationError(
+                "keeper: expected Settings, such as Settings.from_env(), or a Deployment,"
+                f" got {type(deployment).__name__}"
+            )
         self._deployment = deployment
         self._limits = Limits.of(deployment)
         size_check = partial(check_size, self._limits, deployment.now)

@@ -43,7 +43,7 @@ from ..errors import (
     UnknownKey,
     UnreadableError,
 )
-from ..key_sources import KeySource, SeekingKeySource, last_read
+from ..key_sources import KeySource, is_seeking, last_read
 from ..keyring import Key, Keyring
 from .header import Candidates
 
@@ -183,7 +183,7 @@ def open_again(
     no node can be right that opens the cookie.
     """
     kid, claimed = error.kid or b"", error.claimed_at or 0
-    if isinstance(error, UnknownKey) and isinstance(source, SeekingKeySource):
+    if isinstance(error, UnknownKey) and is_seeking(source):
         source.seek(kid)
     # The moment first: the ring is at least as new.
     read_at, ring = last_read(source, now), source.keyring()

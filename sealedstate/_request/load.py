@@ -34,6 +34,7 @@ from ..errors import (
     UncheckedSession,
     UnknownField,
     UnreadableError,
+    quote_text,
 )
 from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
@@ -320,7 +321,7 @@ class LoadedSession:
             data = self._overflow.get(name)
         if data is None:
             self.deployment.emit("part-missing", session_id=record.id)
-            log.warning("a part of a session is missing: %r", name)
+            log.warning("a part of a session is missing: %s", quote_text(name))
         return data
 
     def free_bytes(self) -> int:

@@ -215,7 +215,7 @@ class RotatingKeySource:
             # A node that loses the race uses the ring of the winner.
             ring = new if self.storage.write(new, None) else self.storage.load()
         if ring is None:
-            raise ConfigurationError(
+            raise OperatorError(
                 f"keys: {self.storage.location} does not exist; if it did, restore it, otherwise"
                 " `sealedstate keys init` creates it"
             )

@@ -89,7 +89,7 @@ def test_schedule_with_too_many_keys_stops_the_start_and_no_later_one_is_written
 
 
 def test_missing_ring_stops_the_start_unless_nodes_create_it(clock: Clock) -> None:
-    with pytest.raises(ConfigurationError, match="sealedstate keys init"):
+    with pytest.raises(OperatorError, match="sealedstate keys init"):
         source_of(MemoryRing(), clock)
     storage = MemoryRing()
     nodes = [source_of(storage, clock, creates_missing=True) for _ in range(3)]
