@@ -22,17 +22,15 @@ ENVIRON_KEY = "sealedstate.session"
 class SealedSessionMiddleware:
     """Gives `app` a sealed session in ``environ["sealedstate.session"]``.
 
-    `sessions`: a keeper, or what to make it of; by default, the settings of the environment. An
-    exception of `app` before its first byte leaves the cookies as they are. SessionTooLarge and
-    StorageError while saving reach the server like exceptions of `app`; an assignment that makes a
-    session too large raises SessionTooLarge in `app`.
+    `sessions`: a keeper, or what to make it of, such as ``Settings.from_env()``. An exception of
+    `app` before its first byte leaves the cookies as they are. SessionTooLarge and StorageError
+    while saving reach the server like exceptions of `app`; an assignment that makes a session too
+    large raises SessionTooLarge in `app`.
     """
 
-    def __init__(
-        self, app: WSGIApplication, sessions: Keeper | Deployment | Settings | None = None
-    ) -> None:
+    def __init__(self, app: WSGIApplication, sessions: Keeper | Deployment | Settings) -> None:
         self.app = app
-        self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions or Settings())
+        self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions)
         # With origins, a request without Sec-Fetch-Site may be from another site, too.
         self._has_origins = bool(self.keeper.settings.origins)
 

@@ -22,12 +22,12 @@ KEYS = tuple(Key(bytes_of(f"text {n}", 4), bytes_of(f"text {n}", 32)) for n in r
 KID, SECRET = KEYS[0].kid.hex(), secret_to_text(KEYS[0].secret)
 TEXT, LOOKUP = KEYS[0].export(), export_lookup(KEYS[1].secret)
 # 32 bytes that no random source makes: two values, steps of 7, printable, 15 values.
-WEAK = [
+WEAK = (
     bytes(31) + b"\1",
     bytes(7 * n % 256 for n in range(32)),
     b"correct horse battery staple 32!",
     bytes(n % 15 for n in range(32)),
-]
+)
 
 
 def texts() -> dict[str, Any]:
