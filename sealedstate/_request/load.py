@@ -138,7 +138,7 @@ class LoadedSession:
         except UnreadableError as error:
             self._refuse(error)
             return
-        self.opened, self.record, self.known = opened, opened.record, ()
+        self.opened, self.record = opened, opened.record
         deployment.emit("opened", kid=opened.key.kid, session_id=opened.record.id)
 
     def _open_one(self, candidates: Candidates) -> OpenedRecord:
@@ -170,6 +170,7 @@ class LoadedSession:
             except UnreadableError as error:
                 refused.append(error)
         if len(usable) == 1:
+            self.known = ()
             return usable[0]
         if usable:
             # Choosing one could give a visitor the session of another. It ends when the first of

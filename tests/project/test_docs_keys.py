@@ -247,7 +247,8 @@ def test_documented_key_source_rotates_and_survives_its_service(vault: str) -> N
     Vault.lines = None
     with pytest.raises(OSError, match="503"):
         source._ask()
-    assert isinstance(source, DatedKeySource)
+    dated: object = source
+    assert isinstance(dated, DatedKeySource)
     read_at = source.read_at()
     assert browser.session()["cart"] == ["tea"]
     Vault.lines = [new.export()]

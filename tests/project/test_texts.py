@@ -46,7 +46,7 @@ SHOWN: dict[str, str] = {
     "Keyring": "removed_kids",
     "Kind": "context label noun",
     "LegacyReader": "cookie_domain cookie_name cookie_path subject",
-    "Limits": "legacy_deletion policies spill_order",
+    "Limits": "legacy_deletion may_drop policies spill_order",
     "LiveSession": "id where",
     "LoginRecords": "columns head",
     "LogoutRequest": "entity_id",
@@ -71,8 +71,8 @@ SHOWN: dict[str, str] = {
     "ServiceLogin": "entity_id method",
     "SessionInfo": "cookie_bytes kid parts",
     "Settings": (
-        "accept_weak_store_for cookie_domain cookie_name cookie_path merge part_policies "
-        "profile realm same_site spill_order"
+        "accept_weak_store_for cookie_domain cookie_name cookie_path may_drop merge origins "
+        "part_policies profile realm same_site spill_order"
     ),
     "Snapshot": "report_error",
     "Statements": (
@@ -97,7 +97,7 @@ SHOWN: dict[str, str] = {
     "_Names": "epoch item",
     "_Part": "contexts failure",
     "_Place": "entry identity keys",
-    "_Planner": "parts",
+    "_Planner": "left_out parts",
     "_Refusal": "code",
 }
 CONTENT = "canary\ncontent"
