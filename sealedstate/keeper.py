@@ -141,6 +141,7 @@ class Keeper:
                 f" {loaded.candidates.foreign_bytes} bytes of other cookies; set storage or"
                 " may_drop",
                 level=logging.WARNING,
+                is_frequent=True,
             )
             return []
 

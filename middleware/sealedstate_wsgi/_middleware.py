@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from werkzeug.wsgi import ClosingIterator
 
-from sealedstate import Keeper, Settings
+from sealedstate import Keeper, Session, Settings
 from sealedstate.deployment import Deployment
 
 from ._response import Response, close
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 ENVIRON_KEY = "sealedstate.session"
+SITE = "HTTP_SEC_FETCH_SITE"
 
 
 class SealedSessionMiddleware:
@@ -35,14 +36,11 @@ class SealedSessionMiddleware:
         self._has_origins = bool(self.keeper.settings.origins)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        cookies, site = environ.get("HTTP_COOKIE", ""), environ.get("HTTP_SEC_FETCH_SITE")
-        if site == "cross-site" or (site is None and self._has_origins):
-            method, origin = environ["REQUEST_METHOD"], environ.get("HTTP_ORIGIN")
-            cross_site = self.keeper.is_cross_site(method, site, origin)
-            session = self.keeper.session(cookies, cross_site)
+        # Looking it up twice costs less than `get`, in every request.
+        if self._has_origins or (SITE in environ and environ[SITE] == "cross-site"):
+            session = environ[ENVIRON_KEY] = self._session_by_site(environ)
         else:
-            session = self.keeper.session(cookies)
-        environ[ENVIRON_KEY] = session
+            session = environ[ENVIRON_KEY] = self.keeper.session(environ.get("HTTP_COOKIE", ""))
         response = Response(self.keeper, session, start_response)
         body = self.app(environ, response.start)
         # A complete body runs no more code of the application, and a server's file neither: it is
@@ -59,6 +57,12 @@ class SealedSessionMiddleware:
             return body
         # A lambda in place of partial would make cells of two variables, and slow every request.
         return ClosingIterator(response.stream(body), partial(response.close, body))
+
+    def _session_by_site(self, environ: WSGIEnvironment) -> Session:
+        """The session of a request that may be from another site."""
+        site, origin = environ.get(SITE), environ.get("HTTP_ORIGIN")
+        cross_site = self.keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
+        return self.keeper.session(environ.get("HTTP_COOKIE", ""), cross_site)
 
 
 def _is_servers_file(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:
