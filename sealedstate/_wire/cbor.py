@@ -1,8 +1,9 @@
 """Values to CBOR bytes (RFC 8949), and back. The set of types is closed.
 
 A value is None, bool, int, float, str, bytes, list, tuple, dict, set, datetime, date, timedelta,
-UUID, Decimal or markupsafe's Markup, of exactly that type. Native CBOR carries what it has; the
-other types have these tags, and every other tag is refused:
+UUID, Decimal or markupsafe's Markup, of exactly that type. A datetime or date of a subclass, as
+libraries for tests return them, is written as its base type if that is equal to it. Native CBOR
+carries what it has; the other types have these tags, and every other tag is refused:
 
     2, 3  int beyond 64 bits            37   UUID: its 16 bytes
     6     tuple: array                  100  date: days since 1970-01-01 (RFC 8943)
@@ -19,7 +20,9 @@ The name of a time zone is not kept, only its offset.
 Limits: containers nested 16 deep, integers of 4096 bits, 1 MiB for the encoding of a value, and
 1024 members of a set or keys of a dict that are neither text nor bytes. A scalar has depth 0, and a
 container is one deeper than its deepest item, key or member; tags and a datetime's array do not
-count. Members and keys are hashable: they contain no list, dict or set at any depth.
+count. Members and keys are hashable: they contain no list, dict or set at any depth. An object that
+occurs several times is written each time: 256 bytes of YAML can mean terabytes. So bytes are counted
+before anything is encoded, and the count stops at the limit.
 
 Encoding is deterministic: the shortest form of each integer, floats in 8 bytes (but infinities and
 NaN in 2: f97c00, f9fc00, f97e00), definite lengths, dicts in their insertion order. Bytes are
@@ -29,7 +32,7 @@ duplicate keys, indefinite lengths, `undefined` and simple values at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -52,8 +55,8 @@ MAX_SHOWN_CHARS = 40
 # secret, so only other types are counted.
 MAX_ODD_MEMBERS = 1024
 
-# Types without a limit and without content that could be refused.
-_LEAVES = frozenset({type(None), bool, float, bytes, datetime, date, timedelta, UUID, Decimal})
+# Types without a limit and without content that could be refused or have to be counted.
+_LEAVES = frozenset({type(None), bool, float, datetime, date, timedelta, UUID})
 _TEXTS = (str, Markup)
 _CONTAINERS = frozenset({list, tuple, dict, set})
 # Types that cbor2 encodes as specified above without `_ENCODERS`.
@@ -61,8 +64,8 @@ _NATIVE = frozenset({type(None), bool, int, float, str, bytes})
 # Of those, the types that also need no check, as integers of 64 bits do not.
 _UNCHECKED = frozenset({type(None), bool, float})
 _WORD = 1 << 63
-_EPOCH = datetime(1970, 1, 1)
-_EPOCH_DAY = date(1970, 1, 1).toordinal()
+# Their types are the real ones also where freezegun has replaced `datetime` and `date`.
+_EPOCH, _EPOCH_DATE = datetime(1970, 1, 1), date(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
 
 TUPLE, DATETIME, TIMEDELTA, PAIRS, MARKUP, DECIMAL = 6, 7, 8, 9, 10, 11
@@ -79,11 +82,11 @@ def encode(value: object, path: str = "value") -> bytes:
     """
     if type(value) in _UNCHECKED or (type(value) is int and -_WORD <= value < _WORD):
         return cbor2.dumps(value)
-    _check(value, path, MAX_DEPTH)
-    data = cbor2.dumps(value) if type(value) in _NATIVE else _dumps(value)
-    if len(data) > MAX_BYTES:
-        raise UnsupportedValue(path, f"{len(data)} bytes encoded, but the limit is {MAX_BYTES}")
-    return data
+    if _count(value, path, MAX_DEPTH, MAX_BYTES) >= 0:
+        data = cbor2.dumps(value) if type(value) in _NATIVE else _dumps(value)
+        if len(data) <= MAX_BYTES:
+            return data
+    raise UnsupportedValue(path, f"more than {MAX_BYTES} bytes encoded, which is the limit")
 
 
 def decode(data: bytes) -> object:
@@ -113,53 +116,79 @@ def decode(data: bytes) -> object:
     return value
 
 
-def _check(value: Any, path: str, depth: int) -> None:
-    """Raise UnsupportedValue unless `value` can be encoded.
+def _count(value: Any, path: str, depth: int, room: int) -> int:
+    """What is left of `room` bytes, at most, beside the encoding of `value`.
 
+    Raises UnsupportedValue for a value that cannot be encoded. Below 0, the rest is not looked at.
     `depth`: how many containers may be in one another from here.
     """
     kind = type(value)
     if kind in _LEAVES:
-        return
+        return room - 1
+    if kind in _CONTAINERS:
+        # Checked before encoding, because cbor2 has no limit: deep values would crash the process.
+        if depth == 0:
+            raise UnsupportedValue(path, f"nested deeper than {MAX_DEPTH}")
+        room -= len(value)  # each item takes a byte at least
+        if room < 0:
+            return room
+        count = _count_items if kind is list or kind is tuple else _count_members
+        return count(value, path, depth - 1, room)
     if kind in _TEXTS:
         try:
             value.encode()
         except UnicodeEncodeError:
             raise UnsupportedValue(path, "text with a lone surrogate") from None
-        return
-    if kind is int:
+        room -= len(value)
+    elif kind is bytes:
+        room -= len(value)
+    elif kind is int:
         if value.bit_length() > MAX_BIG_INT_BITS:
             raise UnsupportedValue(path, f"an integer of more than {MAX_BIG_INT_BITS} bits")
-        return
-    if kind not in _CONTAINERS:
+        room -= value.bit_length() // 8
+    elif kind is Decimal:
+        room -= len(str(value))
+    elif not (isinstance(value, date) and value == _to_base(value)):
         raise UnsupportedValue(path, f"{kind.__name__} is not among the types a session carries")
-    # Checked before encoding, because cbor2 has no limit: deep values would crash the process.
-    if depth == 0:
-        raise UnsupportedValue(path, f"nested deeper than {MAX_DEPTH}")
-    depth -= 1
-    if kind is list or kind is tuple:
-        for index, item in enumerate(value):
-            if type(item) not in _LEAVES:
-                _check(item, f"{path}[{index}]", depth)
-        return
-    if kind is set or not _has_plain_keys(value):
+    return room
+
+
+def _count_items(items: Sequence[Any], path: str, depth: int, room: int) -> int:
+    for index, item in enumerate(items):
+        kind = type(item)
+        if kind is str and item.isascii():  # the most frequent type, without a call and a path
+            room -= len(item)
+        elif kind not in _LEAVES:
+            room = _count(item, f"{path}[{index}]", depth, room)
+            if room < 0:
+                break
+    return room
+
+
+def _count_members(value: Mapping[Any, Any] | set[Any], path: str, depth: int, room: int) -> int:
+    if isinstance(value, set) or not _has_plain_keys(value):
         odd = sum(type(item) not in (str, bytes) for item in value)
         if odd > MAX_ODD_MEMBERS:
             raise UnsupportedValue(
                 path, f"{odd} members that are not text, but the limit is {MAX_ODD_MEMBERS}"
             )
-    if kind is set:
+    if isinstance(value, set):
         for item in value:
-            _check(item, f"{path}{{...}}", depth)
-        return
+            room = _count(item, f"{path}{{...}}", depth, room)
+            if room < 0:
+                break
+        return room
     for key, item in value.items():
         # Errors are logged, so a path shows only short texts and numbers: a long key is content.
         short = type(key) is str and len(key) <= MAX_SHOWN_CHARS
         shown = short or (type(key) is int and key.bit_length() <= 64)
         step = f"{path}[{key!r}]" if shown else f"{path}[...]"
-        _check(key, f"{step} (key)", depth)
+        room = _count(key, f"{step} (key)", depth, room)
         if type(item) not in _LEAVES:
-            _check(item, step, depth)
+            room = _count(item, step, depth, room)
+        if room < 0:
+            break
+    return room
 
 
 def _has_plain_keys(value: Mapping[Any, Any]) -> bool:
@@ -179,6 +208,19 @@ def _put_dict(encoder: CBOREncoder, value: dict[Any, Any]) -> None:
     else:
         flat = [side for pair in value.items() for side in pair]
         encoder.encode(CBORTag(PAIRS, flat))
+
+
+def _put_subclass(encoder: CBOREncoder, value: Any) -> None:
+    encoder.encode(_to_base(value))
+
+
+def _to_base(value: date) -> date:
+    """A datetime or date of a subclass as its base type."""
+    day = (value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        return type(_EPOCH_DATE)(*day)
+    time = (value.hour, value.minute, value.second, value.microsecond)
+    return type(_EPOCH)(*day, *time, tzinfo=value.tzinfo, fold=value.fold)
 
 
 def _from_datetime(value: datetime) -> list[object]:
@@ -217,7 +259,7 @@ _ENCODERS: dict[type, Callable[[CBOREncoder, Any], None]] = {
     dict: _put_dict,
     set: _write_tag(SET, lambda value: sorted(value, key=_dumps)),
     datetime: _write_tag(DATETIME, _from_datetime),
-    date: _write_tag(DATE, lambda value: value.toordinal() - _EPOCH_DAY),
+    date: _write_tag(DATE, lambda value: (value - _EPOCH_DATE).days),
     timedelta: _write_tag(TIMEDELTA, lambda value: value // _MICROSECOND),
     UUID: _write_tag(UUID_TAG, lambda value: value.bytes),
     Decimal: _write_tag(DECIMAL, str),
@@ -231,7 +273,7 @@ _DECODERS: dict[int, Callable[[Any, bool], object]] = {
     SET: _reader(list, set),
     PAIRS: _reader(list, lambda flat: dict(zip(flat[::2], flat[1::2], strict=True))),
     DATETIME: _reader(list, _to_datetime),
-    DATE: _reader(int, lambda days: date.fromordinal(days + _EPOCH_DAY)),
+    DATE: _reader(int, lambda days: _EPOCH_DATE + timedelta(days)),
     TIMEDELTA: _reader(int, lambda micros: micros * _MICROSECOND),
     UUID_TAG: _reader(bytes, lambda data: UUID(bytes=data)),
     MARKUP: _reader(str, Markup),
@@ -240,7 +282,7 @@ _DECODERS: dict[int, Callable[[Any, bool], object]] = {
 
 
 def _dumps(value: object) -> bytes:
-    return cbor2.dumps(value, encoders=_ENCODERS)
+    return cbor2.dumps(value, encoders=_ENCODERS, default=_put_subclass)
 
 
 # --- frames: arrays of plain items, authenticated before they are read ---------------------------
