@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ._request.load import LoadedSession, SessionInfo, describe_session
-from ._request.save import Limits, delete_cookies, report_not_saved, save
+from ._request.save import Limits, delete_cookies, is_unproven, report_not_saved, save
 from ._stored.revocations import Ending
 from ._wire.record import ID_BYTES, check_subject
 from .deployment import Deployment
@@ -83,6 +83,8 @@ class Keeper:
             return []
         changes = session.changes()
         if not changes.is_modified:
+            if session.is_peeked:
+                return []
             return self._refresh(session, changes, loaded, other_bytes)
         if loaded.withheld is not None and not (changes.is_signed_in or changes.is_regenerated):
             deployment.emit("not-sent", reason=loaded.withheld)
@@ -167,7 +169,10 @@ class Keeper:
     ) -> list[str]:
         """The unchanged session, sealed again if that is due and possible."""
         try:
-            if not self._is_refresh_due(loaded):
+            # Once it has come back, its stored parts are kept longer.
+            record = None if changes.core is not None else loaded.record
+            has_brief_rows = record is not None and record.spilled and is_unproven(record)
+            if not (has_brief_rows or self._is_refresh_due(loaded)):
                 return []
             if self._deployment.revocations is not None and self._is_revoked(loaded):
                 return []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import binascii
+import copy
 from collections.abc import (
     Callable,
     ItemsView,
+    Iterable,
     Iterator,
     KeysView,
     Mapping,
@@ -13,7 +15,7 @@ from collections.abc import (
     ValuesView,
 )
 from dataclasses import dataclass, field
-from typing import Final, Protocol, Self
+from typing import Final, Literal, Protocol, Self, TypeAlias
 
 from ._wire import cbor
 from ._wire.record import Place, Record, check_name, check_subject
@@ -24,6 +26,8 @@ __all__ = ["Session"]
 # The places of parts for which a save needs nothing but the core.
 _IN_CORE = (None, Place.CORE)
 _TO_ID = bytes.maketrans(b"+/", b"-_")
+
+Refusal: TypeAlias = Literal["expired", "signed-out", "replaced", "withheld"]
 
 
 class _Unread:
@@ -95,6 +99,11 @@ class SessionBackend(Protocol):
     adopted: Record | None
     adopted_values: Mapping[str, object]
 
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why the cookies opened no session, in a word for visitors."""
+        ...
+
     def recall(self, name: str) -> bytes | None:
         """The encoding of a part outside the core; None if it is lost."""
         ...
@@ -138,6 +147,8 @@ class Session(MutableMapping[str, object]):
     _is_regenerated = False
     _is_ended = False
     _are_headers_sent = False
+    # Whether reading it in this request does not renew it; see `peek`.
+    is_peeked = False
 
     def __init__(self, load: Callable[[str], SessionBackend], cookie_header: str) -> None:
         self._load = load
@@ -203,6 +214,17 @@ class Session(MutableMapping[str, object]):
         return None if record is None else record.expires_at
 
     @property
+    def refusal(self) -> Refusal | None:
+        """Why the cookies of this request opened no session, in a word for visitors.
+
+        ``"expired"``, ``"signed-out"``, ``"replaced"`` (another request gave the session a new id,
+        whose cookie may be on its way) or ``"withheld"`` (it cannot be judged now). None if they
+        opened one, and if there was none or it was not authentic.
+        """
+        loaded = self._use()
+        return "signed-out" if self._is_ended else loaded.refusal
+
+    @property
     def withheld(self) -> str | None:
         """Why the cookies of this request cannot be judged now; None in all ordinary cases.
 
@@ -211,6 +233,17 @@ class Session(MutableMapping[str, object]):
         """
         loaded = self._use()
         return None if self._is_ended else loaded.withheld
+
+    def peek(self) -> Self:
+        """Say that this request is no activity of the user, and return the session.
+
+        For pages that poll: reading it in this request does not renew it, so its idle lifetime
+        runs on, and sends no cookie; the response still depends on the cookie (Vary). A write is an
+        activity, and renews it as ever.
+        """
+        self._use()
+        self.is_peeked = True
+        return self
 
     def regenerate(self) -> None:
         """Give the session a new id, at a change of privilege; its parts and lifetimes stay.
@@ -281,9 +314,46 @@ class Session(MutableMapping[str, object]):
         self._use()
         return len(self._parts)
 
-    def __ior__(self, other: Mapping[str, object]) -> Self:
+    def __reversed__(self) -> Iterator[str]:
+        self._use()
+        return reversed(list(self._parts))
+
+    def __or__(self, other: object) -> dict[str, object]:
+        return dict(self.items()) | dict(other) if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: object) -> dict[str, object]:
+        return dict(other) | dict(self.items()) if isinstance(other, Mapping) else NotImplemented
+
+    # As a dict's, it also takes pairs, and returns the session.
+    def __ior__(  # type: ignore[misc]
+        self, other: Mapping[str, object] | Iterable[tuple[str, object]]
+    ) -> Self:
         self.update(other)
         return self
+
+    def copy(self) -> dict[str, object]:
+        """A dict of all parts that can be read, with copies of their values.
+
+        Changing it changes nothing in the session. `copy.copy`, `copy.deepcopy` and `pickle` make
+        the same dict: no second object writes to this session.
+        """
+        return copy.deepcopy(dict(self.items()))
+
+    def __reduce__(self) -> tuple[type[dict[str, object]], tuple[dict[str, object]]]:
+        return dict, (self.copy(),)
+
+    def popitem(self) -> tuple[str, object]:
+        """Remove the last part that can be read and return its name and value.
+
+        Raises KeyError if there is none.
+        """
+        self._use_to_write()
+        for name in reversed(self):
+            value = self.get(name, UNREAD)  # the store may have lost it
+            if value is not UNREAD:
+                del self[name]
+                return name, value
+        raise KeyError("popitem(): the session is empty")
 
     def keys(self) -> KeysView[str]:
         """The names of all parts that can be read; recalls parts from the store."""

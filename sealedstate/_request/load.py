@@ -29,23 +29,35 @@ from ..errors import (
 )
 from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
-from ..session import Part, Session
+from ..session import Part, Refusal, Session
 
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
+# What a visitor may learn of why a cookie opened no session. Of those that are not here, "withheld"
+# if the cookie is kept, and nothing if it is not: it was no session of this application.
+REFUSALS: Mapping[str, Refusal] = MappingProxyType(
+    {
+        "expired": "expired",
+        "kid-refused": "expired",
+        "sealed-before": "signed-out",
+        "revoked": "signed-out",
+        "replaced": "replaced",
+    }
+)
 
 
 class LoadedSession:
     """The session of one request, as its cookies have it.
 
     `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
-    was opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`,
-    `adopted_values`: the session of a legacy cookie. `versions`: versions in the store that a
-    recall found newer than the manifest. `is_revoked`: see `mark_revoked`.
+    was opened, if any. `refused`: why none was opened, if cookies came, and `withheld`: the same if
+    they are kept. `adopted`, `adopted_values`: the session of a legacy cookie. `versions`: versions
+    in the store that a recall found newer than the manifest. `is_revoked`: see `mark_revoked`.
     `revoked_records`: authentic, unexpired records that were refused as revoked.
     """
 
     record: Record | None = None
     opened: OpenedRecord | None = None
+    refused: str | None = None
     withheld: str | None = None
     adopted: Record | None = None
     adopted_values: Mapping[str, object] = NO_VALUES
@@ -69,6 +81,10 @@ class LoadedSession:
         """Whether the request carries a cookie that the legacy reader looks for."""
         reader = self.deployment.settings.legacy
         return reader is not None and reader.find(self.header) is not None
+
+    @property
+    def refusal(self) -> Refusal | None:
+        return REFUSALS.get(self.refused or "", "withheld" if self.withheld else None)
 
     # --- opening --------------------------------------------------------------------------------
 
@@ -135,6 +151,7 @@ class LoadedSession:
 
     def _refuse(self, error: UnreadableError) -> None:
         self.deployment.emit("refused", error.reason, kid=error.kid)
+        self.refused = error.reason
         # A cookie that another node or a later moment may open is neither deleted nor overwritten.
         self.withheld = error.reason if error.keeps_cookie else None
 
@@ -157,7 +174,7 @@ class LoadedSession:
                 cbor.encode(value)
             self.check_revoked(record)
         except UncheckedSession as error:
-            self.withheld = error.reason
+            self.refused = self.withheld = error.reason
         except (UnreadableError, ValueError, TypeError) as error:
             self.deployment.emit("legacy-refused")
             log.info("a legacy session is not adopted: %s", type(error).__name__)

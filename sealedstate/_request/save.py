@@ -48,6 +48,10 @@ OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
 # By how many bytes the planner may overestimate a session of unchanged size: FRAME_BYTES as text,
 # the longest name, a separator.
 SLACK_BYTES = 32
+# For how long the stored parts of an unproven session are kept: long enough for a visitor who is at
+# an identity provider, and 24 times shorter than a session by default, because an agent that keeps
+# no cookies begins a session with each request (docs/adr/0008-brief-rows.md).
+BRIEF_SECONDS = 1800
 # Chunk cookies that a wider profile may have left in browsers.
 LAST_CHUNK = 3
 
@@ -220,6 +224,11 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
         expires_at = created_at + deployment.lifetimes.absolute
     core = changes.core or NO_PARTS
     return Record(changes.id, changes.subject, created_at, expires_at, generation, core)
+
+
+def is_unproven(record: Record) -> bool:
+    """Whether no request has brought a cookie of this session yet, and no user has signed in."""
+    return record.generation == 1 and record.subject is None
 
 
 def _replaced_record(changes: Changes, arrived: Arrived) -> Record | None:
@@ -496,6 +505,16 @@ def commit(
             deployment.emit("not-sent", session_id=record.id, reason="revoked")
             report_not_saved(deployment, session, loaded)
             return []
+        if (
+            loaded.record is not None
+            and is_unproven(loaded.record)
+            and deployment.parts is not None
+        ):
+            # The browser has sent the cookie back: rows that this save did not write live longer.
+            for name in plan.record.spilled:
+                deployment.parts.extend(
+                    record.id, name, _rows_expire_at(deployment, record, int(now))
+                )
     if event is not None:
         hooks.before_sending(event)
     if outside is not None and outside.unused_rows:
@@ -552,7 +571,7 @@ def _write_outside_core(
             spill.data,
             known=spill.known,
             base=spill.base,
-            expires_at=record.expires_at + deployment.settings.skew,
+            expires_at=_rows_expire_at(deployment, record, now),
             merge=_merge_rule(deployment, spill.name),
         )
     overflow: OverflowSet | None = None
@@ -563,6 +582,14 @@ def _write_outside_core(
         )
     spilled = {name: versions[name] for name in outside.places if name in versions}
     return record._replace(spilled=spilled, overflow=overflow), chunks
+
+
+def _rows_expire_at(deployment: Deployment, record: Record, now: int) -> int:
+    """Until when the stored parts of a session are kept (epoch seconds)."""
+    expires_at = record.expires_at
+    if is_unproven(record):
+        expires_at = min(expires_at, now + BRIEF_SECONDS)
+    return expires_at + deployment.settings.skew
 
 
 def _merge_rule(deployment: Deployment, name: str) -> Merge:

@@ -80,6 +80,22 @@ class StoredParts:
             return None
         return Recalled(entry.value, entry.version)
 
+    def extend(self, session_id: bytes, name: str, expires_at: int) -> None:
+        """Keep a row until `expires_at` (epoch seconds) at least, with the value that it has then.
+
+        A row that is gone stays gone. Raises NoPrimaryKey too.
+        """
+
+        def update(entry: Entry | None) -> Put | None:
+            if entry is None or entry.error is not None or entry.expires_at is None:
+                return None
+            # Another request has extended it, or has written the part.
+            if entry.expires_at >= expires_at * 1000:
+                return None
+            return Put(entry.value, expires_at * 1000)
+
+        self._table.change(self._table.key(session_id, name), update, tries=WRITE_TRIES)
+
     def delete(self, session_id: bytes, name: str, version: int | None = None) -> None:
         """Delete a row that is no longer used, unless another request wrote it since `version`."""
         self._table.delete(self._table.key(session_id, name), version)

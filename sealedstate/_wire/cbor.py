@@ -21,8 +21,8 @@ Limits: containers nested 16 deep, integers of 4096 bits, 1 MiB for the encoding
 1024 members of a set or keys of a dict that are neither text nor bytes. A scalar has depth 0, and a
 container is one deeper than its deepest item, key or member; tags and a datetime's array do not
 count. Members and keys are hashable: they contain no list, dict or set at any depth. An object that
-occurs several times is written each time: 256 bytes of YAML can mean terabytes. So bytes are counted
-before anything is encoded, and the count stops at the limit.
+occurs several times is written each time, so 256 bytes of YAML can mean terabytes: bytes are
+counted before anything is encoded, and the count stops at the limit.
 
 Encoding is deterministic: the shortest form of each integer, floats in 8 bytes (but infinities and
 NaN in 2: f97c00, f9fc00, f97e00), definite lengths, dicts in their insertion order. Bytes are
@@ -75,15 +75,20 @@ UUID_TAG, DATE, SET = 37, 100, 258
 # --- one value ----------------------------------------------------------------------------------
 
 
-def encode(value: object, path: str = "value") -> bytes:
+def encode(value: Any, path: str = "value") -> bytes:
     """The only encoding of `value`.
 
     Raises UnsupportedValue; its path begins with `path` and leads to the unsupported value.
     """
-    if type(value) in _UNCHECKED or (type(value) is int and -_WORD <= value < _WORD):
+    kind = type(value)
+    if (
+        kind in _UNCHECKED
+        or (kind is int and -_WORD <= value < _WORD)
+        or (kind is bytes and len(value) < MAX_BYTES // 2)
+    ):
         return cbor2.dumps(value)
     if _count(value, path, MAX_DEPTH, MAX_BYTES) >= 0:
-        data = cbor2.dumps(value) if type(value) in _NATIVE else _dumps(value)
+        data = cbor2.dumps(value) if kind in _NATIVE else _dumps(value)
         if len(data) <= MAX_BYTES:
             return data
     raise UnsupportedValue(path, f"more than {MAX_BYTES} bytes encoded, which is the limit")
@@ -179,16 +184,25 @@ def _count_members(value: Mapping[Any, Any] | set[Any], path: str, depth: int, r
                 break
         return room
     for key, item in value.items():
-        # Errors are logged, so a path shows only short texts and numbers: a long key is content.
-        short = type(key) is str and len(key) <= MAX_SHOWN_CHARS
-        shown = short or (type(key) is int and key.bit_length() <= 64)
-        step = f"{path}[{key!r}]" if shown else f"{path}[...]"
-        room = _count(key, f"{step} (key)", depth, room)
-        if type(item) not in _LEAVES:
-            room = _count(item, step, depth, room)
+        if type(key) is str and key.isascii():
+            room -= len(key)
+        else:
+            room = _count(key, f"{_step(path, key)} (key)", depth, room)
+        kind = type(item)
+        if kind is str and item.isascii():
+            room -= len(item)
+        elif kind not in _LEAVES:
+            room = _count(item, _step(path, key), depth, room)
         if room < 0:
             break
     return room
+
+
+def _step(path: str, key: object) -> str:
+    # Errors are logged, so a path shows only short texts and numbers: a long key is content.
+    is_short = type(key) is str and len(key) <= MAX_SHOWN_CHARS
+    is_short = is_short or (type(key) is int and key.bit_length() <= 64)
+    return f"{path}[{key!r}]" if is_short else f"{path}[...]"
 
 
 def _has_plain_keys(value: Mapping[Any, Any]) -> bool:
