@@ -225,15 +225,17 @@ class Keyring:
         """The key with this kid, in any state."""
         return self._by_kid.get(kid)
 
-    def find_usable(self, kid: bytes, now: float) -> Key:
+    def find_usable(self, kid: bytes, now: float, claimed_at: int | None = None) -> Key:
         """The key with this kid, if it may open at `now`.
 
-        Raises UnknownKey, KeyOutOfUse (revoked or expired, perhaps no longer in the ring) or
-        KeyDisabled.
+        Raises UnknownKey, which repeats `claimed_at`, KeyOutOfUse (revoked or expired, perhaps no
+        longer in the ring) or KeyDisabled.
         """
         key = self._by_kid.get(kid)
         if key is None:
-            raise KeyOutOfUse(kid=kid) if kid in self.removed_kids else UnknownKey(kid)
+            raise (
+                KeyOutOfUse(kid=kid) if kid in self.removed_kids else UnknownKey(kid, claimed_at)
+            )
         if key.revoked or (key.expires_at is not None and now >= key.expires_at):
             raise KeyOutOfUse(kid=kid)
         if key.disabled:

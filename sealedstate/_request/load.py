@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from .._cookies.codec import OpenedRecord
+from .._cookies.header import Candidates
 from .._stored.revocations import Ending
 from .._wire import cbor
 from .._wire.record import ID_BYTES, NO_ROWS, Place, Policy, Record, check_name
@@ -91,16 +92,28 @@ class LoadedSession:
     def _open(self) -> None:
         deployment, candidates = self.deployment, self.candidates
         try:
-            if len(candidates.core) == 1 and not candidates.crowded:
-                opened = deployment.codec.open_text(candidates.core[0], self.loaded_at)
-                self._check(opened)
-            else:
-                opened = self._choose(deployment.codec.open_core(candidates, self.loaded_at))
+            try:
+                opened = self._open_one(candidates)
+            except UnreadableError as error:
+                # A foreign value may pose as a cookie after a comma, so it never competes with a
+                # cookie that opens, or that another node may open.
+                if candidates.joined is None or error.keeps_cookie:
+                    raise
+                opened = self._open_one(candidates.joined)
         except UnreadableError as error:
             self._refuse(error)
             return
         self.opened, self.record = opened, opened.record
         deployment.emit("opened", kid=opened.key.kid, session_id=opened.record.id)
+
+    def _open_one(self, candidates: Candidates) -> OpenedRecord:
+        """The only usable record of these candidates. Raises UnreadableError."""
+        codec = self.deployment.codec
+        if len(candidates.core) == 1 and not candidates.crowded:
+            opened = codec.open_text(candidates.core[0], self.loaded_at)
+            self._check(opened)
+            return opened
+        return self._choose(codec.open_core(candidates, self.loaded_at))
 
     def _choose(self, authentic: Sequence[OpenedRecord]) -> OpenedRecord:
         """The only usable one of several authentic records. Raises UnreadableError."""
@@ -129,7 +142,7 @@ class LoadedSession:
         if (
             now >= record.expires_at
             or now >= record.created_at + lifetimes.absolute
-            or now >= opened.sealed_at + lifetimes.idle
+            or now >= opened.sealed_at + (record.terms.idle or lifetimes.idle)
         ):
             raise ExpiredSession
         if deployment.revocations is not None:
@@ -196,7 +209,7 @@ class LoadedSession:
             if recalled is not None:
                 self.versions = {**self.versions, name: recalled.version}
                 self.deployment.emit("recalled", session_id=record.id)
-                data = recalled.data
+                data = recalled.value
         else:
             if self._overflow is None:
                 self._overflow = self._open_overflow(record)
@@ -279,7 +292,7 @@ class LoadedSession:
         stored = self.deployment.parts
         version = record.spilled[name]
         recalled = None if stored is None else stored.recall(record.id, name, version)
-        return None if recalled is None else recalled.data
+        return None if recalled is None else recalled.value
 
 
 @dataclass(frozen=True, slots=True)
@@ -398,11 +411,12 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
     if opened is None:
         return info
     record = opened.record
+    idle = record.terms.idle or deployment.lifetimes.idle
     return replace(
         info,
         created_at=record.created_at,
         sealed_at=opened.sealed_at,
-        idle_expires_at=min(opened.sealed_at + deployment.lifetimes.idle, record.expires_at),
+        idle_expires_at=min(opened.sealed_at + idle, record.expires_at),
         expires_at=record.expires_at,
         kid=opened.key.kid.hex(),
         generation=record.generation,

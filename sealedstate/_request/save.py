@@ -20,8 +20,10 @@ from .._stored.revocations import Ending
 from .._wire import cbor
 from .._wire.encoding import token_bytes
 from .._wire.record import (
+    NO_FIELDS,
     NO_PARTS,
     NO_ROWS,
+    NO_TERMS,
     OverflowSet,
     Place,
     Policy,
@@ -32,7 +34,7 @@ from .._wire.record import (
 )
 from .._wire.token import OVERHEAD_BYTES
 from ..deployment import Deployment
-from ..errors import ConfigurationError, SessionTooLarge
+from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, SessionTooLarge
 from ..hooks import SaveEvent
 from ..profiles import Budget
 from ..session import Changes, Part, Session
@@ -213,9 +215,13 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
     Raises StorageError or NoPrimaryKey at a sign-in that cannot be compared with a sign-out.
     """
     if old is not None and not (changes.is_signed_in or changes.is_ended):
-        created_at, expires_at, generation = old.created_at, old.expires_at, old.generation + 1
+        old_id, _, created_at, expires_at, generation, _, _, _, _, terms, fields = old
+        generation += 1
+        if fields and old_id != changes.id:
+            # What a newer release wrote for the old id is not known to hold for a new one.
+            fields = NO_FIELDS
     else:
-        created_at, generation = int(now), 1
+        created_at, generation, terms, fields = int(now), 1, NO_TERMS, NO_FIELDS
         if changes.subject is not None and deployment.revocations is not None:
             # It begins after any sign-out of its subject.
             settings = deployment.settings
@@ -223,7 +229,19 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
             created_at = deployment.revocations.begin(changes.subject, mark_until, now)
         expires_at = created_at + deployment.lifetimes.absolute
     core = changes.core or NO_PARTS
-    return Record(changes.id, changes.subject, created_at, expires_at, generation, core)
+    return Record(
+        changes.id,
+        changes.subject,
+        created_at,
+        expires_at,
+        generation,
+        core,
+        None,
+        NO_ROWS,
+        NO_ROWS,
+        terms,
+        fields,
+    )
 
 
 def is_unproven(record: Record) -> bool:
@@ -289,7 +307,8 @@ def plan_save(
         if changes.encoded_bytes <= room:
             payload = encode_record(record, now)
             if len(payload) <= room:
-                max_age = max(1, record.expires_at - now) if limits.is_persistent else None
+                is_plain = record.terms is NO_TERMS and not limits.is_persistent
+                max_age = None if is_plain else _max_age(record, limits, now)
                 return SavePlan(record, payload, max_age, None)
     parts = _parts_of(changes) if parts is None else parts
     record = record._replace(parts=NO_PARTS)
@@ -333,8 +352,7 @@ class _Planner:
         self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
     ) -> SavePlan:
         cookies = self.limits.cookies
-        lifetime = max(1, self.record.expires_at - self.now)
-        max_age = lifetime if self.limits.is_persistent else None
+        max_age = _max_age(self.record, self.limits, self.now)
         lines = [*deletions, *_chunk_deletions(cookies, 1, last_chunk)]
         longest = cookies.chunk_name(1)
         budget = self.limits.budget(
@@ -440,6 +458,13 @@ class _Planner:
 
     def _policy(self, name: str) -> Policy:
         return self.limits.policies.get(name, Policy.AUTO)
+
+
+def _max_age(record: Record, limits: Limits, now: int) -> int | None:
+    """For how many seconds browsers keep the cookies; None for cookies that end with a browser."""
+    persistent = record.terms.persistent
+    is_persistent = limits.is_persistent if persistent is None else persistent
+    return max(1, record.expires_at - now) if is_persistent else None
 
 
 def _last_stale_chunk(arrived: Arrived, limits: Limits) -> int:
@@ -598,8 +623,16 @@ def _merge_rule(deployment: Deployment, name: str) -> Merge:
         return last_writer_wins
 
     def merge(base: bytes | None, stored: bytes, wanted: bytes) -> bytes:
-        before = None if base is None else cbor.decode(base)
-        merged = rule(before, cbor.decode(stored), cbor.decode(wanted))
+        try:
+            before = None if base is None else cbor.decode(base)
+        except MalformedRecord:
+            before = None  # what this release could not read, the application did not change
+        try:
+            found = cbor.decode(stored)
+        except MalformedRecord as error:
+            # A newer release wrote it meanwhile, and can read it.
+            raise RowUnreadable("a stored part is unreadable here (record)") from error
+        merged = rule(before, found, cbor.decode(wanted))
         return cbor.encode(merged, f"session[{name!r}]")
 
     return merge

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from logging import getLogger
 from pathlib import Path
 
+from .._forks import ForkHeldLock
 from ..errors import ConfigurationError, OperatorError
 from ..keyring import Keyring
 from ..storage.contract import Clock
@@ -80,6 +81,7 @@ class RingFile:
         self._random = random
         self._timeout = timeout
         self._may_warn = wrapping is None
+        self._no_fork = ForkHeldLock()
 
     def load(self) -> Ring | None:
         """The ring of the file, the same object while the file is the same."""
@@ -208,34 +210,41 @@ class RingFile:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         give_up_at = time.monotonic() + self._timeout
         while True:
-            lock, is_locked = os.open(self._lock, flags, 0o600), False
-            try:
-                with contextlib.suppress(BlockingIOError, FileNotFoundError):
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    # If the file was removed a moment ago, other writers lock the next one.
-                    is_locked = os.path.samestat(os.fstat(lock), self._lock.stat())
-            finally:
-                if not is_locked:
-                    os.close(lock)
-            if is_locked:
-                break
+            # A child would have the locked file open, too, and keep it locked if this process were
+            # killed.
+            with self._no_fork:
+                if (lock := self._try_lock()) is not None:
+                    try:
+                        yield lock
+                    finally:
+                        try:
+                            # Closing it would not unlock it for a child that was forked without
+                            # Python's hooks.
+                            fcntl.flock(lock, fcntl.LOCK_UN)
+                        finally:
+                            os.close(lock)
+                    return
             if time.monotonic() >= give_up_at:
                 raise OperatorError(
                     f"{self.location}: another process has held {self._lock} for {self._timeout} s"
                 )
             time.sleep(POLL_SECONDS)
+
+    def _try_lock(self) -> int | None:
+        """The descriptor of the lock file, locked; None if another writer has it."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        lock, is_locked = os.open(self._lock, flags, 0o600), False
         try:
-            yield lock
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # If the file was removed a moment ago, other writers lock the next one.
+                is_locked = os.path.samestat(os.fstat(lock), self._lock.stat())
         finally:
-            try:
-                # A child that was forked meanwhile has the file open, too, so closing it here would
-                # not unlock it.
-                fcntl.flock(lock, fcntl.LOCK_UN)
-            finally:
+            if not is_locked:
                 os.close(lock)
+        return lock if is_locked else None
 
     @contextlib.contextmanager
     def _as_operator_error(self) -> Iterator[None]:

@@ -26,7 +26,7 @@ from ..keyring import Keyring
 from . import transitions
 from .document import RingUnreadable
 from .reports import Report, ReportStore
-from .ring import Ring, RingReplaced, RingStorage, Schedule
+from .ring import Ring, RingReplaced, RingStorage, Schedule, Tombstone
 
 __all__ = ["RotatingKeySource", "RotationConfig"]
 
@@ -80,7 +80,7 @@ class RotatingKeySource:
         self.config = config
         self._reports = reports
         self._events = events
-        self._lock = ForkSafeLock()
+        self._lock, self._thread_lock = ForkSafeLock(), ForkSafeLock()
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
@@ -104,13 +104,12 @@ class RotatingKeySource:
         return self._last_error
 
     def keyring(self) -> Keyring:
-        """The keys of the last good ring, loaded again every `reload_every` seconds."""
-        if self._pid != os.getpid():
-            # The thread of the parent does not exist in the child.
-            self._thread, self._pid = None, os.getpid()
-        if self._thread is None and self.config.rotate_in_process and not self._closed.is_set():
-            self._thread = threading.Thread(target=self._run, name="sealedstate-keys", daemon=True)
-            self._thread.start()
+        """The keys of the last good ring, loaded again every `reload_every` seconds.
+
+        For requests: the first call in a process starts its background thread.
+        """
+        if self._pid != os.getpid() or self._thread is None:
+            self._start_thread()
         if self.config.monotonic() - self._loaded_at >= self.config.reload_every:
             self._reload()
         return self._keyring
@@ -128,8 +127,8 @@ class RotatingKeySource:
         """One round of the thread: load, restore a lost ring, rotate, report."""
         self._reload()
         try:
-            if self._lost and self.storage.write(self._ring, self._lost[0]):
-                self._events.emit("ring-restored", level=logging.WARNING)
+            if self._lost:
+                self._put_back(self._lost[0])
             self.rotate()
         except OperatorError as error:
             if self._lost is None:  # otherwise the error of the reload says more
@@ -140,6 +139,28 @@ class RotatingKeySource:
                 self._reports.put(report, report.at + REPORTS_KEPT * self.config.reload_every)
             except OperatorError as error:
                 self._events.emit("report-failed", detail=str(error))
+
+    def _put_back(self, found: Ring | None) -> None:
+        """Write the current ring in place of a former one, or where there is none.
+
+        What an operator revoked in the former ring, after a restore, stays revoked.
+        """
+        ring, now = self._ring, math.ceil(self.config.clock())
+        for dead in self._revoked_only_in(found):
+            ring = transitions.revoke(ring, dead.kid, now, self.config.random, dead.reason)
+        if found is not None:
+            moment = found.revoked_before
+            ring = transitions.revoke_before(ring, moment, max(now, moment))
+        if self.storage.write(ring, found):
+            self._adopt(ring)
+            self._events.emit("ring-restored", level=logging.WARNING)
+
+    def _revoked_only_in(self, found: Ring | None) -> list[Tombstone]:
+        """The revoked keys of `found` that the current ring has as keys."""
+        if found is None:
+            return []
+        current = {key.kid for key in self._ring.keys}
+        return [dead for dead in found.tombstones if dead.revoked and dead.kid in current]
 
     def rotate(self, force: bool = False) -> bool:
         """Write the next ring if a key is due. Raises OperatorError.
@@ -194,7 +215,7 @@ class RotatingKeySource:
         try:
             self._loaded_at = self.config.monotonic()
             found, current, location = self.storage.load(), self._ring, self.storage.location
-            self._lost = (found,) if found is None or self._is_former(found) else None
+            self._lost = (found,) if found is None or self._is_replaceable(found) else None
             if found is None:
                 self._set_error(f"{location} is gone; restore it")
             elif found.ring_id != current.ring_id:
@@ -222,6 +243,18 @@ class RotatingKeySource:
             self._set_error(f"the ring could not be loaded: {error}")
         finally:
             self._lock.release()
+
+    def _is_replaceable(self, found: Ring) -> bool:
+        """Whether the current ring takes the place of `found`, as after a restore.
+
+        An operator may have revoked keys in a restored ring, until its sequence was the current
+        one. Other rings with another history are left to the operator.
+        """
+        if self._is_former(found):
+            return True
+        is_copy = found.ring_id == self._ring.ring_id and found.sequence == self._ring.sequence
+        has_revoked = found.revoked_before > self._ring.revoked_before
+        return is_copy and (has_revoked or bool(self._revoked_only_in(found)))
 
     def _is_former(self, found: Ring) -> bool:
         """Whether `found` is a former state of the current ring."""
@@ -259,6 +292,19 @@ class RotatingKeySource:
             refused=count("refused-kid-refused"),
             complaint=self._last_error,
         )
+
+    def _start_thread(self) -> None:
+        """Start the thread of this process, once, if the configuration says so."""
+        if not self.config.rotate_in_process or self._closed.is_set():
+            return
+        with self._thread_lock:
+            if self._pid != os.getpid():
+                # The child has no thread, and may have a copy of a lock of the event in use.
+                self._thread, self._pid, self._closed = None, os.getpid(), threading.Event()
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="sealedstate-keys", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         config = self.config
