@@ -70,6 +70,10 @@ class Keeper:
         """The session of a request with this Cookie header, opened at its first use."""
         return Session(self._load, cookie_header)
 
+    def owns(self, session: Session) -> bool:
+        """Whether `session` came from this keeper."""
+        return session.loader is self._load
+
     def save(self, session: Session, other_bytes: int = 0) -> list[str]:
         """The Set-Cookie field values that make the browser carry `session` as it is now.
 

@@ -151,7 +151,7 @@ class Session(MutableMapping[str, object]):
     is_peeked = False
 
     def __init__(self, load: Callable[[str], SessionBackend], cookie_header: str) -> None:
-        self._load = load
+        self.loader = load
         self._cookie_header = cookie_header
 
     # --- who it is ------------------------------------------------------------------------------
@@ -455,7 +455,7 @@ class Session(MutableMapping[str, object]):
         if self._are_headers_sent:
             # A cache may keep this response for all visitors, so it must not depend on one.
             raise LateRead("the session was first used after the response's headers were sent")
-        loaded = self.backend = self._load(self._cookie_header)
+        loaded = self.backend = self.loader(self._cookie_header)
         self._removed = {}
         record = loaded.record
         if record is None:

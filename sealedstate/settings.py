@@ -45,6 +45,11 @@ MAX_LIFETIME = 400 * 86400
 T = TypeVar("T")
 
 
+def system_clock() -> float:
+    """The default clock. Looked up at each call: a test may replace `time.time` at any moment."""
+    return time.time()
+
+
 def _suggest_settings(cls: type[T]) -> type[T]:
     """Let the constructor suggest a setting for an unknown one; its signature stays."""
     make = cls.__init__
@@ -128,7 +133,7 @@ class Settings:
     rotate_in_process: bool = True
     observers: Sequence[Observer] = field(default=(), repr=False)
     monotonic: Callable[[], float] = field(default=time.monotonic, repr=False)
-    clock: Clock = field(default=time.time, repr=False)
+    clock: Clock = field(default=system_clock, repr=False)
     random: Callable[[int], bytes] = field(default=os.urandom, repr=False)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
 

@@ -124,7 +124,7 @@ def test_datetime_of_a_subclass_is_written_as_its_base_type() -> None:
             assert type(again(value)) is datetime
     assert encode([Day(2026, 5, 17)]) == encode([date(2026, 5, 17)])
     assert type(again(Day(2026, 5, 17))) is date
-    with pytest.raises(UnsupportedValue, match="cart.0.: Nanoseconds is not among"):
+    with pytest.raises(UnsupportedValue, match=r"cart\[0\]: Nanoseconds is not among"):
         encode([Nanoseconds(*moment)], "cart")
 
 
@@ -270,9 +270,9 @@ def test_shared_references_are_counted_and_never_written_out() -> None:
             value = fold(value)
         with pytest.raises(UnsupportedValue, match="more than 1048576 bytes encoded"):
             encode(value)
-    for value in ([0] * 10_000_000, [[0] * 600_000] * 2, {1: value}):
+    for large in ([0] * 10_000_000, [[0] * 600_000] * 2, {1: value}):
         with pytest.raises(UnsupportedValue, match="more than 1048576 bytes encoded"):
-            encode(value)
+            encode(large)
     shared = [{"price": 3}]
     assert again([shared, shared]) == [shared, shared]
 
