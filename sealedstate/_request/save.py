@@ -50,10 +50,6 @@ OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
 # By how many bytes the planner may overestimate a session of unchanged size: FRAME_BYTES as text,
 # the longest name, a separator.
 SLACK_BYTES = 32
-# For how long the stored parts of an unproven session are kept: long enough for a visitor who is at
-# an identity provider, and 24 times shorter than a session by default, because an agent that keeps
-# no cookies begins a session with each request (docs/adr/0008-brief-rows.md).
-BRIEF_SECONDS = 1800
 # Chunk cookies that a wider profile may have left in browsers.
 LAST_CHUNK = 3
 
@@ -585,7 +581,7 @@ def _write_outside_core(
     point at the overflow of before, and neither tab's parts would be left.
     """
     stored = deployment.parts
-    versions = dict(record.spilled)
+    versions, expires_at = dict(record.spilled), _rows_expire_at(deployment, record, now)
     for spill in outside.spills:
         if stored is None:
             raise ConfigurationError("storage: a part is to spill without a store; set storage")
@@ -596,9 +592,11 @@ def _write_outside_core(
             spill.data,
             known=spill.known,
             base=spill.base,
-            expires_at=_rows_expire_at(deployment, record, now),
+            expires_at=expires_at,
             merge=_merge_rule(deployment, spill.name),
         )
+        if is_unproven(record):
+            stored.limit_unproven(record.id, spill.name, versions[spill.name], expires_at)
     overflow: OverflowSet | None = None
     chunks: list[str] = []
     if outside.overflow:
@@ -613,7 +611,9 @@ def _rows_expire_at(deployment: Deployment, record: Record, now: int) -> int:
     """Until when the stored parts of a session are kept (epoch seconds)."""
     expires_at = record.expires_at
     if is_unproven(record):
-        expires_at = min(expires_at, now + BRIEF_SECONDS)
+        # Only as long as its first cookie: an agent that keeps no cookies begins a session with
+        # each request (docs/adr/0017-rows-of-agents.md).
+        expires_at = min(expires_at, now + (record.terms.idle or deployment.lifetimes.idle))
     return expires_at + deployment.settings.skew
 
 
