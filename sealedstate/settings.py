@@ -24,7 +24,7 @@ from ._wire.record import Lifetimes, Policy
 from .errors import ConfigurationError
 from .events import Observer
 from .key_sources import KEK_VARIABLE, KeySource
-from .keyring import DEFAULT_SKEW
+from .keyring import DEFAULT_SKEW, MAX_TIME
 from .legacy import LegacyReader
 from .profiles import PROFILES, Profile
 from .rotation.ring import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, minimum_announce
@@ -289,6 +289,11 @@ class Settings:
         for name in ("clock", "monotonic", "random"):
             if not callable(getattr(self, name)):
                 raise ConfigurationError(f"{name}: must be a function")
+        now: object = self.clock()
+        if type(now) is bool or not isinstance(now, int | float) or not 0 <= now < MAX_TIME:
+            raise ConfigurationError(
+                f"clock: must return epoch seconds, as time.time() does; got {now!r}"
+            )
         if has_lone_surrogate(self.realm):
             raise ConfigurationError("realm: must not contain a lone surrogate")
         for name in ("skew", "announce"):
