@@ -26,6 +26,8 @@ __all__ = [
     "NotSignedIn",
     "OperatorError",
     "OutcomeUnknown",
+    "ProtectedTextRefused",
+    "ProtectedTextWithheld",
     "RegistryMissing",
     "RegistryUnreadable",
     "RowUnreadable",
@@ -85,8 +87,11 @@ class SessionTooLarge(UsageError):
     """The parts do not fit into the cookies, and cannot be stored elsewhere.
 
     There is no store for them, or their policy forbids one. `parts` maps the name of each part to
-    its size in bytes; `room` is what the cookies could carry, in bytes.
+    its size in bytes; `room` is what the cookies could carry, in bytes. `is_crowded`: the session
+    would fit if the request had no cookies of others.
     """
+
+    is_crowded = False
 
     def __init__(self, parts: Mapping[str, int], room: int, why: str) -> None:
         sizes = ", ".join(
@@ -134,6 +139,18 @@ class SessionWithheld(OperatorError):
         super().__init__(
             f"the session of this request is withheld ({reason}); it was not logged out"
         )
+        self.reason = reason
+
+
+class ProtectedTextWithheld(OperatorError):
+    """A protector's text that this node cannot judge now; another node, or a later try, may.
+
+    An application answers 503 and keeps the text. `reason`: ``"kid-unknown"``, ``"kid-disabled"``,
+    ``"format-unknown"``, ``"not-yet"`` or ``"record"``, as events have it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the text cannot be judged now ({reason}); try again")
         self.reason = reason
 
 
@@ -223,6 +240,19 @@ class MetadataUnreadable(OperatorError):
 
 
 # --- no one acts --------------------------------------------------------------------------------
+
+
+class ProtectedTextRefused(SealedStateError):
+    """A text from outside that no protector opens; an application answers 400 or so.
+
+    `reason` is for logs: ``"malformed"`` (no text of a protector), ``"invalid"`` (altered, or made
+    for another name, realm or `bound_to`), ``"expired"``, ``"revoked"`` (its key, or all that was
+    sealed at its time), ``"unknown"`` (no node has its key any more), or ``"not-yet"``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the text is refused ({reason})")
+        self.reason = reason
 
 
 class UnreadableError(SealedStateError):
@@ -367,6 +397,13 @@ class AmbiguousSession(UnreadableError):
     """Two authentic sessions have the same cookie name: neither is used."""
 
     reason = "ambiguous"
+    keeps_cookie = True
+
+
+class HeldBackCookie(UnreadableError):
+    """The request came from another site, so the browser may have held our cookies back."""
+
+    reason = "cross-site"
     keeps_cookie = True
 
 

@@ -11,17 +11,26 @@ Set-Cookie lines, so it works under any framework.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from ._request.load import LoadedSession, SessionInfo, describe_session
-from ._request.save import Limits, delete_cookies, is_unproven, report_not_saved, save
+from ._request.save import (
+    Limits,
+    check_size,
+    delete_cookies,
+    is_unproven,
+    report_not_saved,
+    save,
+)
 from ._stored.revocations import Ending
 from ._wire.record import ID_BYTES, check_subject
 from .deployment import Deployment
 from .errors import (
     ConfigurationError,
+    HeldBackCookie,
     NoPrimaryKey,
     OperatorError,
     SessionTooLarge,
@@ -49,7 +58,9 @@ class Keeper:
             deployment = Deployment.open(deployment)
         self._deployment = deployment
         self._limits = Limits.of(deployment)
-        self._load = partial(LoadedSession, deployment)
+        size_check = partial(check_size, self._limits, deployment.now)
+        self._load = partial(LoadedSession, deployment, size_check)
+        self._load_cross_site = partial(self._load, cross_site=True)
 
     @property
     def deployment(self) -> Deployment:
@@ -66,21 +77,40 @@ class Keeper:
         """How often each event happened: `opened`, `saved`, `refused-<reason>`, and so on."""
         return self._deployment.events.counts
 
-    def session(self, cookie_header: str = "") -> Session:
-        """The session of a request with this Cookie header, opened at its first use."""
-        return Session(self._load, cookie_header)
+    def session(self, cookie_header: str = "", cross_site: bool = False) -> Session:
+        """The session of a request with this Cookie header, opened at its first use.
+
+        `cross_site`: what `is_cross_site` says of the request. If it then brings no session cookie,
+        only a sign-in is sent: another session could replace the login that the browser held back.
+        """
+        return Session(self._load_cross_site if cross_site else self._load, cookie_header)
+
+    def is_cross_site(self, method: str, fetch_site: str | None, origin: str | None = None) -> bool:
+        """Whether browsers hold our cookies back from such a request, by their SameSite.
+
+        `fetch_site` and `origin`: its headers Sec-Fetch-Site and Origin. Origin only counts in a
+        request without Sec-Fetch-Site, and if the setting `origins` lists those of the application.
+        """
+        settings = self.settings
+        if settings.same_site == "None" or (
+            settings.same_site == "Lax" and method in ("GET", "HEAD", "OPTIONS", "TRACE")
+        ):
+            return False
+        if fetch_site is not None:
+            return fetch_site == "cross-site"
+        return bool(settings.origins) and origin is not None and origin not in settings.origins
 
     def owns(self, session: Session) -> bool:
         """Whether `session` came from this keeper."""
-        return session.loader is self._load
+        return session.loader is self._load or session.loader is self._load_cross_site
 
     def save(self, session: Session, other_bytes: int = 0) -> list[str]:
         """The Set-Cookie field values that make the browser carry `session` as it is now.
 
         `other_bytes`: what the response's other Set-Cookie fields take, names included. The list is
-        empty for a session that was not used, that did not change and needs no refresh, or that is
-        withheld. Raises SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what
-        it has.
+        empty for a session that was not used, that did not change and needs no refresh, that is
+        withheld, or whose change only fits without the request's other cookies. Raises
+        SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what it has.
         """
         loaded, deployment = session.backend, self._deployment
         if not isinstance(loaded, LoadedSession):
@@ -90,6 +120,10 @@ class Keeper:
             if session.is_peeked:
                 return []
             return self._refresh(session, changes, loaded, other_bytes)
+        if loaded.withheld == HeldBackCookie.reason and changes.subject is None:
+            # A new id for a visitor without a session must not replace a login either.
+            deployment.emit("not-sent", reason=loaded.withheld)
+            return []
         if loaded.withheld is not None and not (changes.is_signed_in or changes.is_regenerated):
             deployment.emit("not-sent", reason=loaded.withheld)
             return []
@@ -101,7 +135,21 @@ class Keeper:
         if not changes.parts and changes.subject is None:
             # A new id for a visitor is no reason to delete what could not be judged.
             return [] if loaded.withheld else delete_cookies(self._limits, changes, loaded)
-        return save(deployment, self._limits, session, changes, loaded, other_bytes)
+        try:
+            return save(deployment, self._limits, session, changes, loaded, other_bytes)
+        except SessionTooLarge as error:
+            if not error.is_crowded or is_another or changes.is_regenerated:
+                raise
+            # A request does not fail at its end for the foreign cookies that it brings.
+            deployment.emit(
+                "no-room",
+                session_id=changes.id,
+                detail="what a visitor changed is not sent: the session does not fit beside"
+                f" {loaded.candidates.foreign_bytes} bytes of other cookies; set storage or"
+                " may_drop",
+                level=logging.WARNING,
+            )
+            return []
 
     def info(self, session: Session) -> SessionInfo:
         """Sizes, places, ages and key of a session, for pages about it. Never asks the store."""
@@ -117,7 +165,7 @@ class Keeper:
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking by subject needs a store; set storage")
         check_subject(subject)
-        expires_at = int(now) + settings.absolute_lifetime + settings.skew
+        expires_at = int(now) + deployment.longest_lifetime() + settings.skew
         deployment.revocations.revoke_subject(subject, expires_at)
         deployment.emit("subject-revoked")
         deployment.hooks.after_revoke_subject(subject, now)
@@ -135,7 +183,7 @@ class Keeper:
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking a session needs a store; set storage")
         # It may have begun as late as now, by a clock that is ahead.
-        until = int(now) + settings.absolute_lifetime + 2 * settings.skew
+        until = int(now) + deployment.longest_lifetime() + 2 * settings.skew
         if settings.legacy is not None:
             until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
         first = deployment.revocations.revoke(session_id, until, Ending.REVOKED)

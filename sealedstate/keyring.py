@@ -1,7 +1,7 @@
 """Keys, and the ring that says which key seals now and which keys still open.
 
 The state of a key is a pure function of the ring and the time. Where keys come from is in
-`key_sources`, and how their subkeys seal is in `_wire.token`.
+`key_sources`; docs/format.md has their text forms, and how their subkeys seal.
 """
 
 from __future__ import annotations
@@ -180,7 +180,8 @@ class Keyring:
     secret that names in the store are hashed with if they could be guessed. `removed_kids`: kids of
     revoked or expired keys that are no longer in the ring. `revoked_before`: cookies sealed before
     this time (epoch seconds) are refused. `long_term_keys`: keys for long-lived data; None if the
-    ordinary keys never expire on their own.
+    ordinary keys never expire on their own. `keep`: for how many seconds the ring promises to open
+    what its keys seal; 0 for keys that no schedule governs.
     """
 
     keys: tuple[Key, ...]
@@ -190,6 +191,7 @@ class Keyring:
     removed_kids: frozenset[bytes] = frozenset()
     revoked_before: int = 0
     long_term_keys: tuple[Key, ...] | None = None
+    keep: int = 0
     _by_kid: dict[bytes, Key] = field(init=False, repr=False, compare=False)
     # The last answer of `primary`, and the times from which and before which it holds. The tuple is
     # replaced as a whole, so threads need no lock.

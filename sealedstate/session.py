@@ -14,15 +14,25 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
-from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol, Self, TypeAlias
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from ._wire import cbor
-from ._wire.record import Place, Record, check_name, check_subject
-from .errors import LateRead, LateWrite, MalformedRecord, UnreadablePart, UnsupportedValue
+from ._wire.record import Lifetimes, Place, Record, check_name, check_subject
+from .errors import (
+    LateRead,
+    LateWrite,
+    MalformedRecord,
+    SessionTooLarge,
+    UnreadablePart,
+    UnsupportedValue,
+)
 
 __all__ = ["Session"]
 
+# The head of a part's name and value, and its name in a list of parts.
+PART_BYTES = 16
 # The places of parts for which a save needs nothing but the core.
 _IN_CORE = (None, Place.CORE)
 _TO_ID = bytes.maketrans(b"+/", b"-_")
@@ -61,6 +71,20 @@ class Part:
         return self.is_assigned if self.saved is None else self.encoded != self.saved
 
 
+class Limit(NamedTuple):
+    """What `Session.limit` asked for in a request; None for what it left alone.
+
+    `idle` in seconds, `until` in epoch seconds.
+    """
+
+    idle: int | None = None
+    until: int | None = None
+    persistent: bool | None = None
+
+
+NO_LIMIT: Final = Limit()
+
+
 # Not frozen, because every save makes one, and a frozen dataclass costs three times as much.
 @dataclass(slots=True)
 class Changes:
@@ -68,7 +92,8 @@ class Changes:
 
     `core`: the encoding of each part if all of them can stay in the core, else None;
     `encoded_bytes`: their size in all. `parts` and `removed`: the parts now, core parts that were
-    not read as their bytes, and those that this request removed.
+    not read as their bytes, and those that this request removed. `limit`: the terms that this
+    request asked for. `began_at`: when it signed in, or gave terms to a new session.
     """
 
     is_modified: bool
@@ -81,6 +106,8 @@ class Changes:
     encoded_bytes: int
     parts: Mapping[str, Part | bytes]
     removed: Mapping[str, Part]
+    limit: Limit = NO_LIMIT
+    began_at: int | None = None
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: no subject, no name, no value.
@@ -102,6 +129,19 @@ class SessionBackend(Protocol):
     @property
     def refusal(self) -> Refusal | None:
         """Why the cookies opened no session, in a word for visitors."""
+        ...
+
+    def free_bytes(self) -> int:
+        """By how much the encoded parts may grow without any doubt that they can be sent."""
+        ...
+
+    def check_size(self, session: Session) -> None:
+        """Raise SessionTooLarge if no response could carry the session."""
+        ...
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """The lifetimes that the settings give every session."""
         ...
 
     def recall(self, name: str) -> bytes | None:
@@ -128,8 +168,10 @@ class SessionBackend(Protocol):
 class Session(MutableMapping[str, object]):
     """A user's session in one request, loaded when the application first uses it.
 
-    Assigning encodes the value, so that an unsupported value raises where it is assigned. Changes
-    inside a list or a dict are found when the response starts. Membership, length, truth and
+    Assigning encodes the value, so that an unsupported value raises UnsupportedValue where it is
+    assigned, and so does SessionTooLarge for a value for which the cookies have no room and that
+    may neither spill nor be left out; the session is then as before. Changes inside a list or a
+    dict are found when the response starts, or by `check_size`. Membership, length, truth and
     iteration answer from the cookie; `keys`, `values`, `items` and reading a value recall parts
     from the store, and only they notice that the store lost one.
     """
@@ -149,6 +191,12 @@ class Session(MutableMapping[str, object]):
     _are_headers_sent = False
     # Whether reading it in this request does not renew it; see `peek`.
     is_peeked = False
+    # By how much assignments may make the encoded parts grow before their sizes are added up; None
+    # if that is not known yet.
+    _free_bytes: int | None = None
+    _limit = NO_LIMIT
+    _is_limited = False
+    _began_at: int | None = None
 
     def __init__(self, load: Callable[[str], SessionBackend], cookie_header: str) -> None:
         self.loader = load
@@ -193,7 +241,7 @@ class Session(MutableMapping[str, object]):
         if self._subject is not None:
             self.clear()
         self._subject, self._is_signed_in = subject, True
-        self._id = loaded.new_id()
+        self._id, self._began_at = loaded.new_id(), int(loaded.now())
 
     @property
     def is_new(self) -> bool:
@@ -209,9 +257,23 @@ class Session(MutableMapping[str, object]):
 
     @property
     def expires_at(self) -> int | None:
-        """When its absolute lifetime ends (epoch seconds); None until it is saved."""
-        record = self._continued_record()
-        return None if record is None else record.expires_at
+        """When it ends even if it is in use (epoch seconds), with what this request changed.
+
+        After a sign-in it is what the new session will have. None for any other session that was
+        not saved yet and has no limit.
+        """
+        record, lifetimes, until = (
+            self._continued_record(),
+            self.load().lifetimes,
+            self._limit.until,
+        )
+        if record is not None:
+            created_at, ends_at = record.created_at, record.ends_at(lifetimes)
+        elif self._began_at is not None:
+            created_at, ends_at = self._began_at, self._began_at + lifetimes.absolute
+        else:
+            return None
+        return ends_at if until is None else min(until, created_at + lifetimes.longest)
 
     @property
     def refusal(self) -> Refusal | None:
@@ -245,6 +307,14 @@ class Session(MutableMapping[str, object]):
         self.is_peeked = True
         return self
 
+    def check_size(self) -> None:
+        """Raise SessionTooLarge if the cookies have no room for the session as it is now.
+
+        Assigning a part checks that. This also finds changes inside lists and dicts, which a
+        response would not carry.
+        """
+        self._use().check_size(self)
+
     def regenerate(self) -> None:
         """Give the session a new id, at a change of privilege; its parts and lifetimes stay.
 
@@ -252,6 +322,61 @@ class Session(MutableMapping[str, object]):
         """
         self._id = self._use_to_write().new_id()
         self._is_regenerated = True
+
+    def limit(
+        self,
+        *,
+        idle: int | None = None,
+        until: float | datetime | None = None,
+        persistent: bool | None = None,
+    ) -> None:
+        """Give this session lifetimes that differ from the settings: "remember me", a short visit.
+
+        `idle`: it ends this many seconds after its last seal. `until`: it ends then (epoch seconds,
+        or an aware datetime). `persistent`: whether its cookies outlive the browser's window. None
+        leaves a term as it is. Terms may be shorter or longer than the settings, but a session ends
+        at the latest longest_lifetime after its sign-in, whatever `until` says.
+
+        The terms stay until they are changed, and end with the session: a sign-in begins with those
+        of the settings, unless they are given in its request, before or after `subject` is
+        assigned. Another `idle` or `until` for a session that exists gives it a new id, as
+        `regenerate` does, so that its earlier cookies lose their terms; without a store they keep
+        them. Raises UnsupportedValue for a time that is not positive, over, or too long.
+        """
+        loaded = self._use_to_write()
+        longest = loaded.lifetimes.longest
+        if idle is not None and (type(idle) is not int or not 0 < idle <= longest):
+            raise UnsupportedValue(
+                "idle",
+                f"must be 1 to {longest} whole seconds (the setting longest_lifetime), or None;"
+                f" got {idle!r}",
+            )
+        if until is not None:
+            until = _check_until(until, int(loaded.now()), longest)
+        if persistent is not None and type(persistent) is not bool:
+            kind = type(persistent).__name__
+            raise UnsupportedValue("persistent", f"must be True, False or None; got {kind}")
+        old = self._limit
+        new = self._limit = Limit(
+            old.idle if idle is None else idle,
+            old.until if until is None else until,
+            old.persistent if persistent is None else persistent,
+        )
+        record = self._continued_record()
+        if record is None:
+            if self._began_at is None:
+                self._began_at = int(loaded.now())
+            return
+        idle, ends_at = record.terms.idle or loaded.lifetimes.idle, record.ends_at(loaded.lifetimes)
+        has_new_times = new.idle not in (None, idle) or (
+            new.until is not None and min(new.until, record.created_at + longest) != ends_at
+        )
+        # One id has one set of times: an end that is recorded for it covers all of its cookies,
+        # and its stored parts live as long as it does.
+        if has_new_times and self._id == record.id:
+            self.regenerate()
+        if new.persistent is not None and new.persistent != record.terms.persistent:
+            self._is_limited = True
 
     def invalidate(self) -> None:
         """Log out: revoke the session in the store, if there is one, and empty it.
@@ -263,7 +388,8 @@ class Session(MutableMapping[str, object]):
         loaded.end()
         self.clear()
         self._subject, self._is_ended = None, True
-        self._is_signed_in = self._is_regenerated = False
+        self._is_signed_in = self._is_regenerated = self._is_limited = False
+        self._limit, self._began_at = NO_LIMIT, None
         self._id = loaded.new_id()
 
     # --- the mapping ----------------------------------------------------------------------------
@@ -284,18 +410,48 @@ class Session(MutableMapping[str, object]):
         return part.value
 
     def __setitem__(self, name: str, value: object) -> None:
-        if self._are_headers_sent or self.backend is None:
-            self._use_to_write()
+        loaded = self.backend
+        if self._are_headers_sent or loaded is None:
+            loaded = self._use_to_write()
         part = self._parts.get(name)
         if part is None:
             check_name(name)
         encoded = _encode(name, value)
+        free = self._free_bytes
+        if free is None:
+            free = loaded.free_bytes()
+        self._free_bytes = free = free - len(encoded) - 4 * len(name) - PART_BYTES
+        if free < 0:
+            self._assign_within(name, value, encoded, loaded)
+            return
         if part is None:
             removed = self._removed.pop(name, None)
             part = self._parts[name] = Part() if removed is None else removed
         elif not isinstance(part, Part):
             part = self._parts[name] = Part(Place.CORE, None, part, part)
         part.encoded, part.value, part.is_assigned = encoded, value, True
+
+    def _assign_within(
+        self, name: str, value: object, encoded: bytes, loaded: SessionBackend
+    ) -> None:
+        """Assign a value if the cookies have room for it. Raises SessionTooLarge."""
+        before, removed = self._parts.get(name), self._removed.get(name)
+        known = before if before is not None else removed
+        part = replace(known) if isinstance(known, Part) else Part(Place.CORE, None, known, known)
+        if known is None:
+            part = Part()
+        part.encoded, part.value, part.is_assigned = encoded, value, True
+        self._removed.pop(name, None)
+        self._parts[name] = part
+        try:
+            loaded.check_size(self)
+        except SessionTooLarge:
+            del self._parts[name]
+            if before is not None:
+                self._parts[name] = before
+            if removed is not None:
+                self._removed[name] = removed
+            raise
 
     def __delitem__(self, name: str) -> None:
         self._use_to_write()
@@ -395,7 +551,9 @@ class Session(MutableMapping[str, object]):
         """What to save. Finds the changes inside lists and dicts; loads no part."""
         if self.backend is None:
             self._use()
-        is_modified = self._is_signed_in or self._is_regenerated or self._is_ended
+        is_modified = (
+            self._is_signed_in or self._is_regenerated or self._is_ended or self._is_limited
+        )
         core: dict[str, bytes] = {}
         is_all_in_core, size = True, 0
         for name, part in self._parts.items():
@@ -426,6 +584,8 @@ class Session(MutableMapping[str, object]):
             size,
             self._parts,
             self._removed,
+            self._limit,
+            self._began_at,
         )
 
     def mark_headers_sent(self) -> None:
@@ -517,6 +677,25 @@ class Session(MutableMapping[str, object]):
         """The record that was loaded, unless another session has taken its place."""
         record = self._use().record
         return None if self._is_signed_in or self._is_ended else record
+
+
+def _check_until(until: object, now: int, longest: int) -> int:
+    """The time as whole epoch seconds. Raises UnsupportedValue."""
+    if isinstance(until, datetime) and until.tzinfo is not None:
+        seconds = until.timestamp()
+    elif isinstance(until, int | float) and not isinstance(until, bool):
+        seconds = until
+    else:
+        kind = "a datetime without a zone" if isinstance(until, datetime) else type(until).__name__
+        raise UnsupportedValue("until", f"must be epoch seconds or an aware datetime; got {kind}")
+    # The comparison is also false for NaN.
+    if not now < seconds <= now + longest + 1:
+        raise UnsupportedValue(
+            "until",
+            f"must be later than now ({now}) and by at most {longest} s (the setting"
+            f" longest_lifetime); got {seconds!r}",
+        )
+    return int(seconds)
 
 
 def _encode(name: str, value: object) -> bytes:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import re
 import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,6 +42,9 @@ request wants) -> value to store."""
 ENVIRONMENT_PREFIX = "SEALEDSTATE_"
 # RFC 6265bis, section 5.5: browsers cap a cookie's life at 400 days.
 MAX_LIFETIME = 400 * 86400
+
+# A scheme, a host in small letters and perhaps a port (RFC 6454, 6.2).
+_ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]*[a-z0-9\]]", re.ASCII)
 
 T = TypeVar("T")
 
@@ -80,17 +84,25 @@ class Settings:
     profile: ``"tight"``, ``"portable"``, ``"standard"``, ``"roomy"``, or a Profile.
     idle_lifetime: a session ends this long after its last seal.
     absolute_lifetime: a session ends this long after its sign-in.
+    longest_lifetime: the longest lifetime that `Session.limit` may give a session, and the longest
+        `max_age` of a protector; by default absolute_lifetime. Keys and revocations are kept as
+        long.
     refresh_after: age of a seal at which a read renews it; by default idle_lifetime / 10.
     part_policies: ``"cookie"``, ``"server"`` or ``"auto"`` (the default) by part name.
     spill_order: the ``auto`` parts that leave the cookies first.
+    may_drop: parts that are left out, first to last, if the cookies have no room and they may not
+        spill. Assigning any other part then raises SessionTooLarge.
     merge: rules by part name for a part that two requests change at once; by default the last write
         counts.
-    cookie_name: by default ``__Host-s``, or ``s`` where that prefix is not allowed.
+    cookie_name: by default ``__Host-Http-s``, or ``s`` where that prefix is not allowed.
     cookie_path, cookie_domain, same_site, partitioned: attributes of the cookies.
     joined_cookie_lines: whether a comma may separate two cookies, because WSGI servers join the
         lines of one request with it. A cookie that is found only in this way counts only if no
         other opens.
     secure: False only for plain http on localhost.
+    origins: the application's origins, such as ``["https://app.example.org"]``. With them, a
+        request with another Origin header counts as from another site if its browser sends no
+        Sec-Fetch-Site.
     persistent: the cookie outlives the browser's window.
     legacy: a LegacyReader for sessions that Flask or Starlette signed.
     skew: tolerated clock difference between nodes.
@@ -113,9 +125,11 @@ class Settings:
     profile: str | Profile = "portable"
     idle_lifetime: int = 2 * 3600
     absolute_lifetime: int = 12 * 3600
+    longest_lifetime: int | None = None
     refresh_after: int | None = None
     part_policies: Mapping[str, str] = field(default_factory=dict)
     spill_order: Sequence[str] = ()
+    may_drop: Sequence[str] = ()
     merge: Mapping[str, MergeRule] = field(default_factory=dict)
     cookie_name: str | None = None
     cookie_path: str = "/"
@@ -124,6 +138,7 @@ class Settings:
     same_site: str = "Lax"
     partitioned: bool = False
     joined_cookie_lines: bool = True
+    origins: Sequence[str] = ()
     persistent: bool = False
     legacy: LegacyReader | None = field(default=None, repr=False)
     skew: int = DEFAULT_SKEW
@@ -214,7 +229,7 @@ class Settings:
         """The names and attributes of the session's cookies. Raises ConfigurationError."""
         prefixed = self.secure and self.cookie_path == "/" and not self.cookie_domain
         return CookieFamily(
-            self.cookie_name or ("__Host-s" if prefixed else "s"),
+            self.cookie_name or ("__Host-Http-s" if prefixed else "s"),
             self.secure,
             self.same_site,
             self.cookie_path,
@@ -232,12 +247,19 @@ class Settings:
                 f" at most 400 days ({MAX_LIFETIME} s); got {self.idle_lifetime} and"
                 f" {self.absolute_lifetime}"
             )
+        longest = self.absolute_lifetime if self.longest_lifetime is None else self.longest_lifetime
+        if not self.absolute_lifetime <= longest <= MAX_LIFETIME:
+            raise ConfigurationError(
+                "longest_lifetime: must be at least absolute_lifetime"
+                f" ({self.absolute_lifetime} s) and at most 400 days ({MAX_LIFETIME} s);"
+                f" got {longest}"
+            )
         if not 0 <= refresh < self.idle_lifetime:
             raise ConfigurationError(
                 "refresh_after: must not be negative and must be less than idle_lifetime;"
                 f" got {refresh}"
             )
-        return Lifetimes(self.idle_lifetime, self.absolute_lifetime, refresh)
+        return Lifetimes(self.idle_lifetime, self.absolute_lifetime, refresh, longest)
 
     def policies(self) -> dict[str, Policy]:
         """The policy of each named part. Raises ConfigurationError."""
@@ -258,7 +280,7 @@ class Settings:
         """How a process uses and rotates a ring. Raises ConfigurationError."""
         announce = self.announce or minimum_announce(self.reload_every, self.skew)
         # Stored parts and revocations are kept this long after the last seal.
-        lifetime = self.absolute_lifetime + self.skew
+        lifetime = self.lifetimes().longest + self.skew
         return RotationConfig(
             Schedule(self.rotate_every, announce, lifetime, self.skew),
             self.reload_every,
@@ -271,10 +293,16 @@ class Settings:
         )
 
     def _check_values(self) -> None:
-        for name in ("accept_weak_store_for", "spill_order"):
+        for name in ("accept_weak_store_for", "may_drop", "origins", "spill_order"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                 raise ConfigurationError(f"{name}: must be a list of names")
+        for origin in self.origins:
+            if _ORIGIN.fullmatch(origin) is None:
+                raise ConfigurationError(
+                    "origins: expected an origin as browsers send it, such as"
+                    f" 'https://app.example.org' or 'http://localhost:8000', got {origin!r}"
+                )
         for use in self.accept_weak_store_for:
             if use not in USES:
                 raise ConfigurationError(
@@ -345,9 +373,11 @@ _READERS = {
     "profile": _Reader((str, Profile), str),
     "idle_lifetime": _Reader((int,), int),
     "absolute_lifetime": _Reader((int,), int),
+    "longest_lifetime": _Reader((int, type(None)), int),
     "refresh_after": _Reader((int, type(None)), int),
     "part_policies": _Reader((Mapping,), _pairs),
     "spill_order": _Reader((Sequence,), _words),
+    "may_drop": _Reader((Sequence,), _words),
     "merge": _Reader((Mapping,)),
     "cookie_name": _Reader((str, type(None)), str),
     "cookie_path": _Reader((str,), str),
@@ -356,6 +386,7 @@ _READERS = {
     "same_site": _Reader((str,), str),
     "partitioned": _Reader((bool,), _flag),
     "joined_cookie_lines": _Reader((bool,), _flag),
+    "origins": _Reader((Sequence,), _words),
     "persistent": _Reader((bool,), _flag),
     "legacy": _Reader((LegacyReader, type(None))),
     "skew": _Reader((int,), int),

@@ -29,7 +29,8 @@ class SealedSessionMiddleware:
     and `cookie_name`, or the start or the first request raises ConfigurationError.
 
     An exception of `app` before its first byte leaves the cookies as they are. SessionTooLarge and
-    StorageError while saving reach the server like exceptions of `app`.
+    StorageError while saving reach the server like exceptions of `app`; an assignment that makes a
+    session too large raises SessionTooLarge in `app`.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class SealedSessionMiddleware:
         self.app = app
         self.environ_key = environ_key
         self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions or Settings())
+        # With origins, a request without Sec-Fetch-Site may be from another site, too.
+        self._has_origins = bool(self.keeper.settings.origins)
         self._is_stack_checked = False
         if isinstance(app, SealedSessionMiddleware):
             self._refuse_confusion(app)
@@ -49,7 +52,13 @@ class SealedSessionMiddleware:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if not self._is_stack_checked:
             self._check_stack(environ)
-        session = self.keeper.session(environ.get("HTTP_COOKIE", ""))
+        cookies, site = environ.get("HTTP_COOKIE", ""), environ.get("HTTP_SEC_FETCH_SITE")
+        if site == "cross-site" or (site is None and self._has_origins):
+            method, origin = environ["REQUEST_METHOD"], environ.get("HTTP_ORIGIN")
+            cross_site = self.keeper.is_cross_site(method, site, origin)
+            session = self.keeper.session(cookies, cross_site)
+        else:
+            session = self.keeper.session(cookies)
         environ[self.environ_key] = session
         response = Response(self.keeper, session, start_response)
         body = self.app(environ, response.start)

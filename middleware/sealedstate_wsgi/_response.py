@@ -131,7 +131,8 @@ class Response:
         names = [name.lower() for name, _ in headers]
         headers = _vary_on_cookie(headers) if "vary" in names else [*headers, _VARY]
         if self._lines:
-            if any(name in _TARGETED or name.endswith("-cache-control") for name in names):
+            together = " ".join(names)
+            if "expires" in together or "-control" in together:
                 headers = [_override_targeted(name, value) for name, value in headers]
             headers = (
                 _forbid_storing(headers) if "cache-control" in names else [*headers, _NO_STORE]

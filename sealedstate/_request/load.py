@@ -10,17 +10,19 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import Protocol
 
 from .._cookies.codec import OpenedRecord
 from .._cookies.header import Candidates
 from .._stored.revocations import Ending
 from .._wire import cbor
-from .._wire.record import ID_BYTES, NO_ROWS, Place, Policy, Record, check_name
+from .._wire.record import ID_BYTES, NO_ROWS, Lifetimes, Place, Policy, Record, check_name
 from ..deployment import Deployment, log
 from ..errors import (
     AmbiguousSession,
     ExpiredSession,
     FutureSession,
+    HeldBackCookie,
     MalformedRecord,
     RevokedSession,
     SessionWithheld,
@@ -46,9 +48,16 @@ REFUSALS: Mapping[str, Refusal] = MappingProxyType(
 )
 
 
+class SizeCheck(Protocol):
+    """Raises SessionTooLarge if no response to the request could carry the session."""
+
+    def __call__(self, session: Session, loaded: LoadedSession, /) -> None: ...
+
+
 class LoadedSession:
     """The session of one request, as its cookies have it.
 
+    `cross_site`: whether the browser may have held our cookies back, see `Keeper.is_cross_site`.
     `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
     was opened, if any. `refused`: why none was opened, if cookies came, and `withheld`: the same if
     they are kept. `adopted`, `adopted_values`: the session of a legacy cookie. `versions`: versions
@@ -66,16 +75,29 @@ class LoadedSession:
     is_revoked = False
     _overflow: dict[str, bytes] | None = None
 
-    def __init__(self, deployment: Deployment, header: str) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        size_check: SizeCheck,
+        header: str,
+        cross_site: bool = False,
+    ) -> None:
         self.deployment = deployment
+        self._size_check = size_check
         self.header = header
         self.loaded_at = int(deployment.now())
         self.candidates = deployment.cookies.find(header)
         self.revoked_records: list[Record] = []
         if self.candidates.core:
             self._open()
+        elif cross_site:
+            self.withheld = HeldBackCookie.reason
         elif deployment.settings.legacy is not None:
             self._adopt(deployment.settings.legacy)
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        return self.deployment.lifetimes
 
     @property
     def has_legacy_cookie(self) -> bool:
@@ -136,13 +158,15 @@ class LoadedSession:
     def _check(self, opened: OpenedRecord) -> None:
         """Raise UnreadableError if the record cannot be used now."""
         deployment, record, now = self.deployment, opened.record, self.loaded_at
-        lifetimes = deployment.lifetimes
+        lifetimes, terms = deployment.lifetimes, record.terms
         if opened.sealed_at > now + deployment.settings.skew:
             raise FutureSession
         if (
             now >= record.expires_at
-            or now >= record.created_at + lifetimes.absolute
-            or now >= opened.sealed_at + (record.terms.idle or lifetimes.idle)
+            or now >= opened.sealed_at + (terms.idle or lifetimes.idle)
+            # A node that knows shorter lifetimes than the node that sealed goes by its own.
+            or now
+            >= record.created_at + (lifetimes.longest if terms.has_own_end else lifetimes.absolute)
         ):
             raise ExpiredSession
         if deployment.revocations is not None:
@@ -219,10 +243,23 @@ class LoadedSession:
             log.warning("a part of a session is missing: %r", name)
         return data
 
+    def free_bytes(self) -> int:
+        candidates, (most_foreign, room) = self.candidates, self.deployment.ample_room
+        if candidates.foreign_bytes > most_foreign:
+            return 0
+        return room - candidates.our_bytes
+
+    def check_size(self, session: Session) -> None:
+        # Of a withheld session nothing is sent but a sign-in.
+        if self.withheld is None:
+            self._size_check(session, self)
+
     def note_unreadable(self, name: str) -> None:
         self.deployment.emit("part-unreadable")
 
     def end(self) -> None:
+        if self.withheld == HeldBackCookie.reason:
+            return  # the request brought no session
         if self.withheld is not None:
             raise SessionWithheld(self.withheld)
         record = self.record or self.adopted
@@ -256,7 +293,7 @@ class LoadedSession:
         settings, expires_at = deployment.settings, record.expires_at
         if settings.legacy is not None:
             # The legacy cookie may have led other browsers to this id, as late as now.
-            sealed_until = int(deployment.now()) + settings.absolute_lifetime
+            sealed_until = int(deployment.now()) + deployment.longest_lifetime()
             expires_at = max(expires_at, int(settings.legacy.until.timestamp()), sealed_until)
         first = deployment.revocations.revoke(record.id, expires_at + settings.skew, ending)
         deployment.emit("revoked", session_id=record.id)
@@ -412,12 +449,13 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
         return info
     record = opened.record
     idle = record.terms.idle or deployment.lifetimes.idle
+    ends_at = record.ends_at(deployment.lifetimes)
     return replace(
         info,
         created_at=record.created_at,
         sealed_at=opened.sealed_at,
-        idle_expires_at=min(opened.sealed_at + idle, record.expires_at),
-        expires_at=record.expires_at,
+        idle_expires_at=min(opened.sealed_at + idle, ends_at),
+        expires_at=ends_at,
         kid=opened.key.kid.hex(),
         generation=record.generation,
     )

@@ -10,7 +10,9 @@ The keeper decides whether a session is saved; this module decides how.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from .._cookies.header import Candidates, CookieFamily, field_bytes
@@ -28,16 +30,17 @@ from .._wire.record import (
     Place,
     Policy,
     Record,
+    Terms,
     encode_record,
     head_bytes,
     part_bytes,
 )
 from .._wire.token import OVERHEAD_BYTES
-from ..deployment import Deployment
+from ..deployment import Deployment, log
 from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, SessionTooLarge
 from ..hooks import SaveEvent
-from ..profiles import Budget
-from ..session import Changes, Part, Session
+from ..profiles import Budget, most_bytes
+from ..session import NO_LIMIT, Changes, Part, Session
 from .load import LoadedSession
 
 VERSION_BYTES = 9
@@ -50,6 +53,8 @@ OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
 # By how many bytes the planner may overestimate a session of unchanged size: FRAME_BYTES as text,
 # the longest name, a separator.
 SLACK_BYTES = 32
+# More foreign cookies than any header carries.
+FULL = 1 << 30
 # Chunk cookies that a wider profile may have left in browsers.
 LAST_CHUNK = 3
 
@@ -58,17 +63,21 @@ LAST_CHUNK = 3
 class Limits:
     """What the settings allow every save of one application.
 
-    `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes)`: the
-    largest core if it is the only cookie sent. `last_chunk`: the highest number of a chunk cookie
-    that may be in a browser. `legacy_deletion`: the line that deletes a former framework's cookie.
+    `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes,
+    is_persistent)`: the largest core if it is the only cookie sent. `most_bytes`: as in `profiles`.
+    `last_chunk`: the highest number of a chunk cookie that may be in a browser. `may_drop`: the
+    parts that may be left out, first to last. `legacy_deletion`: the line that deletes a former
+    framework's cookie.
     """
 
     cookies: CookieFamily
     budget: Callable[[int, int, int, int, int], Budget]
-    core_bytes: Callable[[int, int], int]
+    core_bytes: Callable[[int, int, bool], int]
+    most_bytes: Callable[[int, int], int]
     last_chunk: int
     policies: Mapping[str, Policy]
     spill_order: tuple[str, ...]
+    may_drop: tuple[str, ...]
     can_spill: bool
     is_persistent: bool
     legacy_deletion: str | None
@@ -81,9 +90,11 @@ class Limits:
             deployment.cookies,
             deployment.budget,
             deployment.core_bytes,
+            partial(most_bytes, deployment.profile),
             max(LAST_CHUNK, deployment.profile.cookies - 1),
             deployment.policies,
             tuple(settings.spill_order),
+            tuple(settings.may_drop),
             deployment.parts is not None,
             settings.persistent,
             None if settings.legacy is None else settings.legacy.delete_line(),
@@ -125,7 +136,8 @@ class OutsideCore:
     parts to write to the store. `overflow`: parts for chunk cookies, of at most `chunk_rooms`
     characters each. `last_chunk`: up to which number chunk cookies that this save does not write
     are deleted. `deletions`: lines that delete other cookies. `unused_rows`: stored rows to delete,
-    by part name and version. `replaced`: the session whose id is revoked.
+    by part name and version. `replaced`: the session whose id is revoked. `left_out`: names of the
+    parts that are left out, because they may be and do not fit.
     """
 
     places: Mapping[str, Place]
@@ -137,11 +149,13 @@ class OutsideCore:
     deletions: tuple[str, ...]
     unused_rows: Mapping[str, int]
     replaced: Record | None
+    left_out: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: counts, no name and no value.
         return (
             f"<OutsideCore: {len(self.spills)} spills, {len(self.overflow)} parts in overflow,"
+            f" {len(self.left_out)} left out,"
             f" {len(self.unused_rows)} rows and {len(self.deletions)} cookies deleted, chunks"
             f" deleted up to {self.last_chunk}, revokes an id: {self.replaced is not None}>"
         )
@@ -188,6 +202,31 @@ def save(
     return commit(deployment, plan, session, changes, loaded, now)
 
 
+def check_size(
+    limits: Limits, clock: Callable[[], float], session: Session, loaded: LoadedSession
+) -> None:
+    """Raise SessionTooLarge if no response to this request could carry the session as it is now.
+
+    With a store only the parts count that may not be there. Parts that may be left out never count.
+    """
+    changes, old = session.changes(), loaded.record
+    parts: dict[str, Part] = {}
+    for name, part in _parts_of(changes).items():
+        policy = limits.policies.get(name, Policy.AUTO)
+        if name in limits.may_drop or (limits.can_spill and policy is not Policy.COOKIE):
+            continue
+        if part.encoded is None and part.place is Place.OVERFLOW:
+            part.encoded = part.saved = loaded.recall(name)
+        if part.encoded is not None:
+            parts[name] = part
+    # Its times have the same size, whatever they are.
+    now = int(clock())
+    record = Record(changes.id, changes.subject, now, now, 1)
+    if old is not None:
+        record = record._replace(created_at=old.created_at, terms=old.terms, fields=old.fields)
+    _Planner(record, changes, parts, loaded, limits, 0, now).plan()
+
+
 def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> list[str]:
     """The Set-Cookie field values that leave no cookie of this session in the browser.
 
@@ -217,13 +256,17 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
             # What a newer release wrote for the old id is not known to hold for a new one.
             fields = NO_FIELDS
     else:
-        created_at, generation, terms, fields = int(now), 1, NO_TERMS, NO_FIELDS
+        # What `Session.expires_at` says counts from the sign-in, however long the request takes.
+        created_at = int(now) if changes.began_at is None else changes.began_at
+        generation, terms, fields = 1, NO_TERMS, NO_FIELDS
+        expires_at = created_at + deployment.lifetimes.absolute
         if changes.subject is not None and deployment.revocations is not None:
             # It begins after any sign-out of its subject.
-            settings = deployment.settings
-            mark_until = created_at + settings.absolute_lifetime + settings.skew
-            created_at = deployment.revocations.begin(changes.subject, mark_until, now)
-        expires_at = created_at + deployment.lifetimes.absolute
+            mark_until = created_at + deployment.longest_lifetime() + deployment.settings.skew
+            created_at = deployment.revocations.begin(changes.subject, mark_until, created_at)
+            expires_at = max(expires_at, created_at + 1)
+    if changes.limit is not NO_LIMIT:
+        expires_at, terms = _limit(deployment, changes, created_at, expires_at, terms)
     core = changes.core or NO_PARTS
     return Record(
         changes.id,
@@ -243,6 +286,20 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
 def is_unproven(record: Record) -> bool:
     """Whether no request has brought a cookie of this session yet, and no user has signed in."""
     return record.generation == 1 and record.subject is None
+
+
+def _limit(
+    deployment: Deployment, changes: Changes, created_at: int, expires_at: int, terms: Terms
+) -> tuple[int, Terms]:
+    """When the session ends, and its terms, with what this request asked for."""
+    limit, lifetimes, has_own_end = changes.limit, deployment.lifetimes, terms.has_own_end
+    if limit.until is not None:
+        # A sign-in just after a sign-out everywhere begins later than now.
+        expires_at = max(created_at + 1, min(limit.until, created_at + lifetimes.longest))
+        has_own_end = expires_at > created_at + lifetimes.absolute
+    idle = terms.idle if limit.idle is None else limit.idle
+    persistent = terms.persistent if limit.persistent is None else limit.persistent
+    return expires_at, Terms(persistent, idle, has_own_end)
 
 
 def _replaced_record(changes: Changes, arrived: Arrived) -> Record | None:
@@ -299,12 +356,12 @@ def plan_save(
         and limits.legacy_deletion is None
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
-        room = limits.core_bytes(candidates.foreign_bytes, other_bytes)
+        is_persistent = _is_persistent(record, limits)
+        room = limits.core_bytes(candidates.foreign_bytes, other_bytes, is_persistent)
         if changes.encoded_bytes <= room:
             payload = encode_record(record, now)
             if len(payload) <= room:
-                is_plain = record.terms is NO_TERMS and not limits.is_persistent
-                max_age = None if is_plain else _max_age(record, limits, now)
+                max_age = max(1, record.expires_at - now) if is_persistent else None
                 return SavePlan(record, payload, max_age, None)
     parts = _parts_of(changes) if parts is None else parts
     record = record._replace(parts=NO_PARTS)
@@ -313,7 +370,11 @@ def plan_save(
 
 @dataclass(frozen=True, slots=True)
 class _Planner:
-    """The arguments of `plan_save`, and the steps of a plan that needs more than the core."""
+    """The arguments of `plan_save`, and the steps of a plan that needs more than the core.
+
+    `foreign_bytes`: other cookies of the request, if not as many as it has. `left_out`: names of
+    the parts that are not among `parts` any more.
+    """
 
     record: Record
     changes: Changes
@@ -323,36 +384,85 @@ class _Planner:
     other_bytes: int
     now: int
 
+    foreign_bytes: int = -1
+    left_out: tuple[str, ...] = ()
+
     def plan(self) -> SavePlan:
-        """The plan for as few bytes as possible. Raises SessionTooLarge."""
-        arrived_bytes = self.arrived.candidates.our_bytes
-        last_chunk = _last_stale_chunk(self.arrived, self.limits)
+        """The plan for as few bytes as possible. Raises SessionTooLarge.
+
+        What has no place in the store takes up what the profile leaves beside the foreign cookies,
+        then some of the profile's distance from the limits behind it. Then parts are left out.
+        """
+        stale = _last_stale_chunk(self.arrived, self.limits)
         deletions = _legacy_deletions(self.arrived, self.limits)
-        try:
-            # Within what the profile leaves beside the foreign cookies.
-            return self._plan_within(0, last_chunk, deletions)
-        except SessionTooLarge:
-            if not arrived_bytes:
-                raise
-        allowed = arrived_bytes + SLACK_BYTES
-        try:
-            # As many bytes as this request carried.
-            return self._plan_within(allowed, last_chunk, deletions)
-        except SessionTooLarge:
-            if not (last_chunk or deletions):
-                raise
+        with suppress(SessionTooLarge):
+            return self._plan_within(0, stale, deletions)
+        arrived, changes = self.arrived.candidates, self.changes
+        # A session of unchanged size fits, because this request carried it.
+        most = max(
+            self.limits.most_bytes(arrived.foreign_bytes, arrived.our_bytes),
+            arrived.our_bytes + SLACK_BYTES,
+        )
+        if changes.is_signed_in and changes.subject is not None:
+            most += 2 + len(changes.subject.encode()) * 4 // 3
+        with suppress(SessionTooLarge):
+            return self._plan_within(most, stale, deletions)
         # Stray cookies are harmless, and deleting them costs header bytes.
-        return self._plan_within(allowed, 0, ())
+        try:
+            return self._plan_within(most, 0, ())
+        except SessionTooLarge as error:
+            refused = error
+        smaller = self
+        for name in self.limits.may_drop:
+            if name in smaller.parts:
+                smaller = smaller._leave_out(name)
+                with suppress(SessionTooLarge):
+                    return smaller._plan_within(most, 0, ())
+        # Other lines of the response are no reason to keep a user out, nor to lose a change that
+        # makes a session no larger.
+        smaller = replace(smaller, other_bytes=0)
+        if not (changes.is_signed_in or changes.is_regenerated or changes.is_ended):
+            most = arrived.our_bytes + SLACK_BYTES
+            smaller = replace(smaller, foreign_bytes=FULL)
+        with suppress(SessionTooLarge):
+            return smaller._plan_within(most, 0, ())
+        if all(map(smaller._may_spill, smaller.parts)):
+            # A login without parts, or a list of parts in the store: nothing can get smaller.
+            with suppress(SessionTooLarge):
+                return smaller._plan_within(smaller._least_bytes(), 0, ())
+        with suppress(SessionTooLarge):
+            smaller = replace(smaller, foreign_bytes=0, other_bytes=self.other_bytes)
+            smaller._plan_within(0, 0, ())
+            refused.is_crowded = True
+        raise refused
+
+    def _may_spill(self, name: str) -> bool:
+        return self.limits.can_spill and self._policy(name) is not Policy.COOKIE
+
+    def _least_bytes(self) -> int:
+        """What the core's cookie takes at most if all parts are in the store."""
+        entries = sum(map(_entry_bytes, [*self.parts, *self.changes.removed]))
+        payload = len(encode_record(self.record, self.now)) + FRAME_BYTES + entries
+        chars = (OVERHEAD_BYTES + payload + 2) * 4 // 3
+        return len(self.limits.cookies.chunk_name(1)) + chars + SLACK_BYTES
+
+    def _leave_out(self, name: str) -> _Planner:
+        parts = {each: part for each, part in self.parts.items() if each != name}
+        removed = {**self.changes.removed, name: self.parts[name]}
+        changes = replace(self.changes, removed=removed)
+        return replace(self, parts=parts, changes=changes, left_out=(*self.left_out, name))
 
     def _plan_within(
         self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
     ) -> SavePlan:
         cookies = self.limits.cookies
-        max_age = _max_age(self.record, self.limits, self.now)
+        lifetime = max(1, self.record.expires_at - self.now)
+        max_age = lifetime if _is_persistent(self.record, self.limits) else None
         lines = [*deletions, *_chunk_deletions(cookies, 1, last_chunk)]
         longest = cookies.chunk_name(1)
+        foreign_bytes = self.arrived.candidates.foreign_bytes
         budget = self.limits.budget(
-            self.arrived.candidates.foreign_bytes,
+            foreign_bytes if self.foreign_bytes < 0 else self.foreign_bytes,
             allowed_bytes,
             self.other_bytes + sum(map(field_bytes, lines)),
             len(longest) + 1,
@@ -398,6 +508,7 @@ class _Planner:
             deletions,
             unused,
             _replaced_record(self.changes, self.arrived),
+            self.left_out,
         )
         payload = None if spills or overflow else encode_record(record, self.now)
         return SavePlan(record, payload, max_age, outside)
@@ -456,11 +567,10 @@ class _Planner:
         return self.limits.policies.get(name, Policy.AUTO)
 
 
-def _max_age(record: Record, limits: Limits, now: int) -> int | None:
-    """For how many seconds browsers keep the cookies; None for cookies that end with a browser."""
+def _is_persistent(record: Record, limits: Limits) -> bool:
+    """Whether the cookies outlive the browser's window."""
     persistent = record.terms.persistent
-    is_persistent = limits.is_persistent if persistent is None else persistent
-    return max(1, record.expires_at - now) if is_persistent else None
+    return limits.is_persistent if persistent is None else persistent
 
 
 def _last_stale_chunk(arrived: Arrived, limits: Limits) -> int:
@@ -538,6 +648,9 @@ def commit(
                 )
     if event is not None:
         hooks.before_sending(event)
+    for name in () if outside is None else outside.left_out:
+        deployment.emit("part-left-out", session_id=record.id)
+        log.warning("a part of a session is left out, because it does not fit: %r", name)
     if outside is not None and outside.unused_rows:
         loaded.delete_rows(record.id, outside.unused_rows)
     deployment.emit("saved", session_id=record.id)

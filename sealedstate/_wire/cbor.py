@@ -2,39 +2,21 @@
 
 A value is None, bool, int, float, str, bytes, list, tuple, dict, set, datetime, date, timedelta,
 UUID, Decimal or markupsafe's Markup, of exactly that type. A datetime or date of a subclass, as
-libraries for tests return them, is written as its base type if that is equal to it. Native CBOR
-carries what it has; the other types have these tags, and every other tag is refused:
+libraries for tests return them, is written as its base type if that is equal to it. docs/format.md
+is the specification of their encodings and limits.
 
-    2, 3  int beyond 64 bits            37   UUID: its 16 bytes
-    6     tuple: array                  100  date: days since 1970-01-01 (RFC 8943)
-    7     datetime, see below           258  set: array, its members' encodings ascending
-    8     timedelta: microseconds            bytewise
-    10    Markup: text                  9    dict with any key that is neither str nor bytes:
-    11    Decimal: text, as str() gives      all of it, [key, value, key, value, ...]
+An object that occurs several times is written each time, so 256 bytes of YAML can mean terabytes:
+bytes are counted before anything is encoded, and the count stops at the limit.
 
-Tags 6 to 11 have these meanings inside sealed tokens only. A datetime is [microseconds, offset,
-fold?]: microseconds since 1970-01-01T00:00:00 of its wall clock; the UTC offset in seconds, an
-integer or, if it has a fraction, a float, and null for a naive datetime; and fold (1) only if set.
-The name of a time zone is not kept, only its offset.
-
-Limits: containers nested 16 deep, integers of 4096 bits, 1 MiB for the encoding of a value, and
-1024 members of a set or keys of a dict that are neither text nor bytes. A scalar has depth 0, and a
-container is one deeper than its deepest item, key or member; tags and a datetime's array do not
-count. Members and keys are hashable: they contain no list, dict or set at any depth. An object that
-occurs several times is written each time, so 256 bytes of YAML can mean terabytes: bytes are
-counted before anything is encoded, and the count stops at the limit.
-
-Encoding is deterministic: the shortest form of each integer, floats in 8 bytes (but infinities and
-NaN in 2: f97c00, f9fc00, f97e00), definite lengths, dicts in their insertion order. Bytes are
-accepted only if encoding what they decode to gives the same bytes, which excludes trailing bytes,
-duplicate keys, indefinite lengths, `undefined` and simple values at once.
+Bytes are accepted only if encoding what they decode to gives the same bytes, which excludes
+trailing bytes, duplicate keys, indefinite lengths, `undefined` and simple values at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -50,13 +32,17 @@ MAX_BYTES = 1 << 20
 # The levels of a record: its array, the manifest, the overflow set in it, the names in that.
 FRAME_DEPTH = 4
 MAX_BIG_INT_BITS = 4096
+MAX_EXPONENT = 999_999
 MAX_SHOWN_CHARS = 40
 # Keys and set members with chosen hashes cost quadratic time. Python hashes text and bytes with a
 # secret, so only other types are counted.
 MAX_ODD_MEMBERS = 1024
 
-# Types without a limit and without content that could be refused or have to be counted.
+# Types without a limit and without content that could be refused or has to be counted.
 _LEAVES = frozenset({type(None), bool, float, datetime, date, timedelta, UUID})
+# Types of which two members of a set are two when they are read. Two NaNs are not, alone or in a
+# tuple, nor two times of zones that are compared by their clocks.
+_DISTINCT = _LEAVES - {float, datetime} | {int, str, bytes, Markup}
 _TEXTS = (str, Markup)
 _CONTAINERS = frozenset({list, tuple, dict, set})
 # Types that cbor2 encodes as specified above without `_ENCODERS`.
@@ -67,6 +53,8 @@ _WORD = 1 << 63
 # Their types are the real ones also where freezegun has replaced `datetime` and `date`.
 _EPOCH, _EPOCH_DATE = datetime(1970, 1, 1), date(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
+# The application's own context may write decimals in lower case.
+_DECIMALS = Context(capitals=1)
 
 TUPLE, DATETIME, TIMEDELTA, PAIRS, MARKUP, DECIMAL = 6, 7, 8, 9, 10, 11
 UUID_TAG, DATE, SET = 37, 100, 258
@@ -152,6 +140,8 @@ def _count(value: Any, path: str, depth: int, room: int) -> int:
             raise UnsupportedValue(path, f"an integer of more than {MAX_BIG_INT_BITS} bits")
         room -= value.bit_length() // 8
     elif kind is Decimal:
+        if abs(value.adjusted()) > MAX_EXPONENT:
+            raise UnsupportedValue(path, f"a number with an exponent beyond {MAX_EXPONENT}")
         room -= len(str(value))
     elif isinstance(value, date) and value == _to_base(value):
         # Not left to cbor2, which may have taken freezegun's class for the real one.
@@ -174,7 +164,8 @@ def _count_items(items: Sequence[Any], path: str, depth: int, room: int) -> int:
 
 
 def _count_members(value: Mapping[Any, Any] | set[Any], path: str, depth: int, room: int) -> int:
-    if isinstance(value, set) or not _has_plain_keys(value):
+    has_plain_keys = not isinstance(value, set) and _has_plain_keys(value)
+    if not has_plain_keys:
         odd = sum(type(item) not in (str, bytes) for item in value)
         if odd > MAX_ODD_MEMBERS:
             raise UnsupportedValue(
@@ -184,7 +175,8 @@ def _count_members(value: Mapping[Any, Any] | set[Any], path: str, depth: int, r
         for item in value:
             room = _count(item, f"{path}{{...}}", depth, room)
             if room < 0:
-                break
+                return room
+        _check_distinct(value, path)
         return room
     for key, item in value.items():
         if type(key) is str and key.isascii():
@@ -197,7 +189,9 @@ def _count_members(value: Mapping[Any, Any] | set[Any], path: str, depth: int, r
         elif kind not in _LEAVES:
             room = _count(item, _step(path, key), depth, room)
         if room < 0:
-            break
+            return room
+    if not has_plain_keys:
+        _check_distinct(value, path)
     return room
 
 
@@ -206,6 +200,25 @@ def _step(path: str, key: object) -> str:
     is_short = type(key) is str and len(key) <= MAX_SHOWN_CHARS
     is_short = is_short or (type(key) is int and key.bit_length() <= 64)
     return f"{path}[{key!r}]" if is_short else f"{path}[...]"
+
+
+def _check_distinct(members: Iterable[object], path: str) -> None:
+    """Raise UnsupportedValue if two members are equal, although Python has both."""
+    unsure = [_normalize(member) for member in members if type(member) not in _DISTINCT]
+    if len(set(unsure)) < len(unsure):
+        raise UnsupportedValue(path, "two members that are one when they are read")
+
+
+def _normalize(value: Any) -> object:
+    """What is equal for two values only if they are equal when they are read."""
+    kind = type(value)
+    if kind is tuple:
+        return tuple(map(_normalize, value))
+    if isinstance(value, datetime):
+        base: Any = _to_base(value)
+        wall, offset = base.replace(tzinfo=None, fold=0), value.utcoffset()
+        return wall if offset is None else (type(_EPOCH), wall - _EPOCH - offset)
+    return (kind, str(value)) if value != value else value
 
 
 def _has_plain_keys(value: Mapping[Any, Any]) -> bool:
@@ -279,7 +292,7 @@ _ENCODERS: dict[type, Callable[[CBOREncoder, Any], None]] = {
     date: _write_tag(DATE, lambda value: (value - _EPOCH_DATE).days),
     timedelta: _write_tag(TIMEDELTA, lambda value: value // _MICROSECOND),
     UUID: _write_tag(UUID_TAG, lambda value: value.bytes),
-    Decimal: _write_tag(DECIMAL, str),
+    Decimal: _write_tag(DECIMAL, _DECIMALS.to_sci_string),
     Markup: _write_tag(MARKUP, lambda value: value.__str__()),
 }
 # Tags that cbor2 reads by default: dates, regular expressions, shared references and more.

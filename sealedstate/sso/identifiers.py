@@ -1,14 +1,14 @@
 """NameIDs and SessionIndexes that are derived instead of stored.
 
 A *handle* is a NameID or a SessionIndex derived for one service login. It leads back to the
-session, so a logout request finds the session without an index. LP is as in `_wire.token`; for a
+session, so a logout request finds the session without an index. LP is as in docs/format.md; for a
 session id of 16 bytes, an entityID, and the label "name-id" or "session-index":
 
     K_tag  = subkey(identifier key, "tag",  "sso.identifier", realm)
     K_mask = subkey(identifier key, "mask", "sso.identifier", realm)
     tag    = BLAKE2b-128(key=K_tag,  LP(label, entityID, session id))
     masked = session id XOR BLAKE2b-128(key=K_mask, LP(label, entityID, tag))
-    handle = "_" and the text (see `_wire.encoding`) of kid (4 bytes) | tag | masked: 49 characters
+    handle = "_" and the text of a name, of kid (4 bytes) | tag | masked: 49 characters
 
 This is a synthetic initialization vector: the tag is a pseudorandom function of all inputs,
 authenticates them and is the nonce of the mask. So a handle for one service reveals nothing about
@@ -39,7 +39,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import TypeAlias
 
-from .._wire.encoding import from_text, to_text
+from .._wire.encoding import from_name, to_name
 from .._wire.record import ID_BYTES
 from ..errors import ConfigurationError, ForgedToken, MalformedToken
 from ..key_sources import KeySource
@@ -175,7 +175,7 @@ class Identifiers:
         if len(session_id) != ID_BYTES:
             raise ValueError(f"session_id: expected {ID_BYTES} bytes, got {len(session_id)}")
         masked = mask(self._mask_keys(key), (label, entity_id), session_id)
-        return START + to_text(key.kid + masked)
+        return START + to_name(key.kid + masked)
 
     def _open(self, label: str, text: str, entity_id: str, now: float) -> bytes:
         check_seconds("now", now, "epoch seconds")
@@ -204,4 +204,4 @@ def parse_kid(text: str) -> bytes | None:
 def _parse_handle(text: str) -> bytes:
     if len(text) != HANDLE_CHARS or not text.startswith(START):
         raise MalformedToken
-    return from_text(text.removeprefix(START))
+    return from_name(text.removeprefix(START))

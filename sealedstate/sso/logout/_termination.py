@@ -15,9 +15,9 @@ and records the login itself (`before_sending`).
 A session whose login records live in the store also has a row of the context
 ``sealedstate.sso.owner``, because identifiers that are derived from the subject cannot be
 derived again without it. The row is named by BLAKE2b-192 of
-LP("sealedstate/1", "sso.owner", realm, session id), as text (see `_wire.encoding`; LP is as in
-`_wire.token`). It holds the subject as UTF-8, sealed like every stored value. It is written
-before the login records are, and lives as long as they can.
+LP("sealedstate/1", "sso.owner", realm, session id), as text (LP and the text of a name are
+as in docs/format.md). It holds the subject as UTF-8, sealed like every stored value. It is
+written before the login records are, and lives as long as they can.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A handle that `Identifiers` derived leads to its session without an index. For all other
 NameIDs, `LogoutIndex` keeps an index in the store. The store reveals neither which user was
 where, nor which entries belong to the same session. K is the ring's lookup secret (32 bytes),
-LP is as in `_wire.token`, and a text is as in `_wire.encoding`:
+LP is as in docs/format.md, and a text is that of a name:
 
     key     text of BLAKE2b-192(key=K, LP("sealedstate/1", "sso.index", realm, entityID, name))
     K_tag, K_mask = BLAKE2b-256(key=K, LP("sealedstate/1", "sso.index", "tag" or "mask", realm))
@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..._stored.table import Kind
-from ..._wire.encoding import from_text, to_text
+from ..._wire.encoding import from_name, to_name
 from ..._wire.record import ID_BYTES
 from ...deployment import Deployment
 from ...errors import MalformedToken, UnreadableError, UnreadablePart
@@ -182,7 +182,7 @@ class LogoutIndex(SessionHooks):
         found: dict[bytes, None] = {}
         for member in self._table.members(key):
             try:
-                opened = unmask(keys, ("member", key), from_text(member), (ID_BYTES, INDEX_BYTES))
+                opened = unmask(keys, ("member", key), from_name(member), (ID_BYTES, INDEX_BYTES))
             except MalformedToken:
                 opened = None
             if opened is None:  # it was not made for this row
@@ -222,7 +222,7 @@ class LogoutIndex(SessionHooks):
             if self.needs_entry(session_id, login):
                 key = self._key(login.entity_id, login.name_id)
                 index = self._hash_index(login.session_index)
-                yield key, to_text(mask(self._mask_keys(), ("member", key), session_id, index))
+                yield key, to_name(mask(self._mask_keys(), ("member", key), session_id, index))
 
     def _key(self, entity_id: str, name_id: NameID) -> str:
         name = canonical_name_id(name_id, entity_id, self._identity_provider)
