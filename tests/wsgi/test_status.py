@@ -97,7 +97,8 @@ def bring(browser: Browser, value: str = "") -> None:
     browser.jar = Jar()
     if value:
         name = browser.keeper.deployment.cookies.name
-        browser.jar.receive([f"{name}={value}; Path=/; Secure"])
+        browser.jar.receive([f"{name}={value}; Path=/; Secure; HttpOnly"])
+        assert browser.jar.header()
 
 
 def become_a_visitor(browser: Browser) -> None:
@@ -204,7 +205,7 @@ def shop(environ, start_response):
     return [b"shop"]
 
 
-sessions = SealedSessionMiddleware(shop, Settings(storage="sqlite:served.db", idle_lifetime=4))
+sessions = SealedSessionMiddleware(shop, Settings(storage="sqlite:served.db", idle_lifetime=600))
 application = DispatcherMiddleware(sessions, {"/session": SessionStatus(sessions)})
 """
 
@@ -218,10 +219,12 @@ def test_real_server_answers_until_the_session_ends(tmp_path: Path) -> None:
         for path in ("/session", "/mounted-inside"):
             answer = client.get(path)
             assert answer.json["signed_in"]
-            assert answer.json["idle_seconds"] <= 4
+            assert answer.json["idle_seconds"] <= 600
             assert answer.set_cookies == []
         assert client.request("HEAD", "/session").body == b""
-        thief.jar.receive([f"{pair}; Path=/; Secure" for pair in client.jar.header().split("; ")])
+        thief.jar.receive(
+            [f"{pair}; Path=/; Secure; HttpOnly" for pair in client.jar.header().split("; ")]
+        )
         client.get("/sign-out")
         assert client.get("/session").json["reason"] == "none"
         assert thief.get("/session").json["reason"] == "signed-out"
