@@ -400,38 +400,27 @@ ENTITIES = "Bob &amp; Alice <bob@example.org> \"'&#xE4;"
 AS_SENT = (
     *("", " ", " jdoe ", "\tjdoe\n", "j  doe", "a\u00a0b", "\u200bjdoe", "jdoe\r\n"),
     *("käthe@müller.example", "用户@例子.公司", "😀" * 300, "e\u0301", "\u00e9", "İSTANBUL"),
-    *('CN=Doe\\, Jane+UID=7,OU=a/b,O="x"', ENTITIES, "x" * 70_000, "é" * 5000),
-    *("AAdzZWNyZXQx" + "A" * 600 + "==", "_" + "0f" * 16, "0", "None", "null", "\x00", "-1"),
+    *('CN=Doe\\, Jane+UID=7,OU=a/b,O="x"', ENTITIES, "AAdzZWNyZXQx" + "A" * 600 + "=="),
+    *("_" + "0f" * 16, "0", "None", "null", "\x00", "-1"),
 )
-FORMS = (None, "", " ", "urn:oasis:names:tc:SAML:1.1:nameid-format:emailAddress", "urn:x:é " * 99)
+FORMS = (None, "", " ", "urn:oasis:names:tc:SAML:1.1:nameid-format:emailAddress", "urn:x:é " * 9)
 
 
 def test_name_ids_come_back_exactly_as_services_sent_them() -> None:
     provider = Provider()
     names = [NameID(value, form) for value in AS_SENT for form in FORMS]
     names += [NameID(value, None, value, "") for value in AS_SENT]
-    for start in range(0, len(names), 40):
-        chosen = names[start : start + 40]
-        user = provider.signed_in(
-            *(
-                a_login(
-                    SP,
-                    str(n.value),
-                    n.value,
-                    form=n.format,
-                    name_qualifier=n.name_qualifier,
-                    sp_name_qualifier=n.sp_name_qualifier,
-                )
-                for n in chosen
-            )
-        )
-        assert {one.name_id for one in user.services()} == set(chosen)
-        # And the service's own logout request leads back, by the index and by the session.
-        for login in user.services()[::7]:
-            request = LogoutRequest(login.entity_id, login.name_id, (str(login.session_index),))
-            assert matches(login, request)
-            assert provider.nodes[0].index is not None
-            assert provider.nodes[0].index.find(request)
+    names += [NameID("x" * 70_000), NameID("é" * 5000, "urn:x:" + "y" * 5000)]
+    user = provider.signed_in()
+    user.go(*(replace(a_login(), name_id=name) for name in names))
+    assert {one.name_id for one in user.services()} == set(names)
+    # And the service's own logout request leads back, by the index and by the session.
+    index = provider.nodes[0].index
+    assert index is not None
+    for login in user.services():
+        request = LogoutRequest(login.entity_id, login.name_id, ("_1",))
+        assert matches(login, request)
+        assert len(index.find(request)) == 1
 
 
 def test_empty_format_is_the_format_that_was_left_out() -> None:
