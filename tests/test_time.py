@@ -16,6 +16,7 @@ from freezegun import freeze_time
 from sealedstate import ConfigurationError, Keeper, Key, Session, Settings
 from sealedstate.storage import SQLiteStorage
 from sealedstate.testing import ManualClock
+from tests.support.documents import Document
 from tests.support.jar import Browser
 from tests.support.tables import check_each
 
@@ -102,6 +103,12 @@ def test_replaced_datetimes_are_kept_as_datetimes() -> None:
         assert {type(moment) for moment in seen} == {type(START)}
 
     check_each(WAYS, check)
+
+
+def test_documented_clock_moves_the_keeper() -> None:
+    names: dict[str, Any] = {"KEY": KEY}
+    exec(compile(Document("testing.md").block("clock"), "testing.md", "exec"), names)
+    assert names["keeper"].deployment.now() == names["clock"].now == ManualClock().now + 7200
 
 
 def test_clock_that_returns_no_epoch_seconds_stops_the_start() -> None:

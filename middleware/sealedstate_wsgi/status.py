@@ -30,7 +30,7 @@ class SessionStatus:
 
     - ``signed_in``: whether the session has a subject.
     - ``idle_seconds``, ``absolute_seconds``: in how many seconds the session ends if no request
-      renews it, and in any case; null if nobody is signed in.
+      renews it, and in any case; null for a visitor who is not.
     - ``reason``: why the visitor is not signed in, else null. ``"none"``: there is no session, or
       it is a visitor's. ``"expired"``, ``"signed-out"``. ``"replaced"``: another request gave the
       session a new id a moment ago; ask again, the cookie is on its way. ``"withheld"``: this node

@@ -129,7 +129,7 @@ class CookieFamily:
         return f"{self.name}-{number}"
 
     def overlaps(self, other: CookieFamily) -> bool:
-        """Whether both use some name, for a core or for a chunk."""
+        """Whether some name of a core or of a chunk belongs to both."""
         first, second = (
             {family.name, *map(family.chunk_name, range(1, MAX_COOKIES))}
             for family in (self, other)

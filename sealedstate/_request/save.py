@@ -725,7 +725,7 @@ def _rows_expire_at(deployment: Deployment, record: Record, now: int) -> int:
     expires_at = record.expires_at
     if is_unproven(record):
         # Only as long as its first cookie: an agent that keeps no cookies begins a session with
-        # each request (docs/adr/0017-rows-of-agents.md).
+        # each request (docs/adr/0035-rows-of-agents-that-keep-no-cookies.md).
         expires_at = min(expires_at, now + (record.terms.idle or deployment.lifetimes.idle))
     return expires_at + deployment.settings.skew
 
