@@ -107,7 +107,8 @@ class LoadedSession:
 
     @property
     def refusal(self) -> Refusal | None:
-        return REFUSALS.get(self.refused or "", "withheld" if self.withheld else None)
+        refusal = REFUSALS.get(self.refused or "")
+        return "withheld" if refusal is None and self.withheld is not None else refusal
 
     # --- opening --------------------------------------------------------------------------------
 
