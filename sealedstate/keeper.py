@@ -50,12 +50,18 @@ __all__ = ["Keeper"]
 class Keeper:
     """Opens and saves the sessions of one application.
 
-    Settings are opened as by `Deployment.open`, with its errors.
+    Settings are opened as by `Deployment.open`, with its errors. Nothing is read from the
+    environment unless they say so.
     """
 
     def __init__(self, deployment: Deployment | Settings) -> None:
         if isinstance(deployment, Settings):
             deployment = Deployment.open(deployment)
+        if not isinstance(deployment, Deployment):
+            raise ConfigurationError(
+                "keeper: expected Settings, such as Settings.from_env(), or a Deployment,"
+                f" got {type(deployment).__name__}"
+            )
         self._deployment = deployment
         self._limits = Limits.of(deployment)
         size_check = partial(check_size, self._limits, deployment.now)
@@ -120,12 +126,11 @@ class Keeper:
             if session.is_peeked:
                 return []
             return self._refresh(session, changes, loaded, other_bytes)
-        if loaded.withheld == HeldBackCookie.reason and changes.subject is None:
-            # A new id for a visitor without a session must not replace a login either.
-            deployment.emit("not-sent", reason=loaded.withheld)
-            return []
-        if loaded.withheld is not None and not (changes.is_signed_in or changes.is_regenerated):
-            deployment.emit("not-sent", reason=loaded.withheld)
+        is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
+        # A new id for a visitor without a session must not replace a login either.
+        is_held_back = loaded.withheld == HeldBackCookie.reason and changes.subject is None
+        if is_held_back or (loaded.withheld is not None and not is_explicit):
+            loaded.note_lost_write()
             return []
         # A sign-in does not bring the old session back, it replaces it.
         is_another = changes.is_ended or changes.is_signed_in
@@ -134,7 +139,8 @@ class Keeper:
             return []
         if not changes.parts and changes.subject is None:
             # A new id for a visitor is no reason to delete what could not be judged.
-            return [] if loaded.withheld else delete_cookies(self._limits, changes, loaded)
+            is_kept = loaded.withheld is not None and not changes.is_ended
+            return [] if is_kept else delete_cookies(self._limits, changes, loaded)
         try:
             return save(deployment, self._limits, session, changes, loaded, other_bytes)
         except SessionTooLarge as error:
@@ -225,6 +231,9 @@ class Keeper:
             record = None if changes.core is not None else loaded.record
             has_brief_rows = record is not None and record.spilled and is_unproven(record)
             if not (has_brief_rows or self._is_refresh_due(loaded)):
+                return []
+            if self._deployment.are_keys_stale():
+                self._deployment.emit("refresh-skipped")
                 return []
             if self._deployment.revocations is not None and self._is_revoked(loaded):
                 return []

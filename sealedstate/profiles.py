@@ -10,7 +10,7 @@ the application never sees the request.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from ._cookies.header import MAX_COOKIES, MAX_LINE_BYTES
@@ -42,6 +42,12 @@ class Profile:
     response_bytes: int
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            value, kind = getattr(self, item.name), str if item.name == "name" else int
+            if type(value) is not kind:
+                raise ConfigurationError(
+                    f"profile: {item.name}: expected {kind.__name__}, got {type(value).__name__}"
+                )
         if not 1 <= self.cookies <= MAX_COOKIES:
             raise ConfigurationError(
                 f"profile: cookies must be between 1 and {MAX_COOKIES}, got {self.cookies}"

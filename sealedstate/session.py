@@ -74,12 +74,14 @@ class Part:
 class Limit(NamedTuple):
     """What `Session.limit` asked for in a request; None for what it left alone.
 
-    `idle` in seconds, `until` in epoch seconds.
+    `idle` in seconds, `until` in epoch seconds. `began_at`: when the request signed in, or gave
+    terms to a new session.
     """
 
     idle: int | None = None
     until: int | None = None
     persistent: bool | None = None
+    began_at: int | None = None
 
 
 NO_LIMIT: Final = Limit()
@@ -93,7 +95,7 @@ class Changes:
     `core`: the encoding of each part if all of them can stay in the core, else None;
     `encoded_bytes`: their size in all. `parts` and `removed`: the parts now, core parts that were
     not read as their bytes, and those that this request removed. `limit`: the terms that this
-    request asked for. `began_at`: when it signed in, or gave terms to a new session.
+    request asked for.
     """
 
     is_modified: bool
@@ -107,7 +109,6 @@ class Changes:
     parts: Mapping[str, Part | bytes]
     removed: Mapping[str, Part]
     limit: Limit = NO_LIMIT
-    began_at: int | None = None
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: no subject, no name, no value.
@@ -196,7 +197,6 @@ class Session(MutableMapping[str, object]):
     _free_bytes: int | None = None
     _limit = NO_LIMIT
     _is_limited = False
-    _began_at: int | None = None
 
     def __init__(self, load: Callable[[str], SessionBackend], cookie_header: str) -> None:
         self.loader = load
@@ -241,7 +241,8 @@ class Session(MutableMapping[str, object]):
         if self._subject is not None:
             self.clear()
         self._subject, self._is_signed_in = subject, True
-        self._id, self._began_at = loaded.new_id(), int(loaded.now())
+        self._id = loaded.new_id()
+        self._limit = self._limit._replace(began_at=int(loaded.now()))
 
     @property
     def is_new(self) -> bool:
@@ -262,15 +263,12 @@ class Session(MutableMapping[str, object]):
         After a sign-in it is what the new session will have. None for any other session that was
         not saved yet and has no limit.
         """
-        record, lifetimes, until = (
-            self._continued_record(),
-            self.load().lifetimes,
-            self._limit.until,
-        )
+        record, lifetimes = self._continued_record(), self.load().lifetimes
+        began_at, until = self._limit.began_at, self._limit.until
         if record is not None:
             created_at, ends_at = record.created_at, record.ends_at(lifetimes)
-        elif self._began_at is not None:
-            created_at, ends_at = self._began_at, self._began_at + lifetimes.absolute
+        elif began_at is not None:
+            created_at, ends_at = began_at, began_at + lifetimes.absolute
         else:
             return None
         return ends_at if until is None else min(until, created_at + lifetimes.longest)
@@ -356,16 +354,17 @@ class Session(MutableMapping[str, object]):
         if persistent is not None and type(persistent) is not bool:
             kind = type(persistent).__name__
             raise UnsupportedValue("persistent", f"must be True, False or None; got {kind}")
-        old = self._limit
+        record, old = self._continued_record(), self._limit
+        began_at = old.began_at
+        if record is None and began_at is None:
+            began_at = int(loaded.now())
         new = self._limit = Limit(
             old.idle if idle is None else idle,
             old.until if until is None else until,
             old.persistent if persistent is None else persistent,
+            began_at,
         )
-        record = self._continued_record()
         if record is None:
-            if self._began_at is None:
-                self._began_at = int(loaded.now())
             return
         idle, ends_at = record.terms.idle or loaded.lifetimes.idle, record.ends_at(loaded.lifetimes)
         has_new_times = new.idle not in (None, idle) or (
@@ -389,7 +388,7 @@ class Session(MutableMapping[str, object]):
         self.clear()
         self._subject, self._is_ended = None, True
         self._is_signed_in = self._is_regenerated = self._is_limited = False
-        self._limit, self._began_at = NO_LIMIT, None
+        self._limit = NO_LIMIT
         self._id = loaded.new_id()
 
     # --- the mapping ----------------------------------------------------------------------------
@@ -585,7 +584,6 @@ class Session(MutableMapping[str, object]):
             self._parts,
             self._removed,
             self._limit,
-            self._began_at,
         )
 
     def mark_headers_sent(self) -> None:

@@ -23,10 +23,10 @@ ENVIRON_KEY = "sealedstate.session"
 class SealedSessionMiddleware:
     """Gives `app` a sealed session in ``environ["sealedstate.session"]``.
 
-    `sessions`: a keeper, or what to make it of; by default, the settings of the environment.
-    `environ_key`: where the session is, if not there. Several of these may be around one another,
-    such as for a login and for a session that lives for months: each needs its own `environ_key`
-    and `cookie_name`, or the start or the first request raises ConfigurationError.
+    `sessions`: a keeper, or what to make it of, such as ``Settings.from_env()``. `environ_key`:
+    where the session is, if not there. Several of these may be around one another, such as for a
+    login and for a session that lives for months: each needs its own `environ_key` and
+    `cookie_name`, or the start or the first request raises ConfigurationError.
 
     An exception of `app` before its first byte leaves the cookies as they are. SessionTooLarge and
     StorageError while saving reach the server like exceptions of `app`; an assignment that makes a
@@ -36,12 +36,12 @@ class SealedSessionMiddleware:
     def __init__(
         self,
         app: WSGIApplication,
-        sessions: Keeper | Deployment | Settings | None = None,
+        sessions: Keeper | Deployment | Settings,
         environ_key: str = ENVIRON_KEY,
     ) -> None:
         self.app = app
         self.environ_key = environ_key
-        self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions or Settings())
+        self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions)
         # With origins, a request without Sec-Fetch-Site may be from another site, too.
         self._has_origins = bool(self.keeper.settings.origins)
         self._is_stack_checked = False

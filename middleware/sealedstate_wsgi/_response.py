@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sealedstate import Keeper, Session
 from sealedstate._cookies.header import field_bytes
+from sealedstate.errors import escape_text
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -121,9 +122,8 @@ class Response:
         if self._write is not None and self._session.backend is not None:
             late = self._session.late_changes()
             if late:
-                _log.error(
-                    "changed after the response headers were sent, and lost: %s", ", ".join(late)
-                )
+                names = escape_text(", ".join(late), 1000)
+                _log.error("changed after the response headers were sent, and lost: %s", names)
 
     def _with_session(self, headers: Headers) -> Headers:
         if self._session.backend is None:

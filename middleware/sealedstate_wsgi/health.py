@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sealedstate import ConfigurationError, Keeper
 from sealedstate._forks import ForkSafeLock
+from sealedstate.errors import escape_message
 
 from ._response import refuse_method, send_json
 
@@ -71,7 +72,7 @@ class HealthApplication:
                     f"{name}: {error}" for name, error in health.items() if error is not None
                 ]
                 if self._was_up and problems:
-                    _log.warning("down, %s", "; ".join(problems))
+                    _log.warning("down, %s", escape_message("; ".join(problems)))
                 self._was_up = not problems
                 self._health = {name: error is None for name, error in health.items()}
                 self._checked_at = now()

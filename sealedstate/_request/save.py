@@ -257,7 +257,8 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
             fields = NO_FIELDS
     else:
         # What `Session.expires_at` says counts from the sign-in, however long the request takes.
-        created_at = int(now) if changes.began_at is None else changes.began_at
+        began_at = changes.limit.began_at
+        created_at = int(now) if began_at is None else began_at
         generation, terms, fields = 1, NO_TERMS, NO_FIELDS
         expires_at = created_at + deployment.lifetimes.absolute
         if changes.subject is not None and deployment.revocations is not None:
@@ -356,7 +357,9 @@ def plan_save(
         and limits.legacy_deletion is None
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
-        is_persistent = _is_persistent(record, limits)
+        is_persistent = record.terms.persistent
+        if is_persistent is None:
+            is_persistent = limits.is_persistent
         room = limits.core_bytes(candidates.foreign_bytes, other_bytes, is_persistent)
         if changes.encoded_bytes <= room:
             payload = encode_record(record, now)
@@ -457,7 +460,9 @@ class _Planner:
     ) -> SavePlan:
         cookies = self.limits.cookies
         lifetime = max(1, self.record.expires_at - self.now)
-        max_age = lifetime if _is_persistent(self.record, self.limits) else None
+        persistent = self.record.terms.persistent
+        is_persistent = self.limits.is_persistent if persistent is None else persistent
+        max_age = lifetime if is_persistent else None
         lines = [*deletions, *_chunk_deletions(cookies, 1, last_chunk)]
         longest = cookies.chunk_name(1)
         foreign_bytes = self.arrived.candidates.foreign_bytes
@@ -565,12 +570,6 @@ class _Planner:
 
     def _policy(self, name: str) -> Policy:
         return self.limits.policies.get(name, Policy.AUTO)
-
-
-def _is_persistent(record: Record, limits: Limits) -> bool:
-    """Whether the cookies outlive the browser's window."""
-    persistent = record.terms.persistent
-    return limits.is_persistent if persistent is None else persistent
 
 
 def _last_stale_chunk(arrived: Arrived, limits: Limits) -> int:

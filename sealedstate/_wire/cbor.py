@@ -33,7 +33,6 @@ MAX_BYTES = 1 << 20
 FRAME_DEPTH = 4
 MAX_BIG_INT_BITS = 4096
 MAX_EXPONENT = 999_999
-MAX_SHOWN_CHARS = 40
 # Keys and set members with chosen hashes cost quadratic time. Python hashes text and bytes with a
 # secret, so only other types are counted.
 MAX_ODD_MEMBERS = 1024
@@ -178,28 +177,22 @@ def _count_members(value: Mapping[Any, Any] | set[Any], path: str, depth: int, r
                 return room
         _check_distinct(value, path)
         return room
-    for key, item in value.items():
+    # Errors are logged, and keys may be content, such as addresses: a path shows their positions.
+    for index, (key, item) in enumerate(value.items()):
         if type(key) is str and key.isascii():
             room -= len(key)
         else:
-            room = _count(key, f"{_step(path, key)} (key)", depth, room)
+            room = _count(key, f"{path}.keys()[{index}]", depth, room)
         kind = type(item)
         if kind is str and item.isascii():
             room -= len(item)
         elif kind not in _LEAVES:
-            room = _count(item, _step(path, key), depth, room)
+            room = _count(item, f"{path}.values()[{index}]", depth, room)
         if room < 0:
             return room
     if not has_plain_keys:
         _check_distinct(value, path)
     return room
-
-
-def _step(path: str, key: object) -> str:
-    # Errors are logged, so a path shows only short texts and numbers: a long key is content.
-    is_short = type(key) is str and len(key) <= MAX_SHOWN_CHARS
-    is_short = is_short or (type(key) is int and key.bit_length() <= 64)
-    return f"{path}[{key!r}]" if is_short else f"{path}[...]"
 
 
 def _check_distinct(members: Iterable[object], path: str) -> None:

@@ -42,7 +42,7 @@ from typing import TypeAlias
 from .._wire.encoding import from_name, to_name
 from .._wire.record import ID_BYTES
 from ..errors import ConfigurationError, ForgedToken, MalformedToken
-from ..key_sources import KeySource
+from ..key_sources import KeySource, is_key_source
 from ..keyring import KID_BYTES, Key, length_prefixed
 from .logins import check_seconds
 
@@ -115,7 +115,7 @@ class Identifiers:
     realm: str = "default"
 
     def __post_init__(self) -> None:
-        if isinstance(self.keys, type) or not isinstance(self.keys, KeySource):
+        if not is_key_source(self.keys):
             raise ConfigurationError(
                 "Identifiers.keys: must be a key source; open_keys(Settings(keys=...)) opens one"
             )

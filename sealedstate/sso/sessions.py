@@ -45,7 +45,7 @@ class LiveSession:
     """
 
     id: str
-    subject: str
+    subject: str = field(repr=False)
     started: int
     last_seen: int
     where: str

@@ -11,7 +11,7 @@ from sealedstate.rotation import document, ring
 from sealedstate.storage.requirements import USES
 from tests.support.documents import ROOT, Document
 
-FORMAT = Document("format.md").text
+FORMAT = " ".join(Document("format.md").text.split())
 VECTORS = ROOT / "tests" / "vectors"
 
 

@@ -215,9 +215,9 @@ def test_value_of_another_type_is_refused_with_its_path() -> None:
         for holder, path in (
             (value, "session['cart']"),
             ([1, 2, 3, [value]], "session['cart'][3][0]"),
-            ({"a": (1, {"b": value})}, "session['cart']['a'][1]['b']"),
-            ({7: value}, "session['cart'][7]"),
-            ({(1, 2): value}, "session['cart'][...]"),
+            ({"a": (1, {"b": value})}, "session['cart'].values()[0][1].values()[0]"),
+            ({7: 1, 8: value}, "session['cart'].values()[1]"),
+            ({(1, 2): value}, "session['cart'].values()[0]"),
         ):
             with pytest.raises(UnsupportedValue) as caught:
                 encode(holder, "session['cart']")
@@ -230,8 +230,8 @@ def test_value_of_another_type_is_refused_with_its_path() -> None:
     for holder, path in (
         ({foreign}, "{...}"),
         ({(foreign, 1)}, "{...}[0]"),
-        ({(1, foreign): 1}, "[...] (key)[1]"),
-        ([{foreign: 1}], "[0][...] (key)"),
+        ({(1, foreign): 1}, ".keys()[0][1]"),
+        ([{foreign: 1}], "[0].keys()[0]"),
     ):
         with pytest.raises(UnsupportedValue, match=re.escape(f"cart{path}: ")):
             encode(holder, "cart")

@@ -158,7 +158,7 @@ def test_frozen_values_are_decoded_and_encoded_alike() -> None:
 def test_frozen_cores_open_with_both_decoders_and_are_sealed_alike() -> None:
     def check(vector: Vector) -> None:
         now, record = vector["now"], record_of(vector)
-        opened = codec_of([]).open_core(Candidates((vector["text"],)), now)[0]
+        opened = codec_of([]).open_text(vector["text"], now)
         assert (opened.record, opened.sealed_at) == (record, now)
         assert (
             codec_of(vector["random"]).seal_core(encode_record(record, now), now) == vector["text"]
@@ -180,7 +180,7 @@ def test_frozen_cores_open_with_both_decoders_and_are_sealed_alike() -> None:
 def test_frozen_cores_with_padding_open_with_both_decoders() -> None:
     def check(vector: Vector) -> None:
         now, record = vector["now"], record_of(vector)
-        opened = codec_of([]).open_core(Candidates((vector["text"],)), now)[0]
+        opened = codec_of([]).open_text(vector["text"], now)
         assert (opened.record, opened.sealed_at) == (record, now)
         core = spec_decoder.open_core(vector["text"], spec_ring(now), REALM, COOKIE)
         assert_same_core(core, record, now)
@@ -353,7 +353,7 @@ def test_frozen_bad_tokens_are_refused_by_both_decoders() -> None:
             assert isinstance(name, str)
             codec = CookieCodec(name, context.realm, StaticKeys(RING), bytes)
             with pytest.raises(UnreadableError):
-                codec.open_core(Candidates((vector["text"],)), now)
+                codec.open_text(vector["text"], now)
         newer = vector["error"] == "UnknownField"
         with pytest.raises(Newer if newer else Refused) as refused:  # noqa: PT012
             sealed_at, payload = spec_decoder.open_sealed(

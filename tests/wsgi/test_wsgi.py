@@ -1023,7 +1023,7 @@ WITHHELD: dict[str, Callable[[Scene], str]] = {
     "a newer format": lambda scene: scene.named(newer_format(scene)),
     "a newer format, over-long": lambda scene: scene.named(newer_format(scene) + "A" * 60_000),
     "an unknown key": lambda scene: cookies_with(scene.make(FOREIGN), "alice"),
-    "sealed in the future": lambda scene: scene.sealed_before(-120),
+    "sealed in the future": lambda scene: scene.sealed_before(-121),
     "two sessions": lambda scene: f"{scene.good}; {cookies_with(scene.settings, 'bob')}",
     "a record of a newer release": lambda scene: scene.named(
         sealed_for("core", "default", "__Host-Http-s")

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..._stored.revocations import Ending
 from ..._stored.table import Kind
@@ -51,9 +51,9 @@ class KnownSession:
     `has_read_cookies`: all its cookies were read, so they hold no logins but `logins`.
     """
 
-    session_id: bytes
-    subject: str | None
-    logins: tuple[ServiceLogin, ...] = ()
+    session_id: bytes = field(repr=False)
+    subject: str | None = field(repr=False)
+    logins: tuple[ServiceLogin, ...] = field(default=(), repr=False)
     has_read_cookies: bool = False
 
 

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..._stored.table import Kind
 from ..._wire.encoding import from_name, to_name
@@ -67,7 +67,7 @@ class LogoutRequest:
 
     entity_id: str
     name_id: NameID
-    session_indexes: Sequence[str] = ()
+    session_indexes: Sequence[str] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         check_text("LogoutRequest.entity_id", self.entity_id)

@@ -67,9 +67,9 @@ class LoginList:
     they are not encoded yet.
     """
 
-    logins: tuple[ServiceLogin, ...] = ()
-    positions: Mapping[Identity, int] = field(default_factory=dict, compare=False)
-    columns: bytes | None = field(default=None, compare=False)
+    logins: tuple[ServiceLogin, ...] = field(default=(), repr=False)
+    positions: Mapping[Identity, int] = field(default_factory=dict, repr=False, compare=False)
+    columns: bytes | None = field(default=None, repr=False, compare=False)
 
 
 def sort_logins(logins: Iterable[ServiceLogin], columns: bytes | None = None) -> LoginList:
