@@ -148,6 +148,14 @@ class CookieFamily:
         """The name of overflow chunk `number`, from 1."""
         return f"{self.name}-{number}"
 
+    def overlaps(self, other: CookieFamily) -> bool:
+        """Whether some name of a core or of a chunk belongs to both."""
+        first, second = (
+            {family.name, *map(family.chunk_name, range(1, MAX_COOKIES))}
+            for family in (self, other)
+        )
+        return not first.isdisjoint(second)
+
     def find(self, header: str) -> Candidates:
         """Our candidates in a Cookie header, in one pass over it."""
         size, at = len(header), header.find(self.name)

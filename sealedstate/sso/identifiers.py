@@ -44,6 +44,7 @@ from .._wire.record import ID_BYTES
 from ..errors import ConfigurationError, ForgedToken, MalformedToken
 from ..key_sources import KeySource, is_key_source
 from ..keyring import KID_BYTES, Key, length_prefixed
+from .logins import check_seconds
 
 __all__ = ["Identifiers"]
 
@@ -167,6 +168,7 @@ class Identifiers:
         return None if key is None else self._derive(key, label, session_id, entity_id)
 
     def _primary(self, now: float) -> Key:
+        check_seconds("now", now, "epoch seconds")
         return self.keys.keyring().primary(int(now))
 
     def _derive(self, key: Key, label: str, session_id: bytes, entity_id: str) -> str:
@@ -176,6 +178,7 @@ class Identifiers:
         return START + to_name(key.kid + masked)
 
     def _open(self, label: str, text: str, entity_id: str, now: float) -> bytes:
+        check_seconds("now", now, "epoch seconds")
         token = _parse_handle(text)
         key = self.keys.keyring().find_usable(token[:KID_BYTES], now)
         try:

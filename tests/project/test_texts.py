@@ -110,7 +110,8 @@ def classes() -> Iterator[type]:
                 continue
             try:
                 module = importlib.import_module(info.name)
-            except ImportError:  # a driver that is not installed
+            except (ImportError, ConfigurationError) as error:  # a driver that is not installed
+                assert isinstance(error.__cause__ or error, ImportError)
                 continue
             for _, found in inspect.getmembers(module, inspect.isclass):
                 if found.__module__ == info.name:
