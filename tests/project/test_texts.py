@@ -105,7 +105,8 @@ CONTENT = "canary\ncontent"
 
 def classes() -> Iterator[type]:
     for package in (sealedstate, sealedstate_wsgi):
-        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        # Without `onerror`, a package whose driver is not installed would end the walk.
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", [].append):
             if info.name.endswith("__main__"):
                 continue
             try:
