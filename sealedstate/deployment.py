@@ -129,7 +129,8 @@ class Deployment:
                 self._log_refused_row,
                 self.notice_answer,
             )
-            self.parts, self.revocations = StoredParts(access), Revocations(access)
+            self.parts = StoredParts(access)
+            self.revocations = Revocations(access, settings.skew)
 
     def require(self, *uses: str) -> None:
         """Check the store against further uses.

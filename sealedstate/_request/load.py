@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from .._cookies.codec import OpenedRecord
-from .._stored.revocations import Ending
+from .._stored.revocations import Ending, Successor
 from .._wire import cbor
 from .._wire.record import ID_BYTES, NO_ROWS, Place, Policy, Record, check_name
 from ..deployment import Deployment, log
@@ -21,6 +21,7 @@ from ..errors import (
     ExpiredSession,
     FutureSession,
     MalformedRecord,
+    ReplacedSession,
     RevokedSession,
     SessionWithheld,
     StorageError,
@@ -40,7 +41,8 @@ class LoadedSession:
     `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
     was opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`,
     `adopted_values`: the session of a legacy cookie. `versions`: versions in the store that a
-    recall found newer than the manifest. `is_revoked`: see `mark_revoked`.
+    recall found newer than the manifest. `replaced`: the authentic record of a session that is
+    withheld because another request gave it a new id. `is_revoked`: see `mark_revoked`.
     `revoked_records`: authentic, unexpired records that were refused as revoked.
     """
 
@@ -50,6 +52,7 @@ class LoadedSession:
     adopted: Record | None = None
     adopted_values: Mapping[str, object] = NO_VALUES
     versions: Mapping[str, int] = NO_ROWS
+    replaced: Record | None = None
     is_revoked = False
     _overflow: dict[str, bytes] | None = None
 
@@ -83,7 +86,7 @@ class LoadedSession:
         except UnreadableError as error:
             self._refuse(error)
             return
-        self.opened, self.record = opened, opened.record
+        self.opened, self.record, self.replaced = opened, opened.record, None
         deployment.emit("opened", kid=opened.key.kid, session_id=opened.record.id)
 
     def _choose(self, authentic: Sequence[OpenedRecord]) -> OpenedRecord:
@@ -129,6 +132,9 @@ class LoadedSession:
         except RevokedSession:
             self.revoked_records.append(record)
             raise
+        except ReplacedSession:
+            self.replaced = record
+            raise
         except StorageError as error:
             log.error("revocations cannot be checked: %s", error)
             raise UncheckedSession from error
@@ -137,6 +143,8 @@ class LoadedSession:
         self.deployment.emit("refused", error.reason, kid=error.kid)
         # A cookie that another node or a later moment may open is neither deleted nor overwritten.
         self.withheld = error.reason if error.keeps_cookie else None
+        if not isinstance(error, ReplacedSession):
+            self.replaced = None
 
     def _adopt(self, reader: LegacyReader) -> None:
         """Take over the session of a legacy cookie, if the request carries a valid one."""
@@ -193,15 +201,18 @@ class LoadedSession:
         self.deployment.emit("part-unreadable")
 
     def end(self) -> None:
-        if self.withheld is not None:
+        record = self.record or self.adopted or self.replaced
+        if self.withheld is not None and self.replaced is None:
             raise SessionWithheld(self.withheld)
-        record = self.record or self.adopted
         if record is None:
             return
         if self.is_revoked:
             self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
-        else:
-            self.revoke(record, Ending.LOGGED_OUT)
+            return
+        revocations = self.deployment.revocations
+        if revocations is not None:
+            ended = revocations.end(record.id, self._last_moment(record), Ending.LOGGED_OUT)
+            self._report_refused(record, ended or record.id)
 
     def new_id(self) -> bytes:
         return self.deployment.random(ID_BYTES)
@@ -215,35 +226,48 @@ class LoadedSession:
 
     # --- what a save asks -----------------------------------------------------------------------
 
-    def revoke(self, record: Record, ending: Ending) -> bool:
-        """Refuse this session from now on, then delete its rows.
+    def replace(self, old: Record, new: Record, *, joins: bool) -> Ending | None:
+        """Refuse session `old` from now on, because it continues as `new`; then delete its rows.
 
-        False if it was revoked already. Raises StorageError or NoPrimaryKey.
+        Otherwise, why `new` must not be sent: `old` was ended meanwhile, or has another successor,
+        which `new` replaces with `joins`. Raises StorageError or NoPrimaryKey.
         """
-        deployment = self.deployment
-        if deployment.revocations is None:
-            return True
-        settings, expires_at = deployment.settings, record.expires_at
-        if settings.legacy is not None:
-            # The legacy cookie may have led other browsers to this id, as late as now.
-            sealed_until = int(deployment.now()) + settings.absolute_lifetime
-            expires_at = max(expires_at, int(settings.legacy.until.timestamp()), sealed_until)
-        first = deployment.revocations.revoke(record.id, expires_at + settings.skew, ending)
-        deployment.emit("revoked", session_id=record.id)
-        deployment.hooks.after_revoke(record.id, deployment.now())
-        self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
-        return first
+        revocations = self.deployment.revocations
+        if revocations is None:
+            return None
+        successor = Successor(new.id, new.expires_at, old.subject == new.subject)
+        refused = revocations.replace(old.id, self._last_moment(old), successor, joins=joins)
+        if isinstance(refused, Ending):
+            return refused
+        self._report_refused(old, refused)
+        return None
 
     def delete_rows(self, session_id: bytes, rows: Mapping[str, int]) -> None:
         """Delete rows that are no longer used; a row that cannot be deleted will expire."""
         parts = self.deployment.parts
         if parts is None:
             return
+        recalled = NO_ROWS if self.record is None or self.record.id != session_id else self.versions
         for name, version in rows.items():
             try:
-                parts.delete(session_id, name, self.versions.get(name, version))
+                parts.delete(session_id, name, recalled.get(name, version))
             except StorageError as error:
                 log.warning("a stored part could not be deleted: %s", error)
+
+    def _last_moment(self, record: Record) -> int:
+        """When no node opens any cookie of this session any more (epoch seconds)."""
+        settings, expires_at = self.deployment.settings, record.expires_at
+        if settings.legacy is not None:
+            # The legacy cookie may have led other browsers to this id, as late as now.
+            sealed_until = int(self.deployment.now()) + settings.absolute_lifetime
+            expires_at = max(expires_at, int(settings.legacy.until.timestamp()), sealed_until)
+        return expires_at + settings.skew
+
+    def _report_refused(self, record: Record, refused_id: bytes) -> None:
+        """`refused_id` is refused from now on: that of `record`, or of what replaced it."""
+        self.deployment.emit("revoked", session_id=refused_id)
+        self.deployment.hooks.after_revoke(refused_id, self.deployment.now())
+        self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -263,6 +287,25 @@ class LoadedSession:
         version = record.spilled[name]
         recalled = None if stored is None else stored.recall(record.id, name, version)
         return None if recalled is None else recalled.data
+
+
+def revoke_id(deployment: Deployment, session_id: bytes, *, follows: bool = True) -> bytes | None:
+    """Refuse a session from now on, without its cookie, or the session that replaced it.
+
+    `follows`: whether to follow new ids of the same subject. Returns the id that is refused now;
+    None if the session was refused already. Raises StorageError or NoPrimaryKey.
+    """
+    settings, now, revocations = deployment.settings, deployment.now(), deployment.revocations
+    if revocations is None:
+        raise AssertionError("sessions are ended by id only with a store")
+    # It may have begun as late as now by a clock that is ahead, after a watermark ahead of it.
+    until = int(now) + settings.absolute_lifetime + 3 * settings.skew
+    if settings.legacy is not None:
+        until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
+    ended = revocations.end(session_id, until, Ending.REVOKED, follows=follows)
+    deployment.emit("revoked", session_id=ended or session_id)
+    deployment.hooks.after_revoke(ended or session_id, now)
+    return ended
 
 
 @dataclass(frozen=True, slots=True)

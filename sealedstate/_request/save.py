@@ -32,7 +32,7 @@ from .._wire.record import (
 )
 from .._wire.token import OVERHEAD_BYTES
 from ..deployment import Deployment
-from ..errors import ConfigurationError, SessionTooLarge
+from ..errors import ConfigurationError, RevokedSession, SessionTooLarge
 from ..hooks import SaveEvent
 from ..profiles import Budget
 from ..session import Changes, Part, Session
@@ -93,6 +93,7 @@ class Arrived(Protocol):
 
     record: Record | None
     adopted: Record | None
+    replaced: Record | None
     candidates: Candidates
     versions: Mapping[str, int]
 
@@ -180,7 +181,12 @@ def save(
     StorageError or NoPrimaryKey; then nothing is sent, and the browser keeps what it has.
     """
     now = deployment.now()
-    record = identify(deployment, changes, loaded.record, now)
+    try:
+        record = identify(deployment, changes, loaded.record, now)
+    except RevokedSession as error:
+        deployment.emit("not-sent", session_id=changes.id, reason=error.reason)
+        report_not_saved(deployment, session, loaded)
+        return []
     parts = None if changes.core is not None else _recall_movable(changes, loaded, limits)
     plan = plan_save(record, changes, parts, loaded, limits, other_bytes, int(now))
     return commit(deployment, plan, session, changes, loaded, now)
@@ -189,11 +195,10 @@ def save(
 def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> list[str]:
     """The Set-Cookie field values that leave no cookie of this session in the browser.
 
-    Revokes an id that was replaced. Raises StorageError or NoPrimaryKey.
+    Ends the session, because nothing of it is left. Raises StorageError or NoPrimaryKey.
     """
-    replaced = _replaced_record(changes, loaded)
-    if replaced is not None:
-        loaded.revoke(replaced, Ending.REPLACED)
+    if not changes.is_ended and (changes.is_signed_in or changes.is_regenerated):
+        loaded.end()
     cookies = limits.cookies
     names = [cookies.name] if loaded.candidates.core else []
     names += map(cookies.chunk_name, range(1, _last_stale_chunk(loaded, limits) + 1))
@@ -206,7 +211,8 @@ def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> l
 def identify(deployment: Deployment, changes: Changes, old: Record | None, now: float) -> Record:
     """The record to save, as if all parts were in the core. `old`: what the request brought.
 
-    Raises StorageError or NoPrimaryKey at a sign-in that cannot be compared with a sign-out.
+    Raises StorageError or NoPrimaryKey at a sign-in that cannot be compared with a sign-out, and
+    RevokedSession if the user was signed in and is signed out everywhere since.
     """
     if old is not None and not (changes.is_signed_in or changes.is_ended):
         created_at, expires_at, generation = old.created_at, old.expires_at, old.generation + 1
@@ -214,9 +220,10 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
         created_at, generation = int(now), 1
         if changes.subject is not None and deployment.revocations is not None:
             # It begins after any sign-out of its subject.
-            settings = deployment.settings
-            mark_until = created_at + settings.absolute_lifetime + settings.skew
-            created_at = deployment.revocations.begin(changes.subject, mark_until, now)
+            lifetime = deployment.settings.absolute_lifetime
+            is_same = old is not None and old.subject == changes.subject and not changes.is_ended
+            since = old.created_at if old is not None and is_same else None
+            created_at = deployment.revocations.begin(changes.subject, lifetime, now, since)
         expires_at = created_at + deployment.lifetimes.absolute
     core = changes.core or NO_PARTS
     return Record(changes.id, changes.subject, created_at, expires_at, generation, core)
@@ -224,7 +231,7 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
 
 def _replaced_record(changes: Changes, arrived: Arrived) -> Record | None:
     """The session whose id this save replaces. `invalidate` has revoked its own already."""
-    old = arrived.record or arrived.adopted
+    old = arrived.record or arrived.adopted or arrived.replaced
     return None if changes.is_ended or old is None or old.id == changes.id else old
 
 
@@ -271,7 +278,7 @@ def plan_save(
     # Most sessions: one cookie, and no other cookie, row or id to write, delete or revoke.
     if (
         core is not None
-        and (old is None or (old.id == record.id and not old.overflow))
+        and (arrived.replaced is None if old is None else old.id == record.id and not old.overflow)
         and not candidates.overflow
         and limits.legacy_deletion is None
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
@@ -490,12 +497,21 @@ def commit(
             room = token_bytes(outside.core_chars)
             raise SessionTooLarge(sizes, room, "the sealed core is too long")
         # The old id is refused before the cookie with the new one is sent. If a logout came first,
-        # a session under a new id would outlive it; only a sign-in may.
+        # a session under a new id would outlive it. If another new id came first, a second one
+        # beside it would not be found by a logout: only a sign-in takes the place of the other.
         old = outside.replaced
-        if old is not None and not (loaded.revoke(old, Ending.REPLACED) or changes.is_signed_in):
-            deployment.emit("not-sent", session_id=record.id, reason="revoked")
-            report_not_saved(deployment, session, loaded)
-            return []
+        if old is not None and changes.is_signed_in and changes.subject is None:
+            loaded.end()  # a sign-out: what is sent is another visitor's session
+        elif old is not None:
+            joins = changes.is_signed_in or loaded.record is None
+            refused = loaded.replace(old, record, joins=joins)
+            if refused is not None:
+                reason = "replaced" if refused is Ending.REPLACED else "revoked"
+                deployment.emit("not-sent", session_id=record.id, reason=reason)
+                loaded.delete_rows(record.id, record.spilled)
+                hooks.after_revoke(record.id, now)
+                report_not_saved(deployment, session, loaded)
+                return []
     if event is not None:
         hooks.before_sending(event)
     if outside is not None and outside.unused_rows:

@@ -62,14 +62,19 @@ BLAKE2b-192 of:
     sealedstate.part       LP("sealedstate/1", "part", session id, part name)
                            payload: the encoded value of the part, see `cbor`
     sealedstate.revoked    LP("sealedstate/1", "revoked", realm, session id)
-                           payload: empty if the session was logged out; one zero byte if it was
-                           ended by its id, from outside its own requests; or the time at which it
-                           got a new id
+                           payload: empty if the session was logged out; 0x00 if it was ended by
+                           its id, from outside its own requests; or, if it continues under a new
+                           id, 34 bytes: 0x01 | the time at which it was replaced | its successor's
+                           id (16 bytes) | its successor's expiry | 0x00 if the successor is known
+                           to belong to another subject (or to none), 0x01 otherwise
     sealedstate.watermark  LP("sealedstate/1", "watermark", realm, subject), keyed with the 32 bytes
                            of the ring's lookup secret
                            payload: the time up to which sessions of the subject are refused
 
-A row of sealedstate.revoked refuses its session by its existence, even if it cannot be opened. An
+A row of sealedstate.revoked refuses its session by its existence, even if it cannot be opened. It
+is created and never overwritten: a session has one end or one successor. A watermark is the time at
+which it was set plus the skew, and greater than an earlier watermark of its subject; a session of
+the subject is refused if its created_at is not greater. A sign-in takes a created_at that is. An
 identity provider also stores the following; `keyed` means with the lookup secret:
 
     sealedstate.sso.replay    keyed, LP("sealedstate/1", "replay", realm, issuer, message id)

@@ -29,18 +29,26 @@ hold that login.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..._stored.table import Kind
 from ..._wire.encoding import from_text, to_text
-from ..._wire.record import ID_BYTES
+from ..._wire.record import ID_BYTES, format_id
 from ...deployment import Deployment
 from ...errors import MalformedToken, UnreadableError, UnreadablePart
 from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
-from ..identifiers import Identifiers, MaskKeys, mask, parse_kid, unmask
+from ..identifiers import (
+    NAME_ID,
+    SESSION_INDEX,
+    Identifiers,
+    MaskKeys,
+    mask,
+    parse_kid,
+    unmask,
+)
 from ..logins import NameID, ServiceLogin, StoredText, check_text, make_type_error
 from ..records import LoginRecords
 
@@ -124,24 +132,24 @@ def find_sessions(
     found: list[bytes] = []
     if identifiers:
         entity_id, name = request.entity_id, str(request.name_id.value)
-        by_name = _open_handle(identifiers.open_name_id, name, entity_id, now)
+        by_name = _open_handle(identifiers, NAME_ID, name, entity_id, now)
         if not request.session_indexes and by_name is not None:
             found.append(by_name)
         for text in request.session_indexes:
-            session_id = _open_handle(identifiers.open_session_index, text, entity_id, now)
+            session_id = _open_handle(identifiers, SESSION_INDEX, text, entity_id, now)
             # A NameID that is not a handle cannot be checked against the SessionIndex here.
             if session_id is not None and (session_id == by_name or parse_kid(name) is None):
                 found.append(session_id)
     if index:
-        found += index.find(request)
+        found += index.find_ids(request)
     return list(dict.fromkeys(found))
 
 
 def _open_handle(
-    open_handle: Callable[[str, str, float], bytes], text: str, entity_id: str, now: float
+    identifiers: Identifiers, label: str, text: str, entity_id: str, now: float
 ) -> bytes | None:
     try:
-        return open_handle(text, entity_id, now)
+        return identifiers.open_handle(label, text, entity_id, now)
     except UnreadableError:
         return None
 
@@ -175,8 +183,12 @@ class LogoutIndex(SessionHooks):
         self._table.lookup_secret()
         keeper.add_hooks(self, ("logins",))
 
-    def find(self, request: LogoutRequest) -> list[bytes]:
-        """The ids of the sessions that the index has. Raises StorageError."""
+    def find(self, request: LogoutRequest) -> list[str]:
+        """The ids (`Session.id`) of the sessions that the index has. Raises StorageError."""
+        return [format_id(session_id) for session_id in self.find_ids(request)]
+
+    def find_ids(self, request: LogoutRequest) -> list[bytes]:
+        """As `find`; each id has 16 bytes."""
         key, keys = self._key(request.entity_id, request.name_id), self._mask_keys()
         wanted = {self._hash_index(text) for text in request.session_indexes}
         found: dict[bytes, None] = {}
@@ -202,10 +214,10 @@ class LogoutIndex(SessionHooks):
         if identifiers is None:
             return True
         name, index = str(login.name_id.value), login.session_index
-        by_name = _open_handle(identifiers.open_name_id, name, login.entity_id, now)
+        by_name = _open_handle(identifiers, NAME_ID, name, login.entity_id, now)
         if by_name != session_id or index is None:
             return by_name != session_id
-        by_index = _open_handle(identifiers.open_session_index, str(index), login.entity_id, now)
+        by_index = _open_handle(identifiers, SESSION_INDEX, str(index), login.entity_id, now)
         return by_index != session_id
 
     def before_save(self, event: SaveEvent) -> None:

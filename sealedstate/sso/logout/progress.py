@@ -42,7 +42,7 @@ from ..._wire import cbor
 from ..._wire.encoding import from_text, to_text
 from ...deployment import Deployment
 from ...errors import LoginsUnreadable, MalformedRecord, MalformedToken, UsageError
-from ...session import Session
+from ...session import Session, id_bytes
 from .._codec.columns import encode_logins
 from ..logins import NameID, ServiceLogin, StoredText, keep_latest, sort_key
 from ..records import IdentifierDeriver, LoginRecords
@@ -420,8 +420,9 @@ class SessionProgress(LogoutProgress):
     def __init__(self, records: LoginRecords, session: Session) -> None:
         self._records, self._session = records, session
         subject = session.subject or ""
-        failed = records.read_logins(session[FAILED_PART], session.raw_id, subject)
-        state = LogoutState(session.raw_id, session.subject, b"", pending_in_cookie=False)
+        session_id = id_bytes(session)
+        failed = records.read_logins(session[FAILED_PART], session_id, subject)
+        state = LogoutState(session_id, session.subject, b"", pending_in_cookie=False)
         state = state.add(failed).mark([login.identity for login in failed], FAILED)
         super().__init__(state.add(records.for_session(session).services()))
 

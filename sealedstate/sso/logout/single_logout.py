@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 from ..._request.load import LoadedSession, read_revoked
 from ..._stored.revocations import Ending
+from ..._wire.record import parse_id
 from ...errors import (
     ConfigurationError,
     LogoutRequestMismatch,
@@ -27,7 +28,7 @@ from ...errors import (
     UnreadablePart,
 )
 from ...keeper import Keeper
-from ...session import Session
+from ...session import Session, id_bytes
 from ..logins import ServiceLogin
 from ..records import LoginRecord, LoginRecords
 from ..sessions import LiveSession
@@ -109,7 +110,7 @@ class SingleLogout:
         known = KnownSession(session_id, session.subject, services, has_read_cookies=True)
         state = self._terminator.end(known, request)
         if state is None:
-            # Another request gave the session a new id: its cookie is on its way to the browser.
+            # Another user signed in to this browser: that cookie is on its way.
             raise SessionWithheld("replaced")
         # Only now: the cookies are deleted after the revocation is stored, never before.
         if loaded is not None:
@@ -130,7 +131,9 @@ class SingleLogout:
         begun: list[LogoutProgress] = []
         for _ in range(FIND_TRIES):
             now, identifiers = self._deployment.now(), self._records.identifiers
-            found = set(find_sessions(request, identifiers, self._index, now)) - seen
+            named = find_sessions(request, identifiers, self._index, now)
+            # A session that got a new id is meant, also where only its old id was derived.
+            found = {terminator.last_id(each) for each in named} - seen
             progresses = [self._end_for_request(terminator, each, request) for each in found]
             seen |= found
             begun += [progress for progress in progresses if progress is not None]
@@ -157,11 +160,12 @@ class SingleLogout:
         Raises ConfigurationError, StorageError or NoPrimaryKey.
         """
         terminator = self._require_terminator()
-        ending, table = terminator.revocations.ending(live.raw_id), terminator.table
-        has_begun = ending is Ending.REVOKED and table.read(table.key(live.raw_id)) is not None
-        if has_begun or ending in (Ending.LOGGED_OUT, Ending.REPLACED):
+        session_id, table = parse_id(live.session_id), terminator.table
+        ending = terminator.revocations.ending(session_id)
+        has_begun = ending is Ending.REVOKED and table.read(table.key(session_id)) is not None
+        if has_begun or ending is Ending.LOGGED_OUT:
             return None
-        state = terminator.end(KnownSession(live.raw_id, live.subject), None)
+        state = terminator.end(KnownSession(session_id, live.subject), None)
         return None if state is None else StoredProgress(terminator.table, state)
 
     def revoke_subject(self, subject: str) -> None:
@@ -276,4 +280,4 @@ def _find_id(session: Session) -> tuple[bytes, LoadedSession | None]:
     loaded, is_signed_in = session.load(), session.changes().is_signed_in
     if isinstance(loaded, LoadedSession) and loaded.record is not None and not is_signed_in:
         return loaded.record.id, loaded
-    return session.raw_id, None
+    return id_bytes(session), None
