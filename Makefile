@@ -28,7 +28,7 @@ test-all: $(VENV)/.dev
 	$(BIN)/pytest $(PYTEST) --hypothesis-profile=full \
 		-m "(slow or server or hypothesis) and not soak" tests
 
-# Long walks, kills and histories: an hour or two.
+# Long walks, thousands of kills, and histories: some hours.
 soak: $(VENV)/.dev
 	$(BIN)/pytest $(PYTEST) --hypothesis-profile=full -m soak tests
 

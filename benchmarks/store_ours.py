@@ -58,7 +58,7 @@ def our_session(store: ManagedStorage, value_bytes: int) -> Contender:
         place = number % RECORDS
         known = cast(int, versions[place])  # everything was written once, see below
         found = parts.recall(sessions[place], TEXT, known)
-        return found is not None and decode(found.data)
+        return found is not None and decode(found.value)
 
     def write(number: int) -> object:
         place = number % RECORDS

@@ -39,7 +39,7 @@ from .rotation.ring_store import StoredRing
 from .rotation.source import RotatingKeySource
 from .settings import Settings
 from .storage import USES, Storage, open_storage
-from .storage.check import StorageCheck
+from .storage.requirements import StorageCheck
 
 __all__ = ["Deployment", "open_keys", "open_report_store", "open_ring_storage", "open_store"]
 
@@ -158,7 +158,7 @@ class Deployment:
 
     def lookup_secret(self) -> bytes:
         """The secret behind guessable names in the store. Raises ConfigurationError if missing."""
-        return require_lookup(self.keyring())
+        return require_lookup(_current_keyring(self.key_source))
 
     def notice_answer(self) -> None:
         """Check a store again that did not answer at the start, once it has answered."""
@@ -245,10 +245,15 @@ def open_keys(
             )
         source = StaticKeys(parse_keyring(texts, skew))
     try:
-        source.keyring().primary(int(settings.clock()))
+        _current_keyring(source).primary(int(settings.clock()))
     except NoPrimaryKey:
         raise ConfigurationError("keys: no key is active yet; check the activation dates") from None
     return source
+
+
+def _current_keyring(source: KeySource) -> Keyring:
+    """The ring in force. At a start, which unlike a request must leave no thread to a fork."""
+    return source.ring.keyring() if isinstance(source, RotatingKeySource) else source.keyring()
 
 
 def open_ring_storage(

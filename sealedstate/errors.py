@@ -230,28 +230,36 @@ class UnreadableError(SealedStateError):
 
     `reason` is for logs and counters, never for the client. `keeps_cookie`: another node, release
     or moment may be able to read it, so the browser's cookies must be neither deleted nor
-    overwritten. `kid`: the key that the token names, if it is known.
+    overwritten. `kid`: the key that the token names, if it is known. `claimed_at`: when a token
+    whose key or format is unknown claims to be sealed (epoch seconds), which is not verified.
     """
 
     reason: ClassVar[str] = "unreadable"
     keeps_cookie: ClassVar[bool] = False
 
-    def __init__(self, *arguments: object, kid: bytes | None = None) -> None:
+    def __init__(
+        self, *arguments: object, kid: bytes | None = None, claimed_at: int | None = None
+    ) -> None:
         super().__init__(*arguments)
         self.kid = kid
+        self.claimed_at = claimed_at
 
 
 class MalformedToken(UnreadableError):
-    """The text is too short, too long, or not canonical."""
+    """No token: too short, not canonical, or begun with a byte that begins no format."""
 
     reason = "malformed"
 
 
 class UnknownFormat(UnreadableError):
-    """The format byte is of a format that this release does not read."""
+    """The token is of a newer format, which this release does not read."""
 
     reason = "format-unknown"
     keeps_cookie = True
+
+    def __init__(self, kid: bytes, claimed_at: int) -> None:
+        text = f"a format that this release does not read, key {kid.hex()}"
+        super().__init__(text, kid=kid, claimed_at=claimed_at)
 
 
 class UnknownKey(UnreadableError):
@@ -260,8 +268,8 @@ class UnknownKey(UnreadableError):
     reason = "kid-unknown"
     keeps_cookie = True
 
-    def __init__(self, kid: bytes) -> None:
-        super().__init__(f"no key {kid.hex()} in the ring", kid=kid)
+    def __init__(self, kid: bytes, claimed_at: int | None = None) -> None:
+        super().__init__(f"no key {kid.hex()} in the ring", kid=kid, claimed_at=claimed_at)
 
 
 class KeyOutOfUse(UnreadableError):
@@ -294,6 +302,32 @@ class MalformedRecord(UnreadableError):
 
     reason = "record"
     keeps_cookie = True
+
+
+class UnknownField(UnreadableError):
+    """An authentic record with a critical field of a newer release.
+
+    `session_id`, `subject`, `created_at`, `expires_at` and `sealed_at` (epoch seconds) are the
+    record's: enough to end the session, and to say until when its cookie can be kept.
+    """
+
+    reason = "field-unknown"
+    keeps_cookie = True
+
+    def __init__(
+        self,
+        session_id: bytes,
+        subject: str | None,
+        created_at: int,
+        expires_at: int,
+        sealed_at: int,
+    ) -> None:
+        super().__init__("a critical field that this release does not know")
+        self.session_id = session_id
+        self.subject = subject
+        self.created_at = created_at
+        self.expires_at = expires_at
+        self.sealed_at = sealed_at
 
 
 class ExpiredSession(UnreadableError):

@@ -17,13 +17,7 @@ from enum import Enum
 from itertools import pairwise
 from typing import NamedTuple, NoReturn, Self
 
-from .errors import (
-    ConfigurationError,
-    KeyDisabled,
-    KeyOutOfUse,
-    NoPrimaryKey,
-    UnknownKey,
-)
+from .errors import ConfigurationError, KeyDisabled, KeyOutOfUse, NoPrimaryKey, UnknownKey
 
 __all__ = ["Key", "KeyState", "Keyring", "export_lookup", "parse_lookup"]
 
@@ -176,9 +170,9 @@ class Keyring:
     difference between nodes, in seconds. `announce`: seconds between publishing a key and using it;
     a node that has not reloaded may keep sealing with the previous key for that long. `lookup`: the
     secret that names in the store are hashed with if they could be guessed. `removed_kids`: kids of
-    revoked or expired keys that are no longer in the ring. `revoked_before`: cookies sealed before
-    this time (epoch seconds) are refused. `long_term_keys`: keys for long-lived data; None if the
-    ordinary keys never expire on their own.
+    revoked or expired keys that are no longer in the ring. `revoked_before`: cookies that say they
+    were sealed before this time (epoch seconds) are refused; until then, cookies are dated so.
+    `long_term_keys`: keys for long-lived data; None if the ordinary keys never expire on their own.
     """
 
     keys: tuple[Key, ...]
@@ -231,15 +225,17 @@ class Keyring:
         """The key with this kid, in any state."""
         return self._by_kid.get(kid)
 
-    def find_usable(self, kid: bytes, now: float) -> Key:
+    def find_usable(self, kid: bytes, now: float, claimed_at: int | None = None) -> Key:
         """The key with this kid, if it may open at `now`.
 
-        Raises UnknownKey, KeyOutOfUse (revoked or expired, perhaps no longer in the ring) or
-        KeyDisabled.
+        Raises UnknownKey, which repeats `claimed_at`, KeyOutOfUse (revoked or expired, perhaps no
+        longer in the ring) or KeyDisabled.
         """
         key = self._by_kid.get(kid)
         if key is None:
-            raise KeyOutOfUse(kid=kid) if kid in self.removed_kids else UnknownKey(kid)
+            raise (
+                KeyOutOfUse(kid=kid) if kid in self.removed_kids else UnknownKey(kid, claimed_at)
+            )
         if key.revoked or (key.expires_at is not None and now >= key.expires_at):
             raise KeyOutOfUse(kid=kid)
         if key.disabled:
@@ -268,6 +264,14 @@ class Keyring:
         object.__setattr__(self, "_primary_cache", (begins, ends, primary))
         return primary
 
+    def sealing_time(self, now: int) -> int:
+        """What a cookie that is sealed at `now` says when it was sealed (epoch seconds).
+
+        Later than `now` for at most the skew after everything sealed until then was revoked, so
+        that a user who signs in right after that stays signed in.
+        """
+        return max(now, self.revoked_before)
+
     def state(self, key: Key, now: int) -> KeyState:
         """The state of one of the ring's keys at `now`."""
         if key.revoked:
@@ -280,22 +284,6 @@ class Keyring:
             return KeyState.PENDING
         return KeyState.PRIMARY if key is self.primary(now) else KeyState.RETIRED
 
-    def retires_at(self, key: Key, at: int = 0) -> int | None:
-        """When the next key takes over (epoch seconds), if that is known.
-
-        A successor that has expired at `at` does not count: `key` seals again.
-        """
-        if key.retires_at is not None:
-            return key.retires_at
-        later = [
-            other.activates_at
-            for other in self.keys
-            if other.activates_at > key.activates_at
-            and not (other.revoked or other.disabled)
-            and (other.expires_at is None or at < other.expires_at)
-        ]
-        return min(later, default=None)
-
     def may_have_sealed(self, key: Key, sealed_at: int) -> bool:
         """Whether `key` was allowed to seal at `sealed_at`, give or take the skew."""
         first, last = self._windows.get(key.kid) or self.sealing_window(key, sealed_at)
@@ -306,11 +294,19 @@ class Keyring:
 
         `at`: the time by which successors count or have expired (epoch seconds).
         """
-        retires_at = self.retires_at(key, at)
-        last = math.inf if retires_at is None else retires_at + self.announce + self.skew
-        window = key.activates_at - self.skew, last
+        later = [other for other in self.keys if other.activates_at > key.activates_at]
+        retires_at: float | None = key.retires_at
+        if retires_at is None:
+            # A successor that has expired does not count: `key` seals again.
+            dates = (
+                other.activates_at
+                for other in later
+                if not (other.revoked or other.disabled)
+                and (other.expires_at is None or at < other.expires_at)
+            )
+            retires_at = min(dates, default=math.inf)
+        window = key.activates_at - self.skew, retires_at + self.announce + self.skew
         # Without a stated end the window changes when a successor expires.
-        later = (other for other in self.keys if other.activates_at > key.activates_at)
         if key.retires_at is not None or all(other.expires_at is None for other in later):
             self._windows[key.kid] = window
         return window

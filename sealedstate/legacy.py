@@ -22,7 +22,7 @@ from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 from markupsafe import Markup
 from werkzeug.http import parse_date
 
-from ._cookies.header import iterate_pairs
+from ._cookies.header import iterate_pairs, pair_pattern
 from ._wire.record import ID_BYTES
 from .errors import ConfigurationError
 from .keyring import length_prefixed
@@ -82,12 +82,14 @@ class LegacyReader:
     def find(self, header: str) -> str | None:
         """The value of the old cookie in a Cookie header: the first with its name.
 
-        None for a header that is too long to be read, because it may contain one of our cookies.
+        After a comma only if there is no other.
         """
-        for name, value, _ in iterate_pairs(header):
-            if name == self.name:
+        joined = None
+        for _, value, _, is_joined in iterate_pairs(header, pair_pattern(self.name)):
+            if not is_joined:
                 return value.strip('"')
-        return None
+            joined = value if joined is None else joined
+        return None if joined is None else joined.strip('"')
 
     def read(self, text: str, now: int) -> Adopted | None:
         """The content of an old cookie; `now` is in epoch seconds.

@@ -82,6 +82,9 @@ class Settings:
         counts.
     cookie_name: by default ``__Host-s``, or ``s`` where that prefix is not allowed.
     cookie_path, cookie_domain, same_site, partitioned: attributes of the cookies.
+    joined_cookie_lines: whether a comma may separate two cookies, because WSGI servers join the
+        lines of one request with it. A cookie that is found only in this way counts only if no
+        other opens.
     secure: False only for plain http on localhost.
     persistent: the cookie outlives the browser's window.
     legacy: a LegacyReader for sessions that Flask or Starlette signed.
@@ -115,6 +118,7 @@ class Settings:
     secure: bool = True
     same_site: str = "Lax"
     partitioned: bool = False
+    joined_cookie_lines: bool = True
     persistent: bool = False
     legacy: LegacyReader | None = field(default=None, repr=False)
     skew: int = DEFAULT_SKEW
@@ -211,6 +215,7 @@ class Settings:
             self.cookie_path,
             self.cookie_domain,
             self.partitioned,
+            self.joined_cookie_lines,
         )
 
     def lifetimes(self) -> Lifetimes:
@@ -340,6 +345,7 @@ _READERS = {
     "secure": _Reader((bool,), _flag),
     "same_site": _Reader((str,), str),
     "partitioned": _Reader((bool,), _flag),
+    "joined_cookie_lines": _Reader((bool,), _flag),
     "persistent": _Reader((bool,), _flag),
     "legacy": _Reader((LegacyReader, type(None))),
     "skew": _Reader((int,), int),

@@ -21,8 +21,12 @@ from hypothesis import HealthCheck, settings
 from tests.support.installed import NOT_INSTALLED, are_required
 from tests.support.jar import Clock
 
-# Servers that all tests of a process share.
-pytest_plugins = ["tests.support.kv_servers", "tests.support.sql_servers"]
+# Servers that all tests of a process share, and directories on a disk.
+pytest_plugins = [
+    "tests.support.disks",
+    "tests.support.kv_servers",
+    "tests.support.sql_servers",
+]
 
 HERE = Path(__file__).parent
 
@@ -38,8 +42,8 @@ settings.load_profile("quick")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Stores and servers sync their writes, which takes many disks long. A process that is killed loses
-# nothing that is in memory either: temporary files go there, unless TMPDIR says where else.
+# Stores and servers sync their writes, which takes many disks long. Temporary files are in memory,
+# unless TMPDIR says where else; those of crash tests are on a disk, see tests/support/disks.py.
 MEMORY, ROOM = Path("/dev/shm"), 4 << 30  # bytes
 
 

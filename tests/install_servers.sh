@@ -20,6 +20,7 @@ needs redis-server redis-server
 needs memcached memcached
 needs xmlsec1 xmlsec1
 needs openssl openssl
+needs nginx nginx
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

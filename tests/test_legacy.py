@@ -24,7 +24,6 @@ from markupsafe import Markup
 from werkzeug.http import http_date
 
 from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Session, Settings
-from sealedstate._cookies.header import MAX_HEADER_CHARS
 from sealedstate.keyring import export_lookup
 from sealedstate.legacy import MAX_COOKIE_CHARS, Adopted
 from tests.support.jar import Clock, Jar
@@ -440,11 +439,19 @@ def own_cookie(app: Application, how: str) -> str:
     return value[:-4] + "AAAA" if how == "forged" else value
 
 
-def test_old_cookie_is_never_read_in_a_header_too_long_to_be_scanned() -> None:
+def test_old_cookie_is_read_in_a_long_header_unless_one_of_ours_is_in_it() -> None:
     app = Application(FLASK)
-    header = f"session={flask_cookie({'n': 1})}; x={'y' * MAX_HEADER_CHARS}"
-    assert app.is_new(header)
-    assert app.is_new(f"__Host-s=forged; {header}")
+    header = f"session={flask_cookie({'n': 1})}; x={'y' * (1 << 18)}"
+    assert app.keeper.session(header)["n"] == 1
+    assert app.is_new(f"{header}; __Host-s=forged")
+
+
+def test_old_cookie_is_found_in_lines_that_a_server_joined() -> None:
+    app = Application(FLASK)
+    old, other = (f"session={flask_cookie({'n': number})}" for number in (1, 2))
+    for header in (f"a=b,{old}", f"a=b, {old},c=d; e=f", f"{old},a=b", f"a=b,{other}; {old}"):
+        assert app.keeper.session(header)["n"] == 1
+    assert app.is_new(f"{old},__Host-s=forged")
 
 
 def test_good_session_outweighs_the_old_cookie() -> None:
@@ -549,6 +556,23 @@ def test_sign_out_everywhere_refuses_old_cookies_signed_until_then(kind: str) ->
     assert app.is_new(f"session={cookie({'_user_id': '42'}, NOW + skew)}")
     assert not app.is_new(f"session={cookie({'_user_id': '42'}, NOW + skew + 1)}")
     assert not app.is_new(f"session={cookie({'_user_id': '43'}, NOW - 5)}")
+
+
+@BOTH
+def test_adopted_subject_is_checked_as_any_other(kind: str) -> None:
+    app = Application(replace(READERS[kind], subject="_user_id"))
+    good: dict[str, object] = {"42": "42", "7": 7}
+    for subject, value in good.items():
+        jar = jar_with("session", COOKIES[kind]({"_user_id": value}))
+        assert app.answer(jar, lambda session: session.subject) == subject
+    refused = app.keeper.counts["legacy-refused"]
+    bad: list[object] = ["", "u" * 513, "\ud800", True, 1.5, ["ann"], {"id": "ann"}]
+    for number, value in enumerate(bad, 1):
+        assert app.is_new(f"session={COOKIES[kind]({'_user_id': value})}"), value
+        assert app.keeper.counts["legacy-refused"] == refused + number
+    for value in (None, {}):
+        cookie = COOKIES[kind]({"_user_id": None} if value is None else {"cart": 1})
+        assert not app.is_new(f"session={cookie}")
 
 
 @BOTH

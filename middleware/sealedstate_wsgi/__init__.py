@@ -5,10 +5,10 @@
 
     application = SealedSessionMiddleware(application, Settings(keys="env:"))
 
-The session is ``environ["sealedstate.session"]``. It is saved when the first piece of the body is
-about to be sent. Until then the application may change it, even after it has called start_response.
-From then on, a write raises LateWrite, because no cookie could carry it, and a first read of the
-session raises LateRead, because Vary could not be sent any more.
+The session is ``environ["sealedstate.session"]``. It is saved when the first piece of the body that
+is not empty is about to be sent. Until then the application may change it, even after it has called
+start_response. From then on, a write raises LateWrite, because no cookie could carry it, and a
+first read of the session raises LateRead, because Vary could not be sent any more.
 """
 
 from __future__ import annotations

@@ -29,6 +29,15 @@ _CONTRADICTING = frozenset(
     {"public", "max-age", "s-maxage", "no-store", "private", "immutable"}
     | {"stale-while-revalidate", "stale-if-error", "must-understand"}
 )
+# Fields that some caches obey before Cache-Control (RFC 9213), and what forbids storing in each;
+# in any other that ends in -cache-control, no-store does.
+_TARGETED = {
+    "expires": "Thu, 01 Jan 1970 00:00:00 GMT",
+    "x-accel-expires": "0",
+    "surrogate-control": "no-store",
+    "edge-control": "no-store",
+    "x-litespeed-cache-control": "no-cache",
+}
 
 
 class Response:
@@ -53,8 +62,8 @@ class Response:
     ) -> Callable[[bytes], object]:
         """The start_response for the application."""
         if self._write is not None:
-            # The server raises exc_info, or rejects a second call. But if only empty pieces were
-            # sent, this response replaces the response with the cookies.
+            # The server raises exc_info, or rejects a second call. But if a middleware in between
+            # has sent nothing yet, this response replaces the response with the cookies.
             return self._start_response(status, self._with_session(headers), exc_info)
         if self.is_waiting and exc_info is None:
             raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
@@ -65,7 +74,8 @@ class Response:
 
     def write(self, data: bytes) -> object:
         """The write() that start_response returns, for old applications."""
-        return self.commit()(data)
+        # An empty piece sends no headers (PEP 3333).
+        return self.commit()(data) if data or self._write is not None else None
 
     def commit(self) -> Callable[[bytes], object]:
         """Save the session and send the headers, once. Returns the server's write()."""
@@ -87,9 +97,12 @@ class Response:
         return self._write
 
     def stream(self, body: Iterable[bytes]) -> Iterator[bytes]:
-        """The pieces of `body`; the headers are sent with the first."""
+        """The pieces of `body`; the headers are sent with the first that is not empty."""
         for piece in body:
             if self.is_waiting:
+                if not piece:
+                    # Most servers send the headers with an empty piece, against PEP 3333.
+                    continue
                 self.commit()
             yield piece
         if self.is_waiting:
@@ -117,10 +130,14 @@ class Response:
         names = [name.lower() for name, _ in headers]
         headers = _vary_on_cookie(headers) if "vary" in names else [*headers, _VARY]
         if self._lines:
+            if any(name in _TARGETED or name.endswith("-cache-control") for name in names):
+                headers = [_override_targeted(name, value) for name, value in headers]
             headers = (
                 _forbid_storing(headers) if "cache-control" in names else [*headers, _NO_STORE]
             )
             headers += [("Set-Cookie", line) for line in self._lines]
+        elif names.count("cache-control") > 1:
+            headers = _with_one(headers, "Cache-Control", ", ".join(_directives(headers)))
         return headers
 
 
@@ -136,13 +153,22 @@ def _set_cookie_bytes(headers: Headers) -> int:
 
 
 def _vary_on_cookie(headers: Headers) -> Headers:
-    """`headers` with a Vary that contains Cookie (RFC 9110, 12.5.5)."""
-    for name, value in headers:
-        if name.lower() == "vary":
-            members = {member.strip(" \t").lower() for member in value.split(",")}
-            if members & {"cookie", "*"}:
-                return list(headers)
-    return [*headers, _VARY]
+    """`headers` with one Vary line that contains Cookie or is ``*`` (RFC 9110, 12.5.5).
+
+    nginx before 1.23 obeys only the last of several lines.
+    """
+    values = [value for name, value in headers if name.lower() == "vary"]
+    members = [member.strip(" \t") for value in values for member in value.split(",")]
+    names = [member.lower() for member in members]
+    if "*" in names:
+        return _with_one(headers, "Vary", "*")
+    if len(values) == 1 and "cookie" in names:
+        return list(headers)
+    merged: dict[str, str] = {}
+    for name, member in zip([*names, "cookie"], [*members, "Cookie"], strict=True):
+        if member:
+            merged.setdefault(name, member)
+    return _with_one(headers, "Vary", ", ".join(merged.values()))
 
 
 def _forbid_storing(headers: Headers) -> Headers:
@@ -151,12 +177,36 @@ def _forbid_storing(headers: Headers) -> Headers:
     Directives of the application that do not contradict it stay, such as no-transform
     (RFC 9111, 5.2.2).
     """
-    values = [value for name, value in headers if name.lower() == "cache-control"]
-    members = [member.strip(" \t") for value in values for member in _MEMBER.findall(value)]
     kept = [
         member
-        for member in members
-        if member and member.partition("=")[0].lower() not in _CONTRADICTING
+        for member in _directives(headers)
+        if member.partition("=")[0].lower() not in _CONTRADICTING
     ]
-    others = [(name, value) for name, value in headers if name.lower() != "cache-control"]
-    return [*others, ("Cache-Control", ", ".join(["no-store", "private", *kept]))]
+    return _with_one(headers, "Cache-Control", ", ".join(["no-store", "private", *kept]))
+
+
+def _directives(headers: Headers) -> list[str]:
+    """The members of all Cache-Control lines."""
+    values = [value for name, value in headers if name.lower() == "cache-control"]
+    members = (member.strip(" \t") for value in values for member in _MEMBER.findall(value))
+    return [member for member in members if member]
+
+
+def _override_targeted(name: str, value: str) -> tuple[str, str]:
+    """A header field, with a value that forbids storing if it is for one kind of cache."""
+    lowered = name.lower()
+    if lowered == "surrogate-control":
+        # What asks for processing of the page stays, such as content="ESI/1.0".
+        content = [part.strip(" \t") for part in _MEMBER.findall(value) if "content=" in part]
+        return name, ", ".join([_TARGETED[lowered], *content])
+    if lowered in _TARGETED or lowered.endswith("-cache-control"):
+        return name, _TARGETED.get(lowered, "no-store")
+    return name, value
+
+
+def _with_one(headers: Headers, name: str, value: str) -> Headers:
+    """`headers` with one line of this name, in the place of the first of several."""
+    names = [each.lower() for each, _ in headers]
+    others = [field for field in headers if field[0].lower() != name.lower()]
+    others.insert(names.index(name.lower()), (name, value))
+    return others

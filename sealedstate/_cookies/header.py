@@ -1,8 +1,14 @@
 """The Cookie header, and Set-Cookie lines, by RFC 6265's syntax.
 
-The scan of a Cookie header is linear and byte-exact: it trims only space and tab (with other blanks
-trimmed, a foreign name could pose as our name), quotes are ordinary characters (otherwise a quoted
-foreign value could swallow our cookie), and a malformed pair is skipped without affecting others.
+The scan of a Cookie header, of any length, is linear and byte-exact: it trims only space and tab
+(with other blanks trimmed, a foreign name could pose as our name), quotes are ordinary characters
+(otherwise a quoted foreign value could swallow our cookie), and a malformed pair is skipped without
+affecting others.
+
+A request may have several Cookie lines: proxies pass the crumbs of HTTP/2 on as lines. WSGI servers
+join them with a comma. Our values contain no comma, so one ends them. A name after a comma is a
+cookie of ours or the end of a foreign value, which looks the same; it counts only if no pair after
+a semicolon opens.
 
 A cookie is set and deleted with the same attributes, because browsers delete by name, domain and
 path.
@@ -19,7 +25,6 @@ from typing import NamedTuple
 
 from ..errors import ConfigurationError
 
-MAX_HEADER_CHARS = 1 << 16
 # Values of one name that are tried: enough for cookies of several paths and domains.
 MAX_CANDIDATES = 4
 MAX_COOKIES = 8
@@ -41,7 +46,8 @@ class Candidates(NamedTuple):
 
     `core`: at most four different values of the core's cookie. `overflow`: values by chunk number,
     from 1. `our_bytes`: our pairs and their separators; `foreign_bytes`: the rest of the header.
-    `crowded`: whether there are more than four values for the core.
+    `crowded`: whether there are more than four values for the core. `joined`: candidates for the
+    core after a comma, if there are others; they count if no other opens.
     """
 
     core: tuple[str, ...] = ()
@@ -49,6 +55,7 @@ class Candidates(NamedTuple):
     foreign_bytes: int = 0
     our_bytes: int = 0
     crowded: bool = False
+    joined: Candidates | None = None
 
     def __repr__(self) -> str:
         return f"<Candidates: {len(self.core)} for the core, {len(self.overflow)} chunks>"
@@ -58,7 +65,8 @@ class Candidates(NamedTuple):
 class CookieFamily:
     """The names and attributes of the cookies of one session.
 
-    Raises ConfigurationError for combinations that browsers reject.
+    `joined_lines`: whether a comma may separate two cookies in a Cookie header. Raises
+    ConfigurationError for combinations that browsers reject.
     """
 
     name: str
@@ -67,8 +75,9 @@ class CookieFamily:
     path: str = "/"
     domain: str | None = None
     partitioned: bool = False
-    # Made once: 0 and the numbers of chunks by exact name, "NAME=", and "; Path=/; ...".
-    _numbers: Mapping[str, int] = field(init=False, repr=False, compare=False)
+    joined_lines: bool = True
+    # Made once: the pattern of our pairs, "NAME=", and "; Path=/; ...".
+    _pattern: re.Pattern[str] = field(init=False, repr=False, compare=False)
     _core_prefix: str = field(init=False, repr=False, compare=False)
     _attributes: str = field(init=False, repr=False, compare=False)
 
@@ -103,14 +112,14 @@ class CookieFamily:
             )
         if (self.same_site == "None" or self.partitioned) and not self.secure:
             raise ConfigurationError("same_site: None and partitioned must have a secure cookie")
-        numbers = {self.name: 0, **{self.chunk_name(n): n for n in range(1, MAX_COOKIES)}}
         domain = f"; Domain={self.domain}" if self.domain else ""
         secure = "; Secure" if self.secure else ""
         partitioned = "; Partitioned" if self.partitioned else ""
         attributes = (
             f"; Path={self.path}{domain}{secure}; HttpOnly; SameSite={self.same_site}{partitioned}"
         )
-        object.__setattr__(self, "_numbers", numbers)
+        pattern = pair_pattern(self.name, f"(?:-([1-{MAX_COOKIES - 1}]))?")
+        object.__setattr__(self, "_pattern", pattern)
         object.__setattr__(self, "_core_prefix", f"{self.name}=")
         object.__setattr__(self, "_attributes", attributes)
 
@@ -121,13 +130,13 @@ class CookieFamily:
     def find(self, header: str) -> Candidates:
         """Our candidates in a Cookie header, in one pass over it."""
         size, at = len(header), header.find(self.name)
-        if at < 0 or size > MAX_HEADER_CHARS:
+        if at < 0:
             return Candidates(foreign_bytes=size)
         # Mostly the name occurs once, as the name of a pair: one search finds its value.
         begin, end = header.rfind(";", 0, at) + 1, header.find(";", at)
         end = size if end < 0 else end
         is_only = header.find(self.name, end) < 0 and header.startswith(self._core_prefix, at)
-        if not is_only or header[begin:at].strip(" \t"):
+        if not is_only or header[begin:at].strip(" \t") or header.find(",", at, end) >= 0:
             return self._scan(header)
         our_bytes = min(end - begin + 1, size)
         value = header[at + len(self._core_prefix) : end].rstrip(" \t")
@@ -135,24 +144,28 @@ class CookieFamily:
 
     def _scan(self, header: str) -> Candidates:
         """The same, if our name occurs several times or in an unexpected place."""
-        found: dict[int, list[str]] = {}
-        our_bytes, crowded = 0, False
-        for name, value, size in iterate_pairs(header):
-            number = self._numbers.get(name)
-            if number is None:
+        found: dict[int, _Values] = {}
+        joined: dict[int, _Values] = {}
+        our_bytes = 0
+        for chunk, value, size, is_joined in iterate_pairs(header, self._pattern):
+            if is_joined and not self.joined_lines:
                 continue
             our_bytes += size
-            values = found.setdefault(number, [])
-            if value in values:
-                continue
-            if len(values) < MAX_CANDIDATES:
-                values.append(value)
-            elif number == 0:
-                crowded = True
-        core = tuple(found.pop(0, ()))
-        overflow = {number: tuple(values) for number, values in found.items()}
-        our_bytes = min(our_bytes, len(header))  # the last pair has no separator
-        return Candidates(core, overflow, len(header) - our_bytes, our_bytes, crowded)
+            number = int(chunk or 0)
+            (joined if is_joined else found).setdefault(number, _Values()).add(value)
+        core, joined_core = found.pop(0, None), joined.pop(0, None)
+        overflow = {number: tuple(values.first) for number, values in found.items()}
+        for number, values in joined.items():
+            first = dict.fromkeys((*overflow.get(number, ()), *values.first))
+            overflow[number] = tuple(first)[:MAX_CANDIDATES]
+        others = None
+        if core is None:
+            core = joined_core or _Values()
+        elif joined_core is not None:
+            others = Candidates(tuple(joined_core.first), crowded=joined_core.crowded)
+        foreign_bytes = len(header) - our_bytes
+        first_values = tuple(core.first)
+        return Candidates(first_values, overflow, foreign_bytes, our_bytes, core.crowded, others)
 
     def set_line(self, name: str, value: str, max_age: int | None) -> str:
         """A Set-Cookie field value; `max_age` in seconds, None for a browser session."""
@@ -171,17 +184,43 @@ class CookieFamily:
         return FIELD_BYTES + len(name) + 1 + age + len(self._attributes)
 
 
-def iterate_pairs(header: str) -> Iterator[tuple[str, str, int]]:
-    """Name, value and size (with a separator) of each pair of a Cookie header.
+class _Values:
+    """The first different values of one name. `crowded`: whether there are more."""
 
-    A header of more than `MAX_HEADER_CHARS` is not read: it has no pairs here.
+    def __init__(self) -> None:
+        self.first: list[str] = []
+        self.crowded = False
+
+    def add(self, value: str) -> None:
+        if value not in self.first:
+            if len(self.first) < MAX_CANDIDATES:
+                self.first.append(value)
+            else:
+                self.crowded = True
+
+
+def pair_pattern(name: str, suffix: str = "()") -> re.Pattern[str]:
+    """What `iterate_pairs` looks for. `suffix`: a pattern with one group."""
+    # It begins with a literal, which `re` finds fast.
+    return re.compile(f"{re.escape(name)}{suffix}=([^;,]*)")
+
+
+def iterate_pairs(
+    header: str, pattern: re.Pattern[str]
+) -> Iterator[tuple[str | None, str, int, bool]]:
+    """Suffix of the name, value and size of each pair, and whether a comma is before it.
+
+    The size includes one separator, if there is one.
     """
-    if len(header) > MAX_HEADER_CHARS:
-        return
-    for pair in header.split(";"):
-        name, equals, value = pair.strip(" \t").partition("=")
-        if equals:
-            yield name, value, len(pair) + 1
+    for match in pattern.finditer(header):
+        begin, end = match.span()
+        while begin and header[begin - 1] in " \t":
+            begin -= 1
+        separator = header[begin - 1 : begin]
+        if separator in ("", ";", ","):
+            # The first pair has its separator behind it.
+            size = end - begin + (1 if separator else end < len(header))
+            yield match[1], match[2].rstrip(" \t"), size, separator == ","
 
 
 def field_bytes(line: str) -> int:

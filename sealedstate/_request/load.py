@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import cast
+from uuid import UUID
 
 from .._cookies.codec import OpenedRecord
+from .._cookies.header import Candidates
 from .._stored.revocations import Ending, Successor
 from .._wire import cbor
-from .._wire.record import ID_BYTES, NO_ROWS, Place, Policy, Record, check_name
+from .._wire.record import ID_BYTES, NO_ROWS, Place, Policy, Record, check_name, check_subject
 from ..deployment import Deployment, log
 from ..errors import (
     AmbiguousSession,
@@ -78,16 +81,28 @@ class LoadedSession:
     def _open(self) -> None:
         deployment, candidates = self.deployment, self.candidates
         try:
-            if len(candidates.core) == 1 and not candidates.crowded:
-                opened = deployment.codec.open_text(candidates.core[0], self.loaded_at)
-                self._check(opened)
-            else:
-                opened = self._choose(deployment.codec.open_core(candidates, self.loaded_at))
+            try:
+                opened = self._open_one(candidates)
+            except UnreadableError as error:
+                # A foreign value may pose as a cookie after a comma, so it never competes with a
+                # cookie that opens, or that another node may open.
+                if candidates.joined is None or error.keeps_cookie:
+                    raise
+                opened = self._open_one(candidates.joined)
         except UnreadableError as error:
             self._refuse(error)
             return
         self.opened, self.record, self.replaced = opened, opened.record, None
         deployment.emit("opened", kid=opened.key.kid, session_id=opened.record.id)
+
+    def _open_one(self, candidates: Candidates) -> OpenedRecord:
+        """The only usable record of these candidates. Raises UnreadableError."""
+        codec = self.deployment.codec
+        if len(candidates.core) == 1 and not candidates.crowded:
+            opened = codec.open_text(candidates.core[0], self.loaded_at)
+            self._check(opened)
+            return opened
+        return self._choose(codec.open_core(candidates, self.loaded_at))
 
     def _choose(self, authentic: Sequence[OpenedRecord]) -> OpenedRecord:
         """The only usable one of several authentic records. Raises UnreadableError."""
@@ -111,12 +126,13 @@ class LoadedSession:
         """Raise UnreadableError if the record cannot be used now."""
         deployment, record, now = self.deployment, opened.record, self.loaded_at
         lifetimes = deployment.lifetimes
-        if opened.sealed_at > now + deployment.settings.skew:
+        # A node whose clock is ahead may date a seal once more the skew ahead: `sealing_time`.
+        if opened.sealed_at > now + 2 * deployment.settings.skew:
             raise FutureSession
         if (
             now >= record.expires_at
             or now >= record.created_at + lifetimes.absolute
-            or now >= opened.sealed_at + lifetimes.idle
+            or now >= opened.sealed_at + (record.terms.idle or lifetimes.idle)
         ):
             raise ExpiredSession
         if deployment.revocations is not None:
@@ -156,10 +172,14 @@ class LoadedSession:
             self.deployment.emit("legacy-refused")
             return
         subject = adopted.values.get(reader.subject) if reader.subject else None
-        subject = None if subject is None else str(subject)
-        # It began when it was signed, so a sign-out of its subject since then refuses it.
-        record = Record(adopted.id, subject, adopted.signed_at, 0, 0)
         try:
+            if subject is not None:
+                # Only what names a user in one spelling. A number is the key of a user's row.
+                if type(subject) in (int, UUID):
+                    subject = str(subject)
+                check_subject(subject)
+            # It began when it was signed, so a sign-out of its subject since then refuses it.
+            record = Record(adopted.id, cast("str | None", subject), adopted.signed_at, 0, 0)
             for name, value in adopted.values.items():
                 check_name(name)
                 cbor.encode(value)
@@ -187,7 +207,7 @@ class LoadedSession:
             if recalled is not None:
                 self.versions = {**self.versions, name: recalled.version}
                 self.deployment.emit("recalled", session_id=record.id)
-                data = recalled.data
+                data = recalled.value
         else:
             if self._overflow is None:
                 self._overflow = self._open_overflow(record)
@@ -286,7 +306,7 @@ class LoadedSession:
         stored = self.deployment.parts
         version = record.spilled[name]
         recalled = None if stored is None else stored.recall(record.id, name, version)
-        return None if recalled is None else recalled.data
+        return None if recalled is None else recalled.value
 
 
 def revoke_id(deployment: Deployment, session_id: bytes, *, follows: bool = True) -> bytes | None:
@@ -424,11 +444,12 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
     if opened is None:
         return info
     record = opened.record
+    idle = record.terms.idle or deployment.lifetimes.idle
     return replace(
         info,
         created_at=record.created_at,
         sealed_at=opened.sealed_at,
-        idle_expires_at=min(opened.sealed_at + deployment.lifetimes.idle, record.expires_at),
+        idle_expires_at=min(opened.sealed_at + idle, record.expires_at),
         expires_at=record.expires_at,
         kid=opened.key.kid.hex(),
         generation=record.generation,

@@ -20,8 +20,10 @@ from .._stored.revocations import Ending
 from .._wire import cbor
 from .._wire.encoding import token_bytes
 from .._wire.record import (
+    NO_FIELDS,
     NO_PARTS,
     NO_ROWS,
+    NO_TERMS,
     OverflowSet,
     Place,
     Policy,
@@ -32,7 +34,13 @@ from .._wire.record import (
 )
 from .._wire.token import OVERHEAD_BYTES
 from ..deployment import Deployment
-from ..errors import ConfigurationError, RevokedSession, SessionTooLarge
+from ..errors import (
+    ConfigurationError,
+    MalformedRecord,
+    RevokedSession,
+    RowUnreadable,
+    SessionTooLarge,
+)
 from ..hooks import SaveEvent
 from ..profiles import Budget
 from ..session import Changes, Part, Session
@@ -188,8 +196,9 @@ def save(
         report_not_saved(deployment, session, loaded)
         return []
     parts = None if changes.core is not None else _recall_movable(changes, loaded, limits)
-    plan = plan_save(record, changes, parts, loaded, limits, other_bytes, int(now))
-    return commit(deployment, plan, session, changes, loaded, now)
+    sealed_at = deployment.keyring().sealing_time(int(now))
+    plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
+    return commit(deployment, plan, session, changes, loaded, now, sealed_at)
 
 
 def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> list[str]:
@@ -215,9 +224,13 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
     RevokedSession if the user was signed in and is signed out everywhere since.
     """
     if old is not None and not (changes.is_signed_in or changes.is_ended):
-        created_at, expires_at, generation = old.created_at, old.expires_at, old.generation + 1
+        old_id, _, created_at, expires_at, generation, _, _, _, _, terms, fields = old
+        generation += 1
+        if fields and old_id != changes.id:
+            # What a newer release wrote for the old id is not known to hold for a new one.
+            fields = NO_FIELDS
     else:
-        created_at, generation = int(now), 1
+        created_at, generation, terms, fields = int(now), 1, NO_TERMS, NO_FIELDS
         if changes.subject is not None and deployment.revocations is not None:
             # It begins after any sign-out of its subject.
             lifetime = deployment.settings.absolute_lifetime
@@ -226,7 +239,19 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
             created_at = deployment.revocations.begin(changes.subject, lifetime, now, since)
         expires_at = created_at + deployment.lifetimes.absolute
     core = changes.core or NO_PARTS
-    return Record(changes.id, changes.subject, created_at, expires_at, generation, core)
+    return Record(
+        changes.id,
+        changes.subject,
+        created_at,
+        expires_at,
+        generation,
+        core,
+        None,
+        NO_ROWS,
+        NO_ROWS,
+        terms,
+        fields,
+    )
 
 
 def _replaced_record(changes: Changes, arrived: Arrived) -> Record | None:
@@ -287,7 +312,8 @@ def plan_save(
         if changes.encoded_bytes <= room:
             payload = encode_record(record, now)
             if len(payload) <= room:
-                max_age = max(1, record.expires_at - now) if limits.is_persistent else None
+                is_plain = record.terms is NO_TERMS and not limits.is_persistent
+                max_age = None if is_plain else _max_age(record, limits, now)
                 return SavePlan(record, payload, max_age, None)
     parts = _parts_of(changes) if parts is None else parts
     record = record._replace(parts=NO_PARTS)
@@ -331,8 +357,7 @@ class _Planner:
         self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
     ) -> SavePlan:
         cookies = self.limits.cookies
-        lifetime = max(1, self.record.expires_at - self.now)
-        max_age = lifetime if self.limits.is_persistent else None
+        max_age = _max_age(self.record, self.limits, self.now)
         lines = [*deletions, *_chunk_deletions(cookies, 1, last_chunk)]
         longest = cookies.chunk_name(1)
         budget = self.limits.budget(
@@ -440,6 +465,13 @@ class _Planner:
         return self.limits.policies.get(name, Policy.AUTO)
 
 
+def _max_age(record: Record, limits: Limits, now: int) -> int | None:
+    """For how many seconds browsers keep the cookies; None for cookies that end with a browser."""
+    persistent = record.terms.persistent
+    is_persistent = limits.is_persistent if persistent is None else persistent
+    return max(1, record.expires_at - now) if is_persistent else None
+
+
 def _last_stale_chunk(arrived: Arrived, limits: Limits) -> int:
     """The highest number of a chunk cookie that the browser may have; 0 for none.
 
@@ -476,10 +508,12 @@ def commit(
     changes: Changes,
     loaded: LoadedSession,
     now: float,
+    sealed_at: int,
 ) -> list[str]:
     """Carry out a plan; returns the Set-Cookie field values, none if a logout came first.
 
-    Raises SessionTooLarge, StorageError or NoPrimaryKey.
+    `sealed_at` (epoch seconds): what the plan was made for. Raises SessionTooLarge, StorageError or
+    NoPrimaryKey.
     """
     record, payload, max_age = plan.record, plan.payload, plan.max_age
     outside = plan.outside
@@ -489,8 +523,9 @@ def commit(
         event = _save_event(plan, session, changes, loaded, now)
         hooks.before_save(event)
     if payload is None and outside is not None:
-        record, chunks = _write_outside_core(deployment, record, outside, int(now))
-    text = deployment.codec.seal_core(payload or encode_record(record, int(now)), int(now))
+        record, chunks = _write_outside_core(deployment, record, outside, sealed_at)
+    payload = payload or encode_record(record, sealed_at)
+    text = deployment.codec.seal_core(payload, sealed_at)
     if outside is not None:
         if len(text) > outside.core_chars:
             sizes = {name: len(data) for name, data in record.parts.items()}
@@ -587,8 +622,16 @@ def _merge_rule(deployment: Deployment, name: str) -> Merge:
         return last_writer_wins
 
     def merge(base: bytes | None, stored: bytes, wanted: bytes) -> bytes:
-        before = None if base is None else cbor.decode(base)
-        merged = rule(before, cbor.decode(stored), cbor.decode(wanted))
+        try:
+            before = None if base is None else cbor.decode(base)
+        except MalformedRecord:
+            before = None  # what this release could not read, the application did not change
+        try:
+            found = cbor.decode(stored)
+        except MalformedRecord as error:
+            # A newer release wrote it meanwhile, and can read it.
+            raise RowUnreadable("a stored part is unreadable here (record)") from error
+        merged = rule(before, found, cbor.decode(wanted))
         return cbor.encode(merged, f"session[{name!r}]")
 
     return merge

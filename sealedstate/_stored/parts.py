@@ -10,7 +10,6 @@ version than the remembered one asks the part's merge rule and tries again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from .table import Entry, Kind, Put, SealedTable, StoreAccess
@@ -27,14 +26,6 @@ Merge: TypeAlias = Callable[[bytes | None, bytes, bytes], bytes]
 def last_writer_wins(_base: bytes | None, _stored: bytes, wanted: bytes) -> bytes:
     """The default merge rule: the last write counts."""
     return wanted
-
-
-@dataclass(frozen=True, slots=True)
-class Recalled:
-    """A part's encoded value and the version under which it is stored."""
-
-    data: bytes = field(repr=False)
-    version: int
 
 
 class StoredParts:
@@ -73,12 +64,10 @@ class StoredParts:
             raise AssertionError("a spilled part was not written")
         return written.version
 
-    def recall(self, session_id: bytes, name: str, known: int = 0) -> Recalled | None:
-        """The part, at least of version `known`; None if the store lost it."""
+    def recall(self, session_id: bytes, name: str, known: int = 0) -> Entry | None:
+        """The part's row, at least of version `known`; None if the store lost it."""
         entry = self._table.read(self._table.key(session_id, name))
-        if entry is None or entry.version < known:
-            return None
-        return Recalled(entry.value, entry.version)
+        return None if entry is None or entry.version < known else entry
 
     def delete(self, session_id: bytes, name: str, version: int | None = None) -> None:
         """Delete a row that is no longer used, unless another request wrote it since `version`."""

@@ -260,7 +260,7 @@ class SealedTable:
                     self._access.answered()
                     return Entry(value, version, expires_at)
             entry = self.look(key)
-        raise StorageUnavailable(f"{self._kind.noun} was written by others {tries} times in a row")
+        raise self._conflict(tries)
 
     def delete(self, key: str, version: int | None = None) -> bool:
         """Whether this call deleted the row; False also for another version."""
@@ -301,29 +301,25 @@ class SealedTable:
         """
         primary = self._keyring().primary(int(self._access.now())).kid
         for key in self.keys():
-            self._reseal_row(key, primary, result)
-
-    def _reseal_row(self, key: str, primary: bytes, result: SweepResult) -> None:
-        for _ in range(WRITE_TRIES):
-            stored = self._storage.read(self._context, key)
-            if stored is None:
-                return  # deleted since it was listed
-            entry, kid = self._open(key, stored), sealing.kid_of(stored.value) or b""
-            if entry.error is None and kid != primary:
-                version = next_version(self._access.now(), stored.version)
-                token = self._seal(key, version, entry.value)
-                if not self._write(key, token, stored.expires_at, version, stored.version):
-                    continue
-                kid = primary
-                result.resealed += 1
-            result.seen += 1
-            result.needed[kid] += 1
-            if entry.error is not None:
-                result.unreadable[entry.error.reason] += 1
-            return
-        raise StorageUnavailable(
-            f"{self._kind.noun} was written by others {WRITE_TRIES} times in a row"
-        )
+            for _ in range(WRITE_TRIES):
+                stored = self._storage.read(self._context, key)
+                if stored is None:
+                    break  # deleted since it was listed
+                entry, kid = self._open(key, stored), sealing.kid_of(stored.value) or b""
+                if entry.error is None and kid != primary:
+                    version = next_version(self._access.now(), stored.version)
+                    token = self._seal(key, version, entry.value)
+                    if not self._write(key, token, stored.expires_at, version, stored.version):
+                        continue
+                    kid = primary
+                    result.resealed += 1
+                result.seen += 1
+                result.needed[kid] += 1
+                if entry.error is not None:
+                    result.unreadable[entry.error.reason] += 1
+                break
+            else:
+                raise self._conflict(WRITE_TRIES)
 
     # --- one row --------------------------------------------------------------------------------
 
@@ -375,6 +371,9 @@ class SealedTable:
             return self._storage.delete(self._context, key, version)
         except (VersionMismatch, OutcomeUnknown):
             return False  # the next look shows what is there
+
+    def _conflict(self, tries: int) -> StorageUnavailable:
+        return StorageUnavailable(f"{self._kind.noun} was written by others {tries} times in a row")
 
     def _raise_unless_lost(self, error: UnreadableError) -> None:
         if error.keeps_cookie:

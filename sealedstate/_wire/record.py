@@ -1,15 +1,15 @@
 """Session records, and their bytes: positional arrays with one encoding.
 
-The payload of a core is the session id, 16 bytes as they are, followed by one CBOR array (RFC 8949)
-of five or six items:
+The payload of a core is the session id, 16 bytes as they are, one CBOR array (RFC 8949) of five or
+six items, and numbered fields:
 
     [subject, age, lifetime, generation, parts, manifest?]
 
     subject     text, or null for a session without a user
     age         sealed_at - created_at in seconds; negative only by clock skew
-    lifetime    expires_at - created_at, which is never negative: in hours if it is a whole number
-                of hours, otherwise as -1 - seconds (-1801 for half an hour)
-    generation  how many times the session was saved
+    lifetime    expires_at - created_at: in hours if it is a whole number of hours, otherwise as
+                -1 - seconds (-1801 for half an hour)
+    generation  how many times the session was saved, from 0
     parts       [name, value, name, value, ...]: names are text, each value is a byte string that
                 contains the encoding of the part's value (see `cbor`)
     manifest    present only if it states something: [overflow, spilled, orphaned]
@@ -20,9 +20,28 @@ of five or six items:
     spilled     [name, version, name, version, ...]: the parts in the store
     orphaned    [name, version, name, version, ...]: rows in the store that are no longer used
 
-Each name appears once in its list. Integers and lengths have their shortest form, lengths are
-definite, and nothing follows the array: a payload is accepted only if encoding what it decodes to
-gives the same bytes.
+age and lifetime are from -2**40 to 2**40 - 1, generation is less than 2**40, and a version is from
+1 to 2**63 - 1. Each name appears once in its list, and in only one of parts, overflow and spilled;
+a name in orphaned is not in spilled. Integers and lengths have their shortest form, and lengths are
+definite: an array is accepted only if encoding what it decodes to gives the same bytes.
+
+A field is its number (1 byte), the length of its value (1 byte) and its value. The numbers rise
+strictly. All fields together take at most 512 bytes; a record without fields ends with its array.
+1 to 127 are critical: a release that does not know such a field refuses the record, and keeps the
+cookie. 128 to 254 are not: a release that does not know the field keeps it, byte for byte, in the
+records of this session until its id changes. 0 and 255 are refused. A value that says no more than
+a missing field is never written and is refused. The value of a number never changes its form.
+
+      1    terms, see below                  128       reserved for time and method of
+      2    reserved for the key of a device            authentication
+    127    never assigned                    253       padding: zero bytes, ignored, not kept
+                                             254       never assigned
+
+    terms   1 byte, 0 to 6 but not 3: 0, 1 or 2 for cookies that are as persistent as the settings
+            say, end with the browser, or are persistent; and 4 more if the session ends at
+            expires_at, even if the settings' absolute lifetime is shorter. Then the idle lifetime
+            of this session in seconds, as 1 to 4 bytes, big-endian, the first not zero; or nothing
+            for that of the settings. A single zero byte says nothing and is refused.
 
 The payload of overflow is its parts, in the same form as in a core. The payload of a stored part is
 the encoding of its value.
@@ -40,7 +59,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..errors import MalformedRecord, UnsupportedValue
+from ..errors import MalformedRecord, UnknownField, UnsupportedValue
 from .cbor import NO_FRAME, dump_frame, load_frame
 from .encoding import has_lone_surrogate
 
@@ -59,6 +78,21 @@ _ID = re.compile("[A-Za-z0-9_-]{21}[AQgw]", re.ASCII)
 _TO_ID = bytes.maketrans(b"+/", b"-_")
 NO_PARTS: Mapping[str, bytes] = MappingProxyType({})
 NO_ROWS: Mapping[str, int] = MappingProxyType({})
+NO_FIELDS: Mapping[int, bytes] = MappingProxyType({})
+# Ages, lifetimes and generations are below this number, as times of 5 bytes are.
+NUMBER_END = 1 << 40
+LAST_VERSION = (1 << 63) - 1
+
+# Numbers of fields. Those up to LAST_CRITICAL are refused by releases that do not know them.
+TERMS = 1
+LAST_CRITICAL = 127
+PADDING = 253
+MAX_FIELDS_BYTES = 512
+MAX_IDLE_BYTES = 4
+# The first byte of terms: the place in this tuple, and OWN_END if the session has its own end.
+_PERSISTENT = (None, False, True)
+OWN_END = 4
+_FLAGS = (b"\0", b"\1", b"\2", b"\4", b"\5", b"\6")
 
 # The major types of CBOR.
 UINT, NEGATIVE, BYTES, TEXT, LIST = range(5)
@@ -111,12 +145,29 @@ class OverflowSet:
     names: tuple[str, ...]
 
 
+class Terms(NamedTuple):
+    """What one session has instead of what the settings say.
+
+    `persistent`: whether its cookies outlive the browser. `idle`: its idle lifetime in seconds.
+    None: as the settings say. `has_own_end`: it ends at the record's `expires_at`, even if the
+    settings' absolute lifetime is shorter.
+    """
+
+    persistent: bool | None = None
+    idle: int | None = None
+    has_own_end: bool = False
+
+
+NO_TERMS = Terms()
+
+
 class Record(NamedTuple):
     """The core of a session. Times are epoch seconds.
 
     `parts` maps names to encoded values, `spilled` names to the versions of parts in the store.
     `orphaned_rows` has the versions of rows that are no longer used; a later save deletes them,
-    once the browser has shown that it received this record.
+    once the browser has shown that it received this record. `fields`: those of a newer release, by
+    number, which are written again as long as the session keeps its id.
     """
 
     id: bytes
@@ -128,6 +179,8 @@ class Record(NamedTuple):
     overflow: OverflowSet | None = None
     spilled: Mapping[str, int] = NO_ROWS
     orphaned_rows: Mapping[str, int] = NO_ROWS
+    terms: Terms = NO_TERMS
+    fields: Mapping[int, bytes] = NO_FIELDS
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks, so this repr shows neither the user nor the content.
@@ -184,24 +237,37 @@ def check_name(name: object) -> None:
 
 def encode_record(record: Record, sealed_at: int) -> bytes:
     """The payload of a core that is sealed at `sealed_at` (epoch seconds)."""
-    session_id, subject, created_at, expires_at, generation, parts, overflow, spilled, orphaned = (
-        record
-    )
+    (
+        session_id,
+        subject,
+        created_at,
+        expires_at,
+        generation,
+        parts,
+        overflow,
+        spilled,
+        orphaned,
+        terms,
+        fields,
+    ) = record
     age, lifetime = sealed_at - created_at, expires_at - created_at
     lifetime = -1 - lifetime if lifetime % HOUR else lifetime // HOUR
     has_manifest = overflow or spilled or orphaned
-    out = [session_id, _SIX if has_manifest else _FIVE]
     if subject is None:
-        out.append(_NULL)
+        head, text = b"", _NULL
     else:
         text = subject.encode()
         size = len(text)
-        out += (_TEXTS[size] if size < SMALL else _head(TEXT, size), text)
-    out += (
+        head = _TEXTS[size] if size < SMALL else _head(TEXT, size)
+    out = [
+        session_id,
+        _SIX if has_manifest else _FIVE,
+        head,
+        text,
         _UINTS[age] if 0 <= age < SMALL else _int(age),
         _UINTS[lifetime] if 0 <= lifetime < SMALL else _int(lifetime),
-        _UINTS[generation] if 0 <= generation < SMALL else _int(generation),
-    )
+        _UINTS[generation] if 0 <= generation < SMALL else _int(generation, 0),
+    ]
     _put_parts(out, parts)
     if has_manifest:
         stated = None
@@ -209,11 +275,13 @@ def encode_record(record: Record, sealed_at: int) -> bytes:
             stated = [overflow.set_id, overflow.count, overflow.digest, list(overflow.names)]
         rows = [list(chain.from_iterable(versions.items())) for versions in (spilled, orphaned)]
         out.append(dump_frame([stated, *rows]))
+    if terms is not NO_TERMS or fields is not NO_FIELDS:
+        out.append(_encode_fields(terms, fields))
     return b"".join(out)
 
 
 def decode_record(payload: bytes, sealed_at: int) -> Record:
-    """The record of an authentic payload. Raises MalformedRecord.
+    """The record of an authentic payload. Raises MalformedRecord or UnknownField.
 
     Most types are not checked one by one: only the right types give the same bytes again.
     """
@@ -229,6 +297,7 @@ def decode_record(payload: bytes, sealed_at: int) -> Record:
             stated, flat_spilled, flat_orphaned = row[5]
             overflow = None if stated is None else _read_overflow_set(stated)
             spilled, orphaned = _read_versions(flat_spilled), _read_versions(flat_orphaned)
+            _check_places(named, overflow, spilled, orphaned)
         session_id = payload[:ID_BYTES]
         record = Record(
             session_id,
@@ -244,9 +313,24 @@ def decode_record(payload: bytes, sealed_at: int) -> Record:
         again = encode_record(record, sealed_at)
     except _WRONG_SHAPE:
         raise MalformedRecord from None
-    if again != payload:
+    if again == payload:
+        return record
+    # An array has one encoding, so what differs can only be fields behind it.
+    if not payload.startswith(again):
         raise MalformedRecord
-    return record
+    return _add_fields(record, payload[len(again) :], sealed_at)
+
+
+def _check_places(
+    parts: Mapping[str, bytes],
+    overflow: OverflowSet | None,
+    spilled: Mapping[str, int],
+    orphaned: Mapping[str, int],
+) -> None:
+    """Raise ValueError if a part would have two places."""
+    names = [*parts, *spilled, *(overflow.names if overflow else ())]
+    if len(set(names)) != len(names) or not spilled.keys().isdisjoint(orphaned):
+        raise ValueError("a part has two places")
 
 
 def _read_overflow_set(row: Any) -> OverflowSet:
@@ -267,7 +351,62 @@ def _read_versions(flat: Any) -> dict[str, int]:
     versions = dict(zip(items, items, strict=True))
     if not all(type(name) is str and type(version) is int for name, version in versions.items()):
         raise ValueError("the versions are not pairs of a text and an integer")
+    if not all(0 < version <= LAST_VERSION for version in versions.values()):
+        raise ValueError("no row has such a version")
     return versions
+
+
+# --- fields: what follows the array ---------------------------------------------------------------
+
+
+def _encode_fields(terms: Terms, fields: Mapping[int, bytes]) -> bytes:
+    """The bytes of all fields. Raises ValueError for more than a record holds."""
+    values = dict(fields)
+    if terms != NO_TERMS:
+        values[TERMS] = _encode_terms(terms)
+    tail = b"".join(bytes([number, len(value)]) + value for number, value in sorted(values.items()))
+    if len(tail) > MAX_FIELDS_BYTES:
+        raise ValueError(f"fields: must be at most {MAX_FIELDS_BYTES} bytes, got {len(tail)}")
+    return tail
+
+
+def _add_fields(record: Record, tail: bytes, sealed_at: int) -> Record:
+    """The record with the fields behind its array. Raises MalformedRecord or UnknownField."""
+    if len(tail) > MAX_FIELDS_BYTES:
+        raise MalformedRecord
+    fields: dict[int, bytes] = {}
+    at, last = 0, 0
+    while at < len(tail):
+        number, size = tail[at], tail[at + 1] if at + 1 < len(tail) else 0
+        start, at = at + 2, at + 2 + size
+        if not last < number < 255 or at > len(tail):
+            raise MalformedRecord
+        fields[number], last = tail[start:at], number
+    if any(fields.pop(PADDING, b"")):
+        raise MalformedRecord
+    terms = _decode_terms(fields.pop(TERMS)) if TERMS in fields else NO_TERMS
+    # A newer release enforces something by such a field: this release must not open the session.
+    if any(number <= LAST_CRITICAL for number in fields):
+        raise UnknownField(
+            record.id, record.subject, record.created_at, record.expires_at, sealed_at
+        )
+    return record._replace(terms=terms, fields=fields)
+
+
+def _encode_terms(terms: Terms) -> bytes:
+    persistent, idle, has_own_end = terms
+    flags = _PERSISTENT.index(persistent) + OWN_END * has_own_end
+    idle = idle or 0
+    return bytes([flags]) + idle.to_bytes((idle.bit_length() + 7) // 8, "big")
+
+
+def _decode_terms(value: bytes) -> Terms:
+    flags, idle = value[:1], value[1:]
+    # One form for each content: no number with a zero before it, no field that says nothing.
+    if flags not in _FLAGS or len(idle) > MAX_IDLE_BYTES or idle[:1] == b"\0" or value == b"\0":
+        raise MalformedRecord
+    persistent, has_own_end = _PERSISTENT[flags[0] & 3], flags[0] >= OWN_END
+    return Terms(persistent, int.from_bytes(idle, "big") or None, has_own_end)
 
 
 # --- parts: in a core, and the payload of overflow ------------------------------------------------
@@ -318,7 +457,10 @@ def _put_parts(out: list[bytes], parts: Mapping[str, bytes]) -> None:
         )
 
 
-def _int(number: int) -> bytes:
+def _int(number: int, least: int = -NUMBER_END) -> bytes:
+    """Raises ValueError for a number beyond the limits of ages, lifetimes and generations."""
+    if not least <= number < NUMBER_END:
+        raise ValueError("a number is out of its range")
     return _head(UINT, number) if number >= 0 else _head(NEGATIVE, -1 - number)
 
 

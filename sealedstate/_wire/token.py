@@ -3,17 +3,19 @@
 Format 1
 ========
 
-A token is ``format | kid | nonce | ciphertext | tag``, 50 bytes more than its payload:
+A token is ``format | kid | sealed_at | nonce | ciphertext | tag``, 50 bytes more than its payload:
 
     format      1 byte     0x01. It fixes every algorithm; nothing in a token chooses one.
     kid         4 bytes    selects exactly one key of the ring. Keys are never tried in turn.
+    sealed_at   5 bytes    whole seconds since 1970-01-01T00:00:00Z, big-endian
     nonce      24 bytes
-    ciphertext  n bytes    as long as the plaintext
+    ciphertext  n bytes    as long as the payload
     tag        16 bytes    never truncated
 
-The *plaintext* is ``sealed_at | payload``. sealed_at is 5 bytes, big-endian: whole seconds since
-1970-01-01T00:00:00Z. The payload has no meaning here: `record` and `cbor` specify payloads, and
-`encoding` specifies the text of a token.
+The *prefix* of a token is its first 10 bytes, ``format | kid | sealed_at``, and its *header* is
+prefix and nonce. Both are authentic only if the tag is, and everyone who holds a token can read
+them. The payload has no meaning here: `record` and `cbor` specify payloads, and `encoding`
+specifies the text of a token.
 
 LP(a, b, ...) is the concatenation of each field's length (4 bytes, big-endian) and the field, text
 as UTF-8. A *token context* is what a token is sealed for: a purpose, a realm (the deployment), and
@@ -22,13 +24,16 @@ the fields of a name. From the 32-byte root secret of the key:
     K_seal  = BLAKE2b-256(key=secret, LP("sealedstate/1", "seal",  purpose, realm))
     K_nonce = BLAKE2b-256(key=secret, LP("sealedstate/1", "nonce", purpose, realm))
     context = LP("sealedstate/1", purpose, realm, name field 1, name field 2, ...)
-    nonce   = BLAKE2b-192(key=K_nonce, random32 | LP(context) | plaintext)
-    AD      = context | format | kid | nonce
-    ciphertext | tag = XChaCha20-Poly1305-IETF(K_seal, nonce, AD, plaintext)
+    nonce   = BLAKE2b-192(key=K_nonce, random32 | LP(context) | prefix | payload)
+    AD      = context | prefix | nonce
+    ciphertext | tag = XChaCha20-Poly1305-IETF(K_seal, nonce, AD, payload)
 
-random32 is 32 random bytes. The nonce also depends on plaintext and context, so a broken random
-source repeats a nonce only for an identical token. Recipients cannot verify the nonce and do not
-need to.
+random32 is 32 random bytes. The nonce also depends on payload, context and prefix, so a broken
+random source repeats a nonce only for an identical token: one nonce for two AD would give away the
+key of Poly1305. Recipients cannot verify the nonce and do not need to.
+
+In every format, now and later, bytes 1 to 4 are the kid and bytes 5 to 9 sealed_at. A first byte
+from 0x02 to 0x0f is a newer format; no other byte ever begins a token.
 
 Token contexts in use (purpose: name fields):
 
@@ -39,8 +44,8 @@ Token contexts in use (purpose: name fields):
 
 To open a token, check in this order:
 
- 1. fewer than 50 bytes: refuse;
- 2. another format byte: refuse;
+ 1. a first byte from 0x02 to 0x0f, and at least 10 bytes: refuse, as a newer format;
+ 2. another first byte than 0x01, or fewer than 50 bytes: refuse, as no token;
  3. a kid that is not in the ring: refuse, as a key out of use if the ring lists the kid among its
     removed keys, and as an unknown key otherwise;
  4. a key that is revoked, expired or disabled: refuse;
@@ -99,9 +104,11 @@ from ..keyring import Key, Keyring, length_prefixed
 from .aead import NONCE_BYTES, TAG_BYTES, decrypt, encrypt
 
 FORMAT = b"\x01"
-SEALED_AT_BYTES = 5
-HEADER_BYTES = 1 + 4 + NONCE_BYTES
-OVERHEAD_BYTES = HEADER_BYTES + SEALED_AT_BYTES + TAG_BYTES
+# First bytes of formats that a later release may write.
+NEWER_FORMATS = range(0x02, 0x10)
+PREFIX_BYTES = 1 + 4 + 5
+HEADER_BYTES = PREFIX_BYTES + NONCE_BYTES
+OVERHEAD_BYTES = HEADER_BYTES + TAG_BYTES
 ENTROPY_BYTES = 32
 
 
@@ -142,12 +149,14 @@ def seal(payload: bytes, context: TokenContext, key: Key, sealed_at: int, entrop
     if len(entropy) != ENTROPY_BYTES:
         raise ValueError(f"entropy: expected {ENTROPY_BYTES} bytes, got {len(entropy)}")
     subkey, hasher = key.subkeys[context.subkeys]
-    plaintext = sealed_at.to_bytes(SEALED_AT_BYTES, "big") + payload
+    prefix = FORMAT + key.kid + sealed_at.to_bytes(5, "big")
+    # The nonce covers the prefix, as the associated data do. If the random source is stuck, one
+    # nonce for two prefixes would reveal the key of Poly1305.
     hedge = hasher.copy()
-    hedge.update(entropy + context.prefixed + plaintext)
+    hedge.update(b"".join((entropy, context.prefixed, prefix, payload)))
     nonce = hedge.digest()
-    header = FORMAT + key.kid + nonce
-    return header + encrypt(plaintext, context.encoded + header, nonce, subkey)
+    header = prefix + nonce
+    return header + encrypt(payload, context.encoded + header, nonce, subkey)
 
 
 def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) -> Opened:
@@ -155,27 +164,41 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
 
     `now` (epoch seconds) only decides whether the key has expired. Raises an UnreadableError.
     """
-    # Below this length, the slices that follow would overlap or be empty.
-    if len(token) < OVERHEAD_BYTES:
-        raise MalformedToken
-    # Another format may be a newer release's: that cookie is kept, not replaced.
-    if token[:1] != FORMAT:
-        raise UnknownFormat
+    # Another format may be a newer release's. In a shorter token, the slices that follow would
+    # overlap or be empty.
+    if token[:1] != FORMAT or len(token) < OVERHEAD_BYTES:
+        if not _has_prefix(token):
+            raise MalformedToken
+        raise UnknownFormat(token[1:5], int.from_bytes(token[5:PREFIX_BYTES], "big"))
+    sealed_at = int.from_bytes(token[5:PREFIX_BYTES], "big")
     # Exactly one key can open it. An expired or revoked key opens nothing, however good the tag.
-    key = keyring.find_usable(token[1:5], now)
-    # The header is in the associated data: a token with another kid or nonce fails here. So does
-    # a token of another purpose, realm or name, by its subkey or by its context.
+    key = keyring.find_usable(token[1:5], now, sealed_at)
+    # The header is in the associated data: a token with another kid, time or nonce fails here. So
+    # does a token of another purpose, realm or name, by its subkey or by its context.
     header, subkey = token[:HEADER_BYTES], key.subkeys[context.subkeys][0]
-    plaintext = decrypt(token[HEADER_BYTES:], context.encoded + header, header[5:], subkey)
-    if plaintext is None:
+    payload = decrypt(token[HEADER_BYTES:], context.encoded + header, header[PREFIX_BYTES:], subkey)
+    if payload is None:
         raise ForgedToken
     # A stolen key that no longer seals must not make tokens dated today, nor a new key old ones.
-    sealed_at = int.from_bytes(plaintext[:SEALED_AT_BYTES], "big")
     if not keyring.may_have_sealed(key, sealed_at):
         raise KeyOutOfUse(kid=key.kid)
-    return Opened(plaintext[SEALED_AT_BYTES:], key, sealed_at)
+    return Opened(payload, key, sealed_at)
 
 
 def kid_of(token: bytes) -> bytes | None:
-    """The kid in a token's header, not verified; None without such a header."""
-    return token[1:5] if len(token) >= OVERHEAD_BYTES and token[:1] == FORMAT else None
+    """The kid of a token of this or a newer format, not verified; None for anything else."""
+    return token[1:5] if _has_prefix(token) else None
+
+
+def claimed_at(token: bytes) -> int | None:
+    """When a token of this or a newer format claims to be sealed (epoch seconds).
+
+    It is not verified: it may end a withholding, but never lengthen a life. None for anything else.
+    """
+    return int.from_bytes(token[5:PREFIX_BYTES], "big") if _has_prefix(token) else None
+
+
+def _has_prefix(token: bytes) -> bool:
+    if token[:1] == FORMAT:
+        return len(token) >= OVERHEAD_BYTES
+    return len(token) >= PREFIX_BYTES and token[0] in NEWER_FORMATS

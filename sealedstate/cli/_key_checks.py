@@ -18,28 +18,18 @@ from typing import Any
 
 import click
 
-from ..errors import ConfigurationError, OperatorError, StorageError
+from ..errors import OperatorError, StorageError
 from ..keyring import KeyState
 from ..rotation.reports import Report
-from ..rotation.ring import Ring, RingReplaced, Schedule
+from ..rotation.ring import RingReplaced
 from ..rotation.ring_store import CONTEXT
-from ..rotation.source import RotationConfig
 from ..rotation.transitions import obsolete_long_term
 from ..storage import USES
 from ..storage.requirements import mismatch, store_name
 from ..storage.routing import store_of
-from ._key_listing import by_node, count_cookies, kids_ever, lines_of, states_of
-from ._output import (
-    duration,
-    echo,
-    emit,
-    format_exact,
-    join_words,
-    plural,
-    relative,
-    sanitized,
-)
-from ._source import RingSource, Snapshot, is_far, newest_key, ring_command, take_snapshot
+from ._key_listing import KINDS, by_node, count_cookies, kids_ever, lines_of, states_of
+from ._output import duration, echo, emit, format_exact, join_words, plural, relative, sanitized
+from ._source import RingSource, Snapshot, ring_command, take_snapshot
 
 # A process that has missed this many reports has ended.
 ROUNDS = 10
@@ -97,7 +87,9 @@ class CheckResult:
 
     @property
     def states(self) -> dict[str, KeyState]:
-        return {} if self.snapshot is None else states_of(self.snapshot.ring, self.snapshot.now)
+        if self.snapshot is None:
+            return {}
+        return states_of(self.snapshot.ring.keyring(), self.snapshot.now)
 
     @property
     def lines(self) -> list[str]:
@@ -116,18 +108,14 @@ def _run_checks(source: RingSource, before: Snapshot | None = None) -> CheckResu
     try:
         snapshot = take_snapshot(source)
     except OperatorError as error:
-        return CheckResult(None, [*findings, _explain_missing(source, error)])
-    findings += _check_ring(snapshot.ring, snapshot.now)
-    if source.is_configured:
-        findings += _check_promises(snapshot.ring.schedule, source.config)
+        finding = Finding("ring", sanitized(source.location), _explain_missing(source, error))
+        return CheckResult(None, [*findings, finding])
+    findings += _check_ring(source, snapshot)
     findings += _check_clocks(source, snapshot)
     findings += _check_nodes(snapshot, source)
     if before is not None:
         findings += check_ending_keys(before, snapshot)
     return CheckResult(snapshot, findings)
-
-
-# --- the commands -------------------------------------------------------------------------------
 
 
 @ring_command("check")
@@ -231,14 +219,26 @@ def list_changes(before: CheckResult, after: CheckResult) -> Iterator[str]:
             yield sanitized(f"settled: {' '.join(finding.name)}".strip())
 
 
-# --- the place ----------------------------------------------------------------------------------
-
-
 def _check_place(source: RingSource) -> Iterator[Finding]:
     """Files and stores, whatever they contain."""
     if source.path is not None:
-        yield from _check_file(source.path, source.is_wrapped)
-        yield from _check_file(Path(f"{source.path}.prev"), source.is_wrapped)
+        for path in (source.path, Path(f"{source.path}.prev")):
+            mode, name = _mode_of(path, stat.S_ISREG), sanitized(path)
+            if mode & (stat.S_IWOTH | stat.S_IWGRP):
+                writers = "all users" if mode & stat.S_IWOTH else "its group"
+                yield Finding(
+                    "permissions",
+                    name,
+                    f"{name} is writable by {writers}, so they can put in other keys: run chmod 600"
+                    " on it, and check with `sealedstate keys list` that these are your keys",
+                )
+            elif mode & stat.S_IROTH and not source.is_wrapped:
+                yield Finding(
+                    "permissions",
+                    name,
+                    f"{name} is readable by all users and contains keys: run chmod o-r on it, and"
+                    " revoke its keys if another user may have read it",
+                )
         folder = source.path.parent
         if _mode_of(folder, stat.S_ISDIR) & stat.S_IWOTH:
             yield Finding(
@@ -250,30 +250,10 @@ def _check_place(source: RingSource) -> Iterator[Finding]:
     if source.store is not None:
         store = store_of(CONTEXT, source.store)
         name, capabilities = store_name(store), store.capabilities
+        wrong = mismatch(USES["ring"], name, capabilities)
         # Assumed capabilities count once the store has answered.
-        if not capabilities.assumed:
-            wrong = mismatch(USES["ring"], name, capabilities)
-            if wrong is not None:
-                yield Finding("store", name, f"{wrong}: keep it in another store, or in a file")
-
-
-def _check_file(path: Path, is_wrapped: bool) -> Iterator[Finding]:
-    mode, name = _mode_of(path, stat.S_ISREG), sanitized(path)
-    if mode & (stat.S_IWOTH | stat.S_IWGRP):
-        writers = "all users" if mode & stat.S_IWOTH else "its group"
-        yield Finding(
-            "permissions",
-            name,
-            f"{name} is writable by {writers}, so they can put in other keys: run chmod 600 on it,"
-            " and check with `sealedstate keys list` that these are your keys",
-        )
-    elif mode & stat.S_IROTH and not is_wrapped:
-        yield Finding(
-            "permissions",
-            name,
-            f"{name} is readable by all users and contains keys: run chmod o-r on it, and revoke"
-            " its keys if another user may have read it",
-        )
+        if wrong is not None and not capabilities.assumed:
+            yield Finding("store", name, f"{wrong}: keep it in another store, or in a file")
 
 
 def _mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
@@ -285,35 +265,29 @@ def _mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
     return stat.S_IMODE(mode) if has_type(mode) else 0
 
 
-def _explain_missing(source: RingSource, error: OperatorError) -> Finding:
-    """Why there is no readable ring."""
-    problem, location = sanitized(error, 500), sanitized(source.location)
+def _explain_missing(source: RingSource, error: OperatorError) -> str:
+    problem = sanitized(error, 500)
     other_kek = "; or SEALEDSTATE_KEK is not the key that wraps it, then set that key"
     if isinstance(error, RingReplaced):
-        return Finding("ring", location, problem)
+        return problem
     if isinstance(error.__cause__, PermissionError):
-        return Finding("ring", location, f"{problem}: give the file to the application's user")
+        return f"{problem}: give the file to the application's user"
     if isinstance(error, StorageError):
-        return Finding("ring", location, f"{problem}: run `sealedstate store check`")
+        return f"{problem}: run `sealedstate store check`"
     if source.path is None:
-        return Finding("ring", location, f"{problem}{other_kek}")
+        return f"{problem}{other_kek}"
     prev = Path(f"{source.path}.prev")
     backup = f"from {sanitized(prev)} or a backup" if prev.exists() else "from a backup"
     if source.path.exists() or source.path.is_symlink():
-        return Finding("ring", location, f"{problem}: restore it {backup}{other_kek}")
+        return f"{problem}: restore it {backup}{other_kek}"
     if Path(f"{source.path}.lock").exists():
-        return Finding(
-            "ring",
-            location,
-            f"{location} is gone: a running node puts it back, otherwise restore it {backup}",
-        )
-    return Finding("ring", location, problem)
+        location = sanitized(source.location)
+        return f"{location} is gone: a running node puts it back, otherwise restore it {backup}"
+    return problem
 
 
-# --- the ring -----------------------------------------------------------------------------------
-
-
-def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
+def _check_ring(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
+    ring, now, config = snapshot.ring, snapshot.now, source.config
     if ring.primary(now) is None:
         dates = [key.activates_at for key in ring.keys if key.disabled_at is None]
         remedy = "enable a key, or run `sealedstate keys rotate`, which adds one"
@@ -325,7 +299,7 @@ def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
         yield Finding(
             "primary", "", f"the ring has no active key, so that no user can sign in; {remedy}"
         )
-    newest, schedule = newest_key(ring, now), ring.schedule
+    newest, schedule = ring.newest(now), ring.schedule
     if newest and now - newest.activates_at > schedule.rotate_every + schedule.announce:
         yield Finding(
             "rotation",
@@ -336,7 +310,7 @@ def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
             " rotate` from cron, or see the logs of the nodes with rotate_in_process",
         )
     for key in ring.keys:
-        if is_far(ring, key, now):
+        if ring.is_far(key, now):
             kid = key.kid.hex()
             yield Finding(
                 "far-future",
@@ -359,29 +333,16 @@ def _check_ring(ring: Ring, now: int) -> Iterator[Finding]:
             f"{kid} seals no more values, but long-lived values may still need it: run `sealedstate"
             " keys reseal --destroy`, which checks all of them",
         )
-
-
-def _check_promises(schedule: Schedule, config: RotationConfig) -> Iterator[Finding]:
-    """Each inequality separately, because each is a finding."""
-
-    def problem(of: Schedule, reload_every: int, lifetime: int, skew: int) -> str | None:
-        try:
-            of.check(reload_every, lifetime, skew)
-        except ConfigurationError as error:
-            return str(error)
-        return None
-
-    reload_every, skew = config.reload_every, config.skew
+    if not source.is_configured:
+        return
+    terms = config.reload_every, config.lifetime, config.skew
+    of_config, of_ring = config.schedule.shortfalls(*terms), schedule.shortfalls(*terms)
+    if problem := of_config.get("announce"):
+        of_ring.pop("announce", None)
+        yield Finding("coverage", "announce", f"{problem}; set a longer announce, then rotate")
     remedy = "; run `sealedstate keys rotate` with this configuration, which extends the ring's"
-    if found := problem(config.schedule, reload_every, 1, skew):
-        yield Finding("coverage", "announce", f"{found}; set a longer announce, then rotate")
-    elif found := problem(schedule, reload_every, 1, skew):
-        yield Finding("coverage", "announce", f"{found}{remedy}")
-    if found := problem(schedule, 0, config.lifetime, 0):
-        yield Finding("coverage", "keep", f"{found}{remedy}")
-
-
-# --- clocks -------------------------------------------------------------------------------------
+    for field, problem in of_ring.items():
+        yield Finding("coverage", field, f"{problem}{remedy}")
 
 
 def _check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
@@ -439,9 +400,6 @@ def _check_report_files(ring_path: Path, skew: int) -> Iterator[Finding]:
         )
 
 
-# --- nodes --------------------------------------------------------------------------------------
-
-
 def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
     """What a single snapshot of the reports shows."""
     ring, reports, reload_every = snapshot.ring, snapshot.reports, source.config.reload_every
@@ -462,18 +420,8 @@ def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
             " process runs with this configuration, or none can write its report (see their logs)",
         )
     for node, of_node in by_node(reports).items():
-        yield from _check_rings(node, of_node, ring, reload_every + ring.schedule.skew)
-        yield from _check_keys(node, of_node, snapshot, reload_every + ring.schedule.skew)
-        yield from _check_complaints(node, of_node)
-        ahead = [report for report in of_node if report.at > snapshot.now + ring.schedule.skew]
-        if ahead:
-            yield Finding(
-                "clock",
-                f"{node} ahead",
-                f"the clock of {name(node, ahead)} is {duration(ahead[0].at - snapshot.now)} ahead"
-                " of the clock of this machine: set both by NTP",
-            )
-    cookies = _count_all(snapshot)
+        yield from _check_node(node, of_node, snapshot, reload_every + ring.schedule.skew)
+    cookies = count_cookies(reports, *KINDS)
     known = kids_ever(ring).union(*(report.known for report in reports))
     for kid, count in cookies.items():
         is_unknown = len(kid) == 8 and kid not in known
@@ -488,11 +436,11 @@ def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
             )
 
 
-def _check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> Iterator[Finding]:
-    """Processes with another ring, or with another state of it.
-
-    The report of a process that loaded the ring before it was written is no evidence.
-    """
+def _check_node(
+    node: str, reports: list[Report], snapshot: Snapshot, margin: int
+) -> Iterator[Finding]:
+    ring = snapshot.ring
+    # The report of a process that loaded the ring before it was written is no evidence.
     late = [report for report in reports if report.at > ring.updated_at + margin]
     others = [report for report in late if report.ring != ring.ring_id]
     same = [report for report in reports if report.ring == ring.ring_id]
@@ -522,13 +470,36 @@ def _check_rings(node: str, reports: list[Report], ring: Ring, margin: int) -> I
             f" {ring.sequence}: an older ring was put in its place; restore the newer ring, or"
             " restart all nodes",
         )
+    yield from _check_keys(node, reports, snapshot, margin)
+    for complaint in sorted({report.complaint for report in reports if report.complaint}):
+        those = [report for report in reports if report.complaint == complaint]
+        yield Finding(
+            "nodes",
+            f"{node} {complaint}",
+            f"{name(node, those)} uses the last good ring, because {sanitized(complaint, 400)}",
+        )
+    inactive = [report for report in reports if report.primary is None]
+    if inactive:
+        yield Finding(
+            "nodes",
+            f"{node} primary",
+            f"{name(node, inactive)} has no active key: is its clock right?",
+        )
+    fast = [report for report in reports if report.at > snapshot.now + ring.schedule.skew]
+    if fast:
+        yield Finding(
+            "clock",
+            f"{node} ahead",
+            f"the clock of {name(node, fast)} is {duration(fast[0].at - snapshot.now)} ahead"
+            " of the clock of this machine: set both by NTP",
+        )
 
 
 def _check_keys(
     node: str, reports: list[Report], snapshot: Snapshot, margin: int
 ) -> Iterator[Finding]:
     """Keys that a node lacks although cookies have them."""
-    ring, cookies = snapshot.ring, _count_all(snapshot)
+    ring, cookies = snapshot.ring, count_cookies(snapshot.reports, *KINDS)
 
     def lacks(report: Report, kid: str) -> bool:
         has_had_time = report.at > ring.updated_at + margin
@@ -549,23 +520,6 @@ def _check_keys(
             )
 
 
-def _check_complaints(node: str, reports: list[Report]) -> Iterator[Finding]:
-    for complaint in sorted({report.complaint for report in reports if report.complaint}):
-        those = [report for report in reports if report.complaint == complaint]
-        yield Finding(
-            "nodes",
-            f"{node} {complaint}",
-            f"{name(node, those)} uses the last good ring, because {sanitized(complaint, 400)}",
-        )
-    inactive = [report for report in reports if report.primary is None]
-    if inactive:
-        yield Finding(
-            "nodes",
-            f"{node} primary",
-            f"{name(node, inactive)} has no active key: is its clock right?",
-        )
-
-
 def check_ending_keys(before: Snapshot, after: Snapshot) -> Iterator[Finding]:
     """Keys that expire soon, although cookies came with them in between."""
     ring, now = after.ring, after.now
@@ -574,7 +528,7 @@ def check_ending_keys(before: Snapshot, after: Snapshot) -> Iterator[Finding]:
     for report in after.reports:
         opened.update(report.opened)
         opened.subtract(earlier.get((report.node, report.pid), {}))
-    soon, states = now + ring.schedule.opens_after_retirement // 10, states_of(ring, now)
+    soon, states = now + ring.schedule.opens_after_retirement // 10, states_of(ring.keyring(), now)
     for key in ring.keys:
         kid, expires_at = key.kid.hex(), ring.expires_at(key)
         if states[kid] is not KeyState.RETIRED or expires_at is None or expires_at > soon:
@@ -587,12 +541,6 @@ def check_ending_keys(before: Snapshot, after: Snapshot) -> Iterator[Finding]:
                 f" in the last {duration(now - before.now)}: those sessions will end; if that is"
                 " too early, set a longer absolute_lifetime and run `sealedstate keys rotate`",
             )
-
-
-def _count_all(snapshot: Snapshot) -> Counter[str]:
-    """How many cookies came with each kid, at all processes, accepted or not."""
-    kinds = ("opened", "unknown", "refused")
-    return sum((count_cookies(snapshot.reports, kind) for kind in kinds), Counter[str]())
 
 
 def _share(count: int, total: int) -> str:

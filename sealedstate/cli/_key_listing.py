@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ..keyring import KeyState
+from ..keyring import Keyring, KeyState
 from ..rotation.reports import Report
 from ..rotation.ring import Ring, RingKey, Tombstone
 from ._output import (
@@ -22,13 +22,15 @@ from ._output import (
     sanitized,
     table,
 )
-from ._source import RingSource, Snapshot, is_far, ring_command, take_snapshot
+from ._source import RingSource, Snapshot, ring_command, take_snapshot
 
 WIDTH = 100
 KID_COLUMN = 10
 BAR = WIDTH - KID_COLUMN
 LEGEND = ". announced   # seals   - opens only   x disabled"
 HEAD = ("kid", "state", "created", "seals from", "seals until", "opens until", "cookies")
+# The fields of a report that count cookies.
+KINDS = ("opened", "unknown", "refused")
 # Further tombstones of expired keys are only in the JSON.
 TOMBSTONES_SHOWN = 10
 
@@ -41,12 +43,8 @@ def list_keys(source: RingSource, as_json: bool) -> None:
     emit(as_json, facts, lines_of(source, snapshot), indent=2)
 
 
-# --- what is known of a ring --------------------------------------------------------------------
-
-
-def states_of(ring: Ring, now: int) -> dict[str, KeyState]:
+def states_of(keyring: Keyring, now: int) -> dict[str, KeyState]:
     """The state of each key by its kid."""
-    keyring = ring.keyring()
     return {key.kid.hex(): keyring.state(key, now) for key in keyring.keys}
 
 
@@ -55,14 +53,12 @@ def kids_ever(ring: Ring) -> set[str]:
     return {key.kid.hex() for key in ring.keys} | {dead.kid.hex() for dead in ring.tombstones}
 
 
-def count_cookies(reports: Iterable[Report], kind: str) -> Counter[str]:
-    """How many cookies came with each kid, at all processes.
-
-    `kind`: a field of a report, such as "opened".
-    """
+def count_cookies(reports: Iterable[Report], *kinds: str) -> Counter[str]:
+    """How many cookies of these KINDS came with each kid, at all processes."""
     total: Counter[str] = Counter()
     for report in reports:
-        total.update(getattr(report, kind))
+        for kind in kinds:
+            total.update(getattr(report, kind))
     return total
 
 
@@ -80,31 +76,14 @@ def by_node(reports: Iterable[Report]) -> dict[str, list[Report]]:
     return found
 
 
-def _dates_of(ring: Ring, key: RingKey) -> tuple[int | None, ...]:
+def _dates_of(ring: Ring, key: RingKey) -> tuple[int, int, int | None, int | None]:
     return (key.created_at, key.activates_at, ring.retires_at(key), ring.expires_at(key))
-
-
-# --- for people ---------------------------------------------------------------------------------
 
 
 def lines_of(source: RingSource, snapshot: Snapshot) -> list[str]:
     ring, now, reports = snapshot.ring, snapshot.now, snapshot.reports
-    opened = count_cookies(reports, "opened")
-    blocks = [
-        _describe_ring(source, ring, now),
-        table_of_keys(ring, now, opened if reports else None),
-        draw(ring, now),
-        _list_long_term(ring, now),
-        _list_tombstones(snapshot),
-        _list_unknown(snapshot),
-        _list_nodes(snapshot),
-    ]
-    return "\n\n".join("\n".join(block) for block in blocks if block).split("\n")
-
-
-def _describe_ring(source: RingSource, ring: Ring, now: int) -> list[str]:
-    schedule = ring.schedule
-    lines = [
+    schedule, opened = ring.schedule, count_cookies(reports, "opened")
+    head = [
         f"{sanitized(source.location)}: ring {sanitized(ring.ring_id, 16)}, sequence"
         f" {ring.sequence}, written {relative(ring.updated_at, now)}",
         f"Each key seals for {duration(schedule.rotate_every)}, is announced"
@@ -112,13 +91,36 @@ def _describe_ring(source: RingSource, ring: Ring, now: int) -> list[str]:
         f" {duration(schedule.opens_after_retirement)} after.",
     ]
     if ring.revoked_before:
-        lines.append(f"Cookies sealed before {format_exact(ring.revoked_before)} are refused.")
-    return [*lines, f"It is {format_exact(now)}. All times are UTC."]
+        head.append(f"Cookies sealed before {format_exact(ring.revoked_before)} are refused.")
+    long_term_states = _long_term_states(ring, now)
+    long_term = [
+        (
+            key.kid.hex(),
+            long_term_states[key.kid.hex()].value,
+            f"seals from {format_minute(key.activates_at)}",
+            relative(key.activates_at, now),
+        )
+        for key in ring.long_term
+    ]
+    unknown = [
+        (sanitized(kid, 8), plural(count, "cookie", "cookies"))
+        for kid, count in _count_unknown(snapshot).most_common(10)
+    ]
+    blocks = [
+        [*head, f"It is {format_exact(now)}. All times are UTC."],
+        table_of_keys(ring, now, opened if reports else None),
+        draw(ring, now),
+        ["Keys for long-lived values:", *table(long_term)] if long_term else [],
+        _list_tombstones(snapshot),
+        ["Unknown to this ring:", *table(unknown)] if unknown else [],
+        _list_nodes(snapshot),
+    ]
+    return "\n\n".join("\n".join(block) for block in blocks if block).split("\n")
 
 
 def table_of_keys(ring: Ring, now: int, opened: Mapping[str, int] | None) -> list[str]:
     """Two lines for each key: its dates, and how far away they are."""
-    states = states_of(ring, now)
+    states = states_of(ring.keyring(), now)
     rows: list[tuple[str, ...]] = [HEAD]
     for key in ring.keys:
         kid, dates = key.kid.hex(), _dates_of(ring, key)
@@ -132,25 +134,8 @@ def table_of_keys(ring: Ring, now: int, opened: Mapping[str, int] | None) -> lis
     return table(rows, right=[len(HEAD) - 1])
 
 
-def _list_long_term(ring: Ring, now: int) -> list[str]:
-    rows = [
-        (
-            key.kid.hex(),
-            _long_term_state(ring, key, now),
-            f"seals from {format_minute(key.activates_at)}",
-            relative(key.activates_at, now),
-        )
-        for key in ring.long_term
-    ]
-    return ["Keys for long-lived values:", *table(rows)] if rows else []
-
-
-def _long_term_state(ring: Ring, key: RingKey, now: int) -> str:
-    if key.activates_at > now:
-        return KeyState.PENDING.value
-    newest = max(other.activates_at for other in ring.long_term if other.activates_at <= now)
-    state = KeyState.PRIMARY if key.activates_at == newest else KeyState.RETIRED
-    return state.value
+def _long_term_states(ring: Ring, now: int) -> dict[str, KeyState]:
+    return states_of(ring.keyring().long_term, now) if ring.long_term else {}
 
 
 def _list_tombstones(snapshot: Snapshot) -> list[str]:
@@ -174,14 +159,6 @@ def _list_tombstones(snapshot: Snapshot) -> list[str]:
     return ["Destroyed keys:", *lines] if lines else []
 
 
-def _list_unknown(snapshot: Snapshot) -> list[str]:
-    rows = [
-        (sanitized(kid, 8), plural(count, "cookie", "cookies"))
-        for kid, count in _count_unknown(snapshot).most_common(10)
-    ]
-    return ["Unknown to this ring:", *table(rows)] if rows else []
-
-
 def _list_nodes(snapshot: Snapshot) -> list[str]:
     error = snapshot.report_error
     if not snapshot.reports:
@@ -197,17 +174,37 @@ def _list_nodes(snapshot: Snapshot) -> list[str]:
     return lines
 
 
-# --- the drawing --------------------------------------------------------------------------------
-
-
 def draw(ring: Ring, now: int) -> list[str]:
     """A bar for each key, the newest first, on one scale of time."""
-    left, right = _span_of(ring, now)
-    here = _column_of(now, left, right)
+    # A key of the far future does not count: it would leave no room for the others.
+    near = [key for key in ring.keys if not ring.is_far(key, now)]
+    moments = {now, now + ring.schedule.announce}
+    moments.update(at for key in near for at in _dates_of(ring, key) if at is not None)
+    left, right = min(moments), max(moments)
+
+    def column(at: int) -> int:
+        return min(max((at - left) * (BAR - 1) // max(right - left, 1), 0), BAR - 1)
+
+    here = column(now)
     pointer = f"{'':{here}}| now" if here + 5 <= BAR else f"{'now |':>{here + 1}}"
     lines = [f"{format_minute(left)}{format_minute(right):>{BAR - 16}}", pointer]
     for key in ring.keys:
-        cells = _bar_of(ring, key, left, right)
+        created_at, activates_at, retires_at, expires_at = _dates_of(ring, key)
+        seals_at = max(activates_at, created_at)  # a replacement has an older date
+        ends_at = right + 1 if expires_at is None else expires_at
+        until = right + 1 if retires_at is None else max(retires_at, seals_at)
+        disabled_at = ends_at if key.disabled_at is None else key.disabled_at
+        cells = [" "] * BAR
+        for letter, since, before in (
+            ("-", until, ends_at),
+            (".", created_at, seals_at),
+            ("#", seals_at, until),
+            ("x", disabled_at, ends_at),
+        ):
+            if since < before:
+                first, end = column(since), column(before)
+                last = end if before > right else max(first, end - 1)
+                cells[first : last + 1] = letter * (last + 1 - first)
         if cells[here] == " ":
             cells[here] = "|"
         lines.append("".join(cells))
@@ -218,50 +215,11 @@ def draw(ring: Ring, now: int) -> list[str]:
     ]
 
 
-def _span_of(ring: Ring, now: int) -> tuple[int, int]:
-    """The first and the last moment at which something happens.
-
-    A key of the far future does not count: it would leave no room for the others.
-    """
-    near = [key for key in ring.keys if not is_far(ring, key, now)]
-    dates = {now, now + ring.schedule.announce}
-    dates.update(at for key in near for at in _dates_of(ring, key) if at is not None)
-    return min(dates), max(dates)
-
-
-def _bar_of(ring: Ring, key: RingKey, left: int, right: int) -> list[str]:
-    cells = [" "] * BAR
-    retires_at, expires_at = ring.retires_at(key), ring.expires_at(key)
-    seals_at = max(key.activates_at, key.created_at)  # a replacement has an older date
-    ends_at = right + 1 if expires_at is None else expires_at
-    until = right + 1 if retires_at is None else max(retires_at, seals_at)
-
-    def paint(letter: str, since: int, before: int) -> None:
-        if since < before:
-            first, end = _column_of(since, left, right), _column_of(before, left, right)
-            last = end if before > right else max(first, end - 1)
-            cells[first : last + 1] = letter * (last + 1 - first)
-
-    paint("-", until, ends_at)
-    paint(".", key.created_at, seals_at)
-    paint("#", seals_at, until)
-    if key.disabled_at is not None:
-        paint("x", key.disabled_at, ends_at)
-    return cells
-
-
-def _column_of(at: int, left: int, right: int) -> int:
-    return min(max((at - left) * (BAR - 1) // max(right - left, 1), 0), BAR - 1)
-
-
-# --- for programs -------------------------------------------------------------------------------
-
-
 def _describe(source: RingSource, snapshot: Snapshot) -> dict[str, Any]:
     """Everything but secrets. Times are ISO 8601."""
     ring, now, reports = snapshot.ring, snapshot.now, snapshot.reports
-    states = states_of(ring, now)
-    counts = {kind: count_cookies(reports, kind) for kind in ("opened", "unknown", "refused")}
+    states, long_term_states = states_of(ring.keyring(), now), _long_term_states(ring, now)
+    counts = {kind: count_cookies(reports, kind) for kind in KINDS}
     return {
         "where": source.location,
         "ring": ring.ring_id,
@@ -284,7 +242,7 @@ def _describe(source: RingSource, snapshot: Snapshot) -> dict[str, Any]:
         "lasting": [
             {
                 **_pick(key, "kid", "created_at", "activates_at"),
-                "state": _long_term_state(ring, key, now),
+                "state": long_term_states[key.kid.hex()].value,
             }
             for key in ring.long_term
         ],

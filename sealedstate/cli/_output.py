@@ -21,7 +21,6 @@ EARLIEST, LATEST = -62_135_596_800, 253_402_300_799
 # Where an error report finds out whether a command prints JSON.
 AS_JSON = "sealedstate.as_json"
 
-
 json_option = click.option(
     "--json",
     "as_json",
@@ -35,9 +34,6 @@ config_option = click.option(
     type=click.Path(),
     help="TOML file with the settings; without it, they are read from SEALEDSTATE_ variables.",
 )
-
-
-# --- printing -----------------------------------------------------------------------------------
 
 
 def echo(text: str) -> None:
@@ -75,9 +71,6 @@ def markdown(rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rest)]
 
 
-# --- words --------------------------------------------------------------------------------------
-
-
 def sanitized(text: object, most: int = 200) -> str:
     """Text of others on one short line, without control characters."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in str(text))
@@ -93,9 +86,6 @@ def join_words(words: Sequence[str], most: int = 3) -> str:
     """``71, 72, 73 and 4 more``."""
     more = len(words) - most
     return ", ".join(words[:most]) + (f" and {more} more" if more > 0 else "")
-
-
-# --- times --------------------------------------------------------------------------------------
 
 
 def duration(seconds: float) -> str:

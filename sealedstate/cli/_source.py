@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from ..events import EventLog
 from ..key_sources import KEK_VARIABLE, NoKeys, StaticKeys
 from ..keyring import KEY_LABEL
 from ..rotation.reports import Report, ReportStore
-from ..rotation.ring import Ring, RingKey, RingStorage, Schedule
+from ..rotation.ring import Ring, RingStorage
 from ..rotation.ring_file import is_ring_file
 from ..rotation.source import RotationConfig
 from ..settings import ENVIRONMENT_PREFIX, Settings, process_environment
@@ -82,10 +82,6 @@ class RingSource:
             raise OperatorError(f"{self.location} cannot be used: {error}") from None
         return ring
 
-    def schedule(self, ring: Ring) -> Schedule:
-        """The schedule of the configuration, or of the ring if there is none."""
-        return self.config.schedule if self.is_configured else ring.schedule
-
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -110,21 +106,6 @@ def take_snapshot(source: RingSource) -> Snapshot:
     return Snapshot(source.now(), source.ring(), reports, error)
 
 
-def is_far(ring: Ring, key: RingKey, now: int) -> bool:
-    """Whether a key is so far in the future that only a wrong clock made it."""
-    schedule = ring.schedule
-    return key.activates_at > now + schedule.rotate_every + schedule.announce + schedule.skew
-
-
-def newest_key(ring: Ring, now: int) -> RingKey | None:
-    """The key that the next key follows; not one of the far future."""
-    near = [key for key in ring.keys if key.disabled_at is None and not is_far(ring, key, now)]
-    return max(near, key=lambda key: key.activates_at, default=None)
-
-
-# --- opening ------------------------------------------------------------------------------------
-
-
 @contextmanager
 def open_deployment(
     config: str | None = None, keys: str | None = None, path: str | None = None
@@ -147,29 +128,11 @@ def open_deployment(
             "no ring is named; give `--keys file:PATH` or `--config app.toml`, or set"
             " SEALEDSTATE_KEYS"
         )
-    deployment = Deployment(settings, EventLog(), open_store(settings), NoKeys())
-    try:
+    with closing(Deployment(settings, EventLog(), open_store(settings), NoKeys())) as deployment:
         yield deployment
-    finally:
-        deployment.close()
 
 
-@contextmanager
-def open_ring(
-    config: str | None = None,
-    keys: str | None = None,
-    path: str | None = None,
-    *,
-    takes_clear: bool = False,
-) -> Iterator[RingSource]:
-    """The ring that the options name. Raises ConfigurationError."""
-    with open_deployment(config, keys, path) as deployment:
-        yield source_of(deployment, config is not None, takes_clear)
-
-
-def source_of(
-    deployment: Deployment, is_configured: bool = True, takes_clear: bool = False
-) -> RingSource:
+def source_of(deployment: Deployment, is_configured: bool, takes_clear: bool = False) -> RingSource:
     """The ring of a deployment. Raises ConfigurationError."""
     settings, store = deployment.settings, deployment.store
     keys = settings.keys
@@ -178,7 +141,13 @@ def source_of(
     storage = open_ring_storage(settings, store, takes_clear=takes_clear)
     scheme, _, rest = keys.partition(":")
     path = Path(rest).absolute() if scheme == "file" else None
-    if path is not None and _has_key_lines(path):
+    head = b""
+    with suppress(OSError):
+        if path is not None and path.is_file():
+            with path.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+    # A list of keys must not be taken for a bad ring.
+    if f"{KEY_LABEL}:".encode() in head:
         raise ConfigurationError(f"{path} has one key per line, and such keys do not rotate")
     return RingSource(
         storage,
@@ -190,17 +159,6 @@ def source_of(
         is_configured
         or any(f"{ENVIRONMENT_PREFIX}{name}" in settings.environ for name in ROTATION_SETTINGS),
     )
-
-
-def _has_key_lines(path: Path) -> bool:
-    """Whether a file is a list of keys, which must not be taken for a bad ring."""
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return f"{KEY_LABEL}:".encode() in file.read(HEAD_BYTES)
-    except OSError:
-        return False
 
 
 @contextmanager
@@ -226,8 +184,6 @@ def open_values(
             keyring = open_keys(settings, store).keyring()
         yield Deployment(settings, EventLog(), store, StaticKeys(keyring)), source
 
-
-# --- options ------------------------------------------------------------------------------------
 
 keys_option = click.option("--keys", metavar="SOURCE", help='The ring: "file:PATH" or "store:".')
 
@@ -256,8 +212,8 @@ def ring_command(
         def run(
             config: str | None, keys: str | None, path: str | None = None, **options: Any
         ) -> int | None:
-            with open_ring(config, keys, path, takes_clear=takes_clear) as source:
-                return act(source, **options)
+            with open_deployment(config, keys, path) as deployment:
+                return act(source_of(deployment, config is not None, takes_clear), **options)
 
         decorators = (json_option, config_option, keys_option)
         for decorator in (*decorators, path_argument) if takes_path else decorators:

@@ -9,15 +9,7 @@ import click
 
 from ..errors import ConfigurationError
 from ..sso import Consent, ConsentStore
-from ._output import (
-    config_option,
-    emit,
-    format_exact,
-    format_iso,
-    json_option,
-    plural,
-    sanitized,
-)
+from ._output import config_option, emit, format_exact, format_iso, json_option, plural, sanitized
 from ._source import keys_option, open_values
 
 __all__ = ["consent"]
@@ -32,7 +24,6 @@ def consent() -> None:
 
 @contextmanager
 def _open(config: str | None, keys: str | None) -> Iterator[ConsentStore]:
-    """The consents in the store that the options name."""
     with open_values(config, keys) as (deployment, _):
         yield ConsentStore(deployment)
 

@@ -35,14 +35,7 @@ from ._output import (
     plural,
     relative,
 )
-from ._source import (
-    RingSource,
-    keys_option,
-    newest_key,
-    open_values,
-    path_argument,
-    ring_command,
-)
+from ._source import RingSource, keys_option, open_values, path_argument, ring_command
 
 __all__ = ["keys"]
 
@@ -68,7 +61,7 @@ def keys() -> None:
     """
 
 
-@click.command()
+@keys.command()
 @click.option("--lookup", is_flag=True, help="Print a lookup key, for names in the store.")
 @click.option("--kek", is_flag=True, help="Print a key-encryption key, for SEALEDSTATE_KEK.")
 def generate(lookup: bool, kek: bool) -> None:
@@ -78,9 +71,6 @@ def generate(lookup: bool, kek: bool) -> None:
     # A key-encryption key has the form of a key that seals sessions.
     key = Key.generate(os.urandom).export()
     click.echo(export_lookup(os.urandom(SECRET_BYTES)) if lookup else key)
-
-
-# --- init ---------------------------------------------------------------------------------------
 
 
 @ring_command("init")
@@ -106,10 +96,8 @@ def init(source: RingSource, as_json: bool) -> None:
         f" {duration(ring.schedule.announce)} before its turn.",
     ]
     facts = {"wrapped": source.is_wrapped, "mode": mode}
-    _report(source, as_json, RingChange(None, ring, now), lines, facts)
-
-
-# --- rotate -------------------------------------------------------------------------------------
+    change = RingChange(replace(ring, keys=(), long_term=()), ring, now)
+    _report(source, as_json, change, lines, facts)
 
 
 @ring_command("rotate")
@@ -136,25 +124,22 @@ def rotate(source: RingSource, as_json: bool, force: bool, lasting: bool, quiet:
         ]
     else:
         change = write_change(source, lambda ring, now: _rotate(source, ring, now, force))
-        lines, facts = (
-            list(_describe_rotation(change)),
-            {
-                "announced": [
-                    {"kid": key.kid.hex(), "activates_at": format_iso(key.activates_at)}
-                    for key in change.added
-                ]
-            },
-        )
+        lines = list(_describe_rotation(change))
+        announced = [
+            {"kid": key.kid.hex(), "activates_at": format_iso(key.activates_at)}
+            for key in change.added
+        ]
+        facts = {"announced": announced}
     if as_json or not quiet:
         _report(source, as_json, change, lines, facts)
 
 
 def _rotate(source: RingSource, ring: Ring, now: int, force: bool) -> Ring:
-    schedule = source.schedule(ring)
+    schedule = source.config.schedule if source.is_configured else ring.schedule
     if force and any(key.activates_at > now for key in ring.keys):
         # Two commands in a row, or at once, want one key. The ring is written anyway, because a
         # write wraps it by the first key-encryption key.
-        ring = _rewrite(ring, now)
+        ring = transitions.advance(ring, now)
     else:
         ring = transitions.rotate(ring, schedule, now, source.config.random, force)
     # The promises of the configuration take effect at once, and not only with the next key: a node
@@ -162,20 +147,20 @@ def _rotate(source: RingSource, ring: Ring, now: int, force: bool) -> Ring:
     merged = ring.schedule.merged_with(schedule)
     if replace(merged, rotate_every=ring.schedule.rotate_every) == ring.schedule:
         return ring
-    return replace(_rewrite(ring, now), schedule=merged)
+    return replace(transitions.advance(ring, now), schedule=merged)
 
 
 def _describe_rotation(change: RingChange) -> Iterator[str]:
     before, after, now = change
     for key in change.added:
         yield f"{_announce(key, change)}."
-    destroyed = len(change.keys_before) + len(change.added) - len(after.keys)
+    destroyed = sum(after.find(key.kid) is None for key in before.keys)
     if destroyed:
         yield f"{plural(destroyed, 'expired key was', 'expired keys were')} destroyed."
-    if before is not None and after.schedule != before.schedule:
+    if after.schedule != before.schedule:
         yield "The schedule of the ring now keeps the promises of the configuration."
     elif not (change.added or destroyed):
-        newest = newest_key(after, now)
+        newest = after.newest(now)
         if newest is not None and newest.activates_at > now:
             yield f"{_announce(newest, change)}."
         elif newest is not None:
@@ -186,14 +171,11 @@ def _describe_rotation(change: RingChange) -> Iterator[str]:
 
 
 def _announce(key: RingKey, change: RingChange, what: str = "") -> str:
-    already = "" if key in (*change.added, *change.added_long_term) else "already "
+    already = "" if change.is_new(key) else "already "
     return (
         f"{key.kid.hex()} is {already}announced and seals {what}from"
         f" {_show(key.activates_at, change.now)}"
     )
-
-
-# --- revoke, disable, enable --------------------------------------------------------------------
 
 
 @ring_command("revoke", takes_path=False)
@@ -312,9 +294,6 @@ def _window(source: RingSource, change: RingChange, what: str) -> list[str]:
     ]
 
 
-# --- wrap ---------------------------------------------------------------------------------------
-
-
 @ring_command("wrap", takes_clear=True)
 def wrap(source: RingSource, as_json: bool) -> None:
     """Encrypt a plaintext ring with SEALEDSTATE_KEK."""
@@ -326,8 +305,8 @@ def wrap(source: RingSource, as_json: bool) -> None:
             " `sealedstate keys generate --kek` prints"
         )
     # PATH.prev has the document before the last write. After a second write, it is wrapped, too.
-    write_change(source, _rewrite)
-    ring = write_change(source, _rewrite).after
+    write_change(source, transitions.advance)
+    ring = write_change(source, transitions.advance).after
     lines = [
         f"The keys in {source.location} and in {source.path}.prev are wrapped.",
         "Processes without SEALEDSTATE_KEK continue with the keys in memory; restart them with"
@@ -339,10 +318,7 @@ def wrap(source: RingSource, as_json: bool) -> None:
     emit(as_json, facts | {"ring": ring.ring_id, "sequence": ring.sequence}, lines)
 
 
-# --- reseal -------------------------------------------------------------------------------------
-
-
-@click.command()
+@keys.command()
 @path_argument
 @keys_option
 @config_option
@@ -414,13 +390,10 @@ def _hex(kids: Iterable[bytes]) -> list[str]:
     return sorted(kid.hex() for kid in kids)
 
 
-# --- what they share ----------------------------------------------------------------------------
-
-
 class RingChange(NamedTuple):
     """A ring before and after a command, and the time of the change."""
 
-    before: Ring | None
+    before: Ring
     after: Ring
     now: int
 
@@ -428,20 +401,13 @@ class RingChange(NamedTuple):
     def is_done(self) -> bool:
         return self.after is not self.before
 
-    @property
-    def keys_before(self) -> tuple[RingKey, ...]:
-        return () if self.before is None else self.before.keys
+    def is_new(self, key: RingKey) -> bool:
+        return all(old.kid != key.kid for old in (*self.before.keys, *self.before.long_term))
 
     @property
     def added(self) -> list[RingKey]:
         """The new keys that seal sessions."""
-        kids = {key.kid for key in self.keys_before}
-        return [key for key in self.after.keys if key.kid not in kids]
-
-    @property
-    def added_long_term(self) -> list[RingKey]:
-        before = () if self.before is None else self.before.long_term
-        return [key for key in self.after.long_term if key not in before]
+        return [key for key in self.after.keys if self.is_new(key)]
 
 
 def write_change(source: RingSource, change: Change) -> RingChange:
@@ -452,11 +418,6 @@ def write_change(source: RingSource, change: Change) -> RingChange:
         if after is before or source.storage.write(after, before):
             return RingChange(before, after, now)
     raise OperatorError(f"{source.location} is written by others all the time; nothing was done")
-
-
-def _rewrite(ring: Ring, now: int) -> Ring:
-    """The same ring with the next sequence, so that no process puts it back."""
-    return replace(ring, sequence=ring.sequence + 1, updated_at=now)
 
 
 def _report(
@@ -484,6 +445,5 @@ def _show(moment: int, now: int) -> str:
     return f"{format_exact(moment)} ({relative(moment, now)})"
 
 
-for command in (generate, init, list_keys, rotate, revoke, disable, enable, wrap, reseal, check):
+for command in (init, list_keys, rotate, revoke, disable, enable, wrap, check, watch):
     keys.add_command(command)
-keys.add_command(watch)

@@ -7,7 +7,7 @@ finding.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 
 import click
@@ -37,11 +37,8 @@ def _open(config: str | None) -> Iterator[SessionRegistry]:
         settings = Settings.from_toml(config, rotate_in_process=False)
     else:
         settings = Settings.from_env(process_environment(), rotate_in_process=False)
-    deployment = Deployment.open(settings)
-    try:
+    with closing(Deployment.open(settings)) as deployment:
         yield SessionRegistry(Keeper(deployment))
-    finally:
-        deployment.close()
 
 
 @sessions.command("list")

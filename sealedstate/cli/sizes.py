@@ -51,11 +51,19 @@ def sizes(file: str, as_json: bool) -> None:
 
 
 def _load(name: str) -> dict[str, Any]:
+    def decode_bytes(value: dict[str, Any]) -> object:
+        if value.keys() != {"$base64"}:
+            return value
+        try:
+            return base64.b64decode(value["$base64"], validate=True)
+        except (TypeError, binascii.Error):
+            raise ValueError("$base64 must have a base64 text") from None
+
     if name == "-" and sys.stdin is None:
         raise ConfigurationError("standard input is closed")
     try:
         with click.open_file(name, encoding="utf-8") as file:
-            values = json.load(file, object_hook=_decode_bytes)
+            values = json.load(file, object_hook=decode_bytes)
     except RecursionError:
         raise ConfigurationError(f"{name}: the JSON is nested too deeply") from None
     except ValueError as error:
@@ -63,15 +71,6 @@ def _load(name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigurationError(f"{name}: expected a JSON object with one member for each part")
     return values
-
-
-def _decode_bytes(value: dict[str, Any]) -> object:
-    if value.keys() != {"$base64"}:
-        return value
-    try:
-        return base64.b64decode(value["$base64"], validate=True)
-    except (TypeError, binascii.Error):
-        raise ValueError("$base64 must have a base64 text") from None
 
 
 class _SizingStorage(MemoryStorage):

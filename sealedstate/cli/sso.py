@@ -11,11 +11,10 @@ the requirements of all the uses that it depends on.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -29,7 +28,6 @@ from ._output import echo, markdown, plural
 
 __all__ = ["sso"]
 
-NO_STORE = "none"
 # Each ability of single logout, and the uses of a store that it depends on.
 LOGOUT_SUPPORT: Mapping[str, tuple[str, ...]] = {
     "front channel": (),
@@ -51,15 +49,6 @@ def is_supported(ability: str, capabilities: Capabilities | None) -> bool:
     return not any(unmet_needs(USES[use], capabilities) for use in uses)
 
 
-def support_rows(declared: Mapping[str, Capabilities]) -> Iterator[tuple[str, ...]]:
-    """The matrix: its head, a row without a store, and a row for each store."""
-    yield ("store", *LOGOUT_SUPPORT)
-    stores: dict[str, Capabilities | None] = {NO_STORE: None, **declared}
-    for name, can in stores.items():
-        answers = (is_supported(ability, can) for ability in LOGOUT_SUPPORT)
-        yield (name, *("yes" if answer else "no" for answer in answers))
-
-
 @click.group()
 def sso() -> None:
     """Tools for identity providers."""
@@ -71,7 +60,11 @@ def matrix() -> None:
 
     The output is a Markdown table.
     """
-    echo("\n".join(markdown(support_rows(DECLARED))))
+    rows = [("store", *LOGOUT_SUPPORT)]
+    for name, capabilities in {"none": None, **DECLARED}.items():
+        answers = (is_supported(ability, capabilities) for ability in LOGOUT_SUPPORT)
+        rows.append((name, *("yes" if answer else "no" for answer in answers)))
+    echo("\n".join(markdown(rows)))
 
 
 @sso.group()
@@ -100,7 +93,12 @@ def build(
     for name in metadata:
         with click.open_file(name, "rb") as file:
             entity_ids += sorted(read_service_entity_ids(cast("BinaryIO", file)))
-    before = _read(output)
+    before = ""
+    if output is not None and output.exists():
+        try:
+            before = output.read_bytes().decode()
+        except UnicodeDecodeError:
+            raise RegistryUnreadable(f"{output} is not UTF-8") from None
     text = extend_registry(before, entity_ids, list(method))
     if output is None:
         sys.stdout.write(text)
@@ -117,15 +115,6 @@ def build(
     )
 
 
-def _read(path: Path | None) -> str:
-    if path is None or not path.exists():
-        return ""
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError:
-        raise RegistryUnreadable(f"{path} is not UTF-8") from None
-
-
 def _write(path: Path, text: str) -> None:
     """Write all of it or nothing, because nodes refuse a cut registry."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -137,6 +126,5 @@ def _write(path: Path, text: str) -> None:
         Path(name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
         Path(name).replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
+        Path(name).unlink(missing_ok=True)
         raise

@@ -120,14 +120,12 @@ def matrix(as_markdown: bool) -> None:
     echo("\n".join(markdown(rows) if as_markdown else table(rows)))
 
 
-# --- check --------------------------------------------------------------------------------------
-
-
 class _Part(NamedTuple):
     """A store that some contexts are routed to, or the only store."""
 
     store: Storage
     contexts: list[str]
+    failure: str | None
 
 
 @store.command()
@@ -141,7 +139,6 @@ def check(url: str | None, as_json: bool) -> int:
     with _open(url) as opened:
         opened.ping()
         parts = _parts_of(opened)
-        failures = [probe_writes(part.store, time.time(), secrets.token_hex(16)) for part in parts]
         shortfalls = {}
         for use in USES.values():
             places = distinct_stores(
@@ -161,13 +158,13 @@ def check(url: str | None, as_json: bool) -> int:
                 "store": store_name(part.store),
                 "contexts": part.contexts,
                 "because": dict(part.store.capabilities.reasons),
-                "fails": failure,
+                "fails": part.failure,
             }
-            for part, failure in zip(parts, failures, strict=True)
+            for part in parts
         ],
     }
-    emit(as_json, facts, _lines(parts, failures, shortfalls))
-    return 1 if any(shortfalls.values()) or any(failures) else 0
+    emit(as_json, facts, _lines(parts, shortfalls))
+    return 1 if any(shortfalls.values()) or any(part.failure for part in parts) else 0
 
 
 def _parts_of(opened: Storage) -> list[_Part]:
@@ -175,25 +172,29 @@ def _parts_of(opened: Storage) -> list[_Part]:
     contexts = dict.fromkeys([*CONTEXTS, *named, OTHERS])
     places = [(context, store_of(context, opened)) for context in contexts]
     return [
-        _Part(each, [context for context, place in places if place is each])
+        _Part(
+            each,
+            [context for context, place in places if place is each],
+            probe_writes(each, time.time(), secrets.token_hex(16)),
+        )
         for each in distinct_stores([place for _, place in places])
     ]
 
 
-def _lines(
-    parts: list[_Part], failures: list[str | None], shortfalls: Mapping[str, list[str]]
-) -> Iterator[str]:
+def _lines(parts: list[_Part], shortfalls: Mapping[str, list[str]]) -> Iterator[str]:
     rows: list[tuple[str, ...]] = []
     for title, missing in shortfalls.items():
         rows.append((title, "no" if missing else "yes", USES[title].purpose))
         if missing:
             rows.append(("", "", f"this store {', '.join(missing)}"))
     yield from table(rows)
-    for part, failure in zip(parts, failures, strict=True):
+    for part in parts:
         can = part.store.capabilities
         if len(parts) > 1:
             yield f"{store_name(part.store)}, for {', '.join(part.contexts)}"
         for name, why in can.reasons.items():
             yield f"  {name} = {getattr(can, name, '?')}: {why}"
-        outcome = f"NO: {failure}" if failure else "yes: a test record was written and deleted"
+        outcome = (
+            f"NO: {part.failure}" if part.failure else "yes: a test record was written and deleted"
+        )
         yield f"  takes writes = {outcome}"

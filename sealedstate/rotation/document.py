@@ -11,7 +11,8 @@
     lookup      {secret} or {wrapped}: the key for names in the store, which does not rotate
     lasting     as keys, but never disabled: the keys for long-lived values (only if there are any)
     tombstones  kid, activates_at, at, sealed, revoked, reason: keys that were destroyed
-    revoked_before  cookies sealed before this time are refused, or null
+    revoked_before  cookies sealed before this time are refused, or null; because clocks differ,
+                    all whose sealed_at is less than this time and `skew` together
     wrapped_by  the kid of the key-encryption key, or null
     checksum    32 hex digits: BLAKE2b-128 of everything else, as JSON with sorted keys and without
                 blanks
@@ -31,6 +32,7 @@ import hmac
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TypeAlias, TypeVar
 
@@ -52,26 +54,13 @@ WriteSecret: TypeAlias = Callable[[str, bytes], dict[str, str]]
 
 T = TypeVar("T")
 
-# What Python raises below for a value of another kind, size or spelling.
-_MALFORMED = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,  # ConfigurationError, too
-)
+# What is raised below for a value of another kind, size or spelling: a ConfigurationError, too, is
+# a ValueError.
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class RingUnreadable(OperatorError):
     """The document is cut, altered, of another format, or not unwrapped here."""
-
-
-class RingUnwrapped(RingUnreadable):
-    """The document is in plaintext although a key-encryption key is set.
-
-    Anyone can have written it.
-    """
 
 
 def dump_ring(ring: Ring, wrapping: Keyring | None, random: Callable[[int], bytes]) -> str:
@@ -92,9 +81,12 @@ def dump_ring(ring: Ring, wrapping: Keyring | None, random: Callable[[int], byte
     return _dump(ring, kek, write_secret)
 
 
-def parse_ring(text: str | bytes, wrapping: Keyring | None, now: int) -> Ring:
+def parse_ring(
+    text: str | bytes, wrapping: Keyring | None, now: int, takes_clear: bool = False
+) -> Ring:
     """The ring of a document.
 
+    `takes_clear`: whether to read a plaintext document although there is a key-encryption key.
     Raises RingUnreadable, whose message contains no secret.
     """
     if len(text) > MAX_BYTES:
@@ -110,7 +102,7 @@ def parse_ring(text: str | bytes, wrapping: Keyring | None, now: int) -> Ring:
             f"the format of the ring is not {FORMAT!r}: it is of another release, or no ring"
         )
     try:
-        ring, spelling = _load(document, wrapping, now)
+        ring, spelling = _load(document, wrapping, now, takes_clear)
     except _MALFORMED as error:
         raise RingUnreadable(
             f"a field of the ring is missing or malformed ({_describe(error)})"
@@ -136,18 +128,12 @@ def _dump(ring: Ring, kek: Key | None, write_secret: WriteSecret) -> str:
             documents.append(fields | write_secret(fields["kid"], key.secret))
         return documents
 
-    schedule = ring.schedule
     document = {
         "format": FORMAT,
         "ring": ring.ring_id,
         "sequence": ring.sequence,
         "updated_at": _dump_time(ring.updated_at),
-        "schedule": {
-            "rotate_every": schedule.rotate_every,
-            "announce": schedule.announce,
-            "keep": schedule.keep,
-            "skew": schedule.skew,
-        },
+        "schedule": asdict(ring.schedule),
         "keys": keys(ring.keys),
         "lookup": None if ring.lookup is None else write_secret("lookup", ring.lookup),
         # Rings of earlier releases do not have the field.
@@ -169,9 +155,25 @@ def _dump(ring: Ring, kek: Key | None, write_secret: WriteSecret) -> str:
     return json.dumps(document | {"checksum": _checksum(document, kek)}, indent=2) + "\n"
 
 
-def _load(document: dict[str, Any], wrapping: Keyring | None, now: int) -> tuple[Ring, str]:
+def _load(
+    document: dict[str, Any], wrapping: Keyring | None, now: int, takes_clear: bool
+) -> tuple[Ring, str]:
     """The ring, and its one spelling."""
-    kek = _find_kek(document["wrapped_by"], wrapping)
+    kek, named = None, document["wrapped_by"]
+    if named is not None:
+        kid = bytes.fromhex(named)
+        kek = None if wrapping is None else wrapping.find(kid)
+        if kek is None:
+            raise RingUnreadable(
+                f"the ring is wrapped by the key-encryption key {kid[:KID_BYTES].hex()},"
+                " which is not set here"
+            )
+    elif wrapping is not None and not takes_clear:
+        # Anyone can have written it.
+        raise RingUnreadable(
+            "the ring is not wrapped, but a key-encryption key is set; if the ring is yours,"
+            " `sealedstate keys wrap` wraps it"
+        )
     rest = {name: value for name, value in document.items() if name != "checksum"}
     if not hmac.compare_digest(_exactly(str, document["checksum"]), _checksum(rest, kek)):
         raise RingUnreadable("the checksum of the ring does not match: it was altered or cut")
@@ -232,25 +234,6 @@ def _check(ring: Ring) -> None:
         raise ConfigurationError(f"each kid must be {KID_BYTES} bytes and occur once")
 
 
-def _find_kek(named: str | None, wrapping: Keyring | None) -> Key | None:
-    """The key-encryption key that the document names. Raises RingUnreadable."""
-    if named is None:
-        if wrapping is not None:
-            raise RingUnwrapped(
-                "the ring is not wrapped, but a key-encryption key is set; if the ring is yours,"
-                " `sealedstate keys wrap` wraps it"
-            )
-        return None
-    kid = bytes.fromhex(named)
-    kek = None if wrapping is None else wrapping.find(kid)
-    if kek is None:
-        raise RingUnreadable(
-            f"the ring is wrapped by the key-encryption key {kid[:KID_BYTES].hex()},"
-            " which is not set here"
-        )
-    return kek
-
-
 def _wrapping_context(ring_id: str, name: str) -> TokenContext:
     return TokenContext("ring-secret", ring_id, (name,))
 
@@ -259,9 +242,6 @@ def _checksum(document: Mapping[str, Any], kek: Key | None) -> str:
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     key = b"" if kek is None else kek.subkey("checksum", "ring", str(document["ring"]))
     return hashlib.blake2b(text.encode(), key=key, digest_size=16).hexdigest()
-
-
-# --- values -------------------------------------------------------------------------------------
 
 
 def _load_key(fields: Mapping[str, str], secret: bytes) -> RingKey:
@@ -305,9 +285,6 @@ def _describe(error: Exception) -> str:
     return f"{error.args[0]!r}" if isinstance(error, KeyError) else type(error).__name__
 
 
-# --- for every storage --------------------------------------------------------------------------
-
-
 class RingCodec:
     """Reads and writes the documents of one storage.
 
@@ -343,12 +320,7 @@ class RingCodec:
             return last[1]
         now = int(self._clock())
         try:
-            try:
-                ring = parse_ring(content, self._wrapping, now)
-            except RingUnwrapped:
-                if not self._takes_clear:
-                    raise
-                ring = parse_ring(content, None, now)
+            ring = parse_ring(content, self._wrapping, now, self._takes_clear)
         except RingUnreadable as error:
             raise RingUnreadable(f"{self.location}: {error}") from None
         self._last = (content, ring)

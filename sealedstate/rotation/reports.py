@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -96,7 +96,7 @@ class FileReports:
         self._path = path.absolute()  # the process may change its directory
 
     def put(self, report: Report, expires_at: float) -> None:
-        name = f"{_name(report)}.json"
+        name = _name(report) + ".json"
         try:
             self._path.mkdir(mode=0o700, exist_ok=True)
             temporary = self._path / f".{name}.{os.getpid()}"
@@ -106,17 +106,16 @@ class FileReports:
             raise OperatorError(f"the report could not be written: {error.strerror}") from error
 
     def all(self, now: float) -> list[Report]:
-        return _sort(self._read(now))
-
-    def _read(self, now: float) -> Iterator[Report]:
+        reports = []
         for file in self._path.glob("*.json"):
             # The file may be gone by now, or may not be a report.
             with contextlib.suppress(OSError, ValueError):
                 expires_at, line = file.read_text("utf-8")[:MAX_BYTES].split("\n", 1)
                 if float(expires_at) > now:
-                    yield Report.parse(line)
+                    reports.append(Report.parse(line))
                 else:
                     file.unlink()
+        return sorted(reports, key=lambda report: (report.node, report.pid))
 
 
 class StoredReports:
@@ -136,19 +135,14 @@ class StoredReports:
         self._table.add_member(self._table.key(INDEX), key, until)
 
     def all(self, now: float) -> list[Report]:
-        return _sort(self._read())
-
-    def _read(self) -> Iterator[Report]:
+        reports = []
         for key in self._table.members(self._table.key(INDEX)):
             entry = self._table.look(key)
             # A row that was written without the key-encryption key is ignored.
             if entry is not None and entry.error is None:
                 with contextlib.suppress(ValueError):
-                    yield Report.parse(entry.value)
-
-
-def _sort(reports: Iterator[Report]) -> list[Report]:
-    return sorted(reports, key=lambda report: (report.node, report.pid))
+                    reports.append(Report.parse(entry.value))
+        return sorted(reports, key=lambda report: (report.node, report.pid))
 
 
 def _name(report: Report) -> str:

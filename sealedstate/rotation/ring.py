@@ -74,22 +74,29 @@ class Schedule:
         """
         return min(2 * DAY, 100 * self.rotate_every)
 
-    def check(self, reload_every: int, lifetime: int, skew: int) -> None:
-        """Raise ConfigurationError if a node with this could lose a session.
+    def shortfalls(self, reload_every: int, lifetime: int, skew: int) -> dict[str, str]:
+        """Which field is too small for a node with this, and why.
 
         `lifetime`: how long what the node seals can be used.
         """
+        found = {}
         if self.announce < reload_every + skew:
-            raise ConfigurationError(
+            found["announce"] = (
                 f"rotation: announce ({self.announce} s) must be at least reload_every"
                 f" ({reload_every} s) + skew ({skew} s); otherwise a key seals before every node"
                 " knows it"
             )
         if self.keep < lifetime:
-            raise ConfigurationError(
+            found["keep"] = (
                 f"rotation: keep ({self.keep} s) must be at least absolute_lifetime + skew"
                 f" ({lifetime} s); otherwise a key expires while what it sealed is in use"
             )
+        return found
+
+    def check(self, reload_every: int, lifetime: int, skew: int) -> None:
+        """Raise ConfigurationError if a node with this could lose a session."""
+        for problem in self.shortfalls(reload_every, lifetime, skew).values():
+            raise ConfigurationError(problem)
 
     def merged_with(self, other: Schedule) -> Schedule:
         """`other`, but without a shorter promise for what is already sealed."""
@@ -164,6 +171,19 @@ class Ring:
         active = [key for key in self.keys if key.disabled_at is None and key.activates_at <= now]
         return max(active, key=lambda key: key.activates_at, default=None)
 
+    def newest(self, now: int) -> RingKey | None:
+        """The key from which the date of the next key is counted, if there is one.
+
+        A key of the far future waits, and delays nothing.
+        """
+        near = [key for key in self.keys if key.disabled_at is None and not self.is_far(key, now)]
+        return max(near, key=lambda key: key.activates_at, default=None)
+
+    def is_far(self, key: RingKey, now: int) -> bool:
+        """Whether a key is so far in the future that only a wrong clock can have made it."""
+        schedule = self.schedule
+        return key.activates_at > now + schedule.rotate_every + schedule.announce + schedule.skew
+
     def retires_at(self, key: RingKey) -> int | None:
         """When the next key takes over or took over; None if none is announced."""
         return next_after(self.successions(), key.activates_at)
@@ -207,7 +227,8 @@ class Ring:
             announce=self.schedule.announce,
             lookup=self.lookup,
             removed_kids=frozenset(dead.kid for dead in self.tombstones),
-            revoked_before=self.revoked_before,
+            # A node whose clock is ahead may have dated an earlier seal up to the skew later.
+            revoked_before=self.revoked_before and self.revoked_before + self.schedule.skew,
             long_term_keys=tuple(
                 Key(key.kid, key.secret, key.activates_at) for key in self.long_term
             ),
@@ -221,9 +242,6 @@ def next_after(dates: list[int], date: int) -> int | None:
     """The first of these sorted dates that is later than `date`."""
     at = bisect_right(dates, date)
     return dates[at] if at < len(dates) else None
-
-
-# --- storage ------------------------------------------------------------------------------------
 
 
 class RingReplaced(OperatorError):

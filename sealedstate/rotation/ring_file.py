@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from logging import getLogger
 from pathlib import Path
 
+from .._forks import ForkHeldLock
 from ..errors import ConfigurationError, OperatorError
 from ..keyring import Keyring
 from ..storage.contract import Clock
@@ -75,15 +76,12 @@ class RingFile:
             )
         self._path = Path(path).absolute()  # the process may change its directory
         self._lock = self._beside(".lock")
-        location = f"the ring file {self._path}"
-        self._codec = RingCodec(location, wrapping, random, clock, takes_clear)
+        self.location = f"the ring file {self._path}"
+        self._codec = RingCodec(self.location, wrapping, random, clock, takes_clear)
         self._random = random
         self._timeout = timeout
         self._may_warn = wrapping is None
-
-    @property
-    def location(self) -> str:
-        return self._codec.location
+        self._no_fork = ForkHeldLock()
 
     def load(self) -> Ring | None:
         """The ring of the file, the same object while the file is the same."""
@@ -97,9 +95,23 @@ class RingFile:
                 finally:
                     os.close(lock)
             ring = self._codec.load(self._read())
-        if ring is not None and marker and not _continues(ring, marker):
-            raise RingReplaced(self._explain_replaced(ring, marker), ring)
-        return ring
+        if ring is None or not marker or _continues(ring, marker):
+            return ring
+        ring_id, _, sequence = marker.partition(" ")
+        remedy = f"stop all processes and remove {self._lock}"
+        if ring.ring_id == ring_id:
+            problem = (
+                f"{self.location} is an older copy: its sequence is {ring.sequence}, and the last"
+                f" one was {int(sequence)}. A running process puts that ring back. To use the copy,"
+                f" {remedy}; then revoke again what was revoked since"
+            )
+        else:
+            problem = (
+                f"{self.location} is the ring {ring.ring_id}, but the last one was {ring_id}:"
+                " restore that ring. To use the new ring, which ends all sessions of the old one,"
+                f" {remedy}"
+            )
+        raise RingReplaced(problem, ring)
 
     def write(self, ring: Ring, after: Ring | None) -> bool:
         """As `RingStorage`; for a file that has disappeared, only its last ring."""
@@ -132,22 +144,6 @@ class RingFile:
             os.fsync(lock)
         return True
 
-    # --- reading --------------------------------------------------------------------------------
-
-    def _explain_replaced(self, ring: Ring, marker: str) -> str:
-        ring_id, _, sequence = marker.partition(" ")
-        remedy = f"stop all processes and remove {self._lock}"
-        if ring.ring_id == ring_id:
-            return (
-                f"{self.location} is an older copy: its sequence is {ring.sequence}, and the last"
-                f" one was {int(sequence)}. A running process puts that ring back. To use the copy,"
-                f" {remedy}; then revoke again what was revoked since"
-            )
-        return (
-            f"{self.location} is the ring {ring.ring_id}, but the last one was {ring_id}: restore"
-            f" that ring. To use the new ring, which ends all sessions of the old one, {remedy}"
-        )
-
     def _read(self) -> bytes | None:
         try:
             # O_NONBLOCK, because opening a pipe would wait for a writer.
@@ -167,8 +163,6 @@ class RingFile:
                 return file.read(MAX_BYTES + 1)
         finally:
             os.close(descriptor)
-
-    # --- writing --------------------------------------------------------------------------------
 
     def _replace(self, old: bytes | None, new: bytes, lock: int) -> None:
         temporary = re.compile(
@@ -195,7 +189,16 @@ class RingFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o600)
         try:
-            _fill(descriptor, content, like)
+            try:
+                _take_owner(descriptor, like)
+                if stat.S_ISREG(like.st_mode) and like.st_mode & stat.S_IRGRP:
+                    os.fchown(descriptor, -1, like.st_gid)
+                    os.fchmod(descriptor, 0o640)
+                while content:
+                    content = content[os.write(descriptor, content) :]
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             temporary.rename(path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -205,28 +208,32 @@ class RingFile:
     def _beside(self, suffix: str) -> Path:
         return Path(f"{self._path}{suffix}")
 
-    # --- the lock -------------------------------------------------------------------------------
-
     @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
         give_up_at = time.monotonic() + self._timeout
-        while (lock := self._try_lock()) is None:
+        while True:
+            # A child would have the locked file open, too, and keep it locked if this process were
+            # killed.
+            with self._no_fork:
+                if (lock := self._try_lock()) is not None:
+                    try:
+                        yield lock
+                    finally:
+                        try:
+                            # Closing it would not unlock it for a child that was forked without
+                            # Python's hooks.
+                            fcntl.flock(lock, fcntl.LOCK_UN)
+                        finally:
+                            os.close(lock)
+                    return
             if time.monotonic() >= give_up_at:
                 raise OperatorError(
                     f"{self.location}: another process has held {self._lock} for {self._timeout} s"
                 )
             time.sleep(POLL_SECONDS)
-        try:
-            yield lock
-        finally:
-            try:
-                # A child that was forked meanwhile has the file open, too, so closing it here would
-                # not unlock it.
-                fcntl.flock(lock, fcntl.LOCK_UN)
-            finally:
-                os.close(lock)
 
     def _try_lock(self) -> int | None:
+        """The descriptor of the lock file, locked; None if another writer has it."""
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         lock, is_locked = os.open(self._lock, flags, 0o600), False
         try:
@@ -248,19 +255,6 @@ class RingFile:
             name = str(error.filename or "")
             where = f": {name}" if name and not name.endswith(".tmp") else ""
             raise OperatorError(f"{self.location}: {error.strerror or error}{where}") from error
-
-
-def _fill(descriptor: int, content: bytes, like: os.stat_result) -> None:
-    try:
-        _take_owner(descriptor, like)
-        if stat.S_ISREG(like.st_mode) and like.st_mode & stat.S_IRGRP:
-            os.fchown(descriptor, -1, like.st_gid)
-            os.fchmod(descriptor, 0o640)
-        while content:
-            content = content[os.write(descriptor, content) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _take_owner(descriptor: int, like: os.stat_result) -> None:

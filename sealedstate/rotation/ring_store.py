@@ -55,12 +55,8 @@ class StoredRing:
         self._table = SealedTable(access, Kind(CONTEXT, "ring", "the ring", is_sealed=False))
         self._key = self._table.key()
         self._storage = storage
-        location = f"the ring of realm {realm!r} in the store"
-        self._codec = RingCodec(location, wrapping, random, clock)
-
-    @property
-    def location(self) -> str:
-        return self._codec.location
+        self.location = f"the ring of realm {realm!r} in the store"
+        self._codec = RingCodec(self.location, wrapping, random, clock)
 
     def load(self) -> Ring | None:
         """The ring of the row, the same object while the row is the same."""

@@ -18,7 +18,6 @@ import platform
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeGuard
 
 from .._forks import ForkSafeLock
 from ..errors import ConfigurationError, OperatorError, StorageUnavailable
@@ -27,7 +26,7 @@ from ..keyring import Keyring
 from . import transitions
 from .document import RingUnreadable
 from .reports import Report, ReportStore
-from .ring import Ring, RingReplaced, RingStorage, Schedule
+from .ring import Ring, RingReplaced, RingStorage, Schedule, Tombstone
 
 __all__ = ["RotatingKeySource", "RotationConfig"]
 
@@ -81,7 +80,7 @@ class RotatingKeySource:
         self.config = config
         self._reports = reports
         self._events = events
-        self._lock = ForkSafeLock()
+        self._lock, self._thread_lock = ForkSafeLock(), ForkSafeLock()
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
@@ -105,13 +104,12 @@ class RotatingKeySource:
         return self._last_error
 
     def keyring(self) -> Keyring:
-        """The keys of the last good ring, loaded again every `reload_every` seconds."""
-        if self._pid != os.getpid():
-            # The thread of the parent does not exist in the child.
-            self._thread, self._pid = None, os.getpid()
-        if self._thread is None and self.config.rotate_in_process and not self._closed.is_set():
-            self._thread = threading.Thread(target=self._run, name="sealedstate-keys", daemon=True)
-            self._thread.start()
+        """The keys of the last good ring, loaded again every `reload_every` seconds.
+
+        For requests: the first call in a process starts its background thread.
+        """
+        if self._pid != os.getpid() or self._thread is None:
+            self._start_thread()
         if self.config.monotonic() - self._loaded_at >= self.config.reload_every:
             self._reload()
         return self._keyring
@@ -129,8 +127,8 @@ class RotatingKeySource:
         """One round of the thread: load, restore a lost ring, rotate, report."""
         self._reload()
         try:
-            if self._lost and self.storage.write(self._ring, self._lost[0]):
-                self._events.emit("ring-restored", level=logging.WARNING)
+            if self._lost:
+                self._put_back(self._lost[0])
             self.rotate()
         except OperatorError as error:
             if self._lost is None:  # otherwise the error of the reload says more
@@ -138,10 +136,31 @@ class RotatingKeySource:
         if self._reports is not None:
             report = self.report()
             try:
-                expires_at = report.at + REPORTS_KEPT * self.config.reload_every
-                self._reports.put(report, expires_at)
+                self._reports.put(report, report.at + REPORTS_KEPT * self.config.reload_every)
             except OperatorError as error:
                 self._events.emit("report-failed", detail=str(error))
+
+    def _put_back(self, found: Ring | None) -> None:
+        """Write the current ring in place of a former one, or where there is none.
+
+        What an operator revoked in the former ring, after a restore, stays revoked.
+        """
+        ring, now = self._ring, math.ceil(self.config.clock())
+        for dead in self._revoked_only_in(found):
+            ring = transitions.revoke(ring, dead.kid, now, self.config.random, dead.reason)
+        if found is not None:
+            moment = found.revoked_before
+            ring = transitions.revoke_before(ring, moment, max(now, moment))
+        if self.storage.write(ring, found):
+            self._adopt(ring)
+            self._events.emit("ring-restored", level=logging.WARNING)
+
+    def _revoked_only_in(self, found: Ring | None) -> list[Tombstone]:
+        """The revoked keys of `found` that the current ring has as keys."""
+        if found is None:
+            return []
+        current = {key.kid for key in self._ring.keys}
+        return [dead for dead in found.tombstones if dead.revoked and dead.kid in current]
 
     def rotate(self, force: bool = False) -> bool:
         """Write the next ring if a key is due. Raises OperatorError.
@@ -167,8 +186,6 @@ class RotatingKeySource:
     def close(self) -> None:
         """End the background thread."""
         self._closed.set()
-
-    # --- loading --------------------------------------------------------------------------------
 
     def _load_first(self, creates_missing: bool) -> Ring:
         config = self.config
@@ -197,11 +214,26 @@ class RotatingKeySource:
             return
         try:
             self._loaded_at = self.config.monotonic()
-            found = self.storage.load()
-            self._lost = (found,) if found is None or self._is_former(found) else None
-            if self._is_next(found):
-                self._adopt(found)
-                self._events.emit("ring-reloaded")
+            found, current, location = self.storage.load(), self._ring, self.storage.location
+            self._lost = (found,) if found is None or self._is_replaceable(found) else None
+            if found is None:
+                self._set_error(f"{location} is gone; restore it")
+            elif found.ring_id != current.ring_id:
+                self._set_error(
+                    f"{location} is another ring: expected {current.ring_id}, got {found.ring_id}"
+                )
+            elif self._is_former(found):
+                self._set_error(
+                    f"{location} is an older copy: its sequence is {found.sequence}, and"
+                    f" {current.sequence} is in use"
+                )
+            elif found.sequence == current.sequence and found != current:
+                self._set_error(f"{location} is a copy of the ring with another history")
+            else:
+                self._last_error = None
+                if found.sequence > current.sequence:
+                    self._adopt(found)
+                    self._events.emit("ring-reloaded")
         except OperatorError as error:
             self._lost = None
             if isinstance(error, RingUnreadable):
@@ -212,25 +244,17 @@ class RotatingKeySource:
         finally:
             self._lock.release()
 
-    def _is_next(self, found: Ring | None) -> TypeGuard[Ring]:
-        """Whether `found` supersedes the current ring; reports why it must not."""
-        current, location, problem = self._ring, self.storage.location, None
-        if found is None:
-            problem = f"{location} is gone; restore it"
-        elif found.ring_id != current.ring_id:
-            problem = f"{location} is another ring: expected {current.ring_id}, got {found.ring_id}"
-        elif self._is_former(found):
-            problem = (
-                f"{location} is an older copy: its sequence is {found.sequence}, and"
-                f" {current.sequence} is in use"
-            )
-        elif found.sequence == current.sequence and found != current:
-            problem = f"{location} is a copy of the ring with another history"
-        if problem is not None:
-            self._set_error(problem)
-            return False
-        self._last_error = None
-        return found is not None and found.sequence > current.sequence
+    def _is_replaceable(self, found: Ring) -> bool:
+        """Whether the current ring takes the place of `found`, as after a restore.
+
+        An operator may have revoked keys in a restored ring, until its sequence was the current
+        one. Other rings with another history are left to the operator.
+        """
+        if self._is_former(found):
+            return True
+        is_copy = found.ring_id == self._ring.ring_id and found.sequence == self._ring.sequence
+        has_revoked = found.revoked_before > self._ring.revoked_before
+        return is_copy and (has_revoked or bool(self._revoked_only_in(found)))
 
     def _is_former(self, found: Ring) -> bool:
         """Whether `found` is a former state of the current ring."""
@@ -268,6 +292,19 @@ class RotatingKeySource:
             refused=count("refused-kid-refused"),
             complaint=self._last_error,
         )
+
+    def _start_thread(self) -> None:
+        """Start the thread of this process, once, if the configuration says so."""
+        if not self.config.rotate_in_process or self._closed.is_set():
+            return
+        with self._thread_lock:
+            if self._pid != os.getpid():
+                # The child has no thread, and may have a copy of a lock of the event in use.
+                self._thread, self._pid, self._closed = None, os.getpid(), threading.Event()
+            if self._thread is None:
+                thread = threading.Thread(target=self._run, name="sealedstate-keys", daemon=True)
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         config = self.config

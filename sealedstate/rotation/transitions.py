@@ -27,6 +27,7 @@ from ..keyring import KID_BYTES, SECRET_BYTES
 from .ring import Ring, RingKey, Schedule, Tombstone, next_after
 
 __all__ = [
+    "advance",
     "create_ring",
     "destroy_long_term",
     "disable",
@@ -60,10 +61,10 @@ def create_ring(schedule: Schedule, now: int, random: Random) -> Ring:
 
 def is_due(ring: Ring, now: int) -> bool:
     """Whether `rotate` would change the ring."""
-    newest = _newest(ring, now)
+    newest = ring.newest(now)
     if newest is None:
         # If all keys are of the far future, this clock is behind, and should add nothing unasked.
-        return not _usable_keys(ring)
+        return all(key.disabled_at is not None for key in ring.keys)
     schedule = ring.schedule
     # A clock that is behind takes the next key for overdue, too. The clock of the last writer may
     # have been ahead instead: then rotation has to continue, and does if a node asks in time. Later
@@ -83,7 +84,7 @@ def rotate(ring: Ring, schedule: Schedule, now: int, random: Random, force: bool
     if not (force or is_due(ring, now)):
         return ring
     schedule = ring.schedule.merged_with(schedule)
-    newest = _newest(ring, now)
+    newest = ring.newest(now)
     if newest is None:
         activates_at = now - schedule.skew  # no key seals, so this key has to seal at once
     else:
@@ -92,7 +93,7 @@ def rotate(ring: Ring, schedule: Schedule, now: int, random: Random, force: bool
     next_ring = _add_key(replace(ring, schedule=schedule), activates_at, now, random)
     if not next_ring.long_term:  # an earlier release created the ring
         next_ring = _add_long_term_key(next_ring, now + schedule.announce, now, random)
-    return _advance(_destroy_expired(next_ring, now), now)
+    return advance(_destroy_expired(next_ring, now), now)
 
 
 def revoke(ring: Ring, kid: bytes, now: int, random: Random, reason: str = "") -> Ring:
@@ -107,7 +108,7 @@ def revoke(ring: Ring, kid: bytes, now: int, random: Random, reason: str = "") -
     dead = Tombstone(kid, key.activates_at, now, _has_sealed(key, now), True, reason)
     others = tuple(other for other in ring.keys if other.kid != kid)
     next_ring = replace(ring, keys=others, tombstones=(dead, *ring.tombstones))
-    return _advance(_fill_gap(next_ring, key.activates_at, now, random), now)
+    return advance(_fill_gap(next_ring, key.activates_at, now, random), now)
 
 
 def revoke_before(ring: Ring, moment: int, now: int) -> Ring:
@@ -119,7 +120,7 @@ def revoke_before(ring: Ring, moment: int, now: int) -> Ring:
         raise ConfigurationError("revoke: the time must be in the past")
     if moment <= ring.revoked_before:
         return ring
-    return _advance(replace(ring, revoked_before=moment), now)
+    return advance(replace(ring, revoked_before=moment), now)
 
 
 def disable(ring: Ring, kid: bytes, now: int, random: Random) -> Ring:
@@ -131,7 +132,7 @@ def disable(ring: Ring, kid: bytes, now: int, random: Random) -> Ring:
     if key.disabled_at is not None:
         return ring
     next_ring = _update_key(ring, replace(key, disabled_at=now))
-    return _advance(_fill_gap(next_ring, key.activates_at, now, random), now)
+    return advance(_fill_gap(next_ring, key.activates_at, now, random), now)
 
 
 def enable(ring: Ring, kid: bytes, now: int) -> Ring:
@@ -146,7 +147,7 @@ def enable(ring: Ring, kid: bytes, now: int) -> Ring:
     if key.disabled_at < activates_at:
         # It was pending. What its predecessor sealed meanwhile must stay valid.
         activates_at = max(activates_at, now + ring.schedule.announce)
-    return _advance(
+    return advance(
         _update_key(ring, replace(key, disabled_at=None, activates_at=activates_at)), now
     )
 
@@ -164,7 +165,7 @@ def rotate_long_term(ring: Ring, now: int, random: Random) -> Ring:
     # A key of the far future was made by a node with a wrong clock: it is no reason to wait.
     if any(now < key.activates_at <= now + announce + skew for key in ring.long_term):
         return ring
-    return _advance(_add_long_term_key(ring, now + announce, now, random), now)
+    return advance(_add_long_term_key(ring, now + announce, now, random), now)
 
 
 def obsolete_long_term(ring: Ring, now: int) -> list[RingKey]:
@@ -188,25 +189,10 @@ def destroy_long_term(ring: Ring, kids: Collection[bytes], now: int) -> Ring:
     if not gone:
         return ring
     kept = tuple(key for key in ring.long_term if key.kid not in gone)
-    return _advance(replace(ring, long_term=kept), now)
+    return advance(replace(ring, long_term=kept), now)
 
 
-# --- adding keys --------------------------------------------------------------------------------
-
-
-def _usable_keys(ring: Ring) -> list[RingKey]:
-    return [key for key in ring.keys if key.disabled_at is None]
-
-
-def _newest(ring: Ring, now: int) -> RingKey | None:
-    """The key from which the date of the next key is counted.
-
-    A key of the far future was made by a node with a wrong clock: it waits, and delays nothing.
-    """
-    schedule = ring.schedule
-    horizon = now + schedule.rotate_every + schedule.announce + schedule.skew
-    near = [key for key in _usable_keys(ring) if key.activates_at <= horizon]
-    return max(near, key=lambda key: key.activates_at, default=None)
+# --- adding and destroying keys -----------------------------------------------------------------
 
 
 def _fill_gap(ring: Ring, date: int, now: int, random: Random) -> Ring:
@@ -221,7 +207,7 @@ def _fill_gap(ring: Ring, date: int, now: int, random: Random) -> Ring:
     if (
         date in successions
         and not is_over
-        and all(key.activates_at != date for key in _usable_keys(ring))
+        and all(key.activates_at != date for key in ring.keys if key.disabled_at is None)
     ):
         return _add_key(ring, date, now, random)
     return _add_key(ring, slow, now, random) if ring.primary(now) is None else ring
@@ -246,14 +232,18 @@ def _new_key(ring: Ring, activates_at: int, now: int, random: Random) -> RingKey
     return RingKey(kid, random(SECRET_BYTES), now, activates_at)
 
 
-# --- destroying keys ----------------------------------------------------------------------------
-
-
 def _destroy_expired(ring: Ring, now: int) -> Ring:
     """Turn the keys that expired long ago into tombstones."""
     successions = ring.successions()
     # Both this clock and the clock of the last write must say so.
-    ages = _ages(successions, min(now, ring.updated_at))
+    sure = min(now, ring.updated_at)
+    dates = [date for date in successions if date <= sure]
+    # How long ago each date was, less the longest gap since the date before it. A clock may have
+    # jumped in that gap: a clock that is a year ahead has not seen that a key retired a year ago.
+    ages, longest = {}, 0
+    for before, date in reversed([*pairwise([*dates, sure])]):
+        longest = max(longest, date - before)
+        ages[date] = sure - date - longest
     limit = ring.schedule.opens_after_retirement + ring.schedule.grace_after_expiry
     retired = ((key.kid, next_after(successions, key.activates_at)) for key in ring.keys)
     expired = {kid for kid, at in retired if at is not None and ages.get(at, 0) >= limit}
@@ -271,25 +261,8 @@ def _destroy_expired(ring: Ring, now: int) -> Ring:
     )
 
 
-def _ages(successions: list[int], now: int) -> dict[int, int]:
-    """How long ago each date was, less the longest gap since the date before it.
-
-    A clock may have jumped in that gap: a clock that is a year ahead has not seen that a key
-    retired a year ago.
-    """
-    ages, longest = {}, 0
-    dates = [date for date in successions if date <= now]
-    for before, date in reversed([*pairwise([*dates, now])]):
-        longest = max(longest, date - before)
-        ages[date] = now - date - longest
-    return ages
-
-
 def _has_sealed(key: RingKey, now: int) -> bool:
     return key.activates_at <= (now if key.disabled_at is None else key.disabled_at)
-
-
-# --- what they share ----------------------------------------------------------------------------
 
 
 def _find(ring: Ring, kid: bytes) -> RingKey:
@@ -309,5 +282,6 @@ def _newest_first(keys: tuple[RingKey, ...]) -> tuple[RingKey, ...]:
     return tuple(sorted(keys, key=lambda key: -key.activates_at))
 
 
-def _advance(ring: Ring, now: int) -> Ring:
+def advance(ring: Ring, now: int) -> Ring:
+    """The same ring with the next sequence, so that no process puts the former ring back."""
     return replace(ring, sequence=ring.sequence + 1, updated_at=now)

@@ -101,7 +101,7 @@ class ConsentStore:
         deployment.require("consent")
         self._now = deployment.now
         self._table = deployment.table(KIND, long_term=True)
-        self._table.lookup_secret()
+        deployment.lookup_secret()
 
     def record(
         self,

@@ -48,7 +48,7 @@ class ReplayCache:
             )
         deployment.require("replay")
         self._deployment, self._table = deployment, deployment.table(KIND)
-        self._table.lookup_secret()
+        deployment.lookup_secret()
         self.longest = longest
 
     def admit(self, issuer: str, message_id: str, expires_at: float) -> bool:

@@ -69,7 +69,7 @@ class SessionRegistry(SessionHooks):
             raise ConfigurationError(f"every: must be at least one second; got {every}")
         deployment = keeper.deployment
         self._table = deployment.table(KIND)
-        self._table.lookup_secret()
+        deployment.lookup_secret()
         if deployment.revocations is None:  # `table` refuses to do without a store
             raise AssertionError("a store without revocations")
         self._keeper, self._revocations = keeper, deployment.revocations

@@ -8,14 +8,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from .._forks import ForkSafeLock
-from .contract import Capabilities, Clock, ManagedStorage, Storage, Stored, millis
+from .contract import Capabilities, Clock, Storage, Stored, millis
 from .requirements import store_name
-from .routing import require_managed
+from .routing import ForwardingStorage
 
 __all__ = ["CachedStorage"]
 
 
-class CachedStorage:
+class CachedStorage(ForwardingStorage):
     """A read cache in front of `store`, for records that may be up to `staleness` ms old.
 
     Writes of other processes become visible after at most `staleness` milliseconds, writes of this
@@ -26,7 +26,7 @@ class CachedStorage:
     def __init__(
         self, store: Storage, clock: Clock, staleness: int, max_records: int = 10_000
     ) -> None:
-        self._store = store
+        super().__init__(store, {})
         self._clock = clock
         self._staleness = staleness
         self._max_records = max_records
@@ -37,18 +37,18 @@ class CachedStorage:
     @property
     def name(self) -> str:
         """The store's name in messages."""
-        return f"{store_name(self._store)} behind a cache"
+        return f"{store_name(self._default)} behind a cache"
 
     @property
     def capabilities(self) -> Capabilities:
-        behind = self._store.capabilities
+        behind = self._default.capabilities
         return replace(behind, staleness=behind.staleness + self._staleness)
 
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
         with self._dropping(context, key):
-            return self._store.create(context, key, value, expires_at, version)
+            return super().create(context, key, value, expires_at, version)
 
     def read(self, context: str, key: str) -> Stored | None:
         with self._lock:
@@ -56,7 +56,7 @@ class CachedStorage:
             writes = self._writes
         if cached is not None:
             return cached
-        stored = self._store.read(context, key)
+        stored = super().read(context, key)
         with self._lock:
             # If this process wrote in the meantime, the record may be older than that write.
             if stored is not None and writes == self._writes:
@@ -75,50 +75,28 @@ class CachedStorage:
         expected: int | None = None,
     ) -> bool:
         with self._dropping(context, key):
-            return self._store.update(context, key, value, expires_at, version, expected)
+            return super().update(context, key, value, expires_at, version, expected)
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         with self._dropping(context, key):
-            return self._store.delete(context, key, expected)
-
-    def keys(self, context: str, prefix: str = "") -> Iterator[str]:
-        return self._store.keys(context, prefix)
-
-    def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
-        self._store.add_member(context, key, member, expires_at)
-
-    def remove_member(self, context: str, key: str, member: str) -> bool:
-        return self._store.remove_member(context, key, member)
-
-    def members(self, context: str, key: str) -> dict[str, int | None]:
-        return self._store.members(context, key)
-
-    def ping(self) -> None:
-        self._store.ping()
-
-    def reap(self, limit: int) -> int:
-        return self._store.reap(limit)
+            return super().delete(context, key, expected)
 
     def close(self) -> None:
         with self._lock:
             self._cache.clear()
-        self._store.close()
+        super().close()
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         with self._dropping(context, key):
-            return require_managed(self._store).update_expiration(context, key, expires_at)
+            return super().update_expiration(context, key, expires_at)
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         with self._dropping(context):
-            require_managed(self._store).touch_context(context, expires_at)
+            super().touch_context(context, expires_at)
 
     def delete_context(self, context: str) -> None:
         with self._dropping(context):
-            require_managed(self._store).delete_context(context)
-
-    def prepare(self) -> None:
-        if isinstance(self._store, ManagedStorage):
-            self._store.prepare()
+            super().delete_context(context)
 
     @contextlib.contextmanager
     def _dropping(self, context: str, key: str | None = None) -> Iterator[None]:

@@ -52,8 +52,7 @@ __all__ = [
     "Storage",
     "Stored",
     "Unchanged",
-    "check_range",
-    "check_size",
+    "check_arguments",
     "millis",
     "next_version",
     "read_if_changed",
@@ -278,24 +277,23 @@ def millis(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def check_size(capabilities: Capabilities, context: str, key: str, value: bytes = b"") -> None:
-    """Raise CapacityError for an empty or too long context or key, or a too large value."""
-    for what, size, limit in (
-        ("context", len(utf8(context)), capabilities.context_bytes),
-        ("key", len(utf8(key)), capabilities.key_bytes),
-    ):
-        if not size:
-            raise CapacityError(f"{what} must not be empty")
-        if size > limit:
-            raise CapacityError(f"{what} must be at most {limit} bytes, got {size}")
-    if len(value) > capabilities.value_bytes:
-        raise CapacityError(
-            f"value must be at most {capabilities.value_bytes} bytes, got {len(value)}"
-        )
+def check_arguments(
+    capabilities: Capabilities,
+    context: str,
+    key: str,
+    value: bytes = b"",
+    expires_at: int | None = None,
+    *versions: int | None,
+) -> None:
+    """Raise CapacityError for an argument that is too large, empty or out of range.
 
-
-def check_range(expires_at: int | None, *versions: int | None) -> None:
-    """Raise CapacityError for an expiry or a version out of range. None is always in range."""
+    An expiry or a version of None is always in range.
+    """
+    if not context or not key:
+        raise CapacityError(f"{'key' if context else 'context'} must not be empty")
+    _check_size("context", len(utf8(context)), capabilities.context_bytes)
+    _check_size("key", len(utf8(key)), capabilities.key_bytes)
+    _check_size("value", len(value), capabilities.value_bytes)
     if expires_at is not None and not 0 <= expires_at <= LATEST:
         raise CapacityError(
             f"expires_at must be None or 0 to 2**53 milliseconds since the epoch, got {expires_at}"
@@ -303,6 +301,11 @@ def check_range(expires_at: int | None, *versions: int | None) -> None:
     for version in versions:
         if version is not None and not 0 < version <= LAST_VERSION:
             raise CapacityError(f"version must be 1 to 2**63 - 1, got {version}")
+
+
+def _check_size(what: str, size: int, limit: int) -> None:
+    if size > limit:
+        raise CapacityError(f"{what} must be at most {limit} bytes, got {size}")
 
 
 def utf8(text: str) -> bytes:

@@ -15,7 +15,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from .._cookies.header import CookieFamily
 from .._wire import cbor, encoding, token
@@ -31,6 +31,8 @@ from .contract import ENTRY_BYTES, Capabilities, Clock, Stored
 from .memory import MemoryStorage
 
 __all__ = ["CookieStorage", "CookieStorageService"]
+
+T = TypeVar("T")
 
 # Name, value and attributes together stay below what every browser accepts in one cookie.
 MAX_CHARS = 3800
@@ -137,16 +139,8 @@ class CookieStorage(MemoryStorage):
             raise MalformedRecord
         try:
             self._records, self._indexes = (
-                {
-                    (context, key): Stored(*row)
-                    for context, rows in value[0].items()
-                    for key, row in rows.items()
-                },
-                {
-                    (context, key): dict(members)
-                    for context, rows in value[1].items()
-                    for key, members in rows.items()
-                },
+                _flatten(value[0], lambda row: Stored(*row)),
+                _flatten(value[1], dict),
             )
         except (TypeError, ValueError, AttributeError):
             raise MalformedRecord from None
@@ -154,8 +148,7 @@ class CookieStorage(MemoryStorage):
     def _encode(self) -> bytes:
         records: dict[str, dict[str, Any]] = {}
         for (context, key), row in self._records.items():
-            rows = records.setdefault(context, {})
-            rows[key] = [row.value, row.version, row.expires_at]
+            records.setdefault(context, {})[key] = [row.value, row.version, row.expires_at]
         indexes: dict[str, dict[str, Any]] = {}
         for (context, key), members in self._indexes.items():
             indexes.setdefault(context, {})[key] = members
@@ -175,3 +168,11 @@ class CookieStorage(MemoryStorage):
 
     def _context(self) -> token.TokenContext:
         return token.TokenContext("map", self._service.realm, (self._service.cookies.name,))
+
+
+def _flatten(table: Any, make: Callable[[Any], T]) -> dict[tuple[str, str], T]:
+    return {
+        (context, key): make(entry)
+        for context, entries in table.items()
+        for key, entry in entries.items()
+    }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
+from .._forks import ForkSafeLock
 from ..errors import CapacityError, StorageUnavailable, VersionMismatch
-from .contract import Capabilities, Clock, Stored, check_range, check_size, millis, utf8
+from .contract import Capabilities, Clock, Stored, check_arguments, millis, utf8
 
 __all__ = ["MemoryStorage"]
 
@@ -40,15 +40,14 @@ class MemoryStorage:
         self._max_records = max_records
         self._records: dict[tuple[str, str], Stored] = {}
         self._indexes: dict[tuple[str, str], dict[str, int | None]] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
         self._pid = os.getpid()
         self._writes, self._reap_after = 0, REAP_EVERY
 
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        check_size(self.capabilities, context, key, value)
-        check_range(expires_at, version)
+        check_arguments(self.capabilities, context, key, value, expires_at, version)
         with self._writing():
             if self._find(context, key) is not None:
                 return False
@@ -57,7 +56,7 @@ class MemoryStorage:
             return True
 
     def read(self, context: str, key: str) -> Stored | None:
-        check_size(self.capabilities, context, key)
+        check_arguments(self.capabilities, context, key)
         with self._reading():
             return self._find(context, key)
 
@@ -70,8 +69,7 @@ class MemoryStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
-        check_size(self.capabilities, context, key, value)
-        check_range(expires_at, version, expected)
+        check_arguments(self.capabilities, context, key, value, expires_at, version, expected)
         with self._writing():
             stored = self._find_version(context, key, expected)
             if stored is None:
@@ -82,8 +80,7 @@ class MemoryStorage:
             return True
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
-        check_size(self.capabilities, context, key)
-        check_range(None, expected)
+        check_arguments(self.capabilities, context, key, b"", None, expected)
         with self._writing():
             if self._find_version(context, key, expected) is None:
                 return False
@@ -91,7 +88,7 @@ class MemoryStorage:
             return True
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
-        check_size(self.capabilities, context, "any")
+        check_arguments(self.capabilities, context, "any")
         with self._reading():
             found = [
                 key
@@ -101,14 +98,13 @@ class MemoryStorage:
         return iter(found)
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
-        check_size(self.capabilities, context, key, utf8(member))
-        check_range(expires_at)
+        check_arguments(self.capabilities, context, key, utf8(member), expires_at)
         with self._writing():
             self._make_room()
             self._indexes.setdefault((context, key), {})[member] = expires_at
 
     def remove_member(self, context: str, key: str, member: str) -> bool:
-        check_size(self.capabilities, context, key, utf8(member))
+        check_arguments(self.capabilities, context, key, utf8(member))
         with self._writing():
             index = self._indexes.get((context, key), {})
             was_live = member in index and self._is_live(index[member])
@@ -118,7 +114,7 @@ class MemoryStorage:
             return was_live
 
     def members(self, context: str, key: str) -> dict[str, int | None]:
-        check_size(self.capabilities, context, key)
+        check_arguments(self.capabilities, context, key)
         with self._reading():
             index = self._indexes.get((context, key), {})
             return {member: at for member, at in index.items() if self._is_live(at)}
@@ -135,8 +131,7 @@ class MemoryStorage:
         """Do nothing; the records stay."""
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
-        check_size(self.capabilities, context, key)
-        check_range(expires_at)
+        check_arguments(self.capabilities, context, key, b"", expires_at)
         with self._writing():
             stored = self._find(context, key)
             if stored is None:
@@ -145,8 +140,7 @@ class MemoryStorage:
             return True
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
-        check_size(self.capabilities, context, "any")
-        check_range(expires_at)
+        check_arguments(self.capabilities, context, "any", b"", expires_at)
         with self._writing():
             for place in [place for place in self._records if place[0] == context]:
                 stored = self._find(*place)
@@ -154,7 +148,7 @@ class MemoryStorage:
                     self._records[place] = replace(stored, expires_at=expires_at)
 
     def delete_context(self, context: str) -> None:
-        check_size(self.capabilities, context, "any")
+        check_arguments(self.capabilities, context, "any")
         with self._writing():
             for table in (self._records, self._indexes):
                 for place in [place for place in table if place[0] == context]:

@@ -7,17 +7,21 @@ compare it with live servers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from ..errors import StorageError
+from .._forks import ForkSafeLock
+from ..errors import ConfigurationError, StorageError
 from .contract import Capabilities, Storage, Stored, millis
+from .routing import distinct_stores, store_of
 
 __all__ = [
     "DECLARED",
     "PROBE_CONTEXT",
     "USES",
     "Need",
+    "StorageCheck",
     "Use",
     "as_markdown",
     "as_rows",
@@ -26,6 +30,8 @@ __all__ = [
     "store_name",
     "unmet_needs",
 ]
+
+_log = logging.getLogger("sealedstate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +181,89 @@ def store_name(store: object) -> str:
 def _join(words: Iterable[str]) -> str:
     *first, last = words
     return f"{', '.join(first)} and {last}" if first else last
+
+
+# --- the check of the configured stores ---------------------------------------------------------
+
+
+class StorageCheck:
+    """Checks the stores that the contexts of `uses` are sent to by `storage`.
+
+    `uses`, `tolerated`: names of `USES`; a tolerated use may fall short, which is logged.
+
+    A server that does not answer at the start does not stop the application: its capabilities are
+    not known yet, and assumed ones are no reason to refuse it. It is checked once it has answered.
+    Requests are being served by then, so it stays in use: refusing it would sign out all visitors
+    because of something that may never happen. The log has an error, and the next start is refused.
+    """
+
+    def __init__(self, storage: Storage, uses: Collection[str], tolerated: Collection[str]) -> None:
+        self._tolerated = tolerated
+        self._pairs: list[tuple[Use, Storage]] = []
+        for name in uses:
+            contexts = USES[name].contexts
+            stores = distinct_stores([store_of(context, storage) for context in contexts])
+            self._pairs += [(USES[name], store) for store in stores]
+        # By pair, the capabilities that were checked last: a server may return with another
+        # configuration.
+        self._checked: list[Capabilities | None] = [None] * len(self._pairs)
+        self._lock = ForkSafeLock()
+
+    def check(self) -> None:
+        """Ping each store once, and check those that answer.
+
+        Raises ConfigurationError with a sentence for each use whose needs are not met.
+        """
+        for store in distinct_stores([store for _, store in self._pairs]):
+            try:
+                store.ping()
+            except StorageError as error:
+                _log.warning(
+                    "the %s store does not answer at the start and will be checked once it does:"
+                    " %s",
+                    store_name(store),
+                    error,
+                )
+        problems = {use.name: sentence for use, sentence in self._find_mismatches()}
+        if problems:
+            names = ", ".join(f'"{name}"' for name in problems)
+            raise ConfigurationError(
+                f"storage: {'. '.join(problems.values())}."
+                f" Use another store, or accept what may happen: accept_weak_store_for=[{names}]"
+            )
+
+    def recheck(self) -> None:
+        """After a store has answered, check it if it was not known before or has changed.
+
+        Costs next to nothing otherwise. Of several threads, one does it.
+        """
+        has_news = any(
+            store.capabilities is not before and store.capabilities != before
+            for (_, store), before in zip(self._pairs, self._checked, strict=True)
+        )
+        if not has_news or not self._lock.acquire(blocking=False):
+            return
+        try:
+            for _, sentence in self._find_mismatches():
+                _log.error("storage: %s; the next start is refused", sentence)
+        finally:
+            self._lock.release()
+
+    def _find_mismatches(self) -> Iterator[tuple[Use, str]]:
+        """Yield what is wrong with the stores that are known, once for each state of them.
+
+        What is tolerated is logged instead.
+        """
+        for number, (use, store) in enumerate(self._pairs):
+            capabilities = store.capabilities
+            if capabilities.assumed or capabilities == self._checked[number]:
+                continue
+            self._checked[number] = capabilities
+            sentence = mismatch(use, store_name(store), capabilities)
+            if sentence is not None and use.name in self._tolerated:
+                _log.warning("tolerated: %s", sentence)
+            elif sentence is not None:
+                yield use, sentence
 
 
 # --- what each backend declares -----------------------------------------------------------------

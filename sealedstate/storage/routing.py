@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..errors import StorageError
 from .contract import Capabilities, ManagedStorage, Storage, Stored
 
-__all__ = ["RoutedStorage", "distinct_stores", "store_of"]
+__all__ = ["ForwardingStorage", "RoutedStorage", "distinct_stores", "store_of"]
+
+# How the capabilities of several stores become those of all.
+_COMBINED: tuple[tuple[str, Callable[[Iterable[Any]], Any]], ...] = (
+    ("context_bytes key_bytes value_bytes", min),
+    ("shared durable survives_restart enumerable server_side indexes contexts", all),
+    ("resolution staleness", max),
+    ("evicts native_expiry assumed", any),
+)
 
 
-class RoutedStorage:
-    """Sends each context to a store, and every other context to `default`.
-
-    Its capabilities are those that all of the stores have; `store_of` returns the store of one
-    context.
-    """
+class ForwardingStorage:
+    """Sends the operations on each context to a store, and all others to `default`."""
 
     def __init__(self, default: Storage, contexts: Mapping[str, Storage]) -> None:
         self._default = default
         self._contexts = dict(contexts)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        all_of = [store.capabilities for store in self._stores()]
-        return replace(
-            all_of[0],
-            context_bytes=min(can.context_bytes for can in all_of),
-            key_bytes=min(can.key_bytes for can in all_of),
-            value_bytes=min(can.value_bytes for can in all_of),
-            shared=all(can.shared for can in all_of),
-            durable=all(can.durable for can in all_of),
-            survives_restart=all(can.survives_restart for can in all_of),
-            evicts=any(can.evicts for can in all_of),
-            enumerable=all(can.enumerable for can in all_of),
-            server_side=all(can.server_side for can in all_of),
-            indexes=all(can.indexes for can in all_of),
-            contexts=all(can.contexts for can in all_of),
-            resolution=max(can.resolution for can in all_of),
-            native_expiry=any(can.native_expiry for can in all_of),
-            staleness=max(can.staleness for can in all_of),
-            total_bytes=min(
-                (most for can in all_of if (most := can.total_bytes) is not None), default=None
-            ),
-            assumed=any(can.assumed for can in all_of),
-            reasons={name: why for can in all_of for name, why in can.reasons.items()},
-        )
-
-    @property
-    def contexts(self) -> list[str]:
-        """The contexts that are not sent to the default store."""
-        return list(self._contexts)
 
     def store_of(self, context: str) -> Storage:
         """Return the store that a context is sent to."""
@@ -123,6 +97,31 @@ class RoutedStorage:
 
     def _stores(self) -> list[Storage]:
         return distinct_stores([self._default, *self._contexts.values()])
+
+
+class RoutedStorage(ForwardingStorage):
+    """Sends each context to a store, and every other context to `default`.
+
+    Its capabilities are those that all of the stores have; `store_of` returns the store of one
+    context.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities:
+        all_of = [store.capabilities for store in self._stores()]
+        worst: dict[str, Any] = {
+            name: rule(getattr(can, name) for can in all_of)
+            for names, rule in _COMBINED
+            for name in names.split()
+        }
+        totals = (can.total_bytes for can in all_of if can.total_bytes is not None)
+        reasons = {name: why for can in all_of for name, why in can.reasons.items()}
+        return replace(all_of[0], **worst, total_bytes=min(totals, default=None), reasons=reasons)
+
+    @property
+    def contexts(self) -> list[str]:
+        """The contexts that are not sent to the default store."""
+        return list(self._contexts)
 
 
 def store_of(context: str, storage: Storage) -> Storage:

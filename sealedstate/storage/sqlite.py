@@ -2,11 +2,15 @@
 
 Needs the standard library only. Each write also removes a few expired rows from time to time.
 
-A process has one connection, used by one thread at a time. A forked child opens a connection and
-never closes the parent's, because that would release the parent's locks
-(sqlite.org/howtocorrupt.html, section 2.6). The journal is a write-ahead log only if this SQLite
-contains the fix for the WAL-reset bug (3.51.3, 3.50.7 and 3.44.6), else a rollback journal. With
-both, an acknowledged write has been synced.
+A process has one connection, used by one thread at a time. A fork waits for the call under way and
+closes the connection first; parent and child open one when they next need it. SQLite remembers in
+the memory of a process which locks of a file it has, and a child inherits the memory and not the
+locks (sqlite.org/howtocorrupt.html, section 2.6): a child that was forked during a transaction can
+never write, and a write-ahead log that a child took over is overwritten by others after the parent
+has closed it.
+
+The journal is a write-ahead log only if this SQLite contains the fix for the WAL-reset bug (3.51.3,
+3.50.7 and 3.44.6), else a rollback journal. With both, an acknowledged write has been synced.
 """
 
 from __future__ import annotations
@@ -19,9 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .._forks import ForkSafeLock
+from .._forks import ForkHeldLock
 from ..errors import CapacityError, ConfigurationError, StorageUnavailable, VersionMismatch
-from .contract import Capabilities, Clock, Stored, check_range, check_size, millis, utf8
+from .contract import Capabilities, Clock, Stored, check_arguments, millis, utf8
 
 __all__ = ["SQLiteStorage", "wal_is_safe"]
 
@@ -62,10 +66,11 @@ _READ = """
 
 
 class SQLiteStorage:
-    """Records in the SQLite file at `path`. `timeout`: seconds to wait for another process's lock.
+    """Records in the SQLite file at `path`.
 
-    The file is opened by the first operation. If it is not a database of sealedstate, every
-    operation raises StorageUnavailable.
+    `timeout`: for how many seconds a call waits in all, for other threads of this process and for
+    the locks of other processes. The file is opened by the first operation. If it is not a database
+    of sealedstate, every operation raises StorageUnavailable.
     """
 
     capabilities = Capabilities(
@@ -89,19 +94,19 @@ class SQLiteStorage:
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        params = self._params(context, key, value, expires_at=expires_at, version=version)
+        params = self._params(context, key, value, expires_at, version)
         sql = f"""
             INSERT INTO sealedstate_record (context, key, value, version, expires_at)
             VALUES (:context, :key, :value, :version, :expires_at)
             ON CONFLICT (context, key) DO UPDATE SET value = excluded.value,
                 version = excluded.version, expires_at = excluded.expires_at
             WHERE NOT {_LIVE}"""
-        return self._write(sql, params) == 1
+        return self._write(sql, params)
 
     def read(self, context: str, key: str) -> Stored | None:
-        check_size(self.capabilities, context, key)
+        check_arguments(self.capabilities, context, key)
         params = (context.encode(), key.encode(), millis(self._clock()))
-        with self._file.connection() as connection:
+        with self._file as connection:
             found = self._file.execute(connection, _READ, params).fetchone()
         return None if found is None else Stored(*found)
 
@@ -114,27 +119,25 @@ class SQLiteStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
-        params = self._params(
-            context, key, value, expires_at=expires_at, version=version, expected=expected
-        )
+        params = self._params(context, key, value, expires_at, version, expected)
         sql = f"""
             UPDATE sealedstate_record
             SET value = :value, version = :version, expires_at = :expires_at
             WHERE {_ONE} AND {_LIVE} AND version < :version
             AND (:expected IS NULL OR version = :expected)"""
-        return self._write(sql, params, checks_version=True) == 1
+        return self._write(sql, params, checks_version=True)
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         params = self._params(context, key, expected=expected)
         sql = f"""
             DELETE FROM sealedstate_record
             WHERE {_ONE} AND {_LIVE} AND (:expected IS NULL OR version = :expected)"""
-        return self._write(sql, params, checks_version=True) == 1
+        return self._write(sql, params, checks_version=True)
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         params = self._params(context, "any")
         sql = f"SELECT key FROM sealedstate_record WHERE context = :context AND {_LIVE}"
-        with self._file.connection() as connection:
+        with self._file as connection:
             found = [key.decode() for (key,) in self._file.execute(connection, sql, params)]
         return iter([key for key in found if key.startswith(prefix)])
 
@@ -149,24 +152,23 @@ class SQLiteStorage:
     def remove_member(self, context: str, key: str, member: str) -> bool:
         params = self._params(context, key, utf8(member))
         sql = f"DELETE FROM sealedstate_member WHERE {_ONE} AND member = :value AND {_LIVE}"
-        return self._write(sql, params) == 1
+        return self._write(sql, params)
 
     def members(self, context: str, key: str) -> dict[str, int | None]:
         params = self._params(context, key)
         sql = f"SELECT member, expires_at FROM sealedstate_member WHERE {_ONE} AND {_LIVE}"
-        with self._file.connection() as connection:
+        with self._file as connection:
             rows = self._file.execute(connection, sql, params)
             return {member.decode(): expires_at for member, expires_at in rows}
 
     def ping(self) -> None:
-        with self._file.connection() as connection:
+        with self._file as connection:
             self._file.execute(connection, "SELECT 1 FROM sealedstate_record LIMIT 1").fetchone()
 
     def reap(self, limit: int) -> int:
-        with self._file.connection() as connection:
-            now = millis(self._clock())
-            with self._file.transaction(connection):
-                return _reap(connection, now, limit)
+        now = millis(self._clock())
+        with self._file as connection, self._file.transaction(connection):
+            return _reap(connection, now, limit)
 
     def close(self) -> None:
         self._file.close()
@@ -174,19 +176,16 @@ class SQLiteStorage:
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         params = self._params(context, key, expires_at=expires_at)
         sql = f"UPDATE sealedstate_record SET expires_at = :expires_at WHERE {_ONE} AND {_LIVE}"
-        return self._write(sql, params) == 1
+        return self._write(sql, params)
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         params = self._params(context, "any", expires_at=expires_at)
-        self._write(
-            "UPDATE sealedstate_record SET expires_at = :expires_at"
-            f" WHERE context = :context AND {_LIVE}",
-            params,
-        )
+        sql = "UPDATE sealedstate_record SET expires_at = :expires_at WHERE context = :context"
+        self._write(f"{sql} AND {_LIVE}", params)
 
     def delete_context(self, context: str) -> None:
         params = self._params(context, "any")
-        with self._file.connection() as connection, self._file.transaction(connection):
+        with self._file as connection, self._file.transaction(connection):
             connection.execute("DELETE FROM sealedstate_record WHERE context = :context", params)
             connection.execute("DELETE FROM sealedstate_member WHERE context = :context", params)
 
@@ -196,27 +195,34 @@ class SQLiteStorage:
     # --- one statement --------------------------------------------------------------------------
 
     def _params(
-        self, context: str, key: str, value: bytes = b"", **more: int | None
+        self,
+        context: str,
+        key: str,
+        value: bytes = b"",
+        expires_at: int | None = None,
+        version: int | None = None,
+        expected: int | None = None,
     ) -> dict[str, Any]:
-        check_size(self.capabilities, context, key, value)
-        check_range(more.get("expires_at"), more.get("version"), more.get("expected"))
+        check_arguments(self.capabilities, context, key, value, expires_at, version, expected)
         # Names are BLOBs: SQLite compares them byte by byte, without collation.
         return {
             "context": context.encode(),
             "key": key.encode(),
             "value": value,
+            "expires_at": expires_at,
+            "version": version,
+            "expected": expected,
             "now": millis(self._clock()),
-            **more,
         }
 
-    def _write(self, sql: str, params: dict[str, Any], checks_version: bool = False) -> int:
-        """Run one statement atomically; return how many rows it changed.
+    def _write(self, sql: str, params: dict[str, Any], checks_version: bool = False) -> bool:
+        """Run one statement atomically; return whether it changed anything.
 
-        With `checks_version`, raises VersionMismatch if it changed none although a record is live.
+        With `checks_version`, raises VersionMismatch if it did not although a record is live.
         """
         current = None
-        with self._file.connection() as connection, self._file.transaction(connection):
-            changed = connection.execute(sql, params).rowcount
+        with self._file as connection, self._file.transaction(connection):
+            changed = connection.execute(sql, params).rowcount > 0
             if checks_version and not changed:
                 query = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
                 current = connection.execute(query, params).fetchone()
@@ -242,37 +248,72 @@ def _reap(connection: sqlite3.Connection, now: int, limit: int) -> int:
 class SQLiteFile:
     """This process's connection to the file at `path`, opened when it is first used.
 
-    `timeout`: seconds to wait for another process's lock.
+    As a context manager it gives one thread the connection, and raises SQLite's errors as
+    CapacityError or StorageUnavailable. `timeout`: for how many seconds a call waits in all, for
+    other threads and for the file's locks.
     """
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path.absolute()  # the process may change its directory
         self._timeout = timeout
-        self._lock = ForkSafeLock()
+        # When the call under way has waited for long enough; None before it has waited.
+        self._give_up_at: float | None = None
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
         self._orphans: list[sqlite3.Connection] = []
+        self._lock = ForkHeldLock(self._close_before_fork)
 
-    def connection(self) -> _Exclusive:
-        """Return a context manager that gives this thread the connection.
+    def __enter__(self) -> sqlite3.Connection:
+        if self._lock.acquire(blocking=False):
+            self._give_up_at = None
+        else:
+            give_up_at = time.monotonic() + self._timeout
+            if not self._lock.acquire(timeout=self._timeout):
+                raise StorageUnavailable(
+                    f"sqlite store {self._path.name!r}: other threads of this process have used it"
+                    f" for {self._timeout} s"
+                )
+            self._give_up_at = give_up_at
+        try:
+            self._forget_parent()
+            if self._connection is None:
+                self._connection = self.open()
+            return self._connection
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
 
-        Raises what SQLite raises inside it as CapacityError or StorageUnavailable.
-        """
-        return _Exclusive(self, self._lock)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if isinstance(error, sqlite3.DataError):
+                raise CapacityError(f"sqlite refused a value ({error})") from error
+            if isinstance(error, (sqlite3.Error, OSError)):
+                # The file may have been replaced or repaired: the next use opens another
+                # connection.
+                if self._connection is not None:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._connection.close()
+                    self._connection = None
+                raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
+        finally:
+            self._lock.release()
 
     def execute(self, connection: sqlite3.Connection, sql: str, params: Any = ()) -> sqlite3.Cursor:
         """Execute a statement; while another process holds the lock, retry every millisecond.
 
         SQLite's busy handler backs off to 100 ms, which starves some of several busy writers.
         """
-        give_up_at = time.monotonic() + self._timeout
         while True:
             try:
                 return connection.execute(sql, params)
             except sqlite3.OperationalError as error:
                 # The low byte is the primary code; extended codes share it.
-                is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not is_busy or time.monotonic() >= give_up_at:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                    raise
+                now = time.monotonic()
+                if self._give_up_at is None:
+                    self._give_up_at = now + self._timeout
+                if now >= self._give_up_at:
                     raise
                 time.sleep(POLL_SECONDS)
 
@@ -297,6 +338,11 @@ class SQLiteFile:
                 self._connection.close()
                 self._connection = None
 
+    def _close_before_fork(self) -> None:
+        # If it could not be closed, the child keeps it, unused.
+        with contextlib.suppress(sqlite3.Error):
+            self.close()
+
     def __del__(self) -> None:
         # A store need not be closed before it is dropped. The parent's connection stays open.
         connection = getattr(self, "_connection", None)
@@ -308,6 +354,11 @@ class SQLiteFile:
 
         Raises StorageUnavailable, or what SQLite raises.
         """
+        if self._lock.was_in_use:
+            raise StorageUnavailable(
+                f"sqlite store {self._path.name!r}: this process was forked while its parent wrote,"
+                " and cannot use the file; start it again"
+            )
         connection = sqlite3.connect(
             self._path, timeout=0, isolation_level=None, check_same_thread=False
         )
@@ -347,56 +398,11 @@ class SQLiteFile:
             if found != SCHEMA_VERSION:
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
-    # --- for the thread that holds the lock -----------------------------------------------------
-
-    def current(self) -> sqlite3.Connection:
-        """Return this process's connection; open it if there is none."""
-        self._forget_parent()
-        if self._connection is None:
-            self._connection = self.open()
-        return self._connection
-
-    def reraise(self, error: BaseException) -> None:
-        """Raise an error of SQLite as a StorageError. Does nothing with other errors."""
-        if isinstance(error, sqlite3.DataError):
-            raise CapacityError(f"sqlite refused a value ({error})") from error
-        if isinstance(error, (sqlite3.Error, OSError)):
-            # The file may have been replaced or repaired: the next use opens another connection.
-            if self._connection is not None:
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.close()
-                self._connection = None
-            raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
-
     def _forget_parent(self) -> None:
         if self._pid != os.getpid():
             if self._connection is not None:
                 self._orphans.append(self._connection)  # keeps it from being closed
             self._connection, self._pid = None, os.getpid()
-
-
-class _Exclusive:
-    """The connection in one thread's hands. A generator would cost each call 1.5 µs more."""
-
-    __slots__ = ("_file", "_lock")
-
-    def __init__(self, file: SQLiteFile, lock: ForkSafeLock) -> None:
-        self._file, self._lock = file, lock
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
-        try:
-            return self._file.current()
-        except BaseException as error:
-            self.__exit__(type(error), error, None)
-            raise
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        try:
-            if error is not None:
-                self._file.reraise(error)
-        finally:
-            self._lock.release()
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:

@@ -123,10 +123,10 @@ def problems(node: Node, name: str, user: Received) -> Iterator[str]:
 @pytest.mark.parametrize("kills", KILLS)
 @in_both_places
 def test_no_kill_leaves_a_live_session_out_of_the_index(
-    tmp_path: Path, parts: dict[str, str], kills: int
+    disk: Path, parts: dict[str, str], kills: int
 ) -> None:
-    store = tmp_path / "store.db"
-    workers = Workers(partial(work, store, parts), tmp_path)
+    store = disk / "store.db"
+    workers = Workers(partial(work, store, parts), disk)
     workers.crash(None, kills, EACH_ROUND)
     node = open_node(store, parts)
     users: dict[str, Received] = {}

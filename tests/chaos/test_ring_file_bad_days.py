@@ -16,6 +16,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ from sealedstate.errors import OperatorError
 from sealedstate.rotation.ring import Ring
 from sealedstate.rotation.ring_file import RingFile
 from sealedstate.testing._workers import run_in_threads
+from tests.support.forks import run_child
 from tests.support.ring_storages import beside, create_at, leftovers, path, problem
 from tests.support.ring_workers import (
     at_start,
@@ -113,6 +115,31 @@ def test_child_that_was_forked_during_a_write_does_not_keep_the_lock(
     assert hasty.write(next_of(second), second) is True
     over.set()
     children[0].join()
+
+
+def test_fork_waits_for_a_write_so_that_no_child_has_the_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, first = create_at(path)
+    is_writing, may_finish, fsync = threading.Event(), threading.Event(), os.fsync
+
+    def fsync_and_wait(descriptor: int) -> None:
+        is_writing.set()
+        may_finish.wait()
+        fsync(descriptor)
+
+    def has_the_lock_open() -> bool:
+        lock = beside(path, ".lock")
+        return any(file.resolve() == lock for file in Path("/proc/self/fd").iterdir())
+
+    monkeypatch.setattr(os, "fsync", fsync_and_wait)
+    writer = threading.Thread(target=storage.write, args=(next_of(first), first))
+    writer.start()
+    is_writing.wait()
+    assert has_the_lock_open()
+    threading.Timer(0.05, may_finish.set).start()
+    assert not run_child(has_the_lock_open)
+    writer.join()
 
 
 def test_missing_flock_names_the_remedy() -> None:

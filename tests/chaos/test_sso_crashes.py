@@ -18,7 +18,8 @@ from sealedstate.sso import ArtifactStore, ConsentStore, ReplayCache
 from sealedstate.storage import Storage, open_storage
 from sealedstate.testing._suite import eventually
 from tests.support.backends import Service, opener, patient
-from tests.support.identity_providers import SHARED, SP, deployment, service
+from tests.support.crashes import CRASHABLE
+from tests.support.identity_providers import SHARED, SP, deployment
 from tests.support.workers import SideFile, Workers
 
 pytestmark = pytest.mark.slow
@@ -70,16 +71,19 @@ def broken_promises(storage: Storage, side_file: SideFile) -> Iterator[str]:
 
 
 @pytest.fixture(params=SHARED)
-def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
-    with service(request.param, request, tmp_path) as running:
+def running(request: pytest.FixtureRequest, disk: Path) -> Iterator[Service]:
+    with CRASHABLE[request.param](disk) as running:
+        store = open_storage(patient(running.url), time.time)
+        store.prepare()
+        store.close()
         yield running
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(100, marks=pytest.mark.soak)])
 def test_crashes_count_nothing_twice_and_lose_nothing(
-    running: Service, rounds: int, tmp_path: Path
+    running: Service, rounds: int, disk: Path
 ) -> None:
-    workers = Workers(partial(use, running.url), tmp_path, ["1"])
+    workers = Workers(partial(use, running.url), disk, ["1"])
     workers.crash(running.server, rounds, EACH_ROUND)
     storage = open_storage(patient(running.url), time.time)
     assert list(broken_promises(storage, workers.side_files["1"])) == []

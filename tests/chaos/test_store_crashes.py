@@ -1,119 +1,83 @@
 """kill -9 of a store's server, or of its writers where there is no server.
 
-Two writers create, update and delete records, and note what was acknowledged. A durable store
-loses none of it; the others, which declare it, do lose some. A power failure, which loses what the
-kernel has not written yet, is not tried.
+Two writers create, update and delete records, and note what each call answered. A durable store
+loses none of it, which is judged after each crash; the others, which declare it, do lose some.
+All of it is on a disk. A power failure, which loses what the kernel has not written yet, is not
+tried.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from sealedstate.errors import OutcomeUnknown, StorageUnavailable
-from sealedstate.storage import Storage, open_storage
-from sealedstate.testing._suite import eventually
-from tests.support.backends import BACKENDS, DURABLE, FORGETFUL, Service, opener
+from sealedstate.storage import open_storage
+from tests.support.backends import FORGETFUL
+from tests.support.crashes import CRASHABLE, Judge, Witness, next_number, write
+from tests.support.disks import disk_folder, file_system
 from tests.support.workers import SideFile, Workers
 
 pytestmark = pytest.mark.slow
 
-ROUNDS = [20, pytest.param(200, marks=pytest.mark.soak)]
-EACH_ROUND = 5  # notes of each writer between two crashes
+EACH_ROUND = 9  # answers of each writer between two crashes
+KILLS = 20
+# How many tests of how many kills `make soak` runs.
+SOAKED = {"sqlite": (2, 1000), "postgresql": (2, 1000), "mariadb": (6, 1000), "redis": (1, 1000)}
 
-
-def write(url: str, name: str, side_file: SideFile) -> None:
-    """Create records, delete every third, and keep the last number of the others in a counter."""
-    store, counter = opener(url)(), f"last of {name}"
-    for number in itertools.count(next_number(side_file)):
-        value = str(number).encode()
-        try:
-            if not store.create(name, str(number), record_of(number), None, 1):
-                continue
-            side_file.note("created", number)
-            if number % 3 == 0:
-                side_file.note("deleting", number)
-                store.delete(name, str(number))
-                side_file.note("deleted", number)
-            elif store.update("counters", counter, value, None, number) or store.create(
-                "counters", counter, value, None, number
-            ):
-                side_file.note("counted", number)
-        except (StorageUnavailable, OutcomeUnknown):
-            time.sleep(0.005)  # until the server is back
-
-
-def next_number(side_file: SideFile) -> int:
-    """The first number that no writer of this side file has noted.
-
-    Numbers are not taken from the clock: a fast store takes more than a thousand of them in a
-    second, and the next writer would then create again what its predecessor has deleted.
-    """
-    return max((number for _, number in side_file.read()), default=0) + 1
-
-
-def record_of(number: int) -> bytes:
-    return f"record {number}".encode() * 10
-
-
-def losses(store: Storage, name: str, side_file: SideFile) -> Iterator[str]:
-    """What was acknowledged to a writer and is not in the store."""
-    numbers: dict[str, set[int]] = {
-        what: set() for what in ("created", "deleting", "deleted", "counted")
-    }
-    for what, number in side_file.read():
-        numbers[what].add(number)
-    if store.capabilities.enumerable:
-        listed = set(map(int, eventually(store.keys, name)))
-        for number in numbers["created"] - numbers["deleting"] - listed:
-            yield f"{number} is not listed"
-    for number in numbers["created"] - numbers["deleting"]:
-        stored = eventually(store.read, name, str(number))
-        if stored is None or stored.value != record_of(number):
-            yield f"{number} was created: {stored}"
-    for number in numbers["deleted"]:
-        if eventually(store.read, name, str(number)) is not None:
-            yield f"{number} was deleted"
-    last, counted = eventually(store.read, "counters", f"last of {name}"), numbers["counted"]
-    if counted and (last is None or last.version < max(counted)):
-        yield f"the counter was at {max(counted)}: {last}"
-
-
-@contextlib.contextmanager
-def crashed(service: Service, folder: Path, rounds: int) -> Iterator[tuple[Storage, list[str]]]:
-    """The store after as many crashes, and what it has lost."""
-    store = open_storage(service.url, time.time)
-    store.prepare()
-    workers = Workers(partial(write, service.url), folder)
-    workers.crash(service.server, rounds, EACH_ROUND)
-    found: Iterable[str] = itertools.chain.from_iterable(
-        losses(store, name, side_file) for name, side_file in workers.side_files.items()
+SOAKS = [
+    pytest.param(
+        name, kills, id=f"{name}-{kills}-{number}", marks=[pytest.mark.soak, pytest.mark.server]
     )
-    yield store, list(found)
-    store.close()
+    for name, (tests, kills) in SOAKED.items()
+    for number in range(1, tests + 1)
+]
+SHORT = [
+    pytest.param(name, KILLS, id=name, marks=[] if name == "sqlite" else [pytest.mark.server])
+    for name in CRASHABLE
+]
 
 
-@pytest.mark.parametrize("rounds", ROUNDS)
-@pytest.mark.parametrize("backend", DURABLE)
-def test_durable_store_loses_nothing_acknowledged_in_crashes(
-    backend: str, rounds: int, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    with (
-        BACKENDS[backend](request, tmp_path) as service,
-        crashed(service, tmp_path, rounds) as (store, lost),
-    ):
+def crash(backend: str, folder: Path, kills: int) -> str:
+    """Crash a durable store; return what happened in one line. An AssertionError names a loss."""
+    with CRASHABLE[backend](folder) as service:
+        store = open_storage(service.url, time.time)
+        store.prepare()
         assert store.capabilities.durable
-        assert lost == []
-        if service.file is not None:
-            with contextlib.closing(sqlite3.connect(service.file)) as connection:
-                assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        witness = None if service.server is None else Witness(service.server)
+        workers = Workers(partial(write, service.url), folder, progress="done")
+        judge = Judge(store, workers.side_files)
+
+        def assert_no_loss() -> None:
+            if judge.losses:
+                workers.stop()
+                kept = witness and witness.keep(judge.losses, workers.side_files)
+                raise AssertionError(f"lost: {judge.losses}; evidence is kept in {kept}")
+
+        def look(names: Sequence[str]) -> None:
+            judge.judge(names)
+            assert_no_loss()
+
+        workers.crash(witness, kills, EACH_ROUND, look)
+        judge.judge_everything()
+        assert_no_loss()
+        store.close()
+        return f"{backend}: {kills} kills, {judge.acknowledged} acknowledged writes, no loss"
+
+
+@pytest.mark.parametrize(("backend", "kills"), [*SHORT, *SOAKS])
+def test_durable_store_loses_nothing_acknowledged_in_crashes(
+    backend: str, kills: int, disk: Path
+) -> None:
+    print(crash(backend, disk, kills))
+
+
+def test_store_in_memory_files_loses_nothing_acknowledged_in_crashes(tmp_path: Path) -> None:
+    # Without a disk to wait for, a writer takes thousands of numbers in a second.
+    crash("sqlite", tmp_path, KILLS)
 
 
 @pytest.mark.server
@@ -121,21 +85,33 @@ def test_durable_store_loses_nothing_acknowledged_in_crashes(
 def test_store_that_declares_to_forget_does_forget(
     backend: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    with (
-        FORGETFUL[backend](request, tmp_path) as service,
-        crashed(service, tmp_path, 1) as (store, lost),
-    ):
+    with FORGETFUL[backend](request, tmp_path) as service:
+        store = open_storage(service.url, time.time)
+        store.prepare()
+        workers = Workers(partial(write, service.url), tmp_path, progress="done")
+        judge = Judge(store, workers.side_files)
+        workers.crash(service.server, 1, EACH_ROUND, judge.judge)
         assert not store.capabilities.durable
-        assert lost
+        assert judge.losses
+        store.close()
+
+
+def test_crash_tests_are_on_a_disk(disk: Path) -> None:
+    assert file_system(disk) == file_system(disk_folder()) not in ("tmpfs", "ramfs")
 
 
 def test_successor_of_a_killed_writer_repeats_no_number(tmp_path: Path) -> None:
     # Far ahead of the clock, as the numbers of a fast writer are by a little.
     ahead = int(time.time() * 1000) << 10
     side_file = SideFile(tmp_path / "notes-1")
-    for what, number in (("created", ahead), ("created", ahead + 2), ("deleted", ahead + 2)):
-        side_file.note(what, number)
+    side_file.note("begin", "create", ahead)
+    side_file.note("failed", "create", ahead, "an error")
+    side_file.note("begin", "create", ahead + 2)
+    with side_file.path.open("a") as file:
+        file.write('["begin", "crea')  # cut short by a kill
+    assert next_number(SideFile(side_file.path)) == ahead + 3
     workers = Workers(partial(write, f"sqlite:{tmp_path / 'store.db'}"), tmp_path, ["1"])
     workers.crash(None, 3, 20)
-    created = [number for what, number in side_file.read() if what == "created"]
+    created = [note[2] for note in side_file.read() if note[:2] == ["begin", "create"]]
     assert len(created) == len(set(created)) > 20
+    assert min(created[2:]) == ahead + 3

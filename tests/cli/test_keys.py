@@ -15,7 +15,7 @@ import pytest
 from sealedstate import ConfigurationError
 from sealedstate.cli import main
 from sealedstate.cli._output import format_exact
-from sealedstate.cli._source import open_ring
+from sealedstate.cli._source import open_deployment, source_of
 from sealedstate.cli.keys import write_change
 from sealedstate.keyring import Key, parse_lookup
 from sealedstate.rotation.ring import Ring
@@ -191,9 +191,8 @@ def test_change_that_loses_a_race_starts_from_the_ring_that_is_there(place: Desk
             place.put(rotate(ring, DEFAULT, now, os.urandom, force=True))
         return rotate(ring, DEFAULT, now, os.urandom, force=True)
 
-    with open_ring() as source:
-        written = write_change(source, change)
-    assert written.before is not None
+    with open_deployment() as deployment:
+        written = write_change(source_of(deployment, False), change)
     assert written.before.sequence == overtaken[0].sequence + 1
     assert place.ring() == written.after
     assert len(written.after.keys) == 3

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from sealedstate.cli._source import open_ring
+from sealedstate.cli._source import open_deployment, source_of
 from sealedstate.keyring import Key
 from tests.support.ring_cli import DAY, KEK, Desk, finding, keys_json, output, run, usage_error
 
@@ -164,8 +164,8 @@ def test_no_command_prints_a_secret(place: Desk, monkeypatch: pytest.MonkeyPatch
 
 def test_command_opens_no_key_source(place: Desk) -> None:
     ring, before = place.create(DAY), set(threading.enumerate())
-    with open_ring() as source:
-        assert source.ring() == ring
+    with open_deployment() as deployment:
+        assert source_of(deployment, False).ring() == ring
     assert place.ring() == ring
     started = set(threading.enumerate()) - before
     assert not [thread for thread in started if thread.name == "sealedstate-keys"]

@@ -1,6 +1,6 @@
 """No Cookie header breaks a request, opens a session, or changes a cookie.
 
-The headers, random and crafted, up to 64 kB, are given to `Keeper.session`; most of them in the
+The headers, random and crafted, up to 256 kB, are given to `Keeper.session`; most of them in the
 soak. Seeds are fixed: a failing shard fails again.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from datetime import UTC, datetime
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -197,6 +198,74 @@ def test_junk_counts_nothing_unless_it_is_read_and_never_reaches_the_store() -> 
     assert store.count["read"] == 0
     assert not door.session(f"{NAME}={SMALL}").is_new
     assert store.count["read"] > 0
+
+
+# --- several Cookie lines that a server joined with a comma ---------------------------------------
+
+OTHER = jar_of(keeper(), n=2).ours()[NAME]
+
+
+def test_session_is_found_in_joined_lines_whatever_joins_them() -> None:
+    for comma in (",", ", ", "; ", ";"):
+        for lines in permutations((f"{NAME}={SMALL}", "a=b", "theme=dark; lang=de")):
+            session = keeper().session(comma.join(lines))
+            assert (session.subject, session["n"]) == ("alice", 1)
+    pairs = [f"{name}={value}" for name, value in LARGE.items()]
+    for comma in (",", ", "):
+        session = keeper().session(comma.join(["a=b", *pairs, "c=d"]))
+        assert set(session.keys()) == {"n", "big", "bigger"}
+
+
+def test_foreign_value_with_a_comma_never_competes_with_a_good_cookie() -> None:
+    ours = f"{NAME}={SMALL}"
+    posing = f"x=1,{NAME}={OTHER}"
+    crowd = "x=1" + "".join(f",{NAME}={number}" for number in range(9))
+    for foreign in (posing, crowd, f"{crowd},{NAME}={OTHER}"):
+        for header in (f"{foreign}; {ours}", f"{ours}; {foreign}"):
+            session = keeper().session(header)
+            assert (session.subject, session["n"]) == ("alice", 1)
+    # Without a cookie of ours it cannot be distinguished from two lines.
+    assert keeper().session(posing)["n"] == 2
+    assert keeper(joined_cookie_lines=False).session(posing).is_new
+
+
+def test_foreign_value_with_a_comma_never_replaces_a_withheld_cookie() -> None:
+    stranger = keeper(keys=[Key.generate(CHANCE.randbytes).export()])
+    unknown = jar_of(stranger, n=3).header()
+    door = keeper()
+    session = door.session(f"x=1,{NAME}={OTHER}; {unknown}")
+    assert session.is_new
+    assert session.withheld == "kid-unknown"
+    session["n"] = 4
+    assert door.save(session) == []
+
+
+def test_cookie_after_a_comma_is_used_if_no_other_opens() -> None:
+    # Crumbs of one request, joined: a dead cookie of another path is first.
+    session = keeper().session(f"{NAME}=dead,a=b,{NAME}={SMALL}")
+    assert (session.subject, session["n"]) == ("alice", 1)
+    crowd = "x=1" + "".join(f",{NAME}={number}" for number in range(9))
+    assert keeper().session(crowd).withheld == "crowded"
+
+
+# --- headers of any length ------------------------------------------------------------------------
+
+
+def test_good_cookie_in_a_header_of_any_length_is_used_and_kept() -> None:
+    for size in (1 << 16, 1 << 18, 1 << 22):
+        filler = f"x={'y' * size}"
+        for header in (f"{NAME}={SMALL}; {filler}", f"{filler}; {NAME}={SMALL}"):
+            door = keeper()
+            session = door.session(header)
+            assert (session.subject, session["n"]) == ("alice", 1)
+            session["n"] = 2
+            jar = Jar()
+            jar.receive(door.save(session))
+            session = door.session(jar.header())
+            assert (session.subject, session["n"]) == ("alice", 2)
+
+
+# --- chunks ---------------------------------------------------------------------------------------
 
 
 def test_chunks_are_found_behind_three_decoys_and_not_behind_four() -> None:

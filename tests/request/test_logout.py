@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -20,6 +21,7 @@ from tests.support.shop import (
     ABSOLUTE,
     HOUR,
     REFRESH,
+    at,
     log_out,
     node,
     record_of,
@@ -483,3 +485,26 @@ def test_subject_that_cannot_be_revoked_stays_signed_in_and_the_call_raises(
     with pytest.raises(StorageError):
         browser.keeper.revoke_subject("ann")
     assert browser.session().subject == "ann"
+
+
+# --- everything that was sealed before a time ---------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", [0, 20, 40, 60])
+@pytest.mark.parametrize("revoker_ahead", [0, 20, 40, 60])
+def test_revoked_seals_are_refused_and_the_next_sign_in_holds_by_all_clocks_within_the_skew(
+    clock: Clock, store: Store, ahead: int, revoker_ahead: int
+) -> None:
+    skew = 60
+    site = node(Clock(clock.now + ahead - 1), store)  # a second before
+    captured = signed_in(site).jar
+    # As a ring gives it after `revoke --before` at the moment of another node.
+    ring = replace(RING, revoked_before=int(clock.now) + revoker_ahead + skew)
+    nodes = [node(Clock(clock.now + other), store, ring) for other in range(0, skew + 1, 10)]
+    for signing in nodes:
+        browser = signed_in(signing)
+        for looking in nodes:
+            assert Browser(looking, captured).session().subject is None
+            assert at(looking, browser).session().subject == "ann"
+            assert at(looking, browser).visit(touch)
+            assert at(looking, browser).session().subject == "ann"

@@ -10,10 +10,12 @@ import itertools
 import random
 from collections.abc import Callable, Sequence
 
+import cbor2
 import pytest
 
 from sealedstate import Keeper, Session
 from sealedstate._stored.parts import CONTEXT as PARTS
+from sealedstate.errors import RowUnreadable
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, Jar, interleavings, keeper, shuffled
 from tests.support.shop import node, record_of, setting, signed_in, touch
@@ -293,6 +295,24 @@ def test_tabs_that_write_one_stored_part_are_merged_by_its_rule(
         browser.jar.receive(browser.keeper.save(tab))
     assert asked == [({"portal"}, {"portal", "wiki"}, {"portal", "mail"})]
     assert browser.read() == {"vault": {"portal", "wiki", "mail"}}
+
+
+def test_stored_part_of_a_newer_release_is_not_merged_and_is_kept(
+    clock: Clock, store: ScriptedStorage
+) -> None:
+    browser = signed_in(node(clock, store, merge={"vault": lambda *_: "merged"}), vault="base")
+    session, newer = browser.session(), cbor2.dumps(cbor2.CBORTag(12345, 1))
+    session["vault"] = "wanted"
+    record, parts = record_of(browser), browser.keeper.deployment.parts
+    assert parts is not None
+    version, expires_at = record.spilled["vault"], record.expires_at
+    clock.forward(1)
+    parts.spill(record.id, "vault", newer, known=version, base=None, expires_at=expires_at)
+    with pytest.raises(RowUnreadable):
+        browser.keeper.save(session)
+    recalled = parts.recall(record.id, "vault")
+    assert recalled is not None
+    assert recalled.value == newer
 
 
 def test_last_of_two_tabs_wins_without_a_merge_rule(browser: Browser, clock: Clock) -> None:

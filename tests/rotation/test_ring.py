@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from typing import Any
@@ -85,7 +86,7 @@ def test_keyring_has_the_values_of_the_ring() -> None:
     keyring = made.keyring()
     assert (keyring.skew, keyring.announce) == (DAILY.skew, DAILY.announce)
     assert keyring.removed_kids == {b"dead"}
-    assert keyring.revoked_before == NOW - 7
+    assert keyring.revoked_before == NOW - 7 + made.schedule.skew
     assert keyring.lookup == made.lookup
     assert [each.disabled for each in keyring.keys] == [False, True]
 
@@ -129,7 +130,11 @@ def test_keyring_agrees_with_the_ring_and_no_repr_has_a_secret(past: list[Moment
     for each in made.keys:
         found = keyring.find(each.kid)
         assert found is not None
-        assert found.retires_at == keyring.retires_at(found, now) == made.retires_at(each)
+        retires_at = made.retires_at(each)
+        assert found.retires_at == retires_at
+        margin = keyring.announce + keyring.skew
+        until = math.inf if retires_at is None else retires_at + margin
+        assert keyring.sealing_window(found, now)[1] == until
         assert found.expires_at == made.expires_at(each)
         if keyring.state(found, now) is KeyState.PRIMARY:
             assert made.primary(now) == each

@@ -22,8 +22,9 @@ from sealedstate.rotation.document import RingUnreadable
 from sealedstate.rotation.reports import FileReports, Report
 from sealedstate.rotation.ring import Ring
 from sealedstate.rotation.source import RotatingKeySource
-from sealedstate.rotation.transitions import create_ring, revoke, rotate
+from sealedstate.rotation.transitions import create_ring, revoke, revoke_before, rotate
 from sealedstate.testing._suite import poll
+from sealedstate.testing._workers import run_in_threads
 from tests.support.examples import examples
 from tests.support.forks import run_child
 from tests.support.jar import Clock
@@ -280,6 +281,32 @@ def test_lost_ring_is_put_back_once(clock: Clock, storage: MemoryRing) -> None:
         assert events.counts["ring-restored"] == count
 
 
+@pytest.mark.parametrize("rotations", [2, 3])
+def test_ring_that_is_put_back_keeps_what_was_revoked_in_the_former_one(
+    clock: Clock, storage: MemoryRing, rotations: int
+) -> None:
+    source = source_of(storage, clock)
+    backup = source.ring
+    # With two, the restored ring reaches the sequence of the current one by its revocations.
+    for _ in range(rotations):
+        clock.forward(HASTY.rotate_every)
+        source.run_once()
+    newest = source.ring
+    kid = backup.keys[0].kid
+    assert kid in {key.kid for key in newest.keys}
+    now = int(clock())
+    restored = revoke(revoke_before(backup, now, now), kid, now, os.urandom, "stolen")
+    assert (restored.sequence == newest.sequence) is (rotations == 2)
+    storage.ring = restored
+    source.run_once()
+    assert storage.ring is source.ring
+    assert source.ring.sequence > newest.sequence
+    assert source.ring.revoked_before == now
+    assert [dead.reason for dead in source.ring.tombstones if dead.revoked] == ["stolen"]
+    assert {key.kid for key in source.ring.keys} == {key.kid for key in newest.keys} - {kid}
+    assert source.keyring().revoked_before == now + source.ring.schedule.skew
+
+
 def test_round_survives_a_storage_that_cannot_be_written(clock: Clock, storage: MemoryRing) -> None:
     source = source_of(storage, clock)
     clock.forward(HASTY.rotate_every)
@@ -325,7 +352,10 @@ def test_thread_begins_with_the_first_request_and_ends_at_close(
 def test_forked_child_rotates_with_its_own_thread(clock: Clock, storage: MemoryRing) -> None:
     source = source_of(storage, clock, reload_every=1, rotate_in_process=True)
     source.keyring()
-    source._lock.acquire()  # as another thread might at the moment of the fork
+    # As other threads might at the moment of the fork.
+    source._lock.acquire()
+    condition: Any = source._closed._cond  # type: ignore[attr-defined]
+    condition.acquire()
 
     def rotates() -> bool:
         clock.forward(HASTY.rotate_every)
@@ -333,6 +363,17 @@ def test_forked_child_rotates_with_its_own_thread(clock: Clock, storage: MemoryR
         return any(len(source.ring.keys) == 2 for _ in poll(30))
 
     assert run_child(rotates)
+    condition.release()
+    source.close()
+
+
+def test_process_has_one_thread_whichever_requests_come_first(
+    clock: Clock, storage: MemoryRing
+) -> None:
+    source = source_of(storage, clock, rotate_in_process=True)
+    before = {*threading.enumerate()}
+    run_in_threads(8, lambda number, barrier: source.keyring())
+    assert len({*threading.enumerate()} - before) == 1
     source.close()
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
 
-from sealedstate.errors import VersionMismatch
+from sealedstate.errors import StorageUnavailable, VersionMismatch
 from sealedstate.storage import Storage, Stored
 from sealedstate.storage.contract import Clock as StoreClock
 from sealedstate.storage.contract import millis
 from sealedstate.storage.sql import REAP_EVERY, REAP_LIMIT, SQLStorage
+from sealedstate.storage.sql._pool import DEADLINE
 from tests.support import sql_surroundings
 from tests.support.backends import ContractBehindProxy
 from tests.support.jar import Clock
@@ -95,11 +97,26 @@ def test_more_threads_than_connections_take_turns(url: str, open_store: Opener) 
 def test_exhausted_pool_is_reported(server: Any, schema: str, open_store: Opener) -> None:
     store = open_store(server.url(schema), pool_size=1, timeout=1.0)
     after_recovery(store.prepare)
+    DEADLINE.start(SLOW)
     lease = after_recovery(store._pool._acquire)
     message = unavailable_message(lambda: store.read("c", "k"))
     assert "all 1 connections are in use" in message
     store._pool._release(lease)
     assert after_recovery(lambda: store.read("c", "k") is None)
+
+
+def test_call_waits_for_a_connection_until_its_deadline_only(url: str, open_store: Opener) -> None:
+    store = open_store(url, timeout=120.0, pool_size=1)
+    store.prepare()
+    DEADLINE.start(SLOW)
+    lease = store._pool._acquire()
+    # Most of the call's time has passed, as when a connection broke and the read is repeated.
+    DEADLINE.start(0.2)
+    begun = time.monotonic()
+    with pytest.raises(StorageUnavailable, match="in use"):
+        store._pool.read(lambda cursor: cursor.execute("SELECT 1"))
+    assert time.monotonic() - begun < 60
+    store._pool._release(lease)
 
 
 def test_forked_children_and_their_parent_do_not_disturb_each_other(

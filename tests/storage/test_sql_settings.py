@@ -109,3 +109,49 @@ def test_mariadb_takes_values_that_fit_into_its_packets(
             store.create("c", "k", largest + b"x", None, 1)
     finally:
         mariadb_server.ask("SET GLOBAL max_allowed_packet = DEFAULT")
+
+
+def engines(server: MariaDBServer, schema: str) -> dict[str, str]:
+    """The engine of each table of the schema."""
+    found = server.ask(
+        f"SELECT table_name, engine FROM information_schema.tables WHERE table_schema = '{schema}'"
+    )
+    return dict(found)
+
+
+TABLES = ("sealedstate_schema", "sealedstate_record", "sealedstate_member")
+SAFE = dict.fromkeys(TABLES, "InnoDB")
+
+
+def test_mariadb_tables_are_of_the_engine_that_durability_rests_on(
+    mariadb_server: MariaDBServer, open_store: Opener
+) -> None:
+    server, schema = mariadb_server, mariadb_server.fresh_schema()
+    server.ask("SET GLOBAL default_storage_engine = MyISAM")
+    try:
+        store = open_store(server.url(schema))
+        store.prepare()
+        assert engines(server, schema) == SAFE
+        store.create("c", "k", b"v", None, 1)
+        # As after a restore from a dump, or by an administrator.
+        for table in TABLES:
+            server.ask(f"ALTER TABLE {schema}.{table} ENGINE = MyISAM")
+            assert open_store(server.url(schema)).read("c", "k") == Stored(b"v", 1, None)
+            assert engines(server, schema) == SAFE
+    finally:
+        server.ask("SET GLOBAL default_storage_engine = DEFAULT")
+
+
+def test_mariadb_user_who_may_not_change_the_engine_gets_a_remedy(
+    mariadb_server: MariaDBServer, open_store: Opener
+) -> None:
+    server, schema = mariadb_server, mariadb_server.fresh_schema()
+    open_store(server.url(schema)).prepare()
+    limited = server.limited_url(schema)
+    server.allow(schema)
+    server.ask(f"ALTER TABLE {schema}.sealedstate_schema ENGINE = MyISAM")
+    message = unavailable_message(open_store(limited).ping)
+    assert "of another engine" in message
+    assert "sealedstate store init" in message
+    open_store(server.url(schema)).prepare()
+    open_store(limited).ping()

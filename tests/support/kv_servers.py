@@ -63,9 +63,12 @@ class KeyValueServer(ServerProcess):
 
 @contextlib.contextmanager
 def redis_server(
-    persistence: Persistence = "none", *options: str, password: str = ""
+    persistence: Persistence = "none",
+    *options: str,
+    password: str = "",
+    place: Path | None = None,
 ) -> Iterator[KeyValueServer]:
-    """A Redis server; `options` as on its command line."""
+    """A Redis server; `options` as on its command line, `place` for the directory of its data."""
     binary = program("redis-server")
     need_driver("redis")
     login = f":{password}@" if password else ""
@@ -75,7 +78,8 @@ def redis_server(
     url = f"redis://{login}127.0.0.1:{{port}}/0"
     command = [binary, "--port", "{port}", "--bind", "127.0.0.1", "--dir", "{folder}"]
     command += [*_PERSISTENCE[persistence], *options]
-    with _start("redis", url, command, question + b"INFO persistence\r\nINFO server\r\n") as server:
+    question += b"INFO persistence\r\nINFO server\r\n"
+    with _start("redis", url, command, question, place) as server:
         yield server
 
 
@@ -104,9 +108,11 @@ def make_cluster_of_one(server: KeyValueServer) -> None:
 
 
 @contextlib.contextmanager
-def _start(name: str, url: str, command: list[str], question: bytes) -> Iterator[KeyValueServer]:
+def _start(
+    name: str, url: str, command: list[str], question: bytes, place: Path | None = None
+) -> Iterator[KeyValueServer]:
     """A server; its URL and command line may contain `{port}` and `{folder}`."""
-    with tempfile.TemporaryDirectory(prefix=f"sealedstate-{name}-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"sealedstate-{name}-", dir=place) as folder:
         # Another process may take the port before the server does.
         for number in range(TRIES):
             port = str(free_port())

@@ -32,6 +32,15 @@ class Refused(Exception):
     """The text, the token or the payload is not format 1. The message says why."""
 
 
+class Newer(Refused):
+    """An authentic record with a critical field of a newer release: its id and its expiry."""
+
+    def __init__(self, id: bytes, expires_at: int) -> None:
+        super().__init__("a critical field of a newer release")
+        self.id = id
+        self.expires_at = expires_at
+
+
 class SpecKey(NamedTuple):
     """A key of the ring: its secret, and when it was allowed to seal."""
 
@@ -71,6 +80,8 @@ class SpecCore(NamedTuple):
     overflow: SpecOverflow | None
     spilled: dict[str, int]
     orphaned: dict[str, int]
+    terms: tuple[bool | None, int | None, bool]
+    fields: dict[int, bytes]
 
 
 Ring = Mapping[bytes, SpecKey]
@@ -150,7 +161,7 @@ def open_sealed(
 ) -> tuple[int, bytes]:
     """The time a token was sealed at, and its payload."""
     expect(len(token) >= OVERHEAD, "a token of at least 50 bytes")
-    header, kid, nonce, sealed = token[:29], token[1:5], token[5:29], token[29:]
+    kid, nonce, header, sealed = token[1:5], token[10:34], token[:34], token[34:]
     expect(token[0] == FORMAT, "format 1")
     expect(kid in ring, "a known key")
     key = ring[kid]
@@ -158,14 +169,14 @@ def open_sealed(
     seal_key = subkey(key.secret, "seal", purpose, realm)
     context = lp("sealedstate/1", purpose, realm, *name)
     try:
-        plaintext = crypto_aead_xchacha20poly1305_ietf_decrypt(
+        payload = crypto_aead_xchacha20poly1305_ietf_decrypt(
             sealed, context + header, nonce, seal_key
         )
     except CryptoError as error:
         raise Refused("not sealed with this key for this place") from error
-    sealed_at = int.from_bytes(plaintext[:5], "big")
+    sealed_at = int.from_bytes(token[5:10], "big")
     expect(key.allows(sealed_at), "sealed while its key was allowed to seal")
-    return sealed_at, plaintext[5:]
+    return sealed_at, payload
 
 
 def hedged_nonce(
@@ -174,11 +185,12 @@ def hedged_nonce(
     realm: str,
     name: Iterable[str | bytes],
     random32: bytes,
-    plaintext: bytes,
+    prefix: bytes,
+    payload: bytes,
 ) -> bytes:
     """The nonce of a token. Only sealing needs it, and vectors with fixed random bytes."""
     nonce_key = subkey(secret, "nonce", purpose, realm)
-    message = random32 + lp(lp("sealedstate/1", purpose, realm, *name)) + plaintext
+    message = random32 + lp(lp("sealedstate/1", purpose, realm, *name)) + prefix + payload
     return hashlib.blake2b(message, key=nonce_key, digest_size=24).digest()
 
 
@@ -197,20 +209,52 @@ def lp(*fields: str | bytes) -> bytes:
 
 
 def core_of(payload: bytes, sealed_at: int) -> SpecCore:
-    id, array = payload[:16], value_of(payload[16:])
+    reader = _Reader(payload[16:])
+    id, array = payload[:16], reader.value(depth=16)
     if type(array) is not list or len(array) not in (5, 6):
         raise Refused("expected an array of 5 or 6 items after the id")
     subject, age, lifetime, generation, parts = array[:5]
     expect(subject is None or type(subject) is str, "a subject of text or null")
     for number in (age, lifetime, generation):
-        expect(type(number) is int, "an integer")
+        expect(type(number) is int and -(1 << 40) <= number < 1 << 40, "an integer in its range")
+    expect(generation >= 0, "a generation that is not negative")
     created_at = sealed_at - age
     overflow, spilled, orphaned = manifest_of(array[5]) if len(array) == 6 else (None, {}, {})
     expect(lifetime >= 0 or (-1 - lifetime) % 3600 != 0, "hours are written as hours")
     expires_at = created_at + (lifetime * 3600 if lifetime >= 0 else -1 - lifetime)
     decoded = parts_of(parts)
+    placed = [*decoded, *spilled, *(overflow.names if overflow else ())]
+    if len(array) == 6:
+        expect(len(set(placed)) == len(placed), "one place for each part")
+        expect(not set(spilled) & set(orphaned), "no row that is used and unused")
+    fields = fields_of(reader.raw[reader.at :])
+    expect(not any(fields.pop(253, b"")), "padding of zeros")
+    terms = terms_of(fields.pop(1)) if 1 in fields else (None, None, False)
+    if min(fields, default=128) < 128:
+        raise Newer(id, expires_at)
     times = (sealed_at, created_at, expires_at)
-    return SpecCore(id, subject, *times, generation, decoded, overflow, spilled, orphaned)
+    stored = (overflow, spilled, orphaned)
+    return SpecCore(id, subject, *times, generation, decoded, *stored, terms, fields)
+
+
+def fields_of(tail: bytes) -> dict[int, bytes]:
+    """The numbered fields behind the array of a core."""
+    expect(len(tail) <= 512, "at most 512 bytes of fields")
+    fields: dict[int, bytes] = {}
+    while tail:
+        expect(len(tail) >= 2 and len(tail) >= 2 + tail[1], "a field as long as it says")
+        expect(max(fields, default=0) < tail[0] < 255, "rising numbers from 1 to 254")
+        fields[tail[0]], tail = tail[2 : 2 + tail[1]], tail[2 + tail[1] :]
+    return fields
+
+
+def terms_of(value: bytes) -> tuple[bool | None, int | None, bool]:
+    """Persistence, idle lifetime and whether the end is the session's own."""
+    expect(1 <= len(value) <= 5, "1 to 5 bytes")
+    expect(value[0] in (0, 1, 2, 4, 5, 6), "a known first byte")
+    expect(value != b"\0" and value[1:2] != b"\0", "no zero that says nothing")
+    idle = int.from_bytes(value[1:], "big") if len(value) > 1 else None
+    return {0: None, 1: False, 2: True}[value[0] % 4], idle, value[0] >= 4
 
 
 def manifest_of(item: Any) -> tuple[SpecOverflow | None, dict[str, int], dict[str, int]]:
@@ -233,6 +277,7 @@ def overflow_of(item: Any) -> SpecOverflow:
 def versions_of(item: Any) -> dict[str, int]:
     pairs = named_pairs(item)
     expect(all(type(version) is int for version in pairs.values()), "versions are integers")
+    expect(all(0 < version < 1 << 63 for version in pairs.values()), "versions from 1 to 2**63 - 1")
     return pairs
 
 

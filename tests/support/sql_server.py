@@ -20,12 +20,12 @@ OTHER_PASSWORD = "canary-limited"
 
 
 class SQLServer(ServerProcess):
-    """A server with a data directory, which is removed when it is closed."""
+    """A server with a data directory in `folder`, which is removed when it is closed."""
 
     account: ClassVar[str]
 
-    def __init__(self, *options: str) -> None:
-        directory = Path(tempfile.mkdtemp(prefix=f"sealedstate-{self.name}-"))
+    def __init__(self, *options: str, folder: Path | None = None) -> None:
+        directory = Path(tempfile.mkdtemp(prefix=f"sealedstate-{self.name}-", dir=folder))
         super().__init__(free_port(), directory, account_of(self.account))
         self._options = options
         self._numbers = itertools.count()

@@ -206,9 +206,9 @@ class MariaDBServer(SQLServer):
 
 
 @contextlib.contextmanager
-def running(kind: type[SQLServer], *options: str) -> Iterator[Any]:
-    """A new server."""
-    server = kind(*options)
+def running(kind: type[SQLServer], *options: str, folder: Path | None = None) -> Iterator[Any]:
+    """A new server, with its data in `folder`."""
+    server = kind(*options, folder=folder)
     try:
         server.install()
         with server.shown_log():

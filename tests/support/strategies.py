@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, timedelta, timezone
 from decimal import Decimal
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from sealedstate._wire import cbor
-from sealedstate._wire.record import OverflowSet, Record
+from sealedstate._wire.record import NO_TERMS, OverflowSet, Record, Terms
 
 SECONDS = st.integers(-86399, 86399).map(lambda seconds: timedelta(seconds=seconds))
 MICROSECONDS = st.integers(-86399_999999, 86399_999999).map(
@@ -60,25 +61,51 @@ def containers(inner: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
 
 VALUES: st.SearchStrategy[object] = st.recursive(LEAVES, containers, max_leaves=20)
 NAMES = st.text(max_size=20)
-VERSIONS = st.dictionaries(NAMES, st.integers(0, 1 << 62), max_size=3)
+VERSIONS = st.dictionaries(NAMES, st.integers(1, (1 << 63) - 1), max_size=3)
 OVERFLOWS = st.none() | st.builds(
     OverflowSet,
     st.binary(min_size=8, max_size=8),
     st.integers(1, 7),
     st.binary(min_size=16, max_size=16),
-    st.lists(NAMES, max_size=4).map(tuple),
+    st.lists(NAMES, max_size=4, unique=True).map(tuple),
 )
 PARTS = st.dictionaries(NAMES, VALUES.map(cbor.encode), max_size=4)
+TERMS = st.builds(
+    lambda *given: Terms(*given) if Terms(*given) != NO_TERMS else NO_TERMS,
+    st.none() | st.booleans(),
+    st.none() | st.integers(1, (1 << 32) - 1),
+    st.booleans(),
+)
+FIELDS = st.dictionaries(
+    st.integers(128, 254).filter(lambda number: number != 253), st.binary(max_size=40), max_size=4
+)
+
+
+def with_one_place(record: Record) -> Record:
+    """The record, with each name in one list only."""
+    if record.overflow is not None:
+        names = tuple(name for name in record.overflow.names if name not in record.parts)
+        record = record._replace(overflow=replace(record.overflow, names=names))
+    elsewhere = {*record.parts, *(record.overflow.names if record.overflow else ())}
+    spilled = {name: at for name, at in record.spilled.items() if name not in elsewhere}
+    orphaned = {name: at for name, at in record.orphaned_rows.items() if name not in spilled}
+    return record._replace(spilled=spilled, orphaned_rows=orphaned)
+
+
 RECORDS = st.builds(
-    lambda id, subject, began, lifetime, *rest: Record(id, subject, began, began + lifetime, *rest),
+    lambda id, subject, began, lifetime, *rest: with_one_place(
+        Record(id, subject, began, began + lifetime, *rest)
+    ),
     st.binary(min_size=16, max_size=16),
     st.none() | st.text(max_size=40),
-    st.integers(0, 1 << 40),
-    st.integers(0, 1 << 40) | st.integers(0, 400 * 24).map(lambda hours: hours * 3600),
-    st.integers(0, 1 << 40),
+    st.integers(0, (1 << 40) - 1),
+    st.integers(0, (1 << 40) - 1) | st.integers(0, 400 * 24).map(lambda hours: hours * 3600),
+    st.integers(0, (1 << 40) - 1),
     PARTS,
     OVERFLOWS,
     VERSIONS,
     VERSIONS,
+    TERMS,
+    FIELDS,
 )
 SEALED_AT = st.integers(0, (1 << 40) - 1)

@@ -12,7 +12,7 @@ import pytest
 
 from sealedstate.errors import CapacityError, StorageError
 from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage
-from sealedstate.storage.contract import Clock, check_size, utf8
+from sealedstate.storage.contract import Clock, check_arguments, utf8
 from sealedstate.testing import StorageContract
 from sealedstate.testing._suite import total_size
 from tests.support.broken_stores import BROKEN
@@ -67,7 +67,7 @@ class SmallStorage(MemoryStorage):
         super().add_member(context, key, member, expires_at)
 
     def _check_total(self, context: str, key: str, value: bytes) -> None:
-        check_size(self.capabilities, context, key, value)
+        check_arguments(self.capabilities, context, key, value)
         self.reap(1000)
         total = total_size(context, key, value)
         for place, stored in list(self._records.items()):

@@ -24,7 +24,7 @@ from sealedstate._stored.parts import CONTEXT, StoredParts
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations, Successor
 from sealedstate._wire import cbor as codec
 from sealedstate._wire.encoding import from_text, to_text
-from sealedstate._wire.record import OverflowSet, Record, encode_record
+from sealedstate._wire.record import NO_TERMS, OverflowSet, Record, Terms, encode_record
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
@@ -181,6 +181,7 @@ def accepted() -> dict[str, Any]:
             for name, value in VALUES.items()
         ],
         "cores": [core_vector(name, record, now) for name, record, now in records()],
+        "padded": [*padded()],
         "overflows": [overflow_vector(1, (4000,)), overflow_vector(3, (1200, 1200, 1200))],
         "stored": [stored_vector("cart"), stored_vector("ключ")],
     }
@@ -203,17 +204,57 @@ def records() -> Iterator[tuple[str, Record, int]]:
     yield "spilled alone", Record(SESSION_ID, "a", began, NOW, 3, {}, None, {"cart": 5}), NOW
     yield "left alone", Record(SESSION_ID, "a", began, NOW, 3, {}, None, {}, {"cart": 5}), NOW
     yield "sealed by the next key", Record(SESSION_ID, "a", began, NOW, 3), SUCCESSION + 5
+    user = Record(SESSION_ID, "alice", began, began + 43200, 7, small)
+    for name, terms in TERMS.items():
+        yield name, user._replace(terms=terms), NOW
+    long = {128: bytes_of("field", 64) * 4, 252: bytes(253)}
+    long[128] = long[128][:255]
+    for name, fields in (
+        ("a field that is not known", {200: b"known to a newer release"}),
+        ("the first and the last field that is not critical", {128: b"", 254: b"\xff"}),
+        ("512 bytes of fields", long),
+    ):
+        yield name, user._replace(fields=fields), NOW
+    both = alone._replace(terms=TERMS["an hour idle"], fields={254: b"\0"})
+    yield "terms, a field and overflow", both, NOW
+
+
+TERMS = {
+    "ends with the browser": Terms(False),
+    "outlives the browser": Terms(True),
+    "an hour idle": Terms(None, 3600),
+    "a second idle": Terms(None, 1),
+    "the longest idle": Terms(None, (1 << 32) - 1),
+    "an end of its own": Terms(None, None, True),
+    "outlives the browser, a month idle, an end of its own": Terms(True, 30 * 86400, True),
+}
+
+
+def padded() -> Iterator[dict[str, Any]]:
+    """What opens as the core of another record, and is never written."""
+    for name, tail in {
+        "padding": b"\xfd\x05" + bytes(5),
+        "padding of no bytes": b"\xfd\0",
+        "the longest padding": b"\xfd\xff" + bytes(255),
+    }.items():
+        token = sealed(GOOD + tail)
+        yield {"name": name, "now": NOW, "text": to_text(token)} | described_record(GOOD_RECORD)
+    record = GOOD_RECORD._replace(terms=Terms(True), fields={254: b"x"})
+    token = sealed(GOOD + b"\x01\x01\x02\xfd\x01\0\xfe\x01x")
+    name = "padding between other fields"
+    yield {"name": name, "now": NOW, "text": to_text(token)} | described_record(record)
 
 
 def core_vector(name: str, record: Record, now: int) -> dict[str, Any]:
     random = Recorded(name)
     text = tokens(random).seal_core(encode_record(record, now), now)
-    overflow = record.overflow
+    made = {"name": name, "random": random.given, "now": now, "text": text}
+    return made | described_record(record)
+
+
+def described_record(record: Record) -> dict[str, Any]:
+    overflow, terms = record.overflow, record.terms
     return {
-        "name": name,
-        "random": random.given,
-        "now": now,
-        "text": text,
         "record": {
             "id": record.id.hex(),
             "subject": record.subject,
@@ -224,6 +265,8 @@ def core_vector(name: str, record: Record, now: int) -> dict[str, Any]:
             "overflow": None if overflow is None else overflow_entry(overflow),
             "spilled": dict(record.spilled),
             "left": dict(record.orphaned_rows),
+            "terms": None if terms is NO_TERMS else terms._asdict(),
+            "fields": hexed(record.fields),
         },
     }
 
@@ -271,7 +314,7 @@ def overflow_entry(overflow: OverflowSet) -> dict[str, Any]:
 
 
 def hexed(parts: Any) -> dict[str, str]:
-    return {name: data.hex() for name, data in parts.items()}
+    return {str(name): data.hex() for name, data in parts.items()}
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -332,24 +375,31 @@ def altered() -> Iterator[dict[str, Any]]:
     yield refusal("a tag shifted left", "ForgedToken", body + tag[1:] + tag[:1])
     yield refusal("a tag shifted right", "ForgedToken", body + tag[-1:] + tag[:-1])
     yield refusal("a tag reversed", "ForgedToken", body + tag[::-1])
-    yield refusal("the tag first", "ForgedToken", good[:29] + tag + good[29:-16])
+    yield refusal("the tag first", "ForgedToken", good[:34] + tag + good[34:-16])
     yield refusal("another token's tag", "ForgedToken", body + other[-16:])
-    yield refusal("another token's nonce", "ForgedToken", good[:5] + other[5:29] + good[29:])
-    yield refusal("another token's header", "ForgedToken", other[:29] + good[29:])
+    yield refusal("another token's nonce", "ForgedToken", good[:10] + other[10:34] + good[34:])
+    yield refusal("another token's header", "ForgedToken", other[:34] + good[34:])
+    later = sealed(GOOD_PAYLOADS[CORE], sealed_at=NOW + 1)
+    yield refusal("another token's time", "ForgedToken", later[:10] + good[10:])
+    yield refusal("the last bit of the time", "ForgedToken", flip(good, 9))
     for missing in (1, 8, 12, 15, 16):
         yield refusal(f"{missing} bytes cut off its tag", "ForgedToken", good[:-missing])
-    yield refusal("no ciphertext and no tag", "MalformedToken", good[:29])
+    yield refusal("no ciphertext and no tag", "MalformedToken", good[:34])
     yield refusal("one byte less than the shortest", "MalformedToken", good[:49])
     yield refusal("as short as the shortest", "ForgedToken", good[:34] + tag)
     yield refusal("nothing", "MalformedToken", b"")
     yield refusal("a zero byte behind", "ForgedToken", good + b"\0")
-    yield refusal("a zero byte before", "UnknownFormat", b"\0" + good)
+    yield refusal("a zero byte before", "MalformedToken", b"\0" + good)
     yield refusal("the token twice", "ForgedToken", good + good)
-    yield refusal("the first bit of the ciphertext", "ForgedToken", flip(good, 29))
+    yield refusal("the first bit of the ciphertext", "ForgedToken", flip(good, 34))
     yield refusal("the last bit of the ciphertext", "ForgedToken", flip(good, len(good) - 17))
-    yield refusal("a bit of the nonce", "ForgedToken", flip(good, 5))
-    for format in (0, 2, 0x81, 0xFF):
+    yield refusal("a bit of the nonce", "ForgedToken", flip(good, 10))
+    for format in (0x02, 0x0F):
         yield refusal(f"format {format}", "UnknownFormat", bytes([format]) + good[1:])
+    yield refusal("format 2, a kid and a time", "UnknownFormat", b"\x02" + good[1:10])
+    yield refusal("format 2, less than a time", "MalformedToken", b"\x02" + good[1:9])
+    for first in (0x00, 0x10, 0x7B, 0x81, 0xFF):
+        yield refusal(f"{first:#04x} first", "MalformedToken", bytes([first]) + good[1:])
     yield refusal("a bit of the kid", "UnknownKey", good[:1] + flipped + good[5:])
     yield refusal("a kid of zeros", "UnknownKey", good[:1] + bytes(4) + good[5:])
     yield refusal("another key's kid", "ForgedToken", good[:1] + NEXT.kid + good[5:])
@@ -454,6 +504,9 @@ def malformed() -> Iterator[dict[str, Any]]:
         token = sealed(bytes.fromhex(cbor), STORED)
         yield refusal(f"stored: {name}", "MalformedRecord", token, STORED)
 
+    for name, tail in UNKNOWN_FIELDS.items():
+        yield refusal(f"core: {name}", "UnknownField", sealed(GOOD + tail))
+
 
 def row(**changes: Any) -> list[Any]:
     names = ("subject", "age", "lifetime", "generation", "parts")
@@ -541,6 +594,43 @@ BAD_CORES: dict[str, Any] = {
     "spilled without a version": manifest(spilled=["cart"]),
     "spilled that is null": manifest(spilled=None),
     "a name in bytes": manifest(left=[b"cart", 5]),
+    "an age of 2**40": row(age=1 << 40),
+    "an age of -2**40 - 1": row(age=-(1 << 40) - 1),
+    "a lifetime of 2**40 hours": row(lifetime=1 << 40),
+    "a lifetime of 2**40 seconds": row(lifetime=-1 - (1 << 40)),
+    "a negative generation": row(generation=-1),
+    "a generation of 2**40": row(generation=1 << 40),
+    "a version of 0": manifest(spilled=["cart", 0]),
+    "a negative version": manifest(left=["cart", -1]),
+    "a version of 2**63": manifest(spilled=["cart", 1 << 63]),
+    "a name twice in overflow": entry(names=["big", "big"]),
+    "a part in the core and in overflow": entry(names=["big", "n"]),
+    "a part in the core and spilled": manifest(spilled=["n", 5]),
+    "a part in overflow and spilled": manifest(spilled=["big", 5]),
+    "a row that is spilled and orphaned": manifest(left=["cart", 4]),
+    "a field 0": GOOD + b"\0\1\0",
+    "a field 255": GOOD + b"\xff\1\0",
+    "a field without a length": GOOD + b"\xc8",
+    "a field shorter than it says": GOOD + b"\xc8\2\0",
+    "a field twice": GOOD + b"\xc8\1\0\xc8\1\0",
+    "fields in falling order": GOOD + b"\xc9\1\0\xc8\1\0",
+    "513 bytes of fields": GOOD + b"\xc8\xff" + bytes(255) + b"\xc9\xfe" + bytes(254),
+    "513 bytes of fields, a critical one": GOOD + b"\2\xff" + bytes(255) + b"\3\xfe" + bytes(254),
+    "padding that is not zero": GOOD + b"\xfd\2\0\1",
+    "padding that is not zero, behind a critical field": GOOD + b"\x7f\0\xfd\1\1",
+    "terms of no bytes": GOOD + b"\1\0",
+    "terms that say nothing": GOOD + b"\1\1\0",
+    **{f"terms that begin with {flags}": GOOD + bytes([1, 1, flags]) for flags in (3, 7, 8, 255)},
+    "an idle lifetime that begins with a zero": GOOD + b"\1\3\0\0\1",
+    "an idle lifetime of 0": GOOD + b"\1\2\1\0",
+    "an idle lifetime of 5 bytes": GOOD + b"\1\6\0\1\0\0\0\0",
+    "terms of a wrong form, before a critical field": GOOD + b"\1\1\3\x7f\0",
+}
+UNKNOWN_FIELDS: dict[str, bytes] = {
+    "field 2": b"\2\1\0",
+    "field 127": b"\x7f\0",
+    "terms and field 127": b"\1\1\2\x7f\1\0",
+    "field 127 and others": b"\x7f\1\0\x80\1\0\xfd\1\0",
 }
 BAD_PARTS: dict[str, Any] = {
     "nothing": b"",

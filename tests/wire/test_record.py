@@ -20,8 +20,11 @@ from hypothesis import strategies as st
 
 from sealedstate._wire import cbor
 from sealedstate._wire.record import (
+    NO_FIELDS,
+    NO_TERMS,
     OverflowSet,
     Record,
+    Terms,
     decode_parts,
     decode_record,
     encode_parts,
@@ -45,7 +48,8 @@ def test_record_comes_back_as_it_was_and_not_with_other_bytes(
 ) -> None:
     payload = encode_record(record, sealed_at)
     assert decode_record(payload, sealed_at) == record
-    for wrong in (payload + more, payload[:-1]):
+    # Any other byte could begin a field.
+    for wrong in (payload + b"\0" + more, payload[:-1]):
         with pytest.raises(MalformedRecord):
             decode_record(wrong, sealed_at)
 
@@ -71,6 +75,22 @@ def test_record_with_an_id_or_count_of_a_wrong_size_is_refused() -> None:
     for each in wrong:
         with pytest.raises(MalformedRecord):
             decode_record(encode_record(each, 30), 30)
+
+
+def test_more_fields_than_a_record_holds_are_not_written() -> None:
+    record = Record(bytes(16), None, 0, 60, 1, fields={128: bytes(255), 129: bytes(253)})
+    assert decode_record(encode_record(record, 30), 30) == record
+    with pytest.raises(ValueError, match="must be at most 512 bytes, got 513"):
+        encode_record(record._replace(fields={128: bytes(255), 129: bytes(254)}), 30)
+
+
+def test_record_without_terms_and_fields_ends_with_its_array() -> None:
+    record = Record(bytes(16), None, 0, 60, 1)
+    payload = encode_record(record, 30)
+    assert encode_record(record._replace(terms=Terms(), fields={}), 30) == payload
+    assert payload == bytes(16) + cbor2.dumps([None, 30, -61, 1, []])
+    assert decode_record(payload, 30).terms is NO_TERMS
+    assert decode_record(payload, 30).fields is NO_FIELDS
 
 
 # What a decoder of CBOR makes of bytes that are never written here.

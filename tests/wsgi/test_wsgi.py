@@ -265,7 +265,7 @@ def test_answers_of_every_status_carry_the_session(settings: Settings) -> None:
 
 # --- after the headers --------------------------------------------------------------------------
 
-EARLY: dict[str, bytes] = {"piece": b"first", "empty piece": b"", "write": b"first"}
+EARLY: dict[str, bytes] = {"piece": b"first", "write": b"first"}
 
 
 def late_app(late: Use, early: str, reads_first: bool = True) -> WSGIApplication:
@@ -320,6 +320,73 @@ def test_session_that_was_read_before_the_headers_can_be_read_after_them(
     answer = ask(checked(app, settings), cookie=cookie)
     assert answer.body == b"first('alice', ['tea'])"
     assert answer.all("Vary") == ["Cookie"]
+
+
+def in_time(kind: str, pieces: Iterable[bytes]) -> WSGIApplication:
+    """Fills the session after the empty piece that `kind` names, then sends `pieces`."""
+
+    def generate(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", list(PLAIN))
+        if kind == "write, then yield":
+            write(b"")
+        else:
+            yield b""
+            yield b""
+        fill(session_of(environ))
+        yield from pieces
+
+    def listed(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", list(PLAIN))
+        write(b"")
+        fill(session_of(environ))
+        if kind == "write twice":
+            for piece in pieces:
+                write(piece)
+            return []
+        return list(pieces)
+
+    return generate if "yield" in kind else listed
+
+
+def test_write_after_an_empty_piece_is_in_time(settings: Settings) -> None:
+    def check(case: tuple[str, str, tuple[bytes, ...]]) -> None:
+        kind, method, pieces = case
+        for around in BOTH_WAYS:
+            answer = ask(around(in_time(kind, pieces), settings), method=method)
+            assert (answer.status, answer.body) == (200, b"".join(pieces))
+            assert len(answer.set_cookies) == 1
+            assert saved_session(settings, answer).subject == "alice"
+            assert answer.all("Vary") == ["Cookie"]
+
+    kinds = ("yield", "write, then yield", "write, then list", "write twice")
+    some, none = (b"", b"one", b"", b"two"), (b"", b"")
+    ways = (("GET", some), ("GET", none), ("GET", ()), ("HEAD", none))
+    check_each([(kind, *way) for kind in kinds for way in ways], check)
+
+
+def test_exception_after_an_empty_piece_leaves_the_cookies_as_they_were(
+    settings: Settings,
+) -> None:
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        fill(session_of(environ))
+        start_response("200 OK", list(PLAIN))(b"")
+        yield b""
+        raise Broken
+
+    for around in BOTH_WAYS:
+        cookie = cookies_with(settings, "bob", cart=["coffee"])
+        answer = attempt(around(app, settings), cookie=cookie)
+        assert (type(answer.error), answer.headers) == (Broken, [])
+        assert_session_of_bob(settings, cookie)
+
+
+def test_error_page_after_an_empty_piece_is_saved_with_what_came_after_it(
+    settings: Settings,
+) -> None:
+    app = failing(b"", after=lambda session: session.update(failed=True))
+    answer = ask(checked(app, settings))
+    assert (answer.status, answer.all("X-Page")) == (500, ["error"])
+    assert dict(saved_session(settings, answer)) == {"tries": 1, "failed": True}
 
 
 def test_late_nested_change_is_logged_by_name_and_not_by_value(
@@ -736,18 +803,24 @@ def test_read_that_renews_the_seal_is_not_stored_by_caches(
 
 # --- headers of the application -----------------------------------------------------------------
 
-VARY: tuple[tuple[list[str], list[str]], ...] = (
-    ([], ["Cookie"]),
-    (["Accept-Encoding"], ["Accept-Encoding", "Cookie"]),
-    (["Cookie"], ["Cookie"]),
-    (["cookie"], ["cookie"]),
-    (["Accept, COOKIE"], ["Accept, COOKIE"]),
-    (["Accept", "Cookie"], ["Accept", "Cookie"]),
-    (["*"], ["*"]),
-    (["Accept, *"], ["Accept, *"]),
-    (["X-Cookie"], ["X-Cookie", "Cookie"]),
-    (["Cookie2, Cookies"], ["Cookie2, Cookies", "Cookie"]),
-    ([""], ["", "Cookie"]),
+VARY: tuple[tuple[list[str], str], ...] = (
+    ([], "Cookie"),
+    (["Accept-Encoding"], "Accept-Encoding, Cookie"),
+    (["Cookie"], "Cookie"),
+    (["cookie"], "cookie"),
+    (["Accept, COOKIE"], "Accept, COOKIE"),
+    (["Accept", "Cookie"], "Accept, Cookie"),
+    (["Cookie", "Accept-Language"], "Cookie, Accept-Language"),
+    (["cookie", "Accept , accept", "COOKIE,ACCEPT"], "cookie, Accept"),
+    (["Accept", "Accept-Language"], "Accept, Accept-Language, Cookie"),
+    (["*"], "*"),
+    (["Accept, *"], "*"),
+    (["*", "Cookie"], "*"),
+    (["Cookie", "*"], "*"),
+    (["X-Cookie"], "X-Cookie, Cookie"),
+    (["Cookie2, Cookies"], "Cookie2, Cookies, Cookie"),
+    ([""], "Cookie"),
+    ([",", " Accept,,"], "Accept, Cookie"),
 )
 CACHE_CONTROL: tuple[tuple[list[str], str], ...] = (
     ([], "no-store, private"),
@@ -766,12 +839,15 @@ CACHE_CONTROL: tuple[tuple[list[str], str], ...] = (
 )
 
 
-def test_vary_names_the_cookie_once(settings: Settings) -> None:
-    def check(case: tuple[list[str], list[str]]) -> None:
+def test_vary_is_one_line_that_names_the_cookie_once(settings: Settings) -> None:
+    def check(case: tuple[list[str], str]) -> None:
         values, merged = case
         for name in ("Vary", "vary", "VARY"):
-            headers = [*PLAIN, *((name, value) for value in values)]
-            assert ask(checked(page_of(len, headers=headers), settings)).all("Vary") == merged
+            headers = [*PLAIN, *((name, value) for value in values), ("X-Last", "1")]
+            for use in (len, lambda session: session.update(seen=True)):
+                answer = ask(checked(page_of(use, headers=headers), settings))
+                assert answer.all("Vary") == [merged]
+                assert answer.all("X-Last") == ["1"]
 
     check_each(VARY, check)
 
@@ -785,6 +861,45 @@ def test_cache_control_forbids_storing_whatever_the_application_sets(settings: S
             assert ask(checked(app, settings)).all("Cache-Control") == [merged]
 
     check_each(CACHE_CONTROL, check)
+
+
+def test_cache_control_is_one_line_if_the_session_was_only_read(settings: Settings) -> None:
+    for values, merged in (
+        (["max-age=60"], "max-age=60"),
+        (["private", "max-age=60, no-transform"], "private, max-age=60, no-transform"),
+        (['no-cache="A, B"', "", "public"], 'no-cache="A, B", public'),
+    ):
+        headers = [*PLAIN, *(("Cache-Control", value) for value in values)]
+        assert ask(checked(page_of(len, headers=headers), settings)).all("Cache-Control") == [
+            merged
+        ]
+
+
+TARGETED: dict[tuple[str, str], str] = {
+    ("X-Accel-Expires", "600"): "0",
+    ("CDN-Cache-Control", "public, max-age=600"): "no-store",
+    ("Cloudflare-CDN-Cache-Control", "max-age=600"): "no-store",
+    ("Netlify-CDN-Cache-Control", "durable, s-maxage=600"): "no-store",
+    ("surrogate-control", 'max-age=600, content="ESI/1.0"'): 'no-store, content="ESI/1.0"',
+    ("Surrogate-Control", "max-age=600"): "no-store",
+    ("Edge-Control", "!no-store, cache-maxage=1d"): "no-store",
+    ("X-LiteSpeed-Cache-Control", "public, max-age=600"): "no-cache",
+    ("Expires", "Thu, 01 Jan 2099 00:00:00 GMT"): "Thu, 01 Jan 1970 00:00:00 GMT",
+}
+
+
+def test_fields_for_one_kind_of_cache_forbid_storing_with_a_cookie(settings: Settings) -> None:
+    def check(case: tuple[tuple[str, str], str]) -> None:
+        (name, value), overridden = case
+        headers = [*PLAIN, (name, value), (name, value)]
+        write, read = page_of(fill, headers=headers), page_of(len, headers=headers)
+        answer = ask(checked(write, settings))
+        assert answer.all(name) == [overridden] * 2
+        assert answer.all("Cache-Control") == ["no-store, private"]
+        # A page that only reads the session is the application's to cache, by its cookie.
+        assert ask(checked(read, settings)).all(name) == [value] * 2
+
+    check_each(TARGETED.items(), check)
 
 
 def test_cookies_of_the_application_are_kept(settings: Settings) -> None:
@@ -875,7 +990,13 @@ class Scene:
 
 
 FOREIGN = Key.generate(os.urandom)
+
+
 # Every other form of a bad token is in tests/vectors.
+def newer_format(scene: Scene) -> str:
+    return to_text(b"\2" + from_text(scene.value)[1:])
+
+
 BAD: dict[str, Callable[[Scene], str]] = {
     "empty": lambda scene: scene.named(""),
     "garbage": lambda scene: scene.named("garbage"),
@@ -888,6 +1009,8 @@ BAD: dict[str, Callable[[Scene], str]] = {
     "altered tag": lambda scene: scene.named(flip(scene.value, -1)),
     "altered ciphertext": lambda scene: scene.named(flip(scene.value, 40)),
     "altered nonce": lambda scene: scene.named(flip(scene.value, 10)),
+    "no format": lambda scene: scene.named(flip(scene.value, 0)),
+    "no format, over-long": lambda scene: scene.named("A" * 60_000),
     "another name": lambda scene: scene.named(sealed_for("core", "default", "other")),
     "another realm": lambda scene: scene.named(sealed_for("core", "other", "__Host-s")),
     "another purpose": lambda scene: scene.named(sealed_for("stored", "default", "__Host-s")),
@@ -895,8 +1018,8 @@ BAD: dict[str, Callable[[Scene], str]] = {
     "logged out": Scene.revoked,
 }
 WITHHELD: dict[str, Callable[[Scene], str]] = {
-    "another format": lambda scene: scene.named(flip(scene.value, 0)),
-    "another format, over-long": lambda scene: scene.named("A" * 60_000),
+    "a newer format": lambda scene: scene.named(newer_format(scene)),
+    "a newer format, over-long": lambda scene: scene.named(newer_format(scene) + "A" * 60_000),
     "an unknown key": lambda scene: cookies_with(scene.make(FOREIGN), "alice"),
     "sealed in the future": lambda scene: scene.sealed_before(-120),
     "two sessions": lambda scene: f"{scene.good}; {cookies_with(scene.settings, 'bob')}",

@@ -237,7 +237,7 @@ class SessionTerminator(SessionHooks):
         recalled = self._parts.recall(state.session_id, self._records.columns)
         if recalled is None:
             return None
-        session_id, subject, value = state.session_id, state.subject, cbor.decode(recalled.data)
+        session_id, subject, value = state.session_id, state.subject, cbor.decode(recalled.value)
         if subject is None:
             entry = self._subjects.read(self._subjects.key(session_id))
             subject = None if entry is None else entry.value.decode()

@@ -180,7 +180,7 @@ class LogoutIndex(SessionHooks):
         self._deployment, self._records = keeper.deployment, records
         self._identity_provider = identity_provider
         self._table = keeper.deployment.table(KIND)
-        self._table.lookup_secret()
+        keeper.deployment.lookup_secret()
         keeper.add_hooks(self, ("logins",))
 
     def find(self, request: LogoutRequest) -> list[str]:

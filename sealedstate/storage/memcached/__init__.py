@@ -22,15 +22,14 @@ import functools
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import CapacityError, StorageError, VersionMismatch
 from ..contract import (
     Capabilities,
     Clock,
     Stored,
-    check_range,
-    check_size,
+    check_arguments,
     context_digest,
     key_digest,
     millis,
@@ -86,8 +85,7 @@ class MemcachedStorage:
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        self._check(context, key, value)
-        check_range(expires_at, version)
+        self._check(context, key, value, expires_at, version)
         for item in self._tries(context, b"r", key):
             if item.is_live(self._now()):
                 return False
@@ -111,8 +109,7 @@ class MemcachedStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
-        self._check(context, key, value)
-        check_range(expires_at, version, expected)
+        self._check(context, key, value, expires_at, version, expected)
         for item in self._tries(context, b"r", key):
             if not item.is_live(self._now()):
                 return False
@@ -123,8 +120,7 @@ class MemcachedStorage:
         raise self._conflict()
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
-        self._check(context, key)
-        check_range(None, expected)
+        self._check(context, key, b"", None, expected)
         for item in self._tries(context, b"r", key):
             if not item.is_live(self._now()):
                 return False
@@ -140,8 +136,7 @@ class MemcachedStorage:
         raise StorageError("memcached can't list keys (its capability `enumerable` is False)")
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
-        self._check(context, key, utf8(member))
-        check_range(expires_at)
+        self._check(context, key, utf8(member), expires_at)
         for item in self._tries(context, b"i", key):
             members = {**item.members(self._now()), member: _encode_expiry(expires_at)}
             if self._put_members(item, members):
@@ -174,8 +169,7 @@ class MemcachedStorage:
         self._client.close()
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
-        self._check(context, key)
-        check_range(expires_at)
+        self._check(context, key, b"", expires_at)
         for item in self._tries(context, b"r", key):
             if not item.is_live(self._now()):
                 return False
@@ -185,8 +179,7 @@ class MemcachedStorage:
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         """Raises StorageError: memcached lists no items."""
-        self._check(context, "any")
-        check_range(expires_at)
+        self._check(context, "any", b"", expires_at)
         raise StorageError("memcached can't touch a context (its capability `contexts` is False)")
 
     def delete_context(self, context: str) -> None:
@@ -225,21 +218,18 @@ class MemcachedStorage:
             self._client.read(lambda client: client.add(names.epoch, drawn))
             return False
         data = _HEADER.pack(version, _encode_expiry(expires_at), epoch) + value
-        ttl = self._ttl(expires_at)
-        if item.token is None:
-            done = self._client.write(lambda client: client.add(names.item, data, ttl), version)
-        else:
-            done = self._client.write(
-                lambda client: client.cas(names.item, data, item.token, ttl), version
-            )
-        return bool(done)
+        return self._overwrite(item, data, self._ttl(expires_at), version)
+
+    def _overwrite(self, item: _Item, data: bytes, ttl: int, version: int | None) -> bool:
+        def write(client: Any) -> Any:
+            if item.token is None:
+                return client.add(item.names.item, data, ttl)
+            return client.cas(item.names.item, data, item.token, ttl)
+
+        return bool(self._client.write(write, version))
 
     def _remove(self, item: _Item) -> bool:
-        return bool(
-            self._client.write(
-                lambda client: client.cas(item.names.item, b"", item.token, _EXPIRE_NOW), None
-            )
-        )
+        return self._overwrite(item, b"", _EXPIRE_NOW, None)
 
     def _put_members(self, item: _Item, members: Mapping[str, int]) -> bool:
         entries = [(expires, member.encode()) for member, expires in members.items()]
@@ -251,11 +241,11 @@ class MemcachedStorage:
 
     # --- sizes and times ------------------------------------------------------------------------
 
-    def _check(self, context: str, key: str, value: bytes = b"") -> None:
+    def _check(self, context: str, key: str, value: bytes = b"", *numbers: int | None) -> None:
         known = self._current_capabilities()
         if len(value) > known.value_bytes:
             known = self.capabilities  # asks the server, if it has not been asked yet
-        check_size(known, context, key, value)
+        check_arguments(known, context, key, value, *numbers)
 
     def _current_capabilities(self) -> Capabilities:
         if self._capabilities_of is not self._client.settings:

@@ -33,8 +33,7 @@ from ..contract import (
     Capabilities,
     Clock,
     Stored,
-    check_range,
-    check_size,
+    check_arguments,
     context_digest,
     key_digest,
     millis,
@@ -42,7 +41,7 @@ from ..contract import (
     utf8,
 )
 from . import _scripts as scripts
-from ._client import RedisClient, parse_server
+from ._client import RedisClient
 
 __all__ = ["RedisStorage"]
 
@@ -82,16 +81,14 @@ class RedisStorage:
     """
 
     def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5) -> None:
-        server = parse_server(url)
-        self._address = server.address
         self._clock = clock
-        self._client = RedisClient(server, timeout)
+        self._client = RedisClient(url, timeout)
         self._capabilities = _UNKNOWN
         self._capabilities_of, self._capabilities_until = -1, 0
         self._reap_cursor = b"0"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._address})"
+        return f"{type(self).__name__}({self._client.address})"
 
     @property
     def capabilities(self) -> Capabilities:
@@ -112,8 +109,7 @@ class RedisStorage:
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        check_size(_UNKNOWN, context, key, value)
-        check_range(expires_at, version)
+        check_arguments(_UNKNOWN, context, key, value, expires_at, version)
         now, place = self._now(), _place(context, key)
         expiry, ttl = _format_expiry(expires_at, now)
         record = _format_version(version) + expiry + place.identity + value
@@ -122,7 +118,7 @@ class RedisStorage:
         return _parse_answer(answer)
 
     def read(self, context: str, key: str) -> Stored | None:
-        check_size(_UNKNOWN, context, key)
+        check_arguments(_UNKNOWN, context, key)
         place = _place(context, key)
         record = self._client.read(b"GET", place.keys[0], accept=place.owns)
         if record is None:
@@ -145,8 +141,7 @@ class RedisStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
-        check_size(_UNKNOWN, context, key, value)
-        check_range(expires_at, version, expected)
+        check_arguments(_UNKNOWN, context, key, value, expires_at, version, expected)
         now, place = self._now(), _place(context, key)
         expiry, ttl = _format_expiry(expires_at, now)
         record = _format_version(version) + expiry + place.identity + value
@@ -155,14 +150,13 @@ class RedisStorage:
         return _parse_answer(answer)
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
-        check_size(_UNKNOWN, context, key)
-        check_range(None, expected)
+        check_arguments(_UNKNOWN, context, key, b"", None, expected)
         place = _place(context, key)
         arguments = (_format_time(self._now()), place.entry, _format_version(expected))
         return _parse_answer(self._client.run(scripts.DELETE, place.keys, *arguments))
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
-        check_size(_UNKNOWN, context, "any")
+        check_arguments(_UNKNOWN, context, "any")
         live = (b"(%d" % self._now(), b"+inf")
         entries = self._call(_names(context).records, b"ZRANGEBYSCORE", *live)
         found = [entry[NAME_CHARS:].decode() for entry in entries]
@@ -170,29 +164,26 @@ class RedisStorage:
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
         text = utf8(member)
-        check_size(_UNKNOWN, context, key, text)
-        check_range(expires_at)
-        now, names, entry = self._now(), _names(context), printable(key_digest(context, key))
+        check_arguments(_UNKNOWN, context, key, text, expires_at)
+        now, (keys, entry) = self._now(), _index(context, key)
         before = b"%d" % (now - GRACE)
-        keys = (*names.of(b"i:", [entry]), names.indexes)
         arguments = (_format_time(now), *_format_expiry(expires_at, now), text, entry, before)
         due = self._client.run(scripts.ADD_MEMBER, keys, *arguments)[1:]
         if due:
             # The member was added; if the clean-up fails, the call has still succeeded.
             with contextlib.suppress(StorageError):
-                self._reap_index(names, due, before, PAGE)
+                self._reap_index(_names(context), due, before, PAGE)
 
     def remove_member(self, context: str, key: str, member: str) -> bool:
         text = utf8(member)
-        check_size(_UNKNOWN, context, key, text)
-        names, entry = _names(context), printable(key_digest(context, key))
-        keys = (*names.of(b"i:", [entry]), names.indexes)
+        check_arguments(_UNKNOWN, context, key, text)
+        keys, entry = _index(context, key)
         arguments = (_format_time(self._now()), text, entry)
         return _parse_answer(self._client.run(scripts.REMOVE_MEMBER, keys, *arguments))
 
     def members(self, context: str, key: str) -> dict[str, int | None]:
-        check_size(_UNKNOWN, context, key)
-        (index,) = _names(context).of(b"i:", [printable(key_digest(context, key))])
+        check_arguments(_UNKNOWN, context, key)
+        (index, _), _ = _index(context, key)
         live = (b"(%d" % self._now(), b"+inf", b"WITHSCORES")
         found = self._call(index, b"ZRANGEBYSCORE", *live)
         times = [None if float(time) > LATEST else int(time) for time in found[1::2]]
@@ -220,15 +211,13 @@ class RedisStorage:
         self._client.close()
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
-        check_size(_UNKNOWN, context, key)
-        check_range(expires_at)
+        check_arguments(_UNKNOWN, context, key, b"", expires_at)
         now, place = self._now(), _place(context, key)
         arguments = (_format_time(now), *_format_expiry(expires_at, now), place.entry)
         return _parse_answer(self._client.run(scripts.UPDATE_EXPIRATION, place.keys, *arguments))
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
-        check_size(_UNKNOWN, context, "any")
-        check_range(expires_at)
+        check_arguments(_UNKNOWN, context, "any", b"", expires_at)
         now, names, cursor = self._now(), _names(context), b""
         while cursor != b"0":
             # An entry may be returned twice, which does no harm.
@@ -240,7 +229,7 @@ class RedisStorage:
                 self._client.run(scripts.TOUCH_ALL, keys, *arguments)
 
     def delete_context(self, context: str) -> None:
-        check_size(_UNKNOWN, context, "any")
+        check_arguments(_UNKNOWN, context, "any")
         names, first_page = _names(context), (b"0", b"%d" % (PAGE - 1))
         for name, kind in ((names.records, b"r:"), (names.indexes, b"i:")):
             while entries := self._call(name, b"ZRANGE", *first_page):
@@ -257,24 +246,22 @@ class RedisStorage:
         return self._client.run(scripts.CALL, (key,), b"", command, *arguments, is_read=True)
 
     def _reap_list(self, name: bytes, limit: int) -> int:
-        names = _ContextNames(name[: -len(b"records")])
-        removed, page = 0, min(limit, PAGE) if name in (names.records, names.indexes) else 0
-        while page > 0:
-            count = self._reap_page(names, name, page)
+        names, removed = _ContextNames(name[: -len(b"records")]), 0
+        if name not in (names.records, names.indexes):
+            return 0
+        while removed < limit:
+            page, now = min(limit - removed, PAGE), self._now()
+            due = (b"-inf", b"%d" % now, b"LIMIT", b"0", b"%d" % page)
+            entries, count = self._call(name, b"ZRANGEBYSCORE", *due), 0
+            if name == names.records and entries:
+                keys = (name, *names.of(b"r:", entries))
+                count = int(self._client.run(scripts.REAP, keys, _format_time(now), *entries))
+            else:
+                for entry in entries:
+                    count += self._reap_index(names, entry, b"%d" % now, page - count)
             removed += count
-            page = min(limit - removed, PAGE) if count == page else 0
-        return removed
-
-    def _reap_page(self, names: _ContextNames, name: bytes, limit: int) -> int:
-        now = self._now()
-        due = (b"-inf", b"%d" % now, b"LIMIT", b"0", b"%d" % limit)
-        entries = self._call(name, b"ZRANGEBYSCORE", *due)
-        if name == names.records and entries:
-            keys = (name, *names.of(b"r:", entries))
-            return int(self._client.run(scripts.REAP, keys, _format_time(now), *entries))
-        removed = 0
-        for entry in entries:
-            removed += self._reap_index(names, entry, b"%d" % now, limit - removed)
+            if count < page:
+                break
         return removed
 
     def _reap_index(self, names: _ContextNames, entry: bytes, before: bytes, limit: int) -> int:
@@ -331,6 +318,12 @@ def _place(context: str, key: str) -> _Place:
     entry = printable(digest) + key.encode()
     record = names.base + b"r:" + entry[:NAME_CHARS]
     return _Place((record, names.records), entry, digest[: scripts.IDENTITY_BYTES])
+
+
+def _index(context: str, key: str) -> tuple[tuple[bytes, bytes], bytes]:
+    """Return an index's key and its list's key, and its entry in the list."""
+    names, entry = _names(context), printable(key_digest(context, key))
+    return (names.base + b"i:" + entry, names.indexes), entry
 
 
 # --- arguments and answers ----------------------------------------------------------------------

@@ -1,12 +1,8 @@
 """A client of one Redis server that reports whether a failed write may have happened.
 
 redis-py provides the connections. Its client and pool are not used, because they send a command
-again (up to ten times, by default) when its reply was lost. Here a connection that did not deliver
-its reply is closed, whatever the reason, so that no later command can receive that reply. Every
-request begins with a PING of fresh random bytes, and a reply that does not follow their echo is not
-trusted. A command that was not sent completely cannot have run and is sent once more over a new
-connection, and so is a read whose connection broke. Everything else is an error: StorageUnavailable
-if the server certainly wrote nothing, OutcomeUnknown if it may have.
+again (up to ten times, by default) when its reply was lost. Every request begins with a PING of
+fresh random bytes, and a reply that does not follow their echo is not trusted.
 
 `timeout` bounds each wait for a connection or a reply. It also bounds connecting and the handshake
 together, so that a call ends within twice the timeout, or within the timeout if there is a
@@ -23,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..._forks import ConnectionStack
-from ...errors import ConfigurationError, OutcomeUnknown, StorageError, StorageUnavailable
+from ...errors import ConfigurationError, StorageError
+from .._network import Broken, ServerClient
 from ._scripts import Script
 
 try:
@@ -103,11 +99,6 @@ class Server:
     tls: bool
     options: Mapping[str, Any] = field(repr=False)
 
-    @property
-    def address(self) -> str:
-        """Host and port, for messages."""
-        return f"{self.host}:{self.port}"
-
 
 def parse_server(url: str) -> Server:
     """Parse a server's URL. Raises ConfigurationError, which does not quote it."""
@@ -142,31 +133,12 @@ class _Refusal:
     code: str
 
 
-class _Broken(Exception):
-    """No answer, or not the answer to this request.
+class RedisClient(ServerClient):
+    """Connections to the server at `url`. `connects` counts how many there have been."""
 
-    `sent`: the request may have arrived completely. `timed_out`: no time is left to try again.
-    """
-
-    def __init__(self, sent: bool, timed_out: bool = False) -> None:
-        super().__init__()
-        self.sent = sent
-        self.timed_out = timed_out
-
-
-class RedisClient:
-    """Connections to one server, each used by one thread at a time and by one process only.
-
-    `connects` counts how many there have been.
-    """
-
-    def __init__(self, server: Server, timeout: float) -> None:
-        self._server = server
-        self._timeout = timeout
-        # In a forked child, redis-py's disconnect() closes the descriptor but not the connection.
-        self._idle: ConnectionStack[Any] = ConnectionStack(
-            _is_quiet, lambda connection: connection.disconnect()
-        )
+    def __init__(self, url: str, timeout: float) -> None:
+        self._server = server = parse_server(url)
+        super().__init__("redis", f"{server.host}:{server.port}", timeout)
         self.connects = 0
 
     def read(self, *words: bytes, accept: Callable[[Any], bool] = lambda answer: True) -> Any:
@@ -212,14 +184,6 @@ class RedisClient:
             raise self._as_storage_error(answer, is_read, version)
         return answer[1] if isinstance(answer, list) else answer[ECHO_BYTES:]
 
-    def close(self) -> None:
-        """Close idle connections."""
-        self._idle.close()
-
-    def unavailable(self, why: str) -> StorageUnavailable:
-        """Make an error that names the server."""
-        return StorageUnavailable(f"redis store {self._server.address}: {why}")
-
     # --- one request, one reply -----------------------------------------------------------------
 
     def _request(
@@ -235,47 +199,22 @@ class RedisClient:
         request = b"".join([pack(words) for words in ((b"PING", echo), *commands)])
 
         def exchange(connection: Any) -> list[Any]:
-            try:
-                _send(connection, request)
-                first, *answers = [_receive(connection) for _ in range(1 + len(commands))]
-                if first != echo or not all(
-                    isinstance(answer, _Refusal) or accept(answer) for answer in answers
-                ):
-                    raise _Broken(sent=True)
-            except BaseException:
-                # After a cancelled call, too: its reply must not answer the next request.
-                connection.disconnect()
-                raise
-            self._idle.put(connection)
+            _send(connection, request)
+            first, *answers = [_receive(connection) for _ in range(1 + len(commands))]
+            if first != echo or not all(
+                isinstance(answer, _Refusal) or accept(answer) for answer in answers
+            ):
+                raise Broken
             return answers
 
-        try:
-            try:
-                return exchange(self._idle.take() or self._open())
-            except _Broken as broken:
-                if broken.timed_out or (broken.sent and not is_read):
-                    raise
-            return exchange(self._open())
-        except _Broken as broken:
-            raise self._as_storage_error(broken, is_read, version) from None
+        return self._call(exchange, is_read, version)
 
     def _as_storage_error(
-        self, problem: _Refusal | _Broken, is_read: bool, version: int | None = None
+        self, refusal: _Refusal, is_read: bool, version: int | None = None
     ) -> StorageError:
-        if isinstance(problem, _Refusal):
-            code = problem.code
-            why = _REFUSALS.get(code, f"it answered with an error ({code})")
-            wrote_nothing = code in _REFUSALS and code != _PARTIAL
-        else:
-            why = "the connection broke"
-            if problem.timed_out:
-                why = f"no answer within {self._timeout} s"
-            wrote_nothing = not problem.sent
-        if is_read or wrote_nothing:
-            return self.unavailable(why)
-        return OutcomeUnknown(
-            f"redis store {self._server.address}: {why}; it may or may not have written", version
-        )
+        why = _REFUSALS.get(refusal.code, f"it answered with an error ({refusal.code})")
+        wrote_nothing = refusal.code in _REFUSALS and refusal.code != _PARTIAL
+        return self._failure(why, is_read or wrote_nothing, version)
 
     # --- connections ----------------------------------------------------------------------------
 
@@ -333,6 +272,16 @@ class RedisClient:
         cause = type(error.__context__ or error).__name__
         return _REFUSALS.get(_code(error), f"no connection ({cause})")
 
+    def _is_quiet(self, connection: Any) -> bool:
+        try:
+            return not connection.can_read()
+        except (redis.RedisError, OSError):
+            return False
+
+    def _close(self, connection: Any) -> None:
+        # In a forked child this closes the descriptor but not the connection.
+        connection.disconnect()
+
 
 def pack(words: Sequence[bytes]) -> bytes:
     """Encode a command in Redis's protocol."""
@@ -346,7 +295,7 @@ def _send(connection: Any, request: bytes) -> None:
         connection.send_packed_command([request], check_health=False)
     except (redis.RedisError, OSError) as error:
         # The system did not accept the end of the request, and half a command does not run.
-        raise _Broken(sent=False, timed_out=isinstance(error, redis.TimeoutError)) from error
+        raise Broken(isinstance(error, redis.TimeoutError), sent=False) from error
 
 
 def _receive(connection: Any) -> Any:
@@ -355,15 +304,7 @@ def _receive(connection: Any) -> Any:
     except redis.ResponseError as error:
         return _Refusal(_code(error))
     except (redis.RedisError, OSError, ValueError) as error:
-        raise _Broken(sent=True, timed_out=isinstance(error, redis.TimeoutError)) from error
-
-
-def _is_quiet(connection: Any) -> bool:
-    """Whether the connection is open and has received nothing unasked."""
-    try:
-        return not connection.can_read()
-    except (redis.RedisError, OSError):
-        return False
+        raise Broken(isinstance(error, redis.TimeoutError)) from error
 
 
 def _code(error: BaseException) -> str:

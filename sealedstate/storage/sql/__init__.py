@@ -10,17 +10,17 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic
 from typing import Any
 
 from ...errors import ConfigurationError, StorageError, VersionMismatch
 from ..contract import (
+    LAST_VERSION,
     Capabilities,
     Clock,
     Stored,
-    check_range,
-    check_size,
+    check_arguments,
     context_digest,
     key_digest,
     millis,
@@ -76,7 +76,7 @@ class SQLStorage:
     @property
     def capabilities(self) -> Capabilities:
         """By the server's settings, once it was reached."""
-        if not self._pool.was_reached and monotonic() > self._last_ping + RETRY_SECONDS:
+        if self._pool.capabilities.assumed and monotonic() > self._last_ping + RETRY_SECONDS:
             self._last_ping = monotonic()
             with contextlib.suppress(StorageError):
                 self.ping()
@@ -85,24 +85,20 @@ class SQLStorage:
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
-        check_range(expires_at, version)
-        self._start(context, key, value)
+        self._start(context, key, value, expires_at, version)
         params = {
-            "place": key_digest(context, key),
-            "context_place": context_digest(context),
-            "full_context": utf8(context),
-            "full_key": utf8(key),
+            **self._place(context, key),
+            **_names(context, key),
             "value": bytes(value),
             "expires_at": expires_at,
             "version": version,
-            "now": self._now(),
         }
         return self._write(self._sql.create, params, version)
 
     def read(self, context: str, key: str) -> Stored | None:
         self._start(context, key)
-        found = self._read_row(self._sql.read, self._place(context, key))
-        return None if found is None else Stored(*found)
+        found = self._pool.read(_query(self._sql.read, self._place(context, key)))
+        return Stored(*found[0]) if found else None
 
     def update(
         self,
@@ -113,36 +109,24 @@ class SQLStorage:
         version: int,
         expected: int | None = None,
     ) -> bool:
-        check_range(expires_at, version, expected)
-        self._start(context, key, value)
+        self._start(context, key, value, expires_at, version, expected)
         params = {
             **self._place(context, key),
             "value": bytes(value),
             "expires_at": expires_at,
             "version": version,
         }
-        if expected is None:
-            return self._write_checked(
-                self._sql.update, params, lambda current: current < version, version
-            )
-        return self._write_checked(
-            self._sql.update_checked,
-            {**params, "expected": expected},
-            lambda current: current == expected < version,
-            version,
-        )
+        lowest, highest = 0, version - 1
+        if expected is not None:
+            lowest, highest = expected, min(expected, highest)
+        return self._write_between(self._sql.update, params, lowest, highest, version)
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
-        check_range(None, expected)
-        self._start(context, key)
-        params = self._place(context, key)
-        if expected is None:
-            return self._write(self._sql.delete, params)
-        return self._write_checked(
-            self._sql.delete_checked,
-            {**params, "expected": expected},
-            lambda current: current == expected,
-        )
+        self._start(context, key, b"", None, expected)
+        place = self._place(context, key)
+        if expected is None:  # any version, so there is no mismatch to find
+            return self._write(self._sql.delete, {**place, "lowest": 0, "highest": LAST_VERSION})
+        return self._write_between(self._sql.delete, place, expected, expected)
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         self._start(context, "any")
@@ -153,18 +137,15 @@ class SQLStorage:
             "prefix": start,
             "prefix_bytes": len(start),
         }
-        rows = self._pool.read_many(lambda cursor: _fetch_all(cursor, self._sql.keys, params))
+        rows = self._pool.read_many(_query(self._sql.keys, params))
         return iter([key.decode() for (key,) in rows])
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
-        check_range(expires_at)
-        self._start(context, key, utf8(member))
+        self._start(context, key, utf8(member), expires_at)
         params = {
             "place": _member_digest(context, key, member),
             "index_place": key_digest(context, key),
-            "context_place": context_digest(context),
-            "full_context": utf8(context),
-            "full_key": utf8(key),
+            **_names(context, key),
             "full_member": utf8(member),
             "expires_at": expires_at,
         }
@@ -178,12 +159,12 @@ class SQLStorage:
     def members(self, context: str, key: str) -> dict[str, int | None]:
         self._start(context, key)
         params = {"index_place": key_digest(context, key), "now": self._now()}
-        rows = self._pool.read(lambda cursor: _fetch_all(cursor, self._sql.members, params))
+        rows = self._pool.read(_query(self._sql.members, params))
         return {member.decode(): expires_at for member, expires_at in rows}
 
     def ping(self) -> None:
         self._pool.start()
-        self._read_row(self._sql.ping, {})
+        self._pool.read(_query(self._sql.ping, {}))
 
     def reap(self, limit: int) -> int:
         removed, count = 0, REAP_BATCH
@@ -197,14 +178,12 @@ class SQLStorage:
         self._pool.close()
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
-        check_range(expires_at)
-        self._start(context, key)
+        self._start(context, key, b"", expires_at)
         params = {**self._place(context, key), "expires_at": expires_at}
         return self._write(self._sql.update_expiration, params)
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
-        check_range(expires_at)
-        self._start(context, "any")
+        self._start(context, "any", b"", expires_at)
         params = {
             "context_place": context_digest(context),
             "now": self._now(),
@@ -229,8 +208,8 @@ class SQLStorage:
 
     # --- one statement --------------------------------------------------------------------------
 
-    def _start(self, context: str, key: str, value: bytes = b"") -> None:
-        check_size(self._pool.capabilities, context, key, value)
+    def _start(self, context: str, key: str, value: bytes = b"", *numbers: int | None) -> None:
+        check_arguments(self._pool.capabilities, context, key, value, *numbers)
         self._pool.start()
 
     def _now(self) -> int:
@@ -238,15 +217,6 @@ class SQLStorage:
 
     def _place(self, context: str, key: str) -> dict[str, Any]:
         return {"place": key_digest(context, key), "now": self._now()}
-
-    def _read_row(self, sql: str, params: Params) -> Any:
-        """Return the row that a query finds, or None."""
-
-        def read(cursor: Cursor) -> Any:
-            cursor.execute(sql, params)
-            return cursor.fetchone()
-
-        return self._pool.read(read)
 
     def _write(self, sql: str, params: Params, version: int | None = None) -> bool:
         """Return whether a statement has changed a row."""
@@ -263,24 +233,21 @@ class SQLStorage:
                 self._reap(REAP_LIMIT)
         return has_changed
 
-    def _write_checked(
-        self,
-        sql: str,
-        params: Params,
-        allows: Callable[[int], bool],
-        version: int | None = None,
+    def _write_between(
+        self, sql: str, params: Params, lowest: int, highest: int, version: int | None = None
     ) -> bool:
-        """Return whether a statement has changed a row. `allows` says which versions it changes.
+        """Return whether a statement has changed a record of a version in this range.
 
         Raises VersionMismatch if a live record has another version.
         """
-        place = {"place": params["place"], "now": params["now"]}
+        params = {**params, "lowest": lowest, "highest": highest}
         while not self._write(sql, params, version):
-            found = self._read_row(self._sql.version, place)
-            if found is None:
+            place = {"place": params["place"], "now": params["now"]}
+            found = self._pool.read(_query(self._sql.version, place))
+            if not found:
                 return False
-            if not allows(found[0]):
-                raise VersionMismatch(found[0])
+            if not lowest <= found[0][0] <= highest:
+                raise VersionMismatch(found[0][0])
             # The record was written between the two statements: the first can change it now.
         return True
 
@@ -288,9 +255,23 @@ class SQLStorage:
         return self._pool.read(lambda cursor: self._reap_rows(cursor, self._now(), limit))
 
 
-def _fetch_all(cursor: Cursor, sql: str, params: Params) -> list[Any]:
-    cursor.execute(sql, params)
-    return list(cursor.fetchall())
+def _query(sql: str, params: Params) -> Callable[[Cursor], Sequence[Any]]:
+    """Return a function that fetches the rows that a query finds."""
+
+    def query(cursor: Cursor) -> Sequence[Any]:
+        cursor.execute(sql, params)
+        rows: Sequence[Any] = cursor.fetchall()
+        return rows
+
+    return query
+
+
+def _names(context: str, key: str) -> dict[str, bytes]:
+    return {
+        "context_place": context_digest(context),
+        "full_context": utf8(context),
+        "full_key": utf8(key),
+    }
 
 
 def _member_digest(context: str, key: str, member: str) -> bytes:

@@ -38,9 +38,9 @@ from ._pool import (
     KEY_BYTES,
     SERVERS_SHARE,
     VALUE_BYTES,
+    Driver,
     Fault,
     Statements,
-    compile_sql,
 )
 
 # What a packet contains besides the value: the statement, and the longest context and key.
@@ -78,7 +78,18 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
     )
 }
 
+# A crash can break a table of another engine, such as MyISAM, and no setting of InnoDB is about it.
+_OTHER_ENGINES = """
+    SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()
+    AND TABLE_NAME IN ('sealedstate_schema', 'sealedstate_record', 'sealedstate_member')
+    AND ENGINE <> 'InnoDB'"""
 STATEMENTS = Statements(
+    make_schema="""
+        CREATE TABLE IF NOT EXISTS sealedstate_schema (version INTEGER NOT NULL PRIMARY KEY)
+        ENGINE = InnoDB""",
+    # 0 if the tables must be changed first.
+    schema_version=f"""
+        SELECT IF(EXISTS ({_OTHER_ENGINES}), 0, MAX(version)) FROM sealedstate_schema""",
     # 1 row: inserted. 2: an expired record was replaced. 0: a live one was left unchanged.
     # The assignments run in this order; expires_at must be last, because the others read it.
     create="""
@@ -98,28 +109,23 @@ STATEMENTS = Statements(
         ON DUPLICATE KEY UPDATE expires_at = VALUES(expires_at)""",
 )
 # SKIP LOCKED: reaping does not wait for other transactions.
-REAP_RECORDS = (
-    """
-    SELECT place FROM sealedstate_record WHERE expires_at <= :now
+REAP = [
+    (
+        f"""
+    SELECT place FROM sealedstate_{table} WHERE expires_at <= :now
     ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED""",
-    "DELETE FROM sealedstate_record WHERE place IN :places",
-)
-REAP_MEMBERS = (
-    """
-    SELECT place FROM sealedstate_member WHERE expires_at <= :now
-    ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED""",
-    "DELETE FROM sealedstate_member WHERE place IN :places",
-)
+        f"DELETE FROM sealedstate_{table} WHERE place IN :places",
+    )
+    for table in ("record", "member")
+]
 # Strict: values that do not fit are refused, not truncated. Without NO_BACKSLASH_ESCAPES, on which
 # PyMySQL's escaping relies. The waits for locks are whole seconds, at least one.
-SESSION = """
+_STRICT = """
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
-        SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1,
-        SESSION tx_isolation = 'READ-COMMITTED', SESSION max_statement_time = :seconds"""
-MYSQL_SESSION = """
-    SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
-        SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1,
-        SESSION transaction_isolation = 'READ-COMMITTED'"""
+        SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1"""
+SESSION = f"""{_STRICT}, SESSION tx_isolation = 'READ-COMMITTED',
+        SESSION max_statement_time = :seconds"""
+MYSQL_SESSION = f"{_STRICT}, SESSION transaction_isolation = 'READ-COMMITTED'"
 STATEMENT_TIME = "SET SESSION max_statement_time = :seconds"
 SETTINGS = """
     SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog, @@max_allowed_packet"""
@@ -186,31 +192,28 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
 
     def _connect_socket(self) -> socket.socket:
         if self.unix_socket:
-            return _connect(socket.AF_UNIX, self.unix_socket, None)
+            addresses: list[tuple[int, Any]] = [(socket.AF_UNIX, self.unix_socket)]
+        else:
+            found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+            addresses = [(family, address) for family, _, _, _, address in found]
         problem = OSError("the host has no address")
-        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
-        for family, _, _, _, address in found:
+        for family, address in addresses:
+            sock = _DeadlineSocket(family, socket.SOCK_STREAM)
             try:
-                return _connect(family, address, self.bind_address)
-            except OSError as error:
+                if family != socket.AF_UNIX:
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    if self.bind_address is not None:
+                        sock.bind((self.bind_address, 0))
+                sock.settimeout(_remaining())
+                sock.connect(address)
+                return sock
+            except BaseException as error:
+                sock.close()
+                if not isinstance(error, OSError):
+                    raise
                 problem = error
         raise problem
-
-
-def _connect(family: int, address: Any, source: str | None) -> socket.socket:
-    sock = _DeadlineSocket(family, socket.SOCK_STREAM)
-    try:
-        if family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if source is not None:
-            sock.bind((source, 0))
-        sock.settimeout(_remaining())
-        sock.connect(address)
-    except BaseException:
-        sock.close()
-        raise
-    return sock
 
 
 def _durability(flush: int, log: int, sync: int) -> str:
@@ -231,49 +234,27 @@ def _value_bytes(packet: int) -> int:
     return max(min(VALUE_BYTES, (packet - PACKET_OVERHEAD) // 2), 0)
 
 
-class MariaDB:
+class MariaDB(Driver):
     """The server that a URL names."""
 
     # PyMySQL trusts the server's packets: those of another service raise the last three.
-    errors: tuple[type[Exception], ...] = (
-        pymysql.Error,
-        OSError,
-        struct.error,
-        ValueError,
-        IndexError,
-    )
-    migrations: Mapping[int, tuple[str, ...]] = MIGRATIONS
-    assumed = Capabilities(
-        context_bytes=CONTEXT_BYTES,
-        key_bytes=KEY_BYTES,
-        value_bytes=_value_bytes(ASSUMED_PACKET),
-        shared=True,
-        durable=False,
-        survives_restart=True,
-        evicts=False,
-        enumerable=True,
-        assumed=True,
-        reasons={"durable": "the server was not reached yet"},
-    )
+    errors = (pymysql.Error, OSError, struct.error, ValueError, IndexError)
+    migrations = MIGRATIONS
+    assumed = replace(Driver.assumed, value_bytes=_value_bytes(ASSUMED_PACKET))
 
     def __init__(self, url: URL, timeout: float) -> None:
-        dialect_class: Any = url.get_dialect()  # its type does not declare its constructor
-        self.dialect = dialect_class(dbapi=pymysql, paramstyle="pyformat")
-        self.statements = STATEMENTS.compile(self.dialect)
-        self._reap = [
-            (compile_sql(select, self.dialect), compile_sql(delete, self.dialect))
-            for select, delete in (REAP_RECORDS, REAP_MEMBERS)
-        ]
-        self._session, self._time, self._lock = (
-            compile_sql(sql, self.dialect) for sql in (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
+        super().__init__(url, pymysql, STATEMENTS)
+        self._reap = [(self._compile(select), self._compile(delete)) for select, delete in REAP]
+        self._session, self._time, self._lock = map(
+            self._compile, (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
         )
         self._timeout = timeout
         _, arguments = self.dialect.create_connect_args(url)
         arguments["client_flag"] = arguments.get("client_flag", 0) & ~CLIENT.FOUND_ROWS
         # As bytes, because PyMySQL encodes text as Latin-1.
         arguments["password"] = str(url.password or "").encode()
-        arguments |= {"charset": "utf8mb4", "autocommit": True, "defer_connect": True}
-        self._template = MariaDBConnection(**arguments)
+        options = {"charset": "utf8mb4", "autocommit": True, "defer_connect": True}
+        self._template = MariaDBConnection(**{**arguments, **options})
         if self._template.ssl:
             self._template.ctx.sslsocket_class = _DeadlineTLSSocket
         at = self._template.unix_socket or f"{self._template.host}:{self._template.port}"
@@ -333,6 +314,11 @@ class MariaDB:
 
     def unlock_schema(self, cursor: Any) -> None:
         cursor.execute(UNLOCK_SCHEMA)
+
+    def convert_tables(self, cursor: Any) -> None:
+        cursor.execute(_OTHER_ENGINES)
+        for (table,) in cursor.fetchall():
+            cursor.execute(f"ALTER TABLE {table} ENGINE = InnoDB")
 
     def reap(self, cursor: Any, now: int, limit: int) -> int:
         removed = 0

@@ -20,14 +20,15 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from enum import Enum, auto
 from time import monotonic
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
 
 from sqlalchemy import text
-from sqlalchemy.engine import Dialect
+from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
@@ -106,126 +107,124 @@ class Connection(Protocol):
         ...
 
 
+_LIVE = "(expires_at IS NULL OR expires_at > :now)"
+
+
 @dataclass(frozen=True, slots=True)
 class Statements:
     """The statements, in a server's dialect. Those without a default differ between servers."""
 
     create: str
     add_member: str
-    read: str = """
+    read: str = f"""
         SELECT value, version, expires_at FROM sealedstate_record
-        WHERE place = :place AND (expires_at IS NULL OR expires_at > :now)"""
-    version: str = """
-        SELECT version FROM sealedstate_record
-        WHERE place = :place AND (expires_at IS NULL OR expires_at > :now)"""
-    update: str = """
+        WHERE place = :place AND {_LIVE}"""
+    version: str = f"SELECT version FROM sealedstate_record WHERE place = :place AND {_LIVE}"
+    update: str = f"""
         UPDATE sealedstate_record
         SET value = :value, version = :version, expires_at = :expires_at
-        WHERE place = :place AND (expires_at IS NULL OR expires_at > :now)
-        AND version < :version"""
-    update_checked: str = """
-        UPDATE sealedstate_record
-        SET value = :value, version = :version, expires_at = :expires_at
-        WHERE place = :place AND (expires_at IS NULL OR expires_at > :now)
-        AND version = :expected AND version < :version"""
-    update_expiration: str = """
+        WHERE place = :place AND {_LIVE} AND version BETWEEN :lowest AND :highest"""
+    update_expiration: str = f"""
         UPDATE sealedstate_record SET expires_at = :expires_at, changes = changes + 1
-        WHERE place = :place AND (expires_at IS NULL OR expires_at > :now)"""
-    delete: str = """
+        WHERE place = :place AND {_LIVE}"""
+    delete: str = f"""
         DELETE FROM sealedstate_record
-        WHERE place = :place AND (expires_at IS NULL OR expires_at > :now)"""
-    delete_checked: str = """
-        DELETE FROM sealedstate_record
-        WHERE place = :place AND (expires_at IS NULL OR expires_at > :now)
-        AND version = :expected"""
-    touch_context: str = """
+        WHERE place = :place AND {_LIVE} AND version BETWEEN :lowest AND :highest"""
+    touch_context: str = f"""
         UPDATE sealedstate_record SET expires_at = :expires_at
-        WHERE context_place = :context_place AND (expires_at IS NULL OR expires_at > :now)"""
+        WHERE context_place = :context_place AND {_LIVE}"""
     delete_records: str = "DELETE FROM sealedstate_record WHERE context_place = :context_place"
     delete_members: str = "DELETE FROM sealedstate_member WHERE context_place = :context_place"
-    keys: str = """
-        SELECT full_key FROM sealedstate_record
-        WHERE context_place = :context_place AND (expires_at IS NULL OR expires_at > :now)
+    keys: str = f"""
+        SELECT full_key FROM sealedstate_record WHERE context_place = :context_place AND {_LIVE}
         AND SUBSTRING(full_key, 1, :prefix_bytes) = :prefix"""
-    remove_member: str = """
-        DELETE FROM sealedstate_member
-        WHERE place = :place AND (expires_at IS NULL OR expires_at > :now)"""
-    members: str = """
+    remove_member: str = f"DELETE FROM sealedstate_member WHERE place = :place AND {_LIVE}"
+    members: str = f"""
         SELECT full_member, expires_at FROM sealedstate_member
-        WHERE index_place = :index_place AND (expires_at IS NULL OR expires_at > :now)"""
+        WHERE index_place = :index_place AND {_LIVE}"""
     ping: str = "SELECT 1 FROM sealedstate_record LIMIT 1"
     schema_version: str = "SELECT MAX(version) FROM sealedstate_schema"
     make_schema: str = """
         CREATE TABLE IF NOT EXISTS sealedstate_schema (version INTEGER NOT NULL PRIMARY KEY)"""
     set_schema_version: str = "INSERT INTO sealedstate_schema (version) VALUES (:schema)"
 
-    def compile(self, dialect: Dialect) -> Statements:
-        """Return the same with the parameters as the driver writes them.
 
-        SQLAlchemy compiles them once. Executing them through its Connection would cost each call
-        more than the round trip to the server.
-        """
-        return replace(
-            self,
-            **{one.name: compile_sql(getattr(self, one.name), dialect) for one in fields(self)},
-        )
-
-
-def compile_sql(sql: str, dialect: Dialect) -> str:
-    """Return one statement with the parameters as the driver writes them."""
-    return str(text(sql).compile(dialect=dialect))
-
-
-class Driver(Protocol):
-    """One database server, through its driver."""
+class Driver(ABC):
+    """The database server that a URL names, through its driver, `dbapi`."""
 
     address: str
     """How messages name the server."""
-    dialect: Dialect
-    errors: tuple[type[Exception], ...]
+    errors: ClassVar[tuple[type[Exception], ...]]
     """What the driver raises."""
-    statements: Statements
-    """Compiled."""
-    migrations: Mapping[int, tuple[str, ...]]
+    migrations: ClassVar[Mapping[int, tuple[str, ...]]]
     """By version of the tables, the statements that lead to it from the version before."""
-    assumed: Capabilities
+    assumed = Capabilities(
+        context_bytes=CONTEXT_BYTES,
+        key_bytes=KEY_BYTES,
+        value_bytes=VALUE_BYTES,
+        shared=True,
+        durable=False,
+        survives_restart=True,
+        evicts=False,
+        enumerable=True,
+        assumed=True,
+        reasons={"durable": "the server was not reached yet"},
+    )
     """What the server can do, until it has been asked."""
 
+    def __init__(self, url: URL, dbapi: object, statements: Statements) -> None:
+        dialect_class: Any = url.get_dialect()  # its type does not declare its constructor
+        self.dialect: Dialect = dialect_class(dbapi=dbapi, paramstyle="pyformat")
+        sql = {one.name: self._compile(getattr(statements, one.name)) for one in fields(statements)}
+        self.statements = Statements(**sql)
+
+    def _compile(self, sql: str) -> str:
+        """Return a statement with the parameters as the driver writes them.
+
+        SQLAlchemy compiles each once. Executing them through its Connection would cost each call
+        more than the round trip to the server.
+        """
+        return str(text(sql).compile(dialect=self.dialect))
+
+    @abstractmethod
     def connect(self) -> Connection:
         """Open a connection."""
-        ...
 
+    @abstractmethod
     def handshake(self, cursor: Cursor) -> Capabilities:
         """Configure a new connection; return what the server can do, by its settings."""
-        ...
 
+    @abstractmethod
     def fault(self, error: Exception) -> Fault:
         """Return what an error of the driver says about its statement."""
-        ...
 
+    @abstractmethod
     def message(self, error: Exception) -> str:
         """Return the text of a driver's error."""
-        ...
 
+    @abstractmethod
     def begin(self, cursor: Cursor, seconds: float) -> None:
         """Begin a transaction in which a statement may take this long."""
-        ...
 
     def commit(self, cursor: Cursor) -> None:
         """Commit the transaction."""
-        ...
+        cursor.execute("COMMIT")
 
+    @abstractmethod
     def reap(self, cursor: Cursor, now: int, limit: int) -> int:
         """Remove at most `limit` expired rows that are not locked; return how many."""
-        ...
 
+    @abstractmethod
     def lock_schema(self, cursor: Cursor) -> None:
         """Keep other nodes from changing the tables until the transaction ends."""
-        ...
 
+    @abstractmethod
+    def convert_tables(self, cursor: Cursor) -> None:
+        """Give the tables that exist the engine that durability rests on."""
+
+    @abstractmethod
     def unlock_schema(self, cursor: Cursor) -> None:
-        """Release that lock, if the end of the transaction does not."""
-        ...
+        """Release that lock, unless the end of the transaction does."""
 
 
 T = TypeVar("T")
@@ -248,6 +247,18 @@ class _Lease:
         self.cursor: Cursor = self.connection.cursor()
 
 
+class _DeadlinePool(QueuePool):
+    """A pool at which a thread waits until its deadline, and not for as long again."""
+
+    @property
+    def _timeout(self) -> float:
+        return DEADLINE.remaining()
+
+    @_timeout.setter
+    def _timeout(self, seconds: float) -> None:
+        """Ignore what the constructor sets."""
+
+
 class SQLPool:
     """Calls functions with a cursor, on one of at most `pool_size` connections."""
 
@@ -256,11 +267,10 @@ class SQLPool:
         self._password = password
         self._timeout = timeout
         self._pool_size = pool_size
-        self._pool = QueuePool(
+        self._pool: QueuePool = _DeadlinePool(
             cast(Any, self._open),  # of PEP 249 the pool needs no more than `Connection` has
             pool_size=pool_size,
             max_overflow=0,
-            timeout=timeout,
             # Prefer connections for which the server has prepared the statements.
             use_lifo=True,
             # There is no transaction to roll back, which would be a round trip.
@@ -272,7 +282,6 @@ class SQLPool:
         self._pid = os.getpid()
         self._invalid_before = 0.0
         self.capabilities: Capabilities = driver.assumed
-        self.was_reached = False
 
     def start(self) -> None:
         """Begin a call: its deadline starts."""
@@ -436,7 +445,7 @@ class SQLPool:
         except BaseException:
             connection.close()
             raise
-        self.capabilities, self.was_reached = capabilities, True
+        self.capabilities = capabilities
         return connection
 
     # --- the tables -----------------------------------------------------------------------------
@@ -449,8 +458,9 @@ class SQLPool:
             if self._driver.fault(error) is Fault.LOST:
                 raise
             raise StorageUnavailable(
-                f"{self._redact(error)}; the tables are missing, from an older release or not"
-                " accessible: run `sealedstate store init` as a user who may change them"
+                f"{self._redact(error)}; the tables are missing, from an older release, of another"
+                " engine or not accessible: run `sealedstate store init` as a user who may change"
+                " them"
             ) from error
 
     def _schema_version(self, cursor: Cursor) -> int:
@@ -475,6 +485,7 @@ class SQLPool:
         DEADLINE.start(self._timeout * PATIENCE)
         self._driver.lock_schema(cursor)
         cursor.execute(statements.make_schema)
+        self._driver.convert_tables(cursor)
         for version in range(self._schema_version(cursor) + 1, SCHEMA_VERSION + 1):
             for statement in self._driver.migrations[version]:
                 cursor.execute(statement)

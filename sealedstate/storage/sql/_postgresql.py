@@ -23,18 +23,7 @@ from psycopg.waiting import Ready, Wait
 from sqlalchemy.engine import URL
 
 from ..contract import Capabilities
-from ._pool import (
-    CONTEXT_BYTES,
-    DEADLINE,
-    KEY_BYTES,
-    PATIENCE,
-    SERVERS_SHARE,
-    VALUE_BYTES,
-    Cursor,
-    Fault,
-    Statements,
-    compile_sql,
-)
+from ._pool import DEADLINE, PATIENCE, SERVERS_SHARE, Cursor, Driver, Fault, Statements
 
 T = TypeVar("T")
 
@@ -98,14 +87,13 @@ STATEMENTS = Statements(
 )
 # SKIP LOCKED: reaping does not wait for other transactions. As an array, the rows are selected and
 # locked only once.
-REAP_RECORDS = """
-    DELETE FROM sealedstate_record WHERE place = ANY (ARRAY(
-        SELECT place FROM sealedstate_record WHERE expires_at <= :now
+REAP = [
+    f"""
+    DELETE FROM sealedstate_{table} WHERE place = ANY (ARRAY(
+        SELECT place FROM sealedstate_{table} WHERE expires_at <= :now
         ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED))"""
-REAP_MEMBERS = """
-    DELETE FROM sealedstate_member WHERE place = ANY (ARRAY(
-        SELECT place FROM sealedstate_member WHERE expires_at <= :now
-        ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED))"""
+    for table in ("record", "member")
+]
 # The number has no meaning, but must be the same in all releases.
 LOCK_SCHEMA = "SELECT pg_advisory_xact_lock(7377065611)"
 SETTINGS = "SELECT current_setting('synchronous_commit'), current_setting('fsync')"
@@ -130,17 +118,11 @@ FAULTS: Mapping[str, Fault] = {
     "54": Fault.TOO_LARGE,
 }
 
-DEFAULTS = {"application_name": "sealedstate"}
-
 _EVENTS = {
     Wait.R: select.POLLIN,
     Wait.W: select.POLLOUT,
     Wait.RW: select.POLLIN | select.POLLOUT,
 }
-
-
-class Late(psycopg.OperationalError):
-    """The deadline has passed."""
 
 
 class PostgreSQLConnection(psycopg.Connection[Any]):
@@ -205,7 +187,7 @@ def _ready(poll: select.poll) -> Ready:
     """Wait until the socket is ready or the deadline has passed."""
     found = poll.poll(DEADLINE.remaining() * 1000)
     if not found:
-        raise Late("no answer in time")
+        raise psycopg.OperationalError("no answer in time")
     event = found[0][1]
     # An error, or the end of the connection, is read like an answer.
     readable = event & ~select.POLLOUT
@@ -214,39 +196,30 @@ def _ready(poll: select.poll) -> Ready:
     return Ready.RW if event & select.POLLOUT else Ready.R
 
 
-class PostgreSQL:
+class PostgreSQL(Driver):
     """The server that a URL names."""
 
-    errors: tuple[type[Exception], ...] = (psycopg.Error,)
-    migrations: Mapping[int, tuple[str, ...]] = MIGRATIONS
-    assumed = Capabilities(
-        context_bytes=CONTEXT_BYTES,
-        key_bytes=KEY_BYTES,
-        value_bytes=VALUE_BYTES,
-        shared=True,
-        durable=False,
-        survives_restart=True,
-        evicts=False,
-        enumerable=True,
-        assumed=True,
-        reasons={"durable": "the server was not reached yet"},
-    )
+    errors = (psycopg.Error,)
+    migrations = MIGRATIONS
 
     def __init__(self, url: URL, timeout: float) -> None:
-        dialect_class: Any = url.get_dialect()  # its type does not declare its constructor
-        self.dialect = dialect_class(dbapi=psycopg, paramstyle="pyformat")
-        self.statements = STATEMENTS.compile(self.dialect)
-        self._reap = [compile_sql(sql, self.dialect) for sql in (REAP_RECORDS, REAP_MEMBERS)]
-        self._limits = compile_sql(LIMITS, self.dialect)
+        super().__init__(url, psycopg, STATEMENTS)
+        self._reap = [self._compile(sql) for sql in REAP]
+        self._limits = self._compile(LIMITS)
         _, arguments = self.dialect.create_connect_args(url)
         arguments.pop("context")  # SQLAlchemy's type adapters, which no statement needs
         host, port = arguments.get("host", "its socket"), arguments.get("port", 5432)
         self.address = f"postgresql at {host}:{port}/{url.database or ''}"
-        options = arguments.pop("options", "")
+        options, limit = arguments.pop("options", ""), _milliseconds(timeout)
         self._syncs_commits = "synchronous_commit" not in options
-        self._conninfo = make_conninfo(
-            "", options=f"{_limits(timeout)} {options}", **{**DEFAULTS, **arguments}
-        ).encode()
+        # The options in the URL follow, and so take precedence.
+        options = (
+            f"-c statement_timeout={limit} -c lock_timeout={limit}"
+            f" -c idle_in_transaction_session_timeout={_milliseconds(timeout * PATIENCE)}"
+            f" -c default_transaction_isolation=read\\ committed {options}"
+        )
+        arguments = {"application_name": "sealedstate", **arguments, "options": options}
+        self._conninfo = make_conninfo("", **arguments).encode()
 
     def connect(self) -> PostgreSQLConnection:
         return PostgreSQLConnection.open(self._conninfo)
@@ -275,14 +248,14 @@ class PostgreSQL:
         cursor.execute("BEGIN")
         cursor.execute(self._limits, {"milliseconds": str(_milliseconds(seconds))})
 
-    def commit(self, cursor: Cursor) -> None:
-        cursor.execute("COMMIT")
-
     def lock_schema(self, cursor: Cursor) -> None:
         cursor.execute(LOCK_SCHEMA)
 
     def unlock_schema(self, cursor: Cursor) -> None:
         """Do nothing; the end of the transaction releases the lock."""
+
+    def convert_tables(self, cursor: Cursor) -> None:
+        """Do nothing; there is one kind of table."""
 
     def reap(self, cursor: Cursor, now: int, limit: int) -> int:
         removed = 0
@@ -294,13 +267,3 @@ class PostgreSQL:
 
 def _milliseconds(seconds: float) -> int:
     return max(int(seconds * SERVERS_SHARE * 1000), 1)
-
-
-def _limits(timeout: float) -> str:
-    """Return the options of a new connection. Those in the URL follow, and so take precedence."""
-    limit = _milliseconds(timeout)
-    return (
-        f"-c statement_timeout={limit} -c lock_timeout={limit}"
-        f" -c idle_in_transaction_session_timeout={_milliseconds(timeout * PATIENCE)}"
-        " -c default_transaction_isolation=read\\ committed"
-    )
