@@ -15,7 +15,7 @@ from uuid import UUID
 
 from .._cookies.codec import OpenedRecord
 from .._cookies.header import Candidates
-from .._stored.revocations import Ending, Successor
+from .._stored.revocations import Ending, Successor, subject_mark
 from .._wire import cbor
 from .._wire.record import ID_BYTES, NO_ROWS, Place, Policy, Record, check_name, check_subject
 from ..deployment import Deployment, log
@@ -246,16 +246,21 @@ class LoadedSession:
 
     # --- what a save asks -----------------------------------------------------------------------
 
-    def replace(self, old: Record, new: Record, *, joins: bool) -> Ending | None:
+    def replace(self, old: Record, new: Record, *, is_signed_in: bool) -> Ending | None:
         """Refuse session `old` from now on, because it continues as `new`; then delete its rows.
 
-        Otherwise, why `new` must not be sent: `old` was ended meanwhile, or has another successor,
-        which `new` replaces with `joins`. Raises StorageError or NoPrimaryKey.
+        Otherwise, why `new` must not be sent: `old` was ended meanwhile, or has another successor.
+        Raises StorageError or NoPrimaryKey.
         """
         revocations = self.deployment.revocations
         if revocations is None:
             return None
-        successor = Successor(new.id, new.expires_at, old.subject == new.subject)
+        ours, before = subject_mark(new.subject), subject_mark(old.subject)
+        joins: Collection[bytes] | None = (ours, before) if is_signed_in else ()
+        if self.record is None and self.replaced is not None:
+            # This request began after the other new id, so it takes the place of any.
+            joins = None
+        successor = Successor(new.id, new.expires_at, ours, before)
         refused = revocations.replace(old.id, self._last_moment(old), successor, joins=joins)
         if isinstance(refused, Ending):
             return refused

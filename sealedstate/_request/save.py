@@ -532,14 +532,14 @@ def commit(
             room = token_bytes(outside.core_chars)
             raise SessionTooLarge(sizes, room, "the sealed core is too long")
         # The old id is refused before the cookie with the new one is sent. If a logout came first,
-        # a session under a new id would outlive it. If another new id came first, a second one
-        # beside it would not be found by a logout: only a sign-in takes the place of the other.
+        # a session under a new id would outlive it. If another new id came first, a second id
+        # beside it would not be found by a logout: only a sign-in takes its place, as when a user
+        # clicks twice, and not the place of another user's sign-in.
         old = outside.replaced
         if old is not None and changes.is_signed_in and changes.subject is None:
             loaded.end()  # a sign-out: what is sent is another visitor's session
         elif old is not None:
-            joins = changes.is_signed_in or loaded.record is None
-            refused = loaded.replace(old, record, joins=joins)
+            refused = loaded.replace(old, record, is_signed_in=changes.is_signed_in)
             if refused is not None:
                 reason = "replaced" if refused is Ending.REPLACED else "revoked"
                 deployment.emit("not-sent", session_id=record.id, reason=reason)

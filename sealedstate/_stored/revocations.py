@@ -3,7 +3,8 @@
 The row of a session id refuses that id until its session would have expired. The row is
 created, never overwritten, so that create decides every race: a session has one end or
 one successor, the id under which it continues. An end that finds a successor follows it;
-a new id that finds an end is refused. So every id that began with one session is reached
+a new id that finds an end is refused, and if it finds another successor, it is refused or
+takes the place of that successor. So every id that began with one session is reached
 from every older id of that session.
 
 A watermark refuses every session of a subject that began at or before it. It is set
@@ -22,6 +23,8 @@ deletes a row or restores an earlier value.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from enum import Enum
 from typing import NamedTuple
 
@@ -33,6 +36,7 @@ from ..errors import (
     StorageUnavailable,
     UnreadableError,
 )
+from ..keyring import length_prefixed
 from .table import Entry, Kind, Put, SealedTable, StoreAccess
 
 SESSIONS = "sealedstate.revoked"
@@ -43,7 +47,9 @@ REPLACED_SECONDS = 60
 MAX_SUCCESSORS = 16
 TIME_BYTES = 8
 _REVOKED, _REPLACED = b"\x00", b"\x01"
-_REPLACED_BYTES = 1 + TIME_BYTES + ID_BYTES + TIME_BYTES + 1
+MARK_BYTES = 8
+_REPLACED_BYTES = 1 + TIME_BYTES + ID_BYTES + TIME_BYTES + 2 * MARK_BYTES
+_NO_SUBJECT = bytes(MARK_BYTES)
 
 
 class Ending(Enum):
@@ -61,15 +67,16 @@ class Ending(Enum):
 class Successor(NamedTuple):
     """The session that replaces another: its id, 16 bytes, and its expiry (epoch seconds).
 
-    `has_same_subject`: False only if it is known to belong to another subject.
+    `subject` and `replaced_subject`: whose it is and whose the other was, as `subject_mark`.
     """
 
     id: bytes
     expires_at: int
-    has_same_subject: bool
+    subject: bytes
+    replaced_subject: bytes
 
     def __repr__(self) -> str:
-        return f"<Successor with the same subject: {self.has_same_subject}>"
+        return f"<Successor of the same subject: {self.subject == self.replaced_subject}>"
 
 
 class EndedId(NamedTuple):
@@ -139,29 +146,54 @@ class Revocations:
         after MAX_SUCCESSORS.
         """
         value = _REVOKED if ending is Ending.REVOKED else b""
+        subject, is_meant = b"", True
         for _ in range(1 + MAX_SUCCESSORS):
-            if self._create(session_id, value, expires_at):
-                return session_id
-            successor = self._read(session_id).successor
+            if is_meant:
+                if self._create(session_id, value, expires_at):
+                    return session_id
+                ended: EndedId | None = self._read(session_id)
+            else:
+                ended = self.find(session_id)
+            successor = None if ended is None else ended.successor
             if successor is None or not follows:
                 return None
-            if not (successor.has_same_subject or ending is Ending.LOGGED_OUT):
-                return None
+            # The user may sign in again over a session of another user.
+            subject = subject or successor.replaced_subject
+            is_meant = ending is Ending.LOGGED_OUT or successor.subject == subject
             session_id, expires_at = successor.id, successor.expires_at + self._skew
         raise StorageUnavailable(
             f"the session got more than {MAX_SUCCESSORS} new ids while it was being ended"
         )
 
+    def next_id(self, session_id: bytes) -> bytes | None:
+        """The next id of a session that belongs to the same subject; None without one."""
+        subject = b""
+        for _ in range(MAX_SUCCESSORS):
+            ended = self.find(session_id)
+            successor = None if ended is None else ended.successor
+            if successor is None:
+                break
+            subject = subject or successor.replaced_subject
+            if successor.subject == subject:
+                return successor.id
+            session_id = successor.id
+        return None
+
     def replace(
-        self, session_id: bytes, expires_at: int, successor: Successor, *, joins: bool
+        self,
+        session_id: bytes,
+        expires_at: int,
+        successor: Successor,
+        *,
+        joins: Collection[bytes] | None = (),
     ) -> bytes | Ending:
         """Refuse a session id until `expires_at` (epoch seconds): it continues as `successor`.
 
         Returns the id that is refused now, or else why the successor must not be used: the
-        session was ended, or has another successor (REPLACED). With `joins` the successor takes
-        the place of that other successor instead, and so becomes the last. A row also lives until
-        its successor expires. Raises NoPrimaryKey, and RowUnreadable and StorageUnavailable as
-        `end` does.
+        session was ended, or has another successor (REPLACED). A successor whose subject is one
+        of `joins` (marks; None for every subject) is replaced instead, so that this one becomes
+        the last. A row also lives until its successor expires. Raises NoPrimaryKey, and
+        RowUnreadable and StorageUnavailable as `end` does.
         """
         for _ in range(1 + MAX_SUCCESSORS):
             until = max(expires_at, successor.expires_at + self._skew)
@@ -171,11 +203,9 @@ class Revocations:
             other = ended.successor
             if other is not None and other.id == successor.id:
                 return session_id  # this save was carried out before
-            if other is None or not joins:
+            if other is None or (joins is not None and other.subject not in joins):
                 return ended.ending
-            # Whether both belong to one subject is known if the other kept the subject of before.
-            is_same = successor.has_same_subject or not other.has_same_subject
-            successor = successor._replace(has_same_subject=is_same)
+            successor = successor._replace(replaced_subject=other.subject)
             session_id, expires_at = other.id, other.expires_at + self._skew
         raise StorageUnavailable(f"the session got more than {MAX_SUCCESSORS} new ids")
 
@@ -269,19 +299,26 @@ class Revocations:
         return self._subjects.look(self._subjects.guessable_key(subject))
 
 
+def subject_mark(subject: str | None) -> bytes:
+    """8 bytes that are the same for the same subject."""
+    if subject is None:
+        return _NO_SUBJECT
+    return hashlib.blake2b(length_prefixed(subject), digest_size=MARK_BYTES).digest()
+
+
 def _encode(replaced_at: int, successor: Successor) -> bytes:
-    fields = replaced_at.to_bytes(TIME_BYTES, "big"), successor.id
-    expiry = successor.expires_at.to_bytes(TIME_BYTES, "big")
-    return b"".join([_REPLACED, *fields, expiry, bytes([successor.has_same_subject])])
+    times = (time.to_bytes(TIME_BYTES, "big") for time in (replaced_at, successor.expires_at))
+    marks = successor.subject, successor.replaced_subject
+    return b"".join([_REPLACED, *times, successor.id, *marks])
 
 
 def _decode(value: bytes) -> EndedId:
     """What a row says. Any value that the specification does not have is an end."""
     if len(value) != _REPLACED_BYTES or not value.startswith(_REPLACED):
         return EndedId(Ending.REVOKED if value else Ending.LOGGED_OUT)
-    at, successor_id, expiry = value[1:9], value[9:25], value[25:33]
-    successor = Successor(successor_id, int.from_bytes(expiry, "big"), value[33:] != b"\x00")
-    return EndedId(Ending.REPLACED, int.from_bytes(at, "big"), successor)
+    replaced_at, expires_at = (int.from_bytes(value[at : at + 8], "big") for at in (1, 9))
+    successor = Successor(value[17:33], expires_at, value[33:41], value[41:49])
+    return EndedId(Ending.REPLACED, replaced_at, successor)
 
 
 def _time(entry: Entry) -> int:

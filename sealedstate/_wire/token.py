@@ -69,9 +69,10 @@ BLAKE2b-192 of:
     sealedstate.revoked    LP("sealedstate/1", "revoked", realm, session id)
                            payload: empty if the session was logged out; 0x00 if it was ended by
                            its id, from outside its own requests; or, if it continues under a new
-                           id, 34 bytes: 0x01 | the time at which it was replaced | its successor's
-                           id (16 bytes) | its successor's expiry | 0x00 if the successor is known
-                           to belong to another subject (or to none), 0x01 otherwise
+                           id, 49 bytes: 0x01 | the time at which it was replaced | its successor's
+                           expiry | its successor's id (16 bytes) | the mark of its successor's
+                           subject | the mark of its own subject. The mark of a subject is
+                           BLAKE2b-64 of LP(subject), or 8 zero bytes without a subject
     sealedstate.watermark  LP("sealedstate/1", "watermark", realm, subject), keyed with the 32 bytes
                            of the ring's lookup secret
                            payload: the time up to which sessions of the subject are refused

@@ -247,6 +247,29 @@ def test_sign_in_sent_twice_signs_in_with_the_later_answer(clock: Clock, store: 
         assert arrived.session().withheld is None
 
 
+def test_sign_in_that_another_user_overtakes_is_refused(clock: Clock, store: Store) -> None:
+    shop = node(clock, store)
+    browser = Browser(shop)
+    browser.visit(setting(cart=[1]))
+    slow = browser.session()
+    slow.subject = "ann"
+    sign_in(browser, "bob")
+    assert shop.save(slow) == []
+    assert shop.counts["not-sent-replaced"] == 1
+    assert browser.session().subject == "bob"
+
+
+def test_sign_in_that_a_new_id_overtakes_takes_its_place(clock: Clock, store: Store) -> None:
+    shop = node(clock, store)
+    browser = Browser(shop)
+    browser.visit(setting(cart=[1]))
+    slow = browser.session()
+    slow.subject = "ann"
+    browser.visit(Session.regenerate)
+    browser.jar.receive(shop.save(slow))
+    assert browser.session().subject == "ann"
+
+
 def test_new_id_that_another_new_id_overtakes_is_refused(browser: Browser, store: Store) -> None:
     slow = browser.session()
     slow.regenerate()

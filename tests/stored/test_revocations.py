@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 
 import pytest
 
-from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations, Successor
+from sealedstate._stored.revocations import (
+    EVERY_SUBJECT,
+    SESSIONS,
+    SUBJECTS,
+    Ending,
+    Revocations,
+    Successor,
+    subject_mark,
+)
 from sealedstate._wire.record import Record
 from sealedstate.errors import (
     ConfigurationError,
@@ -75,7 +83,12 @@ class Node:
         return self.revocations.end(session_id, expires_at, how)
 
     def replace(
-        self, session_id: bytes, by: Successor, expires_at: int = LATER, *, joins: bool = False
+        self,
+        session_id: bytes,
+        by: Successor,
+        expires_at: int = LATER,
+        *,
+        joins: Collection[bytes] = (),
     ) -> bytes | Ending:
         return self.revocations.replace(session_id, expires_at, by, joins=joins)
 
@@ -106,8 +119,11 @@ def record(number: int = 1, subject: str | None = "ann", created_at: int = NOW) 
     return Record(bytes([number]) * 16, subject, created_at, LATER, 1)
 
 
-def successor(number: int, *, same: bool = True, expires_at: int = LATER) -> Successor:
-    return Successor(bytes([number]) * 16, expires_at, same)
+def successor(
+    number: int, *, to: str | None = "ann", of: str | None = "ann", expires_at: int = LATER
+) -> Successor:
+    """Session `number` of `to` that replaces a session of `of`."""
+    return Successor(bytes([number]) * 16, expires_at, subject_mark(to), subject_mark(of))
 
 
 # --- one session --------------------------------------------------------------------------------
@@ -150,7 +166,7 @@ def test_session_has_one_end_or_one_successor(node: Node) -> None:
     assert node.replace(one.id, successor(3)) == one.id  # the same save again
     assert node.replace(one.id, successor(4)) is Ending.REPLACED
     node.revoke(other.id)
-    for joins in (True, False):
+    for joins in (EVERY_SUBJECT, ()):
         assert node.replace(other.id, successor(5), joins=joins) is Ending.LOGGED_OUT
     for live in (record(3), record(4), record(5)):
         node.check(live)
@@ -171,11 +187,16 @@ def test_end_follows_the_successors_until_the_last_and_their_expiry(
 
 def test_end_from_outside_follows_only_successors_of_the_same_subject(node: Node) -> None:
     node.replace(record(1).id, successor(2))
-    node.replace(record(2).id, successor(3, same=False))
+    node.replace(record(2).id, successor(3, to="bob"))
     assert node.revoke(record(1).id, how=Ending.REVOKED) is None
     node.check(record(3, "bob"))
     assert node.revoke(record(1).id, how=Ending.LOGGED_OUT) == record(3).id
     assert node.refuses(record(3, "bob"))
+    # The user signed in again over the session of another user.
+    node.replace(record(21).id, successor(22, to="bob"))
+    node.replace(record(22).id, successor(23, of="bob"))
+    assert node.revoke(record(21).id, how=Ending.REVOKED) == record(23).id
+    assert node.revocations.next_id(record(21).id) == record(23).id
     node.replace(record(11).id, successor(12))
     assert node.revoke(record(11).id, how=Ending.REVOKED) == record(12).id
     assert node.revocations.ending(record(12).id) is Ending.REVOKED
@@ -183,26 +204,25 @@ def test_end_from_outside_follows_only_successors_of_the_same_subject(node: Node
 
 def test_successor_that_joins_becomes_the_last_of_all(node: Node) -> None:
     node.replace(record(1).id, successor(2))
-    assert node.replace(record(1).id, successor(3, same=False), joins=True) == record(2).id
-    assert node.replace(record(1).id, successor(4), joins=True) == record(3).id
+    assert node.replace(record(1).id, successor(3, to="bob"), joins=EVERY_SUBJECT) == record(2).id
+    assert node.replace(record(1).id, successor(4), joins=EVERY_SUBJECT) == record(3).id
     assert node.revoke(record(1).id) == record(4).id
     for number in (1, 2, 3, 4):
         with pytest.raises((RevokedSession, ReplacedSession)):
             node.check(record(number))
 
 
-@pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("second", [True, False])
-def test_successor_that_joins_counts_as_of_another_subject_only_if_that_is_known(
-    node: Node, first: bool, second: bool
-) -> None:
-    node.replace(record(1).id, successor(2, same=first))
-    node.replace(record(1).id, successor(3, same=second), joins=True)
+def test_successor_that_joins_replaces_the_subject_that_it_finds(node: Node) -> None:
+    node.replace(record(1).id, successor(2, to="bob", of=None))
+    node.replace(record(1).id, successor(3, to="ann", of=None), joins=EVERY_SUBJECT)
     found = node.revocations.find(record(2).id)
     assert found is not None
-    assert found.successor is not None
-    # (ann, ann, ann), (ann, ann, bob), and (ann, bob, ann or carl).
-    assert found.successor.has_same_subject == (second or not first)
+    assert found.successor == successor(3, to="ann", of="bob")
+    # Only that of a subject that it may replace.
+    by = successor(4, of=None)
+    assert node.replace(record(1).id, by, joins=[subject_mark("carl")]) is Ending.REPLACED
+    joins = [subject_mark("ann"), subject_mark("bob")]
+    assert node.replace(record(1).id, by, joins=joins) == record(3).id
 
 
 @pytest.mark.parametrize("replaced", [16, 17])
@@ -213,7 +233,7 @@ def test_end_follows_16_successors_and_then_raises(node: Node, replaced: int) ->
         with pytest.raises(StorageUnavailable, match="16 new ids"):
             node.revoke(record(1).id)
         with pytest.raises(StorageUnavailable, match="16 new ids"):
-            node.replace(record(1).id, successor(200), joins=True)
+            node.replace(record(1).id, successor(200), joins=EVERY_SUBJECT)
     else:
         assert node.revoke(record(1).id) == record(17).id
 
@@ -247,7 +267,7 @@ def test_end_at_a_row_that_may_hide_a_successor_raises(
     acts: list[Callable[[], object]] = [
         lambda: other.revoke(record(1).id),
         lambda: other.revoke(record(1).id, how=Ending.REVOKED),
-        lambda: other.replace(record(1).id, successor(3), joins=True),
+        lambda: other.replace(record(1).id, successor(3), joins=EVERY_SUBJECT),
     ]
     for act in acts:
         with pytest.raises(StorageUnavailable, match="may name a new id"):

@@ -21,7 +21,14 @@ from markupsafe import Markup
 from sealedstate import Key
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._stored.parts import CONTEXT, StoredParts
-from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations, Successor
+from sealedstate._stored.revocations import (
+    SESSIONS,
+    SUBJECTS,
+    Ending,
+    Revocations,
+    Successor,
+    subject_mark,
+)
 from sealedstate._wire import cbor as codec
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import NO_TERMS, OverflowSet, Record, Terms, encode_record
@@ -666,10 +673,10 @@ def rows() -> dict[str, Any]:
             revoked_vector("ended by its id", [Ending.REVOKED.value]),
             *(
                 revoked_vector(
-                    f"replaced, {whose} subject",
-                    [Ending.REPLACED.value, NOW, SUCCESSOR_ID.hex(), NOW + 3600, is_same],
+                    f"replaced, {subject}",
+                    [Ending.REPLACED.value, NOW, NOW + 3600, SUCCESSOR_ID.hex(), mark, ALICE],
                 )
-                for whose, is_same in (("the same", 1), ("another", 0))
+                for subject, mark in (("the same subject", ALICE), ("no subject", "0" * 16))
             ),
         ],
         "watermarks": [watermark_vector(subject) for subject in ("alice", "Ἀλίκη")],
@@ -680,6 +687,7 @@ LOOKUP = bytes_of("sealedstate test vector lookup", 32)
 
 
 SUCCESSOR_ID = bytes(range(0xB0, 0xC0))
+ALICE = subject_mark("alice").hex()
 
 
 def revoked_vector(name: str, says: list[Any]) -> dict[str, Any]:
@@ -693,8 +701,9 @@ def write_revoked(write: Revocations, session_id: bytes, until: int, says: list[
     """The row of a session that says `says`: its kind, and for a replaced session the rest."""
     how = Ending(says[0])
     if how is Ending.REPLACED:
-        successor = Successor(bytes.fromhex(says[2]), says[3], bool(says[4]))
-        assert write.replace(session_id, until, successor, joins=False) == session_id
+        id_, *marks = map(bytes.fromhex, says[3:])
+        successor = Successor(id_, says[2], *marks)
+        assert write.replace(session_id, until, successor) == session_id
     else:
         assert write.end(session_id, until, how) == session_id
 

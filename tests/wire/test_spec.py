@@ -239,9 +239,10 @@ def test_frozen_revocations_and_watermarks_are_read_and_sealed_alike() -> None:
             assert found is not None
             assert found.ending is Ending(says[0])
             if found.successor is not None:
-                id_, expires_at, is_same = found.successor
-                rest = [found.replaced_at, id_.hex(), expires_at, int(is_same)]
+                id_, expires_at, *marks = found.successor
+                rest = [found.replaced_at, expires_at, id_.hex(), *(mark.hex() for mark in marks)]
                 assert [found.ending.value, *rest] == says
+                assert marks[1].hex() == spec_decoder.subject_mark("alice")
             make.write_revoked(write, session_id, now + 60, says)
         written, frozen = row_of(storage, vector), row_of(with_row(vector), vector)
         assert (written.value, written.version) == (frozen.value, frozen.version)

@@ -85,7 +85,7 @@ class SessionTerminator(SessionHooks):
             state = self._end_id(known, request)
             if state is not None:
                 return state
-            successor = self._successor_of(known.session_id)
+            successor = self.revocations.next_id(known.session_id)
             if successor is None:
                 return None
             known = replace(known, session_id=successor, has_read_cookies=False)
@@ -94,16 +94,11 @@ class SessionTerminator(SessionHooks):
     def last_id(self, session_id: bytes) -> bytes:
         """The id under which a session continues for the same subject; else its own id."""
         for _ in range(MAX_SUCCESSORS):
-            successor = self._successor_of(session_id)
+            successor = self.revocations.next_id(session_id)
             if successor is None:
                 break
             session_id = successor
         return session_id
-
-    def _successor_of(self, session_id: bytes) -> bytes | None:
-        ended = self.revocations.find(session_id)
-        successor = None if ended is None else ended.successor
-        return successor.id if successor is not None and successor.has_same_subject else None
 
     def _end_id(self, known: KnownSession, request: LogoutRequest | None) -> LogoutState | None:
         """End a session; None if it has, or may have, got a new id."""
