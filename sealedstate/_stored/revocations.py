@@ -192,8 +192,8 @@ class Revocations:
         Returns the id that is refused now, or else why the successor must not be used: the
         session was ended, or has another successor (REPLACED). A successor whose subject is one
         of `joins` (marks; None for every subject) is replaced instead, so that this one becomes
-        the last. A row also lives until its successor expires. Raises NoPrimaryKey, and
-        RowUnreadable and StorageUnavailable as `end` does.
+        the last, after at most MAX_SUCCESSORS. A row also lives until its successor expires.
+        Raises NoPrimaryKey, and RowUnreadable as `end` does.
         """
         for _ in range(1 + MAX_SUCCESSORS):
             until = max(expires_at, successor.expires_at + self._skew)
@@ -207,7 +207,7 @@ class Revocations:
                 return ended.ending
             successor = successor._replace(replaced_subject=other.subject)
             session_id, expires_at = other.id, other.expires_at + self._skew
-        raise StorageUnavailable(f"the session got more than {MAX_SUCCESSORS} new ids")
+        return Ending.REPLACED
 
     def revoke_subject(self, subject: str, lifetime: int) -> None:
         """Refuse all sessions of `subject` that began until now, by any clock within the skew.
