@@ -191,7 +191,7 @@ class Revocations:
 
         Returns the id that is refused now, or else why the successor must not be used: the
         session was ended, or has another successor (REPLACED). A successor whose subject is one
-        of `joins` (marks; None for every subject) is replaced instead, so that this one becomes
+        of `joins` (marks; None for every subject) is replaced instead, and the new one becomes
         the last, after at most MAX_SUCCESSORS. A row also lives until its successor expires.
         Raises NoPrimaryKey, and RowUnreadable as `end` does.
         """

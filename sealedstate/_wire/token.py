@@ -71,7 +71,7 @@ BLAKE2b-192 of:
                            its id, from outside its own requests; or, if it continues under a new
                            id, 49 bytes: 0x01 | the time at which it was replaced | its successor's
                            expiry | its successor's id (16 bytes) | the mark of its successor's
-                           subject | the mark of its own subject. The mark of a subject is
+                           subject | the mark of its subject of before. The mark of a subject is
                            BLAKE2b-64 of LP(subject), or 8 zero bytes without a subject
     sealedstate.watermark  LP("sealedstate/1", "watermark", realm, subject), keyed with the 32 bytes
                            of the ring's lookup secret
