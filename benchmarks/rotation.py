@@ -166,7 +166,7 @@ def _unknown() -> Callable[[], str]:
 
     def next_one() -> str:
         token = b"\x01" + next(_KIDS).to_bytes(4, "big") + junk
-        return f"__Host-s={chunking.to_text(token)}"
+        return f"__Host-Http-s={chunking.to_text(token)}"
 
     return next_one
 

@@ -72,15 +72,15 @@ class Goal:
 
 
 GOALS = (
-    Goal(OURS, "W1", 140),
-    Goal(OURS, "W3", 1100),
-    Goal(OURS, "W4", 4850),
-    Goal(UNREGISTERED, "W3", 1650),
-    Goal(DERIVES, "W4", 1450),
+    Goal(OURS, "W1", 145),
+    Goal(OURS, "W3", 1105),
+    Goal(OURS, "W4", 4865),
+    Goal(UNREGISTERED, "W3", 1655),
+    Goal(DERIVES, "W4", 1455),
     Goal(OURS, "4096", 84, least=True),
     Goal(DERIVES, "4096", 300, least=True),
-    Goal(PLAIN, "W1", 330),
-    Goal(PLAIN, "small", 220),
+    Goal(PLAIN, "W1", 335),
+    Goal(PLAIN, "small", 225),
 )
 
 

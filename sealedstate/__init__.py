@@ -27,6 +27,7 @@ from .key_sources import KeySource
 from .keyring import Key
 from .legacy import LegacyReader
 from .profiles import PROFILES, Profile
+from .protector import Protector
 from .session import Session
 from .settings import Settings
 from .storage import Storage, open_storage
@@ -48,6 +49,7 @@ __all__ = [
     "OperatorError",
     "PartInfo",
     "Profile",
+    "Protector",
     "SealedStateError",
     "Session",
     "SessionInfo",

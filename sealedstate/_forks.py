@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable
 
@@ -76,12 +77,13 @@ class ForkHeldLock:
 
     def renew(self) -> None:
         """Make the lock free in the child, where only the thread that forked exists."""
-        self.was_in_use = not self._lock.acquire(blocking=False)
+        # What its parent inherited from a thread is not repaired for a child of this process.
+        self.was_in_use |= not self._lock.acquire(blocking=False)
         self._lock = threading.RLock()
 
 
 FORK_SECONDS = 10.0
-"""How long a fork waits for a thread that holds a `ForkHeldLock`."""
+"""How long a fork waits for the threads that hold a `ForkHeldLock`."""
 
 _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
 _held_locks: weakref.WeakSet[ForkHeldLock] = weakref.WeakSet()
@@ -91,9 +93,10 @@ _taken: list[ForkHeldLock] = []
 
 def _take_locks() -> None:
     _fork.acquire()
+    give_up_at = time.monotonic() + FORK_SECONDS
     # No thread waits for one of them while it holds another, so any order will do.
     for lock in list(_held_locks):
-        if lock.acquire(timeout=FORK_SECONDS):
+        if lock.acquire(timeout=max(give_up_at - time.monotonic(), 0)):
             _taken.append(lock)
             lock.prepare_fork()
 

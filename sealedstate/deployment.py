@@ -16,7 +16,7 @@ from ._cookies.codec import CookieCodec
 from ._stored.parts import StoredParts
 from ._stored.revocations import Revocations
 from ._stored.table import Kind, SealedTable, StoreAccess, require_lookup
-from ._wire.encoding import token_bytes
+from ._wire.encoding import has_lone_surrogate, token_bytes
 from ._wire.token import OVERHEAD_BYTES
 from .errors import ConfigurationError, NoPrimaryKey
 from .events import EventLog
@@ -32,6 +32,7 @@ from .key_sources import (
 )
 from .keyring import Keyring
 from .profiles import budget_for
+from .protector import Protector
 from .rotation.reports import FileReports, ReportStore, StoredReports
 from .rotation.ring import RingStorage
 from .rotation.ring_file import RingFile, is_ring_file
@@ -160,6 +161,32 @@ class Deployment:
         """The secret behind guessable names in the store. Raises ConfigurationError if missing."""
         return require_lookup(_current_keyring(self.key_source))
 
+    def longest_lifetime(self) -> int:
+        """How many seconds a session may live that any node seals now.
+
+        With a ring, at least what the ring promises: this node may not know yet that sessions live
+        longer, and would forget an end while a session that it ended could still be used.
+        """
+        return max(self.lifetimes.longest, self.keyring().keep)
+
+    def protector(self, name: str, *, max_age: int) -> Protector:
+        """Seals values into texts for links, which can be opened for `max_age` seconds.
+
+        `name`: a constant such as ``"password-reset"``; a text opens only under the name that it
+        was sealed under. Raises ConfigurationError, also for a `max_age` of more than the setting
+        longest_lifetime.
+        """
+        if type(name) is not str or not name or has_lone_surrogate(name):
+            raise ConfigurationError("protector: the name must be a non-empty text")
+        longest = self.lifetimes.longest
+        if type(max_age) is not int or not 0 < max_age <= longest:
+            raise ConfigurationError(
+                f"protector {name!r}: max_age must be 1 to {longest} whole seconds, because keys"
+                f" are kept for longest_lifetime; got {max_age!r}"
+            )
+        realm, random = self.settings.realm, self.random
+        return Protector(name, max_age, realm, self.key_source, self.now, random)
+
     def notice_answer(self) -> None:
         """Check a store again that did not answer at the start, once it has answered."""
         for check in self._checks:
@@ -172,13 +199,14 @@ class Deployment:
         if self.store is not None:
             self.store.close()
 
-    def _core_bytes(self, foreign_bytes: int, other_bytes: int) -> int:
+    def _core_bytes(self, foreign_bytes: int, other_bytes: int, is_persistent: bool) -> int:
         """How large a core may be without its sealing, if it is the only cookie that is sent.
 
-        `foreign_bytes`: cookies of others in the request; `other_bytes`: other Set-Cookie fields.
+        `foreign_bytes`: cookies of others in the request; `other_bytes`: other Set-Cookie fields;
+        `is_persistent`: whether the cookie has a Max-Age.
         """
         longest = self.cookies.chunk_name(1)
-        max_age = LONGEST_AGE if self.settings.persistent else None
+        max_age = LONGEST_AGE if is_persistent else None
         line = self.cookies.line_overhead(longest, max_age)
         budget = self.budget(foreign_bytes, 0, other_bytes, len(longest) + 1, line)
         return token_bytes(budget.core_chars) - OVERHEAD_BYTES

@@ -26,6 +26,8 @@ __all__ = [
     "NotSignedIn",
     "OperatorError",
     "OutcomeUnknown",
+    "ProtectedTextRefused",
+    "ProtectedTextWithheld",
     "RegistryMissing",
     "RegistryUnreadable",
     "RowUnreadable",
@@ -137,6 +139,18 @@ class SessionWithheld(OperatorError):
         self.reason = reason
 
 
+class ProtectedTextWithheld(OperatorError):
+    """A protector's text that this node cannot judge now; another node, or a later try, may.
+
+    An application answers 503 and keeps the text. `reason`: ``"kid-unknown"``, ``"kid-disabled"``,
+    ``"format-unknown"``, ``"not-yet"`` or ``"record"``, as events have it.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the text cannot be judged now ({reason}); try again")
+        self.reason = reason
+
+
 class StorageError(OperatorError):
     """The storage service did not do what it was asked to do."""
 
@@ -223,6 +237,19 @@ class MetadataUnreadable(OperatorError):
 
 
 # --- no one acts --------------------------------------------------------------------------------
+
+
+class ProtectedTextRefused(SealedStateError):
+    """A text from outside that no protector opens; an application answers 400 or so.
+
+    `reason` is for logs: ``"malformed"`` (no text of a protector), ``"invalid"`` (altered, or made
+    for another name, realm or `bound_to`), ``"expired"``, ``"revoked"`` (its key, or all that was
+    sealed at its time), ``"unknown"`` (no node has its key any more), or ``"not-yet"``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the text is refused ({reason})")
+        self.reason = reason
 
 
 class UnreadableError(SealedStateError):

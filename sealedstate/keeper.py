@@ -112,7 +112,7 @@ class Keeper:
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking by subject needs a store; set storage")
         check_subject(subject)
-        deployment.revocations.revoke_subject(subject, self.settings.absolute_lifetime)
+        deployment.revocations.revoke_subject(subject, deployment.longest_lifetime())
         deployment.emit("subject-revoked")
         deployment.hooks.after_revoke_subject(subject, now)
 

@@ -173,6 +173,8 @@ class Keyring:
     revoked or expired keys that are no longer in the ring. `revoked_before`: cookies that say they
     were sealed before this time (epoch seconds) are refused; until then, cookies are dated so.
     `long_term_keys`: keys for long-lived data; None if the ordinary keys never expire on their own.
+    `keep`: for how many seconds the ring promises to open what its keys seal; 0 for keys that no
+    schedule governs.
     """
 
     keys: tuple[Key, ...]
@@ -182,6 +184,7 @@ class Keyring:
     removed_kids: frozenset[bytes] = frozenset()
     revoked_before: int = 0
     long_term_keys: tuple[Key, ...] | None = None
+    keep: int = 0
     _by_kid: dict[bytes, Key] = field(init=False, repr=False, compare=False)
     # The last answer of `primary`, and the times from which and before which it holds. The tuple is
     # replaced as a whole, so threads need no lock.

@@ -126,8 +126,10 @@ class LegacyReader:
     def delete_line(self) -> str:
         """The Set-Cookie field value that deletes the old cookie."""
         domain = f"; Domain={self.cookie_domain}" if self.cookie_domain else ""
-        secure = "; Secure" if self.name.lower().startswith(("__host-", "__secure-")) else ""
-        return f"{self.name}=; Max-Age=0; Path={self.cookie_path}{domain}{secure}"
+        prefixes = ("__host-", "__http-", "__secure-")
+        secure = "; Secure" if self.name.lower().startswith(prefixes) else ""
+        # Browsers delete a __Host-Http- or __Http- cookie only by a line with HttpOnly.
+        return f"{self.name}=; Max-Age=0; Path={self.cookie_path}{domain}{secure}; HttpOnly"
 
 
 def _signer_at(now: int) -> type[TimestampSigner]:

@@ -12,10 +12,11 @@ from collections.abc import (
     ValuesView,
 )
 from dataclasses import dataclass, field
-from typing import Final, Protocol, Self
+from datetime import datetime
+from typing import Final, NamedTuple, Protocol, Self
 
 from ._wire import cbor
-from ._wire.record import Place, Record, check_name, check_subject, format_id
+from ._wire.record import Lifetimes, Place, Record, check_name, check_subject, format_id
 from .errors import LateRead, LateWrite, MalformedRecord, UnreadablePart, UnsupportedValue
 
 __all__ = ["Session"]
@@ -55,6 +56,20 @@ class Part:
         return self.is_assigned if self.saved is None else self.encoded != self.saved
 
 
+class Limit(NamedTuple):
+    """What `Session.limit` asked for in a request; None for what it left alone.
+
+    `idle` in seconds, `until` in epoch seconds.
+    """
+
+    idle: int | None = None
+    until: int | None = None
+    persistent: bool | None = None
+
+
+NO_LIMIT: Final = Limit()
+
+
 # Not frozen, because every save makes one, and a frozen dataclass costs three times as much.
 @dataclass(slots=True)
 class Changes:
@@ -62,7 +77,8 @@ class Changes:
 
     `core`: the encoding of each part if all of them can stay in the core, else None;
     `encoded_bytes`: their size in all. `parts` and `removed`: the parts now, core parts that were
-    not read as their bytes, and those that this request removed.
+    not read as their bytes, and those that this request removed. `limit`: the terms that this
+    request asked for. `began_at`: when it signed in, or gave terms to a new session.
     """
 
     is_modified: bool
@@ -75,6 +91,8 @@ class Changes:
     encoded_bytes: int
     parts: Mapping[str, Part | bytes]
     removed: Mapping[str, Part]
+    limit: Limit = NO_LIMIT
+    began_at: int | None = None
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: no subject, no name, no value.
@@ -92,6 +110,11 @@ class SessionBackend(Protocol):
     withheld: str | None
     adopted: Record | None
     adopted_values: Mapping[str, object]
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        """The lifetimes that the settings give every session."""
+        ...
 
     def recall(self, name: str) -> bytes | None:
         """The encoding of a part outside the core; None if it is lost."""
@@ -136,6 +159,9 @@ class Session(MutableMapping[str, object]):
     _is_regenerated = False
     _is_ended = False
     _are_headers_sent = False
+    _limit = NO_LIMIT
+    _is_limited = False
+    _began_at: int | None = None
 
     def __init__(self, load: Callable[[str], SessionBackend], cookie_header: str) -> None:
         self._load = load
@@ -174,7 +200,7 @@ class Session(MutableMapping[str, object]):
         if self._subject not in (None, subject):
             self.clear()
         self._subject, self._is_signed_in = subject, True
-        self._id = loaded.new_id()
+        self._id, self._began_at = loaded.new_id(), int(loaded.now())
 
     @property
     def is_new(self) -> bool:
@@ -190,9 +216,23 @@ class Session(MutableMapping[str, object]):
 
     @property
     def expires_at(self) -> int | None:
-        """When its absolute lifetime ends (epoch seconds); None until it is saved."""
-        record = self._continued_record()
-        return None if record is None else record.expires_at
+        """When it ends even if it is in use (epoch seconds), with what this request changed.
+
+        After a sign-in it is what the new session will have. None for any other session that was
+        not saved yet and has no limit.
+        """
+        record, lifetimes, until = (
+            self._continued_record(),
+            self.load().lifetimes,
+            self._limit.until,
+        )
+        if record is not None:
+            created_at, ends_at = record.created_at, record.ends_at(lifetimes)
+        elif self._began_at is not None:
+            created_at, ends_at = self._began_at, self._began_at + lifetimes.absolute
+        else:
+            return None
+        return ends_at if until is None else min(until, created_at + lifetimes.longest)
 
     @property
     def withheld(self) -> str | None:
@@ -212,6 +252,61 @@ class Session(MutableMapping[str, object]):
         self._id = self._use_to_write().new_id()
         self._is_regenerated = True
 
+    def limit(
+        self,
+        *,
+        idle: int | None = None,
+        until: float | datetime | None = None,
+        persistent: bool | None = None,
+    ) -> None:
+        """Give this session lifetimes that differ from the settings: "remember me", a short visit.
+
+        `idle`: it ends this many seconds after its last seal. `until`: it ends then (epoch seconds,
+        or an aware datetime). `persistent`: whether its cookies outlive the browser's window. None
+        leaves a term as it is. Terms may be shorter or longer than the settings, but a session ends
+        at the latest longest_lifetime after its sign-in, whatever `until` says.
+
+        The terms stay until they are changed, and end with the session: a sign-in begins with those
+        of the settings, unless they are given in its request, before or after `subject` is
+        assigned. Another `idle` or `until` for a session that exists gives it a new id, as
+        `regenerate` does, so that its earlier cookies lose their terms; without a store they keep
+        them. Raises UnsupportedValue for a time that is not positive, over, or too long.
+        """
+        loaded = self._use_to_write()
+        longest = loaded.lifetimes.longest
+        if idle is not None and (type(idle) is not int or not 0 < idle <= longest):
+            raise UnsupportedValue(
+                "idle",
+                f"must be 1 to {longest} whole seconds (the setting longest_lifetime), or None;"
+                f" got {idle!r}",
+            )
+        if until is not None:
+            until = _check_until(until, int(loaded.now()), longest)
+        if persistent is not None and type(persistent) is not bool:
+            kind = type(persistent).__name__
+            raise UnsupportedValue("persistent", f"must be True, False or None; got {kind}")
+        old = self._limit
+        new = self._limit = Limit(
+            old.idle if idle is None else idle,
+            old.until if until is None else until,
+            old.persistent if persistent is None else persistent,
+        )
+        record = self._continued_record()
+        if record is None:
+            if self._began_at is None:
+                self._began_at = int(loaded.now())
+            return
+        idle, ends_at = record.terms.idle or loaded.lifetimes.idle, record.ends_at(loaded.lifetimes)
+        has_new_times = new.idle not in (None, idle) or (
+            new.until is not None and min(new.until, record.created_at + longest) != ends_at
+        )
+        # One id has one set of times: an end that is recorded for it covers all of its cookies,
+        # and its stored parts live as long as it does.
+        if has_new_times and self._id == record.id:
+            self.regenerate()
+        if new.persistent is not None and new.persistent != record.terms.persistent:
+            self._is_limited = True
+
     def invalidate(self) -> None:
         """Log out: revoke the session in the store, if there is one, and empty it.
 
@@ -222,7 +317,8 @@ class Session(MutableMapping[str, object]):
         loaded.end()
         self.clear()
         self._subject, self._is_ended = None, True
-        self._is_signed_in = self._is_regenerated = False
+        self._is_signed_in = self._is_regenerated = self._is_limited = False
+        self._limit, self._began_at = NO_LIMIT, None
         self._id = loaded.new_id()
 
     # --- the mapping ----------------------------------------------------------------------------
@@ -317,7 +413,9 @@ class Session(MutableMapping[str, object]):
         """What to save. Finds the changes inside lists and dicts; loads no part."""
         if self.backend is None:
             self._use()
-        is_modified = self._is_signed_in or self._is_regenerated or self._is_ended
+        is_modified = (
+            self._is_signed_in or self._is_regenerated or self._is_ended or self._is_limited
+        )
         core: dict[str, bytes] = {}
         is_all_in_core, size = True, 0
         for name, part in self._parts.items():
@@ -348,6 +446,8 @@ class Session(MutableMapping[str, object]):
             size,
             self._parts,
             self._removed,
+            self._limit,
+            self._began_at,
         )
 
     def mark_headers_sent(self) -> None:
@@ -446,6 +546,25 @@ def id_bytes(session: Session) -> bytes:
     if session.backend is None:
         session.load()
     return session._id
+
+
+def _check_until(until: object, now: int, longest: int) -> int:
+    """The time as whole epoch seconds. Raises UnsupportedValue."""
+    if isinstance(until, datetime) and until.tzinfo is not None:
+        seconds = until.timestamp()
+    elif isinstance(until, int | float) and not isinstance(until, bool):
+        seconds = until
+    else:
+        kind = "a datetime without a zone" if isinstance(until, datetime) else type(until).__name__
+        raise UnsupportedValue("until", f"must be epoch seconds or an aware datetime; got {kind}")
+    # The comparison is also false for NaN.
+    if not now < seconds <= now + longest + 1:
+        raise UnsupportedValue(
+            "until",
+            f"must be later than now ({now}) and by at most {longest} s (the setting"
+            f" longest_lifetime); got {seconds!r}",
+        )
+    return int(seconds)
 
 
 def _encode(name: str, value: object) -> bytes:

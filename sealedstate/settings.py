@@ -75,12 +75,15 @@ class Settings:
     profile: ``"tight"``, ``"portable"``, ``"standard"``, ``"roomy"``, or a Profile.
     idle_lifetime: a session ends this long after its last seal.
     absolute_lifetime: a session ends this long after its sign-in.
+    longest_lifetime: the longest lifetime that `Session.limit` may give a session, and the longest
+        `max_age` of a protector; by default absolute_lifetime. Keys and revocations are kept as
+        long.
     refresh_after: age of a seal at which a read renews it; by default idle_lifetime / 10.
     part_policies: ``"cookie"``, ``"server"`` or ``"auto"`` (the default) by part name.
     spill_order: the ``auto`` parts that leave the cookies first.
     merge: rules by part name for a part that two requests change at once; by default the last write
         counts.
-    cookie_name: by default ``__Host-s``, or ``s`` where that prefix is not allowed.
+    cookie_name: by default ``__Host-Http-s``, or ``s`` where that prefix is not allowed.
     cookie_path, cookie_domain, same_site, partitioned: attributes of the cookies.
     joined_cookie_lines: whether a comma may separate two cookies, because WSGI servers join the
         lines of one request with it. A cookie that is found only in this way counts only if no
@@ -108,6 +111,7 @@ class Settings:
     profile: str | Profile = "portable"
     idle_lifetime: int = 2 * 3600
     absolute_lifetime: int = 12 * 3600
+    longest_lifetime: int | None = None
     refresh_after: int | None = None
     part_policies: Mapping[str, str] = field(default_factory=dict)
     spill_order: Sequence[str] = ()
@@ -209,7 +213,7 @@ class Settings:
         """The names and attributes of the session's cookies. Raises ConfigurationError."""
         prefixed = self.secure and self.cookie_path == "/" and not self.cookie_domain
         return CookieFamily(
-            self.cookie_name or ("__Host-s" if prefixed else "s"),
+            self.cookie_name or ("__Host-Http-s" if prefixed else "s"),
             self.secure,
             self.same_site,
             self.cookie_path,
@@ -227,12 +231,19 @@ class Settings:
                 f" at most 400 days ({MAX_LIFETIME} s); got {self.idle_lifetime} and"
                 f" {self.absolute_lifetime}"
             )
+        longest = self.absolute_lifetime if self.longest_lifetime is None else self.longest_lifetime
+        if not self.absolute_lifetime <= longest <= MAX_LIFETIME:
+            raise ConfigurationError(
+                "longest_lifetime: must be at least absolute_lifetime"
+                f" ({self.absolute_lifetime} s) and at most 400 days ({MAX_LIFETIME} s);"
+                f" got {longest}"
+            )
         if not 0 <= refresh < self.idle_lifetime:
             raise ConfigurationError(
                 "refresh_after: must not be negative and must be less than idle_lifetime;"
                 f" got {refresh}"
             )
-        return Lifetimes(self.idle_lifetime, self.absolute_lifetime, refresh)
+        return Lifetimes(self.idle_lifetime, self.absolute_lifetime, refresh, longest)
 
     def policies(self) -> dict[str, Policy]:
         """The policy of each named part. Raises ConfigurationError."""
@@ -253,7 +264,7 @@ class Settings:
         """How a process uses and rotates a ring. Raises ConfigurationError."""
         announce = self.announce or minimum_announce(self.reload_every, self.skew)
         # Stored parts and revocations are kept this long after the last seal.
-        lifetime = self.absolute_lifetime + self.skew
+        lifetime = self.lifetimes().longest + self.skew
         return RotationConfig(
             Schedule(self.rotate_every, announce, lifetime, self.skew),
             self.reload_every,
@@ -335,6 +346,7 @@ _READERS = {
     "profile": _Reader((str, Profile), str),
     "idle_lifetime": _Reader((int,), int),
     "absolute_lifetime": _Reader((int,), int),
+    "longest_lifetime": _Reader((int, type(None)), int),
     "refresh_after": _Reader((int, type(None)), int),
     "part_policies": _Reader((Mapping,), _pairs),
     "spill_order": _Reader((Sequence,), _words),

@@ -144,6 +144,8 @@ def test_child_of_a_fork_that_waited_too_long_knows_it(monkeypatch: pytest.Monke
     lock, free, may_leave = ForkHeldLock(), ForkHeldLock(), threading.Event()
     thread = hold(lock, may_leave)
     assert fork(lambda: lock.was_in_use and lock.acquire(timeout=20) and not free.was_in_use)
+    # And so does a child of that child.
+    assert fork(lambda: fork(lambda: lock.was_in_use and not free.was_in_use))
     assert not lock.was_in_use
     may_leave.set()
     thread.join()

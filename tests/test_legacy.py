@@ -217,7 +217,7 @@ def test_old_session_is_adopted_once_and_sealed(kind: str) -> None:
     assert app.keeper.counts["adopted"] == 0
     seen = app.answer(jar, lambda session: (dict(session), session.subject, session.is_new))
     assert seen == ({"_user_id": "42", "cart": [1, 2]}, "42", False)
-    assert jar.header().startswith("__Host-s=")
+    assert jar.header().startswith("__Host-Http-s=")
     assert "session=" not in jar.header()
     assert app.keeper.counts["adopted"] == 1
     app.clock.forward(60)
@@ -233,10 +233,10 @@ def test_old_cookie_is_deleted_with_its_path_domain_and_prefix(kind: str) -> Non
     )
     session = app.keeper.session(f"a=b; old={COOKIES[kind]({'n': 1})}")
     assert session["n"] == 1
-    assert "old=; Max-Age=0; Path=/app; Domain=example.org" in app.keeper.save(session)
-    for name in ("__Host-old", "__Secure-old", "__host-old"):
+    assert "old=; Max-Age=0; Path=/app; Domain=example.org; HttpOnly" in app.keeper.save(session)
+    for name in ("__Host-old", "__Secure-old", "__host-old", "__Host-Http-old", "__http-old"):
         app, jar = Application(replace(READERS[kind], cookie_name=name)), Jar()
-        jar.receive([f"{name}={COOKIES[kind]({'n': 1})}; Path=/; Secure"])
+        jar.receive([f"{name}={COOKIES[kind]({'n': 1})}; Path=/; Secure; HttpOnly"])
         assert app.answer(jar, lambda session: session["n"]) == 1
         assert name not in jar.header()
 
@@ -415,7 +415,7 @@ def test_old_cookie_is_never_read_beside_one_of_ours(kind: str) -> None:
         app = Application(READERS[kind])
         old = f"session={COOKIES[kind]({'n': 1})}"
         value = own_cookie(app, ours)
-        for header in (f"__Host-s={value}; {old}", f"{old}; __Host-s={value}"):
+        for header in (f"__Host-Http-s={value}; {old}", f"{old}; __Host-Http-s={value}"):
             session = app.keeper.session(header)
             assert session.is_new
             assert dict(session) == {}
@@ -433,7 +433,7 @@ def own_cookie(app: Application, how: str) -> str:
     jar, session = Jar(), keeper.session()
     session["n"] = 2
     jar.receive(keeper.save(session))
-    value = jar.ours()["__Host-s"]
+    value = jar.ours()["__Host-Http-s"]
     if how == "expired":
         app.clock.forward(13 * 3600)
     return value[:-4] + "AAAA" if how == "forged" else value
@@ -443,7 +443,7 @@ def test_old_cookie_is_read_in_a_long_header_unless_one_of_ours_is_in_it() -> No
     app = Application(FLASK)
     header = f"session={flask_cookie({'n': 1})}; x={'y' * (1 << 18)}"
     assert app.keeper.session(header)["n"] == 1
-    assert app.is_new(f"{header}; __Host-s=forged")
+    assert app.is_new(f"{header}; __Host-Http-s=forged")
 
 
 def test_old_cookie_is_found_in_lines_that_a_server_joined() -> None:
@@ -451,7 +451,7 @@ def test_old_cookie_is_found_in_lines_that_a_server_joined() -> None:
     old, other = (f"session={flask_cookie({'n': number})}" for number in (1, 2))
     for header in (f"a=b,{old}", f"a=b, {old},c=d; e=f", f"{old},a=b", f"a=b,{other}; {old}"):
         assert app.keeper.session(header)["n"] == 1
-    assert app.is_new(f"{old},__Host-s=forged")
+    assert app.is_new(f"{old},__Host-Http-s=forged")
 
 
 def test_good_session_outweighs_the_old_cookie() -> None:

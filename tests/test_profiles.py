@@ -9,8 +9,8 @@ from sealedstate import PROFILES, ConfigurationError, Profile
 from sealedstate._cookies.header import MAX_LINE_BYTES
 from sealedstate.profiles import FLOOR_BYTES, Budget, budget_for
 
-NAME_BYTES = len("__Host-s-1=")
-LINE_OVERHEAD = len("Set-Cookie: __Host-s-1=; Path=/; Secure; HttpOnly; SameSite=Lax\r\n")
+NAME_BYTES = len("__Host-Http-s-1=")
+LINE_OVERHEAD = len("Set-Cookie: __Host-Http-s-1=; Path=/; Secure; HttpOnly; SameSite=Lax\r\n")
 
 # cookies, bytes of each, of all of ours, of the Cookie header, of Set-Cookie in a response
 MEASURED = {

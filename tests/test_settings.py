@@ -78,7 +78,7 @@ def test_toml_file_has_every_kind_of_setting(tmp_path: Path) -> None:
     assert found.budget_profile() == Profile("custom", 2, 1000, 1800, 4000, 2500)
     assert isinstance(open_store(found), SQLiteStorage)
     assert isinstance(found.legacy, LegacyReader)
-    assert found.lifetimes() == Lifetimes(600, 3600, 60)
+    assert found.lifetimes() == Lifetimes(600, 3600, 60, 3600)
     assert found.cookie_family().name == "__Host-shop"
     assert found.accept_weak_store_for == ["revocation"]
     assert open_keys(found).keyring().keys[0].activates_at == 1767225600
@@ -177,8 +177,8 @@ def test_keys_come_from_the_environment_by_default() -> None:
         ({"rotate_every": 0}, "rotate_every"),
         ({"reload_every": 0}, "reload_every"),
         ({"reload_every": -1}, "reload_every"),
-        ({"secure": False, "cookie_name": "__Host-s"}, "__Host-"),
-        ({"cookie_domain": "example.org", "cookie_name": "__Host-s"}, "cookie_domain"),
+        ({"secure": False, "cookie_name": "__Host-Http-s"}, "__Host-"),
+        ({"cookie_domain": "example.org", "cookie_name": "__Host-Http-s"}, "cookie_domain"),
         ({"cookie_name": "a b"}, "cookie_name"),
         ({"cookie_path": "/;x"}, "cookie_path"),
         ({"same_site": "lax"}, "Lax"),
@@ -194,7 +194,7 @@ def test_invalid_value_is_refused_at_the_start(given: dict[str, Any], names: str
 
 
 def test_cookie_prefix_is_dropped_if_browsers_would_refuse_it() -> None:
-    assert settings().cookie_family().name == "__Host-s"
+    assert settings().cookie_family().name == "__Host-Http-s"
     assert settings(cookie_path="/app").cookie_family().name == "s"
     assert settings(cookie_domain="example.org").cookie_family().name == "s"
     assert settings(secure=False).cookie_family().name == "s"

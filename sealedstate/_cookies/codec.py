@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import NamedTuple
 
-from .._wire.encoding import from_text, split, to_text
+from .._wire.encoding import from_text, split
 from .._wire.record import (
     DIGEST_BYTES,
     SET_ID_BYTES,
@@ -21,7 +21,7 @@ from .._wire.record import (
     decode_record,
     encode_parts,
 )
-from .._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
+from .._wire.token import TokenContext, open_token, seal_text
 from ..errors import CrowdedCookie, ForgedToken, SealedBefore, UnknownKey, UnreadableError
 from ..key_sources import KeySource, SeekingKeySource
 from ..keyring import Key, Keyring
@@ -113,9 +113,10 @@ class CookieCodec:
             if _digest(token) == overflow.digest:
                 context = self._overflow_context(record.id, overflow.set_id)
                 try:
-                    return decode_parts(open_token(token, context, self.keyring(), now).payload)
+                    parts = decode_parts(open_token(token, context, self.keyring(), now).payload)
                 except UnreadableError:
                     return None  # the login is in the core; only these parts are lost
+                return parts if tuple(parts) == overflow.names else None
         return None
 
     def seal_core(self, payload: bytes, now: int) -> str:
@@ -134,7 +135,7 @@ class CookieCodec:
 
     def _seal(self, payload: bytes, context: TokenContext, now: int) -> str:
         key = self.key_source.keyring().primary(now)
-        return to_text(seal(payload, context, key, now, self.random(ENTROPY_BYTES)))
+        return seal_text(payload, context, key, now, self.random)
 
     def _overflow_context(self, session_id: bytes, set_id: bytes) -> TokenContext:
         return TokenContext("overflow", self.realm, (self.cookie_name, session_id, set_id))

@@ -6,12 +6,12 @@ The scan of a Cookie header, of any length, is linear and byte-exact: it trims o
 affecting others.
 
 A request may have several Cookie lines: proxies pass the crumbs of HTTP/2 on as lines. WSGI servers
-join them with a comma. Our values contain no comma, so one ends them. A name after a comma is a
-cookie of ours or the end of a foreign value, which looks the same; it counts only if no pair after
-a semicolon opens.
+join them with a comma. Our values contain no comma, so one ends them. Our name after a comma begins
+a cookie or ends a foreign value, which looks the same; it counts only if no pair after a semicolon
+opens.
 
 A cookie is set and deleted with the same attributes, because browsers delete by name, domain and
-path.
+path, and a name that begins with __Host-Http- only with Secure and HttpOnly.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import NamedTuple
 
+from .._wire.encoding import LAST_LETTERS
 from ..errors import ConfigurationError
 
 # Values of one name that are tried: enough for cookies of several paths and domains.
@@ -37,7 +38,7 @@ MAX_LINE_BYTES = 4093
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
 _ATTRIBUTE_VALUE = re.compile(r"[\x20-\x3a\x3c-\x7e]{1,256}", re.ASCII)
 # Our values have only these letters, so none can end a value or a header line.
-_LETTERS = (string.ascii_letters + string.digits + "._-").encode()
+_LETTERS = (string.ascii_letters + string.digits + LAST_LETTERS).encode()
 _SAME_SITE = ("Lax", "Strict", "None")
 
 
@@ -101,9 +102,9 @@ class CookieFamily:
             )
         prefix = self.name.lower()  # browsers compare the prefix without case
         is_host = prefix.startswith("__host-")
-        if (is_host or prefix.startswith("__secure-")) and not self.secure:
+        if prefix.startswith(("__host-", "__secure-", "__http-")) and not self.secure:
             raise ConfigurationError(
-                "cookie_name: a __Host- or __Secure- cookie must be secure;"
+                "cookie_name: a __Host-, __Http- or __Secure- cookie must be secure;"
                 " for http on localhost choose a name without the prefix"
             )
         if is_host and (self.path != "/" or self.domain):
@@ -170,7 +171,7 @@ class CookieFamily:
     def set_line(self, name: str, value: str, max_age: int | None) -> str:
         """A Set-Cookie field value; `max_age` in seconds, None for a browser session."""
         if value.encode().translate(None, _LETTERS):
-            raise ValueError("value: must consist of letters, digits and '._-'")
+            raise ValueError(f"value: must consist of letters, digits and {LAST_LETTERS!r}")
         age = "" if max_age is None else f"; Max-Age={max_age}"
         return f"{name}={value}{age}{self._attributes}"
 

@@ -17,7 +17,16 @@ from .._cookies.codec import OpenedRecord
 from .._cookies.header import Candidates
 from .._stored.revocations import Ending, Successor, subject_mark
 from .._wire import cbor
-from .._wire.record import ID_BYTES, NO_ROWS, Place, Policy, Record, check_name, check_subject
+from .._wire.record import (
+    ID_BYTES,
+    NO_ROWS,
+    Lifetimes,
+    Place,
+    Policy,
+    Record,
+    check_name,
+    check_subject,
+)
 from ..deployment import Deployment, log
 from ..errors import (
     AmbiguousSession,
@@ -69,6 +78,10 @@ class LoadedSession:
             self._open()
         elif deployment.settings.legacy is not None:
             self._adopt(deployment.settings.legacy)
+
+    @property
+    def lifetimes(self) -> Lifetimes:
+        return self.deployment.lifetimes
 
     @property
     def has_legacy_cookie(self) -> bool:
@@ -125,14 +138,16 @@ class LoadedSession:
     def _check(self, opened: OpenedRecord) -> None:
         """Raise UnreadableError if the record cannot be used now."""
         deployment, record, now = self.deployment, opened.record, self.loaded_at
-        lifetimes = deployment.lifetimes
+        lifetimes, terms = deployment.lifetimes, record.terms
         # A node whose clock is ahead may date a seal once more the skew ahead: `sealing_time`.
         if opened.sealed_at > now + 2 * deployment.settings.skew:
             raise FutureSession
         if (
             now >= record.expires_at
-            or now >= record.created_at + lifetimes.absolute
-            or now >= opened.sealed_at + (record.terms.idle or lifetimes.idle)
+            or now >= opened.sealed_at + (terms.idle or lifetimes.idle)
+            # A node that knows shorter lifetimes than the node that sealed goes by its own.
+            or now
+            >= record.created_at + (lifetimes.longest if terms.has_own_end else lifetimes.absolute)
         ):
             raise ExpiredSession
         if deployment.revocations is not None:
@@ -284,7 +299,7 @@ class LoadedSession:
         settings, expires_at = self.deployment.settings, record.expires_at
         if settings.legacy is not None:
             # The legacy cookie may have led other browsers to this id, as late as now.
-            sealed_until = int(self.deployment.now()) + settings.absolute_lifetime
+            sealed_until = int(self.deployment.now()) + self.deployment.longest_lifetime()
             expires_at = max(expires_at, int(settings.legacy.until.timestamp()), sealed_until)
         return expires_at + settings.skew
 
@@ -324,7 +339,7 @@ def revoke_id(deployment: Deployment, session_id: bytes, *, follows: bool = True
     if revocations is None:
         raise AssertionError("sessions are ended by id only with a store")
     # It may have begun as late as now by a clock that is ahead, after a watermark ahead of it.
-    until = int(now) + settings.absolute_lifetime + 3 * settings.skew
+    until = int(now) + deployment.longest_lifetime() + 3 * settings.skew
     if settings.legacy is not None:
         until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
     ended = revocations.end(session_id, until, Ending.REVOKED, follows=follows)
@@ -450,12 +465,13 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
         return info
     record = opened.record
     idle = record.terms.idle or deployment.lifetimes.idle
+    ends_at = record.ends_at(deployment.lifetimes)
     return replace(
         info,
         created_at=record.created_at,
         sealed_at=opened.sealed_at,
-        idle_expires_at=min(opened.sealed_at + idle, record.expires_at),
-        expires_at=record.expires_at,
+        idle_expires_at=min(opened.sealed_at + idle, ends_at),
+        expires_at=ends_at,
         kid=opened.key.kid.hex(),
         generation=record.generation,
     )

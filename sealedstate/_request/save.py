@@ -28,6 +28,7 @@ from .._wire.record import (
     Place,
     Policy,
     Record,
+    Terms,
     encode_record,
     head_bytes,
     part_bytes,
@@ -43,7 +44,7 @@ from ..errors import (
 )
 from ..hooks import SaveEvent
 from ..profiles import Budget
-from ..session import Changes, Part, Session
+from ..session import NO_LIMIT, Changes, Part, Session
 from .load import LoadedSession
 
 VERSION_BYTES = 9
@@ -64,14 +65,15 @@ LAST_CHUNK = 3
 class Limits:
     """What the settings allow every save of one application.
 
-    `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes)`: the
-    largest core if it is the only cookie sent. `last_chunk`: the highest number of a chunk cookie
-    that may be in a browser. `legacy_deletion`: the line that deletes a former framework's cookie.
+    `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes,
+    is_persistent)`: the largest core if it is the only cookie sent. `last_chunk`: the highest
+    number of a chunk cookie that may be in a browser. `legacy_deletion`: the line that deletes a
+    former framework's cookie.
     """
 
     cookies: CookieFamily
     budget: Callable[[int, int, int, int, int], Budget]
-    core_bytes: Callable[[int, int], int]
+    core_bytes: Callable[[int, int, bool], int]
     last_chunk: int
     policies: Mapping[str, Policy]
     spill_order: tuple[str, ...]
@@ -230,14 +232,19 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
             # What a newer release wrote for the old id is not known to hold for a new one.
             fields = NO_FIELDS
     else:
-        created_at, generation, terms, fields = int(now), 1, NO_TERMS, NO_FIELDS
+        # What `Session.expires_at` says counts from the sign-in, however long the request takes.
+        created_at = int(now) if changes.began_at is None else changes.began_at
+        generation, terms, fields = 1, NO_TERMS, NO_FIELDS
+        expires_at = created_at + deployment.lifetimes.absolute
         if changes.subject is not None and deployment.revocations is not None:
             # It begins after any sign-out of its subject.
-            lifetime = deployment.settings.absolute_lifetime
+            lifetime = deployment.longest_lifetime()
             is_same = old is not None and old.subject == changes.subject and not changes.is_ended
             since = old.created_at if old is not None and is_same else None
-            created_at = deployment.revocations.begin(changes.subject, lifetime, now, since)
-        expires_at = created_at + deployment.lifetimes.absolute
+            created_at = deployment.revocations.begin(changes.subject, lifetime, created_at, since)
+            expires_at = max(expires_at, created_at + 1)
+    if changes.limit is not NO_LIMIT:
+        expires_at, terms = _limit(deployment, changes, created_at, expires_at, terms)
     core = changes.core or NO_PARTS
     return Record(
         changes.id,
@@ -252,6 +259,20 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
         terms,
         fields,
     )
+
+
+def _limit(
+    deployment: Deployment, changes: Changes, created_at: int, expires_at: int, terms: Terms
+) -> tuple[int, Terms]:
+    """When the session ends, and its terms, with what this request asked for."""
+    limit, lifetimes, has_own_end = changes.limit, deployment.lifetimes, terms.has_own_end
+    if limit.until is not None:
+        # A sign-in just after a sign-out everywhere begins later than now.
+        expires_at = max(created_at + 1, min(limit.until, created_at + lifetimes.longest))
+        has_own_end = expires_at > created_at + lifetimes.absolute
+    idle = terms.idle if limit.idle is None else limit.idle
+    persistent = terms.persistent if limit.persistent is None else limit.persistent
+    return expires_at, Terms(persistent, idle, has_own_end)
 
 
 def _replaced_record(changes: Changes, arrived: Arrived) -> Record | None:
@@ -308,12 +329,12 @@ def plan_save(
         and limits.legacy_deletion is None
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
-        room = limits.core_bytes(candidates.foreign_bytes, other_bytes)
+        is_persistent = _is_persistent(record, limits)
+        room = limits.core_bytes(candidates.foreign_bytes, other_bytes, is_persistent)
         if changes.encoded_bytes <= room:
             payload = encode_record(record, now)
             if len(payload) <= room:
-                is_plain = record.terms is NO_TERMS and not limits.is_persistent
-                max_age = None if is_plain else _max_age(record, limits, now)
+                max_age = max(1, record.expires_at - now) if is_persistent else None
                 return SavePlan(record, payload, max_age, None)
     parts = _parts_of(changes) if parts is None else parts
     record = record._replace(parts=NO_PARTS)
@@ -357,7 +378,8 @@ class _Planner:
         self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
     ) -> SavePlan:
         cookies = self.limits.cookies
-        max_age = _max_age(self.record, self.limits, self.now)
+        lifetime = max(1, self.record.expires_at - self.now)
+        max_age = lifetime if _is_persistent(self.record, self.limits) else None
         lines = [*deletions, *_chunk_deletions(cookies, 1, last_chunk)]
         longest = cookies.chunk_name(1)
         budget = self.limits.budget(
@@ -465,11 +487,10 @@ class _Planner:
         return self.limits.policies.get(name, Policy.AUTO)
 
 
-def _max_age(record: Record, limits: Limits, now: int) -> int | None:
-    """For how many seconds browsers keep the cookies; None for cookies that end with a browser."""
+def _is_persistent(record: Record, limits: Limits) -> bool:
+    """Whether the cookies outlive the browser's window."""
     persistent = record.terms.persistent
-    is_persistent = limits.is_persistent if persistent is None else persistent
-    return max(1, record.expires_at - now) if is_persistent else None
+    return limits.is_persistent if persistent is None else persistent
 
 
 def _last_stale_chunk(arrived: Arrived, limits: Limits) -> int:

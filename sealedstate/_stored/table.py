@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from .._wire import token as sealing
-from .._wire.encoding import to_text
+from .._wire.encoding import to_name
 from ..errors import (
     ConfigurationError,
     ForgedToken,
@@ -168,7 +168,7 @@ class SealedTable:
     def _hash(self, name: tuple[str | bytes, ...], secret: bytes) -> str:
         realm = (self._access.realm,) if self._kind.has_realm else ()
         message = length_prefixed("sealedstate/1", self._kind.label, *realm, *name)
-        return to_text(hashlib.blake2b(message, key=secret, digest_size=KEY_BYTES).digest())
+        return to_name(hashlib.blake2b(message, key=secret, digest_size=KEY_BYTES).digest())
 
     # --- reading --------------------------------------------------------------------------------
 

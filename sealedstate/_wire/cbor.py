@@ -29,9 +29,9 @@ duplicate keys, indefinite lengths, `undefined` and simple values at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta, timezone
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -47,13 +47,17 @@ MAX_BYTES = 1 << 20
 # The levels of a record: its array, the manifest, the overflow set in it, the names in that.
 FRAME_DEPTH = 4
 MAX_BIG_INT_BITS = 4096
+MAX_EXPONENT = 999_999
 MAX_SHOWN_CHARS = 40
 # Keys and set members with chosen hashes cost quadratic time. Python hashes text and bytes with a
 # secret, so only other types are counted.
 MAX_ODD_MEMBERS = 1024
 
 # Types without a limit and without content that could be refused.
-_LEAVES = frozenset({type(None), bool, float, bytes, datetime, date, timedelta, UUID, Decimal})
+_LEAVES = frozenset({type(None), bool, float, bytes, datetime, date, timedelta, UUID})
+# Types of which two members of a set are two when they are read. Two NaNs are not, alone or in a
+# tuple, nor two times of zones that are compared by their clocks.
+_DISTINCT = _LEAVES - {float, datetime} | {int, str, Markup}
 _TEXTS = (str, Markup)
 _CONTAINERS = frozenset({list, tuple, dict, set})
 # Types that cbor2 encodes as specified above without `_ENCODERS`.
@@ -64,6 +68,8 @@ _WORD = 1 << 63
 _EPOCH = datetime(1970, 1, 1)
 _EPOCH_DAY = date(1970, 1, 1).toordinal()
 _MICROSECOND = timedelta(microseconds=1)
+# The application's own context may write decimals in lower case.
+_DECIMALS = Context(capitals=1)
 
 TUPLE, DATETIME, TIMEDELTA, PAIRS, MARKUP, DECIMAL = 6, 7, 8, 9, 10, 11
 UUID_TAG, DATE, SET = 37, 100, 258
@@ -92,15 +98,7 @@ def decode(data: bytes) -> object:
     Raises MalformedRecord for bytes that `encode` never returns.
     """
     try:
-        value = cbor2.loads(
-            data,
-            max_depth=2 * MAX_DEPTH + 4,  # cbor2 counts tags, too; `encode` enforces MAX_DEPTH
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-            tag_hook=_refuse,
-            semantic_decoders=_DECODERS,
-        )
+        value = _loads(data)
     except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, InvalidOperation):
         raise MalformedRecord from None
     try:
@@ -131,6 +129,10 @@ def _check(value: Any, path: str, depth: int) -> None:
         if value.bit_length() > MAX_BIG_INT_BITS:
             raise UnsupportedValue(path, f"an integer of more than {MAX_BIG_INT_BITS} bits")
         return
+    if kind is Decimal:
+        if abs(value.adjusted()) > MAX_EXPONENT:
+            raise UnsupportedValue(path, f"a number with an exponent beyond {MAX_EXPONENT}")
+        return
     if kind not in _CONTAINERS:
         raise UnsupportedValue(path, f"{kind.__name__} is not among the types a session carries")
     # Checked before encoding, because cbor2 has no limit: deep values would crash the process.
@@ -151,6 +153,7 @@ def _check(value: Any, path: str, depth: int) -> None:
     if kind is set:
         for item in value:
             _check(item, f"{path}{{...}}", depth)
+        _check_distinct(value, path)
         return
     for key, item in value.items():
         # Errors are logged, so a path shows only short texts and numbers: a long key is content.
@@ -160,6 +163,15 @@ def _check(value: Any, path: str, depth: int) -> None:
         _check(key, f"{step} (key)", depth)
         if type(item) not in _LEAVES:
             _check(item, step, depth)
+    if not _has_plain_keys(value):
+        _check_distinct(value, path)
+
+
+def _check_distinct(members: Iterable[object], path: str) -> None:
+    """Raise UnsupportedValue if two members would be one when they are read."""
+    unsure = [_dumps(member) for member in members if type(member) not in _DISTINCT]
+    if len(set(unsure)) < len(unsure) or len(set(map(_loads, unsure))) < len(unsure):
+        raise UnsupportedValue(path, "two members that are one when they are read")
 
 
 def _has_plain_keys(value: Mapping[Any, Any]) -> bool:
@@ -220,7 +232,7 @@ _ENCODERS: dict[type, Callable[[CBOREncoder, Any], None]] = {
     date: _write_tag(DATE, lambda value: value.toordinal() - _EPOCH_DAY),
     timedelta: _write_tag(TIMEDELTA, lambda value: value // _MICROSECOND),
     UUID: _write_tag(UUID_TAG, lambda value: value.bytes),
-    Decimal: _write_tag(DECIMAL, str),
+    Decimal: _write_tag(DECIMAL, _DECIMALS.to_sci_string),
     Markup: _write_tag(MARKUP, lambda value: value.__str__()),
 }
 # Tags that cbor2 reads by default: dates, regular expressions, shared references and more.
@@ -241,6 +253,17 @@ _DECODERS: dict[int, Callable[[Any, bool], object]] = {
 
 def _dumps(value: object) -> bytes:
     return cbor2.dumps(value, encoders=_ENCODERS)
+
+
+_loads: Callable[[bytes], Any] = partial(
+    cbor2.loads,
+    max_depth=2 * MAX_DEPTH + 4,  # cbor2 counts tags, too; `encode` enforces MAX_DEPTH
+    allow_indefinite=False,
+    allow_duplicate_keys=False,
+    strict_hashable_types=True,
+    tag_hook=_refuse,
+    semantic_decoders=_DECODERS,
+)
 
 
 # --- frames: arrays of plain items, authenticated before they are read ---------------------------

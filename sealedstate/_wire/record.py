@@ -123,12 +123,14 @@ class Lifetimes:
     """How long a session lives, in seconds.
 
     `idle`: since its last seal. `absolute`: since sign-in. `refresh`: the age of a seal from which
-    a request that reads the session renews it.
+    a request that reads the session renews it. `longest`: the most that a session may have
+    instead of `idle` and `absolute`.
     """
 
     idle: int
     absolute: int
     refresh: int
+    longest: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,11 @@ class Record(NamedTuple):
     orphaned_rows: Mapping[str, int] = NO_ROWS
     terms: Terms = NO_TERMS
     fields: Mapping[int, bytes] = NO_FIELDS
+
+    def ends_at(self, lifetimes: Lifetimes) -> int:
+        """When the session ends at the latest, under these lifetimes of the settings."""
+        longest = lifetimes.longest if self.terms.has_own_end else lifetimes.absolute
+        return min(self.expires_at, self.created_at + longest)
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks, so this repr shows neither the user nor the content.

@@ -97,12 +97,14 @@ Sources: XChaCha20-Poly1305 is draft-irtf-cfrg-xchacha as in libsodium; BLAKE2b 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import ForgedToken, KeyOutOfUse, MalformedToken, UnknownFormat
 from ..keyring import Key, Keyring, length_prefixed
 from .aead import NONCE_BYTES, TAG_BYTES, decrypt, encrypt
+from .encoding import has_refused_word, to_text
 
 FORMAT = b"\x01"
 # First bytes of formats that a later release may write.
@@ -111,6 +113,8 @@ PREFIX_BYTES = 1 + 4 + 5
 HEADER_BYTES = PREFIX_BYTES + NONCE_BYTES
 OVERHEAD_BYTES = HEADER_BYTES + TAG_BYTES
 ENTROPY_BYTES = 32
+# How often a text is sealed again for a word that firewalls refuse: once for 2 % of long texts.
+MAX_SEALS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,21 @@ def seal(payload: bytes, context: TokenContext, key: Key, sealed_at: int, entrop
     nonce = hedge.digest()
     header = prefix + nonce
     return header + encrypt(payload, context.encoded + header, nonce, subkey)
+
+
+def seal_text(
+    payload: bytes,
+    context: TokenContext,
+    key: Key,
+    sealed_at: int,
+    random: Callable[[int], bytes],
+) -> str:
+    """The text of a token for a cookie. `random` returns as many bytes as it is asked for."""
+    for _ in range(MAX_SEALS):
+        text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
+        if not has_refused_word(text):
+            break
+    return text
 
 
 def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) -> Opened:

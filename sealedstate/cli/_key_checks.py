@@ -539,7 +539,7 @@ def check_ending_keys(before: Snapshot, after: Snapshot) -> Iterator[Finding]:
                 kid,
                 f"{kid} expires {relative(expires_at, now)}, and {opened[kid]} cookies came with it"
                 f" in the last {duration(now - before.now)}: those sessions will end; if that is"
-                " too early, set a longer absolute_lifetime and run `sealedstate keys rotate`",
+                " too early, set a longer longest_lifetime and run `sealedstate keys rotate`",
             )
 
 

@@ -136,6 +136,7 @@ def rotate(source: RingSource, as_json: bool, force: bool, lasting: bool, quiet:
 
 def _rotate(source: RingSource, ring: Ring, now: int, force: bool) -> Ring:
     schedule = source.config.schedule if source.is_configured else ring.schedule
+    ring.schedule.merged_with(schedule).check_size()
     if force and any(key.activates_at > now for key in ring.keys):
         # Two commands in a row, or at once, want one key. The ring is written anyway, because a
         # write wraps it by the first key-encryption key.

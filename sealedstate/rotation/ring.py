@@ -30,6 +30,8 @@ DEFAULT_RELOAD_EVERY = 60
 LEAST_ANNOUNCE = 15 * 60
 # Dates end with the year 9999, so a schedule must not reach far beyond the present.
 MAX_SECONDS = 100 * 365 * DAY
+# A ring is one document, which every process reads as a whole.
+MAX_KEYS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ class Schedule:
             )
         if self.keep < lifetime:
             found["keep"] = (
-                f"rotation: keep ({self.keep} s) must be at least absolute_lifetime + skew"
+                f"rotation: keep ({self.keep} s) must be at least longest_lifetime + skew"
                 f" ({lifetime} s); otherwise a key expires while what it sealed is in use"
             )
         return found
@@ -97,6 +99,18 @@ class Schedule:
         """Raise ConfigurationError if a node with this could lose a session."""
         for problem in self.shortfalls(reload_every, lifetime, skew).values():
             raise ConfigurationError(problem)
+        self.check_size()
+
+    def check_size(self) -> None:
+        """Raise ConfigurationError if a ring would get more than MAX_KEYS keys."""
+        # From the announcement of a key until its secret is destroyed.
+        life = self.announce + self.opens_after_retirement + self.grace_after_expiry
+        if (keys := -(-life // self.rotate_every) + 4) > MAX_KEYS:
+            raise ConfigurationError(
+                f"rotation: with rotate_every ({self.rotate_every} s) and keep ({self.keep} s) a"
+                f" ring would have {keys} keys, but at most {MAX_KEYS} are allowed; set a longer"
+                " rotate_every"
+            )
 
     def merged_with(self, other: Schedule) -> Schedule:
         """`other`, but without a shorter promise for what is already sealed."""
@@ -229,6 +243,7 @@ class Ring:
             removed_kids=frozenset(dead.kid for dead in self.tombstones),
             # A node whose clock is ahead may have dated an earlier seal up to the skew later.
             revoked_before=self.revoked_before and self.revoked_before + self.schedule.skew,
+            keep=self.schedule.keep,
             long_term_keys=tuple(
                 Key(key.kid, key.secret, key.activates_at) for key in self.long_term
             ),

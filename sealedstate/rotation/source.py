@@ -92,6 +92,7 @@ class RotatingKeySource:
         self._loaded_at = config.monotonic()
         self._sought_at = self._loaded_at - SEEK_SECONDS
         self._ring.schedule.check(config.reload_every, config.lifetime, config.skew)
+        self._ring.schedule.merged_with(config.schedule).check_size()
 
     @property
     def ring(self) -> Ring:
@@ -130,7 +131,7 @@ class RotatingKeySource:
             if self._lost:
                 self._put_back(self._lost[0])
             self.rotate()
-        except OperatorError as error:
+        except (OperatorError, ConfigurationError) as error:
             if self._lost is None:  # otherwise the error of the reload says more
                 self._set_error(f"the ring could not be written: {error}")
         if self._reports is not None:
@@ -166,6 +167,7 @@ class RotatingKeySource:
         """Write the next ring if a key is due. Raises OperatorError.
 
         Returns whether this call rotated the ring. `force`: announce a key although none is due.
+        Raises ConfigurationError if the ring would get too many keys.
         """
         config = self.config
         for _ in range(WRITE_TRIES):
@@ -173,6 +175,8 @@ class RotatingKeySource:
             now, ring = math.ceil(config.clock()), self._ring
             if not (force or transitions.is_due(ring, now)):
                 return False
+            # Another process may have extended the ring's promises since the start.
+            ring.schedule.merged_with(config.schedule).check_size()
             next_ring = transitions.rotate(ring, config.schedule, now, config.random, force)
             if self.storage.write(next_ring, ring):
                 self._adopt(next_ring)

@@ -39,7 +39,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import TypeAlias
 
-from .._wire.encoding import from_text, to_text
+from .._wire.encoding import from_name, to_name
 from .._wire.record import ID_BYTES, format_id, parse_id
 from ..errors import ConfigurationError, ForgedToken, MalformedToken
 from ..key_sources import KeySource
@@ -174,7 +174,7 @@ class Identifiers:
 
     def _derive(self, key: Key, label: str, session_id: bytes, entity_id: str) -> str:
         masked = mask(self._mask_keys(key), (label, entity_id), session_id)
-        return START + to_text(key.kid + masked)
+        return START + to_name(key.kid + masked)
 
     def open_handle(self, label: str, text: str, entity_id: str, now: float) -> bytes:
         """Return the 16 bytes of the session id that a handle leads to. Raises UnreadableError."""
@@ -203,4 +203,4 @@ def parse_kid(text: str) -> bytes | None:
 def _parse_handle(text: str) -> bytes:
     if len(text) != HANDLE_CHARS or not text.startswith(START):
         raise MalformedToken
-    return from_text(text.removeprefix(START))
+    return from_name(text.removeprefix(START))

@@ -127,7 +127,7 @@ class SessionRegistry(SessionHooks):
         if sealed_at is not None and sealed_at // self._every == now // self._every:
             return
         # Until the cookie of the last save before the next row expires.
-        idle = now + self._settings.idle_lifetime + self._every
+        idle = now + (record.terms.idle or self._settings.idle_lifetime) + self._every
         expires_at = (min(record.expires_at, idle) + self._settings.skew) * 1000
         key = self._table.key(record.id)
         row = [FORMAT, record.id, record.subject, record.created_at, now, self._where]

@@ -160,8 +160,7 @@ class CookieStorage(MemoryStorage):
             key = service.key_source.keyring().primary(now)
         except NoPrimaryKey as error:
             raise StorageUnavailable("no key is active that could seal the cookie") from error
-        entropy = service.random(token.ENTROPY_BYTES)
-        text = encoding.to_text(token.seal(payload, self._context(), key, now, entropy))
+        text = token.seal_text(payload, self._context(), key, now, service.random)
         if len(text) > self._max_chars:
             raise CapacityError("the visitor's cookie is full")
         return text

@@ -345,9 +345,8 @@ class SQLiteFile:
 
     def __del__(self) -> None:
         # A store need not be closed before it is dropped. The parent's connection stays open.
-        connection = getattr(self, "_connection", None)
-        if connection is not None and self._pid == os.getpid():
-            connection.close()
+        if getattr(self, "_connection", None) is not None and self._pid == os.getpid():
+            self.close()  # with the lock: a fork copies SQLite's own locks, too
 
     def open(self) -> sqlite3.Connection:
         """Open another connection, and make or migrate the tables.

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from sealedstate.storage import open_storage
-from tests.support.backends import FORGETFUL
+from tests.support.backends import FORGETFUL, patient
 from tests.support.crashes import CRASHABLE, Judge, Witness, next_number, write
 from tests.support.disks import disk_folder, file_system
 from tests.support.workers import SideFile, Workers
@@ -44,24 +44,25 @@ SHORT = [
 def crash(backend: str, folder: Path, kills: int) -> str:
     """Crash a durable store; return what happened in one line. An AssertionError names a loss."""
     with CRASHABLE[backend](folder) as service:
-        store = open_storage(service.url, time.time)
+        store = open_storage(patient(service.url), time.time)
         store.prepare()
         assert store.capabilities.durable
-        witness = None if service.server is None else Witness(service.server)
+        witness = Witness(service)
+        server = None if service.server is None else witness
         workers = Workers(partial(write, service.url), folder, progress="done")
         judge = Judge(store, workers.side_files)
 
         def assert_no_loss() -> None:
             if judge.losses:
                 workers.stop()
-                kept = witness and witness.keep(judge.losses, workers.side_files)
+                kept = witness.keep(judge.losses, workers.side_files)
                 raise AssertionError(f"lost: {judge.losses}; evidence is kept in {kept}")
 
         def look(names: Sequence[str]) -> None:
             judge.judge(names)
             assert_no_loss()
 
-        workers.crash(witness, kills, EACH_ROUND, look)
+        workers.crash(server, kills, EACH_ROUND, look)
         judge.judge_everything()
         assert_no_loss()
         store.close()
@@ -86,7 +87,7 @@ def test_store_that_declares_to_forget_does_forget(
     backend: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     with FORGETFUL[backend](request, tmp_path) as service:
-        store = open_storage(service.url, time.time)
+        store = open_storage(patient(service.url), time.time)
         store.prepare()
         workers = Workers(partial(write, service.url), tmp_path, progress="done")
         judge = Judge(store, workers.side_files)

@@ -256,7 +256,7 @@ def test_configuration_that_promises_more_than_the_ring_is_found(
         in (found["coverage", "announce"])
     )
     assert (
-        "keep (43260 s) must be at least absolute_lifetime + skew (172860 s)"
+        "keep (43260 s) must be at least longest_lifetime + skew (172860 s)"
         in (found["coverage", "keep"])
     )
     assert all("run `sealedstate keys rotate`" in sentence for sentence in found.values())

@@ -27,7 +27,7 @@ from tests.support.shards import shards
 NOW = 1_800_000_000
 CHANCE = random.Random("hostile headers")
 KEY = Key.generate(CHANCE.randbytes)
-NAME = "__Host-s"
+NAME = "__Host-Http-s"
 SHARDS, HEADERS = 20, 5_000
 
 
@@ -136,7 +136,7 @@ class Headers:
 
 
 NAMES = [
-    *(NAME, NAME, NAME, "__host-s", "__Host-", "__Host-s ", "%5F%5FHost-s", f'"{NAME}"'),
+    *(NAME, NAME, NAME, "__host-http-s", "__Host-", "__Host-Http-s ", "%5F%5FHost-s", f'"{NAME}"'),
     *(f"{NAME}-{number}" for number in ("0", "1", "2", "7", "8", "01", "10", "-1", "١", "１", "²")),
     *(f"{NAME}[]", "", "session", "a", "ü", "{}"),
 ]

@@ -44,11 +44,6 @@ application = SealedSessionMiddleware(app, settings)
 pytestmark = pytest.mark.slow
 
 
-def parent_of(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[1])
-
-
 def threads_of(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
@@ -57,13 +52,12 @@ def test_every_worker_of_a_preloaded_application_can_write(disk: Path) -> None:
     environ = {"SEALEDSTATE_KEK": Key.generate(os.urandom).export()}
     options = ("--preload", "--max-requests", "6", "--worker-class", "gthread", "--threads", "4")
     with gunicorn(disk, APPLICATION, *options, environ=environ, workers=2) as server:
-        (master,) = {parent_of(pid) for pid in server.worker_pids()}
         seen = set(server.worker_pids())
         client = Client(server.port)
         for number in range(1, 251):
             answer = client.get("/write")
             assert (answer.status, answer.body) == (200, str(number).encode())
-            assert threads_of(master) == 1
+            assert threads_of(server.pid) == 1
             seen |= set(server.worker_pids())
         assert len(seen) > 20
 
@@ -72,8 +66,7 @@ def test_thread_that_rotates_keys_begins_with_a_workers_first_request(disk: Path
     environ = {"SEALEDSTATE_KEK": Key.generate(os.urandom).export()}
     with gunicorn(disk, APPLICATION, "--preload", environ=environ, workers=1) as server:
         (worker,) = server.worker_pids()
-        master = parent_of(worker)
         # The page that the fixture asks for uses no session.
-        assert (threads_of(master), threads_of(worker)) == (1, 1)
+        assert (threads_of(server.pid), threads_of(worker)) == (1, 1)
         assert Client(server.port).get("/write").status == 200
-        assert (threads_of(master), threads_of(worker)) == (1, 2)
+        assert (threads_of(server.pid), threads_of(worker)) == (1, 2)

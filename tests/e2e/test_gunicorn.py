@@ -367,10 +367,24 @@ def test_slow_request_does_not_restore_a_logged_out_session(tmp_path: Path) -> N
 
 # --- hostile headers ----------------------------------------------------------------------------
 
-FOREIGN_NAMES = (b"theme", b"_ga", b"__Host-t", b"__Secure-s", b"s", b"__host-s", b"\xa0__Host-s")
-OUR_NAMES = (b"__Host-s", b"__Host-s-1", b"__Host-s-2", b"__Host-s-7", b"__Host-s-12")
+FOREIGN_NAMES = (
+    b"theme",
+    b"_ga",
+    b"__Host-t",
+    b"__Secure-s",
+    b"s",
+    b"__host-http-s",
+    b"\xa0__Host-Http-s",
+)
+OUR_NAMES = (
+    b"__Host-Http-s",
+    b"__Host-Http-s-1",
+    b"__Host-Http-s-2",
+    b"__Host-Http-s-7",
+    b"__Host-Http-s-12",
+)
 ALPHABETS = (
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._",
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789*_",
     b'";=,\\ \t',
     bytes(byte for byte in range(32, 256) if byte != 127),
     "ü€".encode(),

@@ -65,7 +65,7 @@ TORN = (OSError, http.client.HTTPException)
 
 
 def environ_of(**settings: object) -> dict[str, str]:
-    usual = {**SCHEDULE, "idle_lifetime": 1200, "absolute_lifetime": 3600, "refresh_after": 60}
+    usual = {**SCHEDULE, "idle_lifetime": 1200, "absolute_lifetime": 1200, "refresh_after": 60}
     return {f"SEALEDSTATE_{name.upper()}": f"{value}" for name, value in (usual | settings).items()}
 
 
@@ -101,7 +101,7 @@ class Visitor:
             answer = self._ask(method, "/me")
             if answer:
                 self.seen["kept" if answer == "jdoe" else f"lost: {answer}"] += 1
-                self.kids.add(self._client.jar.header()[len("__Host-s=") :][:6])
+                self.kids.add(self._client.jar.header()[len("__Host-Http-s=") :][:6])
 
     def _ask(self, method: str, path: str) -> str | None:
         """The subject of the answer, or "nobody"; None without an answer.

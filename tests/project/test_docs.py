@@ -7,12 +7,13 @@ import os
 import re
 import time
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sealedstate import Key, Settings
+from sealedstate import Deployment, Keeper, Key, Settings
 from sealedstate.cli import main
 from sealedstate.deployment import open_store
 from sealedstate.settings import _READERS
@@ -23,6 +24,7 @@ from sealedstate.testing import FakeClock
 from tests.support.backends import use_everything
 from tests.support.documents import DOCS, Document
 from tests.support.installed import need_driver
+from tests.support.jar import Browser
 from tests.support.kv_servers import redis_server
 from tests.support.sql_server import PASSWORD
 
@@ -55,6 +57,28 @@ def test_readme_has_every_setting_and_the_environment_can_give_it() -> None:
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row[1])} <= settings
     assert settings <= set(re.findall(r"`(\w+)`", table))
     assert set(_READERS) == settings
+
+
+def test_documented_sign_in_remembers_a_user_who_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SEALEDSTATE_KEK", Key.generate(os.urandom).export())
+    toml = tmp_path / "app.toml"
+    toml.write_text('[sealedstate]\nkeys = "file:keys.json"\nlongest_lifetime = 2592000\n')
+    assert main(["keys", "init", "--config", str(toml)]) == 0
+    names: dict[str, Any] = {"Settings": Settings}
+    exec(compile(Document("../README.md").block("remember"), "README.md", "exec"), names)
+    with contextlib.closing(Deployment.open(names["settings"])) as deployment:
+        for remember, days in ((True, 30), (False, 0.5)):
+            browser = Browser(Keeper(deployment))
+            before = time.time()
+            sign_in = partial(names["sign_in"], user="ann", remember=remember)
+            (line,) = browser.visit(sign_in)
+            assert ("; Max-Age=" in line) == remember
+            ends_at = browser.session().expires_at
+            assert ends_at is not None
+            assert int(before) <= ends_at - days * 86400 <= time.time()
 
 
 @pytest.mark.server

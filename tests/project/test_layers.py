@@ -17,6 +17,7 @@ DOORS = {
     # Besides the clock that settings inject, only what waits for a store or a lock asks for the
     # time.
     "time": {
+        "_forks",
         "settings",
         "cli.store",
         "cli._key_checks",

@@ -39,7 +39,7 @@ def carry(
     record = record_of(browser)._replace(terms=terms, fields=fields or {})
     codec = browser.keeper.deployment.codec
     text = codec.seal_core(encode_record(record, int(clock.now)) + tail, int(clock.now))
-    browser.jar.receive([f"__Host-s={text}; Path=/; Secure; HttpOnly"])
+    browser.jar.receive([f"__Host-Http-s={text}; Path=/; Secure; HttpOnly"])
 
 
 # --- terms ----------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ def test_critical_field_of_a_newer_release_withholds_the_session_and_names_it(
     carry(browser, clock, tail=b"\x7f\x01\x00")
     assert browser.session().withheld == "field-unknown"
     with pytest.raises(UnknownField) as caught:
-        browser.keeper.deployment.codec.open_text(browser.jar.ours()["__Host-s"], now)
+        browser.keeper.deployment.codec.open_text(browser.jar.ours()["__Host-Http-s"], now)
     error = caught.value
     assert (error.session_id, error.subject) == (record.id, "ann")
     assert (error.created_at, error.expires_at) == (record.created_at, record.expires_at)

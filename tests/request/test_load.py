@@ -48,7 +48,7 @@ def test_read_refreshes_the_cookie_once_it_is_old_enough(browser: Browser, clock
     clock.forward(1)
     assert browser.visit(lambda session: None) == []
     (line,) = browser.visit()
-    assert line.startswith("__Host-s=")
+    assert line.startswith("__Host-Http-s=")
     assert browser.visit() == []
     assert browser.read() == {"cart": [1], "vault": "secret"}
 
@@ -126,15 +126,15 @@ def disabled_key(browser: Browser, clock: Clock, store: Store) -> Keeper:
 
 
 def unknown_format(browser: Browser, clock: Clock, store: Store) -> Keeper:
-    future = to_text(b"\2" + from_text(browser.jar.ours()["__Host-s"])[1:])
-    browser.jar.receive([f"__Host-s={future}; Path=/; Secure; HttpOnly"])
+    future = to_text(b"\2" + from_text(browser.jar.ours()["__Host-Http-s"])[1:])
+    browser.jar.receive([f"__Host-Http-s={future}; Path=/; Secure; HttpOnly"])
     return node(clock, store)
 
 
 def unknown_field(browser: Browser, clock: Clock, store: Store) -> Keeper:
     codec, now = browser.keeper.deployment.codec, int(clock.now)
     text = codec.seal_core(encode_record(record_of(browser), now) + b"\x7f\x00", now)
-    browser.jar.receive([f"__Host-s={text}; Path=/; Secure; HttpOnly"])
+    browser.jar.receive([f"__Host-Http-s={text}; Path=/; Secure; HttpOnly"])
     return node(clock, store)
 
 
@@ -149,9 +149,9 @@ def clock_behind(browser: Browser, clock: Clock, store: Store) -> Keeper:
 
 def two_sessions(browser: Browser, clock: Clock, store: Store) -> Keeper:
     other = signed_in(browser.keeper, "eve")
-    value = other.jar.ours()["__Host-s"]
+    value = other.jar.ours()["__Host-Http-s"]
     # Older browsers let a sibling domain set this cookie.
-    browser.jar.receive([f"__Host-s={value}; Path=/; Secure; Partitioned"])
+    browser.jar.receive([f"__Host-Http-s={value}; Path=/; Secure; HttpOnly; Partitioned"])
     return node(clock, store)
 
 
@@ -267,9 +267,9 @@ def tampered(text: str) -> list[str]:
 
 
 def test_forged_cookie_yields_an_empty_session_and_is_replaced(browser: Browser) -> None:
-    for text in tampered(browser.jar.ours()["__Host-s"]):
+    for text in tampered(browser.jar.ours()["__Host-Http-s"]):
         forged = Browser(browser.keeper)
-        forged.jar.receive([f"__Host-s={text}; Path=/; Secure"])
+        forged.jar.receive([f"__Host-Http-s={text}; Path=/; Secure; HttpOnly"])
         session = forged.session()
         assert (dict(session), session.subject) == ({}, None)
         if session.withheld is not None:
@@ -281,16 +281,20 @@ def test_forged_cookie_yields_an_empty_session_and_is_replaced(browser: Browser)
 
 def test_forged_cookie_is_deleted_by_a_logout(browser: Browser) -> None:
     forged = Browser(browser.keeper)
-    forged.jar.receive(["__Host-s=junk; Path=/; Secure"])
+    forged.jar.receive(["__Host-Http-s=junk; Path=/; Secure; HttpOnly"])
     forged.visit(log_out)
     assert forged.jar.header() == ""
 
 
 def test_store_is_not_asked_before_a_token_is_authentic(browser: Browser, store: Store) -> None:
-    good = browser.jar.ours()["__Host-s"]
+    good = browser.jar.ours()["__Host-Http-s"]
     store.calls.clear()
     for text in [*tampered(good), good[::-1], "x" * 4000]:
-        for cookie in (f"__Host-s={text}", f"__Host-s-1={text}", f"__Host-s={text}; a=b"):
+        for cookie in (
+            f"__Host-Http-s={text}",
+            f"__Host-Http-s-1={text}",
+            f"__Host-Http-s={text}; a=b",
+        ):
             session = browser.keeper.session(cookie)
             assert dict(session) == {}
             browser.keeper.save(session)
@@ -301,8 +305,8 @@ def test_store_is_not_asked_before_a_token_is_authentic(browser: Browser, store:
 def test_cookie_of_another_application_with_the_same_keys_does_not_open(
     browser: Browser, clock: Clock, store: Store, given: dict[str, Any]
 ) -> None:
-    other, text = node(clock, store, **given), browser.jar.ours()["__Host-s"]
-    session = other.session(f"{given.get('cookie_name', '__Host-s')}={text}")
+    other, text = node(clock, store, **given), browser.jar.ours()["__Host-Http-s"]
+    session = other.session(f"{given.get('cookie_name', '__Host-Http-s')}={text}")
     assert (dict(session), session.subject) == ({}, None)
     assert other.counts["refused-tag"] == 1
 
@@ -373,7 +377,7 @@ def test_expired_cookie_beside_a_good_one_is_not_ambiguous(
 
 def test_junk_beside_a_good_cookie_is_ignored(browser: Browser) -> None:
     good = browser.jar.header()
-    junk = f"__Host-s=junk; __Host-s=; {good[:-1]}"
+    junk = f"__Host-Http-s=junk; __Host-Http-s=; {good[:-1]}"
     for header in (f"{junk}; {good}", f"{good}; {junk}"):
         assert browser.keeper.session(header).subject == "ann"
 
@@ -381,7 +385,7 @@ def test_junk_beside_a_good_cookie_is_ignored(browser: Browser) -> None:
 def test_too_much_junk_in_front_of_a_good_cookie_withholds_it(
     browser: Browser, shop: Keeper
 ) -> None:
-    junk = "; ".join(f"__Host-s=junk{number}" for number in range(4))
+    junk = "; ".join(f"__Host-Http-s=junk{number}" for number in range(4))
     session = shop.session(f"{junk}; {browser.jar.header()}")
     session["csrf"] = "new"
     assert session.withheld == "crowded"
@@ -428,7 +432,7 @@ def test_overflow_moves_to_the_primary_with_its_core(clock: Clock, store: Store)
     browser = signed_in(node(clock, store, profile="roomy"), large="x" * 5000)
     clock.forward(REFRESH - 1)
     at(node(clock, store, ROTATED, profile="roomy"), browser).visit()
-    assert kid_of(browser) == kid_of(browser, "__Host-s-1") == NEXT_KEY.kid
+    assert kid_of(browser) == kid_of(browser, "__Host-Http-s-1") == NEXT_KEY.kid
     only_next = node(clock, store, Keyring((NEXT_KEY,), lookup=RING.lookup), profile="roomy")
     assert at(only_next, browser).read() == {"large": "x" * 5000}
 

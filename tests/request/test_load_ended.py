@@ -95,7 +95,7 @@ def test_read_revoked_reads_stored_parts_or_leaves_them_out() -> None:
 def test_read_revoked_reports_parts_whose_cookies_did_not_all_arrive() -> None:
     site = Site(part_policies={"small": "cookie", "big": "cookie"}, storage=MemoryStorage(Clock()))
     jar = site.end()
-    pairs = [pair for pair in jar.header().split("; ") if not pair.startswith("__Host-s-1=")]
+    pairs = [pair for pair in jar.header().split("; ") if not pair.startswith("__Host-Http-s-1=")]
     session = site.keeper.session("; ".join(pairs))
     found = read_revoked(site.keeper.deployment, session, NAMES)
     assert found is not None

@@ -218,7 +218,7 @@ def test_too_large_session_is_refused_with_the_sizes_of_its_parts(clock: Clock) 
 def test_store_takes_a_part_of_any_size(browser: Browser) -> None:
     browser.visit(setting(large="x" * 1_000_000))
     assert browser.read()["large"] == "x" * 1_000_000
-    assert list(browser.jar.ours()) == ["__Host-s"]
+    assert list(browser.jar.ours()) == ["__Host-Http-s"]
 
 
 def test_part_spills_beside_foreign_cookies_and_returns_without_them(

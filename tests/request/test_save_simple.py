@@ -72,7 +72,9 @@ def test_session_at_the_limit_of_a_simple_save_survives_every_other_save(
     assert places_of(browser.session()) == {"part": Place.CORE}
 
 
-@pytest.mark.parametrize("stray", ["__Host-s-1=x", "__Host-s-1=x; __Host-s-3=y", "__Host-s-2=z"])
+@pytest.mark.parametrize(
+    "stray", ["__Host-Http-s-1=x", "__Host-Http-s-1=x; __Host-Http-s-3=y", "__Host-Http-s-2=z"]
+)
 @pytest.mark.parametrize("profile", PROFILES)
 def test_stray_chunks_take_no_room_from_a_session_at_its_limit(profile: str, stray: str) -> None:
     door = keeper(Clock(), profile=profile)
@@ -89,6 +91,6 @@ def test_stray_chunks_are_deleted_if_there_is_room(profile: str) -> None:
     door = keeper(Clock(), profile=profile)
     browser = Browser(door)
     browser.visit(lambda session: fill(session, 100))
-    session = door.session(f"{browser.jar.header()}; __Host-s-1=x")
+    session = door.session(f"{browser.jar.header()}; __Host-Http-s-1=x")
     session["part"] = b""
     assert [line.split("=")[0] for line in door.save(session)][1:]

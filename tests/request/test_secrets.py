@@ -58,11 +58,11 @@ def test_no_log_error_or_repr_shows_a_secret(
     note(shop, Candidates((tokens()[0],), {1: (tokens()[0],)}))
     note(OpenedRecord(record_of(browser), 1, RING.keys[0]))
     for text in tampered(tokens()[-1]):
-        shop.session(f"__Host-s={text}").get("cart")
+        shop.session(f"__Host-Http-s={text}").get("cart")
     unknown = node(clock, store, Keyring((NEXT_KEY,)))
     at(unknown, browser).visit(setting(cart=canary))
     failing(lambda: at(unknown, browser).session().invalidate())
-    core = f"__Host-s={browser.jar.ours()['__Host-s']}"
+    core = f"__Host-Http-s={browser.jar.ours()['__Host-Http-s']}"
     assert shop.session(core).get("large") is None
     store.fail(context=PARTS)
     failing(lambda: browser.session()["vault"])

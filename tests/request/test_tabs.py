@@ -120,8 +120,8 @@ class Race:
         record = record_of(browser)
         assert record.subject == "ann"
         chunks = 0 if record.overflow is None else record.overflow.count
-        numbered = {f"__Host-s-{number}" for number in range(1, chunks + 1)}
-        assert set(browser.jar.ours()) == {"__Host-s"} | numbered
+        numbered = {f"__Host-Http-s-{number}" for number in range(1, chunks + 1)}
+        assert set(browser.jar.ours()) == {"__Host-Http-s"} | numbered
 
 
 @pytest.mark.parametrize(
@@ -194,13 +194,13 @@ def test_subset_of_the_cookies_of_two_generations_is_never_a_mix() -> None:
     cookies = [f"{name}={value}" for jar in (old, new) for name, value in jar.items()]
     assert len(cookies) == 8
     assert old.keys() == new.keys()
-    newest = f"__Host-s={new['__Host-s']}"
+    newest = f"__Host-Http-s={new['__Host-Http-s']}"
     chance = random.Random(1)
     for _ in range(3000):
         chosen = chance.sample(cookies, chance.randrange(9))
         session = race.keeper.session("; ".join(chosen))
         seen = dict(session)
-        cores = [cookie for cookie in chosen if cookie.startswith("__Host-s=")]
+        cores = [cookie for cookie in chosen if cookie.startswith("__Host-Http-s=")]
         assert session.subject == ("ann" if cores else None)
         # Two of one name: the newer counts.
         assert seen.get("who") == (None if not cores else "B" if newest in cores else "0")
@@ -220,7 +220,7 @@ def test_response_without_overflow_deletes_chunks_that_its_request_did_not_carry
     race = Race(large("0", 1))
     grown, shrunk = race.response(CHANGES["grows"]), race.response(CHANGES["shrinks"])
     browser = race.arrive([*grown, *shrunk])
-    assert set(browser.jar.ours()) == {"__Host-s"}
+    assert set(browser.jar.ours()) == {"__Host-Http-s"}
     assert browser.read() == small("D")
 
 
@@ -234,15 +234,19 @@ def test_stale_chunk_beside_the_right_one_is_ignored() -> None:
     stale = race.browser.jar.header().split("; ")
     race.browser.visit(become(large("1", 3)))
     fresh = race.browser.jar.header().split("; ")
-    chunks = [cookie for cookie in stale if not cookie.startswith("__Host-s=")]
+    chunks = [cookie for cookie in stale if not cookie.startswith("__Host-Http-s=")]
     for header in ("; ".join([*chunks, *fresh]), "; ".join([*fresh, *chunks])):
         assert dict(race.keeper.session(header)) == large("1", 3)
 
 
 def test_chunk_of_another_session_is_ignored() -> None:
     ann, eve = Race(large("0", 3)), Race(large("E", 3))
-    mixed = [cookie for cookie in ann.browser.jar.header().split("; ") if "__Host-s=" in cookie]
-    mixed += [cookie for cookie in eve.browser.jar.header().split("; ") if "__Host-s-" in cookie]
+    mixed = [
+        cookie for cookie in ann.browser.jar.header().split("; ") if "__Host-Http-s=" in cookie
+    ]
+    mixed += [
+        cookie for cookie in eve.browser.jar.header().split("; ") if "__Host-Http-s-" in cookie
+    ]
     session = ann.keeper.session("; ".join(mixed))
     assert dict(session) == small("0")
     assert ann.keeper.counts["part-missing"] == 3

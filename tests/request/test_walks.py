@@ -195,8 +195,8 @@ class Walk:
         record = record_of(self.browser)
         chunks = 0 if record.overflow is None else record.overflow.count
         assert set(self.browser.jar.ours()) == {
-            "__Host-s",
-            *(f"__Host-s-{number}" for number in range(1, chunks + 1)),
+            "__Host-Http-s",
+            *(f"__Host-Http-s-{number}" for number in range(1, chunks + 1)),
         }
         rows = {PartRow(record.id, name).key for name in [*record.spilled, *record.orphaned_rows]}
         assert rows <= set(self.store.keys(CONTEXT))

@@ -24,10 +24,10 @@ from sealedstate.rotation.ring import (
     Tombstone,
     minimum_announce,
 )
-from tests.support.rings import DAILY, DAY, NOW, SCHEDULES, Moment, walks
+from tests.support.rings import DAILY, DAY, HOUR, NOW, SCHEDULES, Moment, rotations, walks
 
 OPENS = DAILY.opens_after_retirement
-PLACE = TokenContext("core", "default", ("__Host-s",))
+PLACE = TokenContext("core", "default", ("__Host-Http-s",))
 
 
 def key(activates_at: int, disabled_at: int | None = None) -> RingKey:
@@ -178,9 +178,22 @@ def test_node_that_could_lose_a_session_is_refused_with_the_numbers() -> None:
     )
     with pytest.raises(ConfigurationError) as caught:
         DAILY.check(reload_every=60, lifetime=30 * DAY + 1, skew=60)
-    assert "keep (2592000 s) must be at least absolute_lifetime + skew (2592001 s)" in str(
+    assert "keep (2592000 s) must be at least longest_lifetime + skew (2592001 s)" in str(
         caught.value
     )
+
+
+def test_schedule_by_which_a_ring_would_have_too_many_keys_is_refused() -> None:
+    replace(DAILY, rotate_every=HOUR, keep=1000 * HOUR).check(60, DAY, 60)
+    with pytest.raises(ConfigurationError, match=r"rotate_every \(60 s\).* at most 2000"):
+        replace(DAILY, rotate_every=60).check(60, DAY, 60)
+
+
+@given(SCHEDULES, st.integers(2, 200))
+def test_ring_never_has_more_keys_than_it_is_refused_for(schedule: Schedule, pauses: int) -> None:
+    life = schedule.announce + schedule.opens_after_retirement + schedule.grace_after_expiry
+    past = rotations(schedule, [schedule.rotate_every] * pauses)
+    assert max(len(each.ring.keys) for each in past) <= math.ceil(life / schedule.rotate_every) + 4
 
 
 @given(st.integers(1, 10 * DAY), st.integers(0, DAY))

@@ -71,6 +71,23 @@ def add_key(storage: MemoryRing, clock: Clock) -> Ring:
 # --- the start --------------------------------------------------------------------------------
 
 
+def test_schedule_with_too_many_keys_stops_the_start_and_no_later_one_is_written(
+    clock: Clock, storage: MemoryRing
+) -> None:
+    hasty = replace(HASTY, rotate_every=3)
+    wide = replace(HASTY, rotate_every=HASTY.keep, keep=1000 * HASTY.keep)
+    source = source_of(storage, clock, schedule=hasty)
+    # Another process, to which few keys are due, extends what the ring promises.
+    assert storage.ring is not None
+    storage.ring = rotate(storage.ring, wide, int(clock()), os.urandom, force=True)
+    clock.now += 3 * wide.rotate_every
+    source.run_once()
+    assert "at most 2000" in str(source.last_error)
+    assert source.ring == storage.ring
+    with pytest.raises(ConfigurationError, match="at most 2000"):
+        source_of(storage, clock, schedule=hasty)
+
+
 def test_missing_ring_stops_the_start_unless_nodes_create_it(clock: Clock) -> None:
     with pytest.raises(ConfigurationError, match="sealedstate keys init"):
         source_of(MemoryRing(), clock)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate._wire.encoding import from_text, to_text
+from sealedstate._wire.encoding import from_name, to_name
 from sealedstate._wire.record import format_id
 from sealedstate.errors import (
     ConfigurationError,
@@ -47,7 +47,7 @@ def ring(*keys: Key, removed: frozenset[bytes] = frozenset()) -> Identifiers:
 
 
 def token(text: str) -> bytes:
-    return from_text(text[1:])
+    return from_name(text[1:])
 
 
 @given(SESSION_IDS, ANY_TEXT)
@@ -67,7 +67,7 @@ def test_a_handle_with_any_altered_bit_is_refused() -> None:
     for bit in range(8 * len(original)):
         altered = (int.from_bytes(original, "big") ^ 1 << bit).to_bytes(len(original), "big")
         with pytest.raises((ForgedToken, UnknownKey)):
-            IDS.open_name_id("_" + to_text(altered), SP, NOW)
+            IDS.open_name_id("_" + to_name(altered), SP, NOW)
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
@@ -112,7 +112,7 @@ def test_handles_are_deterministic_and_their_masks_can_t_be_swapped() -> None:
     one, other = map(token, names)
     for mixed in (one[:20] + other[20:], other[:20] + one[20:]):
         with pytest.raises(ForgedToken):
-            IDS.open_name_id("_" + to_text(mixed), SP, NOW)
+            IDS.open_name_id("_" + to_name(mixed), SP, NOW)
     for wrong in (b"short", SESSION_ID, SESSION_ID.hex(), SESSION + "="):
         with pytest.raises(UnsupportedValue, match="session_id"):
             IDS.transient_name_id(wrong, SP, NOW)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sealedstate._wire.encoding import from_text
+from sealedstate._wire.encoding import from_name
 from sealedstate.errors import UnsupportedValue
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
@@ -161,7 +161,7 @@ def test_index_reveals_no_login_and_no_two_entries_of_one_session() -> None:
     names = [key for _, key in kept]
     members = [member for each in kept.values() for member in each]
     assert (len(names), len(set(members))) == (20, 40)
-    text, raw = " ".join([*names, *members]), b"".join(map(from_text, [*names, *members]))
+    text, raw = " ".join([*names, *members]), b"".join(map(from_name, [*names, *members]))
     assert not [login for login in logins if login.entity_id in text]
     assert USER not in text
     for session in sessions:
@@ -169,7 +169,7 @@ def test_index_reveals_no_login_and_no_two_entries_of_one_session() -> None:
         assert id_bytes(session) not in raw
         # Not even four bytes of the session's id can be recognised.
         for member in members:
-            assert not pieces(from_text(member)) & pieces(id_bytes(session))
+            assert not pieces(from_name(member)) & pieces(id_bytes(session))
 
 
 def test_entry_is_made_once_and_lives_as_long_as_its_session_can() -> None:

@@ -119,7 +119,7 @@ def test_request_about_another_session_does_not_end_this_one(store: str | None) 
 
 def test_begin_without_a_user_or_with_a_withheld_cookie_is_refused() -> None:
     idp = Provider()
-    for session in (idp.user().session(), idp.nodes[0].keeper.session("__Host-s=x")):
+    for session in (idp.user().session(), idp.nodes[0].keeper.session("__Host-Http-s=x")):
         with pytest.raises(NotSignedIn):
             idp.logout.begin(session)
     other = idp.node(keys=OTHER_KEYS)
@@ -475,7 +475,7 @@ def test_logins_of_a_torn_cookie_stay_pending() -> None:
     user = idp.signed_in(*(a_login(f"https://sp{n}.org/{n:0200}") for n in range(40)), MAIL)
     user.node.ask(MAIL)
     whole = user.jar.header()
-    pairs = [pair for pair in whole.split("; ") if not pair.startswith("__Host-s-1=")]
+    pairs = [pair for pair in whole.split("; ") if not pair.startswith("__Host-Http-s-1=")]
     assert len(pairs) < len(whole.split("; "))
     assert idp.logout.pending(user.keeper.session("; ".join(pairs))) is None
     progress = idp.logout.pending(user.keeper.session(whole))

@@ -29,6 +29,7 @@ from sealedstate.testing._suite import eventually
 from tests.support.backends import Server, Service, opener
 from tests.support.documents import ROOT
 from tests.support.kv_servers import redis_server
+from tests.support.sql_server import SQLServer
 from tests.support.sql_servers import MariaDBServer, PostgreSQLServer, running
 from tests.support.workers import SideFile
 
@@ -148,7 +149,7 @@ class Judge:
             self.acknowledged += ledger.read()
             self.losses += ledger.losses
             self._compare(ledger, sorted(ledger.recent))
-            ledger.recent = {number for number in ledger.recent if number > ledger.last - 100}
+            ledger.recent = {number for number in ledger.recent if number > ledger.last - 30}
 
     def judge_everything(self) -> None:
         for name, ledger in self._ledgers.items():
@@ -227,12 +228,15 @@ class _Ledger:
 
 
 class Witness:
-    """A server that remembers MariaDB's log as the last crash left it, before the recovery."""
+    """A server whose data is kept after a loss; of MariaDB the log as the last crash left it, too.
 
-    def __init__(self, server: Server) -> None:
-        self.port = server.port
+    Of SQLite, which has no server, it keeps the file.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.port = 0 if service.server is None else service.server.port
         self.crashes = 0
-        self._server = server
+        self._service = service
         self._log: dict[str, bytes] = {}
 
     def start(self) -> None:
@@ -252,15 +256,25 @@ class Witness:
         self._server.resume()
 
     def keep(self, losses: Sequence[str], side_files: dict[str, SideFile]) -> Path:
-        """Keep what may explain these losses; return where. The server is not used after that."""
-        folder = EVIDENCE / f"{type(self._server).__name__}-{int(time.time())}-{self.port}"
+        """Keep what may explain these losses; return where. The store is not used after that."""
+        server, file = self._service.server, self._service.file
+        folder = EVIDENCE / f"{self._service.url.partition(':')[0]}-{time.time_ns()}"
         folder.mkdir(parents=True)
         (folder / "losses").write_text("\n".join([f"crash {self.crashes}", *losses, ""]))
         for name, side_file in side_files.items():
             shutil.copy(side_file.path, folder / f"notes-{name}")
         for name, content in self._log.items():
             (folder / f"{name}.before-recovery").write_bytes(content)
-        self._server.kill9()
-        if isinstance(self._server, (MariaDBServer, PostgreSQLServer)):
-            shutil.copytree(self._server.directory, folder / "server", symlinks=True)
+        if server is not None:
+            server.kill9()
+        if isinstance(server, SQLServer):
+            shutil.copytree(server.directory, folder / "server", symlinks=True)
+        if file is not None:
+            for path in file.parent.glob(f"{file.name}*"):
+                shutil.copy(path, folder)
         return folder
+
+    @property
+    def _server(self) -> Server:
+        assert self._service.server is not None
+        return self._service.server

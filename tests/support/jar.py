@@ -73,7 +73,7 @@ class Jar:
         for line in lines:
             self._receive_one(line)
 
-    def ours(self, name: str = "__Host-s") -> dict[str, str]:
+    def ours(self, name: str = "__Host-Http-s") -> dict[str, str]:
         """The values kept under `name` and under `name` with a number."""
         found = {cookie.name: cookie.value for cookie in self._cookies.values()}
         return {
@@ -118,7 +118,9 @@ class Jar:
         prefix = cookie.name.lower()
         if cookie.secure and not self._secure:
             return False
-        if prefix.startswith(("__secure-", "__host-")) and not cookie.secure:
+        if prefix.startswith(("__secure-", "__host-", "__http-")) and not cookie.secure:
+            return False
+        if prefix.startswith(("__host-http-", "__http-")) and "httponly" not in attributes:
             return False
         if prefix.startswith("__host-") and (attributes.get("path") != "/" or cookie.domain):
             return False

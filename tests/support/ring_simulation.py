@@ -26,7 +26,7 @@ class World:
         draw = self.random.randrange
         self.reload_every, self.skew = draw(1, 120), draw(121)
         announce = self.reload_every + self.skew + self.random.choice((0, 0, draw(1000)))
-        self.schedule = Schedule(draw(1, 3000), announce, draw(1, 4000), self.skew)
+        self.schedule = Schedule(draw(4, 3000), announce, draw(1, 4000), self.skew)
         self.storage = MemoryRing()
         self.nodes = [Node(self, creates_missing=True) for _ in range(draw(2, 5))]
         self.tokens: list[Sealed] = []

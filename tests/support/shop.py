@@ -106,5 +106,5 @@ def places_of(browser: Browser) -> dict[str, Place | None]:
     return session_places(browser.session())
 
 
-def kid_of(browser: Browser, name: str = "__Host-s") -> bytes:
+def kid_of(browser: Browser, name: str = "__Host-Http-s") -> bytes:
     return from_text(browser.jar.ours()[name][:8])[1:5]

@@ -7,6 +7,7 @@ the specification is wrong.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import struct
 import uuid
@@ -22,9 +23,11 @@ from nacl.exceptions import CryptoError
 
 FORMAT = 0x01
 OVERHEAD = 50
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789*_"
 T = TypeVar("T")
 EPOCH = datetime(1970, 1, 1)
+NAN = float("nan")
+NAN_DECIMALS: dict[str, Decimal] = {}
 MICROSECOND = timedelta(microseconds=1)
 
 
@@ -148,7 +151,8 @@ def watermark_key(lookup: bytes, realm: str, subject: str) -> str:
 def row_key(message: bytes, secret: bytes = b"") -> str:
     """A digest of 24 bytes as text, which has no bits to spare."""
     number = int.from_bytes(hashlib.blake2b(message, key=secret, digest_size=24).digest(), "big")
-    return "".join(LETTERS[number >> 6 * place & 63] for place in reversed(range(32)))
+    text = "".join(LETTERS[number >> 6 * place & 63] for place in reversed(range(32)))
+    return text.replace("*", ".")
 
 
 def token_of(text: str) -> bytes:
@@ -333,6 +337,37 @@ def described(value: Any) -> str:
     return repr(value)
 
 
+def as_json(value: Any) -> Any:
+    """What vectors say of a value, as the specification has it."""
+    if value is None or type(value) in (bool, str):
+        return value
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [as_json(item) for item in value]}
+    if type(value) is set:
+        return {"set": sorted((as_json(item) for item in value), key=json.dumps)}
+    if type(value) is dict:
+        return {"dict": [[as_json(key), as_json(item)] for key, item in value.items()]}
+    if type(value) is datetime:
+        offset, wall = value.utcoffset(), value.replace(tzinfo=None, fold=0)
+        seconds = None if offset is None else offset / timedelta(seconds=1)
+        micros = str((wall - EPOCH) // MICROSECOND)
+        return {"datetime": [micros, seconds, value.fold]}
+    name, content = _SCALARS[type(value)]
+    return {name: content(value)}
+
+
+_SCALARS: dict[type, tuple[str, Callable[[Any], Any]]] = {
+    int: ("int", str),
+    float: ("float", lambda value: struct.pack(">d", value).hex()),
+    bytes: ("bytes", bytes.hex),
+    date: ("date", lambda value: (value - date(1970, 1, 1)).days),
+    timedelta: ("timedelta", lambda value: str(value // MICROSECOND)),
+    uuid.UUID: ("uuid", str),
+    Decimal: ("decimal", str),
+    Markup: ("markup", lambda value: value.__str__()),
+}
+
+
 # -- CBOR -------------------------------------------------------------------------------------
 
 
@@ -396,8 +431,8 @@ class _Reader:
         """The infinities and NaN have 2 bytes, every other float has 8."""
         half = self.take(2)
         expect(half in (b"\x7c\0", b"\xfc\0", b"\x7e\0"), "no other short float")
-        # An object for each: two NaNs are two members of a set.
-        return float(struct.unpack(">e", half)[0])
+        # One object for all: a NaN is one member of a set, as it equals itself only by identity.
+        return NAN if half == b"\x7e\0" else float(struct.unpack(">e", half)[0])
 
     def take(self, count: int) -> bytes:
         taken = self.raw[self.at : self.at + count]
@@ -454,7 +489,8 @@ class _Reader:
         return unique(list(zip(keys, items[1::2], strict=True)))
 
     def members(self, count: int, depth: int) -> set[Any]:
-        members, last = [], b""
+        members: list[Any] = []
+        last = b""
         for _ in range(min(count, len(self.raw) - self.at + 1)):
             start = self.at
             members.append(self.value(depth))
@@ -486,6 +522,8 @@ def zone_of(offset: Any) -> timezone | None:
 
 
 def unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    odd = sum(type(key) not in (str, bytes) for key, _ in pairs)
+    expect(odd <= 1024, "at most 1024 keys or members that are neither text nor bytes")
     mapping = make("keys and members that can be hashed", lambda: dict(pairs))
     expect(len(mapping) == len(pairs), "each key or member once")
     return mapping
@@ -495,6 +533,7 @@ def big_int(tag: int, raw: Any) -> int:
     expect(type(raw) is bytes and len(raw) > 8 and raw[0] != 0, "an integer beyond 64 bits")
     expect(len(raw) <= 512, "an integer of at most 4096 bits")
     number = int.from_bytes(raw, "big")
+    expect(tag == 2 or number < (1 << 4096) - 1, "a magnitude of at most 4096 bits")
     return number if tag == 2 else -1 - number
 
 
@@ -502,4 +541,5 @@ def decimal(text: Any) -> Decimal:
     expect(type(text) is str, "text")
     number = make("a decimal", lambda: Decimal(text))
     expect(str(number) == text, "a decimal as str() gives it")
-    return number
+    expect(abs(number.adjusted()) <= 999_999, "an exponent in its range")
+    return NAN_DECIMALS.setdefault(text, number) if number.is_nan() else number

@@ -28,6 +28,8 @@ class SQLServer(ServerProcess):
         directory = Path(tempfile.mkdtemp(prefix=f"sealedstate-{self.name}-", dir=folder))
         super().__init__(free_port(), directory, account_of(self.account))
         self._options = options
+        # MariaDB removes temporary tables of other servers from a directory that it shares.
+        self.environ = {**os.environ, "TMPDIR": str(directory)}
         self._numbers = itertools.count()
         self.directory.chmod(0o755)
         if self._user is not None:

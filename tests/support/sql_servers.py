@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,9 @@ class MariaDBServer(SQLServer):
         return [int(number) for (number,) in found]
 
     def waiters(self) -> list[int]:
+        # InnoDB fills this table again only if nobody has read it for 0.1 s: who asks more often
+        # sees for ever what was there at the first question.
+        time.sleep(0.15)
         found = self.ask(
             "SELECT trx_mysql_thread_id FROM information_schema.innodb_trx"
             " WHERE trx_state = 'LOCK WAIT'"

@@ -9,6 +9,7 @@ import pytest
 
 from sealedstate.storage import MemoryStorage
 from tests.support import crashes
+from tests.support.backends import Service
 from tests.support.crashes import Judge, Witness, record_of
 from tests.support.sql_servers import MariaDBServer
 from tests.support.workers import SideFile
@@ -142,7 +143,7 @@ def test_evidence_of_a_loss_is_kept_as_the_crash_left_it(
     story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(crashes, "EVIDENCE", tmp_path / "kept")
-    witness = Witness(StoppedServer(tmp_path / "server"))
+    witness = Witness(Service("mariadb://x", StoppedServer(tmp_path / "server")))
     witness.kill9()
     witness.start()
     story.note(*CREATED)
@@ -151,3 +152,16 @@ def test_evidence_of_a_loss_is_kept_as_the_crash_left_it(
     assert (kept / "losses").read_text().startswith("crash 1\n1: 1 must be there")
     assert (kept / "notes-1").read_bytes() == story.side_file.path.read_bytes()
     assert (kept / "server" / "data" / "ib_logfile0").exists()
+
+
+def test_evidence_of_a_file_is_kept(
+    story: Story, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crashes, "EVIDENCE", tmp_path / "kept")
+    for name in ("store.db", "store.db-journal"):
+        (tmp_path / name).write_text(name)
+    story.note(*CREATED)
+    witness = Witness(Service("sqlite:x", file=tmp_path / "store.db"))
+    kept = witness.keep(story.losses(), {"1": story.side_file})
+    assert (kept / "store.db").read_text() == "store.db"
+    assert (kept / "store.db-journal").read_text() == "store.db-journal"

@@ -22,12 +22,20 @@ def test_jar_enforces_the_prefixes() -> None:
             "__Host-s=2; Path=/; Secure; Domain=example.org",
             "__Host-s=3; Path=/sub; Secure",
             "__Secure-s=4; Path=/",
+            "__Host-Http-s=5; Path=/; Secure",
+            "__Http-s=6; Path=/; Secure",
+            "__http-s=7; Path=/; HttpOnly",
         ]
     )
     assert jar.header() == ""
     jar.receive(["__Host-s=5; Path=/; Secure", "__Host-s=; Max-Age=0; Path=/"])
     assert jar.header() == "__Host-s=5"
     jar.receive(["__Host-s=; Max-Age=0; Path=/; Secure"])
+    assert jar.header() == ""
+    deletion = "__Host-Http-s=; Max-Age=0; Path=/; Secure"
+    jar.receive(["__Host-Http-s=8; Path=/; Secure; HttpOnly", deletion])
+    assert jar.header() == "__Host-Http-s=8"
+    jar.receive([f"{deletion}; HttpOnly"])
     assert jar.header() == ""
     plain = Jar(secure=False)
     plain.receive(["s=1; Path=/; Secure", "s=2; Path=/"])

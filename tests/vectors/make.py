@@ -1,7 +1,9 @@
 """Makes the frozen vectors of format 1, which never change.
 
 A token that opened once opens for ever, and a refused token stays refused: a test compares what is
-made here with the files. New vectors need a new file.
+made here with the files. New vectors need a new file, after the first release.
+
+    python -m tests.vectors.make        writes the files; the test fails if a frozen vector changed
 """
 
 from __future__ import annotations
@@ -36,12 +38,12 @@ from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
 from sealedstate.storage import MemoryStorage
-from tests.support.spec_decoder import described
+from tests.support.spec_decoder import as_json
 from tests.support.stored import PartRow, access_of
 
 HERE = Path(__file__).parent
 SKEW, ANNOUNCE = 60, 30
-REALM, COOKIE = "vectors", "__Host-s"
+REALM, COOKIE = "vectors", "__Host-Http-s"
 # `current` seals at NOW; `next` takes over at 1800000000.
 NOW = 1_750_000_000
 ACTIVATION, SUCCESSION = 1_700_000_000, 1_800_000_000
@@ -81,6 +83,9 @@ class Recorded:
         made = bytes_of(f"{self.label} {len(self.given)}", size)
         self.given.append(made.hex())
         return made
+
+
+NAN = float("nan")
 
 
 def nested(value: object, depth: int) -> object:
@@ -129,6 +134,18 @@ VALUES: dict[str, object] = {
     "set empty": set(),
     "set": {3, 1, 2, 24, 256, -1},
     "set of all kinds": {1.5, "a", b"a", None, (1, (2, "b")), UUID(int=7), Decimal("1.50")},
+    "set with NaN, alone, in a tuple and as a decimal": {NAN, (NAN,), Decimal("NaN"), 1},
+    "set of two NaN decimals": {Decimal("NaN"), Decimal("-NaN")},
+    "set of text, markup and bytes": {"a", Markup("b"), b"a"},
+    "set of an instant with and without an offset": {
+        datetime(2026, 1, 1),
+        datetime(2026, 1, 1, tzinfo=UTC),
+    },
+    "set of tuples": {(), (1,), (1, 2), (1, (2,))},
+    "set of 1024 integers and a text": {*range(1024), "text"},
+    "set of 1025 texts": {f"{number}" for number in range(1025)},
+    "dict with 1024 integers and a text for keys": dict.fromkeys([*range(1024), "text"]),
+    "dict with NaN for a key": {NAN: 1},
     "datetime naive": datetime(2026, 1, 2, 3, 4, 5, 678901),
     "datetime utc": datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     "datetime east": datetime(2026, 1, 2, tzinfo=timezone(timedelta(hours=5, minutes=45))),
@@ -137,6 +154,13 @@ VALUES: dict[str, object] = {
     "datetime naive and folded": datetime(2025, 10, 26, 2, 30, fold=1),
     "datetime odd offset": datetime(
         1900, 1, 1, tzinfo=timezone(timedelta(seconds=1172, microseconds=500000))
+    ),
+    "datetime the farthest offsets": [
+        datetime(2026, 1, 1, tzinfo=timezone(sign * timedelta(hours=24, microseconds=-1)))
+        for sign in (1, -1)
+    ],
+    "datetime a microsecond's offset": datetime(
+        2026, 1, 1, tzinfo=timezone(timedelta(microseconds=1))
     ),
     "datetime first": datetime.min,
     "datetime last": datetime.max,
@@ -155,6 +179,33 @@ VALUES: dict[str, object] = {
     "decimal exponent": Decimal("1E+30"),
     "decimal nan": Decimal("NaN"),
     "decimal infinity": Decimal("-Infinity"),
+    **{
+        f"decimal {text}": Decimal(text)
+        for text in (
+            *(
+                "0",
+                "1",
+                "-1",
+                "1.5",
+                "0.000001",
+                "1E-7",
+                "1.5E-7",
+                "-0.0",
+                "0E+3",
+                "1E+1",
+                "1.0E+2",
+            ),
+            *(
+                "100",
+                "1E+999999",
+                "1E-999999",
+                "0.000000",
+                "0E-7",
+                "123456789012345678901234567890",
+            ),
+            *("Infinity", "-NaN", "NaN42", "sNaN", "-sNaN7"),
+        )
+    },
     "markup": Markup("<b>&amp;</b>"),
     "markup empty": Markup(""),
     "16 lists deep": [[[[[[[[[[[[[[[["deep"]]]]]]]]]]]]]]]],
@@ -184,7 +235,7 @@ def accepted() -> dict[str, Any]:
         "realm": REALM,
         "cookie_name": COOKIE,
         "values": [
-            {"name": name, "cbor": codec.encode(value).hex(), "value": described(value)}
+            {"name": name, "cbor": codec.encode(value).hex(), "value": as_json(value)}
             for name, value in VALUES.items()
         ],
         "cores": [core_vector(name, record, now) for name, record, now in records()],
@@ -425,7 +476,7 @@ def miswritten(text: str) -> Iterator[dict[str, Any]]:
         lengths.setdefault(len(longer) % 3, to_text(longer))
     for rest, whole in sorted(lengths.items()):
         if rest:  # its last letter has bits to spare
-            letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
+            letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789*_"
             twin = letters[letters.index(whole[-1]) | 1]
             yield refusal(f"bits to spare are set ({rest})", "MalformedToken", whole[:-1] + twin)
         for padding in ("=", "=="):
@@ -454,7 +505,7 @@ def misplaced() -> Iterator[dict[str, Any]]:
             name = f"{place.purpose} in realm {realm!r}"
             yield refusal(name, "ForgedToken", token, elsewhere)
     core = sealed(GOOD_PAYLOADS[CORE])
-    for cookie in ("__Host-t", "__Host-", "__host-s", "s", "", "__Host-s-1"):
+    for cookie in ("__Host-t", "__Host-", "__host-http-s", "s", "", "__Host-Http-s-1"):
         named = TokenContext("core", REALM, (cookie,))
         yield refusal(f"under the name {cookie!r}", "ForgedToken", core, named)
     yield refusal("name moved into the realm", "ForgedToken", core, TokenContext("core", REALM, ()))
@@ -732,3 +783,31 @@ def row_vector(storage: MemoryStorage, context: str, random: Recorded) -> dict[s
         "version": stored.version,
         "token": stored.value.hex(),
     }
+
+
+# --- the files ------------------------------------------------------------------------------------
+
+
+def files() -> dict[str, dict[str, Any]]:
+    return {
+        "format1.json": accepted(),
+        "format1-refused.json": refused(),
+        "format1-rows.json": rows(),
+    }
+
+
+def spell(vectors: dict[str, Any]) -> str:
+    """JSON with one vector in a line."""
+    lines = []
+    for name, value in vectors.items():
+        if isinstance(value, list):
+            rows = ",\n".join(f"  {json.dumps(row)}" for row in value)
+            lines.append(f" {json.dumps(name)}: [\n{rows}\n ]")
+        else:
+            lines.append(f" {json.dumps(name)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+if __name__ == "__main__":
+    for name, vectors in files().items():
+        (HERE / name).write_text(spell(vectors), "utf-8")

@@ -9,7 +9,7 @@ import uuid
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta, timezone
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from http import HTTPStatus
 from pathlib import PurePosixPath
@@ -233,6 +233,36 @@ def test_integer_of_4096_bits_is_the_largest() -> None:
     for value in ({1 << 20_000: 1}, {1 << 20_000: object()}, {(1 << 20_000,): 1}, {1 << 20_000}):
         with pytest.raises(UnsupportedValue, match="an integer of more than 4096 bits"):
             encode(value)
+
+
+def test_two_members_that_are_one_when_they_are_read_are_refused() -> None:
+    nan, other = float("nan"), float("nan")
+    berlin, winter = ZoneInfo("Europe/Berlin"), timezone(timedelta(hours=1))
+    folded = datetime(2025, 10, 26, 2, 30, tzinfo=berlin, fold=1)
+    fixed = datetime(2025, 10, 26, 2, 30, tzinfo=winter)
+    assert folded != fixed  # Python: the zone has this time twice
+    for members in (
+        [nan, other],
+        [(nan,), (other,)],
+        [Decimal("NaN"), Decimal("NaN")],
+        [folded, fixed],
+        [(folded,), (fixed,)],
+    ):
+        assert len(set(members)) == 2
+        for value in (set(members), dict.fromkeys(members)):
+            with pytest.raises(UnsupportedValue, match="one when they are read"):
+                encode(value)
+    assert len(again({nan, (nan,), Decimal("NaN"), 1.5})) == 4
+    assert list(again({nan: 1, (nan,): 2}).values()) == [1, 2]
+
+
+def test_decimal_has_one_spelling_and_a_limited_exponent() -> None:
+    with localcontext() as context:
+        context.capitals = 0
+        assert encode(Decimal("1E+30")) == b"\xcbe1E+30"
+    for text in ("1E+1000000", "-1E-1000000", "0E+1000000"):
+        with pytest.raises(UnsupportedValue, match="exponent beyond 999999"):
+            encode([Decimal(text)])
 
 
 def test_members_that_an_attacker_can_make_collide_are_limited() -> None:

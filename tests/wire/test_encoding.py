@@ -10,10 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate._wire.encoding import from_text, split, to_text, token_bytes
+from sealedstate._wire.encoding import (
+    REFUSED_WORDS,
+    from_name,
+    from_text,
+    has_refused_word,
+    split,
+    to_name,
+    to_text,
+    token_bytes,
+)
 from sealedstate.errors import MalformedToken
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789*_"
 
 
 def read(text: str) -> bytes | None:
@@ -30,8 +39,8 @@ def read(text: str) -> bytes | None:
 def test_text_is_base64_with_other_last_letters_and_without_padding(token: bytes) -> None:
     text = to_text(token)
     plain = base64.b64encode(token).decode().rstrip("=")
-    assert text == plain.replace("+", ".").replace("/", "_")
-    assert re.fullmatch(r"[A-Za-z0-9._]*", text)
+    assert text == plain.replace("+", "*").replace("/", "_")
+    assert re.fullmatch(r"[A-Za-z0-9*_]*", text)
     assert read(text) == token
 
 
@@ -47,7 +56,7 @@ def test_exactly_one_last_letter_belongs_to_a_token() -> None:
 
 
 def test_short_texts_have_a_token_each_or_are_refused() -> None:
-    alphabet, texts = "AQgwBCDz09._+/=- \n", [""]
+    alphabet, texts = "AQgwBCDz09*_+/=-. \n", [""]
     for _ in range(3):
         texts += [text + letter for text in texts for letter in alphabet]
     tokens = [token for text in set(texts) if (token := read(text)) is not None]
@@ -92,3 +101,33 @@ def test_chunks_are_full_and_as_few_as_possible(text: str, sizes: list[int]) -> 
     assert "".join(chunks) == text
     assert all(len(chunk) == size for chunk, size in zip(chunks[:-1], sizes, strict=False))
     assert all(0 < len(chunk) <= size for chunk, size in zip(chunks, sizes, strict=False))
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=200))
+def test_name_is_the_text_with_a_dot_for_the_asterisk(data: bytes) -> None:
+    name = to_name(data)
+    assert name == to_text(data).replace("*", ".")
+    assert re.fullmatch(r"[A-Za-z0-9._]*", name)
+    assert from_name(name) == data
+
+
+@given(st.text("ABgw*._-", max_size=8))
+def test_letters_of_names_and_of_texts_are_not_mixed(text: str) -> None:
+    for read_one, foreign in ((from_text, "."), (from_name, "*")):
+        if foreign in text:
+            with pytest.raises(MalformedToken):
+                read_one(text)
+
+
+# --- words that firewalls refuse ------------------------------------------------------------------
+
+
+def test_word_is_found_in_any_case_and_place() -> None:
+    for word in REFUSED_WORDS:
+        for form in (word, word.upper(), word.title()):
+            for text in (form, f"AAAA{form}", f"{form}AAAA", f"A{form}A"):
+                assert has_refused_word(text)
+    assert not has_refused_word("hav_ing*msdb_msdb*0y**x0*")

@@ -39,7 +39,7 @@ from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring, export_lookup, parse_lookup
 from sealedstate.storage import MemoryStorage, Stored
 from tests.support import spec_decoder
-from tests.support.spec_decoder import Newer, Refused, SpecKey, described
+from tests.support.spec_decoder import Newer, Refused, SpecKey, as_json, described
 from tests.support.stored import PartRow, access_of
 from tests.support.strategies import PARTS, RECORDS, SEALED_AT, VALUES
 from tests.support.tables import check_each
@@ -140,16 +140,17 @@ def assert_same_parts(values: Mapping[str, object], parts: Mapping[str, bytes]) 
 
 
 def test_vectors_are_what_their_script_makes() -> None:
-    assert [make.accepted(), make.refused(), make.rows()] == [GOOD, BAD, ROWS]
+    for name, vectors in make.files().items():
+        assert make.spell(vectors) == (VECTORS / name).read_text("utf-8"), name
 
 
 def test_frozen_values_are_decoded_and_encoded_alike() -> None:
     def check(vector: Vector) -> None:
         data = bytes.fromhex(vector["cbor"])
         value = cbor.decode(data)
-        assert described(value) == vector["value"]
+        assert as_json(value) == vector["value"]
         assert cbor.encode(value) == data
-        assert described(spec_decoder.value_of(data)) == vector["value"]
+        assert as_json(spec_decoder.value_of(data)) == vector["value"]
 
     check_each(GOOD["values"], check)
 
@@ -167,7 +168,7 @@ def test_frozen_cores_open_with_both_decoders_and_are_sealed_alike() -> None:
         token = from_text(vector["text"])
         key = RING.find(token[1:5])
         assert key is not None
-        payload, entropy = encode_record(record, now), bytes.fromhex(vector["random"][0])
+        payload, entropy = encode_record(record, now), bytes.fromhex(vector["random"][-1])
         prefix = b"\x01" + key.kid + now.to_bytes(5, "big")
         assert token[:34] == prefix + spec_decoder.hedged_nonce(
             key.secret, "core", REALM, [COOKIE], entropy, prefix, payload
@@ -424,7 +425,7 @@ def test_specification_opens_every_token_of_any_context(
     assert token[:34] == prefix + nonce
 
 
-@given(st.binary(max_size=60), st.text("ABCQgwAz09._-+=/ \n", max_size=12))
+@given(st.binary(max_size=60), st.text("ABCQgwAz09*_.-+=/ \n", max_size=12))
 def test_both_decoders_accept_the_same_texts(token: bytes, text: str) -> None:
     assert spec_decoder.token_of(to_text(token)) == token
     assert outcome(from_text, text) == outcome(spec_decoder.token_of, text)

@@ -134,7 +134,7 @@ def test_health_can_be_mounted_beside_and_behind_the_middleware(keeper: Keeper) 
     cookie = cookie_header(keeper.save(session))
     sessions = SealedSessionMiddleware(page, keeper)
     sessions.app = HealthApplication(sessions)
-    for sent in (cookie, "__Host-s=garbage"):
+    for sent in (cookie, "__Host-Http-s=garbage"):
         answer = ask(sessions, cookie=sent)
         assert (answer.body, answer.set_cookies, answer.all("Vary")) == (UP, [], [])
     assert sessions.keeper.counts == {"saved": 1}  # the session was not opened

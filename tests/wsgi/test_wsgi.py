@@ -1012,8 +1012,8 @@ BAD: dict[str, Callable[[Scene], str]] = {
     "no format": lambda scene: scene.named(flip(scene.value, 0)),
     "no format, over-long": lambda scene: scene.named("A" * 60_000),
     "another name": lambda scene: scene.named(sealed_for("core", "default", "other")),
-    "another realm": lambda scene: scene.named(sealed_for("core", "other", "__Host-s")),
-    "another purpose": lambda scene: scene.named(sealed_for("stored", "default", "__Host-s")),
+    "another realm": lambda scene: scene.named(sealed_for("core", "other", "__Host-Http-s")),
+    "another purpose": lambda scene: scene.named(sealed_for("stored", "default", "__Host-Http-s")),
     "idle too long": lambda scene: scene.sealed_before(2 * 3600),
     "logged out": Scene.revoked,
 }
@@ -1021,10 +1021,10 @@ WITHHELD: dict[str, Callable[[Scene], str]] = {
     "a newer format": lambda scene: scene.named(newer_format(scene)),
     "a newer format, over-long": lambda scene: scene.named(newer_format(scene) + "A" * 60_000),
     "an unknown key": lambda scene: cookies_with(scene.make(FOREIGN), "alice"),
-    "sealed in the future": lambda scene: scene.sealed_before(-120),
+    "sealed in the future": lambda scene: scene.sealed_before(-121),
     "two sessions": lambda scene: f"{scene.good}; {cookies_with(scene.settings, 'bob')}",
     "a record of a newer release": lambda scene: scene.named(
-        sealed_for("core", "default", "__Host-s")
+        sealed_for("core", "default", "__Host-Http-s")
     ),
 }
 

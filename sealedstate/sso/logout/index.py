@@ -33,7 +33,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..._stored.table import Kind
-from ..._wire.encoding import from_text, to_text
+from ..._wire.encoding import from_name, to_name
 from ..._wire.record import ID_BYTES, format_id
 from ...deployment import Deployment
 from ...errors import MalformedToken, UnreadableError, UnreadablePart
@@ -194,7 +194,7 @@ class LogoutIndex(SessionHooks):
         found: dict[bytes, None] = {}
         for member in self._table.members(key):
             try:
-                opened = unmask(keys, ("member", key), from_text(member), (ID_BYTES, INDEX_BYTES))
+                opened = unmask(keys, ("member", key), from_name(member), (ID_BYTES, INDEX_BYTES))
             except MalformedToken:
                 opened = None
             if opened is None:  # it was not made for this row
@@ -234,7 +234,7 @@ class LogoutIndex(SessionHooks):
             if self.needs_entry(session_id, login):
                 key = self._key(login.entity_id, login.name_id)
                 index = self._hash_index(login.session_index)
-                yield key, to_text(mask(self._mask_keys(), ("member", key), session_id, index))
+                yield key, to_name(mask(self._mask_keys(), ("member", key), session_id, index))
 
     def _key(self, entity_id: str, name_id: NameID) -> str:
         name = canonical_name_id(name_id, entity_id, self._identity_provider)

@@ -39,7 +39,7 @@ from typing import Any, TypeAlias
 
 from ..._stored.table import KEY_BYTES, Entry, Kind, Put
 from ..._wire import cbor
-from ..._wire.encoding import from_text, to_text
+from ..._wire.encoding import from_name, from_text, to_name, to_text
 from ...deployment import Deployment
 from ...errors import LoginsUnreadable, MalformedRecord, MalformedToken, UsageError
 from ...session import Session, id_bytes
@@ -188,7 +188,7 @@ class LogoutTable:
         except MalformedToken:
             return None
         key, secret = data[:KEY_BYTES], data[KEY_BYTES:]
-        state = self.read(to_text(key)) if len(secret) == SECRET_BYTES else None
+        state = self.read(to_name(key)) if len(secret) == SECRET_BYTES else None
         # The row's name can be computed from the session's id; the secret cannot.
         return state if state and hmac.compare_digest(state.secret, secret) else None
 
@@ -212,15 +212,15 @@ class LogoutTable:
         this row; its logins are used as long as the row has the same. Returns the state as it is
         now.
         """
-        settings = self._deployment.settings
+        deployment = self._deployment
         after: LogoutState | None = None
 
         def update(entry: Entry | None) -> Put | None:
             nonlocal after
             before: LogoutState | None = None
             # When every cookie of the session has expired, as for its revocation.
-            lifetime = settings.absolute_lifetime + 2 * settings.skew
-            expires_at: int | None = (int(self._deployment.now()) + lifetime) * 1000
+            lifetime = deployment.longest_lifetime() + 2 * deployment.settings.skew
+            expires_at: int | None = (int(deployment.now()) + lifetime) * 1000
             # A row that no node can open was swapped or rolled back, and is written again.
             if entry is not None and entry.error is None:
                 before, expires_at = self._decode(entry.value, known), entry.expires_at
@@ -322,7 +322,7 @@ class LogoutProgress(ABC):
 
     @property
     def token(self) -> str:
-        """Leads back to this logout from another request: 54 of ``A-Za-z0-9._``.
+        """Leads back to this logout from another request: 54 of ``A-Za-z0-9*_``.
 
         For RelayState, say. Empty without a store, where the session leads back.
         """
@@ -399,7 +399,7 @@ class StoredProgress(LogoutProgress):
 
     @property
     def token(self) -> str:
-        return to_text(from_text(self._table.key(self._state.session_id)) + self._state.secret)
+        return to_text(from_name(self._table.key(self._state.session_id)) + self._state.secret)
 
     def _mark(self, identities: Sequence[Identity], status: int) -> None:
         known = self._state
