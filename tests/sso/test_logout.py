@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from sealedstate.errors import (
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
 from sealedstate.sso import (
+    PERSISTENT,
+    TRANSIENT,
     LogoutProgress,
     LogoutRequest,
     NameID,
@@ -29,6 +32,7 @@ from sealedstate.sso import (
 )
 from sealedstate.sso import records as records_module
 from sealedstate.sso._codec.columns import decode_logins
+from sealedstate.sso.logout.index import UNSPECIFIED
 from sealedstate.testing import ScriptedStorage
 from tests.support.identity_providers import (
     CARRIED,
@@ -358,6 +362,79 @@ def test_session_with_a_new_id_is_found_by_older_handles(indexed: bool) -> None:
     idp.clock.forward(3600)
     assert len(user.node.ask(login, str(login.session_index))) == 1
     assert user.subject is None
+
+
+# --- services that leave out the Format ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_value_of_a_derived_name_decides_whatever_comes_beside_it(indexed: bool) -> None:
+    for form in (None, TRANSIENT, PERSISTENT, UNSPECIFIED):
+        for front_channel in (True, False):
+            idp = Provider(indexed=indexed)
+            user = idp.signed_in(a_login(OTHER_SP))
+            entered = user.enter(SP)
+            named = NameID(entered.name_id.value, form)
+            request = LogoutRequest(SP, named, [str(entered.session_index)])
+            if front_channel:
+                begun = [user.answer(lambda session: idp.logout.begin(session, request))]  # noqa: B023
+            else:
+                begun = idp.logout.begin_for_request(request)
+            assert [entity_ids(progress) for progress in begun] == [{OTHER_SP}]
+            assert user.subject is None
+
+
+def test_derived_name_with_another_index_is_found_without_its_format() -> None:
+    idp = Provider()
+    user = idp.signed_in()
+    name = user.enter(SP).name_id
+    user.go(ServiceLogin(SP, PASSWORD, name, "_own", 1_799_999_940))
+    request = LogoutRequest(SP, NameID(name.value), ["_own"])
+    (progress,) = idp.logout.begin_for_request(request)
+    # The other login there, which has a derived SessionIndex, remains.
+    assert [notice.session_index == "_own" for notice in progress] == [False]
+    assert user.subject is None
+
+
+EMAIL = "urn:oasis:names:tc:SAML:1.1:nameid-format:emailAddress"
+
+
+@pytest.mark.parametrize("front_channel", [True, False])
+def test_name_without_its_format_is_found_by_any_format_only(
+    front_channel: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    idp = Provider()
+    mail = a_login(SP, "ann@example.org", form=EMAIL)
+    user = idp.signed_in(mail, a_login(OTHER_SP))
+
+    def ask(request: LogoutRequest) -> list[Any]:
+        if not front_channel:
+            return idp.logout.begin_for_request(request)
+        return [user.answer(lambda session: idp.logout.begin(session, request))]
+
+    bare = LogoutRequest(SP, NameID("ann@example.org"), ["_1"])
+    if front_channel:
+        with pytest.raises(LogoutRequestMismatch, match="any_format=True"):
+            ask(bare)
+    else:
+        assert ask(bare) == []
+        assert "any_format=True" in caplog.text
+        assert "ann@" not in caplog.text
+    assert user.subject == USER
+    for strange in (
+        LogoutRequest(SP, NameID("bob@example.org"), ["_1"], any_format=True),
+        LogoutRequest(SP, NameID("ann@example.org", PERSISTENT), ["_1"], any_format=True),
+        LogoutRequest(OTHER_SP, NameID("ann@example.org"), ["_1"], any_format=True),
+    ):
+        with contextlib.suppress(LogoutRequestMismatch):
+            assert ask(strange) == []
+        assert user.subject == USER
+    (progress,) = ask(replace(bare, any_format=True))
+    assert entity_ids(progress) == {OTHER_SP}
+    assert user.subject is None
+    # A login that turns up later is of the same service, too.
+    (again,) = idp.logout.begin_for_request(replace(bare, any_format=True))
+    assert entity_ids(again) == {OTHER_SP}
 
 
 # --- an administrator -----------------------------------------------------------------------------

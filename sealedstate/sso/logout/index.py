@@ -16,8 +16,9 @@ LP is as in `_wire.token`, and a text is as in `_wire.encoding`:
 name is LP of the NameID's value, its format, and both qualifiers, with what SAML 2.0 core
 (2.2.2 and 8.3.7) understands where they are left out: "unspecified" for the format, the
 identity provider's entityID for the name qualifier, and the service's for the SP name
-qualifier. Equal inputs give equal members, so that a member can be removed. A member lives as
-long as its session can.
+qualifier. Of a value that looks like a derived handle, name is LP of the value and three
+empty texts: many services leave out what they were given beside it. Equal inputs give equal
+members, so that a member can be removed. A member lives as long as its session can.
 
 An entry is written before the session that needs it is saved. It is removed after that
 session was revoked, once no service is left to be notified; otherwise it expires. So an entry
@@ -57,6 +58,17 @@ __all__ = ["LogoutIndex", "LogoutRequest"]
 KIND = Kind("sealedstate.sso.index", "sso.index", "an index of logins")
 INDEX_BYTES = 8
 UNSPECIFIED = "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified"
+_FORMATS = (
+    UNSPECIFIED,
+    *(
+        f"urn:oasis:names:tc:SAML:1.1:nameid-format:{name}"
+        for name in ("emailAddress", "X509SubjectName", "WindowsDomainQualifiedName")
+    ),
+    *(
+        f"urn:oasis:names:tc:SAML:2.0:nameid-format:{name}"
+        for name in ("kerberos", "entity", "persistent", "transient")
+    ),
+)
 # Another chapter of the standard names the same format so.
 _UNSPECIFIED_ALIAS = "urn:oasis:names:tc:SAML:1.0:nameid-format:unspecified"
 
@@ -69,13 +81,16 @@ class LogoutRequest:
     """A service's request to end sessions of `name_id` at `entity_id`.
 
     `session_indexes`: only the sessions with one of these SessionIndexes; if empty, all. Any
-    sequence of texts, kept as a tuple; a single text is refused. The caller has verified the
-    message. Raises UnsupportedValue.
+    sequence of texts, kept as a tuple; a single text is refused. `any_format`: a `name_id` without
+    a Format means that value in every Format of SAML 2.0; by default it means "unspecified", as
+    SAML 2.0 core says, but many services leave out the Format that they were given. The caller has
+    verified the message. Raises UnsupportedValue.
     """
 
     entity_id: str
     name_id: NameID
     session_indexes: Sequence[str] = ()
+    any_format: bool = False
 
     def __post_init__(self) -> None:
         check_text("LogoutRequest.entity_id", self.entity_id)
@@ -91,6 +106,11 @@ class LogoutRequest:
         object.__setattr__(self, "session_indexes", tuple(indexes))
 
 
+def lacks_format(request: LogoutRequest) -> bool:
+    """Whether a Format in the request might have found a login."""
+    return request.name_id.format is None and not request.any_format
+
+
 def matches(login: ServiceLogin, request: LogoutRequest) -> bool:
     """Whether `request` is about this login, which has all identifiers."""
     if login.entity_id != request.entity_id:
@@ -98,6 +118,8 @@ def matches(login: ServiceLogin, request: LogoutRequest) -> bool:
     if request.session_indexes and login.session_index not in request.session_indexes:
         return False
     name, asked = login.name_id, request.name_id
+    if request.any_format and asked.format is None:
+        name = replace(name, format=None)
     if not (name.name_qualifier and asked.name_qualifier):
         # A name qualifier that only one of them has says what the other leaves out.
         name, asked = replace(name, name_qualifier=None), replace(asked, name_qualifier=None)
@@ -108,6 +130,8 @@ def matches(login: ServiceLogin, request: LogoutRequest) -> bool:
 
 def canonical_name_id(name_id: NameID, entity_id: str, identity_provider: str | None) -> bytes:
     """The `name` of the index: equal for two NameIDs that mean the same user."""
+    if parse_kid(str(name_id.value)) is not None:
+        return length_prefixed(str(name_id.value), "", "", "")
     form = name_id.format or UNSPECIFIED
     return length_prefixed(
         str(name_id.value),
@@ -189,18 +213,17 @@ class LogoutIndex(SessionHooks):
 
     def find_ids(self, request: LogoutRequest) -> list[bytes]:
         """As `find`; each id has 16 bytes."""
-        key, keys = self._key(request.entity_id, request.name_id), self._mask_keys()
+        names = [request.name_id]
+        if request.any_format and request.name_id.format is None:
+            names = [replace(request.name_id, format=form) for form in _FORMATS]
+        keys = dict.fromkeys(self._key(request.entity_id, name) for name in names)
         wanted = {self._hash_index(text) for text in request.session_indexes}
         found: dict[bytes, None] = {}
-        for member in self._table.members(key):
-            try:
-                opened = unmask(keys, ("member", key), from_name(member), (ID_BYTES, INDEX_BYTES))
-            except MalformedToken:
-                opened = None
-            if opened is None:  # it was not made for this row
-                self._table.refuse_member("tag")
-            elif not wanted or opened[1] in wanted:
-                found[opened[0]] = None
+        for key in keys:
+            for member in self._table.members(key):
+                session_id, index = self._open_member(key, member)
+                if session_id and (not wanted or index in wanted):
+                    found[session_id] = None
         return list(found)
 
     def forget(self, session_id: bytes, logins: Iterable[ServiceLogin]) -> None:
@@ -239,6 +262,18 @@ class LogoutIndex(SessionHooks):
     def _key(self, entity_id: str, name_id: NameID) -> str:
         name = canonical_name_id(name_id, entity_id, self._identity_provider)
         return self._table.guessable_key(entity_id, name)
+
+    def _open_member(self, key: str, member: str) -> tuple[bytes, bytes]:
+        """The session id and the hashed SessionIndex of a member; empty if it is not valid."""
+        try:
+            sizes = (ID_BYTES, INDEX_BYTES)
+            opened = unmask(self._mask_keys(), ("member", key), from_name(member), sizes)
+        except MalformedToken:
+            opened = None
+        if opened is None:  # it was not made for this row
+            self._table.refuse_member("tag")
+            return b"", b""
+        return opened[0], opened[1]
 
     # --- members --------------------------------------------------------------------------------
 

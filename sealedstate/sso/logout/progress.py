@@ -13,8 +13,8 @@ as in `_wire.token`), and sealed like every stored value. It is the CBOR list of
     the 16 random bytes of the token,
     when the row was written (epoch seconds),
     whether service logins may still be in the browser's cookie,
-    the requests that the logout answers: each is the service, the NameID, its format,
-        name qualifier and SP name qualifier, and the list of SessionIndexes,
+    the requests that the logout answers: each is the service, the NameID, its format (true
+        for every format), name qualifier and SP name qualifier, and the list of SessionIndexes,
     the service logins, as `_codec.columns` encodes them, and
     one letter for each service login: r for pending, t for notified, f for failed. The
         logins are in ascending order of time, entityID, NameID, its format, name qualifier
@@ -251,10 +251,7 @@ class LogoutTable:
                 state.secret,
                 int(self._deployment.now()),
                 state.pending_in_cookie,
-                [
-                    [request.entity_id, *astuple(request.name_id), list(request.session_indexes)]
-                    for request in state.requests
-                ],
+                [_dump_request(request) for request in state.requests],
                 state.login_list.columns,
                 state.status,
             ]
@@ -274,11 +271,21 @@ class LogoutTable:
         else:
             decoded = self._records.read_logins(columns, session_id, subject or "")
             logins = sort_logins(decoded, columns)
-        asked = tuple(
-            LogoutRequest(entity_id, NameID(*name), tuple(indexes))
-            for entity_id, *name, indexes in requests
-        )
+        asked = tuple(map(_load_request, requests))
         return LogoutState(session_id, subject, secret, pending, asked, logins, status, written_at)
+
+
+def _dump_request(request: LogoutRequest) -> list[Any]:
+    value, form, *qualifiers = astuple(request.name_id)
+    if form is None and request.any_format:
+        form = True
+    return [request.entity_id, value, form, *qualifiers, list(request.session_indexes)]
+
+
+def _load_request(row: list[Any]) -> LogoutRequest:
+    entity_id, value, form, *qualifiers, indexes = row
+    name_id = NameID(value, None if form is True else form, *qualifiers)
+    return LogoutRequest(entity_id, name_id, tuple(indexes), any_format=form is True)
 
 
 # The part of a session without a store that holds the services whose notification failed.

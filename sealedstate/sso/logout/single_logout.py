@@ -14,6 +14,7 @@ progress is kept in the session, which ends when every service was notified.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 from ..._request.load import LoadedSession, read_revoked
@@ -33,7 +34,7 @@ from ..logins import ServiceLogin
 from ..records import LoginRecord, LoginRecords
 from ..sessions import LiveSession
 from ._termination import KnownSession, SessionTerminator
-from .index import LogoutIndex, LogoutRequest, find_sessions, matches
+from .index import LogoutIndex, LogoutRequest, find_sessions, lacks_format, matches
 from .progress import (
     FAILED_PART,
     PENDING,
@@ -46,6 +47,12 @@ from .progress import (
 
 __all__ = ["SingleLogout"]
 
+log = logging.getLogger("sealedstate")
+
+FORMAT_HINT = (
+    "; its NameID has no Format: if the service was given another Format than unspecified, pass"
+    " LogoutRequest(..., any_format=True)"
+)
 # How often a session may get a new id while it is being looked for.
 FIND_TRIES = 4
 # A logout that no node has continued for this long (seconds) counts as interrupted.
@@ -97,7 +104,10 @@ class SingleLogout:
         login = self._login_record(session)
         services = login.services()
         if request is not None and not any(matches(one, request) for one in services):
-            raise LogoutRequestMismatch("the request is about no service login of this session")
+            hint = FORMAT_HINT if lacks_format(request) else ""
+            raise LogoutRequestMismatch(
+                f"the request is about no service login of this session{hint}"
+            )
         if self._terminator is None:
             # The session no longer authenticates its user, but holds the progress.
             for authentication in login.authentications():
@@ -140,6 +150,8 @@ class SingleLogout:
             # A session that got a new id meanwhile has entries under that: look again.
             if None not in progresses:
                 break
+        if not begun and not seen and lacks_format(request):
+            log.warning("a logout request leads to no session%s", FORMAT_HINT)
         return begun
 
     def leave_service(self, session: Session, entity_id: str) -> tuple[Notice, ...]:
