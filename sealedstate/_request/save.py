@@ -68,7 +68,8 @@ class Limits:
     `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes,
     is_persistent)`: the largest core if it is the only cookie sent. `last_chunk`: the highest
     number of a chunk cookie that may be in a browser. `legacy_deletion`: the line that deletes a
-    former framework's cookie.
+    former framework's cookie. `former`: cookies of
+    former settings, which each response deletes that sets or deletes the current.
     """
 
     cookies: CookieFamily
@@ -80,6 +81,7 @@ class Limits:
     can_spill: bool
     is_persistent: bool
     legacy_deletion: str | None
+    former: tuple[CookieFamily, ...]
 
     @classmethod
     def of(cls, deployment: Deployment) -> Limits:
@@ -95,6 +97,7 @@ class Limits:
             deployment.parts is not None,
             settings.persistent,
             None if settings.legacy is None else settings.legacy.delete_line(),
+            settings.former_families(),
         )
 
 
@@ -105,6 +108,7 @@ class Arrived(Protocol):
     adopted: Record | None
     replaced: Record | None
     candidates: Candidates
+    header: str
     versions: Mapping[str, int]
 
     @property
@@ -213,7 +217,7 @@ def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> l
     cookies = limits.cookies
     names = [cookies.name] if loaded.candidates.core else []
     names += map(cookies.chunk_name, range(1, _last_stale_chunk(loaded, limits) + 1))
-    return [*map(cookies.delete_line, names), *_legacy_deletions(loaded, limits)]
+    return [*map(cookies.delete_line, names), *_other_deletions(loaded, limits)]
 
 
 # --- who is saved -------------------------------------------------------------------------------
@@ -327,6 +331,7 @@ def plan_save(
         and (arrived.replaced is None if old is None else old.id == record.id and not old.overflow)
         and not candidates.overflow
         and limits.legacy_deletion is None
+        and not limits.former
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
         is_persistent = _is_persistent(record, limits)
@@ -357,7 +362,7 @@ class _Planner:
         """The plan for as few bytes as possible. Raises SessionTooLarge."""
         arrived_bytes = self.arrived.candidates.our_bytes
         last_chunk = _last_stale_chunk(self.arrived, self.limits)
-        deletions = _legacy_deletions(self.arrived, self.limits)
+        deletions = _other_deletions(self.arrived, self.limits)
         try:
             # Within what the profile leaves beside the foreign cookies.
             return self._plan_within(0, last_chunk, deletions)
@@ -508,9 +513,19 @@ def _chunk_deletions(cookies: CookieFamily, first: int, last: int) -> list[str]:
     return [cookies.delete_line(cookies.chunk_name(number)) for number in range(first, last + 1)]
 
 
-def _legacy_deletions(arrived: Arrived, limits: Limits) -> tuple[str, ...]:
-    line = limits.legacy_deletion
-    return () if line is None or not arrived.has_legacy_cookie else (line,)
+def _other_deletions(arrived: Arrived, limits: Limits) -> tuple[str, ...]:
+    """The lines that delete the cookies of another framework, and those of former settings.
+
+    A former cookie may be in the browser even if this request did not bring it, because its path
+    or its partition is another.
+    """
+    lines = []
+    if limits.legacy_deletion is not None and arrived.has_legacy_cookie:
+        lines.append(limits.legacy_deletion)
+    for family in limits.former:
+        numbers = sorted(family.find(arrived.header).overflow)
+        lines += map(family.delete_line, [family.name, *map(family.chunk_name, numbers)])
+    return tuple(lines)
 
 
 def _entry_bytes(name: str) -> int:

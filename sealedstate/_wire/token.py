@@ -37,10 +37,15 @@ from 0x02 to 0x0f is a newer format; no other byte ever begins a token.
 
 Token contexts in use (purpose: name fields):
 
-    core      cookie name
+    core      cookie name, variant
     overflow  cookie name, session id (16 bytes), set id (8 bytes)
     stored    storage context, storage key, version (8 bytes, big-endian)
-    map       cookie name; `storage.cookie` specifies the payload
+    map       cookie name, variant; `storage.cookie` specifies the payload
+
+Browsers keep cookies of one name apart by their path, their domain and whether they are
+partitioned, and do not send these. The variant is three fields: the Path, the Domain in lower case
+and without a leading dot, or empty without a Domain, and "partitioned" or empty. A cookie
+with Path=/, no Domain and no Partitioned has no variant: not one of the three fields is there.
 
 To open a token, check in this order:
 
