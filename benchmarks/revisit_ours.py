@@ -79,11 +79,10 @@ def start_ours(load: Workload) -> Step:
 def start_token(load: Workload) -> Step:
     """One text to a record, and a record with another part to one text: what `start_bare` does."""
     keeper, header = arrived(load)
-    tokens, candidates = keeper.deployment.codec, keeper.deployment.cookies.find(header)
+    tokens, text = keeper.deployment.codec, keeper.deployment.cookies.find(header).core[0]
 
     def step(number: int) -> object:
-        (opened,) = tokens.open_core(candidates, NOW)
-        record = opened.record
+        record = tokens.open_text(text, NOW).record
         parts = {**record.parts, SEEN: codec.encode(number)}
         return tokens.seal_core(encode_record(record._replace(parts=parts), NOW), NOW)
 

@@ -17,17 +17,24 @@ from ._stored.parts import StoredParts
 from ._stored.revocations import Revocations
 from ._stored.table import Kind, SealedTable, StoreAccess, require_lookup
 from ._wire.encoding import has_lone_surrogate, token_bytes
+from ._wire.record import Policy
 from ._wire.token import OVERHEAD_BYTES
-from .errors import ConfigurationError, NoPrimaryKey
+from .errors import ConfigurationError, NoPrimaryKey, OperatorError, escape_text, quote_text
 from .events import EventLog
 from .hooks import HookList
 from .key_sources import (
     KEK_VARIABLE,
     KeySource,
+    ReloadedKeys,
+    Secret,
     StaticKeys,
+    clean_value,
     from_environment,
-    from_secrets_file,
+    is_key_source,
+    last_read,
     parse_keyring,
+    read_secret,
+    read_secret_file,
     wrapping_keyring,
 )
 from .keyring import Keyring
@@ -40,7 +47,9 @@ from .rotation.ring_store import StoredRing
 from .rotation.source import RotatingKeySource
 from .settings import Settings
 from .storage import USES, Storage, open_storage
+from .storage.contract import is_storage
 from .storage.requirements import StorageCheck
+from .storage.urls import parse_routes
 
 __all__ = ["Deployment", "open_keys", "open_report_store", "open_ring_storage", "open_store"]
 
@@ -49,6 +58,9 @@ log = logging.getLogger("sealedstate")
 BUDGETS = 256
 # No cookie's Max-Age has more digits.
 LONGEST_AGE = 99_999_999
+# The most that a sign-in adds without parts: id, subject, times, terms, and heads of arrays.
+LOGIN_BYTES = 16 + 256 + 64
+MANY_BYTES = 1 << 62
 # What every session with a store keeps in it.
 SESSION_USES = ("spilling", "revocation")
 
@@ -87,9 +99,9 @@ class Deployment:
 
         Asks the store once, within its timeout. Raises ConfigurationError, also for a store that
         falls short of the requirements of what sessions keep in it, and OperatorError for a ring
-        that cannot be loaded.
+        that cannot be loaded or a store that cannot work where it is.
         """
-        events = EventLog(settings.observers)
+        events = EventLog(settings.observers, settings.monotonic)
         store = open_store(settings)
         source = open_keys(settings, store, events) if keys is None else keys
         deployment = cls(settings, events, store, source)
@@ -119,6 +131,12 @@ class Deployment:
         # Foreign cookies and other headers are mostly the same from one request to the next.
         self.budget = lru_cache(BUDGETS)(partial(budget_for, self.profile))
         self.core_bytes = lru_cache(BUDGETS)(self._core_bytes)
+        # Up to how many bytes of foreign cookies parts of how many bytes always fit.
+        profile = self.profile
+        most_foreign = max(0, profile.header_bytes - profile.total_bytes)
+        self.ample_room = (most_foreign, self.core_bytes(most_foreign, 0, True) - LOGIN_BYTES)
+        if store is not None and Policy.COOKIE not in self.policies.values():
+            self.ample_room = (MANY_BYTES, MANY_BYTES)
         self._checks: list[StorageCheck] = []
         self.parts: StoredParts | None = None
         self.revocations: Revocations | None = None
@@ -194,6 +212,24 @@ class Deployment:
         for check in self._checks:
             check.recheck()
 
+    def are_keys_stale(self) -> bool:
+        """Whether the keys were last read too long ago for other nodes to accept what they seal.
+
+        Reports it as an event.
+        """
+        now, announce = self.now(), self.keyring().announce
+        age = now - last_read(self.key_source, now)
+        if age <= announce:
+            return False
+        self.emit(
+            "keys-stale",
+            detail=f"the keys were last read {int(age)} s ago, and {announce} s are allowed;"
+            " sessions are opened, but not renewed",
+            level=logging.WARNING,
+            is_frequent=True,
+        )
+        return True
+
     def close(self) -> None:
         """Close the store and end the thread that rotates the keys, if there is one."""
         if isinstance(self.key_source, RotatingKeySource):
@@ -215,7 +251,7 @@ class Deployment:
 
     def _log_refused_row(self, context: str, reason: str) -> None:
         self.emit("row-refused", reason=reason)
-        log.warning("a stored value is refused: context=%s reason=%s", context, reason)
+        log.warning("a stored value is refused: context=%s reason=%s", escape_text(context), reason)
 
 
 # --- opening ------------------------------------------------------------------------------------
@@ -226,14 +262,60 @@ def open_store(settings: Settings) -> Storage | None:
     storage = settings.storage
     if storage is None:
         return None
-    if isinstance(storage, Mapping | str):
-        return open_storage(storage, settings.clock)
-    if not isinstance(storage, Storage):
+    if isinstance(storage, str):
+        secret = _find_url(settings, storage)
+        if secret is None:
+            return open_storage(storage, settings.clock)
+        try:
+            urls = parse_routes(secret.text)  # on one line or on several
+            if isinstance(urls, str) and not urls.isprintable():
+                raise ConfigurationError("expected one URL, on one line, or lines of CONTEXT=URL")
+            return open_storage(urls, settings.clock)
+        except ConfigurationError as error:
+            problem = str(error).removeprefix("storage: ")
+            raise ConfigurationError(f"{secret.where}: {problem}") from None
+    if isinstance(storage, Mapping):
+        named = {
+            context: _find_url(settings, url)
+            for context, url in storage.items()
+            if isinstance(url, str)
+        }
+        texts = {context: secret.text for context, secret in named.items() if secret is not None}
+        for secret in named.values():
+            if secret is not None and not secret.text.isprintable():
+                raise ConfigurationError(f"{secret.where}: expected one URL, on one line")
+        return open_storage({**storage, **texts}, settings.clock)
+    if not is_storage(storage):
         raise ConfigurationError(
             "storage: expected a URL, a mapping of URLs, a store or None,"
             f" got {type(storage).__name__}"
         )
     return storage
+
+
+def _find_url(settings: Settings, url: str) -> Secret | None:
+    """The URL that ``file:PATH`` or ``env:NAME`` names; None for a URL."""
+    scheme, _, rest = url.partition(":")
+    if scheme == "file":
+        path = Path(rest)
+        text = read_secret_file("storage", path)
+        secret = Secret(f"storage: the file {escape_text(path, 1000)}", text, path)
+    elif scheme == "env":
+        found = read_secret(settings.environ, rest)
+        if found is None:
+            raise ConfigurationError(
+                f"storage: the environment variable {quote_text(rest)} is not set; set it to the"
+                " URL of a store"
+            )
+        secret = found
+    else:
+        return None
+    text = clean_value(secret.where, secret.text)
+    if secret.path is None and text.startswith("file:"):
+        return _find_url(settings, text)
+    if text.startswith(("file:", "env:")):
+        raise ConfigurationError(f"{secret.where}: expected the URL of a store")
+    return secret._replace(text=text)
 
 
 def open_keys(
@@ -244,27 +326,45 @@ def open_keys(
     Raises ConfigurationError, also if no key may seal yet, or OperatorError if a ring cannot be
     loaded.
     """
-    keys, skew = settings.keys, settings.skew
-    if isinstance(keys, KeySource):
+    keys, skew, announce = settings.resolve_keys(), settings.skew, settings.announce_seconds()
+    if is_key_source(keys):
         return keys
     scheme, _, rest = keys.partition(":") if isinstance(keys, str) else ("list", "", "")
     is_ring = scheme == "store" or (scheme == "file" and is_ring_file(Path(rest)))
     if scheme == "store":
         # A store that forgets the ring would be given a new ring, and all sessions would end.
         StorageCheck(_ring_store(store), ("ring",), settings.accept_weak_store_for).check()
+    events = events or EventLog(settings.observers)
     source: KeySource
     if is_ring:
+        ring_storage = open_ring_storage(settings, store)
         source = RotatingKeySource(
-            open_ring_storage(settings, store),
+            ring_storage,
             settings.rotation(),
-            events or EventLog(settings.observers),
+            events,
             open_report_store(settings, store),
             scheme == "store",
         )
+        if settings.rotate_in_process and isinstance(ring_storage, RingFile):
+            try:
+                ring_storage.check_writable()
+            except OperatorError as error:
+                raise ConfigurationError(
+                    f"keys: {error}; or set rotate_in_process to false, and let another node or"
+                    " `sealedstate keys rotate` rotate the ring"
+                ) from None
     elif scheme == "env":
-        source = StaticKeys(from_environment(settings.environ, rest or "SEALEDSTATE_KEYS", skew))
+        source = StaticKeys(from_environment(settings.environ, rest, skew, announce))
     elif scheme == "file":
-        source = StaticKeys(from_secrets_file(Path(rest), skew))
+        source = ReloadedKeys(
+            Path(rest),
+            skew,
+            announce,
+            settings.reload_every,
+            settings.monotonic,
+            settings.clock,
+            events.emit,
+        )
     elif isinstance(keys, str) and not keys.strip():
         raise ConfigurationError("keys: must not be empty; `sealedstate keys generate` prints one")
     else:
@@ -273,7 +373,7 @@ def open_keys(
             raise ConfigurationError(
                 "keys: must be text, a list of texts, or an object with keyring()"
             )
-        source = StaticKeys(parse_keyring(texts, skew))
+        source = StaticKeys(parse_keyring(texts, skew, announce))
     try:
         _current_keyring(source).primary(int(settings.clock()))
     except NoPrimaryKey:
@@ -294,7 +394,7 @@ def open_ring_storage(
     `takes_clear`: whether a plaintext file is read although a key-encryption key is set. Raises
     ConfigurationError.
     """
-    scheme, _, rest = str(settings.keys).partition(":")
+    scheme, _, rest = str(settings.resolve_keys()).partition(":")
     wrapping = wrapping_keyring(settings.environ, settings.skew)
     if scheme == "file" and rest:
         return RingFile(
@@ -309,7 +409,7 @@ def open_ring_storage(
 
 def open_report_store(settings: Settings, store: Storage | None = None) -> ReportStore:
     """Where the processes that use that ring report. Raises ConfigurationError."""
-    scheme, _, rest = str(settings.keys).partition(":")
+    scheme, _, rest = str(settings.resolve_keys()).partition(":")
     if scheme == "file":
         return FileReports(Path(f"{rest}.nodes"))
     wrapping = from_environment(settings.environ, KEK_VARIABLE, settings.skew)

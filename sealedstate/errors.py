@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar
 
-# Not listed are the kinds of UnreadableError: users of the keeper only see their reasons.
+# Not listed are the kinds of UnreadableError, of which users of the keeper only see the reasons,
+# and the kind of StorageUnavailable that stops a start.
 __all__ = [
     "CapacityError",
     "ConfigurationError",
@@ -45,19 +46,62 @@ __all__ = [
 ]
 
 
-_KEY = re.compile(r"(sealedstate-(?:key|lookup)-1):[\w:-]+", re.IGNORECASE)
+_SECRETS = (
+    # A key, whole or cut.
+    (re.compile(r"(sealedstate-(?:key|lookup)-1):[\w:-]+", re.IGNORECASE), r"\1:..."),
+    # The secret of a key without its label: 43 letters, among which random ones have both cases.
+    (re.compile(r"(?<![\w-])(?=[\w-]*[a-z])(?=[\w-]*[A-Z])[\w-]{40,}", re.ASCII), "..."),
+    # The user and the password of a URL.
+    (re.compile(r"(\w:/{1,2})\S*@"), r"\1...@"),
+)
+# A sentence with a few names in it is shorter.
+MAX_MESSAGE_CHARS = 4000
+MAX_SHOWN_PARTS = 20
 
 
-def hide_keys(text: str) -> str:
-    """`text` without keys: a user may give one in the place of a path or a name."""
-    return _KEY.sub(r"\1:...", text)
+def hide_secrets(text: str) -> str:
+    """`text` without keys and passwords: a user may give one in the place of a path or a name."""
+    for pattern, shown in _SECRETS:
+        text = pattern.sub(shown, text)
+    return text
+
+
+def contains_key(text: str) -> bool:
+    """Whether a text contains a key, whole or cut."""
+    return _SECRETS[0][0].search(text) is not None
+
+
+def escape_text(text: object, most: int = 200) -> str:
+    """Foreign text on one line that is safe to print: at most `most` printable characters.
+
+    Line ends, escapes, direction marks, lone surrogates and everything else that is not printable
+    is escaped as in a Python literal. Every text of others that gets into a log, an error or a
+    terminal passes through here: names of parts, subjects, paths, variables, errors of drivers.
+    """
+    shown = str(text)
+    if not shown.isprintable():
+        shown = "".join(
+            letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+            for letter in shown
+        )
+    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
+
+
+def quote_text(text: object, most: int = 80) -> str:
+    """A wrong name or value in quotes: escaped, and without secrets."""
+    return f"'{escape_text(hide_secrets(str(text)), most)}'"
+
+
+def escape_message(text: object) -> str:
+    """A whole message on one line, without secrets."""
+    return escape_text(hide_secrets(str(text)), MAX_MESSAGE_CHARS)
 
 
 class SealedStateError(Exception):
-    """The root of every error that sealedstate raises."""
+    """The root of every error that sealedstate raises. Its message is one line without secrets."""
 
     def __init__(self, *arguments: object) -> None:
-        super().__init__(*(hide_keys(x) if isinstance(x, str) else x for x in arguments))
+        super().__init__(*(escape_message(x) if isinstance(x, str) else x for x in arguments))
 
 
 # --- the developer acts -------------------------------------------------------------------------
@@ -87,16 +131,20 @@ class SessionTooLarge(UsageError):
     """The parts do not fit into the cookies, and cannot be stored elsewhere.
 
     There is no store for them, or their policy forbids one. `parts` maps the name of each part to
-    its size in bytes; `room` is what the cookies could carry, in bytes.
+    its size in bytes; `room` is what the cookies could carry, in bytes. `is_crowded`: the session
+    would fit if the request had no cookies of others.
     """
 
+    is_crowded = False
+
     def __init__(self, parts: Mapping[str, int], room: int, why: str) -> None:
-        sizes = ", ".join(
-            f"{name} {size}" for name, size in sorted(parts.items(), key=lambda item: -item[1])
-        )
+        largest = sorted(parts.items(), key=lambda item: -item[1])
+        sizes = [f"{escape_text(name, 64)} {size}" for name, size in largest[:MAX_SHOWN_PARTS]]
+        if len(largest) > MAX_SHOWN_PARTS:
+            sizes.append(f"and {len(largest) - MAX_SHOWN_PARTS} smaller parts")
         super().__init__(
             f"the session does not fit: {sum(parts.values())} bytes of parts for {room} bytes"
-            f" of cookie room ({why}); bytes by part: {sizes or 'none'}"
+            f" of cookie room ({why}); bytes by part: {', '.join(sizes) or 'none'}"
         )
         self.parts = dict(parts)
         self.room = room
@@ -157,6 +205,13 @@ class StorageError(OperatorError):
 
 class StorageUnavailable(StorageError):
     """The store is unreachable, locked, full or read-only. Nothing was written."""
+
+
+class StorageUnusable(StorageUnavailable):
+    """The place or the content of the store is wrong, so that it fails until an operator acts.
+
+    A start is refused because of it; a store that does not answer may answer later.
+    """
 
 
 class RowUnreadable(StorageUnavailable):
@@ -257,19 +312,26 @@ class UnreadableError(SealedStateError):
 
     `reason` is for logs and counters, never for the client. `keeps_cookie`: another node, release
     or moment may be able to read it, so the browser's cookies must be neither deleted nor
-    overwritten. `kid`: the key that the token names, if it is known. `claimed_at`: when a token
-    whose key or format is unknown claims to be sealed (epoch seconds), which is not verified.
+    overwritten; never true once that is over. `kid`: the key that the token names, if it is known.
+    `claimed_at`: when the token says that it was sealed (epoch seconds), if it is known; without
+    the key this is not verified.
     """
 
     reason: ClassVar[str] = "unreadable"
-    keeps_cookie: ClassVar[bool] = False
+    keeps_cookie: bool = False
 
     def __init__(
-        self, *arguments: object, kid: bytes | None = None, claimed_at: int | None = None
+        self,
+        *arguments: object,
+        kid: bytes | None = None,
+        claimed_at: int | None = None,
+        is_over: bool = False,
     ) -> None:
         super().__init__(*arguments)
         self.kid = kid
         self.claimed_at = claimed_at
+        if is_over:
+            self.keeps_cookie = False
 
 
 class MalformedToken(UnreadableError):
@@ -284,9 +346,9 @@ class UnknownFormat(UnreadableError):
     reason = "format-unknown"
     keeps_cookie = True
 
-    def __init__(self, kid: bytes, claimed_at: int) -> None:
+    def __init__(self, kid: bytes, claimed_at: int, is_over: bool = False) -> None:
         text = f"a format that this release does not read, key {kid.hex()}"
-        super().__init__(text, kid=kid, claimed_at=claimed_at)
+        super().__init__(text, kid=kid, claimed_at=claimed_at, is_over=is_over)
 
 
 class UnknownKey(UnreadableError):
@@ -299,6 +361,19 @@ class UnknownKey(UnreadableError):
         super().__init__(f"no key {kid.hex()} in the ring", kid=kid, claimed_at=claimed_at)
 
 
+class KeyRemoved(UnreadableError):
+    """No key of the ring has this kid, and this node's keys are newer than the token.
+
+    The key was removed, or belongs to another application.
+    """
+
+    reason = "kid-removed"
+
+    def __init__(self, kid: bytes, claimed_at: int) -> None:
+        text = f"no key {kid.hex()} in a ring that was read after it sealed"
+        super().__init__(text, kid=kid, claimed_at=claimed_at)
+
+
 class KeyOutOfUse(UnreadableError):
     """The key is revoked or expired, or did not seal at the time of the token."""
 
@@ -306,10 +381,19 @@ class KeyOutOfUse(UnreadableError):
 
 
 class KeyDisabled(UnreadableError):
-    """The key is disabled. That can be undone, so the cookie is kept."""
+    """The key is disabled. That can be undone, so the cookie is kept.
+
+    The token is authentic. `payload`: what it contains.
+    """
 
     reason = "kid-disabled"
     keeps_cookie = True
+
+    def __init__(
+        self, payload: bytes = b"", kid: bytes | None = None, claimed_at: int | None = None
+    ) -> None:
+        super().__init__(kid=kid, claimed_at=claimed_at)
+        self.payload = payload
 
 
 class SealedBefore(UnreadableError):
@@ -348,8 +432,10 @@ class UnknownField(UnreadableError):
         created_at: int,
         expires_at: int,
         sealed_at: int,
+        is_over: bool = False,
     ) -> None:
-        super().__init__("a critical field that this release does not know")
+        text = "a critical field that this release does not know"
+        super().__init__(text, claimed_at=sealed_at, is_over=is_over)
         self.session_id = session_id
         self.subject = subject
         self.created_at = created_at
@@ -389,11 +475,22 @@ class CrowdedCookie(UnreadableError):
     reason = "crowded"
     keeps_cookie = True
 
+    def __init__(self) -> None:
+        # No time ends it, so it counts as withheld for long at once.
+        super().__init__(claimed_at=0)
+
 
 class AmbiguousSession(UnreadableError):
     """Two authentic sessions have the same cookie name: neither is used."""
 
     reason = "ambiguous"
+    keeps_cookie = True
+
+
+class HeldBackCookie(UnreadableError):
+    """The request came from another site, so the browser may have held our cookies back."""
+
+    reason = "cross-site"
     keeps_cookie = True
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
 from ._forks import ForkSafeLock
-from .errors import ConfigurationError
+from .errors import ConfigurationError, escape_message
 
 __all__ = ["Event", "EventLog", "EventName", "Observer"]
 
@@ -28,13 +29,19 @@ OTHER_KIDS = "others"
 # How many events may wait to be counted.
 MAX_PENDING = 256
 OBSERVER_FAILED = "observer-failed"
+# How often a frequent event is logged as a warning, in seconds.
+WARN_EVERY = 60
 
 EventName: TypeAlias = Literal[
     "adopted",
+    "key-missing",
+    "keys-stale",
     "legacy-refused",
     "logins-unreadable",
+    "no-room",
     "not-sent",
     "opened",
+    "part-left-out",
     "part-missing",
     "part-unreadable",
     "recalled",
@@ -50,6 +57,7 @@ EventName: TypeAlias = Literal[
     "saved",
     "spilled",
     "subject-revoked",
+    "withheld-long",
 ]
 
 
@@ -89,11 +97,17 @@ class Observer(Protocol):
 class EventLog:
     """Counts, logs and passes on the events of one application.
 
-    All threads may use it. Raises ConfigurationError for an observer that is not callable.
+    All threads may use it. `monotonic`: seconds that never go back; without it, each frequent event
+    is logged at its level. Raises ConfigurationError for an observer that is not callable.
     """
 
-    def __init__(self, observers: Sequence[Observer] = ()) -> None:
+    def __init__(
+        self,
+        observers: Sequence[Observer] = (),
+        monotonic: Callable[[], float] | None = None,
+    ) -> None:
         self._observers = tuple(observers)
+        self._monotonic = monotonic
         for observer in self._observers:
             if not callable(observer):
                 raise ConfigurationError(
@@ -105,6 +119,8 @@ class EventLog:
         # cheaper.
         self._pending: list[tuple[str, str | None, bytes | None]] = []
         self._logged_failures: set[tuple[int, type[Exception]]] = set()
+        # When a frequent event was last logged at its level, by label.
+        self._warned_at: dict[str, float] = {}
         self._lock = ForkSafeLock()
 
     @property
@@ -134,9 +150,16 @@ class EventLog:
         session_id: bytes | None = None,
         detail: str | None = None,
         level: int = logging.INFO,
+        is_frequent: bool = False,
     ) -> None:
-        """Count, log and pass on one event. A failing observer raises nothing here."""
+        """Count, log and pass on one event. A failing observer raises nothing here.
+
+        `is_frequent`: each request may repeat it, so it is logged at `level` at most once in
+        WARN_EVERY seconds, for each name and reason, and otherwise at INFO.
+        """
         self._pending.append((name, reason, kid))
+        if is_frequent and not self._may_warn(_label(name, reason)):
+            level = logging.INFO
         is_logged = _log.isEnabledFor(level)
         if not (is_logged or self._observers):
             # The usual case: no Event is made, and no id is hashed.
@@ -147,6 +170,8 @@ class EventLog:
         with self._lock:
             self._count_pending()
             counted_kid = self._name_of_kid(_label(name, reason), kid.hex()) if kid else None
+        if detail is not None:
+            detail = escape_message(detail)
         session = (
             None if session_id is None else hashlib.blake2b(session_id, digest_size=8).hexdigest()
         )
@@ -168,6 +193,16 @@ class EventLog:
                 if (number, type(error)) not in self._logged_failures:
                     self._logged_failures.add((number, type(error)))
                     _log.exception("an observer failed at %s", event.label)
+
+    def _may_warn(self, label: str) -> bool:
+        if self._monotonic is None:
+            return True
+        with self._lock:
+            now = self._monotonic()
+            if now < self._warned_at.get(label, -math.inf) + WARN_EVERY:
+                return False
+            self._warned_at[label] = now
+            return True
 
     def _count_pending(self) -> None:
         """Count the events that are pending now. The caller holds the lock."""

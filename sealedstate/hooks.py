@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ._wire.record import Place, Record
 from .errors import StorageError
@@ -34,7 +34,7 @@ class SaveEvent:
     record: Record
     parts: Mapping[str, Part]
     places: Mapping[str, Place]
-    arrived_id: bytes | None
+    arrived_id: bytes | None = field(repr=False)
     sealed_at: int | None
     now: float
 

@@ -11,16 +11,18 @@ Set-Cookie lines, so it works under any framework.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from ._request.load import LoadedSession, SessionInfo, describe_session, revoke_id
-from ._request.save import Limits, delete_cookies, report_not_saved, save
+from ._request.save import Limits, check_size, delete_cookies, report_not_saved, save
 from ._wire.record import check_subject, parse_id
 from .deployment import Deployment
 from .errors import (
     ConfigurationError,
+    HeldBackCookie,
     NoPrimaryKey,
     OperatorError,
     SessionTooLarge,
@@ -39,15 +41,23 @@ __all__ = ["Keeper"]
 class Keeper:
     """Opens and saves the sessions of one application.
 
-    Settings are opened as by `Deployment.open`, with its errors.
+    Settings are opened as by `Deployment.open`, with its errors. Nothing is read from the
+    environment unless they say so.
     """
 
     def __init__(self, deployment: Deployment | Settings) -> None:
         if isinstance(deployment, Settings):
             deployment = Deployment.open(deployment)
+        if not isinstance(deployment, Deployment):
+            raise ConfigurationError(
+                "keeper: expected Settings, such as Settings.from_env(), or a Deployment,"
+                f" got {type(deployment).__name__}"
+            )
         self._deployment = deployment
         self._limits = Limits.of(deployment)
-        self._load = partial(LoadedSession, deployment)
+        size_check = partial(check_size, self._limits, deployment.now)
+        self._load = partial(LoadedSession, deployment, size_check)
+        self._load_cross_site = partial(self._load, cross_site=True)
 
     @property
     def deployment(self) -> Deployment:
@@ -64,17 +74,36 @@ class Keeper:
         """How often each event happened: `opened`, `saved`, `refused-<reason>`, and so on."""
         return self._deployment.events.counts
 
-    def session(self, cookie_header: str = "") -> Session:
-        """The session of a request with this Cookie header, opened at its first use."""
-        return Session(self._load, cookie_header)
+    def session(self, cookie_header: str = "", cross_site: bool = False) -> Session:
+        """The session of a request with this Cookie header, opened at its first use.
+
+        `cross_site`: what `is_cross_site` says of the request. If it then brings no session cookie,
+        only a sign-in is sent: another session could replace the login that the browser held back.
+        """
+        return Session(self._load_cross_site if cross_site else self._load, cookie_header)
+
+    def is_cross_site(self, method: str, fetch_site: str | None, origin: str | None = None) -> bool:
+        """Whether browsers hold our cookies back from such a request, by their SameSite.
+
+        `fetch_site` and `origin`: its headers Sec-Fetch-Site and Origin. Origin only counts in a
+        request without Sec-Fetch-Site, and if the setting `origins` lists those of the application.
+        """
+        settings = self.settings
+        if settings.same_site == "None" or (
+            settings.same_site == "Lax" and method in ("GET", "HEAD", "OPTIONS", "TRACE")
+        ):
+            return False
+        if fetch_site is not None:
+            return fetch_site == "cross-site"
+        return bool(settings.origins) and origin is not None and origin not in settings.origins
 
     def save(self, session: Session, other_bytes: int = 0) -> list[str]:
         """The Set-Cookie field values that make the browser carry `session` as it is now.
 
         `other_bytes`: what the response's other Set-Cookie fields take, names included. The list is
-        empty for a session that was not used, that did not change and needs no refresh, or that is
-        withheld. Raises SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what
-        it has.
+        empty for a session that was not used, that did not change and needs no refresh, that is
+        withheld, or whose change only fits without the request's other cookies. Raises
+        SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what it has.
         """
         loaded, deployment = session.backend, self._deployment
         if not isinstance(loaded, LoadedSession):
@@ -83,8 +112,10 @@ class Keeper:
         if not changes.is_modified:
             return self._refresh(session, changes, loaded, other_bytes)
         is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
-        if loaded.withheld is not None and not is_explicit:
-            deployment.emit("not-sent", reason=loaded.withheld)
+        # A new id for a visitor without a session must not replace a login either.
+        is_held_back = loaded.withheld == HeldBackCookie.reason and changes.subject is None
+        if is_held_back or (loaded.withheld is not None and not is_explicit):
+            loaded.note_lost_write()
             return []
         # A sign-in does not bring the old session back, it replaces it.
         is_another = changes.is_ended or changes.is_signed_in
@@ -95,7 +126,21 @@ class Keeper:
             # A new id for a visitor is no reason to delete what could not be judged.
             is_kept = loaded.withheld is not None and not changes.is_ended
             return [] if is_kept else delete_cookies(self._limits, changes, loaded)
-        return save(deployment, self._limits, session, changes, loaded, other_bytes)
+        try:
+            return save(deployment, self._limits, session, changes, loaded, other_bytes)
+        except SessionTooLarge as error:
+            if not error.is_crowded or is_another or changes.is_regenerated:
+                raise
+            # A request does not fail at its end for the foreign cookies that it brings.
+            deployment.emit(
+                "no-room",
+                session_id=changes.id,
+                detail="what a visitor changed is not sent: the session does not fit beside"
+                f" {loaded.candidates.foreign_bytes} bytes of other cookies; set storage or"
+                " may_drop",
+                level=logging.WARNING,
+            )
+            return []
 
     def info(self, session: Session) -> SessionInfo:
         """Sizes, places, ages and key of a session, for pages about it. Never asks the store."""
@@ -170,6 +215,9 @@ class Keeper:
         """The unchanged session, sealed again if that is due and possible."""
         try:
             if not self._is_refresh_due(loaded):
+                return []
+            if self._deployment.are_keys_stale():
+                self._deployment.emit("refresh-skipped")
                 return []
             if self._deployment.revocations is not None and self._is_revoked(loaded):
                 return []

@@ -1,7 +1,7 @@
 """Keys, and the ring that says which key seals now and which keys still open.
 
 The state of a key is a pure function of the ring and the time. Where keys come from is in
-`key_sources`, and how their subkeys seal is in `_wire.token`.
+`key_sources`; docs/format.md has their text forms, and how their subkeys seal.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ SECRET_BYTES = 32
 KEY_LABEL = "sealedstate-key-1"
 LOOKUP_LABEL = "sealedstate-lookup-1"
 DEFAULT_SKEW = 60
+DEFAULT_ANNOUNCE = 15 * 60
 # An `announce` that outlives every key.
 FOR_EVER = 1 << 62
 
@@ -167,19 +168,20 @@ class Keyring:
     """The keys of one deployment.
 
     `keys`: if two have the same activation date, the first of them seals. `skew`: tolerated clock
-    difference between nodes, in seconds. `announce`: seconds between publishing a key and using it;
-    a node that has not reloaded may keep sealing with the previous key for that long. `lookup`: the
-    secret that names in the store are hashed with if they could be guessed. `removed_kids`: kids of
-    revoked or expired keys that are no longer in the ring. `revoked_before`: cookies that say they
-    were sealed before this time (epoch seconds) are refused; until then, cookies are dated so.
-    `long_term_keys`: keys for long-lived data; None if the ordinary keys never expire on their own.
-    `keep`: for how many seconds the ring promises to open what its keys seal; 0 for keys that no
-    schedule governs.
+    difference between nodes, in seconds. `announce`: seconds by which the keys of a node may lag
+    behind those of other nodes. A key is published at least as long before it seals; a node may
+    keep sealing with the previous key for that long; and a cookie of an unknown key is left alone
+    for that long, because another node may know the key. `lookup`: the secret that names in the
+    store are hashed with if they could be guessed. `removed_kids`: kids of revoked or expired keys
+    that are no longer in the ring. `revoked_before`: cookies that say they were sealed before this
+    time (epoch seconds) are refused; until then, cookies are dated so. `long_term_keys`: keys for
+    long-lived data; None if the ordinary keys never expire on their own. `keep`: for how many
+    seconds the ring promises to open what its keys seal; 0 for keys that no schedule governs.
     """
 
     keys: tuple[Key, ...]
     skew: int = DEFAULT_SKEW
-    announce: int = 0
+    announce: int = DEFAULT_ANNOUNCE
     lookup: bytes | None = field(default=None, repr=False)
     removed_kids: frozenset[bytes] = frozenset()
     revoked_before: int = 0
@@ -228,11 +230,21 @@ class Keyring:
         """The key with this kid, in any state."""
         return self._by_kid.get(kid)
 
-    def find_usable(self, kid: bytes, now: float, claimed_at: int | None = None) -> Key:
+    def find_usable(self, kid: bytes, now: float) -> Key:
         """The key with this kid, if it may open at `now`.
 
-        Raises UnknownKey, which repeats `claimed_at`, KeyOutOfUse (revoked or expired, perhaps no
-        longer in the ring) or KeyDisabled.
+        Raises UnknownKey, KeyOutOfUse (revoked or expired, perhaps no longer in the ring) or
+        KeyDisabled.
+        """
+        key = self.find_verifying(kid, now)
+        if key.disabled:
+            raise KeyDisabled(kid=kid)
+        return key
+
+    def find_verifying(self, kid: bytes, now: float, claimed_at: int | None = None) -> Key:
+        """The key with this kid, if it may open at `now` or may open again: it may be disabled.
+
+        Raises UnknownKey, which repeats `claimed_at`, or KeyOutOfUse.
         """
         key = self._by_kid.get(kid)
         if key is None:
@@ -241,8 +253,6 @@ class Keyring:
             )
         if key.revoked or (key.expires_at is not None and now >= key.expires_at):
             raise KeyOutOfUse(kid=kid)
-        if key.disabled:
-            raise KeyDisabled(kid=kid)
         return key
 
     def primary(self, now: int) -> Key:

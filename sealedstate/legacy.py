@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,7 +23,7 @@ from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 from markupsafe import Markup
 from werkzeug.http import parse_date
 
-from ._cookies.header import iterate_pairs, pair_pattern
+from ._cookies.header import check_domain, iterate_pairs, pair_pattern
 from ._wire.record import ID_BYTES
 from .errors import ConfigurationError
 from .keyring import length_prefixed
@@ -31,6 +32,7 @@ __all__ = ["LegacyReader"]
 
 # More than browsers keep, and little enough to parse.
 MAX_COOKIE_CHARS = 1 << 14
+_COOKIE_PART = re.compile(r"[!-:<-~]+", re.ASCII)
 _DEFAULT_NAMES = {"flask": "session", "starlette": "session"}
 _DEFAULT_MAX_AGES = {"flask": 31 * 86400, "starlette": 14 * 86400}
 
@@ -39,8 +41,8 @@ _DEFAULT_MAX_AGES = {"flask": 31 * 86400, "starlette": 14 * 86400}
 class Adopted:
     """The values of an old cookie, its session id, and its time (epoch seconds)."""
 
-    values: Mapping[str, object]
-    id: bytes
+    values: Mapping[str, object] = field(repr=False)
+    id: bytes = field(repr=False)
     signed_at: int
 
 
@@ -64,15 +66,26 @@ class LegacyReader:
     cookie_domain: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in _DEFAULT_NAMES:
+        if not isinstance(self.kind, str) or self.kind not in _DEFAULT_NAMES:
             # No value is shown: in a wrong order of arguments it may be the secret.
             raise ConfigurationError("legacy: kind must be 'flask' or 'starlette'")
         if not isinstance(self.secret, (str, bytes)) or not self.secret:
             raise ConfigurationError("legacy: secret must be non-empty text or bytes")
         if not isinstance(self.until, datetime) or self.until.tzinfo is None:
             raise ConfigurationError("legacy: until must be a datetime with a time zone")
-        if not isinstance(self.max_age, (int, type(None))):
+        if type(self.max_age) not in (int, type(None)):
             raise ConfigurationError("legacy: max_age must be a number of seconds, or None")
+        texts = (self.cookie_name, self.cookie_path, self.subject, self.cookie_domain)
+        if not all(isinstance(text or "", str) for text in texts):
+            raise ConfigurationError(
+                "legacy: cookie_name, cookie_path, cookie_domain and subject must be texts"
+            )
+        if _COOKIE_PART.fullmatch(self.name + self.cookie_path) is None:
+            raise ConfigurationError(
+                "legacy: cookie_name and cookie_path must be ASCII without blanks and ';'"
+            )
+        if self.cookie_domain:
+            check_domain("legacy: cookie_domain", self.cookie_domain)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ the application never sees the request.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from ._cookies.header import MAX_COOKIES, MAX_LINE_BYTES
@@ -18,9 +18,11 @@ from .errors import ConfigurationError
 
 __all__ = ["PROFILES", "Profile"]
 
-# A login of ordinary size must not fail because of foreign cookies: it may take this much of the
+# A login of ordinary size must not fail because of other cookies: it may take this much of the
 # distance that every profile keeps from the limit measured behind it (350 bytes and more).
 FLOOR_BYTES = 320
+# A session that fits in no other way may take this share of a Cookie header of that distance.
+MARGIN_SHARE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,12 @@ class Profile:
     response_bytes: int
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            value, kind = getattr(self, item.name), str if item.name == "name" else int
+            if type(value) is not kind:
+                raise ConfigurationError(
+                    f"profile: {item.name}: expected {kind.__name__}, got {type(value).__name__}"
+                )
         if not 1 <= self.cookies <= MAX_COOKIES:
             raise ConfigurationError(
                 f"profile: cookies must be between 1 and {MAX_COOKIES}, got {self.cookies}"
@@ -104,7 +112,7 @@ def budget_for(
     """
     left = max(profile.header_bytes - foreign_bytes, received_bytes, FLOOR_BYTES)
     request = min(profile.total_bytes, left)
-    response = profile.response_bytes - response_bytes
+    response = max(profile.response_bytes - response_bytes, FLOOR_BYTES + line_overhead)
     one = min(profile.cookie_bytes - name_bytes, MAX_LINE_BYTES - line_overhead)
     # In the Cookie header, each pair has two bytes of '; ' before it.
     core = min(one, request - name_bytes - 2, response - line_overhead)
@@ -112,3 +120,14 @@ def budget_for(
         request - profile.cookies * (name_bytes + 2), response - profile.cookies * line_overhead
     )
     return Budget(max(0, core), one, profile.cookies - 1, max(0, shared))
+
+
+def most_bytes(profile: Profile, foreign_bytes: int, our_bytes: int) -> int:
+    """How many bytes our cookies may take in a request if the session fits in no other way.
+
+    `foreign_bytes` and `our_bytes`: what this request carried. A request that carried half as much
+    again as the profile allows did not pass the limits that the profile was made for.
+    """
+    carried = foreign_bytes + our_bytes
+    limit = carried if 2 * carried > 3 * profile.header_bytes else profile.header_bytes
+    return max(our_bytes, limit + limit // MARGIN_SHARE - foreign_bytes)

@@ -4,7 +4,7 @@
     text = resets.seal(account.id, bound_to=account.password_hash)
     account_id = resets.open(text, bound_to=account.password_hash)
 
-A text is a token (see `_wire.token`) as base64url (RFC 4648) without padding. Its purpose is
+A text is a token (see docs/format.md) as base64url (RFC 4648) without padding. Its purpose is
 ``protector/`` and the name of the protector; its name has one field, what it is bound to, or none.
 No other purpose contains a slash. The payload is a byte 0x01 and the encoding of the value (see
 `cbor`). A zero byte precedes it if the token would otherwise be a multiple of 3 bytes long, so that
@@ -18,6 +18,7 @@ import binascii
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ._cookies.codec import open_again
 from ._wire import cbor
 from ._wire.encoding import has_lone_surrogate
 from ._wire.token import (
@@ -33,6 +34,7 @@ from .errors import (
     ForgedToken,
     FutureSession,
     KeyOutOfUse,
+    KeyRemoved,
     MalformedRecord,
     ProtectedTextRefused,
     ProtectedTextWithheld,
@@ -42,7 +44,7 @@ from .errors import (
     UnreadableError,
     UnsupportedValue,
 )
-from .key_sources import KeySource, SeekingKeySource
+from .key_sources import KeySource
 from .keyring import Keyring
 
 __all__ = ["Protector"]
@@ -110,12 +112,8 @@ class Protector:
         source, ring = self._source, self._source.keyring()
         try:
             return open_token(token, context, ring, now), ring
-        except UnknownKey as error:
-            # The key may be newer than this node's ring: ask the source once.
-            if not (isinstance(source, SeekingKeySource) and error.kid and source.seek(error.kid)):
-                raise
-        ring = source.keyring()
-        return open_token(token, context, ring, now), ring
+        except (UnknownKey, UnknownFormat) as error:
+            return open_again(error, token, context, source, now)
 
     def _verdict(self, error: UnreadableError, claimed: int | None, now: int) -> Exception:
         """What to raise for a text that claims to be sealed at `claimed` and does not open."""
@@ -132,8 +130,7 @@ class Protector:
         lag = ring.announce + ring.skew
         if claimed > now + lag:
             return ProtectedTextRefused("not-yet")
-        # By now this node knows every key that could have sealed the text.
-        if isinstance(error, UnknownKey | UnknownFormat) and now > claimed + lag:
+        if isinstance(error, KeyRemoved | UnknownFormat) and not error.keeps_cookie:
             return ProtectedTextRefused("unknown")
         return ProtectedTextWithheld(error.reason)
 

@@ -11,16 +11,25 @@ from collections.abc import (
     MutableMapping,
     ValuesView,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, NamedTuple, Protocol, Self
 
 from ._wire import cbor
 from ._wire.record import Lifetimes, Place, Record, check_name, check_subject, format_id
-from .errors import LateRead, LateWrite, MalformedRecord, UnreadablePart, UnsupportedValue
+from .errors import (
+    LateRead,
+    LateWrite,
+    MalformedRecord,
+    SessionTooLarge,
+    UnreadablePart,
+    UnsupportedValue,
+)
 
 __all__ = ["Session"]
 
+# The head of a part's name and value, and its name in a list of parts.
+PART_BYTES = 16
 # The places of parts for which a save needs nothing but the core.
 _IN_CORE = (None, Place.CORE)
 
@@ -59,12 +68,14 @@ class Part:
 class Limit(NamedTuple):
     """What `Session.limit` asked for in a request; None for what it left alone.
 
-    `idle` in seconds, `until` in epoch seconds.
+    `idle` in seconds, `until` in epoch seconds. `began_at`: when the request signed in, or gave
+    terms to a new session.
     """
 
     idle: int | None = None
     until: int | None = None
     persistent: bool | None = None
+    began_at: int | None = None
 
 
 NO_LIMIT: Final = Limit()
@@ -78,7 +89,7 @@ class Changes:
     `core`: the encoding of each part if all of them can stay in the core, else None;
     `encoded_bytes`: their size in all. `parts` and `removed`: the parts now, core parts that were
     not read as their bytes, and those that this request removed. `limit`: the terms that this
-    request asked for. `began_at`: when it signed in, or gave terms to a new session.
+    request asked for.
     """
 
     is_modified: bool
@@ -92,7 +103,6 @@ class Changes:
     parts: Mapping[str, Part | bytes]
     removed: Mapping[str, Part]
     limit: Limit = NO_LIMIT
-    began_at: int | None = None
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: no subject, no name, no value.
@@ -110,6 +120,14 @@ class SessionBackend(Protocol):
     withheld: str | None
     adopted: Record | None
     adopted_values: Mapping[str, object]
+
+    def free_bytes(self) -> int:
+        """By how much the encoded parts may grow without any doubt that they can be sent."""
+        ...
+
+    def check_size(self, session: Session) -> None:
+        """Raise SessionTooLarge if no response could carry the session."""
+        ...
 
     @property
     def lifetimes(self) -> Lifetimes:
@@ -140,8 +158,10 @@ class SessionBackend(Protocol):
 class Session(MutableMapping[str, object]):
     """A user's session in one request, loaded when the application first uses it.
 
-    Assigning encodes the value, so that an unsupported value raises where it is assigned. Changes
-    inside a list or a dict are found when the response starts. Membership, length, truth and
+    Assigning encodes the value, so that an unsupported value raises UnsupportedValue where it is
+    assigned, and so does SessionTooLarge for a value for which the cookies have no room and that
+    may neither spill nor be left out; the session is then as before. Changes inside a list or a
+    dict are found when the response starts, or by `check_size`. Membership, length, truth and
     iteration answer from the cookie; `keys`, `values`, `items` and reading a value recall parts
     from the store, and only they notice that the store lost one.
     """
@@ -159,9 +179,11 @@ class Session(MutableMapping[str, object]):
     _is_regenerated = False
     _is_ended = False
     _are_headers_sent = False
+    # By how much assignments may make the encoded parts grow before their sizes are added up; None
+    # if that is not known yet.
+    _free_bytes: int | None = None
     _limit = NO_LIMIT
     _is_limited = False
-    _began_at: int | None = None
 
     def __init__(self, load: Callable[[str], SessionBackend], cookie_header: str) -> None:
         self._load = load
@@ -200,7 +222,8 @@ class Session(MutableMapping[str, object]):
         if self._subject not in (None, subject):
             self.clear()
         self._subject, self._is_signed_in = subject, True
-        self._id, self._began_at = loaded.new_id(), int(loaded.now())
+        self._id = loaded.new_id()
+        self._limit = self._limit._replace(began_at=int(loaded.now()))
 
     @property
     def is_new(self) -> bool:
@@ -221,15 +244,12 @@ class Session(MutableMapping[str, object]):
         After a sign-in it is what the new session will have. None for any other session that was
         not saved yet and has no limit.
         """
-        record, lifetimes, until = (
-            self._continued_record(),
-            self.load().lifetimes,
-            self._limit.until,
-        )
+        record, lifetimes = self._continued_record(), self.load().lifetimes
+        began_at, until = self._limit.began_at, self._limit.until
         if record is not None:
             created_at, ends_at = record.created_at, record.ends_at(lifetimes)
-        elif self._began_at is not None:
-            created_at, ends_at = self._began_at, self._began_at + lifetimes.absolute
+        elif began_at is not None:
+            created_at, ends_at = began_at, began_at + lifetimes.absolute
         else:
             return None
         return ends_at if until is None else min(until, created_at + lifetimes.longest)
@@ -243,6 +263,14 @@ class Session(MutableMapping[str, object]):
         """
         loaded = self._use()
         return None if self._is_ended else loaded.withheld
+
+    def check_size(self) -> None:
+        """Raise SessionTooLarge if the cookies have no room for the session as it is now.
+
+        Assigning a part checks that. This also finds changes inside lists and dicts, which a
+        response would not carry.
+        """
+        self._use().check_size(self)
 
     def regenerate(self) -> None:
         """Give the session a new id, at a change of privilege; its parts and lifetimes stay.
@@ -285,16 +313,17 @@ class Session(MutableMapping[str, object]):
         if persistent is not None and type(persistent) is not bool:
             kind = type(persistent).__name__
             raise UnsupportedValue("persistent", f"must be True, False or None; got {kind}")
-        old = self._limit
+        record, old = self._continued_record(), self._limit
+        began_at = old.began_at
+        if record is None and began_at is None:
+            began_at = int(loaded.now())
         new = self._limit = Limit(
             old.idle if idle is None else idle,
             old.until if until is None else until,
             old.persistent if persistent is None else persistent,
+            began_at,
         )
-        record = self._continued_record()
         if record is None:
-            if self._began_at is None:
-                self._began_at = int(loaded.now())
             return
         idle, ends_at = record.terms.idle or loaded.lifetimes.idle, record.ends_at(loaded.lifetimes)
         has_new_times = new.idle not in (None, idle) or (
@@ -318,7 +347,7 @@ class Session(MutableMapping[str, object]):
         self.clear()
         self._subject, self._is_ended = None, True
         self._is_signed_in = self._is_regenerated = self._is_limited = False
-        self._limit, self._began_at = NO_LIMIT, None
+        self._limit = NO_LIMIT
         self._id = loaded.new_id()
 
     # --- the mapping ----------------------------------------------------------------------------
@@ -339,18 +368,48 @@ class Session(MutableMapping[str, object]):
         return part.value
 
     def __setitem__(self, name: str, value: object) -> None:
-        if self._are_headers_sent or self.backend is None:
-            self._use_to_write()
+        loaded = self.backend
+        if self._are_headers_sent or loaded is None:
+            loaded = self._use_to_write()
         part = self._parts.get(name)
         if part is None:
             check_name(name)
         encoded = _encode(name, value)
+        free = self._free_bytes
+        if free is None:
+            free = loaded.free_bytes()
+        self._free_bytes = free = free - len(encoded) - 4 * len(name) - PART_BYTES
+        if free < 0:
+            self._assign_within(name, value, encoded, loaded)
+            return
         if part is None:
             removed = self._removed.pop(name, None)
             part = self._parts[name] = Part() if removed is None else removed
         elif not isinstance(part, Part):
             part = self._parts[name] = Part(Place.CORE, None, part, part)
         part.encoded, part.value, part.is_assigned = encoded, value, True
+
+    def _assign_within(
+        self, name: str, value: object, encoded: bytes, loaded: SessionBackend
+    ) -> None:
+        """Assign a value if the cookies have room for it. Raises SessionTooLarge."""
+        before, removed = self._parts.get(name), self._removed.get(name)
+        known = before if before is not None else removed
+        part = replace(known) if isinstance(known, Part) else Part(Place.CORE, None, known, known)
+        if known is None:
+            part = Part()
+        part.encoded, part.value, part.is_assigned = encoded, value, True
+        self._removed.pop(name, None)
+        self._parts[name] = part
+        try:
+            loaded.check_size(self)
+        except SessionTooLarge:
+            del self._parts[name]
+            if before is not None:
+                self._parts[name] = before
+            if removed is not None:
+                self._removed[name] = removed
+            raise
 
     def __delitem__(self, name: str) -> None:
         self._use_to_write()
@@ -447,7 +506,6 @@ class Session(MutableMapping[str, object]):
             self._parts,
             self._removed,
             self._limit,
-            self._began_at,
         )
 
     def mark_headers_sent(self) -> None:

@@ -10,20 +10,26 @@ from __future__ import annotations
 import difflib
 import functools
 import os
+import re
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 from ._cookies.header import CookieFamily
-from ._wire.encoding import has_lone_surrogate
 from ._wire.record import Lifetimes, Policy
-from .errors import ConfigurationError
+from .errors import ConfigurationError, contains_key, escape_message, escape_text, quote_text
 from .events import Observer
-from .key_sources import KEK_VARIABLE, KeySource
+from .key_sources import (
+    FILE_SUFFIX,
+    KEK_VARIABLE,
+    KeySource,
+    clean_value,
+    secret_path,
+)
 from .keyring import DEFAULT_SKEW
 from .legacy import LegacyReader
 from .profiles import PROFILES, Profile
@@ -42,6 +48,26 @@ ENVIRONMENT_PREFIX = "SEALEDSTATE_"
 # RFC 6265bis, section 5.5: browsers cap a cookie's life at 400 days.
 MAX_FORMER = 4
 MAX_LIFETIME = 400 * 86400
+# More is a typing error.
+MAX_SECONDS = 100 * 365 * 86400
+# Variables of which NAME_FILE may name a file with the value.
+_SECRETS = ("KEYS", "STORAGE", "KEK")
+# Kubernetes and Docker set these in each container for a service that is called sealedstate.
+_SERVICE_LINK = re.compile(
+    r"SEALEDSTATE_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?"
+    r"|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+_SERVICE_ADDRESS = re.compile(r"SEALEDSTATE_(?:\w+_)?PORT")
+
+# Linux's monotonic clock stops while the machine sleeps; this clock counts that time, too.
+running_clock: Callable[[], float] = (
+    functools.partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    if hasattr(time, "CLOCK_BOOTTIME")
+    else time.monotonic
+)
+
+# A scheme, a host in small letters and perhaps a port (RFC 6454, 6.2).
+_ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]*[a-z0-9\]]", re.ASCII)
 
 T = TypeVar("T")
 
@@ -64,12 +90,14 @@ def _suggest_settings(cls: type[T]) -> type[T]:
 class Settings:
     """How sessions are sealed, kept and sent. Times are in seconds, sizes in bytes.
 
-    keys: ``"file:PATH"`` (a ring that `sealedstate keys init` created, or keys, one a line),
-        ``"store:"`` (a ring in `storage`), ``"env:"``, ``"env:NAME"``, a key, a list of keys of
-        which the first seals, or a key source.
-    storage: a URL such as ``"sqlite:PATH"``, a mapping of contexts to URLs (``"*"``: all others), a
-        store, or None. Without a store no part can spill, and a logout cannot be enforced against a
-        stolen cookie.
+    keys: ``"file:PATH"`` (a ring that `sealedstate keys init` created, or keys, one a line, which
+        are read again when the file changes), ``"store:"`` (a ring in `storage`), ``"env:NAME"``
+        (what that variable contains: keys, ``file:PATH`` or ``store:``; by default
+        SEALEDSTATE_KEYS), a key, a list of keys of which the first seals, or a key source.
+    storage: a URL such as ``"sqlite:PATH"``, ``"file:PATH"`` or ``"env:NAME"`` (a file or a
+        variable that contains the URL), a mapping of contexts to any of these (``"*"``: all
+        others), a store, or None. Without a store no part can spill, and a logout cannot be
+        enforced against a stolen cookie.
     accept_weak_store_for: uses for which the store may fall short of the requirements, such as
         ``["revocation"]`` for ``"memory:"``. Otherwise such a store stops the start.
     realm: separates the tokens of this application from those of others with the same keys.
@@ -82,6 +110,8 @@ class Settings:
     refresh_after: age of a seal at which a read renews it; by default idle_lifetime / 10.
     part_policies: ``"cookie"``, ``"server"`` or ``"auto"`` (the default) by part name.
     spill_order: the ``auto`` parts that leave the cookies first.
+    may_drop: parts that are left out, first to last, if the cookies have no room and they may not
+        spill. Assigning any other part then raises SessionTooLarge.
     merge: rules by part name for a part that two requests change at once; by default the last write
         counts.
     cookie_name: by default ``__Host-Http-s``, or ``s`` where that prefix is not allowed.
@@ -93,17 +123,22 @@ class Settings:
         lines of one request with it. A cookie that is found only in this way counts only if no
         other opens.
     secure: False only for plain http on localhost.
+    origins: the application's origins, such as ``["https://app.example.org"]``. With them, a
+        request with another Origin header counts as from another site if its browser sends no
+        Sec-Fetch-Site.
     persistent: the cookie outlives the browser's window.
     legacy: a LegacyReader for sessions that Flask or Starlette signed.
     skew: tolerated clock difference between nodes.
-    rotate_every, announce, reload_every: for a ring in a file or in the store: time from one key to
-        the next, time a key is published before its first use, and time between two looks for a new
-        ring.
+    announce: by how much the keys of a node may lag behind those of other nodes: the longest
+        roll-out, and how long the ring publishes a key before its first use.
+    rotate_every, reload_every: for a ring in a file or in the store: time from one key to the next,
+        and time between two looks for a new ring, or for other keys in a file.
     rotate_in_process: whether a thread of each process rotates the ring; otherwise
         `sealedstate keys rotate` must.
     observers: functions that are called with each Event.
-    monotonic, clock, random, environ: seconds that never go back, epoch seconds, a function from a
-        number of bytes to random bytes, and the environment variables; replaceable for tests.
+    monotonic, clock, random, environ: seconds that never go back and continue while the machine
+        sleeps, epoch seconds, a function from a number of bytes to random bytes, and the
+        environment variables; replaceable for tests.
 
     Raises ConfigurationError, which names the setting and never a secret.
     """
@@ -119,6 +154,7 @@ class Settings:
     refresh_after: int | None = None
     part_policies: Mapping[str, str] = field(default_factory=dict)
     spill_order: Sequence[str] = ()
+    may_drop: Sequence[str] = ()
     merge: Mapping[str, MergeRule] = field(default_factory=dict)
     cookie_name: str | None = None
     cookie_path: str = "/"
@@ -128,6 +164,7 @@ class Settings:
     partitioned: bool = False
     former_cookies: Sequence[Mapping[str, Any]] = ()
     joined_cookie_lines: bool = True
+    origins: Sequence[str] = ()
     persistent: bool = False
     legacy: LegacyReader | None = field(default=None, repr=False)
     skew: int = DEFAULT_SKEW
@@ -136,7 +173,7 @@ class Settings:
     reload_every: int = DEFAULT_RELOAD_EVERY
     rotate_in_process: bool = True
     observers: Sequence[Observer] = field(default=(), repr=False)
-    monotonic: Callable[[], float] = field(default=time.monotonic, repr=False)
+    monotonic: Callable[[], float] = field(default=running_clock, repr=False)
     clock: Clock = field(default=time.time, repr=False)
     random: Callable[[int], bytes] = field(default=os.urandom, repr=False)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
@@ -149,6 +186,7 @@ class Settings:
             if is_stray_flag or not isinstance(value, kinds):
                 expected = " or ".join(kind.__name__ for kind in kinds)
                 raise ConfigurationError(f"{name}: expected {expected}, got {type(value).__name__}")
+        self._check_texts()
         self._check_values()
         self.budget_profile()
         self.former_families()
@@ -162,47 +200,109 @@ class Settings:
         `keywords` take precedence over the file. `profile` and `legacy` may be tables. Raises
         ConfigurationError.
         """
+        shown = escape_text(path, 1000)
         try:
-            document = tomllib.loads(Path(path).read_text("utf-8"))
+            document = tomllib.loads(Path(path).read_text("utf-8-sig"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise ConfigurationError(f"{path}: {error}") from None
+            problem = getattr(error, "strerror", None) or error
+            raise ConfigurationError(f"{shown}: {problem}") from None
         values = document.get("sealedstate", document)
         if not isinstance(values, dict):
-            raise ConfigurationError(f"{path}: sealedstate must be a table")
-        tables: dict[str, type] = {"profile": Profile, "legacy": LegacyReader}
-        for name, kind in tables.items():
-            if isinstance(values.get(name), dict):
-                values = values | {name: _from_table(name, kind, values[name])}
-        return cls(**values | keywords)
+            raise ConfigurationError(f"{shown}: sealedstate must be a table")
+        try:
+            in_code_only = {item.name for item in fields(cls)} - _TOML_NAMES
+            for name in values:
+                if name in in_code_only:
+                    raise ConfigurationError(
+                        f"{name}: a file cannot contain this setting; pass it as a keyword"
+                    )
+            _refuse_unknown(values, _TOML_NAMES)
+            tables: dict[str, type] = {"profile": Profile, "legacy": LegacyReader}
+            for name, kind in tables.items():
+                if isinstance(values.get(name), dict):
+                    values = values | {name: _from_table(name, kind, values[name])}
+            return cls(**values | keywords)
+        except ConfigurationError as error:
+            if str(error).partition(":")[0] in keywords:
+                raise
+            raise ConfigurationError(f"{shown}: {error}") from None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None, **keywords: Any) -> Self:
         """Settings from variables such as SEALEDSTATE_IDLE_LIFETIME.
 
-        SEALEDSTATE_KEYS holds the keys themselves, or ``file:PATH``. Lists are separated by blanks
-        or commas, and SEALEDSTATE_PART_POLICIES reads like ``cart=server flash=cookie``. `keywords`
-        take precedence. Raises ConfigurationError.
+        SEALEDSTATE_KEYS holds the keys themselves, ``file:PATH`` or ``store:``. Lists are separated
+        by blanks or commas, and SEALEDSTATE_PART_POLICIES reads like ``cart=server flash=cookie``.
+        Blanks and line ends around a value do not count. SEALEDSTATE_KEYS_FILE,
+        SEALEDSTATE_STORAGE_FILE and SEALEDSTATE_KEK_FILE name files that contain the values.
+        `keywords` take precedence. Raises ConfigurationError, which names the variable.
         """
         environ = os.environ if environ is None else environ
-        texts = {
-            name.removeprefix(ENVIRONMENT_PREFIX).lower(): text
-            for name, text in environ.items()
-            if name.startswith(ENVIRONMENT_PREFIX) and name != KEK_VARIABLE
+        readers = {
+            f"{ENVIRONMENT_PREFIX}{name.upper()}": (name, reader.from_text)
+            for name, reader in _READERS.items()
+            if reader.from_text is not None
         }
-        readers = {name: reader.from_text for name, reader in _READERS.items() if reader.from_text}
-        _refuse_unknown(texts, readers, ENVIRONMENT_PREFIX)
+        files = {f"{ENVIRONMENT_PREFIX}{name}{FILE_SUFFIX}" for name in _SECRETS}
         values: dict[str, Any] = {"environ": environ}
-        for name, text in texts.items():
+        for variable, text in environ.items():
+            if not variable.startswith(ENVIRONMENT_PREFIX) or variable in (KEK_VARIABLE, *files):
+                continue
+            if variable not in readers:
+                if not _is_service_link(variable, text):
+                    _refuse_unknown([variable], [*readers, KEK_VARIABLE, *files])
+                continue
+            name, from_text = readers[variable]
             try:
-                values[name] = readers[name](text)
-            except (ValueError, KeyError):
-                # The text may be a secret in the wrong variable: the error does not repeat it.
-                raise ConfigurationError(
-                    f"{ENVIRONMENT_PREFIX}{name.upper()}: the value does not fit this setting"
-                ) from None
-        return cls(**values | keywords)
+                values[name] = from_text(clean_value(variable, text))
+            except ConfigurationError as error:
+                # The text may be a secret in the wrong variable: no error repeats it.
+                problem = str(error).removeprefix(f"{variable}: ")
+                raise ConfigurationError(f"{variable}: {problem}") from None
+        for name in ("keys", "storage"):
+            variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+            if name in values or secret_path(environ, variable) is not None:
+                values[name] = f"env:{variable}"  # so that an error names the variable
+        try:
+            return cls(**values | keywords)
+        except ConfigurationError as error:
+            name, colon, problem = str(error).partition(":")
+            if not colon or name not in values or name in keywords:
+                raise
+            raise ConfigurationError(f"{ENVIRONMENT_PREFIX}{name.upper()}:{problem}") from None
+
+    def __repr__(self) -> str:
+        # A mistake may have put a secret into any setting, and a constructor that raised may have
+        # left out some.
+        shown = ", ".join(
+            f"{item.name}={getattr(self, item.name)!r}"
+            for item in fields(self)
+            if item.repr and hasattr(self, item.name)
+        )
+        return escape_message(f"{type(self).__name__}({shown})")
 
     # --- what follows from the values -----------------------------------------------------------
+
+    def resolve_keys(self) -> str | Sequence[str] | KeySource:
+        """`keys`, or what the variable names that ``"env:NAME"`` means.
+
+        Either ``"env:NAME"`` with a name, or another source than a variable. Raises
+        ConfigurationError.
+        """
+        if not isinstance(self.keys, str) or not self.keys.startswith("env:"):
+            return self.keys
+        variable = self.keys.removeprefix("env:") or f"{ENVIRONMENT_PREFIX}KEYS"
+        if contains_key(variable):
+            raise ConfigurationError(
+                'keys: "env:" must be followed by the name of a variable; leave it out before a key'
+            )
+        path = secret_path(self.environ, variable)
+        if path is not None:
+            return f"file:{path}"
+        if variable not in self.environ:
+            return f"env:{variable}"
+        text = clean_value(variable, self.environ[variable])
+        return text if text.startswith(("file:", "store:")) else f"env:{variable}"
 
     def budget_profile(self) -> Profile:
         """The profile that `profile` names. Raises ConfigurationError."""
@@ -210,7 +310,7 @@ class Settings:
             return self.profile
         if self.profile not in PROFILES:
             raise ConfigurationError(
-                f"profile: there is no {self.profile!r}{_nearest(self.profile, PROFILES)}"
+                f"profile: there is no {quote_text(self.profile)}{_nearest(self.profile, PROFILES)}"
             )
         return PROFILES[self.profile]
 
@@ -253,6 +353,8 @@ class Settings:
                     raise ConfigurationError(
                         f"{where}: {name}: expected {expected}, got {type(value).__name__}"
                     )
+            if table.get("partitioned"):
+                table = {**table, "same_site": "None"}
             try:
                 former = replace(current, **table)
             except ConfigurationError as error:
@@ -298,17 +400,23 @@ class Settings:
         served = [name for name, policy in policies.items() if policy is Policy.SERVER]
         if served and self.storage is None:
             raise ConfigurationError(
-                f"part_policies: {', '.join(served)} must live in a store; set storage"
+                f"part_policies: {', '.join(map(quote_text, served))} must live in a store;"
+                " set storage"
             )
         return policies
 
+    def announce_seconds(self) -> int:
+        """By how much the keys of a node may lag behind those of other nodes."""
+        if self.announce is not None:
+            return self.announce
+        return minimum_announce(self.reload_every, self.skew)
+
     def rotation(self) -> RotationConfig:
         """How a process uses and rotates a ring. Raises ConfigurationError."""
-        announce = self.announce or minimum_announce(self.reload_every, self.skew)
         # Stored parts and revocations are kept this long after the last seal.
         lifetime = self.lifetimes().longest + self.skew
         return RotationConfig(
-            Schedule(self.rotate_every, announce, lifetime, self.skew),
+            Schedule(self.rotate_every, self.announce_seconds(), lifetime, self.skew),
             self.reload_every,
             lifetime,
             self.skew,
@@ -318,15 +426,48 @@ class Settings:
             self.random,
         )
 
+    def _check_texts(self) -> None:
+        """Refuse blanks and line ends around a text, and invisible letters in it.
+
+        Otherwise a secret that `echo` wrote would name another file, or another realm than the
+        secret of the next node.
+        """
+        for name in _READERS:
+            value = getattr(self, name)
+            if isinstance(value, Mapping):
+                value = [text for pair in value.items() for text in pair]
+            elif isinstance(value, str):
+                # A key may be a line of a file, with its end: only a source is compared as it is.
+                is_key = name == "keys" and not value.startswith(("env:", "file:", "store:"))
+                value = [] if is_key else [value]
+            elif name == "keys" or not isinstance(value, Sequence):
+                continue
+            for text in [each for each in value if isinstance(each, str)]:
+                if text != text.strip():
+                    raise ConfigurationError(
+                        f"{name}: there is a blank or a line end around the text; remove it"
+                    )
+                odd = next((letter for letter in text if not letter.isprintable()), None)
+                if odd is not None:
+                    raise ConfigurationError(
+                        f"{name}: there is an invisible character, U+{ord(odd):04X}; remove it"
+                    )
+
     def _check_values(self) -> None:
-        for name in ("accept_weak_store_for", "spill_order"):
+        for name in ("accept_weak_store_for", "may_drop", "origins", "spill_order"):
             value = getattr(self, name)
             if isinstance(value, str) or not all(isinstance(word, str) for word in value):
                 raise ConfigurationError(f"{name}: must be a list of names")
+        for origin in self.origins:
+            if _ORIGIN.fullmatch(origin) is None:
+                raise ConfigurationError(
+                    "origins: expected an origin as browsers send it, such as"
+                    f" 'https://app.example.org' or 'http://localhost:8000', got {origin!r}"
+                )
         for use in self.accept_weak_store_for:
             if use not in USES:
                 raise ConfigurationError(
-                    f"accept_weak_store_for: there is no use {use!r}{_nearest(use, USES)}"
+                    f"accept_weak_store_for: there is no use {quote_text(use)}{_nearest(use, USES)}"
                 )
         if not all(callable(rule) for rule in self.merge.values()):
             raise ConfigurationError("merge: must map each name to a function")
@@ -337,16 +478,22 @@ class Settings:
         for name in ("clock", "monotonic", "random"):
             if not callable(getattr(self, name)):
                 raise ConfigurationError(f"{name}: must be a function")
-        if has_lone_surrogate(self.realm):
-            raise ConfigurationError("realm: must not contain a lone surrogate")
         for name in ("skew", "announce"):
             seconds = getattr(self, name)
-            if seconds is not None and seconds < 0:
-                raise ConfigurationError(f"{name}: must not be negative; got {seconds}")
+            if seconds is not None and not 0 <= seconds <= MAX_SECONDS:
+                raise ConfigurationError(
+                    f"{name}: must be from 0 to {MAX_SECONDS} s; got {escape_text(seconds, 30)}"
+                )
         for name in ("rotate_every", "reload_every"):
             seconds = getattr(self, name)
-            if seconds <= 0:
-                raise ConfigurationError(f"{name}: must be positive; got {seconds}")
+            if not 0 < seconds <= MAX_SECONDS:
+                raise ConfigurationError(
+                    f"{name}: must be from 1 to {MAX_SECONDS} s; got {escape_text(seconds, 30)}"
+                )
+        if not isinstance(self.environ, Mapping):
+            raise ConfigurationError(
+                f"environ: expected a mapping, got {type(self.environ).__name__}"
+            )
 
 
 def process_environment() -> Mapping[str, str]:
@@ -368,16 +515,29 @@ def _words(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
+def _number(text: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,20}", text):
+        raise ConfigurationError("expected a whole number, in digits")
+    return int(text)
+
+
 def _flag(text: str) -> bool:
     known = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    return known[text.strip().lower()]
+    if text.lower() not in known:
+        raise ConfigurationError("expected yes or no (or true, false, 1, 0)")
+    return known[text.lower()]
 
 
 def _tables(text: str) -> list[dict[str, object]]:
     """``path=/app;partitioned=yes path=/old``: tables are separated by blanks."""
     tables: list[dict[str, object]] = []
     for word in text.split():
-        table: dict[str, object] = {**dict(item.split("=", 1) for item in word.split(";"))}
+        items = [item.partition("=") for item in word.split(";")]
+        if not all(equals for _, equals, _ in items):
+            raise ConfigurationError(
+                "expected cookies such as path=/app;partitioned=yes, separated by blanks"
+            )
+        table: dict[str, object] = {name: value for name, _, value in items}
         if "partitioned" in table:
             table["partitioned"] = _flag(str(table["partitioned"]))
         tables.append(table)
@@ -385,24 +545,30 @@ def _tables(text: str) -> list[dict[str, object]]:
 
 
 def _pairs(text: str) -> dict[str, str]:
-    return dict(word.split("=", 1) for word in _words(text))
+    pairs: dict[str, str] = {}
+    for word in _words(text):
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigurationError("expected NAME=POLICY, separated by blanks")
+        if name in pairs:
+            raise ConfigurationError(f"{quote_text(name)} is given twice")
+        pairs[name] = value
+    return pairs
 
 
 _READERS = {
-    "keys": _Reader(
-        (object,),
-        lambda text: text if text.startswith(("env:", "file:", "store:")) else _words(text),
-    ),
+    "keys": _Reader((object,), str),
     "storage": _Reader((object,), str),
     "accept_weak_store_for": _Reader((Sequence,), _words),
     "realm": _Reader((str,), str),
     "profile": _Reader((str, Profile), str),
-    "idle_lifetime": _Reader((int,), int),
-    "absolute_lifetime": _Reader((int,), int),
-    "longest_lifetime": _Reader((int, type(None)), int),
-    "refresh_after": _Reader((int, type(None)), int),
+    "idle_lifetime": _Reader((int,), _number),
+    "absolute_lifetime": _Reader((int,), _number),
+    "longest_lifetime": _Reader((int, type(None)), _number),
+    "refresh_after": _Reader((int, type(None)), _number),
     "part_policies": _Reader((Mapping,), _pairs),
     "spill_order": _Reader((Sequence,), _words),
+    "may_drop": _Reader((Sequence,), _words),
     "merge": _Reader((Mapping,)),
     "cookie_name": _Reader((str, type(None)), str),
     "cookie_path": _Reader((str,), str),
@@ -412,15 +578,20 @@ _READERS = {
     "partitioned": _Reader((bool,), _flag),
     "former_cookies": _Reader((Sequence,), _tables),
     "joined_cookie_lines": _Reader((bool,), _flag),
+    "origins": _Reader((Sequence,), _words),
     "persistent": _Reader((bool,), _flag),
     "legacy": _Reader((LegacyReader, type(None))),
-    "skew": _Reader((int,), int),
-    "rotate_every": _Reader((int,), int),
-    "announce": _Reader((int, type(None)), int),
-    "reload_every": _Reader((int,), int),
+    "skew": _Reader((int,), _number),
+    "rotate_every": _Reader((int,), _number),
+    "announce": _Reader((int, type(None)), _number),
+    "reload_every": _Reader((int,), _number),
     "rotate_in_process": _Reader((bool,), _flag),
     "observers": _Reader((Sequence,)),
 }
+
+
+# The settings that are plain values; the others are objects of Python.
+_TOML_NAMES = {name for name, reader in _READERS.items() if reader.from_text} | {"legacy"}
 
 
 def _from_table(name: str, kind: Any, table: dict[str, Any]) -> Any:
@@ -439,18 +610,31 @@ def _from_table(name: str, kind: Any, table: dict[str, Any]) -> Any:
         raise ConfigurationError(f"{name}: must be a table with {', '.join(known)}") from None
 
 
-def _refuse_unknown(given: Iterable[str], known: Iterable[str], prefix: str = "") -> None:
+def _refuse_unknown(given: Iterable[str], known: Collection[str], prefix: str = "") -> None:
     for name in given:
         if name not in known:
-            shown = f"{prefix}{name.upper() if prefix == ENVIRONMENT_PREFIX else name}"
             raise ConfigurationError(
-                f"there is no setting {shown!r}{_nearest(name, known, prefix)}"
+                f"there is no setting {quote_text(prefix + str(name))}"
+                f"{_nearest(name, known, prefix)}"
             )
 
 
-def _nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    if not near:
-        return f"; there are {', '.join(sorted(known))}"
-    right = f"{prefix}{near[0].upper()}" if prefix == ENVIRONMENT_PREFIX else near[0]
-    return f"; did you mean {right!r}?"
+def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
+    """What to write instead of an unknown name."""
+    words = {each.removeprefix(ENVIRONMENT_PREFIX): each for each in known}
+    near = difflib.get_close_matches(name.removeprefix(ENVIRONMENT_PREFIX), words, n=1, cutoff=0.75)
+    if near:
+        return f"; did you mean {prefix + words[near[0]]!r}?"
+    if name.startswith(ENVIRONMENT_PREFIX):
+        return (
+            f"; every variable that begins with {ENVIRONMENT_PREFIX} is a setting, so give yours"
+            f" another name, or use one of {', '.join(sorted(words))}"
+        )
+    return f"; there are {', '.join(sorted(known))}"
+
+
+def _is_service_link(variable: str, text: str) -> bool:
+    """Whether Kubernetes set a variable because a service is called sealedstate."""
+    if _SERVICE_LINK.fullmatch(variable):
+        return True
+    return _SERVICE_ADDRESS.fullmatch(variable) is not None and "://" in text

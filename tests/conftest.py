@@ -58,6 +58,7 @@ if "TMPDIR" not in os.environ and has_room(MEMORY):
 # Modules that import a driver, which `make test` does not install.
 DRIVERS = {
     "chaos/test_sql_*.py": "sqlalchemy",
+    "e2e/test_cross_site.py": "selenium",
     "e2e/test_portal.py": "selenium",
     "e2e/test_saml_*.py": "saml2",
     "storage/test_open_storage.py": "sqlalchemy",

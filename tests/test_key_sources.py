@@ -5,19 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sealedstate import ConfigurationError, Key, Settings
+from sealedstate import ConfigurationError, Key, OperatorError, Settings
 from sealedstate.deployment import Deployment, open_keys, open_ring_storage
+from sealedstate.events import Event
 from sealedstate.key_sources import KeySource, StaticKeys, parse_keyring
 from sealedstate.keyring import Keyring, export_lookup
 from sealedstate.rotation.source import RotatingKeySource
 from sealedstate.rotation.transitions import create_ring
-from sealedstate.storage import MemoryStorage
+from sealedstate.storage import MemoryStorage, RoutedStorage
+from sealedstate.storage.contract import is_managed
 
 FIRST, SECOND, THIRD = KEYS = tuple(Key.generate(os.urandom) for _ in range(3))
 TEXTS = [key.export() for key in KEYS]
@@ -157,7 +160,7 @@ def test_another_variable_can_be_named() -> None:
 
 
 def test_variable_without_a_key_is_named() -> None:
-    assert "environment variable OURS contains no key" in refusal("env:OURS", {"OURS": " \n"})
+    assert "OURS: is empty" in refusal("env:OURS", {"OURS": " \n"})
     assert "environment variable SEALEDSTATE_KEYS" in refusal("env:")
 
 
@@ -181,7 +184,7 @@ def test_unreadable_file_is_named_with_the_cause(tmp_path: Path) -> None:
     assert str(tmp_path / "nowhere") in message
     assert "No such file" in message
     for path in (tmp_path, ""):
-        assert "cannot be read" in refusal(f"file:{path}")
+        assert "is not a regular file" in refusal(f"file:{path}")
 
 
 def test_bad_keys_are_not_repeated_in_messages(tmp_path: Path) -> None:
@@ -191,8 +194,12 @@ def test_bad_keys_are_not_repeated_in_messages(tmp_path: Path) -> None:
         refusal(key_file(tmp_path, f"{TEXTS[1]}\n{SECRET}\n")),
         refusal(f"file:{tmp_path / 'binary'}"),
     ]
-    assert ["key: expected" in message for message in messages] == [True, True, False]
-    assert "cannot be read" in messages[2]
+    assert ["expected sealedstate-key-1:<" in message for message in messages] == [
+        True,
+        True,
+        False,
+    ]
+    assert "is not UTF-8" in messages[2]
     for message in messages:
         assert SECRET not in message
         assert FIRST.secret.hex()[:8] not in message
@@ -257,4 +264,222 @@ def test_file_is_a_ring_by_its_name_or_its_first_bytes(tmp_path: Path) -> None:
 
 
 def test_missing_ring_names_the_command_that_creates_one(tmp_path: Path) -> None:
-    assert "sealedstate keys init" in refusal(f"file:{tmp_path / 'ring.json'}")
+    with pytest.raises(OperatorError, match="`sealedstate keys init` creates it"):
+        opened(f"file:{tmp_path / 'ring.json'}")
+
+
+# --- errors that name the variable, the file and the line -----------------------------------------
+
+MISTAKES = {
+    "quotes": (f'"{TEXTS[0]}"', "in quotes"),
+    "one quote": (f"{TEXTS[0]}'", "in quotes"),
+    "name": (f"SEALEDSTATE_KEYS={TEXTS[0]}", "only the key is expected"),
+    "zero width space": (f"{TEXTS[0]}\u200b", "U+200B"),
+    "byte order mark inside": (f"\ufeff{TEXTS[0]}", "U+FEFF"),
+    "comment": (f"{TEXTS[0]}#old", "a comment is only possible in a file"),
+    "cut": (TEXTS[0][:-2], "expected sealedstate-key-1:<"),
+    "no key": ("nonsense", "expected sealedstate-key-1:<"),
+    "date": (f"{TEXTS[0]}@tomorrow", "ISO 8601"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_bad_key_is_named_by_its_variable_its_file_and_its_line(
+    mistake: str, tmp_path: Path
+) -> None:
+    text, problem = MISTAKES[mistake]
+    messages = {
+        f"keys: the file {tmp_path}/keys, line 4": refusal(
+            key_file(tmp_path, f"\ufeff# keys\n\n{TEXTS[1]}\r\n{text}\r\n")
+        ),
+        "SEALEDSTATE_KEYS, key 2": refusal(
+            "env:", {"SEALEDSTATE_KEYS": f"{TEXTS[1]},{text},{TEXTS[2]}"}
+        ),
+        "keys: key 2": refusal([TEXTS[1], text]),
+    }
+    for place, message in messages.items():
+        assert message.startswith(f"{place}: "), message
+        assert problem in message
+        assert SECRET[:-2] not in message
+
+
+def test_two_keys_on_a_line_and_an_empty_file_are_named(tmp_path: Path) -> None:
+    for text in (f"{TEXTS[0]} {TEXTS[1]}\n", f"{TEXTS[0]},{TEXTS[1]}\n"):
+        assert "line 1: there are two keys" in refusal(key_file(tmp_path, text))
+    for text in ("", "\n# nothing\n"):
+        assert f"{tmp_path}/keys contains no key" in refusal(key_file(tmp_path, text))
+    assert "line 2: a comment" in refusal(key_file(tmp_path, f"{TEXTS[0]}\n{TEXTS[1]} # old\n"))
+    assert "must be first" in refusal(
+        "env:", {"SEALEDSTATE_KEYS": f"{TEXTS[0]} {TEXTS[1]}@2026-12-01T00:00:00Z"}
+    )
+
+
+def test_place_that_is_no_file_of_keys_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"#" * (1 << 21))
+    for name, problem in {
+        "pipe": "is not a regular file",
+        ".": "is not a regular file",
+        "missing": "cannot be read: No such file",
+        "large": "is larger than",
+    }.items():
+        message = refusal(f"file:{tmp_path / name}")
+        assert message.startswith(f"keys: the file {tmp_path / name} {problem}")
+    assert "invisible character" in refusal(f"file:{tmp_path}/a\nb")
+
+
+# --- a file that changes --------------------------------------------------------------------------
+
+
+class Watched:
+    """A source of keys in a file, its clock and what it reported."""
+
+    def __init__(self, path: Path) -> None:
+        self.now = 1_795_334_400.0
+        self.events: list[Event] = []
+        self.source: Any = open_keys(
+            Settings(
+                keys=f"file:{path}",
+                environ={},
+                reload_every=60,
+                clock=lambda: self.now,
+                monotonic=lambda: self.now,
+                observers=[self.events.append],
+            )
+        )
+
+    def kids_after(self, seconds: float) -> list[bytes]:
+        self.now += seconds
+        return [key.kid for key in self.source.keyring().keys]
+
+    @property
+    def names(self) -> list[str]:
+        return [event.name for event in self.events]
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Path:
+    """A file of keys as Kubernetes mounts a secret: behind a link that is exchanged."""
+    publish(tmp_path, "1", TEXTS[0])
+    (tmp_path / "keys").symlink_to("..data/keys")
+    return tmp_path / "keys"
+
+
+def publish(folder: Path, version: str, text: str) -> None:
+    version = f"..{version}"
+    (folder / version).mkdir()
+    (folder / version / "keys").write_text(text)
+    (folder / "..new").symlink_to(version)
+    (folder / "..new").rename(folder / "..data")
+
+
+def test_changed_keys_of_a_file_are_in_use_after_reload_every(mounted: Path) -> None:
+    watched = Watched(mounted)
+    publish(mounted.parent, "2", f"{TEXTS[1]}\n{TEXTS[0]}\n")
+    assert watched.kids_after(59) == [FIRST.kid]
+    assert watched.kids_after(1) == [SECOND.kid, FIRST.kid]
+    assert watched.names == ["ring-reloaded"]
+    assert watched.source.read_at() == watched.now
+
+
+def test_unknown_key_lets_the_file_be_read_once_a_second(mounted: Path) -> None:
+    watched = Watched(mounted)
+    publish(mounted.parent, "2", TEXTS[1])
+    assert watched.source.seek(SECOND.kid)
+    publish(mounted.parent, "3", TEXTS[2])
+    assert not watched.source.seek(THIRD.kid)
+    watched.now += 1
+    assert watched.source.seek(THIRD.kid)
+
+
+FAULTS: dict[str, Callable[[Path], object]] = {
+    "missing": lambda path: path.unlink(),
+    "empty": lambda path: publish(path.parent, "2", ""),
+    "cut": lambda path: publish(path.parent, "2", TEXTS[1][:-5]),
+    "ring": lambda path: publish(path.parent, "2", '{"format": "sealedstate-ring-1"}'),
+    "not active yet": lambda path: publish(path.parent, "2", f"{TEXTS[1]}@2999-01-01T00:00:00Z"),
+    "directory": lambda path: path.with_name("..data").rename(path),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_last_good_keys_of_a_file_stay_in_use_and_the_fault_is_reported_once(
+    mounted: Path, fault: str
+) -> None:
+    watched = Watched(mounted)
+    assert watched.kids_after(60) == [FIRST.kid]
+    read_at = watched.now
+    FAULTS[fault](mounted)
+    for _ in range(3):
+        assert watched.kids_after(60) == [FIRST.kid]
+    assert watched.names == ["ring-refused"]
+    (event,) = watched.events
+    assert event.detail == watched.source.last_error
+    assert event.detail is not None
+    assert event.detail.startswith("the last good keys stay in use: keys: ")
+    assert watched.source.read_at() == read_at
+    mounted.unlink(missing_ok=True)
+    mounted.write_text(TEXTS[1])
+    assert watched.kids_after(60) == [SECOND.kid]
+    assert watched.names == ["ring-refused", "ring-reloaded"]
+    assert (watched.source.last_error, watched.source.read_at()) == (None, watched.now)
+
+
+def test_file_of_keys_is_found_after_the_process_changed_its_directory(
+    mounted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(mounted.parent)
+    watched = Watched(Path("keys"))
+    monkeypatch.chdir("/")
+    publish(mounted.parent, "2", TEXTS[1])
+    assert watched.kids_after(60) == [SECOND.kid]
+
+
+# --- objects that pass everything on --------------------------------------------------------------
+
+
+class Proxy:
+    """Passes everything on, as clients that trace or retry do."""
+
+    def __init__(self, target: object) -> None:
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target, name)
+
+
+def test_proxy_of_a_store_or_a_key_source_is_as_good_as_its_target() -> None:
+    source = Proxy(StaticKeys(parse_keyring(TEXTS, SKEW)))
+    store = Proxy(MemoryStorage(time.time))
+    given: Any = {"keys": source, "storage": store, "accept_weak_store_for": ["revocation"]}
+    deployment = Deployment.open(Settings(**given))
+    assert deployment.key_source is source
+    assert deployment.store is store
+    assert is_managed(store)
+    routed = RoutedStorage(store, {})
+    routed.delete_context("c")
+    for wrong in (Proxy(object()), MemoryStorage, object(), StaticKeys):
+        with pytest.raises(ConfigurationError, match=r"storage: expected a URL"):
+            Deployment.open(Settings(**given | {"storage": wrong}))
+        with pytest.raises(ConfigurationError, match="keys: must be text"):
+            Deployment.open(Settings(**given | {"keys": wrong}))
+
+
+# --- a ring that cannot be written ----------------------------------------------------------------
+
+
+def test_ring_that_no_process_here_can_write_stops_a_start_that_is_to_rotate_it(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "real").mkdir()
+    real = tmp_path / "real" / "ring.json"
+    given = Settings(keys=f"file:{real}", environ={}, rotate_in_process=False)
+    ring = create_ring(given.rotation().schedule, int(time.time()), os.urandom)
+    assert open_ring_storage(given).write(ring, None)
+    link = tmp_path / "ring.json"
+    link.symlink_to(real)
+    message = refusal(f"file:{link}")
+    assert "is a symbolic link" in message
+    assert "set rotate_in_process to false" in message
+    source: Any = open_keys(replace(given, keys=f"file:{link}"))
+    assert source.ring == ring

@@ -175,7 +175,7 @@ def test_key_may_have_sealed_from_its_activation_to_its_retirement_plus_lag_and_
         *((Keyring((stated, *more), skew=60, announce=30), window, NOW + 500) for more in others),
         # A key whose successor expired seals again.
         (
-            Keyring((key(), key(NOW, expires_at=NOW + 1000)), skew=60),
+            Keyring((key(), key(NOW, expires_at=NOW + 1000)), skew=60, announce=0),
             {NOW + 500: False, NOW + 2000: True},
             NOW,
         ),

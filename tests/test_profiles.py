@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies
 
 from sealedstate import PROFILES, ConfigurationError, Profile
 from sealedstate._cookies.header import MAX_LINE_BYTES
-from sealedstate.profiles import FLOOR_BYTES, Budget, budget_for
+from sealedstate.profiles import FLOOR_BYTES, Budget, budget_for, most_bytes
 
 NAME_BYTES = len("__Host-Http-s-1=")
 LINE_OVERHEAD = len("Set-Cookie: __Host-Http-s-1=; Path=/; Secure; HttpOnly; SameSite=Lax\r\n")
@@ -93,11 +93,26 @@ def test_core_has_the_room_that_foreign_cookies_and_other_lines_leave() -> None:
     assert budget("portable", foreign=5700, received=1900) == budget("portable", foreign=5700)
 
 
-def test_full_response_leaves_no_budget() -> None:
+def test_full_response_leaves_the_budget_of_a_login() -> None:
     for response in (3072, 3072 - LINE_OVERHEAD, 50_000):
-        assert budget("portable", response=response).core_chars == 0
-    assert budget("roomy", response=50_000) == Budget(0, budget("roomy").chunk_chars, 3, 0)
-    assert budget("roomy", response=50_000).overflow_chars == 0
+        assert budget("portable", response=response).core_chars == FLOOR_BYTES
+    assert budget("roomy", response=50_000) == Budget(
+        FLOOR_BYTES, budget("roomy").chunk_chars, 3, FLOOR_BYTES - 3 * LINE_OVERHEAD
+    )
+
+
+def test_session_that_fits_in_no_other_way_may_take_a_twentieth_more() -> None:
+    for foreign, ours, most in (
+        (0, 0, 7980),
+        (6900, 0, 1080),
+        (7600, 300, 380),
+        (8100, 300, 300),
+        # A request that carried much more than the profile allows did not pass its limits.
+        (11_400, 0, 7980 - 11_400),
+        (11_401, 0, 570),
+        (66_000, 300, 66_300 // 20 + 300),
+    ):
+        assert most_bytes(PROFILES["portable"], foreign, ours) == max(ours, most)
 
 
 def test_profile_of_one_cookie_has_no_overflow() -> None:
@@ -135,7 +150,8 @@ def test_cookies_that_fill_a_budget_exceed_no_limit(
         assert foreign + sum(pair + 2 for pair in pairs) <= header
         lines = [line_overhead + chars for chars in values]
         assert max(lines) <= MAX_LINE_BYTES
-        assert response + sum(lines) <= profile.response_bytes
+        least = response + FLOOR_BYTES + line_overhead
+        assert response + sum(lines) <= max(profile.response_bytes, least)
 
     if found.core_chars:
         assert_carried([found.core_chars])

@@ -47,16 +47,17 @@ def compare_forms(
         # Cookies of others take room, so the copy arrives beside as many bytes of them.
         copy = keeper.session("x" * arrived.foreign_bytes)
         copy.subject = session.subject
-        copy.update(copied)
         logins = ServiceLogins(records, copy, now)
-        logins.keep_as(form)
-        logins.enter(entity_ids)
-        part = keeper.info(copy).parts.get(logins.part)
         try:
+            copy.update(copied)
+            logins.keep_as(form)
+            logins.enter(entity_ids)
             lines = keeper.save(copy)
-        except SessionTooLarge:
-            cookies = None
+        except SessionTooLarge as error:
+            size, cookies = round(error.parts.get(logins.part, 0) * 4 / 3), None
         else:
+            part = keeper.info(copy).parts.get(logins.part)
+            size = part.cookie_bytes if part else 0
             cookies = [len(line.partition(";")[0]) for line in lines if "Max-Age=0" not in line]
-        sizes.append(FormSize(form, part.cookie_bytes if part else 0, cookies))
+        sizes.append(FormSize(form, size, cookies))
     return sizes

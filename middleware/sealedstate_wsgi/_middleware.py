@@ -22,19 +22,27 @@ ENVIRON_KEY = "sealedstate.session"
 class SealedSessionMiddleware:
     """Gives `app` a sealed session in ``environ["sealedstate.session"]``.
 
-    `sessions`: a keeper, or what to make it of; by default, the settings of the environment. An
-    exception of `app` before its first byte leaves the cookies as they are. SessionTooLarge and
-    StorageError while saving reach the server like exceptions of `app`.
+    `sessions`: a keeper, or what to make it of, such as ``Settings.from_env()``. An exception of
+    `app` before its first byte leaves the cookies as they are. SessionTooLarge and StorageError
+    while saving reach the server like exceptions of `app`; an assignment that makes a session too
+    large raises SessionTooLarge in `app`.
     """
 
-    def __init__(
-        self, app: WSGIApplication, sessions: Keeper | Deployment | Settings | None = None
-    ) -> None:
+    def __init__(self, app: WSGIApplication, sessions: Keeper | Deployment | Settings) -> None:
         self.app = app
-        self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions or Settings())
+        self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions)
+        # With origins, a request without Sec-Fetch-Site may be from another site, too.
+        self._has_origins = bool(self.keeper.settings.origins)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        session = environ[ENVIRON_KEY] = self.keeper.session(environ.get("HTTP_COOKIE", ""))
+        cookies, site = environ.get("HTTP_COOKIE", ""), environ.get("HTTP_SEC_FETCH_SITE")
+        if site == "cross-site" or (site is None and self._has_origins):
+            method, origin = environ["REQUEST_METHOD"], environ.get("HTTP_ORIGIN")
+            cross_site = self.keeper.is_cross_site(method, site, origin)
+            session = self.keeper.session(cookies, cross_site)
+        else:
+            session = self.keeper.session(cookies)
+        environ[ENVIRON_KEY] = session
         response = Response(self.keeper, session, start_response)
         body = self.app(environ, response.start)
         # A complete body runs no more code of the application, and a server's file neither: it is

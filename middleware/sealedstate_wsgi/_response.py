@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sealedstate import Keeper, Session
 from sealedstate._cookies.header import field_bytes
+from sealedstate.errors import escape_text
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
@@ -120,9 +121,8 @@ class Response:
         if self._write is not None and self._session.backend is not None:
             late = self._session.late_changes()
             if late:
-                _log.error(
-                    "changed after the response headers were sent, and lost: %s", ", ".join(late)
-                )
+                names = escape_text(", ".join(late), 1000)
+                _log.error("changed after the response headers were sent, and lost: %s", names)
 
     def _with_session(self, headers: Headers) -> Headers:
         if self._session.backend is None:
@@ -130,7 +130,8 @@ class Response:
         names = [name.lower() for name, _ in headers]
         headers = _vary_on_cookie(headers) if "vary" in names else [*headers, _VARY]
         if self._lines:
-            if any(name in _TARGETED or name.endswith("-cache-control") for name in names):
+            together = " ".join(names)
+            if "expires" in together or "-control" in together:
                 headers = [_override_targeted(name, value) for name, value in headers]
             headers = (
                 _forbid_storing(headers) if "cache-control" in names else [*headers, _NO_STORE]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sealedstate import Keeper
 from sealedstate._forks import ForkSafeLock
+from sealedstate.errors import escape_message
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -73,7 +74,7 @@ class HealthApplication:
                     f"{name}: {error}" for name, error in health.items() if error is not None
                 ]
                 if self._was_up and problems:
-                    _log.warning("down, %s", "; ".join(problems))
+                    _log.warning("down, %s", escape_message("; ".join(problems)))
                 self._was_up = not problems
                 self._health = {name: error is None for name, error in health.items()}
                 self._checked_at = now()

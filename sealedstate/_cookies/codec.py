@@ -1,6 +1,17 @@
 """Records and overflow to the texts of our cookies, and back.
 
 Opening a record here checks its key and its bytes. `_request.load` checks times and revocations.
+
+A cookie that cannot be judged here is kept only as long as another node may be right:
+
+- Unknown key: until this node has read its keys successfully at a moment later than the cookie's
+  time plus `announce` plus skew. The keys of another node may be as new as the cookie, and a copy
+  of them may arrive here as late as `announce`; after that the key was removed, or belongs to
+  another application. The time is a claim until the key is known, so it can only end this.
+- Newer format: until the same moment by the clock.
+- Both: not at all if the time is further ahead than `announce` plus skew.
+- Authentic, but not a record that this release writes: for one day after the seal, and with an
+  unknown critical field no longer than the session lives.
 """
 
 from __future__ import annotations
@@ -21,14 +32,25 @@ from .._wire.record import (
     decode_record,
     encode_parts,
 )
-from .._wire.token import TokenContext, open_token, seal_text
-from ..errors import CrowdedCookie, ForgedToken, SealedBefore, UnknownKey, UnreadableError
-from ..key_sources import KeySource, SeekingKeySource
+from .._wire.token import Opened, TokenContext, open_token, seal_text
+from ..errors import (
+    KeyDisabled,
+    KeyRemoved,
+    MalformedRecord,
+    SealedBefore,
+    UnknownField,
+    UnknownFormat,
+    UnknownKey,
+    UnreadableError,
+)
+from ..key_sources import KeySource, is_seeking, last_read
 from ..keyring import Key, Keyring
 from .header import Candidates
 
 # Limits the joins that duplicate chunk cookies can cause.
 MAX_JOINS = 64
+# How long after its seal an authentic record is kept that this release cannot read.
+KEEP_UNREADABLE = 86400
 
 
 class OpenedRecord(NamedTuple):
@@ -37,6 +59,14 @@ class OpenedRecord(NamedTuple):
     record: Record
     sealed_at: int
     key: Key
+
+
+class DisabledRecord(KeyDisabled):
+    """An authentic record under a disabled key: `opened`."""
+
+    def __init__(self, opened: OpenedRecord) -> None:
+        super().__init__(kid=opened.key.kid, claimed_at=opened.sealed_at)
+        self.opened = opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,40 +92,47 @@ class CookieCodec:
         """The ring in force."""
         return self.key_source.keyring()
 
-    def open_core(self, candidates: Candidates, now: int) -> list[OpenedRecord]:
-        """The authentic records among the candidates for the core.
-
-        Of several records of one session id, only the newest. Raises UnreadableError if there is
-        no record.
-        """
-        records: list[OpenedRecord] = []
-        refused: UnreadableError = CrowdedCookie() if candidates.crowded else ForgedToken()
-        for text in candidates.core:
-            try:
-                records.append(self.open_text(text, now))
-            except UnreadableError as error:
-                # A reason to keep the cookie outweighs others: a deletion would delete it, too.
-                refused = refused if refused.keeps_cookie else error
-        if not records:
-            raise refused
-        records.sort(key=lambda each: (each.record.generation, each.sealed_at))
-        return list({each.record.id: each for each in records}.values())
-
     def open_text(self, text: str, now: int) -> OpenedRecord:
-        """The authentic record of one candidate. Raises UnreadableError."""
+        """The authentic record of one candidate for the core.
+
+        Raises an UnreadableError: DisabledRecord if the key is disabled.
+        """
         token, ring = from_text(text), self.key_source.keyring()
         try:
-            payload, key, sealed_at = open_token(token, self._core, ring, now)
-        except UnknownKey as error:
-            # The key may be newer than this node's ring: ask the source once.
-            source = self.key_source
-            if not (isinstance(source, SeekingKeySource) and error.kid and source.seek(error.kid)):
+            try:
+                payload, key, sealed_at = open_token(token, self._core, ring, now)
+            except (UnknownKey, UnknownFormat) as error:
+                opened, ring = open_again(error, token, self._core, self.key_source, now)
+                payload, key, sealed_at = opened
+        except KeyDisabled as error:
+            disabled = ring.find(error.kid or b"")
+            if disabled is None or error.claimed_at is None:
                 raise
-            ring = source.keyring()
-            payload, key, sealed_at = open_token(token, self._core, ring, now)
+            record = self._decode(error.payload, disabled, error.claimed_at, ring, now)
+            raise DisabledRecord(record) from None
+        return self._decode(payload, key, sealed_at, ring, now)
+
+    def _decode(
+        self, payload: bytes, key: Key, sealed_at: int, ring: Keyring, now: int
+    ) -> OpenedRecord:
         if sealed_at < ring.revoked_before:
             raise SealedBefore
-        return OpenedRecord(decode_record(payload, sealed_at), sealed_at, key)
+        try:
+            return OpenedRecord(decode_record(payload, sealed_at), sealed_at, key)
+        except MalformedRecord:
+            raise MalformedRecord(
+                kid=key.kid, claimed_at=sealed_at, is_over=now >= sealed_at + KEEP_UNREADABLE
+            ) from None
+        except UnknownField as error:
+            ends = min(error.expires_at, sealed_at + KEEP_UNREADABLE)
+            raise UnknownField(
+                error.session_id,
+                error.subject,
+                error.created_at,
+                error.expires_at,
+                sealed_at,
+                is_over=now >= ends,
+            ) from None
 
     def open_overflow(
         self, record: Record, candidates: Candidates, now: int
@@ -141,6 +178,41 @@ class CookieCodec:
 
     def _overflow_context(self, session_id: bytes, set_id: bytes) -> TokenContext:
         return TokenContext("overflow", self.realm, (self.cookie_name, session_id, set_id))
+
+
+def open_again(
+    error: UnknownKey | UnknownFormat,
+    token: bytes,
+    context: TokenContext,
+    source: KeySource,
+    now: int,
+) -> tuple[Opened, Keyring]:
+    """Open a cookie that was refused with `error`, once `source` has looked for its key.
+
+    Also returns the ring that has the key. Raises an UnreadableError; `keeps_cookie` is false once
+    no node can be right that opens the cookie.
+    """
+    kid, claimed = error.kid or b"", error.claimed_at or 0
+    if isinstance(error, UnknownKey) and is_seeking(source):
+        source.seek(kid)
+    # The moment first: the ring is at least as new.
+    read_at, ring = last_read(source, now), source.keyring()
+    lag = ring.announce + ring.skew
+    try:
+        return open_token(token, context, ring, now), ring
+    except UnknownKey:
+        if read_at > claimed + lag or claimed > now + lag:
+            raise KeyRemoved(kid, claimed) from None
+        raise
+    except UnknownFormat:
+        is_over = now > claimed + lag or claimed > now + lag
+        raise UnknownFormat(kid, claimed, is_over) from None
+
+
+def newest(records: list[OpenedRecord]) -> list[OpenedRecord]:
+    """Of several records of one session id, only the newest."""
+    records = sorted(records, key=lambda each: (each.record.generation, each.sealed_at))
+    return list({each.record.id: each for each in records}.values())
 
 
 def _digest(token: bytes) -> bytes:

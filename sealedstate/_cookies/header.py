@@ -24,7 +24,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from .._wire.encoding import LAST_LETTERS
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, quote_text
 
 # Values of one name that are tried: enough for cookies of several paths and domains.
 MAX_CANDIDATES = 4
@@ -39,6 +39,7 @@ _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}", re.ASCII)
 _ATTRIBUTE_VALUE = re.compile(r"[\x20-\x3a\x3c-\x7e]{1,256}", re.ASCII)
 # Our values have only these letters, so none can end a value or a header line.
 _LETTERS = (string.ascii_letters + string.digits + LAST_LETTERS).encode()
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCII)
 _SAME_SITE = ("Lax", "Strict", "None")
 
 
@@ -86,7 +87,7 @@ class CookieFamily:
         if _NAME.fullmatch(self.name) is None:
             raise ConfigurationError(
                 "cookie_name: must be 1 to 64 characters of a token of RFC 6265;"
-                f" got {self.name[:80]!r}"
+                f" got {quote_text(self.name)}"
             )
         for setting, value in (("cookie_path", self.path), ("cookie_domain", self.domain or ".")):
             if _ATTRIBUTE_VALUE.fullmatch(value) is None:
@@ -95,13 +96,24 @@ class CookieFamily:
                 )
         if not self.path.startswith("/"):
             # Browsers would use the folder of the page instead, and keep a cookie for each folder.
-            raise ConfigurationError(f"cookie_path: must begin with '/', got {self.path!r}")
+            raise ConfigurationError(
+                f"cookie_path: must begin with '/', got {quote_text(self.path)}"
+            )
+        if re.search(r"[ ?#]", self.path):
+            # Browsers cut blanks off, and no request's path has the others.
+            raise ConfigurationError(
+                f"cookie_path: must not contain a blank, '?' or '#'; got {quote_text(self.path)}"
+            )
+        if self.domain:
+            check_domain("cookie_domain", self.domain)
         if self.same_site not in _SAME_SITE:
             raise ConfigurationError(
-                f"same_site: expected one of {', '.join(_SAME_SITE)}, got {self.same_site!r}"
+                f"same_site: expected one of {', '.join(_SAME_SITE)},"
+                f" got {quote_text(self.same_site)}"
             )
         prefix = self.name.lower()  # browsers compare the prefix without case
         is_host = prefix.startswith("__host-")
+        # Our cookies are always HttpOnly, which __Http- and __Host-Http- ask for, too.
         if prefix.startswith(("__host-", "__secure-", "__http-")) and not self.secure:
             raise ConfigurationError(
                 "cookie_name: a __Host-, __Http- or __Secure- cookie must be secure;"
@@ -113,6 +125,11 @@ class CookieFamily:
             )
         if (self.same_site == "None" or self.partitioned) and not self.secure:
             raise ConfigurationError("same_site: None and partitioned must have a secure cookie")
+        if self.partitioned and self.same_site != "None":
+            # It is for pages within pages of another site, to which other cookies are not sent.
+            raise ConfigurationError(
+                "partitioned: needs same_site 'None', or browsers drop the cookie where it counts"
+            )
         domain = f"; Domain={self.domain}" if self.domain else ""
         secure = "; Secure" if self.secure else ""
         partitioned = "; Partitioned" if self.partitioned else ""
@@ -193,6 +210,38 @@ class CookieFamily:
         """How many bytes a Set-Cookie field takes besides the cookie's value."""
         age = 0 if max_age is None else len(f"; Max-Age={max_age}")
         return FIELD_BYTES + len(name) + 1 + age + len(self._attributes)
+
+
+def check_domain(setting: str, domain: str) -> None:
+    """Refuse a Domain attribute with which browsers drop a cookie (RFC 6265bis, section 5.7).
+
+    `setting`: its name in errors. Raises ConfigurationError.
+    """
+    shown, name = quote_text(domain), domain.removeprefix(".")
+    problem = None
+    if "://" in domain:
+        problem = "expected a host name without a scheme"
+    elif "*" in domain:
+        problem = "a cookie of a domain is sent to all its subdomains; leave out '*.'"
+    elif re.fullmatch(
+        r"\[.*\]|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*|(?:.*\.)?[0-9]+\.?", name
+    ):
+        problem = "browsers keep no cookie for an IP address with a domain; leave the setting out"
+    elif ":" in domain:
+        problem = "cookies do not depend on the port; leave it out"
+    elif "/" in domain:
+        problem = "expected a host name; a path is set by cookie_path"
+    elif not domain.isascii():
+        problem = "expected ASCII letters; a name with other letters begins with xn--"
+    elif len(name) > 253 or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        problem = "expected a host name such as example.org, without blanks or a dot at its end"
+    elif "." not in name:
+        problem = (
+            "browsers keep no cookie for a whole top-level domain, nor for localhost;"
+            " leave the setting out"
+        )
+    if problem is not None:
+        raise ConfigurationError(f"{setting}: {problem}; got {shown}")
 
 
 class _Values:

@@ -7,13 +7,14 @@ that cannot be opened: no session. The reason goes to the event log, never to th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import cast
+from typing import Protocol, cast
 from uuid import UUID
 
-from .._cookies.codec import OpenedRecord
+from .._cookies.codec import DisabledRecord, OpenedRecord, newest
 from .._cookies.header import Candidates
 from .._stored.revocations import Ending, Successor, subject_mark
 from .._wire import cbor
@@ -30,37 +31,73 @@ from .._wire.record import (
 from ..deployment import Deployment, log
 from ..errors import (
     AmbiguousSession,
+    CrowdedCookie,
     ExpiredSession,
+    ForgedToken,
     FutureSession,
+    HeldBackCookie,
+    KeyRemoved,
     MalformedRecord,
     ReplacedSession,
     RevokedSession,
     SessionWithheld,
     StorageError,
     UncheckedSession,
+    UnknownField,
     UnreadableError,
+    quote_text,
 )
 from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
 from ..session import Part, Session
 
+# How long after its seal a cookie may be withheld before that is a warning.
+LONG_SECONDS = 60
+# What the operator can do, by the reason for which a cookie is withheld.
+REMEDIES = {
+    "kid-unknown": "these keys do not have the key of the cookie. Compare them with those of the"
+    " other nodes, and look for errors of the ring. If another application on this host uses the"
+    " cookie name {name} with other keys, set a different cookie_name",
+    "kid-disabled": "the key of the cookie is disabled; enable or revoke it",
+    "format-unknown": "a newer release wrote the cookie; look for nodes of an older release",
+    "field-unknown": "a newer release wrote the cookie; look for nodes of an older release",
+    "record": "a newer release wrote the cookie; look for nodes of an older release",
+    "not-yet": "the cookie is from the future; compare the clocks of the nodes",
+    "ambiguous": "there are two sessions under the cookie name {name}; look for another host or"
+    " path that sets cookies of this name",
+    "crowded": "there are too many cookies of the name {name}; look for another host or path that"
+    " sets cookies of this name",
+}
+
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
+
+
+class SizeCheck(Protocol):
+    """Raises SessionTooLarge if no response to the request could carry the session."""
+
+    def __call__(self, session: Session, loaded: LoadedSession, /) -> None: ...
 
 
 class LoadedSession:
     """The session of one request, as its cookies have it.
 
+    `cross_site`: whether the browser may have held our cookies back, see `Keeper.is_cross_site`.
     `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
-    was opened, if any. `withheld`: why the cookies cannot be judged now. `adopted`,
+    was opened, if any. `withheld`: why the cookies cannot be judged now; `withheld_since`: when
+    their token says that it was sealed, if only time will show (epoch seconds). `known`: the
+    authentic records of withheld cookies, if all of them are known. `replaced`: the authentic
+    record of a session that is withheld because another request gave it a new id. `adopted`,
     `adopted_values`: the session of a legacy cookie. `versions`: versions in the store that a
-    recall found newer than the manifest. `replaced`: the authentic record of a session that is
-    withheld because another request gave it a new id. `is_revoked`: see `mark_revoked`.
-    `revoked_records`: authentic, unexpired records that were refused as revoked.
+    recall found newer than the manifest. `is_revoked`: see `mark_revoked`. `revoked_records`:
+    authentic, unexpired records that were refused as revoked.
     """
 
     record: Record | None = None
     opened: OpenedRecord | None = None
     withheld: str | None = None
+    withheld_since: int | None = None
+    withheld_kid: bytes | None = None
+    known: tuple[Record, ...] = ()
     adopted: Record | None = None
     adopted_values: Mapping[str, object] = NO_VALUES
     versions: Mapping[str, int] = NO_ROWS
@@ -68,14 +105,23 @@ class LoadedSession:
     is_revoked = False
     _overflow: dict[str, bytes] | None = None
 
-    def __init__(self, deployment: Deployment, header: str) -> None:
+    def __init__(
+        self,
+        deployment: Deployment,
+        size_check: SizeCheck,
+        header: str,
+        cross_site: bool = False,
+    ) -> None:
         self.deployment = deployment
+        self._size_check = size_check
         self.header = header
         self.loaded_at = int(deployment.now())
         self.candidates = deployment.cookies.find(header)
         self.revoked_records: list[Record] = []
         if self.candidates.core:
             self._open()
+        elif cross_site:
+            self.withheld = HeldBackCookie.reason
         elif deployment.settings.legacy is not None:
             self._adopt(deployment.settings.legacy)
 
@@ -105,43 +151,75 @@ class LoadedSession:
         except UnreadableError as error:
             self._refuse(error)
             return
-        self.opened, self.record, self.replaced = opened, opened.record, None
+        self.opened, self.record, self.known, self.replaced = opened, opened.record, (), None
         deployment.emit("opened", kid=opened.key.kid, session_id=opened.record.id)
 
     def _open_one(self, candidates: Candidates) -> OpenedRecord:
         """The only usable record of these candidates. Raises UnreadableError."""
         codec = self.deployment.codec
-        if len(candidates.core) == 1 and not candidates.crowded:
+        if len(candidates.core) != 1 or candidates.crowded:
+            return self._choose(candidates)
+        try:
             opened = codec.open_text(candidates.core[0], self.loaded_at)
-            self._check(opened)
-            return opened
-        return self._choose(codec.open_core(candidates, self.loaded_at))
+        except UnreadableError as error:
+            raise self._reconsider(error) from error
+        self._check(opened)
+        return opened
 
-    def _choose(self, authentic: Sequence[OpenedRecord]) -> OpenedRecord:
-        """The only usable one of several authentic records. Raises UnreadableError."""
+    def _choose(self, candidates: Candidates) -> OpenedRecord:
+        """The only usable record of several candidates. Raises UnreadableError."""
+        authentic: list[OpenedRecord] = []
         usable: list[OpenedRecord] = []
-        refused: UnreadableError | None = None
-        for opened in authentic:
+        refused: list[UnreadableError] = [CrowdedCookie()] if candidates.crowded else []
+        for text in candidates.core:
+            try:
+                authentic.append(self.deployment.codec.open_text(text, self.loaded_at))
+            except UnreadableError as error:
+                refused.append(self._reconsider(error))
+        for opened in newest(authentic):
             try:
                 self._check(opened)
                 usable.append(opened)
             except UnreadableError as error:
-                # A reason to keep the cookie outweighs any other.
-                refused = refused if refused is not None and refused.keeps_cookie else error
+                refused.append(error)
         if len(usable) == 1:
             return usable[0]
-        if refused is not None and not usable:
-            raise refused
-        # Two usable sessions: choosing one could give a visitor the session of another.
-        raise AmbiguousSession
+        if usable:
+            # Choosing one could give a visitor the session of another. It ends when the first of
+            # them expires, because a session that is not used is not renewed.
+            self.known = tuple(opened.record for opened in usable)
+            raise AmbiguousSession(claimed_at=max(opened.sealed_at for opened in usable))
+        # A reason to keep the cookie outweighs any other: a deletion would delete it, too.
+        kept = [error for error in refused if error.keeps_cookie]
+        if len(kept) > len(self.known):
+            self.known = ()  # they can be ended only together
+        raise (kept or refused[-1:] or [ForgedToken()])[0]
+
+    def _reconsider(self, error: UnreadableError) -> UnreadableError:
+        """Why a candidate is refused: its session may be over, although its key is disabled."""
+        if isinstance(error, DisabledRecord):
+            try:
+                self._check(error.opened)
+            except UnreadableError as reason:
+                return reason
+            self.known += (error.opened.record,)
+        elif isinstance(error, UnknownField):
+            times = error.created_at, error.expires_at
+            self.known += (Record(error.session_id, error.subject, *times, generation=0),)
+        return error
 
     def _check(self, opened: OpenedRecord) -> None:
         """Raise UnreadableError if the record cannot be used now."""
         deployment, record, now = self.deployment, opened.record, self.loaded_at
-        lifetimes, terms = deployment.lifetimes, record.terms
+        lifetimes, terms, ahead = deployment.lifetimes, record.terms, opened.sealed_at - now
         # A node whose clock is ahead may date a seal once more the skew ahead: `sealing_time`.
-        if opened.sealed_at > now + 2 * deployment.settings.skew:
-            raise FutureSession
+        if ahead > 2 * deployment.settings.skew:
+            ring = deployment.keyring()
+            # It will open soon, unless no node could be as far ahead.
+            is_over = ahead > ring.announce + ring.skew
+            if not is_over:
+                self.known += (record,)
+            raise FutureSession(kid=opened.key.kid, claimed_at=opened.sealed_at, is_over=is_over)
         if (
             now >= record.expires_at
             or now >= opened.sealed_at + (terms.idle or lifetimes.idle)
@@ -168,14 +246,50 @@ class LoadedSession:
             raise
         except StorageError as error:
             log.error("revocations cannot be checked: %s", error)
+            self.known += (record,)
             raise UncheckedSession from error
 
     def _refuse(self, error: UnreadableError) -> None:
-        self.deployment.emit("refused", error.reason, kid=error.kid)
+        deployment, claimed_at = self.deployment, error.claimed_at
+        deployment.emit("refused", error.reason, kid=error.kid)
         # A cookie that another node or a later moment may open is neither deleted nor overwritten.
-        self.withheld = error.reason if error.keeps_cookie else None
         if not isinstance(error, ReplacedSession):
             self.replaced = None
+        if error.keeps_cookie:
+            self.withheld, self.withheld_since = error.reason, claimed_at
+            self.withheld_kid = error.kid
+            return
+        self.known = ()
+        longest = deployment.lifetimes.longest
+        if isinstance(error, KeyRemoved) and self.loaded_at < (claimed_at or 0) + longest:
+            deployment.emit(
+                "key-missing",
+                kid=error.kid,
+                detail="a cookie is given up although its session may be alive, because these keys"
+                " do not have its key: the key was removed too early or generated again, or"
+                f" another application on this host uses the cookie name {deployment.cookies.name}"
+                " with other keys; then set a different cookie_name",
+                level=logging.WARNING,
+                is_frequent=True,
+            )
+
+    def note_lost_write(self) -> None:
+        """Report a change that is not sent because the cookies are withheld."""
+        deployment, since = self.deployment, self.withheld_since
+        deployment.emit("not-sent", reason=self.withheld)
+        if since is None or self.withheld is None:
+            return
+        if self.loaded_at > since + deployment.settings.skew + LONG_SECONDS:
+            deployment.emit(
+                "withheld-long",
+                reason=self.withheld,
+                kid=self.withheld_kid,
+                detail=f"what a visitor changes is not sent: {REMEDIES[self.withheld]}".format(
+                    name=deployment.cookies.name
+                ),
+                level=logging.WARNING,
+                is_frequent=True,
+            )
 
     def _adopt(self, reader: LegacyReader) -> None:
         """Take over the session of a legacy cookie, if the request carries a valid one."""
@@ -229,25 +343,41 @@ class LoadedSession:
             data = self._overflow.get(name)
         if data is None:
             self.deployment.emit("part-missing", session_id=record.id)
-            log.warning("a part of a session is missing: %r", name)
+            log.warning("a part of a session is missing: %s", quote_text(name))
         return data
+
+    def free_bytes(self) -> int:
+        candidates, (most_foreign, room) = self.candidates, self.deployment.ample_room
+        if candidates.foreign_bytes > most_foreign:
+            return 0
+        return room - candidates.our_bytes
+
+    def check_size(self, session: Session) -> None:
+        # Of a withheld session nothing is sent but a sign-in.
+        if self.withheld is None:
+            self._size_check(session, self)
 
     def note_unreadable(self, name: str) -> None:
         self.deployment.emit("part-unreadable")
 
     def end(self) -> None:
-        record = self.record or self.adopted or self.replaced
+        if self.withheld == HeldBackCookie.reason:
+            return  # the request brought no session
         if self.withheld is not None and self.replaced is None:
-            raise SessionWithheld(self.withheld)
+            if not self.known:
+                raise SessionWithheld(self.withheld)
+            for known in self.known:
+                # Until no clock and no field that is unknown here can let it live.
+                longest = known.created_at + self.deployment.lifetimes.longest
+                self._end(known._replace(expires_at=max(known.expires_at, longest)))
+            return
+        record = self.record or self.adopted or self.replaced
         if record is None:
             return
         if self.is_revoked:
             self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
             return
-        revocations = self.deployment.revocations
-        if revocations is not None:
-            ended = revocations.end(record.id, self._last_moment(record), Ending.LOGGED_OUT)
-            self._report_refused(record, ended or record.id)
+        self._end(record)
 
     def new_id(self) -> bytes:
         return self.deployment.random(ID_BYTES)
@@ -302,6 +432,12 @@ class LoadedSession:
             sealed_until = int(self.deployment.now()) + self.deployment.longest_lifetime()
             expires_at = max(expires_at, int(settings.legacy.until.timestamp()), sealed_until)
         return expires_at + settings.skew
+
+    def _end(self, record: Record) -> None:
+        revocations = self.deployment.revocations
+        if revocations is not None:
+            ended = revocations.end(record.id, self._last_moment(record), Ending.LOGGED_OUT)
+            self._report_refused(record, ended or record.id)
 
     def _report_refused(self, record: Record, refused_id: bytes) -> None:
         """`refused_id` is refused from now on: that of `record`, or of what replaced it."""

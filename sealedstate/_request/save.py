@@ -10,7 +10,9 @@ The keeper decides whether a session is saved; this module decides how.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from .._cookies.header import Candidates, CookieFamily, field_bytes
@@ -34,7 +36,7 @@ from .._wire.record import (
     part_bytes,
 )
 from .._wire.token import OVERHEAD_BYTES
-from ..deployment import Deployment
+from ..deployment import Deployment, log
 from ..errors import (
     ConfigurationError,
     MalformedRecord,
@@ -43,7 +45,7 @@ from ..errors import (
     SessionTooLarge,
 )
 from ..hooks import SaveEvent
-from ..profiles import Budget
+from ..profiles import Budget, most_bytes
 from ..session import NO_LIMIT, Changes, Part, Session
 from .load import LoadedSession
 
@@ -57,6 +59,8 @@ OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
 # By how many bytes the planner may overestimate a session of unchanged size: FRAME_BYTES as text,
 # the longest name, a separator.
 SLACK_BYTES = 32
+# More foreign cookies than any header carries.
+FULL = 1 << 30
 # Chunk cookies that a wider profile may have left in browsers.
 LAST_CHUNK = 3
 
@@ -66,18 +70,21 @@ class Limits:
     """What the settings allow every save of one application.
 
     `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes,
-    is_persistent)`: the largest core if it is the only cookie sent. `last_chunk`: the highest
-    number of a chunk cookie that may be in a browser. `legacy_deletion`: the line that deletes a
-    former framework's cookie. `former`: cookies of
-    former settings, which each response deletes that sets or deletes the current.
+    is_persistent)`: the largest core if it is the only cookie sent. `most_bytes`: as in `profiles`.
+    `last_chunk`: the highest number of a chunk cookie that may be in a browser. `may_drop`: the
+    parts that may be left out, first to last. `legacy_deletion`: the line that deletes a former
+    framework's cookie. `former`: cookies of former settings, which each response deletes that sets
+    or deletes the current.
     """
 
     cookies: CookieFamily
     budget: Callable[[int, int, int, int, int], Budget]
     core_bytes: Callable[[int, int, bool], int]
+    most_bytes: Callable[[int, int], int]
     last_chunk: int
     policies: Mapping[str, Policy]
     spill_order: tuple[str, ...]
+    may_drop: tuple[str, ...]
     can_spill: bool
     is_persistent: bool
     legacy_deletion: str | None
@@ -91,9 +98,11 @@ class Limits:
             deployment.cookies,
             deployment.budget,
             deployment.core_bytes,
+            partial(most_bytes, deployment.profile),
             max(LAST_CHUNK, deployment.profile.cookies - 1),
             deployment.policies,
             tuple(settings.spill_order),
+            tuple(settings.may_drop),
             deployment.parts is not None,
             settings.persistent,
             None if settings.legacy is None else settings.legacy.delete_line(),
@@ -138,7 +147,8 @@ class OutsideCore:
     parts to write to the store. `overflow`: parts for chunk cookies, of at most `chunk_rooms`
     characters each. `last_chunk`: up to which number chunk cookies that this save does not write
     are deleted. `deletions`: lines that delete other cookies. `unused_rows`: stored rows to delete,
-    by part name and version. `replaced`: the session whose id is revoked.
+    by part name and version. `replaced`: the session whose id is revoked. `left_out`: names of the
+    parts that are left out, because they may be and do not fit.
     """
 
     places: Mapping[str, Place]
@@ -150,11 +160,13 @@ class OutsideCore:
     deletions: tuple[str, ...]
     unused_rows: Mapping[str, int]
     replaced: Record | None
+    left_out: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: counts, no name and no value.
         return (
             f"<OutsideCore: {len(self.spills)} spills, {len(self.overflow)} parts in overflow,"
+            f" {len(self.left_out)} left out,"
             f" {len(self.unused_rows)} rows and {len(self.deletions)} cookies deleted, chunks"
             f" deleted up to {self.last_chunk}, revokes an id: {self.replaced is not None}>"
         )
@@ -207,6 +219,31 @@ def save(
     return commit(deployment, plan, session, changes, loaded, now, sealed_at)
 
 
+def check_size(
+    limits: Limits, clock: Callable[[], float], session: Session, loaded: LoadedSession
+) -> None:
+    """Raise SessionTooLarge if no response to this request could carry the session as it is now.
+
+    With a store only the parts count that may not be there. Parts that may be left out never count.
+    """
+    changes, old = session.changes(), loaded.record
+    parts: dict[str, Part] = {}
+    for name, part in _parts_of(changes).items():
+        policy = limits.policies.get(name, Policy.AUTO)
+        if name in limits.may_drop or (limits.can_spill and policy is not Policy.COOKIE):
+            continue
+        if part.encoded is None and part.place is Place.OVERFLOW:
+            part.encoded = part.saved = loaded.recall(name)
+        if part.encoded is not None:
+            parts[name] = part
+    # Its times have the same size, whatever they are.
+    now = int(clock())
+    record = Record(changes.id, changes.subject, now, now, 1)
+    if old is not None:
+        record = record._replace(created_at=old.created_at, terms=old.terms, fields=old.fields)
+    _Planner(record, changes, parts, loaded, limits, 0, now).plan()
+
+
 def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> list[str]:
     """The Set-Cookie field values that leave no cookie of this session in the browser.
 
@@ -237,7 +274,8 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
             fields = NO_FIELDS
     else:
         # What `Session.expires_at` says counts from the sign-in, however long the request takes.
-        created_at = int(now) if changes.began_at is None else changes.began_at
+        began_at = changes.limit.began_at
+        created_at = int(now) if began_at is None else began_at
         generation, terms, fields = 1, NO_TERMS, NO_FIELDS
         expires_at = created_at + deployment.lifetimes.absolute
         if changes.subject is not None and deployment.revocations is not None:
@@ -334,7 +372,9 @@ def plan_save(
         and not limits.former
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
-        is_persistent = _is_persistent(record, limits)
+        is_persistent = record.terms.persistent
+        if is_persistent is None:
+            is_persistent = limits.is_persistent
         room = limits.core_bytes(candidates.foreign_bytes, other_bytes, is_persistent)
         if changes.encoded_bytes <= room:
             payload = encode_record(record, now)
@@ -348,7 +388,11 @@ def plan_save(
 
 @dataclass(frozen=True, slots=True)
 class _Planner:
-    """The arguments of `plan_save`, and the steps of a plan that needs more than the core."""
+    """The arguments of `plan_save`, and the steps of a plan that needs more than the core.
+
+    `foreign_bytes`: other cookies of the request, if not as many as it has. `left_out`: names of
+    the parts that are not among `parts` any more.
+    """
 
     record: Record
     changes: Changes
@@ -358,37 +402,87 @@ class _Planner:
     other_bytes: int
     now: int
 
+    foreign_bytes: int = -1
+    left_out: tuple[str, ...] = ()
+
     def plan(self) -> SavePlan:
-        """The plan for as few bytes as possible. Raises SessionTooLarge."""
-        arrived_bytes = self.arrived.candidates.our_bytes
-        last_chunk = _last_stale_chunk(self.arrived, self.limits)
+        """The plan for as few bytes as possible. Raises SessionTooLarge.
+
+        What has no place in the store takes up what the profile leaves beside the foreign cookies,
+        then some of the profile's distance from the limits behind it. Then parts are left out.
+        """
+        stale = _last_stale_chunk(self.arrived, self.limits)
         deletions = _other_deletions(self.arrived, self.limits)
-        try:
-            # Within what the profile leaves beside the foreign cookies.
-            return self._plan_within(0, last_chunk, deletions)
-        except SessionTooLarge:
-            if not arrived_bytes:
-                raise
-        allowed = arrived_bytes + SLACK_BYTES
-        try:
-            # As many bytes as this request carried.
-            return self._plan_within(allowed, last_chunk, deletions)
-        except SessionTooLarge:
-            if not (last_chunk or deletions):
-                raise
+        with suppress(SessionTooLarge):
+            return self._plan_within(0, stale, deletions)
+        arrived, changes = self.arrived.candidates, self.changes
+        # A session of unchanged size fits, because this request carried it.
+        most = max(
+            self.limits.most_bytes(arrived.foreign_bytes, arrived.our_bytes),
+            arrived.our_bytes + SLACK_BYTES,
+        )
+        if changes.is_signed_in and changes.subject is not None:
+            most += 2 + len(changes.subject.encode()) * 4 // 3
+        with suppress(SessionTooLarge):
+            return self._plan_within(most, stale, deletions)
         # Stray cookies are harmless, and deleting them costs header bytes.
-        return self._plan_within(allowed, 0, ())
+        try:
+            return self._plan_within(most, 0, ())
+        except SessionTooLarge as error:
+            refused = error
+        smaller = self
+        for name in self.limits.may_drop:
+            if name in smaller.parts:
+                smaller = smaller._leave_out(name)
+                with suppress(SessionTooLarge):
+                    return smaller._plan_within(most, 0, ())
+        # Other lines of the response are no reason to keep a user out, nor to lose a change that
+        # makes a session no larger.
+        smaller = replace(smaller, other_bytes=0)
+        if not (changes.is_signed_in or changes.is_regenerated or changes.is_ended):
+            most = arrived.our_bytes + SLACK_BYTES
+            smaller = replace(smaller, foreign_bytes=FULL)
+        with suppress(SessionTooLarge):
+            return smaller._plan_within(most, 0, ())
+        if all(map(smaller._may_spill, smaller.parts)):
+            # A login without parts, or a list of parts in the store: nothing can get smaller.
+            with suppress(SessionTooLarge):
+                return smaller._plan_within(smaller._least_bytes(), 0, ())
+        with suppress(SessionTooLarge):
+            smaller = replace(smaller, foreign_bytes=0, other_bytes=self.other_bytes)
+            smaller._plan_within(0, 0, ())
+            refused.is_crowded = True
+        raise refused
+
+    def _may_spill(self, name: str) -> bool:
+        return self.limits.can_spill and self._policy(name) is not Policy.COOKIE
+
+    def _least_bytes(self) -> int:
+        """What the core's cookie takes at most if all parts are in the store."""
+        entries = sum(map(_entry_bytes, [*self.parts, *self.changes.removed]))
+        payload = len(encode_record(self.record, self.now)) + FRAME_BYTES + entries
+        chars = (OVERHEAD_BYTES + payload + 2) * 4 // 3
+        return len(self.limits.cookies.chunk_name(1)) + chars + SLACK_BYTES
+
+    def _leave_out(self, name: str) -> _Planner:
+        parts = {each: part for each, part in self.parts.items() if each != name}
+        removed = {**self.changes.removed, name: self.parts[name]}
+        changes = replace(self.changes, removed=removed)
+        return replace(self, parts=parts, changes=changes, left_out=(*self.left_out, name))
 
     def _plan_within(
         self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
     ) -> SavePlan:
         cookies = self.limits.cookies
         lifetime = max(1, self.record.expires_at - self.now)
-        max_age = lifetime if _is_persistent(self.record, self.limits) else None
+        persistent = self.record.terms.persistent
+        is_persistent = self.limits.is_persistent if persistent is None else persistent
+        max_age = lifetime if is_persistent else None
         lines = [*deletions, *_chunk_deletions(cookies, 1, last_chunk)]
         longest = cookies.chunk_name(1)
+        foreign_bytes = self.arrived.candidates.foreign_bytes
         budget = self.limits.budget(
-            self.arrived.candidates.foreign_bytes,
+            foreign_bytes if self.foreign_bytes < 0 else self.foreign_bytes,
             allowed_bytes,
             self.other_bytes + sum(map(field_bytes, lines)),
             len(longest) + 1,
@@ -434,6 +528,7 @@ class _Planner:
             deletions,
             unused,
             _replaced_record(self.changes, self.arrived),
+            self.left_out,
         )
         payload = None if spills or overflow else encode_record(record, self.now)
         return SavePlan(record, payload, max_age, outside)
@@ -490,12 +585,6 @@ class _Planner:
 
     def _policy(self, name: str) -> Policy:
         return self.limits.policies.get(name, Policy.AUTO)
-
-
-def _is_persistent(record: Record, limits: Limits) -> bool:
-    """Whether the cookies outlive the browser's window."""
-    persistent = record.terms.persistent
-    return limits.is_persistent if persistent is None else persistent
 
 
 def _last_stale_chunk(arrived: Arrived, limits: Limits) -> int:
@@ -585,6 +674,9 @@ def commit(
                 return []
     if event is not None:
         hooks.before_sending(event)
+    for name in () if outside is None else outside.left_out:
+        deployment.emit("part-left-out", session_id=record.id)
+        log.warning("a part of a session is left out, because it does not fit: %r", name)
     if outside is not None and outside.unused_rows:
         loaded.delete_rows(record.id, outside.unused_rows)
     deployment.emit("saved", session_id=record.id)

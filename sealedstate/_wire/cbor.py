@@ -1,30 +1,11 @@
 """Values to CBOR bytes (RFC 8949), and back. The set of types is closed.
 
 A value is None, bool, int, float, str, bytes, list, tuple, dict, set, datetime, date, timedelta,
-UUID, Decimal or markupsafe's Markup, of exactly that type. Native CBOR carries what it has; the
-other types have these tags, and every other tag is refused:
+UUID, Decimal or markupsafe's Markup, of exactly that type. docs/format.md is the specification of
+their encodings and limits.
 
-    2, 3  int beyond 64 bits            37   UUID: its 16 bytes
-    6     tuple: array                  100  date: days since 1970-01-01 (RFC 8943)
-    7     datetime, see below           258  set: array, its members' encodings ascending
-    8     timedelta: microseconds            bytewise
-    10    Markup: text                  9    dict with any key that is neither str nor bytes:
-    11    Decimal: text, as str() gives      all of it, [key, value, key, value, ...]
-
-Tags 6 to 11 have these meanings inside sealed tokens only. A datetime is [microseconds, offset,
-fold?]: microseconds since 1970-01-01T00:00:00 of its wall clock; the UTC offset in seconds, an
-integer or, if it has a fraction, a float, and null for a naive datetime; and fold (1) only if set.
-The name of a time zone is not kept, only its offset.
-
-Limits: containers nested 16 deep, integers of 4096 bits, 1 MiB for the encoding of a value, and
-1024 members of a set or keys of a dict that are neither text nor bytes. A scalar has depth 0, and a
-container is one deeper than its deepest item, key or member; tags and a datetime's array do not
-count. Members and keys are hashable: they contain no list, dict or set at any depth.
-
-Encoding is deterministic: the shortest form of each integer, floats in 8 bytes (but infinities and
-NaN in 2: f97c00, f9fc00, f97e00), definite lengths, dicts in their insertion order. Bytes are
-accepted only if encoding what they decode to gives the same bytes, which excludes trailing bytes,
-duplicate keys, indefinite lengths, `undefined` and simple values at once.
+Bytes are accepted only if encoding what they decode to gives the same bytes, which excludes
+trailing bytes, duplicate keys, indefinite lengths, `undefined` and simple values at once.
 """
 
 from __future__ import annotations
@@ -48,7 +29,6 @@ MAX_BYTES = 1 << 20
 FRAME_DEPTH = 4
 MAX_BIG_INT_BITS = 4096
 MAX_EXPONENT = 999_999
-MAX_SHOWN_CHARS = 40
 # Keys and set members with chosen hashes cost quadratic time. Python hashes text and bytes with a
 # secret, so only other types are counted.
 MAX_ODD_MEMBERS = 1024
@@ -98,7 +78,15 @@ def decode(data: bytes) -> object:
     Raises MalformedRecord for bytes that `encode` never returns.
     """
     try:
-        value = _loads(data)
+        value = cbor2.loads(
+            data,
+            max_depth=2 * MAX_DEPTH + 4,  # cbor2 counts tags, too; `encode` enforces MAX_DEPTH
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            strict_hashable_types=True,
+            tag_hook=_refuse,
+            semantic_decoders=_DECODERS,
+        )
     except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, InvalidOperation):
         raise MalformedRecord from None
     try:
@@ -155,23 +143,31 @@ def _check(value: Any, path: str, depth: int) -> None:
             _check(item, f"{path}{{...}}", depth)
         _check_distinct(value, path)
         return
-    for key, item in value.items():
-        # Errors are logged, so a path shows only short texts and numbers: a long key is content.
-        short = type(key) is str and len(key) <= MAX_SHOWN_CHARS
-        shown = short or (type(key) is int and key.bit_length() <= 64)
-        step = f"{path}[{key!r}]" if shown else f"{path}[...]"
-        _check(key, f"{step} (key)", depth)
+    # Errors are logged, and keys may be content, such as addresses: a path shows their positions.
+    for index, (key, item) in enumerate(value.items()):
+        _check(key, f"{path}.keys()[{index}]", depth)
         if type(item) not in _LEAVES:
-            _check(item, step, depth)
+            _check(item, f"{path}.values()[{index}]", depth)
     if not _has_plain_keys(value):
         _check_distinct(value, path)
 
 
 def _check_distinct(members: Iterable[object], path: str) -> None:
-    """Raise UnsupportedValue if two members would be one when they are read."""
-    unsure = [_dumps(member) for member in members if type(member) not in _DISTINCT]
-    if len(set(unsure)) < len(unsure) or len(set(map(_loads, unsure))) < len(unsure):
+    """Raise UnsupportedValue if two members are equal, although Python has both."""
+    unsure = [_normalize(member) for member in members if type(member) not in _DISTINCT]
+    if len(set(unsure)) < len(unsure):
         raise UnsupportedValue(path, "two members that are one when they are read")
+
+
+def _normalize(value: Any) -> object:
+    """What is equal for two values only if they are equal when they are read."""
+    kind = type(value)
+    if kind is tuple:
+        return tuple(map(_normalize, value))
+    if kind is datetime:
+        wall, offset = value.replace(tzinfo=None, fold=0), value.utcoffset()
+        return wall if offset is None else (datetime, wall - _EPOCH - offset)
+    return (kind, str(value)) if value != value else value
 
 
 def _has_plain_keys(value: Mapping[Any, Any]) -> bool:
@@ -253,17 +249,6 @@ _DECODERS: dict[int, Callable[[Any, bool], object]] = {
 
 def _dumps(value: object) -> bytes:
     return cbor2.dumps(value, encoders=_ENCODERS)
-
-
-_loads: Callable[[bytes], Any] = partial(
-    cbor2.loads,
-    max_depth=2 * MAX_DEPTH + 4,  # cbor2 counts tags, too; `encode` enforces MAX_DEPTH
-    allow_indefinite=False,
-    allow_duplicate_keys=False,
-    strict_hashable_types=True,
-    tag_hook=_refuse,
-    semantic_decoders=_DECODERS,
-)
 
 
 # --- frames: arrays of plain items, authenticated before they are read ---------------------------

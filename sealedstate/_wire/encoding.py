@@ -1,18 +1,7 @@
-"""Tokens and other bytes to texts, and back.
+"""Tokens and names to texts, and back. docs/format.md is the specification.
 
-The text of a token is base64 (RFC 4648) with ``*`` and ``_`` as its last two letters and without
-padding: as short as base64url, every letter legal in a cookie, and hardly known to the rules of web
-application firewalls. Of the texts that a node writes into cookies, none should hold one of
-`REFUSED_WORDS` without regard to case: it seals again, with other random bytes, at most three
-times. Readers do not look for them. A token has exactly one text: foreign letters, an impossible
-length and set bits after the last byte are refused.
-
-The text of a name in a store, or of an identifier, has ``.`` in place of ``*``: every letter is
-legal in XML's NCName, and harmless in a shell.
-
-A core is one cookie, NAME. The text of overflow (not its bytes) is cut into at most seven chunks,
-the cookies NAME-1 to NAME-7. They are joined in the order of their numbers, as many as the manifest
-says.
+A token has exactly one text: foreign letters, an impossible length and set bits after the last byte
+are refused. ADR 0008 says why the letters are these.
 """
 
 from __future__ import annotations

@@ -1,50 +1,6 @@
-"""Session records, and their bytes: positional arrays with one encoding.
+"""Session records, and their bytes: an id, one CBOR array with one encoding, and numbered fields.
 
-The payload of a core is the session id, 16 bytes as they are, one CBOR array (RFC 8949) of five or
-six items, and numbered fields:
-
-    [subject, age, lifetime, generation, parts, manifest?]
-
-    subject     text, or null for a session without a user
-    age         sealed_at - created_at in seconds; negative only by clock skew
-    lifetime    expires_at - created_at: in hours if it is a whole number of hours, otherwise as
-                -1 - seconds (-1801 for half an hour)
-    generation  how many times the session was saved, from 0
-    parts       [name, value, name, value, ...]: names are text, each value is a byte string that
-                contains the encoding of the part's value (see `cbor`)
-    manifest    present only if it states something: [overflow, spilled, orphaned]
-
-    overflow    null, or [set id, count, digest, [name, ...]]: set id is 8 bytes; count, 1 to 7, is
-                the number of chunk cookies; digest is BLAKE2b-128 of the overflow token's bytes;
-                the names are those of the parts in it
-    spilled     [name, version, name, version, ...]: the parts in the store
-    orphaned    [name, version, name, version, ...]: rows in the store that are no longer used
-
-age and lifetime are from -2**40 to 2**40 - 1, generation is less than 2**40, and a version is from
-1 to 2**63 - 1. Each name appears once in its list, and in only one of parts, overflow and spilled;
-a name in orphaned is not in spilled. Integers and lengths have their shortest form, and lengths are
-definite: an array is accepted only if encoding what it decodes to gives the same bytes.
-
-A field is its number (1 byte), the length of its value (1 byte) and its value. The numbers rise
-strictly. All fields together take at most 512 bytes; a record without fields ends with its array.
-1 to 127 are critical: a release that does not know such a field refuses the record, and keeps the
-cookie. 128 to 254 are not: a release that does not know the field keeps it, byte for byte, in the
-records of this session until its id changes. 0 and 255 are refused. A value that says no more than
-a missing field is never written and is refused. The value of a number never changes its form.
-
-      1    terms, see below                  128       reserved for time and method of
-      2    reserved for the key of a device            authentication
-    127    never assigned                    253       padding: zero bytes, ignored, not kept
-                                             254       never assigned
-
-    terms   1 byte, 0 to 6 but not 3: 0, 1 or 2 for cookies that are as persistent as the settings
-            say, end with the browser, or are persistent; and 4 more if the session ends at
-            expires_at, even if the settings' absolute lifetime is shorter. Then the idle lifetime
-            of this session in seconds, as 1 to 4 bytes, big-endian, the first not zero; or nothing
-            for that of the settings. A single zero byte says nothing and is refused.
-
-The payload of overflow is its parts, in the same form as in a core. The payload of a stored part is
-the encoding of its value.
+docs/format.md is the specification of records, fields and overflow.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
-"""Payload to sealed token and back: format 1, and its specification.
+"""Payload to sealed token and back: format 1.
 
-Format 1
-========
 
 A token is ``format | kid | sealed_at | nonce | ciphertext | tag``, 50 bytes more than its payload:
 
@@ -37,15 +35,10 @@ from 0x02 to 0x0f is a newer format; no other byte ever begins a token.
 
 Token contexts in use (purpose: name fields):
 
-    core      cookie name, variant
+    core      cookie name
     overflow  cookie name, session id (16 bytes), set id (8 bytes)
     stored    storage context, storage key, version (8 bytes, big-endian)
-    map       cookie name, variant; `storage.cookie` specifies the payload
-
-Browsers keep cookies of one name apart by their path, their domain and whether they are
-partitioned, and do not send these. The variant is three fields: the Path, the Domain in lower case
-and without a leading dot, or empty without a Domain, and "partitioned" or empty. A cookie
-with Path=/, no Domain and no Partitioned has no variant: not one of the three fields is there.
+    map       cookie name; `storage.cookie` specifies the payload
 
 To open a token, check in this order:
 
@@ -53,10 +46,11 @@ To open a token, check in this order:
  2. another first byte than 0x01, or fewer than 50 bytes: refuse, as no token;
  3. a kid that is not in the ring: refuse, as a key out of use if the ring lists the kid among its
     removed keys, and as an unknown key otherwise;
- 4. a key that is revoked, expired or disabled: refuse;
+ 4. a key that is revoked or expired: refuse;
  5. decrypt and verify the tag; refuse on failure;
  6. a sealed_at at which the key was not allowed to seal: refuse. It may seal from its activation
-    minus the skew to its successor's activation plus announcement plus skew.
+    minus the skew to its successor's activation plus announcement plus skew;
+ 7. a key that is disabled: refuse.
 
 The payload is not read before all of them have passed. A key without a date activates at 0. A ring
 document says when each key was succeeded. Without that, the successor is the key with the next
@@ -72,20 +66,14 @@ BLAKE2b-192 of:
     sealedstate.part       LP("sealedstate/1", "part", session id, part name)
                            payload: the encoded value of the part, see `cbor`
     sealedstate.revoked    LP("sealedstate/1", "revoked", realm, session id)
-                           payload: empty if the session was logged out; 0x00 if it was ended by
-                           its id, from outside its own requests; or, if it continues under a new
-                           id, 49 bytes: 0x01 | the time at which it was replaced | its successor's
-                           expiry | its successor's id (16 bytes) | the mark of its successor's
-                           subject | the mark of its subject of before. The mark of a subject is
-                           BLAKE2b-64 of LP(subject), or 8 zero bytes without a subject
+                           payload: empty if the session was logged out; one zero byte if it was
+                           ended by its id, from outside its own requests; or the time at which it
+                           got a new id
     sealedstate.watermark  LP("sealedstate/1", "watermark", realm, subject), keyed with the 32 bytes
                            of the ring's lookup secret
                            payload: the time up to which sessions of the subject are refused
 
-A row of sealedstate.revoked refuses its session by its existence, even if it cannot be opened. It
-is created and never overwritten: a session has one end or one successor. A watermark is the time at
-which it was set plus the skew, and greater than an earlier watermark of its subject; a session of
-the subject is refused if its created_at is not greater. A sign-in takes a created_at that is. An
+A row of sealedstate.revoked refuses its session by its existence, even if it cannot be opened. An
 identity provider also stores the following; `keyed` means with the lookup secret:
 
     sealedstate.sso.replay    keyed, LP("sealedstate/1", "replay", realm, issuer, message id)
@@ -98,6 +86,8 @@ identity provider also stores the following; `keyed` means with the lookup secre
 All times are whole seconds since 1970-01-01T00:00:00Z, 8 bytes, big-endian.
 
 Sources: XChaCha20-Poly1305 is draft-irtf-cfrg-xchacha as in libsodium; BLAKE2b is RFC 7693.
+=======
+docs/format.md is the specification of tokens, their contexts, and the order of the checks.
 """
 
 from __future__ import annotations
@@ -106,7 +96,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..errors import ForgedToken, KeyOutOfUse, MalformedToken, UnknownFormat
+from ..errors import ForgedToken, KeyDisabled, KeyOutOfUse, MalformedToken, UnknownFormat
 from ..keyring import Key, Keyring, length_prefixed
 from .aead import NONCE_BYTES, TAG_BYTES, decrypt, encrypt
 from .encoding import has_refused_word, to_text
@@ -177,10 +167,11 @@ def seal_text(
     random: Callable[[int], bytes],
 ) -> str:
     """The text of a token for a cookie. `random` returns as many bytes as it is asked for."""
-    for _ in range(MAX_SEALS):
-        text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
+    text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
+    for _ in range(MAX_SEALS - 1):
         if not has_refused_word(text):
             break
+        text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
     return text
 
 
@@ -197,7 +188,7 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
         raise UnknownFormat(token[1:5], int.from_bytes(token[5:PREFIX_BYTES], "big"))
     sealed_at = int.from_bytes(token[5:PREFIX_BYTES], "big")
     # Exactly one key can open it. An expired or revoked key opens nothing, however good the tag.
-    key = keyring.find_usable(token[1:5], now, sealed_at)
+    key = keyring.find_verifying(token[1:5], now, sealed_at)
     # The header is in the associated data: a token with another kid, time or nonce fails here. So
     # does a token of another purpose, realm or name, by its subkey or by its context.
     header, subkey = token[:HEADER_BYTES], key.subkeys[context.subkeys][0]
@@ -207,6 +198,9 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
     # A stolen key that no longer seals must not make tokens dated today, nor a new key old ones.
     if not keyring.may_have_sealed(key, sealed_at):
         raise KeyOutOfUse(kid=key.kid)
+    # Last, because the payload of a good token says when the cookie of a disabled key is over.
+    if key.disabled:
+        raise KeyDisabled(payload, key.kid, sealed_at)
     return Opened(payload, key, sealed_at)
 
 

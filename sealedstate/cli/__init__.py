@@ -23,9 +23,9 @@ from ..errors import (
     SealedStateError,
     StorageError,
     UsageError,
-    hide_keys,
+    escape_message,
 )
-from ._output import AS_JSON, echo, echo_error
+from ._output import AS_JSON, OutputFailed, echo, echo_error
 
 __all__ = ["main"]
 
@@ -35,14 +35,14 @@ BROKEN_PIPE, INTERRUPTED = 141, 130
 
 
 @contextlib.contextmanager
-def _hide_keys_in_errors() -> Iterator[None]:
+def _escape_errors() -> Iterator[None]:
     try:
         yield
     except click.UsageError as error:
         text = error.format_message()
-        if hide_keys(text) == text:
+        if escape_message(text) == text:
             raise
-        raise click.UsageError(hide_keys(text), error.ctx) from None
+        raise click.UsageError(escape_message(text), error.ctx) from None
 
 
 class _Commands(click.Group):
@@ -58,12 +58,12 @@ class _Commands(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with _hide_keys_in_errors():
+        with _escape_errors():
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _hide_keys_in_errors():
+            with _escape_errors():
                 code = super().invoke(ctx)
         except (UsageError, RegistryUnreadable, MetadataUnreadable) as error:
             echo_error(error)
@@ -74,21 +74,31 @@ class _Commands(click.Group):
             prefix = "the store cannot be used: " if isinstance(error, StorageError) else ""
             echo_error(f"{prefix}{error}")
             code = 1
-        except BrokenPipeError:
-            # The reader of the output has ended, as `head` does. What is still buffered would
-            # raise again when the interpreter ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            code = BROKEN_PIPE
         except OSError as error:
-            echo_error(f"{error.filename or 'standard output'}: {error.strerror}")
+            if error.filename is None:
+                raise
+            echo_error(f"{error.filename}: {error.strerror}")
             code = 2
         except KeyboardInterrupt:
             code = INTERRUPTED
         ctx.exit(code or 0)
 
 
+def _print_version(ctx: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    if is_wanted:
+        echo(f"sealedstate {__version__}")
+        ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="sealedstate", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Sealed client-side sessions: keys, stores, sessions and consents.
 
@@ -105,4 +115,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cli.main(given, prog_name="sealedstate")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
+    except (OutputFailed, OSError) as failure:  # click prints the help, and raises OSError
+        error = failure.__cause__ or failure
+        if sys.stdout is not None:
+            # What is still buffered would raise again when the interpreter ends.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return BROKEN_PIPE  # the reader has ended, as `head` does
+        echo_error(f"standard output: {getattr(error, 'strerror', error)}")
+        return 1
     return 0

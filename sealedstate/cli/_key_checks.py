@@ -18,7 +18,7 @@ from typing import Any
 
 import click
 
-from ..errors import OperatorError, StorageError
+from ..errors import OperatorError, StorageError, escape_text
 from ..keyring import KeyState
 from ..rotation.reports import Report
 from ..rotation.ring import RingReplaced
@@ -28,7 +28,7 @@ from ..storage import USES
 from ..storage.requirements import mismatch, store_name
 from ..storage.routing import store_of
 from ._key_listing import KINDS, by_node, count_cookies, kids_ever, lines_of, states_of
-from ._output import duration, echo, emit, format_exact, join_words, plural, relative, sanitized
+from ._output import duration, echo, emit, format_exact, join_words, plural, relative
 from ._source import RingSource, Snapshot, ring_command, take_snapshot
 
 # A process that has missed this many reports has ended.
@@ -36,6 +36,8 @@ ROUNDS = 10
 # Kids can be invented, so a few cookies with an unknown kid are not a finding.
 UNKNOWN_SHARE = 0.01
 REPORT_BYTES = 1 << 16
+# Times are rounded to whole seconds, up or down, and a write takes a moment.
+ROUNDING = 2
 CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
 
@@ -104,11 +106,11 @@ def _run_checks(source: RingSource, before: Snapshot | None = None) -> CheckResu
     findings = list(_check_place(source))
     if source.path is not None:
         # First, because reading reports removes the expired ones.
-        findings += _check_report_files(source.path, source.config.skew)
+        findings += _check_report_files(source.path, source.config.skew + ROUNDING)
     try:
         snapshot = take_snapshot(source)
     except OperatorError as error:
-        finding = Finding("ring", sanitized(source.location), _explain_missing(source, error))
+        finding = Finding("ring", escape_text(source.location), _explain_missing(source, error))
         return CheckResult(None, [*findings, finding])
     findings += _check_ring(source, snapshot)
     findings += _check_clocks(source, snapshot)
@@ -148,7 +150,7 @@ def check(source: RingSource, as_json: bool, over: float | None) -> int:
                 f"reports of {plural(result.processes, 'process', 'processes')} on"
                 f" {plural(len(by_node(snapshot.reports)), 'node', 'nodes')}"
             )
-        location = sanitized(source.location)
+        location = escape_text(source.location)
         lines = [f"{location}: sequence {result.sequence}, {processes}, nothing is wrong."]
     facts = {
         "where": source.location,
@@ -184,7 +186,8 @@ def watch(source: RingSource, as_json: bool, every: float) -> None:
                 listing = lines_of(source, result.snapshot) if result.snapshot else []
                 wrong = result.lines or ["Nothing is wrong."]
                 lines = [*listing, "", *wrong, "", "Press Ctrl-C to end."]
-                echo(CLEAR + "\n".join(lines))
+                sys.stdout.write(CLEAR)
+                echo(*lines)
             else:
                 for line in list_changes(last, result):
                     echo(f"{format_exact(source.now())} {line}")
@@ -216,14 +219,14 @@ def list_changes(before: CheckResult, after: CheckResult) -> Iterator[str]:
             yield f"found: {finding.about}: {finding.sentence}"
     for finding in before.findings:
         if finding.name not in new_names:
-            yield sanitized(f"settled: {' '.join(finding.name)}".strip())
+            yield escape_text(f"settled: {' '.join(finding.name)}".strip())
 
 
 def _check_place(source: RingSource) -> Iterator[Finding]:
     """Files and stores, whatever they contain."""
     if source.path is not None:
         for path in (source.path, Path(f"{source.path}.prev")):
-            mode, name = _mode_of(path, stat.S_ISREG), sanitized(path)
+            mode, name = _mode_of(path, stat.S_ISREG), escape_text(path)
             if mode & (stat.S_IWOTH | stat.S_IWGRP):
                 writers = "all users" if mode & stat.S_IWOTH else "its group"
                 yield Finding(
@@ -243,9 +246,9 @@ def _check_place(source: RingSource) -> Iterator[Finding]:
         if _mode_of(folder, stat.S_ISDIR) & stat.S_IWOTH:
             yield Finding(
                 "permissions",
-                sanitized(folder),
-                f"all users can put files into {sanitized(folder)}, also in the place of the ring:"
-                " run chmod o-w on it, or keep the ring in a separate directory",
+                escape_text(folder),
+                f"all users can put files into {escape_text(folder)}, also in the place of the"
+                " ring: run chmod o-w on it, or keep the ring in a separate directory",
             )
     if source.store is not None:
         store = store_of(CONTEXT, source.store)
@@ -266,7 +269,7 @@ def _mode_of(path: Path, has_type: Callable[[int], bool]) -> int:
 
 
 def _explain_missing(source: RingSource, error: OperatorError) -> str:
-    problem = sanitized(error, 500)
+    problem = escape_text(error, 500)
     other_kek = "; or SEALEDSTATE_KEK is not the key that wraps it, then set that key"
     if isinstance(error, RingReplaced):
         return problem
@@ -277,11 +280,11 @@ def _explain_missing(source: RingSource, error: OperatorError) -> str:
     if source.path is None:
         return f"{problem}{other_kek}"
     prev = Path(f"{source.path}.prev")
-    backup = f"from {sanitized(prev)} or a backup" if prev.exists() else "from a backup"
+    backup = f"from {escape_text(prev)} or a backup" if prev.exists() else "from a backup"
     if source.path.exists() or source.path.is_symlink():
         return f"{problem}: restore it {backup}{other_kek}"
     if Path(f"{source.path}.lock").exists():
-        location = sanitized(source.location)
+        location = escape_text(source.location)
         return f"{location} is gone: a running node puts it back, otherwise restore it {backup}"
     return problem
 
@@ -347,7 +350,8 @@ def _check_ring(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
 
 def _check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
     """The clocks of the last writer, of this machine and of the volume."""
-    written, now, skew = snapshot.ring.updated_at, snapshot.now, snapshot.ring.schedule.skew
+    written, now = snapshot.ring.updated_at, snapshot.now
+    skew = snapshot.ring.schedule.skew + ROUNDING
     if written > now + skew:
         yield Finding(
             "clock",
@@ -395,7 +399,7 @@ def _check_report_files(ring_path: Path, skew: int) -> Iterator[Finding]:
         yield Finding(
             "clock",
             f"{node} behind",
-            f"the clock of {sanitized(node, 40)} is {duration(seconds)} behind the clock of the"
+            f"the clock of {escape_text(node, 40)} is {duration(seconds)} behind the clock of the"
             " volume: set both by NTP; by other clocks, its reports expire before they are written",
         )
 
@@ -405,7 +409,7 @@ def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
     ring, reports, reload_every = snapshot.ring, snapshot.reports, source.config.reload_every
     silence = ROUNDS * reload_every
     if snapshot.report_error is not None:
-        error = sanitized(snapshot.report_error)
+        error = escape_text(snapshot.report_error)
         yield Finding("reports", "", f"{error}: the reports of the nodes could not be read")
     # Without a key of that age, the nodes may only be starting.
     elif (
@@ -429,7 +433,7 @@ def _check_nodes(snapshot: Snapshot, source: RingSource) -> Iterator[Finding]:
             yield Finding(
                 "unknown-kid",
                 kid,
-                f"no reporting node knows kid {sanitized(kid, 8)}, which"
+                f"no reporting node knows kid {escape_text(kid, 8)}, which"
                 f" {_share(count, cookies.total())} of cookies have: another node has another ring"
                 " (do all name the same volume or store?), a ring was lost, or another application"
                 " sets cookies of this name",
@@ -450,9 +454,9 @@ def _check_node(
         yield Finding(
             "nodes",
             f"{node} ring",
-            f"{name(node, others)} uses another ring: expected {sanitized(ring.ring_id, 16)}, got"
-            f" {sanitized(others[0].ring, 16)}; give it the same `keys`, realm and store or volume"
-            " as the others, and restart it",
+            f"{name(node, others)} uses another ring: expected {escape_text(ring.ring_id, 16)},"
+            f" got {escape_text(others[0].ring, 16)}; give it the same `keys`, realm and store or"
+            " volume as the others, and restart it",
         )
     if behind:
         yield Finding(
@@ -476,7 +480,7 @@ def _check_node(
         yield Finding(
             "nodes",
             f"{node} {complaint}",
-            f"{name(node, those)} uses the last good ring, because {sanitized(complaint, 400)}",
+            f"{name(node, those)} uses the last good ring, because {escape_text(complaint, 400)}",
         )
     inactive = [report for report in reports if report.primary is None]
     if inactive:
@@ -485,7 +489,8 @@ def _check_node(
             f"{node} primary",
             f"{name(node, inactive)} has no active key: is its clock right?",
         )
-    fast = [report for report in reports if report.at > snapshot.now + ring.schedule.skew]
+    latest = snapshot.now + ring.schedule.skew + ROUNDING
+    fast = [report for report in reports if report.at > latest]
     if fast:
         yield Finding(
             "clock",
@@ -513,10 +518,10 @@ def _check_keys(
             yield Finding(
                 "nodes",
                 f"{node} {kid}",
-                f"{name(node, lacking)} lacks kid {sanitized(kid, 8)}, which"
+                f"{name(node, lacking)} lacks kid {escape_text(kid, 8)}, which"
                 f" {_share(cookies[kid], cookies.total())} of cookies have: it uses sequence"
-                f" {lacking[0].sequence} of ring {sanitized(lacking[0].ring, 16)}, and here is"
-                f" {ring.sequence} of {sanitized(ring.ring_id, 16)}",
+                f" {lacking[0].sequence} of ring {escape_text(lacking[0].ring, 16)}, and here is"
+                f" {ring.sequence} of {escape_text(ring.ring_id, 16)}",
             )
 
 
@@ -549,4 +554,4 @@ def _share(count: int, total: int) -> str:
 
 
 def name(node: str, reports: list[Report]) -> str:
-    return f"{sanitized(node, 40)} (pid {join_words([str(report.pid) for report in reports])})"
+    return f"{escape_text(node, 40)} (pid {join_words([str(report.pid) for report in reports])})"

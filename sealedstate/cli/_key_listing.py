@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..errors import escape_text
 from ..keyring import Keyring, KeyState
 from ..rotation.reports import Report
 from ..rotation.ring import Ring, RingKey, Tombstone
@@ -19,7 +20,6 @@ from ._output import (
     join_words,
     plural,
     relative,
-    sanitized,
     table,
 )
 from ._source import RingSource, Snapshot, ring_command, take_snapshot
@@ -84,7 +84,7 @@ def lines_of(source: RingSource, snapshot: Snapshot) -> list[str]:
     ring, now, reports = snapshot.ring, snapshot.now, snapshot.reports
     schedule, opened = ring.schedule, count_cookies(reports, "opened")
     head = [
-        f"{sanitized(source.location)}: ring {sanitized(ring.ring_id, 16)}, sequence"
+        f"{escape_text(source.location)}: ring {escape_text(ring.ring_id, 16)}, sequence"
         f" {ring.sequence}, written {relative(ring.updated_at, now)}",
         f"Each key seals for {duration(schedule.rotate_every)}, is announced"
         f" {duration(schedule.announce)} before, and opens for"
@@ -103,7 +103,7 @@ def lines_of(source: RingSource, snapshot: Snapshot) -> list[str]:
         for key in ring.long_term
     ]
     unknown = [
-        (sanitized(kid, 8), plural(count, "cookie", "cookies"))
+        (escape_text(kid, 8), plural(count, "cookie", "cookies"))
         for kid, count in _count_unknown(snapshot).most_common(10)
     ]
     blocks = [
@@ -149,7 +149,7 @@ def _list_tombstones(snapshot: Snapshot) -> list[str]:
         count = refused[dead.kid.hex()]
         cookies = f"{plural(count, 'cookie', 'cookies')} refused" if count else ""
         state = KeyState.REVOKED if dead.revoked else KeyState.EXPIRED
-        notes = "  ".join(filter(None, [cookies, sanitized(dead.reason)]))
+        notes = "  ".join(filter(None, [cookies, escape_text(dead.reason)]))
         rows.append(
             (dead.kid.hex(), state.value, format_minute(dead.at), relative(dead.at, now), notes)
         )
@@ -162,13 +162,13 @@ def _list_tombstones(snapshot: Snapshot) -> list[str]:
 def _list_nodes(snapshot: Snapshot) -> list[str]:
     error = snapshot.report_error
     if not snapshot.reports:
-        return [f"No process reports{': ' + sanitized(error) if error else ''}."]
+        return [f"No process reports{': ' + escape_text(error) if error else ''}."]
     lines = ["Processes:"]
     for node, reports in sorted(by_node(snapshot.reports).items()):
         sequences = sorted({report.sequence for report in reports})
         last = relative(max(report.at for report in reports), snapshot.now)
         lines.append(
-            f"{sanitized(node, 40)}: {plural(len(reports), 'process', 'processes')}, sequence"
+            f"{escape_text(node, 40)}: {plural(len(reports), 'process', 'processes')}, sequence"
             f" {join_words([str(sequence) for sequence in sequences])}, last {last}"
         )
     return lines

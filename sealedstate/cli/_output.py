@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import re
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import zip_longest
+from typing import TextIO
 
 import click
 
-from ..errors import ConfigurationError, hide_keys
+from ..errors import ConfigurationError, escape_message, escape_text, quote_text
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 DURATION = re.compile(r"(\d{1,12}) ?(d|h|min|m|s)", re.ASCII)
 # The years 1 to 9999, which a datetime can represent.
 EARLIEST, LATEST = -62_135_596_800, 253_402_300_799
+
+# The longest text of a user, such as a SAML entityID, and a line with several of them.
+MAX_CELL_CHARS, MAX_LINE_CHARS = 1024, 20_000
 
 # Where an error report finds out whether a command prints JSON.
 AS_JSON = "sealedstate.as_json"
@@ -36,25 +42,59 @@ config_option = click.option(
 )
 
 
-def echo(text: str) -> None:
-    """Print a text on a terminal of any encoding, at once."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+class OutputFailed(Exception):
+    """Standard output is closed or full, or its reader has ended; the cause is an OSError."""
+
+
+def echo(*lines: str) -> None:
+    """Print each text as one line, at once, whatever letters are in it: some are the users'.
+
+    Raises OutputFailed.
+    """
+    _print("\n".join(escape_text(line, MAX_LINE_CHARS) for line in lines))
 
 
 def echo_error(text: object) -> None:
-    """Print a sentence on standard error, without keys that were given in a wrong place."""
-    print(f"sealedstate: {hide_keys(str(text))}", file=sys.stderr)
+    """Print one line without secrets on standard error, if that is open."""
+    if sys.stderr is not None:
+        with contextlib.suppress(OutputFailed):
+            _print(f"sealedstate: {escape_message(text)}", sys.stderr)
+
+
+def echo_bytes(content: bytes) -> None:
+    """Write the content of a file on standard output. Raises OutputFailed."""
+    try:
+        if sys.stdout is None:
+            raise OSError(errno.EBADF, "it is closed")
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise OutputFailed from error
 
 
 def emit(as_json: bool, facts: object, lines: Iterable[str], indent: int | None = None) -> None:
     """Print the facts for a program, or the lines for people."""
-    echo(json.dumps(facts, indent=indent) if as_json else "\n".join(lines))
+    if as_json:
+        _print(json.dumps(facts, indent=indent))
+    else:
+        echo(*lines)
+
+
+def _print(text: str, stream: TextIO | None = None) -> None:
+    """Print a text on a terminal of any encoding."""
+    stream = stream or sys.stdout
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        if stream is None:
+            raise OSError(errno.EBADF, "it is closed")
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except OSError as error:
+        raise OutputFailed from error
 
 
 def table(rows: Iterable[Sequence[object]], right: Collection[int] = ()) -> list[str]:
     """One line for each row, with columns that are aligned left, or `right`."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[escape_text(cell, MAX_CELL_CHARS) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip_longest(*cells, fillvalue="")]
     return [
         "  ".join(
@@ -69,12 +109,6 @@ def markdown(rows: Iterable[Sequence[str]]) -> list[str]:
     """A Markdown table; the first row is its head."""
     head, *rest = rows
     return [f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rest)]
-
-
-def sanitized(text: object, most: int = 200) -> str:
-    """Text of others on one short line, without control characters."""
-    shown = "".join(letter if letter.isprintable() else "?" for letter in str(text))
-    return shown if len(shown) <= most else f"{shown[: most - 3]}..."
 
 
 def plural(count: int, one: str, several: str) -> str:
@@ -138,7 +172,7 @@ def parse_past(text: str, now: int) -> int:
         pass
     raise ConfigurationError(
         "expected a time with its zone, such as 2026-11-22T08:00:00Z, or how long ago it was, such"
-        f" as 90s, 30min, 2h or 7d; got {sanitized(text, 40)!r}"
+        f" as 90s, 30min, 2h or 7d; got {quote_text(text, 40)}"
     )
 
 

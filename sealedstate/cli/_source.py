@@ -15,10 +15,10 @@ from typing import Any
 import click
 
 from ..deployment import Deployment, open_keys, open_report_store, open_ring_storage, open_store
-from ..errors import ConfigurationError, OperatorError, hide_keys
+from ..errors import ConfigurationError, OperatorError, contains_key
 from ..events import EventLog
-from ..key_sources import KEK_VARIABLE, NoKeys, StaticKeys
-from ..keyring import KEY_LABEL
+from ..key_sources import FILE_SUFFIX, NoKeys, StaticKeys, wrapping_keyring
+from ..keyring import KEY_LABEL, Keyring
 from ..rotation.reports import Report, ReportStore
 from ..rotation.ring import Ring, RingStorage
 from ..rotation.ring_file import is_ring_file
@@ -29,8 +29,10 @@ from ._output import config_option, json_option
 
 HEAD_BYTES = 4096
 # Any of these settings says how a ring is to rotate. A path alone does not.
+KEYS_VARIABLE = f"{ENVIRONMENT_PREFIX}KEYS"
 ROTATION_SETTINGS = (
     "KEYS",
+    "KEYS_FILE",
     "ROTATE_EVERY",
     "ANNOUNCE",
     "SKEW",
@@ -44,7 +46,8 @@ class RingSource:
     """Where a ring is, and the configuration of its processes.
 
     `path`: of a ring in a file. `store`: of a ring in a store. `is_configured`: whether settings
-    say how the ring is to rotate; otherwise `config` has the defaults.
+    say how the ring is to rotate; otherwise `config` has the defaults. `wrapping`: the
+    key-encryption keys.
     """
 
     storage: RingStorage
@@ -52,12 +55,17 @@ class RingSource:
     path: Path | None
     store: Storage | None
     config: RotationConfig
-    is_wrapped: bool
+    wrapping: Keyring | None
     is_configured: bool
 
     @property
     def location(self) -> str:
         return self.storage.location
+
+    @property
+    def is_wrapped(self) -> bool:
+        """Whether a key-encryption key is set."""
+        return self.wrapping is not None
 
     @property
     def has_reports(self) -> bool:
@@ -121,7 +129,7 @@ def open_deployment(
     given = {} if keys is None else {"keys": keys}
     if config is not None:
         settings = Settings.from_toml(config, **given)
-    elif given or f"{ENVIRONMENT_PREFIX}KEYS" in process_environment():
+    elif given or {KEYS_VARIABLE, f"{KEYS_VARIABLE}{FILE_SUFFIX}"} & set(process_environment()):
         settings = Settings.from_env(process_environment(), **given)
     else:
         raise ConfigurationError(
@@ -135,7 +143,7 @@ def open_deployment(
 def source_of(deployment: Deployment, is_configured: bool, takes_clear: bool = False) -> RingSource:
     """The ring of a deployment. Raises ConfigurationError."""
     settings, store = deployment.settings, deployment.store
-    keys = settings.keys
+    keys = settings.resolve_keys()
     if not isinstance(keys, str) or "\0" in keys:
         raise ConfigurationError('keys: a ring that rotates is in "file:PATH" or "store:"')
     storage = open_ring_storage(settings, store, takes_clear=takes_clear)
@@ -155,7 +163,7 @@ def source_of(deployment: Deployment, is_configured: bool, takes_clear: bool = F
         path,
         store if scheme == "store" else None,
         settings.rotation(),
-        bool(settings.environ.get(KEK_VARIABLE, "").strip()),
+        wrapping_keyring(settings.environ, settings.skew),
         is_configured
         or any(f"{ENVIRONMENT_PREFIX}{name}" in settings.environ for name in ROTATION_SETTINGS),
     )
@@ -176,7 +184,7 @@ def open_values(
                 "storage: such values are in a store; name the configuration by --config or by"
                 " SEALEDSTATE_ variables"
             )
-        scheme, _, rest = str(settings.keys).partition(":")
+        scheme, _, rest = str(settings.resolve_keys()).partition(":")
         if scheme == "store" or (scheme == "file" and is_ring_file(Path(rest))):
             source = source_of(bare, config is not None)
             keyring = source.ring().keyring()
@@ -189,7 +197,7 @@ keys_option = click.option("--keys", metavar="SOURCE", help='The ring: "file:PAT
 
 
 def _refuse_key(_: click.Context, __: click.Parameter, path: str | None) -> str | None:
-    if path is not None and hide_keys(path) != path:
+    if path is not None and contains_key(path):
         raise click.BadParameter("this is a key, not a path")
     return path
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 
 import click
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, escape_text
 from ..sso import Consent, ConsentStore
-from ._output import config_option, emit, format_exact, format_iso, json_option, plural, sanitized
+from ._output import config_option, emit, format_exact, format_iso, json_option, plural
 from ._source import keys_option, open_values
 
 __all__ = ["consent"]
@@ -53,15 +53,15 @@ def list_consents(subject: str, keys: str | None, config: str | None, as_json: b
 
 def _describe(consent: Consent) -> str:
     words = [
-        f"{sanitized(consent.document)} {consent.version}",
+        f"{escape_text(consent.document)} {consent.version}",
         f"given {format_exact(consent.given_at)}",
     ]
     if consent.expires_at is not None:
         words.append(f"until {format_exact(consent.expires_at)}")
     if consent.service is not None:
-        words.append(f"for {sanitized(consent.service, 1024)}")
+        words.append(f"for {escape_text(consent.service, 1024)}")
     if consent.attributes:
-        words.append(f"with {sanitized(', '.join(sorted(consent.attributes)), 1024)}")
+        words.append(f"with {escape_text(', '.join(sorted(consent.attributes)), 1024)}")
     return ", ".join(words)
 
 

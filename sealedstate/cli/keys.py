@@ -6,11 +6,13 @@ If another writer was faster, the change is computed again from the ring that is
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import click
@@ -26,6 +28,7 @@ from ._key_listing import list_keys
 from ._output import (
     config_option,
     duration,
+    echo,
     echo_error,
     emit,
     format_exact,
@@ -70,7 +73,7 @@ def generate(lookup: bool, kek: bool) -> None:
         raise click.UsageError("--lookup and --kek exclude each other")
     # A key-encryption key has the form of a key that seals sessions.
     key = Key.generate(os.urandom).export()
-    click.echo(export_lookup(os.urandom(SECRET_BYTES)) if lookup else key)
+    echo(export_lookup(os.urandom(SECRET_BYTES)) if lookup else key)
 
 
 @ring_command("init")
@@ -181,6 +184,7 @@ def _announce(key: RingKey, change: RingChange, what: str = "") -> str:
 
 @ring_command("revoke", takes_path=False)
 @click.argument("kid", metavar="[KID]", required=False)
+@path_argument
 @click.option("--reason", default="", help="Shown in the list of destroyed keys.")
 @click.option(
     "--before",
@@ -195,7 +199,9 @@ def revoke(
     With --before TIME, refuse what all keys sealed before that time.
     """
     if (kid is None) == (before is None):
-        raise ConfigurationError("give either KID or --before TIME")
+        raise ConfigurationError(
+            "give either KID or --before TIME; with --before, name the ring by --keys file:PATH"
+        )
     if len(reason) > MAX_REASON or not reason.isprintable():
         raise ConfigurationError(f"--reason must be one line of at most {MAX_REASON} characters")
     if reason and kid is None:
@@ -227,6 +233,7 @@ def revoke(
 
 @ring_command("disable", takes_path=False)
 @kid_argument
+@path_argument
 def disable(source: RingSource, as_json: bool, kid: str) -> None:
     """Let a key neither seal nor open until it is enabled."""
     found, random = find_kid(source.ring(), kid), source.config.random
@@ -240,6 +247,7 @@ def disable(source: RingSource, as_json: bool, kid: str) -> None:
 
 @ring_command("enable", takes_path=False)
 @kid_argument
+@path_argument
 def enable(source: RingSource, as_json: bool, kid: str) -> None:
     """Let a disabled key open again."""
     found = find_kid(source.ring(), kid)
@@ -300,11 +308,17 @@ def wrap(source: RingSource, as_json: bool) -> None:
     """Encrypt a plaintext ring with SEALEDSTATE_KEK."""
     if source.path is None:
         raise ConfigurationError("a ring in a store is always wrapped")
-    if not source.is_wrapped:
+    if source.wrapping is None:
         raise ConfigurationError(
             "SEALEDSTATE_KEK is not set; set it to the key that is to wrap the ring, which"
             " `sealedstate keys generate --kek` prints"
         )
+    if _is_wrapped(source.path, source.wrapping.primary(source.now()).kid.hex()):
+        ring = source.ring()
+        facts = {"where": source.location, "changed": False}
+        lines = [f"The keys in {source.location} are wrapped already."]
+        emit(as_json, facts | {"ring": ring.ring_id, "sequence": ring.sequence}, lines)
+        return
     # PATH.prev has the document before the last write. After a second write, it is wrapped, too.
     write_change(source, transitions.advance)
     ring = write_change(source, transitions.advance).after
@@ -317,6 +331,20 @@ def wrap(source: RingSource, as_json: bool) -> None:
     ]
     facts = {"where": source.location, "changed": True}
     emit(as_json, facts | {"ring": ring.ring_id, "sequence": ring.sequence}, lines)
+
+
+def _is_wrapped(path: Path, kid: str) -> bool:
+    """Whether the ring in `path` and the document before it are wrapped by the key `kid`."""
+    for each in (path, Path(f"{path}.prev")):
+        try:
+            document = json.loads(each.read_bytes())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            return False
+        if not isinstance(document, dict) or document.get("wrapped_by") != kid:
+            return False
+    return True
 
 
 @keys.command()

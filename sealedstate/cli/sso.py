@@ -24,7 +24,7 @@ from ..errors import RegistryUnreadable
 from ..sso import extend_registry, parse_registry, read_service_entity_ids
 from ..storage import USES, Capabilities
 from ..storage.requirements import DECLARED, unmet_needs
-from ._output import echo, markdown, plural
+from ._output import echo, echo_bytes, markdown, plural
 
 __all__ = ["sso"]
 
@@ -64,7 +64,7 @@ def matrix() -> None:
     for name, capabilities in {"none": None, **DECLARED}.items():
         answers = (is_supported(ability, capabilities) for ability in LOGOUT_SUPPORT)
         rows.append((name, *("yes" if answer else "no" for answer in answers)))
-    echo("\n".join(markdown(rows)))
+    echo(*markdown(rows))
 
 
 @sso.group()
@@ -101,7 +101,7 @@ def build(
             raise RegistryUnreadable(f"{output} is not UTF-8") from None
     text = extend_registry(before, entity_ids, list(method))
     if output is None:
-        sys.stdout.write(text)
+        echo_bytes(text.encode())
     elif text != before:
         _write(output, text)
     result = parse_registry(text)
@@ -125,6 +125,8 @@ def _write(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         Path(name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o644)
         Path(name).replace(path)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)
         raise

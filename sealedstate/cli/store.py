@@ -14,9 +14,12 @@ from typing import NamedTuple
 
 import click
 
+from ..deployment import open_store
 from ..errors import ConfigurationError, StorageError
-from ..settings import ENVIRONMENT_PREFIX, process_environment
-from ..storage import USES, ManagedStorage, RoutedStorage, Storage, open_storage
+from ..key_sources import FILE_SUFFIX
+from ..settings import ENVIRONMENT_PREFIX, Settings, process_environment
+from ..storage import USES, RoutedStorage, Storage
+from ..storage.contract import is_managed
 from ..storage.requirements import DECLARED, as_rows, probe_writes, store_name, unmet_needs
 from ..storage.routing import distinct_stores, store_of
 from ._output import echo, echo_error, emit, json_option, markdown, plural, table
@@ -40,11 +43,13 @@ def store() -> None:
 
 @contextmanager
 def _open(url: str | None) -> Iterator[Storage]:
-    url = url or process_environment().get(f"{ENVIRONMENT_PREFIX}STORAGE")
-    if not url:
+    environ, variable = process_environment(), f"{ENVIRONMENT_PREFIX}STORAGE"
+    if not url and not {variable, f"{variable}{FILE_SUFFIX}"} & set(environ):
         raise ConfigurationError("storage: give a URL, or set SEALEDSTATE_STORAGE")
-    with closing(open_storage(url, time.time)) as opened:
-        yield opened
+    opened = open_store(Settings(storage=url or f"env:{variable}", environ=environ))
+    if opened is not None:
+        with closing(opened):
+            yield opened
 
 
 @store.command()
@@ -52,7 +57,7 @@ def _open(url: str | None) -> Iterator[Storage]:
 def init(url: str | None) -> None:
     """Create the tables, and whatever else the store needs."""
     with _open(url) as opened:
-        if isinstance(opened, ManagedStorage):
+        if is_managed(opened):
             opened.prepare()
         else:
             opened.ping()
@@ -105,7 +110,7 @@ def stats(url: str | None) -> int:
             echo_error(f"the records cannot be counted: {why}")
             return 1
         rows = [(context, sum(1 for _ in opened.keys(context))) for context in CONTEXTS]
-    echo("\n".join(table(rows, right=[1])))
+    echo(*table(rows, right=[1]))
     return 0
 
 
@@ -117,7 +122,7 @@ def matrix(as_markdown: bool) -> None:
     That is, compare the requirements of uses with the declared capabilities of stores.
     """
     rows = list(as_rows(DECLARED))
-    echo("\n".join(markdown(rows) if as_markdown else table(rows)))
+    echo(*(markdown(rows) if as_markdown else table(rows)))
 
 
 class _Part(NamedTuple):

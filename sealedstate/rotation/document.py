@@ -1,28 +1,6 @@
 """The text form of a ring: readable JSON in which any alteration is noticed.
 
-    format      "sealedstate-ring-1"
-    ring        16 hex digits that never change and identify the ring
-    sequence    grows by one with each write
-    updated_at  when it was written, by the clock of the writer. All times are in UTC and have the
-                form 2026-11-22T08:00:00Z
-    schedule    rotate_every, announce, keep and skew, in seconds: the same for all nodes
-    keys        the newest first: kid (8 hex digits), created_at, activates_at, disabled_at (only if
-                the key is disabled), and either secret (43 characters of base64url) or wrapped
-    lookup      {secret} or {wrapped}: the key for names in the store, which does not rotate
-    lasting     as keys, but never disabled: the keys for long-lived values (only if there are any)
-    tombstones  kid, activates_at, at, sealed, revoked, reason: keys that were destroyed
-    revoked_before  cookies sealed before this time are refused, or null; because clocks differ,
-                    all whose sealed_at is less than this time and `skew` together
-    wrapped_by  the kid of the key-encryption key, or null
-    checksum    32 hex digits: BLAKE2b-128 of everything else, as JSON with sorted keys and without
-                blanks
-
-A wrapped secret is a token (see `_wire.token`) with the purpose "ring-secret", the ring's id as the
-realm, and the kid (or "lookup") as the name. With a key-encryption key, the checksum is keyed by
-its subkey ("checksum", "ring", ring), so that a ring cannot be written without that key.
-
-One ring has one spelling: the fields in this order, an indent of two blanks, ASCII only, and a line
-break at the end. A document with another spelling or an additional field is refused as altered.
+docs/format.md is the specification of the document, and of what it says about each key.
 """
 
 from __future__ import annotations

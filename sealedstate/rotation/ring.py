@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from ..errors import ConfigurationError, OperatorError
-from ..keyring import Key, Keyring
+from ..keyring import DEFAULT_ANNOUNCE, Key, Keyring
 
 __all__ = [
     "DEFAULT_RELOAD_EVERY",
@@ -27,7 +27,6 @@ __all__ = [
 DAY = 86400
 DEFAULT_ROTATE_EVERY = DAY
 DEFAULT_RELOAD_EVERY = 60
-LEAST_ANNOUNCE = 15 * 60
 # Dates end with the year 9999, so a schedule must not reach far beyond the present.
 MAX_SECONDS = 100 * 365 * DAY
 # A ring is one document, which every process reads as a whole.
@@ -124,7 +123,7 @@ class Schedule:
 
 def minimum_announce(reload_every: int, skew: int) -> int:
     """The default of `announce`, which is enough if one reload of a node fails."""
-    return max(LEAST_ANNOUNCE, 2 * reload_every + skew)
+    return max(DEFAULT_ANNOUNCE, 2 * reload_every + skew)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ would put a file of this node in the place of the link.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -30,7 +31,7 @@ from logging import getLogger
 from pathlib import Path
 
 from .._forks import ForkHeldLock
-from ..errors import ConfigurationError, OperatorError
+from ..errors import ConfigurationError, OperatorError, escape_text
 from ..keyring import Keyring
 from ..storage.contract import Clock
 from .document import MAX_BYTES, RingCodec, RingUnreadable
@@ -46,6 +47,11 @@ DEFAULT_TIMEOUT = 30.0
 POLL_SECONDS = 0.005
 MARKER_BYTES = 100
 TEMPORARY_BYTES = 8
+
+_MOUNTED = (
+    "is a mount point, which a write cannot replace; mount the directory that contains the ring,"
+    " and not the file"
+)
 
 _log = getLogger("sealedstate.keys")
 
@@ -76,7 +82,7 @@ class RingFile:
             )
         self._path = Path(path).absolute()  # the process may change its directory
         self._lock = self._beside(".lock")
-        self.location = f"the ring file {self._path}"
+        self.location = f"the ring file {escape_text(self._path, 1000)}"
         self._codec = RingCodec(self.location, wrapping, random, clock, takes_clear)
         self._random = random
         self._timeout = timeout
@@ -113,14 +119,35 @@ class RingFile:
             )
         raise RingReplaced(problem, ring)
 
+    def check_writable(self) -> None:
+        """Raise OperatorError, with the remedy, if this process can never write the ring."""
+        folder, problem = self._path.parent, None
+        if self._path.is_symlink():
+            problem = (
+                "is a symbolic link, which a write would replace; to let the ring rotate, name"
+                f" {escape_text(os.path.realpath(self._path), 1000)}"
+            )
+        elif self._path.is_dir():
+            problem = (
+                "is a directory, which Docker makes where the file to be mounted does not exist;"
+                " remove it, and mount a directory that contains the ring"
+            )
+        elif _is_mount_point(self._path):
+            problem = _MOUNTED
+        elif not folder.is_dir():
+            problem = f"is in a directory that does not exist; create {escape_text(folder)}"
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            problem = (
+                "cannot be written, because a write puts a new file beside it: let this process"
+                f" write into {escape_text(folder)}, which may be mounted read-only"
+            )
+        if problem is not None:
+            raise OperatorError(f"{self.location} {problem}")
+
     def write(self, ring: Ring, after: Ring | None) -> bool:
         """As `RingStorage`; for a file that has disappeared, only its last ring."""
+        self.check_writable()
         with self._as_operator_error(), self._locked() as lock:
-            if self._path.is_symlink():
-                raise OperatorError(
-                    f"{self.location} is a symbolic link, which a write would replace; to let the"
-                    f" ring rotate, name {os.path.realpath(self._path)}"
-                )
             content, marker = self._read(), _read_marker(lock)
             is_last = not marker or _continues(ring, marker)
             try:
@@ -254,6 +281,8 @@ class RingFile:
             # A temporary file has another name each time, which would make each message a new one.
             name = str(error.filename or "")
             where = f": {name}" if name and not name.endswith(".tmp") else ""
+            if error.errno == errno.EBUSY:
+                raise OperatorError(f"{self.location} {_MOUNTED}") from error
             raise OperatorError(f"{self.location}: {error.strerror or error}{where}") from error
 
 
@@ -273,12 +302,28 @@ def _continues(ring: Ring, marker: str) -> bool:
     return ring_id == ring.ring_id and sequence.isdecimal() and int(sequence) <= ring.sequence
 
 
+def _is_mount_point(path: Path) -> bool:
+    """Whether something is mounted at `path`, which may be a file, as far as Linux says."""
+    try:
+        mounts = Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return path.is_mount()
+    # A blank and some other characters are written in octal.
+    shown = "".join(f"\\{x:03o}" if chr(x) in " \t\n\\" else chr(x) for x in os.fsencode(path))
+    return any(line.split()[4:5] == [shown.encode("latin-1")] for line in mounts.splitlines())
+
+
 def is_ring_file(path: Path) -> bool:
-    """Whether a file contains a ring, by its name (``.json``) or its first byte."""
-    if path.suffix == ".json":
+    """Whether a file contains a ring: by its name (``.json``), its lock, or its first byte."""
+    if path.suffix == ".json" or Path(f"{path}.lock").exists():
         return True
     try:
-        with path.open("rb") as file:
-            return file.read(64).lstrip()[:1] == b"{"
-    except OSError:
+        # O_NONBLOCK, because opening a pipe would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        try:
+            is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            return is_regular and os.read(descriptor, 64).lstrip()[:1] == b"{"
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError):
         return False

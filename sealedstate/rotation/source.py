@@ -16,12 +16,14 @@ import math
 import os
 import platform
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from .._forks import ForkSafeLock
 from ..errors import ConfigurationError, OperatorError, StorageUnavailable
 from ..events import EventLog
+from ..key_sources import ReadMoment
 from ..keyring import Keyring
 from . import transitions
 from .document import RingUnreadable
@@ -46,7 +48,8 @@ class RotationConfig:
 
     `schedule`: by which the ring rotates. `lifetime`: how long what it seals can be used. `skew`:
     tolerated clock difference. `rotate_in_process`: whether a thread of this process rotates the
-    ring and reports. `clock`: epoch seconds. `monotonic`: seconds that never go back.
+    ring and reports. `clock`: epoch seconds. `monotonic`: seconds that never go back, and that
+    continue while the machine sleeps.
     """
 
     schedule: Schedule
@@ -87,10 +90,11 @@ class RotatingKeySource:
         self._last_error: str | None = None
         # What the storage has instead of our ring, if it lost a write that it had acknowledged.
         self._lost: tuple[Ring | None] | None = None
+        # When the last load began, and the last load that gave this ring or a later state of it.
+        self._load_began = self._read_began = self._moment()
         self._ring = self._load_first(creates_missing)
         self._keyring = self._ring.keyring()
-        self._loaded_at = config.monotonic()
-        self._sought_at = self._loaded_at - SEEK_SECONDS
+        self._sought_at = self._read_began.running - SEEK_SECONDS
         self._ring.schedule.check(config.reload_every, config.lifetime, config.skew)
         self._ring.schedule.merged_with(config.schedule).check_size()
 
@@ -111,9 +115,13 @@ class RotatingKeySource:
         """
         if self._pid != os.getpid() or self._thread is None:
             self._start_thread()
-        if self.config.monotonic() - self._loaded_at >= self.config.reload_every:
+        if self.config.monotonic() - self._load_began.running >= self.config.reload_every:
             self._reload()
         return self._keyring
+
+    def read_at(self) -> float:
+        """When the last load began that gave the ring in force or a later state (epoch seconds)."""
+        return self._read_began.at(self.config.clock(), self.config.monotonic())
 
     def seek(self, kid: bytes) -> bool:
         """Whether the ring has or had this key; loads the ring once a second at most."""
@@ -194,6 +202,7 @@ class RotatingKeySource:
     def _load_first(self, creates_missing: bool) -> Ring:
         config = self.config
         for _ in range(START_TRIES):
+            self._load_began = self._read_began = self._moment()
             try:
                 ring = self.storage.load()
                 break
@@ -206,7 +215,7 @@ class RotatingKeySource:
             # A node that loses the race uses the ring of the winner.
             ring = new if self.storage.write(new, None) else self.storage.load()
         if ring is None:
-            raise ConfigurationError(
+            raise OperatorError(
                 f"keys: {self.storage.location} does not exist; if it did, restore it, otherwise"
                 " `sealedstate keys init` creates it"
             )
@@ -217,7 +226,7 @@ class RotatingKeySource:
         if not self._lock.acquire(blocking=False):
             return
         try:
-            self._loaded_at = self.config.monotonic()
+            began = self._load_began = self._moment()
             found, current, location = self.storage.load(), self._ring, self.storage.location
             self._lost = (found,) if found is None or self._is_replaceable(found) else None
             if found is None:
@@ -238,6 +247,8 @@ class RotatingKeySource:
                 if found.sequence > current.sequence:
                     self._adopt(found)
                     self._events.emit("ring-reloaded")
+                # After the ring: a thread that reads this first gets a ring that is as new.
+                self._read_began = began
         except OperatorError as error:
             self._lost = None
             if isinstance(error, RingUnreadable):
@@ -247,6 +258,9 @@ class RotatingKeySource:
             self._set_error(f"the ring could not be loaded: {error}")
         finally:
             self._lock.release()
+
+    def _moment(self) -> ReadMoment:
+        return ReadMoment(self.config.clock(), self.config.monotonic())
 
     def _is_replaceable(self, found: Ring) -> bool:
         """Whether the current ring takes the place of `found`, as after a restore.
@@ -292,7 +306,9 @@ class RotatingKeySource:
             primary=None if primary is None else primary.kid.hex(),
             known=tuple(key.kid.hex() for key in ring.keys),
             opened=count("opened"),
-            unknown=count("refused-kid-unknown"),
+            unknown=dict(
+                Counter(count("refused-kid-unknown")) + Counter(count("refused-kid-removed"))
+            ),
             refused=count("refused-kid-refused"),
             complaint=self._last_error,
         )

@@ -6,7 +6,7 @@
 `SAMLArtifact` is what travels in place of the message and leads to a handle. The caller
 authenticates the service that asks.
 
-A row of the context ``sealedstate.sso.artifact`` (see `_wire.token`) is named by a hash, from
+A row of the context ``sealedstate.sso.artifact`` (see docs/format.md) is named by a hash, from
 which the handle cannot be computed, so reading the store does not help to fetch a message. The
 value is sealed: the recipient's UTF-8 behind its length in 4 bytes, and the message.
 """

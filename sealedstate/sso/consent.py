@@ -5,9 +5,9 @@
         consents.record(subject, "terms", 3)
 
 All consents of a subject are one row of the context ``sealedstate.sso.consent`` (see
-`_wire.token`), whose name only the ring's lookup secret gives, sealed by a key for long-lived
+docs/format.md), whose name only the ring's lookup secret gives, sealed by a key for long-lived
 values: the store reveals neither the subject nor the consents, and no rotation of the keys
-that seal sessions affects them. The payload is CBOR as in `_wire.cbor`: a list of [document,
+that seal sessions affects them. The payload is CBOR as in docs/format.md: a list of [document,
 version, given at, expires at or None, service or None, list of attributes], sorted by document
 and service, times in seconds since 1970-01-01T00:00:00Z.
 

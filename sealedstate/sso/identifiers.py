@@ -1,14 +1,14 @@
 """NameIDs and SessionIndexes that are derived instead of stored.
 
 A *handle* is a NameID or a SessionIndex derived for one service login. It leads back to the
-session, so a logout request finds the session without an index. LP is as in `_wire.token`; for a
+session, so a logout request finds the session without an index. LP is as in docs/format.md; for a
 session id of 16 bytes, an entityID, and the label "name-id" or "session-index":
 
     K_tag  = subkey(identifier key, "tag",  "sso.identifier", realm)
     K_mask = subkey(identifier key, "mask", "sso.identifier", realm)
     tag    = BLAKE2b-128(key=K_tag,  LP(label, entityID, session id))
     masked = session id XOR BLAKE2b-128(key=K_mask, LP(label, entityID, tag))
-    handle = "_" and the text (see `_wire.encoding`) of kid (4 bytes) | tag | masked: 49 characters
+    handle = "_" and the text of a name, of kid (4 bytes) | tag | masked: 49 characters
 
 This is a synthetic initialization vector: the tag is a pseudorandom function of all inputs,
 authenticates them and is the nonce of the mask. So a handle for one service reveals nothing about
@@ -42,7 +42,7 @@ from typing import TypeAlias
 from .._wire.encoding import from_name, to_name
 from .._wire.record import ID_BYTES, format_id, parse_id
 from ..errors import ConfigurationError, ForgedToken, MalformedToken
-from ..key_sources import KeySource
+from ..key_sources import KeySource, is_key_source
 from ..keyring import KID_BYTES, Key, length_prefixed
 
 __all__ = ["Identifiers"]
@@ -114,7 +114,7 @@ class Identifiers:
     realm: str = "default"
 
     def __post_init__(self) -> None:
-        if isinstance(self.keys, type) or not isinstance(self.keys, KeySource):
+        if not is_key_source(self.keys):
             raise ConfigurationError(
                 "Identifiers.keys: must be a key source; open_keys(Settings(keys=...)) opens one"
             )

@@ -5,7 +5,7 @@
 
 Ask after the message's signature was checked and before anything follows from it.
 
-A row of the context ``sealedstate.sso.replay`` (see `_wire.token`) has a name that only the
+A row of the context ``sealedstate.sso.replay`` (see docs/format.md) has a name that only the
 ring's lookup secret gives, and 16 random bytes, by which the node that wrote the row
 recognises it if the reply is lost. So the store reveals nothing about messages, and no
 sealing key is needed. An owner of the store who deletes a row can have a message admitted

@@ -4,12 +4,12 @@ Optional: without a `SessionRegistry` a session leaves nothing in the store but 
 spilled parts.
 
 A row of the context ``sealedstate.sessions`` is named by BLAKE2b-192 of
-LP("sealedstate/1", "sessions", realm, session id), as text (see `_wire.encoding`; LP is
-as in `_wire.token`). That name is also the id that administrators see; the session's own
-id cannot be computed from it. The row holds, sealed, the CBOR list of the format (1), the
-session's id, its subject, when it began, when it was last seen (epoch seconds), and
-where. The index of a subject's rows is named by the same hash of the subject, keyed with
-the ring's lookup secret.
+LP("sealedstate/1", "sessions", realm, session id), as text (LP and the text of a name
+are as in docs/format.md). That name is also the id that administrators see; the
+session's own id cannot be computed from it. The row holds, sealed, the CBOR list of the
+format (1), the session's id, its subject, when it began, when it was last seen (epoch
+seconds), and where. The index of a subject's rows is named by the same hash of the
+subject, keyed with the ring's lookup secret.
 
 A row is written before its session is saved for the first time, and after that only by
 saves that happen anyway: the first in each period of `every` seconds. Reading a session
@@ -45,7 +45,7 @@ class LiveSession:
     """
 
     id: str
-    subject: str
+    subject: str = field(repr=False)
     started: int
     last_seen: int
     where: str

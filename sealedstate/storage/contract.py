@@ -39,7 +39,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 from ..errors import CapacityError
 
@@ -257,6 +257,34 @@ class ManagedStorage(Storage, Protocol):
     def prepare(self) -> None:
         """Make what the store needs, such as tables. Harmless if done before, or concurrently."""
         ...
+
+
+def is_storage(value: object) -> TypeGuard[Storage]:
+    """Whether an object has the operations of a store, its own or by `__getattr__`.
+
+    `isinstance` differs here: from Python 3.12 on, it does not see what a proxy passes on.
+    """
+    return _has_operations(value, Storage)
+
+
+def is_managed(value: object) -> TypeGuard[ManagedStorage]:
+    """Whether an object has the operations of ManagedStorage, too."""
+    return _has_operations(value, Storage) and _has_operations(value, ManagedStorage)
+
+
+def _has_operations(value: object, protocol: type) -> bool:
+    if isinstance(value, type):
+        return False  # the class instead of an instance
+    for name, operation in vars(protocol).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(operation, property):
+            # A property may ask the server, so the class is asked first.
+            if not (hasattr(type(value), name) or hasattr(value, name)):
+                return False
+        elif not callable(getattr(value, name, None)):
+            return False
+    return True
 
 
 def read_if_changed(

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from .._cookies.codec import KEEP_UNREADABLE, open_again
 from .._cookies.header import CookieFamily
 from .._wire import cbor, encoding, token
 from ..errors import (
@@ -24,6 +25,8 @@ from ..errors import (
     MalformedRecord,
     NoPrimaryKey,
     StorageUnavailable,
+    UnknownFormat,
+    UnknownKey,
     UnreadableError,
 )
 from ..key_sources import KeySource
@@ -60,8 +63,10 @@ class CookieStorageService:
 class CookieStorage(MemoryStorage):
     """The records in one visitor's cookie, during one request.
 
-    If the cookie can't be read for a reason that may be temporary, such as an unknown key, every
-    operation raises StorageUnavailable and the cookie is never overwritten.
+    While the cookie can't be read for a reason that may be temporary, every operation raises
+    StorageUnavailable and the cookie is not overwritten. An unknown key or format ends as it does
+    for a session's cookie, a payload of another release one day after its seal, and a disabled key
+    when it is enabled or revoked.
     """
 
     def __init__(self, service: CookieStorageService, cookie_header: str) -> None:
@@ -105,9 +110,7 @@ class CookieStorage(MemoryStorage):
         with self._lock:
             for text in () if self._is_loaded else service.cookies.find(self._header).core:
                 try:
-                    sealed = encoding.from_text(text)
-                    ring, now = service.key_source.keyring(), int(service.clock())
-                    self._decode(token.open_token(sealed, self._context(), ring, now).payload)
+                    self._decode(self._open(encoding.from_text(text)))
                     break
                 except UnreadableError as error:
                     is_withheld = is_withheld or error.keeps_cookie
@@ -132,18 +135,29 @@ class CookieStorage(MemoryStorage):
                 self._records, self._indexes = records, indexes
                 raise
 
-    def _decode(self, payload: bytes) -> None:
+    def _open(self, sealed: bytes) -> token.Opened:
+        """The authentic payload of the cookie. Raises UnreadableError."""
+        source, now = self._service.key_source, int(self._service.clock())
+        try:
+            return token.open_token(sealed, self._context(), source.keyring(), now)
+        except (UnknownKey, UnknownFormat) as error:
+            return open_again(error, sealed, self._context(), source, now)[0]
+
+    def _decode(self, opened: token.Opened) -> None:
         """Take over the records of a payload. Raises MalformedRecord for another release's."""
-        value: Any = cbor.decode(payload)
+        is_over = self._service.clock() >= opened.sealed_at + KEEP_UNREADABLE
+        value: Any = None
+        with contextlib.suppress(MalformedRecord):
+            value = cbor.decode(opened.payload)
         if not isinstance(value, list) or len(value) != 2:
-            raise MalformedRecord
+            raise MalformedRecord(is_over=is_over)
         try:
             self._records, self._indexes = (
                 _flatten(value[0], lambda row: Stored(*row)),
                 _flatten(value[1], dict),
             )
         except (TypeError, ValueError, AttributeError):
-            raise MalformedRecord from None
+            raise MalformedRecord(is_over=is_over) from None
 
     def _encode(self) -> bytes:
         records: dict[str, dict[str, Any]] = {}

@@ -12,7 +12,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from .._forks import ForkSafeLock
-from ..errors import ConfigurationError, StorageError
+from ..errors import (
+    ConfigurationError,
+    StorageError,
+    StorageUnusable,
+    escape_message,
+    escape_text,
+)
 from .contract import Capabilities, Storage, Stored, millis
 from .routing import distinct_stores, store_of
 
@@ -212,17 +218,20 @@ class StorageCheck:
     def check(self) -> None:
         """Ping each store once, and check those that answer.
 
-        Raises ConfigurationError with a sentence for each use whose needs are not met.
+        Raises ConfigurationError with a sentence for each use whose needs are not met, and
+        StorageUnusable for a store that cannot be used as it is.
         """
         for store in distinct_stores([store for _, store in self._pairs]):
             try:
                 store.ping()
+            except StorageUnusable:
+                raise
             except StorageError as error:
                 _log.warning(
                     "the %s store does not answer at the start and will be checked once it does:"
                     " %s",
-                    store_name(store),
-                    error,
+                    escape_text(store_name(store)),
+                    escape_message(error),
                 )
         problems = {use.name: sentence for use, sentence in self._find_mismatches()}
         if problems:
@@ -245,7 +254,7 @@ class StorageCheck:
             return
         try:
             for _, sentence in self._find_mismatches():
-                _log.error("storage: %s; the next start is refused", sentence)
+                _log.error("storage: %s; the next start is refused", escape_message(sentence))
         finally:
             self._lock.release()
 
@@ -261,7 +270,7 @@ class StorageCheck:
             self._checked[number] = capabilities
             sentence = mismatch(use, store_name(store), capabilities)
             if sentence is not None and use.name in self._tolerated:
-                _log.warning("tolerated: %s", sentence)
+                _log.warning("tolerated: %s", escape_message(sentence))
             elif sentence is not None:
                 yield use, sentence
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import StorageError
-from .contract import Capabilities, ManagedStorage, Storage, Stored
+from .contract import Capabilities, ManagedStorage, Storage, Stored, is_managed
 
 __all__ = ["ForwardingStorage", "RoutedStorage", "distinct_stores", "store_of"]
 
@@ -92,7 +92,7 @@ class ForwardingStorage:
 
     def prepare(self) -> None:
         for store in self._stores():
-            if isinstance(store, ManagedStorage):
+            if is_managed(store):
                 store.prepare()
 
     def _stores(self) -> list[Storage]:
@@ -138,7 +138,7 @@ def distinct_stores(stores: Iterable[Storage]) -> list[Storage]:
 
 def require_managed(storage: Storage) -> ManagedStorage:
     """Return a store that has the operations of ManagedStorage, or raise StorageError."""
-    if not isinstance(storage, ManagedStorage):
+    if not is_managed(storage):
         raise StorageError(
             f"{type(storage).__name__} does not have the operations of ManagedStorage"
         )

@@ -16,15 +16,26 @@ The journal is a write-ahead log only if this SQLite contains the fix for the WA
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .._forks import ForkHeldLock
-from ..errors import CapacityError, ConfigurationError, StorageUnavailable, VersionMismatch
+from ..errors import (
+    CapacityError,
+    ConfigurationError,
+    StorageUnavailable,
+    StorageUnusable,
+    VersionMismatch,
+    escape_text,
+    quote_text,
+)
 from .contract import Capabilities, Clock, Stored, check_arguments, millis, reap_time, utf8
 
 __all__ = ["SQLiteStorage", "wal_is_safe"]
@@ -35,6 +46,12 @@ POLL_SECONDS = 0.001
 # and the tables stay small even if no caller reaps.
 REAP_EVERY = 32
 REAP_LIMIT = 128
+# Reads look this often whether the open file is still at the path; writes always do.
+LOOK_SECONDS = 1.0
+# How SQLite says that a file is no database, or a damaged one.
+_NOT_OURS = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+_log = logging.getLogger("sealedstate")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sealedstate_record (
@@ -70,7 +87,12 @@ class SQLiteStorage:
 
     `timeout`: for how many seconds a call waits in all, for other threads of this process and for
     the locks of other processes. The file is opened by the first operation. If it is not a database
-    of sealedstate, every operation raises StorageUnavailable.
+    of sealedstate, or cannot be one where it is, every operation raises StorageUnavailable.
+
+    A file that is replaced while it is in use, as by a backup that is put back, is followed: by
+    the next write, and by reads within a second. A file that is deleted is not made again, because
+    all logouts would be forgotten in silence: every operation raises StorageUnavailable until it
+    is back or the process starts again.
     """
 
     capabilities = Capabilities(
@@ -167,7 +189,7 @@ class SQLiteStorage:
 
     def reap(self, limit: int) -> int:
         now = millis(self._clock())
-        with self._file as connection, self._file.transaction(connection):
+        with self._file.writing() as connection:
             return _reap(connection, reap_time(now), limit)
 
     def close(self) -> None:
@@ -185,7 +207,7 @@ class SQLiteStorage:
 
     def delete_context(self, context: str) -> None:
         params = self._params(context, "any")
-        with self._file as connection, self._file.transaction(connection):
+        with self._file.writing() as connection:
             connection.execute("DELETE FROM sealedstate_record WHERE context = :context", params)
             connection.execute("DELETE FROM sealedstate_member WHERE context = :context", params)
 
@@ -221,7 +243,7 @@ class SQLiteStorage:
         With `checks_version`, raises VersionMismatch if it did not although a record is live.
         """
         current = None
-        with self._file as connection, self._file.transaction(connection):
+        with self._file.writing() as connection:
             changed = connection.execute(sql, params).rowcount > 0
             if checks_version and not changed:
                 query = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
@@ -255,6 +277,10 @@ class SQLiteFile:
 
     def __init__(self, path: Path, timeout: float) -> None:
         self._path = path.absolute()  # the process may change its directory
+        self._name = f"sqlite store {quote_text(self._path, 1000)}"
+        # The device and inode of the file that was opened, and when they were last compared.
+        self._identity: tuple[int, int] | None = None
+        self._looked_at = -math.inf
         self._timeout = timeout
         # When the call under way has waited for long enough; None before it has waited.
         self._give_up_at: float | None = None
@@ -270,14 +296,19 @@ class SQLiteFile:
             give_up_at = time.monotonic() + self._timeout
             if not self._lock.acquire(timeout=self._timeout):
                 raise StorageUnavailable(
-                    f"sqlite store {self._path.name!r}: other threads of this process have used it"
-                    f" for {self._timeout} s"
+                    f"{self._name}: other threads of this process have used it for"
+                    f" {self._timeout} s"
                 )
             self._give_up_at = give_up_at
         try:
             self._forget_parent()
+            now = time.monotonic()
+            if now - self._looked_at >= LOOK_SECONDS or self._connection is None:
+                self._follow_file()
+                self._looked_at = now
             if self._connection is None:
                 self._connection = self.open()
+                self._identity = self._find_identity()
             return self._connection
         except BaseException as error:
             self.__exit__(type(error), error, None)
@@ -294,9 +325,18 @@ class SQLiteFile:
                     with contextlib.suppress(sqlite3.Error):
                         self._connection.close()
                     self._connection = None
-                raise StorageUnavailable(f"sqlite store {self._path.name!r}: {error}") from error
+                code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+                kind = StorageUnusable if code in _NOT_OURS else StorageUnavailable
+                raise kind(f"{self._name}: {error}") from error
         finally:
             self._lock.release()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """The connection in a transaction, to the file that is at the path now."""
+        self._looked_at = -math.inf
+        with self as connection, self.transaction(connection):
+            yield connection
 
     def execute(self, connection: sqlite3.Connection, sql: str, params: Any = ()) -> sqlite3.Cursor:
         """Execute a statement; while another process holds the lock, retry every millisecond.
@@ -355,9 +395,10 @@ class SQLiteFile:
         """
         if self._lock.was_in_use:
             raise StorageUnavailable(
-                f"sqlite store {self._path.name!r}: this process was forked while its parent wrote,"
-                " and cannot use the file; start it again"
+                f"{self._name}: this process was forked while its parent wrote, and cannot use the"
+                " file; start it again"
             )
+        self._check_place()
         connection = sqlite3.connect(
             self._path, timeout=0, isolation_level=None, check_same_thread=False
         )
@@ -383,19 +424,74 @@ class SQLiteFile:
             # Read again: another process may have migrated before this process got the lock.
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             if found == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                raise StorageUnavailable(
-                    f"sqlite store {self._path.name!r} is the database of another application"
+                raise StorageUnusable(
+                    f"{self._name} is the database of another application; name another file"
                 )
             if found > SCHEMA_VERSION:
-                raise StorageUnavailable(
-                    f"sqlite store {self._path.name!r} has schema {found}; this release supports"
-                    f" {SCHEMA_VERSION}"
+                raise StorageUnusable(
+                    f"{self._name} has schema {found}; this release supports {SCHEMA_VERSION}"
                 )
             self._path.chmod(0o600)
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             if found != SCHEMA_VERSION:
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _check_place(self) -> None:
+        """Raise StorageUnusable if no database can be there, with the remedy.
+
+        What was opened before may have become read-only since: reads still work.
+        """
+        folder, problem, is_first = self._path.parent, None, self._identity is None
+        try:
+            mode = self._path.stat().st_mode
+        except FileNotFoundError:
+            if not folder.is_dir():
+                problem = f"the directory {escape_text(folder)} does not exist; create it first"
+        except OSError as error:
+            problem = f"{error.strerror}; name a file that this process may use"
+        else:
+            if stat.S_ISDIR(mode):
+                problem = "it is a directory; name a file in it"
+            elif not stat.S_ISREG(mode):
+                problem = "it is not a regular file; name another path"
+            elif is_first and not os.access(self._path, os.R_OK | os.W_OK):
+                problem = "this process must be able to read and write it; change its owner"
+        if problem is None and is_first and not os.access(folder, os.W_OK | os.X_OK):
+            problem = (
+                f"this process must be able to write into the directory {escape_text(folder)},"
+                " where SQLite also puts its journal; change its owner, or name another path"
+            )
+        if problem is not None:
+            raise StorageUnusable(f"{self._name}: {problem}")
+
+    def _follow_file(self) -> None:
+        """Drop the connection to a file that is no longer at the path."""
+        if self._identity is None or (found := self._find_identity()) == self._identity:
+            return
+        if self._connection is not None:
+            # SQLite sees that the file was moved, and leaves the journal of the new one alone.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.close()
+            self._connection = None
+        if found is None:
+            raise StorageUnavailable(
+                f"{self._name} was deleted while in use, with all logouts; put it back, or start"
+                " all processes again, which begins an empty one"
+            )
+        _log.error(
+            "%s was replaced while in use: what the former file held, logouts included, counts no"
+            " longer; if it is an older copy, revoke again what was revoked since",
+            self._name,
+        )
+        self._identity = None
+
+    def _find_identity(self) -> tuple[int, int] | None:
+        try:
+            found = os.stat(self._path)  # noqa: PTH116
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _forget_parent(self) -> None:
         if self._pid != os.getpid():

@@ -26,6 +26,9 @@ class TypedRecord(NamedTuple, Generic[T]):
     version: int
     expires_at: int | None
 
+    def __repr__(self) -> str:
+        return f"<TypedRecord, version {self.version}, until {self.expires_at}>"
+
 
 @dataclass(frozen=True, slots=True)
 class TypedStorage(Generic[T]):

@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 
 from ..errors import CapacityError, OutcomeUnknown, StorageError, StorageUnavailable
-from ..storage.contract import LAST_VERSION, LATEST, ManagedStorage, Storage, Stored
+from ..storage.contract import LAST_VERSION, LATEST, Storage, Stored, is_managed
 from ._names import too_large_value
 from ._suite import MINUTE, RACERS, Context, FakeClock, Suite, eventually, is_supported, succeeds
 from ._workers import run_in_fork, run_in_threads, worker_pool
@@ -82,7 +82,7 @@ def delete_or_disturb(context: Context, racer: int, barrier: Barrier) -> None:
 
 def prepare(context: Context, racer: int, barrier: Barrier) -> None:
     barrier.wait()
-    if isinstance(context.store, ManagedStorage):
+    if is_managed(context.store):
         eventually(context.store.prepare)
 
 

@@ -15,8 +15,8 @@ from ..storage.contract import (
     LATEST,
     UNCHANGED,
     Capabilities,
-    Storage,
     Stored,
+    is_storage,
     next_version,
     read_if_changed,
 )
@@ -70,7 +70,7 @@ def assert_absent(context: Context, key: str) -> None:
 
 class Records(Suite):
     def test_store_has_the_shape_of_the_contract(self, context: Context) -> None:
-        assert isinstance(context.store, Storage), "an operation of the protocol is missing"
+        assert is_storage(context.store), "an operation of the protocol is missing"
         capabilities = context.capabilities
         assert isinstance(capabilities, Capabilities)
         assert min(capabilities.context_bytes, capabilities.key_bytes) >= 255

@@ -28,6 +28,7 @@ from ..storage.contract import (
     ManagedStorage,
     Storage,
     Stored,
+    is_managed,
     millis,
 )
 from ._workers import ProcessBarrier, run_in_threads, worker_pool
@@ -51,9 +52,8 @@ class FakeClock:
     move; they may be late but never early, so this clock only runs ahead. Can be pickled.
     """
 
-    def __init__(self) -> None:
-        self._offset = 0.0
-        self._stopped_at: float | None = None
+    _offset = 0.0
+    _stopped_at: float | None = None
 
     def __call__(self) -> float:
         return time.time() + self._offset if self._stopped_at is None else self._stopped_at
@@ -121,7 +121,7 @@ class Context:
     @property
     def is_managed(self) -> bool:
         """Whether the store has the operations of `ManagedStorage`."""
-        return isinstance(self.store, ManagedStorage)
+        return is_managed(self.store)
 
     @property
     def is_shared(self) -> bool:
@@ -184,7 +184,7 @@ class Suite:
     @pytest.fixture
     def store(self, clock: FakeClock) -> Iterator[Storage]:
         store = self.open_store(clock)
-        if isinstance(store, ManagedStorage):
+        if is_managed(store):
             store.prepare()
         yield store
         store.close()

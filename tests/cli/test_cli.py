@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import sealedstate
 from sealedstate import ConfigurationError, Key
 from sealedstate.cli import _output, cli, main
+from sealedstate.errors import escape_text
 from tests.support.ring_cli import HOUR, output, run, usage_error
 
 COMMAND = [sys.executable, "-m", "sealedstate"]
@@ -165,9 +166,9 @@ def test_any_text_is_a_past_time_or_refused(text: str) -> None:
 
 
 @given(st.text())
-def test_sanitized_text_is_one_short_line(text: str) -> None:
-    assert _output.sanitized(text).isprintable()
-    assert len(_output.sanitized(text, 20)) <= 20
+def test_escaped_text_is_one_short_line(text: str) -> None:
+    assert escape_text(text).isprintable()
+    assert len(escape_text(text, 20)) <= 20
 
 
 def test_table_aligns_its_columns() -> None:
@@ -220,3 +221,41 @@ def test_file_without_a_session_is_wrong_usage(text: str | bytes, tmp_path: Path
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert "session.json" in usage_error("sizes", str(file))
     assert "no/such/file.json" in usage_error("sizes", "no/such/file.json")
+
+
+# --- output that fails ----------------------------------------------------------------------------
+
+SHORT = {"version": ["--version"], "generate": ["keys", "generate"], "matrix": ["store", "matrix"]}
+HELP = {"help": ["--help"], "help of a group": ["keys", "--help"]}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", (SHORT | HELP).values(), ids=SHORT | HELP)
+def test_output_that_cannot_be_written_is_a_message_and_not_a_traceback(
+    arguments: list[str],
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "sealedstate: standard output: No space left on device\n",
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", SHORT.values(), ids=SHORT)
+def test_closed_standard_output_is_a_failure(arguments: list[str]) -> None:
+    line = f"{sys.executable} -m sealedstate {' '.join(arguments)} >&-"
+    done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "sealedstate: standard output: it is closed\n")
+
+
+def test_sizes_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "sealedstate")
+    file = tmp_path / "session.json"
+    file.write_text(json.dumps({"subject": "jdoe", "cart": ["tea"]}))
+    assert run("sizes", str(file)).code == 0
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []

@@ -133,7 +133,7 @@ def test_cookies_of_all_processes_are_added_up(place: Desk) -> None:
     assert row(text, "deadbeef") == ["deadbeef", "3", "cookies"]
     assert "web1: 2 processes, sequence 1, last " in text
     # The name of a node cannot control the terminal.
-    assert "web2?[2J?web9: well: 1 process, sequence 3, last " in text
+    assert r"web2\x1b[2J\nweb9: well: 1 process, sequence 3, last " in text
     (key,) = found["keys"]
     assert (key["opened"], key["refused"], key["unknown"]) == (42, 5, 0)
     assert found["unknown"] == {"deadbeef": 3, "others": 9}

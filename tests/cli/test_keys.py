@@ -123,7 +123,7 @@ def test_missing_directory_and_missing_kek_are_named(
     file: Desk, stored: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = file.path.parent / "no" / "keys.json"
-    assert "No such file" in finding("keys", "init", str(nowhere))
+    assert "directory that does not exist" in finding("keys", "init", str(nowhere))
     monkeypatch.delenv("SEALEDSTATE_KEK")
     for action in ("init", "list", "rotate", "check"):
         assert "SEALEDSTATE_KEK" in usage_error("keys", action)
@@ -389,3 +389,34 @@ def test_disabled_primary_is_replaced_and_opens_again_when_enabled(place: Desk) 
     assert f"{kid} is not disabled." in output("keys", "enable", kid)
     assert len(place.ring().keys) == 2
     assert not any(key.disabled_at for key in place.ring().keys)
+
+
+def test_ring_is_named_by_its_path_in_every_command_that_changes_it(file: Desk) -> None:
+    ring = file.create()
+    kid, path = ring.keys[0].kid.hex(), str(file.path)
+    for action in ("disable", "enable", "revoke"):
+        assert keys_json(action, kid, path)["changed"]
+    assert "name the ring by --keys" in usage_error("keys", "revoke", "--before", "2h", path)
+
+
+def test_check_does_not_complain_of_clocks_without_a_tolerated_difference(
+    file: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEALEDSTATE_SKEW", "0")
+    assert run("keys", "init").code == 0
+    assert run("keys", "rotate", "--now").code == 0
+    assert run("keys", "check").code == 0
+
+
+def test_secrets_of_the_ring_may_be_in_files_for_the_command_line_too(
+    wrapped: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kek = tmp_path / "kek"
+    kek.write_text(f"{KEK}\n")
+    kek.chmod(0o600)
+    monkeypatch.delenv("SEALEDSTATE_KEK")
+    monkeypatch.setenv("SEALEDSTATE_KEK_FILE", str(kek))
+    monkeypatch.delenv("SEALEDSTATE_KEYS", raising=False)
+    monkeypatch.setenv("SEALEDSTATE_KEYS_FILE", str(wrapped.path))
+    assert keys_json("init")["wrapped"]
+    assert run("keys", "check").code == 0

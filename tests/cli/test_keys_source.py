@@ -132,7 +132,7 @@ def test_ring_of_another_kek_or_a_store_that_is_down_is_a_finding_of_every_comma
     monkeypatch.setenv("SEALEDSTATE_STORAGE", nowhere)
     monkeypatch.setenv("SEALEDSTATE_KEK", Key.generate(os.urandom).export())
     for arguments in ACTIONS:
-        assert "unable to open" in finding("keys", *arguments)
+        assert "does not exist; create it" in finding("keys", *arguments)
         assert "not set here" in finding("keys", *arguments, "--keys", wrapped.keys)
     code, out, err = run("keys", "list", "--json")
     assert code == 1

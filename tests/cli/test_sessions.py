@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sealedstate import Keeper, Key, Settings
+from sealedstate.cli.sessions import _print
 from sealedstate.keyring import export_lookup
-from sealedstate.sso import SessionRegistry
+from sealedstate.sso import LiveSession, SessionRegistry
 from tests.support.jar import Browser
 from tests.support.ring_cli import Run, run, usage_error
 
@@ -98,3 +100,15 @@ def test_store_that_cannot_be_used_is_a_finding(site: Site) -> None:
     assert result.code == 1
     assert list(result.json) == ["unusable"]
     assert result.err.startswith("sealedstate: the store cannot be used: ")
+
+
+def test_subject_with_foreign_letters_is_one_line_in_any_encoding(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    subject = "ann\n2 forged  row\x1b[2J Jürgen"
+    session = LiveSession("1" * 32, subject, 1_795_334_400, 1_795_334_400, "web1\n", "A" * 22)
+    with (tmp_path / "shown").open("w", encoding="ascii") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        _print([session], as_json=False)
+    (line,) = (tmp_path / "shown").read_text("ascii").splitlines()
+    assert line.endswith(r"web1\n  ann\n2 forged  row\x1b[2J J\xfcrgen")

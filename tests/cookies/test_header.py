@@ -393,3 +393,53 @@ def test_family_that_browsers_keep_is_accepted() -> None:
         line = family.set_line(family.name, "abc", 60)
         assert line.startswith(f"{family.name}=abc; Max-Age=60; Path=")
         assert found(f"{family.name}=abc", family) == (("abc",), {})
+
+
+# --- cookies that no browser would keep -----------------------------------------------------------
+
+DROPPED_DOMAINS = [
+    *("https://example.org", "//example.org", "example.org/", "example.org/app", "example.org:443"),
+    *("*.example.org", "*", "exa mple.org", " example.org", "example.org ", "example.org."),
+    *("example..org", "..example.org", ".", "-example.org", "example-.org", "exämple.org"),
+    *("localhost", ".org", "org", "intranet", "127.0.0.1", ".127.0.0.1", "[::1]", "::1", "1.2"),
+    *("2001:db8::1", "example.org,example.net", "example.org\n", f"{'a' * 64}.org", "user@a.org"),
+]
+
+
+@pytest.mark.parametrize("domain", DROPPED_DOMAINS)
+def test_domain_with_which_browsers_drop_a_cookie_is_refused(domain: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^cookie_domain: ") as caught:
+        CookieFamily("s", domain=domain)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "domain", ["example.org", ".example.org", "a.b-c.EXAMPLE.org", "xn--exmple-cua.org", "a_b.c.d1"]
+)
+def test_domain_of_a_site_is_an_attribute_of_its_cookies(domain: str) -> None:
+    assert f"; Domain={domain};" in CookieFamily("s", domain=domain).set_line("s", "x", None)
+
+
+@pytest.mark.parametrize("path", ["app", "/a b", " /", "/ ", "/a?b", "/a#b", "/a;b", "/\n", ""])
+def test_path_with_which_browsers_drop_or_move_a_cookie_is_refused(path: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^cookie_path: "):
+        CookieFamily("s", path=path)
+
+
+def test_partitioned_cookie_needs_same_site_none() -> None:
+    for same_site in ("Lax", "Strict"):
+        with pytest.raises(ConfigurationError, match=r"^partitioned: needs same_site 'None'"):
+            CookieFamily("s", same_site=same_site, partitioned=True)
+    CookieFamily("s", same_site="None", partitioned=True)
+
+
+@pytest.mark.parametrize("prefix", ["__Host-", "__Secure-", "__Http-", "__Host-Http-"])
+def test_prefix_without_what_browsers_ask_of_it_is_refused_in_any_case(prefix: str) -> None:
+    for name in (f"{prefix}s", f"{prefix.lower()}s", f"{prefix.upper()}s"):
+        CookieFamily(name)
+        wrong: list[dict[str, Any]] = [{"secure": False}]
+        if "host" in prefix.lower():
+            wrong += [{"path": "/app"}, {"domain": "example.org"}]
+        for attributes in wrong:
+            with pytest.raises(ConfigurationError, match=r"^cookie_name: "):
+                CookieFamily(name, **attributes)

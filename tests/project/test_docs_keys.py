@@ -21,6 +21,7 @@ import pytest
 
 from sealedstate import Keeper, Key, Settings
 from sealedstate.cli import main
+from sealedstate.key_sources import DatedKeySource
 from sealedstate.keyring import KeyState
 from sealedstate.rotation.document import dump_ring
 from sealedstate.rotation.ring import Ring, Schedule
@@ -245,10 +246,14 @@ def test_documented_key_source_rotates_and_survives_its_service(vault: str) -> N
     assert browser.session()["cart"] == ["tea"]
     Vault.lines = None
     with pytest.raises(OSError, match="503"):
-        source._asked()
+        source._ask()
+    dated: object = source
+    assert isinstance(dated, DatedKeySource)
+    read_at = source.read_at()
     assert browser.session()["cart"] == ["tea"]
     Vault.lines = [new.export()]
     until(lambda: source.keyring().find(old.kid) is None, "the old key is gone")
+    until(lambda: source.read_at() > read_at, "the answer is newer")
     with pytest.raises(OSError, match="503"):
         names["VaultKeys"](vault, "wrong")
     source._every = 1e6  # its thread ends with this process

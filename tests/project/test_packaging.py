@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 import sealedstate
+from tests.project.test_layers import MODULES, libraries_of
 from tests.support.documents import ROOT
 
-DEPENDENCIES = {"pynacl", "cbor2", "werkzeug", "itsdangerous", "click"}
+DEPENDENCIES = {"pynacl", "cbor2", "werkzeug", "itsdangerous", "markupsafe", "click"}
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,44 @@ def test_sdist_holds_what_a_packager_tests_with(built: Path) -> None:
 def test_core_has_few_dependencies() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {line.split(">")[0] for line in project["dependencies"]} <= DEPENDENCIES
+
+
+def test_every_library_that_the_core_imports_is_declared() -> None:
+    optional = {"sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache", "prometheus_client"}
+    optional |= {"opentelemetry", "pytest", "hypothesis"}
+    names = {"nacl": "pynacl"}
+    imported = {
+        names.get(library, library) for module in MODULES for library in libraries_of(module)
+    }
+    assert imported - sys.stdlib_module_names - optional - {"sealedstate"} <= DEPENDENCIES
+
+
+# The first releases without the known vulnerabilities of the ones before.
+FLOORS = {
+    "pynacl": (1, 6, 2),  # CVE-2025-69277
+    "werkzeug": (3, 1, 6),  # CVE-2024-49767, CVE-2025-66221, CVE-2026-21860, CVE-2026-27199
+    "jinja2": (3, 1, 6),  # CVE-2025-27516
+    "waitress": (3, 0, 1),  # CVE-2024-49768, CVE-2024-49769
+    "pymysql": (1, 1, 1),  # CVE-2024-36039
+    "gunicorn": (23,),  # CVE-2024-1135, CVE-2024-6827
+    "cbor2": (6,),  # CVE-2025-64076, CVE-2025-68131
+    "redis": (4, 5, 5),  # CVE-2023-28859
+    "click": (8, 1),
+}
+
+
+def test_floor_of_a_dependency_admits_no_release_with_a_known_vulnerability() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    seen = set()
+    for line in lines:
+        name, _, floor = line.partition(",")[0].partition(">=")
+        name = name.partition("[")[0]
+        if name in FLOORS:
+            seen.add(name)
+            assert tuple(int(x) for x in floor.split(".")) >= FLOORS[name], line
+    assert seen == set(FLOORS)
 
 
 def test_public_names_of_the_package_exist_and_are_documented() -> None:

@@ -14,14 +14,15 @@ from tests.support.shop import log_out, node, setting, sign_in
 from tests.support.tables import check_each
 
 BARE: dict[str, Any] = {"cookie_name": "s"}
+EMBEDDED: dict[str, Any] = {"partitioned": True, "same_site": "None"}
 # Settings of before and of now, and what the latter say of the former.
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "a wider domain": (BARE, BARE | {"cookie_domain": "example.org"}, {"domain": ""}),
     "no domain": (BARE | {"cookie_domain": "example.org"}, BARE, {"domain": "example.org"}),
     "a wider path": (BARE | {"cookie_path": "/app"}, BARE, {"path": "/app"}),
     "a narrower path": (BARE, BARE | {"cookie_path": "/app"}, {"path": "/"}),
-    "partitioned": ({}, {"partitioned": True}, {"partitioned": False}),
-    "not partitioned": ({"partitioned": True}, {}, {"partitioned": False} | {"partitioned": True}),
+    "partitioned": ({}, EMBEDDED, {"partitioned": False}),
+    "not partitioned": (EMBEDDED, {}, {"partitioned": True}),
     "another name": ({}, BARE | {"cookie_domain": "a.b"}, {"name": "__Host-Http-s", "domain": ""}),
 }
 
@@ -136,7 +137,7 @@ def test_wrong_former_cookies_stop_the_start(tmp_path: Path) -> None:
         "no table": ([5], "table 1 must be a table"),
         "the current one": ([{"path": "/"}], "is the cookie that is in use"),
         "nothing": ([{}], "is the cookie that is in use"),
-        "unknown": ([{"pth": "/"}], "did you mean 'path'"),
+        "unknown": ([{"pth": "/"}], "did you mean 'former_cookies.path'"),
         "a wrong type": ([{"path": 5}], "path: expected str, got int"),
         "a wrong value": ([{"path": "app"}], "table 1: cookie_path: must begin with"),
         "too many": ([{"path": f"/{n}"} for n in range(5)], "at most 4"),

@@ -121,9 +121,7 @@ def test_core_of_a_persistent_session_leaves_room_for_its_max_age(clock: Clock) 
     keeper = node(clock, None, profile="tight")
     allowed = keeper.deployment.profile.response_bytes
     other, sent = allowed - 2000, 0
-    session = Browser(keeper).session()
-    session.subject = "ann"
-    session.limit(persistent=True)
+    session = limited(keeper, persistent=True).session()
     for size in range(1300, 1500):
         session["cart"] = bytes(size)
         try:

@@ -92,7 +92,8 @@ def test_repr_of_a_plan_holds_no_name_and_no_value() -> None:
 def test_plan_that_does_not_fit_raises_before_anything_is_written() -> None:
     shop = keeper(Clock())
     session = signed_in(shop).session()
-    session["large"] = "x" * 5000
+    large = session["large"] = list[str]()
+    large.append("x" * 5000)
     with pytest.raises(SessionTooLarge):
         plan_of(shop, session)
 
@@ -153,6 +154,6 @@ def test_only_reading_a_part_finds_that_the_store_lost_it() -> None:
 def test_loaded_session_is_whole_when_it_is_constructed() -> None:
     shop = keeper(Clock())
     browser = signed_in(shop)
-    loaded = LoadedSession(shop.deployment, browser.jar.header())
+    loaded = LoadedSession(shop.deployment, lambda *_: None, browser.jar.header())
     assert loaded.record is not None
     assert (loaded.withheld, loaded.adopted) == (None, None)

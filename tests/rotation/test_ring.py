@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from sealedstate import ConfigurationError
 from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
 from sealedstate.errors import KeyDisabled, KeyOutOfUse, UnknownKey
-from sealedstate.keyring import KeyState, secret_to_text
+from sealedstate.keyring import DEFAULT_ANNOUNCE, KeyState, secret_to_text
 from sealedstate.rotation.ring import (
-    LEAST_ANNOUNCE,
     MAX_SECONDS,
     Ring,
     RingKey,
@@ -199,7 +198,7 @@ def test_ring_never_has_more_keys_than_it_is_refused_for(schedule: Schedule, pau
 @given(st.integers(1, 10 * DAY), st.integers(0, DAY))
 def test_minimum_announcement_survives_a_failed_reload(reload_every: int, skew: int) -> None:
     announce = minimum_announce(reload_every, skew)
-    assert announce >= LEAST_ANNOUNCE
+    assert announce >= DEFAULT_ANNOUNCE
     Schedule(DAY, announce, DAY, skew).check(2 * reload_every, DAY, skew)
 
 

@@ -5,8 +5,11 @@ What goes wrong during a write is in `chaos/test_ring_file_bad_days`.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from sealedstate.keyring import Key
 from sealedstate.rotation import document
 from sealedstate.rotation.document import RingUnreadable, dump_ring
 from sealedstate.rotation.ring import Ring, RingReplaced
-from sealedstate.rotation.ring_file import RingFile
+from sealedstate.rotation.ring_file import RingFile, is_ring_file
 from tests.support.forks import run_child
 from tests.support.ring_storages import (
     beside,
@@ -175,7 +178,7 @@ def test_ring_that_an_operator_restored_is_marked_by_the_next_write(path: Path) 
 def test_place_that_is_no_regular_file_is_named(path: Path) -> None:
     path.mkdir()
     assert f"{path} is not a regular file" in problem(open_file(path).load)
-    assert f"{path} is not a regular file" in problem(open_file(path).write, first_ring(), None)
+    assert f"{path} is a directory" in problem(open_file(path).write, first_ring(), None)
     path.rmdir()
     os.mkfifo(path)
     assert f"{path} is not a regular file" in problem(open_file(path).load)
@@ -289,3 +292,52 @@ def test_link_to_nothing_is_no_missing_ring(path: Path) -> None:
     assert "symbolic link to nothing" in problem(open_file(path).load)
     assert "symbolic link" in problem(open_file(path).write, first_ring(), None)
     assert path.is_symlink()
+
+
+# --- mounted files --------------------------------------------------------------------------------
+
+
+def test_ring_that_is_a_mount_point_is_named_with_the_remedy(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    storage = open_file(path)
+    monkeypatch.setattr(Path, "rename", busy)
+    message = problem(storage.write, first_ring(), None)
+    assert f"{path} is a mount point" in message
+    assert "mount the directory" in message
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a file")
+def test_mounted_ring_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "ring file.json"
+    source.touch()
+    target.touch()
+    mounted = subprocess.run(["mount", "--bind", source, target], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("this system forbids mounts")
+    try:
+        assert "is a mount point" in problem(open_file(target).write, first_ring(), None)
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["ring file.json", "source"]
+    finally:
+        subprocess.run(["umount", target], check=True)
+
+
+def test_directory_that_is_missing_or_cannot_be_written_is_named(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = path.parent / "no" / "ring.json"
+    assert "directory that does not exist" in problem(open_file(missing).write, first_ring(), None)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    message = problem(open_file(path).write, first_ring(), None)
+    assert f"write into {path.parent}" in message
+
+
+def test_damaged_ring_without_its_ending_is_still_known_as_a_ring(tmp_path: Path) -> None:
+    path = tmp_path / "ring"
+    open_file(path).write(first_ring(), None)
+    for content in (b"", b"\xff", b"sealed"):
+        path.write_bytes(content)
+        assert is_ring_file(path)

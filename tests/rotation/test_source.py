@@ -89,7 +89,7 @@ def test_schedule_with_too_many_keys_stops_the_start_and_no_later_one_is_written
 
 
 def test_missing_ring_stops_the_start_unless_nodes_create_it(clock: Clock) -> None:
-    with pytest.raises(ConfigurationError, match="sealedstate keys init"):
+    with pytest.raises(OperatorError, match="sealedstate keys init"):
         source_of(MemoryRing(), clock)
     storage = MemoryRing()
     nodes = [source_of(storage, clock, creates_missing=True) for _ in range(3)]
@@ -253,6 +253,89 @@ def test_flood_of_unknown_kids_loads_the_ring_once_a_second(
     clock.forward(1)
     assert not source.seek(os.urandom(4))
     assert storage.loads == loads + 2
+
+
+# --- when the ring was read -------------------------------------------------------------------
+
+
+def test_moment_of_a_read_is_that_of_its_beginning(clock: Clock, storage: MemoryRing) -> None:
+    class Slow(MemoryRing):
+        def load(self) -> Ring | None:
+            ring = super().load()
+            clock.forward(30)
+            return ring
+
+    began = clock()
+    source = source_of(Slow(storage.ring), clock)
+    assert source.read_at() == began
+    clock.forward(RELOAD_EVERY)
+    began = clock()
+    source.keyring()
+    assert (source.read_at(), clock()) == (began, began + 30)
+
+
+def test_load_counts_as_a_read_only_if_it_gave_this_ring_or_a_later_state(
+    clock: Clock, storage: MemoryRing
+) -> None:
+    source = source_of(storage, clock)
+    former, ring = storage.ring, add_key(storage, clock)
+
+    def reload() -> float:
+        clock.forward(RELOAD_EVERY)
+        source.keyring()
+        return source.read_at()
+
+    last = reload()
+    assert last == clock()  # a later state
+    assert reload() == clock() > last  # the same
+    last = clock()
+    another = create_ring(HASTY, int(clock()), os.urandom)
+    for found in (None, former, another, replace(ring, lookup=os.urandom(32))):
+        storage.ring = found
+        assert reload() == last
+    storage.ring, storage.error = ring, OperatorError("down")
+    assert reload() == last
+    storage.error = None
+    assert reload() == clock() > last
+
+
+@pytest.mark.parametrize(("step", "moment"), [(-1000, -1000), (1000, 0)])
+def test_wall_clock_that_is_set_never_makes_a_read_later(
+    step: int, moment: int, clock: Clock, storage: MemoryRing
+) -> None:
+    ticks = Clock(0.0)
+    source = source_of(storage, clock, monotonic=ticks)
+    began = clock()
+    for each in (clock, ticks):
+        each.forward(5)
+    clock.forward(step)
+    # Ahead then: its age counts. Ahead now: the time that was noted.
+    assert source.read_at() == began + moment
+
+
+def test_ring_is_adopted_before_its_read_is_noted(clock: Clock, storage: MemoryRing) -> None:
+    """A thread that asks for the moment and then for the keys gets keys as new as the moment."""
+    source = source_of(storage, clock)
+    pairs: list[tuple[float, int]] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            moment = source.read_at()
+            pairs.append((moment, len(source.keyring().keys)))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    written = [clock()]
+    for _ in range(200):
+        add_key(storage, clock)
+        written.append(clock())
+        clock.forward(RELOAD_EVERY)
+        source.keyring()
+    over.set()
+    thread.join(30)
+    # A key was added at each of these moments; the first is that of the ring's creation.
+    assert all(keys > sum(at < moment for at in written[1:]) for moment, keys in pairs)
 
 
 # --- rotating ---------------------------------------------------------------------------------

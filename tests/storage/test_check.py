@@ -6,7 +6,10 @@ Through `Keeper(Settings(...))`, as an application would.
 from __future__ import annotations
 
 import logging
+import sqlite3
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -155,7 +158,11 @@ GOOD = replace(MemoryStorage.capabilities, shared=True, survives_restart=True)
 def test_unreachable_store_does_not_stop_the_start(
     open_keeper: Opener, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    open_keeper(f"sqlite:{tmp_path / 'no' / 'such' / 'folder' / 'store'}")
+    file = tmp_path / "store"
+    SQLiteStorage(file, time.time).ping()
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        open_keeper(f"sqlite:{file}?sealedstate_timeout=0.05")
     assert levels(caplog) == [logging.WARNING]
     assert "does not answer at the start" in caplog.text
 

@@ -16,7 +16,7 @@ from hypothesis import given, strategies
 from sealedstate import Key
 from sealedstate._cookies.header import CookieFamily
 from sealedstate._wire import cbor, token
-from sealedstate._wire.encoding import to_text
+from sealedstate._wire.encoding import from_text, to_text
 from sealedstate.errors import CapacityError, StorageUnavailable
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
@@ -25,6 +25,7 @@ from sealedstate.storage.contract import ENTRY_BYTES, LAST_VERSION, LATEST, Cloc
 from sealedstate.storage.cookie import CookieStorage, CookieStorageService
 from sealedstate.storage.requirements import DECLARED, mismatch
 from sealedstate.testing import StorageContract
+from tests.support.jar import Clock as MovingClock
 from tests.support.jar import Jar
 
 KEY = Key(b"kid1", os.urandom(32))
@@ -101,6 +102,30 @@ class TestCookieStorage:
                 with pytest.raises(StorageUnavailable):
                     act()
             assert found.lines() == []
+
+    def test_cookie_that_no_node_reads_any_more_is_replaced(self) -> None:
+        store = service().for_request()
+        store.create("c", "k", b"value", None, 1)
+        context = token.TokenContext("map", "test", ("__Host-prefs",))
+        of_another_release = to_text(token.seal(b"\x00", context, KEY, int(NOW), os.urandom(32)))
+        text = store.lines()[0].partition(";")[0].partition("=")[2]
+        newer_format = to_text(b"\2" + from_text(text)[1:])
+        lag, day = 900 + 60, 86400
+        for value, other, ends_after in (
+            (text, with_another_key, lag + 1),
+            (newer_format, with_another_key, lag + 1),
+            (of_another_release, lambda of: of, day),
+        ):
+            for late in (False, True):
+                clock = MovingClock(NOW + ends_after - (not late))
+                found = other(service(clock)).for_request(f"__Host-prefs={value}")
+                if not late:
+                    with pytest.raises(StorageUnavailable):
+                        found.create("c", "k", b"new", None, 2)
+                    continue
+                assert found.read("c", "k") is None
+                found.create("c", "k", b"new", None, 2)
+                assert found.lines()
 
     def test_nothing_is_written_without_an_active_key(self) -> None:
         expired = replace(KEY, expires_at=int(NOW) - 1)

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -21,14 +22,21 @@ from typing import Any
 
 import pytest
 
-from sealedstate import _forks
-from sealedstate.errors import CapacityError, ConfigurationError, StorageUnavailable
+from sealedstate import Keeper, Key, Settings, _forks
+from sealedstate.deployment import Deployment
+from sealedstate.errors import (
+    CapacityError,
+    ConfigurationError,
+    StorageUnavailable,
+    StorageUnusable,
+)
 from sealedstate.storage import SQLiteStorage, Stored
-from sealedstate.storage.sqlite import SQLiteFile, wal_is_safe
+from sealedstate.storage.sqlite import LOOK_SECONDS, SQLiteFile, wal_is_safe
 from sealedstate.testing._workers import run_in_fork
 from tests.support.forks import run_child
 from tests.support.jar import Clock
 
+KEY = Key.generate(os.urandom).export()
 JOURNAL = "wal" if wal_is_safe(sqlite3.sqlite_version_info) else "delete"
 
 
@@ -411,7 +419,7 @@ def test_path_that_cannot_be_opened_is_unavailable_until_it_can(
     for store in stores:
         with pytest.raises(StorageUnavailable) as caught:
             store.create("c", "k", b"v", None, 1)
-        assert isinstance(caught.value.__cause__, sqlite3.Error)
+        assert isinstance(caught.value, StorageUnusable)
         with pytest.raises(StorageUnavailable):
             store.read("c", "k")
         with pytest.raises(CapacityError):
@@ -422,11 +430,13 @@ def test_path_that_cannot_be_opened_is_unavailable_until_it_can(
 
 
 def use_read_only_file(path: Path) -> list[Any]:
-    if os.geteuid() == 0:
-        os.setgroups([])
-        os.setgid(65534)
-        os.setuid(65534)
     with closing(SQLiteStorage(path, time.time)) as store:
+        if os.geteuid() == 0:
+            store.read("c", "k")
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            store.close()
         return [
             outcome(lambda: store.read("c", "k")),
             outcome(lambda: store.create("c", "new", b"v", None, 1)),
@@ -454,6 +464,23 @@ def test_read_only_file_fails_writes_only(read_only: Path) -> None:
     stored = Stored(b"value", 1, None)
     answers = run_child(lambda: use_read_only_file(read_only))
     assert answers == [stored, *["unavailable"] * 3, stored]
+
+
+def test_file_or_directory_that_cannot_be_written_is_refused_at_the_first_use(
+    read_only: Path,
+) -> None:
+    def first_use() -> str:
+        if os.geteuid() == 0:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+        with pytest.raises(StorageUnusable) as caught:
+            SQLiteStorage(read_only, time.time).ping()
+        return str(caught.value)
+
+    assert "must be able to read and write it" in run_child(first_use)
+    read_only.chmod(0o666)
+    assert "must be able to write into the directory" in run_child(first_use)
 
 
 def test_corrupt_file_is_unavailable_until_it_is_repaired(path: Path, store: SQLiteStorage) -> None:
@@ -552,3 +579,109 @@ def test_writes_remove_expired_rows(path: Path, store: SQLiteStorage, clock: Clo
     for version in range(2, 200):
         store.update("c", "permanent", b"v", None, version, expected=version - 1)
     assert rows(path) == 1
+
+
+# --- places where no database can be, and files that are exchanged --------------------------------
+
+
+def make_fifo(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+PLACES: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "missing directory": (lambda path: path / "no" / "s.db", "does not exist; create it first"),
+    "directory": (lambda path: path, "it is a directory"),
+    "pipe": (lambda path: make_fifo(path / "pipe"), "it is not a regular file"),
+    "device": (lambda path: Path("/dev/null"), "it is not a regular file"),
+    "file in a file": (lambda path: path / "file" / "s.db", "Not a directory"),
+    "text": (lambda path: path / "file", "not a database"),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_place_where_no_database_can_be_stops_the_start_with_its_path(
+    place: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("no database at all " * 100)
+    find, problem = PLACES[place]
+    path = find(tmp_path)
+    with pytest.raises(StorageUnusable) as caught:
+        Keeper(Settings(keys=[KEY], storage=f"sqlite:{path}"))
+    assert str(caught.value).startswith(f"sqlite store '{path}': ")
+    assert problem in str(caught.value)
+
+
+def test_relative_path_is_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageUnusable, match=f"'{tmp_path}/no/s.db'"):
+        Keeper(Settings(keys=[KEY], storage="sqlite:no/s.db"))
+    with closing(Deployment.open(Settings(keys=[KEY], storage="sqlite:s.db"))):
+        assert (tmp_path / "s.db").exists()
+
+
+def test_database_of_another_application_or_a_newer_release_stops_the_start(path: Path) -> None:
+    for statement, problem in (
+        ("CREATE TABLE t (x)", "is the database of another application"),
+        ("PRAGMA user_version = 99", "has schema 99"),
+    ):
+        sql(path, statement)
+        with pytest.raises(StorageUnusable, match=problem):
+            Keeper(Settings(keys=[KEY], storage=f"sqlite:{path}"))
+
+
+@pytest.mark.parametrize("first", ["read", "write"])
+def test_replaced_file_is_followed_and_logged(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, first: str
+) -> None:
+    backup = path.with_suffix(".backup")
+    with closing(SQLiteStorage(path, clock)) as store, closing(SQLiteStorage(path, clock)) as other:
+        store.create("c", "old", b"v", None, 1)
+        shutil.copy(path, backup)
+        store.create("c", "new", b"v", None, 1)
+        assert other.read("c", "new") is not None
+        backup.rename(path)
+        if first == "read":
+            time.sleep(LOOK_SECONDS)
+            assert store.read("c", "new") is None
+        assert store.create("c", "later", b"v", None, 1)
+        assert other.create("c", "latest", b"v", None, 1)  # both use the new file
+        for each in (store, other):
+            found = [each.read("c", key) is not None for key in ("old", "new", "later", "latest")]
+            assert found == [True, False, True, True]
+    assert len(caplog.records) == 2
+    assert "was replaced while in use" in caplog.text
+    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_deleted_file_is_not_made_again_in_silence(path: Path, clock: Clock) -> None:
+    moved = path.with_suffix(".moved")
+    with closing(SQLiteStorage(path, clock)) as store:
+        store.create("c", "k", b"v", None, 1)
+        path.rename(moved)
+        for _ in range(2):
+            with pytest.raises(StorageUnavailable, match="was deleted while in use"):
+                store.create("c", "new", b"v", None, 1)
+            with pytest.raises(StorageUnavailable, match="was deleted while in use"):
+                store.read("c", "k")
+        assert not path.exists()
+        moved.rename(path)
+        assert store.read("c", "k") is not None
+        assert store.create("c", "new", b"v", None, 1)
+    path.unlink()
+    with closing(SQLiteStorage(path, clock)) as store:  # a new start
+        assert store.read("c", "k") is None
+
+
+def test_logout_is_never_acknowledged_into_a_deleted_file(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "s.db"
+    with closing(Deployment.open(Settings(keys=[KEY], storage=f"sqlite:{path}"))) as deployment:
+        keeper = Keeper(deployment)
+        session = keeper.session()
+        session.subject = "ann"
+        cookie = "; ".join(line.partition(";")[0] for line in keeper.save(session))
+        session = keeper.session(cookie)
+        assert session.subject == "ann"
+        path.unlink()
+        with pytest.raises(StorageUnavailable):
+            session.invalidate()

@@ -268,7 +268,8 @@ class Witness:
         if server is not None:
             server.kill9()
         if isinstance(server, SQLServer):
-            shutil.copytree(server.directory, folder / "server", symlinks=True)
+            sockets = shutil.ignore_patterns("socket")
+            shutil.copytree(server.directory, folder / "server", symlinks=True, ignore=sockets)
         if file is not None:
             for path in file.parent.glob(f"{file.name}*"):
                 shutil.copy(path, folder)

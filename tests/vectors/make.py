@@ -239,9 +239,11 @@ def accepted() -> dict[str, Any]:
             for name, value in VALUES.items()
         ],
         "cores": [core_vector(name, record, now) for name, record, now in records()],
+        "derivation": derivation(*next(records())),
         "padded": [*padded()],
         "overflows": [overflow_vector(1, (4000,)), overflow_vector(3, (1200, 1200, 1200))],
         "stored": [stored_vector("cart"), stored_vector("ключ")],
+        "sessions": [*sessions()],
     }
 
 
@@ -275,6 +277,69 @@ def records() -> Iterator[tuple[str, Record, int]]:
         yield name, user._replace(fields=fields), NOW
     both = alone._replace(terms=TERMS["an hour idle"], fields={254: b"\0"})
     yield "terms, a field and overflow", both, NOW
+
+
+def derivation(name: str, record: Record, now: int) -> dict[str, Any]:
+    """The intermediate results of a core."""
+    payload, context = encode_record(record, now), CORE.encoded
+    token = from_text(core_vector(name, record, now)["text"])
+    return {
+        "secret": CURRENT.secret.hex(),
+        "K_seal": CURRENT.subkey("seal", "core", REALM).hex(),
+        "K_nonce": CURRENT.subkey("nonce", "core", REALM).hex(),
+        "context": context.hex(),
+        "payload": payload.hex(),
+        "prefix": token[:10].hex(),
+        "nonce": token[10:34].hex(),
+        "AD": (context + token[:34]).hex(),
+        "token": token.hex(),
+    }
+
+
+def sessions() -> Iterator[dict[str, Any]]:
+    """Cookies that open or not, by time."""
+    hour, began = 3600, NOW - 10 * 3600
+    record = Record(SESSION_ID, "alice", began, began + 12 * hour, 7)
+    own_end = record._replace(expires_at=began + 720 * hour, terms=Terms(None, None, True))
+
+    def session(
+        name: str, outcome: str | None, record: Record, later: int, **given: int
+    ) -> dict[str, Any]:
+        settings = {
+            "idle_lifetime": 2 * hour,
+            "absolute_lifetime": 12 * hour,
+            "longest_lifetime": 720 * hour,
+            "revoked_before": 0,
+        }
+        text = to_text(sealed(encode_record(record, NOW)))
+        vector = {"name": name, "text": text, "now": NOW + later}
+        return vector | settings | given | {"outcome": outcome}
+
+    yield session("in the second of its seal", None, record, 0)
+    yield session("ahead by the skew", None, record, -SKEW)
+    yield session("too far ahead", "FutureSession", record, -2 * SKEW - 1)
+    yield session("last second of the absolute lifetime", None, record, 2 * hour - 1)
+    idle = {"idle_lifetime": hour}
+    yield session("last second of the idle lifetime", None, record, hour - 1, **idle)
+    yield session("idle too long", "ExpiredSession", record, hour, **idle)
+    longer = {"idle_lifetime": 9 * hour, "absolute_lifetime": 20 * hour}
+    yield session("past its end", "ExpiredSession", record, 2 * hour, **longer)
+    shorter = {"absolute_lifetime": 11 * hour}
+    yield session("settings end it", "ExpiredSession", record, hour, **shorter)
+    yield session("settings end it soon", None, record, hour - 1, **shorter)
+    yield session("its own end counts", None, own_end, hour, **shorter)
+    month = {"absolute_lifetime": 9 * hour, "longest_lifetime": 11 * hour}
+    yield session("its own end, and the longest lifetime", "ExpiredSession", own_end, hour, **month)
+    yield session("its own end, before the longest lifetime", None, own_end, hour - 1, **month)
+    quick = record._replace(terms=Terms(idle=600))
+    yield session("its own idle lifetime", None, quick, 599)
+    yield session("its own idle lifetime is over", "ExpiredSession", quick, 600)
+    slow = record._replace(terms=Terms(idle=7200))
+    yield session("its own, longer idle lifetime", None, slow, 7199, **idle)
+    yield session("sealed at the revocation", None, record, 0, revoked_before=NOW)
+    yield session("sealed before", "SealedBefore", record, 0, revoked_before=NOW + 1)
+    both = {"revoked_before": NOW + 1}
+    yield session("sealed before, and too far ahead", "SealedBefore", record, -600, **both)
 
 
 TERMS = {

@@ -183,9 +183,9 @@ def test_value_of_another_type_is_refused_with_its_path() -> None:
         for holder, path in (
             (value, "session['cart']"),
             ([1, 2, 3, [value]], "session['cart'][3][0]"),
-            ({"a": (1, {"b": value})}, "session['cart']['a'][1]['b']"),
-            ({7: value}, "session['cart'][7]"),
-            ({(1, 2): value}, "session['cart'][...]"),
+            ({"a": (1, {"b": value})}, "session['cart'].values()[0][1].values()[0]"),
+            ({7: 1, 8: value}, "session['cart'].values()[1]"),
+            ({(1, 2): value}, "session['cart'].values()[0]"),
         ):
             with pytest.raises(UnsupportedValue) as caught:
                 encode(holder, "session['cart']")
@@ -198,8 +198,8 @@ def test_value_of_another_type_is_refused_with_its_path() -> None:
     for holder, path in (
         ({foreign}, "{...}"),
         ({(foreign, 1)}, "{...}[0]"),
-        ({(1, foreign): 1}, "[...] (key)[1]"),
-        ([{foreign: 1}], "[0][...] (key)"),
+        ({(1, foreign): 1}, ".keys()[0][1]"),
+        ([{foreign: 1}], "[0].keys()[0]"),
     ):
         with pytest.raises(UnsupportedValue, match=re.escape(f"cart{path}: ")):
             encode(holder, "cart")
@@ -244,6 +244,7 @@ def test_two_members_that_are_one_when_they_are_read_are_refused() -> None:
     for members in (
         [nan, other],
         [(nan,), (other,)],
+        [(1, nan), (1.0, other)],
         [Decimal("NaN"), Decimal("NaN")],
         [folded, fixed],
         [(folded,), (fixed,)],
@@ -252,7 +253,7 @@ def test_two_members_that_are_one_when_they_are_read_are_refused() -> None:
         for value in (set(members), dict.fromkeys(members)):
             with pytest.raises(UnsupportedValue, match="one when they are read"):
                 encode(value)
-    assert len(again({nan, (nan,), Decimal("NaN"), 1.5})) == 4
+    assert len(again({nan, (nan,), (1, nan), (2, nan), Decimal("NaN"), 1.5})) == 6
     assert list(again({nan: 1, (nan,): 2}).values()) == [1, 2]
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sealedstate import ConfigurationError, Key, errors
+from sealedstate import ConfigurationError, Keeper, Key, Settings, errors
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._cookies.header import Candidates
 from sealedstate._stored.parts import StoredParts
@@ -158,7 +158,7 @@ def test_frozen_values_are_decoded_and_encoded_alike() -> None:
 def test_frozen_cores_open_with_both_decoders_and_are_sealed_alike() -> None:
     def check(vector: Vector) -> None:
         now, record = vector["now"], record_of(vector)
-        opened = codec_of([]).open_core(Candidates((vector["text"],)), now)[0]
+        opened = codec_of([]).open_text(vector["text"], now)
         assert (opened.record, opened.sealed_at) == (record, now)
         assert (
             codec_of(vector["random"]).seal_core(encode_record(record, now), now) == vector["text"]
@@ -180,12 +180,46 @@ def test_frozen_cores_open_with_both_decoders_and_are_sealed_alike() -> None:
 def test_frozen_cores_with_padding_open_with_both_decoders() -> None:
     def check(vector: Vector) -> None:
         now, record = vector["now"], record_of(vector)
-        opened = codec_of([]).open_core(Candidates((vector["text"],)), now)[0]
+        opened = codec_of([]).open_text(vector["text"], now)
         assert (opened.record, opened.sealed_at) == (record, now)
         core = spec_decoder.open_core(vector["text"], spec_ring(now), REALM, COOKIE)
         assert_same_core(core, record, now)
 
     check_each(GOOD["padded"], check)
+
+
+def test_frozen_derivation_has_these_steps() -> None:
+    steps = {name: bytes.fromhex(value) for name, value in GOOD["derivation"].items()}
+    vector = GOOD["cores"][0]
+    assert spec_decoder.token_of(vector["text"]) == steps["token"]
+    secret, entropy = steps["secret"], bytes.fromhex(vector["random"][-1])
+    for use in ("seal", "nonce"):
+        assert spec_decoder.subkey(secret, use, "core", REALM) == steps[f"K_{use}"]
+    assert spec_decoder.lp("sealedstate/1", "core", REALM, COOKIE) == steps["context"]
+    assert steps["AD"] == steps["context"] + steps["prefix"] + steps["nonce"]
+    assert steps["nonce"] == spec_decoder.hedged_nonce(
+        secret, "core", REALM, [COOKIE], entropy, steps["prefix"], steps["payload"]
+    )
+
+
+def test_frozen_sessions_have_their_outcome() -> None:
+    def check(vector: Vector) -> None:
+        ring = replace(RING, revoked_before=vector["revoked_before"])
+        limits = ("idle_lifetime", "absolute_lifetime", "longest_lifetime")
+        settings = Settings(
+            keys=StaticKeys(ring),
+            realm=REALM,
+            skew=GOOD["skew"],
+            clock=lambda: vector["now"],
+            **{name: vector[name] for name in limits},
+        )
+        keeper = Keeper(settings)
+        session, outcome = keeper.session(f"{COOKIE}={vector['text']}"), vector["outcome"]
+        assert session.subject == (None if outcome else "alice")
+        if outcome is not None:
+            assert keeper.counts[f"refused-{getattr(errors, outcome).reason}"] == 1
+
+    check_each(GOOD["sessions"], check)
 
 
 def test_frozen_overflow_opens_and_is_sealed_alike() -> None:
@@ -325,7 +359,7 @@ def test_frozen_bad_tokens_are_refused_by_both_decoders() -> None:
             assert isinstance(name, str)
             codec = CookieCodec(name, context.realm, StaticKeys(RING), bytes)
             with pytest.raises(UnreadableError):
-                codec.open_core(Candidates((vector["text"],)), now)
+                codec.open_text(vector["text"], now)
         newer = vector["error"] == "UnknownField"
         with pytest.raises(Newer if newer else Refused) as refused:  # noqa: PT012
             sealed_at, payload = spec_decoder.open_sealed(

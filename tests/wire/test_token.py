@@ -198,7 +198,7 @@ def test_no_altered_token_opens_or_breaks(shard: int) -> None:
         except UnreadableError as error:
             refused[type(error)] += 1
         try:
-            CODEC.open_core(Candidates((altering.text(),)), NOW)
+            CODEC.open_text(altering.text(), NOW)
         except UnreadableError as error:
             refused[type(error)] += 1
     assert refused.total() == ALTERED
@@ -210,7 +210,7 @@ def test_no_altered_token_opens_or_breaks(shard: int) -> None:
 def test_originals_of_the_altered_tokens_open_in_their_context() -> None:
     for token, text in zip(ORIGINALS[:12], TEXTS[:12], strict=True):
         assert is_open(token)
-        assert CODEC.open_core(Candidates((text,)), NOW)[0].record.expires_at == NOW + 60
+        assert CODEC.open_text(text, NOW).record.expires_at == NOW + 60
     assert not any(is_open(token) for token in ORIGINALS[12:])
 
 
@@ -234,7 +234,7 @@ def test_every_letter_of_a_text_counts() -> None:
         altered = text[:at] + letter + text[at + 1 :]
         if altered != text:
             with pytest.raises(UnreadableError):
-                CODEC.open_core(Candidates((altered,)), NOW)
+                CODEC.open_text(altered, NOW)
 
 
 # --- contexts and keys ----------------------------------------------------------------------------
@@ -340,6 +340,19 @@ def test_only_a_newer_format_or_an_unknown_key_is_left_alone_and_with_its_claime
         assert tokens.claimed_at(later) == (NOW if len(later) >= 10 else None)
 
 
+def test_disabled_key_refuses_after_everything_else_and_gives_the_payload() -> None:
+    disabled = replace(FIRST, disabled=True)
+    ring, token = Keyring((disabled, *KEYS[1:])), seal_now()
+    error = assert_refused(KeyDisabled, token, ring)
+    assert isinstance(error, KeyDisabled)
+    opened = open_token(token, CORE, RING, NOW)
+    assert (error.payload, error.kid, error.claimed_at) == (opened.payload, FIRST.kid, NOW)
+    assert error.keeps_cookie
+    assert_refused(ForgedToken, token[:-1] + bytes([token[-1] ^ 1]), ring)
+    late = Keyring((replace(disabled, activates_at=NOW + 10**6), *KEYS[1:]))
+    assert_refused(KeyOutOfUse, token, late)
+
+
 def test_key_out_of_use_is_refused_before_decryption(monkeypatch: pytest.MonkeyPatch) -> None:
     def decrypt(*_: object) -> bytes:
         raise AssertionError("decrypted")
@@ -347,7 +360,6 @@ def test_key_out_of_use_is_refused_before_decryption(monkeypatch: pytest.MonkeyP
     unusable: list[tuple[dict[str, Any], type[UnreadableError]]] = [
         ({"revoked": True}, KeyOutOfUse),
         ({"expires_at": NOW}, KeyOutOfUse),
-        ({"disabled": True}, KeyDisabled),
     ]
     monkeypatch.setattr(tokens, "decrypt", decrypt)
     for changes, kind in unusable:
@@ -379,7 +391,7 @@ def test_no_payload_is_decoded_before_the_tag_is_verified(
     altering = Altering("unauthentic")
     for _ in range(2000):
         with pytest.raises(UnreadableError):
-            CODEC.open_core(Candidates((altering.text(),)), NOW)
+            CODEC.open_text(altering.text(), NOW)
 
 
 # --- nonces ---------------------------------------------------------------------------------------

@@ -102,12 +102,17 @@ def test_health_is_down_until_a_key_is_active(clock: Clock) -> None:
 
 
 def test_health_is_down_while_the_store_does_not_answer(tmp_path: Path, clock: Clock) -> None:
-    keeper = keeper_with(f"sqlite:{tmp_path}/later/store.db", clock)
+    folder, moved = tmp_path / "folder", tmp_path / "moved"
+    folder.mkdir()
+    keeper = keeper_with(f"sqlite:{folder}/store.db", clock)
+    folder.rename(moved)
+    clock.now += 1
+    keeper.deployment.store.close()  # type: ignore[union-attr]  # there is one
     application = HealthApplication(keeper)
     answer = ask(validator(application))
     assert (answer.status, answer.body) == (503, STORE_DOWN)
     assert isinstance(keeper.health()["store"], StorageUnavailable)
-    (tmp_path / "later").mkdir()
+    moved.rename(folder)
     clock.now += 1
     assert ask(application).body == UP
 
@@ -155,7 +160,8 @@ def test_reason_is_logged_and_not_sent(clock: Clock, caplog: pytest.LogCaptureFi
 def test_reason_is_logged_once_each_time_it_goes_down(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    folder = tmp_path / "folder"
+    folder, moved = tmp_path / "folder", tmp_path / "moved"
+    folder.mkdir()
     keeper = keeper_with(f"sqlite:{folder}/store.db", clock)
     application = HealthApplication(keeper)
 
@@ -167,12 +173,14 @@ def test_reason_is_logged_once_each_time_it_goes_down(
         return len([record for record in caplog.records if record.name == "sealedstate.wsgi"])
 
     with caplog.at_level(logging.INFO):
+        assert warnings_after(3) == 0
+        folder.rename(moved)
+        keeper.deployment.store.close()  # type: ignore[union-attr]  # there is one
         assert warnings_after(3) == 1
         assert warnings_after(3) == 0
-        folder.mkdir()
+        moved.rename(folder)
         assert warnings_after(3) == 0
-        (folder / "store.db").unlink()
-        folder.rmdir()
+        folder.rename(moved)
         keeper.deployment.store.close()  # type: ignore[union-attr]  # there is one
         assert warnings_after(3) == 1
 

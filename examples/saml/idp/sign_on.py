@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import cast
 
 from saml2 import BINDING_HTTP_ARTIFACT, BINDING_HTTP_POST
 from saml2.saml import NAMEID_FORMAT_TRANSIENT, NAMEID_FORMAT_UNSPECIFIED
@@ -24,7 +25,6 @@ from ..drafts import (
 )
 from ..entities import find_endpoints
 from ..messages import Received, Refused
-from ..resources import ABSOLUTE_LIFETIME
 from .resources import IdPResources
 
 PASSWORD = "urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport"  # noqa: S105
@@ -128,7 +128,7 @@ class SignOn:
         """Add the service to the session's login record, and answer who the user is."""
         record = self._resources.records.for_session(session)
         login = record.add_derived_login(request.entity_id, PASSWORD)
-        ends_at = session.expires_at or int(self._resources.clock()) + ABSOLUTE_LIFETIME
+        ends_at = cast(int, session.expires_at)  # known as soon as the user is signed in
         # What services learn of the user, besides a NameID that means nothing elsewhere.
         person = {"displayName": [session.subject or ""]}
         response = draft_authn_response(self._entity, request.context, login, person, ends_at)

@@ -77,6 +77,10 @@ class Encoding(NamedTuple):
     code: int
     detail: bytes = b""
 
+    def __repr__(self) -> str:
+        # The detail may be the beginning that all NameIDs share.
+        return f"<Encoding {self.code}>"
+
 
 # What one identifier takes beside its encoding: a text, or packed bytes.
 Payload: TypeAlias = str | bytes
@@ -109,6 +113,9 @@ class LoginRow(NamedTuple):
     time: int
     name_payload: Payload
     index_payload: Payload
+
+    def __repr__(self) -> str:
+        return f"<LoginRow of service {self.number}>"
 
 
 Groups: TypeAlias = list[tuple[Group, list[LoginRow]]]

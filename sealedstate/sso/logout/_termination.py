@@ -15,16 +15,16 @@ and records the login itself (`before_sending`).
 A session whose login records live in the store also has a row of the context
 ``sealedstate.sso.owner``, because identifiers that are derived from the subject cannot be
 derived again without it. The row is named by BLAKE2b-192 of
-LP("sealedstate/1", "sso.owner", realm, session id), as text (see `_wire.encoding`; LP is as in
-`_wire.token`). It holds the subject as UTF-8, sealed like every stored value. It is written
-before the login records are, and lives as long as they can.
+LP("sealedstate/1", "sso.owner", realm, session id), as text (LP and the text of a name are
+as in docs/format.md). It holds the subject as UTF-8, sealed like every stored value. It is
+written before the login records are, and lives as long as they can.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..._request.load import revoke_id
 from ..._stored.revocations import MAX_SUCCESSORS, Ending
@@ -52,9 +52,9 @@ class KnownSession:
     `has_read_cookies`: all its cookies were read, so they hold no logins but `logins`.
     """
 
-    session_id: bytes
-    subject: str | None
-    logins: tuple[ServiceLogin, ...] = ()
+    session_id: bytes = field(repr=False)
+    subject: str | None = field(repr=False)
+    logins: tuple[ServiceLogin, ...] = field(default=(), repr=False)
     has_read_cookies: bool = False
 
 

@@ -3,7 +3,7 @@
 A handle that `Identifiers` derived leads to its session without an index. For all other
 NameIDs, `LogoutIndex` keeps an index in the store. The store reveals neither which user was
 where, nor which entries belong to the same session. K is the ring's lookup secret (32 bytes),
-LP is as in `_wire.token`, and a text is as in `_wire.encoding`:
+LP is as in docs/format.md, and a text is that of a name:
 
     key     text of BLAKE2b-192(key=K, LP("sealedstate/1", "sso.index", realm, entityID, name))
     K_tag, K_mask = BLAKE2b-256(key=K, LP("sealedstate/1", "sso.index", "tag" or "mask", realm))
@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ..._stored.table import Kind
 from ..._wire.encoding import from_name, to_name
@@ -89,7 +89,7 @@ class LogoutRequest:
 
     entity_id: str
     name_id: NameID
-    session_indexes: Sequence[str] = ()
+    session_indexes: Sequence[str] = field(default=(), repr=False)
     any_format: bool = False
 
     def __post_init__(self) -> None:

@@ -4,8 +4,8 @@ The progress is stored in a row of the store (`StoredProgress`) or, without a st
 session that is being ended (`SessionProgress`).
 
 A row of the context ``sealedstate.sso.logout`` is named by BLAKE2b-192 of
-LP("sealedstate/1", "sso.logout", realm, session id), as text (see `_wire.encoding`; LP is
-as in `_wire.token`), and sealed like every stored value. It is the CBOR list of
+LP("sealedstate/1", "sso.logout", realm, session id), as text (LP and the text
+of a name are as in docs/format.md), and sealed like every stored value. It is the CBOR list of
 
     the format (1),
     the session's id,
@@ -67,9 +67,9 @@ class LoginList:
     they are not encoded yet.
     """
 
-    logins: tuple[ServiceLogin, ...] = ()
-    positions: Mapping[Identity, int] = field(default_factory=dict, compare=False)
-    columns: bytes | None = field(default=None, compare=False)
+    logins: tuple[ServiceLogin, ...] = field(default=(), repr=False)
+    positions: Mapping[Identity, int] = field(default_factory=dict, repr=False, compare=False)
+    columns: bytes | None = field(default=None, repr=False, compare=False)
 
 
 def sort_logins(logins: Iterable[ServiceLogin], columns: bytes | None = None) -> LoginList:

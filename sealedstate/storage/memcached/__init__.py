@@ -62,15 +62,18 @@ class MemcachedStorage:
     Raises ConfigurationError if the URL is not a memcached server's.
     """
 
+    _address = "not opened"
+
     def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5) -> None:
         self._clock = clock
         self._client = MemcachedClient(url, timeout)
+        self._address = self._client.address
         self._capabilities, self._capabilities_of = capabilities_by(None), self._client.settings
         self._last_ping = -SILENCE_LASTS
         self._offset, self._offset_at = 0, -TIME_LASTS
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._client.address})"
+        return f"{type(self).__name__}({self._address})"
 
     @property
     def capabilities(self) -> Capabilities:

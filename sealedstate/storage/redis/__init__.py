@@ -81,15 +81,18 @@ class RedisStorage:
     Raises ConfigurationError if the URL is not a Redis server's.
     """
 
+    _address = "not opened"
+
     def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5) -> None:
         self._clock = clock
         self._client = RedisClient(url, timeout)
+        self._address = self._client.address
         self._capabilities = _UNKNOWN
         self._capabilities_of, self._capabilities_until = -1, 0
         self._reap_cursor = b"0"
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._client.address})"
+        return f"{type(self).__name__}({self._address})"
 
     @property
     def capabilities(self) -> Capabilities:

@@ -58,6 +58,8 @@ class SQLStorage:
     database's, or if the driver is not installed.
     """
 
+    _address = "not opened"
+
     def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5, pool_size: int = 8) -> None:
         self._clock = clock
         parsed = _parse_url(url)

@@ -33,7 +33,13 @@ from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from ..._forks import ForkSafeLock
-from ...errors import CapacityError, OutcomeUnknown, StorageError, StorageUnavailable
+from ...errors import (
+    CapacityError,
+    OutcomeUnknown,
+    StorageError,
+    StorageUnavailable,
+    StorageUnusable,
+)
 from ..contract import Capabilities
 
 SCHEMA_VERSION = 1
@@ -472,7 +478,7 @@ class SQLPool:
             raise
         (found,) = cursor.fetchone()
         if found is not None and found > SCHEMA_VERSION:
-            raise StorageUnavailable(
+            raise StorageUnusable(
                 f"{self._driver.address}: the tables are of version {found}; this release supports"
                 f" {SCHEMA_VERSION}"
             )
