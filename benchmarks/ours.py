@@ -73,7 +73,7 @@ class Variant:
         record = self._records(workload, entity_ids).for_session(session)
         for state in authentications(workload):
             record.authenticate(state.method, state.duration, state.time)
-        subject, session_id = workload.subject, session.raw_id
+        subject, session_id = workload.subject, session.id
         record.add_service(*(self._login(one, subject, session_id) for one in workload.services))
 
     def _records(self, workload: Workload, entity_ids: Sequence[str]) -> LoginRecords:
@@ -85,7 +85,7 @@ class Variant:
             time_step=self.step,
         )
 
-    def _login(self, visited: Visited, subject: str, session_id: bytes) -> ServiceLogin:
+    def _login(self, visited: Visited, subject: str, session_id: str) -> ServiceLogin:
         name, index = visited.name_id, visited.session_index
         if self.derives:
             made, entity_id = _identifiers(), visited.entity_id

@@ -125,7 +125,9 @@ class Deployment:
         self.lifetimes = settings.lifetimes()
         self.policies = settings.policies()
         self.hooks = HookList()
-        self.codec = CookieCodec(self.cookies.name, settings.realm, key_source, settings.random)
+        self.codec = CookieCodec(
+            self.cookies.name, settings.realm, key_source, settings.random, self.cookies.variant
+        )
         # Foreign cookies and other headers are mostly the same from one request to the next.
         self.budget = lru_cache(BUDGETS)(partial(budget_for, self.profile))
         self.core_bytes = lru_cache(BUDGETS)(self._core_bytes)
@@ -148,7 +150,8 @@ class Deployment:
                 self._log_refused_row,
                 self.notice_answer,
             )
-            self.parts, self.revocations = StoredParts(access), Revocations(access)
+            self.parts = StoredParts(access)
+            self.revocations = Revocations(access, settings.skew)
 
     def require(self, *uses: str) -> None:
         """Check the store against further uses.

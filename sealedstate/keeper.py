@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from ._request.load import LoadedSession, SessionInfo, describe_session
+from ._request.load import LoadedSession, SessionInfo, describe_session, revoke_id
 from ._request.save import (
     Limits,
     check_size,
@@ -25,8 +25,7 @@ from ._request.save import (
     report_not_saved,
     save,
 )
-from ._stored.revocations import Ending
-from ._wire.record import ID_BYTES, check_subject
+from ._wire.record import check_subject, parse_id
 from .deployment import Deployment
 from .errors import (
     ConfigurationError,
@@ -38,7 +37,6 @@ from .errors import (
     StorageUnavailable,
     UncheckedSession,
     UnreadableError,
-    UnsupportedValue,
 )
 from .hooks import SessionHooks
 from .session import Changes, Session
@@ -165,38 +163,40 @@ class Keeper:
     def revoke_subject(self, subject: str) -> None:
         """Sign out every session of `subject` that began until now, on every node.
 
-        Raises ConfigurationError without a store or a lookup key, StorageError or NoPrimaryKey if
-        it could not be recorded.
+        A session counts that began before this call by any clock within the skew. A sign-in after
+        it is not affected. Raises ConfigurationError without a store or a lookup key, StorageError
+        or NoPrimaryKey if it could not be recorded.
         """
-        deployment, settings, now = self._deployment, self.settings, self._deployment.now()
+        deployment, now = self._deployment, self._deployment.now()
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking by subject needs a store; set storage")
         check_subject(subject)
-        expires_at = int(now) + deployment.longest_lifetime() + settings.skew
-        deployment.revocations.revoke_subject(subject, expires_at)
+        deployment.revocations.revoke_subject(subject, deployment.longest_lifetime())
         deployment.emit("subject-revoked")
         deployment.hooks.after_revoke_subject(subject, now)
 
-    def revoke_session(self, session_id: bytes) -> bool:
-        """Refuse the session with this id (16 bytes, `Session.raw_id`) from now on, on every node.
+    def revoke_session(self, session_id: str) -> bool:
+        """Refuse the session with this `Session.id` from now on, on every node.
 
-        Its cookie is not needed. False if it was refused already. Raises ConfigurationError without
-        a store, UnsupportedValue for anything but 16 bytes, StorageError or NoPrimaryKey if it
-        could not be recorded.
+        Its cookie is not needed. If the session has a new id by now, that is refused, unless it
+        belongs to another subject. False if the session was refused already. Raises
+        ConfigurationError without a store, UnsupportedValue for anything but a `Session.id`,
+        StorageError or NoPrimaryKey if it could not be recorded.
         """
-        if type(session_id) is not bytes or len(session_id) != ID_BYTES:
-            raise UnsupportedValue("session_id", "expected the 16 bytes of Session.raw_id")
-        deployment, settings, now = self._deployment, self.settings, self._deployment.now()
-        if deployment.revocations is None:
+        if self._deployment.revocations is None:
             raise ConfigurationError("storage: revoking a session needs a store; set storage")
-        # It may have begun as late as now, by a clock that is ahead.
-        until = int(now) + deployment.longest_lifetime() + 2 * settings.skew
-        if settings.legacy is not None:
-            until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
-        first = deployment.revocations.revoke(session_id, until, Ending.REVOKED)
-        deployment.emit("revoked", session_id=session_id)
-        deployment.hooks.after_revoke(session_id, now)
-        return first
+        return revoke_id(self._deployment, parse_id(session_id)) is not None
+
+    def is_ended(self, session_id: str) -> bool:
+        """Whether every node refuses the session with this `Session.id`.
+
+        True after a logout, after `revoke_session`, and once the session has a new id. It is not
+        known here whether all sessions of its subject were signed out, or whether it has expired.
+        False without a store. Raises UnsupportedValue for anything but a `Session.id`, StorageError
+        if the store does not answer.
+        """
+        found, revocations = parse_id(session_id), self._deployment.revocations
+        return revocations is not None and revocations.find(found) is not None
 
     def add_hooks(self, hooks: SessionHooks, uses: Sequence[str] = ()) -> None:
         """Run `hooks` at each save and revocation from now on.

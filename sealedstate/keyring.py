@@ -181,10 +181,10 @@ class Keyring:
     keep sealing with the previous key for that long; and a cookie of an unknown key is left alone
     for that long, because another node may know the key. `lookup`: the secret that names in the
     store are hashed with if they could be guessed. `removed_kids`: kids of revoked or expired keys
-    that are no longer in the ring. `revoked_before`: cookies sealed before this time (epoch
-    seconds) are refused. `long_term_keys`: keys for long-lived data; None if the ordinary keys
-    never expire on their own. `keep`: for how many seconds the ring promises to open what its keys
-    seal; 0 for keys that no schedule governs.
+    that are no longer in the ring. `revoked_before`: cookies that say they were sealed before this
+    time (epoch seconds) are refused; until then, cookies are dated so. `long_term_keys`: keys for
+    long-lived data; None if the ordinary keys never expire on their own. `keep`: for how many
+    seconds the ring promises to open what its keys seal; 0 for keys that no schedule governs.
     """
 
     keys: tuple[Key, ...]
@@ -284,6 +284,14 @@ class Keyring:
         ends = min((date for date in dates if date > now), default=math.inf)
         object.__setattr__(self, "_primary_cache", (begins, ends, primary))
         return primary
+
+    def sealing_time(self, now: int) -> int:
+        """What a cookie that is sealed at `now` says when it was sealed (epoch seconds).
+
+        Later than `now` for at most the skew after everything sealed until then was revoked, so
+        that a user who signs in right after that stays signed in.
+        """
+        return max(now, self.revoked_before)
 
     def state(self, key: Key, now: int) -> KeyState:
         """The state of one of the ring's keys at `now`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
 import copy
 from collections.abc import (
     Callable,
@@ -19,7 +18,7 @@ from datetime import datetime
 from typing import Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from ._wire import cbor
-from ._wire.record import Lifetimes, Place, Record, check_name, check_subject
+from ._wire.record import Lifetimes, Place, Record, check_name, check_subject, format_id
 from .errors import (
     LateRead,
     LateWrite,
@@ -35,7 +34,6 @@ __all__ = ["Session"]
 PART_BYTES = 16
 # The places of parts for which a save needs nothing but the core.
 _IN_CORE = (None, Place.CORE)
-_TO_ID = bytes.maketrans(b"+/", b"-_")
 
 Refusal: TypeAlias = Literal["expired", "signed-out", "replaced", "withheld"]
 
@@ -206,26 +204,19 @@ class Session(MutableMapping[str, object]):
 
     @property
     def id(self) -> str:
-        """22 characters that stay the same until `regenerate`, `invalidate` or a new subject.
+        """22 characters that stay the same until `regenerate`, `invalidate` or a sign-in.
 
         Not a secret: knowing it opens nothing.
         """
-        text = binascii.b2a_base64(self.raw_id, newline=False).rstrip(b"=\n")
-        return text.translate(_TO_ID).decode()
-
-    @property
-    def raw_id(self) -> bytes:
-        """The 16 bytes behind `id`."""
-        if self.backend is None:
-            self._use()
-        return self._id
+        return format_id(id_bytes(self))
 
     @property
     def subject(self) -> str | None:
         """The user that this session belongs to; None for a visitor.
 
-        Assigning a user signs in: the session gets a new id and lives its full lifetimes from now.
-        Assigning another user, or None, also drops every part, so that no user inherits a cart.
+        Assigning a user signs in, also the user who is signed in already: the session gets a new id
+        and lives its full lifetimes from now. Assigning another user, or None, also drops every
+        part, so that no user inherits a cart. Raises UnsupportedValue for an empty subject.
         """
         if self.backend is None:
             self._use()
@@ -236,9 +227,10 @@ class Session(MutableMapping[str, object]):
         loaded = self._use_to_write()
         if subject is not None:
             check_subject(subject)
-        if subject == self._subject:
+        # A user signs in once in a request; a visitor cannot sign out.
+        if subject == self._subject and (subject is None or self._is_signed_in):
             return
-        if self._subject is not None:
+        if self._subject not in (None, subject):
             self.clear()
         self._subject, self._is_signed_in = subject, True
         self._id = loaded.new_id()
@@ -675,6 +667,13 @@ class Session(MutableMapping[str, object]):
         """The record that was loaded, unless another session has taken its place."""
         record = self._use().record
         return None if self._is_signed_in or self._is_ended else record
+
+
+def id_bytes(session: Session) -> bytes:
+    """The 16 bytes of the session's id."""
+    if session.backend is None:
+        session.load()
+    return session._id
 
 
 def _check_until(until: object, now: int, longest: int) -> int:

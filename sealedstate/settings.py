@@ -14,7 +14,7 @@ import re
 import time
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
@@ -46,6 +46,7 @@ request wants) -> value to store."""
 
 ENVIRONMENT_PREFIX = "SEALEDSTATE_"
 # RFC 6265bis, section 5.5: browsers cap a cookie's life at 400 days.
+MAX_FORMER = 4
 MAX_LIFETIME = 400 * 86400
 # More is a typing error.
 MAX_SECONDS = 100 * 365 * 86400
@@ -119,7 +120,10 @@ class Settings:
     merge: rules by part name for a part that two requests change at once; by default the last write
         counts.
     cookie_name: by default ``__Host-Http-s``, or ``s`` where that prefix is not allowed.
-    cookie_path, cookie_domain, same_site, partitioned: attributes of the cookies.
+    cookie_path, cookie_domain, same_site, partitioned: attributes of the cookies. Another path,
+        domain or partitioning makes another cookie: the cookies of before open nothing any more.
+    former_cookies: cookies of before that browsers may still send, to be deleted: tables with the
+        `name`, `path`, `domain` or `partitioned` of before, those that differ from the current.
     joined_cookie_lines: whether a comma may separate two cookies, because WSGI servers join the
         lines of one request with it. A cookie that is found only in this way counts only if no
         other opens.
@@ -163,6 +167,7 @@ class Settings:
     secure: bool = True
     same_site: str = "Lax"
     partitioned: bool = False
+    former_cookies: Sequence[Mapping[str, Any]] = ()
     joined_cookie_lines: bool = True
     origins: Sequence[str] = ()
     persistent: bool = False
@@ -189,7 +194,7 @@ class Settings:
         self._check_texts()
         self._check_values()
         self.budget_profile()
-        self.cookie_family()
+        self.former_families()
         self.lifetimes()
         self.policies()
 
@@ -326,6 +331,45 @@ class Settings:
             self.partitioned,
             self.joined_cookie_lines,
         )
+
+    def former_families(self) -> tuple[CookieFamily, ...]:
+        """The cookies of before, of `former_cookies`. Raises ConfigurationError."""
+        families = []
+        current = self.cookie_family()
+        kinds: dict[str, tuple[type, ...]] = {
+            "name": (str,),
+            "path": (str,),
+            "domain": (str, type(None)),
+            "partitioned": (bool,),
+        }
+        if len(self.former_cookies) > MAX_FORMER:
+            raise ConfigurationError(
+                f"former_cookies: must be at most {MAX_FORMER}, because each response deletes them;"
+                f" got {len(self.former_cookies)}"
+            )
+        for number, table in enumerate(self.former_cookies, 1):
+            where = f"former_cookies: table {number}"
+            if not isinstance(table, Mapping):
+                raise ConfigurationError(f"{where} must be a table with {', '.join(kinds)}")
+            _refuse_unknown(table, kinds, "former_cookies.")
+            for name, value in table.items():
+                if not isinstance(value, kinds[name]):
+                    expected = " or ".join(kind.__name__ for kind in kinds[name])
+                    raise ConfigurationError(
+                        f"{where}: {name}: expected {expected}, got {type(value).__name__}"
+                    )
+            if table.get("partitioned"):
+                table = {**table, "same_site": "None"}
+            try:
+                former = replace(current, **table)
+            except ConfigurationError as error:
+                raise ConfigurationError(f"{where}: {error}") from None
+            if (former.name, former.variant) == (current.name, current.variant):
+                raise ConfigurationError(
+                    f"{where} is the cookie that is in use; give what was different before"
+                )
+            families.append(former)
+        return tuple(families)
 
     def lifetimes(self) -> Lifetimes:
         """The lifetimes of a session. Raises ConfigurationError."""
@@ -494,6 +538,22 @@ def _flag(text: str) -> bool:
     return known[text.lower()]
 
 
+def _tables(text: str) -> list[dict[str, object]]:
+    """``path=/app;partitioned=yes path=/old``: tables are separated by blanks."""
+    tables: list[dict[str, object]] = []
+    for word in text.split():
+        items = [item.partition("=") for item in word.split(";")]
+        if not all(equals for _, equals, _ in items):
+            raise ConfigurationError(
+                "expected cookies such as path=/app;partitioned=yes, separated by blanks"
+            )
+        table: dict[str, object] = {name: value for name, _, value in items}
+        if "partitioned" in table:
+            table["partitioned"] = _flag(str(table["partitioned"]))
+        tables.append(table)
+    return tables
+
+
 def _pairs(text: str) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for word in _words(text):
@@ -526,6 +586,7 @@ _READERS = {
     "secure": _Reader((bool,), _flag),
     "same_site": _Reader((str,), str),
     "partitioned": _Reader((bool,), _flag),
+    "former_cookies": _Reader((Sequence,), _tables),
     "joined_cookie_lines": _Reader((bool,), _flag),
     "origins": _Reader((Sequence,), _words),
     "persistent": _Reader((bool,), _flag),

@@ -550,9 +550,29 @@ def test_sign_out_everywhere_refuses_old_cookies_signed_until_then(kind: str) ->
     app.keeper.revoke_subject("42")
     app.clock.forward(10)
     assert app.is_new(f"session={cookie({'_user_id': '42'}, NOW - 5)}")
-    assert app.is_new(f"session={cookie({'_user_id': '42'}, NOW)}")
-    assert not app.is_new(f"session={cookie({'_user_id': '42'}, NOW + 1)}")
+    # Also what a clock signed that is ahead: a legacy cookie knows of no watermark.
+    skew = app.keeper.settings.skew
+    app.clock.forward(skew)
+    assert app.is_new(f"session={cookie({'_user_id': '42'}, NOW + skew)}")
+    assert not app.is_new(f"session={cookie({'_user_id': '42'}, NOW + skew + 1)}")
     assert not app.is_new(f"session={cookie({'_user_id': '43'}, NOW - 5)}")
+
+
+@BOTH
+def test_adopted_subject_is_checked_as_any_other(kind: str) -> None:
+    app = Application(replace(READERS[kind], subject="_user_id"))
+    good: dict[str, object] = {"42": "42", "7": 7}
+    for subject, value in good.items():
+        jar = jar_with("session", COOKIES[kind]({"_user_id": value}))
+        assert app.answer(jar, lambda session: session.subject) == subject
+    refused = app.keeper.counts["legacy-refused"]
+    bad: list[object] = ["", "u" * 513, "\ud800", True, 1.5, ["ann"], {"id": "ann"}]
+    for number, value in enumerate(bad, 1):
+        assert app.is_new(f"session={COOKIES[kind]({'_user_id': value})}"), value
+        assert app.keeper.counts["legacy-refused"] == refused + number
+    for value in (None, {}):
+        cookie = COOKIES[kind]({"_user_id": None} if value is None else {"cart": 1})
+        assert not app.is_new(f"session={cookie}")
 
 
 @BOTH

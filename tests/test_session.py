@@ -348,7 +348,6 @@ UNCHANGED: dict[str, Callable[[Session], object]] = {
     "deleted and back": lambda session: session.__setitem__("cart", session.pop("cart")),
     "deleted a missing part": lambda session: session.pop("missing", None),
     "added and deleted": lambda session: (session.update(new=1), session.pop("new")),
-    "the same subject": lambda session: setattr(session, "subject", "ann"),
 }
 
 

@@ -62,8 +62,8 @@ def sign_in(form: Submission) -> str:
     if not (name and name.isprintable()):
         return "no-name"
     session = form.session
-    session.subject = name  # a new session id, and full lifetimes from now
     record = form.records.for_session(session)
+    record.sign_in(name)  # a new session id, and full lifetimes from now
     record.authenticate(PASSWORD, duration=AUTHENTICATION_SECONDS)
     renew_token(session)
     return "signed-in"

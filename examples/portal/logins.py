@@ -127,7 +127,7 @@ class ServiceLogins:
         So the page can say beforehand what another form would take. Elsewhere, take
         `secrets.token_hex(16)` for random identifiers.
         """
-        session_id, identifiers = self._session.raw_id, self._records.identifiers
+        session_id, identifiers = self._session.id, self._records.identifiers
         seed = f"{self._session.subject} {entity_id}".encode()
         digest = hashlib.blake2b(seed, digest_size=36).hexdigest()
         name_id, session_index = f"_{digest[:32]}", f"_{digest[32:64]}"

@@ -73,17 +73,19 @@ class DisabledRecord(KeyDisabled):
 class CookieCodec:
     """Seals and opens the cookies of one application.
 
-    `random` returns as many random bytes as it is asked for.
+    `random` returns as many random bytes as it is asked for. `variant`: `CookieFamily.variant`; the
+    core opens only as the cookie of that variant.
     """
 
     cookie_name: str
     realm: str
     key_source: KeySource
     random: Callable[[int], bytes]
+    variant: tuple[str, ...] = ()
     _core: TokenContext = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        core = TokenContext("core", self.realm, (self.cookie_name,))
+        core = TokenContext("core", self.realm, (self.cookie_name, *self.variant))
         object.__setattr__(self, "_core", core)
 
     def keyring(self) -> Keyring:

@@ -144,6 +144,16 @@ class CookieFamily:
         object.__setattr__(self, "_core_prefix", f"{self.name}=")
         object.__setattr__(self, "_attributes", attributes)
 
+    @property
+    def variant(self) -> tuple[str, ...]:
+        """By what browsers distinguish cookies of one name: path, domain and partitioning.
+
+        Empty for a cookie with Path=/ alone. In the spelling of the specification.
+        """
+        domain = (self.domain or "").lower().removeprefix(".")
+        variant = self.path, domain, "partitioned" if self.partitioned else ""
+        return () if variant == ("/", "", "") else variant
+
     def chunk_name(self, number: int) -> str:
         """The name of overflow chunk `number`, from 1."""
         return f"{self.name}-{number}"

@@ -11,13 +11,23 @@ import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, cast
+from uuid import UUID
 
 from .._cookies.codec import DisabledRecord, OpenedRecord, newest
 from .._cookies.header import Candidates
-from .._stored.revocations import Ending
+from .._stored.revocations import Ending, Successor, subject_mark
 from .._wire import cbor
-from .._wire.record import ID_BYTES, NO_ROWS, Lifetimes, Place, Policy, Record, check_name
+from .._wire.record import (
+    ID_BYTES,
+    NO_ROWS,
+    Lifetimes,
+    Place,
+    Policy,
+    Record,
+    check_name,
+    check_subject,
+)
 from ..deployment import Deployment, log
 from ..errors import (
     AmbiguousSession,
@@ -28,6 +38,7 @@ from ..errors import (
     HeldBackCookie,
     KeyRemoved,
     MalformedRecord,
+    ReplacedSession,
     RevokedSession,
     SessionWithheld,
     StorageError,
@@ -87,9 +98,10 @@ class LoadedSession:
     was opened, if any. `refused`: why none was opened, if cookies came, and `withheld`: the same if
     they are kept; `withheld_since`: when their token says that it was sealed, if only time will
     show (epoch seconds). `known`: the authentic records of withheld cookies, if all of them are
-    known. `adopted`, `adopted_values`: the session of a legacy cookie. `versions`: versions in the
-    store that a recall found newer than the manifest. `is_revoked`: see `mark_revoked`.
-    `revoked_records`: authentic, unexpired records that were refused as revoked.
+    known. `replaced`: the authentic record of a session that is withheld because another request
+    gave it a new id. `adopted`, `adopted_values`: the session of a legacy cookie. `versions`:
+    versions in the store that a recall found newer than the manifest. `is_revoked`: see
+    `mark_revoked`. `revoked_records`: authentic, unexpired records that were refused as revoked.
     """
 
     record: Record | None = None
@@ -102,6 +114,7 @@ class LoadedSession:
     adopted: Record | None = None
     adopted_values: Mapping[str, object] = NO_VALUES
     versions: Mapping[str, int] = NO_ROWS
+    replaced: Record | None = None
     is_revoked = False
     _overflow: dict[str, bytes] | None = None
 
@@ -156,7 +169,7 @@ class LoadedSession:
         except UnreadableError as error:
             self._refuse(error)
             return
-        self.opened, self.record = opened, opened.record
+        self.opened, self.record, self.known, self.replaced = opened, opened.record, (), None
         deployment.emit("opened", kid=opened.key.kid, session_id=opened.record.id)
 
     def _open_one(self, candidates: Candidates) -> OpenedRecord:
@@ -218,6 +231,7 @@ class LoadedSession:
         """Raise UnreadableError if the record cannot be used now."""
         deployment, record, now = self.deployment, opened.record, self.loaded_at
         lifetimes, terms, ahead = deployment.lifetimes, record.terms, opened.sealed_at - now
+        # A node whose clock is ahead may date a seal once more the skew ahead: `sealing_time`.
         if ahead > 2 * deployment.settings.skew:
             ring = deployment.keyring()
             # It will open soon, unless no node could be as far ahead.
@@ -246,6 +260,9 @@ class LoadedSession:
         except RevokedSession:
             self.revoked_records.append(record)
             raise
+        except ReplacedSession:
+            self.replaced = record
+            raise
         except StorageError as error:
             log.error("revocations cannot be checked: %s", error)
             self.known += (record,)
@@ -256,6 +273,8 @@ class LoadedSession:
         deployment.emit("refused", error.reason, kid=error.kid)
         self.refused = error.reason
         # A cookie that another node or a later moment may open is neither deleted nor overwritten.
+        if not isinstance(error, ReplacedSession):
+            self.replaced = None
         if error.keeps_cookie:
             self.withheld, self.withheld_since = error.reason, claimed_at
             self.withheld_kid = error.kid
@@ -302,10 +321,14 @@ class LoadedSession:
             self.deployment.emit("legacy-refused")
             return
         subject = adopted.values.get(reader.subject) if reader.subject else None
-        subject = None if subject is None else str(subject)
-        # It began when it was signed, so a sign-out of its subject since then refuses it.
-        record = Record(adopted.id, subject, adopted.signed_at, 0, 0)
         try:
+            if subject is not None:
+                # Only what names a user in one spelling. A number is the key of a user's row.
+                if type(subject) in (int, UUID):
+                    subject = str(subject)
+                check_subject(subject)
+            # It began when it was signed, so a sign-out of its subject since then refuses it.
+            record = Record(adopted.id, cast("str | None", subject), adopted.signed_at, 0, 0)
             for name, value in adopted.values.items():
                 check_name(name)
                 cbor.encode(value)
@@ -360,22 +383,21 @@ class LoadedSession:
     def end(self) -> None:
         if self.withheld == HeldBackCookie.reason:
             return  # the request brought no session
-        if self.withheld is not None:
+        if self.withheld is not None and self.replaced is None:
             if not self.known:
                 raise SessionWithheld(self.withheld)
             for known in self.known:
                 # Until no clock and no field that is unknown here can let it live.
                 longest = known.created_at + self.deployment.longest_lifetime()
-                expires_at = max(known.expires_at, longest)
-                self.revoke(known._replace(expires_at=expires_at), Ending.LOGGED_OUT)
+                self._end(known._replace(expires_at=max(known.expires_at, longest)))
             return
-        record = self.record or self.adopted
+        record = self.record or self.adopted or self.replaced
         if record is None:
             return
         if self.is_revoked:
             self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
-        else:
-            self.revoke(record, Ending.LOGGED_OUT)
+            return
+        self._end(record)
 
     def new_id(self) -> bytes:
         return self.deployment.random(ID_BYTES)
@@ -389,35 +411,59 @@ class LoadedSession:
 
     # --- what a save asks -----------------------------------------------------------------------
 
-    def revoke(self, record: Record, ending: Ending) -> bool:
-        """Refuse this session from now on, then delete its rows.
+    def replace(self, old: Record, new: Record, *, is_signed_in: bool) -> Ending | None:
+        """Refuse session `old` from now on, because it continues as `new`; then delete its rows.
 
-        False if it was revoked already. Raises StorageError or NoPrimaryKey.
+        Otherwise, why `new` must not be sent: `old` was ended meanwhile, or has another successor.
+        Raises StorageError or NoPrimaryKey.
         """
-        deployment = self.deployment
-        if deployment.revocations is None:
-            return True
-        settings, expires_at = deployment.settings, record.expires_at
-        if settings.legacy is not None:
-            # The legacy cookie may have led other browsers to this id, as late as now.
-            sealed_until = int(deployment.now()) + deployment.longest_lifetime()
-            expires_at = max(expires_at, int(settings.legacy.until.timestamp()), sealed_until)
-        first = deployment.revocations.revoke(record.id, expires_at + settings.skew, ending)
-        deployment.emit("revoked", session_id=record.id)
-        deployment.hooks.after_revoke(record.id, deployment.now())
-        self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
-        return first
+        revocations = self.deployment.revocations
+        if revocations is None:
+            return None
+        ours, before = subject_mark(new.subject), subject_mark(old.subject)
+        joins: Collection[bytes] | None = (ours, before) if is_signed_in else ()
+        if self.record is None and self.replaced is not None:
+            # This request began after the other new id, so it takes the place of any.
+            joins = None
+        successor = Successor(new.id, new.expires_at, ours, before)
+        refused = revocations.replace(old.id, self._last_moment(old), successor, joins=joins)
+        if isinstance(refused, Ending):
+            return refused
+        self._report_refused(old, refused)
+        return None
 
     def delete_rows(self, session_id: bytes, rows: Mapping[str, int]) -> None:
         """Delete rows that are no longer used; a row that cannot be deleted will expire."""
         parts = self.deployment.parts
         if parts is None:
             return
+        recalled = NO_ROWS if self.record is None or self.record.id != session_id else self.versions
         for name, version in rows.items():
             try:
-                parts.delete(session_id, name, self.versions.get(name, version))
+                parts.delete(session_id, name, recalled.get(name, version))
             except StorageError as error:
                 log.warning("a stored part could not be deleted: %s", error)
+
+    def _last_moment(self, record: Record) -> int:
+        """When no node opens any cookie of this session any more (epoch seconds)."""
+        settings, expires_at = self.deployment.settings, record.expires_at
+        if settings.legacy is not None:
+            # The legacy cookie may have led other browsers to this id, as late as now.
+            sealed_until = int(self.deployment.now()) + self.deployment.longest_lifetime()
+            expires_at = max(expires_at, int(settings.legacy.until.timestamp()), sealed_until)
+        return expires_at + settings.skew
+
+    def _end(self, record: Record) -> None:
+        revocations = self.deployment.revocations
+        if revocations is not None:
+            ended = revocations.end(record.id, self._last_moment(record), Ending.LOGGED_OUT)
+            self._report_refused(record, ended or record.id)
+
+    def _report_refused(self, record: Record, refused_id: bytes) -> None:
+        """`refused_id` is refused from now on: that of `record`, or of what replaced it."""
+        self.deployment.emit("revoked", session_id=refused_id)
+        self.deployment.hooks.after_revoke(refused_id, self.deployment.now())
+        self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -437,6 +483,25 @@ class LoadedSession:
         version = record.spilled[name]
         recalled = None if stored is None else stored.recall(record.id, name, version)
         return None if recalled is None else recalled.value
+
+
+def revoke_id(deployment: Deployment, session_id: bytes, *, follows: bool = True) -> bytes | None:
+    """Refuse a session from now on, without its cookie, or the session that replaced it.
+
+    `follows`: whether to follow new ids of the same subject. Returns the id that is refused now;
+    None if the session was refused already. Raises StorageError or NoPrimaryKey.
+    """
+    settings, now, revocations = deployment.settings, deployment.now(), deployment.revocations
+    if revocations is None:
+        raise AssertionError("sessions are ended by id only with a store")
+    # It may have begun as late as now by a clock that is ahead, after a watermark ahead of it.
+    until = int(now) + deployment.longest_lifetime() + 3 * settings.skew
+    if settings.legacy is not None:
+        until = max(until, int(settings.legacy.until.timestamp()) + settings.skew)
+    ended = revocations.end(session_id, until, Ending.REVOKED, follows=follows)
+    deployment.emit("revoked", session_id=ended or session_id)
+    deployment.hooks.after_revoke(ended or session_id, now)
+    return ended
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,13 @@ from .._wire.record import (
 )
 from .._wire.token import OVERHEAD_BYTES
 from ..deployment import Deployment, log
-from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, SessionTooLarge
+from ..errors import (
+    ConfigurationError,
+    MalformedRecord,
+    RevokedSession,
+    RowUnreadable,
+    SessionTooLarge,
+)
 from ..hooks import SaveEvent
 from ..profiles import Budget, most_bytes
 from ..session import NO_LIMIT, Changes, Part, Session
@@ -67,7 +73,8 @@ class Limits:
     is_persistent)`: the largest core if it is the only cookie sent. `most_bytes`: as in `profiles`.
     `last_chunk`: the highest number of a chunk cookie that may be in a browser. `may_drop`: the
     parts that may be left out, first to last. `legacy_deletion`: the line that deletes a former
-    framework's cookie.
+    framework's cookie. `former`: cookies of former settings, which each response deletes that sets
+    or deletes the current.
     """
 
     cookies: CookieFamily
@@ -81,6 +88,7 @@ class Limits:
     can_spill: bool
     is_persistent: bool
     legacy_deletion: str | None
+    former: tuple[CookieFamily, ...]
 
     @classmethod
     def of(cls, deployment: Deployment) -> Limits:
@@ -98,6 +106,7 @@ class Limits:
             deployment.parts is not None,
             settings.persistent,
             None if settings.legacy is None else settings.legacy.delete_line(),
+            settings.former_families(),
         )
 
 
@@ -106,7 +115,9 @@ class Arrived(Protocol):
 
     record: Record | None
     adopted: Record | None
+    replaced: Record | None
     candidates: Candidates
+    header: str
     versions: Mapping[str, int]
 
     @property
@@ -196,10 +207,16 @@ def save(
     StorageError or NoPrimaryKey; then nothing is sent, and the browser keeps what it has.
     """
     now = deployment.now()
-    record = identify(deployment, changes, loaded.record, now)
+    try:
+        record = identify(deployment, changes, loaded.record, now)
+    except RevokedSession as error:
+        deployment.emit("not-sent", session_id=changes.id, reason=error.reason)
+        report_not_saved(deployment, session, loaded)
+        return []
     parts = None if changes.core is not None else _recall_movable(changes, loaded, limits)
-    plan = plan_save(record, changes, parts, loaded, limits, other_bytes, int(now))
-    return commit(deployment, plan, session, changes, loaded, now)
+    sealed_at = deployment.keyring().sealing_time(int(now))
+    plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
+    return commit(deployment, plan, session, changes, loaded, now, sealed_at)
 
 
 def check_size(
@@ -230,15 +247,14 @@ def check_size(
 def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> list[str]:
     """The Set-Cookie field values that leave no cookie of this session in the browser.
 
-    Revokes an id that was replaced. Raises StorageError or NoPrimaryKey.
+    Ends the session, because nothing of it is left. Raises StorageError or NoPrimaryKey.
     """
-    replaced = _replaced_record(changes, loaded)
-    if replaced is not None:
-        loaded.revoke(replaced, Ending.REPLACED)
+    if not changes.is_ended and (changes.is_signed_in or changes.is_regenerated):
+        loaded.end()
     cookies = limits.cookies
     names = [cookies.name] if loaded.candidates.core else []
     names += map(cookies.chunk_name, range(1, _last_stale_chunk(loaded, limits) + 1))
-    return [*map(cookies.delete_line, names), *_legacy_deletions(loaded, limits)]
+    return [*map(cookies.delete_line, names), *_other_deletions(loaded, limits)]
 
 
 # --- who is saved -------------------------------------------------------------------------------
@@ -247,7 +263,8 @@ def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> l
 def identify(deployment: Deployment, changes: Changes, old: Record | None, now: float) -> Record:
     """The record to save, as if all parts were in the core. `old`: what the request brought.
 
-    Raises StorageError or NoPrimaryKey at a sign-in that cannot be compared with a sign-out.
+    Raises StorageError or NoPrimaryKey at a sign-in that cannot be compared with a sign-out, and
+    RevokedSession if the user was signed in and is signed out everywhere since.
     """
     if old is not None and not (changes.is_signed_in or changes.is_ended):
         old_id, _, created_at, expires_at, generation, _, _, _, _, terms, fields = old
@@ -263,8 +280,10 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
         expires_at = created_at + deployment.lifetimes.absolute
         if changes.subject is not None and deployment.revocations is not None:
             # It begins after any sign-out of its subject.
-            mark_until = created_at + deployment.longest_lifetime() + deployment.settings.skew
-            created_at = deployment.revocations.begin(changes.subject, mark_until, created_at)
+            lifetime = deployment.longest_lifetime()
+            is_same = old is not None and old.subject == changes.subject and not changes.is_ended
+            since = old.created_at if old is not None and is_same else None
+            created_at = deployment.revocations.begin(changes.subject, lifetime, created_at, since)
             expires_at = max(expires_at, created_at + 1)
     if changes.limit is not NO_LIMIT:
         expires_at, terms = _limit(deployment, changes, created_at, expires_at, terms)
@@ -305,7 +324,7 @@ def _limit(
 
 def _replaced_record(changes: Changes, arrived: Arrived) -> Record | None:
     """The session whose id this save replaces. `invalidate` has revoked its own already."""
-    old = arrived.record or arrived.adopted
+    old = arrived.record or arrived.adopted or arrived.replaced
     return None if changes.is_ended or old is None or old.id == changes.id else old
 
 
@@ -352,9 +371,10 @@ def plan_save(
     # Most sessions: one cookie, and no other cookie, row or id to write, delete or revoke.
     if (
         core is not None
-        and (old is None or (old.id == record.id and not old.overflow))
+        and (arrived.replaced is None if old is None else old.id == record.id and not old.overflow)
         and not candidates.overflow
         and limits.legacy_deletion is None
+        and not limits.former
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
         is_persistent = record.terms.persistent
@@ -397,7 +417,7 @@ class _Planner:
         then some of the profile's distance from the limits behind it. Then parts are left out.
         """
         stale = _last_stale_chunk(self.arrived, self.limits)
-        deletions = _legacy_deletions(self.arrived, self.limits)
+        deletions = _other_deletions(self.arrived, self.limits)
         with suppress(SessionTooLarge):
             return self._plan_within(0, stale, deletions)
         arrived, changes = self.arrived.candidates, self.changes
@@ -587,9 +607,19 @@ def _chunk_deletions(cookies: CookieFamily, first: int, last: int) -> list[str]:
     return [cookies.delete_line(cookies.chunk_name(number)) for number in range(first, last + 1)]
 
 
-def _legacy_deletions(arrived: Arrived, limits: Limits) -> tuple[str, ...]:
-    line = limits.legacy_deletion
-    return () if line is None or not arrived.has_legacy_cookie else (line,)
+def _other_deletions(arrived: Arrived, limits: Limits) -> tuple[str, ...]:
+    """The lines that delete the cookies of another framework, and those of former settings.
+
+    A former cookie may be in the browser even if this request did not bring it, because its path
+    or its partition is another.
+    """
+    lines = []
+    if limits.legacy_deletion is not None and arrived.has_legacy_cookie:
+        lines.append(limits.legacy_deletion)
+    for family in limits.former:
+        numbers = sorted(family.find(arrived.header).overflow)
+        lines += map(family.delete_line, [family.name, *map(family.chunk_name, numbers)])
+    return tuple(lines)
 
 
 def _entry_bytes(name: str) -> int:
@@ -608,10 +638,12 @@ def commit(
     changes: Changes,
     loaded: LoadedSession,
     now: float,
+    sealed_at: int,
 ) -> list[str]:
     """Carry out a plan; returns the Set-Cookie field values, none if a logout came first.
 
-    Raises SessionTooLarge, StorageError or NoPrimaryKey.
+    `sealed_at` (epoch seconds): what the plan was made for. Raises SessionTooLarge, StorageError or
+    NoPrimaryKey.
     """
     record, payload, max_age = plan.record, plan.payload, plan.max_age
     outside = plan.outside
@@ -621,20 +653,30 @@ def commit(
         event = _save_event(plan, session, changes, loaded, now)
         hooks.before_save(event)
     if payload is None and outside is not None:
-        record, chunks = _write_outside_core(deployment, record, outside, int(now))
-    text = deployment.codec.seal_core(payload or encode_record(record, int(now)), int(now))
+        record, chunks = _write_outside_core(deployment, record, outside, sealed_at)
+    payload = payload or encode_record(record, sealed_at)
+    text = deployment.codec.seal_core(payload, sealed_at)
     if outside is not None:
         if len(text) > outside.core_chars:
             sizes = {name: len(data) for name, data in record.parts.items()}
             room = token_bytes(outside.core_chars)
             raise SessionTooLarge(sizes, room, "the sealed core is too long")
         # The old id is refused before the cookie with the new one is sent. If a logout came first,
-        # a session under a new id would outlive it; only a sign-in may.
+        # a session under a new id would outlive it. If another new id came first, a second id
+        # beside it would not be found by a logout: only a sign-in takes its place, as when a user
+        # clicks twice, and not the place of another user's sign-in.
         old = outside.replaced
-        if old is not None and not (loaded.revoke(old, Ending.REPLACED) or changes.is_signed_in):
-            deployment.emit("not-sent", session_id=record.id, reason="revoked")
-            report_not_saved(deployment, session, loaded)
-            return []
+        if old is not None and changes.is_signed_in and changes.subject is None:
+            loaded.end()  # a sign-out: what is sent is another visitor's session
+        elif old is not None:
+            refused = loaded.replace(old, record, is_signed_in=changes.is_signed_in)
+            if refused is not None:
+                reason = "replaced" if refused is Ending.REPLACED else "revoked"
+                deployment.emit("not-sent", session_id=record.id, reason=reason)
+                loaded.delete_rows(record.id, record.spilled)
+                hooks.after_revoke(record.id, now)
+                report_not_saved(deployment, session, loaded)
+                return []
         if (
             loaded.record is not None
             and is_unproven(loaded.record)

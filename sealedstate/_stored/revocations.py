@@ -1,8 +1,17 @@
-"""Revoked session ids, and a watermark for each subject.
+"""Ended and replaced session ids, and a watermark for each subject.
 
-A revoked id stays until its session would have expired. A watermark refuses every
-session of a subject that began at or before it. Session ids are named by a plain
-hash, because they cannot be guessed; subjects by a keyed hash, because they can.
+The row of a session id refuses that id until its session would have expired. The row is
+created, never overwritten, so that create decides every race: a session has one end or
+one successor, the id under which it continues. An end that finds a successor follows it;
+a new id that finds an end is refused, and if it finds another successor, it is refused or
+takes the place of that successor. So every id that began with one session is reached
+from every older id of that session.
+
+A watermark refuses every session of a subject that began at or before it. It is set
+`skew` seconds ahead, because a session that began before it may have been dated by a
+clock that is ahead; a sign-in takes a time after the watermark of its subject. Session
+ids are named by a plain hash, because they cannot be guessed; subjects by a keyed hash,
+because they can.
 
 A row that does not open lets no session in. The row of a session refuses it by
 being there, whatever its value. A watermark that does not open could have been
@@ -14,24 +23,40 @@ deletes a row or restores an earlier value.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Collection
 from enum import Enum
+from typing import NamedTuple
 
-from .._wire.record import Record
-from ..errors import ReplacedSession, RevokedSession, StorageUnavailable, UnreadableError
+from .._wire.record import ID_BYTES, Record
+from ..errors import (
+    ReplacedSession,
+    RevokedSession,
+    RowUnreadable,
+    StorageUnavailable,
+    UnreadableError,
+)
+from ..keyring import length_prefixed
 from .table import Entry, Kind, Put, SealedTable, StoreAccess
 
 SESSIONS = "sealedstate.revoked"
 SUBJECTS = "sealedstate.watermark"
 # How long a request that began with the old id may be under way when its session gets a new id.
 REPLACED_SECONDS = 60
-_REVOKED = b"\x00"
+# How many new ids one end follows. A session gets one at a sign-in or a change of privilege.
+MAX_SUCCESSORS = 16
+TIME_BYTES = 8
+_REVOKED, _REPLACED = b"\x00", b"\x01"
+MARK_BYTES = 8
+_REPLACED_BYTES = 1 + TIME_BYTES + ID_BYTES + TIME_BYTES + 2 * MARK_BYTES
+_NO_SUBJECT = bytes(MARK_BYTES)
 
 
 class Ending(Enum):
     """How a session ended.
 
     LOGGED_OUT: in a request with its cookie. REVOKED: by its id, without its
-    cookie. REPLACED: it continues, or may continue, under a new id.
+    cookie. REPLACED: it continues under a new id.
     """
 
     LOGGED_OUT = "logged out"
@@ -39,10 +64,37 @@ class Ending(Enum):
     REPLACED = "replaced"
 
 
-class Revocations:
-    """The revocations of one deployment. All methods raise StorageError."""
+class Successor(NamedTuple):
+    """The session that replaces another: its id, 16 bytes, and its expiry (epoch seconds).
 
-    def __init__(self, access: StoreAccess) -> None:
+    `subject` and `replaced_subject`: whose it is and whose the other was, as `subject_mark`.
+    """
+
+    id: bytes
+    expires_at: int
+    subject: bytes
+    replaced_subject: bytes
+
+    def __repr__(self) -> str:
+        return f"<Successor of the same subject: {self.subject == self.replaced_subject}>"
+
+
+class EndedId(NamedTuple):
+    """What the row of a session id says. `replaced_at` is in epoch seconds, 0 for an end."""
+
+    ending: Ending
+    replaced_at: int = 0
+    successor: Successor | None = None
+
+
+class Revocations:
+    """The revocations of one deployment. All methods raise StorageError.
+
+    `skew`: tolerated clock difference between nodes, in seconds.
+    """
+
+    def __init__(self, access: StoreAccess, skew: int) -> None:
+        self._skew = skew
         self._sessions = SealedTable(access, Kind(SESSIONS, "revoked", "a revocation"))
         self._subjects = SealedTable(access, Kind(SUBJECTS, "watermark", "a watermark"))
         self._now = access.now
@@ -52,55 +104,125 @@ class Revocations:
         """Raise RevokedSession for a record that was logged out, alone or with its subject.
 
         Raises ReplacedSession for one that got, or may have got, a new id less than
-        REPLACED_SECONDS ago.
+        REPLACED_SECONDS ago, unless the session under the new id was ended since.
         """
         entry = self._sessions.look(self._sessions.key(record.id))
         if entry is not None:
             # If another node can read of a new id, the cookie that carries it may be there.
             if entry.error is not None:
                 raise ReplacedSession if entry.error.keeps_cookie else RevokedSession
-            replaced_at = int.from_bytes(entry.value, "big")
-            is_recent = entry.value and self._now() < replaced_at + REPLACED_SECONDS
-            raise ReplacedSession if is_recent else RevokedSession
+            ended = _decode(entry.value)
+            is_recent = self._now() < ended.replaced_at + REPLACED_SECONDS
+            raise ReplacedSession if is_recent and self._continues(ended) else RevokedSession
         if record.subject is not None and record.created_at <= self.watermark(record.subject):
             raise RevokedSession
 
-    def ending(self, session_id: bytes) -> Ending | None:
-        """How a session was ended by its id; None if it was not."""
+    def find(self, session_id: bytes) -> EndedId | None:
+        """How a session was ended by its id; None if it was not.
+
+        Of a row that does not open, the successor is not known.
+        """
         entry = self._sessions.look(self._sessions.key(session_id))
         if entry is None:
             return None
         if entry.error is not None:
-            return Ending.REPLACED if entry.error.keeps_cookie else Ending.LOGGED_OUT
-        if entry.value == _REVOKED:
-            return Ending.REVOKED
-        return Ending.REPLACED if entry.value else Ending.LOGGED_OUT
+            return EndedId(Ending.REPLACED if entry.error.keeps_cookie else Ending.LOGGED_OUT)
+        return _decode(entry.value)
 
-    def revoke(
-        self, session_id: bytes, expires_at: int, ending: Ending = Ending.LOGGED_OUT
-    ) -> bool:
-        """Refuse a session id until `expires_at` (epoch seconds).
+    def ending(self, session_id: bytes) -> Ending | None:
+        """How a session was ended by its id; None if it was not."""
+        ended = self.find(session_id)
+        return None if ended is None else ended.ending
 
-        False if it was revoked already, which needs no second row. Raises NoPrimaryKey.
+    def end(
+        self, session_id: bytes, expires_at: int, ending: Ending, *, follows: bool = True
+    ) -> bytes | None:
+        """Refuse a session id until `expires_at` (epoch seconds), or the id that replaced it.
+
+        LOGGED_OUT follows every successor, REVOKED only those of the same subject; such an id
+        is refused until its own expiry and the skew. `follows`: False to follow none. Returns the
+        id that this call has ended; None if it was ended before. Raises NoPrimaryKey,
+        RowUnreadable if a row does not open and so may hide a successor, and StorageUnavailable
+        after MAX_SUCCESSORS.
         """
-        replaced_at = int(self._now()).to_bytes(8, "big")
-        value = {Ending.REPLACED: replaced_at, Ending.REVOKED: _REVOKED}.get(ending, b"")
-        return self._sessions.create(self._sessions.key(session_id), value, expires_at * 1000)
+        value = _REVOKED if ending is Ending.REVOKED else b""
+        subject, is_meant = b"", True
+        for _ in range(1 + MAX_SUCCESSORS):
+            if is_meant:
+                if self._create(session_id, value, expires_at):
+                    return session_id
+                ended: EndedId | None = self._read(session_id)
+            else:
+                ended = self.find(session_id)
+            successor = None if ended is None else ended.successor
+            if successor is None or not follows:
+                return None
+            # The user may sign in again over a session of another user.
+            subject = subject or successor.replaced_subject
+            is_meant = ending is Ending.LOGGED_OUT or successor.subject == subject
+            session_id, expires_at = successor.id, successor.expires_at + self._skew
+        raise StorageUnavailable(
+            f"the session got more than {MAX_SUCCESSORS} new ids while it was being ended"
+        )
 
-    def revoke_subject(self, subject: str, expires_at: int) -> None:
-        """Refuse all sessions of `subject` that began until now.
+    def next_id(self, session_id: bytes) -> bytes | None:
+        """The next id of a session that belongs to the same subject; None without one."""
+        subject = b""
+        for _ in range(MAX_SUCCESSORS):
+            ended = self.find(session_id)
+            successor = None if ended is None else ended.successor
+            if successor is None:
+                break
+            subject = subject or successor.replaced_subject
+            if successor.subject == subject:
+                return successor.id
+            session_id = successor.id
+        return None
 
-        `expires_at` (epoch seconds): when the last of them would have expired. Raises
-        ConfigurationError without a lookup key, NoPrimaryKey.
+    def replace(
+        self,
+        session_id: bytes,
+        expires_at: int,
+        successor: Successor,
+        *,
+        joins: Collection[bytes] | None = (),
+    ) -> bytes | Ending:
+        """Refuse a session id until `expires_at` (epoch seconds): it continues as `successor`.
+
+        Returns the id that is refused now, or else why the successor must not be used: the
+        session was ended, or has another successor (REPLACED). A successor whose subject is one
+        of `joins` (marks; None for every subject) is replaced instead, and the new one becomes
+        the last, after at most MAX_SUCCESSORS. A row also lives until its successor expires.
+        Raises NoPrimaryKey, and RowUnreadable as `end` does.
+        """
+        for _ in range(1 + MAX_SUCCESSORS):
+            until = max(expires_at, successor.expires_at + self._skew)
+            if self._create(session_id, _encode(int(self._now()), successor), until):
+                return session_id
+            ended = self._read(session_id)
+            other = ended.successor
+            if other is not None and other.id == successor.id:
+                return session_id  # this save was carried out before
+            if other is None or (joins is not None and other.subject not in joins):
+                return ended.ending
+            successor = successor._replace(replaced_subject=other.subject)
+            session_id, expires_at = other.id, other.expires_at + self._skew
+        return Ending.REPLACED
+
+    def revoke_subject(self, subject: str, lifetime: int) -> None:
+        """Refuse all sessions of `subject` that began until now, by any clock within the skew.
+
+        `lifetime`: of the longest session (seconds). Raises ConfigurationError without a lookup
+        key, NoPrimaryKey.
         """
 
         def raise_watermark(entry: Entry | None) -> Put:
-            now = int(self._now())
-            if entry is None:
-                return _watermark(now, expires_at)
-            # It only rises, by a second at least: a later sign-in began just above it.
-            now = now if entry.error is not None else max(now, _time(entry) + 1)
-            return _watermark(now, expires_at, entry)
+            # A session that began before this moment may be dated by a clock that is ahead.
+            time = int(self._now()) + self._skew
+            if entry is not None and entry.error is None:
+                # It only rises, by a second at least: a later sign-in began just above it.
+                time = max(time, _time(entry) + 1)
+            return _watermark(time, time + lifetime + self._skew, entry)
 
         key = self._subjects.guessable_key(subject)
         self._subjects.change(key, raise_watermark, replaces_unreadable=True, tries=16)
@@ -117,12 +239,14 @@ class Revocations:
             raise _unreadable(entry.error)
         return _time(entry)
 
-    def begin(self, subject: str, expires_at: int, now: float) -> int:
+    def begin(self, subject: str, lifetime: int, now: float, since: int | None = None) -> int:
         """When a session of `subject` that begins at `now` must say that it began.
 
-        A user who signs in within the second of "sign out everywhere" must not be
-        refused. Epoch seconds. `expires_at`: as for `revoke_subject`; used if a watermark
-        is lost and has to be written again. Raises NoPrimaryKey.
+        That is later than the watermark, so that a user who signs in right after "sign out
+        everywhere" is not refused. Epoch seconds. `since`: when the session began that the
+        user had when the request came; raises RevokedSession if it was signed out everywhere
+        meanwhile. `lifetime`: as for `revoke_subject`, used if a watermark is lost and has to
+        be written again. Raises NoPrimaryKey.
         """
         entry = self._look_up(subject)
         if entry is not None and entry.error is not None:
@@ -132,15 +256,69 @@ class Revocations:
             def replace(found: Entry | None) -> Put | None:
                 # If another node wrote first, its watermark is equally valid.
                 is_lost = found is not None and found.error is not None
-                return _watermark(int(now), expires_at, found) if is_lost else None
+                time = int(now) + self._skew
+                return _watermark(time, time + lifetime + self._skew, found) if is_lost else None
 
             entry = self._subjects.change(self._subjects.guessable_key(subject), replace)
-        return int(now) if entry is None else max(int(now), _time(entry) + 1)
+        if entry is None:
+            return int(now)
+        if since is not None and since <= _time(entry):
+            raise RevokedSession
+        return max(int(now), _time(entry) + 1)
+
+    def _continues(self, ended: EndedId) -> bool:
+        """Whether the session that replaced another is in use, as far as this node can read."""
+        for _ in range(MAX_SUCCESSORS):
+            found = None if ended.successor is None else self.find(ended.successor.id)
+            if found is None:
+                return ended.ending is Ending.REPLACED
+            ended = found
+        return True
+
+    def _create(self, session_id: bytes, value: bytes, expires_at: int) -> bool:
+        return self._sessions.create(self._sessions.key(session_id), value, expires_at * 1000)
+
+    def _read(self, session_id: bytes) -> EndedId:
+        """What a row says that was there a moment ago. Raises RowUnreadable."""
+        entry = self._sessions.look(self._sessions.key(session_id))
+        if entry is None:
+            raise StorageUnavailable("the row of a session vanished while it was being ended")
+        if entry.error is not None:
+            raise RowUnreadable(
+                f"the row of a session does not open here ({entry.error.reason}), and may name a"
+                " new id"
+            )
+        ended = _decode(entry.value)
+        if ended.successor is None and entry.value not in (b"", _REVOKED):
+            raise RowUnreadable("the row of a session was written by another release")
+        return ended
 
     def _look_up(self, subject: str) -> Entry | None:
         if self._keyring().lookup is None:
             return None
         return self._subjects.look(self._subjects.guessable_key(subject))
+
+
+def subject_mark(subject: str | None) -> bytes:
+    """8 bytes that are the same for the same subject."""
+    if subject is None:
+        return _NO_SUBJECT
+    return hashlib.blake2b(length_prefixed(subject), digest_size=MARK_BYTES).digest()
+
+
+def _encode(replaced_at: int, successor: Successor) -> bytes:
+    times = (time.to_bytes(TIME_BYTES, "big") for time in (replaced_at, successor.expires_at))
+    marks = successor.subject, successor.replaced_subject
+    return b"".join([_REPLACED, *times, successor.id, *marks])
+
+
+def _decode(value: bytes) -> EndedId:
+    """What a row says. Any value that the specification does not have is an end."""
+    if len(value) != _REPLACED_BYTES or not value.startswith(_REPLACED):
+        return EndedId(Ending.REVOKED if value else Ending.LOGGED_OUT)
+    replaced_at, expires_at = (int.from_bytes(value[at : at + 8], "big") for at in (1, 9))
+    successor = Successor(value[17:33], expires_at, value[33:41], value[41:49])
+    return EndedId(Ending.REPLACED, replaced_at, successor)
 
 
 def _time(entry: Entry) -> int:

@@ -5,6 +5,9 @@ docs/format.md is the specification of records, fields and overflow.
 
 from __future__ import annotations
 
+import base64
+import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +20,7 @@ from .cbor import NO_FRAME, dump_frame, load_frame
 from .encoding import has_lone_surrogate
 
 ID_BYTES = 16
+ID_CHARS = 22
 SET_ID_BYTES = 8
 DIGEST_BYTES = 16
 # The most chunk cookies that overflow is ever cut into.
@@ -25,6 +29,9 @@ MAX_NAME_BYTES = 128
 # Small enough for a login to fit into one cookie under every profile.
 MAX_SUBJECT_BYTES = 512
 HOUR = 3600
+# The last character of 16 bytes has two bits.
+_ID = re.compile("[A-Za-z0-9_-]{21}[AQgw]", re.ASCII)
+_TO_ID = bytes.maketrans(b"+/", b"-_")
 NO_PARTS: Mapping[str, bytes] = MappingProxyType({})
 NO_ROWS: Mapping[str, int] = MappingProxyType({})
 NO_FIELDS: Mapping[int, bytes] = MappingProxyType({})
@@ -149,11 +156,25 @@ def check_subject(subject: object) -> None:
         problem = f"expected str or None, got {type(subject).__name__}"
     elif has_lone_surrogate(subject):
         problem = "text with a lone surrogate"
+    elif not subject:
+        problem = "must not be empty; None is the subject of a visitor"
     elif len(subject.encode()) > MAX_SUBJECT_BYTES:
         problem = f"must be at most {MAX_SUBJECT_BYTES} bytes of UTF-8"
     else:
         return
     raise UnsupportedValue("session.subject", problem)
+
+
+def format_id(session_id: bytes) -> str:
+    """The 22 characters of a session id: base64url (RFC 4648) without padding."""
+    return binascii.b2a_base64(session_id, newline=False)[:ID_CHARS].translate(_TO_ID).decode()
+
+
+def parse_id(text: object) -> bytes:
+    """The 16 bytes of `Session.id`. Raises UnsupportedValue for anything else."""
+    if type(text) is str and _ID.fullmatch(text) is not None:
+        return base64.urlsafe_b64decode(text + "==")
+    raise UnsupportedValue("session_id", f"expected the {ID_CHARS} characters of a Session.id")
 
 
 def check_name(name: object) -> None:

@@ -103,7 +103,7 @@ def _report_missing(session_ids: Sequence[str]) -> int:
 
 def _print(sessions: Sequence[LiveSession], as_json: bool) -> None:
     facts = [
-        {name: value for name, value in asdict(session).items() if name != "raw_id"}
+        {name: value for name, value in asdict(session).items() if name != "session_id"}
         for session in sessions
     ]
     rows = []

@@ -240,7 +240,8 @@ class Ring:
             announce=self.schedule.announce,
             lookup=self.lookup,
             removed_kids=frozenset(dead.kid for dead in self.tombstones),
-            revoked_before=self.revoked_before,
+            # A node whose clock is ahead may have dated an earlier seal up to the skew later.
+            revoked_before=self.revoked_before and self.revoked_before + self.schedule.skew,
             keep=self.schedule.keep,
             long_term_keys=tuple(
                 Key(key.kid, key.secret, key.activates_at) for key in self.long_term

@@ -40,7 +40,7 @@ from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 from .._wire.encoding import from_name, to_name
-from .._wire.record import ID_BYTES
+from .._wire.record import ID_BYTES, format_id, parse_id
 from ..errors import ConfigurationError, ForgedToken, MalformedToken
 from ..key_sources import KeySource, is_key_source
 from ..keyring import KID_BYTES, Key, length_prefixed
@@ -106,8 +106,8 @@ class Identifiers:
     """Derives and opens the identifiers of one deployment (`realm`).
 
     `keys`: the ring of identifier keys, not the ring that seals cookies; `open_keys` opens it.
-    `pairwise`: the key of pairwise NameIDs; without it there are none. Session ids are 16 bytes;
-    entityIDs and subjects are texts, times epoch seconds. Raises ConfigurationError.
+    `pairwise`: the key of pairwise NameIDs; without it there are none. Session ids are those of
+    `Session.id`; entityIDs and subjects are texts, times epoch seconds. Raises ConfigurationError.
     """
 
     keys: KeySource = field(repr=False)
@@ -127,13 +127,16 @@ class Identifiers:
         if type(self.realm) is not str or not self.realm:
             raise ConfigurationError("Identifiers.realm: must be non-empty text")
 
-    def transient_name_id(self, session_id: bytes, entity_id: str, now: float) -> str:
-        """Return the NameID of a session at one service. Raises NoPrimaryKey."""
-        return self._derive(self._primary(now), NAME_ID, session_id, entity_id)
+    def transient_name_id(self, session_id: str, entity_id: str, now: float) -> str:
+        """Return the NameID of a session at one service.
 
-    def session_index(self, session_id: bytes, entity_id: str, now: float) -> str:
-        """Return the SessionIndex of a session at one service. Raises NoPrimaryKey."""
-        return self._derive(self._primary(now), SESSION_INDEX, session_id, entity_id)
+        Raises NoPrimaryKey, or UnsupportedValue for anything but a `Session.id`.
+        """
+        return self._derive(self._primary(now), NAME_ID, parse_id(session_id), entity_id)
+
+    def session_index(self, session_id: str, entity_id: str, now: float) -> str:
+        """Return the SessionIndex of a session at one service; raises as `transient_name_id`."""
+        return self._derive(self._primary(now), SESSION_INDEX, parse_id(session_id), entity_id)
 
     def pairwise_name_id(self, subject: str, entity_id: str) -> str:
         """Return the permanent NameID of a user at one service.
@@ -148,19 +151,19 @@ class Identifiers:
         digest = _blake2b(secret, PAIRWISE_BYTES, entity_id, subject)
         return base64.b32encode(digest).decode("ascii").lower()
 
-    def open_name_id(self, text: str, entity_id: str, now: float) -> bytes:
+    def open_name_id(self, text: str, entity_id: str, now: float) -> str:
         """Return the id of the session that a transient NameID leads to.
 
         `text` may be anything that a service sends. Raises UnreadableError of some kind.
         """
-        return self._open(NAME_ID, text, entity_id, now)
+        return format_id(self.open_handle(NAME_ID, text, entity_id, now))
 
-    def open_session_index(self, text: str, entity_id: str, now: float) -> bytes:
+    def open_session_index(self, text: str, entity_id: str, now: float) -> str:
         """Return the id of the session that a SessionIndex leads to.
 
         `text` may be anything that a service sends. Raises UnreadableError of some kind.
         """
-        return self._open(SESSION_INDEX, text, entity_id, now)
+        return format_id(self.open_handle(SESSION_INDEX, text, entity_id, now))
 
     def derive_with(self, kid: bytes, label: str, session_id: bytes, entity_id: str) -> str | None:
         """Return the handle that the key `kid` derives; None without that key."""
@@ -172,12 +175,11 @@ class Identifiers:
         return self.keys.keyring().primary(int(now))
 
     def _derive(self, key: Key, label: str, session_id: bytes, entity_id: str) -> str:
-        if len(session_id) != ID_BYTES:
-            raise ValueError(f"session_id: expected {ID_BYTES} bytes, got {len(session_id)}")
         masked = mask(self._mask_keys(key), (label, entity_id), session_id)
         return START + to_name(key.kid + masked)
 
-    def _open(self, label: str, text: str, entity_id: str, now: float) -> bytes:
+    def open_handle(self, label: str, text: str, entity_id: str, now: float) -> bytes:
+        """Return the 16 bytes of the session id that a handle leads to. Raises UnreadableError."""
         check_seconds("now", now, "epoch seconds")
         token = _parse_handle(text)
         key = self.keys.keyring().find_usable(token[:KID_BYTES], now)

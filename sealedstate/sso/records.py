@@ -27,7 +27,7 @@ from ..errors import (
     SessionIdChanged,
 )
 from ..hooks import SaveEvent
-from ..session import Session
+from ..session import Session, id_bytes
 from ..settings import MergeRule
 from ._codec.authentications import Head, compact, decode_head, encode_head, expand
 from ._codec.columns import decode_logins, encode_logins
@@ -290,12 +290,13 @@ class LoginRecord:
         Raises ConfigurationError without identifiers, UnsupportedValue for values that are no
         text, NoPrimaryKey, or what `add_service` raises.
         """
-        identifiers, session_id = self._records.identifiers, self._deriver().session_id
+        identifiers, session_id = self._records.identifiers, self._session.id
         if identifiers is None:
             raise ConfigurationError(
                 "LoginRecords.identifiers: derived identifiers need keys; pass Identifiers(...)"
             )
         check_text("entity_id", entity_id)
+        self._check_subject()
         now = self._now()
         name = identifiers.transient_name_id(session_id, entity_id, now)
         index = identifiers.session_index(session_id, entity_id, now)
@@ -320,6 +321,17 @@ class LoginRecord:
     def forget_services(self) -> None:
         """Remove all service logins without reading them."""
         self._put(self._records.columns, b"")
+
+    def sign_in(self, subject: str) -> None:
+        """Sign a user in, as assigning `Session.subject` does, which gives the session a new id.
+
+        The service logins of a user who is signed in already stay, with the identifiers that were
+        derived from the old id. Raises UnsupportedValue or LoginsUnreadable.
+        """
+        services = self.services() if subject == self._session.subject else ()
+        self._session.subject = subject
+        if services:
+            self._save_columns(services)
 
     def regenerate(self) -> None:
         """Give the session a new id, and keep identifiers derived from the old id.
@@ -373,7 +385,7 @@ class LoginRecord:
 
     def _deriver(self) -> IdentifierDeriver:
         subject = self._check_subject()  # opens the session: before that it has no id
-        return IdentifierDeriver(self._session.raw_id, subject, self._records.identifiers)
+        return IdentifierDeriver(id_bytes(self._session), subject, self._records.identifiers)
 
     def _check_subject(self) -> str:
         subject = self._session.subject

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 
 from .._stored.table import Kind, Put
 from .._wire import cbor
+from .._wire.record import format_id
 from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, StorageUnavailable
 from ..hooks import SaveEvent, SessionHooks
 from ..keeper import Keeper
@@ -41,7 +42,7 @@ class LiveSession:
     """One session, as administrators see it. Times in epoch seconds.
 
     `id`: its name for administrators, 32 characters. `where`: the node that saw it last.
-    `raw_id`: the session's own id, 16 bytes.
+    `session_id`: its `Session.id`, which `Keeper.revoke_session` takes.
     """
 
     id: str
@@ -49,7 +50,7 @@ class LiveSession:
     started: int
     last_seen: int
     where: str
-    raw_id: bytes = field(repr=False)
+    session_id: str = field(repr=False)
 
 
 # In the class, `list` is a method.
@@ -99,7 +100,7 @@ class SessionRegistry(SessionHooks):
         `SingleLogout.end`. Raises StorageError.
         """
         live = self.find(session)
-        return live is not None and self._keeper.revoke_session(live.raw_id)
+        return live is not None and self._keeper.revoke_session(live.session_id)
 
     def revoke_subject(self, subject: str) -> None:
         """End all sessions of a user, listed or not. Raises StorageError."""
@@ -112,7 +113,7 @@ class SessionRegistry(SessionHooks):
         sessions first.
         """
         sessions, unreadable = self._list()
-        ended = sum(self._keeper.revoke_session(session.raw_id) for session in sessions)
+        ended = sum(self._keeper.revoke_session(session.session_id) for session in sessions)
         if unreadable:
             raise StorageUnavailable(
                 f"{unreadable} sessions can't be read here and were not ended; {ended} were ended"
@@ -179,7 +180,7 @@ class SessionRegistry(SessionHooks):
     def _find_live(self, key: str, watermarks: dict[str, int]) -> LiveSession | None:
         """The session of a row unless it was ended. `watermarks`: those read before."""
         session = self._read(key)
-        if session is None or self._revocations.ending(session.raw_id) is not None:
+        if session is None or self._keeper.is_ended(session.session_id):
             return None
         if session.subject not in watermarks:
             watermarks[session.subject] = self._revocations.watermark(session.subject)
@@ -197,7 +198,7 @@ class SessionRegistry(SessionHooks):
         if type(row) is not list or len(row) != 6 or row[0] != FORMAT:
             raise RowUnreadable(f"{KIND.noun} was written by another release")
         _, raw_id, subject, started, last_seen, where = row
-        return LiveSession(key, subject, started, last_seen, where, raw_id)
+        return LiveSession(key, subject, started, last_seen, where, format_id(raw_id))
 
     def _remove(self, session: LiveSession) -> None:
         self._table.delete(session.id)

@@ -8,7 +8,9 @@ of this package also have the operations of `ManagedStorage`.
   every operation treats it like a record that never existed. An expiry of None is permanent. Times
   are whole milliseconds since the epoch, 0 <= expires_at <= 2**53, and are returned exactly as
   they were written. The store's `Clock` says what time it is. A server's own clock may only remove
-  expired records later.
+  expired records later. The clock of one node decides what that node sees, but a node whose clock
+  is hours ahead must not remove what others still need: stores that nodes share keep what has
+  expired for `REAP_AFTER`.
 - **Versions.** The writer proposes the version, 1 <= version < 2**63, and the store accepts it only
   if it is greater than the stored one (see `next_version`). So the version is known before the
   write, it does not return after a delete, and a writer whose reply was lost can read the record
@@ -65,6 +67,8 @@ Clock: TypeAlias = Callable[[], float]
 LATEST = 1 << 53
 """The last expiry: a JSON number and the score of a sorted set are exact up to here."""
 LAST_VERSION = (1 << 63) - 1
+REAP_AFTER = 23 * 3600 * 1000
+# For how many milliseconds the stores of this package keep what has expired. Less than a day.
 ENTRY_BYTES = 32
 """What a record or a member adds to `total_bytes`, besides its names and its value."""
 
@@ -298,6 +302,15 @@ def next_version(now: float, current: int = 0) -> int:
     the clock steps back. Of two writers that propose the same version, the store accepts one.
     """
     return max(current + 1, int((now - 1577836800) * 1_000_000))
+
+
+def reap_time(now: int) -> int:
+    """Return until when records must have expired that are removed at `now` (epoch milliseconds).
+
+    A logout is a record, too: if it were removed by a clock that is ahead, its cookie would open
+    again on every other node.
+    """
+    return max(now - REAP_AFTER, 0)
 
 
 def millis(seconds: float) -> int:

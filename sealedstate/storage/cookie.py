@@ -180,7 +180,9 @@ class CookieStorage(MemoryStorage):
         return text
 
     def _context(self) -> token.TokenContext:
-        return token.TokenContext("map", self._service.realm, (self._service.cookies.name,))
+        cookies = self._service.cookies
+        name = cookies.name, *cookies.variant
+        return token.TokenContext("map", self._service.realm, name)
 
 
 def _flatten(table: Any, make: Callable[[Any], T]) -> dict[tuple[str, str], T]:

@@ -36,7 +36,7 @@ from ..errors import (
     escape_text,
     quote_text,
 )
-from .contract import Capabilities, Clock, Stored, check_arguments, millis, utf8
+from .contract import Capabilities, Clock, Stored, check_arguments, millis, reap_time, utf8
 
 __all__ = ["SQLiteStorage", "wal_is_safe"]
 
@@ -190,7 +190,7 @@ class SQLiteStorage:
     def reap(self, limit: int) -> int:
         now = millis(self._clock())
         with self._file.writing() as connection:
-            return _reap(connection, now, limit)
+            return _reap(connection, reap_time(now), limit)
 
     def close(self) -> None:
         self._file.close()
@@ -250,7 +250,7 @@ class SQLiteStorage:
                 current = connection.execute(query, params).fetchone()
             self._writes += 1
             if self._writes % REAP_EVERY == 0:
-                _reap(connection, params["now"], REAP_LIMIT)
+                _reap(connection, reap_time(params["now"]), REAP_LIMIT)
         if current is not None:
             raise VersionMismatch(current[0])
         return changed

@@ -384,7 +384,7 @@ class Expiry(Suite):
     def test_clock_that_steps_back_revives_no_reaped_record(self, context: Context) -> None:
         now = context.now
         context.write("k", b"v", now + MINUTE)
-        context.stop_after(now + MINUTE)
+        context.clock.stop(now + DAY)
         counts = [context.store.reap(1000)]
         while counts[-1]:
             counts.append(context.store.reap(1000))

@@ -20,6 +20,7 @@ import pytest
 from sealedstate import Keeper, Settings
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
+from sealedstate.session import id_bytes
 from sealedstate.sso import LoginRecords, LogoutProgress, LogoutRequest
 from sealedstate.sso.logout.index import find_sessions
 from sealedstate.storage import SQLiteStorage
@@ -115,7 +116,7 @@ def problems(node: Node, name: str, user: Received) -> Iterator[str]:
             yield f"{name} is back"
         for login in node.records.for_session(session).services():
             request = LogoutRequest(login.entity_id, login.name_id)
-            if session.raw_id not in node.index.find(request):
+            if session.id not in node.index.find(request):
                 yield f"{name} at {login.entity_id} is missing from the index"
 
 
@@ -185,7 +186,7 @@ class Life:
                 found = find_sessions(
                     request, self.idp.records.identifiers, user.node.index, self.idp.clock()
                 )
-                assert session.raw_id in found
+                assert id_bytes(session) in found
 
     def assert_every_service_is_notified(self, but: set[str]) -> None:
         """After another logout, if need be."""

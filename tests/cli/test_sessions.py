@@ -106,7 +106,7 @@ def test_subject_with_foreign_letters_is_one_line_in_any_encoding(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     subject = "ann\n2 forged  row\x1b[2J Jürgen"
-    session = LiveSession("1" * 32, subject, 1_795_334_400, 1_795_334_400, "web1\n", b"x" * 16)
+    session = LiveSession("1" * 32, subject, 1_795_334_400, 1_795_334_400, "web1\n", "A" * 22)
     with (tmp_path / "shown").open("w", encoding="ascii") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
         _print([session], as_json=False)

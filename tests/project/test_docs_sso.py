@@ -73,8 +73,8 @@ def enter(user: User, name: str, index: str | None) -> ServiceLogin:
     assert derived is not None
     now, session = user.node.keeper.deployment.now(), user.session()
     assert session.subject == USER
-    names = {"derived": derived.transient_name_id(session.raw_id, SP, now), "own": "jdoe-at-wiki"}
-    indexes = {"derived": derived.session_index(session.raw_id, SP, now), "own": "_own", None: None}
+    names = {"derived": derived.transient_name_id(session.id, SP, now), "own": "jdoe-at-wiki"}
+    indexes = {"derived": derived.session_index(session.id, SP, now), "own": "_own", None: None}
     login = ServiceLogin(SP, PASSWORD, NameID(names[name], PERSISTENT), indexes[index], int(now))
     user.go(login)
     return login

@@ -447,7 +447,7 @@ def test_session_info_shows_the_own_times(shop: Keeper, clock: Clock) -> None:
     "end",
     [
         lambda keeper, session: session.invalidate(),
-        lambda keeper, session: keeper.revoke_session(session.raw_id),
+        lambda keeper, session: keeper.revoke_session(session.id),
         lambda keeper, session: keeper.revoke_subject("ann"),
         lambda keeper, session: session.regenerate(),
     ],
@@ -476,7 +476,7 @@ def test_node_that_does_not_know_of_longer_lives_ends_by_what_the_ring_promises(
     former.revoke_subject("ann")
     clock.forward(2 * SKEW + 1)
     browsers.append(limited(longer, idle=LONGEST, until=began + LONGEST))
-    former.revoke_session(browsers[-1].session().raw_id)
+    former.revoke_session(browsers[-1].session().id)
     for moment in (ABSOLUTE + SKEW + 1, LONGEST // 2, LONGEST - 1):
         clock.now = began + moment
         assert not any(is_in(at(longer, browser)) for browser in browsers)

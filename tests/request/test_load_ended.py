@@ -8,6 +8,7 @@ import pytest
 
 from sealedstate import Session, UnsupportedValue
 from sealedstate._request.load import EndedRecord, read_revoked
+from sealedstate.session import id_bytes
 from sealedstate.storage import MemoryStorage
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, Jar, keeper
@@ -26,7 +27,7 @@ class Site:
         self.browser.visit(lambda session: session.update(small=SMALL, big=BIG, more=BIG, x=BIG))
         session = self.browser.session()
         assert session.subject == "ann"
-        self.id = session.raw_id
+        self.id, self.text_id = id_bytes(session), session.id
 
     def read(self, jar: Jar | None = None) -> EndedRecord | None:
         header = (jar or self.browser.jar).header()
@@ -39,12 +40,21 @@ class Site:
         return jar
 
 
-def test_only_the_16_bytes_of_an_id_can_be_revoked() -> None:
+def test_only_the_22_characters_of_an_id_are_revoked_or_looked_up() -> None:
     site = Site()
-    for wrong in (b"", b"abc", site.id.hex(), None, 5):
-        with pytest.raises(UnsupportedValue, match="raw_id"):
-            site.keeper.revoke_session(wrong)  # type: ignore[arg-type]
-    assert site.read() is None
+    id_ = site.text_id
+    near = (id_[:-1], id_ + "=", id_ + "==", f" {id_}", f"{id_}\n", id_[:-1] + "B", "é" * 22)
+    for wrong in (b"", site.id, site.id.hex(), id_.encode(), None, 5, "", *near):
+        for ask in (site.keeper.revoke_session, site.keeper.is_ended):
+            with pytest.raises(UnsupportedValue, match=r"22 characters of a Session\.id") as caught:
+                ask(wrong)  # type: ignore[arg-type]
+            assert id_[:8] not in str(caught.value)
+    assert site.browser.session().subject == "ann"
+    assert not site.keeper.is_ended(id_)
+    assert site.keeper.revoke_session(id_)
+    assert site.keeper.is_ended(id_)
+    assert not site.keeper.revoke_session(id_)
+    assert site.browser.session().subject is None
 
 
 def test_read_revoked_returns_nothing_for_a_live_session() -> None:
@@ -71,7 +81,7 @@ def test_read_revoked_returns_what_the_cookies_hold_and_makes_no_session(
 
 def test_read_revoked_reads_stored_parts_or_leaves_them_out() -> None:
     site = Site(part_policies={"big": "server"})
-    site.keeper.revoke_session(site.id)  # deletes no rows: it does not know their names
+    site.keeper.revoke_session(site.text_id)  # deletes no rows: it does not know their names
     found = site.read()
     assert found is not None
     assert found.parts["big"] == BIG

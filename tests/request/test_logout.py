@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -13,12 +14,14 @@ from sealedstate import ConfigurationError, Keeper, LegacyReader, Session, Stora
 from sealedstate._stored.parts import CONTEXT as PARTS
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate.keyring import Keyring
+from sealedstate.session import id_bytes
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import RING, Browser, Clock
 from tests.support.shop import (
     ABSOLUTE,
     HOUR,
     REFRESH,
+    at,
     log_out,
     node,
     record_of,
@@ -74,7 +77,7 @@ def test_rows_of_a_session_and_of_its_revocation_expire_with_it(
     browser.keeper.revoke_subject("bob")
     contexts = (PARTS, SESSIONS, SUBJECTS)
     assert all(list(store.keys(context)) for context in contexts)
-    clock.forward(ABSOLUTE + browser.keeper.settings.skew)
+    clock.forward(ABSOLUTE + 2 * browser.keeper.settings.skew)
     assert [key for context in contexts for key in store.keys(context)] == []
 
 
@@ -184,17 +187,44 @@ def test_new_id_that_races_with_a_logout_does_not_bring_the_session_back(
     assert leaving.changes().is_ended
 
 
-def test_sign_in_is_sent_although_the_old_session_was_ended(browser: Browser) -> None:
+ENDS: dict[str, Callable[[Keeper, Session], object]] = {
+    "invalidate": lambda shop, session: session.invalidate(),
+    "revoke_session": lambda shop, session: shop.revoke_session(session.id),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("subject", ["ann", "bob"])
+def test_sign_in_that_an_end_of_its_session_overtakes_is_refused(
+    browser: Browser, store: Store, end: str, subject: str
+) -> None:
     slow = browser.session()
-    slow.subject = "bob"
-    slow["new"] = 1
-    browser.session().invalidate()
-    browser.jar.receive(browser.keeper.save(slow))
-    session = browser.session()
-    assert (session.subject, dict(session)) == ("bob", {"new": 1})
+    slow.subject = subject
+    slow["vault"] = "new"
+    ENDS[end](browser.keeper, browser.session())
+    assert browser.keeper.save(slow) == []
+    assert browser.keeper.counts["not-sent-revoked"] == 1
+    written = {key for key in store.keys(PARTS) if key == PartRow(id_bytes(slow), "vault").key}
+    assert written == set()
+    # The visitor signs in again.
+    sign_in(browser, subject)
+    assert browser.session().subject == subject
 
 
-def test_sign_in_sent_twice_signs_in_whichever_answer_arrives(clock: Clock, store: Store) -> None:
+def test_user_who_was_signed_out_everywhere_during_the_next_sign_in_stays_out(
+    browser: Browser,
+) -> None:
+    slow = browser.session()
+    slow.subject = "ann"
+    browser.keeper.revoke_subject("ann")
+    assert browser.keeper.save(slow) == []
+    assert browser.keeper.counts["not-sent-revoked"] == 1
+    sign_in(browser)
+    assert browser.session().subject == "ann"
+
+
+def test_sign_in_sent_twice_signs_in_with_the_later_answer(clock: Clock, store: Store) -> None:
+    """Also if the browser has dropped the first answer, as it does at a double click."""
     shop = node(clock, store)
     browser = Browser(shop)
     browser.visit(setting(cart=[1]))
@@ -202,10 +232,141 @@ def test_sign_in_sent_twice_signs_in_whichever_answer_arrives(clock: Clock, stor
     for session in double_click:
         session.regenerate()
         session.subject = "ann"
-    for answer in [shop.save(session) for session in double_click]:
+    first, second = [shop.save(session) for session in double_click]
+    for answers in ([first, second], [second]):
         arrived = Browser(shop, browser.jar.copy())
-        arrived.jar.receive(answer)
+        for answer in answers:
+            arrived.jar.receive(answer)
         assert arrived.session().subject == "ann"
+    # The first answer alone is withheld for a moment; its visitor can sign in, and out.
+    for act in (sign_in, lambda browser: browser.visit(log_out)):
+        arrived = Browser(shop, browser.jar.copy())
+        arrived.jar.receive(first)
+        assert arrived.session().withheld == "replaced"
+        act(arrived)
+        assert arrived.session().withheld is None
+
+
+def test_sign_in_that_another_user_overtakes_is_refused(clock: Clock, store: Store) -> None:
+    shop = node(clock, store)
+    browser = Browser(shop)
+    browser.visit(setting(cart=[1]))
+    slow = browser.session()
+    slow.subject = "ann"
+    sign_in(browser, "bob")
+    assert shop.save(slow) == []
+    assert shop.counts["not-sent-replaced"] == 1
+    assert browser.session().subject == "bob"
+
+
+def test_sign_in_that_a_new_id_overtakes_takes_its_place(clock: Clock, store: Store) -> None:
+    shop = node(clock, store)
+    browser = Browser(shop)
+    browser.visit(setting(cart=[1]))
+    slow = browser.session()
+    slow.subject = "ann"
+    browser.visit(Session.regenerate)
+    browser.jar.receive(shop.save(slow))
+    assert browser.session().subject == "ann"
+
+
+def test_new_id_that_another_new_id_overtakes_is_refused(browser: Browser, store: Store) -> None:
+    slow = browser.session()
+    slow.regenerate()
+    slow["vault"] = "slow"
+    browser.visit(Session.regenerate)
+    assert browser.keeper.save(slow) == []
+    assert browser.keeper.counts["not-sent-replaced"] == 1
+    assert PartRow(id_bytes(slow), "vault").key not in store.keys(PARTS)
+    assert browser.read()["vault"] == "secret"
+
+
+NEXT_IDS: dict[str, Callable[[Session], object]] = {
+    "regenerate": Session.regenerate,
+    "the same user": lambda session: setattr(session, "subject", "ann"),
+    "another user": lambda session: setattr(session, "subject", "bob"),
+}
+
+
+@pytest.mark.parametrize("change", NEXT_IDS)
+def test_logout_follows_the_session_to_its_new_id(browser: Browser, change: str) -> None:
+    leaving = browser.session()
+    assert leaving.subject == "ann"
+    browser.visit(NEXT_IDS[change])
+    assert browser.session().subject is not None
+    leaving.invalidate()
+    assert browser.session().subject is None
+    assert browser.session().withheld is None
+
+
+@pytest.mark.parametrize("change", NEXT_IDS)
+def test_end_from_outside_follows_the_session_of_the_same_user(
+    browser: Browser, change: str
+) -> None:
+    old = browser.session().id
+    browser.visit(NEXT_IDS[change])
+    ended = browser.keeper.revoke_session(old)
+    assert browser.keeper.is_ended(old)
+    assert ended == (change != "another user")
+    assert browser.session().subject == (None if ended else "bob")
+
+
+def test_logout_with_the_cookie_of_before_ends_the_session_with_the_new_id(
+    browser: Browser, clock: Clock, shop: Keeper
+) -> None:
+    late = Browser(shop, browser.jar.copy())
+    browser.visit(Session.regenerate)
+    clock.forward(59)
+    assert late.session().withheld == "replaced"
+    late.visit(log_out)
+    assert late.jar.header() == ""
+    assert browser.session().subject is None
+
+
+def test_logout_that_meets_a_new_id_again_and_again_raises(browser: Browser, store: Store) -> None:
+    leaving = browser.session()
+    assert leaving.subject == "ann"
+    for _ in range(17):
+        browser.visit(Session.regenerate)
+    with pytest.raises(StorageError, match="new ids"):
+        leaving.invalidate()
+    assert leaving.subject == "ann"
+
+
+def test_sign_out_by_no_subject_follows_the_session_to_its_new_id(browser: Browser) -> None:
+    leaving = browser.session()
+    leaving.subject = None
+    leaving["message"] = "bye"
+    captured = browser.jar.copy()
+    browser.visit(Session.regenerate)
+    regenerated = browser.jar.copy()
+    browser.jar.receive(browser.keeper.save(leaving))
+    assert browser.read() == {"message": "bye"}
+    for jar in (captured, regenerated):
+        assert Browser(browser.keeper, jar).session().subject is None
+
+
+def test_user_who_signs_in_again_gets_a_new_id_and_full_lifetimes(
+    browser: Browser, clock: Clock
+) -> None:
+    captured, old = browser.jar.copy(), browser.session().id
+    clock.forward(HOUR)
+    sign_in(browser)
+    session = browser.session()
+    assert session.id != old
+    assert session.created_at == clock.now
+    assert session.expires_at == clock.now + ABSOLUTE
+    assert dict(session) == {"cart": [1], "vault": "secret"}
+    assert browser.keeper.is_ended(old)
+    assert Browser(browser.keeper, captured).session().subject is None
+
+
+def test_user_assigned_twice_in_one_request_signs_in_once(browser: Browser) -> None:
+    session = browser.session()
+    session.subject = "ann"
+    new = session.id
+    session.subject = "ann"
+    assert session.id == new
 
 
 # --- replaced ids -------------------------------------------------------------------------------
@@ -283,6 +444,19 @@ def test_replaced_id_counts_as_logged_out_after_a_while(
     assert old.withheld is None
 
 
+def test_replaced_id_counts_as_logged_out_once_its_session_is(
+    browser: Browser, shop: Keeper
+) -> None:
+    late, after = browser.jar.copy(), browser.jar
+    browser.visit(Session.regenerate)
+    assert Browser(shop, late.copy()).session().withheld == "replaced"
+    Browser(shop, after).visit(log_out)
+    old = Browser(shop, late)
+    assert old.session().withheld is None
+    sign_in(old)
+    assert old.session().subject == "ann"
+
+
 # --- revoking a subject -------------------------------------------------------------------------
 
 
@@ -334,3 +508,26 @@ def test_subject_that_cannot_be_revoked_stays_signed_in_and_the_call_raises(
     with pytest.raises(StorageError):
         browser.keeper.revoke_subject("ann")
     assert browser.session().subject == "ann"
+
+
+# --- everything that was sealed before a time ---------------------------------------------------
+
+
+@pytest.mark.parametrize("ahead", [0, 20, 40, 60])
+@pytest.mark.parametrize("revoker_ahead", [0, 20, 40, 60])
+def test_revoked_seals_are_refused_and_the_next_sign_in_holds_by_all_clocks_within_the_skew(
+    clock: Clock, store: Store, ahead: int, revoker_ahead: int
+) -> None:
+    skew = 60
+    site = node(Clock(clock.now + ahead - 1), store)  # a second before
+    captured = signed_in(site).jar
+    # As a ring gives it after `revoke --before` at the moment of another node.
+    ring = replace(RING, revoked_before=int(clock.now) + revoker_ahead + skew)
+    nodes = [node(Clock(clock.now + other), store, ring) for other in range(0, skew + 1, 10)]
+    for signing in nodes:
+        browser = signed_in(signing)
+        for looking in nodes:
+            assert Browser(looking, captured).session().subject is None
+            assert at(looking, browser).session().subject == "ann"
+            assert at(looking, browser).visit(touch)
+            assert at(looking, browser).session().subject == "ann"

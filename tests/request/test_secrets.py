@@ -15,6 +15,7 @@ from sealedstate._cookies.header import Candidates
 from sealedstate._stored.parts import CONTEXT as PARTS
 from sealedstate.events import Event
 from sealedstate.keyring import Keyring
+from sealedstate.session import id_bytes
 from sealedstate.testing import ScriptedStorage
 from tests.request.test_load import tampered
 from tests.support.jar import RING, Browser, Clock
@@ -52,7 +53,7 @@ def test_no_log_error_or_repr_shows_a_secret(
     # Everything that can happen to it: good, refused, torn, lost, down, too late.
     session = browser.session()
     assert dict(session) == values
-    ids = [session.id, repr(session.raw_id), session.raw_id.hex()]
+    ids = [session.id, repr(id_bytes(session)), id_bytes(session).hex()]
     note(session, session.changes(), shop.info(session), session.load(), record_of(browser))
     note(shop, Candidates((tokens()[0],), {1: (tokens()[0],)}))
     note(OpenedRecord(record_of(browser), 1, RING.keys[0]))

@@ -85,7 +85,7 @@ def test_keyring_has_the_values_of_the_ring() -> None:
     keyring = made.keyring()
     assert (keyring.skew, keyring.announce) == (DAILY.skew, DAILY.announce)
     assert keyring.removed_kids == {b"dead"}
-    assert keyring.revoked_before == NOW - 7
+    assert keyring.revoked_before == NOW - 7 + made.schedule.skew
     assert keyring.lookup == made.lookup
     assert [each.disabled for each in keyring.keys] == [False, True]
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sealedstate._wire.record import parse_id
 from sealedstate.deployment import Deployment
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
@@ -146,7 +147,7 @@ def logouts() -> dict[str, Any]:
     live = idp.keeper.session(first.header())
     assert live.subject == SUBJECT
     return {
-        "session_id": live.raw_id.hex(),
+        "session_id": parse_id(live.id).hex(),
         "token": progress.token,
         "cookies": [first.header(), second.header()],
         "rows": rows_of(storage, LOGOUT_CONTEXTS),

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sealedstate._wire.encoding import from_name, to_name
+from sealedstate._wire.record import format_id
 from sealedstate.errors import (
     ConfigurationError,
     ForgedToken,
@@ -20,6 +21,7 @@ from sealedstate.errors import (
     NoPrimaryKey,
     UnknownKey,
     UnreadableError,
+    UnsupportedValue,
 )
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Key, Keyring
@@ -37,6 +39,7 @@ from tests.support.identity_providers import (
 from tests.support.login_strategies import ANY_TEXT, SESSION_IDS
 
 IDS = identifiers()
+SESSION = format_id(SESSION_ID)
 
 
 def ring(*keys: Key, removed: frozenset[bytes] = frozenset()) -> Identifiers:
@@ -49,10 +52,10 @@ def token(text: str) -> bytes:
 
 @given(SESSION_IDS, ANY_TEXT)
 def test_a_handle_leads_back_to_its_session(session_id: bytes, entity_id: str) -> None:
-    name = IDS.transient_name_id(session_id, entity_id, NOW)
-    index = IDS.session_index(session_id, entity_id, NOW)
-    assert IDS.open_name_id(name, entity_id, NOW) == session_id
-    assert IDS.open_session_index(index, entity_id, NOW) == session_id
+    name = IDS.transient_name_id(format_id(session_id), entity_id, NOW)
+    index = IDS.session_index(format_id(session_id), entity_id, NOW)
+    assert IDS.open_name_id(name, entity_id, NOW) == format_id(session_id)
+    assert IDS.open_session_index(index, entity_id, NOW) == format_id(session_id)
     for handle in (name, index):
         assert re.fullmatch(r"[A-Za-z_][A-Za-z0-9._-]*", handle, re.ASCII)  # an NCName
         assert len(handle) == HANDLE_CHARS == 49
@@ -60,7 +63,7 @@ def test_a_handle_leads_back_to_its_session(session_id: bytes, entity_id: str) -
 
 
 def test_a_handle_with_any_altered_bit_is_refused() -> None:
-    original = token(IDS.transient_name_id(SESSION_ID, SP, NOW))
+    original = token(IDS.transient_name_id(SESSION, SP, NOW))
     for bit in range(8 * len(original)):
         altered = (int.from_bytes(original, "big") ^ 1 << bit).to_bytes(len(original), "big")
         with pytest.raises((ForgedToken, UnknownKey)):
@@ -75,8 +78,8 @@ def test_any_text_from_a_service_is_unreadable(text: str) -> None:
 
 
 def test_a_handle_opens_only_at_its_service_under_its_label_and_realm() -> None:
-    name = IDS.transient_name_id(SESSION_ID, SP, NOW)
-    index = IDS.session_index(SESSION_ID, SP, NOW)
+    name = IDS.transient_name_id(SESSION, SP, NOW)
+    index = IDS.session_index(SESSION, SP, NOW)
     for open_handle, text, entity_id in (
         *((IDS.open_name_id, name, sp) for sp in (OTHER_SP, SP + "/", SP.upper(), "", "\ud800")),
         (IDS.open_session_index, name, SP),
@@ -91,7 +94,7 @@ def test_a_handle_opens_only_at_its_service_under_its_label_and_realm() -> None:
 def test_handles_of_a_session_have_nothing_in_common_but_the_kid(one: bytes, other: bytes) -> None:
     """Compared bytewise, handles of one session look like handles of two."""
     tokens = {
-        token(derive(session_id, entity_id, NOW))
+        token(derive(format_id(session_id), entity_id, NOW))
         for derive in (IDS.transient_name_id, IDS.session_index)
         for session_id in {one, other}
         for entity_id in (SP, OTHER_SP)
@@ -104,14 +107,15 @@ def test_handles_of_a_session_have_nothing_in_common_but_the_kid(one: bytes, oth
 
 
 def test_handles_are_deterministic_and_their_masks_can_t_be_swapped() -> None:
-    names = [IDS.transient_name_id(i, SP, NOW) for i in (SESSION_ID, OTHER_ID)]
-    assert IDS.transient_name_id(SESSION_ID, SP, NOW + 999) == names[0] != names[1]
+    names = [IDS.transient_name_id(format_id(i), SP, NOW) for i in (SESSION_ID, OTHER_ID)]
+    assert IDS.transient_name_id(SESSION, SP, NOW + 999) == names[0] != names[1]
     one, other = map(token, names)
     for mixed in (one[:20] + other[20:], other[:20] + one[20:]):
         with pytest.raises(ForgedToken):
             IDS.open_name_id("_" + to_name(mixed), SP, NOW)
-    with pytest.raises(ValueError):
-        IDS.transient_name_id(b"short", SP, NOW)
+    for wrong in (b"short", SESSION_ID, SESSION_ID.hex(), SESSION + "="):
+        with pytest.raises(UnsupportedValue, match="session_id"):
+            IDS.transient_name_id(wrong, SP, NOW)  # type: ignore[arg-type]
 
 
 @given(st.lists(st.binary(max_size=9), min_size=1, max_size=4), st.data())
@@ -134,10 +138,10 @@ def test_masked_values_come_back_and_altered_ones_do_not(
 
 def test_a_handle_opens_as_long_as_its_key_is_in_use() -> None:
     kid, secret = a_key(1).kid, a_key(1).secret
-    name = identifiers(1).transient_name_id(SESSION_ID, SP, NOW)
-    assert identifiers(2, 1).open_name_id(name, SP, NOW) == SESSION_ID
-    assert identifiers(2, 1).transient_name_id(SESSION_ID, SP, NOW) != name
-    assert ring(Key(kid, secret, expires_at=NOW + 1)).open_name_id(name, SP, NOW) == SESSION_ID
+    name = identifiers(1).transient_name_id(SESSION, SP, NOW)
+    assert identifiers(2, 1).open_name_id(name, SP, NOW) == SESSION
+    assert identifiers(2, 1).transient_name_id(SESSION, SP, NOW) != name
+    assert ring(Key(kid, secret, expires_at=NOW + 1)).open_name_id(name, SP, NOW) == SESSION
     with pytest.raises(UnknownKey):
         identifiers(2).open_name_id(name, SP, NOW)
     with pytest.raises(KeyOutOfUse):
@@ -150,11 +154,11 @@ def test_a_handle_opens_as_long_as_its_key_is_in_use() -> None:
         with pytest.raises(error):
             ring(key).open_name_id(name, SP, NOW)
         with pytest.raises(NoPrimaryKey):
-            ring(key).transient_name_id(SESSION_ID, SP, NOW)
+            ring(key).transient_name_id(SESSION, SP, NOW)
 
 
 def test_only_a_handle_has_a_kid() -> None:
-    assert parse_kid(IDS.session_index(SESSION_ID, SP, NOW)) == a_key(1).kid
+    assert parse_kid(IDS.session_index(SESSION, SP, NOW)) == a_key(1).kid
     for text in ("", "_", "_" + "A" * 47, "_" + "A" * 47 + "/", "x" + "A" * 48, "Ä" * 49):
         assert parse_kid(text) is None
     with pytest.raises(MalformedToken):
@@ -196,8 +200,8 @@ def test_a_handle_is_what_the_specification_says() -> None:
     k_tag = blake2b(root.secret, 32, lp(b"sealedstate/1", b"tag", purpose, b"default"))
     k_mask = blake2b(root.secret, 32, lp(b"sealedstate/1", b"mask", purpose, b"default"))
     for label, text in (
-        (b"name-id", IDS.transient_name_id(SESSION_ID, SP, NOW)),
-        (b"session-index", IDS.session_index(SESSION_ID, SP, NOW)),
+        (b"name-id", IDS.transient_name_id(SESSION, SP, NOW)),
+        (b"session-index", IDS.session_index(SESSION, SP, NOW)),
     ):
         tag = blake2b(k_tag, 16, lp(label, SP.encode(), SESSION_ID))
         bits = blake2b(k_mask, 16, lp(label, SP.encode(), tag))

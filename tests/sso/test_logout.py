@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from sealedstate.errors import (
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
 from sealedstate.sso import (
+    PERSISTENT,
+    TRANSIENT,
     LogoutProgress,
     LogoutRequest,
     NameID,
@@ -29,6 +32,7 @@ from sealedstate.sso import (
 )
 from sealedstate.sso import records as records_module
 from sealedstate.sso._codec.columns import decode_logins
+from sealedstate.sso.logout.index import UNSPECIFIED
 from sealedstate.testing import ScriptedStorage
 from tests.support.identity_providers import (
     CARRIED,
@@ -350,14 +354,87 @@ def test_front_channel_logout_after_a_request_notifies_each_service_once() -> No
 
 
 @pytest.mark.parametrize("indexed", [True, False])
-def test_session_with_a_new_id_is_found_by_older_handles_only_with_an_index(indexed: bool) -> None:
+def test_session_with_a_new_id_is_found_by_older_handles(indexed: bool) -> None:
     idp = Provider(part_policies=CARRIED, indexed=indexed)
     user = idp.signed_in()
     login = user.enter(SP)
     user.visit(lambda session: user.login(session).regenerate())
     idp.clock.forward(3600)
-    assert len(user.node.ask(login, str(login.session_index))) == indexed
-    assert user.subject == (None if indexed else USER)
+    assert len(user.node.ask(login, str(login.session_index))) == 1
+    assert user.subject is None
+
+
+# --- services that leave out the Format ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_value_of_a_derived_name_decides_whatever_comes_beside_it(indexed: bool) -> None:
+    for form in (None, TRANSIENT, PERSISTENT, UNSPECIFIED):
+        for front_channel in (True, False):
+            idp = Provider(indexed=indexed)
+            user = idp.signed_in(a_login(OTHER_SP))
+            entered = user.enter(SP)
+            named = NameID(entered.name_id.value, form)
+            request = LogoutRequest(SP, named, [str(entered.session_index)])
+            if front_channel:
+                begun = [user.answer(lambda session: idp.logout.begin(session, request))]  # noqa: B023
+            else:
+                begun = idp.logout.begin_for_request(request)
+            assert [entity_ids(progress) for progress in begun] == [{OTHER_SP}]
+            assert user.subject is None
+
+
+def test_derived_name_with_another_index_is_found_without_its_format() -> None:
+    idp = Provider()
+    user = idp.signed_in()
+    name = user.enter(SP).name_id
+    user.go(ServiceLogin(SP, PASSWORD, name, "_own", 1_799_999_940))
+    request = LogoutRequest(SP, NameID(name.value), ["_own"])
+    (progress,) = idp.logout.begin_for_request(request)
+    # The other login there, which has a derived SessionIndex, remains.
+    assert [notice.session_index == "_own" for notice in progress] == [False]
+    assert user.subject is None
+
+
+EMAIL = "urn:oasis:names:tc:SAML:1.1:nameid-format:emailAddress"
+
+
+@pytest.mark.parametrize("front_channel", [True, False])
+def test_name_without_its_format_is_found_by_any_format_only(
+    front_channel: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    idp = Provider()
+    mail = a_login(SP, "ann@example.org", form=EMAIL)
+    user = idp.signed_in(mail, a_login(OTHER_SP))
+
+    def ask(request: LogoutRequest) -> list[Any]:
+        if not front_channel:
+            return idp.logout.begin_for_request(request)
+        return [user.answer(lambda session: idp.logout.begin(session, request))]
+
+    bare = LogoutRequest(SP, NameID("ann@example.org"), ["_1"])
+    if front_channel:
+        with pytest.raises(LogoutRequestMismatch, match="any_format=True"):
+            ask(bare)
+    else:
+        assert ask(bare) == []
+        assert "any_format=True" in caplog.text
+        assert "ann@" not in caplog.text
+    assert user.subject == USER
+    for strange in (
+        LogoutRequest(SP, NameID("bob@example.org"), ["_1"], any_format=True),
+        LogoutRequest(SP, NameID("ann@example.org", PERSISTENT), ["_1"], any_format=True),
+        LogoutRequest(OTHER_SP, NameID("ann@example.org"), ["_1"], any_format=True),
+    ):
+        with contextlib.suppress(LogoutRequestMismatch):
+            assert ask(strange) == []
+        assert user.subject == USER
+    (progress,) = ask(replace(bare, any_format=True))
+    assert entity_ids(progress) == {OTHER_SP}
+    assert user.subject is None
+    # A login that turns up later is of the same service, too.
+    (again,) = idp.logout.begin_for_request(replace(bare, any_format=True))
+    assert entity_ids(again) == {OTHER_SP}
 
 
 # --- an administrator -----------------------------------------------------------------------------
@@ -383,7 +460,7 @@ def test_session_that_was_only_revoked_still_notifies_its_services(part_policies
     idp = Provider(part_policies=part_policies)
     sessions = SessionRegistry(idp.nodes[0].keeper)
     returning, asked, listed = (idp.signed_in(a_login(SP, index=i), MAIL) for i in "abc")
-    live = {each.raw_id: each for each in sessions.list(USER)}[listed_id(listed)]
+    live = {each.session_id: each for each in sessions.list(USER)}[listed_id(listed)]
     for user in (returning, asked):
         assert idp.nodes[0].keeper.revoke_session(listed_id(user))
     assert sessions.revoke(live.id)
@@ -397,10 +474,10 @@ def test_session_that_was_only_revoked_still_notifies_its_services(part_policies
     assert idp.logout.end(live) is None
 
 
-def listed_id(user: User) -> bytes:
+def listed_id(user: User) -> str:
     session = user.session()
     assert session.subject == USER
-    return session.raw_id
+    return session.id
 
 
 # --- bad days -------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def test_derived_identifiers_take_no_bytes_and_come_back() -> None:
     assert login.name_id.format == TRANSIENT
     session, name = user.session(), str(login.name_id.value)
     assert session.subject == USER
-    assert identifiers().open_name_id(name, ENTITY_IDS[1], NOW) == session.raw_id
+    assert identifiers().open_name_id(name, ENTITY_IDS[1], NOW) == session.id
     assert len(columns_of(user)) < 40
 
 
@@ -210,7 +210,7 @@ def test_a_pairwise_name_id_takes_no_bytes_where_there_is_a_key() -> None:
 
 
 def test_a_handle_of_another_session_is_stored_as_text() -> None:
-    foreign = identifiers().transient_name_id(bytes(16), SP, NOW)
+    foreign = identifiers().transient_name_id("A" * 22, SP, NOW)
     user = a_user()
     user.go(login_at(SP, foreign, foreign))
     assert user.services() == (login_at(SP, foreign, foreign),)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sealedstate._wire.record import parse_id
 from sealedstate.deployment import Deployment
 from sealedstate.sso import (
     ArtifactStore,
@@ -97,7 +98,7 @@ def request(login: ServiceLogin) -> LogoutRequest:
 
 def test_session_of_the_vectors_is_listed(idp: IdentityProvider) -> None:
     (live,) = idp.sessions.list()
-    assert (live.raw_id.hex(), live.subject) == (LOGOUTS["session_id"], SUBJECT)
+    assert (parse_id(live.session_id).hex(), live.subject) == (LOGOUTS["session_id"], SUBJECT)
     assert (live.started, live.last_seen, live.where) == (NOW, NOW, "node-1")
     assert idp.sessions.list(SUBJECT) == [live]
 
@@ -113,7 +114,7 @@ def test_logout_of_the_vectors_is_resumed(idp: IdentityProvider) -> None:
 
 def test_index_of_the_vectors_leads_to_both_sessions(idp: IdentityProvider) -> None:
     for login in LOGINS:
-        found = {session_id.hex() for session_id in idp.index.find(request(login))}
+        found = {session_id.hex() for session_id in idp.index.find_ids(request(login))}
         assert len(found) == 2
         assert LOGOUTS["session_id"] in found
 

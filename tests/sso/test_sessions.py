@@ -6,6 +6,7 @@ import pytest
 
 from sealedstate import Keeper
 from sealedstate.errors import StorageUnavailable
+from sealedstate.session import id_bytes
 from sealedstate.sso import SessionRegistry
 from sealedstate.sso.sessions import EVERY, KIND
 from sealedstate.testing import ScriptedStorage
@@ -133,12 +134,12 @@ def test_store_reveals_no_subject_and_no_session_id() -> None:
     session = browser.session()
     assert session.subject is not None
     (listed,) = site.lists[0].list()
-    assert listed.raw_id == session.raw_id
+    assert listed.session_id == session.id
     names = " ".join(site.store.keys(KIND.context))
     assert listed.id in names
     stored = site.store.read(KIND.context, listed.id)
     assert stored is not None
-    for secret in (b"ann@example.org", session.raw_id, session.id.encode()):
+    for secret in (b"ann@example.org", id_bytes(session), session.id.encode()):
         assert secret not in stored.value
         assert secret not in names.encode()
 

@@ -36,7 +36,7 @@ PROVIDER = Provider()
 DERIVED = identifiers()
 PASSED = Authentication(PASSWORD, NOW, 60)
 KEY = Key.generate(os.urandom)
-SESSION_ID = bytes(range(16))
+SESSION_ID = "A" * 22
 
 Call = Callable[[Any], object]
 

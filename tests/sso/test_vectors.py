@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sealedstate._wire.record import format_id
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Key, Keyring
 from sealedstate.sso import (
@@ -98,8 +99,12 @@ def vectors() -> dict[str, Any]:
             name: encode_head(compact(one, NOW) for one in some).hex()
             for name, some in heads().items()
         },
-        "transient": {sp: made.transient_name_id(SESSION_ID, sp, NOW) for sp in SERVICES[:2]},
-        "index": {sp: made.session_index(SESSION_ID, sp, NOW) for sp in (SERVICES[0], LITERAL)},
+        "transient": {
+            sp: made.transient_name_id(format_id(SESSION_ID), sp, NOW) for sp in SERVICES[:2]
+        },
+        "index": {
+            sp: made.session_index(format_id(SESSION_ID), sp, NOW) for sp in (SERVICES[0], LITERAL)
+        },
         "pairwise": {sp: made.pairwise_name_id("jdoe", sp) for sp in (SERVICES[0], LITERAL)},
     }
 
@@ -117,6 +122,6 @@ def test_everything_is_read_as_before() -> None:
         found = {expand(stored, NOW) for stored in decode_head(bytes.fromhex(text))}
         assert found == set(heads()[name]), name
     for service, text in FROZEN["transient"].items():
-        assert identifiers().open_name_id(text, service, NOW) == SESSION_ID
+        assert identifiers().open_name_id(text, service, NOW) == format_id(SESSION_ID)
     for service, text in FROZEN["index"].items():
-        assert identifiers().open_session_index(text, service, NOW) == SESSION_ID
+        assert identifiers().open_session_index(text, service, NOW) == format_id(SESSION_ID)

@@ -21,7 +21,13 @@ from hypothesis.stateful import (
 )
 
 from sealedstate.storage import ManagedStorage, MemoryStorage, SQLiteStorage, Stored
-from sealedstate.storage.contract import UNCHANGED, millis, next_version, read_if_changed
+from sealedstate.storage.contract import (
+    REAP_AFTER,
+    UNCHANGED,
+    millis,
+    next_version,
+    read_if_changed,
+)
 from sealedstate.testing._suite import mismatch_version
 from tests.support.jar import Clock
 
@@ -65,10 +71,10 @@ def test_reaping_counts_records_and_members(name: str, tmp_path: Path) -> None:
     for number in range(3):
         store.create("c", str(number), b"v", NOW + 1, 1)
         store.add_member("c", "k", str(number), NOW + 1)
-    store.create("c", "later", b"v", NOW + 2, 1)
+    store.create("c", "later", b"v", NOW + 2 + REAP_AFTER, 1)
     store.add_member("c", "k", "permanent", None)
     assert store.reap(100) == 0
-    clock.at(NOW + 1)
+    clock.at(NOW + 1 + REAP_AFTER)
     assert [store.reap(4), store.reap(4), store.reap(4)] == [4, 2, 0]
     assert list(store.keys("c")) == ["later"]
     assert store.members("c", "k") == {"permanent": None}

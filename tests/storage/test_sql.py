@@ -13,8 +13,8 @@ import pytest
 
 from sealedstate.errors import StorageUnavailable, VersionMismatch
 from sealedstate.storage import Storage, Stored
+from sealedstate.storage.contract import REAP_AFTER, millis
 from sealedstate.storage.contract import Clock as StoreClock
-from sealedstate.storage.contract import millis
 from sealedstate.storage.sql import REAP_EVERY, REAP_LIMIT, SQLStorage
 from sealedstate.storage.sql._pool import DEADLINE
 from tests.support import sql_surroundings
@@ -172,7 +172,7 @@ def test_writes_remove_a_few_expired_rows(
     for number in range(many):
         store.create("old", str(number), b"v", millis(clock()) + 1000, 1)
         store.add_member("old", "index", str(number), millis(clock()) + 1000)
-    clock.now += 2
+    clock.now += 2 + REAP_AFTER / 1000
     for number in range(REAP_EVERY):
         store.create("new", str(number), b"v", None, 1)
     assert rows(server, schema) == 2 * many - REAP_LIMIT
@@ -196,7 +196,7 @@ def test_reaping_skips_locked_records(
 ) -> None:
     for number in range(3):
         store.create("c", str(number), b"v", millis(clock()) + 1000, 1)
-    clock.now += 2
+    clock.now += 2 + REAP_AFTER / 1000
     with sql_surroundings.locked_records(server, schema, "version = 1 LIMIT 1"):
         assert store.reap(10) == 2
     assert store.reap(10) == 1

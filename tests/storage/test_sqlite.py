@@ -555,24 +555,27 @@ def test_write_ahead_log_is_used_only_by_an_sqlite_with_the_fix(
     assert len(list(store.keys("c"))) == 2 * len(unsafe)
 
 
+DAY = 86400
+
+
 def test_writes_remove_expired_rows(path: Path, store: SQLiteStorage, clock: Clock) -> None:
     most = 0
     for number in range(500):
-        assert store.create("c", str(number), b"v", int(clock() * 1000) + 1000, 1)
-        clock.forward(0.1)
+        assert store.create("c", str(number), b"v", int(clock() * 1000) + 3_600_000, 1)
+        clock.forward(DAY / 10)  # kept for an hour, and for REAP_AFTER
         if number % 50 == 49:
             most = max(most, rows(path))
     # Ten are live at a time, and 32 writes are made between two sweeps.
     assert most <= 10 + 32
     assert store.create("c", "permanent", b"v", None, 1)
-    clock.forward(1)
+    clock.forward(DAY)
     store.reap(10_000)
     assert rows(path) == 1
     # Many that expire at once are removed by later writes.
     expires_at = int(clock() * 1000) + 1000
     for number in range(400):
         store.create("c", str(number), b"v", expires_at, 1)
-    clock.forward(1)
+    clock.forward(DAY)
     for version in range(2, 200):
         store.update("c", "permanent", b"v", None, version, expected=version - 1)
     assert rows(path) == 1

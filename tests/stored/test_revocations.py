@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 
 import pytest
 
-from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations
+from sealedstate._stored.revocations import (
+    SESSIONS,
+    SUBJECTS,
+    Ending,
+    Revocations,
+    Successor,
+    subject_mark,
+)
 from sealedstate._wire.record import Record
 from sealedstate.errors import (
     ConfigurationError,
@@ -26,7 +34,9 @@ from tests.support.jar import RING, Clock
 from tests.support.stored import access_of, replace_row, row_of
 
 NOW = 1_800_000_000
-LATER = NOW + 12 * 3600
+SKEW = 60
+LIFETIME = 12 * 3600
+LATER = NOW + LIFETIME
 NEXT_KEY = Key.generate(os.urandom)
 # Rings of other nodes, which cannot open what RING has sealed.
 LAGGING = Keyring((NEXT_KEY,), lookup=RING.lookup)
@@ -45,7 +55,7 @@ class Node:
     ) -> None:
         self.now: float = NOW
         access = access_of(store, ring, lambda: self.now, realm, refused=refused)
-        self.revocations = Revocations(access)
+        self.revocations = Revocations(access, SKEW)
 
     def check(self, record: Record, now: float = NOW) -> None:
         self.now = now
@@ -64,21 +74,34 @@ class Node:
         expires_at: int = LATER,
         now: float = NOW,
         how: Ending = Ending.LOGGED_OUT,
-    ) -> bool:
+    ) -> bytes | Ending | None:
+        """End a session as `how` says; REPLACED: it continues as session 100."""
         self.now = now
-        return self.revocations.revoke(session_id, expires_at, how)
+        if how is Ending.REPLACED:
+            return self.replace(session_id, successor(100), expires_at)
+        return self.revocations.end(session_id, expires_at, how)
 
-    def revoke_subject(self, subject: str, expires_at: int = LATER, now: float = NOW) -> None:
+    def replace(
+        self,
+        session_id: bytes,
+        by: Successor,
+        expires_at: int = LATER,
+        *,
+        joins: Collection[bytes] | None = (),
+    ) -> bytes | Ending:
+        return self.revocations.replace(session_id, expires_at, by, joins=joins)
+
+    def revoke_subject(self, subject: str, lifetime: int = LIFETIME, now: float = NOW) -> None:
         self.now = now
-        self.revocations.revoke_subject(subject, expires_at)
+        self.revocations.revoke_subject(subject, lifetime)
 
     def watermark(self, subject: str, now: float = NOW) -> int:
         self.now = now
         return self.revocations.watermark(subject)
 
-    def begin(self, subject: str, expires_at: int = LATER, now: float = NOW) -> int:
+    def begin(self, subject: str, now: float = NOW, since: int | None = None) -> int:
         self.now = now
-        return self.revocations.begin(subject, expires_at, now)
+        return self.revocations.begin(subject, LIFETIME, now, since)
 
 
 @pytest.fixture
@@ -93,6 +116,13 @@ def node(store: ScriptedStorage) -> Node:
 
 def record(number: int = 1, subject: str | None = "ann", created_at: int = NOW) -> Record:
     return Record(bytes([number]) * 16, subject, created_at, LATER, 1)
+
+
+def successor(
+    number: int, *, to: str | None = "ann", of: str | None = "ann", expires_at: int = LATER
+) -> Successor:
+    """Session `number` of `to` that replaces a session of `of`."""
+    return Successor(bytes([number]) * 16, expires_at, subject_mark(to), subject_mark(of))
 
 
 # --- one session --------------------------------------------------------------------------------
@@ -118,12 +148,129 @@ def test_revocation_lasts_until_the_session_would_have_expired(node: Node, clock
 def test_exactly_one_of_racing_revocations_is_the_first(node: Node) -> None:
     line = threading.Barrier(8)
 
-    def revoke(_: int) -> bool:
+    def revoke(_: int) -> bytes | Ending | None:
         line.wait()
         return node.revoke(record().id)
 
     with ThreadPoolExecutor(8) as pool:
-        assert sorted(pool.map(revoke, range(8))) == [False] * 7 + [True]
+        assert sorted(map(bool, pool.map(revoke, range(8)))) == [False] * 7 + [True]
+
+
+# --- new ids ------------------------------------------------------------------------------------
+
+
+def test_session_has_one_end_or_one_successor(node: Node) -> None:
+    one, other = record(1), record(2)
+    assert node.replace(one.id, successor(3)) == one.id
+    assert node.replace(one.id, successor(3)) == one.id  # the same save again
+    assert node.replace(one.id, successor(4)) is Ending.REPLACED
+    node.revoke(other.id)
+    every: Collection[bytes] | None = None
+    for joins in (every, ()):
+        assert node.replace(other.id, successor(5), joins=joins) is Ending.LOGGED_OUT
+    for live in (record(3), record(4), record(5)):
+        node.check(live)
+
+
+def test_end_follows_the_successors_until_the_last_and_their_expiry(
+    node: Node, store: ScriptedStorage, clock: Clock
+) -> None:
+    for number in (1, 2, 3):
+        node.replace(record(number).id, successor(number + 1, expires_at=LATER + 3600 * number))
+    assert node.revoke(record(1).id) == record(4).id
+    assert node.revoke(record(2).id) is None
+    clock.now = LATER + 3 * 3600 + SKEW - 1
+    assert node.refuses(record(4))
+    clock.now += 1
+    assert list(store.keys(SESSIONS)) == []
+
+
+def test_end_from_outside_follows_only_successors_of_the_same_subject(node: Node) -> None:
+    node.replace(record(1).id, successor(2))
+    node.replace(record(2).id, successor(3, to="bob"))
+    assert node.revoke(record(1).id, how=Ending.REVOKED) is None
+    node.check(record(3, "bob"))
+    assert node.revoke(record(1).id, how=Ending.LOGGED_OUT) == record(3).id
+    assert node.refuses(record(3, "bob"))
+    # The user signed in again over the session of another user.
+    node.replace(record(21).id, successor(22, to="bob"))
+    node.replace(record(22).id, successor(23, of="bob"))
+    assert node.revoke(record(21).id, how=Ending.REVOKED) == record(23).id
+    assert node.revocations.next_id(record(21).id) == record(23).id
+    node.replace(record(11).id, successor(12))
+    assert node.revoke(record(11).id, how=Ending.REVOKED) == record(12).id
+    assert node.revocations.ending(record(12).id) is Ending.REVOKED
+
+
+def test_successor_that_joins_becomes_the_last_of_all(node: Node) -> None:
+    node.replace(record(1).id, successor(2))
+    assert node.replace(record(1).id, successor(3, to="bob"), joins=None) == record(2).id
+    assert node.replace(record(1).id, successor(4), joins=None) == record(3).id
+    assert node.revoke(record(1).id) == record(4).id
+    for number in (1, 2, 3, 4):
+        with pytest.raises((RevokedSession, ReplacedSession)):
+            node.check(record(number))
+
+
+def test_successor_that_joins_replaces_the_subject_that_it_finds(node: Node) -> None:
+    node.replace(record(1).id, successor(2, to="bob", of=None))
+    node.replace(record(1).id, successor(3, to="ann", of=None), joins=None)
+    found = node.revocations.find(record(2).id)
+    assert found is not None
+    assert found.successor == successor(3, to="ann", of="bob")
+    # Only that of a subject that it may replace.
+    by = successor(4, of=None)
+    assert node.replace(record(1).id, by, joins=[subject_mark("carl")]) is Ending.REPLACED
+    joins = [subject_mark("ann"), subject_mark("bob")]
+    assert node.replace(record(1).id, by, joins=joins) == record(3).id
+
+
+@pytest.mark.parametrize("replaced", [16, 17])
+def test_end_follows_16_successors_and_then_raises(node: Node, replaced: int) -> None:
+    for number in range(1, 1 + replaced):
+        node.replace(record(number).id, successor(number + 1))
+    if replaced > 16:
+        with pytest.raises(StorageUnavailable, match="16 new ids"):
+            node.revoke(record(1).id)
+        assert node.replace(record(1).id, successor(200), joins=None) is Ending.REPLACED
+    else:
+        assert node.revoke(record(1).id) == record(17).id
+
+
+def test_replaced_session_whose_successor_was_ended_counts_as_ended(node: Node) -> None:
+    for number in (1, 2):
+        node.replace(record(number).id, successor(number + 1))
+    for number in (1, 2):
+        with pytest.raises(ReplacedSession):
+            node.check(record(number))
+    node.revoke(record(3).id)
+    for number in (1, 2, 3):
+        assert node.refuses(record(number))
+
+
+def test_row_of_a_replaced_session_lives_as_long_as_its_successor(
+    node: Node, store: ScriptedStorage
+) -> None:
+    node.replace(record(1).id, successor(2, expires_at=NOW + 60), LATER)
+    node.replace(record(2).id, successor(3, expires_at=LATER), NOW + 60)
+    expiries = {row_of(store, SESSIONS, key).expires_at for key in store.keys(SESSIONS)}
+    assert expiries == {LATER * 1000, (LATER + SKEW) * 1000}
+
+
+@pytest.mark.parametrize("ring", [LAGGING, COMPROMISED], ids=["lagging", "compromised"])
+def test_end_at_a_row_that_may_hide_a_successor_raises(
+    node: Node, store: ScriptedStorage, ring: Keyring
+) -> None:
+    node.replace(record(1).id, successor(2))
+    other = Node(store, ring=ring)
+    acts: list[Callable[[], object]] = [
+        lambda: other.revoke(record(1).id),
+        lambda: other.revoke(record(1).id, how=Ending.REVOKED),
+        lambda: other.replace(record(1).id, successor(3), joins=None),
+    ]
+    for act in acts:
+        with pytest.raises(StorageUnavailable, match="may name a new id"):
+            act()
 
 
 # --- one subject --------------------------------------------------------------------------------
@@ -132,30 +279,30 @@ def test_exactly_one_of_racing_revocations_is_the_first(node: Node) -> None:
 def test_watermark_refuses_the_sessions_of_its_subject_that_began_until_then(node: Node) -> None:
     assert node.watermark("ann") < 0
     node.revoke_subject("ann", now=NOW + 0.9)
-    assert node.watermark("ann") == NOW
+    assert node.watermark("ann") == NOW + SKEW
     assert node.watermark("bob") < 0
-    assert node.refuses(record(1, created_at=NOW))
-    assert node.refuses(record(2, created_at=NOW - 3600))
+    # A session that began by a clock that is ahead, too.
+    for began in (NOW - 3600, NOW, NOW + SKEW):
+        assert node.refuses(record(2, created_at=began))
     node.check(record(3, "bob", NOW - 3600))
     node.check(record(4, None, NOW - 3600))
-    node.check(record(5, created_at=NOW + 1))
+    node.check(record(5, created_at=NOW + SKEW + 1))
 
 
 def test_later_watermark_refuses_sessions_that_began_in_between(node: Node) -> None:
     node.revoke_subject("ann")
-    between = record(created_at=NOW + 60)
+    between = record(created_at=node.begin("ann", NOW + 5))
     node.check(between, NOW + 60)
-    node.revoke_subject("ann", LATER + 60, NOW + 60)
+    node.revoke_subject("ann", now=NOW + 10)
     assert node.refuses(between)
 
 
 def test_second_watermark_within_a_second_refuses_sessions_that_began_in_between(
     node: Node,
 ) -> None:
-    # A sign-in within the second of a revocation begins just after the watermark.
     for _ in range(5):
         node.revoke_subject("ann")
-        signed_in = record(created_at=node.watermark("ann") + 1)
+        signed_in = record(created_at=node.begin("ann"))
         node.check(signed_in)
         node.revoke_subject("ann", now=NOW + 0.5)
         assert node.refuses(signed_in)
@@ -163,16 +310,26 @@ def test_second_watermark_within_a_second_refuses_sessions_that_began_in_between
 
 def test_watermark_never_goes_back_nor_expires_earlier(node: Node, clock: Clock) -> None:
     node.revoke_subject("ann")
-    node.revoke_subject("ann", LATER - 30, NOW - 30)  # by a node whose clock is behind
+    node.revoke_subject("ann", now=NOW - 30)  # by a node whose clock is behind
     node.revoke_subject("bob")
-    node.revoke_subject("bob", NOW + 60)
+    node.revoke_subject("bob", 60)
     for subject in ("ann", "bob"):
         assert node.refuses(record(1, subject, NOW))
         assert node.refuses(record(1, subject, NOW - 10))
-    clock.now = LATER - 1
+    clock.now = LATER + 2 * SKEW - 1
     assert node.refuses(record(1, "bob"))
-    clock.now = LATER
+    clock.now = LATER + 2 * SKEW
     assert not node.refuses(record(1, "bob"))
+
+
+def test_watermark_lives_as_long_as_the_last_session_that_it_refuses(
+    node: Node, store: ScriptedStorage
+) -> None:
+    for _ in range(3):
+        node.revoke_subject("ann")
+        node.begin("ann")
+    expires_at = row_of(store, SUBJECTS, only(store, SUBJECTS)[0]).expires_at
+    assert expires_at == (node.watermark("ann") + LIFETIME + SKEW) * 1000
 
 
 def test_ring_without_a_lookup_key_revokes_sessions_and_no_subjects(store: ScriptedStorage) -> None:
@@ -194,7 +351,7 @@ def test_nodes_that_revoke_one_subject_at_once_all_succeed(node: Node) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(revoke, range(8)))
-    assert node.watermark("ann") >= NOW + 7
+    assert node.watermark("ann") >= NOW + SKEW + 7
 
 
 def test_watermark_that_loses_every_race_raises(node: Node, store: ScriptedStorage) -> None:
@@ -280,23 +437,23 @@ def test_unreadable_watermark_refuses_its_subject_and_no_other(
 def test_watermark_under_an_unusable_key_refuses_its_subject_until_it_is_rewritten(
     node: Node, store: ScriptedStorage, ring: Keyring
 ) -> None:
-    node.revoke_subject("ann", LATER + 60)
+    node.revoke_subject("ann", LIFETIME + 60)
     other = Node(store, ring=ring)
     for created_at in (NOW - 3600, NOW + 3600):
         with pytest.raises(StorageUnavailable):
             other.check(record(created_at=created_at))
-    other.revoke_subject("ann", LATER, NOW + 5)
-    assert other.watermark("ann", NOW + 5) == NOW + 5
-    assert only(store, SUBJECTS)[1].expires_at == (LATER + 60) * 1000
+    other.revoke_subject("ann", LIFETIME, NOW + 5)
+    assert other.watermark("ann", NOW + 5) == NOW + SKEW + 5
+    assert only(store, SUBJECTS)[1].expires_at == (LATER + 60 + 2 * SKEW) * 1000
 
 
 def test_watermarks_stay_readable_as_keys_rotate(node: Node, store: ScriptedStorage) -> None:
     node.revoke_subject("ann")
     rotated = Node(store, ring=Keyring((NEXT_KEY, *RING.keys), lookup=RING.lookup))
-    assert rotated.watermark("ann") == NOW
+    assert rotated.watermark("ann") == NOW + SKEW
     rotated.revoke_subject("ann", now=NOW + 60)
     assert only(store, SUBJECTS)[1].value[1:5] == NEXT_KEY.kid
-    assert rotated.watermark("ann") == NOW + 60
+    assert rotated.watermark("ann") == NOW + SKEW + 60
 
 
 # --- sign-ins -----------------------------------------------------------------------------------
@@ -305,8 +462,37 @@ def test_watermarks_stay_readable_as_keys_rotate(node: Node, store: ScriptedStor
 def test_sign_in_begins_above_the_watermark(node: Node) -> None:
     assert node.begin("ann", now=NOW + 0.9) == NOW
     node.revoke_subject("ann")
-    assert node.begin("ann") == NOW + 1
-    assert node.begin("ann", now=NOW + 60) == NOW + 60
+    assert node.begin("ann") == NOW + SKEW + 1
+    assert node.begin("ann", now=NOW + SKEW + 60) == NOW + SKEW + 60
+
+
+def test_sign_in_over_a_session_that_was_signed_out_everywhere_meanwhile_is_refused(
+    node: Node,
+) -> None:
+    assert node.begin("ann", since=NOW - 60) == NOW
+    node.revoke_subject("ann")
+    with pytest.raises(RevokedSession):
+        node.begin("ann", since=NOW - 60)
+    assert node.begin("ann", since=NOW + SKEW + 1) == NOW + SKEW + 1
+
+
+@pytest.mark.parametrize("skew", [SKEW])
+def test_sign_out_everywhere_holds_and_the_next_sign_in_too_by_all_clocks_within_the_skew(
+    store: ScriptedStorage, skew: int
+) -> None:
+    """Seven clocks sign in, seven sign out everywhere; then each signs in again."""
+    offsets = range(0, skew + 1, skew // 6)
+    for one, (ahead, behind) in enumerate(product(offsets, offsets)):
+        for delay in (0, 0.5, 1, skew // 2):
+            user, (begins, revokes) = f"ann {one} {delay}", (Node(store), Node(store))
+            before = record(created_at=begins.begin(user, NOW + ahead), subject=user)
+            revokes.revoke_subject(user, now=NOW + behind + delay)
+            after = record(2, user, begins.begin(user, NOW + ahead + delay))
+            for clock in offsets:
+                other = Node(store)
+                other.now = NOW + clock + delay
+                assert other.refuses(before)
+                other.check(after)
 
 
 def test_sign_in_over_a_lost_watermark_succeeds_and_older_sessions_stay_out(
@@ -317,8 +503,8 @@ def test_sign_in_over_a_lost_watermark_succeeds_and_older_sessions_stay_out(
     for value in (b"junk", good.value[:-1], good.value + b"\0"):
         replace_row(store, SUBJECTS, key, replace(good, value=value))
         node.check(record(created_at=node.begin("ann")))
-        assert node.refuses(record(created_at=NOW))
-        assert only(store, SUBJECTS)[1].expires_at == LATER * 1000
+        assert node.refuses(record(created_at=NOW + SKEW))
+        assert only(store, SUBJECTS)[1].expires_at == (LATER + 2 * SKEW) * 1000
 
 
 def test_two_sign_ins_over_a_lost_watermark_at_once_both_succeed(

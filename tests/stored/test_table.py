@@ -24,6 +24,7 @@ from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.encoding import to_text
 from sealedstate.errors import UnreadableError
 from sealedstate.keyring import Keyring
+from sealedstate.session import id_bytes
 from sealedstate.storage import SQLiteStorage, Stored
 from sealedstate.storage.contract import LAST_VERSION
 from tests.support.jar import RING, Browser, Clock, keeper
@@ -177,7 +178,7 @@ def test_store_holds_nothing_readable(shop: Keeper, owner: Owner, clock: Clock) 
         browser = signed_in(shop, subject, **values)
         session = browser.session()
         assert dict(session) == values
-        ids.append(session.raw_id)
+        ids.append(id_bytes(session))
         browser.visit(change)
     shop.revoke_subject(subject)
     assert all(owner.rows(context) for context in (CONTEXT, SESSIONS, SUBJECTS))

@@ -153,7 +153,7 @@ def use_everything(store: ManagedStorage, clock: FakeClock) -> None:
         store.remove_member("c", "3", "m")
         assert len(list(store.keys("c"))) == 9
         assert store.members("c", "4")
-        clock.advance(400_000)
+        clock.advance(86_400_000)
         assert store.reap(5)
     store.add_member("c", "5", "m", None)
     store.delete_context("c")

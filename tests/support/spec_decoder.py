@@ -111,16 +111,29 @@ def open_row(
 ) -> tuple[int, Any]:
     """The time a row was sealed at, and what it contains.
 
-    That is a value, or for a revocation or watermark a time in epoch seconds, or None.
+    That is a value, or for a watermark a time in epoch seconds. For the row of a session it is its
+    kind, and for a session that was replaced also the time, and the successor's expiry, its id,
+    the mark of its subject, and the mark of the subject of before.
     """
     name: list[str | bytes] = [context, key, version.to_bytes(8, "big")]
     sealed_at, payload = open_sealed(token, ring, "stored", realm, name)
     if context not in ("sealedstate.revoked", "sealedstate.watermark"):
         return sealed_at, value_of(payload)
-    if not payload and context == "sealedstate.revoked":
-        return sealed_at, None
+    if context == "sealedstate.revoked":
+        if payload in (b"", b"\0"):
+            return sealed_at, ["revoked" if payload else "logged out"]
+        expect(len(payload) == 49 and payload[0] == 1, "a successor")
+        times = [int.from_bytes(payload[at : at + 8], "big") for at in (1, 9)]
+        rest = [payload[begin:end].hex() for begin, end in ((17, 33), (33, 41), (41, 49))]
+        return sealed_at, ["replaced", *times, *rest]
     expect(len(payload) == 8, "a time of 8 bytes")
     return sealed_at, int.from_bytes(payload, "big")
+
+
+def subject_mark(subject: str | None) -> str:
+    if subject is None:
+        return "0" * 16
+    return hashlib.blake2b(lp(subject), digest_size=8).hexdigest()
 
 
 def part_key(session_id: bytes, name: str) -> str:

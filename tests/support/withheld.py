@@ -114,5 +114,5 @@ WITHHOLDINGS = {
     "store-down": Withholding(store_down, IDLE, is_known=True),
     "not-yet": Withholding(clock_behind, 1, opens=True, is_known=True),
     "ambiguous": Withholding(two_sessions, IDLE, is_known=True, can_return=False),
-    "replaced": Withholding(new_id, REPLACED_SECONDS, can_return=False),
+    "replaced": Withholding(new_id, REPLACED_SECONDS, can_return=False, is_known=True),
 }

@@ -23,7 +23,14 @@ from markupsafe import Markup
 from sealedstate import Key
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._stored.parts import CONTEXT, StoredParts
-from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations
+from sealedstate._stored.revocations import (
+    SESSIONS,
+    SUBJECTS,
+    Ending,
+    Revocations,
+    Successor,
+    subject_mark,
+)
 from sealedstate._wire import cbor as codec
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import NO_TERMS, OverflowSet, Record, Terms, encode_record
@@ -777,7 +784,17 @@ def rows() -> dict[str, Any]:
     return {
         "about": "Format 1: what logouts leave in a store, which opens for ever.",
         "lookup": LOOKUP.hex(),
-        "revoked": [revoked_vector("logged out", False), revoked_vector("replaced", True)],
+        "revoked": [
+            revoked_vector("logged out", [Ending.LOGGED_OUT.value]),
+            revoked_vector("ended by its id", [Ending.REVOKED.value]),
+            *(
+                revoked_vector(
+                    f"replaced, {subject}",
+                    [Ending.REPLACED.value, NOW, NOW + 3600, SUCCESSOR_ID.hex(), mark, ALICE],
+                )
+                for subject, mark in (("the same subject", ALICE), ("no subject", "0" * 16))
+            ),
+        ],
         "watermarks": [watermark_vector(subject) for subject in ("alice", "Ἀλίκη")],
     }
 
@@ -785,24 +802,38 @@ def rows() -> dict[str, Any]:
 LOOKUP = bytes_of("sealedstate test vector lookup", 32)
 
 
-def revoked_vector(name: str, replaced: bool) -> dict[str, Any]:
+SUCCESSOR_ID = bytes(range(0xB0, 0xC0))
+ALICE = subject_mark("alice").hex()
+
+
+def revoked_vector(name: str, says: list[Any]) -> dict[str, Any]:
     random, storage = Recorded(f"revoked {name}"), MemoryStorage(lambda: NOW)
-    how = Ending.REPLACED if replaced else Ending.LOGGED_OUT
-    revocations(storage, random).revoke(SESSION_ID, NOW + 60, how)
-    row = {"name": name, "session_id": SESSION_ID.hex(), "time": NOW if replaced else None}
+    write_revoked(revocations(storage, random), SESSION_ID, NOW + 60, says)
+    row = {"name": name, "session_id": SESSION_ID.hex(), "says": says}
     return row | row_vector(storage, SESSIONS, random)
+
+
+def write_revoked(write: Revocations, session_id: bytes, until: int, says: list[Any]) -> None:
+    """The row of a session that says `says`: its kind, and for a replaced session the rest."""
+    how = Ending(says[0])
+    if how is Ending.REPLACED:
+        id_, *marks = map(bytes.fromhex, says[3:])
+        successor = Successor(id_, says[2], *marks)
+        assert write.replace(session_id, until, successor) == session_id
+    else:
+        assert write.end(session_id, until, how) == session_id
 
 
 def watermark_vector(subject: str) -> dict[str, Any]:
     random, storage = Recorded(f"watermark {subject}"), MemoryStorage(lambda: NOW)
-    revocations(storage, random).revoke_subject(subject, NOW + 60)
-    row = {"name": subject, "subject": subject, "time": NOW}
+    revocations(storage, random).revoke_subject(subject, 60)
+    row = {"name": subject, "subject": subject, "says": NOW + SKEW}
     return row | row_vector(storage, SUBJECTS, random)
 
 
 def revocations(storage: MemoryStorage, random: Recorded) -> Revocations:
     ring = Keyring(KEYS, SKEW, ANNOUNCE, LOOKUP)
-    return Revocations(access_of(storage, ring, lambda: NOW, REALM, random))
+    return Revocations(access_of(storage, ring, lambda: NOW, REALM, random), SKEW)
 
 
 def row_vector(storage: MemoryStorage, context: str, random: Recorded) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, open_token, sea
 from sealedstate.errors import ReplacedSession, RevokedSession, UnreadableError
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring, export_lookup, parse_lookup
-from sealedstate.storage import MemoryStorage
+from sealedstate.storage import MemoryStorage, Stored
 from tests.support import spec_decoder
 from tests.support.spec_decoder import Newer, Refused, SpecKey, as_json, described
 from tests.support.stored import PartRow, access_of
@@ -263,18 +263,24 @@ def test_frozen_revocations_and_watermarks_are_read_and_sealed_alike() -> None:
         read = revocations(with_row(vector), now, [])
         write = revocations(storage, now, vector["random"])
         if "subject" in vector:
-            assert read.watermark(vector["subject"]) == vector["time"]
-            write.revoke_subject(vector["subject"], now + 60)
+            assert read.watermark(vector["subject"]) == vector["says"]
+            write.revoke_subject(vector["subject"], 60)
         else:
-            session_id, is_replaced = (
-                bytes.fromhex(vector["session_id"]),
-                vector["time"] is not None,
-            )
+            session_id, says = bytes.fromhex(vector["session_id"]), vector["says"]
+            is_replaced = Ending(says[0]) is Ending.REPLACED
             with pytest.raises(ReplacedSession if is_replaced else RevokedSession):
                 read.check(Record(session_id, None, now, now + 60, 1))
-            how = Ending.REPLACED if is_replaced else Ending.LOGGED_OUT
-            write.revoke(session_id, now + 60, how)
-        assert row_of(storage, vector) == row_of(with_row(vector), vector)
+            found = read.find(session_id)
+            assert found is not None
+            assert found.ending is Ending(says[0])
+            if found.successor is not None:
+                id_, expires_at, *marks = found.successor
+                rest = [found.replaced_at, expires_at, id_.hex(), *(mark.hex() for mark in marks)]
+                assert [found.ending.value, *rest] == says
+                assert marks[1].hex() == spec_decoder.subject_mark("alice")
+            make.write_revoked(write, session_id, now + 60, says)
+        written, frozen = row_of(storage, vector), row_of(with_row(vector), vector)
+        assert (written.value, written.version) == (frozen.value, frozen.version)
 
     check_each([*ROWS["revoked"], *ROWS["watermarks"]], check)
 
@@ -290,7 +296,7 @@ def test_specification_finds_and_opens_frozen_rows() -> None:
             assert spec_decoder.part_key(session_id, vector["name"]) == vector["key"]
             assert described(content) == described(cbor.decode(bytes.fromhex(vector["cbor"])))
         else:
-            assert content == vector["time"]
+            assert content == vector["says"]
             assert vector["key"] == (
                 spec_decoder.revoked_key(REALM, session_id)
                 if session_id
@@ -302,7 +308,7 @@ def test_specification_finds_and_opens_frozen_rows() -> None:
 
 def revocations(storage: MemoryStorage, now: int, random: list[str]) -> Revocations:
     ring = replace(RING, lookup=LOOKUP)
-    return Revocations(access_of(storage, ring, lambda: now, REALM, replay(random)))
+    return Revocations(access_of(storage, ring, lambda: now, REALM, replay(random)), make.SKEW)
 
 
 def with_row(vector: Vector) -> MemoryStorage:
@@ -312,7 +318,7 @@ def with_row(vector: Vector) -> MemoryStorage:
     return storage
 
 
-def row_of(storage: MemoryStorage, vector: Vector) -> object:
+def row_of(storage: MemoryStorage, vector: Vector) -> Stored:
     row = storage.read(vector["context"], vector["key"])
     assert row is not None
     return row

@@ -146,8 +146,8 @@ class IdentityProvider(Site):
             return see_other(f"/sign-in?{urlencode(again)}")
         waiting = self._sign_on.fetch(handle) if handle else None
         self._logout.finish_by_soap(session)
-        session.subject = name
         record = self._resources.records.for_session(session)
+        record.sign_in(name)
         record.authenticate(PASSWORD, duration=AUTHENTICATION_SECONDS)
         renew_token(session)
         if waiting is None:

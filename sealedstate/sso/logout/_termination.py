@@ -26,11 +26,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from ..._stored.revocations import Ending
+from ..._request.load import revoke_id
+from ..._stored.revocations import MAX_SUCCESSORS, Ending
 from ..._stored.table import Kind
 from ..._wire import cbor
 from ..._wire.record import Place, Policy
-from ...errors import StorageError, UnreadableError, UnreadablePart
+from ...errors import StorageError, StorageUnavailable, UnreadableError, UnreadablePart
 from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...session import Part, Session
@@ -64,7 +65,7 @@ class SessionTerminator(SessionHooks):
         deployment = keeper.deployment
         if deployment.revocations is None or deployment.parts is None:
             raise AssertionError("sessions are ended by id only with a store")
-        self._keeper, self._deployment = keeper, deployment
+        self._deployment = deployment
         self.revocations, self._parts = deployment.revocations, deployment.parts
         self._records, self._index = records, index
         self._policy = deployment.policies.get(records.columns, Policy.AUTO)
@@ -75,10 +76,32 @@ class SessionTerminator(SessionHooks):
     # --- ending ---------------------------------------------------------------------------------
 
     def end(self, known: KnownSession, request: LogoutRequest | None) -> LogoutState | None:
-        """End a session; None if it has, or may have, got a new id.
+        """End a session, or the session of the same subject that has replaced it.
 
-        Raises StorageError or NoPrimaryKey if it could not be ended.
+        None if it was replaced by a session of another subject. Raises StorageError or NoPrimaryKey
+        if it could not be ended.
         """
+        for _ in range(1 + MAX_SUCCESSORS):
+            state = self._end_id(known, request)
+            if state is not None:
+                return state
+            successor = self.revocations.next_id(known.session_id)
+            if successor is None:
+                return None
+            known = replace(known, session_id=successor, has_read_cookies=False)
+        raise StorageUnavailable(f"the session got more than {MAX_SUCCESSORS} new ids")
+
+    def last_id(self, session_id: bytes) -> bytes:
+        """The id under which a session continues for the same subject; else its own id."""
+        for _ in range(MAX_SUCCESSORS):
+            successor = self.revocations.next_id(session_id)
+            if successor is None:
+                break
+            session_id = successor
+        return session_id
+
+    def _end_id(self, known: KnownSession, request: LogoutRequest | None) -> LogoutState | None:
+        """End a session; None if it has, or may have, got a new id."""
         # The row of a session that is not revoked belongs to a logout that failed before step 2.
         # Nothing in it counts as notified: the user may have returned to those services since.
         is_live = self.revocations.ending(known.session_id) is None
@@ -93,8 +116,8 @@ class SessionTerminator(SessionHooks):
         # Step 1. A crash after it leaves a row that `SingleLogout.unfinished` completes.
         state = self._change(new, record)
         # Step 2. It raises if the revocation may not be stored: no logout is claimed then.
-        is_first = self._keeper.revoke_session(known.session_id)
-        if not is_first and self.revocations.ending(known.session_id) is Ending.REPLACED:
+        ended = revoke_id(self._deployment, known.session_id, follows=False)
+        if ended is None and self.revocations.ending(known.session_id) is Ending.REPLACED:
             # The session continues under a new id, so this row is about no logout.
             self.table.delete(known.session_id)
             return None
@@ -129,7 +152,10 @@ class SessionTerminator(SessionHooks):
         """Continue an interrupted logout as far as possible without the browser."""
         if self.revocations.ending(state.session_id) is None:
             # It was interrupted between steps 1 and 2.
-            self._keeper.revoke_session(state.session_id)
+            revoke_id(self._deployment, state.session_id, follows=False)
+        if self.revocations.ending(state.session_id) is Ending.REPLACED:
+            known = KnownSession(state.session_id, state.subject, state.logins)
+            return self.end(known, None) or state
         return self.collect_stored_logins(state)
 
     # --- logouts that have begun ----------------------------------------------------------------

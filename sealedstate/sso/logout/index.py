@@ -16,8 +16,9 @@ LP is as in docs/format.md, and a text is that of a name:
 name is LP of the NameID's value, its format, and both qualifiers, with what SAML 2.0 core
 (2.2.2 and 8.3.7) understands where they are left out: "unspecified" for the format, the
 identity provider's entityID for the name qualifier, and the service's for the SP name
-qualifier. Equal inputs give equal members, so that a member can be removed. A member lives as
-long as its session can.
+qualifier. Of a value that looks like a derived handle, name is LP of the value and three
+empty texts: many services leave out what they were given beside it. Equal inputs give equal
+members, so that a member can be removed. A member lives as long as its session can.
 
 An entry is written before the session that needs it is saved. It is removed after that
 session was revoked, once no service is left to be notified; otherwise it expires. So an entry
@@ -29,18 +30,26 @@ hold that login.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..._stored.table import Kind
 from ..._wire.encoding import from_name, to_name
-from ..._wire.record import ID_BYTES
+from ..._wire.record import ID_BYTES, format_id
 from ...deployment import Deployment
 from ...errors import MalformedToken, UnreadableError, UnreadablePart
 from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...keyring import length_prefixed
-from ..identifiers import Identifiers, MaskKeys, mask, parse_kid, unmask
+from ..identifiers import (
+    NAME_ID,
+    SESSION_INDEX,
+    Identifiers,
+    MaskKeys,
+    mask,
+    parse_kid,
+    unmask,
+)
 from ..logins import NameID, ServiceLogin, StoredText, check_text, make_type_error
 from ..records import LoginRecords
 
@@ -49,6 +58,17 @@ __all__ = ["LogoutIndex", "LogoutRequest"]
 KIND = Kind("sealedstate.sso.index", "sso.index", "an index of logins")
 INDEX_BYTES = 8
 UNSPECIFIED = "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified"
+_FORMATS = (
+    UNSPECIFIED,
+    *(
+        f"urn:oasis:names:tc:SAML:1.1:nameid-format:{name}"
+        for name in ("emailAddress", "X509SubjectName", "WindowsDomainQualifiedName")
+    ),
+    *(
+        f"urn:oasis:names:tc:SAML:2.0:nameid-format:{name}"
+        for name in ("kerberos", "entity", "persistent", "transient")
+    ),
+)
 # Another chapter of the standard names the same format so.
 _UNSPECIFIED_ALIAS = "urn:oasis:names:tc:SAML:1.0:nameid-format:unspecified"
 
@@ -61,13 +81,16 @@ class LogoutRequest:
     """A service's request to end sessions of `name_id` at `entity_id`.
 
     `session_indexes`: only the sessions with one of these SessionIndexes; if empty, all. Any
-    sequence of texts, kept as a tuple; a single text is refused. The caller has verified the
-    message. Raises UnsupportedValue.
+    sequence of texts, kept as a tuple; a single text is refused. `any_format`: a `name_id` without
+    a Format means that value in every Format of SAML 2.0; by default it means "unspecified", as
+    SAML 2.0 core says, but many services leave out the Format that they were given. The caller has
+    verified the message. Raises UnsupportedValue.
     """
 
     entity_id: str
     name_id: NameID
     session_indexes: Sequence[str] = field(default=(), repr=False)
+    any_format: bool = False
 
     def __post_init__(self) -> None:
         check_text("LogoutRequest.entity_id", self.entity_id)
@@ -83,6 +106,11 @@ class LogoutRequest:
         object.__setattr__(self, "session_indexes", tuple(indexes))
 
 
+def lacks_format(request: LogoutRequest) -> bool:
+    """Whether a Format in the request might have found a login."""
+    return request.name_id.format is None and not request.any_format
+
+
 def matches(login: ServiceLogin, request: LogoutRequest) -> bool:
     """Whether `request` is about this login, which has all identifiers."""
     if login.entity_id != request.entity_id:
@@ -90,6 +118,8 @@ def matches(login: ServiceLogin, request: LogoutRequest) -> bool:
     if request.session_indexes and login.session_index not in request.session_indexes:
         return False
     name, asked = login.name_id, request.name_id
+    if request.any_format and asked.format is None:
+        name = replace(name, format=None)
     if not (name.name_qualifier and asked.name_qualifier):
         # A name qualifier that only one of them has says what the other leaves out.
         name, asked = replace(name, name_qualifier=None), replace(asked, name_qualifier=None)
@@ -100,6 +130,8 @@ def matches(login: ServiceLogin, request: LogoutRequest) -> bool:
 
 def canonical_name_id(name_id: NameID, entity_id: str, identity_provider: str | None) -> bytes:
     """The `name` of the index: equal for two NameIDs that mean the same user."""
+    if parse_kid(str(name_id.value)) is not None:
+        return length_prefixed(str(name_id.value), "", "", "")
     form = name_id.format or UNSPECIFIED
     return length_prefixed(
         str(name_id.value),
@@ -124,24 +156,24 @@ def find_sessions(
     found: list[bytes] = []
     if identifiers:
         entity_id, name = request.entity_id, str(request.name_id.value)
-        by_name = _open_handle(identifiers.open_name_id, name, entity_id, now)
+        by_name = _open_handle(identifiers, NAME_ID, name, entity_id, now)
         if not request.session_indexes and by_name is not None:
             found.append(by_name)
         for text in request.session_indexes:
-            session_id = _open_handle(identifiers.open_session_index, text, entity_id, now)
+            session_id = _open_handle(identifiers, SESSION_INDEX, text, entity_id, now)
             # A NameID that is not a handle cannot be checked against the SessionIndex here.
             if session_id is not None and (session_id == by_name or parse_kid(name) is None):
                 found.append(session_id)
     if index:
-        found += index.find(request)
+        found += index.find_ids(request)
     return list(dict.fromkeys(found))
 
 
 def _open_handle(
-    open_handle: Callable[[str, str, float], bytes], text: str, entity_id: str, now: float
+    identifiers: Identifiers, label: str, text: str, entity_id: str, now: float
 ) -> bytes | None:
     try:
-        return open_handle(text, entity_id, now)
+        return identifiers.open_handle(label, text, entity_id, now)
     except UnreadableError:
         return None
 
@@ -175,20 +207,23 @@ class LogoutIndex(SessionHooks):
         keeper.deployment.lookup_secret()
         keeper.add_hooks(self, ("logins",))
 
-    def find(self, request: LogoutRequest) -> list[bytes]:
-        """The ids of the sessions that the index has. Raises StorageError."""
-        key, keys = self._key(request.entity_id, request.name_id), self._mask_keys()
+    def find(self, request: LogoutRequest) -> list[str]:
+        """The ids (`Session.id`) of the sessions that the index has. Raises StorageError."""
+        return [format_id(session_id) for session_id in self.find_ids(request)]
+
+    def find_ids(self, request: LogoutRequest) -> list[bytes]:
+        """As `find`; each id has 16 bytes."""
+        names = [request.name_id]
+        if request.any_format and request.name_id.format is None:
+            names = [replace(request.name_id, format=form) for form in _FORMATS]
+        keys = dict.fromkeys(self._key(request.entity_id, name) for name in names)
         wanted = {self._hash_index(text) for text in request.session_indexes}
         found: dict[bytes, None] = {}
-        for member in self._table.members(key):
-            try:
-                opened = unmask(keys, ("member", key), from_name(member), (ID_BYTES, INDEX_BYTES))
-            except MalformedToken:
-                opened = None
-            if opened is None:  # it was not made for this row
-                self._table.refuse_member("tag")
-            elif not wanted or opened[1] in wanted:
-                found[opened[0]] = None
+        for key in keys:
+            for member in self._table.members(key):
+                session_id, index = self._open_member(key, member)
+                if session_id and (not wanted or index in wanted):
+                    found[session_id] = None
         return list(found)
 
     def forget(self, session_id: bytes, logins: Iterable[ServiceLogin]) -> None:
@@ -202,10 +237,10 @@ class LogoutIndex(SessionHooks):
         if identifiers is None:
             return True
         name, index = str(login.name_id.value), login.session_index
-        by_name = _open_handle(identifiers.open_name_id, name, login.entity_id, now)
+        by_name = _open_handle(identifiers, NAME_ID, name, login.entity_id, now)
         if by_name != session_id or index is None:
             return by_name != session_id
-        by_index = _open_handle(identifiers.open_session_index, str(index), login.entity_id, now)
+        by_index = _open_handle(identifiers, SESSION_INDEX, str(index), login.entity_id, now)
         return by_index != session_id
 
     def before_save(self, event: SaveEvent) -> None:
@@ -227,6 +262,18 @@ class LogoutIndex(SessionHooks):
     def _key(self, entity_id: str, name_id: NameID) -> str:
         name = canonical_name_id(name_id, entity_id, self._identity_provider)
         return self._table.guessable_key(entity_id, name)
+
+    def _open_member(self, key: str, member: str) -> tuple[bytes, bytes]:
+        """The session id and the hashed SessionIndex of a member; empty if it is not valid."""
+        try:
+            sizes = (ID_BYTES, INDEX_BYTES)
+            opened = unmask(self._mask_keys(), ("member", key), from_name(member), sizes)
+        except MalformedToken:
+            opened = None
+        if opened is None:  # it was not made for this row
+            self._table.refuse_member("tag")
+            return b"", b""
+        return opened[0], opened[1]
 
     # --- members --------------------------------------------------------------------------------
 

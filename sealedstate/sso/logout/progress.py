@@ -13,8 +13,8 @@ of a name are as in docs/format.md), and sealed like every stored value. It is t
     the 16 random bytes of the token,
     when the row was written (epoch seconds),
     whether service logins may still be in the browser's cookie,
-    the requests that the logout answers: each is the service, the NameID, its format,
-        name qualifier and SP name qualifier, and the list of SessionIndexes,
+    the requests that the logout answers: each is the service, the NameID, its format (true
+        for every format), name qualifier and SP name qualifier, and the list of SessionIndexes,
     the service logins, as `_codec.columns` encodes them, and
     one letter for each service login: r for pending, t for notified, f for failed. The
         logins are in ascending order of time, entityID, NameID, its format, name qualifier
@@ -42,7 +42,7 @@ from ..._wire import cbor
 from ..._wire.encoding import from_name, from_text, to_name, to_text
 from ...deployment import Deployment
 from ...errors import LoginsUnreadable, MalformedRecord, MalformedToken, UsageError
-from ...session import Session
+from ...session import Session, id_bytes
 from .._codec.columns import encode_logins
 from ..logins import NameID, ServiceLogin, StoredText, keep_latest, sort_key
 from ..records import IdentifierDeriver, LoginRecords
@@ -251,10 +251,7 @@ class LogoutTable:
                 state.secret,
                 int(self._deployment.now()),
                 state.pending_in_cookie,
-                [
-                    [request.entity_id, *astuple(request.name_id), list(request.session_indexes)]
-                    for request in state.requests
-                ],
+                [_dump_request(request) for request in state.requests],
                 state.login_list.columns,
                 state.status,
             ]
@@ -274,11 +271,21 @@ class LogoutTable:
         else:
             decoded = self._records.read_logins(columns, session_id, subject or "")
             logins = sort_logins(decoded, columns)
-        asked = tuple(
-            LogoutRequest(entity_id, NameID(*name), tuple(indexes))
-            for entity_id, *name, indexes in requests
-        )
+        asked = tuple(map(_load_request, requests))
         return LogoutState(session_id, subject, secret, pending, asked, logins, status, written_at)
+
+
+def _dump_request(request: LogoutRequest) -> list[Any]:
+    value, form, *qualifiers = astuple(request.name_id)
+    if form is None and request.any_format:
+        form = True
+    return [request.entity_id, value, form, *qualifiers, list(request.session_indexes)]
+
+
+def _load_request(row: list[Any]) -> LogoutRequest:
+    entity_id, value, form, *qualifiers, indexes = row
+    name_id = NameID(value, None if form is True else form, *qualifiers)
+    return LogoutRequest(entity_id, name_id, tuple(indexes), any_format=form is True)
 
 
 # The part of a session without a store that holds the services whose notification failed.
@@ -420,8 +427,9 @@ class SessionProgress(LogoutProgress):
     def __init__(self, records: LoginRecords, session: Session) -> None:
         self._records, self._session = records, session
         subject = session.subject or ""
-        failed = records.read_logins(session[FAILED_PART], session.raw_id, subject)
-        state = LogoutState(session.raw_id, session.subject, b"", pending_in_cookie=False)
+        session_id = id_bytes(session)
+        failed = records.read_logins(session[FAILED_PART], session_id, subject)
+        state = LogoutState(session_id, session.subject, b"", pending_in_cookie=False)
         state = state.add(failed).mark([login.identity for login in failed], FAILED)
         super().__init__(state.add(records.for_session(session).services()))
 

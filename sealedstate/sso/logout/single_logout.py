@@ -14,10 +14,12 @@ progress is kept in the session, which ends when every service was notified.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 from ..._request.load import LoadedSession, read_revoked
 from ..._stored.revocations import Ending
+from ..._wire.record import parse_id
 from ...errors import (
     ConfigurationError,
     LogoutRequestMismatch,
@@ -27,12 +29,12 @@ from ...errors import (
     UnreadablePart,
 )
 from ...keeper import Keeper
-from ...session import Session
+from ...session import Session, id_bytes
 from ..logins import ServiceLogin, check_seconds
 from ..records import LoginRecord, LoginRecords
 from ..sessions import LiveSession
 from ._termination import KnownSession, SessionTerminator
-from .index import LogoutIndex, LogoutRequest, find_sessions, matches
+from .index import LogoutIndex, LogoutRequest, find_sessions, lacks_format, matches
 from .progress import (
     FAILED_PART,
     PENDING,
@@ -45,6 +47,12 @@ from .progress import (
 
 __all__ = ["SingleLogout"]
 
+log = logging.getLogger("sealedstate")
+
+FORMAT_HINT = (
+    "; its NameID has no Format: if the service was given another Format than unspecified, pass"
+    " LogoutRequest(..., any_format=True)"
+)
 # How often a session may get a new id while it is being looked for.
 FIND_TRIES = 4
 # A logout that no node has continued for this long (seconds) counts as interrupted.
@@ -96,7 +104,10 @@ class SingleLogout:
         login = self._login_record(session)
         services = login.services()
         if request is not None and not any(matches(one, request) for one in services):
-            raise LogoutRequestMismatch("the request is about no service login of this session")
+            hint = FORMAT_HINT if lacks_format(request) else ""
+            raise LogoutRequestMismatch(
+                f"the request is about no service login of this session{hint}"
+            )
         if self._terminator is None:
             # The session no longer authenticates its user, but holds the progress.
             for authentication in login.authentications():
@@ -109,7 +120,7 @@ class SingleLogout:
         known = KnownSession(session_id, session.subject, services, has_read_cookies=True)
         state = self._terminator.end(known, request)
         if state is None:
-            # Another request gave the session a new id: its cookie is on its way to the browser.
+            # Another user signed in to this browser: that cookie is on its way.
             raise SessionWithheld("replaced")
         # Only now: the cookies are deleted after the revocation is stored, never before.
         if loaded is not None:
@@ -130,13 +141,17 @@ class SingleLogout:
         begun: list[LogoutProgress] = []
         for _ in range(FIND_TRIES):
             now, identifiers = self._deployment.now(), self._records.identifiers
-            found = set(find_sessions(request, identifiers, self._index, now)) - seen
+            named = find_sessions(request, identifiers, self._index, now)
+            # A session that got a new id is meant, also where only its old id was derived.
+            found = {terminator.last_id(each) for each in named} - seen
             progresses = [self._end_for_request(terminator, each, request) for each in found]
             seen |= found
             begun += [progress for progress in progresses if progress is not None]
             # A session that got a new id meanwhile has entries under that: look again.
             if None not in progresses:
                 break
+        if not begun and not seen and lacks_format(request):
+            log.warning("a logout request leads to no session%s", FORMAT_HINT)
         return begun
 
     def leave_service(self, session: Session, entity_id: str) -> tuple[Notice, ...]:
@@ -157,11 +172,12 @@ class SingleLogout:
         Raises ConfigurationError, StorageError or NoPrimaryKey.
         """
         terminator = self._require_terminator()
-        ending, table = terminator.revocations.ending(live.raw_id), terminator.table
-        has_begun = ending is Ending.REVOKED and table.read(table.key(live.raw_id)) is not None
-        if has_begun or ending in (Ending.LOGGED_OUT, Ending.REPLACED):
+        session_id, table = parse_id(live.session_id), terminator.table
+        ending = terminator.revocations.ending(session_id)
+        has_begun = ending is Ending.REVOKED and table.read(table.key(session_id)) is not None
+        if has_begun or ending is Ending.LOGGED_OUT:
             return None
-        state = terminator.end(KnownSession(live.raw_id, live.subject), None)
+        state = terminator.end(KnownSession(session_id, live.subject), None)
         return None if state is None else StoredProgress(terminator.table, state)
 
     def revoke_subject(self, subject: str) -> None:
@@ -278,4 +294,4 @@ def _find_id(session: Session) -> tuple[bytes, LoadedSession | None]:
     loaded, is_signed_in = session.load(), session.changes().is_signed_in
     if isinstance(loaded, LoadedSession) and loaded.record is not None and not is_signed_in:
         return loaded.record.id, loaded
-    return session.raw_id, None
+    return id_bytes(session), None

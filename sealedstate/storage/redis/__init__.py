@@ -38,6 +38,7 @@ from ..contract import (
     key_digest,
     millis,
     printable,
+    reap_time,
     utf8,
 )
 from . import _scripts as scripts
@@ -116,7 +117,7 @@ class RedisStorage:
         now, place = self._now(), _place(context, key)
         expiry, ttl = _format_expiry(expires_at, now)
         record = _format_version(version) + expiry + place.identity + value
-        arguments = (_format_time(now), record, ttl, place.entry, b"%d" % (now - GRACE))
+        arguments = (_format_time(now), record, ttl, place.entry, b"%d" % reap_time(now))
         answer = self._client.run(scripts.CREATE, place.keys, *arguments, version=version)
         return _parse_answer(answer)
 
@@ -169,7 +170,7 @@ class RedisStorage:
         text = utf8(member)
         check_arguments(_UNKNOWN, context, key, text, expires_at)
         now, (keys, entry) = self._now(), _index(context, key)
-        before = b"%d" % (now - GRACE)
+        before = b"%d" % reap_time(now)
         arguments = (_format_time(now), *_format_expiry(expires_at, now), text, entry, before)
         due = self._client.run(scripts.ADD_MEMBER, keys, *arguments)[1:]
         if due:
@@ -253,7 +254,7 @@ class RedisStorage:
         if name not in (names.records, names.indexes):
             return 0
         while removed < limit:
-            page, now = min(limit - removed, PAGE), self._now()
+            page, now = min(limit - removed, PAGE), reap_time(self._now())
             due = (b"-inf", b"%d" % now, b"LIMIT", b"0", b"%d" % page)
             entries, count = self._call(name, b"ZRANGEBYSCORE", *due), 0
             if name == names.records and entries:

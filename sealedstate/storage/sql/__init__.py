@@ -24,6 +24,7 @@ from ..contract import (
     context_digest,
     key_digest,
     millis,
+    reap_time,
     utf8,
 )
 
@@ -254,7 +255,9 @@ class SQLStorage:
         return True
 
     def _reap(self, limit: int) -> int:
-        return self._pool.read(lambda cursor: self._reap_rows(cursor, self._now(), limit))
+        return self._pool.read(
+            lambda cursor: self._reap_rows(cursor, reap_time(self._now()), limit)
+        )
 
 
 def _query(sql: str, params: Params) -> Callable[[Cursor], Sequence[Any]]:
