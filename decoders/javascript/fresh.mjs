@@ -1,6 +1,6 @@
 // Checks fresh tokens: reads lines of JSON from the input, opens each token, compares what is in it.
 //
-//     python tests/.../feed.py | node decoders/javascript/fresh.mjs
+//     python -m tests.wire.fresh_tokens 100000 seed | node decoders/javascript/fresh.mjs
 //
 // The first line, and any later line with `keys`, is a setting for the lines behind it:
 //

@@ -85,7 +85,7 @@ class Source:
         self.draw = random.Random(seed)
 
     def text(self, most: int = 12) -> str:
-        letters = "aZ09 \0\n\"\\/ä߀\ufeff\uffff\U0001f600\U0010ffff\x7f"
+        letters = 'aZ09 \0\n"\\/ä߀\ufeff\uffff\U0001f600\U0010ffff\x7f'
         return "".join(self.draw.choices(letters, k=self.draw.randint(0, most)))
 
     def integer(self) -> int:
@@ -235,9 +235,7 @@ class Group:
         overflow = None
         if draw.random() < 0.3:
             names = tuple(f"over {number}" for number in range(draw.randint(1, 3)))
-            overflow = OverflowSet(
-                draw.randbytes(8), draw.randint(1, 7), draw.randbytes(16), names
-            )
+            overflow = OverflowSet(draw.randbytes(8), draw.randint(1, 7), draw.randbytes(16), names)
         record = Record(
             draw.randbytes(16),
             draw.choice((None, self.source.text(), "alice")),
@@ -317,9 +315,7 @@ class Group:
     def protected(self) -> Line:
         name, bound = "invitation", self.draw.choice((None, "", self.source.text()))
         source = StaticKeys(self.ring)
-        protector = Protector(
-            name, 3600, self.realm, source, lambda: self.now, self.draw.randbytes
-        )
+        protector = Protector(name, 3600, self.realm, source, lambda: self.now, self.draw.randbytes)
         value, _ = self.source.encoded()
         text = protector.seal(value, bound)
         return self._line(
@@ -332,9 +328,7 @@ class Group:
         )
 
     def _access(self, storage: MemoryStorage) -> Any:
-        return access_of(
-            storage, self.ring, lambda: self.now, self.realm, self.draw.randbytes
-        )
+        return access_of(storage, self.ring, lambda: self.now, self.realm, self.draw.randbytes)
 
     def _line(self, kind: str, **content: Any) -> Line:
         return {"kind": kind, "now": self.now} | content
