@@ -136,7 +136,7 @@ class Source:
             self.text,
             self.text,
             lambda: draw.randbytes(draw.choice((0, 1, 16, 24, 300))),
-            lambda: Markup(self.text()),  # noqa: S704
+            lambda: Markup(self.text()),
             self.decimal,
             self.moment,
             lambda: date.fromordinal(draw.randint(1, date.max.toordinal())),
