@@ -17,7 +17,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from ._request.load import LoadedSession, SessionInfo, describe_session, revoke_id
-from ._request.save import Limits, check_size, delete_cookies, report_not_saved, save
+from ._request.save import (
+    Limits,
+    check_size,
+    delete_cookies,
+    is_unproven,
+    report_not_saved,
+    save,
+)
 from ._wire.record import check_subject, parse_id
 from .deployment import Deployment
 from .errors import (
@@ -97,6 +104,10 @@ class Keeper:
             return fetch_site == "cross-site"
         return bool(settings.origins) and origin is not None and origin not in settings.origins
 
+    def owns(self, session: Session) -> bool:
+        """Whether `session` came from this keeper."""
+        return session.loader is self._load or session.loader is self._load_cross_site
+
     def save(self, session: Session, other_bytes: int = 0) -> list[str]:
         """The Set-Cookie field values that make the browser carry `session` as it is now.
 
@@ -110,6 +121,8 @@ class Keeper:
             return []
         changes = session.changes()
         if not changes.is_modified:
+            if session.is_peeked:
+                return []
             return self._refresh(session, changes, loaded, other_bytes)
         is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
         # A new id for a visitor without a session must not replace a login either.
@@ -139,6 +152,7 @@ class Keeper:
                 f" {loaded.candidates.foreign_bytes} bytes of other cookies; set storage or"
                 " may_drop",
                 level=logging.WARNING,
+                is_frequent=True,
             )
             return []
 
@@ -214,7 +228,10 @@ class Keeper:
     ) -> list[str]:
         """The unchanged session, sealed again if that is due and possible."""
         try:
-            if not self._is_refresh_due(loaded):
+            # Once it has come back, its stored parts are kept longer.
+            record = None if changes.core is not None else loaded.record
+            has_brief_rows = record is not None and record.spilled and is_unproven(record)
+            if not (has_brief_rows or self._is_refresh_due(loaded)):
                 return []
             if self._deployment.are_keys_stale():
                 self._deployment.emit("refresh-skipped")

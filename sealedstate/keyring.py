@@ -26,6 +26,8 @@ SECRET_BYTES = 32
 KEY_LABEL = "sealedstate-key-1"
 LOOKUP_LABEL = "sealedstate-lookup-1"
 DEFAULT_SKEW = 60
+# Of times (epoch seconds): reached in the year 36812. Milliseconds of today are beyond that.
+MAX_TIME = 1 << 40
 DEFAULT_ANNOUNCE = 15 * 60
 # An `announce` that outlives every key.
 FOR_EVER = 1 << 62
@@ -123,6 +125,12 @@ class Key:
         if len(self.kid) != KID_BYTES:
             raise ConfigurationError(f"key: a kid must be {KID_BYTES} bytes, got {len(self.kid)}")
         check_secret(self.secret)
+        for name in ("activates_at", "expires_at", "retires_at"):
+            at = getattr(self, name)
+            if type(at) is not int and (at is not None or name == "activates_at"):
+                raise ConfigurationError(
+                    f"key: {name} must be epoch seconds, a whole number; got {at!r}"
+                )
         object.__setattr__(self, "subkeys", SubkeyCache(self.secret))
 
     @classmethod

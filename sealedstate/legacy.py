@@ -73,8 +73,10 @@ class LegacyReader:
             raise ConfigurationError("legacy: secret must be non-empty text or bytes")
         if not isinstance(self.until, datetime) or self.until.tzinfo is None:
             raise ConfigurationError("legacy: until must be a datetime with a time zone")
-        if type(self.max_age) not in (int, type(None)):
-            raise ConfigurationError("legacy: max_age must be a number of seconds, or None")
+        if self.max_age is not None and (type(self.max_age) is not int or self.max_age < 0):
+            raise ConfigurationError(
+                "legacy: max_age must be a whole number of seconds, at least 0, or None"
+            )
         texts = (self.cookie_name, self.cookie_path, self.subject, self.cookie_domain)
         if not all(isinstance(text or "", str) for text in texts):
             raise ConfigurationError(

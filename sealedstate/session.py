@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import (
     Callable,
     ItemsView,
+    Iterable,
     Iterator,
     KeysView,
     Mapping,
@@ -13,7 +15,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, NamedTuple, Protocol, Self
+from typing import Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 
 from ._wire import cbor
 from ._wire.record import Lifetimes, Place, Record, check_name, check_subject, format_id
@@ -32,6 +34,8 @@ __all__ = ["Session"]
 PART_BYTES = 16
 # The places of parts for which a save needs nothing but the core.
 _IN_CORE = (None, Place.CORE)
+
+Refusal: TypeAlias = Literal["expired", "signed-out", "replaced", "withheld"]
 
 
 class _Unread:
@@ -121,6 +125,11 @@ class SessionBackend(Protocol):
     adopted: Record | None
     adopted_values: Mapping[str, object]
 
+    @property
+    def refusal(self) -> Refusal | None:
+        """Why the cookies opened no session, in a word for visitors."""
+        ...
+
     def free_bytes(self) -> int:
         """By how much the encoded parts may grow without any doubt that they can be sent."""
         ...
@@ -179,6 +188,8 @@ class Session(MutableMapping[str, object]):
     _is_regenerated = False
     _is_ended = False
     _are_headers_sent = False
+    # Whether reading it in this request does not renew it; see `peek`.
+    is_peeked = False
     # By how much assignments may make the encoded parts grow before their sizes are added up; None
     # if that is not known yet.
     _free_bytes: int | None = None
@@ -186,7 +197,7 @@ class Session(MutableMapping[str, object]):
     _is_limited = False
 
     def __init__(self, load: Callable[[str], SessionBackend], cookie_header: str) -> None:
-        self._load = load
+        self.loader = load
         self._cookie_header = cookie_header
 
     # --- who it is ------------------------------------------------------------------------------
@@ -255,6 +266,17 @@ class Session(MutableMapping[str, object]):
         return ends_at if until is None else min(until, created_at + lifetimes.longest)
 
     @property
+    def refusal(self) -> Refusal | None:
+        """Why the cookies of this request opened no session, in a word for visitors.
+
+        ``"expired"``, ``"signed-out"``, ``"replaced"`` (another request gave the session a new id,
+        whose cookie may be on its way) or ``"withheld"`` (it cannot be judged now). None if they
+        opened one, and if there was none or it was not authentic.
+        """
+        loaded = self._use()
+        return "signed-out" if self._is_ended else loaded.refusal
+
+    @property
     def withheld(self) -> str | None:
         """Why the cookies of this request cannot be judged now; None in all ordinary cases.
 
@@ -263,6 +285,17 @@ class Session(MutableMapping[str, object]):
         """
         loaded = self._use()
         return None if self._is_ended else loaded.withheld
+
+    def peek(self) -> Self:
+        """Say that this request is no activity of the user, and return the session.
+
+        For pages that poll: reading it in this request does not renew it, so its idle lifetime
+        runs on, and sends no cookie; the response still depends on the cookie (Vary). A write is an
+        activity, and renews it as ever.
+        """
+        self._use()
+        self.is_peeked = True
+        return self
 
     def check_size(self) -> None:
         """Raise SessionTooLarge if the cookies have no room for the session as it is now.
@@ -428,9 +461,46 @@ class Session(MutableMapping[str, object]):
         self._use()
         return len(self._parts)
 
-    def __ior__(self, other: Mapping[str, object]) -> Self:
+    def __reversed__(self) -> Iterator[str]:
+        self._use()
+        return reversed(list(self._parts))
+
+    def __or__(self, other: object) -> dict[str, object]:
+        return dict(self.items()) | dict(other) if isinstance(other, Mapping) else NotImplemented
+
+    def __ror__(self, other: object) -> dict[str, object]:
+        return dict(other) | dict(self.items()) if isinstance(other, Mapping) else NotImplemented
+
+    # As a dict's, it also takes pairs, and returns the session.
+    def __ior__(  # type: ignore[misc]
+        self, other: Mapping[str, object] | Iterable[tuple[str, object]]
+    ) -> Self:
         self.update(other)
         return self
+
+    def copy(self) -> dict[str, object]:
+        """A dict of all parts that can be read, with copies of their values.
+
+        Changing it changes nothing in the session. `copy.copy`, `copy.deepcopy` and `pickle` make
+        the same dict: no second object writes to this session.
+        """
+        return copy.deepcopy(dict(self.items()))
+
+    def __reduce__(self) -> tuple[type[dict[str, object]], tuple[dict[str, object]]]:
+        return dict, (self.copy(),)
+
+    def popitem(self) -> tuple[str, object]:
+        """Remove the last part that can be read and return its name and value.
+
+        Raises KeyError if there is none.
+        """
+        self._use_to_write()
+        for name in reversed(self):
+            value = self.get(name, UNREAD)  # the store may have lost it
+            if value is not UNREAD:
+                del self[name]
+                return name, value
+        raise KeyError("popitem(): the session is empty")
 
     def keys(self) -> KeysView[str]:
         """The names of all parts that can be read; recalls parts from the store."""
@@ -535,7 +605,7 @@ class Session(MutableMapping[str, object]):
         if self._are_headers_sent:
             # A cache may keep this response for all visitors, so it must not depend on one.
             raise LateRead("the session was first used after the response's headers were sent")
-        loaded = self.backend = self._load(self._cookie_header)
+        loaded = self.backend = self.loader(self._cookie_header)
         self._removed = {}
         record = loaded.record
         if record is None:

@@ -30,7 +30,7 @@ from .key_sources import (
     clean_value,
     secret_path,
 )
-from .keyring import DEFAULT_SKEW
+from .keyring import DEFAULT_SKEW, MAX_TIME
 from .legacy import LegacyReader
 from .profiles import PROFILES, Profile
 from .rotation.ring import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, minimum_announce
@@ -70,6 +70,11 @@ running_clock: Callable[[], float] = (
 _ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]*[a-z0-9\]]", re.ASCII)
 
 T = TypeVar("T")
+
+
+def system_clock() -> float:
+    """The default clock. Looked up at each call: a test may replace `time.time` at any moment."""
+    return time.time()
 
 
 def _suggest_settings(cls: type[T]) -> type[T]:
@@ -174,7 +179,7 @@ class Settings:
     rotate_in_process: bool = True
     observers: Sequence[Observer] = field(default=(), repr=False)
     monotonic: Callable[[], float] = field(default=running_clock, repr=False)
-    clock: Clock = field(default=time.time, repr=False)
+    clock: Clock = field(default=system_clock, repr=False)
     random: Callable[[int], bytes] = field(default=os.urandom, repr=False)
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
 
@@ -478,6 +483,11 @@ class Settings:
         for name in ("clock", "monotonic", "random"):
             if not callable(getattr(self, name)):
                 raise ConfigurationError(f"{name}: must be a function")
+        now: object = self.clock()
+        if type(now) is bool or not isinstance(now, int | float) or not 0 <= now < MAX_TIME:
+            raise ConfigurationError(
+                f"clock: must return epoch seconds, as time.time() does; got {escape_text(now, 40)}"
+            )
         for name in ("skew", "announce"):
             seconds = getattr(self, name)
             if seconds is not None and not 0 <= seconds <= MAX_SECONDS:

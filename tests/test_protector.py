@@ -296,6 +296,21 @@ def test_text_of_an_unknown_key_is_over_when_every_node_must_know_the_key(clock:
     assert reason(lambda: resets(clock).open(text)) == "expired"
 
 
+def test_text_of_an_unknown_key_is_withheld_while_this_node_cannot_read_its_keys(
+    clock: Clock,
+) -> None:
+    class Stuck(Source):
+        def read_at(self) -> float:
+            return began
+
+    text, began = resets(clock, ring(NEW)).seal("x"), clock.now + ANNOUNCE + SKEW
+    clock.forward(HOUR - 1)
+    protector = resets(clock, Stuck(ring(OLD)))
+    assert withheld(lambda: protector.open(text)) == "kid-unknown"
+    began += 1
+    assert reason(lambda: protector.open(text)) == "unknown"
+
+
 def test_unknown_text_that_is_over_anyway_is_expired_and_not_withheld(clock: Clock) -> None:
     text = resets(clock, ring(NEW)).seal("x")
     clock.forward(300)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import operator
+import pickle
 import re
 from collections import Counter
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import pytest
@@ -158,15 +160,90 @@ TestSessionBehavesLikeADict = Mapping.TestCase
 TestSessionBehavesLikeADict.settings = examples(200, stateful_step_count=40)
 
 
-def test_popitem_takes_an_item_that_was_there(browser: Browser) -> None:
-    sign_in(browser, a=1, b=2)
+def test_popitem_takes_the_last_part_as_a_dict_does(
+    browser: Browser, store: ScriptedStorage
+) -> None:
+    sign_in(browser, a=1, b=[2], vault="secret")
     session = browser.session()
-    taken = dict([session.popitem()])
-    assert taken | dict(session) == {"a": 1, "b": 2}
-    assert len(session) == 1
-    session.clear()
+    model = dict(session)
+    while model:
+        assert list(reversed(session)) == list(reversed(model)) == list(session)[::-1]
+        assert session.popitem() == model.popitem()
+        assert session == model
     with pytest.raises(KeyError):
         session.popitem()
+    # A part that the store lost is no item.
+    for key in store.keys(CONTEXT):
+        store.delete(CONTEXT, key)
+    session = browser.session()
+    assert next(reversed(session)) == "vault"
+    assert session.popitem() == ("b", [2])
+
+
+class Foreign(MutableMapping[str, Any]):
+    """A mapping that is no dict."""
+
+    __getitem__ = dict[str, Any](b=3).__getitem__
+    __delitem__ = __setitem__ = None  # type: ignore[assignment]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter("b")
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_session_is_merged_into_a_plain_dict(browser: Browser) -> None:
+    sign_in(browser, a=1, vault="secret")
+    session, held = browser.session(), {"a": 1, "vault": "secret"}
+    for other in ({}, {"a": 2}, {"b": 3}, Foreign(), MappingProxyType({"a": 4}), session):
+        plain = dict(other)
+        for merged, expected in ((session | other, held | plain), (other | session, plain | held)):
+            assert type(merged) is dict
+            assert (merged, list(merged)) == (expected, list(expected))
+    for odd in (None, [("b", 3)], 3):
+        with pytest.raises(TypeError):
+            cast(Any, session) | odd
+        with pytest.raises(TypeError):
+            odd | cast(Any, session)
+    assert not session.changes().is_modified
+    before = session
+    session |= {"b": 3}
+    session |= [("c", 4)]
+    assert session is before
+    assert dict(session) == held | {"b": 3, "c": 4}
+    assert session == Browser(browser.keeper, browser.jar).session() | {"b": 3, "c": 4}
+    assert not hasattr(session, "fromkeys")
+
+
+COPIES: dict[str, Callable[[Session], object]] = {
+    "copy()": lambda session: session.copy(),
+    "copy.copy": copy.copy,
+    "copy.deepcopy": copy.deepcopy,
+    "deepcopy of what holds it": lambda session: copy.deepcopy([session])[0],
+    "pickle": lambda session: pickle.loads(pickle.dumps(session)),
+}
+
+
+def test_copy_is_a_plain_dict_that_shares_nothing_with_the_session(browser: Browser) -> None:
+    sign_in(browser, cart=[1, {"a": 2}], vault={"b": [3]})
+
+    def check(make: Callable[[Session], Any]) -> None:
+        session = browser.session()
+        made = make(session)
+        assert type(made) is dict
+        assert made == {"cart": [1, {"a": 2}], "vault": {"b": [3]}} == session
+        made["cart"][1]["a"] = made["vault"]["b"] = "other"
+        made["new"] = 1
+        assert session == {"cart": [1, {"a": 2}], "vault": {"b": [3]}}
+        assert browser.keeper.save(session) == []
+        # What the session holds after that is not in the copy either.
+        session["cart"].append("late")  # type: ignore[attr-defined]
+        assert made["cart"] == [1, {"a": "other"}]
+        session.mark_headers_sent()
+        assert type(make(session)) is dict
+
+    check_each(COPIES, check)
 
 
 def test_session_may_be_changed_during_iteration(browser: Browser) -> None:

@@ -15,5 +15,6 @@ from __future__ import annotations
 
 from ._middleware import ENVIRON_KEY, SealedSessionMiddleware
 from .health import HealthApplication
+from .status import SessionStatus
 
-__all__ = ["ENVIRON_KEY", "HealthApplication", "SealedSessionMiddleware"]
+__all__ = ["ENVIRON_KEY", "HealthApplication", "SealedSessionMiddleware", "SessionStatus"]

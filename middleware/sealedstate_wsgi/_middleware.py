@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from werkzeug.wsgi import ClosingIterator
 
-from sealedstate import Keeper, Settings
+from sealedstate import ConfigurationError, Keeper, Session, Settings
 from sealedstate.deployment import Deployment
 
 from ._response import Response, close
@@ -17,32 +18,47 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 ENVIRON_KEY = "sealedstate.session"
+SITE = "HTTP_SEC_FETCH_SITE"
 
 
 class SealedSessionMiddleware:
     """Gives `app` a sealed session in ``environ["sealedstate.session"]``.
 
-    `sessions`: a keeper, or what to make it of, such as ``Settings.from_env()``. An exception of
-    `app` before its first byte leaves the cookies as they are. SessionTooLarge and StorageError
-    while saving reach the server like exceptions of `app`; an assignment that makes a session too
-    large raises SessionTooLarge in `app`.
+    `sessions`: a keeper, or what to make it of, such as ``Settings.from_env()``. `environ_key`:
+    where the session is, if not there. Several of these may be around one another, such as for a
+    login and for a session that lives for months: each needs its own `environ_key` and
+    `cookie_name`, or the start or the first request raises ConfigurationError.
+
+    An exception of `app` before its first byte leaves the cookies as they are. SessionTooLarge and
+    StorageError while saving reach the server like exceptions of `app`; an assignment that makes a
+    session too large raises SessionTooLarge in `app`.
     """
 
-    def __init__(self, app: WSGIApplication, sessions: Keeper | Deployment | Settings) -> None:
+    def __init__(
+        self,
+        app: WSGIApplication,
+        sessions: Keeper | Deployment | Settings,
+        environ_key: str = ENVIRON_KEY,
+    ) -> None:
         self.app = app
+        self.environ_key = environ_key
         self.keeper = sessions if isinstance(sessions, Keeper) else Keeper(sessions)
         # With origins, a request without Sec-Fetch-Site may be from another site, too.
         self._has_origins = bool(self.keeper.settings.origins)
+        self._is_stack_checked = False
+        if isinstance(app, SealedSessionMiddleware):
+            self._refuse_confusion(app)
+        _middlewares.add(self)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        cookies, site = environ.get("HTTP_COOKIE", ""), environ.get("HTTP_SEC_FETCH_SITE")
-        if site == "cross-site" or (site is None and self._has_origins):
-            method, origin = environ["REQUEST_METHOD"], environ.get("HTTP_ORIGIN")
-            cross_site = self.keeper.is_cross_site(method, site, origin)
-            session = self.keeper.session(cookies, cross_site)
+        if not self._is_stack_checked:
+            self._check_stack(environ)
+        # Looking it up twice costs less than `get`, in every request.
+        if self._has_origins or (SITE in environ and environ[SITE] == "cross-site"):
+            session = self._session_by_site(environ)
         else:
-            session = self.keeper.session(cookies)
-        environ[ENVIRON_KEY] = session
+            session = self.keeper.session(environ.get("HTTP_COOKIE", ""))
+        environ[self.environ_key] = session
         response = Response(self.keeper, session, start_response)
         body = self.app(environ, response.start)
         # A complete body runs no more code of the application, and a server's file neither: it is
@@ -59,6 +75,42 @@ class SealedSessionMiddleware:
             return body
         # A lambda in place of partial would make cells of two variables, and slow every request.
         return ClosingIterator(response.stream(body), partial(response.close, body))
+
+    def _session_by_site(self, environ: WSGIEnvironment) -> Session:
+        """The session of a request that may be from another site."""
+        site, origin = environ.get(SITE), environ.get("HTTP_ORIGIN")
+        cross_site = self.keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
+        return self.keeper.session(environ.get("HTTP_COOKIE", ""), cross_site)
+
+    def _check_stack(self, environ: WSGIEnvironment) -> None:
+        """Raise ConfigurationError if this middleware and one around it would be confused.
+
+        Checked at the first request, because other middlewares may be between the two.
+        """
+        for other in list(_middlewares):
+            session = environ.get(other.environ_key)
+            # An application that is called again with its environ has a session of this keeper.
+            is_again = other.keeper is self.keeper and other.environ_key == self.environ_key
+            if isinstance(session, Session) and other.keeper.owns(session) and not is_again:
+                self._refuse_confusion(other)
+        self._is_stack_checked = True
+
+    def _refuse_confusion(self, other: SealedSessionMiddleware) -> None:
+        cookies = self.keeper.deployment.cookies
+        if cookies.overlaps(other.keeper.deployment.cookies):
+            raise ConfigurationError(
+                f"cookie_name: two sessions of one request have the cookie {cookies.name!r};"
+                " give each its own cookie_name"
+            )
+        if other.environ_key == self.environ_key:
+            raise ConfigurationError(
+                f"environ_key: two sessions of one request are in environ[{self.environ_key!r}];"
+                " give each middleware its own environ_key"
+            )
+
+
+# All that exist, because a session in an environ does not say of which it is.
+_middlewares: WeakSet[SealedSessionMiddleware] = WeakSet()
 
 
 def _is_servers_file(body: Iterable[bytes], environ: WSGIEnvironment) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +14,7 @@ from sealedstate._cookies.header import field_bytes
 from sealedstate.errors import escape_text
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 Headers: TypeAlias = list[tuple[str, str]]
 ExcInfo: TypeAlias = (
@@ -147,6 +148,35 @@ def close(body: Iterable[bytes]) -> None:
     method: Any = getattr(body, "close", None)
     if method is not None:
         method()
+
+
+def send_json(
+    environ: WSGIEnvironment,
+    start_response: StartResponse,
+    status: str,
+    document: Mapping[str, object],
+    headers: Sequence[tuple[str, str]] = (),
+) -> list[bytes]:
+    """Answer a GET or HEAD with a JSON document that no cache keeps."""
+    body = json.dumps(document).encode() + b"\n"
+    start_response(status, [*_body_headers(body, "application/json"), *headers])
+    return [body] if environ["REQUEST_METHOD"] == "GET" else []
+
+
+def refuse_method(start_response: StartResponse) -> list[bytes]:
+    """Answer any other method."""
+    body = b"GET and HEAD only\n"
+    headers = _body_headers(body, "text/plain; charset=utf-8")
+    start_response("405 Method Not Allowed", [*headers, ("Allow", "GET, HEAD")])
+    return [body]
+
+
+def _body_headers(body: bytes, kind: str) -> Headers:
+    return [
+        ("Content-Type", kind),
+        ("Content-Length", str(len(body))),
+        ("Cache-Control", "no-store"),
+    ]
 
 
 def _set_cookie_bytes(headers: Headers) -> int:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
-from sealedstate import Keeper
+from sealedstate import ConfigurationError, Keeper
 from sealedstate._forks import ForkSafeLock
 from sealedstate.errors import escape_message
+
+from ._response import refuse_method, send_json
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["HealthApplication"]
 
 _log = logging.getLogger("sealedstate.wsgi")
-
-_JSON, _TEXT = "application/json", "text/plain; charset=utf-8"
 
 
 class HasKeeper(Protocol):
@@ -38,10 +37,15 @@ class HealthApplication:
 
     `source`: a Keeper, or a middleware that has one. An answer is kept for `keep_for` seconds of
     the settings' clock, so the store is asked once in that time, by one request. Concurrent
-    requests wait for its answer, which takes at most the timeout of the store.
+    requests wait for its answer, which takes at most the timeout of the store. Raises
+    ConfigurationError.
     """
 
     def __init__(self, source: Keeper | HasKeeper, keep_for: float = 1.0) -> None:
+        if type(keep_for) not in (int, float) or not keep_for >= 0:
+            raise ConfigurationError(
+                f"keep_for: must be a number of seconds, at least 0; got {keep_for!r}"
+            )
         self._keeper = source if isinstance(source, Keeper) else source.keeper
         self._keep_for = keep_for
         self._health: Mapping[str, bool] = {}
@@ -50,19 +54,13 @@ class HealthApplication:
         self._lock = ForkSafeLock()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        method = environ["REQUEST_METHOD"]
-        if method not in ("GET", "HEAD"):
-            body = b"GET and HEAD only\n"
-            start_response(
-                "405 Method Not Allowed", [*_headers(body, _TEXT), ("Allow", "GET, HEAD")]
-            )
-            return [body]
+        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
+            return refuse_method(start_response)
         health = self._current_health()
         is_up = all(health.values())
         words = {name: "up" if up else "down" for name, up in {"status": is_up, **health}.items()}
-        body = json.dumps(words).encode() + b"\n"
-        start_response("200 OK" if is_up else "503 Service Unavailable", _headers(body, _JSON))
-        return [body] if method == "GET" else []
+        status = "200 OK" if is_up else "503 Service Unavailable"
+        return send_json(environ, start_response, status, words)
 
     def _current_health(self) -> Mapping[str, bool]:
         """Whether each thing is up, checked less than `keep_for` seconds ago."""
@@ -79,11 +77,3 @@ class HealthApplication:
                 self._health = {name: error is None for name, error in health.items()}
                 self._checked_at = now()
             return self._health
-
-
-def _headers(body: bytes, kind: str) -> list[tuple[str, str]]:
-    return [
-        ("Content-Type", kind),
-        ("Content-Length", str(len(body))),
-        ("Cache-Control", "no-store"),
-    ]

@@ -105,34 +105,26 @@ class CookieCodec:
                 opened, ring = open_again(error, token, self._core, self.key_source, now)
                 payload, key, sealed_at = opened
         except KeyDisabled as error:
-            disabled = ring.find(error.kid or b"")
-            if disabled is None or error.claimed_at is None:
-                raise
-            record = self._decode(error.payload, disabled, error.claimed_at, ring, now)
-            raise DisabledRecord(record) from None
-        return self._decode(payload, key, sealed_at, ring, now)
-
-    def _decode(
-        self, payload: bytes, key: Key, sealed_at: int, ring: Keyring, now: int
-    ) -> OpenedRecord:
+            raise self._open_disabled(error, ring, now) from None
         if sealed_at < ring.revoked_before:
             raise SealedBefore
         try:
             return OpenedRecord(decode_record(payload, sealed_at), sealed_at, key)
-        except MalformedRecord:
-            raise MalformedRecord(
-                kid=key.kid, claimed_at=sealed_at, is_over=now >= sealed_at + KEEP_UNREADABLE
-            ) from None
-        except UnknownField as error:
-            ends = min(error.expires_at, sealed_at + KEEP_UNREADABLE)
-            raise UnknownField(
-                error.session_id,
-                error.subject,
-                error.created_at,
-                error.expires_at,
-                sealed_at,
-                is_over=now >= ends,
-            ) from None
+        except (MalformedRecord, UnknownField) as error:
+            raise _of_a_newer_release(error, sealed_at, now) from None
+
+    def _open_disabled(self, error: KeyDisabled, ring: Keyring, now: int) -> UnreadableError:
+        """Why the cookie of a disabled key is refused: DisabledRecord, unless there is more."""
+        key, sealed_at = ring.find(error.kid or b""), error.claimed_at
+        if key is None or sealed_at is None:
+            return error
+        if sealed_at < ring.revoked_before:
+            return SealedBefore()
+        try:
+            record = decode_record(error.payload, sealed_at)
+        except (MalformedRecord, UnknownField) as other:
+            return _of_a_newer_release(other, sealed_at, now)
+        return DisabledRecord(OpenedRecord(record, sealed_at, key))
 
     def open_overflow(
         self, record: Record, candidates: Candidates, now: int
@@ -207,6 +199,18 @@ def open_again(
     except UnknownFormat:
         is_over = now > claimed + lag or claimed > now + lag
         raise UnknownFormat(kid, claimed, is_over) from None
+
+
+def _of_a_newer_release(
+    error: MalformedRecord | UnknownField, sealed_at: int, now: int
+) -> UnreadableError:
+    """The error of an authentic record, which knows whether the cookie is still kept."""
+    ends_at = sealed_at + KEEP_UNREADABLE
+    if isinstance(error, MalformedRecord):
+        return MalformedRecord(claimed_at=sealed_at, is_over=now >= ends_at)
+    is_over = now >= min(error.expires_at, ends_at)
+    times = error.created_at, error.expires_at, sealed_at
+    return UnknownField(error.session_id, error.subject, *times, is_over)
 
 
 def newest(records: list[OpenedRecord]) -> list[OpenedRecord]:

@@ -26,8 +26,11 @@ from typing import NamedTuple
 from .._wire.encoding import LAST_LETTERS
 from ..errors import ConfigurationError, quote_text
 
-# Values of one name that are tried: enough for cookies of several paths and domains.
-MAX_CANDIDATES = 4
+# Values for the core that are tried: more than paths and domains of one application have. Nothing
+# but the browser ends the withholding of a good cookie behind as many others.
+MAX_CANDIDATES = 16
+# Values of one chunk that are tried.
+MAX_CHUNK_VALUES = 4
 MAX_COOKIES = 8
 NO_CHUNKS: Mapping[int, tuple[str, ...]] = MappingProxyType({})
 # The bytes of a Set-Cookie field besides its value.
@@ -46,10 +49,10 @@ _SAME_SITE = ("Lax", "Strict", "None")
 class Candidates(NamedTuple):
     """Our cookies in one Cookie header.
 
-    `core`: at most four different values of the core's cookie. `overflow`: values by chunk number,
+    `core`: at most 16 different values of the core's cookie. `overflow`: values by chunk number,
     from 1. `our_bytes`: our pairs and their separators; `foreign_bytes`: the rest of the header.
-    `crowded`: whether there are more than four values for the core. `joined`: candidates for the
-    core after a comma, if there are others; they count if no other opens.
+    `crowded`: whether there are more values for the core. `joined`: candidates for the core after a
+    comma, if there are others; they count if no other opens.
     """
 
     core: tuple[str, ...] = ()
@@ -155,6 +158,14 @@ class CookieFamily:
         """The name of overflow chunk `number`, from 1."""
         return f"{self.name}-{number}"
 
+    def overlaps(self, other: CookieFamily) -> bool:
+        """Whether some name of a core or of a chunk belongs to both."""
+        first, second = (
+            {family.name, *map(family.chunk_name, range(1, MAX_COOKIES))}
+            for family in (self, other)
+        )
+        return not first.isdisjoint(second)
+
     def find(self, header: str) -> Candidates:
         """Our candidates in a Cookie header, in one pass over it."""
         size, at = len(header), header.find(self.name)
@@ -180,12 +191,13 @@ class CookieFamily:
                 continue
             our_bytes += size
             number = int(chunk or 0)
-            (joined if is_joined else found).setdefault(number, _Values()).add(value)
+            values = (joined if is_joined else found).setdefault(number, _Values())
+            values.add(value, MAX_CHUNK_VALUES if number else MAX_CANDIDATES)
         core, joined_core = found.pop(0, None), joined.pop(0, None)
         overflow = {number: tuple(values.first) for number, values in found.items()}
         for number, values in joined.items():
             first = dict.fromkeys((*overflow.get(number, ()), *values.first))
-            overflow[number] = tuple(first)[:MAX_CANDIDATES]
+            overflow[number] = tuple(first)[:MAX_CHUNK_VALUES]
         others = None
         if core is None:
             core = joined_core or _Values()
@@ -251,9 +263,9 @@ class _Values:
         self.first: list[str] = []
         self.crowded = False
 
-    def add(self, value: str) -> None:
+    def add(self, value: str, limit: int) -> None:
         if value not in self.first:
-            if len(self.first) < MAX_CANDIDATES:
+            if len(self.first) < limit:
                 self.first.append(value)
             else:
                 self.crowded = True

@@ -49,7 +49,7 @@ from ..errors import (
 )
 from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
-from ..session import Part, Session
+from ..session import Part, Refusal, Session
 
 # How long after its seal a cookie may be withheld before that is a warning.
 LONG_SECONDS = 60
@@ -70,6 +70,18 @@ REMEDIES = {
 }
 
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
+# What a visitor may learn of why a cookie opened no session. Of those that are not here, "withheld"
+# if the cookie is kept, and nothing if it is not: it was no session of this application.
+REFUSALS: Mapping[str, Refusal] = MappingProxyType(
+    {
+        "expired": "expired",
+        "kid-refused": "expired",
+        "kid-removed": "expired",
+        "sealed-before": "signed-out",
+        "revoked": "signed-out",
+        "replaced": "replaced",
+    }
+)
 
 
 class SizeCheck(Protocol):
@@ -83,17 +95,18 @@ class LoadedSession:
 
     `cross_site`: whether the browser may have held our cookies back, see `Keeper.is_cross_site`.
     `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
-    was opened, if any. `withheld`: why the cookies cannot be judged now; `withheld_since`: when
-    their token says that it was sealed, if only time will show (epoch seconds). `known`: the
-    authentic records of withheld cookies, if all of them are known. `replaced`: the authentic
-    record of a session that is withheld because another request gave it a new id. `adopted`,
-    `adopted_values`: the session of a legacy cookie. `versions`: versions in the store that a
-    recall found newer than the manifest. `is_revoked`: see `mark_revoked`. `revoked_records`:
-    authentic, unexpired records that were refused as revoked.
+    was opened, if any. `refused`: why none was opened, if cookies came, and `withheld`: the same if
+    they are kept; `withheld_since`: when their token says that it was sealed, if only time will
+    show (epoch seconds). `known`: the authentic records of withheld cookies, if all of them are
+    known. `replaced`: the authentic record of a session that is withheld because another request
+    gave it a new id. `adopted`, `adopted_values`: the session of a legacy cookie. `versions`:
+    versions in the store that a recall found newer than the manifest. `is_revoked`: see
+    `mark_revoked`. `revoked_records`: authentic, unexpired records that were refused as revoked.
     """
 
     record: Record | None = None
     opened: OpenedRecord | None = None
+    refused: str | None = None
     withheld: str | None = None
     withheld_since: int | None = None
     withheld_kid: bytes | None = None
@@ -135,6 +148,11 @@ class LoadedSession:
         reader = self.deployment.settings.legacy
         return reader is not None and reader.find(self.header) is not None
 
+    @property
+    def refusal(self) -> Refusal | None:
+        refusal = REFUSALS.get(self.refused or "")
+        return "withheld" if refusal is None and self.withheld is not None else refusal
+
     # --- opening --------------------------------------------------------------------------------
 
     def _open(self) -> None:
@@ -151,7 +169,7 @@ class LoadedSession:
         except UnreadableError as error:
             self._refuse(error)
             return
-        self.opened, self.record, self.known, self.replaced = opened, opened.record, (), None
+        self.opened, self.record = opened, opened.record
         deployment.emit("opened", kid=opened.key.kid, session_id=opened.record.id)
 
     def _open_one(self, candidates: Candidates) -> OpenedRecord:
@@ -183,6 +201,7 @@ class LoadedSession:
             except UnreadableError as error:
                 refused.append(error)
         if len(usable) == 1:
+            self.known = ()
             return usable[0]
         if usable:
             # Choosing one could give a visitor the session of another. It ends when the first of
@@ -252,6 +271,7 @@ class LoadedSession:
     def _refuse(self, error: UnreadableError) -> None:
         deployment, claimed_at = self.deployment, error.claimed_at
         deployment.emit("refused", error.reason, kid=error.kid)
+        self.refused = error.reason
         # A cookie that another node or a later moment may open is neither deleted nor overwritten.
         if not isinstance(error, ReplacedSession):
             self.replaced = None
@@ -314,7 +334,7 @@ class LoadedSession:
                 cbor.encode(value)
             self.check_revoked(record)
         except UncheckedSession as error:
-            self.withheld = error.reason
+            self.refused = self.withheld = error.reason
         except (UnreadableError, ValueError, TypeError) as error:
             self.deployment.emit("legacy-refused")
             log.info("a legacy session is not adopted: %s", type(error).__name__)
@@ -368,7 +388,7 @@ class LoadedSession:
                 raise SessionWithheld(self.withheld)
             for known in self.known:
                 # Until no clock and no field that is unknown here can let it live.
-                longest = known.created_at + self.deployment.lifetimes.longest
+                longest = known.created_at + self.deployment.longest_lifetime()
                 self._end(known._replace(expires_at=max(known.expires_at, longest)))
             return
         record = self.record or self.adopted or self.replaced

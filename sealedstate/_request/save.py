@@ -303,6 +303,11 @@ def identify(deployment: Deployment, changes: Changes, old: Record | None, now: 
     )
 
 
+def is_unproven(record: Record) -> bool:
+    """Whether no request has brought a cookie of this session yet, and no user has signed in."""
+    return record.generation == 1 and record.subject is None
+
+
 def _limit(
     deployment: Deployment, changes: Changes, created_at: int, expires_at: int, terms: Terms
 ) -> tuple[int, Terms]:
@@ -672,6 +677,16 @@ def commit(
                 hooks.after_revoke(record.id, now)
                 report_not_saved(deployment, session, loaded)
                 return []
+        if (
+            loaded.record is not None
+            and is_unproven(loaded.record)
+            and deployment.parts is not None
+        ):
+            # The browser has sent the cookie back: rows that this save did not write live longer.
+            for name in plan.record.spilled:
+                deployment.parts.extend(
+                    record.id, name, _rows_expire_at(deployment, record, int(now))
+                )
     if event is not None:
         hooks.before_sending(event)
     for name in () if outside is None else outside.left_out:
@@ -720,7 +735,7 @@ def _write_outside_core(
     point at the overflow of before, and neither tab's parts would be left.
     """
     stored = deployment.parts
-    versions = dict(record.spilled)
+    versions, expires_at = dict(record.spilled), _rows_expire_at(deployment, record, now)
     for spill in outside.spills:
         if stored is None:
             raise ConfigurationError("storage: a part is to spill without a store; set storage")
@@ -731,9 +746,11 @@ def _write_outside_core(
             spill.data,
             known=spill.known,
             base=spill.base,
-            expires_at=record.expires_at + deployment.settings.skew,
+            expires_at=expires_at,
             merge=_merge_rule(deployment, spill.name),
         )
+        if is_unproven(record):
+            stored.limit_unproven(record.id, spill.name, versions[spill.name], expires_at)
     overflow: OverflowSet | None = None
     chunks: list[str] = []
     if outside.overflow:
@@ -742,6 +759,16 @@ def _write_outside_core(
         )
     spilled = {name: versions[name] for name in outside.places if name in versions}
     return record._replace(spilled=spilled, overflow=overflow), chunks
+
+
+def _rows_expire_at(deployment: Deployment, record: Record, now: int) -> int:
+    """Until when the stored parts of a session are kept (epoch seconds)."""
+    expires_at = record.expires_at
+    if is_unproven(record):
+        # Only as long as its first cookie: an agent that keeps no cookies begins a session with
+        # each request (docs/adr/0035-rows-of-agents-that-keep-no-cookies.md).
+        expires_at = min(expires_at, now + (record.terms.idle or deployment.lifetimes.idle))
+    return expires_at + deployment.settings.skew
 
 
 def _merge_rule(deployment: Deployment, name: str) -> Merge:

@@ -1,8 +1,12 @@
 """Values to CBOR bytes (RFC 8949), and back. The set of types is closed.
 
 A value is None, bool, int, float, str, bytes, list, tuple, dict, set, datetime, date, timedelta,
-UUID, Decimal or markupsafe's Markup, of exactly that type. docs/format.md is the specification of
-their encodings and limits.
+UUID, Decimal or markupsafe's Markup, of exactly that type. A datetime or date of a subclass, as
+libraries for tests return them, is written as its base type if that is equal to it. docs/format.md
+is the specification of their encodings and limits.
+
+An object that occurs several times is written each time, so 256 bytes of YAML can mean terabytes:
+bytes are counted before anything is encoded, and the count stops at the limit.
 
 Bytes are accepted only if encoding what they decode to gives the same bytes, which excludes
 trailing bytes, duplicate keys, indefinite lengths, `undefined` and simple values at once.
@@ -10,7 +14,7 @@ trailing bytes, duplicate keys, indefinite lengths, `undefined` and simple value
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Context, Decimal, InvalidOperation
 from functools import partial
@@ -33,11 +37,11 @@ MAX_EXPONENT = 999_999
 # secret, so only other types are counted.
 MAX_ODD_MEMBERS = 1024
 
-# Types without a limit and without content that could be refused.
-_LEAVES = frozenset({type(None), bool, float, bytes, datetime, date, timedelta, UUID})
+# Types without a limit and without content that could be refused or has to be counted.
+_LEAVES = frozenset({type(None), bool, float, datetime, date, timedelta, UUID})
 # Types of which two members of a set are two when they are read. Two NaNs are not, alone or in a
 # tuple, nor two times of zones that are compared by their clocks.
-_DISTINCT = _LEAVES - {float, datetime} | {int, str, Markup}
+_DISTINCT = _LEAVES - {float, datetime} | {int, str, bytes, Markup}
 _TEXTS = (str, Markup)
 _CONTAINERS = frozenset({list, tuple, dict, set})
 # Types that cbor2 encodes as specified above without `_ENCODERS`.
@@ -45,8 +49,8 @@ _NATIVE = frozenset({type(None), bool, int, float, str, bytes})
 # Of those, the types that also need no check, as integers of 64 bits do not.
 _UNCHECKED = frozenset({type(None), bool, float})
 _WORD = 1 << 63
-_EPOCH = datetime(1970, 1, 1)
-_EPOCH_DAY = date(1970, 1, 1).toordinal()
+# Their types are the real ones also where freezegun has replaced `datetime` and `date`.
+_EPOCH, _EPOCH_DATE = datetime(1970, 1, 1), date(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
 # The application's own context may write decimals in lower case.
 _DECIMALS = Context(capitals=1)
@@ -58,18 +62,23 @@ UUID_TAG, DATE, SET = 37, 100, 258
 # --- one value ----------------------------------------------------------------------------------
 
 
-def encode(value: object, path: str = "value") -> bytes:
+def encode(value: Any, path: str = "value") -> bytes:
     """The only encoding of `value`.
 
     Raises UnsupportedValue; its path begins with `path` and leads to the unsupported value.
     """
-    if type(value) in _UNCHECKED or (type(value) is int and -_WORD <= value < _WORD):
+    kind = type(value)
+    if (
+        kind in _UNCHECKED
+        or (kind is int and -_WORD <= value < _WORD)
+        or (kind is bytes and len(value) < MAX_BYTES // 2)
+    ):
         return cbor2.dumps(value)
-    _check(value, path, MAX_DEPTH)
-    data = cbor2.dumps(value) if type(value) in _NATIVE else _dumps(value)
-    if len(data) > MAX_BYTES:
-        raise UnsupportedValue(path, f"{len(data)} bytes encoded, but the limit is {MAX_BYTES}")
-    return data
+    if _count(value, path, MAX_DEPTH, MAX_BYTES) >= 0:
+        data = cbor2.dumps(value) if kind in _NATIVE else _dumps(value)
+        if len(data) <= MAX_BYTES:
+            return data
+    raise UnsupportedValue(path, f"more than {MAX_BYTES} bytes encoded, which is the limit")
 
 
 def decode(data: bytes) -> object:
@@ -99,57 +108,91 @@ def decode(data: bytes) -> object:
     return value
 
 
-def _check(value: Any, path: str, depth: int) -> None:
-    """Raise UnsupportedValue unless `value` can be encoded.
+def _count(value: Any, path: str, depth: int, room: int) -> int:
+    """What is left of `room` bytes, at most, beside the encoding of `value`.
 
+    Raises UnsupportedValue for a value that cannot be encoded. Below 0, the rest is not looked at.
     `depth`: how many containers may be in one another from here.
     """
     kind = type(value)
     if kind in _LEAVES:
-        return
+        return room - 1
+    if kind in _CONTAINERS:
+        # Checked before encoding, because cbor2 has no limit: deep values would crash the process.
+        if depth == 0:
+            raise UnsupportedValue(path, f"nested deeper than {MAX_DEPTH}")
+        room -= len(value)  # each item takes a byte at least
+        if room < 0:
+            return room
+        count = _count_items if kind is list or kind is tuple else _count_members
+        return count(value, path, depth - 1, room)
     if kind in _TEXTS:
         try:
             value.encode()
         except UnicodeEncodeError:
             raise UnsupportedValue(path, "text with a lone surrogate") from None
-        return
-    if kind is int:
+        room -= len(value)
+    elif kind is bytes:
+        room -= len(value)
+    elif kind is int:
         if value.bit_length() > MAX_BIG_INT_BITS:
             raise UnsupportedValue(path, f"an integer of more than {MAX_BIG_INT_BITS} bits")
-        return
-    if kind is Decimal:
+        room -= value.bit_length() // 8
+    elif kind is Decimal:
         if abs(value.adjusted()) > MAX_EXPONENT:
             raise UnsupportedValue(path, f"a number with an exponent beyond {MAX_EXPONENT}")
-        return
-    if kind not in _CONTAINERS:
+        room -= len(str(value))
+    elif isinstance(value, date) and value == _to_base(value):
+        # Not left to cbor2, which may have taken freezegun's class for the real one.
+        _ENCODERS.setdefault(kind, _put_subclass)
+    else:
         raise UnsupportedValue(path, f"{kind.__name__} is not among the types a session carries")
-    # Checked before encoding, because cbor2 has no limit: deep values would crash the process.
-    if depth == 0:
-        raise UnsupportedValue(path, f"nested deeper than {MAX_DEPTH}")
-    depth -= 1
-    if kind is list or kind is tuple:
-        for index, item in enumerate(value):
-            if type(item) not in _LEAVES:
-                _check(item, f"{path}[{index}]", depth)
-        return
-    if kind is set or not _has_plain_keys(value):
+    return room
+
+
+def _count_items(items: Sequence[Any], path: str, depth: int, room: int) -> int:
+    for index, item in enumerate(items):
+        kind = type(item)
+        if kind is str and item.isascii():  # the most frequent type, without a call and a path
+            room -= len(item)
+        elif kind not in _LEAVES:
+            room = _count(item, f"{path}[{index}]", depth, room)
+            if room < 0:
+                break
+    return room
+
+
+def _count_members(value: Mapping[Any, Any] | set[Any], path: str, depth: int, room: int) -> int:
+    has_plain_keys = not isinstance(value, set) and _has_plain_keys(value)
+    if not has_plain_keys:
         odd = sum(type(item) not in (str, bytes) for item in value)
         if odd > MAX_ODD_MEMBERS:
             raise UnsupportedValue(
                 path, f"{odd} members that are not text, but the limit is {MAX_ODD_MEMBERS}"
             )
-    if kind is set:
+    if isinstance(value, set):
         for item in value:
-            _check(item, f"{path}{{...}}", depth)
+            room = _count(item, f"{path}{{...}}", depth, room)
+            if room < 0:
+                return room
         _check_distinct(value, path)
-        return
+        return room
     # Errors are logged, and keys may be content, such as addresses: a path shows their positions.
     for index, (key, item) in enumerate(value.items()):
-        _check(key, f"{path}.keys()[{index}]", depth)
-        if type(item) not in _LEAVES:
-            _check(item, f"{path}.values()[{index}]", depth)
-    if not _has_plain_keys(value):
+        if type(key) is str and key.isascii():
+            room -= len(key)
+        else:
+            room = _count(key, f"{path}.keys()[{index}]", depth, room)
+        kind = type(item)
+        if kind is str and item.isascii():
+            room -= len(item)
+        elif kind not in _LEAVES:
+            room = _count(item, f"{path}.values()[{index}]", depth, room)
+        if room < 0:
+            return room
+    if not has_plain_keys:
         _check_distinct(value, path)
+    return room
 
 
 def _check_distinct(members: Iterable[object], path: str) -> None:
@@ -164,9 +207,10 @@ def _normalize(value: Any) -> object:
     kind = type(value)
     if kind is tuple:
         return tuple(map(_normalize, value))
-    if kind is datetime:
-        wall, offset = value.replace(tzinfo=None, fold=0), value.utcoffset()
-        return wall if offset is None else (datetime, wall - _EPOCH - offset)
+    if isinstance(value, datetime):
+        base: Any = _to_base(value)
+        wall, offset = base.replace(tzinfo=None, fold=0), value.utcoffset()
+        return wall if offset is None else (type(_EPOCH), wall - _EPOCH - offset)
     return (kind, str(value)) if value != value else value
 
 
@@ -187,6 +231,19 @@ def _put_dict(encoder: CBOREncoder, value: dict[Any, Any]) -> None:
     else:
         flat = [side for pair in value.items() for side in pair]
         encoder.encode(CBORTag(PAIRS, flat))
+
+
+def _put_subclass(encoder: CBOREncoder, value: Any) -> None:
+    encoder.encode(_to_base(value))
+
+
+def _to_base(value: date) -> date:
+    """A datetime or date of a subclass as its base type."""
+    day = (value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        return type(_EPOCH_DATE)(*day)
+    time = (value.hour, value.minute, value.second, value.microsecond)
+    return type(_EPOCH)(*day, *time, tzinfo=value.tzinfo, fold=value.fold)
 
 
 def _from_datetime(value: datetime) -> list[object]:
@@ -225,7 +282,7 @@ _ENCODERS: dict[type, Callable[[CBOREncoder, Any], None]] = {
     dict: _put_dict,
     set: _write_tag(SET, lambda value: sorted(value, key=_dumps)),
     datetime: _write_tag(DATETIME, _from_datetime),
-    date: _write_tag(DATE, lambda value: value.toordinal() - _EPOCH_DAY),
+    date: _write_tag(DATE, lambda value: (value - _EPOCH_DATE).days),
     timedelta: _write_tag(TIMEDELTA, lambda value: value // _MICROSECOND),
     UUID: _write_tag(UUID_TAG, lambda value: value.bytes),
     Decimal: _write_tag(DECIMAL, _DECIMALS.to_sci_string),
@@ -239,7 +296,7 @@ _DECODERS: dict[int, Callable[[Any, bool], object]] = {
     SET: _reader(list, set),
     PAIRS: _reader(list, lambda flat: dict(zip(flat[::2], flat[1::2], strict=True))),
     DATETIME: _reader(list, _to_datetime),
-    DATE: _reader(int, lambda days: date.fromordinal(days + _EPOCH_DAY)),
+    DATE: _reader(int, lambda days: _EPOCH_DATE + timedelta(days)),
     TIMEDELTA: _reader(int, lambda micros: micros * _MICROSECOND),
     UUID_TAG: _reader(bytes, lambda data: UUID(bytes=data)),
     MARKUP: _reader(str, Markup),

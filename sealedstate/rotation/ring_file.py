@@ -146,7 +146,8 @@ class RingFile:
 
     def write(self, ring: Ring, after: Ring | None) -> bool:
         """As `RingStorage`; for a file that has disappeared, only its last ring."""
-        self.check_writable()
+        with self._as_operator_error():
+            self.check_writable()
         with self._as_operator_error(), self._locked() as lock:
             content, marker = self._read(), _read_marker(lock)
             is_last = not marker or _continues(ring, marker)

@@ -26,7 +26,7 @@ from ..deployment import Deployment
 from ..errors import CapacityError, ConfigurationError, MalformedToken
 from ..keyring import length_prefixed
 from ..storage.contract import millis, utf8
-from .logins import make_type_error
+from .logins import check_seconds, make_type_error
 
 __all__ = ["ArtifactStore", "SAMLArtifact", "compute_source_id"]
 
@@ -58,13 +58,14 @@ class ArtifactStore:
 
         Returns its handle, 20 random bytes. Raises CapacityError if the message is too large
         for the store, before any I/O; ConfigurationError for an empty recipient or a lifetime
-        that is not 1 to 3600; UnsupportedValue for a message that is not bytes or a recipient
-        that is not text; StorageError or NoPrimaryKey.
+        that is not 1 to 3600; UnsupportedValue for a message that is not bytes, a recipient
+        that is not text or a lifetime that is no number; StorageError or NoPrimaryKey.
         """
         if type(message) is not bytes:
             raise make_type_error("message", "bytes", message)
         if type(recipient) is not str:
             raise make_type_error("recipient", "text", recipient)
+        check_seconds("lifetime", lifetime)
         if not recipient or not 0 < lifetime <= LONGEST:
             raise ConfigurationError(
                 "recipient, lifetime: must not be empty, and must be 1 to"

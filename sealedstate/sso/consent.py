@@ -26,8 +26,9 @@ from .._wire import cbor
 from .._wire.record import check_subject
 from ..deployment import Deployment
 from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, UnsupportedValue
-from ..storage.contract import LAST_VERSION, LATEST, millis
-from .logins import check_integer, check_text
+from ..keyring import MAX_TIME
+from ..storage.contract import LAST_VERSION, millis
+from .logins import check_integer, check_seconds, check_text
 
 __all__ = ["Consent", "ConsentStore"]
 
@@ -57,9 +58,9 @@ class Consent:
     def __post_init__(self) -> None:
         check_text("Consent.document", self.document)
         check_integer("Consent.version", self.version)
-        check_integer("Consent.given_at", self.given_at)
+        check_integer("Consent.given_at", self.given_at, "epoch seconds, a whole number")
         if self.expires_at is not None:
-            check_integer("Consent.expires_at", self.expires_at)
+            check_integer("Consent.expires_at", self.expires_at, "epoch seconds, a whole number")
         if self.service is not None:
             check_text("Consent.service", self.service)
         for attribute in self.attributes:
@@ -69,9 +70,10 @@ class Consent:
                 "Consent.document, version: must not be empty, and must be at least 1;"
                 f" got {self.document!r} and {self.version}"
             )
-        if self.expires_at is not None and not self.given_at < self.expires_at <= LATEST // 1000:
+        # Milliseconds of today are beyond the limit.
+        if self.expires_at is not None and not self.given_at < self.expires_at < MAX_TIME:
             raise ConfigurationError(
-                "Consent.expires_at: must be None or later than given_at;"
+                "Consent.expires_at: must be None or epoch seconds later than given_at;"
                 f" got {self.expires_at} and {self.given_at}"
             )
 
@@ -81,7 +83,8 @@ class Consent:
         return (self.document, self.service)
 
     def is_valid(self, now: float) -> bool:
-        """Whether it has not expired at `now` (epoch seconds)."""
+        """Whether it has not expired at `now` (epoch seconds). Raises UnsupportedValue."""
+        check_seconds("now", now, "epoch seconds")
         return self.expires_at is None or now < self.expires_at
 
 

@@ -44,6 +44,7 @@ from .._wire.record import ID_BYTES, format_id, parse_id
 from ..errors import ConfigurationError, ForgedToken, MalformedToken
 from ..key_sources import KeySource, is_key_source
 from ..keyring import KID_BYTES, Key, length_prefixed
+from .logins import check_seconds
 
 __all__ = ["Identifiers"]
 
@@ -170,6 +171,7 @@ class Identifiers:
         return None if key is None else self._derive(key, label, session_id, entity_id)
 
     def _primary(self, now: float) -> Key:
+        check_seconds("now", now, "epoch seconds")
         return self.keys.keyring().primary(int(now))
 
     def _derive(self, key: Key, label: str, session_id: bytes, entity_id: str) -> str:
@@ -178,6 +180,7 @@ class Identifiers:
 
     def open_handle(self, label: str, text: str, entity_id: str, now: float) -> bytes:
         """Return the 16 bytes of the session id that a handle leads to. Raises UnreadableError."""
+        check_seconds("now", now, "epoch seconds")
         token = _parse_handle(text)
         key = self.keys.keyring().find_usable(token[:KID_BYTES], now)
         try:

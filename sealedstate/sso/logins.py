@@ -14,14 +14,13 @@ from typing import TypeAlias, TypeVar
 
 from .._wire.encoding import has_lone_surrogate
 from ..errors import UnsupportedValue
+from ..keyring import MAX_TIME
 
 __all__ = ["Authentication", "NameID", "ServiceLogin"]
 
 T = TypeVar("T")
 
 KID_BYTES = MARK_BYTES = 4
-# Of times (epoch seconds) and durations (seconds): reached in the year 36812.
-MAX_TIME = 1 << 40
 # By how many seconds another node's clock may be ahead.
 MAX_AHEAD = 60
 
@@ -78,7 +77,7 @@ class Authentication:
     def __post_init__(self) -> None:
         check_text("Authentication.method", self.method)
         _check_time("Authentication.time", self.time)
-        _check_time("Authentication.duration", self.duration)
+        _check_time("Authentication.duration", self.duration, "seconds")
 
     @property
     def expires_at(self) -> int:
@@ -86,10 +85,14 @@ class Authentication:
         return self.time + self.duration
 
     def is_fresh(self, now: int, within: int | None = None) -> bool:
-        """Whether it counts at `now`, and is at most `within` seconds old.
+        """Whether it counts at `now` (epoch seconds), and is at most `within` seconds old.
 
-        An authentication that is more than a minute in the future does not count yet.
+        An authentication that is more than a minute in the future does not count yet. Raises
+        UnsupportedValue for a time that is no number.
         """
+        check_seconds("now", now, "epoch seconds")
+        if within is not None:
+            check_seconds("within", within)
         age = now - self.time
         return age >= -MAX_AHEAD and now < self.expires_at and (within is None or age <= within)
 
@@ -185,17 +188,28 @@ def check_text(path: str, text: object) -> None:
         raise UnsupportedValue(path, "must be valid Unicode (lone surrogate found)")
 
 
-def check_integer(path: str, number: object) -> None:
+def check_integer(path: str, number: object, expected: str = "a whole number") -> None:
     """Raise UnsupportedValue, naming `path`, unless `number` is a whole number."""
     # A bool is an int to Python, but True is not a time or a version.
     if type(number) is not int:
-        raise make_type_error(path, "a whole number", number)
+        raise make_type_error(path, expected, number)
 
 
-def _check_time(path: str, number: int) -> None:
-    check_integer(path, number)
+def check_seconds(path: str, number: object, expected: str = "seconds") -> None:
+    """Raise UnsupportedValue, naming `path`, unless `number` is a number of seconds.
+
+    `expected`: what it is, such as ``"epoch seconds"``. A datetime, a timedelta or a text has no
+    place here; `datetime.timestamp()` of an aware datetime gives epoch seconds.
+    """
+    if type(number) is bool or not isinstance(number, int | float):
+        raise make_type_error(path, f"{expected}, a number", number)
+
+
+def _check_time(path: str, number: int, expected: str = "epoch seconds") -> None:
+    check_integer(path, number, f"{expected}, a whole number")
+    # Milliseconds of today are beyond the limit.
     if not 0 <= number < MAX_TIME:
-        raise UnsupportedValue(path, f"must be 0 to {MAX_TIME - 1}, got {number}")
+        raise UnsupportedValue(path, f"expected {expected}, 0 to {MAX_TIME - 1}, got {number}")
 
 
 def make_type_error(path: str, expected: str, value: object) -> UnsupportedValue:

@@ -40,6 +40,7 @@ from .logins import (
     NameID,
     ServiceLogin,
     StoredText,
+    check_seconds,
     check_text,
     keep_latest,
     merge_sets,
@@ -164,9 +165,10 @@ class LoginRecords:
             raise ConfigurationError(
                 "LoginRecords.head, columns: must be two different names of parts"
             )
-        if self.time_step < 1:
+        if type(self.time_step) is not int or self.time_step < 1:
             raise ConfigurationError(
-                f"LoginRecords.time_step: must be at least 1, got {self.time_step}"
+                f"LoginRecords.time_step: must be a whole number of seconds, at least 1;"
+                f" got {self.time_step!r}"
             )
 
     def for_session(self, session: Session) -> LoginRecord:
@@ -258,8 +260,11 @@ class LoginRecord:
         """Whether an authentication by `method` counts.
 
         With `within`, only if it is at most that many seconds old. An authentication that is more
-        than a minute in the future does not count yet.
+        than a minute in the future does not count yet. Raises UnsupportedValue for a `within` that
+        is no number.
         """
+        if within is not None:
+            check_seconds("within", within)
         now, known = self._now(), self.authentications()
         return any(each.method == method and each.is_fresh(now, within) for each in known)
 

@@ -23,6 +23,7 @@ from .._stored.table import Kind
 from ..deployment import Deployment
 from ..errors import ConfigurationError, OutcomeUnknown
 from ..storage.contract import millis
+from .logins import check_seconds
 
 __all__ = ["ReplayCache"]
 
@@ -58,8 +59,10 @@ class ReplayCache:
         message's own expiry, in epoch seconds. False for a message that was admitted
         before, has expired, expires more than `longest` seconds from now, or has no issuer
         or id; and if replies of the store were lost, so that the first caller is unknown.
-        Raises StorageError if nothing was written; then the message may be tried again.
+        Raises StorageError if nothing was written; then the message may be tried again; and
+        UnsupportedValue for an expiry that is no number, such as a datetime or a text.
         """
+        check_seconds("expires_at", expires_at, "epoch seconds")
         key, now = self._key(issuer, message_id), self._deployment.now()
         skew = self._deployment.settings.skew
         # The comparison is also false for NaN.

@@ -28,6 +28,7 @@ from .._wire.record import format_id
 from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, StorageUnavailable
 from ..hooks import SaveEvent, SessionHooks
 from ..keeper import Keeper
+from .logins import check_text
 
 __all__ = ["LiveSession", "SessionRegistry"]
 
@@ -65,8 +66,11 @@ class SessionRegistry(SessionHooks):
     """
 
     def __init__(self, keeper: Keeper, where: str = "", every: int = EVERY) -> None:
-        if every < 1:
-            raise ConfigurationError(f"every: must be at least one second; got {every}")
+        if type(every) is not int or every < 1:
+            raise ConfigurationError(
+                f"every: must be a whole number of seconds, at least 1; got {every!r}"
+            )
+        check_text("where", where)
         deployment = keeper.deployment
         self._table = deployment.table(KIND)
         deployment.lookup_secret()

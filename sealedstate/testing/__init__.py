@@ -37,8 +37,8 @@ callers are some load: give a store with a deadline a generous one.
   nothing.
 - `lost_reply()`: the store carries out the next request, but the reply is lost.
 
-For tests of code that uses a store there is `ScriptedStorage`, which counts, fails and delays calls
-as a test asks.
+For tests of applications there are `ManualClock`, which moves only when a test says so, and
+`ScriptedStorage`, which counts, fails and delays calls as a test asks.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ from ._names import Indexes, Listings, Managed, Names, Touching
 from ._races import LostReplies, Outages, Races
 from ._records import Expiry, Records
 from ._suite import FakeClock
-from .scripted import ScriptedStorage
+from .scripted import ManualClock, ScriptedStorage
 
-__all__ = ["FakeClock", "ScriptedStorage", "StorageContract"]
+__all__ = ["FakeClock", "ManualClock", "ScriptedStorage", "StorageContract"]
 
 _HOOKS = {"outage": Outages, "lost_reply": LostReplies}
 

@@ -1,4 +1,10 @@
-"""A store that counts calls, fails, delays or loses replies as a test asks: `ScriptedStorage`.
+"""A clock and a store that do what a test asks: `ManualClock`, `ScriptedStorage`.
+
+    clock = ManualClock()
+    keeper = Keeper(Settings(clock=clock, ...))
+    clock.forward(7200)  # two hours later
+
+`ScriptedStorage` counts calls, and fails, delays or loses replies:
 
     store = ScriptedStorage(clock)
     store.fail("update", context="sealedstate.part", after=2)  # the third update and all later ones
@@ -28,11 +34,28 @@ from ..errors import OutcomeUnknown, StorageUnavailable, VersionMismatch
 from ..storage.contract import Clock, Storage
 from ..storage.memory import MemoryStorage
 
-__all__ = ["Call", "ScriptedStorage"]
+__all__ = ["Call", "ManualClock", "ScriptedStorage"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 Error = BaseException | type[BaseException]
+
+
+class ManualClock:
+    """Epoch seconds that stay as they are until a test moves them, as ``Settings(clock=...)``.
+
+    `now`: the current time; may be set.
+    """
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def forward(self, seconds: float) -> None:
+        """Move the time by this many seconds, back if they are negative."""
+        self.now += seconds
 
 
 class When(TypedDict, total=False):

@@ -117,7 +117,7 @@ class Headers:
         )
 
     def junk(self, count: int) -> list[str]:
-        """Headers without our name, because four candidates before ours would hide it."""
+        """Headers without our name, because 16 candidates before ours would hide it."""
         return [self.header().replace(NAME, "__Host-t")[:9000] for _ in range(count)]
 
     def alter(self, text: str) -> str:
@@ -219,7 +219,7 @@ def test_session_is_found_in_joined_lines_whatever_joins_them() -> None:
 def test_foreign_value_with_a_comma_never_competes_with_a_good_cookie() -> None:
     ours = f"{NAME}={SMALL}"
     posing = f"x=1,{NAME}={OTHER}"
-    crowd = "x=1" + "".join(f",{NAME}={number}" for number in range(9))
+    crowd = "x=1" + "".join(f",{NAME}={number}" for number in range(17))
     for foreign in (posing, crowd, f"{crowd},{NAME}={OTHER}"):
         for header in (f"{foreign}; {ours}", f"{ours}; {foreign}"):
             session = keeper().session(header)
@@ -244,7 +244,7 @@ def test_cookie_after_a_comma_is_used_if_no_other_opens() -> None:
     # Crumbs of one request, joined: a dead cookie of another path is first.
     session = keeper().session(f"{NAME}=dead,a=b,{NAME}={SMALL}")
     assert (session.subject, session["n"]) == ("alice", 1)
-    crowd = "x=1" + "".join(f",{NAME}={number}" for number in range(9))
+    crowd = "x=1" + "".join(f",{NAME}={number}" for number in range(17))
     assert keeper().session(crowd).withheld == "crowded"
 
 

@@ -105,12 +105,14 @@ CONTENT = "canary\ncontent"
 
 def classes() -> Iterator[type]:
     for package in (sealedstate, sealedstate_wsgi):
-        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        # Without `onerror`, a package whose driver is not installed would end the walk.
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", [].append):
             if info.name.endswith("__main__"):
                 continue
             try:
                 module = importlib.import_module(info.name)
-            except ImportError:  # a driver that is not installed
+            except (ImportError, ConfigurationError) as error:  # a driver that is not installed
+                assert isinstance(error.__cause__ or error, ImportError)
                 continue
             for _, found in inspect.getmembers(module, inspect.isclass):
                 if found.__module__ == info.name:

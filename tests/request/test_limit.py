@@ -28,6 +28,7 @@ from tests.support.shop import (
     ABSOLUTE,
     HOUR,
     IDLE,
+    NEXT_KEY,
     REFRESH,
     at,
     log_out,
@@ -479,6 +480,22 @@ def test_node_that_does_not_know_of_longer_lives_ends_by_what_the_ring_promises(
     for moment in (ABSOLUTE + SKEW + 1, LONGEST // 2, LONGEST - 1):
         clock.now = began + moment
         assert not any(is_in(at(longer, browser)) for browser in browsers)
+
+
+def test_withheld_session_is_ended_for_as_long_as_any_node_could_open_it(
+    clock: Clock, store: Store
+) -> None:
+    began = int(clock.now)
+    ring = replace(RING, keep=LONGEST + SKEW)
+    longer = node(clock, store, ring, longest_lifetime=LONGEST)
+    browser = limited(longer, idle=LONGEST, until=began + LONGEST)
+    disabled = replace(ring, keys=(NEXT_KEY, replace(RING.keys[0], disabled=True)))
+    old = at(longer, browser)
+    old.jar = browser.jar.copy()
+    at(node(clock, store, disabled), browser).visit(log_out)
+    for moment in (ABSOLUTE + SKEW + 1, LONGEST - 1):
+        clock.now = began + moment
+        assert not is_in(old)
 
 
 def test_stored_part_of_a_lengthened_session_lives_as_long_as_the_session(

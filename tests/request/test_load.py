@@ -10,6 +10,7 @@ import cbor2
 import pytest
 
 from sealedstate import Keeper, Session, SessionWithheld
+from sealedstate._cookies.header import MAX_CANDIDATES
 from sealedstate._wire.record import Place
 from sealedstate.errors import NoPrimaryKey, UnreadablePart
 from sealedstate.keyring import Keyring
@@ -341,8 +342,10 @@ def test_junk_beside_a_good_cookie_is_ignored(browser: Browser) -> None:
 def test_too_much_junk_in_front_of_a_good_cookie_withholds_it(
     browser: Browser, shop: Keeper
 ) -> None:
-    junk = "; ".join(f"__Host-Http-s=junk{number}" for number in range(4))
-    session = shop.session(f"{junk}; {browser.jar.header()}")
+    good = browser.jar.header()
+    junk = [f"__Host-Http-s=junk{number}" for number in range(MAX_CANDIDATES)]
+    assert shop.session("; ".join([*junk[1:], good])).subject == "ann"
+    session = shop.session("; ".join([*junk, good]))
     session["csrf"] = "new"
     assert session.withheld == "crowded"
     assert shop.save(session) == []

@@ -188,6 +188,20 @@ def test_disabled_key_ends_with_its_session_and_with_a_logout(
     assert other.keeper.counts["refused-revoked"] == 1
 
 
+def test_cookie_behind_too_many_others_opens_when_the_browser_sends_fewer(
+    browser: Browser, clock: Clock, store: Store
+) -> None:
+    good = browser.jar.header()
+    junk = [f"__Host-Http-s=junk{number}" for number in range(16)]
+    shop, heard = heard_by(clock, store, RING)
+    session = shop.session("; ".join([*junk, good]))
+    session["csrf"] = "new"
+    assert session.withheld == "crowded"
+    assert shop.save(session) == []
+    assert "withheld-long" in [event.name for event in heard]
+    assert shop.session("; ".join([*junk[:15], good])).subject == "ann"
+
+
 def test_forged_token_of_a_disabled_key_is_not_kept(
     browser: Browser, clock: Clock, store: Store
 ) -> None:

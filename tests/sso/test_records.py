@@ -22,11 +22,13 @@ from sealedstate.sso import (
     Authentication,
     LoginRecord,
     LoginRecords,
+    LogoutRequest,
     NameID,
     ServiceLogin,
 )
 from sealedstate.sso._codec.columns import encode_logins
 from sealedstate.sso._codec.tables import METHODS
+from sealedstate.sso.logout.index import UNSPECIFIED, matches
 from tests.support.identity_providers import (
     ENTITY_IDS,
     OTHER_SP,
@@ -390,3 +392,42 @@ def test_a_wrong_configuration_is_refused() -> None:
     for given in wrong:
         with pytest.raises(ConfigurationError):
             LoginRecords(**given)
+
+
+# --- NameIDs as services and directories really have them ----------------------------------------
+
+ENTITIES = "Bob &amp; Alice <bob@example.org> \"'&#xE4;"
+AS_SENT = (
+    *("", " ", " jdoe ", "\tjdoe\n", "j  doe", "a\u00a0b", "\u200bjdoe", "jdoe\r\n"),
+    *("käthe@müller.example", "用户@例子.公司", "😀" * 300, "e\u0301", "\u00e9", "İSTANBUL"),
+    *('CN=Doe\\, Jane+UID=7,OU=a/b,O="x"', ENTITIES, "AAdzZWNyZXQx" + "A" * 600 + "=="),
+    *("_" + "0f" * 16, "0", "None", "null", "\x00", "-1"),
+)
+FORMS = (None, "", " ", "urn:oasis:names:tc:SAML:1.1:nameid-format:emailAddress", "urn:x:é " * 9)
+
+
+def test_name_ids_come_back_exactly_as_services_sent_them() -> None:
+    provider = Provider()
+    names = [NameID(value, form) for value in AS_SENT for form in FORMS]
+    names += [NameID(value, None, value, "") for value in AS_SENT]
+    names += [NameID("x" * 70_000), NameID("é" * 5000, "urn:x:" + "y" * 5000)]
+    user = provider.signed_in()
+    user.go(*(replace(a_login(), name_id=name) for name in names))
+    assert {one.name_id for one in user.services()} == set(names)
+    # And the service's own logout request leads back, by the index and by the session.
+    index = provider.nodes[0].index
+    assert index is not None
+    for login in user.services():
+        request = LogoutRequest(login.entity_id, login.name_id, ("_1",))
+        assert matches(login, request)
+        assert len(index.find(request)) == 1
+
+
+def test_empty_format_is_the_format_that_was_left_out() -> None:
+    provider = Provider()
+    user = provider.signed_in(a_login(SP, "jdoe", form=""))
+    (login,) = user.services()
+    for form in (None, "", UNSPECIFIED):
+        assert matches(login, LogoutRequest(SP, NameID("jdoe", form)))
+    assert provider.nodes[0].ask(a_login(SP, "jdoe", form=None))
+    assert user.subject is None

@@ -20,6 +20,7 @@ from sealedstate._wire.record import Place
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
 from sealedstate.session import Part
+from sealedstate.testing import ManualClock
 
 MAX_PAIR_BYTES = 4096
 MAX_ATTRIBUTE_BYTES = 1024
@@ -166,19 +167,7 @@ def shuffled(chance: random.Random, *responses: Sequence[str]) -> list[str]:
     return [next(left[turn]) for turn in turns]
 
 
-class Clock:
-    """Epoch seconds that stand still until told otherwise."""
-
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def forward(self, seconds: float) -> None:
-        self.now += seconds
-
-
+Clock = ManualClock
 RING = Keyring((Key.generate(os.urandom),), lookup=os.urandom(32))
 
 

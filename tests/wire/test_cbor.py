@@ -12,6 +12,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from http import HTTPStatus
+from itertools import product
 from pathlib import PurePosixPath
 from types import MappingProxyType, SimpleNamespace
 from typing import Any, NamedTuple
@@ -94,6 +95,37 @@ def test_datetime_comes_back_with_the_offset_of_its_zone() -> None:
         assert found.tzinfo == timezone(timedelta(hours=hours))
         assert (found.fold, found.timestamp()) == (fold, moment.timestamp())
     assert again(datetime(2026, 1, 1, tzinfo=UTC)).tzinfo is UTC
+
+
+class Moment(datetime):
+    """As freezegun, time-machine and pendulum return them."""
+
+
+class Nanoseconds(datetime):
+    """As pandas returns them: more than a datetime carries."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and datetime.__eq__(self, other)
+
+    __hash__ = datetime.__hash__
+
+
+class Day(date):
+    pass
+
+
+def test_datetime_of_a_subclass_is_written_as_its_base_type() -> None:
+    moment = (2026, 5, 17, 12, 30, 1, 999)
+    for zone in (None, UTC, ZoneInfo("Europe/Helsinki")):
+        for fold in (0, 1):
+            base = datetime(*moment, tzinfo=zone, fold=fold)
+            value = Moment(*moment, tzinfo=zone, fold=fold)
+            assert encode([value, {value: value}]) == encode([base, {base: base}])
+            assert type(again(value)) is datetime
+    assert encode([Day(2026, 5, 17)]) == encode([date(2026, 5, 17)])
+    assert type(again(Day(2026, 5, 17))) is date
+    with pytest.raises(UnsupportedValue, match=r"cart\[0\]: Nanoseconds is not among"):
+        encode([Nanoseconds(*moment)], "cart")
 
 
 def test_decoded_objects_are_shared_with_nothing() -> None:
@@ -219,8 +251,30 @@ def test_lone_surrogate_is_refused_in_any_text() -> None:
 def test_encoding_of_a_mebibyte_is_the_largest() -> None:
     largest = b"x" * (MAX_BYTES - 5)
     assert len(encode(largest)) == MAX_BYTES
-    with pytest.raises(UnsupportedValue, match="session\\['big'\\]: 1048577 bytes encoded"):
-        encode(largest + b"x", "session['big']")
+    for larger in (largest + b"x", [largest], [b"x"] * (MAX_BYTES // 2 + 1)):
+        with pytest.raises(UnsupportedValue, match="session\\['big'\\]: more than 1048576 bytes"):
+            encode(larger, "session['big']")
+
+
+def test_shared_references_are_counted_and_never_written_out() -> None:
+    """As of YAML anchors: a few hundred bytes of objects, which written out take terabytes."""
+    leaves: list[Any] = [1, b"x" * 9999, "é" * 9999, Decimal("1" * 9999), 1 << 4000, (), {}]
+    folds: list[Callable[[Any], object]] = [
+        lambda value: [value] * 1000,
+        lambda value: (value,) * 1000,
+        lambda value: dict.fromkeys(map(str, range(1000)), value),
+    ]
+    for leaf, fold in product(leaves, folds):
+        value = leaf
+        for _ in range(10):
+            value = fold(value)
+        with pytest.raises(UnsupportedValue, match="more than 1048576 bytes encoded"):
+            encode(value)
+    for large in ([0] * 10_000_000, [[0] * 600_000] * 2, {1: value}):
+        with pytest.raises(UnsupportedValue, match="more than 1048576 bytes encoded"):
+            encode(large)
+    shared = [{"price": 3}]
+    assert again([shared, shared]) == [shared, shared]
 
 
 def test_integer_of_4096_bits_is_the_largest() -> None:

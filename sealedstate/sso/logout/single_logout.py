@@ -30,7 +30,7 @@ from ...errors import (
 )
 from ...keeper import Keeper
 from ...session import Session, id_bytes
-from ..logins import ServiceLogin
+from ..logins import ServiceLogin, check_seconds
 from ..records import LoginRecord, LoginRecords
 from ..sessions import LiveSession
 from ._termination import KnownSession, SessionTerminator
@@ -237,8 +237,10 @@ class SingleLogout:
         """The logouts with pending services, not continued for `idle` seconds.
 
         For a job that notifies the services that a crash has left, on a store that can list. Leaves
-        out logouts that this node cannot read. Raises StorageError.
+        out logouts that this node cannot read. Raises StorageError, and UnsupportedValue for an
+        `idle` that is no number.
         """
+        check_seconds("idle", idle)
         if self._terminator is None:
             return
         table = self._terminator.table
