@@ -37,7 +37,7 @@ PROVIDER = Provider()
 DERIVED = identifiers()
 PASSED = Authentication(PASSWORD, NOW, 60)
 KEY = Key.generate(os.urandom)
-SESSION_ID = "A" * 22
+SESSION_ID = bytes(range(16))
 
 Call = Callable[[Any], object]
 
