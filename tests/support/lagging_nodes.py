@@ -61,7 +61,7 @@ class LaggingRings:
         draw = self.random.randrange
         self.reload_every, self.skew = draw(1, 60), draw(61)
         announce = self.reload_every + self.skew + draw(1, 900)
-        self.schedule = Schedule(draw(1, 2000), announce, draw(600, 4000), self.skew)
+        self.schedule = Schedule(draw(4, 2000), announce, draw(600, 4000), self.skew)
         first = create_ring(self.schedule, int(self.now), os.urandom)
         self.states: list[tuple[float, Ring]] = [(self.now, first)]
         self.is_down = False
