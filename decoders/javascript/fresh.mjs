@@ -21,7 +21,7 @@
 import { createInterface } from 'node:readline';
 import { isDeepStrictEqual } from 'node:util';
 import * as s from './sealedstate.mjs';
-import { describeRecord, sameValue } from './describe.mjs';
+import { describeRecord, describeRevoked, sameValue } from './describe.mjs';
 
 const hex = (text) => Buffer.from(text, 'hex');
 let known;

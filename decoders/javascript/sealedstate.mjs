@@ -193,9 +193,11 @@ function secretBytes(text) {
   return secret ? checkSecret(secret) : refuse('MalformedText', 'not a secret');
 }
 
+const strip = (text) => text.replace(/^[\t-\r ]+|[\t-\r ]+$/g, '');
+
 /** A key, or a key-encryption key, from its text: `sealedstate-key-1:kid:secret`, perhaps with `@` and a date. */
 export function parseKey(text) {
-  const parts = /^sealedstate-key-1:([0-9a-f]{8}):([A-Za-z0-9_-]{43})(?:@(.*))?$/.exec(text.trim());
+  const parts = /^sealedstate-key-1:([0-9a-f]{8}):([A-Za-z0-9_-]{43})(?:[\t-\r ]*@[\t-\r ]*(.*))?$/.exec(strip(text));
   if (!parts) refuse('MalformedText', 'not a key');
   return {
     kid: parts[1], secret: secretBytes(parts[2]), activatesAt: parts[3] === undefined ? 0 : parseDate(parts[3]),
@@ -219,14 +221,14 @@ function utcSeconds(text, outcome) {
 
 /** A lookup secret from its text. */
 export function parseLookup(text) {
-  const parts = /^sealedstate-lookup-1:([A-Za-z0-9_-]{43})$/.exec(text.trim());
+  const parts = /^sealedstate-lookup-1:([A-Za-z0-9_-]{43})$/.exec(strip(text));
   return parts ? secretBytes(parts[1]) : refuse('MalformedText', 'not a lookup secret');
 }
 
 /** What a reader knows of its keys, from keys. (Those of the vectors are in no order.) */
 export function keyList(keys, { skew = 60, announce = 0, lookup = null } = {}) {
   if (new Set(keys.map((key) => key.kid)).size !== keys.length) refuse('MalformedText', 'a kid twice');
-  return { keys, longTerm: keys, removed: new Set(), revokedBefore: 0, skew, announce, lookup };
+  return { keys, longTerm: null, removed: new Set(), revokedBefore: 0, skew, announce, lookup };
 }
 
 /** What a reader knows of its keys, from the texts of a list. */
@@ -257,14 +259,15 @@ export function sealingTime(known, key, t, longTerm = false) {
  * Opens a token, given as bytes, for a token context { purpose, realm, name: [field, ...] }.
  * Rows that are sealed by a long-term key are opened with `longTerm`.
  */
-export function openToken(known, token, { purpose, realm, name }, now, longTerm = false) {
+export function openToken(known, token, { purpose, realm, name }, now, asLongTerm = false) {
   const claims = token.length < 10 ? {} : { kid: token.toString('hex', 1, 5), sealedAt: token.readUIntBE(5, 5) };
   if (token[0] >= 0x02 && token[0] <= 0x0f && token.length >= 10) refuse('UnknownFormat', '', claims);
   if (token[0] !== 0x01 || token.length < 50) refuse('MalformedToken');
   const { kid, sealedAt } = claims;
-  const key = (longTerm ? known.longTerm : known.keys).find((k) => k.kid === kid);
-  if (!key) refuse(known.removed.has(kid) ? 'KeyOutOfUse' : 'UnknownKey', kid, claims);
-  if (key.revoked || (!longTerm && expired(key, now))) refuse('KeyOutOfUse', kid, claims);
+  const [keys, longTerm] = asLongTerm && known.longTerm ? [known.longTerm, true] : [known.keys, false];
+  const key = keys.find((k) => k.kid === kid);
+  if (!key) refuse(!longTerm && known.removed.has(kid) ? 'KeyOutOfUse' : 'UnknownKey', kid, claims);
+  if (key.revoked || expired(key, now)) refuse('KeyOutOfUse', kid, claims);
   const [header, end] = [token.subarray(0, 34), token.length - 16];
   const associated = Buffer.concat([lp('sealedstate/1', purpose, realm, ...name), header]);
   const secret = subkey(key.secret, 'seal', purpose, realm);
@@ -695,16 +698,16 @@ export function openOverflow(known, record, chunks, { cookieName, realm }, now) 
 // --- Cookies -------------------------------------------------------------------------------------------------------
 
 /**
- * Opens the value of a core. `settings` has cookieName, realm, idleLifetime, absoluteLifetime and longestLifetime.
+ * Opens the value of a core. `settings` has cookieName, realm, idleLifetime, absoluteLifetime, longestLifetime, perhaps variant.
  * `store`, if there is one, is a function of a context and a key: it returns { version, value }, or nothing.
  */
 export function openCore(known, text, settings, now, store = null) {
-  const { cookieName, realm, idleLifetime, absoluteLifetime, longestLifetime } = settings;
-  const context = { purpose: 'core', realm, name: [cookieName] };
+  const { cookieName, variant = [], realm, idleLifetime, absoluteLifetime, longestLifetime } = settings;
+  const context = { purpose: 'core', realm, name: [cookieName, ...variant] };
   const { sealedAt, payload } = openToken(known, tokenBytes(text), context, now);
   if (sealedAt < known.revokedBefore) refuse('SealedBefore');
   const record = decodeRecord(payload, sealedAt);
-  if (sealedAt > now + known.skew) refuse('FutureSession', '', { record });
+  if (sealedAt > now + 2 * known.skew) refuse('FutureSession', '', { record });
   const end = record.createdAt + (record.terms?.hasOwnEnd ? longestLifetime : absoluteLifetime);
   const idleEnd = sealedAt + (record.terms?.idle ?? idleLifetime);
   if (now >= record.expiresAt || now >= end || now >= idleEnd) refuse('ExpiredSession', '', { record });
@@ -746,12 +749,17 @@ export function openStored(known, token, { realm, context, key, version }, now, 
   return openToken(known, token, { purpose: 'stored', realm, name }, now, longTerm).payload;
 }
 
-/** What a row of `sealedstate.revoked` says: `signed out`, `ended`, or the time when the session got a new id. */
+/** What a row of `sealedstate.revoked` says: `signed out`, `ended`, or the successor under a new id. */
 export function decodeRevoked(payload) {
-  if (payload.length === 0) return 'signed out';
-  if (payload.length === 1 && payload[0] === 0) return 'ended';
-  return payload.length === 8 ? Number(payload.readBigUInt64BE()) : bad('not a row of a logout');
+  if (payload.length !== 49 || payload[0] !== 1) return payload.length ? 'ended' : 'signed out';
+  return {
+    replacedAt: Number(payload.readBigUInt64BE(1)), expiresAt: Number(payload.readBigUInt64BE(9)),
+    id: payload.subarray(17, 33), subject: payload.subarray(33, 41), replacedSubject: payload.subarray(41),
+  };
 }
+
+/** The mark of a subject in such a row. */
+export const subjectMark = (subject) => (subject === null ? Buffer.alloc(8) : blake2b(64, lp(subject)));
 
 /** The time in a row of `sealedstate.watermark`. */
 export function decodeWatermark(payload) {
@@ -769,9 +777,9 @@ function isRevoked(known, record, realm, now, store) {
 }
 
 /** Opens a cookie that is a store: [records, indexes], two dicts. */
-export function openMap(known, text, { cookieName, realm }, now) {
+export function openMap(known, text, { cookieName, variant = [], realm }, now) {
   const token = tokenBytes(text);
-  const value = decodeValue(openToken(known, token, { purpose: 'map', realm, name: [cookieName] }, now).payload);
+  const value = decodeValue(openToken(known, token, { purpose: 'map', realm, name: [cookieName, ...variant] }, now).payload);
   const isTime = (x) => x === null || typeof x === 'bigint';
   const isRecord = (x) => Array.isArray(x) && x.length === 3 && Buffer.isBuffer(x[0]) && typeof x[1] === 'bigint' && isTime(x[2]);
   const isDict = (x, item, mayBeEmpty = false) => x?.type === 'dict' && (mayBeEmpty || x.entries.length > 0)
@@ -789,8 +797,7 @@ export function openProtected(known, text, { name, realm, bound = [], maxAge = I
   const late = sealedAt <= now - maxAge || sealedAt > now + 2 * known.skew;
   if (late || sealedAt < known.revokedBefore) refuse('RefusedText', 'not sealed at a time that is accepted');
   const skip = payload[0] === 0 ? 1 : 0;
-  const needed = (token.length - skip) % 3 === 0 ? 1 : 0;
-  if (skip !== needed || payload[skip] !== 1) bad('not the payload of a protected text');
+  if (payload[skip] !== 1) bad('not the payload of a protected text');
   return decodeValue(payload.subarray(skip + 1));
 }
 
@@ -895,7 +902,7 @@ function readDocument(document, keks) {
     ringText(doc.wrapped_by, KID);
     const kek = keks?.keys.find((key) => key.kid === doc.wrapped_by) ?? badRing('no such key-encryption key');
     checksumKey = subkey(kek.secret, 'checksum', 'ring', doc.ring);
-    open = (wrapped, name) => unwrap(wrapped, name, keks, doc, updatedAt);
+    open = (wrapped, name) => unwrap(wrapped, name, keks, doc, updatedAt); // these keys do not expire
     open.wrapped = true;
   } else if (keks) {
     badRing('not wrapped');
@@ -914,7 +921,7 @@ function readDocument(document, keks) {
     ringText(tombstone.kid, KID);
     ringTime(tombstone.at);
     if (typeof tombstone.sealed !== 'boolean' || typeof tombstone.revoked !== 'boolean') badRing('not true or false');
-    if (typeof tombstone.reason !== 'string' || !tombstone.reason.isWellFormed()) badRing('not a text');
+    if (typeof tombstone.reason !== 'string') badRing('not a text');
   }
   const removed = doc.tombstones.map((tombstone) => tombstone.kid);
   differ([...keys, ...longTerm].map((key) => key.kid).concat(removed), 'a kid');
@@ -926,6 +933,7 @@ function readDocument(document, keks) {
     lookup = open(doc.lookup.wrapped ?? doc.lookup.secret, 'lookup');
   }
   const revokedBefore = doc.revoked_before === null ? 0 : ringTime(doc.revoked_before) || badRing('revoked before 1970');
+  const earliest = revokedBefore && revokedBefore + doc.schedule.skew;
 
   const { announce, keep, skew } = doc.schedule;
   const successions = keys.filter((key) => !key.disabled || key.disabledAt >= key.activatesAt).map((key) => key.activatesAt)
@@ -935,17 +943,16 @@ function readDocument(document, keks) {
     key.retiresAt = successions.find((date) => date > key.activatesAt) ?? null;
     key.expiresAt = key.retiresAt === null ? null : key.retiresAt + announce + keep + 2 * skew;
   }
-  return { keys, longTerm, removed: new Set(removed), revokedBefore, skew, announce, lookup, ring: doc.ring };
+  return { keys, longTerm, removed: new Set(removed), revokedBefore: earliest, skew, announce, lookup, ring: doc.ring };
 }
 
 function secretOf(text) {
   return typeof text === 'string' ? secretBytes(text) : badRing('not a secret');
 }
 
-function unwrap(text, name, keks, doc, updatedAt) {
+function unwrap(text, name, keks, doc, now) {
   if (typeof text !== 'string') badRing('not a wrapped secret');
   const context = { purpose: 'ring-secret', realm: doc.ring, name: [name] };
-  const { kid, sealedAt, payload } = openToken(keks, tokenBytes(text), context, updatedAt);
-  if (kid !== doc.wrapped_by || sealedAt !== updatedAt) badRing('wrapped by another key, or at another time');
+  const { payload } = openToken({ ...keks, announce: 900 }, tokenBytes(text), context, now);
   return payload.length === 32 ? checkSecret(payload) : badRing('a secret of another length');
 }
