@@ -702,11 +702,19 @@ export function openOverflow(known, record, chunks, { cookieName, realm }, now) 
  * `store`, if there is one, is a function of a context and a key: it returns { version, value }, or nothing.
  */
 export function openCore(known, text, settings, now, store = null) {
-  const { cookieName, variant = [], realm, idleLifetime, absoluteLifetime, longestLifetime } = settings;
+  return checkRecord(known, decodeCore(known, text, settings, now), settings, now, store);
+}
+
+function decodeCore(known, text, { cookieName, variant = [], realm }, now) {
   const context = { purpose: 'core', realm, name: [cookieName, ...variant] };
   const { sealedAt, payload } = openToken(known, tokenBytes(text), context, now);
   if (sealedAt < known.revokedBefore) refuse('SealedBefore');
-  const record = decodeRecord(payload, sealedAt);
+  return decodeRecord(payload, sealedAt);
+}
+
+function checkRecord(known, record, settings, now, store) {
+  const { realm, idleLifetime, absoluteLifetime, longestLifetime } = settings;
+  const { sealedAt } = record;
   if (sealedAt > now + 2 * known.skew) refuse('FutureSession', '', { record });
   const end = record.createdAt + (record.terms?.hasOwnEnd ? longestLifetime : absoluteLifetime);
   const idleEnd = sealedAt + (record.terms?.idle ?? idleLifetime);
@@ -717,21 +725,25 @@ export function openCore(known, text, settings, now, store = null) {
 
 /** Opens a session from all values of NAME: the record that counts, or null if none passes, or two sessions do. */
 export function openSession(known, texts, settings, now, store = null) {
-  let best = null;
+  const newest = new Map();
   for (const text of texts) {
-    let record;
-    try {
-      record = openCore(known, text, settings, now, store);
-    } catch (error) {
-      if (error instanceof Refused) continue;
-      throw error;
-    }
-    if (best && !best.id.equals(record.id)) return null;
-    const newer = !best || record.generation > best.generation
-      || (record.generation === best.generation && record.sealedAt > best.sealedAt);
-    if (newer) best = record;
+    const record = unlessRefused(() => decodeCore(known, text, settings, now));
+    const other = record && newest.get(record.id.toString('hex'));
+    const isOlder = other && (record.generation - other.generation || record.sealedAt - other.sealedAt) < 0;
+    if (record && !isOlder) newest.set(record.id.toString('hex'), record);
   }
-  return best;
+  const passed = [...newest.values()]
+    .filter((record) => unlessRefused(() => checkRecord(known, record, settings, now, store)));
+  return passed.length === 1 ? passed[0] : null;
+}
+
+function unlessRefused(open) {
+  try {
+    return open();
+  } catch (error) {
+    if (error instanceof Refused) return null;
+    throw error;
+  }
 }
 
 // --- Stored values -------------------------------------------------------------------------------------------------
@@ -763,7 +775,7 @@ export const subjectMark = (subject) => (subject === null ? Buffer.alloc(8) : bl
 
 /** The time in a row of `sealedstate.watermark`. */
 export function decodeWatermark(payload) {
-  return payload.length === 8 ? Number(payload.readBigUInt64BE()) : bad('not a watermark');
+  return Number(BigInt(`0x0${payload.toString('hex')}`));
 }
 
 function isRevoked(known, record, realm, now, store) {
