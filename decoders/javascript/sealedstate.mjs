@@ -698,7 +698,8 @@ export function openOverflow(known, record, chunks, { cookieName, realm }, now) 
 // --- Cookies -------------------------------------------------------------------------------------------------------
 
 /**
- * Opens the value of a core. `settings` has cookieName, realm, idleLifetime, absoluteLifetime, longestLifetime, perhaps variant.
+ * Opens the value of a core. `settings` has cookieName, realm, idleLifetime, absoluteLifetime, longestLifetime,
+ * perhaps variant, and skew if it is not that of the keys.
  * `store`, if there is one, is a function of a context and a key: it returns { version, value }, or nothing.
  */
 export function openCore(known, text, settings, now, store = null) {
@@ -715,7 +716,7 @@ function decodeCore(known, text, { cookieName, variant = [], realm }, now) {
 function checkRecord(known, record, settings, now, store) {
   const { realm, idleLifetime, absoluteLifetime, longestLifetime } = settings;
   const { sealedAt } = record;
-  if (sealedAt > now + 2 * known.skew) refuse('FutureSession', '', { record });
+  if (sealedAt > now + 2 * (settings.skew ?? known.skew)) refuse('FutureSession', '', { record });
   const end = record.createdAt + (record.terms?.hasOwnEnd ? longestLifetime : absoluteLifetime);
   const idleEnd = sealedAt + (record.terms?.idle ?? idleLifetime);
   if (now >= record.expiresAt || now >= end || now >= idleEnd) refuse('ExpiredSession', '', { record });
