@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sealedstate import Key, LegacyReader, Settings, UsageError
+from sealedstate._wire.record import format_id
 from sealedstate.sso import (
     ArtifactStore,
     Authentication,
@@ -36,7 +37,7 @@ PROVIDER = Provider()
 DERIVED = identifiers()
 PASSED = Authentication(PASSWORD, NOW, 60)
 KEY = Key.generate(os.urandom)
-SESSION_ID = "A" * 22
+SESSION_ID = bytes(range(16))
 
 Call = Callable[[Any], object]
 
@@ -52,6 +53,7 @@ def login(act: Callable[[Any, Any], object]) -> Call:
 
 
 # Each function that takes a moment or a number of seconds, by the name that its error begins with.
+HERE = format_id(SESSION_ID)
 MOMENTS: dict[str, Call] = {
     "Authentication.time": lambda time: Authentication(PASSWORD, time, 60),
     "now of is_fresh": PASSED.is_fresh,
@@ -64,8 +66,8 @@ MOMENTS: dict[str, Call] = {
     "Consent.expires_at of record": lambda time: CONSENTS.record("ann", "terms", 1, time),
     "now of is_valid": Consent("terms", 1, NOW, NOW + 60).is_valid,
     "expires_at": lambda time: REPLAYS.admit(SP, "_1", time),
-    "now of transient_name_id": lambda time: DERIVED.transient_name_id(SESSION_ID, SP, time),
-    "now of session_index": lambda time: DERIVED.session_index(SESSION_ID, SP, time),
+    "now of transient_name_id": lambda time: DERIVED.transient_name_id(HERE, SP, time),
+    "now of session_index": lambda time: DERIVED.session_index(HERE, SP, time),
     "now of open_name_id": lambda time: DERIVED.open_name_id("_", SP, time),
     "now of open_session_index": lambda time: DERIVED.open_session_index("_", SP, time),
     "key: activates_at": lambda time: Key(KEY.kid, KEY.secret, time),
