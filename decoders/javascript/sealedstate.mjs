@@ -206,11 +206,11 @@ export function parseKey(text) {
 }
 
 function parseDate(text) {
-  const parts = /^(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d)?(?:Z|([+-])(\d\d):(\d\d))$/.exec(text);
+  const parts = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:Z|([+-])(\d\d):(\d\d))$/.exec(text);
   if (!parts) refuse('MalformedText', 'not a date and time with a zone');
-  const [, day, minute, second = ':00', sign, hours = 0, minutes = 0] = parts;
+  const [, wall, sign, hours = 0, minutes = 0] = parts;
   const offset = (Number(hours) * 3600 + Number(minutes) * 60) * (sign === '-' ? -1 : 1);
-  return utcSeconds(`${day}T${minute}${second}Z`, 'MalformedText') - offset;
+  return utcSeconds(`${wall}Z`, 'MalformedText') - offset;
 }
 
 function utcSeconds(text, outcome) {
@@ -231,11 +231,15 @@ export function keyList(keys, { skew = 60, announce = 0, lookup = null } = {}) {
   return { keys, longTerm: null, removed: new Set(), revokedBefore: 0, skew, announce, lookup };
 }
 
-/** What a reader knows of its keys, from the texts of a list. */
+/** What a reader knows of its keys, from the texts of a list, of which one may be the lookup secret. */
 export function parseKeyList(texts, options) {
-  const keys = texts.map(parseKey);
+  const isLookup = (text) => strip(text).startsWith('sealedstate-lookup-1:');
+  const lookups = texts.filter(isLookup).map(parseLookup);
+  if (lookups.length > 1) refuse('MalformedText', 'two lookup secrets');
+  const keys = texts.filter((text) => !isLookup(text)).map(parseKey);
+  if (new Set(keys.map((key) => key.secret.toString('hex'))).size !== keys.length) refuse('MalformedText', 'a secret twice');
   if (keys.some((key, i) => i && keys[i - 1].activatesAt < key.activatesAt)) refuse('MalformedText', 'a key before a later one');
-  return keyList(keys, options);
+  return keyList(keys, lookups.length ? { ...options, lookup: lookups[0] } : options);
 }
 
 const expired = (key, t) => key.expiresAt !== null && t >= key.expiresAt;

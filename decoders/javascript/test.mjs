@@ -165,6 +165,10 @@ for (const { text, kid, secret } of texts.keys) {
 for (const { text, secret } of texts.lookups) opens('keys', text, () => s.parseLookup(text).toString('hex'), secret);
 for (const { lines, activates_at: times } of texts.lists) {
   opens('keys', lines[0], () => s.parseKeyList(lines).keys.map((key) => key.activatesAt), times);
+  const { text: lookup, secret } = texts.lookups[0];
+  opens('keys', lookup, () => s.parseKeyList([...lines, lookup]).lookup.toString('hex'), secret);
+  refuses('refused texts', `${lookup}: twice`, () => s.parseKeyList([...lines, lookup, lookup]), 'MalformedText');
+  opens('keys', `${lines[0]}: blanks`, () => s.parseKeyList([lines[0].replace('@', ' @\t'), lines[1]]).keys[0].activatesAt, times[0]);
   refuses('refused texts', `${lines[0]}: order`, () => s.parseKeyList(lines.toReversed()), 'MalformedText');
 }
 for (const [group, decode, encode] of [
