@@ -811,8 +811,9 @@ export function openMap(known, text, { cookieName, variant = [], realm }, now) {
 export function openProtected(known, text, { name, realm, bound = [], maxAge = Infinity }, now) {
   const token = fromBase64(text, '-', '_') ?? refuse('MalformedToken');
   const { sealedAt, payload } = openToken(known, token, { purpose: `protector/${name}`, realm, name: bound }, now);
-  const late = sealedAt <= now - maxAge || sealedAt > now + 2 * known.skew;
-  if (late || sealedAt < known.revokedBefore) refuse('RefusedText', 'not sealed at a time that is accepted');
+  if (sealedAt < known.revokedBefore) refuse('SealedBefore');
+  if (sealedAt > now + 2 * known.skew) refuse('FutureSession');
+  if (now >= sealedAt + maxAge) refuse('ExpiredText');
   const skip = payload[0] === 0 ? 1 : 0;
   if (payload[skip] !== 1) bad('not the payload of a protected text');
   return decodeValue(payload.subarray(skip + 1));
