@@ -21,6 +21,7 @@ needs memcached memcached
 needs xmlsec1 xmlsec1
 needs openssl openssl
 needs nginx nginx
+needs nodejs node
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -55,3 +55,10 @@ export function describeRecord(record) {
     fields: object(record.fields, hex),
   };
 }
+
+/** What a row of `sealedstate.revoked` says, as the vectors describe it. */
+export function describeRevoked(found) {
+  if (typeof found === 'string') return [found === 'ended' ? 'revoked' : 'logged out'];
+  const bytes = [found.id, found.subject, found.replacedSubject].map((each) => each.toString('hex'));
+  return ['replaced', found.replacedAt, found.expiresAt, ...bytes];
+}

@@ -12,7 +12,7 @@
 //   core       text                                         record, as in the vectors, and values: {part: description}
 //   overflow   record (with its id and overflow), texts     values: {part: description}
 //   stored     session_id, part, version, token (hex)       value: a description; the row's key is `key`
-//   revoked    session_id, version, token (hex), key        time: null or seconds
+//   revoked    session_id, version, token (hex), key        says: as in the vectors
 //   watermark  subject, version, token (hex), key           time: seconds
 //   protected  name, bound: [text, ...], text, max_age      value: a description
 //   value      cbor (hex)                                   value: a description
@@ -21,7 +21,7 @@
 import { createInterface } from 'node:readline';
 import { isDeepStrictEqual } from 'node:util';
 import * as s from './sealedstate.mjs';
-import { describeRecord, sameValue } from './describe.mjs';
+import { describeRecord, describeRevoked, sameValue } from './describe.mjs';
 
 const hex = (text) => Buffer.from(text, 'hex');
 let known;
@@ -75,7 +75,7 @@ const kinds = {
   },
   revoked(line) {
     return s.revokedKey(setting.realm, hex(line.session_id)) === line.key
-      && s.decodeRevoked(row(line, 'sealedstate.revoked')) === (line.time ?? 'signed out');
+      && isDeepStrictEqual(describeRevoked(s.decodeRevoked(row(line, 'sealedstate.revoked'))), line.says);
   },
   watermark(line) {
     return s.watermarkKey(known, setting.realm, line.subject) === line.key

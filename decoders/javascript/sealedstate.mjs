@@ -193,9 +193,11 @@ function secretBytes(text) {
   return secret ? checkSecret(secret) : refuse('MalformedText', 'not a secret');
 }
 
+const strip = (text) => text.replace(/^[\t-\r ]+|[\t-\r ]+$/g, '');
+
 /** A key, or a key-encryption key, from its text: `sealedstate-key-1:kid:secret`, perhaps with `@` and a date. */
 export function parseKey(text) {
-  const parts = /^sealedstate-key-1:([0-9a-f]{8}):([A-Za-z0-9_-]{43})(?:@(.*))?$/.exec(text.trim());
+  const parts = /^sealedstate-key-1:([0-9a-f]{8}):([A-Za-z0-9_-]{43})(?:[\t-\r ]*@[\t-\r ]*(.*))?$/.exec(strip(text));
   if (!parts) refuse('MalformedText', 'not a key');
   return {
     kid: parts[1], secret: secretBytes(parts[2]), activatesAt: parts[3] === undefined ? 0 : parseDate(parts[3]),
@@ -204,11 +206,11 @@ export function parseKey(text) {
 }
 
 function parseDate(text) {
-  const parts = /^(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(:\d\d)?(?:Z|([+-])(\d\d):(\d\d))$/.exec(text);
+  const parts = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:Z|([+-])(\d\d):(\d\d))$/.exec(text);
   if (!parts) refuse('MalformedText', 'not a date and time with a zone');
-  const [, day, minute, second = ':00', sign, hours = 0, minutes = 0] = parts;
+  const [, wall, sign, hours = 0, minutes = 0] = parts;
   const offset = (Number(hours) * 3600 + Number(minutes) * 60) * (sign === '-' ? -1 : 1);
-  return utcSeconds(`${day}T${minute}${second}Z`, 'MalformedText') - offset;
+  return utcSeconds(`${wall}Z`, 'MalformedText') - offset;
 }
 
 function utcSeconds(text, outcome) {
@@ -219,21 +221,25 @@ function utcSeconds(text, outcome) {
 
 /** A lookup secret from its text. */
 export function parseLookup(text) {
-  const parts = /^sealedstate-lookup-1:([A-Za-z0-9_-]{43})$/.exec(text.trim());
+  const parts = /^sealedstate-lookup-1:([A-Za-z0-9_-]{43})$/.exec(strip(text));
   return parts ? secretBytes(parts[1]) : refuse('MalformedText', 'not a lookup secret');
 }
 
 /** What a reader knows of its keys, from keys. (Those of the vectors are in no order.) */
 export function keyList(keys, { skew = 60, announce = 0, lookup = null } = {}) {
   if (new Set(keys.map((key) => key.kid)).size !== keys.length) refuse('MalformedText', 'a kid twice');
-  return { keys, longTerm: keys, removed: new Set(), revokedBefore: 0, skew, announce, lookup };
+  return { keys, longTerm: null, removed: new Set(), revokedBefore: 0, skew, announce, lookup };
 }
 
-/** What a reader knows of its keys, from the texts of a list. */
+/** What a reader knows of its keys, from the texts of a list, of which one may be the lookup secret. */
 export function parseKeyList(texts, options) {
-  const keys = texts.map(parseKey);
+  const isLookup = (text) => strip(text).startsWith('sealedstate-lookup-1:');
+  const lookups = texts.filter(isLookup).map(parseLookup);
+  if (lookups.length > 1) refuse('MalformedText', 'two lookup secrets');
+  const keys = texts.filter((text) => !isLookup(text)).map(parseKey);
+  if (new Set(keys.map((key) => key.secret.toString('hex'))).size !== keys.length) refuse('MalformedText', 'a secret twice');
   if (keys.some((key, i) => i && keys[i - 1].activatesAt < key.activatesAt)) refuse('MalformedText', 'a key before a later one');
-  return keyList(keys, options);
+  return keyList(keys, lookups.length ? { ...options, lookup: lookups[0] } : options);
 }
 
 const expired = (key, t) => key.expiresAt !== null && t >= key.expiresAt;
@@ -257,14 +263,15 @@ export function sealingTime(known, key, t, longTerm = false) {
  * Opens a token, given as bytes, for a token context { purpose, realm, name: [field, ...] }.
  * Rows that are sealed by a long-term key are opened with `longTerm`.
  */
-export function openToken(known, token, { purpose, realm, name }, now, longTerm = false) {
+export function openToken(known, token, { purpose, realm, name }, now, asLongTerm = false) {
   const claims = token.length < 10 ? {} : { kid: token.toString('hex', 1, 5), sealedAt: token.readUIntBE(5, 5) };
   if (token[0] >= 0x02 && token[0] <= 0x0f && token.length >= 10) refuse('UnknownFormat', '', claims);
   if (token[0] !== 0x01 || token.length < 50) refuse('MalformedToken');
   const { kid, sealedAt } = claims;
-  const key = (longTerm ? known.longTerm : known.keys).find((k) => k.kid === kid);
-  if (!key) refuse(known.removed.has(kid) ? 'KeyOutOfUse' : 'UnknownKey', kid, claims);
-  if (key.revoked || (!longTerm && expired(key, now))) refuse('KeyOutOfUse', kid, claims);
+  const [keys, longTerm] = asLongTerm && known.longTerm ? [known.longTerm, true] : [known.keys, false];
+  const key = keys.find((k) => k.kid === kid);
+  if (!key) refuse(!longTerm && known.removed.has(kid) ? 'KeyOutOfUse' : 'UnknownKey', kid, claims);
+  if (key.revoked || expired(key, now)) refuse('KeyOutOfUse', kid, claims);
   const [header, end] = [token.subarray(0, 34), token.length - 16];
   const associated = Buffer.concat([lp('sealedstate/1', purpose, realm, ...name), header]);
   const secret = subkey(key.secret, 'seal', purpose, realm);
@@ -695,16 +702,25 @@ export function openOverflow(known, record, chunks, { cookieName, realm }, now) 
 // --- Cookies -------------------------------------------------------------------------------------------------------
 
 /**
- * Opens the value of a core. `settings` has cookieName, realm, idleLifetime, absoluteLifetime and longestLifetime.
+ * Opens the value of a core. `settings` has cookieName, realm, idleLifetime, absoluteLifetime, longestLifetime,
+ * perhaps variant, and skew if it is not that of the keys.
  * `store`, if there is one, is a function of a context and a key: it returns { version, value }, or nothing.
  */
 export function openCore(known, text, settings, now, store = null) {
-  const { cookieName, realm, idleLifetime, absoluteLifetime, longestLifetime } = settings;
-  const context = { purpose: 'core', realm, name: [cookieName] };
+  return checkRecord(known, decodeCore(known, text, settings, now), settings, now, store);
+}
+
+function decodeCore(known, text, { cookieName, variant = [], realm }, now) {
+  const context = { purpose: 'core', realm, name: [cookieName, ...variant] };
   const { sealedAt, payload } = openToken(known, tokenBytes(text), context, now);
   if (sealedAt < known.revokedBefore) refuse('SealedBefore');
-  const record = decodeRecord(payload, sealedAt);
-  if (sealedAt > now + known.skew) refuse('FutureSession', '', { record });
+  return decodeRecord(payload, sealedAt);
+}
+
+function checkRecord(known, record, settings, now, store) {
+  const { realm, idleLifetime, absoluteLifetime, longestLifetime } = settings;
+  const { sealedAt } = record;
+  if (sealedAt > now + 2 * (settings.skew ?? known.skew)) refuse('FutureSession', '', { record });
   const end = record.createdAt + (record.terms?.hasOwnEnd ? longestLifetime : absoluteLifetime);
   const idleEnd = sealedAt + (record.terms?.idle ?? idleLifetime);
   if (now >= record.expiresAt || now >= end || now >= idleEnd) refuse('ExpiredSession', '', { record });
@@ -714,21 +730,25 @@ export function openCore(known, text, settings, now, store = null) {
 
 /** Opens a session from all values of NAME: the record that counts, or null if none passes, or two sessions do. */
 export function openSession(known, texts, settings, now, store = null) {
-  let best = null;
+  const newest = new Map();
   for (const text of texts) {
-    let record;
-    try {
-      record = openCore(known, text, settings, now, store);
-    } catch (error) {
-      if (error instanceof Refused) continue;
-      throw error;
-    }
-    if (best && !best.id.equals(record.id)) return null;
-    const newer = !best || record.generation > best.generation
-      || (record.generation === best.generation && record.sealedAt > best.sealedAt);
-    if (newer) best = record;
+    const record = unlessRefused(() => decodeCore(known, text, settings, now));
+    const other = record && newest.get(record.id.toString('hex'));
+    const isOlder = other && (record.generation - other.generation || record.sealedAt - other.sealedAt) < 0;
+    if (record && !isOlder) newest.set(record.id.toString('hex'), record);
   }
-  return best;
+  const passed = [...newest.values()]
+    .filter((record) => unlessRefused(() => checkRecord(known, record, settings, now, store)));
+  return passed.length === 1 ? passed[0] : null;
+}
+
+function unlessRefused(open) {
+  try {
+    return open();
+  } catch (error) {
+    if (error instanceof Refused) return null;
+    throw error;
+  }
 }
 
 // --- Stored values -------------------------------------------------------------------------------------------------
@@ -746,16 +766,21 @@ export function openStored(known, token, { realm, context, key, version }, now, 
   return openToken(known, token, { purpose: 'stored', realm, name }, now, longTerm).payload;
 }
 
-/** What a row of `sealedstate.revoked` says: `signed out`, `ended`, or the time when the session got a new id. */
+/** What a row of `sealedstate.revoked` says: `signed out`, `ended`, or the successor under a new id. */
 export function decodeRevoked(payload) {
-  if (payload.length === 0) return 'signed out';
-  if (payload.length === 1 && payload[0] === 0) return 'ended';
-  return payload.length === 8 ? Number(payload.readBigUInt64BE()) : bad('not a row of a logout');
+  if (payload.length !== 49 || payload[0] !== 1) return payload.length ? 'ended' : 'signed out';
+  return {
+    replacedAt: Number(payload.readBigUInt64BE(1)), expiresAt: Number(payload.readBigUInt64BE(9)),
+    id: payload.subarray(17, 33), subject: payload.subarray(33, 41), replacedSubject: payload.subarray(41),
+  };
 }
+
+/** The mark of a subject in such a row. */
+export const subjectMark = (subject) => (subject === null ? Buffer.alloc(8) : blake2b(64, lp(subject)));
 
 /** The time in a row of `sealedstate.watermark`. */
 export function decodeWatermark(payload) {
-  return payload.length === 8 ? Number(payload.readBigUInt64BE()) : bad('not a watermark');
+  return Number(BigInt(`0x0${payload.toString('hex')}`));
 }
 
 function isRevoked(known, record, realm, now, store) {
@@ -769,9 +794,9 @@ function isRevoked(known, record, realm, now, store) {
 }
 
 /** Opens a cookie that is a store: [records, indexes], two dicts. */
-export function openMap(known, text, { cookieName, realm }, now) {
+export function openMap(known, text, { cookieName, variant = [], realm }, now) {
   const token = tokenBytes(text);
-  const value = decodeValue(openToken(known, token, { purpose: 'map', realm, name: [cookieName] }, now).payload);
+  const value = decodeValue(openToken(known, token, { purpose: 'map', realm, name: [cookieName, ...variant] }, now).payload);
   const isTime = (x) => x === null || typeof x === 'bigint';
   const isRecord = (x) => Array.isArray(x) && x.length === 3 && Buffer.isBuffer(x[0]) && typeof x[1] === 'bigint' && isTime(x[2]);
   const isDict = (x, item, mayBeEmpty = false) => x?.type === 'dict' && (mayBeEmpty || x.entries.length > 0)
@@ -786,11 +811,11 @@ export function openMap(known, text, { cookieName, realm }, now) {
 export function openProtected(known, text, { name, realm, bound = [], maxAge = Infinity }, now) {
   const token = fromBase64(text, '-', '_') ?? refuse('MalformedToken');
   const { sealedAt, payload } = openToken(known, token, { purpose: `protector/${name}`, realm, name: bound }, now);
-  const late = sealedAt <= now - maxAge || sealedAt > now + 2 * known.skew;
-  if (late || sealedAt < known.revokedBefore) refuse('RefusedText', 'not sealed at a time that is accepted');
+  if (sealedAt < known.revokedBefore) refuse('SealedBefore');
+  if (sealedAt > now + 2 * known.skew) refuse('FutureSession');
+  if (now >= sealedAt + maxAge) refuse('ExpiredText');
   const skip = payload[0] === 0 ? 1 : 0;
-  const needed = (token.length - skip) % 3 === 0 ? 1 : 0;
-  if (skip !== needed || payload[skip] !== 1) bad('not the payload of a protected text');
+  if (payload[skip] !== 1) bad('not the payload of a protected text');
   return decodeValue(payload.subarray(skip + 1));
 }
 
@@ -895,7 +920,7 @@ function readDocument(document, keks) {
     ringText(doc.wrapped_by, KID);
     const kek = keks?.keys.find((key) => key.kid === doc.wrapped_by) ?? badRing('no such key-encryption key');
     checksumKey = subkey(kek.secret, 'checksum', 'ring', doc.ring);
-    open = (wrapped, name) => unwrap(wrapped, name, keks, doc, updatedAt);
+    open = (wrapped, name) => unwrap(wrapped, name, keks, doc, updatedAt); // these keys do not expire
     open.wrapped = true;
   } else if (keks) {
     badRing('not wrapped');
@@ -914,7 +939,7 @@ function readDocument(document, keks) {
     ringText(tombstone.kid, KID);
     ringTime(tombstone.at);
     if (typeof tombstone.sealed !== 'boolean' || typeof tombstone.revoked !== 'boolean') badRing('not true or false');
-    if (typeof tombstone.reason !== 'string' || !tombstone.reason.isWellFormed()) badRing('not a text');
+    if (typeof tombstone.reason !== 'string') badRing('not a text');
   }
   const removed = doc.tombstones.map((tombstone) => tombstone.kid);
   differ([...keys, ...longTerm].map((key) => key.kid).concat(removed), 'a kid');
@@ -926,6 +951,7 @@ function readDocument(document, keks) {
     lookup = open(doc.lookup.wrapped ?? doc.lookup.secret, 'lookup');
   }
   const revokedBefore = doc.revoked_before === null ? 0 : ringTime(doc.revoked_before) || badRing('revoked before 1970');
+  const earliest = revokedBefore && revokedBefore + doc.schedule.skew;
 
   const { announce, keep, skew } = doc.schedule;
   const successions = keys.filter((key) => !key.disabled || key.disabledAt >= key.activatesAt).map((key) => key.activatesAt)
@@ -935,17 +961,16 @@ function readDocument(document, keks) {
     key.retiresAt = successions.find((date) => date > key.activatesAt) ?? null;
     key.expiresAt = key.retiresAt === null ? null : key.retiresAt + announce + keep + 2 * skew;
   }
-  return { keys, longTerm, removed: new Set(removed), revokedBefore, skew, announce, lookup, ring: doc.ring };
+  return { keys, longTerm, removed: new Set(removed), revokedBefore: earliest, skew, announce, lookup, ring: doc.ring };
 }
 
 function secretOf(text) {
   return typeof text === 'string' ? secretBytes(text) : badRing('not a secret');
 }
 
-function unwrap(text, name, keks, doc, updatedAt) {
+function unwrap(text, name, keks, doc, now) {
   if (typeof text !== 'string') badRing('not a wrapped secret');
   const context = { purpose: 'ring-secret', realm: doc.ring, name: [name] };
-  const { kid, sealedAt, payload } = openToken(keks, tokenBytes(text), context, updatedAt);
-  if (kid !== doc.wrapped_by || sealedAt !== updatedAt) badRing('wrapped by another key, or at another time');
+  const { payload } = openToken({ ...keks, announce: 900 }, tokenBytes(text), context, now);
   return payload.length === 32 ? checkSecret(payload) : badRing('a secret of another length');
 }

@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { isDeepStrictEqual } from 'node:util';
 import * as s from './sealedstate.mjs';
-import { describe, describeRecord, sameValue } from './describe.mjs';
+import { describe, describeRecord, describeRevoked, sameValue } from './describe.mjs';
 
 const folder = process.argv[2] ?? 'tests/vectors';
 const read = (name) => readFileSync(join(folder, name), 'utf8');
@@ -122,11 +122,11 @@ for (const vector of good.stored) {
   opens('stored', `${vector.name}: value`, () => s.decodeValue(stored(vector)).type, 'dict');
 }
 for (const vector of rows.revoked) {
-  opens('rows', vector.name, () => s.decodeRevoked(stored(vector)), vector.time ?? 'signed out');
+  opens('rows', vector.name, () => describeRevoked(s.decodeRevoked(stored(vector))), vector.says);
   opens('rows', `${vector.name}: key`, () => s.revokedKey(realm, hex(vector.session_id)), vector.key);
 }
 for (const vector of rows.watermarks) {
-  opens('rows', vector.name, () => s.decodeWatermark(stored(vector)), vector.time);
+  opens('rows', vector.name, () => s.decodeWatermark(stored(vector)), vector.says);
   opens('rows', `${vector.name}: key`, () => s.watermarkKey(known, realm, vector.subject), vector.key);
 }
 
@@ -165,6 +165,10 @@ for (const { text, kid, secret } of texts.keys) {
 for (const { text, secret } of texts.lookups) opens('keys', text, () => s.parseLookup(text).toString('hex'), secret);
 for (const { lines, activates_at: times } of texts.lists) {
   opens('keys', lines[0], () => s.parseKeyList(lines).keys.map((key) => key.activatesAt), times);
+  const { text: lookup, secret } = texts.lookups[0];
+  opens('keys', lookup, () => s.parseKeyList([...lines, lookup]).lookup.toString('hex'), secret);
+  refuses('refused texts', `${lookup}: twice`, () => s.parseKeyList([...lines, lookup, lookup]), 'MalformedText');
+  opens('keys', `${lines[0]}: blanks`, () => s.parseKeyList([lines[0].replace('@', ' @\t'), lines[1]]).keys[0].activatesAt, times[0]);
   refuses('refused texts', `${lines[0]}: order`, () => s.parseKeyList(lines.toReversed()), 'MalformedText');
 }
 for (const [group, decode, encode] of [

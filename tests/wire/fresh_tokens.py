@@ -25,7 +25,14 @@ from markupsafe import Markup
 from sealedstate import Key, Protector, UnsupportedValue
 from sealedstate._cookies.codec import CookieCodec
 from sealedstate._stored.parts import CONTEXT, StoredParts
-from sealedstate._stored.revocations import SESSIONS, SUBJECTS, Ending, Revocations
+from sealedstate._stored.revocations import (
+    SESSIONS,
+    SUBJECTS,
+    Ending,
+    Revocations,
+    Successor,
+    subject_mark,
+)
 from sealedstate._wire import cbor
 from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import NO_TERMS, OverflowSet, Record, Terms, encode_record
@@ -297,20 +304,28 @@ class Group:
         return self._line("stored", session_id=session_id.hex(), part=name, value=described, **row)
 
     def revoked(self) -> Line:
-        session_id = self.draw.randbytes(16)
+        session_id, until = self.draw.randbytes(16), self.now + 60
         storage = MemoryStorage(lambda: self.now)
-        how = self.draw.choice((Ending.REPLACED, Ending.LOGGED_OUT))
-        Revocations(self._access(storage)).revoke(session_id, self.now + 60, how)
-        time = self.now if how is Ending.REPLACED else None
+        revocations = Revocations(self._access(storage), self.ring.skew)
+        how = self.draw.choice(tuple(Ending))
+        says: list[Any] = [how.value]
+        if how is Ending.REPLACED:
+            marks = [subject_mark(self.draw.choice((None, self.source.text()))) for _ in range(2)]
+            successor = Successor(self.draw.randbytes(16), until, marks[0], marks[1])
+            revocations.replace(session_id, until, successor)
+            says += [self.now, until, successor.id.hex(), *(mark.hex() for mark in marks)]
+        else:
+            revocations.end(session_id, until, how)
         row = _row(storage, SESSIONS)
-        return self._line("revoked", session_id=session_id.hex(), time=time, **row)
+        return self._line("revoked", session_id=session_id.hex(), says=says, **row)
 
     def watermark(self) -> Line:
         subject = self.source.text() or "alice"
         storage = MemoryStorage(lambda: self.now)
-        Revocations(self._access(storage)).revoke_subject(subject, self.now + 60)
-        row = _row(storage, SUBJECTS)
-        return self._line("watermark", subject=subject, time=self.now, **row)
+        revocations = Revocations(self._access(storage), self.ring.skew)
+        revocations.revoke_subject(subject, 60)
+        row, time = _row(storage, SUBJECTS), self.now + self.ring.skew
+        return self._line("watermark", subject=subject, time=time, **row)
 
     def protected(self) -> Line:
         name, bound = "invitation", self.draw.choice((None, "", self.source.text()))
