@@ -105,7 +105,10 @@ def plain_set_cookies(workload: Workload, _: Sequence[str] = ()) -> list[str]:
     session = _keeper().session()
     if workload.subject is not None:
         session.subject = workload.subject
-    session.update(_parts(workload))
+    try:
+        session.update(_parts(workload))
+    except SessionTooLarge:
+        return []
     return _saved(session)
 
 
