@@ -309,7 +309,7 @@ def sessions() -> Iterator[dict[str, Any]]:
         return vector | settings | given | {"outcome": outcome}
 
     yield session("in the second of its seal", None, record, 0)
-    yield session("ahead by the skew", None, record, -SKEW)
+    yield session("ahead by twice the skew", None, record, -2 * SKEW)
     yield session("too far ahead", "FutureSession", record, -2 * SKEW - 1)
     yield session("last second of the absolute lifetime", None, record, 2 * hour - 1)
     idle = {"idle_lifetime": hour}
