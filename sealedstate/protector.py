@@ -152,7 +152,7 @@ def _from_text(text: object) -> bytes:
             if _to_text(token) == text:
                 return token
     except (UnicodeEncodeError, binascii.Error):
-        pass
+        pass  # no spelling of a token: refused in the next line
     raise ProtectedTextRefused("malformed")
 
 

@@ -169,7 +169,7 @@ def parse_past(text: str, now: int) -> int:
         if moment.tzinfo is not None:
             return int(moment.timestamp())
     except (ValueError, OverflowError):
-        pass
+        pass  # no ISO time: refused in the next line
     raise ConfigurationError(
         "expected a time with its zone, such as 2026-11-22T08:00:00Z, or how long ago it was, such"
         f" as 90s, 30min, 2h or 7d; got {quote_text(text, 40)}"
