@@ -102,6 +102,7 @@ class Race:
     def __init__(self, port: int, number: int) -> None:
         self.port, self.chance = port, random.Random(number)
         self.end, self.user = self.chance.choice(ENDS), f"user {number}"
+        self.is_from_outside = self.end.startswith(("/revoke", "/single"))
         self.sent: list[str] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
@@ -147,18 +148,20 @@ class Race:
     def alive(self) -> list[str]:
         """The users that the cookies still open, of those that the end was about."""
         found = [send(self.port, "GET", "/", cookie).json for cookie in self.sent]
-        from_outside = self.end.startswith(("/revoke", "/single"))
         # An end from outside is about one user; the browser's own request ends whatever it has.
-        meant = {self.ended_user} if from_outside else set(found)
+        meant = {self.ended_user} if self.is_from_outside else set(found)
         return [user for user in found if user is not None and user in meant]
 
 
 def race(port: int, number: int) -> tuple[str, str, int, list[str]]:
     one = Race(port, number)
     names = [one.chance.choice(NEW_IDS) for _ in range(RENEWERS)]
+    # After an end from outside, a sign-in over the session of another user, or over none, is a new
+    # session of that user. Here only sessions continue that began before.
     if one.end == "/revoke-subject":
-        # A visitor's sign-in after it is a new session: here only sessions continue.
         names = ["/regenerate" for _ in names]
+    elif one.is_from_outside and "/sign-in as another" in names:
+        names = ["/regenerate" if name == "/sign-in" else name for name in names]
     with ThreadPoolExecutor(RENEWERS + 1) as pool:
         renewed = [pool.submit(one.renew, name) for name in names]
         ended = pool.submit(one.finish)
