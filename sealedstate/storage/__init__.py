@@ -8,12 +8,19 @@
 from __future__ import annotations
 
 from .cache import CachedStorage
-from .contract import Capabilities, ManagedStorage, Storage, Stored, read_if_changed
+from .contract import (
+    Capabilities,
+    ManagedStorage,
+    Serializer,
+    Storage,
+    Stored,
+    TypedStorage,
+    read_if_changed,
+)
 from .memory import MemoryStorage
 from .requirements import USES
 from .routing import RoutedStorage
 from .sqlite import SQLiteStorage
-from .typed import Serializer, TypedStorage
 from .urls import open_storage
 
 __all__ = [

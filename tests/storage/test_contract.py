@@ -5,6 +5,7 @@ The conformance kit tests the single promises, for these stores in `tests/testin
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from sealedstate.storage import ManagedStorage, MemoryStorage, SQLiteStorage, Stored
+from sealedstate.storage import ManagedStorage, MemoryStorage, SQLiteStorage, Stored, TypedStorage
 from sealedstate.storage.contract import (
     REAP_AFTER,
     UNCHANGED,
@@ -79,6 +80,35 @@ def test_reaping_counts_records_and_members(name: str, tmp_path: Path) -> None:
     assert list(store.keys("c")) == ["later"]
     assert store.members("c", "k") == {"permanent": None}
     store.close()
+
+
+class JSONNumbers:
+    def serialize(self, value: list[int]) -> bytes:
+        return json.dumps(value).encode()
+
+    def deserialize(self, data: bytes) -> list[int]:
+        found: list[int] = json.loads(data)
+        return found
+
+
+def test_typed_objects_are_written_read_and_deleted_by_version() -> None:
+    def clock() -> float:
+        return 1_800_000_000.0
+
+    view = TypedStorage(MemoryStorage(clock), "numbers", JSONNumbers(), clock)
+    assert view.read("k") is None
+    assert view.update("k", [1], None, 1) is None
+    assert view.delete("k") is False
+    first = view.create("k", [1, 2], None)
+    assert first is not None
+    assert view.read("k") == ([1, 2], first, None)
+    assert view.create("k", [2], None) is None
+    second = view.update("k", [3], None, first)
+    assert second is not None
+    assert second > first
+    assert mismatch_version(view.update, "k", [4], None, first) == second
+    assert mismatch_version(view.delete, "k", first) == second
+    assert view.delete("k", second) is True
 
 
 CONTEXTS = strategies.sampled_from(["a", "ab", "A"])
