@@ -9,19 +9,12 @@ import weakref
 from collections.abc import Callable
 
 
-class ForkSafeLock:
-    """Like `threading.Lock`, but new, and so unlocked, in the child of a fork.
-
-    A child has only the thread that forked. If another thread held an ordinary lock at that
-    moment, nothing in the child can release it, and the first use would wait for ever. The thread
-    that forks must not hold the lock itself.
-    """
+class _Lock:
+    """What both locks have: the operations of `_lock`."""
 
     __slots__ = ("__weakref__", "_lock")
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        _locks.add(self)
+    _lock: threading.Lock | threading.RLock
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         return self._lock.acquire(blocking, timeout)
@@ -36,7 +29,22 @@ class ForkSafeLock:
         self._lock.release()
 
 
-class ForkHeldLock:
+class ForkSafeLock(_Lock):
+    """Like `threading.Lock`, but new, and so unlocked, in the child of a fork.
+
+    A child has only the thread that forked. If another thread held an ordinary lock at that
+    moment, nothing in the child can release it, and the first use would wait for ever. The thread
+    that forks must not hold the lock itself.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        _locks.add(self)
+
+
+class ForkHeldLock(_Lock):
     """Like `threading.RLock`, but a fork waits until no other thread holds it.
 
     For what a child must not inherit half done, such as the locks of a file: the kernel gives them
@@ -48,7 +56,7 @@ class ForkHeldLock:
     embeds Python forks without its hooks.
     """
 
-    __slots__ = ("__weakref__", "_before_fork", "_lock", "was_in_use")
+    __slots__ = ("_before_fork", "was_in_use")
 
     def __init__(self, before_fork: Callable[[], object] | None = None) -> None:
         # Reentrant: a signal handler that forks inside a call must not wait for its own thread.
@@ -57,18 +65,6 @@ class ForkHeldLock:
         self.was_in_use = False
         with _fork:
             _held_locks.add(self)
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        return self._lock.acquire(blocking, timeout)
-
-    def release(self) -> None:
-        self._lock.release()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
 
     def prepare_fork(self) -> None:
         """Call `before_fork`, if its object still exists."""
