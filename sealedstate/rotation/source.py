@@ -111,10 +111,21 @@ class RotatingKeySource:
     def keyring(self) -> Keyring:
         """The keys of the last good ring, loaded again every `reload_every` seconds.
 
-        For requests: the first call in a process starts its background thread.
+        For requests: the first call in a process starts its background thread, if the configuration
+        says so.
         """
-        if self._pid != os.getpid() or self._thread is None:
-            self._start_thread()
+        is_running = self._pid == os.getpid() and self._thread is not None
+        if not is_running and self.config.rotate_in_process and not self._closed.is_set():
+            with self._thread_lock:
+                if self._pid != os.getpid():
+                    # The child has no thread, and may have a copy of a lock of the event in use.
+                    self._thread, self._pid, self._closed = None, os.getpid(), threading.Event()
+                if self._thread is None:
+                    thread = threading.Thread(
+                        target=self._run, name="sealedstate-keys", daemon=True
+                    )
+                    thread.start()
+                    self._thread = thread
         if self.config.monotonic() - self._load_began.running >= self.config.reload_every:
             self._reload()
         return self._keyring
@@ -228,22 +239,29 @@ class RotatingKeySource:
         try:
             began = self._load_began = self._moment()
             found, current, location = self.storage.load(), self._ring, self.storage.location
-            self._lost = (found,) if found is None or self._is_replaceable(found) else None
             if found is None:
+                self._lost = (None,)
                 self._set_error(f"{location} is gone; restore it")
             elif found.ring_id != current.ring_id:
+                self._lost = None
                 self._set_error(
                     f"{location} is another ring: expected {current.ring_id}, got {found.ring_id}"
                 )
             elif self._is_former(found):
+                self._lost = (found,)
                 self._set_error(
                     f"{location} is an older copy: its sequence is {found.sequence}, and"
                     f" {current.sequence} is in use"
                 )
             elif found.sequence == current.sequence and found != current:
+                # An operator may have revoked keys in a restored ring, until its sequence was the
+                # current one. Any other history is left to the operator.
+                has_revoked = found.revoked_before > current.revoked_before
+                is_restored = has_revoked or self._revoked_only_in(found)
+                self._lost = (found,) if is_restored else None
                 self._set_error(f"{location} is a copy of the ring with another history")
             else:
-                self._last_error = None
+                self._lost = self._last_error = None
                 if found.sequence > current.sequence:
                     self._adopt(found)
                     self._events.emit("ring-reloaded")
@@ -261,18 +279,6 @@ class RotatingKeySource:
 
     def _moment(self) -> ReadMoment:
         return ReadMoment(self.config.clock(), self.config.monotonic())
-
-    def _is_replaceable(self, found: Ring) -> bool:
-        """Whether the current ring takes the place of `found`, as after a restore.
-
-        An operator may have revoked keys in a restored ring, until its sequence was the current
-        one. Other rings with another history are left to the operator.
-        """
-        if self._is_former(found):
-            return True
-        is_copy = found.ring_id == self._ring.ring_id and found.sequence == self._ring.sequence
-        has_revoked = found.revoked_before > self._ring.revoked_before
-        return is_copy and (has_revoked or bool(self._revoked_only_in(found)))
 
     def _is_former(self, found: Ring) -> bool:
         """Whether `found` is a former state of the current ring."""
@@ -312,19 +318,6 @@ class RotatingKeySource:
             refused=count("refused-kid-refused"),
             complaint=self._last_error,
         )
-
-    def _start_thread(self) -> None:
-        """Start the thread of this process, once, if the configuration says so."""
-        if not self.config.rotate_in_process or self._closed.is_set():
-            return
-        with self._thread_lock:
-            if self._pid != os.getpid():
-                # The child has no thread, and may have a copy of a lock of the event in use.
-                self._thread, self._pid, self._closed = None, os.getpid(), threading.Event()
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="sealedstate-keys", daemon=True)
-                thread.start()
-                self._thread = thread
 
     def _run(self) -> None:
         config = self.config
