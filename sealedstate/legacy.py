@@ -13,7 +13,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -175,29 +175,20 @@ def _untag(value: Any) -> Any:
         return value
     if len(value) == 1:
         ((key, content),) = value.items()
-        if key in _TAGS:
-            return _TAGS[key](content)
+        match key:
+            case " di":  # a dict whose only key looks like a tag: Flask appends "__" to the key
+                ((key, item),) = content.items()
+                return {key.removesuffix("__"): _untag(item)}
+            case " t":
+                return tuple(_untag(item) for item in content)
+            case " b":
+                return base64.b64decode(content)
+            case " m":
+                return Markup(content)  # noqa: S704 - the application marked and signed it
+            case " u":
+                return UUID(hex=content)
+            case " d":
+                if (date := parse_date(content)) is None:
+                    raise ValueError("not a date")
+                return date
     return {key: _untag(item) for key, item in value.items()}
-
-
-def _read_dict(content: Any) -> dict[str, Any]:
-    # A dict whose only key looks like a tag: Flask appends "__" to the key.
-    ((key, value),) = content.items()
-    return {key.removesuffix("__"): _untag(value)}
-
-
-def _read_datetime(content: str) -> datetime:
-    value = parse_date(content)
-    if value is None:
-        raise ValueError("not a date")
-    return value
-
-
-_TAGS: dict[str, Callable[[Any], object]] = {
-    " di": _read_dict,
-    " t": lambda content: tuple(_untag(item) for item in content),
-    " b": base64.b64decode,
-    " m": Markup,
-    " u": lambda content: UUID(hex=content),
-    " d": _read_datetime,
-}

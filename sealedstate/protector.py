@@ -24,7 +24,6 @@ from ._wire.encoding import has_lone_surrogate
 from ._wire.token import (
     ENTROPY_BYTES,
     OVERHEAD_BYTES,
-    Opened,
     TokenContext,
     claimed_at,
     open_token,
@@ -45,7 +44,6 @@ from .errors import (
     UnsupportedValue,
 )
 from .key_sources import KeySource
-from .keyring import Keyring
 
 __all__ = ["Protector"]
 
@@ -90,9 +88,12 @@ class Protector:
         does not open or has expired, and ProtectedTextWithheld for one that this node cannot judge.
         """
         context, now = self._context(bound_to), int(self._now())
-        token = _from_text(text)
+        token, ring = _from_text(text), self._source.keyring()
         try:
-            opened, ring = self._open_token(token, context, now)
+            try:
+                opened = open_token(token, context, ring, now)
+            except (UnknownKey, UnknownFormat) as error:
+                opened, ring = open_again(error, token, context, self._source, now)
             if opened.sealed_at < ring.revoked_before:
                 raise SealedBefore
             # A clock may be ahead by the skew, and a seal just after a revocation by another.
@@ -106,14 +107,6 @@ class Protector:
             return cbor.decode(payload[1:])
         except UnreadableError as error:
             raise self._verdict(error, claimed_at(token), now) from None
-
-    def _open_token(self, token: bytes, context: TokenContext, now: int) -> tuple[Opened, Keyring]:
-        """The payload of a token, and the ring that has its key. Raises UnreadableError."""
-        source, ring = self._source, self._source.keyring()
-        try:
-            return open_token(token, context, ring, now), ring
-        except (UnknownKey, UnknownFormat) as error:
-            return open_again(error, token, context, source, now)
 
     def _verdict(self, error: UnreadableError, claimed: int | None, now: int) -> Exception:
         """What to raise for a text that claims to be sealed at `claimed` and does not open."""

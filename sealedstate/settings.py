@@ -254,7 +254,9 @@ class Settings:
             if not variable.startswith(ENVIRONMENT_PREFIX) or variable in (KEK_VARIABLE, *files):
                 continue
             if variable not in readers:
-                if not _is_service_link(variable, text):
+                # Kubernetes sets such variables if a service is called sealedstate.
+                is_address = _SERVICE_ADDRESS.fullmatch(variable) and "://" in text
+                if not (is_address or _SERVICE_LINK.fullmatch(variable)):
                     _refuse_unknown([variable], [*readers, KEK_VARIABLE, *files])
                 continue
             name, from_text = readers[variable]
@@ -641,10 +643,3 @@ def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
             f" another name, or use one of {', '.join(sorted(words))}"
         )
     return f"; there are {', '.join(sorted(known))}"
-
-
-def _is_service_link(variable: str, text: str) -> bool:
-    """Whether Kubernetes set a variable because a service is called sealedstate."""
-    if _SERVICE_LINK.fullmatch(variable):
-        return True
-    return _SERVICE_ADDRESS.fullmatch(variable) is not None and "://" in text

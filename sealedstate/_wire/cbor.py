@@ -14,7 +14,7 @@ trailing bytes, duplicate keys, indefinite lengths, `undefined` and simple value
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Context, Decimal, InvalidOperation
 from functools import partial
@@ -124,8 +124,17 @@ def _count(value: Any, path: str, depth: int, room: int) -> int:
         room -= len(value)  # each item takes a byte at least
         if room < 0:
             return room
-        count = _count_items if kind is list or kind is tuple else _count_members
-        return count(value, path, depth - 1, room)
+        if kind is dict or kind is set:
+            return _count_members(value, path, depth - 1, room)
+        for index, item in enumerate(value):
+            kind = type(item)
+            if kind is str and item.isascii():  # the most frequent type, without a call and a path
+                room -= len(item)
+            elif kind not in _LEAVES:
+                room = _count(item, f"{path}[{index}]", depth - 1, room)
+                if room < 0:
+                    break
+        return room
     if kind in _TEXTS:
         try:
             value.encode()
@@ -147,18 +156,6 @@ def _count(value: Any, path: str, depth: int, room: int) -> int:
         _ENCODERS.setdefault(kind, _put_subclass)
     else:
         raise UnsupportedValue(path, f"{kind.__name__} is not among the types a session carries")
-    return room
-
-
-def _count_items(items: Sequence[Any], path: str, depth: int, room: int) -> int:
-    for index, item in enumerate(items):
-        kind = type(item)
-        if kind is str and item.isascii():  # the most frequent type, without a call and a path
-            room -= len(item)
-        elif kind not in _LEAVES:
-            room = _count(item, f"{path}[{index}]", depth, room)
-            if room < 0:
-                break
     return room
 
 

@@ -260,7 +260,9 @@ def decode_record(payload: bytes, sealed_at: int) -> Record:
             stated, flat_spilled, flat_orphaned = row[5]
             overflow = None if stated is None else _read_overflow_set(stated)
             spilled, orphaned = _read_versions(flat_spilled), _read_versions(flat_orphaned)
-            _check_places(named, overflow, spilled, orphaned)
+            names = [*named, *spilled, *(overflow.names if overflow else ())]
+            if len(set(names)) != len(names) or not spilled.keys().isdisjoint(orphaned):
+                raise ValueError("a part has two places")
         session_id = payload[:ID_BYTES]
         record = Record(
             session_id,
@@ -282,18 +284,6 @@ def decode_record(payload: bytes, sealed_at: int) -> Record:
     if not payload.startswith(again):
         raise MalformedRecord
     return _add_fields(record, payload[len(again) :], sealed_at)
-
-
-def _check_places(
-    parts: Mapping[str, bytes],
-    overflow: OverflowSet | None,
-    spilled: Mapping[str, int],
-    orphaned: Mapping[str, int],
-) -> None:
-    """Raise ValueError if a part would have two places."""
-    names = [*parts, *spilled, *(overflow.names if overflow else ())]
-    if len(set(names)) != len(names) or not spilled.keys().isdisjoint(orphaned):
-        raise ValueError("a part has two places")
 
 
 def _read_overflow_set(row: Any) -> OverflowSet:
@@ -326,7 +316,10 @@ def _encode_fields(terms: Terms, fields: Mapping[int, bytes]) -> bytes:
     """The bytes of all fields. Raises ValueError for more than a record holds."""
     values = dict(fields)
     if terms != NO_TERMS:
-        values[TERMS] = _encode_terms(terms)
+        persistent, idle, has_own_end = terms
+        flags = _PERSISTENT.index(persistent) + OWN_END * has_own_end
+        idle = idle or 0
+        values[TERMS] = bytes([flags]) + idle.to_bytes((idle.bit_length() + 7) // 8, "big")
     tail = b"".join(bytes([number, len(value)]) + value for number, value in sorted(values.items()))
     if len(tail) > MAX_FIELDS_BYTES:
         raise ValueError(f"fields: must be at most {MAX_FIELDS_BYTES} bytes, got {len(tail)}")
@@ -347,29 +340,20 @@ def _add_fields(record: Record, tail: bytes, sealed_at: int) -> Record:
         fields[number], last = tail[start:at], number
     if any(fields.pop(PADDING, b"")):
         raise MalformedRecord
-    terms = _decode_terms(fields.pop(TERMS)) if TERMS in fields else NO_TERMS
+    terms = NO_TERMS
+    if (value := fields.pop(TERMS, None)) is not None:
+        flags, idle = value[:1], value[1:]
+        # One form for each content: no number with a zero before it, no field that says nothing.
+        if flags not in _FLAGS or len(idle) > MAX_IDLE_BYTES or idle[:1] == b"\0" or value == b"\0":
+            raise MalformedRecord
+        persistent, has_own_end = _PERSISTENT[flags[0] & 3], flags[0] >= OWN_END
+        terms = Terms(persistent, int.from_bytes(idle, "big") or None, has_own_end)
     # A newer release enforces something by such a field: this release must not open the session.
     if any(number <= LAST_CRITICAL for number in fields):
         raise UnknownField(
             record.id, record.subject, record.created_at, record.expires_at, sealed_at
         )
     return record._replace(terms=terms, fields=fields)
-
-
-def _encode_terms(terms: Terms) -> bytes:
-    persistent, idle, has_own_end = terms
-    flags = _PERSISTENT.index(persistent) + OWN_END * has_own_end
-    idle = idle or 0
-    return bytes([flags]) + idle.to_bytes((idle.bit_length() + 7) // 8, "big")
-
-
-def _decode_terms(value: bytes) -> Terms:
-    flags, idle = value[:1], value[1:]
-    # One form for each content: no number with a zero before it, no field that says nothing.
-    if flags not in _FLAGS or len(idle) > MAX_IDLE_BYTES or idle[:1] == b"\0" or value == b"\0":
-        raise MalformedRecord
-    persistent, has_own_end = _PERSISTENT[flags[0] & 3], flags[0] >= OWN_END
-    return Terms(persistent, int.from_bytes(idle, "big") or None, has_own_end)
 
 
 # --- parts: in a core, and the payload of overflow ------------------------------------------------

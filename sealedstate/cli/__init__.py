@@ -84,21 +84,8 @@ class _Commands(click.Group):
         ctx.exit(code or 0)
 
 
-def _print_version(ctx: click.Context, _: click.Parameter, is_wanted: bool) -> None:
-    if is_wanted:
-        echo(f"sealedstate {__version__}")
-        ctx.exit()
-
-
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--version",
-    is_flag=True,
-    is_eager=True,
-    expose_value=False,
-    callback=_print_version,
-    help="Show the version and exit.",
-)
+@click.version_option(__version__, message="sealedstate %(version)s")
 def cli() -> None:
     """Sealed client-side sessions: keys, stores, sessions and consents.
 
@@ -115,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cli.main(given, prog_name="sealedstate")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
-    except (OutputFailed, OSError) as failure:  # click prints the help, and raises OSError
+    except (OutputFailed, OSError) as failure:  # click prints help and version, and raises OSError
         error = failure.__cause__ or failure
         if sys.stdout is not None:
             # What is still buffered would raise again when the interpreter ends.

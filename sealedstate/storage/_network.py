@@ -68,7 +68,10 @@ class ServerClient(ABC):
         """
         try:
             try:
-                return self._call_once(self._take() or self._open(), act)
+                # The idle connection that was used last; those that are broken are closed.
+                while (idle := self._pop()) is not None and not self._is_quiet(idle):
+                    self._close(idle)
+                return self._call_once(self._open() if idle is None else idle, act)
             except Broken as broken:
                 if broken.timed_out or (broken.sent and not is_read):
                     raise
@@ -88,14 +91,6 @@ class ServerClient(ABC):
             raise
         self._idle.append(connection)
         return result
-
-    def _take(self) -> Any:
-        """Return the idle connection that was used last, or None. Closes those that are broken."""
-        while (connection := self._pop()) is not None:
-            if self._is_quiet(connection):
-                return connection
-            self._close(connection)
-        return None
 
     def _pop(self) -> Any:
         if self._pid != os.getpid():

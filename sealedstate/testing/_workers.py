@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
@@ -56,26 +55,23 @@ class SuiteAddress(NamedTuple):
         return cls(kind.__module__, file, kind.__qualname__, bytes(ForkingPickler.dumps(state)))
 
     def open_store(self, clock: FakeClock) -> Storage:
-        module: Any = _import_module(self.module, self.file)
+        """Import the suite's module, from its file if its name leads elsewhere; open its store."""
+        module: Any = None
+        with contextlib.suppress(ImportError):
+            module = importlib.import_module(self.module)
+        if module is None or (self.file and getattr(module, "__file__", None) != self.file):
+            spec = importlib.util.spec_from_file_location(self.module, self.file)
+            if spec is None or spec.loader is None:
+                raise ImportError(
+                    f"the suite's module {self.module} can't be imported in another process"
+                )
+            module = sys.modules[self.module] = importlib.util.module_from_spec(spec)
+            sys.path.insert(0, str(Path(self.file).parent))
+            spec.loader.exec_module(module)
         kind = functools.reduce(getattr, self.name.split("."), module)
         suite: Suite = object.__new__(kind)
         vars(suite).update(ForkingPickler.loads(self.state))  # pyright: ignore
         return suite.open_store(clock)
-
-
-def _import_module(name: str, file: str) -> ModuleType:
-    """Import the module `name`, from `file` if it can't be imported by its name."""
-    with contextlib.suppress(ImportError):
-        module = importlib.import_module(name)
-        if not file or getattr(module, "__file__", None) == file:
-            return module
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"the suite's module {name} can't be imported in another process")
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(Path(file).parent))
-    spec.loader.exec_module(module)
-    return module
 
 
 class WorkerPool:

@@ -394,7 +394,14 @@ class _Decoder:
             # Bounds what the loops below cost.
             if total > MAX_LOGINS:
                 raise ValueError("too many logins")
-        services = [self._take_services(group, count) for group, count in groups]
+        services: list[list[str]] = []
+        for group, count in groups:
+            if group.traits.unregistered:
+                services.append([take_text(reader) for _ in range(count)])
+            else:
+                gaps = reader.take_rice(count, _rice_bits(self.version, count))
+                numbers = accumulate(gap + 1 for gap in gaps)
+                services.append([self._entity_id(number - 1) for number in numbers])
         distances = iter(reader.take_digits(total, reach + 1))
         for (group, count), entity_ids in zip(groups, services, strict=True):
             names = take_identifiers(reader, group.name_encoding, count)
@@ -452,12 +459,6 @@ class _Decoder:
         if code == LITERAL:
             return code, take_text(self._in)
         return code, self._entity_id(self._in.take_small()) if code == NUMBERED else ""
-
-    def _take_services(self, group: Group, count: int) -> list[str]:
-        if group.traits.unregistered:
-            return [take_text(self._in) for _ in range(count)]
-        gaps = self._in.take_rice(count, _rice_bits(self.version, count))
-        return [self._entity_id(number - 1) for number in accumulate(gap + 1 for gap in gaps)]
 
     def _entity_id(self, number: int) -> str:
         if number >= self.version.entities:

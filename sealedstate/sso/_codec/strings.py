@@ -32,7 +32,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from .bits import BitReader, BitWriter, EndOfBits
@@ -81,10 +81,21 @@ def pack(text: str) -> tuple[Shape, bytes] | None:
     best, chars = None, len(text)
     for position, prefix in _PREFIXES_BY_LETTER.get(text[:1], _NO_PREFIX):
         alphabets = _ALPHABETS_BY_LENGTH.get(chars - len(prefix))
-        if alphabets and text.startswith(prefix):
-            packed = _pack_rest(position, text[len(prefix) :], alphabets)
-            if packed and (best is None or packed[0].size < best[0].size):
-                best = packed
+        if not alphabets or not text.startswith(prefix):
+            continue
+        rest = text[len(prefix) :]
+        for alphabet in alphabets:
+            pattern, encode, decode = _ALPHABETS[alphabet]
+            if not pattern.fullmatch(rest):
+                continue
+            try:
+                data = decode(rest)
+            except ValueError:  # the right letters, but an impossible number of them
+                continue
+            if MIN_BYTES <= len(data) <= MAX_BYTES and encode(data) == rest:
+                if best is None or len(data) < best[0].size:
+                    best = Shape(position, alphabet, len(data)), data
+                break  # further alphabets would spell it, too
     return best
 
 
@@ -96,20 +107,6 @@ def unpack(shape: Shape, data: bytes) -> str:
     if not (shape.prefix < len(PREFIXES) and shape.alphabet < len(_ALPHABETS)):
         raise ValueError("unknown shape")
     return PREFIXES[shape.prefix] + _ALPHABETS[shape.alphabet].encode(data)
-
-
-def _pack_rest(prefix: int, rest: str, alphabets: Sequence[int]) -> tuple[Shape, bytes] | None:
-    """Pack what follows a prefix, in the first alphabet that spells it exactly."""
-    for position in alphabets:
-        pattern, encode, decode = _ALPHABETS[position]
-        if pattern.fullmatch(rest):
-            try:
-                data = decode(rest)
-            except ValueError:  # the right letters, but an impossible number of them
-                continue
-            if MIN_BYTES <= len(data) <= MAX_BYTES and encode(data) == rest:
-                return Shape(prefix, position, len(data)), data
-    return None
 
 
 def _encode_uuid(data: bytes) -> str:

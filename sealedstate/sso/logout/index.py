@@ -218,11 +218,19 @@ class LogoutIndex(SessionHooks):
             names = [replace(request.name_id, format=form) for form in _FORMATS]
         keys = dict.fromkeys(self._key(request.entity_id, name) for name in names)
         wanted = {self._hash_index(text) for text in request.session_indexes}
+        mask_keys, sizes = self._mask_keys(), (ID_BYTES, INDEX_BYTES)
         found: dict[bytes, None] = {}
         for key in keys:
             for member in self._table.members(key):
-                session_id, index = self._open_member(key, member)
-                if session_id and (not wanted or index in wanted):
+                try:
+                    opened = unmask(mask_keys, ("member", key), from_name(member), sizes)
+                except MalformedToken:
+                    opened = None
+                if opened is None:  # it was not made for this row
+                    self._table.refuse_member("tag")
+                    continue
+                session_id, index = opened
+                if not wanted or index in wanted:
                     found[session_id] = None
         return list(found)
 
@@ -262,18 +270,6 @@ class LogoutIndex(SessionHooks):
     def _key(self, entity_id: str, name_id: NameID) -> str:
         name = canonical_name_id(name_id, entity_id, self._identity_provider)
         return self._table.guessable_key(entity_id, name)
-
-    def _open_member(self, key: str, member: str) -> tuple[bytes, bytes]:
-        """The session id and the hashed SessionIndex of a member; empty if it is not valid."""
-        try:
-            sizes = (ID_BYTES, INDEX_BYTES)
-            opened = unmask(self._mask_keys(), ("member", key), from_name(member), sizes)
-        except MalformedToken:
-            opened = None
-        if opened is None:  # it was not made for this row
-            self._table.refuse_member("tag")
-            return b"", b""
-        return opened[0], opened[1]
 
     # --- members --------------------------------------------------------------------------------
 

@@ -243,6 +243,13 @@ class LogoutTable:
         self._table.delete(self.key(session_id))
 
     def _encode(self, state: LogoutState) -> bytes:
+        requests: list[object] = []
+        for request in state.requests:
+            value, form, *qualifiers = astuple(request.name_id)
+            if form is None and request.any_format:
+                form = True
+            indexes = list(request.session_indexes)
+            requests.append([request.entity_id, value, form, *qualifiers, indexes])
         return cbor.encode(
             [
                 FORMAT,
@@ -251,7 +258,7 @@ class LogoutTable:
                 state.secret,
                 int(self._deployment.now()),
                 state.pending_in_cookie,
-                [_dump_request(request) for request in state.requests],
+                requests,
                 state.login_list.columns,
                 state.status,
             ]
@@ -271,21 +278,14 @@ class LogoutTable:
         else:
             decoded = self._records.read_logins(columns, session_id, subject or "")
             logins = sort_logins(decoded, columns)
-        asked = tuple(map(_load_request, requests))
-        return LogoutState(session_id, subject, secret, pending, asked, logins, status, written_at)
-
-
-def _dump_request(request: LogoutRequest) -> list[Any]:
-    value, form, *qualifiers = astuple(request.name_id)
-    if form is None and request.any_format:
-        form = True
-    return [request.entity_id, value, form, *qualifiers, list(request.session_indexes)]
-
-
-def _load_request(row: list[Any]) -> LogoutRequest:
-    entity_id, value, form, *qualifiers, indexes = row
-    name_id = NameID(value, None if form is True else form, *qualifiers)
-    return LogoutRequest(entity_id, name_id, tuple(indexes), any_format=form is True)
+        asked: list[LogoutRequest] = []
+        for entity_id, value, form, *qualifiers, indexes in requests:
+            is_any = form is True  # as `_encode` writes it
+            name_id = NameID(value, None if is_any else form, *qualifiers)
+            asked.append(LogoutRequest(entity_id, name_id, tuple(indexes), any_format=is_any))
+        return LogoutState(
+            session_id, subject, secret, pending, tuple(asked), logins, status, written_at
+        )
 
 
 # The part of a session without a store that holds the services whose notification failed.

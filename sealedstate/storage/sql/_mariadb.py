@@ -180,17 +180,8 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
     _poll: select.poll
 
     def open_socket(self) -> None:
+        """Connect to the first address that accepts, and log in."""
         self.opened_at, self._poll = monotonic(), select.poll()
-        sock = self._connect_socket()
-        # TLS keeps the same descriptor.
-        self._poll.register(sock.fileno(), select.POLLIN)
-        self.connect(sock)
-        self.has_statement_time = "MariaDB" in self.server_version
-
-    def is_stale(self) -> bool:
-        return not self.open or bool(self._poll.poll(0))
-
-    def _connect_socket(self) -> socket.socket:
         if self.unix_socket:
             addresses: list[tuple[int, Any]] = [(socket.AF_UNIX, self.unix_socket)]
         else:
@@ -207,26 +198,21 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
                         sock.bind((self.bind_address, 0))
                 sock.settimeout(_remaining())
                 sock.connect(address)
-                return sock
+                break
             except BaseException as error:
                 sock.close()
                 if not isinstance(error, OSError):
                     raise
                 problem = error
-        raise problem
+        else:
+            raise problem
+        # TLS keeps the same descriptor.
+        self._poll.register(sock.fileno(), select.POLLIN)
+        self.connect(sock)
+        self.has_statement_time = "MariaDB" in self.server_version
 
-
-def _durability(flush: int, log: int, sync: int) -> str:
-    settings = f"innodb_flush_log_at_trx_commit is {flush}, log_bin {log} and sync_binlog {sync}"
-    if flush != 1:
-        return f"{settings}: writes are synced once a second"
-    if not log:
-        # InnoDB makes a commit visible just before it is on the disk; the binary log closes that
-        # gap. Of 60 crashes under load, 7 took back what another client had read.
-        return f"{settings}: a crash may take back what was read but not yet acknowledged"
-    if sync != 1:
-        return f"{settings}: a power failure may take back writes, the server's crash none"
-    return f"{settings}: every write is synced"
+    def is_stale(self) -> bool:
+        return not self.open or bool(self._poll.poll(0))
 
 
 def _value_bytes(packet: int) -> int:
@@ -278,13 +264,24 @@ class MariaDB(Driver):
             cursor.execute(MYSQL_SESSION)
         cursor.execute(SETTINGS)
         flush, log, sync, packet = cursor.fetchone()
+        settings = f"innodb_flush_log_at_trx_commit is {flush}, log_bin {log}"
+        if flush != 1:
+            effect = "writes are synced once a second"
+        elif not log:
+            # InnoDB makes a commit visible just before it is on the disk; the binary log closes
+            # that gap. Of 60 crashes under load, 7 took back what another client had read.
+            effect = "a crash may take back what was read but not yet acknowledged"
+        elif sync != 1:
+            effect = "a power failure may take back writes, the server's crash none"
+        else:
+            effect = "every write is synced"
         return replace(
             self.assumed,
             assumed=False,
             durable=flush == 1,
             value_bytes=_value_bytes(packet),
             reasons={
-                "durable": _durability(flush, log, sync),
+                "durable": f"{settings} and sync_binlog {sync}: {effect}",
                 "value_bytes": f"max_allowed_packet is {packet}",
             },
         )

@@ -446,7 +446,17 @@ class SQLPool:
         try:
             cursor: Cursor = connection.cursor()
             capabilities = self._driver.handshake(cursor)
-            self._check_tables(cursor)
+            try:
+                if self._schema_version(cursor) < SCHEMA_VERSION:
+                    self._make_tables(cursor)
+            except self._driver.errors as error:
+                if self._driver.fault(error) is Fault.LOST:
+                    raise
+                raise StorageUnavailable(
+                    f"{self._redact(error)}; the tables are missing, from an older release, of"
+                    " another engine or not accessible: run `sealedstate store init` as a user who"
+                    " may change them"
+                ) from error
             cursor.close()
         except BaseException:
             connection.close()
@@ -455,19 +465,6 @@ class SQLPool:
         return connection
 
     # --- the tables -----------------------------------------------------------------------------
-
-    def _check_tables(self, cursor: Cursor) -> None:
-        try:
-            if self._schema_version(cursor) < SCHEMA_VERSION:
-                self._make_tables(cursor)
-        except self._driver.errors as error:
-            if self._driver.fault(error) is Fault.LOST:
-                raise
-            raise StorageUnavailable(
-                f"{self._redact(error)}; the tables are missing, from an older release, of another"
-                " engine or not accessible: run `sealedstate store init` as a user who may change"
-                " them"
-            ) from error
 
     def _schema_version(self, cursor: Cursor) -> int:
         try:
