@@ -135,9 +135,9 @@ class SessionTooLarge(UsageError):
     would fit if the request had no cookies of others.
     """
 
-    is_crowded = False
-
-    def __init__(self, parts: Mapping[str, int], room: int, why: str) -> None:
+    def __init__(
+        self, parts: Mapping[str, int], room: int, why: str, is_crowded: bool = False
+    ) -> None:
         largest = sorted(parts.items(), key=lambda item: -item[1])
         sizes = [f"{escape_text(name, 64)} {size}" for name, size in largest[:MAX_SHOWN_PARTS]]
         if len(largest) > MAX_SHOWN_PARTS:
@@ -148,6 +148,8 @@ class SessionTooLarge(UsageError):
         )
         self.parts = dict(parts)
         self.room = room
+        self.why = why
+        self.is_crowded = is_crowded
 
 
 class LateWrite(UsageError):

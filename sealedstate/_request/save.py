@@ -9,8 +9,7 @@ The keeper decides whether a session is saved; this module decides how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, Protocol
@@ -391,6 +390,19 @@ def plan_save(
     return _Planner(record, changes, parts, arrived, limits, other_bytes, now).plan()
 
 
+class _Attempt(NamedTuple):
+    """One attempt of a plan.
+
+    `allowed_bytes`: what our cookies may take however many others there are, as `received_bytes` of
+    `profiles.budget_for`. `last_chunk`, `deletions`: what is deleted, as in `OutsideCore`.
+    """
+
+    planner: _Planner
+    allowed_bytes: int
+    last_chunk: int = 0
+    deletions: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class _Planner:
     """The arguments of `plan_save`, and the steps of a plan that needs more than the core.
@@ -411,53 +423,53 @@ class _Planner:
     left_out: tuple[str, ...] = ()
 
     def plan(self) -> SavePlan:
-        """The plan for as few bytes as possible. Raises SessionTooLarge.
+        """The plan of the first attempt that has room. Raises SessionTooLarge."""
+        refused: list[SessionTooLarge] = []  # with all parts
+        for planner, allowed_bytes, last_chunk, deletions in self._attempts():
+            try:
+                return planner._plan_within(allowed_bytes, last_chunk, deletions)
+            except SessionTooLarge as error:
+                if planner is self:
+                    refused.append(error)
+        # Would it fit, what may be left out left out, if the request had no cookies of others?
+        try:
+            replace(planner, foreign_bytes=0, other_bytes=self.other_bytes)._plan_within(0, 0, ())
+        except SessionTooLarge:
+            raise refused[-1] from None
+        whole = refused[-1]
+        raise SessionTooLarge(whole.parts, whole.room, whole.why, is_crowded=True)
 
-        What has no place in the store takes up what the profile leaves beside the foreign cookies,
-        then some of the profile's distance from the limits behind it. Then parts are left out.
-        """
-        stale = _last_stale_chunk(self.arrived, self.limits)
-        deletions = _other_deletions(self.arrived, self.limits)
-        with suppress(SessionTooLarge):
-            return self._plan_within(0, stale, deletions)
-        arrived, changes = self.arrived.candidates, self.changes
-        # A session of unchanged size fits, because this request carried it.
-        most = max(
-            self.limits.most_bytes(arrived.foreign_bytes, arrived.our_bytes),
-            arrived.our_bytes + SLACK_BYTES,
-        )
+    def _attempts(self) -> Iterator[_Attempt]:
+        """What a save tries one after another, from what costs least to what costs most."""
+        arrived, changes, limits = self.arrived.candidates, self.changes, self.limits
+        stale = _last_stale_chunk(self.arrived, limits)
+        deletions = _other_deletions(self.arrived, limits)
+        # As few bytes as possible: what the profile leaves beside the foreign cookies.
+        yield _Attempt(self, 0, stale, deletions)
+        # Some of the profile's distance from the limits behind it; at least a session of unchanged
+        # size, because this request carried it.
+        most = limits.most_bytes(arrived.foreign_bytes, arrived.our_bytes)
+        most = max(most, arrived.our_bytes + SLACK_BYTES)
         if changes.is_signed_in and changes.subject is not None:
             most += 2 + len(changes.subject.encode()) * 4 // 3
-        with suppress(SessionTooLarge):
-            return self._plan_within(most, stale, deletions)
+        yield _Attempt(self, most, stale, deletions)
         # Stray cookies are harmless, and deleting them costs header bytes.
-        try:
-            return self._plan_within(most, 0, ())
-        except SessionTooLarge as error:
-            refused = error
+        yield _Attempt(self, most)
         smaller = self
-        for name in self.limits.may_drop:
+        for name in limits.may_drop:
             if name in smaller.parts:
                 smaller = smaller._leave_out(name)
-                with suppress(SessionTooLarge):
-                    return smaller._plan_within(most, 0, ())
+                yield _Attempt(smaller, most)
         # Other lines of the response are no reason to keep a user out, nor to lose a change that
         # makes a session no larger.
         smaller = replace(smaller, other_bytes=0)
         if not (changes.is_signed_in or changes.is_regenerated or changes.is_ended):
             most = arrived.our_bytes + SLACK_BYTES
             smaller = replace(smaller, foreign_bytes=FULL)
-        with suppress(SessionTooLarge):
-            return smaller._plan_within(most, 0, ())
+        yield _Attempt(smaller, most)
         if all(map(smaller._may_spill, smaller.parts)):
             # A login without parts, or a list of parts in the store: nothing can get smaller.
-            with suppress(SessionTooLarge):
-                return smaller._plan_within(smaller._least_bytes(), 0, ())
-        with suppress(SessionTooLarge):
-            smaller = replace(smaller, foreign_bytes=0, other_bytes=self.other_bytes)
-            smaller._plan_within(0, 0, ())
-            refused.is_crowded = True
-        raise refused
+            yield _Attempt(smaller, smaller._least_bytes())
 
     def _may_spill(self, name: str) -> bool:
         return self.limits.can_spill and self._policy(name) is not Policy.COOKIE
@@ -661,22 +673,10 @@ def commit(
             sizes = {name: len(data) for name, data in record.parts.items()}
             room = token_bytes(outside.core_chars)
             raise SessionTooLarge(sizes, room, "the sealed core is too long")
-        # The old id is refused before the cookie with the new one is sent. If a logout came first,
-        # a session under a new id would outlive it. If another new id came first, a second id
-        # beside it would not be found by a logout: only a sign-in takes its place, as when a user
-        # clicks twice, and not the place of another user's sign-in.
-        old = outside.replaced
-        if old is not None and changes.is_signed_in and changes.subject is None:
-            loaded.end()  # a sign-out: what is sent is another visitor's session
-        elif old is not None:
-            refused = loaded.replace(old, record, is_signed_in=changes.is_signed_in)
-            if refused is not None:
-                reason = "replaced" if refused is Ending.REPLACED else "revoked"
-                deployment.emit("not-sent", session_id=record.id, reason=reason)
-                loaded.delete_rows(record.id, record.spilled)
-                hooks.after_revoke(record.id, now)
-                report_not_saved(deployment, session, loaded)
-                return []
+        if not _replace_old(deployment, outside.replaced, record, changes, loaded):
+            hooks.after_revoke(record.id, now)
+            report_not_saved(deployment, session, loaded)
+            return []
         if (
             loaded.record is not None
             and is_unproven(loaded.record)
@@ -706,6 +706,34 @@ def commit(
     ]
     stale = _chunk_deletions(cookies, len(chunks) + 1, outside.last_chunk)
     return [*lines, core, *stale, *outside.deletions]
+
+
+def _replace_old(
+    deployment: Deployment,
+    old: Record | None,
+    record: Record,
+    changes: Changes,
+    loaded: LoadedSession,
+) -> bool:
+    """Refuse the id of `old`, before the new id is sent; False if the new must not be sent.
+
+    If a logout came first, a session under a new id would outlive it. If another new id came first,
+    a second id beside it would not be found by a logout: only a sign-in takes its place, as when a
+    user clicks twice, and not the place of another user's sign-in. Then the rows of `record` are
+    deleted.
+    """
+    if old is None:
+        return True
+    if changes.is_signed_in and changes.subject is None:
+        loaded.end()  # a sign-out: what is sent is another visitor's session
+        return True
+    refused = loaded.replace(old, record, is_signed_in=changes.is_signed_in)
+    if refused is None:
+        return True
+    reason = "replaced" if refused is Ending.REPLACED else "revoked"
+    deployment.emit("not-sent", session_id=record.id, reason=reason)
+    loaded.delete_rows(record.id, record.spilled)
+    return False
 
 
 def report_not_saved(deployment: Deployment, session: Session, loaded: LoadedSession) -> None:
