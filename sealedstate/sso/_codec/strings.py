@@ -95,7 +95,7 @@ def pack(text: str) -> tuple[Shape, bytes] | None:
             if MIN_BYTES <= len(data) <= MAX_BYTES and encode(data) == rest:
                 if best is None or len(data) < best[0].size:
                     best = Shape(position, alphabet, len(data)), data
-                break  # further alphabets would spell it, too
+                break  # the first alphabet that spells it exactly
     return best
 
 
