@@ -402,6 +402,9 @@ class _Attempt(NamedTuple):
     last_chunk: int = 0
     deletions: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<_Attempt with {self.allowed_bytes} bytes and {len(self.deletions)} deletions>"
+
 
 @dataclass(frozen=True, slots=True)
 class _Planner:
@@ -424,7 +427,7 @@ class _Planner:
 
     def plan(self) -> SavePlan:
         """The plan of the first attempt that has room. Raises SessionTooLarge."""
-        refused: list[SessionTooLarge] = []  # with all parts
+        planner, refused = self, list[SessionTooLarge]()
         for planner, allowed_bytes, last_chunk, deletions in self._attempts():
             try:
                 return planner._plan_within(allowed_bytes, last_chunk, deletions)
@@ -458,7 +461,14 @@ class _Planner:
         smaller = self
         for name in limits.may_drop:
             if name in smaller.parts:
-                smaller = smaller._leave_out(name)
+                parts = {each: part for each, part in smaller.parts.items() if each != name}
+                removed = {**smaller.changes.removed, name: smaller.parts[name]}
+                smaller = replace(
+                    smaller,
+                    parts=parts,
+                    changes=replace(smaller.changes, removed=removed),
+                    left_out=(*smaller.left_out, name),
+                )
                 yield _Attempt(smaller, most)
         # Other lines of the response are no reason to keep a user out, nor to lose a change that
         # makes a session no larger.
@@ -467,25 +477,14 @@ class _Planner:
             most = arrived.our_bytes + SLACK_BYTES
             smaller = replace(smaller, foreign_bytes=FULL)
         yield _Attempt(smaller, most)
-        if all(map(smaller._may_spill, smaller.parts)):
+        policies = map(smaller._policy, smaller.parts)
+        if not smaller.parts or (limits.can_spill and Policy.COOKIE not in policies):
             # A login without parts, or a list of parts in the store: nothing can get smaller.
-            yield _Attempt(smaller, smaller._least_bytes())
-
-    def _may_spill(self, name: str) -> bool:
-        return self.limits.can_spill and self._policy(name) is not Policy.COOKIE
-
-    def _least_bytes(self) -> int:
-        """What the core's cookie takes at most if all parts are in the store."""
-        entries = sum(map(_entry_bytes, [*self.parts, *self.changes.removed]))
-        payload = len(encode_record(self.record, self.now)) + FRAME_BYTES + entries
-        chars = (OVERHEAD_BYTES + payload + 2) * 4 // 3
-        return len(self.limits.cookies.chunk_name(1)) + chars + SLACK_BYTES
-
-    def _leave_out(self, name: str) -> _Planner:
-        parts = {each: part for each, part in self.parts.items() if each != name}
-        removed = {**self.changes.removed, name: self.parts[name]}
-        changes = replace(self.changes, removed=removed)
-        return replace(self, parts=parts, changes=changes, left_out=(*self.left_out, name))
+            entries = sum(map(_entry_bytes, [*smaller.parts, *smaller.changes.removed]))
+            payload = len(encode_record(self.record, self.now)) + FRAME_BYTES + entries
+            chars = (OVERHEAD_BYTES + payload + 2) * 4 // 3
+            least = len(limits.cookies.chunk_name(1)) + chars + SLACK_BYTES
+            yield _Attempt(smaller, least)
 
     def _plan_within(
         self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
