@@ -7,6 +7,7 @@ The names of every application. Further public modules: `errors`, `keyring`, `ke
 from __future__ import annotations
 
 from ._request.load import PartInfo, SessionInfo
+from ._wire.cbor import plain
 from .deployment import Deployment
 from .errors import (
     ConfigurationError,
@@ -14,6 +15,7 @@ from .errors import (
     LateWrite,
     OperatorError,
     SealedStateError,
+    SessionNotLoaded,
     SessionTooLarge,
     SessionWithheld,
     StorageError,
@@ -22,7 +24,7 @@ from .errors import (
     UsageError,
 )
 from .events import Event, Observer
-from .keeper import Keeper
+from .keeper import Keeper, Outcome, Saved
 from .key_sources import KeySource
 from .keyring import Key
 from .legacy import LegacyReader
@@ -47,12 +49,15 @@ __all__ = [
     "LegacyReader",
     "Observer",
     "OperatorError",
+    "Outcome",
     "PartInfo",
     "Profile",
     "Protector",
+    "Saved",
     "SealedStateError",
     "Session",
     "SessionInfo",
+    "SessionNotLoaded",
     "SessionTooLarge",
     "SessionWithheld",
     "Settings",
@@ -63,4 +68,5 @@ __all__ = [
     "UsageError",
     "__version__",
     "open_storage",
+    "plain",
 ]

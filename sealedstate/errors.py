@@ -34,6 +34,7 @@ __all__ = [
     "RowUnreadable",
     "SealedStateError",
     "SessionIdChanged",
+    "SessionNotLoaded",
     "SessionTooLarge",
     "SessionWithheld",
     "StorageError",
@@ -158,6 +159,16 @@ class LateWrite(UsageError):
 
 class LateRead(UsageError):
     """The session was first read after the response headers, too late for Vary."""
+
+
+class SessionNotLoaded(UsageError):
+    """An event loop would have to wait for the store."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}, and an event loop must not wait for it: await load_session() before, or let"
+            " the middleware load it (autoload); a logout is awaited, too"
+        )
 
 
 class NotSignedIn(UsageError):

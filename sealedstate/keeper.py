@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
 from ._request.load import LoadedSession, SessionInfo, describe_session, revoke_id
 from ._request.save import (
     Limits,
+    Outcome,
+    Saved,
     check_size,
     delete_cookies,
     is_unproven,
@@ -42,7 +44,7 @@ from .hooks import SessionHooks
 from .session import Changes, Session
 from .settings import Settings
 
-__all__ = ["Keeper"]
+__all__ = ["Keeper", "Outcome", "Saved"]
 
 
 class Keeper:
@@ -108,37 +110,65 @@ class Keeper:
         """Whether `session` came from this keeper."""
         return session.loader is self._load or session.loader is self._load_cross_site
 
-    def save(self, session: Session, other_bytes: int = 0) -> list[str]:
+    def load(self, session: Session, parts: Collection[str] | None = None) -> None:
+        """Open a session and recall its stored `parts` (None: all), without using it.
+
+        For adapters that load before the application runs: the response does not depend on the
+        cookie because of that. What the store does not answer is raised where a part is read.
+        """
+        session.load_ahead(parts)
+
+    def asks_store(self, cookie_header: str) -> bool:
+        """Whether opening the session of this Cookie header may ask the store."""
+        deployment = self._deployment
+        return deployment.store is not None and deployment.cookies.name in cookie_header
+
+    def save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> Saved:
         """The Set-Cookie field values that make the browser carry `session` as it is now.
 
-        `other_bytes`: what the response's other Set-Cookie fields take, names included. The list is
-        empty for a session that was not used, that did not change and needs no refresh, that is
-        withheld, or whose change only fits without the request's other cookies. Raises
+        `other_bytes`: what the response's other Set-Cookie fields take, names included. `force`:
+        seal the session again although it did not change. The result is a list, with the `outcome`
+        of this save. It is empty for a session that was not used, that did not change and needs no
+        refresh, that is withheld, or whose change only fits without the request's other cookies.
+
+        A session may be saved several times in a request. It then begins again with what was
+        written, and the last result has everything that the response must carry. Raises
         SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what it has.
         """
-        loaded, deployment = session.backend, self._deployment
+        loaded = session.backend
         if not isinstance(loaded, LoadedSession):
-            return []
+            return Saved(Outcome.UNTOUCHED)
+        outcome = self._save(session, loaded, other_bytes, force)
+        return Saved(outcome, loaded.sent)
+
+    def _save(
+        self, session: Session, loaded: LoadedSession, other_bytes: int, force: bool
+    ) -> Outcome:
+        deployment = self._deployment
+        subject_key = deployment.settings.subject_key
+        if subject_key is not None:
+            session.follow_subject(subject_key)
         changes = session.changes()
         if not changes.is_modified:
-            if session.is_peeked:
-                return []
-            return self._refresh(session, changes, loaded, other_bytes)
+            if session.is_peeked and not force:
+                return Outcome.UNCHANGED
+            return self._refresh(session, changes, loaded, other_bytes, force)
         is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
         # A new id for a visitor without a session must not replace a login either.
         is_held_back = loaded.withheld == HeldBackCookie.reason and changes.subject is None
         if is_held_back or (loaded.withheld is not None and not is_explicit):
             loaded.note_lost_write()
-            return []
+            return Outcome.WITHHELD
         # A sign-in does not bring the old session back, it replaces it.
         is_another = changes.is_ended or changes.is_signed_in
         if not is_another and deployment.revocations is not None and self._is_revoked(loaded):
             report_not_saved(deployment, session, loaded)
-            return []
-        if not changes.parts and changes.subject is None:
+            return Outcome.ENDED
+        if not changes.parts and changes.subject is None and not changes.is_kept:
             # A new id for a visitor is no reason to delete what could not be judged.
-            is_kept = loaded.withheld is not None and not changes.is_ended
-            return [] if is_kept else delete_cookies(self._limits, changes, loaded)
+            if loaded.withheld is not None and not changes.is_ended:
+                return Outcome.WITHHELD
+            return delete_cookies(self._limits, session, changes, loaded)
         try:
             return save(deployment, self._limits, session, changes, loaded, other_bytes)
         except SessionTooLarge as error:
@@ -154,7 +184,7 @@ class Keeper:
                 level=logging.WARNING,
                 is_frequent=True,
             )
-            return []
+            return Outcome.NO_ROOM
 
     def info(self, session: Session) -> SessionInfo:
         """Sizes, places, ages and key of a session, for pages about it. Never asks the store."""
@@ -224,25 +254,31 @@ class Keeper:
         return health
 
     def _refresh(
-        self, session: Session, changes: Changes, loaded: LoadedSession, other_bytes: int
-    ) -> list[str]:
-        """The unchanged session, sealed again if that is due and possible."""
+        self,
+        session: Session,
+        changes: Changes,
+        loaded: LoadedSession,
+        other_bytes: int,
+        force: bool,
+    ) -> Outcome:
+        """Seal the unchanged session again if that is due and possible."""
         try:
             # Once it has come back, its stored parts are kept longer.
-            record = None if changes.core is not None else loaded.record
+            record = None if changes.core is not None or loaded.sent else loaded.record
             has_brief_rows = record is not None and record.spilled and is_unproven(record)
-            if not (has_brief_rows or self._is_refresh_due(loaded)):
-                return []
+            is_forced = force and loaded.record is not None and not loaded.sent
+            if not (has_brief_rows or is_forced or self._is_refresh_due(loaded)):
+                return Outcome.UNCHANGED
             if self._deployment.are_keys_stale():
                 self._deployment.emit("refresh-skipped")
-                return []
+                return Outcome.UNCHANGED
             if self._deployment.revocations is not None and self._is_revoked(loaded):
-                return []
+                return Outcome.UNCHANGED
             return save(self._deployment, self._limits, session, changes, loaded, other_bytes)
         except (NoPrimaryKey, SessionTooLarge, StorageError):
             # The application did not ask for this write, so the session continues as it is.
             self._deployment.emit("refresh-skipped")
-            return []
+            return Outcome.UNCHANGED
 
     def _is_refresh_due(self, loaded: LoadedSession) -> bool:
         opened, now = loaded.opened, loaded.loaded_at

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import (
     Callable,
+    Collection,
     ItemsView,
     Iterable,
     Iterator,
@@ -16,6 +17,7 @@ from collections.abc import (
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal, NamedTuple, Protocol, Self, TypeAlias
+from uuid import UUID
 
 from ._wire import cbor
 from ._wire.record import Lifetimes, Place, Record, check_name, check_subject, format_id
@@ -93,7 +95,7 @@ class Changes:
     `core`: the encoding of each part if all of them can stay in the core, else None;
     `encoded_bytes`: their size in all. `parts` and `removed`: the parts now, core parts that were
     not read as their bytes, and those that this request removed. `limit`: the terms that this
-    request asked for.
+    request asked for. `is_kept`: it is saved even if nothing is in it.
     """
 
     is_modified: bool
@@ -107,6 +109,7 @@ class Changes:
     parts: Mapping[str, Part | bytes]
     removed: Mapping[str, Part]
     limit: Limit = NO_LIMIT
+    is_kept: bool = False
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: no subject, no name, no value.
@@ -128,6 +131,15 @@ class SessionBackend(Protocol):
     @property
     def refusal(self) -> Refusal | None:
         """Why the cookies opened no session, in a word for visitors."""
+        ...
+
+    @property
+    def convert(self) -> Callable[[object], object] | None:
+        """The setting convert."""
+        ...
+
+    def recall_ahead(self, names: Collection[str] | None) -> None:
+        """Recall stored parts, all of them for None; an error is raised where a part is read."""
         ...
 
     def free_bytes(self) -> int:
@@ -195,6 +207,9 @@ class Session(MutableMapping[str, object]):
     _free_bytes: int | None = None
     _limit = NO_LIMIT
     _is_limited = False
+    _is_kept = False
+    # What `load_ahead` loaded, until the first use.
+    _ahead: SessionBackend | None = None
 
     def __init__(self, load: Callable[[str], SessionBackend], cookie_header: str) -> None:
         self.loader = load
@@ -297,6 +312,11 @@ class Session(MutableMapping[str, object]):
         self.is_peeked = True
         return self
 
+    def keep(self) -> None:
+        """Let the session exist although nothing is in it: its id stays for the next requests."""
+        self._use_to_write()
+        self._is_kept = True
+
     def check_size(self) -> None:
         """Raise SessionTooLarge if the cookies have no room for the session as it is now.
 
@@ -379,7 +399,7 @@ class Session(MutableMapping[str, object]):
         loaded.end()
         self.clear()
         self._subject, self._is_ended = None, True
-        self._is_signed_in = self._is_regenerated = self._is_limited = False
+        self._is_signed_in = self._is_regenerated = self._is_limited = self._is_kept = False
         self._limit = NO_LIMIT
         self._id = loaded.new_id()
 
@@ -407,7 +427,7 @@ class Session(MutableMapping[str, object]):
         part = self._parts.get(name)
         if part is None:
             check_name(name)
-        encoded = _encode(name, value)
+        encoded = _encode(name, value, loaded)
         free = self._free_bytes
         if free is None:
             free = loaded.free_bytes()
@@ -540,11 +560,12 @@ class Session(MutableMapping[str, object]):
 
     def changes(self) -> Changes:
         """What to save. Finds the changes inside lists and dicts; loads no part."""
-        if self.backend is None:
-            self._use()
+        loaded = self.backend or self._use()
         is_modified = (
             self._is_signed_in or self._is_regenerated or self._is_ended or self._is_limited
         )
+        if self._is_kept and loaded.record is None:
+            is_modified = True
         core: dict[str, bytes] = {}
         is_all_in_core, size = True, 0
         for name, part in self._parts.items():
@@ -553,7 +574,7 @@ class Session(MutableMapping[str, object]):
                 size += len(part)
                 continue
             if type(part.value) not in _UNCHANGEABLE:
-                part.encoded = _encode(name, part.value)
+                part.encoded = _encode(name, part.value, loaded)
             if part.is_assigned or part.encoded is not part.saved:
                 is_modified = is_modified or part.is_changed
             if part.version is not None or part.place not in _IN_CORE:
@@ -576,7 +597,67 @@ class Session(MutableMapping[str, object]):
             self._parts,
             self._removed,
             self._limit,
+            self._is_kept,
         )
+
+    def load_ahead(self, parts: Collection[str] | None = None) -> None:
+        """Load the session, and its stored `parts` (None: all), without using it.
+
+        The response does not depend on the cookie because of that. What the store does not answer
+        is raised where a part is read.
+        """
+        loaded = self.backend or self._ahead
+        if loaded is None:
+            loaded = self._ahead = self.loader(self._cookie_header)
+        loaded.recall_ahead(parts)
+
+    def follow_subject(self, name: str) -> None:
+        """Sign in the user whom the part `name` names, or sign out if there is none.
+
+        Assigning the part is a sign-in, also of the user who is signed in. Raises UnsupportedValue
+        for a value that names no user.
+        """
+        self._use()
+        part = self._parts.get(name)
+        value = self[name] if part is not None else None
+        subject: str | None
+        if value is None:
+            subject = None
+        elif isinstance(value, str):
+            subject = str.__str__(value) or None
+        elif isinstance(value, int | UUID) and not isinstance(value, bool):
+            subject = str(value)
+        else:
+            kind = type(value).__name__
+            raise UnsupportedValue(
+                f"session[{name!r}]", f"names a user as text, a whole number or a UUID; got {kind}"
+            )
+        is_assigned = isinstance(part, Part) and part.is_assigned and subject is not None
+        if subject == self._subject and (self._is_signed_in or not is_assigned):
+            return
+        if subject is not None:
+            check_subject(subject)
+        # Unlike an assignment of `subject`, it leaves the other parts: the application, which has
+        # set or removed this part, has decided what stays.
+        loaded = self._use_to_write()
+        self._subject, self._is_signed_in = subject, True
+        self._id = loaded.new_id()
+        self._limit = self._limit._replace(began_at=int(loaded.now()))
+
+    def rebase(self, places: Mapping[str, Place], rows: Mapping[str, int]) -> None:
+        """Begin again with what a save has just written, as if the browser had sent that.
+
+        `places`: where each part is now. `rows`: the versions of rows in the store, by part name.
+        """
+        self._is_signed_in = self._is_regenerated = self._is_ended = self._is_limited = False
+        self._limit, self._free_bytes = NO_LIMIT, None
+        self._removed = {
+            name: Part(None, version) for name, version in rows.items() if name not in places
+        }
+        for name, part in self._parts.items():
+            if isinstance(part, Part) and name in places:
+                part.place, part.version = places[name], rows.get(name)
+                part.saved, part.is_assigned = part.encoded, False
 
     def mark_headers_sent(self) -> None:
         """From now on, a write raises LateWrite and a first use LateRead."""
@@ -589,7 +670,7 @@ class Session(MutableMapping[str, object]):
             if not isinstance(part, Part) or type(part.value) in _UNCHANGEABLE:
                 continue
             try:
-                if _encode(name, part.value) == part.encoded:
+                if _encode(name, part.value, self.load()) == part.encoded:
                     continue
             except UnsupportedValue:
                 pass  # it was changed into something that no cookie can carry
@@ -605,7 +686,7 @@ class Session(MutableMapping[str, object]):
         if self._are_headers_sent:
             # A cache may keep this response for all visitors, so it must not depend on one.
             raise LateRead("the session was first used after the response's headers were sent")
-        loaded = self.backend = self.loader(self._cookie_header)
+        loaded = self.backend = self._ahead or self.loader(self._cookie_header)
         self._removed = {}
         record = loaded.record
         if record is None:
@@ -616,7 +697,7 @@ class Session(MutableMapping[str, object]):
             self._id, self._subject = adopted.id, adopted.subject
             for name, value in loaded.adopted_values.items():
                 # Adopting a session is no change by the application.
-                encoded = _encode(name, value)
+                encoded = _encode(name, value, loaded)
                 self._parts[name] = Part(None, None, encoded, encoded, value)
             return loaded
         self._id, self._subject = record.id, record.subject
@@ -695,10 +776,10 @@ def _check_until(until: object, now: int, longest: int) -> int:
     return int(seconds)
 
 
-def _encode(name: str, value: object) -> bytes:
+def _encode(name: str, value: object, loaded: SessionBackend) -> bytes:
     try:
         return cbor.encode(value)
     except UnsupportedValue:
         # The path is only needed for the error, and building it costs more than encoding a small
         # value.
-        return cbor.encode(value, f"session[{name!r}]")
+        return cbor.encode(value, f"session[{name!r}]", loaded.convert)

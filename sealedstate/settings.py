@@ -20,8 +20,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
 
 from ._cookies.header import CookieFamily
-from ._wire.record import Lifetimes, Policy
-from .errors import ConfigurationError, contains_key, escape_message, escape_text, quote_text
+from ._wire.record import Lifetimes, Policy, check_name
+from .errors import (
+    ConfigurationError,
+    UnsupportedValue,
+    contains_key,
+    escape_message,
+    escape_text,
+    quote_text,
+)
 from .events import Observer
 from .key_sources import (
     FILE_SUFFIX,
@@ -133,6 +140,10 @@ class Settings:
         Sec-Fetch-Site.
     persistent: the cookie outlives the browser's window.
     legacy: a LegacyReader for sessions that Flask or Starlette signed.
+    subject_key: the part with which an application signs in, such as ``"_user_id"``: assigning it
+        is a sign-in of that user, and a session without it belongs to no user.
+    convert: asked for another value in place of one whose type a session does not carry;
+        `sealedstate.plain` writes subclasses as their base types.
     skew: tolerated clock difference between nodes.
     announce: by how much the keys of a node may lag behind those of other nodes: the longest
         roll-out, and how long the ring publishes a key before its first use.
@@ -172,6 +183,8 @@ class Settings:
     origins: Sequence[str] = ()
     persistent: bool = False
     legacy: LegacyReader | None = field(default=None, repr=False)
+    subject_key: str | None = None
+    convert: Callable[[object], object] | None = field(default=None, repr=False)
     skew: int = DEFAULT_SKEW
     rotate_every: int = DEFAULT_ROTATE_EVERY
     announce: int | None = None
@@ -485,6 +498,18 @@ class Settings:
         for name in ("clock", "monotonic", "random"):
             if not callable(getattr(self, name)):
                 raise ConfigurationError(f"{name}: must be a function")
+        if self.convert is not None and not callable(self.convert):
+            raise ConfigurationError("convert: must be a function, such as sealedstate.plain")
+        if self.subject_key is not None:
+            try:
+                check_name(self.subject_key)
+            except UnsupportedValue as error:
+                raise ConfigurationError(f"subject_key: {error}") from None
+            # Whoever is signed in must not depend on what the store has lost.
+            if self.part_policies.get(self.subject_key) == Policy.SERVER.value:
+                raise ConfigurationError("subject_key: this part must not have the policy 'server'")
+            if self.subject_key in self.may_drop:
+                raise ConfigurationError("subject_key: this part must not be in may_drop")
         now: object = self.clock()
         if type(now) is bool or not isinstance(now, int | float) or not 0 <= now < MAX_TIME:
             raise ConfigurationError(
@@ -593,6 +618,8 @@ _READERS = {
     "origins": _Reader((Sequence,), _words),
     "persistent": _Reader((bool,), _flag),
     "legacy": _Reader((LegacyReader, type(None))),
+    "subject_key": _Reader((str, type(None)), str),
+    "convert": _Reader((object,)),
     "skew": _Reader((int,), _number),
     "rotate_every": _Reader((int,), _number),
     "announce": _Reader((int, type(None)), _number),

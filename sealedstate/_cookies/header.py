@@ -298,3 +298,19 @@ def iterate_pairs(
 def field_bytes(line: str) -> int:
     """How many bytes a Set-Cookie field takes in the response, its name included."""
     return FIELD_BYTES + len(line)
+
+
+def merge_lines(before: list[str], after: list[str]) -> list[str]:
+    """The Set-Cookie lines of two saves of one response: the later line of each cookie counts.
+
+    A cookie is known by its name and its attributes, without Max-Age.
+    """
+    if not before:
+        return after
+    lines: dict[tuple[str, ...], str] = {}
+    for line in [*before, *after]:
+        pair, *attributes = line.split("; ")
+        place = (pair.partition("=")[0], *(each for each in attributes if "Max-Age" not in each))
+        lines.pop(place, None)
+        lines[place] = line
+    return list(lines.values())

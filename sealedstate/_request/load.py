@@ -8,14 +8,14 @@ that cannot be opened: no session. The reason goes to the event log, never to th
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol, cast
 from uuid import UUID
 
 from .._cookies.codec import DisabledRecord, OpenedRecord, newest
-from .._cookies.header import Candidates
+from .._cookies.header import Candidates, merge_lines
 from .._stored.revocations import Ending, Successor, subject_mark
 from .._wire import cbor
 from .._wire.record import (
@@ -40,6 +40,7 @@ from ..errors import (
     MalformedRecord,
     ReplacedSession,
     RevokedSession,
+    SessionNotLoaded,
     SessionWithheld,
     StorageError,
     UncheckedSession,
@@ -102,6 +103,8 @@ class LoadedSession:
     gave it a new id. `adopted`, `adopted_values`: the session of a legacy cookie. `versions`:
     versions in the store that a recall found newer than the manifest. `is_revoked`: see
     `mark_revoked`. `revoked_records`: authentic, unexpired records that were refused as revoked.
+    `sent`: the Set-Cookie field values of saves in this request. `may_wait`: False while an event
+    loop would wait for the store; what would ask it then raises SessionNotLoaded.
     """
 
     record: Record | None = None
@@ -113,10 +116,14 @@ class LoadedSession:
     known: tuple[Record, ...] = ()
     adopted: Record | None = None
     adopted_values: Mapping[str, object] = NO_VALUES
-    versions: Mapping[str, int] = NO_ROWS
+    versions: Mapping[str, int | None] = NO_ROWS
     replaced: Record | None = None
     is_revoked = False
+    sent: list[str] = []  # noqa: RUF012
+    may_wait = True
     _overflow: dict[str, bytes] | None = None
+    # What was recalled ahead: the encoding, None for a part that is lost, or why it is not known.
+    _ahead: Mapping[str, bytes | StorageError | None] = MappingProxyType({})
 
     def __init__(
         self,
@@ -141,6 +148,10 @@ class LoadedSession:
     @property
     def lifetimes(self) -> Lifetimes:
         return self.deployment.lifetimes
+
+    @property
+    def convert(self) -> Callable[[object], object] | None:
+        return self.deployment.settings.convert
 
     @property
     def has_legacy_cookie(self) -> bool:
@@ -349,7 +360,13 @@ class LoadedSession:
         if record is None:
             return None
         data: bytes | None = None
+        if name in self._ahead:
+            found = self._ahead[name]
+            if isinstance(found, StorageError):
+                raise found
+            return found
         if name in record.spilled:
+            self._require_waiting(f"session[{name!r}] is in the store")
             stored = self.deployment.parts
             version = record.spilled[name]
             recalled = None if stored is None else stored.recall(record.id, name, version)
@@ -366,6 +383,19 @@ class LoadedSession:
             log.warning("a part of a session is missing: %s", quote_text(name))
         return data
 
+    def recall_ahead(self, names: Collection[str] | None) -> None:
+        record = self.record
+        if record is None:
+            return
+        ahead = dict(self._ahead)
+        for name in record.spilled:
+            if name not in ahead and (names is None or name in names):
+                try:
+                    ahead[name] = self.recall(name)
+                except StorageError as error:
+                    ahead[name] = error
+        self._ahead = ahead
+
     def free_bytes(self) -> int:
         candidates, (most_foreign, room) = self.candidates, self.deployment.ample_room
         if candidates.foreign_bytes > most_foreign:
@@ -381,6 +411,8 @@ class LoadedSession:
         self.deployment.emit("part-unreadable")
 
     def end(self) -> None:
+        if self.deployment.store is not None:
+            self._require_waiting("a logout is recorded in the store")
         if self.withheld == HeldBackCookie.reason:
             return  # the request brought no session
         if self.withheld is not None and self.replaced is None:
@@ -409,7 +441,31 @@ class LoadedSession:
         """Its revocation is recorded already, by its id: `end` only deletes its rows."""
         self.is_revoked = True
 
+    def _require_waiting(self, what: str) -> None:
+        """Raise SessionNotLoaded where an event loop would wait for the store."""
+        if not self.may_wait:
+            raise SessionNotLoaded(what)
+
     # --- what a save asks -----------------------------------------------------------------------
+
+    def note_saved(
+        self, saved: OpenedRecord | None, overflow: Mapping[str, bytes], lines: list[str]
+    ) -> None:
+        """Begin again with what a save has written, as if the browser had sent that.
+
+        `saved`: None if no session is left. `overflow`: its parts in chunk cookies. `lines`: what
+        is sent; the lines of an earlier save stay, unless they set or delete the same cookie.
+        """
+        self.sent = merge_lines(self.sent, lines)
+        self.opened, self.record = saved, None if saved is None else saved.record
+        self.adopted = self.replaced = self.withheld = self.refused = None
+        self.known, self.versions, self.is_revoked = (), NO_ROWS, False
+        self._ahead, self._overflow = {}, dict(overflow)
+        pairs = "; ".join(line.partition(";")[0] for line in self.sent if "=;" not in line)
+        # The sizes stay those of the request: only what it carried is known to come through.
+        self.candidates = self.deployment.cookies.find(pairs)._replace(
+            foreign_bytes=self.candidates.foreign_bytes, our_bytes=self.candidates.our_bytes
+        )
 
     def replace(self, old: Record, new: Record, *, is_signed_in: bool) -> Ending | None:
         """Refuse session `old` from now on, because it continues as `new`; then delete its rows.

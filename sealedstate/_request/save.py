@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from .._cookies.codec import OpenedRecord
 from .._cookies.header import Candidates, CookieFamily, field_bytes
 from .._cookies.placement import Capacity, PartSize, plan
 from .._stored.parts import Merge, last_writer_wins
@@ -117,10 +119,39 @@ class Arrived(Protocol):
     replaced: Record | None
     candidates: Candidates
     header: str
-    versions: Mapping[str, int]
+    versions: Mapping[str, int | None]
 
     @property
     def has_legacy_cookie(self) -> bool: ...
+
+
+class Outcome(Enum):
+    """What a save did.
+
+    UNTOUCHED: the application did not use the session. UNCHANGED: nothing had to be sent. SAVED:
+    the cookies carry the session. EMPTIED: nothing is left in it, and the cookies are deleted.
+    WITHHELD: the cookies of the request cannot be judged now, so nothing is sent. ENDED: another
+    request ended the session or gave it a new id, so nothing is sent. NO_ROOM: the change only
+    fits without the cookies of others in the request.
+    """
+
+    UNTOUCHED = "untouched"
+    UNCHANGED = "unchanged"
+    SAVED = "saved"
+    EMPTIED = "emptied"
+    WITHHELD = "withheld"
+    ENDED = "ended"
+    NO_ROOM = "no room"
+
+
+class Saved(list[str]):
+    """The Set-Cookie field values that a response must carry, and the outcome of the last save."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, outcome: Outcome, lines: Sequence[str] = ()) -> None:
+        super().__init__(lines)
+        self.outcome = outcome
 
 
 class Spill(NamedTuple):
@@ -199,19 +230,19 @@ def save(
     changes: Changes,
     loaded: LoadedSession,
     other_bytes: int,
-) -> list[str]:
-    """The Set-Cookie field values that make the browser carry the session.
+) -> Outcome:
+    """Make the browser carry the session: afterwards `loaded.sent` has the Set-Cookie lines.
 
     `other_bytes`: what the response's other Set-Cookie fields take. Raises SessionTooLarge,
     StorageError or NoPrimaryKey; then nothing is sent, and the browser keeps what it has.
     """
     now = deployment.now()
     try:
-        record = identify(deployment, changes, loaded.record, now)
+        record = identify(deployment, changes, loaded.record, now, bool(loaded.sent))
     except RevokedSession as error:
         deployment.emit("not-sent", session_id=changes.id, reason=error.reason)
         report_not_saved(deployment, session, loaded)
-        return []
+        return Outcome.ENDED
     parts = None if changes.core is not None else _recall_movable(changes, loaded, limits)
     sealed_at = deployment.keyring().sealing_time(int(now))
     plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
@@ -243,8 +274,10 @@ def check_size(
     _Planner(record, changes, parts, loaded, limits, 0, now).plan()
 
 
-def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> list[str]:
-    """The Set-Cookie field values that leave no cookie of this session in the browser.
+def delete_cookies(
+    limits: Limits, session: Session, changes: Changes, loaded: LoadedSession
+) -> Outcome:
+    """Leave no cookie of this session in the browser: `loaded.sent` has the Set-Cookie lines.
 
     Ends the session, because nothing of it is left. Raises StorageError or NoPrimaryKey.
     """
@@ -253,21 +286,32 @@ def delete_cookies(limits: Limits, changes: Changes, loaded: LoadedSession) -> l
     cookies = limits.cookies
     names = [cookies.name] if loaded.candidates.core else []
     names += map(cookies.chunk_name, range(1, _last_stale_chunk(loaded, limits) + 1))
-    return [*map(cookies.delete_line, names), *_other_deletions(loaded, limits)]
+    lines = [*map(cookies.delete_line, names), *_other_deletions(loaded, limits)]
+    loaded.note_saved(None, {}, lines)
+    session.rebase({}, {})
+    return Outcome.EMPTIED
 
 
 # --- who is saved -------------------------------------------------------------------------------
 
 
-def identify(deployment: Deployment, changes: Changes, old: Record | None, now: float) -> Record:
+def identify(
+    deployment: Deployment,
+    changes: Changes,
+    old: Record | None,
+    now: float,
+    is_again: bool = False,
+) -> Record:
     """The record to save, as if all parts were in the core. `old`: what the request brought.
+
+    `is_again`: whether this request has saved it before, so that `old` was not sent yet.
 
     Raises StorageError or NoPrimaryKey at a sign-in that cannot be compared with a sign-out, and
     RevokedSession if the user was signed in and is signed out everywhere since.
     """
     if old is not None and not (changes.is_signed_in or changes.is_ended):
         old_id, _, created_at, expires_at, generation, _, _, _, _, terms, fields = old
-        generation += 1
+        generation += not is_again
         if fields and old_id != changes.id:
             # What a newer release wrote for the old id is not known to hold for a new one.
             fields = NO_FIELDS
@@ -650,8 +694,8 @@ def commit(
     loaded: LoadedSession,
     now: float,
     sealed_at: int,
-) -> list[str]:
-    """Carry out a plan; returns the Set-Cookie field values, none if a logout came first.
+) -> Outcome:
+    """Carry out a plan: SAVED, or ENDED if a logout came first.
 
     `sealed_at` (epoch seconds): what the plan was made for. Raises SessionTooLarge, StorageError or
     NoPrimaryKey.
@@ -659,12 +703,13 @@ def commit(
     record, payload, max_age = plan.record, plan.payload, plan.max_age
     outside = plan.outside
     chunks: Sequence[str] = ()
+    assumed: Mapping[str, int | None] = {}
     hooks, event = deployment.hooks, None
     if hooks.all:
         event = _save_event(plan, session, changes, loaded, now)
         hooks.before_save(event)
     if payload is None and outside is not None:
-        record, chunks = _write_outside_core(deployment, record, outside, sealed_at)
+        record, chunks, assumed = _write_outside_core(deployment, record, outside, sealed_at)
     payload = payload or encode_record(record, sealed_at)
     text = deployment.codec.seal_core(payload, sealed_at)
     if outside is not None:
@@ -675,10 +720,11 @@ def commit(
         if not _replace_old(deployment, outside.replaced, record, changes, loaded):
             hooks.after_revoke(record.id, now)
             report_not_saved(deployment, session, loaded)
-            return []
+            return Outcome.ENDED
         if (
             loaded.record is not None
             and is_unproven(loaded.record)
+            and not loaded.sent
             and deployment.parts is not None
         ):
             # The browser has sent the cookie back: rows that this save did not write live longer.
@@ -695,16 +741,26 @@ def commit(
         loaded.delete_rows(record.id, outside.unused_rows)
     deployment.emit("saved", session_id=record.id)
     cookies = deployment.cookies
-    core = cookies.set_line(cookies.name, text, max_age)
+    lines = [cookies.set_line(cookies.name, text, max_age)]
+    places: Mapping[str, Place]
     if outside is None:
-        return [core]
-    # Chunks first: a browser that fails half-way keeps the old core rather than a torn set.
-    lines = [
-        cookies.set_line(cookies.chunk_name(number), chunk, max_age)
-        for number, chunk in enumerate(chunks, 1)
-    ]
-    stale = _chunk_deletions(cookies, len(chunks) + 1, outside.last_chunk)
-    return [*lines, core, *stale, *outside.deletions]
+        places, overflow = dict.fromkeys(record.parts, Place.CORE), NO_PARTS
+    else:
+        # Chunks first: a browser that fails half-way keeps the old core rather than a torn set.
+        lines[:0] = [
+            cookies.set_line(cookies.chunk_name(number), chunk, max_age)
+            for number, chunk in enumerate(chunks, 1)
+        ]
+        lines += _chunk_deletions(cookies, len(chunks) + 1, outside.last_chunk)
+        lines += outside.deletions
+        places, overflow = outside.places, outside.overflow
+    key = deployment.keyring().primary(sealed_at)
+    loaded.note_saved(OpenedRecord(record, sealed_at, key), overflow, lines)
+    if assumed:
+        # Another request's value is in the store: the next write of this request meets it again.
+        loaded.versions = assumed
+    session.rebase(places, {**record.spilled, **record.orphaned_rows})
+    return Outcome.SAVED
 
 
 def _replace_old(
@@ -755,14 +811,17 @@ def _save_event(
 
 def _write_outside_core(
     deployment: Deployment, record: Record, outside: OutsideCore, now: int
-) -> tuple[Record, Sequence[str]]:
+) -> tuple[Record, Sequence[str], Mapping[str, int | None]]:
     """Write the stored parts and seal the overflow; returns the whole record, and the chunks.
+
+    Also, for each part that was merged with what another request wrote, the version before.
 
     Overflow is sealed with every core, changed or not. Otherwise a core that arrives late would
     point at the overflow of before, and neither tab's parts would be left.
     """
     stored = deployment.parts
     versions, expires_at = dict(record.spilled), _rows_expire_at(deployment, record, now)
+    merged: dict[str, int | None] = {}
     for spill in outside.spills:
         if stored is None:
             raise ConfigurationError("storage: a part is to spill without a store; set storage")
@@ -774,7 +833,7 @@ def _write_outside_core(
             known=spill.known,
             base=spill.base,
             expires_at=expires_at,
-            merge=_merge_rule(deployment, spill.name),
+            merge=_merge_rule(deployment, spill, merged),
         )
         if is_unproven(record):
             stored.limit_unproven(record.id, spill.name, versions[spill.name], expires_at)
@@ -785,7 +844,7 @@ def _write_outside_core(
             record.id, outside.overflow, outside.chunk_rooms, now
         )
     spilled = {name: versions[name] for name in outside.places if name in versions}
-    return record._replace(spilled=spilled, overflow=overflow), chunks
+    return record._replace(spilled=spilled, overflow=overflow), chunks, merged
 
 
 def _rows_expire_at(deployment: Deployment, record: Record, now: int) -> int:
@@ -798,12 +857,15 @@ def _rows_expire_at(deployment: Deployment, record: Record, now: int) -> int:
     return expires_at + deployment.settings.skew
 
 
-def _merge_rule(deployment: Deployment, name: str) -> Merge:
+def _merge_rule(deployment: Deployment, spill: Spill, merged: dict[str, int | None]) -> Merge:
+    """The merge rule of a part; `merged` gets its name if the rule is asked."""
+    name = spill.name
     rule = deployment.settings.merge.get(name)
     if rule is None:
         return last_writer_wins
 
     def merge(base: bytes | None, stored: bytes, wanted: bytes) -> bytes:
+        merged[name] = spill.known
         try:
             before = None if base is None else cbor.decode(base)
         except MalformedRecord:
@@ -813,7 +875,7 @@ def _merge_rule(deployment: Deployment, name: str) -> Merge:
         except MalformedRecord as error:
             # A newer release wrote it meanwhile, and can read it.
             raise RowUnreadable("a stored part is unreadable here (record)") from error
-        merged = rule(before, found, cbor.decode(wanted))
-        return cbor.encode(merged, f"session[{name!r}]")
+        value = rule(before, found, cbor.decode(wanted))
+        return cbor.encode(value, f"session[{name!r}]", deployment.settings.convert)
 
     return merge

@@ -15,6 +15,7 @@ trailing bytes, duplicate keys, indefinite lengths, `undefined` and simple value
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Context, Decimal, InvalidOperation
 from functools import partial
@@ -62,11 +63,16 @@ UUID_TAG, DATE, SET = 37, 100, 258
 # --- one value ----------------------------------------------------------------------------------
 
 
-def encode(value: Any, path: str = "value") -> bytes:
+def encode(
+    value: Any, path: str = "value", convert: Callable[[object], object] | None = None
+) -> bytes:
     """The only encoding of `value`.
 
-    Raises UnsupportedValue; its path begins with `path` and leads to the unsupported value.
+    `convert` is asked for another value in place of each whose type is not in the table. Raises
+    UnsupportedValue; its path begins with `path` and leads to the unsupported value.
     """
+    if convert is not None:
+        value = _convert(value, convert, path, MAX_DEPTH, {})
     kind = type(value)
     if (
         kind in _UNCHECKED
@@ -105,6 +111,83 @@ def decode(data: bytes) -> object:
     # A value has one encoding: bytes that another decoder may read differently are refused here.
     if again != data:
         raise MalformedRecord
+    return value
+
+
+def plain(value: object) -> object:
+    """A value of a subclass as a value of its base type, as `json` writes it; for `convert`.
+
+    Text, numbers and enumerations of them, named tuples, sets, dicts and lists of all kinds. Also
+    an object with `__html__` as Markup, and a dataclass as a dict. Any other is returned as it is.
+    """
+    match value:
+        case str():
+            text = str.__str__(value)
+            return Markup(text) if isinstance(value, Markup) else text  # noqa: S704
+        case int():
+            return int.__int__(value)
+        case float():
+            return float.__float__(value)
+        case bytes() | bytearray():
+            return bytes(value)
+        case dict():
+            return dict(dict.items(value))  # a MultiDict shows fewer values than it has
+        case list():
+            return list(list.__iter__(value))
+        case tuple():
+            return tuple(tuple.__iter__(value))
+        case set() | frozenset():
+            return set(value)
+        case Decimal():
+            return Decimal(value)
+        case UUID():
+            return UUID(bytes=value.bytes)
+        case timedelta():
+            return timedelta(value.days, value.seconds, value.microseconds)
+    if not isinstance(value, type):
+        if hasattr(value, "__html__"):
+            return Markup(value.__html__())  # noqa: S704
+        if is_dataclass(value):
+            return {item.name: getattr(value, item.name) for item in fields(value)}
+    return value
+
+
+def _convert(
+    value: Any,
+    convert: Callable[[object], object],
+    path: str,
+    depth: int,
+    seen: dict[int, tuple[object, object]],
+) -> Any:
+    """`value`, in which `convert` has replaced each value whose type is not in the table.
+
+    `seen`: by their ids, the values before and what they became. An object that occurs several
+    times is converted once, or 256 bytes of YAML could take for ever.
+    """
+    kind, original = type(value), value
+    if kind in _NATIVE or kind in _LEAVES or (kind in _ENCODERS and kind not in _CONTAINERS):
+        return value
+    if id(original) in seen:
+        return seen[id(original)][1]
+    if kind not in _CONTAINERS:
+        value = convert(value)
+        kind = type(value)
+    if kind in _CONTAINERS:
+        if depth == 0:
+            raise UnsupportedValue(path, f"nested deeper than {MAX_DEPTH}")
+        if kind is dict:
+            value = {
+                _convert(key, convert, f"{path}.keys()[{index}]", depth - 1, seen): _convert(
+                    item, convert, f"{path}.values()[{index}]", depth - 1, seen
+                )
+                for index, (key, item) in enumerate(value.items())
+            }
+        else:
+            value = kind(
+                _convert(item, convert, f"{path}[{index}]", depth - 1, seen)
+                for index, item in enumerate(value)
+            )
+    seen[id(original)] = (original, value)
     return value
 
 

@@ -72,7 +72,7 @@ SHOWN: dict[str, str] = {
     "SessionInfo": "cookie_bytes kid parts",
     "Settings": (
         "accept_weak_store_for cookie_domain cookie_name cookie_path former_cookies may_drop merge"
-        " origins part_policies profile realm same_site spill_order"
+        " origins part_policies profile realm same_site spill_order subject_key"
     ),
     "Snapshot": "report_error",
     "Statements": (
