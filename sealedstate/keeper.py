@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
+from ._cookies.header import merge_lines
 from ._request.load import LoadedSession, SessionInfo, describe_session, revoke_id
 from ._request.save import (
     Limits,
@@ -64,6 +65,7 @@ class Keeper:
             )
         self._deployment = deployment
         self._limits = Limits.of(deployment)
+        self._subject_key = deployment.settings.subject_key
         size_check = partial(check_size, self._limits, deployment.now)
         self._load = partial(LoadedSession, deployment, size_check)
         self._load_cross_site = partial(self._load, cross_site=True)
@@ -135,42 +137,37 @@ class Keeper:
         written, and the last result has everything that the response must carry. Raises
         SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what it has.
         """
-        loaded = session.backend
+        loaded, deployment = session.backend, self._deployment
+        if loaded is None and session.accessed:
+            loaded = session.load()  # it was saved before
         if not isinstance(loaded, LoadedSession):
-            return Saved(Outcome.UNTOUCHED)
-        outcome = self._save(session, loaded, other_bytes, force)
-        return Saved(outcome, loaded.sent)
-
-    def _save(
-        self, session: Session, loaded: LoadedSession, other_bytes: int, force: bool
-    ) -> Outcome:
-        deployment = self._deployment
-        subject_key = deployment.settings.subject_key
-        if subject_key is not None:
-            session.follow_subject(subject_key)
-        changes = session.changes()
+            return _saved(Outcome.UNTOUCHED)
+        if self._subject_key is not None:
+            session.follow_subject(self._subject_key)
+        changes, sent = session.changes(), loaded.sent
         if not changes.is_modified:
             if session.is_peeked and not force:
-                return Outcome.UNCHANGED
+                return _saved(Outcome.UNCHANGED, sent)
             return self._refresh(session, changes, loaded, other_bytes, force)
         is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
         # A new id for a visitor without a session must not replace a login either.
         is_held_back = loaded.withheld == HeldBackCookie.reason and changes.subject is None
         if is_held_back or (loaded.withheld is not None and not is_explicit):
             loaded.note_lost_write()
-            return Outcome.WITHHELD
+            return _saved(Outcome.WITHHELD, sent)
         # A sign-in does not bring the old session back, it replaces it.
         is_another = changes.is_ended or changes.is_signed_in
         if not is_another and deployment.revocations is not None and self._is_revoked(loaded):
             report_not_saved(deployment, session, loaded)
-            return Outcome.ENDED
-        if not changes.parts and changes.subject is None and not changes.is_kept:
+            return _saved(Outcome.ENDED, sent)
+        if not (changes.parts or changes.subject is not None or changes.is_kept):
             # A new id for a visitor is no reason to delete what could not be judged.
             if loaded.withheld is not None and not changes.is_ended:
-                return Outcome.WITHHELD
-            return delete_cookies(self._limits, session, changes, loaded)
+                return _saved(Outcome.WITHHELD, sent)
+            lines = delete_cookies(self._limits, session, changes, loaded)
+            return _saved(Outcome.EMPTIED, merge_lines(sent, lines))
         try:
-            return save(deployment, self._limits, session, changes, loaded, other_bytes)
+            saved = save(deployment, self._limits, session, changes, loaded, other_bytes)
         except SessionTooLarge as error:
             if not error.is_crowded or is_another or changes.is_regenerated:
                 raise
@@ -184,7 +181,10 @@ class Keeper:
                 level=logging.WARNING,
                 is_frequent=True,
             )
-            return Outcome.NO_ROOM
+            return _saved(Outcome.NO_ROOM, sent)
+        if saved is None:
+            return _saved(Outcome.ENDED, sent)
+        return _saved(Outcome.SAVED, merge_lines(sent, saved))
 
     def info(self, session: Session) -> SessionInfo:
         """Sizes, places, ages and key of a session, for pages about it. Never asks the store."""
@@ -260,25 +260,27 @@ class Keeper:
         loaded: LoadedSession,
         other_bytes: int,
         force: bool,
-    ) -> Outcome:
+    ) -> Saved:
         """Seal the unchanged session again if that is due and possible."""
+        unchanged = _saved(Outcome.UNCHANGED, loaded.sent)
         try:
             # Once it has come back, its stored parts are kept longer.
             record = None if changes.core is not None or loaded.sent else loaded.record
             has_brief_rows = record is not None and record.spilled and is_unproven(record)
             is_forced = force and loaded.record is not None and not loaded.sent
             if not (has_brief_rows or is_forced or self._is_refresh_due(loaded)):
-                return Outcome.UNCHANGED
+                return unchanged
             if self._deployment.are_keys_stale():
                 self._deployment.emit("refresh-skipped")
-                return Outcome.UNCHANGED
+                return unchanged
             if self._deployment.revocations is not None and self._is_revoked(loaded):
-                return Outcome.UNCHANGED
-            return save(self._deployment, self._limits, session, changes, loaded, other_bytes)
+                return unchanged
+            lines = save(self._deployment, self._limits, session, changes, loaded, other_bytes)
         except (NoPrimaryKey, SessionTooLarge, StorageError):
             # The application did not ask for this write, so the session continues as it is.
             self._deployment.emit("refresh-skipped")
-            return Outcome.UNCHANGED
+            return unchanged
+        return unchanged if lines is None else _saved(Outcome.SAVED, lines)
 
     def _is_refresh_due(self, loaded: LoadedSession) -> bool:
         opened, now = loaded.opened, loaded.loaded_at
@@ -310,6 +312,12 @@ class Keeper:
             self._deployment.emit("not-sent", session_id=record.id, reason=error.reason)
             return True
         return False
+
+
+def _saved(outcome: Outcome, lines: Iterable[str] = ()) -> Saved:
+    saved = Saved(lines)
+    saved.outcome = outcome
+    return saved
 
 
 def _error_of(attempt: Callable[[], object]) -> OperatorError | None:

@@ -189,8 +189,10 @@ class Session(MutableMapping[str, object]):
 
     # The state before the session is loaded. As class attributes these cost nothing in the
     # requests that never use their session.
-    # The request that the session was loaded from; None before its first use.
+    # The request that the session was loaded from; None before its first use, also after a save.
     backend: SessionBackend | None = None
+    # How the session begins again with what was saved, until its next use.
+    _resume: Callable[[Self], SessionBackend] | None = None
     _id = b""
     _subject: str | None = None
     # Core parts stay encoded until they are read.
@@ -545,14 +547,14 @@ class Session(MutableMapping[str, object]):
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: no name, no value.
-        return "<Session>" if self.backend is None else f"<Session of {len(self._parts)} parts>"
+        return f"<Session of {len(self._parts)} parts>" if self.accessed else "<Session>"
 
     # --- for the keeper and the adapters --------------------------------------------------------
 
     @property
     def accessed(self) -> bool:
         """Whether the application used the session, so that the response depends on the cookie."""
-        return self.backend is not None
+        return self.backend is not None or self._resume is not None
 
     def load(self) -> SessionBackend:
         """The request that the session was loaded from. Raises LateRead as every first use."""
@@ -644,8 +646,12 @@ class Session(MutableMapping[str, object]):
         self._id = loaded.new_id()
         self._limit = self._limit._replace(began_at=int(loaded.now()))
 
+    def mark_saved(self, resume: Callable[[Self], SessionBackend]) -> None:
+        """Call `resume` at the next use, to begin again with what a save has written."""
+        self._resume, self.backend = resume, None
+
     def rebase(self, places: Mapping[str, Place], rows: Mapping[str, int]) -> None:
-        """Begin again with what a save has just written, as if the browser had sent that.
+        """Take the parts as a save has written them.
 
         `places`: where each part is now. `rows`: the versions of rows in the store, by part name.
         """
@@ -665,12 +671,15 @@ class Session(MutableMapping[str, object]):
 
     def late_changes(self) -> list[str]:
         """The names of parts that were changed in place after the headers were sent."""
-        late = []
-        for name, part in self._parts.items() if self.backend is not None else ():
+        late: list[str] = []
+        if not self.accessed:
+            return late
+        loaded = self.load()
+        for name, part in self._parts.items():
             if not isinstance(part, Part) or type(part.value) in _UNCHANGEABLE:
                 continue
             try:
-                if _encode(name, part.value, self.load()) == part.encoded:
+                if _encode(name, part.value, loaded) == part.encoded:
                     continue
             except UnsupportedValue:
                 pass  # it was changed into something that no cookie can carry
@@ -682,6 +691,10 @@ class Session(MutableMapping[str, object]):
     def _use(self) -> SessionBackend:
         """The loaded request; loads it at the first use."""
         if self.backend is not None:
+            return self.backend
+        if self._resume is not None:
+            resume, self._resume = self._resume, None
+            self.backend = resume(self)
             return self.backend
         if self._are_headers_sent:
             # A cache may keep this response for all visitors, so it must not depend on one.

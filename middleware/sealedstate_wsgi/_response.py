@@ -48,6 +48,9 @@ class Response:
     `is_waiting`: the application has called start_response, and nothing was sent yet.
     """
 
+    # Whether the application has used the session when the headers were sent.
+    _is_used = False
+
     def __init__(self, keeper: Keeper, session: Session, start_response: StartResponse) -> None:
         self._keeper = keeper
         self._session = session
@@ -84,6 +87,7 @@ class Response:
         if self._write is None:
             headers = self._headers
             if self._session.backend is not None:
+                self._is_used = True
                 # The application's own cookies count towards what one response may carry.
                 names = [name.lower() for name, _ in headers]
                 other_bytes = _set_cookie_bytes(headers) if "set-cookie" in names else 0
@@ -119,14 +123,14 @@ class Response:
 
     def check_late_changes(self) -> None:
         """Log changes of the session that were made after the headers were sent."""
-        if self._write is not None and self._session.backend is not None:
+        if self._write is not None and self._is_used:
             late = self._session.late_changes()
             if late:
                 names = escape_text(", ".join(late), 1000)
                 _log.error("changed after the response headers were sent, and lost: %s", names)
 
     def _with_session(self, headers: Headers) -> Headers:
-        if self._session.backend is None:
+        if not self._is_used:
             return headers
         names = [name.lower() for name, _ in headers]
         headers = _vary_on_cookie(headers) if "vary" in names else [*headers, _VARY]

@@ -449,17 +449,22 @@ class LoadedSession:
     # --- what a save asks -----------------------------------------------------------------------
 
     def note_saved(
-        self, saved: OpenedRecord | None, overflow: Mapping[str, bytes], lines: list[str]
+        self,
+        saved: OpenedRecord | None,
+        overflow: Mapping[str, bytes],
+        versions: Mapping[str, int | None],
+        lines: list[str],
     ) -> None:
         """Begin again with what a save has written, as if the browser had sent that.
 
-        `saved`: None if no session is left. `overflow`: its parts in chunk cookies. `lines`: what
+        `saved`: None if no session is left. `overflow`: its parts in chunk cookies. `versions`: of
+        stored parts, where the next write assumes another version than the record's. `lines`: what
         is sent; the lines of an earlier save stay, unless they set or delete the same cookie.
         """
         self.sent = merge_lines(self.sent, lines)
         self.opened, self.record = saved, None if saved is None else saved.record
         self.adopted = self.replaced = self.withheld = self.refused = None
-        self.known, self.versions, self.is_revoked = (), NO_ROWS, False
+        self.known, self.versions, self.is_revoked = (), versions, False
         self._ahead, self._overflow = {}, dict(overflow)
         pairs = "; ".join(line.partition(";")[0] for line in self.sent if "=;" not in line)
         # The sizes stay those of the request: only what it carried is known to come through.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from sealedstate import Keeper, SessionNotLoaded, StorageError
@@ -72,7 +74,12 @@ def test_nothing_is_asked_where_an_event_loop_would_wait(
     loaded_of(session).may_wait = False
     asked = len(store.calls)
     assert session["cart"] == "tea"
-    for use in (lambda: session["vault"], session.invalidate, session.items):
+    uses: list[Callable[[], object]] = [
+        lambda: session["vault"],
+        session.invalidate,
+        session.items,
+    ]
+    for use in uses:
         with pytest.raises(SessionNotLoaded, match="load_session"):
             use()
     assert len(store.calls) == asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -50,8 +51,13 @@ ENDS: dict[str, Callable[[Session], object]] = {
     "None": setting(**{KEY: None}),
     "another user": setting(**{KEY: "8"}),
     "the same user": setting(**{KEY: "7"}),
-    "clear and sign in": lambda session: (session.clear(), session.update({KEY: "7"})),
+    "clear and sign in": lambda session: clear_and_sign_in(session),
 }
+
+
+def clear_and_sign_in(session: Session) -> None:
+    session.clear()
+    session[KEY] = "7"
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -106,8 +112,6 @@ def test_session_of_before_the_setting_belongs_to_its_user_at_the_next_request(
     "given",
     [{"subject_key": ""}, {"part_policies": {KEY: "server"}}, {"may_drop": [KEY]}],
 )
-def test_part_that_may_be_missing_cannot_name_the_user(
-    clock: Clock, given: dict[str, object]
-) -> None:
+def test_part_that_may_be_missing_cannot_name_the_user(clock: Clock, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="subject_key"):
         node(clock, MemoryStorage(clock), **{"subject_key": KEY} | given)
