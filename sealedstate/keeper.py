@@ -12,6 +12,7 @@ Set-Cookie lines, so it works under any framework.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
@@ -29,7 +30,7 @@ from ._request.save import (
     save,
 )
 from ._wire.record import check_subject, parse_id
-from .deployment import Deployment
+from .deployment import Deployment, log
 from .errors import (
     ConfigurationError,
     HeldBackCookie,
@@ -40,12 +41,15 @@ from .errors import (
     StorageUnavailable,
     UncheckedSession,
     UnreadableError,
+    quote_text,
 )
 from .hooks import SessionHooks
 from .session import Changes, Session
 from .settings import Settings
 
 __all__ = ["Keeper", "Outcome", "Saved"]
+
+_LOCAL_HOST = re.compile(r"(?:.*\.)?localhost\.?|127(?:\.[0-9]+){3}|\[::1\]|::1", re.IGNORECASE)
 
 
 class Keeper:
@@ -66,6 +70,7 @@ class Keeper:
         self._deployment = deployment
         self._limits = Limits.of(deployment)
         self._subject_key = deployment.settings.subject_key
+        self._is_scheme_noted = False
         size_check = partial(check_size, self._limits, deployment.now)
         self._load = partial(LoadedSession, deployment, size_check)
         self._load_cross_site = partial(self._load, cross_site=True)
@@ -185,6 +190,25 @@ class Keeper:
         if saved is None:
             return _saved(Outcome.ENDED, sent)
         return _saved(Outcome.SAVED, merge_lines(sent, saved))
+
+    def note_scheme(self, scheme: str, host: str) -> None:
+        """Log once that browsers drop our cookies, if they are secure and this response is not.
+
+        For adapters, at a response that sets our cookies. `scheme`: of its URL, as the server knows
+        it. `host`: the request's Host header. Browsers keep such cookies of localhost.
+        """
+        if scheme != "http" or self._is_scheme_noted or not self.settings.secure:
+            return
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if _LOCAL_HOST.fullmatch(name):
+            return
+        self._is_scheme_noted = True
+        log.warning(
+            "a secure cookie is sent over plain http to %s, and browsers drop it: use https; or, if"
+            " a proxy ends https, let the server trust its X-Forwarded-Proto; or set secure=False"
+            " for plain http in development",
+            quote_text(host),
+        )
 
     def info(self, session: Session) -> SessionInfo:
         """Sizes, places, ages and key of a session, for pages about it. Never asks the store."""

@@ -192,7 +192,7 @@ class Session(MutableMapping[str, object]):
     # The request that the session was loaded from; None before its first use, also after a save.
     backend: SessionBackend | None = None
     # How the session begins again with what was saved, until its next use.
-    _resume: Callable[[Self], SessionBackend] | None = None
+    _resume: Callable[[Session], SessionBackend] | None = None
     _id = b""
     _subject: str | None = None
     # Core parts stay encoded until they are read.
@@ -646,7 +646,7 @@ class Session(MutableMapping[str, object]):
         self._id = loaded.new_id()
         self._limit = self._limit._replace(began_at=int(loaded.now()))
 
-    def mark_saved(self, resume: Callable[[Self], SessionBackend]) -> None:
+    def mark_saved(self, resume: Callable[[Session], SessionBackend]) -> None:
         """Call `resume` at the next use, to begin again with what a save has written."""
         self._resume, self.backend = resume, None
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ENVIRON_KEY = "sealedstate.session"
 SITE = "HTTP_SEC_FETCH_SITE"
+SERVER = "SERVER_SOFTWARE"
 
 
 class SealedSessionMiddleware:
@@ -59,7 +60,7 @@ class SealedSessionMiddleware:
         else:
             session = self.keeper.session(environ.get("HTTP_COOKIE", ""))
         environ[self.environ_key] = session
-        response = Response(self.keeper, session, start_response)
+        response = Response(self.keeper, session, environ, start_response)
         body = self.app(environ, response.start)
         # A complete body runs no more code of the application, and a server's file neither: it is
         # returned as it is, so that the server can send it in its own way.
@@ -73,8 +74,18 @@ class SealedSessionMiddleware:
                 close(body)  # the server will never see it
                 raise
             return body
+        try:
+            # Granian reads the headers when this returns. Any other server may wait for more pieces
+            # (PEP 3333), so exactly one is taken.
+            pieces = iter(body)
+            first = next(pieces, None)
+            if response.is_waiting and (first != b"" or environ.get(SERVER) == "Granian"):
+                response.commit()
+        except BaseException:
+            close(body)
+            raise
         # A lambda in place of partial would make cells of two variables, and slow every request.
-        return ClosingIterator(response.stream(body), partial(response.close, body))
+        return ClosingIterator(response.stream(first, pieces), partial(response.close, body))
 
     def _session_by_site(self, environ: WSGIEnvironment) -> Session:
         """The session of a request that may be from another site."""

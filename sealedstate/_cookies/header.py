@@ -295,7 +295,7 @@ def iterate_pairs(
             yield match[1], match[2].rstrip(" \t"), size, separator == ","
 
 
-def field_bytes(line: str) -> int:
+def field_bytes(line: str | bytes) -> int:
     """How many bytes a Set-Cookie field takes in the response, its name included."""
     return FIELD_BYTES + len(line)
 
