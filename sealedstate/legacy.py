@@ -13,7 +13,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -50,14 +50,15 @@ class Adopted:
 class LegacyReader:
     """Reads the old cookies of one application until `until` (an aware datetime).
 
-    `secret` and `cookie_name` are the framework's; `max_age` (seconds) defaults to the framework's.
+    `secret` and `cookie_name` are the framework's; of several secrets, each may have signed the
+    cookie, as with Flask's SECRET_KEY_FALLBACKS. `max_age` (seconds) defaults to the framework's.
     `subject` names the value that becomes the session's subject, such as ``"_user_id"``.
     `cookie_path` and `cookie_domain` are those of the old cookie, which is deleted by them. Raises
     ConfigurationError.
     """
 
     kind: Literal["flask", "starlette"]
-    secret: str | bytes = field(repr=False)
+    secret: str | bytes | Sequence[str | bytes] = field(repr=False)
     until: datetime
     cookie_name: str = ""
     max_age: int | None = None
@@ -69,8 +70,13 @@ class LegacyReader:
         if not isinstance(self.kind, str) or self.kind not in _DEFAULT_NAMES:
             # No value is shown: in a wrong order of arguments it may be the secret.
             raise ConfigurationError("legacy: kind must be 'flask' or 'starlette'")
-        if not isinstance(self.secret, (str, bytes)) or not self.secret:
-            raise ConfigurationError("legacy: secret must be non-empty text or bytes")
+        given: Any = [self.secret] if isinstance(self.secret, str | bytes) else self.secret
+        if not isinstance(given, Sequence) or not (
+            given and all(isinstance(each, str | bytes) and each for each in given)
+        ):
+            raise ConfigurationError(
+                "legacy: secret must be non-empty text or bytes, or a list of these"
+            )
         if not isinstance(self.until, datetime) or self.until.tzinfo is None:
             raise ConfigurationError("legacy: until must be a datetime with a time zone")
         if self.max_age is not None and (type(self.max_age) is not int or self.max_age < 0):
@@ -93,6 +99,13 @@ class LegacyReader:
     def name(self) -> str:
         """The name of the old cookie."""
         return self.cookie_name or _DEFAULT_NAMES[self.kind]
+
+    @property
+    def secrets(self) -> list[bytes]:
+        """All secrets, the newest last, as itsdangerous has them."""
+        given = [self.secret] if isinstance(self.secret, str | bytes) else self.secret
+        secrets = [each.encode() if isinstance(each, str) else each for each in given]
+        return secrets[::-1]
 
     def find(self, header: str) -> str | None:
         """The value of the old cookie in a Cookie header: the first with its name.
@@ -117,7 +130,7 @@ class LegacyReader:
         try:
             if self.kind == "flask":
                 serializer = URLSafeTimedSerializer(
-                    self.secret,
+                    self.secrets,
                     salt="cookie-session",
                     serializer=_TaggedJSON,
                     signer=_signer_at(now),
@@ -125,7 +138,7 @@ class LegacyReader:
                 )
                 values, signed_at = serializer.loads(text, max_age=max_age, return_timestamp=True)
             else:
-                signer = _signer_at(now)(self.secret)
+                signer = _signer_at(now)(self.secrets)
                 data, signed_at = signer.unsign(text, max_age=max_age, return_timestamp=True)
                 values = json.loads(base64.b64decode(data))
         except (BadData, ValueError, TypeError, KeyError, RecursionError):

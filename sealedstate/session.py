@@ -283,6 +283,14 @@ class Session(MutableMapping[str, object]):
         return ends_at if until is None else min(until, created_at + lifetimes.longest)
 
     @property
+    def persistent(self) -> bool | None:
+        """Whether its cookies outlive the browser's window; None: as the settings say."""
+        record, limit = self._continued_record(), self._limit
+        if limit.persistent is not None or record is None:
+            return limit.persistent
+        return record.terms.persistent
+
+    @property
     def refusal(self) -> Refusal | None:
         """Why the cookies of this request opened no session, in a word for visitors.
 

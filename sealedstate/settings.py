@@ -256,35 +256,52 @@ class Settings:
         `keywords` take precedence. Raises ConfigurationError, which names the variable.
         """
         environ = os.environ if environ is None else environ
-        readers = {
-            f"{ENVIRONMENT_PREFIX}{name.upper()}": (name, reader.from_text)
-            for name, reader in _READERS.items()
-            if reader.from_text is not None
-        }
-        files = {f"{ENVIRONMENT_PREFIX}{name}{FILE_SUFFIX}" for name in _SECRETS}
-        values: dict[str, Any] = {"environ": environ}
-        for variable, text in environ.items():
-            if not variable.startswith(ENVIRONMENT_PREFIX) or variable in (KEK_VARIABLE, *files):
+        return cls._from_values(_read_variables(environ), keywords)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        prefix: str = ENVIRONMENT_PREFIX,
+        environ: Mapping[str, str] | None = None,
+        **defaults: Any,
+    ) -> Self:
+        """Settings from the configuration of a framework, such as SEALEDSTATE_STORAGE of Flask.
+
+        Names count that begin with `prefix`, in capitals or small letters as it is. Texts are read
+        as in `from_env`. Variables of `environ` are used for what `config` does not name, and
+        `defaults` for what neither does. Raises ConfigurationError, which names what is wrong as it
+        is in `config`.
+        """
+        variables = _read_variables(os.environ if environ is None else environ)
+        values: dict[str, Any] = {}
+        names = {f"{prefix}{_cased(name, prefix)}": name for name in _READERS}
+        for key, value in config.items():
+            if not key.startswith(prefix):
                 continue
-            if variable not in readers:
-                # Kubernetes sets such variables if a service is called sealedstate.
-                is_address = _SERVICE_ADDRESS.fullmatch(variable) and "://" in text
-                if not (is_address or _SERVICE_LINK.fullmatch(variable)):
-                    _refuse_unknown([variable], [*readers, KEK_VARIABLE, *files])
-                continue
-            name, from_text = readers[variable]
+            _refuse_unknown([key], names)
+            name = names[key]
+            from_text = _READERS[name].from_text
             try:
-                values[name] = from_text(clean_value(variable, text))
+                if isinstance(value, str) and from_text is not None:
+                    value = from_text(clean_value(key, value))
             except ConfigurationError as error:
-                # The text may be a secret in the wrong variable: no error repeats it.
-                problem = str(error).removeprefix(f"{variable}: ")
-                raise ConfigurationError(f"{variable}: {problem}") from None
-        for name in ("keys", "storage"):
-            variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
-            if name in values or secret_path(environ, variable) is not None:
-                values[name] = f"env:{variable}"  # so that an error names the variable
+                problem = str(error).removeprefix(f"{key}: ")
+                raise ConfigurationError(f"{key}: {problem}") from None
+            values[name] = value
         try:
-            return cls(**values | keywords)
+            return cls._from_values({**defaults, **variables}, values)
+        except ConfigurationError as error:
+            name, colon, problem = str(error).partition(":")
+            if not colon or name not in values:
+                raise
+            raise ConfigurationError(f"{prefix}{_cased(name, prefix)}:{problem}") from None
+
+    @classmethod
+    def _from_values(cls, values: dict[str, Any], keywords: Mapping[str, Any]) -> Self:
+        """Settings from the environment's values; an error of one names its variable."""
+        try:
+            return cls(**values | dict(keywords))
         except ConfigurationError as error:
             name, colon, problem = str(error).partition(":")
             if not colon or name not in values or name in keywords:
@@ -546,6 +563,43 @@ class _Reader(NamedTuple):
 
     kinds: tuple[type, ...]
     from_text: Callable[[str], object] | None = None
+
+
+def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that variables of the environment give, by their names."""
+    readers = {
+        f"{ENVIRONMENT_PREFIX}{name.upper()}": (name, reader.from_text)
+        for name, reader in _READERS.items()
+        if reader.from_text is not None
+    }
+    files = {f"{ENVIRONMENT_PREFIX}{name}{FILE_SUFFIX}" for name in _SECRETS}
+    values: dict[str, Any] = {"environ": environ}
+    for variable, text in environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable in (KEK_VARIABLE, *files):
+            continue
+        if variable not in readers:
+            # Kubernetes sets such variables if a service is called sealedstate.
+            is_address = _SERVICE_ADDRESS.fullmatch(variable) and "://" in text
+            if not (is_address or _SERVICE_LINK.fullmatch(variable)):
+                _refuse_unknown([variable], [*readers, KEK_VARIABLE, *files])
+            continue
+        name, from_text = readers[variable]
+        try:
+            values[name] = from_text(clean_value(variable, text))
+        except ConfigurationError as error:
+            # The text may be a secret in the wrong variable: no error repeats it.
+            problem = str(error).removeprefix(f"{variable}: ")
+            raise ConfigurationError(f"{variable}: {problem}") from None
+    for name in ("keys", "storage"):
+        variable = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+        if name in values or secret_path(environ, variable) is not None:
+            values[name] = f"env:{variable}"  # so that an error names the variable
+    return values
+
+
+def _cased(name: str, prefix: str) -> str:
+    """The name of a setting as names with this prefix are written."""
+    return name.upper() if prefix.isupper() or not prefix else name
 
 
 def _words(text: str) -> list[str]:

@@ -7,6 +7,7 @@ configuration. With ``--json``, a command prints for programs what it prints for
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import sys
@@ -25,9 +26,10 @@ from ..errors import (
     UsageError,
     escape_message,
 )
+from ..settings import Settings
 from ._output import AS_JSON, OutputFailed, echo, echo_error
 
-__all__ = ["main"]
+__all__ = ["command_for", "main"]
 
 COMMANDS = ("keys", "sizes", "store", "sso", "consent", "sessions")
 # What a shell reports for a program that SIGPIPE or SIGINT ends.
@@ -93,6 +95,14 @@ def cli() -> None:
     SEALEDSTATE_... of the environment. Exit codes: 0 done, 1 a finding, 2 wrong usage or
     configuration.
     """
+
+
+def command_for(settings: Settings) -> click.Command:
+    """The commands for an application whose settings are known, such as ``flask sealedstate``."""
+    command = copy.copy(cli)
+    command.name = "sealedstate"
+    command.context_settings = {**cli.context_settings, "obj": settings}
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

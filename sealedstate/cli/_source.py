@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,11 @@ def take_snapshot(source: RingSource) -> Snapshot:
     return Snapshot(source.now(), source.ring(), reports, error)
 
 
+def application_settings() -> Settings | None:
+    """The settings of the application that the command was made for (`command_for`)."""
+    return click.get_current_context().find_object(Settings)
+
+
 @contextmanager
 def open_deployment(
     config: str | None = None, keys: str | None = None, path: str | None = None
@@ -126,9 +131,12 @@ def open_deployment(
         if keys is not None:
             raise ConfigurationError("give either PATH or --keys")
         keys = path if path.startswith(("file:", "store:")) else f"file:{path}"
-    given = {} if keys is None else {"keys": keys}
+    given: dict[str, Any] = {} if keys is None else {"keys": keys}
+    known = application_settings()
     if config is not None:
         settings = Settings.from_toml(config, **given)
+    elif known is not None:
+        settings = replace(known, **given)
     elif given or {KEYS_VARIABLE, f"{KEYS_VARIABLE}{FILE_SUFFIX}"} & set(process_environment()):
         settings = Settings.from_env(process_environment(), **given)
     else:
@@ -221,7 +229,8 @@ def ring_command(
             config: str | None, keys: str | None, path: str | None = None, **options: Any
         ) -> int | None:
             with open_deployment(config, keys, path) as deployment:
-                return act(source_of(deployment, config is not None, takes_clear), **options)
+                is_configured = config is not None or application_settings() is not None
+                return act(source_of(deployment, is_configured, takes_clear), **options)
 
         decorators = (json_option, config_option, keys_option)
         for decorator in (*decorators, path_argument) if takes_path else decorators:

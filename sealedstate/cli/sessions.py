@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import click
 
@@ -18,6 +18,7 @@ from ..keeper import Keeper
 from ..settings import Settings, process_environment
 from ..sso import LiveSession, SessionRegistry
 from ._output import config_option, echo_error, emit, format_iso, json_option, plural, table
+from ._source import application_settings
 
 __all__ = ["sessions"]
 
@@ -33,8 +34,11 @@ def sessions() -> None:
 @contextmanager
 def _open(config: str | None) -> Iterator[SessionRegistry]:
     # The command uses the ring, and the nodes rotate it.
+    known = application_settings()
     if config is not None:
         settings = Settings.from_toml(config, rotate_in_process=False)
+    elif known is not None:
+        settings = replace(known, rotate_in_process=False)
     else:
         settings = Settings.from_env(process_environment(), rotate_in_process=False)
     with closing(Deployment.open(settings)) as deployment:

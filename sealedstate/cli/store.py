@@ -23,6 +23,7 @@ from ..storage.contract import is_managed
 from ..storage.requirements import DECLARED, as_rows, probe_writes, store_name, unmet_needs
 from ..storage.routing import distinct_stores, store_of
 from ._output import echo, echo_error, emit, json_option, markdown, plural, table
+from ._source import application_settings
 
 __all__ = ["store"]
 
@@ -44,9 +45,13 @@ def store() -> None:
 @contextmanager
 def _open(url: str | None) -> Iterator[Storage]:
     environ, variable = process_environment(), f"{ENVIRONMENT_PREFIX}STORAGE"
-    if not url and not {variable, f"{variable}{FILE_SUFFIX}"} & set(environ):
+    known = application_settings()
+    if not url and known is not None and known.storage is not None:
+        opened = open_store(known)
+    elif not url and not {variable, f"{variable}{FILE_SUFFIX}"} & set(environ):
         raise ConfigurationError("storage: give a URL, or set SEALEDSTATE_STORAGE")
-    opened = open_store(Settings(storage=url or f"env:{variable}", environ=environ))
+    else:
+        opened = open_store(Settings(storage=url or f"env:{variable}", environ=environ))
     if opened is not None:
         with closing(opened):
             yield opened

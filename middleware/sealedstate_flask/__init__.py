@@ -1,0 +1,15 @@
+"""Sealed sessions for Flask: an encrypted `flask.session`, kept in cookies.
+
+    app.config["SEALEDSTATE_KEYS"] = "file:keys.json"
+    SealedSessions(app)
+
+docs/flask.md has what changes for an application, and how to move to it.
+"""
+
+from __future__ import annotations
+
+from sealedstate.adapting import sealed
+
+from ._session import FlaskSession, SealedSessionInterface, SealedSessions
+
+__all__ = ["FlaskSession", "SealedSessionInterface", "SealedSessions", "sealed"]
