@@ -31,7 +31,7 @@ def test_wheel_holds_the_core_and_the_adapters_only(built: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     packages = {top for top in tops if not top.endswith(".dist-info")}
-    assert packages == {"sealedstate", "sealedstate_wsgi"}
+    assert packages == {"sealedstate", "sealedstate_asgi", "sealedstate_flask", "sealedstate_wsgi"}
     assert {f"{package}/py.typed" for package in packages} <= set(names)
 
 
@@ -49,7 +49,7 @@ def test_core_has_few_dependencies() -> None:
 
 def test_every_library_that_the_core_imports_is_declared() -> None:
     optional = {"sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache", "prometheus_client"}
-    optional |= {"opentelemetry", "pytest", "hypothesis"}
+    optional |= {"opentelemetry", "pytest", "hypothesis", "anyio"}
     names = {"nacl": "pynacl"}
     imported = {
         names.get(library, library) for module in MODULES for library in libraries_of(module)
