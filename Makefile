@@ -1,18 +1,22 @@
-# Everything sets itself up: `make demo`, `make saml`, `make test`. See README.md.
+# Everything sets itself up: `make demo`, `make fastapi`, `make saml`, `make test`. See README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
 SAML := .venv-saml
 BENCH := .venv-bench
+FASTAPI := .venv-fastapi
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 PYTEST = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo saml test test-all soak check matrix servers bench bench-pictures format clean
+.PHONY: demo fastapi saml test test-all soak check matrix servers bench bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
+
+fastapi: $(FASTAPI)/.ready
+	$(FASTAPI)/bin/python examples/fastapi
 
 saml: $(SAML)/.ready
 	@sh tests/install_servers.sh xmlsec1
@@ -61,7 +65,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(SAML) $(BENCH) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(FASTAPI) $(SAML) $(BENCH) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # .dev installs more into the environment of .test.
 $(VENV)/.test $(VENV)/.dev: pyproject.toml
@@ -72,6 +76,11 @@ $(VENV)/.test $(VENV)/.dev: pyproject.toml
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install $(PIP) --editable '.[demo]'
+	touch $@
+
+$(FASTAPI)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(FASTAPI)
+	$(FASTAPI)/bin/pip install $(PIP) --editable '.[fastapi-example]'
 	touch $@
 
 $(SAML)/.ready: pyproject.toml
