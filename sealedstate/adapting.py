@@ -215,7 +215,7 @@ class SessionDict(dict[str, Any]):
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: no name, no value.
-        return f"<session of {dict.__len__(self) + len(self._absent)} parts>"
+        return f"<session of {dict.__len__(self) + len(getattr(self, '_absent', ()))} parts>"
 
 
 def _note_use(name: str) -> Callable[..., Any]:

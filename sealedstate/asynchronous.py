@@ -3,7 +3,7 @@
 Without a store nothing is waited for, and everything runs where it is called. With one, loading,
 saving and revoking run on a few threads that only sessions use, under asyncio (uvloop, too) and
 trio. Work that has begun is finished although the task that waits for it is cancelled: a driver's
-call that is cut off leaves an answer on its connection, for the next caller to misread.
+call that is cut off leaves an answer on its connection, which the next caller would misread.
 
 The loop never waits for the store. What would make it wait raises SessionNotLoaded.
 """
@@ -217,12 +217,12 @@ class SealedSession:
     """
 
     _is_late = False
+    is_used = False
 
     def __init__(self, keeper: AsyncKeeper, session: Session, is_websocket: bool = False) -> None:
         self._keeper, self._session = keeper, session
         self._is_websocket = is_websocket
         self._parts: SessionDict | None = None
-        self.is_used = False
 
     @property
     def parts(self) -> SessionDict:
