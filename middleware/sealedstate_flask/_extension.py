@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from flask import Flask
@@ -13,6 +14,7 @@ from flask.sessions import SessionInterface
 
 from sealedstate import ConfigurationError, Keeper, Key, Settings, plain
 from sealedstate.cli import command_for
+from sealedstate.errors import OperatorError
 from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
 from sealedstate.settings import MAX_LIFETIME
 
@@ -47,9 +49,20 @@ class SealedSessions:
         """Give `app` sealed sessions. Raises ConfigurationError."""
         with _names_of(app.config):
             settings = read_settings(app) if self._settings is None else self._settings
-            keeper = app.extensions["sealedstate"] = Keeper(settings)
+            app.cli.add_command(command_for(settings))
+            try:
+                keeper = app.extensions["sealedstate"] = Keeper(settings)
+            except (ConfigurationError, OperatorError) as error:
+                if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
+                    raise
+                # `flask sealedstate keys init` needs the application before there are keys.
+                app.before_request(partial(_refuse, error))
+                return
         app.session_interface = SealedSessionInterface(app, keeper)
-        app.cli.add_command(command_for(settings))
+
+
+def _refuse(error: Exception) -> None:
+    raise error
 
 
 def read_settings(app: Flask) -> Settings:

@@ -22,11 +22,9 @@ _PERMANENT = "_permanent"  # Flask's name for it inside a session
 class FlaskSession(SessionFace, SessionMixin):
     """`flask.session`: Flask's names, and those of a sealed session (see `SessionFace`)."""
 
-    _session: Session
     _interface: SealedSessionInterface
     _environ: dict[str, Any]
-    # Set by Flask when the application looks at `flask.session`.
-    accessed = False
+    accessed = False  # Flask sets it when the application looks at `flask.session`
     _is_forced = False
     _is_sent: bool | None = None  # None until it is saved
 
@@ -57,8 +55,7 @@ class FlaskSession(SessionFace, SessionMixin):
             if is_permanent:
                 unused = int(app.permanent_session_lifetime.total_seconds())
                 idle, absolute = min(unused, lifetimes.longest), lifetimes.longest
-            until = deployment.now() + absolute
-            session.limit(persistent=is_permanent, idle=idle, until=until)
+            session.limit(persistent=is_permanent, idle=idle, until=deployment.now() + absolute)
 
     @property
     def new(self) -> bool:  # type: ignore[override]
@@ -139,8 +136,7 @@ class SealedSessionInterface(SessionInterface):
             inner.mark_headers_sent()
         vars(session)["_is_sent"] = bool(lines)
         if lines:
-            host = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
-            self.keeper.note_scheme(environ["wsgi.url_scheme"], host)
+            self.keeper.note_scheme(environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
         if response.is_streamed and inner.accessed:
             response.call_on_close(partial(log_late_changes, log, inner))
 
@@ -154,15 +150,6 @@ class SealedSessionInterface(SessionInterface):
 
     def get_cookie_path(self, app: Flask) -> str:
         return self._cookies.path
-
-    def get_cookie_secure(self, app: Flask) -> bool:
-        return self._cookies.secure
-
-    def get_cookie_samesite(self, app: Flask) -> str:
-        return self._cookies.same_site
-
-    def get_cookie_partitioned(self, app: Flask) -> bool:
-        return self._cookies.partitioned
 
     def _open(self, environ: dict[str, Any]) -> Session:
         site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")

