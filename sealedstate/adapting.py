@@ -82,12 +82,8 @@ class SessionFace(MutableMapping[str, Any]):
         self._session.clear()
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # also _session, where the constructor has raised
-            raise AttributeError(
-                f"{type(self).__name__!r} object has no attribute {name!r}", name=name
-            )
-        session = self._session
-        if name in session:
+        session: Session | None = self.__dict__.get("_session")
+        if session is not None and not name.startswith("_") and name in session:
             return session[name]
         if name in _SHOWN:
             return getattr(session, name)
@@ -106,14 +102,14 @@ class SessionFace(MutableMapping[str, Any]):
             )
 
     def __repr__(self) -> str:
-        return repr(vars(self).get("_session"))
+        return repr(self.__dict__.get("_session", "<no session>"))
 
 
 def sealed(session: object) -> Session:
     """The session behind a framework's session object. Raises TypeError for any other object."""
     if isinstance(session, Session):
         return session
-    # Not by isinstance: flask.session and others are proxies.
+    # flask.session and others are proxies of it.
     found = getattr(session, "_session", None)
     if not isinstance(found, Session):
         raise TypeError(f"expected a session of sealedstate, got {type(session).__name__}")
