@@ -126,7 +126,7 @@ class SealedSessionInterface(SessionInterface):
                 lines = self.keeper.save(inner, other_bytes, force=force)
         finally:
             # Also if it could not be saved: the error page may depend on the session.
-            if inner.accessed or session.accessed:
+            if inner.accessed:
                 headers = with_session(response.headers.to_wsgi_list(), lines)
                 response.headers.clear()
                 response.headers.extend(headers)

@@ -92,6 +92,17 @@ def test_page_without_session_depends_on_no_cookie(make_app: MakeApp) -> None:
     assert "Set-Cookie" not in answer.headers
 
 
+def test_naming_the_session_is_no_use_of_it(make_app: MakeApp) -> None:
+    app = make_app()
+
+    @app.get("/name")
+    def name() -> str:
+        return type(sealed(session)).__name__
+
+    answer = app.test_client().get("/name")
+    assert (answer.text, "Vary" in answer.headers) == ("Session", False)
+
+
 def test_change_inside_a_list_is_saved_without_modified(make_app: MakeApp) -> None:
     client = make_app().test_client()
     with client.session_transaction() as first:
