@@ -80,8 +80,8 @@ class SessionFace(MutableMapping[str, Any]):
         self._session.clear()
 
     def __getattr__(self, name: str) -> Any:
-        session: Session = self.__dict__["_session"]
-        if not name.startswith("_") and name in session:
+        session: Session | None = self.__dict__.get("_session")
+        if session is not None and not name.startswith("_") and name in session:
             return session[name]
         if name in _SHOWN:
             return getattr(session, name)
@@ -100,14 +100,14 @@ class SessionFace(MutableMapping[str, Any]):
             )
 
     def __repr__(self) -> str:
-        return repr(self._session)
+        return repr(self.__dict__.get("_session", "<no session>"))
 
 
 def sealed(session: object) -> Session:
     """The session behind a framework's session object. Raises TypeError for any other object."""
     if isinstance(session, Session):
         return session
-    # flask.session and others are proxies, of which `isinstance` sees what they stand for.
+    # flask.session and others are proxies of it.
     found = getattr(session, "_session", None)
     if not isinstance(found, Session):
         raise TypeError(f"expected a session of sealedstate, got {type(session).__name__}")

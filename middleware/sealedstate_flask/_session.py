@@ -162,7 +162,7 @@ def read_settings(app: Flask) -> Settings:
         raise ConfigurationError(
             "SESSION_COOKIE_HTTPONLY: a sealed session is always HttpOnly; no script can read it"
         )
-    # SESSION_COOKIE_SECURE is not asked: its default is False, so nobody has chosen that.
+    # SESSION_COOKIE_SECURE does not count: its default is False, which is seldom a choice.
     defaults: dict[str, Any] = {
         name: config[flask_name] for flask_name, name in _COOKIE.items() if config.get(flask_name)
     }
