@@ -43,8 +43,10 @@ SESSIONS = "sealedstate.revoked"
 SUBJECTS = "sealedstate.watermark"
 # How long a request that began with the old id may be under way when its session gets a new id.
 REPLACED_SECONDS = 60
-# How many new ids one end follows. A session gets one at a sign-in or a change of privilege.
-MAX_SUCCESSORS = 16
+# How many new ids one end follows. Each costs the user a request: a sign-in, a change of privilege.
+MAX_SUCCESSORS = 4096
+# How many new ids a check follows, to know whether a session continues.
+CHECKED_SUCCESSORS = 16
 TIME_BYTES = 8
 _REVOKED, _REPLACED = b"\x00", b"\x01"
 MARK_BYTES = 8
@@ -161,23 +163,24 @@ class Revocations:
             subject = subject or successor.replaced_subject
             is_meant = ending is Ending.LOGGED_OUT or successor.subject == subject
             session_id, expires_at = successor.id, successor.expires_at + self._skew
-        raise StorageUnavailable(
-            f"the session got more than {MAX_SUCCESSORS} new ids while it was being ended"
-        )
+        raise too_many_ids()
 
     def next_id(self, session_id: bytes) -> bytes | None:
-        """The next id of a session that belongs to the same subject; None without one."""
+        """The next id of a session that belongs to the same subject; None without one.
+
+        Raises StorageUnavailable after MAX_SUCCESSORS ids of others.
+        """
         subject = b""
-        for _ in range(MAX_SUCCESSORS):
+        for _ in range(1 + MAX_SUCCESSORS):
             ended = self.find(session_id)
             successor = None if ended is None else ended.successor
             if successor is None:
-                break
+                return None
             subject = subject or successor.replaced_subject
             if successor.subject == subject:
                 return successor.id
             session_id = successor.id
-        return None
+        raise too_many_ids()
 
     def replace(
         self,
@@ -192,8 +195,8 @@ class Revocations:
         Returns the id that is refused now, or else why the successor must not be used: the
         session was ended, or has another successor (REPLACED). A successor whose subject is one
         of `joins` (marks; None for every subject) is replaced instead, and the new one becomes
-        the last, after at most MAX_SUCCESSORS. A row also lives until its successor expires.
-        Raises NoPrimaryKey, and RowUnreadable as `end` does.
+        the last. A row also lives until its successor expires. Raises NoPrimaryKey, and RowUnreadable
+        and StorageUnavailable as `end` does.
         """
         for _ in range(1 + MAX_SUCCESSORS):
             until = max(expires_at, successor.expires_at + self._skew)
@@ -207,7 +210,7 @@ class Revocations:
                 return ended.ending
             successor = successor._replace(replaced_subject=other.subject)
             session_id, expires_at = other.id, other.expires_at + self._skew
-        return Ending.REPLACED
+        raise too_many_ids()
 
     def revoke_subject(self, subject: str, lifetime: int) -> None:
         """Refuse all sessions of `subject` that began until now, by any clock within the skew.
@@ -268,7 +271,7 @@ class Revocations:
 
     def _continues(self, ended: EndedId) -> bool:
         """Whether the session that replaced another is in use, as far as this node can read."""
-        for _ in range(MAX_SUCCESSORS):
+        for _ in range(CHECKED_SUCCESSORS):
             found = None if ended.successor is None else self.find(ended.successor.id)
             if found is None:
                 return ended.ending is Ending.REPLACED
@@ -297,6 +300,14 @@ class Revocations:
         if self._keyring().lookup is None:
             return None
         return self._subjects.look(self._subjects.guessable_key(subject))
+
+
+def too_many_ids() -> StorageUnavailable:
+    """The error of an end, or of a new id, that cannot reach the last id of its session."""
+    return StorageUnavailable(
+        f"the session got more than {MAX_SUCCESSORS} new ids, and the last was not reached;"
+        " revoke_subject ends it with all sessions of its user"
+    )
 
 
 def subject_mark(subject: str | None) -> bytes:
