@@ -425,7 +425,9 @@ class LoadedSession:
             self._end(record)
         # A cookie that got a new id long ago is refused as revoked, and its session may be alive.
         revocations = self.deployment.revocations
-        for record in self.revoked_records if revocations is not None else ():
+        if revocations is None:
+            return
+        for record in self.revoked_records:
             if revocations.ending(record.id) is Ending.REPLACED:
                 until = self._last_moment(record)
                 ended = revocations.end(record.id, until, Ending.LOGGED_OUT)

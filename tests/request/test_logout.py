@@ -324,9 +324,7 @@ def test_logout_with_the_cookie_of_before_ends_the_session_with_the_new_id(
 
 
 @pytest.mark.parametrize("change", ["regenerate", "the same user"])
-def test_end_reaches_the_last_of_many_new_ids(
-    browser: Browser, clock: Clock, change: str
-) -> None:
+def test_end_reaches_the_last_of_many_new_ids(browser: Browser, clock: Clock, change: str) -> None:
     first = browser.session().id
     for end in ("invalidate", "revoke_session"):
         leaving = browser.session()
@@ -351,7 +349,7 @@ def test_logout_that_cannot_reach_the_last_new_id_raises_and_names_what_can_end_
     for _ in range(17):
         browser.visit(Session.regenerate)
     for end in (leaving.invalidate, lambda: browser.keeper.revoke_session(first)):
-        with pytest.raises(StorageError, match="more than 16 new ids.*revoke_subject"):
+        with pytest.raises(StorageError, match=r"more than 16 new ids.*revoke_subject"):
             end()
     assert leaving.subject == "ann"
 

@@ -231,14 +231,17 @@ def test_end_and_new_id_follow_most_successors_and_then_raise(
 ) -> None:
     monkeypatch.setattr("sealedstate._stored.revocations.MAX_SUCCESSORS", 5)
     for number in range(1, 1 + replaced):
-        node.replace(record(number).id, successor(number + 1, to="bob" if number < replaced else "ann"))
+        node.replace(
+            record(number).id, successor(number + 1, to="bob" if number < replaced else "ann")
+        )
     if replaced > 5:
-        for act in (
+        acts: list[Callable[[], object]] = [
             lambda: node.revoke(record(1).id),
             lambda: node.revoke(record(1).id, how=Ending.REVOKED),
             lambda: node.replace(record(1).id, successor(200), joins=None),
-        ):
-            with pytest.raises(StorageUnavailable, match="more than 5 new ids.*revoke_subject"):
+        ]
+        for act in acts:
+            with pytest.raises(StorageUnavailable, match=r"more than 5 new ids.*revoke_subject"):
                 act()
     else:
         assert node.revocations.next_id(record(1).id) == record(6).id
