@@ -265,9 +265,10 @@ class Revocations:
         False if that is not known: there are none, or their mark does not open here. Raises
         ConfigurationError if they are named with another, or if this node has none.
         """
-        entry, lookup = self._marks.look(self._marks.key()), self._keyring().lookup
+        entry = self._marks.look(self._marks.key())
         if entry is None or entry.error is not None:
             return False
+        lookup = self._keyring().lookup
         if lookup is None or entry.value != _lookup_mark(lookup):
             raise _other_lookup(entry, has_one=lookup is not None)
         return True
