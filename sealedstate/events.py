@@ -34,6 +34,7 @@ WARN_EVERY = 60
 
 EventName: TypeAlias = Literal[
     "adopted",
+    "given-up",
     "key-missing",
     "keys-stale",
     "legacy-refused",
