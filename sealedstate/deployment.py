@@ -60,6 +60,7 @@ BUDGETS = 256
 LONGEST_AGE = 99_999_999
 # The most that a sign-in adds without parts: id, subject, times, terms, and heads of arrays.
 LOGIN_BYTES = 16 + 256 + 64
+# More than any header has.
 MANY_BYTES = 1 << 62
 # What every session with a store keeps in it.
 SESSION_USES = ("spilling", "revocation")
@@ -135,8 +136,12 @@ class Deployment:
         profile = self.profile
         most_foreign = max(0, profile.header_bytes - profile.total_bytes)
         self.ample_room = (most_foreign, self.core_bytes(most_foreign, 0, True) - LOGIN_BYTES)
+        # How many bytes a list of stored parts may always take; less than 0 if parts may not spill.
+        self.list_room = -1
         if store is not None and Policy.COOKIE not in self.policies.values():
-            self.ample_room = (MANY_BYTES, MANY_BYTES)
+            # Such a list is written beside any foreign cookies and any lines of the response.
+            self.list_room = self.core_bytes(0, 0, True) - LOGIN_BYTES
+            self.ample_room = (MANY_BYTES, self.list_room)
         self._checks: list[StorageCheck] = []
         self.parts: StoredParts | None = None
         self.revocations: Revocations | None = None

@@ -134,6 +134,13 @@ class SessionBackend(Protocol):
         """By how much the encoded parts may grow without any doubt that they can be sent."""
         ...
 
+    def list_room(self, names: Iterable[str]) -> int:
+        """By how much parts of these names may grow if the store takes them all.
+
+        Less than 0 if there is no room to list them, or if parts may not spill.
+        """
+        ...
+
     def check_size(self, session: Session) -> None:
         """Raise SessionTooLarge if no response could carry the session."""
         ...
@@ -434,6 +441,10 @@ class Session(MutableMapping[str, object]):
         part.encoded, part.value, part.is_assigned = encoded, value, True
         self._removed.pop(name, None)
         self._parts[name] = part
+        # A part in the store takes only its name in the cookie.
+        self._free_bytes = loaded.list_room([*self._parts, *self._removed])
+        if self._free_bytes >= 0:
+            return
         try:
             loaded.check_size(self)
         except SessionTooLarge:

@@ -8,7 +8,7 @@ that cannot be opened: no session. The reason goes to the event log, never to th
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol, cast
@@ -51,6 +51,9 @@ from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
 from ..session import Part, Refusal, Session
 
+# The most that a version takes in the list of stored parts, and an entry besides its name.
+VERSION_BYTES = 9
+ENTRY_BYTES = 3 + VERSION_BYTES
 # How long after its seal a cookie may be withheld before that is a warning.
 LONG_SECONDS = 60
 # What the operator can do, by the reason for which a cookie is withheld.
@@ -370,7 +373,17 @@ class LoadedSession:
         candidates, (most_foreign, room) = self.candidates, self.deployment.ample_room
         if candidates.foreign_bytes > most_foreign:
             return 0
+        record = self.record
+        if record is not None and (record.spilled or record.orphaned_rows):
+            # The versions of rows may get longer than they were in the cookie.
+            room -= VERSION_BYTES * (len(record.spilled) + len(record.orphaned_rows))
         return room - candidates.our_bytes
+
+    def list_room(self, names: Iterable[str]) -> int:
+        room, record = self.deployment.list_room, self.record
+        if room < 0 or (record is not None and record.fields):
+            return -1
+        return room - sum([len(name.encode()) + ENTRY_BYTES for name in names])
 
     def check_size(self, session: Session) -> None:
         # Of a withheld session nothing is sent but a sign-in.
