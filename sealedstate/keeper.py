@@ -37,6 +37,7 @@ from .errors import (
     StorageUnavailable,
     UncheckedSession,
     UnreadableError,
+    UsageError,
 )
 from .hooks import SessionHooks
 from .session import Changes, Session
@@ -114,11 +115,14 @@ class Keeper:
         `other_bytes`: what the response's other Set-Cookie fields take, names included. The list is
         empty for a session that was not used, that did not change and needs no refresh, that is
         withheld, or whose change only fits without the request's other cookies. Raises
-        SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what it has.
+        SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what it has. Raises
+        UsageError for a session of another keeper.
         """
         loaded, deployment = session.backend, self._deployment
         if not isinstance(loaded, LoadedSession):
             return []
+        if loaded.deployment is not deployment:
+            raise UsageError("save: the session is of another keeper; save it with that keeper")
         changes = session.changes()
         if not changes.is_modified:
             if session.is_peeked:

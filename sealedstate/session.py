@@ -26,6 +26,7 @@ from .errors import (
     SessionTooLarge,
     UnreadablePart,
     UnsupportedValue,
+    show_value,
 )
 
 __all__ = ["Session"]
@@ -346,7 +347,7 @@ class Session(MutableMapping[str, object]):
             raise UnsupportedValue(
                 "idle",
                 f"must be 1 to {longest} whole seconds (the setting longest_lifetime), or None;"
-                f" got {idle!r}",
+                f" got {show_value(idle)}",
             )
         if until is not None:
             until = _check_until(until, int(loaded.now()), longest)
@@ -513,20 +514,20 @@ class Session(MutableMapping[str, object]):
                 return name, value
         raise KeyError("popitem(): the session is empty")
 
-    def keys(self) -> KeysView[str]:
+    def keys(self) -> _Keys:
         """The names of all parts that can be read; recalls parts from the store."""
         self._recall_all()
-        return super().keys()
+        return _Keys(self)
 
-    def values(self) -> ValuesView[object]:
+    def values(self) -> _Values:
         """The values of all parts that can be read; recalls parts from the store."""
         self._recall_all()
-        return super().values()
+        return _Values(self)
 
-    def items(self) -> ItemsView[str, object]:
+    def items(self) -> _Items:
         """Names and values of all parts that can be read; recalls parts from the store."""
         self._recall_all()
-        return super().items()
+        return _Items(self)
 
     def clear(self) -> None:
         """Remove every part, without recalling any. It is no logout: see `invalidate`."""
@@ -680,6 +681,24 @@ class Session(MutableMapping[str, object]):
         return None if self._is_signed_in or self._is_ended else record
 
 
+# The views of a dict can be reversed; those of collections.abc cannot.
+
+
+class _Keys(KeysView[str]):
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(list(self))
+
+
+class _Values(ValuesView[object]):
+    def __reversed__(self) -> Iterator[object]:
+        return reversed(list(self))
+
+
+class _Items(ItemsView[str, object]):
+    def __reversed__(self) -> Iterator[tuple[str, object]]:
+        return reversed(list(self))
+
+
 def id_bytes(session: Session) -> bytes:
     """The 16 bytes of the session's id."""
     if session.backend is None:
@@ -689,7 +708,7 @@ def id_bytes(session: Session) -> bytes:
 
 def _check_until(until: object, now: int, longest: int) -> int:
     """The time as whole epoch seconds. Raises UnsupportedValue."""
-    if isinstance(until, datetime) and until.tzinfo is not None:
+    if isinstance(until, datetime) and until.utcoffset() is not None:
         seconds = until.timestamp()
     elif isinstance(until, int | float) and not isinstance(until, bool):
         seconds = until
@@ -701,7 +720,7 @@ def _check_until(until: object, now: int, longest: int) -> int:
         raise UnsupportedValue(
             "until",
             f"must be later than now ({now}) and by at most {longest} s (the setting"
-            f" longest_lifetime); got {seconds!r}",
+            f" longest_lifetime); got {show_value(seconds)}",
         )
     return int(seconds)
 

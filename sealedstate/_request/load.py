@@ -364,7 +364,7 @@ class LoadedSession:
             if self._overflow is None:
                 self._overflow = self._open_overflow(record)
             data = self._overflow.get(name)
-        if data is None:
+        if data is None and not (name in record.spilled and self._is_over(record)):
             self.deployment.emit("part-missing", session_id=record.id)
             log.warning("a part of a session is missing: %s", quote_text(name))
         return data
@@ -479,6 +479,18 @@ class LoadedSession:
         self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
 
     # --- helpers --------------------------------------------------------------------------------
+
+    def _is_over(self, record: Record) -> bool:
+        """Whether another request ended the session meanwhile, and with it its stored parts."""
+        revocations = self.deployment.revocations
+        try:
+            if revocations is not None:
+                revocations.check(record)
+        except (RevokedSession, ReplacedSession):
+            return True
+        except StorageError:
+            pass  # it cannot be known now
+        return False
 
     def _open_overflow(self, record: Record) -> dict[str, bytes]:
         codec, now = self.deployment.codec, int(self.deployment.now())

@@ -683,9 +683,9 @@ def test_emptied_file_is_not_made_again_in_silence(path: Path, clock: Clock, fir
             if is_made_again:
                 path.unlink()
             path.write_bytes(b"")
-            use = partial(store.read, "c", "k")
+            use: Callable[[], object] = partial(store.read, "c", "k")
             if first == "write":
-                use = partial(store.create, "c", "new", b"v", None, 1)  # type: ignore[assignment]
+                use = partial(store.create, "c", "new", b"v", None, 1)
             for _ in range(2):
                 time.sleep(LOOK_SECONDS if is_made_again else 0)
                 with pytest.raises(StorageUnavailable, match="was emptied while in use"):
