@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -231,6 +232,14 @@ def test_store_takes_a_part_of_any_size(browser: Browser) -> None:
     browser.visit(setting(large="x" * 1_000_000))
     assert browser.read()["large"] == "x" * 1_000_000
     assert list(browser.jar.ours()) == ["__Host-Http-s"]
+
+
+def test_length_of_a_cookie_tells_nothing_of_its_content_but_length(
+    clock: Clock, store: Store
+) -> None:
+    contents = ("x" * 1200, "guess" * 240, os.urandom(600).hex())
+    browsers = [signed_in(node(clock, store), text=text, csrf="guess") for text in contents]
+    assert len({len(browser.jar.header()) for browser in browsers}) == 1
 
 
 def test_part_spills_beside_foreign_cookies_and_returns_without_them(

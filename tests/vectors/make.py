@@ -219,17 +219,7 @@ VALUES: dict[str, object] = {
 def accepted() -> dict[str, Any]:
     return {
         "about": "Format 1: what opens, for ever. Bytes are hexadecimal.",
-        "keys": [
-            {
-                "kid": key.kid.hex(),
-                "secret": key.secret.hex(),
-                "activates_at": key.activates_at,
-                "expires_at": key.expires_at,
-                "revoked": key.revoked,
-                "disabled": key.disabled,
-            }
-            for key in KEYS
-        ],
+        "keys": [key_entry(key) for key in KEYS],
         "skew": SKEW,
         "announce": ANNOUNCE,
         "realm": REALM,
@@ -244,6 +234,17 @@ def accepted() -> dict[str, Any]:
         "overflows": [overflow_vector(1, (4000,)), overflow_vector(3, (1200, 1200, 1200))],
         "stored": [stored_vector("cart"), stored_vector("ключ")],
         "sessions": [*sessions()],
+    }
+
+
+def key_entry(key: Key) -> dict[str, Any]:
+    return {
+        "kid": key.kid.hex(),
+        "secret": key.secret.hex(),
+        "activates_at": key.activates_at,
+        "expires_at": key.expires_at,
+        "revoked": key.revoked,
+        "disabled": key.disabled,
     }
 
 

@@ -64,21 +64,9 @@ KEYS = [
 RING = Keyring(tuple(KEYS), GOOD["skew"], GOOD["announce"])
 
 
-def spec_ring(now: int) -> dict[bytes, SpecKey]:
+def spec_ring(now: int) -> spec_decoder.Ring:
     """The same ring as the specification sees it at `now`."""
-    usable = [key for key in GOOD["keys"] if not (key["revoked"] or key["disabled"])]
-    dates = [key["activates_at"] for key in usable]
-    return {
-        bytes.fromhex(key["kid"]): SpecKey(
-            bytes.fromhex(key["secret"]),
-            key in usable and (key["expires_at"] is None or now < key["expires_at"]),
-            key["activates_at"],
-            min((date for date in dates if date > key["activates_at"]), default=None),
-            GOOD["announce"],
-            GOOD["skew"],
-        )
-        for key in GOOD["keys"]
-    }
+    return spec_decoder.ring_of(GOOD["keys"], now, GOOD["skew"], GOOD["announce"])
 
 
 def replay(hexed: list[str]) -> Callable[[int], bytes]:
