@@ -7,6 +7,7 @@ configuration stops it there, as a ConfigurationError or an OperatorError.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -24,6 +25,7 @@ from .errors import (
     ConfigurationError,
     NoPrimaryKey,
     OperatorError,
+    StorageError,
     escape_text,
     quote_text,
     show_value,
@@ -72,6 +74,9 @@ LOGIN_BYTES = 16 + 256 + 64
 MANY_BYTES = 1 << 62
 # What every session with a store keeps in it.
 SESSION_USES = ("spilling", "revocation")
+# How often a node asks, after an answer of the store, whether its lookup key is that of the others,
+# until it knows (seconds).
+LOOKUP_EVERY = 60
 
 
 class ClampedClock:
@@ -106,7 +111,9 @@ class Deployment:
     def open(cls, settings: Settings, *, keys: KeySource | None = None) -> Self:
         """Open what `settings` name. `keys` replaces the key source that they name.
 
-        Asks the store once, within its timeout. Raises ConfigurationError, also for a store that
+        Asks the store once within its timeout, and if it answers, whether the lookup key is that of
+        the other nodes: a node with another would accept sessions that were signed out everywhere.
+        Raises ConfigurationError, also for a store that
         falls short of the requirements of what sessions keep in it, and OperatorError for a ring
         that cannot be loaded or a store that cannot work where it is.
         """
@@ -118,6 +125,7 @@ class Deployment:
         deployment = cls(settings, events, store, source)
         if store is not None:
             deployment.require(*SESSION_USES)
+            deployment.check_lookup()
         return deployment
 
     def __init__(
@@ -153,6 +161,8 @@ class Deployment:
             self.list_room = self.core_bytes(0, 0, True) - LOGIN_BYTES
             self.ample_room = (MANY_BYTES, self.list_room)
         self._checks: list[StorageCheck] = []
+        # When the lookup key is compared, by the running clock: see `check_lookup`.
+        self._lookup_due = math.inf
         self.parts: StoredParts | None = None
         self.revocations: Revocations | None = None
         if store is not None:
@@ -222,8 +232,25 @@ class Deployment:
         realm, random = self.settings.realm, self.random
         return Protector(name, max_age, realm, self.key_source, self.now, random)
 
+    def check_lookup(self) -> None:
+        """Compare the lookup key with that by which users were signed out everywhere.
+
+        A store that does not answer is asked again once it does, and so is a store in which no user
+        was signed out yet. Nodes of one ring have its lookup key. Raises ConfigurationError.
+        """
+        if self.revocations is None or isinstance(self.key_source, RotatingKeySource):
+            return
+        self._lookup_due = -math.inf
+        if all(check.has_answered for check in self._checks):
+            self._compare_lookup()
+
     def notice_answer(self) -> None:
-        """Check a store again that did not answer at the start, once it has answered."""
+        """Check what could not be checked at the start, now that the store has answered."""
+        if self.settings.monotonic() >= self._lookup_due:
+            try:
+                self._compare_lookup()
+            except ConfigurationError as error:
+                log.error("%s; the next start is refused", error)
         for check in self._checks:
             check.recheck()
 
@@ -251,6 +278,16 @@ class Deployment:
             self.key_source.close()
         if self.store is not None:
             self.store.close()
+
+    def _compare_lookup(self) -> None:
+        """Ask the store for the lookup key of the others. Raises ConfigurationError."""
+        self._lookup_due = math.inf  # the answer to this question is no reason to ask
+        try:
+            is_known = self.revocations is None or self.revocations.check_lookup()
+        except StorageError:
+            is_known = False
+        if not is_known:
+            self._lookup_due = self.settings.monotonic() + LOOKUP_EVERY
 
     def _core_bytes(self, foreign_bytes: int, other_bytes: int, is_persistent: bool) -> int:
         """How large a core may be without its sealing, if it is the only cookie that is sent.

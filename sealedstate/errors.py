@@ -193,7 +193,11 @@ class NoPrimaryKey(OperatorError):
 
 
 class SessionWithheld(OperatorError):
-    """The cookies could not be judged (`reason`), so there was no logout."""
+    """The cookies could not be judged (`reason`), so there was no logout.
+
+    ``"cross-site"``: the browser held them back; redirect to a page of the application that logs
+    out.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(

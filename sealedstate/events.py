@@ -35,6 +35,7 @@ WARN_EVERY = 60
 
 EventName: TypeAlias = Literal[
     "adopted",
+    "given-up",
     "key-missing",
     "keys-stale",
     "legacy-refused",

@@ -168,14 +168,17 @@ class Keeper:
         """Sign out every session of `subject` that began until now, on every node.
 
         A session counts that began before this call by any clock within the skew. A sign-in after
-        it is not affected. Raises ConfigurationError without a store or a lookup key, StorageError
-        or NoPrimaryKey if it could not be recorded.
+        it is not affected. Raises ConfigurationError without a store or a lookup key, or if it is
+        another than that of the other nodes; StorageError or NoPrimaryKey if it could not be
+        recorded.
         """
         deployment, now = self._deployment, self._deployment.now()
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking by subject needs a store; set storage")
         check_subject(subject)
-        deployment.revocations.revoke_subject(subject, deployment.longest_lifetime())
+        lifetime = deployment.longest_lifetime()
+        deployment.revocations.mark_lookup(lifetime)
+        deployment.revocations.revoke_subject(subject, lifetime)
         deployment.emit("subject-revoked")
         deployment.hooks.after_revoke_subject(subject, now)
 

@@ -137,9 +137,10 @@ class ReloadedKeys:
     """The keys in a file, one a line, which is read again every `reload_every` seconds.
 
     A request does it, or the first that brings an unknown key; the others continue with the keys in
-    memory. Whatever is wrong with the file then (missing, cut, no key active), the last good keys
-    stay in force, and an event `ring-refused` says what to do. The path is looked up again each
-    time, so it may be a link that another program exchanges, as Kubernetes does.
+    memory. Whatever is wrong with the file then (missing, cut, no key active, no lookup key any
+    more or another), the last good keys stay in force, and an event `ring-refused` says what to do.
+    The path is looked up again each time, so it may be a link that another program exchanges, as
+    Kubernetes does.
 
     `monotonic`: seconds that never go back; `clock`: epoch seconds; `emit`: as `EventLog.emit`.
     Raises ConfigurationError if the file has no keys.
@@ -203,6 +204,13 @@ class ReloadedKeys:
             if text != self._text:
                 ring = parse_key_lines(text, self._path, self._skew, self._announce)
                 ring.primary(int(now))
+                if self._ring.lookup not in (None, ring.lookup):
+                    # Without it, no "sign out everywhere" from before would be found.
+                    problem = "no lookup key" if ring.lookup is None else "another lookup key"
+                    raise ConfigurationError(
+                        f"keys: the file {escape_text(self._path, 1000)} has {problem}; put the"
+                        " former one back, because with it sign-outs everywhere are found"
+                    )
                 self._text, self._ring = text, ring
                 self._emit("ring-reloaded")
             self._read, self._error = ReadMoment(now, self._looked_at), None

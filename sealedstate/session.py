@@ -224,7 +224,9 @@ class Session(MutableMapping[str, object]):
 
         Assigning a user signs in, also the user who is signed in already: the session gets a new id
         and lives its full lifetimes from now. Assigning another user, or None, also drops every
-        part, so that no user inherits a cart. Raises UnsupportedValue for an empty subject.
+        part, so that no user inherits a cart. In a request whose cookies opened no session
+        (`refusal`), None does what `invalidate` does. Raises UnsupportedValue for an empty subject,
+        and for None what `invalidate` raises there.
         """
         if self.backend is None:
             self._use()
@@ -235,6 +237,10 @@ class Session(MutableMapping[str, object]):
         loaded = self._use_to_write()
         if subject is not None:
             check_subject(subject)
+        elif loaded.refusal is not None and not self._is_ended:
+            # The session of the browser is not here, and may be alive elsewhere.
+            self.invalidate()
+            return
         # A user signs in once in a request; a visitor cannot sign out.
         if subject == self._subject and (subject is None or self._is_signed_in):
             return

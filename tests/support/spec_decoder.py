@@ -185,7 +185,8 @@ def open_row(
 ) -> tuple[int, Any]:
     """The time a row was sealed at, and what it contains.
 
-    That is a value, or for a watermark a time in epoch seconds. For the row of a session it is its
+    That is a value, for a watermark a time in epoch seconds, or for the mark of the lookup secret
+    its hex digits. For the row of a session it is its
     kind, and for a session that was replaced also the time, and the successor's expiry, its id,
     the mark of its subject, and the mark of the subject of before.
     """
@@ -200,6 +201,8 @@ def open_row(
         times = [int.from_bytes(payload[at : at + 8], "big") for at in (1, 9)]
         rest = [payload[begin:end].hex() for begin, end in ((17, 33), (33, 41), (41, 49))]
         return sealed_at, ["replaced", *times, *rest]
+    if key == lookup_key(realm):
+        return sealed_at, payload.hex()
     expect(len(payload) == 8, "a time of 8 bytes")
     return sealed_at, int.from_bytes(payload, "big")
 
@@ -220,6 +223,14 @@ def revoked_key(realm: str, session_id: bytes) -> str:
 
 def watermark_key(lookup: bytes, realm: str, subject: str) -> str:
     return row_key(lp("sealedstate/1", "watermark", realm, subject), lookup)
+
+
+def lookup_key(realm: str) -> str:
+    return row_key(lp("sealedstate/1", "lookup", realm))
+
+
+def lookup_mark(lookup: bytes) -> str:
+    return hashlib.blake2b(lp("sealedstate/1", "lookup"), key=lookup, digest_size=16).hexdigest()
 
 
 def row_key(message: bytes, secret: bytes = b"") -> str:
