@@ -8,7 +8,7 @@ that cannot be opened: no session. The reason goes to the event log, never to th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol, cast
@@ -52,6 +52,9 @@ from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
 from ..session import Part, Refusal, Session
 
+# The most that a version takes in the list of stored parts, and an entry besides its name.
+VERSION_BYTES = 9
+ENTRY_BYTES = 3 + VERSION_BYTES
 # How long after its seal a cookie may be withheld before that is a warning.
 LONG_SECONDS = 60
 # What the operator can do, by the reason for which a cookie is withheld.
@@ -403,7 +406,7 @@ class LoadedSession:
             if self._overflow is None:
                 self._overflow = self._open_overflow(record)
             data = self._overflow.get(name)
-        if data is None:
+        if data is None and not (name in record.spilled and self._is_over(record)):
             self.deployment.emit("part-missing", session_id=record.id)
             log.warning("a part of a session is missing: %s", quote_text(name))
         return data
@@ -425,7 +428,17 @@ class LoadedSession:
         candidates, (most_foreign, room) = self.candidates, self.deployment.ample_room
         if candidates.foreign_bytes > most_foreign:
             return 0
+        record = self.record
+        if record is not None and (record.spilled or record.orphaned_rows):
+            # The versions of rows may get longer than they were in the cookie.
+            room -= VERSION_BYTES * (len(record.spilled) + len(record.orphaned_rows))
         return room - candidates.our_bytes
+
+    def list_room(self, names: Iterable[str]) -> int:
+        room, record = self.deployment.list_room, self.record
+        if room < 0 or (record is not None and record.fields):
+            return -1
+        return room - sum([len(name.encode()) + ENTRY_BYTES for name in names])
 
     def check_size(self, session: Session) -> None:
         # Of a withheld session nothing is sent but a sign-in.
@@ -562,6 +575,18 @@ class LoadedSession:
         self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
 
     # --- helpers --------------------------------------------------------------------------------
+
+    def _is_over(self, record: Record) -> bool:
+        """Whether another request ended the session meanwhile, and with it its stored parts."""
+        revocations = self.deployment.revocations
+        try:
+            if revocations is not None:
+                revocations.check(record)
+        except (RevokedSession, ReplacedSession):
+            return True
+        except StorageError:
+            pass  # it cannot be known now
+        return False
 
     def _open_overflow(self, record: Record) -> dict[str, bytes]:
         codec, now = self.deployment.codec, int(self.deployment.now())

@@ -118,6 +118,18 @@ def test_part_that_the_store_lost_is_absent_and_the_login_survives(
     assert browser.read() == {"cart": [1], "vault": "new"}
 
 
+@pytest.mark.parametrize("end", ["logout", "regenerate"])
+def test_part_of_a_session_that_ended_meanwhile_is_no_loss_of_the_store(
+    browser: Browser, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = browser.session()
+    assert session.subject == "ann"
+    browser.visit(log_out if end == "logout" else lambda session: session.regenerate())
+    assert session.get("vault") is None
+    assert browser.keeper.counts["part-missing"] == 0
+    assert "missing" not in caplog.text
+
+
 def test_part_that_cannot_be_read_raises_and_the_rest_is_unharmed(
     browser: Browser, store: Store
 ) -> None:
