@@ -7,8 +7,8 @@
             return MyClient(make_app(settings))
 
 **The application** has one page, POST ``/act``. It reads its body by `Act.parse`, carries it out by
-`Act.run(session, ours)`, awaits the result if that is awaitable, and answers 200 with the JSON of
-the result. `session` is the framework's session object, and `ours` has the methods of `Session`
+`Act.run(session, api)`, awaits the result if that is awaitable, and answers 200 with the JSON of
+the result. `session` is the framework's session object, and `api` has the methods of `Session`
 that the adapter offers, with the same names; they may be coroutines. The application lets every
 exception through, so that the framework makes its page of an error (status 500). Where `headers` of
 an act are given, the response has them, too.
@@ -27,7 +27,6 @@ import inspect
 import json
 import os
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -44,7 +43,6 @@ from .._wire.cbor import plain
 from ..keeper import Keeper
 from ..keyring import Key, export_lookup
 from ..settings import Settings
-from ..storage.sqlite import SQLiteStorage
 
 __all__ = ["Act", "AdapterClient", "AdapterContract", "Answer"]
 
@@ -86,7 +84,7 @@ class Answer:
     """A response: its status, its header fields, and its body."""
 
     status: int
-    headers: Sequence[tuple[str, str]]
+    headers: Sequence[tuple[str, str]] = field(repr=False)
     body: bytes = field(repr=False, default=b"")
 
     def all(self, name: str) -> list[str]:
@@ -118,6 +116,9 @@ class Act:
     arguments: tuple[Any, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
 
+    def __repr__(self) -> str:
+        return f"<Act with {len(self.arguments)} arguments>"
+
     @classmethod
     def parse(cls, body: bytes) -> Act:
         """The act of a request's body."""
@@ -128,65 +129,65 @@ class Act:
     def body(self) -> bytes:
         return json.dumps([self.name, self.arguments, self.headers]).encode()
 
-    def run(self, session: MutableMapping[str, Any], ours: Any) -> Any:
+    def run(self, session: MutableMapping[str, Any], api: Any) -> Any:
         """Carry it out; the result is JSON, or an awaitable of it."""
         act: Callable[..., Any] = getattr(_Acts, self.name)
-        return act(session, ours, *self.arguments)
+        return act(session, api, *self.arguments)
 
 
 class _Acts:
-    """The operations. Each is called with the framework's session and with ours."""
+    """The operations. Each is called with the framework's session and with api."""
 
     @staticmethod
-    def nothing(session: Any, ours: Any) -> str:
+    def nothing(session: Any, api: Any) -> str:
         return "nothing"
 
     @staticmethod
-    def get(session: Any, ours: Any, name: str) -> Any:
+    def get(session: Any, api: Any, name: str) -> Any:
         return session.get(name)
 
     @staticmethod
-    def put(session: Any, ours: Any, values: dict[str, Any]) -> int:
+    def put(session: Any, api: Any, values: dict[str, Any]) -> int:
         session.update(values)
         return len(session)
 
     @staticmethod
-    def put_value(session: Any, ours: Any, name: str) -> None:
+    def put_value(session: Any, api: Any, name: str) -> None:
         session["value"] = VALUES[name]
 
     @staticmethod
-    def has_value(session: Any, ours: Any, name: str) -> bool:
+    def has_value(session: Any, api: Any, name: str) -> bool:
         value = session["value"]
         return type(value) is type(VALUES[name]) and value == VALUES[name]
 
     @staticmethod
-    def put_subclass(session: Any, ours: Any, name: str) -> None:
+    def put_subclass(session: Any, api: Any, name: str) -> None:
         session["value"] = [SUBCLASSES[name][0]]
 
     @staticmethod
-    def put_unsupported(session: Any, ours: Any) -> None:
+    def put_unsupported(session: Any, api: Any) -> None:
         session["before"] = "lost"
         session["value"] = object()
 
     @staticmethod
-    def append(session: Any, ours: Any, name: str, item: Any) -> int:
+    def append(session: Any, api: Any, name: str, item: Any) -> int:
         session[name].append(item)
         return len(session[name])
 
     @staticmethod
-    def remove(session: Any, ours: Any, name: str) -> Any:
+    def remove(session: Any, api: Any, name: str) -> Any:
         return session.pop(name)
 
     @staticmethod
-    def clear(session: Any, ours: Any) -> None:
+    def clear(session: Any, api: Any) -> None:
         session.clear()
 
     @staticmethod
-    def everything(session: Any, ours: Any) -> dict[str, Any]:
+    def everything(session: Any, api: Any) -> dict[str, Any]:
         return dict(session)
 
     @staticmethod
-    def mapping(session: Any, ours: Any) -> list[object]:
+    def mapping(session: Any, api: Any) -> list[object]:
         """What a mapping of two parts says about itself."""
         return [
             sorted(session),
@@ -200,26 +201,26 @@ class _Acts:
         ]
 
     @staticmethod
-    def fail(session: Any, ours: Any) -> None:
+    def fail(session: Any, api: Any) -> None:
         session["broken"] = True
         raise RuntimeError("the application has failed")
 
     @staticmethod
-    def sign_in(session: Any, ours: Any, user: str) -> None:
+    def sign_in(session: Any, api: Any, user: str) -> None:
         session[SUBJECT_KEY] = user
 
     @staticmethod
-    def sign_out(session: Any, ours: Any) -> None:
+    def sign_out(session: Any, api: Any) -> None:
         session.pop(SUBJECT_KEY, None)
 
     @staticmethod
-    async def who(session: Any, ours: Any) -> list[Any]:
-        return [ours.id, ours.subject, ours.refusal, ours.is_new]
+    async def who(session: Any, api: Any) -> list[Any]:
+        return [api.id, api.subject, api.refusal, api.is_new]
 
     @staticmethod
-    def call(session: Any, ours: Any, method: str, named: dict[str, Any]) -> Any:
-        """A method of ours. Its result is not JSON."""
-        found = getattr(ours, method)(**named)
+    def call(session: Any, api: Any, method: str, named: dict[str, Any]) -> Any:
+        """A method of api. Its result is not JSON."""
+        found = getattr(api, method)(**named)
         return _await(found) if inspect.isawaitable(found) else None
 
 
@@ -292,17 +293,14 @@ class AdapterContract:
     @pytest.fixture
     def settings(self) -> Iterator[Settings]:
         with tempfile.TemporaryDirectory() as folder:
-            store = SQLiteStorage(Path(folder) / "sessions.db", time.time, timeout=30)
-            keys = [Key.generate(os.urandom).export(), export_lookup(os.urandom(32))]
-            with contextlib.closing(store):
-                yield Settings(
-                    keys=keys,
-                    storage=f"sqlite:{Path(folder) / 'sessions.db'}",
-                    part_policies={"vault": "server"},
-                    subject_key=SUBJECT_KEY,
-                    convert=plain,
-                    longest_lifetime=30 * 86400,
-                )
+            yield Settings(
+                keys=[Key.generate(os.urandom).export(), export_lookup(os.urandom(32))],
+                storage=f"sqlite:{Path(folder) / 'sessions.db'}",
+                part_policies={"vault": "server"},
+                subject_key=SUBJECT_KEY,
+                convert=plain,
+                longest_lifetime=30 * 86400,
+            )
 
     @pytest.fixture
     def client(self, settings: Settings) -> Iterator[AdapterClient]:
