@@ -17,7 +17,7 @@ an act are given, the response has them, too.
 the kit does. It may be a test client in this process or one that talks to a real server. Requests
 are for https, or claim to be by what the server trusts.
 
-`settings` are those of the kit, on a store of its own. Each test has another client.
+`settings` are those of the kit. Each test has another client and another store.
 """
 
 from __future__ import annotations
