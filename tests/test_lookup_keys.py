@@ -38,9 +38,7 @@ def node(clock: Clock, store: ScriptedStorage, lookup: str | None = LOOKUP, **gi
     return Keeper(settings)
 
 
-def test_many_sign_outs_write_the_mark_once(
-    clock: Clock, store: ScriptedStorage
-) -> None:
+def test_many_sign_outs_write_the_mark_once(clock: Clock, store: ScriptedStorage) -> None:
     shop = node(clock, store)
     shop.revoke_subject("user 0")
     before = store.count["create"] + store.count["update"]

@@ -79,7 +79,7 @@ def _device_of(session: Session) -> str:
 
 
 def _add_pages(app: Flask, keeper: Keeper, registry: SessionRegistry) -> None:
-    app.jinja_loader = ChoiceLoader(
+    app.jinja_env.loader = ChoiceLoader(
         [FileSystemLoader(Path(__file__).with_name("templates")), FileSystemLoader(SHARED)]
     )
     app.jinja_env.filters.update(make_environment().filters)

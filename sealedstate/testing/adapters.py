@@ -166,7 +166,6 @@ class _Acts:
 
     @staticmethod
     def put_unsupported(session: Any, api: Any) -> None:
-        session["before"] = "lost"
         session["value"] = object()
 
     @staticmethod
