@@ -7,13 +7,14 @@ its part: ``{{ session.id }}`` in a template shows what the application assigned
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, NoReturn, Protocol, Self
 
-from .errors import OperatorError, SessionNotLoaded
+from .errors import OperatorError, SessionNotLoaded, escape_text
 from .session import Session
 
-__all__ = ["SessionDict", "SessionFace", "SessionOwner", "sealed"]
+__all__ = ["SessionDict", "SessionFace", "SessionOwner", "log_late_changes", "sealed"]
 
 # The attributes of a Session that a face shows.
 _SHOWN = frozenset(
@@ -81,8 +82,8 @@ class SessionFace(MutableMapping[str, Any]):
         self._session.clear()
 
     def __getattr__(self, name: str) -> Any:
-        session: Session = self.__dict__["_session"]
-        if not name.startswith("_") and name in session:
+        session: Session | None = self.__dict__.get("_session")
+        if session is not None and not name.startswith("_") and name in session:
             return session[name]
         if name in _SHOWN:
             return getattr(session, name)
@@ -101,7 +102,7 @@ class SessionFace(MutableMapping[str, Any]):
             )
 
     def __repr__(self) -> str:
-        return repr(self._session)
+        return repr(self.__dict__.get("_session", "<no session>"))
 
 
 class SessionOwner(Protocol):
@@ -241,8 +242,19 @@ def sealed(session: object) -> Session:
     """The session behind a framework's session object. Raises TypeError for any other object."""
     if isinstance(session, Session):
         return session
-    # flask.session and others are proxies, of which `isinstance` sees the object behind them.
+    # flask.session and others are proxies of it.
     found = getattr(session, "_session", None)
     if not isinstance(found, Session):
         raise TypeError(f"expected a session of sealedstate, got {type(session).__name__}")
     return found
+
+
+def log_late_changes(log: logging.Logger, session: Session) -> None:
+    """Log the names of parts that were changed in place after the headers were sent.
+
+    For adapters, once the body was sent: such a change is lost, and no assignment could refuse it.
+    """
+    late = session.late_changes()
+    if late:
+        names = escape_text(", ".join(late), 1000)
+        log.error("changed after the response headers were sent, and lost: %s", names)

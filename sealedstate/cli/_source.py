@@ -116,7 +116,8 @@ def take_snapshot(source: RingSource) -> Snapshot:
 
 def application_settings() -> Settings | None:
     """The settings of the application that the command was made for (`command_for`)."""
-    return click.get_current_context().find_object(Settings)
+    context = click.get_current_context(silent=True)
+    return None if context is None else context.find_object(Settings)
 
 
 @contextmanager

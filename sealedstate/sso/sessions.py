@@ -25,7 +25,13 @@ from typing import Any, TypeAlias
 from .._stored.table import Kind, Put
 from .._wire import cbor
 from .._wire.record import format_id
-from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, StorageUnavailable
+from ..errors import (
+    ConfigurationError,
+    MalformedRecord,
+    RowUnreadable,
+    StorageUnavailable,
+    show_value,
+)
 from ..hooks import SaveEvent, SessionHooks
 from ..keeper import Keeper
 from ..session import Session
@@ -73,7 +79,7 @@ class SessionRegistry(SessionHooks):
     ) -> None:
         if type(every) is not int or every < 1:
             raise ConfigurationError(
-                f"every: must be a whole number of seconds, at least 1; got {every!r}"
+                f"every: must be a whole number of seconds, at least 1; got {show_value(every)}"
             )
         if not callable(where):
             check_text("where", where)

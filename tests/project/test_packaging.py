@@ -61,6 +61,7 @@ def test_every_library_that_the_core_imports_is_declared() -> None:
 FLOORS = {
     "pynacl": (1, 6, 2),  # CVE-2025-69277
     "werkzeug": (3, 1, 6),  # CVE-2024-49767, CVE-2025-66221, CVE-2026-21860, CVE-2026-27199
+    "flask": (3, 1, 3),  # CVE-2025-47278, CVE-2026-27205
     "jinja2": (3, 1, 6),  # CVE-2025-27516
     "waitress": (3, 0, 1),  # CVE-2024-49768, CVE-2024-49769
     "pymysql": (1, 1, 1),  # CVE-2024-36039
