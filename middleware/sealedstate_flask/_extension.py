@@ -47,26 +47,39 @@ class SealedSessions:
 
     def init_app(self, app: Flask) -> None:
         """Give `app` sealed sessions. Raises ConfigurationError."""
-        with _names_of(app.config):
-            settings = read_settings(app) if self._settings is None else self._settings
-            app.cli.add_command(command_for(settings))
-            try:
-                keeper = app.extensions["sealedstate"] = Keeper(settings)
-            except (ConfigurationError, OperatorError) as error:
-                if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
-                    raise
-                # `flask sealedstate keys init` needs the application before there are keys.
-                app.before_request(partial(_refuse, error))
-                return
-        app.session_interface = SealedSessionInterface(app, keeper)
+        is_command = os.environ.get("FLASK_RUN_FROM_CLI") == "true"
+        keeper = open_keeper(app, self._settings, is_command)
+        if keeper is not None:
+            app.extensions["sealedstate"] = keeper
+            app.session_interface = SealedSessionInterface(app, keeper)
+
+
+def open_keeper(app: Any, settings: Settings | None, is_command: bool) -> Keeper | None:
+    """The keeper of an application of Flask or Quart, which also gets our commands.
+
+    None: it has no keys, and is loaded by a command, which may be what makes them. Raises
+    ConfigurationError.
+    """
+    with _names_of(app.config):
+        if settings is None:
+            settings = read_settings(app)
+        app.cli.add_command(command_for(settings))
+        try:
+            return Keeper(settings)
+        except (ConfigurationError, OperatorError) as error:
+            if not is_command:
+                raise
+            # `flask sealedstate keys init` needs the application before there are keys.
+            app.before_request(partial(_refuse, error))
+            return None
 
 
 def _refuse(error: Exception) -> None:
     raise error
 
 
-def read_settings(app: Flask) -> Settings:
-    """What an application's configuration and the environment set. Raises ConfigurationError."""
+def read_settings(app: Any) -> Settings:
+    """What the application's configuration and the environment set. Raises ConfigurationError."""
     config = app.config
     if not config["SESSION_COOKIE_HTTPONLY"]:
         raise ConfigurationError(

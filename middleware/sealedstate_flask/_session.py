@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
+from werkzeug.datastructures import Headers
 
 from sealedstate import Keeper, Session
 from sealedstate.adapting import SessionFace, log_late_changes
@@ -92,7 +95,7 @@ class SealedSessionInterface(SessionInterface):
     session_class = FlaskSession
     _is_login_checked = False
 
-    def __init__(self, app: Flask, keeper: Keeper) -> None:
+    def __init__(self, app: Any, keeper: Keeper) -> None:
         self.app, self.keeper = app, keeper
         self._cookies = keeper.deployment.cookies
 
@@ -105,38 +108,20 @@ class SealedSessionInterface(SessionInterface):
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """Save the session with a response. Raises SessionTooLarge, StorageError, NoPrimaryKey."""
-        if not isinstance(session, FlaskSession):
-            raise TypeError(f"expected a FlaskSession, got {type(session).__name__}")
-        inner, environ = session._session, session._environ
-        renews_each = app.config["SESSION_REFRESH_EACH_REQUEST"]
-        has_cookie = self._cookies.name in environ.get("HTTP_COOKIE", "")
-        if renews_each and has_cookie and not (inner.accessed or response.direct_passthrough):
-            # Flask renews permanent sessions in every response; but no cache could keep a file
-            # then. Another session is asked: the response must not depend on any that it leaves.
-            another = self._open(environ)
+        found = flask_session(session)
+        if not response.direct_passthrough and self._may_renew(found):
+            # Another session is asked: the response must not depend on any that it leaves.
+            another = self._open(found._environ)
             if another.persistent:
-                inner = vars(session)["_session"] = another
-        lines: list[str] = []
-        try:
+                vars(found)["_session"] = another
+        inner = found._session
+        with self._responding(found, response.headers) as lines:
             if inner.accessed:
-                self._keep_permanent(session)
-                is_renewed = renews_each and session.permanent and not inner.is_peeked
-                other_bytes = set_cookie_bytes(response.headers.to_wsgi_list())
-                force = bool(session._is_forced or is_renewed)
-                lines = self.keeper.save(inner, other_bytes, force=force)
-        finally:
-            # Also if it could not be saved: the error page may depend on the session.
-            if inner.accessed:
-                headers = with_session(response.headers.to_wsgi_list(), lines)
-                response.headers.clear()
-                response.headers.extend(headers)
+                lines += self.keeper.save(inner, **self._options(found, response.headers))
         # A request that is kept to be looked at after its response, by the debugger or by a test's
         # `with client:`, may still read flashed messages, which removes them. A stream may not.
-        if response.is_streamed or "werkzeug.debug.preserve_context" not in environ:
+        if response.is_streamed or "werkzeug.debug.preserve_context" not in found._environ:
             inner.mark_headers_sent()
-        vars(session)["_is_sent"] = bool(lines)
-        if lines:
-            self.keeper.note_scheme(environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
         if response.is_streamed and inner.accessed:
             response.call_on_close(partial(log_late_changes, log, inner))
 
@@ -155,6 +140,42 @@ class SealedSessionInterface(SessionInterface):
         site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
         cross_site = self.keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
         return self.keeper.session(environ.get("HTTP_COOKIE", ""), cross_site)
+
+    def _may_renew(self, session: FlaskSession) -> bool:
+        """Whether the session is renewed although the application has not used it, if permanent.
+
+        Flask renews permanent sessions in every response; but no cache could keep a file then.
+        """
+        return (
+            not session._session.accessed
+            and self._cookies.name in session._environ.get("HTTP_COOKIE", "")
+            and bool(self.app.config["SESSION_REFRESH_EACH_REQUEST"])
+        )
+
+    def _options(self, session: FlaskSession, headers: Headers) -> dict[str, Any]:
+        """With what a keeper saves the session."""
+        self._keep_permanent(session)
+        renews_each = self.app.config["SESSION_REFRESH_EACH_REQUEST"]
+        is_renewed = renews_each and session.permanent and not session._session.is_peeked
+        force = bool(session._is_forced or is_renewed)
+        return {"other_bytes": set_cookie_bytes(headers.to_wsgi_list()), "force": force}
+
+    @contextlib.contextmanager
+    def _responding(self, session: FlaskSession, headers: Headers) -> Iterator[list[str]]:
+        """Gives the response's fields what they owe to the session, with the lines of its save."""
+        lines: list[str] = []
+        try:
+            yield lines
+        finally:
+            # Also if it could not be saved: the error page may depend on the session.
+            if session._session.accessed:
+                fields = with_session(headers.to_wsgi_list(), lines)
+                headers.clear()
+                headers.extend(fields)
+        vars(session)["_is_sent"] = bool(lines)
+        if lines:
+            environ = session._environ
+            self.keeper.note_scheme(environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
 
     def _keep_permanent(self, session: FlaskSession) -> None:
         """Let a permanent session stay permanent over a sign-in, as it does in Flask."""
@@ -178,3 +199,10 @@ class SealedSessionInterface(SessionInterface):
                 " session.permanent = True in place of login_user(remember=True), and"
                 " REMEMBER_COOKIE_DURATION = 0"
             )
+
+
+def flask_session(session: SessionMixin) -> FlaskSession:
+    """The same session. Raises TypeError if another interface has opened it."""
+    if not isinstance(session, FlaskSession):
+        raise TypeError(f"expected a FlaskSession, got {type(session).__name__}")
+    return session

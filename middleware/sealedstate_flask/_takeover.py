@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask
 from flask.sessions import SecureCookieSessionInterface, SessionInterface
 from werkzeug.test import create_environ
 
@@ -21,7 +20,7 @@ from ._session import log
 UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
 
 
-def read_predecessor(app: Flask, until: object, subject: str) -> LegacyReader:
+def read_predecessor(app: Any, until: object, subject: str) -> LegacyReader:
     """A reader of the sessions of `app.session_interface`. Raises ConfigurationError."""
     config, interface = app.config, app.session_interface
     try:
@@ -42,8 +41,8 @@ def read_predecessor(app: Flask, until: object, subject: str) -> LegacyReader:
         return StoredSessionReader(
             "flask", secrets[0] or b"unsigned", app=app, interface=interface, **cookie
         )
-    signs = SecureCookieSessionInterface
-    if not isinstance(interface, signs) or interface.salt != signs.salt:
+    # Quart's interface, which is another class, signs in the same way.
+    if getattr(interface, "salt", None) != SecureCookieSessionInterface.salt:
         raise ConfigurationError(
             f"{UNTIL}: sessions of {type(interface).__name__} are not known here; those of Flask"
             " and of Flask-Session are"
