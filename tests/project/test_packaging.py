@@ -17,7 +17,7 @@ from tests.support.documents import ROOT
 
 DEPENDENCIES = {"pynacl", "cbor2", "werkzeug", "itsdangerous", "markupsafe", "click"}
 
-ADAPTERS = {"asgi", "flask", "quart", "wsgi"}
+ADAPTERS = {"asgi", "flask", "litestar", "quart", "wsgi"}
 
 
 @pytest.fixture(scope="module")
