@@ -7,14 +7,26 @@ its part: ``{{ session.id }}`` in a template shows what the application assigned
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any, NoReturn, Protocol, Self
 
-from .errors import OperatorError, SessionNotLoaded, escape_text
+from ._wire.cbor import plain
+from .deployment import Deployment
+from .errors import ConfigurationError, OperatorError, SessionNotLoaded, escape_text
+from .keeper import Keeper
 from .session import Session
+from .settings import Settings
 
-__all__ = ["SessionDict", "SessionFace", "SessionOwner", "log_late_changes", "sealed"]
+__all__ = [
+    "SessionDict",
+    "SessionFace",
+    "SessionOwner",
+    "log_late_changes",
+    "open_keeper",
+    "sealed",
+]
 
 # The attributes of a Session that a face shows.
 _SHOWN = frozenset(
@@ -258,3 +270,25 @@ def log_late_changes(log: logging.Logger, session: Session) -> None:
     if late:
         names = escape_text(", ".join(late), 1000)
         log.error("changed after the response headers were sent, and lost: %s", names)
+
+
+def open_keeper(
+    settings: Settings | Deployment | Keeper | None,
+    others: Mapping[str, object],
+    environ: Mapping[str, str],
+) -> Keeper:
+    """The keeper that an adapter is configured with; `others` are names of Settings.
+
+    None: the variables SEALEDSTATE_ of `environ`, where `others` have priority, and values of
+    subclasses are written as `plain` writes them. Raises ConfigurationError.
+    """
+    if settings is None:
+        settings = Settings.from_env(environ, **{"convert": plain, **others})
+    elif isinstance(settings, Settings):
+        changes: dict[str, Any] = dict(others)
+        settings = dataclasses.replace(settings, **changes)
+    elif others:
+        raise ConfigurationError(
+            f"{', '.join(others)}: the Keeper or Deployment has its settings already"
+        )
+    return settings if isinstance(settings, Keeper) else Keeper(settings)
