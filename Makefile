@@ -101,7 +101,8 @@ $(SHOP)/.ready: pyproject.toml
 
 $(PEERS)/.ready: pyproject.toml tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install $(PIP) --editable '.[asgi,flask]' --requirement tests/peers/requirements.txt
+	$(PEERS)/bin/pip install $(PIP) --editable '.[aiohttp,asgi,flask,litestar,pyramid,quart]' \
+		--requirement tests/peers/requirements.txt
 	touch $@
 
 $(SAML)/.ready: pyproject.toml

@@ -84,11 +84,16 @@ class SealedSessionFactory:
 
     `settings`: Settings, or a Keeper or Deployment that several share. A session is saved with the
     response, also with that of an exception view, after all other response callbacks. What a save
-    raises, SessionTooLarge or StorageError, reaches no exception view. Raises ConfigurationError.
+    raises, SessionTooLarge or StorageError, reaches no exception view. `set_on_exception`: as in
+    Pyramid; False: the response of an exception view leaves the cookies as they are. Raises
+    ConfigurationError.
     """
 
-    def __init__(self, settings: Settings | Deployment | Keeper) -> None:
+    def __init__(
+        self, settings: Settings | Deployment | Keeper, *, set_on_exception: bool = True
+    ) -> None:
         self.keeper = settings if isinstance(settings, Keeper) else Keeper(settings)
+        self._set_on_exception = set_on_exception
 
     def __call__(self, request: Request) -> PyramidSession:
         environ, keeper = request.environ, self.keeper
@@ -109,7 +114,9 @@ class SealedSessionFactory:
             request.add_response_callback(partial(self._save, session, is_last=True))
             return
         if session.accessed:
-            lines = self.keeper.save(session, set_cookie_bytes(response.headerlist))
+            lines: list[str] = []
+            if self._set_on_exception or getattr(request, "exception", None) is None:
+                lines = self.keeper.save(session, set_cookie_bytes(response.headerlist))
             response.headerlist = with_session(response.headerlist, lines)
             if lines:
                 environ = request.environ

@@ -75,6 +75,46 @@ SUITES = [
         },
     ),
     Suite(
+        "Quart",
+        "quart",
+        249,
+        variable="QUART_CHECKOUT",
+        exceptions={
+            "test__handle_exception": "fails without our sessions, too",
+            "test_cli_blueprints": "fails without our sessions, too (click)",
+        },
+    ),
+    Suite(
+        "Pyramid's sessions",
+        "pyramid",
+        25,
+        "pyramid==2.1",
+        tests=("tests/test_session.py::TestBaseCookieSession",),
+        exceptions={
+            **dict.fromkeys(
+                [
+                    "test__set_cookie_cookieval_too_long",
+                    "test__set_cookie_on_exception",
+                    "test__set_cookie_on_exception_no_request_exception",
+                    "test__set_cookie_options",
+                    "test__set_cookie_real_webob_response",
+                ],
+                "calls _set_cookie, which is private",
+            ),
+            **dict.fromkeys(
+                [
+                    "test_changed",
+                    "test_reissue_not_triggered",
+                    "test_reissue_str_triggered",
+                    "test_reissue_triggered",
+                ],
+                "reads _dirty, which is private",
+            ),
+            "test_reissue_never": "a session of 1970 has expired",
+            "test_timeout_never": "a session that is sealed a year ahead is refused",
+        },
+    ),
+    Suite(
         "Authlib's Starlette client",
         "authlib",
         29,

@@ -24,6 +24,7 @@ from zope.interface.verify import verifyObject
 
 from sealedstate import ConfigurationError, Key, LateRead, LateWrite, UnsupportedValue
 from sealedstate.keyring import export_lookup
+from sealedstate_pyramid import SealedSessionFactory
 
 HTTPS = {"wsgi.url_scheme": "https"}
 
@@ -188,6 +189,25 @@ def test_session_is_saved_with_an_exception_view_only(site: Site) -> None:
     assert browser.get("/show").json == {}
     browser.get("/broken?kind=a", status=500)
     assert browser.get("/show").json == {"broken": 1, "seen": 1}
+
+
+def test_response_of_an_exception_view_may_leave_the_cookies(site: Site) -> None:
+    def broken(request: Request) -> None:
+        request.session["broken"] = 1
+        raise KeyError("broken")
+
+    def answer(error: Exception, request: Request) -> Response:
+        return Response("sorry", status=500)
+
+    def prepare(config: Configurator) -> None:
+        keeper = config.registry["sealedstate"]
+        config.set_session_factory(SealedSessionFactory(keeper, set_on_exception=False))
+        config.add_exception_view(answer, context=KeyError)
+
+    browser = site.browser({"broken": broken}, prepare)
+    answered = browser.get("/broken", status=500)
+    assert (answered.headers.getall("Set-Cookie"), answered.vary) == ([], ("Cookie",))
+    assert browser.get("/show").json == {}
 
 
 def test_failed_save_leaves_the_cookies_as_they_are(site: Site) -> None:
