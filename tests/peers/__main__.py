@@ -85,6 +85,26 @@ SUITES = [
         },
     ),
     Suite(
+        "Litestar's sessions",
+        "litestar",
+        47,
+        variable="LITESTAR_CHECKOUT",
+        tests=("tests/unit/test_middleware/test_session",),
+        exceptions={
+            **dict.fromkeys(
+                [
+                    "test_dump_and_load_data",
+                    "test_load_session_cookies_and_expire_previous",
+                    "test_set_session_cookies",
+                    "test_store_in_message_clears_cookies_when_session_grows_gt_chunk_size",
+                ],
+                "more than 8,000 bytes in cookies are refused",
+            ),
+            "test_key_validation": "a cookie's name has at most 64 characters",
+            "test_load_data_should_raise_invalid_tag_if_tampered_aad": "an altered cookie is empty",
+        },
+    ),
+    Suite(
         "Pyramid's sessions",
         "pyramid",
         25,
