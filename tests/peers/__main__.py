@@ -135,6 +135,23 @@ SUITES = [
         },
     ),
     Suite(
+        "aiohttp-session",
+        "aiohttp_session",
+        18,
+        "aiohttp-session==2.12.1",
+        tests=(
+            *("-o", "asyncio_mode=auto", "tests/test_cookie_storage.py"),
+            *("tests/test_encrypted_cookie_storage.py", "tests/test_http_exception.py"),
+            *("tests/test_path_domain.py", "tests/test_response_types.py"),
+        ),
+        exceptions={
+            "test_clear_cookie_on_session_invalidation": "fails without ours, too (aiohttp)",
+            "test_encrypted_cookie_session_fixation": "an unchanged session is not sent again",
+            "test_prepared_response_type": "a response that was sent is no error",
+            "test_stream_response": "streams carry the cookie, too",
+        },
+    ),
+    Suite(
         "Authlib's Starlette client",
         "authlib",
         29,
