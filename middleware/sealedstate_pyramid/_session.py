@@ -130,7 +130,7 @@ def includeme(config: Configurator) -> None:
     Their names are those of Settings behind ``sealedstate.``. The keeper is then
     ``request.registry["sealedstate"]``. Raises ConfigurationError.
     """
-    registry = config.registry
+    registry: Any = config.registry
     settings = Settings.from_config(
         registry.settings, PREFIX, convert=plain, subject_key=SUBJECT_KEY
     )

@@ -61,7 +61,7 @@ class SealedSessions:
 class QuartSession(FlaskSession):
     """`quart.session`: that of Flask (see FlaskSession), but `invalidate` is awaited."""
 
-    _interface: SealedSessionInterface
+    _interface: Any  # a SealedSessionInterface
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
