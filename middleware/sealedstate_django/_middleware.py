@@ -98,5 +98,6 @@ class SealedSessionMiddleware(SessionMiddleware):
                     response[name] = value
         if lines:
             set_cookies(response.cookies, lines)
-            keeper().note_scheme(request.scheme or "http", request.META.get("HTTP_HOST", ""))
+            if host := request.META.get("HTTP_HOST"):
+                keeper().note_scheme(request.scheme or "http", host)
         return response

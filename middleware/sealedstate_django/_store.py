@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 from asgiref.sync import sync_to_async
 from django.conf import settings as project
@@ -14,13 +15,14 @@ from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
-from sealedstate import Keeper, Session, UnsupportedValue
+from sealedstate import Keeper, Session
 from sealedstate.keeper import Outcome
 
 from ._keeper import keeper
 
 _EXPIRY = "_session_expiry"
 _REAPED = 1 << 31
+_KEY = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
 
 
 @async_unsafe(
@@ -29,6 +31,11 @@ _REAPED = 1 << 31
 )
 def _require_thread() -> None:
     """Raise SynchronousOnlyOperation where an event loop would wait for the store."""
+
+
+def _is_key(session_key: str | None) -> TypeGuard[str]:
+    """Whether it is a `session_key` of ours: no session has any other."""
+    return isinstance(session_key, str) and _KEY.fullmatch(session_key) is not None
 
 
 class SessionStore(SessionBase):
@@ -106,14 +113,11 @@ class SessionStore(SessionBase):
 
         Without a store, only what this object has ended is known.
         """
-        if not session_key or session_key in self._ended_keys:
+        if session_key in self._ended_keys or not _is_key(session_key):
             return False
         if self._has_store:
             _require_thread()
-        try:
-            return not self._keeper.is_ended(session_key)
-        except UnsupportedValue:
-            return False
+        return not self._keeper.is_ended(session_key)
 
     # --- its values -----------------------------------------------------------------------------
 
@@ -138,8 +142,13 @@ class SessionStore(SessionBase):
 
     def __setitem__(self, key: str, value: Any) -> None:
         # Names are exactly texts; Django makes some of texts that are marked as safe.
-        self._session[str.__str__(key) if isinstance(key, str) else key] = value
+        session = self._session
+        session[str.__str__(key) if isinstance(key, str) else key] = value
         self.modified = True
+        if key == self._keeper.settings.subject_key:
+            # Signals of a login must already find the session_key that it will have.
+            session.follow_subject(key)
+            self._has_key = self._has_key or session.subject is not None
 
     async def aset(self, key: str, value: Any) -> None:
         await self._aget_session()
@@ -269,11 +278,8 @@ class SessionStore(SessionBase):
         if key == own and self._given_key is None:
             self._session.invalidate()
             self._has_key, self.modified = False, True
-        elif key not in self._ended_keys:
-            try:
-                self._keeper.revoke_session(key)
-            except UnsupportedValue:
-                return  # no session has such a key
+        elif key not in self._ended_keys and _is_key(key):
+            self._keeper.revoke_session(key)
         self._ended_keys.add(key)
 
     async def adelete(self, session_key: str | None = None) -> None:

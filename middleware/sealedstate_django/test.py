@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import django.test
 import django.test.client
 import django.test.testcases
+from django.conf import settings as project
 from django.core.signals import setting_changed
 from django.http import HttpRequest
 
@@ -21,6 +22,7 @@ from ._store import SessionStore
 
 __all__ = ["AsyncClient", "Client", "install"]
 
+_ENGINE = "sealedstate_django"
 _Base: Any = django.test.client.ClientMixin if TYPE_CHECKING else object
 
 
@@ -28,18 +30,22 @@ class _Sealed(_Base):
     """What both clients share."""
 
     @property
-    def session(self) -> SessionStore:
+    def session(self) -> Any:
         """The client's session; its `save` gives the cookies to the client."""
+        if project.SESSION_ENGINE != _ENGINE:
+            return super().session
         store = self._open_session()
-        if store.session_key is None:
+        if store.is_empty():
             store.save()
         return store
 
-    async def asession(self) -> SessionStore:
+    async def asession(self) -> Any:
+        if project.SESSION_ENGINE != _ENGINE:
+            return await super().asession()
         store = self._open_session()
-        await store._aget_session()
-        if store.session_key is None:
+        if store.is_empty():
             await store.asave()
+        await store.aload()  # so that its values can be read without waiting
         return store
 
     def _open_session(self) -> SessionStore:
@@ -59,7 +65,9 @@ class _Sealed(_Base):
                 del self.cookies[place]
 
     def _set_login_cookies(self, request: HttpRequest) -> None:
-        """Nothing: the save of the login has set them."""
+        """Set the cookies of a login. The save of a sealed session has set them."""
+        if not isinstance(request.session, SessionStore):
+            super()._set_login_cookies(request)
 
 
 class Client(_Sealed, django.test.client.Client):
