@@ -318,7 +318,8 @@ class SessionStore(SessionBase):
         """Give the session the lifetimes that `set_expiry` asked for."""
         self._has_new_expiry = False
         lifetimes, now = self._keeper.deployment.lifetimes, int(self._keeper.deployment.now())
-        ends_at = (session.created_at or now) + lifetimes.absolute
+        longest = lifetimes.longest
+        ends_at = min((session.created_at or now) + lifetimes.absolute, now + longest)
         until = ends_at if ends_at > now else None
         value: Any = session.get(_EXPIRY)
         if value is None:
@@ -335,11 +336,10 @@ class SessionStore(SessionBase):
             value = until = int(moment.timestamp())
             value -= now
         elif value > lifetimes.absolute:
-            until = now + lifetimes.longest
+            until = now + longest
         if value <= 0:
             session.invalidate()  # it is over
             self._has_key = False
             return
-        longest = lifetimes.longest
         until = None if until is None else min(until, now + longest)
         session.limit(idle=min(value, longest), until=until, persistent=True)
