@@ -62,8 +62,8 @@ class LegacyReader:
     `subject` names the value that becomes the session's subject, such as ``"_user_id"``.
     `fetch`, for sessions that the old backend keeps on the server, takes the value of a cookie that
     no `secret` signed, and returns the session's values and the time of its last save (epoch
-    seconds), or None. `cookie_path` and `cookie_domain` are those of the old cookie, which is deleted by them. Raises
-    ConfigurationError.
+    seconds), or None. `cookie_path` and `cookie_domain` are those of the old cookie, which is
+    deleted by them. Raises ConfigurationError.
     """
 
     kind: Literal["flask", "starlette", "django"]
@@ -192,18 +192,17 @@ def _signer_at(now: int) -> type[TimestampSigner]:
     return SignerAt
 
 
-def _read_django(
-    text: str, secrets: Sequence[bytes], now: int, max_age: int
-) -> tuple[object, int]:
+def _read_django(text: str, secrets: Sequence[bytes], now: int, max_age: int) -> tuple[object, int]:
     """The values and the time of a cookie of Django's signed_cookies. Raises ValueError."""
     signed, _, signature = text.rpartition(":")
     data, _, stamp = signed.rpartition(":")
-    expected = []
     for secret in secrets:
         key = hashlib.sha256(_DJANGO_SALT + b"signer" + secret).digest()
         digest = hmac.digest(key, signed.encode(), "sha256")
-        expected.append(base64.urlsafe_b64encode(digest).decode().rstrip("="))
-    if not any([hmac.compare_digest(signature, each) for each in expected]):
+        expected = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+        if hmac.compare_digest(signature, expected):
+            break
+    else:
         raise ValueError("no secret has signed it")
     signed_at = 0
     for letter in stamp:

@@ -1,6 +1,6 @@
 """``storage="django:ALIAS"``: the server of a database of the project, as the URL of a store.
 
-The store has connections of its own, to the database that the alias names, whatever routers say
+The store has separate connections, to the database that the alias names, whatever routers say
 about reads. So what it records does not depend on a transaction of the project: a logout in a
 transaction that is rolled back stays a logout.
 """
@@ -27,11 +27,10 @@ _DJANGOS = frozenset(
 
 
 def database_url(alias: str, options: str = "") -> str:
-    """The URL of the store in this database; `options`: those of a URL, such as
-    ``sealedstate_timeout=1``.
+    """The URL of the store in a database; `options`: such as ``sealedstate_timeout=1``.
 
     For SQLite, a file beside the database: SQLite locks a whole file for a transaction, so a logout
-    would wait for the transaction of its own request. For a database in memory, as in tests, a
+    would wait for the transaction of its request. For a database in memory, as in tests, a
     store in memory. Raises ConfigurationError.
     """
     try:

@@ -11,6 +11,7 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings as project
+from django.utils import timezone
 
 from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Settings, plain
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
@@ -168,12 +169,12 @@ def _read_legacy(until: object) -> LegacyReader:
 def _fetch_row(session_key: str) -> tuple[dict[str, Any], int] | None:
     """The session that the db and cached_db backends keep under this key."""
     from django.contrib.sessions.backends.db import SessionStore
+    from django.contrib.sessions.models import Session
 
-    store = SessionStore(session_key)
-    row = store._get_session_from_db()
+    row = Session.objects.filter(session_key=session_key, expire_date__gt=timezone.now()).first()
     if row is None:
         return None
-    values = store.decode(row.session_data)
+    values, store = row.get_decoded(), SessionStore()
     age = store.get_expiry_age(modification=row.expire_date, expiry=values.get("_session_expiry"))
     # With an end that is a date, there is no telling when it was saved: as late as possible.
     age = max(0, age) or store.get_session_cookie_age()

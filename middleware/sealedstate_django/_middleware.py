@@ -28,7 +28,7 @@ class _Cookie(Morsel[str]):
 
 
 def set_cookies(cookies: SimpleCookie, lines: Iterable[str]) -> None:
-    """Put Set-Cookie field values of ours among the cookies of a response or of a client."""
+    """Put the Set-Cookie field values of a save among the cookies of a response or of a client."""
     placed: set[str] = set()
     for line in lines:
         pair, *attributes = line.split("; ")
@@ -73,7 +73,7 @@ class SealedSessionMiddleware(SessionMiddleware):
         cross_site = keeper().is_cross_site(request.method or "GET", site, origin)
         request.session = self.SessionStore.from_cookies(header, cross_site)  # type: ignore[attr-defined]
 
-    def process_response(
+    def process_response(  # type: ignore[override]  # also of streams and files
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
         session = getattr(request, "session", None)

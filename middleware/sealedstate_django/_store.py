@@ -22,6 +22,8 @@ from ._keeper import keeper
 
 _EXPIRY = "_session_expiry"
 _REAPED = 1 << 31
+# Of any engine: Django forgets shorter keys.
+_SHORTEST_KEY = 8
 _KEY = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
 
 
@@ -34,7 +36,7 @@ def _require_thread() -> None:
 
 
 def _is_key(session_key: str | None) -> TypeGuard[str]:
-    """Whether it is a `session_key` of ours: no session has any other."""
+    """Whether a sealed session can have this key."""
     return isinstance(session_key, str) and _KEY.fullmatch(session_key) is not None
 
 
@@ -79,7 +81,7 @@ class SessionStore(SessionBase):
         self.on_save: Callable[[Sequence[str]], None] | None = None
 
     @cached_property
-    def serializer(self) -> Any:  # type: ignore[override]
+    def serializer(self) -> Any:
         """Django's SESSION_SERIALIZER, which only `encode` and `decode` use."""
         return import_string(project.SESSION_SERIALIZER)
 
@@ -96,7 +98,7 @@ class SessionStore(SessionBase):
         return session.id if self._has_key else None
 
     def _set_session_key(self, value: str | None) -> None:
-        self._given_key = value if self._validate_session_key(value) else None
+        self._given_key = value if value and len(value) >= _SHORTEST_KEY else None
         self._has_key = False if self._given_key is None and self._has_key else self._has_key
 
     session_key = property(_get_session_key)
@@ -183,7 +185,7 @@ class SessionStore(SessionBase):
         await self._in_thread(self.create)
 
     def save(self, must_create: bool = False) -> None:
-        """Seal the session as it is now, for the cookies of the response.
+        """Seal the session as it is now into the cookies that the response will set.
 
         Raises UpdateError if another request ended it, and the errors of `Keeper.save`.
         """
@@ -210,7 +212,9 @@ class SessionStore(SessionBase):
                 if is_empty or not is_failed:
                     if not is_empty and self._has_key:
                         session.keep()
-                    self._save(session, other_bytes, force=(force or self.modified) and not is_empty)
+                    self._save(
+                        session, other_bytes, force=(force or self.modified) and not is_empty
+                    )
         finally:
             if session.accessed or is_streaming:
                 session.mark_headers_sent()
@@ -268,7 +272,7 @@ class SessionStore(SessionBase):
         await self._in_thread(self.flush)
 
     def delete(self, session_key: str | None = None) -> None:
-        """End a session, by default this one. Another can be ended only with a store."""
+        """End this session, or with a store the session of another key."""
         if self._has_store:
             _require_thread()
         own = self.session_key

@@ -26,7 +26,7 @@ _ENGINE = "sealedstate_django"
 _Base: Any = django.test.client.ClientMixin if TYPE_CHECKING else object
 
 
-class _Sealed(_Base):
+class _Sealed(_Base):  # type: ignore[misc]
     """What both clients share."""
 
     @property

@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("django")
-
 from tests.support.django_site import FOLDER, set_up
 
 set_up()
@@ -56,4 +54,3 @@ def without_store(change: Change) -> None:
 @pytest.fixture
 def client() -> Client:
     return Client(raise_request_exception=False)
-

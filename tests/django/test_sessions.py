@@ -82,9 +82,7 @@ def test_own_cookie_settings_of_django_are_honoured(client: Client, change: Chan
     assert (cookie["path"], cookie["samesite"]) == ("/shop", "Strict")
 
 
-def test_save_every_request_seals_again_what_nobody_touched(
-    client: Client, change: Change
-) -> None:
+def test_save_every_request_seals_again_what_nobody_touched(client: Client, change: Change) -> None:
     client.get("/write?cart=tea")
     assert not client.get("/plain").cookies
     change(SESSION_SAVE_EVERY_REQUEST=True)

@@ -31,7 +31,12 @@ def test_wheel_holds_the_core_and_the_adapters_only(built: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     tops = {name.split("/")[0] for name in names}
     packages = {top for top in tops if not top.endswith(".dist-info")}
-    assert packages == {"sealedstate", "sealedstate_flask", "sealedstate_wsgi"}
+    assert packages == {
+        "sealedstate",
+        "sealedstate_django",
+        "sealedstate_flask",
+        "sealedstate_wsgi",
+    }
     assert {f"{package}/py.typed" for package in packages} <= set(names)
 
 

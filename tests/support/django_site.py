@@ -86,7 +86,7 @@ def write(request: HttpRequest) -> HttpResponse:
 def write_meanwhile(request: HttpRequest) -> HttpResponse:
     """Write while another request logs out."""
     request.session["cart"] = "milk"
-    keeper().revoke_session(request.session.session_key)
+    keeper().revoke_session(request.session.session_key or "")
     return HttpResponse()
 
 
@@ -156,7 +156,7 @@ async def leave_async(request: HttpRequest) -> HttpResponse:
     return HttpResponse()
 
 
-VIEWS = [
+VIEWS: list[Any] = [
     read,
     write,
     write_meanwhile,

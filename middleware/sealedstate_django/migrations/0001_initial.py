@@ -10,7 +10,7 @@ from .._keeper import database_alias, keeper
 
 
 def create_tables(apps: Any, schema_editor: Any) -> None:
-    """Let the store make its tables, through a connection of its own."""
+    """Let the store make its tables, through its separate connection."""
     if schema_editor.connection.alias != database_alias():
         return
     prepare = getattr(keeper().deployment.store, "prepare", None)
