@@ -4,15 +4,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
 SAML := .venv-saml
+DJANGO := .venv-django
 BENCH := .venv-bench
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 PYTEST = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo saml test test-all soak check matrix servers bench bench-pictures format clean
+.PHONY: demo django saml test test-all soak check matrix servers bench bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
+
+django: $(DJANGO)/.ready
+	$(DJANGO)/bin/python examples/django
 
 saml: $(SAML)/.ready
 	@sh tests/install_servers.sh xmlsec1
@@ -61,7 +65,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(SAML) $(BENCH) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(DJANGO) $(SAML) $(BENCH) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # .dev installs more into the environment of .test.
 $(VENV)/.test $(VENV)/.dev: pyproject.toml
@@ -72,6 +76,11 @@ $(VENV)/.test $(VENV)/.dev: pyproject.toml
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install $(PIP) --editable '.[demo]'
+	touch $@
+
+$(DJANGO)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DJANGO)
+	$(DJANGO)/bin/pip install $(PIP) --editable '.[django-example]'
 	touch $@
 
 $(SAML)/.ready: pyproject.toml

@@ -27,7 +27,7 @@ from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
 from ..views.budget import Budget
 from ..views.forms import check_form, ensure_token, token_text
-from ..views.rendering import make_environment
+from ..views.rendering import SECURITY_HEADERS, make_environment
 from ..views.set_cookie_sizes import SetCookieSizes
 from ..views.static_files import static_file
 from .actions import (
@@ -65,13 +65,6 @@ ROUTES = Map(
         *(Rule(f"/{name}", endpoint=name, methods=["POST"]) for name in ACTIONS),
     ]
 )
-SECURITY_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self';"
-    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
 
 _log = logging.getLogger(__name__)
 

@@ -49,7 +49,7 @@ class SessionStore(SessionBase):
 
     def __init__(self, session_key: str | None = None) -> None:
         self._begin(keeper(), "", False)
-        self._session_key = session_key
+        self._set_session_key(session_key)
         self.accessed = self.modified = False
 
     @classmethod
@@ -101,8 +101,8 @@ class SessionStore(SessionBase):
         self._given_key = value if value and len(value) >= _SHORTEST_KEY else None
         self._has_key = False if self._given_key is None and self._has_key else self._has_key
 
-    session_key = property(_get_session_key)
-    _session_key = property(_get_session_key, _set_session_key)
+    session_key = property(_get_session_key)  # pyright: ignore[reportIncompatibleMethodOverride]
+    _session_key = property(_get_session_key, _set_session_key)  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def _get_new_session_key(self) -> str:
         return self._keeper.session().id

@@ -85,9 +85,9 @@ def replace_middleware() -> None:
     from sealedstate_django import SealedSessionMiddleware
     from sealedstate_django.test import install
 
-    stock = middleware.SessionMiddleware
+    stock: Any = middleware.SessionMiddleware
 
-    class Replaced(stock):
+    class Replaced(stock):  # type: ignore[misc]
         def __new__(cls, get_response: Any) -> Any:
             is_ours = settings.SESSION_ENGINE == "sealedstate_django"
             return (SealedSessionMiddleware if is_ours else stock)(get_response)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from django.db import migrations
+from django.db.migrations.operations.base import Operation
 
 from .._keeper import database_alias, keeper
 
@@ -22,7 +24,7 @@ class Migration(migrations.Migration):
     """Creates nothing for any other store."""
 
     atomic = False
-    dependencies: ClassVar[list[tuple[str, str]]] = []
-    operations: ClassVar[list[Any]] = [
+    dependencies: ClassVar[Sequence[tuple[str, str]]] = []
+    operations: ClassVar[Sequence[Operation]] = [
         migrations.RunPython(create_tables, migrations.RunPython.noop, elidable=False)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import REMAINDER
-from typing import Any
+from typing import Any, Literal
 
 from django.core.management.base import BaseCommand, CommandParser
 
@@ -17,7 +17,7 @@ class Command(BaseCommand):
     """Runs one command of sealedstate, such as ``keys``, ``sessions`` or ``store``."""
 
     help = "Keys, stores and sessions of sealedstate, with the settings of this project."
-    requires_system_checks: list[str] = []  # noqa: RUF012
+    requires_system_checks: list[str] | tuple[str, ...] | Literal["__all__"] = ()
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("arguments", nargs=REMAINDER)
