@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -54,3 +55,9 @@ def without_store(change: Change) -> None:
 @pytest.fixture
 def client() -> Client:
     return Client(raise_request_exception=False)
+
+
+@pytest.fixture
+def somebody() -> User:
+    """Another user than ann, whom a test may sign out everywhere."""
+    return User.objects.create_user(secrets.token_hex(4))

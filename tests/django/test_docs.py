@@ -63,10 +63,10 @@ def test_documented_settings_are_those_of_a_project(
     assert keeper().health() == {"keys": None, "store": None}
 
 
-def test_documented_views_do_what_they_say(site: dict[str, Any]) -> None:
-    user, clients = User.objects.get(), [Client(), Client()]
+def test_documented_views_do_what_they_say(site: dict[str, Any], somebody: User) -> None:
+    clients = [Client(), Client()]
     for client in clients:
-        client.force_login(user)
+        client.force_login(somebody)
     first, second = clients
     key = first.get("/add").content.decode()
     first.get("/add_later")

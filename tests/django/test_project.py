@@ -190,7 +190,7 @@ def test_migration_makes_the_tables_of_its_database_only(change: Change) -> None
 def test_sessions_of_django_are_taken_over(change: Change, backend: str, secret: str) -> None:
     engine = f"django.contrib.sessions.backends.{backend}"
     with_stock = {"SESSION_ENGINE": engine, "MIDDLEWARE": [STOCK, *MIDDLEWARE[1:]]}
-    client, user = Client(), User.objects.get()
+    client, user = Client(), User.objects.get(username="ann")
     with settings_of(with_stock):
         client.force_login(user)
         session = client.session
@@ -257,7 +257,7 @@ def test_client_sets_and_reads_sessions_between_requests() -> None:
     session.save()
     assert client.get("/read").json()["values"] == {"cart": ["tea", "milk"]}
     assert client.login(username="ann", password="secret")
-    assert client.session["_auth_user_id"] == str(User.objects.get().pk)
+    assert client.session["_auth_user_id"] == str(User.objects.get(username="ann").pk)
     assert client.session["cart"] == ["tea", "milk"]
     client.logout()
     assert client.get("/read").json()["values"] == {}
@@ -269,7 +269,7 @@ def test_client_has_the_sessions_of_other_engines(change: Change) -> None:
         MIDDLEWARE=[STOCK, *MIDDLEWARE[1:]],
     )
     client = Client()
-    client.force_login(User.objects.get())
+    client.force_login(User.objects.get(username="ann"))
     assert client.session["_auth_user_id"]
     assert "sessionid" in client.cookies
 

@@ -159,13 +159,12 @@ def test_login_gives_a_new_key_which_its_signal_already_knows(client: Client) ->
     assert visitor.get("/read").json()["values"] == {}
 
 
-def test_sign_out_everywhere_ends_every_session_of_a_user() -> None:
-    user = User.objects.get()
+def test_sign_out_everywhere_ends_every_session_of_a_user(somebody: User) -> None:
     clients = [Client(), Client()]
     for each in clients:
-        each.force_login(user)
-        assert sealed(each.session).subject == str(user.pk)
-    keeper().revoke_subject(str(user.pk))
+        each.force_login(somebody)
+        assert sealed(each.session).subject == str(somebody.pk)
+    keeper().revoke_subject(str(somebody.pk))
     for each in clients:
         assert each.get("/read").json()["values"] == {}
 
