@@ -7,7 +7,9 @@ configuration stops it there, as a ConfigurationError or an OperatorError.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self
@@ -19,7 +21,15 @@ from ._stored.table import Kind, SealedTable, StoreAccess, require_lookup
 from ._wire.encoding import has_lone_surrogate, token_bytes
 from ._wire.record import Policy
 from ._wire.token import OVERHEAD_BYTES
-from .errors import ConfigurationError, NoPrimaryKey, OperatorError, escape_text, quote_text
+from .errors import (
+    ConfigurationError,
+    NoPrimaryKey,
+    OperatorError,
+    StorageError,
+    escape_text,
+    quote_text,
+    show_value,
+)
 from .events import EventLog
 from .hooks import HookList
 from .key_sources import (
@@ -28,7 +38,7 @@ from .key_sources import (
     ReloadedKeys,
     Secret,
     StaticKeys,
-    clean_value,
+    clean_secret,
     from_environment,
     is_key_source,
     last_read,
@@ -60,9 +70,13 @@ BUDGETS = 256
 LONGEST_AGE = 99_999_999
 # The most that a sign-in adds without parts: id, subject, times, terms, and heads of arrays.
 LOGIN_BYTES = 16 + 256 + 64
+# More than any header has.
 MANY_BYTES = 1 << 62
 # What every session with a store keeps in it.
 SESSION_USES = ("spilling", "revocation")
+# How often a node asks, after an answer of the store, whether its lookup key is that of the others,
+# until it knows (seconds).
+LOOKUP_EVERY = 60
 
 
 class ClampedClock:
@@ -97,16 +111,21 @@ class Deployment:
     def open(cls, settings: Settings, *, keys: KeySource | None = None) -> Self:
         """Open what `settings` name. `keys` replaces the key source that they name.
 
-        Asks the store once, within its timeout. Raises ConfigurationError, also for a store that
+        Asks the store once within its timeout, and if it answers, whether the lookup key is that of
+        the other nodes: a node with another would accept sessions that were signed out everywhere.
+        Raises ConfigurationError, also for a store that
         falls short of the requirements of what sessions keep in it, and OperatorError for a ring
         that cannot be loaded or a store that cannot work where it is.
         """
         events = EventLog(settings.observers, settings.monotonic)
         store = open_store(settings)
         source = open_keys(settings, store, events) if keys is None else keys
+        if keys is not None:
+            _check_source(keys)
         deployment = cls(settings, events, store, source)
         if store is not None:
             deployment.require(*SESSION_USES)
+            deployment.check_lookup()
         return deployment
 
     def __init__(
@@ -135,9 +154,15 @@ class Deployment:
         profile = self.profile
         most_foreign = max(0, profile.header_bytes - profile.total_bytes)
         self.ample_room = (most_foreign, self.core_bytes(most_foreign, 0, True) - LOGIN_BYTES)
+        # How many bytes a list of stored parts may always take; less than 0 if parts may not spill.
+        self.list_room = -1
         if store is not None and Policy.COOKIE not in self.policies.values():
-            self.ample_room = (MANY_BYTES, MANY_BYTES)
+            # Such a list is written beside any foreign cookies and any lines of the response.
+            self.list_room = self.core_bytes(0, 0, True) - LOGIN_BYTES
+            self.ample_room = (MANY_BYTES, self.list_room)
         self._checks: list[StorageCheck] = []
+        # When the lookup key is compared, by the running clock: see `check_lookup`.
+        self._lookup_due = math.inf
         self.parts: StoredParts | None = None
         self.revocations: Revocations | None = None
         if store is not None:
@@ -160,7 +185,7 @@ class Deployment:
         """
         for use in uses:
             if use not in USES:
-                raise ConfigurationError(f"storage: there is no use {use!r} of a store")
+                raise ConfigurationError(f"storage: there is no use {quote_text(use)} of a store")
         if self.store is None:
             raise ConfigurationError(f"storage: {', '.join(uses)} needs a store; set storage")
         check = StorageCheck(self.store, uses, self.settings.accept_weak_store_for)
@@ -202,13 +227,30 @@ class Deployment:
         if type(max_age) is not int or not 0 < max_age <= longest:
             raise ConfigurationError(
                 f"protector {name!r}: max_age must be 1 to {longest} whole seconds, because keys"
-                f" are kept for longest_lifetime; got {max_age!r}"
+                f" are kept for longest_lifetime; got {show_value(max_age)}"
             )
         realm, random = self.settings.realm, self.random
         return Protector(name, max_age, realm, self.key_source, self.now, random)
 
+    def check_lookup(self) -> None:
+        """Compare the lookup key with that by which users were signed out everywhere.
+
+        A store that does not answer is asked again once it does, and so is a store in which no user
+        was signed out yet. Nodes of one ring have its lookup key. Raises ConfigurationError.
+        """
+        if self.revocations is None or isinstance(self.key_source, RotatingKeySource):
+            return
+        self._lookup_due = -math.inf
+        if all(check.has_answered for check in self._checks):
+            self._compare_lookup()
+
     def notice_answer(self) -> None:
-        """Check a store again that did not answer at the start, once it has answered."""
+        """Check what could not be checked at the start, now that the store has answered."""
+        if self.settings.monotonic() >= self._lookup_due:
+            try:
+                self._compare_lookup()
+            except ConfigurationError as error:
+                log.error("%s; the next start is refused", error)
         for check in self._checks:
             check.recheck()
 
@@ -236,6 +278,16 @@ class Deployment:
             self.key_source.close()
         if self.store is not None:
             self.store.close()
+
+    def _compare_lookup(self) -> None:
+        """Ask the store for the lookup key of the others. Raises ConfigurationError."""
+        self._lookup_due = math.inf  # the answer to this question is no reason to ask
+        try:
+            is_known = self.revocations is None or self.revocations.check_lookup()
+        except StorageError:
+            is_known = False
+        if not is_known:
+            self._lookup_due = self.settings.monotonic() + LOOKUP_EVERY
 
     def _core_bytes(self, foreign_bytes: int, other_bytes: int, is_persistent: bool) -> int:
         """How large a core may be without its sealing, if it is the only cookie that is sent.
@@ -310,7 +362,7 @@ def _find_url(settings: Settings, url: str) -> Secret | None:
         secret = found
     else:
         return None
-    text = clean_value(secret.where, secret.text)
+    text = clean_secret(secret)
     if secret.path is None and text.startswith("file:"):
         return _find_url(settings, text)
     if text.startswith(("file:", "env:")):
@@ -324,8 +376,65 @@ def open_keys(
     """The key source that `settings.keys` names; `store` for ``"store:"``.
 
     Raises ConfigurationError, also if no key may seal yet, or OperatorError if a ring cannot be
-    loaded.
+    loaded. Both name the variable, if a variable names the source.
     """
+    place = settings.keys_place()
+    try:
+        source = _open_keys(settings, store, events)
+        ring = _check_source(source)
+        # What the application's own source gives may become active later.
+        if source is not settings.keys:
+            _check_active(ring, int(settings.clock()))
+    except ConfigurationError as error:
+        problem = str(error).removeprefix("keys: ")
+        if str(error) == problem or place == "keys":
+            raise
+        raise ConfigurationError(f"{place}: {problem}") from None
+    except OperatorError as error:
+        problem = str(error).removeprefix("keys: ")
+        if type(error) is not OperatorError or str(error) == problem or place == "keys":
+            raise
+        raise OperatorError(f"{place}: {problem}") from error
+    return source
+
+
+def _check_source(source: KeySource) -> Keyring:
+    """The keyring of a source. Raises ConfigurationError if it gives none."""
+    try:
+        ring: object = _current_keyring(source)
+    except OperatorError:
+        raise
+    except Exception as error:
+        # The chained error would print what the source says as it is.
+        raise ConfigurationError(
+            f"keys: the key source failed ({type(error).__name__}: {escape_text(error)}); it must"
+            " give a Keyring"
+        ) from None
+    if not isinstance(ring, Keyring):
+        raise ConfigurationError(
+            f"keys: the key source must give a Keyring, got {type(ring).__name__}"
+        )
+    return ring
+
+
+def _check_active(ring: Keyring, now: int) -> None:
+    try:
+        ring.primary(now)
+    except NoPrimaryKey:
+        raise ConfigurationError(
+            "keys: no key is active; check the activation and expiry dates, and the clock of this"
+            f" machine, which says {_show_time(now)}"
+        ) from None
+
+
+def _show_time(seconds: int) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return f"{seconds} s"
+
+
+def _open_keys(settings: Settings, store: Storage | None, events: EventLog | None) -> KeySource:
     keys, skew, announce = settings.resolve_keys(), settings.skew, settings.announce_seconds()
     if is_key_source(keys):
         return keys
@@ -374,10 +483,6 @@ def open_keys(
                 "keys: must be text, a list of texts, or an object with keyring()"
             )
         source = StaticKeys(parse_keyring(texts, skew, announce))
-    try:
-        _current_keyring(source).primary(int(settings.clock()))
-    except NoPrimaryKey:
-        raise ConfigurationError("keys: no key is active yet; check the activation dates") from None
     return source
 
 

@@ -79,7 +79,10 @@ def escape_text(text: object, most: int = 200) -> str:
     is escaped as in a Python literal. Every text of others that gets into a log, an error or a
     terminal passes through here: names of parts, subjects, paths, variables, errors of drivers.
     """
-    shown = str(text)
+    try:
+        shown = str(text)
+    except ValueError:  # a number of more digits than `sys.set_int_max_str_digits` allows
+        shown = "a number of thousands of digits"
     if not shown.isprintable():
         shown = "".join(
             letter if letter.isprintable() else letter.encode("unicode_escape").decode()
@@ -91,6 +94,16 @@ def escape_text(text: object, most: int = 200) -> str:
 def quote_text(text: object, most: int = 80) -> str:
     """A wrong name or value in quotes: escaped, and without secrets."""
     return f"'{escape_text(hide_secrets(str(text)), most)}'"
+
+
+def show_value(value: object, most: int = 40) -> str:
+    """A wrong value as Python shows it, escaped and without secrets."""
+    if type(value) is int:
+        return escape_text(value, most)
+    try:
+        return escape_text(hide_secrets(repr(value)), most)
+    except Exception:
+        return f"a {escape_text(type(value).__name__)}"
 
 
 def escape_message(text: object) -> str:
@@ -191,7 +204,11 @@ class NoPrimaryKey(OperatorError):
 
 
 class SessionWithheld(OperatorError):
-    """The cookies could not be judged (`reason`), so there was no logout."""
+    """The cookies could not be judged (`reason`), so there was no logout.
+
+    ``"cross-site"``: the browser held them back; redirect to a page of the application that logs
+    out.
+    """
 
     def __init__(self, reason: str) -> None:
         super().__init__(

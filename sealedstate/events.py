@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ WARN_EVERY = 60
 
 EventName: TypeAlias = Literal[
     "adopted",
+    "given-up",
     "key-missing",
     "keys-stale",
     "legacy-refused",
@@ -192,7 +194,15 @@ class EventLog:
                 # With its traceback only once: at each request it would hide everything else.
                 if (number, type(error)) not in self._logged_failures:
                     self._logged_failures.add((number, type(error)))
-                    _log.exception("an observer failed at %s", event.label)
+                    # On one line, because the text of others could pose as lines of the log.
+                    frames = traceback.extract_tb(error.__traceback__)[::-1]
+                    places = [f"{each.filename}:{each.lineno} {each.name}" for each in frames]
+                    _log.error(
+                        "an observer failed at %s: %s; in %s",
+                        event.label,
+                        escape_message(f"{type(error).__name__}: {error}"),
+                        escape_message(" < ".join(places)),
+                    )
 
     def _may_warn(self, label: str) -> bool:
         if self._monotonic is None:

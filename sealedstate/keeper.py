@@ -41,6 +41,7 @@ from .errors import (
     StorageUnavailable,
     UncheckedSession,
     UnreadableError,
+    UsageError,
     quote_text,
 )
 from .hooks import SessionHooks
@@ -140,13 +141,16 @@ class Keeper:
 
         A session may be saved several times in a request. It then begins again with what was
         written, and the last result has everything that the response must carry. Raises
-        SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what it has.
+        SessionTooLarge, StorageError or NoPrimaryKey; the browser then keeps what it has. Raises
+        UsageError for a session of another keeper.
         """
         loaded, deployment = session.backend, self._deployment
         if loaded is None and session.accessed:
             loaded = session.load()  # it was saved before
         if not isinstance(loaded, LoadedSession):
             return _saved(Outcome.UNTOUCHED)
+        if loaded.deployment is not deployment:
+            raise UsageError("save: the session is of another keeper; save it with that keeper")
         if self._subject_key is not None:
             session.follow_subject(self._subject_key)
         changes, sent = session.changes(), loaded.sent
@@ -218,14 +222,17 @@ class Keeper:
         """Sign out every session of `subject` that began until now, on every node.
 
         A session counts that began before this call by any clock within the skew. A sign-in after
-        it is not affected. Raises ConfigurationError without a store or a lookup key, StorageError
-        or NoPrimaryKey if it could not be recorded.
+        it is not affected. Raises ConfigurationError without a store or a lookup key, or if it is
+        another than that of the other nodes; StorageError or NoPrimaryKey if it could not be
+        recorded.
         """
         deployment, now = self._deployment, self._deployment.now()
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking by subject needs a store; set storage")
         check_subject(subject)
-        deployment.revocations.revoke_subject(subject, deployment.longest_lifetime())
+        lifetime = deployment.longest_lifetime()
+        deployment.revocations.mark_lookup(lifetime)
+        deployment.revocations.revoke_subject(subject, lifetime)
         deployment.emit("subject-revoked")
         deployment.hooks.after_revoke_subject(subject, now)
 

@@ -137,9 +137,10 @@ class ReloadedKeys:
     """The keys in a file, one a line, which is read again every `reload_every` seconds.
 
     A request does it, or the first that brings an unknown key; the others continue with the keys in
-    memory. Whatever is wrong with the file then (missing, cut, no key active), the last good keys
-    stay in force, and an event `ring-refused` says what to do. The path is looked up again each
-    time, so it may be a link that another program exchanges, as Kubernetes does.
+    memory. Whatever is wrong with the file then (missing, cut, no key active, no lookup key any
+    more or another), the last good keys stay in force, and an event `ring-refused` says what to do.
+    The path is looked up again each time, so it may be a link that another program exchanges, as
+    Kubernetes does.
 
     `monotonic`: seconds that never go back; `clock`: epoch seconds; `emit`: as `EventLog.emit`.
     Raises ConfigurationError if the file has no keys.
@@ -203,6 +204,13 @@ class ReloadedKeys:
             if text != self._text:
                 ring = parse_key_lines(text, self._path, self._skew, self._announce)
                 ring.primary(int(now))
+                if self._ring.lookup not in (None, ring.lookup):
+                    # Without it, no "sign out everywhere" from before would be found.
+                    problem = "no lookup key" if ring.lookup is None else "another lookup key"
+                    raise ConfigurationError(
+                        f"keys: the file {escape_text(self._path, 1000)} has {problem}; put the"
+                        " former one back, because with it sign-outs everywhere are found"
+                    )
                 self._text, self._ring = text, ring
                 self._emit("ring-reloaded")
             self._read, self._error = ReadMoment(now, self._looked_at), None
@@ -227,13 +235,15 @@ def parse_keyring(lines: Sequence[str], skew: int, announce: int = DEFAULT_ANNOU
     return _parse_keys(named, "keys", skew, announce)
 
 
-def parse_key_lines(text: str, path: Path, skew: int, announce: int = DEFAULT_ANNOUNCE) -> Keyring:
+def parse_key_lines(
+    text: str, path: Path, skew: int, announce: int = DEFAULT_ANNOUNCE, name: str = "keys"
+) -> Keyring:
     """The keyring of a file with one key a line.
 
-    Empty lines and lines that begin with # are ignored. Raises ConfigurationError, which names the
-    file and the line.
+    Empty lines and lines that begin with # are ignored. `name`: of the setting or variable that
+    names the file. Raises ConfigurationError, which names the file and the line.
     """
-    where = f"keys: the file {escape_text(path, 1000)}"
+    where = f"{name}: the file {escape_text(path, 1000)}"
     lines = [
         (f"{where}, line {number}", line.strip())
         for number, line in enumerate(text.splitlines(), 1)
@@ -261,7 +271,7 @@ def from_environment(
             " `sealedstate keys generate` prints a key for it"
         )
     if secret.path is not None:
-        return parse_key_lines(secret.text, secret.path, skew, announce)
+        return parse_key_lines(secret.text, secret.path, skew, announce, f"{name}{FILE_SUFFIX}")
     words = secret.text.replace(",", " ").split()
     lines = [(f"{secret.where}, key {number}", word) for number, word in enumerate(words, 1)]
     return _parse_keys(lines, secret.where, skew, announce)
@@ -327,7 +337,7 @@ def _explain(text: str) -> str | None:
     """Why a text is no key, if it is a common mistake."""
     before, label, _ = text.partition("sealedstate-")
     if is_quoted(text):
-        return "it is in quotes, which `docker --env-file` keeps; remove them"
+        return "it is in quotes, which are no part of a key; remove them"
     if text.count(KEY_LABEL) + text.count(LOOKUP_LABEL) > 1:
         return "there are two keys; put each on a separate line"
     odd = next((letter for letter in text.strip() if not letter.isprintable()), None)
@@ -362,7 +372,8 @@ def read_secret(environ: Mapping[str, str], name: str) -> Secret | None:
     path = secret_path(environ, name)
     if path is not None:
         variable = f"{name}{FILE_SUFFIX}"
-        return Secret(variable, read_secret_file(variable, path), path)
+        where = f"{variable}: the file {escape_text(path, 1000)}"
+        return Secret(where, read_secret_file(variable, path), path)
     if name not in environ:
         return None
     return Secret(name, clean_value(name, environ[name]))
@@ -386,7 +397,9 @@ def read_secret_file(where: str, path: Path) -> str:
     """
     shown = f"{where}: the file {escape_text(path, 1000)}"
     if contains_key(str(path)):
-        raise ConfigurationError(f"{where}: expected the path of a file, got a key")
+        raise ConfigurationError(
+            f"{where}: expected the path of a file, got a key; put it into a file"
+        )
     mode, content = 0, b""
     try:
         # O_NONBLOCK, because opening a pipe would wait for a writer.
@@ -401,11 +414,15 @@ def read_secret_file(where: str, path: Path) -> str:
             os.close(descriptor)
     except (OSError, ValueError) as error:
         problem = getattr(error, "strerror", None) or error
-        raise ConfigurationError(f"{shown} cannot be read: {problem}") from None
+        raise ConfigurationError(
+            f"{shown} cannot be read: {problem}; name a file that this process may read"
+        ) from None
     if not stat.S_ISREG(mode):
-        raise ConfigurationError(f"{shown} is not a regular file")
+        raise ConfigurationError(f"{shown} is not a regular file; name the file itself")
     if len(content) > MAX_SECRET_BYTES:
-        raise ConfigurationError(f"{shown} is larger than {MAX_SECRET_BYTES} bytes")
+        raise ConfigurationError(
+            f"{shown} is larger than {MAX_SECRET_BYTES} bytes; name the file with the secret"
+        )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -428,6 +445,18 @@ def clean_value(name: str, text: str) -> str:
         raise ConfigurationError(
             f"{name}: is in quotes, which `docker --env-file` keeps; remove them"
         )
+    return text
+
+
+def clean_secret(secret: Secret) -> str:
+    """The text of a secret as `clean_value` gives it, also if it comes from a file."""
+    if secret.path is None:
+        return clean_value(secret.where, secret.text)
+    text = secret.text.strip()
+    if not text:
+        raise ConfigurationError(f"{secret.where} is empty; write the value into it")
+    if is_quoted(text):
+        raise ConfigurationError(f"{secret.where} contains quotes around the value; remove them")
     return text
 
 

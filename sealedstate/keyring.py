@@ -17,7 +17,14 @@ from enum import Enum
 from itertools import pairwise
 from typing import NamedTuple, NoReturn, Self
 
-from .errors import ConfigurationError, KeyDisabled, KeyOutOfUse, NoPrimaryKey, UnknownKey
+from .errors import (
+    ConfigurationError,
+    KeyDisabled,
+    KeyOutOfUse,
+    NoPrimaryKey,
+    UnknownKey,
+    show_value,
+)
 
 __all__ = ["Key", "KeyState", "Keyring", "export_lookup", "parse_lookup"]
 
@@ -129,7 +136,7 @@ class Key:
             at = getattr(self, name)
             if type(at) is not int and (at is not None or name == "activates_at"):
                 raise ConfigurationError(
-                    f"key: {name} must be epoch seconds, a whole number; got {at!r}"
+                    f"key: {name} must be epoch seconds, a whole number; got {show_value(at)}"
                 )
         object.__setattr__(self, "subkeys", SubkeyCache(self.secret))
 
@@ -276,7 +283,9 @@ class Keyring:
             and (key.expires_at is None or now < key.expires_at)
         ]
         if not usable:
-            raise NoPrimaryKey("keys: no key is active; check the activation and expiry dates")
+            raise NoPrimaryKey(
+                "keys: no key is active; check the activation and expiry dates, and the clock"
+            )
         primary = max(usable, key=lambda key: key.activates_at)  # the first of equals
         dates = [key.activates_at for key in self.keys]
         dates += [key.expires_at for key in self.keys if key.expires_at is not None]

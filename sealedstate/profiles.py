@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from ._cookies.header import MAX_COOKIES, MAX_LINE_BYTES
-from .errors import ConfigurationError
+from .errors import ConfigurationError, show_value
 
 __all__ = ["PROFILES", "Profile"]
 
@@ -50,18 +50,19 @@ class Profile:
                 )
         if not 1 <= self.cookies <= MAX_COOKIES:
             raise ConfigurationError(
-                f"profile: cookies must be between 1 and {MAX_COOKIES}, got {self.cookies}"
+                f"profile: cookies must be between 1 and {MAX_COOKIES},"
+                f" got {show_value(self.cookies)}"
             )
         if not 500 <= self.cookie_bytes <= MAX_LINE_BYTES:
             raise ConfigurationError(
                 f"profile: cookie_bytes must be between 500 and {MAX_LINE_BYTES},"
-                f" got {self.cookie_bytes}"
+                f" got {show_value(self.cookie_bytes)}"
             )
         smallest = min(self.total_bytes, self.header_bytes, self.response_bytes)
         if smallest < self.cookie_bytes:
             raise ConfigurationError(
                 "profile: total_bytes, header_bytes and response_bytes must be at least"
-                f" cookie_bytes ({self.cookie_bytes}), got {smallest}"
+                f" cookie_bytes ({show_value(self.cookie_bytes)}), got {show_value(smallest)}"
             )
 
 

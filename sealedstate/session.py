@@ -28,6 +28,7 @@ from .errors import (
     SessionTooLarge,
     UnreadablePart,
     UnsupportedValue,
+    show_value,
 )
 
 __all__ = ["Session"]
@@ -146,6 +147,13 @@ class SessionBackend(Protocol):
         """By how much the encoded parts may grow without any doubt that they can be sent."""
         ...
 
+    def list_room(self, names: Iterable[str]) -> int:
+        """By how much parts of these names may grow if the store takes them all.
+
+        Less than 0 if there is no room to list them, or if parts may not spill.
+        """
+        ...
+
     def check_size(self, session: Session) -> None:
         """Raise SessionTooLarge if no response could carry the session."""
         ...
@@ -233,7 +241,9 @@ class Session(MutableMapping[str, object]):
 
         Assigning a user signs in, also the user who is signed in already: the session gets a new id
         and lives its full lifetimes from now. Assigning another user, or None, also drops every
-        part, so that no user inherits a cart. Raises UnsupportedValue for an empty subject.
+        part, so that no user inherits a cart. In a request whose cookies opened no session
+        (`refusal`), None does what `invalidate` does. Raises UnsupportedValue for an empty subject,
+        and for None what `invalidate` raises there.
         """
         if self.backend is None:
             self._use()
@@ -244,6 +254,10 @@ class Session(MutableMapping[str, object]):
         loaded = self._use_to_write()
         if subject is not None:
             check_subject(subject)
+        elif loaded.refusal is not None and not self._is_ended:
+            # The session of the browser is not here, and may be alive elsewhere.
+            self.invalidate()
+            return
         # A user signs in once in a request; a visitor cannot sign out.
         if subject == self._subject and (subject is None or self._is_signed_in):
             return
@@ -369,7 +383,7 @@ class Session(MutableMapping[str, object]):
             raise UnsupportedValue(
                 "idle",
                 f"must be 1 to {longest} whole seconds (the setting longest_lifetime), or None;"
-                f" got {idle!r}",
+                f" got {show_value(idle)}",
             )
         if until is not None:
             until = _check_until(until, int(loaded.now()), longest)
@@ -464,6 +478,10 @@ class Session(MutableMapping[str, object]):
         part.encoded, part.value, part.is_assigned = encoded, value, True
         self._removed.pop(name, None)
         self._parts[name] = part
+        # A part in the store takes only its name in the cookie.
+        self._free_bytes = loaded.list_room([*self._parts, *self._removed])
+        if self._free_bytes >= 0:
+            return
         try:
             loaded.check_size(self)
         except SessionTooLarge:
@@ -532,20 +550,20 @@ class Session(MutableMapping[str, object]):
                 return name, value
         raise KeyError("popitem(): the session is empty")
 
-    def keys(self) -> KeysView[str]:
+    def keys(self) -> _Keys:
         """The names of all parts that can be read; recalls parts from the store."""
         self._recall_all()
-        return super().keys()
+        return _Keys(self)
 
-    def values(self) -> ValuesView[object]:
+    def values(self) -> _Values:
         """The values of all parts that can be read; recalls parts from the store."""
         self._recall_all()
-        return super().values()
+        return _Values(self)
 
-    def items(self) -> ItemsView[str, object]:
+    def items(self) -> _Items:
         """Names and values of all parts that can be read; recalls parts from the store."""
         self._recall_all()
-        return super().items()
+        return _Items(self)
 
     def clear(self) -> None:
         """Remove every part, without recalling any. It is no logout: see `invalidate`."""
@@ -771,6 +789,24 @@ class Session(MutableMapping[str, object]):
         return None if self._is_signed_in or self._is_ended else record
 
 
+# The views of a dict can be reversed; those of collections.abc cannot.
+
+
+class _Keys(KeysView[str]):
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(list(self))
+
+
+class _Values(ValuesView[object]):
+    def __reversed__(self) -> Iterator[object]:
+        return reversed(list(self))
+
+
+class _Items(ItemsView[str, object]):
+    def __reversed__(self) -> Iterator[tuple[str, object]]:
+        return reversed(list(self))
+
+
 def id_bytes(session: Session) -> bytes:
     """The 16 bytes of the session's id."""
     if session.backend is None:
@@ -780,7 +816,7 @@ def id_bytes(session: Session) -> bytes:
 
 def _check_until(until: object, now: int, longest: int) -> int:
     """The time as whole epoch seconds. Raises UnsupportedValue."""
-    if isinstance(until, datetime) and until.tzinfo is not None:
+    if isinstance(until, datetime) and until.utcoffset() is not None:
         seconds = until.timestamp()
     elif isinstance(until, int | float) and not isinstance(until, bool):
         seconds = until
@@ -792,7 +828,7 @@ def _check_until(until: object, now: int, longest: int) -> int:
         raise UnsupportedValue(
             "until",
             f"must be later than now ({now}) and by at most {longest} s (the setting"
-            f" longest_lifetime); got {seconds!r}",
+            f" longest_lifetime); got {show_value(seconds)}",
         )
     return int(seconds)
 

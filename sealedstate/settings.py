@@ -7,6 +7,7 @@ what they name: the store and the keys.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import os
@@ -28,6 +29,7 @@ from .errors import (
     escape_message,
     escape_text,
     quote_text,
+    show_value,
 )
 from .events import Observer
 from .key_sources import (
@@ -35,6 +37,8 @@ from .key_sources import (
     KEK_VARIABLE,
     KeySource,
     clean_value,
+    is_key_source,
+    read_secret_file,
     secret_path,
 )
 from .keyring import DEFAULT_SKEW, MAX_TIME
@@ -43,7 +47,7 @@ from .profiles import PROFILES, Profile
 from .rotation.ring import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, minimum_announce
 from .rotation.source import RotationConfig
 from .storage import USES, Storage
-from .storage.contract import Clock
+from .storage.contract import Clock, is_storage
 
 __all__ = ["ENVIRONMENT_PREFIX", "MergeRule", "Settings", "process_environment"]
 
@@ -57,6 +61,8 @@ MAX_FORMER = 4
 MAX_LIFETIME = 400 * 86400
 # More is a typing error.
 MAX_SECONDS = 100 * 365 * 86400
+# What a variable may contain instead of keys, and the file that it names.
+_SOURCES = ("file:", "store:")
 # Variables of which NAME_FILE may name a file with the value.
 _SECRETS = ("KEYS", "STORAGE", "KEK")
 # Kubernetes and Docker set these in each container for a service that is called sealedstate.
@@ -131,6 +137,7 @@ class Settings:
         domain or partitioning makes another cookie: the cookies of before open nothing any more.
     former_cookies: cookies of before that browsers may still send, to be deleted: tables with the
         `name`, `path`, `domain` or `partitioned` of before, those that differ from the current.
+        Without `name` it is cookie_name or, if that is not set, the default for these attributes.
     joined_cookie_lines: whether a comma may separate two cookies, because WSGI servers join the
         lines of one request with it. A cookie that is found only in this way counts only if no
         other opens.
@@ -204,6 +211,7 @@ class Settings:
             if is_stray_flag or not isinstance(value, kinds):
                 expected = " or ".join(kind.__name__ for kind in kinds)
                 raise ConfigurationError(f"{name}: expected {expected}, got {type(value).__name__}")
+        self._check_sources()
         self._check_texts()
         self._check_values()
         self.budget_profile()
@@ -221,7 +229,7 @@ class Settings:
         shown = escape_text(path, 1000)
         try:
             document = tomllib.loads(Path(path).read_text("utf-8-sig"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:  # no UTF-8, no TOML, a number of too many digits
             problem = getattr(error, "strerror", None) or error
             raise ConfigurationError(f"{shown}: {problem}") from None
         values = document.get("sealedstate", document)
@@ -326,8 +334,15 @@ class Settings:
         Either ``"env:NAME"`` with a name, or another source than a variable. Raises
         ConfigurationError.
         """
+        return self._find_keys()[1]
+
+    def keys_place(self) -> str:
+        """The setting or the variable that names the key source, for errors."""
+        return self._find_keys()[0]
+
+    def _find_keys(self) -> tuple[str, str | Sequence[str] | KeySource]:
         if not isinstance(self.keys, str) or not self.keys.startswith("env:"):
-            return self.keys
+            return "keys", self.keys
         variable = self.keys.removeprefix("env:") or f"{ENVIRONMENT_PREFIX}KEYS"
         if contains_key(variable):
             raise ConfigurationError(
@@ -335,11 +350,16 @@ class Settings:
             )
         path = secret_path(self.environ, variable)
         if path is not None:
-            return f"file:{path}"
+            named = ""
+            # What is wrong with the file is found when its keys are read.
+            with contextlib.suppress(ConfigurationError):
+                named = read_secret_file(f"{variable}{FILE_SUFFIX}", path).strip()
+            is_source = named.startswith(_SOURCES) and named.isprintable()
+            return f"{variable}{FILE_SUFFIX}", named if is_source else f"file:{path}"
         if variable not in self.environ:
-            return f"env:{variable}"
+            return variable, f"env:{variable}"
         text = clean_value(variable, self.environ[variable])
-        return text if text.startswith(("file:", "store:")) else f"env:{variable}"
+        return variable, text if text.startswith(_SOURCES) else f"env:{variable}"
 
     def budget_profile(self) -> Profile:
         """The profile that `profile` names. Raises ConfigurationError."""
@@ -353,9 +373,8 @@ class Settings:
 
     def cookie_family(self) -> CookieFamily:
         """The names and attributes of the session's cookies. Raises ConfigurationError."""
-        prefixed = self.secure and self.cookie_path == "/" and not self.cookie_domain
         return CookieFamily(
-            self.cookie_name or ("__Host-Http-s" if prefixed else "s"),
+            self._name_for(self.cookie_path, self.cookie_domain),
             self.secure,
             self.same_site,
             self.cookie_path,
@@ -363,6 +382,11 @@ class Settings:
             self.partitioned,
             self.joined_cookie_lines,
         )
+
+    def _name_for(self, path: str, domain: str | None) -> str:
+        if self.cookie_name is not None:
+            return self.cookie_name
+        return "__Host-Http-s" if self.secure and path == "/" and not domain else "s"
 
     def former_families(self) -> tuple[CookieFamily, ...]:
         """The cookies of before, of `former_cookies`. Raises ConfigurationError."""
@@ -390,12 +414,18 @@ class Settings:
                     raise ConfigurationError(
                         f"{where}: {name}: expected {expected}, got {type(value).__name__}"
                     )
+            former_path = table.get("path", current.path)
+            former_name = self._name_for(former_path, table.get("domain", current.domain))
+            variant = {"name": former_name, **table}
             if table.get("partitioned"):
-                table = {**table, "same_site": "None"}
+                variant["same_site"] = "None"
             try:
-                former = replace(current, **table)
+                former = replace(current, **variant)
             except ConfigurationError as error:
-                raise ConfigurationError(f"{where}: {error}") from None
+                problem = str(error)
+                if "name" not in table and problem.startswith("cookie_name: "):
+                    problem += "; give the name of before, too"
+                raise ConfigurationError(f"{where}: {problem}") from None
             if (former.name, former.variant) == (current.name, current.variant):
                 raise ConfigurationError(
                     f"{where} is the cookie that is in use; give what was different before"
@@ -409,20 +439,20 @@ class Settings:
         if not 0 < self.idle_lifetime <= self.absolute_lifetime <= MAX_LIFETIME:
             raise ConfigurationError(
                 "lifetimes: idle_lifetime must be positive and at most absolute_lifetime, which is"
-                f" at most 400 days ({MAX_LIFETIME} s); got {self.idle_lifetime} and"
-                f" {self.absolute_lifetime}"
+                f" at most 400 days ({MAX_LIFETIME} s); got {show_value(self.idle_lifetime)} and"
+                f" {show_value(self.absolute_lifetime)}"
             )
         longest = self.absolute_lifetime if self.longest_lifetime is None else self.longest_lifetime
         if not self.absolute_lifetime <= longest <= MAX_LIFETIME:
             raise ConfigurationError(
                 "longest_lifetime: must be at least absolute_lifetime"
                 f" ({self.absolute_lifetime} s) and at most 400 days ({MAX_LIFETIME} s);"
-                f" got {longest}"
+                f" got {show_value(longest)}"
             )
         if not 0 <= refresh < self.idle_lifetime:
             raise ConfigurationError(
                 "refresh_after: must not be negative and must be less than idle_lifetime;"
-                f" got {refresh}"
+                f" got {show_value(refresh)}"
             )
         return Lifetimes(self.idle_lifetime, self.absolute_lifetime, refresh, longest)
 
@@ -490,6 +520,24 @@ class Settings:
                         f"{name}: there is an invisible character, U+{ord(odd):04X}; remove it"
                     )
 
+    def _check_sources(self) -> None:
+        keys, storage = self.keys, self.storage
+        texts = [keys] if isinstance(keys, str) else keys
+        is_list = isinstance(texts, Sequence) and all(isinstance(text, str) for text in texts)
+        if not (is_list or is_key_source(keys)):
+            raise ConfigurationError(
+                "keys: must be text, a list of texts, or an object with keyring();"
+                f" got {type(keys).__name__}"
+            )
+        if isinstance(storage, Mapping):
+            if not all(isinstance(url, str) for pair in storage.items() for url in pair):
+                raise ConfigurationError("storage: a table of contexts must map each to a URL")
+        elif not (storage is None or isinstance(storage, str) or is_storage(storage)):
+            raise ConfigurationError(
+                "storage: expected a URL, a mapping of URLs, a store or None,"
+                f" got {type(storage).__name__}"
+            )
+
     def _check_values(self) -> None:
         for name in ("accept_weak_store_for", "may_drop", "origins", "spill_order"):
             value = getattr(self, name)
@@ -499,7 +547,8 @@ class Settings:
             if _ORIGIN.fullmatch(origin) is None:
                 raise ConfigurationError(
                     "origins: expected an origin as browsers send it, such as"
-                    f" 'https://app.example.org' or 'http://localhost:8000', got {origin!r}"
+                    f" 'https://app.example.org' or 'http://localhost:8000',"
+                    f" got {quote_text(origin)}"
                 )
         for use in self.accept_weak_store_for:
             if use not in USES:
@@ -530,19 +579,19 @@ class Settings:
         now: object = self.clock()
         if type(now) is bool or not isinstance(now, int | float) or not 0 <= now < MAX_TIME:
             raise ConfigurationError(
-                f"clock: must return epoch seconds, as time.time() does; got {escape_text(now, 40)}"
+                f"clock: must return epoch seconds, as time.time() does; got {show_value(now)}"
             )
         for name in ("skew", "announce"):
             seconds = getattr(self, name)
             if seconds is not None and not 0 <= seconds <= MAX_SECONDS:
                 raise ConfigurationError(
-                    f"{name}: must be from 0 to {MAX_SECONDS} s; got {escape_text(seconds, 30)}"
+                    f"{name}: must be from 0 to {MAX_SECONDS} s; got {show_value(seconds)}"
                 )
         for name in ("rotate_every", "reload_every"):
             seconds = getattr(self, name)
             if not 0 < seconds <= MAX_SECONDS:
                 raise ConfigurationError(
-                    f"{name}: must be from 1 to {MAX_SECONDS} s; got {escape_text(seconds, 30)}"
+                    f"{name}: must be from 1 to {MAX_SECONDS} s; got {show_value(seconds)}"
                 )
         if not isinstance(self.environ, Mapping):
             raise ConfigurationError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from sealedstate import ConfigurationError
+from sealedstate import ConfigurationError, Key
 from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, EventLog, EventName
 from sealedstate.testing._workers import run_in_threads
 from tests.support.forks import run_child
@@ -170,8 +171,27 @@ def test_a_failing_observer_affects_nothing_and_is_logged_once_for_each_kind_of_
     assert [event.name for event in seen] == ["saved"] * 4
     assert events.counts == {"saved": 4, OBSERVER_FAILED: 4}
     failures = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert [record.getMessage() for record in failures] == ["an observer failed at saved"] * 2
-    assert "out of order" in caplog.text
+    messages = [record.getMessage() for record in failures]
+    assert [message.partition("; ")[0] for message in messages] == [
+        "an observer failed at saved: ValueError: out of order",
+        "an observer failed at saved: OSError: another fault",
+    ]
+    assert all(f"; in {__file__}:" in message for message in messages)
+
+
+def test_what_a_failing_observer_says_is_printed_on_one_line_without_secrets(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    key = Key.generate(os.urandom).export()
+
+    def fail(event: Event) -> None:
+        raise RuntimeError(f"\x1b[31m\r\nforged line {key}")
+
+    EventLog([fail]).emit("saved")
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert record.getMessage().isprintable()
+    assert record.exc_info is None
+    assert key not in caplog.text
 
 
 def test_an_observer_may_emit_an_event() -> None:

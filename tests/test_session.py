@@ -16,7 +16,7 @@ from hypothesis import strategies
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from hypothesis.strategies import SearchStrategy
 
-from sealedstate import Keeper, LateWrite, Session, UnsupportedValue
+from sealedstate import Keeper, LateWrite, Session, UnsupportedValue, UsageError
 from sealedstate._stored.parts import CONTEXT
 from sealedstate._wire.record import MAX_NAME_BYTES, Place
 from sealedstate.session import Part
@@ -158,6 +158,25 @@ class Mapping(RuleBasedStateMachine):
 
 TestSessionBehavesLikeADict = Mapping.TestCase
 TestSessionBehavesLikeADict.settings = examples(200, stateful_step_count=40)
+
+
+def test_session_of_another_keeper_is_not_sealed() -> None:
+    door, other = keeper(Clock()), keeper(Clock(), realm="other")
+    session = door.session()
+    assert other.save(session) == []  # it was not used
+    session["a"] = 1
+    with pytest.raises(UsageError, match="another keeper"):
+        other.save(session)
+    assert door.save(session)
+
+
+def test_views_can_be_reversed_as_those_of_a_dict(browser: Browser) -> None:
+    sign_in(browser, a=1, b=[2], vault="secret")
+    session = browser.session()
+    model = dict(session)
+    assert list(reversed(session.keys())) == list(reversed(model.keys()))
+    assert list(reversed(session.values())) == list(reversed(model.values()))
+    assert list(reversed(session.items())) == list(reversed(model.items()))
 
 
 def test_popitem_takes_the_last_part_as_a_dict_does(

@@ -202,8 +202,67 @@ def test_cookie_prefix_is_dropped_if_browsers_would_refuse_it() -> None:
     assert settings(secure=False).cookie_family().name == "s"
 
 
-def test_ring_without_an_active_key_is_refused() -> None:
-    assert "active" in refusal(keys=[f"{KEY}@2999-01-01T00:00:00Z"])
+def test_ring_without_an_active_key_is_refused_with_the_dates_and_the_clock() -> None:
+    for given in (
+        {"keys": [f"{KEY}@2999-01-01T00:00:00Z"]},
+        {"keys": [f"{KEY}@2026-01-01T00:00:00Z"], "clock": lambda: 0.0},
+    ):
+        message = refusal(**given)
+        assert "no key is active; check the activation and expiry dates, and the clock" in message
+    assert "which says 1970-01-01T00:00:00Z" in message
+
+
+class BadSource:
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def keyring(self) -> Any:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def test_key_source_that_gives_no_keyring_stops_the_start() -> None:
+    for answer, problem in (
+        (None, "got NoneType"),
+        (KEY, "got str"),
+        (OSError(f"vault\x1b[31m {KEY}"), "OSError: vault"),
+    ):
+        message = refusal(keys=BadSource(answer))
+        assert message.startswith("keys: the key source ")
+        assert problem in message
+        assert message.isprintable()
+        assert KEY not in message
+
+
+def test_number_too_long_to_print_is_refused_as_any_other() -> None:
+    huge = 10**5000
+    for name in (
+        "idle_lifetime",
+        "absolute_lifetime",
+        "longest_lifetime",
+        "refresh_after",
+        "skew",
+        "announce",
+        "rotate_every",
+        "reload_every",
+    ):
+        for number in (huge, -huge):
+            assert "digits" in refusal(**{name: number})
+    with pytest.raises(ConfigurationError, match="digits"):
+        Profile("own", huge, 2000, 2000, 2800, 2400)
+    with (
+        closing(Deployment.open(settings())) as deployment,
+        pytest.raises(ConfigurationError, match="digits"),
+    ):
+        deployment.protector("reset", max_age=huge)
+
+
+def test_number_too_long_to_read_in_a_file_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "app.toml"
+    path.write_text(f"idle_lifetime = {'9' * 5000}")
+    with pytest.raises(ConfigurationError, match=f"{path}: .*digits"):
+        Settings.from_toml(path)
 
 
 @pytest.mark.parametrize(
@@ -243,9 +302,9 @@ def from_env(**variables: str) -> Settings:
     return Settings.from_env(keys | {f"SEALEDSTATE_{x}": text for x, text in variables.items()})
 
 
-def refused_variable(name: str, text: str) -> str:
+def refused_variable(name: str, text: str, **given: Any) -> str:
     with pytest.raises(ConfigurationError) as caught:
-        Deployment.open(from_env(**{name: text}))
+        Deployment.open(from_env(**{name: text}) if not given else env_with(name, text, given))
     return str(caught.value)
 
 
@@ -473,6 +532,64 @@ def test_error_of_a_store_in_a_file_names_the_file_and_never_the_url(tmp_path: P
     assert message.startswith("SEALEDSTATE_STORAGE_FILE: the file ")
     assert "canary" not in message
     assert "'OURS' is not set" in refusal(storage="env:OURS", environ={})
+
+
+def test_file_that_a_variable_names_may_name_the_source_of_the_keys(tmp_path: Path) -> None:
+    keys, named = tmp_path / "keys", tmp_path / "named"
+    keys.write_text(KEY)
+    store = {"storage": f"sqlite:{tmp_path / 's'}", "rotate_in_process": False}
+    for text, given in ((f"file:{keys}\n", {}), ("store:\n", store)):
+        named.write_text(text)
+        named.chmod(0o600)
+        environ = {"SEALEDSTATE_KEYS_FILE": str(named), "SEALEDSTATE_KEK": KEY}
+        with closing(Deployment.open(Settings.from_env(environ, **given))) as deployment:
+            assert deployment.keyring().primary(int(deployment.now()))
+
+
+def test_every_fault_of_a_file_names_its_variable_the_file_and_a_remedy(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    contents = {"empty": b"", "blank": b" \n", "quoted": b'"x"\n', "text": b"\xff\xfe", "bad": b"x"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    store = {"storage": f"sqlite:{tmp_path / 's'}", "keys": "store:"}
+    for variable, given in (("KEYS", {}), ("STORAGE", {"keys": [KEY]}), ("KEK", store)):
+        for name in (*contents, "pipe", ".", "missing"):
+            path = tmp_path / name
+            message = refused_variable(f"{variable}_FILE", str(path), **given)
+            assert message.startswith(f"SEALEDSTATE_{variable}_FILE: "), message
+            if not (variable == "STORAGE" and name == "bad"):
+                assert f"the file {path}" in message
+            assert any(word in message for word in REMEDIES), message
+            assert "remove the variable" not in message
+    message = refused_variable("KEYS", f"file:{tmp_path / 'missing'}")
+    assert message.startswith(f"SEALEDSTATE_KEYS: the file {tmp_path / 'missing'} cannot be read")
+
+
+def env_with(name: str, text: str, given: dict[str, Any]) -> Settings:
+    return Settings.from_env({f"SEALEDSTATE_{name}": text}, **given)
+
+
+REMEDIES = (
+    "name ",
+    "write ",
+    "remove ",
+    "save it",
+    "`sealedstate keys generate",
+    "expected ",
+    "one of",
+)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["keys = 5", "keys = [1]", "keys = {a = 1}", "storage = 5", 'storage = {"*" = 5}'],
+)
+def test_source_of_a_wrong_type_names_the_file_of_the_settings(line: str, tmp_path: Path) -> None:
+    path = tmp_path / "app.toml"
+    path.write_text(line)
+    with pytest.raises(ConfigurationError) as caught:
+        Settings.from_toml(path)
+    assert str(caught.value).startswith(f"{path}: {line.partition(' ')[0]}: ")
 
 
 @pytest.mark.parametrize("name", ["KEYS", "STORAGE", "KEK"])

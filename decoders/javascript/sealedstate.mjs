@@ -4,7 +4,7 @@
 // The headings below are those of the page.
 //
 // Whatever is refused throws `Refused`. Its `outcome` is the name from the page. Where the page has no name,
-// it is `MalformedText` (keys, names, ids), `MalformedRing` or `RefusedText` (protected texts).
+// it is `MalformedText` (keys, names, ids), `MalformedRing`, or `ExpiredText` (a protected text that is too old).
 //
 // Values become: null, true, false, text: as in JavaScript; integer: BigInt; float: Number; bytes: Buffer; list: Array;
 // all others: an object with a `type`, see `Reader.tagged`. Bytes are Buffers, times are Numbers, versions are BigInts.

@@ -57,13 +57,11 @@ function refuses(group, name, run, expected) {
 const good = load('format1.json');
 const rows = load('format1-rows.json');
 const { realm, cookie_name: cookieName } = good;
-const known = s.keyList(
-  good.keys.map((key) => ({
-    kid: key.kid, secret: hex(key.secret), activatesAt: key.activates_at, expiresAt: key.expires_at, retiresAt: null,
-    revoked: key.revoked, disabled: key.disabled,
-  })),
-  { ...good, lookup: hex(rows.lookup) },
-);
+const keysOf = (keys) => keys.map((key) => ({
+  kid: key.kid, secret: hex(key.secret), activatesAt: key.activates_at, expiresAt: key.expires_at,
+  retiresAt: key.retires_at ?? null, revoked: key.revoked, disabled: key.disabled,
+}));
+const known = s.keyList(keysOf(good.keys), { ...good, lookup: hex(rows.lookup) });
 const core = { purpose: 'core', realm, name: [cookieName] };
 
 for (const { name, cbor, value } of good.values) opens('values', name, () => s.decodeValue(hex(cbor)), value, sameValue);
@@ -153,6 +151,47 @@ for (const vector of refused.tokens) {
   }, vector.error);
 }
 for (const { name, cbor } of refused.values) refuses('refused values', name, () => s.decodeValue(hex(cbor)), 'MalformedRecord');
+
+// --- format1-edges.json ----------------------------------------------------------------------------------------------
+
+const edges = load('format1-edges.json');
+for (const { name, keys, skew, announce, tokens } of edges.windows) {
+  const ring = s.keyList(keysOf(keys), { skew, announce });
+  for (const { text, now, outcome: expected } of tokens) {
+    refuses('sealing times', `${name}, ${now}`, () => s.openToken(ring, s.tokenBytes(text), core, now), expected);
+  }
+}
+for (const { name, cbor, value } of edges.values) opens('values', name, () => s.decodeValue(hex(cbor)), value, sameValue);
+for (const { name, cbor } of edges.bad_values) refuses('refused values', name, () => s.decodeValue(hex(cbor)), 'MalformedRecord');
+for (const { name, type, head, byte, count, error } of edges.long_values) {
+  const data = Buffer.concat([hex(head), Buffer.alloc(count, hex(byte))]);
+  refuses('long values', name, () => {
+    const value = s.decodeValue(data);
+    const { length } = { text: value, bytes: value, list: value[0], markup: value.text }[type];
+    if (length !== count) throw new Error(`${length} in place of ${count}`);
+  }, error);
+}
+for (const { name, text, now, record } of edges.cores) {
+  opens('cores', name, () => {
+    const { sealedAt, payload } = s.openToken(known, s.tokenBytes(text), core, now);
+    return describeRecord(s.decodeRecord(payload, sealedAt));
+  }, record);
+}
+for (const { name, now, revoked_before: revokedBefore, session_id: id, overflow, texts, parts } of edges.overflows) {
+  const { set_id: setId, count, digest, names } = overflow;
+  const record = { id: hex(id), overflow: { setId: hex(setId), count, digest: hex(digest), names } };
+  opens('overflows', name, () => {
+    const found = s.openOverflow({ ...known, revokedBefore }, record, texts, { cookieName, realm }, now);
+    return found && Object.fromEntries([...found].map(([part, value]) => [part, value.toString('hex')]));
+  }, parts);
+}
+for (const vector of edges.protected) {
+  const { place, max_age: maxAge, now, revoked_before: revokedBefore, text, outcome: expected, value } = vector;
+  const bound = place.bound.map((field) => field.text ?? hex(field.hex));
+  const open = () => s.openProtected({ ...known, revokedBefore }, text, { ...place, bound, maxAge }, now);
+  if (expected === null) opens('protected texts', vector.name, open, value, sameValue);
+  else refuses('refused protected texts', vector.name, open, expected === 'too old' ? 'ExpiredText' : expected);
+}
 
 // --- texts.json ------------------------------------------------------------------------------------------------------
 

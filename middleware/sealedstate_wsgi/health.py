@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sealedstate import ConfigurationError, Keeper
 from sealedstate._forks import ForkSafeLock
-from sealedstate.errors import escape_message
+from sealedstate.errors import escape_message, show_value
 
 from ._response import refuse_method, send_json
 
@@ -44,7 +44,7 @@ class HealthApplication:
     def __init__(self, source: Keeper | HasKeeper, keep_for: float = 1.0) -> None:
         if type(keep_for) not in (int, float) or not keep_for >= 0:
             raise ConfigurationError(
-                f"keep_for: must be a number of seconds, at least 0; got {keep_for!r}"
+                f"keep_for: must be a number of seconds, at least 0; got {show_value(keep_for)}"
             )
         self._keeper = source if isinstance(source, Keeper) else source.keeper
         self._keep_for = keep_for

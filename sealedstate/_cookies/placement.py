@@ -111,8 +111,11 @@ def _pack(
     places = {part.name: Place.SPILLED for part in parts if part.name in spilled}
     entries = sum(part.entry if part.name in spilled else part.orphan_entry for part in parts)
     staying = [part for part in parts if part.name not in spilled]
-    if sum(part.cookie_bytes for part in staying) <= capacity.core - entries:
+    size, room = sum(part.cookie_bytes for part in staying), capacity.core - entries
+    if size <= room:
         return places | {part.name: Place.CORE for part in staying}
+    if size > room - capacity.overflow_entry + capacity.overflow:
+        return None  # in no order, so none is tried
     for keeps_overflow, largest_first in product((True, False), (False, True)):
         ordered = sorted(staying, key=lambda part: part.cookie_bytes, reverse=largest_first)
         packed = _pack_both(ordered, capacity, entries, keeps_overflow)

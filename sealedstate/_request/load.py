@@ -8,7 +8,7 @@ that cannot be opened: no session. The reason goes to the event log, never to th
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Protocol, cast
@@ -52,6 +52,9 @@ from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
 from ..session import Part, Refusal, Session
 
+# The most that a version takes in the list of stored parts, and an entry besides its name.
+VERSION_BYTES = 9
+ENTRY_BYTES = 3 + VERSION_BYTES
 # How long after its seal a cookie may be withheld before that is a warning.
 LONG_SECONDS = 60
 # What the operator can do, by the reason for which a cookie is withheld.
@@ -68,16 +71,26 @@ REMEDIES = {
     " path that sets cookies of this name",
     "crowded": "there are too many cookies of the name {name}; look for another host or path that"
     " sets cookies of this name",
+    "tag": "the cookie was altered, or another application on this host seals with the same keys"
+    " under the cookie name {name}, for another realm, path, domain or partitioning; then set a"
+    " different cookie_name",
 }
+# Reasons to give a cookie up although its session may be alive.
+GIVEN_UP = frozenset({"format-unknown", "field-unknown", "record", "not-yet", "tag"})
 
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
-# What a visitor may learn of why a cookie opened no session. Of those that are not here, "withheld"
-# if the cookie is kept, and nothing if it is not: it was no session of this application.
+# What a visitor may learn of why a cookie opened no session. A cookie that is kept is "withheld",
+# unless it was replaced; of reasons that are not here, nothing: it was no session of this
+# application.
 REFUSALS: Mapping[str, Refusal] = MappingProxyType(
     {
         "expired": "expired",
         "kid-refused": "expired",
         "kid-removed": "expired",
+        "format-unknown": "expired",
+        "field-unknown": "expired",
+        "record": "expired",
+        "not-yet": "expired",
         "sealed-before": "signed-out",
         "revoked": "signed-out",
         "replaced": "replaced",
@@ -161,8 +174,9 @@ class LoadedSession:
 
     @property
     def refusal(self) -> Refusal | None:
-        refusal = REFUSALS.get(self.refused or "")
-        return "withheld" if refusal is None and self.withheld is not None else refusal
+        if self.withheld not in (None, ReplacedSession.reason):
+            return "withheld"
+        return REFUSALS.get(self.refused or "")
 
     # --- opening --------------------------------------------------------------------------------
 
@@ -291,8 +305,22 @@ class LoadedSession:
             self.withheld_kid = error.kid
             return
         self.known = ()
-        longest = deployment.lifetimes.longest
-        if isinstance(error, KeyRemoved) and self.loaded_at < (claimed_at or 0) + longest:
+        ends_at = (claimed_at or 0) + deployment.lifetimes.longest
+        if isinstance(error, UnknownField):
+            ends_at = error.expires_at
+        if self.loaded_at >= ends_at:
+            return
+        if error.reason in GIVEN_UP:
+            remedy = REMEDIES[error.reason].format(name=deployment.cookies.name)
+            deployment.emit(
+                "given-up",
+                error.reason,
+                kid=error.kid,
+                detail=f"a cookie is given up although its session may be alive: {remedy}",
+                level=logging.WARNING,
+                is_frequent=True,
+            )
+        if isinstance(error, KeyRemoved):
             deployment.emit(
                 "key-missing",
                 kid=error.kid,
@@ -378,7 +406,7 @@ class LoadedSession:
             if self._overflow is None:
                 self._overflow = self._open_overflow(record)
             data = self._overflow.get(name)
-        if data is None:
+        if data is None and not (name in record.spilled and self._is_over(record)):
             self.deployment.emit("part-missing", session_id=record.id)
             log.warning("a part of a session is missing: %s", quote_text(name))
         return data
@@ -400,7 +428,17 @@ class LoadedSession:
         candidates, (most_foreign, room) = self.candidates, self.deployment.ample_room
         if candidates.foreign_bytes > most_foreign:
             return 0
+        record = self.record
+        if record is not None and (record.spilled or record.orphaned_rows):
+            # The versions of rows may get longer than they were in the cookie.
+            room -= VERSION_BYTES * (len(record.spilled) + len(record.orphaned_rows))
         return room - candidates.our_bytes
+
+    def list_room(self, names: Iterable[str]) -> int:
+        room, record = self.deployment.list_room, self.record
+        if room < 0 or (record is not None and record.fields):
+            return -1
+        return room - sum([len(name.encode()) + ENTRY_BYTES for name in names])
 
     def check_size(self, session: Session) -> None:
         # Of a withheld session nothing is sent but a sign-in.
@@ -410,26 +448,36 @@ class LoadedSession:
     def note_unreadable(self, name: str) -> None:
         self.deployment.emit("part-unreadable")
 
+    def check_known(self) -> None:
+        """Raise SessionWithheld if the browser may have a session whose id is not known here."""
+        if self.withheld is not None and self.replaced is None and not self.known:
+            raise SessionWithheld(self.withheld)
+
     def end(self) -> None:
         if self.deployment.store is not None:
             self._require_waiting("a logout is recorded in the store")
-        if self.withheld == HeldBackCookie.reason:
-            return  # the request brought no session
+        if not self.is_revoked:
+            self.check_known()
+        record = self.record or self.adopted or self.replaced
         if self.withheld is not None and self.replaced is None:
-            if not self.known:
-                raise SessionWithheld(self.withheld)
             for known in self.known:
                 # Until no clock and no field that is unknown here can let it live.
                 longest = known.created_at + self.deployment.longest_lifetime()
                 self._end(known._replace(expires_at=max(known.expires_at, longest)))
-            return
-        record = self.record or self.adopted or self.replaced
-        if record is None:
-            return
-        if self.is_revoked:
+        elif record is not None and self.is_revoked:
             self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
+        elif record is not None:
+            self._end(record)
+        # A cookie that got a new id long ago is refused as revoked, and its session may be alive.
+        revocations = self.deployment.revocations
+        if revocations is None:
             return
-        self._end(record)
+        for record in self.revoked_records:
+            if revocations.ending(record.id) is Ending.REPLACED:
+                until = self._last_moment(record)
+                ended = revocations.end(record.id, until, Ending.LOGGED_OUT)
+                if ended is not None:
+                    self._report_refused(record, ended)
 
     def new_id(self) -> bytes:
         return self.deployment.random(ID_BYTES)
@@ -527,6 +575,18 @@ class LoadedSession:
         self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
 
     # --- helpers --------------------------------------------------------------------------------
+
+    def _is_over(self, record: Record) -> bool:
+        """Whether another request ended the session meanwhile, and with it its stored parts."""
+        revocations = self.deployment.revocations
+        try:
+            if revocations is not None:
+                revocations.check(record)
+        except (RevokedSession, ReplacedSession):
+            return True
+        except StorageError:
+            pass  # it cannot be known now
+        return False
 
     def _open_overflow(self, record: Record) -> dict[str, bytes]:
         codec, now = self.deployment.codec, int(self.deployment.now())

@@ -48,9 +48,8 @@ from ..errors import (
 from ..hooks import SaveEvent
 from ..profiles import Budget, most_bytes
 from ..session import NO_LIMIT, Changes, Part, Session
-from .load import LoadedSession
+from .load import VERSION_BYTES, LoadedSession
 
-VERSION_BYTES = 9
 # The manifest's frame, and by how much the heads of the core's arrays can grow.
 FRAME_BYTES = 14
 # What sealing and the head of its list put around the parts in overflow.
@@ -251,24 +250,41 @@ def check_size(
 ) -> None:
     """Raise SessionTooLarge if no response to this request could carry the session as it is now.
 
-    With a store only the parts count that may not be there. Parts that may be left out never count.
+    A part that is or may be in the store takes its entry in the list of stored parts. Parts that
+    may be left out never count.
     """
     changes, old = session.changes(), loaded.record
     parts: dict[str, Part] = {}
+    spread: dict[str, Part] = {}
     for name, part in _parts_of(changes).items():
-        policy = limits.policies.get(name, Policy.AUTO)
-        if name in limits.may_drop or (limits.can_spill and policy is not Policy.COOKIE):
-            continue
-        if part.encoded is None and part.place is Place.OVERFLOW:
+        may_spill = limits.can_spill and limits.policies.get(name) is not Policy.COOKIE
+        if part.encoded is None and not (may_spill and part.place is Place.SPILLED):
             part.encoded = part.saved = loaded.recall(name)
-        if part.encoded is not None:
-            parts[name] = part
+            if part.encoded is None:
+                continue
+        parts[name] = spread[name] = part
+        size = part_bytes(name, len(part.encoded or b""))
+        if may_spill and (part.version is not None or size > _entry_bytes(name)):
+            spread[name] = Part(Place.SPILLED, part.version)
     # Its times have the same size, whatever they are.
     now = int(clock())
     record = Record(changes.id, changes.subject, now, now, 1)
-    if old is not None:
-        record = record._replace(created_at=old.created_at, terms=old.terms, fields=old.fields)
-    _Planner(record, changes, parts, loaded, limits, 0, now).plan()
+    if old is not None and not (changes.is_signed_in or changes.is_ended):
+        record = record._replace(
+            created_at=old.created_at,
+            generation=old.generation + 1,
+            terms=old.terms,
+            fields=old.fields if old.id == changes.id else NO_FIELDS,
+        )
+    if changes.limit is not NO_LIMIT:
+        deployment, created_at = loaded.deployment, record.created_at
+        expires_at, terms = _limit(deployment, changes, created_at, created_at, record.terms)
+        record = record._replace(expires_at=expires_at, terms=terms)
+    try:
+        # All that gains by it in the store: mostly enough to know, and quickly planned.
+        _Planner(record, changes, spread, loaded, limits, 0, now).plan()
+    except SessionTooLarge:
+        _Planner(record, changes, parts, loaded, limits, 0, now).plan()
 
 
 def delete_cookies(

@@ -19,17 +19,24 @@ any time, so it refuses all sessions of its subject, as a store that is down doe
 until it is written again: at the next sign-out everywhere or, if no node can open
 the row, at the next sign-in. Nothing helps against an owner of the store who
 deletes a row or restores an earlier value.
+
+A node with another lookup key, or without one, would find no watermark and accept the
+sessions that it refuses. So beside the watermarks there is the mark of the lookup key,
+under a name that every node knows: BLAKE2b-128, keyed with the lookup secret, of
+LP("sealedstate/1", "lookup"). It lives as long as the watermarks.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from datetime import UTC, datetime
 from enum import Enum
 from typing import NamedTuple
 
 from .._wire.record import ID_BYTES, Record
 from ..errors import (
+    ConfigurationError,
     ReplacedSession,
     RevokedSession,
     RowUnreadable,
@@ -43,11 +50,14 @@ SESSIONS = "sealedstate.revoked"
 SUBJECTS = "sealedstate.watermark"
 # How long a request that began with the old id may be under way when its session gets a new id.
 REPLACED_SECONDS = 60
-# How many new ids one end follows. A session gets one at a sign-in or a change of privilege.
-MAX_SUCCESSORS = 16
+# How many new ids one end follows. Each costs the user a request: a sign-in, a change of privilege.
+MAX_SUCCESSORS = 4096
+# How many new ids a check follows, to know whether a session continues.
+CHECKED_SUCCESSORS = 16
 TIME_BYTES = 8
 _REVOKED, _REPLACED = b"\x00", b"\x01"
 MARK_BYTES = 8
+LOOKUP_MARK_BYTES = 16
 _REPLACED_BYTES = 1 + TIME_BYTES + ID_BYTES + TIME_BYTES + 2 * MARK_BYTES
 _NO_SUBJECT = bytes(MARK_BYTES)
 
@@ -97,6 +107,9 @@ class Revocations:
         self._skew = skew
         self._sessions = SealedTable(access, Kind(SESSIONS, "revoked", "a revocation"))
         self._subjects = SealedTable(access, Kind(SUBJECTS, "watermark", "a watermark"))
+        self._marks = SealedTable(access, Kind(SUBJECTS, "lookup", "the mark of the lookup key"))
+        # The lookup key by which watermarks were looked for first.
+        self._lookup: bytes | None = None
         self._now = access.now
         self._keyring = access.keyring
 
@@ -161,23 +174,24 @@ class Revocations:
             subject = subject or successor.replaced_subject
             is_meant = ending is Ending.LOGGED_OUT or successor.subject == subject
             session_id, expires_at = successor.id, successor.expires_at + self._skew
-        raise StorageUnavailable(
-            f"the session got more than {MAX_SUCCESSORS} new ids while it was being ended"
-        )
+        raise too_many_ids()
 
     def next_id(self, session_id: bytes) -> bytes | None:
-        """The next id of a session that belongs to the same subject; None without one."""
+        """The next id of a session that belongs to the same subject; None without one.
+
+        Raises StorageUnavailable after MAX_SUCCESSORS ids of others.
+        """
         subject = b""
-        for _ in range(MAX_SUCCESSORS):
+        for _ in range(1 + MAX_SUCCESSORS):
             ended = self.find(session_id)
             successor = None if ended is None else ended.successor
             if successor is None:
-                break
+                return None
             subject = subject or successor.replaced_subject
             if successor.subject == subject:
                 return successor.id
             session_id = successor.id
-        return None
+        raise too_many_ids()
 
     def replace(
         self,
@@ -192,8 +206,8 @@ class Revocations:
         Returns the id that is refused now, or else why the successor must not be used: the
         session was ended, or has another successor (REPLACED). A successor whose subject is one
         of `joins` (marks; None for every subject) is replaced instead, and the new one becomes
-        the last, after at most MAX_SUCCESSORS. A row also lives until its successor expires.
-        Raises NoPrimaryKey, and RowUnreadable as `end` does.
+        the last. A row also lives until its successor expires. Raises NoPrimaryKey, and
+        RowUnreadable and StorageUnavailable as `end` does.
         """
         for _ in range(1 + MAX_SUCCESSORS):
             until = max(expires_at, successor.expires_at + self._skew)
@@ -207,13 +221,13 @@ class Revocations:
                 return ended.ending
             successor = successor._replace(replaced_subject=other.subject)
             session_id, expires_at = other.id, other.expires_at + self._skew
-        return Ending.REPLACED
+        raise too_many_ids()
 
     def revoke_subject(self, subject: str, lifetime: int) -> None:
         """Refuse all sessions of `subject` that began until now, by any clock within the skew.
 
         `lifetime`: of the longest session (seconds). Raises ConfigurationError without a lookup
-        key, NoPrimaryKey.
+        key, NoPrimaryKey. The caller calls `mark_lookup` before.
         """
 
         def raise_watermark(entry: Entry | None) -> Put:
@@ -226,6 +240,38 @@ class Revocations:
 
         key = self._subjects.guessable_key(subject)
         self._subjects.change(key, raise_watermark, replaces_unreadable=True, tries=16)
+
+    def mark_lookup(self, lifetime: int) -> None:
+        """Leave the mark of this node's lookup key, for as long as a watermark of now lives.
+
+        `lifetime`: as for `revoke_subject`. Raises NoPrimaryKey, and ConfigurationError without a
+        lookup key or if watermarks are named with another.
+        """
+        mark = _lookup_mark(self._subjects.lookup_secret())
+        until = (int(self._now()) + lifetime + 2 * self._skew) * 1000
+
+        def keep(entry: Entry | None) -> Put | None:
+            if entry is None or entry.error is not None:
+                return Put(mark, until)
+            if entry.value != mark:
+                raise _other_lookup(entry, has_one=True)
+            return Put(mark, until) if (entry.expires_at or until) < until else None
+
+        self._marks.change(self._marks.key(), keep, replaces_unreadable=True)
+
+    def check_lookup(self) -> bool:
+        """Whether the watermarks are named with the lookup key of this node.
+
+        False if that is not known: there are none, or their mark does not open here. Raises
+        ConfigurationError if they are named with another, or if this node has none.
+        """
+        entry = self._marks.look(self._marks.key())
+        if entry is None or entry.error is not None:
+            return False
+        lookup = self._keyring().lookup
+        if lookup is None or entry.value != _lookup_mark(lookup):
+            raise _other_lookup(entry, has_one=lookup is not None)
+        return True
 
     def watermark(self, subject: str) -> int:
         """Until when sessions of `subject` are refused (epoch seconds); -1 for none.
@@ -268,7 +314,7 @@ class Revocations:
 
     def _continues(self, ended: EndedId) -> bool:
         """Whether the session that replaced another is in use, as far as this node can read."""
-        for _ in range(MAX_SUCCESSORS):
+        for _ in range(CHECKED_SUCCESSORS):
             found = None if ended.successor is None else self.find(ended.successor.id)
             if found is None:
                 return ended.ending is Ending.REPLACED
@@ -294,9 +340,22 @@ class Revocations:
         return ended
 
     def _look_up(self, subject: str) -> Entry | None:
-        if self._keyring().lookup is None:
+        lookup = self._keyring().lookup
+        if lookup != self._lookup:
+            if self._lookup is not None:
+                raise StorageUnavailable("the keys have another lookup key than before, or none")
+            self._lookup = lookup
+        if lookup is None:
             return None
         return self._subjects.look(self._subjects.guessable_key(subject))
+
+
+def too_many_ids() -> StorageUnavailable:
+    """The error of an end, or of a new id, that cannot reach the last id of its session."""
+    return StorageUnavailable(
+        f"the session got more than {MAX_SUCCESSORS} new ids, and the last was not reached;"
+        " revoke_subject ends it with all sessions of its user"
+    )
 
 
 def subject_mark(subject: str | None) -> bytes:
@@ -304,6 +363,22 @@ def subject_mark(subject: str | None) -> bytes:
     if subject is None:
         return _NO_SUBJECT
     return hashlib.blake2b(length_prefixed(subject), digest_size=MARK_BYTES).digest()
+
+
+def _lookup_mark(lookup: bytes) -> bytes:
+    message = length_prefixed("sealedstate/1", "lookup")
+    return hashlib.blake2b(message, key=lookup, digest_size=LOOKUP_MARK_BYTES).digest()
+
+
+def _other_lookup(entry: Entry, *, has_one: bool) -> ConfigurationError:
+    """The error of a node that would not find the watermarks that other nodes have written."""
+    problem = "is not that" if has_one else "is missing; there is one"
+    end = datetime.fromtimestamp((entry.expires_at or 0) / 1000, UTC)
+    return ConfigurationError(
+        f"keys: the lookup key {problem} by which users were signed out everywhere in this store,"
+        " and their sessions would be accepted; add the lookup key of the other nodes, or use this"
+        f" list after {end:%Y-%m-%d %H:%M} UTC, when those sessions have ended"
+    )
 
 
 def _encode(replaced_at: int, successor: Successor) -> bytes:

@@ -107,7 +107,7 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
     header, subkey = token[:HEADER_BYTES], key.subkeys[context.subkeys][0]
     payload = decrypt(token[HEADER_BYTES:], context.encoded + header, header[PREFIX_BYTES:], subkey)
     if payload is None:
-        raise ForgedToken
+        raise ForgedToken(kid=key.kid, claimed_at=sealed_at)
     # A stolen key that no longer seals must not make tokens dated today, nor a new key old ones.
     if not keyring.may_have_sealed(key, sealed_at):
         raise KeyOutOfUse(kid=key.kid)

@@ -86,8 +86,22 @@ class _Commands(click.Group):
         ctx.exit(code or 0)
 
 
+# click's own option says nothing if standard output is closed.
+def _print_version(ctx: click.Context, _: click.Parameter, is_wanted: bool) -> None:
+    if is_wanted:
+        echo(f"sealedstate {__version__}")
+        ctx.exit()
+
+
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="sealedstate %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def cli() -> None:
     """Sealed client-side sessions: keys, stores, sessions and consents.
 

@@ -9,7 +9,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from ..errors import ConfigurationError, OperatorError
+from ..errors import ConfigurationError, OperatorError, show_value
 from ..keyring import DEFAULT_ANNOUNCE, Key, Keyring
 
 __all__ = [
@@ -56,7 +56,7 @@ class Schedule:
             if not least <= seconds <= MAX_SECONDS:
                 raise ConfigurationError(
                     f"rotation: {name} must be at least {least} s and at most 100 years,"
-                    f" got {seconds} s"
+                    f" got {show_value(seconds)} s"
                 )
 
     @property

@@ -23,7 +23,7 @@ from typing import Self
 
 from .._stored.table import Kind
 from ..deployment import Deployment
-from ..errors import CapacityError, ConfigurationError, MalformedToken
+from ..errors import CapacityError, ConfigurationError, MalformedToken, show_value
 from ..keyring import length_prefixed
 from ..storage.contract import millis, utf8
 from .logins import check_seconds, make_type_error
@@ -69,7 +69,8 @@ class ArtifactStore:
         if not recipient or not 0 < lifetime <= LONGEST:
             raise ConfigurationError(
                 "recipient, lifetime: must not be empty, and must be 1 to"
-                f" {LONGEST} seconds; got {recipient!r} and {lifetime}"
+                f" {LONGEST} seconds; got {show_value(recipient)}"
+                f" and {show_value(lifetime)}"
             )
         data = length_prefixed(utf8(recipient)) + message
         if len(data) > self._table.value_bytes:
@@ -142,7 +143,8 @@ class SAMLArtifact:
             )
         if not 0 <= self.endpoint_index <= MAX_INDEX:
             raise ConfigurationError(
-                f"SAMLArtifact.endpoint_index: must be 0 to {MAX_INDEX}, got {self.endpoint_index}"
+                f"SAMLArtifact.endpoint_index: must be 0 to {MAX_INDEX}, got"
+                f" {show_value(self.endpoint_index)}"
             )
 
     @classmethod

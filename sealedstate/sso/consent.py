@@ -25,7 +25,13 @@ from .._stored.table import DELETE, Delete, Entry, Kind, Put
 from .._wire import cbor
 from .._wire.record import check_subject
 from ..deployment import Deployment
-from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, UnsupportedValue
+from ..errors import (
+    ConfigurationError,
+    MalformedRecord,
+    RowUnreadable,
+    UnsupportedValue,
+    show_value,
+)
 from ..keyring import MAX_TIME
 from ..storage.contract import LAST_VERSION, millis
 from .logins import check_integer, check_seconds, check_text
@@ -68,13 +74,13 @@ class Consent:
         if not self.document or not 0 < self.version <= LAST_VERSION:
             raise ConfigurationError(
                 "Consent.document, version: must not be empty, and must be at least 1;"
-                f" got {self.document!r} and {self.version}"
+                f" got {show_value(self.document)} and {show_value(self.version)}"
             )
         # Milliseconds of today are beyond the limit.
         if self.expires_at is not None and not self.given_at < self.expires_at < MAX_TIME:
             raise ConfigurationError(
                 "Consent.expires_at: must be None or epoch seconds later than given_at;"
-                f" got {self.expires_at} and {self.given_at}"
+                f" got {show_value(self.expires_at)} and {show_value(self.given_at)}"
             )
 
     @property

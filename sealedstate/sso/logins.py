@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import TypeAlias, TypeVar
 
 from .._wire.encoding import has_lone_surrogate
-from ..errors import UnsupportedValue
+from ..errors import UnsupportedValue, show_value
 from ..keyring import MAX_TIME
 
 __all__ = ["Authentication", "NameID", "ServiceLogin"]
@@ -209,7 +209,9 @@ def _check_time(path: str, number: int, expected: str = "epoch seconds") -> None
     check_integer(path, number, f"{expected}, a whole number")
     # Milliseconds of today are beyond the limit.
     if not 0 <= number < MAX_TIME:
-        raise UnsupportedValue(path, f"expected {expected}, 0 to {MAX_TIME - 1}, got {number}")
+        raise UnsupportedValue(
+            path, f"expected {expected}, 0 to {MAX_TIME - 1}, got {show_value(number)}"
+        )
 
 
 def make_type_error(path: str, expected: str, value: object) -> UnsupportedValue:

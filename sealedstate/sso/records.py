@@ -25,6 +25,7 @@ from ..errors import (
     LoginsUnreadable,
     NotSignedIn,
     SessionIdChanged,
+    show_value,
 )
 from ..hooks import SaveEvent
 from ..session import Session, id_bytes
@@ -168,7 +169,7 @@ class LoginRecords:
         if type(self.time_step) is not int or self.time_step < 1:
             raise ConfigurationError(
                 f"LoginRecords.time_step: must be a whole number of seconds, at least 1;"
-                f" got {self.time_step!r}"
+                f" got {show_value(self.time_step)}"
             )
 
     def for_session(self, session: Session) -> LoginRecord:

@@ -21,7 +21,7 @@ import logging
 
 from .._stored.table import Kind
 from ..deployment import Deployment
-from ..errors import ConfigurationError, OutcomeUnknown
+from ..errors import ConfigurationError, OutcomeUnknown, show_value
 from ..storage.contract import millis
 from .logins import check_seconds
 
@@ -45,7 +45,7 @@ class ReplayCache:
     def __init__(self, deployment: Deployment, longest: int = LONGEST) -> None:
         if type(longest) is not int or longest <= 0:
             raise ConfigurationError(
-                f"longest: must be a whole number of seconds, at least 1; got {longest!r}"
+                f"longest: must be a whole number of seconds, at least 1; got {show_value(longest)}"
             )
         deployment.require("replay")
         self._deployment, self._table = deployment, deployment.table(KIND)

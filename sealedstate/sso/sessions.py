@@ -25,7 +25,13 @@ from typing import Any, TypeAlias
 from .._stored.table import Kind, Put
 from .._wire import cbor
 from .._wire.record import format_id
-from ..errors import ConfigurationError, MalformedRecord, RowUnreadable, StorageUnavailable
+from ..errors import (
+    ConfigurationError,
+    MalformedRecord,
+    RowUnreadable,
+    StorageUnavailable,
+    show_value,
+)
 from ..hooks import SaveEvent, SessionHooks
 from ..keeper import Keeper
 from .logins import check_text
@@ -68,7 +74,7 @@ class SessionRegistry(SessionHooks):
     def __init__(self, keeper: Keeper, where: str = "", every: int = EVERY) -> None:
         if type(every) is not int or every < 1:
             raise ConfigurationError(
-                f"every: must be a whole number of seconds, at least 1; got {every!r}"
+                f"every: must be a whole number of seconds, at least 1; got {show_value(every)}"
             )
         check_text("where", where)
         deployment = keeper.deployment

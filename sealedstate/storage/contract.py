@@ -50,7 +50,7 @@ from typing import (
     runtime_checkable,
 )
 
-from ..errors import CapacityError
+from ..errors import CapacityError, show_value
 
 __all__ = [
     "ENTRY_BYTES",
@@ -350,11 +350,12 @@ def check_arguments(
     _check_size("value", len(value), capabilities.value_bytes)
     if expires_at is not None and not 0 <= expires_at <= LATEST:
         raise CapacityError(
-            f"expires_at must be None or 0 to 2**53 milliseconds since the epoch, got {expires_at}"
+            f"expires_at must be None or 0 to 2**53 milliseconds since the epoch,"
+            f" got {show_value(expires_at)}"
         )
     for version in versions:
         if version is not None and not 0 < version <= LAST_VERSION:
-            raise CapacityError(f"version must be 1 to 2**63 - 1, got {version}")
+            raise CapacityError(f"version must be 1 to 2**63 - 1, got {show_value(version)}")
 
 
 def _check_size(what: str, size: int, limit: int) -> None:

@@ -214,6 +214,8 @@ class StorageCheck:
         # configuration.
         self._checked: list[Capabilities | None] = [None] * len(self._pairs)
         self._lock = ForkSafeLock()
+        # Whether every store has answered a check.
+        self.has_answered = False
 
     def check(self) -> None:
         """Ping each store once, and check those that answer.
@@ -221,12 +223,14 @@ class StorageCheck:
         Raises ConfigurationError with a sentence for each use whose needs are not met, and
         StorageUnusable for a store that cannot be used as it is.
         """
+        self.has_answered = True
         for store in distinct_stores([store for _, store in self._pairs]):
             try:
                 store.ping()
             except StorageUnusable:
                 raise
             except StorageError as error:
+                self.has_answered = False
                 _log.warning(
                     "the %s store does not answer at the start and will be checked once it does:"
                     " %s",

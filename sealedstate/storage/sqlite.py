@@ -51,6 +51,9 @@ LOOK_SECONDS = 1.0
 # How SQLite says that a file is no database, or a damaged one.
 _NOT_OURS = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
+# The number of writes begins again here.
+_WRITES_END = 1 << 32
+
 _log = logging.getLogger("sealedstate")
 
 _SCHEMA = """
@@ -90,9 +93,11 @@ class SQLiteStorage:
     of sealedstate, or cannot be one where it is, every operation raises StorageUnavailable.
 
     A file that is replaced while it is in use, as by a backup that is put back, is followed: by
-    the next write, and by reads within a second. A file that is deleted is not made again, because
-    all logouts would be forgotten in silence: every operation raises StorageUnavailable until it
-    is back or the process starts again.
+    the next write, and by reads within a second. A file that is deleted or emptied is not made
+    again, because all logouts would be forgotten in silence: every operation raises
+    StorageUnavailable until it is back or the process starts again. A file that is overwritten with
+    an older copy, as `cp` does, is followed, too, and logged as an error. The number of writes is
+    in the file's application_id: it went back then.
     """
 
     capabilities = Capabilities(
@@ -281,6 +286,9 @@ class SQLiteFile:
         # The device and inode of the file that was opened, and when they were last compared.
         self._identity: tuple[int, int] | None = None
         self._looked_at = -math.inf
+        # Whether this process has found or made the tables, and the most writes that it has seen.
+        self._had_tables = False
+        self._writes_seen: int | None = None
         self._timeout = timeout
         # When the call under way has waited for long enough; None before it has waited.
         self._give_up_at: float | None = None
@@ -302,13 +310,17 @@ class SQLiteFile:
             self._give_up_at = give_up_at
         try:
             self._forget_parent()
-            now = time.monotonic()
-            if now - self._looked_at >= LOOK_SECONDS or self._connection is None:
+            now, is_new = time.monotonic(), self._connection is None
+            # A write looks at the number of writes in its transaction.
+            is_due = now - self._looked_at >= LOOK_SECONDS and self._looked_at > -math.inf
+            if now - self._looked_at >= LOOK_SECONDS or is_new:
                 self._follow_file()
                 self._looked_at = now
             if self._connection is None:
-                self._connection = self.open()
-                self._identity = self._find_identity()
+                self._connection, is_new = self.open(), True
+                self._identity, self._had_tables = self._find_identity(), True
+            if is_due or is_new:
+                self._writes_seen = self._read_writes(self._connection)
             return self._connection
         except BaseException as error:
             self.__exit__(type(error), error, None)
@@ -325,6 +337,8 @@ class SQLiteFile:
                     with contextlib.suppress(sqlite3.Error):
                         self._connection.close()
                     self._connection = None
+                if str(error).startswith("no such table"):
+                    raise self._say_emptied() from error
                 code = getattr(error, "sqlite_errorcode", 0) & 0xFF
                 kind = StorageUnusable if code in _NOT_OURS else StorageUnavailable
                 raise kind(f"{self._name}: {error}") from error
@@ -335,8 +349,17 @@ class SQLiteFile:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """The connection in a transaction, to the file that is at the path now."""
         self._looked_at = -math.inf
-        with self as connection, self.transaction(connection):
-            yield connection
+        with self as connection:
+            writes = self._writes_seen
+            with self.transaction(connection):
+                before = connection.total_changes
+                yield connection
+                if connection.total_changes != before:
+                    # Page 1, where this number is, is written by each commit of a rollback journal.
+                    writes = (self._read_writes(connection) + 1) % _WRITES_END
+                    signed = writes - _WRITES_END * (writes >= _WRITES_END // 2)
+                    connection.execute(f"PRAGMA application_id = {signed}")
+            self._writes_seen = writes
 
     def execute(self, connection: sqlite3.Connection, sql: str, params: Any = ()) -> sqlite3.Cursor:
         """Execute a statement; while another process holds the lock, retry every millisecond.
@@ -423,6 +446,8 @@ class SQLiteFile:
         with self.transaction(connection):
             # Read again: another process may have migrated before this process got the lock.
             (found,) = connection.execute("PRAGMA user_version").fetchone()
+            if found == 0 and self._had_tables:
+                raise self._say_emptied()
             if found == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                 raise StorageUnusable(
                     f"{self._name} is the database of another application; name another file"
@@ -484,7 +509,27 @@ class SQLiteFile:
             " longer; if it is an older copy, revoke again what was revoked since",
             self._name,
         )
-        self._identity = None
+        self._identity = self._writes_seen = None
+
+    def _read_writes(self, connection: sqlite3.Connection) -> int:
+        """The number of writes to the file, modulo _WRITES_END. Logs if it went back."""
+        (found,) = self.execute(connection, "PRAGMA application_id").fetchone()
+        writes: int = found % _WRITES_END
+        seen = self._writes_seen
+        if seen is not None and (seen - writes) % _WRITES_END in range(1, _WRITES_END // 2):
+            self._writes_seen = writes
+            _log.error(
+                "%s was overwritten with an older copy while in use: logouts that it does not have"
+                " count no longer; revoke again what was revoked since",
+                self._name,
+            )
+        return writes
+
+    def _say_emptied(self) -> StorageUnavailable:
+        return StorageUnavailable(
+            f"{self._name} was emptied while in use, with all logouts; put it back, or start all"
+            " processes again, which begins an empty one"
+        )
 
     def _find_identity(self) -> tuple[int, int] | None:
         try:

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from sealedstate import Deployment, Keeper, Key, Settings
+from sealedstate._stored.parts import MAX_UNPROVEN
 from sealedstate.cli import main
 from sealedstate.deployment import open_store
+from sealedstate.profiles import FLOOR_BYTES
 from sealedstate.settings import _READERS
 from sealedstate.storage import USES, RoutedStorage, SQLiteStorage, open_storage
 from sealedstate.storage.requirements import DECLARED, as_markdown
@@ -128,6 +130,24 @@ def test_every_link_leads_to_a_document_and_a_heading() -> None:
             titles = re.findall(r"^#+ (.*)$", linked.read_text("utf-8"), re.MULTILINE)
             anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
             assert not heading or heading in anchors, f"{document.name}: {target}"
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    readme = Document("../README.md").text
+    table = readme[readme.index("| | promised | not promised |") :].partition("\n\n")[0]
+    promises = table.splitlines()[2:]
+    assert len(promises) > 20
+    for promise in promises:
+        comments = re.findall(r"<!-- (.*?) --> \|$", promise)
+        assert comments, f"names no test: {promise}"
+        for name in comments[0].split():
+            path, _, function = name.partition("::")
+            source = (DOCS.parent / path).read_text("utf-8")
+            assert re.search(rf"^def {function}\(", source, re.MULTILINE), name
+    assert f"at most {MAX_UNPROVEN:,} rows" in table
+    assert f"by {FLOOR_BYTES} bytes" in table
+    (kills,) = re.findall(r"one of ([\d,]+) kills", table)
+    assert f"{kills} `kill -9`" in STORES.text
 
 
 def test_every_piece_of_python_compiles() -> None:

@@ -29,7 +29,11 @@ def test_every_outcome_is_an_error_and_every_error_of_a_vector_an_outcome() -> N
     sessions = json.loads((VECTORS / "format1.json").read_text("utf-8"))["sessions"]
     named = {vector["error"] for vector in refused["tokens"]}
     named |= {vector["outcome"] for vector in sessions} - {None}
-    assert named <= outcomes
+    edges = json.loads((VECTORS / "format1-edges.json").read_text("utf-8"))
+    named |= {token["outcome"] for vector in edges["windows"] for token in vector["tokens"]}
+    named |= {vector["outcome"] for vector in edges["protected"]}
+    assert "`too old`" in FORMAT
+    assert named - {None, "too old"} <= outcomes
 
 
 def test_every_context_of_a_store_is_named() -> None:

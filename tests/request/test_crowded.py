@@ -191,6 +191,90 @@ def test_part_that_may_spill_is_never_refused() -> None:
     assert len(door.session(jar.header())) == 9
 
 
+def test_stored_parts_that_cannot_be_listed_are_refused_where_they_are_assigned() -> None:
+    def check(profile: str) -> None:
+        for size, foreign_bytes, other_bytes in (
+            (1, 0, 0),
+            (1, 7_900, 50_000),
+            (1_000, 0, 3_000),
+            (1_000, 100_000, 0),
+        ):
+            clock = Clock()
+            door = keeper(clock, profile=profile, storage=ScriptedStorage(clock))
+            jar = jar_of(door)
+            session = door.session(header_of(jar, foreign_bytes))
+            with pytest.raises(SessionTooLarge) as caught:
+                session.update({f"p{number}": "x" * size for number in range(1_000)})
+            count = len(session)
+            assert count > 60
+            assert f"p{count}" not in session
+            assert f"p{count}" in caught.value.parts
+            session.check_size()
+            assert save(door, session, jar, other_bytes)
+            assert len(door.session(jar.header()).keys()) == count
+            # A later request counts what is there already, and may still change it.
+            session = door.session(header_of(jar, foreign_bytes))
+            with pytest.raises(SessionTooLarge):
+                session.update({f"q{number}": "x" * size for number in range(20)})
+            session["p3"] = "y" * size
+            assert save(door, session, jar, other_bytes)
+            assert door.session(jar.header())["p3"] == "y" * size
+
+    check_each(("tight", "portable", "standard", "roomy"), check)
+
+
+def test_session_that_passes_the_check_is_saved_whatever_its_request_did() -> None:
+    clock = Clock()
+    door = keeper(clock, storage=ScriptedStorage(clock), longest_lifetime=30 * 86400)
+    for step in ("write", "regenerate", "sign in", "limit", "remove", "sign out"):
+        for spare in range(0, 14, 3):
+            jar = jar_of(door, **{f"p{number:03}": "x" * 500 for number in range(100)})
+            session = door.session(jar.header())
+            if step == "regenerate":
+                session.regenerate()
+            elif step == "sign in":
+                session.subject = "alice"
+            elif step == "limit":
+                session.limit(persistent=True, idle=20 * 86400)
+            elif step == "remove":
+                for number in range(20):
+                    del session[f"p{number:03}"]
+            elif step == "sign out":
+                session.subject = None
+            try:
+                for number in range(300):
+                    session[f"{number:03}{'n' * spare}"] = "x" * 500
+            except SessionTooLarge:
+                count = len(session)
+            session.check_size()
+            assert save(door, session, jar, 3_000)
+            assert len(door.session(jar.header())) == count
+
+
+def test_list_of_stored_parts_that_grew_with_its_values_passes_the_check_if_it_fits() -> None:
+    clock = Clock()
+    door = keeper(clock, storage=ScriptedStorage(clock))
+    session = door.session()
+    for number in range(100):
+        session[f"p{number}"] = []
+    lists: Any = list(session.values())
+    for each in lists:
+        each.append("x" * 2_000)
+    session.check_size()
+    assert door.save(session)
+    # A part takes less as itself than as an entry of the list, until it grows.
+    session = door.session()
+    for number in range(180):
+        session[f"p{number}"] = []
+    session.check_size()
+    lists = list(session.values())
+    for each in lists:
+        each.append("x" * 2_000)
+    with pytest.raises(SessionTooLarge) as caught:
+        session.check_size()
+    assert caught.value.parts["p7"] > 2_000
+
+
 # --- parts that may be left out -------------------------------------------------------------------
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sealedstate import ConfigurationError, Settings
+from sealedstate import ConfigurationError, Key, Settings
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, Jar
 from tests.support.shop import log_out, node, setting, sign_in
 from tests.support.tables import check_each
 
+KEY = Key.generate(os.urandom).export()
 BARE: dict[str, Any] = {"cookie_name": "s"}
 EMBEDDED: dict[str, Any] = {"partitioned": True, "same_site": "None"}
 # Settings of before and of now, and what the latter say of the former.
@@ -25,6 +27,24 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "not partitioned": (EMBEDDED, {}, {"partitioned": True}),
     "another name": ({}, BARE | {"cookie_domain": "a.b"}, {"name": "__Host-Http-s", "domain": ""}),
 }
+
+
+def test_former_cookie_without_a_name_has_the_default_name_of_its_attributes() -> None:
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({}, {"path": "/app"}, "s"),
+        ({}, {"domain": "example.org"}, "s"),
+        ({"cookie_path": "/app"}, {"path": "/"}, "__Host-Http-s"),
+        ({"cookie_domain": "a.example.org"}, {"domain": ""}, "__Host-Http-s"),
+        ({"cookie_name": "own"}, {"path": "/app"}, "own"),
+        ({}, {"path": "/app", "name": "own"}, "own"),
+    ]
+    for given, table, name in cases:
+        settings = Settings(keys=[KEY], former_cookies=[table], **given)
+        assert [family.name for family in settings.former_families()] == [name]
+    with pytest.raises(ConfigurationError, match="give the name of before, too"):
+        Settings(cookie_name="__Host-own", former_cookies=[{"path": "/app"}])
+    with pytest.raises(ConfigurationError, match="cookie_name: "):
+        Settings(cookie_name="")
 
 
 class Change:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 import pytest
@@ -340,6 +340,26 @@ def test_until_is_taken_as_seconds_or_as_a_datetime(shop: Keeper, clock: Clock) 
     until = int(clock.now) + DAY
     for value in (until, until + 0.9, datetime.fromtimestamp(until, UTC)):
         assert limited(shop, until=value).session().expires_at == until
+
+
+def test_time_that_cannot_be_compared_or_printed_is_an_unsupported_value(shop: Keeper) -> None:
+    class NoOffset(tzinfo):
+        def utcoffset(self, _: datetime | None) -> None:
+            return None
+
+        dst = tzname = utcoffset
+
+    session = limited(shop).session()
+    times: list[Any] = [10**5000, -(10**5000), math.inf, datetime(2027, 1, 1, tzinfo=NoOffset())]
+    for time in times:
+        with pytest.raises(UnsupportedValue, match="until: must be") as caught:
+            session.limit(until=time)
+        assert len(str(caught.value)) < 300
+    times = [10**5000, -(10**5000), "\x1b[31m"]
+    for time in times:
+        with pytest.raises(UnsupportedValue, match="idle: must be") as caught:
+            session.limit(idle=time)
+        assert str(caught.value).isprintable()
 
 
 def test_limit_after_the_headers_raises(shop: Keeper) -> None:

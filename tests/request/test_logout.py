@@ -323,14 +323,66 @@ def test_logout_with_the_cookie_of_before_ends_the_session_with_the_new_id(
     assert browser.session().subject is None
 
 
-def test_logout_that_meets_a_new_id_again_and_again_raises(browser: Browser, store: Store) -> None:
+@pytest.mark.parametrize("change", ["regenerate", "the same user"])
+def test_end_reaches_the_last_of_many_new_ids(browser: Browser, clock: Clock, change: str) -> None:
+    first = browser.session().id
+    for end in ("invalidate", "revoke_session"):
+        leaving = browser.session()
+        first = leaving.id
+        for _ in range(40):
+            browser.visit(NEXT_IDS[change])
+        assert browser.session().subject == "ann"
+        if end == "invalidate":
+            leaving.invalidate()
+        else:
+            assert browser.keeper.revoke_session(first)
+        assert browser.session().subject is None
+        sign_in(browser)
+
+
+def test_logout_that_cannot_reach_the_last_new_id_raises_and_names_what_can_end_it(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealedstate._stored.revocations.MAX_SUCCESSORS", 16)
     leaving = browser.session()
-    assert leaving.subject == "ann"
+    first = leaving.id
     for _ in range(17):
         browser.visit(Session.regenerate)
-    with pytest.raises(StorageError, match="new ids"):
-        leaving.invalidate()
+    for end in (leaving.invalidate, lambda: browser.keeper.revoke_session(first)):
+        with pytest.raises(StorageError, match=r"more than 16 new ids.*revoke_subject"):
+            end()
     assert leaving.subject == "ann"
+
+
+def test_logout_with_a_cookie_whose_session_got_a_new_id_long_ago_ends_that_session(
+    browser: Browser, clock: Clock, shop: Keeper
+) -> None:
+    for sign_out in (log_out, lambda session: setattr(session, "subject", None)):
+        old = Browser(shop, browser.jar.copy())
+        for _ in range(3):
+            browser.visit(Session.regenerate)
+            clock.forward(100)
+        assert old.session().refusal == "signed-out"
+        assert browser.session().subject == "ann"
+        old.visit(sign_out)
+        assert browser.session().subject is None
+        assert old.jar.header() == ""
+        sign_in(browser)
+
+
+def test_logout_with_old_cookies_that_is_not_recorded_raises(
+    browser: Browser, clock: Clock, shop: Keeper, store: Store
+) -> None:
+    old = Browser(shop, browser.jar.copy())
+    browser.visit(Session.regenerate)
+    clock.forward(100)
+    session = old.session()
+    assert session.refusal == "signed-out"
+    store.fail(*WRITES)
+    with pytest.raises(StorageError):
+        session.invalidate()
+    store.recover()
+    assert browser.session().subject == "ann"
 
 
 def test_sign_out_by_no_subject_follows_the_session_to_its_new_id(browser: Browser) -> None:
@@ -416,10 +468,12 @@ def test_old_id_stays_valid_when_its_revocation_fails(browser: Browser, store: S
     assert browser.read() == {"cart": [1], "vault": "secret"}
 
 
+@pytest.mark.parametrize("has_looked", [False, True], ids=["has not looked", "has looked"])
 def test_late_request_does_not_replace_the_session_that_overtook_it(
-    browser: Browser, shop: Keeper
+    browser: Browser, shop: Keeper, has_looked: bool
 ) -> None:
     late = browser.session()
+    assert not has_looked or late["cart"] == [1]
     browser.visit(Session.regenerate)
     late["csrf"] = "token of the old page"
     assert shop.save(late) == []
@@ -427,9 +481,10 @@ def test_late_request_does_not_replace_the_session_that_overtook_it(
     visitor = Browser(shop)
     visitor.visit(setting(csrf="visitor"))
     late = visitor.session()
+    assert not has_looked or late["csrf"] == "visitor"
     sign_in(visitor)
     late["csrf"] = "new"
-    assert late.withheld == "replaced"
+    assert late.withheld == (None if has_looked else "replaced")
     assert shop.save(late) == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -117,6 +118,18 @@ def test_part_that_the_store_lost_is_absent_and_the_login_survives(
     assert browser.read() == {"cart": [1], "vault": "new"}
 
 
+@pytest.mark.parametrize("end", ["logout", "regenerate"])
+def test_part_of_a_session_that_ended_meanwhile_is_no_loss_of_the_store(
+    browser: Browser, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = browser.session()
+    assert session.subject == "ann"
+    browser.visit(log_out if end == "logout" else lambda session: session.regenerate())
+    assert session.get("vault") is None
+    assert browser.keeper.counts["part-missing"] == 0
+    assert "missing" not in caplog.text
+
+
 def test_part_that_cannot_be_read_raises_and_the_rest_is_unharmed(
     browser: Browser, store: Store
 ) -> None:
@@ -219,6 +232,14 @@ def test_store_takes_a_part_of_any_size(browser: Browser) -> None:
     browser.visit(setting(large="x" * 1_000_000))
     assert browser.read()["large"] == "x" * 1_000_000
     assert list(browser.jar.ours()) == ["__Host-Http-s"]
+
+
+def test_length_of_a_cookie_tells_nothing_of_its_content_but_length(
+    clock: Clock, store: Store
+) -> None:
+    contents = ("x" * 1200, "guess" * 240, os.urandom(600).hex())
+    browsers = [signed_in(node(clock, store), text=text, csrf="guess") for text in contents]
+    assert len({len(browser.jar.header()) for browser in browsers}) == 1
 
 
 def test_part_spills_beside_foreign_cookies_and_returns_without_them(

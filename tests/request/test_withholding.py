@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -227,19 +228,49 @@ def test_cookie_that_another_node_may_open_outweighs_one_that_is_over(
 KNOWN = [name for name, case in WITHHOLDINGS.items() if case.is_known]
 
 
+def no_subject(session: Session) -> None:
+    session.subject = None
+
+
+SIGN_OUTS = pytest.mark.parametrize("sign_out", [Session.invalidate, no_subject])
+
+
+@SIGN_OUTS
+@pytest.mark.parametrize("reason", [name for name in WITHHOLDINGS if name not in KNOWN])
+def test_sign_out_of_a_withheld_session_with_an_unknown_id_raises(
+    reason: str,
+    sign_out: Callable[[Session], object],
+    browser: Browser,
+    clock: Clock,
+    store: Store,
+) -> None:
+    before = browser.jar.header()
+    other = at(WITHHOLDINGS[reason].arrange(browser, clock, store), browser)
+    kept = other.jar.header()
+    with pytest.raises(SessionWithheld, match=reason):
+        other.visit(sign_out)
+    assert other.jar.header() == kept
+    assert browser.keeper.session(before).subject == "ann"
+
+
+@SIGN_OUTS
 @pytest.mark.parametrize("reason", KNOWN)
 def test_withheld_session_with_a_known_id_can_be_ended(
-    reason: str, browser: Browser, clock: Clock, store: Store
+    reason: str,
+    sign_out: Callable[[Session], object],
+    browser: Browser,
+    clock: Clock,
+    store: Store,
 ) -> None:
     case, captured = WITHHOLDINGS[reason], browser.jar.header()
     other = at(case.arrange(browser, clock, store), browser)
     if reason == "store-down":
         with pytest.raises(StorageUnavailable):
-            other.session().invalidate()
+            sign_out(other.session())
     session = other.session()
     assert session.withheld == reason
     store.recover()
-    session.invalidate()
+    sign_out(session)
     assert session.withheld is None
     other.jar.receive(other.keeper.save(session))
     assert "__Host-Http-s" not in other.jar.ours() or reason == "ambiguous"
@@ -362,6 +393,56 @@ def test_cookie_of_a_missing_key_is_a_warning_while_its_session_may_live(
     at(shop, browser).session().get("cart")
     assert shop.counts["key-missing"] == 2
     assert shop.counts["refused-kid-removed"] == 3
+
+
+@pytest.mark.parametrize("reason", ["not-yet", "format-unknown", "field-unknown", "record"])
+def test_authentic_cookie_that_is_given_up_is_expired_and_a_warning_while_it_may_live(
+    reason: str,
+    browser: Browser,
+    clock: Clock,
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    longest = 3 * 24 * HOUR
+    browser = signed_in(node(clock, store, absolute_lifetime=longest, idle_lifetime=longest))
+    case, sealed_at = WITHHOLDINGS[reason], clock.now
+    case.arrange(browser, clock, store)
+    now = Clock(sealed_at - LAG - 1 if reason == "not-yet" else sealed_at + 24 * HOUR)
+    heard: list[Event] = []
+    given: dict[str, Any] = {"observers": [heard.append], "monotonic": now}
+    shop = node(now, store, absolute_lifetime=longest, idle_lifetime=longest, **given)
+    for _ in range(2):
+        session = at(shop, browser).session()
+        assert (session.refusal, session.withheld, session.subject) == ("expired", None, None)
+    given_up = [event for event in heard if event.name == "given-up"]
+    assert [event.reason for event in given_up] == [reason] * 2
+    assert ("clocks" if reason == "not-yet" else "newer release") in (given_up[0].detail or "")
+    assert warned(caplog) == [f"given-up-{reason}"]
+    if reason != "not-yet":
+        now.now = sealed_at + longest
+        assert at(shop, browser).session().refusal == "expired"
+        assert shop.counts[f"given-up-{reason}"] == 2
+
+
+@pytest.mark.parametrize("given", [{"realm": "other"}, {"same_site": "None", "partitioned": True}])
+def test_cookie_of_these_keys_that_does_not_open_is_a_warning_that_names_the_cookie(
+    given: dict[str, Any],
+    browser: Browser,
+    clock: Clock,
+    store: Store,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shop = node(clock, store, monotonic=clock, **given)
+    for _ in range(3):
+        assert at(shop, browser).session().refusal is None
+    assert shop.counts["given-up-tag"] == 3
+    assert warned(caplog) == ["given-up-tag"]
+    message = next(each.getMessage() for each in caplog.records if "given-up" in each.getMessage())
+    for word in (RING.keys[0].kid.hex(), "__Host-Http-s", "realm", "partitioning", "cookie_name"):
+        assert word in message
+    clock.forward(ABSOLUTE)
+    at(shop, browser).session().get("cart")
+    assert shop.counts["given-up-tag"] == 3
 
 
 # --- rotating sources -----------------------------------------------------------------------------

@@ -146,6 +146,62 @@ def test_session_of_a_user_who_signs_in_in_the_same_request_is_ended() -> None:
     assert user.subject is None
 
 
+def test_logouts_by_id_need_no_cookie_in_a_request_from_another_site() -> None:
+    idp = Provider()
+    user = idp.signed_in(WIKI)
+    node = idp.nodes[0]
+    held_back = node.keeper.session("", cross_site=True)
+    with pytest.raises(SessionWithheld):
+        idp.logout.begin(held_back)
+    assert user.subject == USER
+    assert len(node.ask(WIKI)) == 1
+    assert user.subject is None
+    # A session that begins in such a request is ended by its id, too.
+    user.sign_in()
+    held_back.subject = USER
+    user.login(held_back).add_service(MAIL)
+    ended = held_back.id
+    assert entity_ids(idp.logout.begin(held_back)) == {OTHER_SP}
+    assert node.keeper.is_ended(ended)
+    assert node.keeper.save(held_back) == []
+    assert user.subject == USER
+
+
+@pytest.mark.parametrize("channel", ["front", "back"])
+def test_logout_reaches_the_last_of_many_new_ids(channel: str) -> None:
+    idp = Provider(part_policies=CARRIED, indexed=False)
+    user = idp.user()
+    user.sign_in()
+    derived = user.enter(ENTITY_IDS[5])
+    leaving = user.session()
+    assert leaving.subject == USER
+    for _ in range(20):
+        user.visit(Session.regenerate)
+    if channel == "front":
+        idp.logout.begin(leaving)
+    else:
+        assert len(idp.nodes[0].ask(derived)) == 1
+    assert user.subject is None
+
+
+@pytest.mark.parametrize("store", ["memory:", None])
+def test_begin_beside_a_cookie_that_cannot_be_ended_is_refused_before_it_ends_anything(
+    store: str | None,
+) -> None:
+    idp = Provider() if store else without_store()[0]
+    other = idp.node(keys=OTHER_KEYS)
+    browser = idp.signed_in(WIKI)
+    session = other.keeper.session(browser.jar.header())
+    session.subject = USER
+    other.records.for_session(session).add_service(MAIL)
+    session_id = session.id
+    with pytest.raises(SessionWithheld):
+        other.logout.begin(session)
+    assert (session.subject, session.id) == (USER, session_id)
+    assert not other.keeper.is_ended(session_id)
+    assert browser.subject == USER
+
+
 def test_leaving_one_service_keeps_the_session_and_the_others() -> None:
     idp = Provider()
     user = idp.signed_in(WIKI, MAIL, a_login(SP, index=None))

@@ -673,6 +673,90 @@ def test_deleted_file_is_not_made_again_in_silence(path: Path, clock: Clock) -> 
         assert store.read("c", "k") is None
 
 
+@pytest.mark.parametrize("first", ["read", "write"])
+def test_emptied_file_is_not_made_again_in_silence(path: Path, clock: Clock, first: str) -> None:
+    for is_made_again in (False, True):
+        backup = path.with_suffix(".backup")
+        with closing(SQLiteStorage(path, clock)) as store:
+            store.create("c", "k", b"v", None, 1)
+            shutil.copyfile(path, backup)
+            if is_made_again:
+                path.unlink()
+            path.write_bytes(b"")
+            use: Callable[[], object] = partial(store.read, "c", "k")
+            if first == "write":
+                use = partial(store.create, "c", "new", b"v", None, 1)
+            for _ in range(2):
+                time.sleep(LOOK_SECONDS if is_made_again else 0)
+                with pytest.raises(StorageUnavailable, match="was emptied while in use"):
+                    use()
+            assert path.read_bytes() == b""
+            shutil.copyfile(backup, path)
+            assert store.read("c", "k") is not None
+        path.write_bytes(b"")
+        with closing(SQLiteStorage(path, clock)) as store:  # a new start
+            assert store.read("c", "k") is None
+        path.unlink()
+
+
+@pytest.mark.parametrize("first", ["read", "write"])
+def test_file_that_is_overwritten_with_an_older_copy_is_logged(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, first: str
+) -> None:
+    backup = path.with_suffix(".backup")
+    with closing(SQLiteStorage(path, clock)) as store, closing(SQLiteStorage(path, clock)) as other:
+        store.create("c", "old", b"v", None, 1)
+        sql(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copyfile(path, backup)
+        store.create("c", "new", b"v", None, 1)
+        for number in range(1, 4):  # ordinary writes of both are no reason
+            assert other.create("c", f"{number}", b"v", None, 1)
+            assert store.delete("c", f"{number}")
+        store.close()
+        other.close()
+        shutil.copyfile(backup, path)
+        for each in (store, other):
+            if first == "read":
+                assert each.read("c", "new") is None
+            assert each.create("c", f"{id(each)}", b"v", None, 1)
+            assert each.read("c", "new") is None
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert caplog.text.count("was overwritten with an older copy") == 2
+
+
+def test_overwriting_is_noticed_by_an_open_connection_within_a_second(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(SQLiteStorage(path, clock)) as store:
+        store.create("c", "old", b"v", None, 1)
+        if JOURNAL == "wal":
+            pytest.skip("the log holds what the copy lacks")
+        backup = path.with_suffix(".backup")
+        shutil.copyfile(path, backup)
+        store.create("c", "new", b"v", None, 1)
+        shutil.copyfile(backup, path)
+        time.sleep(LOOK_SECONDS)
+        assert store.read("c", "new") is None
+        assert "was overwritten with an older copy" in caplog.text
+        assert not store.delete("c", "new")
+        assert store.create("c", "later", b"v", None, 1)
+    assert len(caplog.records) == 1
+
+
+def test_number_of_writes_begins_again_without_a_word(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(SQLiteStorage(path, clock)) as store:
+        store.create("c", "k", b"v", None, 1)
+    for number in (-1, (1 << 31) - 1):
+        sql(path, f"PRAGMA application_id = {number}")
+        with closing(SQLiteStorage(path, clock)) as store:
+            for version in range(1, 5):
+                store.create("c", f"{number}, {version}", b"v", None, 1)
+        assert sql(path, "PRAGMA application_id") in ([(3,)], [(-(1 << 31) + 3,)])
+    assert caplog.records == []
+
+
 def test_logout_is_never_acknowledged_into_a_deleted_file(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "s.db"
     with closing(Deployment.open(Settings(keys=[KEY], storage=f"sqlite:{path}"))) as deployment:

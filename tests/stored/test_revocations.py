@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 
@@ -225,16 +225,34 @@ def test_successor_that_joins_replaces_the_subject_that_it_finds(node: Node) -> 
     assert node.replace(record(1).id, by, joins=joins) == record(3).id
 
 
-@pytest.mark.parametrize("replaced", [16, 17])
-def test_end_follows_16_successors_and_then_raises(node: Node, replaced: int) -> None:
+@pytest.mark.parametrize("replaced", [5, 6])
+def test_end_and_new_id_follow_most_successors_and_then_raise(
+    node: Node, replaced: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealedstate._stored.revocations.MAX_SUCCESSORS", 5)
     for number in range(1, 1 + replaced):
-        node.replace(record(number).id, successor(number + 1))
-    if replaced > 16:
-        with pytest.raises(StorageUnavailable, match="16 new ids"):
-            node.revoke(record(1).id)
-        assert node.replace(record(1).id, successor(200), joins=None) is Ending.REPLACED
+        node.replace(
+            record(number).id, successor(number + 1, to="bob" if number < replaced else "ann")
+        )
+    if replaced > 5:
+        acts: list[Callable[[], object]] = [
+            lambda: node.revoke(record(1).id),
+            lambda: node.revoke(record(1).id, how=Ending.REVOKED),
+            lambda: node.replace(record(1).id, successor(200), joins=None),
+        ]
+        for act in acts:
+            with pytest.raises(StorageUnavailable, match=r"more than 5 new ids.*revoke_subject"):
+                act()
     else:
-        assert node.revoke(record(1).id) == record(17).id
+        assert node.revocations.next_id(record(1).id) == record(6).id
+        assert node.revoke(record(1).id) == record(6).id
+
+
+def test_session_with_thousands_of_new_ids_is_ended(node: Node) -> None:
+    ids = [number.to_bytes(16, "big") for number in range(4097)]
+    for before, after in pairwise(ids):
+        node.replace(before, Successor(after, LATER, subject_mark("ann"), subject_mark("ann")))
+    assert node.revoke(ids[0]) == ids[-1]
 
 
 def test_replaced_session_whose_successor_was_ended_counts_as_ended(node: Node) -> None:

@@ -86,9 +86,12 @@ SECRET_PARTS = [
 
 
 def with_checksum(document: dict[str, Any], wrapping: Keyring | None = None) -> str:
-    """As the specification says, so that the checksum hides no other reason to refuse."""
+    """As the specification says, so that the checksum hides no other reason to refuse.
+
+    It is keyed by the first key of `wrapping`.
+    """
     rest = {name: value for name, value in document.items() if name != "checksum"}
     text = json.dumps(rest, sort_keys=True, separators=(",", ":"))
-    key = b"" if wrapping is None else KEK.keys[0].subkey("checksum", "ring", RING.ring_id)
+    key = b"" if wrapping is None else wrapping.keys[0].subkey("checksum", "ring", RING.ring_id)
     checksum = hashlib.blake2b(text.encode(), key=key, digest_size=16).hexdigest()
     return json.dumps(rest | {"checksum": checksum}, indent=2) + "\n"

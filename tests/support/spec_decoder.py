@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import struct
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 from markupsafe import Markup
@@ -45,21 +47,28 @@ class Newer(Refused):
 
 
 class SpecKey(NamedTuple):
-    """A key of the ring: its secret, and when it was allowed to seal."""
+    """A key of the ring: its secret, and when it was allowed to seal.
+
+    `later`: when each later key activates that is neither revoked nor disabled, and when it
+    expires. `retires_at`: when another key took over, if that is known.
+    """
 
     secret: bytes
     opens: bool = True
     activation: int | None = None
-    successor_activation: int | None = None
+    later: tuple[tuple[int, int | None], ...] = ()
+    retires_at: int | None = None
     announcement: int = 0
     skew: int = 0
 
     def allows(self, sealed_at: int) -> bool:
         if self.activation is not None and sealed_at < self.activation - self.skew:
             return False
-        if self.successor_activation is None:
-            return True
-        return sealed_at <= self.successor_activation + self.announcement + self.skew
+        taken_over = self.retires_at
+        if taken_over is None:
+            in_use = (at for at, over in self.later if over is None or sealed_at < over)
+            taken_over = min(in_use, default=None)
+        return taken_over is None or sealed_at <= taken_over + self.announcement + self.skew
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,29 @@ class SpecCore(NamedTuple):
 Ring = Mapping[bytes, SpecKey]
 
 
+def ring_of(keys: Iterable[Mapping[str, Any]], now: int, skew: int, announce: int) -> Ring:
+    """The keys of vectors as they are at `now`."""
+    described = list(keys)
+    usable = [
+        (key["activates_at"], key["expires_at"])
+        for key in described
+        if not (key.get("revoked") or key.get("disabled"))
+    ]
+    return {
+        bytes.fromhex(key["kid"]): SpecKey(
+            bytes.fromhex(key["secret"]),
+            not (key.get("revoked") or key.get("disabled"))
+            and (key["expires_at"] is None or now < key["expires_at"]),
+            key["activates_at"],
+            tuple((at, over) for at, over in usable if at > key["activates_at"]),
+            key.get("retires_at"),
+            announce,
+            skew,
+        )
+        for key in described
+    }
+
+
 # -- tokens -----------------------------------------------------------------------------------
 
 
@@ -106,12 +138,55 @@ def open_overflow(
     return parts_of(value_of(payload))
 
 
+def open_set(
+    texts: Sequence[str], ring: Ring, realm: str, cookie_name: str, id: bytes, entry: SpecOverflow
+) -> dict[str, bytes] | None:
+    """The encodings of the parts in a session's overflow; None if they are lost."""
+    try:
+        expect(len(texts) >= entry.count, "every cookie of the set")
+        token = token_of("".join(texts[: entry.count]))
+        expect(hashlib.blake2b(token, digest_size=16).digest() == entry.digest, "the digest")
+        name: list[str | bytes] = [cookie_name, id, entry.set_id]
+        _, payload = open_sealed(token, ring, "overflow", realm, name)
+        parts = named_pairs(value_of(payload))
+        expect(all(type(value) is bytes for value in parts.values()), "values are byte strings")
+        expect(list(parts) == entry.names, "the names of the manifest, in its order")
+    except Refused:
+        return None
+    return parts
+
+
+def open_protected(
+    text: str,
+    ring: Ring,
+    realm: str,
+    protector: str,
+    bound: Iterable[str | bytes],
+    *,
+    now: int,
+    max_age: int,
+    revoked_before: int,
+    skew: int,
+) -> Any:
+    """The value of a protected text."""
+    expect("*" not in text, "letters of base64url")
+    token = token_of(text.replace("-", "*"))
+    sealed_at, payload = open_sealed(token, ring, f"protector/{protector}", realm, bound)
+    expect(sealed_at >= revoked_before, "a seal that is not revoked")
+    expect(sealed_at <= now + 2 * skew, "no seal in the future")
+    expect(now < sealed_at + max_age, "a text that is not too old")
+    first = 1 if payload[:1] == b"\0" else 0
+    expect(payload[first : first + 1] == b"\1", "the payload of a protected text")
+    return value_of(payload[first + 1 :])
+
+
 def open_row(
     token: bytes, ring: Ring, realm: str, context: str, key: str, version: int
 ) -> tuple[int, Any]:
     """The time a row was sealed at, and what it contains.
 
-    That is a value, or for a watermark a time in epoch seconds. For the row of a session it is its
+    That is a value, for a watermark a time in epoch seconds, or for the mark of the lookup secret
+    its hex digits. For the row of a session it is its
     kind, and for a session that was replaced also the time, and the successor's expiry, its id,
     the mark of its subject, and the mark of the subject of before.
     """
@@ -126,6 +201,8 @@ def open_row(
         times = [int.from_bytes(payload[at : at + 8], "big") for at in (1, 9)]
         rest = [payload[begin:end].hex() for begin, end in ((17, 33), (33, 41), (41, 49))]
         return sealed_at, ["replaced", *times, *rest]
+    if key == lookup_key(realm):
+        return sealed_at, payload.hex()
     expect(len(payload) == 8, "a time of 8 bytes")
     return sealed_at, int.from_bytes(payload, "big")
 
@@ -148,6 +225,14 @@ def watermark_key(lookup: bytes, realm: str, subject: str) -> str:
     return row_key(lp("sealedstate/1", "watermark", realm, subject), lookup)
 
 
+def lookup_key(realm: str) -> str:
+    return row_key(lp("sealedstate/1", "lookup", realm))
+
+
+def lookup_mark(lookup: bytes) -> str:
+    return hashlib.blake2b(lp("sealedstate/1", "lookup"), key=lookup, digest_size=16).hexdigest()
+
+
 def row_key(message: bytes, secret: bytes = b"") -> str:
     """A digest of 24 bytes as text, which has no bits to spare."""
     number = int.from_bytes(hashlib.blake2b(message, key=secret, digest_size=24).digest(), "big")
@@ -165,6 +250,12 @@ def token_of(text: str) -> bytes:
     size, rest = divmod(len(text) * 6, 8)
     expect(bits & ((1 << rest) - 1) == 0, "no bits after the last byte")
     return (bits >> rest).to_bytes(size, "big")
+
+
+def name_of(text: str) -> bytes:
+    """The bytes of a name in a store."""
+    expect("*" not in text, "letters of names")
+    return token_of(text.replace(".", "*"))
 
 
 def open_sealed(
@@ -319,6 +410,168 @@ def make(what: str, made: Callable[[], T]) -> T:
         raise Refused(f"expected {what}") from error
 
 
+# -- keys and rings ----------------------------------------------------------------------------
+
+SECONDS = 3_153_600_000
+KEY_LETTERS = LETTERS.replace("*", "-")
+
+
+def key_of(text: str) -> tuple[bytes, bytes]:
+    """The kid and the secret of a key's text."""
+    found = re.fullmatch("sealedstate-key-1:([0-9a-f]{8}):(.*)", text.strip("\t\n\v\f\r "))
+    if found is None:
+        raise Refused("expected the text of a key")
+    return bytes.fromhex(found[1]), secret_of(found[2])
+
+
+def lookup_of(text: str) -> bytes:
+    """The secret of a lookup secret's text."""
+    found = re.fullmatch("sealedstate-lookup-1:(.*)", text.strip("\t\n\v\f\r "))
+    if found is None:
+        raise Refused("expected the text of a lookup secret")
+    return secret_of(found[1])
+
+
+def secret_of(text: Any) -> bytes:
+    expect(type(text) is str and len(text) == 43, "43 characters")
+    expect(all(letter in KEY_LETTERS for letter in text), "letters of base64url")
+    return good_secret(token_of(text.replace("-", "*")))
+
+
+def good_secret(secret: bytes) -> bytes:
+    steps = {(after - before) % 256 for before, after in pairwise(secret)}
+    expect(len(secret) == 32, "32 bytes")
+    expect(len(set(secret)) >= 16 and len(steps) > 1, "random bytes")
+    expect(not all(0x20 <= byte <= 0x7E for byte in secret), "no passphrase")
+    return secret
+
+
+def open_ring(text: str, keks: Mapping[bytes, bytes] | None, now: int) -> dict[str, Any]:
+    """What a ring document says, as the vectors have it. `keks`: the secret of each kid."""
+    document = make("JSON", lambda: json.loads(text))
+    lasting = ["lasting"] if type(document) is dict and "lasting" in document else []
+    expect_members(
+        document,
+        *("format", "ring", "sequence", "updated_at", "schedule", "keys", "lookup", *lasting),
+        *("tombstones", "revoked_before", "wrapped_by", "checksum"),
+    )
+    expect(len(text.encode()) <= 4_194_304, "at most 4 MiB")
+    expect(json.dumps(document, indent=2) + "\n" == text, "the one spelling")
+    expect(document["format"] == "sealedstate-ring-1", "the format")
+    ring_id, schedule = document["ring"], document["schedule"]
+    expect_text("[0-9a-f]{16}", ring_id)
+    expect(type(document["sequence"]) is int, "a number of writes")
+    expect(1 <= document["sequence"] < 1 << 63, "a number of writes")
+    time_of(document["updated_at"])
+    expect_members(schedule, "rotate_every", "announce", "keep", "skew")
+    for name, seconds in schedule.items():
+        expect(type(seconds) is int and (name != "skew") <= seconds <= SECONDS, "seconds")
+
+    named = document["wrapped_by"]
+    if named is None:
+        expect(keks is None, "a wrapped document")
+        checksum_key, field = b"", "secret"
+    else:
+        expect_text("[0-9a-f]{8}", named)
+        expect(keks is not None and bytes.fromhex(named) in keks, "a known key-encryption key")
+        secret = (keks or {})[bytes.fromhex(named)]
+        checksum_key, field = subkey(secret, "checksum", "ring", ring_id), "wrapped"
+    rest = {name: value for name, value in document.items() if name != "checksum"}
+    plain = json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()
+    checksum = hashlib.blake2b(plain, key=checksum_key, digest_size=16).hexdigest()
+    expect(document["checksum"] == checksum, "the checksum")
+
+    def unwrap(holder: Mapping[str, Any], name: str) -> bytes:
+        if field == "secret":
+            return secret_of(holder[field])
+        expect(type(holder[field]) is str, "a wrapped secret")
+        wrapping = {
+            kid: SpecKey(secret, activation=0, announcement=900, skew=60)
+            for kid, secret in (keks or {}).items()
+        }
+        token = token_of(holder[field])
+        _, secret = open_sealed(token, wrapping, "ring-secret", ring_id, [name])
+        return good_secret(secret)
+
+    def key(found: Any, may_be_disabled: bool) -> dict[str, Any]:
+        is_disabled = may_be_disabled and type(found) is dict and "disabled_at" in found
+        disabled = ["disabled_at"] if is_disabled else []
+        expect_members(found, "kid", "created_at", "activates_at", *disabled, field)
+        expect_text("[0-9a-f]{8}", found["kid"])
+        time_of(found["created_at"])
+        return {
+            "kid": found["kid"],
+            "secret": unwrap(found, found["kid"]).hex(),
+            "activates_at": time_of(found["activates_at"]),
+            "disabled_at": time_of(found["disabled_at"]) if is_disabled else None,
+        }
+
+    for name in ("keys", "tombstones", *lasting):
+        expect(type(document[name]) is list, "an array")
+        expect(bool(document[name]) or name == "tombstones", "a key at least")
+    keys = [key(found, True) for found in document["keys"]]
+    long_term = [key(found, False) for found in document.get("lasting", ())]
+    successions = []
+    for dead in document["tombstones"]:
+        expect_members(dead, "kid", "activates_at", "at", "sealed", "revoked", "reason")
+        expect_text("[0-9a-f]{8}", dead["kid"])
+        expect(type(dead["sealed"]) is type(dead["revoked"]) is bool, "true or false")
+        expect(type(dead["reason"]) is str, "a reason")
+        time_of(dead["at"])
+        if (activates_at := time_of(dead["activates_at"])) and dead["sealed"]:
+            successions.append(activates_at)
+    kids = [each["kid"] for each in (*keys, *long_term, *document["tombstones"])]
+    expect(len(set(kids)) == len(kids), "each kid once")
+    for several in (keys, long_term):
+        secrets = {each["secret"] for each in several}
+        expect(len(secrets) == len(several), "each secret once")
+    lookup = document["lookup"]
+    if lookup is not None:
+        expect_members(lookup, field)
+        lookup = unwrap(lookup, "lookup").hex()
+    revoked_before = 0
+    if document["revoked_before"] is not None:
+        revoked_before = time_of(document["revoked_before"])
+        expect(revoked_before > 0, "a time after 1970 began")
+        revoked_before += schedule["skew"]
+
+    successions += [
+        each["activates_at"]
+        for each in keys
+        if each["disabled_at"] is None or each["disabled_at"] >= each["activates_at"]
+    ]
+    announce, keep, skew = schedule["announce"], schedule["keep"], schedule["skew"]
+    for each in keys:
+        later = (at for at in successions if at > each["activates_at"])
+        retires_at = each["retires_at"] = min(later, default=None)
+        over = None if retires_at is None else retires_at + announce + keep + 2 * skew
+        each["expires_at"], each["disabled"] = over, each.pop("disabled_at") is not None
+    return {
+        "skew": skew,
+        "announce": announce,
+        "revoked_before": revoked_before,
+        "removed": sorted(dead["kid"] for dead in document["tombstones"]),
+        "lookup": lookup,
+        "keys": keys,
+        "long_term": [{k: v for k, v in each.items() if k != "disabled_at"} for each in long_term],
+    }
+
+
+def expect_members(found: Any, *names: str) -> None:
+    expect(type(found) is dict and list(found) == list(names), f"the members {names}")
+
+
+def expect_text(pattern: str, found: Any) -> None:
+    expect(type(found) is str and re.fullmatch(pattern, found) is not None, pattern)
+
+
+def time_of(text: Any) -> int:
+    expect_text(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", text)
+    moment = make("a time", lambda: datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
+    expect(moment >= EPOCH, "a time since 1970")
+    return (moment - EPOCH) // timedelta(seconds=1)
+
+
 # -- values, compared --------------------------------------------------------------------------
 
 
@@ -373,6 +626,7 @@ _SCALARS: dict[type, tuple[str, Callable[[Any], Any]]] = {
 
 def value_of(raw: bytes) -> Any:
     """The value of one encoding: strict, and nothing may follow."""
+    expect(len(raw) <= 1_048_576, "at most a mebibyte")
     reader = _Reader(raw)
     value = reader.value(depth=16)
     expect(reader.at == len(raw), "no trailing bytes")

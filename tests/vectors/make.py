@@ -36,7 +36,7 @@ from sealedstate._wire.encoding import from_text, to_text
 from sealedstate._wire.record import NO_TERMS, OverflowSet, Record, Terms, encode_record
 from sealedstate._wire.token import TokenContext, seal
 from sealedstate.key_sources import StaticKeys
-from sealedstate.keyring import Keyring
+from sealedstate.keyring import Keyring, length_prefixed
 from sealedstate.storage import MemoryStorage
 from tests.support.spec_decoder import as_json
 from tests.support.stored import PartRow, access_of
@@ -219,17 +219,7 @@ VALUES: dict[str, object] = {
 def accepted() -> dict[str, Any]:
     return {
         "about": "Format 1: what opens, for ever. Bytes are hexadecimal.",
-        "keys": [
-            {
-                "kid": key.kid.hex(),
-                "secret": key.secret.hex(),
-                "activates_at": key.activates_at,
-                "expires_at": key.expires_at,
-                "revoked": key.revoked,
-                "disabled": key.disabled,
-            }
-            for key in KEYS
-        ],
+        "keys": [key_entry(key) for key in KEYS],
         "skew": SKEW,
         "announce": ANNOUNCE,
         "realm": REALM,
@@ -244,6 +234,17 @@ def accepted() -> dict[str, Any]:
         "overflows": [overflow_vector(1, (4000,)), overflow_vector(3, (1200, 1200, 1200))],
         "stored": [stored_vector("cart"), stored_vector("ключ")],
         "sessions": [*sessions()],
+    }
+
+
+def key_entry(key: Key) -> dict[str, Any]:
+    return {
+        "kid": key.kid.hex(),
+        "secret": key.secret.hex(),
+        "activates_at": key.activates_at,
+        "expires_at": key.expires_at,
+        "revoked": key.revoked,
+        "disabled": key.disabled,
     }
 
 
@@ -796,6 +797,7 @@ def rows() -> dict[str, Any]:
             ),
         ],
         "watermarks": [watermark_vector(subject) for subject in ("alice", "Ἀλίκη")],
+        "lookup_marks": [lookup_vector()],
     }
 
 
@@ -829,6 +831,15 @@ def watermark_vector(subject: str) -> dict[str, Any]:
     revocations(storage, random).revoke_subject(subject, 60)
     row = {"name": subject, "subject": subject, "says": NOW + SKEW}
     return row | row_vector(storage, SUBJECTS, random)
+
+
+def lookup_vector() -> dict[str, Any]:
+    random, storage = Recorded("mark of the lookup key"), MemoryStorage(lambda: NOW)
+    revocations(storage, random).mark_lookup(60)
+    says = hashlib.blake2b(
+        length_prefixed("sealedstate/1", "lookup"), key=LOOKUP, digest_size=16
+    ).hexdigest()
+    return {"name": "the lookup key", "says": says} | row_vector(storage, SUBJECTS, random)
 
 
 def revocations(storage: MemoryStorage, random: Recorded) -> Revocations:

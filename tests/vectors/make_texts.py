@@ -11,10 +11,11 @@ from typing import Any
 
 from sealedstate import Key
 from sealedstate._wire.encoding import to_name, to_text
+from sealedstate._wire.token import TokenContext, seal
 from sealedstate.keyring import Keyring, export_lookup, secret_to_text
 from sealedstate.rotation.document import dump_ring
 from sealedstate.rotation.ring import Ring
-from tests.support.ring_documents import KEK, LONG_TERM, RING, with_checksum
+from tests.support.ring_documents import KEK, LONG_TERM, RING, fixed_key, with_checksum
 from tests.support.rings import NOW, randomness
 from tests.vectors.make import HERE, bytes_of, spell
 
@@ -46,11 +47,13 @@ def texts() -> dict[str, Any]:
             *(f"{TEXT}=", f"{TEXT}A", TEXT[:-1], f"{TEXT[:9]} {TEXT[9:]}", f"{TEXT} {TEXT}"),
             *(TEXT[:-1] + "+", TEXT[:-1] + ".", TEXT[:-1] + another_last_letter(SECRET), LOOKUP),
             *(f"sealedstate-key-1:{KID}:{secret_to_text(secret)}" for secret in WEAK),
+            *(f"\ufeff{TEXT}", f"{TEXT}\ufeff", f" \ufeff{TEXT}", f"{TEXT[:-1]}\ufeff"),
         ],
         "bad_lookups": [
             *("", SECRET, f"sealedstate-lookup-2:{SECRET}", f"{LOOKUP}=", LOOKUP[:-1], TEXT),
             *(LOOKUP[:-1] + another_last_letter(LOOKUP), f"sealedstate-lookup-1:{KID}:{SECRET}"),
             *(f"sealedstate-lookup-1:{secret_to_text(secret)}" for secret in WEAK),
+            *(f"\ufeff{LOOKUP}", f"{LOOKUP}\ufeff"),
         ],
         "lists": [
             {
@@ -81,8 +84,22 @@ def texts() -> dict[str, Any]:
             "AAA+",
             "AA A",
             "AAAÄ",
+            "\ufeffAAAA",
+            "AAAA\ufeff",
+            "\ufeff",
         ],
-        "bad_names": ["A", "AAAAA", "AB", "AAB", "AA=", "AAA*", "AAA-", "AAA+", "AA A"],
+        "bad_names": [
+            "A",
+            "AAAAA",
+            "AB",
+            "AAB",
+            "AA=",
+            "AAA*",
+            "AAA-",
+            "AAA+",
+            "AA A",
+            "\ufeffAAAA",
+        ],
     }
 
 
@@ -122,11 +139,46 @@ def meanings() -> dict[str, Any]:
                 ("wrapped, with long-term keys", LONG_TERM, KEK),
             )
             for text in [dump_ring(ring, wrapping, randomness("nonces"))]
+        ]
+        + [
+            {"name": name, "text": text, "wrapped": True} | meaning(RING)
+            for name, text in wrapped_otherwise()
         ],
         "refused": [
             {"name": name, "text": text, "has_kek": has_kek} for name, text, has_kek in bad_rings()
         ],
     }
+
+
+OTHER_KEK = Keyring(KEK.keys[1:])
+FOREIGN_KEK = Keyring((fixed_key("kek of another ring"),))
+
+
+def wrapped_otherwise() -> Iterator[tuple[str, str]]:
+    """Documents of `RING` that no release writes in this way, but every release reads."""
+    yield "wrapped by the other key", dump_ring(RING, OTHER_KEK, randomness("nonces"))
+    document = json.loads(dump_ring(RING, KEK, randomness("nonces")))
+    rewrapped = rewrap(document, OTHER_KEK)
+    yield "one secret wrapped by the other key", with_checksum(rewrapped, KEK)
+    named = {**document, "wrapped_by": OTHER_KEK.keys[0].kid.hex()}
+    yield "only the checksum by the other key", with_checksum(named, OTHER_KEK)
+    for name, at in (("long before", 0), ("long after", (1 << 40) - 1)):
+        again = rewrap(document, KEK, at)
+        yield f"one secret wrapped {name} the write", with_checksum(again, KEK)
+
+
+def rewrap(
+    document: dict[str, Any],
+    kek: Keyring,
+    at: int = NOW,
+    secret: bytes = RING.keys[0].secret,
+    ring_id: str = RING.ring_id,
+) -> dict[str, Any]:
+    """The document with the secret of its first key wrapped again, by the first key of `kek`."""
+    first, *others = document["keys"]
+    context = TokenContext("ring-secret", ring_id, (first["kid"],))
+    token = seal(secret, context, kek.keys[0], at, bytes_of("wrapped again", 32))
+    return {**document, "keys": [first | {"wrapped": to_text(token)}, *others]}
 
 
 def meaning(ring: Ring) -> dict[str, Any]:
@@ -238,6 +290,28 @@ def bad_rings() -> Iterator[tuple[str, str, bool]]:
     swapped = {**json.loads(wrapped), "keys": [first, *others]}
     yield "two wrapped secrets exchanged", with_checksum(swapped, KEK), True
     yield "an unkeyed checksum", with_checksum(json.loads(wrapped), None), True
+    foreign = dump_ring(RING, FOREIGN_KEK, randomness("nonces"))
+    yield "wrapped by a key that is not in the list", foreign, True
+    named = {**json.loads(wrapped), "wrapped_by": OTHER_KEK.keys[0].kid.hex()}
+    yield "the checksum by another key than it says", with_checksum(named, KEK), True
+    yield "another key than the checksum is by", with_checksum(json.loads(wrapped), OTHER_KEK), True
+    changed_wrapping: dict[str, dict[str, Any]] = {
+        "a secret wrapped by a key that is not in the list": {"kek": FOREIGN_KEK},
+        "a secret wrapped for another ring": {"ring_id": "5ea1ed57a7e00002"},
+        "a wrapped secret of 31 bytes": {"secret": RING.keys[0].secret[:-1]},
+        "a wrapped secret of 33 bytes": {"secret": RING.keys[0].secret + b"\0"},
+        "a wrapped secret that is weak": {"secret": WEAK[0]},
+        "a wrapped secret that is there twice": {"secret": RING.keys[1].secret},
+    }
+    for name, changes in changed_wrapping.items():
+        again = rewrap(json.loads(wrapped), **{"kek": KEK} | changes)
+        yield name, with_checksum(again, KEK), True
+    clear = json.loads(wrapped)
+    clear["keys"][0] = json.loads(good)["keys"][0]
+    yield "one secret that is not wrapped", with_checksum(clear, KEK), True
+    yield "a byte order mark before it", f"\ufeff{good}", False
+    yield "a byte order mark before it, wrapped", f"\ufeff{wrapped}", True
+    yield "a byte order mark before the reason", good.replace("laptop", "\ufefflaptop"), False
 
 
 def files() -> dict[str, dict[str, Any]]:

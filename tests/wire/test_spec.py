@@ -64,21 +64,9 @@ KEYS = [
 RING = Keyring(tuple(KEYS), GOOD["skew"], GOOD["announce"])
 
 
-def spec_ring(now: int) -> dict[bytes, SpecKey]:
+def spec_ring(now: int) -> spec_decoder.Ring:
     """The same ring as the specification sees it at `now`."""
-    usable = [key for key in GOOD["keys"] if not (key["revoked"] or key["disabled"])]
-    dates = [key["activates_at"] for key in usable]
-    return {
-        bytes.fromhex(key["kid"]): SpecKey(
-            bytes.fromhex(key["secret"]),
-            key in usable and (key["expires_at"] is None or now < key["expires_at"]),
-            key["activates_at"],
-            min((date for date in dates if date > key["activates_at"]), default=None),
-            GOOD["announce"],
-            GOOD["skew"],
-        )
-        for key in GOOD["keys"]
-    }
+    return spec_decoder.ring_of(GOOD["keys"], now, GOOD["skew"], GOOD["announce"])
 
 
 def replay(hexed: list[str]) -> Callable[[int], bytes]:
@@ -265,6 +253,9 @@ def test_frozen_revocations_and_watermarks_are_read_and_sealed_alike() -> None:
         if "subject" in vector:
             assert read.watermark(vector["subject"]) == vector["says"]
             write.revoke_subject(vector["subject"], 60)
+        elif "session_id" not in vector:
+            assert read.check_lookup()
+            write.mark_lookup(60)
         else:
             session_id, says = bytes.fromhex(vector["session_id"]), vector["says"]
             is_replaced = Ending(says[0]) is Ending.REPLACED
@@ -282,7 +273,7 @@ def test_frozen_revocations_and_watermarks_are_read_and_sealed_alike() -> None:
         written, frozen = row_of(storage, vector), row_of(with_row(vector), vector)
         assert (written.value, written.version) == (frozen.value, frozen.version)
 
-    check_each([*ROWS["revoked"], *ROWS["watermarks"]], check)
+    check_each([*ROWS["revoked"], *ROWS["watermarks"], *ROWS["lookup_marks"]], check)
 
 
 def test_specification_finds_and_opens_frozen_rows() -> None:
@@ -304,6 +295,15 @@ def test_specification_finds_and_opens_frozen_rows() -> None:
             )
 
     check_each([*GOOD["stored"], *ROWS["revoked"], *ROWS["watermarks"]], check)
+
+
+def test_specification_finds_and_reads_the_mark_of_the_lookup_secret() -> None:
+    (vector,) = ROWS["lookup_marks"]
+    row = (vector["context"], vector["key"], vector["version"])
+    token, ring = bytes.fromhex(vector["token"]), spec_ring(vector["now"])
+    assert spec_decoder.lookup_key(REALM) == vector["key"]
+    assert spec_decoder.open_row(token, ring, REALM, *row) == (vector["now"], vector["says"])
+    assert spec_decoder.lookup_mark(LOOKUP) == vector["says"]
 
 
 def revocations(storage: MemoryStorage, now: int, random: list[str]) -> Revocations:

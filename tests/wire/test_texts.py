@@ -14,6 +14,7 @@ from sealedstate.errors import MalformedToken
 from sealedstate.key_sources import parse_keyring
 from sealedstate.keyring import Keyring, export_lookup, parse_lookup, secret_to_text
 from sealedstate.rotation.document import RingUnreadable, parse_ring
+from tests.support import spec_decoder
 from tests.support.tables import check_each
 from tests.vectors import make, make_texts
 
@@ -24,6 +25,7 @@ TEXTS, RINGS = (
 KEK = Keyring(
     tuple(Key(bytes.fromhex(key["kid"]), bytes.fromhex(key["secret"])) for key in RINGS["keks"])
 )
+KEK_SECRETS = {key.kid: key.secret for key in KEK.keys}
 
 
 def test_vectors_are_what_their_script_makes() -> None:
@@ -36,9 +38,11 @@ def test_frozen_keys_are_read_and_written_alike() -> None:
         key = Key(bytes.fromhex(vector["kid"]), bytes.fromhex(vector["secret"]))
         assert key.export() == vector["text"]
         assert Key.parse(vector["text"]) == key
+        assert spec_decoder.key_of(vector["text"]) == (key.kid, key.secret)
     for vector in TEXTS["lookups"]:
         assert export_lookup(bytes.fromhex(vector["secret"])) == vector["text"]
         assert parse_lookup(vector["text"]).hex() == vector["secret"]
+        assert spec_decoder.lookup_of(vector["text"]).hex() == vector["secret"]
     for vector in TEXTS["lists"]:
         ring = parse_keyring(vector["lines"], 60)
         assert [key.activates_at for key in ring.keys] == vector["activates_at"]
@@ -54,20 +58,25 @@ def test_frozen_texts_of_bytes_are_read_and_written_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "read", "error"),
+    ("kind", "read", "error", "specified"),
     [
-        ("bad_keys", Key.parse, ConfigurationError),
-        ("bad_lookups", parse_lookup, ConfigurationError),
-        ("bad_tokens", from_text, MalformedToken),
-        ("bad_names", from_name, MalformedToken),
+        ("bad_keys", Key.parse, ConfigurationError, spec_decoder.key_of),
+        ("bad_lookups", parse_lookup, ConfigurationError, spec_decoder.lookup_of),
+        ("bad_tokens", from_text, MalformedToken, spec_decoder.token_of),
+        ("bad_names", from_name, MalformedToken, spec_decoder.name_of),
     ],
 )
 def test_frozen_bad_texts_are_refused(
-    kind: str, read: Callable[[str], object], error: type[Exception]
+    kind: str,
+    read: Callable[[str], object],
+    error: type[Exception],
+    specified: Callable[[str], object],
 ) -> None:
     def check(text: str) -> None:
         with pytest.raises(error):
             read(text)
+        with pytest.raises(spec_decoder.Refused):
+            specified(text)
 
     check_each(TEXTS[kind], check)
 
@@ -76,6 +85,15 @@ def test_frozen_rings_have_their_meaning() -> None:
     def check(vector: Mapping[str, Any]) -> None:
         ring = parse_ring(vector["text"], KEK if vector["wrapped"] else None, RINGS["now"])
         assert make_texts.meaning(ring).items() <= vector.items()
+        specified = spec_decoder.open_ring(
+            vector["text"], KEK_SECRETS if vector["wrapped"] else None, RINGS["now"]
+        )
+        for name, value in specified.items():
+            if name in ("keys", "long_term"):
+                for found, expected in zip(value, vector[name], strict=True):
+                    assert found.items() <= expected.items()
+            else:
+                assert value == vector[name], name
 
     check_each(RINGS["rings"], check)
 
@@ -84,5 +102,9 @@ def test_frozen_bad_rings_are_refused() -> None:
     def check(vector: Mapping[str, Any]) -> None:
         with pytest.raises(RingUnreadable):
             parse_ring(vector["text"], KEK if vector["has_kek"] else None, RINGS["now"])
+        with pytest.raises(spec_decoder.Refused):
+            spec_decoder.open_ring(
+                vector["text"], KEK_SECRETS if vector["has_kek"] else None, RINGS["now"]
+            )
 
     check_each(RINGS["refused"], check)

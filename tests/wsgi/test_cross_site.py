@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from itsdangerous import TimestampSigner
 
-from sealedstate import ConfigurationError, Key, LegacyReader, Session, Settings
+from sealedstate import ConfigurationError, Key, LegacyReader, Session, SessionWithheld, Settings
 from sealedstate_wsgi import SealedSessionMiddleware
 from tests.support.client import Answer, ask
 from tests.support.jar import Clock, Jar
@@ -87,8 +87,6 @@ def test_write_in_a_form_of_another_site_does_not_replace_the_login() -> None:
     uses: dict[str, Callable[[Session], object]] = {
         "write": write,
         "regenerate": lambda session: session.regenerate(),
-        "log out": lambda session: session.invalidate(),
-        "log out and write": then(Session.invalidate, write),
         "clear and write": then(Session.clear, write),
     }
     check_each(uses, check)
@@ -102,6 +100,28 @@ def test_application_sees_that_its_writes_are_not_sent() -> None:
     assert session["paid"] is True
 
 
+def sign_out(session: Session) -> None:
+    session.subject = None
+
+
+def test_logout_in_a_form_of_another_site_raises_and_leaves_the_login() -> None:
+    """The browser may be signed in, so no page may say that it is signed out."""
+
+    def check(use: Callable[[Session], object]) -> None:
+        site = Site()
+        with pytest.raises(SessionWithheld, match="cross-site"):
+            site.visit(use, sec_fetch_site="cross-site")
+        assert site.subject == "alice"
+
+    uses: dict[str, Callable[[Session], object]] = {
+        "invalidate": Session.invalidate,
+        "no subject": sign_out,
+        "sign in and invalidate": then(sign_in, Session.invalidate),
+        "sign in and no subject": then(sign_in, sign_out),
+    }
+    check_each(uses, check)
+
+
 def test_sign_in_in_a_form_of_another_site_is_sent() -> None:
     def check(use: Callable[[Session], object]) -> None:
         for is_signed_in in (False, True):
@@ -111,7 +131,6 @@ def test_sign_in_in_a_form_of_another_site_is_sent() -> None:
 
     uses: dict[str, Callable[[Session], object]] = {
         "sign in": sign_in,
-        "log out first": then(Session.invalidate, sign_in),
         "write and sign in": then(write, sign_in),
         "regenerate and sign in": then(Session.regenerate, sign_in),
     }

@@ -757,7 +757,8 @@ def test_untouched_session_opens_nothing_and_adds_no_header(
             assert answer.headers == headers
 
     check_each(UNTOUCHED, check)
-    assert set(store.count) == {"ping"}  # of each middleware at its start
+    assert set(store.count) == {"ping", "read"}
+    assert store.count["ping"] == store.count["read"]  # of each middleware at its start
     middleware = SealedSessionMiddleware(page_of(repr), settings)
     before = middleware.keeper.counts
     ask(middleware, cookie=cookie)

@@ -27,11 +27,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ..._request.load import revoke_id
-from ..._stored.revocations import MAX_SUCCESSORS, Ending
+from ..._stored.revocations import MAX_SUCCESSORS, Ending, too_many_ids
 from ..._stored.table import Kind
 from ..._wire import cbor
 from ..._wire.record import Place, Policy
-from ...errors import StorageError, StorageUnavailable, UnreadableError, UnreadablePart
+from ...errors import StorageError, UnreadableError, UnreadablePart
 from ...hooks import SaveEvent, SessionHooks
 from ...keeper import Keeper
 from ...session import Part, Session
@@ -88,17 +88,20 @@ class SessionTerminator(SessionHooks):
             successor = self.revocations.next_id(known.session_id)
             if successor is None:
                 return None
-            known = replace(known, session_id=successor, has_read_cookies=False)
-        raise StorageUnavailable(f"the session got more than {MAX_SUCCESSORS} new ids")
+            known = replace(known, session_id=self.last_id(successor), has_read_cookies=False)
+        raise too_many_ids()
 
     def last_id(self, session_id: bytes) -> bytes:
-        """The id under which a session continues for the same subject; else its own id."""
-        for _ in range(MAX_SUCCESSORS):
+        """The id under which a session continues for the same subject; else its own id.
+
+        Raises StorageUnavailable after MAX_SUCCESSORS.
+        """
+        for _ in range(1 + MAX_SUCCESSORS):
             successor = self.revocations.next_id(session_id)
             if successor is None:
-                break
+                return session_id
             session_id = successor
-        return session_id
+        raise too_many_ids()
 
     def _end_id(self, known: KnownSession, request: LogoutRequest | None) -> LogoutState | None:
         """End a session; None if it has, or may have, got a new id."""

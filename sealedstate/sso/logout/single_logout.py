@@ -22,6 +22,7 @@ from ..._stored.revocations import Ending
 from ..._wire.record import parse_id
 from ...errors import (
     ConfigurationError,
+    HeldBackCookie,
     LogoutRequestMismatch,
     NotSignedIn,
     RowUnreadable,
@@ -108,6 +109,14 @@ class SingleLogout:
             raise LogoutRequestMismatch(
                 f"the request is about no service login of this session{hint}"
             )
+        loaded = session.load()
+        if isinstance(loaded, LoadedSession):
+            if self._terminator is not None and loaded.withheld == HeldBackCookie.reason:
+                # The session that this request began is ended by its id. The cookie that the
+                # browser held back is of another session.
+                loaded.mark_revoked()
+            else:
+                loaded.check_known()
         if self._terminator is None:
             # The session no longer authenticates its user, but holds the progress.
             for authentication in login.authentications():
@@ -116,15 +125,15 @@ class SingleLogout:
             progress = SessionProgress(self._records, session)
             progress.begin(request)
             return progress
-        session_id, loaded = _find_id(session)
+        session_id, opened = _find_id(session)
         known = KnownSession(session_id, session.subject, services, has_read_cookies=True)
         state = self._terminator.end(known, request)
         if state is None:
             # Another user signed in to this browser: that cookie is on its way.
             raise SessionWithheld("replaced")
         # Only now: the cookies are deleted after the revocation is stored, never before.
-        if loaded is not None:
-            loaded.mark_revoked()
+        if opened is not None:
+            opened.mark_revoked()
         session.invalidate()
         return StoredProgress(self._terminator.table, state)
 
