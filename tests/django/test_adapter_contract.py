@@ -98,7 +98,8 @@ class InProcess:
             ROOT_URLCONF=module, MIDDLEWARE=["sealedstate_django.SealedSessionMiddleware"]
         )
         self._override.enable()
-        self._before, _keeper._keeper = _keeper._keeper, keeper
+        self._keeper, self._before = keeper, _keeper._keeper
+        _keeper._keeper = keeper
         self._is_async = view is act_async
         self._handler: Any = ASGIHandler() if self._is_async else WSGIHandler()
 
@@ -143,7 +144,7 @@ class InProcess:
         return Answer(start["status"], fields, b"".join(each.get("body", b"") for each in rest))
 
     def close(self) -> None:
-        _keeper._keeper.deployment.close()
+        self._keeper.deployment.close()
         _keeper._keeper = self._before
         self._override.disable()
 
