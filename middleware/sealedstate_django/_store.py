@@ -223,18 +223,19 @@ class SessionStore(SessionBase):
     def _save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> None:
         if self._has_store:
             _require_thread()
-        subject_key = self._keeper.settings.subject_key
-        if subject_key is not None:
-            session.follow_subject(subject_key)
-        # A new session, and each sign-in, begin with the lifetimes of the settings.
-        if self._has_new_expiry or (_EXPIRY in session and session.created_at is None):
-            self._limit(session)
-        before = session.id
+        if self._has_new_expiry or _EXPIRY in session:
+            subject_key = self._keeper.settings.subject_key
+            if subject_key is not None:
+                session.follow_subject(subject_key)
+            # A new session, and each sign-in, begin with the lifetimes of the settings.
+            if self._has_new_expiry or session.created_at is None:
+                self._limit(session)
         saved = self._keeper.save(session, other_bytes, force=force)
         if saved.outcome is Outcome.ENDED:
+            ended = session.id
             self._begin(self._keeper, "", False)
             self._has_key = False
-            self._ended_keys.add(before)
+            self._ended_keys.add(ended)
             raise UpdateError
         if saved.outcome is Outcome.SAVED:
             self._has_key = True

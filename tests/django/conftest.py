@@ -1,13 +1,12 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.support.django_site import FOLDER, set_up
+from tests.support.django_site import set_up
 
 set_up()
 
@@ -30,7 +29,6 @@ def database() -> Iterator[None]:
     yield
     keeper().deployment.close()
     connections.close_all()
-    shutil.rmtree(FOLDER)
 
 
 @pytest.fixture

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from sealedstate_django import keeper
 
 KEY = [Key.generate(os.urandom).export(), export_lookup(os.urandom(32))]
 FOLDER = Path(tempfile.mkdtemp(prefix="sealedstate-django-"))
+atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 MIDDLEWARE = [
     "sealedstate_django.SealedSessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
