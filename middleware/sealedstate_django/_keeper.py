@@ -95,7 +95,8 @@ def read_settings() -> Settings:
         "subject_key": _SUBJECT_KEY,
         "persistent": not project.SESSION_EXPIRE_AT_BROWSER_CLOSE,
     }
-    until = getattr(project, _LEGACY_UNTIL, None) or environ.pop(_LEGACY_UNTIL, None)
+    variable = environ.pop(_LEGACY_UNTIL, None)
+    until = getattr(project, _LEGACY_UNTIL, None) or variable
     if until:
         defaults["legacy"] = _read_legacy(until)
     if project.DEBUG and not has_keys():

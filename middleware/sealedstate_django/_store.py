@@ -65,11 +65,14 @@ class SessionStore(SessionBase):
         self._keeper = keeper
         self._sealed: Session = keeper.session(header, cross_site)
         self._has_store = keeper.deployment.store is not None
-        self._has_cookie = keeper.deployment.cookies.name in header
-        is_legacy = legacy is not None and legacy.name in header
+        has_ours = keeper.deployment.cookies.name in header
+        is_legacy = not has_ours and legacy is not None and legacy.name in header
+        self._has_cookie = has_ours or is_legacy
         # Whether the first use may wait, until the session was loaded ahead.
-        self._may_wait = is_legacy or (self._has_store and self._has_cookie)
-        self._has_cookie = self._has_cookie or is_legacy
+        can_wait = self._has_store or (
+            legacy is not None and legacy.fetch is not None and is_legacy
+        )
+        self._may_wait = self._has_cookie and can_wait
         # A key that the application has given; it is forgotten once the session is used.
         self._given_key: str | None = None
         # Whether the session exists; None: as the cookies say.

@@ -48,10 +48,9 @@ def test_documented_settings_are_those_of_a_project(
 ) -> None:
     stock = [STOCK, *MIDDLEWARE[1:]]
     apps = [each for each in PROJECT["INSTALLED_APPS"] if each != "sealedstate_django"]
-    found = run_block("settings", INSTALLED_APPS=apps, MIDDLEWARE=stock)
+    found = run_block("settings", BASE_DIR=tmp_path, INSTALLED_APPS=apps, MIDDLEWARE=stock)
     assert found["MIDDLEWARE"] == MIDDLEWARE
     assert found["INSTALLED_APPS"] == PROJECT["INSTALLED_APPS"]
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEALEDSTATE_KEK", Key.generate(os.urandom).export())
     table = {"SEALEDSTATE": found["SEALEDSTATE"], "SEALEDSTATE_LEGACY_UNTIL": "2999-01-01"}
     change(**table)

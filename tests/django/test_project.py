@@ -92,6 +92,21 @@ def test_checks_say_what_a_project_lacks(
     ] == (found)
 
 
+def test_environment_gives_what_the_project_does_not(
+    change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEALEDSTATE_STORAGE", "django:default?sealedstate_timeout=1")
+    monkeypatch.setenv("SEALEDSTATE_LEGACY_UNTIL", "2999-01-01")
+    monkeypatch.setenv("SEALEDSTATE_ABSOLUTE_LIFETIME", "7200")
+    change(SEALEDSTATE={"keys": KEY})
+    found = read_settings()
+    assert str(found.storage).endswith("db.sqlite3.sealedstate?sealedstate_timeout=1")
+    assert (found.idle_lifetime, found.absolute_lifetime) == (7200, 7200)
+    assert found.legacy is not None
+    change(SEALEDSTATE_LEGACY_UNTIL="2998-01-01")
+    assert read_settings().legacy.until.year == 2998  # type: ignore[union-attr]
+
+
 def test_middleware_needs_our_engine(change: Change) -> None:
     change(SESSION_ENGINE="django.contrib.sessions.backends.db")
     with pytest.raises(ImproperlyConfigured, match="SESSION_ENGINE"):

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from django.db import migrations
 from django.db.migrations.operations.base import Operation
 
-from .._keeper import database_alias, keeper
+from sealedstate.deployment import open_store
+
+from .._keeper import database_alias, read_settings
 
 
 def create_tables(apps: Any, schema_editor: Any) -> None:
     """Let the store make its tables, through its separate connection."""
     if schema_editor.connection.alias != database_alias():
         return
-    prepare = getattr(keeper().deployment.store, "prepare", None)
-    if prepare is not None:
-        prepare()
+    store: Any = open_store(read_settings())  # without the keys, which a migration may not have
+    with contextlib.closing(store):
+        store.prepare()
 
 
 class Migration(migrations.Migration):
