@@ -1,4 +1,5 @@
-# Everything sets itself up: `make demo`, `make saml`, `make test`. See README.md.
+# Everything sets itself up: `make demo`, `make flask`, `make fastapi`, `make saml`, `make test`. See
+# README.md.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,14 +7,24 @@ DEMO := .venv-demo
 SAML := .venv-saml
 DJANGO := .venv-django
 BENCH := .venv-bench
+FASTAPI := .venv-fastapi
+PEERS := .venv-peers
+SHOP := .venv-flask
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 PYTEST = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo django saml test test-all soak check matrix servers bench bench-pictures format clean
+.PHONY: demo flask django fastapi saml test test-all soak check matrix servers peers bench \
+	bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
+
+flask: $(SHOP)/.ready
+	$(SHOP)/bin/python examples/flask
+
+fastapi: $(FASTAPI)/.ready
+	$(FASTAPI)/bin/python examples/fastapi
 
 django: $(DJANGO)/.ready
 	$(DJANGO)/bin/python examples/django
@@ -52,6 +63,10 @@ matrix:
 servers:
 	@sh tests/install_servers.sh
 
+# The tests of other projects on our sessions, from their sdists: a table, and each exception.
+peers: $(PEERS)/.ready
+	$(PEERS)/bin/python tests/peers
+
 # Everything beside everybody, in some minutes: tables, and build/bench/*.json.
 bench: $(BENCH)/.ready servers
 	$(BENCH)/bin/python -m benchmarks
@@ -65,7 +80,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(DJANGO) $(SAML) $(BENCH) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # .dev installs more into the environment of .test.
 $(VENV)/.test $(VENV)/.dev: pyproject.toml
@@ -81,6 +96,21 @@ $(DEMO)/.ready: pyproject.toml
 $(DJANGO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DJANGO)
 	$(DJANGO)/bin/pip install $(PIP) --editable '.[django-example]'
+	touch $@
+
+$(FASTAPI)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(FASTAPI)
+	$(FASTAPI)/bin/pip install $(PIP) --editable '.[fastapi-example]'
+	touch $@
+
+$(SHOP)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(SHOP)
+	$(SHOP)/bin/pip install $(PIP) --editable '.[flask-example]'
+	touch $@
+
+$(PEERS)/.ready: pyproject.toml tests/peers/requirements.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install $(PIP) --editable '.[flask]' --requirement tests/peers/requirements.txt
 	touch $@
 
 $(SAML)/.ready: pyproject.toml

@@ -7,12 +7,14 @@ its part: ``{{ session.id }}`` in a template shows what the application assigned
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import Any, Self
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from typing import Any, NoReturn, Protocol, Self
 
+from .errors import OperatorError, SessionNotLoaded, escape_text
 from .session import Session
 
-__all__ = ["SessionFace", "sealed"]
+__all__ = ["SessionDict", "SessionFace", "SessionOwner", "log_late_changes", "sealed"]
 
 # The attributes of a Session that a face shows.
 _SHOWN = frozenset(
@@ -103,6 +105,139 @@ class SessionFace(MutableMapping[str, Any]):
         return repr(self.__dict__.get("_session", "<no session>"))
 
 
+class SessionOwner(Protocol):
+    """What a SessionDict asks of the request that it belongs to."""
+
+    @property
+    def session(self) -> Session:
+        """The session, which this does not use."""
+        ...
+
+    def use(self) -> Session:
+        """The session, which the response then depends on. Raises LateRead."""
+        ...
+
+    def use_to_write(self) -> Session:
+        """The same before a write. Raises LateWrite."""
+        ...
+
+
+class SessionDict(dict[str, Any]):
+    """The parts of a session in a dict, for frameworks whose session is one.
+
+    It has the parts from the beginning, because C code such as `json.dumps` sees the dict and calls
+    no method. Every method notes that the session is used; writing also writes to the session, and
+    changes inside values are found when it is saved. A part that could not be read, or was not
+    recalled, is not in the dict: ``in`` knows it, and reading it raises the error.
+    """
+
+    __slots__ = ("_absent", "_owner")
+
+    def __init__(self, owner: SessionOwner) -> None:
+        super().__init__()
+        self._owner = owner
+        self._absent: dict[str, Exception] = {}
+
+    def fill(self) -> None:
+        """Take the parts as the session has them now."""
+        session = self._owner.session
+        dict.clear(self)
+        self._absent = {}
+        for name in session:
+            try:
+                dict.__setitem__(self, name, session[name])
+            except KeyError:
+                pass  # the store has lost it
+            except (SessionNotLoaded, OperatorError) as error:
+                self._absent[name] = error
+
+    def mark_accessed(self) -> None:
+        """Starlette calls this when an application asks for `request.session`."""
+        self._owner.use()
+
+    def __missing__(self, name: object) -> NoReturn:
+        if isinstance(name, str) and name in self._absent:
+            raise self._absent[name].with_traceback(None)
+        raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        self._owner.use()
+        return dict.__contains__(self, name) or name in self._absent
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401 - it is this `get`
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if isinstance(name, str):
+            name = str.__str__(name)
+        self._owner.use_to_write()[name] = value
+        dict.__setitem__(self, name, value)
+        self._absent.pop(name, None)
+
+    def __delitem__(self, name: str) -> None:
+        del self._owner.use_to_write()[name]
+        dict.pop(self, name, None)
+        self._absent.pop(name, None)
+
+    def clear(self) -> None:
+        """Remove every part. It is no logout."""
+        self._owner.use_to_write().clear()
+        dict.clear(self)
+        self._absent.clear()
+
+    def pop(self, name: str, *default: Any) -> Any:
+        if default and name not in self:
+            return default[0]
+        value = self[name]
+        del self[name]
+        return value
+
+    def popitem(self) -> tuple[str, Any]:
+        name = next(reversed(self), None)
+        if name is None:
+            raise KeyError("popitem(): the session is empty")
+        return name, self.pop(name)
+
+    def setdefault(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            self[name] = default
+        return self[name]
+
+    def update(self, *others: Any, **named: Any) -> None:
+        for name, value in dict(*others, **named).items():
+            self[name] = value
+
+    def __ior__(self, other: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, (self.copy(),)
+
+    def __repr__(self) -> str:
+        # Reprs end up in logs and tracebacks: no name, no value.
+        return f"<session of {dict.__len__(self) + len(getattr(self, '_absent', ()))} parts>"
+
+
+def _note_use(name: str) -> Callable[..., Any]:
+    """dict's method of this name, before which the session is used."""
+    method = getattr(dict, name)
+
+    def read(self: SessionDict, *given: Any) -> Any:
+        self._owner.use()
+        return method(self, *given)
+
+    read.__name__ = name
+    return read
+
+
+for _name in (
+    *("__getitem__", "__iter__", "__len__", "__reversed__", "__eq__", "__ne__", "__or__"),
+    *("__ror__", "copy", "items", "keys", "values"),
+):
+    setattr(SessionDict, _name, _note_use(_name))
+
+
 def sealed(session: object) -> Session:
     """The session behind a framework's session object. Raises TypeError for any other object."""
     if isinstance(session, Session):
@@ -112,3 +247,14 @@ def sealed(session: object) -> Session:
     if not isinstance(found, Session):
         raise TypeError(f"expected a session of sealedstate, got {type(session).__name__}")
     return found
+
+
+def log_late_changes(log: logging.Logger, session: Session) -> None:
+    """Log the names of parts that were changed in place after the headers were sent.
+
+    For adapters, once the body was sent: such a change is lost, and no assignment could refuse it.
+    """
+    late = session.late_changes()
+    if late:
+        names = escape_text(", ".join(late), 1000)
+        log.error("changed after the response headers were sent, and lost: %s", names)

@@ -19,6 +19,7 @@ RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
 _VARY = ("Vary", "Cookie")
 _NO_STORE = ("Cache-Control", "no-store, private")
+_RAW_VARY, _RAW_NO_STORE = (b"vary", b"Cookie"), (b"cache-control", b"no-store, private")
 # A comma inside a quoted string separates nothing.
 _MEMBER = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*"?)+')
 _CONTRADICTING = frozenset(
@@ -34,6 +35,8 @@ _TARGETED = {
     "edge-control": "no-store",
     "x-litespeed-cache-control": "no-cache",
 }
+# Fields that `with_session` merges or changes, beside those that end in -control.
+_MERGED = frozenset({b"vary", b"expires", b"x-accel-expires"})
 
 
 def set_cookie_bytes(headers: Iterable[tuple[str, str]] | Iterable[tuple[bytes, bytes]]) -> int:
@@ -72,7 +75,14 @@ def with_session(headers: Headers, lines: Sequence[str]) -> Headers:
 
 def with_raw_session(headers: Iterable[tuple[bytes, bytes]], lines: Sequence[str]) -> RawHeaders:
     """The same for fields of bytes; all names are then in small letters, as ASGI has them."""
-    texts = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
+    fields = [(name.lower(), value) for name, value in headers]
+    if not any(name in _MERGED or name.endswith(b"-control") for name, _ in fields):
+        fields.append(_RAW_VARY)
+        if lines:
+            fields.append(_RAW_NO_STORE)
+            fields += [(b"set-cookie", line.encode("latin-1")) for line in lines]
+        return fields
+    texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
     return [
         (name.lower().encode("latin-1"), value.encode("latin-1"))
         for name, value in with_session(texts, lines)

@@ -116,7 +116,9 @@ class Keeper:
 
     def owns(self, session: Session) -> bool:
         """Whether `session` came from this keeper."""
-        return session.loader is self._load or session.loader is self._load_cross_site
+        loader = session.loader
+        loader = getattr(loader, "load", loader)  # an AsyncKeeper's
+        return loader is self._load or loader is self._load_cross_site
 
     def load(self, session: Session, parts: Collection[str] | None = None) -> None:
         """Open a session and recall its stored `parts` (None: all), without using it.
@@ -128,8 +130,32 @@ class Keeper:
 
     def asks_store(self, cookie_header: str) -> bool:
         """Whether opening the session of this Cookie header may ask the store."""
-        deployment = self._deployment
-        return deployment.store is not None and deployment.cookies.name in cookie_header
+        return self._deployment.store is not None and self.may_bring_session(cookie_header)
+
+    def may_bring_session(self, cookie_header: str) -> bool:
+        """Whether this Cookie header may contain a session, or one of a former framework."""
+        legacy = self.settings.legacy
+        return self._deployment.cookies.name in cookie_header or (
+            legacy is not None and legacy.name in cookie_header
+        )
+
+    def is_save_due(self, session: Session, *, force: bool = False) -> bool:
+        """Whether `save` has something to write or to seal, for which it may ask the store.
+
+        For adapters that save in a thread only where that is needed. Raises NoPrimaryKey.
+        """
+        loaded = session.backend
+        if loaded is None:
+            return session.accessed  # it was saved before
+        if not isinstance(loaded, LoadedSession):
+            return False
+        if self._subject_key is not None:
+            session.follow_subject(self._subject_key)
+        if force or session.changes().is_modified:
+            return True
+        record = loaded.record
+        has_brief_rows = record is not None and bool(record.spilled) and is_unproven(record)
+        return not session.is_peeked and (has_brief_rows or self._is_refresh_due(loaded))
 
     def save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> Saved:
         """The Set-Cookie field values that make the browser carry `session` as it is now.

@@ -12,6 +12,7 @@ import json
 import os
 import uuid
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,8 @@ from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 from markupsafe import Markup
 from werkzeug.http import http_date
 
-from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Session, Settings
+from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Session, Settings, plain
+from sealedstate.errors import UncheckedSession
 from sealedstate.keyring import export_lookup
 from sealedstate.legacy import MAX_COOKIE_CHARS, Adopted
 from tests.support.jar import Clock, Jar
@@ -627,3 +629,30 @@ def test_logout_also_deletes_an_old_cookie_that_is_still_sent() -> None:
     again = keeper.session(f"{ours}; session={old}")
     again.invalidate()
     assert reader.delete_line() in keeper.save(again)
+
+
+class OtherReader(LegacyReader):
+    """Reads old sessions from elsewhere, which may not answer."""
+
+    answers: Adopted | None = None
+
+    def read(self, text: str, now: int) -> Adopted | None:
+        if self.answers is None:
+            raise UncheckedSession
+        return self.answers
+
+
+def test_reader_of_other_sessions_may_have_other_types_and_may_not_answer() -> None:
+    reader = OtherReader("flask", SECRET, UNTIL)
+    keeper = Keeper(Settings(keys=KEY, clock=Clock(NOW), legacy=reader, convert=plain))
+    session = keeper.session("session=old")
+    session["cart"] = ["rice"]
+    assert session.withheld == UncheckedSession.reason
+    assert keeper.save(session) == []
+    values = {"cart": OrderedDict(tea=1)}
+    object.__setattr__(reader, "answers", Adopted(values, b"i" * 16, NOW))
+    session = keeper.session("session=old")
+    assert session["cart"] == {"tea": 1}
+    kept, deleted = keeper.save(session)
+    assert deleted.startswith("session=;")
+    assert dict(keeper.session(kept.partition(";")[0])) == {"cart": {"tea": 1}}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sealedstate import Keeper, Key, Settings
-from sealedstate._stored.revocations import SUBJECTS
+from sealedstate._stored.revocations import MARK_SECONDS, SUBJECTS
 from sealedstate.errors import ConfigurationError
 from sealedstate.keyring import Keyring, export_lookup
 from sealedstate.testing import ScriptedStorage
@@ -38,6 +38,16 @@ def node(clock: Clock, store: ScriptedStorage, lookup: str | None = LOOKUP, **gi
     return Keeper(settings)
 
 
+def test_many_sign_outs_write_the_mark_once(clock: Clock, store: ScriptedStorage) -> None:
+    shop = node(clock, store)
+    shop.revoke_subject("user 0")
+    before = store.count["create"] + store.count["update"]
+    for number in range(1, 60):
+        clock.forward(1)
+        shop.revoke_subject(f"user {number}")
+    assert store.count["create"] + store.count["update"] == before + 59
+
+
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [each.getMessage() for each in caplog.records if each.levelno == logging.ERROR]
 
@@ -54,7 +64,7 @@ def test_start_with_another_lookup_key_than_that_of_a_sign_out_everywhere_is_ref
     node(clock, store)
     node(clock, store, lookup, realm="other")
     # No session lives that was signed out by the former key.
-    clock.forward(ABSOLUTE + 2 * shop.settings.skew)
+    clock.forward(ABSOLUTE + 2 * shop.settings.skew + MARK_SECONDS)
     node(clock, store, lookup)
 
 

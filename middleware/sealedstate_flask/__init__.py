@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from sealedstate.adapting import sealed
 
-from ._session import FlaskSession, SealedSessionInterface, SealedSessions
+from ._extension import SealedSessions
+from ._session import FlaskSession, SealedSessionInterface
 
 __all__ = ["FlaskSession", "SealedSessionInterface", "SealedSessions", "sealed"]

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sealedstate import Keeper, Session
-from sealedstate.errors import escape_text
+from sealedstate.adapting import log_late_changes
 from sealedstate.headers import set_cookie_bytes, with_session
 
 if TYPE_CHECKING:
@@ -117,10 +117,7 @@ class Response:
     def check_late_changes(self) -> None:
         """Log changes of the session that were made after the headers were sent."""
         if self._write is not None and self._is_used:
-            late = self._session.late_changes()
-            if late:
-                names = escape_text(", ".join(late), 1000)
-                _log.error("changed after the response headers were sent, and lost: %s", names)
+            log_late_changes(_log, self._session)
 
     def _with_session(self, headers: Headers) -> Headers:
         return with_session(headers, self._lines) if self._is_used else headers

@@ -355,12 +355,12 @@ class LoadedSession:
         text = reader.find(self.header)
         if text is None:
             return
-        adopted = reader.read(text, self.loaded_at)
-        if adopted is None:
-            self.deployment.emit("legacy-refused")
-            return
-        subject = adopted.values.get(reader.subject) if reader.subject else None
         try:
+            adopted = reader.read(text, self.loaded_at)
+            if adopted is None:
+                self.deployment.emit("legacy-refused")
+                return
+            subject = adopted.values.get(reader.subject) if reader.subject else None
             if subject is not None:
                 # Only what names a user in one spelling. A number is the key of a user's row.
                 if type(subject) in (int, UUID):
@@ -370,7 +370,7 @@ class LoadedSession:
             record = Record(adopted.id, cast("str | None", subject), adopted.signed_at, 0, 0)
             for name, value in adopted.values.items():
                 check_name(name)
-                cbor.encode(value)
+                cbor.encode(value, f"session[{name!r}]", self.convert)
             self.check_revoked(record)
         except UncheckedSession as error:
             self.refused = self.withheld = error.reason

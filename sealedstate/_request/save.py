@@ -377,12 +377,6 @@ def _limit(
     return expires_at, Terms(persistent, idle, has_own_end)
 
 
-def _replaced_record(changes: Changes, arrived: Arrived) -> Record | None:
-    """The session whose id this save replaces. `invalidate` has revoked its own already."""
-    old = arrived.record or arrived.adopted or arrived.replaced
-    return None if changes.is_ended or old is None or old.id == changes.id else old
-
-
 def _recall_movable(changes: Changes, loaded: LoadedSession, limits: Limits) -> dict[str, Part]:
     """The parts, recalled where they cannot stay in the store; those that are lost are left out."""
     has_new_id = loaded.record is not None and loaded.record.id != changes.id
@@ -590,6 +584,10 @@ class _Planner:
         earlier = {} if old is None or self._has_new_id else old.orphaned_rows
         unused = {name: version for name, version in earlier.items() if name not in used}
         record = self.record._replace(parts=core, spilled=spilled, orphaned_rows=orphaned)
+        # The id that this save replaces. `invalidate` has revoked its own already.
+        replaced = old or self.arrived.adopted or self.arrived.replaced
+        if self.changes.is_ended or (replaced is not None and replaced.id == self.changes.id):
+            replaced = None
         outside = OutsideCore(
             places,
             budget.core_chars,
@@ -599,7 +597,7 @@ class _Planner:
             last_chunk,
             deletions,
             unused,
-            _replaced_record(self.changes, self.arrived),
+            replaced,
             self.left_out,
         )
         payload = None if spills or overflow else encode_record(record, self.now)

@@ -23,7 +23,8 @@ deletes a row or restores an earlier value.
 A node with another lookup key, or without one, would find no watermark and accept the
 sessions that it refuses. So beside the watermarks there is the mark of the lookup key,
 under a name that every node knows: BLAKE2b-128, keyed with the lookup secret, of
-LP("sealedstate/1", "lookup"). It lives as long as the watermarks.
+LP("sealedstate/1", "lookup"). It lives as long as the watermarks,
+or an hour longer.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ REPLACED_SECONDS = 60
 MAX_SUCCESSORS = 4096
 # How many new ids a check follows, to know whether a session continues.
 CHECKED_SUCCESSORS = 16
+# By how much the mark of the lookup key outlives the watermarks.
+MARK_SECONDS = 3600
 TIME_BYTES = 8
 _REVOKED, _REPLACED = b"\x00", b"\x01"
 MARK_BYTES = 8
@@ -249,13 +252,15 @@ class Revocations:
         """
         mark = _lookup_mark(self._subjects.lookup_secret())
         until = (int(self._now()) + lifetime + 2 * self._skew) * 1000
+        # Longer than it must, so that not every sign-out writes the mark.
+        put = Put(mark, until + MARK_SECONDS * 1000)
 
         def keep(entry: Entry | None) -> Put | None:
             if entry is None or entry.error is not None:
-                return Put(mark, until)
+                return put
             if entry.value != mark:
                 raise _other_lookup(entry, has_one=True)
-            return Put(mark, until) if (entry.expires_at or until) < until else None
+            return put if (entry.expires_at or until) < until else None
 
         self._marks.change(self._marks.key(), keep, replaces_unreadable=True)
 

@@ -145,8 +145,8 @@ def plain(value: object) -> object:
         case timedelta():
             return timedelta(value.days, value.seconds, value.microseconds)
     if not isinstance(value, type):
-        if hasattr(value, "__html__"):
-            return Markup(value.__html__())  # noqa: S704
+        if (to_html := getattr(value, "__html__", None)) is not None:
+            return Markup(to_html())  # noqa: S704
         if is_dataclass(value):
             return {item.name: getattr(value, item.name) for item in fields(value)}
     return value

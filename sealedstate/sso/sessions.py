@@ -18,7 +18,7 @@ writes nothing. So `last_seen` may be late by the settings' `refresh_after` and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -34,6 +34,7 @@ from ..errors import (
 )
 from ..hooks import SaveEvent, SessionHooks
 from ..keeper import Keeper
+from ..session import Session
 from .logins import check_text
 
 __all__ = ["LiveSession", "SessionRegistry"]
@@ -47,8 +48,9 @@ EVERY = 300
 class LiveSession:
     """One session, as administrators see it. Times in epoch seconds.
 
-    `id`: its name for administrators, 32 characters. `where`: the node that saw it last.
-    `session_id`: its `Session.id`, which `Keeper.revoke_session` takes.
+    `id`: its name for administrators, 32 characters. `where`: the node that saw it last, or
+    what the registry's function `where` says. `session_id`: its `Session.id`, which
+    `Keeper.revoke_session` takes.
     """
 
     id: str
@@ -66,17 +68,21 @@ _Sessions: TypeAlias = list[LiveSession]
 class SessionRegistry(SessionHooks):
     """The live sessions of all nodes that have a registry.
 
-    Follows every save of `keeper`. `where` names this node. `every`: a session's row is
-    written at most once in this many seconds. Raises ConfigurationError without a store or
-    a lookup key, and if the store falls short of the requirements of ``sessions``.
+    Follows every save of `keeper`. `where` names this node, or is a function that names
+    the browser or the place of a session. `every`: a session's row is written at most once
+    in this many seconds. Raises ConfigurationError without a store or a lookup key, and if
+    the store falls short of the requirements of ``sessions``.
     """
 
-    def __init__(self, keeper: Keeper, where: str = "", every: int = EVERY) -> None:
+    def __init__(
+        self, keeper: Keeper, where: str | Callable[[Session], str] = "", every: int = EVERY
+    ) -> None:
         if type(every) is not int or every < 1:
             raise ConfigurationError(
                 f"every: must be a whole number of seconds, at least 1; got {show_value(every)}"
             )
-        check_text("where", where)
+        if not callable(where):
+            check_text("where", where)
         deployment = keeper.deployment
         self._table = deployment.table(KIND)
         deployment.lookup_secret()
@@ -140,7 +146,9 @@ class SessionRegistry(SessionHooks):
         idle = now + (record.terms.idle or self._settings.idle_lifetime) + self._every
         expires_at = (min(record.expires_at, idle) + self._settings.skew) * 1000
         key = self._table.key(record.id)
-        row = [FORMAT, record.id, record.subject, record.created_at, now, self._where]
+        where = self._where(event.session) if callable(self._where) else self._where
+        check_text("where", where)
+        row = [FORMAT, record.id, record.subject, record.created_at, now, where]
         wanted = Put(cbor.encode(row), expires_at)
         self._table.change(
             key, lambda _: wanted, is_new=sealed_at is None, replaces_unreadable=True

@@ -27,7 +27,7 @@ import inspect
 import json
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -166,7 +166,6 @@ class _Acts:
 
     @staticmethod
     def put_unsupported(session: Any, api: Any) -> None:
-        session["before"] = "lost"
         session["value"] = object()
 
     @staticmethod
@@ -218,14 +217,11 @@ class _Acts:
         return [api.id, api.subject, api.refusal, api.is_new]
 
     @staticmethod
-    def call(session: Any, api: Any, method: str, named: dict[str, Any]) -> Any:
-        """A method of api. Its result is not JSON."""
-        found = getattr(api, method)(**named)
-        return _await(found) if inspect.isawaitable(found) else None
-
-
-async def _await(found: Awaitable[object]) -> None:
-    await found
+    async def call(session: Any, api: Any, method: str, named: dict[str, Any]) -> None:
+        """A method of the session, or a coroutine."""
+        result = getattr(api, method)(**named)
+        if inspect.isawaitable(result):
+            await result
 
 
 class Visitor:

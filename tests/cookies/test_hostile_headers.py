@@ -193,9 +193,10 @@ def test_junk_counts_nothing_unless_it_is_read_and_never_reaches_the_store() -> 
         assert door.save(door.session(headers.header())) == []
     assert door.save(door.session(f"{NAME}={SMALL}")) == []
     assert sum(door.counts.values()) == 0
+    asked = store.count["read"]  # at the start
     for _ in range(2000):
         assert door.session(headers.header()).is_new
-    assert store.count["read"] == 0
+    assert store.count["read"] == asked
     assert not door.session(f"{NAME}={SMALL}").is_new
     assert store.count["read"] > 0
 

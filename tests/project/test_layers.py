@@ -42,6 +42,8 @@ DOORS = {
     "fcntl": {"rotation.ring_file"},
     "tomllib": {"settings"},
     "click": {"cli"},
+    "anyio": {"asynchronous"},
+    "asyncio": {"asynchronous"},
 }
 
 

@@ -33,6 +33,7 @@ def test_wheel_holds_the_core_and_the_adapters_only(built: Path) -> None:
     packages = {top for top in tops if not top.endswith(".dist-info")}
     assert packages == {
         "sealedstate",
+        "sealedstate_asgi",
         "sealedstate_django",
         "sealedstate_flask",
         "sealedstate_wsgi",
@@ -54,7 +55,7 @@ def test_core_has_few_dependencies() -> None:
 
 def test_every_library_that_the_core_imports_is_declared() -> None:
     optional = {"sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache", "prometheus_client"}
-    optional |= {"opentelemetry", "pytest", "hypothesis"}
+    optional |= {"opentelemetry", "pytest", "hypothesis", "anyio"}
     names = {"nacl": "pynacl"}
     imported = {
         names.get(library, library) for module in MODULES for library in libraries_of(module)
@@ -66,6 +67,7 @@ def test_every_library_that_the_core_imports_is_declared() -> None:
 FLOORS = {
     "pynacl": (1, 6, 2),  # CVE-2025-69277
     "werkzeug": (3, 1, 6),  # CVE-2024-49767, CVE-2025-66221, CVE-2026-21860, CVE-2026-27199
+    "flask": (3, 1, 3),  # CVE-2025-47278, CVE-2026-27205
     "jinja2": (3, 1, 6),  # CVE-2025-27516
     "waitress": (3, 0, 1),  # CVE-2024-49768, CVE-2024-49769
     "pymysql": (1, 1, 1),  # CVE-2024-36039

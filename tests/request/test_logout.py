@@ -12,7 +12,7 @@ from itsdangerous import TimestampSigner
 
 from sealedstate import ConfigurationError, Keeper, LegacyReader, Session, StorageError
 from sealedstate._stored.parts import CONTEXT as PARTS
-from sealedstate._stored.revocations import SESSIONS, SUBJECTS
+from sealedstate._stored.revocations import MARK_SECONDS, SESSIONS, SUBJECTS
 from sealedstate.keyring import Keyring
 from sealedstate.session import id_bytes
 from sealedstate.testing import ScriptedStorage
@@ -78,6 +78,8 @@ def test_rows_of_a_session_and_of_its_revocation_expire_with_it(
     contexts = (PARTS, SESSIONS, SUBJECTS)
     assert all(list(store.keys(context)) for context in contexts)
     clock.forward(ABSOLUTE + 2 * browser.keeper.settings.skew)
+    assert len([key for context in contexts for key in store.keys(context)]) == 1
+    clock.forward(MARK_SECONDS)  # the mark of the lookup key
     assert [key for context in contexts for key in store.keys(context)] == []
 
 

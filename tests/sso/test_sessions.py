@@ -42,6 +42,20 @@ class Site:
         return sum(call.operation in operations for call in calls)
 
 
+def test_function_says_of_each_session_where_it_is() -> None:
+    site = Site()
+    registry = SessionRegistry(
+        site.keepers[0], lambda session: str(session.get("device", "")), every=60
+    )
+    browser = Browser(site.keepers[0])
+    browser.visit(lambda session: session.update(device="Firefox"))
+    browser.visit(lambda session: setattr(session, "subject", "ann"))
+    browser.visit(lambda session: session.update(cart=["tea"]))
+    assert browser.read() == {"device": "Firefox", "cart": ["tea"]}
+    (live,) = registry.list("ann")
+    assert (live.where, live.session_id) == ("Firefox", browser.session().id)
+
+
 def test_each_node_lists_the_sessions_of_all_nodes_and_no_anonymous_ones() -> None:
     site = Site()
     site.sign_in("ann")

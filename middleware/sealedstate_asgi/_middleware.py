@@ -1,0 +1,201 @@
+"""The middleware: a session for each request and websocket, saved when its headers are sent."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any, Final, TypeAlias
+
+from sealedstate import ConfigurationError, Deployment, Keeper, Settings, plain
+from sealedstate.asynchronous import AsyncKeeper
+from sealedstate.headers import cookie_header, set_cookie_bytes, with_raw_session
+
+from ._session import SESSIONS, Scope, ScopeSession
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# The messages whose headers carry the cookies.
+_STARTS = frozenset({"http.response.start", "websocket.accept", "websocket.http.response.start"})
+_SHUT_DOWN = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.failed"})
+_UNSET: Final[Any] = object()
+# Starlette's names of settings.
+_STARLETTE = {
+    "session_cookie": "cookie_name",
+    "path": "cookie_path",
+    "domain": "cookie_domain",
+    "https_only": "secure",
+}
+_SAME_SITE = {"lax": "Lax", "strict": "Strict", "none": "None"}
+
+
+class SealedSessionMiddleware:
+    """Gives `app` a sealed session in ``scope["session"]``.
+
+    `settings`: Settings, or a Keeper or Deployment that several share; by default, variables
+    SEALEDSTATE_ of the environment and `others`, which are names of Settings, such as `keys`.
+    `session_cookie`, `path`, `domain`, `same_site`, `https_only` and `partitioned` are those of
+    Starlette, with the defaults of Settings. With a `max_age` the cookie outlives the browser's
+    window, and the session ends as many seconds after the last visit; None: with the window.
+
+    `autoload`: whether the store is asked before the application runs, if there is a store and the
+    request has our cookie; or a function of the scope that says so. Otherwise the application
+    awaits `load_session`. `threads`: as of AsyncKeeper. `scope_key`: where the session is.
+
+    An exception of `app` before its response starts leaves the cookies as they are. SessionTooLarge
+    and StorageError while saving are raised in `app`, where it sends the start of its response, and
+    what it sends then carries none of our cookies. Raises ConfigurationError.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        /,
+        settings: Settings | Deployment | Keeper | None = None,
+        *,
+        session_cookie: str = _UNSET,
+        max_age: int | None = _UNSET,
+        path: str = _UNSET,
+        same_site: str = _UNSET,
+        https_only: bool = _UNSET,
+        domain: str | None = _UNSET,
+        partitioned: bool = _UNSET,
+        autoload: bool | Callable[[Scope], bool] = True,
+        threads: int = 32,
+        scope_key: str = "session",
+        **others: Any,
+    ) -> None:
+        given = {
+            "session_cookie": session_cookie,
+            "path": path,
+            "same_site": same_site,
+            "https_only": https_only,
+            "domain": domain,
+            "partitioned": partitioned,
+        }
+        given = {name: value for name, value in given.items() if value is not _UNSET}
+        keywords = others | {_STARLETTE.get(name, name): value for name, value in given.items()}
+        if "same_site" in keywords:
+            keywords["same_site"] = _SAME_SITE.get(same_site, same_site)
+        if "secret_key" in others:
+            raise ConfigurationError(
+                "secret_key: no key is made of it; set keys. Sessions that Starlette has signed are"
+                ' read with legacy=LegacyReader("starlette", secret_key, until)'
+            )
+        self._has_opened = settings is None or isinstance(settings, Settings)
+        if max_age is not _UNSET:
+            keywords["persistent"] = max_age is not None
+        if max_age is not _UNSET and max_age is not None:
+            keywords["idle_lifetime"] = max_age
+            before = settings.absolute_lifetime if isinstance(settings, Settings) else 12 * 3600
+            keywords.setdefault("absolute_lifetime", max(max_age, before))
+        if settings is None:
+            settings = Settings.from_env(os.environ, **{"convert": plain, **keywords})
+        elif isinstance(settings, Settings):
+            settings = dataclasses.replace(settings, **keywords)
+        elif keywords:
+            raise ConfigurationError(
+                f"{', '.join(keywords)}: the Keeper or Deployment has its settings already"
+            )
+        keeper = settings if isinstance(settings, Keeper) else Keeper(settings)
+        self.app = app
+        self.keeper = AsyncKeeper(keeper, threads)
+        self._autoload = autoload
+        self._scope_key = scope_key
+        self._has_origins = bool(keeper.settings.origins)
+        self._is_stack_checked = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind not in ("http", "websocket"):
+            if kind == "lifespan" and self._has_opened:
+                send = self._closing(send)
+            await self.app(scope, receive, send)
+            return
+        sessions = scope.setdefault(SESSIONS, {})
+        if not self._is_stack_checked:
+            self._check_stack(sessions)
+        if self._scope_key in sessions:  # an application around has the same keeper
+            await self.app(scope, receive, send)
+            return
+        keeper, headers = self.keeper, scope["headers"]
+        header = cookie_header(headers)
+        session = keeper.session(header, self._is_cross_site(scope))
+        found = ScopeSession(keeper, session, scope, self._scope_key)
+        sessions[self._scope_key] = found
+        if not keeper.keeper.asks_store(header):
+            found.begin(is_empty=not keeper.keeper.may_bring_session(header))
+        elif self._autoload(scope) if callable(self._autoload) else self._autoload:
+            await found.load()
+        is_saved = False
+
+        async def send_saved(message: Message) -> None:
+            nonlocal is_saved
+            if message["type"] in _STARTS:
+                if found.is_used:
+                    fields, lines = message.get("headers", ()), list[str]()
+                    if not is_saved:
+                        is_saved = True  # not tried again for the page that reports an error
+                        lines = await found.save(set_cookie_bytes(fields))
+                    message = {**message, "headers": with_raw_session(fields, lines)}
+                    if lines:
+                        scheme = "http" if scope.get("scheme") in ("http", "ws") else "https"
+                        keeper.keeper.note_scheme(scheme, _host(headers))
+                found.mark_headers_sent()
+            await send(message)
+
+        try:
+            await self.app(scope, receive, send_saved)
+        finally:
+            found.log_late_changes()
+
+    def _is_cross_site(self, scope: Scope) -> bool:
+        site = origin = None
+        for name, value in scope["headers"]:
+            if name == b"sec-fetch-site":
+                site = value.decode("latin-1")
+            elif name == b"origin" and self._has_origins:
+                origin = value.decode("latin-1")
+        if site != "cross-site" and origin is None:
+            return False
+        # Browsers hold Lax cookies back from a websocket, which is no navigation.
+        method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
+        return self.keeper.keeper.is_cross_site(method, site, origin)
+
+    def _closing(self, send: Send) -> Send:
+        """`send`, before whose last message the store is closed."""
+
+        async def send_closed(message: Message) -> None:
+            if message["type"] in _SHUT_DOWN:
+                await self.keeper.close()
+            await send(message)
+
+        return send_closed
+
+    def _check_stack(self, sessions: Mapping[str, ScopeSession]) -> None:
+        """Raise ConfigurationError if this middleware and one around it would be confused.
+
+        Checked at the first request, because other middlewares may be between the two.
+        """
+        cookies = self.keeper.keeper.deployment.cookies
+        for key, other in sessions.items():
+            if other.keeper.keeper is self.keeper.keeper and key == self._scope_key:
+                continue
+            if cookies.overlaps(other.keeper.keeper.deployment.cookies):
+                raise ConfigurationError(
+                    f"cookie_name: two sessions of one request have the cookie {cookies.name!r};"
+                    " give each its own cookie_name"
+                )
+            if key == self._scope_key:
+                raise ConfigurationError(
+                    f"scope_key: two sessions of one request are in scope[{key!r}]; give each"
+                    " middleware its own scope_key"
+                )
+        self._is_stack_checked = True
+
+
+def _host(headers: Any) -> str:
+    return next((value.decode("latin-1") for name, value in headers if name == b"host"), "")

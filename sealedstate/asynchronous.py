@@ -1,0 +1,401 @@
+"""A keeper for event loops, whose calls of the store run in threads.
+
+Without a store nothing is waited for, and everything runs where it is called. With one, loading,
+saving and revoking run on a few threads that only sessions use, under asyncio (uvloop, too) and
+trio. Work that has begun is finished although the task that waits for it is cancelled: a driver's
+call that is cut off leaves an answer on its connection, which the next caller would misread.
+
+The loop never waits for the store. What would make it wait raises SessionNotLoaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from datetime import datetime
+from functools import partial
+from typing import ParamSpec, Self, TypeVar
+
+from anyio import CancelScope, CapacityLimiter, to_thread
+from anyio.lowlevel import RunVar
+
+from ._request.load import LoadedSession
+from .adapting import SessionDict
+from .errors import (
+    ConfigurationError,
+    LateRead,
+    LateWrite,
+    NoPrimaryKey,
+    SessionNotLoaded,
+    escape_text,
+)
+from .keeper import Keeper, Saved
+from .session import Session
+
+__all__ = ["AsyncKeeper", "SealedSession"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+_log = logging.getLogger("sealedstate")
+
+
+class _Gate:
+    """Loads the session of one request, and lets it ask the store only inside `waiting`.
+
+    `load`: the keeper's way to load. `loaded`: what it loaded. `may_load`: whether loading asks no
+    store anyway.
+    """
+
+    def __init__(self, load: Callable[[str], LoadedSession], may_load: bool) -> None:
+        self.load = load
+        self.loaded: LoadedSession | None = None
+        self._may_load = may_load
+        self._is_open = False
+        # Two tasks of one request may wait at once.
+        self._lock = threading.Lock()
+
+    def __call__(self, header: str) -> LoadedSession:
+        if not (self._may_load or self._is_open):
+            raise SessionNotLoaded("the store says whether a session was ended")
+        loaded = self.loaded = self.load(header)
+        loaded.may_wait = self._is_open
+        return loaded
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let the session ask the store while the block runs, in a thread."""
+        with self._lock:
+            self._set_open(True)
+            try:
+                yield
+            finally:
+                self._set_open(False)
+
+    def _set_open(self, is_open: bool) -> None:
+        self._is_open = is_open
+        if self.loaded is not None:
+            self.loaded.may_wait = is_open
+
+
+class AsyncKeeper:
+    """Opens and saves the sessions of one application in event loops.
+
+    `threads`: how many requests may ask the store at once; a SQL store should have as many
+    connections (``sealedstate_pool_size``). Further requests wait for a thread, and hold up nothing
+    else in the loop. Raises ConfigurationError.
+    """
+
+    def __init__(self, keeper: Keeper, threads: int = 32) -> None:
+        if type(threads) is not int or threads < 1:
+            raise ConfigurationError(
+                f"threads: must be a whole number, at least 1; got {threads!r}"
+            )
+        self.keeper = keeper
+        self._has_store = keeper.deployment.store is not None
+        self._threads = threads
+        # Threads do not survive a fork: the process that made them, and they.
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._limiter = RunVar[CapacityLimiter](f"sealedstate-{id(self)}")
+        policies = keeper.deployment.policies
+        self._served = frozenset(name for name, each in policies.items() if each.value == "server")
+
+    def session(self, cookie_header: str = "", cross_site: bool = False) -> Session:
+        """The session of a request, as `Keeper.session` returns it, to be loaded by `load`.
+
+        If opening it would ask the store, its first use raises SessionNotLoaded until then.
+        """
+        session = self.keeper.session(cookie_header, cross_site)
+        if self._has_store:
+            gate = _Gate(session.loader, not self.keeper.asks_store(cookie_header))  # type: ignore[arg-type]
+            return Session(gate, cookie_header)
+        return session
+
+    async def load(self, session: Session, parts: Collection[str] = ()) -> None:
+        """Open a session and recall its stored parts, without using it.
+
+        Parts of the policy ``server`` are recalled only if they are among `parts`. What the store
+        does not answer is raised where a part is read.
+        """
+        await self._run(session, self._load, session, parts)
+
+    async def save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> Saved:
+        """As `Keeper.save`, with its errors."""
+        save = partial(self.keeper.save, session, other_bytes, force=force)
+        if self._has_store:
+            try:
+                is_due = self.keeper.is_save_due(session, force=force)
+            except (SessionNotLoaded, NoPrimaryKey):
+                is_due = True
+            if is_due:
+                return await self._run(session, save)
+        return save()
+
+    async def invalidate(self, session: Session) -> None:
+        """As `Session.invalidate`: the logout is recorded when this returns."""
+        await self._run(session, session.invalidate)
+
+    async def revoke_subject(self, subject: str) -> None:
+        """As `Keeper.revoke_subject`."""
+        await self.in_thread(self.keeper.revoke_subject, subject)
+
+    async def revoke_session(self, session_id: str) -> bool:
+        """As `Keeper.revoke_session`."""
+        return await self.in_thread(self.keeper.revoke_session, session_id)
+
+    async def is_ended(self, session_id: str) -> bool:
+        """As `Keeper.is_ended`, for connections that live for long."""
+        return await self.in_thread(self.keeper.is_ended, session_id)
+
+    async def in_thread(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        """What `work` returns, called on one of the threads that may wait for the store.
+
+        Without a store it is called at once. `work` is finished although this is cancelled.
+        """
+        call = partial(work, *args, **named)
+        if not self._has_store:
+            return call()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # trio, which lends a thread of its cache
+            try:
+                limiter = self._limiter.get()
+            except LookupError:
+                limiter = CapacityLimiter(self._threads)
+                self._limiter.set(limiter)
+            return await to_thread.run_sync(call, limiter=limiter)
+        return await _finish(self._executor().submit(copy_context().run, call))
+
+    async def close(self) -> None:
+        """Close what the application has open, once the threads have finished their work."""
+        await self.in_thread(self.keeper.deployment.close)
+        pool, self._pool = self._pool, None
+        if pool is not None and pool[0] == os.getpid():
+            pool[1].shutdown(wait=False)
+
+    def _executor(self) -> ThreadPoolExecutor:
+        if self._pool is None or self._pool[0] != os.getpid():
+            pool = ThreadPoolExecutor(self._threads, thread_name_prefix="sealedstate")
+            self._pool = os.getpid(), pool
+        return self._pool[1]
+
+    async def _run(
+        self, session: Session, work: Callable[P, T], *args: P.args, **named: P.kwargs
+    ) -> T:
+        """What `work` returns, which may let `session` ask the store."""
+        gate = session.loader
+        if not isinstance(gate, _Gate):
+            return work(*args, **named)
+
+        def wait() -> T:
+            with gate.waiting():
+                return work(*args, **named)
+
+        return await self.in_thread(wait)
+
+    def _load(self, session: Session, parts: Collection[str]) -> None:
+        self.keeper.load(session, ())
+        gate = session.loader
+        record = gate.loaded.record if isinstance(gate, _Gate) and gate.loaded else None
+        if record is not None and record.spilled:
+            unasked = self._served.difference(parts)
+            self.keeper.load(session, [name for name in record.spilled if name not in unasked])
+
+
+class SealedSession:
+    """The session of one request or websocket, for applications in event loops.
+
+    Nothing here waits but `invalidate` and `load`. Until it is loaded, if that asks the store,
+    everything else raises SessionNotLoaded. Times are epoch seconds. `is_websocket`: it may be read
+    at any time, because no cache keeps what comes after the headers.
+    """
+
+    _is_late = False
+    is_used = False
+
+    def __init__(self, keeper: AsyncKeeper, session: Session, is_websocket: bool = False) -> None:
+        self._keeper, self._session = keeper, session
+        self._is_websocket = is_websocket
+        self._parts: SessionDict | None = None
+
+    @property
+    def parts(self) -> SessionDict:
+        """The dict of its parts. Raises SessionNotLoaded."""
+        if self._parts is None:
+            raise SessionNotLoaded("the session was not loaded")
+        return self._parts
+
+    @property
+    def id(self) -> str:
+        """22 characters that stay the same until `regenerate`, `invalidate` or a sign-in."""
+        return self.use().id
+
+    @property
+    def subject(self) -> str | None:
+        """The user that it belongs to; None for a visitor. Assigning one is `sign_in`."""
+        return self.use().subject
+
+    @subject.setter
+    def subject(self, subject: str | None) -> None:
+        self.use_to_write().subject = subject
+        self.parts.fill()
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the request brought no session that could be opened."""
+        return self.use().is_new
+
+    @property
+    def created_at(self) -> int | None:
+        """When it began or was signed in; None until it is saved."""
+        return self.use().created_at
+
+    @property
+    def expires_at(self) -> int | None:
+        """When it ends even if it is in use, as `Session.expires_at`."""
+        return self.use().expires_at
+
+    @property
+    def persistent(self) -> bool | None:
+        """Whether its cookies outlive the browser's window; None: as the settings say."""
+        return self.use().persistent
+
+    @property
+    def refusal(self) -> str | None:
+        """Why the cookies opened no session, in a word for visitors, as `Session.refusal`."""
+        return self.use().refusal
+
+    @property
+    def withheld(self) -> str | None:
+        """Why the cookies cannot be judged now; None in all ordinary cases."""
+        return self.use().withheld
+
+    def sign_in(
+        self,
+        subject: str,
+        *,
+        idle: int | None = None,
+        until: float | datetime | None = None,
+        persistent: bool | None = None,
+    ) -> None:
+        """Sign a user in: a new id, full lifetimes, and those of `limit`.
+
+        The parts of another user are dropped, those of a visitor stay.
+        """
+        self.subject = subject
+        if (idle, until, persistent) != (None, None, None):
+            self.limit(idle=idle, until=until, persistent=persistent)
+
+    async def invalidate(self) -> None:
+        """Log out. When this returns, the end is recorded in the store, if there is one.
+
+        A task that is cancelled meanwhile still finishes it. Raises StorageError, NoPrimaryKey or
+        SessionWithheld if it could not be recorded; the session is then unchanged.
+        """
+        await self._keeper.invalidate(self.use_to_write())
+        self.parts.fill()
+
+    def regenerate(self) -> None:
+        """Give it a new id, at a change of privilege; its parts and lifetimes stay."""
+        self.use_to_write().regenerate()
+
+    def limit(
+        self,
+        *,
+        idle: int | None = None,
+        until: float | datetime | None = None,
+        persistent: bool | None = None,
+    ) -> None:
+        """Give it lifetimes of its kind, such as "remember me", as `Session.limit`."""
+        self.use_to_write().limit(idle=idle, until=until, persistent=persistent)
+
+    def peek(self) -> Self:
+        """Say that this request is no activity of the user, so that reading renews nothing."""
+        self.use().peek()
+        return self
+
+    def check_size(self) -> None:
+        """Raise SessionTooLarge if no response could carry it; also finds changes inside lists."""
+        self.use().check_size()
+
+    async def load(self, *parts: str) -> None:
+        """Ask the store for it, and for those of its `parts` that have the policy ``server``."""
+        await self._keeper.load(self._session, parts)
+        if self._parts is None:
+            self._parts = SessionDict(self)
+        self._parts.fill()
+
+    def __repr__(self) -> str:
+        return f"<SealedSession, used: {self.is_used}>"
+
+    # --- for adapters ---------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session:
+        """The session, which this does not use."""
+        return self._session
+
+    def use(self) -> Session:
+        """The session, which the response then depends on: `is_used`. Raises LateRead."""
+        if not self.is_used:
+            if self._is_late:
+                raise LateRead("the session was first used after the response's headers were sent")
+            self._session.load()
+            self.is_used = True
+        return self._session
+
+    def use_to_write(self) -> Session:
+        """The same before a write. Raises LateWrite."""
+        if self._is_late and not self.is_used:
+            raise LateWrite("the session was changed after the response's headers were sent")
+        return self.use()
+
+    def begin(self, is_empty: bool) -> None:
+        """Let it be used without `load`, as `AsyncKeeper.asks_store` allows.
+
+        `is_empty`: whether its request brings no session, so that nothing needs to be read.
+        """
+        self._parts = SessionDict(self)
+        if not is_empty:
+            self._parts.fill()
+
+    async def save(self, other_bytes: int) -> Saved:
+        """As `AsyncKeeper.save`."""
+        return await self._keeper.save(self._session, other_bytes)
+
+    def mark_headers_sent(self) -> None:
+        """From now on, a write raises LateWrite, and the first use of a request LateRead."""
+        if self._is_websocket and self._parts is not None:
+            self.use()
+        self._is_late = True
+        self._session.mark_headers_sent()
+
+    def log_late_changes(self) -> None:
+        """Log changes inside values that were made after the headers were sent."""
+        if self._is_late and self.is_used and (late := self._session.late_changes()):
+            names = escape_text(", ".join(late), 1000)
+            _log.error("changed after the response headers were sent, and lost: %s", names)
+
+
+async def _finish(work: Future[T]) -> T:
+    """The result of `work`. A cancellation of this task is raised when it is finished."""
+    future, cancelled = asyncio.wrap_future(work), None
+    # The scopes of anyio wait, which would otherwise cancel again at each turn of the loop.
+    with CancelScope(shield=True):
+        while not future.done():
+            try:
+                # Unlike `await future`, this leaves it alone.
+                await asyncio.wait([future])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is None:
+        return future.result()
+    if (failure := future.exception()) is not None:
+        _log.error("work for a request that was cancelled has failed: %s", failure)
+    raise cancelled

@@ -1,0 +1,235 @@
+"""A keeper in event loops: what waits, where it waits, and what a cancellation leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import anyio
+import pytest
+
+from sealedstate import ConfigurationError, Keeper, LegacyReader, Outcome, SessionNotLoaded
+from sealedstate.asynchronous import AsyncKeeper
+from sealedstate.testing import ScriptedStorage
+from tests.support.jar import Browser, Clock, keeper
+from tests.support.shop import node, setting, signed_in
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def run(request: pytest.FixtureRequest) -> Callable[[Work], None]:
+    return lambda work: anyio.run(work, backend=request.param)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store(clock: Clock) -> ScriptedStorage:
+    return ScriptedStorage(clock)
+
+
+@pytest.fixture
+def shop(clock: Clock, store: ScriptedStorage) -> Keeper:
+    return node(clock, store)
+
+
+def finish(work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of what never waits."""
+    with pytest.raises(StopIteration) as end:
+        work.send(None)
+    return end.value.value
+
+
+def threads_of(store: ScriptedStorage) -> set[int | None]:
+    """The threads that ask the store from now on."""
+    found: set[int | None] = set()
+    store.before(act=lambda *_: found.add(threading.current_thread().ident))
+    return found
+
+
+def test_nothing_waits_without_a_store(clock: Clock) -> None:
+    shop = keeper(clock)
+    browser = signed_in(shop, cart="tea")
+    session = AsyncKeeper(shop).session(browser.jar.header())
+    finish(AsyncKeeper(shop).load(session))
+    session["cart"] = "rice"
+    assert finish(AsyncKeeper(shop).save(session)).outcome is Outcome.SAVED
+    finish(AsyncKeeper(shop).invalidate(session))
+    with pytest.raises(ConfigurationError, match="store"):
+        finish(AsyncKeeper(shop).revoke_subject("ann"))
+
+
+def test_store_is_asked_in_other_threads_only(
+    shop: Keeper, store: ScriptedStorage, run: Callable[[Work], None]
+) -> None:
+    browser, front = signed_in(shop, cart="tea", vault="gold"), AsyncKeeper(shop)
+
+    async def work() -> None:
+        threads = threads_of(store)
+        session = front.session(browser.jar.header())
+        await front.load(session, ["vault"])
+        assert session["vault"] == "gold"
+        session["vault"] = "silver"
+        browser.jar.receive(await front.save(session))
+        await front.invalidate(session)
+        await front.revoke_subject("ann")
+        assert await front.is_ended(session.id) is False
+        assert await front.revoke_session(session.id)
+        assert threads
+        assert threading.current_thread().ident not in threads
+
+    run(work)
+    assert browser.session().refusal == "signed-out"
+
+
+def test_what_was_not_loaded_raises_instead_of_waiting(shop: Keeper) -> None:
+    browser, front = signed_in(shop, cart="tea", vault="gold"), AsyncKeeper(shop)
+
+    async def work() -> None:
+        session = front.session(browser.jar.header())
+        uses: list[Callable[[], object]]
+        uses = [lambda: session["cart"], lambda: session.subject, session.invalidate]
+        for use in uses:
+            with pytest.raises(SessionNotLoaded, match="load_session"):
+                use()
+        await front.load(session)
+        assert (session["cart"], session.subject) == ("tea", "ann")
+        uses = [lambda: session["vault"], session.invalidate]
+        for use in uses:
+            with pytest.raises(SessionNotLoaded, match="load_session"):
+                use()
+        await front.load(session, ["vault"])
+        assert session["vault"] == "gold"
+
+    anyio.run(work)
+
+
+def test_request_that_only_reads_needs_one_thread_and_a_visitor_none(
+    shop: Keeper, store: ScriptedStorage
+) -> None:
+    browser, front = signed_in(shop, cart="tea"), AsyncKeeper(shop)
+
+    async def read() -> None:
+        session = front.session(browser.jar.header())
+        await front.load(session)
+        assert session["cart"] == "tea"
+        asked = len(store.calls)
+        assert finish(front.save(session)).outcome is Outcome.UNCHANGED
+        assert len(store.calls) == asked
+
+    anyio.run(read)
+    session = front.session("theme=dark")
+    assert session.subject is None
+    assert finish(front.save(session)) == []
+
+
+def test_legacy_cookie_asks_the_store_too(shop: Keeper, clock: Clock) -> None:
+    reader = LegacyReader("starlette", "secret", datetime(2100, 1, 1, tzinfo=UTC), "old")
+    moved = node(clock, ScriptedStorage(clock), legacy=reader)
+    assert moved.asks_store("old=x")
+    with pytest.raises(SessionNotLoaded):
+        assert AsyncKeeper(moved).session("old=x").subject
+    assert not shop.asks_store("old=x")
+
+
+def test_no_more_threads_wait_than_are_allowed(
+    shop: Keeper, store: ScriptedStorage, run: Callable[[Work], None]
+) -> None:
+    front, now, most = AsyncKeeper(shop, threads=3), [0], [0]
+    header = signed_in(shop).jar.header()
+
+    def wait(*_: object) -> None:
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        time.sleep(0.01)
+        now[0] -= 1
+
+    store.before("read", act=wait, times=None)
+
+    async def work() -> None:
+        async with anyio.create_task_group() as group:
+            for _ in range(12):
+                group.start_soon(front.load, front.session(header))
+
+    run(work)
+    assert most == [3]
+    with pytest.raises(ConfigurationError, match="threads"):
+        AsyncKeeper(shop, threads=0)
+
+
+def test_logout_is_finished_although_its_task_is_cancelled(
+    shop: Keeper, store: ScriptedStorage, run: Callable[[Work], None]
+) -> None:
+    browser, front = signed_in(shop, cart="tea"), AsyncKeeper(shop)
+    began = threading.Event()
+
+    def wait(*_: object) -> None:
+        began.set()
+        time.sleep(0.05)
+
+    store.before("create", act=wait)
+
+    async def work() -> None:
+        session = front.session(browser.jar.header())
+        await front.load(session)
+        async with anyio.create_task_group() as group:
+            group.start_soon(front.invalidate, session)
+            while not began.is_set():
+                await anyio.sleep(0.001)
+            group.cancel_scope.cancel()
+        assert session.subject is None  # what the thread did is in the session
+
+    run(work)
+    assert browser.session().refusal == "signed-out"
+
+
+def test_cancelled_task_of_asyncio_finishes_its_work_first(
+    shop: Keeper, store: ScriptedStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    browser, front = signed_in(shop, cart="tea"), AsyncKeeper(shop)
+    store.before("create", act=lambda *_: time.sleep(0.05))
+
+    async def cancel(times: int) -> None:
+        session = front.session(browser.jar.header())
+        await front.load(session)
+        task = asyncio.ensure_future(front.invalidate(session))
+        for _ in range(times):
+            await asyncio.sleep(0.01)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel(3))
+    assert browser.session().refusal == "signed-out"
+    browser = signed_in(shop)
+    store.before("create", act=lambda *_: time.sleep(0.05))
+    store.fail("create")
+    with caplog.at_level(logging.ERROR, "sealedstate"):
+        asyncio.run(cancel(1))
+    assert any("cancelled" in record.message for record in caplog.records)
+    assert browser.session().subject == "ann"
+
+
+def test_keeper_serves_several_event_loops(shop: Keeper) -> None:
+    front, browser = AsyncKeeper(shop), Browser(shop)
+    browser.visit(setting(n=1))
+
+    async def work() -> None:
+        session = front.session(browser.jar.header())
+        await front.load(session)
+        session["n"] = 2
+
+    for _ in range(2):
+        for backend in ("asyncio", "trio"):
+            anyio.run(work, backend=backend)
+    anyio.run(front.close)
+    anyio.run(work)
