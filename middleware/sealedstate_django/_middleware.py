@@ -7,6 +7,7 @@ from http.cookies import Morsel, SimpleCookie
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.conf import settings as project
 from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware
@@ -58,8 +59,10 @@ class SealedSessionMiddleware(SessionMiddleware):
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         self.process_request(request)
         response: HttpResponseBase = await self.get_response(request)  # type: ignore[misc]
-        # Without a store nothing waits, so no thread is needed.
-        if keeper().deployment.store is None and keeper().settings.legacy is None:
+        # Without a store nothing waits, and neither does a session that was not used.
+        can_wait = keeper().deployment.store is not None or keeper().settings.legacy is not None
+        is_used = getattr(request.session, "accessed", True) or project.SESSION_SAVE_EVERY_REQUEST
+        if not (can_wait and is_used):
             return self.process_response(request, response)
         return await sync_to_async(self.process_response)(request, response)
 

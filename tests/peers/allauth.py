@@ -15,13 +15,6 @@ from sealedstate import Key
 
 from .django import replace_middleware
 
-# What the suite assumes that a sealed session does not do, and why.
-_BY_KEY = "reads the values of other sessions by their session_key; they are in the browsers"
-EXCEPTIONS = {
-    "test_overall_flow": _BY_KEY,
-    "test_change_password_updates_user_session": _BY_KEY,
-}
-
 replace_middleware()
 
 

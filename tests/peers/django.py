@@ -22,40 +22,6 @@ from xml.etree import ElementTree
 
 from sealedstate import Key
 
-# What the suites assume that a sealed session does not do, and why.
-EXCEPTIONS = {
-    "auth_tests": {
-        "test_session_key_flushed_on_login_after_password_change": "a login of the same user gives"
-        " a new session_key: it begins with full lifetimes, and its earlier cookies end",
-    },
-    "auth_tests, without a store": {
-        "test_default_logout_then_login": "shows the cookie of before a logout",
-        "test_logout_then_login_with_custom_login": "shows the cookie of before a logout",
-    },
-    "admin_views": {
-        "test_changelist_view_count_queries": "counts the queries of a session in the database",
-        "test_no_total_count": "counts the queries of a session in the database",
-        "test_reset_link": "counts the queries of a session in the database",
-        "test_group_permission_performance": "counts the queries of a session in the database",
-        "test_user_permission_performance": "counts the queries of a session in the database",
-    },
-    "mixin, without a store": {
-        f"test_session_{save}_does_not_resurrect_session_logged_out_in_other_context": "needs one"
-        for save in ("save", "asave")
-    },
-    "sessions_tests": {
-        "test_no_httponly_session_cookie": "SESSION_COOKIE_HTTPONLY=False is refused at the start",
-        "test_session_delete_on_end": "sets request.COOKIES, where ours are read from the header",
-        "test_session_delete_on_end_with_custom_domain_and_path": "sets request.COOKIES",
-        "test_save_every_request_with_non_empty_session_renews_session_cookie": "sets"
-        " request.COOKIES",
-        "test_empty_session_saved": "expects session_key in the cookie, and a row of a table",
-        "test_session_save_on_500": "expects that load() asks a database",
-        "test_session_save_on_5xx": "expects that load() asks a database",
-        "test_session_update_error_redirect": "expects an error where a request ended its session",
-    },
-}
-
 
 def add_settings(with_store: bool) -> str:
     """Make a settings module, as Django's test_sqlite; returns its name."""
