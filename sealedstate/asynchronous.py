@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
@@ -25,6 +24,7 @@ from typing import ParamSpec, Self, TypeVar
 from anyio import CancelScope, CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
+from ._forks import ForkSafeLock
 from ._request.load import LoadedSession
 from .adapting import SessionDict
 from .errors import (
@@ -59,7 +59,7 @@ class _Gate:
         self._may_load = may_load
         self._is_open = False
         # Two tasks of one request may wait at once.
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def __call__(self, header: str) -> LoadedSession:
         if not (self._may_load or self._is_open):
