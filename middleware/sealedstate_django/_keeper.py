@@ -11,9 +11,11 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings as project
+from django.db import DatabaseError
 from django.utils import timezone
 
 from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Settings, plain
+from sealedstate.errors import UncheckedSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 from sealedstate.storage import USES
 
@@ -168,11 +170,18 @@ def _read_legacy(until: object) -> LegacyReader:
 
 
 def _fetch_row(session_key: str) -> tuple[dict[str, Any], int] | None:
-    """The session that the db and cached_db backends keep under this key."""
+    """The session that the db and cached_db backends keep under this key.
+
+    Raises UncheckedSession if the database does not answer.
+    """
     from django.contrib.sessions.backends.db import SessionStore
     from django.contrib.sessions.models import Session
 
-    row = Session.objects.filter(session_key=session_key, expire_date__gt=timezone.now()).first()
+    rows = Session.objects.filter(session_key=session_key, expire_date__gt=timezone.now())
+    try:
+        row = rows.first()
+    except DatabaseError as error:
+        raise UncheckedSession from error  # the cookie stays, for a later request
     if row is None:
         return None
     values, store = row.get_decoded(), SessionStore()

@@ -254,6 +254,21 @@ def test_session_of_the_database_is_taken_over_in_an_asynchronous_view(change: C
     assert asyncio.run(visit())["cart"] == ["tea"]
 
 
+def test_session_of_a_database_that_does_not_answer_stays(
+    change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.contrib.sessions.models import Session
+
+    change(SEALEDSTATE_LEGACY_UNTIL="2999-01-01")
+    client = Client()
+    client.cookies["sessionid"] = "abcdefghijklmnopqrstuvwxyz012345"
+    with monkeypatch.context() as patches:
+        patches.setattr(Session._meta, "db_table", "no_such_table")
+        response = client.get("/write?cart=tea")
+    assert (response.status_code, list(response.cookies)) == (200, [])
+    assert "sessionid" in client.cookies
+
+
 def settings_of(values: dict[str, Any]) -> Any:
     from django.test.utils import override_settings
 
