@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +14,7 @@ from django.db import DatabaseError
 from django.utils import timezone
 
 from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Settings, plain
+from sealedstate._forks import ForkSafeLock
 from sealedstate.errors import UncheckedSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 from sealedstate.storage import USES
@@ -34,7 +34,7 @@ _COOKIE = {
     "SESSION_COOKIE_PARTITIONED": "partitioned",
 }
 
-_lock = threading.Lock()
+_lock = ForkSafeLock()
 _keeper: Keeper | None = None
 
 
@@ -181,7 +181,7 @@ def _fetch_row(session_key: str) -> tuple[dict[str, Any], int] | None:
     try:
         row = rows.first()
     except DatabaseError as error:
-        raise UncheckedSession from error  # the cookie stays, for a later request
+        raise UncheckedSession from error  # the cookie stays until it can be checked
     if row is None:
         return None
     values, store = row.get_decoded(), SessionStore()
