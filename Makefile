@@ -110,7 +110,7 @@ $(SHOP)/.ready: pyproject.toml
 
 $(PEERS)/.ready: pyproject.toml tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install $(PIP) --editable '.[django,flask]' --requirement tests/peers/requirements.txt
+	$(PEERS)/bin/pip install $(PIP) --editable '.[asgi,django,flask]' --requirement tests/peers/requirements.txt
 	touch $@
 
 $(SAML)/.ready: pyproject.toml

@@ -139,6 +139,7 @@ class ReloadedKeys:
     A request does it, or the first that brings an unknown key; the others continue with the keys in
     memory. Whatever is wrong with the file then (missing, cut, no key active, no lookup key any
     more or another), the last good keys stay in force, and an event `ring-refused` says what to do.
+    A file that lacks a former key must stay so for `reload_every`, because it may be half written.
     The path is looked up again each time, so it may be a link that another program exchanges, as
     Kubernetes does.
 
@@ -165,6 +166,8 @@ class ReloadedKeys:
         self._emit = emit
         self._lock = ForkSafeLock()
         self._error: str | None = None
+        # A text that lacks a key of those in force, and since when the file has it.
+        self._shorter: tuple[str, float] | None = None
         self._looked_at, self._sought_at = monotonic(), monotonic() - SEEK_SECONDS
         self._read = ReadMoment(clock(), self._looked_at)
         self._text = read_secret_file("keys", self._path)
@@ -211,9 +214,12 @@ class ReloadedKeys:
                         f"keys: the file {escape_text(self._path, 1000)} has {problem}; put the"
                         " former one back, because with it sign-outs everywhere are found"
                     )
+                if not self._may_adopt(text, ring):
+                    return
                 self._text, self._ring = text, ring
                 self._emit("ring-reloaded")
-            self._read, self._error = ReadMoment(now, self._looked_at), None
+            self._shorter, self._read = None, ReadMoment(now, self._looked_at)
+            self._error = None
         except (ConfigurationError, NoPrimaryKey) as error:
             problem = f"the last good keys stay in use: {error}"
             if problem != self._error:  # reported once, and not at each look
@@ -221,6 +227,18 @@ class ReloadedKeys:
             self._error = problem
         finally:
             self._lock.release()
+
+    def _may_adopt(self, text: str, ring: Keyring) -> bool:
+        """Whether another text may be in force: without a former key, only once it stays so.
+
+        A file that is being written may end at the end of a line, and its sessions would be lost.
+        """
+        kids = {key.kid for key in ring.keys}
+        if all(key.kid in kids for key in self._ring.keys):
+            return True
+        if self._shorter is None or self._shorter[0] != text:
+            self._shorter = text, self._looked_at
+        return self._looked_at - self._shorter[1] >= self._reload_every
 
 
 # --- parsing ------------------------------------------------------------------------------------

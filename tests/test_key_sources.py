@@ -384,12 +384,31 @@ def test_changed_keys_of_a_file_are_in_use_after_reload_every(mounted: Path) -> 
 
 def test_unknown_key_lets_the_file_be_read_once_a_second(mounted: Path) -> None:
     watched = Watched(mounted)
-    publish(mounted.parent, "2", TEXTS[1])
+    publish(mounted.parent, "2", "\n".join(TEXTS[:2]))
     assert watched.source.seek(SECOND.kid)
-    publish(mounted.parent, "3", TEXTS[2])
+    publish(mounted.parent, "3", "\n".join(TEXTS[:3]))
     assert not watched.source.seek(THIRD.kid)
     watched.now += 1
     assert watched.source.seek(THIRD.kid)
+
+
+def test_file_without_a_former_key_is_in_use_once_it_stays_so(mounted: Path) -> None:
+    watched = Watched(mounted)
+    whole = f"{TEXTS[1]}\n{TEXTS[0]}\n"
+    publish(mounted.parent, "2", whole)
+    assert watched.kids_after(60) == [SECOND.kid, FIRST.kid]
+    # Whatever writes it may have come to the end of a line only.
+    publish(mounted.parent, "3", TEXTS[1])
+    assert watched.kids_after(60) == [SECOND.kid, FIRST.kid]
+    watched.now += 1
+    assert not watched.source.seek(THIRD.kid)
+    assert watched.kids_after(0) == [SECOND.kid, FIRST.kid]
+    publish(mounted.parent, "4", whole)
+    assert watched.kids_after(60) == [SECOND.kid, FIRST.kid]
+    publish(mounted.parent, "5", TEXTS[1])
+    assert watched.kids_after(60) == [SECOND.kid, FIRST.kid]
+    assert watched.kids_after(60) == [SECOND.kid]
+    assert "ring-refused" not in watched.names
 
 
 FAULTS: dict[str, Callable[[Path], object]] = {
@@ -419,8 +438,8 @@ def test_last_good_keys_of_a_file_stay_in_use_and_the_fault_is_reported_once(
     assert event.detail.startswith("the last good keys stay in use: keys: ")
     assert watched.source.read_at() == read_at
     mounted.unlink(missing_ok=True)
-    mounted.write_text(TEXTS[1])
-    assert watched.kids_after(60) == [SECOND.kid]
+    mounted.write_text(f"{TEXTS[1]}\n{TEXTS[0]}")
+    assert watched.kids_after(60) == [SECOND.kid, FIRST.kid]
     assert watched.names == ["ring-refused", "ring-reloaded"]
     assert (watched.source.last_error, watched.source.read_at()) == (None, watched.now)
 
@@ -431,8 +450,8 @@ def test_file_of_keys_is_found_after_the_process_changed_its_directory(
     monkeypatch.chdir(mounted.parent)
     watched = Watched(Path("keys"))
     monkeypatch.chdir("/")
-    publish(mounted.parent, "2", TEXTS[1])
-    assert watched.kids_after(60) == [SECOND.kid]
+    publish(mounted.parent, "2", f"{TEXTS[1]}\n{TEXTS[0]}")
+    assert watched.kids_after(60) == [SECOND.kid, FIRST.kid]
 
 
 # --- objects that pass everything on --------------------------------------------------------------

@@ -100,6 +100,24 @@ SUITES = [
     Suite("Flask-Login", "flask", 114, "flask-login==0.6.3"),
     Suite("Flask-WTF", "flask", 80, "flask-wtf==1.3.0"),
     Suite("Flask's tutorial", "flask", 24, FLASK, folder="examples/tutorial"),
+    Suite(
+        "Starlette",
+        "starlette",
+        25,
+        "starlette==1.10.0",
+        tests=("tests/middleware/test_session.py",),
+        exceptions={
+            "test_session_expires": "a lifetime of 0 or less is refused",
+            "test_session_zero_max_age": "a lifetime of 0 or less is refused",
+        },
+    ),
+    Suite(
+        "Authlib's Starlette client",
+        "authlib",
+        29,
+        variable="AUTHLIB_CHECKOUT",
+        tests=("tests/clients/test_starlette",),
+    ),
     *(
         Suite(
             f"Django {name}",
