@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := .venv-demo
 SAML := .venv-saml
+DJANGO := .venv-django
 BENCH := .venv-bench
 FASTAPI := .venv-fastapi
 PEERS := .venv-peers
@@ -13,8 +14,8 @@ PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 PYTEST = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo flask fastapi saml test test-all soak check matrix servers peers bench bench-pictures \
-	format clean
+.PHONY: demo flask django fastapi saml test test-all soak check matrix servers peers bench \
+	bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
@@ -24,6 +25,9 @@ flask: $(SHOP)/.ready
 
 fastapi: $(FASTAPI)/.ready
 	$(FASTAPI)/bin/python examples/fastapi
+
+django: $(DJANGO)/.ready
+	$(DJANGO)/bin/python examples/django
 
 saml: $(SAML)/.ready
 	@sh tests/install_servers.sh xmlsec1
@@ -76,7 +80,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(FASTAPI) $(BENCH) $(PEERS) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # .dev installs more into the environment of .test.
 $(VENV)/.test $(VENV)/.dev: pyproject.toml
@@ -87,6 +91,11 @@ $(VENV)/.test $(VENV)/.dev: pyproject.toml
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install $(PIP) --editable '.[demo]'
+	touch $@
+
+$(DJANGO)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DJANGO)
+	$(DJANGO)/bin/pip install $(PIP) --editable '.[django-example]'
 	touch $@
 
 $(FASTAPI)/.ready: pyproject.toml
@@ -101,7 +110,7 @@ $(SHOP)/.ready: pyproject.toml
 
 $(PEERS)/.ready: pyproject.toml tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install $(PIP) --editable '.[aiohttp,asgi,flask,litestar,pyramid,quart]' \
+	$(PEERS)/bin/pip install $(PIP) --editable '.[aiohttp,asgi,django,flask,litestar,pyramid,quart]' \
 		--requirement tests/peers/requirements.txt
 	touch $@
 

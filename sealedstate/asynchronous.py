@@ -170,7 +170,10 @@ class AsyncKeeper:
                 limiter = CapacityLimiter(self._threads)
                 self._limiter.set(limiter)
             return await to_thread.run_sync(call, limiter=limiter)
-        return await _finish(self._executor().submit(copy_context().run, call))
+        if self._pool is None or self._pool[0] != os.getpid():
+            pool = ThreadPoolExecutor(self._threads, thread_name_prefix="sealedstate")
+            self._pool = os.getpid(), pool
+        return await _finish(self._pool[1].submit(copy_context().run, call))
 
     async def close(self) -> None:
         """Close what the application has open, once the threads have finished their work."""
@@ -178,12 +181,6 @@ class AsyncKeeper:
         pool, self._pool = self._pool, None
         if pool is not None and pool[0] == os.getpid():
             pool[1].shutdown(wait=False)
-
-    def _executor(self) -> ThreadPoolExecutor:
-        if self._pool is None or self._pool[0] != os.getpid():
-            pool = ThreadPoolExecutor(self._threads, thread_name_prefix="sealedstate")
-            self._pool = os.getpid(), pool
-        return self._pool[1]
 
     async def _run(
         self, session: Session, work: Callable[P, T], *args: P.args, **named: P.kwargs

@@ -117,7 +117,7 @@ def _forbid_storing(headers: Headers) -> Headers:
     kept = [
         member
         for member in _directives(headers)
-        if member.partition("=")[0].lower() not in _CONTRADICTING
+        if member.partition("=")[0].lower() not in _CONTRADICTING or member.lower() == "max-age=0"
     ]
     return _with_one(headers, "Cache-Control", ", ".join(["no-store", "private", *kept]))
 

@@ -1,4 +1,4 @@
-"""Signed sessions of Flask and Starlette, for applications that move here.
+"""Sessions of Flask, Starlette and Django, for applications that move here.
 
 A `LegacyReader` is asked only if a request has none of our cookies, until the date in its
 settings. The only module that imports itsdangerous.
@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import re
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
@@ -33,8 +35,13 @@ __all__ = ["LegacyReader"]
 # More than browsers keep, and little enough to parse.
 MAX_COOKIE_CHARS = 1 << 14
 _COOKIE_PART = re.compile(r"[!-:<-~]+", re.ASCII)
-_DEFAULT_NAMES = {"flask": "session", "starlette": "session"}
-_DEFAULT_MAX_AGES = {"flask": 31 * 86400, "starlette": 14 * 86400}
+_DEFAULT_NAMES = {"flask": "session", "starlette": "session", "django": "sessionid"}
+_DEFAULT_MAX_AGES = {"flask": 31 * 86400, "starlette": 14 * 86400, "django": 14 * 86400}
+# Of Django's signed_cookies backend, and how Django counts seconds since the epoch.
+_DJANGO_SALT = b"django.contrib.sessions.backends.signed_cookies"
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+Fetch: TypeAlias = Callable[[str], tuple[Mapping[str, object], int] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +60,13 @@ class LegacyReader:
     `secret` and `cookie_name` are the framework's; of several secrets, each may have signed the
     cookie, as with Flask's SECRET_KEY_FALLBACKS. `max_age` (seconds) defaults to the framework's.
     `subject` names the value that becomes the session's subject, such as ``"_user_id"``.
-    `cookie_path` and `cookie_domain` are those of the old cookie, which is deleted by them. Raises
-    ConfigurationError.
+    `fetch`, for sessions that the old backend keeps on the server, takes the value of a cookie that
+    no `secret` signed, and returns the session's values and the time of its last save (epoch
+    seconds), or None. `cookie_path` and `cookie_domain` are those of the old cookie, which is
+    deleted by them. Raises ConfigurationError.
     """
 
-    kind: Literal["flask", "starlette"]
+    kind: Literal["flask", "starlette", "django"]
     secret: str | bytes | Sequence[str | bytes] = field(repr=False)
     until: datetime
     cookie_name: str = ""
@@ -65,11 +74,12 @@ class LegacyReader:
     subject: str | None = None
     cookie_path: str = "/"
     cookie_domain: str | None = None
+    fetch: Fetch | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.kind, str) or self.kind not in _DEFAULT_NAMES:
             # No value is shown: in a wrong order of arguments it may be the secret.
-            raise ConfigurationError("legacy: kind must be 'flask' or 'starlette'")
+            raise ConfigurationError("legacy: kind must be 'flask', 'starlette' or 'django'")
         given: Any = [self.secret] if isinstance(self.secret, str | bytes) else self.secret
         if not isinstance(given, Sequence) or not (
             given and all(isinstance(each, str | bytes) and each for each in given)
@@ -77,6 +87,8 @@ class LegacyReader:
             raise ConfigurationError(
                 "legacy: secret must be non-empty text or bytes, or a list of these"
             )
+        if self.fetch is not None and not callable(self.fetch):
+            raise ConfigurationError("legacy: fetch must be a function or None")
         if not isinstance(self.until, datetime) or self.until.tzinfo is None:
             raise ConfigurationError("legacy: until must be a datetime with a time zone")
         if self.max_age is not None and (type(self.max_age) is not int or self.max_age < 0):
@@ -128,28 +140,40 @@ class LegacyReader:
             return None
         max_age = _DEFAULT_MAX_AGES[self.kind] if self.max_age is None else self.max_age
         try:
-            if self.kind == "flask":
-                serializer = URLSafeTimedSerializer(
-                    self.secrets,
-                    salt="cookie-session",
-                    serializer=_TaggedJSON,
-                    signer=_signer_at(now),
-                    signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha1},
-                )
-                values, signed_at = serializer.loads(text, max_age=max_age, return_timestamp=True)
-            else:
-                signer = _signer_at(now)(self.secrets)
-                data, signed_at = signer.unsign(text, max_age=max_age, return_timestamp=True)
-                values = json.loads(base64.b64decode(data))
-        except (BadData, ValueError, TypeError, KeyError, RecursionError):
-            return None
+            values, signed_at = self._read_signed(text, now, max_age)
+        except (BadData, ValueError, TypeError, KeyError, RecursionError, zlib.error):
+            fetched = None if self.fetch is None else self.fetch(text)
+            if fetched is None or now >= fetched[1] + max_age:
+                return None
+            values, signed_at, signed = dict(fetched[0]), fetched[1], text.encode()
+        else:
+            # The id is made without the signature, whose text can be varied and stay valid.
+            separator = ":" if self.kind == "django" else "."
+            signed = text.rpartition(separator)[0].encode()
         if type(values) is not dict or not all(type(name) is str for name in values):
             return None
-        # The id is made without the signature, whose text can be varied and stay valid.
-        signed = text.rpartition(".")[0].encode()
         message = length_prefixed("sealedstate/1", "adopted", self.kind, signed)
         session_id = hashlib.blake2b(message, digest_size=ID_BYTES).digest()
-        return Adopted(values, session_id, int(signed_at.timestamp()))
+        return Adopted(values, session_id, signed_at)
+
+    def _read_signed(self, text: str, now: int, max_age: int) -> tuple[Any, int]:
+        """The values of a signed cookie and when it was signed. Raises, if it is not valid."""
+        if self.kind == "django":
+            return _read_django(text, self.secrets, now, max_age)
+        if self.kind == "flask":
+            serializer = URLSafeTimedSerializer(
+                self.secrets,
+                salt="cookie-session",
+                serializer=_TaggedJSON,
+                signer=_signer_at(now),
+                signer_kwargs={"key_derivation": "hmac", "digest_method": hashlib.sha1},
+            )
+            values, moment = serializer.loads(text, max_age=max_age, return_timestamp=True)
+        else:
+            signer = _signer_at(now)(self.secrets)
+            data, moment = signer.unsign(text, max_age=max_age, return_timestamp=True)
+            values = json.loads(base64.b64decode(data))
+        return values, int(moment.timestamp())
 
     def delete_line(self) -> str:
         """The Set-Cookie field value that deletes the old cookie."""
@@ -166,6 +190,28 @@ def _signer_at(now: int) -> type[TimestampSigner]:
             return now
 
     return SignerAt
+
+
+def _read_django(text: str, secrets: Sequence[bytes], now: int, max_age: int) -> tuple[object, int]:
+    """The values and the time of a cookie of Django's signed_cookies. Raises ValueError."""
+    signed, _, signature = text.rpartition(":")
+    data, _, stamp = signed.rpartition(":")
+    for secret in secrets:
+        key = hashlib.sha256(_DJANGO_SALT + b"signer" + secret).digest()
+        digest = hmac.digest(key, signed.encode(), "sha256")
+        expected = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+        if hmac.compare_digest(signature, expected):
+            break
+    else:
+        raise ValueError("no secret has signed it")
+    signed_at = 0
+    for letter in stamp:
+        signed_at = signed_at * len(_BASE62) + _BASE62.index(letter)
+    if now - signed_at > max_age:
+        raise ValueError("it is too old")
+    is_compressed, data = data.startswith("."), data.removeprefix(".")
+    content = base64.urlsafe_b64decode(data + "=" * (-len(data) % 4))
+    return json.loads(zlib.decompress(content) if is_compressed else content), signed_at
 
 
 class _TaggedJSON:

@@ -648,7 +648,7 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
 
 def _cased(name: str, prefix: str) -> str:
     """The name of a setting as names with this prefix are written."""
-    return name.upper() if prefix.isupper() or not prefix else name
+    return name.upper() if prefix.isupper() else name
 
 
 def _words(text: str) -> list[str]:

@@ -591,7 +591,7 @@ def test_without_a_store_a_logout_does_not_refuse_the_old_cookie(kind: str) -> N
 def test_bad_reader_is_refused_at_the_start() -> None:
     good: dict[str, Any] = {"kind": "flask", "secret": SECRET, "until": UNTIL}
     for bad in (
-        {"kind": "django"},
+        {"kind": "rails"},
         {"secret": ""},
         {"secret": b""},
         {"until": datetime(2026, 12, 1)},

@@ -20,7 +20,14 @@ from ..key_sources import FILE_SUFFIX
 from ..settings import ENVIRONMENT_PREFIX, Settings, process_environment
 from ..storage import USES, RoutedStorage, Storage
 from ..storage.contract import is_managed
-from ..storage.requirements import DECLARED, as_rows, probe_writes, store_name, unmet_needs
+from ..storage.requirements import (
+    CAVEATS,
+    DECLARED,
+    as_rows,
+    probe_writes,
+    store_name,
+    unmet_needs,
+)
 from ..storage.routing import distinct_stores, store_of
 from ._output import echo, echo_error, emit, json_option, markdown, plural, table
 from ._source import application_settings
@@ -127,7 +134,10 @@ def matrix(as_markdown: bool) -> None:
     That is, compare the requirements of uses with the declared capabilities of stores.
     """
     rows = list(as_rows(DECLARED))
-    echo(*(markdown(rows) if as_markdown else table(rows)))
+    if as_markdown:
+        echo(*markdown(rows))
+    else:
+        echo(*table(rows), *(f"{name}: {caveat}" for name, caveat in CAVEATS.items()))
 
 
 class _Part(NamedTuple):

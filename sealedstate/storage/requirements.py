@@ -23,6 +23,7 @@ from .contract import Capabilities, Storage, Stored, millis
 from .routing import distinct_stores, store_of
 
 __all__ = [
+    "CAVEATS",
     "DECLARED",
     "PROBE_CONTEXT",
     "USES",
@@ -314,6 +315,11 @@ DECLARED: Mapping[str, Capabilities] = {
         contexts=False,
     ),
     "cookie": replace(_USUAL, shared=False, durable=False, evicts=True, server_side=False),
+}
+
+# What a table of yes and no does not say, by store.
+CAVEATS: Mapping[str, str] = {
+    "mariadb": "one of 10,387 kill -9 under load took acknowledged writes back, see docs/stores.md",
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from sealedstate.storage import USES, SQLiteStorage, Stored, open_storage
 from sealedstate.storage.requirements import (
+    CAVEATS,
     DECLARED,
     PROBE_CONTEXT,
     as_markdown,
@@ -119,6 +120,9 @@ def test_matrix_has_a_row_for_each_store() -> None:
     rows = output("store", "matrix").splitlines()
     assert {name for name in DECLARED if any(row.startswith(name) for row in rows)} == {*DECLARED}
     assert output("store", "matrix", "--markdown") == f"{as_markdown(DECLARED)}\n"
+    # What yes and no do not say is said below.
+    assert CAVEATS.keys() <= DECLARED.keys()
+    assert [row.partition(":")[0] for row in rows if "see docs" in row] == [*CAVEATS]
 
 
 # --- a store that cannot be used ----------------------------------------------------------------

@@ -33,7 +33,8 @@ class Suite:
     `requirement`: of its sdist. `variable`: the one that names a checkout, for a project whose
     sdist has no tests. `plugin`: the module of this folder that gives it our sessions. `folder`:
     where pytest runs, in the sdist. `tests`: what it runs. `goal`: how many must pass.
-    `exceptions`: tests that may fail, with the reason.
+    `exceptions`: tests that may fail, with the reason. `is_pytest`: otherwise the plugin is a
+    program, which gets the folder, the file for its report, and `tests`.
     """
 
     name: str
@@ -44,8 +45,44 @@ class Suite:
     folder: str = "."
     tests: tuple[str, ...] = ("tests",)
     exceptions: dict[str, str] = field(default_factory=dict)
+    is_pytest: bool = True
 
 
+SECOND_LOGIN = {
+    "test_session_key_flushed_on_login_after_password_change": "a login of the same user gives a"
+    " new session_key: it begins with full lifetimes, and its earlier cookies end",
+}
+DJANGO_EXCEPTIONS = {
+    "auth_tests": SECOND_LOGIN,
+    "auth_tests, without a store": {
+        **SECOND_LOGIN,
+        "test_default_logout_then_login": "shows the cookie of before a logout",
+        "test_logout_then_login_with_custom_login": "shows the cookie of before a logout",
+    },
+    "admin_views": {
+        "test_changelist_view_count_queries": "counts the queries of a session in the database",
+        "test_no_total_count": "counts the queries of a session in the database",
+        "test_reset_link": "counts the queries of a session in the database",
+        "test_group_permission_performance": "counts the queries of a session in the database",
+        "test_user_permission_performance": "counts the queries of a session in the database",
+    },
+    "mixin, without a store": {
+        f"test_session_{save}_does_not_resurrect_session_logged_out_in_other_context": "needs one"
+        for save in ("save", "asave")
+    },
+    "sessions_tests": {
+        "test_no_httponly_session_cookie": "SESSION_COOKIE_HTTPONLY=False is refused at the start",
+        "test_session_delete_on_end": "sets request.COOKIES, where ours are read from the header",
+        "test_session_delete_on_end_with_custom_domain_and_path": "sets request.COOKIES",
+        "test_save_every_request_with_non_empty_session_renews_session_cookie": "sets"
+        " request.COOKIES",
+        "test_empty_session_saved": "expects session_key in the cookie, and a row of a table",
+        "test_session_save_on_500": "expects that load() asks a database",
+        "test_session_save_on_5xx": "expects that load() asks a database",
+        "test_session_update_error_redirect": "expects an error where a request ended its session",
+    },
+}
+BY_KEY = "reads the values of other sessions by their session_key; they are in the browsers"
 FLASK = "flask==3.1.3"
 SUITES = [
     Suite(
@@ -158,6 +195,38 @@ SUITES = [
         variable="AUTHLIB_CHECKOUT",
         tests=("tests/clients/test_starlette",),
     ),
+    *(
+        Suite(
+            f"Django {name}",
+            "django",
+            goal,
+            "django==5.2.19",
+            tests=tuple(arguments),
+            exceptions=DJANGO_EXCEPTIONS.get(name, {}),
+            is_pytest=False,
+        )
+        for name, goal, *arguments in (
+            ("mixin", 65, "--store", "mixin"),
+            ("mixin, without a store", 63, "mixin"),
+            ("sessions_tests", 639, "--store", "sessions_tests"),
+            ("messages_tests and csrf_tests", 228, "--store", "messages_tests", "csrf_tests"),
+            ("test_client", 215, "--store", "test_client", "test_client_regress"),
+            ("auth_tests", 813, "--store", "auth_tests"),
+            ("auth_tests, without a store", 811, "auth_tests"),
+            ("admin_views", 428, "--store", "admin_views"),
+        )
+    ),
+    Suite(
+        "django-allauth",
+        "allauth",
+        378,
+        "django-allauth==65.22.1",
+        tests=("tests/apps/account", "tests/apps/mfa", "tests/apps/usersessions"),
+        exceptions={
+            "test_overall_flow": BY_KEY,
+            "test_change_password_updates_user_session": BY_KEY,
+        },
+    ),
 ]
 
 
@@ -212,6 +281,9 @@ def run(suite: Suite) -> Figures:
             *(sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider"),
             *("-p", f"peers.{suite.plugin}", f"--junit-xml={report}", *suite.tests),
         ]
+        if not suite.is_pytest:
+            program = (sys.executable, "-m", f"peers.{suite.plugin}")
+            command = [*program, str(folder), f"--report={report}", *suite.tests]
         path = os.pathsep.join([made, str(folder)])
         outcome = subprocess.run(
             command,
@@ -222,7 +294,9 @@ def run(suite: Suite) -> Figures:
             check=False,
         )
         if not report.exists():
-            raise SystemExit(f"{suite.name}: pytest did not run\n{outcome.stdout}{outcome.stderr}")
+            raise SystemExit(
+                f"{suite.name}: the tests did not run\n{outcome.stdout}{outcome.stderr}"
+            )
         cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     failed = frozenset(_names_with(cases, "failure", "error"))
     skipped = sum(case.find("skipped") is not None for case in cases)

@@ -17,7 +17,7 @@ from tests.support.documents import ROOT
 
 DEPENDENCIES = {"pynacl", "cbor2", "werkzeug", "itsdangerous", "markupsafe", "click"}
 
-ADAPTERS = {"aiohttp", "asgi", "flask", "litestar", "pyramid", "quart", "wsgi"}
+ADAPTERS = {"aiohttp", "asgi", "django", "flask", "litestar", "pyramid", "quart", "wsgi"}
 
 
 @pytest.fixture(scope="module")

@@ -125,7 +125,11 @@ class SingleLogout:
             progress = SessionProgress(self._records, session)
             progress.begin(request)
             return progress
-        session_id, opened = _find_id(session)
+        # The id that the browser's cookie has, and what the request loaded under it.
+        loaded, session_id, opened = session.load(), id_bytes(session), None
+        is_same = not session.changes().is_signed_in
+        if is_same and isinstance(loaded, LoadedSession) and loaded.record is not None:
+            session_id, opened = loaded.record.id, loaded
         known = KnownSession(session_id, session.subject, services, has_read_cookies=True)
         state = self._terminator.end(known, request)
         if state is None:
@@ -296,11 +300,3 @@ class SingleLogout:
         if state is None and ending is not Ending.LOGGED_OUT:
             state = terminator.end(KnownSession(session_id, None), request)
         return None if state is None else StoredProgress(terminator.table, state)
-
-
-def _find_id(session: Session) -> tuple[bytes, LoadedSession | None]:
-    """The id that the browser's cookie has, and what the request loaded under it."""
-    loaded, is_signed_in = session.load(), session.changes().is_signed_in
-    if isinstance(loaded, LoadedSession) and loaded.record is not None and not is_signed_in:
-        return loaded.record.id, loaded
-    return id_bytes(session), None

@@ -1,0 +1,192 @@
+"""The settings and the keeper of a Django project."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings as project
+from django.db import DatabaseError
+from django.utils import timezone
+
+from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Settings, plain
+from sealedstate._forks import ForkSafeLock
+from sealedstate.errors import UncheckedSession
+from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
+from sealedstate.storage import USES
+
+from ._database import database_url
+
+_log = logging.getLogger("sealedstate.django")
+
+_NAME = "SEALEDSTATE"
+_LEGACY_UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
+_STORAGE = f"{ENVIRONMENT_PREFIX}STORAGE"
+_SUBJECT_KEY = "_auth_user_id"
+_COOKIE = {
+    "SESSION_COOKIE_DOMAIN": "cookie_domain",
+    "SESSION_COOKIE_PATH": "cookie_path",
+    "SESSION_COOKIE_SAMESITE": "same_site",
+    "SESSION_COOKIE_PARTITIONED": "partitioned",
+}
+
+_lock = ForkSafeLock()
+_keeper: Keeper | None = None
+
+
+def keeper() -> Keeper:
+    """What the project has open: made from its settings at the first call.
+
+    Raises ConfigurationError, or OperatorError if keys or a store cannot be used.
+    """
+    global _keeper
+    if _keeper is not None:
+        return _keeper
+    with _lock:
+        if _keeper is None:
+            _keeper = Keeper(read_settings())
+        return _keeper
+
+
+def forget_keeper() -> None:
+    """Close what is open. The next call of `keeper` reads the project's settings again."""
+    global _keeper
+    with _lock:
+        before, _keeper = _keeper, None
+    if before is not None:
+        before.deployment.close()
+
+
+def has_keys() -> bool:
+    """Whether the project or the environment names keys."""
+    return "keys" in _table() or bool(
+        {f"{ENVIRONMENT_PREFIX}KEYS", f"{ENVIRONMENT_PREFIX}KEYS_FILE"} & set(os.environ)
+    )
+
+
+def database_alias() -> str | None:
+    """The alias of the database that is the store, of ``django:ALIAS``; None for other stores."""
+    storage = _table().get("storage", os.environ.get(_STORAGE))
+    if not isinstance(storage, str) or not storage.startswith("django:"):
+        return None
+    return storage.removeprefix("django:").partition("?")[0]
+
+
+def read_settings() -> Settings:
+    """The settings that the project and the environment give. Raises ConfigurationError."""
+    config, environ = dict(_table()), dict(os.environ)
+    if not project.SESSION_COOKIE_HTTPONLY:
+        raise ConfigurationError(
+            "SESSION_COOKIE_HTTPONLY: a sealed session is always HttpOnly; no script can read it"
+        )
+    # SESSION_COOKIE_SECURE does not count: its default is False, which is seldom a choice.
+    defaults: dict[str, Any] = {
+        name: value
+        for django_name, name in _COOKIE.items()
+        if (value := getattr(project, django_name, None))
+    }
+    if project.SESSION_COOKIE_NAME != "sessionid":
+        defaults["cookie_name"] = project.SESSION_COOKIE_NAME
+    defaults |= _lifetimes(config, environ)
+    defaults |= {
+        "convert": plain,
+        "subject_key": _SUBJECT_KEY,
+        "persistent": not project.SESSION_EXPIRE_AT_BROWSER_CLOSE,
+    }
+    variable = environ.pop(_LEGACY_UNTIL, None)
+    until = getattr(project, _LEGACY_UNTIL, None) or variable
+    if until:
+        defaults["legacy"] = _read_legacy(until)
+    if project.DEBUG and not has_keys():
+        defaults["keys"] = Key.generate(os.urandom).export()
+        _log.warning(
+            "SEALEDSTATE has no keys: a key of this process seals the sessions, and they end with"
+            " it; `manage.py sealedstate keys generate` prints a key that lasts"
+        )
+    alias = database_alias()
+    if alias is not None:
+        storage = str(config.get("storage") or environ.pop(_STORAGE))
+        config["storage"] = database_url(alias, storage.partition("?")[2])
+        if config["storage"] == "memory:":
+            defaults["accept_weak_store_for"] = list(USES)
+    try:
+        return Settings.from_config(config, "", environ, **defaults)
+    except ConfigurationError as error:
+        if str(error).partition(":")[0] not in config:
+            raise
+        raise ConfigurationError(f"{_NAME}: {error}") from None
+
+
+def _table() -> Mapping[str, Any]:
+    table: object = getattr(project, _NAME, {})
+    if not isinstance(table, Mapping) or not all(isinstance(name, str) for name in table):
+        raise ConfigurationError(f"{_NAME}: must be a dict such as {{'keys': 'file:keys.json'}}")
+    return table
+
+
+def _lifetimes(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, int]:
+    """Defaults by SESSION_COOKIE_AGE: a session that is not changed lives as long as in Django."""
+    age = max(1, min(int(project.SESSION_COOKIE_AGE), MAX_LIFETIME))
+    given: dict[str, int] = {}
+    for name in ("idle_lifetime", "absolute_lifetime"):
+        value = config.get(name, environ.get(f"{ENVIRONMENT_PREFIX}{name.upper()}"))
+        if value is not None and str(value).strip().isdecimal():
+            given[name] = int(value)
+    return {
+        "idle_lifetime": min(age, given.get("absolute_lifetime", age)),
+        "absolute_lifetime": max(age, given.get("idle_lifetime", age)),
+    }
+
+
+def _read_legacy(until: object) -> LegacyReader:
+    """A reader of the sessions that Django has kept so far, in cookies or in its database."""
+    moment = until
+    if isinstance(until, str):
+        try:
+            moment = datetime.fromisoformat(until)
+        except ValueError:
+            raise ConfigurationError(
+                f"{_LEGACY_UNTIL}: expected a date such as 2027-03-01"
+            ) from None
+    if isinstance(moment, datetime) and moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    if not isinstance(moment, datetime):
+        raise ConfigurationError(f"{_LEGACY_UNTIL}: expected a date, got {type(until).__name__}")
+    return LegacyReader(
+        "django",
+        [project.SECRET_KEY, *project.SECRET_KEY_FALLBACKS],
+        moment,
+        project.SESSION_COOKIE_NAME,
+        int(project.SESSION_COOKIE_AGE),
+        _SUBJECT_KEY,
+        project.SESSION_COOKIE_PATH,
+        project.SESSION_COOKIE_DOMAIN or None,
+        _fetch_row if apps.is_installed("django.contrib.sessions") else None,
+    )
+
+
+def _fetch_row(session_key: str) -> tuple[dict[str, Any], int] | None:
+    """The session that the db and cached_db backends keep under this key.
+
+    Raises UncheckedSession if the database does not answer.
+    """
+    from django.contrib.sessions.backends.db import SessionStore
+    from django.contrib.sessions.models import Session
+
+    rows = Session.objects.filter(session_key=session_key, expire_date__gt=timezone.now())
+    try:
+        row = rows.first()
+    except DatabaseError as error:
+        raise UncheckedSession from error  # the cookie stays until it can be checked
+    if row is None:
+        return None
+    values, store = row.get_decoded(), SessionStore()
+    age = store.get_expiry_age(modification=row.expire_date, expiry=values.get("_session_expiry"))
+    # With an end that is a date, there is no telling when it was saved: as late as possible.
+    age = max(0, age) or store.get_session_cookie_age()
+    saved_at = min(int(row.expire_date.timestamp()) - age, int(datetime.now(UTC).timestamp()))
+    return values, saved_at

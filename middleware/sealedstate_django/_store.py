@@ -1,0 +1,353 @@
+"""Django's session, over the session of a keeper."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Self, TypeGuard
+
+from asgiref.sync import sync_to_async
+from django.conf import settings as project
+from django.contrib.sessions.backends.base import CreateError, SessionBase, UpdateError
+from django.utils import timezone
+from django.utils.asyncio import async_unsafe
+from django.utils.functional import cached_property
+from django.utils.module_loading import import_string
+
+from sealedstate import Keeper, Session
+from sealedstate.keeper import Outcome
+
+from ._keeper import keeper
+
+_EXPIRY = "_session_expiry"
+_REAPED = 1 << 31
+# Of any engine: Django forgets shorter keys.
+_SHORTEST_KEY = 8
+_KEY = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
+
+
+@async_unsafe(
+    "the session would wait for its store in an async view: use its async methods, such as"
+    " `await request.session.aget(name)`, or `await request.session.aload()` once"
+)
+def _require_thread() -> None:
+    """Raise SynchronousOnlyOperation where an event loop would wait for the store."""
+
+
+def _is_key(session_key: str | None) -> TypeGuard[str]:
+    """Whether a sealed session can have this key."""
+    return isinstance(session_key, str) and _KEY.fullmatch(session_key) is not None
+
+
+class SessionStore(SessionBase):
+    """`request.session`; `sealedstate_django.sealed` gives the session of sealedstate behind it.
+
+    `session_key` is the id of the session, which opens nothing: a store that is made from a key has
+    no values, and can only `delete` this session. `from_cookies` opens one.
+    """
+
+    def __init__(self, session_key: str | None = None) -> None:
+        self._begin(keeper(), "", False)
+        self._set_session_key(session_key)
+        self.accessed = self.modified = False
+
+    @classmethod
+    def from_cookies(cls, cookie_header: str, cross_site: bool = False) -> Self:
+        """The session of a request; its cookies are read when it is first used."""
+        store = cls.__new__(cls)
+        store._begin(keeper(), cookie_header, cross_site)
+        store.accessed = store.modified = False
+        return store
+
+    def _begin(self, keeper: Keeper, header: str, cross_site: bool) -> None:
+        legacy = keeper.settings.legacy
+        self._keeper = keeper
+        self._sealed: Session = keeper.session(header, cross_site)
+        self._has_store = keeper.deployment.store is not None
+        has_ours = keeper.deployment.cookies.name in header
+        is_legacy = not has_ours and legacy is not None and legacy.name in header
+        self._has_cookie = has_ours or is_legacy
+        # Whether the first use may wait, until the session was loaded ahead.
+        can_wait = self._has_store or (
+            legacy is not None and legacy.fetch is not None and is_legacy
+        )
+        self._may_wait = self._has_cookie and can_wait
+        # A key that the application has given; it is forgotten once the session is used.
+        self._given_key: str | None = None
+        # Whether the session exists; None: as the cookies say.
+        self._has_key: bool | None = None
+        self._ended_keys: set[str] = set()
+        self._has_new_expiry = self._is_finished = False
+        self.lines: Sequence[str] = ()
+        """The Set-Cookie field values of all saves."""
+        self.on_save: Callable[[Sequence[str]], None] | None = None
+
+    @cached_property
+    def serializer(self) -> Any:
+        """Django's SESSION_SERIALIZER, which only `encode` and `decode` use."""
+        return import_string(project.SESSION_SERIALIZER)
+
+    # --- its key --------------------------------------------------------------------------------
+
+    def _get_session_key(self) -> str | None:
+        if self._given_key is not None:
+            return self._given_key
+        if self._has_key is False or (self._has_key is None and not self._has_cookie):
+            return None
+        session = self._get_session()
+        if self._has_key is None:
+            self._has_key = not session.is_new
+        return session.id if self._has_key else None
+
+    def _set_session_key(self, value: str | None) -> None:
+        self._given_key = value if value and len(value) >= _SHORTEST_KEY else None
+        self._has_key = False if self._given_key is None and self._has_key else self._has_key
+
+    session_key = property(_get_session_key)  # pyright: ignore[reportIncompatibleMethodOverride]
+    _session_key = property(_get_session_key, _set_session_key)  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def _get_new_session_key(self) -> str:
+        return self._keeper.session().id
+
+    async def _aget_new_session_key(self) -> str:
+        return self._get_new_session_key()
+
+    def exists(self, session_key: str | None = None) -> bool:
+        """Whether no node refuses the session with this key, as far as this node can know.
+
+        Without a store, only what this object has ended is known.
+        """
+        if session_key in self._ended_keys or not _is_key(session_key):
+            return False
+        if self._has_store:
+            _require_thread()
+        return not self._keeper.is_ended(session_key)
+
+    # --- its values -----------------------------------------------------------------------------
+
+    def _get_session(self, no_load: bool = False) -> Session:
+        self.accessed, self._given_key = True, None
+        session = self._sealed
+        if self._may_wait:
+            _require_thread()
+        if self._is_finished and not session.accessed:
+            # Logs and other outer middleware may look, but what they write would be lost.
+            session.load()
+            session.mark_headers_sent()
+        return session
+
+    _session = property(_get_session)
+
+    async def _aget_session(self, no_load: bool = False) -> Session:
+        if self._may_wait:
+            await sync_to_async(self._keeper.load)(self._sealed)
+            self._may_wait = False
+        return self._get_session()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        # Names are exactly texts; Django makes some of texts that are marked as safe.
+        session = self._session
+        session[str.__str__(key) if isinstance(key, str) else key] = value
+        self.modified = True
+        if key == self._keeper.settings.subject_key:
+            # Signals of a login must already find the session_key that it will have.
+            session.follow_subject(key)
+            self._has_key = self._has_key or session.subject is not None
+
+    async def aset(self, key: str, value: Any) -> None:
+        await self._aget_session()
+        self[key] = value
+
+    def clear(self) -> None:
+        self._session.clear()
+        self.modified = True
+
+    def is_empty(self) -> bool:
+        if not self._sealed.accessed:
+            return not self._has_cookie and not self._has_key and self._given_key is None
+        return self.session_key is None and not self._session
+
+    def load(self) -> dict[str, Any]:
+        return dict(self._session.items())
+
+    async def aload(self) -> dict[str, Any]:
+        return dict((await self._aget_session()).items())
+
+    # --- its life -------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        session = self._session
+        if self.session_key is not None:
+            session.regenerate()
+        self.save()
+        self.modified = True
+
+    async def acreate(self) -> None:
+        await self._aget_session()
+        await self._in_thread(self.create)
+
+    def save(self, must_create: bool = False) -> None:
+        """Seal the session as it is now into the cookies that the response will set.
+
+        Raises UpdateError if another request ended it, and the errors of `Keeper.save`.
+        """
+        session = self._session
+        if must_create and self.session_key is not None:
+            raise CreateError
+        session.keep()
+        self._save(session)
+
+    async def asave(self, must_create: bool = False) -> None:
+        await self._aget_session()
+        await self._in_thread(self.save, must_create)
+
+    def finish(self, other_bytes: int, *, is_failed: bool, is_streaming: bool) -> None:
+        """Save what the response must carry. See `save` for the errors.
+
+        `is_failed`: nothing is saved but a logout. `is_streaming`: later reads raise, too.
+        """
+        session, force = self._sealed, project.SESSION_SAVE_EVERY_REQUEST
+        try:
+            if session.accessed or (force and self._has_cookie):
+                session = self._get_session() if force else session
+                is_empty = self.is_empty()
+                if is_empty or not is_failed:
+                    if not is_empty and self._has_key:
+                        session.keep()
+                    self._save(
+                        session, other_bytes, force=(force or self.modified) and not is_empty
+                    )
+        finally:
+            if session.accessed or is_streaming:
+                session.mark_headers_sent()
+            self._is_finished = True
+
+    def _save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> None:
+        if self._has_store:
+            _require_thread()
+        if self._has_new_expiry or _EXPIRY in session:
+            subject_key = self._keeper.settings.subject_key
+            if subject_key is not None:
+                session.follow_subject(subject_key)
+            # A new session, and each sign-in, begin with the lifetimes of the settings.
+            if self._has_new_expiry or session.created_at is None:
+                self._limit(session)
+        saved = self._keeper.save(session, other_bytes, force=force)
+        if saved.outcome is Outcome.ENDED:
+            ended = session.id
+            self._begin(self._keeper, "", False)
+            self._has_key = False
+            self._ended_keys.add(ended)
+            raise UpdateError
+        if saved.outcome is Outcome.SAVED:
+            self._has_key = True
+        elif saved.outcome is Outcome.EMPTIED:
+            self._has_key = False
+        self.lines = saved
+        if self.on_save is not None:
+            self.on_save(saved)
+
+    def cycle_key(self) -> None:
+        session = self._session
+        if (before := self.session_key) is not None:
+            self._ended_keys.add(before)
+        session.regenerate()
+        session.keep()
+        self._has_key = self.modified = True
+
+    async def acycle_key(self) -> None:
+        await self._aget_session()
+        self.cycle_key()
+
+    def flush(self) -> None:
+        """Log out: when this returns, the end is recorded in the store, if there is one."""
+        if self._has_store:
+            _require_thread()
+        if self._given_key is not None:
+            self.delete()
+        elif (key := self.session_key) is not None:
+            self._ended_keys.add(key)
+        self._session.invalidate()
+        self._has_key, self.modified = False, True
+
+    async def aflush(self) -> None:
+        await self._aget_session()
+        await self._in_thread(self.flush)
+
+    def delete(self, session_key: str | None = None) -> None:
+        """End this session, or with a store the session of another key."""
+        if self._has_store:
+            _require_thread()
+        own = self.session_key
+        key = own if session_key is None else session_key
+        if key is None:
+            return
+        if key == own and self._given_key is None:
+            self._session.invalidate()
+            self._has_key, self.modified = False, True
+        elif key not in self._ended_keys and _is_key(key):
+            self._keeper.revoke_session(key)
+        self._ended_keys.add(key)
+
+    async def adelete(self, session_key: str | None = None) -> None:
+        if session_key is None and self._given_key is None:
+            await self._aget_session()
+        await self._in_thread(self.delete, session_key)
+
+    async def aexists(self, session_key: str | None = None) -> bool:
+        found: bool = await self._in_thread(self.exists, session_key)
+        return found
+
+    @classmethod
+    def clear_expired(cls) -> None:
+        """Remove expired rows of the store."""
+        store = keeper().deployment.store
+        if store is not None and hasattr(store, "reap"):
+            store.reap(_REAPED)
+
+    async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        return await sync_to_async(call)(*arguments) if self._has_store else call(*arguments)
+
+    # --- its end --------------------------------------------------------------------------------
+
+    def get_session_cookie_age(self) -> int:
+        return self._keeper.settings.idle_lifetime
+
+    def set_expiry(self, value: int | datetime | timedelta | None) -> None:
+        super().set_expiry(value)
+        self._has_new_expiry = True
+
+    async def aset_expiry(self, value: int | datetime | timedelta | None) -> None:
+        await self._aget_session()
+        self.set_expiry(value)
+
+    def _limit(self, session: Session) -> None:
+        """Give the session the lifetimes that `set_expiry` asked for."""
+        self._has_new_expiry = False
+        lifetimes, now = self._keeper.deployment.lifetimes, int(self._keeper.deployment.now())
+        longest = lifetimes.longest
+        ends_at = min((session.created_at or now) + lifetimes.absolute, now + longest)
+        until = ends_at if ends_at > now else None
+        value: Any = session.get(_EXPIRY)
+        if value is None:
+            persistent = self._keeper.settings.persistent
+            session.limit(idle=lifetimes.idle, until=until, persistent=persistent)
+            return
+        if value == 0:
+            session.limit(persistent=False)
+            return
+        if not isinstance(value, int):
+            moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+            if timezone.is_naive(moment):
+                moment = timezone.make_aware(moment)
+            value = until = int(moment.timestamp())
+            value -= now
+        elif value > lifetimes.absolute:
+            until = now + longest
+        if value <= 0:
+            session.invalidate()  # it is over
+            self._has_key = False
+            return
+        until = None if until is None else min(until, now + longest)
+        session.limit(idle=min(value, longest), until=until, persistent=True)
