@@ -97,6 +97,7 @@ class Site:
         return f"{'ended' if is_ended else 'not ended'}, {sum(renewed)} new ids"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("new_id", NEW_IDS)
 def test_no_order_of_an_end_and_a_new_id_leaves_a_live_cookie(new_id: str, end: str) -> None:

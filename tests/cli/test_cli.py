@@ -110,6 +110,7 @@ def test_shell_completion_completes_commands(shell: str) -> None:
     assert "watch" not in completed
 
 
+@pytest.mark.slow
 def test_closed_pipe_ends_a_command_quietly() -> None:
     for arguments in (["store", "matrix"], ["keys", "generate"]):
         with subprocess.Popen(

@@ -152,6 +152,7 @@ def test_wrapped_secret_opens_only_in_its_own_place(name: str) -> None:
 # --- altered and cut ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @BOTH
 def test_every_altered_cut_added_or_removed_byte_is_noticed(wrapping: Keyring | None) -> None:
     data = dump(wrapping=wrapping).encode()

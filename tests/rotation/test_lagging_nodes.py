@@ -9,7 +9,14 @@ import pytest
 from tests.support.lagging_nodes import KEPT, OPENS, OVER, LaggingRings, RollOut
 
 
-@pytest.mark.parametrize("runs", [60, pytest.param(3000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "runs",
+    [
+        15,
+        pytest.param(60, marks=pytest.mark.slow),
+        pytest.param(3000, marks=pytest.mark.soak),
+    ],
+)
 def test_copy_of_a_ring_that_arrives_late_ends_no_good_cookie(runs: int) -> None:
     seen: Counter[str] = Counter()
     for seed in range(runs):
@@ -20,7 +27,14 @@ def test_copy_of_a_ring_that_arrives_late_ends_no_good_cookie(runs: int) -> None
     assert min(seen[each] for each in (OPENS, KEPT, OVER)) > runs
 
 
-@pytest.mark.parametrize("runs", [60, pytest.param(3000, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(
+    "runs",
+    [
+        15,
+        pytest.param(60, marks=pytest.mark.slow),
+        pytest.param(3000, marks=pytest.mark.soak),
+    ],
+)
 def test_list_of_keys_in_a_roll_out_within_announce_ends_no_good_cookie(runs: int) -> None:
     seen: Counter[str] = Counter()
     for seed in range(runs):

@@ -313,6 +313,7 @@ def test_wall_clock_that_is_set_never_makes_a_read_later(
     assert source.read_at() == began + moment
 
 
+@pytest.mark.slow
 def test_ring_is_adopted_before_its_read_is_noted(clock: Clock, storage: MemoryRing) -> None:
     """A thread that asks for the moment and then for the keys gets keys as new as the moment."""
     source = source_of(storage, clock)
