@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +11,7 @@ from flask import Flask
 from flask.sessions import SessionInterface
 
 from sealedstate import ConfigurationError, Keeper, Key, Settings, plain
+from sealedstate.adapting import config_names
 from sealedstate.cli import command_for
 from sealedstate.errors import OperatorError
 from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
@@ -60,7 +59,7 @@ def open_keeper(app: Any, settings: Settings | None, is_command: bool) -> Keeper
     None: it has no keys, and is loaded by a command, which may be what makes them. Raises
     ConfigurationError.
     """
-    with _names_of(app.config):
+    with config_names({*app.config, *os.environ}, PREFIX, SOURCES):
         if settings is None:
             settings = read_settings(app)
         app.cli.add_command(command_for(settings))
@@ -118,18 +117,3 @@ def read_settings(app: Any) -> Settings:
     if settings.longest_lifetime is None and permanent > settings.absolute_lifetime:
         settings = dataclasses.replace(settings, longest_lifetime=min(permanent, MAX_LIFETIME))
     return settings
-
-
-@contextlib.contextmanager
-def _names_of(config: Mapping[str, Any]) -> Iterator[None]:
-    """Let an error name a setting as the application's configuration does."""
-    try:
-        yield
-    except ConfigurationError as error:
-        name, colon, problem = str(error).partition(":")
-        setting = name.removeprefix(PREFIX).lower()
-        ours = f"{PREFIX}{setting.upper()}"
-        source = ours if ours in {*config, *os.environ} else SOURCES.get(setting)
-        if source is None or source == name:
-            raise
-        raise ConfigurationError(f"{source}{colon}{problem}") from None

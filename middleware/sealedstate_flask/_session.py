@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.datastructures import Headers
 
 from sealedstate import Keeper, Session
-from sealedstate.adapting import SessionFace, log_late_changes
-from sealedstate.headers import set_cookie_bytes, with_session
+from sealedstate.adapting import (
+    SessionFace,
+    log_late_changes,
+    open_session,
+    sealed,
+    session_headers,
+)
+from sealedstate.headers import set_cookie_bytes
 
 log = logging.getLogger("sealedstate.flask")
 
@@ -104,20 +108,21 @@ class SealedSessionInterface(SessionInterface):
         if not self._is_login_checked:
             self._is_login_checked = True
             self._check_login()
-        return self.session_class(self._open(request.environ), self, request.environ)
+        environ = request.environ
+        return self.session_class(open_session(self.keeper, environ), self, environ)
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """Save the session with a response. Raises SessionTooLarge, StorageError, NoPrimaryKey."""
-        found = flask_session(session)
+        inner, found = sealed(session), cast(FlaskSession, session)
         if not response.direct_passthrough and self._may_renew(found):
             # Another session is asked: the response must not depend on any that it leaves.
-            another = self._open(found._environ)
+            another = open_session(self.keeper, found._environ)
             if another.persistent:
-                vars(found)["_session"] = another
-        inner = found._session
-        with self._responding(found, response.headers) as lines:
+                inner = vars(found)["_session"] = another
+        with session_headers(self.keeper, inner, response.headers, found._environ) as lines:
             if inner.accessed:
                 lines += self.keeper.save(inner, **self._options(found, response.headers))
+        vars(found)["_is_sent"] = bool(lines)
         # A request that is kept to be looked at after its response, by the debugger or by a test's
         # `with client:`, may still read flashed messages, which removes them. A stream may not.
         if response.is_streamed or "werkzeug.debug.preserve_context" not in found._environ:
@@ -135,11 +140,6 @@ class SealedSessionInterface(SessionInterface):
 
     def get_cookie_path(self, app: Flask) -> str:
         return self._cookies.path
-
-    def _open(self, environ: dict[str, Any]) -> Session:
-        site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
-        cross_site = self.keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
-        return self.keeper.session(environ.get("HTTP_COOKIE", ""), cross_site)
 
     def _may_renew(self, session: FlaskSession) -> bool:
         """Whether the session is renewed although the application has not used it, if permanent.
@@ -159,23 +159,6 @@ class SealedSessionInterface(SessionInterface):
         is_renewed = renews_each and session.permanent and not session._session.is_peeked
         force = bool(session._is_forced or is_renewed)
         return {"other_bytes": set_cookie_bytes(headers.to_wsgi_list()), "force": force}
-
-    @contextlib.contextmanager
-    def _responding(self, session: FlaskSession, headers: Headers) -> Iterator[list[str]]:
-        """Gives the response's fields what they owe to the session, with the lines of its save."""
-        lines: list[str] = []
-        try:
-            yield lines
-        finally:
-            # Also if it could not be saved: the error page may depend on the session.
-            if session._session.accessed:
-                fields = with_session(headers.to_wsgi_list(), lines)
-                headers.clear()
-                headers.extend(fields)
-        vars(session)["_is_sent"] = bool(lines)
-        if lines:
-            environ = session._environ
-            self.keeper.note_scheme(environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
 
     def _keep_permanent(self, session: FlaskSession) -> None:
         """Let a permanent session stay permanent over a sign-in, as it does in Flask."""
@@ -199,10 +182,3 @@ class SealedSessionInterface(SessionInterface):
                 " session.permanent = True in place of login_user(remember=True), and"
                 " REMEMBER_COOKIE_DURATION = 0"
             )
-
-
-def flask_session(session: SessionMixin) -> FlaskSession:
-    """The same session. Raises TypeError if another interface has opened it."""
-    if not isinstance(session, FlaskSession):
-        raise TypeError(f"expected a FlaskSession, got {type(session).__name__}")
-    return session

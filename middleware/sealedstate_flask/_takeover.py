@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from flask.sessions import SecureCookieSessionInterface, SessionInterface
 from werkzeug.test import create_environ
 
 from sealedstate import ConfigurationError, LegacyReader
+from sealedstate.adapting import read_moment
 from sealedstate.errors import UncheckedSession
 from sealedstate.legacy import Adopted
 from sealedstate.settings import ENVIRONMENT_PREFIX
@@ -23,12 +23,8 @@ UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
 def read_predecessor(app: Any, until: object, subject: str) -> LegacyReader:
     """A reader of the sessions of `app.session_interface`. Raises ConfigurationError."""
     config, interface = app.config, app.session_interface
-    try:
-        moment = datetime.fromisoformat(str(until))
-    except ValueError:
-        raise ConfigurationError(f"{UNTIL}: expected a date such as 2027-03-01") from None
     cookie: dict[str, Any] = {
-        "until": moment.replace(tzinfo=moment.tzinfo or UTC),
+        "until": read_moment(UNTIL, until),
         "cookie_name": config["SESSION_COOKIE_NAME"],
         "max_age": int(app.permanent_session_lifetime.total_seconds()),
         "subject": subject,

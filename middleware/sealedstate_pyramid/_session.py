@@ -14,7 +14,7 @@ from pyramid.response import Response
 from zope.interface import implementer
 
 from sealedstate import Deployment, Keeper, Session, Settings, plain
-from sealedstate.adapting import SessionFace
+from sealedstate.adapting import SessionFace, open_session
 from sealedstate.headers import set_cookie_bytes, with_session
 
 PREFIX = "sealedstate."
@@ -96,15 +96,12 @@ class SealedSessionFactory:
         self._set_on_exception = set_on_exception
 
     def __call__(self, request: Request) -> PyramidSession:
-        environ, keeper = request.environ, self.keeper
-        site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
-        cross_site = keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
-        session = keeper.session(environ.get("HTTP_COOKIE", ""), cross_site)
-        if environ.get(_SENT):
+        session = open_session(self.keeper, request.environ)
+        if request.environ.get(_SENT):
             session.mark_headers_sent()
         else:
             request.add_response_callback(partial(self._save, session))
-        return PyramidSession(session, keeper)
+        return PyramidSession(session, self.keeper)
 
     def _save(
         self, session: Session, request: Request, response: Response, is_last: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import click
 from flask.sessions import SessionMixin
@@ -14,12 +14,12 @@ from quart.wrappers import Websocket
 from werkzeug.datastructures import Headers
 
 from sealedstate import Session, Settings
-from sealedstate.adapting import log_late_changes
+from sealedstate.adapting import log_late_changes, sealed, session_headers
 from sealedstate.asynchronous import AsyncKeeper
 from sealedstate_flask import FlaskSession
 from sealedstate_flask import SealedSessionInterface as FlaskInterface
 from sealedstate_flask._extension import open_keeper
-from sealedstate_flask._session import flask_session, log
+from sealedstate_flask._session import log
 
 
 class SealedSessions:
@@ -117,10 +117,10 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
 
         A websocket has no response in the end. Its session was saved when it was accepted.
         """
-        found = flask_session(session)
+        inner, found = sealed(session), cast(QuartSession, session)
         if response is None:
-            if found._session.accessed:
-                log_late_changes(log, found._session)
+            if inner.accessed:
+                log_late_changes(log, inner)
             return
         if not _is_file(response) and self._may_renew(found) and self._is_persistent(found):
             # Another session is asked: the response must not depend on any that it leaves.
@@ -147,9 +147,10 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
 
     async def _save(self, session: FlaskSession, headers: Headers) -> None:
         inner = session._session
-        with self._responding(session, headers) as lines:
+        with session_headers(self.keeper, inner, headers, session._environ) as lines:
             if inner.accessed:
                 lines += await self.asynchronous.save(inner, **self._options(session, headers))
+        vars(session)["_is_sent"] = bool(lines)
 
     async def _accept(
         self, session: FlaskSession, accept: Any, headers: Headers, subprotocol: str | None
