@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from sealedstate import Deployment, Keeper, Settings, UsageError
-from sealedstate.adapting import SessionFace, log_late_changes, open_keeper
-from sealedstate.asynchronous import AsyncKeeper
-from sealedstate.headers import set_cookie_bytes, with_session
+from sealedstate.adapting import SessionFace, log_late_changes, open_keeper, session_headers
+from sealedstate.asynchronous import AsyncKeeper, Logout
+from sealedstate.headers import set_cookie_bytes
 
 log = logging.getLogger("sealedstate.aiohttp")
 
@@ -26,7 +26,6 @@ KEEPER = web.AppKey("KEEPER", AsyncKeeper)
 class _State:
     session: RequestSession | None = None
     are_headers_made: bool = False
-    is_failed: bool = False  # the application raised an exception that is no response
 
 
 _STATE: Any = "sealedstate.state"
@@ -45,12 +44,15 @@ def setup(
 
     `settings`: Settings, or a Keeper or Deployment that several share; by default, variables
     SEALEDSTATE_ of the environment and `others`, names of Settings such as `keys`. `threads`: as of
-    AsyncKeeper. Call it before the application runs. Raises ConfigurationError.
+    AsyncKeeper. Middlewares that `app` already has can answer what a save raises. Raises
+    ConfigurationError.
     """
     is_opened_here = settings is None or isinstance(settings, Settings)
     keeper = app[KEEPER] = AsyncKeeper(open_keeper(settings, others, os.environ), threads)
-    app.middlewares.insert(0, _save_response)
-    app.on_response_prepare.append(_save)
+    if app.middlewares:
+        app.middlewares.append(_save_early)
+    app.middlewares.insert(0, _save_last)
+    app.on_response_prepare.append(_respond)
     if is_opened_here:
         app.on_cleanup.append(lambda _: keeper.close())
     return keeper
@@ -86,8 +88,9 @@ class RequestSession(SessionFace):
 
     _request: web.Request
     _keeper: AsyncKeeper
-    _is_ending = False
-    _is_saved = False
+    _logout: Logout | None = None
+    _is_failed = False
+    _lines: Sequence[str] = ()  # what the last save returned
 
     def __init__(self, request: web.Request, keeper: AsyncKeeper) -> None:
         headers = request.headers
@@ -149,80 +152,72 @@ class RequestSession(SessionFace):
         The end is recorded in the store when this is awaited, or before the response is sent. If it
         cannot be, that raises StorageError, NoPrimaryKey or SessionWithheld.
         """
-        self._session.clear()
-        vars(self)["_is_ending"] = True
-        return _Awaitable(self._end)
+        logout = vars(self)["_logout"] = Logout(self._keeper, self._session)
+        return logout
 
-    async def _end(self) -> None:
-        if self._is_ending:
-            parts = self._session.copy()  # assigned after `invalidate`
-            await self._keeper.invalidate(self._session)
-            vars(self)["_is_ending"] = False
-            self._session.update(parts)
-
-    async def _save(self, headers: list[tuple[str, str]]) -> list[str]:
-        """The cookies for a response with these fields; none if they were asked for before."""
-        session, request = self._session, self._request
-        if self._is_saved or _state_of(request).is_failed or not session.accessed:
-            return []
-        vars(self)["_is_saved"] = True  # not tried again for the page of an error
-        await self._end()
-        lines = await self._keeper.save(session, set_cookie_bytes(headers))
-        if lines:
-            self._keeper.keeper.note_scheme(request.scheme, request.headers.get("Host", ""))
-        return lines
-
-
-@dataclasses.dataclass(slots=True)
-class _Awaitable(Awaitable[None]):
-    """Calls a coroutine function when it is awaited. Unlike a coroutine, it need not be."""
-
-    call: Callable[[], Awaitable[None]]
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self.call().__await__()
+    async def _save(self, response: web.StreamResponse) -> Sequence[str]:
+        """The lines for a response. A save that failed is not tried again for the error's page."""
+        session, is_late = self._session, _state_of(self._request).are_headers_made
+        is_unsaved = session.backend is not None and not is_late
+        if is_unsaved and not self._is_failed:
+            vars(self)["_is_failed"] = True
+            if self._logout is not None:
+                await self._logout
+            fields = list(response.headers.items())
+            if not response.prepared:  # otherwise these are among the fields
+                cookies = response.cookies.values()
+                fields += [("Set-Cookie", each.OutputString()) for each in cookies]
+            lines = await self._keeper.save(session, set_cookie_bytes(fields))
+            vars(self).update(_lines=lines, _is_failed=False)
+        return self._lines
 
 
 @web.middleware
-async def _save_response(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Save with a response that is not sent yet, so that aiohttp answers what a save raises."""
+async def _save_early(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Save with a response that is not sent yet, so that what a save raises can be answered."""
     try:
         response = await handler(request)
     except web.HTTPException as error:
-        await _save(request, error)
-        raise
-    except Exception:
-        _state_of(request).is_failed = True
+        if (found := _state_of(request).session) is not None:
+            await found._save(error)
         raise
     found = _state_of(request).session
-    if not response.prepared:
-        await _save(request, response)
-    elif found is not None and found._session.accessed:
+    if found is not None and not response.prepared:
+        await found._save(response)
+    return response
+
+
+@web.middleware
+async def _save_last(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The same around all middlewares; what they raise, unless it is a response, saves nothing."""
+    try:
+        response = await _save_early(request, handler)
+    except web.HTTPException:
+        raise
+    except Exception:
+        if (found := _state_of(request).session) is not None:
+            vars(found)["_is_failed"] = True
+        raise
+    found = _state_of(request).session
+    if found is not None and found._session.accessed and response.prepared:
         log_late_changes(log, found._session)
     return response
 
 
-async def _save(request: web.Request, response: web.StreamResponse) -> None:
-    """Save the session with a response, also when a stream, a file or a websocket begins."""
+async def _respond(request: web.Request, response: web.StreamResponse) -> None:
+    """Give the headers of any response what they owe to the session, which is saved until then."""
     state = _state_of(request)
-    found, is_starting = state.session, response.prepared
-    if state.are_headers_made or (found is None and not is_starting):
+    if state.are_headers_made:
         return
+    found = state.session
     if found is not None:
-        fields, lines = list(response.headers.items()), list[str]()
-        if not is_starting:  # otherwise these are among the fields
-            fields += [("Set-Cookie", each.OutputString()) for each in response.cookies.values()]
-        try:
-            lines = await found._save(fields)
-        finally:
-            # Also if it could not be saved: the error page may depend on the session.
-            if found._session.accessed:
-                fields = with_session(list(response.headers.items()), lines)
-                response.headers.clear()
-                response.headers.extend(fields)
+        session, keeper = found._session, found._keeper.keeper
+        environ = {"wsgi.url_scheme": request.scheme, "HTTP_HOST": request.headers.get("Host", "")}
+        with session_headers(keeper, session, response.headers, environ) as lines:
+            lines += await found._save(response)
         if isinstance(response, web.WebSocketResponse):
-            found._session.load()  # reading stays possible: no cache keeps a conversation
-        found._session.mark_headers_sent()
+            session.load()  # reading stays possible: no cache keeps a conversation
+        session.mark_headers_sent()
     state.are_headers_made = True
 
 

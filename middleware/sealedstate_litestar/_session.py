@@ -96,7 +96,7 @@ class SealedSessionConfig(BaseBackendConfig[SealedSessionBackend]):
             )
         given = {_LITESTAR.get(name, name): value for name, value in others.items()}
         made = SealedSessionMiddleware(_nowhere, settings, threads=threads, **given)
-        self.keeper = made.keeper
+        self.keeper, self._has_opened = made.keeper, made._has_opened
         self.exclude, self.exclude_opt_key = exclude, exclude_opt_key
         self.scopes = scopes or {ScopeType.HTTP, ScopeType.WEBSOCKET}
         self.autoload = autoload
@@ -111,9 +111,10 @@ class SealedSessionConfig(BaseBackendConfig[SealedSessionBackend]):
         return DefineMiddleware(_make_middleware, backend=SealedSessionBackend(self))
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
-        """Give an application the middleware, and close the stores when it shuts down."""
+        """Give an application the middleware, and close its stores when it shuts down."""
         app_config.middleware = [self.middleware, *app_config.middleware]
-        app_config.on_shutdown = [*app_config.on_shutdown, self.keeper.close]
+        if self._has_opened:
+            app_config.on_shutdown = [*app_config.on_shutdown, self.keeper.close]
         return app_config
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +12,12 @@ from pyramid.events import NewResponse
 from pyramid.interfaces import ISession
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.tweens import EXCVIEW
 from zope.interface import implementer
 
 from sealedstate import Deployment, Keeper, Session, Settings, plain
-from sealedstate.adapting import SessionFace, open_session
-from sealedstate.headers import set_cookie_bytes, with_session
+from sealedstate.adapting import SessionFace, config_names, open_session, session_headers
+from sealedstate.headers import set_cookie_bytes
 
 PREFIX = "sealedstate."
 SUBJECT_KEY = "auth.userid"  # of Pyramid's SessionAuthenticationHelper
@@ -28,6 +30,8 @@ class PyramidSession(SessionFace):
     """`request.session`: Pyramid's names, and those of a sealed session (see `SessionFace`)."""
 
     _keeper: Keeper
+    _is_failed = False
+    _lines: Sequence[str] = ()  # what the last save returned
 
     def __init__(self, session: Session, keeper: Keeper) -> None:
         super().__init__(session)
@@ -78,15 +82,24 @@ class PyramidSession(SessionFace):
         """The session's token, which is made if there is none."""
         return self.get(_CSRF_TOKEN) or self.new_csrf_token()
 
+    def _save(self, response: Response) -> Sequence[str]:
+        """The lines for a response. A save that failed is not tried again for the error's page."""
+        session = self._session
+        if session.backend is not None and not self._is_failed:  # used since the last save
+            vars(self)["_is_failed"] = True
+            lines = self._keeper.save(session, set_cookie_bytes(response.headerlist))
+            vars(self).update(_lines=lines, _is_failed=False)
+        return self._lines
+
 
 class SealedSessionFactory:
     """Makes the sessions of requests, for ``config.set_session_factory``.
 
     `settings`: Settings, or a Keeper or Deployment that several share. A session is saved with the
     response, also with that of an exception view, after all other response callbacks. What a save
-    raises, SessionTooLarge or StorageError, reaches no exception view. `set_on_exception`: as in
-    Pyramid; False: the response of an exception view leaves the cookies as they are. Raises
-    ConfigurationError.
+    raises, SessionTooLarge or StorageError, reaches an exception view with ``config.include``; with
+    this factory alone it reaches none. `set_on_exception`: as in Pyramid; False: the response of an
+    exception view leaves the cookies as they are. Raises ConfigurationError.
     """
 
     def __init__(
@@ -97,27 +110,24 @@ class SealedSessionFactory:
 
     def __call__(self, request: Request) -> PyramidSession:
         session = open_session(self.keeper, request.environ)
+        found = PyramidSession(session, self.keeper)
         if request.environ.get(_SENT):
             session.mark_headers_sent()
         else:
-            request.add_response_callback(partial(self._save, session))
-        return PyramidSession(session, self.keeper)
+            request.add_response_callback(partial(self._respond, found))
+        return found
 
-    def _save(
-        self, session: Session, request: Request, response: Response, is_last: bool = False
+    def _respond(
+        self, found: PyramidSession, request: Request, response: Response, is_last: bool = False
     ) -> None:
         if request.response_callbacks and not is_last:
             # What other callbacks do with the session and with cookies counts, too.
-            request.add_response_callback(partial(self._save, session, is_last=True))
+            request.add_response_callback(partial(self._respond, found, is_last=True))
             return
-        if session.accessed:
-            lines: list[str] = []
-            if self._set_on_exception or getattr(request, "exception", None) is None:
-                lines = self.keeper.save(session, set_cookie_bytes(response.headerlist))
-            response.headerlist = with_session(response.headerlist, lines)
-            if lines:
-                environ = request.environ
-                self.keeper.note_scheme(environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
+        session = found._session
+        with session_headers(self.keeper, session, response.headers, request.environ) as lines:
+            is_kept = self._set_on_exception or getattr(request, "exception", None) is None
+            lines += found._save(response) if is_kept else found._lines
         session.mark_headers_sent()
 
 
@@ -128,13 +138,28 @@ def includeme(config: Configurator) -> None:
     ``request.registry["sealedstate"]``. Raises ConfigurationError.
     """
     registry: Any = config.registry
-    settings = Settings.from_config(
-        registry.settings, PREFIX, convert=plain, subject_key=SUBJECT_KEY
-    )
-    factory = SealedSessionFactory(settings)
+    with config_names({*registry.settings}, PREFIX):
+        settings = Settings.from_config(
+            registry.settings, PREFIX, convert=plain, subject_key=SUBJECT_KEY
+        )
+        factory = SealedSessionFactory(settings)
     registry["sealedstate"] = factory.keeper
     config.set_session_factory(factory)
+    config.add_tween(f"{__name__}.make_tween", under=EXCVIEW)
     config.add_subscriber(_note_sent, NewResponse)
+
+
+def make_tween(handler: Callable[[Request], Response], registry: Any) -> Any:
+    """A tween that saves where an exception view can answer what the save raises."""
+
+    def save(request: Request) -> Response:
+        response = handler(request)
+        found = vars(request).get("session")
+        if isinstance(found, PyramidSession):
+            found._save(response)
+        return response
+
+    return save
 
 
 def _note_sent(event: NewResponse) -> None:

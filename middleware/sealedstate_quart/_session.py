@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -15,7 +16,7 @@ from werkzeug.datastructures import Headers
 
 from sealedstate import Session, Settings
 from sealedstate.adapting import log_late_changes, sealed, session_headers
-from sealedstate.asynchronous import AsyncKeeper
+from sealedstate.asynchronous import AsyncKeeper, Logout
 from sealedstate_flask import FlaskSession
 from sealedstate_flask import SealedSessionInterface as FlaskInterface
 from sealedstate_flask._extension import open_keeper
@@ -59,15 +60,22 @@ class SealedSessions:
 
 
 class QuartSession(FlaskSession):
-    """`quart.session`: that of Flask (see FlaskSession), but `invalidate` is awaited."""
+    """`quart.session`: that of Flask (see FlaskSession), but `invalidate` is awaited.
+
+    The session is empty at once. If it is not awaited, the end is recorded before the response
+    starts.
+    """
 
     _interface: Any  # a SealedSessionInterface
+    _logout: Logout | None = None
 
     def __getattr__(self, name: str) -> Any:
         found = super().__getattr__(name)
-        if name == "invalidate" and name not in self._session:
-            return partial(self._interface.asynchronous.invalidate, self._session)
-        return found
+        return self._invalidate if name == "invalidate" and name not in self._session else found
+
+    def _invalidate(self) -> Logout:
+        logout = vars(self)["_logout"] = Logout(self._interface.asynchronous, self._session)
+        return logout
 
 
 class _Response(Protocol):
@@ -107,6 +115,7 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         if self._autoload and self.keeper.asks_store(environ["HTTP_COOKIE"]):
             await self.asynchronous.load(found._session)
         if is_websocket:
+            environ["quart.accepting"] = asyncio.Lock()
             request._accept = partial(self._accept, found, request._accept)
         return found
 
@@ -145,25 +154,32 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         record = session._session.load_ahead(()).record
         return record is not None and bool(record.terms.persistent)
 
-    async def _save(self, session: FlaskSession, headers: Headers) -> None:
+    async def _save(self, session: QuartSession, headers: Headers) -> None:
         inner = session._session
         with session_headers(self.keeper, inner, headers, session._environ) as lines:
+            if session._logout is not None:
+                await session._logout
             if inner.accessed:
                 lines += await self.asynchronous.save(inner, **self._options(session, headers))
         vars(session)["_is_sent"] = bool(lines)
 
     async def _accept(
-        self, session: FlaskSession, accept: Any, headers: Headers, subprotocol: str | None
+        self, session: QuartSession, accept: Any, headers: Headers, subprotocol: str | None
     ) -> None:
-        """Accept a websocket, with the cookies of its session if it was not accepted yet."""
-        if not session._environ.get("quart.is_accepted"):
-            session._environ["quart.is_accepted"] = True
-            await self._save(session, headers)
-            # Reading stays possible: no cache keeps what comes after the headers.
-            if self._autoload or session._session.accessed:
-                session._session.load()
-            session._session.mark_headers_sent()
-        await accept(headers, subprotocol)
+        """Accept a websocket, with the cookies of its session if it was not accepted yet.
+
+        Each send and receive calls this, also of several tasks at once.
+        """
+        environ, inner = session._environ, session._session
+        async with environ["quart.accepting"]:
+            if not environ.get("quart.is_accepted"):
+                await self._save(session, headers)
+                environ["quart.is_accepted"] = True
+                # Reading stays possible: no cache keeps what comes after the headers.
+                if self._autoload or inner.accessed:
+                    inner.load()
+                inner.mark_headers_sent()
+            await accept(headers, subprotocol)
 
 
 async def load_session(*parts: str) -> QuartSession:

@@ -15,7 +15,7 @@ pytest.importorskip("aiohttp", reason="not installed: aiohttp")
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from sealedstate import Key, LateRead, LateWrite, Settings, UsageError
+from sealedstate import Key, LateRead, LateWrite, Settings, UnsupportedValue, UsageError
 from sealedstate.keyring import export_lookup
 from sealedstate_aiohttp import get_session, new_session, setup
 
@@ -234,6 +234,38 @@ def test_exception_and_failed_save_leave_the_cookies(settings: Settings) -> None
         assert await browser.show() == {"cart": ["tea"]}
 
     visit(settings, talk, fail=fail, grow=grow)
+
+
+def test_middlewares_around_answer_a_failed_save_and_change_the_session(settings: Settings) -> None:
+    @web.middleware
+    async def around(request: web.Request, handler: Any) -> web.StreamResponse:
+        try:
+            response: web.StreamResponse = await handler(request)
+        except UnsupportedValue:
+            return web.Response(status=500, text="sorry")
+        (await get_session(request))["later"] = 1
+        response.set_cookie("theme", "dark")
+        return response
+
+    async def grow(request: web.Request) -> web.Response:
+        (await get_session(request))["cart"].append(object())
+        return web.Response()
+
+    async def run() -> None:
+        app = web.Application(middlewares=[around])
+        setup(app, settings)
+        app.add_routes([web.get(f"/{view.__name__}", view) for view in (put, show, grow)])
+        async with TestClient(TestServer(app)) as client:
+            browser = Browser(client)
+            response = await browser.get("/put")
+            assert len(response.headers.getall("Set-Cookie")) == 2
+            assert await browser.show() == {"cart": ["tea"], "later": 1}
+            response = await browser.get("/grow", 500)
+            assert await response.text() == "sorry"
+            assert "Set-Cookie" not in response.headers
+            assert await browser.show() == {"cart": ["tea"], "later": 1}
+
+    asyncio.run(run())
 
 
 def test_sub_application_shares_the_session(settings: Settings) -> None:

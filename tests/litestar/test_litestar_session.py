@@ -18,7 +18,7 @@ from litestar import Litestar, Request, WebSocket, get, websocket
 from litestar.security.session_auth import SessionAuth
 from litestar.testing import TestClient
 
-from sealedstate import ConfigurationError, Key, LateWrite, Settings, plain
+from sealedstate import ConfigurationError, Deployment, Key, LateWrite, Settings, plain
 from sealedstate.keyring import export_lookup
 from sealedstate_litestar import SealedSessionConfig, load_session, sealed
 
@@ -159,6 +159,26 @@ def test_unused_session_of_one_who_has_a_cookie_adds_no_header(settings: Setting
         client.get("/put")
         headers = client.get("/bare").headers
     assert not {"set-cookie", "vary", "cache-control"} & set(headers)
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_store_that_others_share_stays_open(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, is_shared: bool
+) -> None:
+    given = Deployment.open(settings) if is_shared else settings
+    closed: list[Deployment] = []
+    close = Deployment.close
+
+    def note(deployment: Deployment) -> None:
+        closed.append(deployment)
+        close(deployment)
+
+    monkeypatch.setattr(Deployment, "close", note)
+    with client_of(SealedSessionConfig(given)) as client:
+        client.get("/put")
+    assert len(closed) == (not is_shared)
+    if isinstance(given, Deployment):
+        given.close()
 
 
 def test_routes_and_paths_are_excluded(settings: Settings) -> None:

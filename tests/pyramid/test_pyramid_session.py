@@ -210,16 +210,42 @@ def test_response_of_an_exception_view_may_leave_the_cookies(site: Site) -> None
     assert browser.get("/show").json == {}
 
 
-def test_failed_save_leaves_the_cookies_as_they_are(site: Site) -> None:
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_failed_save_leaves_the_cookies_as_they_are(site: Site, is_answered: bool) -> None:
     def broken(request: Request) -> str:
         request.session["cart"].append(object())
         return "broken"
 
-    browser = site.browser({"broken": broken})
+    def answer(error: Exception, request: Request) -> Response:
+        request.session["seen"] = 1
+        return Response(type(error).__name__, status=500)
+
+    def prepare(config: Configurator) -> None:
+        if is_answered:
+            config.add_exception_view(answer, context=UnsupportedValue)
+
+    browser = site.browser({"broken": broken}, prepare)
     browser.get("/put")
-    with pytest.raises(UnsupportedValue):
-        browser.get("/broken")
+    if is_answered:
+        page = browser.get("/broken", status=500)
+        assert (page.text, page.vary) == ("UnsupportedValue", ("Cookie",))
+        assert "Set-Cookie" not in page.headers
+    else:
+        with pytest.raises(UnsupportedValue):
+            browser.get("/broken")
     assert browser.get("/show").json == {"cart": ["tea"]}
+
+
+def test_session_is_sealed_once_although_it_is_saved_early(site: Site) -> None:
+    browser = site.browser({})
+    browser.get("/put")
+    assert site.keepers[0].counts["saved"] == 1
+
+
+def test_what_cannot_be_opened_is_named_as_in_the_ini_file(site: Site) -> None:
+    site.settings["sealedstate.storage"] = "oracle://cache"
+    with pytest.raises(ConfigurationError, match=r"^sealedstate\.storage: "):
+        site.browser({})
 
 
 @pytest.mark.parametrize(("is_read", "error"), [(True, LateWrite), (False, LateRead)])

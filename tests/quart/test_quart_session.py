@@ -155,7 +155,21 @@ def test_what_would_make_the_loop_wait_raises(make_app: MakeApp) -> None:
     assert browser.get("/bare").set_cookies == []
 
 
-@pytest.mark.parametrize("way", ["await", "clear"])
+def test_cookie_of_a_websocket_of_two_tasks_leaves(make_app: MakeApp) -> None:
+    app = make_app()
+
+    @app.websocket("/chat")
+    async def chat() -> None:
+        session["cart"] = ["milk"]
+        await asyncio.gather(*(websocket.send("hello") for _ in range(2)))
+
+    browser = ASGIBrowser(app)
+    browser.get("/put")
+    answer, received = talk(browser, "/chat")
+    assert (len(answer.set_cookies), received) == (1, ["hello"] * 2)
+
+
+@pytest.mark.parametrize("way", ["await", "forgot", "clear"])
 def test_captured_cookie_is_refused_after_a_logout(make_app: MakeApp, way: str) -> None:
     app = make_app()
 
@@ -167,6 +181,11 @@ def test_captured_cookie_is_refused_after_a_logout(make_app: MakeApp, way: str) 
     @app.get("/await")
     async def invalidate() -> str:
         await session.invalidate()  # type: ignore[attr-defined]
+        return "out"
+
+    @app.get("/forgot")
+    async def forgot() -> str:
+        session.invalidate()  # type: ignore[attr-defined]
         return "out"
 
     @app.get("/clear")
