@@ -135,16 +135,20 @@ def includeme(config: Configurator) -> None:
     """Give an application sealed sessions, by the settings of its ini file and the environment.
 
     Their names are those of Settings behind ``sealedstate.``. The keeper is then
-    ``request.registry["sealedstate"]``. Raises ConfigurationError.
+    ``request.registry["sealedstate"]``; one that is there before is used instead. Raises
+    ConfigurationError.
     """
     registry: Any = config.registry
-    with config_names({*registry.settings}, PREFIX):
-        settings = Settings.from_config(
-            registry.settings, PREFIX, convert=plain, subject_key=SUBJECT_KEY
-        )
-        factory = SealedSessionFactory(settings)
-    registry["sealedstate"] = factory.keeper
-    config.set_session_factory(factory)
+    keeper = registry.get("sealedstate")
+    if keeper is None:
+        with config_names({*registry.settings}, PREFIX):
+            keeper = Keeper(
+                Settings.from_config(
+                    registry.settings, PREFIX, convert=plain, subject_key=SUBJECT_KEY
+                )
+            )
+    registry["sealedstate"] = keeper
+    config.set_session_factory(SealedSessionFactory(keeper))
     config.add_tween(f"{__name__}.make_tween", under=EXCVIEW)
     config.add_subscriber(_note_sent, NewResponse)
 
