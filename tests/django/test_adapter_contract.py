@@ -13,10 +13,10 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.test.utils import override_settings
 
 from sealedstate import Keeper, Settings
-from sealedstate.testing.adapters import AdapterContract, Answer, Visitor
+from sealedstate.testing.adapters import Answer
 from sealedstate_django import _keeper
 from tests.support.client import attempt
-from tests.support.pages.django import act, act_async, urls
+from tests.support.pages.django import DjangoContract, act, act_async, urls
 
 
 class InProcess:
@@ -74,17 +74,6 @@ class InProcess:
         self._keeper.deployment.close()
         _keeper._keeper = self._before
         self._override.disable()
-
-
-class DjangoContract(AdapterContract):
-    def test_empty_session_has_no_cookie(self, visitor: Visitor) -> None:
-        """Django keeps the key of a session that was emptied, and ends it by `flush`."""
-        visitor.do("put", {"cart": ["tea"]})
-        before = visitor.id
-        visitor.do("clear")
-        assert visitor.id == before
-        visitor.do("call", "invalidate", {})
-        assert visitor.cookies == {}
 
 
 class TestSynchronous(DjangoContract):

@@ -21,7 +21,7 @@ ServerT = TypeVar("ServerT", bound=ServerProcess)
 
 _BIND = ("--bind", "127.0.0.1:{port}")
 _HOST = ("--host", "127.0.0.1", "--port", "{port}")
-_GUNICORN = ("gunicorn", *_BIND, "--no-control-socket", "--graceful-timeout", "5")
+_GUNICORN = (*("gunicorn", *_BIND, "--no-control-socket", "--graceful-timeout", "5"),)
 # Its default buffer takes no request whose header is longer than 4096 bytes.
 _UWSGI = (
     *("uwsgi", "--http-socket", "127.0.0.1:{port}", "--need-app", "--master", "--die-on-term"),
@@ -55,8 +55,6 @@ _BY_PYTHON = {
     "run_simple('127.0.0.1', {port}, application)",
 }
 _SERVERS = {**WSGI_SERVERS, **ASGI_SERVERS}
-# Those that have workers, and by which option.
-TAKES_WORKERS = ("gunicorn", "uwsgi", "granian", "uvicorn", "hypercorn")
 
 _CONFIGURATION = """
 from pathlib import Path
@@ -74,10 +72,7 @@ def child_exit(server, worker):
 
 
 class WebServer(ServerProcess):
-    """A server of this kind in a directory, around `application` of its module `served`.
-
-    `path`: of a page that answers once it is ready, with any status.
-    """
+    """A server of this kind in a directory. `application`: its module and the name in that."""
 
     def __init__(
         self,
@@ -85,7 +80,6 @@ class WebServer(ServerProcess):
         directory: Path,
         options: Sequence[str] = (),
         environ: Mapping[str, str] | None = None,
-        path: str = "/",
         application: str = "served:application",
     ) -> None:
         super().__init__(free_port(), directory)
@@ -94,7 +88,7 @@ class WebServer(ServerProcess):
         kept = {name: os.environ[name] for name in os.environ if "SEALEDSTATE_" not in name}
         kept["PYTHONPATH"] = ":".join([str(directory), *filter(None, sys.path)])
         self.environ = kept | dict(environ or {})
-        self._options, self._path, self._application = options, path, application
+        self._options, self._application = options, application
 
     def command(self) -> Sequence[str]:
         port = str(self.port)
@@ -108,7 +102,8 @@ class WebServer(ServerProcess):
         return [_find_uwsgi() or "", *self._options, *arguments, self._application]
 
     def is_ready(self) -> bool:
-        return bool(send(self.port, "GET", self._path).status)
+        """Whether it answers GET /, whatever the application does."""
+        return bool(send(self.port, "GET", "/").status)
 
 
 class Server(WebServer):
@@ -146,6 +141,11 @@ def gunicorn(
     (directory / "workers").mkdir()
     with running(Server(directory, options, environ or {}, workers), source) as server:
         yield server
+
+
+def takes_workers(name: str) -> bool:
+    """Whether this kind of server has the option --workers."""
+    return name.partition(" ")[0] in ("gunicorn", "uwsgi", "granian", "uvicorn", "hypercorn")
 
 
 def need_server(name: str) -> None:

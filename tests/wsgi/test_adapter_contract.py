@@ -38,3 +38,7 @@ class InProcess:
 class TestMiddleware(AdapterContract):
     def open_client(self, settings: Settings) -> InProcess:
         return InProcess(Keeper(settings))
+
+
+class TestWithoutStore(TestMiddleware):
+    has_store = False

@@ -14,7 +14,7 @@ from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
-from sealedstate.testing.adapters import Act
+from sealedstate.testing.adapters import Act, AdapterContract, Visitor
 from sealedstate_django import sealed
 from tests.support.pages.wsgi import finish
 
@@ -101,3 +101,14 @@ async def act_async(request: HttpRequest) -> HttpResponse:
     if inspect.isawaitable(result):
         result = await result
     return HttpResponse(json.dumps(result), headers=dict(asked.headers))
+
+
+class DjangoContract(AdapterContract):
+    def test_empty_session_has_no_cookie(self, visitor: Visitor) -> None:
+        """Django keeps the key of a session that was emptied, and ends it by `flush`."""
+        visitor.do("put", {"cart": ["tea"]})
+        before = visitor.id
+        visitor.do("clear")
+        assert visitor.id == before
+        visitor.do("call", "invalidate", {})
+        assert visitor.cookies == {}

@@ -19,6 +19,9 @@ def make(sessions: Settings | Keeper) -> WSGIApplication:
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
+    if environ["REQUEST_METHOD"] != "POST":
+        start_response("405 Method Not Allowed", [("Content-Length", "0")])
+        return []
     session = environ["sealedstate.session"]
     act = Act.parse(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
     body = json.dumps(finish(act.run(session, session))).encode()
