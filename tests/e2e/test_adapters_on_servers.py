@@ -16,6 +16,7 @@ import pytest
 from sealedstate import Key, Settings
 from sealedstate.keyring import export_lookup
 from sealedstate.testing.adapters import SUBJECT_KEY, AdapterContract, Answer, Visitor
+from tests.support.installed import need_driver
 from tests.support.servers import ASGI_SERVERS, WSGI_SERVERS, WebServer, running, takes_workers
 
 pytestmark = pytest.mark.server
@@ -39,6 +40,10 @@ ADAPTERS = {
     "starlette": ("asgi", "make", SETTINGS),
     "fastapi": ("asgi", "make_fastapi", SETTINGS),
     "django asgi": ("django", "make_async", "config"),
+    "quart": ("quart", "make", SETTINGS),
+    "litestar": ("litestar", "make", SETTINGS),
+    "pyramid": ("pyramid", "make", SETTINGS),
+    "aiohttp": ("aiohttp", "make", SETTINGS),
 }
 ON_WSGI, ON_ASGI = ("wsgi", "flask", "django"), ("starlette", "fastapi", "django asgi")
 EVERY = [
@@ -49,6 +54,23 @@ EVERY = [
     # Django runs in event loops of asyncio only.
     if (server, adapter) != ("hypercorn trio", "django asgi")
     for with_store in (True, False)
+]
+# These are on the adapters above, so the servers that their users have are enough.
+EVERY += [
+    (server, adapter, with_store)
+    for server, adapter in (
+        ("hypercorn", "quart"),
+        ("uvicorn", "litestar"),
+        ("waitress", "pyramid"),
+        ("aiohttp", "aiohttp"),
+    )
+    for with_store in (True, False)
+]
+EVERY += [
+    ("uvicorn uvloop", "quart", True),
+    ("hypercorn trio", "litestar", True),
+    ("granian", "litestar", True),
+    ("gunicorn threads", "pyramid", True),
 ]
 # Of the kit's headers one is longer than these servers take by default.
 OPTIONS = {"gunicorn": ("--limit-request-field_size", "32768")}
@@ -109,6 +131,7 @@ def test_promises_are_kept(server: str, adapter: str, with_store: bool, tmp_path
         config["storage"] = f"sqlite:{tmp_path / 'sessions.db'}?sealedstate_timeout=30"
         config["part_policies"] = {"vault": "server"}
     module, make, given = ADAPTERS[adapter]
+    need_driver(*{"quart", "litestar", "pyramid", "aiohttp"} & {module})
     source = SOURCE.format(module=module, make=make, config=given)
     workers = ("--workers", "2") if takes_workers(server) else ()
     options = (*workers, *OPTIONS.get(server.partition(" ")[0], ()))

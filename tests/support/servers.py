@@ -51,6 +51,8 @@ ASGI_SERVERS: Mapping[str, Sequence[str]] = {
 _BY_PYTHON = {
     "wsgiref": "from wsgiref.simple_server import make_server;"
     "make_server('127.0.0.1', {port}, application).serve_forever()",
+    "aiohttp": "from aiohttp import web;"
+    "web.run_app(application, host='127.0.0.1', port={port}, max_field_size=32768)",
     "werkzeug": "from werkzeug.serving import run_simple;"
     "run_simple('127.0.0.1', {port}, application)",
 }
@@ -156,7 +158,7 @@ def need_server(name: str) -> None:
             pytest.skip("uWSGI cannot be installed: there is no C compiler")
         if _find_uwsgi() is None:
             program("uwsgi")
-    elif module not in _BY_PYTHON:
+    elif module not in ("wsgiref", "werkzeug"):
         need_driver(module, *({"gevent", "trio", "uvloop"} & {worker}))
 
 
