@@ -27,6 +27,7 @@ _NAME = "SEALEDSTATE"
 _LEGACY_UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
 _STORAGE = f"{ENVIRONMENT_PREFIX}STORAGE"
 _SUBJECT_KEY = "_auth_user_id"
+_IN_USE = 30 * 86400
 _COOKIE = {
     "SESSION_COOKIE_DOMAIN": "cookie_domain",
     "SESSION_COOKIE_PATH": "cookie_path",
@@ -129,16 +130,21 @@ def _table() -> Mapping[str, Any]:
 
 
 def _lifetimes(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, int]:
-    """Defaults by SESSION_COOKIE_AGE: a session that is not changed lives as long as in Django."""
+    """Defaults by SESSION_COOKIE_AGE: a session that is not changed lives as long as in Django.
+
+    With SESSION_SAVE_EVERY_REQUEST, this is the time without a request after which it ends, and a
+    session in use must not end by it.
+    """
     age = max(1, min(int(project.SESSION_COOKIE_AGE), MAX_LIFETIME))
     given: dict[str, int] = {}
     for name in ("idle_lifetime", "absolute_lifetime"):
         value = config.get(name, environ.get(f"{ENVIRONMENT_PREFIX}{name.upper()}"))
         if value is not None and str(value).strip().isdecimal():
             given[name] = int(value)
+    absolute = max(age, _IN_USE) if project.SESSION_SAVE_EVERY_REQUEST else age
     return {
         "idle_lifetime": min(age, given.get("absolute_lifetime", age)),
-        "absolute_lifetime": max(age, given.get("idle_lifetime", age)),
+        "absolute_lifetime": max(absolute, given.get("idle_lifetime", age)),
     }
 
 

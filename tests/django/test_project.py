@@ -40,6 +40,9 @@ def test_settings_begin_with_those_of_django(change: Change) -> None:
     assert found.subject_key == "_auth_user_id"
     change(SEALEDSTATE={"keys": KEY, "absolute_lifetime": 60, "subject_key": None})
     assert (read_settings().idle_lifetime, read_settings().subject_key) == (60, None)
+    change(SEALEDSTATE={"keys": KEY}, SESSION_SAVE_EVERY_REQUEST=True)
+    found = read_settings()
+    assert (found.idle_lifetime, found.absolute_lifetime) == (3600, 30 * 86400)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -84,6 +85,8 @@ DJANGO_EXCEPTIONS = {
 }
 BY_KEY = "reads the values of other sessions by their session_key; they are in the browsers"
 FLASK = "flask==3.1.3"
+# 5.2 or 6.1, by the interpreter: see requirements.txt.
+DJANGO = f"django=={metadata.version('django')}"
 SUITES = [
     Suite(
         "Flask",
@@ -123,7 +126,7 @@ SUITES = [
             f"Django {name}",
             "django",
             goal,
-            "django==5.2.19",
+            DJANGO,
             tests=tuple(arguments),
             exceptions=DJANGO_EXCEPTIONS.get(name, {}),
             is_pytest=False,
