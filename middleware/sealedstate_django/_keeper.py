@@ -16,6 +16,7 @@ from django.utils import timezone
 from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Settings, plain
 from sealedstate._forks import ForkSafeLock
 from sealedstate.errors import UncheckedSession
+from sealedstate.legacy import StoredSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 from sealedstate.storage import USES
 
@@ -175,7 +176,7 @@ def _read_legacy(until: object) -> LegacyReader:
     )
 
 
-def _fetch_row(session_key: str) -> tuple[dict[str, Any], int] | None:
+def _fetch_row(session_key: str) -> StoredSession | None:
     """The session that the db and cached_db backends keep under this key.
 
     Raises UncheckedSession if the database does not answer.
@@ -190,9 +191,11 @@ def _fetch_row(session_key: str) -> tuple[dict[str, Any], int] | None:
         raise UncheckedSession from error  # the cookie stays until it can be checked
     if row is None:
         return None
-    values, store = row.get_decoded(), SessionStore()
-    age = store.get_expiry_age(modification=row.expire_date, expiry=values.get("_session_expiry"))
-    # With an end that is a date, there is no telling when it was saved: as late as possible.
-    age = max(0, age) or store.get_session_cookie_age()
-    saved_at = min(int(row.expire_date.timestamp()) - age, int(datetime.now(UTC).timestamp()))
-    return values, saved_at
+    values, expires_at = row.get_decoded(), int(row.expire_date.timestamp())
+    age = SessionStore().get_expiry_age(
+        modification=row.expire_date, expiry=values.get("_session_expiry")
+    )
+    # It was saved as long before its end as it lives, unless its end is a date.
+    saved_at = min(expires_at - age, int(datetime.now(UTC).timestamp())) if age > 0 else None
+    # Some databases find a key in whatever case.
+    return StoredSession(row.session_key, values, saved_at)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeGuard
+from typing import Any, Self, TypeGuard, cast
 
 from asgiref.sync import sync_to_async
 from django.conf import settings as project
@@ -333,7 +333,10 @@ class SessionStore(SessionBase):
         """Give the session the lifetimes that `set_expiry` asked for."""
         self._has_new_expiry = False
         lifetimes, now = self._keeper.deployment.lifetimes, int(self._keeper.deployment.now())
-        longest, value = lifetimes.longest, session.get(_EXPIRY)
+        longest, value = (
+            lifetimes.longest,
+            cast("str | datetime | int | None", session.get(_EXPIRY)),
+        )
         idle, persistent = lifetimes.idle, True
         ends_at = min((session.created_at or now) + lifetimes.absolute, now + longest)
         until: int | None = ends_at if ends_at > now else None
