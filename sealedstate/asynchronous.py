@@ -98,7 +98,9 @@ class AsyncKeeper:
                 f"threads: must be a whole number, at least 1; got {threads!r}"
             )
         self.keeper = keeper
-        self._has_store = keeper.deployment.store is not None
+        legacy = keeper.settings.legacy
+        fetches = legacy is not None and legacy.fetch is not None
+        self._can_wait = fetches or keeper.deployment.store is not None
         self._threads = threads
         # Threads do not survive a fork: the process that made them, and they.
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -112,7 +114,7 @@ class AsyncKeeper:
         If opening it would ask the store, its first use raises SessionNotLoaded until then.
         """
         session = self.keeper.session(cookie_header, cross_site)
-        if self._has_store:
+        if self._can_wait:
             gate = _Gate(session.loader, not self.keeper.asks_store(cookie_header))  # type: ignore[arg-type]
             return Session(gate, cookie_header)
         return session
@@ -128,7 +130,7 @@ class AsyncKeeper:
     async def save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> Saved:
         """As `Keeper.save`, with its errors."""
         save = partial(self.keeper.save, session, other_bytes, force=force)
-        if self._has_store:
+        if self._can_wait:
             try:
                 is_due = self.keeper.is_save_due(session, force=force)
             except (SessionNotLoaded, NoPrimaryKey):
@@ -159,7 +161,7 @@ class AsyncKeeper:
         Without a store it is called at once. `work` is finished although this is cancelled.
         """
         call = partial(work, *args, **named)
-        if not self._has_store:
+        if not self._can_wait:
             return call()
         try:
             asyncio.get_running_loop()

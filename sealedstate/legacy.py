@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
 from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
@@ -30,7 +30,7 @@ from ._wire.record import ID_BYTES
 from .errors import ConfigurationError
 from .keyring import length_prefixed
 
-__all__ = ["LegacyReader"]
+__all__ = ["LegacyReader", "StoredSession"]
 
 # More than browsers keep, and little enough to parse.
 MAX_COOKIE_CHARS = 1 << 14
@@ -41,12 +41,26 @@ _DEFAULT_MAX_AGES = {"flask": 31 * 86400, "starlette": 14 * 86400, "django": 14 
 _DJANGO_SALT = b"django.contrib.sessions.backends.signed_cookies"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
-Fetch: TypeAlias = Callable[[str], tuple[Mapping[str, object], int] | None]
+
+class StoredSession(NamedTuple):
+    """A session that the old backend keeps on a server, for `LegacyReader.fetch`.
+
+    `key`: its key there, in the one spelling that it has there, whatever that of the cookie is: by
+    this key, the old cookie is refused after a logout. `saved_at`: its last save (epoch seconds); a
+    sign-out of its subject since then refuses it, and of None, every one.
+    """
+
+    key: str
+    values: Mapping[str, object]
+    saved_at: int | None = None
+
+
+Fetch: TypeAlias = Callable[[str], StoredSession | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """The values of an old cookie, its session id, and its time (epoch seconds)."""
+    """The values of an old cookie, its session id, and its time (epoch seconds; 0: unknown)."""
 
     values: Mapping[str, object] = field(repr=False)
     id: bytes = field(repr=False)
@@ -60,10 +74,11 @@ class LegacyReader:
     `secret` and `cookie_name` are the framework's; of several secrets, each may have signed the
     cookie, as with Flask's SECRET_KEY_FALLBACKS. `max_age` (seconds) defaults to the framework's.
     `subject` names the value that becomes the session's subject, such as ``"_user_id"``.
-    `fetch`, for sessions that the old backend keeps on the server, takes the value of a cookie that
-    no `secret` signed, and returns the session's values and the time of its last save (epoch
-    seconds), or None. `cookie_path` and `cookie_domain` are those of the old cookie, which is
-    deleted by them. Raises ConfigurationError.
+    `fetch`, for sessions that the old backend keeps on a server, takes the value of a cookie that
+    no `secret` signed, and returns the session, or None for one that is unknown or over; it raises
+    UncheckedSession if the server does not answer, and the cookie stays. With it, `secret` may be
+    an empty list. `cookie_path` and `cookie_domain` are those of the old cookie, which is deleted
+    by them. Raises ConfigurationError.
     """
 
     kind: Literal["flask", "starlette", "django"]
@@ -82,7 +97,8 @@ class LegacyReader:
             raise ConfigurationError("legacy: kind must be 'flask', 'starlette' or 'django'")
         given: Any = [self.secret] if isinstance(self.secret, str | bytes) else self.secret
         if not isinstance(given, Sequence) or not (
-            given and all(isinstance(each, str | bytes) and each for each in given)
+            (given or self.fetch is not None)
+            and all(isinstance(each, str | bytes) and each for each in given)
         ):
             raise ConfigurationError(
                 "legacy: secret must be non-empty text or bytes, or a list of these"
@@ -139,13 +155,14 @@ class LegacyReader:
         if now >= self.until.timestamp() or len(text) > MAX_COOKIE_CHARS or not text.isascii():
             return None
         max_age = _DEFAULT_MAX_AGES[self.kind] if self.max_age is None else self.max_age
+        signed_at: int | None
         try:
             values, signed_at = self._read_signed(text, now, max_age)
         except (BadData, ValueError, TypeError, KeyError, RecursionError, zlib.error):
-            fetched = None if self.fetch is None else self.fetch(text)
-            if fetched is None or now >= fetched[1] + max_age:
+            stored = None if self.fetch is None else self.fetch(text)
+            if stored is None:
                 return None
-            values, signed_at, signed = dict(fetched[0]), fetched[1], text.encode()
+            values, signed_at, signed = dict(stored.values), stored.saved_at, stored.key.encode()
         else:
             # The id is made without the signature, whose text can be varied and stay valid.
             separator = ":" if self.kind == "django" else "."
@@ -154,10 +171,12 @@ class LegacyReader:
             return None
         message = length_prefixed("sealedstate/1", "adopted", self.kind, signed)
         session_id = hashlib.blake2b(message, digest_size=ID_BYTES).digest()
-        return Adopted(values, session_id, signed_at)
+        return Adopted(values, session_id, signed_at or 0)
 
     def _read_signed(self, text: str, now: int, max_age: int) -> tuple[Any, int]:
         """The values of a signed cookie and when it was signed. Raises, if it is not valid."""
+        if not self.secret:
+            raise ValueError("no secret signs cookies")
         if self.kind == "django":
             return _read_django(text, self.secrets, now, max_age)
         if self.kind == "flask":

@@ -27,7 +27,7 @@ from werkzeug.http import http_date
 from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Session, Settings, plain
 from sealedstate.errors import UncheckedSession
 from sealedstate.keyring import export_lookup
-from sealedstate.legacy import MAX_COOKIE_CHARS, Adopted
+from sealedstate.legacy import MAX_COOKIE_CHARS, Adopted, StoredSession
 from tests.support.jar import Clock, Jar
 from tests.support.spec_decoder import described
 from tests.support.tables import check_each
@@ -590,12 +590,15 @@ def test_without_a_store_a_logout_does_not_refuse_the_old_cookie(kind: str) -> N
 
 def test_bad_reader_is_refused_at_the_start() -> None:
     good: dict[str, Any] = {"kind": "flask", "secret": SECRET, "until": UNTIL}
+    bad: dict[str, Any]
     for bad in (
         {"kind": "rails"},
         {"secret": ""},
         {"secret": b""},
         {"until": datetime(2026, 12, 1)},
         {"max_age": "1 day"},
+        {"secret": []},
+        {"fetch": "redis://localhost"},
         # In a wrong order, the secret is shown by no message.
         {"kind": SECRET, "secret": "flask"},
         {"until": SECRET},
@@ -631,26 +634,77 @@ def test_logout_also_deletes_an_old_cookie_that_is_still_sent() -> None:
     assert reader.delete_line() in keeper.save(again)
 
 
-class OtherReader(LegacyReader):
-    """Reads old sessions from elsewhere, which may not answer."""
+# --- sessions that the old backend keeps on a server ----------------------------------------------
 
-    answers: Adopted | None = None
 
-    def read(self, text: str, now: int) -> Adopted | None:
-        if self.answers is None:
+class OldStore:
+    """Sessions by their keys, which it finds in whatever case, unless it does not answer."""
+
+    def __init__(self) -> None:
+        self.answers = True
+        self.sessions: dict[str, StoredSession] = {}
+
+    def __call__(self, text: str) -> StoredSession | None:
+        if not self.answers:
             raise UncheckedSession
-        return self.answers
+        return self.sessions.get(text.lower())
+
+    def keep(self, key: str, saved_at: int | None = NOW - 5, **values: object) -> None:
+        self.sessions[key] = StoredSession(key, values, saved_at)
 
 
-def test_reader_of_other_sessions_may_have_other_types_and_may_not_answer() -> None:
-    reader = OtherReader("flask", SECRET, UNTIL)
+@pytest.fixture
+def old_store() -> OldStore:
+    return OldStore()
+
+
+@pytest.mark.parametrize("secret", [[], SECRET])
+def test_stored_session_is_adopted_and_refused_after_a_logout(
+    old_store: OldStore, secret: Any
+) -> None:
+    app = Application(LegacyReader("django", secret, UNTIL, max_age=1, fetch=old_store))
+    old_store.keep("abc", NOW - 86400, cart=["tea"])
+    jar = jar_with("sessionid", "abc")
+    for _ in range(2):
+        assert app.answer(jar, dict) == {"cart": ["tea"]}
+    assert app.keeper.counts["adopted"] == 1
+    assert "sessionid" not in jar.header()
+    app.answer(jar, logout)
+    for text in ("abc", "ABC", "aBc"):
+        assert app.is_new(f"sessionid={text}")
+    assert app.is_new("sessionid=abd")
+
+
+def test_store_of_old_sessions_is_not_asked_about_what_a_secret_signed() -> None:
+    reader = replace(FLASK, fetch=lambda text: pytest.fail(text))
+    assert adopt(reader, flask_cookie({"n": 1})).values == {"n": 1}
+
+
+def test_sign_out_everywhere_refuses_stored_sessions_of_before_or_of_an_unknown_time(
+    old_store: OldStore,
+) -> None:
+    app = Application(LegacyReader("flask", [], UNTIL, subject="_user_id", fetch=old_store))
+    for user, saved_at in (("42", NOW - 5), ("43", NOW + 1000), ("42", None), ("44", None)):
+        old_store.keep(f"{user}-{saved_at}".lower(), saved_at, _user_id=user)
+    app.keeper.revoke_subject("42")
+    app.keeper.revoke_subject("43")
+    app.clock.forward(2000)
+    assert app.is_new(f"session=42-{NOW - 5}")
+    assert app.is_new("session=42-none")
+    assert not app.is_new(f"session=43-{NOW + 1000}")
+    assert not app.is_new("session=44-none")
+
+
+def test_old_store_may_have_other_types_and_may_not_answer(old_store: OldStore) -> None:
+    reader = LegacyReader("flask", [], UNTIL, fetch=old_store)
     keeper = Keeper(Settings(keys=KEY, clock=Clock(NOW), legacy=reader, convert=plain))
+    old_store.answers = False
     session = keeper.session("session=old")
     session["cart"] = ["rice"]
     assert session.withheld == UncheckedSession.reason
     assert keeper.save(session) == []
-    values = {"cart": OrderedDict(tea=1)}
-    object.__setattr__(reader, "answers", Adopted(values, b"i" * 16, NOW))
+    old_store.answers = True
+    old_store.keep("old", cart=OrderedDict(tea=1))
     session = keeper.session("session=old")
     assert session["cart"] == {"tea": 1}
     kept, deleted = keeper.save(session)
