@@ -11,10 +11,11 @@ import pytest
 
 pytest.importorskip("aiohttp", reason="not installed: aiohttp")
 
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from sealedstate.cli import main
-from sealedstate_aiohttp import RequestSession
+from sealedstate_aiohttp import KEEPER, RequestSession, setup
 from tests.support.documents import Document
 
 DOCUMENT = Document("aiohttp.md")
@@ -49,6 +50,15 @@ def test_documented_application_and_its_test_work(
     exec(compile(DOCUMENT.block("test"), "aiohttp.md", "exec"), names)
     asyncio.run(names["test_visits"]())
     asyncio.run(converse(names["app"]))
+
+
+def test_documented_move_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cryptography", reason="not installed: cryptography")
+    monkeypatch.chdir(tmp_path)
+    assert main(["keys", "init", "keys.json"]) == 0
+    names: dict[str, Any] = {"web": web, "setup": setup, "OLD_SECRET": b"x" * 32}
+    exec(compile(DOCUMENT.block("moving"), "aiohttp.md", "exec"), names)
+    assert names["moving"][KEEPER].keeper.settings.legacy.name == "AIOHTTP_SESSION"
 
 
 def test_documented_names_exist() -> None:

@@ -15,6 +15,7 @@ pytest.importorskip("httpx", reason="not installed: httpx")
 from litestar.testing import TestClient
 
 from sealedstate.cli import main
+from sealedstate_litestar import SealedSessionConfig
 from tests.support.documents import Document
 
 DOCUMENT = Document("litestar.md")
@@ -40,3 +41,12 @@ def test_documented_application_and_its_test_work(
         assert client.get("/").json() == {"visits": 1}
     exec(compile(DOCUMENT.block("app"), "litestar.md", "exec"), names)
     exec(compile(DOCUMENT.block("test"), "litestar.md", "exec"), names)
+
+
+def test_documented_move_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cryptography", reason="not installed: cryptography")
+    monkeypatch.chdir(tmp_path)
+    assert main(["keys", "init", "keys.json"]) == 0
+    names: dict[str, Any] = {"SealedSessionConfig": SealedSessionConfig, "OLD_SECRET": b"x" * 32}
+    exec(compile(DOCUMENT.block("moving"), "litestar.md", "exec"), names)
+    assert names["moving_config"].keeper.keeper.settings.legacy.name == "session"
