@@ -124,12 +124,22 @@ SUITES = [
             "test_session_zero_max_age": "a lifetime of 0 or less is refused",
         },
     ),
-    Suite(
-        "Authlib's Starlette client",
-        "authlib",
-        29,
-        variable="AUTHLIB_CHECKOUT",
-        tests=("tests/clients/test_starlette",),
+    *(
+        Suite(
+            f"Authlib's {name} client",
+            plugin,
+            goal,
+            variable="AUTHLIB_CHECKOUT",
+            tests=tuple(tests),
+        )
+        for name, plugin, goal, *tests in (
+            ("Flask", "flask", 37, "tests/clients/test_flask"),
+            ("Starlette", "authlib", 29, "tests/clients/test_starlette"),
+            (
+                *("Django", "authlib_django", 19, "tests/clients/test_django"),
+                "--ds=tests.django_settings",
+            ),
+        )
     ),
     *(
         Suite(
