@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
 from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
@@ -42,16 +42,17 @@ _DJANGO_SALT = b"django.contrib.sessions.backends.signed_cookies"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-class StoredSession(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StoredSession:
     """A session that the old backend keeps on a server, for `LegacyReader.fetch`.
 
-    `key`: its key there, in the one spelling that it has there, whatever that of the cookie is: by
-    this key, the old cookie is refused after a logout. `saved_at`: its last save (epoch seconds); a
+    `key`: its key, spelled as it is there, whatever the cookie has: by this key, the old cookie is
+    refused after a logout. `saved_at`: its last save (epoch seconds); a
     sign-out of its subject since then refuses it, and of None, every one.
     """
 
-    key: str
-    values: Mapping[str, object]
+    key: str = field(repr=False)
+    values: Mapping[str, object] = field(repr=False)
     saved_at: int | None = None
 
 

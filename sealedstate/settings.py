@@ -146,7 +146,7 @@ class Settings:
         request with another Origin header counts as from another site if its browser sends no
         Sec-Fetch-Site.
     persistent: the cookie outlives the browser's window.
-    legacy: a LegacyReader for sessions that Flask or Starlette signed.
+    legacy: a LegacyReader for sessions that a framework signed, or has in its old store.
     subject_key: the part with which an application signs in, such as ``"_user_id"``: assigning it
         is a sign-in of that user, and a session without it belongs to no user.
     convert: asked for another value in place of one whose type a session does not carry;

@@ -182,7 +182,6 @@ def test_login_succeeds_after_forty_abandoned_ones(
 ) -> None:
     settings: Settings = {
         "keys": [Key.generate(os.urandom).export(), export_lookup(os.urandom(32))],
-        "may_drop": ["_state_*"],
         "subject_key": "sub",
         **({"storage": f"sqlite:{tmp_path}/store.db"} if has_store else {}),
     }
