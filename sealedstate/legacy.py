@@ -46,9 +46,9 @@ _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 class StoredSession:
     """A session that the old backend keeps on a server, for `LegacyReader.fetch`.
 
-    `key`: its key, spelled as it is there, whatever the cookie has: by this key, the old cookie is
-    refused after a logout. `saved_at`: its last save (epoch seconds); a
-    sign-out of its subject since then refuses it, and of None, every one.
+    `key`: its key, spelled as the server has it, however the cookie spells it: after a logout, the
+    old cookie is refused by this key. `saved_at`: its last save (epoch seconds), so that a sign-out
+    everywhere of its user since then refuses it; None if that is unknown: then each of them does.
     """
 
     key: str = field(repr=False)

@@ -6,6 +6,7 @@ They take `factory.session` as the session of a request; it comes from the facto
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -31,6 +32,5 @@ def pytest_configure(config: pytest.Config) -> None:
 
     settings.SESSION_ENGINE = "sealedstate_django"
     settings.SEALEDSTATE = {"keys": Key.generate(os.urandom).export()}
-    from tests.django_helper import RequestClient  # type: ignore[import-not-found]
-
-    RequestClient.session = property(open_session)
+    helper: Any = import_module("tests.django_helper")
+    helper.RequestClient.session = property(open_session)
