@@ -36,7 +36,11 @@ from tests.support.openid_provider import CLIENT_ID, CLIENT_SECRET, make_provide
 from tests.support.ports import free_port
 from tests.support.server_process import until
 
-pytestmark = pytest.mark.server
+pytestmark = [
+    pytest.mark.server,
+    # Authlib warns of httpx where there is no httpx2.
+    pytest.mark.filterwarnings("ignore:The httpx module is deprecated"),
+]
 
 ABANDONED = 40
 Settings = dict[str, Any]
