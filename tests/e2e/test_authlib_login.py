@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("authlib", reason="not installed: authlib")
 pytest.importorskip("httpx", reason="not installed: httpx")
+pytest.importorskip("requests", reason="not installed: requests")
 pytest.importorskip("uvicorn", reason="not installed: uvicorn")
 
 import uvicorn
