@@ -78,8 +78,16 @@ def encode(
         kind in _UNCHECKED
         or (kind is int and -_WORD <= value < _WORD)
         or (kind is bytes and len(value) < MAX_BYTES // 2)
+        or (kind is str and value.isascii() and len(value) < MAX_BYTES // 2)
     ):
         return cbor2.dumps(value)
+    if (kind is dict or kind is list) and _count_simple(value, MAX_DEPTH, MAX_BYTES) >= 0:
+        try:
+            data = cbor2.dumps(value)
+        except UnicodeEncodeError:  # `_count` has the path to the text with a lone surrogate
+            data = b""
+        if 0 < len(data) <= MAX_BYTES:
+            return data
     if _count(value, path, MAX_DEPTH, MAX_BYTES) >= 0:
         data = cbor2.dumps(value) if kind in _NATIVE else _dumps(value)
         if len(data) <= MAX_BYTES:
@@ -189,6 +197,36 @@ def _convert(
             )
     seen[id(original)] = (original, value)
     return value
+
+
+def _count_simple(value: Any, depth: int, room: int) -> int:
+    """As `_count` for a list or dict of what JSON has, which cbor2 encodes as it is, and fast.
+
+    Below 0 for any other, and for one that has no room or may be refused.
+    """
+    room -= len(value)
+    if depth == 0:
+        return -1
+    if type(value) is dict:
+        for key in value:
+            if type(key) is not str:
+                return -1
+            room -= len(key)
+        value = value.values()
+    for item in value:
+        kind = type(item)
+        if kind is str:
+            room -= len(item)
+        elif kind is int:
+            if not -_WORD <= item < _WORD:
+                return -1
+        elif kind is dict or kind is list:
+            room = _count_simple(item, depth - 1, room)
+        elif kind not in _UNCHECKED:
+            return -1
+        if room < 0:
+            return -1
+    return room
 
 
 def _count(value: Any, path: str, depth: int, room: int) -> int:
