@@ -127,15 +127,15 @@ class AsyncKeeper:
 
     async def save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> Saved:
         """As `Keeper.save`, with its errors."""
-        save = partial(self.keeper.save, session, other_bytes, force=force)
         if self._has_store:
             try:
                 is_due = self.keeper.is_save_due(session, force=force)
             except (SessionNotLoaded, NoPrimaryKey):
                 is_due = True
             if is_due:
+                save = partial(self.keeper.save, session, other_bytes, force=force)
                 return await self._run(session, save)
-        return save()
+        return self.keeper.save(session, other_bytes, force=force)
 
     async def invalidate(self, session: Session) -> None:
         """As `Session.invalidate`: the logout is recorded when this returns."""
@@ -353,13 +353,14 @@ class SealedSession:
             raise LateWrite("the session was changed after the response's headers were sent")
         return self.use()
 
-    def begin(self, is_empty: bool) -> None:
-        """Let it be used without `load`, as `AsyncKeeper.asks_store` allows.
+    def begin(self, is_empty: bool, is_filled: bool = True) -> None:
+        """Let it be used: no store is asked for it, or `AsyncKeeper.load` has done that.
 
         `is_empty`: whether its request brings no session, so that nothing needs to be read.
+        `is_filled`: whether `parts` is filled now, and not at its first use.
         """
-        self._parts = SessionDict(self)
-        if not is_empty:
+        self._parts = SessionDict(self, is_empty)
+        if is_filled and not is_empty:
             self._parts.fill()
 
     async def save(self, other_bytes: int) -> Saved:

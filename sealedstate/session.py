@@ -47,7 +47,7 @@ class _Unread:
 
 UNREAD: Final = _Unread()
 # Types of values that cannot change without being assigned.
-_UNCHANGEABLE = frozenset({_Unread, type(None), bool, int, float, str, bytes})
+UNCHANGEABLE = frozenset({_Unread, type(None), bool, int, float, str, bytes})
 
 
 @dataclass(slots=True)
@@ -601,7 +601,7 @@ class Session(MutableMapping[str, object]):
                 core[name] = part
                 size += len(part)
                 continue
-            if type(part.value) not in _UNCHANGEABLE:
+            if type(part.value) not in UNCHANGEABLE:
                 part.encoded = _encode(name, part.value, loaded)
             if part.is_assigned or part.encoded is not part.saved:
                 is_modified = is_modified or part.is_changed
@@ -627,6 +627,25 @@ class Session(MutableMapping[str, object]):
             self._limit,
             self._is_kept,
         )
+
+    def read_unwatched(self, name: str) -> object:
+        """The value of a part, in which no save looks for changes until `watch`.
+
+        Raises as reading the part.
+        """
+        if self.backend is None:
+            self._use()
+        data = self._parts[name]
+        if isinstance(data, Part):
+            return self[name]
+        return self.decode(name, data)
+
+    def watch(self, name: str, value: object) -> None:
+        """Find the changes inside `value`, which `read_unwatched` has returned for a part."""
+        if name in self._parts:
+            part = self._part(name)
+            if part.value is UNREAD:
+                part.value = value
 
     def load_ahead(self, parts: Collection[str] | None = None) -> None:
         """Load the session, and its stored `parts` (None: all), without using it.
@@ -702,7 +721,7 @@ class Session(MutableMapping[str, object]):
             return late
         loaded = self.load()
         for name, part in self._parts.items():
-            if not isinstance(part, Part) or type(part.value) in _UNCHANGEABLE:
+            if not isinstance(part, Part) or type(part.value) in UNCHANGEABLE:
                 continue
             try:
                 if _encode(name, part.value, loaded) == part.encoded:

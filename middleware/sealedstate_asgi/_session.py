@@ -20,10 +20,10 @@ class ScopeSession(SealedSession):
         super().__init__(keeper, session, scope["type"] == "websocket")
         self.keeper = keeper
         self._scope, self._key = scope, key
-        scope[key] = UnloadedSession()
+        scope[key] = _UNLOADED
 
-    def begin(self, is_empty: bool) -> None:
-        super().begin(is_empty)
+    def begin(self, is_empty: bool, is_filled: bool = True) -> None:
+        super().begin(is_empty, is_filled)
         self._scope[self._key] = self.parts
 
     async def load(self, *parts: str) -> None:
@@ -47,6 +47,7 @@ def _refuse(self: UnloadedSession, *_: Any) -> NoReturn:
 
 for _name in ("getitem", "setitem", "delitem", "contains", "iter", "len", "eq", "or", "ror", "ior"):
     setattr(UnloadedSession, f"__{_name}__", _refuse)
+_UNLOADED = UnloadedSession()
 
 
 def sealed(connection: Any, key: str = "session") -> SealedSession:
