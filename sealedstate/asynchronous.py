@@ -14,12 +14,12 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime
 from functools import partial
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
@@ -38,7 +38,7 @@ from .errors import (
 from .keeper import Keeper, Saved
 from .session import Session
 
-__all__ = ["AsyncKeeper", "SealedSession"]
+__all__ = ["AsyncKeeper", "Logout", "SealedSession"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -203,6 +203,30 @@ class AsyncKeeper:
         if record is not None and record.spilled:
             unasked = self._served.difference(parts)
             self.keeper.load(session, [name for name in record.spilled if name not in unasked])
+
+
+class Logout(Awaitable[None]):
+    """The logout of a session of `keeper`, which is empty at once and may be used as a new one.
+
+    The end is recorded when this is awaited. Unlike a coroutine it need not be awaited by the
+    application, because frameworks have functions of this kind that are not: the adapter awaits it
+    before it saves the session. Awaited again, it does nothing. Raises StorageError, NoPrimaryKey
+    or SessionWithheld if the end could not be recorded.
+    """
+
+    def __init__(self, keeper: AsyncKeeper, session: Session) -> None:
+        self._keeper, self._session, self._is_done = keeper, session, False
+        session.clear()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._record().__await__()
+
+    async def _record(self) -> None:
+        if not self._is_done:
+            assigned = self._session.copy()  # for the new session
+            await self._keeper.invalidate(self._session)
+            self._is_done = True
+            self._session.update(assigned)
 
 
 class SealedSession:

@@ -283,7 +283,7 @@ class Settings:
         """
         variables = _read_variables(os.environ if environ is None else environ)
         values: dict[str, Any] = {}
-        names = {f"{prefix}{_cased(name, prefix)}": name for name in _READERS}
+        names = {f"{prefix}{cased(name, prefix)}": name for name in _READERS}
         for key, value in config.items():
             if not key.startswith(prefix):
                 continue
@@ -303,7 +303,7 @@ class Settings:
             name, colon, problem = str(error).partition(":")
             if not colon or name not in values:
                 raise
-            raise ConfigurationError(f"{prefix}{_cased(name, prefix)}:{problem}") from None
+            raise ConfigurationError(f"{prefix}{cased(name, prefix)}:{problem}") from None
 
     @classmethod
     def _from_values(cls, values: dict[str, Any], keywords: Mapping[str, Any]) -> Self:
@@ -646,7 +646,7 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _cased(name: str, prefix: str) -> str:
+def cased(name: str, prefix: str) -> str:
     """The name of a setting as names with this prefix are written."""
     return name.upper() if prefix.isupper() else name
 

@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Settings, plain
 from sealedstate._forks import ForkSafeLock
+from sealedstate.adapting import read_moment
 from sealedstate.errors import UncheckedSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 from sealedstate.storage import USES
@@ -144,22 +145,10 @@ def _lifetimes(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[st
 
 def _read_legacy(until: object) -> LegacyReader:
     """A reader of the sessions that Django has kept so far, in cookies or in its database."""
-    moment = until
-    if isinstance(until, str):
-        try:
-            moment = datetime.fromisoformat(until)
-        except ValueError:
-            raise ConfigurationError(
-                f"{_LEGACY_UNTIL}: expected a date such as 2027-03-01"
-            ) from None
-    if isinstance(moment, datetime) and moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    if not isinstance(moment, datetime):
-        raise ConfigurationError(f"{_LEGACY_UNTIL}: expected a date, got {type(until).__name__}")
     return LegacyReader(
         "django",
         [project.SECRET_KEY, *project.SECRET_KEY_FALLBACKS],
-        moment,
+        read_moment(_LEGACY_UNTIL, until),
         project.SESSION_COOKIE_NAME,
         int(project.SESSION_COOKIE_AGE),
         _SUBJECT_KEY,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,6 +11,7 @@ from flask import Flask
 from flask.sessions import SessionInterface
 
 from sealedstate import ConfigurationError, Keeper, Key, Settings, plain
+from sealedstate.adapting import config_names
 from sealedstate.cli import command_for
 from sealedstate.errors import OperatorError
 from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
@@ -47,26 +46,39 @@ class SealedSessions:
 
     def init_app(self, app: Flask) -> None:
         """Give `app` sealed sessions. Raises ConfigurationError."""
-        with _names_of(app.config):
-            settings = read_settings(app) if self._settings is None else self._settings
-            app.cli.add_command(command_for(settings))
-            try:
-                keeper = app.extensions["sealedstate"] = Keeper(settings)
-            except (ConfigurationError, OperatorError) as error:
-                if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
-                    raise
-                # `flask sealedstate keys init` needs the application before there are keys.
-                app.before_request(partial(_refuse, error))
-                return
-        app.session_interface = SealedSessionInterface(app, keeper)
+        is_command = os.environ.get("FLASK_RUN_FROM_CLI") == "true"
+        keeper = open_keeper(app, self._settings, is_command)
+        if keeper is not None:
+            app.extensions["sealedstate"] = keeper
+            app.session_interface = SealedSessionInterface(app, keeper)
+
+
+def open_keeper(app: Any, settings: Settings | None, is_command: bool) -> Keeper | None:
+    """The keeper of an application of Flask or Quart, which also gets our commands.
+
+    None: it has no keys, and is loaded by a command, which may be what makes them. Raises
+    ConfigurationError.
+    """
+    with config_names({*app.config, *os.environ}, PREFIX, SOURCES):
+        if settings is None:
+            settings = read_settings(app)
+        app.cli.add_command(command_for(settings))
+        try:
+            return Keeper(settings)
+        except (ConfigurationError, OperatorError) as error:
+            if not is_command:
+                raise
+            # `flask sealedstate keys init` needs the application before there are keys.
+            app.before_request(partial(_refuse, error))
+            return None
 
 
 def _refuse(error: Exception) -> None:
     raise error
 
 
-def read_settings(app: Flask) -> Settings:
-    """What an application's configuration and the environment set. Raises ConfigurationError."""
+def read_settings(app: Any) -> Settings:
+    """What the application's configuration and the environment set. Raises ConfigurationError."""
     config = app.config
     if not config["SESSION_COOKIE_HTTPONLY"]:
         raise ConfigurationError(
@@ -105,18 +117,3 @@ def read_settings(app: Flask) -> Settings:
     if settings.longest_lifetime is None and permanent > settings.absolute_lifetime:
         settings = dataclasses.replace(settings, longest_lifetime=min(permanent, MAX_LIFETIME))
     return settings
-
-
-@contextlib.contextmanager
-def _names_of(config: Mapping[str, Any]) -> Iterator[None]:
-    """Let an error name a setting as the application's configuration does."""
-    try:
-        yield
-    except ConfigurationError as error:
-        name, colon, problem = str(error).partition(":")
-        setting = name.removeprefix(PREFIX).lower()
-        ours = f"{PREFIX}{setting.upper()}"
-        source = ours if ours in {*config, *os.environ} else SOURCES.get(setting)
-        if source is None or source == name:
-            raise
-        raise ConfigurationError(f"{source}{colon}{problem}") from None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask
 from flask.sessions import SecureCookieSessionInterface, SessionInterface
 from werkzeug.test import create_environ
 
 from sealedstate import ConfigurationError, LegacyReader
+from sealedstate.adapting import read_moment
 from sealedstate.errors import UncheckedSession
 from sealedstate.legacy import Adopted
 from sealedstate.settings import ENVIRONMENT_PREFIX
@@ -21,15 +20,11 @@ from ._session import log
 UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
 
 
-def read_predecessor(app: Flask, until: object, subject: str) -> LegacyReader:
+def read_predecessor(app: Any, until: object, subject: str) -> LegacyReader:
     """A reader of the sessions of `app.session_interface`. Raises ConfigurationError."""
     config, interface = app.config, app.session_interface
-    try:
-        moment = datetime.fromisoformat(str(until))
-    except ValueError:
-        raise ConfigurationError(f"{UNTIL}: expected a date such as 2027-03-01") from None
     cookie: dict[str, Any] = {
-        "until": moment.replace(tzinfo=moment.tzinfo or UTC),
+        "until": read_moment(UNTIL, until),
         "cookie_name": config["SESSION_COOKIE_NAME"],
         "max_age": int(app.permanent_session_lifetime.total_seconds()),
         "subject": subject,
@@ -42,8 +37,8 @@ def read_predecessor(app: Flask, until: object, subject: str) -> LegacyReader:
         return StoredSessionReader(
             "flask", secrets[0] or b"unsigned", app=app, interface=interface, **cookie
         )
-    signs = SecureCookieSessionInterface
-    if not isinstance(interface, signs) or interface.salt != signs.salt:
+    # Quart's interface, which is another class, signs in the same way.
+    if getattr(interface, "salt", None) != SecureCookieSessionInterface.salt:
         raise ConfigurationError(
             f"{UNTIL}: sessions of {type(interface).__name__} are not known here; those of Flask"
             " and of Flask-Session are"

@@ -50,7 +50,7 @@ def test_settings_begin_with_those_of_django(change: Change) -> None:
         ({"SEALEDSTATE": {"keys": KEY, "storage": "django:other"}}, "no database 'other'"),
         ({"SEALEDSTATE": "file:keys.json"}, "must be a dict"),
         ({"SEALEDSTATE_LEGACY_UNTIL": "soon"}, "SEALEDSTATE_LEGACY_UNTIL: expected a date"),
-        ({"SEALEDSTATE_LEGACY_UNTIL": 2027}, "SEALEDSTATE_LEGACY_UNTIL: expected a date, got int"),
+        ({"SEALEDSTATE_LEGACY_UNTIL": 2027}, "SEALEDSTATE_LEGACY_UNTIL: expected a date"),
         ({"SESSION_COOKIE_HTTPONLY": False}, "always HttpOnly"),
     ],
 )

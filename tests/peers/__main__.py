@@ -112,6 +112,83 @@ SUITES = [
         },
     ),
     Suite(
+        "Quart",
+        "quart",
+        249,
+        variable="QUART_CHECKOUT",
+        exceptions={
+            "test__handle_exception": "fails without our sessions, too",
+            "test_cli_blueprints": "fails without our sessions, too (click)",
+        },
+    ),
+    Suite(
+        "Litestar's sessions",
+        "litestar",
+        47,
+        variable="LITESTAR_CHECKOUT",
+        tests=("tests/unit/test_middleware/test_session",),
+        exceptions={
+            **dict.fromkeys(
+                [
+                    "test_dump_and_load_data",
+                    "test_load_session_cookies_and_expire_previous",
+                    "test_set_session_cookies",
+                    "test_store_in_message_clears_cookies_when_session_grows_gt_chunk_size",
+                ],
+                "more than 8,000 bytes in cookies are refused",
+            ),
+            "test_key_validation": "a cookie's name has at most 64 characters",
+            "test_load_data_should_raise_invalid_tag_if_tampered_aad": "an altered cookie is empty",
+        },
+    ),
+    Suite(
+        "Pyramid's sessions",
+        "pyramid",
+        25,
+        "pyramid==2.1",
+        tests=("tests/test_session.py::TestBaseCookieSession",),
+        exceptions={
+            **dict.fromkeys(
+                [
+                    "test__set_cookie_cookieval_too_long",
+                    "test__set_cookie_on_exception",
+                    "test__set_cookie_on_exception_no_request_exception",
+                    "test__set_cookie_options",
+                    "test__set_cookie_real_webob_response",
+                ],
+                "calls _set_cookie, which is private",
+            ),
+            **dict.fromkeys(
+                [
+                    "test_changed",
+                    "test_reissue_not_triggered",
+                    "test_reissue_str_triggered",
+                    "test_reissue_triggered",
+                ],
+                "reads _dirty, which is private",
+            ),
+            "test_reissue_never": "a session of 1970 has expired",
+            "test_timeout_never": "a session that is sealed a year ahead is refused",
+        },
+    ),
+    Suite(
+        "aiohttp-session",
+        "aiohttp_session",
+        18,
+        "aiohttp-session==2.12.1",
+        tests=(
+            *("-o", "asyncio_mode=auto", "tests/test_cookie_storage.py"),
+            *("tests/test_encrypted_cookie_storage.py", "tests/test_http_exception.py"),
+            *("tests/test_path_domain.py", "tests/test_response_types.py"),
+        ),
+        exceptions={
+            "test_clear_cookie_on_session_invalidation": "fails without ours, too (aiohttp)",
+            "test_encrypted_cookie_session_fixation": "an unchanged session is not sent again",
+            "test_prepared_response_type": "a response that was sent is no error",
+            "test_stream_response": "streams carry the cookie, too",
+        },
+    ),
+    Suite(
         "Authlib's Starlette client",
         "authlib",
         29,

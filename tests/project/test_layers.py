@@ -58,6 +58,10 @@ NOWHERE = {
     "flask",
     "django",
     "starlette",
+    "quart",
+    "litestar",
+    "pyramid",
+    "aiohttp",
 }
 
 
