@@ -156,13 +156,13 @@ class SessionDict(dict[str, Any]):
     reading it raises the error. `is_empty`: whether its request brings no session.
     """
 
-    __slots__ = ("_absent", "_is_filled", "_owner")
+    __slots__ = ("_absent", "is_filled", "_owner")
 
     def __init__(self, owner: SessionOwner, is_empty: bool = False) -> None:
         super().__init__()
         self._owner = owner
         self._absent: dict[str, Exception] = {}
-        self._is_filled = is_empty
+        self.is_filled = is_empty
         if not is_empty:
             dict.__setitem__(self, _UNFILLED, None)
 
@@ -171,7 +171,7 @@ class SessionDict(dict[str, Any]):
         session = self._owner.session
         dict.clear(self)
         self._absent = {}
-        self._is_filled = True
+        self.is_filled = True
         for name in session:
             try:
                 dict.__setitem__(self, name, session.read_unwatched(name))
@@ -183,7 +183,7 @@ class SessionDict(dict[str, Any]):
     def mark_accessed(self) -> None:
         """Starlette calls this when an application asks for `request.session`."""
         self._owner.use()
-        if not self._is_filled:
+        if not self.is_filled:
             self.fill()
 
     def __getitem__(self, name: str) -> Any:
@@ -254,13 +254,13 @@ class SessionDict(dict[str, Any]):
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: no name, no value.
-        if not getattr(self, "_is_filled", False):
+        if not getattr(self, "is_filled", False):
             return "<session>"
         return f"<session of {dict.__len__(self) + len(self._absent)} parts>"
 
     def _use_to_write(self) -> Session:
         session = self._owner.use_to_write()
-        if not self._is_filled:
+        if not self.is_filled:
             self.fill()
         return session
 
