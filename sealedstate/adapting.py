@@ -12,11 +12,11 @@ import dataclasses
 import logging
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Self
 
 from ._wire.cbor import plain
 from .deployment import Deployment
-from .errors import ConfigurationError, OperatorError, SessionNotLoaded, escape_text
+from .errors import ConfigurationError, LateRead, LateWrite, escape_text
 from .headers import with_session
 from .keeper import Keeper
 from .session import UNCHANGEABLE, Session
@@ -25,7 +25,7 @@ from .settings import Settings, cased
 __all__ = [
     "SessionDict",
     "SessionFace",
-    "SessionOwner",
+    "SessionUse",
     "config_names",
     "log_late_changes",
     "open_keeper",
@@ -129,21 +129,38 @@ class SessionFace(MutableMapping[str, Any]):
 _UNFILLED: Any = object()
 
 
-class SessionOwner(Protocol):
-    """What a SessionDict asks of the request that it belongs to."""
+class SessionUse:
+    """A session, and whether its request has used it: then the response depends on the cookie.
 
-    @property
-    def session(self) -> Session:
-        """The session, which this does not use."""
-        ...
+    Several faces of one session share it, and none refers to another: they are freed with their
+    request, and wait for no garbage collection.
+    """
+
+    is_used = False
+    is_late = False
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
 
     def use(self) -> Session:
-        """The session, which the response then depends on. Raises LateRead."""
-        ...
+        """The session, which is used from now on. Raises LateRead."""
+        if not self.is_used:
+            if self.is_late:
+                raise LateRead("the session was first used after the response's headers were sent")
+            self.session.load()
+            self.is_used = True
+        return self.session
 
     def use_to_write(self) -> Session:
         """The same before a write. Raises LateWrite."""
-        ...
+        if self.is_late and not self.is_used:
+            raise LateWrite("the session was changed after the response's headers were sent")
+        return self.use()
+
+    def mark_headers_sent(self) -> None:
+        """From now on, a write raises LateWrite, and a first use LateRead."""
+        self.is_late = True
+        self.session.mark_headers_sent()
 
 
 class SessionDict(dict[str, Any]):
@@ -156,11 +173,11 @@ class SessionDict(dict[str, Any]):
     reading it raises the error. `is_empty`: whether its request brings no session.
     """
 
-    __slots__ = ("_absent", "is_filled", "_owner")
+    __slots__ = ("_absent", "_access", "is_filled")
 
-    def __init__(self, owner: SessionOwner, is_empty: bool = False) -> None:
+    def __init__(self, access: SessionUse, is_empty: bool = False) -> None:
         super().__init__()
-        self._owner = owner
+        self._access = access
         self._absent: dict[str, Exception] = {}
         self.is_filled = is_empty
         if not is_empty:
@@ -168,21 +185,14 @@ class SessionDict(dict[str, Any]):
 
     def fill(self) -> None:
         """Take the parts as the session has them now."""
-        session = self._owner.session
+        values, self._absent = self._access.session.read_unwatched()
         dict.clear(self)
-        self._absent = {}
+        dict.update(self, values)
         self.is_filled = True
-        for name in session:
-            try:
-                dict.__setitem__(self, name, session.read_unwatched(name))
-            except KeyError:
-                pass  # the store has lost it
-            except (SessionNotLoaded, OperatorError) as error:
-                self._absent[name] = error
 
     def mark_accessed(self) -> None:
         """Starlette calls this when an application asks for `request.session`."""
-        self._owner.use()
+        self._access.use()
         if not self.is_filled:
             self.fill()
 
@@ -190,7 +200,7 @@ class SessionDict(dict[str, Any]):
         self.mark_accessed()
         value = super().__getitem__(name)
         if type(value) not in UNCHANGEABLE:
-            self._owner.session.watch(name, value)
+            self._access.session.watch(name, value)
         return value
 
     def __missing__(self, name: object) -> NoReturn:
@@ -259,14 +269,14 @@ class SessionDict(dict[str, Any]):
         return f"<session of {dict.__len__(self) + len(self._absent)} parts>"
 
     def _use_to_write(self) -> Session:
-        session = self._owner.use_to_write()
+        session = self._access.use_to_write()
         if not self.is_filled:
             self.fill()
         return session
 
     def _watch_all(self) -> None:
         self.mark_accessed()
-        session = self._owner.session
+        session = self._access.session
         for name, value in dict.items(self):
             if type(value) not in UNCHANGEABLE:
                 session.watch(name, value)

@@ -25,6 +25,8 @@ from .errors import (
     LateRead,
     LateWrite,
     MalformedRecord,
+    OperatorError,
+    SessionNotLoaded,
     SessionTooLarge,
     UnreadablePart,
     UnsupportedValue,
@@ -628,17 +630,23 @@ class Session(MutableMapping[str, object]):
             self._is_kept,
         )
 
-    def read_unwatched(self, name: str) -> object:
-        """The value of a part, in which no save looks for changes until `watch`.
+    def read_unwatched(self) -> tuple[dict[str, object], dict[str, Exception]]:
+        """The values of all parts, in which no save looks for changes until `watch`.
 
-        Raises as reading the part.
+        Also the errors of those that cannot be read. A part that the store has lost is in neither.
         """
         if self.backend is None:
             self._use()
-        data = self._parts[name]
-        if isinstance(data, Part):
-            return self[name]
-        return self.decode(name, data)
+        values: dict[str, object] = {}
+        errors: dict[str, Exception] = {}
+        for name, part in list(self._parts.items()):
+            try:
+                values[name] = self[name] if isinstance(part, Part) else self.decode(name, part)
+            except KeyError:
+                pass  # the store has lost it
+            except (SessionNotLoaded, OperatorError) as error:
+                errors[name] = error
+        return values, errors
 
     def watch(self, name: str, value: object) -> None:
         """Find the changes inside `value`, which `read_unwatched` has returned for a part."""
