@@ -242,7 +242,12 @@ def save(
     parts = None if changes.core is not None else _recall_movable(changes, loaded, limits)
     sealed_at = deployment.keyring().sealing_time(int(now))
     plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
-    return commit(deployment, plan, session, changes, loaded, now, sealed_at)
+    try:
+        return commit(deployment, plan, session, changes, loaded, now, sealed_at)
+    except Exception:
+        if deployment.hooks.all:
+            deployment.hooks.after_failed_save(_save_event(plan, session, changes, loaded, now))
+        raise
 
 
 def check_size(
@@ -760,6 +765,8 @@ def commit(
         ]
         lines += _chunk_deletions(cookies, len(chunks) + 1, outside.last_chunk)
         lines += outside.deletions
+    if event is not None:
+        hooks.after_save(event)
     # A partial costs a tenth of what an object of a class with these attributes costs.
     session.mark_saved(partial(_resume, loaded, record, sealed_at, outside, lines, assumed))
     return lines

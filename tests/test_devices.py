@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sealedstate import Keeper
+from sealedstate.devices import EVERY, KIND, SessionRegistry
 from sealedstate.errors import StorageUnavailable
 from sealedstate.session import id_bytes
-from sealedstate.sso import SessionRegistry
-from sealedstate.sso.sessions import EVERY, KIND
 from sealedstate.testing import ScriptedStorage
 from tests.support.identity_providers import OTHER_SP, SP, TOLERATED, Provider, a_login
 from tests.support.jar import Browser, Clock, keeper
