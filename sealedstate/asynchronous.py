@@ -26,7 +26,8 @@ from anyio.lowlevel import RunVar
 
 from ._forks import ForkSafeLock
 from ._request.load import LoadedSession
-from .adapting import SessionDict
+from .adapting import SessionDict, sealed
+from .devices import EVERY, LiveSession, SessionRegistry
 from .errors import (
     ConfigurationError,
     LateRead,
@@ -38,7 +39,7 @@ from .errors import (
 from .keeper import Keeper, Saved
 from .session import Session
 
-__all__ = ["AsyncKeeper", "SealedSession"]
+__all__ = ["AsyncKeeper", "AsyncSessionRegistry", "SealedSession"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -203,6 +204,41 @@ class AsyncKeeper:
         if record is not None and record.spilled:
             unasked = self._served.difference(parts)
             self.keeper.load(session, [name for name in record.spilled if name not in unasked])
+
+
+class AsyncSessionRegistry:
+    """The live sessions of users, for applications in event loops.
+
+    The parameters are those of SessionRegistry, with its errors. `registry`: what it is made of;
+    what administrators do with that is called by `AsyncKeeper.in_thread`.
+    """
+
+    def __init__(
+        self,
+        keeper: AsyncKeeper,
+        where: str | Callable[[Session], str] = "",
+        every: int = EVERY,
+        most: int | None = None,
+    ) -> None:
+        self.registry = SessionRegistry(keeper.keeper, where, every, most)
+        self._keeper = keeper
+
+    async def of(self, session: object) -> list[LiveSession]:
+        """As `SessionRegistry.of`. `session`: a SealedSession, or what a framework has for it."""
+        return await self._keeper.in_thread(self.registry.of, _used(session))
+
+    async def end_one(self, session: object, id: str) -> LiveSession | None:
+        """As `SessionRegistry.end_one`."""
+        return await self._keeper.in_thread(self.registry.end_one, _used(session), id)
+
+    async def end_others(self, session: object) -> int:
+        """As `SessionRegistry.end_others`."""
+        return await self._keeper.in_thread(self.registry.end_others, _used(session))
+
+
+def _used(session: object) -> Session:
+    """The session behind a framework's, which the response then depends on."""
+    return session.use() if isinstance(session, SealedSession) else sealed(session)
 
 
 class SealedSession:

@@ -20,7 +20,9 @@ the CBOR list of the format (2) and the list of the names of rows, in the order 
 their sessions signed in. A session takes the last place once it is saved under a new id,
 and looks at the rows of the others after that. It ends only sessions before it: so of two
 that begin at once, the later sees the earlier and may end it, and never each the other.
-A session without a place began before there was a limit, or is about to take its place.
+A session without a place is about to take it, unless its row is older than a minute: then
+it began before there was a limit, or the store has failed. It counts as the first, takes
+the last place with its next row, and ends others with a later row.
 """
 
 from __future__ import annotations
@@ -247,31 +249,36 @@ class SessionRegistry(SessionHooks):
             return
         members: Mapping[str, int | None] = {}
         order: list[str] = []
+        had_place = False
 
         def take_place(entry: Entry | None) -> Put | None:
-            nonlocal members, order
+            nonlocal members, order, had_place
             before = [] if entry is None or entry.error is not None else _decode_order(entry)
             # After the order was read: each session that has a place is in the index.
             members = self._table.members(index)
             order = [key for key in before if key in members]
-            if event.has_new_id:
-                order = [*(key for key in order if key != own), own]
-            elif own not in order:
-                order.insert(0, own)
+            had_place = own in order
+            if not had_place:
+                order.append(own)
             if own not in members or order == before:
                 return None
             expires_at = max(members[key] or 0 for key in order)
             return Put(cbor.encode([ORDER_FORMAT, order]), expires_at)
 
         self._table.change(index, take_place)
-        if own not in members or len(members) <= most:
+        if own not in members or len(members) <= most or not (event.has_new_id or had_place):
             return
-        later = order[order.index(own) :]
+        places = {key: number for number, key in enumerate(order)}
         signs_in_since = event.now - SIGN_IN_SECONDS - self._settings.skew
+
+        def rank(each: LiveSession) -> tuple[int, int]:
+            # Without a place it signs in at this moment, or began before there was a limit.
+            late = len(order) if each.last_seen > signs_in_since else -1
+            return each.last_seen, places.get(each.id, late)
+
         others = [each for each in self._list(record.subject)[0] if each.id != own]
-        for each in others[most - 1 :]:
-            is_signing_in = each.id not in order and each.last_seen > signs_in_since
-            if each.id not in later and not is_signing_in:
+        for each in sorted(others, key=rank, reverse=True)[most - 1 :]:
+            if rank(each)[1] < places[own]:
                 # A new id that it got meanwhile has a later place.
                 revoke_id(self._deployment, parse_id(each.session_id), follows=False)
 

@@ -35,8 +35,8 @@ _SAME_SITE = {"lax": "Lax", "strict": "Strict", "none": "None"}
 class SealedSessionMiddleware:
     """Gives `app` a sealed session in ``scope["session"]``.
 
-    `settings`: Settings, or a Keeper or Deployment that several share; by default, variables
-    SEALEDSTATE_ of the environment and `others`, which are names of Settings, such as `keys`.
+    `settings`: Settings, or an AsyncKeeper, Keeper or Deployment that several share; by default,
+    variables SEALEDSTATE_ of the environment and `others`, names of Settings such as `keys`.
     `session_cookie`, `path`, `domain`, `same_site`, `https_only` and `partitioned` are those of
     Starlette, with the defaults of Settings. With a `max_age` the cookie outlives the browser's
     window, and the session ends as many seconds after the last visit; None: with the window.
@@ -54,7 +54,7 @@ class SealedSessionMiddleware:
         self,
         app: ASGIApp,
         /,
-        settings: Settings | Deployment | Keeper | None = None,
+        settings: Settings | Deployment | Keeper | AsyncKeeper | None = None,
         *,
         session_cookie: str = _UNSET,
         max_age: int | None = _UNSET,
@@ -100,12 +100,14 @@ class SealedSessionMiddleware:
             raise ConfigurationError(
                 f"{', '.join(keywords)}: the Keeper or Deployment has its settings already"
             )
-        keeper = settings if isinstance(settings, Keeper) else Keeper(settings)
+        if not isinstance(settings, AsyncKeeper):
+            keeper = settings if isinstance(settings, Keeper) else Keeper(settings)
+            settings = AsyncKeeper(keeper, threads)
         self.app = app
-        self.keeper = AsyncKeeper(keeper, threads)
+        self.keeper = settings
         self._autoload = autoload
         self._scope_key = scope_key
-        self._has_origins = bool(keeper.settings.origins)
+        self._has_origins = bool(self.keeper.keeper.settings.origins)
         self._is_stack_checked = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

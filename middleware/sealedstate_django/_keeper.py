@@ -12,9 +12,12 @@ from django.apps import apps
 from django.conf import settings as project
 from django.db import DatabaseError
 from django.utils import timezone
+from django.utils.module_loading import import_string
 
 from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Settings, plain
 from sealedstate._forks import ForkSafeLock
+from sealedstate.devices import CONFIG as DEVICES
+from sealedstate.devices import SessionRegistry
 from sealedstate.errors import UncheckedSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 from sealedstate.storage import USES
@@ -36,6 +39,7 @@ _COOKIE = {
 
 _lock = ForkSafeLock()
 _keeper: Keeper | None = None
+_devices: SessionRegistry | None = None
 
 
 def keeper() -> Keeper:
@@ -43,13 +47,27 @@ def keeper() -> Keeper:
 
     Raises ConfigurationError, or OperatorError if keys or a store cannot be used.
     """
-    global _keeper
+    global _keeper, _devices
     if _keeper is not None:
         return _keeper
     with _lock:
         if _keeper is None:
-            _keeper = Keeper(read_settings())
+            made = Keeper(read_settings())
+            given = getattr(project, DEVICES, None)
+            _devices = None if given is None else _make_registry(made, given)
+            _keeper = made
         return _keeper
+
+
+def devices() -> SessionRegistry:
+    """The registry of sessions, which SEALEDSTATE_DEVICES describes.
+
+    Raises ConfigurationError without that, and the errors of `keeper`.
+    """
+    keeper()
+    if _devices is None:
+        raise ConfigurationError(f"{DEVICES}: is not set; set it to a dict such as {{'most': 5}}")
+    return _devices
 
 
 def forget_keeper() -> None:
@@ -59,6 +77,16 @@ def forget_keeper() -> None:
         before, _keeper = _keeper, None
     if before is not None:
         before.deployment.close()
+
+
+def _make_registry(keeper: Keeper, given: object) -> SessionRegistry:
+    """The registry of a project; `where` may be the path of a function."""
+    if isinstance(given, Mapping) and isinstance(where := given.get("where"), str):
+        try:
+            given = {**given, "where": import_string(where)}
+        except ImportError as error:
+            raise ConfigurationError(f"{DEVICES}: where: {error}") from None
+    return SessionRegistry.from_config(keeper, given)
 
 
 def has_keys() -> bool:

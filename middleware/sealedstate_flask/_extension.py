@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
-from flask import Flask
+from flask import Flask, current_app
 from flask.sessions import SessionInterface
 
 from sealedstate import ConfigurationError, Keeper, Key, Settings, plain
 from sealedstate.cli import command_for
+from sealedstate.devices import CONFIG as DEVICES
+from sealedstate.devices import SessionRegistry
 from sealedstate.errors import OperatorError
 from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
 from sealedstate.settings import MAX_LIFETIME
@@ -37,7 +39,8 @@ class SealedSessions:
 
     `settings`: by default, the SEALEDSTATE_ names of the application's configuration, variables of
     the environment, and Flask's own SESSION_COOKIE_ names and PERMANENT_SESSION_LIFETIME. Then
-    ``app.extensions["sealedstate"]`` is the Keeper. Raises ConfigurationError.
+    ``app.extensions["sealedstate"]`` is the Keeper, and with SEALEDSTATE_DEVICES `devices()` is the
+    registry of sessions. Raises ConfigurationError.
     """
 
     def __init__(self, app: Flask | None = None, settings: Settings | None = None) -> None:
@@ -52,6 +55,9 @@ class SealedSessions:
             app.cli.add_command(command_for(settings))
             try:
                 keeper = app.extensions["sealedstate"] = Keeper(settings)
+                if (given := app.config.get(DEVICES)) is not None:
+                    registry = SessionRegistry.from_config(keeper, given)
+                    app.extensions["sealedstate_devices"] = registry
             except (ConfigurationError, OperatorError) as error:
                 if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
                     raise
@@ -59,6 +65,17 @@ class SealedSessions:
                 app.before_request(partial(_refuse, error))
                 return
         app.session_interface = SealedSessionInterface(app, keeper)
+
+
+def devices() -> SessionRegistry:
+    """The registry of the application, which SEALEDSTATE_DEVICES describes.
+
+    Raises ConfigurationError without that.
+    """
+    registry = current_app.extensions.get("sealedstate_devices")
+    if not isinstance(registry, SessionRegistry):
+        raise ConfigurationError(f'{DEVICES}: is not set; set it to a dict such as {{"most": 5}}')
+    return registry
 
 
 def _refuse(error: Exception) -> None:
@@ -82,9 +99,10 @@ def read_settings(app: Flask) -> Settings:
         # Flask's default. A name with a prefix is better, and leaves the old cookie for a takeover.
         del defaults["cookie_name"]
     defaults |= {"convert": plain, "subject_key": SUBJECT_KEY}
-    # UNTIL is no setting, but the date of one.
+    # UNTIL is no setting, but the date of one, and DEVICES describes a registry.
     given, environ = dict(config), dict(os.environ)
     until = given.pop(UNTIL, None) or environ.pop(UNTIL, None)
+    given.pop(DEVICES, None)
     names = {name for name in [*given, *environ] if name.startswith(PREFIX)}
     if until:
         key = given.get(f"{PREFIX}SUBJECT_KEY") or environ.get(f"{PREFIX}SUBJECT_KEY", SUBJECT_KEY)
