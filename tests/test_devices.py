@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ from sealedstate.session import id_bytes
 from sealedstate.testing import ScriptedStorage
 from tests.support.identity_providers import OTHER_SP, SP, TOLERATED, Provider, a_login
 from tests.support.jar import Browser, Clock, keeper
-from tests.support.stepped import Chooser, Turns, schedules
 
 HOUR = 3600
 
@@ -390,55 +387,6 @@ def test_ended_session_gives_its_place_up() -> None:
         assert site.users(stays) == ["ann"]
     site.sign_in("ann")
     assert len(site.lists[0].list()) == 2
-
-
-def sign_in_at_once(site: Site, chooser: Chooser, count: int) -> list[Browser]:
-    """The browsers of as many sign-ins, whose calls of the store take turns."""
-    browsers = [Browser(site.keepers[number % 2]) for number in range(count)]
-
-    def sign_in(browser: Browser) -> Callable[[], object]:
-        return lambda: browser.visit(lambda session: setattr(session, "subject", "ann"))
-
-    turns = Turns(chooser)
-    for operation in ("create", "add_member", "members", "update"):
-        site.store.before(operation, act=turns.step, context=KIND.context, times=None)
-    outcomes = turns.run([sign_in(browser) for browser in browsers])
-    site.store.recover()
-    assert not [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-    return browsers
-
-
-def check_orders(choosers: Iterable[Chooser], most: int, old: int, new: int) -> int:
-    tried = 0
-    for chooser in choosers:
-        site = Site(most, monotonic=lambda: 0.0)
-        before = [site.sign_in("ann") for _ in range(old)]
-        browsers = sign_in_at_once(site, chooser, new)
-        users = site.users(*browsers, *before)
-        assert users.count("ann") == min(most, old + new), (users, chooser)
-        assert "ann" in users[:new]
-        tried += 1
-    return tried
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("most", "old"), [(1, 0), (1, 1), (2, 1)])
-def test_two_sign_ins_at_once_leave_as_many_as_are_allowed_in_every_order(
-    most: int, old: int
-) -> None:
-    assert check_orders(schedules(), most, old, 2) > 50
-
-
-@pytest.mark.parametrize(
-    "numbers",
-    [
-        pytest.param(range(10), id="10"),
-        pytest.param(range(200), id="200", marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize("most", [1, 2, 3])
-def test_sign_ins_at_once_leave_as_many_as_are_allowed(most: int, numbers: range) -> None:
-    check_orders((random.Random(number) for number in numbers), most, old=2, new=4)
 
 
 # --- configuration --------------------------------------------------------------------------------
