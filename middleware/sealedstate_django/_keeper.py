@@ -50,11 +50,11 @@ def keeper() -> Keeper:
     global _keeper, _devices
     if _keeper is not None:
         return _keeper
+    given = _read_devices()  # imports modules of the project, which may use the keeper
     with _lock:
         if _keeper is None:
             made = Keeper(read_settings())
-            given = getattr(project, DEVICES, None)
-            _devices = None if given is None else _make_registry(made, given)
+            _devices = None if given is None else SessionRegistry.from_config(made, given)
             _keeper = made
         return _keeper
 
@@ -79,14 +79,15 @@ def forget_keeper() -> None:
         before.deployment.close()
 
 
-def _make_registry(keeper: Keeper, given: object) -> SessionRegistry:
-    """The registry of a project; `where` may be the path of a function."""
-    if isinstance(given, Mapping) and isinstance(where := given.get("where"), str):
-        try:
-            given = {**given, "where": import_string(where)}
-        except ImportError as error:
-            raise ConfigurationError(f"{DEVICES}: where: {error}") from None
-    return SessionRegistry.from_config(keeper, given)
+def _read_devices() -> object:
+    """The setting SEALEDSTATE_DEVICES, in which `where` may be the path of a function."""
+    given: object = getattr(project, DEVICES, None)
+    if not isinstance(given, Mapping) or not isinstance(where := given.get("where"), str):
+        return given
+    try:
+        return {**given, "where": import_string(where)}
+    except ImportError as error:
+        raise ConfigurationError(f"{DEVICES}: where: {error}") from None
 
 
 def has_keys() -> bool:
