@@ -34,7 +34,7 @@ def make_settings(var: Path) -> dict[str, Any]:
             "refresh_after": 60,
         },
         "SEALEDSTATE_DEVICES": {
-            "where": "examples.django.shop.name_device",
+            "where": "examples.shop.browsers.name_device",
             "every": 60,
             "most": MAX_DEVICES,
         },

@@ -21,7 +21,6 @@ from django.urls import path, re_path
 from django.views.decorators.http import require_GET, require_POST
 from django.views.static import serve
 
-from sealedstate import Session
 from sealedstate_django import devices, keeper, sealed
 
 from ..shop.browsers import describe_browser
@@ -30,11 +29,6 @@ from ..views.rendering import SECURITY_HEADERS
 from ..views.static_files import NAMES, STATIC
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
-
-
-def name_device(session: Session) -> str:
-    """What the list of devices says of a session."""
-    return str(session.get("device", ""))
 
 
 # --- the shop -----------------------------------------------------------------------------------

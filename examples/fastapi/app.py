@@ -18,12 +18,12 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.staticfiles import StaticFiles
 
-from sealedstate import Keeper, Session, SessionTooLarge, Settings, StorageError, plain
+from sealedstate import Keeper, SessionTooLarge, Settings, StorageError, plain
 from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry
 from sealedstate_asgi import SealedSession, SealedSessionMiddleware
 from sealedstate_asgi.fastapi import Sealed
 
-from ..shop.browsers import describe_browser
+from ..shop.browsers import describe_browser, name_device
 from ..shop.goods import DAY, GOODS, MAX_DEVICES, MAX_NAME_CHARS, MAX_OF_EACH, PAGES, clean_name
 from ..shop.keys import make_ring
 from ..views.rendering import SECURITY_HEADERS, make_environment
@@ -237,8 +237,3 @@ def _user(session: SealedSession) -> str:
     if session.subject is None:
         raise HTTPException(401, "You are not signed in.")
     return session.subject
-
-
-def name_device(session: Session) -> str:
-    """What the list of devices says of a session."""
-    return str(session.get("device", ""))

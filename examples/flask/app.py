@@ -25,10 +25,10 @@ from jinja2 import FileSystemLoader
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from sealedstate import Keeper, Session, SessionTooLarge, StorageError
+from sealedstate import Keeper, SessionTooLarge, StorageError
 from sealedstate_flask import SealedSessions, devices, sealed
 
-from ..shop.browsers import describe_browser
+from ..shop.browsers import describe_browser, name_device
 from ..shop.goods import DAY, GOODS, MAX_DEVICES, MAX_NAME_CHARS, MAX_OF_EACH, PAGES, clean_name
 from ..shop.keys import make_ring
 from ..views.forms import check_form, ensure_token, renew_token, token_text
@@ -60,11 +60,6 @@ def make_app(var: Path) -> Flask:
     app.jinja_env.globals["framework"] = "Flask"
     _add_pages(app, app.extensions["sealedstate"])
     return app
-
-
-def name_device(session: Session) -> str:
-    """What the list of devices says of a session."""
-    return str(session.get("device", ""))
 
 
 def _add_pages(app: Flask, keeper: Keeper) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from sealedstate import Session
+
 # In this order, because most browsers also name others.
 BROWSERS = {
     "Edg": "Edge",
@@ -30,3 +32,8 @@ def describe_browser(agent: str) -> str:
     if browser is None:
         browser = re.sub(r"[^\w. -]", "", agent.partition("/")[0])[:30] or "A browser"
     return browser if system is None else f"{browser} on {system}"
+
+
+def name_device(session: Session) -> str:
+    """What the list of devices says of a session: the part that a sign-in has assigned."""
+    return str(session.get("device", ""))
