@@ -30,7 +30,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from ._request.load import LoadedSession, revoke_id
 from ._stored.table import Entry, Kind, Put
@@ -50,7 +50,7 @@ from .hooks import SaveEvent, SessionHooks
 from .keeper import Keeper
 from .session import Session
 
-__all__ = ["LiveSession", "SessionRegistry"]
+__all__ = ["LiveSession", "SessionRegistry", "make_registry"]
 
 KIND = Kind("sealedstate.sessions", "sessions", "a listed session")
 FORMAT, ORDER_FORMAT = 1, 2
@@ -59,6 +59,7 @@ MOST = 1000
 # How long a session that signs in may take from its row to its place in the order.
 SIGN_IN_SECONDS = 60
 CONFIG = "SEALEDSTATE_DEVICES"
+R = TypeVar("R")
 _ID = re.compile(r"[A-Za-z0-9_.]{32}")
 
 
@@ -124,26 +125,6 @@ class SessionRegistry(SessionHooks):
         self._settings, self._where, self._every = deployment.settings, where, every
         self._most = most
         keeper.add_hooks(self, ("sessions",))
-
-    @classmethod
-    def from_config(cls, keeper: Keeper, config: object) -> Self:
-        """A registry as SEALEDSTATE_DEVICES of a framework's configuration describes it.
-
-        `config`: a dict with some of `where`, `every` and `most`. For adapters. Raises
-        ConfigurationError.
-        """
-        if not isinstance(config, Mapping) or not {"where", "every", "most"}.issuperset(config):
-            given = sorted(map(str, config)) if isinstance(config, Mapping) else config
-            raise ConfigurationError(
-                f"{CONFIG}: must be a dict with some of where, every and most; got"
-                f" {show_value(given)}"
-            )
-        try:
-            return cls(keeper, **config)
-        except (ConfigurationError, UnsupportedValue) as error:
-            if str(error).partition(":")[0] in config:
-                raise ConfigurationError(f"{CONFIG}: {error}") from None
-            raise
 
     # --- for users ------------------------------------------------------------------------------
 
@@ -372,6 +353,25 @@ class SessionRegistry(SessionHooks):
     def _remove(self, session: LiveSession) -> None:
         self._table.delete(session.id)
         self._table.remove_member(self._table.guessable_key(session.subject), session.id)
+
+
+def make_registry(make: Callable[..., R], config: object) -> R:
+    """What `make` makes of SEALEDSTATE_DEVICES in a framework's configuration.
+
+    `make`: takes `where`, `every` and `most`. `config`: a dict with some of them. For adapters.
+    Raises ConfigurationError.
+    """
+    if not isinstance(config, Mapping) or not {"where", "every", "most"}.issuperset(config):
+        given = sorted(map(str, config)) if isinstance(config, Mapping) else config
+        raise ConfigurationError(
+            f"{CONFIG}: must be a dict with some of where, every and most; got {show_value(given)}"
+        )
+    try:
+        return make(**config)
+    except (ConfigurationError, UnsupportedValue) as error:
+        if str(error).partition(":")[0] in config:
+            raise ConfigurationError(f"{CONFIG}: {error}") from None
+        raise
 
 
 def _decode(entry: Entry) -> Any:

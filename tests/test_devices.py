@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
 
 from sealedstate import Keeper, Session
 from sealedstate.adapting import SessionFace
-from sealedstate.devices import EVERY, KIND, SessionRegistry
+from sealedstate.devices import EVERY, KIND, SessionRegistry, make_registry
 from sealedstate.errors import ConfigurationError, StorageUnavailable, UnsupportedValue
 from sealedstate.session import id_bytes
 from sealedstate.testing import ScriptedStorage
@@ -403,7 +404,7 @@ def test_limit_is_a_number_of_sessions() -> None:
 
 def test_registry_is_made_as_a_configuration_describes_it() -> None:
     node = Site().keepers[0]
-    registry = SessionRegistry.from_config(node, {"where": "here", "most": 2})
+    registry = make_registry(partial(SessionRegistry, node), {"where": "here", "most": 2})
     Browser(node).visit(lambda session: setattr(session, "subject", "ann"))
     assert [each.where for each in registry.list()] == ["here"]
     for config, problem in {
@@ -413,5 +414,5 @@ def test_registry_is_made_as_a_configuration_describes_it() -> None:
         "type": ({"where": 5}, "where"),
     }.values():
         with pytest.raises(ConfigurationError, match=r"^SEALEDSTATE_DEVICES: ") as error:
-            SessionRegistry.from_config(node, config)
+            make_registry(partial(SessionRegistry, node), config)
         assert problem in str(error.value)

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from django.apps import apps
@@ -17,7 +18,7 @@ from django.utils.module_loading import import_string
 from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Settings, plain
 from sealedstate._forks import ForkSafeLock
 from sealedstate.devices import CONFIG as DEVICES
-from sealedstate.devices import SessionRegistry
+from sealedstate.devices import SessionRegistry, make_registry
 from sealedstate.errors import UncheckedSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 from sealedstate.storage import USES
@@ -54,7 +55,8 @@ def keeper() -> Keeper:
     with _lock:
         if _keeper is None:
             made = Keeper(read_settings())
-            _devices = None if given is None else SessionRegistry.from_config(made, given)
+            make = partial(SessionRegistry, made)
+            _devices = None if given is None else make_registry(make, given)
             _keeper = made
         return _keeper
 

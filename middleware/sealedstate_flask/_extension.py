@@ -15,7 +15,7 @@ from flask.sessions import SessionInterface
 from sealedstate import ConfigurationError, Keeper, Key, Settings, plain
 from sealedstate.cli import command_for
 from sealedstate.devices import CONFIG as DEVICES
-from sealedstate.devices import SessionRegistry
+from sealedstate.devices import SessionRegistry, make_registry
 from sealedstate.errors import OperatorError
 from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
 from sealedstate.settings import MAX_LIFETIME
@@ -56,7 +56,7 @@ class SealedSessions:
             try:
                 keeper = app.extensions["sealedstate"] = Keeper(settings)
                 if (given := app.config.get(DEVICES)) is not None:
-                    registry = SessionRegistry.from_config(keeper, given)
+                    registry = make_registry(partial(SessionRegistry, keeper), given)
                     app.extensions["sealedstate_devices"] = registry
             except (ConfigurationError, OperatorError) as error:
                 if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
