@@ -110,7 +110,8 @@ $(SHOP)/.ready: pyproject.toml
 
 $(PEERS)/.ready: pyproject.toml tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/pip install $(PIP) --editable '.[asgi,django,flask]' --requirement tests/peers/requirements.txt
+	$(PEERS)/bin/pip install $(PIP) --editable '.[aiohttp,asgi,django,flask,litestar,pyramid,quart]' \
+		--requirement tests/peers/requirements.txt
 	touch $@
 
 $(SAML)/.ready: pyproject.toml

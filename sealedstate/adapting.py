@@ -7,14 +7,33 @@ its part: ``{{ session.id }}`` in a template shows what the application assigned
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
+from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol, Self
 
-from .errors import OperatorError, SessionNotLoaded, escape_text
+from ._wire.cbor import plain
+from .deployment import Deployment
+from .errors import ConfigurationError, OperatorError, SessionNotLoaded, escape_text
+from .headers import with_session
+from .keeper import Keeper
 from .session import Session
+from .settings import Settings, cased
 
-__all__ = ["SessionDict", "SessionFace", "SessionOwner", "log_late_changes", "sealed"]
+__all__ = [
+    "SessionDict",
+    "SessionFace",
+    "SessionOwner",
+    "config_names",
+    "log_late_changes",
+    "open_keeper",
+    "open_session",
+    "read_moment",
+    "sealed",
+    "session_headers",
+]
 
 # The attributes of a Session that a face shows.
 _SHOWN = frozenset(
@@ -258,3 +277,90 @@ def log_late_changes(log: logging.Logger, session: Session) -> None:
     if late:
         names = escape_text(", ".join(late), 1000)
         log.error("changed after the response headers were sent, and lost: %s", names)
+
+
+def open_keeper(
+    settings: Settings | Deployment | Keeper | None,
+    others: Mapping[str, object],
+    environ: Mapping[str, str],
+) -> Keeper:
+    """The keeper that an adapter is configured with; `others` are names of Settings.
+
+    None: the variables SEALEDSTATE_ of `environ`, where `others` have priority, and values of
+    subclasses are written as `plain` writes them. Raises ConfigurationError.
+    """
+    if settings is None:
+        settings = Settings.from_env(environ, **{"convert": plain, **others})
+    elif isinstance(settings, Settings):
+        changes: dict[str, Any] = dict(others)
+        settings = dataclasses.replace(settings, **changes)
+    elif others:
+        raise ConfigurationError(
+            f"{', '.join(others)}: the Keeper or Deployment has its settings already"
+        )
+    return settings if isinstance(settings, Keeper) else Keeper(settings)
+
+
+@contextlib.contextmanager
+def config_names(
+    given: Container[str], prefix: str, sources: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Let a ConfigurationError in the block name a setting as the framework's configuration does.
+
+    `given`: the names in the configuration and the environment. `sources`: the framework's own
+    names of settings that have no name with `prefix` there.
+    """
+    try:
+        yield
+    except ConfigurationError as error:
+        name, colon, problem = str(error).partition(":")
+        setting = name.removeprefix(prefix).lower()
+        source: str | None = f"{prefix}{cased(setting, prefix)}"
+        if source not in given:
+            source = (sources or {}).get(setting)
+        if source is None or source == name:
+            raise
+        raise ConfigurationError(f"{source}{colon}{problem}") from None
+
+
+def read_moment(setting: str, value: object) -> datetime:
+    """The moment that a setting of a framework's configuration has: a date, or its ISO text.
+
+    Without a time zone it is in UTC. Raises ConfigurationError.
+    """
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        raise ConfigurationError(
+            f"{setting}: expected a date such as 2027-03-01, got {value!r}"
+        ) from None
+    return moment.replace(tzinfo=moment.tzinfo or UTC)
+
+
+def open_session(keeper: Keeper, environ: Mapping[str, Any]) -> Session:
+    """The session of the request of a WSGI environ, opened at its first use."""
+    site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
+    cross_site = keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
+    return keeper.session(environ.get("HTTP_COOKIE", ""), cross_site)
+
+
+@contextlib.contextmanager
+def session_headers(
+    keeper: Keeper, session: Session, headers: Any, environ: Mapping[str, Any]
+) -> Iterator[list[str]]:
+    """Give the headers of a response what they owe to its session, after the block has saved it.
+
+    The block gets a list for the lines of its save. If it fails, the page of the error may still
+    depend on the session, which caches must know. `headers`: those of Werkzeug, WebOb or aiohttp.
+    `environ`: of WSGI, or its ``wsgi.url_scheme`` and ``HTTP_HOST``.
+    """
+    lines: list[str] = []
+    try:
+        yield lines
+    finally:
+        if session.accessed:
+            fields = with_session(list(headers.items()), lines)
+            headers.clear()
+            headers.extend(fields)
+    if lines:
+        keeper.note_scheme(environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))

@@ -14,12 +14,12 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime
 from functools import partial
-from typing import ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Self, TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
@@ -39,7 +39,7 @@ from .errors import (
 from .keeper import Keeper, Saved
 from .session import Session
 
-__all__ = ["AsyncKeeper", "AsyncSessionRegistry", "SealedSession"]
+__all__ = ["AsyncKeeper", "AsyncSessionRegistry", "Logout", "SealedSession"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -99,7 +99,9 @@ class AsyncKeeper:
                 f"threads: must be a whole number, at least 1; got {threads!r}"
             )
         self.keeper = keeper
-        self._has_store = keeper.deployment.store is not None
+        legacy = keeper.settings.legacy
+        fetches = legacy is not None and legacy.fetch is not None
+        self._can_wait = fetches or keeper.deployment.store is not None
         self._threads = threads
         # Threads do not survive a fork: the process that made them, and they.
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -113,7 +115,7 @@ class AsyncKeeper:
         If opening it would ask the store, its first use raises SessionNotLoaded until then.
         """
         session = self.keeper.session(cookie_header, cross_site)
-        if self._has_store:
+        if self._can_wait:
             gate = _Gate(session.loader, not self.keeper.asks_store(cookie_header))  # type: ignore[arg-type]
             return Session(gate, cookie_header)
         return session
@@ -129,7 +131,7 @@ class AsyncKeeper:
     async def save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> Saved:
         """As `Keeper.save`, with its errors."""
         save = partial(self.keeper.save, session, other_bytes, force=force)
-        if self._has_store:
+        if self._can_wait:
             try:
                 is_due = self.keeper.is_save_due(session, force=force)
             except (SessionNotLoaded, NoPrimaryKey):
@@ -160,7 +162,7 @@ class AsyncKeeper:
         Without a store it is called at once. `work` is finished although this is cancelled.
         """
         call = partial(work, *args, **named)
-        if not self._has_store:
+        if not self._can_wait:
             return call()
         try:
             asyncio.get_running_loop()
@@ -204,6 +206,30 @@ class AsyncKeeper:
         if record is not None and record.spilled:
             unasked = self._served.difference(parts)
             self.keeper.load(session, [name for name in record.spilled if name not in unasked])
+
+
+class Logout(Awaitable[None]):
+    """The logout of a session of `keeper`, which is empty at once and may be used as a new one.
+
+    The end is recorded when this is awaited. Unlike a coroutine it need not be awaited by the
+    application, because frameworks have functions of this kind that are not: the adapter awaits it
+    before it saves the session. Awaited again, it does nothing. Raises StorageError, NoPrimaryKey
+    or SessionWithheld if the end could not be recorded.
+    """
+
+    def __init__(self, keeper: AsyncKeeper, session: Session) -> None:
+        self._keeper, self._session, self._is_done = keeper, session, False
+        session.clear()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._record().__await__()
+
+    async def _record(self) -> None:
+        if not self._is_done:
+            assigned = self._session.copy()  # for the new session
+            await self._keeper.invalidate(self._session)
+            self._is_done = True
+            self._session.update(assigned)
 
 
 class AsyncSessionRegistry:

@@ -129,8 +129,11 @@ class Keeper:
         session.load_ahead(parts)
 
     def asks_store(self, cookie_header: str) -> bool:
-        """Whether opening the session of this Cookie header may ask the store."""
-        return self._deployment.store is not None and self.may_bring_session(cookie_header)
+        """Whether opening the session of this Cookie header may ask a store, also a former one."""
+        if self._deployment.store is not None:
+            return self.may_bring_session(cookie_header)
+        legacy = self.settings.legacy
+        return legacy is not None and legacy.fetch is not None and legacy.name in cookie_header
 
     def may_bring_session(self, cookie_header: str) -> bool:
         """Whether this Cookie header may contain a session, or one of a former framework."""

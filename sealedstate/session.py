@@ -628,16 +628,17 @@ class Session(MutableMapping[str, object]):
             self._is_kept,
         )
 
-    def load_ahead(self, parts: Collection[str] | None = None) -> None:
+    def load_ahead(self, parts: Collection[str] | None = None) -> SessionBackend:
         """Load the session, and its stored `parts` (None: all), without using it.
 
-        The response does not depend on the cookie because of that. What the store does not answer
-        is raised where a part is read.
+        Returns the request that it was loaded from, as `load` does. The response does not depend on
+        the cookie because of that. What the store does not answer is raised where a part is read.
         """
         loaded = self.backend or self._ahead
         if loaded is None:
             loaded = self._ahead = self.loader(self._cookie_header)
         loaded.recall_ahead(parts)
+        return loaded
 
     def follow_subject(self, name: str) -> None:
         """Sign in the user whom the part `name` names, or sign out if there is none.

@@ -146,7 +146,7 @@ class Settings:
         request with another Origin header counts as from another site if its browser sends no
         Sec-Fetch-Site.
     persistent: the cookie outlives the browser's window.
-    legacy: a LegacyReader for sessions that Flask or Starlette signed.
+    legacy: a LegacyReader for the sessions that another framework has made.
     subject_key: the part with which an application signs in, such as ``"_user_id"``: assigning it
         is a sign-in of that user, and a session without it belongs to no user.
     convert: asked for another value in place of one whose type a session does not carry;
@@ -283,7 +283,7 @@ class Settings:
         """
         variables = _read_variables(os.environ if environ is None else environ)
         values: dict[str, Any] = {}
-        names = {f"{prefix}{_cased(name, prefix)}": name for name in _READERS}
+        names = {f"{prefix}{cased(name, prefix)}": name for name in _READERS}
         for key, value in config.items():
             if not key.startswith(prefix):
                 continue
@@ -303,7 +303,7 @@ class Settings:
             name, colon, problem = str(error).partition(":")
             if not colon or name not in values:
                 raise
-            raise ConfigurationError(f"{prefix}{_cased(name, prefix)}:{problem}") from None
+            raise ConfigurationError(f"{prefix}{cased(name, prefix)}:{problem}") from None
 
     @classmethod
     def _from_values(cls, values: dict[str, Any], keywords: Mapping[str, Any]) -> Self:
@@ -559,7 +559,7 @@ class Settings:
             raise ConfigurationError("merge: must map each name to a function")
         if not all(callable(observer) for observer in self.observers):
             raise ConfigurationError("observers: each must be a function")
-        if self.legacy is not None and self.legacy.name == self.cookie_name:
+        if self.legacy is not None and self.legacy.names(f"{self.cookie_name}="):
             raise ConfigurationError("cookie_name: must differ from the name of the legacy cookie")
         for name in ("clock", "monotonic", "random"):
             if not callable(getattr(self, name)):
@@ -646,7 +646,7 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-def _cased(name: str, prefix: str) -> str:
+def cased(name: str, prefix: str) -> str:
     """The name of a setting as names with this prefix are written."""
     return name.upper() if prefix.isupper() else name
 

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 import pytest
 
-from sealedstate import ConfigurationError, Keeper, LegacyReader, Outcome, SessionNotLoaded
+from sealedstate import (
+    ConfigurationError,
+    Keeper,
+    Key,
+    LegacyReader,
+    Outcome,
+    SessionNotLoaded,
+    Settings,
+)
 from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, SealedSession
+from sealedstate.legacy import StoredSession
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, keeper
 from tests.support.shop import node, setting, signed_in
@@ -169,6 +180,17 @@ def test_legacy_cookie_asks_the_store_too(shop: Keeper, clock: Clock) -> None:
     with pytest.raises(SessionNotLoaded):
         assert AsyncKeeper(moved).session("old=x").subject
     assert not shop.asks_store("old=x")
+    # One that reads a former store must not be waited for either.
+    fetched = replace(reader, fetch=lambda text: StoredSession(text, {"cart": "tea"}))
+    without = Keeper(Settings(keys=Key.generate(os.urandom).export(), legacy=fetched))
+    front = AsyncKeeper(without)
+    session = front.session("old=x")
+    with pytest.raises(SessionNotLoaded):
+        assert session["cart"]
+    anyio.run(front.load, session)
+    assert session["cart"] == "tea"
+    anyio.run(front.save, session)
+    assert not without.asks_store("theme=dark")
 
 
 def test_no_more_threads_wait_than_are_allowed(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
 
-from sealedstate import ConfigurationError, Deployment, Keeper, Settings, plain
+from sealedstate import ConfigurationError, Deployment, Keeper, Settings
+from sealedstate.adapting import open_keeper
 from sealedstate.asynchronous import AsyncKeeper
 from sealedstate.headers import cookie_header, set_cookie_bytes, with_raw_session
 
@@ -35,7 +35,7 @@ _SAME_SITE = {"lax": "Lax", "strict": "Strict", "none": "None"}
 class SealedSessionMiddleware:
     """Gives `app` a sealed session in ``scope["session"]``.
 
-    `settings`: Settings, or an AsyncKeeper, Keeper or Deployment that several share; by default,
+    `settings`: Settings, or a Deployment, Keeper or AsyncKeeper that several share; by default,
     variables SEALEDSTATE_ of the environment and `others`, names of Settings such as `keys`.
     `session_cookie`, `path`, `domain`, `same_site`, `https_only` and `partitioned` are those of
     Starlette, with the defaults of Settings. With a `max_age` the cookie outlives the browser's
@@ -92,19 +92,12 @@ class SealedSessionMiddleware:
             keywords["idle_lifetime"] = max_age
             before = settings.absolute_lifetime if isinstance(settings, Settings) else 12 * 3600
             keywords.setdefault("absolute_lifetime", max(max_age, before))
-        if settings is None:
-            settings = Settings.from_env(os.environ, **{"convert": plain, **keywords})
-        elif isinstance(settings, Settings):
-            settings = dataclasses.replace(settings, **keywords)
-        elif keywords:
-            raise ConfigurationError(
-                f"{', '.join(keywords)}: the Keeper or Deployment has its settings already"
-            )
-        if not isinstance(settings, AsyncKeeper):
-            keeper = settings if isinstance(settings, Keeper) else Keeper(settings)
-            settings = AsyncKeeper(keeper, threads)
+        if isinstance(settings, AsyncKeeper):
+            open_keeper(settings.keeper, keywords, os.environ)
+            self.keeper = settings
+        else:
+            self.keeper = AsyncKeeper(open_keeper(settings, keywords, os.environ), threads)
         self.app = app
-        self.keeper = settings
         self._autoload = autoload
         self._scope_key = scope_key
         self._has_origins = bool(self.keeper.keeper.settings.origins)

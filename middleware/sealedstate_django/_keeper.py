@@ -17,9 +17,11 @@ from django.utils.module_loading import import_string
 
 from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Settings, plain
 from sealedstate._forks import ForkSafeLock
+from sealedstate.adapting import read_moment
 from sealedstate.devices import CONFIG as DEVICES
 from sealedstate.devices import SessionRegistry, make_registry
 from sealedstate.errors import UncheckedSession
+from sealedstate.legacy import StoredSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 from sealedstate.storage import USES
 
@@ -31,6 +33,7 @@ _NAME = "SEALEDSTATE"
 _LEGACY_UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
 _STORAGE = f"{ENVIRONMENT_PREFIX}STORAGE"
 _SUBJECT_KEY = "_auth_user_id"
+_IN_USE = 30 * 86400
 _COOKIE = {
     "SESSION_COOKIE_DOMAIN": "cookie_domain",
     "SESSION_COOKIE_PATH": "cookie_path",
@@ -160,37 +163,30 @@ def _table() -> Mapping[str, Any]:
 
 
 def _lifetimes(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, int]:
-    """Defaults by SESSION_COOKIE_AGE: a session that is not changed lives as long as in Django."""
+    """Defaults by SESSION_COOKIE_AGE: a session that is not changed lives as long as in Django.
+
+    With SESSION_SAVE_EVERY_REQUEST, this is the time without a request after which it ends, and a
+    session in use must not end by it.
+    """
     age = max(1, min(int(project.SESSION_COOKIE_AGE), MAX_LIFETIME))
     given: dict[str, int] = {}
     for name in ("idle_lifetime", "absolute_lifetime"):
         value = config.get(name, environ.get(f"{ENVIRONMENT_PREFIX}{name.upper()}"))
         if value is not None and str(value).strip().isdecimal():
             given[name] = int(value)
+    absolute = max(age, _IN_USE) if project.SESSION_SAVE_EVERY_REQUEST else age
     return {
         "idle_lifetime": min(age, given.get("absolute_lifetime", age)),
-        "absolute_lifetime": max(age, given.get("idle_lifetime", age)),
+        "absolute_lifetime": max(absolute, given.get("idle_lifetime", age)),
     }
 
 
 def _read_legacy(until: object) -> LegacyReader:
     """A reader of the sessions that Django has kept so far, in cookies or in its database."""
-    moment = until
-    if isinstance(until, str):
-        try:
-            moment = datetime.fromisoformat(until)
-        except ValueError:
-            raise ConfigurationError(
-                f"{_LEGACY_UNTIL}: expected a date such as 2027-03-01"
-            ) from None
-    if isinstance(moment, datetime) and moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    if not isinstance(moment, datetime):
-        raise ConfigurationError(f"{_LEGACY_UNTIL}: expected a date, got {type(until).__name__}")
     return LegacyReader(
         "django",
         [project.SECRET_KEY, *project.SECRET_KEY_FALLBACKS],
-        moment,
+        read_moment(_LEGACY_UNTIL, until),
         project.SESSION_COOKIE_NAME,
         int(project.SESSION_COOKIE_AGE),
         _SUBJECT_KEY,
@@ -200,7 +196,7 @@ def _read_legacy(until: object) -> LegacyReader:
     )
 
 
-def _fetch_row(session_key: str) -> tuple[dict[str, Any], int] | None:
+def _fetch_row(session_key: str) -> StoredSession | None:
     """The session that the db and cached_db backends keep under this key.
 
     Raises UncheckedSession if the database does not answer.
@@ -215,9 +211,11 @@ def _fetch_row(session_key: str) -> tuple[dict[str, Any], int] | None:
         raise UncheckedSession from error  # the cookie stays until it can be checked
     if row is None:
         return None
-    values, store = row.get_decoded(), SessionStore()
-    age = store.get_expiry_age(modification=row.expire_date, expiry=values.get("_session_expiry"))
-    # With an end that is a date, there is no telling when it was saved: as late as possible.
-    age = max(0, age) or store.get_session_cookie_age()
-    saved_at = min(int(row.expire_date.timestamp()) - age, int(datetime.now(UTC).timestamp()))
-    return values, saved_at
+    values, expires_at = row.get_decoded(), int(row.expire_date.timestamp())
+    age = SessionStore().get_expiry_age(
+        modification=row.expire_date, expiry=values.get("_session_expiry")
+    )
+    # It was saved as long before its end as it lives, unless its end is a date.
+    saved_at = min(expires_at - age, int(datetime.now(UTC).timestamp())) if age > 0 else None
+    # Some databases find a key in whatever case.
+    return StoredSession(row.session_key, values, saved_at)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ from flask import Flask, current_app
 from flask.sessions import SessionInterface
 
 from sealedstate import ConfigurationError, Keeper, Key, Settings, plain
+from sealedstate.adapting import config_names
 from sealedstate.cli import command_for
 from sealedstate.devices import CONFIG as DEVICES
 from sealedstate.devices import SessionRegistry, make_registry
@@ -50,21 +50,12 @@ class SealedSessions:
 
     def init_app(self, app: Flask) -> None:
         """Give `app` sealed sessions. Raises ConfigurationError."""
-        with _names_of(app.config):
-            settings = read_settings(app) if self._settings is None else self._settings
-            app.cli.add_command(command_for(settings))
-            try:
-                keeper = app.extensions["sealedstate"] = Keeper(settings)
-                if (given := app.config.get(DEVICES)) is not None:
-                    registry = make_registry(partial(SessionRegistry, keeper), given)
-                    app.extensions["sealedstate_devices"] = registry
-            except (ConfigurationError, OperatorError) as error:
-                if os.environ.get("FLASK_RUN_FROM_CLI") != "true":
-                    raise
-                # `flask sealedstate keys init` needs the application before there are keys.
-                app.before_request(partial(_refuse, error))
-                return
-        app.session_interface = SealedSessionInterface(app, keeper)
+        is_command = os.environ.get("FLASK_RUN_FROM_CLI") == "true"
+        keeper = open_keeper(app, self._settings, is_command)
+        if keeper is not None:
+            app.extensions["sealedstate"] = keeper
+            open_registry(app, partial(SessionRegistry, keeper))
+            app.session_interface = SealedSessionInterface(app, keeper)
 
 
 def devices() -> SessionRegistry:
@@ -72,18 +63,49 @@ def devices() -> SessionRegistry:
 
     Raises ConfigurationError without that.
     """
-    registry = current_app.extensions.get("sealedstate_devices")
-    if not isinstance(registry, SessionRegistry):
-        raise ConfigurationError(f'{DEVICES}: is not set; set it to a dict such as {{"most": 5}}')
+    registry: SessionRegistry = find_registry(current_app)
     return registry
+
+
+def open_registry(app: Any, make: Callable[..., object]) -> None:
+    """Give an application of Flask or Quart the registry that its configuration describes."""
+    if (config := app.config.get(DEVICES)) is not None:
+        app.extensions["sealedstate_devices"] = make_registry(make, config)
+
+
+def find_registry(app: Any) -> Any:
+    """The registry of an application. Raises ConfigurationError."""
+    if "sealedstate_devices" not in app.extensions:
+        raise ConfigurationError(f'{DEVICES}: is not set; set it to a dict such as {{"most": 5}}')
+    return app.extensions["sealedstate_devices"]
+
+
+def open_keeper(app: Any, settings: Settings | None, is_command: bool) -> Keeper | None:
+    """The keeper of an application of Flask or Quart, which also gets our commands.
+
+    None: it has no keys, and is loaded by a command, which may be what makes them. Raises
+    ConfigurationError.
+    """
+    with config_names({*app.config, *os.environ}, PREFIX, SOURCES):
+        if settings is None:
+            settings = read_settings(app)
+        app.cli.add_command(command_for(settings))
+        try:
+            return Keeper(settings)
+        except (ConfigurationError, OperatorError) as error:
+            if not is_command:
+                raise
+            # `flask sealedstate keys init` needs the application before there are keys.
+            app.before_request(partial(_refuse, error))
+            return None
 
 
 def _refuse(error: Exception) -> None:
     raise error
 
 
-def read_settings(app: Flask) -> Settings:
-    """What an application's configuration and the environment set. Raises ConfigurationError."""
+def read_settings(app: Any) -> Settings:
+    """What the application's configuration and the environment set. Raises ConfigurationError."""
     config = app.config
     if not config["SESSION_COOKIE_HTTPONLY"]:
         raise ConfigurationError(
@@ -123,18 +145,3 @@ def read_settings(app: Flask) -> Settings:
     if settings.longest_lifetime is None and permanent > settings.absolute_lifetime:
         settings = dataclasses.replace(settings, longest_lifetime=min(permanent, MAX_LIFETIME))
     return settings
-
-
-@contextlib.contextmanager
-def _names_of(config: Mapping[str, Any]) -> Iterator[None]:
-    """Let an error name a setting as the application's configuration does."""
-    try:
-        yield
-    except ConfigurationError as error:
-        name, colon, problem = str(error).partition(":")
-        setting = name.removeprefix(PREFIX).lower()
-        ours = f"{PREFIX}{setting.upper()}"
-        source = ours if ours in {*config, *os.environ} else SOURCES.get(setting)
-        if source is None or source == name:
-            raise
-        raise ConfigurationError(f"{source}{colon}{problem}") from None

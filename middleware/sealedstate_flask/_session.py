@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
+from werkzeug.datastructures import Headers
 
 from sealedstate import Keeper, Session
-from sealedstate.adapting import SessionFace, log_late_changes
-from sealedstate.headers import set_cookie_bytes, with_session
+from sealedstate.adapting import (
+    SessionFace,
+    log_late_changes,
+    open_session,
+    sealed,
+    session_headers,
+)
+from sealedstate.headers import set_cookie_bytes
 
 log = logging.getLogger("sealedstate.flask")
 
@@ -92,7 +99,7 @@ class SealedSessionInterface(SessionInterface):
     session_class = FlaskSession
     _is_login_checked = False
 
-    def __init__(self, app: Flask, keeper: Keeper) -> None:
+    def __init__(self, app: Any, keeper: Keeper) -> None:
         self.app, self.keeper = app, keeper
         self._cookies = keeper.deployment.cookies
 
@@ -101,42 +108,25 @@ class SealedSessionInterface(SessionInterface):
         if not self._is_login_checked:
             self._is_login_checked = True
             self._check_login()
-        return self.session_class(self._open(request.environ), self, request.environ)
+        environ = request.environ
+        return self.session_class(open_session(self.keeper, environ), self, environ)
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """Save the session with a response. Raises SessionTooLarge, StorageError, NoPrimaryKey."""
-        if not isinstance(session, FlaskSession):
-            raise TypeError(f"expected a FlaskSession, got {type(session).__name__}")
-        inner, environ = session._session, session._environ
-        renews_each = app.config["SESSION_REFRESH_EACH_REQUEST"]
-        has_cookie = self._cookies.name in environ.get("HTTP_COOKIE", "")
-        if renews_each and has_cookie and not (inner.accessed or response.direct_passthrough):
-            # Flask renews permanent sessions in every response; but no cache could keep a file
-            # then. Another session is asked: the response must not depend on any that it leaves.
-            another = self._open(environ)
+        inner, found = sealed(session), cast(FlaskSession, session)
+        if not response.direct_passthrough and self._may_renew(found):
+            # Another session is asked: the response must not depend on any that it leaves.
+            another = open_session(self.keeper, found._environ)
             if another.persistent:
-                inner = vars(session)["_session"] = another
-        lines: list[str] = []
-        try:
+                inner = vars(found)["_session"] = another
+        with session_headers(self.keeper, inner, response.headers, found._environ) as lines:
             if inner.accessed:
-                self._keep_permanent(session)
-                is_renewed = renews_each and session.permanent and not inner.is_peeked
-                other_bytes = set_cookie_bytes(response.headers.to_wsgi_list())
-                force = bool(session._is_forced or is_renewed)
-                lines = self.keeper.save(inner, other_bytes, force=force)
-        finally:
-            # Also if it could not be saved: the error page may depend on the session.
-            if inner.accessed:
-                headers = with_session(response.headers.to_wsgi_list(), lines)
-                response.headers.clear()
-                response.headers.extend(headers)
+                lines += self.keeper.save(inner, **self._options(found, response.headers))
+        vars(found)["_is_sent"] = bool(lines)
         # A request that is kept to be looked at after its response, by the debugger or by a test's
         # `with client:`, may still read flashed messages, which removes them. A stream may not.
-        if response.is_streamed or "werkzeug.debug.preserve_context" not in environ:
+        if response.is_streamed or "werkzeug.debug.preserve_context" not in found._environ:
             inner.mark_headers_sent()
-        vars(session)["_is_sent"] = bool(lines)
-        if lines:
-            self.keeper.note_scheme(environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
         if response.is_streamed and inner.accessed:
             response.call_on_close(partial(log_late_changes, log, inner))
 
@@ -151,10 +141,24 @@ class SealedSessionInterface(SessionInterface):
     def get_cookie_path(self, app: Flask) -> str:
         return self._cookies.path
 
-    def _open(self, environ: dict[str, Any]) -> Session:
-        site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
-        cross_site = self.keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
-        return self.keeper.session(environ.get("HTTP_COOKIE", ""), cross_site)
+    def _may_renew(self, session: FlaskSession) -> bool:
+        """Whether the session is renewed although the application has not used it, if permanent.
+
+        Flask renews permanent sessions in every response; but no cache could keep a file then.
+        """
+        return (
+            not session._session.accessed
+            and self._cookies.name in session._environ.get("HTTP_COOKIE", "")
+            and bool(self.app.config["SESSION_REFRESH_EACH_REQUEST"])
+        )
+
+    def _options(self, session: FlaskSession, headers: Headers) -> dict[str, Any]:
+        """With what a keeper saves the session."""
+        self._keep_permanent(session)
+        renews_each = self.app.config["SESSION_REFRESH_EACH_REQUEST"]
+        is_renewed = renews_each and session.permanent and not session._session.is_peeked
+        force = bool(session._is_forced or is_renewed)
+        return {"other_bytes": set_cookie_bytes(headers.to_wsgi_list()), "force": force}
 
     def _keep_permanent(self, session: FlaskSession) -> None:
         """Let a permanent session stay permanent over a sign-in, as it does in Flask."""

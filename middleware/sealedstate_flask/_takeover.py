@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+import re
+from functools import partial
 from typing import Any
 
-from flask import Flask
 from flask.sessions import SecureCookieSessionInterface, SessionInterface
 from werkzeug.test import create_environ
 
 from sealedstate import ConfigurationError, LegacyReader
+from sealedstate.adapting import read_moment
 from sealedstate.errors import UncheckedSession
-from sealedstate.legacy import Adopted
+from sealedstate.legacy import StoredSession
 from sealedstate.settings import ENVIRONMENT_PREFIX
 
 from ._session import log
 
 UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
+# Of a signed id. Flask-Session's ids are of these letters.
+MAX_CHARS = 512
+_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def read_predecessor(app: Flask, until: object, subject: str) -> LegacyReader:
+def read_predecessor(app: Any, until: object, subject: str) -> LegacyReader:
     """A reader of the sessions of `app.session_interface`. Raises ConfigurationError."""
     config, interface = app.config, app.session_interface
-    try:
-        moment = datetime.fromisoformat(str(until))
-    except ValueError:
-        raise ConfigurationError(f"{UNTIL}: expected a date such as 2027-03-01") from None
     cookie: dict[str, Any] = {
-        "until": moment.replace(tzinfo=moment.tzinfo or UTC),
+        "until": read_moment(UNTIL, until),
         "cookie_name": config["SESSION_COOKIE_NAME"],
         "max_age": int(app.permanent_session_lifetime.total_seconds()),
         "subject": subject,
@@ -39,11 +37,10 @@ def read_predecessor(app: Flask, until: object, subject: str) -> LegacyReader:
     secrets = [config["SECRET_KEY"], *(config.get("SECRET_KEY_FALLBACKS") or ())]
     # Flask-Session makes the class of its interface by the type of its store.
     if type(interface).__module__.partition(".")[0] == "flask_session":
-        return StoredSessionReader(
-            "flask", secrets[0] or b"unsigned", app=app, interface=interface, **cookie
-        )
-    signs = SecureCookieSessionInterface
-    if not isinstance(interface, signs) or interface.salt != signs.salt:
+        name = config["SESSION_COOKIE_NAME"]
+        return LegacyReader("flask", [], **cookie, fetch=partial(_fetch, app, interface, name))
+    # Quart's interface, which is another class, signs in the same way.
+    if getattr(interface, "salt", None) != SecureCookieSessionInterface.salt:
         raise ConfigurationError(
             f"{UNTIL}: sessions of {type(interface).__name__} are not known here; those of Flask"
             " and of Flask-Session are"
@@ -55,28 +52,22 @@ def read_predecessor(app: Flask, until: object, subject: str) -> LegacyReader:
     return LegacyReader("flask", secrets, **cookie)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSessionReader(LegacyReader):
-    """Reads server-side sessions of Flask-Session through its own interface."""
+def _fetch(app: Any, interface: Any, name: str, text: str) -> StoredSession | None:
+    """The session of Flask-Session whose id is in the cookie, read through its own interface.
 
-    app: Any = field(default=None, repr=False)
-    interface: Any = field(default=None, repr=False)
-
-    def read(self, text: str, now: int) -> Adopted | None:
-        """The session whose id is in the cookie. Raises UncheckedSession without its store."""
-        if now >= self.until.timestamp() or len(text) > 512:
-            return None
-        environ = create_environ(headers={"Cookie": f"{self.name}={text}"})
-        try:
-            session = self.interface.open_session(self.app, self.app.request_class(environ))
-        except Exception as error:
-            # Each store has its own errors. The cookie is left alone until the store answers.
-            log.error("Flask-Session's store does not answer: %s", type(error).__name__)
-            raise UncheckedSession from error
-        values = dict(session)
-        # A new id is that of an empty session: the cookie's is unknown, expired or forged.
-        if not text.startswith(session.sid) or not values:
-            return None
-        digest = hashlib.blake2b(f"flask-session {session.sid}".encode(), digest_size=16)
-        # Its age is not known, so any sign-out everywhere of its user refuses it.
-        return Adopted(values, digest.digest(), 0)
+    Raises UncheckedSession if its store does not answer.
+    """
+    if len(text) > MAX_CHARS:
+        return None
+    environ = create_environ(headers={"Cookie": f"{name}={text}"})
+    try:
+        session = interface.open_session(app, app.request_class(environ))
+    except Exception as error:
+        # Each store has its own errors. The cookie is left alone until the store answers.
+        log.error("Flask-Session's store does not answer: %s", type(error).__name__)
+        raise UncheckedSession from error
+    # A new id is that of an empty session: the cookie's is unknown, expired or forged.
+    if not text.startswith(session.sid) or _ID.fullmatch(session.sid) is None or not session:
+        return None
+    # SQL databases may find an id in whatever case. Its age is not known.
+    return StoredSession(session.sid.casefold(), session)

@@ -167,10 +167,10 @@ class LoadedSession:
         return self.deployment.settings.convert
 
     @property
-    def has_legacy_cookie(self) -> bool:
-        """Whether the request carries a cookie that the legacy reader looks for."""
+    def legacy_names(self) -> list[str]:
+        """The names of the request's cookies that the legacy reader looks for."""
         reader = self.deployment.settings.legacy
-        return reader is not None and reader.find(self.header) is not None
+        return [] if reader is None else reader.names(self.header)
 
     @property
     def refusal(self) -> Refusal | None:

@@ -72,9 +72,9 @@ class Limits:
     `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes,
     is_persistent)`: the largest core if it is the only cookie sent. `most_bytes`: as in `profiles`.
     `last_chunk`: the highest number of a chunk cookie that may be in a browser. `may_drop`: the
-    parts that may be left out, first to last. `legacy_deletion`: the line that deletes a former
-    framework's cookie. `former`: cookies of former settings, which each response deletes that sets
-    or deletes the current.
+    parts that may be left out, first to last. `delete_legacy`: the line that deletes a former
+    framework's cookie of this name. `former`: cookies of former settings, which each response
+    deletes that sets or deletes the current.
     """
 
     cookies: CookieFamily
@@ -87,7 +87,7 @@ class Limits:
     may_drop: tuple[str, ...]
     can_spill: bool
     is_persistent: bool
-    legacy_deletion: str | None
+    delete_legacy: Callable[[str], str] | None
     former: tuple[CookieFamily, ...]
 
     @classmethod
@@ -105,7 +105,7 @@ class Limits:
             tuple(settings.may_drop),
             deployment.parts is not None,
             settings.persistent,
-            None if settings.legacy is None else settings.legacy.delete_line(),
+            None if settings.legacy is None else settings.legacy.delete_line,
             settings.former_families(),
         )
 
@@ -121,7 +121,7 @@ class Arrived(Protocol):
     versions: Mapping[str, int | None]
 
     @property
-    def has_legacy_cookie(self) -> bool: ...
+    def legacy_names(self) -> list[str]: ...
 
 
 class Outcome(Enum):
@@ -434,7 +434,7 @@ def plan_save(
         core is not None
         and (arrived.replaced is None if old is None else old.id == record.id and not old.overflow)
         and not candidates.overflow
-        and limits.legacy_deletion is None
+        and limits.delete_legacy is None
         and not limits.former
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
@@ -690,9 +690,9 @@ def _other_deletions(arrived: Arrived, limits: Limits) -> tuple[str, ...]:
     A former cookie may be in the browser even if this request did not bring it, because its path
     or its partition is another.
     """
-    lines = []
-    if limits.legacy_deletion is not None and arrived.has_legacy_cookie:
-        lines.append(limits.legacy_deletion)
+    lines: list[str] = []
+    if limits.delete_legacy is not None:
+        lines += map(limits.delete_legacy, arrived.legacy_names)
     for family in limits.former:
         numbers = sorted(family.find(arrived.header).overflow)
         lines += map(family.delete_line, [family.name, *map(family.chunk_name, numbers)])

@@ -34,7 +34,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from uuid import UUID
 
 import pytest
@@ -47,6 +47,7 @@ from ..settings import Settings
 __all__ = ["Act", "AdapterClient", "AdapterContract", "Answer"]
 
 SUBJECT_KEY = "_user_id"
+needs_store = pytest.mark.usefixtures("store")
 CALLERS = 12
 
 
@@ -282,6 +283,9 @@ class AdapterContract:
     has_response_headers = True
     """Whether the application can give a response the fields that an act asks for."""
 
+    has_store = True
+    """Whether the settings have a store. Without it, what needs one is skipped."""
+
     def open_client(self, settings: Settings) -> AdapterClient:
         """A client of an application with these settings."""
         raise NotImplementedError
@@ -289,14 +293,23 @@ class AdapterContract:
     @pytest.fixture
     def settings(self) -> Iterator[Settings]:
         with tempfile.TemporaryDirectory() as folder:
+            stored = {
+                "storage": f"sqlite:{Path(folder) / 'sessions.db'}",
+                "part_policies": {"vault": "server"},
+            }
             yield Settings(
                 keys=[Key.generate(os.urandom).export(), export_lookup(os.urandom(32))],
-                storage=f"sqlite:{Path(folder) / 'sessions.db'}",
-                part_policies={"vault": "server"},
                 subject_key=SUBJECT_KEY,
                 convert=plain,
                 longest_lifetime=30 * 86400,
+                **cast(Any, stored if self.has_store else {}),
             )
+
+    @pytest.fixture
+    def store(self) -> None:
+        """For a promise that needs a store."""
+        if not self.has_store:
+            pytest.skip("needs a store")
 
     @pytest.fixture
     def client(self, settings: Settings) -> Iterator[AdapterClient]:
@@ -404,12 +417,14 @@ class AdapterContract:
 
     # --- sizes and places -----------------------------------------------------------------------
 
+    @needs_store
     def test_large_session_is_carried(self, visitor: Visitor) -> None:
         for size in (10, 2_000, 6_000, 20_000, 10):
             visitor.do("put", {"cart": "t" * size, "note": "n"})
             assert visitor.do("everything") == {"cart": "t" * size, "note": "n"}
             assert sum(map(len, visitor.cookies.values())) < 4_096
 
+    @needs_store
     def test_part_of_the_server_is_not_in_the_cookie(self, visitor: Visitor) -> None:
         visitor.do("put", {"vault": "v" * 3_000})
         assert sum(map(len, visitor.cookies.values())) < 300
@@ -435,6 +450,7 @@ class AdapterContract:
         assert visitor.id == first
         assert len(first) == 22
 
+    @needs_store
     @pytest.mark.parametrize("way", ["sign_out", "clear", "invalidate"])
     def test_captured_cookie_is_refused_after_a_logout(self, visitor: Visitor, way: str) -> None:
         visitor.do("sign_in", "7")
@@ -447,6 +463,7 @@ class AdapterContract:
         assert visitor.subject is None
         assert thief.do("who")[1:3] == [None, "signed-out"]
 
+    @needs_store
     def test_old_cookie_is_refused_after_a_new_id(self, visitor: Visitor) -> None:
         visitor.do("sign_in", "7")
         thief, before = visitor.copy(), visitor.id
@@ -454,6 +471,7 @@ class AdapterContract:
         assert (visitor.subject, visitor.id == before) == ("7", False)
         assert thief.do("who")[1:3] == [None, "replaced"]
 
+    @needs_store
     def test_another_user_takes_the_place_of_the_first(self, visitor: Visitor) -> None:
         visitor.do("sign_in", "7")
         thief = visitor.copy()
@@ -461,6 +479,7 @@ class AdapterContract:
         assert visitor.subject == "8"
         assert thief.subject is None
 
+    @needs_store
     def test_user_is_signed_out_everywhere(self, client: AdapterClient, settings: Settings) -> None:
         browsers = [Visitor(client) for _ in range(3)]
         for browser, user in zip(browsers, ["7", "7", "8"], strict=True):
@@ -472,6 +491,7 @@ class AdapterContract:
         browsers[0].do("sign_in", "7")
         assert browsers[0].subject == "7"
 
+    @needs_store
     def test_session_is_ended_by_its_id(
         self, client: AdapterClient, visitor: Visitor, settings: Settings
     ) -> None:
@@ -537,6 +557,7 @@ class AdapterContract:
         with ThreadPoolExecutor(CALLERS) as pool:
             assert all(pool.map(visit, range(CALLERS)))
 
+    @needs_store
     def test_one_of_many_logouts_at_once_ends_the_session(self, visitor: Visitor) -> None:
         visitor.do("sign_in", "7")
         thief, browsers = visitor.copy(), [visitor.copy() for _ in range(CALLERS)]

@@ -2,47 +2,23 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import anyio
 import pytest
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from sealedstate import Settings
-from sealedstate.testing.adapters import Act, AdapterContract, Answer
-from sealedstate_asgi import SealedSessionMiddleware, load_session, sealed
+from sealedstate.testing.adapters import AdapterContract, Answer
 from tests.support.asgi import decode
-
-
-async def act(request: Request) -> Response:
-    """The page of the kit."""
-    wanted = Act.parse(await request.body())
-    if wanted.name == "nothing":
-        return JSONResponse("nothing")
-    await load_session(request, "vault")
-    result = wanted.run(request.session, sealed(request))
-    if inspect.isawaitable(result):
-        result = await result
-    response = JSONResponse(result)
-    for name, value in wanted.headers:
-        response.headers.append(name, value)
-    return response
+from tests.support.pages import asgi
 
 
 class InProcess:
     """Calls the application in event loops of this process, each request in another."""
 
     def __init__(self, settings: Settings, backend: str) -> None:
-        middleware = Middleware(SealedSessionMiddleware, settings=settings)
-        self._application = Starlette(
-            routes=[Route("/act", act, methods=["POST"])], middleware=[middleware]
-        )
+        self._application = asgi.make(settings)
         self._backend = backend
 
     def send(self, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> Answer:

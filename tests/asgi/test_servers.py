@@ -5,17 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sealedstate import Key
-from tests.support.client import Client, send
-from tests.support.installed import need_driver
-from tests.support.ports import free_port
-from tests.support.server_process import ServerProcess
+from tests.support.client import Client
+from tests.support.servers import ASGI_SERVERS, WebServer, running
 
 pytestmark = pytest.mark.server
 
@@ -66,53 +63,13 @@ application = Starlette(
 )
 application.add_middleware(SealedSessionMiddleware, storage=f"sqlite:{Path(__file__).parent}/db")
 """
-ADDRESS = ("--host", "127.0.0.1", "--port", "{port}")
-SERVERS = {
-    "uvicorn": ("uvicorn", *ADDRESS, "--loop", "asyncio", "--http", "h11", "served:application"),
-    "uvicorn uvloop": (
-        *("uvicorn", *ADDRESS, "--loop", "uvloop", "--http", "httptools", "served:application"),
-    ),
-    "hypercorn": ("hypercorn", "--bind", "127.0.0.1:{port}", "served:application"),
-    "hypercorn trio": (
-        *("hypercorn", "--bind", "127.0.0.1:{port}", "-k", "trio", "served:application"),
-    ),
-    "granian": ("granian", *ADDRESS, "--interface", "asgi", "served:application"),
-    "daphne": ("daphne", "-b", "127.0.0.1", "-p", "{port}", "served:application"),
-}
 
 
-class ASGIServer(ServerProcess):
-    """One of `SERVERS` in a directory, around `application` of its module `served`."""
-
-    def __init__(self, kind: str, directory: Path) -> None:
-        super().__init__(free_port(), directory)
-        self.name = kind  # type: ignore[misc]
-        self.environ = {
-            "SEALEDSTATE_KEYS": Key.generate(os.urandom).export(),
-            "PYTHONPATH": ":".join([str(directory), *sys.path]),
-            "PATH": os.environ["PATH"],
-        }
-
-    def command(self) -> Sequence[str]:
-        options = [option.replace("{port}", str(self.port)) for option in SERVERS[self.name]]
-        return [sys.executable, "-m", *options]
-
-    def is_ready(self) -> bool:
-        return send(self.port, "GET", "/who").status == 200
-
-
-@pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ASGIServer]:
-    need_driver(request.param.partition(" ")[0])
-    (tmp_path / "served.py").write_text(APPLICATION)
-    server = ASGIServer(request.param, tmp_path)
-    try:
-        with server.shown_log():
-            server.start()
-            yield server
-            server.stop()
-    finally:
-        server.kill9()
+@pytest.fixture(params=ASGI_SERVERS)
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WebServer]:
+    environ = {"SEALEDSTATE_KEYS": Key.generate(os.urandom).export()}
+    with running(WebServer(request.param, tmp_path, environ=environ), APPLICATION) as server:
+        yield server
 
 
 def shake_hands(port: int, path: str, cookie: str) -> list[str]:
@@ -132,7 +89,7 @@ def shake_hands(port: int, path: str, cookie: str) -> list[str]:
     return received.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
 
 
-def test_sessions_behind_a_real_server(server: ASGIServer) -> None:
+def test_sessions_behind_a_real_server(server: WebServer) -> None:
     browser, thief = Client(server.port), Client(server.port)
     for expected in (1, 2):
         assert browser.get("/count").json == {"n": expected}

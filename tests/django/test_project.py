@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from django.contrib.auth.models import User
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
@@ -40,6 +42,9 @@ def test_settings_begin_with_those_of_django(change: Change) -> None:
     assert found.subject_key == "_auth_user_id"
     change(SEALEDSTATE={"keys": KEY, "absolute_lifetime": 60, "subject_key": None})
     assert (read_settings().idle_lifetime, read_settings().subject_key) == (60, None)
+    change(SEALEDSTATE={"keys": KEY}, SESSION_SAVE_EVERY_REQUEST=True)
+    found = read_settings()
+    assert (found.idle_lifetime, found.absolute_lifetime) == (3600, 30 * 86400)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +55,7 @@ def test_settings_begin_with_those_of_django(change: Change) -> None:
         ({"SEALEDSTATE": {"keys": KEY, "storage": "django:other"}}, "no database 'other'"),
         ({"SEALEDSTATE": "file:keys.json"}, "must be a dict"),
         ({"SEALEDSTATE_LEGACY_UNTIL": "soon"}, "SEALEDSTATE_LEGACY_UNTIL: expected a date"),
-        ({"SEALEDSTATE_LEGACY_UNTIL": 2027}, "SEALEDSTATE_LEGACY_UNTIL: expected a date, got int"),
+        ({"SEALEDSTATE_LEGACY_UNTIL": 2027}, "SEALEDSTATE_LEGACY_UNTIL: expected a date"),
         ({"SESSION_COOKIE_HTTPONLY": False}, "always HttpOnly"),
     ],
 )
@@ -236,6 +241,45 @@ def test_sessions_of_django_are_taken_over(change: Change, backend: str, secret:
     change(SEALEDSTATE_LEGACY_UNTIL="2001-01-01")
     assert thief.get("/read").json()["values"] == {}
     assert keeper().counts["adopted"] == 0
+
+
+@pytest.mark.parametrize("expiry", [timedelta(days=30), 30 * 86400])
+def test_expiry_of_a_session_that_is_taken_over_is_kept(change: Change, expiry: Any) -> None:
+    from django.contrib.sessions.backends.db import SessionStore
+
+    table = {"keys": KEY, "storage": "django:default", "longest_lifetime": 40 * 86400}
+    change(SEALEDSTATE_LEGACY_UNTIL="2999-01-01", SEALEDSTATE=table)
+    with time_machine.travel(datetime(2030, 1, 1, tzinfo=UTC)) as clock:
+        store = SessionStore()
+        store["_auth_user_id"] = f"of {expiry}"
+        store.set_expiry(expiry)
+        store.save()
+        clock.shift(20 * 86400)  # longer than SESSION_COOKIE_AGE
+        client, late = Client(), Client()
+        client.cookies["sessionid"] = late.cookies["sessionid"] = store.session_key or ""
+        assert client.get("/read").json()["values"]["_auth_user_id"] == f"of {expiry}"
+        clock.shift(11 * 86400)
+        # Its seconds begin with its first use here, as with each use; a date stays.
+        assert bool(client.get("/read").json()["values"]) == isinstance(expiry, int)
+        assert late.get("/read").json()["values"] == {}
+
+
+@pytest.mark.parametrize("expiry", [None, datetime(2999, 1, 1, tzinfo=UTC)])
+def test_sign_out_everywhere_reaches_sessions_of_the_database(
+    change: Change, somebody: User, expiry: Any
+) -> None:
+    from django.contrib.sessions.backends.db import SessionStore
+
+    change(SEALEDSTATE_LEGACY_UNTIL="2999-01-01")
+    store = SessionStore()
+    store["_auth_user_id"] = str(somebody.pk)
+    if expiry is not None:
+        store.set_expiry(expiry)
+    store.save()
+    keeper().revoke_subject(str(somebody.pk))
+    client = Client()
+    client.cookies["sessionid"] = store.session_key or ""
+    assert client.get("/read").json()["values"] == {}
 
 
 def test_session_of_the_database_is_taken_over_in_an_asynchronous_view(change: Change) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,7 @@ import pytest
 from sealedstate import Key
 from sealedstate.keyring import export_lookup
 from tests.support.client import Client, send
-from tests.support.installed import need_driver
-from tests.support.ports import free_port
-from tests.support.server_process import ServerProcess
+from tests.support.servers import WSGI_SERVERS, WebServer, running, takes_workers
 
 pytestmark = pytest.mark.server
 
@@ -42,56 +40,25 @@ from django.core.management import call_command
 call_command("migrate", verbosity=0)
 User.objects.create_superuser("ann", "ann@example.org", "secret")
 """
-WORKERS = ("--workers", "2")
-SERVERS = {
-    "gunicorn": (*WORKERS, "--bind", "127.0.0.1:{port}", "served:application"),
-    "gunicorn threads": (
-        *WORKERS,
-        "--threads=4",
-        "--bind",
-        "127.0.0.1:{port}",
-        "served:application",
-    ),
-    "uvicorn": (*WORKERS, "--port", "{port}", "served:asgi"),
-    "hypercorn": (*WORKERS, "--bind", "127.0.0.1:{port}", "served:asgi"),
-    "daphne": ("--port", "{port}", "served:asgi"),
-}
-
-
-class DjangoServer(ServerProcess):
-    def __init__(self, kind: str, directory: Path) -> None:
-        super().__init__(free_port(), directory)
-        self.name = kind  # type: ignore[misc]
-        self.environ = {
-            "PATH": os.environ["PATH"],
-            "SITE": str(directory),
-            "SEALEDSTATE_KEYS": "\n".join(
-                [Key.generate(os.urandom).export(), export_lookup(os.urandom(32))]
-            ),
-            "PYTHONPATH": ":".join([str(directory), *sys.path]),
-        }
-
-    def command(self) -> Sequence[str]:
-        options = [option.replace("{port}", str(self.port)) for option in SERVERS[self.name]]
-        return [sys.executable, "-m", self.name.partition(" ")[0], *options]
-
-    def is_ready(self) -> bool:
-        return send(self.port, "GET", "/plain").status == 200
+SERVERS = ("gunicorn", "gunicorn threads", "uvicorn", "hypercorn", "daphne")
 
 
 @pytest.fixture(params=SERVERS)
 def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
-    need_driver(request.param.partition(" ")[0])
+    kind: str = request.param
+    environ = {
+        "SITE": str(tmp_path),
+        "SEALEDSTATE_KEYS": "\n".join(
+            [Key.generate(os.urandom).export(), export_lookup(os.urandom(32))]
+        ),
+    }
+    application = "served:application" if kind in WSGI_SERVERS else "served:asgi"
+    options = ("--workers", "2") if takes_workers(kind) else ()
+    server = WebServer(kind, tmp_path, options, environ, application)
     (tmp_path / "served.py").write_text(APPLICATION)
-    server = DjangoServer(request.param, tmp_path)
     server.run(sys.executable, "-c", SET_UP)
-    try:
-        with server.shown_log():
-            server.start()
-            yield server.port
-            server.stop()
-    finally:
-        server.kill9()
+    with running(server, APPLICATION):
+        yield server.port
 
 
 def values(client: Client) -> dict[str, object]:

@@ -6,7 +6,6 @@ nginx before 1.23 obeys only the last of several Vary lines, so the pages here h
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from tests.support.client import Answer, cookie_header, send
 from tests.support.installed import program
 from tests.support.ports import free_port
 from tests.support.server_process import ServerProcess
+from tests.support.servers import WebServer, running
 
 pytestmark = pytest.mark.server
 
@@ -77,19 +77,6 @@ http {{
 KEY = Key.generate(os.urandom)
 
 
-class Waitress(ServerProcess):
-    """waitress in a directory, around `application` of its module `served`."""
-
-    name = "waitress"
-
-    def command(self) -> Sequence[str]:
-        options = (f"--listen=127.0.0.1:{self.port}", "served:application")
-        return (sys.executable, "-m", "waitress", *options)
-
-    def is_ready(self) -> bool:
-        return send(self.port, "GET", "/none").status == 200
-
-
 class Nginx(ServerProcess):
     """nginx with a cache in front of the server at `backend`. `ignored`: further directives."""
 
@@ -115,23 +102,16 @@ class Nginx(ServerProcess):
 # The second obeys what targeted fields say, although a cookie comes with them.
 @pytest.fixture(params=["", "proxy_ignore_headers Set-Cookie;"], ids=["default", "cookies"])
 def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
-    (tmp_path / "served.py").write_text(APPLICATION)
-    backend = Waitress(free_port(), tmp_path)
-    backend.environ = {
-        "SEALEDSTATE_KEYS": KEY.export(),
-        "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]),
-    }
+    backend = WebServer("waitress", tmp_path, environ={"SEALEDSTATE_KEYS": KEY.export()})
     front = Nginx(tmp_path, backend.port, request.param)
-    try:
-        with front.shown_log():
-            backend.start()
-            front.start()
-            yield front.port
-            front.stop()
-            backend.stop()
-    finally:
-        front.kill9()
-        backend.kill9()
+    with running(backend, APPLICATION):
+        try:
+            with front.shown_log():
+                front.start()
+                yield front.port
+                front.stop()
+        finally:
+            front.kill9()
 
 
 def browser_of(subject: str) -> str:

@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sealedstate import Keeper, Key, Settings
-from tests.support.client import cookie_header, send
-from tests.support.ports import free_port
-from tests.support.server_process import ServerProcess
+from tests.support.client import cookie_header
+from tests.support.servers import WebServer, running
 
 APPLICATION = """
 import os
@@ -41,53 +39,15 @@ def pieces(session):
 
 application = SealedSessionMiddleware(served, Settings(keys="env:"))
 """
-SERVERS = {
-    "gunicorn": ("-m", "gunicorn", "--bind", "127.0.0.1:{port}", "served:application"),
-    "waitress": ("-m", "waitress", "--listen=127.0.0.1:{port}", "served:application"),
-    "wsgiref": (
-        "-c",
-        "from wsgiref.simple_server import make_server; from served import application;"
-        "make_server('127.0.0.1', {port}, application).serve_forever()",
-    ),
-    "werkzeug": (
-        "-c",
-        "from werkzeug.serving import run_simple; from served import application;"
-        "run_simple('127.0.0.1', {port}, application)",
-    ),
-}
+SERVERS = ("gunicorn", "waitress", "wsgiref", "werkzeug")
 KEY = Key.generate(os.urandom)
 
 
-class WSGIServer(ServerProcess):
-    """One of `SERVERS` in a directory, around `application` of its module `served`."""
-
-    def __init__(self, kind: str, directory: Path, key: str) -> None:
-        super().__init__(free_port(), directory)
-        self.name = kind  # type: ignore[misc]
-        self.environ = {
-            "SEALEDSTATE_KEYS": key,
-            "PYTHONPATH": ":".join([str(directory), *sys.path]),
-        }
-
-    def command(self) -> Sequence[str]:
-        options = [option.replace("{port}", str(self.port)) for option in SERVERS[self.name]]
-        return [sys.executable, *options]
-
-    def is_ready(self) -> bool:
-        return send(self.port, "GET", "/").status == 200
-
-
 @pytest.fixture(params=SERVERS)
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WSGIServer]:
-    (tmp_path / "served.py").write_text(APPLICATION)
-    server = WSGIServer(request.param, tmp_path, KEY.export())
-    try:
-        with server.shown_log():
-            server.start()
-            yield server
-            server.stop()
-    finally:
-        server.kill9()
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WebServer]:
+    environ = {"SEALEDSTATE_KEYS": KEY.export()}
+    with running(WebServer(request.param, tmp_path, environ=environ), APPLICATION) as server:
+        yield server
 
 
 def login() -> str:
@@ -113,7 +73,7 @@ def exchange(port: int, path: str, *cookie_lines: str) -> bytes:
     return received
 
 
-def test_session_is_found_in_several_cookie_lines(server: WSGIServer) -> None:
+def test_session_is_found_in_several_cookie_lines(server: WebServer) -> None:
     ours = login()
     for lines in (
         ("a=b", ours),
@@ -128,7 +88,7 @@ def test_session_is_found_in_several_cookie_lines(server: WSGIServer) -> None:
 
 
 def test_write_beside_a_header_of_any_length_that_arrives_keeps_the_login(
-    server: WSGIServer,
+    server: WebServer,
 ) -> None:
     ours = login()
     for size in (7_000, 66_000, 200_000):
@@ -138,7 +98,7 @@ def test_write_beside_a_header_of_any_length_that_arrives_keeps_the_login(
             assert answer.endswith(b"alice 2")
 
 
-def test_write_after_an_empty_first_piece_is_sent(server: WSGIServer) -> None:
+def test_write_after_an_empty_first_piece_is_sent(server: WebServer) -> None:
     answer = exchange(server.port, "/empty", login())
     assert b" 200 " in answer.partition(b"\r\n")[0]
     assert answer.lower().count(b"\nset-cookie: ") == 1

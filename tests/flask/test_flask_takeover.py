@@ -112,6 +112,34 @@ def test_session_of_flask_session_can_be_signed_out(kept: tuple[Flask, str, Any]
     assert show(app, cookie)[0] == {"permanent": False}
 
 
+def test_id_in_another_case_is_signed_out_too(make_app: MakeApp) -> None:
+    """As with Flask-Session's tables in MySQL, which compares without case."""
+
+    class AnyCase(SimpleCache):
+        def get(self, key: str) -> Any:
+            return super().get(
+                next((kept for kept in self._cache if kept.lower() == key.lower()), key)
+            )
+
+    cookies: list[str] = []
+
+    def had_server_side_sessions(app: Flask) -> None:
+        app.config.update(SESSION_TYPE="cachelib", SESSION_CACHELIB=AnyCase())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ServerSideSessions(app)
+        cookies.append(old_cookie(app))
+
+    app = make_app(True, had_server_side_sessions, SEALEDSTATE_LEGACY_UNTIL=UNTIL)
+    app.add_url_rule("/clear", "clear", lambda: session.pop("_user_id"))
+    name, _, sid = cookies[0].partition("=")
+    other = f"{name}={sid.swapcase()}"
+    assert show(app, other)[0]["_user_id"] == "7"
+    app.test_client(use_cookies=False).get("/clear", headers={"Cookie": cookies[0]})
+    for cookie in (cookies[0], other):
+        assert show(app, cookie)[0] == {"permanent": False}
+
+
 def test_sign_out_everywhere_reaches_sessions_of_flask_session(
     kept: tuple[Flask, str, Any],
 ) -> None:

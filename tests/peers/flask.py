@@ -34,14 +34,14 @@ class LateInterface(SessionInterface):
         self._interface_of(app).save_session(app, session, response)
 
     def _interface_of(self, app: flask.Flask) -> SealedSessionInterface:
-        state = _state_of(app)
+        state = state_of(app)
         if app not in self._made or self._made[app][0] != state:
             secrets = [app.secret_key, *(app.config["SECRET_KEY_FALLBACKS"] or ())]
-            app.config["SEALEDSTATE_KEYS"] = [_key_of(secret) for secret in secrets]
+            app.config["SEALEDSTATE_KEYS"] = [key_of(secret) for secret in secrets]
             # The suites look for cookies that are sent over plain http.
             app.config["SEALEDSTATE_SECURE"] = bool(app.config["SESSION_COOKIE_SECURE"])
             interface = SealedSessionInterface(app, Keeper(read_settings(app)))
-            self._made[app] = _state_of(app), interface
+            self._made[app] = state_of(app), interface
         return self._made[app][1]
 
 
@@ -49,11 +49,11 @@ def pytest_configure(config: pytest.Config) -> None:
     flask.Flask.session_interface = LateInterface()
 
 
-def _state_of(app: flask.Flask) -> str:
+def state_of(app: Any) -> str:
     return repr(sorted(app.config.items(), key=repr))
 
 
-def _key_of(secret: Any) -> str:
+def key_of(secret: Any) -> str:
     """The key in place of one of Flask's secrets."""
     digest = hashlib.blake2b(repr(secret).encode()).digest()
     return Key.generate(lambda size: digest[:size]).export()

@@ -1,16 +1,62 @@
-"""gunicorn on a free port of 127.0.0.1, stopped by its process id."""
+"""Web servers on a free port of 127.0.0.1, each stopped by its process id."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from tests.support.client import Client
+import pytest
+
+from tests.support.client import Client, send
+from tests.support.installed import need_driver, program
 from tests.support.ports import free_port
 from tests.support.server_process import ServerProcess
+
+ServerT = TypeVar("ServerT", bound=ServerProcess)
+
+_BIND = ("--bind", "127.0.0.1:{port}")
+_HOST = ("--host", "127.0.0.1", "--port", "{port}")
+_GUNICORN = (*("gunicorn", *_BIND, "--no-control-socket", "--graceful-timeout", "5"),)
+# Its default buffer takes no request whose header is longer than 4096 bytes.
+_UWSGI = (
+    *("uwsgi", "--http-socket", "127.0.0.1:{port}", "--need-app", "--master", "--die-on-term"),
+    *("--buffer-size", "32768"),
+)
+# The name of the server, and of its kind of worker; its command line without the application.
+WSGI_SERVERS: Mapping[str, Sequence[str]] = {
+    "gunicorn": _GUNICORN,
+    "gunicorn threads": (*_GUNICORN, "--threads", "4"),
+    "gunicorn gevent": (*_GUNICORN, "--worker-class", "gevent"),
+    "uwsgi": (*_UWSGI, "--wsgi"),
+    "uwsgi threads": (*_UWSGI, "--threads", "4", "--wsgi"),
+    "waitress": ("waitress", "--listen", "127.0.0.1:{port}"),
+    "granian wsgi": ("granian", *_HOST, "--interface", "wsgi"),
+    "wsgiref": (),
+    "werkzeug": (),
+}
+ASGI_SERVERS: Mapping[str, Sequence[str]] = {
+    "uvicorn": ("uvicorn", *_HOST, "--loop", "asyncio", "--http", "h11"),
+    "uvicorn uvloop": ("uvicorn", *_HOST, "--loop", "uvloop", "--http", "httptools"),
+    "hypercorn": ("hypercorn", *_BIND),
+    "hypercorn trio": ("hypercorn", *_BIND, "--worker-class", "trio"),
+    "granian": ("granian", *_HOST, "--interface", "asgi"),
+    "daphne": ("daphne", "-b", "127.0.0.1", "-p", "{port}"),
+}
+# Those that have no command line.
+_BY_PYTHON = {
+    "wsgiref": "from wsgiref.simple_server import make_server;"
+    "make_server('127.0.0.1', {port}, application).serve_forever()",
+    "aiohttp": "from aiohttp import web;"
+    "web.run_app(application, host='127.0.0.1', port={port}, max_field_size=32768)",
+    "werkzeug": "from werkzeug.serving import run_simple;"
+    "run_simple('127.0.0.1', {port}, application)",
+}
+_SERVERS = {**WSGI_SERVERS, **ASGI_SERVERS}
 
 _CONFIGURATION = """
 from pathlib import Path
@@ -27,28 +73,53 @@ def child_exit(server, worker):
 """
 
 
-class Server(ServerProcess):
-    """gunicorn in a directory, around `application` of its module `served`."""
+class WebServer(ServerProcess):
+    """A server of this kind in a directory. `application`: its module and the name in that."""
 
-    name = "gunicorn"
+    def __init__(
+        self,
+        kind: str,
+        directory: Path,
+        options: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
+        application: str = "served:application",
+    ) -> None:
+        super().__init__(free_port(), directory)
+        self.name = kind  # type: ignore[misc]
+        # What a test of this process has set for itself is not for the server.
+        kept = {name: os.environ[name] for name in os.environ if "SEALEDSTATE_" not in name}
+        kept["PYTHONPATH"] = ":".join([str(directory), *filter(None, sys.path)])
+        self.environ = kept | dict(environ or {})
+        self._options, self._application = options, application
+
+    def command(self) -> Sequence[str]:
+        port = str(self.port)
+        if self.name in _BY_PYTHON:
+            module, _, name = self._application.partition(":")
+            script = f"from {module} import {name} as application;" + _BY_PYTHON[self.name]
+            return [sys.executable, "-c", script.replace("{port}", port)]
+        server, *arguments = (part.replace("{port}", port) for part in _SERVERS[self.name])
+        if server != "uwsgi":
+            return [sys.executable, "-m", server, *arguments, *self._options, self._application]
+        return [_find_uwsgi() or "", *self._options, *arguments, self._application]
+
+    def is_ready(self) -> bool:
+        """Whether it answers GET /, whatever the application does."""
+        return bool(send(self.port, "GET", "/").status)
+
+
+class Server(WebServer):
+    """gunicorn with as many workers, which are noted."""
 
     def __init__(
         self, directory: Path, options: Sequence[str], environ: Mapping[str, str], workers: int
     ) -> None:
-        super().__init__(free_port(), directory)
-        # What a test of this process has set for itself is not for the server.
-        kept = {name: os.environ[name] for name in os.environ if "SEALEDSTATE_" not in name}
-        self.environ = kept | dict(environ)
-        self._options, self._workers = options, workers
-
-    def command(self) -> Sequence[str]:
-        return [
-            *(sys.executable, "-m", "gunicorn", "--workers", str(self._workers)),
-            *("--config", str(self.directory / "gunicorn.conf.py")),
-            *("--chdir", str(self.directory), "--bind", f"127.0.0.1:{self.port}"),
-            *("--no-control-socket", "--backlog", "512", "--graceful-timeout", "5"),
-            *(*self._options, "served:application"),
-        ]
+        options = (
+            *("--workers", str(workers), "--config", str(directory / "gunicorn.conf.py")),
+            *("--chdir", str(directory), "--backlog", "512", *options),
+        )
+        super().__init__("gunicorn", directory, options, environ)
+        self._workers = workers
 
     def is_ready(self) -> bool:
         """Whether it answers GET /, whatever the application does, with all of its workers."""
@@ -68,10 +139,39 @@ def gunicorn(
     workers: int = 4,
 ) -> Iterator[Server]:
     """gunicorn around `application` of the module `source`, with as many workers."""
-    (directory / "served.py").write_text(source)
     (directory / "gunicorn.conf.py").write_text(_CONFIGURATION)
     (directory / "workers").mkdir()
-    server = Server(directory, options, environ or {}, workers)
+    with running(Server(directory, options, environ or {}, workers), source) as server:
+        yield server
+
+
+def takes_workers(name: str) -> bool:
+    """Whether this kind of server has the option --workers."""
+    return name.partition(" ")[0] in ("gunicorn", "uwsgi", "granian", "uvicorn", "hypercorn")
+
+
+def need_server(name: str) -> None:
+    """Skip the test, or fail it, if this kind of server is not installed."""
+    module, _, worker = name.partition(" ")
+    if module == "uwsgi":
+        if _find_uwsgi() is None and shutil.which("cc") is None:
+            pytest.skip("uWSGI cannot be installed: there is no C compiler")
+        if _find_uwsgi() is None:
+            program("uwsgi")
+    elif module not in ("wsgiref", "werkzeug"):
+        need_driver(module, *({"gevent", "trio", "uvloop"} & {worker}))
+
+
+def _find_uwsgi() -> str | None:
+    """uWSGI of the environment that runs the tests: it has its interpreter inside."""
+    return shutil.which("uwsgi", path=str(Path(sys.executable).parent))
+
+
+@contextlib.contextmanager
+def running(server: ServerT, source: str) -> Iterator[ServerT]:
+    """The server while it runs, around the module `source`; skips if it is not installed."""
+    need_server(server.name)
+    (server.directory / "served.py").write_text(source)
     try:
         with server.shown_log():
             server.start()

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import json
+import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from sealedstate import Keeper, Settings
-from sealedstate.testing.adapters import Act, AdapterContract, Answer
-from sealedstate_wsgi import SealedSessionMiddleware
+from sealedstate.testing.adapters import AdapterContract, Answer
 from tests.support.client import attempt
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
-
-
-def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
-    """The application of the kit."""
-    session = environ["sealedstate.session"]
-    act = Act.parse(environ["wsgi.input"].read())
-    result = act.run(session, session)
-    if inspect.isawaitable(result):
-        result = asyncio.run(wait_for(result))
-    start_response("200 OK", [("Content-Type", "application/json"), *act.headers])
-    return [json.dumps(result).encode()]
-
-
-async def wait_for(result: object) -> object:
-    return await result if inspect.isawaitable(result) else result
+from tests.support.pages import wsgi
 
 
 class InProcess:
@@ -37,11 +16,9 @@ class InProcess:
 
     def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._application: WSGIApplication = SealedSessionMiddleware(application, keeper)
+        self._application = wsgi.make(keeper)
 
     def send(self, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> Answer:
-        import io
-
         extras: dict[str, object] = {
             "wsgi.input": io.BytesIO(body),
             "CONTENT_LENGTH": str(len(body)),
@@ -61,3 +38,7 @@ class InProcess:
 class TestMiddleware(AdapterContract):
     def open_client(self, settings: Settings) -> InProcess:
         return InProcess(Keeper(settings))
+
+
+class TestWithoutStore(TestMiddleware):
+    has_store = False

@@ -1,0 +1,171 @@
+"""Pyramid's session factory over a keeper, and what `config.include` calls."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from pyramid.config import Configurator
+from pyramid.events import NewResponse
+from pyramid.interfaces import ISession
+from pyramid.request import Request
+from pyramid.response import Response
+from pyramid.tweens import EXCVIEW
+from zope.interface import implementer
+
+from sealedstate import Deployment, Keeper, Session, Settings, plain
+from sealedstate.adapting import SessionFace, config_names, open_session, session_headers
+from sealedstate.headers import set_cookie_bytes
+
+PREFIX = "sealedstate."
+SUBJECT_KEY = "auth.userid"  # of Pyramid's SessionAuthenticationHelper
+_FLASH, _CSRF_TOKEN = "_f_", "_csrft_"  # Pyramid's names inside a session
+_SENT = "sealedstate.sent"
+
+
+@implementer(ISession)
+class PyramidSession(SessionFace):
+    """`request.session`: Pyramid's names, and those of a sealed session (see `SessionFace`)."""
+
+    _keeper: Keeper
+    _is_failed = False
+    _lines: Sequence[str] = ()  # what the last save returned
+
+    def __init__(self, session: Session, keeper: Keeper) -> None:
+        super().__init__(session)
+        vars(self)["_keeper"] = keeper
+
+    @property
+    def created(self) -> int:
+        """When it began or was signed in (epoch seconds)."""
+        created = self._session.created_at
+        return int(self._keeper.deployment.now()) if created is None else created
+
+    @property
+    def new(self) -> bool:
+        """Whether the request brought no session."""
+        return self._session.is_new
+
+    def invalidate(self) -> None:
+        """Log out: revoke the session in the store, if there is one, and empty it."""
+        self._session.invalidate()
+
+    def changed(self) -> None:
+        """Pyramid's sign of a change inside a value; such changes are found anyway."""
+        self._session.load()
+
+    def flash(self, msg: Any, queue: str = "", allow_duplicate: bool = True) -> None:
+        """Add a message to a queue."""
+        messages = self.setdefault(_FLASH + queue, [])
+        if allow_duplicate or msg not in messages:
+            messages.append(msg)
+
+    def pop_flash(self, queue: str = "") -> list[Any]:
+        """Remove the messages of a queue and return them."""
+        messages: list[Any] = self.pop(_FLASH + queue, [])
+        return messages
+
+    def peek_flash(self, queue: str = "") -> list[Any]:
+        """The messages of a queue, which stay in it."""
+        messages: list[Any] = self.get(_FLASH + queue, [])
+        return messages
+
+    def new_csrf_token(self) -> str:
+        """A new token against requests of other sites, which is then the session's."""
+        token: str = os.urandom(20).hex()
+        self[_CSRF_TOKEN] = token
+        return token
+
+    def get_csrf_token(self) -> str:
+        """The session's token, which is made if there is none."""
+        return self.get(_CSRF_TOKEN) or self.new_csrf_token()
+
+    def _save(self, response: Response) -> Sequence[str]:
+        """The lines for a response. A save that failed is not tried again for the error's page."""
+        session = self._session
+        if session.backend is not None and not self._is_failed:  # used since the last save
+            vars(self)["_is_failed"] = True
+            lines = self._keeper.save(session, set_cookie_bytes(response.headerlist))
+            vars(self).update(_lines=lines, _is_failed=False)
+        return self._lines
+
+
+class SealedSessionFactory:
+    """Makes the sessions of requests, for ``config.set_session_factory``.
+
+    `settings`: Settings, or a Keeper or Deployment that several share. A session is saved with the
+    response, also with that of an exception view, after all other response callbacks. What a save
+    raises, SessionTooLarge or StorageError, reaches an exception view with ``config.include``; with
+    this factory alone it reaches none. `set_on_exception`: as in Pyramid; False: the response of an
+    exception view leaves the cookies as they are. Raises ConfigurationError.
+    """
+
+    def __init__(
+        self, settings: Settings | Deployment | Keeper, *, set_on_exception: bool = True
+    ) -> None:
+        self.keeper = settings if isinstance(settings, Keeper) else Keeper(settings)
+        self._set_on_exception = set_on_exception
+
+    def __call__(self, request: Request) -> PyramidSession:
+        session = open_session(self.keeper, request.environ)
+        found = PyramidSession(session, self.keeper)
+        if request.environ.get(_SENT):
+            session.mark_headers_sent()
+        else:
+            request.add_response_callback(partial(self._respond, found))
+        return found
+
+    def _respond(
+        self, found: PyramidSession, request: Request, response: Response, is_last: bool = False
+    ) -> None:
+        if request.response_callbacks and not is_last:
+            # What other callbacks do with the session and with cookies counts, too.
+            request.add_response_callback(partial(self._respond, found, is_last=True))
+            return
+        session = found._session
+        with session_headers(self.keeper, session, response.headers, request.environ) as lines:
+            is_kept = self._set_on_exception or getattr(request, "exception", None) is None
+            lines += found._save(response) if is_kept else found._lines
+        session.mark_headers_sent()
+
+
+def includeme(config: Configurator) -> None:
+    """Give an application sealed sessions, by the settings of its ini file and the environment.
+
+    Their names are those of Settings behind ``sealedstate.``. The keeper is then
+    ``request.registry["sealedstate"]``; one that is there before is used instead. Raises
+    ConfigurationError.
+    """
+    registry: Any = config.registry
+    keeper = registry.get("sealedstate")
+    if keeper is None:
+        with config_names({*registry.settings}, PREFIX):
+            keeper = Keeper(
+                Settings.from_config(
+                    registry.settings, PREFIX, convert=plain, subject_key=SUBJECT_KEY
+                )
+            )
+    registry["sealedstate"] = keeper
+    config.set_session_factory(SealedSessionFactory(keeper))
+    config.add_tween(f"{__name__}.make_tween", under=EXCVIEW)
+    config.add_subscriber(_note_sent, NewResponse)
+
+
+def make_tween(handler: Callable[[Request], Response], registry: Any) -> Any:
+    """A tween that saves where an exception view can answer what the save raises."""
+
+    def save(request: Request) -> Response:
+        response = handler(request)
+        found = vars(request).get("session")
+        if isinstance(found, PyramidSession):
+            found._save(response)
+        return response
+
+    return save
+
+
+def _note_sent(event: NewResponse) -> None:
+    """A session that a stream or a finished callback asks for first comes too late."""
+    event.request.environ[_SENT] = True
