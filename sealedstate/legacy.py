@@ -67,16 +67,17 @@ _DJANGO_SALT = b"django.contrib.sessions.backends.signed_cookies"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
-class StoredSession(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StoredSession:
     """A session that the old backend keeps on a server, for `LegacyReader.fetch`.
 
-    `key`: its key there, in the one spelling that it has there, whatever that of the cookie is: by
-    this key, the old cookie is refused after a logout. `saved_at`: its last save (epoch seconds); a
-    sign-out of its subject since then refuses it, and of None, every one.
+    `key`: its key, spelled as the server has it, however the cookie spells it: after a logout, the
+    old cookie is refused by this key. `saved_at`: its last save (epoch seconds), so that a sign-out
+    everywhere of its user since then refuses it; None if that is unknown: then each of them does.
     """
 
-    key: str
-    values: Mapping[str, object]
+    key: str = field(repr=False)
+    values: Mapping[str, object] = field(repr=False)
     saved_at: int | None = None
 
 

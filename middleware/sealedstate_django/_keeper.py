@@ -128,6 +128,7 @@ def read_settings() -> Settings:
     defaults |= _lifetimes(config, environ)
     defaults |= {
         "convert": plain,
+        "may_drop": ["_state_*"],  # Authlib's, of logins that were begun
         "subject_key": _SUBJECT_KEY,
         "persistent": not project.SESSION_EXPIRE_AT_BROWSER_CLOSE,
     }

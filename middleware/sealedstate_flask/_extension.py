@@ -24,6 +24,7 @@ from ._session import SealedSessionInterface, log
 from ._takeover import UNTIL, read_predecessor
 
 SUBJECT_KEY = "_user_id"  # Flask-Login's
+MAY_DROP = ["_state_*"]  # Authlib's, of logins that were begun
 # Not SESSION_COOKIE_SECURE: its default is False, so the application need not have chosen that.
 SOURCES = {
     "cookie_name": "SESSION_COOKIE_NAME",
@@ -120,7 +121,7 @@ def read_settings(app: Any) -> Settings:
     if defaults.get("cookie_name") == "session":
         # Flask's default. A name with a prefix is better, and leaves the old cookie for a takeover.
         del defaults["cookie_name"]
-    defaults |= {"convert": plain, "subject_key": SUBJECT_KEY}
+    defaults |= {"convert": plain, "may_drop": MAY_DROP, "subject_key": SUBJECT_KEY}
     # UNTIL is no setting, but the date of one, and DEVICES describes a registry.
     given, environ = dict(config), dict(os.environ)
     until = given.pop(UNTIL, None) or environ.pop(UNTIL, None)

@@ -521,7 +521,7 @@ class _Planner:
         # Stray cookies are harmless, and deleting them costs header bytes.
         yield _Attempt(self, most)
         smaller = self
-        for name in limits.may_drop:
+        for name in self._names_to_drop():
             if name in smaller.parts:
                 parts = {each: part for each, part in smaller.parts.items() if each != name}
                 removed = {**smaller.changes.removed, name: smaller.parts[name]}
@@ -547,6 +547,14 @@ class _Planner:
             chars = (OVERHEAD_BYTES + payload + 2) * 4 // 3
             least = len(limits.cookies.chunk_name(1)) + chars + SLACK_BYTES
             yield _Attempt(smaller, least)
+
+    def _names_to_drop(self) -> Iterator[str]:
+        """The parts that may be left out, first to last; of a pattern, first what is older."""
+        for name in self.limits.may_drop:
+            if name.endswith("*"):
+                found = [each for each in self.parts if each.startswith(name[:-1])]
+                yield from sorted(found, key=lambda each: self.parts[each].is_changed)
+            yield name
 
     def _plan_within(
         self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]

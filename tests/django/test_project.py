@@ -39,6 +39,7 @@ def test_settings_begin_with_those_of_django(change: Change) -> None:
     found = read_settings()
     assert (found.idle_lifetime, found.absolute_lifetime) == (3600, 3600)
     assert (found.cookie_domain, found.persistent) == ("example.org", True)
+    assert list(found.may_drop) == ["_state_*"]
     assert found.subject_key == "_auth_user_id"
     change(SEALEDSTATE={"keys": KEY, "absolute_lifetime": 60, "subject_key": None})
     assert (read_settings().idle_lifetime, read_settings().subject_key) == (60, None)
@@ -280,6 +281,35 @@ def test_sign_out_everywhere_reaches_sessions_of_the_database(
     client = Client()
     client.cookies["sessionid"] = store.session_key or ""
     assert client.get("/read").json()["values"] == {}
+
+
+def test_key_in_another_case_is_signed_out_too(change: Change) -> None:
+    """As in MySQL, which compares texts without case."""
+    from django.contrib.sessions.backends.db import SessionStore
+
+    change(SEALEDSTATE_LEGACY_UNTIL="2999-01-01")
+    columns = "session_data text NOT NULL, expire_date datetime NOT NULL"
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE django_session RENAME TO other_session")
+        cursor.execute(
+            "CREATE TABLE django_session"
+            f" (session_key varchar(40) COLLATE NOCASE PRIMARY KEY, {columns})"
+        )
+        try:
+            store = SessionStore()
+            store["cart"] = ["tea"]
+            store.save()
+            key = store.session_key or ""
+            client, thief = Client(), Client()
+            client.cookies["sessionid"] = key.swapcase()
+            assert client.get("/read").json()["values"] == {"cart": ["tea"]}
+            client.get("/leave")
+            for text in (key, key.swapcase()):
+                thief.cookies["sessionid"] = text
+                assert thief.get("/read").json()["values"] == {}
+        finally:
+            cursor.execute("DROP TABLE django_session")
+            cursor.execute("ALTER TABLE other_session RENAME TO django_session")
 
 
 def test_session_of_the_database_is_taken_over_in_an_asynchronous_view(change: Change) -> None:

@@ -206,3 +206,10 @@ def test_secure_cookie_over_plain_http_is_warned_of_once(
     for _ in range(2):
         app.test_client().get("/", base_url="http://shop.example")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_logins_that_were_begun_make_room_for_others(make_app: MakeApp) -> None:
+    settings = make_app().extensions["sealedstate"].settings
+    assert list(settings.may_drop) == ["_state_*"]
+    settings = make_app(SEALEDSTATE_MAY_DROP="flash").extensions["sealedstate"].settings
+    assert list(settings.may_drop) == ["flash"]
