@@ -26,7 +26,8 @@ from anyio.lowlevel import RunVar
 
 from ._forks import ForkSafeLock
 from ._request.load import LoadedSession
-from .adapting import SessionDict, SessionUse
+from .adapting import SessionDict, SessionUse, sealed
+from .devices import EVERY, LiveSession, SessionRegistry
 from .errors import (
     ConfigurationError,
     NoPrimaryKey,
@@ -36,7 +37,7 @@ from .errors import (
 from .keeper import Keeper, Saved
 from .session import Session
 
-__all__ = ["AsyncKeeper", "Logout", "SealedSession"]
+__all__ = ["AsyncKeeper", "AsyncSessionRegistry", "Logout", "SealedSession"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -227,6 +228,41 @@ class Logout(Awaitable[None]):
             await self._keeper.invalidate(self._session)
             self._is_done = True
             self._session.update(assigned)
+
+
+class AsyncSessionRegistry:
+    """The live sessions of users, for applications in event loops.
+
+    The parameters are those of SessionRegistry, with its errors. `registry`: what it is made of;
+    what administrators do with that is called by `AsyncKeeper.in_thread`.
+    """
+
+    def __init__(
+        self,
+        keeper: AsyncKeeper,
+        where: str | Callable[[Session], str] = "",
+        every: int = EVERY,
+        most: int | None = None,
+    ) -> None:
+        self.registry = SessionRegistry(keeper.keeper, where, every, most)
+        self._keeper = keeper
+
+    async def of(self, session: object) -> list[LiveSession]:
+        """As `SessionRegistry.of`. `session`: a SealedSession, or what a framework has for it."""
+        return await self._keeper.in_thread(self.registry.of, _used(session))
+
+    async def end_one(self, session: object, id: str) -> LiveSession | None:
+        """As `SessionRegistry.end_one`."""
+        return await self._keeper.in_thread(self.registry.end_one, _used(session), id)
+
+    async def end_others(self, session: object) -> int:
+        """As `SessionRegistry.end_others`."""
+        return await self._keeper.in_thread(self.registry.end_others, _used(session))
+
+
+def _used(session: object) -> Session:
+    """The session behind a framework's, which the response then depends on."""
+    return session.use() if isinstance(session, SealedSession) else sealed(session)
 
 
 class SealedSession:

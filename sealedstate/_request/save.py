@@ -242,7 +242,19 @@ def save(
     parts = None if changes.core is not None else _recall_movable(changes, loaded, limits)
     sealed_at = deployment.keyring().sealing_time(int(now))
     plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
-    return commit(deployment, plan, session, changes, loaded, now, sealed_at)
+    hooks = deployment.hooks
+    if not hooks.all:
+        return commit(deployment, plan, session, changes, loaded, now, sealed_at)
+    event = _save_event(plan, session, changes, loaded, now)
+    try:
+        hooks.before_save(event)
+        lines = commit(deployment, plan, session, changes, loaded, now, sealed_at, event)
+    except Exception:
+        hooks.after_failed_save(event)
+        raise
+    if lines is not None:
+        hooks.after_save(event)
+    return lines
 
 
 def check_size(
@@ -711,20 +723,17 @@ def commit(
     loaded: LoadedSession,
     now: float,
     sealed_at: int,
+    event: SaveEvent | None = None,
 ) -> list[str] | None:
     """Carry out a plan; returns the Set-Cookie field values, None if a logout came first.
 
-    `sealed_at` (epoch seconds): what the plan was made for. Raises SessionTooLarge, StorageError or
-    NoPrimaryKey.
+    `sealed_at` (epoch seconds): what the plan was made for. `event`: for hooks, if there are any.
+    Raises SessionTooLarge, StorageError or NoPrimaryKey.
     """
     record, payload, max_age = plan.record, plan.payload, plan.max_age
     outside = plan.outside
     chunks: Sequence[str] = ()
     assumed: Mapping[str, int | None] = NO_ROWS
-    hooks, event = deployment.hooks, None
-    if hooks.all:
-        event = _save_event(plan, session, changes, loaded, now)
-        hooks.before_save(event)
     if payload is None and outside is not None:
         record, chunks, assumed = _write_outside_core(deployment, record, outside, sealed_at)
     payload = payload or encode_record(record, sealed_at)
@@ -735,7 +744,7 @@ def commit(
             room = token_bytes(outside.core_chars)
             raise SessionTooLarge(sizes, room, "the sealed core is too long")
         if not _replace_old(deployment, outside.replaced, record, changes, loaded):
-            hooks.after_revoke(record.id, now)
+            deployment.hooks.after_revoke(record.id, now)
             report_not_saved(deployment, session, loaded)
             return None
         if (
@@ -750,7 +759,7 @@ def commit(
                     record.id, name, _rows_expire_at(deployment, record, int(now))
                 )
     if event is not None:
-        hooks.before_sending(event)
+        deployment.hooks.before_sending(event)
     for name in () if outside is None else outside.left_out:
         deployment.emit("part-left-out", session_id=record.id)
         log.warning("a part of a session is left out, because it does not fit: %r", name)
