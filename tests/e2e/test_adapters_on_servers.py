@@ -24,7 +24,7 @@ from sealedstate.testing.adapters import SUBJECT_KEY, AdapterContract, Answer, V
 from tests.support.pages.django import DjangoContract
 from tests.support.servers import ASGI_SERVERS, WSGI_SERVERS, WebServer, running, takes_workers
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 SOURCE = """
 import json
