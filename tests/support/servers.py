@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from tests.support.client import Client, send
-from tests.support.installed import need_driver, program
+from tests.support.installed import leave_out, need_driver
 from tests.support.ports import free_port
 from tests.support.server_process import ServerProcess
 
@@ -157,8 +157,8 @@ def need_server(name: str) -> None:
         if _find_uwsgi() is None and shutil.which("cc") is None:
             pytest.skip("uWSGI cannot be installed: there is no C compiler")
         if _find_uwsgi() is None:
-            program("uwsgi")
-    elif module not in ("wsgiref", "werkzeug"):
+            leave_out("uwsgi")
+    elif module not in _BY_PYTHON:
         need_driver(module, *({"gevent", "trio", "uvloop"} & {worker}))
 
 
