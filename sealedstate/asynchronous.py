@@ -387,7 +387,8 @@ class SealedSession:
         self._parts.fill()
 
     def __repr__(self) -> str:
-        return f"<SealedSession, used: {self.is_used}>"
+        is_used = hasattr(self, "_access") and self.is_used
+        return f"<SealedSession, used: {is_used}>"
 
     # --- for adapters ---------------------------------------------------------------------------
 
