@@ -44,11 +44,6 @@ class PyramidSession(SessionFace):
         created = self._session.created_at
         return int(self._keeper.deployment.now()) if created is None else created
 
-    @property
-    def new(self) -> bool:
-        """Whether the request brought no session."""
-        return self._session.is_new
-
     def invalidate(self) -> None:
         """Log out: revoke the session in the store, if there is one, and empty it."""
         self._session.invalidate()
