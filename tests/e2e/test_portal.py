@@ -25,7 +25,7 @@ from examples.portal.logins import merge_plain
 from examples.portal.resources import ANNOUNCE, PortalResources
 from sealedstate import PROFILES, Keeper, Profile
 from sealedstate._wire.encoding import from_text
-from tests.support.browser import complaints, follow, forget_cookies, open_browser, take_picture
+from tests.support.browser import complaints, follow, forget_visitor, open_browser, take_picture
 from tests.support.example_processes import ROOT, fail_to_start, run_example
 
 PICTURE = ROOT / "docs" / "portal.png"
@@ -181,7 +181,7 @@ def browser() -> Iterator[Chrome]:
 
 @pytest.fixture
 def visitor(portal: Portal, browser: Chrome) -> Visitor:
-    forget_cookies(browser)  # of the visitor before: ports share them
+    forget_visitor(browser)  # of the visitor before: ports share them
     return Visitor(browser, portal)
 
 
@@ -253,7 +253,7 @@ def test_logins_that_shrink_come_back_into_the_cookie(visitor: Visitor) -> None:
 
 @server
 def test_logins_whose_identifier_key_is_lost_cost_no_login(tmp_path: Path, browser: Chrome) -> None:
-    forget_cookies(browser)
+    forget_visitor(browser)
     with running(tmp_path) as first:
         visitor = Visitor(browser, first)
         visitor.sign_in("Ada")
@@ -327,7 +327,7 @@ def test_same_session_moves_through_all_profiles(visitor: Visitor) -> None:
 
 @server
 def test_rotated_key_seals_within_seconds_in_all_profiles(tmp_path: Path, browser: Chrome) -> None:
-    forget_cookies(browser)
+    forget_visitor(browser)
     with running(tmp_path) as portal:
         visitor = Visitor(browser, portal)
         visitor.sign_in("Ada Lovelace")

@@ -67,9 +67,10 @@ def follow(driver: webdriver.Chrome, element: WebElement) -> None:
     wait.until(lambda _: driver.execute_script(_HAS_ARRIVED))
 
 
-def forget_cookies(driver: webdriver.Chrome) -> None:
-    """Empty the jar, of all hosts."""
+def forget_visitor(driver: webdriver.Chrome) -> None:
+    """Empty the jar, of all hosts, and the console: tests share a browser, in any order."""
     driver.execute_cdp_cmd("Network.clearBrowserCookies", {})
+    complaints(driver)
 
 
 def complaints(driver: webdriver.Chrome) -> list[dict[str, Any]]:
