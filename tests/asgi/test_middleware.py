@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import logging
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -220,6 +222,23 @@ def test_session_is_opened_when_the_application_looks_at_it(
     before = keeper.counts["opened"]
     browser.get("/free")
     assert keeper.counts["opened"] - before == (not is_noted)
+
+
+def test_session_is_freed_with_its_request() -> None:
+    sessions = []
+
+    async def look(request: Request) -> Response:
+        sessions.append(weakref.ref(sealed(request)))
+        return JSONResponse(request.session)
+
+    browser = browse(count, look)
+    browser.get("/count")
+    gc.disable()
+    try:
+        browser.get("/look")
+        assert [session() for session in sessions] == [None]
+    finally:
+        gc.enable()
 
 
 CHANGES: dict[str, Callable[[Any], object]] = {
