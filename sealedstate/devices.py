@@ -234,7 +234,10 @@ class SessionRegistry(SessionHooks):
 
         def take_place(entry: Entry | None) -> Put | None:
             nonlocal members, order, had_place
-            before = [] if entry is None or entry.error is not None else _decode_order(entry)
+            before: list[str] = []
+            if entry is not None and entry.error is None:
+                kind, names, *_ = _decode(entry)
+                before = [key for key in names if type(key) is str] if kind == ORDER_FORMAT else []
             # After the order was read: each session that has a place is in the index.
             members = self._table.members(index)
             order = [key for key in before if key in members]
@@ -383,12 +386,6 @@ def _decode(entry: Entry) -> Any:
     if type(row) is not list or (row[:1], len(row)) not in (([FORMAT], 6), ([ORDER_FORMAT], 2)):
         raise RowUnreadable(f"{KIND.noun} was written by another release")
     return row
-
-
-def _decode_order(entry: Entry) -> list[str]:
-    """The names of rows in their order. Raises RowUnreadable."""
-    row = _decode(entry)
-    return [key for key in row[1] if type(key) is str] if row[0] == ORDER_FORMAT else []
 
 
 def _check_where(where: object) -> None:

@@ -13,6 +13,7 @@ user gets a random id then.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import json
@@ -255,9 +256,7 @@ class LegacyReader:
         if self.kind == "litestar":
             return _read_litestar(text, self.secrets, now, max_age)
         if self.kind in ("aiohttp-fernet", "aiohttp-nacl"):
-            open_ = _open_fernet if self.kind == "aiohttp-fernet" else _open_nacl
-            content, made_at, data = open_(text, self.secrets)
-            return *_read_aiohttp(content, made_at, now, max_age), data
+            return _read_aiohttp(self.kind, text, self.secrets, now, max_age)
         # The id is made without the signature, whose text can be varied and stay valid.
         if self.kind == "django":
             values, signed_at = _read_django(text, self.secrets, now, max_age)
@@ -342,43 +341,36 @@ def _read_litestar(
     return json.loads(content), made_at if made_at <= now else 0, data
 
 
-def _open_fernet(text: str, secrets: Sequence[bytes]) -> tuple[bytes, int, bytes]:
-    """The content of a token of Fernet, its time, and its bytes. Raises ValueError."""
-    from cryptography.fernet import Fernet, InvalidToken
-
-    data = base64.b64decode(text, b"-_", validate=True)
-    token = base64.urlsafe_b64encode(data)
-    for secret in secrets:
-        fernet = Fernet(base64.urlsafe_b64encode(secret))
-        try:
-            return fernet.decrypt(token), fernet.extract_timestamp(token), data
-        except InvalidToken:
-            pass
-    raise ValueError("no secret has encrypted it")
-
-
-def _open_nacl(text: str, secrets: Sequence[bytes]) -> tuple[bytes, None, bytes]:
-    """The same of a box of NaCl behind its nonce, which has no time. Raises ValueError."""
-    data = base64.b64decode(text, validate=True)
-    for secret in secrets:
-        content = open_secretbox(data[NONCE_BYTES:], data[:NONCE_BYTES], secret)
-        if content is not None:
-            return content, None, data
-    raise ValueError("no secret has encrypted it")
-
-
 def _read_aiohttp(
-    content: bytes, made_at: int | None, now: int, max_age: int
-) -> tuple[object, int]:
-    """The values of a session of aiohttp-session, and when it was made. Raises ValueError."""
+    kind: str, text: str, secrets: Sequence[bytes], now: int, max_age: int
+) -> tuple[object, int, bytes]:
+    """The values of a session of aiohttp-session, when it was made, and its bytes.
+
+    Its cookie is a token of Fernet, or a box of NaCl behind its nonce. Raises ValueError.
+    """
+    content = made_at = None
+    data = base64.b64decode(text, b"-_" if kind == "aiohttp-fernet" else None, validate=True)
+    if kind == "aiohttp-nacl":
+        for secret in secrets:
+            content = content or open_secretbox(data[NONCE_BYTES:], data[:NONCE_BYTES], secret)
+    else:
+        from cryptography.fernet import Fernet, InvalidToken
+
+        token = base64.urlsafe_b64encode(data)
+        for secret in secrets:
+            fernet = Fernet(base64.urlsafe_b64encode(secret))
+            with contextlib.suppress(InvalidToken):
+                content, made_at = fernet.decrypt(token), fernet.extract_timestamp(token)
+    if content is None:
+        raise ValueError("no secret has encrypted it")
     session = json.loads(content)
     created_at = session["created"]
     if type(created_at) is not int:
         raise ValueError("it has no time")
-    made_at = created_at if made_at is None else made_at
+    made_at = created_at if made_at is None else made_at  # NaCl's has none
     if not now - max_age <= created_at <= now or not now - max_age <= made_at <= now:
         raise ValueError("it is too old, or from the future")
-    return session["session"], made_at
+    return session["session"], made_at, data
 
 
 class _TaggedJSON:
