@@ -349,7 +349,8 @@ class SealedSession:
         self._parts.fill()
 
     def __repr__(self) -> str:
-        return f"<SealedSession, used: {self.is_used}>"
+        access = getattr(self, "_access", None)
+        return f"<SealedSession, used: {access is not None and access.is_used}>"
 
     # --- for adapters ---------------------------------------------------------------------------
 
