@@ -26,7 +26,8 @@ from anyio.lowlevel import RunVar
 
 from ._forks import ForkSafeLock
 from ._request.load import LoadedSession
-from .adapting import SessionDict, SessionUse
+from .adapting import SessionDict, SessionUse, sealed
+from .devices import EVERY, LiveSession, SessionRegistry
 from .errors import (
     ConfigurationError,
     NoPrimaryKey,
@@ -36,7 +37,7 @@ from .errors import (
 from .keeper import Keeper, Saved
 from .session import Session
 
-__all__ = ["AsyncKeeper", "Logout", "SealedSession"]
+__all__ = ["AsyncKeeper", "AsyncSessionRegistry", "Logout", "SealedSession"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -96,7 +97,9 @@ class AsyncKeeper:
                 f"threads: must be a whole number, at least 1; got {threads!r}"
             )
         self.keeper = keeper
-        self._has_store = keeper.deployment.store is not None
+        legacy = keeper.settings.legacy
+        fetches = legacy is not None and legacy.fetch is not None
+        self._can_wait = fetches or keeper.deployment.store is not None
         self._threads = threads
         # Threads do not survive a fork: the process that made them, and they.
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -110,7 +113,7 @@ class AsyncKeeper:
         If opening it would ask the store, its first use raises SessionNotLoaded until then.
         """
         session = self.keeper.session(cookie_header, cross_site)
-        if self._has_store:
+        if self._can_wait:
             gate = _Gate(session.loader, not self.keeper.asks_store(cookie_header))  # type: ignore[arg-type]
             return Session(gate, cookie_header)
         return session
@@ -125,7 +128,7 @@ class AsyncKeeper:
 
     async def save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> Saved:
         """As `Keeper.save`, with its errors."""
-        if self._has_store:
+        if self._can_wait:
             try:
                 is_due = self.keeper.is_save_due(session, force=force)
             except (SessionNotLoaded, NoPrimaryKey):
@@ -157,7 +160,7 @@ class AsyncKeeper:
         Without a store it is called at once. `work` is finished although this is cancelled.
         """
         call = partial(work, *args, **named)
-        if not self._has_store:
+        if not self._can_wait:
             return call()
         try:
             asyncio.get_running_loop()
@@ -225,6 +228,41 @@ class Logout(Awaitable[None]):
             await self._keeper.invalidate(self._session)
             self._is_done = True
             self._session.update(assigned)
+
+
+class AsyncSessionRegistry:
+    """The live sessions of users, for applications in event loops.
+
+    The parameters are those of SessionRegistry, with its errors. `registry`: what it is made of;
+    what administrators do with that is called by `AsyncKeeper.in_thread`.
+    """
+
+    def __init__(
+        self,
+        keeper: AsyncKeeper,
+        where: str | Callable[[Session], str] = "",
+        every: int = EVERY,
+        most: int | None = None,
+    ) -> None:
+        self.registry = SessionRegistry(keeper.keeper, where, every, most)
+        self._keeper = keeper
+
+    async def of(self, session: object) -> list[LiveSession]:
+        """As `SessionRegistry.of`. `session`: a SealedSession, or what a framework has for it."""
+        return await self._keeper.in_thread(self.registry.of, _used(session))
+
+    async def end_one(self, session: object, id: str) -> LiveSession | None:
+        """As `SessionRegistry.end_one`."""
+        return await self._keeper.in_thread(self.registry.end_one, _used(session), id)
+
+    async def end_others(self, session: object) -> int:
+        """As `SessionRegistry.end_others`."""
+        return await self._keeper.in_thread(self.registry.end_others, _used(session))
+
+
+def _used(session: object) -> Session:
+    """The session behind a framework's, which the response then depends on."""
+    return session.use() if isinstance(session, SealedSession) else sealed(session)
 
 
 class SealedSession:
@@ -349,8 +387,8 @@ class SealedSession:
         self._parts.fill()
 
     def __repr__(self) -> str:
-        access = getattr(self, "_access", None)
-        return f"<SealedSession, used: {access is not None and access.is_used}>"
+        is_used = hasattr(self, "_access") and self.is_used
+        return f"<SealedSession, used: {is_used}>"
 
     # --- for adapters ---------------------------------------------------------------------------
 

@@ -129,8 +129,11 @@ class Keeper:
         session.load_ahead(parts)
 
     def asks_store(self, cookie_header: str) -> bool:
-        """Whether opening the session of this Cookie header may ask the store."""
-        return self._deployment.store is not None and self.may_bring_session(cookie_header)
+        """Whether opening the session of this Cookie header may ask a store, also a former one."""
+        if self._deployment.store is not None:
+            return self.may_bring_session(cookie_header)
+        legacy = self.settings.legacy
+        return legacy is not None and legacy.fetch is not None and legacy.name in cookie_header
 
     def may_bring_session(self, cookie_header: str) -> bool:
         """Whether this Cookie header may contain a session, or one of a former framework."""
@@ -204,19 +207,26 @@ class Keeper:
         try:
             saved = save(deployment, self._limits, session, changes, loaded, other_bytes)
         except SessionTooLarge as error:
-            if not error.is_crowded or is_another or changes.is_regenerated:
+            is_logout = is_another and changes.subject is None
+            if not is_logout and (not error.is_crowded or is_another or changes.is_regenerated):
                 raise
-            # A request does not fail at its end for the foreign cookies that it brings.
+            # A request does not fail at its end for the foreign cookies that it brings, and no
+            # logout fails for what it leaves.
+            foreign_bytes = loaded.candidates.foreign_bytes
+            unsent = "what a logout leaves" if is_logout else "what a visitor changed"
             deployment.emit(
                 "no-room",
                 session_id=changes.id,
-                detail="what a visitor changed is not sent: the session does not fit beside"
-                f" {loaded.candidates.foreign_bytes} bytes of other cookies; set storage or"
-                " may_drop",
+                detail=f"{unsent} is not sent: the session does not fit beside {foreign_bytes}"
+                " bytes of other cookies; set storage or may_drop",
                 level=logging.WARNING,
                 is_frequent=True,
             )
-            return _saved(Outcome.NO_ROOM, sent)
+            if not is_logout:
+                return _saved(Outcome.NO_ROOM, sent)
+            session.clear()
+            lines = delete_cookies(self._limits, session, changes, loaded)
+            return _saved(Outcome.EMPTIED, merge_lines(sent, lines))
         if saved is None:
             return _saved(Outcome.ENDED, sent)
         return _saved(Outcome.SAVED, merge_lines(sent, saved))

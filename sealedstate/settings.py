@@ -129,7 +129,7 @@ class Settings:
     part_policies: ``"cookie"``, ``"server"`` or ``"auto"`` (the default) by part name.
     spill_order: the ``auto`` parts that leave the cookies first.
     may_drop: parts that are left out, first to last, if the cookies have no room and they may not
-        spill. Assigning any other part then raises SessionTooLarge.
+        spill; ``"name*"``: all that begin so. Assigning any other part then raises SessionTooLarge.
     merge: rules by part name for a part that two requests change at once; by default the last write
         counts.
     cookie_name: by default ``__Host-Http-s``, or ``s`` where that prefix is not allowed.
@@ -146,7 +146,7 @@ class Settings:
         request with another Origin header counts as from another site if its browser sends no
         Sec-Fetch-Site.
     persistent: the cookie outlives the browser's window.
-    legacy: a LegacyReader for sessions that Flask or Starlette signed.
+    legacy: a LegacyReader for sessions that a framework signed, or has in its old store.
     subject_key: the part with which an application signs in, such as ``"_user_id"``: assigning it
         is a sign-in of that user, and a session without it belongs to no user.
     convert: asked for another value in place of one whose type a session does not carry;
@@ -559,7 +559,7 @@ class Settings:
             raise ConfigurationError("merge: must map each name to a function")
         if not all(callable(observer) for observer in self.observers):
             raise ConfigurationError("observers: each must be a function")
-        if self.legacy is not None and self.legacy.name == self.cookie_name:
+        if self.legacy is not None and self.legacy.names(f"{self.cookie_name}="):
             raise ConfigurationError("cookie_name: must differ from the name of the legacy cookie")
         for name in ("clock", "monotonic", "random"):
             if not callable(getattr(self, name)):
@@ -574,7 +574,12 @@ class Settings:
             # Whoever is signed in must not depend on what the store has lost.
             if self.part_policies.get(self.subject_key) == Policy.SERVER.value:
                 raise ConfigurationError("subject_key: this part must not have the policy 'server'")
-            if self.subject_key in self.may_drop:
+            # "name*" is every part that begins so.
+            if any(
+                self.subject_key == each
+                or (each.endswith("*") and self.subject_key.startswith(each[:-1]))
+                for each in self.may_drop
+            ):
                 raise ConfigurationError("subject_key: this part must not be in may_drop")
         now: object = self.clock()
         if type(now) is bool or not isinstance(now, int | float) or not 0 <= now < MAX_TIME:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Runs what `make test` runs on every CPython from 3.11 on that is found: on PATH, or
-# installed by pyenv.
+# installed by pyenv. Django is 5.2 on 3.11, 6.0 on 3.12 and the newest on later ones.
 set -eu
 
 interpreters=""
@@ -20,7 +20,9 @@ for python in $interpreters; do
     echo "== Python $version"
     [ -e "$venv/bin/pytest" ] || {
         "$python" -m venv "$venv"
-        "$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[test]'
+        django="django"
+        [ "$version" != 3.12 ] || django="django~=6.0.0"
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --editable '.[test]' "$django"
     }
     "$venv/bin/pytest" -q -n "${WORKERS:-2}" -m "not slow and not soak" tests
 done

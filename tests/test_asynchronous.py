@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import anyio
 import pytest
 
-from sealedstate import ConfigurationError, Keeper, LegacyReader, Outcome, SessionNotLoaded
-from sealedstate.asynchronous import AsyncKeeper
+from sealedstate import (
+    ConfigurationError,
+    Keeper,
+    Key,
+    LegacyReader,
+    Outcome,
+    SessionNotLoaded,
+    Settings,
+)
+from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, SealedSession
+from sealedstate.legacy import StoredSession
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, keeper
 from tests.support.shop import node, setting, signed_in
@@ -91,6 +102,36 @@ def test_store_is_asked_in_other_threads_only(
     assert browser.session().refusal == "signed-out"
 
 
+def test_registry_asks_the_store_in_other_threads_only(
+    clock: Clock, store: ScriptedStorage, run: Callable[[Work], None]
+) -> None:
+    shop = node(clock, store, accept_weak_store_for=["revocation", "sessions"])
+    front = AsyncKeeper(shop)
+    devices = AsyncSessionRegistry(front, where="here", most=3)
+    browsers = [signed_in(shop) for _ in range(3)]
+
+    async def work() -> None:
+        threads = threads_of(store)
+        session = SealedSession(front, front.session(browsers[0].jar.header()))
+        with pytest.raises(SessionNotLoaded):
+            await devices.of(session)
+        await session.load()
+        assert not session.is_used
+        listed = {each.session_id: each for each in await devices.of(session)}
+        assert session.is_used
+        assert listed[session.id].is_current
+        assert len(listed) == 3
+        ended = await devices.end_one(session, listed[browsers[1].session().id].id)
+        assert ended is not None
+        assert await devices.end_one(session, listed[session.id].id) is None
+        assert await devices.end_others(session.session) == 1
+        assert len(devices.registry.list("ann")) == 1
+        threads.discard(threading.current_thread().ident)  # of the line above
+
+    run(work)
+    assert [browser.session().subject for browser in browsers] == ["ann", None, None]
+
+
 def test_what_was_not_loaded_raises_instead_of_waiting(shop: Keeper) -> None:
     browser, front = signed_in(shop, cart="tea", vault="gold"), AsyncKeeper(shop)
 
@@ -139,6 +180,17 @@ def test_legacy_cookie_asks_the_store_too(shop: Keeper, clock: Clock) -> None:
     with pytest.raises(SessionNotLoaded):
         assert AsyncKeeper(moved).session("old=x").subject
     assert not shop.asks_store("old=x")
+    # One that reads a former store must not be waited for either.
+    fetched = replace(reader, fetch=lambda text: StoredSession(text, {"cart": "tea"}))
+    without = Keeper(Settings(keys=Key.generate(os.urandom).export(), legacy=fetched))
+    front = AsyncKeeper(without)
+    session = front.session("old=x")
+    with pytest.raises(SessionNotLoaded):
+        assert session["cart"]
+    anyio.run(front.load, session)
+    assert session["cart"] == "tea"
+    anyio.run(front.save, session)
+    assert not without.asks_store("theme=dark")
 
 
 def test_no_more_threads_wait_than_are_allowed(

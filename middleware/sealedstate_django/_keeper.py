@@ -6,17 +6,27 @@ import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings as project
 from django.db import DatabaseError
 from django.utils import timezone
+from django.utils.module_loading import import_string
 
-from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Settings, plain
+from sealedstate import ConfigurationError, Keeper, LegacyReader, Settings, plain
 from sealedstate._forks import ForkSafeLock
-from sealedstate.adapting import read_moment
+from sealedstate.adapting import (
+    SESSION_COOKIE,
+    read_moment,
+    read_session_cookie,
+    temporary_key,
+)
+from sealedstate.devices import CONFIG as DEVICES
+from sealedstate.devices import SessionRegistry, make_registry
 from sealedstate.errors import UncheckedSession
+from sealedstate.legacy import StoredSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 from sealedstate.storage import USES
 
@@ -28,15 +38,11 @@ _NAME = "SEALEDSTATE"
 _LEGACY_UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
 _STORAGE = f"{ENVIRONMENT_PREFIX}STORAGE"
 _SUBJECT_KEY = "_auth_user_id"
-_COOKIE = {
-    "SESSION_COOKIE_DOMAIN": "cookie_domain",
-    "SESSION_COOKIE_PATH": "cookie_path",
-    "SESSION_COOKIE_SAMESITE": "same_site",
-    "SESSION_COOKIE_PARTITIONED": "partitioned",
-}
+_IN_USE = 30 * 86400
 
 _lock = ForkSafeLock()
 _keeper: Keeper | None = None
+_devices: SessionRegistry | None = None
 
 
 def keeper() -> Keeper:
@@ -44,13 +50,28 @@ def keeper() -> Keeper:
 
     Raises ConfigurationError, or OperatorError if keys or a store cannot be used.
     """
-    global _keeper
+    global _keeper, _devices
     if _keeper is not None:
         return _keeper
+    given = _read_devices()  # imports modules of the project, which may use the keeper
     with _lock:
         if _keeper is None:
-            _keeper = Keeper(read_settings())
+            made = Keeper(read_settings())
+            make = partial(SessionRegistry, made)
+            _devices = None if given is None else make_registry(make, given)
+            _keeper = made
         return _keeper
+
+
+def devices() -> SessionRegistry:
+    """The registry of sessions, which SEALEDSTATE_DEVICES describes.
+
+    Raises ConfigurationError without that, and the errors of `keeper`.
+    """
+    keeper()
+    if _devices is None:
+        raise ConfigurationError(f"{DEVICES}: is not set; set it to a dict such as {{'most': 5}}")
+    return _devices
 
 
 def forget_keeper() -> None:
@@ -60,6 +81,17 @@ def forget_keeper() -> None:
         before, _keeper = _keeper, None
     if before is not None:
         before.deployment.close()
+
+
+def _read_devices() -> object:
+    """The setting SEALEDSTATE_DEVICES, in which `where` may be the path of a function."""
+    given: object = getattr(project, DEVICES, None)
+    if not isinstance(given, Mapping) or not isinstance(where := given.get("where"), str):
+        return given
+    try:
+        return {**given, "where": import_string(where)}
+    except ImportError as error:
+        raise ConfigurationError(f"{DEVICES}: where: {error}") from None
 
 
 def has_keys() -> bool:
@@ -80,21 +112,13 @@ def database_alias() -> str | None:
 def read_settings() -> Settings:
     """The settings that the project and the environment give. Raises ConfigurationError."""
     config, environ = dict(_table()), dict(os.environ)
-    if not project.SESSION_COOKIE_HTTPONLY:
-        raise ConfigurationError(
-            "SESSION_COOKIE_HTTPONLY: a sealed session is always HttpOnly; no script can read it"
-        )
-    # SESSION_COOKIE_SECURE does not count: its default is False, which is seldom a choice.
-    defaults: dict[str, Any] = {
-        name: value
-        for django_name, name in _COOKIE.items()
-        if (value := getattr(project, django_name, None))
-    }
-    if project.SESSION_COOKIE_NAME != "sessionid":
-        defaults["cookie_name"] = project.SESSION_COOKIE_NAME
+    names = ["SESSION_COOKIE_HTTPONLY", *SESSION_COOKIE.values()]
+    cookie = {name: getattr(project, name, None) for name in names}
+    defaults = read_session_cookie(cookie, default_name="sessionid")
     defaults |= _lifetimes(config, environ)
     defaults |= {
         "convert": plain,
+        "may_drop": ["_state_*"],  # Authlib's, of logins that were begun
         "subject_key": _SUBJECT_KEY,
         "persistent": not project.SESSION_EXPIRE_AT_BROWSER_CLOSE,
     }
@@ -103,11 +127,7 @@ def read_settings() -> Settings:
     if until:
         defaults["legacy"] = _read_legacy(until)
     if project.DEBUG and not has_keys():
-        defaults["keys"] = Key.generate(os.urandom).export()
-        _log.warning(
-            "SEALEDSTATE has no keys: a key of this process seals the sessions, and they end with"
-            " it; `manage.py sealedstate keys generate` prints a key that lasts"
-        )
+        defaults["keys"] = temporary_key(_log, f"{_NAME}['keys']", "manage.py")
     alias = database_alias()
     if alias is not None:
         storage = str(config.get("storage") or environ.pop(_STORAGE))
@@ -130,16 +150,21 @@ def _table() -> Mapping[str, Any]:
 
 
 def _lifetimes(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, int]:
-    """Defaults by SESSION_COOKIE_AGE: a session that is not changed lives as long as in Django."""
+    """Defaults by SESSION_COOKIE_AGE: a session that is not changed lives as long as in Django.
+
+    With SESSION_SAVE_EVERY_REQUEST, this is the time without a request after which it ends, and a
+    session in use must not end by it.
+    """
     age = max(1, min(int(project.SESSION_COOKIE_AGE), MAX_LIFETIME))
     given: dict[str, int] = {}
     for name in ("idle_lifetime", "absolute_lifetime"):
         value = config.get(name, environ.get(f"{ENVIRONMENT_PREFIX}{name.upper()}"))
         if value is not None and str(value).strip().isdecimal():
             given[name] = int(value)
+    absolute = max(age, _IN_USE) if project.SESSION_SAVE_EVERY_REQUEST else age
     return {
         "idle_lifetime": min(age, given.get("absolute_lifetime", age)),
-        "absolute_lifetime": max(age, given.get("idle_lifetime", age)),
+        "absolute_lifetime": max(absolute, given.get("idle_lifetime", age)),
     }
 
 
@@ -158,7 +183,7 @@ def _read_legacy(until: object) -> LegacyReader:
     )
 
 
-def _fetch_row(session_key: str) -> tuple[dict[str, Any], int] | None:
+def _fetch_row(session_key: str) -> StoredSession | None:
     """The session that the db and cached_db backends keep under this key.
 
     Raises UncheckedSession if the database does not answer.
@@ -173,9 +198,11 @@ def _fetch_row(session_key: str) -> tuple[dict[str, Any], int] | None:
         raise UncheckedSession from error  # the cookie stays until it can be checked
     if row is None:
         return None
-    values, store = row.get_decoded(), SessionStore()
-    age = store.get_expiry_age(modification=row.expire_date, expiry=values.get("_session_expiry"))
-    # With an end that is a date, there is no telling when it was saved: as late as possible.
-    age = max(0, age) or store.get_session_cookie_age()
-    saved_at = min(int(row.expire_date.timestamp()) - age, int(datetime.now(UTC).timestamp()))
-    return values, saved_at
+    values, expires_at = row.get_decoded(), int(row.expire_date.timestamp())
+    age = SessionStore().get_expiry_age(
+        modification=row.expire_date, expiry=values.get("_session_expiry")
+    )
+    # It was saved as long before its end as it lives, unless its end is a date.
+    saved_at = min(expires_at - age, int(datetime.now(UTC).timestamp())) if age > 0 else None
+    # Some databases find a key in whatever case.
+    return StoredSession(row.session_key, values, saved_at)

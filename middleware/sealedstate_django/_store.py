@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeGuard
+from typing import Any, Self, TypeGuard, cast
 
 from asgiref.sync import sync_to_async
 from django.conf import settings as project
@@ -24,6 +24,8 @@ _EXPIRY = "_session_expiry"
 _REAPED = 1 << 31
 # Of any engine: Django forgets shorter keys.
 _SHORTEST_KEY = 8
+# A later date is followed once it is later by this part of the time that is left.
+_PARTS = 10
 _KEY = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
 
 
@@ -38,6 +40,11 @@ def _require_thread() -> None:
 def _is_key(session_key: str | None) -> TypeGuard[str]:
     """Whether a sealed session can have this key."""
     return isinstance(session_key, str) and _KEY.fullmatch(session_key) is not None
+
+
+def _read_date(value: str | datetime) -> int:
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return int((timezone.make_aware(moment) if timezone.is_naive(moment) else moment).timestamp())
 
 
 class SessionStore(SessionBase):
@@ -326,28 +333,28 @@ class SessionStore(SessionBase):
         """Give the session the lifetimes that `set_expiry` asked for."""
         self._has_new_expiry = False
         lifetimes, now = self._keeper.deployment.lifetimes, int(self._keeper.deployment.now())
-        longest = lifetimes.longest
+        longest, value = (
+            lifetimes.longest,
+            cast("str | datetime | int | None", session.get(_EXPIRY)),
+        )
+        idle, persistent = lifetimes.idle, True
         ends_at = min((session.created_at or now) + lifetimes.absolute, now + longest)
-        until = ends_at if ends_at > now else None
-        value: Any = session.get(_EXPIRY)
-        if value is None:
-            persistent = self._keeper.settings.persistent
-            session.limit(idle=lifetimes.idle, until=until, persistent=persistent)
-            return
-        if value == 0:
-            session.limit(persistent=False)
-            return
-        if not isinstance(value, int):
-            moment = datetime.fromisoformat(value) if isinstance(value, str) else value
-            if timezone.is_naive(moment):
-                moment = timezone.make_aware(moment)
-            value = until = int(moment.timestamp())
-            value -= now
-        elif value > lifetimes.absolute:
-            until = now + longest
-        if value <= 0:
+        until: int | None = ends_at if ends_at > now else None
+        if isinstance(value, str | datetime):
+            until, idle = _read_date(value), longest
+            before = session.expires_at if session.created_at else None
+            if before is not None and 0 <= until - before < (until - now) // _PARTS:
+                # Another end is another id, for which requests under way have no session. A
+                # project that calls `set_expiry` in each request must not get one in each.
+                until = before
+        elif value:
+            idle = min(value, longest)
+            until = now + longest if value > lifetimes.absolute else until
+        else:
+            persistent = value is None and self._keeper.settings.persistent
+        if idle <= 0 or (until is not None and until <= now):
             session.invalidate()  # it is over
             self._has_key = False
             return
         until = None if until is None else min(until, now + longest)
-        session.limit(idle=min(value, longest), until=until, persistent=True)
+        session.limit(idle=idle, until=until, persistent=persistent)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flask import Flask
+from flask import Flask, current_app
 from flask.sessions import SessionInterface
 
-from sealedstate import ConfigurationError, Keeper, Key, Settings, plain
-from sealedstate.adapting import config_names
+from sealedstate import ConfigurationError, Keeper, Settings, plain
+from sealedstate.adapting import (
+    SESSION_COOKIE,
+    config_names,
+    read_session_cookie,
+    temporary_key,
+)
 from sealedstate.cli import command_for
+from sealedstate.devices import CONFIG as DEVICES
+from sealedstate.devices import SessionRegistry, make_registry
 from sealedstate.errors import OperatorError
 from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
 from sealedstate.settings import MAX_LIFETIME
@@ -21,14 +29,7 @@ from ._session import SealedSessionInterface, log
 from ._takeover import UNTIL, read_predecessor
 
 SUBJECT_KEY = "_user_id"  # Flask-Login's
-# Not SESSION_COOKIE_SECURE: its default is False, so the application need not have chosen that.
-SOURCES = {
-    "cookie_name": "SESSION_COOKIE_NAME",
-    "cookie_path": "SESSION_COOKIE_PATH",
-    "cookie_domain": "SESSION_COOKIE_DOMAIN",
-    "same_site": "SESSION_COOKIE_SAMESITE",
-    "partitioned": "SESSION_COOKIE_PARTITIONED",
-}
+MAY_DROP = ["_state_*"]  # Authlib's, of logins that were begun
 
 
 class SealedSessions:
@@ -36,7 +37,8 @@ class SealedSessions:
 
     `settings`: by default, the SEALEDSTATE_ names of the application's configuration, variables of
     the environment, and Flask's own SESSION_COOKIE_ names and PERMANENT_SESSION_LIFETIME. Then
-    ``app.extensions["sealedstate"]`` is the Keeper. Raises ConfigurationError.
+    ``app.extensions["sealedstate"]`` is the Keeper, and with SEALEDSTATE_DEVICES `devices()` is the
+    registry of sessions. Raises ConfigurationError.
     """
 
     def __init__(self, app: Flask | None = None, settings: Settings | None = None) -> None:
@@ -50,7 +52,30 @@ class SealedSessions:
         keeper = open_keeper(app, self._settings, is_command)
         if keeper is not None:
             app.extensions["sealedstate"] = keeper
+            open_registry(app, partial(SessionRegistry, keeper))
             app.session_interface = SealedSessionInterface(app, keeper)
+
+
+def devices() -> SessionRegistry:
+    """The registry of the application, which SEALEDSTATE_DEVICES describes.
+
+    Raises ConfigurationError without that.
+    """
+    registry: SessionRegistry = find_registry(current_app)
+    return registry
+
+
+def open_registry(app: Any, make: Callable[..., object]) -> None:
+    """Give an application of Flask or Quart the registry that its configuration describes."""
+    if (config := app.config.get(DEVICES)) is not None:
+        app.extensions["sealedstate_devices"] = make_registry(make, config)
+
+
+def find_registry(app: Any) -> Any:
+    """The registry of an application. Raises ConfigurationError."""
+    if "sealedstate_devices" not in app.extensions:
+        raise ConfigurationError(f'{DEVICES}: is not set; set it to a dict such as {{"most": 5}}')
+    return app.extensions["sealedstate_devices"]
 
 
 def open_keeper(app: Any, settings: Settings | None, is_command: bool) -> Keeper | None:
@@ -59,7 +84,7 @@ def open_keeper(app: Any, settings: Settings | None, is_command: bool) -> Keeper
     None: it has no keys, and is loaded by a command, which may be what makes them. Raises
     ConfigurationError.
     """
-    with config_names({*app.config, *os.environ}, PREFIX, SOURCES):
+    with config_names({*app.config, *os.environ}, PREFIX, SESSION_COOKIE):
         if settings is None:
             settings = read_settings(app)
         app.cli.add_command(command_for(settings))
@@ -80,23 +105,13 @@ def _refuse(error: Exception) -> None:
 def read_settings(app: Any) -> Settings:
     """What the application's configuration and the environment set. Raises ConfigurationError."""
     config = app.config
-    if not config["SESSION_COOKIE_HTTPONLY"]:
-        raise ConfigurationError(
-            "SESSION_COOKIE_HTTPONLY: a sealed session is always HttpOnly; no script can read it"
-        )
-    defaults: dict[str, Any] = {
-        name: config[source] for name, source in SOURCES.items() if config.get(source)
-    }
+    defaults = read_session_cookie(config, default_name="session")
     defaults["cookie_path"] = SessionInterface().get_cookie_path(app)
-    if isinstance(same_site := defaults.get("same_site"), str):
-        defaults["same_site"] = same_site.title()
-    if defaults.get("cookie_name") == "session":
-        # Flask's default. A name with a prefix is better, and leaves the old cookie for a takeover.
-        del defaults["cookie_name"]
-    defaults |= {"convert": plain, "subject_key": SUBJECT_KEY}
-    # UNTIL is no setting, but the date of one.
+    defaults |= {"convert": plain, "may_drop": MAY_DROP, "subject_key": SUBJECT_KEY}
+    # UNTIL is no setting, but the date of one, and DEVICES describes a registry.
     given, environ = dict(config), dict(os.environ)
     until = given.pop(UNTIL, None) or environ.pop(UNTIL, None)
+    given.pop(DEVICES, None)
     names = {name for name in [*given, *environ] if name.startswith(PREFIX)}
     if until:
         key = given.get(f"{PREFIX}SUBJECT_KEY") or environ.get(f"{PREFIX}SUBJECT_KEY", SUBJECT_KEY)
@@ -107,11 +122,7 @@ def read_settings(app: Any) -> Settings:
                 f" (SESSION_COOKIE_NAME); set {PREFIX}COOKIE_NAME to another name"
             )
     if app.debug and not {f"{PREFIX}KEYS", f"{PREFIX}KEYS_FILE"} & names:
-        defaults["keys"] = Key.generate(os.urandom).export()
-        log.warning(
-            "SEALEDSTATE_KEYS is not set: a key of this process seals the sessions, and they end"
-            " with it; `flask sealedstate keys generate` prints a key that lasts"
-        )
+        defaults["keys"] = temporary_key(log, f"{PREFIX}KEYS", "flask")
     settings = Settings.from_config(given, environ=environ, **defaults)
     permanent = int(app.permanent_session_lifetime.total_seconds())
     if settings.longest_lifetime is None and permanent > settings.absolute_lifetime:

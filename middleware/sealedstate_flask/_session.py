@@ -26,7 +26,7 @@ log = logging.getLogger("sealedstate.flask")
 _PERMANENT = "_permanent"  # Flask's name for it inside a session
 
 
-class FlaskSession(SessionFace, SessionMixin):
+class FlaskSession(SessionFace, SessionMixin):  # type: ignore[override]
     """`flask.session`: Flask's names, and those of a sealed session (see `SessionFace`)."""
 
     _interface: SealedSessionInterface
@@ -63,11 +63,6 @@ class FlaskSession(SessionFace, SessionMixin):
                 unused = int(app.permanent_session_lifetime.total_seconds())
                 idle, absolute = min(unused, lifetimes.longest), lifetimes.longest
             session.limit(persistent=is_permanent, idle=idle, until=deployment.now() + absolute)
-
-    @property
-    def new(self) -> bool:  # type: ignore[override]
-        """Whether the request brought no session."""
-        return self._session.is_new
 
     @property
     def modified(self) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field
+import re
+from functools import partial
 from typing import Any
 
 from flask.sessions import SecureCookieSessionInterface, SessionInterface
@@ -12,12 +12,15 @@ from werkzeug.test import create_environ
 from sealedstate import ConfigurationError, LegacyReader
 from sealedstate.adapting import read_moment
 from sealedstate.errors import UncheckedSession
-from sealedstate.legacy import Adopted
+from sealedstate.legacy import StoredSession
 from sealedstate.settings import ENVIRONMENT_PREFIX
 
 from ._session import log
 
 UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
+# Of a signed id. Flask-Session's ids are of these letters.
+MAX_CHARS = 512
+_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def read_predecessor(app: Any, until: object, subject: str) -> LegacyReader:
@@ -34,9 +37,8 @@ def read_predecessor(app: Any, until: object, subject: str) -> LegacyReader:
     secrets = [config["SECRET_KEY"], *(config.get("SECRET_KEY_FALLBACKS") or ())]
     # Flask-Session makes the class of its interface by the type of its store.
     if type(interface).__module__.partition(".")[0] == "flask_session":
-        return StoredSessionReader(
-            "flask", secrets[0] or b"unsigned", app=app, interface=interface, **cookie
-        )
+        name = config["SESSION_COOKIE_NAME"]
+        return LegacyReader("flask", [], **cookie, fetch=partial(_fetch, app, interface, name))
     # Quart's interface, which is another class, signs in the same way.
     if getattr(interface, "salt", None) != SecureCookieSessionInterface.salt:
         raise ConfigurationError(
@@ -50,28 +52,22 @@ def read_predecessor(app: Any, until: object, subject: str) -> LegacyReader:
     return LegacyReader("flask", secrets, **cookie)
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSessionReader(LegacyReader):
-    """Reads server-side sessions of Flask-Session through its own interface."""
+def _fetch(app: Any, interface: Any, name: str, text: str) -> StoredSession | None:
+    """The session of Flask-Session whose id is in the cookie, read through its own interface.
 
-    app: Any = field(default=None, repr=False)
-    interface: Any = field(default=None, repr=False)
-
-    def read(self, text: str, now: int) -> Adopted | None:
-        """The session whose id is in the cookie. Raises UncheckedSession without its store."""
-        if now >= self.until.timestamp() or len(text) > 512:
-            return None
-        environ = create_environ(headers={"Cookie": f"{self.name}={text}"})
-        try:
-            session = self.interface.open_session(self.app, self.app.request_class(environ))
-        except Exception as error:
-            # Each store has its own errors. The cookie is left alone until the store answers.
-            log.error("Flask-Session's store does not answer: %s", type(error).__name__)
-            raise UncheckedSession from error
-        values = dict(session)
-        # A new id is that of an empty session: the cookie's is unknown, expired or forged.
-        if not text.startswith(session.sid) or not values:
-            return None
-        digest = hashlib.blake2b(f"flask-session {session.sid}".encode(), digest_size=16)
-        # Its age is not known, so any sign-out everywhere of its user refuses it.
-        return Adopted(values, digest.digest(), 0)
+    Raises UncheckedSession if its store does not answer.
+    """
+    if len(text) > MAX_CHARS:
+        return None
+    environ = create_environ(headers={"Cookie": f"{name}={text}"})
+    try:
+        session = interface.open_session(app, app.request_class(environ))
+    except Exception as error:
+        # Each store has its own errors. The cookie is left alone until the store answers.
+        log.error("Flask-Session's store does not answer: %s", type(error).__name__)
+        raise UncheckedSession from error
+    # A new id is that of an empty session: the cookie's is unknown, expired or forged.
+    if not text.startswith(session.sid) or _ID.fullmatch(session.sid) is None or not session:
+        return None
+    # SQL databases may find an id in whatever case. Its age is not known.
+    return StoredSession(session.sid.casefold(), session)

@@ -72,9 +72,9 @@ class Limits:
     `budget`: `profiles.budget_for` of the profile. `core_bytes(foreign_bytes, other_bytes,
     is_persistent)`: the largest core if it is the only cookie sent. `most_bytes`: as in `profiles`.
     `last_chunk`: the highest number of a chunk cookie that may be in a browser. `may_drop`: the
-    parts that may be left out, first to last. `legacy_deletion`: the line that deletes a former
-    framework's cookie. `former`: cookies of former settings, which each response deletes that sets
-    or deletes the current.
+    parts that may be left out, first to last. `delete_legacy`: the line that deletes a former
+    framework's cookie of this name. `former`: cookies of former settings, which each response
+    deletes that sets or deletes the current.
     """
 
     cookies: CookieFamily
@@ -87,7 +87,7 @@ class Limits:
     may_drop: tuple[str, ...]
     can_spill: bool
     is_persistent: bool
-    legacy_deletion: str | None
+    delete_legacy: Callable[[str], str] | None
     former: tuple[CookieFamily, ...]
 
     @classmethod
@@ -105,7 +105,7 @@ class Limits:
             tuple(settings.may_drop),
             deployment.parts is not None,
             settings.persistent,
-            None if settings.legacy is None else settings.legacy.delete_line(),
+            None if settings.legacy is None else settings.legacy.delete_line,
             settings.former_families(),
         )
 
@@ -121,7 +121,7 @@ class Arrived(Protocol):
     versions: Mapping[str, int | None]
 
     @property
-    def has_legacy_cookie(self) -> bool: ...
+    def legacy_names(self) -> list[str]: ...
 
 
 class Outcome(Enum):
@@ -242,7 +242,19 @@ def save(
     parts = None if changes.core is not None else _recall_movable(changes, loaded, limits)
     sealed_at = deployment.keyring().sealing_time(int(now))
     plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
-    return commit(deployment, plan, session, changes, loaded, now, sealed_at)
+    hooks = deployment.hooks
+    if not hooks.all:
+        return commit(deployment, plan, session, changes, loaded, now, sealed_at)
+    event = _save_event(plan, session, changes, loaded, now)
+    try:
+        hooks.before_save(event)
+        lines = commit(deployment, plan, session, changes, loaded, now, sealed_at, event)
+    except Exception:
+        hooks.after_failed_save(event)
+        raise
+    if lines is not None:
+        hooks.after_save(event)
+    return lines
 
 
 def check_size(
@@ -422,7 +434,7 @@ def plan_save(
         core is not None
         and (arrived.replaced is None if old is None else old.id == record.id and not old.overflow)
         and not candidates.overflow
-        and limits.legacy_deletion is None
+        and limits.delete_legacy is None
         and not limits.former
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
@@ -509,8 +521,15 @@ class _Planner:
         # Stray cookies are harmless, and deleting them costs header bytes.
         yield _Attempt(self, most)
         smaller = self
-        for name in limits.may_drop:
-            if name in smaller.parts:
+        for wanted in limits.may_drop:
+            start = wanted[:-1] if wanted.endswith("*") else None
+            found = [
+                name
+                for name in smaller.parts
+                if name == wanted or (start is not None and name.startswith(start))
+            ]
+            # Of parts that begin alike, those of earlier requests go first.
+            for name in sorted(found, key=lambda name: self.parts[name].is_changed):
                 parts = {each: part for each, part in smaller.parts.items() if each != name}
                 removed = {**smaller.changes.removed, name: smaller.parts[name]}
                 smaller = replace(
@@ -678,9 +697,9 @@ def _other_deletions(arrived: Arrived, limits: Limits) -> tuple[str, ...]:
     A former cookie may be in the browser even if this request did not bring it, because its path
     or its partition is another.
     """
-    lines = []
-    if limits.legacy_deletion is not None and arrived.has_legacy_cookie:
-        lines.append(limits.legacy_deletion)
+    lines: list[str] = []
+    if limits.delete_legacy is not None:
+        lines += map(limits.delete_legacy, arrived.legacy_names)
     for family in limits.former:
         numbers = sorted(family.find(arrived.header).overflow)
         lines += map(family.delete_line, [family.name, *map(family.chunk_name, numbers)])
@@ -704,20 +723,17 @@ def commit(
     loaded: LoadedSession,
     now: float,
     sealed_at: int,
+    event: SaveEvent | None = None,
 ) -> list[str] | None:
     """Carry out a plan; returns the Set-Cookie field values, None if a logout came first.
 
-    `sealed_at` (epoch seconds): what the plan was made for. Raises SessionTooLarge, StorageError or
-    NoPrimaryKey.
+    `sealed_at` (epoch seconds): what the plan was made for. `event`: for hooks, if there are any.
+    Raises SessionTooLarge, StorageError or NoPrimaryKey.
     """
     record, payload, max_age = plan.record, plan.payload, plan.max_age
     outside = plan.outside
     chunks: Sequence[str] = ()
     assumed: Mapping[str, int | None] = NO_ROWS
-    hooks, event = deployment.hooks, None
-    if hooks.all:
-        event = _save_event(plan, session, changes, loaded, now)
-        hooks.before_save(event)
     if payload is None and outside is not None:
         record, chunks, assumed = _write_outside_core(deployment, record, outside, sealed_at)
     payload = payload or encode_record(record, sealed_at)
@@ -728,7 +744,7 @@ def commit(
             room = token_bytes(outside.core_chars)
             raise SessionTooLarge(sizes, room, "the sealed core is too long")
         if not _replace_old(deployment, outside.replaced, record, changes, loaded):
-            hooks.after_revoke(record.id, now)
+            deployment.hooks.after_revoke(record.id, now)
             report_not_saved(deployment, session, loaded)
             return None
         if (
@@ -743,7 +759,7 @@ def commit(
                     record.id, name, _rows_expire_at(deployment, record, int(now))
                 )
     if event is not None:
-        hooks.before_sending(event)
+        deployment.hooks.before_sending(event)
     for name in () if outside is None else outside.left_out:
         deployment.emit("part-left-out", session_id=record.id)
         log.warning("a part of a session is left out, because it does not fit: %r", name)

@@ -51,6 +51,14 @@ def public_cipher() -> Cipher:
     return Cipher(bindings.crypto_aead_xchacha20poly1305_ietf_encrypt, decrypt)
 
 
+def open_secretbox(sealed: bytes, nonce: bytes, key: bytes) -> bytes | None:
+    """The message of NaCl's secretbox (XSalsa20-Poly1305), or None if it is not authentic."""
+    try:
+        return bindings.crypto_secretbox_open(sealed, nonce, key)
+    except CryptoError:
+        return None
+
+
 def direct_cipher(lib: Any, ffi: Any) -> Cipher:
     """The cipher by the C functions of PyNaCl's library, which check no lengths."""
     seal = lib.crypto_aead_xchacha20poly1305_ietf_encrypt

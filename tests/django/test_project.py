@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+import time_machine
 from django.contrib.auth.models import User
 from django.core.checks import run_checks
 from django.core.exceptions import ImproperlyConfigured
@@ -18,7 +20,7 @@ from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from sealedstate import ConfigurationError, SessionTooLarge
-from sealedstate_django import SealedSessionMiddleware, keeper
+from sealedstate_django import SealedSessionMiddleware, devices, keeper
 from sealedstate_django._database import database_url
 from sealedstate_django._keeper import read_settings
 from sealedstate_django.test import AsyncClient, Client
@@ -37,9 +39,13 @@ def test_settings_begin_with_those_of_django(change: Change) -> None:
     found = read_settings()
     assert (found.idle_lifetime, found.absolute_lifetime) == (3600, 3600)
     assert (found.cookie_domain, found.persistent) == ("example.org", True)
+    assert list(found.may_drop) == ["_state_*"]
     assert found.subject_key == "_auth_user_id"
     change(SEALEDSTATE={"keys": KEY, "absolute_lifetime": 60, "subject_key": None})
     assert (read_settings().idle_lifetime, read_settings().subject_key) == (60, None)
+    change(SEALEDSTATE={"keys": KEY}, SESSION_SAVE_EVERY_REQUEST=True)
+    found = read_settings()
+    assert (found.idle_lifetime, found.absolute_lifetime) == (3600, 30 * 86400)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +244,74 @@ def test_sessions_of_django_are_taken_over(change: Change, backend: str, secret:
     assert keeper().counts["adopted"] == 0
 
 
+@pytest.mark.parametrize("expiry", [timedelta(days=30), 30 * 86400])
+def test_expiry_of_a_session_that_is_taken_over_is_kept(change: Change, expiry: Any) -> None:
+    from django.contrib.sessions.backends.db import SessionStore
+
+    table = {"keys": KEY, "storage": "django:default", "longest_lifetime": 40 * 86400}
+    change(SEALEDSTATE_LEGACY_UNTIL="2999-01-01", SEALEDSTATE=table)
+    with time_machine.travel(datetime(2030, 1, 1, tzinfo=UTC)) as clock:
+        store = SessionStore()
+        store["_auth_user_id"] = f"of {expiry}"
+        store.set_expiry(expiry)
+        store.save()
+        clock.shift(20 * 86400)  # longer than SESSION_COOKIE_AGE
+        client, late = Client(), Client()
+        client.cookies["sessionid"] = late.cookies["sessionid"] = store.session_key or ""
+        assert client.get("/read").json()["values"]["_auth_user_id"] == f"of {expiry}"
+        clock.shift(11 * 86400)
+        # Its seconds begin with its first use here, as with each use; a date stays.
+        assert bool(client.get("/read").json()["values"]) == isinstance(expiry, int)
+        assert late.get("/read").json()["values"] == {}
+
+
+@pytest.mark.parametrize("expiry", [None, datetime(2999, 1, 1, tzinfo=UTC)])
+def test_sign_out_everywhere_reaches_sessions_of_the_database(
+    change: Change, somebody: User, expiry: Any
+) -> None:
+    from django.contrib.sessions.backends.db import SessionStore
+
+    change(SEALEDSTATE_LEGACY_UNTIL="2999-01-01")
+    store = SessionStore()
+    store["_auth_user_id"] = str(somebody.pk)
+    if expiry is not None:
+        store.set_expiry(expiry)
+    store.save()
+    keeper().revoke_subject(str(somebody.pk))
+    client = Client()
+    client.cookies["sessionid"] = store.session_key or ""
+    assert client.get("/read").json()["values"] == {}
+
+
+def test_key_in_another_case_is_signed_out_too(change: Change) -> None:
+    """As in MySQL, which compares texts without case."""
+    from django.contrib.sessions.backends.db import SessionStore
+
+    change(SEALEDSTATE_LEGACY_UNTIL="2999-01-01")
+    columns = "session_data text NOT NULL, expire_date datetime NOT NULL"
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE django_session RENAME TO other_session")
+        cursor.execute(
+            "CREATE TABLE django_session"
+            f" (session_key varchar(40) COLLATE NOCASE PRIMARY KEY, {columns})"
+        )
+        try:
+            store = SessionStore()
+            store["cart"] = ["tea"]
+            store.save()
+            key = store.session_key or ""
+            client, thief = Client(), Client()
+            client.cookies["sessionid"] = key.swapcase()
+            assert client.get("/read").json()["values"] == {"cart": ["tea"]}
+            client.get("/leave")
+            for text in (key, key.swapcase()):
+                thief.cookies["sessionid"] = text
+                assert thief.get("/read").json()["values"] == {}
+        finally:
+            cursor.execute("DROP TABLE django_session")
+            cursor.execute("ALTER TABLE other_session RENAME TO django_session")
+
+
 def test_session_of_the_database_is_taken_over_in_an_asynchronous_view(change: Change) -> None:
     from django.contrib.sessions.backends.db import SessionStore
 
@@ -340,3 +414,18 @@ def test_plugin_gives_a_project_sealed_clients(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
     )
     assert "3 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_registry_of_sessions_is_one_of_the_settings(change: Change) -> None:
+    with pytest.raises(ConfigurationError, match="SEALEDSTATE_DEVICES: is not set"):
+        devices()
+    for given, problem in (
+        ({"max": 5}, "must be a dict with some of where, every and most"),
+        ({"most": 0}, "most: must be a whole number"),
+        ({"where": "nowhere.name_of"}, "where: No module named 'nowhere'"),
+    ):
+        change(SEALEDSTATE_DEVICES=given)
+        with pytest.raises(ConfigurationError, match=f"SEALEDSTATE_DEVICES: {problem}"):
+            keeper()
+    change(SEALEDSTATE_DEVICES={})
+    assert devices() is devices()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+import time_machine
 from django.contrib.auth.models import User
 from django.contrib.auth.signals import user_logged_in
 from django.contrib.sessions.backends.base import CreateError, UpdateError
@@ -256,7 +257,56 @@ def test_expiry_survives_a_login_and_ends_when_it_is_removed(client: Client) -> 
     session = client.session
     session.set_expiry(None)
     session.save()
-    assert client.cookies[NAME]["max-age"] == 14 * 86400
+    assert client.cookies[NAME]["max-age"] == pytest.approx(14 * 86400, abs=60)
+
+
+@pytest.mark.parametrize(
+    "value", [300, 20 * 86400, 0, timedelta(minutes=30), datetime(2100, 1, 1, tzinfo=UTC)]
+)
+def test_expiry_that_each_request_sets_leaves_the_key(
+    client: Client, change: Change, value: Any
+) -> None:
+    table = {"keys": KEY, "storage": "django:default", "longest_lifetime": 30 * 86400}
+    change(SEALEDSTATE=table)
+    keys: list[str | None] = []
+
+    def visit() -> int | None:
+        session = client.session
+        session["cart"] = "tea"
+        session.set_expiry(value)
+        session.save()
+        keys.append(session.session_key)
+        return sealed(client.session).expires_at
+
+    with time_machine.travel(datetime(2030, 1, 1, tzinfo=UTC), tick=False) as clock:
+        visit()
+        end = visit()
+        for _ in range(3):
+            clock.shift(45)
+            assert visit() == end
+        assert len(set(keys[1:])) == 1
+        clock.shift(60)
+        moved = visit()
+    assert (moved != end) == isinstance(value, timedelta)
+
+
+def test_expiry_takes_the_place_of_the_one_before(client: Client) -> None:
+    ages = []
+    for value in (300, 0, timedelta(hours=1), 600, None):
+        session = client.session
+        session.set_expiry(value)
+        session.save()
+        info = keeper().info(sealed(client.session))
+        assert info.sealed_at is not None
+        assert info.idle_expires_at is not None
+        ages.append((info.idle_expires_at - info.sealed_at, client.cookies[NAME]["max-age"] == ""))
+    assert ages == [
+        (300, False),
+        (pytest.approx(14 * 86400, abs=60), True),
+        (pytest.approx(3600, abs=60), False),
+        (600, False),
+        (pytest.approx(14 * 86400, abs=60), False),
+    ]
 
 
 def test_expiry_of_the_past_ends_the_session(client: Client) -> None:

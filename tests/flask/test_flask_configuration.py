@@ -12,7 +12,7 @@ import pytest
 from flask import Flask, session
 
 from sealedstate import ConfigurationError, Key, OperatorError, Settings
-from sealedstate_flask import SealedSessionInterface, SealedSessions
+from sealedstate_flask import SealedSessionInterface, SealedSessions, devices
 from tests.flask.conftest import KEYS, MakeApp
 
 NAME = "__Host-Http-s"
@@ -75,6 +75,8 @@ def test_cookie_has_the_attributes_of_flasks_names(
         ({"SESSION_COOKIE_PARTITIONED": True}, "^SESSION_COOKIE_PARTITIONED: needs same_site"),
         ({"SEALEDSTATE_SAME_SITE": "x"}, "^SEALEDSTATE_SAME_SITE: expected one of"),
         ({"SEALEDSTATE_KEYS": "secret"}, "^SEALEDSTATE_KEYS: "),
+        ({"SEALEDSTATE_DEVICES": {"most": 5}}, "needs a store"),
+        ({"SEALEDSTATE_DEVICES": {"max": 5}}, "^SEALEDSTATE_DEVICES: must be a dict with some of"),
         ({"SEALEDSTATE_LEGACY_UNTIL": "soon"}, "^SEALEDSTATE_LEGACY_UNTIL: expected a date"),
         ({"SEALEDSTATE_LEGACY_UNTIL": "2099-01-01"}, "only with SECRET_KEY"),
         (
@@ -145,6 +147,23 @@ def test_one_extension_serves_the_applications_of_a_factory(make_app: MakeApp) -
         assert not session
 
 
+def test_each_application_has_the_registry_that_it_describes(make_app: MakeApp) -> None:
+    few = make_app(stored=True, SEALEDSTATE_DEVICES={"most": 1}, SEALEDSTATE_REALM="few")
+    many = make_app(stored=True, SEALEDSTATE_DEVICES={}, SEALEDSTATE_REALM="many")
+    for app, expected in ((few, 1), (many, 2)):
+        for _ in range(2):
+            with app.test_request_context():
+                session["_user_id"] = "ann"
+                app.process_response(app.response_class())
+        with app.app_context():
+            assert len(devices().list("ann")) == expected
+    with (
+        make_app().app_context(),
+        pytest.raises(ConfigurationError, match="SEALEDSTATE_DEVICES: is not set"),
+    ):
+        devices()
+
+
 def test_settings_may_be_given_as_a_value() -> None:
     app = Flask("shop")
     SealedSessions(app, Settings(keys=KEYS, cookie_name="given"))
@@ -187,3 +206,10 @@ def test_secure_cookie_over_plain_http_is_warned_of_once(
     for _ in range(2):
         app.test_client().get("/", base_url="http://shop.example")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_logins_that_were_begun_make_room_for_others(make_app: MakeApp) -> None:
+    settings = make_app().extensions["sealedstate"].settings
+    assert list(settings.may_drop) == ["_state_*"]
+    settings = make_app(SEALEDSTATE_MAY_DROP="flash").extensions["sealedstate"].settings
+    assert list(settings.may_drop) == ["flash"]

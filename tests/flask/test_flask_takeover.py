@@ -14,6 +14,7 @@ from flask_session import Session as ServerSideSessions
 
 from sealedstate import ConfigurationError
 from tests.flask.conftest import MakeApp
+from tests.support.kv_servers import redis_server
 
 UNTIL = "2099-01-01"
 DAY = 86400
@@ -74,21 +75,27 @@ def test_interface_that_is_not_known_is_refused(make_app: MakeApp) -> None:
         )
 
 
-@pytest.fixture(params=[False, True], ids=["unsigned", "signed"])
-def kept(request: pytest.FixtureRequest, make_app: MakeApp) -> tuple[Flask, str, Any]:
-    """An application that had Flask-Session, a cookie of that time, and its store."""
-    cache, cookies = SimpleCache(), []
+def keep_on_server(make_app: MakeApp, **config: Any) -> tuple[Flask, str]:
+    """An application that had Flask-Session, and a cookie of that time."""
+    cookies: list[str] = []
 
     def had_server_side_sessions(app: Flask) -> None:
-        app.config.update(SESSION_TYPE="cachelib", SESSION_CACHELIB=cache)
-        app.config.update(SESSION_USE_SIGNER=request.param, SECRET_KEY="secret")
+        app.config.update(config)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ServerSideSessions(app)
         cookies.append(old_cookie(app))
 
     app = make_app(True, had_server_side_sessions, SEALEDSTATE_LEGACY_UNTIL=UNTIL)
-    return app, cookies[0], cache
+    return app, cookies[0]
+
+
+@pytest.fixture(params=[False, True], ids=["unsigned", "signed"])
+def kept(request: pytest.FixtureRequest, make_app: MakeApp) -> tuple[Flask, str, Any]:
+    """An application that had Flask-Session, a cookie of that time, and its store."""
+    cache = SimpleCache()
+    config = {"SESSION_TYPE": "cachelib", "SESSION_CACHELIB": cache, "SECRET_KEY": "secret"}
+    return (*keep_on_server(make_app, **config, SESSION_USE_SIGNER=request.param), cache)
 
 
 def test_session_of_flask_session_is_taken_over(kept: tuple[Flask, str, Any]) -> None:
@@ -110,6 +117,25 @@ def test_session_of_flask_session_can_be_signed_out(kept: tuple[Flask, str, Any]
     assert show(app, cookie)[0]["_user_id"] == "7"
     app.test_client(use_cookies=False).get("/clear", headers={"Cookie": cookie})
     assert show(app, cookie)[0] == {"permanent": False}
+
+
+def test_id_in_another_case_is_signed_out_too(make_app: MakeApp) -> None:
+    """As with Flask-Session's tables in MySQL, which compares without case."""
+
+    class AnyCase(SimpleCache):
+        def get(self, key: str) -> Any:
+            return super().get(
+                next((kept for kept in self._cache if kept.lower() == key.lower()), key)
+            )
+
+    app, cookie = keep_on_server(make_app, SESSION_TYPE="cachelib", SESSION_CACHELIB=AnyCase())
+    app.add_url_rule("/clear", "clear", lambda: session.pop("_user_id"))
+    name, _, sid = cookie.partition("=")
+    other = f"{name}={sid.swapcase()}"
+    assert show(app, other)[0]["_user_id"] == "7"
+    app.test_client(use_cookies=False).get("/clear", headers={"Cookie": cookie})
+    for old in (cookie, other):
+        assert show(app, old)[0] == {"permanent": False}
 
 
 def test_sign_out_everywhere_reaches_sessions_of_flask_session(
@@ -135,3 +161,25 @@ def test_cookie_is_left_alone_while_the_store_of_flask_session_is_down(
         response = app.test_client(use_cookies=False).get("/set", headers={"Cookie": cookie})
         assert (response.status_code, response.headers.getlist("Set-Cookie")) == (200, [])
     assert show(app, cookie)[0]["cart"] == ["tea"]
+
+
+@pytest.mark.server
+def test_session_that_flask_session_keeps_in_redis_is_taken_over(make_app: MakeApp) -> None:
+    with redis_server() as server:
+        from redis import Redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        client = Redis(port=server.port, socket_timeout=1, retry=Retry(NoBackoff(), 0))
+        app, cookie = keep_on_server(make_app, SESSION_TYPE="redis", SESSION_REDIS=client)
+        app.add_url_rule("/clear", "clear", lambda: session.pop("_user_id"))
+        server.pause()
+        found, lines = show(app, cookie)
+        assert (found, lines) == ({"permanent": False}, [])
+        server.resume()
+        found, lines = show(app, cookie)
+        assert (found["_user_id"], found["cart"], found["permanent"]) == ("7", ["tea"], True)
+        assert lines[1].startswith("session=; Max-Age=0")
+        app.test_client(use_cookies=False).get("/clear", headers={"Cookie": cookie})
+        assert show(app, cookie)[0] == {"permanent": False}
+        client.close()

@@ -89,6 +89,8 @@ async def chat(socket: WebSocket[Any, Any, Any]) -> None:
     await socket.close()
 
 
+# Litestar would give the root of all loggers a level.
+QUIET: dict[str, Any] = {"openapi_config": None, "logging_config": None}
 HANDLERS: list[Any] = [put, show, bare, free, replace, login, clear, chat]
 
 
@@ -103,7 +105,7 @@ def settings(tmp_path: Path) -> Settings:
 
 
 def client_of(config: SealedSessionConfig, *handlers: Any) -> TestClient[Any]:
-    app = Litestar([*HANDLERS, *handlers], on_app_init=[config.on_app_init], openapi_config=None)
+    app = Litestar([*HANDLERS, *handlers], on_app_init=[config.on_app_init], **QUIET)
     return TestClient(app, URL, session_config=config)
 
 
@@ -223,7 +225,7 @@ def test_session_auth_works_on_it(settings: Settings) -> None:
     async def me(request: Request[Any, Any, Any]) -> list[Any]:
         return [request.user, sealed(request).subject]
 
-    app = Litestar([*HANDLERS, me], on_app_init=[auth.on_app_init], openapi_config=None)
+    app = Litestar([*HANDLERS, me], on_app_init=[auth.on_app_init], **QUIET)
     with TestClient(app, URL) as client:
         assert client.get("/me").status_code == 401
         client.get("/login")

@@ -28,17 +28,26 @@ Storage: Any = aiohttp_session.AbstractStorage
 ForeignSession: Any = aiohttp_session.Session
 
 
-def keeper_of(storage: Any, **others: Any) -> Keeper:
-    idle = storage.max_age or 3600
+# The pairs of sealed cookies by the storage's values that the browser got for them.
+SEALED: dict[str, str] = {}
+
+
+def keeper_of(foreign: Any, **others: Any) -> Keeper:
+    idle = foreign.max_age or 3600
     return Keeper(Settings(keys=KEY, cookie_name=NAME, secure=False, idle_lifetime=idle, **others))
 
 
-async def read_foreign(storage: Any, request: web.Request) -> tuple[dict[str, Any], int]:
-    """The session of a cookie of the storage, and when it was written."""
-    with contextlib.suppress(Exception):
+async def seal_foreign(storage: Any, request: web.Request) -> str | None:
+    """The pair of a sealed cookie for the request's cookie of the storage."""
+    if (pair := SEALED.get(storage.load_cookie(request))) is not None:
+        return pair
+    with contextlib.suppress(Exception):  # a test may have written it
         found = await storage.load_session(request)
-        return dict(found), found.created
-    return {}, 0
+        keeper = keeper_of(storage, clock=lambda: found.created)
+        session = keeper.session()
+        session.update(found)
+        return keeper.save(session)[0].partition(";")[0]
+    return None
 
 
 async def write_foreign(storage: Any, request: Any, keeper: Keeper, line: str) -> str:
@@ -48,25 +57,24 @@ async def write_foreign(storage: Any, request: Any, keeper: Keeper, line: str) -
     session.update(dict(keeper.session(pair)))
     response = web.Response()
     await storage.save_session(request, response, session)
-    return response.cookies[NAME].OutputString()
+    cookie = response.cookies[NAME]
+    SEALED[cookie.value] = pair
+    return cookie.OutputString()
 
 
 def session_middleware(storage: Any) -> Any:
     """aiohttp-session's function, of the same name."""
     if not isinstance(storage, Storage):
         raise RuntimeError(f"expected a storage, got {storage}")
-    keeper = AsyncKeeper(keeper_of(storage))
+    stored = {"storage": "memory:", "accept_weak_store_for": ["revocation"]}
+    keeper = AsyncKeeper(keeper_of(storage, **stored))
 
     @web.middleware
     async def run(request: web.Request, handler: Any) -> web.StreamResponse:
-        values, created = await read_foreign(storage, request)
         headers = CIMultiDict(request.headers)
         headers.popall("Cookie", None)
-        if values:
-            before = keeper_of(storage, clock=lambda: created)
-            session = before.session()
-            session.update(values)
-            headers["Cookie"] = before.save(session)[0].partition(";")[0]
+        if (pair := await seal_foreign(storage, request)) is not None:
+            headers["Cookie"] = pair
         stand_in: Any = SimpleNamespace(headers=headers, method=request.method)
         found = RequestSession(stand_in, keeper)
         vars(found)["_request"] = request
@@ -79,7 +87,7 @@ def session_middleware(storage: Any) -> Any:
             return response
 
         try:
-            response = await _session._save_response(request, handle)
+            response = await _session._save_last(request, handle)
         except web.HTTPException as error:
             await translate(request, error)
             raise
@@ -87,6 +95,7 @@ def session_middleware(storage: Any) -> Any:
         return response
 
     async def translate(request: web.Request, response: web.StreamResponse) -> None:
+        await _session._respond(request, response)
         for line in response.headers.popall("Set-Cookie", ()):
             if line.startswith(f"{NAME}="):
                 line = await write_foreign(storage, request, keeper.keeper, line)

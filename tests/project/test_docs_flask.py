@@ -16,7 +16,7 @@ from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
 from flask_login import LoginManager, UserMixin, login_user
 
-from sealedstate_flask._extension import SOURCES
+from sealedstate.adapting import SESSION_COOKIE
 from tests.support.documents import Document
 
 DOCUMENT = Document("flask.md")
@@ -35,7 +35,11 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run(command, check=True, env=environ, capture_output=True)
     names: dict[str, Any] = {"__name__": "shop", "check_password": lambda name, _: name}
-    for mark in ("start", "login", "devices", "stream"):
+    start = DOCUMENT.block("start").replace(
+        "SealedSessions(app)", f"{DOCUMENT.block('devices-config')}\nSealedSessions(app)"
+    )
+    exec(compile(start, "flask.md: start", "exec"), names)
+    for mark in ("login", "devices", "stream"):
         run(mark, names)
     yield names
     names["app"].extensions["sealedstate"].deployment.close()
@@ -120,4 +124,6 @@ def test_documented_test_passes(shown: dict[str, Any]) -> None:
 
 def test_every_name_of_flask_that_counts_is_documented() -> None:
     documented = " ".join(DOCUMENT.table("names"))
-    assert all(name in documented for name in [*SOURCES.values(), "SESSION_REFRESH_EACH_REQUEST"])
+    assert all(
+        name in documented for name in [*SESSION_COOKIE.values(), "SESSION_REFRESH_EACH_REQUEST"]
+    )

@@ -308,6 +308,19 @@ def test_part_that_may_be_left_out_is_never_refused_and_never_costs_the_others()
             door.session(header_of(jar, size))["other"] = "x" * 5000
 
 
+def test_of_parts_that_begin_alike_the_newest_stays() -> None:
+    door = keeper(Clock(), may_drop=["_state_*"])
+    jar = jar_of(door, cart=["tea"])
+    for number in range(40):
+        session = door.session(jar.header())
+        session[f"_state_{number}"] = "x" * 400
+        assert save(door, session, jar)
+        assert {"cart", f"_state_{number}"} <= set(door.session(jar.header()))
+    assert door.counts["part-left-out"] > 30
+    kept = [name for name in door.session(jar.header()) if name != "cart"]
+    assert kept == [f"_state_{number}" for number in range(40 - len(kept), 40)]
+
+
 def test_part_that_may_be_left_out_spills_if_it_can() -> None:
     clock = Clock()
     door = keeper(clock, storage=ScriptedStorage(clock), may_drop=["flash"])

@@ -110,7 +110,12 @@ def test_session_of_before_the_setting_belongs_to_its_user_at_the_next_request(
 
 @pytest.mark.parametrize(
     "given",
-    [{"subject_key": ""}, {"part_policies": {KEY: "server"}}, {"may_drop": [KEY]}],
+    [
+        {"subject_key": ""},
+        {"part_policies": {KEY: "server"}},
+        {"may_drop": [KEY]},
+        {"may_drop": [f"{KEY[:3]}*"]},
+    ],
 )
 def test_part_that_may_be_missing_cannot_name_the_user(clock: Clock, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="subject_key"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 from pyramid.config import Configurator
@@ -12,6 +11,7 @@ from pyramid.response import Response
 from sealedstate import Keeper, Settings
 from sealedstate.testing.adapters import Act
 from sealedstate_pyramid import sealed
+from tests.support.pages.wsgi import finish
 
 
 def make(settings: Settings) -> Any:
@@ -25,12 +25,7 @@ def make(settings: Settings) -> Any:
 
 def _act(request: Request) -> Response:
     act = Act.parse(request.environ["wsgi.input"].read(request.content_length))
-    result = act.run(request.session, sealed(request.session))
-    if inspect.isawaitable(result):
-        try:
-            next(result.__await__())
-        except StopIteration as end:
-            result = end.value
+    result = finish(act.run(request.session, sealed(request.session)))
     response = Response(json_body=result)
     response.headerlist.extend(act.headers)
     return response
