@@ -402,6 +402,12 @@ class SealedSession:
         """Whether the application used it."""
         return self._access.is_used
 
+    @property
+    def shows_parts(self) -> bool:
+        """Whether an encoder in C, which calls no method, could show parts of it unnoticed."""
+        parts = self._parts
+        return parts is not None and parts.is_filled and dict.__len__(parts) > 0
+
     def use(self) -> Session:
         """The session, which the response then depends on: `is_used`. Raises LateRead."""
         return self._access.use()

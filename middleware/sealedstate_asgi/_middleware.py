@@ -136,9 +136,9 @@ class SealedSessionMiddleware:
         async def send_saved(message: Message) -> None:
             nonlocal is_saved
             if message["type"] in _STARTS:
-                if found.is_used:
+                if found.is_used or found.shows_parts:
                     sent, lines = message.get("headers", ()), list[str]()
-                    if not is_saved:
+                    if found.is_used and not is_saved:
                         is_saved = True  # not tried again for the page that reports an error
                         lines = await found.save(set_cookie_bytes(sent))
                     message = {**message, "headers": with_raw_session(sent, lines)}
