@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import (
     Callable,
@@ -139,6 +140,11 @@ class SessionBackend(Protocol):
         """The setting convert."""
         ...
 
+    @property
+    def subject_key(self) -> str | None:
+        """The setting subject_key."""
+        ...
+
     def recall_ahead(self, names: Collection[str] | None) -> None:
         """Recall stored parts, all of them for None; an error is raised where a part is read."""
         ...
@@ -241,9 +247,10 @@ class Session(MutableMapping[str, object]):
 
         Assigning a user signs in, also the user who is signed in already: the session gets a new id
         and lives its full lifetimes from now. Assigning another user, or None, also drops every
-        part, so that no user inherits a cart. In a request whose cookies opened no session
-        (`refusal`), None does what `invalidate` does. Raises UnsupportedValue for an empty subject,
-        and for None what `invalidate` raises there.
+        part, so that no user inherits a cart. With the setting subject_key it assigns or removes
+        that part, too. In a request whose cookies opened no session (`refusal`), None does what
+        `invalidate` does. Raises UnsupportedValue for an empty subject, and for None what
+        `invalidate` raises there.
         """
         if self.backend is None:
             self._use()
@@ -257,6 +264,9 @@ class Session(MutableMapping[str, object]):
         elif loaded.refusal is not None and not self._is_ended:
             # The session of the browser is not here, and may be alive elsewhere.
             self.invalidate()
+            return
+        if loaded.subject_key is not None:
+            self._assign_subject(loaded.subject_key, subject)
             return
         # A user signs in once in a request; a visitor cannot sign out.
         if subject == self._subject and (subject is None or self._is_signed_in):
@@ -714,6 +724,19 @@ class Session(MutableMapping[str, object]):
         return late
 
     # --- helpers --------------------------------------------------------------------------------
+
+    def _assign_subject(self, name: str, subject: str | None) -> None:
+        """Sign in or out by the part that names the user, which a save follows."""
+        # What the application has assigned to the part already is no change to another user.
+        with contextlib.suppress(UnsupportedValue):
+            self.follow_subject(name)
+        if self._subject not in (None, subject):
+            self.clear()
+        if subject is not None:
+            self[name] = subject
+        elif name in self._parts:
+            del self[name]
+        self.follow_subject(name)
 
     def _use(self) -> SessionBackend:
         """The loaded request; loads it at the first use."""

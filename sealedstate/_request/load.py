@@ -167,6 +167,10 @@ class LoadedSession:
         return self.deployment.settings.convert
 
     @property
+    def subject_key(self) -> str | None:
+        return self.deployment.settings.subject_key
+
+    @property
     def legacy_names(self) -> list[str]:
         """The names of the request's cookies that the legacy reader looks for."""
         reader = self.deployment.settings.legacy

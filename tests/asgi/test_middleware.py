@@ -89,6 +89,22 @@ async def who(request: Request) -> Response:
     return JSONResponse(sealed(request).subject)
 
 
+def test_sign_in_and_subject_key_are_one_way() -> None:
+    async def enter(request: Request) -> Response:
+        sealed(request).sign_in("7")
+        return JSONResponse([request.session, sealed(request).subject])
+
+    async def leave(request: Request) -> Response:
+        sealed(request).subject = None
+        return JSONResponse(request.session)
+
+    browser = browse(count, enter, leave, who, settings=node(Clock(), None, subject_key="user"))
+    browser.get("/count")
+    assert browser.get("/enter").json == [{"n": 1, "user": "7"}, "7"]
+    assert (browser.get("/who").json, browser.get("/count").json) == ("7", {"n": 2, "user": "7"})
+    assert (browser.get("/leave").json, browser.get("/who").json) == ({}, None)
+
+
 # --- headers ------------------------------------------------------------------------------------
 
 
