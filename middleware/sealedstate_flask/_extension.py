@@ -7,7 +7,9 @@ import os
 from functools import partial
 from typing import Any
 
+import click
 from flask import Flask
+from flask.cli import ScriptInfo
 from flask.sessions import SessionInterface
 
 from sealedstate import ConfigurationError, Keeper, Key, Settings, plain
@@ -47,19 +49,23 @@ class SealedSessions:
 
     def init_app(self, app: Flask) -> None:
         """Give `app` sealed sessions. Raises ConfigurationError."""
-        is_command = os.environ.get("FLASK_RUN_FROM_CLI") == "true"
-        keeper = open_keeper(app, self._settings, is_command)
+        keeper = open_keeper(app, self._settings, ScriptInfo)
         if keeper is not None:
             app.extensions["sealedstate"] = keeper
             app.session_interface = SealedSessionInterface(app, keeper)
 
 
-def open_keeper(app: Any, settings: Settings | None, is_command: bool) -> Keeper | None:
+def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keeper | None:
     """The keeper of an application of Flask or Quart, which also gets our commands.
 
-    None: it has no keys, and is loaded by a command, which may be what makes them. Raises
+    None: it has no keys, and is loaded by a command, which may be what makes them. `script_info`:
+    the framework's ScriptInfo, by which its commands load an application. Raises
     ConfigurationError.
     """
+    command = click.get_current_context(silent=True)
+    # Servers have commands of click, too, but load the application by no ScriptInfo.
+    is_command = command is not None and command.find_object(script_info) is not None
+    is_server = command is not None and command.command.name == "run"
     with config_names({*app.config, *os.environ}, PREFIX, SOURCES):
         if settings is None:
             settings = read_settings(app)
@@ -67,7 +73,7 @@ def open_keeper(app: Any, settings: Settings | None, is_command: bool) -> Keeper
         try:
             return Keeper(settings)
         except (ConfigurationError, OperatorError) as error:
-            if not is_command:
+            if is_server or not is_command:
                 raise
             # `flask sealedstate keys init` needs the application before there are keys.
             app.before_request(partial(_refuse, error))

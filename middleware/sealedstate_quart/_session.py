@@ -6,7 +6,6 @@ import asyncio
 from functools import partial
 from typing import Any, Protocol, cast
 
-import click
 from flask.sessions import SessionMixin
 from quart import Quart, session
 from quart.cli import ScriptInfo
@@ -46,10 +45,7 @@ class SealedSessions:
 
     def init_app(self, app: Quart) -> None:
         """Give `app` sealed sessions. Raises ConfigurationError."""
-        # Servers have commands of click, too, but load the application by no ScriptInfo.
-        command = click.get_current_context(silent=True)
-        is_command = command is not None and command.find_object(ScriptInfo) is not None
-        opened = open_keeper(app, self._settings, is_command)
+        opened = open_keeper(app, self._settings, ScriptInfo)
         if opened is not None:
             keeper = AsyncKeeper(opened, self._threads)
             app.extensions["sealedstate"] = keeper

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from flask import Flask, session
+from flask.cli import FlaskGroup
 
 from sealedstate import ConfigurationError, Key, OperatorError, Settings
 from sealedstate_flask import SealedSessionInterface, SealedSessions
@@ -166,15 +168,24 @@ def test_command_line_makes_the_keys_that_the_application_lacks(
     ring = f"file:{tmp_path / 'keys.json'}"
     with pytest.raises(OperatorError, match="keys init"):
         make_app(SEALEDSTATE_KEYS=ring)
-    # What `flask` sets before it imports the application.
-    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
-    app = Flask("shop")
-    app.config.update(SEALEDSTATE_KEYS=ring, TESTING=True)
-    SealedSessions(app)
+    loaded: list[Flask] = []
+
+    def create_app() -> Flask:
+        app = Flask("shop")
+        app.config.update(SEALEDSTATE_KEYS=ring, TESTING=True)
+        SealedSessions(app)
+        loaded.append(app)
+        return app
+
+    def flask(*arguments: str) -> Result:
+        return CliRunner().invoke(FlaskGroup(create_app=create_app), arguments)
+
+    stopped = flask("run", "--port", "0").exception
+    assert isinstance(stopped, OperatorError)
+    assert not loaded
+    assert flask("sealedstate", "keys", "init").exit_code == 0
     with pytest.raises(OperatorError, match="keys init"):
-        app.test_client().get("/")
-    made = app.test_cli_runner().invoke(args=["sealedstate", "keys", "init"])
-    assert made.exit_code == 0
+        loaded[0].test_client().get("/")
     # For as long as a permanent session lives.
     assert cookie_line(make_app(SEALEDSTATE_KEYS=ring))
 
