@@ -73,6 +73,8 @@ def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keepe
         try:
             return Keeper(settings)
         except (ConfigurationError, OperatorError) as error:
+            name = script_info.__module__.partition(".")[0]  # flask or quart
+            error.args = (str(error).replace("`sealedstate ", f"`{name} sealedstate "),)
             if is_server or not is_command:
                 raise
             # `flask sealedstate keys init` needs the application before there are keys.

@@ -31,7 +31,7 @@ from ..keyring import Keyring
 from . import transitions
 from .document import RingUnreadable
 from .reports import Report, ReportStore
-from .ring import Ring, RingReplaced, RingStorage, Schedule, Tombstone
+from .ring import EXTEND, Ring, RingReplaced, RingStorage, Schedule, Tombstone
 
 __all__ = ["RotatingKeySource", "RotationConfig"]
 
@@ -101,8 +101,14 @@ class RotatingKeySource:
         self._ring = self._load_first(creates_missing)
         self._keyring = self._ring.keyring()
         self._sought_at = self._read_began.running - SEEK_SECONDS
-        self._ring.schedule.check(config.reload_every, config.lifetime, config.skew)
-        self._ring.schedule.merged_with(config.schedule).check_size()
+        schedule = self._ring.schedule
+        for problem in schedule.shortfalls(
+            config.reload_every, config.lifetime, config.skew
+        ).values():
+            # Not done here: a node that does not know it yet would forget a logout too soon.
+            raise ConfigurationError(problem + EXTEND)
+        schedule.check_size()
+        schedule.merged_with(config.schedule).check_size()
 
     @property
     def ring(self) -> Ring:

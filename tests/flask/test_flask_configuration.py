@@ -14,6 +14,7 @@ from flask import Flask, session
 from flask.cli import FlaskGroup
 
 from sealedstate import ConfigurationError, Key, OperatorError, Settings
+from sealedstate.cli import main
 from sealedstate_flask import SealedSessionInterface, SealedSessions
 from tests.flask.conftest import KEYS, MakeApp
 
@@ -187,6 +188,25 @@ def test_command_line_makes_the_keys_that_the_application_lacks(
     with pytest.raises(OperatorError, match="keys init"):
         loaded[0].test_client().get("/")
     # For as long as a permanent session lives.
+    assert cookie_line(make_app(SEALEDSTATE_KEYS=ring))
+
+
+def test_ring_for_shorter_sessions_is_extended_by_the_command_that_the_error_names(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    ring = f"file:{tmp_path / 'keys.json'}"
+    assert main(["keys", "init", str(tmp_path / "keys.json")]) == 0
+    with pytest.raises(ConfigurationError, match="`flask sealedstate keys rotate`"):
+        make_app(SEALEDSTATE_KEYS=ring)
+    app = Flask("shop")
+    app.config["SEALEDSTATE_KEYS"] = ring
+
+    def create_app() -> Flask:
+        SealedSessions(app)
+        return app
+
+    group = FlaskGroup(create_app=create_app)
+    assert CliRunner().invoke(group, ["sealedstate", "keys", "rotate"]).exit_code == 0
     assert cookie_line(make_app(SEALEDSTATE_KEYS=ring))
 
 
