@@ -166,7 +166,8 @@ class Keeper:
         `other_bytes`: what the response's other Set-Cookie fields take, names included. `force`:
         seal the session again although it did not change. The result is a list, with the `outcome`
         of this save. It is empty for a session that was not used, that did not change and needs no
-        refresh, that is withheld, or whose change only fits without the request's other cookies.
+        refresh, that is withheld, or whose change only fits without the request's other cookies or
+        was refused by `Session.check_size`.
 
         A session may be saved several times in a request. It then begins again with what was
         written, and the last result has everything that the response must carry. Raises
@@ -207,15 +208,18 @@ class Keeper:
         try:
             saved = save(deployment, self._limits, session, changes, loaded, other_bytes)
         except SessionTooLarge as error:
-            if not error.is_crowded or is_another or changes.is_regenerated:
+            # A request does not fail at its end for the foreign cookies that it brings, nor for
+            # what the application knows, which may be answering this error.
+            is_known = changes.encoded_bytes <= session.refused_bytes
+            if not (error.is_crowded or is_known) or is_another or changes.is_regenerated:
                 raise
-            # A request does not fail at its end for the foreign cookies that it brings.
+            foreign_bytes = loaded.candidates.foreign_bytes
+            place = f" beside {foreign_bytes} bytes of other cookies" if error.is_crowded else ""
             deployment.emit(
                 "no-room",
                 session_id=changes.id,
-                detail="what a visitor changed is not sent: the session does not fit beside"
-                f" {loaded.candidates.foreign_bytes} bytes of other cookies; set storage or"
-                " may_drop",
+                detail="what a visitor changed is not sent: the session does not fit"
+                f"{place}; set storage or may_drop",
                 level=logging.WARNING,
                 is_frequent=True,
             )

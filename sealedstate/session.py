@@ -218,6 +218,8 @@ class Session(MutableMapping[str, object]):
     _are_headers_sent = False
     # Whether reading it in this request does not renew it; see `peek`.
     is_peeked = False
+    # The size of the encoded parts when `check_size` last refused them.
+    refused_bytes = -1
     # By how much assignments may make the encoded parts grow before their sizes are added up; None
     # if that is not known yet.
     _free_bytes: int | None = None
@@ -355,9 +357,14 @@ class Session(MutableMapping[str, object]):
         """Raise SessionTooLarge if the cookies have no room for the session as it is now.
 
         Assigning a part checks that. This also finds changes inside lists and dicts, which a
-        response would not carry.
+        response would not carry. A response of the application to this error carries the session as
+        it was, and the event `no-room` is a warning, unless it signs in or out, or grows further.
         """
-        self._use().check_size(self)
+        try:
+            self._use().check_size(self)
+        except SessionTooLarge:
+            self.refused_bytes = self.changes().encoded_bytes
+            raise
 
     def regenerate(self) -> None:
         """Give the session a new id, at a change of privilege; its parts and lifetimes stay.
