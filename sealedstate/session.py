@@ -657,6 +657,20 @@ class Session(MutableMapping[str, object]):
         loaded.recall_ahead(parts)
         return loaded
 
+    @property
+    def idle_limit(self) -> int | None:
+        """It ends this many seconds after its last seal; None: as the settings say.
+
+        Assigned, it counts from the next save that has something to seal. Unlike `limit` that gives
+        no new id, so cookies of before keep what they have.
+        """
+        record, idle = self._continued_record(), self._limit.idle
+        return record.terms.idle if idle is None and record is not None else idle
+
+    @idle_limit.setter
+    def idle_limit(self, seconds: int) -> None:
+        self._limit = self._limit._replace(idle=seconds)
+
     def follow_subject(self, name: str) -> None:
         """Sign in the user whom the part `name` names, or sign out if there is none.
 

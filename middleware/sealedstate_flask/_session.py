@@ -34,6 +34,7 @@ class FlaskSession(SessionFace, SessionMixin):
     accessed = False  # Flask sets it when the application looks at `flask.session`
     _is_forced = False
     _is_sent: bool | None = None  # None until it is saved
+    _idle: int | None = None  # what this request gave a permanent session
 
     def __init__(
         self, session: Session, interface: SealedSessionInterface, environ: dict[str, Any]
@@ -46,6 +47,7 @@ class FlaskSession(SessionFace, SessionMixin):
         """Whether the cookie outlives the browser's window.
 
         Such a session ends PERMANENT_SESSION_LIFETIME after its last visit, or by longest_lifetime.
+        If that has changed, it counts from the next save.
         """
         persistent = self._session.persistent
         if persistent is None:
@@ -56,12 +58,12 @@ class FlaskSession(SessionFace, SessionMixin):
     def permanent(self, value: bool) -> None:
         is_permanent, session = bool(value), self._session
         if session.pop(_PERMANENT, False) or self.permanent is not is_permanent:
-            app, deployment = self._interface.app, self._interface.keeper.deployment
+            deployment = self._interface.keeper.deployment
             lifetimes = deployment.lifetimes
             idle, absolute = lifetimes.idle, lifetimes.absolute
             if is_permanent:
-                unused = int(app.permanent_session_lifetime.total_seconds())
-                idle, absolute = min(unused, lifetimes.longest), lifetimes.longest
+                idle, absolute = self._interface.permanent_idle(), lifetimes.longest
+            vars(self)["_idle"] = idle if is_permanent else None
             session.limit(persistent=is_permanent, idle=idle, until=deployment.now() + absolute)
 
     @property
@@ -141,6 +143,11 @@ class SealedSessionInterface(SessionInterface):
     def get_cookie_path(self, app: Flask) -> str:
         return self._cookies.path
 
+    def permanent_idle(self) -> int:
+        """How long after its last visit a permanent session ends, in seconds."""
+        unused = int(self.app.permanent_session_lifetime.total_seconds())
+        return max(1, min(unused, self.keeper.deployment.lifetimes.longest))
+
     def _may_renew(self, session: FlaskSession) -> bool:
         """Whether the session is renewed although the application has not used it, if permanent.
 
@@ -171,6 +178,16 @@ class SealedSessionInterface(SessionInterface):
         is_silent = inner.persistent is None and not inner.is_new
         if is_silent and record is not None and record.terms.persistent:
             session.permanent = True
+        if not session.permanent:
+            return
+        # PERMANENT_SESSION_LIFETIME may have changed since. What `limit` was asked for stays.
+        followed = session._idle
+        if followed is None and record is not None and record.terms.persistent:
+            lifetimes = self.keeper.deployment.lifetimes
+            is_longest = record.ends_at(lifetimes) >= record.created_at + lifetimes.longest
+            followed = record.terms.idle if is_longest else None
+        if followed is not None and inner.idle_limit == followed:
+            inner.idle_limit = self.permanent_idle()
 
     def _check_login(self) -> None:
         """Warn of Flask-Login's remember cookie, which no sign-out in the store ends."""
