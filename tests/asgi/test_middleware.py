@@ -457,7 +457,7 @@ def test_part_of_the_store_is_there_once_it_is_loaded(store: ScriptedStorage) ->
         uses: list[Callable[[], object]]
         uses = [lambda: session["vault"], lambda: session.get("vault")]
         for use in uses:
-            with pytest.raises(SessionNotLoaded, match="vault"):
+            with pytest.raises(SessionNotLoaded, match=r"load_session\(request, 'vault'\)"):
                 use()
         await load_session(request, "vault")
         return JSONResponse(session["vault"])
