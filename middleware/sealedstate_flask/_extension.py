@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import click
 from flask import Flask
@@ -15,7 +16,7 @@ from flask.sessions import SessionInterface
 from sealedstate import ConfigurationError, Keeper, Key, Settings, plain
 from sealedstate.adapting import config_names
 from sealedstate.cli import command_for
-from sealedstate.errors import OperatorError
+from sealedstate.errors import OperatorError, show_value
 from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
 from sealedstate.settings import MAX_LIFETIME
 
@@ -67,6 +68,7 @@ def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keepe
     is_command = command is not None and command.find_object(script_info) is not None
     is_server = command is not None and command.command.name == "run"
     with config_names({*app.config, *os.environ}, PREFIX, SOURCES):
+        _check_lifetime(app.config["PERMANENT_SESSION_LIFETIME"])
         if settings is None:
             settings = read_settings(app)
         app.cli.add_command(command_for(settings))
@@ -80,6 +82,16 @@ def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keepe
             # `flask sealedstate keys init` needs the application before there are keys.
             app.before_request(partial(_refuse, error))
             return None
+
+
+def _check_lifetime(value: object) -> None:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    # The comparison is also false for NaN.
+    if type(seconds) not in (int, float) or not cast(float, seconds) >= 1:
+        raise ConfigurationError(
+            "PERMANENT_SESSION_LIFETIME: must be a timedelta or a number of seconds, at least 1 s;"
+            f" got {show_value(value)}"
+        )
 
 
 def _refuse(error: Exception) -> None:
@@ -105,7 +117,8 @@ def read_settings(app: Any) -> Settings:
     defaults |= {"convert": plain, "may_drop": MAY_DROP, "subject_key": SUBJECT_KEY}
     # UNTIL is no setting, but the date of one.
     given, environ = dict(config), dict(os.environ)
-    until = given.pop(UNTIL, None) or environ.pop(UNTIL, None)
+    variable = environ.pop(UNTIL, None)
+    until = given.pop(UNTIL, None) or variable
     names = {name for name in [*given, *environ] if name.startswith(PREFIX)}
     if until:
         key = given.get(f"{PREFIX}SUBJECT_KEY") or environ.get(f"{PREFIX}SUBJECT_KEY", SUBJECT_KEY)
@@ -121,7 +134,7 @@ def read_settings(app: Any) -> Settings:
             "SEALEDSTATE_KEYS is not set: a key of this process seals the sessions, and they end"
             " with it; `flask sealedstate keys generate` prints a key that lasts"
         )
-    settings = Settings.from_config(given, environ=environ, **defaults)
+    settings = Settings.from_config(given, environ=environ, others=[UNTIL], **defaults)
     permanent = int(app.permanent_session_lifetime.total_seconds())
     if settings.longest_lifetime is None and permanent > settings.absolute_lifetime:
         settings = dataclasses.replace(settings, longest_lifetime=min(permanent, MAX_LIFETIME))

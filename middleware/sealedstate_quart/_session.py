@@ -13,7 +13,7 @@ from quart.sessions import SessionInterface
 from quart.wrappers import Websocket
 from werkzeug.datastructures import Headers
 
-from sealedstate import Session, Settings
+from sealedstate import ConfigurationError, Session, Settings
 from sealedstate.adapting import log_late_changes, sealed, session_headers
 from sealedstate.asynchronous import AsyncKeeper, Logout
 from sealedstate_flask import FlaskSession
@@ -39,6 +39,8 @@ class SealedSessions:
         autoload: bool = True,
         threads: int = 32,
     ) -> None:
+        if not isinstance(autoload, bool):
+            raise ConfigurationError(f"autoload: expected True or False, got {autoload!r}")
         self._settings, self._autoload, self._threads = settings, autoload, threads
         if app is not None:
             self.init_app(app)

@@ -543,6 +543,27 @@ def test_wrong_keywords_are_refused() -> None:
         sealed({"type": "http"})
 
 
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"max_age": "3600"}, r"^max_age: .* got '3600'"),
+        ({"max_age": True}, "^max_age: "),
+        ({"max_age": 0}, "^max_age: "),
+        ({"max_age": 60, "idle_lifetime": 60}, "^max_age: sets idle_lifetime"),
+        ({"https_only": True, "secure": False}, "^https_only: .* secure"),
+        ({"session_cookie": "a", "cookie_name": "b"}, "^session_cookie: .* cookie_name"),
+        ({"autoload": "false"}, "^autoload: "),
+        ({"scope_key": ""}, "^scope_key: "),
+        ({"https_onli": False}, "did you mean 'https_only'"),
+        ({"maxage": 1}, "did you mean 'max_age'"),
+        ({"clok": 1}, r"there are (?!.*clock)"),
+    ],
+)
+def test_mistakes_of_the_configuration_stop_the_start(given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        SealedSessionMiddleware(nothing, keys=StaticKeys(RING), **given)
+
+
 def test_mounted_applications_share_one_session() -> None:
     keeper = node(Clock(), None)
     inner = Starlette(

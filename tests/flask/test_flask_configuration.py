@@ -88,6 +88,20 @@ def test_cookie_has_the_attributes_of_flasks_names(
             },
             "'shop' .*; set SEALEDSTATE_COOKIE_NAME",
         ),
+        ({"PERMANENT_SESSION_LIFETIME": "3600"}, "^PERMANENT_SESSION_LIFETIME: .* got '3600'"),
+        ({"PERMANENT_SESSION_LIFETIME": None}, "^PERMANENT_SESSION_LIFETIME: "),
+        ({"PERMANENT_SESSION_LIFETIME": timedelta(0)}, "^PERMANENT_SESSION_LIFETIME: "),
+        ({"PERMANENT_SESSION_LIFETIME": -5}, "^PERMANENT_SESSION_LIFETIME: "),
+        ({"SEALEDSTATE_LEGACY_UNTLI": "2099-01-01"}, "did you mean 'SEALEDSTATE_LEGACY_UNTIL'"),
+        (
+            {
+                "SECRET_KEY": "k",
+                "SECRET_KEY_FALLBACKS": "before",
+                "SEALEDSTATE_LEGACY_UNTIL": "2099-01-01",
+            },
+            "^SECRET_KEY_FALLBACKS: ",
+        ),
+        ({"SEALEDSTATE_KEYS": "keys.json"}, "file:keys.json"),
     ],
 )
 def test_mistake_stops_the_start_and_names_its_setting(

@@ -296,6 +296,11 @@ def test_test_client_changes_the_session(make_app: MakeApp) -> None:
     assert asyncio.run(use()) == {"cart": ["milk"]}
 
 
+def test_autoload_is_a_flag() -> None:
+    with pytest.raises(ConfigurationError, match=r"^autoload: "):
+        SealedSessions(autoload="false")  # type: ignore[arg-type]
+
+
 def test_only_other_commands_than_run_begin_without_keys(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
