@@ -128,6 +128,11 @@ class SessionOwner(Protocol):
     """What a SessionDict asks of the request that it belongs to."""
 
     @property
+    def is_used(self) -> bool:
+        """Whether the response depends on the session."""
+        ...
+
+    @property
     def session(self) -> Session:
         """The session, which this does not use."""
         ...
@@ -173,6 +178,20 @@ class SessionDict(dict[str, Any]):
     def mark_accessed(self) -> None:
         """Starlette calls this when an application asks for `request.session`."""
         self._owner.use()
+
+    def mark_modified(self) -> None:
+        """Starlette's sign of a change inside a value; such changes are found anyway."""
+        self._owner.use_to_write()
+
+    @property
+    def accessed(self) -> bool:
+        """Whether the application used the session, as Starlette has it."""
+        return self._owner.is_used
+
+    @property
+    def modified(self) -> bool:
+        """Whether there is something to save, as Starlette has it; also changes inside values."""
+        return self._owner.is_used and self._owner.session.changes().is_modified
 
     def __missing__(self, name: object) -> NoReturn:
         if isinstance(name, str) and name in self._absent:

@@ -280,6 +280,21 @@ def test_captured_cookie_is_refused_after_a_logout(backend: str, store: Scripted
     assert thief.get("/who").json is None
 
 
+def test_dict_says_what_was_done_to_it_as_that_of_starlette() -> None:
+    async def change(request: Request) -> Response:
+        session = request.scope["session"]
+        states = [(session.accessed, session.modified)]
+        session.get("list")
+        states.append((session.accessed, session.modified))
+        session.setdefault("list", []).append(1)
+        session.mark_modified()
+        return JSONResponse([*states, (session.accessed, session.modified)])
+
+    browser = browse(change)
+    for _ in range(2):
+        assert browser.get("/change").json == [[False, False], [True, False], [True, True]]
+
+
 def test_sign_in_of_another_user_empties_the_dict() -> None:
     async def switch(request: Request) -> Response:
         sealed(request).subject = "eve"
