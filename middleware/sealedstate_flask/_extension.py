@@ -20,10 +20,9 @@ from sealedstate.errors import OperatorError, show_value
 from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
 from sealedstate.settings import MAX_LIFETIME
 
-from ._session import SealedSessionInterface, log
+from ._session import SUBJECT_KEY, SealedSessionInterface, log
 from ._takeover import UNTIL, read_predecessor
 
-SUBJECT_KEY = "_user_id"  # Flask-Login's
 MAY_DROP = ["_state_*"]  # Authlib's, of logins that were begun
 # Not SESSION_COOKIE_SECURE: its default is False, so the application need not have chosen that.
 SOURCES = {

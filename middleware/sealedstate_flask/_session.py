@@ -23,6 +23,8 @@ from sealedstate.headers import set_cookie_bytes
 
 log = logging.getLogger("sealedstate.flask")
 
+SUBJECT_KEY = "_user_id"  # Flask-Login's
+_TUTORIAL_KEY = "user_id"  # that of Flask's tutorial
 _PERMANENT = "_permanent"  # Flask's name for it inside a session
 
 
@@ -99,17 +101,18 @@ class SealedSessionInterface(SessionInterface):
     """Opens and saves the sessions of `app`; `keeper` has what it has open."""
 
     session_class = FlaskSession
-    _is_login_checked = False
 
     def __init__(self, app: Any, keeper: Keeper) -> None:
         self.app, self.keeper = app, keeper
         self._cookies = keeper.deployment.cookies
+        has_default_key = keeper.settings.subject_key == SUBJECT_KEY
+        # Until a user signs in, or another part seems to name one.
+        self._watches_users = has_default_key and keeper.deployment.store is not None
+        # Flask's own list: a first request may have been before.
+        app.before_request_funcs.setdefault(None, []).insert(0, self._check_application)
 
     def open_session(self, app: Flask, request: Request) -> FlaskSession:
         """The session of a request; its cookies are read when it is first used."""
-        if not self._is_login_checked:
-            self._is_login_checked = True
-            self._check_login()
         environ = request.environ
         return self.session_class(open_session(self.keeper, environ), self, environ)
 
@@ -174,6 +177,14 @@ class SealedSessionInterface(SessionInterface):
             session.permanent = session.permanent
         if key is not None:
             inner.follow_subject(key)
+            if self._watches_users and (inner.subject is not None or _TUTORIAL_KEY in inner):
+                self._watches_users = False
+                if inner.subject is None:
+                    log.warning(
+                        "session['user_id'] names no user here, but session['_user_id']: set"
+                        " SEALEDSTATE_SUBJECT_KEY = 'user_id'; otherwise a sign-in gets no new id,"
+                        " a logout is not recorded, and revoke_subject ends no session"
+                    )
         record = inner.load().record
         is_silent = inner.persistent is None and not inner.is_new
         if is_silent and record is not None and record.terms.persistent:
@@ -189,11 +200,22 @@ class SealedSessionInterface(SessionInterface):
         if followed is not None and inner.idle_limit == followed:
             inner.idle_limit = self.permanent_idle()
 
-    def _check_login(self) -> None:
-        """Warn of Flask-Login's remember cookie, which no sign-out in the store ends."""
+    def _check_application(self) -> None:
+        """Warn, at the first request, of what other extensions do to these sessions."""
+        functions = self.app.before_request_funcs
+        # Not changed in place: Flask goes through it now.
+        functions[None] = [each for each in functions[None] if each != self._check_application]
+        interface = self.app.session_interface
+        if not isinstance(interface, SealedSessionInterface):
+            log.warning(
+                "sessions are not sealed: after SealedSessions(app), the application was given the"
+                " interface %s; call SealedSessions(app) last",
+                type(interface).__name__,
+            )
         duration, never = self.app.config.get("REMEMBER_COOKIE_DURATION"), (0, timedelta(0))
         has_remember_cookie = hasattr(self.app, "login_manager") and duration not in never
         if has_remember_cookie and self.keeper.deployment.store is not None:
+            # No sign-out in the store ends it.
             log.warning(
                 "Flask-Login's remember cookie signs in again after a sign-out everywhere; set"
                 " session.permanent = True in place of login_user(remember=True), and"

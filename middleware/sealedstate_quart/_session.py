@@ -94,9 +94,6 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
 
     async def open_session(self, app: Quart, request: Any) -> QuartSession:  # type: ignore[override]
         """The session of a request or websocket, whose store has been asked if it has to be."""
-        if not self._is_login_checked:
-            self._is_login_checked = True
-            self._check_login()
         is_websocket = isinstance(request, Websocket)
         environ = {
             # Browsers hold Lax cookies back from a websocket, which is no navigation.
