@@ -10,20 +10,32 @@ from collections.abc import Callable
 
 
 class _Lock:
-    """What both locks have: the operations of `_lock`."""
+    """What both locks have: the operations of `_lock`, which `renew` makes.
 
-    __slots__ = ("__weakref__", "_lock")
+    gevent replaces the locks of `threading`. A lock that was made before, as in gunicorn's master
+    with --preload, would admit two greenlets at once, or stop all of them for ever. So the first
+    use after that renews it.
+    """
+
+    __slots__ = ("__weakref__", "_kind", "_lock")
 
     _lock: threading.Lock | threading.RLock
+    _kind: object
+
+    def renew(self) -> None:
+        """Replace the lock by a new one, which is free."""
+        raise NotImplementedError
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        if self._kind is not threading.Lock:
+            self.renew()
         return self._lock.acquire(blocking, timeout)
 
     def release(self) -> None:
         self._lock.release()
 
     def __enter__(self) -> None:
-        self._lock.acquire()
+        self.acquire()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -40,8 +52,11 @@ class ForkSafeLock(_Lock):
     __slots__ = ()
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self.renew()
         _locks.add(self)
+
+    def renew(self) -> None:
+        self._kind, self._lock = threading.Lock, threading.Lock()
 
 
 class ForkHeldLock(_Lock):
@@ -59,10 +74,9 @@ class ForkHeldLock(_Lock):
     __slots__ = ("_before_fork", "was_in_use")
 
     def __init__(self, before_fork: Callable[[], object] | None = None) -> None:
-        # Reentrant: a signal handler that forks inside a call must not wait for its own thread.
-        self._lock = threading.RLock()
         self._before_fork = None if before_fork is None else weakref.WeakMethod(before_fork)
         self.was_in_use = False
+        self.renew()
         with _fork:
             _held_locks.add(self)
 
@@ -72,10 +86,14 @@ class ForkHeldLock(_Lock):
             method()
 
     def renew(self) -> None:
+        # Reentrant: a signal handler that forks inside a call must not wait for its own thread.
+        self._kind, self._lock = threading.Lock, threading.RLock()
+
+    def renew_in_child(self) -> None:
         """Make the lock free in the child, where only the thread that forked exists."""
         # What its parent inherited from a thread is not repaired for a child of this process.
         self.was_in_use |= not self._lock.acquire(blocking=False)
-        self._lock = threading.RLock()
+        self.renew()
 
 
 FORK_SECONDS = 10.0
@@ -108,9 +126,9 @@ def _renew_locks() -> None:
     # late: two threads of the child would each make a lock, and both would enter.
     global _fork
     for lock in _locks:
-        lock._lock = threading.Lock()
+        lock.renew()
     for held in _held_locks:
-        held.renew()
+        held.renew_in_child()
     _taken.clear()
     _fork = threading.RLock()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, NoReturn, Protocol, Self
@@ -19,10 +20,12 @@ from .deployment import Deployment
 from .errors import ConfigurationError, OperatorError, SessionNotLoaded, escape_text
 from .headers import with_session
 from .keeper import Keeper
+from .keyring import Key
 from .session import Session
 from .settings import Settings, cased
 
 __all__ = [
+    "SESSION_COOKIE",
     "SessionDict",
     "SessionFace",
     "SessionOwner",
@@ -31,10 +34,21 @@ __all__ = [
     "open_keeper",
     "open_session",
     "read_moment",
+    "read_session_cookie",
     "sealed",
     "session_headers",
+    "temporary_key",
 ]
 
+# Names of Flask, Quart and Django for settings. Not SESSION_COOKIE_SECURE: its default is False, so
+# the application need not have chosen that.
+SESSION_COOKIE = {
+    "cookie_name": "SESSION_COOKIE_NAME",
+    "cookie_path": "SESSION_COOKIE_PATH",
+    "cookie_domain": "SESSION_COOKIE_DOMAIN",
+    "same_site": "SESSION_COOKIE_SAMESITE",
+    "partitioned": "SESSION_COOKIE_PARTITIONED",
+}
 # The attributes of a Session that a face shows.
 _SHOWN = frozenset(
     {"id", "subject", "is_new", "created_at", "expires_at", "persistent", "refusal", "withheld"}
@@ -87,6 +101,11 @@ class SessionFace(MutableMapping[str, Any]):
 
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         return dict, (self.copy(),)
+
+    @property
+    def new(self) -> bool:
+        """Whether the request brought no session."""
+        return self._session.is_new
 
     def copy(self) -> dict[str, Any]:
         """A dict of all parts, with copies of their values."""
@@ -340,6 +359,38 @@ def config_names(
         if source is None or source == name:
             raise
         raise ConfigurationError(f"{source}{colon}{problem}") from None
+
+
+def read_session_cookie(config: Mapping[str, Any], default_name: str) -> dict[str, Any]:
+    """The settings that the names of `SESSION_COOKIE` have in a framework's configuration.
+
+    `default_name`: the framework's. It is left out, because a name with a prefix is better, and
+    leaves the old cookie for a takeover. Raises ConfigurationError.
+    """
+    if not config["SESSION_COOKIE_HTTPONLY"]:
+        raise ConfigurationError(
+            "SESSION_COOKIE_HTTPONLY: a sealed session is always HttpOnly; no script can read it"
+        )
+    found = {name: config[source] for name, source in SESSION_COOKIE.items() if config.get(source)}
+    if isinstance(same_site := found.get("same_site"), str):
+        found["same_site"] = same_site.title()
+    if found.get("cookie_name") == default_name:
+        del found["cookie_name"]
+    return found
+
+
+def temporary_key(log: logging.Logger, setting: str, command: str) -> str:
+    """A key of this process, for development without keys, which a warning says.
+
+    `setting`: the framework's name of what is not set. `command`: its command line.
+    """
+    log.warning(
+        "%s: not set; a key of this process seals the sessions, and they end with it; `%s"
+        " sealedstate keys generate` prints a key that lasts",
+        setting,
+        command,
+    )
+    return Key.generate(os.urandom).export()
 
 
 def read_moment(setting: str, value: object) -> datetime:

@@ -54,7 +54,7 @@ from .rotation.reports import FileReports, ReportStore, StoredReports
 from .rotation.ring import RingStorage
 from .rotation.ring_file import RingFile, is_ring_file
 from .rotation.ring_store import StoredRing
-from .rotation.source import RotatingKeySource
+from .rotation.source import RotatingKeySource, are_threads_frozen
 from .settings import Settings
 from .storage import USES, Storage, open_storage
 from .storage.contract import is_storage
@@ -454,6 +454,12 @@ def _open_keys(settings: Settings, store: Storage | None, events: EventLog | Non
             open_report_store(settings, store),
             scheme == "store",
         )
+        if settings.rotate_in_process and are_threads_frozen():
+            raise ConfigurationError(
+                "keys: this uWSGI runs threads only while it answers a request, so no thread could"
+                " rotate the ring; set its enable-threads, or set rotate_in_process to false, and"
+                " let another node or `sealedstate keys rotate` rotate the ring"
+            )
         if settings.rotate_in_process and isinstance(ring_storage, RingFile):
             try:
                 ring_storage.check_writable()

@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 import weakref
+from _thread import allocate_lock
 from collections.abc import Callable
 
 import pytest
@@ -102,6 +103,21 @@ def test_dropped_lock_leaves_nothing_behind() -> None:
     dropped = weakref.ref(ForkSafeLock())
     gc.collect()
     assert dropped() is None
+
+
+@pytest.mark.parametrize("kind", [ForkSafeLock, ForkHeldLock])
+def test_lock_made_before_gevent_replaced_the_locks_is_renewed_by_its_first_use(
+    kind: type[ForkSafeLock] | type[ForkHeldLock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = kind()
+    before = lock._lock
+    monkeypatch.setattr(threading, "Lock", lambda: allocate_lock())
+    with lock:
+        now = lock._lock
+        assert now is not before
+    assert lock.acquire()
+    assert lock._lock is now
+    lock.release()
 
 
 # --- the lock that a fork waits for ---------------------------------------------------------------

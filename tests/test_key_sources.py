@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType, SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -502,3 +504,32 @@ def test_ring_that_no_process_here_can_write_stops_a_start_that_is_to_rotate_it(
     assert "set rotate_in_process to false" in message
     source: Any = open_keys(replace(given, keys=f"file:{link}"))
     assert source.ring == ring
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "is_refused"),
+    [
+        ((2, 0, 23, 0, b""), {"master": True}, True),
+        ((2, 0, 23, 0, b""), {"enable-threads": True}, False),
+        ((2, 0, 23, 0, b""), {"threads": b"2"}, False),
+        ((2, 0, 26, 0, b""), {"master": True}, True),
+        ((2, 0, 27, 0, b""), {"master": True}, False),
+    ],
+)
+def test_uwsgi_that_runs_no_threads_cannot_rotate_a_ring(
+    version: tuple[object, ...],
+    options: dict[str, object],
+    is_refused: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = SimpleNamespace(version_info=version, opt=options)
+    monkeypatch.setitem(sys.modules, "uwsgi", cast(ModuleType, module))
+    given = Settings(keys=f"file:{tmp_path / 'ring.json'}", environ={}, rotate_in_process=False)
+    ring = create_ring(given.rotation().schedule, int(time.time()), os.urandom)
+    assert open_ring_storage(given).write(ring, None)
+    open_keys(given)
+    if is_refused:
+        assert "set its enable-threads" in refusal(f"file:{tmp_path / 'ring.json'}")
+    else:
+        open_keys(replace(given, rotate_in_process=True))

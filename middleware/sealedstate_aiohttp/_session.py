@@ -105,11 +105,6 @@ class RequestSession(SessionFace):
         vars(self).update(_request=request, _keeper=keeper)
 
     @property
-    def new(self) -> bool:
-        """Whether the request brought no session."""
-        return self._session.is_new
-
-    @property
     def identity(self) -> str | None:
         """The session's id; None for a new one."""
         return None if self._session.is_new else self._session.id

@@ -13,9 +13,14 @@ from django.conf import settings as project
 from django.db import DatabaseError
 from django.utils import timezone
 
-from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Settings, plain
+from sealedstate import ConfigurationError, Keeper, LegacyReader, Settings, plain
 from sealedstate._forks import ForkSafeLock
-from sealedstate.adapting import read_moment
+from sealedstate.adapting import (
+    SESSION_COOKIE,
+    read_moment,
+    read_session_cookie,
+    temporary_key,
+)
 from sealedstate.errors import UncheckedSession
 from sealedstate.legacy import StoredSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
@@ -30,12 +35,6 @@ _LEGACY_UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
 _STORAGE = f"{ENVIRONMENT_PREFIX}STORAGE"
 _SUBJECT_KEY = "_auth_user_id"
 _IN_USE = 30 * 86400
-_COOKIE = {
-    "SESSION_COOKIE_DOMAIN": "cookie_domain",
-    "SESSION_COOKIE_PATH": "cookie_path",
-    "SESSION_COOKIE_SAMESITE": "same_site",
-    "SESSION_COOKIE_PARTITIONED": "partitioned",
-}
 
 _lock = ForkSafeLock()
 _keeper: Keeper | None = None
@@ -82,18 +81,9 @@ def database_alias() -> str | None:
 def read_settings() -> Settings:
     """The settings that the project and the environment give. Raises ConfigurationError."""
     config, environ = dict(_table()), dict(os.environ)
-    if not project.SESSION_COOKIE_HTTPONLY:
-        raise ConfigurationError(
-            "SESSION_COOKIE_HTTPONLY: a sealed session is always HttpOnly; no script can read it"
-        )
-    # SESSION_COOKIE_SECURE does not count: its default is False, which is seldom a choice.
-    defaults: dict[str, Any] = {
-        name: value
-        for django_name, name in _COOKIE.items()
-        if (value := getattr(project, django_name, None))
-    }
-    if project.SESSION_COOKIE_NAME != "sessionid":
-        defaults["cookie_name"] = project.SESSION_COOKIE_NAME
+    names = ["SESSION_COOKIE_HTTPONLY", *SESSION_COOKIE.values()]
+    cookie = {name: getattr(project, name, None) for name in names}
+    defaults = read_session_cookie(cookie, default_name="sessionid")
     defaults |= _lifetimes(config, environ)
     defaults |= {
         "convert": plain,
@@ -106,11 +96,7 @@ def read_settings() -> Settings:
     if until:
         defaults["legacy"] = _read_legacy(until)
     if project.DEBUG and not has_keys():
-        defaults["keys"] = Key.generate(os.urandom).export()
-        _log.warning(
-            "SEALEDSTATE has no keys: a key of this process seals the sessions, and they end with"
-            " it; `manage.py sealedstate keys generate` prints a key that lasts"
-        )
+        defaults["keys"] = temporary_key(_log, f"{_NAME}['keys']", "manage.py")
     alias = database_alias()
     if alias is not None:
         storage = str(config.get("storage") or environ.pop(_STORAGE))

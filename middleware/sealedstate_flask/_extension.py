@@ -13,8 +13,13 @@ from flask import Flask
 from flask.cli import ScriptInfo
 from flask.sessions import SessionInterface
 
-from sealedstate import ConfigurationError, Keeper, Key, Settings, plain
-from sealedstate.adapting import config_names
+from sealedstate import ConfigurationError, Keeper, Settings, plain
+from sealedstate.adapting import (
+    SESSION_COOKIE,
+    config_names,
+    read_session_cookie,
+    temporary_key,
+)
 from sealedstate.cli import command_for
 from sealedstate.errors import OperatorError, show_value
 from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
@@ -24,14 +29,6 @@ from ._session import SUBJECT_KEY, SealedSessionInterface, log
 from ._takeover import UNTIL, read_predecessor
 
 MAY_DROP = ["_state_*"]  # Authlib's, of logins that were begun
-# Not SESSION_COOKIE_SECURE: its default is False, so the application need not have chosen that.
-SOURCES = {
-    "cookie_name": "SESSION_COOKIE_NAME",
-    "cookie_path": "SESSION_COOKIE_PATH",
-    "cookie_domain": "SESSION_COOKIE_DOMAIN",
-    "same_site": "SESSION_COOKIE_SAMESITE",
-    "partitioned": "SESSION_COOKIE_PARTITIONED",
-}
 
 
 class SealedSessions:
@@ -66,7 +63,7 @@ def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keepe
     # Servers have commands of click, too, but load the application by no ScriptInfo.
     is_command = command is not None and command.find_object(script_info) is not None
     is_server = command is not None and command.command.name == "run"
-    with config_names({*app.config, *os.environ}, PREFIX, SOURCES):
+    with config_names({*app.config, *os.environ}, PREFIX, SESSION_COOKIE):
         _check_lifetime(app.config["PERMANENT_SESSION_LIFETIME"])
         if settings is None:
             settings = read_settings(app)
@@ -100,19 +97,8 @@ def _refuse(error: Exception) -> None:
 def read_settings(app: Any) -> Settings:
     """What the application's configuration and the environment set. Raises ConfigurationError."""
     config = app.config
-    if not config["SESSION_COOKIE_HTTPONLY"]:
-        raise ConfigurationError(
-            "SESSION_COOKIE_HTTPONLY: a sealed session is always HttpOnly; no script can read it"
-        )
-    defaults: dict[str, Any] = {
-        name: config[source] for name, source in SOURCES.items() if config.get(source)
-    }
+    defaults = read_session_cookie(config, default_name="session")
     defaults["cookie_path"] = SessionInterface().get_cookie_path(app)
-    if isinstance(same_site := defaults.get("same_site"), str):
-        defaults["same_site"] = same_site.title()
-    if defaults.get("cookie_name") == "session":
-        # Flask's default. A name with a prefix is better, and leaves the old cookie for a takeover.
-        del defaults["cookie_name"]
     defaults |= {"convert": plain, "may_drop": MAY_DROP, "subject_key": SUBJECT_KEY}
     # UNTIL is no setting, but the date of one.
     given, environ = dict(config), dict(os.environ)
@@ -128,11 +114,7 @@ def read_settings(app: Any) -> Settings:
                 f" (SESSION_COOKIE_NAME); set {PREFIX}COOKIE_NAME to another name"
             )
     if app.debug and not {f"{PREFIX}KEYS", f"{PREFIX}KEYS_FILE"} & names:
-        defaults["keys"] = Key.generate(os.urandom).export()
-        log.warning(
-            "SEALEDSTATE_KEYS is not set: a key of this process seals the sessions, and they end"
-            " with it; `flask sealedstate keys generate` prints a key that lasts"
-        )
+        defaults["keys"] = temporary_key(log, f"{PREFIX}KEYS", "flask")
     settings = Settings.from_config(given, environ=environ, others=[UNTIL], **defaults)
     permanent = int(app.permanent_session_lifetime.total_seconds())
     if settings.longest_lifetime is None and permanent > settings.absolute_lifetime:

@@ -28,7 +28,7 @@ _TUTORIAL_KEY = "user_id"  # that of Flask's tutorial
 _PERMANENT = "_permanent"  # Flask's name for it inside a session
 
 
-class FlaskSession(SessionFace, SessionMixin):
+class FlaskSession(SessionFace, SessionMixin):  # type: ignore[override]
     """`flask.session`: Flask's names, and those of a sealed session (see `SessionFace`)."""
 
     _interface: SealedSessionInterface
@@ -67,11 +67,6 @@ class FlaskSession(SessionFace, SessionMixin):
                 idle, absolute = self._interface.permanent_idle(), lifetimes.longest
             vars(self)["_idle"] = idle if is_permanent else None
             session.limit(persistent=is_permanent, idle=idle, until=deployment.now() + absolute)
-
-    @property
-    def new(self) -> bool:  # type: ignore[override]
-        """Whether the request brought no session."""
-        return self._session.is_new
 
     @property
     def modified(self) -> bool:

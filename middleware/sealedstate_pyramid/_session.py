@@ -30,23 +30,19 @@ class PyramidSession(SessionFace):
     """`request.session`: Pyramid's names, and those of a sealed session (see `SessionFace`)."""
 
     _keeper: Keeper
+    _is_saved_early: bool
     _is_failed = False
     _lines: Sequence[str] = ()  # what the last save returned
 
-    def __init__(self, session: Session, keeper: Keeper) -> None:
+    def __init__(self, session: Session, keeper: Keeper, is_saved_early: bool = True) -> None:
         super().__init__(session)
-        vars(self)["_keeper"] = keeper
+        vars(self).update(_keeper=keeper, _is_saved_early=is_saved_early)
 
     @property
     def created(self) -> int:
         """When it began or was signed in (epoch seconds)."""
         created = self._session.created_at
         return int(self._keeper.deployment.now()) if created is None else created
-
-    @property
-    def new(self) -> bool:
-        """Whether the request brought no session."""
-        return self._session.is_new
 
     def invalidate(self) -> None:
         """Log out: revoke the session in the store, if there is one, and empty it."""
@@ -99,7 +95,8 @@ class SealedSessionFactory:
     response, also with that of an exception view, after all other response callbacks. What a save
     raises, SessionTooLarge or StorageError, reaches an exception view with ``config.include``; with
     this factory alone it reaches none. `set_on_exception`: as in Pyramid; False: the response of an
-    exception view leaves the cookies as they are. Raises ConfigurationError.
+    exception view leaves the cookies as they are, and so the session is saved after all tweens
+    only. Raises ConfigurationError.
     """
 
     def __init__(
@@ -110,7 +107,7 @@ class SealedSessionFactory:
 
     def __call__(self, request: Request) -> PyramidSession:
         session = open_session(self.keeper, request.environ)
-        found = PyramidSession(session, self.keeper)
+        found = PyramidSession(session, self.keeper, self._set_on_exception)
         if request.environ.get(_SENT):
             session.mark_headers_sent()
         else:
@@ -126,8 +123,8 @@ class SealedSessionFactory:
             return
         session = found._session
         with session_headers(self.keeper, session, response.headers, request.environ) as lines:
-            is_kept = self._set_on_exception or getattr(request, "exception", None) is None
-            lines += found._save(response) if is_kept else found._lines
+            if self._set_on_exception or getattr(request, "exception", None) is None:
+                lines += found._save(response)
         session.mark_headers_sent()
 
 
@@ -159,7 +156,7 @@ def make_tween(handler: Callable[[Request], Response], registry: Any) -> Any:
     def save(request: Request) -> Response:
         response = handler(request)
         found = vars(request).get("session")
-        if isinstance(found, PyramidSession):
+        if isinstance(found, PyramidSession) and found._is_saved_early:
             found._save(response)
         return response
 

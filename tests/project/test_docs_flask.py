@@ -16,7 +16,7 @@ from flask.sessions import SecureCookieSessionInterface
 from flask.testing import FlaskClient
 from flask_login import LoginManager, UserMixin, login_user
 
-from sealedstate_flask._extension import SOURCES
+from sealedstate.adapting import SESSION_COOKIE
 from tests.support.documents import Document
 
 DOCUMENT = Document("flask.md")
@@ -132,4 +132,6 @@ def test_documented_test_passes(shown: dict[str, Any]) -> None:
 
 def test_every_name_of_flask_that_counts_is_documented() -> None:
     documented = " ".join(DOCUMENT.table("names"))
-    assert all(name in documented for name in [*SOURCES.values(), "SESSION_REFRESH_EACH_REQUEST"])
+    assert all(
+        name in documented for name in [*SESSION_COOKIE.values(), "SESSION_REFRESH_EACH_REQUEST"]
+    )

@@ -19,6 +19,7 @@ from pyramid.events import NewResponse
 from pyramid.interfaces import ISession
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.tweens import EXCVIEW
 from webtest import TestApp as Browser
 from zope.interface.verify import verifyObject
 
@@ -191,10 +192,24 @@ def test_session_is_saved_with_an_exception_view_only(site: Site) -> None:
     assert browser.get("/show").json == {"broken": 1, "seen": 1}
 
 
-def test_response_of_an_exception_view_may_leave_the_cookies(site: Site) -> None:
+def fail_after(handler: Any, registry: Any) -> Any:
+    """A tween that fails after the view, as the commit of a transaction may."""
+
+    def tween(request: Request) -> Response:
+        response = handler(request)
+        if request.path == "/commit":
+            raise KeyError("commit")
+        return response
+
+    return tween
+
+
+@pytest.mark.parametrize("path", ["broken", "commit"])
+def test_response_of_an_exception_view_may_leave_the_cookies(site: Site, path: str) -> None:
     def broken(request: Request) -> None:
         request.session["broken"] = 1
-        raise KeyError("broken")
+        if path == "broken":
+            raise KeyError("broken")
 
     def answer(error: Exception, request: Request) -> Response:
         return Response("sorry", status=500)
@@ -203,9 +218,11 @@ def test_response_of_an_exception_view_may_leave_the_cookies(site: Site) -> None
         keeper = config.registry["sealedstate"]
         config.set_session_factory(SealedSessionFactory(keeper, set_on_exception=False))
         config.add_exception_view(answer, context=KeyError)
+        config.add_tween(f"{__name__}.fail_after", under=EXCVIEW)
 
-    browser = site.browser({"broken": broken}, prepare)
-    answered = browser.get("/broken", status=500)
+    browser = site.browser({path: broken}, prepare)
+    answered = browser.get(f"/{path}", status=500)
+    assert site.keepers[0].counts["saved"] == 0
     assert (answered.headers.getall("Set-Cookie"), answered.vary) == ([], ("Cookie",))
     assert browser.get("/show").json == {}
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import traceback
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from sealedstate import Keeper, Settings
@@ -16,6 +18,21 @@ if TYPE_CHECKING:
 
 def make(sessions: Settings | Keeper) -> WSGIApplication:
     return SealedSessionMiddleware(application, sessions)
+
+
+def make_with_errors(settings: Settings) -> WSGIApplication:
+    """With pages of errors: where an application raises, uWSGI answers nothing at all."""
+    inner = make(settings)
+
+    def served(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            return inner(environ, start_response)
+        except Exception:
+            traceback.print_exc()
+            start_response("500 Internal Server Error", [("Content-Length", "0")])
+            return []
+
+    return served
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> list[bytes]:
