@@ -82,10 +82,12 @@ format: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# .dev installs more into the environment of .test.
+# .dev installs more into the environment of .test. uWSGI comes as C.
 $(VENV)/.test $(VENV)/.dev: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install $(PIP) --editable '.[$(subst .,,$(@F))]'
+	@test $(@F) = .test || $(BIN)/pip install $(PIP) 'uwsgi>=2.0.27' || \
+		echo "uWSGI was not built, which takes a C compiler: its tests are left out" >&2
 	touch $@
 
 $(DEMO)/.ready: pyproject.toml

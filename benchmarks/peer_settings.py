@@ -6,9 +6,12 @@ for, and by name.
 
 from __future__ import annotations
 
+import os
 import secrets
 from importlib import import_module
 from typing import Any
+
+from sealedstate import Key
 
 
 def configured_django() -> Any:
@@ -18,11 +21,17 @@ def configured_django() -> Any:
         conf.settings.configure(
             SECRET_KEY=secrets.token_urlsafe(50),
             SESSION_ENGINE="django.contrib.sessions.backends.signed_cookies",
+            INSTALLED_APPS=["django.contrib.sessions"],
+            DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+            USE_TZ=True,
+            SEALEDSTATE={"keys": [Key.generate(os.urandom).export()]},
             ALLOWED_HOSTS=["app.example.edu", "127.0.0.1"],
             ROOT_URLCONF=(),
             LOGGING_CONFIG=None,
         )
         import_module("django").setup()
+        with import_module("django.db").connection.schema_editor() as editor:
+            editor.create_model(import_module("django.contrib.sessions.models").Session)
     return conf.settings
 
 
@@ -47,4 +56,7 @@ def pyramid_nacl_factory() -> Any:
     """JSON in the box, which Pyramid's documentation recommends over the pickle of the default."""
     factory = import_module("pyramid_nacl_session").EncryptedCookieSessionFactory
     serializer = import_module("pyramid.session").JSONSerializer()
-    return factory(secrets.token_bytes(32), serializer=serializer, secure=True, httponly=True)
+    # By default, each request that reads it writes it again.
+    return factory(
+        secrets.token_bytes(32), serializer=serializer, secure=True, httponly=True, reissue_time=120
+    )

@@ -17,18 +17,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "middleware"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import served
-from benchmarks.cpu_rounds import Times, Turn, looped, run
+from benchmarks import frameworks, served
+from benchmarks.cpu_rounds import Times, Turn, run
 from benchmarks.dress import (
     Progress,
     chosen,
@@ -41,7 +40,8 @@ from benchmarks.dress import (
     verdict,
     versions,
 )
-from benchmarks.request_apps import KINDS, PRODUCTS, Application, Product, make_environ, no_op
+from benchmarks.frameworks import Frameworks
+from benchmarks.request_apps import KINDS, PRODUCTS, Product, no_op, wsgi_turn
 from benchmarks.served import Served
 from benchmarks.workloads import ENTITY_IDS, make_workload, read_entity_ids
 
@@ -66,12 +66,16 @@ class Report:
     products: list[Product] = field(default_factory=list)
     served: Served | None = None
     stored: Served | None = None
+    frameworks: Frameworks = field(default_factory=Frameworks)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _parse(arguments)
-    report = measure(options.rounds, options.only)
+    products = [product.row for product in PRODUCTS]
+    names = chosen([*products, *frameworks.rows()], options.only, OURS)
+    report = measure(options.rounds, names)
+    report.frameworks = frameworks.measure(options.rounds, MILLISECONDS, names)
     if options.served:
         rows = [product.row for product in report.products]
         report.served = served.measure(SERVED_ROUNDS, options.served, rows)
@@ -79,13 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tell(options, _as_json(report), partial(_print, report))
 
 
-def measure(rounds: int, only: Sequence[str] | None = None) -> Report:
-    """Everybody who is there, in the same rounds."""
+def measure(rounds: int, names: Sequence[str]) -> Report:
+    """All products of these names that are installed, in the same rounds."""
     report = Report()
-    turns = {NO_OP: _turn(no_op, "theme=dark")}
-    products = {product.row: product for product in PRODUCTS}
-    for name in chosen(list(products), only, OURS):
-        _start(products[name], turns, report)
+    turns = {NO_OP: wsgi_turn(no_op, "theme=dark")}
+    for product in PRODUCTS:
+        if product.row in names:
+            _start(product, turns, report)
     with Progress("request", rounds) as progress:
         found = run(turns, rounds, MILLISECONDS, progress)
     for product in report.products:
@@ -98,34 +102,14 @@ def _start(product: Product, turns: dict[str, Turn], report: Report) -> None:
     load = make_workload(LOAD, SEED, read_entity_ids(ENTITY_IDS))
     try:
         pages = product.start(load)
-        turns[f"{product.row}/without"] = _turn(pages.without, pages.cookie)
+        turns[f"{product.row}/without"] = wsgi_turn(pages.without, pages.cookie)
         for kind in KINDS:
-            turns[f"{product.row}/{kind}"] = _turn(pages.by_kind[kind], pages.cookie)
+            turns[f"{product.row}/{kind}"] = wsgi_turn(pages.by_kind[kind], pages.cookie)
         report.products.append(product)
     except (ImportError, PackageNotFoundError):
         report.left_out[product.row] = "not installed"
     except Exception as error:
         report.left_out[product.row] = f"failed: {type(error).__name__}: {error}"
-
-
-def _turn(application: Application, cookie: str) -> Turn:
-    """A request as a server makes it: an environ of its own, the body iterated and closed."""
-    template = make_environ(cookie)
-
-    def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
-        return None
-
-    def step(_: int) -> object:
-        body = application(template.copy(), start_response)
-        sent = b""
-        for piece in body:
-            sent = piece
-        close: Callable[[], object] | None = getattr(body, "close", None)
-        if close is not None:
-            close()
-        return sent
-
-    return looped(step)
 
 
 def _note(report: Report, row: str, found: dict[str, Times]) -> None:
@@ -160,6 +144,7 @@ def _as_json(report: Report) -> dict[str, object]:
         "goals": {"whole": WHOLE_GOAL, "marginal": MARGINAL_GOALS},
         "notes": {product.row: product.note for product in report.products},
         "versions": {product.row: versions(product.distributions) for product in report.products},
+        "frameworks": report.frameworks.as_dict(),
         "left_out": report.left_out,
         "served": report.served.as_dict() if report.served else None,
         "stored": report.stored.as_dict() if report.stored else None,
@@ -179,11 +164,13 @@ def _print(report: Report) -> None:
     print_table("Whole request, microseconds", report.microseconds)
     print_table("What the session adds, microseconds", report.added)
     _print_goals(report)
+    frameworks.print_report(report.frameworks)
     _print_served("Behind gunicorn", report.served)
     _print_served("Behind gunicorn, with sessions on a server", report.stored)
     print_notes("The rows", {product.row: product.note for product in report.products})
     print_notes("Left out", report.left_out)
     distributions = [name for product in report.products for name in product.distributions]
+    distributions += frameworks.distributions(report.frameworks)
     print(f"\n{listed(versions(distributions))}")
 
 

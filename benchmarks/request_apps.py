@@ -18,6 +18,7 @@ from itertools import count
 from typing import Any
 
 from benchmarks.cookie_pairs import pairs
+from benchmarks.cpu_rounds import BEFORE, Turn, looped
 from benchmarks.ours import STORED
 from benchmarks.peer_settings import beaker_options, configured_django
 from benchmarks.revisit_ours import SEEN, STOPPED
@@ -111,6 +112,26 @@ def set_cookies(application: Application, cookie: str = "") -> list[str]:
     return lines
 
 
+def wsgi_turn(application: Application, cookie: str) -> Turn:
+    """Requests as a server makes them: each has an environ, and its body is iterated and closed."""
+    template = make_environ(cookie)
+
+    def start_response(status: str, headers: list[tuple[str, str]], *_: object) -> Any:
+        return None
+
+    def step(_: int) -> object:
+        body = application(template.copy(), start_response)
+        sent = b""
+        for piece in body:
+            sent = piece
+        close: Callable[[], object] | None = getattr(body, "close", None)
+        if close is not None:
+            close()
+        return sent
+
+    return looped(step)
+
+
 # --- the products ---------------------------------------------------------------------------------
 
 
@@ -201,8 +222,10 @@ def start_django(load: Workload) -> Pages:
     return _plain_pages(load, *django_pages(configured_django()))
 
 
-def django_pages(settings: Any) -> tuple[Application, Callable[[Page], Application], Application]:
-    """Without a session, with one that a page uses, and with one that nobody looks at."""
+def django_pages(
+    settings: Any, middleware: str = "django.contrib.sessions.middleware.SessionMiddleware"
+) -> tuple[Application, Callable[[Page], Application], Application]:
+    """Without a session, with one that a page uses, and with one that no page looks at."""
     http, urls = import_module("django.http"), import_module("django.urls")
     handlers = import_module("django.core.handlers.wsgi")
 
@@ -212,7 +235,6 @@ def django_pages(settings: Any) -> tuple[Application, Callable[[Page], Applicati
                 page(request.session)
             return http.HttpResponse(BODY, content_type="text/plain")
 
-        middleware = "django.contrib.sessions.middleware.SessionMiddleware"
         settings.MIDDLEWARE = [middleware] if with_session else []
         handler = handlers.WSGIHandler()
         patterns = (urls.path("", view),)
@@ -318,6 +340,14 @@ def _plain_pages(
     save: Page = lambda session: None,
 ) -> Pages:
     """The session of a peer: a plain dict. `save`: what a page has to say that changes it."""
+    pages = make_pages(without, made, untouched, *plain_uses(load, save))
+    if not set_cookies(pages.by_kind[MODIFIED], pages.cookie):
+        raise RuntimeError("a changed session is not written")
+    return pages
+
+
+def plain_uses(load: Workload, save: Page = lambda session: None) -> tuple[Page, Page, Page]:
+    """What fills, reads and changes a session that is a plain dict."""
     plain = load.plain()
     key = "user" if load.subject is not None else "user_id"
 
@@ -325,12 +355,9 @@ def _plain_pages(
         _ = session[key]
 
     def fill(session: Any) -> None:
-        session.update(plain)
+        session.update({**plain, SEEN: BEFORE - 1})
 
-    pages = make_pages(without, made, untouched, fill, read, _changing(read, save))
-    if not set_cookies(pages.by_kind[MODIFIED], pages.cookie):
-        raise RuntimeError("a changed session is not written")
-    return pages
+    return fill, read, _changing(read, save)
 
 
 def _changing(read: Page, save: Page = lambda session: None) -> Page:

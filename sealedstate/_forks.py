@@ -35,7 +35,9 @@ class _Lock:
         self._lock.release()
 
     def __enter__(self) -> None:
-        self.acquire()
+        if self._kind is not threading.Lock:
+            self.renew()
+        self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()

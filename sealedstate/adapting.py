@@ -13,22 +13,22 @@ import logging
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
-from typing import Any, NoReturn, Protocol, Self
+from typing import Any, NoReturn, Self
 
 from ._wire.cbor import plain
 from .deployment import Deployment
-from .errors import ConfigurationError, OperatorError, SessionNotLoaded, escape_text
+from .errors import ConfigurationError, LateRead, LateWrite, escape_text
 from .headers import with_session
 from .keeper import Keeper
 from .keyring import Key
-from .session import Session
+from .session import UNCHANGEABLE, Session
 from .settings import Settings, cased
 
 __all__ = [
     "SESSION_COOKIE",
     "SessionDict",
     "SessionFace",
-    "SessionOwner",
+    "SessionUse",
     "config_names",
     "log_late_changes",
     "open_keeper",
@@ -143,74 +143,98 @@ class SessionFace(MutableMapping[str, Any]):
         return repr(self.__dict__.get("_session", "<no session>"))
 
 
-class SessionOwner(Protocol):
-    """What a SessionDict asks of the request that it belongs to."""
+# What is in a SessionDict before it is filled: encoders refuse such a key. An empty dict would be
+# taken for the session of a visitor.
+_UNFILLED: Any = object()
 
-    @property
-    def is_used(self) -> bool:
-        """Whether the response depends on the session."""
-        ...
 
-    @property
-    def session(self) -> Session:
-        """The session, which this does not use."""
-        ...
+class SessionUse:
+    """A session, and whether its request has used it: then the response depends on the cookie.
+
+    Several faces of one session share it, and none refers to another: they are freed with their
+    request, and wait for no garbage collection.
+    """
+
+    is_used = False
+    is_late = False
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
 
     def use(self) -> Session:
-        """The session, which the response then depends on. Raises LateRead."""
-        ...
+        """The session, which is used from now on. Raises LateRead."""
+        if not self.is_used:
+            if self.is_late:
+                raise LateRead("the session was first used after the response's headers were sent")
+            self.session.load()
+            self.is_used = True
+        return self.session
 
     def use_to_write(self) -> Session:
         """The same before a write. Raises LateWrite."""
-        ...
+        if self.is_late and not self.is_used:
+            raise LateWrite("the session was changed after the response's headers were sent")
+        return self.use()
+
+    def mark_headers_sent(self) -> None:
+        """From now on, a write raises LateWrite, and a first use LateRead."""
+        self.is_late = True
+        self.session.mark_headers_sent()
 
 
 class SessionDict(dict[str, Any]):
     """The parts of a session in a dict, for frameworks whose session is one.
 
-    It has the parts from the beginning, because C code such as `json.dumps` sees the dict and calls
-    no method. Every method notes that the session is used; writing also writes to the session, and
-    changes inside values are found when it is saved. A part that could not be read, or was not
-    recalled, is not in the dict: ``in`` knows it, and reading it raises the error.
+    It has all parts from `fill` on, because C code that encodes a dict sees what is in it and calls
+    no method. Every method fills it and notes that the session is used; writing also writes to the
+    session, and changes inside the values that a method has returned are found when it is saved. A
+    part that could not be read, or was not recalled, is not in the dict: ``in`` knows it, and
+    reading it raises the error. `is_empty`: whether its request brings no session.
     """
 
-    __slots__ = ("_absent", "_owner")
+    __slots__ = ("_absent", "_access", "is_filled")
 
-    def __init__(self, owner: SessionOwner) -> None:
+    def __init__(self, access: SessionUse, is_empty: bool = False) -> None:
         super().__init__()
-        self._owner = owner
+        self._access = access
         self._absent: dict[str, Exception] = {}
+        self.is_filled = is_empty
+        if not is_empty:
+            dict.__setitem__(self, _UNFILLED, None)
 
     def fill(self) -> None:
         """Take the parts as the session has them now."""
-        session = self._owner.session
+        values, self._absent = self._access.session.read_unwatched()
         dict.clear(self)
-        self._absent = {}
-        for name in session:
-            try:
-                dict.__setitem__(self, name, session[name])
-            except KeyError:
-                pass  # the store has lost it
-            except (SessionNotLoaded, OperatorError) as error:
-                self._absent[name] = error
+        dict.update(self, values)
+        self.is_filled = True
 
     def mark_accessed(self) -> None:
         """Starlette calls this when an application asks for `request.session`."""
-        self._owner.use()
+        self._access.use()
+        if not self.is_filled:
+            self.fill()
+
+    def __getitem__(self, name: str) -> Any:
+        self.mark_accessed()
+        value = super().__getitem__(name)
+        if type(value) not in UNCHANGEABLE:
+            self._access.session.watch(name, value)
+        return value
 
     def mark_modified(self) -> None:
         """Starlette's sign of a change inside a value; such changes are found anyway."""
-        self._owner.use_to_write()
+        self._access.use_to_write()
 
     @property
     def accessed(self) -> bool:
         """Whether the application used the session, as Starlette has it."""
-        return self._owner.is_used
+        return self._access.is_used
 
     @property
     def modified(self) -> bool:
         """Whether there is something to save, as Starlette has it; also changes inside values."""
-        return self._owner.is_used and self._owner.session.changes().is_modified
+        return self._access.is_used and self._access.session.changes().is_modified
 
     def __missing__(self, name: object) -> NoReturn:
         if isinstance(name, str) and name in self._absent:
@@ -218,7 +242,7 @@ class SessionDict(dict[str, Any]):
         raise KeyError(name)
 
     def __contains__(self, name: object) -> bool:
-        self._owner.use()
+        self.mark_accessed()
         return dict.__contains__(self, name) or name in self._absent
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -227,18 +251,18 @@ class SessionDict(dict[str, Any]):
     def __setitem__(self, name: str, value: Any) -> None:
         if isinstance(name, str):
             name = str.__str__(name)
-        self._owner.use_to_write()[name] = value
+        self._use_to_write()[name] = value
         dict.__setitem__(self, name, value)
         self._absent.pop(name, None)
 
     def __delitem__(self, name: str) -> None:
-        del self._owner.use_to_write()[name]
+        del self._use_to_write()[name]
         dict.pop(self, name, None)
         self._absent.pop(name, None)
 
     def clear(self) -> None:
         """Remove every part. It is no logout."""
-        self._owner.use_to_write().clear()
+        self._use_to_write().clear()
         dict.clear(self)
         self._absent.clear()
 
@@ -273,26 +297,41 @@ class SessionDict(dict[str, Any]):
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: no name, no value.
-        return f"<session of {dict.__len__(self) + len(getattr(self, '_absent', ()))} parts>"
+        if not getattr(self, "is_filled", False):
+            return "<session>"
+        return f"<session of {dict.__len__(self) + len(self._absent)} parts>"
+
+    def _use_to_write(self) -> Session:
+        session = self._access.use_to_write()
+        if not self.is_filled:
+            self.fill()
+        return session
+
+    def _watch_all(self) -> None:
+        self.mark_accessed()
+        session = self._access.session
+        for name, value in dict.items(self):
+            if type(value) not in UNCHANGEABLE:
+                session.watch(name, value)
 
 
-def _note_use(name: str) -> Callable[..., Any]:
-    """dict's method of this name, before which the session is used."""
+def _note_use(name: str, note: Callable[[SessionDict], None]) -> Callable[..., Any]:
+    """dict's method of this name, before which `note` is called."""
     method = getattr(dict, name)
 
     def read(self: SessionDict, *given: Any) -> Any:
-        self._owner.use()
+        note(self)
         return method(self, *given)
 
     read.__name__ = name
     return read
 
 
-for _name in (
-    *("__getitem__", "__iter__", "__len__", "__reversed__", "__eq__", "__ne__", "__or__"),
-    *("__ror__", "copy", "items", "keys", "values"),
-):
-    setattr(SessionDict, _name, _note_use(_name))
+for _name in ("__iter__", "__len__", "__reversed__", "__eq__", "__ne__", "keys"):
+    setattr(SessionDict, _name, _note_use(_name, SessionDict.mark_accessed))
+# These return all values, whose insides the application may change.
+for _name in ("__or__", "__ror__", "copy", "items", "values"):
+    setattr(SessionDict, _name, _note_use(_name, SessionDict._watch_all))
 
 
 def sealed(session: object) -> Session:

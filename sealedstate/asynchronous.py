@@ -26,11 +26,10 @@ from anyio.lowlevel import RunVar
 
 from ._forks import ForkSafeLock
 from ._request.load import LoadedSession
-from .adapting import SessionDict
+from .adapting import SessionDict, SessionUse, sealed
+from .devices import EVERY, LiveSession, SessionRegistry
 from .errors import (
     ConfigurationError,
-    LateRead,
-    LateWrite,
     NoPrimaryKey,
     SessionNotLoaded,
     escape_text,
@@ -38,7 +37,7 @@ from .errors import (
 from .keeper import Keeper, Saved
 from .session import Session
 
-__all__ = ["AsyncKeeper", "Logout", "SealedSession"]
+__all__ = ["AsyncKeeper", "AsyncSessionRegistry", "Logout", "SealedSession"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -129,15 +128,15 @@ class AsyncKeeper:
 
     async def save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> Saved:
         """As `Keeper.save`, with its errors."""
-        save = partial(self.keeper.save, session, other_bytes, force=force)
         if self._can_wait:
             try:
                 is_due = self.keeper.is_save_due(session, force=force)
             except (SessionNotLoaded, NoPrimaryKey):
                 is_due = True
             if is_due:
+                save = partial(self.keeper.save, session, other_bytes, force=force)
                 return await self._run(session, save)
-        return save()
+        return self.keeper.save(session, other_bytes, force=force)
 
     async def invalidate(self, session: Session) -> None:
         """As `Session.invalidate`: the logout is recorded when this returns."""
@@ -231,6 +230,41 @@ class Logout(Awaitable[None]):
             self._session.update(assigned)
 
 
+class AsyncSessionRegistry:
+    """The live sessions of users, for applications in event loops.
+
+    The parameters are those of SessionRegistry, with its errors. `registry`: what it is made of;
+    what administrators do with that is called by `AsyncKeeper.in_thread`.
+    """
+
+    def __init__(
+        self,
+        keeper: AsyncKeeper,
+        where: str | Callable[[Session], str] = "",
+        every: int = EVERY,
+        most: int | None = None,
+    ) -> None:
+        self.registry = SessionRegistry(keeper.keeper, where, every, most)
+        self._keeper = keeper
+
+    async def of(self, session: object) -> list[LiveSession]:
+        """As `SessionRegistry.of`. `session`: a SealedSession, or what a framework has for it."""
+        return await self._keeper.in_thread(self.registry.of, _used(session))
+
+    async def end_one(self, session: object, id: str) -> LiveSession | None:
+        """As `SessionRegistry.end_one`."""
+        return await self._keeper.in_thread(self.registry.end_one, _used(session), id)
+
+    async def end_others(self, session: object) -> int:
+        """As `SessionRegistry.end_others`."""
+        return await self._keeper.in_thread(self.registry.end_others, _used(session))
+
+
+def _used(session: object) -> Session:
+    """The session behind a framework's, which the response then depends on."""
+    return session.use() if isinstance(session, SealedSession) else sealed(session)
+
+
 class SealedSession:
     """The session of one request or websocket, for applications in event loops.
 
@@ -239,11 +273,9 @@ class SealedSession:
     at any time, because no cache keeps what comes after the headers.
     """
 
-    _is_late = False
-    is_used = False
-
     def __init__(self, keeper: AsyncKeeper, session: Session, is_websocket: bool = False) -> None:
         self._keeper, self._session = keeper, session
+        self._access = SessionUse(session)
         self._is_websocket = is_websocket
         self._parts: SessionDict | None = None
 
@@ -351,11 +383,12 @@ class SealedSession:
         """Ask the store for it, and for those of its `parts` that have the policy ``server``."""
         await self._keeper.load(self._session, parts)
         if self._parts is None:
-            self._parts = SessionDict(self)
+            self._parts = SessionDict(self._access)
         self._parts.fill()
 
     def __repr__(self) -> str:
-        return f"<SealedSession, used: {self.is_used}>"
+        is_used = hasattr(self, "_access") and self.is_used
+        return f"<SealedSession, used: {is_used}>"
 
     # --- for adapters ---------------------------------------------------------------------------
 
@@ -364,28 +397,27 @@ class SealedSession:
         """The session, which this does not use."""
         return self._session
 
+    @property
+    def is_used(self) -> bool:
+        """Whether the application used it."""
+        return self._access.is_used
+
     def use(self) -> Session:
         """The session, which the response then depends on: `is_used`. Raises LateRead."""
-        if not self.is_used:
-            if self._is_late:
-                raise LateRead("the session was first used after the response's headers were sent")
-            self._session.load()
-            self.is_used = True
-        return self._session
+        return self._access.use()
 
     def use_to_write(self) -> Session:
         """The same before a write. Raises LateWrite."""
-        if self._is_late and not self.is_used:
-            raise LateWrite("the session was changed after the response's headers were sent")
-        return self.use()
+        return self._access.use_to_write()
 
-    def begin(self, is_empty: bool) -> None:
-        """Let it be used without `load`, as `AsyncKeeper.asks_store` allows.
+    def begin(self, is_empty: bool, is_filled: bool = True) -> None:
+        """Let it be used: no store is asked for it, or `AsyncKeeper.load` has done that.
 
         `is_empty`: whether its request brings no session, so that nothing needs to be read.
+        `is_filled`: whether `parts` is filled now, and not at its first use.
         """
-        self._parts = SessionDict(self)
-        if not is_empty:
+        self._parts = SessionDict(self._access, is_empty)
+        if is_filled and not is_empty:
             self._parts.fill()
 
     async def save(self, other_bytes: int) -> Saved:
@@ -396,12 +428,12 @@ class SealedSession:
         """From now on, a write raises LateWrite, and the first use of a request LateRead."""
         if self._is_websocket and self._parts is not None:
             self.use()
-        self._is_late = True
-        self._session.mark_headers_sent()
+        self._access.mark_headers_sent()
 
     def log_late_changes(self) -> None:
         """Log changes inside values that were made after the headers were sent."""
-        if self._is_late and self.is_used and (late := self._session.late_changes()):
+        access = self._access
+        if access.is_late and access.is_used and (late := self._session.late_changes()):
             names = escape_text(", ".join(late), 1000)
             _log.error("changed after the response headers were sent, and lost: %s", names)
 

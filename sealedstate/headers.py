@@ -75,18 +75,24 @@ def with_session(headers: Headers, lines: Sequence[str]) -> Headers:
 
 def with_raw_session(headers: Iterable[tuple[bytes, bytes]], lines: Sequence[str]) -> RawHeaders:
     """The same for fields of bytes; all names are then in small letters, as ASGI has them."""
-    fields = [(name.lower(), value) for name, value in headers]
-    if not any(name in _MERGED or name.endswith(b"-control") for name, _ in fields):
-        fields.append(_RAW_VARY)
-        if lines:
-            fields.append(_RAW_NO_STORE)
-            fields += [(b"set-cookie", line.encode("latin-1")) for line in lines]
-        return fields
-    texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
-    return [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in with_session(texts, lines)
-    ]
+    fields: RawHeaders = []
+    is_merged = False
+    for name, value in headers:
+        lowered = name.lower()
+        fields.append((lowered, value))
+        if lowered in _MERGED or lowered.endswith(b"-control"):
+            is_merged = True
+    if is_merged:
+        texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in fields]
+        return [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in with_session(texts, lines)
+        ]
+    fields.append(_RAW_VARY)
+    if lines:
+        fields.append(_RAW_NO_STORE)
+        fields += [(b"set-cookie", line.encode("latin-1")) for line in lines]
+    return fields
 
 
 def _vary_on_cookie(headers: Headers) -> Headers:

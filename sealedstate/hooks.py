@@ -1,7 +1,7 @@
 """Hooks that run when a session is saved or ended.
 
 before_save -> stored parts are written -> sealed -> a replaced id is revoked -> before_sending
-                                                                                 -> the cookie
+                                                                       -> after_save -> the cookie
 a revocation is recorded -> after_revoke -> stored parts are deleted
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ._wire.record import Place, Record
-from .errors import StorageError
+from .errors import NoPrimaryKey, StorageError
 from .session import Part, Session
 
 __all__ = ["HookList", "SaveEvent", "SessionHooks"]
@@ -55,7 +55,13 @@ class SessionHooks:
         """Nothing of this save was written yet."""
 
     def before_sending(self, event: SaveEvent) -> None:
-        """Everything was written and the cookie is sealed; it is sent when this returns."""
+        """Everything was written and the cookie is sealed; no other hook has refused to send it."""
+
+    def after_save(self, event: SaveEvent) -> None:
+        """Nothing keeps the cookie from being sent. A StorageError or NoPrimaryKey is logged."""
+
+    def after_failed_save(self, event: SaveEvent) -> None:
+        """The save has raised an error, so no cookie is sent. A StorageError is logged."""
 
     def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
         """The session of this request was ended meanwhile, and its changes are not sent."""
@@ -81,25 +87,35 @@ class HookList(SessionHooks):
         for hooks in self.all:
             hooks.before_sending(event)
 
+    def after_save(self, event: SaveEvent) -> None:
+        for hooks in self.all:
+            with _log_errors("what follows a save"):
+                hooks.after_save(event)
+
+    def after_failed_save(self, event: SaveEvent) -> None:
+        for hooks in self.all:
+            with _log_errors("a clean-up after a failed save"):
+                hooks.after_failed_save(event)
+
     def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
         for hooks in self.all:
             hooks.not_saved(session, arrived_id, now)
 
     def after_revoke(self, session_id: bytes, now: float) -> None:
         for hooks in self.all:
-            with _log_storage_errors():
+            with _log_errors("a clean-up after a revocation"):
                 hooks.after_revoke(session_id, now)
 
     def after_revoke_subject(self, subject: str, now: float) -> None:
         for hooks in self.all:
-            with _log_storage_errors():
+            with _log_errors("a clean-up after a revocation"):
                 hooks.after_revoke_subject(subject, now)
 
 
 @contextlib.contextmanager
-def _log_storage_errors() -> Iterator[None]:
-    """The revocation is already recorded, so a failed clean-up does not fail the logout."""
+def _log_errors(what: str) -> Iterator[None]:
+    """What came before is done, and does not fail because of `what`."""
     try:
         yield
-    except StorageError as error:
-        log.warning("a clean-up after a revocation failed: %s", error)
+    except (StorageError, NoPrimaryKey) as error:
+        log.warning("%s failed: %s", what, error)

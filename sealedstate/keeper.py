@@ -208,22 +208,31 @@ class Keeper:
         try:
             saved = save(deployment, self._limits, session, changes, loaded, other_bytes)
         except SessionTooLarge as error:
-            # A request does not fail at its end for the foreign cookies that it brings, nor for
-            # what the application knows, which may be answering this error.
+            is_logout = is_another and changes.subject is None
+            # What the application knows, which may be answering this very error.
             is_known = changes.encoded_bytes <= session.refused_bytes
-            if not (error.is_crowded or is_known) or is_another or changes.is_regenerated:
+            is_excused = (error.is_crowded or is_known) and not is_another
+            if not is_logout and (not is_excused or changes.is_regenerated):
                 raise
+            # A request does not fail at its end for the foreign cookies that it brings, and no
+            # logout fails for what it leaves.
             foreign_bytes = loaded.candidates.foreign_bytes
-            place = f" beside {foreign_bytes} bytes of other cookies" if error.is_crowded else ""
+            is_alone = is_known and not error.is_crowded
+            place = "" if is_alone else f" beside {foreign_bytes} bytes of other cookies"
+            unsent = "what a logout leaves" if is_logout else "what a visitor changed"
             deployment.emit(
                 "no-room",
                 session_id=changes.id,
-                detail="what a visitor changed is not sent: the session does not fit"
-                f"{place}; set storage or may_drop",
+                detail=f"{unsent} is not sent: the session does not fit{place}; set storage or"
+                " may_drop",
                 level=logging.WARNING,
                 is_frequent=True,
             )
-            return _saved(Outcome.NO_ROOM, sent)
+            if not is_logout:
+                return _saved(Outcome.NO_ROOM, sent)
+            session.clear()
+            lines = delete_cookies(self._limits, session, changes, loaded)
+            return _saved(Outcome.EMPTIED, merge_lines(sent, lines))
         if saved is None:
             return _saved(Outcome.ENDED, sent)
         return _saved(Outcome.SAVED, merge_lines(sent, saved))

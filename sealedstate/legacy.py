@@ -5,7 +5,9 @@ settings. The only module that imports itsdangerous, and cryptography, which onl
 need: those of Litestar and Fernet's of aiohttp-session.
 
 An adopted session gets its id from the signed or encrypted bytes of its old cookie. If the same old
-cookie comes again after a logout, it leads to the id that the logout revoked.
+cookie comes again after a logout, it leads to the id that the logout revoked. Cookies that are only
+signed are equal if two visitors got the same content in the same second, so a session that names no
+user gets a random id then.
 """
 
 from __future__ import annotations
@@ -86,11 +88,15 @@ Fetch: TypeAlias = Callable[[str], StoredSession | None]
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """The values of an old cookie, its session id, and its time (epoch seconds; 0: unknown)."""
+    """The values of an old cookie, an id that is made of it, and its time (epoch seconds).
+
+    `signed_at`: 0 if that is unknown. `is_unique`: whether no other visitor can have the same id.
+    """
 
     values: Mapping[str, object] = field(repr=False)
     id: bytes = field(repr=False)
     signed_at: int
+    is_unique: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +229,7 @@ class LegacyReader:
         if now >= self.until.timestamp() or len(text) > longest or not text.isascii():
             return None
         signed_at: int | None
+        is_unique = bool(_KINDS[self.kind].key_bytes)  # encrypted, with a nonce
         try:
             values, signed_at, signed = self._read_authentic(text, now)
         except (BadData, ValueError, TypeError, KeyError, RecursionError, zlib.error):
@@ -230,11 +237,12 @@ class LegacyReader:
             if stored is None:
                 return None
             values, signed_at, signed = dict(stored.values), stored.saved_at, stored.key.encode()
+            is_unique = True
         if type(values) is not dict or not all(type(name) is str for name in values):
             return None
         message = length_prefixed("sealedstate/1", "adopted", self.kind, signed)
         session_id = hashlib.blake2b(message, digest_size=ID_BYTES).digest()
-        return Adopted(values, session_id, signed_at or 0)
+        return Adopted(values, session_id, signed_at or 0, is_unique)
 
     def _read_authentic(self, text: str, now: int) -> tuple[Any, int, bytes]:
         """The values of a cookie, when it was made, and the bytes that are only in this cookie.

@@ -26,6 +26,8 @@ from .errors import (
     LateRead,
     LateWrite,
     MalformedRecord,
+    OperatorError,
+    SessionNotLoaded,
     SessionTooLarge,
     UnreadablePart,
     UnsupportedValue,
@@ -48,7 +50,7 @@ class _Unread:
 
 UNREAD: Final = _Unread()
 # Types of values that cannot change without being assigned.
-_UNCHANGEABLE = frozenset({_Unread, type(None), bool, int, float, str, bytes})
+UNCHANGEABLE = frozenset({_Unread, type(None), bool, int, float, str, bytes})
 
 
 @dataclass(slots=True)
@@ -618,7 +620,7 @@ class Session(MutableMapping[str, object]):
                 core[name] = part
                 size += len(part)
                 continue
-            if type(part.value) not in _UNCHANGEABLE:
+            if type(part.value) not in UNCHANGEABLE:
                 part.encoded = _encode(name, part.value, loaded)
             if part.is_assigned or part.encoded is not part.saved:
                 is_modified = is_modified or part.is_changed
@@ -644,6 +646,31 @@ class Session(MutableMapping[str, object]):
             self._limit,
             self._is_kept,
         )
+
+    def read_unwatched(self) -> tuple[dict[str, object], dict[str, Exception]]:
+        """The values of all parts, in which no save looks for changes until `watch`.
+
+        Also the errors of those that cannot be read. A part that the store has lost is in neither.
+        """
+        if self.backend is None:
+            self._use()
+        values: dict[str, object] = {}
+        errors: dict[str, Exception] = {}
+        for name, part in list(self._parts.items()):
+            try:
+                values[name] = self[name] if isinstance(part, Part) else self.decode(name, part)
+            except KeyError:
+                pass  # the store has lost it
+            except (SessionNotLoaded, OperatorError) as error:
+                errors[name] = error
+        return values, errors
+
+    def watch(self, name: str, value: object) -> None:
+        """Find the changes inside `value`, which `read_unwatched` has returned for a part."""
+        if name in self._parts:
+            part = self._part(name)
+            if part.value is UNREAD:
+                part.value = value
 
     def load_ahead(self, parts: Collection[str] | None = None) -> SessionBackend:
         """Load the session, and its stored `parts` (None: all), without using it.
@@ -734,7 +761,7 @@ class Session(MutableMapping[str, object]):
             return late
         loaded = self.load()
         for name, part in self._parts.items():
-            if not isinstance(part, Part) or type(part.value) in _UNCHANGEABLE:
+            if not isinstance(part, Part) or type(part.value) in UNCHANGEABLE:
                 continue
             try:
                 if _encode(name, part.value, loaded) == part.encoded:

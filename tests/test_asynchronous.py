@@ -24,7 +24,7 @@ from sealedstate import (
     SessionNotLoaded,
     Settings,
 )
-from sealedstate.asynchronous import AsyncKeeper
+from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, SealedSession
 from sealedstate.legacy import StoredSession
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, keeper
@@ -100,6 +100,36 @@ def test_store_is_asked_in_other_threads_only(
 
     run(work)
     assert browser.session().refusal == "signed-out"
+
+
+def test_registry_asks_the_store_in_other_threads_only(
+    clock: Clock, store: ScriptedStorage, run: Callable[[Work], None]
+) -> None:
+    shop = node(clock, store, accept_weak_store_for=["revocation", "sessions"])
+    front = AsyncKeeper(shop)
+    devices = AsyncSessionRegistry(front, where="here", most=3)
+    browsers = [signed_in(shop) for _ in range(3)]
+
+    async def work() -> None:
+        threads = threads_of(store)
+        session = SealedSession(front, front.session(browsers[0].jar.header()))
+        with pytest.raises(SessionNotLoaded):
+            await devices.of(session)
+        await session.load()
+        assert not session.is_used
+        listed = {each.session_id: each for each in await devices.of(session)}
+        assert session.is_used
+        assert listed[session.id].is_current
+        assert len(listed) == 3
+        ended = await devices.end_one(session, listed[browsers[1].session().id].id)
+        assert ended is not None
+        assert await devices.end_one(session, listed[session.id].id) is None
+        assert await devices.end_others(session.session) == 1
+        assert len(devices.registry.list("ann")) == 1
+        threads.discard(threading.current_thread().ident)  # of the line above
+
+    run(work)
+    assert [browser.session().subject for browser in browsers] == ["ann", None, None]
 
 
 def test_what_was_not_loaded_raises_instead_of_waiting(shop: Keeper) -> None:

@@ -12,7 +12,7 @@ from sealedstate import Keeper, Session
 from sealedstate._stored.parts import CONTEXT as PARTS
 from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.record import Place, format_id
-from sealedstate.errors import ConfigurationError, StorageUnavailable
+from sealedstate.errors import ConfigurationError, NoPrimaryKey, StorageUnavailable
 from sealedstate.hooks import SaveEvent, SessionHooks
 from sealedstate.session import id_bytes
 from sealedstate.testing import ScriptedStorage
@@ -31,6 +31,12 @@ class Recorder(SessionHooks):
 
     def before_sending(self, event: SaveEvent) -> None:
         self._record("before_sending", event.record.subject, event.arrived_id)
+
+    def after_save(self, event: SaveEvent) -> None:
+        self._record("after_save")
+
+    def after_failed_save(self, event: SaveEvent) -> None:
+        self._record("after_failed_save", event.has_new_id)
 
     def not_saved(self, session: Session, arrived_id: bytes, now: float) -> None:
         self._record("not_saved", session.subject, arrived_id)
@@ -93,11 +99,19 @@ class Site:
 ORDERS: dict[str, tuple[Callable[[Session], object], list[str]]] = {
     "a part in the core": (
         lambda session: session.update(small=1),
-        ["before_save", "nonce", "before_sending", "cookie"],
+        ["before_save", "nonce", "before_sending", "after_save", "cookie"],
     ),
     "a stored part": (
         lambda session: session.update(big="y"),
-        ["before_save", "nonce", f"update {PARTS}", "nonce", "before_sending", "cookie"],
+        [
+            "before_save",
+            "nonce",
+            f"update {PARTS}",
+            "nonce",
+            "before_sending",
+            "after_save",
+            "cookie",
+        ],
     ),
     "a new id": (
         lambda session: session.regenerate(),
@@ -111,6 +125,7 @@ ORDERS: dict[str, tuple[Callable[[Session], object], list[str]]] = {
             "after_revoke",
             f"delete {PARTS}",
             "before_sending",
+            "after_save",
             "cookie",
         ],
     ),
@@ -126,7 +141,7 @@ ORDERS: dict[str, tuple[Callable[[Session], object], list[str]]] = {
 def test_save_runs_hooks_and_writes_in_a_fixed_order(
     change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """before_save, rows, the sealed core, the old id revoked, before_sending, the cookie."""
+    """before_save, rows, the core, the old id revoked, before_sending, after_save, the cookie."""
     # A cookie that holds a word of firewalls by chance would be sealed again.
     monkeypatch.setattr("sealedstate._wire.token.has_refused_word", lambda text: False)
     site = Site()
@@ -143,7 +158,7 @@ def test_row_of_a_removed_part_is_deleted_by_the_save_after_next() -> None:
     assert f"delete {PARTS}" not in site.order
     site.events.clear()
     site.browser.visit(lambda session: session.update(small=1))
-    assert site.order == ["before_save", "nonce", "before_sending", f"delete {PARTS}"]
+    assert site.order == ["before_save", "nonce", "before_sending", f"delete {PARTS}", "after_save"]
 
 
 def test_revocation_of_a_subject_is_recorded_before_its_hook_runs() -> None:
@@ -176,9 +191,11 @@ def test_hooks_get_the_facts_of_a_save() -> None:
     assert [event for event in site.events if "_" in event[0]] == [
         ("before_save", False, Place.SPILLED),
         ("before_sending", "ann", session_id),
+        ("after_save",),
         ("before_save", True, Place.SPILLED),
         ("after_revoke", session_id),
         ("before_sending", "ann", session_id),
+        ("after_save",),
     ]
 
 
@@ -192,6 +209,24 @@ def test_failing_hook_of_a_save_stops_the_cookie(hook: str) -> None:
         site.browser.visit(lambda session: session.update(big="x"))
     assert site.browser.jar.header() == before
     assert (f"create {PARTS}" in site.order) == (hook == "before_sending")
+    assert site.events[-1] == ("after_failed_save", False)
+    assert "after_save" not in site.order
+
+
+@pytest.mark.parametrize("error", [StorageUnavailable("broken"), NoPrimaryKey("broken")])
+def test_cookie_does_not_depend_on_what_follows_a_save(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site()
+    site.sign_in()
+    site.hooks.errors["after_save"] = error
+    site.browser.visit(lambda session: session.update(small=1))
+    assert site.browser.session()["small"] == 1
+    assert "what follows a save failed: broken" in caplog.text
+    site.hooks.errors |= {"before_save": KeyError("hook"), "after_failed_save": error}
+    with pytest.raises(KeyError, match="hook"):
+        site.browser.visit(lambda session: session.update(small=2))
+    assert "a clean-up after a failed save failed: broken" in caplog.text
 
 
 def test_failing_hook_of_a_revocation_does_not_stop_the_logout(

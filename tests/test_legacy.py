@@ -26,7 +26,16 @@ from markupsafe import Markup
 from nacl.secret import SecretBox
 from werkzeug.http import http_date
 
-from sealedstate import ConfigurationError, Keeper, Key, LegacyReader, Session, Settings, plain
+from sealedstate import (
+    ConfigurationError,
+    Keeper,
+    Key,
+    LegacyReader,
+    Outcome,
+    Session,
+    Settings,
+    plain,
+)
 from sealedstate.errors import UncheckedSession
 from sealedstate.keyring import export_lookup
 from sealedstate.legacy import MAX_COOKIE_CHARS, Adopted, StoredSession
@@ -473,6 +482,21 @@ def test_signed_content_that_no_session_can_contain_gives_no_session() -> None:
     check_each(ODD, check)
 
 
+def test_part_that_no_session_can_carry_does_not_cost_the_login(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def check(content: str) -> None:
+        caplog.clear()
+        app = Application(replace(FLASK, subject="_user_id"))
+        text = f'{{"_user_id": "42", {content[1:]}'
+        session = app.keeper.session(f"session={flask_cookie(text, json_of=AnyJSON)}")
+        assert (dict(session), session.subject) == ({"_user_id": "42"}, "42")
+        assert "a part of a legacy session is not adopted" in caplog.text
+
+    names = ("a lone surrogate", "a lone surrogate for a name", "an empty name", "a long name")
+    check_each({name: ODD[name] for name in (*names, "seventeen lists")}, check)
+
+
 def test_encrypted_cookie_is_refused_outside_its_time() -> None:
     nacl = READERS["aiohttp-nacl"]
     for kind, cookie in (("aiohttp-nacl", nacl_cookie), ("aiohttp-fernet", fernet_cookie)):
@@ -600,6 +624,33 @@ def test_good_session_outweighs_the_old_cookie() -> None:
     assert app.keeper.session(header)["n"] == "ours"
 
 
+# --- whose session it is --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subject", ["_user_id", None])
+@BOTH
+def test_visitors_with_equal_old_cookies_never_share_a_session(
+    kind: str, subject: str | None
+) -> None:
+    app = Application(replace(READERS[kind], subject=subject), part_policies={"address": "server"})
+    old = COOKIES[kind]({"lang": "de"})
+    ann, bob = jar_with("session", old), jar_with("session", old)
+    app.answer(ann, lambda session: session.__setitem__("address", "ann's"))
+    app.answer(bob, lambda session: session.__setitem__("address", "bob's"))
+    assert app.answer(ann, lambda session: session["address"]) == "ann's"
+    ids = {app.answer(jar, lambda session: session.id) for jar in (ann, bob)}
+    assert len(ids) == 2
+
+    def sign_in(session: Session) -> None:
+        session.subject = "ann"
+
+    app.answer(ann, sign_in)
+    app.answer(ann, logout)
+    assert app.answer(bob, dict) == {"lang": "de", "address": "bob's"}
+    # An old cookie that was not taken over yet still is.
+    assert app.answer(jar_with("session", old), dict) == {"lang": "de"}
+
+
 # --- after a logout -------------------------------------------------------------------------------
 
 
@@ -618,13 +669,14 @@ def read(session: Session) -> object:
 @EACH
 def test_old_cookie_is_refused_after_a_logout(kind: str) -> None:
     old = f"session={COOKIES[kind]({'_user_id': '42'})}"
-    # The application may also assign the subject, in the first request or later.
-    for subject, before in (
+    cases: list[tuple[str | None, list[Callable[[Session], object]]]] = [
         ("_user_id", [read]),
         (None, []),
-        (None, [sign_in]),
-        (None, [read, sign_in]),
-    ):
+    ]
+    if kind not in ("flask", "starlette"):
+        # The application may also assign the subject, in the first request or later.
+        cases += [(None, [sign_in]), (None, [read, sign_in])]
+    for subject, before in cases:
         app = Application(replace(READERS[kind], subject=subject))
         jar = jar_with(*old.split("=", 1))
         for view in (*before, logout):
@@ -637,7 +689,7 @@ def test_old_cookie_is_refused_after_a_logout(kind: str) -> None:
 
 
 def test_old_cookie_is_refused_after_a_new_session_id() -> None:
-    app = Application(FLASK)
+    app = Application(replace(FLASK, subject="_user_id"))
     old = f"session={flask_cookie({'_user_id': '42'})}"
     jar = jar_with(*old.split("=", 1))
     app.answer(jar, lambda session: session.regenerate())
@@ -786,6 +838,18 @@ def test_old_session_that_fits_into_no_cookie_is_read_and_kept() -> None:
     assert session["user"] == "ada"
     assert keeper.save(session) == []
     assert keeper.counts["refresh-skipped"] == 1
+
+
+def test_old_session_that_fits_into_no_cookie_can_be_logged_out() -> None:
+    old = flask_cookie({"_user_id": "ada", "large": os.urandom(2500).hex()})
+    reader = replace(FLASK, subject="_user_id")
+    keeper = Keeper(Settings(keys=[KEY], legacy=reader, clock=Clock(NOW), subject_key="_user_id"))
+    session = keeper.session(f"session={old}")
+    del session["_user_id"]
+    saved = keeper.save(session)
+    assert (saved, saved.outcome) == ([reader.delete_line("session")], Outcome.EMPTIED)
+    assert keeper.counts["no-room"] == 1
+    assert dict(session) == {}
 
 
 def test_logout_also_deletes_an_old_cookie_that_is_still_sent() -> None:

@@ -10,11 +10,9 @@ import django
 from django.conf import settings
 from jinja2 import Environment
 
+from ..shop.goods import DAY, MAX_DEVICES, PAGES
+from ..shop.keys import make_ring
 from ..views.rendering import SHARED, make_environment
-from .keys import make_ring
-
-DAY = 86400
-HERE = Path(__file__).parent
 
 
 def make_settings(var: Path) -> dict[str, Any]:
@@ -35,6 +33,11 @@ def make_settings(var: Path) -> dict[str, Any]:
             # So that a list of devices shows what happened a minute ago, and not what a day.
             "refresh_after": 60,
         },
+        "SEALEDSTATE_DEVICES": {
+            "where": "examples.shop.browsers.name_device",
+            "every": 60,
+            "most": MAX_DEVICES,
+        },
         "MIDDLEWARE": [
             "examples.django.shop.secure",
             "sealedstate_django.SealedSessionMiddleware",
@@ -47,7 +50,6 @@ def make_settings(var: Path) -> dict[str, Any]:
             "django.contrib.contenttypes",
             "django.contrib.messages",
             "sealedstate_django",
-            "examples.django.apps.ShopConfig",
         ],
         "CSRF_USE_SESSIONS": True,
         "CSRF_FAILURE_VIEW": "examples.django.shop.refuse_form",
@@ -58,7 +60,7 @@ def make_settings(var: Path) -> dict[str, Any]:
         "TEMPLATES": [
             {
                 "BACKEND": "django.template.backends.jinja2.Jinja2",
-                "DIRS": [HERE / "templates", SHARED],
+                "DIRS": [PAGES, SHARED],
                 "OPTIONS": {"environment": "examples.django.project.make_templates"},
             }
         ],
@@ -82,6 +84,7 @@ def make_templates(**options: Any) -> Environment:
     """Django's environment for Jinja2, with the filters that all examples share."""
     environment = Environment(**options)  # noqa: S701 - Django sets autoescape
     environment.filters.update(make_environment().filters)
+    environment.globals["framework"] = "Django"
     return environment
 
 

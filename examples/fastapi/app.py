@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,28 +18,18 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.staticfiles import StaticFiles
 
-from sealedstate import Keeper, Session, SessionTooLarge, Settings, StorageError, plain
-from sealedstate.asynchronous import AsyncKeeper
-from sealedstate.sso import LiveSession, SessionRegistry
+from sealedstate import Keeper, SessionTooLarge, Settings, StorageError, plain
+from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry
 from sealedstate_asgi import SealedSession, SealedSessionMiddleware
 from sealedstate_asgi.fastapi import Sealed
 
+from ..shop.browsers import describe_browser, name_device
+from ..shop.goods import DAY, GOODS, MAX_DEVICES, MAX_NAME_CHARS, MAX_OF_EACH, PAGES, clean_name
+from ..shop.keys import make_ring
 from ..views.rendering import SECURITY_HEADERS, make_environment
-from .keys import make_ring
 
-DAY = 86400
-MAX_NAME_CHARS = 60
-MAX_DEVICES = 5
-MAX_OF_EACH = 99
-GOODS = {
-    "Sealing wax, burgundy": Decimal("6.50"),
-    "Signet ring, brass": Decimal("48.00"),
-    "Linen envelopes, 25": Decimal("12.90"),
-    "Fountain pen": Decimal("39.00"),
-    "Blotting paper": Decimal("4.20"),
-    "Melting spoon": Decimal("7.80"),
-}
-PAGES = make_environment(Path(__file__).with_name("templates"))
+TEMPLATES = make_environment(PAGES)
+TEMPLATES.globals["framework"] = "FastAPI"
 STATIC = Path(__file__).parents[1] / "views" / "static"
 FILES = frozenset(f"/{path.name}" for path in STATIC.iterdir())
 
@@ -74,7 +62,7 @@ def make_app(var: Path) -> FastAPI:
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(
         SealedSessionMiddleware,
-        keeper,
+        shop.sessions,
         autoload=lambda scope: scope["path"] not in FILES,  # which need no session
     )
     app.include_router(shop.router)
@@ -103,13 +91,14 @@ class Shop:
 
     def __init__(self, keeper: Keeper) -> None:
         self.sessions = AsyncKeeper(keeper)
-        self._keeper = keeper
-        self._registry = SessionRegistry(keeper, where=_device_of, every=60)
+        self._devices = AsyncSessionRegistry(
+            self.sessions, where=name_device, every=60, most=MAX_DEVICES
+        )
         router = self.router = APIRouter()
         posts = APIRouter(dependencies=[Depends(check_form)])
         router.get("/")(self.show)
         router.get("/sign-in")(self.ask_for_name)
-        router.get("/devices")(self.devices)
+        router.get("/devices")(self.show_devices)
         posts.post("/add-to-cart")(self.add_to_cart)
         posts.post("/empty-cart")(self.empty_cart)
         posts.post("/sign-in")(self.sign_in)
@@ -124,8 +113,8 @@ class Shop:
     async def show(self, session: Sealed) -> Response:
         if session.refusal == "signed-out":
             session.parts["notice"] = "You were signed out, here or on another device."
-        info = self._keeper.info(session.session)
-        return _page("shop.html", session, goods=GOODS, info=info)
+        info = self.sessions.keeper.info(session.session)
+        return _page("shop.html", session, info=info)
 
     async def add_to_cart(self, session: Sealed, item: Annotated[str, Form()]) -> Response:
         if item not in GOODS:
@@ -151,9 +140,8 @@ class Shop:
         name: Annotated[str, Form()] = "",
         remember: Annotated[str, Form()] = "",
     ) -> Response:
-        # Any name will do: it is a demo.
-        name = " ".join(name.split())[:MAX_NAME_CHARS].rstrip()
-        if not (name and name.isprintable()):
+        name = clean_name(name)
+        if not name:
             return _go("/sign-in", session, "Please enter a name of printable characters.")
         session.sign_in(name)  # a new session id, and full lifetimes from now
         if remember:
@@ -161,9 +149,6 @@ class Shop:
             session.limit(persistent=True, idle=30 * DAY, until=until)
         session.parts["device"] = describe_browser(request.headers.get("User-Agent", ""))
         session.parts["csrf"] = secrets.token_hex(16)
-        found = await self.sessions.in_thread(self._registry.list, name)
-        for each in found[MAX_DEVICES - 1 :]:  # those that were last used longest ago
-            await self.sessions.in_thread(self._registry.revoke, each.id)
         return _go("/", session, "You are signed in, and your cart is still there.")
 
     async def sign_out(self, session: Sealed) -> Response:
@@ -179,33 +164,20 @@ class Shop:
 
     # --- the user's own devices -----------------------------------------------------------------
 
-    async def devices(self, session: Sealed) -> Response:
+    async def show_devices(self, session: Sealed) -> Response:
         if session.subject is None:
             return _go("/sign-in", session)
-        found = await self.sessions.in_thread(self._registry.list, session.subject)
-        return _page(
-            "devices.html",
-            session,
-            devices=found,
-            is_this=lambda device: device.session_id == session.id,
-            now=int(time.time()),
-            most=MAX_DEVICES,
-        )
+        found, now = await self._devices.of(session), int(time.time())
+        return _page("devices.html", session, devices=found, now=now, most=MAX_DEVICES)
 
     async def end_device(self, session: Sealed, device: str) -> Response:
-        found = await self.sessions.in_thread(self._registry.find, device)
-        if found is None or found.subject != _user(session):
+        ended = await self._devices.end_one(session, device)
+        if ended is None:
             raise HTTPException(404, "You are not signed in on such a device.")
-        await self.sessions.in_thread(self._registry.revoke, device)
-        return _go("/devices", session, f"{found.where} is signed out.")
+        return _go("/devices", session, f"{ended.where} is signed out.")
 
     async def end_other_devices(self, session: Sealed) -> Response:
-        found: list[LiveSession] = await self.sessions.in_thread(
-            self._registry.list, _user(session)
-        )
-        for each in found:
-            if each.session_id != session.id:
-                await self.sessions.in_thread(self._registry.revoke, each.id)
+        await self._devices.end_others(session)
         return _go("/devices", session, "All other devices are signed out.")
 
 
@@ -217,7 +189,7 @@ def _page(template: str, session: SealedSession, **values: Any) -> HTMLResponse:
     parts = session.parts
     if session.withheld is None and "csrf" not in parts:
         parts["csrf"] = secrets.token_hex(16)
-    text = PAGES.get_template(template).render(
+    text = TEMPLATES.get_template(template).render(
         token=parts.get("csrf", ""),
         user=session.subject,
         cart=parts.get("cart", {}),
@@ -238,7 +210,7 @@ def _go(path: str, session: SealedSession, notice: str = "") -> RedirectResponse
 
 def _problem(status: int, headline: str, story: str) -> HTMLResponse:
     """An error page needs no session: what went wrong may be the session."""
-    text = PAGES.get_template("problem.html").render(headline=headline, story=story)
+    text = TEMPLATES.get_template("problem.html").render(headline=headline, story=story)
     return HTMLResponse(text, status, SECURITY_HEADERS)
 
 
@@ -265,22 +237,3 @@ def _user(session: SealedSession) -> str:
     if session.subject is None:
         raise HTTPException(401, "You are not signed in.")
     return session.subject
-
-
-def _device_of(session: Session) -> str:
-    """What the list of devices says of a session."""
-    return str(session.get("device", ""))
-
-
-def describe_browser(agent: str) -> str:
-    """A name for a device, such as "Firefox on Linux"."""
-    # In this order, because most browsers also name others.
-    browsers = {"Edg": "Edge", "OPR": "Opera", "Firefox": "Firefox", "Chrome": "Chrome"}
-    systems = {"Android": "Android", "iPhone": "iPhone", "iPad": "iPad", "Windows": "Windows"}
-    browsers |= {"Safari": "Safari", "curl": "curl"}
-    systems |= {"Mac OS": "macOS", "Linux": "Linux"}
-    browser = next((name for mark, name in browsers.items() if f"{mark}/" in agent), None)
-    system = next((name for mark, name in systems.items() if mark in agent), None)
-    if browser is None:
-        browser = re.sub(r"[^\w. -]", "", agent.partition("/")[0])[:30] or "A browser"
-    return browser if system is None else f"{browser} on {system}"

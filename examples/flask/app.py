@@ -5,9 +5,7 @@ What a session needs is in `make_app`; everything else is an ordinary Flask appl
 
 from __future__ import annotations
 
-import re
 import time
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +21,19 @@ from flask import (
     session,
     url_for,
 )
-from jinja2 import ChoiceLoader, FileSystemLoader
+from jinja2 import FileSystemLoader
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as AnyResponse
 
-from sealedstate import Keeper, Session, SessionTooLarge, StorageError
-from sealedstate.sso import LiveSession, SessionRegistry
-from sealedstate_flask import SealedSessions, sealed
+from sealedstate import Keeper, SessionTooLarge, StorageError
+from sealedstate_flask import SealedSessions, devices, sealed
 
+from ..shop.browsers import describe_browser, name_device
+from ..shop.goods import DAY, GOODS, MAX_DEVICES, MAX_NAME_CHARS, MAX_OF_EACH, PAGES, clean_name
+from ..shop.keys import make_ring
 from ..views.forms import check_form, ensure_token, renew_token, token_text
 from ..views.rendering import SECURITY_HEADERS, SHARED, make_environment
 from ..views.static_files import STATIC
-from .keys import make_ring
-
-DAY = 86400
-MAX_NAME_CHARS = 60
-MAX_DEVICES = 5
-MAX_OF_EACH = 99
-GOODS = {
-    "Sealing wax, burgundy": Decimal("6.50"),
-    "Signet ring, brass": Decimal("48.00"),
-    "Linen envelopes, 25": Decimal("12.90"),
-    "Fountain pen": Decimal("39.00"),
-    "Blotting paper": Decimal("4.20"),
-    "Melting spoon": Decimal("7.80"),
-}
 
 
 def make_app(var: Path) -> Flask:
@@ -64,33 +50,27 @@ def make_app(var: Path) -> Flask:
         SEALEDSTATE_STORAGE=f"sqlite:{var / 'shop.sqlite'}",
         SEALEDSTATE_REALM="shop",
         SEALEDSTATE_SECURE=False,  # plain http on this machine; leave it out where there is https
+        SEALEDSTATE_DEVICES={"where": name_device, "every": 60, "most": MAX_DEVICES},
         # So that a list of devices shows what happened a minute ago, and not what 12 minutes.
         SEALEDSTATE_REFRESH_AFTER=60,
     )
     SealedSessions(app)
-    keeper: Keeper = app.extensions["sealedstate"]
-    _add_pages(app, keeper, SessionRegistry(keeper, where=_device_of, every=60))
+    app.jinja_env.loader = FileSystemLoader([PAGES, SHARED])
+    app.jinja_env.filters.update(make_environment().filters)
+    app.jinja_env.globals["framework"] = "Flask"
+    _add_pages(app, app.extensions["sealedstate"])
     return app
 
 
-def _device_of(session: Session) -> str:
-    """What the list of devices says of a session."""
-    return str(session.get("device", ""))
-
-
-def _add_pages(app: Flask, keeper: Keeper, registry: SessionRegistry) -> None:
-    app.jinja_env.loader = ChoiceLoader(
-        [FileSystemLoader(Path(__file__).with_name("templates")), FileSystemLoader(SHARED)]
-    )
-    app.jinja_env.filters.update(make_environment().filters)
-
+def _add_pages(app: Flask, keeper: Keeper) -> None:
     # --- the shop -------------------------------------------------------------------------------
 
     @app.get("/")
     def shop() -> str:
         if sealed(session).refusal == "signed-out":
             flash("You were signed out, here or on another device.")
-        return _page("shop.html", goods=GOODS, info=keeper.info(sealed(session)))
+        info = keeper.info(sealed(session))
+        return _page("shop.html", info=info, is_remembered=session.permanent)
 
     @app.post("/add-to-cart")
     def add_to_cart() -> AnyResponse:
@@ -116,17 +96,14 @@ def _add_pages(app: Flask, keeper: Keeper, registry: SessionRegistry) -> None:
 
     @app.post("/sign-in")
     def sign_in() -> AnyResponse:
-        # Any name will do: it is a demo.
-        name = " ".join(request.form.get("name", "").split())[:MAX_NAME_CHARS].rstrip()
-        if not (name and name.isprintable()):
+        name = clean_name(request.form.get("name", ""))
+        if not name:
             flash("Please enter a name of printable characters.")
             return redirect(url_for("ask_for_name"), 303)
         session["_user_id"] = name  # a new session id, and full lifetimes from now
         session["device"] = describe_browser(request.user_agent.string)
         session.permanent = "remember" in request.form
         renew_token(sealed(session))
-        for each in registry.list(name)[MAX_DEVICES - 1 :]:
-            registry.revoke(each.id)  # those that were last used longest ago
         flash("You are signed in, and your cart is still there.")
         return redirect(url_for("shop"), 303)
 
@@ -146,29 +123,25 @@ def _add_pages(app: Flask, keeper: Keeper, registry: SessionRegistry) -> None:
     # --- the user's own devices -----------------------------------------------------------------
 
     @app.get("/devices")
-    def devices() -> str | AnyResponse:
+    def show_devices() -> str | AnyResponse:
         if "_user_id" not in session:
             return redirect(url_for("ask_for_name"), 303)
-        found = registry.list(session["_user_id"])
-        now = int(time.time())
-        return _page("devices.html", devices=found, is_this=_is_this, now=now, most=MAX_DEVICES)
+        found = devices().of(session)
+        return _page("devices.html", devices=found, now=int(time.time()), most=MAX_DEVICES)
 
     @app.post("/devices/<device>/end")
     def end_device(device: str) -> AnyResponse:
-        found = registry.find(device)
-        if found is None or found.subject != _user():
+        ended = devices().end_one(session, device)
+        if ended is None:
             abort(404)
-        registry.revoke(device)
-        flash(f"{found.where} is signed out.")
-        return redirect(url_for("devices"), 303)
+        flash(f"{ended.where} is signed out.")
+        return redirect(url_for("show_devices"), 303)
 
     @app.post("/devices/end-others")
     def end_other_devices() -> AnyResponse:
-        others = [each for each in registry.list(_user()) if not _is_this(each)]
-        for each in others:
-            registry.revoke(each.id)
+        devices().end_others(session)
         flash("All other devices are signed out.")
-        return redirect(url_for("devices"), 303)
+        return redirect(url_for("show_devices"), 303)
 
     # --- every request --------------------------------------------------------------------------
 
@@ -220,21 +193,3 @@ def _user() -> str:
     """The user who is signed in; without one, the request is refused."""
     user: str | None = session.get("_user_id")
     return abort(401) if user is None else user
-
-
-def _is_this(device: LiveSession) -> bool:
-    return device.session_id == sealed(session).id
-
-
-def describe_browser(agent: str) -> str:
-    """A name for a device, such as "Firefox on Linux"."""
-    # In this order, because most browsers also name others.
-    browsers = {"Edg": "Edge", "OPR": "Opera", "Firefox": "Firefox", "Chrome": "Chrome"}
-    systems = {"Android": "Android", "iPhone": "iPhone", "iPad": "iPad", "Windows": "Windows"}
-    browsers |= {"Safari": "Safari", "curl": "curl"}
-    systems |= {"Mac OS": "macOS", "Linux": "Linux"}
-    browser = next((name for mark, name in browsers.items() if f"{mark}/" in agent), None)
-    system = next((name for mark, name in systems.items() if mark in agent), None)
-    if browser is None:
-        browser = re.sub(r"[^\w. -]", "", agent.partition("/")[0])[:30] or "A browser"
-    return browser if system is None else f"{browser} on {system}"

@@ -15,8 +15,9 @@ from typing import cast
 from sealedstate import Keeper, OperatorError, Session
 from sealedstate.sso import LoginRecords
 
+from ..shop.goods import GOODS
 from ..views.forms import renew_token
-from .catalogue import GOODS, CartItem
+from .catalogue import CartItem
 from .logins import PASSWORD, Form, ServiceLogins
 from .resources import PortalResources
 from .ring_view import view_ring

@@ -25,6 +25,7 @@ from sealedstate.errors import LoginsUnreadable
 from sealedstate.sso import ServiceLogin
 from sealedstate_wsgi import ENVIRON_KEY, SealedSessionMiddleware
 
+from ..shop.goods import GOODS
 from ..views.budget import Budget
 from ..views.forms import check_form, ensure_token, token_text
 from ..views.rendering import SECURITY_HEADERS, make_environment
@@ -39,7 +40,6 @@ from .actions import (
     Submission,
     cart_items,
 )
-from .catalogue import GOODS
 from .comparison import compare_forms
 from .logins import ServiceLogins
 from .notices import NOTICES

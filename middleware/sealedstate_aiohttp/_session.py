@@ -86,7 +86,6 @@ async def new_session(request: web.Request) -> RequestSession:
 class RequestSession(SessionFace):
     """The mapping that `get_session` returns: aiohttp-session's names, and those of SessionFace."""
 
-    _request: web.Request
     _keeper: AsyncKeeper
     _logout: Logout | None = None
     _is_failed = False
@@ -102,7 +101,7 @@ class RequestSession(SessionFace):
         site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
         cross_site = keeper.keeper.is_cross_site(method, site, origin)
         super().__init__(keeper.session(cookies.decode("latin-1"), cross_site))
-        vars(self).update(_request=request, _keeper=keeper)
+        vars(self)["_keeper"] = keeper
 
     @property
     def identity(self) -> str | None:
@@ -150,9 +149,9 @@ class RequestSession(SessionFace):
         logout = vars(self)["_logout"] = Logout(self._keeper, self._session)
         return logout
 
-    async def _save(self, response: web.StreamResponse) -> Sequence[str]:
+    async def _save(self, request: web.Request, response: web.StreamResponse) -> Sequence[str]:
         """The lines for a response. A save that failed is not tried again for the error's page."""
-        session, is_late = self._session, _state_of(self._request).are_headers_made
+        session, is_late = self._session, _state_of(request).are_headers_made
         is_unsaved = session.backend is not None and not is_late
         if is_unsaved and not self._is_failed:
             vars(self)["_is_failed"] = True
@@ -174,11 +173,11 @@ async def _save_early(request: web.Request, handler: Handler) -> web.StreamRespo
         response = await handler(request)
     except web.HTTPException as error:
         if (found := _state_of(request).session) is not None:
-            await found._save(error)
+            await found._save(request, error)
         raise
     found = _state_of(request).session
     if found is not None and not response.prepared:
-        await found._save(response)
+        await found._save(request, response)
     return response
 
 
@@ -209,7 +208,7 @@ async def _respond(request: web.Request, response: web.StreamResponse) -> None:
         session, keeper = found._session, found._keeper.keeper
         environ = {"wsgi.url_scheme": request.scheme, "HTTP_HOST": request.headers.get("Host", "")}
         with session_headers(keeper, session, response.headers, environ) as lines:
-            lines += await found._save(response)
+            lines += await found._save(request, response)
         if isinstance(response, web.WebSocketResponse):
             session.load()  # reading stays possible: no cache keeps a conversation
         session.mark_headers_sent()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
 
@@ -113,6 +114,9 @@ class SealedSessionMiddleware:
         self._scope_key = scope_key
         self._has_origins = bool(self.keeper.keeper.settings.origins)
         self._is_stack_checked = False
+        # From 1.0 on, Starlette notes when an application looks at `request.session`.
+        version = getattr(sys.modules.get("starlette"), "__version__", "0")
+        self._is_access_noted = int(version.partition(".")[0]) >= 1
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -127,29 +131,33 @@ class SealedSessionMiddleware:
         if self._scope_key in sessions:  # an application around has the same keeper
             await self.app(scope, receive, send)
             return
-        keeper, headers = self.keeper, scope["headers"]
-        header = cookie_header(headers)
-        session = keeper.session(header, self._is_cross_site(scope))
+        keeper, fields = self.keeper, dict(scope["headers"])
+        header = cookie_header(scope["headers"]) if b"cookie" in fields else ""
+        session = keeper.session(header, self._is_cross_site(scope, fields))
         found = ScopeSession(keeper, session, scope, self._scope_key)
         sessions[self._scope_key] = found
         if not keeper.keeper.asks_store(header):
-            found.begin(is_empty=not keeper.keeper.may_bring_session(header))
+            is_empty = not keeper.keeper.may_bring_session(header)
+            found.begin(is_empty, is_filled=not self._is_access_noted)
         elif self._autoload(scope) if callable(self._autoload) else self._autoload:
-            await found.load()
+            await keeper.load(session)
+            found.begin(False, is_filled=not self._is_access_noted)
         is_saved = False
 
         async def send_saved(message: Message) -> None:
             nonlocal is_saved
             if message["type"] in _STARTS:
                 if found.is_used:
-                    fields, lines = message.get("headers", ()), list[str]()
+                    sent, lines = message.get("headers", ()), list[str]()
                     if not is_saved:
                         is_saved = True  # not tried again for the page that reports an error
-                        lines = await found.save(set_cookie_bytes(fields))
-                    message = {**message, "headers": with_raw_session(fields, lines)}
+                        lines = await found.save(set_cookie_bytes(sent))
+                    message = {**message, "headers": with_raw_session(sent, lines)}
                     if lines:
                         scheme = "http" if scope.get("scheme") in ("http", "ws") else "https"
-                        keeper.keeper.note_scheme(scheme, _host(headers))
+                        keeper.keeper.note_scheme(
+                            scheme, fields.get(b"host", b"").decode("latin-1")
+                        )
                 found.mark_headers_sent()
             await send(message)
 
@@ -158,18 +166,14 @@ class SealedSessionMiddleware:
         finally:
             found.log_late_changes()
 
-    def _is_cross_site(self, scope: Scope) -> bool:
-        site = origin = None
-        for name, value in scope["headers"]:
-            if name == b"sec-fetch-site":
-                site = value.decode("latin-1")
-            elif name == b"origin" and self._has_origins:
-                origin = value.decode("latin-1")
-        if site != "cross-site" and origin is None:
+    def _is_cross_site(self, scope: Scope, fields: Mapping[bytes, bytes]) -> bool:
+        site, origin = fields.get(b"sec-fetch-site"), fields.get(b"origin")
+        if site != b"cross-site" and not (origin and self._has_origins):
             return False
         # Browsers hold Lax cookies back from a websocket, which is no navigation.
         method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
-        return self.keeper.keeper.is_cross_site(method, site, origin)
+        texts = [None if value is None else value.decode("latin-1") for value in (site, origin)]
+        return self.keeper.keeper.is_cross_site(method, *texts)
 
     def _closing(self, send: Send) -> Send:
         """`send`, before whose last message the store is closed."""
@@ -228,7 +232,3 @@ def _check_names(others: Mapping[str, Any], given: Mapping[str, Any], max_age: A
             f"max_age: must be 1 to {MAX_LIFETIME} whole seconds, or None for the browser's window;"
             f" got {show_value(max_age)}"
         )
-
-
-def _host(headers: Any) -> str:
-    return next((value.decode("latin-1") for name, value in headers if name == b"host"), "")

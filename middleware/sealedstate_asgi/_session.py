@@ -19,16 +19,22 @@ class ScopeSession(SealedSession):
     def __init__(self, keeper: AsyncKeeper, session: Session, scope: Scope, key: str) -> None:
         super().__init__(keeper, session, scope["type"] == "websocket")
         self.keeper = keeper
-        self._scope, self._key = scope, key
-        scope[key] = UnloadedSession()
+        self._scope: Scope | None = scope
+        self._key = key
+        scope[key] = _UNLOADED
 
-    def begin(self, is_empty: bool) -> None:
-        super().begin(is_empty)
-        self._scope[self._key] = self.parts
+    def begin(self, is_empty: bool, is_filled: bool = True) -> None:
+        super().begin(is_empty, is_filled)
+        self._show_parts()
 
     async def load(self, *parts: str) -> None:
         await super().load(*parts)
-        self._scope[self._key] = self.parts
+        self._show_parts()
+
+    def _show_parts(self) -> None:
+        if self._scope is not None:
+            self._scope[self._key] = self.parts
+            self._scope = None  # which refers to this session
 
 
 class UnloadedSession:
@@ -47,6 +53,7 @@ def _refuse(self: UnloadedSession, *_: Any) -> NoReturn:
 
 for _name in ("getitem", "setitem", "delitem", "contains", "iter", "len", "eq", "or", "ror", "ior"):
     setattr(UnloadedSession, f"__{_name}__", _refuse)
+_UNLOADED = UnloadedSession()
 
 
 def sealed(connection: Any, key: str = "session") -> SealedSession:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from sealedstate.adapting import sealed
 
-from ._keeper import keeper
+from ._keeper import devices, keeper
 from ._middleware import SealedSessionMiddleware
 from ._store import SessionStore
 
-__all__ = ["SealedSessionMiddleware", "SessionStore", "keeper", "sealed"]
+__all__ = ["SealedSessionMiddleware", "SessionStore", "devices", "keeper", "sealed"]

@@ -6,12 +6,14 @@ import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings as project
 from django.db import DatabaseError
 from django.utils import timezone
+from django.utils.module_loading import import_string
 
 from sealedstate import ConfigurationError, Keeper, LegacyReader, Settings, plain
 from sealedstate._forks import ForkSafeLock
@@ -21,6 +23,8 @@ from sealedstate.adapting import (
     read_session_cookie,
     temporary_key,
 )
+from sealedstate.devices import CONFIG as DEVICES
+from sealedstate.devices import SessionRegistry, make_registry
 from sealedstate.errors import UncheckedSession
 from sealedstate.legacy import StoredSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
@@ -38,6 +42,7 @@ _IN_USE = 30 * 86400
 
 _lock = ForkSafeLock()
 _keeper: Keeper | None = None
+_devices: SessionRegistry | None = None
 
 
 def keeper() -> Keeper:
@@ -45,13 +50,28 @@ def keeper() -> Keeper:
 
     Raises ConfigurationError, or OperatorError if keys or a store cannot be used.
     """
-    global _keeper
+    global _keeper, _devices
     if _keeper is not None:
         return _keeper
+    given = _read_devices()  # imports modules of the project, which may use the keeper
     with _lock:
         if _keeper is None:
-            _keeper = Keeper(read_settings())
+            made = Keeper(read_settings())
+            make = partial(SessionRegistry, made)
+            _devices = None if given is None else make_registry(make, given)
+            _keeper = made
         return _keeper
+
+
+def devices() -> SessionRegistry:
+    """The registry of sessions, which SEALEDSTATE_DEVICES describes.
+
+    Raises ConfigurationError without that, and the errors of `keeper`.
+    """
+    keeper()
+    if _devices is None:
+        raise ConfigurationError(f"{DEVICES}: is not set; set it to a dict such as {{'most': 5}}")
+    return _devices
 
 
 def forget_keeper() -> None:
@@ -61,6 +81,17 @@ def forget_keeper() -> None:
         before, _keeper = _keeper, None
     if before is not None:
         before.deployment.close()
+
+
+def _read_devices() -> object:
+    """The setting SEALEDSTATE_DEVICES, in which `where` may be the path of a function."""
+    given: object = getattr(project, DEVICES, None)
+    if not isinstance(given, Mapping) or not isinstance(where := given.get("where"), str):
+        return given
+    try:
+        return {**given, "where": import_string(where)}
+    except ImportError as error:
+        raise ConfigurationError(f"{DEVICES}: where: {error}") from None
 
 
 def has_keys() -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from sealedstate.adapting import sealed
 
-from ._extension import SealedSessions
+from ._extension import SealedSessions, devices
 from ._session import FlaskSession, SealedSessionInterface
 
-__all__ = ["FlaskSession", "SealedSessionInterface", "SealedSessions", "sealed"]
+__all__ = ["FlaskSession", "SealedSessionInterface", "SealedSessions", "devices", "sealed"]

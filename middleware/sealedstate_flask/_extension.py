@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any, cast
 
 import click
-from flask import Flask
+from flask import Flask, current_app
 from flask.cli import ScriptInfo
 from flask.sessions import SessionInterface
 
@@ -21,6 +22,8 @@ from sealedstate.adapting import (
     temporary_key,
 )
 from sealedstate.cli import command_for
+from sealedstate.devices import CONFIG as DEVICES
+from sealedstate.devices import SessionRegistry, make_registry
 from sealedstate.errors import OperatorError, show_value
 from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
 from sealedstate.settings import MAX_LIFETIME
@@ -36,7 +39,8 @@ class SealedSessions:
 
     `settings`: by default, the SEALEDSTATE_ names of the application's configuration, variables of
     the environment, and Flask's own SESSION_COOKIE_ names and PERMANENT_SESSION_LIFETIME. Then
-    ``app.extensions["sealedstate"]`` is the Keeper. Raises ConfigurationError.
+    ``app.extensions["sealedstate"]`` is the Keeper, and with SEALEDSTATE_DEVICES `devices()` is the
+    registry of sessions. Raises ConfigurationError.
     """
 
     def __init__(self, app: Flask | None = None, settings: Settings | None = None) -> None:
@@ -49,7 +53,30 @@ class SealedSessions:
         keeper = open_keeper(app, self._settings, ScriptInfo)
         if keeper is not None:
             app.extensions["sealedstate"] = keeper
+            open_registry(app, partial(SessionRegistry, keeper))
             app.session_interface = SealedSessionInterface(app, keeper)
+
+
+def devices() -> SessionRegistry:
+    """The registry of the application, which SEALEDSTATE_DEVICES describes.
+
+    Raises ConfigurationError without that.
+    """
+    registry: SessionRegistry = find_registry(current_app)
+    return registry
+
+
+def open_registry(app: Any, make: Callable[..., object]) -> None:
+    """Give an application of Flask or Quart the registry that its configuration describes."""
+    if (config := app.config.get(DEVICES)) is not None:
+        app.extensions["sealedstate_devices"] = make_registry(make, config)
+
+
+def find_registry(app: Any) -> Any:
+    """The registry of an application. Raises ConfigurationError."""
+    if "sealedstate_devices" not in app.extensions:
+        raise ConfigurationError(f'{DEVICES}: is not set; set it to a dict such as {{"most": 5}}')
+    return app.extensions["sealedstate_devices"]
 
 
 def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keeper | None:
@@ -100,10 +127,11 @@ def read_settings(app: Any) -> Settings:
     defaults = read_session_cookie(config, default_name="session")
     defaults["cookie_path"] = SessionInterface().get_cookie_path(app)
     defaults |= {"convert": plain, "may_drop": MAY_DROP, "subject_key": SUBJECT_KEY}
-    # UNTIL is no setting, but the date of one.
+    # UNTIL is no setting, but the date of one, and DEVICES describes a registry.
     given, environ = dict(config), dict(os.environ)
     variable = environ.pop(UNTIL, None)
     until = given.pop(UNTIL, None) or variable
+    given.pop(DEVICES, None)
     names = {name for name in [*given, *environ] if name.startswith(PREFIX)}
     if until:
         key = given.get(f"{PREFIX}SUBJECT_KEY") or environ.get(f"{PREFIX}SUBJECT_KEY", SUBJECT_KEY)

@@ -164,6 +164,8 @@ class _Middleware(ASGIMiddleware):
                     ScopeState.from_scope(scope).response_started = False
                 raise
 
+        if isinstance(parts := scope.get("session"), SessionDict) and not parts.is_filled:
+            parts.fill()  # msgspec encodes it without calling a method
         await self._app(scope, receive, send_replaced)
 
 

@@ -11,6 +11,19 @@ from __future__ import annotations
 
 from sealedstate.adapting import sealed
 
-from ._session import QuartSession, SealedSessionInterface, SealedSessions, load_session
+from ._session import (
+    QuartSession,
+    SealedSessionInterface,
+    SealedSessions,
+    devices,
+    load_session,
+)
 
-__all__ = ["QuartSession", "SealedSessionInterface", "SealedSessions", "load_session", "sealed"]
+__all__ = [
+    "QuartSession",
+    "SealedSessionInterface",
+    "SealedSessions",
+    "devices",
+    "load_session",
+    "sealed",
+]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from flask.sessions import SessionMixin
-from quart import Quart, session
+from quart import Quart, current_app, session
 from quart.cli import ScriptInfo
 from quart.sessions import SessionInterface
 from quart.wrappers import Websocket
@@ -15,10 +15,10 @@ from werkzeug.datastructures import Headers
 
 from sealedstate import ConfigurationError, Session, Settings
 from sealedstate.adapting import log_late_changes, sealed, session_headers
-from sealedstate.asynchronous import AsyncKeeper, Logout
+from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, Logout
 from sealedstate_flask import FlaskSession
 from sealedstate_flask import SealedSessionInterface as FlaskInterface
-from sealedstate_flask._extension import open_keeper
+from sealedstate_flask._extension import find_registry, open_keeper, open_registry
 from sealedstate_flask._session import log
 
 
@@ -28,7 +28,8 @@ class SealedSessions:
     `settings`: by default, what `sealedstate_flask` reads of the configuration and the environment.
     `autoload`: whether the store is asked before the application runs, if there is a store and the
     request has our cookie; otherwise the application awaits `load_session`. `threads`: as of
-    AsyncKeeper, which is ``app.extensions["sealedstate"]``. Raises ConfigurationError.
+    AsyncKeeper, which is ``app.extensions["sealedstate"]``. With SEALEDSTATE_DEVICES, `devices()`
+    is the registry of sessions. Raises ConfigurationError.
     """
 
     def __init__(
@@ -51,10 +52,20 @@ class SealedSessions:
         if opened is not None:
             keeper = AsyncKeeper(opened, self._threads)
             app.extensions["sealedstate"] = keeper
+            open_registry(app, partial(AsyncSessionRegistry, keeper))
             # Quart takes any interface, but says so of its default only.
             interface: Any = SealedSessionInterface(app, keeper, self._autoload)
             app.session_interface = interface
             app.after_serving(keeper.close)
+
+
+def devices() -> AsyncSessionRegistry:
+    """The registry of the application, which SEALEDSTATE_DEVICES describes.
+
+    Raises ConfigurationError without that.
+    """
+    registry: AsyncSessionRegistry = find_registry(current_app)
+    return registry
 
 
 class QuartSession(FlaskSession):

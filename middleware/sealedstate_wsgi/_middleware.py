@@ -75,11 +75,13 @@ class SealedSessionMiddleware:
                 raise
             return body
         try:
-            # Granian reads the headers when this returns. Any other server may wait for more pieces
-            # (PEP 3333), so exactly one is taken.
+            # A server may wait for more pieces (PEP 3333), so exactly one is taken.
             pieces = iter(body)
             first = next(pieces, None)
-            if response.is_waiting and (first != b"" or environ.get(SERVER) == "Granian"):
+            # But Granian reads the headers when this returns.
+            while first == b"" and environ.get(SERVER) == "Granian":
+                first = next(pieces, None)
+            if response.is_waiting and first != b"":
                 response.commit()
         except BaseException:
             close(body)

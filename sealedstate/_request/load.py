@@ -113,11 +113,12 @@ class LoadedSession:
     they are kept; `withheld_since`: when their token says that it was sealed, if only time will
     show (epoch seconds). `known`: the authentic records of withheld cookies, if all of them are
     known. `replaced`: the authentic record of a session that is withheld because another request
-    gave it a new id. `adopted`, `adopted_values`: the session of a legacy cookie. `versions`:
-    versions in the store that a recall found newer than the manifest. `is_revoked`: see
-    `mark_revoked`. `revoked_records`: authentic, unexpired records that were refused as revoked.
-    `sent`: the Set-Cookie field values of saves in this request. `may_wait`: False while an event
-    loop would wait for the store; what would ask it then raises SessionNotLoaded.
+    gave it a new id. `adopted`, `adopted_values`: the session of a legacy cookie, and
+    `_adopted_from` the same with the id that is made of the cookie. `versions`: versions in the
+    store that a recall found newer than the manifest. `is_revoked`: see `mark_revoked`.
+    `revoked_records`: authentic, unexpired records that were refused as revoked. `sent`: the Set-
+    Cookie field values of saves in this request. `may_wait`: False while an event loop would wait
+    for the store; what would ask it then raises SessionNotLoaded.
     """
 
     record: Record | None = None
@@ -129,6 +130,7 @@ class LoadedSession:
     known: tuple[Record, ...] = ()
     adopted: Record | None = None
     adopted_values: Mapping[str, object] = NO_VALUES
+    _adopted_from: Record | None = None
     versions: Mapping[str, int | None] = NO_ROWS
     replaced: Record | None = None
     is_revoked = False
@@ -372,9 +374,9 @@ class LoadedSession:
                 check_subject(subject)
             # It began when it was signed, so a sign-out of its subject since then refuses it.
             record = Record(adopted.id, cast("str | None", subject), adopted.signed_at, 0, 0)
-            for name, value in adopted.values.items():
-                check_name(name)
-                cbor.encode(value, f"session[{name!r}]", self.convert)
+            carried = self._carried(adopted.values)
+            if adopted.values and not carried:
+                raise ValueError("no part of it can be carried")
             self.check_revoked(record)
         except UncheckedSession as error:
             self.refused = self.withheld = error.reason
@@ -382,8 +384,26 @@ class LoadedSession:
             self.deployment.emit("legacy-refused")
             log.info("a legacy session is not adopted: %s", type(error).__name__)
         else:
-            self.adopted, self.adopted_values = record, dict(adopted.values)
+            self._adopted_from = record
+            if subject is None and not adopted.is_unique:
+                # Another visitor may have the same cookie, but never the same session.
+                record = record._replace(id=self.new_id())
+            self.adopted, self.adopted_values = record, carried
             self.deployment.emit("adopted", session_id=record.id)
+
+    def _carried(self, values: Mapping[str, object]) -> Mapping[str, object]:
+        """Those of an old session's values that a session can carry; the others are logged."""
+        carried: dict[str, object] = {}
+        for name, value in values.items():
+            try:
+                check_name(name)
+                cbor.encode(value, f"session[{name!r}]", self.convert)
+            except (ValueError, TypeError) as error:
+                shown, kind = quote_text(name), type(error).__name__
+                log.warning("a part of a legacy session is not adopted: %s: %s", shown, kind)
+            else:
+                carried[name] = value
+        return carried
 
     # --- what a session asks --------------------------------------------------------------------
 
@@ -465,7 +485,7 @@ class LoadedSession:
             raise SessionNotLoaded("a logout is recorded in the store")
         if not self.is_revoked:
             self.check_known()
-        record = self.record or self.adopted or self.replaced
+        record = self.record or self._adopted_from or self.replaced
         if self.withheld is not None and self.replaced is None:
             for known in self.known:
                 # Until no clock and no field that is unknown here can let it live.

@@ -242,7 +242,19 @@ def save(
     parts = None if changes.core is not None else _recall_movable(changes, loaded, limits)
     sealed_at = deployment.keyring().sealing_time(int(now))
     plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
-    return commit(deployment, plan, session, changes, loaded, now, sealed_at)
+    hooks = deployment.hooks
+    if not hooks.all:
+        return commit(deployment, plan, session, changes, loaded, now, sealed_at)
+    event = _save_event(plan, session, changes, loaded, now)
+    try:
+        hooks.before_save(event)
+        lines = commit(deployment, plan, session, changes, loaded, now, sealed_at, event)
+    except Exception:
+        hooks.after_failed_save(event)
+        raise
+    if lines is not None:
+        hooks.after_save(event)
+    return lines
 
 
 def check_size(
@@ -509,8 +521,15 @@ class _Planner:
         # Stray cookies are harmless, and deleting them costs header bytes.
         yield _Attempt(self, most)
         smaller = self
-        for name in self._names_to_drop():
-            if name in smaller.parts:
+        for wanted in limits.may_drop:
+            start = wanted[:-1] if wanted.endswith("*") else None
+            found = [
+                name
+                for name in smaller.parts
+                if name == wanted or (start is not None and name.startswith(start))
+            ]
+            # Of parts that begin alike, those of earlier requests go first.
+            for name in sorted(found, key=lambda name: self.parts[name].is_changed):
                 parts = {each: part for each, part in smaller.parts.items() if each != name}
                 removed = {**smaller.changes.removed, name: smaller.parts[name]}
                 smaller = replace(
@@ -535,14 +554,6 @@ class _Planner:
             chars = (OVERHEAD_BYTES + payload + 2) * 4 // 3
             least = len(limits.cookies.chunk_name(1)) + chars + SLACK_BYTES
             yield _Attempt(smaller, least)
-
-    def _names_to_drop(self) -> Iterator[str]:
-        """The parts that may be left out, first to last; of a pattern, first what is older."""
-        for name in self.limits.may_drop:
-            if name.endswith("*"):
-                found = [each for each in self.parts if each.startswith(name[:-1])]
-                yield from sorted(found, key=lambda each: self.parts[each].is_changed)
-            yield name
 
     def _plan_within(
         self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
@@ -712,20 +723,17 @@ def commit(
     loaded: LoadedSession,
     now: float,
     sealed_at: int,
+    event: SaveEvent | None = None,
 ) -> list[str] | None:
     """Carry out a plan; returns the Set-Cookie field values, None if a logout came first.
 
-    `sealed_at` (epoch seconds): what the plan was made for. Raises SessionTooLarge, StorageError or
-    NoPrimaryKey.
+    `sealed_at` (epoch seconds): what the plan was made for. `event`: for hooks, if there are any.
+    Raises SessionTooLarge, StorageError or NoPrimaryKey.
     """
     record, payload, max_age = plan.record, plan.payload, plan.max_age
     outside = plan.outside
     chunks: Sequence[str] = ()
     assumed: Mapping[str, int | None] = NO_ROWS
-    hooks, event = deployment.hooks, None
-    if hooks.all:
-        event = _save_event(plan, session, changes, loaded, now)
-        hooks.before_save(event)
     if payload is None and outside is not None:
         record, chunks, assumed = _write_outside_core(deployment, record, outside, sealed_at)
     payload = payload or encode_record(record, sealed_at)
@@ -736,7 +744,7 @@ def commit(
             room = token_bytes(outside.core_chars)
             raise SessionTooLarge(sizes, room, "the sealed core is too long")
         if not _replace_old(deployment, outside.replaced, record, changes, loaded):
-            hooks.after_revoke(record.id, now)
+            deployment.hooks.after_revoke(record.id, now)
             report_not_saved(deployment, session, loaded)
             return None
         if (
@@ -751,7 +759,7 @@ def commit(
                     record.id, name, _rows_expire_at(deployment, record, int(now))
                 )
     if event is not None:
-        hooks.before_sending(event)
+        deployment.hooks.before_sending(event)
     for name in () if outside is None else outside.left_out:
         deployment.emit("part-left-out", session_id=record.id)
         log.warning("a part of a session is left out, because it does not fit: %r", name)

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import click
 
 from ..deployment import Deployment
+from ..devices import LiveSession, SessionRegistry
 from ..errors import ConfigurationError
 from ..keeper import Keeper
 from ..settings import Settings, process_environment
-from ..sso import LiveSession, SessionRegistry
 from ._output import config_option, echo_error, emit, format_iso, json_option, plural, table
 from ._source import application_settings
 
 __all__ = ["sessions"]
+
+FACTS = ("id", "subject", "started", "last_seen", "where")
 
 
 @click.group()
@@ -106,10 +108,7 @@ def _report_missing(session_ids: Sequence[str]) -> int:
 
 
 def _print(sessions: Sequence[LiveSession], as_json: bool) -> None:
-    facts = [
-        {name: value for name, value in asdict(session).items() if name != "session_id"}
-        for session in sessions
-    ]
+    facts = [{name: getattr(session, name) for name in FACTS} for session in sessions]
     rows = []
     for each in sessions:
         started, seen = format_iso(each.started), format_iso(each.last_seen)

@@ -1,9 +1,9 @@
 """For identity providers: login records, identifiers, single logout.
 
 `records` has the login record of a session, `identifiers` the identifiers that need not be
-stored, `registry` the numbers of known services, and `logout` single logout. `sessions`,
-`replay`, `artifacts` and `consent` keep what an identity provider needs in a store. Errors are
-in `sealedstate.errors`.
+stored, `registry` the numbers of known services, and `logout` single logout. `replay`,
+`artifacts` and `consent` keep what an identity provider needs in a store. Errors are in
+`sealedstate.errors`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from .registry import (
     read_service_entity_ids,
 )
 from .replay import ReplayCache
-from .sessions import LiveSession, SessionRegistry
 
 __all__ = [
     "PERSISTENT",
@@ -34,7 +33,6 @@ __all__ = [
     "Consent",
     "ConsentStore",
     "Identifiers",
-    "LiveSession",
     "LoginRecord",
     "LoginRecords",
     "LogoutIndex",
@@ -46,7 +44,6 @@ __all__ = [
     "ReplayCache",
     "SAMLArtifact",
     "ServiceLogin",
-    "SessionRegistry",
     "SingleLogout",
     "compute_source_id",
     "extend_registry",

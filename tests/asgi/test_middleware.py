@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import logging
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -212,9 +214,57 @@ def test_session_is_a_dict_everywhere() -> None:
     assert browser.get("/look").json == {"cart": ["tea"], "theme": "dark"}
 
 
+@pytest.mark.parametrize("version", ["0.52.1", "1.10.0"])
+def test_session_is_opened_when_the_application_looks_at_it(
+    version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("starlette.__version__", version)
+    is_noted = version.startswith("1.")
+    keeper = node(Clock(), None)
+
+    async def look(request: Request) -> Response:
+        inner, before = request.scope["session"], keeper.counts["opened"]
+        # Before that, code in C sees no empty dict, which would be a visitor's, but one that it
+        # cannot encode. Starlette before 1.0 does not say when the application looks at it.
+        assert dict.__len__(inner) == 1
+        assert ("n" in dict.keys(inner)) is not is_noted
+        assert json.dumps(inner) == '{"n": 1}'  # calls a method
+        assert keeper.counts["opened"] - before == is_noted
+        return JSONResponse(dict.copy(inner))
+
+    browser = browse(count, look, free, settings=keeper)
+    browser.get("/count")
+    assert browser.get("/look").json == {"n": 1}
+    before = keeper.counts["opened"]
+    browser.get("/free")
+    assert keeper.counts["opened"] - before == (not is_noted)
+
+
+def test_session_is_freed_with_its_request() -> None:
+    sessions = []
+
+    async def look(request: Request) -> Response:
+        sessions.append(weakref.ref(sealed(request)))
+        return JSONResponse(request.session)
+
+    browser = browse(count, look)
+    browser.get("/count")
+    gc.disable()
+    try:
+        browser.get("/look")
+        assert [session() for session in sessions] == [None]
+    finally:
+        gc.enable()
+
+
 CHANGES: dict[str, Callable[[Any], object]] = {
     "assignment": lambda session: session.__setitem__("cart", ["rice"]),
     "nested": lambda session: session["cart"].append("rice"),
+    "nested, by get": lambda session: session.get("cart").append("rice"),
+    "nested, by items": lambda session: dict(session.items())["cart"].append("rice"),
+    "nested, by values": lambda session: next(iter(session.values())).append("rice"),
+    "nested, by a copy": lambda session: dict(session)["cart"].append("rice"),
+    "nested, by a union": lambda session: (session | {})["cart"].append("rice"),
     "deletion": lambda session: session.__delitem__("cart"),
     "pop": lambda session: session.pop("cart"),
     "popitem": lambda session: session.popitem(),

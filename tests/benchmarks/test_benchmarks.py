@@ -5,12 +5,13 @@ Bytes are exact, so this repeats our own sizes. No test looks at times.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from statistics import median_low
@@ -19,17 +20,29 @@ from typing import Any
 import pytest
 
 import benchmarks.pictures
+from benchmarks import frameworks
 from benchmarks.cookie_pairs import pair_bytes, pairs
 from benchmarks.cpu_rounds import Step, Times, looped, run
 from benchmarks.dress import Progress
 from benchmarks.floor import floor_bits, floor_bytes
+from benchmarks.framework_apps import (
+    ENCRYPTED,
+    SIGNED,
+    STORED,
+    Contender,
+    Turns,
+    asgi_visit,
+    event_loop,
+    event_turn,
+)
 from benchmarks.ours import OUR_ROWS, OurRow
 from benchmarks.pictures import LOADS, README, TABLES, pictures, recorded, take, with_tables
 from benchmarks.request_apps import KINDS, MODIFIED, READ, UNTOUCHED, set_cookies, start_ours
 from benchmarks.sizes import all_rows
 from benchmarks.sizing import Cell, most_logins
+from benchmarks.store_servers import NotThere
 from benchmarks.workloads import ENTITY_IDS as FILE
-from benchmarks.workloads import make_workload, read_entity_ids
+from benchmarks.workloads import Workload, make_workload, read_entity_ids
 
 ROOT = Path(__file__).parents[2]
 ENTITY_IDS = read_entity_ids(FILE)
@@ -165,6 +178,50 @@ def test_request_script_prints_ratios_to_an_idle_application() -> None:
     found = script("request", *ONE_ROUND, "--only", "sealedstate")
     assert set(found["whole"]["sealedstate"]) == set(KINDS)
     assert set(found["marginal"]["sealedstate"].values()) == {1.0}
+
+
+@pytest.mark.slow
+def test_request_script_compares_sessions_in_a_framework() -> None:
+    found = script("request", *ONE_ROUND, "--only", "Starlette: signed")["frameworks"]
+    assert set(found["whole"]) == {"Starlette: signed", "Starlette: sealedstate"}
+    assert set(found["whole"]["Starlette: sealedstate"].values()) == {1.0}
+    assert set(found["microseconds"]["Starlette: signed"]) == {"without", *KINDS}
+
+
+def test_framework_that_is_not_there_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> Callable[[Workload], Turns]:
+        def start(load: Workload) -> Turns:
+            raise error
+
+        return start
+
+    contenders = [
+        Contender("Absent", "signed", SIGNED, (), fail(ImportError("absent"))),
+        Contender("Absent", "on a server", STORED, (), fail(NotThere("no server"))),
+        Contender("Absent", "broken", ENCRYPTED, (), fail(ValueError("wrong"))),
+    ]
+    monkeypatch.setattr(frameworks, "CONTENDERS", contenders)
+    report = frameworks.measure(1, 0.1, frameworks.rows())
+    assert report.left_out == {
+        "Absent: signed": "not installed",
+        "Absent: on a server": "no server",
+        "Absent: broken": "failed: ValueError: wrong",
+    }
+    assert not report.whole
+
+
+def test_requests_of_a_turn_run_in_one_event_loop() -> None:
+    loops = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        loops.append(asyncio.get_running_loop())
+        assert dict(scope["headers"])[b"cookie"] == b"a=b"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    assert event_turn(asgi_visit(application), "a=b")(3) > 0
+    assert len(loops) == 3
+    assert set(loops) == {event_loop()}
 
 
 def script(name: str, *options: str) -> Any:

@@ -11,8 +11,8 @@ import pytest
 
 from sealedstate import Keeper, Key, Settings
 from sealedstate.cli.sessions import _print
+from sealedstate.devices import LiveSession, SessionRegistry
 from sealedstate.keyring import export_lookup
-from sealedstate.sso import LiveSession, SessionRegistry
 from tests.support.jar import Browser
 from tests.support.ring_cli import Run, run, usage_error
 

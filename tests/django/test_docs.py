@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth import login
 from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
 from sealedstate import Key
-from sealedstate_django import _checks, keeper
+from sealedstate_django import _checks, devices, keeper
 from sealedstate_django.test import Client
 from tests.django.conftest import Change
 from tests.support.django_site import MIDDLEWARE, PROJECT
 from tests.support.documents import Document
 
 DJANGO = Document("django.md")
+BACKEND = "django.contrib.auth.backends.ModelBackend"
 STOCK = "django.contrib.sessions.middleware.SessionMiddleware"
 
 
@@ -88,3 +91,50 @@ def test_every_check_is_documented() -> None:
     errors = [f"sealedstate.E{int(number):03}" for number in re.findall(r"_error\((\d)", source)]
     ids = {*errors, *re.findall(r'id="(sealedstate\.\w+)"', source)}
     assert ids == set(re.findall(r"\| `(sealedstate\.\w+)` \|", DJANGO.text))
+
+
+def test_documented_devices_work(change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = run_block("devices")
+    setting = run_block("devices-setting")["SEALEDSTATE_DEVICES"]
+
+    def sign_in(request: HttpRequest) -> HttpResponse:
+        login(request, User.objects.get_or_create(username="eve")[0], BACKEND)
+        request.session["device"] = request.headers["User-Agent"]
+        return HttpResponse()
+
+    module: Any = types.ModuleType("documented_devices")
+    module.name_of = shown["name_of"]
+    module.urlpatterns = [
+        path("sign-in", sign_in),
+        path("devices", shown["show_devices"]),
+        path("devices/end-others", shown["end_other_devices"]),
+        path("devices/<str:device>/end", shown["end_device"]),
+    ]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert setting["where"] == "shop.devices.name_of"
+    setting = {**setting, "where": "documented_devices.name_of"}
+    change(ROOT_URLCONF=module.__name__, SEALEDSTATE_DEVICES=setting)
+    clients = {name: Client(headers={"User-Agent": name}) for name in ("Firefox", "Chrome", "Curl")}
+    for client in clients.values():
+        client.get("/sign-in")
+    first = clients["Firefox"]
+
+    def listed(client: Client) -> dict[str, Any]:
+        return {each["device"]: each for each in client.get("/devices").json()["devices"]}
+
+    found = listed(first)
+    assert {name: each["this"] for name, each in found.items()} == {
+        "Firefox": True,
+        "Chrome": False,
+        "Curl": False,
+    }
+    client = clients["Chrome"]
+    assert first.post(f"/devices/{found['Firefox']['id']}/end").status_code == 404
+    first.post(f"/devices/{found['Chrome']['id']}/end")
+    assert client.get("/devices").status_code == 302
+    assert set(listed(first)) == {"Firefox", "Curl"}
+    first.post("/devices/end-others")
+    assert set(listed(first)) == {"Firefox"}
+    for _ in range(6):
+        Client(headers={"User-Agent": "Edge"}).get("/sign-in")
+    assert len(devices().list(str(User.objects.get(username="eve").pk))) == 5

@@ -20,7 +20,7 @@ from django.db import connection, connections
 from django.db.migrations.executor import MigrationExecutor
 
 from sealedstate import ConfigurationError, SessionTooLarge
-from sealedstate_django import SealedSessionMiddleware, keeper
+from sealedstate_django import SealedSessionMiddleware, devices, keeper
 from sealedstate_django._database import database_url
 from sealedstate_django._keeper import read_settings
 from sealedstate_django.test import AsyncClient, Client
@@ -414,3 +414,18 @@ def test_plugin_gives_a_project_sealed_clients(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
     )
     assert "3 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_registry_of_sessions_is_one_of_the_settings(change: Change) -> None:
+    with pytest.raises(ConfigurationError, match="SEALEDSTATE_DEVICES: is not set"):
+        devices()
+    for given, problem in (
+        ({"max": 5}, "must be a dict with some of where, every and most"),
+        ({"most": 0}, "most: must be a whole number"),
+        ({"where": "nowhere.name_of"}, "where: No module named 'nowhere'"),
+    ):
+        change(SEALEDSTATE_DEVICES=given)
+        with pytest.raises(ConfigurationError, match=f"SEALEDSTATE_DEVICES: {problem}"):
+            keeper()
+    change(SEALEDSTATE_DEVICES={})
+    assert devices() is devices()

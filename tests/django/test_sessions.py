@@ -268,7 +268,7 @@ def test_expiry_survives_a_login_and_ends_when_it_is_removed(client: Client) -> 
     session = client.session
     session.set_expiry(None)
     session.save()
-    assert client.cookies[NAME]["max-age"] == 14 * 86400
+    assert client.cookies[NAME]["max-age"] == pytest.approx(14 * 86400, abs=60)
 
 
 @pytest.mark.parametrize(
@@ -313,10 +313,10 @@ def test_expiry_takes_the_place_of_the_one_before(client: Client) -> None:
         ages.append((info.idle_expires_at - info.sealed_at, client.cookies[NAME]["max-age"] == ""))
     assert ages == [
         (300, False),
-        (14 * 86400, True),
-        (pytest.approx(3600, abs=2), False),
+        (pytest.approx(14 * 86400, abs=60), True),
+        (pytest.approx(3600, abs=60), False),
         (600, False),
-        (pytest.approx(14 * 86400, abs=2), False),
+        (pytest.approx(14 * 86400, abs=60), False),
     ]
 
 

@@ -25,7 +25,7 @@ from tests.support.installed import need_driver
 from tests.support.pages.django import DjangoContract
 from tests.support.servers import ASGI_SERVERS, WSGI_SERVERS, WebServer, running, takes_workers
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 SOURCE = """
 import json

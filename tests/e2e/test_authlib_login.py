@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("authlib", reason="not installed: authlib")
 pytest.importorskip("httpx", reason="not installed: httpx")
+pytest.importorskip("requests", reason="not installed: requests")
 pytest.importorskip("uvicorn", reason="not installed: uvicorn")
 
 import uvicorn
@@ -36,7 +37,11 @@ from tests.support.openid_provider import CLIENT_ID, CLIENT_SECRET, make_provide
 from tests.support.ports import free_port
 from tests.support.server_process import until
 
-pytestmark = pytest.mark.server
+pytestmark = [
+    pytest.mark.server,
+    # Authlib warns of httpx where there is no httpx2.
+    pytest.mark.filterwarnings("ignore:The httpx module is deprecated"),
+]
 
 ABANDONED = 40
 Settings = dict[str, Any]

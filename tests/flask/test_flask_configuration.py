@@ -15,7 +15,7 @@ from flask.cli import FlaskGroup
 
 from sealedstate import ConfigurationError, Key, OperatorError, Settings
 from sealedstate.cli import main
-from sealedstate_flask import SealedSessionInterface, SealedSessions
+from sealedstate_flask import SealedSessionInterface, SealedSessions, devices
 from tests.flask.conftest import KEYS, MakeApp
 
 NAME = "__Host-Http-s"
@@ -78,6 +78,8 @@ def test_cookie_has_the_attributes_of_flasks_names(
         ({"SESSION_COOKIE_PARTITIONED": True}, "^SESSION_COOKIE_PARTITIONED: needs same_site"),
         ({"SEALEDSTATE_SAME_SITE": "x"}, "^SEALEDSTATE_SAME_SITE: expected one of"),
         ({"SEALEDSTATE_KEYS": "secret"}, "^SEALEDSTATE_KEYS: "),
+        ({"SEALEDSTATE_DEVICES": {"most": 5}}, "needs a store"),
+        ({"SEALEDSTATE_DEVICES": {"max": 5}}, "^SEALEDSTATE_DEVICES: must be a dict with some of"),
         ({"SEALEDSTATE_LEGACY_UNTIL": "soon"}, "^SEALEDSTATE_LEGACY_UNTIL: expected a date"),
         ({"SEALEDSTATE_LEGACY_UNTIL": "2099-01-01"}, "only with SECRET_KEY"),
         (
@@ -160,6 +162,23 @@ def test_one_extension_serves_the_applications_of_a_factory(make_app: MakeApp) -
         assert session["cart"] == "tea"
     with office.test_request_context(headers={"Cookie": pair}):
         assert not session
+
+
+def test_each_application_has_the_registry_that_it_describes(make_app: MakeApp) -> None:
+    few = make_app(stored=True, SEALEDSTATE_DEVICES={"most": 1}, SEALEDSTATE_REALM="few")
+    many = make_app(stored=True, SEALEDSTATE_DEVICES={}, SEALEDSTATE_REALM="many")
+    for app, expected in ((few, 1), (many, 2)):
+        for _ in range(2):
+            with app.test_request_context():
+                session["_user_id"] = "ann"
+                app.process_response(app.response_class())
+        with app.app_context():
+            assert len(devices().list("ann")) == expected
+    with (
+        make_app().app_context(),
+        pytest.raises(ConfigurationError, match="SEALEDSTATE_DEVICES: is not set"),
+    ):
+        devices()
 
 
 def test_settings_may_be_given_as_a_value() -> None:

@@ -52,6 +52,32 @@ def test_documented_application_and_its_test_work(
     asyncio.run(converse(names["app"]))
 
 
+async def end_devices(app: Any) -> None:
+    one: TestClient[Any, Any] = TestClient(TestServer(app))
+    other: TestClient[Any, Any] = TestClient(one.server)
+    async with one, other:
+        for each in (one, other):
+            await each.post("/login", data={"name": "jdoe"}, allow_redirects=False)
+        listed = await (await one.get("/devices")).json()
+        assert sorted(listed.values()) == [False, True]
+        for id, is_current in listed.items():
+            answer = await one.post(f"/devices/{id}/end", allow_redirects=False)
+            assert answer.status == (404 if is_current else 302)
+        await other.post("/login", data={"name": "jdoe"}, allow_redirects=False)
+        await one.post("/devices/end-others", allow_redirects=False)
+        assert list((await (await one.get("/devices")).json()).values()) == [True]
+
+
+def test_documented_devices_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["keys", "init", "keys.json"]) == 0
+    names: dict[str, Any] = {"__name__": "shop"}
+    source = DOCUMENT.block("app").replace('keys="file', 'secure=False, keys="file')
+    exec(compile(source, "aiohttp.md", "exec"), names)
+    exec(compile(DOCUMENT.block("devices"), "aiohttp.md", "exec"), names)
+    asyncio.run(end_devices(names["app"]))
+
+
 def test_documented_move_is_configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cryptography", reason="not installed: cryptography")
     monkeypatch.chdir(tmp_path)

@@ -52,6 +52,22 @@ def test_documented_dependency_works() -> None:
     assert browser.get("/me").json["user"] is None
 
 
+def test_documented_devices_work() -> None:
+    pytest.importorskip("fastapi", reason="not installed: fastapi")
+    shown = run("devices")
+    first, second = ASGIBrowser(shown["site"]), ASGIBrowser(shown["site"])
+    for browser, name in ((first, "Firefox"), (second, "Chrome")):
+        agent = (b"user-agent", name.encode())
+        assert browser.get("/login", agent, method="POST").status == 200
+    assert first.get("/devices").json == {"Firefox": True, "Chrome": False}
+    ids = {each.where: each.id for each in shown["devices"].registry.list()}
+    assert first.get(f"/devices/{ids['Firefox']}/end", method="POST").status == 404
+    assert first.get(f"/devices/{ids['Chrome']}/end", method="POST").status == 200
+    assert second.get("/devices").json == {}
+    assert first.get("/devices/end-others", method="POST").json == 0
+    assert first.get("/devices").json == {"Firefox": True}
+
+
 def test_documented_explicit_loading_works() -> None:
     browser = ASGIBrowser(run("explicit")["explicit"])
     for expected in (["gold"], ["gold", "gold"]):

@@ -35,7 +35,11 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str,
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run(command, check=True, env=environ, capture_output=True)
     names: dict[str, Any] = {"__name__": "shop", "check_password": lambda name, _: name}
-    for mark in ("start", "login", "devices", "stream"):
+    start = DOCUMENT.block("start").replace(
+        "SealedSessions(app)", f"{DOCUMENT.block('devices-config')}\nSealedSessions(app)"
+    )
+    exec(compile(start, "flask.md: start", "exec"), names)
+    for mark in ("login", "devices", "stream"):
         run(mark, names)
     yield names
     names["app"].extensions["sealedstate"].deployment.close()

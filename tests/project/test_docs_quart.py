@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("quart", reason="not installed: quart")
 
+from sealedstate import ConfigurationError
+from sealedstate.cli import main
 from tests.support.asgi import ASGIBrowser
 from tests.support.documents import Document
 
@@ -51,6 +53,42 @@ async def converse(app: Any) -> None:
 def test_documented_application_and_its_test_work(shown: dict[str, Any]) -> None:
     asyncio.run(converse(shown["app"]))
     asyncio.run(shown["test_visits"]())
+
+
+async def end_devices(app: Any) -> None:
+    another, other, one = (app.test_client() for _ in range(3))
+    for client in (another, other, one):
+        await client.post("/login", form={"name": "jdoe"})
+    (own,), others = sorted_ids(await (await one.get("/devices")).get_json())
+    assert len(others) == 1  # at most two, and the first has ended
+    assert (await one.post(f"/devices/{own}/end")).status_code == 404
+    assert (await one.post(f"/devices/{others[0]}/end")).status_code == 302
+    assert await (await one.get("/devices")).get_json() == {own: True}
+    await other.post("/login", form={"name": "jdoe"})
+    await one.post("/devices/end-others")
+    assert await (await one.get("/devices")).get_json() == {own: True}
+
+
+def sorted_ids(listed: dict[str, bool]) -> tuple[list[str], list[str]]:
+    """The current session, and the others."""
+    current = [id for id, is_current in listed.items() if is_current]
+    return current, [id for id in listed if id not in current]
+
+
+def test_documented_devices_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["keys", "init", "keys.json"]) == 0
+    names: dict[str, Any] = {"__name__": "shop"}
+    source = DOCUMENT.block("app").replace(
+        "SealedSessions(app)",
+        'app.config.update(SEALEDSTATE_DEVICES={"most": 2}, PERMANENT_SESSION_LIFETIME=3600)\n'
+        "SealedSessions(app)",
+    )
+    exec(compile(source, "quart.md: app", "exec"), names)
+    exec(compile(DOCUMENT.block("devices"), "quart.md: devices", "exec"), names)
+    asyncio.run(end_devices(names["app"]))
+    with pytest.raises(ConfigurationError, match="SEALEDSTATE_DEVICES: must be a dict"):
+        exec(compile(source.replace('{"most": 2}', "2"), "quart.md: app", "exec"), names)
 
 
 def test_documented_explicit_loading_works(shown: dict[str, Any]) -> None:

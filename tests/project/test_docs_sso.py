@@ -12,6 +12,7 @@ import pytest
 from sealedstate import ConfigurationError, Session, Settings
 from sealedstate.cli import main
 from sealedstate.cli.sso import LOGOUT_SUPPORT, is_supported
+from sealedstate.devices import SessionRegistry
 from sealedstate.key_sources import StaticKeys
 from sealedstate.sso import PERSISTENT, LogoutRequest, NameID, ServiceLogin
 from sealedstate.storage import SQLiteStorage
@@ -152,7 +153,7 @@ def test_documented_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (failed,) = scope["logout"].resume(progress.token).failures
     assert failed.entity_id == second
 
-    exec("registry = SessionRegistry(keeper)", scope)
+    scope["registry"] = SessionRegistry(scope["keeper"])
     session = sign_in_again()
     assert len(scope["registry"].list("jdoe")) == 1
     exec(listing.split("\n", 1)[1], scope)

@@ -137,9 +137,9 @@ def test_logout_through_a_legacy_cookie_lasts_as_long_as_the_session_adopted_fro
         def get_timestamp(self) -> int:
             return int(clock())
 
-    old = Signer("secret").sign(base64.b64encode(b'{"cart": [1]}')).decode()
+    old = Signer("secret").sign(base64.b64encode(b'{"user": "ann"}')).decode()
     until = datetime.fromtimestamp(clock() + 600, UTC)
-    shop = node(clock, store, legacy=LegacyReader("starlette", "secret", until))
+    shop = node(clock, store, legacy=LegacyReader("starlette", "secret", until, subject="user"))
     laptop, phone = Browser(shop), Browser(shop)
     for browser in (laptop, phone):
         browser.jar.receive([f"session={old}; Path=/"])

@@ -12,6 +12,7 @@ from typing import Any
 
 from sealedstate._wire.record import parse_id
 from sealedstate.deployment import Deployment
+from sealedstate.devices import SessionRegistry
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
 from sealedstate.sso import (
@@ -24,7 +25,6 @@ from sealedstate.sso import (
     NameID,
     ReplayCache,
     ServiceLogin,
-    SessionRegistry,
     SingleLogout,
 )
 from sealedstate.sso._codec.tables import METHODS

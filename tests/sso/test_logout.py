@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sealedstate import Session, SessionWithheld
+from sealedstate.devices import SessionRegistry
 from sealedstate.errors import (
     ConfigurationError,
     LogoutRequestMismatch,
@@ -27,7 +28,6 @@ from sealedstate.sso import (
     NameID,
     Notice,
     ServiceLogin,
-    SessionRegistry,
     SingleLogout,
 )
 from sealedstate.sso import records as records_module

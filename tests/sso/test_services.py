@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sealedstate import Keeper
+from sealedstate.devices import SessionRegistry
 from sealedstate.errors import ConfigurationError
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring
@@ -17,7 +18,6 @@ from sealedstate.sso import (
     LoginRecords,
     LogoutIndex,
     ReplayCache,
-    SessionRegistry,
 )
 from sealedstate.storage import USES
 from tests.support.identity_providers import a_key, identifiers, registry

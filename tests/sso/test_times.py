@@ -12,6 +12,7 @@ import pytest
 
 from sealedstate import Key, LegacyReader, Settings, UsageError
 from sealedstate._wire.record import format_id
+from sealedstate.devices import SessionRegistry
 from sealedstate.sso import (
     ArtifactStore,
     Authentication,
@@ -20,7 +21,6 @@ from sealedstate.sso import (
     LoginRecords,
     ReplayCache,
     ServiceLogin,
-    SessionRegistry,
 )
 from sealedstate.storage import USES
 from sealedstate_wsgi import HealthApplication

@@ -6,10 +6,11 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from sealedstate import devices
 from sealedstate._stored import parts as spilling
 from sealedstate._stored import revocations as revocation
 from sealedstate.rotation import ring_store
-from sealedstate.sso import artifacts, consent, replay, sessions
+from sealedstate.sso import artifacts, consent, replay
 from sealedstate.sso.logout import _termination, index, progress
 from sealedstate.storage import (
     USES,
@@ -72,7 +73,7 @@ def test_contexts_of_uses_are_those_that_are_written_to() -> None:
         "consent": (consent.KIND.context,),
         "logins": (index.KIND.context,),
         "logout": (progress.KIND.context, _termination.SUBJECT_KIND.context),
-        "sessions": (sessions.KIND.context,),
+        "sessions": (devices.KIND.context,),
     }
 
 

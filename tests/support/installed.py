@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import pytest
 
-__all__ = ["NOT_INSTALLED", "are_required", "need_driver", "program"]
+__all__ = ["NOT_INSTALLED", "are_required", "leave_out", "need_driver", "program"]
 
 NOT_INSTALLED = "not installed: "
 
@@ -36,16 +36,17 @@ def are_required() -> bool:
 def program(*names: str) -> str:
     """The path of the first of these commands that is installed."""
     found = (shutil.which(name, path=_FOLDERS) for name in names)
-    return next(filter(None, found), None) or _leave_out(names[0])
+    return next(filter(None, found), None) or leave_out(names[0])
 
 
 def need_driver(*modules: str) -> None:
     for module in modules:
         if find_spec(module) is None:
-            _leave_out(module)
+            leave_out(module)
 
 
-def _leave_out(what: str) -> NoReturn:
+def leave_out(what: str) -> NoReturn:
+    """Skip the test, or fail it if what is not installed is required."""
     if are_required():
         pytest.fail(NOT_INSTALLED + what)
     pytest.skip(NOT_INSTALLED + what)

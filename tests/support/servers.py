@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from tests.support.client import Client, send
-from tests.support.installed import need_driver, program
+from tests.support.installed import leave_out, need_driver
 from tests.support.ports import free_port
 from tests.support.server_process import ServerProcess
 
@@ -22,6 +22,8 @@ ServerT = TypeVar("ServerT", bound=ServerProcess)
 _BIND = ("--bind", "127.0.0.1:{port}")
 _HOST = ("--host", "127.0.0.1", "--port", "{port}")
 _GUNICORN = (*("gunicorn", *_BIND, "--no-control-socket", "--graceful-timeout", "5"),)
+# A worker that must stop while it starts does not notice, and would be waited for without end.
+_GRANIAN = ("granian", *_HOST, "--workers-kill-timeout", "5")
 # Its default buffer takes no request whose header is longer than 4096 bytes.
 _UWSGI = (
     *("uwsgi", "--http-socket", "127.0.0.1:{port}", "--need-app", "--master", "--die-on-term"),
@@ -35,7 +37,7 @@ WSGI_SERVERS: Mapping[str, Sequence[str]] = {
     "uwsgi": (*_UWSGI, "--wsgi"),
     "uwsgi threads": (*_UWSGI, "--threads", "4", "--wsgi"),
     "waitress": ("waitress", "--listen", "127.0.0.1:{port}"),
-    "granian wsgi": ("granian", *_HOST, "--interface", "wsgi"),
+    "granian wsgi": (*_GRANIAN, "--interface", "wsgi"),
     "wsgiref": (),
     "werkzeug": (),
 }
@@ -44,7 +46,7 @@ ASGI_SERVERS: Mapping[str, Sequence[str]] = {
     "uvicorn uvloop": ("uvicorn", *_HOST, "--loop", "uvloop", "--http", "httptools"),
     "hypercorn": ("hypercorn", *_BIND),
     "hypercorn trio": ("hypercorn", *_BIND, "--worker-class", "trio"),
-    "granian": ("granian", *_HOST, "--interface", "asgi"),
+    "granian": (*_GRANIAN, "--interface", "asgi"),
     "daphne": ("daphne", "-b", "127.0.0.1", "-p", "{port}"),
 }
 # Those that have no command line.
@@ -157,8 +159,8 @@ def need_server(name: str) -> None:
         if _find_uwsgi() is None and shutil.which("cc") is None:
             pytest.skip("uWSGI cannot be installed: there is no C compiler")
         if _find_uwsgi() is None:
-            program("uwsgi")
-    elif module not in ("wsgiref", "werkzeug"):
+            leave_out("uwsgi")
+    elif module not in _BY_PYTHON:
         need_driver(module, *({"gevent", "trio", "uvloop"} & {worker}))
 
 

@@ -76,6 +76,11 @@ def test_value_comes_back_with_its_type_and_content_from_its_only_encoding(value
     assert encode(found) == data
 
 
+@given(VALUES)
+def test_simple_value_is_encoded_as_any_other(value: object) -> None:
+    assert encode(value) == cbor._dumps(value)
+
+
 @given(st.sets(HASHABLE, max_size=8))
 def test_set_has_one_encoding_in_any_order_of_its_members(members: set[object]) -> None:
     data = encode(members)

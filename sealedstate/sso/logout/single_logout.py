@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from ..._request.load import LoadedSession, read_revoked
 from ..._stored.revocations import Ending
 from ..._wire.record import parse_id
+from ...devices import LiveSession
 from ...errors import (
     ConfigurationError,
     HeldBackCookie,
@@ -33,7 +34,6 @@ from ...keeper import Keeper
 from ...session import Session, id_bytes
 from ..logins import ServiceLogin, check_seconds
 from ..records import LoginRecord, LoginRecords
-from ..sessions import LiveSession
 from ._termination import KnownSession, SessionTerminator
 from .index import LogoutIndex, LogoutRequest, find_sessions, lacks_format, matches
 from .progress import (

@@ -1,4 +1,4 @@
-"""The ring of keys, made at the first start; elsewhere, `manage.py sealedstate keys init` does."""
+"""The ring of keys, made at the first start; elsewhere, `sealedstate keys init` makes it."""
 
 from __future__ import annotations
 
