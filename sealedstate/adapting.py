@@ -222,6 +222,20 @@ class SessionDict(dict[str, Any]):
             self._access.session.watch(name, value)
         return value
 
+    def mark_modified(self) -> None:
+        """Starlette's sign of a change inside a value; such changes are found anyway."""
+        self._access.use_to_write()
+
+    @property
+    def accessed(self) -> bool:
+        """Whether the application used the session, as Starlette has it."""
+        return self._access.is_used
+
+    @property
+    def modified(self) -> bool:
+        """Whether there is something to save, as Starlette has it; also changes inside values."""
+        return self._access.is_used and self._access.session.changes().is_modified
+
     def __missing__(self, name: object) -> NoReturn:
         if isinstance(name, str) and name in self._absent:
             raise self._absent[name].with_traceback(None)

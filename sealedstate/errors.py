@@ -175,13 +175,23 @@ class LateRead(UsageError):
 
 
 class SessionNotLoaded(UsageError):
-    """An event loop would have to wait for the store."""
+    """An event loop would have to wait for the store.
 
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"{what}, and an event loop must not wait for it: await load_session() before, or let"
-            " the middleware load it (autoload); a logout is awaited, too"
+    `part`: the name of a part of the policy ``server``, which is loaded by its name only.
+    """
+
+    def __init__(self, what: str, part: str | None = None) -> None:
+        remedy = (
+            "await load_session() before, or let the middleware load it (autoload); a logout is"
+            " awaited, too"
         )
+        if part is not None:
+            name = quote_text(part)
+            remedy = (
+                f"await load_session(request, {name}) before, because its policy is 'server'"
+                f" (Quart: load_session({name}), aiohttp: get_session(request, {name}))"
+            )
+        super().__init__(f"{what}, and an event loop must not wait for it: {remedy}")
 
 
 class NotSignedIn(UsageError):

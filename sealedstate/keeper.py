@@ -166,7 +166,8 @@ class Keeper:
         `other_bytes`: what the response's other Set-Cookie fields take, names included. `force`:
         seal the session again although it did not change. The result is a list, with the `outcome`
         of this save. It is empty for a session that was not used, that did not change and needs no
-        refresh, that is withheld, or whose change only fits without the request's other cookies.
+        refresh, that is withheld, or whose change only fits without the request's other cookies or
+        was refused by `Session.check_size`.
 
         A session may be saved several times in a request. It then begins again with what was
         written, and the last result has everything that the response must carry. Raises
@@ -208,17 +209,22 @@ class Keeper:
             saved = save(deployment, self._limits, session, changes, loaded, other_bytes)
         except SessionTooLarge as error:
             is_logout = is_another and changes.subject is None
-            if not is_logout and (not error.is_crowded or is_another or changes.is_regenerated):
+            # What the application knows, which may be answering this very error.
+            is_known = changes.encoded_bytes <= session.refused_bytes
+            is_excused = (error.is_crowded or is_known) and not is_another
+            if not is_logout and (not is_excused or changes.is_regenerated):
                 raise
             # A request does not fail at its end for the foreign cookies that it brings, and no
             # logout fails for what it leaves.
             foreign_bytes = loaded.candidates.foreign_bytes
+            is_alone = is_known and not error.is_crowded
+            place = "" if is_alone else f" beside {foreign_bytes} bytes of other cookies"
             unsent = "what a logout leaves" if is_logout else "what a visitor changed"
             deployment.emit(
                 "no-room",
                 session_id=changes.id,
-                detail=f"{unsent} is not sent: the session does not fit beside {foreign_bytes}"
-                " bytes of other cookies; set storage or may_drop",
+                detail=f"{unsent} is not sent: the session does not fit{place}; set storage or"
+                " may_drop",
                 level=logging.WARNING,
                 is_frequent=True,
             )

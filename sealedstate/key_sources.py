@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 from ._forks import ForkSafeLock
-from .errors import ConfigurationError, NoPrimaryKey, contains_key, escape_text
+from .errors import ConfigurationError, NoPrimaryKey, contains_key, escape_text, hide_secrets
 from .keyring import DEFAULT_ANNOUNCE, KEY_LABEL, LOOKUP_LABEL, Key, Keyring, parse_lookup
 
 __all__ = [
@@ -41,6 +42,8 @@ KEK_VARIABLE = "SEALEDSTATE_KEK"
 # What names a file behind the name of a variable.
 FILE_SUFFIX = "_FILE"
 MAX_SECRET_BYTES = 1 << 20
+# No key has a dot.
+_FILE_NAME = re.compile(r"[\w./~:\\ -]{1,200}\.(?:json|keys?|toml|txt)")
 # However many cookies have an unknown kid, a file is read at most this often for them.
 SEEK_SECONDS = 1.0
 
@@ -363,6 +366,8 @@ def _explain(text: str) -> str | None:
         return f"it contains the invisible character U+{ord(odd):04X}; remove it"
     if "#" in text:
         return "a comment is only possible in a file, on a separate line; remove it here"
+    if _FILE_NAME.fullmatch(text.strip()):
+        return f"it is the name of a file; write file:{hide_secrets(text.strip())}"
     if label and "=" in before:
         return "there is a name with '=' before the key; only the key is expected"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import (
     Callable,
@@ -141,6 +142,11 @@ class SessionBackend(Protocol):
         """The setting convert."""
         ...
 
+    @property
+    def subject_key(self) -> str | None:
+        """The setting subject_key."""
+        ...
+
     def recall_ahead(self, names: Collection[str] | None) -> None:
         """Recall stored parts, all of them for None; an error is raised where a part is read."""
         ...
@@ -214,6 +220,8 @@ class Session(MutableMapping[str, object]):
     _are_headers_sent = False
     # Whether reading it in this request does not renew it; see `peek`.
     is_peeked = False
+    # The size of the encoded parts when `check_size` last refused them.
+    refused_bytes = -1
     # By how much assignments may make the encoded parts grow before their sizes are added up; None
     # if that is not known yet.
     _free_bytes: int | None = None
@@ -243,9 +251,10 @@ class Session(MutableMapping[str, object]):
 
         Assigning a user signs in, also the user who is signed in already: the session gets a new id
         and lives its full lifetimes from now. Assigning another user, or None, also drops every
-        part, so that no user inherits a cart. In a request whose cookies opened no session
-        (`refusal`), None does what `invalidate` does. Raises UnsupportedValue for an empty subject,
-        and for None what `invalidate` raises there.
+        part, so that no user inherits a cart. With the setting subject_key it assigns or removes
+        that part, too. In a request whose cookies opened no session (`refusal`), None does what
+        `invalidate` does. Raises UnsupportedValue for an empty subject, and for None what
+        `invalidate` raises there.
         """
         if self.backend is None:
             self._use()
@@ -259,6 +268,9 @@ class Session(MutableMapping[str, object]):
         elif loaded.refusal is not None and not self._is_ended:
             # The session of the browser is not here, and may be alive elsewhere.
             self.invalidate()
+            return
+        if loaded.subject_key is not None:
+            self._assign_subject(loaded.subject_key, subject)
             return
         # A user signs in once in a request; a visitor cannot sign out.
         if subject == self._subject and (subject is None or self._is_signed_in):
@@ -347,9 +359,14 @@ class Session(MutableMapping[str, object]):
         """Raise SessionTooLarge if the cookies have no room for the session as it is now.
 
         Assigning a part checks that. This also finds changes inside lists and dicts, which a
-        response would not carry.
+        response would not carry. A response of the application to this error carries the session as
+        it was, and the event `no-room` is a warning, unless it signs in or out, or grows further.
         """
-        self._use().check_size(self)
+        try:
+            self._use().check_size(self)
+        except SessionTooLarge:
+            self.refused_bytes = self.changes().encoded_bytes
+            raise
 
     def regenerate(self) -> None:
         """Give the session a new id, at a change of privilege; its parts and lifetimes stay.
@@ -667,6 +684,20 @@ class Session(MutableMapping[str, object]):
         loaded.recall_ahead(parts)
         return loaded
 
+    @property
+    def idle_limit(self) -> int | None:
+        """It ends this many seconds after its last seal; None: as the settings say.
+
+        Assigned, it counts from the next save that has something to seal. Unlike `limit` that gives
+        no new id, so cookies of before keep what they have.
+        """
+        record, idle = self._continued_record(), self._limit.idle
+        return record.terms.idle if idle is None and record is not None else idle
+
+    @idle_limit.setter
+    def idle_limit(self, seconds: int) -> None:
+        self._limit = self._limit._replace(idle=seconds)
+
     def follow_subject(self, name: str) -> None:
         """Sign in the user whom the part `name` names, or sign out if there is none.
 
@@ -741,6 +772,19 @@ class Session(MutableMapping[str, object]):
         return late
 
     # --- helpers --------------------------------------------------------------------------------
+
+    def _assign_subject(self, name: str, subject: str | None) -> None:
+        """Sign in or out by the part that names the user, which a save follows."""
+        # What the application has assigned to the part already is no change to another user.
+        with contextlib.suppress(UnsupportedValue):
+            self.follow_subject(name)
+        if self._subject not in (None, subject):
+            self.clear()
+        if subject is not None:
+            self[name] = subject
+        elif name in self._parts:
+            del self[name]
+        self.follow_subject(name)
 
     def _use(self) -> SessionBackend:
         """The loaded request; loads it at the first use."""

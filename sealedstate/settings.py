@@ -61,6 +61,8 @@ MAX_FORMER = 4
 MAX_LIFETIME = 400 * 86400
 # More is a typing error.
 MAX_SECONDS = 100 * 365 * 86400
+# Settings that tests replace, which no error suggests.
+_FOR_TESTS = frozenset({"clock", "environ", "monotonic", "random"})
 # What a variable may contain instead of keys, and the file that it names.
 _SOURCES = ("file:", "store:")
 # Variables of which NAME_FILE may name a file with the value.
@@ -96,7 +98,7 @@ def _suggest_settings(cls: type[T]) -> type[T]:
 
     @functools.wraps(make)
     def check_names(self: T, **given: object) -> None:
-        _refuse_unknown(given, {item.name for item in fields(cls)})  # type: ignore[arg-type]
+        refuse_unknown(given, {item.name for item in fields(cls)})  # type: ignore[arg-type]
         make(self, **given)
 
     cls.__init__ = check_names  # type: ignore[method-assign,assignment]
@@ -242,7 +244,7 @@ class Settings:
                     raise ConfigurationError(
                         f"{name}: a file cannot contain this setting; pass it as a keyword"
                     )
-            _refuse_unknown(values, _TOML_NAMES)
+            refuse_unknown(values, _TOML_NAMES)
             tables: dict[str, type] = {"profile": Profile, "legacy": LegacyReader}
             for name, kind in tables.items():
                 if isinstance(values.get(name), dict):
@@ -272,22 +274,25 @@ class Settings:
         config: Mapping[str, Any],
         prefix: str = ENVIRONMENT_PREFIX,
         environ: Mapping[str, str] | None = None,
+        others: Collection[str] = (),
         **defaults: Any,
     ) -> Self:
         """Settings from the configuration of a framework, such as SEALEDSTATE_STORAGE of Flask.
 
         Names count that begin with `prefix`, in capitals or small letters as it is. Texts are read
         as in `from_env`. Variables of `environ` are used for what `config` does not name, and
-        `defaults` for what neither does. Raises ConfigurationError, which names what is wrong as it
-        is in `config`.
+        `defaults` for what neither does. `others`: names that the caller reads itself, which an
+        error may suggest. Raises ConfigurationError, which names what is wrong as it is in
+        `config`.
         """
-        variables = _read_variables(os.environ if environ is None else environ)
+        variables = _read_variables(os.environ if environ is None else environ, others)
         values: dict[str, Any] = {}
         names = {f"{prefix}{cased(name, prefix)}": name for name in _READERS}
         for key, value in config.items():
             if not key.startswith(prefix):
                 continue
-            _refuse_unknown([key], names)
+            if key not in names:
+                refuse_unknown([key], {*names, *others} - {key})
             name = names[key]
             from_text = _READERS[name].from_text
             try:
@@ -407,7 +412,7 @@ class Settings:
             where = f"former_cookies: table {number}"
             if not isinstance(table, Mapping):
                 raise ConfigurationError(f"{where} must be a table with {', '.join(kinds)}")
-            _refuse_unknown(table, kinds, "former_cookies.")
+            refuse_unknown(table, kinds, "former_cookies.")
             for name, value in table.items():
                 if not isinstance(value, kinds[name]):
                     expected = " or ".join(kind.__name__ for kind in kinds[name])
@@ -619,7 +624,7 @@ class _Reader(NamedTuple):
     from_text: Callable[[str], object] | None = None
 
 
-def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
+def _read_variables(environ: Mapping[str, str], others: Collection[str] = ()) -> dict[str, Any]:
     """The settings that variables of the environment give, by their names."""
     readers = {
         f"{ENVIRONMENT_PREFIX}{name.upper()}": (name, reader.from_text)
@@ -635,7 +640,8 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
             # Kubernetes sets such variables if a service is called sealedstate.
             is_address = _SERVICE_ADDRESS.fullmatch(variable) and "://" in text
             if not (is_address or _SERVICE_LINK.fullmatch(variable)):
-                _refuse_unknown([variable], [*readers, KEK_VARIABLE, *files])
+                known = {*readers, KEK_VARIABLE, *files, *others} - {variable}
+                refuse_unknown([variable], known)
             continue
         name, from_text = readers[variable]
         try:
@@ -649,6 +655,11 @@ def _read_variables(environ: Mapping[str, str]) -> dict[str, Any]:
         if name in values or secret_path(environ, variable) is not None:
             values[name] = f"env:{variable}"  # so that an error names the variable
     return values
+
+
+def setting_names() -> set[str]:
+    """The names of all settings."""
+    return {item.name for item in fields(Settings)}
 
 
 def cased(name: str, prefix: str) -> str:
@@ -746,7 +757,7 @@ def _from_table(name: str, kind: Any, table: dict[str, Any]) -> Any:
     if kind is Profile:
         table = {"name": "custom"} | table
     known = [item.name for item in fields(kind)]
-    _refuse_unknown(table, known, f"{name}.")
+    refuse_unknown(table, known, f"{name}.")
     try:
         if isinstance(table.get("until"), str):
             table = table | {"until": datetime.fromisoformat(table["until"])}
@@ -757,7 +768,8 @@ def _from_table(name: str, kind: Any, table: dict[str, Any]) -> Any:
         raise ConfigurationError(f"{name}: must be a table with {', '.join(known)}") from None
 
 
-def _refuse_unknown(given: Iterable[str], known: Collection[str], prefix: str = "") -> None:
+def refuse_unknown(given: Iterable[str], known: Collection[str], prefix: str = "") -> None:
+    """Raise ConfigurationError for a name that is not known, with the nearest that is."""
     for name in given:
         if name not in known:
             raise ConfigurationError(
@@ -768,7 +780,9 @@ def _refuse_unknown(given: Iterable[str], known: Collection[str], prefix: str = 
 
 def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
     """What to write instead of an unknown name."""
-    words = {each.removeprefix(ENVIRONMENT_PREFIX): each for each in known}
+    words = {
+        each.removeprefix(ENVIRONMENT_PREFIX): each for each in known if each not in _FOR_TESTS
+    }
     near = difflib.get_close_matches(name.removeprefix(ENVIRONMENT_PREFIX), words, n=1, cutoff=0.75)
     if near:
         return f"; did you mean {prefix + words[near[0]]!r}?"
@@ -777,4 +791,4 @@ def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
             f"; every variable that begins with {ENVIRONMENT_PREFIX} is a setting, so give yours"
             f" another name, or use one of {', '.join(sorted(words))}"
         )
-    return f"; there are {', '.join(sorted(known))}"
+    return f"; there are {', '.join(sorted(words.values()))}"

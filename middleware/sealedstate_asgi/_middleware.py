@@ -10,7 +10,9 @@ from typing import Any, Final, TypeAlias
 from sealedstate import ConfigurationError, Deployment, Keeper, Settings
 from sealedstate.adapting import open_keeper
 from sealedstate.asynchronous import AsyncKeeper
+from sealedstate.errors import show_value
 from sealedstate.headers import cookie_header, set_cookie_bytes, with_raw_session
+from sealedstate.settings import MAX_LIFETIME, refuse_unknown, setting_names
 
 from ._session import SESSIONS, Scope, ScopeSession
 
@@ -30,6 +32,8 @@ _STARLETTE = {
     "domain": "cookie_domain",
     "https_only": "secure",
 }
+# The other keywords of the middleware.
+_OWN = ("autoload", "max_age", "scope_key", "settings", "threads")
 _SAME_SITE = {"lax": "Lax", "strict": "Strict", "none": "None"}
 
 
@@ -78,14 +82,21 @@ class SealedSessionMiddleware:
             "partitioned": partitioned,
         }
         given = {name: value for name, value in given.items() if value is not _UNSET}
-        keywords = others | {_STARLETTE.get(name, name): value for name, value in given.items()}
-        if "same_site" in keywords:
-            keywords["same_site"] = _SAME_SITE.get(same_site, same_site)
         if "secret_key" in others:
             raise ConfigurationError(
                 "secret_key: no key is made of it; set keys. Sessions that Starlette has signed are"
                 ' read with legacy=LegacyReader("starlette", secret_key, until)'
             )
+        refuse_unknown(others, {*setting_names(), *given, *_STARLETTE, *_OWN})
+        _check_names(others, given, max_age)
+        check_autoload(autoload)
+        if not isinstance(scope_key, str) or not scope_key:
+            raise ConfigurationError(
+                f"scope_key: expected a text such as 'session', got {show_value(scope_key)}"
+            )
+        keywords = others | {_STARLETTE.get(name, name): value for name, value in given.items()}
+        if "same_site" in keywords:
+            keywords["same_site"] = _SAME_SITE.get(same_site, same_site)
         self._has_opened = settings is None or isinstance(settings, Settings)
         if max_age is not _UNSET:
             keywords["persistent"] = max_age is not None
@@ -194,3 +205,30 @@ class SealedSessionMiddleware:
                     " middleware its own scope_key"
                 )
         self._is_stack_checked = True
+
+
+def check_autoload(autoload: object) -> None:
+    """Raise ConfigurationError for neither a bool nor a function."""
+    if not isinstance(autoload, bool) and not callable(autoload):
+        raise ConfigurationError(
+            f"autoload: expected True, False or a function of the scope, got {show_value(autoload)}"
+        )
+
+
+def _check_names(others: Mapping[str, Any], given: Mapping[str, Any], max_age: Any) -> None:
+    """Raise ConfigurationError for a setting that is given under two names, and for a bad age."""
+    names = {name: _STARLETTE[name] for name in given if name in _STARLETTE}
+    for name, setting in names.items():
+        if setting in others:
+            raise ConfigurationError(f"{name}: is the setting {setting}, too; give one of them")
+    if max_age is _UNSET:
+        return
+    for setting in ("idle_lifetime", "persistent"):
+        if setting in others:
+            raise ConfigurationError(f"max_age: sets {setting}, too; give one of them")
+    is_whole = type(max_age) is int and 1 <= max_age <= MAX_LIFETIME
+    if max_age is not None and not is_whole:
+        raise ConfigurationError(
+            f"max_age: must be 1 to {MAX_LIFETIME} whole seconds, or None for the browser's window;"
+            f" got {show_value(max_age)}"
+        )

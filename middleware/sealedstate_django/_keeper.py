@@ -135,7 +135,7 @@ def read_settings() -> Settings:
         if config["storage"] == "memory:":
             defaults["accept_weak_store_for"] = list(USES)
     try:
-        return Settings.from_config(config, "", environ, **defaults)
+        return Settings.from_config(config, "", environ, [_LEGACY_UNTIL], **defaults)
     except ConfigurationError as error:
         if str(error).partition(":")[0] not in config:
             raise
@@ -170,6 +170,8 @@ def _lifetimes(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[st
 
 def _read_legacy(until: object) -> LegacyReader:
     """A reader of the sessions that Django has kept so far, in cookies or in its database."""
+    if isinstance(project.SECRET_KEY_FALLBACKS, str | bytes):
+        raise ConfigurationError("SECRET_KEY_FALLBACKS: must be a list of keys, not one key")
     return LegacyReader(
         "django",
         [project.SECRET_KEY, *project.SECRET_KEY_FALLBACKS],

@@ -15,7 +15,7 @@ from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
-from sealedstate import Keeper, Session
+from sealedstate import Keeper, Session, UsageError
 from sealedstate.keeper import Outcome
 
 from ._keeper import keeper
@@ -47,6 +47,16 @@ def _read_date(value: str | datetime) -> int:
     return int((timezone.make_aware(moment) if timezone.is_naive(moment) else moment).timestamp())
 
 
+class _Session(Session):
+    """A session in which only Django's login() signs users in."""
+
+    def _assign_subject(self, name: str, subject: str | None) -> None:
+        if subject is not None:
+            # Without the parts that login() adds, Django takes the user for a visitor.
+            raise UsageError("subject: sign in by django.contrib.auth.login(request, user)")
+        super()._assign_subject(name, None)
+
+
 class SessionStore(SessionBase):
     """`request.session`; `sealedstate_django.sealed` gives the session of sealedstate behind it.
 
@@ -70,7 +80,7 @@ class SessionStore(SessionBase):
     def _begin(self, keeper: Keeper, header: str, cross_site: bool) -> None:
         legacy = keeper.settings.legacy
         self._keeper = keeper
-        self._sealed: Session = keeper.session(header, cross_site)
+        self._sealed: Session = _Session(keeper.session(header, cross_site).loader, header)
         self._has_store = keeper.deployment.store is not None
         has_ours = keeper.deployment.cookies.name in header
         is_legacy = not has_ours and legacy is not None and legacy.name in header

@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+import click
 from flask import Flask, current_app
+from flask.cli import ScriptInfo
 from flask.sessions import SessionInterface
 
 from sealedstate import ConfigurationError, Keeper, Settings, plain
@@ -21,14 +24,13 @@ from sealedstate.adapting import (
 from sealedstate.cli import command_for
 from sealedstate.devices import CONFIG as DEVICES
 from sealedstate.devices import SessionRegistry, make_registry
-from sealedstate.errors import OperatorError
+from sealedstate.errors import OperatorError, show_value
 from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
 from sealedstate.settings import MAX_LIFETIME
 
-from ._session import SealedSessionInterface, log
+from ._session import SUBJECT_KEY, SealedSessionInterface, log
 from ._takeover import UNTIL, read_predecessor
 
-SUBJECT_KEY = "_user_id"  # Flask-Login's
 MAY_DROP = ["_state_*"]  # Authlib's, of logins that were begun
 
 
@@ -48,8 +50,7 @@ class SealedSessions:
 
     def init_app(self, app: Flask) -> None:
         """Give `app` sealed sessions. Raises ConfigurationError."""
-        is_command = os.environ.get("FLASK_RUN_FROM_CLI") == "true"
-        keeper = open_keeper(app, self._settings, is_command)
+        keeper = open_keeper(app, self._settings, ScriptInfo)
         if keeper is not None:
             app.extensions["sealedstate"] = keeper
             open_registry(app, partial(SessionRegistry, keeper))
@@ -78,24 +79,42 @@ def find_registry(app: Any) -> Any:
     return app.extensions["sealedstate_devices"]
 
 
-def open_keeper(app: Any, settings: Settings | None, is_command: bool) -> Keeper | None:
+def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keeper | None:
     """The keeper of an application of Flask or Quart, which also gets our commands.
 
-    None: it has no keys, and is loaded by a command, which may be what makes them. Raises
+    None: it has no keys, and is loaded by a command, which may be what makes them. `script_info`:
+    the framework's ScriptInfo, by which its commands load an application. Raises
     ConfigurationError.
     """
+    command = click.get_current_context(silent=True)
+    # Servers have commands of click, too, but load the application by no ScriptInfo.
+    is_command = command is not None and command.find_object(script_info) is not None
+    is_server = command is not None and command.command.name == "run"
     with config_names({*app.config, *os.environ}, PREFIX, SESSION_COOKIE):
+        _check_lifetime(app.config["PERMANENT_SESSION_LIFETIME"])
         if settings is None:
             settings = read_settings(app)
         app.cli.add_command(command_for(settings))
         try:
             return Keeper(settings)
         except (ConfigurationError, OperatorError) as error:
-            if not is_command:
+            name = script_info.__module__.partition(".")[0]  # flask or quart
+            error.args = (str(error).replace("`sealedstate ", f"`{name} sealedstate "),)
+            if is_server or not is_command:
                 raise
             # `flask sealedstate keys init` needs the application before there are keys.
             app.before_request(partial(_refuse, error))
             return None
+
+
+def _check_lifetime(value: object) -> None:
+    seconds = value.total_seconds() if isinstance(value, timedelta) else value
+    # The comparison is also false for NaN.
+    if type(seconds) not in (int, float) or not cast(float, seconds) >= 1:
+        raise ConfigurationError(
+            "PERMANENT_SESSION_LIFETIME: must be a timedelta or a number of seconds, at least 1 s;"
+            f" got {show_value(value)}"
+        )
 
 
 def _refuse(error: Exception) -> None:
@@ -110,7 +129,8 @@ def read_settings(app: Any) -> Settings:
     defaults |= {"convert": plain, "may_drop": MAY_DROP, "subject_key": SUBJECT_KEY}
     # UNTIL is no setting, but the date of one, and DEVICES describes a registry.
     given, environ = dict(config), dict(os.environ)
-    until = given.pop(UNTIL, None) or environ.pop(UNTIL, None)
+    variable = environ.pop(UNTIL, None)
+    until = given.pop(UNTIL, None) or variable
     given.pop(DEVICES, None)
     names = {name for name in [*given, *environ] if name.startswith(PREFIX)}
     if until:
@@ -123,7 +143,7 @@ def read_settings(app: Any) -> Settings:
             )
     if app.debug and not {f"{PREFIX}KEYS", f"{PREFIX}KEYS_FILE"} & names:
         defaults["keys"] = temporary_key(log, f"{PREFIX}KEYS", "flask")
-    settings = Settings.from_config(given, environ=environ, **defaults)
+    settings = Settings.from_config(given, environ=environ, others=[UNTIL], **defaults)
     permanent = int(app.permanent_session_lifetime.total_seconds())
     if settings.longest_lifetime is None and permanent > settings.absolute_lifetime:
         settings = dataclasses.replace(settings, longest_lifetime=min(permanent, MAX_LIFETIME))

@@ -23,6 +23,8 @@ from sealedstate.headers import set_cookie_bytes
 
 log = logging.getLogger("sealedstate.flask")
 
+SUBJECT_KEY = "_user_id"  # Flask-Login's
+_TUTORIAL_KEY = "user_id"  # that of Flask's tutorial
 _PERMANENT = "_permanent"  # Flask's name for it inside a session
 
 
@@ -34,6 +36,7 @@ class FlaskSession(SessionFace, SessionMixin):  # type: ignore[override]
     accessed = False  # Flask sets it when the application looks at `flask.session`
     _is_forced = False
     _is_sent: bool | None = None  # None until it is saved
+    _idle: int | None = None  # what this request gave a permanent session
 
     def __init__(
         self, session: Session, interface: SealedSessionInterface, environ: dict[str, Any]
@@ -46,6 +49,7 @@ class FlaskSession(SessionFace, SessionMixin):  # type: ignore[override]
         """Whether the cookie outlives the browser's window.
 
         Such a session ends PERMANENT_SESSION_LIFETIME after its last visit, or by longest_lifetime.
+        If that has changed, it counts from the next save.
         """
         persistent = self._session.persistent
         if persistent is None:
@@ -56,12 +60,12 @@ class FlaskSession(SessionFace, SessionMixin):  # type: ignore[override]
     def permanent(self, value: bool) -> None:
         is_permanent, session = bool(value), self._session
         if session.pop(_PERMANENT, False) or self.permanent is not is_permanent:
-            app, deployment = self._interface.app, self._interface.keeper.deployment
+            deployment = self._interface.keeper.deployment
             lifetimes = deployment.lifetimes
             idle, absolute = lifetimes.idle, lifetimes.absolute
             if is_permanent:
-                unused = int(app.permanent_session_lifetime.total_seconds())
-                idle, absolute = min(unused, lifetimes.longest), lifetimes.longest
+                idle, absolute = self._interface.permanent_idle(), lifetimes.longest
+            vars(self)["_idle"] = idle if is_permanent else None
             session.limit(persistent=is_permanent, idle=idle, until=deployment.now() + absolute)
 
     @property
@@ -92,17 +96,18 @@ class SealedSessionInterface(SessionInterface):
     """Opens and saves the sessions of `app`; `keeper` has what it has open."""
 
     session_class = FlaskSession
-    _is_login_checked = False
 
     def __init__(self, app: Any, keeper: Keeper) -> None:
         self.app, self.keeper = app, keeper
         self._cookies = keeper.deployment.cookies
+        has_default_key = keeper.settings.subject_key == SUBJECT_KEY
+        # Until a user signs in, or another part seems to name one.
+        self._watches_users = has_default_key and keeper.deployment.store is not None
+        # Flask's own list: a first request may have been before.
+        app.before_request_funcs.setdefault(None, []).insert(0, self._check_application)
 
     def open_session(self, app: Flask, request: Request) -> FlaskSession:
         """The session of a request; its cookies are read when it is first used."""
-        if not self._is_login_checked:
-            self._is_login_checked = True
-            self._check_login()
         environ = request.environ
         return self.session_class(open_session(self.keeper, environ), self, environ)
 
@@ -136,6 +141,11 @@ class SealedSessionInterface(SessionInterface):
     def get_cookie_path(self, app: Flask) -> str:
         return self._cookies.path
 
+    def permanent_idle(self) -> int:
+        """How long after its last visit a permanent session ends, in seconds."""
+        unused = int(self.app.permanent_session_lifetime.total_seconds())
+        return max(1, min(unused, self.keeper.deployment.lifetimes.longest))
+
     def _may_renew(self, session: FlaskSession) -> bool:
         """Whether the session is renewed although the application has not used it, if permanent.
 
@@ -162,16 +172,45 @@ class SealedSessionInterface(SessionInterface):
             session.permanent = session.permanent
         if key is not None:
             inner.follow_subject(key)
+            if self._watches_users and (inner.subject is not None or _TUTORIAL_KEY in inner):
+                self._watches_users = False
+                if inner.subject is None:
+                    log.warning(
+                        "session['user_id'] names no user here, but session['_user_id']: set"
+                        " SEALEDSTATE_SUBJECT_KEY = 'user_id'; otherwise a sign-in gets no new id,"
+                        " a logout is not recorded, and revoke_subject ends no session"
+                    )
         record = inner.load().record
         is_silent = inner.persistent is None and not inner.is_new
         if is_silent and record is not None and record.terms.persistent:
             session.permanent = True
+        if not session.permanent:
+            return
+        # PERMANENT_SESSION_LIFETIME may have changed since. What `limit` was asked for stays.
+        followed = session._idle
+        if followed is None and record is not None and record.terms.persistent:
+            lifetimes = self.keeper.deployment.lifetimes
+            is_longest = record.ends_at(lifetimes) >= record.created_at + lifetimes.longest
+            followed = record.terms.idle if is_longest else None
+        if followed is not None and inner.idle_limit == followed:
+            inner.idle_limit = self.permanent_idle()
 
-    def _check_login(self) -> None:
-        """Warn of Flask-Login's remember cookie, which no sign-out in the store ends."""
+    def _check_application(self) -> None:
+        """Warn, at the first request, of what other extensions do to these sessions."""
+        functions = self.app.before_request_funcs
+        # Not changed in place: Flask goes through it now.
+        functions[None] = [each for each in functions[None] if each != self._check_application]
+        interface = self.app.session_interface
+        if not isinstance(interface, SealedSessionInterface):
+            log.warning(
+                "sessions are not sealed: after SealedSessions(app), the application was given the"
+                " interface %s; call SealedSessions(app) last",
+                type(interface).__name__,
+            )
         duration, never = self.app.config.get("REMEMBER_COOKIE_DURATION"), (0, timedelta(0))
         has_remember_cookie = hasattr(self.app, "login_manager") and duration not in never
         if has_remember_cookie and self.keeper.deployment.store is not None:
+            # No sign-out in the store ends it.
             log.warning(
                 "Flask-Login's remember cookie signs in again after a sign-out everywhere; set"
                 " session.permanent = True in place of login_user(remember=True), and"

@@ -34,7 +34,10 @@ def read_predecessor(app: Any, until: object, subject: str) -> LegacyReader:
         "cookie_path": SessionInterface().get_cookie_path(app),
         "cookie_domain": config["SESSION_COOKIE_DOMAIN"] or None,
     }
-    secrets = [config["SECRET_KEY"], *(config.get("SECRET_KEY_FALLBACKS") or ())]
+    fallbacks = config.get("SECRET_KEY_FALLBACKS") or ()
+    if isinstance(fallbacks, str | bytes):
+        raise ConfigurationError("SECRET_KEY_FALLBACKS: must be a list of keys, not one key")
+    secrets = [config["SECRET_KEY"], *fallbacks]
     # Flask-Session makes the class of its interface by the type of its store.
     if type(interface).__module__.partition(".")[0] == "flask_session":
         name = config["SESSION_COOKIE_NAME"]

@@ -24,6 +24,7 @@ from sealedstate.adapting import SessionDict
 from sealedstate.asynchronous import AsyncKeeper, SealedSession
 from sealedstate.headers import set_cookie_bytes, with_raw_session
 from sealedstate_asgi import SealedSessionMiddleware, sealed
+from sealedstate_asgi._middleware import check_autoload
 from sealedstate_asgi._session import UnloadedSession
 
 # Litestar's names of settings -> those of the ASGI middleware.
@@ -94,6 +95,10 @@ class SealedSessionConfig(BaseBackendConfig[SealedSessionBackend]):
             raise ConfigurationError(
                 "httponly: a sealed session is always HttpOnly; no script can read it"
             )
+        check_autoload(autoload)
+        for name, another in _LITESTAR.items():
+            if name in others and another in others:
+                raise ConfigurationError(f"{name}: is {another}, too; give one of them")
         given = {_LITESTAR.get(name, name): value for name, value in others.items()}
         made = SealedSessionMiddleware(_nowhere, settings, threads=threads, **given)
         self.keeper, self._has_opened = made.keeper, made._has_opened

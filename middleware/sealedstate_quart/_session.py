@@ -6,7 +6,6 @@ import asyncio
 from functools import partial
 from typing import Any, Protocol, cast
 
-import click
 from flask.sessions import SessionMixin
 from quart import Quart, current_app, session
 from quart.cli import ScriptInfo
@@ -14,7 +13,7 @@ from quart.sessions import SessionInterface
 from quart.wrappers import Websocket
 from werkzeug.datastructures import Headers
 
-from sealedstate import Session, Settings
+from sealedstate import ConfigurationError, Session, Settings
 from sealedstate.adapting import log_late_changes, sealed, session_headers
 from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, Logout
 from sealedstate_flask import FlaskSession
@@ -41,16 +40,15 @@ class SealedSessions:
         autoload: bool = True,
         threads: int = 32,
     ) -> None:
+        if not isinstance(autoload, bool):
+            raise ConfigurationError(f"autoload: expected True or False, got {autoload!r}")
         self._settings, self._autoload, self._threads = settings, autoload, threads
         if app is not None:
             self.init_app(app)
 
     def init_app(self, app: Quart) -> None:
         """Give `app` sealed sessions. Raises ConfigurationError."""
-        # Servers have commands of click, too, but load the application by no ScriptInfo.
-        command = click.get_current_context(silent=True)
-        is_command = command is not None and command.find_object(ScriptInfo) is not None
-        opened = open_keeper(app, self._settings, is_command)
+        opened = open_keeper(app, self._settings, ScriptInfo)
         if opened is not None:
             keeper = AsyncKeeper(opened, self._threads)
             app.extensions["sealedstate"] = keeper
@@ -107,9 +105,6 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
 
     async def open_session(self, app: Quart, request: Any) -> QuartSession:  # type: ignore[override]
         """The session of a request or websocket, whose store has been asked if it has to be."""
-        if not self._is_login_checked:
-            self._is_login_checked = True
-            self._check_login()
         is_websocket = isinstance(request, Websocket)
         environ = {
             # Browsers hold Lax cookies back from a websocket, which is no navigation.

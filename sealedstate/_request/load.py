@@ -169,6 +169,10 @@ class LoadedSession:
         return self.deployment.settings.convert
 
     @property
+    def subject_key(self) -> str | None:
+        return self.deployment.settings.subject_key
+
+    @property
     def legacy_names(self) -> list[str]:
         """The names of the request's cookies that the legacy reader looks for."""
         reader = self.deployment.settings.legacy
@@ -414,7 +418,10 @@ class LoadedSession:
                 raise found
             return found
         if name in record.spilled:
-            self._require_waiting(f"session[{name!r}] is in the store")
+            if not self.may_wait:
+                is_served = self.deployment.policies.get(name) is Policy.SERVER
+                what = f"session[{name!r}] is in the store"
+                raise SessionNotLoaded(what, name if is_served else None)
             stored = self.deployment.parts
             version = record.spilled[name]
             recalled = None if stored is None else stored.recall(record.id, name, version)
@@ -474,8 +481,8 @@ class LoadedSession:
             raise SessionWithheld(self.withheld)
 
     def end(self) -> None:
-        if self.deployment.store is not None:
-            self._require_waiting("a logout is recorded in the store")
+        if self.deployment.store is not None and not self.may_wait:
+            raise SessionNotLoaded("a logout is recorded in the store")
         if not self.is_revoked:
             self.check_known()
         record = self.record or self._adopted_from or self.replaced
@@ -508,11 +515,6 @@ class LoadedSession:
     def mark_revoked(self) -> None:
         """Its revocation is recorded already, by its id: `end` only deletes its rows."""
         self.is_revoked = True
-
-    def _require_waiting(self, what: str) -> None:
-        """Raise SessionNotLoaded where an event loop would wait for the store."""
-        if not self.may_wait:
-            raise SessionNotLoaded(what)
 
     # --- what a save asks -----------------------------------------------------------------------
 

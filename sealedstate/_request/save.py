@@ -131,7 +131,7 @@ class Outcome(Enum):
     the cookies carry the session. EMPTIED: nothing is left in it, and the cookies are deleted.
     WITHHELD: the cookies of the request cannot be judged now, so nothing is sent. ENDED: another
     request ended the session or gave it a new id, so nothing is sent. NO_ROOM: the change only
-    fits without the cookies of others in the request.
+    fits without the cookies of others in the request, or `Session.check_size` has refused it.
     """
 
     UNTOUCHED = "untouched"

@@ -21,7 +21,7 @@ import click
 from ..errors import OperatorError, StorageError, escape_text
 from ..keyring import KeyState
 from ..rotation.reports import Report
-from ..rotation.ring import RingReplaced
+from ..rotation.ring import EXTEND, RingReplaced
 from ..rotation.ring_store import CONTEXT
 from ..rotation.transitions import obsolete_long_term
 from ..storage import USES
@@ -343,9 +343,8 @@ def _check_ring(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:
     if problem := of_config.get("announce"):
         of_ring.pop("announce", None)
         yield Finding("coverage", "announce", f"{problem}; set a longer announce, then rotate")
-    remedy = "; run `sealedstate keys rotate` with this configuration, which extends the ring's"
     for field, problem in of_ring.items():
-        yield Finding("coverage", field, f"{problem}{remedy}")
+        yield Finding("coverage", field, f"{problem}{EXTEND}")
 
 
 def _check_clocks(source: RingSource, snapshot: Snapshot) -> Iterator[Finding]:

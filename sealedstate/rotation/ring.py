@@ -31,6 +31,8 @@ DEFAULT_RELOAD_EVERY = 60
 MAX_SECONDS = 100 * 365 * DAY
 # A ring is one document, which every process reads as a whole.
 MAX_KEYS = 2000
+# What to do about a ring that promises less than a node wants.
+EXTEND = "; run `sealedstate keys rotate` with this configuration, which extends the ring's"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,12 @@ import os
 import platform
 import sys
 import threading
+import time
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from .._forks import ForkSafeLock
@@ -30,7 +33,7 @@ from ..keyring import Keyring
 from . import transitions
 from .document import RingUnreadable
 from .reports import Report, ReportStore
-from .ring import Ring, RingReplaced, RingStorage, Schedule, Tombstone
+from .ring import EXTEND, Ring, RingReplaced, RingStorage, Schedule, Tombstone
 
 __all__ = ["RotatingKeySource", "RotationConfig", "are_threads_frozen"]
 
@@ -101,7 +104,10 @@ class RotatingKeySource:
         self._lock, self._thread_lock = ForkSafeLock(), ForkSafeLock()
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
-        self._closed = threading.Event()
+        self._is_closed = False
+        # What ends the thread. Unlike an Event, it may be set by the collector of garbage, which
+        # may run while this very thread holds the lock of an Event.
+        self._end = SimpleQueue[None]()
         self._last_error: str | None = None
         # What the storage has instead of our ring, if it lost a write that it had acknowledged.
         self._lost: tuple[Ring | None] | None = None
@@ -110,8 +116,14 @@ class RotatingKeySource:
         self._ring = self._load_first(creates_missing)
         self._keyring = self._ring.keyring()
         self._sought_at = self._read_began.running - SEEK_SECONDS
-        self._ring.schedule.check(config.reload_every, config.lifetime, config.skew)
-        self._ring.schedule.merged_with(config.schedule).check_size()
+        schedule = self._ring.schedule
+        for problem in schedule.shortfalls(
+            config.reload_every, config.lifetime, config.skew
+        ).values():
+            # Not done here: a node that does not know it yet would forget a logout too soon.
+            raise ConfigurationError(problem + EXTEND)
+        schedule.check_size()
+        schedule.merged_with(config.schedule).check_size()
 
     @property
     def ring(self) -> Ring:
@@ -130,14 +142,19 @@ class RotatingKeySource:
         says so.
         """
         is_running = self._pid == os.getpid() and self._thread is not None
-        if not is_running and self.config.rotate_in_process and not self._closed.is_set():
+        if not is_running and self.config.rotate_in_process and not self._is_closed:
             with self._thread_lock:
                 if self._pid != os.getpid():
-                    # The child has no thread, and may have a copy of a lock of the event in use.
-                    self._thread, self._pid, self._closed = None, os.getpid(), threading.Event()
+                    # The child has no thread, and may have a copy of a lock of the queue in use.
+                    self._thread, self._pid, self._end = None, os.getpid(), SimpleQueue[None]()
                 if self._thread is None:
+                    end = self._end
+                    source = weakref.ref(self, lambda _: end.put(None))
                     thread = threading.Thread(
-                        target=self._run, name="sealedstate-keys", daemon=True
+                        target=_run,
+                        args=(source, end, self.config),
+                        name="sealedstate-keys",
+                        daemon=True,
                     )
                     thread.start()
                     self._thread = thread
@@ -222,8 +239,9 @@ class RotatingKeySource:
         return False
 
     def close(self) -> None:
-        """End the background thread."""
-        self._closed.set()
+        """End the background thread, which also ends once nothing refers to this source."""
+        self._is_closed = True
+        self._end.put(None)
 
     def _load_first(self, creates_missing: bool) -> Ring:
         config = self.config
@@ -233,7 +251,7 @@ class RotatingKeySource:
                 ring = self.storage.load()
                 break
             except StorageUnavailable:
-                self._closed.wait(START_PAUSE)  # the store may be starting, too
+                time.sleep(START_PAUSE)  # the store may be starting, too
         else:
             ring = self.storage.load()
         if ring is None and creates_missing:
@@ -334,13 +352,24 @@ class RotatingKeySource:
             complaint=self._last_error,
         )
 
-    def _run(self) -> None:
-        config = self.config
-        # Shorter than `reload_every`, so that requests need not load, and random, so that processes
-        # do not load at the same moment.
-        while not self._closed.wait(config.reload_every * (0.6 + 0.3 * config.random(1)[0] / 255)):
-            try:
-                self.run_once()
-            except Exception as error:
-                # Any error: if the thread ended, rotation would stop unnoticed.
-                self._set_error(f"the rotation thread failed: {type(error).__name__}")
+
+def _run(
+    reference: weakref.ref[RotatingKeySource], end: SimpleQueue[None], config: RotationConfig
+) -> None:
+    """The thread of a source, which does not keep it alive. It ends by what is put into `end`."""
+    while True:
+        try:
+            # Shorter than `reload_every`, so that requests need not load, and random, so that
+            # processes do not load at the same moment.
+            end.get(timeout=config.reload_every * (0.6 + 0.3 * config.random(1)[0] / 255))
+            return
+        except Empty:
+            source = reference()
+        if source is None:
+            return
+        try:
+            source.run_once()
+        except Exception as error:
+            # Any error: if the thread ended, rotation would stop unnoticed.
+            source._set_error(f"the rotation thread failed: {type(error).__name__}")
+        del source  # until the next round, nothing here refers to it

@@ -91,6 +91,22 @@ async def who(request: Request) -> Response:
     return JSONResponse(sealed(request).subject)
 
 
+def test_sign_in_and_subject_key_are_one_way() -> None:
+    async def enter(request: Request) -> Response:
+        sealed(request).sign_in("7")
+        return JSONResponse([request.session, sealed(request).subject])
+
+    async def leave(request: Request) -> Response:
+        sealed(request).subject = None
+        return JSONResponse(request.session)
+
+    browser = browse(count, enter, leave, who, settings=node(Clock(), None, subject_key="user"))
+    browser.get("/count")
+    assert browser.get("/enter").json == [{"n": 1, "user": "7"}, "7"]
+    assert (browser.get("/who").json, browser.get("/count").json) == ("7", {"n": 2, "user": "7"})
+    assert (browser.get("/leave").json, browser.get("/who").json) == ({}, None)
+
+
 # --- headers ------------------------------------------------------------------------------------
 
 
@@ -314,6 +330,21 @@ def test_captured_cookie_is_refused_after_a_logout(backend: str, store: Scripted
     assert thief.get("/who").json is None
 
 
+def test_dict_says_what_was_done_to_it_as_that_of_starlette() -> None:
+    async def change(request: Request) -> Response:
+        session = request.scope["session"]
+        states = [(session.accessed, session.modified)]
+        session.get("list")
+        states.append((session.accessed, session.modified))
+        session.setdefault("list", []).append(1)
+        session.mark_modified()
+        return JSONResponse([*states, (session.accessed, session.modified)])
+
+    browser = browse(change)
+    for _ in range(2):
+        assert browser.get("/change").json == [[False, False], [True, False], [True, True]]
+
+
 def test_sign_in_of_another_user_empties_the_dict() -> None:
     async def switch(request: Request) -> Response:
         sealed(request).subject = "eve"
@@ -491,7 +522,7 @@ def test_part_of_the_store_is_there_once_it_is_loaded(store: ScriptedStorage) ->
         uses: list[Callable[[], object]]
         uses = [lambda: session["vault"], lambda: session.get("vault")]
         for use in uses:
-            with pytest.raises(SessionNotLoaded, match="vault"):
+            with pytest.raises(SessionNotLoaded, match=r"load_session\(request, 'vault'\)"):
                 use()
         await load_session(request, "vault")
         return JSONResponse(session["vault"])
@@ -575,6 +606,27 @@ def test_wrong_keywords_are_refused() -> None:
         SealedSessionMiddleware(nothing, node(Clock(), None), max_age=60)
     with pytest.raises(UsageError, match="SealedSessionMiddleware"):
         sealed({"type": "http"})
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"max_age": "3600"}, r"^max_age: .* got '3600'"),
+        ({"max_age": True}, "^max_age: "),
+        ({"max_age": 0}, "^max_age: "),
+        ({"max_age": 60, "idle_lifetime": 60}, "^max_age: sets idle_lifetime"),
+        ({"https_only": True, "secure": False}, "^https_only: .* secure"),
+        ({"session_cookie": "a", "cookie_name": "b"}, "^session_cookie: .* cookie_name"),
+        ({"autoload": "false"}, "^autoload: "),
+        ({"scope_key": ""}, "^scope_key: "),
+        ({"https_onli": False}, "did you mean 'https_only'"),
+        ({"maxage": 1}, "did you mean 'max_age'"),
+        ({"clok": 1}, r"there are (?!.*clock)"),
+    ],
+)
+def test_mistakes_of_the_configuration_stop_the_start(given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ConfigurationError, match=problem):
+        SealedSessionMiddleware(nothing, keys=StaticKeys(RING), **given)
 
 
 def test_mounted_applications_share_one_session() -> None:

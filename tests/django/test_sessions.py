@@ -16,7 +16,7 @@ from django.core.management import call_command
 from django.db import connection, transaction
 from django.test import RequestFactory
 
-from sealedstate.errors import LateWrite
+from sealedstate.errors import LateWrite, UsageError
 from sealedstate_django import SealedSessionMiddleware, SessionStore, keeper, sealed
 from sealedstate_django.test import AsyncClient, Client
 from tests.django.conftest import Change
@@ -158,6 +158,17 @@ def test_login_gives_a_new_key_which_its_signal_already_knows(client: Client) ->
     assert seen != [before]
     assert client.session["cart"] == "tea"
     assert visitor.get("/read").json()["values"] == {}
+
+
+def test_only_login_signs_in_and_the_subject_signs_out(client: Client) -> None:
+    client.get("/enter")
+    with pytest.raises(UsageError, match=r"django\.contrib\.auth\.login"):
+        sealed(client.session).subject = "8"
+    session = client.session
+    sealed(session).subject = None
+    session.save()
+    assert sealed(client.session).subject is None
+    assert "_auth_user_id" not in client.session
 
 
 def test_sign_out_everywhere_ends_every_session_of_a_user(somebody: User) -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from flask import Flask, session
+from flask.cli import FlaskGroup
 
 from sealedstate import ConfigurationError, Key, OperatorError, Settings
+from sealedstate.cli import main
 from sealedstate_flask import SealedSessionInterface, SealedSessions, devices
 from tests.flask.conftest import KEYS, MakeApp
 
@@ -87,6 +90,20 @@ def test_cookie_has_the_attributes_of_flasks_names(
             },
             "'shop' .*; set SEALEDSTATE_COOKIE_NAME",
         ),
+        ({"PERMANENT_SESSION_LIFETIME": "3600"}, "^PERMANENT_SESSION_LIFETIME: .* got '3600'"),
+        ({"PERMANENT_SESSION_LIFETIME": None}, "^PERMANENT_SESSION_LIFETIME: "),
+        ({"PERMANENT_SESSION_LIFETIME": timedelta(0)}, "^PERMANENT_SESSION_LIFETIME: "),
+        ({"PERMANENT_SESSION_LIFETIME": -5}, "^PERMANENT_SESSION_LIFETIME: "),
+        ({"SEALEDSTATE_LEGACY_UNTLI": "2099-01-01"}, "did you mean 'SEALEDSTATE_LEGACY_UNTIL'"),
+        (
+            {
+                "SECRET_KEY": "k",
+                "SECRET_KEY_FALLBACKS": "before",
+                "SEALEDSTATE_LEGACY_UNTIL": "2099-01-01",
+            },
+            "^SECRET_KEY_FALLBACKS: ",
+        ),
+        ({"SEALEDSTATE_KEYS": "keys.json"}, "file:keys.json"),
     ],
 )
 def test_mistake_stops_the_start_and_names_its_setting(
@@ -185,16 +202,44 @@ def test_command_line_makes_the_keys_that_the_application_lacks(
     ring = f"file:{tmp_path / 'keys.json'}"
     with pytest.raises(OperatorError, match="keys init"):
         make_app(SEALEDSTATE_KEYS=ring)
-    # What `flask` sets before it imports the application.
-    monkeypatch.setenv("FLASK_RUN_FROM_CLI", "true")
-    app = Flask("shop")
-    app.config.update(SEALEDSTATE_KEYS=ring, TESTING=True)
-    SealedSessions(app)
+    loaded: list[Flask] = []
+
+    def create_app() -> Flask:
+        app = Flask("shop")
+        app.config.update(SEALEDSTATE_KEYS=ring, TESTING=True)
+        SealedSessions(app)
+        loaded.append(app)
+        return app
+
+    def flask(*arguments: str) -> Result:
+        return CliRunner().invoke(FlaskGroup(create_app=create_app), arguments)
+
+    stopped = flask("run", "--port", "0").exception
+    assert isinstance(stopped, OperatorError)
+    assert not loaded
+    assert flask("sealedstate", "keys", "init").exit_code == 0
     with pytest.raises(OperatorError, match="keys init"):
-        app.test_client().get("/")
-    made = app.test_cli_runner().invoke(args=["sealedstate", "keys", "init"])
-    assert made.exit_code == 0
+        loaded[0].test_client().get("/")
     # For as long as a permanent session lives.
+    assert cookie_line(make_app(SEALEDSTATE_KEYS=ring))
+
+
+def test_ring_for_shorter_sessions_is_extended_by_the_command_that_the_error_names(
+    make_app: MakeApp, tmp_path: Path
+) -> None:
+    ring = f"file:{tmp_path / 'keys.json'}"
+    assert main(["keys", "init", str(tmp_path / "keys.json")]) == 0
+    with pytest.raises(ConfigurationError, match="`flask sealedstate keys rotate`"):
+        make_app(SEALEDSTATE_KEYS=ring)
+    app = Flask("shop")
+    app.config["SEALEDSTATE_KEYS"] = ring
+
+    def create_app() -> Flask:
+        SealedSessions(app)
+        return app
+
+    group = FlaskGroup(create_app=create_app)
+    assert CliRunner().invoke(group, ["sealedstate", "keys", "rotate"]).exit_code == 0
     assert cookie_line(make_app(SEALEDSTATE_KEYS=ring))
 
 

@@ -114,3 +114,14 @@ def test_flask_wtf_accepts_the_token_of_its_session_only(make_app: MakeApp) -> N
     form = {"goods": "tea", "csrf_token": token}
     assert client.post("/", data=form).text == "ordered tea"
     assert app.test_client().post("/", data=form).status_code == 400
+
+
+@pytest.mark.parametrize(("key", "warnings"), [("user_id", 1), ("_user_id", 0), ("cart", 0)])
+def test_sign_in_by_a_part_that_names_no_user_is_warned_of(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture, key: str, warnings: int
+) -> None:
+    app = make_app(stored=True)
+    app.add_url_rule("/", "index", lambda: session.update({key: 7}) or "")
+    for _ in range(2):
+        app.test_client().get("/")
+    assert caplog.text.count("SEALEDSTATE_SUBJECT_KEY") == warnings

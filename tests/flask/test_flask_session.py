@@ -192,6 +192,56 @@ def test_permanent_lifetime_may_be_a_short_time_of_inactivity(make_app: MakeApp)
         assert client.get("/show").json == {}
 
 
+@pytest.mark.parametrize("refreshes", [True, False])
+def test_permanent_session_follows_a_changed_lifetime(make_app: MakeApp, refreshes: bool) -> None:
+    config = {"SESSION_REFRESH_EACH_REQUEST": refreshes, "SEALEDSTATE_LONGEST_LIFETIME": 31 * DAY}
+    app = make_app(**config)
+    client = shop_of(app)
+    app.add_url_rule("/id", "id", lambda: sealed(session).id)
+    with time_machine.travel(NOON, tick=False) as clock:
+        client.get("/set?cart=tea&remember=yes")
+        session_id = client.get("/id").text
+        for seconds in (600, 1200):
+            app.permanent_session_lifetime = timedelta(seconds=seconds)
+            clock.shift(599)
+            assert client.get("/set?cart=milk").status_code == 200
+            clock.shift(seconds - 1)
+            assert client.get("/set?cart=tea").status_code == 200
+            assert client.get("/id").text == session_id
+        clock.shift(1200)
+        assert client.get("/show").json == {}
+
+
+def test_lifetime_that_is_set_after_permanent_counts_but_not_against_limit(
+    make_app: MakeApp,
+) -> None:
+    app = make_app()
+    client = shop_of(app)
+
+    @app.get("/short")
+    def shorten() -> str:
+        session.permanent = True
+        app.permanent_session_lifetime = timedelta(seconds=60)
+        session["cart"] = "tea"
+        return ""
+
+    @app.get("/limit")
+    def limit() -> str:
+        session["cart"] = "tea"
+        session.limit(idle=600, persistent=True)  # type: ignore[attr-defined]
+        return ""
+
+    with time_machine.travel(NOON, tick=False) as clock:
+        for path, seconds in (("/short", 60), ("/limit", 600), ("/short", 60)):
+            client.get(path)
+            client.get("/set?cart=milk")
+            clock.shift(seconds - 1)
+            assert client.get("/show").json == {"cart": "milk"}
+            client.get("/set?cart=tea")
+            clock.shift(seconds)
+            assert client.get("/show").json == {}
+
+
 def test_refresh_is_when_it_is_due_where_the_application_says_so(make_app: MakeApp) -> None:
     client = shop_of(make_app(SESSION_REFRESH_EACH_REQUEST=False))
     with time_machine.travel(NOON, tick=False) as clock:

@@ -183,3 +183,17 @@ def test_session_that_flask_session_keeps_in_redis_is_taken_over(make_app: MakeA
         app.test_client(use_cookies=False).get("/clear", headers={"Cookie": cookie})
         assert show(app, cookie)[0] == {"permanent": False}
         client.close()
+
+
+def test_interface_that_takes_the_place_of_ours_is_warned_of(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(SESSION_TYPE="cachelib", SESSION_CACHELIB=SimpleCache())
+    ServerSideSessions(app)
+    calls: list[str] = []
+    app.before_request(lambda: calls.append("other"))
+    app.add_url_rule("/", "index", str)
+    for _ in range(2):
+        app.test_client().get("/")
+    assert caplog.text.count("call SealedSessions(app) last") == 1
+    assert calls == ["other", "other"]

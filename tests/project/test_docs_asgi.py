@@ -76,6 +76,15 @@ def test_documented_explicit_loading_works() -> None:
     assert browser.get("/news").body == b"news"
 
 
+def test_documented_handler_answers_a_full_session() -> None:
+    browser = ASGIBrowser(run("full")["full"])
+    answers = []
+    for item in ("tea", "x" * 9000, "milk"):
+        answer = browser.get(f"/cart/{item}", method="POST")
+        answers.append((answer.status, answer.json))
+    assert answers == [(200, 1), (413, "Your cart is full."), (200, 2)]
+
+
 def test_documented_names_exist() -> None:
     text = ASGI.text[ASGI.text.index("| | |") :].partition("\n\n")[0]
     for name in re.findall(r"`(?:await )?(\w+)", text):

@@ -116,6 +116,18 @@ def test_documented_move_reads_what_flask_has_signed(shown: dict[str, Any]) -> N
     app.extensions["sealedstate"].deployment.close()
 
 
+def test_documented_handler_answers_a_full_session(shown: dict[str, Any]) -> None:
+    app = Flask("full")
+    app.config.update(SEALEDSTATE_KEYS="file:keys.json")
+    run("full", {**shown, "app": app, "_": shown["SealedSessions"](app)})
+    client = app.test_client()
+    for item, status in (("tea", 302), ("x" * 9000, 413), ("milk", 302)):
+        assert client.post("/cart", data={"item": item}).status_code == status
+    with client.session_transaction() as session:
+        assert session["cart"] == ["tea", "milk"]
+    app.extensions["sealedstate"].deployment.close()
+
+
 def test_documented_test_passes(shown: dict[str, Any]) -> None:
     run("tests", shown)
     test: Callable[[Flask], None] = shown["test_cart"]

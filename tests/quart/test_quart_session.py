@@ -12,13 +12,16 @@ import pytest
 
 pytest.importorskip("quart", reason="not installed: quart")
 
+from click.testing import CliRunner, Result
 from quart import Quart, flash, get_flashed_messages, session, websocket
+from quart.cli import QuartGroup
 from quart.sessions import SecureCookieSessionInterface
 
 from sealedstate import (
     ConfigurationError,
     Key,
     LateWrite,
+    OperatorError,
     SessionNotLoaded,
     UnsupportedValue,
 )
@@ -291,3 +294,28 @@ def test_test_client_changes_the_session(make_app: MakeApp) -> None:
         return await (await client.get("/get")).get_json()
 
     assert asyncio.run(use()) == {"cart": ["milk"]}
+
+
+def test_autoload_is_a_flag() -> None:
+    with pytest.raises(ConfigurationError, match=r"^autoload: "):
+        SealedSessions(autoload="false")  # type: ignore[arg-type]
+
+
+def test_only_other_commands_than_run_begin_without_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Quart, "run", lambda *_, **__: None)
+
+    def create_app() -> Quart:
+        app = Quart("shop")
+        app.config["SEALEDSTATE_KEYS"] = f"file:{tmp_path / 'keys.json'}"
+        SealedSessions(app)
+        return app
+
+    group = QuartGroup(create_app=create_app)
+
+    def quart(*arguments: str) -> Result:
+        return CliRunner().invoke(group, arguments)
+
+    assert isinstance(quart("run").exception, OperatorError)
+    assert "sealedstate-" in quart("sealedstate", "keys", "generate").output

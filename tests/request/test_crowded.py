@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import pytest
 
@@ -121,6 +122,32 @@ def test_change_inside_a_value_that_has_no_room_is_not_sent_and_is_reported(
     with pytest.raises(SessionTooLarge) as caught:
         door.save(session)
     assert not caught.value.is_crowded
+
+
+def test_change_that_check_size_refused_fails_no_response_that_answers_it() -> None:
+    door = keeper(Clock())
+    jar = jar_of(door, cart=[])
+
+    def refuse(change: Callable[[Session], object] = len) -> Session:
+        session = door.session(jar.header())
+        cast(Any, session["cart"]).append("x" * 9000)
+        with pytest.raises(SessionTooLarge):
+            session.check_size()
+        change(session)
+        return session
+
+    assert door.save(refuse()) == []
+    assert door.counts["no-room"] == 1
+    # What came after it, a sign-in and a new id still do.
+    changes: list[Callable[[Session], object]] = [
+        lambda session: cast(Any, session["cart"]).append("x"),
+        lambda session: setattr(session, "subject", session.subject),
+        Session.regenerate,
+    ]
+    for change in changes:
+        with pytest.raises(SessionTooLarge):
+            door.save(refuse(change))
+    assert door.session(jar.header())["cart"] == []
 
 
 def test_size_that_fits_passes_the_check() -> None:

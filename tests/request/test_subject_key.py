@@ -120,3 +120,38 @@ def test_session_of_before_the_setting_belongs_to_its_user_at_the_next_request(
 def test_part_that_may_be_missing_cannot_name_the_user(clock: Clock, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="subject_key"):
         node(clock, MemoryStorage(clock), **{"subject_key": KEY} | given)
+
+
+ASSIGNMENTS: dict[str, tuple[str | None, Callable[[Session], object]]] = {
+    "subject": ("8", lambda session: setattr(session, "subject", "8")),
+    "part and subject": ("8", lambda session: assign_both(session, "8")),
+    "the same user": ("7", lambda session: assign_both(session, "7")),
+    "an unusable part": ("8", lambda session: assign_both(session, "8", part=1.5)),
+    "None": (None, lambda session: setattr(session, "subject", None)),
+    "part and None": (None, lambda session: assign_both(session, None, part="8")),
+}
+
+
+def assign_both(session: Session, subject: str | None, part: object = None) -> None:
+    session[KEY] = part or subject
+    session.subject = subject
+
+
+@pytest.mark.parametrize("before", ["visitor", "7"])
+@pytest.mark.parametrize("way", ASSIGNMENTS)
+def test_assigning_the_subject_assigns_its_part(shop: Keeper, way: str, before: str) -> None:
+    subject, assign = ASSIGNMENTS[way]
+    browser = Browser(shop)
+    browser.visit(setting(cart="tea"))
+    if before == "7":
+        browser.visit(setting(**{KEY: 7}))
+    old, old_id = browser.jar.copy(), browser.session().id
+    browser.visit(assign)
+    assert browser.session().subject == browser.read().get(KEY) == subject
+    if subject or before == "7":
+        assert Browser(shop, old).session().subject is None
+        assert browser.session().id != old_id
+    # No user inherits the cart of another, unless the application leaves it by assigning the part.
+    keeps = before == "visitor" and way != "part and None"
+    keeps = keeps or (before == "7" and way in ("part and subject", "the same user"))
+    assert browser.read().get("cart") == ("tea" if keeps else None)

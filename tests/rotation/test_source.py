@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -455,8 +456,6 @@ def test_forked_child_rotates_with_its_own_thread(clock: Clock, storage: MemoryR
     source.keyring()
     # As other threads might at the moment of the fork.
     source._lock.acquire()
-    condition: Any = source._closed._cond  # type: ignore[attr-defined]
-    condition.acquire()
 
     def rotates() -> bool:
         clock.forward(HASTY.rotate_every)
@@ -464,8 +463,18 @@ def test_forked_child_rotates_with_its_own_thread(clock: Clock, storage: MemoryR
         return any(len(source.ring.keys) == 2 for _ in poll(30))
 
     assert run_child(rotates)
-    condition.release()
     source.close()
+
+
+def test_thread_ends_once_nothing_refers_to_its_source(clock: Clock, storage: MemoryRing) -> None:
+    before = {*threading.enumerate()}
+    source: Any = source_of(storage, clock, rotate_in_process=True)
+    source.keyring()
+    source.itself = source  # found by the collector only, in whatever thread it runs
+    (thread,) = {*threading.enumerate()} - before
+    del source
+    gc.collect()
+    assert any(not thread.is_alive() for _ in poll(30))
 
 
 def test_process_has_one_thread_whichever_requests_come_first(
