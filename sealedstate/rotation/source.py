@@ -17,7 +17,6 @@ import os
 import platform
 import sys
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -251,7 +250,7 @@ class RotatingKeySource:
                 ring = self.storage.load()
                 break
             except StorageUnavailable:
-                time.sleep(START_PAUSE)  # the store may be starting, too
+                threading.Event().wait(START_PAUSE)  # the store may be starting, too
         else:
             ring = self.storage.load()
         if ring is None and creates_missing:
