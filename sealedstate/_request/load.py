@@ -374,7 +374,15 @@ class LoadedSession:
                 check_subject(subject)
             # It began when it was signed, so a sign-out of its subject since then refuses it.
             record = Record(adopted.id, cast("str | None", subject), adopted.signed_at, 0, 0)
-            carried = self._carried(adopted.values)
+            carried: dict[str, object] = {}
+            for name, value in adopted.values.items():
+                try:
+                    check_name(name)
+                    cbor.encode(value, f"session[{name!r}]", self.convert)
+                    carried[name] = value
+                except (ValueError, TypeError) as error:
+                    shown, kind = quote_text(name), type(error).__name__
+                    log.warning("a part of a legacy session is not adopted: %s: %s", shown, kind)
             if adopted.values and not carried:
                 raise ValueError("no part of it can be carried")
             self.check_revoked(record)
@@ -390,20 +398,6 @@ class LoadedSession:
                 record = record._replace(id=self.new_id())
             self.adopted, self.adopted_values = record, carried
             self.deployment.emit("adopted", session_id=record.id)
-
-    def _carried(self, values: Mapping[str, object]) -> Mapping[str, object]:
-        """Those of an old session's values that a session can carry; the others are logged."""
-        carried: dict[str, object] = {}
-        for name, value in values.items():
-            try:
-                check_name(name)
-                cbor.encode(value, f"session[{name!r}]", self.convert)
-            except (ValueError, TypeError) as error:
-                shown, kind = quote_text(name), type(error).__name__
-                log.warning("a part of a legacy session is not adopted: %s: %s", shown, kind)
-            else:
-                carried[name] = value
-        return carried
 
     # --- what a session asks --------------------------------------------------------------------
 

@@ -293,7 +293,7 @@ def _count(value: Any, path: str, depth: int, room: int) -> int:
         room -= len(str(value))
     elif isinstance(value, date) and value == _to_base(value):
         # Not left to cbor2, which may have taken freezegun's class for the real one.
-        _ENCODERS.setdefault(kind, _put_subclass)
+        _ENCODERS.setdefault(kind, lambda encoder, value: encoder.encode(_to_base(value)))
     else:
         raise UnsupportedValue(path, f"{kind.__name__} is not among the types a session carries")
     return room
@@ -368,10 +368,6 @@ def _put_dict(encoder: CBOREncoder, value: dict[Any, Any]) -> None:
     else:
         flat = [side for pair in value.items() for side in pair]
         encoder.encode(CBORTag(PAIRS, flat))
-
-
-def _put_subclass(encoder: CBOREncoder, value: Any) -> None:
-    encoder.encode(_to_base(value))
 
 
 def _to_base(value: date) -> date:
