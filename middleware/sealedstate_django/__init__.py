@@ -12,6 +12,14 @@ from sealedstate.adapting import sealed
 
 from ._keeper import devices, keeper
 from ._middleware import SealedSessionMiddleware
+from ._reports import ReportFilter
 from ._store import SessionStore
 
-__all__ = ["SealedSessionMiddleware", "SessionStore", "devices", "keeper", "sealed"]
+__all__ = [
+    "ReportFilter",
+    "SealedSessionMiddleware",
+    "SessionStore",
+    "devices",
+    "keeper",
+    "sealed",
+]

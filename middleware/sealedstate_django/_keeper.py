@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -81,6 +82,18 @@ def forget_keeper() -> None:
         before, _keeper = _keeper, None
     if before is not None:
         before.deployment.close()
+
+
+def cookie_names() -> re.Pattern[str]:
+    """Matches the names of the session's cookies, also of former cookies and those taken over."""
+    try:
+        settings = read_settings() if _keeper is None else _keeper.settings
+    except ConfigurationError:
+        return re.compile("")  # what it cannot know may be any
+    names = [family.name for family in (settings.cookie_family(), *settings.former_families())]
+    if settings.legacy is not None:
+        names.append(settings.legacy.name)
+    return re.compile(rf"(?:{'|'.join(map(re.escape, names))})(?:-[0-9]+)?\Z")
 
 
 def _read_devices() -> object:

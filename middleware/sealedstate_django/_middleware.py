@@ -18,6 +18,7 @@ from django.http.response import HttpResponseBase
 from sealedstate.headers import cookie_header, set_cookie_bytes, with_session
 
 from ._keeper import keeper
+from ._reports import report_filter
 from ._store import SessionStore
 
 
@@ -55,6 +56,7 @@ class SealedSessionMiddleware(SessionMiddleware):
                 "SESSION_ENGINE: must be 'sealedstate_django' with SealedSessionMiddleware"
             )
         keeper()  # a mistake in the settings stops the start
+        self._report_filter = report_filter()
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
         self.process_request(request)
@@ -67,6 +69,8 @@ class SealedSessionMiddleware(SessionMiddleware):
         return await sync_to_async(self.process_response)(request, response)
 
     def process_request(self, request: HttpRequest) -> None:
+        if not hasattr(request, "exception_reporter_filter"):
+            request.exception_reporter_filter = self._report_filter  # type: ignore[attr-defined]
         meta = request.META
         if (scope := getattr(request, "scope", None)) is None:
             header = meta.get("HTTP_COOKIE", "")
