@@ -12,6 +12,7 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings as project
+from django.core.signals import setting_changed
 from django.db import DatabaseError
 from django.utils import timezone
 from django.utils.module_loading import import_string
@@ -82,6 +83,16 @@ def forget_keeper() -> None:
         before, _keeper = _keeper, None
     if before is not None:
         before.deployment.close()
+
+
+def _reopen(*, setting: str, **kwargs: Any) -> None:
+    """After Django's `override_settings`."""
+    names = ("DATABASES", "DEBUG", "INSTALLED_APPS")
+    if setting.startswith(("SEALEDSTATE", "SESSION_", "SECRET_KEY")) or setting in names:
+        forget_keeper()
+
+
+setting_changed.connect(_reopen)
 
 
 def cookie_names() -> re.Pattern[str]:

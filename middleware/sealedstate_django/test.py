@@ -1,8 +1,7 @@
 """Django's test clients, for sealed sessions: ``from sealedstate_django.test import Client``.
 
 Django's clients take `session_key` for the cookie. These take the cookies that a save seals, so
-`client.session`, `force_login` and `login` work as with other engines. This module also opens the
-sessions of a project again after `override_settings`.
+`client.session`, `force_login` and `login` work as with other engines.
 """
 
 from __future__ import annotations
@@ -13,10 +12,8 @@ import django.test
 import django.test.client
 import django.test.testcases
 from django.conf import settings as project
-from django.core.signals import setting_changed
 from django.http import HttpRequest
 
-from ._keeper import forget_keeper
 from ._middleware import set_cookies
 from ._store import SessionStore
 
@@ -96,15 +93,3 @@ def install() -> None:
         module.Client, module.AsyncClient = Client, AsyncClient  # type: ignore[attr-defined]
     cases = django.test.testcases.SimpleTestCase
     cases.client_class, cases.async_client_class = Client, AsyncClient
-
-
-def _reopen(*, setting: str, **kwargs: Any) -> None:
-    if setting.startswith(("SEALEDSTATE", "SESSION_", "SECRET_KEY")) or setting in (
-        "DATABASES",
-        "DEBUG",
-        "INSTALLED_APPS",
-    ):
-        forget_keeper()
-
-
-setting_changed.connect(_reopen)

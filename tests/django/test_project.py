@@ -367,6 +367,25 @@ def test_client_sets_and_reads_sessions_between_requests() -> None:
     assert client.get("/read").json()["values"] == {}
 
 
+@pytest.mark.slow
+def test_changed_settings_count_without_the_test_module() -> None:
+    code = (
+        "import sys\n"
+        "from tests.support import django_site as site\n"
+        "site.set_up()\n"
+        "from django.test import override_settings\n"
+        "from sealedstate_django import keeper\n"
+        "keeper()\n"
+        "with override_settings(SEALEDSTATE={'keys': site.KEY, 'realm': 'other'}):\n"
+        "    assert keeper().settings.realm == 'other'\n"
+        "assert keeper().settings.realm == 'default'\n"
+        "assert 'sealedstate_django.test' not in sys.modules\n"
+    )
+    root = Path(__file__).parents[2]
+    environ = {"PYTHONPATH": f"{root}:{root / 'middleware'}"}
+    subprocess.run([sys.executable, "-c", code], cwd=root, env=environ, check=True)
+
+
 def test_client_has_the_sessions_of_other_engines(change: Change) -> None:
     change(
         SESSION_ENGINE="django.contrib.sessions.backends.db",
