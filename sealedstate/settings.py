@@ -783,9 +783,11 @@ def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
     words = {
         each.removeprefix(ENVIRONMENT_PREFIX): each for each in known if each not in _FOR_TESTS
     }
-    near = difflib.get_close_matches(name.removeprefix(ENVIRONMENT_PREFIX), words, n=1, cutoff=0.75)
+    folded = {word.lower(): each for word, each in words.items()}
+    bare = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+    near = difflib.get_close_matches(bare, folded, n=1, cutoff=0.75)
     if near:
-        return f"; did you mean {prefix + words[near[0]]!r}?"
+        return f"; did you mean {prefix + folded[near[0]]!r}?"
     if name.startswith(ENVIRONMENT_PREFIX):
         return (
             f"; every variable that begins with {ENVIRONMENT_PREFIX} is a setting, so give yours"

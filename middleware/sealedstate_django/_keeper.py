@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,13 +22,14 @@ from sealedstate import ConfigurationError, Keeper, LegacyReader, Settings, plai
 from sealedstate._forks import ForkSafeLock
 from sealedstate.adapting import (
     SESSION_COOKIE,
+    config_names,
     read_moment,
     read_session_cookie,
     temporary_key,
 )
 from sealedstate.devices import CONFIG as DEVICES
 from sealedstate.devices import SessionRegistry, make_registry
-from sealedstate.errors import UncheckedSession
+from sealedstate.errors import UncheckedSession, show_value
 from sealedstate.legacy import StoredSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 from sealedstate.storage import USES
@@ -37,14 +39,29 @@ from ._database import database_url
 _log = logging.getLogger("sealedstate.django")
 
 _NAME = "SEALEDSTATE"
-_LEGACY_UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
+LEGACY_UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
 _STORAGE = f"{ENVIRONMENT_PREFIX}STORAGE"
+# Django's settings that settings begin with.
+_AGE = {"idle_lifetime": "SESSION_COOKIE_AGE", "absolute_lifetime": "SESSION_COOKIE_AGE"}
+_SOURCES = SESSION_COOKIE | _AGE
 _SUBJECT_KEY = "_auth_user_id"
 _IN_USE = 30 * 86400
 
 _lock = ForkSafeLock()
 _keeper: Keeper | None = None
 _devices: SessionRegistry | None = None
+
+
+@contextmanager
+def project_names() -> Iterator[None]:
+    """Let a ConfigurationError in the block name a setting as SEALEDSTATE does, if it has it."""
+    try:
+        yield
+    except ConfigurationError as error:
+        name, colon, problem = str(error).partition(":")
+        if not colon or name not in _table():
+            raise
+        raise ConfigurationError(f"{_NAME}[{name!r}]:{problem}") from None
 
 
 def keeper() -> Keeper:
@@ -55,10 +72,11 @@ def keeper() -> Keeper:
     global _keeper, _devices
     if _keeper is not None:
         return _keeper
-    given = _read_devices()  # imports modules of the project, which may use the keeper
+    given = read_devices()  # imports modules of the project, which may use the keeper
     with _lock:
         if _keeper is None:
-            made = Keeper(read_settings())
+            with project_names():
+                made = Keeper(read_settings())
             make = partial(SessionRegistry, made)
             _devices = None if given is None else make_registry(make, given)
             _keeper = made
@@ -107,7 +125,7 @@ def cookie_names() -> re.Pattern[str]:
     return re.compile(rf"(?:{'|'.join(map(re.escape, names))})(?:-[0-9]+)?\Z")
 
 
-def _read_devices() -> object:
+def read_devices() -> object:
     """The setting SEALEDSTATE_DEVICES, in which `where` may be the path of a function."""
     given: object = getattr(project, DEVICES, None)
     if not isinstance(given, Mapping) or not isinstance(where := given.get("where"), str):
@@ -128,11 +146,17 @@ def has_keys() -> bool:
 def database_alias() -> str | None:
     """The alias of the database that is the store, of ``django:ALIAS``; None for other stores."""
     storage = _table().get("storage", os.environ.get(_STORAGE))
+    if isinstance(storage, str) and storage in project.DATABASES:
+        raise ConfigurationError(
+            "storage: expected the URL of a store; for this database of DATABASES write"
+            f" 'django:{storage}'"
+        )
     if not isinstance(storage, str) or not storage.startswith("django:"):
         return None
     return storage.removeprefix("django:").partition("?")[0]
 
 
+@project_names()
 def read_settings() -> Settings:
     """The settings that the project and the environment give. Raises ConfigurationError."""
     config, environ = dict(_table()), dict(os.environ)
@@ -146,9 +170,14 @@ def read_settings() -> Settings:
         "subject_key": _SUBJECT_KEY,
         "persistent": not project.SESSION_EXPIRE_AT_BROWSER_CLOSE,
     }
-    variable = environ.pop(_LEGACY_UNTIL, None)
-    until = getattr(project, _LEGACY_UNTIL, None) or variable
+    variable = environ.pop(LEGACY_UNTIL, None)
+    until = getattr(project, LEGACY_UNTIL, None) or variable
     if until:
+        if "cookie_name" in defaults and not _gives(config, environ, "cookie_name"):
+            raise ConfigurationError(
+                "SESSION_COOKIE_NAME: is the cookie that is taken over; give the sealed cookie"
+                f" another name, such as {_NAME} = {{'cookie_name': '__Host-Http-s', ...}}"
+            )
         defaults["legacy"] = _read_legacy(until)
     if project.DEBUG and not has_keys():
         defaults["keys"] = temporary_key(_log, f"{_NAME}['keys']", "manage.py")
@@ -158,12 +187,9 @@ def read_settings() -> Settings:
         config["storage"] = database_url(alias, storage.partition("?")[2])
         if config["storage"] == "memory:":
             defaults["accept_weak_store_for"] = list(USES)
-    try:
-        return Settings.from_config(config, "", environ, [_LEGACY_UNTIL], **defaults)
-    except ConfigurationError as error:
-        if str(error).partition(":")[0] not in config:
-            raise
-        raise ConfigurationError(f"{_NAME}: {error}") from None
+    sources = {name: source for name, source in _SOURCES.items() if name not in config}
+    with config_names(environ, ENVIRONMENT_PREFIX, sources):
+        return Settings.from_config(config, "", environ, [LEGACY_UNTIL], **defaults)
 
 
 def _table() -> Mapping[str, Any]:
@@ -179,7 +205,7 @@ def _lifetimes(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[st
     With SESSION_SAVE_EVERY_REQUEST, this is the time without a request after which it ends, and a
     session in use must not end by it.
     """
-    age = max(1, min(int(project.SESSION_COOKIE_AGE), MAX_LIFETIME))
+    age = max(1, min(_cookie_age(), MAX_LIFETIME))
     given: dict[str, int] = {}
     for name in ("idle_lifetime", "absolute_lifetime"):
         value = config.get(name, environ.get(f"{ENVIRONMENT_PREFIX}{name.upper()}"))
@@ -192,6 +218,20 @@ def _lifetimes(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[st
     }
 
 
+def _cookie_age() -> int:
+    try:
+        return int(project.SESSION_COOKIE_AGE)
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigurationError(
+            "SESSION_COOKIE_AGE: must be a whole number of seconds;"
+            f" got {show_value(project.SESSION_COOKIE_AGE)}"
+        ) from None
+
+
+def _gives(config: Mapping[str, Any], environ: Mapping[str, str], name: str) -> bool:
+    return name in config or f"{ENVIRONMENT_PREFIX}{name.upper()}" in environ
+
+
 def _read_legacy(until: object) -> LegacyReader:
     """A reader of the sessions that Django has kept so far, in cookies or in its database."""
     if isinstance(project.SECRET_KEY_FALLBACKS, str | bytes):
@@ -199,9 +239,9 @@ def _read_legacy(until: object) -> LegacyReader:
     return LegacyReader(
         "django",
         [project.SECRET_KEY, *project.SECRET_KEY_FALLBACKS],
-        read_moment(_LEGACY_UNTIL, until),
+        read_moment(LEGACY_UNTIL, until),
         project.SESSION_COOKIE_NAME,
-        int(project.SESSION_COOKIE_AGE),
+        _cookie_age(),
         _SUBJECT_KEY,
         project.SESSION_COOKIE_PATH,
         project.SESSION_COOKIE_DOMAIN or None,

@@ -70,7 +70,7 @@ class SealedSessionMiddleware(SessionMiddleware):
 
     def process_request(self, request: HttpRequest) -> None:
         if not hasattr(request, "exception_reporter_filter"):
-            request.exception_reporter_filter = self._report_filter  # type: ignore[attr-defined]
+            request.exception_reporter_filter = self._report_filter
         meta = request.META
         if (scope := getattr(request, "scope", None)) is None:
             header = meta.get("HTTP_COOKIE", "")

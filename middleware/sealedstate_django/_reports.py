@@ -32,7 +32,7 @@ class ReportFilter(SafeExceptionReporterFilter):
     of that middleware.
     """
 
-    def cleanse_setting(self, key: str, value: Any) -> Any:
+    def cleanse_setting(self, key: int | str, value: Any) -> Any:
         is_variable = isinstance(key, str) and _VARIABLES.match(key) is not None
         if is_variable or (isinstance(value, str) and contains_key(value)):
             return self.cleansed_substitute
@@ -57,7 +57,10 @@ class ReportFilter(SafeExceptionReporterFilter):
 
 def report_filter() -> SafeExceptionReporterFilter:
     """A filter that also hides what the project's own DEFAULT_EXCEPTION_REPORTER_FILTER does."""
-    return _extend(import_string(project.DEFAULT_EXCEPTION_REPORTER_FILTER))()
+    made: SafeExceptionReporterFilter = _extend(
+        import_string(project.DEFAULT_EXCEPTION_REPORTER_FILTER)
+    )()
+    return made
 
 
 @lru_cache

@@ -88,8 +88,8 @@ def test_documented_test_passes(site: dict[str, Any]) -> None:
 
 def test_every_check_is_documented() -> None:
     source = Path(_checks.__file__).read_text()
-    errors = [f"sealedstate.E{int(number):03}" for number in re.findall(r"_error\((\d)", source)]
-    ids = {*errors, *re.findall(r'id="(sealedstate\.\w+)"', source)}
+    calls = re.findall(r"_(error|warning)\((\d)", source)
+    ids = {f"sealedstate.{kind[0].upper()}{int(number):03}" for kind, number in calls}
     assert ids == set(re.findall(r"\| `(sealedstate\.\w+)` \|", DJANGO.text))
 
 

@@ -52,7 +52,7 @@ def test_settings_begin_with_those_of_django(change: Change) -> None:
     ("values", "message"),
     [
         ({"SEALEDSTATE": {"keys": KEY, "realmm": "shop"}}, "did you mean 'realm'"),
-        ({"SEALEDSTATE": {"keys": KEY, "same_site": "Sometimes"}}, r"SEALEDSTATE: same_site"),
+        ({"SEALEDSTATE": {"keys": KEY, "same_site": "Sometimes"}}, r"SEALEDSTATE\['same_site'\]"),
         ({"SEALEDSTATE": {"keys": KEY, "storage": "django:other"}}, "no database 'other'"),
         ({"SEALEDSTATE": "file:keys.json"}, "must be a dict"),
         ({"SEALEDSTATE_LEGACY_UNTIL": "soon"}, "SEALEDSTATE_LEGACY_UNTIL: expected a date"),
@@ -68,6 +68,54 @@ def test_mistake_in_the_settings_is_named(
         read_settings()
     (found,) = [each.id for each in run_checks() if (each.id or "").startswith("sealedstate")]
     assert found == ("sealedstate.E005" if "always" in message else "sealedstate.E006")
+
+
+SEALED = MIDDLEWARE[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "id", "message"),
+    [
+        ({"SEALEDSTATE": {"keys": "x" * 60}}, "E006", "SEALEDSTATE['keys']: "),
+        ({"SEALEDSTATE": {"keys": []}}, "E006", "no key is configured"),
+        ({"SEALEDSTATE": {"KEYS": KEY}}, "E006", "did you mean 'keys'?"),
+        ({"SEALEDSTATE": {"keys": "env:NOPE"}}, "W003", "NOPE, is not set"),
+        ({"SEALEDSTATE": {"keys": "file:/nope/keys.json"}}, "W003", "/nope/keys.json"),
+        ({"SEALEDSTATE": {"keys": KEY[:1], "storage": "django:default"}}, "W004", "lookup key"),
+        (
+            {"SEALEDSTATE": {"keys": KEY, "storage": "django:default?timeout=1"}},
+            "E006",
+            "SEALEDSTATE['storage']: there is no option 'timeout'",
+        ),
+        ({"SEALEDSTATE": {"keys": KEY, "storage": "default"}}, "E006", "'django:default'"),
+        ({"SEALEDSTATE": {"keys": KEY, "storage": "etcd://a"}}, "E006", "['storage']: must be one"),
+        ({"SEALEDSTATE": {"keys": KEY, "storage": "memory:"}}, "E006", "accept_weak_store_for"),
+        ({"SEALEDSTATE_DEVICES": {"most": "5"}}, "E006", "SEALEDSTATE_DEVICES: most"),
+        ({"SEALEDSTATE_DEVICES": {"wher": "a.b"}}, "E006", "SEALEDSTATE_DEVICES: must"),
+        ({"SEALEDSTATE_DEVICES": {"where": "nope.a"}}, "E006", "SEALEDSTATE_DEVICES: where"),
+        ({"SEALEDSTATE": {"keys": KEY}, "SEALEDSTATE_DEVICES": {}}, "E006", "needs a store"),
+        ({"SEALEDSTATE_DEVICE": {"most": 5}}, "W005", "SEALEDSTATE_DEVICES"),
+        ({"SEALEDSTATE_KEYS": KEY}, "W005", "{'keys': ...}"),
+        ({"MIDDLEWARE": [SEALED, *MIDDLEWARE]}, "E007", "more than once"),
+        ({"MIDDLEWARE": [*MIDDLEWARE[1:], SEALED]}, "E008", "behind"),
+        ({"SESSION_COOKIE_NAME": "a b"}, "E006", "SESSION_COOKIE_NAME: "),
+        ({"SEALEDSTATE": {"keys": KEY, "cookie_name": "a b"}}, "E006", "E['cookie_name']: "),
+        ({"SESSION_COOKIE_DOMAIN": "http://a"}, "E006", "SESSION_COOKIE_DOMAIN: "),
+        ({"SESSION_COOKIE_AGE": timedelta(days=1)}, "E006", "SESSION_COOKIE_AGE: must be a whole"),
+        (
+            {"SESSION_COOKIE_NAME": "shop", "SEALEDSTATE_LEGACY_UNTIL": "2999-01-01"},
+            "E006",
+            "{'cookie_name': ",
+        ),
+    ],
+)
+def test_checks_judge_the_text_of_settings(
+    change: Change, values: dict[str, Any], id: str, message: str
+) -> None:
+    change(**values)
+    ours = [each for each in run_checks() if (each.id or "").startswith("sealedstate")]
+    assert [each.id for each in ours] == [f"sealedstate.{id}"]
+    assert message in f"{ours[0].msg} {ours[0].hint}"
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_projects_own_filter_of_reports_counts_too(change: Change) -> None:
     found = get_exception_reporter_filter(request)
     assert isinstance(found, OwnFilter)
     assert found.get_safe_cookies(request) == {NAME: "hidden", "other": "tea"}
-    own = request.exception_reporter_filter = OwnFilter()  # type: ignore[attr-defined]
+    own = request.exception_reporter_filter = OwnFilter()
     middleware.process_request(request)
     assert get_exception_reporter_filter(request) is own
 
