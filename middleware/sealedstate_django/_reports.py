@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from types import FrameType
 from typing import Any
 
@@ -27,9 +26,9 @@ _PACKAGES = ("sealedstate", "sealedstate_django")
 class ReportFilter(SafeExceptionReporterFilter):
     """Hides the session's cookies, the URL of the store and keys, beside what Django hides.
 
-    Django itself only hides the cookie that SESSION_COOKIE_NAME names. The middleware gives each
-    request such a filter. As DEFAULT_EXCEPTION_REPORTER_FILTER, it also counts for errors outside
-    of that middleware.
+    Django itself only hides the cookie that SESSION_COOKIE_NAME names. This filter takes the place
+    of Django's as DEFAULT_EXCEPTION_REPORTER_FILTER. If that names a filter of the project, the
+    middleware extends it for each request.
     """
 
     def cleanse_setting(self, key: int | str, value: Any) -> Any:
@@ -57,18 +56,8 @@ class ReportFilter(SafeExceptionReporterFilter):
 
 def report_filter() -> SafeExceptionReporterFilter:
     """A filter that also hides what the project's own DEFAULT_EXCEPTION_REPORTER_FILTER does."""
-    made: SafeExceptionReporterFilter = _extend(
-        import_string(project.DEFAULT_EXCEPTION_REPORTER_FILTER)
-    )()
+    base: Any = import_string(project.DEFAULT_EXCEPTION_REPORTER_FILTER)
+    if isinstance(base, type) and not issubclass(base, ReportFilter):
+        base = type(base.__name__, (ReportFilter, base), {})
+    made: SafeExceptionReporterFilter = base()
     return made
-
-
-@lru_cache
-def _extend(base: Any) -> Any:
-    if not isinstance(base, type) or issubclass(base, ReportFilter):
-        return base
-    return (
-        type(base.__name__, (ReportFilter, base), {})
-        if base not in ReportFilter.__mro__
-        else ReportFilter
-    )

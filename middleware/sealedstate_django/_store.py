@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
@@ -19,6 +21,10 @@ from sealedstate import Keeper, Session, UsageError
 from sealedstate.keeper import Outcome
 
 from ._keeper import keeper
+
+_log = logging.getLogger("sealedstate.django")
+# The longest lifetimes beyond which something was asked for: each is logged once.
+_reported: set[int] = set()
 
 _EXPIRY = "_session_expiry"
 _REAPED = 1 << 31
@@ -191,6 +197,10 @@ class SessionStore(SessionBase):
     async def aload(self) -> dict[str, Any]:
         return dict((await self._aget_session()).items())
 
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        """Copies and pickles are a dict of the values, which no request saves."""
+        return dict, (self._session.copy(),)
+
     # --- its life -------------------------------------------------------------------------------
 
     def create(self) -> None:
@@ -331,11 +341,45 @@ class SessionStore(SessionBase):
     def get_session_cookie_age(self) -> int:
         return self._keeper.settings.idle_lifetime
 
-    def set_expiry(self, value: int | datetime | timedelta | None) -> None:
+    def get_expiry_age(self, **kwargs: Any) -> int:
+        """Seconds until the session ends without requests; no more than are enforced."""
+        return min(super().get_expiry_age(**kwargs), self._keeper.deployment.lifetimes.longest)
+
+    async def aget_expiry_age(self, **kwargs: Any) -> int:
+        await self._aget_session()
+        return self.get_expiry_age(**kwargs)
+
+    def get_expiry_date(self, **kwargs: Any) -> datetime:
+        """When the session ends without requests; no later than is enforced."""
+        date: datetime = super().get_expiry_date(**kwargs)
+        longest = timedelta(seconds=self._keeper.deployment.lifetimes.longest)
+        latest: datetime = kwargs.get("modification", timezone.now()) + longest
+        return latest if _read_date(date) > _read_date(latest) else date
+
+    async def aget_expiry_date(self, **kwargs: Any) -> datetime:
+        await self._aget_session()
+        return self.get_expiry_date(**kwargs)
+
+    def set_expiry(self, value: float | datetime | timedelta | None) -> None:
+        """As in Django; part of a second does not count."""
+        if isinstance(value, float):
+            value = 1 if 0 < value < 1 else math.floor(value)  # 0 would be the browser's end
         super().set_expiry(value)
         self._has_new_expiry = True
+        given = self.get(_EXPIRY)
+        now = int(self._keeper.deployment.now())
+        seconds = _read_date(given) - now if isinstance(given, str | datetime) else given or 0
+        longest = self._keeper.deployment.lifetimes.longest
+        if seconds > longest and longest not in _reported:
+            _reported.add(longest)
+            _log.warning(
+                "set_expiry: got %d seconds, but a session lives for %d at most; set longest_lifetime"
+                " in SEALEDSTATE for more (this is logged once)",
+                seconds,
+                longest,
+            )
 
-    async def aset_expiry(self, value: int | datetime | timedelta | None) -> None:
+    async def aset_expiry(self, value: float | datetime | timedelta | None) -> None:
         await self._aget_session()
         self.set_expiry(value)
 

@@ -85,5 +85,6 @@ def test_errors_hide_the_store_and_keys(change: Change) -> None:
     shown = ReportFilter().get_safe_settings()
     assert "hunter2pw" not in str(shown)
     assert KEY[0] not in str(shown)
+    assert isinstance(get_exception_reporter_filter(None), ReportFilter)
     found = ReportFilter().cleanse_setting("OTHER", f"keys are {KEY[0]}")
     assert KEY[0] not in found

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -424,3 +426,42 @@ def test_logout_in_a_transaction_that_is_rolled_back_stays_a_logout(client: Clie
     with pytest.raises(RuntimeError):
         leave()
     assert not SessionStore().exists(key)
+
+
+def test_expiry_beyond_what_is_enforced_is_cut_and_logged_once(
+    change: Change, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(SEALEDSTATE={"keys": KEY, "longest_lifetime": 1_300_007}, SESSION_COOKIE_AGE=1_209_600)
+    store = SessionStore.from_cookies("")
+    for value in (30 * 86400, timedelta(days=30)):
+        store.set_expiry(value)
+        assert 1_300_000 < store.get_expiry_age() <= 1_300_007
+        assert (store.get_expiry_date() - datetime.now(UTC)).total_seconds() > 1_300_000
+        assert (store.get_expiry_date() - datetime.now(UTC)).total_seconds() <= 1_300_007
+        assert asyncio.run(store.aget_expiry_date()) <= datetime.now(UTC) + timedelta(days=16)
+    assert [each for each in caplog.messages if "set_expiry" in each] == [
+        "set_expiry: got 2592000 seconds, but a session lives for 1300007 at most; set"
+        " longest_lifetime in SEALEDSTATE for more (this is logged once)"
+    ]
+    store.set_expiry(3600)
+    assert store.get_expiry_age() == 3600
+
+
+@pytest.mark.parametrize(("value", "seconds"), [(3600.9, 3600), (0.4, 1)])
+def test_expiry_may_have_parts_of_a_second(value: float, seconds: int) -> None:
+    store = SessionStore.from_cookies("")
+    store["cart"] = ["tea"]
+    store.set_expiry(value)
+    store.save()
+    assert store.get_expiry_age() == seconds
+    assert not store.get_expire_at_browser_close()
+
+
+def test_copy_of_a_session_is_a_dict_of_its_values() -> None:
+    store = SessionStore.from_cookies("")
+    store["cart"] = ["tea"]
+    for twin in (copy.deepcopy(store), pickle.loads(pickle.dumps(store))):
+        assert twin == {"cart": ["tea"]}
+        assert type(twin) is dict
+        twin["cart"].append("milk")
+    assert store["cart"] == ["tea"]
