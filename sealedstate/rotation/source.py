@@ -11,13 +11,13 @@ several find a key due at once, one of them writes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import platform
 import sys
 import threading
-import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
@@ -251,7 +251,8 @@ class RotatingKeySource:
                 ring = self.storage.load()
                 break
             except StorageUnavailable:
-                time.sleep(START_PAUSE)  # the store may be starting, too
+                with contextlib.suppress(Empty):
+                    self._end.get(timeout=START_PAUSE)  # the store may be starting, too
         else:
             ring = self.storage.load()
         if ring is None and creates_missing:
