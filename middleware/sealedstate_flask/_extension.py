@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import click
 from flask import Flask, current_app
@@ -91,7 +91,14 @@ def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keepe
     is_command = command is not None and command.find_object(script_info) is not None
     is_server = command is not None and command.command.name == "run"
     with config_names({*app.config, *os.environ}, PREFIX, SESSION_COOKIE):
-        _check_lifetime(app.config["PERMANENT_SESSION_LIFETIME"])
+        value = app.config["PERMANENT_SESSION_LIFETIME"]
+        seconds = value.total_seconds() if isinstance(value, timedelta) else value
+        # The comparison is also false for NaN.
+        if type(seconds) not in (int, float) or not seconds >= 1:
+            raise ConfigurationError(
+                "PERMANENT_SESSION_LIFETIME: must be a timedelta or a number of seconds, at least"
+                f" 1 s; got {show_value(value)}"
+            )
         if settings is None:
             settings = read_settings(app)
         app.cli.add_command(command_for(settings))
@@ -105,16 +112,6 @@ def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keepe
             # `flask sealedstate keys init` needs the application before there are keys.
             app.before_request(partial(_refuse, error))
             return None
-
-
-def _check_lifetime(value: object) -> None:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else value
-    # The comparison is also false for NaN.
-    if type(seconds) not in (int, float) or not cast(float, seconds) >= 1:
-        raise ConfigurationError(
-            "PERMANENT_SESSION_LIFETIME: must be a timedelta or a number of seconds, at least 1 s;"
-            f" got {show_value(value)}"
-        )
 
 
 def _refuse(error: Exception) -> None:

@@ -11,6 +11,7 @@ several find a key due at once, one of them writes.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -250,7 +251,8 @@ class RotatingKeySource:
                 ring = self.storage.load()
                 break
             except StorageUnavailable:
-                threading.Event().wait(START_PAUSE)  # the store may be starting, too
+                with contextlib.suppress(Empty):
+                    self._end.get(timeout=START_PAUSE)  # the store may be starting, too
         else:
             ring = self.storage.load()
         if ring is None and creates_missing:
