@@ -7,6 +7,7 @@ transaction that is rolled back stays a logout.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -19,6 +20,8 @@ from sealedstate import ConfigurationError
 __all__ = ["database_url"]
 
 SQLITE_SUFFIX = ".sealedstate"
+# For a store, such an end of a path is options.
+_OPTIONS = re.compile(r"\?\w+=")
 # What Django reads itself; all other OPTIONS are the driver's.
 _DJANGOS = frozenset(
     {"assume_role", "init_command", "isolation_level", "pool", "server_side_binding", "sql_mode"}
@@ -44,6 +47,11 @@ def database_url(alias: str, options: str = "") -> str:
         name = str(database["NAME"])
         if ":memory:" in name or "mode=memory" in name:
             return "memory:"
+        if name.startswith("file:") or _OPTIONS.search(name):
+            raise ConfigurationError(
+                f"storage: the NAME of the database of django:{alias} is a URI or looks like one; name"
+                " a file for the store instead, such as sqlite:/var/lib/shop/sessions.db"
+            )
         return f"sqlite:{name}{SQLITE_SUFFIX}" + (f"?{options}" if options else "")
     if connection.vendor not in ("postgresql", "mysql"):
         raise ConfigurationError(

@@ -373,8 +373,8 @@ class SessionStore(SessionBase):
         if seconds > longest and longest not in _reported:
             _reported.add(longest)
             _log.warning(
-                "set_expiry: got %d seconds, but a session lives for %d at most; set longest_lifetime"
-                " in SEALEDSTATE for more (this is logged once)",
+                "set_expiry: got %d seconds, but a session lives for %d at most; set"
+                " longest_lifetime in SEALEDSTATE for more (this is logged once)",
                 seconds,
                 longest,
             )

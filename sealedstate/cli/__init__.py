@@ -42,7 +42,9 @@ def _escape_errors() -> Iterator[None]:
         yield
     except click.UsageError as error:
         text = error.format_message()
-        if escape_message(text) == text:
+        # Without a command, the message is the help. Before click 8.2 that is no error.
+        is_help = type(error).__name__ == "NoArgsIsHelpError"
+        if is_help or escape_message(text) == text:
             raise
         raise click.UsageError(escape_message(text), error.ctx) from None
 

@@ -49,6 +49,17 @@ def test_every_command_and_option_has_a_help_and_no_summary_is_cut() -> None:
                 assert parameter.help.endswith("."), parameter.help
 
 
+@pytest.mark.parametrize("words", [[], ["keys"]])
+def test_group_without_a_command_prints_its_help(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) in (0, 2)  # of click, before and since 8.2
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).startswith(f"Usage: {' '.join(['sealedstate', *words])} [")
+    assert "\\n" not in shown.out + shown.err
+    assert "\nCommands:\n" in shown.out + shown.err
+
+
 def test_version_is_printed() -> None:
     assert output("--version") == f"sealedstate {sealedstate.__version__}\n"
 

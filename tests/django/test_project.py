@@ -226,6 +226,15 @@ def test_database_of_another_kind_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         database_url("default")
 
 
+@pytest.mark.parametrize("name", ["file:/srv/db.sqlite3?mode=rw", "/srv/what?a=b.sqlite3"])
+def test_sqlite_name_that_is_no_plain_path_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setitem(connection.settings_dict, "NAME", name)
+    with pytest.raises(ConfigurationError, match="name a file for the store instead"):
+        database_url("default")
+
+
 def test_database_in_memory_has_a_store_in_memory(
     monkeypatch: pytest.MonkeyPatch, change: Change
 ) -> None:
