@@ -49,8 +49,8 @@ def database_url(alias: str, options: str = "") -> str:
             return "memory:"
         if name.startswith("file:") or _OPTIONS.search(name):
             raise ConfigurationError(
-                f"storage: the NAME of the database of django:{alias} is a URI or looks like one; name"
-                " a file for the store instead, such as sqlite:/var/lib/shop/sessions.db"
+                f"storage: the NAME of the database of django:{alias} is a URI or looks like one;"
+                " name a file for the store instead, such as sqlite:/var/lib/shop/sessions.db"
             )
         return f"sqlite:{name}{SQLITE_SUFFIX}" + (f"?{options}" if options else "")
     if connection.vendor not in ("postgresql", "mysql"):
