@@ -95,12 +95,13 @@ def _check_names() -> list[CheckMessage]:
     for name in dir(project):
         if not name.startswith(ENVIRONMENT_PREFIX) or name in own:
             continue
-        key = name.removeprefix(ENVIRONMENT_PREFIX).lower()
-        if key in setting_names():
-            hint = f"Set SEALEDSTATE = {{{key!r}: ...}}."
+        bare = name.removeprefix(ENVIRONMENT_PREFIX)
+        near = get_close_matches(bare, [each.removeprefix(ENVIRONMENT_PREFIX) for each in own], n=1)
+        if not near and bare.lower() in setting_names():
+            hint = f"Set SEALEDSTATE = {{{bare.lower()!r}: ...}}."
         else:
-            near = get_close_matches(name, own, n=1, cutoff=0.8) or own
-            hint = f"Did you mean {' or '.join(near)}?"
+            words = [f"{ENVIRONMENT_PREFIX}{each}" for each in near] or own
+            hint = f"Did you mean {' or '.join(words)}?"
         found.append(_warning(5, f"There is no setting {name}.", hint))
     return found
 

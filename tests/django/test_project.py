@@ -95,6 +95,7 @@ SEALED = MIDDLEWARE[0]
         ({"SEALEDSTATE_DEVICES": {"where": "nope.a"}}, "E006", "SEALEDSTATE_DEVICES: where"),
         ({"SEALEDSTATE": {"keys": KEY}, "SEALEDSTATE_DEVICES": {}}, "E006", "needs a store"),
         ({"SEALEDSTATE_DEVICE": {"most": 5}}, "W005", "SEALEDSTATE_DEVICES"),
+        ({"SEALEDSTATE_LEGACY": "2999-01-01"}, "W005", "SEALEDSTATE_LEGACY_UNTIL"),
         ({"SEALEDSTATE_KEYS": KEY}, "W005", "{'keys': ...}"),
         ({"MIDDLEWARE": [SEALED, *MIDDLEWARE]}, "E007", "more than once"),
         ({"MIDDLEWARE": [*MIDDLEWARE[1:], SEALED]}, "E008", "behind"),
