@@ -21,6 +21,7 @@ from examples.shop.browsers import describe_browser
 from examples.shop.goods import MAX_DEVICES
 from tests.support.client import Answer
 from tests.support.example_processes import Example, fail_to_start, run_example
+from tests.support.installed import need_driver
 
 CHROME = "Mozilla/5.0 (Windows NT 10.0) AppleWebKit/537.36 (KHTML) Chrome/140.0.0.0 Safari/537.36"
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:150.0) Gecko/20100101 Firefox/150.0"
@@ -49,8 +50,6 @@ def open_flask(var: Path) -> Iterator[Shop]:
 
 
 def open_fastapi(var: Path) -> Iterator[Shop]:
-    pytest.importorskip("fastapi", reason="not installed: fastapi")
-    pytest.importorskip("uvicorn", reason="not installed: uvicorn")
     import httpx
 
     from examples.fastapi.app import make_app
@@ -78,6 +77,11 @@ def open_django(var: Path) -> Iterator[Shop]:
 
 
 OPEN = {"flask": open_flask, "fastapi": open_fastapi, "django": open_django}
+
+
+def need_framework(name: str) -> None:
+    """Skip the test of a shop whose framework or server is not installed."""
+    need_driver(name, "uvicorn" if name == "fastapi" else "waitress")
 
 
 def ask_process(
@@ -158,6 +162,7 @@ class Visitor:
 def shop(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Shop]:
+    need_framework(request.param)
     yield from OPEN[request.param](tmp_path_factory.mktemp("shop"))
 
 
@@ -234,6 +239,7 @@ def test_browsers_have_short_names() -> None:
 @pytest.mark.server
 @pytest.mark.parametrize("name", OPEN)
 def test_shop_starts_again_with_its_sessions(name: str, tmp_path: Path) -> None:
+    need_framework(name)
     cookies: dict[str, str] = {}
     for _ in range(2):
         with run_example(name, tmp_path) as example:
@@ -247,6 +253,7 @@ def test_shop_starts_again_with_its_sessions(name: str, tmp_path: Path) -> None:
 @pytest.mark.server
 @pytest.mark.parametrize("name", OPEN)
 def test_shop_that_cannot_start_says_why(name: str, tmp_path: Path) -> None:
+    need_framework(name)
     (tmp_path / "var").mkdir()
     (tmp_path / "var" / "keys.json").write_text("{")
     assert "The shop can't start:" in fail_to_start(name, tmp_path / "var")
