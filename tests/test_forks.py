@@ -210,7 +210,7 @@ def test_forks_of_several_threads_wait_for_one_another() -> None:
 ORDINARY = re.compile(
     r"threading\.(Lock|RLock|Condition|Event|Semaphore|BoundedSemaphore)\(|Queue(\[\w+\])?\("
 )
-# What makes the locks, and a thread's queue, which the child replaces.
+# What makes the locks, and a thread's event, which the child replaces.
 MAY_USE = {"_forks.py", "source.py"}
 
 

@@ -11,7 +11,6 @@ several find a key due at once, one of them writes.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -22,7 +21,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from .._forks import ForkSafeLock
@@ -105,9 +103,7 @@ class RotatingKeySource:
         self._pid = os.getpid()
         self._thread: threading.Thread | None = None
         self._is_closed = False
-        # What ends the thread. Unlike an Event, it may be set by the collector of garbage, which
-        # may run while this very thread holds the lock of an Event.
-        self._end = SimpleQueue[None]()
+        self._closed = threading.Event()
         self._last_error: str | None = None
         # What the storage has instead of our ring, if it lost a write that it had acknowledged.
         self._lost: tuple[Ring | None] | None = None
@@ -145,14 +141,14 @@ class RotatingKeySource:
         if not is_running and self.config.rotate_in_process and not self._is_closed:
             with self._thread_lock:
                 if self._pid != os.getpid():
-                    # The child has no thread, and may have a copy of a lock of the queue in use.
-                    self._thread, self._pid, self._end = None, os.getpid(), SimpleQueue[None]()
+                    self._thread, self._pid = None, os.getpid()
                 if self._thread is None:
-                    end = self._end
-                    source = weakref.ref(self, lambda _: end.put(None))
+                    # A fork may have copied the lock of the former event in use, and gevent may
+                    # have replaced all locks since that was made.
+                    closed = self._closed = threading.Event()
                     thread = threading.Thread(
                         target=_run,
-                        args=(source, end, self.config),
+                        args=(weakref.ref(self), closed, self.config),
                         name="sealedstate-keys",
                         daemon=True,
                     )
@@ -239,9 +235,12 @@ class RotatingKeySource:
         return False
 
     def close(self) -> None:
-        """End the background thread, which also ends once nothing refers to this source."""
+        """End the background thread.
+
+        It also ends, in `reload_every` seconds at most, once nothing refers to this source.
+        """
         self._is_closed = True
-        self._end.put(None)
+        self._closed.set()
 
     def _load_first(self, creates_missing: bool) -> Ring:
         config = self.config
@@ -251,8 +250,7 @@ class RotatingKeySource:
                 ring = self.storage.load()
                 break
             except StorageUnavailable:
-                with contextlib.suppress(Empty):
-                    self._end.get(timeout=START_PAUSE)  # the store may be starting, too
+                self._closed.wait(START_PAUSE)  # the store may be starting, too
         else:
             ring = self.storage.load()
         if ring is None and creates_missing:
@@ -355,17 +353,13 @@ class RotatingKeySource:
 
 
 def _run(
-    reference: weakref.ref[RotatingKeySource], end: SimpleQueue[None], config: RotationConfig
+    reference: weakref.ref[RotatingKeySource], closed: threading.Event, config: RotationConfig
 ) -> None:
-    """The thread of a source, which does not keep it alive. It ends by what is put into `end`."""
-    while True:
-        try:
-            # Shorter than `reload_every`, so that requests need not load, and random, so that
-            # processes do not load at the same moment.
-            end.get(timeout=config.reload_every * (0.6 + 0.3 * config.random(1)[0] / 255))
-            return
-        except Empty:
-            source = reference()
+    """The thread of a source, which does not keep it alive."""
+    # Shorter than `reload_every`, so that requests need not load, and random, so that processes do
+    # not load at the same moment.
+    while not closed.wait(config.reload_every * (0.6 + 0.3 * config.random(1)[0] / 255)):
+        source = reference()
         if source is None:
             return
         try:

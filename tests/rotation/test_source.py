@@ -456,6 +456,8 @@ def test_forked_child_rotates_with_its_own_thread(clock: Clock, storage: MemoryR
     source.keyring()
     # As other threads might at the moment of the fork.
     source._lock.acquire()
+    condition: Any = source._closed._cond  # type: ignore[attr-defined]
+    condition.acquire()
 
     def rotates() -> bool:
         clock.forward(HASTY.rotate_every)
@@ -463,6 +465,7 @@ def test_forked_child_rotates_with_its_own_thread(clock: Clock, storage: MemoryR
         return any(len(source.ring.keys) == 2 for _ in poll(30))
 
     assert run_child(rotates)
+    condition.release()
     source.close()
 
 
