@@ -330,7 +330,7 @@ def _read_litestar(
             content = AESGCM(secret).decrypt(nonce, sealed, associated)
             break
         except InvalidTag:
-            pass
+            pass  # an older secret may have encrypted it
     else:
         raise ValueError("no secret has encrypted it")
     expires_at = json.loads(associated)["expires_at"]

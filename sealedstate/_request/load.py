@@ -116,9 +116,9 @@ class LoadedSession:
     gave it a new id. `adopted`, `adopted_values`: the session of a legacy cookie, and
     `_adopted_from` the same with the id that is made of the cookie. `versions`: versions in the
     store that a recall found newer than the manifest. `is_revoked`: see `mark_revoked`.
-    `revoked_records`: authentic, unexpired records that were refused as revoked. `sent`: the Set-
-    Cookie field values of saves in this request. `may_wait`: False while an event loop would wait
-    for the store; what would ask it then raises SessionNotLoaded.
+    `revoked_records`: authentic, unexpired records that were refused as revoked. `sent`: the
+    Set-Cookie field values of saves in this request. `may_wait`: False while an event loop would
+    wait for the store; what would ask it then raises SessionNotLoaded.
     """
 
     record: Record | None = None
