@@ -33,7 +33,7 @@ from tests.support.sql_server import SQLServer
 from tests.support.sql_servers import MariaDBServer, PostgreSQLServer, running
 from tests.support.workers import SideFile
 
-__all__ = ["CRASHABLE", "Judge", "Witness", "next_number", "write"]
+__all__ = ["CRASHABLE", "QUICK_RECOVERY", "Judge", "Witness", "next_number", "write"]
 
 EVIDENCE = ROOT / "build" / "crashes"
 
@@ -65,19 +65,16 @@ def _redis(folder: Path) -> Iterator[Service]:
 
 # A recovery is most of what a crash costs. What is shortened here weakens no promise: PostgreSQL
 # syncs its file system rather than each of its files, and MariaDB has less to read and to make.
+QUICK_RECOVERY = [
+    *("--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M"),
+    "--innodb-temp-data-file-path=ibtmp1:1M:autoextend",
+    *("--innodb-buffer-pool-load-at-startup=OFF", "--performance-schema=OFF"),
+    *("--aria-pagecache-buffer-size=8M", "--key-buffer-size=1M"),
+]
 CRASHABLE: dict[str, Callable[[Path], AbstractContextManager[Service]]] = {
     "sqlite": _sqlite,
     "postgresql": partial(_sql, PostgreSQLServer, ["-c", "recovery_init_sync_method=syncfs"]),
-    "mariadb": partial(
-        _sql,
-        MariaDBServer,
-        [
-            *("--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M"),
-            "--innodb-temp-data-file-path=ibtmp1:1M:autoextend",
-            *("--innodb-buffer-pool-load-at-startup=OFF", "--performance-schema=OFF"),
-            *("--aria-pagecache-buffer-size=8M", "--key-buffer-size=1M"),
-        ],
-    ),
+    "mariadb": partial(_sql, MariaDBServer, QUICK_RECOVERY),
     "redis": _redis,
 }
 
