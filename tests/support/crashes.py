@@ -28,12 +28,21 @@ from sealedstate.storage import Storage
 from sealedstate.testing._suite import eventually
 from tests.support.backends import Server, Service, opener
 from tests.support.documents import ROOT
+from tests.support.innodb_log import LogReader
 from tests.support.kv_servers import redis_server
 from tests.support.sql_server import SQLServer
 from tests.support.sql_servers import MariaDBServer, PostgreSQLServer, running
 from tests.support.workers import SideFile
 
-__all__ = ["CRASHABLE", "QUICK_RECOVERY", "Judge", "Witness", "next_number", "write"]
+__all__ = [
+    "CRASHABLE",
+    "QUICK_RECOVERY",
+    "Judge",
+    "LogHasNoEndError",
+    "Witness",
+    "next_number",
+    "write",
+]
 
 EVIDENCE = ROOT / "build" / "crashes"
 
@@ -224,10 +233,15 @@ class _Ledger:
 # --- evidence -------------------------------------------------------------------------------------
 
 
+class LogHasNoEndError(Exception):
+    """The recovery of MariaDB will apply old records again, so nothing holds after this crash."""
+
+
 class Witness:
     """A server whose data is kept after a loss; of MariaDB the log as the last crash left it, too.
 
-    Of SQLite, which has no server, it keeps the file.
+    Of SQLite, which has no server, it keeps the file. `kill9` raises LogHasNoEndError after a crash
+    that met the fault that MariaDB declares, so that every loss which is found is another one.
     """
 
     def __init__(self, service: Service) -> None:
@@ -235,6 +249,7 @@ class Witness:
         self.crashes = 0
         self._service = service
         self._log: dict[str, bytes] = {}
+        self._reader = LogReader()
 
     def start(self) -> None:
         self._server.start()
@@ -245,6 +260,8 @@ class Witness:
         if isinstance(self._server, MariaDBServer):
             logs = self._server.directory.glob("data/ib_logfile*")
             self._log = {path.name: path.read_bytes() for path in logs}
+            if self._reader.repeated_tail(self._log["ib_logfile0"]):
+                raise LogHasNoEndError
 
     def pause(self) -> None:
         self._server.pause()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["LogReader"]
+__all__ = ["HEADER", "LogReader", "crc32c"]
 
 HEADER = 12_288
 CHECKPOINTS = (4096, 8192)
@@ -35,7 +35,7 @@ def _crc_table() -> list[int]:
 CRC = _crc_table()
 
 
-def _crc32c(content: bytes) -> int:
+def crc32c(content: bytes) -> int:
     crc = 0xFFFFFFFF
     for byte in content:
         crc = CRC[(crc ^ byte) & 255] ^ crc >> 8
@@ -80,7 +80,7 @@ def _ends(content: bytes, position: int, begin: int) -> Iterator[int]:
                 return
         if at == position or at + 5 > size or content[at] != 1 - (begin + at) // size % 2:
             return
-        if int.from_bytes(content[at + 1 : at + 5], "big") != _crc32c(content[position:at]):
+        if int.from_bytes(content[at + 1 : at + 5], "big") != crc32c(content[position:at]):
             return
         position = at + 5
         yield position
