@@ -133,7 +133,7 @@ SETTINGS = """
         @@version"""
 # From this release on, the recovery from a crash under load may read on behind the end of InnoDB's
 # log, and apply old records over newer rows. No setting prevents it. Early releases of 11.0 to 11.4
-# are without the fault; they are out of date, and not told apart.
+# are sound; they are out of date, and count as the others.
 REPEATS_LOG_SINCE = (10, 11, 9)
 LOCK_SCHEMA = "SELECT GET_LOCK('sealedstate_schema', :seconds)"
 UNLOCK_SCHEMA = "SELECT RELEASE_LOCK('sealedstate_schema')"
@@ -226,6 +226,10 @@ def _value_bytes(packet: int) -> int:
     return max(min(VALUE_BYTES, (packet - PACKET_OVERHEAD) // 2), 0)
 
 
+def _dotted(release: tuple[int, ...]) -> str:
+    return ".".join(map(str, release))
+
+
 class MariaDB(Driver):
     """The server that a URL names."""
 
@@ -286,9 +290,9 @@ class MariaDB(Driver):
         why = f"{settings} and sync_binlog {sync}: {effect}"
         if repeats_log:
             why = (
-                f"MariaDB {'.'.join(map(str, release))}, as all since 10.11.9, may take back"
-                " acknowledged writes after kill -9 under load, whatever its settings: keep what"
-                f" must survive that in PostgreSQL; {why}"
+                f"MariaDB {_dotted(release)}, as all since {_dotted(REPEATS_LOG_SINCE)}, may take"
+                " back acknowledged writes after kill -9 under load, whatever its settings: keep"
+                f" what must survive that in PostgreSQL; {why}"
             )
         return replace(
             self.assumed,
