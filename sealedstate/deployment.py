@@ -93,7 +93,7 @@ class ClampedClock:
 
     def __call__(self) -> float:
         now = self._clock()
-        if self._latest - self._skew <= now < self._latest:
+        if now < self._latest <= now + self._skew:
             return self._latest
         # The slower of two threads may put back its own, slightly earlier moment: harmless.
         self._latest = now

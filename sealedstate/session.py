@@ -218,6 +218,8 @@ class Session(MutableMapping[str, object]):
     _is_regenerated = False
     _is_ended = False
     _are_headers_sent = False
+    # Whether `changes` may find any: a pure read, as most requests are, is saved without looking.
+    is_touched = False
     # Whether reading it in this request does not renew it; see `peek`.
     is_peeked = False
     # The size of the encoded parts when `check_size` last refused them.
@@ -461,10 +463,13 @@ class Session(MutableMapping[str, object]):
                     del self._parts[name]
                     raise KeyError(name)
             part.value = self.decode(name, data)
-        return part.value
+        value = part.value
+        if type(value) not in UNCHANGEABLE:
+            self.is_touched = True
+        return value
 
     def __setitem__(self, name: str, value: object) -> None:
-        loaded = self.backend
+        loaded, self.is_touched = self.backend, True
         if self._are_headers_sent or loaded is None:
             loaded = self._use_to_write()
         part = self._parts.get(name)
@@ -671,6 +676,7 @@ class Session(MutableMapping[str, object]):
             part = self._part(name)
             if part.value is UNREAD:
                 part.value = value
+            self.is_touched = True
 
     def load_ahead(self, parts: Collection[str] | None = None) -> SessionBackend:
         """Load the session, and its stored `parts` (None: all), without using it.
@@ -830,6 +836,7 @@ class Session(MutableMapping[str, object]):
     def _use_to_write(self) -> SessionBackend:
         if self._are_headers_sent:
             raise LateWrite("the session was changed after the response's headers were sent")
+        self.is_touched = True
         return self.backend or self._use()
 
     def _part(self, name: str) -> Part:

@@ -109,9 +109,11 @@ class CookieCodec:
         if sealed_at < ring.revoked_before:
             raise SealedBefore
         try:
-            return OpenedRecord(decode_record(payload, sealed_at), sealed_at, key)
+            record = decode_record(payload, sealed_at)
         except (MalformedRecord, UnknownField) as error:
             raise _of_a_newer_release(error, sealed_at, now) from None
+        # Half the cost of `OpenedRecord(...)`.
+        return tuple.__new__(OpenedRecord, (record, sealed_at, key))
 
     def _open_disabled(self, error: KeyDisabled, ring: Keyring, now: int) -> UnreadableError:
         """Why the cookie of a disabled key is refused: DisabledRecord, unless there is more."""

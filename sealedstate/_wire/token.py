@@ -114,7 +114,8 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
     # Last, because the payload of a good token says when the cookie of a disabled key is over.
     if key.disabled:
         raise KeyDisabled(payload, key.kid, sealed_at)
-    return Opened(payload, key, sealed_at)
+    # Half the cost of `Opened(...)`.
+    return tuple.__new__(Opened, (payload, key, sealed_at))
 
 
 def kid_of(token: bytes) -> bytes | None:
