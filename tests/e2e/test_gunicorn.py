@@ -502,9 +502,10 @@ def test_other_greenlets_continue_while_one_waits_for_a_sql_store(
 ) -> None:
     database = request.getfixturevalue(fixture)
     with FaultProxy(database.port) as proxy, ThreadPoolExecutor(1) as pool:
+        url = database.url(database.fresh_schema(), port=proxy.port)
         environ = {
             "SEALEDSTATE_KEYS": Key.generate(os.urandom).export(),
-            "SEALEDSTATE_STORAGE": database.url(database.fresh_schema(), port=proxy.port),
+            "SEALEDSTATE_STORAGE": f"{url}{'&' if '?' in url else '?'}sealedstate_timeout=20",
         }
         with running(WebServer("gunicorn gevent", tmp_path, (), environ), ON_SQL) as server:
             client = Client(server.port)
