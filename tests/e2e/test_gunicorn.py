@@ -485,7 +485,8 @@ def app(environ, start_response):
     if environ["PATH_INFO"] == "/sign-in":
         session.subject = "ann"
     if environ["PATH_INFO"] == "/who":
-        Path(__file__).with_name("asking").touch()  # no other greenlet runs before the store is asked
+        # No other greenlet runs before the store is asked.
+        Path(__file__).with_name("asking").touch()
     body = b"free" if environ["PATH_INFO"] == "/" else str(session.subject).encode()
     start_response("200 OK", [("Content-Type", "text/plain")])
     return [body]
