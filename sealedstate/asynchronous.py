@@ -142,6 +142,19 @@ class AsyncKeeper:
         """As `Session.invalidate`: the logout is recorded when this returns."""
         await self._run(session, session.invalidate)
 
+    async def close_unsent(self, session: Session) -> None:
+        """Record the logout of a websocket that was not accepted, so that no response carries it.
+
+        Any other change of it is logged as lost. Raises what `invalidate` raises.
+        """
+        if self.keeper.settings.subject_key is not None:
+            session.follow_subject(self.keeper.settings.subject_key)
+        changes = session.changes()
+        if changes.is_signed_in and changes.subject is None:
+            await self.invalidate(session)
+        elif changes.is_modified and not changes.is_ended:
+            _log.error("changed in a websocket that was not accepted, and lost")
+
     async def revoke_subject(self, subject: str) -> None:
         """As `Keeper.revoke_subject`."""
         await self.in_thread(self.keeper.revoke_subject, subject)
@@ -212,22 +225,29 @@ class Logout(Awaitable[None]):
     The end is recorded when this is awaited. Unlike a coroutine it need not be awaited by the
     application, because frameworks have functions of this kind that are not: the adapter awaits it
     before it saves the session. Awaited again, it does nothing. Raises StorageError, NoPrimaryKey
-    or SessionWithheld if the end could not be recorded.
+    or SessionWithheld if the end could not be recorded; the session is then as it was before.
     """
 
     def __init__(self, keeper: AsyncKeeper, session: Session) -> None:
-        self._keeper, self._session, self._is_done = keeper, session, False
-        session.clear()
+        self._keeper, self._session = keeper, session
+        self._is_done = self._is_recorded = False
+        session.begin_logout()
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._record().__await__()
 
     async def _record(self) -> None:
-        if not self._is_done:
-            assigned = self._session.copy()  # for the new session
-            await self._keeper.invalidate(self._session)
+        if self._is_done:
+            return
+        try:
+            await self._keeper._run(self._session, self._end)
+        finally:
             self._is_done = True
-            self._session.update(assigned)
+            self._session.finish_logout(self._is_recorded)
+
+    def _end(self) -> None:
+        self._session.load().end()
+        self._is_recorded = True  # also if the task is cancelled that waits for it
 
 
 class AsyncSessionRegistry:
@@ -278,6 +298,7 @@ class SealedSession:
         self._access = SessionUse(session)
         self._is_websocket = is_websocket
         self._parts: SessionDict | None = None
+        self._logout: Logout | None = None
 
     @property
     def parts(self) -> SessionDict:
@@ -416,6 +437,11 @@ class SealedSession:
         """The same before a write. Raises LateWrite."""
         return self._access.use_to_write()
 
+    def begin_logout(self) -> None:
+        """Log out as `Logout` does: empty at once, and recorded before it is saved."""
+        self._logout = Logout(self._keeper, self.use_to_write())
+        self.parts.fill()
+
     def begin(self, is_empty: bool, is_filled: bool = True) -> None:
         """Let it be used: no store is asked for it, or `AsyncKeeper.load` has done that.
 
@@ -427,7 +453,9 @@ class SealedSession:
             self._parts.fill()
 
     async def save(self, other_bytes: int) -> Saved:
-        """As `AsyncKeeper.save`."""
+        """As `AsyncKeeper.save`, after the end of `begin_logout` is recorded."""
+        if self._logout is not None:
+            await self._logout
         return await self._keeper.save(self._session, other_bytes)
 
     def mark_headers_sent(self) -> None:
@@ -435,6 +463,14 @@ class SealedSession:
         if self._is_websocket and self._parts is not None:
             self.use()
         self._access.mark_headers_sent()
+
+    async def close_unsent(self) -> None:
+        """As `AsyncKeeper.close_unsent`, of a websocket that was not accepted."""
+        access = self._access
+        if access.is_used and not access.is_late:
+            if self._logout is not None:
+                await self._logout
+            await self._keeper.close_unsent(self._session)
 
     def log_late_changes(self) -> None:
         """Log changes inside values that were made after the headers were sent."""

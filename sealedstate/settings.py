@@ -671,6 +671,12 @@ def _words(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
+def _keys(text: str) -> str | list[str]:
+    """Keys, as a variable contains them, or the name of another source."""
+    words = _words(text)
+    return words if all(word.startswith("sealedstate-") for word in words) else text
+
+
 def _number(text: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,20}", text):
         raise ConfigurationError("expected a whole number, in digits")
@@ -713,7 +719,7 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 _READERS = {
-    "keys": _Reader((object,), str),
+    "keys": _Reader((object,), _keys),
     "storage": _Reader((object,), str),
     "accept_weak_store_for": _Reader((Sequence,), _words),
     "realm": _Reader((str,), str),

@@ -24,7 +24,8 @@ from sealedstate import (
     SessionNotLoaded,
     Settings,
 )
-from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, SealedSession
+from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, Logout, SealedSession
+from sealedstate.errors import StorageUnavailable
 from sealedstate.legacy import StoredSession
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, keeper
@@ -242,6 +243,38 @@ def test_logout_is_finished_although_its_task_is_cancelled(
 
     run(work)
     assert browser.session().refusal == "signed-out"
+
+
+def test_session_after_a_logout_is_kept_until_its_end_is_recorded(
+    shop: Keeper, clock: Clock, store: ScriptedStorage, run: Callable[[Work], None]
+) -> None:
+    browser, front = signed_in(shop, cart="tea"), AsyncKeeper(shop)
+    captured = browser.jar.header()
+
+    async def work() -> None:
+        session = front.session(captured)
+        await front.load(session)
+        before = (session.id, session.subject, dict(session))
+        store.fail("create")
+        for _ in range(2):  # as the last of two that were not awaited
+            logout = Logout(front, session)
+            session["cart"] = "rice"
+        with pytest.raises(StorageUnavailable):
+            await logout
+        assert (session.id, session.subject, dict(session)) == before
+        assert (await front.save(session)).outcome is Outcome.UNCHANGED
+        store.recover()
+        logout = Logout(front, session)
+        assert (session.subject, len(session)) == (None, 0)
+        session.subject = "bob"
+        session.limit(persistent=True)
+        await logout
+        browser.jar.receive(await front.save(session))
+
+    run(work)
+    assert shop.session(captured).refusal == "signed-out"
+    session = browser.session()
+    assert (session.subject, session.persistent, len(session)) == ("bob", True, 0)
 
 
 def test_cancelled_task_of_asyncio_finishes_its_work_first(

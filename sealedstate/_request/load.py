@@ -493,6 +493,10 @@ class LoadedSession:
         revocations = self.deployment.revocations
         if revocations is None:
             return
+        adopted = self._adopted_from
+        if adopted is not None and record is not None and adopted.id != record.id:
+            # An earlier save of this request has sealed it with an id that its old cookie lacks.
+            revocations.end(adopted.id, self._last_moment(adopted), Ending.LOGGED_OUT)
         for record in self.revoked_records:
             if revocations.ending(record.id) is Ending.REPLACED:
                 until = self._last_moment(record)
