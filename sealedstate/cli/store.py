@@ -34,7 +34,7 @@ from ._source import application_settings
 
 __all__ = ["store"]
 
-CONTEXTS = [context for use in USES.values() for context in use.contexts]
+CONTEXTS = list(dict.fromkeys(context for use in USES.values() for context in use.contexts))
 OTHERS = "*"
 """Any other context, as in a mapping of contexts to stores."""
 

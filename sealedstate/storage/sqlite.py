@@ -272,7 +272,7 @@ class SQLiteStorage:
             return self.changes(None, limit)
         found = [row for row in rows if row[2] is not None]
         if found:
-            _, _, number, context, key = (*found[-1][:3], found[-1][3].hex(), found[-1][4].hex())
+            number, context, key = found[-1][2], found[-1][3].hex(), found[-1][4].hex()
         return Changes(
             [(row[3].decode(), row[4].decode(), Stored(*row[5:])) for row in found],
             f"{incarnation}:{number}:{context}:{key}",

@@ -309,7 +309,8 @@ class Follower:
 
     def catch_up(self) -> list[str]:
         """Read all pages; return the keys in them, in order."""
-        keys, (name, prefix) = [], self._place
+        keys: list[str] = []
+        name, prefix = self._place
         while True:
             page = eventually(self._store.changes, self._position, self._limit)
             assert len(page.records) <= self._limit, "a page has more records than asked for"

@@ -32,7 +32,7 @@ from tests.support.sql_server import PASSWORD, SQLServer
 from tests.support.sql_servers import PostgreSQLServer
 
 ACTIONS = ("init", "check", "reap", "stats")
-CONTEXTS = [context for use in USES.values() for context in use.contexts]
+CONTEXTS = list(dict.fromkeys(context for use in USES.values() for context in use.contexts))
 
 
 @pytest.fixture
