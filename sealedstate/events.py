@@ -43,6 +43,7 @@ EventName: TypeAlias = Literal[
     "legacy-refused",
     "logins-unreadable",
     "logouts-assumed",
+    "logouts-unknown",
     "no-room",
     "not-sent",
     "opened",

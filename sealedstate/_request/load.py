@@ -299,7 +299,12 @@ class LoadedSession:
             self.replaced = record
             raise
         except StorageError as error:
-            log.error("revocations cannot be checked: %s", error)
+            self.deployment.emit(
+                "logouts-unknown",
+                detail=f"whether sessions were logged out cannot be checked: {error}",
+                level=logging.ERROR,
+                is_frequent=True,
+            )
             self.known += (record,)
             raise UncheckedSession from error
 
