@@ -1,8 +1,9 @@
 """Events of sessions and keys, for logs, counters and observers.
 
 Each event is one record of the logger ``sealedstate``, at INFO, or at WARNING or ERROR if the
-operator should look; each call of the store at DEBUG. Its fields are a dict, ``record.sealedstate``, beside the readable message. An
-event has a digest of the session's id and the id of the key, and no other data of either.
+operator should look; each call of the store at DEBUG. Its fields are a dict,
+``record.sealedstate``, beside the readable message. An event has a digest of the session's id and
+the id of the key, and no other data of either.
 docs/events.md lists all events.
 """
 

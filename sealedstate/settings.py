@@ -617,8 +617,7 @@ class Settings:
                 )
         if self.revocation not in ("each request", "feed"):
             raise ConfigurationError(
-                "revocation: must be 'each request' or 'feed';"
-                f" got {quote_text(self.revocation)}"
+                f"revocation: must be 'each request' or 'feed'; got {quote_text(self.revocation)}"
             )
         if self.revocation == "feed" and self.storage is None:
             raise ConfigurationError("revocation: a feed needs a store; set storage")

@@ -66,7 +66,7 @@ class WatchedStorage(ForwardingStorage):
 
     def __init__(self, storage: Storage, running: Callable[[], float], emit: Emit) -> None:
         super().__init__(storage, {})
-        self._running, self._emit = running, emit
+        self._running, self.emit = running, emit
         self._timeouts, self._retry_at = 0, -math.inf
         # Held by the only call that may ask while the store is silent.
         self._trial = ForkSafeLock()
@@ -161,7 +161,7 @@ class WatchedStorage(ForwardingStorage):
     def _note_answer(self, operation: str, outcome: str, began: float) -> None:
         self._note_call(operation, outcome, self._running() - began)
         if self._timeouts >= MOST_TIMEOUTS:
-            self._emit("store-back", detail=f"{self.name} answers again", level=logging.WARNING)
+            self.emit("store-back", detail=f"{self.name} answers again", level=logging.WARNING)
         self._timeouts = 0
 
     def _note_silence(self, operation: str, outcome: str, began: float) -> None:
@@ -172,7 +172,7 @@ class WatchedStorage(ForwardingStorage):
         self._timeouts += 1
         if self._timeouts == MOST_TIMEOUTS:
             self._retry_at = began + RETRY_SECONDS
-            self._emit(
+            self.emit(
                 "store-silent",
                 detail=f"{self.name} did not answer {MOST_TIMEOUTS} times in a row; until it does,"
                 " it is asked once a second, and all other calls fail at once",
@@ -180,4 +180,4 @@ class WatchedStorage(ForwardingStorage):
             )
 
     def _note_call(self, operation: str, outcome: str, seconds: float) -> None:
-        self._emit("store-call", outcome, operation=operation, seconds=seconds, level=logging.DEBUG)
+        self.emit("store-call", outcome, operation=operation, seconds=seconds, level=logging.DEBUG)

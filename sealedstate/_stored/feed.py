@@ -33,7 +33,7 @@ POLL_SECONDS = 1.0
 REQUEST_PAGES = 2
 # How many records one answer of the store brings.
 PAGE = 2000
-# After this time without an answer, all is read anew: the store may have been restored meanwhile,
+# After this time without an answer, all is read again: the store may have been restored meanwhile,
 # and may have got as many writes since as were lost.
 RELOAD_AFTER = 600
 # How often expired records are removed from the memory.
@@ -45,7 +45,7 @@ _HEAD = struct.Struct(">qq")
 
 
 class _Source:
-    """What is known of the contexts that one store has."""
+    """What is known of the contexts of a store."""
 
     def __init__(self, store: Storage, contexts: Collection[str]) -> None:
         self.store, self.contexts = store, contexts
@@ -86,7 +86,7 @@ class Feed(ForwardingStorage):
     All operations ask the store; `look` may answer from memory. `staleness`: how old in seconds an
     answer may be; None to ask each time. `keep_for`: how old it may be if the store does not
     answer. `has_threads`: whether a thread of this process asks the store once a second, which the
-    first look in a process starts; otherwise the look that finds it due does. `clock`: epoch
+    first look in a process starts; otherwise a look that finds it due. `clock`: epoch
     seconds. `running`: seconds of a clock that continues while the machine sleeps. `answered` is
     called after each answer.
     """
@@ -108,14 +108,14 @@ class Feed(ForwardingStorage):
         super().__init__(storage, {})
         self._staleness, self._keep_for, self._has_threads = staleness, keep_for, has_threads
         self._clock, self._running, self._random = clock, running, random
-        self._emit, self._answered = emit, answered
+        self.emit, self._answered = emit, answered
         places = {context: store_of(context, storage) for context in contexts}
         self._sources = [
             _Source(store, [context for context, place in places.items() if place is store])
             for store in distinct_stores(list(places.values()))
         ]
         self._source_of = {context: each for each in self._sources for context in each.contexts}
-        # Where the store is not followed: its last answers, the one that was used last at the end.
+        # Where the store is not followed: its last answers, in the order of their moments.
         self._answers: dict[tuple[str, str], tuple[Stored | None, ReadMoment]] = {}
         self._lock, self._polling, self._starting = ForkSafeLock(), ForkSafeLock(), ForkSafeLock()
         self._purged_at = running()
@@ -237,7 +237,7 @@ class Feed(ForwardingStorage):
             stored = source.find(context, key, now)
         if not self._keep_for or self._age(moment) > self._keep_for:
             raise error
-        self._emit(
+        self.emit(
             "logouts-assumed",
             detail=f"the store does not answer; what it said of logouts up to {self._keep_for} s"
             " ago counts",
@@ -272,11 +272,11 @@ class Feed(ForwardingStorage):
             if began >= self._purged_at + PURGE_SECONDS:
                 self._purge()
             if self._is_lost:
-                self._emit("feed-followed", detail="the store is followed again")
+                self.emit("feed-followed", detail="the store is followed again")
             self._is_lost = False
         except StorageError as error:
             if not self._is_lost:
-                self._emit(
+                self.emit(
                     "feed-lost",
                     detail=f"the store cannot be followed, and each request asks it: {error}",
                     level=logging.WARNING,
@@ -360,5 +360,5 @@ def _run(reference: weakref.ref[Feed], closed: threading.Event) -> None:
         except Exception as error:
             # Any error: if the thread ended, each request would ask the store.
             pause = POLL_SECONDS
-            feed._emit("feed-lost", detail=type(error).__name__, level=logging.ERROR)
+            feed.emit("feed-lost", detail=type(error).__name__, level=logging.WARNING)
         del feed  # until the next round, nothing here refers to it

@@ -96,9 +96,10 @@ CREATE INDEX IF NOT EXISTS sealedstate_record_changed
     ON sealedstate_record (changed) WHERE changed IS NOT NULL;
 """
 # Up to schema 2, no writes were numbered.
+_FOLLOWED_NAMES = ", ".join(f"x'{context.encode().hex()}'" for context in sorted(FOLLOWED))
 _NUMBER_ALL = f"""
     UPDATE sealedstate_record SET changed = 1
-    WHERE context IN ({", ".join(f"x'{context.encode().hex()}'" for context in sorted(FOLLOWED))})"""
+    WHERE context IN ({_FOLLOWED_NAMES})"""
 _CHANGES = """
     SELECT feed.incarnation, feed.number, changed, context, key, value, version, expires_at
     FROM sealedstate_feed AS feed LEFT JOIN sealedstate_record ON changed IS NOT NULL

@@ -1,4 +1,4 @@
-"""What a process knows of logouts: how old it may be, restarts, own writes, a store that is down."""
+"""What a process knows of logouts: how old it may be, restarts, own writes, outages."""
 
 from __future__ import annotations
 

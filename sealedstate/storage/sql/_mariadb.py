@@ -370,7 +370,9 @@ class MariaDB(Driver):
             cursor.execute(f"ALTER TABLE {table} ENGINE = InnoDB")
 
     def execute_numbered(self, cursor: Any, sql: str, params: Params) -> int:
-        if not cursor.connection.has_statement_time:  # MySQL has no such blocks, and is not followed
+        if (
+            not cursor.connection.has_statement_time
+        ):  # MySQL has no such blocks, and is not followed
             cursor.execute(sql, params)
             return int(cursor.rowcount)
         cursor.execute(NUMBERED.replace("{sql}", sql), params)
