@@ -26,6 +26,7 @@ from anyio.lowlevel import RunVar
 
 from ._forks import ForkSafeLock
 from ._request.load import LoadedSession
+from ._wire.record import Record
 from .adapting import SessionDict, SessionUse, sealed
 from .devices import EVERY, LiveSession, SessionRegistry
 from .errors import (
@@ -43,6 +44,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _log = logging.getLogger("sealedstate")
+# In less time a session is opened that needs no store.
+OPENING_SECONDS = 0.1
 
 
 class _Gate:
@@ -77,6 +80,16 @@ class _Gate:
             finally:
                 self._set_open(False)
 
+    def open_known(self, session: Session) -> Record | None:
+        """Open the session, which asks no store now; its record, if there is one."""
+        with self._lock:
+            self._is_open = True
+            try:
+                session.load_ahead(())
+            finally:
+                self._set_open(False)
+        return None if self.loaded is None else self.loaded.record
+
     def _set_open(self, is_open: bool) -> None:
         self._is_open = is_open
         if self.loaded is not None:
@@ -98,8 +111,8 @@ class AsyncKeeper:
             )
         self.keeper = keeper
         legacy = keeper.settings.legacy
-        fetches = legacy is not None and legacy.fetch is not None
-        self._can_wait = fetches or keeper.deployment.store is not None
+        self._fetches = legacy is not None and legacy.fetch is not None
+        self._can_wait = self._fetches or keeper.deployment.store is not None
         self._threads = threads
         # Threads do not survive a fork: the process that made them, and they.
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -124,6 +137,13 @@ class AsyncKeeper:
         Parts of the policy ``server`` are recalled only if they are among `parts`. What the store
         does not answer is raised where a part is read.
         """
+        gate, feed = session.loader, self.keeper.deployment.feed
+        is_known = feed is not None and not self._fetches and feed.is_fresh(OPENING_SECONDS)
+        if isinstance(gate, _Gate) and is_known:
+            # What the process knows of logouts suffices to open it, and nothing is waited for.
+            record = gate.open_known(session)
+            if record is None or not record.spilled:
+                return
         await self._run(session, self._load, session, parts)
 
     async def save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> Saved:

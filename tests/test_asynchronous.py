@@ -174,6 +174,43 @@ def test_request_that_only_reads_needs_one_thread_and_a_visitor_none(
     assert finish(front.save(session)) == []
 
 
+def test_request_needs_no_thread_while_logouts_are_known(
+    run: Callable[[Work], None], clock: Clock, store: ScriptedStorage
+) -> None:
+    weak = ["revocation", "feed"]
+    shop = node(clock, store, revocation="feed", accept_weak_store_for=weak, monotonic=clock)
+    feed = shop.deployment.feed
+    assert feed is not None
+    feed._start = lambda: None  # type: ignore[method-assign]
+    asynchronous, browser = AsyncKeeper(shop), signed_in(shop, vault="secret", cart=[1])
+    other = signed_in(shop, cart=[2])
+
+    async def work() -> None:
+        feed.poll()
+        store.calls.clear()
+        session = asynchronous.session(other.jar.header())
+        finish(asynchronous.load(session))
+        assert session["cart"] == [2]
+        finish(asynchronous.save(session))
+        assert not store.calls
+        session = asynchronous.session(browser.jar.header())
+        await asynchronous.load(session, ["vault"])
+        assert session["vault"] == "secret"
+        # Once it may be too old, a thread asks.
+        clock.forward(1.95)
+        ids = threads_of(store)
+        session = asynchronous.session(other.jar.header())
+        await asynchronous.load(session)
+        assert session["cart"] == [2]
+        clock.forward(1)
+        session = asynchronous.session(other.jar.header())
+        await asynchronous.load(session)
+        assert ids
+        assert threading.current_thread().ident not in ids
+
+    run(work)
+
+
 def test_legacy_cookie_asks_the_store_too(shop: Keeper, clock: Clock) -> None:
     reader = LegacyReader("starlette", "secret", datetime(2100, 1, 1, tzinfo=UTC), "old")
     moved = node(clock, ScriptedStorage(clock), legacy=reader)
