@@ -105,10 +105,10 @@ def filled(backend: str, logouts: int) -> Iterator[Storage]:
 def measure_load(backend: str, logouts: int) -> None:
     with filled(backend, logouts) as store:
         gc.collect()
-        before, began, processor = resident_bytes(), time.monotonic(), time.process_time()
+        before, began, used = resident_bytes(), time.monotonic(), time.process_time()
         feed = feed_of(store)
         feed.poll()
-        seconds, processor = time.monotonic() - began, time.process_time() - processor
+        seconds, processor = time.monotonic() - began, time.process_time() - used
         gc.collect()
         taken = resident_bytes() - before
         found = sum(len(records) for records in feed._sources[0].records.values())
@@ -181,10 +181,11 @@ def simulate(processes: int, polls: Sequence[float]) -> None:
     for number in range(processes):
         heapq.heappush(queue, (start + chance.random(), number, number))
     number = processes
-    for at in range(SIMULATED_SECONDS * LOGOUTS_A_SECOND):
-        heapq.heappush(queue, (start + at / LOGOUTS_A_SECOND, number, None))
+    for logout in range(SIMULATED_SECONDS * LOGOUTS_A_SECOND):
+        heapq.heappush(queue, (start + logout / LOGOUTS_A_SECOND, number, None))
         number += 1
-    questions, logouts, looks, asks, ages = 0, 0, 0, 0, list[float]()
+    questions = logouts = looks = asks = 0
+    ages: list[float] = []
     while queue and queue[0][0] < start + SIMULATED_SECONDS:
         at, _, process = heapq.heappop(queue)
         clock.now = at

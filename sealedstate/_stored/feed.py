@@ -214,11 +214,10 @@ class Feed(ForwardingStorage):
     ) -> None:
         answers, place = self._answers, (context, key)
         with self._lock:
-            known = answers.pop(place, None)
-            if known is not None and known[0] is not None:
-                # An end that was recorded while the store answered that there was none.
-                if stored is None or stored.version < known[0].version:
-                    stored = known[0]
+            known, _ = answers.pop(place, (None, None))
+            # An end may have been recorded while the store answered that there was none.
+            if known is not None and (stored is None or stored.version < known.version):
+                stored = known
             answers[place] = stored, moment
             while len(answers) > MOST_ANSWERS:
                 del answers[next(iter(answers))]
@@ -264,8 +263,8 @@ class Feed(ForwardingStorage):
         """
         if not self._polling.acquire(blocking=False):
             return POLL_SECONDS
+        began = self._running()
         try:
-            began = self._running()
             for source in self._sources:
                 if source.store.capabilities.changes:
                     self._read_pages(source, most_pages)

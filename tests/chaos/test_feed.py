@@ -41,7 +41,7 @@ class Crowd(NamedTuple):
     folder: Path
     sessions: int
 
-    def numbers(self, name: str) -> memoryview:
+    def numbers(self, name: str) -> memoryview[float]:
         """A file of as many numbers as sessions, and one more, which all processes share."""
         path = self.folder / name
         if not path.exists():

@@ -7,9 +7,9 @@ millisecond; Redis's own expiry comes GRACE later and only frees the memory.
 Names: `sealedstate:{CONTEXT}:r:KEY` is a record, `:i:KEY` an index, `:records` and `:indexes` are
 the lists of a context's records and indexes; CONTEXT and KEY are digests. For the contexts in
 `FOLLOWED`, `:feed` has the number of the last write, and `:changes` the records by number. The
-braces put all names of a context into one hash slot, so that scripts work on a cluster, too. Therefore a context lives
-on one node; several contexts spread over the nodes. The store speaks to one server (or a proxy) and
-does not follow a cluster's redirections.
+braces put all names of a context into one hash slot, so that scripts work on a cluster, too.
+Therefore a context lives on one node; several contexts spread over the nodes. The store speaks to
+one server (or a proxy) and does not follow a cluster's redirections.
 
 A Redis user with limited rights needs the keys `sealedstate:*` and the commands `get ping eval
 evalsha set getrange setrange persist pexpire pttl del unlink exists zadd zrem zrange zrangebyscore
