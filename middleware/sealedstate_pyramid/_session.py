@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from inspect import isgenerator
 from typing import Any
@@ -145,7 +145,7 @@ class _Respond(partial[None]):
     """The response callback of a session, which is called after those of others."""
 
 
-def _watch(pieces: Iterator[bytes], session: Session) -> Iterator[bytes]:
+def _watch(pieces: Iterable[bytes], session: Session) -> Iterator[bytes]:
     """A stream, after which changes are logged that were too late to be saved."""
     try:
         yield from pieces

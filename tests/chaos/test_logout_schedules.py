@@ -120,9 +120,7 @@ MANY = {
 @pytest.mark.parametrize(
     ("revocation", "new_id", "end"),
     [
-        pytest.param(
-            *case, marks=pytest.mark.soak if case[0] == "feed" or case[1:] in MANY else ()
-        )
+        pytest.param(*case, marks=pytest.mark.soak if case[0] == "feed" or case[1:] in MANY else ())
         for case in product(["each request", "feed"], NEW_IDS, ENDS)
     ],
 )
