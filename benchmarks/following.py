@@ -92,10 +92,10 @@ def filled(backend: str, logouts: int) -> Iterator[Storage]:
             connection.execute(
                 "INSERT INTO sealedstate_record SELECT sha256(n::text::bytea), context_place,"
                 " full_context, convert_to(left(encode(sha256(('k' || n)::bytea), 'hex'), 32),"
-                f" 'UTF8'), decode(repeat('ab', {VALUE_BYTES}), 'hex'), 1,"
-                f" {millis(time.time() + 43_200)}, 0, pg_current_xact_id()"
+                " 'UTF8'), decode(repeat('ab', %s), 'hex'), 1,"
+                " %s, 0, pg_current_xact_id()"
                 " FROM sealedstate_record, generate_series(1, %s) AS n",
-                [logouts],
+                [VALUE_BYTES, millis(time.time() + 43_200), logouts],
             )
             connection.execute("ANALYZE sealedstate_record")
         yield store

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
-from inspect import isgenerator
 from typing import Any
 
 from pyramid.config import Configurator
@@ -126,7 +125,8 @@ class SealedSessionFactory:
         return found
 
     def _respond(self, found: PyramidSession, request: Request, response: Response) -> None:
-        if not all(isinstance(each, _Respond) for each in request.response_callbacks):
+        callbacks: Any = request.response_callbacks  # typed as the descriptor that makes it
+        if not all(isinstance(each, _Respond) for each in callbacks):
             # What other callbacks do with the session and with cookies counts, too.
             request.add_response_callback(_Respond(self._respond, found))
             return
@@ -137,7 +137,7 @@ class SealedSessionFactory:
         session.mark_headers_sent()
         if session.accessed:
             request.add_finished_callback(lambda _: log_late_changes(log, session))
-            if isgenerator(pieces := response.app_iter):
+            if isinstance(pieces := response.app_iter, Generator):
                 response.app_iter = _watch(pieces, session)
 
 
