@@ -69,8 +69,8 @@ def crash(backend: str, folder: Path, kills: int) -> str:
             judge.judge_everything()
             assert_no_loss()
             end = "no loss"
-        except LogHasNoEndError:
-            kills, end = witness.crashes - 1, "no loss before the log had no end"
+        except LogHasNoEndError as error:
+            kills, end = witness.crashes - 1, f"no loss until the log had no end: {error}"
         store.close()
         return f"{backend}: {kills} kills, {judge.acknowledged} acknowledged writes, {end}"
 

@@ -260,8 +260,8 @@ class Witness:
         if isinstance(self._server, MariaDBServer):
             logs = self._server.directory.glob("data/ib_logfile*")
             self._log = {path.name: path.read_bytes() for path in logs}
-            if self._reader.repeated_tail(self._log["ib_logfile0"]):
-                raise LogHasNoEndError
+            if tail := self._reader.repeated_tail(self._log["ib_logfile0"]):
+                raise LogHasNoEndError(f"{len(tail)} bytes would be applied again")
 
     def pause(self) -> None:
         self._server.pause()
