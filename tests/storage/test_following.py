@@ -15,6 +15,7 @@ import pytest
 from sealedstate.errors import StorageUnavailable
 from sealedstate.storage import SQLiteStorage
 from sealedstate.storage.contract import FOLLOWED, FollowedStorage
+from sealedstate.storage.sql import _names
 from sealedstate.testing import FakeClock
 from sealedstate.testing._races import Follower
 from sealedstate.testing._suite import PATIENCE, Context, eventually, poll
@@ -35,8 +36,6 @@ def follow(store: Any, prefix: str = "") -> Follower:
 
 def hold_back(server: Any, store: Any, schema: str, key: str) -> Any:
     """The connection of a writer that has its number, and has not committed yet."""
-    from sealedstate.storage.sql import _names  # which needs a driver
-
     connection = server.connect(schema)
     cursor = connection.cursor()
     cursor.execute("BEGIN")
