@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs the browser and the servers that tests drive for real, or of them the packages that are
-# named, where that is allowed: Debian, as root. Elsewhere it says what is missing; the tests that
-# need it are then left out with a reason, or fail where REQUIRE_SERVERS=1.
+# named, where that is allowed: Debian, as root; and by npm, where that is there, an emulator of
+# DynamoDB into tests/node. Elsewhere it says what is missing; the tests that need it are then left
+# out with a reason, or fail where REQUIRE_SERVERS=1.
 set -eu
 
 wanted="$*"
@@ -22,6 +23,16 @@ needs xmlsec1 xmlsec1
 needs openssl openssl
 needs nginx nginx
 needs nodejs node
+
+node=$(dirname "$0")/node
+case " ${wanted:-dynalite} " in *" dynalite "*)
+    if [ ! -x "$node/node_modules/.bin/dynalite" ] && ! { command -v npm >/dev/null 2>&1 &&
+        npm install --prefix "$node" --silent --no-audit --no-fund --no-package-lock; }; then
+        echo "not installed: dynalite; what needs it is left out (npm install --prefix $node)" >&2
+        [ "${REQUIRE_SERVERS:-}" != 1 ]
+    fi
+    ;;
+esac
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

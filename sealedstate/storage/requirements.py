@@ -314,12 +314,14 @@ DECLARED: Mapping[str, Capabilities] = {
         enumerable=False,
         contexts=False,
     ),
+    "dynamodb": replace(_USUAL, value_bytes=400_000, native_expiry=True),
     "cookie": replace(_USUAL, shared=False, durable=False, evicts=True, server_side=False),
 }
 
 # What a table of yes and no does not say, by store.
 CAVEATS: Mapping[str, str] = {
     "mariadb": "one of 10,387 kill -9 under load took acknowledged writes back, see docs/stores.md",
+    "dynamodb": "experimental; assumed of AWS, as an emulator cannot show it, see docs/stores.md",
 }
 
 
