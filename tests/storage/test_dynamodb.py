@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,7 +28,7 @@ from sealedstate.errors import (
 from sealedstate.storage import ManagedStorage, Storage, open_storage
 from sealedstate.storage.contract import REAP_AFTER, Clock
 from sealedstate.storage.dynamodb import DynamoDBStorage, capabilities_by
-from sealedstate.storage.requirements import DECLARED, StorageCheck
+from sealedstate.storage.requirements import DECLARED, StorageCheck, store_name
 from sealedstate.testing import StorageContract
 from sealedstate.testing._races import LostReplies, Outages
 from sealedstate.testing._suite import eventually
@@ -376,11 +377,34 @@ def test_table_of_aws_is_what_the_matrix_declares() -> None:
         assert not capabilities_by({}, True, host).durable
 
 
-def test_endpoint_of_an_emulator_takes_no_password() -> None:
-    for url in ("http://user:canary@127.0.0.1", "http://canary@127.0.0.1:1"):
-        with pytest.raises(ConfigurationError) as caught:
-            DynamoDBStorage(f"dynamodb:sealedstate?region=x&endpoint_url={url}", time.time)
-        assert "canary" not in str(caught.value)
+# --- URLs -----------------------------------------------------------------------------------------
+
+REFUSED = [
+    *("dynamodb:", "dynamodb:ab", "dynamodb://sealedstate", "dynamodb:canary table?region=r"),
+    *(f"dynamodb:sealedstate?{query}" for query in ("canary", "canary=1", "region=r&canary=1")),
+    "dynamodb:sealedstate?region=can%20ary",
+    "dynamodb:sealedstate?region=r&profile=canary",
+    *(
+        f"dynamodb:sealedstate?region=r&endpoint_url={url}"
+        for url in ("http://user:canary@127.0.0.1", "https://canary@127.0.0.1:1", "canary", "h://")
+    ),
+]
+
+
+@pytest.mark.parametrize("url", REFUSED)
+def test_wrong_url_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        open_storage(url, time.time)
+    assert str(caught.value).startswith("storage: ")
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_region_may_be_botocores_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    url = "dynamodb:sealedstate?sealedstate_timeout=0.3"
+    with contextlib.closing(open_storage(url, time.time)) as store:
+        assert "dynamodb.eu-west-1.amazonaws.com" in repr(store)
+        assert store_name(store) == "dynamodb"
 
 
 # --- the kit --------------------------------------------------------------------------------------
