@@ -17,8 +17,8 @@ after that.
 
 botocore signs and sends. Its retries are off: it would repeat a write whose reply was lost. It
 takes a body that is empty, cut or no JSON for an answer without fields, and so for an absent
-record; therefore each request asks for its consumed capacity, and an answer without it is not
-believed. An answer of absence does not say to which request it belongs.
+record; therefore most requests ask for their consumed capacity, and an answer without it, or without what
+it must have, is not believed. An answer of absence does not say to which request it belongs.
 """
 
 from __future__ import annotations
@@ -76,7 +76,16 @@ CONNECTIONS = 64
 # Milliseconds; replicas are usually a second behind, but there is no limit.
 REPLICA_STALENESS = 3_600_000
 
-_KEY = [("context_place", "HASH"), ("entry_place", "RANGE")]
+_PLACES = ("context_place", "entry_place")
+_TABLE: Mapping[str, Any] = {
+    "KeySchema": [
+        {"AttributeName": name, "KeyType": kind}
+        for name, kind in zip(_PLACES, ("HASH", "RANGE"), strict=True)
+    ],
+    "AttributeDefinitions": [{"AttributeName": name, "AttributeType": "B"} for name in _PLACES],
+    "BillingMode": "PAY_PER_REQUEST",
+}
+_TTL = {"AttributeName": "remove_at", "Enabled": True}
 _LISTED = "context_place, entry_place, full_name, expires_at"
 _LIVE = "attribute_exists(entry_place) AND (attribute_not_exists(expires_at) OR expires_at > :now)"
 _ABSENT = "attribute_not_exists(entry_place) OR expires_at <= :now"
@@ -192,10 +201,10 @@ class DynamoDBStorage:
         Raises StorageUnusable if there is no such table or its key is another.
         """
         if self._capabilities.assumed:
-            table = self._request("describe_table")["Table"]
-            key = [(part["AttributeName"], part["KeyType"]) for part in table["KeySchema"]]
-            kinds = {part["AttributeName"]: part for part in table["AttributeDefinitions"]}
-            if key != _KEY or any(kinds[name]["AttributeType"] != "B" for name, _ in _KEY):
+            table = self._request("describe_table", "Table")["Table"]
+            kinds = table.get("AttributeDefinitions", [])
+            is_fit = all(kind in kinds for kind in _TABLE["AttributeDefinitions"])
+            if table.get("KeySchema") != _TABLE["KeySchema"] or not is_fit:
                 raise self._unusable("the table has another key; use one of its own")
             self._capabilities = capabilities_by(table, self._has_ttl(), self._host)
         self._get(_place("sealedstate.ping", "ping"))
@@ -235,23 +244,23 @@ class DynamoDBStorage:
     def prepare(self) -> None:
         """Create the table, billed on demand, and enable its TTL, where that is not done."""
         until = monotonic() + PREPARE_SECONDS
-        parts = [{"AttributeName": name, "KeyType": kind} for name, kind in _KEY]
-        kinds = [{"AttributeName": name, "AttributeType": "B"} for name, _ in _KEY]
-        what: Any = {"KeySchema": parts, "AttributeDefinitions": kinds}
-        while (found := self._request("describe_table", _NO_TABLE)) is None or (
-            found["Table"]["TableStatus"] == "CREATING"
-        ):
+        while True:
+            found = self._request("describe_table", "Table", _NO_TABLE)
+            if found is not None and found["Table"].get("TableStatus") != "CREATING":
+                break
             if found is None:  # another node may create it at the same moment
-                what["BillingMode"] = "PAY_PER_REQUEST"
-                self._request("create_table", "ResourceInUseException", False, **what)
+                in_use = "ResourceInUseException"
+                self._request("create_table", "TableDescription", in_use, False, **_TABLE)
             if monotonic() > until:
                 raise self._unavailable(f"the table was not ready within {PREPARE_SECONDS} s")
             sleep(0.1)
         if not self._has_ttl():
-            ttl = {"AttributeName": "remove_at", "Enabled": True}
             # Of two nodes one is refused, and so is every node by an emulator without TTL.
-            refusals = "ValidationException UnknownOperationException"
-            self._request("update_time_to_live", refusals, False, TimeToLiveSpecification=ttl)
+            refusals, proof = (
+                "ValidationException UnknownOperationException",
+                "TimeToLiveSpecification",
+            )
+            self._request("update_time_to_live", proof, refusals, False, **{proof: _TTL})
         self._capabilities = _UNKNOWN
         self.ping()
 
@@ -282,13 +291,14 @@ class DynamoDBStorage:
         values = {":place": place, ":start": {"B": start}}
         what: Any = {"KeyConditionExpression": condition, "ProjectionExpression": _LISTED}
         for item in self._pages("query", ExpressionAttributeValues=values, **what):
-            if item["context_place"] != place or not item["entry_place"]["B"].startswith(start):
+            found = item.get("context_place"), _field(item, "entry_place")[: len(start)]
+            if found != (place, start):
                 raise self._unavailable("it answered with other items")
             yield item
 
     def _pages(self, operation: str, **parameters: Any) -> Iterator[dict[str, Any]]:
         while True:
-            answer = self._ask(operation, ConsistentRead=True, **parameters)
+            answer = self._request(operation, "Items", ConsistentRead=True, **parameters)
             yield from answer["Items"]
             if not (last := answer.get("LastEvaluatedKey")):
                 return
@@ -338,11 +348,12 @@ class DynamoDBStorage:
     def _ask(self, operation: str, *arguments: Any, **parameters: Any) -> Any:
         """Send a request about items, whose answer can be recognised."""
         parameters["ReturnConsumedCapacity"] = "TOTAL"
-        return self._request(operation, *arguments, **parameters)
+        return self._request(operation, "ConsumedCapacity", *arguments, **parameters)
 
     def _request(
         self,
         operation: str,
+        proof: str,
         accepted: str = "",
         is_read: bool = True,
         version: int | None = None,
@@ -350,14 +361,15 @@ class DynamoDBStorage:
     ) -> Any:
         """Return the answer, or None after a refusal whose code is in `accepted`.
 
-        A request that reads is sent once more if its connection broke.
+        `proof`: a field that every answer has. A request that reads is sent once more if its
+        connection broke.
         """
         until = monotonic() + self._timeout
         while True:
             wrote_nothing = may_repeat = False
             try:
                 answer = getattr(self._client(), operation)(TableName=self._table, **parameters)
-                if "ReturnConsumedCapacity" not in parameters or "ConsumedCapacity" in answer:
+                if proof in answer:
                     return answer
                 why, may_repeat = "the answer was cut, or is not DynamoDB's", is_read
             except exceptions.ClientError as error:
@@ -393,7 +405,8 @@ class DynamoDBStorage:
         return StorageUnusable(f"dynamodb store {self._address}: {why}; {remedy}")
 
     def _has_ttl(self) -> bool:
-        found = self._request("describe_time_to_live").get("TimeToLiveDescription", {})
+        proof = "TimeToLiveDescription"
+        found = self._request("describe_time_to_live", proof)[proof]
         is_on = found.get("TimeToLiveStatus") in ("ENABLED", "ENABLING")
         return is_on and found.get("AttributeName") == "remove_at"
 
@@ -465,7 +478,7 @@ def _member_place(context: str, key: str, member: str) -> dict[str, Any]:
 
 
 def _place_of(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: item[name] for name, _ in _KEY}
+    return {name: item.get(name) for name in _PLACES}
 
 
 def _record(

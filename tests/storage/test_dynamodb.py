@@ -265,12 +265,14 @@ UNCERTAIN = [
 
 @pytest.mark.parametrize("answer", [*CERTAIN, *UNCERTAIN], ids=lambda answer: str(answer)[:60])
 def test_answer_that_is_no_answer_is_neither_absence_nor_success(answer: Answer) -> None:
-    scripted = Scripted(GetItem=[answer], Query=[answer], PutItem=[answer], DeleteItem=[answer])
+    operations = ("GetItem", "Query", "PutItem", "DeleteItem", "DescribeTable")
+    scripted = Scripted(**{operation: [answer] for operation in operations})
     with scripted.store() as store:
         reads: list[Callable[[], object]] = [
             lambda: store.read("c", "k"),
             lambda: store.keys("c"),
             lambda: store.members("c", "k"),
+            store.ping,
         ]
         for read in reads:
             with pytest.raises(StorageUnavailable) as caught:
@@ -318,7 +320,7 @@ def test_ttl_that_is_off_is_reported_and_enabled_by_prepare(status: str) -> None
     scripted = Scripted(
         DescribeTable=[table()],
         DescribeTimeToLive=[off, off, ttl("ENABLING")],
-        UpdateTimeToLive=[ok()],
+        UpdateTimeToLive=[ok(TimeToLiveSpecification={})],
     )
     with scripted.store() as store:
         store.ping()
@@ -338,7 +340,7 @@ def test_prepare_creates_a_table_that_is_billed_on_demand() -> None:
             table(TableStatus="CREATING"),
             table(),
         ],
-        CreateTable=[ok()],
+        CreateTable=[ok(TableDescription={})],
         DescribeTimeToLive=[ttl("ENABLED")],
     )
     with scripted.store() as store:
