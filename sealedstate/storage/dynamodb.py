@@ -17,8 +17,8 @@ after that.
 
 botocore signs and sends. Its retries are off: it would repeat a write whose reply was lost. It
 takes a body that is empty, cut or no JSON for an answer without fields, and so for an absent
-record; therefore most requests ask for their consumed capacity, and an answer without it, or without what
-it must have, is not believed. An answer of absence does not say to which request it belongs.
+record. Therefore each request names a field that its answer must have, and asks for its consumed
+capacity if there is no other. An answer of absence does not say to which request it belongs.
 """
 
 from __future__ import annotations
