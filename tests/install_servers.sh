@@ -24,27 +24,32 @@ needs openssl openssl
 needs nginx nginx
 needs nodejs node
 
+left_out=""
+if [ -n "$missing" ]; then
+    left_out="not installed:$missing; what needs them is left out (apt-get install$missing)"
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+        echo "installing$missing"
+        export DEBIAN_FRONTEND=noninteractive
+        log=$(mktemp)
+        # shellcheck disable=SC2086  # a list of packages
+        if apt-get update -qq >"$log" 2>&1 && apt-get install -y -qq $missing >>"$log" 2>&1; then
+            left_out=""
+        else
+            tail -n 5 "$log" >&2
+        fi
+        rm -f "$log"
+    fi
+    [ -z "$left_out" ] || echo "$left_out" >&2
+fi
+
+# An emulator of DynamoDB, which has no package in Debian.
 node=$(dirname "$0")/node
 case " ${wanted:-dynalite} " in *" dynalite "*)
     if [ ! -x "$node/node_modules/.bin/dynalite" ] && ! { command -v npm >/dev/null 2>&1 &&
         npm install --prefix "$node" --silent --no-audit --no-fund --no-package-lock; }; then
-        echo "not installed: dynalite; what needs it is left out (npm install --prefix $node)" >&2
-        [ "${REQUIRE_SERVERS:-}" != 1 ]
+        left_out="not installed: dynalite; what needs it is left out (npm install --prefix $node)"
+        echo "$left_out" >&2
     fi
     ;;
 esac
-[ -n "$missing" ] || exit 0
-
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
-    echo "installing$missing"
-    export DEBIAN_FRONTEND=noninteractive
-    log=$(mktemp)
-    # shellcheck disable=SC2086  # a list of packages
-    if apt-get update -qq >"$log" 2>&1 && apt-get install -y -qq $missing >>"$log" 2>&1; then
-        rm -f "$log"
-        exit 0
-    fi
-    tail -n 5 "$log" >&2
-fi
-echo "not installed:$missing; what needs them is left out (apt-get install$missing)" >&2
-[ "${REQUIRE_SERVERS:-}" != 1 ]
+[ -z "$left_out" ] || [ "${REQUIRE_SERVERS:-}" != 1 ]
