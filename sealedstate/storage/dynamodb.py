@@ -85,7 +85,9 @@ _TABLE: Mapping[str, Any] = {
     "AttributeDefinitions": [{"AttributeName": name, "AttributeType": "B"} for name in _PLACES],
     "BillingMode": "PAY_PER_REQUEST",
 }
-_TTL = {"AttributeName": "remove_at", "Enabled": True}
+_TTL: Mapping[str, Any] = {
+    "TimeToLiveSpecification": {"AttributeName": "remove_at", "Enabled": True}
+}
 _LISTED = "context_place, entry_place, full_name, expires_at"
 _LIVE = "attribute_exists(entry_place) AND (attribute_not_exists(expires_at) OR expires_at > :now)"
 _ABSENT = "attribute_not_exists(entry_place) OR expires_at <= :now"
@@ -205,7 +207,7 @@ class DynamoDBStorage:
             kinds = table.get("AttributeDefinitions", [])
             is_fit = all(kind in kinds for kind in _TABLE["AttributeDefinitions"])
             if table.get("KeySchema") != _TABLE["KeySchema"] or not is_fit:
-                raise self._unusable("the table has another key; use one of its own")
+                raise self._unusable("the table has another key, so it is not sealedstate's")
             self._capabilities = capabilities_by(table, self._has_ttl(), self._host)
         self._get(_place("sealedstate.ping", "ping"))
 
@@ -256,11 +258,8 @@ class DynamoDBStorage:
             sleep(0.1)
         if not self._has_ttl():
             # Of two nodes one is refused, and so is every node by an emulator without TTL.
-            refusals, proof = (
-                "ValidationException UnknownOperationException",
-                "TimeToLiveSpecification",
-            )
-            self._request("update_time_to_live", proof, refusals, False, **{proof: _TTL})
+            codes = "ValidationException UnknownOperationException"
+            self._request("update_time_to_live", "TimeToLiveSpecification", codes, False, **_TTL)
         self._capabilities = _UNKNOWN
         self.ping()
 
@@ -390,7 +389,7 @@ class DynamoDBStorage:
             except Exception as error:  # of any library, about an answer that can't be parsed
                 why = f"the answer is not DynamoDB's ({type(error).__name__})"
             if may_repeat and monotonic() < until:
-                until = 0.0
+                until = 0.0  # once
             elif is_read or wrote_nothing:
                 raise self._unavailable(why)
             else:
@@ -440,7 +439,7 @@ class DynamoDBStorage:
 
 
 # A session takes 50 ms to load, and is not safe for threads. A child of a fork needs another,
-# because a thread of its parent may have held a lock of this one.
+# because a thread of its parent may have held a lock of the session.
 _sessions_lock = ForkSafeLock()
 
 
@@ -485,8 +484,8 @@ def _record(
     context: str, key: str, value: bytes, expires_at: int | None, version: int
 ) -> dict[str, Any]:
     fields = {"full_name": {"B": utf8(key)}, "entry_value": {"B": bytes(value)}}
-    fields["entry_version"] = {"N": str(version)}
-    return _place(context, key) | fields | _expiry_fields(expires_at)
+    number = {"entry_version": {"N": str(version)}}
+    return _place(context, key) | fields | number | _expiry_fields(expires_at)
 
 
 def _expiry_fields(expires_at: int | None) -> dict[str, Any]:
