@@ -280,6 +280,8 @@ def test_answer_that_is_no_answer_is_neither_absence_nor_success(answer: Answer)
             with pytest.raises(StorageUnavailable) as caught:
                 read()
             assert "canary" not in str(caught.value)
+        for operation, body in scripted.asked:
+            assert body.get("ConsistentRead") or operation == "DescribeTable"
         writes: list[Callable[[], object]] = [
             lambda: store.create("c", "k", b"v", None, 7),
             lambda: store.delete("c", "k"),
