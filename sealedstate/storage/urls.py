@@ -29,6 +29,7 @@ URLS = (
     "mariadb://...",
     "redis://...",
     "memcached://HOST:PORT",
+    "dynamodb:TABLE?region=REGION",
     "layered:MILLISECONDS:URL",
 )
 OPTION_PREFIX = "sealedstate_"
@@ -148,6 +149,11 @@ def _open_url(url: str, clock: Clock) -> ManagedStorage:
 
             url, options = split_url(url, ("timeout",))
             return MemcachedStorage(url, clock, **options)
+        case "dynamodb":
+            from .dynamodb import DynamoDBStorage
+
+            url, options = split_url(url, ("timeout",))
+            return DynamoDBStorage(url, clock, **options)
     raise ConfigurationError(f"storage: must be one of {', '.join(URLS)}, or a store object")
 
 
