@@ -31,11 +31,19 @@ from sealedstate.storage.redis import RedisStorage
 from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import poll
 from tests.support.backends import ContractBehindProxy, use_everything
-from tests.support.fault_proxy import FaultProxy
+from tests.support.fault_proxy import FaultProxies, FaultProxy
 from tests.support.kv_promises import PATIENT, SHORT, KeyValuePromises
-from tests.support.kv_servers import KeyValueServer, redis_cluster, redis_server, sentinels
+from tests.support.kv_servers import (
+    KeyValueServer,
+    redis_cluster,
+    redis_cluster_behind_proxies,
+    redis_server,
+    sentinels,
+)
+from tests.support.ports import free_port
 from tests.support.ring_cli import run
 from tests.support.server_process import until
+from tests.support.sql_servers import make_certificate
 
 pytestmark = pytest.mark.server
 
@@ -136,7 +144,11 @@ def test_failover_is_followed_and_keeps_what_replicas_confirmed() -> None:
         url = f"redis+sentinel://:p1@{address(watchers)}/main/2?sentinel_password=p2"
         store = RedisStorage(url, time.time, timeout=SHORT, wait=1)
         assert store.create("c", "before", b"v", None, 1)
-        watchers[0].pause()  # it is asked first, and does not answer
+        watchers[0].pause()
+        fresh = RedisStorage(url, time.time, timeout=PATIENT / 10)
+        fresh.ping()  # asks the others
+        fresh.close()
+        watchers[0].resume()
         primary.kill9()
         began = time.monotonic()
         for _ in poll(30):
@@ -144,7 +156,6 @@ def test_failover_is_followed_and_keeps_what_replicas_confirmed() -> None:
                 assert store.read("c", "before") == Stored(b"v", 1, None)
                 break
         took = time.monotonic() - began
-        print(f"{took:.1f} s")
         assert took < 15
         # No replica is left to confirm it.
         with pytest.raises(OutcomeUnknown, match="0 of 1 replicas"):
@@ -182,6 +193,62 @@ def test_primary_that_sentinels_replace_is_left_within_a_second() -> None:
             assert admin.get(record).endswith(b"w")
         store.close()
         lent.close()
+
+
+@pytest.mark.soak
+def test_failovers_lose_no_confirmed_write() -> None:
+    with primary_and_replica() as servers, sentinels(servers[0], 3, 500) as watchers:
+        url = f"redis+sentinel://{address(watchers)}/main"
+        store = RedisStorage(url, time.time, timeout=SHORT, wait=1)
+        confirmed: list[set[str]] = [set() for _ in range(4)]
+        ended = threading.Event()
+
+        def write(worker: int) -> None:
+            number = 0
+            while not ended.is_set():
+                number += 1
+                with contextlib.suppress(StorageError):
+                    assert store.create("c", f"{worker} {number}", b"v", None, 1)
+                    confirmed[worker].add(f"{worker} {number}")
+
+        threads = [threading.Thread(target=write, args=(worker,)) for worker in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            with redis.Redis(port=watchers[0].port) as admin:
+                for number in range(6):
+                    before = sum(map(len, confirmed))
+                    until(lambda b=before: sum(map(len, confirmed)) > b + 200, "writes")  # type: ignore[misc]
+                    fail_over(admin, servers, is_planned=number % 2 == 1)
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join(PATIENT)
+        known = set(store.keys("c"))
+        print([len(keys) for keys in confirmed])
+        assert [len(keys - known) for keys in confirmed] == [0] * 4
+        store.close()
+
+
+def fail_over(admin: Any, servers: tuple[KeyValueServer, ...], is_planned: bool) -> None:
+    """Replace the primary, by an order or by killing it, and let it come back as a replica."""
+    before = int(admin.sentinel_get_master_addr_by_name("main")[1])
+    (former,) = (server for server in servers if server.port == before)
+    (other,) = (server for server in servers if server.port != before)
+    if is_planned:
+        for _ in poll(30):
+            with contextlib.suppress(redis.ResponseError):
+                admin.execute_command("SENTINEL FAILOVER main")
+                break
+    else:
+        former.kill9()
+    until(
+        lambda: int(admin.sentinel_get_master_addr_by_name("main")[1]) == other.port, "a failover"
+    )
+    if not is_planned:
+        former.start()
+    with redis.Redis(port=other.port) as primary:
+        until(lambda: primary.wait(1, 100) == 1, "the former primary follows")
 
 
 def test_password_of_sentinels_and_their_outage_are_reported(plain_redis: KeyValueServer) -> None:
@@ -356,15 +423,54 @@ def test_failed_master_of_a_cluster_is_replaced() -> None:
         keys = [str(number) for number in range(30)]
         assert all(store.create("c", key, b"v", None, 1) for key in keys)
         servers[0].kill9()
-        began = time.monotonic()
         for key in keys:
             for _ in poll(30):
                 with contextlib.suppress(StorageUnavailable):
                     assert store.read("c", key) == Stored(b"v", 1, None)
                     break
-        print(f"{time.monotonic() - began:.1f} s")
         store.ping()
         store.close()
+
+
+def test_tls_reaches_clusters_and_sentinels(tmp_path: Path) -> None:
+    certificate, key = tmp_path / "server.pem", tmp_path / "server.key"
+    make_certificate(key, certificate)
+    tls = {
+        "tls-cert-file": str(certificate),
+        "tls-key-file": str(key),
+        "tls-ca-cert-file": str(certificate),
+        "tls-auth-clients": "no",
+    }
+    options = [word for name, value in tls.items() for word in (f"--{name}", value)]
+    ports = [free_port() for _ in range(3)]
+    with (
+        redis_server("none", *options, "--tls-port", str(ports[0])) as primary,
+        redis_server(
+            "none",
+            *options,
+            *("--tls-port", str(ports[1]), "--tls-cluster", "yes", "--cluster-enabled", "yes"),
+        ) as node,
+    ):
+        with redis.Redis(port=node.port) as admin:
+            admin.execute_command("CLUSTER ADDSLOTSRANGE 0 16383")
+            until(
+                lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok",
+                "the cluster is complete",
+            )
+        lines = [*(f"{name} {value}" for name, value in tls.items()), "tls-replication yes"]
+        own, primary.port = primary.port, ports[0]
+        with sentinels(primary, 1, 60_000, *lines, f"tls-port {ports[2]}"):
+            primary.port = own
+            for url in (
+                f"rediss+cluster://127.0.0.1:{ports[1]}",
+                f"rediss+sentinel://127.0.0.1:{ports[2]}/main",
+            ):
+                store = open_redis(f"{url}?ssl_ca_certs={certificate}")
+                assert store.create("c", "k", b"v", None, 1)
+                assert store.read("c", "k") == Stored(b"v", 1, None)
+                store.close()
+                with pytest.raises(StorageUnavailable, match="SSLCertVerificationError"):
+                    open_redis(url).ping()
 
 
 # --- confirmation by replicas -------------------------------------------------------------------
@@ -498,21 +604,6 @@ def test_client_must_have_a_timeout_and_be_one_of_redis(plain_redis: KeyValueSer
 # --- the kit ------------------------------------------------------------------------------------
 
 
-class Proxies:
-    """Faults of several proxies at once."""
-
-    def __init__(self, proxies: list[FaultProxy]) -> None:
-        self.__dict__["all"] = proxies
-
-    def __setattr__(self, name: str, value: object) -> None:
-        for proxy in self.__dict__["all"]:
-            setattr(proxy, name, value)
-
-    def cut(self) -> None:
-        for proxy in self.__dict__["all"]:
-            proxy.cut()
-
-
 @pytest.fixture(scope="module")
 def behind_sentinels() -> Iterator[tuple[str, FaultProxy]]:
     with redis_server() as primary, FaultProxy(primary.port) as proxy:
@@ -524,28 +615,14 @@ def behind_sentinels() -> Iterator[tuple[str, FaultProxy]]:
 
 
 @pytest.fixture(scope="module")
-def cluster_behind_proxies() -> Iterator[tuple[str, Proxies]]:
-    with redis_cluster(3) as servers, contextlib.ExitStack() as stack:
-        proxies = [stack.enter_context(FaultProxy(server.port)) for server in servers]
-        admins = [stack.enter_context(redis.Redis(port=server.port)) for server in servers]
-        for admin, proxy in zip(admins, proxies, strict=True):
-            admin.config_set("cluster-announce-port", proxy.port)
-        ports = {proxy.port for proxy in proxies}
-        for admin in admins:
-            wait_until_named(admin, ports)
-        yield f"redis+cluster://127.0.0.1:{proxies[0].port}", Proxies(proxies)
-
-
-def wait_until_named(admin: Any, ports: set[int]) -> None:
-    until(
-        lambda: {slots[2][1] for slots in admin.execute_command("CLUSTER SLOTS")} == ports,
-        "the node names the proxies",
-    )
+def cluster_behind_proxies() -> Iterator[tuple[str, FaultProxies]]:
+    with redis_cluster_behind_proxies() as found:
+        yield found
 
 
 class TestRedisCluster(ContractBehindProxy):
     @pytest.fixture(autouse=True)
-    def _place(self, cluster_behind_proxies: tuple[str, Proxies]) -> None:
+    def _place(self, cluster_behind_proxies: tuple[str, FaultProxies]) -> None:
         self.url, self._proxy = cluster_behind_proxies
 
     def open_store(self, clock: Clock) -> Storage:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 
 import pytest
 
+from tests.support.fault_proxy import FaultProxies, FaultProxy
 from tests.support.installed import need_driver, program
 from tests.support.ports import free_port
 from tests.support.server_process import ServerEnded, ServerProcess, until
@@ -137,6 +138,29 @@ def _is_whole(admin: Any, nodes: int, replicas: int) -> bool:
     is_following = role[0] != b"slave" or role[3] == b"connected"
     is_complete = info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == nodes
     return is_complete and known == replicas and is_following
+
+
+@contextlib.contextmanager
+def redis_cluster_behind_proxies() -> Iterator[tuple[str, FaultProxies]]:
+    """A cluster of three masters whose map names proxies, and the URL of one of these."""
+    import redis
+
+    with redis_cluster(3) as servers, contextlib.ExitStack() as stack:
+        proxies = [stack.enter_context(FaultProxy(server.port)) for server in servers]
+        admins = [stack.enter_context(redis.Redis(port=server.port)) for server in servers]
+        for admin, proxy in zip(admins, proxies, strict=True):
+            admin.config_set("cluster-announce-port", proxy.port)
+        ports = {proxy.port for proxy in proxies}
+        for admin in admins:
+            _wait_until_named(admin, ports)
+        yield f"redis+cluster://127.0.0.1:{proxies[0].port}", FaultProxies(proxies)
+
+
+def _wait_until_named(admin: Any, ports: set[int]) -> None:
+    until(
+        lambda: {slots[2][1] for slots in admin.execute_command("CLUSTER SLOTS")} == ports,
+        "the node names the proxies",
+    )
 
 
 @contextlib.contextmanager

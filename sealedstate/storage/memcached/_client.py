@@ -1,8 +1,8 @@
 """A client of one memcached server that reports whether a failed write may have happened.
 
 pymemcache provides the connections. Its pool is not used: it returns connections that the server
-has closed, and after a cancelled call a connection whose reply is still to come. A reply to a read
-names its key and is not trusted if it names another key.
+has closed, and keeps the connection of a cancelled call open for ever. A reply to a read names its
+key and is not trusted if it names another key.
 
 `timeout` bounds each wait for a connection or a reply. A handshake waits for up to two replies.
 """
@@ -57,7 +57,7 @@ class Server:
     place: tuple[str, int] | str
     connect_timeout: float
     timeout: float
-    prefix: bytes = b""
+    prefix: bytes = field(default=b"", repr=False)
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property

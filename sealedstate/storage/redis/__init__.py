@@ -124,11 +124,15 @@ class RedisStorage:
         """By the server's settings, read again after a minute and after each new connection.
 
         While the server does not answer: what it reported last, or conservative defaults. Of the
-        nodes of a cluster, the weakest counts.
+        nodes of a cluster, the weakest counts, and they are asked each minute only.
         """
         now, connects = self._now(), self._client.connects
         left = self._capabilities_until - now
-        if self._capabilities_of != connects or not 0 < left <= CAPABILITIES_LAST:
+        # Each connection to each node of a cluster would be a reason to ask all of them.
+        is_new = self._capabilities_of != connects and (
+            self._buckets == 1 or self._capabilities.assumed
+        )
+        if is_new or not 0 < left <= CAPABILITIES_LAST:
             self._capabilities_until = now + SILENCE_LASTS
             with contextlib.suppress(StorageError):
                 self._capabilities = weakest(
@@ -455,12 +459,13 @@ _FSYNC_COSTS = {
 
 def weakest(nodes: Sequence[Capabilities]) -> Capabilities:
     """Return the capabilities of a cluster from those of its nodes."""
-    found = nodes[0]
+    found, weak = nodes[0], {"durable": False, "survives_restart": False, "evicts": True}
     for node in nodes[1:]:
-        for name, is_weak in (("durable", False), ("survives_restart", False), ("evicts", True)):
-            if getattr(node, name) is is_weak and getattr(found, name) is not is_weak:
-                named = {name: node.reasons[name]}
-                found = replace(found, **{name: is_weak}, reasons={**found.reasons, **named})
+        for name, value in weak.items():
+            if getattr(node, name) is value and getattr(found, name) is not value:
+                names = (name, "enumerable", "contexts") if name == "evicts" else (name,)
+                reasons = {each: node.reasons[each] for each in names}
+                found = replace(found, **{name: value}, reasons={**found.reasons, **reasons})
     return found
 
 

@@ -297,7 +297,7 @@ def _begins_with(echo: bytes, answer: Any) -> bool:
 
 
 def _name_mark(key: bytes) -> bytes:
-    """Return a key in the slot of another, for a write that only moves the replication on."""
+    """Return a key in the slot of another; a write to it only moves the replication on."""
     return key[: key.rindex(b"}") + 1] + b":mark"
 
 

@@ -292,7 +292,7 @@ class Cluster:
                 continue
             read: list[Address | None] = [None] * SLOTS
             for first, last, (host, port, *_), *_ in answer:
-                # An empty host, or none, is the one that was asked.
+                # An empty host, or none, is that of the node that was asked.
                 at = ((host or b"").decode() or place[0], int(port))
                 read[first : last + 1] = [at] * (last - first + 1)
             self._map, self._is_stale = read, False

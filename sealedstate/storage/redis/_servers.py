@@ -269,7 +269,7 @@ class ServerConnections(Connections):
         return connection
 
     def ask(self, deadline: float, *words: bytes) -> Any:
-        """Return the answer to a command over a connection of its own, by `deadline`."""
+        """Return the answer to a command over a separate connection, by `deadline`."""
         connection = self._connect(deadline, max(deadline - time.monotonic(), 0.001))
         try:
             return _exchange(connection, words)
