@@ -9,11 +9,14 @@ the lists of a context's records and indexes; CONTEXT and KEY are digests. In a 
 lists of each kind share the records of a context by the first byte of the key's digest, and that
 byte in hexadecimal follows CONTEXT: `{CONTEXT.1f}`. The braces put all names of a bucket into one
 hash slot, so that its scripts run on one node, and the records of a user spread over the nodes.
+For the contexts in `FOLLOWED`, but not in a cluster, `:feed` has the number of the last write, and
+`:changes` the records by number.
 
 A Redis user with limited rights needs the keys `sealedstate:*` and the commands `get ping eval
 evalsha set getrange setrange persist pexpire pttl del unlink exists zadd zrem zrange zrangebyscore
-zscore zscan scan`, in a cluster `asking cluster|slots`, too, and `wait` for `sealedstate_wait`.
-Without `config` and `info`, the store declares no durability.
+zscore zscan scan hsetnx hincrby hmget mget`, in a cluster `asking cluster|slots`, too, and `wait`
+for `sealedstate_wait`. Without `config` and `info`, the store declares no durability, and without
+`info` it cannot be followed.
 
 Operations on a context process PAGE records per step, so that other clients do not wait for long.
 If one fails, it can be repeated. `keys` is a snapshot, and therefore one answer of any length.
@@ -29,9 +32,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import StorageError, VersionMismatch
 from ..contract import (
+    FOLLOWED,
     LATEST,
     NAME_CHARS,
     Capabilities,
+    Changes,
     Clock,
     Stored,
     check_arguments,
@@ -60,6 +65,8 @@ PAGE = 500
 # How many steps through the server's keys a call of `reap` makes at most, and how large they are.
 REAP_STEPS, REAP_STEP = 20, b"1000"
 
+# The scripts that number the write of a record that is followed.
+_NUMBERED = (scripts.CREATE, scripts.UPDATE, scripts.UPDATE_EXPIRATION)
 # What may be lost at a restart need not be confirmed by replicas.
 _UNCONFIRMED = {
     context
@@ -135,14 +142,13 @@ class RedisStorage:
         if is_new or not 0 < left <= CAPABILITIES_LAST:
             self._capabilities_until = now + SILENCE_LASTS
             with contextlib.suppress(StorageError):
-                self._capabilities = weakest(
-                    [
-                        capabilities_by(
-                            self._client.read_many(*SETTINGS_COMMANDS, node=node), self._client.wait
-                        )
-                        for node in self._client.every()
-                    ]
-                )
+                found = [
+                    capabilities_by(
+                        self._client.read_many(*SETTINGS_COMMANDS, node=node), self._client.wait
+                    )
+                    for node in self._client.every()
+                ]
+                self._capabilities = found[0] if self._buckets == 1 else weakest(found)
                 self._capabilities_until = now + CAPABILITIES_LAST
             self._capabilities_of = self._client.connects
         return self._capabilities
@@ -160,17 +166,7 @@ class RedisStorage:
     def read(self, context: str, key: str) -> Stored | None:
         check_arguments(_UNKNOWN, context, key)
         place = _place(context, key, self._buckets)
-        record = self._client.read(b"GET", place.keys[0], accept=place.owns)
-        if record is None:
-            return None
-        expiry = int(record[scripts.VERSION_CHARS : scripts.VERSION_CHARS + scripts.EXPIRY_CHARS])
-        stored = Stored(
-            record[scripts.HEADER_BYTES :],
-            int(record[: scripts.VERSION_CHARS]) - _OFFSET,
-            None if expiry == _PERMANENT else expiry,
-        )
-        is_live = stored.expires_at is None or stored.expires_at > self._now()
-        return stored if is_live else None
+        return self._parse_record(self._client.read(b"GET", place.keys[0], accept=place.owns))
 
     def update(
         self,
@@ -260,6 +256,10 @@ class RedisStorage:
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         check_arguments(_UNKNOWN, context, "any", b"", expires_at)
+        if self._is_followed(context):
+            for key in self.keys(context):
+                self.update_expiration(context, key, expires_at)
+            return
         now = self._now()
         for names in self._filled(context, b"records"):
             cursor = b""
@@ -286,6 +286,63 @@ class RedisStorage:
     def prepare(self) -> None:
         self.ping()
 
+    def changes(self, after: str | None, limit: int) -> Changes:
+        if self._buckets > 1:
+            raise StorageError(
+                "a Redis Cluster can't be followed (its capability `changes` is False)"
+            )
+        # After a restart, or with another server, numbers may have been given again.
+        contexts = sorted(FOLLOWED)
+        known, *marks = (after or ":".join(["", *[":0"] * len(contexts)])).split(":")
+        numbers = [int(number) for number in marks[1::2]]
+        commands: list[Sequence[bytes]] = [(b"INFO", b"server")]
+        for context, number in zip(contexts, numbers, strict=True):
+            (names,), page = _all_names(context, 1), (b"LIMIT", b"0", b"%d" % limit)
+            commands += [
+                (b"HMGET", names.feed, b"incarnation", b"number"),
+                (b"ZRANGEBYSCORE", names.changes, b"(%d" % number, b"+inf", b"WITHSCORES", *page),
+            ]
+        (node,) = self._client.every()
+        info, *answers = self._client.read_many(*commands, node=node)
+        run = None if info is None else _settings_of([info]).get("run_id")
+        if run is None or None in answers:
+            raise self._client.unavailable("its user may not read what has changed (INFO, HMGET)")
+        incarnations = [(feed[0] or b"").hex() for feed in answers[::2]]
+        went_back = any(
+            int(feed[1] or 0) < number for feed, number in zip(answers[::2], numbers, strict=True)
+        )
+        if after is not None and (went_back or [run, *incarnations] != [known, *marks[::2]]):
+            return self.changes(None, limit)
+        left, records = limit, list[tuple[str, str, Stored]]()
+        for at, (context, found) in enumerate(zip(contexts, answers[1::2], strict=True)):
+            entries, scores = found[: 2 * left : 2], found[1 : 2 * left : 2]
+            left -= len(entries)
+            if not entries:
+                continue
+            numbers[at] = int(scores[-1])
+            values = self._client.read(b"MGET", *_all_names(context, 1)[0].of(b"r:", entries))
+            for entry, value in zip(entries, values, strict=True):
+                key = entry[NAME_CHARS:].decode()
+                if not _place(context, key, 1).owns(value):
+                    raise self._client.unavailable("a record is not what its key says")
+                stored = self._parse_record(value)
+                if stored is not None:
+                    records.append((context, key, stored))
+        marks = [f"{each}:{number}" for each, number in zip(incarnations, numbers, strict=True)]
+        return Changes(records, ":".join([run, *marks]), left > 0, after is None)
+
+    def _parse_record(self, record: bytes | None) -> Stored | None:
+        if record is None:
+            return None
+        expiry = int(record[scripts.VERSION_CHARS : scripts.VERSION_CHARS + scripts.EXPIRY_CHARS])
+        stored = Stored(
+            record[scripts.HEADER_BYTES :],
+            int(record[: scripts.VERSION_CHARS]) - _OFFSET,
+            None if expiry == _PERMANENT else expiry,
+        )
+        is_live = stored.expires_at is None or stored.expires_at > self._now()
+        return stored if is_live else None
+
     # --- lists ----------------------------------------------------------------------------------
 
     def _call_each(self, keys: Sequence[bytes], command: bytes, *arguments: bytes) -> list[Any]:
@@ -310,6 +367,9 @@ class RedisStorage:
         arguments: Sequence[bytes],
         version: int | None = None,
     ) -> Any:
+        if script in _NUMBERED and self._is_followed(context):
+            (names,) = _all_names(context, 1)
+            keys = (*keys, names.feed, names.changes)
         return self._client.run(
             script,
             keys,
@@ -317,6 +377,10 @@ class RedisStorage:
             version=version,
             is_confirmed=context not in _UNCONFIRMED,
         )
+
+    def _is_followed(self, context: str) -> bool:
+        # The buckets of a cluster are on several nodes, which have no common number.
+        return context in FOLLOWED and self._buckets == 1
 
     def _reap_list(self, name: bytes, limit: int) -> int:
         names, removed = _ContextNames(_base(name)), 0
@@ -327,7 +391,7 @@ class RedisStorage:
             due = (b"-inf", b"%d" % now, b"LIMIT", b"0", b"%d" % page)
             (entries,), count = self._call_each([name], b"ZRANGEBYSCORE", *due), 0
             if name == names.records and entries:
-                keys = (name, *names.of(b"r:", entries))
+                keys = (name, names.changes, *names.of(b"r:", entries))
                 count = int(self._client.run(scripts.REAP, keys, _format_time(now), *entries))
             else:
                 for entry in entries:
@@ -362,6 +426,14 @@ class _ContextNames:
     @property
     def indexes(self) -> bytes:
         return self.base + b"indexes"
+
+    @property
+    def feed(self) -> bytes:
+        return self.base + b"feed"
+
+    @property
+    def changes(self) -> bytes:
+        return self.base + b"changes"
 
     def of(self, kind: bytes, entries: Sequence[bytes]) -> list[bytes]:
         """Return the keys of records (r:) or indexes (i:) from their entries in the list."""
@@ -446,6 +518,7 @@ SETTINGS_COMMANDS: tuple[tuple[bytes, ...], ...] = (
     (b"INFO", b"persistence"),
     (b"INFO", b"memory"),
     (b"INFO", b"replication"),
+    (b"INFO", b"server"),
 )
 
 # With everysec, Redis holds back acknowledged writes during an fsync, for up to two seconds: with a
@@ -459,7 +532,9 @@ _FSYNC_COSTS = {
 
 def weakest(nodes: Sequence[Capabilities]) -> Capabilities:
     """Return the capabilities of a cluster from those of its nodes."""
-    found, weak = nodes[0], {"durable": False, "survives_restart": False, "evicts": True}
+    reasons = {**nodes[0].reasons, "changes": "the nodes of a cluster do not number their writes"}
+    found = replace(nodes[0], changes=False, reasons=reasons)
+    weak = {"durable": False, "survives_restart": False, "evicts": True}
     for node in nodes[1:]:
         for name, value in weak.items():
             if getattr(node, name) is value and getattr(found, name) is not value:
@@ -474,17 +549,7 @@ def capabilities_by(answers: Sequence[Any], wait: int = 0) -> Capabilities:
 
     `wait`: how many replicas confirm a write.
     """
-    # By name; those that the server does not report are missing.
-    settings: dict[str, str] = {}
-    for answer in answers:
-        if isinstance(answer, dict):  # by RESP3, which a client may speak
-            answer = [word for pair in answer.items() for word in pair]
-        if isinstance(answer, list):
-            words = [word.decode(errors="replace") for word in answer]
-            settings.update(zip(words[::2], words[1::2], strict=False))
-        elif isinstance(answer, bytes):
-            lines = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
-            settings.update({name: value for name, colon, value in lines if colon})
+    settings = _settings_of(answers)
     durable, survives_restart, why_durable = _persistence(settings, wait)
     limit = settings.get("maxmemory")
     policy = settings.get("maxmemory-policy", settings.get("maxmemory_policy"))
@@ -493,7 +558,10 @@ def capabilities_by(answers: Sequence[Any], wait: int = 0) -> Capabilities:
     else:
         evicts = limit != "0" and policy != "noeviction"
         why_evicts = f"maxmemory {limit}, maxmemory-policy {policy}"
+    changes = "run_id" in settings and settings.get("role") != "slave"
     reasons = {"durable": why_durable, "survives_restart": why_durable, "evicts": why_evicts}
+    if not changes:
+        reasons["changes"] = "INFO server is forbidden, or it is a replica"
     if evicts:
         reasons["enumerable"] = reasons["contexts"] = (
             f"{why_evicts}: it may evict the list of a context's keys, too"
@@ -504,8 +572,24 @@ def capabilities_by(answers: Sequence[Any], wait: int = 0) -> Capabilities:
         durable=durable,
         survives_restart=survives_restart,
         evicts=evicts,
+        changes=changes,
         reasons=reasons,
     )
+
+
+def _settings_of(answers: Sequence[Any]) -> dict[str, str]:
+    """The settings by name, without those that the server does not report."""
+    settings: dict[str, str] = {}
+    for answer in answers:
+        if isinstance(answer, dict):  # by RESP3, which a client may speak
+            answer = [word for pair in answer.items() for word in pair]
+        if isinstance(answer, list):
+            words = [word.decode(errors="replace") for word in answer]
+            settings.update(zip(words[::2], words[1::2], strict=False))
+        elif isinstance(answer, bytes):
+            lines = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
+            settings.update({name: value for name, colon, value in lines if colon})
+    return settings
 
 
 def _persistence(settings: Mapping[str, str], wait: int) -> tuple[bool, bool, str]:

@@ -112,7 +112,8 @@ class RedisClient(ServerClient):
 
         Raises StorageUnavailable, also for an answer that `accept` rejects.
         """
-        (answer,) = self._request([words], words[1], is_read=True, accept=accept, node=node)
+        key = words[1] if len(words) > 1 else b""
+        (answer,) = self._request([words], key, is_read=True, accept=accept, node=node)
         if isinstance(answer, Refusal):
             raise self._as_storage_error(answer, is_read=True)
         return answer
@@ -232,7 +233,7 @@ class RedisClient(ServerClient):
                 raise
             except StorageUnavailable:
                 # Nothing was written, and the time is not over if another server is named.
-                other = None if node else nodes.replace(connections, key, deadline)
+                other = nodes.replace(connections, key, 0 if node else deadline)
                 if other is None or "" in followed:
                     raise
                 followed.add("")
