@@ -125,6 +125,7 @@ class DynamoDBStorage:
         self._host = urllib.parse.urlsplit(str(self._opened.meta.endpoint_url)).netloc
         self._address = f"{self._table} at {self._host}"
         self._capabilities, self._last_ping = _UNKNOWN, -RETRY_SECONDS
+        self._is_silent = False
 
     def __repr__(self) -> str:
         return f"<DynamoDBStorage {self._address}>"
@@ -365,10 +366,12 @@ class DynamoDBStorage:
         """
         until = monotonic() + self._timeout
         while True:
-            wrote_nothing = may_repeat = False
+            wrote_nothing = may_repeat = is_refused = False
             try:
                 answer = getattr(self._client(), operation)(TableName=self._table, **parameters)
                 if proof in answer:
+                    if self._is_silent:  # `capabilities` need not wait any longer
+                        self._is_silent, self._last_ping = False, -RETRY_SECONDS
                     return answer
                 why, may_repeat = "the answer was cut, or is not DynamoDB's", is_read
             except exceptions.ClientError as error:
@@ -378,8 +381,9 @@ class DynamoDBStorage:
                 if code == _NO_TABLE:
                     raise self._unusable("there is no such table") from None
                 # A number as code is a proxy's. After status 500 and more it may have written.
-                is_certain = error.response["ResponseMetadata"].get("HTTPStatusCode") == 400
-                why, wrote_nothing = f"it refuses ({code})", is_certain and not code.isdigit()
+                status = error.response["ResponseMetadata"].get("HTTPStatusCode")
+                is_refused = wrote_nothing = status == 400 and not code.isdigit()
+                why = f"it refuses ({code})"
             except exceptions.ReadTimeoutError:
                 why = f"no answer within {self._timeout} s"
             except (exceptions.HTTPClientError, exceptions.SSLError) as error:
@@ -388,6 +392,7 @@ class DynamoDBStorage:
                 why, wrote_nothing = f"no request was sent ({type(error).__name__})", True
             except Exception as error:  # of any library, about an answer that can't be parsed
                 why = f"the answer is not DynamoDB's ({type(error).__name__})"
+            self._is_silent = self._is_silent or not is_refused
             if may_repeat and monotonic() < until:
                 until = 0.0  # once
             elif is_read or wrote_nothing:
