@@ -31,6 +31,7 @@ from ._scripts import Script
 from ._servers import (
     ECHO_BYTES,
     REFUSALS,
+    Kind,
     Refusal,
     explain_wrong_kind,
     pack,
@@ -74,7 +75,8 @@ class RedisClient(ServerClient):
                 "client: must be a URL, a redis.Redis or a redis.cluster.RedisCluster, got"
                 f" {type(source).__module__}.{type(source).__name__}"
             )
-        self.buckets, self.kind = self._nodes.buckets, self._nodes.kind
+        self.buckets = self._nodes.buckets
+        self.kind: Kind = self._nodes.kind
 
     def close(self) -> None:
         """Close idle connections."""

@@ -261,7 +261,8 @@ class ServerConnections(Connections):
     def __init__(self, owner: Owner, place: Address | str, login: Login, kind: Kind | None) -> None:
         super().__init__()
         self.place, self.address = place, show_address(place)
-        self._owner, self._login, self._kind = owner, login, kind
+        self._owner, self._login = owner, login
+        self._kind: Kind | None = kind
 
     def open(self, deadline: float) -> Any:
         connection = self._connect(deadline, self._login.timeout)
