@@ -14,11 +14,12 @@ from quart.wrappers import Websocket
 from werkzeug.datastructures import Headers
 
 from sealedstate import ConfigurationError, Session, Settings
-from sealedstate.adapting import log_late_changes, sealed, session_headers
+from sealedstate.adapting import DEVICES, log_late_changes, sealed, session_headers
 from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, Logout
+from sealedstate.devices import make_registry, require_registry
 from sealedstate_flask import FlaskSession
 from sealedstate_flask import SealedSessionInterface as FlaskInterface
-from sealedstate_flask._extension import find_registry, open_keeper, open_registry
+from sealedstate_flask._extension import open_keeper
 from sealedstate_flask._session import log
 
 
@@ -52,7 +53,8 @@ class SealedSessions:
         if opened is not None:
             keeper = AsyncKeeper(opened, self._threads)
             app.extensions["sealedstate"] = keeper
-            open_registry(app, partial(AsyncSessionRegistry, keeper))
+            make = partial(AsyncSessionRegistry, keeper)
+            app.extensions["sealedstate_devices"] = make_registry(make, app.config.get(DEVICES))
             # Quart takes any interface, but says so of its default only.
             interface: Any = SealedSessionInterface(app, keeper, self._autoload)
             app.session_interface = interface
@@ -64,8 +66,8 @@ def devices() -> AsyncSessionRegistry:
 
     Raises ConfigurationError without that.
     """
-    registry: AsyncSessionRegistry = find_registry(current_app)
-    return registry
+    found: AsyncSessionRegistry | None = current_app.extensions.get("sealedstate_devices")
+    return require_registry(found)
 
 
 class QuartSession(FlaskSession):

@@ -106,7 +106,7 @@ SEALED = MIDDLEWARE[0]
         (
             {"SESSION_COOKIE_NAME": "shop", "SEALEDSTATE_LEGACY_UNTIL": "2999-01-01"},
             "E006",
-            "{'cookie_name': ",
+            "set SEALEDSTATE['cookie_name']",
         ),
     ],
 )
