@@ -427,7 +427,8 @@ class FrameworkConfig:
         subject_key: str,
         sources: Mapping[str, str] | None = None,
     ) -> None:
-        self._kind, self._prefix = kind, prefix
+        self._kind: Literal["flask", "django"] = kind
+        self._prefix = prefix
         self._sources = {**SESSION_COOKIE, **(sources or {})}
         self.find, self.environ = find, dict(os.environ)
         self.given = {k: v for k, v in given.items() if k not in (LEGACY_UNTIL, DEVICES)}

@@ -31,7 +31,7 @@ _log = logging.getLogger("sealedstate.django")
 
 _NAME = "SEALEDSTATE"
 # Django's settings that settings begin with, beside those of the cookie.
-_SOURCES = dict.fromkeys(("idle_lifetime", "absolute_lifetime"), "SESSION_COOKIE_AGE")
+_SOURCES = {"idle_lifetime": "SESSION_COOKIE_AGE", "absolute_lifetime": "SESSION_COOKIE_AGE"}
 _IN_USE = 30 * 86400
 
 _lock = ForkSafeLock()
