@@ -23,7 +23,7 @@ from .keeper import Keeper
 from .keyring import Key
 from .legacy import KINDS, Fetch, LegacyReader
 from .session import UNCHANGEABLE, Session
-from .settings import ENVIRONMENT_PREFIX, Settings, cased
+from .settings import ENVIRONMENT_PREFIX, Settings, cased, process_environment
 
 __all__ = [
     "FrameworkConfig",
@@ -430,7 +430,7 @@ class FrameworkConfig:
         self._kind: Literal["flask", "django"] = kind
         self._prefix = prefix
         self._sources = {**SESSION_COOKIE, **(sources or {})}
-        self.find, self.environ = find, dict(os.environ)
+        self.find, self.environ = find, dict(process_environment())
         self.given = {k: v for k, v in given.items() if k not in (LEGACY_UNTIL, DEVICES)}
         variable = self.environ.pop(LEGACY_UNTIL, None)
         self.until = find(LEGACY_UNTIL) or variable
@@ -481,10 +481,10 @@ class FrameworkConfig:
         self.defaults["keys"] = Key.generate(os.urandom).export()
 
     def take_over(self, max_age: int, fetch: Fetch | None = None, is_signed: bool = True) -> None:
-        """Read the framework's sessions of before, until the date in SEALEDSTATE_LEGACY_UNTIL.
+        """Let the framework's sessions of before be read, until SEALEDSTATE_LEGACY_UNTIL.
 
-        `max_age` and `fetch`: as of a LegacyReader. `is_signed`: whether its secrets made cookies.
-        The date is a date or its ISO text, in UTC without a time zone.
+        That is a date or its ISO text; without a time zone it is in UTC. `max_age` and `fetch`: as
+        of a LegacyReader. `is_signed`: whether the framework's secrets made the cookies.
         """
         find, defaults = self.find, self.defaults
         try:
