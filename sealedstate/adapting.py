@@ -414,8 +414,8 @@ class FrameworkConfig:
     `kind`: as of a LegacyReader. `find`: reads a name of the configuration; None if it is not
     there. `given`: our settings in it, whose names have `prefix`, or in a dict SEALEDSTATE none.
     `subject_key`: the framework's. `sources`: its own names of settings beside SESSION_COOKIE.
-    `defaults` are for what neither names, and begin with the cookie of the framework. Raises
-    ConfigurationError.
+    `defaults` are for what neither names, and begin with the cookie of the framework. Its methods
+    raise ConfigurationError.
     """
 
     def __init__(
@@ -437,11 +437,6 @@ class FrameworkConfig:
         self.defaults: dict[str, Any] = {"convert": plain, "subject_key": subject_key}
         # Authlib keeps such parts of each login that was begun.
         self.defaults["may_drop"] = ["_state_*"]
-        if not find("SESSION_COOKIE_HTTPONLY"):
-            raise ConfigurationError(
-                "SESSION_COOKIE_HTTPONLY: a sealed session is always HttpOnly; no script can read"
-                " it"
-            )
         cookie = {name: find(source) for name, source in SESSION_COOKIE.items()}
         if isinstance(same_site := cookie["same_site"], str):
             cookie["same_site"] = same_site.title()
@@ -521,6 +516,11 @@ class FrameworkConfig:
 
     def read(self) -> Settings:
         """The settings."""
+        if not self.find("SESSION_COOKIE_HTTPONLY"):
+            raise ConfigurationError(
+                "SESSION_COOKIE_HTTPONLY: a sealed session is always HttpOnly; no script can read"
+                " it"
+            )
         given, others = self.given, [LEGACY_UNTIL]
         return Settings.from_config(given, self._prefix, self.environ, others, **self.defaults)
 

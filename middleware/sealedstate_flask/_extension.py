@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from datetime import timedelta
 from functools import partial
@@ -16,19 +15,12 @@ from flask.sessions import SecureCookieSessionInterface, SessionInterface
 from werkzeug.test import create_environ
 
 from sealedstate import ConfigurationError, Keeper, Settings
-from sealedstate.adapting import (
-    DEVICES,
-    LEGACY_UNTIL,
-    SESSION_COOKIE,
-    FrameworkConfig,
-    config_names,
-)
+from sealedstate.adapting import DEVICES, LEGACY_UNTIL, FrameworkConfig
 from sealedstate.cli import command_for
 from sealedstate.devices import SessionRegistry, make_registry, require_registry
 from sealedstate.errors import OperatorError, UncheckedSession, show_value
 from sealedstate.legacy import Fetch, StoredSession
-from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
-from sealedstate.settings import MAX_LIFETIME
+from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 
 from ._session import SUBJECT_KEY, SealedSessionInterface, log
 
@@ -84,7 +76,7 @@ def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keepe
     # Servers have commands of click, too, but load the application by no ScriptInfo.
     is_command = command is not None and command.find_object(script_info) is not None
     is_server = command is not None and command.command.name == "run"
-    with config_names({*app.config, *os.environ}, PREFIX, SESSION_COOKIE):
+    with _read_config(app).names():
         value = app.config["PERMANENT_SESSION_LIFETIME"]
         seconds = value.total_seconds() if isinstance(value, timedelta) else value
         # The comparison is also false for NaN.
@@ -112,9 +104,14 @@ def _refuse(error: Exception) -> None:
     raise error
 
 
+def _read_config(app: Any) -> FrameworkConfig:
+    config = app.config
+    return FrameworkConfig("flask", config.get, config, ENVIRONMENT_PREFIX, SUBJECT_KEY)
+
+
 def read_settings(app: Any) -> Settings:
     """What the application's configuration and the environment set. Raises ConfigurationError."""
-    found = FrameworkConfig("flask", app.config.get, app.config, PREFIX, SUBJECT_KEY)
+    found = _read_config(app)
     found.defaults["cookie_path"] = SessionInterface().get_cookie_path(app)
     permanent = int(app.permanent_session_lifetime.total_seconds())
     if found.until:

@@ -145,7 +145,7 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
             else:
                 await self.asynchronous.close_unsent(inner)
             return
-        if not _is_file(response) and self._may_renew(found) and self._is_persistent(found):
+        if not _is_file(response) and self._may_renew(found):
             inner.load()
         await self._save(found, response.headers)
         # A test's `async with client:` may still read flashed messages, which removes them.
@@ -157,12 +157,11 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         cross_site = self.keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
         return self.asynchronous.session(environ["HTTP_COOKIE"], cross_site)
 
-    def _is_persistent(self, session: FlaskSession) -> bool:
-        """Whether an untouched session outlives the browser's window. Asks no store."""
+    def _may_renew(self, session: FlaskSession) -> bool:
+        """The same without asking the store."""
         if not self._autoload and self.keeper.asks_store(session._environ["HTTP_COOKIE"]):
             return False
-        record = session._session.load_ahead(()).record
-        return record is not None and bool(record.terms.persistent)
+        return super()._may_renew(session)
 
     async def _save(self, session: QuartSession, headers: Headers) -> None:
         inner = session._session
