@@ -1,8 +1,9 @@
 """Events of sessions and keys, for logs, counters and observers.
 
 Each event is one record of the logger ``sealedstate``, at INFO, or at WARNING or ERROR if the
-operator should look. Its fields are a dict, ``record.sealedstate``, beside the readable message. An
-event has a digest of the session's id and the id of the key, and no other data of either.
+operator should look; each call of the store at DEBUG. Its fields are a dict,
+``record.sealedstate``, beside the readable message. An event has a digest of the session's id and
+the id of the key, and no other data of either.
 docs/events.md lists all events.
 """
 
@@ -36,11 +37,15 @@ WARN_EVERY = 60
 
 EventName: TypeAlias = Literal[
     "adopted",
+    "feed-followed",
+    "feed-lost",
     "given-up",
     "key-missing",
     "keys-stale",
     "legacy-refused",
     "logins-unreadable",
+    "logouts-assumed",
+    "logouts-unknown",
     "no-room",
     "not-sent",
     "opened",
@@ -59,6 +64,9 @@ EventName: TypeAlias = Literal[
     "row-refused",
     "saved",
     "spilled",
+    "store-back",
+    "store-call",
+    "store-silent",
     "subject-revoked",
     "withheld-long",
 ]
@@ -70,7 +78,8 @@ class Event:
 
     `reason`: why, of a fixed set of words. `kid`: 8 hex digits. `session`: 16 hex digits that
     differ for each session. `detail`: a sentence for people. `counted_kid`: the kid for a label of
-    a metric, or ``others`` once too many kids came.
+    a metric, or ``others`` once too many kids came. `operation` and `seconds`: of a call of the
+    store, and how long it took.
     """
 
     name: EventName
@@ -79,6 +88,8 @@ class Event:
     session: str | None = None
     detail: str | None = None
     counted_kid: str | None = None
+    operation: str | None = None
+    seconds: float | None = None
 
     @property
     def label(self) -> str:
@@ -177,6 +188,8 @@ class EventLog:
         detail: str | None = None,
         level: int = logging.INFO,
         is_frequent: bool = False,
+        operation: str | None = None,
+        seconds: float | None = None,
     ) -> None:
         """Count, log and pass on one event. A failing observer raises nothing here.
 
@@ -202,10 +215,22 @@ class EventLog:
         session = (
             None if session_id is None else hashlib.blake2b(session_id, digest_size=8).hexdigest()
         )
-        event = Event(name, reason, kid.hex() if kid else None, session, detail, count.kid)
+        event = Event(
+            name,
+            reason,
+            kid.hex() if kid else None,
+            session,
+            detail,
+            count.kid,
+            operation,
+            None if seconds is None else round(seconds, 6),
+        )
         if is_logged:
+            facts: dict[str, str | float | None]
             facts = {"kid": event.kid, "session": event.session}
-            message = [event.label, *(f"{key}={value}" for key, value in facts.items() if value)]
+            facts |= {"operation": operation, "seconds": event.seconds}
+            known = {key: value for key, value in facts.items() if value is not None}
+            message = [event.label, *(f"{key}={value}" for key, value in known.items())]
             if detail is not None:
                 message.append(detail)
             fields = {"event": name, "reason": reason, **facts, "detail": detail}

@@ -41,6 +41,7 @@ from .errors import (
     StorageUnavailable,
     UncheckedSession,
     UnreadableError,
+    UnsupportedValue,
     UsageError,
     quote_text,
 )
@@ -271,6 +272,8 @@ class Keeper:
         deployment, now = self._deployment, self._deployment.now()
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking by subject needs a store; set storage")
+        if subject is None:
+            raise UnsupportedValue("subject", "must name a user; got None, a visitor's subject")
         check_subject(subject)
         lifetime = deployment.longest_lifetime()
         deployment.revocations.mark_lookup(lifetime)

@@ -196,10 +196,15 @@ class LegacyReader:
 
     @property
     def secrets(self) -> list[bytes]:
-        """All secrets, the newest last, as itsdangerous has them. Fernet's texts are decoded."""
+        """All secrets, the newest last, as itsdangerous has them; Fernet's are decoded."""
         given = [self.secret] if isinstance(self.secret, str | bytes) else self.secret
-        to_bytes = base64.urlsafe_b64decode if self.kind == "aiohttp-fernet" else str.encode
-        return [to_bytes(each) if isinstance(each, str) else each for each in reversed(given)]
+        if self.kind != "aiohttp-fernet":
+            return [each.encode() if isinstance(each, str) else each for each in reversed(given)]
+        # aiohttp-session takes 32 bytes, or their text, which Fernet.generate_key returns as bytes.
+        return [
+            base64.urlsafe_b64decode(each) if isinstance(each, str) or len(each) == 44 else each
+            for each in reversed(given)
+        ]
 
     def names(self, header: str) -> list[str]:
         """The names of the old cookies in a Cookie header."""

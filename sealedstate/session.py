@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, Literal, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 from uuid import UUID
 
 from ._wire import cbor
@@ -230,6 +230,8 @@ class Session(MutableMapping[str, object]):
     _limit = NO_LIMIT
     _is_limited = False
     _is_kept = False
+    # The state before a logout whose end is not recorded yet.
+    _before_logout: dict[str, Any] | None = None
     # What `load_ahead` loaded, until the first use.
     _ahead: SessionBackend | None = None
 
@@ -440,13 +442,9 @@ class Session(MutableMapping[str, object]):
         When this returns, the revocation is recorded. Raises StorageError, NoPrimaryKey or
         SessionWithheld if it could not be; the session is then unchanged.
         """
-        loaded = self._use_to_write()
-        loaded.end()
-        self.clear()
-        self._subject, self._is_ended = None, True
-        self._is_signed_in = self._is_regenerated = self._is_limited = self._is_kept = False
-        self._limit = NO_LIMIT
-        self._id = loaded.new_id()
+        self._use_to_write().end()
+        self.begin_logout()
+        self.finish_logout()
 
     # --- the mapping ----------------------------------------------------------------------------
 
@@ -669,6 +667,34 @@ class Session(MutableMapping[str, object]):
             except (SessionNotLoaded, OperatorError) as error:
                 errors[name] = error
         return values, errors
+
+    def begin_logout(self) -> None:
+        """Become the new session that a logout leaves, whose end the caller has yet to record.
+
+        For event loops, which record it later, by `SessionBackend.end`, and then call
+        `finish_logout`.
+        """
+        loaded = self._use_to_write()
+        if self._before_logout is None:
+            before = self._before_logout = dict(vars(self))
+            for name in ("_parts", "_removed"):
+                parts: dict[str, Part | bytes] = before[name]
+                before[name] = {
+                    name: replace(part) if isinstance(part, Part) else part
+                    for name, part in parts.items()
+                }
+        self.clear()
+        self._subject, self._is_ended = None, True
+        self._is_signed_in = self._is_regenerated = self._is_limited = self._is_kept = False
+        self._limit = NO_LIMIT
+        self._id = loaded.new_id()
+
+    def finish_logout(self, is_recorded: bool = True) -> None:
+        """Keep what `begin_logout` has made; or, if the end is not recorded, be as before it."""
+        before, self._before_logout = self._before_logout, None
+        if before is not None and not is_recorded:
+            vars(self).clear()
+            vars(self).update(before)
 
     def watch(self, name: str, value: object) -> None:
         """Find the changes inside `value`, which `read_unwatched` has returned for a part."""

@@ -140,7 +140,8 @@ def _decode_plain(data: bytes) -> list[object] | dict[object, object] | None:
     """The list or dict that is encoded without a tag: of what JSON has, and of bytes.
 
     None for any other, also for some that are one. Without tags and other simple values than
-    JSON's, what cbor2 reads by these limits is a value of ours, and what it writes is its encoding.
+    JSON's, what cbor2 reads by these limits is a value of a session, and what it writes is the
+    encoding of it.
     """
     if len(data) > MAX_BYTES or len(data.translate(None, _SIMPLE_HEADS)) < len(data):
         return None

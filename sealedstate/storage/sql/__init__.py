@@ -16,8 +16,10 @@ from typing import Any
 
 from ...errors import ConfigurationError, StorageError, VersionMismatch
 from ..contract import (
+    FOLLOWED,
     LAST_VERSION,
     Capabilities,
+    Changes,
     Clock,
     Stored,
     check_arguments,
@@ -68,6 +70,7 @@ class SQLStorage:
         driver = _load_driver(parsed, timeout)
         self._address = driver.address
         self._sql = driver.statements
+        self._driver = driver
         self._reap_rows = driver.reap
         self._pool = SQLPool(driver, str(parsed.password or ""), timeout, pool_size)
         self._last_ping = -math.inf
@@ -95,6 +98,7 @@ class SQLStorage:
             "value": bytes(value),
             "expires_at": expires_at,
             "version": version,
+            "changed": context in FOLLOWED or None,
         }
         return self._write(self._sql.create, params, version)
 
@@ -118,6 +122,7 @@ class SQLStorage:
             "value": bytes(value),
             "expires_at": expires_at,
             "version": version,
+            "changed": context in FOLLOWED or None,
         }
         lowest, highest = 0, version - 1
         if expected is not None:
@@ -182,7 +187,11 @@ class SQLStorage:
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         self._start(context, key, b"", expires_at)
-        params = {**self._place(context, key), "expires_at": expires_at}
+        params = {
+            **self._place(context, key),
+            "expires_at": expires_at,
+            "changed": context in FOLLOWED or None,
+        }
         return self._write(self._sql.update_expiration, params)
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
@@ -191,8 +200,12 @@ class SQLStorage:
             "context_place": context_digest(context),
             "now": self._now(),
             "expires_at": expires_at,
+            "changed": context in FOLLOWED or None,
         }
-        self._pool.transaction(lambda cursor: cursor.execute(self._sql.touch_context, params))
+        if params["changed"]:
+            self._write(self._sql.touch_context, params)
+        else:
+            self._pool.transaction(lambda cursor: cursor.execute(self._sql.touch_context, params))
 
     def delete_context(self, context: str) -> None:
         self._start(context, "any")
@@ -208,6 +221,11 @@ class SQLStorage:
         # A new connection checks the tables, and makes them.
         self._pool.invalidate_older()
         self.ping()
+
+    def changes(self, after: str | None, limit: int) -> Changes:
+        self._pool.start()
+        now = self._now()
+        return self._pool.read(lambda cursor: self._driver.changes(cursor, after, now, limit))
 
     # --- one statement --------------------------------------------------------------------------
 
@@ -225,6 +243,8 @@ class SQLStorage:
         """Return whether a statement has changed a row."""
 
         def write(cursor: Cursor) -> int:
+            if params.get("changed"):
+                return self._driver.execute_numbered(cursor, sql, params)
             cursor.execute(sql, params)
             return cursor.rowcount
 

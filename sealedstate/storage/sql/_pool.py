@@ -40,9 +40,9 @@ from ...errors import (
     StorageUnavailable,
     StorageUnusable,
 )
-from ..contract import Capabilities
+from ..contract import FOLLOWED, Capabilities, Changes, context_digest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 CONTEXT_BYTES = KEY_BYTES = 1 << 15
 VALUE_BYTES = 1 << 24
@@ -70,6 +70,9 @@ class Deadline(threading.local):
 
 
 DEADLINE = Deadline()
+
+
+FOLLOWED_PLACES = [context_digest(context).hex() for context in sorted(FOLLOWED)]
 
 
 class Fault(Enum):
@@ -118,26 +121,32 @@ _LIVE = "(expires_at IS NULL OR expires_at > :now)"
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """The statements, in a server's dialect. Those without a default differ between servers."""
+    """The statements, in a server's dialect. Those without a default differ between servers.
+
+    `changes` returns for each record the server's state and its last number, the number of the
+    record, and its columns; one row without a record if there is none.
+    """
 
     create: str
     add_member: str
+    changes: str
     read: str = f"""
         SELECT value, version, expires_at FROM sealedstate_record
         WHERE place = :place AND {_LIVE}"""
     version: str = f"SELECT version FROM sealedstate_record WHERE place = :place AND {_LIVE}"
     update: str = f"""
         UPDATE sealedstate_record
-        SET value = :value, version = :version, expires_at = :expires_at
+        SET value = :value, version = :version, expires_at = :expires_at, changed = :changed
         WHERE place = :place AND {_LIVE} AND version BETWEEN :lowest AND :highest"""
     update_expiration: str = f"""
-        UPDATE sealedstate_record SET expires_at = :expires_at, changes = changes + 1
+        UPDATE sealedstate_record
+        SET expires_at = :expires_at, changes = changes + 1, changed = :changed
         WHERE place = :place AND {_LIVE}"""
     delete: str = f"""
         DELETE FROM sealedstate_record
         WHERE place = :place AND {_LIVE} AND version BETWEEN :lowest AND :highest"""
     touch_context: str = f"""
-        UPDATE sealedstate_record SET expires_at = :expires_at
+        UPDATE sealedstate_record SET expires_at = :expires_at, changed = :changed
         WHERE context_place = :context_place AND {_LIVE}"""
     delete_records: str = "DELETE FROM sealedstate_record WHERE context_place = :context_place"
     delete_members: str = "DELETE FROM sealedstate_member WHERE context_place = :context_place"
@@ -164,6 +173,8 @@ class Driver(ABC):
     """What the driver raises."""
     migrations: ClassVar[Mapping[int, tuple[str, ...]]]
     """By version of the tables, the statements that lead to it from the version before."""
+    number: ClassVar[str] = ":changed"
+    """What a write sets `changed` to. The parameter is None unless the record is followed."""
     assumed = Capabilities(
         context_bytes=CONTEXT_BYTES,
         key_bytes=KEY_BYTES,
@@ -173,6 +184,7 @@ class Driver(ABC):
         survives_restart=True,
         evicts=False,
         enumerable=True,
+        changes=True,
         assumed=True,
         reasons={"durable": "the server was not reached yet"},
     )
@@ -190,6 +202,7 @@ class Driver(ABC):
         SQLAlchemy compiles each once. Executing them through its Connection would cost each call
         more than the round trip to the server.
         """
+        sql = sql.replace(":changed", self.number)
         return str(text(sql).compile(dialect=self.dialect))
 
     @abstractmethod
@@ -215,6 +228,14 @@ class Driver(ABC):
     def commit(self, cursor: Cursor) -> None:
         """Commit the transaction."""
         cursor.execute("COMMIT")
+
+    @abstractmethod
+    def execute_numbered(self, cursor: Cursor, sql: str, params: Params) -> int:
+        """Execute a write of followed records, so that `changes` finds it; return the row count."""
+
+    @abstractmethod
+    def changes(self, cursor: Cursor, after: str | None, now: int, limit: int) -> Changes:
+        """Return what the contract says."""
 
     @abstractmethod
     def reap(self, cursor: Cursor, now: int, limit: int) -> int:
