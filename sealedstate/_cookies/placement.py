@@ -92,7 +92,7 @@ def plan(
         spilled = fewer
     queue = iter([part for part in leaving if part.name not in spilled])
     spilled, size, entries = set(spilled), *_sums(parts, spilled)
-    # Running sums tell in which steps no order can fit, so few of them are tried.
+    # Running sums find the steps in which no order can fit, so that few are tried.
     while not _may_fit(size, entries, capacity) or (
         (places := _pack(parts, spilled, capacity)) is None
     ):
