@@ -61,6 +61,7 @@ DRIVERS = {
     "e2e/test_cross_site.py": "selenium",
     "e2e/test_portal.py": "selenium",
     "e2e/test_saml_*.py": "saml2",
+    "storage/test_following.py": "sqlalchemy",
     "storage/test_open_storage.py": "sqlalchemy",
     "storage/test_memcached*.py": "pymemcache",
     "storage/test_redis*.py": "redis",
