@@ -68,9 +68,7 @@ SINCE = "sealedstate.storage.sql._mariadb.REPEATS_LOG_SINCE"
 
 
 @pytest.fixture
-def sound_mariadb(
-    mariadb_server: MariaDBServer, monkeypatch: pytest.MonkeyPatch
-) -> MariaDBServer:
+def sound_mariadb(mariadb_server: MariaDBServer, monkeypatch: pytest.MonkeyPatch) -> MariaDBServer:
     """MariaDB as if of a release whose recovery repeats nothing."""
     monkeypatch.setattr(SINCE, (999,))
     return mariadb_server
