@@ -11,7 +11,7 @@ from sealedstate.cli import main
 from sealedstate.errors import ConfigurationError
 from sealedstate.storage import open_storage
 
-DOORS = ("sql", "redis", "memcached")
+DOORS = ("sql", "redis", "memcached", "dynamodb")
 # URL, the driver's package, and the extra that installs it.
 DRIVERS = [
     ("postgresql://h/d", "sqlalchemy", "postgresql"),
@@ -21,6 +21,7 @@ DRIVERS = [
     ("mysql://h/d", "pymysql", "mariadb"),
     ("redis://h", "redis", "redis"),
     ("memcached://h:1", "pymemcache", "memcached"),
+    ("dynamodb:table?region=r", "botocore", "dynamodb"),
 ]
 
 

@@ -13,10 +13,10 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 PATIENCE = 60  # seconds; a thread that has not ended by then hangs
 
@@ -31,6 +31,7 @@ class _Pair:
     client: socket.socket
     server: socket.socket
     threads: list[threading.Thread] = field(default_factory=list)
+    is_forgotten: bool = False
 
     def close(self, abruptly: bool = False) -> None:
         for end in (self.client, self.server):
@@ -49,7 +50,7 @@ class FaultProxy:
     until it is False again. `drop_replies`: requests arrive, and instead of the reply the
     connection closes; not so the next `passed_replies`. `swap_replies`: the next two replies, of
     two connections, change places. `refusing`: new connections are reset. `cut()` resets all
-    connections.
+    connections. `forget()` drops without a word what still comes over those that exist.
 
     `connections` and `requests` count what has come from clients, `dropped` the replies lost.
     """
@@ -102,6 +103,12 @@ class FaultProxy:
             pair.close(abruptly=True)
             for thread in pair.threads:
                 thread.join(PATIENCE)
+
+    def forget(self) -> None:
+        """Forget all connections that exist now, like a balancer; new ones work."""
+        with self._beginning:
+            for pair in self._pairs:
+                pair.is_forgotten = True
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -172,5 +179,26 @@ class FaultProxy:
                     self._closed.wait(self.latency)
                 while self.stalled and not self._closed.wait(0.01):
                     pass
-                forward(piece)
+                if not pair.is_forgotten:
+                    forward(piece)
         pair.close()
+
+
+class FaultProxies:
+    """Several proxies with the same faults, as for the nodes of a cluster."""
+
+    def __init__(self, proxies: Sequence[FaultProxy]) -> None:
+        self.__dict__["all"] = proxies
+
+    def __getattr__(self, name: str) -> Any:
+        """A count of all of them, or the fault that they have."""
+        values = [getattr(proxy, name) for proxy in self.__dict__["all"]]
+        return sum(values) if type(values[0]) is int else values[0]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        for proxy in self.__dict__["all"]:
+            setattr(proxy, name, value)
+
+    def cut(self) -> None:
+        for proxy in self.__dict__["all"]:
+            proxy.cut()
