@@ -116,7 +116,9 @@ def memcached_server(*options: str) -> Iterator[KeyValueServer]:
 @contextlib.contextmanager
 def dynamodb_server() -> Iterator[KeyValueServer]:
     """An emulator of DynamoDB, without tables."""
-    command = [program("dynalite"), "--host", "127.0.0.1", "--port", "{port}"]
+    preload = Path(__file__).parents[1] / "node/keep_connections.cjs"
+    command = [program("node"), "--require", str(preload), program("dynalite")]
+    command += ["--host", "127.0.0.1", "--port", "{port}"]
     command += ["--path", "{folder}/tables", "--createTableMs", "0"]
     need_driver("botocore")
     url = "dynamodb:sealedstate?region=eu-central-1&endpoint_url=http://127.0.0.1:{port}"
