@@ -17,20 +17,20 @@ call.
 from __future__ import annotations
 
 import copy
-import select
+import errno
 import socket
 import ssl
-import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import monotonic
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pymysql  # type: ignore[import-untyped]
 from pymysql.connections import Connection  # type: ignore[import-untyped]
 from pymysql.constants import CLIENT  # type: ignore[import-untyped]
-from sqlalchemy.engine import URL
 
+from ...errors import ConfigurationError, StorageUnusable
 from ..contract import Capabilities
 from ._pool import (
     CONTEXT_BYTES,
@@ -40,7 +40,12 @@ from ._pool import (
     VALUE_BYTES,
     Driver,
     Fault,
+    Misdirected,
+    Params,
     Statements,
+    new_echo,
+    pyformat,
+    wait_for,
 )
 
 # What a packet contains besides the value: the statement, and the longest context and key.
@@ -114,21 +119,29 @@ REAP = [
         f"""
     SELECT place FROM sealedstate_{table} WHERE expires_at <= :now
     ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED""",
-        f"DELETE FROM sealedstate_{table} WHERE place IN :places",
+        f"DELETE FROM sealedstate_{table} WHERE place IN :places AND expires_at <= :now",
     )
     for table in ("record", "member")
 ]
-# Strict: values that do not fit are refused, not truncated. Without NO_BACKSLASH_ESCAPES, on which
-# PyMySQL's escaping relies. The waits for locks are whole seconds, at least one.
-_STRICT = """
+# What promises rest on, whatever the server's defaults and its `init_connect` say. Strict: values
+# that do not fit are refused, not truncated. Without NO_BACKSLASH_ESCAPES, on which PyMySQL's
+# escaping relies. With completion_type=CHAIN, a commit would begin the next transaction; limits of
+# SELECT would hide records. The waits for locks are whole seconds, at least one.
+_SESSION = """
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
+        SESSION autocommit = 1, SESSION completion_type = 0,
+        SESSION sql_select_limit = 18446744073709551615,
+        SESSION max_join_size = 18446744073709551615, SESSION sql_big_selects = 1,
+        SESSION sql_safe_updates = 0, SESSION sql_auto_is_null = 0,
         SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1"""
-SESSION = f"""{_STRICT}, SESSION tx_isolation = 'READ-COMMITTED',
+SESSION = f"""{_SESSION}, SESSION tx_isolation = 'READ-COMMITTED',
         SESSION max_statement_time = :seconds"""
-MYSQL_SESSION = f"{_STRICT}, SESSION transaction_isolation = 'READ-COMMITTED'"
+MYSQL_SESSION = f"{_SESSION}, SESSION transaction_isolation = 'READ-COMMITTED'"
 STATEMENT_TIME = "SET SESSION max_statement_time = :seconds"
 SETTINGS = """
     SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog, @@max_allowed_packet"""
+# Who may not see it gets no row. In MySQL it has another name.
+REPLICAS = "SHOW GLOBAL STATUS WHERE Variable_name = 'Slaves_connected'"
 LOCK_SCHEMA = "SELECT GET_LOCK('sealedstate_schema', :seconds)"
 UNLOCK_SCHEMA = "SELECT RELEASE_LOCK('sealedstate_schema')"
 # By error code. After all other errors that the server reports, the statement is rolled back.
@@ -148,12 +161,18 @@ FAULTS: Mapping[int, Fault] = {
     1406: Fault.TOO_LARGE,
 }
 CLIENT_FAULTS = range(2000, 3000)
+ACCESS_DENIED = 1045
 
 
 class _DeadlineSocket(socket.socket):
     """A socket that waits until the thread's deadline."""
 
+    is_looking = False
+    """Whether only what was received already may be read."""
+
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        if self.is_looking:
+            raise BlockingIOError(errno.EAGAIN, "nothing was read ahead")
         self.settimeout(_remaining())
         return super().recv_into(*args, **kwargs)
 
@@ -177,11 +196,10 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
     has_statement_time = False
     ctx: ssl.SSLContext
     server_version: str
-    _poll: select.poll
 
     def open_socket(self) -> None:
         """Connect to the first address that accepts, and log in."""
-        self.opened_at, self._poll = monotonic(), select.poll()
+        self.opened_at = monotonic()
         if self.unix_socket:
             addresses: list[tuple[int, Any]] = [(socket.AF_UNIX, self.unix_socket)]
         else:
@@ -206,13 +224,23 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
                 problem = error
         else:
             raise problem
-        # TLS keeps the same descriptor.
-        self._poll.register(sock.fileno(), select.POLLIN)
         self.connect(sock)
         self.has_statement_time = "MariaDB" in self.server_version
 
     def is_stale(self) -> bool:
-        return not self.open or bool(self._poll.poll(0))
+        sock = self._sock
+        if sock is None or any(wait_for(sock.fileno(), True, False, 0)):
+            return True
+        # A reply that came twice may have been read together with the first.
+        sock.is_looking = True
+        try:
+            return bool(self._rfile.peek(1)) or (
+                isinstance(sock, ssl.SSLSocket) and bool(sock.pending())
+            )
+        except OSError:
+            return True
+        finally:
+            sock.is_looking = False
 
 
 def _value_bytes(packet: int) -> int:
@@ -220,36 +248,100 @@ def _value_bytes(packet: int) -> int:
     return max(min(VALUE_BYTES, (packet - PACKET_OVERHEAD) // 2), 0)
 
 
+# What a packet must carry beside the statement for sessions of a usual size to fit.
+LEAST_VALUE_BYTES = 1 << 16
+
+
+def _is_true(text: str) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+
+
+# Parameters of PyMySQL that are no text; all others are passed as they are.
+_TYPES: Mapping[str, Callable[[str], object]] = {
+    **dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout", "client_flag"), int),
+    **dict.fromkeys(("compress", "local_infile", "use_unicode", "ssl_check_hostname"), _is_true),
+    **dict.fromkeys(("ssl_disabled", "ssl_verify_cert", "ssl_verify_identity"), _is_true),
+}
+_TLS = ("ssl_ca", "ssl_key", "ssl_cert", "ssl_capath", "ssl_cipher", "ssl_check_hostname")
+
+
+def _parse(url: str) -> dict[str, Any]:
+    """Return PyMySQL's parameters. Raises ConfigurationError, which hides the URL."""
+    try:
+        parts = urlsplit(url)
+        found: dict[str, Any] = {"host": parts.hostname, "port": parts.port or 3306}
+        found["user"], password = (unquote(x or "") for x in (parts.username, parts.password))
+        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        options = {name: _TYPES.get(name, str)(text) for name, text in pairs}
+    except (ValueError, KeyError):
+        raise ConfigurationError(
+            "storage: expected mariadb://user:password@host:port/database?parameter=value"
+        ) from None
+    database = unquote(parts.path.removeprefix("/"))
+    if "@" in f"{parts.netloc.rpartition('@')[0]}{database}" or not url.startswith(
+        f"{parts.scheme}://"
+    ):
+        # The @ is from a password, so host and database may contain parts of it.
+        raise ConfigurationError("storage: in a password, write @ as %40 and / as %2F")
+    if not found["host"]:
+        found["host"] = "localhost"
+    if tls := {name.removeprefix("ssl_"): options.pop(name) for name in _TLS if name in options}:
+        options["ssl"] = tls
+    # As bytes, because PyMySQL encodes text as Latin-1. Without one, a file of options may have it.
+    if password:
+        found["password"] = password.encode()
+    return {key: value for key, value in found.items() if value} | {"database": database} | options
+
+
 class MariaDB(Driver):
     """The server that a URL names."""
 
-    # PyMySQL trusts the server's packets: those of another service raise the last three.
-    errors = (pymysql.Error, OSError, struct.error, ValueError, IndexError)
     migrations = MIGRATIONS
     assumed = replace(Driver.assumed, value_bytes=_value_bytes(ASSUMED_PACKET))
 
-    def __init__(self, url: URL, timeout: float) -> None:
-        super().__init__(url, pymysql, STATEMENTS)
-        self._reap = [(self._compile(select), self._compile(delete)) for select, delete in REAP]
+    def __init__(self, url: str, timeout: float) -> None:
+        super().__init__(STATEMENTS)
+        self._reap = [(pyformat(select), pyformat(delete)) for select, delete in REAP]
         self._session, self._time, self._lock = map(
-            self._compile, (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
+            pyformat, (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
         )
         self._timeout = timeout
-        _, arguments = self.dialect.create_connect_args(url)
-        arguments["client_flag"] = arguments.get("client_flag", 0) & ~CLIENT.FOUND_ROWS
-        # As bytes, because PyMySQL encodes text as Latin-1.
-        arguments["password"] = str(url.password or "").encode()
-        options = {"charset": "utf8mb4", "autocommit": True, "defer_connect": True}
-        self._template = MariaDBConnection(**{**arguments, **options})
-        if self._template.ssl:
-            self._template.ctx.sslsocket_class = _DeadlineTLSSocket
+        self._queries: dict[str, str] = {}
+        self._changes: dict[str, str] = {}
+        self._arguments = _parse(url)
+        self.password = self._arguments.get("password", b"").decode()
+        self._template = self._make_template()
         at = self._template.unix_socket or f"{self._template.host}:{self._template.port}"
-        self.address = f"{url.get_backend_name()} at {at}/{url.database or ''}"
+        self.hosts = [at]
+        self.address = f"{url.partition(':')[0]} at {at}/{self._arguments['database']}"
 
-    def connect(self) -> MariaDBConnection:
+    def _make_template(self) -> MariaDBConnection:
+        flags = self._arguments.get("client_flag", 0) & ~CLIENT.FOUND_ROWS
+        template = MariaDBConnection(
+            **{
+                **self._arguments,
+                "client_flag": flags | CLIENT.MULTI_STATEMENTS,
+                "charset": "utf8mb4",
+                "autocommit": True,
+                "defer_connect": True,
+            }
+        )
+        if template.ssl:
+            template.ctx.sslsocket_class = _DeadlineTLSSocket
+        return template
+
+    def connect(self, host: int) -> MariaDBConnection:
         # A copy, because reading the system's certificates takes 50 ms.
         connection = copy.copy(self._template)
-        connection.open_socket()
+        try:
+            connection.open_socket()
+        except pymysql.OperationalError as error:
+            # The password in a file of options may have changed.
+            if error.args[0] != ACCESS_DENIED or "read_default_file" not in self._arguments:
+                raise
+            self._template = self._make_template()
+            connection = copy.copy(self._template)
+            connection.open_socket()
         return connection
 
     def _set_statement_time(self, cursor: Any, seconds: float) -> None:
@@ -259,11 +351,15 @@ class MariaDB(Driver):
 
     def handshake(self, cursor: Any) -> Capabilities:
         if cursor.connection.has_statement_time:
-            cursor.execute(self._session, {"seconds": self._timeout * SERVERS_SHARE})
+            self.change(cursor, self._session, {"seconds": self._timeout * SERVERS_SHARE})
         else:
-            cursor.execute(MYSQL_SESSION)
-        cursor.execute(SETTINGS)
-        flush, log, sync, packet = cursor.fetchone()
+            self.change(cursor, MYSQL_SESSION, {})
+        ((flush, log, sync, packet),) = self.query(cursor, SETTINGS, {})
+        if _value_bytes(packet) < LEAST_VALUE_BYTES:
+            raise StorageUnusable(
+                f"{self.address}: max_allowed_packet is {packet}; it must be at least"
+                f" {2 * LEAST_VALUE_BYTES + PACKET_OVERHEAD}"
+            )
         settings = f"innodb_flush_log_at_trx_commit is {flush}, log_bin {log}"
         if flush != 1:
             effect = "writes are synced once a second"
@@ -275,6 +371,14 @@ class MariaDB(Driver):
             effect = "a power failure may take back writes, the server's crash none"
         else:
             effect = "every write is synced"
+        cursor.execute(REPLICAS)
+        replicas = sum(int(count) for _, count in cursor.fetchall())
+        if replicas:
+            effect += (
+                f"; Slaves_connected {replicas}: a failover may lose acknowledged logouts"
+                " (replication is asynchronous, unless it is semi-synchronous and a replica has"
+                " answered in time)"
+            )
         return replace(
             self.assumed,
             assumed=False,
@@ -285,6 +389,30 @@ class MariaDB(Driver):
                 "value_bytes": f"max_allowed_packet is {packet}",
             },
         )
+
+    def query(self, cursor: Any, sql: str, params: Params) -> list[tuple[Any, ...]]:
+        echo = new_echo()
+        query = self._queries.get(sql)
+        if query is None:
+            # The name of a column is in the answer even if it has no rows.
+            columns = sql.lstrip().removeprefix("SELECT")
+            query = self._queries[sql] = f"SELECT %(echo)s AS `%(echo)s`,{columns}"
+        cursor.execute(query, {**params, "echo": echo})
+        rows = cursor.fetchall()
+        if cursor.description[0][0] != str(echo) or any(row[0] != echo for row in rows):
+            raise Misdirected
+        return [row[1:] for row in rows]
+
+    def change(self, cursor: Any, sql: str, params: Params) -> int:
+        change = self._changes.get(sql)
+        if change is None:
+            change = self._changes[sql] = f"SELECT %(echo)s; {sql}"
+        echo = new_echo()
+        cursor.execute(change, {**params, "echo": echo})
+        if cursor.fetchall() != ((echo,),) or not cursor.nextset() or cursor.description:
+            raise Misdirected
+        count: int = cursor.rowcount
+        return count
 
     def fault(self, error: Exception) -> Fault:
         code = error.args[0] if isinstance(error, pymysql.Error) and error.args else None
@@ -301,12 +429,12 @@ class MariaDB(Driver):
 
     def commit(self, cursor: Any) -> None:
         self._set_statement_time(cursor, self._timeout)
-        cursor.execute("COMMIT")
+        self.change(cursor, "COMMIT", {})
 
     def lock_schema(self, cursor: Any) -> None:
         # A lock of the whole server: changing a table ends a transaction and releases its locks.
-        cursor.execute(self._lock, {"seconds": DEADLINE.remaining() * SERVERS_SHARE})
-        if cursor.fetchone() != (1,):
+        seconds = DEADLINE.remaining() * SERVERS_SHARE
+        if self.query(cursor, self._lock, {"seconds": seconds}) != [(1,)]:
             raise pymysql.OperationalError(1205, "another node is making the tables")
 
     def unlock_schema(self, cursor: Any) -> None:
@@ -321,9 +449,9 @@ class MariaDB(Driver):
         removed = 0
         for expired, remove in self._reap:
             cursor.execute("BEGIN")
-            cursor.execute(expired, {"now": now, "limit": limit - removed})
-            if places := tuple(place for (place,) in cursor.fetchall()):
-                cursor.execute(remove, {"places": places})
-            cursor.execute("COMMIT")
+            found = self.query(cursor, expired, {"now": now, "limit": limit - removed})
+            if places := tuple(place for (place,) in found):
+                self.change(cursor, remove, {"places": places, "now": now})
+            self.change(cursor, "COMMIT", {})
             removed += len(places)
         return removed
