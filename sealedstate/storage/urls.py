@@ -129,6 +129,11 @@ def _open_url(url: str, clock: Clock) -> ManagedStorage:
             path, options = split_path(rest, ("timeout",))
             if not path or "\0" in path:
                 raise ConfigurationError("storage: sqlite:PATH needs a path")
+            if path.startswith(("//", "~")):
+                raise ConfigurationError(
+                    "storage: in sqlite:PATH write the path as it is, such as"
+                    " sqlite:/var/lib/app/s.db; // of SQLAlchemy's URLs and ~ mean nothing here"
+                )
             return SQLiteStorage(path, clock, **options)
         case "layered":
             staleness, colon, behind = rest.partition(":")
@@ -143,6 +148,10 @@ def _open_url(url: str, clock: Clock) -> ManagedStorage:
             if "pooled" in options:
                 options["pooled"] = bool(options["pooled"])
             return SQLStorage(url, clock, **options)
+        case str() if re.match(r"(postgres|postgresql|mariadb|mysql)\+", scheme):
+            from .sql import SQLStorage
+
+            return SQLStorage(url, clock)  # names the right spelling
         case "redis" | "rediss" | "valkey" | "valkeys":
             from .redis import RedisStorage
 

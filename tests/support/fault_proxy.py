@@ -31,6 +31,7 @@ class _Pair:
     client: socket.socket
     server: socket.socket
     threads: list[threading.Thread] = field(default_factory=list)
+    is_forgotten: bool = False
 
     def close(self, abruptly: bool = False) -> None:
         for end in (self.client, self.server):
@@ -49,7 +50,8 @@ class FaultProxy:
     until it is False again. `drop_replies`: requests arrive, and instead of the reply the
     connection closes; not so the next `passed_replies`. `swap_replies`: the next two replies, of
     two connections, change places. `repeat_reply`: the next reply comes twice. `refusing`: new
-    connections are reset. `cut()` resets all connections.
+    connections are reset. `cut()` resets all connections. `forget()` drops without a word what
+    still comes over those that exist.
 
     `connections` and `requests` count what has come from clients, `dropped` the replies lost.
     """
@@ -103,6 +105,12 @@ class FaultProxy:
             pair.close(abruptly=True)
             for thread in pair.threads:
                 thread.join(PATIENCE)
+
+    def forget(self) -> None:
+        """Forget all connections that exist now, like a balancer; new ones work."""
+        with self._beginning:
+            for pair in self._pairs:
+                pair.is_forgotten = True
 
     def _accept(self) -> None:
         while not self._closed.is_set():
@@ -175,5 +183,6 @@ class FaultProxy:
                     self._closed.wait(self.latency)
                 while self.stalled and not self._closed.wait(0.01):
                     pass
-                forward(piece)
+                if not pair.is_forgotten:
+                    forward(piece)
         pair.close()

@@ -275,7 +275,7 @@ def _parse(url: str) -> dict[str, Any]:
         options = {name: _TYPES.get(name, str)(text) for name, text in pairs}
     except (ValueError, KeyError):
         raise ConfigurationError(
-            "storage: expected mariadb://user:password@host:port/database?parameter=value"
+            "storage: the URL of MariaDB is malformed, or a parameter of PyMySQL has a wrong value"
         ) from None
     database = unquote(parts.path.removeprefix("/"))
     if "@" in f"{parts.netloc.rpartition('@')[0]}{database}" or not url.startswith(

@@ -155,12 +155,18 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 
+class Unconfirmed(Exception):
+    """The server has committed, but no standby has confirmed it."""
+
+
 class PostgreSQLConnection(psycopg.Connection[Any]):
     """A connection that waits until the thread's deadline, and is useless after that."""
 
     opened_at = 0.0
     is_pooled = False
     """Whether the server's connections are shared with other clients."""
+    warning = ""
+    """What the server has warned of since this was last emptied."""
     _has_surplus = False
 
     @classmethod
@@ -169,17 +175,19 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
         connection = cls(_connect(conninfo))
         connection.opened_at = opened_at
         connection.autocommit = True
-        connection.add_notice_handler(connection._note_surplus)
+        connection.add_notice_handler(connection._note)
         return connection
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         # In binary, bytes arrive as they are, not as twice as many hexadecimal digits.
         return super().cursor(*args, **{"binary": True, **kwargs})
 
-    def _note_surplus(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+    def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         # libpq skips messages that arrive while it awaits none, and its notice has no code.
         if diagnostic.sqlstate is None:
             self._has_surplus = True
+        elif diagnostic.sqlstate == "01000":
+            self.warning = diagnostic.message_primary or "a warning"
 
     def is_stale(self) -> bool:
         try:
@@ -367,10 +375,12 @@ class PostgreSQL(Driver):
             form = _POOLED_CHANGE if is_pooled else _CHANGE
             change = self._changes[is_pooled, sql] = form.format(sql)
         echo = new_echo()
+        cursor.connection.warning = ""
         cursor.execute(change, {**params, **self._limits, "echo": echo, "commit": self._commit})
         rows = cursor.fetchall()
         if len(rows) != 1 or rows[0][0] != echo:
             raise Misdirected
+        _check_replication(cursor)
         count: int = rows[0][2]
         return count
 
@@ -390,6 +400,7 @@ class PostgreSQL(Driver):
     def _run_script(self, cursor: Any, *statements: str) -> None:
         """Run statements without parameters in one round trip."""
         echo = new_echo()
+        cursor.connection.warning = ""
         script = cursor.connection.cursor(binary=False)
         script.execute("; ".join((*statements, f"SELECT {echo}")), prepare=False)
         states = [script.statusmessage]
@@ -397,6 +408,7 @@ class PostgreSQL(Driver):
             states.append(script.statusmessage)
         if len(states) != len(statements) + 1 or script.fetchall() != [(echo,)]:
             raise Misdirected
+        _check_replication(cursor)
         if "ROLLBACK" in states:  # instead of COMMIT
             raise psycopg.errors.TransactionRollback("the transaction was rolled back")
 
@@ -414,6 +426,13 @@ class PostgreSQL(Driver):
         for sql in self._reap:
             removed += self.change(cursor, sql, {"now": now, "limit": limit - removed})
         return removed
+
+
+def _check_replication(cursor: Any) -> None:
+    # An administrator may end the wait for a synchronous standby; then the server warns of a commit
+    # that a failover takes back, and reports success.
+    if cursor.connection.warning:
+        raise Unconfirmed(cursor.connection.warning)
 
 
 def _milliseconds(seconds: float) -> int:
