@@ -29,7 +29,7 @@ DOORS = {
         "storage.redis",
         "storage.sql",
     },
-    "sqlalchemy": {"storage.sql"},
+    "sqlalchemy": {"storage.sql", "storage.sql._engine"},
     "psycopg": {"storage.sql._postgresql"},
     "pymysql": {"storage.sql._mariadb"},
     "redis": {"storage.redis._client"},

@@ -87,6 +87,23 @@ def test_exchanged_answers_to_writes_are_not_believed(
     assert store.read("c", "k") == EXPECTED["k"]
 
 
+def test_call_is_one_round_trip(proxied: tuple[FaultProxy, SQLStorage]) -> None:
+    proxy, store = proxied
+    calls: dict[str, Callable[[], object]] = {
+        "read": lambda: store.read("c", "k"),
+        "create": lambda: store.create("c", "k", b"v", None, 7),
+        "update": lambda: store.update("c", "other", b"w", 2**53, 3, expected=2),
+        "delete": lambda: store.delete("c", "gone"),
+        "members": lambda: store.members("c", "k"),
+        "add_member": lambda: store.add_member("c", "k", "m", None),
+    }
+    for name, call in calls.items():
+        before = proxy.requests
+        call()
+        assert proxy.requests == before + 1, name
+    assert proxy.connections == 1
+
+
 def test_answer_that_comes_twice_does_not_answer_the_next_call(
     proxied: tuple[FaultProxy, SQLStorage],
 ) -> None:

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, StorageError, StorageUnusable, VersionMismatch
 from ..contract import (
@@ -29,6 +29,9 @@ from ..contract import (
     utf8,
 )
 from ._pool import Driver, Lease, Params, SQLPool
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
 
 __all__ = ["SQLStorage"]
 
@@ -47,6 +50,9 @@ RETRY_SECONDS = 2.0
 class SQLStorage:
     """Records in the database at `url`, such as ``postgresql://user:password@host/name``.
 
+    `url` may also be an SQLAlchemy engine of PostgreSQL or MariaDB. Then its pool and its settings
+    decide how long a call may take, and of the options only `timeout` counts, for locks.
+
     `timeout`: seconds that a call may take. `pool_size`: connections of each process. `max_idle`:
     after how many idle seconds a connection is not used again, because a balancer may have
     forgotten it. `pooled`: whether a pooler gives each transaction any of its connections to
@@ -58,7 +64,7 @@ class SQLStorage:
 
     def __init__(
         self,
-        url: str,
+        url: str | Engine,
         clock: Clock,
         *,
         timeout: float = 0.5,
@@ -67,12 +73,18 @@ class SQLStorage:
         pooled: bool | None = None,
     ) -> None:
         self._clock = clock
-        self.name, driver, password = _open_driver(url, timeout, pooled)
+        if isinstance(url, str):
+            name, driver, password = _open_driver(url, timeout, pooled)
+            self._pool = SQLPool(driver, password, timeout, pool_size, max_idle)
+        else:
+            from ._engine import open_engine
+
+            name, driver, self._pool = open_engine(url, timeout)
+        self.name = name
         """The store's name in messages."""
         self._address = driver.address
         self._sql = driver.statements
         self._reap_rows = driver.reap
-        self._pool = SQLPool(driver, password, timeout, pool_size, max_idle)
         self._last_ping = -math.inf
         self._writes = 0
 

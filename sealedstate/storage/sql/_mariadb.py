@@ -137,6 +137,12 @@ _SESSION = """
 SESSION = f"""{_SESSION}, SESSION tx_isolation = 'READ-COMMITTED',
         SESSION max_statement_time = :seconds"""
 MYSQL_SESSION = f"{_SESSION}, SESSION transaction_isolation = 'READ-COMMITTED'"
+# Where the application configures the connection, for one statement.
+STATEMENT_SETTINGS = """
+    SET STATEMENT sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
+        sql_select_limit = 18446744073709551615, max_join_size = 18446744073709551615,
+        sql_big_selects = 1, sql_safe_updates = 0, sql_auto_is_null = 0,
+        innodb_lock_wait_timeout = 1, lock_wait_timeout = 1, max_statement_time = {seconds} FOR """
 STATEMENT_TIME = "SET SESSION max_statement_time = :seconds"
 SETTINGS = """
     SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog, @@max_allowed_packet"""
@@ -355,6 +361,13 @@ class MariaDB(Driver):
         else:
             self.change(cursor, MYSQL_SESSION, {})
         ((flush, log, sync, packet),) = self.query(cursor, SETTINGS, {})
+        cursor.execute(REPLICAS)
+        replicas = sum(int(count) for _, count in cursor.fetchall())
+        return self._describe(flush, log, sync, packet, replicas)
+
+    def _describe(
+        self, flush: int, log: int, sync: int, packet: int, replicas: int
+    ) -> Capabilities:
         if _value_bytes(packet) < LEAST_VALUE_BYTES:
             raise StorageUnusable(
                 f"{self.address}: max_allowed_packet is {packet}; it must be at least"
@@ -371,8 +384,6 @@ class MariaDB(Driver):
             effect = "a power failure may take back writes, the server's crash none"
         else:
             effect = "every write is synced"
-        cursor.execute(REPLICAS)
-        replicas = sum(int(count) for _, count in cursor.fetchall())
         if replicas:
             effect += (
                 f"; Slaves_connected {replicas}: a failover may lose acknowledged logouts"
@@ -415,10 +426,7 @@ class MariaDB(Driver):
         return count
 
     def fault(self, error: Exception) -> Fault:
-        code = error.args[0] if isinstance(error, pymysql.Error) and error.args else None
-        if not isinstance(code, int) or code in CLIENT_FAULTS:
-            return Fault.LOST
-        return FAULTS.get(code, Fault.REFUSED)
+        return fault_of(error if isinstance(error, pymysql.Error) else None)
 
     def message(self, error: Exception) -> str:
         return str(error.args[-1] if error.args else error)
@@ -441,8 +449,7 @@ class MariaDB(Driver):
         cursor.execute(UNLOCK_SCHEMA)
 
     def convert_tables(self, cursor: Any) -> None:
-        cursor.execute(_OTHER_ENGINES)
-        for (table,) in cursor.fetchall():
+        for (table,) in self.query(cursor, _OTHER_ENGINES, {}):
             cursor.execute(f"ALTER TABLE {table} ENGINE = InnoDB")
 
     def reap(self, cursor: Any, now: int, limit: int) -> int:
@@ -455,3 +462,12 @@ class MariaDB(Driver):
             self.change(cursor, "COMMIT", {})
             removed += len(places)
         return removed
+
+
+def fault_of(error: object) -> Fault:
+    """Return what an error of a driver means, by its code."""
+    arguments = getattr(error, "args", ())
+    code = arguments[0] if arguments else None
+    if not isinstance(code, int) or code in CLIENT_FAULTS:
+        return Fault.LOST
+    return FAULTS.get(code, Fault.REFUSED)

@@ -201,9 +201,10 @@ class Driver(ABC):
     )
     """What the server can do, until it has been asked."""
 
-    def __init__(self, statements: Statements) -> None:
+    def __init__(self, statements: Statements, form: Callable[[str], str] | None = None) -> None:
+        form = form or pyformat
         self.statements = Statements(
-            **{one.name: pyformat(getattr(statements, one.name)) for one in fields(statements)}
+            **{one.name: form(getattr(statements, one.name)) for one in fields(statements)}
         )
 
     @abstractmethod
@@ -587,20 +588,14 @@ class SQLPool:
         raise StorageUnavailable(f"{prefix}{'; '.join(texts)}") from problems[-1]
 
     def _open_at(self, owner: object, host: int) -> Lease:
-        """Open a connection: ask what the server can do, and make missing tables."""
+        """Open a connection to a host."""
         try:
             connection = self._driver.connect(host)
         except Exception as error:
             raise StorageUnavailable(self._redact(error)) from error
         try:
             lease = Lease(self._driver, owner, connection, host)
-            capabilities = self._driver.handshake(lease.cursor)
-            with self._explained():
-                if self._schema_version(lease) < SCHEMA_VERSION:
-                    self._make_tables(lease)
-            refusal = self._try_write(lease)
-            if refusal and len(self._driver.hosts) > 1:
-                raise StorageUnavailable(refusal)
+            self._greet(lease)
         except StorageError:
             connection.close()
             raise
@@ -610,8 +605,18 @@ class SQLPool:
         except BaseException:
             connection.close()
             raise
-        self.capabilities, self.refusal = capabilities, refusal
         return lease
+
+    def _greet(self, lease: Lease) -> None:
+        """Ask over a new connection what the server can do, and make missing tables."""
+        capabilities = self._driver.handshake(lease.cursor)
+        with self._explained():
+            if self._schema_version(lease) < SCHEMA_VERSION:
+                self._make_tables(lease)
+        refusal = self._try_write(lease)
+        if refusal and len(self._driver.hosts) > 1:
+            raise StorageUnavailable(refusal)
+        self.capabilities, self.refusal = capabilities, refusal
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

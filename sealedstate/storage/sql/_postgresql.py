@@ -127,16 +127,16 @@ SESSION = """
 
 # How a statement carries its number (see `Driver`). A query returns a row even if it finds none,
 # and a change how many there are.
-_QUERY = "SELECT %(echo)s AS echo, q.* FROM (SELECT 1) AS one LEFT JOIN ({}) AS q ON TRUE"
+QUERY = "SELECT :echo AS echo, q.* FROM (SELECT 1 AS one) AS one LEFT JOIN ({}) AS q ON TRUE"
 _CHANGE = """
-    WITH changed AS ({} RETURNING 1) SELECT %(echo)s AS echo, '', count(*) FROM changed"""
+    WITH changed AS ({} RETURNING 1) SELECT :echo AS echo, '', count(*) FROM changed"""
 # The same behind a pooler, where the next statement may get another server connection, and other
 # clients may have configured this one: the settings are those of the statement. PostgreSQL
 # evaluates the columns in their order, and locks the rows when it counts what has changed.
-_POOLED_CHANGE = """
+POOLED_CHANGE = """
     WITH changed AS ({} RETURNING 1)
-    SELECT %(echo)s AS echo, set_config('lock_timeout', %(longest)s, true),
-        (SELECT count(*) FROM changed), set_config('synchronous_commit', %(commit)s, true)"""
+    SELECT :echo AS echo, set_config('lock_timeout', :longest, true),
+        (SELECT count(*) FROM changed), set_config('synchronous_commit', :commit, true)"""
 
 # By SQLSTATE; two letters are a whole class. After all other errors that the server reports,
 # the statement is rolled back.
@@ -294,10 +294,7 @@ class PostgreSQL(Driver):
             for each in attempts
         ]
         self.address = f"postgresql at {','.join(self.hosts)}/{first.get('dbname') or ''}"
-        self._limits = {
-            "longest": str(_milliseconds(timeout)),
-            "idle_longest": str(_milliseconds(timeout * PATIENCE)),
-        }
+        self._limits = limits(timeout)
         # Only the URL may say that commits are not synced.
         self._syncs_commits = "synchronous_commit" not in str(first.get("options", ""))
         # No options of sealedstate at the start of a connection, because poolers refuse them.
@@ -329,6 +326,11 @@ class PostgreSQL(Driver):
         if not connection.is_pooled:
             self.query(cursor, self._session, {**self._limits, "commit": commit})
             connection.prepare_threshold = 5
+        return self._describe(commit, fsync, standbys, replicas, unlogged)
+
+    def _describe(
+        self, commit: str, fsync: str, standbys: str, replicas: int, unlogged: int
+    ) -> Capabilities:
         durable = commit != "off" and fsync == "on" and not unlogged
         reason = f"synchronous_commit is {commit} and fsync is {fsync}"
         if unlogged:
@@ -348,10 +350,7 @@ class PostgreSQL(Driver):
         return replace(self.assumed, assumed=False, durable=durable, reasons={"durable": reason})
 
     def fault(self, error: Exception) -> Fault:
-        code = error.sqlstate if isinstance(error, psycopg.Error) else None
-        if code is None:
-            return Fault.LOST
-        return FAULTS.get(code) or FAULTS.get(code[:2], Fault.REFUSED)
+        return fault_of(error.sqlstate if isinstance(error, psycopg.Error) else None)
 
     def message(self, error: Exception) -> str:
         message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
@@ -360,7 +359,7 @@ class PostgreSQL(Driver):
     def query(self, cursor: Any, sql: str, params: Params) -> list[tuple[Any, ...]]:
         query = self._queries.get(sql)
         if query is None:
-            query = self._queries[sql] = _QUERY.format(sql)
+            query = self._queries[sql] = pyformat(QUERY.format(sql))
         echo = new_echo()
         cursor.execute(query, {**params, "echo": echo})
         rows = cursor.fetchall()
@@ -372,8 +371,8 @@ class PostgreSQL(Driver):
         is_pooled: bool = cursor.connection.is_pooled
         change = self._changes.get((is_pooled, sql))
         if change is None:
-            form = _POOLED_CHANGE if is_pooled else _CHANGE
-            change = self._changes[is_pooled, sql] = form.format(sql)
+            form = POOLED_CHANGE if is_pooled else _CHANGE
+            change = self._changes[is_pooled, sql] = pyformat(form.format(sql))
         echo = new_echo()
         cursor.connection.warning = ""
         cursor.execute(change, {**params, **self._limits, "echo": echo, "commit": self._commit})
@@ -433,6 +432,21 @@ def _check_replication(cursor: Any) -> None:
     # that a failover takes back, and reports success.
     if cursor.connection.warning:
         raise Unconfirmed(cursor.connection.warning)
+
+
+def fault_of(sqlstate: str | None) -> Fault:
+    """Return what a code of the server means; None: the error is not the server's."""
+    if sqlstate is None:
+        return Fault.LOST
+    return FAULTS.get(sqlstate) or FAULTS.get(sqlstate[:2], Fault.REFUSED)
+
+
+def limits(timeout: float) -> Params:
+    """Return the settings that bound statements, for calls of `timeout` seconds."""
+    return {
+        "longest": str(_milliseconds(timeout)),
+        "idle_longest": str(_milliseconds(timeout * PATIENCE)),
+    }
 
 
 def _milliseconds(seconds: float) -> int:
