@@ -131,7 +131,7 @@ QUERY = "SELECT :echo AS echo, q.* FROM (SELECT 1 AS one) AS one LEFT JOIN ({}) 
 _CHANGE = """
     WITH changed AS ({} RETURNING 1) SELECT :echo AS echo, '', count(*) FROM changed"""
 # The same behind a pooler, where the next statement may get another server connection, and other
-# clients may have configured this one: the settings are those of the statement. PostgreSQL
+# clients may have configured it: the settings are those of the statement. PostgreSQL
 # evaluates the columns in their order, and locks the rows when it counts what has changed.
 POOLED_CHANGE = """
     WITH changed AS ({} RETURNING 1)
