@@ -63,7 +63,7 @@ def _mariadb() -> Iterator[Place]:
 @contextmanager
 def _running_sql(kind: str, name: str, program: str) -> Iterator[Place]:
     version = _version(name, program)
-    servers = _helper("tests.sql_servers")
+    servers = _helper("tests.support.sql_servers")
     with servers.running(getattr(servers, kind)) as server:
         yield Place(server.fresh_url(), version)
 

@@ -26,6 +26,7 @@ from anyio.lowlevel import RunVar
 
 from ._forks import ForkSafeLock
 from ._request.load import LoadedSession
+from ._wire.record import Record
 from .adapting import SessionDict, SessionUse, sealed
 from .devices import EVERY, LiveSession, SessionRegistry
 from .errors import (
@@ -43,6 +44,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 _log = logging.getLogger("sealedstate")
+# In less time a session is opened that needs no store.
+OPENING_SECONDS = 0.1
 
 
 class _Gate:
@@ -77,6 +80,16 @@ class _Gate:
             finally:
                 self._set_open(False)
 
+    def open_known(self, session: Session) -> Record | None:
+        """Open the session, which asks no store now; its record, if there is one."""
+        with self._lock:
+            self._is_open = True
+            try:
+                session.load_ahead(())
+            finally:
+                self._set_open(False)
+        return None if self.loaded is None else self.loaded.record
+
     def _set_open(self, is_open: bool) -> None:
         self._is_open = is_open
         if self.loaded is not None:
@@ -98,8 +111,8 @@ class AsyncKeeper:
             )
         self.keeper = keeper
         legacy = keeper.settings.legacy
-        fetches = legacy is not None and legacy.fetch is not None
-        self._can_wait = fetches or keeper.deployment.store is not None
+        self._fetches = legacy is not None and legacy.fetch is not None
+        self._can_wait = self._fetches or keeper.deployment.store is not None
         self._threads = threads
         # Threads do not survive a fork: the process that made them, and they.
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -124,6 +137,13 @@ class AsyncKeeper:
         Parts of the policy ``server`` are recalled only if they are among `parts`. What the store
         does not answer is raised where a part is read.
         """
+        gate, feed = session.loader, self.keeper.deployment.feed
+        is_known = feed is not None and not self._fetches and feed.is_fresh(OPENING_SECONDS)
+        if isinstance(gate, _Gate) and is_known:
+            # What the process knows of logouts suffices to open it, and nothing is waited for.
+            record = gate.open_known(session)
+            if record is None or not record.spilled:
+                return
         await self._run(session, self._load, session, parts)
 
     async def save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> Saved:
@@ -141,6 +161,19 @@ class AsyncKeeper:
     async def invalidate(self, session: Session) -> None:
         """As `Session.invalidate`: the logout is recorded when this returns."""
         await self._run(session, session.invalidate)
+
+    async def close_unsent(self, session: Session) -> None:
+        """Record the logout of a websocket that was not accepted, so that no response carries it.
+
+        Any other change of it is logged as lost. Raises what `invalidate` raises.
+        """
+        if self.keeper.settings.subject_key is not None:
+            session.follow_subject(self.keeper.settings.subject_key)
+        changes = session.changes()
+        if changes.is_signed_in and changes.subject is None:
+            await self.invalidate(session)
+        elif changes.is_modified and not changes.is_ended:
+            _log.error("changed in a websocket that was not accepted, and lost")
 
     async def revoke_subject(self, subject: str) -> None:
         """As `Keeper.revoke_subject`."""
@@ -212,22 +245,29 @@ class Logout(Awaitable[None]):
     The end is recorded when this is awaited. Unlike a coroutine it need not be awaited by the
     application, because frameworks have functions of this kind that are not: the adapter awaits it
     before it saves the session. Awaited again, it does nothing. Raises StorageError, NoPrimaryKey
-    or SessionWithheld if the end could not be recorded.
+    or SessionWithheld if the end could not be recorded; the session is then as it was before.
     """
 
     def __init__(self, keeper: AsyncKeeper, session: Session) -> None:
-        self._keeper, self._session, self._is_done = keeper, session, False
-        session.clear()
+        self._keeper, self._session = keeper, session
+        self._is_done = self._is_recorded = False
+        session.begin_logout()
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._record().__await__()
 
     async def _record(self) -> None:
-        if not self._is_done:
-            assigned = self._session.copy()  # for the new session
-            await self._keeper.invalidate(self._session)
+        if self._is_done:
+            return
+        try:
+            await self._keeper._run(self._session, self._end)
+        finally:
             self._is_done = True
-            self._session.update(assigned)
+            self._session.finish_logout(self._is_recorded)
+
+    def _end(self) -> None:
+        self._session.load().end()
+        self._is_recorded = True  # also if the task is cancelled that waits for it
 
 
 class AsyncSessionRegistry:
@@ -278,6 +318,7 @@ class SealedSession:
         self._access = SessionUse(session)
         self._is_websocket = is_websocket
         self._parts: SessionDict | None = None
+        self._logout: Logout | None = None
 
     @property
     def parts(self) -> SessionDict:
@@ -416,6 +457,11 @@ class SealedSession:
         """The same before a write. Raises LateWrite."""
         return self._access.use_to_write()
 
+    def begin_logout(self) -> None:
+        """Log out as `Logout` does: empty at once, and recorded before it is saved."""
+        self._logout = Logout(self._keeper, self.use_to_write())
+        self.parts.fill()
+
     def begin(self, is_empty: bool, is_filled: bool = True) -> None:
         """Let it be used: no store is asked for it, or `AsyncKeeper.load` has done that.
 
@@ -427,7 +473,9 @@ class SealedSession:
             self._parts.fill()
 
     async def save(self, other_bytes: int) -> Saved:
-        """As `AsyncKeeper.save`."""
+        """As `AsyncKeeper.save`, after the end of `begin_logout` is recorded."""
+        if self._logout is not None:
+            await self._logout
         return await self._keeper.save(self._session, other_bytes)
 
     def mark_headers_sent(self) -> None:
@@ -435,6 +483,14 @@ class SealedSession:
         if self._is_websocket and self._parts is not None:
             self.use()
         self._access.mark_headers_sent()
+
+    async def close_unsent(self) -> None:
+        """As `AsyncKeeper.close_unsent`, of a websocket that was not accepted."""
+        access = self._access
+        if access.is_used and not access.is_late:
+            if self._logout is not None:
+                await self._logout
+            await self._keeper.close_unsent(self._session)
 
     def log_late_changes(self) -> None:
         """Log changes inside values that were made after the headers were sent."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self
 
 from ._cookies.codec import CookieCodec
+from ._stored.circuit import watch
+from ._stored.feed import Feed
 from ._stored.parts import StoredParts
 from ._stored.revocations import Revocations
 from ._stored.table import Kind, SealedTable, StoreAccess, require_lookup
@@ -93,7 +96,7 @@ class ClampedClock:
 
     def __call__(self) -> float:
         now = self._clock()
-        if self._latest - self._skew <= now < self._latest:
+        if now < self._latest <= now + self._skew:
             return self._latest
         # The slower of two threads may put back its own, slightly earlier moment: harmless.
         self._latest = now
@@ -104,7 +107,7 @@ class Deployment:
     """What one application has open, and the tables of its store.
 
     `now()`: epoch seconds. `store` is None without a storage service; `parts` and `revocations`
-    are None with it.
+    are None with it. `feed`: what this process knows of logouts, if the settings let it keep that.
     """
 
     @classmethod
@@ -125,6 +128,8 @@ class Deployment:
         deployment = cls(settings, events, store, source)
         if store is not None:
             deployment.require(*SESSION_USES)
+            if settings.revocation == "feed":
+                deployment.require("feed")
             deployment.check_lookup()
         return deployment
 
@@ -165,9 +170,10 @@ class Deployment:
         self._lookup_due = math.inf
         self.parts: StoredParts | None = None
         self.revocations: Revocations | None = None
+        self.feed: Feed | None = None
         if store is not None:
             access = self._access = StoreAccess(
-                store,
+                watch(store, settings.monotonic, self.emit),
                 settings.realm,
                 self.random,
                 self.now,
@@ -176,7 +182,22 @@ class Deployment:
                 self.notice_answer,
             )
             self.parts = StoredParts(access)
-            self.revocations = Revocations(access, settings.skew)
+            keep_for = settings.on_store_down
+            if settings.revocation == "feed" or keep_for != "refuse":
+                feed = self.feed = Feed(
+                    access.storage,
+                    USES["feed"].contexts,
+                    staleness=settings.feed_staleness if settings.revocation == "feed" else None,
+                    keep_for=0 if isinstance(keep_for, str) else keep_for,
+                    has_threads=not are_threads_frozen(),
+                    clock=self.now,
+                    running=settings.monotonic,
+                    random=self.random,
+                    emit=self.emit,
+                    answered=self.notice_answer,
+                )
+                access = replace(access, storage=feed)
+            self.revocations = Revocations(access, settings.skew, self.feed)
 
     def require(self, *uses: str) -> None:
         """Check the store against further uses.
@@ -273,9 +294,11 @@ class Deployment:
         return True
 
     def close(self) -> None:
-        """Close the store and end the thread that rotates the keys, if there is one."""
+        """Close the store, and end the threads that rotate the keys and follow the logouts."""
         if isinstance(self.key_source, RotatingKeySource):
             self.key_source.close()
+        if self.feed is not None:
+            self.feed.close()
         if self.store is not None:
             self.store.close()
 

@@ -1,8 +1,9 @@
 """Events of sessions and keys, for logs, counters and observers.
 
 Each event is one record of the logger ``sealedstate``, at INFO, or at WARNING or ERROR if the
-operator should look. Its fields are a dict, ``record.sealedstate``, beside the readable message. An
-event has a digest of the session's id and the id of the key, and no other data of either.
+operator should look; each call of the store at DEBUG. Its fields are a dict,
+``record.sealedstate``, beside the readable message. An event has a digest of the session's id and
+the id of the key, and no other data of either.
 docs/events.md lists all events.
 """
 
@@ -27,7 +28,8 @@ _log = logging.getLogger("sealedstate")
 # kids are counted by their names, and the others together.
 MAX_KIDS = 256
 OTHER_KIDS = "others"
-# How many events may wait to be counted.
+_OTHERS = OTHER_KIDS.encode()
+# How many events of one kind may wait to be counted.
 MAX_PENDING = 256
 OBSERVER_FAILED = "observer-failed"
 # How often a frequent event is logged as a warning, in seconds.
@@ -35,11 +37,15 @@ WARN_EVERY = 60
 
 EventName: TypeAlias = Literal[
     "adopted",
+    "feed-followed",
+    "feed-lost",
     "given-up",
     "key-missing",
     "keys-stale",
     "legacy-refused",
     "logins-unreadable",
+    "logouts-assumed",
+    "logouts-unknown",
     "no-room",
     "not-sent",
     "opened",
@@ -58,6 +64,9 @@ EventName: TypeAlias = Literal[
     "row-refused",
     "saved",
     "spilled",
+    "store-back",
+    "store-call",
+    "store-silent",
     "subject-revoked",
     "withheld-long",
 ]
@@ -69,7 +78,8 @@ class Event:
 
     `reason`: why, of a fixed set of words. `kid`: 8 hex digits. `session`: 16 hex digits that
     differ for each session. `detail`: a sentence for people. `counted_kid`: the kid for a label of
-    a metric, or ``others`` once too many kids came.
+    a metric, or ``others`` once too many kids came. `operation` and `seconds`: of a call of the
+    store, and how long it took.
     """
 
     name: EventName
@@ -78,6 +88,8 @@ class Event:
     session: str | None = None
     detail: str | None = None
     counted_kid: str | None = None
+    operation: str | None = None
+    seconds: float | None = None
 
     @property
     def label(self) -> str:
@@ -94,6 +106,28 @@ class Observer(Protocol):
     """
 
     def __call__(self, event: Event, /) -> object: ...
+
+
+class _Count:
+    """The number of the events of one label and, if they have one, one kid.
+
+    Each event appends to `pending`, which needs no lock. `read` may be called by one thread.
+    """
+
+    __slots__ = ("_total", "kid", "label", "pending")
+
+    def __init__(self, label: str, kid: str | None) -> None:
+        self.label = label
+        self.kid = kid
+        self.pending: list[None] = []
+        self._total = 0
+
+    def read(self) -> int:
+        # Other threads keep appending, so exactly what is counted is cut off.
+        size = len(self.pending)
+        del self.pending[:size]
+        self._total += size
+        return self._total
 
 
 class EventLog:
@@ -115,11 +149,10 @@ class EventLog:
                 raise ConfigurationError(
                     f"observers: expected functions, got {type(observer).__name__}"
                 )
-        self._counts: Counter[str] = Counter()
-        self._by_kid: dict[str, Counter[str]] = {}
-        # Events that are not counted yet. Appending needs no lock, and counting many at once is
-        # cheaper.
-        self._pending: list[tuple[str, str | None, bytes | None]] = []
+        # By name, reason and kid.
+        self._counters: dict[tuple[str, str | None, bytes | None], _Count] = {}
+        # How many kids are counted by their names, by label.
+        self._kids: Counter[str] = Counter()
         self._logged_failures: set[tuple[int, type[Exception]]] = set()
         # When a frequent event was last logged at its level, by label.
         self._warned_at: dict[str, float] = {}
@@ -128,9 +161,11 @@ class EventLog:
     @property
     def counts(self) -> Counter[str]:
         """The number of events by label, as a copy."""
+        counts: Counter[str] = Counter()
         with self._lock:
-            self._count_pending()
-            return self._counts.copy()
+            for each in self._counters.values():
+                counts[each.label] += each.read()
+        return counts
 
     @property
     def by_kid(self) -> Counter[tuple[str, str]]:
@@ -139,48 +174,63 @@ class EventLog:
         For each label, at most `MAX_KIDS` kids are counted by name, and further ones as ``others``.
         """
         with self._lock:
-            self._count_pending()
-            kids = self._by_kid.items()
-            return Counter({(label, kid): n for label, counts in kids for kid, n in counts.items()})
+            counters = self._counters.values()
+            return Counter(
+                {(each.label, each.kid): each.read() for each in counters if each.kid is not None}
+            )
 
     def emit(
         self,
         name: EventName,
         reason: str | None = None,
-        *,
         kid: bytes | None = None,
         session_id: bytes | None = None,
         detail: str | None = None,
         level: int = logging.INFO,
         is_frequent: bool = False,
+        operation: str | None = None,
+        seconds: float | None = None,
     ) -> None:
         """Count, log and pass on one event. A failing observer raises nothing here.
 
         `is_frequent`: each request may repeat it, so it is logged at `level` at most once in
         WARN_EVERY seconds, for each name and reason, and otherwise at INFO.
         """
-        self._pending.append((name, reason, kid))
-        if is_frequent and not self._may_warn(_label(name, reason)):
+        try:
+            count = self._counters[name, reason, kid]
+        except KeyError:
+            count = self._begin_count(name, reason, kid)
+        pending = count.pending
+        pending.append(None)
+        if is_frequent and not self._may_warn(count.label):
             level = logging.INFO
         is_logged = _log.isEnabledFor(level)
+        if len(pending) >= MAX_PENDING:
+            with self._lock:
+                count.read()
         if not (is_logged or self._observers):
-            # The usual case: no Event is made, and no id is hashed.
-            if len(self._pending) >= MAX_PENDING:
-                with self._lock:
-                    self._count_pending()
-            return
-        with self._lock:
-            self._count_pending()
-            counted_kid = self._name_of_kid(_label(name, reason), kid.hex()) if kid else None
+            return  # the usual case: no Event is made, and no id is hashed
         if detail is not None:
             detail = escape_message(detail)
         session = (
             None if session_id is None else hashlib.blake2b(session_id, digest_size=8).hexdigest()
         )
-        event = Event(name, reason, kid.hex() if kid else None, session, detail, counted_kid)
+        event = Event(
+            name,
+            reason,
+            kid.hex() if kid else None,
+            session,
+            detail,
+            count.kid,
+            operation,
+            None if seconds is None else round(seconds, 6),
+        )
         if is_logged:
+            facts: dict[str, str | float | None]
             facts = {"kid": event.kid, "session": event.session}
-            message = [event.label, *(f"{key}={value}" for key, value in facts.items() if value)]
+            facts |= {"operation": operation, "seconds": event.seconds}
+            known = {key: value for key, value in facts.items() if value is not None}
+            message = [event.label, *(f"{key}={value}" for key, value in known.items())]
             if detail is not None:
                 message.append(detail)
             fields = {"event": name, "reason": reason, **facts, "detail": detail}
@@ -190,7 +240,7 @@ class EventLog:
             try:
                 observer(event)
             except Exception as error:
-                self._pending.append((OBSERVER_FAILED, None, None))
+                self._begin_count(OBSERVER_FAILED, None, None).pending.append(None)
                 # With its traceback only once: at each request it would hide everything else.
                 if (number, type(error)) not in self._logged_failures:
                     self._logged_failures.add((number, type(error)))
@@ -214,23 +264,17 @@ class EventLog:
             self._warned_at[label] = now
             return True
 
-    def _count_pending(self) -> None:
-        """Count the events that are pending now. The caller holds the lock."""
-        pending = self._pending
-        # Other threads keep appending, so exactly the events that are counted are cut off.
-        size = len(pending)
-        counting, pending[:size] = pending[:size], []
-        for (name, reason, kid), times in Counter(counting).items():
-            label = _label(name, reason)
-            self._counts[label] += times
-            if kid:
-                kids = self._by_kid.setdefault(label, Counter())
-                kids[self._name_of_kid(label, kid.hex())] += times
-
-    def _name_of_kid(self, label: str, kid: str) -> str:
-        """The name that a kid is counted by. The caller holds the lock."""
-        kids = self._by_kid.setdefault(label, Counter())
-        return kid if kid in kids or len(kids) < MAX_KIDS else OTHER_KIDS
+    def _begin_count(self, name: str, reason: str | None, kid: bytes | None) -> _Count:
+        """The count of such events, begun if there is none yet and there may be one more."""
+        label = _label(name, reason)
+        with self._lock:
+            if kid and (name, reason, kid) not in self._counters:
+                if self._kids[label] >= MAX_KIDS:
+                    kid = _OTHERS
+                else:
+                    self._kids[label] += 1
+            text = None if not kid else OTHER_KIDS if kid == _OTHERS else kid.hex()
+            return self._counters.setdefault((name, reason, kid), _Count(label, text))
 
 
 def _label(name: str, reason: str | None) -> str:

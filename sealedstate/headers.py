@@ -17,6 +17,7 @@ __all__ = ["cookie_header", "set_cookie_bytes", "with_raw_session", "with_sessio
 Headers: TypeAlias = list[tuple[str, str]]
 RawHeaders: TypeAlias = list[tuple[bytes, bytes]]
 
+SET_COOKIE_CHARS = len("Set-Cookie")
 _VARY = ("Vary", "Cookie")
 _NO_STORE = ("Cache-Control", "no-store, private")
 _RAW_VARY, _RAW_NO_STORE = (b"vary", b"Cookie"), (b"cache-control", b"no-store, private")
@@ -43,7 +44,7 @@ def set_cookie_bytes(headers: Iterable[tuple[str, str]] | Iterable[tuple[bytes, 
     """What the Set-Cookie fields of a response take, in bytes: `other_bytes` of `Keeper.save`."""
     total = 0
     for name, value in headers:
-        if name.lower() in ("set-cookie", b"set-cookie"):
+        if len(name) == SET_COOKIE_CHARS and name.lower() in ("set-cookie", b"set-cookie"):
             total += field_bytes(value)
     return total
 
@@ -60,10 +61,17 @@ def with_session(headers: Headers, lines: Sequence[str]) -> Headers:
     `lines`: what `Keeper.save` returned. One Vary line names Cookie. With lines, one Cache-Control
     line and the fields for certain caches (RFC 9213) forbid to store the response.
     """
+    together = " ".join([name for name, _ in headers]).lower()
+    if not ("vary" in together or "-control" in together or "expires" in together):
+        # The usual case: nothing to merge with and nothing to override.
+        headers = [*headers, _VARY]
+        if lines:
+            headers.append(_NO_STORE)
+            headers += [("Set-Cookie", line) for line in lines]
+        return headers
     names = [name.lower() for name, _ in headers]
     headers = _vary_on_cookie(headers) if "vary" in names else [*headers, _VARY]
     if lines:
-        together = " ".join(names)
         if "expires" in together or "-control" in together:
             headers = [_override_targeted(name, value) for name, value in headers]
         headers = _forbid_storing(headers) if "cache-control" in names else [*headers, _NO_STORE]

@@ -41,11 +41,12 @@ from .errors import (
     StorageUnavailable,
     UncheckedSession,
     UnreadableError,
+    UnsupportedValue,
     UsageError,
     quote_text,
 )
 from .hooks import SessionHooks
-from .session import Changes, Session
+from .session import Session
 from .settings import Settings
 
 __all__ = ["Keeper", "Outcome", "Saved"]
@@ -154,7 +155,7 @@ class Keeper:
             return False
         if self._subject_key is not None:
             session.follow_subject(self._subject_key)
-        if force or session.changes().is_modified:
+        if force or (session.is_touched and session.changes().is_modified):
             return True
         record = loaded.record
         has_brief_rows = record is not None and bool(record.spilled) and is_unproven(record)
@@ -183,11 +184,11 @@ class Keeper:
             raise UsageError("save: the session is of another keeper; save it with that keeper")
         if self._subject_key is not None:
             session.follow_subject(self._subject_key)
-        changes, sent = session.changes(), loaded.sent
-        if not changes.is_modified:
+        sent = loaded.sent
+        if not session.is_touched or not (changes := session.changes()).is_modified:
             if session.is_peeked and not force:
                 return _saved(Outcome.UNCHANGED, sent)
-            return self._refresh(session, changes, loaded, other_bytes, force)
+            return self._refresh(session, loaded, other_bytes, force)
         is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
         # A new id for a visitor without a session must not replace a login either.
         is_held_back = loaded.withheld == HeldBackCookie.reason and changes.subject is None
@@ -271,6 +272,8 @@ class Keeper:
         deployment, now = self._deployment, self._deployment.now()
         if deployment.revocations is None:
             raise ConfigurationError("storage: revoking by subject needs a store; set storage")
+        if subject is None:
+            raise UnsupportedValue("subject", "must name a user; got None, a visitor's subject")
         check_subject(subject)
         lifetime = deployment.longest_lifetime()
         deployment.revocations.mark_lookup(lifetime)
@@ -327,31 +330,32 @@ class Keeper:
         return health
 
     def _refresh(
-        self,
-        session: Session,
-        changes: Changes,
-        loaded: LoadedSession,
-        other_bytes: int,
-        force: bool,
+        self, session: Session, loaded: LoadedSession, other_bytes: int, force: bool
     ) -> Saved:
         """Seal the unchanged session again if that is due and possible."""
-        unchanged = _saved(Outcome.UNCHANGED, loaded.sent)
+        unchanged, deployment = _saved(Outcome.UNCHANGED, loaded.sent), self._deployment
         try:
             # Once it has come back, its stored parts are kept longer.
-            record = None if changes.core is not None or loaded.sent else loaded.record
-            has_brief_rows = record is not None and record.spilled and is_unproven(record)
-            is_forced = force and loaded.record is not None and not loaded.sent
+            record = None if loaded.sent else loaded.record
+            has_brief_rows = (
+                record is not None
+                and bool(record.spilled)
+                and is_unproven(record)
+                and session.changes().core is None
+            )
+            is_forced = force and record is not None
             if not (has_brief_rows or is_forced or self._is_refresh_due(loaded)):
                 return unchanged
-            if self._deployment.are_keys_stale():
-                self._deployment.emit("refresh-skipped")
+            if deployment.are_keys_stale():
+                deployment.emit("refresh-skipped")
                 return unchanged
-            if self._deployment.revocations is not None and self._is_revoked(loaded):
+            if deployment.revocations is not None and self._is_revoked(loaded):
                 return unchanged
-            lines = save(self._deployment, self._limits, session, changes, loaded, other_bytes)
+            changes = session.changes()
+            lines = save(deployment, self._limits, session, changes, loaded, other_bytes)
         except (NoPrimaryKey, SessionTooLarge, StorageError):
             # The application did not ask for this write, so the session continues as it is.
-            self._deployment.emit("refresh-skipped")
+            deployment.emit("refresh-skipped")
             return unchanged
         return unchanged if lines is None else _saved(Outcome.SAVED, lines)
 

@@ -360,7 +360,7 @@ def _explain(text: str) -> str | None:
     if is_quoted(text):
         return "it is in quotes, which are no part of a key; remove them"
     if text.count(KEY_LABEL) + text.count(LOOKUP_LABEL) > 1:
-        return "there are two keys; put each on a separate line"
+        return "there are two keys; give a list of keys, or a file with a line for each"
     odd = next((letter for letter in text.strip() if not letter.isprintable()), None)
     if odd is not None:
         return f"it contains the invisible character U+{ord(odd):04X}; remove it"

@@ -1,7 +1,8 @@
 """Sessions of other frameworks, for applications that move here.
 
 A `LegacyReader` is asked only if a request has none of our cookies, until the date in its
-settings. The only module that imports itsdangerous, and cryptography, which only encrypted cookies
+settings. The only module that imports itsdangerous and werkzeug, once there is such a reader,
+because they take a third of the time of a start; and cryptography, which only encrypted cookies
 need: those of Litestar and Fernet's of aiohttp-session.
 
 An adopted session gets its id from the signed or encrypted bytes of its old cookie. If the same old
@@ -16,6 +17,7 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import importlib
 import json
 import re
 import string
@@ -24,18 +26,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from uuid import UUID
 
-from itsdangerous import BadData, TimestampSigner, URLSafeTimedSerializer
 from markupsafe import Markup
-from werkzeug.http import parse_date
 
 from ._cookies.header import check_domain, iterate_pairs, pair_pattern
 from ._wire.aead import NONCE_BYTES, open_secretbox
 from ._wire.record import ID_BYTES
 from .errors import ConfigurationError
 from .keyring import length_prefixed
+
+if TYPE_CHECKING:
+    from itsdangerous import TimestampSigner
 
 __all__ = ["LegacyReader", "StoredSession"]
 
@@ -131,6 +134,9 @@ class LegacyReader:
     fetch: Fetch | None = None
 
     def __post_init__(self) -> None:
+        # Now, so that no request waits for them.
+        for library in ("itsdangerous", "werkzeug.http"):
+            importlib.import_module(library)
         if not isinstance(self.kind, str) or self.kind not in _KINDS:
             # No value is shown: in a wrong order of arguments it may be the secret.
             kinds = ", ".join(map(repr, _KINDS))
@@ -190,10 +196,15 @@ class LegacyReader:
 
     @property
     def secrets(self) -> list[bytes]:
-        """All secrets, the newest last, as itsdangerous has them. Fernet's texts are decoded."""
+        """All secrets, the newest last, as itsdangerous has them; Fernet's are decoded."""
         given = [self.secret] if isinstance(self.secret, str | bytes) else self.secret
-        to_bytes = base64.urlsafe_b64decode if self.kind == "aiohttp-fernet" else str.encode
-        return [to_bytes(each) if isinstance(each, str) else each for each in reversed(given)]
+        if self.kind != "aiohttp-fernet":
+            return [each.encode() if isinstance(each, str) else each for each in reversed(given)]
+        # aiohttp-session takes 32 bytes, or their text, which Fernet.generate_key returns as bytes.
+        return [
+            base64.urlsafe_b64decode(each) if isinstance(each, str) or len(each) == 44 else each
+            for each in reversed(given)
+        ]
 
     def names(self, header: str) -> list[str]:
         """The names of the old cookies in a Cookie header."""
@@ -229,6 +240,8 @@ class LegacyReader:
         longest = MAX_COOKIE_CHARS * (3 if self.kind == "litestar" else 1)
         if now >= self.until.timestamp() or len(text) > longest or not text.isascii():
             return None
+        from itsdangerous import BadData
+
         signed_at: int | None
         is_unique = bool(_KINDS[self.kind].key_bytes)  # encrypted, with a nonce
         try:
@@ -262,6 +275,8 @@ class LegacyReader:
             values, signed_at = _read_django(text, self.secrets, now, max_age)
             return values, signed_at, text.rpartition(":")[0].encode()
         if self.kind == "flask":
+            from itsdangerous import URLSafeTimedSerializer
+
             serializer = URLSafeTimedSerializer(
                 self.secrets,
                 salt="cookie-session",
@@ -286,6 +301,8 @@ class LegacyReader:
 
 
 def _signer_at(now: int) -> type[TimestampSigner]:
+    from itsdangerous import TimestampSigner
+
     class SignerAt(TimestampSigner):
         def get_timestamp(self) -> int:
             return now
@@ -406,6 +423,8 @@ def _untag(value: Any) -> Any:
             case " u":
                 return UUID(hex=content)
             case " d":
+                from werkzeug.http import parse_date
+
                 if (date := parse_date(content)) is None:
                     raise ValueError("not a date")
                 return date

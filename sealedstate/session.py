@@ -17,7 +17,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Final, Literal, NamedTuple, Protocol, Self, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 from uuid import UUID
 
 from ._wire import cbor
@@ -218,6 +218,8 @@ class Session(MutableMapping[str, object]):
     _is_regenerated = False
     _is_ended = False
     _are_headers_sent = False
+    # Whether `changes` may find any: a pure read, as most requests are, is saved without looking.
+    is_touched = False
     # Whether reading it in this request does not renew it; see `peek`.
     is_peeked = False
     # The size of the encoded parts when `check_size` last refused them.
@@ -228,6 +230,8 @@ class Session(MutableMapping[str, object]):
     _limit = NO_LIMIT
     _is_limited = False
     _is_kept = False
+    # The state before a logout whose end is not recorded yet.
+    _before_logout: dict[str, Any] | None = None
     # What `load_ahead` loaded, until the first use.
     _ahead: SessionBackend | None = None
 
@@ -438,13 +442,9 @@ class Session(MutableMapping[str, object]):
         When this returns, the revocation is recorded. Raises StorageError, NoPrimaryKey or
         SessionWithheld if it could not be; the session is then unchanged.
         """
-        loaded = self._use_to_write()
-        loaded.end()
-        self.clear()
-        self._subject, self._is_ended = None, True
-        self._is_signed_in = self._is_regenerated = self._is_limited = self._is_kept = False
-        self._limit = NO_LIMIT
-        self._id = loaded.new_id()
+        self._use_to_write().end()
+        self.begin_logout()
+        self.finish_logout()
 
     # --- the mapping ----------------------------------------------------------------------------
 
@@ -461,10 +461,13 @@ class Session(MutableMapping[str, object]):
                     del self._parts[name]
                     raise KeyError(name)
             part.value = self.decode(name, data)
-        return part.value
+        value = part.value
+        if type(value) not in UNCHANGEABLE:
+            self.is_touched = True
+        return value
 
     def __setitem__(self, name: str, value: object) -> None:
-        loaded = self.backend
+        loaded, self.is_touched = self.backend, True
         if self._are_headers_sent or loaded is None:
             loaded = self._use_to_write()
         part = self._parts.get(name)
@@ -665,12 +668,41 @@ class Session(MutableMapping[str, object]):
                 errors[name] = error
         return values, errors
 
+    def begin_logout(self) -> None:
+        """Become the new session that a logout leaves, whose end the caller has yet to record.
+
+        For event loops, which record it later, by `SessionBackend.end`, and then call
+        `finish_logout`.
+        """
+        loaded = self._use_to_write()
+        if self._before_logout is None:
+            before = self._before_logout = dict(vars(self))
+            for name in ("_parts", "_removed"):
+                parts: dict[str, Part | bytes] = before[name]
+                before[name] = {
+                    name: replace(part) if isinstance(part, Part) else part
+                    for name, part in parts.items()
+                }
+        self.clear()
+        self._subject, self._is_ended = None, True
+        self._is_signed_in = self._is_regenerated = self._is_limited = self._is_kept = False
+        self._limit = NO_LIMIT
+        self._id = loaded.new_id()
+
+    def finish_logout(self, is_recorded: bool = True) -> None:
+        """Keep what `begin_logout` has made; or, if the end is not recorded, be as before it."""
+        before, self._before_logout = self._before_logout, None
+        if before is not None and not is_recorded:
+            vars(self).clear()
+            vars(self).update(before)
+
     def watch(self, name: str, value: object) -> None:
         """Find the changes inside `value`, which `read_unwatched` has returned for a part."""
         if name in self._parts:
             part = self._part(name)
             if part.value is UNREAD:
                 part.value = value
+            self.is_touched = True
 
     def load_ahead(self, parts: Collection[str] | None = None) -> SessionBackend:
         """Load the session, and its stored `parts` (None: all), without using it.
@@ -830,6 +862,7 @@ class Session(MutableMapping[str, object]):
     def _use_to_write(self) -> SessionBackend:
         if self._are_headers_sent:
             raise LateWrite("the session was changed after the response's headers were sent")
+        self.is_touched = True
         return self.backend or self._use()
 
     def _part(self, name: str) -> Part:

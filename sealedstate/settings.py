@@ -56,8 +56,10 @@ MergeRule: TypeAlias = Callable[[object, object, object], object]
 request wants) -> value to store."""
 
 ENVIRONMENT_PREFIX = "SEALEDSTATE_"
-# RFC 6265bis, section 5.5: browsers cap a cookie's life at 400 days.
 MAX_FORMER = 4
+# For how long a logout may be unknown to a node.
+MAX_STALENESS = 86400
+# RFC 6265bis, section 5.5: browsers cap a cookie's life at 400 days.
 MAX_LIFETIME = 400 * 86400
 # More is a typing error.
 MAX_SECONDS = 100 * 365 * 86400
@@ -120,6 +122,13 @@ class Settings:
         enforced against a stolen cookie.
     accept_weak_store_for: uses for which the store may fall short of the requirements, such as
         ``["revocation"]`` for ``"memory:"``. Otherwise such a store stops the start.
+    revocation: ``"each request"`` that opens a session asks the store whether it was logged out, or
+        ``"feed"``: each process keeps all logouts in its memory and asks the store once a second
+        what was added.
+    feed_staleness: how old may be what a process knows of logouts by its feed; a request that finds
+        it older asks the store.
+    on_store_down: ``"refuse"``, or for how many seconds what a process last knew of logouts counts
+        if the store does not answer; after that no session opens.
     realm: separates the tokens of this application from those of others with the same keys.
     profile: ``"tight"``, ``"portable"``, ``"standard"``, ``"roomy"``, or a Profile.
     idle_lifetime: a session ends this long after its last seal.
@@ -171,6 +180,9 @@ class Settings:
     keys: str | Sequence[str] | KeySource = field(default="env:", repr=False)
     storage: str | Mapping[str, str] | Storage | None = field(default=None, repr=False)
     accept_weak_store_for: Sequence[str] = ()
+    revocation: str = "each request"
+    feed_staleness: int = 2
+    on_store_down: str | int = "refuse"
     realm: str = "default"
     profile: str | Profile = "portable"
     idle_lifetime: int = 2 * 3600
@@ -603,6 +615,24 @@ class Settings:
                 raise ConfigurationError(
                     f"{name}: must be from 1 to {MAX_SECONDS} s; got {show_value(seconds)}"
                 )
+        if self.revocation not in ("each request", "feed"):
+            raise ConfigurationError(
+                f"revocation: must be 'each request' or 'feed'; got {quote_text(self.revocation)}"
+            )
+        if self.revocation == "feed" and self.storage is None:
+            raise ConfigurationError("revocation: a feed needs a store; set storage")
+        # It is asked once a second, and the answer takes some time, too.
+        if not 2 <= self.feed_staleness <= MAX_STALENESS:
+            raise ConfigurationError(
+                f"feed_staleness: must be from 2 to {MAX_STALENESS} s;"
+                f" got {show_value(self.feed_staleness)}"
+            )
+        down = self.on_store_down
+        if down != "refuse" and (isinstance(down, str) or not 1 <= down <= MAX_STALENESS):
+            raise ConfigurationError(
+                f"on_store_down: must be 'refuse', or from 1 to {MAX_STALENESS} s;"
+                f" got {show_value(down)}"
+            )
         if not isinstance(self.environ, Mapping):
             raise ConfigurationError(
                 f"environ: expected a mapping, got {type(self.environ).__name__}"
@@ -671,10 +701,20 @@ def _words(text: str) -> list[str]:
     return text.replace(",", " ").split()
 
 
+def _keys(text: str) -> str | list[str]:
+    """Keys, as a variable contains them, or the name of another source."""
+    words = _words(text)
+    return words if all(word.startswith("sealedstate-") for word in words) else text
+
+
 def _number(text: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,20}", text):
         raise ConfigurationError("expected a whole number, in digits")
     return int(text)
+
+
+def _number_or_word(text: str) -> int | str:
+    return _number(text) if text[:1].isdigit() else text
 
 
 def _flag(text: str) -> bool:
@@ -713,9 +753,12 @@ def _pairs(text: str) -> dict[str, str]:
 
 
 _READERS = {
-    "keys": _Reader((object,), str),
+    "keys": _Reader((object,), _keys),
     "storage": _Reader((object,), str),
     "accept_weak_store_for": _Reader((Sequence,), _words),
+    "revocation": _Reader((str,), str),
+    "feed_staleness": _Reader((int,), _number),
+    "on_store_down": _Reader((str, int), _number_or_word),
     "realm": _Reader((str,), str),
     "profile": _Reader((str, Profile), str),
     "idle_lifetime": _Reader((int,), _number),

@@ -24,7 +24,8 @@ from sealedstate import (
     SessionNotLoaded,
     Settings,
 )
-from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, SealedSession
+from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, Logout, SealedSession
+from sealedstate.errors import StorageUnavailable
 from sealedstate.legacy import StoredSession
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock, keeper
@@ -173,6 +174,43 @@ def test_request_that_only_reads_needs_one_thread_and_a_visitor_none(
     assert finish(front.save(session)) == []
 
 
+def test_request_needs_no_thread_while_logouts_are_known(
+    run: Callable[[Work], None], clock: Clock, store: ScriptedStorage
+) -> None:
+    weak = ["revocation", "feed"]
+    shop = node(clock, store, revocation="feed", accept_weak_store_for=weak, monotonic=clock)
+    feed = shop.deployment.feed
+    assert feed is not None
+    feed._start = lambda: None  # type: ignore[method-assign]
+    asynchronous, browser = AsyncKeeper(shop), signed_in(shop, vault="secret", cart=[1])
+    other = signed_in(shop, cart=[2])
+
+    async def work() -> None:
+        feed.poll()
+        store.calls.clear()
+        session = asynchronous.session(other.jar.header())
+        finish(asynchronous.load(session))
+        assert session["cart"] == [2]
+        finish(asynchronous.save(session))
+        assert not store.calls
+        session = asynchronous.session(browser.jar.header())
+        await asynchronous.load(session, ["vault"])
+        assert session["vault"] == "secret"
+        # Once it may be too old, a thread asks.
+        clock.forward(1.95)
+        ids = threads_of(store)
+        session = asynchronous.session(other.jar.header())
+        await asynchronous.load(session)
+        assert session["cart"] == [2]
+        clock.forward(1)
+        session = asynchronous.session(other.jar.header())
+        await asynchronous.load(session)
+        assert ids
+        assert threading.current_thread().ident not in ids
+
+    run(work)
+
+
 def test_legacy_cookie_asks_the_store_too(shop: Keeper, clock: Clock) -> None:
     reader = LegacyReader("starlette", "secret", datetime(2100, 1, 1, tzinfo=UTC), "old")
     moved = node(clock, ScriptedStorage(clock), legacy=reader)
@@ -242,6 +280,38 @@ def test_logout_is_finished_although_its_task_is_cancelled(
 
     run(work)
     assert browser.session().refusal == "signed-out"
+
+
+def test_session_after_a_logout_is_kept_until_its_end_is_recorded(
+    shop: Keeper, clock: Clock, store: ScriptedStorage, run: Callable[[Work], None]
+) -> None:
+    browser, front = signed_in(shop, cart="tea"), AsyncKeeper(shop)
+    captured = browser.jar.header()
+
+    async def work() -> None:
+        session = front.session(captured)
+        await front.load(session)
+        before = (session.id, session.subject, dict(session))
+        store.fail("create")
+        for _ in range(2):  # as the last of two that were not awaited
+            logout = Logout(front, session)
+            session["cart"] = "rice"
+        with pytest.raises(StorageUnavailable):
+            await logout
+        assert (session.id, session.subject, dict(session)) == before
+        assert (await front.save(session)).outcome is Outcome.UNCHANGED
+        store.recover()
+        logout = Logout(front, session)
+        assert (session.subject, len(session)) == (None, 0)
+        session.subject = "bob"
+        session.limit(persistent=True)
+        await logout
+        browser.jar.receive(await front.save(session))
+
+    run(work)
+    assert shop.session(captured).refusal == "signed-out"
+    session = browser.session()
+    assert (session.subject, session.persistent, len(session)) == ("bob", True, 0)
 
 
 def test_cancelled_task_of_asyncio_finishes_its_work_first(

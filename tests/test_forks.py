@@ -211,7 +211,7 @@ ORDINARY = re.compile(
     r"threading\.(Lock|RLock|Condition|Event|Semaphore|BoundedSemaphore)\(|Queue(\[\w+\])?\("
 )
 # What makes the locks, and a thread's event, which the child replaces.
-MAY_USE = {"_forks.py", "source.py"}
+MAY_USE = {"_forks.py", "feed.py", "source.py"}
 
 
 def test_no_lock_that_a_fork_may_copy_is_an_ordinary_one() -> None:

@@ -275,6 +275,7 @@ def test_cookies_of_aiohttp_session_are_read() -> None:
     for kind, secret in (
         ("aiohttp-nacl", bytes.fromhex(FROZEN["nacl_secret"])),
         ("aiohttp-fernet", FROZEN["fernet_secret"]),
+        ("aiohttp-fernet", FROZEN["fernet_secret"].encode()),
         ("aiohttp-fernet", base64.urlsafe_b64decode(FROZEN["fernet_secret"])),
     ):
         if kind in READERS:

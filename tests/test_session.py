@@ -386,6 +386,40 @@ def test_unchanged_session_writes_nothing(browser: Browser, store: ScriptedStora
     check_each(UNCHANGED, check)
 
 
+TOUCHING: dict[str, Callable[[Session], object]] = {
+    "read a list": lambda session: session["cart"],
+    "read all": lambda session: session.copy(),
+    "watch": lambda session: session.watch("cart", session.read_unwatched()[0]["cart"]),
+    "assign": lambda session: session.update(name="Ann"),
+    "delete": lambda session: session.pop("name"),
+    "pop": lambda session: session.popitem(),
+    "clear": lambda session: session.clear(),
+    "sign in": lambda session: setattr(session, "subject", "ann"),
+    "sign out": lambda session: setattr(session, "subject", None),
+    "regenerate": lambda session: session.regenerate(),
+    "limit": lambda session: session.limit(persistent=False),
+    "keep": lambda session: session.keep(),
+    "invalidate": lambda session: session.invalidate(),
+}
+
+
+def test_session_is_touched_by_all_that_may_change_it(browser: Browser) -> None:
+    def check(touch: Callable[[Session], object]) -> None:
+        sign_in(browser, cart=[1], name="Ann", vault="secret")
+        session = browser.session()
+        assert (session["name"], session["vault"], "cart" in session) == ("Ann", "secret", True)
+        assert (session.subject, len(session), session.is_new) == ("ann", 3, False)
+        assert not session.is_touched
+        assert not session.changes().is_modified
+        touch(session)
+        assert session.is_touched
+        assert browser.keeper.save(session) is not None
+        # What it has read or assigned may change after a save, too.
+        assert session.is_touched
+
+    check_each(TOUCHING, check)
+
+
 def test_untouched_session_costs_nothing(browser: Browser, store: ScriptedStorage) -> None:
     sign_in(browser, cart=[1], vault="secret")
     store.calls.clear()

@@ -129,8 +129,7 @@ class RequestSession(SessionFace):
         persistent = session.persistent
         if not (settings.persistent if persistent is None else persistent):
             return None
-        record = session.load().record
-        return (record.terms.idle if record else None) or settings.idle_lifetime
+        return session.idle_limit or settings.idle_lifetime
 
     @max_age.setter
     def max_age(self, seconds: int | None) -> None:
@@ -184,6 +183,7 @@ async def _save_early(request: web.Request, handler: Handler) -> web.StreamRespo
 @web.middleware
 async def _save_last(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The same around all middlewares; what they raise, unless it is a response, saves nothing."""
+    _state_of(request)  # clones of the request share it
     try:
         response = await _save_early(request, handler)
     except web.HTTPException:

@@ -163,6 +163,8 @@ class SealedSessionMiddleware:
 
         try:
             await self.app(scope, receive, send_saved)
+            if kind == "websocket":
+                await found.close_unsent()
         finally:
             found.log_late_changes()
 

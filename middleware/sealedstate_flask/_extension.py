@@ -50,6 +50,9 @@ class SealedSessions:
 
     def init_app(self, app: Flask) -> None:
         """Give `app` sealed sessions. Raises ConfigurationError."""
+        if not isinstance(app, Flask):
+            kind = type(app).__name__
+            raise ConfigurationError(f"app: expected Flask, got {kind}; see sealedstate_quart")
         keeper = open_keeper(app, self._settings, ScriptInfo)
         if keeper is not None:
             app.extensions["sealedstate"] = keeper

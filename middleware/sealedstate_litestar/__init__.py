@@ -9,9 +9,8 @@ docs/litestar.md has what changes for an application.
 from __future__ import annotations
 
 from sealedstate.asynchronous import SealedSession
-from sealedstate_asgi import load_session, sealed
 
-from ._session import SealedSessionBackend, SealedSessionConfig
+from ._session import SealedSessionBackend, SealedSessionConfig, load_session, sealed
 
 __all__ = [
     "SealedSession",

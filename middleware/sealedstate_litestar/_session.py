@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import logging
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -13,19 +13,33 @@ import msgspec
 from litestar.config.app import AppConfig
 from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
-from litestar.middleware.base import ASGIMiddleware, DefineMiddleware
-from litestar.middleware.session.base import BaseBackendConfig, BaseSessionBackend
+from litestar.middleware.base import DefineMiddleware
+from litestar.middleware.session.base import (
+    BaseBackendConfig,
+    BaseSessionBackend,
+    SessionMiddleware,
+)
 from litestar.types import ASGIApp, Empty, Message, Scope, Scopes
 from litestar.utils import get_serializer_from_scope
 from litestar.utils.scope.state import ScopeState
 
-from sealedstate import ConfigurationError, Deployment, Keeper, Settings
+import sealedstate_asgi
+from sealedstate import (
+    ConfigurationError,
+    Deployment,
+    Keeper,
+    LateRead,
+    LateWrite,
+    Settings,
+)
 from sealedstate.adapting import SessionDict
 from sealedstate.asynchronous import AsyncKeeper, SealedSession
 from sealedstate.headers import set_cookie_bytes, with_raw_session
-from sealedstate_asgi import SealedSessionMiddleware, sealed
+from sealedstate_asgi import SealedSessionMiddleware
 from sealedstate_asgi._middleware import check_autoload
 from sealedstate_asgi._session import UnloadedSession
+
+log = logging.getLogger("sealedstate.litestar")
 
 # Litestar's names of settings -> those of the ASGI middleware.
 _LITESTAR = {"key": "session_cookie", "samesite": "same_site", "secure": "https_only"}
@@ -113,7 +127,7 @@ class SealedSessionConfig(BaseBackendConfig[SealedSessionBackend]):
     @property
     def middleware(self) -> DefineMiddleware:
         """The middleware, for one of the application's layers."""
-        return DefineMiddleware(_make_middleware, backend=SealedSessionBackend(self))
+        return DefineMiddleware(_Middleware, backend=SealedSessionBackend(self))
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Give an application the middleware, and close its stores when it shuts down."""
@@ -123,26 +137,19 @@ class SealedSessionConfig(BaseBackendConfig[SealedSessionBackend]):
         return app_config
 
 
-def _make_middleware(app: ASGIApp, backend: SealedSessionBackend) -> ASGIApp:
-    """The middleware of a route. All routes have the keeper of their configuration."""
-    return _Middleware(app, backend.config)(app)
+class _Middleware(SessionMiddleware[SealedSessionBackend]):
+    """The ASGI middleware, with Litestar's exclusions and its ways to replace a session.
 
+    Each route has one. All have the keeper of their configuration.
+    """
 
-class _Middleware(ASGIMiddleware):
-    """The ASGI middleware, with Litestar's exclusions and its ways to replace a session."""
-
-    def __init__(self, app: ASGIApp, config: SealedSessionConfig) -> None:
-        self.scopes = tuple(config.scopes)
-        self.exclude_opt_key = config.exclude_opt_key
-        if config.exclude:
-            patterns = [config.exclude] if isinstance(config.exclude, str) else config.exclude
-            matches = re.compile("|".join(patterns)).search
-            self.should_bypass_for_scope = lambda scope: matches(scope["path"]) is not None
+    def __init__(self, app: ASGIApp, backend: SealedSessionBackend) -> None:
+        super().__init__(app, backend)
         self._app: Any = app
-        autoload: Any = config.autoload
+        config, autoload = backend.config, cast("Any", backend.config.autoload)
         self._sessions = SealedSessionMiddleware(self._run, config.keeper, autoload=autoload)
 
-    async def handle(self, scope: Any, receive: Any, send: Any, next_app: ASGIApp) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self._sessions(scope, receive, send)
 
     async def _run(self, scope: Any, receive: Any, send: Any) -> None:
@@ -152,11 +159,7 @@ class _Middleware(ASGIMiddleware):
             is_start = message["type"].endswith((".start", ".accept"))
             try:
                 if is_start:
-                    value, found = scope.get("session"), sealed(scope)
-                    if not isinstance(value, SessionDict | UnloadedSession):
-                        await found.load()
-                        scope["session"] = found.parts  # also for the page of an error
-                        await _replace(found, value, scope)
+                    await _follow(scope)
                 await send(message)
             except Exception:
                 if is_start:
@@ -167,6 +170,40 @@ class _Middleware(ASGIMiddleware):
         if isinstance(parts := scope.get("session"), SessionDict) and not parts.is_filled:
             parts.fill()  # msgspec encodes it without calling a method
         await self._app(scope, receive, send_replaced)
+        try:
+            await _follow(scope)
+        except (LateRead, LateWrite):
+            log.error("cleared or replaced after the response headers were sent, and lost")
+
+
+def sealed(connection: Any, key: str = "session") -> SealedSession:
+    """As `sealedstate_asgi.sealed`. After `clear_session` it is the new session."""
+    found = sealedstate_asgi.sealed(connection, key)
+    scope = connection if isinstance(connection, Mapping) else connection.scope
+    if scope.get(key) is Empty:
+        found.begin_logout()
+        cast("Any", scope)[key] = found.parts
+    return found
+
+
+async def load_session(connection: Any, *parts: str, key: str = "session") -> SealedSession:
+    """As `sealedstate_asgi.load_session`, also after `clear_session`."""
+    scope = connection if isinstance(connection, Mapping) else connection.scope
+    is_cleared = scope.get(key) is Empty
+    found = await sealedstate_asgi.load_session(connection, *parts, key=key)
+    if is_cleared:
+        found.begin_logout()
+    return found
+
+
+async def _follow(scope: Any) -> None:
+    """Let the session have what the application put in place of its dict."""
+    value = scope.get("session")
+    if not isinstance(value, SessionDict | UnloadedSession):
+        found = sealedstate_asgi.sealed(scope)
+        await found.load()
+        scope["session"] = found.parts  # also for the page of an error
+        await _replace(found, value, scope)
 
 
 async def _replace(found: SealedSession, value: Any, scope: Scope) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from pyramid.config import Configurator
 from pyramid.events import NewResponse
+from pyramid.httpexceptions import HTTPException
 from pyramid.interfaces import ISession
 from pyramid.request import Request
 from pyramid.response import Response
@@ -16,8 +18,16 @@ from pyramid.tweens import EXCVIEW
 from zope.interface import implementer
 
 from sealedstate import Deployment, Keeper, Session, Settings, plain
-from sealedstate.adapting import SessionFace, config_names, open_session, session_headers
+from sealedstate.adapting import (
+    SessionFace,
+    config_names,
+    log_late_changes,
+    open_session,
+    session_headers,
+)
 from sealedstate.headers import set_cookie_bytes
+
+log = logging.getLogger("sealedstate.pyramid")
 
 PREFIX = "sealedstate."
 SUBJECT_KEY = "auth.userid"  # of Pyramid's SessionAuthenticationHelper
@@ -111,21 +121,36 @@ class SealedSessionFactory:
         if request.environ.get(_SENT):
             session.mark_headers_sent()
         else:
-            request.add_response_callback(partial(self._respond, found))
+            request.add_response_callback(_Respond(self._respond, found))
         return found
 
-    def _respond(
-        self, found: PyramidSession, request: Request, response: Response, is_last: bool = False
-    ) -> None:
-        if request.response_callbacks and not is_last:
+    def _respond(self, found: PyramidSession, request: Request, response: Response) -> None:
+        callbacks: Any = request.response_callbacks  # typed as the descriptor that makes it
+        if not all(isinstance(each, _Respond) for each in callbacks):
             # What other callbacks do with the session and with cookies counts, too.
-            request.add_response_callback(partial(self._respond, found, is_last=True))
+            request.add_response_callback(_Respond(self._respond, found))
             return
         session = found._session
         with session_headers(self.keeper, session, response.headers, request.environ) as lines:
             if self._set_on_exception or getattr(request, "exception", None) is None:
                 lines += found._save(response)
         session.mark_headers_sent()
+        if session.accessed:
+            request.add_finished_callback(lambda _: log_late_changes(log, session))
+            if isinstance(pieces := response.app_iter, Generator):
+                response.app_iter = _watch(pieces, session)
+
+
+class _Respond(partial[None]):
+    """The response callback of a session, which is called after those of others."""
+
+
+def _watch(pieces: Iterable[bytes], session: Session) -> Iterator[bytes]:
+    """A stream, after which changes are logged that were too late to be saved."""
+    try:
+        yield from pieces
+    finally:
+        log_late_changes(log, session)
 
 
 def includeme(config: Configurator) -> None:
@@ -154,11 +179,18 @@ def make_tween(handler: Callable[[Request], Response], registry: Any) -> Any:
     """A tween that saves where an exception view can answer what the save raises."""
 
     def save(request: Request) -> Response:
-        response = handler(request)
+        try:
+            response = handler(request)
+        except HTTPException as error:
+            save_early(request, error)
+            raise
+        save_early(request, response)
+        return response
+
+    def save_early(request: Request, response: Response) -> None:
         found = vars(request).get("session")
         if isinstance(found, PyramidSession) and found._is_saved_early:
             found._save(response)
-        return response
 
     return save
 

@@ -13,7 +13,7 @@ from quart.sessions import SessionInterface
 from quart.wrappers import Websocket
 from werkzeug.datastructures import Headers
 
-from sealedstate import ConfigurationError, Session, Settings
+from sealedstate import ConfigurationError, Session, Settings, UsageError
 from sealedstate.adapting import log_late_changes, sealed, session_headers
 from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, Logout
 from sealedstate_flask import FlaskSession
@@ -134,15 +134,17 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         """
         inner, found = sealed(session), cast(QuartSession, session)
         if response is None:
-            if inner.accessed:
+            if found._logout is not None:
+                await found._logout
+            if not inner.accessed:
+                return
+            if found._environ.get("quart.is_accepted"):
                 log_late_changes(log, inner)
+            else:
+                await self.asynchronous.close_unsent(inner)
             return
         if not _is_file(response) and self._may_renew(found) and self._is_persistent(found):
-            # Another session is asked: the response must not depend on any that it leaves.
-            another = self._open(found._environ)
-            await self.asynchronous.load(another)
-            another.load()
-            vars(found)["_session"] = another
+            inner.load()
         await self._save(found, response.headers)
         # A test's `async with client:` may still read flashed messages, which removes them.
         if not found._environ["quart.is_kept"]:
@@ -193,7 +195,9 @@ async def load_session(*parts: str) -> QuartSession:
 
     Needed before the first use with ``autoload=False``, and for parts of the policy ``server``.
     """
-    found: QuartSession = session._get_current_object()  # type: ignore[attr-defined]
+    found = session._get_current_object()  # type: ignore[attr-defined]
+    if not isinstance(found, QuartSession):
+        raise UsageError("there is no sealed session in this application; call SealedSessions(app)")
     await found._interface.asynchronous.load(found._session, parts)
     return found
 

@@ -30,8 +30,19 @@ class Response:
     `is_waiting`: the application has called start_response, and nothing was sent yet.
     """
 
-    # Whether the application has used the session when the headers were sent.
-    _is_used = False
+    __slots__ = (
+        "_environ",
+        "_exc_info",
+        "_headers",
+        "_is_used",
+        "_keeper",
+        "_lines",
+        "_session",
+        "_start_response",
+        "_status",
+        "_write",
+        "is_waiting",
+    )
 
     def __init__(
         self,
@@ -49,6 +60,8 @@ class Response:
         self._headers: Headers = []
         self._exc_info: ExcInfo | None = None
         self._write: Callable[[bytes], object] | None = None
+        # Whether the application has used the session when the headers were sent.
+        self._is_used = False
         self._lines: Sequence[str] = ()
 
     def start(
@@ -73,24 +86,25 @@ class Response:
 
     def commit(self) -> Callable[[bytes], object]:
         """Save the session and send the headers, once. Returns the server's write()."""
-        if self._write is None:
-            headers = self._headers
-            if self._session.backend is not None:
+        write = self._write
+        if write is None:
+            headers, session = self._headers, self._session
+            if session.backend is not None:
                 self._is_used = True
-                lines = self._lines = self._keeper.save(self._session, set_cookie_bytes(headers))
+                lines = self._lines = self._keeper.save(session, set_cookie_bytes(headers))
                 if lines:
                     environ = self._environ
                     host = environ.get("HTTP_HOST") or environ.get("SERVER_NAME", "")
                     self._keeper.note_scheme(environ["wsgi.url_scheme"], host)
-                headers = self._with_session(headers)
-            self._session.mark_headers_sent()
+                headers = with_session(headers, lines)
+            session.mark_headers_sent()
             if self._exc_info is None:
-                self._write = self._start_response(self._status, headers)
+                write = self._start_response(self._status, headers)
             else:
-                self._write = self._start_response(self._status, headers, self._exc_info)
+                write = self._start_response(self._status, headers, self._exc_info)
                 self._exc_info = None  # PEP 3333: no circular reference through the traceback
-            self.is_waiting = False
-        return self._write
+            self._write, self.is_waiting = write, False
+        return write
 
     def stream(self, first: bytes | None, others: Iterator[bytes]) -> Iterator[bytes]:
         """The pieces of a body; the headers are sent with the first that is not empty.

@@ -279,15 +279,19 @@ class LoadedSession:
         ):
             raise ExpiredSession
         if deployment.revocations is not None:
-            self.check_revoked(record)
+            self.check_revoked(record, asks=False)
 
-    def check_revoked(self, record: Record) -> None:
-        """Raise RevokedSession, or UncheckedSession if the store does not answer."""
+    def check_revoked(self, record: Record, *, asks: bool = True) -> None:
+        """Raise RevokedSession, or UncheckedSession if the store does not answer.
+
+        `asks`: False if what this process knows of logouts will do, as where a session is opened. A
+        response that sets its cookie asks: it must not put a replaced id back into the browser.
+        """
         revocations = self.deployment.revocations
         if revocations is None:
             return
         try:
-            revocations.check(record)
+            revocations.check(record, asks=asks)
         except RevokedSession:
             self.revoked_records.append(record)
             raise
@@ -295,7 +299,12 @@ class LoadedSession:
             self.replaced = record
             raise
         except StorageError as error:
-            log.error("revocations cannot be checked: %s", error)
+            self.deployment.emit(
+                "logouts-unknown",
+                detail=f"whether sessions were logged out cannot be checked: {error}",
+                level=logging.ERROR,
+                is_frequent=True,
+            )
             self.known += (record,)
             raise UncheckedSession from error
 
@@ -385,7 +394,7 @@ class LoadedSession:
                     log.warning("a part of a legacy session is not adopted: %s: %s", shown, kind)
             if adopted.values and not carried:
                 raise ValueError("no part of it can be carried")
-            self.check_revoked(record)
+            self.check_revoked(record, asks=False)
         except UncheckedSession as error:
             self.refused = self.withheld = error.reason
         except (UnreadableError, ValueError, TypeError) as error:
@@ -493,6 +502,10 @@ class LoadedSession:
         revocations = self.deployment.revocations
         if revocations is None:
             return
+        adopted = self._adopted_from
+        if adopted is not None and record is not None and adopted.id != record.id:
+            # An earlier save of this request has sealed it with an id that its old cookie lacks.
+            revocations.end(adopted.id, self._last_moment(adopted), Ending.LOGGED_OUT)
         for record in self.revoked_records:
             if revocations.ending(record.id) is Ending.REPLACED:
                 until = self._last_moment(record)

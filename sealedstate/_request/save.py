@@ -354,19 +354,22 @@ def identify(
             expires_at = max(expires_at, created_at + 1)
     if changes.limit is not NO_LIMIT:
         expires_at, terms = _limit(deployment, changes, created_at, expires_at, terms)
-    core = changes.core or NO_PARTS
-    return Record(
-        changes.id,
-        changes.subject,
-        created_at,
-        expires_at,
-        generation,
-        core,
-        None,
-        NO_ROWS,
-        NO_ROWS,
-        terms,
-        fields,
+    # Half the cost of `Record(...)`.
+    return tuple.__new__(
+        Record,
+        (
+            changes.id,
+            changes.subject,
+            created_at,
+            expires_at,
+            generation,
+            changes.core or NO_PARTS,
+            None,
+            NO_ROWS,
+            NO_ROWS,
+            terms,
+            fields,
+        ),
     )
 
 

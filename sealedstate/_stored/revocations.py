@@ -45,7 +45,8 @@ from ..errors import (
     UnreadableError,
 )
 from ..keyring import length_prefixed
-from .table import Entry, Kind, Put, SealedTable, StoreAccess
+from .feed import Feed
+from .table import Entry, Kind, Look, Put, SealedTable, StoreAccess
 
 SESSIONS = "sealedstate.revoked"
 SUBJECTS = "sealedstate.watermark"
@@ -103,11 +104,12 @@ class EndedId(NamedTuple):
 class Revocations:
     """The revocations of one deployment. All methods raise StorageError.
 
-    `skew`: tolerated clock difference between nodes, in seconds.
+    `skew`: tolerated clock difference between nodes, in seconds. `feed`: what this process knows
+    of them, if the settings let it keep that.
     """
 
-    def __init__(self, access: StoreAccess, skew: int) -> None:
-        self._skew = skew
+    def __init__(self, access: StoreAccess, skew: int, feed: Feed | None = None) -> None:
+        self._skew, self._feed = skew, feed
         self._sessions = SealedTable(access, Kind(SESSIONS, "revoked", "a revocation"))
         self._subjects = SealedTable(access, Kind(SUBJECTS, "watermark", "a watermark"))
         self._marks = SealedTable(access, Kind(SUBJECTS, "lookup", "the mark of the lookup key"))
@@ -116,29 +118,36 @@ class Revocations:
         self._now = access.now
         self._keyring = access.keyring
 
-    def check(self, record: Record) -> None:
+    def check(self, record: Record, *, asks: bool = True) -> None:
         """Raise RevokedSession for a record that was logged out, alone or with its subject.
 
         Raises ReplacedSession for one that got, or may have got, a new id less than
-        REPLACED_SECONDS ago, unless the session under the new id was ended since.
+        REPLACED_SECONDS ago, unless the session under the new id was ended since. `asks`: False to
+        go by what this process knows of logouts, as old as the settings allow.
         """
-        entry = self._sessions.look(self._sessions.key(record.id))
+        known: Look | None = None
+        if self._feed is not None:
+            known = self._feed.ask if asks else self._feed.look
+        entry = self._sessions.look(self._sessions.key(record.id), known)
         if entry is not None:
             # If another node can read of a new id, the cookie that carries it may be there.
             if entry.error is not None:
                 raise ReplacedSession if entry.error.keeps_cookie else RevokedSession
             ended = _decode(entry.value)
             is_recent = self._now() < ended.replaced_at + REPLACED_SECONDS
-            raise ReplacedSession if is_recent and self._continues(ended) else RevokedSession
-        if record.subject is not None and record.created_at <= self.watermark(record.subject):
+            raise ReplacedSession if is_recent and self._continues(ended, known) else RevokedSession
+        if record.subject is not None and record.created_at <= self.watermark(
+            record.subject, known
+        ):
             raise RevokedSession
 
-    def find(self, session_id: bytes) -> EndedId | None:
+    def find(self, session_id: bytes, known: Look | None = None) -> EndedId | None:
         """How a session was ended by its id; None if it was not.
 
-        Of a row that does not open, the successor is not known.
+        Of a row that does not open, the successor is not known. `known`: asked instead of the
+        store.
         """
-        entry = self._sessions.look(self._sessions.key(session_id))
+        entry = self._sessions.look(self._sessions.key(session_id), known)
         if entry is None:
             return None
         if entry.error is not None:
@@ -278,12 +287,13 @@ class Revocations:
             raise _other_lookup(entry, has_one=lookup is not None)
         return True
 
-    def watermark(self, subject: str) -> int:
+    def watermark(self, subject: str, known: Look | None = None) -> int:
         """Until when sessions of `subject` are refused (epoch seconds); -1 for none.
 
-        Raises StorageUnavailable for a watermark that does not open here.
+        `known`: asked instead of the store. Raises StorageUnavailable for a watermark that does not
+        open here.
         """
-        entry = self._look_up(subject)
+        entry = self._look_up(subject, known)
         if entry is None:
             return -1
         if entry.error is not None:
@@ -317,10 +327,10 @@ class Revocations:
             raise RevokedSession
         return max(int(now), _time(entry) + 1)
 
-    def _continues(self, ended: EndedId) -> bool:
+    def _continues(self, ended: EndedId, known: Look | None) -> bool:
         """Whether the session that replaced another is in use, as far as this node can read."""
         for _ in range(CHECKED_SUCCESSORS):
-            found = None if ended.successor is None else self.find(ended.successor.id)
+            found = None if ended.successor is None else self.find(ended.successor.id, known)
             if found is None:
                 return ended.ending is Ending.REPLACED
             ended = found
@@ -344,7 +354,7 @@ class Revocations:
             raise RowUnreadable("the row of a session was written by another release")
         return ended
 
-    def _look_up(self, subject: str) -> Entry | None:
+    def _look_up(self, subject: str, known: Look | None = None) -> Entry | None:
         lookup = self._keyring().lookup
         if lookup != self._lookup:
             if self._lookup is not None:
@@ -352,7 +362,7 @@ class Revocations:
             self._lookup = lookup
         if lookup is None:
             return None
-        return self._subjects.look(self._subjects.guessable_key(subject))
+        return self._subjects.look(self._subjects.guessable_key(subject), known)
 
 
 def too_many_ids() -> StorageUnavailable:

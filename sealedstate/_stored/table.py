@@ -22,7 +22,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from .._wire import token as sealing
 from .._wire.encoding import to_name
@@ -38,6 +38,9 @@ from ..errors import (
 )
 from ..keyring import Keyring, length_prefixed
 from ..storage.contract import LAST_VERSION, Storage, Stored, next_version
+
+Look: TypeAlias = Callable[[str, str], Stored | None]
+"""Returns the record of a context and key, or None."""
 
 KEY_BYTES = 24
 WRITE_TRIES = 64
@@ -172,10 +175,16 @@ class SealedTable:
 
     # --- reading --------------------------------------------------------------------------------
 
-    def look(self, key: str) -> Entry | None:
-        """The row, also if its value does not open: `Entry.error` is the reason then."""
-        stored = self._storage.read(self._context, key)
-        self._access.answered()
+    def look(self, key: str, known: Look | None = None) -> Entry | None:
+        """The row, also if its value does not open: `Entry.error` is the reason then.
+
+        `known`: asked instead of the store.
+        """
+        if known is not None:
+            stored = known(self._context, key)
+        else:
+            stored = self._storage.read(self._context, key)
+            self._access.answered()
         return None if stored is None else self._open(key, stored)
 
     def read(self, key: str) -> Entry | None:

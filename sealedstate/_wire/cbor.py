@@ -49,7 +49,7 @@ _CONTAINERS = frozenset({list, tuple, dict, set})
 _NATIVE = frozenset({type(None), bool, int, float, str, bytes})
 # Of those, the types that also need no check, as integers of 64 bits do not.
 _UNCHECKED = frozenset({type(None), bool, float})
-_WORD = 1 << 63
+_WORD, _LEAST_WORD = 1 << 63, -(1 << 63)
 _CONSTANTS = {b"\xf4": False, b"\xf5": True, b"\xf6": None}
 # Their types are the real ones also where freezegun has replaced `datetime` and `date`.
 _EPOCH, _EPOCH_DATE = datetime(1970, 1, 1), date(1970, 1, 1)
@@ -77,7 +77,7 @@ def encode(
     kind = type(value)
     if (
         kind in _UNCHECKED
-        or (kind is int and -_WORD <= value < _WORD)
+        or (kind is int and _LEAST_WORD <= value < _WORD)
         or (kind is bytes and len(value) < MAX_BYTES // 2)
         or (kind is str and value.isascii() and len(value) < MAX_BYTES // 2)
     ):
@@ -119,17 +119,12 @@ def decode(data: bytes) -> object:
         return int.from_bytes(data[1:], "big")
     elif size == 1 and data in _CONSTANTS:
         return _CONSTANTS[data]
+    elif 0x80 <= head < 0xC0 and (container := _decode_plain(data)) is not None:
+        return container
     try:
-        value = cbor2.loads(
-            data,
-            max_depth=2 * MAX_DEPTH + 4,  # cbor2 counts tags, too; `encode` enforces MAX_DEPTH
-            allow_indefinite=False,
-            allow_duplicate_keys=False,
-            strict_hashable_types=True,
-            tag_hook=_refuse,
-            semantic_decoders=_DECODERS,
-        )
-    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, InvalidOperation):
+        # cbor2 counts tags, too; `encode` enforces MAX_DEPTH.
+        value = _loads(data, max_depth=2 * MAX_DEPTH + 4, semantic_decoders=_DECODERS)
+    except _NOT_CBOR:
         raise MalformedRecord from None
     try:
         again = encode(value)
@@ -139,6 +134,24 @@ def decode(data: bytes) -> object:
     if again != data:
         raise MalformedRecord
     return value
+
+
+def _decode_plain(data: bytes) -> list[object] | dict[object, object] | None:
+    """The list or dict that is encoded without a tag: of what JSON has, and of bytes.
+
+    None for any other, also for some that are one. Without tags and other simple values than
+    JSON's, what cbor2 reads by these limits is a value of a session, and what it writes is the
+    encoding of it.
+    """
+    if len(data) > MAX_BYTES or len(data.translate(None, _SIMPLE_HEADS)) < len(data):
+        return None
+    try:
+        value: list[object] | dict[object, object] = _loads(
+            data, max_depth=MAX_DEPTH, semantic_decoders=_NO_TAGS
+        )
+    except _NOT_CBOR:
+        return None
+    return value if cbor2.dumps(value) == data else None
 
 
 def plain(value: object) -> object:
@@ -224,7 +237,7 @@ def _count_simple(value: Any, depth: int, room: int) -> int:
     Below 0 for any other, and for one that has no room or may be refused.
     """
     room -= len(value)
-    if depth == 0:
+    if depth == 0 or room < 0:
         return -1
     if type(value) is dict:
         for key in value:
@@ -237,13 +250,13 @@ def _count_simple(value: Any, depth: int, room: int) -> int:
         if kind is str:
             room -= len(item)
         elif kind is int:
-            if not -_WORD <= item < _WORD:
+            if not _LEAST_WORD <= item < _WORD:
                 return -1
         elif kind is dict or kind is list:
             room = _count_simple(item, depth - 1, room)
+            if room < 0:
+                break
         elif kind not in _UNCHECKED:
-            return -1
-        if room < 0:
             return -1
     return room
 
@@ -439,6 +452,20 @@ _DECODERS: dict[int, Callable[[Any, bool], object]] = {
 
 def _dumps(value: object) -> bytes:
     return cbor2.dumps(value, encoders=_ENCODERS)
+
+
+_NO_TAGS = dict.fromkeys((2, 3, *_DECODERS), _refuse)
+# The heads of `undefined` and of simple values that are no constants. Characters of three and four
+# bytes begin with some of them, too.
+_SIMPLE_HEADS = bytes((*range(0xE0, 0xF4), 0xF7, 0xF8))
+_loads = partial(
+    cbor2.loads,
+    allow_indefinite=False,
+    allow_duplicate_keys=False,
+    strict_hashable_types=True,
+    tag_hook=_refuse,
+)
+_NOT_CBOR = (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, InvalidOperation)
 
 
 # --- frames: arrays of plain items, authenticated before they are read ---------------------------

@@ -16,7 +16,7 @@ LAST_LETTERS = "*_"
 # OWASP CRS 3.3 and 4 refuse cookies with these words, at paranoia levels 1 and 2.
 REFUSED_WORDS = ("having", "*msdb*", "*0x")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789" + LAST_LETTERS
-_TO_OURS = bytes.maketrans(b"+/", LAST_LETTERS.encode())
+_LETTER_62, _LETTER_63 = (letter.encode() for letter in LAST_LETTERS)
 # Every other character ('+', '/' and '=', too) becomes '!', which the strict decoder refuses.
 _FROM_OURS = bytes(
     b"+/"[LAST_LETTERS.index(chr(code))]
@@ -34,7 +34,9 @@ _PADDING = (b"", b"", b"==", b"=")
 
 def to_text(token: bytes) -> str:
     """The text of a token."""
-    return binascii.b2a_base64(token, newline=False).translate(_TO_OURS, b"=").decode("ascii")
+    letters = binascii.b2a_base64(token, newline=False).rstrip(b"=")
+    # Faster than `translate`.
+    return letters.replace(b"+", _LETTER_62).replace(b"/", _LETTER_63).decode()
 
 
 def from_text(text: str) -> bytes:

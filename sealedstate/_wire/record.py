@@ -56,6 +56,8 @@ UINT, NEGATIVE, BYTES, TEXT, LIST = range(5)
 SMALL = 1024
 # What decoding may raise for arrays that were never written by `encode_record`.
 _WRONG_SHAPE = (*NO_FRAME, AttributeError, LookupError, ArithmeticError)
+# What reading by hand raises for bytes that it does not know: beyond the end, of another kind.
+_UNUSUAL = (LookupError, ValueError)
 
 
 class Place(Enum):
@@ -244,7 +246,70 @@ def encode_record(record: Record, sealed_at: int) -> bytes:
 
 
 def decode_record(payload: bytes, sealed_at: int) -> Record:
-    """The record of an authentic payload. Raises MalformedRecord or UnknownField.
+    """The record of an authentic payload. Raises MalformedRecord or UnknownField."""
+    try:
+        record, end = _read_record(payload, sealed_at)
+    except _UNUSUAL:
+        record, end = decode_array(payload, sealed_at)
+    if end == len(payload):
+        return record
+    return add_fields(record, payload[end:], sealed_at)
+
+
+def _read_record(payload: bytes, sealed_at: int) -> tuple[Record, int]:
+    """The record without its fields, and where they begin.
+
+    Accepts a part of what `decode_array` accepts, in a third of the time: records without a
+    manifest that end in whole hours and are not from the future. Each head is read in its only
+    form, so no other bytes give the same record. Raises an error of `_UNUSUAL` for any others.
+    """
+    if payload[ID_BYTES] != _FIVE[0]:
+        raise ValueError("it has a manifest")
+    at = ID_BYTES + 2
+    size = payload[at - 1] - 0x60
+    subject: str | None = None
+    if size != _NULL[0] - 0x60:
+        if not 0 <= size < 24:
+            size, at = _read_number(payload, at - 1, TEXT)
+        end = at + size
+        subject, at = payload[at:end].decode(), end
+    age = payload[at]
+    at += 1
+    if age >= 24:
+        age, at = _read_number(payload, at - 1, UINT)
+    hours = payload[at]
+    at += 1
+    if hours >= 24:
+        hours, at = _read_number(payload, at - 1, UINT)
+    generation = payload[at]
+    at += 1
+    if generation >= 24:
+        generation, at = _read_number(payload, at - 1, UINT)
+    parts, at = _read_parts(payload, at)
+    created_at = sealed_at - age
+    expires_at = created_at + hours * HOUR
+    # Half the cost of `Record(...)`.
+    record = tuple.__new__(
+        Record,
+        (
+            payload[:ID_BYTES],
+            subject,
+            created_at,
+            expires_at,
+            generation,
+            parts,
+            None,
+            NO_ROWS,
+            NO_ROWS,
+            NO_TERMS,
+            NO_FIELDS,
+        ),
+    )
+    return record, at
+
+
+def decode_array(payload: bytes, sealed_at: int) -> tuple[Record, int]:
+    """The record without its fields, and where they begin. Raises MalformedRecord.
 
     Most types are not checked one by one: only the right types give the same bytes again.
     """
@@ -278,12 +343,10 @@ def decode_record(payload: bytes, sealed_at: int) -> Record:
         again = encode_record(record, sealed_at)
     except _WRONG_SHAPE:
         raise MalformedRecord from None
-    if again == payload:
-        return record
     # An array has one encoding, so what differs can only be fields behind it.
     if not payload.startswith(again):
         raise MalformedRecord
-    return _add_fields(record, payload[len(again) :], sealed_at)
+    return record, len(again)
 
 
 def _read_overflow_set(row: Any) -> OverflowSet:
@@ -326,7 +389,7 @@ def _encode_fields(terms: Terms, fields: Mapping[int, bytes]) -> bytes:
     return tail
 
 
-def _add_fields(record: Record, tail: bytes, sealed_at: int) -> Record:
+def add_fields(record: Record, tail: bytes, sealed_at: int) -> Record:
     """The record with the fields behind its array. Raises MalformedRecord or UnknownField."""
     if len(tail) > MAX_FIELDS_BYTES:
         raise MalformedRecord
@@ -369,14 +432,51 @@ def encode_parts(parts: Mapping[str, bytes]) -> bytes:
 def decode_parts(payload: bytes) -> dict[str, bytes]:
     """The parts of an authentic overflow. Raises MalformedRecord."""
     try:
-        items = iter(load_frame(payload))
-        parts = dict(zip(items, items, strict=True))
-        again = encode_parts(parts)
-    except _WRONG_SHAPE:
+        parts, end = _read_parts(payload, 0)
+    except _UNUSUAL:
         raise MalformedRecord from None
-    if again != payload:
+    if end != len(payload):
         raise MalformedRecord
     return parts
+
+
+def _read_parts(payload: bytes, at: int) -> tuple[dict[str, bytes], int]:
+    """The parts whose array begins at `at`, and where it ends.
+
+    Raises an error of `_UNUSUAL` unless each head has its only form and each name is there once.
+    """
+    parts: dict[str, bytes] = {}
+    count = payload[at] - 0x80
+    at += 1
+    if not 0 <= count < 24:
+        count, at = _read_number(payload, at - 1, LIST)
+    for _ in range(count >> 1):
+        size = payload[at] - 0x60
+        at += 1
+        if not 0 <= size < 24:
+            size, at = _read_number(payload, at - 1, TEXT)
+        end = at + size
+        name = payload[at:end].decode()
+        size = payload[end] - 0x40
+        at = end + 1
+        if not 0 <= size < 24:
+            size, at = _read_number(payload, end, BYTES)
+        end = at + size
+        parts[name] = payload[at:end]
+        at = end
+    if 2 * len(parts) != count or at > len(payload):
+        raise ValueError("a name or a value is missing")
+    return parts, at
+
+
+def _read_number(payload: bytes, at: int, kind: int) -> tuple[int, int]:
+    """The number in the head of several bytes at `at`, and where it ends."""
+    size, least = _LONG_HEADS[payload[at] - (kind << 5)]
+    end = at + 1 + size
+    number = int.from_bytes(payload[at + 1 : end])
+    if number < least:
+        raise ValueError("a head is longer than it must be")
+    return number, end
 
 
 def part_bytes(name: str, value_bytes: int) -> int:
@@ -422,4 +522,7 @@ def _head(kind: int, number: int) -> bytes:
 _UINTS, _BYTES, _TEXTS, _LISTS = (
     tuple(_head(kind, number) for number in range(SMALL)) for kind in (UINT, BYTES, TEXT, LIST)
 )
+# By the low bits of a head of several bytes: how many bytes its number takes, and the least number
+# that needs them.
+_LONG_HEADS = {24: (1, 24), 25: (2, 1 << 8), 26: (4, 1 << 16)}
 _FIVE, _SIX, _NULL = _head(LIST, 5), _head(LIST, 6), b"\xf6"

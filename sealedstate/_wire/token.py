@@ -78,14 +78,19 @@ def seal_text(
     key: Key,
     sealed_at: int,
     random: Callable[[int], bytes],
-) -> str:
-    """The text of a token for a cookie. `random` returns as many bytes as it is asked for."""
-    text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
+) -> tuple[str, bytes]:
+    """The text of a token for a cookie, and the token.
+
+    `random` returns as many bytes as it is asked for.
+    """
+    token = seal(payload, context, key, sealed_at, random(ENTROPY_BYTES))
+    text = to_text(token)
     for _ in range(MAX_SEALS - 1):
         if not has_refused_word(text):
             break
-        text = to_text(seal(payload, context, key, sealed_at, random(ENTROPY_BYTES)))
-    return text
+        token = seal(payload, context, key, sealed_at, random(ENTROPY_BYTES))
+        text = to_text(token)
+    return text, token
 
 
 def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) -> Opened:
@@ -114,7 +119,8 @@ def open_token(token: bytes, context: TokenContext, keyring: Keyring, now: int) 
     # Last, because the payload of a good token says when the cookie of a disabled key is over.
     if key.disabled:
         raise KeyDisabled(payload, key.kid, sealed_at)
-    return Opened(payload, key, sealed_at)
+    # Half the cost of `Opened(...)`.
+    return tuple.__new__(Opened, (payload, key, sealed_at))
 
 
 def kid_of(token: bytes) -> bytes | None:

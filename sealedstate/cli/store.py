@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import NamedTuple
 
 import click
@@ -34,7 +34,7 @@ from ._source import application_settings
 
 __all__ = ["store"]
 
-CONTEXTS = [context for use in USES.values() for context in use.contexts]
+CONTEXTS = list(dict.fromkeys(context for use in USES.values() for context in use.contexts))
 OTHERS = "*"
 """Any other context, as in a mapping of contexts to stores."""
 
@@ -183,8 +183,30 @@ def check(url: str | None, as_json: bool) -> int:
             for part in parts
         ],
     }
-    emit(as_json, facts, _lines(parts, shortfalls))
+    promises = _promises()
+    facts["logouts"] = promises
+    emit(as_json, facts, [*_lines(parts, shortfalls), *(f"  {line}" for line in promises)])
     return 1 if any(shortfalls.values()) or any(part.failure for part in parts) else 0
+
+
+def _promises() -> list[str]:
+    """What logouts promise by the settings, as far as this command knows them."""
+    settings, environ = application_settings(), process_environment()
+    with suppress(ConfigurationError):
+        settings = settings or Settings.from_env(environ, storage="memory:")
+    if settings is None:
+        return []
+    promise = "from the moment at which it is recorded"
+    if settings.revocation == "feed":
+        promise = f"at most {settings.feed_staleness} s after it was recorded"
+    known = settings.on_store_down
+    down = "no session opens"
+    if not isinstance(known, str):
+        down = f"what a process last knew of logouts counts for {known} s"
+    return [
+        f'a logout counts on every node {promise} (revocation = "{settings.revocation}")',
+        f"while the store does not answer, {down} (on_store_down = {known!r})".replace("'", '"'),
+    ]
 
 
 def _parts_of(opened: Storage) -> list[_Part]:

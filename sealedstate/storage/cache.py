@@ -42,7 +42,8 @@ class CachedStorage(ForwardingStorage):
     @property
     def capabilities(self) -> Capabilities:
         behind = self._default.capabilities
-        return replace(behind, staleness=behind.staleness + self._staleness)
+        staleness = behind.staleness + self._staleness
+        return replace(behind, staleness=staleness, changes=False)
 
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int

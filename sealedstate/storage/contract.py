@@ -36,7 +36,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import (
@@ -54,11 +54,14 @@ from ..errors import CapacityError, show_value
 
 __all__ = [
     "ENTRY_BYTES",
+    "FOLLOWED",
     "LAST_VERSION",
     "LATEST",
     "UNCHANGED",
     "Capabilities",
+    "Changes",
     "Clock",
+    "FollowedStorage",
     "ManagedStorage",
     "Serializer",
     "Storage",
@@ -82,6 +85,8 @@ LATEST = 1 << 53
 LAST_VERSION = (1 << 63) - 1
 REAP_AFTER = 23 * 3600 * 1000
 # For how many milliseconds the stores of this package keep what has expired. Less than a day.
+FOLLOWED = frozenset({"sealedstate.revoked", "sealedstate.watermark"})
+"""The contexts whose writes a store with the capability `changes` numbers."""
 ENTRY_BYTES = 32
 """What a record or a member adds to `total_bytes`, besides its names and its value."""
 
@@ -132,6 +137,8 @@ class Capabilities:
     """`add_member`, `remove_member` and `members` work."""
     contexts: bool = True
     """`touch_context` works, if the store has it."""
+    changes: bool = False
+    """It is a `FollowedStorage`."""
     resolution: int = 1
     """Milliseconds: a record is absent from expires_at + resolution - 1 on, at the latest."""
     native_expiry: bool = False
@@ -269,6 +276,43 @@ class ManagedStorage(Storage, Protocol):
 
     def prepare(self) -> None:
         """Make what the store needs, such as tables. Harmless if done before, or concurrently."""
+        ...
+
+
+class Changes(NamedTuple):
+    """One page of what `changes` found.
+
+    `records`: (context, key, record), each as it was at some moment after the call began.
+    `position`: what to pass to get the next page, or later what has changed since. `is_last`:
+    whether this is all for now. `starts_over`: the first page of all live records, because `after`
+    was None or comes from another state of the store, such as one before a restore: records of
+    earlier pages count no longer.
+    """
+
+    records: Sequence[tuple[str, str, Stored]]
+    position: str
+    is_last: bool
+    starts_over: bool
+
+    def __repr__(self) -> str:
+        return f"<Changes: {len(self.records)} records>"
+
+
+@runtime_checkable
+class FollowedStorage(Storage, Protocol):
+    """A store that says what changed in the contexts of `FOLLOWED`.
+
+    Needs the capability `changes`.
+    """
+
+    def changes(self, after: str | None, limit: int) -> Changes:
+        """Return live records that were written since `after`, at most `limit`.
+
+        `after`: the position of an earlier answer, also to another process; None for all. A write
+        that was acknowledged before the call that returned the first page is in one of the pages,
+        whatever other writers were doing, and however late a write of before was committed. A
+        record may be returned again. What was deleted is not reported.
+        """
         ...
 
 

@@ -174,7 +174,7 @@ class CookieStorage(MemoryStorage):
             key = service.key_source.keyring().primary(now)
         except NoPrimaryKey as error:
             raise StorageUnavailable("no key is active that could seal the cookie") from error
-        text = token.seal_text(payload, self._context(), key, now, service.random)
+        text, _ = token.seal_text(payload, self._context(), key, now, service.random)
         if len(text) > self._max_chars:
             raise CapacityError("the visitor's cookie is full")
         return text

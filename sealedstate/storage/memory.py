@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import bisect
 import os
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from .._forks import ForkSafeLock
 from ..errors import CapacityError, StorageUnavailable, VersionMismatch
-from .contract import Capabilities, Clock, Stored, check_arguments, millis, utf8
+from .contract import (
+    FOLLOWED,
+    Capabilities,
+    Changes,
+    Clock,
+    Stored,
+    check_arguments,
+    millis,
+    utf8,
+)
 
 __all__ = ["MemoryStorage"]
 
@@ -33,6 +44,7 @@ class MemoryStorage:
         survives_restart=False,
         evicts=False,
         enumerable=True,
+        changes=True,
     )
 
     def __init__(self, clock: Clock, max_records: int = 1_000_000) -> None:
@@ -43,6 +55,10 @@ class MemoryStorage:
         self._lock = ForkSafeLock()
         self._pid = os.getpid()
         self._writes, self._reap_after = 0, REAP_EVERY
+        # The number of the last write of each record that is followed, and the same in order.
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._order: list[tuple[int, tuple[str, str]]] = []
+        self._last_number, self._incarnation = 0, uuid.uuid4().hex
 
     def create(
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
@@ -52,7 +68,7 @@ class MemoryStorage:
             if self._find(context, key) is not None:
                 return False
             self._make_room()
-            self._records[context, key] = Stored(bytes(value), version, expires_at)
+            self._put((context, key), Stored(bytes(value), version, expires_at))
             return True
 
     def read(self, context: str, key: str) -> Stored | None:
@@ -76,7 +92,7 @@ class MemoryStorage:
                 return False
             if version <= stored.version:
                 raise VersionMismatch(stored.version)
-            self._records[context, key] = Stored(bytes(value), version, expires_at)
+            self._put((context, key), Stored(bytes(value), version, expires_at))
             return True
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
@@ -136,7 +152,7 @@ class MemoryStorage:
             stored = self._find(context, key)
             if stored is None:
                 return False
-            self._records[context, key] = replace(stored, expires_at=expires_at)
+            self._put((context, key), replace(stored, expires_at=expires_at))
             return True
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
@@ -145,7 +161,7 @@ class MemoryStorage:
             for place in [place for place in self._records if place[0] == context]:
                 stored = self._find(*place)
                 if stored is not None:
-                    self._records[place] = replace(stored, expires_at=expires_at)
+                    self._put(place, replace(stored, expires_at=expires_at))
 
     def delete_context(self, context: str) -> None:
         check_arguments(self.capabilities, context, "any")
@@ -156,6 +172,22 @@ class MemoryStorage:
 
     def prepare(self) -> None:
         """Do nothing; there is nothing to make."""
+
+    def changes(self, after: str | None, limit: int) -> Changes:
+        incarnation, _, number = (after or "").partition(":")
+        with self._reading():
+            starts_over = incarnation != self._incarnation
+            seen = 0 if starts_over else int(number)
+            first = bisect.bisect_right(self._order, seen, key=lambda entry: entry[0])
+            records: list[tuple[str, str, Stored]] = []
+            for seen, place in self._order[first:]:
+                stored = self._find(*place)
+                if stored is not None and self._numbers.get(place) == seen:
+                    records.append((*place, stored))
+                    if len(records) == limit:
+                        break
+            position = f"{self._incarnation}:{seen}"
+            return Changes(records, position, len(records) < limit, starts_over)
 
     def _reading(self) -> AbstractContextManager[object]:
         """The lock. Raises StorageUnavailable in a forked child."""
@@ -170,6 +202,17 @@ class MemoryStorage:
         return self._reading()
 
     # --- with the lock held ---------------------------------------------------------------------
+
+    def _put(self, place: tuple[str, str], stored: Stored) -> None:
+        self._records[place] = stored
+        if place[0] in FOLLOWED:
+            self._last_number += 1
+            self._numbers[place] = self._last_number
+            self._order.append((self._last_number, place))
+            if len(self._order) > 2 * len(self._numbers) + REAP_EVERY:
+                numbers = {at: n for at, n in self._numbers.items() if at in self._records}
+                self._order = sorted((n, at) for at, n in numbers.items())
+                self._numbers = numbers
 
     def _find(self, context: str, key: str) -> Stored | None:
         stored = self._records.get((context, key))

@@ -77,6 +77,7 @@ DURABLE = Need(
 )
 ENUMERABLE = Need("enumerable", True, "lists what it holds", "does not list what it holds")
 INDEXES = Need("indexes", True, "has indexes", "has no indexes")
+CHANGES = Need("changes", True, "says what has changed", "does not say what has changed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,12 @@ USES: Mapping[str, Use] = {
             "revocation",
             "sessions that were logged out, until they would have expired",
             (SERVER_SIDE, SHARED, NOT_EVICTING, SURVIVES_RESTART, CURRENT),
+            ("sealedstate.revoked", "sealedstate.watermark"),
+        ),
+        Use(
+            "feed",
+            'those sessions in the memory of each process, where revocation = "feed"',
+            (SERVER_SIDE, SHARED, NOT_EVICTING, SURVIVES_RESTART, CURRENT, CHANGES),
             ("sealedstate.revoked", "sealedstate.watermark"),
         ),
         Use(
@@ -291,6 +298,7 @@ _USUAL = Capabilities(
     survives_restart=True,
     evicts=False,
     enumerable=True,
+    changes=True,
 )
 
 # A new store is added here, to `urls.URLS`, to the tables of README, docs/stores.md, docs/sso.md
@@ -313,8 +321,11 @@ DECLARED: Mapping[str, Capabilities] = {
         evicts=True,
         enumerable=False,
         contexts=False,
+        changes=False,
     ),
-    "cookie": replace(_USUAL, shared=False, durable=False, evicts=True, server_side=False),
+    "cookie": replace(
+        _USUAL, shared=False, durable=False, evicts=True, server_side=False, changes=False
+    ),
 }
 
 # What a table of yes and no does not say, by store.

@@ -102,8 +102,8 @@ class ForwardingStorage:
 class RoutedStorage(ForwardingStorage):
     """Sends each context to a store, and every other context to `default`.
 
-    Its capabilities are those that all of the stores have; `store_of` returns the store of one
-    context.
+    Its capabilities are those that all of the stores have, without `changes`; `store_of` returns
+    the store of one context.
     """
 
     @property
@@ -116,7 +116,8 @@ class RoutedStorage(ForwardingStorage):
         }
         totals = (can.total_bytes for can in all_of if can.total_bytes is not None)
         reasons = {name: why for can in all_of for name, why in can.reasons.items()}
-        return replace(all_of[0], **worst, total_bytes=min(totals, default=None), reasons=reasons)
+        total_bytes = min(totals, default=None)
+        return replace(all_of[0], **worst, total_bytes=total_bytes, changes=False, reasons=reasons)
 
     @property
     def contexts(self) -> list[str]:

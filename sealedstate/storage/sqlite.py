@@ -22,6 +22,7 @@ import os
 import sqlite3
 import stat
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,21 @@ from ..errors import (
     escape_text,
     quote_text,
 )
-from .contract import Capabilities, Clock, Stored, check_arguments, millis, reap_time, utf8
+from .contract import (
+    FOLLOWED,
+    Capabilities,
+    Changes,
+    Clock,
+    Stored,
+    check_arguments,
+    millis,
+    reap_time,
+    utf8,
+)
 
 __all__ = ["SQLiteStorage", "wal_is_safe"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 POLL_SECONDS = 0.001
 # After this many writes, at most this many expired rows are removed: a bounded price for a write,
 # and the tables stay small even if no caller reaps.
@@ -63,6 +74,7 @@ CREATE TABLE IF NOT EXISTS sealedstate_record (
     value      BLOB NOT NULL,
     version    INTEGER NOT NULL,
     expires_at INTEGER,
+    changed    INTEGER,
     PRIMARY KEY (context, key)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS sealedstate_record_expiry
@@ -76,7 +88,24 @@ CREATE TABLE IF NOT EXISTS sealedstate_member (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS sealedstate_member_expiry
     ON sealedstate_member (expires_at) WHERE expires_at IS NOT NULL;
+CREATE TABLE IF NOT EXISTS sealedstate_feed (
+    number      INTEGER NOT NULL,
+    incarnation TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS sealedstate_record_changed
+    ON sealedstate_record (changed) WHERE changed IS NOT NULL;
 """
+# Up to schema 2, no writes were numbered.
+_FOLLOWED_NAMES = ", ".join(f"x'{context.encode().hex()}'" for context in sorted(FOLLOWED))
+_NUMBER_ALL = f"""
+    UPDATE sealedstate_record SET changed = 1
+    WHERE context IN ({_FOLLOWED_NAMES})"""
+_CHANGES = """
+    SELECT feed.incarnation, feed.number, changed, context, key, value, version, expires_at
+    FROM sealedstate_feed AS feed LEFT JOIN sealedstate_record ON changed IS NOT NULL
+        AND (changed, context, key) > (:number, :context, :key)
+        AND (expires_at IS NULL OR expires_at > :now)
+    ORDER BY changed, context, key LIMIT :limit"""
 _ONE = "context = :context AND key = :key"
 _LIVE = "(expires_at IS NULL OR expires_at > :now)"
 # With positional parameters, and formatted once: named ones take a tenth of the time of a read.
@@ -109,6 +138,7 @@ class SQLiteStorage:
         survives_restart=True,
         evicts=False,
         enumerable=True,
+        changes=True,
     )
 
     def __init__(self, path: str | Path, clock: Clock, timeout: float = 2.0) -> None:
@@ -123,10 +153,11 @@ class SQLiteStorage:
     ) -> bool:
         params = self._params(context, key, value, expires_at, version)
         sql = f"""
-            INSERT INTO sealedstate_record (context, key, value, version, expires_at)
-            VALUES (:context, :key, :value, :version, :expires_at)
+            INSERT INTO sealedstate_record (context, key, value, version, expires_at, changed)
+            VALUES (:context, :key, :value, :version, :expires_at, :changed)
             ON CONFLICT (context, key) DO UPDATE SET value = excluded.value,
-                version = excluded.version, expires_at = excluded.expires_at
+                version = excluded.version, expires_at = excluded.expires_at,
+                changed = excluded.changed
             WHERE NOT {_LIVE}"""
         return self._write(sql, params)
 
@@ -149,7 +180,7 @@ class SQLiteStorage:
         params = self._params(context, key, value, expires_at, version, expected)
         sql = f"""
             UPDATE sealedstate_record
-            SET value = :value, version = :version, expires_at = :expires_at
+            SET value = :value, version = :version, expires_at = :expires_at, changed = :changed
             WHERE {_ONE} AND {_LIVE} AND version < :version
             AND (:expected IS NULL OR version = :expected)"""
         return self._write(sql, params, checks_version=True)
@@ -202,13 +233,17 @@ class SQLiteStorage:
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         params = self._params(context, key, expires_at=expires_at)
-        sql = f"UPDATE sealedstate_record SET expires_at = :expires_at WHERE {_ONE} AND {_LIVE}"
+        sql = f"""
+            UPDATE sealedstate_record SET expires_at = :expires_at, changed = :changed
+            WHERE {_ONE} AND {_LIVE}"""
         return self._write(sql, params)
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         params = self._params(context, "any", expires_at=expires_at)
-        sql = "UPDATE sealedstate_record SET expires_at = :expires_at WHERE context = :context"
-        self._write(f"{sql} AND {_LIVE}", params)
+        sql = f"""
+            UPDATE sealedstate_record SET expires_at = :expires_at, changed = :changed
+            WHERE context = :context AND {_LIVE}"""
+        self._write(sql, params)
 
     def delete_context(self, context: str) -> None:
         params = self._params(context, "any")
@@ -218,6 +253,33 @@ class SQLiteStorage:
 
     def prepare(self) -> None:
         self.ping()
+
+    def changes(self, after: str | None, limit: int) -> Changes:
+        # Writers take turns, so no write is committed after one with a greater number.
+        known, number, context, key = (after or ":0::").split(":")
+        params = {
+            "number": int(number),
+            "context": bytes.fromhex(context),
+            "key": bytes.fromhex(key),
+            "now": millis(self._clock()),
+            "limit": limit,
+        }
+        with self._file as connection:
+            rows = self._file.execute(connection, _CHANGES, params).fetchall()
+            if not rows:
+                raise self._file.say_emptied()
+            incarnation = f"{rows[0][0]}/{self._file.identity}"
+        if after is not None and (incarnation != known or rows[0][1] < params["number"]):
+            return self.changes(None, limit)
+        found = [row for row in rows if row[2] is not None]
+        if found:
+            number, context, key = found[-1][2], found[-1][3].hex(), found[-1][4].hex()
+        return Changes(
+            [(row[3].decode(), row[4].decode(), Stored(*row[5:])) for row in found],
+            f"{incarnation}:{number}:{context}:{key}",
+            len(found) < limit,
+            after is None,
+        )
 
     # --- one statement --------------------------------------------------------------------------
 
@@ -239,6 +301,7 @@ class SQLiteStorage:
             "expires_at": expires_at,
             "version": version,
             "expected": expected,
+            "changed": None,
             "now": millis(self._clock()),
         }
 
@@ -248,8 +311,14 @@ class SQLiteStorage:
         With `checks_version`, raises VersionMismatch if it did not although a record is live.
         """
         current = None
+        is_followed = params["context"].decode() in FOLLOWED
         with self._file.writing() as connection:
+            if is_followed:
+                query = "SELECT number + 1 FROM sealedstate_feed"
+                (params["changed"],) = connection.execute(query).fetchone()
             changed = connection.execute(sql, params).rowcount > 0
+            if changed and is_followed:
+                connection.execute("UPDATE sealedstate_feed SET number = :changed", params)
             if checks_version and not changed:
                 query = f"SELECT version FROM sealedstate_record WHERE {_ONE} AND {_LIVE}"
                 current = connection.execute(query, params).fetchone()
@@ -284,7 +353,7 @@ class SQLiteFile:
         self._path = path.absolute()  # the process may change its directory
         self._name = f"sqlite store {quote_text(self._path, 1000)}"
         # The device and inode of the file that was opened, and when they were last compared.
-        self._identity: tuple[int, int] | None = None
+        self.identity: tuple[int, int] | None = None
         self._looked_at = -math.inf
         # Whether this process has found or made the tables, and the most writes that it has seen.
         self._had_tables = False
@@ -318,7 +387,7 @@ class SQLiteFile:
                 self._looked_at = now
             if self._connection is None:
                 self._connection, is_new = self.open(), True
-                self._identity, self._had_tables = self._find_identity(), True
+                self.identity, self._had_tables = self._find_identity(), True
             if is_due or is_new:
                 self._writes_seen = self._read_writes(self._connection)
             return self._connection
@@ -338,7 +407,7 @@ class SQLiteFile:
                         self._connection.close()
                     self._connection = None
                 if str(error).startswith("no such table"):
-                    raise self._say_emptied() from error
+                    raise self.say_emptied() from error
                 code = getattr(error, "sqlite_errorcode", 0) & 0xFF
                 kind = StorageUnusable if code in _NOT_OURS else StorageUnavailable
                 raise kind(f"{self._name}: {error}") from error
@@ -447,7 +516,7 @@ class SQLiteFile:
             # Read again: another process may have migrated before this process got the lock.
             (found,) = connection.execute("PRAGMA user_version").fetchone()
             if found == 0 and self._had_tables:
-                raise self._say_emptied()
+                raise self.say_emptied()
             if found == 0 and connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                 raise StorageUnusable(
                     f"{self._name} is the database of another application; name another file"
@@ -457,8 +526,17 @@ class SQLiteFile:
                     f"{self._name} has schema {found}; this release supports {SCHEMA_VERSION}"
                 )
             self._path.chmod(0o600)
+            columns = connection.execute("PRAGMA table_info(sealedstate_record)").fetchall()
+            if columns and "changed" not in [column[1] for column in columns]:
+                connection.execute("ALTER TABLE sealedstate_record ADD COLUMN changed INTEGER")
+                connection.execute(_NUMBER_ALL)
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
+            if connection.execute("SELECT 1 FROM sealedstate_feed").fetchone() is None:
+                connection.execute(
+                    "INSERT INTO sealedstate_feed (number, incarnation) VALUES (1, ?)",
+                    (uuid.uuid4().hex,),
+                )
             if found != SCHEMA_VERSION:
                 connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -467,7 +545,7 @@ class SQLiteFile:
 
         What was opened before may have become read-only since: reads still work.
         """
-        folder, problem, is_first = self._path.parent, None, self._identity is None
+        folder, problem, is_first = self._path.parent, None, self.identity is None
         try:
             mode = self._path.stat().st_mode
         except FileNotFoundError:
@@ -492,7 +570,7 @@ class SQLiteFile:
 
     def _follow_file(self) -> None:
         """Drop the connection to a file that is no longer at the path."""
-        if self._identity is None or (found := self._find_identity()) == self._identity:
+        if self.identity is None or (found := self._find_identity()) == self.identity:
             return
         if self._connection is not None:
             # SQLite sees that the file was moved, and leaves the journal of the new one alone.
@@ -509,7 +587,7 @@ class SQLiteFile:
             " longer; if it is an older copy, revoke again what was revoked since",
             self._name,
         )
-        self._identity = self._writes_seen = None
+        self.identity = self._writes_seen = None
 
     def _read_writes(self, connection: sqlite3.Connection) -> int:
         """The number of writes to the file, modulo _WRITES_END. Logs if it went back."""
@@ -525,7 +603,7 @@ class SQLiteFile:
             )
         return writes
 
-    def _say_emptied(self) -> StorageUnavailable:
+    def say_emptied(self) -> StorageUnavailable:
         return StorageUnavailable(
             f"{self._name} was emptied while in use, with all logouts; put it back, or start all"
             " processes again, which begins an empty one"

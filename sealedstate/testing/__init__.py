@@ -28,6 +28,7 @@ callers are some load: give a store with a deadline a generous one.
 - With `shared` and `server_side`, the concurrent callers run in 4 processes, else in one.
 - The kit writes nothing larger than `context_bytes`, `key_bytes`, `value_bytes` and `total_bytes`,
   except where it expects a refusal.
+- With `changes`, a follower of the contexts in `FOLLOWED` must find each acknowledged write.
 - `resolution` is how late a record may be gone.
 - The operations of `ManagedStorage` are tested if the store has all of them.
 
@@ -50,7 +51,7 @@ pytest.register_assert_rewrite(
 )
 
 from ._names import Indexes, Listings, Managed, Names, Touching
-from ._races import LostReplies, Outages, Races
+from ._races import Following, LostReplies, Outages, Races
 from ._records import Expiry, Records
 from ._suite import FakeClock
 from .scripted import ManualClock, ScriptedStorage
@@ -60,7 +61,9 @@ __all__ = ["FakeClock", "ManualClock", "ScriptedStorage", "StorageContract"]
 _HOOKS = {"outage": Outages, "lost_reply": LostReplies}
 
 
-class StorageContract(Records, Expiry, Names, Listings, Managed, Touching, Indexes, Races):
+class StorageContract(
+    Records, Expiry, Names, Listings, Managed, Touching, Indexes, Races, Following
+):
     """What every store owes. Subclass it and define `open_store(self, clock)`."""
 
     def __init_subclass__(cls) -> None:

@@ -1,19 +1,40 @@
-"""Tests of what happens at once: races of writers, outages and lost replies."""
+"""Tests of what happens at once: races of writers, their followers, outages and lost replies."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from threading import Barrier
 
 import pytest
 
 from ..errors import CapacityError, OutcomeUnknown, StorageError, StorageUnavailable
-from ..storage.contract import LAST_VERSION, LATEST, Storage, Stored, is_managed
+from ..storage.contract import (
+    FOLLOWED,
+    LAST_VERSION,
+    LATEST,
+    FollowedStorage,
+    Storage,
+    Stored,
+    is_managed,
+)
 from ._names import too_large_value
-from ._suite import MINUTE, RACERS, Context, FakeClock, Suite, eventually, is_supported, succeeds
+from ._suite import (
+    MINUTE,
+    PATIENCE,
+    RACERS,
+    Context,
+    FakeClock,
+    Suite,
+    eventually,
+    fitting_count,
+    is_supported,
+    poll,
+    succeeds,
+)
 from ._workers import run_in_fork, run_in_threads, worker_pool
 
 KEYS = [str(number) for number in range(25)]
@@ -274,6 +295,124 @@ class Outages(Suite):
             value = str(version).encode()
             assert eventually(context.update, "k", value, None, version)
             assert context.read_live("k").value == value
+
+
+class Follower:
+    """The records of one followed context, kept as a process of an application keeps them."""
+
+    def __init__(self, context: Context, prefix: str, limit: int = 3) -> None:
+        assert isinstance(context.store, FollowedStorage), "there is no method `changes`"
+        self._store, self._place, self._limit = context.store, (context.name, prefix), limit
+        self._position: str | None = None
+        self.records: dict[str, Stored] = {}
+        self.has_started_over = 0
+
+    def catch_up(self) -> list[str]:
+        """Read all pages; return the keys in them, in order."""
+        keys: list[str] = []
+        name, prefix = self._place
+        while True:
+            page = eventually(self._store.changes, self._position, self._limit)
+            assert len(page.records) <= self._limit, "a page has more records than asked for"
+            if page.starts_over:
+                self.records, keys = {}, []
+                self.has_started_over += 1
+            self._position = page.position
+            for context, key, stored in page.records:
+                assert context in FOLLOWED, f"a record of {context!r}"
+                if context == name and key.startswith(prefix):
+                    self.records[key] = stored
+                    keys.append(key)
+            if page.is_last:
+                return keys
+
+
+def write_or_follow(context: Context, racer: int, barrier: Barrier, count: int) -> list[str]:
+    """One racer follows the others, which each write `count` records: the keys of either."""
+    prefix = context.name
+    context = replace(context, name=min(FOLLOWED))
+    done, keys = f"{prefix}-done-", []
+    barrier.wait()
+    if racer:
+        for number in range(count):
+            keys.append(f"{prefix}-{racer}-{number}")
+            assert eventually(context.create, keys[-1], b"v", context.now + MINUTE, 1)
+        assert eventually(context.create, f"{done}{racer}", b"", context.now + MINUTE, 1)
+        return keys
+    follower = Follower(context, prefix, limit=100)
+    for _ in poll(PATIENCE):
+        follower.catch_up()
+        if sum(key.startswith(done) for key in follower.records) == RACERS - 1:
+            break
+    assert follower.has_started_over == 1
+    return [key for key in follower.records if not key.startswith(done)]
+
+
+class Following(Suite, needs=lambda context: context.capabilities.changes):
+    def test_changes_are_all_live_records_and_then_what_was_written(self, context: Context) -> None:
+        for name in FOLLOWED:
+            followed = replace(context, name=name)
+            context.write("k")  # of another context
+            follower = Follower(followed, context.name)
+            keys = [f"{context.name}-{number}" for number in range(7)]
+            for key in keys:
+                followed.write(key, expires_at=followed.now + MINUTE)
+            assert sorted(follower.catch_up()) == keys
+            assert follower.catch_up() == []
+            assert followed.update(keys[2], b"w", followed.now + 2 * MINUTE, 2) is True
+            followed.write(f"{context.name}-new", expires_at=None)
+            assert set(follower.catch_up()) == {keys[2], f"{context.name}-new"}
+            assert follower.records == {
+                key: followed.read_live(key) for key in [*keys, f"{context.name}-new"]
+            }
+            assert follower.has_started_over == 1
+            followed.delete(f"{context.name}-new")
+            context.delete("k")
+
+    def test_changes_are_only_live_records(self, context: Context) -> None:
+        followed = replace(context, name=min(FOLLOWED))
+        key = f"{context.name}-k"
+        expires_at = context.now + MINUTE
+        followed.write(key, expires_at=expires_at)
+        followed.write(f"{context.name}-deleted", expires_at=expires_at)
+        followed.delete(f"{context.name}-deleted")
+        assert Follower(followed, context.name).catch_up() == [key]
+        context.stop_after(expires_at)
+        assert Follower(followed, context.name).catch_up() == []
+        # In place of what has expired.
+        followed.write(key, expires_at=expires_at + 2 * MINUTE)
+        assert Follower(followed, context.name).catch_up() == [key]
+
+    def test_changed_expiry_is_a_change(self, context: Context) -> None:
+        if not (context.is_managed and context.capabilities.contexts):
+            return
+        followed = replace(context, name=min(FOLLOWED))
+        key, later = f"{context.name}-k", context.now + 2 * MINUTE
+        followed.write(key, expires_at=context.now + MINUTE)
+        follower = Follower(followed, context.name)
+        follower.catch_up()
+        assert followed.update_expiration(key, later) is True
+        assert follower.catch_up() == [key]
+        assert follower.records[key].expires_at == later
+
+    def test_position_of_another_store_starts_over(self, context: Context) -> None:
+        store = context.store
+        assert isinstance(store, FollowedStorage)
+        followed, key = replace(context, name=min(FOLLOWED)), f"{context.name}-k"
+        followed.write(key, expires_at=context.now + MINUTE)
+        position = store.changes(None, 1).position
+        # With another incarnation, and as if fewer writes were numbered.
+        other = position.translate(str.maketrans("0123456789abcdef", "9" * 16))
+        assert store.changes(position, 100).starts_over is False
+        page = store.changes(other, 10_000)
+        assert page.starts_over is True
+        assert key in [name for _, name, _ in page.records]
+
+    def test_follower_misses_no_write_of_concurrent_writers(self, context: Context) -> None:
+        size = fitting_count(context.store, 20 * RACERS, min(FOLLOWED), context.name + "-99-99")
+        follower, *writers = self.race(context, write_or_follow, size // RACERS - 1)
+        written = sorted(key for keys in writers for key in keys)
+        assert sorted(follower) == written, "a follower has missed acknowledged writes"
 
 
 class LostReplies(Suite):

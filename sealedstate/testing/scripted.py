@@ -120,7 +120,7 @@ class ScriptedStorage:
     """
 
     WRITES = ("create", "update", "delete", "add_member", "remove_member")
-    READS = ("read", "keys", "members")
+    READS = ("read", "keys", "members", "changes")
 
     def __init__(self, clock: Clock, storage: Storage | None = None) -> None:
         self.storage = MemoryStorage(clock) if storage is None else storage
@@ -241,6 +241,7 @@ class ScriptedStorage:
     add_member = _operation(MemoryStorage.add_member)
     remove_member = _operation(MemoryStorage.remove_member)
     members = _operation(MemoryStorage.members)
+    changes = _operation(MemoryStorage.changes)
     prepare = _operation(MemoryStorage.prepare)
     ping = _operation(MemoryStorage.ping)
     reap = _operation(MemoryStorage.reap)

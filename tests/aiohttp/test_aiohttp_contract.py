@@ -2,29 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
 
 import pytest
 
 pytest.importorskip("aiohttp", reason="not installed: aiohttp")
 
+from aiohttp.test_utils import TestServer
+
 from sealedstate import Settings
-from sealedstate.testing.adapters import AdapterContract, Answer
-from tests.support.aiohttp_server import Server
+from sealedstate.testing.adapters import AdapterContract
+from tests.support.client import OverHTTP
 from tests.support.pages import aiohttp
 
 
-class Behind:
-    """The application of the kit behind aiohttp's test server."""
+class Behind(OverHTTP):
+    """The application of the kit behind aiohttp's test server, which runs in a thread."""
 
     def __init__(self, settings: Settings) -> None:
-        self._server = Server(aiohttp.make(settings))
-
-    def send(self, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> Answer:
-        return self._server.send("POST", path, headers, body)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        self._server = TestServer(aiohttp.make(settings))
+        self._run(self._server.start_server(max_field_size=16384))
+        super().__init__(self._server.port or 0)
 
     def close(self) -> None:
-        self._server.close()
+        self._run(self._server.close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
 class TestAiohttp(AdapterContract):

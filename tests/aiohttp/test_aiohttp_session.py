@@ -15,9 +15,18 @@ pytest.importorskip("aiohttp", reason="not installed: aiohttp")
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from sealedstate import Key, LateRead, LateWrite, Settings, UnsupportedValue, UsageError
+from sealedstate import (
+    Key,
+    LateRead,
+    LateWrite,
+    Settings,
+    StorageError,
+    UnsupportedValue,
+    UsageError,
+)
+from sealedstate.errors import StorageUnavailable
 from sealedstate.keyring import export_lookup
-from sealedstate_aiohttp import get_session, new_session, setup
+from sealedstate_aiohttp import KEEPER, get_session, new_session, setup
 
 Handler = Callable[[web.Request], Any]
 
@@ -192,6 +201,40 @@ def test_new_session_takes_the_place_of_the_first(settings: Settings) -> None:
     visit(settings, talk, login=login)
 
 
+def test_failed_logout_is_answered_by_the_application(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise StorageUnavailable("the store is down")
+
+    async def logout(request: web.Request) -> web.Response:
+        session, store = await get_session(request), request.app[KEEPER].keeper.deployment.store
+        monkeypatch.setattr(store, "create", fail)
+        try:
+            await session.invalidate()
+        except StorageError:
+            return web.Response(status=503)
+        return web.Response()
+
+    async def talk(browser: Browser) -> None:
+        await browser.get("/put")
+        response = await browser.get("/logout", 503)
+        assert "Set-Cookie" not in response.headers
+
+    visit(settings, talk, logout=logout)
+
+
+def test_clone_of_a_request_has_its_session(settings: Settings) -> None:
+    async def clone(request: web.Request) -> web.Response:
+        return await put(request.clone(rel_url="/another"))
+
+    async def talk(browser: Browser) -> None:
+        await browser.get("/clone")
+        assert await browser.show() == {"cart": ["tea"]}
+
+    visit(settings, talk, clone=clone)
+
+
 def test_names_of_aiohttp_session_work(settings: Settings) -> None:
     async def limit(request: web.Request) -> web.Response:
         session = await get_session(request)
@@ -200,6 +243,7 @@ def test_names_of_aiohttp_session_work(settings: Settings) -> None:
         facts.append(session.created > 0)
         session["a"] = 1
         session.max_age = 20 * 86400
+        assert session.max_age == 20 * 86400
         return web.json_response(facts)
 
     async def facts(request: web.Request) -> web.Response:

@@ -472,6 +472,22 @@ def test_websocket_carries_the_cookie_with_its_acceptance() -> None:
     assert ASGIBrowser(application).websocket("/watch")[1] == ["None None"]
 
 
+def test_logout_of_a_websocket_that_is_not_accepted_is_recorded(store: ScriptedStorage) -> None:
+    async def leave(socket: WebSocket) -> None:
+        sealed(socket).subject = None
+        await socket.close()
+
+    routes: list[Any] = [Route("/login", login), Route("/who", who)]
+    application = Starlette(
+        routes=[*routes, WebSocketRoute("/leave", leave)],
+        middleware=[Middleware(SealedSessionMiddleware, node(Clock(), store))],
+    )
+    browser = ASGIBrowser(application)
+    browser.get("/login")
+    browser.websocket("/leave")
+    assert browser.get("/who").json is None
+
+
 # --- the store ----------------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from tests.support.identity_providers import (
     OTHER_SP,
     SERVED,
     SP,
+    TOLERATED,
     USER,
     Provider,
     User,
@@ -123,6 +124,7 @@ class Race:
     # --- what is promised -----------------------------------------------------------------------
 
     def assert_refused(self) -> None:
+        self.idp.clock.forward(1)  # a feed asks what was added
         for jar in self.issued:
             for node in self.idp.nodes:
                 assert User(node, jar.copy()).subject is None, "a resurrection"
@@ -137,11 +139,13 @@ class Race:
         assert known >= expected, "a lost service login"
 
 
-def provider(part_policies: dict[str, str] = SERVED, indexed: bool = True) -> Provider:
+def provider(
+    part_policies: dict[str, str] = SERVED, indexed: bool = True, **given: Any
+) -> Provider:
     """Two nodes on one scripted store."""
     idp = Provider(None, {}, nodes=0)
     idp.store = ScriptedStorage(idp.clock)
-    idp.nodes = [idp.node(indexed, part_policies=dict(part_policies)) for _ in range(2)]
+    idp.nodes = [idp.node(indexed, part_policies=dict(part_policies), **given) for _ in range(2)]
     return idp
 
 
@@ -185,8 +189,34 @@ SCENARIOS = {
 @RACES
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_raced_logout_is_final_and_notifies_every_service(name: str, numbers: range) -> None:
-    scenario, raced = SCENARIOS[name], 0
+    scenario = SCENARIOS[name]
     idps = [provider(*each) for each in product(scenario.policies, scenario.indexed)]
+    assert_final(name, numbers, idps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param(range(20), id="20"),
+        pytest.param(range(10_000), id="10000", marks=pytest.mark.soak),
+    ],
+)
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_raced_logout_is_final_for_nodes_that_follow_the_store(
+    name: str, numbers: range, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sealedstate.deployment.are_threads_frozen", lambda: True)
+    scenario = SCENARIOS[name]
+    idps = [
+        provider(*each, revocation="feed", accept_weak_store_for=[*TOLERATED, "feed"])
+        for each in product(scenario.policies, scenario.indexed)
+    ]
+    assert_final(name, numbers, idps)
+
+
+def assert_final(name: str, numbers: range, idps: Sequence[Provider]) -> None:
+    scenario, raced = SCENARIOS[name], 0
     for number in numbers:
         race = Race(number, idps[number % len(idps)])
         race.run(*scenario.acts(race))

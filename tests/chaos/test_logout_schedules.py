@@ -43,11 +43,15 @@ def sign_out(shop: Keeper, session: Session) -> None:
 class Site:
     """Two nodes on one store; the turns are taken at its calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, revocation: str = "each request") -> None:
         self.clock = Clock()
         self.store = ScriptedStorage(self.clock)
         # A schedule is tried again and again: no call may depend on what was before.
-        self.nodes = [node(self.clock, self.store, monotonic=lambda: 0.0) for _ in range(2)]
+        given: dict[str, Any] = {"monotonic": lambda: 0.0}
+        if revocation == "feed":
+            weak = ["revocation", "feed"]
+            given |= {"revocation": revocation, "accept_weak_store_for": weak}
+        self.nodes = [node(self.clock, self.store, **given) for _ in range(2)]
         revocations = self.nodes[0].deployment.revocations
         assert revocations is not None
         revocations.mark_lookup(lifetime=10**9)
@@ -90,6 +94,7 @@ class Site:
                 raise outcome
         # Whom the end was about: an end from outside is about ann.
         from_outside = end.startswith("revoke")
+        self.clock.forward(2)  # a feed asks what was added
         for jar in sent if is_ended else ():
             for shop in self.nodes:
                 subject = Browser(shop, jar.copy()).session().subject
@@ -97,11 +102,32 @@ class Site:
         return f"{'ended' if is_ended else 'not ended'}, {sum(renewed)} new ids"
 
 
+@pytest.fixture
+def asks_in_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feed asks in a request and in no thread, so that its calls take their turns, too."""
+    monkeypatch.setattr("sealedstate.deployment.are_threads_frozen", lambda: True)
+
+
+# These have hundreds of orders, of each of which the others have a part.
+MANY = {
+    *product(["regenerate"], ["sign out", "revoke_session", "revoke_subject"]),
+    *product(["sign in again"], ["invalidate", "sign out", "revoke_subject"]),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("new_id", NEW_IDS)
-def test_no_order_of_an_end_and_a_new_id_leaves_a_live_cookie(new_id: str, end: str) -> None:
-    site, seen = Site(), Counter[str]()
+@pytest.mark.usefixtures("asks_in_requests")
+@pytest.mark.parametrize(
+    ("revocation", "new_id", "end"),
+    [
+        pytest.param(*case, marks=pytest.mark.soak if case[0] == "feed" or case[1:] in MANY else ())
+        for case in product(["each request", "feed"], NEW_IDS, ENDS)
+    ],
+)
+def test_no_order_of_an_end_and_a_new_id_leaves_a_live_cookie(
+    revocation: str, new_id: str, end: str
+) -> None:
+    site, seen = Site(revocation), Counter[str]()
     for schedule in schedules():
         seen[site.run(schedule, [new_id], end)] += 1
     assert seen.total() > 50
@@ -117,11 +143,15 @@ def test_no_order_of_an_end_and_a_new_id_leaves_a_live_cookie(new_id: str, end: 
         pytest.param(range(5_000), id="5000", marks=pytest.mark.soak),
     ],
 )
+@pytest.mark.usefixtures("asks_in_requests")
+@pytest.mark.parametrize(
+    "revocation", ["each request", pytest.param("feed", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("end", ENDS)
 def test_no_sampled_order_of_an_end_and_two_new_ids_leaves_a_live_cookie(
-    end: str, numbers: range
+    end: str, revocation: str, numbers: range
 ) -> None:
-    site, pairs = Site(), list(product(NEW_IDS, NEW_IDS))
+    site, pairs = Site(revocation), list(product(NEW_IDS, NEW_IDS))
     for number in numbers:
         site.run(random.Random(number), list(pairs[number % len(pairs)]), end)
 

@@ -32,7 +32,7 @@ from tests.support.sql_server import PASSWORD, SQLServer
 from tests.support.sql_servers import PostgreSQLServer
 
 ACTIONS = ("init", "check", "reap", "stats")
-CONTEXTS = [context for use in USES.values() for context in use.contexts]
+CONTEXTS = list(dict.fromkeys(context for use in USES.values() for context in use.contexts))
 
 
 @pytest.fixture
@@ -91,8 +91,11 @@ def test_store_is_prepared_and_answers(url: str, monkeypatch: pytest.MonkeyPatch
 def test_check_answers_for_each_use(url: str) -> None:
     assert check(url)["uses"] == {title: [] for title in USES}
     lines = output("store", "check", url).splitlines()
-    assert [line.split()[:2] for line in lines[:-1]] == [[title, "yes"] for title in USES]
-    assert lines[-1].startswith("  takes writes = yes")
+    *uses, writes, logouts, down = lines
+    assert [line.split()[:2] for line in uses] == [[title, "yes"] for title in USES]
+    assert writes.startswith("  takes writes = yes")
+    assert "from the moment" in logouts
+    assert "no session opens" in down
     missing = {
         title: [need.shortfall for need in unmet_needs(use, DECLARED["memory"])]
         for title, use in USES.items()
@@ -103,6 +106,15 @@ def test_check_answers_for_each_use(url: str) -> None:
         (number,) = [number for number, line in enumerate(lines) if line.split()[0] == title]
         assert lines[number].split()[1] == ("no" if found else "yes")
         assert not found or lines[number + 1].strip() == f"this store {', '.join(found)}"
+
+
+def test_check_says_what_a_logout_promises(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEALEDSTATE_REVOCATION", "feed")
+    monkeypatch.setenv("SEALEDSTATE_FEED_STALENESS", "5")
+    monkeypatch.setenv("SEALEDSTATE_ON_STORE_DOWN", "300")
+    logouts, down = check(url)["logouts"]
+    assert "at most 5 s after" in logouts
+    assert "counts for 300 s" in down
 
 
 def test_records_are_counted_and_reaped_up_to_a_limit(url: str, tmp_path: Path) -> None:

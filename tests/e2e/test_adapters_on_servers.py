@@ -6,10 +6,9 @@ import http.client
 import inspect
 import json
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
@@ -20,7 +19,8 @@ import pytest
 
 from sealedstate import Key, Settings
 from sealedstate.keyring import export_lookup
-from sealedstate.testing.adapters import SUBJECT_KEY, AdapterContract, Answer, Visitor
+from sealedstate.testing.adapters import SUBJECT_KEY, AdapterContract, Visitor
+from tests.support.client import OverHTTP
 from tests.support.installed import need_driver
 from tests.support.pages.django import DjangoContract
 from tests.support.servers import ASGI_SERVERS, WSGI_SERVERS, WebServer, running, takes_workers
@@ -74,28 +74,6 @@ OTHERS = [
 KEK = Key.generate(os.urandom)
 # Of the kit's headers one is longer than these servers take by default.
 OPTIONS = {"gunicorn": ("--limit-request-field_size", "32768")}
-
-
-class OverHTTP:
-    """Sends each request over another connection, so that it meets any worker."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-
-    def send(self, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
-        try:
-            connection.putrequest("POST", path)
-            for name, value in [*headers, ("Content-Length", str(len(body)))]:
-                connection.putheader(name, value.encode("latin-1"))
-            connection.endheaders(body)
-            response = connection.getresponse()
-            return Answer(response.status, response.getheaders(), response.read())
-        finally:
-            connection.close()
-
-    def close(self) -> None:
-        """Nothing is open between requests."""
 
 
 def promises(
@@ -190,7 +168,7 @@ MODELS = [
     ("hypercorn trio", "starlette", (), False),
     ("uvicorn uvloop", "fastapi", (), True),
 ]
-VISITORS, SECONDS, PATIENCE = 8, 3, 120
+VISITORS, SECONDS, PATIENCE = 8, 2, 120
 TORN = (OSError, http.client.HTTPException)
 
 
@@ -238,9 +216,8 @@ def test_no_session_is_lost(
         client = OverHTTP(web.port)
         visits = [pool.submit(visit, number) for number in range(VISITORS)]
         for _ in range(SECONDS):
-            # Not faster: some servers handle all signals one after another, also before they end.
             time.sleep(1)
             if reloads:
-                os.kill(web.pid, signal.SIGHUP)
+                web.replace_workers()
         is_over.set()
         print(f"{sum(each.result() for each in visits)} requests, {torn} torn connections")

@@ -27,7 +27,8 @@ from sealedstate import Key
 from sealedstate._cookies.header import field_bytes
 from sealedstate.profiles import PROFILES
 from tests.support.client import Answer, Client, send
-from tests.support.servers import Server, gunicorn
+from tests.support.fault_proxy import FaultProxy
+from tests.support.servers import Server, WebServer, gunicorn, running
 
 APPLICATION = """
 import json
@@ -468,3 +469,54 @@ def test_no_user_sees_the_session_of_another(tmp_path: Path) -> None:
 
     with serving(tmp_path, "--threads", "4") as server, ThreadPoolExecutor(8) as pool:
         assert sum(all_of([pool.submit(use, server, thread) for thread in range(8)])) == 400
+
+
+# --- gevent -------------------------------------------------------------------------------------
+
+ON_SQL = """
+from pathlib import Path
+
+from sealedstate import Settings
+from sealedstate_wsgi import SealedSessionMiddleware
+
+
+def app(environ, start_response):
+    session = environ["sealedstate.session"]
+    if environ["PATH_INFO"] == "/sign-in":
+        session.subject = "ann"
+    if environ["PATH_INFO"] == "/who":
+        # No other greenlet runs before the store is asked.
+        Path(__file__).with_name("asking").touch()
+    body = b"free" if environ["PATH_INFO"] == "/" else str(session.subject).encode()
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [body]
+
+
+application = SealedSessionMiddleware(app, Settings.from_env())
+"""
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("fixture", ["postgresql_server", "mariadb_server"])
+def test_other_greenlets_continue_while_one_waits_for_a_sql_store(
+    request: pytest.FixtureRequest, tmp_path: Path, fixture: str
+) -> None:
+    database = request.getfixturevalue(fixture)
+    with FaultProxy(database.port) as proxy, ThreadPoolExecutor(1) as pool:
+        url = database.url(database.fresh_schema(), port=proxy.port)
+        environ = {
+            "SEALEDSTATE_KEYS": Key.generate(os.urandom).export(),
+            "SEALEDSTATE_STORAGE": f"{url}{'&' if '?' in url else '?'}sealedstate_timeout=20",
+        }
+        with running(WebServer("gunicorn gevent", tmp_path, (), environ), ON_SQL) as server:
+            client = Client(server.port)
+            client.post("/sign-in")
+            proxy.stalled = True
+            try:
+                waiting = pool.submit(client.get, "/who")
+                wait_until((tmp_path / "asking").exists)
+                assert send(server.port, "GET", "/").body == b"free"
+                assert not waiting.done()
+            finally:
+                proxy.stalled = False
+            assert waiting.result().body == b"ann"

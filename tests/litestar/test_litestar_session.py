@@ -15,7 +15,11 @@ pytest.importorskip("litestar", reason="not installed: litestar")
 pytest.importorskip("httpx", reason="not installed: httpx")
 
 from litestar import Litestar, Request, WebSocket, get, websocket
+from litestar.exceptions import WebSocketDisconnect
+from litestar.plugins.flash import FlashConfig, FlashPlugin
+from litestar.plugins.jinja import JinjaTemplateEngine
 from litestar.security.session_auth import SessionAuth
+from litestar.template.config import TemplateConfig
 from litestar.testing import TestClient
 
 from sealedstate import ConfigurationError, Deployment, Key, LateWrite, Settings, plain
@@ -137,6 +141,64 @@ def test_cleared_session_is_logged_out(settings: Settings, autoload: bool) -> No
         assert dict(client.cookies) == {}
         client.cookies.update(captured)
         assert client.get_session_data() == {}
+
+
+@pytest.mark.parametrize("autoload", [True, False])
+def test_session_after_it_was_cleared_is_a_new_one(settings: Settings, autoload: bool) -> None:
+    @get("/switch")
+    async def switch(request: Request[Any, Any, Any]) -> None:
+        request.clear_session()
+        await load_session(request)
+        sealed(request).sign_in("8")
+
+    config = SealedSessionConfig(settings, autoload=autoload)
+    with client_of(config, switch) as client:
+        client.get("/login")
+        captured = dict(client.cookies)
+        client.get("/switch")
+        assert client.get_session_data() == {"_user_id": "8"}
+        client.cookies.clear()
+        client.cookies.update(captured)
+        assert client.get_session_data() == {}
+
+
+def test_cleared_session_of_a_websocket_is_logged_out_or_logged(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    @websocket("/late")
+    async def late(socket: WebSocket[Any, Any, Any]) -> None:
+        await socket.accept()
+        socket.clear_session()
+        await socket.close()
+
+    @websocket("/refuse")
+    async def refuse(socket: WebSocket[Any, Any, Any]) -> None:
+        socket.clear_session()
+        await socket.close()
+
+    with client_of(SealedSessionConfig(settings), late, refuse) as client:
+        client.get("/login")
+        # The test client sends no secure cookie with a websocket.
+        fields = {"Cookie": "; ".join("=".join(pair) for pair in client.cookies.items())}
+        with (
+            client.websocket_connect("/late", headers=fields) as connected,
+            pytest.raises(WebSocketDisconnect),
+        ):
+            connected.receive()
+        assert client.get_session_data() == {"_user_id": "7"}
+        with (
+            pytest.raises(WebSocketDisconnect),
+            client.websocket_connect("/refuse", headers=fields),
+        ):
+            pass
+        assert client.get_session_data() == {}
+    assert "after the response headers were sent, and lost" in caplog.text
+
+
+def test_flash_messages_find_their_session_middleware(settings: Settings, tmp_path: Path) -> None:
+    templates = TemplateConfig(directory=tmp_path, engine=JinjaTemplateEngine)
+    plugin = FlashPlugin(FlashConfig(template_config=templates))
+    Litestar(on_app_init=[SealedSessionConfig(settings).on_app_init], plugins=[plugin], **QUIET)
 
 
 def test_failed_save_is_an_error_page_of_litestar(settings: Settings) -> None:

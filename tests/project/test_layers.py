@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 
 from tests.support.documents import ROOT
@@ -85,6 +87,17 @@ def libraries_of(module: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
             found.add(node.module.split(".")[0])
     return found
+
+
+def test_import_loads_no_library_that_only_some_settings_need() -> None:
+    # Such as werkzeug, which takes a third of the time of a start.
+    script = "import sealedstate, sys; print(*{name.split('.')[0] for name in sys.modules})"
+    command = [sys.executable, "-c", script]
+    loaded = set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+    seldom = {"itsdangerous", "werkzeug", "cryptography", "sqlalchemy", "psycopg", "pymysql"}
+    seldom |= {"redis", "pymemcache", "opentelemetry", "click", "anyio"}
+    assert "sealedstate" in loaded
+    assert not loaded & {*seldom, "asyncio", "http", "email", "pickle"}
 
 
 def test_each_library_is_imported_by_one_part_of_the_package() -> None:

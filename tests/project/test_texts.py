@@ -38,7 +38,7 @@ SHOWN: dict[str, str] = {
     "CookieStorageService": "realm",
     "Derived": "kid mark",
     "EndedRecord": "torn",
-    "Event": "counted_kid detail kid name reason session",
+    "Event": "counted_kid detail kid name operation reason session",
     "Finding": "about sentence subject",
     "Group": "format",
     "Identifiers": "realm",
@@ -73,11 +73,12 @@ SHOWN: dict[str, str] = {
     "SessionInfo": "cookie_bytes kid parts",
     "Settings": (
         "accept_weak_store_for cookie_domain cookie_name cookie_path former_cookies may_drop merge"
-        " origins part_policies profile realm same_site spill_order subject_key"
+        " on_store_down origins part_policies profile realm revocation same_site spill_order"
+        " subject_key"
     ),
     "Snapshot": "report_error",
     "Statements": (
-        "add_member create delete delete_members delete_records keys make_schema members "
+        "add_member changes create delete delete_members delete_records keys make_schema members "
         "ping read remove_member schema_version set_schema_version touch_context try_write update "
         "update_expiration version"
     ),

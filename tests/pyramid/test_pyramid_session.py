@@ -16,6 +16,7 @@ from pyramid.authentication import SessionAuthenticationHelper
 from pyramid.config import Configurator
 from pyramid.csrf import LegacySessionCSRFStoragePolicy, SessionCSRFStoragePolicy, get_csrf_token
 from pyramid.events import NewResponse
+from pyramid.httpexceptions import HTTPFound
 from pyramid.interfaces import ISession
 from pyramid.request import Request
 from pyramid.response import Response
@@ -145,6 +146,7 @@ def test_captured_cookie_is_refused_after_a_logout(site: Site, way: str) -> None
 def test_settings_are_in_the_ini_file(site: Site) -> None:
     site.settings["sealedstate.cookie_name"] = "shop"
     site.settings["sealedstate.same_site"] = "Strict"
+    site.settings["sealedstate.keys"] = "\n".join(site.settings["sealedstate.keys"])
     line = site.browser({}).get("/put").headers["Set-Cookie"]
     assert line.startswith("shop=")
     assert "SameSite=Strict" in line
@@ -155,8 +157,12 @@ def test_settings_are_in_the_ini_file(site: Site) -> None:
 
 def test_session_is_saved_after_all_other_callbacks(site: Site) -> None:
     def later(request: Request, response: Response) -> None:
+        request.add_response_callback(last)
         request.session["later"] = 1
         response.set_cookie("theme", "dark")
+
+    def last(request: Request, response: Response) -> None:
+        request.session["last"] = 1
 
     def view(request: Request) -> str:
         request.session.get("cart")
@@ -165,7 +171,7 @@ def test_session_is_saved_after_all_other_callbacks(site: Site) -> None:
 
     browser = site.browser({"view": view})
     assert len(browser.get("/view").headers.getall("Set-Cookie")) == 2
-    assert browser.get("/show").json == {"later": 1}
+    assert browser.get("/show").json == {"later": 1, "last": 1}
 
 
 def test_session_is_saved_with_an_exception_view_only(site: Site) -> None:
@@ -227,10 +233,15 @@ def test_response_of_an_exception_view_may_leave_the_cookies(site: Site, path: s
     assert browser.get("/show").json == {}
 
 
+@pytest.mark.parametrize("is_raised", [True, False])
 @pytest.mark.parametrize("is_answered", [True, False])
-def test_failed_save_leaves_the_cookies_as_they_are(site: Site, is_answered: bool) -> None:
+def test_failed_save_leaves_the_cookies_as_they_are(
+    site: Site, is_answered: bool, is_raised: bool
+) -> None:
     def broken(request: Request) -> str:
         request.session["cart"].append(object())
+        if is_raised:
+            raise HTTPFound("/show")
         return "broken"
 
     def answer(error: Exception, request: Request) -> Response:
@@ -293,3 +304,21 @@ def test_stream_and_subscriber_are_too_late(
 
     assert site.browser({"view": view}, prepare).get("/view").body == b"rows"
     assert len(caught) == 2
+
+
+def test_late_change_inside_a_value_is_logged(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    def view(request: Request) -> Response:
+        cart, seen = request.session["cart"], request.session.setdefault("seen", [])
+        request.add_finished_callback(lambda _: seen.append(1))
+
+        def rows() -> Iterator[bytes]:
+            yield b"rows"
+            cart.append("milk")
+
+        return Response(app_iter=rows())
+
+    browser = site.browser({"view": view})
+    browser.get("/put")
+    browser.get("/view")
+    late = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert [message.rpartition(": ")[2] for message in late] == ["seen", "cart, seen"]

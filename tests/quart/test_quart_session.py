@@ -24,8 +24,10 @@ from sealedstate import (
     OperatorError,
     SessionNotLoaded,
     UnsupportedValue,
+    UsageError,
 )
 from sealedstate.keyring import export_lookup
+from sealedstate_flask import SealedSessions as FlaskSessions
 from sealedstate_quart import SealedSessions, load_session
 from tests.support.asgi import ASGIBrowser, decode
 from tests.support.client import Answer
@@ -204,6 +206,50 @@ def test_captured_cookie_is_refused_after_a_logout(make_app: MakeApp, way: str) 
     assert browser.get("/get").json == {}
 
 
+@pytest.mark.parametrize("way", ["invalidate", "clear"])
+def test_logout_of_a_websocket_that_is_not_accepted_is_recorded(
+    make_app: MakeApp, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    app = make_app()
+
+    @app.get("/login")
+    async def login() -> str:
+        session["_user_id"] = "7"
+        return "in"
+
+    @app.websocket("/leave")
+    async def leave() -> None:
+        getattr(session, way)()
+        await websocket.close(1008)
+
+    @app.websocket("/write")
+    async def write() -> None:
+        session["cart"] = ["milk"]
+        await websocket.close(1008)
+
+    browser = ASGIBrowser(app)
+    browser.get("/login")
+    talk(browser, "/write")
+    assert "not accepted, and lost" in caplog.text
+    assert browser.get("/get").json == {"_user_id": "7"}
+    talk(browser, "/leave")
+    assert browser.get("/get").json == {}
+
+
+def test_session_of_another_interface_is_named() -> None:
+    app = Quart("plain")
+    app.secret_key = "old"
+
+    async def load() -> None:
+        async with app.test_request_context("/"):
+            await load_session()
+
+    with pytest.raises(UsageError, match="SealedSessions"):
+        asyncio.run(load())
+    with pytest.raises(ConfigurationError, match="got Quart; see sealedstate_quart"):
+        FlaskSessions(app)  # type: ignore[arg-type]
+
+
 def test_part_of_the_name_of_a_method_is_shown(make_app: MakeApp) -> None:
     app = make_app()
 
@@ -215,7 +261,9 @@ def test_part_of_the_name_of_a_method_is_shown(make_app: MakeApp) -> None:
     assert ASGIBrowser(app).get("/name").body == b"mine"
 
 
-def test_permanent_session_is_renewed_where_the_view_ignores_it(make_app: MakeApp) -> None:
+def test_permanent_session_is_renewed_where_the_view_ignores_it(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
     app = make_app()
 
     @app.get("/stay")
@@ -224,11 +272,14 @@ def test_permanent_session_is_renewed_where_the_view_ignores_it(make_app: MakeAp
         session.permanent = True
         return "stays"
 
-    browser = ASGIBrowser(app)
+    browser, store = ASGIBrowser(app), app.extensions["sealedstate"].keeper.deployment.store
     browser.get("/put")
     assert browser.get("/bare").set_cookies == []
     browser.get("/stay")
+    asked: list[object] = []
+    monkeypatch.setattr(store, "read", lambda *key: asked.append(key))
     (line,) = browser.get("/bare").set_cookies
+    assert len(asked) == 2  # before the view, and before the session is renewed
     assert "Max-Age=" in line
     app.config["SESSION_REFRESH_EACH_REQUEST"] = False
     assert browser.get("/bare").set_cookies == []

@@ -10,7 +10,14 @@ from datetime import UTC, datetime
 import pytest
 from itsdangerous import TimestampSigner
 
-from sealedstate import ConfigurationError, Keeper, LegacyReader, Session, StorageError
+from sealedstate import (
+    ConfigurationError,
+    Keeper,
+    LegacyReader,
+    Session,
+    StorageError,
+    UnsupportedValue,
+)
 from sealedstate._stored.parts import CONTEXT as PARTS
 from sealedstate._stored.revocations import MARK_SECONDS, SESSIONS, SUBJECTS
 from sealedstate.keyring import Keyring
@@ -148,6 +155,24 @@ def test_logout_through_a_legacy_cookie_lasts_as_long_as_the_session_adopted_fro
     assert laptop.session().is_new
     clock.forward(HOUR)
     assert laptop.session().is_new
+
+
+def test_old_cookie_of_a_visitor_is_refused_if_its_request_saves_and_then_logs_out(
+    clock: Clock, store: Store
+) -> None:
+    class Signer(TimestampSigner):
+        def get_timestamp(self) -> int:
+            return int(clock())
+
+    old = Signer("secret").sign(base64.b64encode(b'{"cart": 1}')).decode()
+    until = datetime.fromtimestamp(clock() + 600, UTC)
+    shop = node(clock, store, legacy=LegacyReader("starlette", "secret", until))
+    session = shop.session(f"session={old}")
+    assert session["cart"] == 1
+    session["cart"] = 2
+    shop.save(session)
+    session.invalidate()
+    assert shop.session(f"session={old}").get("cart") is None
 
 
 # --- requests that a logout overtakes -----------------------------------------------------------
@@ -556,6 +581,8 @@ def test_revoking_a_subject_needs_a_store_and_a_lookup_key(clock: Clock, store: 
         node(clock, None).revoke_subject("ann")
     with pytest.raises(ConfigurationError, match="lookup"):
         node(clock, store, Keyring(RING.keys)).revoke_subject("ann")
+    with pytest.raises(UnsupportedValue, match="visitor"):
+        node(clock, store).revoke_subject(None)  # type: ignore[arg-type]
 
 
 def test_subject_that_cannot_be_revoked_stays_signed_in_and_the_call_raises(

@@ -270,4 +270,5 @@ def test_counters_count_what_happened(browser: Browser) -> None:
         "saved": 2,
         "spilled": 1,
         "revoked": 1,
+        "store-call-answered": after["store-call-answered"] - before["store-call-answered"],
     }

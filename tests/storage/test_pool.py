@@ -49,7 +49,7 @@ class ScriptedDriver(Driver):
     migrations: ClassVar = {1: ()}
 
     def __init__(self) -> None:
-        super().__init__(Statements(create="", add_member=""))
+        super().__init__(Statements(create="", add_member="", changes=""))
         self.down: set[int] = set()
         self.frozen: set[int] = set()
         self.reading: set[int] = set()
@@ -84,6 +84,7 @@ class ScriptedDriver(Driver):
         return 1
 
     nothing: Any = staticmethod(lambda *_: None)
+    change_numbered = changes = nothing
     begin = commit = reap = lock_schema = convert_tables = unlock_schema = nothing
 
 

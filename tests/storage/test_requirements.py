@@ -67,6 +67,7 @@ def test_contexts_of_uses_are_those_that_are_written_to() -> None:
     assert contexts == {
         "spilling": (spilling.CONTEXT,),
         "revocation": (revocation.SESSIONS, revocation.SUBJECTS),
+        "feed": (revocation.SESSIONS, revocation.SUBJECTS),
         "ring": (ring_store.CONTEXT,),
         "replay": (replay.KIND.context,),
         "artifacts": (artifacts.KIND.context,),
@@ -104,6 +105,7 @@ def test_each_need_depends_on_one_capability() -> None:
         **{name: {"staleness": 1} for name in ("logout", "spilling")},
         "replay": {"evicts": True},
         "logins": {"indexes": False},
+        "feed": {"changes": False},
         "sessions": {"enumerable": False},
     }
     assert weaker.keys() == USES.keys()

@@ -250,7 +250,7 @@ def engines(server: MariaDBServer, schema: str) -> dict[str, str]:
     return dict(found)
 
 
-TABLES = ("sealedstate_schema", "sealedstate_record", "sealedstate_member")
+TABLES = ("sealedstate_schema", "sealedstate_record", "sealedstate_member", "sealedstate_feed")
 SAFE = dict.fromkeys(TABLES, "InnoDB")
 
 

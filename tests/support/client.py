@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from werkzeug.test import create_environ
 
+from sealedstate.testing import adapters
 from tests.support.jar import Jar
 
 if TYPE_CHECKING:
@@ -182,11 +183,18 @@ def send(
     cookie: str = "",
     body: bytes | None = None,
     receive: Callable[[list[str]], object] = list,
+    headers: Iterable[tuple[str, str]] = (),
 ) -> Answer:
     """One request over a fresh connection; `receive` gets the Set-Cookie lines before the body."""
+    fields = [*headers, ("Cookie", cookie)] if cookie else [*headers]
+    if body is not None or method == "POST":
+        fields.append(("Content-Length", str(len(body or b""))))
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        connection.request(method, path, body, {"Cookie": cookie} if cookie else {})
+        connection.putrequest(method, path)
+        for name, value in fields:
+            connection.putheader(name, value)
+        connection.endheaders(body)
         response = connection.getresponse()
         answer = Answer(response.status, response.getheaders())
         receive(answer.set_cookies)
@@ -194,3 +202,17 @@ def send(
         return answer
     finally:
         connection.close()
+
+
+class OverHTTP:
+    """A client of the kit for adapters. Each request has a connection, so it meets any worker."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def send(self, path: str, headers: Sequence[tuple[str, str]], body: bytes) -> adapters.Answer:
+        answer = send(self._port, "POST", path, body=body, headers=headers)
+        return adapters.Answer(answer.status, answer.headers, answer.body)
+
+    def close(self) -> None:
+        """Nothing is open between requests."""

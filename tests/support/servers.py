@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
+import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ import pytest
 from tests.support.client import Client, send
 from tests.support.installed import leave_out, need_driver
 from tests.support.ports import free_port
-from tests.support.server_process import ServerProcess
+from tests.support.server_process import ServerProcess, until
 
 ServerT = TypeVar("ServerT", bound=ServerProcess)
 
@@ -108,6 +110,36 @@ class WebServer(ServerProcess):
     def is_ready(self) -> bool:
         """Whether it answers GET /, whatever the application does."""
         return bool(send(self.port, "GET", "/").status)
+
+    def replace_workers(self) -> None:
+        """Have it replace its workers, and wait until the former ones have ended.
+
+        uWSGI executes itself again to do so. A second signal ends it until it has come so far that
+        it catches signals.
+        """
+        former = set(self._children())
+        os.kill(self.pid, signal.SIGHUP)
+        until(
+            lambda: former.isdisjoint(self._children()) and self._catches(signal.SIGHUP),
+            "the former workers have ended",
+        )
+
+    def _children(self) -> list[int]:
+        """Its children without the one that multiprocessing starts for itself, which stays."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [pid for pid in map(int, children) if "resource_tracker" not in _command_of(pid)]
+
+    def _catches(self, number: signal.Signals) -> bool:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        caught = int(re.findall(r"^SigCgt:\t(\w+)$", status, re.MULTILINE)[0], 16)
+        return bool(caught >> (number - 1) & 1)
+
+
+def _command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it has ended
+        return ""
 
 
 class Server(WebServer):

@@ -26,7 +26,14 @@ from markupsafe import Markup
 
 from sealedstate import Key, UnsupportedValue
 from sealedstate._wire import cbor
-from sealedstate._wire.cbor import MAX_BYTES, MAX_DEPTH, MAX_ODD_MEMBERS, decode, encode
+from sealedstate._wire.cbor import (
+    MAX_BIG_INT_BITS,
+    MAX_BYTES,
+    MAX_DEPTH,
+    MAX_ODD_MEMBERS,
+    decode,
+    encode,
+)
 from sealedstate._wire.record import (
     OverflowSet,
     Record,
@@ -375,6 +382,37 @@ def test_foreign_tag_is_refused_before_anything_is_made_of_it(
         for tag in TAGS:
             data = cbor2.dumps(cbor2.CBORTag(tag, content))
             assert_refused(data)
+
+
+def test_plain_containers_are_decoded_as_by_the_general_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    limit = 1 << MAX_BIG_INT_BITS
+    values: list[object] = [
+        *([], {}, [1, -1, 1.5, True, None, "é", "日本", "🙂", b"\xff", [[]]], {"a": {"b": [b""]}}),
+        *({b"k": 1, "k": 2}, {"a": (1, 2)}, [{1: 2}], [{1}], [1 << 64], [limit - 1], [limit]),
+        *([cbor2.undefined], [cbor2.CBORSimpleValue(5)], [cbor2.CBORSimpleValue(99)], [0.0, -0.0]),
+        *(nested(1, depth, lambda inner: [inner]) for depth in (MAX_DEPTH, MAX_DEPTH + 1)),
+        *(nested(1, depth, lambda inner: {"a": inner}) for depth in (MAX_DEPTH, MAX_DEPTH + 1)),
+    ]
+    datas = [cbor2.dumps(value) for value in values]
+    datas += [data + b"\0" for data in datas]
+    datas += [cbor2.dumps(["x" * (MAX_BYTES - more)]) for more in (6, 5)]
+    chance = random.Random(7)
+    for data in [data for data in datas if len(data) < 100] * 20:
+        at = chance.randrange(len(data))
+        datas.append(data[:at] + bytes([chance.choice(HEADS)]) + data[at + chance.randrange(2) :])
+    found = [_outcome(data) for data in datas]
+    assert sum(cbor._decode_plain(data) is not None for data in datas) > 30
+    monkeypatch.setattr(cbor, "_decode_plain", lambda data: None)
+    assert [_outcome(data) for data in datas] == found
+
+
+def _outcome(data: bytes) -> str:
+    try:
+        return described(decode(data))
+    except MalformedRecord:
+        return "refused"
 
 
 HEADS = bytes.fromhex("c6c7c8c9cacbd8d9808182838485a0a1a2f6f5f4f9fbc2c3404150606162181901")

@@ -13,7 +13,6 @@ from tests.support.installed import program
 from tests.wire.fresh_tokens import lines
 
 FOLDER = ROOT / "decoders" / "javascript"
-TOKENS = 2000
 
 pytestmark = pytest.mark.server
 
@@ -41,5 +40,6 @@ def test_vectors_open_and_are_refused_as_the_page_says(node: str) -> None:
     run(node, "test.mjs", ROOT / "tests" / "vectors")
 
 
-def test_fresh_tokens_open_with_their_contents(node: str) -> None:
-    run(node, "fresh.mjs", given="".join(json.dumps(line) + "\n" for line in lines(TOKENS, "seed")))
+@pytest.mark.parametrize("number", [2000, pytest.param(100_000, marks=pytest.mark.soak)])
+def test_fresh_tokens_open_with_their_contents(node: str, number: int) -> None:
+    run(node, "fresh.mjs", given="".join(json.dumps(line) + "\n" for line in lines(number, "seed")))

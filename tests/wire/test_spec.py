@@ -10,8 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import cbor2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,12 +31,15 @@ from sealedstate._wire.record import (
     OverflowSet,
     Record,
     Terms,
+    add_fields,
+    decode_array,
     decode_parts,
     decode_record,
+    encode_parts,
     encode_record,
 )
 from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, open_token, seal
-from sealedstate.errors import ReplacedSession, RevokedSession, UnreadableError
+from sealedstate.errors import MalformedRecord, ReplacedSession, RevokedSession, UnreadableError
 from sealedstate.key_sources import StaticKeys
 from sealedstate.keyring import Keyring, export_lookup, parse_lookup
 from sealedstate.storage import MemoryStorage, Stored
@@ -482,6 +487,78 @@ def test_both_decoders_agree_on_altered_records(
     data = alter(encode_record(record._replace(parts={}), sealed_at), draw)
     ours = outcome(lambda raw: decode_record(raw, sealed_at).generation, data)
     assert ours == outcome(lambda raw: spec_decoder.core_of(raw, sealed_at).generation, data)
+
+
+def test_reading_by_hand_agrees_with_decoding_and_encoding_again() -> None:
+    numbers = (0, 23, 24, 255, 256, 65535, 65536, (1 << 32) - 1, 1 << 32)
+    records = [record_of(vector) for vector in GOOD["cores"] + GOOD["padded"]]
+    first = records[0]
+    records += [first._replace(subject="ü" * size) for size in (0, 11, 12, 13, 128)]
+    records += [first._replace(parts={"n": bytes(n)}) for n in (0, 23, 24, 255, 256, 1023, 70_000)]
+    records += [first._replace(parts=dict.fromkeys(map(str, range(n)), b"")) for n in (11, 12, 130)]
+    records += [
+        first._replace(parts={"ü" * 12: b"", "ü" * 11: b"\1"}, generation=n) for n in numbers
+    ]
+    now = GOOD["cores"][0]["now"]
+    records += [first._replace(created_at=now - n, expires_at=now - n + 3600) for n in numbers]
+    chosen, agreed = Random(1), 0
+    for record in records:
+        payload = encode_record(record, now)
+        assert decode_record(payload, now) == record
+        for _ in range(90):
+            altered = payload
+            for _ in range(chosen.choice((0, 1, 1, 2))):
+                altered = mutate(altered[:2000], chosen)
+            mine, other = read_record(altered, now), read_generally(altered, now)
+            assert mine == other, altered.hex()
+            agreed += isinstance(mine, Record)
+            parts = outcome(decode_parts, altered[20:])
+            assert parts == outcome(parts_generally, altered[20:]), altered.hex()
+    assert agreed > 1500
+
+
+def mutate(data: bytes, chosen: Random) -> bytes:
+    """`data` with another, one more or one byte less behind the id, or with a longer head."""
+    at = chosen.randrange(min(16, len(data)), len(data) + 1)
+    old = data[at : at + 1]
+    kinds = (
+        bytes([chosen.choice((0, 0x18, 0x19, 0x1A, 0x40, 0x58, 0x60, 0x78, 0x80, 0x98, 0xF6))]),
+        bytes([old[0] & 0xE0 | 24, old[0] & 0x1F]) if old else b"\0",
+        bytes([old[0] + 1 & 0xFF]) if old else b"\1",
+        old + bytes([chosen.randrange(256)]),
+        b"",
+    )
+    return data[:at] + chosen.choice(kinds) + data[at + 1 :]
+
+
+def read_record(payload: bytes, now: int) -> object:
+    try:
+        record = decode_record(payload, now)
+    except UnreadableError as error:
+        return type(error)
+    # By values alone, a byte array would be equal to its bytes.
+    assert {type(part) for part in record.parts.values()} <= {bytes}
+    return record
+
+
+def read_generally(payload: bytes, now: int) -> object:
+    try:
+        record, end = decode_array(payload, now)
+        return record if end == len(payload) else add_fields(record, payload[end:], now)
+    except UnreadableError as error:
+        return type(error)
+
+
+def parts_generally(payload: bytes) -> dict[str, bytes]:
+    try:
+        items = iter(cbor2.loads(payload))
+        parts = dict(zip(items, items, strict=True))
+        again = encode_parts(parts)
+    except Exception:
+        raise MalformedRecord from None
+    if again != payload:
+        raise MalformedRecord
+    return parts
 
 
 def alter(data: bytes, draw: st.DataObject) -> bytes:

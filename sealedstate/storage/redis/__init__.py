@@ -5,14 +5,16 @@ atomic step. The store's clock says what time it is, and a record's expiry count
 millisecond; Redis's own expiry comes GRACE later and only frees the memory.
 
 Names: `sealedstate:{CONTEXT}:r:KEY` is a record, `:i:KEY` an index, `:records` and `:indexes` are
-the lists of a context's records and indexes; CONTEXT and KEY are digests. The braces put all names
-of a context into one hash slot, so that scripts work on a cluster, too. Therefore a context lives
-on one node; several contexts spread over the nodes. The store speaks to one server (or a proxy) and
-does not follow a cluster's redirections.
+the lists of a context's records and indexes; CONTEXT and KEY are digests. For the contexts in
+`FOLLOWED`, `:feed` has the number of the last write, and `:changes` the records by number. The
+braces put all names of a context into one hash slot, so that scripts work on a cluster, too.
+Therefore a context lives on one node; several contexts spread over the nodes. The store speaks to
+one server (or a proxy) and does not follow a cluster's redirections.
 
 A Redis user with limited rights needs the keys `sealedstate:*` and the commands `get ping eval
 evalsha set getrange setrange persist pexpire pttl del unlink exists zadd zrem zrange zrangebyscore
-zscore zscan scan`. Without `config` and `info`, the store declares no durability.
+zscore zscan scan hsetnx hincrby hmget mget`. Without `config` and `info`, the store declares no
+durability, and without `info` it cannot be followed.
 
 Operations on a context process PAGE records per step, so that other clients do not wait for long.
 If one fails, it can be repeated. `keys` is a snapshot, and therefore one answer of any length.
@@ -28,9 +30,11 @@ from typing import Any, NamedTuple
 
 from ...errors import StorageError, VersionMismatch
 from ..contract import (
+    FOLLOWED,
     LATEST,
     NAME_CHARS,
     Capabilities,
+    Changes,
     Clock,
     Stored,
     check_arguments,
@@ -118,23 +122,12 @@ class RedisStorage:
         expiry, ttl = _format_expiry(expires_at, now)
         record = _format_version(version) + expiry + place.identity + value
         arguments = (_format_time(now), record, ttl, place.entry, b"%d" % reap_time(now))
-        answer = self._client.run(scripts.CREATE, place.keys, *arguments, version=version)
-        return _parse_answer(answer)
+        return self._write(scripts.CREATE, context, place.keys, *arguments, version=version)
 
     def read(self, context: str, key: str) -> Stored | None:
         check_arguments(_UNKNOWN, context, key)
         place = _place(context, key)
-        record = self._client.read(b"GET", place.keys[0], accept=place.owns)
-        if record is None:
-            return None
-        expiry = int(record[scripts.VERSION_CHARS : scripts.VERSION_CHARS + scripts.EXPIRY_CHARS])
-        stored = Stored(
-            record[scripts.HEADER_BYTES :],
-            int(record[: scripts.VERSION_CHARS]) - _OFFSET,
-            None if expiry == _PERMANENT else expiry,
-        )
-        is_live = stored.expires_at is None or stored.expires_at > self._now()
-        return stored if is_live else None
+        return self._parse_record(self._client.read(b"GET", place.keys[0], accept=place.owns))
 
     def update(
         self,
@@ -150,8 +143,7 @@ class RedisStorage:
         expiry, ttl = _format_expiry(expires_at, now)
         record = _format_version(version) + expiry + place.identity + value
         arguments = (_format_time(now), record, ttl, place.entry, _format_version(expected))
-        answer = self._client.run(scripts.UPDATE, place.keys, *arguments, version=version)
-        return _parse_answer(answer)
+        return self._write(scripts.UPDATE, context, place.keys, *arguments, version=version)
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         check_arguments(_UNKNOWN, context, key, b"", None, expected)
@@ -218,10 +210,14 @@ class RedisStorage:
         check_arguments(_UNKNOWN, context, key, b"", expires_at)
         now, place = self._now(), _place(context, key)
         arguments = (_format_time(now), *_format_expiry(expires_at, now), place.entry)
-        return _parse_answer(self._client.run(scripts.UPDATE_EXPIRATION, place.keys, *arguments))
+        return self._write(scripts.UPDATE_EXPIRATION, context, place.keys, *arguments)
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         check_arguments(_UNKNOWN, context, "any", b"", expires_at)
+        if context in FOLLOWED:
+            for key in self.keys(context):
+                self.update_expiration(context, key, expires_at)
+            return
         now, names, cursor = self._now(), _names(context), b""
         while cursor != b"0":
             # An entry may be returned twice, which does no harm.
@@ -243,6 +239,71 @@ class RedisStorage:
     def prepare(self) -> None:
         self.ping()
 
+    def changes(self, after: str | None, limit: int) -> Changes:
+        # After a restart, or with another server, numbers may have been given again.
+        contexts = sorted(FOLLOWED)
+        known, *marks = (after or ":".join(["", *[":0"] * len(contexts)])).split(":")
+        numbers = [int(number) for number in marks[1::2]]
+        commands: list[Sequence[bytes]] = [(b"INFO", b"server")]
+        for context, number in zip(contexts, numbers, strict=True):
+            names, page = _names(context), (b"LIMIT", b"0", b"%d" % limit)
+            commands += [
+                (b"HMGET", names.feed, b"incarnation", b"number"),
+                (b"ZRANGEBYSCORE", names.changes, b"(%d" % number, b"+inf", b"WITHSCORES", *page),
+            ]
+        info, *answers = self._client.read_many(*commands)
+        run = None if info is None else _settings_of([info]).get("run_id")
+        if run is None or None in answers:
+            raise self._client.unavailable("its user may not read what has changed (INFO, HMGET)")
+        incarnations = [(feed[0] or b"").hex() for feed in answers[::2]]
+        went_back = any(
+            int(feed[1] or 0) < number for feed, number in zip(answers[::2], numbers, strict=True)
+        )
+        if after is not None and (went_back or [run, *incarnations] != [known, *marks[::2]]):
+            return self.changes(None, limit)
+        left, records = limit, list[tuple[str, str, Stored]]()
+        for at, (context, found) in enumerate(zip(contexts, answers[1::2], strict=True)):
+            entries, scores = found[: 2 * left : 2], found[1 : 2 * left : 2]
+            left -= len(entries)
+            if not entries:
+                continue
+            numbers[at] = int(scores[-1])
+            values = self._client.read(b"MGET", *_names(context).of(b"r:", entries))
+            for entry, value in zip(entries, values, strict=True):
+                key = entry[NAME_CHARS:].decode()
+                if not _place(context, key).owns(value):
+                    raise self._client.unavailable("a record is not what its key says")
+                stored = self._parse_record(value)
+                if stored is not None:
+                    records.append((context, key, stored))
+        marks = [f"{each}:{number}" for each, number in zip(incarnations, numbers, strict=True)]
+        return Changes(records, ":".join([run, *marks]), left > 0, after is None)
+
+    def _write(
+        self,
+        script: scripts.Script,
+        context: str,
+        keys: tuple[bytes, ...],
+        *arguments: bytes,
+        version: int | None = None,
+    ) -> bool:
+        """Whether a script has written, which numbers the write of a record that is followed."""
+        if context in FOLLOWED:
+            keys += (_names(context).feed, _names(context).changes)
+        return _parse_answer(self._client.run(script, keys, *arguments, version=version))
+
+    def _parse_record(self, record: bytes | None) -> Stored | None:
+        if record is None:
+            return None
+        expiry = int(record[scripts.VERSION_CHARS : scripts.VERSION_CHARS + scripts.EXPIRY_CHARS])
+        stored = Stored(
+            record[scripts.HEADER_BYTES :],
+            int(record[: scripts.VERSION_CHARS]) - _OFFSET,
+            None if expiry == _PERMANENT else expiry,
+        )
+        is_live = stored.expires_at is None or stored.expires_at > self._now()
+        return stored if is_live else None
+
     # --- lists ----------------------------------------------------------------------------------
 
     def _call(self, key: bytes, command: bytes, *arguments: bytes) -> Any:
@@ -258,7 +319,7 @@ class RedisStorage:
             due = (b"-inf", b"%d" % now, b"LIMIT", b"0", b"%d" % page)
             entries, count = self._call(name, b"ZRANGEBYSCORE", *due), 0
             if name == names.records and entries:
-                keys = (name, *names.of(b"r:", entries))
+                keys = (name, names.changes, *names.of(b"r:", entries))
                 count = int(self._client.run(scripts.REAP, keys, _format_time(now), *entries))
             else:
                 for entry in entries:
@@ -293,6 +354,14 @@ class _ContextNames:
     @property
     def indexes(self) -> bytes:
         return self.base + b"indexes"
+
+    @property
+    def feed(self) -> bytes:
+        return self.base + b"feed"
+
+    @property
+    def changes(self) -> bytes:
+        return self.base + b"changes"
 
     def of(self, kind: bytes, entries: Sequence[bytes]) -> list[bytes]:
         """Return the keys of records (r:) or indexes (i:) from their entries in the list."""
@@ -366,6 +435,7 @@ SETTINGS_COMMANDS: tuple[tuple[bytes, ...], ...] = (
     (b"INFO", b"persistence"),
     (b"INFO", b"memory"),
     (b"INFO", b"replication"),
+    (b"INFO", b"server"),
 )
 
 # With everysec, Redis holds back acknowledged writes during an fsync, for up to two seconds: with a
@@ -379,15 +449,7 @@ _FSYNC_COSTS = {
 
 def capabilities_by(answers: Sequence[Any]) -> Capabilities:
     """Return the capabilities of a server from its answers to SETTINGS_COMMANDS."""
-    # By name; those that the server does not report are missing.
-    settings: dict[str, str] = {}
-    for answer in answers:
-        if isinstance(answer, list):
-            words = [word.decode(errors="replace") for word in answer]
-            settings.update(zip(words[::2], words[1::2], strict=False))
-        elif isinstance(answer, bytes):
-            lines = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
-            settings.update({name: value for name, colon, value in lines if colon})
+    settings = _settings_of(answers)
     durable, survives_restart, why_durable = _persistence(settings)
     limit = settings.get("maxmemory")
     policy = settings.get("maxmemory-policy", settings.get("maxmemory_policy"))
@@ -396,7 +458,10 @@ def capabilities_by(answers: Sequence[Any]) -> Capabilities:
     else:
         evicts = limit != "0" and policy != "noeviction"
         why_evicts = f"maxmemory {limit}, maxmemory-policy {policy}"
+    changes = "run_id" in settings and settings.get("role") != "slave"
     reasons = {"durable": why_durable, "survives_restart": why_durable, "evicts": why_evicts}
+    if not changes:
+        reasons["changes"] = "INFO server is forbidden, or it is a replica"
     if evicts:
         reasons["enumerable"] = reasons["contexts"] = (
             f"{why_evicts}: it may evict the list of a context's keys, too"
@@ -407,8 +472,22 @@ def capabilities_by(answers: Sequence[Any]) -> Capabilities:
         durable=durable,
         survives_restart=survives_restart,
         evicts=evicts,
+        changes=changes,
         reasons=reasons,
     )
+
+
+def _settings_of(answers: Sequence[Any]) -> dict[str, str]:
+    """The settings by name, without those that the server does not report."""
+    settings: dict[str, str] = {}
+    for answer in answers:
+        if isinstance(answer, list):
+            words = [word.decode(errors="replace") for word in answer]
+            settings.update(zip(words[::2], words[1::2], strict=False))
+        elif isinstance(answer, bytes):
+            lines = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
+            settings.update({name: value for name, colon, value in lines if colon})
+    return settings
 
 
 def _persistence(settings: Mapping[str, str]) -> tuple[bool, bool, str]:

@@ -8,6 +8,10 @@ An index is a sorted set of members, scored by their expiries. Each context has 
 sorted sets: its records, scored by their expiries, and its indexes, scored by the expiry of the
 member that expires first.
 
+A context that processes follow also has a hash, its feed, with the number of the last write and the
+incarnation, which is random, and a sorted set of its records, its changes, scored by the number of
+their last write. The scripts that write records of such a context get these two keys, too.
+
 Every script receives an echo, with which its answer begins (so that an answer is known to belong to
 this call), and the current time. A script accesses no keys but those it receives. It writes nothing
 before it has checked everything, and Redis refuses the first write or none, so an error from the
@@ -56,9 +60,20 @@ local function enlist(list, expiry, entry, ttl)
   end
 end
 
-local function clear(list, before)
+local function clear(list, before, changes)
   local old = redis.call('ZRANGEBYSCORE', list, '-inf', before, 'LIMIT', 0, {REMOVED_PER_WRITE})
-  if #old > 0 then redis.call('ZREM', list, unpack(old)) end
+  if #old > 0 then
+    redis.call('ZREM', list, unpack(old))
+    if changes then redis.call('ZREM', changes, unpack(old)) end
+  end
+end
+
+local function number(feed, changes, list, entry)
+  if not feed then return end
+  redis.call('HSETNX', feed, 'incarnation', echo)
+  redis.call('ZADD', changes, redis.call('HINCRBY', feed, 'number', 1), entry)
+  local left = redis.call('PTTL', list)
+  if left >= 0 then redis.call('PEXPIRE', changes, left) else redis.call('PERSIST', changes) end
 end
 """
 
@@ -85,7 +100,8 @@ if expiry > now then return echo .. '0' end
 put(KEYS[1], ARGV[3], ARGV[4])
 enlist(KEYS[2], string.sub(ARGV[3], {VERSION_CHARS + 1}, {VERSION_CHARS + EXPIRY_CHARS}),
   ARGV[5], ARGV[4])
-clear(KEYS[2], ARGV[6])
+number(KEYS[3], KEYS[4], KEYS[2], ARGV[5])
+clear(KEYS[2], ARGV[6], KEYS[4])
 return echo .. '1'
 """)
 
@@ -100,6 +116,7 @@ end
 put(KEYS[1], ARGV[3], ARGV[4])
 local later = string.sub(ARGV[3], {VERSION_CHARS + 1}, {VERSION_CHARS + EXPIRY_CHARS})
 if later ~= expiry then enlist(KEYS[2], later, ARGV[5], ARGV[4]) end
+number(KEYS[3], KEYS[4], KEYS[2], ARGV[5])
 return echo .. '1'
 """)
 
@@ -109,6 +126,7 @@ local _, expiry = head(KEYS[1])
 if expiry <= now then return echo .. '0' end
 move(KEYS[1], ARGV[3], ARGV[4])
 enlist(KEYS[2], ARGV[3], ARGV[5], ARGV[4])
+number(KEYS[3], KEYS[4], KEYS[2], ARGV[5])
 return echo .. '1'
 """)
 
@@ -142,15 +160,16 @@ redis.call('ZREM', KEYS[1], unpack(ARGV, 3))
 return echo .. '1'
 """)
 
-# Keys: list, some of its records. Arguments: their entries. Deletes the expired ones; answers how
-# many.
+# Keys: list, changes, some of the records. Arguments: their entries. Deletes the expired ones;
+# answers how many.
 REAP = _script("""
 local count = 0
-for i = 2, #KEYS do
+for i = 3, #KEYS do
   local _, expiry = head(KEYS[i])
   if expiry <= now then
     redis.call('UNLINK', KEYS[i])
-    redis.call('ZREM', KEYS[1], ARGV[1 + i])
+    redis.call('ZREM', KEYS[1], ARGV[i])
+    redis.call('ZREM', KEYS[2], ARGV[i])
     count = count + 1
   end
 end

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import ConfigurationError, StorageError, StorageUnusable, VersionMismatch
 from ..contract import (
+    FOLLOWED,
     LAST_VERSION,
     Capabilities,
+    Changes,
     Clock,
     Stored,
     check_arguments,
@@ -84,6 +86,7 @@ class SQLStorage:
         """The store's name in messages."""
         self._address = driver.address
         self._sql = driver.statements
+        self._driver = driver
         self._reap_rows = driver.reap
         self._last_ping = -math.inf
         self._writes = 0
@@ -110,6 +113,7 @@ class SQLStorage:
             "value": bytes(value),
             "expires_at": expires_at,
             "version": version,
+            "changed": context in FOLLOWED or None,
         }
         return self._write(self._sql.create, params, version)
 
@@ -133,6 +137,7 @@ class SQLStorage:
             "value": bytes(value),
             "expires_at": expires_at,
             "version": version,
+            "changed": context in FOLLOWED or None,
         }
         lowest, highest = 0, version - 1
         if expected is not None:
@@ -199,7 +204,11 @@ class SQLStorage:
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         self._start(context, key, b"", expires_at)
-        params = {**self._place(context, key), "expires_at": expires_at}
+        params = {
+            **self._place(context, key),
+            "expires_at": expires_at,
+            "changed": context in FOLLOWED or None,
+        }
         return self._write(self._sql.update_expiration, params)
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
@@ -208,8 +217,12 @@ class SQLStorage:
             "context_place": context_digest(context),
             "now": self._now(),
             "expires_at": expires_at,
+            "changed": context in FOLLOWED or None,
         }
-        self._pool.transaction(lambda lease: lease.change(self._sql.touch_context, params))
+        if params["changed"]:
+            self._write(self._sql.touch_context, params)
+        else:
+            self._pool.transaction(lambda lease: lease.change(self._sql.touch_context, params))
 
     def delete_context(self, context: str) -> None:
         self._start(context, "any")
@@ -226,6 +239,11 @@ class SQLStorage:
         self._pool.invalidate_older()
         self.ping()
 
+    def changes(self, after: str | None, limit: int) -> Changes:
+        self._pool.start()
+        now = self._now()
+        return self._pool.read(lambda lease: self._driver.changes(lease.cursor, after, now, limit))
+
     # --- one statement --------------------------------------------------------------------------
 
     def _start(self, context: str, key: str, value: bytes = b"", *numbers: int | None) -> None:
@@ -240,7 +258,8 @@ class SQLStorage:
 
     def _write(self, sql: str, params: Params, version: int | None = None) -> bool:
         """Return whether a statement has changed a row."""
-        has_changed = self._pool.write(lambda lease: lease.change(sql, params), version) > 0
+        change = self._driver.change_numbered if params.get("changed") else self._driver.change
+        has_changed = self._pool.write(lambda lease: change(lease.cursor, sql, params), version) > 0
         self._writes += 1
         if self._writes % REAP_EVERY == 0:
             # The write was made; if the clean-up fails, the call has still succeeded.

@@ -34,7 +34,8 @@ from ._pool import (
 )
 
 # In the `info` of a connection of the engine: when it was asked what its server can do.
-ASKED_AT = "sealedstate"
+ASKED_AT = "sealedstate.asked_at"
+STATE = "sealedstate.state"
 
 Rows: TypeAlias = list[tuple[Any, ...]]
 
@@ -58,6 +59,20 @@ class _EngineConnection:
 
     def cursor(self) -> Any:
         return self
+
+    @property
+    def connection(self) -> _EngineConnection:
+        return self
+
+    @property
+    def state(self) -> str | None:
+        """The server's state, see `_mariadb.STATE`; kept as long as the connection."""
+        state: str | None = self.shared.info.get(STATE)
+        return state
+
+    @state.setter
+    def state(self, state: str) -> None:
+        self.shared.info[STATE] = state
 
     def execute(self, sql: str, params: Params | None = None) -> None:
         result = self.shared.execute(_text(sql), dict(params or {}))
@@ -219,7 +234,7 @@ class EngineMariaDB(_Engine, _mariadb.MariaDB):
         ((flush, log, sync, packet),) = self.query(cursor, _mariadb.SETTINGS, {})
         cursor.execute(self._settings(cursor) + _mariadb.REPLICAS)
         replicas = sum(int(count) for _, count in cursor.fetchall())
-        return self._describe(flush, log, sync, packet, replicas)
+        return self._describe(flush, log, sync, packet, replicas, is_followed=True)
 
     def fault(self, error: Exception) -> Fault:
         if not isinstance(error, DBAPIError) or error.connection_invalidated:
@@ -242,6 +257,13 @@ class EngineMariaDB(_Engine, _mariadb.MariaDB):
         if is_open and cursor.seconds is None:
             # The application's completion_type has begun a transaction after its last one.
             cursor.execute("COMMIT AND NO CHAIN")
+        return int(changed)
+
+    def change_numbered(self, cursor: Any, sql: str, params: Params) -> int:
+        block = _mariadb.NUMBERED.replace("{sql}", sql)
+        if sql is self.statements.create:
+            block = block.replace("ROW_COUNT()", "@sealedstate_created")
+        ((changed,),) = cursor.ask(block, params)
         return int(changed)
 
     def begin(self, cursor: Any, seconds: float) -> None:

@@ -30,11 +30,12 @@ import pymysql  # type: ignore[import-untyped]
 from pymysql.connections import Connection  # type: ignore[import-untyped]
 from pymysql.constants import CLIENT  # type: ignore[import-untyped]
 
-from ...errors import ConfigurationError, StorageUnusable
-from ..contract import Capabilities
+from ...errors import ConfigurationError, StorageUnavailable, StorageUnusable
+from ..contract import Capabilities, Changes, Stored
 from ._pool import (
     CONTEXT_BYTES,
     DEADLINE,
+    FOLLOWED_PLACES,
     KEY_BYTES,
     SERVERS_SHARE,
     VALUE_BYTES,
@@ -80,13 +81,31 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
             KEY sealedstate_member_context (context_place),
             KEY sealedstate_member_expiry (expires_at)
         ) ENGINE = InnoDB, ROW_FORMAT = DYNAMIC, CHARACTER SET = binary""",
-    )
+    ),
+    2: (
+        "ALTER TABLE sealedstate_record ADD COLUMN IF NOT EXISTS changed BIGINT",
+        """
+        CREATE INDEX IF NOT EXISTS sealedstate_record_changed
+            ON sealedstate_record (changed, place)""",
+        """
+        CREATE TABLE IF NOT EXISTS sealedstate_feed (
+            id          INTEGER NOT NULL PRIMARY KEY,
+            number      BIGINT NOT NULL,
+            incarnation CHAR(36) NOT NULL
+        ) ENGINE = InnoDB""",
+        "INSERT IGNORE INTO sealedstate_feed (id, number, incarnation) VALUES (1, 1, UUID())",
+        *(
+            f"UPDATE sealedstate_record SET changed = 1 WHERE context_place = x'{place}'"
+            for place in FOLLOWED_PLACES
+        ),
+    ),
 }
 
 # A crash can break a table of another engine, such as MyISAM, and no setting of InnoDB is about it.
 _OTHER_ENGINES = """
     SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()
-    AND TABLE_NAME IN ('sealedstate_schema', 'sealedstate_record', 'sealedstate_member')
+    AND TABLE_NAME IN ('sealedstate_schema', 'sealedstate_record', 'sealedstate_member',
+        'sealedstate_feed')
     AND ENGINE <> 'InnoDB'"""
 STATEMENTS = Statements(
     make_schema="""
@@ -99,9 +118,11 @@ STATEMENTS = Statements(
     # The assignments run in this order; expires_at must be last, because the others read it.
     create="""
         INSERT INTO sealedstate_record
-            (place, context_place, full_context, full_key, value, version, expires_at)
-        VALUES (:place, :context_place, :full_context, :full_key, :value, :version, :expires_at)
+            (place, context_place, full_context, full_key, value, version, expires_at, changed)
+        VALUES (:place, :context_place, :full_context, :full_key, :value, :version, :expires_at,
+            :changed)
         ON DUPLICATE KEY UPDATE
+            changed = IF(expires_at <= :now, VALUES(changed), changed),
             value = IF(expires_at <= :now, VALUES(value), value),
             version = IF(expires_at <= :now, VALUES(version), version),
             changes = IF(expires_at <= :now, changes + 1, changes),
@@ -112,7 +133,33 @@ STATEMENTS = Statements(
         VALUES (:place, :index_place, :context_place, :full_context, :full_key, :full_member,
             :expires_at)
         ON DUPLICATE KEY UPDATE expires_at = VALUES(expires_at)""",
+    changes="""
+        SELECT feed.incarnation, feed.number, found.changed, found.place,
+            found.full_context, found.full_key, found.value, found.version, found.expires_at
+        FROM sealedstate_feed AS feed LEFT JOIN (
+            SELECT * FROM sealedstate_record
+            WHERE (changed > :number OR (changed = :number AND place > :place))
+                AND (expires_at IS NULL OR expires_at > :now)
+            ORDER BY changed, place LIMIT :limit
+        ) AS found ON TRUE
+        WHERE feed.id = 1 ORDER BY found.changed, found.place""",
 )
+# One statement for the server, so that no client that stops in between keeps the lock on the number
+# of the feed. Because of that lock the numbers are committed in their order.
+NUMBERED = """
+    BEGIN NOT ATOMIC
+        DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN ROLLBACK; RESIGNAL; END;
+        START TRANSACTION;
+        UPDATE sealedstate_feed SET number = LAST_INSERT_ID(number + 1) WHERE id = 1;
+        {sql};
+        SET @sealedstate_rows = ROW_COUNT();
+        COMMIT AND NO CHAIN;
+        SELECT :echo AS echo, @sealedstate_rows;
+    END"""
+# A server that took over from another, or that was started again, may give numbers again.
+STATE = """
+    SELECT CONCAT_WS('/', @@hostname, @@server_id, UNIX_TIMESTAMP() - VARIABLE_VALUE)
+    FROM information_schema.GLOBAL_STATUS WHERE VARIABLE_NAME = 'UPTIME'"""
 # SKIP LOCKED: reaping does not wait for other transactions.
 REAP = [
     (
@@ -200,6 +247,7 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
 
     opened_at = 0.0
     has_statement_time = False
+    state: str | None = None
     ctx: ssl.SSLContext
     server_version: str
 
@@ -303,6 +351,7 @@ class MariaDB(Driver):
     """The server that a URL names."""
 
     migrations = MIGRATIONS
+    number = "IF(:changed, LAST_INSERT_ID(), NULL)"
     assumed = replace(Driver.assumed, value_bytes=_value_bytes(ASSUMED_PACKET))
 
     def __init__(self, url: str, timeout: float) -> None:
@@ -314,6 +363,7 @@ class MariaDB(Driver):
         self._timeout = timeout
         self._queries: dict[str, str] = {}
         self._changes: dict[str, str] = {}
+        self._blocks: dict[str, str] = {}
         self._arguments = _parse(url)
         self.password = self._arguments.get("password", b"").decode()
         self._template = self._make_template()
@@ -363,10 +413,11 @@ class MariaDB(Driver):
         ((flush, log, sync, packet),) = self.query(cursor, SETTINGS, {})
         cursor.execute(REPLICAS)
         replicas = sum(int(count) for _, count in cursor.fetchall())
-        return self._describe(flush, log, sync, packet, replicas)
+        is_followed = cursor.connection.has_statement_time
+        return self._describe(flush, log, sync, packet, replicas, is_followed)
 
     def _describe(
-        self, flush: int, log: int, sync: int, packet: int, replicas: int
+        self, flush: int, log: int, sync: int, packet: int, replicas: int, is_followed: bool
     ) -> Capabilities:
         if _value_bytes(packet) < LEAST_VALUE_BYTES:
             raise StorageUnusable(
@@ -394,6 +445,7 @@ class MariaDB(Driver):
             self.assumed,
             assumed=False,
             durable=flush == 1,
+            changes=is_followed,
             value_bytes=_value_bytes(packet),
             reasons={
                 "durable": f"{settings} and sync_binlog {sync}: {effect}",
@@ -451,6 +503,49 @@ class MariaDB(Driver):
     def convert_tables(self, cursor: Any) -> None:
         for (table,) in self.query(cursor, _OTHER_ENGINES, {}):
             cursor.execute(f"ALTER TABLE {table} ENGINE = InnoDB")
+
+    def change_numbered(self, cursor: Any, sql: str, params: Params) -> int:
+        if not cursor.connection.has_statement_time:
+            return self.change(cursor, sql, params)  # MySQL has no such blocks, and is not followed
+        block = self._blocks.get(sql)
+        if block is None:
+            block = self._blocks[sql] = pyformat(NUMBERED).replace("{sql}", sql)
+        echo = new_echo()
+        cursor.execute(block, {**params, "echo": echo})
+        rows = cursor.fetchall()
+        while cursor.nextset():
+            pass  # what the block itself returns
+        if len(rows) != 1 or rows[0][0] != echo:
+            raise Misdirected
+        count: int = rows[0][1]
+        return count
+
+    def changes(self, cursor: Any, after: str | None, now: int, limit: int) -> Changes:
+        connection = cursor.connection
+        if connection.state is None:
+            ((connection.state,),) = self.query(cursor, STATE, {})
+        known, number, place = (after or ":0:").split(":")
+        params = {"number": int(number), "place": bytes.fromhex(place), "now": now, "limit": limit}
+        rows = self.query(cursor, self.statements.changes, params)
+        if not rows:
+            raise StorageUnavailable(
+                f"{self.address}: the row of sealedstate_feed is missing, with the number of the"
+                " last logout; restore the whole database"
+            )
+        incarnation, last_number = rows[0][:2]
+        state = f"{connection.state}/{incarnation}"
+        if after is not None and (state != known or last_number < int(number)):
+            return self.changes(cursor, None, now, limit)
+        found = [row for row in rows if row[2] is not None]
+        found.sort(key=lambda row: (row[2], row[3]))
+        if found:
+            number, place = found[-1][2], found[-1][3].hex()
+        return Changes(
+            [(row[4].decode(), row[5].decode(), Stored(*row[6:])) for row in found],
+            f"{state}:{number}:{place}",
+            len(found) < limit,
+            after is None,
+        )
 
     def reap(self, cursor: Any, now: int, limit: int) -> int:
         removed = 0

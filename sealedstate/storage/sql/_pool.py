@@ -42,9 +42,9 @@ from ...errors import (
     StorageUnavailable,
     StorageUnusable,
 )
-from ..contract import Capabilities
+from ..contract import FOLLOWED, Capabilities, Changes, context_digest
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 CONTEXT_BYTES = KEY_BYTES = 1 << 15
 VALUE_BYTES = 1 << 24
@@ -104,6 +104,9 @@ class Misdirected(Exception):
         super().__init__("an answer belongs to another question; is a proxy or pooler between?")
 
 
+FOLLOWED_PLACES = [context_digest(context).hex() for context in sorted(FOLLOWED)]
+
+
 class Fault(Enum):
     """What a driver's error says about the statement that raised it."""
 
@@ -139,26 +142,32 @@ _LIVE = "(expires_at IS NULL OR expires_at > :now)"
 
 @dataclass(frozen=True, slots=True)
 class Statements:
-    """The statements, in a server's dialect. Those without a default differ between servers."""
+    """The statements, in a server's dialect. Those without a default differ between servers.
+
+    `changes` returns for each record the server's state and its last number, the number of the
+    record, and its columns; one row without a record if there is none.
+    """
 
     create: str
     add_member: str
+    changes: str
     read: str = f"""
         SELECT value, version, expires_at FROM sealedstate_record
         WHERE place = :place AND {_LIVE}"""
     version: str = f"SELECT version FROM sealedstate_record WHERE place = :place AND {_LIVE}"
     update: str = f"""
         UPDATE sealedstate_record
-        SET value = :value, version = :version, expires_at = :expires_at
+        SET value = :value, version = :version, expires_at = :expires_at, changed = :changed
         WHERE place = :place AND {_LIVE} AND version BETWEEN :lowest AND :highest"""
     update_expiration: str = f"""
-        UPDATE sealedstate_record SET expires_at = :expires_at, changes = changes + 1
+        UPDATE sealedstate_record
+        SET expires_at = :expires_at, changes = changes + 1, changed = :changed
         WHERE place = :place AND {_LIVE}"""
     delete: str = f"""
         DELETE FROM sealedstate_record
         WHERE place = :place AND {_LIVE} AND version BETWEEN :lowest AND :highest"""
     touch_context: str = f"""
-        UPDATE sealedstate_record SET expires_at = :expires_at
+        UPDATE sealedstate_record SET expires_at = :expires_at, changed = :changed
         WHERE context_place = :context_place AND {_LIVE}"""
     delete_records: str = "DELETE FROM sealedstate_record WHERE context_place = :context_place"
     delete_members: str = "DELETE FROM sealedstate_member WHERE context_place = :context_place"
@@ -187,6 +196,8 @@ class Driver(ABC):
     """Each server, as messages about several of them name it."""
     migrations: ClassVar[Mapping[int, tuple[str, ...]]]
     """By version of the tables, the statements that lead to it from the version before."""
+    number: ClassVar[str] = ":changed"
+    """What a write sets `changed` to. The parameter is None unless the record is followed."""
     assumed = Capabilities(
         context_bytes=CONTEXT_BYTES,
         key_bytes=KEY_BYTES,
@@ -196,6 +207,7 @@ class Driver(ABC):
         survives_restart=True,
         evicts=False,
         enumerable=True,
+        changes=True,
         assumed=True,
         reasons={"durable": "the server was not reached yet"},
     )
@@ -203,8 +215,9 @@ class Driver(ABC):
 
     def __init__(self, statements: Statements, form: Callable[[str], str] | None = None) -> None:
         form = form or pyformat
+        sql = {one.name: getattr(statements, one.name) for one in fields(statements)}
         self.statements = Statements(
-            **{one.name: form(getattr(statements, one.name)) for one in fields(statements)}
+            **{name: form(one.replace(":changed", self.number)) for name, one in sql.items()}
         )
 
     @abstractmethod
@@ -233,6 +246,14 @@ class Driver(ABC):
     @abstractmethod
     def change(self, cursor: Any, sql: str, params: Params) -> int:
         """Return how many rows a statement has changed."""
+
+    @abstractmethod
+    def change_numbered(self, cursor: Any, sql: str, params: Params) -> int:
+        """Like `change`, for followed records, so that `changes` finds them."""
+
+    @abstractmethod
+    def changes(self, cursor: Any, after: str | None, now: int, limit: int) -> Changes:
+        """Return what the contract says."""
 
     @abstractmethod
     def begin(self, cursor: Any, seconds: float) -> None:

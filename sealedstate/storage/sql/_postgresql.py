@@ -21,10 +21,11 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.waiting import Ready, Wait
 
-from ...errors import ConfigurationError
-from ..contract import Capabilities
+from ...errors import ConfigurationError, StorageUnavailable
+from ..contract import Capabilities, Changes, Stored
 from ._pool import (
     DEADLINE,
+    FOLLOWED_PLACES,
     PATIENCE,
     SERVERS_SHARE,
     Driver,
@@ -79,16 +80,30 @@ MIGRATIONS: Mapping[int, tuple[str, ...]] = {
             ON sealedstate_member (expires_at) WHERE expires_at IS NOT NULL""",
         # Sealed values do not compress, so PostgreSQL need not try.
         "ALTER TABLE sealedstate_record ALTER COLUMN value SET STORAGE EXTERNAL",
-    )
+    ),
+    2: (
+        "ALTER TABLE sealedstate_record ADD COLUMN IF NOT EXISTS changed XID8",
+        """
+        CREATE INDEX IF NOT EXISTS sealedstate_record_changed
+            ON sealedstate_record (changed, place) WHERE changed IS NOT NULL""",
+        *(
+            f"""
+        UPDATE sealedstate_record SET changed = pg_current_xact_id()
+        WHERE context_place = '\\x{place}'"""
+            for place in FOLLOWED_PLACES
+        ),
+    ),
 }
 
 STATEMENTS = Statements(
     create="""
         INSERT INTO sealedstate_record
-            (place, context_place, full_context, full_key, value, version, expires_at)
-        VALUES (:place, :context_place, :full_context, :full_key, :value, :version, :expires_at)
+            (place, context_place, full_context, full_key, value, version, expires_at, changed)
+        VALUES (:place, :context_place, :full_context, :full_key, :value, :version, :expires_at,
+            :changed)
         ON CONFLICT (place) DO UPDATE SET value = excluded.value,
-            version = excluded.version, expires_at = excluded.expires_at
+            version = excluded.version, expires_at = excluded.expires_at,
+            changed = excluded.changed
         WHERE sealedstate_record.expires_at <= :now""",
     add_member="""
         INSERT INTO sealedstate_member
@@ -96,6 +111,24 @@ STATEMENTS = Statements(
         VALUES (:place, :index_place, :context_place, :full_context, :full_key, :full_member,
             :expires_at)
         ON CONFLICT (place) DO UPDATE SET expires_at = excluded.expires_at""",
+    # The oldest transaction under way is of the snapshot in which the records are read: what an
+    # older transaction has written is committed in it, or never will be. The server's state: after
+    # a crash it may give the numbers again that no log had, and resets its statistics.
+    changes="""
+        SELECT server.state, server.oldest, CAST(found.changed AS text), found.place,
+            found.full_context, found.full_key, found.value, found.version, found.expires_at
+        FROM (
+            SELECT CONCAT(EXTRACT(EPOCH FROM pg_postmaster_start_time()), '/',
+                    EXTRACT(EPOCH FROM stats_reset)) AS state,
+                CAST(pg_snapshot_xmin(pg_current_snapshot()) AS text) AS oldest
+            FROM pg_stat_bgwriter WHERE NOT pg_is_in_recovery()
+        ) AS server LEFT JOIN (
+            SELECT * FROM sealedstate_record
+            WHERE changed IS NOT NULL AND (expires_at IS NULL OR expires_at > :now)
+                AND (changed, place) > (CAST(CAST(:number AS text) AS xid8), CAST(:place AS bytea))
+            ORDER BY changed, place LIMIT :limit
+        ) AS found ON true
+        ORDER BY found.changed, found.place""",
 )
 # SKIP LOCKED: reaping does not wait for other transactions. As an array, the rows are selected and
 # locked only once.
@@ -280,6 +313,7 @@ class PostgreSQL(Driver):
     """
 
     migrations = MIGRATIONS
+    number = "CASE WHEN :changed THEN pg_current_xact_id() END"
 
     def __init__(self, url: str, timeout: float, pooled: bool | None = None) -> None:
         super().__init__(STATEMENTS)
@@ -419,6 +453,35 @@ class PostgreSQL(Driver):
 
     def convert_tables(self, cursor: Any) -> None:
         """Do nothing; there is one kind of table."""
+
+    def change_numbered(self, cursor: Any, sql: str, params: Params) -> int:
+        return self.change(cursor, sql, params)
+
+    def changes(self, cursor: Any, after: str | None, now: int, limit: int) -> Changes:
+        # A transaction may commit after others that have greater numbers. So what comes next, after
+        # all pages, is everything since the oldest transaction that was under way at the first.
+        known, oldest, number, place = (after or ":0:0:").split(":")
+        params = {"number": number, "place": bytes.fromhex(place), "now": now, "limit": limit}
+        rows = self.query(cursor, self.statements.changes, params)
+        if not rows:
+            raise StorageUnavailable(
+                f"{self.address}: it is a standby, which cannot say what has changed"
+            )
+        state, now_oldest = rows[0][:2]
+        if after is not None and (state != known or int(now_oldest) < int(oldest)):
+            return self.changes(cursor, None, now, limit)
+        found = [row for row in rows if row[2] is not None]
+        found.sort(key=lambda row: (int(row[2]), row[3]))
+        if not place:
+            oldest = now_oldest  # this is the first page
+        is_last = len(found) < limit
+        number, place = (oldest, "") if is_last else (found[-1][2], found[-1][3].hex())
+        return Changes(
+            [(row[4].decode(), row[5].decode(), Stored(*row[6:])) for row in found],
+            f"{state}:{oldest}:{number}:{place}",
+            is_last,
+            after is None,
+        )
 
     def reap(self, cursor: Any, now: int, limit: int) -> int:
         removed = 0

@@ -1,0 +1,363 @@
+"""What a process knows of logouts without asking: `Feed`.
+
+Rows of logouts are created and raised, and never deleted before they expire. So a process can keep
+all of them in its memory and read once a second what was added: it answers "was this session
+logged out?" by looking there, and states how old that answer may be.
+
+The age of what it knows counts from before the question that brought it was sent until after the
+look, by two clocks: one that continues while the machine sleeps, and the wall clock, because a
+virtual machine that is resumed elsewhere may have stopped the first.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import struct
+import threading
+import weakref
+from collections.abc import Callable, Collection
+from typing import cast
+
+from .._forks import ForkSafeLock
+from ..errors import StorageError, StorageUnavailable
+from ..key_sources import ReadMoment
+from ..storage import Capabilities, Storage, Stored
+from ..storage.contract import FollowedStorage, millis
+from ..storage.routing import ForwardingStorage, distinct_stores, store_of
+from .circuit import Emit
+
+POLL_SECONDS = 1.0
+# How many pages a request reads at most, where no thread does.
+REQUEST_PAGES = 2
+# How many records one answer of the store brings.
+PAGE = 2000
+# After this time without an answer, all is read again: the store may have been restored meanwhile,
+# and may have got as many writes since as were lost.
+RELOAD_AFTER = 600
+# How often expired records are removed from the memory.
+PURGE_SECONDS = 600
+# How many answers are kept where the process does not follow the store.
+MOST_ANSWERS = 100_000
+# Of a record in memory: its version, and its expiry or -1. Then its value.
+_HEAD = struct.Struct(">qq")
+
+
+class _Source:
+    """What is known of the contexts of a store."""
+
+    def __init__(self, store: Storage, contexts: Collection[str]) -> None:
+        self.store, self.contexts = store, contexts
+        self.records: dict[str, dict[str, bytes]] = {context: {} for context in contexts}
+        # When the pass began that read all pages last, and the pass under way.
+        self.began: ReadMoment | None = None
+        self.pass_began: ReadMoment | None = None
+        self.position: str | None = None
+        # The records of a pass that has started over, until it has read all pages; and what this
+        # process has written or read since the pass began.
+        self.loading: dict[str, dict[str, bytes]] | None = None
+        self.learned: list[tuple[str, str, Stored]] = []
+
+    def put(self, context: str, key: str, stored: Stored) -> None:
+        """Keep a record, unless a later version of it is known."""
+        expires_at = -1 if stored.expires_at is None else stored.expires_at
+        data = _HEAD.pack(stored.version, expires_at) + stored.value
+        for records in (self.records, self.loading):
+            if records is not None:
+                before = records[context].get(key)
+                if before is None or _HEAD.unpack_from(before)[0] <= stored.version:
+                    records[context][key] = data
+
+    def find(self, context: str, key: str, now: int) -> Stored | None:
+        """The record, if it is live at `now` (epoch milliseconds)."""
+        data = self.records[context].get(key)
+        if data is None:
+            return None
+        version, expires_at = _HEAD.unpack_from(data)
+        if 0 <= expires_at <= now:
+            return None
+        return Stored(data[_HEAD.size :], version, None if expires_at < 0 else expires_at)
+
+
+class Feed(ForwardingStorage):
+    """`storage`, of which this process keeps what it learns of `contexts`.
+
+    All operations ask the store; `look` may answer from memory. `staleness`: how old in seconds an
+    answer may be; None to ask each time. `keep_for`: how old it may be if the store does not
+    answer. `has_threads`: whether a thread of this process asks the store once a second, which the
+    first look in a process starts; otherwise a look that finds it due. `clock`: epoch
+    seconds. `running`: seconds of a clock that continues while the machine sleeps. `answered` is
+    called after each answer.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        contexts: Collection[str],
+        *,
+        staleness: float | None,
+        keep_for: float,
+        has_threads: bool,
+        clock: Callable[[], float],
+        running: Callable[[], float],
+        random: Callable[[int], bytes],
+        emit: Emit,
+        answered: Callable[[], object],
+    ) -> None:
+        super().__init__(storage, {})
+        self._staleness, self._keep_for, self._has_threads = staleness, keep_for, has_threads
+        self._clock, self._running, self._random = clock, running, random
+        self.emit, self._answered = emit, answered
+        places = {context: store_of(context, storage) for context in contexts}
+        self._sources = [
+            _Source(store, [context for context, place in places.items() if place is store])
+            for store in distinct_stores(list(places.values()))
+        ]
+        self._source_of = {context: each for each in self._sources for context in each.contexts}
+        # Where the store is not followed: its last answers, in the order of their moments.
+        self._answers: dict[tuple[str, str], tuple[Stored | None, ReadMoment]] = {}
+        self._lock, self._polling, self._starting = ForkSafeLock(), ForkSafeLock(), ForkSafeLock()
+        self._purged_at = running()
+        self._pid, self._thread = os.getpid(), cast("threading.Thread | None", None)
+        self._closed, self._is_closed = threading.Event(), False
+        self._is_lost = False
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Those of the store."""
+        return self._default.capabilities
+
+    def look(self, context: str, key: str) -> Stored | None:
+        """The record, as old as the settings allow. Raises StorageUnavailable."""
+        source = self._source_of[context]
+        if self._staleness is not None:
+            if self._thread is None or self._pid != os.getpid() or not self._has_threads:
+                self._start()
+            # The moment before the look, so that it is not that of a later pass; its age after the
+            # look, because it counts until a request goes by the answer.
+            began = source.began
+            stored = source.find(context, key, millis(self._clock()))
+            if self._age(began) <= self._staleness:
+                return stored
+        return self.ask(context, key)
+
+    def ask(self, context: str, key: str) -> Stored | None:
+        """The record as the store has it; as it was known last, if that may count meanwhile.
+
+        Raises StorageUnavailable.
+        """
+        asked = self._moment()
+        try:
+            stored = self.read(context, key)
+        except StorageUnavailable as error:
+            return self._assume(context, key, error)
+        self._answered()
+        if self._keep_for and self._staleness is None:
+            self._keep_answer(context, key, stored, asked)
+        return stored
+
+    def is_fresh(self, margin: float = 0.0) -> bool:
+        """Whether `look` asks no store now, nor in `margin` seconds."""
+        if self._staleness is None:
+            return False
+        oldest = self._staleness if self._has_threads else POLL_SECONDS
+        return all(self._age(source.began) + margin < oldest for source in self._sources)
+
+    # --- what this process writes and reads counts at once --------------------------------------
+
+    def create(
+        self, context: str, key: str, value: bytes, expires_at: int | None, version: int
+    ) -> bool:
+        is_done = super().create(context, key, value, expires_at, version)
+        if is_done:
+            self._learn(context, key, Stored(value, version, expires_at))
+        return is_done
+
+    def update(
+        self,
+        context: str,
+        key: str,
+        value: bytes,
+        expires_at: int | None,
+        version: int,
+        expected: int | None = None,
+    ) -> bool:
+        is_done = super().update(context, key, value, expires_at, version, expected)
+        if is_done:
+            self._learn(context, key, Stored(value, version, expires_at))
+        return is_done
+
+    def read(self, context: str, key: str) -> Stored | None:
+        stored = super().read(context, key)
+        if stored is not None:
+            self._learn(context, key, stored)
+        return stored
+
+    def close(self) -> None:
+        """End the thread. The store stays open."""
+        self._is_closed = True
+        self._closed.set()
+
+    def _learn(self, context: str, key: str, stored: Stored) -> None:
+        if self._staleness is not None:
+            with self._lock:
+                source = self._source_of[context]
+                source.put(context, key, stored)
+                if source.pass_began is not None:
+                    source.learned.append((context, key, stored))
+        elif self._keep_for:
+            self._keep_answer(context, key, stored, self._moment())
+
+    def _keep_answer(
+        self, context: str, key: str, stored: Stored | None, moment: ReadMoment
+    ) -> None:
+        answers, place = self._answers, (context, key)
+        with self._lock:
+            known, _ = answers.pop(place, (None, None))
+            # An end may have been recorded while the store answered that there was none.
+            if known is not None and (stored is None or stored.version < known.version):
+                stored = known
+            answers[place] = stored, moment
+            while len(answers) > MOST_ANSWERS:
+                del answers[next(iter(answers))]
+
+    def _assume(self, context: str, key: str, error: StorageUnavailable) -> Stored | None:
+        """What was known last, if it is young enough; otherwise raises `error`."""
+        now = millis(self._clock())
+        if self._staleness is None:
+            with self._lock:
+                stored, moment = self._answers.get((context, key), (None, None))
+            if stored is not None and stored.expires_at is not None and stored.expires_at <= now:
+                stored = None
+        else:
+            source = self._source_of[context]
+            moment = source.began
+            stored = source.find(context, key, now)
+        if not self._keep_for or self._age(moment) > self._keep_for:
+            raise error
+        self.emit(
+            "logouts-assumed",
+            detail=f"the store does not answer; what it said of logouts up to {self._keep_for} s"
+            " ago counts",
+            level=logging.WARNING,
+            is_frequent=True,
+        )
+        return stored
+
+    def _moment(self) -> ReadMoment:
+        return ReadMoment(self._clock(), self._running())
+
+    def _age(self, began: ReadMoment | None) -> float:
+        if began is None:
+            return math.inf
+        now = self._clock()
+        return now - began.at(now, self._running())
+
+    # --- following ------------------------------------------------------------------------------
+
+    def poll(self, most_pages: float = math.inf) -> float:
+        """Read what has changed in each store; return in how many seconds to ask again.
+
+        After `most_pages` the next call continues.
+        """
+        if not self._polling.acquire(blocking=False):
+            return POLL_SECONDS
+        began = self._running()
+        try:
+            for source in self._sources:
+                if source.store.capabilities.changes:
+                    self._read_pages(source, most_pages)
+            if began >= self._purged_at + PURGE_SECONDS:
+                self._purge()
+            if self._is_lost:
+                self.emit("feed-followed", detail="the store is followed again")
+            self._is_lost = False
+        except StorageError as error:
+            if not self._is_lost:
+                self.emit(
+                    "feed-lost",
+                    detail=f"the store cannot be followed, and each request asks it: {error}",
+                    level=logging.WARNING,
+                )
+            self._is_lost = True
+        finally:
+            self._polling.release()
+        # Not all processes at the same moment. After a long pass, the next begins at once.
+        pause = POLL_SECONDS * (0.8 + 0.2 * self._random(1)[0] / 255)
+        return max(pause - (self._running() - began), 0.0)
+
+    def _read_pages(self, source: _Source, most_pages: float) -> None:
+        if source.began is not None and self._age(source.began) > RELOAD_AFTER:
+            source.position = source.pass_began = None
+        # A pass that failed half-way continues, and what it says is as old as its begin.
+        if source.pass_began is None:
+            source.pass_began = self._moment()
+        is_last, pages = False, 0
+        while not is_last and pages < most_pages:
+            pages += 1
+            store = cast(FollowedStorage, source.store)
+            page = store.changes(source.position, PAGE)
+            self._answered()
+            with self._lock:
+                if page.starts_over:
+                    source.loading = {context: {} for context in source.contexts}
+                for context, key, stored in (*page.records, *source.learned):
+                    if context in source.contexts:
+                        source.put(context, key, stored)
+                source.position, is_last = page.position, page.is_last
+                if is_last:
+                    if source.loading is not None:
+                        source.records, source.loading = source.loading, None
+                    source.began, source.pass_began, source.learned = source.pass_began, None, []
+
+    def _purge(self) -> None:
+        """Forget what has expired."""
+        self._purged_at, now = self._running(), millis(self._clock())
+        for source in self._sources:
+            for records in source.records.values():
+                for key, data in list(records.items()):
+                    if 0 <= _HEAD.unpack_from(data)[1] <= now:
+                        with self._lock:
+                            if records.get(key) is data:
+                                del records[key]
+
+    def _start(self) -> None:
+        """Start this process's thread; without threads, ask the store if that is due."""
+        if not self._has_threads:
+            if max(self._age(source.began) for source in self._sources) >= POLL_SECONDS:
+                self.poll(REQUEST_PAGES)
+            return
+        if self._is_closed:
+            return
+        with self._starting:
+            if self._pid != os.getpid():
+                self._thread, self._pid = None, os.getpid()
+            if self._thread is None:
+                # A fork may have copied the lock of the former event in use, and gevent may have
+                # replaced all locks since that was made.
+                closed = self._closed = threading.Event()
+                thread = threading.Thread(
+                    target=_run,
+                    args=(weakref.ref(self), closed),
+                    name="sealedstate-feed",
+                    daemon=True,
+                )
+                thread.start()
+                self._thread = thread
+
+
+def _run(reference: weakref.ref[Feed], closed: threading.Event) -> None:
+    """The thread of a feed, which does not keep it alive."""
+    pause = 0.0
+    while not closed.wait(pause):
+        feed = reference()
+        if feed is None:
+            return
+        try:
+            pause = feed.poll()
+        except Exception as error:
+            # Any error: if the thread ended, each request would ask the store.
+            pause = POLL_SECONDS
+            feed.emit("feed-lost", detail=type(error).__name__, level=logging.WARNING)
+        del feed  # until the next round, nothing here refers to it

@@ -1,0 +1,400 @@
+"""What a process knows of logouts: how old it may be, restarts, own writes, outages."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sealedstate._stored import feed as feeds
+from sealedstate._stored.feed import RELOAD_AFTER, Feed
+from sealedstate.errors import StorageUnavailable
+from sealedstate.storage import MemoryStorage, RoutedStorage, SQLiteStorage, Stored
+from sealedstate.storage.contract import FOLLOWED
+from sealedstate.testing import ManualClock, ScriptedStorage
+from tests.support.forks import run_child
+
+PAGE, MOST_ANSWERS = 50, 100
+CONTEXT = "sealedstate.revoked"
+OTHER = "sealedstate.watermark"
+
+
+class Process:
+    """A process with its feed, and its two clocks."""
+
+    def __init__(self, store: Any, wall: ManualClock, **given: Any) -> None:
+        self.wall, self.running = wall, ManualClock(1000.0)
+        self.events: list[str] = []
+        usual: dict[str, Any] = {
+            "staleness": 2,
+            "keep_for": 0,
+            "has_threads": False,
+            "clock": self.wall,
+            "running": self.running,
+            "random": bytes,
+            "emit": lambda name, *rest, **named: self.events.append(name),
+            "answered": lambda: None,
+        }
+        self.feed = Feed(store, FOLLOWED, **usual | given)
+
+    def sees(self, key: str, context: str = CONTEXT) -> bool:
+        return self.feed.look(context, key) is not None
+
+    def wait(self, seconds: float) -> None:
+        self.wall.forward(seconds)
+        self.running.forward(seconds)
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "PAGE", PAGE)
+    monkeypatch.setattr(feeds, "MOST_ANSWERS", MOST_ANSWERS)
+
+
+@pytest.fixture
+def wall() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def store(wall: ManualClock) -> ScriptedStorage:
+    return ScriptedStorage(wall)
+
+
+def write(store: Any, key: str, context: str = CONTEXT, version: int = 1) -> None:
+    assert store.create(context, key, b"v", None, version)
+
+
+def test_look_asks_once_a_second_and_never_the_record(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    write(store, "k")
+    process = Process(store, wall)
+    for number in range(50):
+        assert process.sees("k")
+        assert not process.sees(str(number), OTHER)
+        process.wait(0.1)
+    assert store.count["read"] == 0
+    assert store.count["changes"] == 5
+
+
+def test_logout_of_another_process_counts_within_the_staleness(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    process = Process(store, wall)
+    assert not process.sees("k")
+    write(store, "k")
+    assert not process.sees("k")  # what it knows is new enough
+    process.wait(1)
+    assert process.sees("k")
+
+
+@pytest.mark.parametrize("clock", ["wall", "running"])
+def test_what_is_older_than_the_staleness_by_either_clock_asks(
+    store: ScriptedStorage, wall: ManualClock, clock: str
+) -> None:
+    process = Process(store, wall, has_threads=True)
+    process.feed._start = lambda: None  # type: ignore[method-assign]
+    process.feed.poll()
+    write(store, "k")
+    getattr(process, clock).forward(1.999)
+    assert not process.sees("k")
+    getattr(process, clock).forward(0.01)
+    store.calls.clear()
+    assert process.sees("k")
+    assert store.count["read"] == 1
+
+
+def test_age_counts_from_before_the_question_was_sent(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    process = Process(store, wall, has_threads=True)
+    process.feed._start = lambda: None  # type: ignore[method-assign]
+    store.after("changes", act=lambda: process.wait(1.5))
+    process.feed.poll()
+    write(store, "k")
+    assert not process.sees("k")
+    process.wait(0.6)
+    assert process.sees("k")
+
+
+def test_look_that_a_pass_overtakes_is_as_old_as_the_pass_before(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    process = Process(store, wall, has_threads=True)
+    process.feed._start = lambda: None  # type: ignore[method-assign]
+    process.feed.poll()
+    write(store, "k")
+    process.wait(10)
+    (source,) = process.feed._sources
+    find = source.find
+
+    def find_and_be_overtaken(*given: Any) -> Stored | None:
+        found = find(*given)
+        process.feed.poll()
+        return found
+
+    source.find = find_and_be_overtaken  # type: ignore[method-assign,assignment]
+    assert process.sees("k")
+
+
+def test_process_sees_at_once_what_it_writes_and_reads(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    process = Process(store, wall)
+    assert not process.sees("k")
+    write(process.feed, "k")
+    assert process.sees("k")
+    assert process.feed.update(CONTEXT, "k", b"w", None, 2)
+    assert process.feed.look(CONTEXT, "k") == Stored(b"w", 2, None)
+    write(store, "read")
+    assert process.feed.read(CONTEXT, "read") is not None
+    assert process.sees("read")
+    assert store.count["read"] == 1
+
+
+def test_older_version_does_not_replace_a_later_one(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    process = Process(store, wall)
+    write(store, "k", version=1)
+    store.after("changes", act=lambda: process.feed.update(CONTEXT, "k", b"w", None, 2))
+    process.feed.poll()
+    assert process.feed.look(CONTEXT, "k") == Stored(b"w", 2, None)
+
+
+def test_all_pages_are_read_and_a_pass_that_failed_continues(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    for number in range(2 * PAGE + 10):
+        write(store, str(number))
+    store.fail("changes", after=1, times=1)
+    process = Process(store, wall, has_threads=True)
+    process.feed._start = lambda: None  # type: ignore[method-assign]
+    process.feed.poll()
+    assert not process.feed.is_fresh()
+    process.wait(1.5)
+    process.feed.poll()
+    assert process.events == ["feed-lost", "feed-followed"]
+    assert store.count["changes"] == 4
+    # Its first page was read 1.5 s ago.
+    assert process.feed.is_fresh()
+    assert not process.feed.is_fresh(0.6)
+    store.calls.clear()
+    assert all(process.sees(str(number)) for number in range(2 * PAGE + 10))
+    assert store.count == {}
+
+
+def test_request_reads_few_pages_where_there_is_no_thread(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    for number in range(5 * PAGE):
+        write(store, str(number))
+    process = Process(store, wall)
+    for expected in (2, 4, 6):
+        assert process.sees("0")
+        assert store.count["changes"] == expected
+    assert process.feed.is_fresh()
+
+
+def test_restored_store_is_read_anew(wall: ManualClock) -> None:
+    former, restored = MemoryStorage(wall), MemoryStorage(wall)
+    routed = ScriptedStorage(wall, former)
+    write(former, "lost")
+    process = Process(routed, wall)
+    assert process.sees("lost")
+    write(restored, "kept")
+    routed.storage = restored
+    process.wait(1)
+    assert process.sees("kept")
+    assert not process.sees("lost")
+
+
+def test_all_is_read_anew_after_a_long_silence(store: ScriptedStorage, wall: ManualClock) -> None:
+    process = Process(store, wall, keep_for=RELOAD_AFTER * 2)
+    write(store, "k")
+    assert process.sees("k")
+    store.fail()
+    for _ in range(3):
+        process.wait(RELOAD_AFTER / 2)
+        assert process.sees("k")  # what was known counts until all is read
+    store.recover()
+    store.calls.clear()
+    process.wait(1)
+    assert process.sees("k")
+    assert [call.arguments["after"] for call in store.calls] == [None]
+
+
+def test_expired_records_are_forgotten(store: ScriptedStorage, wall: ManualClock) -> None:
+    process = Process(store, wall)
+    assert store.create(CONTEXT, "k", b"v", int((wall() + 30) * 1000), 1)
+    write(store, "permanent")
+    assert process.sees("k")
+    process.wait(31)
+    assert not process.sees("k")
+    process.wait(700)
+    process.sees("k")
+    (source,) = process.feed._sources
+    assert list(source.records[CONTEXT]) == ["permanent"]
+
+
+def test_contexts_in_two_stores_are_both_followed(wall: ManualClock) -> None:
+    first, second = ScriptedStorage(wall), ScriptedStorage(wall)
+    process = Process(RoutedStorage(first, {OTHER: second}), wall)
+    write(first, "a")
+    write(second, "b", OTHER)
+    write(first, "stray", OTHER)  # of a time when all was in the first
+    assert process.sees("a")
+    assert process.sees("b", OTHER)
+    assert not process.sees("stray", OTHER)
+    assert first.count["read"] == second.count["read"] == 0
+
+
+def test_store_that_cannot_be_followed_is_asked(wall: ManualClock, store: ScriptedStorage) -> None:
+    store.capabilities = replace(store.capabilities, changes=False)
+    process = Process(store, wall)
+    write(store, "k")
+    assert process.sees("k")
+    assert not process.sees("other")
+    assert store.count["read"] == 2
+    assert store.count["changes"] == 0
+
+
+# --- a store that is down -----------------------------------------------------------------------
+
+
+def asking(store: ScriptedStorage, wall: ManualClock) -> Process:
+    return Process(store, wall, staleness=None, keep_for=300)
+
+
+def test_store_that_is_down_refuses_by_default(store: ScriptedStorage, wall: ManualClock) -> None:
+    process = Process(store, wall)
+    assert not process.sees("k")
+    store.fail()
+    process.wait(1.5)
+    assert not process.sees("k")  # young enough
+    process.wait(1)
+    with pytest.raises(StorageUnavailable):
+        process.sees("k")
+
+
+@pytest.mark.parametrize("begin", [asking, lambda *given: Process(*given, keep_for=300)])
+def test_what_was_known_last_counts_for_as_long_as_allowed(
+    store: ScriptedStorage, wall: ManualClock, begin: Callable[..., Process]
+) -> None:
+    process = begin(store, wall)
+    write(store, "ended")
+    assert process.sees("ended")
+    assert not process.sees("live")
+    store.fail()
+    process.wait(299)
+    assert process.sees("ended")
+    assert not process.sees("live")
+    assert "logouts-assumed" in process.events
+    process.wait(2)
+    for key in ("ended", "live"):
+        with pytest.raises(StorageUnavailable):
+            process.sees(key)
+
+
+def test_only_what_was_asked_is_known_without_a_feed(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    process = asking(store, wall)
+    store.fail()
+    with pytest.raises(StorageUnavailable):
+        process.sees("k")
+
+
+def test_own_end_counts_although_an_answer_of_before_arrives_later(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    process = asking(store, wall)
+    store.after("read", act=lambda: write(process.feed, "k"))
+    process.sees("k")
+    store.fail()
+    assert process.sees("k")
+
+
+def test_answers_are_bounded(store: ScriptedStorage, wall: ManualClock) -> None:
+    process = asking(store, wall)
+    for number in range(MOST_ANSWERS + 5):
+        process.feed._keep_answer(CONTEXT, str(number), None, process.feed._moment())
+    assert len(process.feed._answers) == MOST_ANSWERS
+    store.fail()
+    with pytest.raises(StorageUnavailable):
+        process.sees("0")
+    assert not process.sees(str(MOST_ANSWERS))
+
+
+# --- threads and forks --------------------------------------------------------------------------
+
+
+def real(store: Any, **given: Any) -> Feed:
+    usual: dict[str, Any] = {
+        "staleness": 2,
+        "keep_for": 0,
+        "has_threads": True,
+        "clock": time.time,
+        "running": time.monotonic,
+        "random": os.urandom,
+        "emit": lambda *given, **named: None,
+        "answered": lambda: None,
+    }
+    return Feed(store, FOLLOWED, **usual | given)
+
+
+def wait_until(is_met: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not is_met():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_thread_follows_from_the_first_look_until_it_is_closed() -> None:
+    store = MemoryStorage(time.time)
+    feed = real(store)
+    assert feed._thread is None
+    write(store, "k")
+    assert feed.look(CONTEXT, "k") is not None
+    wait_until(feed.is_fresh)
+    thread = feed._thread
+    assert thread is not None
+    feed.close()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_thread_ends_with_its_feed() -> None:
+    feed = real(MemoryStorage(time.time))
+    feed.look(CONTEXT, "k")
+    thread = feed._thread
+    assert thread is not None
+    wait_until(feed.is_fresh)
+    del feed
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_child_of_a_fork_follows_by_its_own_thread(tmp_path: Path) -> None:
+    store = SQLiteStorage(tmp_path / "store.db", time.time)
+    write(store, "k")
+    feed = real(store)
+    feed.look(CONTEXT, "k")
+    wait_until(feed.is_fresh)
+
+    def act() -> bool:
+        parents = feed._thread
+        write(store, "of the child")
+        assert feed.look(CONTEXT, "k") is not None
+        wait_until(lambda: feed._source_of[CONTEXT].find(CONTEXT, "of the child", 0) is not None)
+        return feed._thread is not parents
+
+    assert run_child(act)
+    feed.close()
+    store.close()
