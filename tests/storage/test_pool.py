@@ -186,6 +186,17 @@ def test_interrupted_thread_gives_its_place_to_the_next(monkeypatch: pytest.Monk
     assert places.acquire() is None
 
 
+def test_connection_that_is_in_use_while_the_pool_is_closed_is_not_kept(
+    driver: ScriptedDriver,
+) -> None:
+    pool = pool_of(driver)
+    lease = pool._acquire()
+    pool.close()
+    pool._release(lease)
+    assert lease.connection.is_closed  # type: ignore[attr-defined]
+    assert pool.read(lambda lease: lease.connection) is not lease.connection
+
+
 # --- several hosts ------------------------------------------------------------------------------
 
 

@@ -120,7 +120,7 @@ class EnginePool(SQLPool):
             shared = self._engine.connect()
         except Exception as error:
             raise StorageUnavailable(self._redact(error)) from error
-        lease = Lease(self._driver, self, _EngineConnection(shared), 0)
+        lease = Lease(self._driver, self._places, _EngineConnection(shared), 0)
         try:
             shared.execution_options(isolation_level="AUTOCOMMIT")
             if shared.info.get(ASKED_AT, 0.0) <= self._invalid_before:

@@ -247,6 +247,8 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
 
     opened_at = 0.0
     has_statement_time = False
+    _sock: Any
+    _rfile: Any
     state: str | None = None
     ctx: ssl.SSLContext
     server_version: str
@@ -288,9 +290,7 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
         # A reply that came twice may have been read together with the first.
         sock.is_looking = True
         try:
-            return bool(self._rfile.peek(1)) or (
-                isinstance(sock, ssl.SSLSocket) and bool(sock.pending())
-            )
+            return bool(self._rfile.peek(1) or getattr(sock, "pending", int)())
         except OSError:
             return True
         finally:
@@ -368,7 +368,7 @@ class MariaDB(Driver):
         self.password = self._arguments.get("password", b"").decode()
         self._template = self._make_template()
         at = self._template.unix_socket or f"{self._template.host}:{self._template.port}"
-        self.hosts = [at]
+        self.hosts = [str(at)]
         self.address = f"{url.partition(':')[0]} at {at}/{self._arguments['database']}"
 
     def _make_template(self) -> MariaDBConnection:

@@ -300,10 +300,10 @@ _WRITE_RETRIES = frozenset({Fault.NO_TABLES})
 class Lease:
     """A connection in one thread's hands, and its cursor."""
 
-    __slots__ = ("_driver", "connection", "cursor", "host", "idle_since", "owner")
+    __slots__ = ("_driver", "connection", "cursor", "host", "idle_since", "places")
 
-    def __init__(self, driver: Driver, owner: object, connection: Connection, host: int) -> None:
-        self._driver, self.owner = driver, owner
+    def __init__(self, driver: Driver, places: _Places, connection: Connection, host: int) -> None:
+        self._driver, self.places = driver, places
         self.connection, self.host = connection, host
         self.cursor = connection.cursor()
         self.idle_since = 0.0
@@ -334,6 +334,7 @@ class _Places:
         self._lock = ForkSafeLock()
         self._idle: list[Lease] = []
         self._used = 0
+        self._is_closed = False
         self._waiting: deque[_Waiter] = deque()
 
     def acquire(self) -> Lease | None:
@@ -380,13 +381,17 @@ class _Places:
                 waiter.wakes.release()
                 return
             self._used -= 1
-            if lease is not None:
+            if lease is not None and not self._is_closed:
                 self._idle.append(lease)
+                return
+        if lease is not None:
+            lease.close()
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections now, and those in use when their thread releases them."""
         with self._lock:
             idle, self._idle = self._idle, []
+            self._is_closed = True
         for lease in idle:
             lease.close()
 
@@ -557,16 +562,12 @@ class SQLPool:
             raise
 
     def _release(self, lease: Lease) -> None:
-        if lease.owner is not self._places:
-            lease.close()  # the pool was closed in the meantime
-            return
         lease.idle_since = monotonic()
-        self._places.release(lease)
+        lease.places.release(lease)
 
     def _discard(self, lease: Lease) -> None:
         lease.close()
-        if lease.owner is self._places:
-            self._places.release(None)
+        lease.places.release(None)
 
     def _forget_parent(self) -> None:
         if self._pid == os.getpid():
@@ -578,7 +579,7 @@ class SQLPool:
             self._places = _Places(self._pool_size)
             self._pid = os.getpid()
 
-    def _open(self, owner: object) -> Lease:
+    def _open(self, places: _Places) -> Lease:
         """Open a connection to the host that answered last, or else to the next that answers.
 
         A host that does not answer costs its share of the time that is left.
@@ -589,7 +590,7 @@ class SQLPool:
             host = (first + tried) % len(hosts)
             DEADLINE.at = monotonic() + (end - monotonic()) / (len(hosts) - tried)
             try:
-                lease = self._open_at(owner, host)
+                lease = self._open_at(places, host)
             except StorageUnusable:
                 raise
             except StorageUnavailable as error:
@@ -608,14 +609,14 @@ class SQLPool:
         texts = [f"{host}: {reason}" for host, reason in zip(order, reasons, strict=True)]
         raise StorageUnavailable(f"{prefix}{'; '.join(texts)}") from problems[-1]
 
-    def _open_at(self, owner: object, host: int) -> Lease:
+    def _open_at(self, places: _Places, host: int) -> Lease:
         """Open a connection to a host."""
         try:
             connection = self._driver.connect(host)
         except Exception as error:
             raise StorageUnavailable(self._redact(error)) from error
         try:
-            lease = Lease(self._driver, owner, connection, host)
+            lease = Lease(self._driver, places, connection, host)
             self._greet(lease)
         except StorageError:
             connection.close()
@@ -676,7 +677,7 @@ class SQLPool:
             if self._driver.fault(error) is Fault.NO_TABLES:
                 return 0
             raise
-        found: int = (rows and rows[0][0]) or 0
+        found: int = (rows[0][0] if rows else None) or 0
         if found > SCHEMA_VERSION:
             raise StorageUnusable(
                 f"{self._driver.address}: the tables are of version {found}; this release supports"

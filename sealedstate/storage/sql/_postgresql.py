@@ -211,6 +211,9 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
         connection.add_notice_handler(connection._note)
         return connection
 
+    def __del__(self) -> None:
+        """Do not warn: a store may be dropped without being closed, and libpq closes this."""
+
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         # In binary, bytes arrive as they are, not as twice as many hexadecimal digits.
         return super().cursor(*args, **{"binary": True, **kwargs})
