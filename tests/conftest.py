@@ -61,7 +61,9 @@ DRIVERS = {
     "e2e/test_cross_site.py": "selenium",
     "e2e/test_portal.py": "selenium",
     "e2e/test_saml_*.py": "saml2",
+    "storage/test_following.py": "psycopg",
     "storage/test_open_storage.py": "psycopg",
+    "storage/test_dynamodb*.py": "botocore",
     "storage/test_memcached*.py": "pymemcache",
     "storage/test_redis*.py": "redis",
     "storage/test_sql_*.py": "psycopg",
@@ -76,7 +78,7 @@ def clock() -> Clock:
 
 
 # Every test of a module that is named after a server needs one; others are marked one by one.
-BEHIND_SERVERS = ("sql", "redis", "memcached")
+BEHIND_SERVERS = ("sql", "redis", "memcached", "dynamodb")
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:

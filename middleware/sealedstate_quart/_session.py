@@ -123,6 +123,7 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         if is_websocket:
             environ["quart.accepting"] = asyncio.Lock()
             request._accept = partial(self._accept, found, request._accept)
+            request._close = partial(self._close, found, request._close)
         return found
 
     async def save_session(  # type: ignore[override]
@@ -134,14 +135,9 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         """
         inner, found = sealed(session), cast(QuartSession, session)
         if response is None:
-            if found._logout is not None:
-                await found._logout
-            if not inner.accessed:
-                return
-            if found._environ.get("quart.is_accepted"):
+            await self._leave_unsent(found)
+            if inner.accessed:
                 log_late_changes(log, inner)
-            else:
-                await self.asynchronous.close_unsent(inner)
             return
         if not _is_file(response) and self._may_renew(found) and self._is_persistent(found):
             inner.load()
@@ -180,14 +176,29 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         """
         environ, inner = session._environ, session._session
         async with environ["quart.accepting"]:
-            if not environ.get("quart.is_accepted"):
+            if not environ.get("quart.is_sent"):
                 await self._save(session, headers)
-                environ["quart.is_accepted"] = True
+                environ["quart.is_sent"] = True
                 # Reading stays possible: no cache keeps what comes after the headers.
                 if self._autoload or inner.accessed:
                     inner.load()
                 inner.mark_headers_sent()
             await accept(headers, subprotocol)
+
+    async def _close(self, session: QuartSession, close: Any, *reason: Any) -> None:
+        """Close a websocket, whose logout is recorded before if it was not accepted."""
+        await self._leave_unsent(session)
+        await close(*reason)
+
+    async def _leave_unsent(self, session: QuartSession) -> None:
+        environ, inner = session._environ, session._session
+        async with environ["quart.accepting"]:
+            if inner.accessed and not environ.get("quart.is_sent"):
+                if session._logout is not None:
+                    await session._logout
+                await self.asynchronous.close_unsent(inner)
+                environ["quart.is_sent"] = True
+                inner.mark_headers_sent()
 
 
 async def load_session(*parts: str) -> QuartSession:

@@ -28,7 +28,10 @@ URLS = (
     "postgresql://...",
     "mariadb://...",
     "redis://...",
+    "redis+sentinel://...",
+    "redis+cluster://...",
     "memcached://HOST:PORT",
+    "dynamodb:TABLE?region=REGION",
     "layered:MILLISECONDS:URL",
 )
 OPTION_PREFIX = "sealedstate_"
@@ -49,6 +52,7 @@ OPTIONS: Mapping[str, Option] = {
     "pool_size": Option(int, 1, 1000, "a whole number from 1 to 1000"),
     "max_idle": Option(float, 0.001, 86400, "seconds from 0.001 to 86400"),
     "pooled": Option(int, 0, 1, "0 or 1"),
+    "wait": Option(int, 1, 100, "a whole number from 1 to 100"),
 }
 
 # Where processes report which keys they use (`sealedstate.rotation.reports`).
@@ -57,6 +61,7 @@ _REPORTS_CONTEXT = "sealedstate.nodes"
 _ROUTE = re.compile(r"(\*|\w[\w.-]*)=(\S+)")
 # float() accepts much more, such as "nan" and the digits of other scripts.
 _NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_REDIS = re.compile(r"(?:redis|valkey)s?(?:\+(?:unix|sentinel|cluster))?")
 # Parameters look like this; the end of a path does not.
 _PARAMETERS = re.compile(r"\w+=[^/]*")
 
@@ -64,9 +69,10 @@ _PARAMETERS = re.compile(r"\w+=[^/]*")
 def open_storage(url: str | Mapping[str, str], clock: Clock) -> ManagedStorage:
     """Return the store of a URL, one of `URLS`. Does not connect to it yet.
 
-    A URL takes two options behind its ``?``, beside the driver's parameters:
-    ``sealedstate_timeout``, how many seconds a call may take (all but `memory:`), and
-    ``sealedstate_pool_size``, the number of connections per process (SQL servers).
+    A URL takes options behind its ``?``, beside the driver's parameters:
+    ``sealedstate_timeout``, how many seconds a call may take (all but `memory:`),
+    ``sealedstate_pool_size``, the number of connections per process (SQL servers), and
+    ``sealedstate_wait``, how many replicas confirm a write that must last (Redis).
 
     A mapping sends contexts to different stores, ``{"*": URL, "sealedstate.revoked": URL}``, and so
     does one line of text, ``"*=URL sealedstate.revoked=URL"``.
@@ -152,16 +158,25 @@ def _open_url(url: str, clock: Clock) -> ManagedStorage:
             from .sql import SQLStorage
 
             return SQLStorage(url, clock)  # names the right spelling
-        case "redis" | "rediss" | "valkey" | "valkeys":
+        case _ if _REDIS.fullmatch(scheme):
             from .redis import RedisStorage
 
-            url, options = split_url(url, ("timeout",))
+            url, options = split_url(url, ("timeout", "wait"))
             return RedisStorage(url, clock, **options)
-        case "memcached":
+        case "memcached" | "memcached+unix":
             from .memcached import MemcachedStorage
 
             url, options = split_url(url, ("timeout",))
             return MemcachedStorage(url, clock, **options)
+        case "dynamodb":
+            from .dynamodb import DynamoDBStorage
+
+            url, options = split_url(url, ("timeout",))
+            return DynamoDBStorage(url, clock, **options)
+        case "unix":
+            raise ConfigurationError(
+                "storage: write redis+unix:///PATH or memcached+unix:///PATH for a server's socket"
+            )
     raise ConfigurationError(f"storage: must be one of {', '.join(URLS)}, or a store object")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -34,6 +34,7 @@ from tests.support.backends import (
     start_process,
 )
 from tests.support.fault_proxy import FaultProxy
+from tests.support.kv_servers import redis_cluster_behind_proxies
 from tests.support.linearizability import Operation, anomalies
 from tests.support.sql_servers import MariaDBServer, running
 from tests.support.store_clients import CLIENTS_PER_PROCESS, Client, histories, use
@@ -226,6 +227,23 @@ def test_histories_over_a_bad_network_are_linearizable(
         prepare(service)
         with clients(opener(url), tmp_path) as running:
             Nemesis(running, service, proxy, seed).rage(rounds)
+    found = histories(tmp_path)
+    assert_linearizable(found, LEAST * rounds)
+    returns = [operation.returned for history in found.values() for operation in history]
+    assert returns.count(None) > 10 * rounds, "no reply was lost"
+
+
+@pytest.mark.soak
+@pytest.mark.server
+@pytest.mark.parametrize("run", RUNS)
+def test_histories_of_a_cluster_over_a_bad_network_are_linearizable(
+    run: tuple[int, int], tmp_path: Path
+) -> None:
+    rounds, seed = run
+    with redis_cluster_behind_proxies() as (url, proxies):
+        prepare(Service(url))
+        with clients(opener(url), tmp_path) as running:
+            Nemesis(running, Service(url), cast(FaultProxy, proxies), seed).rage(rounds)
     found = histories(tmp_path)
     assert_linearizable(found, LEAST * rounds)
     returns = [operation.returned for history in found.values() for operation in history]

@@ -76,7 +76,7 @@ def test_server_that_is_down_at_the_start_is_used_once_it_is_up(
         assert isinstance(within_deadline(partial(act, store)), StorageUnavailable)
     server.start()
     assert after_recovery(lambda: store.create("c", "k", b"v", None, 1)) is True
-    assert store.capabilities.durable
+    assert store.capabilities.durable == (server.name == "postgresql")
     assert not store.capabilities.assumed
 
 

@@ -20,7 +20,7 @@ from sealedstate.deployment import open_store
 from sealedstate.profiles import FLOOR_BYTES
 from sealedstate.settings import _READERS
 from sealedstate.storage import USES, RoutedStorage, SQLiteStorage, open_storage
-from sealedstate.storage.requirements import DECLARED, as_markdown
+from sealedstate.storage.requirements import CAVEATS, DECLARED, as_markdown
 from sealedstate.storage.urls import OPTION_PREFIX, OPTIONS, URLS
 from sealedstate.testing import FakeClock
 from tests.support.backends import use_everything
@@ -106,8 +106,8 @@ def test_every_kind_of_url_and_every_option_is_explained() -> None:
 
 
 def test_every_url_of_an_example_opens() -> None:
-    need_driver("psycopg", "pymysql", "redis", "pymemcache")
-    found = re.findall(r"[`\"]((?:\w+:)?\w+:(?:\d+:)?[/\w][^`\"\s]*)[`\"]", STORES.text)
+    need_driver("psycopg", "pymysql", "redis", "pymemcache", "botocore")
+    found = re.findall(r"[`\"]((?:\w+:)?[\w+]+:(?:\d+:)?[/\w][^`\"\s]*)[`\"]", STORES.text)
     # Capitals are to be filled in, as in ``sqlite:PATH``.
     urls = [
         url
@@ -146,8 +146,9 @@ def test_every_promise_names_tests_that_exist() -> None:
             assert re.search(rf"^def {function}\(", source, re.MULTILINE), name
     assert f"at most {MAX_UNPROVEN:,} rows" in table
     assert f"by {FLOOR_BYTES} bytes" in table
-    (kills,) = re.findall(r"one of ([\d,]+) kills", table)
-    assert f"{kills} `kill -9`" in STORES.text
+    (release,) = re.findall(r"MariaDB since ([\d.]+)", table)
+    assert f"from {release} on" in CAVEATS["mariadb"]
+    assert f"Since {release} a crash" in STORES.text
 
 
 def test_every_piece_of_python_compiles() -> None:

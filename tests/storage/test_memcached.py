@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Barrier
 from typing import Any, ClassVar
+from urllib.parse import quote
 
 import pytest
-from pymemcache.client.base import Client  # type: ignore[import-untyped]
+from pymemcache.client.base import Client, PooledClient  # type: ignore[import-untyped]
+from pymemcache.client.hash import HashClient  # type: ignore[import-untyped]
 
-from sealedstate.errors import CapacityError, StorageError, StorageUnavailable
+from sealedstate.errors import (
+    CapacityError,
+    ConfigurationError,
+    StorageError,
+    StorageUnavailable,
+)
 from sealedstate.storage import ManagedStorage, Storage
 from sealedstate.storage.contract import Clock, Stored, context_digest, key_digest, printable
 from sealedstate.storage.memcached import GRACE, MemcachedStorage
 from sealedstate.storage.requirements import DECLARED
 from sealedstate.testing import FakeClock
+from sealedstate.testing._suite import poll
 from sealedstate.testing._workers import run_in_threads
 from tests.support.backends import ContractBehindProxy
-from tests.support.kv_promises import PATIENT, KeyValuePromises
+from tests.support.installed import program
+from tests.support.kv_promises import HANG, PATIENT, KeyValuePromises
 from tests.support.kv_servers import KeyValueServer, memcached_server
 
 pytestmark = pytest.mark.server
@@ -312,6 +324,79 @@ def test_all_addresses_of_a_name_are_tried(own_server: KeyValueServer) -> None:
     unknown = MemcachedStorage("memcached://no-such-host.invalid", time.time)
     with pytest.raises(StorageUnavailable, match="no address"):
         unknown.ping()
+
+
+# --- where a server is ---------------------------------------------------------------------------
+
+
+def test_server_may_be_at_a_socket(tmp_path: Path) -> None:
+    path = tmp_path / "with @,%.sock"
+    with started_at_socket(path):
+        store = open_memcached(f"memcached+unix://{quote(str(path))}")
+        for _ in poll(30):
+            with contextlib.suppress(StorageUnavailable):
+                store.ping()
+                break
+        assert store.create("c", "k", b"v", None, 1)
+        assert store.read("c", "k") == Stored(b"v", 1, None)
+        assert repr(store) == f"MemcachedStorage({path})"
+        store.close()
+
+
+@contextlib.contextmanager
+def started_at_socket(path: Path) -> Iterator[None]:
+    user = ["-u", "nobody"] if os.geteuid() == 0 else []
+    path.parent.chmod(0o777)
+    for folder in path.parent.parents:
+        if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+            folder.chmod(folder.stat().st_mode | 0o711)
+    process = subprocess.Popen([program("memcached"), "-s", str(path), *user])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("kind", [Client, PooledClient])
+def test_store_takes_a_pymemcache_client(server: KeyValueServer, admin: Any, kind: Any) -> None:
+    options = {"timeout": PATIENT, "connect_timeout": PATIENT, "key_prefix": b"shop-"}
+    with contextlib.closing(kind(("127.0.0.1", server.port), **options)) as client:
+        store = MemcachedStorage(client, time.time)
+        assert store.create("c", "k", b"v", None, 1)
+        assert store.read("c", "k") == Stored(b"v", 1, None)
+        store.delete_context("c")
+        assert store.read("c", "k") is None
+        assert admin.get(b"shop-" + EPOCH)
+        assert admin.get(EPOCH) is None
+        store.close()
+
+
+def test_client_must_name_one_server_and_have_timeouts() -> None:
+    with pytest.raises(ConfigurationError, match="connect_timeout"):
+        MemcachedStorage(Client(("h", 1)), time.time)
+    with pytest.raises(ConfigurationError, match="PooledClient, got HashClient"):
+        MemcachedStorage(HashClient([("h", 1)]), time.time)
+
+
+def test_delayed_flush_is_named_within_the_timeout(server: KeyValueServer, admin: Any) -> None:
+    store = MemcachedStorage(server.url, time.time, timeout=0.1)
+    errors: list[str] = []
+    admin.flush_all(delay=1)
+    until = time.monotonic() + 2.5
+    while time.monotonic() < until and not errors:
+        began = time.monotonic()
+        try:
+            store.create("c", str(began), b"v", None, 1)
+        except StorageUnavailable as error:
+            errors.append(str(error))
+            assert time.monotonic() - began < HANG
+    assert "loses at once what it has just stored (flush_all" in errors[0]
+    for _ in poll(30):
+        with contextlib.suppress(StorageUnavailable):
+            assert store.create("c", "k", b"v", None, 1)
+            break
+    store.close()
 
 
 # --- the kit --------------------------------------------------------------------------------------

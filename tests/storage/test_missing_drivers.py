@@ -11,7 +11,7 @@ from sealedstate.cli import main
 from sealedstate.errors import ConfigurationError
 from sealedstate.storage import open_storage
 
-DOORS = ("sql", "redis", "memcached")
+DOORS = ("sql", "redis", "memcached", "dynamodb")
 # URL, the driver's package, and the extra that installs it.
 DRIVERS = [
     ("postgres://h/d", "psycopg", "postgresql"),
@@ -20,6 +20,7 @@ DRIVERS = [
     ("mysql://h/d", "pymysql", "mariadb"),
     ("redis://h", "redis", "redis"),
     ("memcached://h:1", "pymemcache", "memcached"),
+    ("dynamodb:table?region=r", "botocore", "dynamodb"),
 ]
 
 

@@ -287,7 +287,7 @@ def test_full_server_refuses_writes_but_reads_and_deletes() -> None:
         store.close()
 
 
-def test_replica_refuses_writes_and_declares_no_durability() -> None:
+def test_replica_is_refused_and_its_primary_names_it() -> None:
     with (
         redis_server("aof always", "--repl-diskless-sync-delay", "0") as primary,
         redis_server("aof always", "--replicaof", "127.0.0.1", str(primary.port)) as replica,
@@ -296,11 +296,8 @@ def test_replica_refuses_writes_and_declares_no_durability() -> None:
             for _ in poll(30):
                 if admin.info("replication")["master_link_status"] == "up":
                     break
-        assert "replica" in refusal(replica.url)
-        can = RedisStorage(replica.url, time.time, timeout=PATIENT).capabilities
-        assert not can.durable
-        assert not can.survives_restart
-        assert "replica" in can.reasons["durable"]
+        assert "it is a replica" in refusal(replica.url)
+        assert RedisStorage(replica.url, time.time, timeout=PATIENT).capabilities.assumed
         on_primary = RedisStorage(primary.url, time.time, timeout=PATIENT).capabilities
         assert on_primary.durable
         assert "connected_slaves 1" in on_primary.reasons["durable"]

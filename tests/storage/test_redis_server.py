@@ -1,4 +1,4 @@
-"""The Redis store with different configurations of the server, crashes, a cluster, TLS; the kit."""
+"""The Redis store with different configurations of the server, crashes, TLS; the kit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import eventually, poll
 from tests.support.backends import ContractBehindProxy, use_everything
 from tests.support.kv_promises import PATIENT
-from tests.support.kv_servers import KeyValueServer, Persistence, make_cluster_of_one, redis_server
+from tests.support.kv_servers import KeyValueServer, Persistence, redis_server
 from tests.support.ports import free_port
 from tests.support.sql_servers import make_certificate
 
@@ -179,59 +179,7 @@ def test_restart_keeps_what_is_declared(persistence: Persistence) -> None:
         store.close()
 
 
-# --- cluster and TLS ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def cluster() -> Iterator[KeyValueServer]:
-    with redis_server("none", "--cluster-enabled", "yes") as server:
-        make_cluster_of_one(server)
-        yield server
-
-
-@pytest.mark.slow
-def test_scripts_use_their_keys_only_and_these_are_in_one_slot(
-    cluster: KeyValueServer,
-) -> None:
-    clock = FakeClock()
-    store = RedisStorage(cluster.url, clock, timeout=PATIENT)
-    with redis.Redis(port=cluster.port) as admin, admin.monitor() as monitor:
-        use_everything(store, clock)
-        admin.echo("the end")
-        seen: list[tuple[bool, set[str]]] = []
-        for line in monitor.listen():
-            names = set(re.findall(r'"(sealedstate:\{[^"]+)"', line["command"])) or set(
-                re.findall(r"(sealedstate:\{\S+)", line["command"])
-            )
-            seen.append((line["client_type"] == "lua", names))
-            if "the end" in line["command"]:
-                break
-        slots = [{admin.cluster("keyslot", name) for name in names} for _, names in seen]
-    assert max(len(found) for found in slots) == 1
-    assert sum(is_lua for is_lua, _ in seen) > 100
-    given: set[str] = set()
-    for is_lua, names in seen:
-        if is_lua:
-            assert names <= given
-        else:
-            given = names
-    store.close()
-
-
-@pytest.mark.slow
-def test_cluster_refuses_a_script_over_two_slots(cluster: KeyValueServer) -> None:
-    with redis.Redis(port=cluster.port) as admin, pytest.raises(redis.RedisError, match="slot"):
-        admin.eval("return redis.call('EXISTS', KEYS[1], KEYS[2])", 2, "{a}", "{b}")
-
-
-def test_node_without_the_key_is_reported() -> None:
-    with redis_server("none", "--cluster-enabled", "yes") as server:
-        store = open_redis(server.url)
-        with pytest.raises(StorageUnavailable, match="cluster"):
-            store.create("c", "k", b"v", None, 1)
-        with pytest.raises(StorageUnavailable, match="cluster"):
-            store.read("c", "k")
-        store.close()
+# --- TLS -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ def test_engine_gives_the_connections_and_sees_the_statements(engine: Engine, cl
     assert store.create("c", "k", b"v", None, 1)
     assert store.create("c", "k", b"w", None, 2) is False
     assert store.read("c", "k") == Stored(b"v", 1, None)
-    assert store.capabilities.durable
+    assert not store.capabilities.assumed
     assert any("INSERT INTO sealedstate_record" in sql for sql in seen)
     assert engine.pool.checkedout() == 0  # type: ignore[attr-defined]
     store.close()

@@ -13,6 +13,7 @@ import pytest
 from sealedstate.errors import CapacityError, StorageUnusable
 from sealedstate.storage import Stored
 from sealedstate.storage.contract import REAP_AFTER, millis
+from sealedstate.storage.requirements import USES, mismatch
 from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_servers, sql_surroundings
 from tests.support.jar import Clock, keeper
@@ -82,7 +83,6 @@ def test_connection_sets_what_promises_rest_on(
     open_store(server.url(schema)).prepare()
     with hostile_settings(server, schema) as url:
         writer, reader = open_store(url), open_store(url)
-        assert writer.capabilities.durable
         numbers = {str(number) for number in range(20)}
         for number in numbers:
             assert writer.create("c", number, b"v", millis(clock()) + 1, 1)
@@ -194,25 +194,60 @@ def test_postgresql_without_fsync_is_not_durable(open_store: Opener) -> None:
     assert "fsync is off" in can.reasons["durable"]
 
 
+SINCE = "sealedstate.storage.sql._mariadb.REPEATS_LOG_SINCE"
+
+
+@pytest.fixture
+def sound_mariadb(mariadb_server: MariaDBServer, monkeypatch: pytest.MonkeyPatch) -> MariaDBServer:
+    """MariaDB as if of a release whose recovery repeats nothing."""
+    monkeypatch.setattr(SINCE, (999,))
+    return mariadb_server
+
+
 def test_mariadb_is_as_durable_as_its_settings(
-    mariadb_server: MariaDBServer, open_store: Opener
+    sound_mariadb: MariaDBServer, open_store: Opener
 ) -> None:
-    url = mariadb_server.fresh_url()
+    url = sound_mariadb.fresh_url()
     assert open_store(url).capabilities.durable
     try:
         for flush in (0, 2):
-            mariadb_server.ask(f"SET GLOBAL innodb_flush_log_at_trx_commit = {flush}")
+            sound_mariadb.ask(f"SET GLOBAL innodb_flush_log_at_trx_commit = {flush}")
             can = open_store(url).capabilities
             assert not can.durable
             assert f"innodb_flush_log_at_trx_commit is {flush}" in can.reasons["durable"]
     finally:
-        mariadb_server.ask("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
+        sound_mariadb.ask("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
+
+
+@pytest.mark.parametrize(
+    ("since", "durable"),
+    [((10, 6), False), ((10, 11, 9), None), ((999,), True)],
+    ids=["newer", "as installed", "older"],
+)
+def test_mariadb_whose_recovery_repeats_its_log_is_not_durable(
+    since: tuple[int, ...],
+    durable: bool | None,
+    mariadb_server: MariaDBServer,
+    open_store: Opener,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(SINCE, since)
+    ((version,),) = mariadb_server.ask("SELECT @@version")
+    release = tuple(map(int, version.partition("-")[0].split(".")))
+    can = open_store(mariadb_server.fresh_url()).capabilities
+    assert can.durable == (release < since if durable is None else durable)
+    remedy = "keep what must survive that in PostgreSQL"
+    for name, fits in {"revocation": True, "ring": can.durable, "consent": can.durable}.items():
+        sentence = mismatch(USES[name], "mariadb", can) or ""
+        assert (not sentence) == fits
+        assert (remedy in sentence) == (not fits)
+        assert (version.partition("-")[0] in sentence) == (not fits)
 
 
 def test_mariadb_explains_what_its_binary_log_changes(
-    mariadb_server: MariaDBServer, open_store: Opener
+    sound_mariadb: MariaDBServer, open_store: Opener
 ) -> None:
-    without = open_store(mariadb_server.fresh_url()).capabilities
+    without = open_store(sound_mariadb.fresh_url()).capabilities
     assert "may take back what was read" in without.reasons["durable"]
     with sql_servers.running(MariaDBServer, "--log-bin") as server:
         unsynced = open_store(server.fresh_url()).capabilities

@@ -56,8 +56,8 @@ class Service:
             yield self.url.replace(f":{self.server.port}", f":{proxy.port}"), proxy
 
 
-class ContractBehindProxy(StorageContract):
-    """The conformance kit with outages and lost replies."""
+class BehindProxy:
+    """A suite's outages and lost replies."""
 
     @contextlib.contextmanager
     def proxy_of(self, port: int) -> Iterator[int]:
@@ -78,6 +78,10 @@ class ContractBehindProxy(StorageContract):
         self._proxy.drop_replies = True
         yield
         self._proxy.drop_replies = False
+
+
+class ContractBehindProxy(BehindProxy, StorageContract):
+    """The conformance kit with outages and lost replies."""
 
 
 Backend: TypeAlias = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Service]]

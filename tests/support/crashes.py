@@ -28,12 +28,21 @@ from sealedstate.storage import Storage
 from sealedstate.testing._suite import eventually
 from tests.support.backends import Server, Service, opener
 from tests.support.documents import ROOT
+from tests.support.innodb_log import LogReader
 from tests.support.kv_servers import redis_server
 from tests.support.sql_server import SQLServer
 from tests.support.sql_servers import MariaDBServer, PostgreSQLServer, running
 from tests.support.workers import SideFile
 
-__all__ = ["CRASHABLE", "Judge", "Witness", "next_number", "write"]
+__all__ = [
+    "CRASHABLE",
+    "QUICK_RECOVERY",
+    "Judge",
+    "LogHasNoEndError",
+    "Witness",
+    "next_number",
+    "write",
+]
 
 EVIDENCE = ROOT / "build" / "crashes"
 
@@ -65,19 +74,16 @@ def _redis(folder: Path) -> Iterator[Service]:
 
 # A recovery is most of what a crash costs. What is shortened here weakens no promise: PostgreSQL
 # syncs its file system rather than each of its files, and MariaDB has less to read and to make.
+QUICK_RECOVERY = [
+    *("--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M"),
+    "--innodb-temp-data-file-path=ibtmp1:1M:autoextend",
+    *("--innodb-buffer-pool-load-at-startup=OFF", "--performance-schema=OFF"),
+    *("--aria-pagecache-buffer-size=8M", "--key-buffer-size=1M"),
+]
 CRASHABLE: dict[str, Callable[[Path], AbstractContextManager[Service]]] = {
     "sqlite": _sqlite,
     "postgresql": partial(_sql, PostgreSQLServer, ["-c", "recovery_init_sync_method=syncfs"]),
-    "mariadb": partial(
-        _sql,
-        MariaDBServer,
-        [
-            *("--innodb-buffer-pool-size=8M", "--innodb-log-file-size=4M"),
-            "--innodb-temp-data-file-path=ibtmp1:1M:autoextend",
-            *("--innodb-buffer-pool-load-at-startup=OFF", "--performance-schema=OFF"),
-            *("--aria-pagecache-buffer-size=8M", "--key-buffer-size=1M"),
-        ],
-    ),
+    "mariadb": partial(_sql, MariaDBServer, QUICK_RECOVERY),
     "redis": _redis,
 }
 
@@ -227,10 +233,15 @@ class _Ledger:
 # --- evidence -------------------------------------------------------------------------------------
 
 
+class LogHasNoEndError(Exception):
+    """The recovery of MariaDB will apply old records again, so nothing holds after this crash."""
+
+
 class Witness:
     """A server whose data is kept after a loss; of MariaDB the log as the last crash left it, too.
 
-    Of SQLite, which has no server, it keeps the file.
+    Of SQLite, which has no server, it keeps the file. `kill9` raises LogHasNoEndError after a crash
+    that met the fault that MariaDB declares, so that every loss which is found is another one.
     """
 
     def __init__(self, service: Service) -> None:
@@ -238,6 +249,7 @@ class Witness:
         self.crashes = 0
         self._service = service
         self._log: dict[str, bytes] = {}
+        self._reader = LogReader()
 
     def start(self) -> None:
         self._server.start()
@@ -248,6 +260,8 @@ class Witness:
         if isinstance(self._server, MariaDBServer):
             logs = self._server.directory.glob("data/ib_logfile*")
             self._log = {path.name: path.read_bytes() for path in logs}
+            if tail := self._reader.repeated_tail(self._log["ib_logfile0"]):
+                raise LogHasNoEndError(f"{len(tail)} bytes would be applied again")
 
     def pause(self) -> None:
         self._server.pause()

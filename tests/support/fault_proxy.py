@@ -13,10 +13,10 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 PATIENCE = 60  # seconds; a thread that has not ended by then hangs
 
@@ -186,3 +186,23 @@ class FaultProxy:
                 if not pair.is_forgotten:
                     forward(piece)
         pair.close()
+
+
+class FaultProxies:
+    """Several proxies with the same faults, as for the nodes of a cluster."""
+
+    def __init__(self, proxies: Sequence[FaultProxy]) -> None:
+        self.__dict__["all"] = proxies
+
+    def __getattr__(self, name: str) -> Any:
+        """A count of all of them, or the fault that they have."""
+        values = [getattr(proxy, name) for proxy in self.__dict__["all"]]
+        return sum(values) if type(values[0]) is int else values[0]
+
+    def __setattr__(self, name: str, value: object) -> None:
+        for proxy in self.__dict__["all"]:
+            setattr(proxy, name, value)
+
+    def cut(self) -> None:
+        for proxy in self.__dict__["all"]:
+            proxy.cut()

@@ -9,7 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import select
 import signal
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -118,6 +121,55 @@ class KeyValuePromises:
                 assert store.update("c", "k", b"w", None, version)
                 proxy.cut()
                 assert store.read("c", "k") == Stored(b"w", version, None)
+
+    def test_connections_that_a_balancer_forgot_cost_one_request(
+        self, server: KeyValueServer
+    ) -> None:
+        with self.proxied(server, SHORT) as (proxy, store):
+            barrier = threading.Barrier(5)
+
+            def read(_: int) -> None:
+                barrier.wait()
+                store.read("c", "k")
+
+            with ThreadPoolExecutor(5) as pool:
+                while proxy.connections < 4:
+                    list(pool.map(read, range(5)))
+            proxy.forget()
+            lost = 0
+            for _ in range(6):
+                try:
+                    assert store.read("c", "k") == Stored(b"v", 1, None)
+                except StorageUnavailable:
+                    lost += 1
+            assert lost == 1
+
+    def test_connections_have_tcp_keepalive(
+        self, server: KeyValueServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        kept: list[socket.socket] = []
+        connect = socket.socket.connect
+
+        def record(sock: socket.socket, address: Any) -> None:
+            kept.append(sock)
+            connect(sock, address)
+
+        monkeypatch.setattr(socket.socket, "connect", record)
+        store = self.open(server.url)
+        store.ping()
+        # Less than the shortest limit of a usual balancer, HAProxy's of 50 s.
+        assert kept[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 15
+        assert kept[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+        store.close()
+
+    def test_store_works_without_poll(
+        self, server: KeyValueServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delattr(select, "poll")
+        with self.proxied(server) as (proxy, store):
+            for version in (2, 3):
+                proxy.cut()
+                assert store.update("c", "k", b"w", None, version)
 
     # --- replies to other calls ---
 

@@ -1,4 +1,4 @@
-"""Temporary Redis and memcached servers on free ports of 127.0.0.1.
+"""Temporary Redis and memcached servers, and an emulator of DynamoDB, on ports of 127.0.0.1.
 
 Tests whose server is not installed are skipped; with REQUIRE_SERVERS=1 they fail.
 """
@@ -12,15 +12,20 @@ import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import pytest
 
+from tests.support.fault_proxy import FaultProxies, FaultProxy
 from tests.support.installed import need_driver, program
 from tests.support.ports import free_port
 from tests.support.server_process import ServerEnded, ServerProcess, until
 
 TRIES = 5
+
+# An emulator takes any. Set here, before a process is started that opens a store.
+if "DYNAMODB_TEST_URL" not in os.environ:
+    os.environ |= {"AWS_ACCESS_KEY_ID": "anyone", "AWS_SECRET_ACCESS_KEY": "anything"}
 
 Persistence: TypeAlias = Literal["none", "snapshots", "aof everysec", "aof always", "aof no"]
 
@@ -61,6 +66,19 @@ class KeyValueServer(ServerProcess):
         return int(found[1]) == self.pid and b"\nloading:1\r\n" not in answer
 
 
+class DynamoDBServer(KeyValueServer):
+    """dynalite. It keeps its tables on a disk and so over a restart, but promises no durability."""
+
+    name = "dynalite"
+
+    def is_ready(self) -> bool:
+        """Whether this process listens, and answers at the port."""
+        with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            connection.sendall(self._question)
+            answer = connection.recv(1 << 12)
+        return b"healthy: dynamodb" in answer and "listening at" in self.log()
+
+
 @contextlib.contextmanager
 def redis_server(
     persistence: Persistence = "none",
@@ -95,31 +113,152 @@ def memcached_server(*options: str) -> Iterator[KeyValueServer]:
         yield server
 
 
-def make_cluster_of_one(server: KeyValueServer) -> None:
-    """Assign all slots to a Redis server that was started with `--cluster-enabled yes`."""
+@contextlib.contextmanager
+def dynamodb_server() -> Iterator[KeyValueServer]:
+    """An emulator of DynamoDB, without tables."""
+    command = [program("dynalite"), "--host", "127.0.0.1", "--port", "{port}"]
+    command += ["--path", "{folder}/tables", "--createTableMs", "0"]
+    need_driver("botocore")
+    url = "dynamodb:sealedstate?region=eu-central-1&endpoint_url=http://127.0.0.1:{port}"
+    question = b"GET / HTTP/1.0\r\n\r\n"
+    with _start("dynamodb", url, command, question, kind=DynamoDBServer) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def redis_cluster(masters: int = 3, replicas: int = 0) -> Iterator[list[KeyValueServer]]:
+    """A cluster: so many masters with an equal share of the slots, then their replicas in turn."""
     import redis  # memcached's tests need no Redis
 
-    with redis.Redis(port=server.port) as client:
-        client.execute_command("CLUSTER ADDSLOTSRANGE 0 16383")
+    options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
+    # A replica takes over whatever the age of what it has.
+    options += ["--cluster-replica-validity-factor", "0", "--repl-diskless-sync-delay", "0"]
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(redis_server("none", *options)) for _ in range(masters + replicas)
+        ]
+        admins = [stack.enter_context(redis.Redis(port=server.port)) for server in servers]
+        for number, admin in enumerate(admins):
+            admin.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
+            admins[0].execute_command("CLUSTER MEET", "127.0.0.1", servers[number].port)
+        for number in range(masters):
+            first, last = (16384 * at // masters for at in (number, number + 1))
+            admins[number].execute_command("CLUSTER ADDSLOTSRANGE", first, last - 1)
+        for number in range(masters, len(admins)):
+            master = admins[number % masters].execute_command("CLUSTER MYID").decode()
+            _wait_until_known(admins[number], master)
+            admins[number].execute_command("CLUSTER REPLICATE", master)
         until(
-            lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok",
+            lambda: all(_is_whole(admin, len(admins), replicas) for admin in admins),
             "it is complete",
+        )
+        yield servers
+
+
+def _wait_until_known(admin: Any, node: str) -> None:
+    until(lambda: node in str(admin.execute_command("CLUSTER NODES")), "the node is known")
+
+
+def _is_whole(admin: Any, nodes: int, replicas: int) -> bool:
+    info = admin.execute_command("CLUSTER INFO")
+    listed = admin.execute_command("CLUSTER SLOTS")
+    known = sum(len(replicas) for _, _, _, *replicas in listed)
+    role = admin.execute_command("ROLE")
+    is_following = role[0] != b"slave" or role[3] == b"connected"
+    is_complete = info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == nodes
+    return is_complete and known == replicas and is_following
+
+
+@contextlib.contextmanager
+def redis_cluster_behind_proxies() -> Iterator[tuple[str, FaultProxies]]:
+    """A cluster of three masters whose map names proxies, and the URL of one of these."""
+    import redis
+
+    with redis_cluster(3) as servers, contextlib.ExitStack() as stack:
+        proxies = [stack.enter_context(FaultProxy(server.port)) for server in servers]
+        admins = [stack.enter_context(redis.Redis(port=server.port)) for server in servers]
+        for admin, proxy in zip(admins, proxies, strict=True):
+            admin.config_set("cluster-announce-port", proxy.port)
+        ports = {proxy.port for proxy in proxies}
+        for admin in admins:
+            _wait_until_named(admin, ports)
+        yield f"redis+cluster://127.0.0.1:{proxies[0].port}", FaultProxies(proxies)
+
+
+def _wait_until_named(admin: Any, ports: set[int]) -> None:
+    until(
+        lambda: {slots[2][1] for slots in admin.execute_command("CLUSTER SLOTS")} == ports,
+        "the node names the proxies",
+    )
+
+
+@contextlib.contextmanager
+def sentinels(
+    primary: KeyValueServer,
+    count: int = 3,
+    down_after: int = 500,
+    *options: str,
+    password: str = "",
+) -> Iterator[list[KeyValueServer]]:
+    """Sentinels that watch a server under the name "main". `down_after`: milliseconds.
+
+    `password`: their own; `options`: lines of their configuration.
+    """
+    lines = [
+        "port {port}",
+        "bind 127.0.0.1",
+        f"sentinel monitor main 127.0.0.1 {primary.port} {count // 2 + 1}",
+        f"sentinel down-after-milliseconds main {down_after}",
+        "sentinel failover-timeout main 1000",
+        *options,
+        *([f"requirepass {password}"] if password else []),
+    ]
+    command = [program("redis-server"), "{folder}/sentinel.conf", "--sentinel"]
+    question = (f"AUTH {password}\r\n" if password else "") + "INFO server\r\n"
+    url = "redis://127.0.0.1:{port}"
+    with contextlib.ExitStack() as stack:
+        found = [
+            stack.enter_context(_start("sentinel", url, command, question.encode(), lines=lines))
+            for _ in range(count)
+        ]
+        for sentinel in found:
+            _wait_until_acquainted(sentinel.port, password, count)
+        yield found
+
+
+def _wait_until_acquainted(port: int, password: str, count: int) -> None:
+    import redis  # memcached's tests need no Redis
+
+    with redis.Redis(port=port, password=password or None) as admin:
+        until(
+            lambda: len(admin.sentinel_sentinels("main")) == count - 1,
+            "the sentinels know each other",
         )
 
 
 @contextlib.contextmanager
 def _start(
-    name: str, url: str, command: list[str], question: bytes, place: Path | None = None
+    name: str,
+    url: str,
+    command: list[str],
+    question: bytes,
+    place: Path | None = None,
+    kind: type[KeyValueServer] = KeyValueServer,
+    lines: Sequence[str] = (),
 ) -> Iterator[KeyValueServer]:
-    """A server; its URL and command line may contain `{port}` and `{folder}`."""
+    """A server; its URL and command line may contain `{port}` and `{folder}`.
+
+    `lines`: of the file `sentinel.conf` in its folder, which may contain `{port}`.
+    """
     with tempfile.TemporaryDirectory(prefix=f"sealedstate-{name}-", dir=place) as folder:
         # Another process may take the port before the server does.
         for number in range(TRIES):
             port = str(free_port())
+            if lines:
+                text = "\n".join(lines).replace("{port}", port)
+                (Path(folder) / "sentinel.conf").write_text(f"{text}\n")
             line = [word.replace("{port}", port).replace("{folder}", folder) for word in command]
-            server = KeyValueServer(
-                Path(folder), int(port), url.replace("{port}", port), line, question
-            )
+            server = kind(Path(folder), int(port), url.replace("{port}", port), line, question)
             try:
                 server.start()
                 break
@@ -145,4 +284,11 @@ def plain_redis() -> Iterator[KeyValueServer]:
 def plain_memcached() -> Iterator[KeyValueServer]:
     """A memcached for all tests that do not stop it."""
     with memcached_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def plain_dynamodb() -> Iterator[KeyValueServer]:
+    """An emulator of DynamoDB. A test that stops it starts it again."""
+    with dynamodb_server() as server:
         yield server

@@ -124,6 +124,9 @@ def test_what_was_judged_before_is_judged_again(story: Story) -> None:
     assert "1 must be there" in " ".join(story.losses())
 
 
+LEFT = b"as the crash left it".ljust(1 << 15, b"\0")
+
+
 class StoppedServer(MariaDBServer):
     """Files as a crash leaves them, and a recovery that changes them."""
 
@@ -133,7 +136,7 @@ class StoppedServer(MariaDBServer):
         self.log_file.parent.mkdir(parents=True)
 
     def kill9(self) -> None:
-        self.log_file.write_bytes(b"as the crash left it")
+        self.log_file.write_bytes(LEFT)
 
     def start(self) -> None:
         self.log_file.write_bytes(b"recovered")
@@ -148,7 +151,7 @@ def test_evidence_of_a_loss_is_kept_as_the_crash_left_it(
     witness.start()
     story.note(*CREATED)
     kept = witness.keep(story.losses(), {"1": story.side_file})
-    assert (kept / "ib_logfile0.before-recovery").read_bytes() == b"as the crash left it"
+    assert (kept / "ib_logfile0.before-recovery").read_bytes() == LEFT
     assert (kept / "losses").read_text().startswith("crash 1\n1: 1 must be there")
     assert (kept / "notes-1").read_bytes() == story.side_file.path.read_bytes()
     assert (kept / "server" / "data" / "ib_logfile0").exists()

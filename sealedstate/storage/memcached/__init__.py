@@ -21,6 +21,7 @@ import contextlib
 import functools
 import os
 import struct
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -44,6 +45,7 @@ __all__ = ["MemcachedStorage"]
 GRACE = 300_000
 # How often a write is tried again because another client wrote in between.
 TRIES = 256
+FLUSHED_PAUSE = 0.01  # seconds between tries on a server that keeps nothing
 SILENCE_LASTS, TIME_LASTS = 1_000, 60_000
 
 _HEADER = struct.Struct(">qQ8s")
@@ -57,16 +59,19 @@ _OVERHEAD = 1024
 
 
 class MemcachedStorage:
-    """Records in the memcached server at `url`. `timeout`: seconds to wait for it.
+    """Records in a memcached server: at a URL, or where a pymemcache client has it.
 
-    Raises ConfigurationError if the URL is not a memcached server's.
+    `timeout`: seconds to wait for the server of a URL. Of a client, the timeouts, the TLS context
+    and the prefix of keys count; the store opens connections like it, and does not use its pool.
+
+    Raises ConfigurationError if it is not one memcached server's.
     """
 
     _address = "not opened"
 
-    def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5) -> None:
+    def __init__(self, server: str | Any, clock: Clock, *, timeout: float = 0.5) -> None:
         self._clock = clock
-        self._client = MemcachedClient(url, timeout)
+        self._client = MemcachedClient(server, timeout)
         self._address = self._client.address
         self._capabilities, self._capabilities_of = capabilities_by(None), self._client.settings
         self._last_ping = -SILENCE_LASTS
@@ -89,16 +94,17 @@ class MemcachedStorage:
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
         self._check(context, key, value, expires_at, version)
-        for item in self._tries(context, b"r", key):
+        tries = self._tries(context, b"r", key)
+        while True:
+            item = next(tries)
             if item.is_live(self._now()):
                 return False
             if self._put(item, value, expires_at, version):
                 return True
-        raise self._conflict()
 
     def read(self, context: str, key: str) -> Stored | None:
         self._check(context, key)
-        item = self._get(_names(context, b"r", key))
+        item = self._get(self._names(context, b"r", key))
         if not item.is_live(self._now()):
             return None
         return Stored(item.value, item.version, _decode_expiry(item.expires))
@@ -113,25 +119,27 @@ class MemcachedStorage:
         expected: int | None = None,
     ) -> bool:
         self._check(context, key, value, expires_at, version, expected)
-        for item in self._tries(context, b"r", key):
+        tries = self._tries(context, b"r", key)
+        while True:
+            item = next(tries)
             if not item.is_live(self._now()):
                 return False
             if version <= item.version or expected not in (None, item.version):
                 raise VersionMismatch(item.version)
             if self._put(item, value, expires_at, version):
                 return True
-        raise self._conflict()
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         self._check(context, key, b"", None, expected)
-        for item in self._tries(context, b"r", key):
+        tries = self._tries(context, b"r", key)
+        while True:
+            item = next(tries)
             if not item.is_live(self._now()):
                 return False
             if expected not in (None, item.version):
                 raise VersionMismatch(item.version)
             if self._remove(item):
                 return True
-        raise self._conflict()
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         """Raises StorageError: memcached lists no items."""
@@ -140,25 +148,27 @@ class MemcachedStorage:
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
         self._check(context, key, utf8(member), expires_at)
-        for item in self._tries(context, b"i", key):
+        tries = self._tries(context, b"i", key)
+        while True:
+            item = next(tries)
             members = {**item.members(self._now()), member: _encode_expiry(expires_at)}
             if self._put_members(item, members):
                 return
-        raise self._conflict()
 
     def remove_member(self, context: str, key: str, member: str) -> bool:
         self._check(context, key, utf8(member))
-        for item in self._tries(context, b"i", key):
+        tries = self._tries(context, b"i", key)
+        while True:
+            item = next(tries)
             members = item.members(self._now())
             if members.pop(member, None) is None:
                 return False
             if self._put_members(item, members) if members else self._remove(item):
                 return True
-        raise self._conflict()
 
     def members(self, context: str, key: str) -> dict[str, int | None]:
         self._check(context, key)
-        members = self._get(_names(context, b"i", key)).members(self._now())
+        members = self._get(self._names(context, b"i", key)).members(self._now())
         return {member: _decode_expiry(expires) for member, expires in members.items()}
 
     def ping(self) -> None:
@@ -173,12 +183,13 @@ class MemcachedStorage:
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         self._check(context, key, b"", expires_at)
-        for item in self._tries(context, b"r", key):
+        tries = self._tries(context, b"r", key)
+        while True:
+            item = next(tries)
             if not item.is_live(self._now()):
                 return False
             if self._put(item, item.value, expires_at, item.version):
                 return True
-        raise self._conflict()
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         """Raises StorageError: memcached lists no items."""
@@ -187,7 +198,7 @@ class MemcachedStorage:
 
     def delete_context(self, context: str) -> None:
         self._check(context, "any")
-        name, epoch = _epoch_name(context), os.urandom(8)
+        name, epoch = _epoch_name(self._client.server.prefix, context), os.urandom(8)
         self._client.write(lambda client: client.set(name, epoch), None)
 
     def prepare(self) -> None:
@@ -196,13 +207,25 @@ class MemcachedStorage:
     # --- one item -------------------------------------------------------------------------------
 
     def _tries(self, context: str, kind: bytes, key: str) -> Iterator[_Item]:
-        """Read an item again and again, as long as other clients write between read and write."""
-        names = _names(context, kind, key)
-        for _ in range(TRIES):
-            yield self._get(names)
+        """Read an item again and again, as long as other clients write between read and write.
 
-    def _conflict(self) -> StorageError:
-        return self._client.unavailable(f"other clients wrote first, {TRIES} times")
+        Raises StorageUnavailable after TRIES of them, or when the timeout is over.
+        """
+        names, deadline = self._names(context, kind, key), time.monotonic() + self._client.timeout
+        item, why, tries = None, "other clients wrote first", 0
+        while tries < TRIES and (tries == 0 or time.monotonic() <= deadline):
+            tries += 1
+            before, item = item, self._get(names)
+            if before is not None and before.epoch is None and item.epoch is None:
+                # The epoch that was added since then is gone: after a `flush_all` for a later
+                # time, memcached loses for up to a second what it has just stored.
+                why = "it loses at once what it has just stored (flush_all, or no memory)"
+                time.sleep(FLUSHED_PAUSE)
+            yield item
+        raise self._client.unavailable(f"{why}, {tries} times")
+
+    def _names(self, context: str, kind: bytes, key: str) -> _Names:
+        return _names(self._client.server.prefix, context, kind, key)
 
     def _get(self, names: _Names) -> _Item:
         found = self._client.read(lambda client: get_many(client, names))
@@ -313,14 +336,14 @@ class _Item(NamedTuple):
         return members
 
 
-def _names(context: str, kind: bytes, key: str) -> _Names:
-    item = b"sealedstate:" + kind + b":" + printable(key_digest(context, key))
-    return _Names(item, _epoch_name(context))
+def _names(prefix: bytes, context: str, kind: bytes, key: str) -> _Names:
+    item = prefix + b"sealedstate:" + kind + b":" + printable(key_digest(context, key))
+    return _Names(item, _epoch_name(prefix, context))
 
 
 @functools.lru_cache(maxsize=64)
-def _epoch_name(context: str) -> bytes:
-    return b"sealedstate:e:" + printable(context_digest(context))
+def _epoch_name(prefix: bytes, context: str) -> bytes:
+    return prefix + b"sealedstate:e:" + printable(context_digest(context))
 
 
 def _encode_expiry(expires_at: int | None) -> int:

@@ -5,16 +5,18 @@ atomic step. The store's clock says what time it is, and a record's expiry count
 millisecond; Redis's own expiry comes GRACE later and only frees the memory.
 
 Names: `sealedstate:{CONTEXT}:r:KEY` is a record, `:i:KEY` an index, `:records` and `:indexes` are
-the lists of a context's records and indexes; CONTEXT and KEY are digests. For the contexts in
-`FOLLOWED`, `:feed` has the number of the last write, and `:changes` the records by number. The
-braces put all names of a context into one hash slot, so that scripts work on a cluster, too.
-Therefore a context lives on one node; several contexts spread over the nodes. The store speaks to
-one server (or a proxy) and does not follow a cluster's redirections.
+the lists of a context's records and indexes; CONTEXT and KEY are digests. In a cluster, BUCKETS
+lists of each kind share the records of a context by the first byte of the key's digest, and that
+byte in hexadecimal follows CONTEXT: `{CONTEXT.1f}`. The braces put all names of a bucket into one
+hash slot, so that its scripts run on one node, and the records of a user spread over the nodes.
+For the contexts in `FOLLOWED`, but not in a cluster, `:feed` has the number of the last write, and
+`:changes` the records by number.
 
 A Redis user with limited rights needs the keys `sealedstate:*` and the commands `get ping eval
 evalsha set getrange setrange persist pexpire pttl del unlink exists zadd zrem zrange zrangebyscore
-zscore zscan scan hsetnx hincrby hmget mget`. Without `config` and `info`, the store declares no
-durability, and without `info` it cannot be followed.
+zscore zscan scan hsetnx hincrby hmget mget`, in a cluster `asking cluster|slots`, too, and `wait`
+for `sealedstate_wait`. Without `config` and `info`, the store declares no durability, and without
+`info` it cannot be followed.
 
 Operations on a context process PAGE records per step, so that other clients do not wait for long.
 If one fails, it can be repeated. `keys` is a snapshot, and therefore one answer of any length.
@@ -26,7 +28,7 @@ import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...errors import StorageError, VersionMismatch
 from ..contract import (
@@ -45,8 +47,13 @@ from ..contract import (
     reap_time,
     utf8,
 )
+from ..requirements import SURVIVES_RESTART, USES
 from . import _scripts as scripts
 from ._client import RedisClient
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.cluster import RedisCluster
 
 __all__ = ["RedisStorage"]
 
@@ -57,6 +64,16 @@ CAPABILITIES_LAST, SILENCE_LASTS = 60_000, 1_000
 PAGE = 500
 # How many steps through the server's keys a call of `reap` makes at most, and how large they are.
 REAP_STEPS, REAP_STEP = 20, b"1000"
+
+# The scripts that number the write of a record that is followed.
+_NUMBERED = (scripts.CREATE, scripts.UPDATE, scripts.UPDATE_EXPIRATION)
+# What may be lost at a restart need not be confirmed by replicas.
+_UNCONFIRMED = {
+    context
+    for use in USES.values()
+    if SURVIVES_RESTART not in use.needs
+    for context in use.contexts
+}
 
 _PERMANENT = 10**scripts.EXPIRY_CHARS - 1
 _LONGEST_TTL = 100 * 365 * 86_400_000
@@ -80,20 +97,31 @@ _UNKNOWN = Capabilities(
 
 
 class RedisStorage:
-    """Records in the Redis server at `url`. `timeout`: seconds to wait for it.
+    """Records in Redis servers: those of a URL, or of a client of redis-py, whose pool is used.
 
-    Raises ConfigurationError if the URL is not a Redis server's.
+    `timeout`: seconds to wait for the servers of a URL; a client has its own timeouts. `wait`: a
+    write that must last is acknowledged when as many replicas have it, too.
+
+    Raises ConfigurationError if the URL is not one of Redis servers.
     """
 
     _address = "not opened"
 
-    def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5) -> None:
+    def __init__(
+        self,
+        servers: str | Redis | RedisCluster,
+        clock: Clock,
+        *,
+        timeout: float = 0.5,
+        wait: int = 0,
+    ) -> None:
         self._clock = clock
-        self._client = RedisClient(url, timeout)
+        self._client = RedisClient(servers, timeout, wait)
         self._address = self._client.address
+        self._buckets = self._client.buckets
         self._capabilities = _UNKNOWN
         self._capabilities_of, self._capabilities_until = -1, 0
-        self._reap_cursor = b"0"
+        self._reap_cursors: dict[object, bytes] = {}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._address})"
@@ -102,14 +130,25 @@ class RedisStorage:
     def capabilities(self) -> Capabilities:
         """By the server's settings, read again after a minute and after each new connection.
 
-        While the server does not answer: what it reported last, or conservative defaults.
+        While the server does not answer: what it reported last, or conservative defaults. Of the
+        nodes of a cluster, the weakest counts, and they are asked each minute only.
         """
         now, connects = self._now(), self._client.connects
         left = self._capabilities_until - now
-        if self._capabilities_of != connects or not 0 < left <= CAPABILITIES_LAST:
+        # Each connection to each node of a cluster would be a reason to ask all of them.
+        is_new = self._capabilities_of != connects and (
+            self._buckets == 1 or self._capabilities.assumed
+        )
+        if is_new or not 0 < left <= CAPABILITIES_LAST:
             self._capabilities_until = now + SILENCE_LASTS
             with contextlib.suppress(StorageError):
-                self._capabilities = capabilities_by(self._client.read_many(*SETTINGS_COMMANDS))
+                found = [
+                    capabilities_by(
+                        self._client.read_many(*SETTINGS_COMMANDS, node=node), self._client.wait
+                    )
+                    for node in self._client.every()
+                ]
+                self._capabilities = found[0] if self._buckets == 1 else weakest(found)
                 self._capabilities_until = now + CAPABILITIES_LAST
             self._capabilities_of = self._client.connects
         return self._capabilities
@@ -118,15 +157,15 @@ class RedisStorage:
         self, context: str, key: str, value: bytes, expires_at: int | None, version: int
     ) -> bool:
         check_arguments(_UNKNOWN, context, key, value, expires_at, version)
-        now, place = self._now(), _place(context, key)
+        now, place = self._now(), _place(context, key, self._buckets)
         expiry, ttl = _format_expiry(expires_at, now)
         record = _format_version(version) + expiry + place.identity + value
         arguments = (_format_time(now), record, ttl, place.entry, b"%d" % reap_time(now))
-        return self._write(scripts.CREATE, context, place.keys, *arguments, version=version)
+        return _parse_answer(self._write(context, scripts.CREATE, place.keys, arguments, version))
 
     def read(self, context: str, key: str) -> Stored | None:
         check_arguments(_UNKNOWN, context, key)
-        place = _place(context, key)
+        place = _place(context, key, self._buckets)
         return self._parse_record(self._client.read(b"GET", place.keys[0], accept=place.owns))
 
     def update(
@@ -139,68 +178,71 @@ class RedisStorage:
         expected: int | None = None,
     ) -> bool:
         check_arguments(_UNKNOWN, context, key, value, expires_at, version, expected)
-        now, place = self._now(), _place(context, key)
+        now, place = self._now(), _place(context, key, self._buckets)
         expiry, ttl = _format_expiry(expires_at, now)
         record = _format_version(version) + expiry + place.identity + value
         arguments = (_format_time(now), record, ttl, place.entry, _format_version(expected))
-        return self._write(scripts.UPDATE, context, place.keys, *arguments, version=version)
+        return _parse_answer(self._write(context, scripts.UPDATE, place.keys, arguments, version))
 
     def delete(self, context: str, key: str, expected: int | None = None) -> bool:
         check_arguments(_UNKNOWN, context, key, b"", None, expected)
-        place = _place(context, key)
+        place = _place(context, key, self._buckets)
         arguments = (_format_time(self._now()), place.entry, _format_version(expected))
-        return _parse_answer(self._client.run(scripts.DELETE, place.keys, *arguments))
+        return _parse_answer(self._write(context, scripts.DELETE, place.keys, arguments))
 
     def keys(self, context: str, prefix: str = "") -> Iterator[str]:
         check_arguments(_UNKNOWN, context, "any")
         live = (b"(%d" % self._now(), b"+inf")
-        entries = self._call(_names(context).records, b"ZRANGEBYSCORE", *live)
-        found = [entry[NAME_CHARS:].decode() for entry in entries]
+        lists = [names.records for names in _all_names(context, self._buckets)]
+        answers = self._call_each(lists, b"ZRANGEBYSCORE", *live)
+        found = [entry[NAME_CHARS:].decode() for entries in answers for entry in entries]
         return iter([key for key in found if key.startswith(prefix)])
 
     def add_member(self, context: str, key: str, member: str, expires_at: int | None) -> None:
         text = utf8(member)
         check_arguments(_UNKNOWN, context, key, text, expires_at)
-        now, (keys, entry) = self._now(), _index(context, key)
+        now, (keys, entry) = self._now(), _index(context, key, self._buckets)
         before = b"%d" % reap_time(now)
         arguments = (_format_time(now), *_format_expiry(expires_at, now), text, entry, before)
-        due = self._client.run(scripts.ADD_MEMBER, keys, *arguments)[1:]
+        due = self._write(context, scripts.ADD_MEMBER, keys, arguments)[1:]
         if due:
             # The member was added; if the clean-up fails, the call has still succeeded.
             with contextlib.suppress(StorageError):
-                self._reap_index(_names(context), due, before, PAGE)
+                self._reap_index(_ContextNames(_base(keys[1])), due, before, PAGE)
 
     def remove_member(self, context: str, key: str, member: str) -> bool:
         text = utf8(member)
         check_arguments(_UNKNOWN, context, key, text)
-        keys, entry = _index(context, key)
+        keys, entry = _index(context, key, self._buckets)
         arguments = (_format_time(self._now()), text, entry)
-        return _parse_answer(self._client.run(scripts.REMOVE_MEMBER, keys, *arguments))
+        return _parse_answer(self._write(context, scripts.REMOVE_MEMBER, keys, arguments))
 
     def members(self, context: str, key: str) -> dict[str, int | None]:
         check_arguments(_UNKNOWN, context, key)
-        (index, _), _ = _index(context, key)
+        (index, _), _ = _index(context, key, self._buckets)
         live = (b"(%d" % self._now(), b"+inf", b"WITHSCORES")
-        found = self._call(index, b"ZRANGEBYSCORE", *live)
+        (found,) = self._call_each([index], b"ZRANGEBYSCORE", *live)
         times = [None if float(time) > LATEST else int(time) for time in found[1::2]]
         return {member.decode(): at for member, at in zip(found[::2], times, strict=True)}
 
     def ping(self) -> None:
-        self._client.read_many()
+        self._client.check()
 
     def reap(self, limit: int) -> int:
         """As the contract says. The next call continues at the same point of the keyspace."""
         removed = 0
-        for _ in range(REAP_STEPS):
-            step = (b"SCAN", self._reap_cursor, b"MATCH", b"sealedstate:{*}:*s")
-            cursor, lists = self._client.read(*step, b"COUNT", REAP_STEP)
-            for name in lists:
-                removed += self._reap_list(name, limit - removed)
-            if removed >= limit:
-                break
-            self._reap_cursor = cursor
-            if cursor == b"0":
-                break
+        for node in self._client.every():
+            for _ in range(REAP_STEPS):
+                cursor = self._reap_cursors.get(node, b"0")
+                step = (b"SCAN", cursor, b"MATCH", b"sealedstate:{*}:*s", b"COUNT", REAP_STEP)
+                cursor, lists = self._client.read(*step, node=node)
+                for name in lists:
+                    removed += self._reap_list(name, limit - removed)
+                if removed >= limit:
+                    return removed
+                self._reap_cursors[node] = cursor
+                if cursor == b"0":
+                    break
         return removed
 
     def close(self) -> None:
@@ -208,50 +250,60 @@ class RedisStorage:
 
     def update_expiration(self, context: str, key: str, expires_at: int | None) -> bool:
         check_arguments(_UNKNOWN, context, key, b"", expires_at)
-        now, place = self._now(), _place(context, key)
+        now, place = self._now(), _place(context, key, self._buckets)
         arguments = (_format_time(now), *_format_expiry(expires_at, now), place.entry)
-        return self._write(scripts.UPDATE_EXPIRATION, context, place.keys, *arguments)
+        return _parse_answer(self._write(context, scripts.UPDATE_EXPIRATION, place.keys, arguments))
 
     def touch_context(self, context: str, expires_at: int | None) -> None:
         check_arguments(_UNKNOWN, context, "any", b"", expires_at)
-        if context in FOLLOWED:
+        if self._is_followed(context):
             for key in self.keys(context):
                 self.update_expiration(context, key, expires_at)
             return
-        now, names, cursor = self._now(), _names(context), b""
-        while cursor != b"0":
-            # An entry may be returned twice, which does no harm.
-            start = (cursor or b"0", b"COUNT", b"%d" % PAGE)
-            cursor, found = self._call(names.records, b"ZSCAN", *start)
-            if entries := found[::2]:
-                keys = (names.records, *names.of(b"r:", entries))
-                arguments = (_format_time(now), *_format_expiry(expires_at, now), *entries)
-                self._client.run(scripts.TOUCH_ALL, keys, *arguments)
+        now = self._now()
+        for names in self._filled(context, b"records"):
+            cursor = b""
+            while cursor != b"0":
+                # An entry may be returned twice, which does no harm.
+                start = (cursor or b"0", b"COUNT", b"%d" % PAGE)
+                (found,) = self._call_each([names.records], b"ZSCAN", *start)
+                cursor, entries = found[0], found[1][::2]
+                if entries:
+                    keys = (names.records, *names.of(b"r:", entries))
+                    arguments = (_format_time(now), *_format_expiry(expires_at, now), *entries)
+                    self._write(context, scripts.TOUCH_ALL, keys, arguments)
 
     def delete_context(self, context: str) -> None:
         check_arguments(_UNKNOWN, context, "any")
-        names, first_page = _names(context), (b"0", b"%d" % (PAGE - 1))
-        for name, kind in ((names.records, b"r:"), (names.indexes, b"i:")):
-            while entries := self._call(name, b"ZRANGE", *first_page):
-                keys = (name, *names.of(kind, entries))
-                self._client.run(scripts.DELETE_ALL, keys, b"", *entries)
+        page = (b"ZRANGE", b"0", b"%d" % (PAGE - 1))
+        for name, kind in ((b"records", b"r:"), (b"indexes", b"i:")):
+            for names in self._filled(context, name):
+                key = names.base + name
+                while entries := self._call_each([key], *page)[0]:
+                    keys = (key, *names.of(kind, entries))
+                    self._write(context, scripts.DELETE_ALL, keys, (b"", *entries))
 
     def prepare(self) -> None:
         self.ping()
 
     def changes(self, after: str | None, limit: int) -> Changes:
+        if self._buckets > 1:
+            raise StorageError(
+                "a Redis Cluster can't be followed (its capability `changes` is False)"
+            )
         # After a restart, or with another server, numbers may have been given again.
         contexts = sorted(FOLLOWED)
         known, *marks = (after or ":".join(["", *[":0"] * len(contexts)])).split(":")
         numbers = [int(number) for number in marks[1::2]]
         commands: list[Sequence[bytes]] = [(b"INFO", b"server")]
         for context, number in zip(contexts, numbers, strict=True):
-            names, page = _names(context), (b"LIMIT", b"0", b"%d" % limit)
+            (names,), page = _all_names(context, 1), (b"LIMIT", b"0", b"%d" % limit)
             commands += [
                 (b"HMGET", names.feed, b"incarnation", b"number"),
                 (b"ZRANGEBYSCORE", names.changes, b"(%d" % number, b"+inf", b"WITHSCORES", *page),
             ]
-        info, *answers = self._client.read_many(*commands)
+        (node,) = self._client.every()
+        info, *answers = self._client.read_many(*commands, node=node)
         run = None if info is None else _settings_of([info]).get("run_id")
         if run is None or None in answers:
             raise self._client.unavailable("its user may not read what has changed (INFO, HMGET)")
@@ -268,29 +320,16 @@ class RedisStorage:
             if not entries:
                 continue
             numbers[at] = int(scores[-1])
-            values = self._client.read(b"MGET", *_names(context).of(b"r:", entries))
+            values = self._client.read(b"MGET", *_all_names(context, 1)[0].of(b"r:", entries))
             for entry, value in zip(entries, values, strict=True):
                 key = entry[NAME_CHARS:].decode()
-                if not _place(context, key).owns(value):
+                if not _place(context, key, 1).owns(value):
                     raise self._client.unavailable("a record is not what its key says")
                 stored = self._parse_record(value)
                 if stored is not None:
                     records.append((context, key, stored))
         marks = [f"{each}:{number}" for each, number in zip(incarnations, numbers, strict=True)]
         return Changes(records, ":".join([run, *marks]), left > 0, after is None)
-
-    def _write(
-        self,
-        script: scripts.Script,
-        context: str,
-        keys: tuple[bytes, ...],
-        *arguments: bytes,
-        version: int | None = None,
-    ) -> bool:
-        """Whether a script has written, which numbers the write of a record that is followed."""
-        if context in FOLLOWED:
-            keys += (_names(context).feed, _names(context).changes)
-        return _parse_answer(self._client.run(script, keys, *arguments, version=version))
 
     def _parse_record(self, record: bytes | None) -> Stored | None:
         if record is None:
@@ -306,18 +345,51 @@ class RedisStorage:
 
     # --- lists ----------------------------------------------------------------------------------
 
-    def _call(self, key: bytes, command: bytes, *arguments: bytes) -> Any:
-        """Return the answer of a command that reads one key."""
-        return self._client.run(scripts.CALL, (key,), b"", command, *arguments, is_read=True)
+    def _call_each(self, keys: Sequence[bytes], command: bytes, *arguments: bytes) -> list[Any]:
+        """Return the answers of a command that reads one key, for each of several."""
+        return self._client.call_each(
+            scripts.CALL, [(key, b"", command, *arguments) for key in keys]
+        )
+
+    def _filled(self, context: str, name: bytes) -> Sequence[_ContextNames]:
+        """Return the buckets of a context whose list of that name is not empty."""
+        every = _all_names(context, self._buckets)
+        if len(every) == 1:
+            return every
+        first = self._call_each([names.base + name for names in every], b"ZRANGE", b"0", b"0")
+        return [names for names, entries in zip(every, first, strict=True) if entries]
+
+    def _write(
+        self,
+        context: str,
+        script: scripts.Script,
+        keys: Sequence[bytes],
+        arguments: Sequence[bytes],
+        version: int | None = None,
+    ) -> Any:
+        if script in _NUMBERED and self._is_followed(context):
+            (names,) = _all_names(context, 1)
+            keys = (*keys, names.feed, names.changes)
+        return self._client.run(
+            script,
+            keys,
+            *arguments,
+            version=version,
+            is_confirmed=context not in _UNCONFIRMED,
+        )
+
+    def _is_followed(self, context: str) -> bool:
+        # The buckets of a cluster are on several nodes, which have no common number.
+        return context in FOLLOWED and self._buckets == 1
 
     def _reap_list(self, name: bytes, limit: int) -> int:
-        names, removed = _ContextNames(name[: -len(b"records")]), 0
+        names, removed = _ContextNames(_base(name)), 0
         if name not in (names.records, names.indexes):
             return 0
         while removed < limit:
             page, now = min(limit - removed, PAGE), reap_time(self._now())
             due = (b"-inf", b"%d" % now, b"LIMIT", b"0", b"%d" % page)
-            entries, count = self._call(name, b"ZRANGEBYSCORE", *due), 0
+            (entries,), count = self._call_each([name], b"ZRANGEBYSCORE", *due), 0
             if name == names.records and entries:
                 keys = (name, names.changes, *names.of(b"r:", entries))
                 count = int(self._client.run(scripts.REAP, keys, _format_time(now), *entries))
@@ -382,20 +454,31 @@ class _Place(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def _names(context: str) -> _ContextNames:
-    return _ContextNames(b"sealedstate:{" + printable(context_digest(context)) + b"}:")
+def _all_names(context: str, buckets: int) -> Sequence[_ContextNames]:
+    """Return the names of each bucket of a context."""
+    begin = b"sealedstate:{" + printable(context_digest(context))
+    if buckets == 1:
+        return [_ContextNames(begin + b"}:")]
+    return [_ContextNames(begin + b".%02x}:" % number) for number in range(buckets)]
 
 
-def _place(context: str, key: str) -> _Place:
-    names, digest = _names(context), key_digest(context, key)
+def _base(name: bytes) -> bytes:
+    """Return how all names of a bucket begin, from one of them."""
+    return name[: name.index(b"}") + 2]
+
+
+def _place(context: str, key: str, buckets: int) -> _Place:
+    digest = key_digest(context, key)
+    names = _all_names(context, buckets)[digest[0] % buckets]
     entry = printable(digest) + key.encode()
     record = names.base + b"r:" + entry[:NAME_CHARS]
     return _Place((record, names.records), entry, digest[: scripts.IDENTITY_BYTES])
 
 
-def _index(context: str, key: str) -> tuple[tuple[bytes, bytes], bytes]:
+def _index(context: str, key: str, buckets: int) -> tuple[tuple[bytes, bytes], bytes]:
     """Return an index's key and its list's key, and its entry in the list."""
-    names, entry = _names(context), printable(key_digest(context, key))
+    digest = key_digest(context, key)
+    names, entry = _all_names(context, buckets)[digest[0] % buckets], printable(digest)
     return (names.base + b"i:" + entry, names.indexes), entry
 
 
@@ -447,10 +530,27 @@ _FSYNC_COSTS = {
 }
 
 
-def capabilities_by(answers: Sequence[Any]) -> Capabilities:
-    """Return the capabilities of a server from its answers to SETTINGS_COMMANDS."""
+def weakest(nodes: Sequence[Capabilities]) -> Capabilities:
+    """Return the capabilities of a cluster from those of its nodes."""
+    reasons = {**nodes[0].reasons, "changes": "the nodes of a cluster do not number their writes"}
+    found = replace(nodes[0], changes=False, reasons=reasons)
+    weak = {"durable": False, "survives_restart": False, "evicts": True}
+    for node in nodes[1:]:
+        for name, value in weak.items():
+            if getattr(node, name) is value and getattr(found, name) is not value:
+                names = (name, "enumerable", "contexts") if name == "evicts" else (name,)
+                reasons = {each: node.reasons[each] for each in names}
+                found = replace(found, **{name: value}, reasons={**found.reasons, **reasons})
+    return found
+
+
+def capabilities_by(answers: Sequence[Any], wait: int = 0) -> Capabilities:
+    """Return the capabilities of a server from its answers to SETTINGS_COMMANDS.
+
+    `wait`: how many replicas confirm a write.
+    """
     settings = _settings_of(answers)
-    durable, survives_restart, why_durable = _persistence(settings)
+    durable, survives_restart, why_durable = _persistence(settings, wait)
     limit = settings.get("maxmemory")
     policy = settings.get("maxmemory-policy", settings.get("maxmemory_policy"))
     if limit is None or policy is None:
@@ -481,6 +581,8 @@ def _settings_of(answers: Sequence[Any]) -> dict[str, str]:
     """The settings by name, without those that the server does not report."""
     settings: dict[str, str] = {}
     for answer in answers:
+        if isinstance(answer, dict):  # by RESP3, which a client may speak
+            answer = [word for pair in answer.items() for word in pair]
         if isinstance(answer, list):
             words = [word.decode(errors="replace") for word in answer]
             settings.update(zip(words[::2], words[1::2], strict=False))
@@ -490,7 +592,7 @@ def _settings_of(answers: Sequence[Any]) -> dict[str, str]:
     return settings
 
 
-def _persistence(settings: Mapping[str, str]) -> tuple[bool, bool, str]:
+def _persistence(settings: Mapping[str, str], wait: int) -> tuple[bool, bool, str]:
     """Return whether writes survive a crash, whether they survive a restart, and why."""
     if settings.get("role") == "slave":
         return False, False, "role slave: it is a replica, and its primary decides"
@@ -514,7 +616,14 @@ def _persistence(settings: Mapping[str, str]) -> tuple[bool, bool, str]:
         durable, survives_restart = False, False
         why = "the server reports neither CONFIG nor INFO persistence"
     replicas = settings.get("connected_slaves", "0")
-    if replicas != "0":
+    if wait:
+        kept = "it" if wait == 1 else "one of these"
+        why += (
+            f"; sealedstate_wait {wait}, connected_slaves {replicas}: logouts, and what else must"
+            f" last, are acknowledged when {wait} {'replica has' if wait == 1 else 'replicas have'}"
+            f" them in memory, and a failover to {kept} keeps them"
+        )
+    elif replicas != "0":
         why += (
             f"; connected_slaves {replicas}: if one takes over, the writes are lost that had not"
             " reached it (replication is asynchronous)"

@@ -231,10 +231,10 @@ class EngineMariaDB(_Engine, _mariadb.MariaDB):
         self._timeout = timeout
 
     def handshake(self, cursor: Any) -> Capabilities:
-        ((flush, log, sync, packet),) = self.query(cursor, _mariadb.SETTINGS, {})
+        (settings,) = self.query(cursor, _mariadb.SETTINGS, {})
         cursor.execute(self._settings(cursor) + _mariadb.REPLICAS)
         replicas = sum(int(count) for _, count in cursor.fetchall())
-        return self._describe(flush, log, sync, packet, replicas, is_followed=True)
+        return self._describe(settings, replicas, is_mariadb=True)
 
     def fault(self, error: Exception) -> Fault:
         if not isinstance(error, DBAPIError) or error.connection_invalidated:

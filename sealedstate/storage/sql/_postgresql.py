@@ -211,7 +211,7 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
         connection.add_notice_handler(connection._note)
         return connection
 
-    def __del__(self) -> None:
+    def __del__(self, *_: Any) -> None:
         """Do not warn: a store may be dropped without being closed, and libpq closes this."""
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
