@@ -152,8 +152,28 @@ class Feed(ForwardingStorage):
         asked = self._moment()
         try:
             stored = self.read(context, key)
-        except StorageUnavailable as error:
-            return self._assume(context, key, error)
+        except StorageUnavailable:
+            # What was known last counts, if it is young enough.
+            now, moment = millis(self._clock()), None
+            if self._staleness is None:
+                with self._lock:
+                    stored, moment = self._answers.get((context, key), (None, None))
+                if stored is not None and stored.expires_at is not None:
+                    stored = stored if now < stored.expires_at else None
+            else:
+                source = self._source_of[context]
+                moment = source.began
+                stored = source.find(context, key, now)
+            if not self._keep_for or self._age(moment) > self._keep_for:
+                raise
+            self.emit(
+                "logouts-assumed",
+                detail="the store does not answer; what it said of logouts up to"
+                f" {self._keep_for} s ago counts",
+                level=logging.WARNING,
+                is_frequent=True,
+            )
+            return stored
         self._answered()
         if self._keep_for and self._staleness is None:
             self._keep_answer(context, key, stored, asked)
@@ -223,29 +243,6 @@ class Feed(ForwardingStorage):
             answers[place] = stored, moment
             while len(answers) > MOST_ANSWERS:
                 del answers[next(iter(answers))]
-
-    def _assume(self, context: str, key: str, error: StorageUnavailable) -> Stored | None:
-        """What was known last, if it is young enough; otherwise raises `error`."""
-        now = millis(self._clock())
-        if self._staleness is None:
-            with self._lock:
-                stored, moment = self._answers.get((context, key), (None, None))
-            if stored is not None and stored.expires_at is not None and stored.expires_at <= now:
-                stored = None
-        else:
-            source = self._source_of[context]
-            moment = source.began
-            stored = source.find(context, key, now)
-        if not self._keep_for or self._age(moment) > self._keep_for:
-            raise error
-        self.emit(
-            "logouts-assumed",
-            detail=f"the store does not answer; what it said of logouts up to {self._keep_for} s"
-            " ago counts",
-            level=logging.WARNING,
-            is_frequent=True,
-        )
-        return stored
 
     def _moment(self) -> ReadMoment:
         return ReadMoment(self._clock(), self._running())
