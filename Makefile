@@ -59,7 +59,8 @@ check: $(VENV)/.dev
 matrix:
 	PYTHON="$(PYTHON)" sh tests/matrix.sh
 
-# The servers and the browser that tests drive, by apt as root; elsewhere it says what is missing.
+# The servers and the browser that tests drive, by apt as root and by npm; elsewhere it says what is
+# missing.
 servers:
 	@sh tests/install_servers.sh
 
@@ -80,7 +81,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) benchmarks/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) benchmarks/node/node_modules tests/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # .dev installs more into the environment of .test. uWSGI comes as C.
 $(VENV)/.test $(VENV)/.dev: pyproject.toml

@@ -249,25 +249,26 @@ class Logout(Awaitable[None]):
     """
 
     def __init__(self, keeper: AsyncKeeper, session: Session) -> None:
-        self._keeper, self._session = keeper, session
-        self._is_done = self._is_recorded = False
+        self._keeper, self._session, self._is_done = keeper, session, False
         session.begin_logout()
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._record().__await__()
 
     async def _record(self) -> None:
-        if self._is_done:
-            return
-        try:
-            await self._keeper._run(self._session, self._end)
-        finally:
-            self._is_done = True
-            self._session.finish_logout(self._is_recorded)
+        is_recorded = False
 
-    def _end(self) -> None:
-        self._session.load().end()
-        self._is_recorded = True  # also if the task is cancelled that waits for it
+        def end() -> None:
+            nonlocal is_recorded
+            self._session.load().end()
+            is_recorded = True  # also if the task is cancelled that waits for it
+
+        if not self._is_done:
+            try:
+                await self._keeper._run(self._session, end)
+            finally:
+                self._is_done = True
+                self._session.finish_logout(is_recorded)
 
 
 class AsyncSessionRegistry:
@@ -491,6 +492,7 @@ class SealedSession:
             if self._logout is not None:
                 await self._logout
             await self._keeper.close_unsent(self._session)
+            access.mark_headers_sent()
 
     def log_late_changes(self) -> None:
         """Log changes inside values that were made after the headers were sent."""

@@ -159,6 +159,8 @@ class SealedSessionMiddleware:
                             scheme, fields.get(b"host", b"").decode("latin-1")
                         )
                 found.mark_headers_sent()
+            elif message["type"] == "websocket.close":
+                await found.close_unsent()
             await send(message)
 
         try:

@@ -155,8 +155,13 @@ class _Middleware(SessionMiddleware[SealedSessionBackend]):
     async def _run(self, scope: Any, receive: Any, send: Any) -> None:
         """The application. What it put in place of the session's dict is saved in its place."""
 
+        is_started = False
+
         async def send_replaced(message: Any) -> None:
-            is_start = message["type"].endswith((".start", ".accept"))
+            nonlocal is_started
+            ends = (".start", ".accept") if is_started else (".start", ".accept", ".close")
+            is_start = message["type"].endswith(ends)
+            is_started = is_started or is_start
             try:
                 if is_start:
                     await _follow(scope)

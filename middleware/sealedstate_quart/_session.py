@@ -14,11 +14,12 @@ from quart.wrappers import Websocket
 from werkzeug.datastructures import Headers
 
 from sealedstate import ConfigurationError, Session, Settings, UsageError
-from sealedstate.adapting import log_late_changes, sealed, session_headers
+from sealedstate.adapting import DEVICES, log_late_changes, sealed, session_headers
 from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, Logout
+from sealedstate.devices import make_registry, require_registry
 from sealedstate_flask import FlaskSession
 from sealedstate_flask import SealedSessionInterface as FlaskInterface
-from sealedstate_flask._extension import find_registry, open_keeper, open_registry
+from sealedstate_flask._extension import open_keeper
 from sealedstate_flask._session import log
 
 
@@ -52,7 +53,8 @@ class SealedSessions:
         if opened is not None:
             keeper = AsyncKeeper(opened, self._threads)
             app.extensions["sealedstate"] = keeper
-            open_registry(app, partial(AsyncSessionRegistry, keeper))
+            make = partial(AsyncSessionRegistry, keeper)
+            app.extensions["sealedstate_devices"] = make_registry(make, app.config.get(DEVICES))
             # Quart takes any interface, but says so of its default only.
             interface: Any = SealedSessionInterface(app, keeper, self._autoload)
             app.session_interface = interface
@@ -64,8 +66,8 @@ def devices() -> AsyncSessionRegistry:
 
     Raises ConfigurationError without that.
     """
-    registry: AsyncSessionRegistry = find_registry(current_app)
-    return registry
+    found: AsyncSessionRegistry | None = current_app.extensions.get("sealedstate_devices")
+    return require_registry(found)
 
 
 class QuartSession(FlaskSession):
@@ -123,6 +125,7 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         if is_websocket:
             environ["quart.accepting"] = asyncio.Lock()
             request._accept = partial(self._accept, found, request._accept)
+            request._close = partial(self._close, found, request._close)
         return found
 
     async def save_session(  # type: ignore[override]
@@ -134,16 +137,11 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         """
         inner, found = sealed(session), cast(QuartSession, session)
         if response is None:
-            if found._logout is not None:
-                await found._logout
-            if not inner.accessed:
-                return
-            if found._environ.get("quart.is_accepted"):
+            await self._leave_unsent(found)
+            if inner.accessed:
                 log_late_changes(log, inner)
-            else:
-                await self.asynchronous.close_unsent(inner)
             return
-        if not _is_file(response) and self._may_renew(found) and self._is_persistent(found):
+        if not _is_file(response) and self._may_renew(found):
             inner.load()
         await self._save(found, response.headers)
         # A test's `async with client:` may still read flashed messages, which removes them.
@@ -155,12 +153,11 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         cross_site = self.keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
         return self.asynchronous.session(environ["HTTP_COOKIE"], cross_site)
 
-    def _is_persistent(self, session: FlaskSession) -> bool:
-        """Whether an untouched session outlives the browser's window. Asks no store."""
+    def _may_renew(self, session: FlaskSession) -> bool:
+        """The same without asking the store."""
         if not self._autoload and self.keeper.asks_store(session._environ["HTTP_COOKIE"]):
             return False
-        record = session._session.load_ahead(()).record
-        return record is not None and bool(record.terms.persistent)
+        return super()._may_renew(session)
 
     async def _save(self, session: QuartSession, headers: Headers) -> None:
         inner = session._session
@@ -180,14 +177,29 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         """
         environ, inner = session._environ, session._session
         async with environ["quart.accepting"]:
-            if not environ.get("quart.is_accepted"):
+            if not environ.get("quart.is_sent"):
                 await self._save(session, headers)
-                environ["quart.is_accepted"] = True
+                environ["quart.is_sent"] = True
                 # Reading stays possible: no cache keeps what comes after the headers.
                 if self._autoload or inner.accessed:
                     inner.load()
                 inner.mark_headers_sent()
             await accept(headers, subprotocol)
+
+    async def _close(self, session: QuartSession, close: Any, *reason: Any) -> None:
+        """Close a websocket, whose logout is recorded before if it was not accepted."""
+        await self._leave_unsent(session)
+        await close(*reason)
+
+    async def _leave_unsent(self, session: QuartSession) -> None:
+        environ, inner = session._environ, session._session
+        async with environ["quart.accepting"]:
+            if inner.accessed and not environ.get("quart.is_sent"):
+                if session._logout is not None:
+                    await session._logout
+                await self.asynchronous.close_unsent(inner)
+                environ["quart.is_sent"] = True
+                inner.mark_headers_sent()
 
 
 async def load_session(*parts: str) -> QuartSession:

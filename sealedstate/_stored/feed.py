@@ -86,9 +86,9 @@ class Feed(ForwardingStorage):
     All operations ask the store; `look` may answer from memory. `staleness`: how old in seconds an
     answer may be; None to ask each time. `keep_for`: how old it may be if the store does not
     answer. `has_threads`: whether a thread of this process asks the store once a second, which the
-    first look in a process starts; otherwise a look that finds it due. `clock`: epoch
-    seconds. `running`: seconds of a clock that continues while the machine sleeps. `answered` is
-    called after each answer.
+    first look in a process starts; otherwise a look that finds it due. `skew`: by how many seconds
+    a clock may be set back without a consequence. `clock`: epoch seconds. `running`: seconds of a
+    clock that continues while the machine sleeps. `answered` is called after each answer.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Feed(ForwardingStorage):
         staleness: float | None,
         keep_for: float,
         has_threads: bool,
+        skew: float,
         clock: Callable[[], float],
         running: Callable[[], float],
         random: Callable[[int], bytes],
@@ -107,6 +108,7 @@ class Feed(ForwardingStorage):
     ) -> None:
         super().__init__(storage, {})
         self._staleness, self._keep_for, self._has_threads = staleness, keep_for, has_threads
+        self._skew = skew
         self._clock, self._running, self._random = clock, running, random
         self.emit, self._answered = emit, answered
         places = {context: store_of(context, storage) for context in contexts}
@@ -150,8 +152,28 @@ class Feed(ForwardingStorage):
         asked = self._moment()
         try:
             stored = self.read(context, key)
-        except StorageUnavailable as error:
-            return self._assume(context, key, error)
+        except StorageUnavailable:
+            # What was known last counts, if it is young enough.
+            now, moment = millis(self._clock()), None
+            if self._staleness is None:
+                with self._lock:
+                    stored, moment = self._answers.get((context, key), (None, None))
+                if stored is not None and stored.expires_at is not None:
+                    stored = stored if now < stored.expires_at else None
+            else:
+                source = self._source_of[context]
+                moment = source.began
+                stored = source.find(context, key, now)
+            if not self._keep_for or self._age(moment) > self._keep_for:
+                raise
+            self.emit(
+                "logouts-assumed",
+                detail="the store does not answer; what it said of logouts up to"
+                f" {self._keep_for} s ago counts",
+                level=logging.WARNING,
+                is_frequent=True,
+            )
+            return stored
         self._answered()
         if self._keep_for and self._staleness is None:
             self._keep_answer(context, key, stored, asked)
@@ -222,37 +244,17 @@ class Feed(ForwardingStorage):
             while len(answers) > MOST_ANSWERS:
                 del answers[next(iter(answers))]
 
-    def _assume(self, context: str, key: str, error: StorageUnavailable) -> Stored | None:
-        """What was known last, if it is young enough; otherwise raises `error`."""
-        now = millis(self._clock())
-        if self._staleness is None:
-            with self._lock:
-                stored, moment = self._answers.get((context, key), (None, None))
-            if stored is not None and stored.expires_at is not None and stored.expires_at <= now:
-                stored = None
-        else:
-            source = self._source_of[context]
-            moment = source.began
-            stored = source.find(context, key, now)
-        if not self._keep_for or self._age(moment) > self._keep_for:
-            raise error
-        self.emit(
-            "logouts-assumed",
-            detail=f"the store does not answer; what it said of logouts up to {self._keep_for} s"
-            " ago counts",
-            level=logging.WARNING,
-            is_frequent=True,
-        )
-        return stored
-
     def _moment(self) -> ReadMoment:
         return ReadMoment(self._clock(), self._running())
 
     def _age(self, began: ReadMoment | None) -> float:
         if began is None:
             return math.inf
-        now = self._clock()
-        return now - began.at(now, self._running())
+        now, running = self._clock(), self._running()
+        if began.wall - began.running > now - running + self._skew:
+            # The clock was ahead and was set back: what had expired by it was not read.
+            return math.inf
+        return now - began.at(now, running)
 
     # --- following ------------------------------------------------------------------------------
 

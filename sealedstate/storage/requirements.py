@@ -324,6 +324,7 @@ DECLARED: Mapping[str, Capabilities] = {
         contexts=False,
         changes=False,
     ),
+    "dynamodb": replace(_USUAL, value_bytes=400_000, native_expiry=True, changes=False),
     "cookie": replace(
         _USUAL, shared=False, durable=False, evicts=True, server_side=False, changes=False
     ),
@@ -333,6 +334,7 @@ DECLARED: Mapping[str, Capabilities] = {
 CAVEATS: Mapping[str, str] = {
     "mariadb": "from 10.11.9 on, kill -9 under load may take acknowledged writes back whatever the"
     " settings; older releases hold a ring and consents, too; see docs/stores.md",
+    "dynamodb": "experimental; assumed of AWS, as an emulator cannot show it, see docs/stores.md",
 }
 
 

@@ -473,18 +473,22 @@ def test_websocket_carries_the_cookie_with_its_acceptance() -> None:
 
 
 def test_logout_of_a_websocket_that_is_not_accepted_is_recorded(store: ScriptedStorage) -> None:
+    shop, revoked = node(Clock(), store), list[int]()
+
     async def leave(socket: WebSocket) -> None:
         sealed(socket).subject = None
         await socket.close()
+        revoked.append(shop.counts["revoked"])
 
     routes: list[Any] = [Route("/login", login), Route("/who", who)]
     application = Starlette(
         routes=[*routes, WebSocketRoute("/leave", leave)],
-        middleware=[Middleware(SealedSessionMiddleware, node(Clock(), store))],
+        middleware=[Middleware(SealedSessionMiddleware, shop)],
     )
     browser = ASGIBrowser(application)
     browser.get("/login")
     browser.websocket("/leave")
+    assert revoked == [1]
     assert browser.get("/who").json is None
 
 

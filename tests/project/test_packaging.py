@@ -50,8 +50,15 @@ def test_core_has_few_dependencies() -> None:
 
 
 def test_every_library_that_the_core_imports_is_declared() -> None:
-    optional = {"sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache", "prometheus_client"}
-    optional |= {"opentelemetry", "pytest", "hypothesis", "anyio", "cryptography"}
+    optional = {"sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache", "botocore"}
+    optional |= {
+        "prometheus_client",
+        "opentelemetry",
+        "pytest",
+        "hypothesis",
+        "anyio",
+        "cryptography",
+    }
     names = {"nacl": "pynacl"}
     imported = {
         names.get(library, library) for module in MODULES for library in libraries_of(module)

@@ -210,7 +210,7 @@ def test_captured_cookie_is_refused_after_a_logout(make_app: MakeApp, way: str) 
 def test_logout_of_a_websocket_that_is_not_accepted_is_recorded(
     make_app: MakeApp, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
-    app = make_app()
+    app, revoked = make_app(), list[int]()
 
     @app.get("/login")
     async def login() -> str:
@@ -221,6 +221,7 @@ def test_logout_of_a_websocket_that_is_not_accepted_is_recorded(
     async def leave() -> None:
         getattr(session, way)()
         await websocket.close(1008)
+        revoked.append(app.extensions["sealedstate"].keeper.counts["revoked"])
 
     @app.websocket("/write")
     async def write() -> None:
@@ -233,7 +234,7 @@ def test_logout_of_a_websocket_that_is_not_accepted_is_recorded(
     assert "not accepted, and lost" in caplog.text
     assert browser.get("/get").json == {"_user_id": "7"}
     talk(browser, "/leave")
-    assert browser.get("/get").json == {}
+    assert (revoked, browser.get("/get").json) == ([1], {})
 
 
 def test_session_of_another_interface_is_named() -> None:

@@ -56,8 +56,8 @@ class Service:
             yield self.url.replace(f":{self.server.port}", f":{proxy.port}"), proxy
 
 
-class ContractBehindProxy(StorageContract):
-    """The conformance kit with outages and lost replies."""
+class BehindProxy:
+    """A suite's outages and lost replies."""
 
     @contextlib.contextmanager
     def proxy_of(self, port: int) -> Iterator[int]:
@@ -78,6 +78,10 @@ class ContractBehindProxy(StorageContract):
         self._proxy.drop_replies = True
         yield
         self._proxy.drop_replies = False
+
+
+class ContractBehindProxy(BehindProxy, StorageContract):
+    """The conformance kit with outages and lost replies."""
 
 
 Backend: TypeAlias = Callable[[pytest.FixtureRequest, Path], AbstractContextManager[Service]]
@@ -162,7 +166,7 @@ def use_everything(store: ManagedStorage, clock: FakeClock) -> None:
 
 # Processes are forked from one that has imported all this and that no test has changed.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "sealedstate.testing", "redis", "sqlalchemy", "pymysql"])
+_CONTEXT.set_forkserver_preload(["pytest", "sealedstate.testing", "redis", "psycopg", "pymysql"])
 
 
 def start_process(act: Callable[..., object], *arguments: Any) -> ForkServerProcess:

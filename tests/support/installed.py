@@ -24,6 +24,7 @@ _FOLDERS = os.pathsep.join(
         *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)),
         "/usr/sbin",
         "/usr/local/sbin",
+        str(Path(__file__).parents[1] / "node/node_modules/.bin"),
     ]
 )
 

@@ -1,4 +1,4 @@
-"""Temporary Redis and memcached servers on free ports of 127.0.0.1.
+"""Temporary Redis and memcached servers, and an emulator of DynamoDB, on ports of 127.0.0.1.
 
 Tests whose server is not installed are skipped; with REQUIRE_SERVERS=1 they fail.
 """
@@ -22,6 +22,10 @@ from tests.support.ports import free_port
 from tests.support.server_process import ServerEnded, ServerProcess, until
 
 TRIES = 5
+
+# An emulator takes any. Set here, before a process is started that opens a store.
+if "DYNAMODB_TEST_URL" not in os.environ:
+    os.environ |= {"AWS_ACCESS_KEY_ID": "anyone", "AWS_SECRET_ACCESS_KEY": "anything"}
 
 Persistence: TypeAlias = Literal["none", "snapshots", "aof everysec", "aof always", "aof no"]
 
@@ -62,6 +66,19 @@ class KeyValueServer(ServerProcess):
         return int(found[1]) == self.pid and b"\nloading:1\r\n" not in answer
 
 
+class DynamoDBServer(KeyValueServer):
+    """dynalite. It keeps its tables on a disk and so over a restart, but promises no durability."""
+
+    name = "dynalite"
+
+    def is_ready(self) -> bool:
+        """Whether this process listens, and answers at the port."""
+        with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            connection.sendall(self._question)
+            answer = connection.recv(1 << 12)
+        return b"healthy: dynamodb" in answer and "listening at" in self.log()
+
+
 @contextlib.contextmanager
 def redis_server(
     persistence: Persistence = "none",
@@ -93,6 +110,20 @@ def memcached_server(*options: str) -> Iterator[KeyValueServer]:
     user = ["-u", "nobody"] if os.geteuid() == 0 else []
     command = [binary, "-l", "127.0.0.1", "-p", "{port}", "-U", "0", *user, *options]
     with _start("memcached", "memcached://127.0.0.1:{port}", command, b"stats\r\n") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def dynamodb_server() -> Iterator[KeyValueServer]:
+    """An emulator of DynamoDB, without tables."""
+    preload = Path(__file__).parents[1] / "node/keep_connections.cjs"
+    command = [program("node"), "--require", str(preload), program("dynalite")]
+    command += ["--host", "127.0.0.1", "--port", "{port}"]
+    command += ["--path", "{folder}/tables", "--createTableMs", "0"]
+    need_driver("botocore")
+    url = "dynamodb:sealedstate?region=eu-central-1&endpoint_url=http://127.0.0.1:{port}"
+    question = b"GET / HTTP/1.0\r\n\r\n"
+    with _start("dynamodb", url, command, question, kind=DynamoDBServer) as server:
         yield server
 
 
@@ -219,6 +250,7 @@ def _start(
     command: list[str],
     question: bytes,
     place: Path | None = None,
+    kind: type[KeyValueServer] = KeyValueServer,
     lines: Sequence[str] = (),
 ) -> Iterator[KeyValueServer]:
     """A server; its URL and command line may contain `{port}` and `{folder}`.
@@ -233,9 +265,7 @@ def _start(
                 text = "\n".join(lines).replace("{port}", port)
                 (Path(folder) / "sentinel.conf").write_text(f"{text}\n")
             line = [word.replace("{port}", port).replace("{folder}", folder) for word in command]
-            server = KeyValueServer(
-                Path(folder), int(port), url.replace("{port}", port), line, question
-            )
+            server = kind(Path(folder), int(port), url.replace("{port}", port), line, question)
             try:
                 server.start()
                 break
@@ -261,4 +291,11 @@ def plain_redis() -> Iterator[KeyValueServer]:
 def plain_memcached() -> Iterator[KeyValueServer]:
     """A memcached for all tests that do not stop it."""
     with memcached_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def plain_dynamodb() -> Iterator[KeyValueServer]:
+    """An emulator of DynamoDB. A test that stops it starts it again."""
+    with dynamodb_server() as server:
         yield server
