@@ -57,11 +57,15 @@ def plain_client(**options: Any) -> Any:
     return redis.Redis(**options)
 
 
-def stopped_clock() -> FakeClock:
+class StoppedClock(FakeClock):
     """A clock by which nothing expires only because the machine is busy."""
-    clock = FakeClock()
-    clock.stop(clock.now)
-    return clock
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stop(self.now)
+
+    def advance(self, milliseconds: int) -> None:
+        self.stop(self.now + milliseconds)
 
 
 def address(servers: list[KeyValueServer]) -> str:
@@ -282,7 +286,7 @@ def test_password_of_sentinels_and_their_outage_are_reported(plain_redis: KeyVal
 
 
 def test_scripts_use_their_keys_only_and_these_are_in_one_slot() -> None:
-    clock = stopped_clock()
+    clock = StoppedClock()
     with redis_cluster(1) as (server,), plain_client(port=server.port) as admin:
         store = RedisStorage(f"redis+cluster://127.0.0.1:{server.port}", clock, timeout=PATIENT)
         with admin.monitor() as monitor:
@@ -340,7 +344,7 @@ def test_user_with_the_documented_rights_can_use_a_cluster(cluster: list[KeyValu
             admin.acl_setuser(
                 "least", True, passwords=["+p"], keys=["sealedstate:*"], commands=commands
             )
-    clock = stopped_clock()
+    clock = StoppedClock()
     store = RedisStorage(f"redis+cluster://least:p@{address(cluster)}", clock, timeout=PATIENT)
     use_everything(store, clock)
     store.close()
@@ -573,7 +577,7 @@ class TestClientPromises(KeyValuePromises):
 
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_client_may_speak_either_protocol(plain_redis: KeyValueServer, protocol: int) -> None:
-    clock = stopped_clock()
+    clock = StoppedClock()
     with plain_client(port=plain_redis.port) as admin:
         admin.flushall()
     client = make_client(plain_redis.url, PATIENT, protocol=protocol, decode_responses=True)
@@ -598,7 +602,7 @@ def test_pool_of_a_client_limits_its_connections(plain_redis: KeyValueServer) ->
 
 def test_client_of_a_cluster_lends_its_pools(cluster: list[KeyValueServer]) -> None:
     client = RedisCluster(host="127.0.0.1", port=cluster[0].port, socket_timeout=PATIENT)
-    clock = stopped_clock()
+    clock = StoppedClock()
     store = RedisStorage(client, clock)
     use_everything(store, clock)
     store.close()
