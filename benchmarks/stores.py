@@ -47,8 +47,8 @@ PATIENCE = 10  # seconds
 JUDGED = (READ, CAS)
 UNJUDGED = ("memory",)
 DRIVERS = {
-    "postgresql": ("psycopg", "psycopg-binary", "psycopg-c", "sqlalchemy"),
-    "mariadb": ("pymysql", "sqlalchemy"),
+    "postgresql": ("psycopg", "psycopg-binary", "psycopg-c"),
+    "mariadb": ("pymysql",),
     "redis": ("redis", "hiredis"),
     "memcached": ("pymemcache",),
 }

@@ -57,17 +57,17 @@ if "TMPDIR" not in os.environ and has_room(MEMORY):
 
 # Modules that import a driver, which `make test` does not install.
 DRIVERS = {
-    "chaos/test_sql_*.py": "sqlalchemy",
+    "chaos/test_sql_*.py": "psycopg",
     "e2e/test_cross_site.py": "selenium",
     "e2e/test_portal.py": "selenium",
     "e2e/test_saml_*.py": "saml2",
-    "storage/test_following.py": "sqlalchemy",
-    "storage/test_open_storage.py": "sqlalchemy",
+    "storage/test_following.py": "psycopg",
+    "storage/test_open_storage.py": "psycopg",
     "storage/test_dynamodb*.py": "botocore",
     "storage/test_memcached*.py": "pymemcache",
     "storage/test_redis*.py": "redis",
-    "storage/test_sql_*.py": "sqlalchemy",
-    "storage/test_sql.py": "sqlalchemy",
+    "storage/test_sql_*.py": "psycopg",
+    "storage/test_sql.py": "psycopg",
 }
 ABSENT = sorted({name for name in DRIVERS.values() if find_spec(name) is None})
 

@@ -16,6 +16,7 @@ needs() { # PACKAGE, and a glob of what it installs or a command
 needs chromium chromium
 needs chromium-driver chromedriver
 needs postgresql "/usr/lib/postgresql/*/bin/postgres"
+needs pgbouncer pgbouncer
 needs mariadb-server mariadbd
 needs redis-server redis-server
 needs memcached memcached

@@ -50,6 +50,8 @@ class Option(NamedTuple):
 OPTIONS: Mapping[str, Option] = {
     "timeout": Option(float, 0.001, 3600, "seconds from 0.001 to 3600"),
     "pool_size": Option(int, 1, 1000, "a whole number from 1 to 1000"),
+    "max_idle": Option(float, 0.001, 86400, "seconds from 0.001 to 86400"),
+    "pooled": Option(int, 0, 1, "0 or 1"),
     "wait": Option(int, 1, 100, "a whole number from 1 to 100"),
 }
 
@@ -133,17 +135,29 @@ def _open_url(url: str, clock: Clock) -> ManagedStorage:
             path, options = split_path(rest, ("timeout",))
             if not path or "\0" in path:
                 raise ConfigurationError("storage: sqlite:PATH needs a path")
+            if path.startswith(("//", "~")):
+                raise ConfigurationError(
+                    "storage: in sqlite:PATH write the path as it is, such as"
+                    " sqlite:/var/lib/app/s.db; // of SQLAlchemy's URLs and ~ mean nothing here"
+                )
             return SQLiteStorage(path, clock, **options)
         case "layered":
             staleness, colon, behind = rest.partition(":")
             if not (colon and staleness.isascii() and staleness.isdigit()):
                 raise ConfigurationError("storage: expected layered:MILLISECONDS:URL")
             return CachedStorage(_open_url(behind, clock), clock, int(staleness))
-        case "postgresql" | "mariadb" | "mysql":
+        case "postgresql" | "postgres" | "mariadb" | "mysql":
             from .sql import SQLStorage
 
-            url, options = split_url(url, ("timeout", "pool_size"))
+            names = ["timeout", "pool_size", "max_idle"]
+            url, options = split_url(url, names + ["pooled"] * scheme.startswith("postgres"))
+            if "pooled" in options:
+                options["pooled"] = bool(options["pooled"])
             return SQLStorage(url, clock, **options)
+        case str() if re.match(r"(postgres|postgresql|mariadb|mysql)\+", scheme):
+            from .sql import SQLStorage
+
+            return SQLStorage(url, clock)  # names the right spelling
         case _ if _REDIS.fullmatch(scheme):
             from .redis import RedisStorage
 
@@ -211,9 +225,9 @@ def _parse_options(parameters: Iterable[str], names: Collection[str]) -> dict[st
             raise ConfigurationError(f"storage: {name} is given twice")
         option = OPTIONS[short]
         try:
-            number = option.parse(text) if _NUMBER.fullmatch(text) else 0
+            number = option.parse(text) if _NUMBER.fullmatch(text) else -1
         except ValueError:
-            number = 0
+            number = -1
         if not option.minimum <= number <= option.maximum:
             raise ConfigurationError(f"storage: {name} must be {option.expected}")
         options[short] = number

@@ -106,7 +106,7 @@ def test_every_kind_of_url_and_every_option_is_explained() -> None:
 
 
 def test_every_url_of_an_example_opens() -> None:
-    need_driver("sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache", "botocore")
+    need_driver("psycopg", "pymysql", "redis", "pymemcache", "botocore")
     found = re.findall(r"[`\"]((?:\w+:)?[\w+]+:(?:\d+:)?[/\w][^`\"\s]*)[`\"]", STORES.text)
     # Capitals are to be filled in, as in ``sqlite:PATH``.
     urls = [

@@ -14,9 +14,8 @@ from sealedstate.storage import open_storage
 DOORS = ("sql", "redis", "memcached", "dynamodb")
 # URL, the driver's package, and the extra that installs it.
 DRIVERS = [
-    ("postgresql://h/d", "sqlalchemy", "postgresql"),
+    ("postgres://h/d", "psycopg", "postgresql"),
     ("postgresql://h/d", "psycopg", "postgresql"),
-    ("mariadb://h/d", "sqlalchemy", "mariadb"),
     ("mariadb://h/d", "pymysql", "mariadb"),
     ("mysql://h/d", "pymysql", "mariadb"),
     ("redis://h", "redis", "redis"),

@@ -216,7 +216,9 @@ REFUSED: list[tuple[str | dict[str, str], str]] = [
     ),
     ("rediss://:canary@h/0?socket_timeout=100", ""),
     *((url, "") for url in ("postgresql:", "mariadb:nonsense", "postgresql://u:canary@h:port/d")),
-    *((f"{url}://u:canary@h/d", "one of memory:") for url in ("oracle", "postgresql+psycopg2")),
+    ("oracle://u:canary@h/d", "one of memory:"),
+    ("postgresql+psycopg2://u:canary@h/d", "write postgresql:// here"),
+    *((f"sqlite:{path}", "write the path as it is") for path in ("///s.db", "~/s.db", "//s.db")),
     *((f"{scheme}://u:canary@h/d?nonsense=1", "") for scheme in ("postgresql", "mariadb")),
     ("mariadb://u:canary@h/d?ssl_ca=/does/not/exist", ""),
     # Numbers.

@@ -52,6 +52,11 @@ def open_redis(url: str, timeout: float = PATIENT) -> RedisStorage:
     return RedisStorage(url, time.time, timeout=timeout)
 
 
+def plain_client(**options: Any) -> Any:
+    """A plain client, to see and change what servers really do."""
+    return redis.Redis(**options)
+
+
 def address(servers: list[KeyValueServer]) -> str:
     return ",".join(f"127.0.0.1:{server.port}" for server in servers)
 
@@ -66,7 +71,7 @@ def primary_and_replica(password: str = "") -> Iterator[tuple[KeyValueServer, Ke
         redis_server(
             "none", *options, "--replicaof", "127.0.0.1", str(primary.port), password=password
         ) as replica,
-        redis.Redis(port=primary.port, password=password or None) as admin,
+        plain_client(port=primary.port, password=password or None) as admin,
     ):
         admin.set("ready", "1")
         until(lambda: admin.wait(1, 1000) == 1, "the replica follows")
@@ -127,7 +132,7 @@ def test_store_may_be_at_a_socket(tmp_path: Path) -> None:
         store = open_redis(f"redis+unix://:p%40ss@{path}?db=1")
         assert store.create("c", "k", b"v", None, 1)
         assert repr(store) == f"RedisStorage({path})"
-        with redis.Redis(port=server.port, db=1, password="p@ss") as admin:
+        with plain_client(port=server.port, db=1, password="p@ss") as admin:
             assert admin.dbsize() == 2
         store.close()
 
@@ -162,7 +167,7 @@ def test_failover_is_followed_and_keeps_what_replicas_confirmed() -> None:
             store.create("c", "after", b"v", None, 1)
         store.close()
         plain = open_redis(url)
-        with redis.Redis(port=replica.port, db=2, password="p1") as admin:
+        with plain_client(port=replica.port, db=2, password="p1") as admin:
             assert admin.dbsize() == 3
         assert plain.update("c", "before", b"w", None, 2)
         assert set(plain.keys("c")) == {"before", "after"}
@@ -177,7 +182,7 @@ def test_primary_that_sentinels_replace_is_left_within_a_second() -> None:
         lent = RedisStorage(manager.master_for("main", socket_timeout=PATIENT), time.time)
         assert store.create("c", "k", b"v", None, 1)
         assert lent.read("c", "k") == Stored(b"v", 1, None)
-        with redis.Redis(port=watchers[0].port) as admin:
+        with plain_client(port=watchers[0].port) as admin:
             for _ in poll(30):  # the sentinels must have seen the replica
                 with contextlib.suppress(redis.ResponseError):
                     admin.execute_command("SENTINEL FAILOVER main")
@@ -188,7 +193,7 @@ def test_primary_that_sentinels_replace_is_left_within_a_second() -> None:
         # The former primary does not know yet that it is none, and would take this write.
         time.sleep(1.1)
         assert store.update("c", "k", b"w", None, 2)
-        with redis.Redis(port=replica.port) as admin:
+        with plain_client(port=replica.port) as admin:
             (record,) = admin.keys("*:r:*")
             assert admin.get(record).endswith(b"w")
         store.close()
@@ -215,7 +220,7 @@ def test_failovers_lose_no_confirmed_write() -> None:
         for thread in threads:
             thread.start()
         try:
-            with redis.Redis(port=watchers[0].port) as admin:
+            with plain_client(port=watchers[0].port) as admin:
                 for number in range(6):
                     before = sum(map(len, confirmed))
                     until(lambda b=before: sum(map(len, confirmed)) > b + 200, "writes")  # type: ignore[misc]
@@ -247,7 +252,7 @@ def fail_over(admin: Any, servers: tuple[KeyValueServer, ...], is_planned: bool)
     )
     if not is_planned:
         former.start()
-    with redis.Redis(port=other.port) as primary:
+    with plain_client(port=other.port) as primary:
         until(lambda: primary.wait(1, 100) == 1, "the former primary follows")
 
 
@@ -269,7 +274,7 @@ def test_password_of_sentinels_and_their_outage_are_reported(plain_redis: KeyVal
 
 def test_scripts_use_their_keys_only_and_these_are_in_one_slot() -> None:
     clock = FakeClock()
-    with redis_cluster(1) as (server,), redis.Redis(port=server.port) as admin:
+    with redis_cluster(1) as (server,), plain_client(port=server.port) as admin:
         store = RedisStorage(f"redis+cluster://127.0.0.1:{server.port}", clock, timeout=PATIENT)
         with admin.monitor() as monitor:
             use_everything(store, clock)
@@ -303,7 +308,7 @@ def test_records_of_a_context_spread_over_the_nodes(cluster: list[KeyValueServer
     store.add_member("spread", "i", "m", None)
     counts = []
     for server in cluster:
-        with redis.Redis(port=server.port) as admin:
+        with plain_client(port=server.port) as admin:
             counts.append(len(admin.keys("*:r:*")))
     assert sum(counts) == 300
     assert min(counts) > 60
@@ -322,7 +327,7 @@ def test_user_with_the_documented_rights_can_use_a_cluster(cluster: list[KeyValu
     assert listed is not None
     commands = [f"+{command}" for command in (*listed[1].split(), *listed[2].split())]
     for server in cluster:
-        with redis.Redis(port=server.port) as admin:
+        with plain_client(port=server.port) as admin:
             admin.acl_setuser(
                 "least", True, passwords=["+p"], keys=["sealedstate:*"], commands=commands
             )
@@ -385,7 +390,7 @@ def move_slots_under_load(cluster: list[KeyValueServer], count: int) -> None:
 
     threads = [threading.Thread(target=write, args=(worker,)) for worker in range(4)]
     with contextlib.ExitStack() as stack:
-        admins = [stack.enter_context(redis.Redis(port=server.port)) for server in cluster]
+        admins = [stack.enter_context(plain_client(port=server.port)) for server in cluster]
         for thread in threads:
             thread.start()
         try:
@@ -451,7 +456,7 @@ def test_tls_reaches_clusters_and_sentinels(tmp_path: Path) -> None:
             *("--tls-port", str(ports[1]), "--tls-cluster", "yes", "--cluster-enabled", "yes"),
         ) as node,
     ):
-        with redis.Redis(port=node.port) as admin:
+        with plain_client(port=node.port) as admin:
             admin.execute_command("CLUSTER ADDSLOTSRANGE 0 16383")
             until(
                 lambda: admin.execute_command("CLUSTER INFO")["cluster_state"] == "ok",
@@ -512,7 +517,7 @@ def test_writes_that_must_last_are_confirmed_by_replicas() -> None:
 
 
 def test_user_who_may_not_wait_is_reported(plain_redis: KeyValueServer) -> None:
-    with redis_server() as server, redis.Redis(port=server.port) as admin:
+    with redis_server() as server, plain_client(port=server.port) as admin:
         admin.acl_setuser("u", True, passwords=["+p"], keys=["*"], commands=["+@all", "-wait"])
         url = server.url.replace("redis://", "redis://u:p@")
         open_redis(url).ping()
@@ -538,7 +543,7 @@ class TestClientPromises(KeyValuePromises):
 
     @pytest.fixture
     def server(self, plain_redis: KeyValueServer) -> KeyValueServer:
-        with redis.Redis(port=plain_redis.port) as admin:
+        with plain_client(port=plain_redis.port) as admin:
             admin.flushall()
         return plain_redis
 
@@ -551,7 +556,7 @@ class TestClientPromises(KeyValuePromises):
         return RedisStorage(make_client(url, timeout), clock)
 
     def count_writes(self, server: KeyValueServer) -> int:
-        with redis.Redis(port=server.port) as admin:
+        with plain_client(port=server.port) as admin:
             stats: Any = admin.info("commandstats")
         return sum(
             stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("set", "del", "unlink")
@@ -561,7 +566,7 @@ class TestClientPromises(KeyValuePromises):
 @pytest.mark.parametrize("protocol", [2, 3])
 def test_client_may_speak_either_protocol(plain_redis: KeyValueServer, protocol: int) -> None:
     clock = FakeClock()
-    with redis.Redis(port=plain_redis.port) as admin:
+    with plain_client(port=plain_redis.port) as admin:
         admin.flushall()
     client = make_client(plain_redis.url, PATIENT, protocol=protocol, decode_responses=True)
     store = RedisStorage(client, clock)

@@ -79,7 +79,7 @@ def test_contexts_of_uses_are_those_that_are_written_to() -> None:
 
 
 def test_store_name_is_short_and_contains_no_password() -> None:
-    need_driver("sqlalchemy", "psycopg", "pymysql", "redis", "pymemcache")
+    need_driver("psycopg", "pymysql", "redis", "pymemcache")
     stores: dict[str, object] = {
         "memory": MemoryStorage(time.time),
         "sqlite": SQLiteStorage("path", time.time),

@@ -114,7 +114,7 @@ def test_call_waits_for_a_connection_until_its_deadline_only(url: str, open_stor
     DEADLINE.start(0.2)
     begun = time.monotonic()
     with pytest.raises(StorageUnavailable, match="in use"):
-        store._pool.read(lambda cursor: cursor.execute("SELECT 1"))
+        store._pool.read(lambda lease: lease.query("SELECT 1", {}))
     assert time.monotonic() - begun < 60
     store._pool._release(lease)
 

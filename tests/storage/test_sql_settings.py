@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from sealedstate.errors import CapacityError
+from sealedstate.errors import CapacityError, StorageUnusable
 from sealedstate.storage import Stored
+from sealedstate.storage.contract import REAP_AFTER, millis
 from sealedstate.storage.requirements import USES, mismatch
 from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_servers, sql_surroundings
+from tests.support.jar import Clock, keeper
 from tests.support.sql_server import USER
 from tests.support.sql_servers import MariaDBServer, PostgreSQLServer
 from tests.support.sql_surroundings import Opener, unavailable_message
@@ -32,6 +36,132 @@ def test_wrong_password_is_reported_and_not_repeated(
         unavailable_message(lambda: store.create("c", "k", b"v", None, 1))
     assert "password" in message
     assert "canary" not in caplog.text + repr(store) + repr(vars(store))
+
+
+# --- settings that promises rest on -------------------------------------------------------------
+
+HOSTILE_MARIADB = {
+    "completion_type": "'CHAIN'",
+    "sql_select_limit": "5",
+    "max_join_size": "1",
+    "sql_safe_updates": "1",
+    "autocommit": "0",
+    "sql_mode": "'NO_BACKSLASH_ESCAPES,ANSI'",
+    "tx_isolation": "'SERIALIZABLE'",
+}
+HOSTILE_POSTGRESQL = {
+    "synchronous_commit": "off",
+    "statement_timeout": "300",
+    "lock_timeout": "1",
+    "default_transaction_isolation": "serializable",
+    "bytea_output": "escape",
+}
+
+
+@contextlib.contextmanager
+def hostile_settings(server: Any, schema: str) -> Iterator[str]:
+    """The URL of a user who gets them."""
+    limited = server.limited_url(schema)
+    server.allow(schema)
+    if isinstance(server, PostgreSQLServer):
+        for name, value in HOSTILE_POSTGRESQL.items():
+            server.ask(f"ALTER ROLE limited_{schema} SET {name} = '{value}'")
+        yield limited
+        return
+    try:
+        for name, value in HOSTILE_MARIADB.items():
+            server.ask(f"SET GLOBAL {name} = {value}")
+        yield limited
+    finally:
+        for name in HOSTILE_MARIADB:
+            server.ask(f"SET GLOBAL {name} = DEFAULT")
+
+
+def test_connection_sets_what_promises_rest_on(
+    server: Any, schema: str, open_store: Opener, clock: Clock
+) -> None:
+    open_store(server.url(schema)).prepare()
+    with hostile_settings(server, schema) as url:
+        writer, reader = open_store(url), open_store(url)
+        numbers = {str(number) for number in range(20)}
+        for number in numbers:
+            assert writer.create("c", number, b"v", millis(clock()) + 1, 1)
+            writer.add_member("c", "index", number, None)
+        assert set(writer.keys("c")) == set(reader.keys("c")) == numbers
+        assert set(reader.members("c", "index")) == numbers
+        # After a transaction, too, each write is committed.
+        writer.touch_context("c", millis(clock()) + 2)
+        clock.now += 1 + REAP_AFTER / 1000
+        assert writer.reap(3) == 3
+        assert writer.create("c", "last", b"v", None, 1)
+        writer.delete_context("other")
+        assert writer.update("c", "last", b"w", None, 2)
+        assert reader.read("c", "last") == Stored(b"w", 2, None)
+        assert writer.reap(100) == 17
+
+
+def test_policy_that_hides_rows_fails_instead(
+    postgresql_server: PostgreSQLServer, open_store: Opener
+) -> None:
+    server, schema = postgresql_server, postgresql_server.fresh_schema()
+    open_store(server.url(schema)).create("c", "k", b"v", None, 1)
+    limited = server.limited_url(schema)
+    server.allow(schema)
+    server.ask(f"ALTER TABLE {schema}.sealedstate_record ENABLE ROW LEVEL SECURITY")
+    assert "row-level security" in unavailable_message(lambda: open_store(limited).read("c", "k"))
+
+
+def test_unlogged_tables_are_not_durable(
+    postgresql_server: PostgreSQLServer, open_store: Opener
+) -> None:
+    schema = postgresql_server.fresh_schema()
+    url = postgresql_server.url(schema)
+    open_store(url).prepare()
+    postgresql_server.ask(f"ALTER TABLE {schema}.sealedstate_record SET UNLOGGED")
+    can = open_store(url).capabilities
+    assert not can.durable
+    assert "UNLOGGED" in can.reasons["durable"]
+
+
+@contextlib.contextmanager
+def only_reading(server: Any, schema: str) -> Iterator[str]:
+    """The URL of a user who may only read, because of a setting of the server."""
+    limited = server.limited_url(schema)
+    server.allow(schema)
+    if isinstance(server, PostgreSQLServer):
+        server.ask(f"ALTER ROLE limited_{schema} SET default_transaction_read_only = on")
+        yield limited
+        return
+    server.ask("SET GLOBAL read_only = 1")
+    try:
+        yield limited
+    finally:
+        server.ask("SET GLOBAL read_only = 0")
+
+
+def test_read_only_server_stops_the_start(
+    server: Any, schema: str, url: str, open_store: Opener, clock: Clock
+) -> None:
+    open_store(url).create("c", "k", b"v", None, 1)
+    with only_reading(server, schema) as limited:
+        store = open_store(limited)
+        with pytest.raises(StorageUnusable, match="may only read"):
+            store.ping()
+        with pytest.raises(StorageUnusable, match="may only read"):
+            keeper(clock, storage=store)
+        assert store.read("c", "k") == Stored(b"v", 1, None)
+
+
+def test_small_packets_of_mariadb_stop_the_start(
+    mariadb_server: MariaDBServer, open_store: Opener
+) -> None:
+    mariadb_server.ask("SET GLOBAL max_allowed_packet = 131072")
+    try:
+        store = open_store(mariadb_server.fresh_url())
+        with pytest.raises(StorageUnusable, match="max_allowed_packet is 131072"):
+            store.ping()
+    finally:
+        mariadb_server.ask("SET GLOBAL max_allowed_packet = DEFAULT")
 
 
 def test_missing_database_is_reported(server: Any, open_store: Opener) -> None:

@@ -166,7 +166,7 @@ def use_everything(store: ManagedStorage, clock: FakeClock) -> None:
 
 # Processes are forked from one that has imported all this and that no test has changed.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pytest", "sealedstate.testing", "redis", "sqlalchemy", "pymysql"])
+_CONTEXT.set_forkserver_preload(["pytest", "sealedstate.testing", "redis", "psycopg", "pymysql"])
 
 
 def start_process(act: Callable[..., object], *arguments: Any) -> ForkServerProcess:

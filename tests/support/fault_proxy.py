@@ -49,8 +49,9 @@ class FaultProxy:
     `latency`: seconds by which each piece comes late, in either direction. `stalled`: pieces wait
     until it is False again. `drop_replies`: requests arrive, and instead of the reply the
     connection closes; not so the next `passed_replies`. `swap_replies`: the next two replies, of
-    two connections, change places. `refusing`: new connections are reset. `cut()` resets all
-    connections. `forget()` drops without a word what still comes over those that exist.
+    two connections, change places. `repeat_reply`: the next reply comes twice. `refusing`: new
+    connections are reset. `cut()` resets all connections. `forget()` drops without a word what
+    still comes over those that exist.
 
     `connections` and `requests` count what has come from clients, `dropped` the replies lost.
     """
@@ -61,6 +62,7 @@ class FaultProxy:
         self.drop_replies = False
         self.passed_replies = 0
         self.swap_replies = False
+        self.repeat_reply = False
         self.refusing = False
         self.connections = 0
         self.requests = 0
@@ -148,6 +150,8 @@ class FaultProxy:
             if self.drop_replies and not self._passes():
                 self.dropped += 1
                 raise ConnectionAbortedError
+            if self.repeat_reply:
+                self.repeat_reply, piece = False, piece * 2
             if not self._swapped(pair, piece):
                 pair.client.sendall(piece)
 

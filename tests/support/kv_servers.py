@@ -116,7 +116,9 @@ def memcached_server(*options: str) -> Iterator[KeyValueServer]:
 @contextlib.contextmanager
 def dynamodb_server() -> Iterator[KeyValueServer]:
     """An emulator of DynamoDB, without tables."""
-    command = [program("dynalite"), "--host", "127.0.0.1", "--port", "{port}"]
+    preload = Path(__file__).parents[1] / "node/keep_connections.cjs"
+    command = [program("node"), "--require", str(preload), program("dynalite")]
+    command += ["--host", "127.0.0.1", "--port", "{port}"]
     command += ["--path", "{folder}/tables", "--createTableMs", "0"]
     need_driver("botocore")
     url = "dynamodb:sealedstate?region=eu-central-1&endpoint_url=http://127.0.0.1:{port}"
@@ -137,7 +139,9 @@ def redis_cluster(masters: int = 3, replicas: int = 0) -> Iterator[list[KeyValue
         servers = [
             stack.enter_context(redis_server("none", *options)) for _ in range(masters + replicas)
         ]
-        admins = [stack.enter_context(redis.Redis(port=server.port)) for server in servers]
+        admins: list[Any] = [
+            stack.enter_context(redis.Redis(port=server.port)) for server in servers
+        ]
         for number, admin in enumerate(admins):
             admin.execute_command("CLUSTER SET-CONFIG-EPOCH", number + 1)
             admins[0].execute_command("CLUSTER MEET", "127.0.0.1", servers[number].port)
@@ -176,7 +180,9 @@ def redis_cluster_behind_proxies() -> Iterator[tuple[str, FaultProxies]]:
 
     with redis_cluster(3) as servers, contextlib.ExitStack() as stack:
         proxies = [stack.enter_context(FaultProxy(server.port)) for server in servers]
-        admins = [stack.enter_context(redis.Redis(port=server.port)) for server in servers]
+        admins: list[Any] = [
+            stack.enter_context(redis.Redis(port=server.port)) for server in servers
+        ]
         for admin, proxy in zip(admins, proxies, strict=True):
             admin.config_set("cluster-announce-port", proxy.port)
         ports = {proxy.port for proxy in proxies}
@@ -229,7 +235,8 @@ def sentinels(
 def _wait_until_acquainted(port: int, password: str, count: int) -> None:
     import redis  # memcached's tests need no Redis
 
-    with redis.Redis(port=port, password=password or None) as admin:
+    client: Any = redis.Redis(port=port, password=password or None)
+    with client as admin:
         until(
             lambda: len(admin.sentinel_sentinels("main")) == count - 1,
             "the sentinels know each other",

@@ -30,7 +30,7 @@ from tests.support.backends import start_process
 
 # To import these takes a process longer than its work.
 multiprocessing.get_context("forkserver").set_forkserver_preload(
-    ["redis", "sqlalchemy", "pymysql", "psycopg", __name__]
+    ["redis", "pymysql", "psycopg", __name__]
 )
 
 SCHEDULE = Schedule(rotate_every=10, announce=2, keep=30, skew=1)

@@ -33,7 +33,7 @@ class PostgreSQLServer(SQLServer):
     stop_signal = signal.SIGINT  # SIGTERM would wait for clients
 
     def install(self) -> None:
-        need_driver("sqlalchemy", "psycopg")
+        need_driver("psycopg")
         password = self.directory / "password"
         password.write_text(PASSWORD)
         password.chmod(0o644)
@@ -119,7 +119,7 @@ class MariaDBServer(SQLServer):
     account = "mysql"
 
     def install(self) -> None:
-        need_driver("sqlalchemy", "pymysql")
+        need_driver("pymysql")
         self.run(
             *(program("mariadb-install-db"), "--no-defaults", "--skip-test-db"),
             f"--datadir={self.directory / 'data'}",

@@ -31,7 +31,6 @@ from ._scripts import Script
 from ._servers import (
     ECHO_BYTES,
     REFUSALS,
-    Kind,
     Refusal,
     explain_wrong_kind,
     pack,
@@ -76,7 +75,6 @@ class RedisClient(ServerClient):
                 f" {type(source).__module__}.{type(source).__name__}"
             )
         self.buckets = self._nodes.buckets
-        self.kind: Kind = self._nodes.kind
 
     def close(self) -> None:
         """Close idle connections."""
@@ -96,7 +94,7 @@ class RedisClient(ServerClient):
         """
         for node in self.every():
             (hello,) = self.read_many((b"HELLO",), node=node)
-            why = explain_wrong_kind(self.kind, self.address, hello)
+            why = explain_wrong_kind(self._nodes.kind, self.address, hello)
             if why is not None:
                 raise self.unusable(why)
 
@@ -176,7 +174,9 @@ class RedisClient(ServerClient):
         def accept(answer: Any) -> bool:
             return isinstance(answer, int) or _begins_with(echo, answer)
 
-        wait = [self._wait_command()] if is_confirmed and self.wait else []
+        waits = is_confirmed and self.wait > 0
+        patience = max(self._timeout * _WAIT_PART * 1000, 1)
+        wait = [(b"WAIT", b"%d" % self.wait, b"%d" % patience)] if waits else []
         answers: list[Any] = []
         for words in ((b"EVALSHA", script.sha, *rest), (b"EVAL", script.text, *rest)):
             answers = self._request([words, *wait], keys[0], is_read, version, accept)
@@ -190,23 +190,19 @@ class RedisClient(ServerClient):
             if found[:1] != b"1":
                 # WAIT waits for the writes of this connection, and the script wrote nothing: what
                 # it has seen is the write of another, which may not have reached the replicas.
-                mark = (b"SET", _name_mark(keys[0]), b"", b"PX", b"1000")
-                answers = self._request([mark, *wait], keys[0], False, version)
-            self._check_replicas(answers[1], version)
+                mark = keys[0][: keys[0].rindex(b"}") + 1] + b":mark"  # in the same slot
+                set_mark = (b"SET", mark, b"", b"PX", b"1000")
+                answers = self._request([set_mark, *wait], keys[0], False, version)
+            confirmed = answers[1]
+            if isinstance(confirmed, Refusal):
+                raise self._as_storage_error(Refusal(f"WAIT: {confirmed.code}"), False, version)
+            if confirmed < self.wait:
+                raise OutcomeUnknown(
+                    f"redis store {self.address}: it has written, but only {confirmed} of"
+                    f" {self.wait} replicas have confirmed that within {patience / 1000:g} s",
+                    version,
+                )
         return found
-
-    def _wait_command(self) -> tuple[bytes, ...]:
-        return b"WAIT", b"%d" % self.wait, b"%d" % max(self._timeout * _WAIT_PART * 1000, 1)
-
-    def _check_replicas(self, confirmed: Any, version: int | None) -> None:
-        if isinstance(confirmed, Refusal):
-            raise self._as_storage_error(Refusal(f"WAIT: {confirmed.code}"), False, version)
-        if confirmed < self.wait:
-            raise OutcomeUnknown(
-                f"redis store {self.address}: it has written, but only {confirmed} of {self.wait}"
-                f" replicas have confirmed that within {self._timeout * _WAIT_PART:g} s",
-                version,
-            )
 
     # --- one request, one reply -----------------------------------------------------------------
 
@@ -299,11 +295,6 @@ def _begins_with(echo: bytes, answer: Any) -> bool:
     return isinstance(first, bytes) and first.startswith(echo)
 
 
-def _name_mark(key: bytes) -> bytes:
-    """Return a key in the slot of another; a write to it only moves the replication on."""
-    return key[: key.rindex(b"}") + 1] + b":mark"
-
-
 def _send(connection: Any, request: bytes) -> None:
     try:
         connection.send_packed_command([request], check_health=False)
@@ -317,5 +308,5 @@ def _receive(connection: Any) -> Any:
         return connection.read_response(disable_decoding=True)
     except redis.ResponseError as error:
         return refusal_of(error)
-    except (redis.RedisError, OSError, ValueError) as error:
+    except Exception as error:  # redis-py may raise any for the reply of another request
         raise Broken(isinstance(error, redis.TimeoutError)) from error

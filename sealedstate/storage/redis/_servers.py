@@ -245,6 +245,13 @@ def explain_wrong_kind(kind: Kind, address: str, hello: Any) -> str | None:
 # --- connections --------------------------------------------------------------------------------
 
 
+_KEEPALIVE = {
+    getattr(socket, name): value
+    for name, value in zip(("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"), KEEPALIVE, strict=True)
+    if hasattr(socket, name)
+}
+
+
 class Owner(Protocol):
     """The client in whose name connections are opened. `note_connection` is called for each."""
 
@@ -299,7 +306,7 @@ class ServerConnections(Connections):
                 port=self.place[1],
                 socket_connect_timeout=min(left, login.timeout),
                 socket_keepalive=True,
-                socket_keepalive_options=_keepalive(),
+                socket_keepalive_options=_KEEPALIVE,
                 **common,
                 **login.options,
             )
@@ -379,15 +386,6 @@ class ServerConnections(Connections):
         connection.disconnect()
 
 
-def _keepalive() -> dict[int, int]:
-    names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
-    return {
-        getattr(socket, name): value
-        for name, value in zip(names, KEEPALIVE, strict=True)
-        if hasattr(socket, name)
-    }
-
-
 class LentConnections(Connections):
     """Connections of the pool of a redis-py client, which checks, replaces and counts them."""
 
@@ -401,7 +399,7 @@ class LentConnections(Connections):
     def open(self, deadline: float) -> Any:
         try:
             connection = self._pool.get_connection()
-        except (redis.RedisError, OSError, UnicodeError) as error:
+        except Exception as error:  # redis-py may raise any for a reply that is not its own
             self._owner.note_connection()
             # Of a socket's error redis-py shows the text, which may name what is no secret here.
             cause = error.__context__ if isinstance(error.__context__, OSError) else error

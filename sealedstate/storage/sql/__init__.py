@@ -1,4 +1,4 @@
-"""A store in PostgreSQL or MariaDB, for many nodes: `SQLStorage`. Uses SQLAlchemy.
+"""A store in PostgreSQL or MariaDB, for many nodes: `SQLStorage`.
 
 Each operation on a record or a member is one atomic statement in autocommit mode, and so one round
 trip; a checked write that changed nothing takes a second one to find out why. Operations on a
@@ -10,11 +10,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...errors import ConfigurationError, StorageError, VersionMismatch
+from ...errors import ConfigurationError, StorageError, StorageUnusable, VersionMismatch
 from ..contract import (
     FOLLOWED,
     LAST_VERSION,
@@ -29,17 +30,10 @@ from ..contract import (
     reap_time,
     utf8,
 )
+from ._pool import Driver, Lease, Params, SQLPool
 
-try:
-    from sqlalchemy.engine import URL, make_url
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from ._pool import Cursor, Driver, Params, SQLPool
-except ImportError as missing:
-    raise ConfigurationError(
-        "storage: SQL needs SQLAlchemy and a driver:"
-        " pip install sealedstate[postgresql], or sealedstate[mariadb]"
-    ) from missing
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
 
 __all__ = ["SQLStorage"]
 
@@ -49,6 +43,8 @@ REAP_EVERY = 32
 REAP_LIMIT = 128
 # How many rows reap() removes per statement, each within the deadline.
 REAP_BATCH = 1024
+# Balancers forget connections that were idle for some minutes: of three clouds for 240, 350, 600 s.
+MAX_IDLE = 200.0
 # After this many seconds, `capabilities` tries again to reach a server.
 RETRY_SECONDS = 2.0
 
@@ -56,23 +52,42 @@ RETRY_SECONDS = 2.0
 class SQLStorage:
     """Records in the database at `url`, such as ``postgresql://user:password@host/name``.
 
-    `timeout`: seconds that a call may take. Raises ConfigurationError if the URL is not a
+    `url` may also be an SQLAlchemy engine of PostgreSQL or MariaDB. Then its pool and its settings
+    decide how long a call may take, and of the options only `timeout` counts, for locks.
+
+    `timeout`: seconds that a call may take. `pool_size`: connections of each process. `max_idle`:
+    after how many idle seconds a connection is not used again, because a balancer may have
+    forgotten it. `pooled`: whether a pooler gives each transaction any of its connections to
+    PostgreSQL; None: as the connection shows. Raises ConfigurationError if the URL is not a
     database's, or if the driver is not installed.
     """
 
     _address = "not opened"
 
-    def __init__(self, url: str, clock: Clock, *, timeout: float = 0.5, pool_size: int = 8) -> None:
+    def __init__(
+        self,
+        url: str | Engine,
+        clock: Clock,
+        *,
+        timeout: float = 0.5,
+        pool_size: int = 8,
+        max_idle: float = MAX_IDLE,
+        pooled: bool | None = None,
+    ) -> None:
         self._clock = clock
-        parsed = _parse_url(url)
-        self.name = parsed.get_backend_name()
+        if isinstance(url, str):
+            name, driver, password = _open_driver(url, timeout, pooled)
+            self._pool = SQLPool(driver, password, timeout, pool_size, max_idle)
+        else:
+            from ._engine import open_engine
+
+            name, driver, self._pool = open_engine(url, timeout)
+        self.name = name
         """The store's name in messages."""
-        driver = _load_driver(parsed, timeout)
         self._address = driver.address
         self._sql = driver.statements
         self._driver = driver
         self._reap_rows = driver.reap
-        self._pool = SQLPool(driver, str(parsed.password or ""), timeout, pool_size)
         self._last_ping = -math.inf
         self._writes = 0
 
@@ -173,6 +188,8 @@ class SQLStorage:
     def ping(self) -> None:
         self._pool.start()
         self._pool.read(_query(self._sql.ping, {}))
+        if self._pool.refusal:
+            raise StorageUnusable(self._pool.refusal)
 
     def reap(self, limit: int) -> int:
         removed, count = 0, REAP_BATCH
@@ -205,15 +222,15 @@ class SQLStorage:
         if params["changed"]:
             self._write(self._sql.touch_context, params)
         else:
-            self._pool.transaction(lambda cursor: cursor.execute(self._sql.touch_context, params))
+            self._pool.transaction(lambda lease: lease.change(self._sql.touch_context, params))
 
     def delete_context(self, context: str) -> None:
         self._start(context, "any")
         params = {"context_place": context_digest(context)}
 
-        def delete(cursor: Cursor) -> None:
-            cursor.execute(self._sql.delete_records, params)
-            cursor.execute(self._sql.delete_members, params)
+        def delete(lease: Lease) -> None:
+            lease.change(self._sql.delete_records, params)
+            lease.change(self._sql.delete_members, params)
 
         self._pool.transaction(delete)
 
@@ -225,7 +242,7 @@ class SQLStorage:
     def changes(self, after: str | None, limit: int) -> Changes:
         self._pool.start()
         now = self._now()
-        return self._pool.read(lambda cursor: self._driver.changes(cursor, after, now, limit))
+        return self._pool.read(lambda lease: self._driver.changes(lease.cursor, after, now, limit))
 
     # --- one statement --------------------------------------------------------------------------
 
@@ -241,14 +258,8 @@ class SQLStorage:
 
     def _write(self, sql: str, params: Params, version: int | None = None) -> bool:
         """Return whether a statement has changed a row."""
-
-        def write(cursor: Cursor) -> int:
-            if params.get("changed"):
-                return self._driver.execute_numbered(cursor, sql, params)
-            cursor.execute(sql, params)
-            return cursor.rowcount
-
-        has_changed = self._pool.write(write, version) > 0
+        change = self._driver.change_numbered if params.get("changed") else self._driver.change
+        has_changed = self._pool.write(lambda lease: change(lease.cursor, sql, params), version) > 0
         self._writes += 1
         if self._writes % REAP_EVERY == 0:
             # The write was made; if the clean-up fails, the call has still succeeded.
@@ -276,19 +287,13 @@ class SQLStorage:
 
     def _reap(self, limit: int) -> int:
         return self._pool.read(
-            lambda cursor: self._reap_rows(cursor, reap_time(self._now()), limit)
+            lambda lease: self._reap_rows(lease.cursor, reap_time(self._now()), limit)
         )
 
 
-def _query(sql: str, params: Params) -> Callable[[Cursor], Sequence[Any]]:
+def _query(sql: str, params: Params) -> Callable[[Lease], list[Any]]:
     """Return a function that fetches the rows that a query finds."""
-
-    def query(cursor: Cursor) -> Sequence[Any]:
-        cursor.execute(sql, params)
-        rows: Sequence[Any] = cursor.fetchall()
-        return rows
-
-    return query
+    return lambda lease: lease.query(sql, params)
 
 
 def _names(context: str, key: str) -> dict[str, bytes]:
@@ -304,40 +309,47 @@ def _member_digest(context: str, key: str, member: str) -> bytes:
     return hashlib.blake2b(key_digest(context, key) + utf8(member), digest_size=32).digest()
 
 
-def _parse_url(url: str) -> URL:
-    """Return the URL with sealedstate's driver. Raises ConfigurationError, which hides the URL."""
-    try:
-        found = make_url(url)
-    except (SQLAlchemyError, ValueError):
+_SCHEME = re.compile(r"(postgres(?:ql)?|mariadb|mysql)(?:\+\w+)?(?=:)")
+
+
+def _open_driver(url: str, timeout: float, pooled: bool | None) -> tuple[str, Driver, str]:
+    """Return the name of a URL's server, its driver and the password.
+
+    Raises ConfigurationError, which hides the URL.
+    """
+    found = _SCHEME.match(url)
+    if found is None:
         raise ConfigurationError(
-            "storage: expected a URL such as scheme://user:password@host:port/database"
-        ) from None
-    if "@" in f"{found.host}{found.database}":
-        # The @ is from a password, so host and database may contain parts of it.
+            "storage: SQL URLs begin with postgresql://, mariadb:// or mysql://"
+        )
+    name = "postgresql" if found[1].startswith("postgres") else found[1]
+    if found[0] != found[1]:
+        raise ConfigurationError(
+            f"storage: {found[0]}:// is a URL of SQLAlchemy; write {name}:// here, and parameters"
+            " as the driver names them"
+        )
+    if url.partition("?")[0].count("@") > 1:
         raise ConfigurationError("storage: in a password, write @ as %40 and / as %2F")
-    if found.drivername == "postgresql":
-        return found.set(drivername="postgresql+psycopg")
-    if found.drivername in ("mariadb", "mysql"):
-        return found.set(drivername=f"{found.drivername}+pymysql")
-    raise ConfigurationError("storage: SQL URLs begin with postgresql://, mariadb:// or mysql://")
-
-
-def _load_driver(url: URL, timeout: float) -> Driver:
-    extra = "postgresql" if url.drivername.startswith("postgresql") else "mariadb"
+    extra = "postgresql" if name == "postgresql" else "mariadb"
     try:
-        if extra == "postgresql":
+        if name == "postgresql":
             from ._postgresql import PostgreSQL
 
-            return PostgreSQL(url, timeout)
+            postgresql = PostgreSQL(url, timeout, pooled)
+            return name, postgresql, postgresql.password
         from ._mariadb import MariaDB
 
-        return MariaDB(url, timeout)
+        mariadb = MariaDB(url, timeout)
+        return name, mariadb, mariadb.password
     except ImportError as missing:
         raise ConfigurationError(
-            f"storage: {url.get_backend_name()}:// needs its driver:"
-            f" pip install sealedstate[{extra}]"
+            f"storage: {name}:// needs its driver: pip install sealedstate[{extra}]"
         ) from missing
+    except ConfigurationError:
+        raise
     except Exception as error:
         # Drivers raise many kinds of errors for a wrong parameter.
-        why = str(error).replace(str(url.password), "***") if url.password else str(error)
-        raise ConfigurationError(f"storage: the driver refuses the URL ({why})") from None
+        raise ConfigurationError(
+            f"storage: the driver refuses the URL ({type(error).__name__}); are its parameters"
+            " those of the driver?"
+        ) from None

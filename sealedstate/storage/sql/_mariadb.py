@@ -17,22 +17,21 @@ call.
 from __future__ import annotations
 
 import copy
+import errno
 import re
-import select
 import socket
 import ssl
-import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from time import monotonic
 from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pymysql  # type: ignore[import-untyped]
 from pymysql.connections import Connection  # type: ignore[import-untyped]
 from pymysql.constants import CLIENT  # type: ignore[import-untyped]
-from sqlalchemy.engine import URL
 
-from ...errors import StorageUnavailable
+from ...errors import ConfigurationError, StorageUnavailable, StorageUnusable
 from ..contract import Capabilities, Changes, Stored
 from ._pool import (
     CONTEXT_BYTES,
@@ -43,8 +42,12 @@ from ._pool import (
     VALUE_BYTES,
     Driver,
     Fault,
+    Misdirected,
     Params,
     Statements,
+    new_echo,
+    pyformat,
+    wait_for,
 )
 
 # What a packet contains besides the value: the statement, and the longest context and key.
@@ -151,8 +154,8 @@ NUMBERED = """
         UPDATE sealedstate_feed SET number = LAST_INSERT_ID(number + 1) WHERE id = 1;
         {sql};
         SET @sealedstate_rows = ROW_COUNT();
-        COMMIT;
-        SELECT @sealedstate_rows;
+        COMMIT AND NO CHAIN;
+        SELECT :echo AS echo, @sealedstate_rows;
     END"""
 # A server that took over from another, or that was started again, may give numbers again.
 STATE = """
@@ -164,18 +167,30 @@ REAP = [
         f"""
     SELECT place FROM sealedstate_{table} WHERE expires_at <= :now
     ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED""",
-        f"DELETE FROM sealedstate_{table} WHERE place IN :places",
+        f"DELETE FROM sealedstate_{table} WHERE place IN :places AND expires_at <= :now",
     )
     for table in ("record", "member")
 ]
-# Strict: values that do not fit are refused, not truncated. Without NO_BACKSLASH_ESCAPES, on which
-# PyMySQL's escaping relies. The waits for locks are whole seconds, at least one.
-_STRICT = """
+# What promises rest on, whatever the server's defaults and its `init_connect` say. Strict: values
+# that do not fit are refused, not truncated. Without NO_BACKSLASH_ESCAPES, on which PyMySQL's
+# escaping relies. With completion_type=CHAIN, a commit would begin the next transaction; limits of
+# SELECT would hide records. The waits for locks are whole seconds, at least one.
+_SESSION = """
     SET SESSION sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
+        SESSION autocommit = 1, SESSION completion_type = 0,
+        SESSION sql_select_limit = 18446744073709551615,
+        SESSION max_join_size = 18446744073709551615, SESSION sql_big_selects = 1,
+        SESSION sql_safe_updates = 0, SESSION sql_auto_is_null = 0,
         SESSION innodb_lock_wait_timeout = 1, SESSION lock_wait_timeout = 1"""
-SESSION = f"""{_STRICT}, SESSION tx_isolation = 'READ-COMMITTED',
+SESSION = f"""{_SESSION}, SESSION tx_isolation = 'READ-COMMITTED',
         SESSION max_statement_time = :seconds"""
-MYSQL_SESSION = f"{_STRICT}, SESSION transaction_isolation = 'READ-COMMITTED'"
+MYSQL_SESSION = f"{_SESSION}, SESSION transaction_isolation = 'READ-COMMITTED'"
+# Where the application configures the connection, for one statement.
+STATEMENT_SETTINGS = """
+    SET STATEMENT sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',
+        sql_select_limit = 18446744073709551615, max_join_size = 18446744073709551615,
+        sql_big_selects = 1, sql_safe_updates = 0, sql_auto_is_null = 0,
+        innodb_lock_wait_timeout = 1, lock_wait_timeout = 1, max_statement_time = {seconds} FOR """
 STATEMENT_TIME = "SET SESSION max_statement_time = :seconds"
 SETTINGS = """
     SELECT @@innodb_flush_log_at_trx_commit, @@log_bin, @@sync_binlog, @@max_allowed_packet,
@@ -184,6 +199,8 @@ SETTINGS = """
 # log, and apply old records over newer rows. No setting prevents it. Early releases of 11.0 to 11.4
 # are sound; they are out of date, and count as the others.
 REPEATS_LOG_SINCE = (10, 11, 9)
+# Who may not see it gets no row. In MySQL it has another name.
+REPLICAS = "SHOW GLOBAL STATUS WHERE Variable_name = 'Slaves_connected'"
 LOCK_SCHEMA = "SELECT GET_LOCK('sealedstate_schema', :seconds)"
 UNLOCK_SCHEMA = "SELECT RELEASE_LOCK('sealedstate_schema')"
 # By error code. After all other errors that the server reports, the statement is rolled back.
@@ -203,12 +220,18 @@ FAULTS: Mapping[int, Fault] = {
     1406: Fault.TOO_LARGE,
 }
 CLIENT_FAULTS = range(2000, 3000)
+ACCESS_DENIED = 1045
 
 
 class _DeadlineSocket(socket.socket):
     """A socket that waits until the thread's deadline."""
 
+    is_looking = False
+    """Whether only what was received already may be read."""
+
     def recv_into(self, *args: Any, **kwargs: Any) -> int:
+        if self.is_looking:
+            raise BlockingIOError(errno.EAGAIN, "nothing was read ahead")
         self.settimeout(_remaining())
         return super().recv_into(*args, **kwargs)
 
@@ -230,14 +253,15 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
 
     opened_at = 0.0
     has_statement_time = False
+    _sock: Any
+    _rfile: Any
     state: str | None = None
     ctx: ssl.SSLContext
     server_version: str
-    _poll: select.poll
 
     def open_socket(self) -> None:
         """Connect to the first address that accepts, and log in."""
-        self.opened_at, self._poll = monotonic(), select.poll()
+        self.opened_at = monotonic()
         if self.unix_socket:
             addresses: list[tuple[int, Any]] = [(socket.AF_UNIX, self.unix_socket)]
         else:
@@ -262,18 +286,71 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
                 problem = error
         else:
             raise problem
-        # TLS keeps the same descriptor.
-        self._poll.register(sock.fileno(), select.POLLIN)
         self.connect(sock)
         self.has_statement_time = "MariaDB" in self.server_version
 
     def is_stale(self) -> bool:
-        return not self.open or bool(self._poll.poll(0))
+        sock = self._sock
+        if sock is None or any(wait_for(sock.fileno(), True, False, 0)):
+            return True
+        # A reply that came twice may have been read together with the first.
+        sock.is_looking = True
+        try:
+            return bool(self._rfile.peek(1) or getattr(sock, "pending", int)())
+        except OSError:
+            return True
+        finally:
+            sock.is_looking = False
 
 
 def _value_bytes(packet: int) -> int:
     # PyMySQL sends every byte as two hexadecimal digits, in a packet with the whole statement.
     return max(min(VALUE_BYTES, (packet - PACKET_OVERHEAD) // 2), 0)
+
+
+# What a packet must carry beside the statement for sessions of a usual size to fit.
+LEAST_VALUE_BYTES = 1 << 16
+
+
+def _is_true(text: str) -> bool:
+    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+
+
+# Parameters of PyMySQL that are no text; all others are passed as they are.
+_TYPES: Mapping[str, Callable[[str], object]] = {
+    **dict.fromkeys(("connect_timeout", "read_timeout", "write_timeout", "client_flag"), int),
+    **dict.fromkeys(("compress", "local_infile", "use_unicode", "ssl_check_hostname"), _is_true),
+    **dict.fromkeys(("ssl_disabled", "ssl_verify_cert", "ssl_verify_identity"), _is_true),
+}
+_TLS = ("ssl_ca", "ssl_key", "ssl_cert", "ssl_capath", "ssl_cipher", "ssl_check_hostname")
+
+
+def _parse(url: str) -> dict[str, Any]:
+    """Return PyMySQL's parameters. Raises ConfigurationError, which hides the URL."""
+    try:
+        parts = urlsplit(url)
+        found: dict[str, Any] = {"host": parts.hostname, "port": parts.port or 3306}
+        found["user"], password = (unquote(x or "") for x in (parts.username, parts.password))
+        pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        options = {name: _TYPES.get(name, str)(text) for name, text in pairs}
+    except (ValueError, KeyError):
+        raise ConfigurationError(
+            "storage: the URL of MariaDB is malformed, or a parameter of PyMySQL has a wrong value"
+        ) from None
+    database = unquote(parts.path.removeprefix("/"))
+    if "@" in f"{parts.netloc.rpartition('@')[0]}{database}" or not url.startswith(
+        f"{parts.scheme}://"
+    ):
+        # The @ is from a password, so host and database may contain parts of it.
+        raise ConfigurationError("storage: in a password, write @ as %40 and / as %2F")
+    if not found["host"]:
+        found["host"] = "localhost"
+    if tls := {name.removeprefix("ssl_"): options.pop(name) for name in _TLS if name in options}:
+        options["ssl"] = tls
+    # As bytes, because PyMySQL encodes text as Latin-1. Without one, a file of options may have it.
+    if password:
+        found["password"] = password.encode()
+    return {key: value for key, value in found.items() if value} | {"database": database} | options
 
 
 def _dotted(release: tuple[int, ...]) -> str:
@@ -283,34 +360,54 @@ def _dotted(release: tuple[int, ...]) -> str:
 class MariaDB(Driver):
     """The server that a URL names."""
 
-    # PyMySQL trusts the server's packets: those of another service raise the last three.
-    errors = (pymysql.Error, OSError, struct.error, ValueError, IndexError)
     migrations = MIGRATIONS
     number = "IF(:changed, LAST_INSERT_ID(), NULL)"
     assumed = replace(Driver.assumed, value_bytes=_value_bytes(ASSUMED_PACKET))
 
-    def __init__(self, url: URL, timeout: float) -> None:
-        super().__init__(url, pymysql, STATEMENTS)
-        self._reap = [(self._compile(select), self._compile(delete)) for select, delete in REAP]
+    def __init__(self, url: str, timeout: float) -> None:
+        super().__init__(STATEMENTS)
+        self._reap = [(pyformat(select), pyformat(delete)) for select, delete in REAP]
         self._session, self._time, self._lock = map(
-            self._compile, (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
+            pyformat, (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
         )
         self._timeout = timeout
-        _, arguments = self.dialect.create_connect_args(url)
-        arguments["client_flag"] = arguments.get("client_flag", 0) & ~CLIENT.FOUND_ROWS
-        # As bytes, because PyMySQL encodes text as Latin-1.
-        arguments["password"] = str(url.password or "").encode()
-        options = {"charset": "utf8mb4", "autocommit": True, "defer_connect": True}
-        self._template = MariaDBConnection(**{**arguments, **options})
-        if self._template.ssl:
-            self._template.ctx.sslsocket_class = _DeadlineTLSSocket
+        self._queries: dict[str, str] = {}
+        self._changes: dict[str, str] = {}
+        self._blocks: dict[str, str] = {}
+        self._arguments = _parse(url)
+        self.password = self._arguments.get("password", b"").decode()
+        self._template = self._make_template()
         at = self._template.unix_socket or f"{self._template.host}:{self._template.port}"
-        self.address = f"{url.get_backend_name()} at {at}/{url.database or ''}"
+        self.hosts = [str(at)]
+        self.address = f"{url.partition(':')[0]} at {at}/{self._arguments['database']}"
 
-    def connect(self) -> MariaDBConnection:
+    def _make_template(self) -> MariaDBConnection:
+        flags = self._arguments.get("client_flag", 0) & ~CLIENT.FOUND_ROWS
+        template = MariaDBConnection(
+            **{
+                **self._arguments,
+                "client_flag": flags | CLIENT.MULTI_STATEMENTS,
+                "charset": "utf8mb4",
+                "autocommit": True,
+                "defer_connect": True,
+            }
+        )
+        if template.ssl:
+            template.ctx.sslsocket_class = _DeadlineTLSSocket
+        return template
+
+    def connect(self, host: int) -> MariaDBConnection:
         # A copy, because reading the system's certificates takes 50 ms.
         connection = copy.copy(self._template)
-        connection.open_socket()
+        try:
+            connection.open_socket()
+        except pymysql.OperationalError as error:
+            # The password in a file of options may have changed.
+            if error.args[0] != ACCESS_DENIED or "read_default_file" not in self._arguments:
+                raise
+            self._template = self._make_template()
+            connection = copy.copy(self._template)
+            connection.open_socket()
         return connection
 
     def _set_statement_time(self, cursor: Any, seconds: float) -> None:
@@ -320,13 +417,23 @@ class MariaDB(Driver):
 
     def handshake(self, cursor: Any) -> Capabilities:
         if cursor.connection.has_statement_time:
-            cursor.execute(self._session, {"seconds": self._timeout * SERVERS_SHARE})
+            self.change(cursor, self._session, {"seconds": self._timeout * SERVERS_SHARE})
         else:
-            cursor.execute(MYSQL_SESSION)
-        cursor.execute(SETTINGS)
-        flush, log, sync, packet, version = cursor.fetchone()
+            self.change(cursor, MYSQL_SESSION, {})
+        (settings,) = self.query(cursor, SETTINGS, {})
+        cursor.execute(REPLICAS)
+        replicas = sum(int(count) for _, count in cursor.fetchall())
+        return self._describe(settings, replicas, cursor.connection.has_statement_time)
+
+    def _describe(self, found: tuple[Any, ...], replicas: int, is_mariadb: bool) -> Capabilities:
+        flush, log, sync, packet, version = found
         release = tuple(map(int, re.findall(r"\d+", version)[:3]))
-        repeats_log = cursor.connection.has_statement_time and release >= REPEATS_LOG_SINCE
+        repeats_log = is_mariadb and release >= REPEATS_LOG_SINCE
+        if _value_bytes(packet) < LEAST_VALUE_BYTES:
+            raise StorageUnusable(
+                f"{self.address}: max_allowed_packet is {packet}; it must be at least"
+                f" {2 * LEAST_VALUE_BYTES + PACKET_OVERHEAD}"
+            )
         settings = f"innodb_flush_log_at_trx_commit is {flush}, log_bin {log}"
         if flush != 1:
             effect = "writes are synced once a second"
@@ -338,6 +445,12 @@ class MariaDB(Driver):
             effect = "a power failure may take back writes, the server's crash none"
         else:
             effect = "every write is synced"
+        if replicas:
+            effect += (
+                f"; Slaves_connected {replicas}: a failover may lose acknowledged logouts"
+                " (replication is asynchronous, unless it is semi-synchronous and a replica has"
+                " answered in time)"
+            )
         why = f"{settings} and sync_binlog {sync}: {effect}"
         if repeats_log:
             why = (
@@ -349,7 +462,7 @@ class MariaDB(Driver):
             self.assumed,
             assumed=False,
             durable=flush == 1 and not repeats_log,
-            changes=cursor.connection.has_statement_time,
+            changes=is_mariadb,
             value_bytes=_value_bytes(packet),
             reasons={
                 "durable": why,
@@ -357,11 +470,32 @@ class MariaDB(Driver):
             },
         )
 
+    def query(self, cursor: Any, sql: str, params: Params) -> list[tuple[Any, ...]]:
+        echo = new_echo()
+        query = self._queries.get(sql)
+        if query is None:
+            # The name of a column is in the answer even if it has no rows.
+            columns = sql.lstrip().removeprefix("SELECT")
+            query = self._queries[sql] = f"SELECT %(echo)s AS `%(echo)s`,{columns}"
+        cursor.execute(query, {**params, "echo": echo})
+        rows = cursor.fetchall()
+        if cursor.description[0][0] != str(echo) or any(row[0] != echo for row in rows):
+            raise Misdirected
+        return [row[1:] for row in rows]
+
+    def change(self, cursor: Any, sql: str, params: Params) -> int:
+        change = self._changes.get(sql)
+        if change is None:
+            change = self._changes[sql] = f"SELECT %(echo)s; {sql}"
+        echo = new_echo()
+        cursor.execute(change, {**params, "echo": echo})
+        if cursor.fetchall() != ((echo,),) or not cursor.nextset() or cursor.description:
+            raise Misdirected
+        count: int = cursor.rowcount
+        return count
+
     def fault(self, error: Exception) -> Fault:
-        code = error.args[0] if isinstance(error, pymysql.Error) and error.args else None
-        if not isinstance(code, int) or code in CLIENT_FAULTS:
-            return Fault.LOST
-        return FAULTS.get(code, Fault.REFUSED)
+        return fault_of(error if isinstance(error, pymysql.Error) else None)
 
     def message(self, error: Exception) -> str:
         return str(error.args[-1] if error.args else error)
@@ -372,41 +506,44 @@ class MariaDB(Driver):
 
     def commit(self, cursor: Any) -> None:
         self._set_statement_time(cursor, self._timeout)
-        cursor.execute("COMMIT")
+        self.change(cursor, "COMMIT", {})
 
     def lock_schema(self, cursor: Any) -> None:
         # A lock of the whole server: changing a table ends a transaction and releases its locks.
-        cursor.execute(self._lock, {"seconds": DEADLINE.remaining() * SERVERS_SHARE})
-        if cursor.fetchone() != (1,):
+        seconds = DEADLINE.remaining() * SERVERS_SHARE
+        if self.query(cursor, self._lock, {"seconds": seconds}) != [(1,)]:
             raise pymysql.OperationalError(1205, "another node is making the tables")
 
     def unlock_schema(self, cursor: Any) -> None:
         cursor.execute(UNLOCK_SCHEMA)
 
     def convert_tables(self, cursor: Any) -> None:
-        cursor.execute(_OTHER_ENGINES)
-        for (table,) in cursor.fetchall():
+        for (table,) in self.query(cursor, _OTHER_ENGINES, {}):
             cursor.execute(f"ALTER TABLE {table} ENGINE = InnoDB")
 
-    def execute_numbered(self, cursor: Any, sql: str, params: Params) -> int:
-        if (
-            not cursor.connection.has_statement_time
-        ):  # MySQL has no such blocks, and is not followed
-            cursor.execute(sql, params)
-            return int(cursor.rowcount)
-        cursor.execute(NUMBERED.replace("{sql}", sql), params)
-        ((count,),) = cursor.fetchall()
-        return int(count)
+    def change_numbered(self, cursor: Any, sql: str, params: Params) -> int:
+        if not cursor.connection.has_statement_time:
+            return self.change(cursor, sql, params)  # MySQL has no such blocks, and is not followed
+        block = self._blocks.get(sql)
+        if block is None:
+            block = self._blocks[sql] = pyformat(NUMBERED).replace("{sql}", sql)
+        echo = new_echo()
+        cursor.execute(block, {**params, "echo": echo})
+        rows = cursor.fetchall()
+        while cursor.nextset():
+            pass  # what the block itself returns
+        if len(rows) != 1 or rows[0][0] != echo:
+            raise Misdirected
+        count: int = rows[0][1]
+        return count
 
     def changes(self, cursor: Any, after: str | None, now: int, limit: int) -> Changes:
         connection = cursor.connection
         if connection.state is None:
-            cursor.execute(STATE)
-            (connection.state,) = cursor.fetchone()
+            ((connection.state,),) = self.query(cursor, STATE, {})
         known, number, place = (after or ":0:").split(":")
         params = {"number": int(number), "place": bytes.fromhex(place), "now": now, "limit": limit}
-        cursor.execute(self.statements.changes, params)
-        rows = cursor.fetchall()
+        rows = self.query(cursor, self.statements.changes, params)
         if not rows:
             raise StorageUnavailable(
                 f"{self.address}: the row of sealedstate_feed is missing, with the number of the"
@@ -417,6 +554,7 @@ class MariaDB(Driver):
         if after is not None and (state != known or last_number < int(number)):
             return self.changes(cursor, None, now, limit)
         found = [row for row in rows if row[2] is not None]
+        found.sort(key=lambda row: (row[2], row[3]))
         if found:
             number, place = found[-1][2], found[-1][3].hex()
         return Changes(
@@ -430,9 +568,18 @@ class MariaDB(Driver):
         removed = 0
         for expired, remove in self._reap:
             cursor.execute("BEGIN")
-            cursor.execute(expired, {"now": now, "limit": limit - removed})
-            if places := tuple(place for (place,) in cursor.fetchall()):
-                cursor.execute(remove, {"places": places})
-            cursor.execute("COMMIT")
+            found = self.query(cursor, expired, {"now": now, "limit": limit - removed})
+            if places := tuple(place for (place,) in found):
+                self.change(cursor, remove, {"places": places, "now": now})
+            self.change(cursor, "COMMIT", {})
             removed += len(places)
         return removed
+
+
+def fault_of(error: object) -> Fault:
+    """Return what an error of a driver means, by its code."""
+    arguments = getattr(error, "args", ())
+    code = arguments[0] if arguments else None
+    if not isinstance(code, int) or code in CLIENT_FAULTS:
+        return Fault.LOST
+    return FAULTS.get(code, Fault.REFUSED)

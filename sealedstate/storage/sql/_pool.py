@@ -6,31 +6,33 @@ collation or trailing blanks. The columns `full_...` hold what the digest was ma
 
 - A call ends within its deadline. A late call is given up together with its connection, so that its
   reply cannot answer another call.
-- A connection that the server has closed is noticed by a look at its socket before it is used. If
-  one has broken in use, no connection that is as old is used again.
+- Every statement carries a random number, which the server returns with the answer. An answer
+  without it belongs to another statement, as when a proxy exchanges or repeats replies, and is
+  treated like a connection that broke. Only a server's error has no number: it never makes a read
+  or a write succeed.
+- A connection that the server has closed, or that has received something unasked, is noticed before
+  it is used. If one has broken in use, no connection that is as old is used again.
 - A read is repeated once if its connection breaks. A write is not: its outcome is unknown. If the
   server has rolled a statement back because of another transaction, the statement is repeated.
+- Threads that wait for a connection get one in the order in which they came.
 - A forked child leaves its parent's connections alone and opens new ones.
-
-SQLAlchemy's pool opens, closes and counts the connections, and queues the threads that wait for
-one. Idle connections are kept outside it, because a checkout would take a third of a round trip.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import re
+import select
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum, auto
 from time import monotonic
-from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
-
-from sqlalchemy import text
-from sqlalchemy.engine import URL, Dialect
-from sqlalchemy.exc import TimeoutError as PoolExhausted
-from sqlalchemy.pool import PoolProxiedConnection, QueuePool
+from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar
 
 from ..._forks import ForkSafeLock
 from ...errors import (
@@ -72,6 +74,36 @@ class Deadline(threading.local):
 DEADLINE = Deadline()
 
 
+def wait_for(fd: int, is_reading: bool, is_writing: bool, seconds: float) -> tuple[bool, bool]:
+    """Wait until a descriptor can be read or written; return which. Both False: not in time.
+
+    An error, or the end of the connection, is read like an answer.
+    """
+    if not hasattr(select, "poll"):  # on Windows, or where eventlet has replaced it
+        wanted = [fd] if is_reading else [], [fd] if is_writing else []
+        readable, writable, broken = select.select(*wanted, [fd], seconds)
+        return bool(readable or broken), bool(writable)
+    poll = select.poll()
+    poll.register(fd, (select.POLLIN if is_reading else 0) | (select.POLLOUT if is_writing else 0))
+    events = sum(event for _, event in poll.poll(seconds * 1000))
+    return bool(events & ~select.POLLOUT), bool(events & select.POLLOUT)
+
+
+def new_echo() -> int:
+    """Return the random number that a statement carries and its answer must repeat.
+
+    It needs 63 bits, so that every number has the same type for a server.
+    """
+    return 1 << 62 | random.getrandbits(62)
+
+
+class Misdirected(Exception):
+    """The answer to another statement arrived."""
+
+    def __init__(self) -> None:
+        super().__init__("an answer belongs to another question; is a proxy or pooler between?")
+
+
 FOLLOWED_PLACES = [context_digest(context).hex() for context in sorted(FOLLOWED)]
 
 
@@ -90,17 +122,6 @@ class Fault(Enum):
     """It had no effect: the tables do not exist."""
     TOO_LARGE = auto()
     """It had no effect: a value is larger than the server accepts."""
-
-
-class Cursor(Protocol):
-    """As in PEP 249."""
-
-    @property
-    def rowcount(self) -> int: ...
-    def execute(self, sql: str, row: Any = None, /) -> object: ...
-    def fetchone(self) -> Any: ...
-    def fetchall(self) -> Any: ...
-    def close(self) -> None: ...
 
 
 class Connection(Protocol):
@@ -159,18 +180,20 @@ class Statements:
         WHERE index_place = :index_place AND {_LIVE}"""
     ping: str = "SELECT 1 FROM sealedstate_record LIMIT 1"
     schema_version: str = "SELECT MAX(version) FROM sealedstate_schema"
+    # A server that takes no writes refuses it, although there is nothing to delete.
+    try_write: str = "DELETE FROM sealedstate_record WHERE 1 = 0"
     make_schema: str = """
         CREATE TABLE IF NOT EXISTS sealedstate_schema (version INTEGER NOT NULL PRIMARY KEY)"""
     set_schema_version: str = "INSERT INTO sealedstate_schema (version) VALUES (:schema)"
 
 
 class Driver(ABC):
-    """The database server that a URL names, through its driver, `dbapi`."""
+    """The database servers that a URL names, through their driver."""
 
     address: str
-    """How messages name the server."""
-    errors: ClassVar[tuple[type[Exception], ...]]
-    """What the driver raises."""
+    """How messages name the servers."""
+    hosts: Sequence[str] = ("",)
+    """Each server, as messages about several of them name it."""
     migrations: ClassVar[Mapping[int, tuple[str, ...]]]
     """By version of the tables, the statements that lead to it from the version before."""
     number: ClassVar[str] = ":changed"
@@ -190,68 +213,79 @@ class Driver(ABC):
     )
     """What the server can do, until it has been asked."""
 
-    def __init__(self, url: URL, dbapi: object, statements: Statements) -> None:
-        dialect_class: Any = url.get_dialect()  # its type does not declare its constructor
-        self.dialect: Dialect = dialect_class(dbapi=dbapi, paramstyle="pyformat")
-        sql = {one.name: self._compile(getattr(statements, one.name)) for one in fields(statements)}
-        self.statements = Statements(**sql)
-
-    def _compile(self, sql: str) -> str:
-        """Return a statement with the parameters as the driver writes them.
-
-        SQLAlchemy compiles each once. Executing them through its Connection would cost each call
-        more than the round trip to the server.
-        """
-        sql = sql.replace(":changed", self.number)
-        return str(text(sql).compile(dialect=self.dialect))
+    def __init__(self, statements: Statements, form: Callable[[str], str] | None = None) -> None:
+        form = form or pyformat
+        sql = {one.name: getattr(statements, one.name) for one in fields(statements)}
+        self.statements = Statements(
+            **{name: form(one.replace(":changed", self.number)) for name, one in sql.items()}
+        )
 
     @abstractmethod
-    def connect(self) -> Connection:
-        """Open a connection."""
+    def connect(self, host: int) -> Connection:
+        """Open a connection to one of `hosts`."""
 
     @abstractmethod
-    def handshake(self, cursor: Cursor) -> Capabilities:
+    def handshake(self, cursor: Any) -> Capabilities:
         """Configure a new connection; return what the server can do, by its settings."""
 
     @abstractmethod
     def fault(self, error: Exception) -> Fault:
-        """Return what an error of the driver says about its statement."""
+        """Return what an error says about its statement. One of Python's own is LOST."""
 
     @abstractmethod
     def message(self, error: Exception) -> str:
         """Return the text of a driver's error."""
 
     @abstractmethod
-    def begin(self, cursor: Cursor, seconds: float) -> None:
-        """Begin a transaction in which a statement may take this long."""
+    def query(self, cursor: Any, sql: str, params: Params) -> list[tuple[Any, ...]]:
+        """Return the rows that a query finds. Its first column must not be null.
 
-    def commit(self, cursor: Cursor) -> None:
-        """Commit the transaction."""
-        cursor.execute("COMMIT")
-
-    @abstractmethod
-    def execute_numbered(self, cursor: Cursor, sql: str, params: Params) -> int:
-        """Execute a write of followed records, so that `changes` finds it; return the row count."""
+        Raises Misdirected if the answer belongs to another statement, as `change` does.
+        """
 
     @abstractmethod
-    def changes(self, cursor: Cursor, after: str | None, now: int, limit: int) -> Changes:
+    def change(self, cursor: Any, sql: str, params: Params) -> int:
+        """Return how many rows a statement has changed."""
+
+    @abstractmethod
+    def change_numbered(self, cursor: Any, sql: str, params: Params) -> int:
+        """Like `change`, for followed records, so that `changes` finds them."""
+
+    @abstractmethod
+    def changes(self, cursor: Any, after: str | None, now: int, limit: int) -> Changes:
         """Return what the contract says."""
 
     @abstractmethod
-    def reap(self, cursor: Cursor, now: int, limit: int) -> int:
+    def begin(self, cursor: Any, seconds: float) -> None:
+        """Begin a transaction in which a statement may take this long."""
+
+    @abstractmethod
+    def commit(self, cursor: Any) -> None:
+        """Commit the transaction. Raises Misdirected like `query`."""
+
+    @abstractmethod
+    def reap(self, cursor: Any, now: int, limit: int) -> int:
         """Remove at most `limit` expired rows that are not locked; return how many."""
 
     @abstractmethod
-    def lock_schema(self, cursor: Cursor) -> None:
+    def lock_schema(self, cursor: Any) -> None:
         """Keep other nodes from changing the tables until the transaction ends."""
 
     @abstractmethod
-    def convert_tables(self, cursor: Cursor) -> None:
+    def convert_tables(self, cursor: Any) -> None:
         """Give the tables that exist the engine that durability rests on."""
 
     @abstractmethod
-    def unlock_schema(self, cursor: Cursor) -> None:
+    def unlock_schema(self, cursor: Any) -> None:
         """Release that lock, unless the end of the transaction does."""
+
+
+_PARAMETER = re.compile(r"(?<![:\w]):(\w+)")
+
+
+def pyformat(sql: str) -> str:
+    """Return a statement with its parameters as the drivers write them."""
+    return _PARAMETER.sub(r"%(\1)s", sql)
 
 
 T = TypeVar("T")
@@ -263,73 +297,164 @@ _READ_RETRIES = frozenset({Fault.LOST, Fault.NO_TABLES})
 _WRITE_RETRIES = frozenset({Fault.NO_TABLES})
 
 
-class _Lease:
-    """A connection of the pool in one thread's hands, and its cursor."""
+class Lease:
+    """A connection in one thread's hands, and its cursor."""
 
-    __slots__ = ("connection", "cursor", "pool", "proxy")
+    __slots__ = ("_driver", "connection", "cursor", "host", "idle_since", "places")
 
-    def __init__(self, pool: QueuePool, proxy: PoolProxiedConnection) -> None:
-        self.pool, self.proxy = pool, proxy
-        self.connection = cast(Connection, proxy.dbapi_connection)
-        self.cursor: Cursor = self.connection.cursor()
+    def __init__(self, driver: Driver, places: _Places, connection: Connection, host: int) -> None:
+        self._driver, self.places = driver, places
+        self.connection, self.host = connection, host
+        self.cursor = connection.cursor()
+        self.idle_since = 0.0
+
+    def query(self, sql: str, params: Params) -> list[tuple[Any, ...]]:
+        """Return the rows that a query finds."""
+        return self._driver.query(self.cursor, sql, params)
+
+    def change(self, sql: str, params: Params) -> int:
+        """Return how many rows a statement has changed."""
+        return self._driver.change(self.cursor, sql, params)
+
+    def close(self) -> None:
+        # What a driver raises for a connection that is broken does not matter.
+        with contextlib.suppress(Exception):
+            self.connection.close()
 
 
-class _DeadlinePool(QueuePool):
-    """A pool at which a thread waits until its deadline, and not for as long again."""
+class _Places:
+    """At most `size` connections of one process, for threads in the order in which they come.
 
-    @property
-    def _timeout(self) -> float:
-        return DEADLINE.remaining()
+    A thread has a place while it has a connection or opens one. It leaves the place, with the
+    connection if that is intact, to the thread that has waited longest.
+    """
 
-    @_timeout.setter
-    def _timeout(self, seconds: float) -> None:
-        """Ignore what the constructor sets."""
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = ForkSafeLock()
+        self._idle: list[Lease] = []
+        self._used = 0
+        self._is_closed = False
+        self._waiting: deque[_Waiter] = deque()
+
+    def acquire(self) -> Lease | None:
+        """Return an idle connection, or None: the caller has a place and must open one.
+
+        Raises TimeoutError at the thread's deadline.
+        """
+        with self._lock:
+            # A thread that comes while others wait must not overtake them.
+            if not self._waiting:
+                # The connection that was used last: the server has prepared its statements.
+                if self._idle:
+                    self._used += 1
+                    return self._idle.pop()
+                if self._used < self._size:
+                    self._used += 1
+                    return None
+            waiter = _Waiter()
+            self._waiting.append(waiter)
+        try:
+            waiter.wakes.acquire(timeout=DEADLINE.remaining())
+        except BaseException:
+            if not self._give_up(waiter):
+                self.release(waiter.lease)
+            raise
+        if self._give_up(waiter):  # the time is over
+            raise TimeoutError
+        return waiter.lease
+
+    def _give_up(self, waiter: _Waiter) -> bool:
+        """Stop waiting. False if the waiter has got a place."""
+        with self._lock:
+            if waiter not in self._waiting:
+                return False
+            self._waiting.remove(waiter)
+            return True
+
+    def release(self, lease: Lease | None) -> None:
+        """Leave the place, and the connection in it, if there is one, to the next thread."""
+        with self._lock:
+            if self._waiting:
+                waiter = self._waiting.popleft()
+                waiter.lease = lease
+                waiter.wakes.release()
+                return
+            self._used -= 1
+            if lease is not None and not self._is_closed:
+                self._idle.append(lease)
+                return
+        if lease is not None:
+            lease.close()
+
+    def close(self) -> None:
+        """Close the idle connections now, and those in use when their thread releases them."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            self._is_closed = True
+        for lease in idle:
+            lease.close()
+
+
+class _Waiter:
+    """A thread that waits for a place."""
+
+    __slots__ = ("lease", "wakes")
+
+    def __init__(self) -> None:
+        self.lease: Lease | None = None
+        self.wakes = ForkSafeLock()
+        self.wakes.acquire()
 
 
 class SQLPool:
-    """Calls functions with a cursor, on one of at most `pool_size` connections."""
+    """Calls functions with a connection, one of at most `pool_size`.
 
-    def __init__(self, driver: Driver, password: str, timeout: float, pool_size: int) -> None:
+    `max_idle`: a connection that was idle for more seconds is not used again.
+    """
+
+    def __init__(
+        self, driver: Driver, password: str, timeout: float, pool_size: int, max_idle: float
+    ) -> None:
         self._driver = driver
         self._password = password
         self._timeout = timeout
         self._pool_size = pool_size
-        self._pool: QueuePool = _DeadlinePool(
-            cast(Any, self._open),  # of PEP 249 the pool needs no more than `Connection` has
-            pool_size=pool_size,
-            max_overflow=0,
-            # Prefer connections for which the server has prepared the statements.
-            use_lifo=True,
-            # There is no transaction to roll back, which would be a round trip.
-            reset_on_return=None,
-        )
-        self._idle: list[_Lease] = []
-        self._lock, self._waiting = ForkSafeLock(), 0
+        self._max_idle = max_idle
+        self._places = _Places(pool_size)
+        self._lock = ForkSafeLock()
         self._orphans: list[object] = []
         self._pid = os.getpid()
         self._invalid_before = 0.0
+        # The host that answered last, which is asked first.
+        self._host = 0
         self.capabilities: Capabilities = driver.assumed
+        self.refusal = ""
+        """Why the server that was reached last takes no writes."""
 
     def start(self) -> None:
         """Begin a call: its deadline starts."""
         DEADLINE.start(self._timeout)
 
-    def read(self, act: Callable[[Cursor], T]) -> T:
+    def read(self, act: Callable[[Lease], T]) -> T:
         """Return the result of `act`, which may run twice."""
         return self._run(act, StorageUnavailable, _READ_RETRIES)
 
-    def write(self, act: Callable[[Cursor], T], version: int | None = None) -> T:
+    def write(self, act: Callable[[Lease], T], version: int | None = None) -> T:
         """Return the result of `act`, which has an effect at most once.
 
         Raises OutcomeUnknown(version) if the connection breaks.
         """
-        return self._run(act, lambda why: OutcomeUnknown(why, version), _WRITE_RETRIES)
+        retries = _WRITE_RETRIES
+        if len(self._driver.hosts) > 1:
+            retries |= {Fault.READ_ONLY}  # another host may be the primary now
+        return self._run(act, lambda why: OutcomeUnknown(why, version), retries)
 
-    def read_many(self, act: Callable[[Cursor], T]) -> T:
+    def read_many(self, act: Callable[[Lease], T]) -> T:
         """Like `read`, but once the server has answered, it may take PATIENCE times as long."""
         return self._run_long(act, StorageUnavailable)
 
-    def transaction(self, act: Callable[[Cursor], T]) -> T:
+    def transaction(self, act: Callable[[Lease], T]) -> T:
         """Like `write`, in one transaction, which may take as long as `read_many`."""
         return self._run_long(act, OutcomeUnknown)
 
@@ -339,59 +464,62 @@ class SQLPool:
 
     def close(self) -> None:
         self._forget_parent()
-        old, self._pool = self._pool, self._pool.recreate()
-        while lease := self._pop_idle():
-            lease.proxy.close()
-        old.dispose()
+        old, self._places = self._places, _Places(self._pool_size)
+        old.close()
 
     # --- one call -------------------------------------------------------------------------------
 
     def _run(
-        self, act: Callable[[Cursor], T], lost_error: _LostError, retries: frozenset[Fault]
+        self, act: Callable[[Lease], T], lost_error: _LostError, retries: frozenset[Fault]
     ) -> T:
         while True:
             lease = self._acquire()
             try:
-                result = act(lease.cursor)
-            except self._driver.errors as error:
-                lease.proxy.invalidate()
+                result = act(lease)
+            except StorageError:
+                self._discard(lease)
+                raise
+            except Exception as error:
+                self._discard(lease)
                 fault = self._driver.fault(error)
-                self._invalidate_after(fault)
+                self._invalidate_after(fault, lease.host)
                 is_retried = fault is Fault.RETRY or fault in retries
                 if not is_retried or not DEADLINE.remaining():
                     raise self._as_storage_error(fault, error, lost_error) from error
                 retries -= {fault}
             except BaseException:
                 # A reply that is still to come must not answer another call.
-                lease.proxy.invalidate()
+                self._discard(lease)
                 raise
             else:
                 self._release(lease)
                 return result
 
-    def _run_long(self, act: Callable[[Cursor], T], lost_error: _LostError) -> T:
-        def run(cursor: Cursor) -> T:
-            self._driver.begin(cursor, self._timeout * PATIENCE)
+    def _run_long(self, act: Callable[[Lease], T], lost_error: _LostError) -> T:
+        def run(lease: Lease) -> T:
+            self._driver.begin(lease.cursor, self._timeout * PATIENCE)
             DEADLINE.start(self._timeout * PATIENCE)
-            result = act(cursor)
+            result = act(lease)
             try:
-                self._driver.commit(cursor)
-            except self._driver.errors as error:
+                self._driver.commit(lease.cursor)
+            except Exception as error:
                 fault = self._driver.fault(error)
                 if fault is not Fault.LOST:
                     raise
-                self._invalidate_after(fault)
+                self._invalidate_after(fault, lease.host)
                 raise self._as_storage_error(fault, error, lost_error) from error
             return result
 
         # Before the commit nothing has an effect, so until then it may be repeated like a read.
         return self._run(run, StorageUnavailable, _READ_RETRIES)
 
-    def _invalidate_after(self, fault: Fault) -> None:
+    def _invalidate_after(self, fault: Fault, host: int) -> None:
         # What broke this connection has broken the others, too; another server, or another
         # database, may be at this address now.
         if fault in (Fault.LOST, Fault.READ_ONLY, Fault.NO_TABLES):
             self.invalidate_older()
+            if fault is not Fault.NO_TABLES and self._host == host:
+                self._host = (host + 1) % len(self._driver.hosts)
 
     def _as_storage_error(
         self, fault: Fault, error: Exception, lost_error: _LostError
@@ -410,46 +538,36 @@ class SQLPool:
 
     # --- connections ----------------------------------------------------------------------------
 
-    def _acquire(self) -> _Lease:
+    def _acquire(self) -> Lease:
         self._forget_parent()
-        while True:
-            lease = self._pop_idle() or self._check_out()
-            connection = lease.connection
-            if connection.opened_at > self._invalid_before and not connection.is_stale():
-                return lease
-            lease.proxy.invalidate()
-
-    def _release(self, lease: _Lease) -> None:
-        if lease.pool is not self._pool:
-            lease.proxy.invalidate()  # the pool was closed in the meantime
-            return
-        self._idle.append(lease)
-        # Give a connection to the threads that wait at SQLAlchemy's pool.
-        if self._waiting and (offered := self._pop_idle()):
-            offered.proxy.close()
-
-    def _pop_idle(self) -> _Lease | None:
+        places = self._places
         try:
-            return self._idle.pop()
-        except IndexError:
-            return None
-
-    def _check_out(self) -> _Lease:
-        pool = self._pool
-        with self._lock:
-            self._waiting += 1
-        try:
-            # A thread that released one before this thread was counted did not offer it.
-            return self._pop_idle() or _Lease(pool, pool.connect())
-        except PoolExhausted:
+            lease = places.acquire()
+        except TimeoutError:
             raise StorageUnavailable(
                 f"{self._driver.address}: all {self._pool_size} connections are in use"
             ) from None
-        except self._driver.errors as error:
-            raise StorageUnavailable(self._redact(error)) from error
-        finally:
-            with self._lock:
-                self._waiting -= 1
+        if lease is not None:
+            if (
+                lease.connection.opened_at > self._invalid_before
+                and monotonic() - lease.idle_since <= self._max_idle
+                and not lease.connection.is_stale()
+            ):
+                return lease
+            lease.close()
+        try:
+            return self._open(places)
+        except BaseException:
+            places.release(None)
+            raise
+
+    def _release(self, lease: Lease) -> None:
+        lease.idle_since = monotonic()
+        lease.places.release(lease)
+
+    def _discard(self, lease: Lease) -> None:
+        lease.close()
+        lease.places.release(None)
 
     def _forget_parent(self) -> None:
         if self._pid == os.getpid():
@@ -457,60 +575,125 @@ class SQLPool:
         with self._lock:
             if self._pid == os.getpid():
                 return  # another thread of the child was first
-            self._orphans.append((self._pool, self._idle))  # keeps them from being closed
-            self._pool, self._idle, self._waiting = self._pool.recreate(), [], 0
+            self._orphans.append(self._places)  # keeps its connections from being closed
+            self._places = _Places(self._pool_size)
             self._pid = os.getpid()
 
-    def _open(self) -> Connection:
-        """Open a connection: ask what the server can do, and make missing tables."""
-        connection = self._driver.connect()
-        try:
-            cursor: Cursor = connection.cursor()
-            capabilities = self._driver.handshake(cursor)
+    def _open(self, places: _Places) -> Lease:
+        """Open a connection to the host that answered last, or else to the next that answers.
+
+        A host that does not answer costs its share of the time that is left.
+        """
+        hosts, problems = self._driver.hosts, []
+        first, end = self._host, DEADLINE.at
+        for tried in range(len(hosts)):
+            host = (first + tried) % len(hosts)
+            DEADLINE.at = monotonic() + (end - monotonic()) / (len(hosts) - tried)
             try:
-                if self._schema_version(cursor) < SCHEMA_VERSION:
-                    self._make_tables(cursor)
-            except self._driver.errors as error:
-                if self._driver.fault(error) is Fault.LOST:
-                    raise
-                raise StorageUnavailable(
-                    f"{self._redact(error)}; the tables are missing, from an older release, of"
-                    " another engine or not accessible: run `sealedstate store init` as a user who"
-                    " may change them"
-                ) from error
-            cursor.close()
+                lease = self._open_at(places, host)
+            except StorageUnusable:
+                raise
+            except StorageUnavailable as error:
+                problems.append(error)
+                DEADLINE.at = end
+            else:
+                self._host = host
+                # To make the tables, it may have got more time.
+                DEADLINE.at = max(DEADLINE.at, end)
+                return lease
+        if len(hosts) == 1:
+            raise problems[0]
+        prefix = f"{self._driver.address}: "
+        reasons = [str(problem).removeprefix(prefix) for problem in problems]
+        order = [hosts[(first + tried) % len(hosts)] for tried in range(len(hosts))]
+        texts = [f"{host}: {reason}" for host, reason in zip(order, reasons, strict=True)]
+        raise StorageUnavailable(f"{prefix}{'; '.join(texts)}") from problems[-1]
+
+    def _open_at(self, places: _Places, host: int) -> Lease:
+        """Open a connection to a host."""
+        try:
+            connection = self._driver.connect(host)
+        except Exception as error:
+            raise StorageUnavailable(self._redact(error)) from error
+        try:
+            lease = Lease(self._driver, places, connection, host)
+            self._greet(lease)
+        except StorageError:
+            connection.close()
+            raise
+        except Exception as error:
+            connection.close()
+            raise StorageUnavailable(self._redact(error)) from error
         except BaseException:
             connection.close()
             raise
-        self.capabilities = capabilities
-        return connection
+        return lease
+
+    def _greet(self, lease: Lease) -> None:
+        """Ask over a new connection what the server can do, and make missing tables."""
+        capabilities = self._driver.handshake(lease.cursor)
+        with self._explained():
+            if self._schema_version(lease) < SCHEMA_VERSION:
+                self._make_tables(lease)
+        refusal = self._try_write(lease)
+        if refusal and len(self._driver.hosts) > 1:
+            raise StorageUnavailable(refusal)
+        self.capabilities, self.refusal = capabilities, refusal
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Add to an error about the tables what is to do."""
+        try:
+            yield
+        except StorageError:
+            raise
+        except Exception as error:
+            if self._driver.fault(error) is Fault.LOST:
+                raise
+            raise StorageUnavailable(
+                f"{self._redact(error)}; the tables are missing, from an older release, of"
+                " another engine or not accessible: run `sealedstate store init` as a user who"
+                " may change them"
+            ) from error
+
+    def _try_write(self, lease: Lease) -> str:
+        """Return why the server takes no writes, or nothing."""
+        try:
+            lease.change(self._driver.statements.try_write, {})
+        except Exception as error:
+            fault = self._driver.fault(error)
+            if fault is Fault.READ_ONLY:
+                return f"{self._redact(error)}: the server or this user may only read"
+            if fault is Fault.LOST:
+                raise
+        return ""  # a right that is missing is reported by the operation that needs it
 
     # --- the tables -----------------------------------------------------------------------------
 
-    def _schema_version(self, cursor: Cursor) -> int:
+    def _schema_version(self, lease: Lease) -> int:
         try:
-            cursor.execute(self._driver.statements.schema_version)
-        except self._driver.errors as error:
+            rows = lease.query(self._driver.statements.schema_version, {})
+        except Exception as error:
             if self._driver.fault(error) is Fault.NO_TABLES:
                 return 0
             raise
-        (found,) = cursor.fetchone()
-        if found is not None and found > SCHEMA_VERSION:
+        found: int = (rows[0][0] if rows else None) or 0
+        if found > SCHEMA_VERSION:
             raise StorageUnusable(
                 f"{self._driver.address}: the tables are of version {found}; this release supports"
                 f" {SCHEMA_VERSION}"
             )
-        return found or 0
+        return found
 
-    def _make_tables(self, cursor: Cursor) -> None:
+    def _make_tables(self, lease: Lease) -> None:
         """Migrate the tables to this release's version, one node at a time."""
-        statements = self._driver.statements
+        statements, cursor = self._driver.statements, lease.cursor
         self._driver.begin(cursor, self._timeout * PATIENCE)
         DEADLINE.start(self._timeout * PATIENCE)
         self._driver.lock_schema(cursor)
         cursor.execute(statements.make_schema)
         self._driver.convert_tables(cursor)
-        for version in range(self._schema_version(cursor) + 1, SCHEMA_VERSION + 1):
+        for version in range(self._schema_version(lease) + 1, SCHEMA_VERSION + 1):
             for statement in self._driver.migrations[version]:
                 cursor.execute(statement)
             cursor.execute(statements.set_schema_version, {"schema": version})

@@ -9,7 +9,7 @@ not bounded: it takes as long as the system's resolver.
 
 from __future__ import annotations
 
-import select
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from time import monotonic
@@ -18,22 +18,24 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import pq
 from psycopg.abc import PQGen
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.waiting import Ready, Wait
-from sqlalchemy.engine import URL
 
-from ...errors import StorageUnavailable
+from ...errors import ConfigurationError, StorageUnavailable
 from ..contract import Capabilities, Changes, Stored
 from ._pool import (
     DEADLINE,
     FOLLOWED_PLACES,
     PATIENCE,
     SERVERS_SHARE,
-    Cursor,
     Driver,
     Fault,
+    Misdirected,
     Params,
     Statements,
+    new_echo,
+    pyformat,
+    wait_for,
 )
 
 T = TypeVar("T")
@@ -139,11 +141,35 @@ REAP = [
 ]
 # The number has no meaning, but must be the same in all releases.
 LOCK_SCHEMA = "SELECT pg_advisory_xact_lock(7377065611)"
-SETTINGS = "SELECT current_setting('synchronous_commit'), current_setting('fsync')"
-SYNC_COMMITS = "SET synchronous_commit = on"
-LIMITS = """
-    SELECT set_config('statement_timeout', :milliseconds, true),
-        set_config('lock_timeout', :milliseconds, true)"""
+# The last column: tables that a crash empties.
+SETTINGS = """
+    SELECT pg_backend_pid() AS pid, current_setting('synchronous_commit'),
+        current_setting('fsync'), current_setting('synchronous_standby_names'),
+        (SELECT count(*) FROM pg_stat_replication),
+        (SELECT count(*) FROM pg_class
+            WHERE relname IN ('sealedstate_schema', 'sealedstate_record', 'sealedstate_member')
+            AND relpersistence <> 'p' AND pg_table_is_visible(oid))"""
+# What promises rest on. Without row_security, a policy that hides rows makes a statement fail.
+SESSION = """
+    SELECT set_config('synchronous_commit', :commit, false),
+        set_config('statement_timeout', :longest, false),
+        set_config('lock_timeout', :longest, false),
+        set_config('idle_in_transaction_session_timeout', :idle_longest, false),
+        set_config('default_transaction_isolation', 'read committed', false),
+        set_config('row_security', 'off', false)"""
+
+# How a statement carries its number (see `Driver`). A query returns a row even if it finds none,
+# and a change how many there are.
+QUERY = "SELECT :echo AS echo, q.* FROM (SELECT 1 AS one) AS one LEFT JOIN ({}) AS q ON TRUE"
+_CHANGE = """
+    WITH changed AS ({} RETURNING 1) SELECT :echo AS echo, '', count(*) FROM changed"""
+# The same behind a pooler, where the next statement may get another server connection, and other
+# clients may have configured it: the settings are those of the statement. PostgreSQL
+# evaluates the columns in their order, and locks the rows when it counts what has changed.
+POOLED_CHANGE = """
+    WITH changed AS ({} RETURNING 1)
+    SELECT :echo AS echo, set_config('lock_timeout', :longest, true),
+        (SELECT count(*) FROM changed), set_config('synchronous_commit', :commit, true)"""
 
 # By SQLSTATE; two letters are a whole class. After all other errors that the server reports,
 # the statement is rolled back.
@@ -161,50 +187,63 @@ FAULTS: Mapping[str, Fault] = {
     "54": Fault.TOO_LARGE,
 }
 
-_EVENTS = {
-    Wait.R: select.POLLIN,
-    Wait.W: select.POLLOUT,
-    Wait.RW: select.POLLIN | select.POLLOUT,
-}
+
+class Unconfirmed(Exception):
+    """The server has committed, but no standby has confirmed it."""
 
 
 class PostgreSQLConnection(psycopg.Connection[Any]):
     """A connection that waits until the thread's deadline, and is useless after that."""
 
     opened_at = 0.0
-    _poll: select.poll
+    is_pooled = False
+    """Whether the server's connections are shared with other clients."""
+    warning = ""
+    """What the server has warned of since this was last emptied."""
+    _has_surplus = False
 
     @classmethod
     def open(cls, conninfo: bytes) -> PostgreSQLConnection:
-        opened_at, poll = monotonic(), select.poll()
-        connection = cls(_connect(conninfo, poll))
-        connection.opened_at, connection._poll = opened_at, poll
+        opened_at = monotonic()
+        connection = cls(_connect(conninfo))
+        connection.opened_at = opened_at
         connection.autocommit = True
+        connection.add_notice_handler(connection._note)
         return connection
+
+    def __del__(self, *_: Any) -> None:
+        """Do not warn: a store may be dropped without being closed, and libpq closes this."""
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         # In binary, bytes arrive as they are, not as twice as many hexadecimal digits.
-        return super().cursor(*args, binary=True, **kwargs)
+        return super().cursor(*args, **{"binary": True, **kwargs})
+
+    def _note(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        # libpq skips messages that arrive while it awaits none, and its notice has no code.
+        if diagnostic.sqlstate is None:
+            self._has_surplus = True
+        elif diagnostic.sqlstate == "01000":
+            self.warning = diagnostic.message_primary or "a warning"
 
     def is_stale(self) -> bool:
         try:
-            self._poll.register(self.pgconn.socket, select.POLLIN)
+            fd = self.pgconn.socket
+            self.pgconn.is_busy()  # libpq looks at what it has read ahead
         except psycopg.Error:  # the socket is closed
             return True
-        return bool(self._poll.poll(0))
+        return self._has_surplus or any(wait_for(fd, True, False, 0))
 
     def wait(self, gen: PQGen[T], interval: float = 0.0, timeout: float | None = None) -> T:
         try:
             awaited = next(gen)
             while True:
-                self._poll.register(self.pgconn.socket, _EVENTS[awaited])
-                awaited = gen.send(_ready(self._poll))
+                awaited = gen.send(_wait_until_ready(self.pgconn.socket, awaited))
         except StopIteration as end:
             result: T = end.value
             return result
 
 
-def _connect(conninfo: bytes, poll: select.poll) -> pq.abc.PGconn:
+def _connect(conninfo: bytes) -> pq.abc.PGconn:
     """Connect as libpq's PQconnectPoll prescribes, but not longer than until the deadline."""
     pgconn = pq.PGconn.connect_start(conninfo)
     try:
@@ -214,10 +253,7 @@ def _connect(conninfo: bytes, poll: select.poll) -> pq.abc.PGconn:
                 raise psycopg.OperationalError(pgconn.get_error_message())
             is_reading = status == pq.PollingStatus.READING
             # The socket may differ each time, because a host may have several addresses.
-            fd = pgconn.socket
-            poll.register(fd, select.POLLIN if is_reading else select.POLLOUT)
-            _ready(poll)
-            poll.unregister(fd)
+            _wait_until_ready(pgconn.socket, Wait.R if is_reading else Wait.W)
             status = pq.PollingStatus(pgconn.connect_poll())
     except BaseException:
         pgconn.finish()
@@ -226,92 +262,210 @@ def _connect(conninfo: bytes, poll: select.poll) -> pq.abc.PGconn:
     return pgconn
 
 
-def _ready(poll: select.poll) -> Ready:
+def _wait_until_ready(fd: int, awaited: Wait) -> Ready:
     """Wait until the socket is ready or the deadline has passed."""
-    found = poll.poll(DEADLINE.remaining() * 1000)
-    if not found:
+    readable, writable = wait_for(
+        fd, bool(awaited & Wait.R), bool(awaited & Wait.W), DEADLINE.remaining()
+    )
+    if not (readable or writable):
         raise psycopg.OperationalError("no answer in time")
-    event = found[0][1]
-    # An error, or the end of the connection, is read like an answer.
-    readable = event & ~select.POLLOUT
-    if not readable:
-        return Ready.W
-    return Ready.RW if event & select.POLLOUT else Ready.R
+    return Ready((Ready.R if readable else 0) | (Ready.W if writable else 0))
+
+
+# libpq repeats a part of the URL in its other messages, which may be one of the password.
+_UNKNOWN_PARAMETER = re.compile(r'invalid URI query parameter: "[a-z_]{1,40}"')
+
+
+def _parse(url: str) -> list[dict[str, Any]]:
+    """Return libpq's parameters for each host of a URL. Raises ConfigurationError."""
+    try:
+        found = conninfo_to_dict(url)
+    except psycopg.Error as error:
+        known = _UNKNOWN_PARAMETER.match(str(error))
+        why = known.group() if known else "see its chapter on connection URIs"
+        raise ConfigurationError(f"storage: libpq refuses the URL ({why})") from None
+    hosts, ports, addresses = (
+        str(found[name]).split(",") if name in found else []
+        for name in ("host", "port", "hostaddr")
+    )
+    if "@" in "".join((*hosts, *ports, str(found.get("dbname", "")))):
+        # The @ is from a password, so host and database may contain parts of it.
+        raise ConfigurationError("storage: in a password, write @ as %40 and / as %2F")
+    if not all(re.fullmatch(r"[0-9]{0,5}", port) for port in ports):
+        raise ConfigurationError("storage: a port must be a number")
+    count = max(len(hosts), len(addresses), 1)
+    columns = {"host": hosts, "port": ports * count if len(ports) == 1 else ports}
+    columns["hostaddr"] = addresses
+    if any(values and len(values) != count for values in columns.values()):
+        raise ConfigurationError(
+            f"storage: {count} hosts need {count} ports, or one for all, separated by commas"
+        )
+    if count > 1:
+        found.setdefault("target_session_attrs", "read-write")
+    rest = {name: value for name, value in found.items() if name not in columns}
+    return [
+        rest | {name: values[number] for name, values in columns.items() if values}
+        for number in range(count)
+    ]
 
 
 class PostgreSQL(Driver):
-    """The server that a URL names."""
+    """The servers that a URL of libpq names.
 
-    errors = (psycopg.Error,)
+    `pooled`: whether a pooler gives each transaction any of its server connections; None: find out.
+    """
+
     migrations = MIGRATIONS
     number = "CASE WHEN :changed THEN pg_current_xact_id() END"
 
-    def __init__(self, url: URL, timeout: float) -> None:
-        super().__init__(url, psycopg, STATEMENTS)
-        self._reap = [self._compile(sql) for sql in REAP]
-        self._limits = self._compile(LIMITS)
-        _, arguments = self.dialect.create_connect_args(url)
-        arguments.pop("context")  # SQLAlchemy's type adapters, which no statement needs
-        host, port = arguments.get("host", "its socket"), arguments.get("port", 5432)
-        self.address = f"postgresql at {host}:{port}/{url.database or ''}"
-        options, limit = arguments.pop("options", ""), _milliseconds(timeout)
-        self._syncs_commits = "synchronous_commit" not in options
-        # The options in the URL follow, and so take precedence.
-        options = (
-            f"-c statement_timeout={limit} -c lock_timeout={limit}"
-            f" -c idle_in_transaction_session_timeout={_milliseconds(timeout * PATIENCE)}"
-            f" -c default_transaction_isolation=read\\ committed {options}"
+    def __init__(self, url: str, timeout: float, pooled: bool | None = None) -> None:
+        super().__init__(STATEMENTS)
+        self._reap = [pyformat(sql) for sql in REAP]
+        self._settings, self._session = pyformat(SETTINGS), pyformat(SESSION)
+        self._pooled = pooled
+        attempts = _parse(url)
+        first = attempts[0]
+        self.password = str(first.get("password", ""))
+        self.hosts = [
+            f"{each.get('host') or each.get('hostaddr') or 'its socket'}:{each.get('port') or 5432}"
+            for each in attempts
+        ]
+        self.address = f"postgresql at {','.join(self.hosts)}/{first.get('dbname') or ''}"
+        self._limits = limits(timeout)
+        # Only the URL may say that commits are not synced.
+        self._syncs_commits = "synchronous_commit" not in str(first.get("options", ""))
+        # No options of sealedstate at the start of a connection, because poolers refuse them.
+        self._conninfos = [
+            make_conninfo("", **{"application_name": "sealedstate", **each}).encode()
+            for each in attempts
+        ]
+        self._commit = "on"
+        self._queries: dict[str, str] = {}
+        self._changes: dict[tuple[bool, str], str] = {}
+
+    def connect(self, host: int) -> PostgreSQLConnection:
+        return PostgreSQLConnection.open(self._conninfos[host])
+
+    def handshake(self, cursor: Any) -> Capabilities:
+        connection: PostgreSQLConnection = cursor.connection
+        # Before it is known who answers, nothing may rest on this connection.
+        connection.prepare_threshold = None
+        ((pid, commit, fsync, standbys, replicas, unlogged),) = self.query(
+            cursor, self._settings, {}
         )
-        arguments = {"application_name": "sealedstate", **arguments, "options": options}
-        self._conninfo = make_conninfo("", **arguments).encode()
-
-    def connect(self) -> PostgreSQLConnection:
-        return PostgreSQLConnection.open(self._conninfo)
-
-    def handshake(self, cursor: Cursor) -> Capabilities:
-        cursor.execute(SETTINGS)
-        commit, fsync = cursor.fetchone()
+        # A pooler reports a number of its invention, with which it identifies its client.
+        connection.is_pooled = (
+            pid != connection.pgconn.backend_pid if self._pooled is None else self._pooled
+        )
         if commit == "off" and self._syncs_commits:
-            cursor.execute(SYNC_COMMITS)
             commit = "on"
+        self._commit = commit
+        if not connection.is_pooled:
+            self.query(cursor, self._session, {**self._limits, "commit": commit})
+            connection.prepare_threshold = 5
+        return self._describe(commit, fsync, standbys, replicas, unlogged)
+
+    def _describe(
+        self, commit: str, fsync: str, standbys: str, replicas: int, unlogged: int
+    ) -> Capabilities:
+        durable = commit != "off" and fsync == "on" and not unlogged
         reason = f"synchronous_commit is {commit} and fsync is {fsync}"
-        durable = commit != "off" and fsync == "on"
+        if unlogged:
+            reason += "; a table is UNLOGGED or temporary, so that a crash empties it"
+        if standbys and commit in ("local", "off"):
+            reason += f"; synchronous_commit {commit} does not wait for synchronous_standby_names"
+        elif standbys:
+            reason += (
+                "; synchronous_standby_names is set: a standby that it names has acknowledged"
+                " logouts, and a failover to it loses none"
+            )
+        if replicas and not (standbys and commit not in ("local", "off")):
+            reason += (
+                f"; {replicas} standby{'s follow' if replicas > 1 else ' follows'}: a failover may"
+                " lose acknowledged logouts (replication is asynchronous)"
+            )
         return replace(self.assumed, assumed=False, durable=durable, reasons={"durable": reason})
 
     def fault(self, error: Exception) -> Fault:
-        code = error.sqlstate if isinstance(error, psycopg.Error) else None
-        if code is None:
-            return Fault.LOST
-        return FAULTS.get(code) or FAULTS.get(code[:2], Fault.REFUSED)
+        return fault_of(error.sqlstate if isinstance(error, psycopg.Error) else None)
 
     def message(self, error: Exception) -> str:
         message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
         return message or str(error)
 
-    def begin(self, cursor: Cursor, seconds: float) -> None:
-        cursor.execute("BEGIN")
-        cursor.execute(self._limits, {"milliseconds": str(_milliseconds(seconds))})
+    def query(self, cursor: Any, sql: str, params: Params) -> list[tuple[Any, ...]]:
+        query = self._queries.get(sql)
+        if query is None:
+            query = self._queries[sql] = pyformat(QUERY.format(sql))
+        echo = new_echo()
+        cursor.execute(query, {**params, "echo": echo})
+        rows = cursor.fetchall()
+        if not rows or any(row[0] != echo for row in rows):
+            raise Misdirected
+        return [] if rows[0][1] is None else [row[1:] for row in rows]
 
-    def lock_schema(self, cursor: Cursor) -> None:
+    def change(self, cursor: Any, sql: str, params: Params) -> int:
+        is_pooled: bool = cursor.connection.is_pooled
+        change = self._changes.get((is_pooled, sql))
+        if change is None:
+            form = POOLED_CHANGE if is_pooled else _CHANGE
+            change = self._changes[is_pooled, sql] = pyformat(form.format(sql))
+        echo = new_echo()
+        cursor.connection.warning = ""
+        cursor.execute(change, {**params, **self._limits, "echo": echo, "commit": self._commit})
+        rows = cursor.fetchall()
+        if len(rows) != 1 or rows[0][0] != echo:
+            raise Misdirected
+        _check_replication(cursor)
+        count: int = rows[0][2]
+        return count
+
+    def begin(self, cursor: Any, seconds: float) -> None:
+        limit = _milliseconds(seconds)
+        self._run_script(
+            cursor,
+            "BEGIN ISOLATION LEVEL READ COMMITTED",
+            f"SET LOCAL statement_timeout = {limit}",
+            f"SET LOCAL lock_timeout = {limit}",
+            f"SET LOCAL synchronous_commit = '{self._commit}'",
+        )
+
+    def commit(self, cursor: Any) -> None:
+        self._run_script(cursor, "COMMIT")
+
+    def _run_script(self, cursor: Any, *statements: str) -> None:
+        """Run statements without parameters in one round trip."""
+        echo = new_echo()
+        cursor.connection.warning = ""
+        script = cursor.connection.cursor(binary=False)
+        script.execute("; ".join((*statements, f"SELECT {echo}")), prepare=False)
+        states = [script.statusmessage]
+        while script.nextset():
+            states.append(script.statusmessage)
+        if len(states) != len(statements) + 1 or script.fetchall() != [(echo,)]:
+            raise Misdirected
+        _check_replication(cursor)
+        if "ROLLBACK" in states:  # instead of COMMIT
+            raise psycopg.errors.TransactionRollback("the transaction was rolled back")
+
+    def lock_schema(self, cursor: Any) -> None:
         cursor.execute(LOCK_SCHEMA)
 
-    def unlock_schema(self, cursor: Cursor) -> None:
+    def unlock_schema(self, cursor: Any) -> None:
         """Do nothing; the end of the transaction releases the lock."""
 
-    def convert_tables(self, cursor: Cursor) -> None:
+    def convert_tables(self, cursor: Any) -> None:
         """Do nothing; there is one kind of table."""
 
-    def execute_numbered(self, cursor: Cursor, sql: str, params: Params) -> int:
-        cursor.execute(sql, params)
-        return cursor.rowcount
+    def change_numbered(self, cursor: Any, sql: str, params: Params) -> int:
+        return self.change(cursor, sql, params)
 
-    def changes(self, cursor: Cursor, after: str | None, now: int, limit: int) -> Changes:
+    def changes(self, cursor: Any, after: str | None, now: int, limit: int) -> Changes:
         # A transaction may commit after others that have greater numbers. So what comes next, after
         # all pages, is everything since the oldest transaction that was under way at the first.
         known, oldest, number, place = (after or ":0:0:").split(":")
         params = {"number": number, "place": bytes.fromhex(place), "now": now, "limit": limit}
-        cursor.execute(self.statements.changes, params)
-        rows = cursor.fetchall()
+        rows = self.query(cursor, self.statements.changes, params)
         if not rows:
             raise StorageUnavailable(
                 f"{self.address}: it is a standby, which cannot say what has changed"
@@ -320,6 +474,7 @@ class PostgreSQL(Driver):
         if after is not None and (state != known or int(now_oldest) < int(oldest)):
             return self.changes(cursor, None, now, limit)
         found = [row for row in rows if row[2] is not None]
+        found.sort(key=lambda row: (int(row[2]), row[3]))
         if not place:
             oldest = now_oldest  # this is the first page
         is_last = len(found) < limit
@@ -331,12 +486,33 @@ class PostgreSQL(Driver):
             after is None,
         )
 
-    def reap(self, cursor: Cursor, now: int, limit: int) -> int:
+    def reap(self, cursor: Any, now: int, limit: int) -> int:
         removed = 0
         for sql in self._reap:
-            cursor.execute(sql, {"now": now, "limit": limit - removed})
-            removed += cursor.rowcount
+            removed += self.change(cursor, sql, {"now": now, "limit": limit - removed})
         return removed
+
+
+def _check_replication(cursor: Any) -> None:
+    # An administrator may end the wait for a synchronous standby; then the server warns of a commit
+    # that a failover takes back, and reports success.
+    if cursor.connection.warning:
+        raise Unconfirmed(cursor.connection.warning)
+
+
+def fault_of(sqlstate: str | None) -> Fault:
+    """Return what a code of the server means; None: the error is not the server's."""
+    if sqlstate is None:
+        return Fault.LOST
+    return FAULTS.get(sqlstate) or FAULTS.get(sqlstate[:2], Fault.REFUSED)
+
+
+def limits(timeout: float) -> Params:
+    """Return the settings that bound statements, for calls of `timeout` seconds."""
+    return {
+        "longest": str(_milliseconds(timeout)),
+        "idle_longest": str(_milliseconds(timeout * PATIENCE)),
+    }
 
 
 def _milliseconds(seconds: float) -> int:
