@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sealedstate.errors import StorageUnavailable
+from sealedstate.errors import OutcomeUnknown, StorageUnavailable
 from sealedstate.storage import SQLiteStorage
 from sealedstate.storage.contract import FOLLOWED, FollowedStorage
 from sealedstate.storage.sql import _names
@@ -66,8 +66,10 @@ def test_write_that_is_committed_late_is_found(
             key = f"{number}-{len(acknowledged)}"
             try:
                 assert store.create(CONTEXT, key, b"v", None, 1)
-            except StorageUnavailable:
-                continue  # MariaDB: the numbers wait for the writer that holds one back
+            except (StorageUnavailable, OutcomeUnknown):
+                # MariaDB: the numbers wait for the writer that holds one back. On a busy machine
+                # the server may say too late that it has given up.
+                continue
             acknowledged.append(key)
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(3)]
