@@ -45,6 +45,7 @@ def feed_of(store: Storage, **given: Any) -> Feed:
         "staleness": 2,
         "keep_for": 0,
         "has_threads": True,
+        "skew": 60,
         "clock": time.time,
         "running": time.monotonic,
         "random": os.urandom,

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
-from typing import Any, NoReturn, Self
+from typing import Any, Literal, NoReturn, Self
 
 from ._wire.cbor import plain
 from .deployment import Deployment
@@ -21,11 +21,12 @@ from .errors import ConfigurationError, LateRead, LateWrite, escape_text
 from .headers import with_session
 from .keeper import Keeper
 from .keyring import Key
+from .legacy import KINDS, Fetch, LegacyReader
 from .session import UNCHANGEABLE, Session
-from .settings import Settings, cased
+from .settings import ENVIRONMENT_PREFIX, Settings, cased, process_environment
 
 __all__ = [
-    "SESSION_COOKIE",
+    "FrameworkConfig",
     "SessionDict",
     "SessionFace",
     "SessionUse",
@@ -33,13 +34,14 @@ __all__ = [
     "log_late_changes",
     "open_keeper",
     "open_session",
-    "read_moment",
-    "read_session_cookie",
     "sealed",
     "session_headers",
-    "temporary_key",
 ]
 
+# Names in a framework's configuration that are no settings: until when its sessions of before are
+# taken over, and what a registry of sessions is made with.
+LEGACY_UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
+DEVICES = f"{ENVIRONMENT_PREFIX}DEVICES"
 # Names of Flask, Quart and Django for settings. Not SESSION_COOKIE_SECURE: its default is False, so
 # the application need not have chosen that.
 SESSION_COOKIE = {
@@ -380,12 +382,16 @@ def open_keeper(
 
 @contextlib.contextmanager
 def config_names(
-    given: Container[str], prefix: str, sources: Mapping[str, str] | None = None
+    given: Container[str],
+    prefix: str,
+    sources: Mapping[str, str] | None = None,
+    table: Container[str] = (),
 ) -> Iterator[None]:
     """Let a ConfigurationError in the block name a setting as the framework's configuration does.
 
     `given`: the names in the configuration and the environment. `sources`: the framework's own
-    names of settings that have no name with `prefix` there.
+    names of settings that have no name with `prefix` there. `table`: names in a dict SEALEDSTATE,
+    which comes before both.
     """
     try:
         yield
@@ -393,57 +399,134 @@ def config_names(
         name, colon, problem = str(error).partition(":")
         setting = name.removeprefix(prefix).lower()
         source: str | None = f"{prefix}{cased(setting, prefix)}"
-        if source not in given:
+        if name in table:
+            source = f"SEALEDSTATE[{name!r}]"
+        elif source not in given:
             source = (sources or {}).get(setting)
         if source is None or source == name:
             raise
         raise ConfigurationError(f"{source}{colon}{problem}") from None
 
 
-def read_session_cookie(config: Mapping[str, Any], default_name: str) -> dict[str, Any]:
-    """The settings that the names of `SESSION_COOKIE` have in a framework's configuration.
+class FrameworkConfig:
+    """The settings that a framework's configuration gives an application, and the environment.
 
-    `default_name`: the framework's. It is left out, because a name with a prefix is better, and
-    leaves the old cookie for a takeover. Raises ConfigurationError.
+    `kind`: as of a LegacyReader. `find`: reads a name of the configuration; None if it is not
+    there. `given`: our settings in it, whose names have `prefix`, or in a dict SEALEDSTATE none.
+    `subject_key`: the framework's. `sources`: its own names of settings beside SESSION_COOKIE.
+    `defaults` are for what neither names, and begin with the cookie of the framework. Its methods
+    raise ConfigurationError.
     """
-    if not config["SESSION_COOKIE_HTTPONLY"]:
-        raise ConfigurationError(
-            "SESSION_COOKIE_HTTPONLY: a sealed session is always HttpOnly; no script can read it"
+
+    def __init__(
+        self,
+        kind: Literal["flask", "django"],
+        find: Callable[[str], Any],
+        given: Mapping[str, Any],
+        prefix: str,
+        subject_key: str,
+        sources: Mapping[str, str] | None = None,
+    ) -> None:
+        self._kind: Literal["flask", "django"] = kind
+        self._prefix = prefix
+        self._sources = {**SESSION_COOKIE, **(sources or {})}
+        self.find, self.environ = find, dict(process_environment())
+        self.given = {k: v for k, v in given.items() if k not in (LEGACY_UNTIL, DEVICES)}
+        variable = self.environ.pop(LEGACY_UNTIL, None)
+        self.until = find(LEGACY_UNTIL) or variable
+        self.defaults: dict[str, Any] = {"convert": plain, "subject_key": subject_key}
+        # Authlib keeps such parts of each login that was begun.
+        self.defaults["may_drop"] = ["_state_*"]
+        cookie = {name: find(source) for name, source in SESSION_COOKIE.items()}
+        if isinstance(same_site := cookie["same_site"], str):
+            cookie["same_site"] = same_site.title()
+        # A name with a prefix is better than the framework's, which stays free for a takeover.
+        if cookie["cookie_name"] == KINDS[kind].cookie_name:
+            del cookie["cookie_name"]
+        self.defaults |= {name: value for name, value in cookie.items() if value}
+
+    def names(self) -> contextlib.AbstractContextManager[None]:
+        """`config_names` of this configuration."""
+        names = {*self.given, *self.environ}
+        table = set() if self._prefix else {*self.given}
+        return config_names(names, ENVIRONMENT_PREFIX, self._sources, table)
+
+    def value_of(self, setting: str) -> Any:
+        """What the configuration or a variable says of a setting; None if neither names it."""
+        variable = self.environ.get(f"{ENVIRONMENT_PREFIX}{setting.upper()}")
+        return self.given.get(f"{self._prefix}{cased(setting, self._prefix)}", variable)
+
+    def has_keys(self) -> bool:
+        """Whether the configuration or the environment names keys."""
+        return any(self.value_of(name) is not None for name in ("keys", "keys_file"))
+
+    def add_temporary_key(self, log: logging.Logger, command: str) -> None:
+        """Without keys, seal by a key of this process, in development; a warning says so.
+
+        `command`: the framework's command line.
+        """
+        if self.has_keys():
+            return
+        log.warning(
+            "%s: not set; a key of this process seals the sessions, and they end with it; `%s"
+            " sealedstate keys generate` prints a key that lasts",
+            self._show("keys"),
+            command,
         )
-    found = {name: config[source] for name, source in SESSION_COOKIE.items() if config.get(source)}
-    if isinstance(same_site := found.get("same_site"), str):
-        found["same_site"] = same_site.title()
-    if found.get("cookie_name") == default_name:
-        del found["cookie_name"]
-    return found
+        self.defaults["keys"] = Key.generate(os.urandom).export()
 
+    def take_over(self, max_age: int, fetch: Fetch | None = None, is_signed: bool = True) -> None:
+        """Let the framework's sessions of before be read, until SEALEDSTATE_LEGACY_UNTIL.
 
-def temporary_key(log: logging.Logger, setting: str, command: str) -> str:
-    """A key of this process, for development without keys, which a warning says.
+        That is a date or its ISO text; without a time zone it is in UTC. `max_age` and `fetch`: as
+        of a LegacyReader. `is_signed`: whether the framework's secrets made the cookies.
+        """
+        find, defaults = self.find, self.defaults
+        try:
+            until = datetime.fromisoformat(str(self.until))
+        except ValueError:
+            raise ConfigurationError(
+                f"{LEGACY_UNTIL}: expected a date such as 2027-03-01, got {self.until!r}"
+            ) from None
+        fallbacks = find("SECRET_KEY_FALLBACKS") or ()
+        if isinstance(fallbacks, str | bytes):
+            raise ConfigurationError("SECRET_KEY_FALLBACKS: must be a list of keys, not one key")
+        secrets = [find("SECRET_KEY"), *fallbacks] if is_signed else []
+        if is_signed and not secrets[0]:
+            raise ConfigurationError(
+                f"{LEGACY_UNTIL}: signed sessions can be read only with SECRET_KEY"
+            )
+        name = find("SESSION_COOKIE_NAME")
+        if "cookie_name" in defaults and self.value_of("cookie_name") is None:
+            raise ConfigurationError(
+                f"{LEGACY_UNTIL}: the old cookies have the name {name!r} (SESSION_COOKIE_NAME); set"
+                f" {self._show('cookie_name')} to another name"
+            )
+        defaults["legacy"] = LegacyReader(
+            self._kind,
+            secrets,
+            until.replace(tzinfo=until.tzinfo or UTC),
+            name,
+            max_age,
+            self.value_of("subject_key") or defaults["subject_key"],
+            defaults.get("cookie_path", "/"),
+            defaults.get("cookie_domain"),
+            fetch,
+        )
 
-    `setting`: the framework's name of what is not set. `command`: its command line.
-    """
-    log.warning(
-        "%s: not set; a key of this process seals the sessions, and they end with it; `%s"
-        " sealedstate keys generate` prints a key that lasts",
-        setting,
-        command,
-    )
-    return Key.generate(os.urandom).export()
+    def read(self) -> Settings:
+        """The settings."""
+        if not self.find("SESSION_COOKIE_HTTPONLY"):
+            raise ConfigurationError(
+                "SESSION_COOKIE_HTTPONLY: a sealed session is always HttpOnly; no script can read"
+                " it"
+            )
+        given, others = self.given, [LEGACY_UNTIL]
+        return Settings.from_config(given, self._prefix, self.environ, others, **self.defaults)
 
-
-def read_moment(setting: str, value: object) -> datetime:
-    """The moment that a setting of a framework's configuration has: a date, or its ISO text.
-
-    Without a time zone it is in UTC. Raises ConfigurationError.
-    """
-    try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
-        raise ConfigurationError(
-            f"{setting}: expected a date such as 2027-03-01, got {value!r}"
-        ) from None
-    return moment.replace(tzinfo=moment.tzinfo or UTC)
+    def _show(self, setting: str) -> str:
+        """How the application would name a setting."""
+        return f"{self._prefix}{setting.upper()}" if self._prefix else f"SEALEDSTATE[{setting!r}]"
 
 
 def open_session(keeper: Keeper, environ: Mapping[str, Any]) -> Session:

@@ -190,6 +190,7 @@ class Deployment:
                     staleness=settings.feed_staleness if settings.revocation == "feed" else None,
                     keep_for=0 if isinstance(keep_for, str) else keep_for,
                     has_threads=not are_threads_frozen(),
+                    skew=settings.skew,
                     clock=self.now,
                     running=settings.monotonic,
                     random=self.random,

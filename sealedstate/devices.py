@@ -37,7 +37,7 @@ from ._stored.table import Entry, Kind, Put
 from ._wire import cbor
 from ._wire.encoding import has_lone_surrogate
 from ._wire.record import format_id, parse_id
-from .adapting import sealed
+from .adapting import DEVICES, sealed
 from .errors import (
     ConfigurationError,
     MalformedRecord,
@@ -50,7 +50,7 @@ from .hooks import SaveEvent, SessionHooks
 from .keeper import Keeper
 from .session import Session
 
-__all__ = ["LiveSession", "SessionRegistry", "make_registry"]
+__all__ = ["LiveSession", "SessionRegistry", "make_registry", "require_registry"]
 
 KIND = Kind("sealedstate.sessions", "sessions", "a listed session")
 FORMAT, ORDER_FORMAT = 1, 2
@@ -58,7 +58,6 @@ EVERY = 300
 MOST = 1000
 # How long a session that signs in may take from its row to its place in the order.
 SIGN_IN_SECONDS = 60
-CONFIG = "SEALEDSTATE_DEVICES"
 R = TypeVar("R")
 _ID = re.compile(r"[A-Za-z0-9_.]{32}")
 
@@ -358,23 +357,32 @@ class SessionRegistry(SessionHooks):
         self._table.remove_member(self._table.guessable_key(session.subject), session.id)
 
 
-def make_registry(make: Callable[..., R], config: object) -> R:
-    """What `make` makes of SEALEDSTATE_DEVICES in a framework's configuration.
+def make_registry(make: Callable[..., R], config: object) -> R | None:
+    """What `make` makes of SEALEDSTATE_DEVICES in a framework's configuration; None if not set.
 
     `make`: takes `where`, `every` and `most`. `config`: a dict with some of them. For adapters.
     Raises ConfigurationError.
     """
+    if config is None:
+        return None
     if not isinstance(config, Mapping) or not {"where", "every", "most"}.issuperset(config):
         given = sorted(map(str, config)) if isinstance(config, Mapping) else config
         raise ConfigurationError(
-            f"{CONFIG}: must be a dict with some of where, every and most; got {show_value(given)}"
+            f"{DEVICES}: must be a dict with some of where, every and most; got {show_value(given)}"
         )
     try:
         return make(**config)
     except (ConfigurationError, UnsupportedValue) as error:
         if str(error).partition(":")[0] in config:
-            raise ConfigurationError(f"{CONFIG}: {error}") from None
+            raise ConfigurationError(f"{DEVICES}: {error}") from None
         raise
+
+
+def require_registry(registry: R | None) -> R:
+    """What `make_registry` returned; raises ConfigurationError for None."""
+    if registry is None:
+        raise ConfigurationError(f'{DEVICES}: is not set; set it to a dict such as {{"most": 5}}')
+    return registry
 
 
 def _decode(entry: Entry) -> Any:

@@ -100,9 +100,9 @@ class Event:
 class Observer(Protocol):
     """A function that is called with each event.
 
-    It is called in the thread of the request, or in the thread that rotates the keys, and by
-    several threads at once: it should be quick, and needs a lock for its own state. An exception is
-    logged and affects no request.
+    It is called in the thread of the request, or in one that rotates the keys or follows the
+    logouts, and by several threads at once: it should be quick, and needs a lock for its own state.
+    An exception is logged and affects no request.
     """
 
     def __call__(self, event: Event, /) -> object: ...

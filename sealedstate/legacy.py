@@ -57,7 +57,7 @@ class _Kind(NamedTuple):
     key_bytes: tuple[int, ...] = ()
 
 
-_KINDS = {
+KINDS = {
     "flask": _Kind("session", 31 * 86400),
     "starlette": _Kind("session", 14 * 86400),
     "django": _Kind("sessionid", 14 * 86400),
@@ -137,9 +137,9 @@ class LegacyReader:
         # Now, so that no request waits for them.
         for library in ("itsdangerous", "werkzeug.http"):
             importlib.import_module(library)
-        if not isinstance(self.kind, str) or self.kind not in _KINDS:
+        if not isinstance(self.kind, str) or self.kind not in KINDS:
             # No value is shown: in a wrong order of arguments it may be the secret.
-            kinds = ", ".join(map(repr, _KINDS))
+            kinds = ", ".join(map(repr, KINDS))
             raise ConfigurationError(f"legacy: kind must be one of {kinds}")
         given: Any = [self.secret] if isinstance(self.secret, str | bytes) else self.secret
         if not isinstance(given, Sequence) or not (
@@ -172,7 +172,7 @@ class LegacyReader:
 
     def _check_keys(self) -> None:
         """Raise ConfigurationError if a secret is no key, or its cipher is not installed."""
-        sizes = _KINDS[self.kind].key_bytes
+        sizes = KINDS[self.kind].key_bytes
         if not sizes or not self.secret:
             return
         try:
@@ -192,7 +192,7 @@ class LegacyReader:
     @property
     def name(self) -> str:
         """The name of the old cookie."""
-        return self.cookie_name or _KINDS[self.kind].cookie_name
+        return self.cookie_name or KINDS[self.kind].cookie_name
 
     @property
     def secrets(self) -> list[bytes]:
@@ -243,7 +243,7 @@ class LegacyReader:
         from itsdangerous import BadData
 
         signed_at: int | None
-        is_unique = bool(_KINDS[self.kind].key_bytes)  # encrypted, with a nonce
+        is_unique = bool(KINDS[self.kind].key_bytes)  # encrypted, with a nonce
         try:
             values, signed_at, signed = self._read_authentic(text, now)
         except (BadData, ValueError, TypeError, KeyError, RecursionError, zlib.error):
@@ -265,7 +265,7 @@ class LegacyReader:
         """
         if not self.secret:
             raise ValueError("no secret makes cookies")
-        max_age = _KINDS[self.kind].max_age if self.max_age is None else self.max_age
+        max_age = KINDS[self.kind].max_age if self.max_age is None else self.max_age
         if self.kind == "litestar":
             return _read_litestar(text, self.secrets, now, max_age)
         if self.kind in ("aiohttp-fernet", "aiohttp-nacl"):

@@ -10,7 +10,7 @@ import pytest
 
 from sealedstate import Keeper, Session
 from sealedstate.adapting import SessionFace
-from sealedstate.devices import EVERY, KIND, SessionRegistry, make_registry
+from sealedstate.devices import EVERY, KIND, SessionRegistry, make_registry, require_registry
 from sealedstate.errors import ConfigurationError, StorageUnavailable, UnsupportedValue
 from sealedstate.session import id_bytes
 from sealedstate.testing import ScriptedStorage
@@ -404,7 +404,9 @@ def test_limit_is_a_number_of_sessions() -> None:
 
 def test_registry_is_made_as_a_configuration_describes_it() -> None:
     node = Site().keepers[0]
-    registry = make_registry(partial(SessionRegistry, node), {"where": "here", "most": 2})
+    assert make_registry(partial(SessionRegistry, node), None) is None
+    made = make_registry(partial(SessionRegistry, node), {"where": "here", "most": 2})
+    registry = require_registry(made)
     Browser(node).visit(lambda session: setattr(session, "subject", "ann"))
     assert [each.where for each in registry.list()] == ["here"]
     for config, problem in {

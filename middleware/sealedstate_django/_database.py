@@ -66,22 +66,21 @@ def _server_url(vendor: str, database: Mapping[str, Any], options: str) -> str:
     certificates = given.pop("ssl", None) or {}
     if isinstance(certificates, Mapping):
         given |= {f"ssl_{name}": value for name, value in certificates.items()}
-    host = str(database["HOST"] or "")
+    host, port = str(database["HOST"] or ""), database["PORT"]
     if host.startswith("/"):  # the directory or the name of a socket
         given["host" if vendor == "postgresql" else "unix_socket"] = host
         host = ""
     elif ":" in host:
         host = f"[{host}]"
-    user = quote(str(database["USER"] or ""), safe="")
-    password = quote(str(database["PASSWORD"] or ""), safe="")
-    account = f"{user}:{password}@" if password else f"{user}@" if user else ""
-    port = f":{database['PORT']}" if database["PORT"] else ""
-    if port and not host:
-        given, port = ({**given, "port": database["PORT"]}, "")
-    scheme = "postgresql" if vendor == "postgresql" else "mysql"
-    if not host and vendor != "postgresql":
+    if port and host:
+        host = f"{host}:{port}"
+    elif port:
+        given["port"] = port
+    if not host and vendor == "mysql":
         host = "localhost"
+    texts = (str(database[each] or "") for each in ("USER", "PASSWORD", "NAME"))
+    user, password, name = (quote(text, safe="") for text in texts)
+    account = f"{user}:{password}@" if password else f"{user}@" if user else ""
     drivers = {name: value for name, value in given.items() if isinstance(value, str | int)}
     query = "&".join(part for part in (urlencode(drivers), options) if part)
-    name = quote(str(database["NAME"] or ""), safe="")
-    return f"{scheme}://{account}{host}{port}/{name}" + (f"?{query}" if query else "")
+    return f"{vendor}://{account}{host}/{name}" + (f"?{query}" if query else "")

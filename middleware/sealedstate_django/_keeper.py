@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -18,20 +16,13 @@ from django.db import DatabaseError
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from sealedstate import ConfigurationError, Keeper, LegacyReader, Settings, plain
+from sealedstate import ConfigurationError, Keeper, Settings
 from sealedstate._forks import ForkSafeLock
-from sealedstate.adapting import (
-    SESSION_COOKIE,
-    config_names,
-    read_moment,
-    read_session_cookie,
-    temporary_key,
-)
-from sealedstate.devices import CONFIG as DEVICES
-from sealedstate.devices import SessionRegistry, make_registry
+from sealedstate.adapting import DEVICES, FrameworkConfig
+from sealedstate.devices import SessionRegistry, make_registry, require_registry
 from sealedstate.errors import UncheckedSession, show_value
 from sealedstate.legacy import StoredSession
-from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
+from sealedstate.settings import MAX_LIFETIME
 from sealedstate.storage import USES
 
 from ._database import database_url
@@ -39,29 +30,12 @@ from ._database import database_url
 _log = logging.getLogger("sealedstate.django")
 
 _NAME = "SEALEDSTATE"
-LEGACY_UNTIL = f"{ENVIRONMENT_PREFIX}LEGACY_UNTIL"
-_STORAGE = f"{ENVIRONMENT_PREFIX}STORAGE"
-# Django's settings that settings begin with.
-_AGE = {"idle_lifetime": "SESSION_COOKIE_AGE", "absolute_lifetime": "SESSION_COOKIE_AGE"}
-_SOURCES = SESSION_COOKIE | _AGE
-_SUBJECT_KEY = "_auth_user_id"
+# Django's settings that settings begin with, beside those of the cookie.
+_SOURCES = {"idle_lifetime": "SESSION_COOKIE_AGE", "absolute_lifetime": "SESSION_COOKIE_AGE"}
 _IN_USE = 30 * 86400
 
 _lock = ForkSafeLock()
-_keeper: Keeper | None = None
-_devices: SessionRegistry | None = None
-
-
-@contextmanager
-def project_names() -> Iterator[None]:
-    """Let a ConfigurationError in the block name a setting as SEALEDSTATE does, if it has it."""
-    try:
-        yield
-    except ConfigurationError as error:
-        name, colon, problem = str(error).partition(":")
-        if not colon or name not in _table():
-            raise
-        raise ConfigurationError(f"{_NAME}[{name!r}]:{problem}") from None
+_opened: tuple[Keeper, SessionRegistry | None] | None = None
 
 
 def keeper() -> Keeper:
@@ -69,18 +43,7 @@ def keeper() -> Keeper:
 
     Raises ConfigurationError, or OperatorError if keys or a store cannot be used.
     """
-    global _keeper, _devices
-    if _keeper is not None:
-        return _keeper
-    given = read_devices()  # imports modules of the project, which may use the keeper
-    with _lock:
-        if _keeper is None:
-            with project_names():
-                made = Keeper(read_settings())
-            make = partial(SessionRegistry, made)
-            _devices = None if given is None else make_registry(make, given)
-            _keeper = made
-        return _keeper
+    return (_opened or _open())[0]
 
 
 def devices() -> SessionRegistry:
@@ -88,35 +51,38 @@ def devices() -> SessionRegistry:
 
     Raises ConfigurationError without that, and the errors of `keeper`.
     """
-    keeper()
-    if _devices is None:
-        raise ConfigurationError(f"{DEVICES}: is not set; set it to a dict such as {{'most': 5}}")
-    return _devices
+    return require_registry((_opened or _open())[1])
 
 
-def forget_keeper() -> None:
-    """Close what is open. The next call of `keeper` reads the project's settings again."""
-    global _keeper
+def _open() -> tuple[Keeper, SessionRegistry | None]:
+    global _opened
+    given = read_devices()  # imports modules of the project, which may use the keeper
     with _lock:
-        before, _keeper = _keeper, None
-    if before is not None:
-        before.deployment.close()
+        if _opened is None:
+            with read_config().names():
+                made = Keeper(read_settings())
+            _opened = made, make_registry(partial(SessionRegistry, made), given)
+        return _opened
 
 
-def _reopen(*, setting: str, **kwargs: Any) -> None:
-    """After Django's `override_settings`."""
+def _forget(*, setting: str, **kwargs: Any) -> None:
+    """After Django's `override_settings`: close what is open, which `keeper` opens again."""
+    global _opened
     names = ("DATABASES", "DEBUG", "INSTALLED_APPS")
-    if setting.startswith(("SEALEDSTATE", "SESSION_", "SECRET_KEY")) or setting in names:
-        forget_keeper()
+    if setting.startswith((_NAME, "SESSION_", "SECRET_KEY")) or setting in names:
+        with _lock:
+            before, _opened = _opened, None
+        if before is not None:
+            before[0].deployment.close()
 
 
-setting_changed.connect(_reopen)
+setting_changed.connect(_forget)
 
 
 def cookie_names() -> re.Pattern[str]:
     """Matches the names of the session's cookies, also of former cookies and those taken over."""
     try:
-        settings = read_settings() if _keeper is None else _keeper.settings
+        settings = read_settings() if _opened is None else _opened[0].settings
     except ConfigurationError:
         return re.compile("")  # what it cannot know may be any
     names = [family.name for family in (settings.cookie_family(), *settings.former_families())]
@@ -136,16 +102,21 @@ def read_devices() -> object:
         raise ConfigurationError(f"{DEVICES}: where: {error}") from None
 
 
-def has_keys() -> bool:
-    """Whether the project or the environment names keys."""
-    return "keys" in _table() or bool(
-        {f"{ENVIRONMENT_PREFIX}KEYS", f"{ENVIRONMENT_PREFIX}KEYS_FILE"} & set(os.environ)
-    )
+def read_config() -> FrameworkConfig:
+    """What the project and the environment set. Raises ConfigurationError."""
+    table: object = getattr(project, _NAME, {})
+    if not isinstance(table, Mapping) or not all(isinstance(name, str) for name in table):
+        raise ConfigurationError(f"{_NAME}: must be a dict such as {{'keys': 'file:keys.json'}}")
+
+    def find(name: str) -> Any:
+        return getattr(project, name, None)
+
+    return FrameworkConfig("django", find, table, "", "_auth_user_id", _SOURCES)
 
 
-def database_alias() -> str | None:
+def database_alias(config: FrameworkConfig) -> str | None:
     """The alias of the database that is the store, of ``django:ALIAS``; None for other stores."""
-    storage = _table().get("storage", os.environ.get(_STORAGE))
+    storage = config.value_of("storage")
     if isinstance(storage, str) and storage in project.DATABASES:
         raise ConfigurationError(
             "storage: expected the URL of a store; for this database of DATABASES write"
@@ -156,61 +127,34 @@ def database_alias() -> str | None:
     return storage.removeprefix("django:").partition("?")[0]
 
 
-@project_names()
 def read_settings() -> Settings:
     """The settings that the project and the environment give. Raises ConfigurationError."""
-    config, environ = dict(_table()), dict(os.environ)
-    names = ["SESSION_COOKIE_HTTPONLY", *SESSION_COOKIE.values()]
-    cookie = {name: getattr(project, name, None) for name in names}
-    defaults = read_session_cookie(cookie, default_name="sessionid")
-    defaults |= _lifetimes(config, environ)
-    defaults |= {
-        "convert": plain,
-        "may_drop": ["_state_*"],  # Authlib's, of logins that were begun
-        "subject_key": _SUBJECT_KEY,
-        "persistent": not project.SESSION_EXPIRE_AT_BROWSER_CLOSE,
-    }
-    variable = environ.pop(LEGACY_UNTIL, None)
-    until = getattr(project, LEGACY_UNTIL, None) or variable
-    if until:
-        if "cookie_name" in defaults and not _gives(config, environ, "cookie_name"):
-            raise ConfigurationError(
-                "SESSION_COOKIE_NAME: is the cookie that is taken over; give the sealed cookie"
-                f" another name, such as {_NAME} = {{'cookie_name': '__Host-Http-s', ...}}"
-            )
-        defaults["legacy"] = _read_legacy(until)
-    if project.DEBUG and not has_keys():
-        defaults["keys"] = temporary_key(_log, f"{_NAME}['keys']", "manage.py")
-    alias = database_alias()
-    if alias is not None:
-        storage = str(config.get("storage") or environ.pop(_STORAGE))
-        config["storage"] = database_url(alias, storage.partition("?")[2])
-        if config["storage"] == "memory:":
-            defaults["accept_weak_store_for"] = list(USES)
-    sources = {name: source for name, source in _SOURCES.items() if name not in config}
-    with config_names(environ, ENVIRONMENT_PREFIX, sources):
-        return Settings.from_config(config, "", environ, [LEGACY_UNTIL], **defaults)
+    config = read_config()
+    with config.names():
+        age = _cookie_age()
+        config.defaults |= _lifetimes(config, max(1, min(age, MAX_LIFETIME)))
+        config.defaults["persistent"] = not project.SESSION_EXPIRE_AT_BROWSER_CLOSE
+        if config.until:
+            has_table = apps.is_installed("django.contrib.sessions")
+            config.take_over(age, _fetch_row if has_table else None)
+        if project.DEBUG:
+            config.add_temporary_key(_log, "manage.py")
+        if (alias := database_alias(config)) is not None:
+            url = database_url(alias, config.value_of("storage").partition("?")[2])
+            config.given["storage"] = url
+            if url == "memory:":
+                config.defaults["accept_weak_store_for"] = list(USES)
+        return config.read()
 
 
-def _table() -> Mapping[str, Any]:
-    table: object = getattr(project, _NAME, {})
-    if not isinstance(table, Mapping) or not all(isinstance(name, str) for name in table):
-        raise ConfigurationError(f"{_NAME}: must be a dict such as {{'keys': 'file:keys.json'}}")
-    return table
-
-
-def _lifetimes(config: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, int]:
+def _lifetimes(config: FrameworkConfig, age: int) -> dict[str, int]:
     """Defaults by SESSION_COOKIE_AGE: a session that is not changed lives as long as in Django.
 
     With SESSION_SAVE_EVERY_REQUEST, this is the time without a request after which it ends, and a
     session in use must not end by it.
     """
-    age = max(1, min(_cookie_age(), MAX_LIFETIME))
-    given: dict[str, int] = {}
-    for name in ("idle_lifetime", "absolute_lifetime"):
-        value = config.get(name, environ.get(f"{ENVIRONMENT_PREFIX}{name.upper()}"))
-        if value is not None and str(value).strip().isdecimal():
-            given[name] = int(value)
+    texts = {name: str(config.value_of(name)).strip() for name in _SOURCES}
+    given = {name: int(text) for name, text in texts.items() if text.isdecimal()}
     absolute = max(age, _IN_USE) if project.SESSION_SAVE_EVERY_REQUEST else age
     return {
         "idle_lifetime": min(age, given.get("absolute_lifetime", age)),
@@ -226,27 +170,6 @@ def _cookie_age() -> int:
             "SESSION_COOKIE_AGE: must be a whole number of seconds;"
             f" got {show_value(project.SESSION_COOKIE_AGE)}"
         ) from None
-
-
-def _gives(config: Mapping[str, Any], environ: Mapping[str, str], name: str) -> bool:
-    return name in config or f"{ENVIRONMENT_PREFIX}{name.upper()}" in environ
-
-
-def _read_legacy(until: object) -> LegacyReader:
-    """A reader of the sessions that Django has kept so far, in cookies or in its database."""
-    if isinstance(project.SECRET_KEY_FALLBACKS, str | bytes):
-        raise ConfigurationError("SECRET_KEY_FALLBACKS: must be a list of keys, not one key")
-    return LegacyReader(
-        "django",
-        [project.SECRET_KEY, *project.SECRET_KEY_FALLBACKS],
-        read_moment(LEGACY_UNTIL, until),
-        project.SESSION_COOKIE_NAME,
-        _cookie_age(),
-        _SUBJECT_KEY,
-        project.SESSION_COOKIE_PATH,
-        project.SESSION_COOKIE_DOMAIN or None,
-        _fetch_row if apps.is_installed("django.contrib.sessions") else None,
-    )
 
 
 def _fetch_row(session_key: str) -> StoredSession | None:

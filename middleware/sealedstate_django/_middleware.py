@@ -94,10 +94,8 @@ class SealedSessionMiddleware(SessionMiddleware):
                 is_streaming=response.streaming,
             )
         except UpdateError:
-            raise SessionInterrupted(
-                "The request's session was deleted before the request completed. The user may have"
-                " logged out in a concurrent request, for example."
-            ) from None
+            text = "The session was ended while this request ran, such as by a logout in another."
+            raise SessionInterrupted(text) from None
         lines = session.lines
         if session.accessed or lines:
             for name, value in with_session(list(response.items()), lines):

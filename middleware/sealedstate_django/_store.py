@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeGuard, cast
+from typing import Any, Self, cast
 
 from asgiref.sync import sync_to_async
 from django.conf import settings as project
@@ -17,7 +16,7 @@ from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 from django.utils.module_loading import import_string
 
-from sealedstate import Keeper, Session, UsageError
+from sealedstate import Keeper, Session, UnsupportedValue, UsageError
 from sealedstate.keeper import Outcome
 
 from ._keeper import keeper
@@ -32,7 +31,6 @@ _REAPED = 1 << 31
 _SHORTEST_KEY = 8
 # A later date is followed once it is later by this part of the time that is left.
 _PARTS = 10
-_KEY = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
 
 
 @async_unsafe(
@@ -41,11 +39,6 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{21}[AQgw]")
 )
 def _require_thread() -> None:
     """Raise SynchronousOnlyOperation where an event loop would wait for the store."""
-
-
-def _is_key(session_key: str | None) -> TypeGuard[str]:
-    """Whether a sealed session can have this key."""
-    return isinstance(session_key, str) and _KEY.fullmatch(session_key) is not None
 
 
 def _read_date(value: str | datetime) -> int:
@@ -70,32 +63,26 @@ class SessionStore(SessionBase):
     no values, and can only `delete` this session. `from_cookies` opens one.
     """
 
-    def __init__(self, session_key: str | None = None) -> None:
-        self._begin(keeper(), "", False)
+    accessed = modified = False
+
+    def __init__(
+        self, session_key: str | None = None, cookie_header: str = "", cross_site: bool = False
+    ) -> None:
+        self._begin(keeper(), cookie_header, cross_site)
         self._set_session_key(session_key)
-        self.accessed = self.modified = False
 
     @classmethod
     def from_cookies(cls, cookie_header: str, cross_site: bool = False) -> Self:
         """The session of a request; its cookies are read when it is first used."""
-        store = cls.__new__(cls)
-        store._begin(keeper(), cookie_header, cross_site)
-        store.accessed = store.modified = False
-        return store
+        return cls(None, cookie_header, cross_site)
 
-    def _begin(self, keeper: Keeper, header: str, cross_site: bool) -> None:
-        legacy = keeper.settings.legacy
-        self._keeper = keeper
+    def _begin(self, keeper: Keeper, header: str = "", cross_site: bool = False) -> None:
+        self._keeper, self._lifetimes = keeper, keeper.deployment.lifetimes
         self._sealed: Session = _Session(keeper.session(header, cross_site).loader, header)
         self._has_store = keeper.deployment.store is not None
-        has_ours = keeper.deployment.cookies.name in header
-        is_legacy = not has_ours and legacy is not None and legacy.name in header
-        self._has_cookie = has_ours or is_legacy
+        self._has_cookie = keeper.may_bring_session(header)
         # Whether the first use may wait, until the session was loaded ahead.
-        can_wait = self._has_store or (
-            legacy is not None and legacy.fetch is not None and is_legacy
-        )
-        self._may_wait = self._has_cookie and can_wait
+        self._may_wait = keeper.asks_store(header)
         # A key that the application has given; it is forgotten once the session is used.
         self._given_key: str | None = None
         # Whether the session exists; None: as the cookies say.
@@ -130,22 +117,19 @@ class SessionStore(SessionBase):
     session_key = property(_get_session_key)  # pyright: ignore[reportIncompatibleMethodOverride]
     _session_key = property(_get_session_key, _set_session_key)  # pyright: ignore[reportIncompatibleMethodOverride]
 
-    def _get_new_session_key(self) -> str:
-        return self._keeper.session().id
-
-    async def _aget_new_session_key(self) -> str:
-        return self._get_new_session_key()
-
     def exists(self, session_key: str | None = None) -> bool:
         """Whether no node refuses the session with this key, as far as this node can know.
 
         Without a store, only what this object has ended is known.
         """
-        if session_key in self._ended_keys or not _is_key(session_key):
+        if session_key is None or session_key in self._ended_keys:
             return False
         if self._has_store:
             _require_thread()
-        return not self._keeper.is_ended(session_key)
+        try:
+            return not self._keeper.is_ended(session_key)
+        except UnsupportedValue:  # no key of a sealed session
+            return False
 
     # --- its values -----------------------------------------------------------------------------
 
@@ -178,10 +162,6 @@ class SessionStore(SessionBase):
             session.follow_subject(key)
             self._has_key = self._has_key or session.subject is not None
 
-    async def aset(self, key: str, value: Any) -> None:
-        await self._aget_session()
-        self[key] = value
-
     def clear(self) -> None:
         self._session.clear()
         self.modified = True
@@ -193,9 +173,6 @@ class SessionStore(SessionBase):
 
     def load(self) -> dict[str, Any]:
         return dict(self._session.items())
-
-    async def aload(self) -> dict[str, Any]:
-        return dict((await self._aget_session()).items())
 
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         """Copies and pickles are a dict of the values, which no request saves."""
@@ -210,10 +187,6 @@ class SessionStore(SessionBase):
         self.save()
         self.modified = True
 
-    async def acreate(self) -> None:
-        await self._aget_session()
-        await self._in_thread(self.create)
-
     def save(self, must_create: bool = False) -> None:
         """Seal the session as it is now into the cookies that the response will set.
 
@@ -224,10 +197,6 @@ class SessionStore(SessionBase):
             raise CreateError
         session.keep()
         self._save(session)
-
-    async def asave(self, must_create: bool = False) -> None:
-        await self._aget_session()
-        await self._in_thread(self.save, must_create)
 
     def finish(self, other_bytes: int, *, is_failed: bool, is_streaming: bool) -> None:
         """Save what the response must carry. See `save` for the errors.
@@ -263,7 +232,7 @@ class SessionStore(SessionBase):
         saved = self._keeper.save(session, other_bytes, force=force)
         if saved.outcome is Outcome.ENDED:
             ended = session.id
-            self._begin(self._keeper, "", False)
+            self._begin(self._keeper)
             self._has_key = False
             self._ended_keys.add(ended)
             raise UpdateError
@@ -283,10 +252,6 @@ class SessionStore(SessionBase):
         session.keep()
         self._has_key = self.modified = True
 
-    async def acycle_key(self) -> None:
-        await self._aget_session()
-        self.cycle_key()
-
     def flush(self) -> None:
         """Log out: when this returns, the end is recorded in the store, if there is one."""
         if self._has_store:
@@ -297,10 +262,6 @@ class SessionStore(SessionBase):
             self._ended_keys.add(key)
         self._session.invalidate()
         self._has_key, self.modified = False, True
-
-    async def aflush(self) -> None:
-        await self._aget_session()
-        await self._in_thread(self.flush)
 
     def delete(self, session_key: str | None = None) -> None:
         """End this session, or with a store the session of another key."""
@@ -313,18 +274,9 @@ class SessionStore(SessionBase):
         if key == own and self._given_key is None:
             self._session.invalidate()
             self._has_key, self.modified = False, True
-        elif key not in self._ended_keys and _is_key(key):
+        elif self.exists(key):
             self._keeper.revoke_session(key)
         self._ended_keys.add(key)
-
-    async def adelete(self, session_key: str | None = None) -> None:
-        if session_key is None and self._given_key is None:
-            await self._aget_session()
-        await self._in_thread(self.delete, session_key)
-
-    async def aexists(self, session_key: str | None = None) -> bool:
-        found: bool = await self._in_thread(self.exists, session_key)
-        return found
 
     @classmethod
     def clear_expired(cls) -> None:
@@ -333,9 +285,6 @@ class SessionStore(SessionBase):
         if store is not None and hasattr(store, "reap"):
             store.reap(_REAPED)
 
-    async def _in_thread(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        return await sync_to_async(call)(*arguments) if self._has_store else call(*arguments)
-
     # --- its end --------------------------------------------------------------------------------
 
     def get_session_cookie_age(self) -> int:
@@ -343,22 +292,14 @@ class SessionStore(SessionBase):
 
     def get_expiry_age(self, **kwargs: Any) -> int:
         """Seconds until the session ends without requests; no more than are enforced."""
-        return min(super().get_expiry_age(**kwargs), self._keeper.deployment.lifetimes.longest)
-
-    async def aget_expiry_age(self, **kwargs: Any) -> int:
-        await self._aget_session()
-        return self.get_expiry_age(**kwargs)
+        return min(super().get_expiry_age(**kwargs), self._lifetimes.longest)
 
     def get_expiry_date(self, **kwargs: Any) -> datetime:
         """When the session ends without requests; no later than is enforced."""
-        date: datetime = super().get_expiry_date(**kwargs)
-        longest = timedelta(seconds=self._keeper.deployment.lifetimes.longest)
-        latest: datetime = kwargs.get("modification", timezone.now()) + longest
-        return latest if _read_date(date) > _read_date(latest) else date
-
-    async def aget_expiry_date(self, **kwargs: Any) -> datetime:
-        await self._aget_session()
-        return self.get_expiry_date(**kwargs)
+        longest = timedelta(seconds=self._lifetimes.longest)
+        latest = kwargs.get("modification", timezone.now()) + longest
+        date: datetime = min(super().get_expiry_date(**kwargs), latest, key=_read_date)
+        return date
 
     def set_expiry(self, value: float | datetime | timedelta | None) -> None:
         """As in Django; part of a second does not count."""
@@ -369,7 +310,7 @@ class SessionStore(SessionBase):
         given = self.get(_EXPIRY)
         now = int(self._keeper.deployment.now())
         seconds = _read_date(given) - now if isinstance(given, str | datetime) else given or 0
-        longest = self._keeper.deployment.lifetimes.longest
+        longest = self._lifetimes.longest
         if seconds > longest and longest not in _reported:
             _reported.add(longest)
             _log.warning(
@@ -379,18 +320,12 @@ class SessionStore(SessionBase):
                 longest,
             )
 
-    async def aset_expiry(self, value: float | datetime | timedelta | None) -> None:
-        await self._aget_session()
-        self.set_expiry(value)
-
     def _limit(self, session: Session) -> None:
         """Give the session the lifetimes that `set_expiry` asked for."""
         self._has_new_expiry = False
-        lifetimes, now = self._keeper.deployment.lifetimes, int(self._keeper.deployment.now())
-        longest, value = (
-            lifetimes.longest,
-            cast("str | datetime | int | None", session.get(_EXPIRY)),
-        )
+        lifetimes, now = self._lifetimes, int(self._keeper.deployment.now())
+        longest = lifetimes.longest
+        value = cast("str | datetime | int | None", session.get(_EXPIRY))
         idle, persistent = lifetimes.idle, True
         ends_at = min((session.created_at or now) + lifetimes.absolute, now + longest)
         until: int | None = ends_at if ends_at > now else None
@@ -412,3 +347,24 @@ class SessionStore(SessionBase):
             return
         until = None if until is None else min(until, now + longest)
         session.limit(idle=idle, until=until, persistent=persistent)
+
+
+def _make_async(name: str, *, asks_store: bool = False) -> Callable[..., Any]:
+    """The asynchronous twin of a method. `asks_store`: it waits for a store, if there is one."""
+
+    async def call(self: SessionStore, *arguments: Any, **named: Any) -> Any:
+        if self._may_wait:
+            await self._aget_session()
+        method = getattr(self, name)
+        if asks_store and self._has_store:
+            return await sync_to_async(method)(*arguments, **named)
+        return method(*arguments, **named)
+
+    return call
+
+
+for _name in ("create", "save", "flush", "delete"):
+    setattr(SessionStore, f"a{_name}", _make_async(_name, asks_store=True))
+for _name in ("load", "cycle_key", "set_expiry", "get_expiry_age", "get_expiry_date"):
+    setattr(SessionStore, f"a{_name}", _make_async(_name))
+SessionStore.aset = _make_async("__setitem__")  # type: ignore[method-assign]

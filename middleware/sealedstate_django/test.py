@@ -6,6 +6,7 @@ Django's clients take `session_key` for the cookie. These take the cookies that 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import django.test
@@ -48,15 +49,12 @@ class _Sealed(_Base):  # type: ignore[misc]
     def _open_session(self) -> SessionStore:
         pairs = [f"{each.key}={each.coded_value}" for each in self.cookies.values() if each.value]
         store = SessionStore.from_cookies("; ".join(pairs))
-        store.on_save = lambda lines: self._take(lines)
+        store.on_save = self._take
         return store
 
-    def _take(self, lines: Any) -> None:
+    def _take(self, lines: Sequence[str] = ()) -> None:
+        """Take the cookies of a save, and forget those that were deleted, as a browser does."""
         set_cookies(self.cookies, lines)
-        self._drop_deleted()
-
-    def _drop_deleted(self) -> None:
-        """Forget cookies that were deleted, as a browser does."""
         for place, cookie in list(self.cookies.items()):
             if cookie["max-age"] == 0 and not cookie.value:
                 del self.cookies[place]
@@ -74,7 +72,7 @@ class Client(_Sealed, django.test.client.Client):
         try:
             return super().request(**request)
         finally:
-            self._drop_deleted()
+            self._take()
 
 
 class AsyncClient(_Sealed, django.test.client.AsyncClient):
@@ -84,7 +82,7 @@ class AsyncClient(_Sealed, django.test.client.AsyncClient):
         try:
             return await super().request(**request)
         finally:
-            self._drop_deleted()
+            self._take()
 
 
 def install() -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Callable
+import re
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -12,26 +11,22 @@ from typing import Any
 import click
 from flask import Flask, current_app
 from flask.cli import ScriptInfo
-from flask.sessions import SessionInterface
+from flask.sessions import SecureCookieSessionInterface, SessionInterface
+from werkzeug.test import create_environ
 
-from sealedstate import ConfigurationError, Keeper, Settings, plain
-from sealedstate.adapting import (
-    SESSION_COOKIE,
-    config_names,
-    read_session_cookie,
-    temporary_key,
-)
+from sealedstate import ConfigurationError, Keeper, Settings
+from sealedstate.adapting import DEVICES, LEGACY_UNTIL, FrameworkConfig
 from sealedstate.cli import command_for
-from sealedstate.devices import CONFIG as DEVICES
-from sealedstate.devices import SessionRegistry, make_registry
-from sealedstate.errors import OperatorError, show_value
-from sealedstate.settings import ENVIRONMENT_PREFIX as PREFIX
-from sealedstate.settings import MAX_LIFETIME
+from sealedstate.devices import SessionRegistry, make_registry, require_registry
+from sealedstate.errors import OperatorError, UncheckedSession, show_value
+from sealedstate.legacy import Fetch, StoredSession
+from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 
 from ._session import SUBJECT_KEY, SealedSessionInterface, log
-from ._takeover import UNTIL, read_predecessor
 
-MAY_DROP = ["_state_*"]  # Authlib's, of logins that were begun
+# Of an id of Flask-Session, signed or not, and the letters of one that is not.
+MAX_CHARS = 512
+_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class SealedSessions:
@@ -56,7 +51,8 @@ class SealedSessions:
         keeper = open_keeper(app, self._settings, ScriptInfo)
         if keeper is not None:
             app.extensions["sealedstate"] = keeper
-            open_registry(app, partial(SessionRegistry, keeper))
+            make = partial(SessionRegistry, keeper)
+            app.extensions["sealedstate_devices"] = make_registry(make, app.config.get(DEVICES))
             app.session_interface = SealedSessionInterface(app, keeper)
 
 
@@ -65,21 +61,8 @@ def devices() -> SessionRegistry:
 
     Raises ConfigurationError without that.
     """
-    registry: SessionRegistry = find_registry(current_app)
-    return registry
-
-
-def open_registry(app: Any, make: Callable[..., object]) -> None:
-    """Give an application of Flask or Quart the registry that its configuration describes."""
-    if (config := app.config.get(DEVICES)) is not None:
-        app.extensions["sealedstate_devices"] = make_registry(make, config)
-
-
-def find_registry(app: Any) -> Any:
-    """The registry of an application. Raises ConfigurationError."""
-    if "sealedstate_devices" not in app.extensions:
-        raise ConfigurationError(f'{DEVICES}: is not set; set it to a dict such as {{"most": 5}}')
-    return app.extensions["sealedstate_devices"]
+    found: SessionRegistry | None = current_app.extensions.get("sealedstate_devices")
+    return require_registry(found)
 
 
 def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keeper | None:
@@ -93,7 +76,7 @@ def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keepe
     # Servers have commands of click, too, but load the application by no ScriptInfo.
     is_command = command is not None and command.find_object(script_info) is not None
     is_server = command is not None and command.command.name == "run"
-    with config_names({*app.config, *os.environ}, PREFIX, SESSION_COOKIE):
+    with _read_config(app).names():
         value = app.config["PERMANENT_SESSION_LIFETIME"]
         seconds = value.total_seconds() if isinstance(value, timedelta) else value
         # The comparison is also false for NaN.
@@ -121,30 +104,61 @@ def _refuse(error: Exception) -> None:
     raise error
 
 
+def _read_config(app: Any) -> FrameworkConfig:
+    config = app.config
+    return FrameworkConfig("flask", config.get, config, ENVIRONMENT_PREFIX, SUBJECT_KEY)
+
+
 def read_settings(app: Any) -> Settings:
     """What the application's configuration and the environment set. Raises ConfigurationError."""
-    config = app.config
-    defaults = read_session_cookie(config, default_name="session")
-    defaults["cookie_path"] = SessionInterface().get_cookie_path(app)
-    defaults |= {"convert": plain, "may_drop": MAY_DROP, "subject_key": SUBJECT_KEY}
-    # UNTIL is no setting, but the date of one, and DEVICES describes a registry.
-    given, environ = dict(config), dict(os.environ)
-    variable = environ.pop(UNTIL, None)
-    until = given.pop(UNTIL, None) or variable
-    given.pop(DEVICES, None)
-    names = {name for name in [*given, *environ] if name.startswith(PREFIX)}
-    if until:
-        key = given.get(f"{PREFIX}SUBJECT_KEY") or environ.get(f"{PREFIX}SUBJECT_KEY", SUBJECT_KEY)
-        defaults["legacy"] = read_predecessor(app, until, key)
-        if "cookie_name" in defaults and f"{PREFIX}COOKIE_NAME" not in names:
-            raise ConfigurationError(
-                f"{UNTIL}: the old cookies have the name {config['SESSION_COOKIE_NAME']!r}"
-                f" (SESSION_COOKIE_NAME); set {PREFIX}COOKIE_NAME to another name"
-            )
-    if app.debug and not {f"{PREFIX}KEYS", f"{PREFIX}KEYS_FILE"} & names:
-        defaults["keys"] = temporary_key(log, f"{PREFIX}KEYS", "flask")
-    settings = Settings.from_config(given, environ=environ, others=[UNTIL], **defaults)
+    found = _read_config(app)
+    found.defaults["cookie_path"] = SessionInterface().get_cookie_path(app)
     permanent = int(app.permanent_session_lifetime.total_seconds())
+    if found.until:
+        fetch = find_fetch(app)
+        found.take_over(permanent, fetch, is_signed=fetch is None)
+    if app.debug:
+        found.add_temporary_key(log, "flask")
+    settings = found.read()
     if settings.longest_lifetime is None and permanent > settings.absolute_lifetime:
         settings = dataclasses.replace(settings, longest_lifetime=min(permanent, MAX_LIFETIME))
     return settings
+
+
+def find_fetch(app: Any) -> Fetch | None:
+    """What reads a session of `app.session_interface`; None for cookies that Flask has signed.
+
+    Raises ConfigurationError for any other interface.
+    """
+    interface = app.session_interface
+    # Flask-Session makes the class of its interface by the type of its store.
+    if type(interface).__module__.partition(".")[0] == "flask_session":
+        return partial(_fetch, app, interface, app.config["SESSION_COOKIE_NAME"])
+    # Quart's interface, which is another class, signs in the same way.
+    if getattr(interface, "salt", None) != SecureCookieSessionInterface.salt:
+        raise ConfigurationError(
+            f"{LEGACY_UNTIL}: sessions of {type(interface).__name__} are not known here; those of"
+            " Flask and of Flask-Session are"
+        )
+    return None
+
+
+def _fetch(app: Any, interface: Any, name: str, text: str) -> StoredSession | None:
+    """The session of Flask-Session whose id is in the cookie, read through its own interface.
+
+    Raises UncheckedSession if its store does not answer.
+    """
+    if len(text) > MAX_CHARS:
+        return None
+    environ = create_environ(headers={"Cookie": f"{name}={text}"})
+    try:
+        session = interface.open_session(app, app.request_class(environ))
+    except Exception as error:
+        # Each store has its own errors. The cookie is left alone until the store answers.
+        log.error("Flask-Session's store does not answer: %s", type(error).__name__)
+        raise UncheckedSession from error
+    # A new id is that of an empty session: the cookie's is unknown, expired or forged.
+    if not text.startswith(session.sid) or _ID.fullmatch(session.sid) is None or not session:
+        return None
+    # SQL databases may find an id in whatever case. Its age is not known.
+    return StoredSession(session.sid.casefold(), session)

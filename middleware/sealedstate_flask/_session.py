@@ -62,11 +62,9 @@ class FlaskSession(SessionFace, SessionMixin):  # type: ignore[override]
         if session.pop(_PERMANENT, False) or self.permanent is not is_permanent:
             deployment = self._interface.keeper.deployment
             lifetimes = deployment.lifetimes
-            idle, absolute = lifetimes.idle, lifetimes.absolute
-            if is_permanent:
-                idle, absolute = self._interface.permanent_idle(), lifetimes.longest
-            vars(self)["_idle"] = idle if is_permanent else None
-            session.limit(persistent=is_permanent, idle=idle, until=deployment.now() + absolute)
+            idle = vars(self)["_idle"] = self._interface.permanent_idle() if is_permanent else None
+            until = deployment.now() + (lifetimes.longest if is_permanent else lifetimes.absolute)
+            session.limit(persistent=is_permanent, idle=idle or lifetimes.idle, until=until)
 
     @property
     def modified(self) -> bool:
@@ -115,10 +113,7 @@ class SealedSessionInterface(SessionInterface):
         """Save the session with a response. Raises SessionTooLarge, StorageError, NoPrimaryKey."""
         inner, found = sealed(session), cast(FlaskSession, session)
         if not response.direct_passthrough and self._may_renew(found):
-            # Another session is asked: the response must not depend on any that it leaves.
-            another = open_session(self.keeper, found._environ)
-            if another.persistent:
-                inner = vars(found)["_session"] = another
+            inner.load()
         with session_headers(self.keeper, inner, response.headers, found._environ) as lines:
             if inner.accessed:
                 lines += self.keeper.save(inner, **self._options(found, response.headers))
@@ -147,15 +142,19 @@ class SealedSessionInterface(SessionInterface):
         return max(1, min(unused, self.keeper.deployment.lifetimes.longest))
 
     def _may_renew(self, session: FlaskSession) -> bool:
-        """Whether the session is renewed although the application has not used it, if permanent.
+        """Whether the session is permanent, and renewed although the application has not used it.
 
         Flask renews permanent sessions in every response; but no cache could keep a file then.
         """
-        return (
-            not session._session.accessed
-            and self._cookies.name in session._environ.get("HTTP_COOKIE", "")
-            and bool(self.app.config["SESSION_REFRESH_EACH_REQUEST"])
-        )
+        if (
+            session._session.accessed
+            or self._cookies.name not in session._environ.get("HTTP_COOKIE", "")
+            or not self.app.config["SESSION_REFRESH_EACH_REQUEST"]
+        ):
+            return False
+        # It is not used by that: the response must not depend on a session that it leaves.
+        record = session._session.load_ahead(()).record
+        return record is not None and bool(record.terms.persistent)
 
     def _options(self, session: FlaskSession, headers: Headers) -> dict[str, Any]:
         """With what a keeper saves the session."""

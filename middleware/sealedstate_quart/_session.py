@@ -14,11 +14,12 @@ from quart.wrappers import Websocket
 from werkzeug.datastructures import Headers
 
 from sealedstate import ConfigurationError, Session, Settings, UsageError
-from sealedstate.adapting import log_late_changes, sealed, session_headers
+from sealedstate.adapting import DEVICES, log_late_changes, sealed, session_headers
 from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, Logout
+from sealedstate.devices import make_registry, require_registry
 from sealedstate_flask import FlaskSession
 from sealedstate_flask import SealedSessionInterface as FlaskInterface
-from sealedstate_flask._extension import find_registry, open_keeper, open_registry
+from sealedstate_flask._extension import open_keeper
 from sealedstate_flask._session import log
 
 
@@ -52,7 +53,8 @@ class SealedSessions:
         if opened is not None:
             keeper = AsyncKeeper(opened, self._threads)
             app.extensions["sealedstate"] = keeper
-            open_registry(app, partial(AsyncSessionRegistry, keeper))
+            make = partial(AsyncSessionRegistry, keeper)
+            app.extensions["sealedstate_devices"] = make_registry(make, app.config.get(DEVICES))
             # Quart takes any interface, but says so of its default only.
             interface: Any = SealedSessionInterface(app, keeper, self._autoload)
             app.session_interface = interface
@@ -64,8 +66,8 @@ def devices() -> AsyncSessionRegistry:
 
     Raises ConfigurationError without that.
     """
-    registry: AsyncSessionRegistry = find_registry(current_app)
-    return registry
+    found: AsyncSessionRegistry | None = current_app.extensions.get("sealedstate_devices")
+    return require_registry(found)
 
 
 class QuartSession(FlaskSession):
@@ -139,7 +141,7 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
             if inner.accessed:
                 log_late_changes(log, inner)
             return
-        if not _is_file(response) and self._may_renew(found) and self._is_persistent(found):
+        if not _is_file(response) and self._may_renew(found):
             inner.load()
         await self._save(found, response.headers)
         # A test's `async with client:` may still read flashed messages, which removes them.
@@ -151,12 +153,11 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         cross_site = self.keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
         return self.asynchronous.session(environ["HTTP_COOKIE"], cross_site)
 
-    def _is_persistent(self, session: FlaskSession) -> bool:
-        """Whether an untouched session outlives the browser's window. Asks no store."""
+    def _may_renew(self, session: FlaskSession) -> bool:
+        """The same without asking the store."""
         if not self._autoload and self.keeper.asks_store(session._environ["HTTP_COOKIE"]):
             return False
-        record = session._session.load_ahead(()).record
-        return record is not None and bool(record.terms.persistent)
+        return super()._may_renew(session)
 
     async def _save(self, session: QuartSession, headers: Headers) -> None:
         inner = session._session

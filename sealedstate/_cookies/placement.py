@@ -7,7 +7,7 @@ full, so a foreign cookie that comes and goes does not move it each time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -90,14 +90,38 @@ def plan(
         if _pack(parts, fewer, capacity.scale(RETURN_SHARE)) is None:
             break
         spilled = fewer
-    queue = [part for part in leaving if part.name not in spilled]
-    while (places := _pack(parts, spilled, capacity)) is None:
+    queue = iter([part for part in leaving if part.name not in spilled])
+    spilled, size, entries = set(spilled), *_sums(parts, spilled)
+    # Running sums find the steps in which no order can fit, so that few are tried.
+    while not _may_fit(size, entries, capacity) or (
+        (places := _pack(parts, spilled, capacity)) is None
+    ):
         if not can_spill:
             raise _too_large(parts, capacity, "no storage service is configured to spill into")
-        if not queue:
+        part = next(queue, None)
+        if part is None:
             raise _too_large(parts, capacity, "nothing more may leave the cookies")
-        spilled = spilled | {queue.pop(0).name}
+        spilled.add(part.name)
+        size, entries = size - part.cookie_bytes, entries + part.entry - part.orphan_entry
     return places
+
+
+def _sums(parts: Sequence[PartSize], spilled: Collection[str]) -> tuple[int, int]:
+    """What the parts that stay in cookies take, and the manifest entries, in bytes."""
+    size = entries = 0
+    for part in parts:
+        if part.name in spilled:
+            entries += part.entry
+        else:
+            size, entries = size + part.cookie_bytes, entries + part.orphan_entry
+    return size, entries
+
+
+def _may_fit(size: int, entries: int, capacity: Capacity) -> bool:
+    """False if no order of parts of this size in all fits."""
+    room = capacity.core - entries
+    both = min(room + capacity.overflow, capacity.both - entries) - capacity.overflow_entry
+    return size <= max(room, both)
 
 
 def _pack(
@@ -109,27 +133,34 @@ def _pack(
     cookie. The smallest parts go into the core, if everything then fits.
     """
     places = {part.name: Place.SPILLED for part in parts if part.name in spilled}
-    entries = sum(part.entry if part.name in spilled else part.orphan_entry for part in parts)
+    size, entries = _sums(parts, spilled)
+    if not _may_fit(size, entries, capacity):
+        return None
     staying = [part for part in parts if part.name not in spilled]
-    size, room = sum(part.cookie_bytes for part in staying), capacity.core - entries
-    if size <= room:
+    if size <= capacity.core - entries:
         return places | {part.name: Place.CORE for part in staying}
-    if size > room - capacity.overflow_entry + capacity.overflow:
-        return None  # in no order, so none is tried
-    for keeps_overflow, largest_first in product((True, False), (False, True)):
+    names = {part.name: len(part.name.encode()) + 2 for part in staying}
+    keeping = (True, False) if any(part.place is Place.OVERFLOW for part in staying) else (False,)
+    for keeps_overflow, largest_first in product(keeping, (False, True)):
         ordered = sorted(staying, key=lambda part: part.cookie_bytes, reverse=largest_first)
-        packed = _pack_both(ordered, capacity, entries, keeps_overflow)
+        packed = _pack_both(ordered, names, capacity, entries, keeps_overflow)
         if packed is not None:
             return places | packed
     return None
 
 
 def _pack_both(
-    staying: Sequence[PartSize], capacity: Capacity, entries: int, keeps_overflow: bool
+    staying: Sequence[PartSize],
+    names: Mapping[str, int],
+    capacity: Capacity,
+    entries: int,
+    keeps_overflow: bool,
 ) -> dict[str, Place] | None:
-    """Core and overflow, part by part in this order; None if one does not fit."""
+    """Core and overflow, part by part in this order; None if one does not fit.
+
+    `names`: what the name of each part takes in the manifest's list of parts in overflow.
+    """
     places = {}
-    names = {part.name: len(part.name.encode()) + 2 for part in staying}
     # The manifest lists the names of parts in overflow: a part that goes into the core gives the
     # bytes of its name back.
     core = capacity.core - capacity.overflow_entry - entries - sum(names.values())

@@ -86,9 +86,9 @@ class Feed(ForwardingStorage):
     All operations ask the store; `look` may answer from memory. `staleness`: how old in seconds an
     answer may be; None to ask each time. `keep_for`: how old it may be if the store does not
     answer. `has_threads`: whether a thread of this process asks the store once a second, which the
-    first look in a process starts; otherwise a look that finds it due. `clock`: epoch
-    seconds. `running`: seconds of a clock that continues while the machine sleeps. `answered` is
-    called after each answer.
+    first look in a process starts; otherwise a look that finds it due. `skew`: by how many seconds
+    a clock may be set back without a consequence. `clock`: epoch seconds. `running`: seconds of a
+    clock that continues while the machine sleeps. `answered` is called after each answer.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class Feed(ForwardingStorage):
         staleness: float | None,
         keep_for: float,
         has_threads: bool,
+        skew: float,
         clock: Callable[[], float],
         running: Callable[[], float],
         random: Callable[[int], bytes],
@@ -107,6 +108,7 @@ class Feed(ForwardingStorage):
     ) -> None:
         super().__init__(storage, {})
         self._staleness, self._keep_for, self._has_threads = staleness, keep_for, has_threads
+        self._skew = skew
         self._clock, self._running, self._random = clock, running, random
         self.emit, self._answered = emit, answered
         places = {context: store_of(context, storage) for context in contexts}
@@ -251,8 +253,11 @@ class Feed(ForwardingStorage):
     def _age(self, began: ReadMoment | None) -> float:
         if began is None:
             return math.inf
-        now = self._clock()
-        return now - began.at(now, self._running())
+        now, running = self._clock(), self._running()
+        if began.wall - began.running > now - running + self._skew:
+            # The clock was ahead and was set back: what had expired by it was not read.
+            return math.inf
+        return now - began.at(now, running)
 
     # --- following ------------------------------------------------------------------------------
 

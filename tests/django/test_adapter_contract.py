@@ -27,8 +27,8 @@ class InProcess:
             ROOT_URLCONF=urls(view), MIDDLEWARE=["sealedstate_django.SealedSessionMiddleware"]
         )
         self._override.enable()
-        self._keeper, self._before = keeper, _keeper._keeper
-        _keeper._keeper = keeper
+        self._keeper, self._before = keeper, _keeper._opened
+        _keeper._opened = keeper, None
         self._is_async = view is act_async
         self._handler: Any = ASGIHandler() if self._is_async else WSGIHandler()
 
@@ -72,7 +72,7 @@ class InProcess:
 
     def close(self) -> None:
         self._keeper.deployment.close()
-        _keeper._keeper = self._before
+        _keeper._opened = self._before
         self._override.disable()
 
 

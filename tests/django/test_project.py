@@ -106,7 +106,7 @@ SEALED = MIDDLEWARE[0]
         (
             {"SESSION_COOKIE_NAME": "shop", "SEALEDSTATE_LEGACY_UNTIL": "2999-01-01"},
             "E006",
-            "{'cookie_name': ",
+            "set SEALEDSTATE['cookie_name']",
         ),
     ],
 )
@@ -160,6 +160,9 @@ def test_environment_gives_what_the_project_does_not(
     assert found.legacy is not None
     change(SEALEDSTATE_LEGACY_UNTIL="2998-01-01")
     assert read_settings().legacy.until.year == 2998  # type: ignore[union-attr]
+    monkeypatch.setenv("SEALEDSTATE_STORAGE", "django:other")
+    with pytest.raises(ConfigurationError, match=r"^SEALEDSTATE_STORAGE: there is no database"):
+        read_settings()
 
 
 def test_middleware_needs_our_engine(change: Change) -> None:
@@ -370,13 +373,18 @@ def test_key_in_another_case_is_signed_out_too(change: Change) -> None:
             cursor.execute("ALTER TABLE other_session RENAME TO django_session")
 
 
-def test_session_of_the_database_is_taken_over_in_an_asynchronous_view(change: Change) -> None:
+@pytest.mark.parametrize("secure", [True, False])
+def test_session_of_the_database_is_taken_over_in_an_asynchronous_view(
+    change: Change, secure: bool
+) -> None:
     from django.contrib.sessions.backends.db import SessionStore
 
     store = SessionStore()
     store["cart"] = ["tea"]
     store.save()
-    change(SEALEDSTATE_LEGACY_UNTIL="2999-01-01", SEALEDSTATE={"keys": KEY})
+    # Without Secure, the sealed cookie is `s`, which is also in the name of the old one.
+    table = {"keys": KEY, "secure": secure}
+    change(SEALEDSTATE_LEGACY_UNTIL="2999-01-01", SEALEDSTATE=table)
     client = AsyncClient()
     client.cookies["sessionid"] = store.session_key or ""
 

@@ -34,6 +34,7 @@ class Process:
             "staleness": 2,
             "keep_for": 0,
             "has_threads": False,
+            "skew": 60,
             "clock": self.wall,
             "running": self.running,
             "random": bytes,
@@ -243,6 +244,24 @@ def test_expired_records_are_forgotten(store: ScriptedStorage, wall: ManualClock
     assert list(source.records[CONTEXT]) == ["permanent"]
 
 
+def test_clock_that_was_ahead_and_is_set_back_reads_all_again(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    assert store.create(CONTEXT, "k", b"v", int((wall() + 3600) * 1000), 1)
+    wall.forward(13 * 3600)
+    process = Process(store, wall)
+    assert not process.sees("k")
+    wall.forward(-13 * 3600)
+    store.calls.clear()
+    assert process.sees("k")
+    assert store.calls[0].arguments["after"] is None
+    # Within the skew, nothing is missing.
+    wall.forward(-50)
+    store.calls.clear()
+    assert process.sees("k")
+    assert store.calls == []
+
+
 def test_contexts_in_two_stores_are_both_followed(wall: ManualClock) -> None:
     first, second = ScriptedStorage(wall), ScriptedStorage(wall)
     process = Process(RoutedStorage(first, {OTHER: second}), wall)
@@ -340,6 +359,7 @@ def real(store: Any, **given: Any) -> Feed:
         "staleness": 2,
         "keep_for": 0,
         "has_threads": True,
+        "skew": 60,
         "clock": time.time,
         "running": time.monotonic,
         "random": os.urandom,

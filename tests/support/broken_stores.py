@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import fnmatch
 import threading
@@ -18,7 +19,7 @@ from typing import Any, TypeVar, cast
 
 from sealedstate.errors import StorageUnavailable, VersionMismatch
 from sealedstate.storage import MemoryStorage, SQLiteStorage, Storage, Stored
-from sealedstate.storage.contract import ENTRY_BYTES, Clock, millis
+from sealedstate.storage.contract import ENTRY_BYTES, Changes, Clock, millis
 
 MOMENT = 0.001
 YEAR_10000 = 253_402_300_800_000
@@ -511,6 +512,44 @@ class RewritesWholeIndexes(MemoryStorage):
         members = self.members(context, key)
         time.sleep(MOMENT)
         self._indexes[context, key] = {**members, member: expires_at}
+
+
+# --- followers ----------------------------------------------------------------------------------
+
+
+@fails("test_changes_are_all_live_records_and_then_what_was_written")
+class NumbersNewRecordsOnly(MemoryStorage):
+    def update(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
+        number = self._numbers.get((context, key))
+        done = super().update(context, key, *rest, **named)
+        if number is not None:
+            self._numbers[context, key] = number
+        return done
+
+
+@fails("test_position_of_another_store_starts_over")
+class TakesAnyPosition(MemoryStorage):
+    def changes(self, after: str | None, limit: int) -> Changes:
+        number = (after or "").rpartition(":")[2]
+        return super().changes(f"{self._incarnation}:{number}" if number else None, limit)
+
+
+@fails("test_follower_misses_no_write_of_concurrent_writers")
+class NumbersBeforeItWrites(MemoryStorage):
+    """As a sequence of a SQL server does: a later number may be there first."""
+
+    def create(self, context: str, key: str, *rest: Any, **named: Any) -> bool:
+        with self._lock:
+            self._last_number += 1
+            number = self._last_number
+        time.sleep(MOMENT * (number % 3))
+        done, place = super().create(context, key, *rest, **named), (context, key)
+        if place in self._numbers:
+            with self._lock:
+                self._order.remove((self._numbers[place], place))
+                bisect.insort(self._order, (number, place))
+                self._numbers[place] = number
+        return done
 
 
 # --- processes and faults ---------------------------------------------------------------------

@@ -6,9 +6,10 @@ addressed by a number that only grows (LSN). A mini-transaction is
     record... sequence byte, CRC-32C of the records
 
 where a record's first byte is above 1 and has the length of the rest in its low four bits; 0 means
-15 more than the number that follows, which counts. The sequence byte is 0 or 1 by turns of the ring.
-The recovery begins at the newer one of two checkpoints and ends at what is no mini-transaction:
-usually at the 0 that InnoDB writes behind the last one. A log that is encrypted is not read here.
+15 more than the number that follows, which counts. The sequence byte is 0 or 1 by turns of the
+ring. The recovery begins at the newer one of two checkpoints and ends at what is no
+mini-transaction: usually at the 0 that InnoDB writes behind the last one. A log that is encrypted
+is not read here.
 """
 
 from __future__ import annotations

@@ -11,12 +11,12 @@ from django.db.migrations.operations.base import Operation
 
 from sealedstate.deployment import open_store
 
-from .._keeper import database_alias, read_settings
+from .._keeper import database_alias, read_config, read_settings
 
 
 def create_tables(apps: Any, schema_editor: Any) -> None:
     """Let the store make its tables, through its separate connection."""
-    if schema_editor.connection.alias != database_alias():
+    if schema_editor.connection.alias != database_alias(read_config()):
         return
     store: Any = open_store(read_settings())  # without the keys, which a migration may not have
     with contextlib.closing(store):
