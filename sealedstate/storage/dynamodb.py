@@ -429,6 +429,7 @@ class DynamoDBStorage:
             read_timeout=self._timeout,
             retries={"total_max_attempts": 1, "mode": "standard"},
             max_pool_connections=CONNECTIONS,
+            tcp_keepalive=True,
             parameter_validation=False,
         )
         try:
