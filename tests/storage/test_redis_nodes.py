@@ -433,7 +433,7 @@ def move_slots_under_load(cluster: list[KeyValueServer], count: int) -> None:
     store.close()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_failed_master_of_a_cluster_is_replaced() -> None:
     with redis_cluster(3, 3) as servers:
         url = f"redis+cluster://{address(servers[:3])}"
