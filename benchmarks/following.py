@@ -157,7 +157,7 @@ def measure_look(logouts: int) -> float:
 def measure_requests(folder: Path, rounds: int = 40) -> dict[str, cpu_rounds.Times]:
     """Requests that read their session: with no store, with a feed, and asking at each request."""
     usual: dict[str, Any] = {"keys": [Key.generate(os.urandom).export()]}
-    stored = usual | {"storage": f"sqlite:{folder / 'requests.db'}"}
+    stored: dict[str, Any] = usual | {"storage": f"sqlite:{folder / 'requests.db'}"}
     keepers = {
         "no store": Keeper(Settings(**usual)),
         "feed": Keeper(Settings(**stored, revocation="feed")),

@@ -140,7 +140,7 @@ class SQLiteStorage:
         enumerable=True,
         changes=True,
         reasons={
-            "shared": "a file, for the processes of this machine; more machines need a server"
+            "shared": "a file that the processes of one machine share; more machines need a server"
         },
     )
 

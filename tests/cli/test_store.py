@@ -96,7 +96,7 @@ def test_check_answers_for_each_use(url: str) -> None:
     assert writes.startswith("  takes writes = yes")
     assert "from the moment" in logouts
     assert "no session opens" in down
-    assert shared.startswith("  shared = True: a file, for the processes of this machine")
+    assert shared.startswith("  shared = True: a file that the processes of one machine share")
     assert todo == "  to do: nothing"
     missing = {
         title: [need.shortfall for need in unmet_needs(use, DECLARED["memory"])]

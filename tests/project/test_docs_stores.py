@@ -180,7 +180,8 @@ COMMON = re.compile(
 
 def check(given: Given) -> tuple[int, str]:
     if isinstance(given, str):
-        command, words = cli, [" ".join(map(patient, given.split()))]
+        command: Any = cli
+        words = [" ".join(map(patient, given.split()))]
     else:
         command, words = command_for(given), []
     result = CliRunner().invoke(command, ["store", "check", *words], prog_name="sealedstate")
