@@ -1,7 +1,8 @@
 """What does it take to keep all logouts in the memory of each process?
 
-The memory and the processor time of loading them, what a look costs, and a simulation of many
-processes at one store, whose polls take as long as was measured.
+The memory and the processor time of loading them, what a look costs, a request that reads its
+session beside one without a store, and a simulation of many processes at one store, whose polls
+take as long as was measured.
 
     python benchmarks/following.py [--logouts N]... [--processes N]
 """
@@ -25,7 +26,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import cpu_rounds
+from benchmarks.dress import Progress
 from benchmarks.store_servers import NotThere, started
+from sealedstate import Keeper, Key, Settings
 from sealedstate._stored.feed import POLL_SECONDS, Feed
 from sealedstate.errors import StorageUnavailable
 from sealedstate.storage import MemoryStorage, Storage, open_storage
@@ -150,6 +154,44 @@ def measure_look(logouts: int) -> float:
     return best / len(keys) * 1e6
 
 
+def measure_requests(folder: Path, rounds: int = 40) -> dict[str, cpu_rounds.Times]:
+    """Requests that read their session: with no store, with a feed, and asking at each request."""
+    usual: dict[str, Any] = {"keys": [Key.generate(os.urandom).export()]}
+    stored: dict[str, Any] = usual | {"storage": f"sqlite:{folder / 'requests.db'}"}
+    keepers = {
+        "no store": Keeper(Settings(**usual)),
+        "feed": Keeper(Settings(**stored, revocation="feed")),
+        "each request": Keeper(Settings(**stored)),
+    }
+
+    def reading(keeper: Keeper) -> cpu_rounds.Turn:
+        session = keeper.session("")
+        session.subject, session["seen"] = "user", 0
+        pairs = [line.partition(";")[0] for line in keeper.save(session)]
+        header = "; ".join(pairs)
+
+        def step(number: int) -> object:
+            session = keeper.session(header)
+            subject = session.subject
+            keeper.save(session)
+            return subject
+
+        return cpu_rounds.looped(step)
+
+    with Progress("requests", rounds) as progress:
+        turns = {name: reading(keeper) for name, keeper in keepers.items()}
+        feed = keepers["feed"].deployment.feed
+        assert feed is not None
+        for turn in turns.values():
+            turn(1)  # the first look starts the thread of a feed
+        while not feed.is_fresh():
+            time.sleep(0.01)
+        times = cpu_rounds.run(turns, rounds, 10, progress)
+    for keeper in keepers.values():
+        keeper.deployment.close()
+    return times
+
+
 class _Silent(MemoryStorage):
     """A store that does not answer for a while."""
 
@@ -240,6 +282,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f" {polls[297] * 1e3:.2f} ms p99"
             )
     print(f"a look among {counts[0]:,}: {measure_look(counts[0]):.2f} µs")
+    with tempfile.TemporaryDirectory() as folder:
+        times = measure_requests(Path(folder))
+    for name in ("feed", "each request"):
+        ratio = times[name].ratio_to(times["no store"])
+        print(f"a request that reads its session, {name}: {ratio:.2f} of one without a store")
     simulate(given.processes, polls)
     return 0
 

@@ -149,7 +149,7 @@ def test_keys_come_from_the_environment_by_default() -> None:
     ("given", "names"),
     [
         ({"profile": "portabel"}, "'portable'"),
-        ({"storage": "postgres:"}, "sqlite:PATH"),
+        ({"storage": "oracle:"}, "sqlite:PATH"),
         ({"storage": object()}, "storage"),
         ({"idle_lifetime": 0}, "idle_lifetime"),
         ({"idle_lifetime": 7200, "absolute_lifetime": 3600}, "absolute_lifetime"),

@@ -10,7 +10,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -152,7 +152,7 @@ class _Part(NamedTuple):
 @url_argument
 @json_option
 def check(url: str | None, as_json: bool) -> int:
-    """Check what the store can be used for.
+    """Check what the store can be used for, and what to change.
 
     The exit code is 1 if anything is missing, or the store takes no writes.
     """
@@ -170,7 +170,7 @@ def check(url: str | None, as_json: bool) -> int:
     reasons: dict[str, str] = {}
     for part in parts:
         reasons |= part.store.capabilities.reasons
-    facts = {
+    facts: dict[str, Any] = {
         "uses": shortfalls,
         "because": reasons,
         "stores": [
@@ -183,9 +183,8 @@ def check(url: str | None, as_json: bool) -> int:
             for part in parts
         ],
     }
-    promises = _promises()
-    facts["logouts"] = promises
-    emit(as_json, facts, [*_lines(parts, shortfalls), *(f"  {line}" for line in promises)])
+    facts["logouts"], facts["advice"] = _promises(), _advice(parts, shortfalls)
+    emit(as_json, facts, _lines(parts, facts))
     return 1 if any(shortfalls.values()) or any(part.failure for part in parts) else 0
 
 
@@ -209,6 +208,29 @@ def _promises() -> list[str]:
     ]
 
 
+def _advice(parts: list[_Part], shortfalls: Mapping[str, list[str]]) -> list[str]:
+    """What an operator should change: in the stores, or in the settings of the application."""
+    # What may be lost needs no better store.
+    transient = {*USES["spilling"].contexts, *USES["artifacts"].contexts}
+    lines = [
+        line
+        for part in parts
+        if not transient.issuperset(part.contexts)
+        for line in part.store.capabilities.advice
+    ]
+    missing = [name for name, words in shortfalls.items() if words]
+    if "feed" in missing and "revocation" not in missing:
+        lines.append('leave revocation = "each request": this store cannot be followed')
+    uses = [name for name in missing if name != "feed"]
+    if uses:
+        contexts = dict.fromkeys(context for name in uses for context in USES[name].contexts)
+        lines.append(
+            f"if the application needs {', '.join(uses)}, send their contexts to another store"
+            f" ({', '.join(contexts)}), or accept the risk: accept_weak_store_for"
+        )
+    return list(dict.fromkeys(lines))
+
+
 def _parts_of(opened: Storage) -> list[_Part]:
     named = opened.contexts if isinstance(opened, RoutedStorage) else []
     contexts = dict.fromkeys([*CONTEXTS, *named, OTHERS])
@@ -223,9 +245,9 @@ def _parts_of(opened: Storage) -> list[_Part]:
     ]
 
 
-def _lines(parts: list[_Part], shortfalls: Mapping[str, list[str]]) -> Iterator[str]:
+def _lines(parts: list[_Part], facts: Mapping[str, Any]) -> Iterator[str]:
     rows: list[tuple[str, ...]] = []
-    for title, missing in shortfalls.items():
+    for title, missing in facts["uses"].items():
         rows.append((title, "no" if missing else "yes", USES[title].purpose))
         if missing:
             rows.append(("", "", f"this store {', '.join(missing)}"))
@@ -234,9 +256,15 @@ def _lines(parts: list[_Part], shortfalls: Mapping[str, list[str]]) -> Iterator[
         can = part.store.capabilities
         if len(parts) > 1:
             yield f"{store_name(part.store)}, for {', '.join(part.contexts)}"
-        for name, why in can.reasons.items():
-            yield f"  {name} = {getattr(can, name, '?')}: {why}"
+        for why in dict.fromkeys(can.reasons.values()):
+            names = [name for name, reason in can.reasons.items() if reason == why]
+            values = ", ".join(f"{name} = {getattr(can, name, '?')}" for name in names)
+            yield f"  {values}: {why}"
         outcome = (
             f"NO: {part.failure}" if part.failure else "yes: a test record was written and deleted"
         )
         yield f"  takes writes = {outcome}"
+    yield from (f"  {line}" for line in facts["logouts"])
+    is_usable = not any(part.failure for part in parts)
+    nothing = ["nothing"] if is_usable else ["let the store take writes"]
+    yield from (f"  to do: {line}" for line in facts["advice"] or nothing)

@@ -153,6 +153,8 @@ class Capabilities:
     """The server has not been asked yet: these are conservative defaults."""
     reasons: Mapping[str, str] = field(default_factory=dict)
     """By field name, the server's settings that a field depends on and an operator can change."""
+    advice: tuple[str, ...] = ()
+    """What an operator should change, one sentence each, without a full stop."""
 
 
 @runtime_checkable

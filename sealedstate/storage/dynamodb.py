@@ -538,4 +538,5 @@ def capabilities_by(table: Mapping[str, Any], has_ttl: bool, host: str) -> Capab
         native_expiry=has_ttl,
         staleness=REPLICA_STALENESS if is_stale else 0,
         reasons=reasons,
+        advice=() if has_ttl else ("run `sealedstate store init`, which enables TTL",),
     )

@@ -116,8 +116,15 @@ class RoutedStorage(ForwardingStorage):
         }
         totals = (can.total_bytes for can in all_of if can.total_bytes is not None)
         reasons = {name: why for can in all_of for name, why in can.reasons.items()}
-        total_bytes = min(totals, default=None)
-        return replace(all_of[0], **worst, total_bytes=total_bytes, changes=False, reasons=reasons)
+        advice = tuple(dict.fromkeys(line for can in all_of for line in can.advice))
+        return replace(
+            all_of[0],
+            **worst,
+            total_bytes=min(totals, default=None),
+            changes=False,
+            reasons=reasons,
+            advice=advice,
+        )
 
     @property
     def contexts(self) -> list[str]:

@@ -139,6 +139,9 @@ class SQLiteStorage:
         evicts=False,
         enumerable=True,
         changes=True,
+        reasons={
+            "shared": "a file that the processes of one machine share; more machines need a server"
+        },
     )
 
     def __init__(self, path: str | Path, clock: Clock, timeout: float = 2.0) -> None:

@@ -26,7 +26,7 @@ from tests.support.workers import SideFile, Workers
 pytestmark = pytest.mark.slow
 
 EACH_ROUND = 9  # answers of each writer between two crashes
-KILLS = 20
+KILLS = 12
 # How many tests of how many kills `make soak` runs.
 SOAKED = {"sqlite": (2, 1000), "postgresql": (2, 1000), "mariadb": (6, 1000), "redis": (1, 1000)}
 

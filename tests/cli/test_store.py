@@ -91,17 +91,21 @@ def test_store_is_prepared_and_answers(url: str, monkeypatch: pytest.MonkeyPatch
 def test_check_answers_for_each_use(url: str) -> None:
     assert check(url)["uses"] == {title: [] for title in USES}
     lines = output("store", "check", url).splitlines()
-    *uses, writes, logouts, down = lines
+    *uses, shared, writes, logouts, down, todo = lines
     assert [line.split()[:2] for line in uses] == [[title, "yes"] for title in USES]
     assert writes.startswith("  takes writes = yes")
     assert "from the moment" in logouts
     assert "no session opens" in down
+    assert shared.startswith("  shared = True: a file that the processes of one machine share")
+    assert todo == "  to do: nothing"
     missing = {
         title: [need.shortfall for need in unmet_needs(use, DECLARED["memory"])]
         for title, use in USES.items()
     }
     assert check("memory:")["uses"] == missing
     lines = run("store", "check", "memory:").out.splitlines()
+    assert lines[-1].startswith("  to do: if the application needs revocation, ring, replay")
+    assert lines[-1].endswith("or accept the risk: accept_weak_store_for")
     for title, found in missing.items():
         (number,) = [number for number, line in enumerate(lines) if line.split()[0] == title]
         assert lines[number].split()[1] == ("no" if found else "yes")

@@ -168,7 +168,7 @@ def running(folders: list[Path], environ: dict[str, str], *options: str) -> Iter
         yield servers
 
 
-@pytest.mark.parametrize("seconds", [20, pytest.param(600, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("seconds", [12, pytest.param(600, marks=pytest.mark.soak)])
 def test_keys_that_rotate_every_second_sign_no_visitor_out(
     seconds: int, tmp_path: Path, postgresql_server: SQLServer
 ) -> None:

@@ -92,7 +92,7 @@ class Visitor:
 
 @pytest.mark.parametrize(
     ("seconds", "announce"),
-    [(12, 60), pytest.param(300, 900, marks=pytest.mark.soak)],
+    [(6, 60), pytest.param(300, 900, marks=pytest.mark.soak)],
     ids=["short", "five minutes"],
 )
 @pytest.mark.parametrize("difference", ["kid-unknown", "field-unknown"])

@@ -30,7 +30,7 @@ from sealedstate.events import Event, EventLog
 SHOWN: dict[str, str] = {
     "Authentication": "method",
     "Call": "arguments context operation",
-    "Capabilities": "reasons",
+    "Capabilities": "advice reasons",
     "Consent": "attributes document service",
     "Context": "name",
     "CookieCodec": "cookie_name realm variant",

@@ -218,6 +218,7 @@ def test_part_that_may_spill_is_never_refused() -> None:
     assert len(door.session(jar.header())) == 9
 
 
+@pytest.mark.slow
 def test_stored_parts_that_cannot_be_listed_are_refused_where_they_are_assigned() -> None:
     def check(profile: str) -> None:
         for size, foreign_bytes, other_bytes in (

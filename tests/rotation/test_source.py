@@ -471,7 +471,7 @@ def test_forked_child_rotates_with_its_own_thread(clock: Clock, storage: MemoryR
 
 def test_thread_ends_once_nothing_refers_to_its_source(clock: Clock, storage: MemoryRing) -> None:
     before = {*threading.enumerate()}
-    source: Any = source_of(storage, clock, rotate_in_process=True)
+    source: Any = source_of(storage, clock, reload_every=1, rotate_in_process=True)
     source.keyring()
     source.itself = source  # found by the collector only, in whatever thread it runs
     (thread,) = {*threading.enumerate()} - before

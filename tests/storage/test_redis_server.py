@@ -60,6 +60,7 @@ def test_declared_persistence_follows_the_configuration(persistence: Persistence
     assert (can.durable, can.survives_restart) == (durable, survives)
     assert reason in can.reasons["durable"]
     assert reason in can.reasons["survives_restart"]
+    assert bool(can.advice) != can.durable
 
 
 @pytest.mark.parametrize("policy", ["noeviction", "allkeys-lru", "volatile-ttl", "volatile-lru"])
@@ -70,6 +71,7 @@ def test_declared_eviction_follows_the_configuration(policy: str) -> None:
         assert can.evicts == (policy != "noeviction")
         assert ("contexts" in can.reasons) == ("enumerable" in can.reasons) == can.evicts
         assert can.reasons["evicts"] == f"maxmemory 104857600, maxmemory-policy {policy}"
+        assert any("noeviction" in line for line in can.advice) == can.evicts
         store.close()
 
 
@@ -121,6 +123,7 @@ def test_info_answers_if_config_is_forbidden(plain_redis: KeyValueServer) -> Non
         poor = capabilities_of(server, "poor:p@")
         assert (poor.durable, poor.survives_restart, poor.evicts) == (False, True, False)
         assert "CONFIG is forbidden" in poor.reasons["durable"]
+        assert poor.advice == ("allow the user CONFIG|GET, so that the settings are known",)
         blind = capabilities_of(server, "blind:p@")
         assert (blind.durable, blind.survives_restart, blind.evicts) == (False, False, True)
         assert "neither CONFIG nor INFO" in blind.reasons["evicts"]

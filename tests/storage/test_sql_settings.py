@@ -121,6 +121,7 @@ def test_unlogged_tables_are_not_durable(
     can = open_store(url).capabilities
     assert not can.durable
     assert "UNLOGGED" in can.reasons["durable"]
+    assert can.advice == ("run ALTER TABLE ... SET LOGGED for the tables of sealedstate",)
 
 
 @contextlib.contextmanager
@@ -185,6 +186,7 @@ def test_postgresql_syncs_commits_unless_the_url_says_otherwise(
     lazy = open_store(f"{server.url(schema)}%20-c%20synchronous_commit%3Doff").capabilities
     assert not lazy.durable
     assert lazy.reasons["durable"] == "synchronous_commit is off and fsync is on"
+    assert any("from the options of the URL" in line for line in lazy.advice)
 
 
 def test_postgresql_without_fsync_is_not_durable(open_store: Opener) -> None:
@@ -192,6 +194,7 @@ def test_postgresql_without_fsync_is_not_durable(open_store: Opener) -> None:
         can = open_store(server.fresh_url()).capabilities
     assert not can.durable
     assert "fsync is off" in can.reasons["durable"]
+    assert can.advice == ("set fsync on",)
 
 
 SINCE = "sealedstate.storage.sql._mariadb.REPEATS_LOG_SINCE"
@@ -215,6 +218,7 @@ def test_mariadb_is_as_durable_as_its_settings(
             can = open_store(url).capabilities
             assert not can.durable
             assert f"innodb_flush_log_at_trx_commit is {flush}" in can.reasons["durable"]
+            assert can.advice == ("set innodb_flush_log_at_trx_commit = 1",)
     finally:
         sound_mariadb.ask("SET GLOBAL innodb_flush_log_at_trx_commit = 1")
 
@@ -256,6 +260,7 @@ def test_mariadb_explains_what_its_binary_log_changes(
         synced = open_store(server.fresh_url()).capabilities
     assert "a power failure may take back writes" in unsynced.reasons["durable"]
     assert "every write is synced" in synced.reasons["durable"]
+    assert [len(each.advice) for each in (without, unsynced, synced)] == [1, 0, 0]
     assert without.durable
     assert unsynced.durable
     assert synced.durable

@@ -270,7 +270,7 @@ def test_encoding_of_a_mebibyte_is_the_largest() -> None:
 
 def test_shared_references_are_counted_and_never_written_out() -> None:
     """As of YAML anchors: a few hundred bytes of objects, which written out take terabytes."""
-    leaves: list[Any] = [1, b"x" * 9999, "é" * 9999, Decimal("1" * 9999), 1 << 4000, (), {}]
+    leaves: list[Any] = [1, "é" * 9999, Decimal("1" * 9999), {}]
     folds: list[Callable[[Any], object]] = [
         lambda value: [value] * 1000,
         lambda value: (value,) * 1000,

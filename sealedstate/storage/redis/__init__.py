@@ -515,6 +515,7 @@ SETTINGS_COMMANDS: tuple[tuple[bytes, ...], ...] = (
     (b"CONFIG", b"GET", b"append*"),
     (b"CONFIG", b"GET", b"save"),
     (b"CONFIG", b"GET", b"maxmemory*"),
+    (b"CONFIG", b"GET", b"min-replicas-to-write"),
     (b"INFO", b"persistence"),
     (b"INFO", b"memory"),
     (b"INFO", b"replication"),
@@ -541,7 +542,9 @@ def weakest(nodes: Sequence[Capabilities]) -> Capabilities:
                 names = (name, "enumerable", "contexts") if name == "evicts" else (name,)
                 reasons = {each: node.reasons[each] for each in names}
                 found = replace(found, **{name: value}, reasons={**found.reasons, **reasons})
-    return found
+    return replace(
+        found, advice=tuple(dict.fromkeys(line for node in nodes for line in node.advice))
+    )
 
 
 def capabilities_by(answers: Sequence[Any], wait: int = 0) -> Capabilities:
@@ -574,7 +577,33 @@ def capabilities_by(answers: Sequence[Any], wait: int = 0) -> Capabilities:
         evicts=evicts,
         changes=changes,
         reasons=reasons,
+        advice=tuple(_advise(settings, wait, evicts)),
     )
+
+
+def _advise(settings: Mapping[str, str], wait: int, evicts: bool) -> Iterator[str]:
+    """Yield what an operator should change."""
+    if not {"appendonly", "maxmemory-policy"} <= settings.keys():
+        yield "allow the user CONFIG|GET, so that the settings are known"
+    elif settings["appendonly"] != "yes":
+        yield (
+            "if logouts are kept here, set appendonly yes, and appendfsync always if no crash may"
+            " cost one"
+        )
+    elif settings.get("appendfsync") != "always":
+        yield "set appendfsync always, if no crash may cost a logout"
+    if evicts and "maxmemory-policy" in settings:
+        yield "set maxmemory-policy noeviction, if more than stored parts are kept here"
+    replicas = int(settings.get("connected_slaves", "0"))
+    if replicas and not wait:
+        yield "add sealedstate_wait=1 to the URL, so that a failover keeps acknowledged logouts"
+    elif replicas < wait:
+        yield f"start replicas: there are {replicas}, and sealedstate_wait={wait} waits for {wait}"
+    if replicas and settings.get("min-replicas-to-write") == "0":
+        yield (
+            "set min-replicas-to-write 1, so that a primary that is cut off takes no writes that a"
+            " failover loses"
+        )
 
 
 def _settings_of(answers: Sequence[Any]) -> dict[str, str]:

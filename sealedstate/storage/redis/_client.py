@@ -44,6 +44,8 @@ from ._servers import (
 _PARTIAL = "WRONGTYPE"
 # The part of the timeout that a server may wait for its replicas, so that its answer is in time.
 _WAIT_PART = 0.8
+# How late that answer may be in seconds: a server with nothing to do looks 10 times a second.
+_WAIT_LATE = 0.1
 
 
 class RedisClient(ServerClient):
@@ -175,7 +177,7 @@ class RedisClient(ServerClient):
             return isinstance(answer, int) or _begins_with(echo, answer)
 
         waits = is_confirmed and self.wait > 0
-        patience = max(self._timeout * _WAIT_PART * 1000, 1)
+        patience = max((self._timeout - _WAIT_LATE) * _WAIT_PART * 1000, 1)
         wait = [(b"WAIT", b"%d" % self.wait, b"%d" % patience)] if waits else []
         answers: list[Any] = []
         for words in ((b"EVALSHA", script.sha, *rest), (b"EVAL", script.text, *rest)):

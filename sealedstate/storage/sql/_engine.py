@@ -175,7 +175,7 @@ class EnginePostgreSQL(_Engine, _postgresql.PostgreSQL):
     def handshake(self, cursor: Any) -> Capabilities:
         ((_, commit, *others),) = self.query(cursor, self._settings, {})
         self._commit = "on" if commit == "off" else commit
-        return self._describe(self._commit, *others)
+        return self._describe(False, self._commit, *others)
 
     def fault(self, error: Exception) -> Fault:
         if not isinstance(error, DBAPIError) or error.connection_invalidated:

@@ -434,13 +434,18 @@ class MariaDB(Driver):
                 f"{self.address}: max_allowed_packet is {packet}; it must be at least"
                 f" {2 * LEAST_VALUE_BYTES + PACKET_OVERHEAD}"
             )
+        advice = []
+        if repeats_log:
+            advice.append("keep logouts in PostgreSQL, if no crash may cost one")
         settings = f"innodb_flush_log_at_trx_commit is {flush}, log_bin {log}"
         if flush != 1:
             effect = "writes are synced once a second"
+            advice.append("set innodb_flush_log_at_trx_commit = 1")
         elif not log:
             # InnoDB makes a commit visible just before it is on the disk; the binary log closes
             # that gap. Of 60 crashes under load, 7 took back what another client had read.
             effect = "a crash may take back what was read but not yet acknowledged"
+            advice.append("set log_bin, so that no crash takes back what was read")
         elif sync != 1:
             effect = "a power failure may take back writes, the server's crash none"
         else:
@@ -450,6 +455,10 @@ class MariaDB(Driver):
                 f"; Slaves_connected {replicas}: a failover may lose acknowledged logouts"
                 " (replication is asynchronous, unless it is semi-synchronous and a replica has"
                 " answered in time)"
+            )
+            advice.append(
+                "replicate semi-synchronously, with rpl_semi_sync_master_timeout longer than"
+                " outages, so that a failover keeps acknowledged logouts"
             )
         why = f"{settings} and sync_binlog {sync}: {effect}"
         if repeats_log:
@@ -468,6 +477,7 @@ class MariaDB(Driver):
                 "durable": why,
                 "value_bytes": f"max_allowed_packet is {packet}",
             },
+            advice=tuple(advice),
         )
 
     def query(self, cursor: Any, sql: str, params: Params) -> list[tuple[Any, ...]]:

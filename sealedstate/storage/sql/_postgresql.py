@@ -148,7 +148,8 @@ SETTINGS = """
         (SELECT count(*) FROM pg_stat_replication),
         (SELECT count(*) FROM pg_class
             WHERE relname IN ('sealedstate_schema', 'sealedstate_record', 'sealedstate_member')
-            AND relpersistence <> 'p' AND pg_table_is_visible(oid))"""
+            AND relpersistence <> 'p' AND pg_table_is_visible(oid)),
+        (SELECT reset_val FROM pg_settings WHERE name = 'statement_timeout')"""
 # What promises rest on. Without row_security, a policy that hides rows makes a statement fail.
 SESSION = """
     SELECT set_config('synchronous_commit', :commit, false),
@@ -350,9 +351,7 @@ class PostgreSQL(Driver):
         connection: PostgreSQLConnection = cursor.connection
         # Before it is known who answers, nothing may rest on this connection.
         connection.prepare_threshold = None
-        ((pid, commit, fsync, standbys, replicas, unlogged),) = self.query(
-            cursor, self._settings, {}
-        )
+        ((pid, commit, *others),) = self.query(cursor, self._settings, {})
         # A pooler reports a number of its invention, with which it identifies its client.
         connection.is_pooled = (
             pid != connection.pgconn.backend_pid if self._pooled is None else self._pooled
@@ -363,11 +362,19 @@ class PostgreSQL(Driver):
         if not connection.is_pooled:
             self.query(cursor, self._session, {**self._limits, "commit": commit})
             connection.prepare_threshold = 5
-        return self._describe(commit, fsync, standbys, replicas, unlogged)
+        return self._describe(connection.is_pooled, commit, *others)
 
     def _describe(
-        self, commit: str, fsync: str, standbys: str, replicas: int, unlogged: int
+        self,
+        is_pooled: bool,
+        commit: str,
+        fsync: str,
+        standbys: str,
+        replicas: int,
+        unlogged: int,
+        statement_timeout: str,
     ) -> Capabilities:
+        waits = bool(standbys) and commit not in ("local", "off")
         durable = commit != "off" and fsync == "on" and not unlogged
         reason = f"synchronous_commit is {commit} and fsync is {fsync}"
         if unlogged:
@@ -379,12 +386,36 @@ class PostgreSQL(Driver):
                 "; synchronous_standby_names is set: a standby that it names has acknowledged"
                 " logouts, and a failover to it loses none"
             )
-        if replicas and not (standbys and commit not in ("local", "off")):
+        if replicas and not waits:
             reason += (
                 f"; {replicas} standby{'s follow' if replicas > 1 else ' follows'}: a failover may"
                 " lose acknowledged logouts (replication is asynchronous)"
             )
-        return replace(self.assumed, assumed=False, durable=durable, reasons={"durable": reason})
+        if is_pooled:
+            reason += "; a pooler is in between, so each statement brings its settings"
+        advice = {
+            "set fsync on": fsync != "on",
+            "allow synchronous_commit: remove off from the options of the URL": commit == "off",
+            "run ALTER TABLE ... SET LOGGED for the tables of sealedstate": unlogged,
+            "set synchronous_standby_names, if a failover may lose no acknowledged logout": (
+                replicas and not standbys
+            ),
+            "set synchronous_commit on, so that standbys are waited for": standbys and not waits,
+            "let synchronous_standby_names name two standbys, as in ANY 1 (a, b): without its only"
+            " standby, the server acknowledges nothing": waits and replicas < 2,
+            "name the standby in the URL, too, or give a name that follows the primary": (
+                replicas and len(self.hosts) == 1 and not is_pooled
+            ),
+            "set a statement_timeout for the role, because the pooler lets none be set by a"
+            " connection": is_pooled and statement_timeout == "0",
+        }
+        return replace(
+            self.assumed,
+            assumed=False,
+            durable=durable,
+            reasons={"durable": reason},
+            advice=tuple(line for line, applies in advice.items() if applies),
+        )
 
     def fault(self, error: Exception) -> Fault:
         return fault_of(error.sqlstate if isinstance(error, psycopg.Error) else None)
