@@ -167,6 +167,10 @@ def test_older_version_does_not_replace_a_later_one(
     store.after("changes", act=lambda: process.feed.update(CONTEXT, "k", b"w", None, 2))
     process.feed.poll()
     assert process.feed.look(CONTEXT, "k") == Stored(b"w", 2, None)
+    # Nor does the answer to a question that was asked before this process wrote.
+    store.after("read", act=lambda: process.feed.update(CONTEXT, "k", b"x", None, 3), times=1)
+    process.feed.read(CONTEXT, "k")
+    assert process.feed.look(CONTEXT, "k") == Stored(b"x", 3, None)
 
 
 def test_all_pages_are_read_and_a_pass_that_failed_continues(
