@@ -303,6 +303,17 @@ def test_part_of_a_newer_release_raises_and_is_kept(
     assert loaded_of(session).part_of(record_of(browser), name) == newer
 
 
+def test_part_of_a_newer_release_is_kept_unread(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser, newer = signed_in(node(clock, None)), cbor2.dumps(cbor2.CBORTag(12345, "x"))
+    with monkeypatch.context() as patch:
+        patch.setattr("sealedstate._wire.cbor.encode", lambda value, path="value": newer)
+        browser.visit(setting(later="from the future"))
+    browser.visit(touch)
+    assert record_of(browser).parts["later"] == newer
+
+
 # --- several cookies ----------------------------------------------------------------------------
 
 

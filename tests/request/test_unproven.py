@@ -52,6 +52,7 @@ def test_rows_of_agents_that_keep_no_cookies_live_for_one_idle_lifetime(
 def test_process_leaves_a_stated_number_of_rows_of_such_agents(
     shop: Keeper, store: ScriptedStorage, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    assert parts.MAX_UNPROVEN == 10_000
     monkeypatch.setattr(parts, "MAX_UNPROVEN", 50)
     back, gone = Browser(shop), Browser(shop)
     for browser in (back, gone):

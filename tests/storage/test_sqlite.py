@@ -547,11 +547,13 @@ def test_write_ahead_log_is_used_only_by_an_sqlite_with_the_fix(
         monkeypatch.setattr(sqlite3, "sqlite_version_info", version)
         assert wal_is_safe(version) is (text in safe), text
         assert store.create("c", os.urandom(8).hex(), b"v", None, 1)
-        assert sql(path, "PRAGMA journal_mode") == [("wal" if text in safe else "delete",)], text
+        mode = ("wal" if text in safe else "delete",)
+        assert sql(path, "PRAGMA journal_mode") == [mode], text
         store.close()
         # An acknowledged write has been synced.
         with closing(store._file.open()) as connection:
             assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+            assert connection.execute("PRAGMA journal_mode").fetchone() == mode
     assert len(list(store.keys("c"))) == 2 * len(unsafe)
 
 
