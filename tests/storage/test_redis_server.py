@@ -152,6 +152,22 @@ def test_server_that_reports_nothing_declares_nothing() -> None:
         assert (can.durable, can.survives_restart, can.evicts) == (False, False, True)
 
 
+def test_replicas_decide_what_to_do() -> None:
+    settings = [b"appendonly", b"yes", b"appendfsync", b"always", b"maxmemory", b"0"]
+    settings += [b"maxmemory-policy", b"noeviction"]
+    for replicas, wait, held, advice in (
+        (0, 0, b"0", []),
+        (1, 0, b"1", ["add sealedstate_wait=1"]),
+        (1, 1, b"0", ["set min-replicas-to-write 1"]),
+        (1, 3, b"1", ["start replicas: there are 1, and sealedstate_wait=3 waits for 3"]),
+        (3, 2, b"1", []),
+    ):
+        info = b"role:master\r\nconnected_slaves:%d\r\n" % replicas
+        can = capabilities_by([settings, [b"min-replicas-to-write", held], info], wait)
+        assert len(can.advice) == len(advice), can.advice
+        assert all(map(str.startswith, can.advice, advice))
+
+
 @pytest.mark.parametrize("persistence", ["aof everysec", "aof no"])
 def test_crash_costs_nothing_once_redis_has_written_its_buffer(persistence: Persistence) -> None:
     with redis_server(persistence) as server:

@@ -130,6 +130,7 @@ def dynamodb_server() -> Iterator[KeyValueServer]:
 @contextlib.contextmanager
 def redis_cluster(masters: int = 3, replicas: int = 0) -> Iterator[list[KeyValueServer]]:
     """A cluster: so many masters with an equal share of the slots, then their replicas in turn."""
+    need_driver("redis")
     import redis  # memcached's tests need no Redis
 
     options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]
@@ -210,6 +211,7 @@ def sentinels(
 
     `password`: their own; `options`: lines of their configuration.
     """
+    need_driver("redis")
     lines = [
         "port {port}",
         "bind 127.0.0.1",
