@@ -110,7 +110,7 @@ def asks_in_requests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # These have hundreds of orders, of each of which the others have a part.
 MANY = {
-    *product(["regenerate"], ["sign out", "revoke_session", "revoke_subject"]),
+    *product(["regenerate"], ["invalidate", "sign out", "revoke_subject"]),
     *product(["sign in again"], ["invalidate", "sign out", "revoke_subject"]),
 }
 

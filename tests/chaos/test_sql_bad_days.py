@@ -172,7 +172,7 @@ def test_write_that_waits_too_long_for_a_lock_has_not_happened(
     # The server gives up at four fifths of it, and its answer must come through in the rest.
     store = open_store(server.url(schema), timeout=2.5)
     # Calls about a whole context take ten times as long.
-    hasty = open_store(server.url(schema), timeout=0.5)
+    hasty = open_store(server.url(schema), timeout=0.3)
     after_recovery(lambda: store.create("c", "k", b"v", None, 1))
     for act in (
         lambda: store.update("c", "k", b"w", None, 2),

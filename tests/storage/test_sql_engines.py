@@ -149,6 +149,6 @@ class TestPostgreSQLEngine(EngineContract):
     kind = "postgresql"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 class TestMariaDBEngine(EngineContract):
     kind = "mariadb"
