@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -116,6 +117,22 @@ def test_forked_children_and_their_parent_share_no_connection(path: Path) -> Non
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [[0] * 6, 1 + 7 * 20, 2]
     assert is_intact(path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_forked_child_has_no_descriptor_of_the_file(path: Path) -> None:
+    def descriptors() -> list[str]:
+        found = []
+        for link in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):  # the descriptor that lists them
+                found.append(str(link.readlink()))
+        return [place for place in found if place.startswith(str(path))]
+
+    with closing(SQLiteStorage(path, time.time)) as store:
+        store.create("fork", "key", b"v", None, 1)
+        assert descriptors()
+        assert run_child(descriptors) == []
+        assert store.read("fork", "key") == Stored(b"v", 1, None)
 
 
 def test_fork_waits_for_the_transaction_under_way_and_its_child_can_write(path: Path) -> None:
