@@ -381,17 +381,18 @@ def test_client_must_name_one_server_and_have_timeouts() -> None:
 
 def test_delayed_flush_is_named_within_the_timeout(server: KeyValueServer, admin: Any) -> None:
     store = MemcachedStorage(server.url, time.time, timeout=0.1)
-    errors: list[str] = []
+    said, errors = "loses at once what it has just stored (flush_all", [""]
     admin.flush_all(delay=1)
     until = time.monotonic() + 2.5
-    while time.monotonic() < until and not errors:
+    # On a busy machine there may be no answer in time before.
+    while time.monotonic() < until and said not in errors[-1]:
         began = time.monotonic()
         try:
             store.create("c", str(began), b"v", None, 1)
         except StorageUnavailable as error:
             errors.append(str(error))
             assert time.monotonic() - began < HANG
-    assert "loses at once what it has just stored (flush_all" in errors[0]
+    assert said in errors[-1], errors
     for _ in poll(30):
         with contextlib.suppress(StorageUnavailable):
             assert store.create("c", "k", b"v", None, 1)
