@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from sealedstate import Deployment, Keeper, Settings, UsageError
-from sealedstate.adapting import SessionFace, log_late_changes, open_keeper, session_headers
+from sealedstate.adapting import SessionFace, add_session_headers, log_late_changes, open_keeper
 from sealedstate.asynchronous import AsyncKeeper, Logout
 from sealedstate.headers import set_cookie_bytes
 
@@ -89,7 +89,7 @@ class RequestSession(SessionFace):
     _keeper: AsyncKeeper
     _logout: Logout | None = None
     _is_failed = False
-    _lines: Sequence[str] = ()  # what the last save returned
+    _lines: Sequence[str] | None = None  # what the last save returned
 
     def __init__(self, request: web.Request, keeper: AsyncKeeper) -> None:
         headers = request.headers
@@ -151,8 +151,9 @@ class RequestSession(SessionFace):
     async def _save(self, request: web.Request, response: web.StreamResponse) -> Sequence[str]:
         """The lines for a response. A save that failed is not tried again for the error's page."""
         session, is_late = self._session, _state_of(request).are_headers_made
-        is_unsaved = session.backend is not None and not is_late
-        if is_unsaved and not self._is_failed:
+        # After a save that found no change, only what was touched may have changed.
+        is_used = session.backend is not None and (self._lines is None or session.is_touched)
+        if is_used and not is_late and not self._is_failed:
             vars(self)["_is_failed"] = True
             if self._logout is not None:
                 await self._logout
@@ -162,7 +163,7 @@ class RequestSession(SessionFace):
                 fields += [("Set-Cookie", each.OutputString()) for each in cookies]
             lines = await self._keeper.save(session, set_cookie_bytes(fields))
             vars(self).update(_lines=lines, _is_failed=False)
-        return self._lines
+        return self._lines or ()
 
 
 @web.middleware
@@ -207,8 +208,11 @@ async def _respond(request: web.Request, response: web.StreamResponse) -> None:
     if found is not None:
         session, keeper = found._session, found._keeper.keeper
         environ = {"wsgi.url_scheme": request.scheme, "HTTP_HOST": request.headers.get("Host", "")}
-        with session_headers(keeper, session, response.headers, environ) as lines:
-            lines += await found._save(request, response)
+        lines: Sequence[str] = ()
+        try:
+            lines = await found._save(request, response)
+        finally:
+            add_session_headers(keeper, session, response.headers, lines, environ)
         if isinstance(response, web.WebSocketResponse):
             session.load()  # reading stays possible: no cache keeps a conversation
         session.mark_headers_sent()
