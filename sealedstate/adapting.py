@@ -205,7 +205,6 @@ class SessionDict(dict[str, Any]):
     __slots__ = ("_absent", "_access", "is_filled")
 
     def __init__(self, access: SessionUse, is_empty: bool = False) -> None:
-        super().__init__()
         self._access = access
         self._absent: dict[str, Exception] = {}
         self.is_filled = is_empty
@@ -226,8 +225,9 @@ class SessionDict(dict[str, Any]):
             self.fill()
 
     def __getitem__(self, name: str) -> Any:
-        self.mark_accessed()
-        value = super().__getitem__(name)
+        if not (self.is_filled and self._access.is_used):
+            self.mark_accessed()
+        value = dict.__getitem__(self, name)
         if type(value) not in UNCHANGEABLE:
             self._access.session.watch(name, value)
         return value
