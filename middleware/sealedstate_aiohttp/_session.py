@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import Awaitable, Sequence
@@ -22,7 +21,6 @@ log = logging.getLogger("sealedstate.aiohttp")
 KEEPER = web.AppKey("KEEPER", AsyncKeeper)
 
 
-@dataclasses.dataclass(slots=True)
 class _State:
     session: RequestSession | None = None
     are_headers_made: bool = False
@@ -184,18 +182,22 @@ async def _save_early(request: web.Request, handler: Handler) -> web.StreamRespo
 @web.middleware
 async def _save_last(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The same around all middlewares; what they raise, unless it is a response, saves nothing."""
-    _state_of(request)  # clones of the request share it
+    state = _state_of(request)  # clones of the request share it
     try:
-        response = await _save_early(request, handler)
-    except web.HTTPException:
+        response = await handler(request)
+    except web.HTTPException as error:
+        if state.session is not None:
+            await state.session._save(request, error)
         raise
     except Exception:
-        if (found := _state_of(request).session) is not None:
-            vars(found)["_is_failed"] = True
+        if state.session is not None:
+            vars(state.session)["_is_failed"] = True
         raise
-    found = _state_of(request).session
-    if found is not None and found._session.accessed and response.prepared:
-        log_late_changes(log, found._session)
+    if (found := state.session) is not None:
+        if not response.prepared:
+            await found._save(request, response)
+        elif found._session.accessed:
+            log_late_changes(log, found._session)
     return response
 
 
@@ -220,7 +222,8 @@ async def _respond(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _state_of(request: web.Request) -> _State:
-    state: _State | None = request.get(_STATE)
-    if state is None:
+    try:
+        state: _State = request[_STATE]
+    except KeyError:
         state = request[_STATE] = _State()
     return state
