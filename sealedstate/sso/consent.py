@@ -195,8 +195,8 @@ class ConsentStore:
 
         With `service`: for that service; with `attributes`: to all of these; with `parameters`:
         to a text that was filled with exactly these. Also False if the row was tampered with.
-        Raises UnsupportedValue for a version that is not a whole number, for a single text in
-        place of several attributes, and for parameters that no consent can have.
+        Raises UnsupportedValue if the version is not a whole number, if the attributes are a
+        single text, and if no consent can have such parameters.
         """
         check_integer("version", version)
         _check_several(attributes)

@@ -143,7 +143,7 @@ def test_store_reveals_neither_subject_nor_consents(storage: Storage) -> None:
 
 def test_what_was_shown_and_entered_is_kept_listed_and_erased(storage: Storage) -> None:
     node, other_node = open_consents(storage), open_consents(storage)
-    shown = {"fee": 1_000, "operator": "Exämple Ltd"}
+    shown: dict[str, str | int | bool] = {"fee": 1_000, "operator": "Exämple Ltd"}
     entered: dict[str, str | int | bool] = {"news": False, "why": "x" * 1024, "age": -5}
     node.record(ANN, "terms", 2, parameters=shown, answers=entered)
     entered["age"] = 6  # the store has what was entered then
@@ -204,10 +204,13 @@ def test_terms_that_were_filled_otherwise_are_not_accepted() -> None:
     consents.record(ANN, "terms", 3, parameters={"fee": 1, "place": "here"})
     for version in (2, 3):
         assert consents.has_accepted(ANN, "terms", version)
-        assert consents.has_accepted(
-            ANN, "terms", version, parameters={"place": "here", "fee": 1}
-        )
-    others: list[Any] = [{}, {"fee": 1}, {"fee": 2, "place": "here"}, {"fee": True, "place": "here"}]
+        assert consents.has_accepted(ANN, "terms", version, parameters={"place": "here", "fee": 1})
+    others: list[Any] = [
+        {},
+        {"fee": 1},
+        {"fee": 2, "place": "here"},
+        {"fee": True, "place": "here"},
+    ]
     for parameters in others:
         assert not consents.has_accepted(ANN, "terms", 3, parameters=parameters)
     consents.record(ANN, "terms", 3)
@@ -327,7 +330,12 @@ def test_answers_of_other_types_or_sizes_are_refused_and_change_nothing() -> Non
             with pytest.raises(UnsupportedValue):
                 consents.has_accepted(ANN, "terms", 1, parameters=answers)
     assert consents.of_subject(ANN) == (Consent("terms", 1, NOW, answers={"why": "first"}),)
-    largest = {"é" * 32: "é" * 512, "most": (1 << 63) - 1, "least": -1 << 63, "": ""}
+    largest: dict[str, str | int | bool] = {
+        "é" * 32: "é" * 512,
+        "most": (1 << 63) - 1,
+        "least": -1 << 63,
+        "": "",
+    }
     consents.record(ANN, "terms", 1, answers=largest)
     assert consents.of_subject(ANN)[0].answers == largest
 
