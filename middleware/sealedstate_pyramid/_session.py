@@ -187,7 +187,8 @@ def make_tween(handler: Callable[[Request], Response], registry: Any) -> Any:
 
     def save(request: Request) -> Response:
         # A subscriber of NewResponse would slow every request: Pyramid then notifies of all events.
-        request.response_callbacks.append(_NOTE_SENT)
+        callbacks: Any = request.response_callbacks
+        callbacks.append(_NOTE_SENT)
         try:
             response = handler(request)
         except HTTPException as error:
