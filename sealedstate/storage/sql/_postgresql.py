@@ -281,7 +281,7 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
         return self._receive()
 
     def _receive(self) -> pq.abc.PGresult:
-        """Return the one answer to what was sent. Raises its error, or Misdirected."""
+        """Return the single answer to what was sent. Raises its error, or Misdirected."""
         pgconn, results = self.pgconn, list[pq.abc.PGresult]()
         while pgconn.flush():
             if self._wait_until_ready(Wait.RW) & Ready.R:
