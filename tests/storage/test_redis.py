@@ -326,7 +326,7 @@ def test_repr_is_the_servers_address() -> None:
     for url, address in {
         "redis://h": "h:6379",
         "valkey://h:1": "h:1",
-        "rediss://u:p%40@h:1/2?ssl_ca_certs=/ca.pem": "h:1",
+        f"rediss://u:p%40@h:1/2?ssl_ca_certs={__file__}": "h:1",
         "valkeys://:p@[::1]:1/": "::1:1",
     }.items():
         assert repr(RedisStorage(url, time.time)) == f"RedisStorage({address})"

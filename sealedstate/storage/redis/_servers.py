@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from ...errors import ConfigurationError, StorageUnavailable, StorageUnusable
 from .._network import KEEPALIVE, Connections
+from ..urls import check_file, show_name
 
 try:
     import redis as redis  # for `_client` and `_nodes`, too
@@ -194,10 +195,12 @@ def parse_url(url: str, timeout: float, waits: bool = False) -> Target:
     unknown = sorted(options.keys() - (_TLS_OPTIONS if tls else set()))
     if unknown:
         raise ConfigurationError(
-            f"storage: the Redis URL has an unknown option {unknown[0]!r}; it takes"
+            f"storage: the Redis URL takes no {show_name('option', unknown[0])}; it takes"
             f" {', '.join(sorted(_TLS_OPTIONS))} with rediss only, and"
             f" {', '.join(sorted(_SENTINEL_OPTIONS))} with redis+sentinel"
         )
+    for option, file in options.items():
+        check_file(option, file)
     login = Login(timeout, tls, user, password, database, options, waits)
     sentinel_login = Login(timeout, tls, sentinel_user, sentinel_password, 0, options)
     kind: Kind = "sentinel" if form == "sentinel" else "cluster" if form == "cluster" else "server"
