@@ -278,8 +278,10 @@ def test_password_of_sentinels_and_their_outage_are_reported(plain_redis: KeyVal
             open_redis(f"{url}?sentinel_password=canary-wrong").ping()
         assert "canary" not in str(caught.value)
         watcher.kill9()
-        with pytest.raises(StorageUnavailable, match="no sentinel answers"):
-            open_redis(url).ping()
+        with pytest.raises(StorageUnavailable, match="no sentinel answers") as caught:
+            open_redis(url.replace("/main", f",127.0.0.1:{free_port()}/main")).ping()
+        message = str(caught.value)
+        assert (message.count("redis store"), message.count("no connection")) == (1, 2), message
 
 
 # --- clusters -----------------------------------------------------------------------------------
