@@ -395,8 +395,8 @@ class SealedTable:
 
     def _conflict(self, tries: int) -> StorageUnavailable:
         return StorageUnavailable(
-            f"{self._kind.noun} could not be written: {tries} times in a row, others wrote it"
-            " first or the store did not confirm it"
+            f"{self._kind.noun} could not be written: {tries} times in a row, it was written by"
+            " others, or the store did not confirm it"
         )
 
     def _raise_unless_lost(self, error: UnreadableError) -> None:
