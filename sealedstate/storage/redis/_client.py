@@ -55,6 +55,8 @@ class RedisClient(ServerClient):
     for which that is asked. Raises ConfigurationError.
     """
 
+    knows_replies = True
+
     def __init__(self, source: Any, timeout: float, wait: int = 0) -> None:
         self.connects, self.wait = 0, wait
         if isinstance(source, str):

@@ -405,7 +405,7 @@ class LentConnections(Connections):
         super().__init__()
         self._owner, self._pool = owner, pool
 
-    def take(self, deadline: float) -> Any:
+    def take(self, deadline: float, is_checked: bool = True) -> Any:
         return self.open(deadline)
 
     def open(self, deadline: float) -> Any:
