@@ -338,7 +338,7 @@ def test_records_of_a_context_spread_over_the_nodes(cluster: list[KeyValueServer
 
 
 def test_user_with_the_documented_rights_can_use_a_cluster(cluster: list[KeyValueServer]) -> None:
-    listed = re.search(r"`(get ping [a-z\s]+)`, in a cluster `([a-z| ]+)`", sealedstate_redis_doc())
+    listed = re.search(r"`(get echo [a-z\s]+)`, in a cluster `([a-z| ]+)`", sealedstate_redis_doc())
     assert listed is not None
     commands = [f"+{command}" for command in (*listed[1].split(), *listed[2].split())]
     for server in cluster:
