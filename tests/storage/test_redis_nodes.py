@@ -195,6 +195,7 @@ def test_primary_that_sentinels_replace_is_left_within_a_second() -> None:
         lent = RedisStorage(manager.master_for("main", socket_timeout=PATIENT), time.time)
         assert store.create("c", "k", b"v", None, 1)
         assert lent.read("c", "k") == Stored(b"v", 1, None)
+        assert repr(lent) == "RedisStorage(main of sentinels)"
         with plain_client(port=watchers[0].port) as admin:
             for _ in poll(30):  # the sentinels must have seen the replica
                 with contextlib.suppress(redis.ResponseError):

@@ -67,6 +67,8 @@ class RedisClient(ServerClient):
                 known = source.connection_pool.connection_kwargs
                 place = (known.get("host", "localhost"), known.get("port", 6379))
                 address = known.get("path") or show_address(place)
+                if name := getattr(source.connection_pool, "service_name", ""):
+                    address = f"{name} of sentinels"
             else:
                 known = source.nodes_manager.connection_kwargs
             super().__init__("redis", address, known.get("socket_timeout") or timeout)
