@@ -267,8 +267,8 @@ class RedisClient(ServerClient):
         asks: bool,
     ) -> list[Any]:
         echo = os.urandom(ECHO_BYTES)
-        # The ECHO comes first: if the request is cut off, the command is incomplete. Not PING, which
-        # a server refuses while it cannot save to its disk.
+        # The ECHO comes first: if the request is cut off, the command is incomplete. PING would be
+        # refused by a server that cannot save to its disk.
         before: list[Sequence[bytes]] = [(b"ECHO", echo)]
         if asks:
             before.append((b"ASKING",))

@@ -343,7 +343,7 @@ class ServerConnections(Connections):
         return connection
 
     def _handshake(self, connection: Any) -> None:
-        """Log in and get an echo in one round trip, to find a server that accepts but does not answer."""
+        """Log in and get an echo in one round trip: a server may accept and not answer."""
         login, echo = self._login, os.urandom(ECHO_BYTES)
         commands: list[Sequence[bytes]] = []
         if login.password:
