@@ -12,7 +12,7 @@ hash slot, so that its scripts run on one node, and the records of a user spread
 For the contexts in `FOLLOWED`, but not in a cluster, `:feed` has the number of the last write, and
 `:changes` the records by number.
 
-A Redis user with limited rights needs the keys `sealedstate:*` and the commands `get ping eval
+A Redis user with limited rights needs the keys `sealedstate:*` and the commands `get echo eval
 evalsha set getrange setrange persist pexpire pttl del unlink exists zadd zrem zrange zrangebyscore
 zscore zscan scan hsetnx hincrby hmget mget`, in a cluster `asking cluster|slots`, too, and `wait`
 for `sealedstate_wait`. Without `config` and `info`, the store declares no durability, and without

@@ -343,7 +343,7 @@ class ServerConnections(Connections):
         return connection
 
     def _handshake(self, connection: Any) -> None:
-        """Log in and ping in one round trip, to find a server that accepts but does not answer."""
+        """Log in and get an echo in one round trip: a server may accept and not answer."""
         login, echo = self._login, os.urandom(ECHO_BYTES)
         commands: list[Sequence[bytes]] = []
         if login.password:
@@ -354,19 +354,27 @@ class ServerConnections(Connections):
         count = len(commands)
         # The least that shows whether the user may WAIT.
         commands += [(b"WAIT", b"0", b"1")] * login.waits
-        commands += [(b"PING", echo), (b"HELLO",)]
+        # Sentinels know no ECHO, and a server whose disk is full refuses PING.
+        commands += [(b"ECHO" if self._kind else b"PING", echo), (b"HELLO",)]
         connection.on_connect()
         connection.send_packed_command(
             [b"".join(pack(words) for words in commands)], check_health=False
         )
-        answers = [connection.read_response(disable_decoding=True) for _ in commands[:-1]]
-        if answers[:count] != [b"OK"] * count or answers[-1] != echo:
+        answers = [connection.read_response(disable_decoding=True) for _ in commands[:-2]]
+        refusal: redis.ResponseError | None = None
+        try:
+            answers.append(connection.read_response(disable_decoding=True))
+        except redis.ResponseError as error:
+            refusal = error  # a sentinel's, say
+        if refusal is None and (answers[:count] != [b"OK"] * count or answers[-1] != echo):
             raise redis.InvalidResponse
         try:
             hello = connection.read_response(disable_decoding=True)
         except redis.ResponseError:
-            return
+            hello = None
         why = self._kind and explain_wrong_kind(self._kind, self.address, hello)
+        if refusal is not None and not why:
+            raise refusal
         if why and self._kind == "sentinel":
             # A failover is under way: the sentinels will name another.
             connection.disconnect()
