@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 from urllib.parse import SplitResult, urlencode, urlsplit
 
 import click
@@ -21,7 +22,7 @@ from ..errors import ConfigurationError, quote_text
 from ..path import Diagnosis, Finding, Observation, PathPages, Probe, diagnose
 from ..profiles import PROFILES, Profile
 from ..settings import Settings, process_environment
-from ._output import config_option, echo, emit, json_option, table
+from ._output import config_option, echo, emit, format_exact, json_option, table
 from ._source import KEYS_VARIABLE, application_settings
 
 __all__ = ["path"]
@@ -31,8 +32,9 @@ MOUNT = "/sealedstate/path"
 TIMEOUT_SECONDS = 15
 # Networks carry segments of about this size. In one burst, some servers take more than they do
 # from a network, so the request is sent in pieces with a pause.
-SEGMENT_BYTES, PAUSE_SECONDS = 1400, 0.001
+SEGMENT_BYTES, PAUSE_SECONDS = 1400, 0.002
 MOST_RESPONSE_BYTES = 1 << 20
+_NO_KEYS = "the keys of the application are needed; give --config FILE or set SEALEDSTATE_KEYS"
 _WORDS = {
     "cookie": "Cookie field",
     "cookies": "number of cookies",
@@ -90,7 +92,8 @@ def check(
             mount = parts.path.rstrip("/") or MOUNT
             linked = urlsplit(pages.link(f"{parts.scheme}://{parts.netloc}{mount}"))
         found = replace(target, base=f"{linked.path}probe", query=linked.query)
-        if found.send(Probe("hello")).status == 200:
+        # A failure of another kind must not make another address of it.
+        if any(found.send(Probe("hello")).status == 200 for _ in range(2)):
             target = found
     diagnosis = _run(target, wanted)
     facts = {"url": f"{parts.scheme}://{parts.netloc}{target.base}", **asdict(diagnosis)}
@@ -110,12 +113,56 @@ def link(mount: str, label: str, config: str | None) -> None:
     parts = urlsplit(mount)
     settings = _settings(config)
     if settings is None:
-        raise ConfigurationError(
-            "the keys of the application are needed; give --config FILE or set SEALEDSTATE_KEYS"
-        )
+        raise ConfigurationError(_NO_KEYS)
     address = mount if parts.path.rstrip("/") else f"{mount.rstrip('/')}{MOUNT}"
     with _open(settings) as pages:
         echo(pages.link(address, label))
+
+
+@path.command()
+@click.argument("text", metavar="REPORT")
+@click.option("--log", metavar="FILE", type=click.Path(), help="A log that has the report.")
+@config_option
+@json_option
+def report(text: str, log: str | None, config: str | None, as_json: bool) -> int:
+    """Open the report that a visitor sent, or, with --log, the report of a code.
+
+    REPORT is the text of the page, - for standard input, or a code such as 7KQ4-X2MA. The
+    application logs each code with its report, to the logger "sealedstate.path". The exit code is 1
+    if the profile does not fit what the report measured.
+    """
+    if text == "-":
+        text = click.get_text_stream("stdin").read()
+    text = "".join(text.split())
+    if log is not None:
+        with click.open_file(log, encoding="utf-8", errors="replace") as file:
+            found = re.findall(rf"path report {re.escape(text.upper())} ([\w-]+)", file.read())
+        if not found:
+            raise ConfigurationError(f"--log: {quote_text(log)} has no report {quote_text(text)}")
+        text = found[-1]
+    settings = _settings(config)
+    if settings is None:
+        raise ConfigurationError(_NO_KEYS)
+    with _open(settings) as pages:
+        facts = pages.read_report(text)
+    emit(as_json, facts, table(_report_rows(facts)))
+    return 0 if facts.get("fits") else 1
+
+
+def _report_rows(facts: dict[str, Any]) -> Iterator[tuple[object, object]]:
+    for name, value in facts.items():
+        if name == "at":
+            yield name, format_exact(value)
+        elif name in _WORDS and isinstance(value, dict):
+            refused = value.get("refused")
+            how = f"; {refused} refused ({value.get('answer')})" if refused else ""
+            yield _WORDS[name], f"{value.get('passed')} passes{how}"
+        elif isinstance(value, dict):
+            yield name, ", ".join(f"{key}: {each}" for key, each in value.items()) or "-"
+        elif isinstance(value, list):
+            yield name, ", ".join(map(str, value)) or "-"
+        else:
+            yield name, {True: "yes", False: "no", "": "-"}.get(value, value)
 
 
 def _settings(config: str | None) -> Settings | None:
@@ -141,11 +188,8 @@ def _run(target: _Target, profile: Profile) -> Diagnosis:
     steps = diagnose(profile, target.scheme, os.urandom(32))
     probe = next(steps)
     while True:
-        seen = target.send(probe)
-        if probe.question == "hello" and seen.status is None:
-            seen = target.send(probe)  # one try more, because everything depends on it
         try:
-            probe = steps.send(seen)
+            probe = steps.send(target.send(probe))
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
 
@@ -269,16 +313,17 @@ def _join_chunks(body: bytes) -> bytes:
 
 
 def _lines(diagnosis: Diagnosis) -> list[str]:
-    rows: list[tuple[object, ...]] = [("what", "passes", "refused", "by", "how", "raised by")]
+    rows: list[tuple[object, ...]] = [("what", "passes", "refused", "by", "how")]
     for each in diagnosis.limits:
         refused = "-" if each.refused is None else each.refused
-        how = each.answer or "-"
         rows.append(
-            (_WORDS[each.question], each.passed, refused, each.hop or "-", how, each.setting or "-")
+            (_WORDS[each.question], each.passed, refused, each.hop or "-", each.answer or "-")
         )
     lines = [f"path: {' > '.join(diagnosis.hops) or 'no server shows its name'}", ""]
     if diagnosis.limits:
         lines += [*table(rows, right=(1, 2)), ""]
+    raising = [(each.hop, each.setting) for each in diagnosis.limits if each.setting]
+    lines += [f"to raise it in {hop}: {setting}" for hop, setting in dict.fromkeys(raising)]
     fitting = ", ".join(diagnosis.fitting) or "none"
     verdict = "fits" if diagnosis.fits else "does not fit"
     lines.append(f"profile {diagnosis.profile} {verdict}; profiles that fit: {fitting}")
@@ -288,4 +333,3 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
 def _line(finding: Finding) -> str:
     remedy = f" To do: {finding.remedy}." if finding.remedy else ""
     return f"{finding.severity}: {finding.text}{remedy}"
-

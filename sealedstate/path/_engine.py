@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -24,11 +24,12 @@ ATTRIBUTES_BYTES = 110
 # Browsers keep no longer cookie, and the values of a trial have only harmless letters.
 PAIR_BYTES = 3800
 _LETTERS = "0123456789abcdef"
-# Sizes that need no more: browsers keep 180 cookies and 4,096 bytes of each.
-MOST_BYTES, MOST_COOKIES, MOST_SET_COOKIE_BYTES = 65_536, 180, 8192
+# Larger sizes are not asked for: browsers keep 180 cookies and 4,096 bytes of each, and responses
+# need no more.
+MOST_BYTES, MOST_COOKIES, MOST_SET_COOKIE_BYTES, MOST_RESPONSE_BYTES = 65_536, 180, 8192, 40_000
 LEAST_BYTES = 256
 # A search ends when the interval is this part of what passed, or a few bytes.
-PRECISION = 64
+PRECISION = 32
 # Clocks of browser, prober and nodes may differ by as many seconds before a finding says so.
 CLOCK_SECONDS = 60
 # The fields that a probe has beside Cookie, as a browser sends them.
@@ -83,8 +84,8 @@ class Limit:
     `question`: ``cookie`` (bytes of the Cookie field), ``cookies`` (their number), ``set_cookie``
     (bytes of one Set-Cookie field) or ``response`` (bytes of all fields that the application sets).
     `refused`: None if no size was refused that browsers send or keep. `hop`, `answer`: which server
-    or proxy refused it and how; `setting`: what raises it. `is_stable`: whether the same size was
-    refused twice.
+    or proxy refused it and how; `setting`: what raises it. `is_stable`: False if a size was refused
+    once and then accepted.
     """
 
     question: str
@@ -143,7 +144,8 @@ def diagnose(profile: Profile, scheme: str, entropy: bytes) -> Steps:
 
 def cookie_of(size: int, value: Callable[[int], str] | None = None) -> str:
     """A Cookie field value of exactly `size` bytes, at least 4, in pairs that browsers can keep."""
-    pairs, left = [], size
+    pairs: list[str] = []
+    left = size
     while left > 0:
         name = f"t{len(pairs)}="
         # The last pair must have room for its separator and its name.
@@ -187,8 +189,12 @@ class _Diagnosing:
         self._findings: list[Finding] = []
 
     def run(self) -> Steps:
-        hello = yield from self._ask(Probe("hello"))
-        self._hello, report = hello, report_of(hello)
+        # Everything depends on it, and a proxy may meet a connection that just closed.
+        for _ in range(3):
+            hello = yield from self._ask(Probe("hello"))
+            self._hello, report = hello, report_of(hello)
+            if report is not None or (hello.status or 500) < 500:
+                break
         self._is_mounted = report is not None
         if report is not None:
             self._application = str(report.get("server", ""))
@@ -201,8 +207,10 @@ class _Diagnosing:
             (yield from self._search("cookies", "request", MOST_COOKIES)),
         ]
         if self._is_mounted:
-            limits.append((yield from self._search("set_cookie", "response", MOST_SET_COOKIE_BYTES)))
-            limits.append((yield from self._search("response", "response", MOST_BYTES)))
+            limits.append(
+                (yield from self._search("set_cookie", "response", MOST_SET_COOKIE_BYTES))
+            )
+            limits.append((yield from self._search("response", "response", MOST_RESPONSE_BYTES)))
             yield from self._check_attributes()
             yield from self._check_forwarding()
             yield from self._check_caches()
@@ -211,7 +219,7 @@ class _Diagnosing:
             self._note(
                 "not-mounted",
                 "warning",
-                "No PathApplication answers there, so only requests were measured, and no response.",
+                "No PathApplication answers there, so only requests were measured, no responses.",
                 "mount PathApplication, and give the link that `sealedstate path link` prints",
             )
         yield from self._check_firewall(limits[0])
@@ -225,8 +233,8 @@ class _Diagnosing:
                 self._note(
                     "unstable",
                     "warning",
-                    f"{each.question}: the same size was refused and then accepted; nodes with"
-                    " different limits answer at this address, or one of them was restarting.",
+                    f"{each.question}: a size was refused once and then accepted; nodes with"
+                    " different limits answer at this address, or a connection failed.",
                 )
         hops = [*self._fronts]
         hops += [each.hop for each in limits if each.hop not in ("", *hops, self._application)]
@@ -257,38 +265,44 @@ class _Diagnosing:
         marks = sorted(
             {needs_of(each)[question] for each in (*PROFILES.values(), self._profile)} - {most}
         )
-        size, passed, refused, refusal = most, 0, most + 1, self._hello
+        least, step = (1, 1) if question == "cookies" else (LEAST_BYTES, 8)
+        passed, size, is_stable = 0, most, True
+        # What was refused, by size; the smallest is last.
+        refusals: list[tuple[int, Observation]] = []
         while True:
             seen = yield from self._ask(_sized(question, size))
             if self._passes(seen, question, size):
                 passed = size
             else:
-                refused, refusal = size, seen
+                refusals.append((size, seen))
+            refused, refusal = refusals[-1] if refusals else (most + 1, seen)
+            is_narrow = refused - passed <= max(step, passed // PRECISION)
+            if passed < most and (is_narrow or refused <= least):
+                # A connection that failed for another reason would end the search too early.
+                for _ in range(1 if (refusal.status or 500) < 500 else 2):
+                    again = yield from self._ask(_sized(question, refused))
+                    if self._passes(again, question, refused):
+                        passed, is_stable = refused, False
+                        break
+                else:
+                    break
+                refusals = [each for each in refusals if each[0] > passed]
+                refused = refusals[-1][0] if refusals else most + 1
             if passed >= most:
-                return Limit(question, passed)
-            if refused - passed <= max(1 if most == MOST_COOKIES else 8, passed // PRECISION):
-                break
-            if passed == 0 and refused <= (1 if most == MOST_COOKIES else LEAST_BYTES):
-                break
+                return Limit(question, passed, is_stable=is_stable)
             between = [mark for mark in marks if passed < mark < refused]
-            if between:
+            if refused - passed <= step:
+                size = min(refused, most)
+            elif between:
                 size = between[len(between) // 2]
-            elif most == MOST_COOKIES:
+            elif question == "cookies":
                 size = (passed + refused) // 2
             else:
                 size = int((max(passed, LEAST_BYTES // 2) * refused) ** 0.5)
-        again = yield from self._ask(_sized(question, refused))
         hop = refused_by(refusal, direction, self._fronts, self._application)
         settings = HOPS.get(hop)
-        return Limit(
-            question,
-            passed,
-            refused,
-            hop,
-            refusal.answer,
-            "" if settings is None else getattr(settings, direction),
-            not self._passes(again, question, refused),
-        )
+        setting = "" if settings is None else getattr(settings, direction)
+        return Limit(question, passed, refused, hop, refusal.answer, setting, is_stable)
 
     def _passes(self, seen: Observation, question: str, size: int) -> bool:
         report = report_of(seen)
@@ -356,7 +370,7 @@ class _Diagnosing:
         if address == FORGED_ADDRESS:
             self._note(
                 "forged-address",
-                "problem",
+                "warning",
                 "The application takes the address that a visitor writes into X-Forwarded-For for"
                 " the visitor's.",
                 "trust as many entries of X-Forwarded-For as there are proxies, from the end",

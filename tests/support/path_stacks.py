@@ -89,6 +89,7 @@ pinger_enable off
 shutdown_lifetime 0 seconds
 {server}
 """
+_TYPES = "type.googleapis.com/envoy.extensions.filters"
 _ENVOY = """
 static_resources:
   listeners:
@@ -97,7 +98,7 @@ static_resources:
     - filters:
       - name: envoy.filters.network.http_connection_manager
         typed_config:
-          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          "@type": {types}.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: front
           route_config:
             virtual_hosts:
@@ -107,7 +108,7 @@ static_resources:
           http_filters:
           - name: envoy.filters.http.router
             typed_config:
-              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+              "@type": {types}.http.router.v3.Router
   clusters:
   - name: back
     type: STATIC
@@ -172,6 +173,7 @@ class Front(ServerProcess):
             http=http,
             to=to.format(backend=backend),
             modules="/usr/lib/apache2/modules",
+            types=_TYPES,
         )
         self._configuration = directory / f"{kind}.conf"
         if kind == "envoy":
