@@ -18,10 +18,11 @@ __all__ = ["PathApplication"]
 
 
 class PathApplication:
-    """A WSGI application that shows what the path to it carries, for a mount point of your choice.
+    """A WSGI application that shows what the path to it carries.
 
-    By default, ``sealedstate path`` looks for it at ``/sealedstate/path``. It answers only who has
-    a link that `sealedstate path link` printed in the last hour; docs/path.md has the rest.
+    Mount it where you like; ``sealedstate path`` looks for it at ``/sealedstate/path`` by default.
+    It answers requests with a link that `sealedstate path link` printed in the last hour, and no
+    others. docs/path.md has the rest.
 
     `source`: a Keeper, or a middleware that has one.
     """

@@ -8,10 +8,11 @@ import os
 import re
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from urllib.parse import SplitResult, urlencode, urlsplit
 
@@ -19,7 +20,7 @@ import click
 
 from ..deployment import Deployment
 from ..errors import ConfigurationError, quote_text
-from ..path import Diagnosis, Finding, Observation, PathPages, Probe, diagnose
+from ..path import Diagnosis, Observation, PathFinding, PathPages, Probe, diagnose
 from ..profiles import PROFILES, Profile
 from ..settings import Settings, process_environment
 from ._output import config_option, echo, emit, format_exact, json_option, table
@@ -54,7 +55,7 @@ class _PathGroup(click.Group):
 
 @click.group(cls=_PathGroup)
 def path() -> None:
-    """Find out what the path to an application carries, and what limits it.
+    """Measure what the path to an application carries.
 
     `sealedstate path https://app.example` is short for `sealedstate path check`.
     """
@@ -73,11 +74,12 @@ def path() -> None:
 def check(
     address: str, profile: str | None, insecure: bool, config: str | None, as_json: bool
 ) -> int:
-    """Measure the path to URL, in some 40 requests of at most 64 kB.
+    """Measure the path to URL.
 
-    URL is what `sealedstate path link` prints, or the address of an application with
-    PathApplication if the configuration has its keys; without PathApplication, only requests are
-    measured. The exit code is 1 if the profile does not fit or something else is a problem.
+    It takes some 40 requests of at most 64 kB. URL is what `sealedstate path link` prints, or the
+    address of an application with PathApplication if the configuration has its keys; without
+    PathApplication, only requests are measured. The exit code is 1 if the profile does not fit or
+    something else is a problem.
     """
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -106,9 +108,10 @@ def check(
 @click.option("--label", default="", help="A word that comes back with the report.")
 @config_option
 def link(mount: str, label: str, config: str | None) -> None:
-    """Print a link to PathApplication at URL, which opens it for an hour.
+    """Print a link to PathApplication at URL.
 
-    A visitor opens it in the browser, or `sealedstate path check` measures by it.
+    It is good for an hour: a visitor opens it in the browser, or `sealedstate path check` measures
+    by it.
     """
     parts = urlsplit(mount)
     settings = _settings(config)
@@ -125,14 +128,14 @@ def link(mount: str, label: str, config: str | None) -> None:
 @config_option
 @json_option
 def report(text: str, log: str | None, config: str | None, as_json: bool) -> int:
-    """Open the report that a visitor sent, or, with --log, the report of a code.
+    """Open the report that a visitor sent.
 
-    REPORT is the text of the page, - for standard input, or a code such as 7KQ4-X2MA. The
-    application logs each code with its report, to the logger "sealedstate.path". The exit code is 1
-    if the profile does not fit what the report measured.
+    REPORT is the text of the page, - for standard input, or, with --log, a code such as
+    7KQ4-X2MA: the application logs each code with its report, to the logger "sealedstate.path". The
+    exit code is 1 if the profile does not fit what the report measured.
     """
-    if text == "-":
-        text = click.get_text_stream("stdin").read()
+    if text == "-" and sys.stdin is not None:
+        text = sys.stdin.read()
     text = "".join(text.split())
     if log is not None:
         with click.open_file(log, encoding="utf-8", errors="replace") as file:
@@ -206,7 +209,7 @@ class _Target:
     port: int
     authority: str
     base: str
-    query: str
+    query: str = field(repr=False)
     context: ssl.SSLContext | None
 
     @classmethod
@@ -229,7 +232,7 @@ class _Target:
         return cls(parts.scheme, host, port, authority, base, parts.query, context)
 
     def send(self, probe: Probe) -> Observation:
-        """Send one request over a connection of its own, in pieces as a network does."""
+        """Send one request over a separate connection, in pieces as a network does."""
         query = self.query
         if "link=" in query:
             query = f"{query}&{urlencode(probe.query)}"
@@ -330,6 +333,6 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
     return [*lines, *(_line(each) for each in diagnosis.findings)]
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: PathFinding) -> str:
     remedy = f" To do: {finding.remedy}." if finding.remedy else ""
     return f"{finding.severity}: {finding.text}{remedy}"

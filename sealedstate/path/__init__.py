@@ -12,8 +12,8 @@ I/O. docs/path.md is the guide.
 
 from __future__ import annotations
 
-from ._engine import Diagnosis, Finding, Limit, Probe, diagnose
+from ._engine import Diagnosis, PathFinding, PathLimit, Probe, diagnose
 from ._hops import Observation
 from ._pages import PathPages
 
-__all__ = ["Diagnosis", "Finding", "Limit", "Observation", "PathPages", "Probe", "diagnose"]
+__all__ = ["Diagnosis", "Observation", "PathFinding", "PathLimit", "PathPages", "Probe", "diagnose"]

@@ -55,7 +55,7 @@ BROWSER_FIELDS = (
     ("Sec-CH-UA-Mobile", "?0"),
     ("Sec-CH-UA-Platform", '"Windows"'),
 )
-# An address that nobody has (RFC 5737); it must not reach the application as the visitor's.
+# An address for documentation (RFC 5737); it must not reach the application as the visitor's.
 FORGED_ADDRESS = "192.0.2.77"
 
 Severity: TypeAlias = Literal["problem", "warning", "note"]
@@ -78,7 +78,7 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class PathLimit:
     """The largest size that passed, and the smallest that was refused.
 
     `question`: ``cookie`` (bytes of the Cookie field), ``cookies`` (their number), ``set_cookie``
@@ -98,7 +98,7 @@ class Limit:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class PathFinding:
     """Something to know about the path. `remedy`: what to do about it, or empty."""
 
     code: str
@@ -120,8 +120,8 @@ class Diagnosis:
     fits: bool
     fitting: Sequence[str]
     hops: Sequence[str]
-    limits: Sequence[Limit]
-    findings: Sequence[Finding]
+    limits: Sequence[PathLimit]
+    findings: Sequence[PathFinding]
     requests: int
 
     @property
@@ -156,7 +156,7 @@ def cookie_of(size: int, value: Callable[[int], str] | None = None) -> str:
     return "; ".join(pairs)
 
 
-def judge(profile: Profile, limits: Sequence[Limit]) -> bool:
+def judge(profile: Profile, limits: Sequence[PathLimit]) -> bool:
     """Whether the path carries what sessions of this profile take."""
     needs = needs_of(profile)
     return all(each.passed >= needs[each.question] for each in limits)
@@ -186,15 +186,15 @@ class _Diagnosing:
         self._hello = Observation(None)
         # Of each report: the clock of its node less that of the prober.
         self._lags: list[float] = []
-        self._findings: list[Finding] = []
+        self._findings: list[PathFinding] = []
 
     def run(self) -> Steps:
         # Everything depends on it, and a proxy may meet a connection that just closed.
-        for _ in range(3):
-            hello = yield from self._ask(Probe("hello"))
-            self._hello, report = hello, report_of(hello)
-            if report is not None or (hello.status or 500) < 500:
-                break
+        hello = yield from self._ask(Probe("hello"))
+        for _ in range(2):
+            if (hello.status or 500) >= 500:
+                hello = yield from self._ask(Probe("hello"))
+        self._hello, report = hello, report_of(hello)
         self._is_mounted = report is not None
         if report is not None:
             self._application = str(report.get("server", ""))
@@ -225,7 +225,7 @@ class _Diagnosing:
         yield from self._check_firewall(limits[0])
         return self._diagnosis(limits)
 
-    def _diagnosis(self, limits: Sequence[Limit]) -> Diagnosis:
+    def _diagnosis(self, limits: Sequence[PathLimit]) -> Diagnosis:
         fitting = [each.name for each in PROFILES.values() if limits and judge(each, limits)]
         fits = bool(limits) and judge(self._profile, limits)
         for each in limits:
@@ -260,7 +260,7 @@ class _Diagnosing:
 
     def _search(
         self, question: str, direction: Direction, most: int
-    ) -> Generator[Probe, Observation, Limit]:
+    ) -> Generator[Probe, Observation, PathLimit]:
         """The largest size that passes, by bisection between the needs of the profiles."""
         marks = sorted(
             {needs_of(each)[question] for each in (*PROFILES.values(), self._profile)} - {most}
@@ -289,7 +289,7 @@ class _Diagnosing:
                 refusals = [each for each in refusals if each[0] > passed]
                 refused = refusals[-1][0] if refusals else most + 1
             if passed >= most:
-                return Limit(question, passed, is_stable=is_stable)
+                return PathLimit(question, passed, is_stable=is_stable)
             between = [mark for mark in marks if passed < mark < refused]
             if refused - passed <= step:
                 size = min(refused, most)
@@ -302,7 +302,7 @@ class _Diagnosing:
         hop = refused_by(refusal, direction, self._fronts, self._application)
         settings = HOPS.get(hop)
         setting = "" if settings is None else getattr(settings, direction)
-        return Limit(question, passed, refused, hop, refusal.answer, setting, is_stable)
+        return PathLimit(question, passed, refused, hop, refusal.answer, setting, is_stable)
 
     def _passes(self, seen: Observation, question: str, size: int) -> bool:
         report = report_of(seen)
@@ -419,7 +419,7 @@ class _Diagnosing:
                 f" {'ahead of' if most > 0 else 'behind'} the clock here.",
             )
 
-    def _check_firewall(self, limit: Limit) -> Steps:
+    def _check_firewall(self, limit: PathLimit) -> Steps:
         """Whether values that look like sessions pass where harmless ones of that size do."""
         size, refusals = min(limit.passed, self._profile.cookie_bytes), []
         for number in range(4 if size >= 64 else 0):
@@ -451,7 +451,7 @@ class _Diagnosing:
 
     def _note(self, code: str, severity: Severity, text: str, remedy: str = "") -> None:
         if all(each.text != text for each in self._findings):
-            self._findings.append(Finding(code, severity, text, remedy))
+            self._findings.append(PathFinding(code, severity, text, remedy))
 
 
 def report_of(seen: Observation) -> Report | None:
@@ -487,10 +487,11 @@ def _random_text(seed: bytes) -> Callable[[int], str]:
     """A function that makes a text like a sealed session's, of as many letters."""
 
     def text(count: int) -> str:
-        for number in range(256):
-            found = to_text(hashlib.shake_256(seed + bytes([number])).digest(count))[:count]
+        number = 0
+        while True:
+            found = to_text(hashlib.shake_256(seed + b"/%d" % number).digest(count))[:count]
             if not has_refused_word(found):
-                break
-        return found
+                return found
+            number += 1
 
     return text

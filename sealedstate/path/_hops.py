@@ -40,7 +40,7 @@ class Observation:
 class Hop:
     """One kind of server or proxy.
 
-    `page`: what only its error pages contain. `fields`: what fields of its own error responses
+    `page`: what only its error pages contain. `fields`: what fields of the error responses it makes
     match, each as ``name: value``. `request`, `response`: the settings that raise what it takes;
     empty: there is none.
     """

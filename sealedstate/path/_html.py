@@ -117,7 +117,7 @@ SCRIPT = r"""
   });
 })();
 """
-# What an error page showed, for a visitor without scripts.
+# What an error page may have shown.
 ERRORS = ("400", "413", "431", "494", "500", "502", "503", "no page at all", "something else")
 
 _PAGE = Markup(

@@ -20,7 +20,7 @@ from ..deployment import Deployment
 from ..errors import ProtectedTextRefused, ProtectedTextWithheld, escape_text
 from ..keeper import Keeper
 from ..profiles import PROFILES
-from ._engine import CLOCK_SECONDS, MOST_BYTES, REPORT, Limit, judge, needs_of
+from ._engine import CLOCK_SECONDS, MOST_BYTES, REPORT, PathLimit, judge, needs_of
 from ._html import ERRORS, SCRIPT, message_page, policy, result_page, start_page
 
 Headers: TypeAlias = list[tuple[str, str]]
@@ -252,7 +252,7 @@ class PathPages:
         others = [pair for pair in others if pair[0] != PROGRESS]
         counts = Counter(name for name, _ in others)
         largest = sorted(others, key=lambda pair: -len(pair[1]))[:12]
-        limits = [Limit(name, **found[name]) for name in _LIMITS if name in found]
+        limits = [PathLimit(name, **found[name]) for name in _LIMITS if name in found]
         facts = {
             "at": int(self._deployment.now()),
             "label": label,
@@ -319,7 +319,7 @@ def _sentence(facts: Mapping[str, Any], is_repeated: bool) -> str:
     return "Your browser and the network carry what this site needs."
 
 
-def _fits(limits: Sequence[Limit], profile: Any) -> bool:
+def _fits(limits: Sequence[PathLimit], profile: Any) -> bool:
     """Whether the limits carry a profile; what nothing refused is as large as it was asked for."""
     needs = needs_of(profile)
     return judge(

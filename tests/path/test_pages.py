@@ -51,7 +51,7 @@ class Visitor:
         cookie = self.jar.header(parts.path)
         if len(cookie) > self.most:
             return Answer(431)
-        extras = {
+        extras: dict[str, object] = {
             "SCRIPT_NAME": MOUNT,
             "PATH_INFO": parts.path.removeprefix(MOUNT),
             "QUERY_STRING": parts.query,
@@ -326,6 +326,7 @@ def test_pages_answer_under_asgi(clock: FakeClock) -> None:
             "headers": [(b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"via", b"1.1 x")],
             "client": ("203.0.113.9", 1),
         }
+        pieces: list[dict[str, Any]]
         pieces = [{"body": body[:3], "more_body": True}, {"body": body[3:]}]
 
         async def receive() -> dict[str, Any]:
