@@ -32,7 +32,7 @@ from .._wire.record import (
     decode_record,
     encode_parts,
 )
-from .._wire.token import Opened, TokenContext, open_token, seal_text
+from .._wire.token import Opened, TokenContext, open_token, seal_text, unseal
 from ..errors import (
     KeyDisabled,
     KeyRemoved,
@@ -100,7 +100,7 @@ class CookieCodec:
         token, ring = from_text(text), self.key_source.keyring()
         try:
             try:
-                payload, key, sealed_at = open_token(token, self._core, ring, now)
+                payload, key, sealed_at = unseal(token, self._core, ring, now)
             except (UnknownKey, UnknownFormat) as error:
                 opened, ring = open_again(error, token, self._core, self.key_source, now)
                 payload, key, sealed_at = opened
