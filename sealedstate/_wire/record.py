@@ -54,6 +54,8 @@ _FLAGS = (b"\0", b"\1", b"\2", b"\4", b"\5", b"\6")
 UINT, NEGATIVE, BYTES, TEXT, LIST = range(5)
 # Heads below this number are made in advance: all but ages and long values have one of them.
 SMALL = 1024
+# Numbers from this on are in bytes of their own behind the head.
+LONG = 24
 # What decoding may raise for arrays that were never written by `encode_record`.
 _WRONG_SHAPE = (*NO_FRAME, AttributeError, LookupError, ArithmeticError)
 # What reading by hand raises for bytes that it does not know: beyond the end, of another kind.
@@ -266,24 +268,24 @@ def _read_record(payload: bytes, sealed_at: int) -> tuple[Record, int]:
     if payload[ID_BYTES] != _FIVE[0]:
         raise ValueError("it has a manifest")
     at = ID_BYTES + 2
-    size = payload[at - 1] - 0x60
+    size = _TEXT_SIZES[payload[ID_BYTES + 1]]
     subject: str | None = None
-    if size != _NULL[0] - 0x60:
-        if not 0 <= size < 24:
-            size, at = _read_number(payload, at - 1, TEXT)
+    if size < LONG or payload[ID_BYTES + 1] != _NULL[0]:
+        if size >= LONG:
+            size, at = _read_number(payload, ID_BYTES + 1, TEXT)
         end = at + size
         subject, at = payload[at:end].decode(), end
     age = payload[at]
     at += 1
-    if age >= 24:
+    if age >= LONG:
         age, at = _read_number(payload, at - 1, UINT)
     hours = payload[at]
     at += 1
-    if hours >= 24:
+    if hours >= LONG:
         hours, at = _read_number(payload, at - 1, UINT)
     generation = payload[at]
     at += 1
-    if generation >= 24:
+    if generation >= LONG:
         generation, at = _read_number(payload, at - 1, UINT)
     parts, at = _read_parts(payload, at)
     created_at = sealed_at - age
@@ -446,27 +448,26 @@ def _read_parts(payload: bytes, at: int) -> tuple[dict[str, bytes], int]:
     Raises an error of `_UNUSUAL` unless each head has its only form and each name is there once.
     """
     parts: dict[str, bytes] = {}
-    count = payload[at] - 0x80
+    text_sizes, bytes_sizes = _TEXT_SIZES, _BYTES_SIZES
+    count = _LIST_SIZES[payload[at]]
     at += 1
-    if not 0 <= count < 24:
+    if count >= LONG:
         count, at = _read_number(payload, at - 1, LIST)
+    end = at
     for _ in range(count >> 1):
-        size = payload[at] - 0x60
-        at += 1
-        if not 0 <= size < 24:
-            size, at = _read_number(payload, at - 1, TEXT)
+        size, at = text_sizes[payload[end]], end + 1
+        if size >= LONG:
+            size, at = _read_number(payload, end, TEXT)
         end = at + size
         name = payload[at:end].decode()
-        size = payload[end] - 0x40
-        at = end + 1
-        if not 0 <= size < 24:
+        size, at = bytes_sizes[payload[end]], end + 1
+        if size >= LONG:
             size, at = _read_number(payload, end, BYTES)
         end = at + size
         parts[name] = payload[at:end]
-        at = end
-    if 2 * len(parts) != count or at > len(payload):
+    if 2 * len(parts) != count or end > len(payload):
         raise ValueError("a name or a value is missing")
-    return parts, at
+    return parts, end
 
 
 def _read_number(payload: bytes, at: int, kind: int) -> tuple[int, int]:
@@ -521,6 +522,11 @@ def _head(kind: int, number: int) -> bytes:
 
 _UINTS, _BYTES, _TEXTS, _LISTS = (
     tuple(_head(kind, number) for number in range(SMALL)) for kind in (UINT, BYTES, TEXT, LIST)
+)
+# The size in a head of one byte, by that byte; LONG for any other head, also of another kind.
+_BYTES_SIZES, _TEXT_SIZES, _LIST_SIZES = (
+    tuple(byte ^ kind << 5 if byte ^ kind << 5 < LONG else LONG for byte in range(256))
+    for kind in (BYTES, TEXT, LIST)
 )
 # By the low bits of a head of several bytes: how many bytes its number takes, and the least number
 # that needs them.
