@@ -50,7 +50,12 @@ _NATIVE = frozenset({type(None), bool, int, float, str, bytes})
 # Of those, the types that also need no check, as integers of 64 bits do not.
 _UNCHECKED = frozenset({type(None), bool, float})
 _WORD, _LEAST_WORD = 1 << 63, -(1 << 63)
-_CONSTANTS = {b"\xf4": False, b"\xf5": True, b"\xf6": None}
+# The major types.
+UINT, NEGATIVE, BYTES, TEXT, LIST = range(5)
+# Heads below this number are made in advance: all but long values have one of them.
+SMALL = 1024
+_FALSE, _TRUE = b"\xf4", b"\xf5"
+_CONSTANTS = {_FALSE: False, _TRUE: True, b"\xf6": None}
 # Their types are the real ones also where freezegun has replaced `datetime` and `date`.
 _EPOCH, _EPOCH_DATE = datetime(1970, 1, 1), date(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -64,6 +69,19 @@ UUID_TAG, DATE, SET = 37, 100, 258
 # --- one value ----------------------------------------------------------------------------------
 
 
+def make_head(kind: int, number: int) -> bytes:
+    """Major type and number of an item, in the shortest form (RFC 8949, 3)."""
+    if number < 24:
+        return bytes([kind << 5 | number])
+    size = 1 if number < 1 << 8 else 2 if number < 1 << 16 else 4 if number < 1 << 32 else 8
+    return bytes([kind << 5 | 23 + size.bit_length()]) + number.to_bytes(size, "big")
+
+
+UINTS, BYTE_STRINGS, TEXTS = (
+    tuple(make_head(kind, number) for number in range(SMALL)) for kind in (UINT, BYTES, TEXT)
+)
+
+
 def encode(
     value: Any, path: str = "value", convert: Callable[[object], object] | None = None
 ) -> bytes:
@@ -75,6 +93,15 @@ def encode(
     if convert is not None:
         value = _convert(value, convert, path, MAX_DEPTH, {})
     kind = type(value)
+    # Of short values cbor2 would take as long as all the rest of an assignment.
+    if kind is str:
+        if value.isascii() and len(value) < SMALL:
+            return TEXTS[len(value)] + value.encode()
+    elif kind is int:
+        if 0 <= value < SMALL:
+            return UINTS[value]
+    elif kind is bool:
+        return _TRUE if value else _FALSE
     if (
         kind in _UNCHECKED
         or (kind is int and _LEAST_WORD <= value < _WORD)

@@ -16,7 +16,21 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..errors import MalformedRecord, UnknownField, UnsupportedValue
-from .cbor import NO_FRAME, dump_frame, load_frame
+from .cbor import (
+    BYTE_STRINGS,
+    BYTES,
+    LIST,
+    NEGATIVE,
+    NO_FRAME,
+    SMALL,
+    TEXT,
+    TEXTS,
+    UINT,
+    UINTS,
+    dump_frame,
+    load_frame,
+    make_head,
+)
 from .encoding import has_lone_surrogate
 
 ID_BYTES = 16
@@ -50,10 +64,6 @@ _PERSISTENT = (None, False, True)
 OWN_END = 4
 _FLAGS = (b"\0", b"\1", b"\2", b"\4", b"\5", b"\6")
 
-# The major types of CBOR.
-UINT, NEGATIVE, BYTES, TEXT, LIST = range(5)
-# Heads below this number are made in advance: all but ages and long values have one of them.
-SMALL = 1024
 # Numbers from this on are in bytes of their own behind the head.
 LONG = 24
 # What decoding may raise for arrays that were never written by `encode_record`.
@@ -225,15 +235,15 @@ def encode_record(record: Record, sealed_at: int) -> bytes:
     else:
         text = subject.encode()
         size = len(text)
-        head = _TEXTS[size] if size < SMALL else _head(TEXT, size)
+        head = TEXTS[size] if size < SMALL else make_head(TEXT, size)
     out = [
         session_id,
         _SIX if has_manifest else _FIVE,
         head,
         text,
-        _UINTS[age] if 0 <= age < SMALL else _int(age),
-        _UINTS[lifetime] if 0 <= lifetime < SMALL else _int(lifetime),
-        _UINTS[generation] if 0 <= generation < SMALL else _int(generation, 0),
+        UINTS[age] if 0 <= age < SMALL else _int(age),
+        UINTS[lifetime] if 0 <= lifetime < SMALL else _int(lifetime),
+        UINTS[generation] if 0 <= generation < SMALL else _int(generation, 0),
     ]
     _put_parts(out, parts)
     if has_manifest:
@@ -493,14 +503,14 @@ def head_bytes(value: int) -> int:
 
 def _put_parts(out: list[bytes], parts: Mapping[str, bytes]) -> None:
     count = 2 * len(parts)
-    out.append(_LISTS[count] if count < SMALL else _head(LIST, count))
+    out.append(_LISTS[count] if count < SMALL else make_head(LIST, count))
     for name, value in parts.items():
         text = name.encode()
         name_bytes, value_bytes = len(text), len(value)
         out += (
-            _TEXTS[name_bytes] if name_bytes < SMALL else _head(TEXT, name_bytes),
+            TEXTS[name_bytes] if name_bytes < SMALL else make_head(TEXT, name_bytes),
             text,
-            _BYTES[value_bytes] if value_bytes < SMALL else _head(BYTES, value_bytes),
+            BYTE_STRINGS[value_bytes] if value_bytes < SMALL else make_head(BYTES, value_bytes),
             value,
         )
 
@@ -509,20 +519,10 @@ def _int(number: int, least: int = -NUMBER_END) -> bytes:
     """Raises ValueError for a number beyond the limits of ages, lifetimes and generations."""
     if not least <= number < NUMBER_END:
         raise ValueError("a number is out of its range")
-    return _head(UINT, number) if number >= 0 else _head(NEGATIVE, -1 - number)
+    return make_head(UINT, number) if number >= 0 else make_head(NEGATIVE, -1 - number)
 
 
-def _head(kind: int, number: int) -> bytes:
-    """Major type and number of an item, in the shortest form (RFC 8949, 3)."""
-    if number < 24:
-        return bytes([kind << 5 | number])
-    size = 1 if number < 1 << 8 else 2 if number < 1 << 16 else 4 if number < 1 << 32 else 8
-    return bytes([kind << 5 | 23 + size.bit_length()]) + number.to_bytes(size, "big")
-
-
-_UINTS, _BYTES, _TEXTS, _LISTS = (
-    tuple(_head(kind, number) for number in range(SMALL)) for kind in (UINT, BYTES, TEXT, LIST)
-)
+_LISTS = tuple(make_head(LIST, number) for number in range(SMALL))
 # The size in a head of one byte, by that byte; LONG for any other head, also of another kind.
 _BYTES_SIZES, _TEXT_SIZES, _LIST_SIZES = (
     tuple(byte ^ kind << 5 if byte ^ kind << 5 < LONG else LONG for byte in range(256))
@@ -531,4 +531,4 @@ _BYTES_SIZES, _TEXT_SIZES, _LIST_SIZES = (
 # By the low bits of a head of several bytes: how many bytes its number takes, and the least number
 # that needs them.
 _LONG_HEADS = {24: (1, 24), 25: (2, 1 << 8), 26: (4, 1 << 16)}
-_FIVE, _SIX, _NULL = _head(LIST, 5), _head(LIST, 6), b"\xf6"
+_FIVE, _SIX, _NULL = make_head(LIST, 5), make_head(LIST, 6), b"\xf6"
