@@ -51,6 +51,8 @@ from .settings import Settings
 
 __all__ = ["Keeper", "Outcome", "Saved"]
 
+# In Python 3.11, looking up a member of an enumeration costs as much as encoding a value.
+_SAVED, _UNCHANGED = Outcome.SAVED, Outcome.UNCHANGED
 _LOCAL_HOST = re.compile(r"(?:.*\.)?localhost\.?|127(?:\.[0-9]+){3}|\[::1\]|::1", re.IGNORECASE)
 
 
@@ -187,7 +189,7 @@ class Keeper:
         sent = loaded.sent
         if not session.is_touched or not (changes := session.changes()).is_modified:
             if session.is_peeked and not force:
-                return _saved(Outcome.UNCHANGED, sent)
+                return _saved(_UNCHANGED, sent)
             return self._refresh(session, loaded, other_bytes, force)
         is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
         # A new id for a visitor without a session must not replace a login either.
@@ -236,7 +238,7 @@ class Keeper:
             return _saved(Outcome.EMPTIED, merge_lines(sent, lines))
         if saved is None:
             return _saved(Outcome.ENDED, sent)
-        return _saved(Outcome.SAVED, merge_lines(sent, saved))
+        return _saved(_SAVED, merge_lines(sent, saved))
 
     def note_scheme(self, scheme: str, host: str) -> None:
         """Log once that browsers drop our cookies, if they are secure and this response is not.
@@ -333,7 +335,7 @@ class Keeper:
         self, session: Session, loaded: LoadedSession, other_bytes: int, force: bool
     ) -> Saved:
         """Seal the unchanged session again if that is due and possible."""
-        unchanged, deployment = _saved(Outcome.UNCHANGED, loaded.sent), self._deployment
+        unchanged, deployment = _saved(_UNCHANGED, loaded.sent), self._deployment
         try:
             # Once it has come back, its stored parts are kept longer.
             record = None if loaded.sent else loaded.record
@@ -357,7 +359,7 @@ class Keeper:
             # The application did not ask for this write, so the session continues as it is.
             deployment.emit("refresh-skipped")
             return unchanged
-        return unchanged if lines is None else _saved(Outcome.SAVED, lines)
+        return unchanged if lines is None else _saved(_SAVED, lines)
 
     def _is_refresh_due(self, loaded: LoadedSession) -> bool:
         opened, now = loaded.opened, loaded.loaded_at

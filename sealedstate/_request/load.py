@@ -50,7 +50,7 @@ from ..errors import (
 )
 from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
-from ..session import Part, Refusal, Session
+from ..session import Part, Refusal, Session, core_part
 
 # The most that a version takes in the list of stored parts, and an entry besides its name.
 VERSION_BYTES = 9
@@ -260,8 +260,8 @@ class LoadedSession:
 
     def _check(self, opened: OpenedRecord) -> None:
         """Raise UnreadableError if the record cannot be used now."""
-        deployment, record, now = self.deployment, opened.record, self.loaded_at
-        lifetimes, terms, ahead = deployment.lifetimes, record.terms, opened.sealed_at - now
+        deployment, now, (record, sealed_at, key) = self.deployment, self.loaded_at, opened
+        lifetimes, terms, ahead = deployment.lifetimes, record.terms, sealed_at - now
         # A node whose clock is ahead may date a seal once more the skew ahead: `sealing_time`.
         if ahead > 2 * deployment.settings.skew:
             ring = deployment.keyring()
@@ -269,10 +269,10 @@ class LoadedSession:
             is_over = ahead > ring.announce + ring.skew
             if not is_over:
                 self.known += (record,)
-            raise FutureSession(kid=opened.key.kid, claimed_at=opened.sealed_at, is_over=is_over)
+            raise FutureSession(kid=key.kid, claimed_at=sealed_at, is_over=is_over)
         if (
             now >= record.expires_at
-            or now >= opened.sealed_at + (terms.idle or lifetimes.idle)
+            or now >= sealed_at + (terms.idle or lifetimes.idle)
             # A node that knows shorter lifetimes than the node that sealed goes by its own.
             or now
             >= record.created_at + (lifetimes.longest if terms.has_own_end else lifetimes.absolute)
@@ -751,7 +751,7 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
     parts = {}
     for name, part in changes.parts.items():
         if not isinstance(part, Part):
-            part = Part(Place.CORE, None, part, part)
+            part = core_part(part)
         size = None if part.encoded is None else len(part.encoded)
         if size is None and part.place is Place.OVERFLOW:
             data = loaded.recall(name)

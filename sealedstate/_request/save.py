@@ -47,7 +47,7 @@ from ..errors import (
 )
 from ..hooks import SaveEvent
 from ..profiles import Budget, most_bytes
-from ..session import NO_LIMIT, Changes, Part, Session
+from ..session import NO_LIMIT, Changes, Part, Session, core_part
 from .load import VERSION_BYTES, LoadedSession
 
 # The manifest's frame, and by how much the heads of the core's arrays can grow.
@@ -312,7 +312,7 @@ def delete_cookies(
     names = [cookies.name] if loaded.candidates.core else []
     names += map(cookies.chunk_name, range(1, _last_stale_chunk(loaded, limits) + 1))
     lines = [*map(cookies.delete_line, names), *_other_deletions(loaded, limits)]
-    session.mark_saved(partial(_resume, loaded, None, 0, None, lines, NO_ROWS))
+    session.mark_saved(_resume, loaded, None, 0, None, lines, NO_ROWS)
     return lines
 
 
@@ -408,7 +408,7 @@ def _recall_movable(changes: Changes, loaded: LoadedSession, limits: Limits) -> 
 
 def _parts_of(changes: Changes) -> dict[str, Part]:
     return {
-        name: part if isinstance(part, Part) else Part(Place.CORE, None, part, part)
+        name: part if isinstance(part, Part) else core_part(part)
         for name, part in changes.parts.items()
     }
 
@@ -779,8 +779,7 @@ def commit(
         ]
         lines += _chunk_deletions(cookies, len(chunks) + 1, outside.last_chunk)
         lines += outside.deletions
-    # A partial costs a tenth of what an object of a class with these attributes costs.
-    session.mark_saved(partial(_resume, loaded, record, sealed_at, outside, lines, assumed))
+    session.mark_saved(_resume, loaded, record, sealed_at, outside, lines, assumed)
     return lines
 
 
