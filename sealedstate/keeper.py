@@ -365,14 +365,15 @@ class Keeper:
         opened, now = loaded.opened, loaded.loaded_at
         if opened is None:
             return loaded.adopted is not None  # a legacy session leaves sealed
-        age, refresh = now - opened.sealed_at, self._deployment.lifetimes.refresh
-        if (idle := opened.record.terms.idle) is not None:
+        record, sealed_at, key = opened
+        age, refresh = now - sealed_at, self._deployment.lifetimes.refresh
+        if (idle := record.terms.idle) is not None:
             # A session with a short idle lifetime would else end before it is ever renewed.
             refresh = min(refresh, idle // 10)
-        if opened.key.kid != self._deployment.keyring().primary(now).kid:
+        if key.kid != self._deployment.keyring().primary(now).kid:
             # All sessions of a retired key move to the new key, but not at the same moment: the
             # first bytes of the random id decide when. Never in the second of the seal.
-            share = int.from_bytes(opened.record.id[:4], "big") / (1 << 32)
+            share = int.from_bytes(record.id[:4], "big") / (1 << 32)
             refresh = 1 + int(refresh * share)
         return age >= refresh
 

@@ -38,6 +38,7 @@ __all__ = ["Session"]
 
 # The head of a part's name and value, and its name in a list of parts.
 PART_BYTES = 16
+_new = object.__new__
 # In Python 3.11, looking up a member of an enumeration costs as much as encoding a value.
 _CORE = Place.CORE
 
@@ -77,7 +78,7 @@ class Part:
 
 def core_part(data: bytes) -> Part:
     """`Part(Place.CORE, None, data, data)`, at a third of its cost."""
-    part: Part = object.__new__(Part)
+    part: Part = _new(Part)
     part.place, part.version = _CORE, None
     part.saved = part.encoded = data
     part.value, part.is_assigned = UNREAD, False
@@ -647,7 +648,7 @@ class Session(MutableMapping[str, object]):
             if part.version is not None or part.place not in (None, _CORE):
                 is_all_in_core = False
         # A third of the cost of `Changes(...)`.
-        changes: Changes = object.__new__(Changes)
+        changes: Changes = _new(Changes)
         changes.is_modified = is_modified
         changes.id = self._id
         changes.subject = self._subject

@@ -50,6 +50,7 @@ from ..profiles import Budget, most_bytes
 from ..session import NO_LIMIT, Changes, Part, Session, core_part
 from .load import VERSION_BYTES, LoadedSession
 
+_new, _new_object = tuple.__new__, object.__new__
 # The manifest's frame, and by how much the heads of the core's arrays can grow.
 FRAME_BYTES = 14
 # What sealing and the head of its list put around the parts in overflow.
@@ -355,7 +356,7 @@ def identify(
     if changes.limit is not NO_LIMIT:
         expires_at, terms = _limit(deployment, changes, created_at, expires_at, terms)
     # Half the cost of `Record(...)`.
-    return tuple.__new__(
+    return _new(
         Record,
         (
             changes.id,
@@ -435,21 +436,24 @@ def plan_save(
     # Most sessions: one cookie, and no other cookie, row or id to write, delete or revoke.
     if (
         core is not None
-        and (arrived.replaced is None if old is None else old.id == record.id and not old.overflow)
+        and (arrived.replaced is None if old is None else old.id == changes.id and not old.overflow)
         and not candidates.overflow
         and limits.delete_legacy is None
         and not limits.former
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
-        is_persistent = record.terms.persistent
-        if is_persistent is None:
-            is_persistent = limits.is_persistent
+        terms, is_persistent = record.terms, limits.is_persistent
+        if terms is not NO_TERMS and terms.persistent is not None:
+            is_persistent = terms.persistent
         room = limits.core_bytes(candidates.foreign_bytes, other_bytes, is_persistent)
         if changes.encoded_bytes <= room:
             payload = encode_record(record, now)
             if len(payload) <= room:
                 max_age = max(1, record.expires_at - now) if is_persistent else None
-                return SavePlan(record, payload, max_age, None)
+                plan = _new_object(SavePlan)  # half the cost of `SavePlan(...)`
+                plan.record, plan.payload = record, payload
+                plan.max_age, plan.outside = max_age, None
+                return plan
     parts = _parts_of(changes) if parts is None else parts
     record = record._replace(parts=NO_PARTS)
     return _Planner(record, changes, parts, arrived, limits, other_bytes, now).plan()
@@ -849,12 +853,13 @@ def report_not_saved(deployment: Deployment, session: Session, loaded: LoadedSes
 def _save_event(
     plan: SavePlan, session: Session, changes: Changes, loaded: LoadedSession, now: float
 ) -> SaveEvent:
-    opened, record = loaded.opened, plan.record
+    record, arrived_id, sealed_at = plan.record, None, None
+    if loaded.opened is not None:
+        arrived, sealed_at, _ = loaded.opened
+        arrived_id = arrived.id
     in_core = dict.fromkeys(record.parts, Place.CORE)
     places = in_core if plan.outside is None else plan.outside.places
     who = record._replace(parts=NO_PARTS, spilled=NO_ROWS, orphaned_rows=NO_ROWS)
-    arrived_id = None if opened is None else opened.record.id
-    sealed_at = None if opened is None else opened.sealed_at
     return SaveEvent(session, who, _parts_of(changes), places, arrived_id, sealed_at, now)
 
 

@@ -95,11 +95,13 @@ def encode(
     kind = type(value)
     # Of short values cbor2 would take as long as all the rest of an assignment.
     if kind is str:
-        if value.isascii() and len(value) < SMALL:
-            return TEXTS[len(value)] + value.encode()
+        text: str = value
+        if text.isascii() and len(text) < SMALL:
+            return TEXTS[len(text)] + text.encode()
     elif kind is int:
-        if 0 <= value < SMALL:
-            return UINTS[value]
+        number: int = value
+        if 0 <= number < SMALL:
+            return UINTS[number]
     elif kind is bool:
         return _TRUE if value else _FALSE
     if (

@@ -64,6 +64,7 @@ _PERSISTENT = (None, False, True)
 OWN_END = 4
 _FLAGS = (b"\0", b"\1", b"\2", b"\4", b"\5", b"\6")
 
+_new = tuple.__new__
 # Numbers from this on are in bytes of their own behind the head.
 LONG = 24
 # What decoding may raise for arrays that were never written by `encode_record`.
@@ -301,7 +302,7 @@ def _read_record(payload: bytes, sealed_at: int) -> tuple[Record, int]:
     created_at = sealed_at - age
     expires_at = created_at + hours * HOUR
     # Half the cost of `Record(...)`.
-    record = tuple.__new__(
+    record = _new(
         Record,
         (
             payload[:ID_BYTES],

@@ -88,12 +88,10 @@ def seal_text(
     `random` returns as many bytes as it is asked for.
     """
     token = seal(payload, context, key, sealed_at, random(ENTROPY_BYTES))
-    text = to_text(token)
-    for _ in range(MAX_SEALS - 1):
-        if not has_refused_word(text):
-            break
+    text, seals = to_text(token), 1
+    while has_refused_word(text) and seals < MAX_SEALS:
         token = seal(payload, context, key, sealed_at, random(ENTROPY_BYTES))
-        text = to_text(token)
+        text, seals = to_text(token), seals + 1
     return text, token
 
 
