@@ -204,7 +204,7 @@ class LoadedSession:
             return
         record, _, key = opened
         self.opened, self.record, self.known, self.replaced = opened, record, (), None
-        deployment.emit("opened", None, key.kid, record.id)
+        deployment.emit("opened", kid=key.kid, session_id=record.id)
 
     def _open_one(self, candidates: Candidates) -> tuple[Record, int, Key]:
         """The only usable record of these candidates. Raises UnreadableError."""
@@ -407,7 +407,7 @@ class LoadedSession:
             self._adopted_from = record
             if subject is None and not adopted.is_unique:
                 # Another visitor may have the same cookie, but never the same session.
-                record = record._replace(id=self.new_id())
+                record = record.replace(id=self.new_id())
             self.adopted, self.adopted_values = record, carried
             self.deployment.emit("adopted", session_id=record.id)
 
@@ -496,7 +496,7 @@ class LoadedSession:
             for known in self.known:
                 # Until no clock and no field that is unknown here can let it live.
                 longest = known.created_at + self.deployment.longest_lifetime()
-                self._end(known._replace(expires_at=max(known.expires_at, longest)))
+                self._end(known.replace(expires_at=max(known.expires_at, longest)))
         elif record is not None and self.is_revoked:
             self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
         elif record is not None:
