@@ -191,12 +191,14 @@ class Keeper:
             if session.is_peeked and not force:
                 return _saved(_UNCHANGED, sent)
             return self._refresh(session, loaded, other_bytes, force)
-        is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
-        # A new id for a visitor without a session must not replace a login either.
-        is_held_back = loaded.withheld == HeldBackCookie.reason and changes.subject is None
-        if is_held_back or (loaded.withheld is not None and not is_explicit):
-            loaded.note_lost_write()
-            return _saved(Outcome.WITHHELD, sent)
+        withheld = loaded.withheld
+        if withheld is not None:
+            is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
+            # A new id for a visitor without a session must not replace a login either.
+            is_held_back = withheld == HeldBackCookie.reason and changes.subject is None
+            if is_held_back or not is_explicit:
+                loaded.note_lost_write()
+                return _saved(Outcome.WITHHELD, sent)
         # A sign-in does not bring the old session back, it replaces it.
         is_another = changes.is_ended or changes.is_signed_in
         if not is_another and deployment.revocations is not None and self._is_revoked(loaded):
@@ -204,7 +206,7 @@ class Keeper:
             return _saved(Outcome.ENDED, sent)
         if not (changes.parts or changes.subject is not None or changes.is_kept):
             # A new id for a visitor is no reason to delete what could not be judged.
-            if loaded.withheld is not None and not changes.is_ended:
+            if withheld is not None and not changes.is_ended:
                 return _saved(Outcome.WITHHELD, sent)
             lines = delete_cookies(self._limits, session, changes, loaded)
             return _saved(Outcome.EMPTIED, merge_lines(sent, lines))

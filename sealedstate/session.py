@@ -622,10 +622,11 @@ class Session(MutableMapping[str, object]):
     def changes(self) -> Changes:
         """What to save. Finds the changes inside lists and dicts; loads no part."""
         loaded = self.backend or self._use()
-        is_modified = (
-            self._is_signed_in or self._is_regenerated or self._is_ended or self._is_limited
-        )
-        if self._is_kept and loaded.record is None:
+        # Read once: attributes of the class are the slowest to read.
+        is_signed_in, is_regenerated = self._is_signed_in, self._is_regenerated
+        is_ended, is_kept = self._is_ended, self._is_kept
+        is_modified = is_signed_in or is_regenerated or is_ended or self._is_limited
+        if is_kept and loaded.record is None:
             is_modified = True
         core: dict[str, bytes] = {}
         is_all_in_core, size = True, 0
@@ -652,15 +653,15 @@ class Session(MutableMapping[str, object]):
         changes.is_modified = is_modified
         changes.id = self._id
         changes.subject = self._subject
-        changes.is_signed_in = self._is_signed_in
-        changes.is_regenerated = self._is_regenerated
-        changes.is_ended = self._is_ended
+        changes.is_signed_in = is_signed_in
+        changes.is_regenerated = is_regenerated
+        changes.is_ended = is_ended
         changes.core = core if is_all_in_core else None
         changes.encoded_bytes = size
         changes.parts = self._parts
         changes.removed = self._removed
         changes.limit = self._limit
-        changes.is_kept = self._is_kept
+        changes.is_kept = is_kept
         return changes
 
     def read_unwatched(self) -> tuple[dict[str, object], dict[str, Exception]]:

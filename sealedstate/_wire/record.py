@@ -229,7 +229,8 @@ def encode_record(record: Record, sealed_at: int) -> bytes:
     overflow, spilled, orphaned = record.overflow, record.spilled, record.orphaned_rows
     terms, fields = record.terms, record.fields
     age, lifetime = sealed_at - created_at, record.expires_at - created_at
-    lifetime = -1 - lifetime if lifetime % HOUR else lifetime // HOUR
+    hours = lifetime // HOUR
+    lifetime = hours if hours * HOUR == lifetime else -1 - lifetime
     has_manifest = overflow or spilled or orphaned
     if subject is None:
         head, text = b"", _NULL
