@@ -240,7 +240,7 @@ class Keeper:
             return _saved(Outcome.EMPTIED, merge_lines(sent, lines))
         if saved is None:
             return _saved(Outcome.ENDED, sent)
-        return _saved(_SAVED, merge_lines(sent, saved))
+        return _saved(_SAVED, merge_lines(sent, saved) if sent else saved)
 
     def note_scheme(self, scheme: str, host: str) -> None:
         """Log once that browsers drop our cookies, if they are secure and this response is not.

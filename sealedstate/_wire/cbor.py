@@ -265,29 +265,30 @@ def _count_simple(value: Any, depth: int, room: int) -> int:
 
     Below 0 for any other, and for one that has no room or may be refused.
     """
-    room -= len(value)
-    if depth == 0 or room < 0:
+    size = len(value)  # a small number, which costs less to count with than `room`
+    if depth == 0 or size > room:
         return -1
+    items = value
     if type(value) is dict:
         for key in value:
             if type(key) is not str:
                 return -1
-            room -= len(key)
-        value = value.values()
-    for item in value:
+            size += len(key)
+        items = value.values()
+    for item in items:
         kind = type(item)
         if kind is str:
-            room -= len(item)
+            size += len(item)
         elif kind is int:
             if not _LEAST_WORD <= item < _WORD:
                 return -1
         elif kind is dict or kind is list:
             room = _count_simple(item, depth - 1, room)
             if room < 0:
-                break
+                return -1
         elif kind not in _UNCHECKED:
             return -1
-    return room
+    return room - size
 
 
 def _count(value: Any, path: str, depth: int, room: int) -> int:
