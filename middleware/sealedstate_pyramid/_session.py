@@ -23,8 +23,10 @@ from sealedstate.adapting import (
     config_names,
     log_late_changes,
     open_session,
+    sealed,
     session_headers,
 )
+from sealedstate.binding import open_binding
 from sealedstate.headers import set_cookie_bytes
 
 log = logging.getLogger("sealedstate.pyramid")
@@ -176,11 +178,22 @@ def includeme(config: Configurator) -> None:
 
 
 def make_tween(handler: Callable[[Request], Response], registry: Any) -> Any:
-    """A tween that saves where an exception view can answer what the save raises."""
+    """A tween that saves where an exception view can answer what the save raises.
+
+    It also answers browsers that bind their sessions.
+    """
+    binding = open_binding(registry["sealedstate"])
+
+    def respond(request: Request) -> Response:
+        if binding is None or not binding.is_for(request.path):
+            return handler(request)
+        session, header = sealed(request.session), request.headers.get
+        answer = binding.answer(session, request.method, request.path, header)
+        return Response(answer.body, answer.status, list(answer.headers))
 
     def save(request: Request) -> Response:
         try:
-            response = handler(request)
+            response = respond(request)
         except HTTPException as error:
             save_early(request, error)
             raise
@@ -189,7 +202,11 @@ def make_tween(handler: Callable[[Request], Response], registry: Any) -> Any:
 
     def save_early(request: Request, response: Response) -> None:
         found = vars(request).get("session")
-        if isinstance(found, PyramidSession) and found._is_saved_early:
+        if not isinstance(found, PyramidSession):
+            return
+        if binding is not None:
+            response.headerlist.extend(binding.offer(found._session))
+        if found._is_saved_early:
             found._save(response)
 
     return save

@@ -20,6 +20,7 @@ import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -158,10 +159,20 @@ class CookieFamily:
         """The name of overflow chunk `number`, from 1."""
         return f"{self.name}-{number}"
 
+    @property
+    def bound_name(self) -> str:
+        """The name of the short-lived cookie of a session that is bound to a device."""
+        return f"{self.name}-bound"
+
+    @property
+    def attributes(self) -> str:
+        """The attributes of every cookie, such as ``Path=/; Secure; HttpOnly; SameSite=Lax``."""
+        return self._attributes.removeprefix("; ")
+
     def overlaps(self, other: CookieFamily) -> bool:
-        """Whether some name of a core or of a chunk belongs to both."""
+        """Whether some name of a core, of a chunk or of a bound cookie belongs to both."""
         first, second = (
-            {family.name, *map(family.chunk_name, range(1, MAX_COOKIES))}
+            {family.name, family.bound_name, *map(family.chunk_name, range(1, MAX_COOKIES))}
             for family in (self, other)
         )
         return not first.isdisjoint(second)
@@ -194,6 +205,11 @@ class CookieFamily:
                 None,
             ),
         )
+
+    def find_bound(self, header: str) -> list[str]:
+        """The values of the bound cookie in a Cookie header, as many as are tried."""
+        pairs = iterate_pairs(header, pair_pattern(self.bound_name))
+        return [value for _, value, _, _ in islice(pairs, MAX_CHUNK_VALUES)]
 
     def _scan(self, header: str) -> Candidates:
         """The same, if our name occurs several times or in an unexpected place."""

@@ -19,6 +19,7 @@ from .._cookies.header import Candidates, merge_lines
 from .._stored.revocations import Ending, Successor, subject_mark
 from .._wire import cbor
 from .._wire.record import (
+    DEVICE,
     ID_BYTES,
     NO_ROWS,
     Lifetimes,
@@ -43,6 +44,7 @@ from ..errors import (
     SessionNotLoaded,
     SessionWithheld,
     StorageError,
+    UnboundSession,
     UncheckedSession,
     UnknownField,
     UnreadableError,
@@ -91,6 +93,7 @@ REFUSALS: Mapping[str, Refusal] = MappingProxyType(
         "field-unknown": "expired",
         "record": "expired",
         "not-yet": "expired",
+        "unbound": "expired",
         "sealed-before": "signed-out",
         "revoked": "signed-out",
         "replaced": "replaced",
@@ -116,6 +119,7 @@ class LoadedSession:
     gave it a new id. `adopted`, `adopted_values`: the session of a legacy cookie, and
     `_adopted_from` the same with the id that is made of the cookie. `versions`: versions in the
     store that a recall found newer than the manifest. `is_revoked`: see `mark_revoked`.
+    `unbound`: the record of a bound session whose bound cookie did not come or has expired.
     `revoked_records`: authentic, unexpired records that were refused as revoked. `sent`: the
     Set-Cookie field values of saves in this request. `may_wait`: False while an event loop would
     wait for the store; what would ask it then raises SessionNotLoaded.
@@ -133,6 +137,7 @@ class LoadedSession:
     _adopted_from: Record | None = None
     versions: Mapping[str, int | None] = NO_ROWS
     replaced: Record | None = None
+    unbound: Record | None = None
     is_revoked = False
     sent: list[str] = []  # noqa: RUF012
     may_wait = True
@@ -280,6 +285,24 @@ class LoadedSession:
             raise ExpiredSession
         if deployment.revocations is not None:
             self.check_revoked(record, asks=False)
+        if record.fields and DEVICE in record.fields:
+            self._check_bound(record)
+
+    def _check_bound(self, record: Record) -> None:
+        """Raise UnboundSession unless the request has the bound cookie, or the policy allows it."""
+        deployment, settings = self.deployment, self.deployment.settings
+        texts = deployment.cookies.find_bound(self.header)
+        device, lifetime = record.fields[DEVICE], settings.bound_lifetime
+        if deployment.codec.is_bound(texts, device, self.loaded_at, lifetime):
+            return
+        self.unbound = record
+        if settings.on_unbound == "report":
+            deployment.emit("unbound", session_id=record.id)
+            return
+        is_kept = settings.on_unbound == "refuse"
+        if is_kept:
+            self.known += (record,)
+        raise UnboundSession(is_over=not is_kept)
 
     def check_revoked(self, record: Record, *, asks: bool = True) -> None:
         """Raise RevokedSession, or UncheckedSession if the store does not answer.

@@ -41,6 +41,9 @@ LAST_VERSION = (1 << 63) - 1
 
 # Numbers of fields. Those up to LAST_CRITICAL are refused by releases that do not know them.
 TERMS = 1
+# The device's public key: a point of P-256, compressed (SEC 1, 2.3.3).
+DEVICE = 2
+DEVICE_BYTES = 33
 LAST_CRITICAL = 127
 PADDING = 253
 MAX_FIELDS_BYTES = 512
@@ -126,8 +129,9 @@ class Record(NamedTuple):
 
     `parts` maps names to encoded values, `spilled` names to the versions of parts in the store.
     `orphaned_rows` has the versions of rows that are no longer used; a later save deletes them,
-    once the browser has shown that it received this record. `fields`: those of a newer release, by
-    number, which are written again as long as the session keeps its id.
+    once the browser has shown that it received this record. `fields`, by number: the key of a
+    device, and those of a newer release, which are written again as long as the session keeps its
+    id.
     """
 
     id: bytes
@@ -411,12 +415,25 @@ def add_fields(record: Record, tail: bytes, sealed_at: int) -> Record:
             raise MalformedRecord
         persistent, has_own_end = _PERSISTENT[flags[0] & 3], flags[0] >= OWN_END
         terms = Terms(persistent, int.from_bytes(idle, "big") or None, has_own_end)
+    if (device := fields.get(DEVICE)) is not None and (
+        # Whether it is on the curve shows when it verifies a proof.
+        len(device) != DEVICE_BYTES or device[0] not in (2, 3)
+    ):
+        raise MalformedRecord
     # A newer release enforces something by such a field: this release must not open the session.
-    if any(number <= LAST_CRITICAL for number in fields):
+    if any(number <= LAST_CRITICAL and number != DEVICE for number in fields):
         raise UnknownField(
             record.id, record.subject, record.created_at, record.expires_at, sealed_at
         )
     return record._replace(terms=terms, fields=fields)
+
+
+def kept_fields(fields: Mapping[int, bytes]) -> Mapping[int, bytes]:
+    """The fields that a session keeps when it gets a new id: the key of its device.
+
+    What a newer release wrote for the old id is not known to hold for a new one.
+    """
+    return {DEVICE: fields[DEVICE]} if DEVICE in fields else NO_FIELDS
 
 
 # --- parts: in a core, and the payload of overflow ------------------------------------------------

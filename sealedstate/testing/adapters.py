@@ -286,6 +286,9 @@ class AdapterContract:
     has_store = True
     """Whether the settings have a store. Without it, what needs one is skipped."""
 
+    has_binding = False
+    """Whether the adapter binds sessions to devices, with the setting binding_path."""
+
     def open_client(self, settings: Settings) -> AdapterClient:
         """A client of an application with these settings."""
         raise NotImplementedError
