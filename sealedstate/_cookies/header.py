@@ -161,8 +161,15 @@ class CookieFamily:
 
     @property
     def bound_name(self) -> str:
-        """The name of the short-lived cookie of a session that is bound to a device."""
-        return f"{self.name}-bound"
+        """The name of the short-lived cookie of a session that is bound to a device.
+
+        Chromium binds no cookie whose prefix says Http; such a name keeps the rest of its prefix.
+        """
+        name = self.name
+        for prefix, bound in (("__host-http-", "__Host-"), ("__http-", "__Secure-")):
+            if name.lower().startswith(prefix):
+                name = bound + name[len(prefix) :]
+        return f"{name}-bound"
 
     @property
     def attributes(self) -> str:
