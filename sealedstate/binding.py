@@ -12,8 +12,8 @@ The server's side of Device Bound Session Credentials, a draft of the W3C
     POST refresh  <- a proof of that challenge, by the key of the session
                   -> the bound cookie
 
-`_request.load` opens a bound session only with its bound cookie. A challenge is a sealed token,
-for one session id and one key, and counts for CHALLENGE_SECONDS; with a store, once. A browser that
+`_request.load` opens a bound session only with its bound cookie. A challenge is a sealed token of
+one session id and one key, and counts for CHALLENGE_SECONDS; with a store, once. A browser that
 does not speak this ignores the first header, and nothing changes for its sessions.
 
 Every adapter answers under the setting `binding_path` by one `SessionBinding`.
@@ -231,7 +231,7 @@ class SessionBinding:
     # --- proofs ---------------------------------------------------------------------------------
 
     def _verify(self, proof: Proof, session_id: bytes, device: bytes, key: bytes) -> None:
-        """Raise _Refused unless the proof is of `key`, for a challenge that counts now.
+        """Raise _Refused unless `key` has signed a challenge that counts now.
 
         `session_id` and `device`: what the challenge was sealed for. Raises StorageError.
         """

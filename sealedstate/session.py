@@ -88,6 +88,9 @@ class Limit(NamedTuple):
     began_at: int | None = None
     device: bytes | None = None
 
+    def __repr__(self) -> str:
+        return f"<Limit: idle {self.idle}, until {self.until}, persistent {self.persistent}>"
+
 
 NO_LIMIT: Final = Limit()
 

@@ -156,11 +156,12 @@ class Settings:
     binding_path: under which path browsers register the keys of device-bound sessions, and renew
         their bound cookies, such as ``"/session-binding"``; None: no session is bound.
         Experimental.
-    bound_lifetime: how long a bound cookie opens its session; the browser renews it a fifth earlier.
-    on_unbound: what happens to a bound session that comes without its bound cookie. ``"refuse"``: it
-        does not open, and its cookie is kept until it expires or a user signs in. ``"sign-in"``: it
-        does not open, and its cookie is replaced like an expired one. ``"report"``: it opens, and
-        an event reports it.
+    bound_lifetime: how long a bound cookie opens its session; the browser renews it earlier, by a
+        fifth.
+    on_unbound: what happens to a bound session that comes without its bound cookie. ``"refuse"``:
+        it does not open, and its cookie is kept until it expires or a user signs in.
+        ``"sign-in"``: it does not open, and its cookie is replaced like an expired one.
+        ``"report"``: it opens, and an event reports it.
     joined_cookie_lines: whether a comma may separate two cookies, because WSGI servers join the
         lines of one request with it. A cookie that is found only in this way counts only if no
         other opens.
@@ -664,7 +665,6 @@ class Settings:
             raise ConfigurationError(
                 f"environ: expected a mapping, got {type(self.environ).__name__}"
             )
-
 
     def _check_binding(self, path: str) -> None:
         folder = self.cookie_path.removesuffix("/") + "/"

@@ -227,7 +227,9 @@ class _BoundSessions:
         binding, path = self._binding, scope["path"]
         if binding.is_for(path):
             await found.load()
-            texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            texts = {
+                name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+            }
             answer = await found.keeper.in_thread(
                 binding.answer, found.use(), scope["method"], path, texts.get
             )

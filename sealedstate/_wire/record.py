@@ -415,13 +415,11 @@ def add_fields(record: Record, tail: bytes, sealed_at: int) -> Record:
             raise MalformedRecord
         persistent, has_own_end = _PERSISTENT[flags[0] & 3], flags[0] >= OWN_END
         terms = Terms(persistent, int.from_bytes(idle, "big") or None, has_own_end)
-    if (device := fields.get(DEVICE)) is not None and (
-        # Whether it is on the curve shows when it verifies a proof.
-        len(device) != DEVICE_BYTES or device[0] not in (2, 3)
-    ):
-        raise MalformedRecord
+    # Whether it is on the curve shows when it verifies a proof.
+    device = fields.get(DEVICE, b"")
+    is_known = len(device) == DEVICE_BYTES and device[0] in (2, 3)
     # A newer release enforces something by such a field: this release must not open the session.
-    if any(number <= LAST_CRITICAL and number != DEVICE for number in fields):
+    if any(number <= LAST_CRITICAL and not (number == DEVICE and is_known) for number in fields):
         raise UnknownField(
             record.id, record.subject, record.created_at, record.expires_at, sealed_at
         )

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
+from sealedstate import Keeper, Session
+from sealedstate.binding import BindingAnswer, SessionBinding
+from tests.support.jar import Jar
+
 REGISTER = "/session-binding/register"
 REFRESH = "/session-binding/refresh"
+BOUND_GONE = "__Host-s-bound=; Max-Age=0; Path=/; Secure; HttpOnly; SameSite=Lax"
 
 
 def base64url(data: bytes) -> str:
@@ -58,3 +63,62 @@ class DeviceKey:
 def challenge_of(field: str) -> str:
     """The challenge of a Secure-Session-Registration or Secure-Session-Challenge field."""
     return field.partition('challenge="')[2].partition('"')[0] or field.split('"')[1]
+
+
+class BoundBrowser:
+    """A browser that binds its sessions, at one node."""
+
+    def __init__(self, keeper: Keeper, jar: Jar | None = None) -> None:
+        self.keeper, self.binding = keeper, SessionBinding(keeper)
+        self.jar = Jar() if jar is None else jar
+        self.key = DeviceKey()
+        self.host = "app.example.test"
+
+    def session(self) -> Session:
+        return self.keeper.session(self.jar.header())
+
+    def visit(self, change: Callable[[Session], object] = lambda session: session.subject) -> str:
+        """A request; the challenge of its offer to bind the session, if it has one."""
+        session = self.session()
+        change(session)
+        offer = self.binding.offer(session)
+        self.jar.receive(self.keeper.save(session))
+        return challenge_of(offer[0][1]) if offer else ""
+
+    def sign_in(self, subject: str = "ann") -> str:
+        return self.visit(lambda session: setattr(session, "subject", subject))
+
+    def post(self, path: str, proof: str | None = None, method: str = "POST") -> BindingAnswer:
+        """A request of the browser itself, whose answer it takes."""
+        session = self.session()
+        fields = {"host": self.host, "secure-session-response": proof}
+        answer = self.binding.answer(session, method, path, fields.get)
+        lines = [value for name, value in answer.headers if name == "Set-Cookie"]
+        self.jar.receive([*lines, *self.keeper.save(session)])
+        return answer
+
+    def register(self, challenge: str) -> BindingAnswer:
+        return self.post(REGISTER, self.key.prove(challenge, is_new=True))
+
+    def ask(self) -> str:
+        """The challenge of a request for a new bound cookie."""
+        answer = self.post(REFRESH)
+        assert answer.status == 403
+        return challenge_of(dict(answer.headers)["Secure-Session-Challenge"])
+
+    def refresh(self) -> BindingAnswer:
+        return self.post(REFRESH, self.key.prove(self.ask()))
+
+    def steal(self, *, with_bound: bool = False) -> BoundBrowser:
+        """Another browser with the session cookie, and perhaps with the bound cookie."""
+        jar = self.jar.copy()
+        if not with_bound:
+            jar.receive([BOUND_GONE])
+        return BoundBrowser(self.keeper, jar)
+
+
+def bound(keeper: Keeper) -> BoundBrowser:
+    """A browser that has signed in and bound its session."""
+    browser = BoundBrowser(keeper)
+    assert browser.register(browser.sign_in()).status == 200
+    return browser
