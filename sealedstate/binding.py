@@ -43,7 +43,7 @@ from .session import Session, id_bytes
 __all__ = ["BindingAnswer", "SessionBinding", "open_binding"]
 
 KIND = Kind("sealedstate.binding", "binding", "a challenge", is_sealed=False)
-CLAIM_BYTES = 16
+CLAIM_BYTES, NAME_BYTES = 16, 15
 # A browser answers at once; a replay without a store is bounded by this.
 CHALLENGE_SECONDS = 60
 # What browsers send is a third of it.
@@ -152,15 +152,17 @@ class SessionBinding:
         # Another moment or another node may know better, so the browser shall keep its key.
         if loaded.withheld is not None and loaded.unbound is None:
             return _answer(503)
-        name = self._identifier(header("host") or "")
+        # The browser's name of the binding, one for each host and cookie: a new sign-in takes the
+        # place of the old, and hosts of one site do not meet.
+        cookie = self._deployment.cookies.name
+        message = length_prefixed("sealedstate/1", "binding", header("host") or "", cookie)
+        name = to_name(hashlib.blake2b(message, digest_size=NAME_BYTES).digest())
         text = next(filter(None, map(header, _ANSWERS)), None)
         try:
             if path == self._register:
                 return self._bind(session, name, text)
             return self._renew(loaded, name, text)
-        except StorageError:
-            return _answer(503)
-        except NoPrimaryKey:
+        except (StorageError, NoPrimaryKey):
             return _answer(503)
 
     # --- the two requests -----------------------------------------------------------------------
@@ -262,14 +264,6 @@ class SessionBinding:
         deployment = self._deployment
         now = deployment.keyring().sealing_time(int(deployment.now()))
         return deployment.codec.seal_challenge(session_id, device, now)
-
-    def _identifier(self, host: str) -> str:
-        """The browser's name for the binding: one for each host and cookie.
-
-        So a new sign-in takes the place of the old, and hosts of one site do not meet.
-        """
-        message = length_prefixed("sealedstate/1", "binding", host, self._deployment.cookies.name)
-        return to_name(hashlib.blake2b(message, digest_size=15).digest())
 
 
 def open_binding(keeper: Keeper) -> SessionBinding | None:

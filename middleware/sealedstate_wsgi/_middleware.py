@@ -136,8 +136,12 @@ class _BoundSessions:
         session: Session = environ[self._key]
         path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
         if self._binding.is_for(path):
-            header = partial(_find_header, environ)
-            answer = self._binding.answer(session, environ["REQUEST_METHOD"], path, header)
+            answer = self._binding.answer(
+                session,
+                environ["REQUEST_METHOD"],
+                path,
+                lambda name: environ.get(f"HTTP_{name.upper().replace('-', '_')}"),
+            )
             phrase = HTTP_STATUS_CODES[answer.status]
             start_response(f"{answer.status} {phrase}", list(answer.headers))
             return [answer.body]
@@ -148,10 +152,6 @@ class _BoundSessions:
             return start_response(status, [*headers, *self._binding.offer(session)], exc_info)
 
         return self._app(environ, start)
-
-
-def _find_header(environ: WSGIEnvironment, name: str) -> str | None:
-    return environ.get(f"HTTP_{name.upper().replace('-', '_')}")
 
 
 # All that exist, because a session in an environ does not say of which it is.
