@@ -46,6 +46,7 @@ from .notices import NOTICES
 from .problems import Problem, explain
 from .resources import PortalResources
 from .ring_view import view_ring
+from .terms import MAX_PURPOSE_CHARS, PROBLEMS, Terms
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -60,6 +61,9 @@ ROUTES = Map(
         Rule("/", endpoint="overview", methods=["GET"]),
         Rule("/services", endpoint="services", methods=["GET"]),
         Rule("/keys", endpoint="keys", methods=["GET"]),
+        Rule("/terms", endpoint="terms", methods=["GET"]),
+        Rule("/terms", endpoint="accept-terms", methods=["POST"]),
+        Rule("/withdraw-terms", endpoint="withdraw-terms", methods=["POST"]),
         Rule("/add-tracker", endpoint="add-tracker", methods=["POST"]),
         Rule("/remove-trackers", endpoint="remove-trackers", methods=["POST"]),
         *(Rule(f"/{name}", endpoint=name, methods=["POST"]) for name in ACTIONS),
@@ -108,6 +112,7 @@ class Portal:
         self._with_sessions = SealedSessionMiddleware(self._serve, resources.open(profile))
         self._keeper = self._with_sessions.keeper
         self._keeper_without_store = Keeper(resources.open_without_store(profile))
+        self._terms = Terms(self._keeper.deployment)
         self._resources = resources
         self._profile = PROFILES[profile]
         self._set_cookie_sizes = SetCookieSizes()
@@ -149,6 +154,9 @@ class Portal:
             "overview": self._overview,
             "services": self._services,
             "keys": self._keys,
+            "terms": self._show_terms,
+            "accept-terms": self._accept_terms,
+            "withdraw-terms": self._withdraw_terms,
             "add-tracker": self._add_tracker,
             "remove-trackers": self._remove_trackers,
         }
@@ -217,6 +225,28 @@ class Portal:
             refresh_after=self._keeper.deployment.lifetimes.refresh,
         )
 
+    def _show_terms(self, request: PortalRequest, problem: str = "") -> Response:
+        subject = request.session.subject
+        if subject is None:
+            return _see_other(request)
+        consent = self._terms.find(subject)
+        answers = {} if consent is None else consent.answers
+        entered = {
+            "purpose": request.form.get("purpose", answers.get("purpose", "")),
+            "news": "news" in request.form if request.form else answers.get("news", False),
+        }
+        return self._page(
+            request,
+            "terms.html",
+            consent=consent,
+            due=self._terms.are_due(subject),
+            parameters=self._terms.parameters,
+            ticket=self._terms.ticket(request.session),
+            entered=entered,
+            problem=problem,
+            max_purpose_chars=MAX_PURPOSE_CHARS,
+        )
+
     def _read(self, logins: ServiceLogins) -> Sequence[ServiceLogin] | None:
         """The service logins, recalled from the store if they are there; None if unreadable."""
         try:
@@ -234,6 +264,23 @@ class Portal:
         check_form(session, request)
         notice = action.run(Submission(session, request.form, self._keeper, self._resources))
         return _see_other(request, action.next_page, notice)
+
+    def _accept_terms(self, request: PortalRequest) -> Response:
+        session = request.session
+        if session.withheld is not None or session.subject is None:
+            return _see_other(request, "terms")
+        admission = self._terms.accept(session, request.form)
+        if admission in PROBLEMS:
+            return self._show_terms(request, PROBLEMS[admission])
+        return _see_other(request, "terms", "terms-accepted")  # also for a double click
+
+    def _withdraw_terms(self, request: PortalRequest) -> Response:
+        session = request.session
+        if session.subject is None:
+            return _see_other(request)
+        check_form(session, request)
+        self._terms.withdraw(session.subject)
+        return _see_other(request, "terms", "terms-withdrawn")
 
     def _add_tracker(self, request: PortalRequest) -> Response:
         check_form(request.session, request)

@@ -24,6 +24,8 @@ NOTICES = {
     "profile-changed": "The same session, saved within another cookie budget.",
     "regenerated": "The session has a new id, and the old one is refused. Services still know the"
     " identifiers that were derived from it, so these are stored from now on.",
+    "terms-accepted": "You agreed to the terms. What you entered is sealed in the store.",
+    "terms-withdrawn": "Your consent is forgotten, with what you entered.",
     "key-announced": "A new key is announced. Everything that the old one sealed still opens.",
     "key-is-coming": "A new key is announced already, and will seal in some seconds.",
     "enough-keys": "The ring is full: each key must open as long as a session may live.",

@@ -45,6 +45,8 @@ def list_consents(subject: str, keys: str | None, config: str | None, as_json: b
             "expires_at": format_iso(consent.expires_at),
             "service": consent.service,
             "attributes": sorted(consent.attributes),
+            "parameters": consent.parameters,
+            "answers": consent.answers,
         }
         for consent in consents
     ]
@@ -62,6 +64,10 @@ def _describe(consent: Consent) -> str:
         words.append(f"for {escape_text(consent.service, 1024)}")
     if consent.attributes:
         words.append(f"with {escape_text(', '.join(sorted(consent.attributes)), 1024)}")
+    for title, details in (("shown", consent.parameters), ("entered", consent.answers)):
+        if details:
+            listed = ", ".join(f"{name}={value}" for name, value in details.items())
+            words.append(f"{title} {escape_text(listed, 2048)}")
     return ", ".join(words)
 
 

@@ -23,11 +23,12 @@ from .registry import (
     parse_registry,
     read_service_entity_ids,
 )
-from .replay import ReplayCache
+from .replay import Admission, ReplayCache
 
 __all__ = [
     "PERSISTENT",
     "TRANSIENT",
+    "Admission",
     "ArtifactStore",
     "Authentication",
     "Consent",

@@ -9,7 +9,11 @@ docs/format.md), whose name only the ring's lookup secret gives, sealed by a key
 values: the store reveals neither the subject nor the consents, and no rotation of the keys
 that seal sessions affects them. The payload is CBOR as in docs/format.md: a list of [document,
 version, given at, expires at or None, service or None, list of attributes], sorted by document
-and service, times in seconds since 1970-01-01T00:00:00Z.
+and service, times in seconds since 1970-01-01T00:00:00Z. A consent with parameters or answers
+has eight items: these six, the dict of its parameters and the dict of its answers, names in
+order. Their values are text, whole numbers of 64 bits, True and False. The number of items is
+the version of this form: a reader refuses the row if a consent has another number, or eight
+items and values or sizes that it does not know, because a newer release wrote it.
 
 Two concurrent changes are both made. If both record the same document, the newer version stays.
 """
@@ -17,8 +21,9 @@ Two concurrent changes are both made. If both record the same document, the newe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from .._stored.table import DELETE, Delete, Entry, Kind, Put
@@ -30,17 +35,27 @@ from ..errors import (
     MalformedRecord,
     RowUnreadable,
     UnsupportedValue,
+    quote_text,
     show_value,
 )
 from ..keyring import MAX_TIME
 from ..storage.contract import LAST_VERSION, millis
-from .logins import check_integer, check_seconds, check_text
+from .logins import check_integer, check_seconds, check_text, make_type_error
 
 __all__ = ["Consent", "ConsentStore"]
+
+Details: TypeAlias = Mapping[str, str | int | bool]
+NO_DETAILS: Details = MappingProxyType({})
 
 KIND = Kind("sealedstate.sso.consent", "consent", "a user's row of consents")
 # Each round of a race for one subject has a winner, so this many writers are served.
 WRITE_TRIES = 100
+# Of one consent's parameters, and of its answers. A subject's consents share one row.
+MAX_DETAILS = 32
+MAX_NAME_BYTES = 64
+MAX_TEXT_BYTES = 1024
+MAX_DETAIL_BYTES = 4096
+INTEGERS = range(-(1 << 63), 1 << 63)
 
 log = logging.getLogger("sealedstate")
 
@@ -50,8 +65,12 @@ class Consent:
     """A user agreed to `version` of `document`. Times in epoch seconds.
 
     `expires_at`: None for never. `service`: the entityID of the only service that the
-    consent is for, which may receive `attributes`; None for all services. Raises
-    UnsupportedValue for values of other types, ConfigurationError for other bad values.
+    consent is for, which may receive `attributes`; None for all services. `parameters`: what
+    filled the sections of the document that the user saw, such as a price. `answers`: what the
+    user entered. Each maps names to text, whole numbers or bools: at most 32 names of 64 bytes,
+    texts of 1024, and 4096 bytes encoded; the repr hides them. Raises UnsupportedValue for values
+    of other types and for larger ones, with the `path` to them; ConfigurationError for other bad
+    values.
     """
 
     document: str
@@ -60,6 +79,8 @@ class Consent:
     expires_at: int | None = None
     service: str | None = None
     attributes: frozenset[str] = frozenset()
+    parameters: Details = field(default_factory=dict, repr=False, hash=False)
+    answers: Details = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
         check_text("Consent.document", self.document)
@@ -82,6 +103,9 @@ class Consent:
                 "Consent.expires_at: must be None or epoch seconds later than given_at;"
                 f" got {show_value(self.expires_at)} and {show_value(self.given_at)}"
             )
+        for name in ("parameters", "answers"):
+            # A copy: the caller's mapping may change.
+            object.__setattr__(self, name, _copy_details(name, getattr(self, name)))
 
     @property
     def about(self) -> tuple[str, str | None]:
@@ -120,14 +144,16 @@ class ConsentStore:
         expires_at: int | None = None,
         service: str | None = None,
         attributes: Iterable[str] = (),
+        parameters: Details = NO_DETAILS,
+        answers: Details = NO_DETAILS,
     ) -> None:
         """Record that `subject` agrees, now. The consent is stored when this returns.
 
-        A consent to the same document replaces the earlier one, unless that is to a newer
-        version. Raises ConfigurationError, also for attributes without a service;
-        UnsupportedValue for a value of another type or text with a lone surrogate; and
-        CapacityError if all consents of the subject do not fit into one row: then nothing
-        has changed.
+        A consent to the same document replaces the earlier one, its parameters and its answers,
+        unless that is to a newer version. Raises ConfigurationError, also for attributes without
+        a service; UnsupportedValue for a value of another type, for text with a lone surrogate,
+        and for parameters or answers beyond the sizes that `Consent` states; and CapacityError
+        if all consents of the subject do not fit into one row: then nothing has changed.
         """
         _check_several(attributes)
         names = tuple(attributes)
@@ -135,7 +161,16 @@ class ConsentStore:
             check_text("attributes", name)
         if names and service is None:
             raise ConfigurationError("attributes: need a service that receives them")
-        given = Consent(document, version, int(self._now()), expires_at, service, frozenset(names))
+        given = Consent(
+            document,
+            version,
+            int(self._now()),
+            expires_at,
+            service,
+            frozenset(names),
+            parameters,
+            answers,
+        )
 
         def add(known: Consents) -> Consents:
             others = frozenset(one for one in known if one.about != given.about)
@@ -154,20 +189,31 @@ class ConsentStore:
         version: int,
         service: str | None = None,
         attributes: Collection[str] = (),
+        parameters: Details | None = None,
     ) -> bool:
         """Whether `subject` agreed to this version, or to a later version.
 
-        With `service`: for that service; with `attributes`: to all of these. Also False if
-        the row was tampered with. Raises UnsupportedValue for a version that is not a whole
-        number, and for a single text in place of several attributes.
+        With `service`: for that service; with `attributes`: to all of these; with `parameters`:
+        to a text that was filled with exactly these. Also False if the row was tampered with.
+        Raises UnsupportedValue if the version is not a whole number, if the attributes are a
+        single text, and if no consent can have such parameters.
         """
         check_integer("version", version)
         _check_several(attributes)
-        return any(
-            one.about == (document, service)
+        shown = None if parameters is None else _encode_details("parameters", parameters)
+        one = self.find(subject, document, service)
+        return (
+            one is not None
             and one.version >= version
             and one.attributes.issuperset(attributes)
-            for one in self.of_subject(subject)
+            # As bytes, because True == 1.
+            and shown in (None, _encode_details("parameters", one.parameters))
+        )
+
+    def find(self, subject: str, document: str, service: str | None = None) -> Consent | None:
+        """The valid consent of `subject` to a document, whatever its version; None without one."""
+        return next(
+            (one for one in self.of_subject(subject) if one.about == (document, service)), None
         )
 
     def of_subject(self, subject: str) -> tuple[Consent, ...]:
@@ -196,7 +242,8 @@ class ConsentStore:
             wanted = frozenset(one for one in change(known) if one.is_valid(now))
             if not wanted:
                 return DELETE
-            if wanted == known:
+            # Encoded, too, because an answer True equals 1.
+            if wanted == known and _encode(wanted) == _encode(known):
                 # It may be sealed by a retired key; `sealedstate keys reseal` finds that.
                 return None
             ends = [one.expires_at for one in wanted if one.expires_at is not None]
@@ -217,7 +264,11 @@ def _sort(consents: Iterable[Consent]) -> tuple[Consent, ...]:
 
 
 def _encode(consents: Consents) -> bytes:
-    rows = [[*astuple(one)[:-1], sorted(one.attributes)] for one in _sort(consents)]
+    rows = []
+    for one in _sort(consents):
+        row = [one.document, one.version, one.given_at, one.expires_at, one.service]
+        details = [one.parameters, one.answers] if one.parameters or one.answers else []
+        rows.append([*row, sorted(one.attributes), *details])
     return cbor.encode(rows, "consents")
 
 
@@ -228,14 +279,16 @@ def _decode(entry: Entry | None) -> Consents:
     found: set[Consent] = set()
     try:
         rows: Any = cbor.decode(entry.value)
-        for document, version, given_at, expires_at, service, attributes in rows:
-            if type(attributes) is not list:
+        for row in rows:
+            if len(row) not in (6, 8) or type(row[5]) is not list:
                 raise MalformedRecord
+            document, version, given_at, expires_at, service, attributes, *details = row
             try:
-                consent = Consent(
-                    document, version, given_at, expires_at, service, frozenset(attributes)
-                )
+                names = frozenset(attributes)
+                consent = Consent(document, version, given_at, expires_at, service, names, *details)
             except UnsupportedValue as error:
+                if details:
+                    raise MalformedRecord from error  # a newer release allows more
                 # An earlier release stored it. The user is asked again.
                 log.warning("a consent is ignored: %s has another type", error.path)
             else:
@@ -255,3 +308,38 @@ def _check_several(attributes: object) -> None:
         raise UnsupportedValue(
             "attributes", f"expected a collection of texts, got {type(attributes).__name__}"
         )
+
+
+def _copy_details(path: str, details: object) -> dict[str, str | int | bool]:
+    """A copy of the parameters or answers of a consent, in the order of their names.
+
+    Raises UnsupportedValue for those that no consent can have.
+    """
+    if not isinstance(details, Mapping):
+        raise make_type_error(path, "a mapping", details)
+    if len(details) > MAX_DETAILS:
+        raise UnsupportedValue(path, f"{len(details)} names, but the limit is {MAX_DETAILS}")
+    for name, value in details.items():
+        check_text(f"a name in {path}", name)
+        _check_size(f"a name in {path}", len(name.encode()), MAX_NAME_BYTES)
+        place = f"{path}[{quote_text(name)}]"
+        if type(value) is str:
+            check_text(place, value)
+            _check_size(place, len(value.encode()), MAX_TEXT_BYTES)
+        elif type(value) is int:
+            if value not in INTEGERS:
+                raise UnsupportedValue(place, "an integer of more than 64 bits")
+        elif type(value) is not bool:
+            raise make_type_error(place, "text, a whole number or a bool", value)
+    copied = dict(sorted(details.items()))
+    _check_size(path, len(cbor.encode(copied, path)), MAX_DETAIL_BYTES)
+    return copied
+
+
+def _encode_details(path: str, details: Details) -> bytes:
+    return cbor.encode(_copy_details(path, details), path)
+
+
+def _check_size(path: str, size: int, most: int) -> None:
+    if size > most:
+        raise UnsupportedValue(path, f"{size} bytes, but the limit is {most}")

@@ -171,7 +171,7 @@ def kept(place: Desk, url: str) -> str:
     ring = place.create()
     now = int(time.time())
     with consents(url, ring.keyring()) as store:
-        store.record(ANN, "terms", 3)
+        store.record(ANN, "terms", 3, parameters={"fee": 10}, answers={"news": True, "why": "a\nb"})
         store.record(ANN, "attributes", 1, now + 86400, SP, ["mail", "name"])
         store.record(ANN, "attributes", 1, None, SP + "2")
         store.record("bob", "terms", 1)
@@ -185,6 +185,10 @@ def test_everything_a_user_agreed_to_is_listed(kept: str) -> None:
     listed = run("consent", "list", ANN, "--json").json
     assert [one["service"] for one in listed] == [SP, SP + "2", None]
     assert listed[0]["attributes"] == ["mail", "name"]
+    assert [listed[0][name] for name in ("parameters", "answers")] == [{}, {}]
+    assert lines[2].endswith(", shown fee=10, entered news=True, why=a\\nb")
+    assert listed[2]["parameters"] == {"fee": 10}
+    assert listed[2]["answers"] == {"news": True, "why": "a\nb"}
     assert output("consent", "list", "nobody") == "None.\n"
 
 

@@ -47,6 +47,9 @@ from tests.support.rings import randomness
 VECTORS = Path(__file__).parents[1] / "vectors"
 SERVICES, LOGOUT = VECTORS / "sso-services.json", VECTORS / "sso-logout.json"
 REALM, ISSUER, ID, SUBJECT = "vectors", "https://idp.example.org/saml", "_5c1f", "jdoé"
+ASKED = "ann"
+SHOWN: dict[str, str | int | bool] = {"fee": 5, "operator": "Exämple"}
+ENTERED_BY_USER: dict[str, str | int | bool] = {"age": -1, "news": True, "why": ""}
 RING = Keyring((a_key(1),), lookup=a_key(77).secret, long_term_keys=(a_key(2),))
 MESSAGE = b"<samlp:Response/>"
 CONTEXTS = ("sealedstate.sso.replay", "sealedstate.sso.artifact", "sealedstate.sso.consent")
@@ -129,6 +132,7 @@ def services() -> dict[str, Any]:
     consents = ConsentStore(at)
     consents.record(SUBJECT, "terms", 3)
     consents.record(SUBJECT, "attributes", 1, NOW + 9, OTHER_SP, ["mail", "eduPersonÉ"])
+    consents.record(ASKED, "terms", 4, NOW + 9, parameters=SHOWN, answers=ENTERED_BY_USER)
     return {"handle": handle.hex(), "rows": rows_of(storage, CONTEXTS)}
 
 

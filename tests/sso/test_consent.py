@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -12,7 +15,13 @@ from hypothesis import strategies as st
 
 from sealedstate import ConfigurationError
 from sealedstate._wire import cbor
-from sealedstate.errors import CapacityError, NoPrimaryKey, StorageUnavailable, UnsupportedValue
+from sealedstate.errors import (
+    CapacityError,
+    NoPrimaryKey,
+    RowUnreadable,
+    StorageUnavailable,
+    UnsupportedValue,
+)
 from sealedstate.keyring import Keyring
 from sealedstate.rotation.ring import Ring, Schedule
 from sealedstate.rotation.transitions import create_ring, rotate
@@ -132,6 +141,34 @@ def test_store_reveals_neither_subject_nor_consents(storage: Storage) -> None:
     assert not [word for word in (b"ann", b"terms", SP.encode()) if word in shown]
 
 
+def test_what_was_shown_and_entered_is_kept_listed_and_erased(storage: Storage) -> None:
+    node, other_node = open_consents(storage), open_consents(storage)
+    shown: dict[str, str | int | bool] = {"fee": 1_000, "operator": "Exämple Ltd"}
+    entered: dict[str, str | int | bool] = {"news": False, "why": "x" * 1024, "age": -5}
+    node.record(ANN, "terms", 2, parameters=shown, answers=entered)
+    entered["age"] = 6  # the store has what was entered then
+    for consents in (node, other_node):
+        found = consents.find(ANN, "terms")
+        assert found is not None
+        assert found.parameters == shown
+        assert found.answers == {"age": -5, "news": False, "why": "x" * 1024}
+        assert (found,) == consents.of_subject(ANN)
+    node.record(ANN, "terms", 2, answers={"news": True})
+    assert other_node.of_subject(ANN) == (Consent("terms", 2, NOW, answers={"news": True}),)
+    node.withdraw(ANN, "terms")
+    assert other_node.find(ANN, "terms") is None
+    assert rows(storage, KIND.context) == {}
+
+
+def test_store_reveals_nothing_that_was_entered(storage: Storage) -> None:
+    entered = {"diagnosis": "measles"}
+    open_consents(storage).record(ANN, "terms", 1, parameters=entered, answers=entered)
+    ((_, stored),) = rows(storage, KIND.context).items()
+    assert b"diagnosis" not in stored.value
+    assert b"measles" not in stored.value
+    assert "measles" not in repr(open_consents(storage).of_subject(ANN))
+
+
 def test_concurrent_changes_are_all_made(storage: Storage) -> None:
     def change(number: int) -> None:
         consents = open_consents(storage)
@@ -160,6 +197,40 @@ def test_older_version_replaces_a_newer_one_only_after_that_expired() -> None:
     later = open_consents(store, NOW + 10)
     later.record(ANN, "terms", 2)
     assert documents(later) == {"terms": 2}
+
+
+def test_terms_that_were_filled_otherwise_are_not_accepted() -> None:
+    consents = in_memory()
+    consents.record(ANN, "terms", 3, parameters={"fee": 1, "place": "here"})
+    for version in (2, 3):
+        assert consents.has_accepted(ANN, "terms", version)
+        assert consents.has_accepted(ANN, "terms", version, parameters={"place": "here", "fee": 1})
+    others: list[Any] = [
+        {},
+        {"fee": 1},
+        {"fee": 2, "place": "here"},
+        {"fee": True, "place": "here"},
+    ]
+    for parameters in others:
+        assert not consents.has_accepted(ANN, "terms", 3, parameters=parameters)
+    consents.record(ANN, "terms", 3)
+    assert consents.has_accepted(ANN, "terms", 3, parameters={})
+
+
+def test_answer_that_equals_the_former_one_but_is_another_replaces_it() -> None:
+    consents = in_memory()
+    for answer in (1, True, 1):
+        consents.record(ANN, "terms", 1, answers={"count": answer})
+        (found,) = consents.of_subject(ANN)
+        assert type(found.answers["count"]) is type(answer)
+
+
+def test_consents_can_be_hashed_copied_and_pickled() -> None:
+    consent = Consent("terms", 1, NOW, parameters={"fee": 1}, answers={"b": "x", "a": True})
+    assert list(consent.answers) == ["a", "b"]
+    for other in (copy.deepcopy(consent), pickle.loads(pickle.dumps(consent))):
+        assert (other, hash(other), asdict(other)) == (consent, hash(consent), asdict(consent))
+    assert consent != Consent("terms", 1, NOW, parameters={"fee": 1})
 
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -224,6 +295,51 @@ def test_bad_values_are_refused_and_change_nothing(error: type[Exception]) -> No
     assert consents.has_accepted(ANN, "terms", 1, "s")
 
 
+# Each with the beginning of the error's path.
+BAD_DETAILS: list[tuple[Any, str]] = [
+    ("why", "answers"),
+    ([("why", "text")], "answers"),
+    (None, "answers"),
+    ({1: "text"}, "a name in answers"),
+    ({"\ud800": "text"}, "a name in answers"),
+    ({"é" * 33: "text"}, "a name in answers"),
+    ({"why": None}, "answers['why']"),
+    ({"why": 1.5}, "answers['why']"),
+    ({"why": b"text"}, "answers['why']"),
+    ({"why": ["text"]}, "answers['why']"),
+    ({"why": "\udfff"}, "answers['why']"),
+    ({"why": "é" * 513}, "answers['why']"),
+    ({"why": 1 << 63}, "answers['why']"),
+    ({"why": (-1 << 63) - 1}, "answers['why']"),
+    ({str(number): 1 for number in range(33)}, "answers"),
+    ({str(number): "x" * 1000 for number in range(5)}, "answers"),
+]
+
+
+def test_answers_of_other_types_or_sizes_are_refused_and_change_nothing() -> None:
+    consents = in_memory()
+    consents.record(ANN, "terms", 1, answers={"why": "first"})
+    for answers, path in BAD_DETAILS:
+        with pytest.raises(UnsupportedValue) as caught:
+            consents.record(ANN, "terms", 1, answers=answers)
+        assert caught.value.path == path
+        with pytest.raises(UnsupportedValue) as caught:
+            consents.record(ANN, "terms", 1, parameters=answers)
+        assert caught.value.path == path.replace("answers", "parameters")
+        if answers is not None:
+            with pytest.raises(UnsupportedValue):
+                consents.has_accepted(ANN, "terms", 1, parameters=answers)
+    assert consents.of_subject(ANN) == (Consent("terms", 1, NOW, answers={"why": "first"}),)
+    largest: dict[str, str | int | bool] = {
+        "é" * 32: "é" * 512,
+        "most": (1 << 63) - 1,
+        "least": -1 << 63,
+        "": "",
+    }
+    consents.record(ANN, "terms", 1, answers=largest)
+    assert consents.of_subject(ANN)[0].answers == largest
+
+
 def test_bad_questions_are_refused_and_odd_names_were_never_accepted() -> None:
     consents = in_memory()
     consents.record(ANN, "attributes", 1, service=SP, attributes=["mail"])
@@ -257,6 +373,47 @@ def test_consents_with_values_of_other_types_hide_no_others() -> None:
     consents.record(ANN, "terms", 1, service="s")
     assert consents.has_accepted(ANN, "terms", 1, "s")
     assert consents.has_accepted(ANN, "terms", 3, SP, ["mail"])
+
+
+TERMS = ["terms", 3, NOW, None, None, []]
+
+
+def test_row_of_an_earlier_release_is_read_and_grows_by_what_is_new() -> None:
+    store = MemoryStorage(Clock())
+    consents = open_consents(store)
+    consents.record(ANN, "terms", 1)
+    write_payload(store, cbor.encode([TERMS], "consents"))
+    assert consents.of_subject(ANN) == (Consent("terms", 3, NOW),)
+    consents.record(ANN, "privacy", 1, answers={"news": True})
+    assert documents(consents) == {"privacy": 1, "terms": 3}
+    consents.withdraw(ANN, "privacy")
+    ((key, stored),) = rows(store, KIND.context).items()
+    payload = Rows("default").open_row(KIND.context, key, stored, RING, NOW)
+    assert payload == cbor.encode([TERMS], "consents")  # which an earlier release reads
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [*TERMS, {"fee": 1}],
+        [*TERMS, {}, {"why": "text"}, 5],
+        [*TERMS, {}, {"why": ["several", "texts"]}],
+        [*TERMS, {}, {"why": "x" * 1025}],
+        [*TERMS, {}, ["why"]],
+        TERMS[:5],
+        "abcdef",
+    ],
+)
+def test_row_of_a_newer_release_is_neither_read_nor_overwritten(row: Any) -> None:
+    store = MemoryStorage(Clock())
+    consents = open_consents(store)
+    consents.record(ANN, "terms", 1)
+    write_payload(store, cbor.encode([row], "consents"))
+    before = rows(store, KIND.context)
+    for call in all_calls(consents):
+        with pytest.raises(RowUnreadable):
+            call()
+    assert rows(store, KIND.context) == before
 
 
 def test_full_row_refuses_one_more_consent_and_loses_none() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sealedstate import ConfigurationError
 from sealedstate.errors import StorageUnavailable
 from sealedstate.keyring import Keyring
-from sealedstate.sso import ReplayCache
+from sealedstate.sso import Admission, ReplayCache
 from sealedstate.sso.replay import KIND, LONGEST
 from sealedstate.storage import MemoryStorage, Storage
 from sealedstate.testing import ScriptedStorage
@@ -42,8 +42,8 @@ def scripted() -> ScriptedStorage:
 
 def test_message_is_admitted_once_on_all_nodes_of_its_realm(storage: Storage) -> None:
     node, other_node = cache(storage), cache(storage)
-    assert node.admit(IDP, ID, EXPIRES)
-    assert not node.admit(IDP, ID, EXPIRES)
+    assert node.admit(IDP, ID, EXPIRES) is Admission.ADMITTED
+    assert node.admit(IDP, ID, EXPIRES) is Admission.SEEN
     assert not other_node.admit(IDP, ID, EXPIRES)
     assert other_node.admit(OTHER_IDP, ID, EXPIRES)
     assert other_node.admit(IDP, ID + "0", EXPIRES)
@@ -77,13 +77,15 @@ def test_store_reveals_nothing_about_a_message(storage: Storage) -> None:
 
 def test_message_is_admitted_only_between_its_expiry_and_the_longest_time() -> None:
     store = MemoryStorage(Clock(NOW))
-    past = (NOW - SKEW, NOW - SKEW - 0.5, 0, -1, math.nan, -math.inf)
-    for expires_at in (*past, NOW + LONGEST + SKEW + 1, 1 << 53, 1 << 70, 1e300, math.inf):
-        assert not cache(store).admit(IDP, ID, expires_at), expires_at
+    past = (NOW - SKEW, NOW - SKEW - 0.5, 0, -1, -math.inf)
+    too_late = (NOW + LONGEST + SKEW + 1, 1 << 53, 1 << 70, 1e300, math.inf, math.nan)
+    for reason, times in ((Admission.STALE, past), (Admission.FOREIGN, too_late)):
+        for expires_at in times:
+            assert cache(store).admit(IDP, ID, expires_at) is reason, expires_at
     assert rows(store, KIND.context) == {}
     for number, expires_at in enumerate((NOW - SKEW + 0.5, NOW, NOW + LONGEST + SKEW)):
         assert cache(store).admit(IDP, f"{ID}{number}", expires_at), expires_at
-        assert not cache(store).admit(IDP, f"{ID}{number}", expires_at), expires_at
+        assert cache(store).admit(IDP, f"{ID}{number}", expires_at) is Admission.SEEN, expires_at
 
 
 def test_issuer_or_id_that_no_message_has_is_refused_and_uses_up_no_other() -> None:
@@ -91,7 +93,7 @@ def test_issuer_or_id_that_no_message_has_is_refused_and_uses_up_no_other() -> N
     odd: list[tuple[Any, Any]] = [("", ID), (IDP, ""), (IDP, "\ud800"), ("\udfff", ID)]
     odd += [(IDP, ID.encode()), (IDP.encode(), ID), (None, ID)]
     for issuer, message_id in odd:
-        assert not replays.admit(issuer, message_id, EXPIRES)
+        assert replays.admit(issuer, message_id, EXPIRES) is Admission.FOREIGN
     assert replays.admit(IDP, ID, EXPIRES)
 
 
@@ -112,8 +114,50 @@ def test_exactly_the_new_messages_are_admitted(messages: list[tuple[str, str]]) 
     replays, seen = in_memory(), set[tuple[str, str]]()
     for issuer, message_id in messages:
         is_new = (issuer, message_id) not in seen and bool(issuer and message_id)
-        assert replays.admit(issuer, message_id, EXPIRES) is is_new
+        assert bool(replays.admit(issuer, message_id, EXPIRES)) is is_new
         seen.add((issuer, message_id))
+
+
+# --- texts of a protector -----------------------------------------------------------------------
+
+
+def test_text_is_admitted_once_and_only_where_and_while_it_opens() -> None:
+    store, clock = MemoryStorage(Clock(NOW)), Clock(NOW)
+    node, other_node = (deployment(store, RING, clock) for _ in range(2))
+    replays = ReplayCache(other_node)
+    forms, links = (node.protector(name, max_age=60) for name in ("form", "link"))
+    text, another = (forms.seal(None, bound_to="session 1") for _ in range(2))
+    foreign: list[tuple[Any, Any]] = [(text, "session 2"), (text, None), (text + "A", "session 1")]
+    foreign += [(odd, "session 1") for odd in ("", "junk", None, b"junk", "\ud800")]
+    for odd, bound_to in [*foreign, (links.seal(None), "session 1")]:
+        assert replays.admit_text(forms, odd, bound_to) is Admission.FOREIGN, odd
+    assert replays.admit_text(links, text, "session 1") is Admission.FOREIGN
+    assert replays.admit_text(forms, text, "session 1") is Admission.ADMITTED
+    assert ReplayCache(node).admit_text(forms, text, "session 1") is Admission.SEEN
+    assert replays.admit_text(forms, another, "session 1") is Admission.ADMITTED
+    clock.now += 60
+    for used in (text, forms.seal(None, bound_to="session 1")):
+        assert replays.admit_text(forms, used, "session 1") is (
+            Admission.STALE if used is text else Admission.ADMITTED
+        )
+
+
+def test_text_is_remembered_for_as_long_as_any_node_opens_it() -> None:
+    store_clock, ahead = Clock(NOW + SKEW), deployment(MemoryStorage(Clock()), RING, Clock(NOW))
+    store = MemoryStorage(store_clock)
+    text = ahead.protector("form", max_age=60).seal(None)
+    late = Clock(NOW - SKEW)  # its text is of the future for this node, and of the present later
+    behind = deployment(store, RING, late)
+    replays, forms = ReplayCache(behind), behind.protector("form", max_age=60)
+    assert replays.admit_text(forms, text) is Admission.ADMITTED
+    late.now, store_clock.now = NOW + 59, NOW + 59 + 2 * SKEW
+    assert replays.admit_text(forms, text) is Admission.SEEN
+
+
+def test_text_that_could_outlive_the_memory_of_it_is_a_mistake() -> None:
+    node = deployment(MemoryStorage(Clock(NOW)), RING, Clock(NOW))
+    with pytest.raises(ConfigurationError, match="at least the max_age of the protector"):
+        ReplayCache(node, longest=59).admit_text(node.protector("form", max_age=60), "text")
 
 
 # --- bad days -----------------------------------------------------------------------------------
@@ -156,7 +200,7 @@ def test_message_counts_as_replayed_if_the_first_caller_stays_unknown(misbehave:
     store = scripted()
     replays = cache(store)
     misbehave(store)
-    assert not replays.admit(IDP, ID, EXPIRES)
+    assert replays.admit(IDP, ID, EXPIRES) is Admission.UNKNOWN
     store.recover().arrive()
     assert not replays.admit(IDP, ID, EXPIRES)
 

@@ -20,8 +20,10 @@ from sealedstate.sso import (
 )
 from sealedstate.storage import MemoryStorage
 from tests.sso.make_service_vectors import (
+    ASKED,
     CONTEXTS,
     ENTERED,
+    ENTERED_BY_USER,
     ID,
     ISSUER,
     LOGINS,
@@ -29,6 +31,7 @@ from tests.sso.make_service_vectors import (
     LOGOUT_CONTEXTS,
     MESSAGE,
     SERVICES,
+    SHOWN,
     SUBJECT,
     IdentityProvider,
     a_deployment,
@@ -64,7 +67,7 @@ def at() -> Deployment:
 
 
 def test_vectors_cover_every_context() -> None:
-    assert [row["context"] for row in KEPT["rows"]] == list(CONTEXTS)
+    assert list(dict.fromkeys(row["context"] for row in KEPT["rows"])) == list(CONTEXTS)
     assert [row["context"] for row in LOGOUTS["rows"]] == list(LOGOUT_CONTEXTS)
 
 
@@ -81,6 +84,9 @@ def test_consents_of_the_vectors_are_valid(at: Deployment) -> None:
     assert ConsentStore(at).of_subject(SUBJECT) == (
         Consent("attributes", 1, NOW, NOW + 9, OTHER_SP, frozenset({"mail", "eduPersonÉ"})),
         Consent("terms", 3, NOW),
+    )
+    assert ConsentStore(at).of_subject(ASKED) == (
+        Consent("terms", 4, NOW, NOW + 9, parameters=SHOWN, answers=ENTERED_BY_USER),
     )
 
 

@@ -14,6 +14,7 @@ from sealedstate import Key, LegacyReader, Settings, UsageError
 from sealedstate._wire.record import format_id
 from sealedstate.devices import SessionRegistry
 from sealedstate.sso import (
+    Admission,
     ArtifactStore,
     Authentication,
     Consent,
@@ -122,10 +123,9 @@ def test_milliseconds_are_refused_where_they_would_last_for_ever() -> None:
         with pytest.raises(UsageError, match=name):
             MOMENTS[name](NOW * 1000)
         assert MOMENTS[name](NOW + 1) is not None
-    assert REPLAYS.admit(SP, "_2", NOW * 1000) is False
-    assert REPLAYS.admit(SP, "_2", float("nan")) is False
-    assert REPLAYS.admit(SP, "_2", float("inf")) is False
-    assert REPLAYS.admit(SP, "_2", NOW + 60) is True
+    for wrong in (NOW * 1000, float("nan"), float("inf")):
+        assert REPLAYS.admit(SP, "_2", wrong) is Admission.FOREIGN
+    assert REPLAYS.admit(SP, "_2", NOW + 60) is Admission.ADMITTED
 
 
 def test_fractions_of_seconds_are_taken_where_nothing_stores_them() -> None:

@@ -154,6 +154,8 @@ class EnginePool(SQLPool):
 class _Engine(Driver):
     """What both databases share."""
 
+    read = Driver.read
+
     def connect(self, host: int) -> Any:
         raise NotImplementedError("the engine's pool connects")
 

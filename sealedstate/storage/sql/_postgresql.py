@@ -5,12 +5,16 @@ server, or a network that drops packets, would block the caller. Here both wait 
 the call's deadline. `statement_timeout` is a little shorter: a server that is alive but slow, or
 waits for a lock, then reports itself that nothing was done. Only the resolution of a host's name is
 not bounded: it takes as long as the system's resolver.
+
+Reads of a record, which requests wait for, are sent by the functions of libpq itself: psycopg's
+cursors take as long as the server does. As with cursors, the server prepares them after some.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic
 from typing import Any, TypeVar
@@ -36,6 +40,7 @@ from ._pool import (
     new_echo,
     pyformat,
     wait_for,
+    watch,
 )
 
 T = TypeVar("T")
@@ -172,6 +177,13 @@ POOLED_CHANGE = """
     SELECT :echo AS echo, set_config('lock_timeout', :longest, true),
         (SELECT count(*) FROM changed), set_config('synchronous_commit', :commit, true)"""
 
+# What a read sends and receives: all in binary, and numbers as 64 bits.
+_READ_NAME = b"sealedstate_read"
+_READ_TEXT = QUERY.format(STATEMENTS.read).replace(":echo", "$1").replace(":place", "$2")
+_READ = _READ_TEXT.replace(":now", "$3").encode()
+_READ_TYPES, _BINARY = (20, 17, 20), (1, 1, 1)  # int8, bytea, int8
+_NUMBER = struct.Struct(">q")
+
 # By SQLSTATE; two letters are a whole class. After all other errors that the server reports,
 # the statement is rolled back.
 FAULTS: Mapping[str, Fault] = {
@@ -202,6 +214,9 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
     warning = ""
     """What the server has warned of since this was last emptied."""
     _has_surplus = False
+    _is_readable: Callable[[float], bool]
+    _reads = 0
+    """How many reads were sent before the server has prepared them."""
 
     @classmethod
     def open(cls, conninfo: bytes) -> PostgreSQLConnection:
@@ -210,6 +225,7 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
         connection.opened_at = opened_at
         connection.autocommit = True
         connection.add_notice_handler(connection._note)
+        connection._is_readable = watch(connection.pgconn.socket)
         return connection
 
     def __del__(self, *_: Any) -> None:
@@ -228,20 +244,60 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
 
     def is_stale(self) -> bool:
         try:
-            fd = self.pgconn.socket
             self.pgconn.is_busy()  # libpq looks at what it has read ahead
-        except psycopg.Error:  # the socket is closed
+        except psycopg.Error:
             return True
-        return self._has_surplus or any(wait_for(fd, True, False, 0))
+        is_open = self.pgconn.status == pq.ConnStatus.OK  # else the descriptor may be another's
+        return self._has_surplus or not is_open or self._is_readable(0)
 
     def wait(self, gen: PQGen[T], interval: float = 0.0, timeout: float | None = None) -> T:
         try:
             awaited = next(gen)
             while True:
-                awaited = gen.send(_wait_until_ready(self.pgconn.socket, awaited))
+                awaited = gen.send(self._wait_until_ready(awaited))
         except StopIteration as end:
             result: T = end.value
             return result
+
+    def _wait_until_ready(self, awaited: Wait) -> Ready:
+        if awaited != Wait.R:
+            return _wait_until_ready(self.pgconn.socket, awaited)
+        if not self._is_readable(DEADLINE.remaining()):
+            raise psycopg.OperationalError("no answer in time")
+        return Ready.R
+
+    def read(self, values: Sequence[bytes]) -> pq.abc.PGresult:
+        """Return the answer to `_READ` with these values."""
+        pgconn, threshold = self.pgconn, self.prepare_threshold
+        if threshold is None or self._reads < threshold:
+            self._reads += 1
+            pgconn.send_query_params(_READ, values, _READ_TYPES, _BINARY, pq.Format.BINARY)
+            return self._receive()
+        if self._reads == threshold:
+            pgconn.send_prepare(_READ_NAME, _READ, _READ_TYPES)
+            self._receive()
+            self._reads += 1
+        pgconn.send_query_prepared(_READ_NAME, values, _BINARY, pq.Format.BINARY)
+        return self._receive()
+
+    def _receive(self) -> pq.abc.PGresult:
+        """Return the single answer to what was sent. Raises its error, or Misdirected."""
+        pgconn, results = self.pgconn, list[pq.abc.PGresult]()
+        while pgconn.flush():
+            if self._wait_until_ready(Wait.RW) & Ready.R:
+                pgconn.consume_input()
+        while True:
+            while pgconn.is_busy():
+                self._wait_until_ready(Wait.R)
+                pgconn.consume_input()
+            if (result := pgconn.get_result()) is None:
+                break
+            results.append(result)
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise psycopg.errors.error_from_result(result)
+        if len(results) != 1:
+            raise Misdirected
+        return results[0]
 
 
 def _connect(conninfo: bytes) -> pq.abc.PGconn:
@@ -434,6 +490,17 @@ class PostgreSQL(Driver):
         if not rows or any(row[0] != echo for row in rows):
             raise Misdirected
         return [] if rows[0][1] is None else [row[1:] for row in rows]
+
+    def read(self, cursor: Any, place: bytes, now: int) -> Stored | None:
+        echo = _NUMBER.pack(new_echo())
+        found = cursor.connection.read((echo, place, _NUMBER.pack(now)))
+        if found.ntuples != 1 or found.nfields != 4 or found.get_value(0, 0) != echo:
+            raise Misdirected
+        value, version, expires_at = (found.get_value(0, column) for column in (1, 2, 3))
+        if value is None or version is None:
+            return None
+        (number,) = _NUMBER.unpack(version)
+        return Stored(value, number, _NUMBER.unpack(expires_at)[0] if expires_at else None)
 
     def change(self, cursor: Any, sql: str, params: Params) -> int:
         is_pooled: bool = cursor.connection.is_pooled
