@@ -79,7 +79,7 @@ async def _bind(binding: SessionBinding, keeper: AsyncKeeper) -> Response | None
     answer = await keeper.in_thread(
         binding.answer, inner, request.method, path, request.headers.get
     )
-    return Response(answer.body, answer.status, list(answer.headers))
+    return Response(answer.body, answer.status, Headers(answer.headers))
 
 
 async def _offer(binding: SessionBinding, response: Any) -> Any:

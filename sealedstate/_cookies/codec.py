@@ -197,7 +197,7 @@ class CookieCodec:
         return TokenContext("bound", self.realm, (self.cookie_name, device, *self.variant))
 
     def _challenge_context(self, session_id: bytes, device: bytes) -> TokenContext:
-        name = (self.cookie_name, session_id, device, *self.variant)
+        name: tuple[str | bytes, ...] = (self.cookie_name, session_id, device, *self.variant)
         return TokenContext("binding", self.realm, name)
 
     def _open(self, token: bytes, context: TokenContext, now: int) -> Opened:
