@@ -394,7 +394,10 @@ class SealedTable:
             return False  # the next look shows what is there
 
     def _conflict(self, tries: int) -> StorageUnavailable:
-        return StorageUnavailable(f"{self._kind.noun} was written by others {tries} times in a row")
+        return StorageUnavailable(
+            f"{self._kind.noun} could not be written: {tries} times in a row, it was written by"
+            " others, or the store did not confirm it"
+        )
 
     def _raise_unless_lost(self, error: UnreadableError) -> None:
         if error.keeps_cookie:

@@ -40,8 +40,8 @@ from ._servers import (
     show_address,
 )
 
-# The only refusal that a script may receive after it has begun to write.
-_PARTIAL = "WRONGTYPE"
+# The refusals that a script may receive after it has begun to write.
+_PARTIAL = ("SCRIPT", "WRONGTYPE")
 # The part of the timeout that a server may wait for its replicas, so that its answer is in time.
 _WAIT_PART = 0.8
 # How late that answer may be in seconds: a server with nothing to do looks 10 times a second.
@@ -288,7 +288,7 @@ class RedisClient(ServerClient):
         self, refusal: Refusal, is_read: bool, version: int | None = None
     ) -> StorageError:
         why = REFUSALS.get(refusal.code, f"it answered with an error ({refusal.code})")
-        wrote_nothing = refusal.code in REFUSALS and refusal.code != _PARTIAL
+        wrote_nothing = refusal.code in REFUSALS and refusal.code not in _PARTIAL
         return self._failure(why, is_read or wrote_nothing, version)
 
 

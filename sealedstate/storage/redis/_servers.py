@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from ...errors import ConfigurationError, StorageUnavailable, StorageUnusable
 from .._network import KEEPALIVE, Connections
+from ..urls import check_file, show_name
 
 try:
     import redis as redis  # for `_client` and `_nodes`, too
@@ -48,6 +49,7 @@ REFUSALS = {
     "NOAUTH": "it wants a password (NOAUTH)",
     "WRONGPASS": "it refused the user or the password (WRONGPASS)",
     "NOPERM": "its user may not run a command or access a key that is needed (NOPERM)",
+    "SCRIPT": "its user may not run a command or access a key that a script needs (see its ACL)",
     "WRONGTYPE": "one of the store's keys holds a value of another type (WRONGTYPE)",
     "MOVED": "it is one node of a cluster and does not have the key (MOVED)",
     "ASK": "it is one node of a cluster and is migrating the key (ASK)",
@@ -74,6 +76,7 @@ _CODES: tuple[tuple[type[redis.RedisError], str], ...] = (
 )
 # Redis 6 reports inside a script's error why it refused the script's first write.
 _INNER_CODE = re.compile(r" -?(READONLY|OOM|MISCONF|NOREPLICAS|WRONGTYPE) ")
+_SCRIPT_DENIED = re.compile(r"user executing the script can't|ACL failure in script")
 # A redirection's slot, host and port. An empty host is that of the node that answered.
 _REDIRECTION = re.compile(r"(?:^| )(\d+) (\S*):(\d+)$")
 
@@ -95,6 +98,8 @@ def refusal_of(error: BaseException) -> Refusal:
 
 
 def _code(error: BaseException) -> str:
+    if _SCRIPT_DENIED.search(str(error)):
+        return "SCRIPT"
     for kind, code in _CODES:
         if isinstance(error, kind):
             return "NOAUTH" if "uthentication required" in str(error) else code
@@ -194,10 +199,12 @@ def parse_url(url: str, timeout: float, waits: bool = False) -> Target:
     unknown = sorted(options.keys() - (_TLS_OPTIONS if tls else set()))
     if unknown:
         raise ConfigurationError(
-            f"storage: the Redis URL has an unknown option {unknown[0]!r}; it takes"
+            f"storage: the Redis URL takes no {show_name('option', unknown[0])}; it takes"
             f" {', '.join(sorted(_TLS_OPTIONS))} with rediss only, and"
             f" {', '.join(sorted(_SENTINEL_OPTIONS))} with redis+sentinel"
         )
+    for option, file in options.items():
+        check_file(option, file)
     login = Login(timeout, tls, user, password, database, options, waits)
     sentinel_login = Login(timeout, tls, sentinel_user, sentinel_password, 0, options)
     kind: Kind = "sentinel" if form == "sentinel" else "cluster" if form == "cluster" else "server"
@@ -260,6 +267,17 @@ class Owner(Protocol):
     def unavailable(self, why: str) -> StorageUnavailable: ...
     def unusable(self, why: str) -> StorageUnusable: ...
     def note_connection(self) -> None: ...
+
+
+def _explain(error: Exception, database: object) -> str:
+    """Say why there is no connection, without repeating a secret."""
+    if "DB index" in str(error):
+        return f"it has no database {database}"
+    if "without any password" in str(error) or "no password is set" in str(error):
+        return "it has no password, but the settings have one"
+    # Of a socket's error redis-py shows the text, which may name what is no secret here.
+    cause = error.__context__ if isinstance(error.__context__, OSError) else error
+    return REFUSALS.get(_code(error), f"no connection ({type(cause).__name__})")
 
 
 class ServerConnections(Connections):
@@ -358,15 +376,9 @@ class ServerConnections(Connections):
             raise self._owner.unusable(why)
 
     def _explain(self, error: Exception) -> str:
-        """Say why there is no connection, without repeating a secret."""
         if isinstance(error, redis.TimeoutError):
             return self._within()
-        if "DB index" in str(error):
-            return f"it has no database {self._login.database}"
-        if "without any password" in str(error) or "no password is set" in str(error):
-            return "it has no password, but the settings have one"
-        cause = type(error.__context__ or error).__name__
-        return REFUSALS.get(_code(error), f"no connection ({cause})")
+        return _explain(error, self._login.database)
 
     def _unavailable(self, why: str) -> StorageUnavailable:
         is_one = self._owner.address == self.address
@@ -401,10 +413,8 @@ class LentConnections(Connections):
             connection = self._pool.get_connection()
         except Exception as error:  # redis-py may raise any for a reply that is not its own
             self._owner.note_connection()
-            # Of a socket's error redis-py shows the text, which may name what is no secret here.
-            cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            why = REFUSALS.get(_code(error), f"no connection ({type(cause).__name__})")
-            raise self._owner.unavailable(why) from None
+            database = self._pool.connection_kwargs.get("db", 0)
+            raise self._owner.unavailable(_explain(error, database)) from None
         if connection.socket_timeout is None:
             self.give(connection)
             raise self._owner.unusable(

@@ -680,7 +680,10 @@ class SQLPool:
         except Exception as error:
             fault = self._driver.fault(error)
             if fault is Fault.READ_ONLY:
-                return f"{self._redact(error)}: the server or this user may only read"
+                return (
+                    f"{self._redact(error)}: the server or this user may only read; name the"
+                    " primary, and a user who may write"
+                )
             if fault is Fault.LOST:
                 raise
         return ""  # a right that is missing is reported by the operation that needs it

@@ -12,10 +12,12 @@ cursors take as long as the server does. As with cursors, the server prepares th
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -25,8 +27,9 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.waiting import Ready, Wait
 
-from ...errors import ConfigurationError, StorageUnavailable
+from ...errors import ConfigurationError, StorageUnavailable, escape_text
 from ..contract import Capabilities, Changes, Stored
+from ..urls import check_file
 from ._pool import (
     DEADLINE,
     FOLLOWED_PLACES,
@@ -348,8 +351,8 @@ def _parse(url: str) -> list[dict[str, Any]]:
     if "@" in "".join((*hosts, *ports, str(found.get("dbname", "")))):
         # The @ is from a password, so host and database may contain parts of it.
         raise ConfigurationError("storage: in a password, write @ as %40 and / as %2F")
-    if not all(re.fullmatch(r"[0-9]{0,5}", port) for port in ports):
-        raise ConfigurationError("storage: a port must be a number")
+    if not all(re.fullmatch(r"[0-9]{0,5}", port) and int(port or 1) < 1 << 16 for port in ports):
+        raise ConfigurationError("storage: a port must be a number from 1 to 65535")
     count = max(len(hosts), len(addresses), 1)
     columns = {"host": hosts, "port": ports * count if len(ports) == 1 else ports}
     columns["hostaddr"] = addresses
@@ -364,6 +367,21 @@ def _parse(url: str) -> list[dict[str, Any]]:
         rest | {name: values[number] for name, values in columns.items() if values}
         for number in range(count)
     ]
+
+
+def _explain_passfile(path: str) -> str:
+    """Return why libpq ignores a file of passwords, or nothing."""
+    try:
+        check_file("passfile", path)
+        mode = Path(path).stat().st_mode
+    except (ConfigurationError, OSError) as error:
+        return str(error)
+    if os.name == "posix" and mode & 0o077:  # as libpq judges it
+        return (
+            f"storage: passfile: libpq ignores the file {escape_text(path, 1000)}, because others"
+            " may read it; run chmod 600 on it"
+        )
+    return ""
 
 
 class PostgreSQL(Driver):
@@ -388,12 +406,19 @@ class PostgreSQL(Driver):
             for each in attempts
         ]
         self.address = f"postgresql at {','.join(self.hosts)}/{first.get('dbname') or ''}"
+        # Where the URL has no password, libpq asks a file, and ignores one that it cannot use.
+        self._passfile = "" if self.password else str(first.get("passfile", ""))
+        if self._passfile and (why := _explain_passfile(self._passfile)):
+            raise ConfigurationError(why)
         self._limits = limits(timeout)
         # Only the URL may say that commits are not synced.
         self._syncs_commits = "synchronous_commit" not in str(first.get("options", ""))
         # No options of sealedstate at the start of a connection, because poolers refuse them.
         self._conninfos = [
-            make_conninfo("", **{"application_name": "sealedstate", **each}).encode()
+            # As an answer is text or bytes by the encoding, that of the role does not count.
+            make_conninfo(
+                "", **{"application_name": "sealedstate", **each, "client_encoding": "UTF8"}
+            ).encode()
             for each in attempts
         ]
         self._commit = "on"
@@ -478,7 +503,10 @@ class PostgreSQL(Driver):
 
     def message(self, error: Exception) -> str:
         message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-        return message or str(error)
+        message = message or str(error)
+        if self._passfile and "no password supplied" in message:
+            message += f"; {_explain_passfile(self._passfile) or 'passfile has no line for it'}"
+        return message
 
     def query(self, cursor: Any, sql: str, params: Params) -> list[tuple[Any, ...]]:
         query = self._queries.get(sql)
