@@ -21,7 +21,9 @@ from .._wire import cbor
 from .._wire.record import (
     DEVICE,
     ID_BYTES,
+    NO_FIELDS,
     NO_ROWS,
+    NO_TERMS,
     Lifetimes,
     Place,
     Policy,
@@ -276,18 +278,21 @@ class LoadedSession:
             if not is_over:
                 self.known += (record,)
             raise FutureSession(kid=opened.key.kid, claimed_at=opened.sealed_at, is_over=is_over)
+        # A node that knows shorter lifetimes than the node that sealed goes by its own.
+        idle, absolute = lifetimes.idle, lifetimes.absolute
+        if terms is not NO_TERMS:
+            idle = terms.idle or idle
+            absolute = lifetimes.longest if terms.has_own_end else absolute
         if (
             now >= record.expires_at
-            or now >= opened.sealed_at + (terms.idle or lifetimes.idle)
-            # A node that knows shorter lifetimes than the node that sealed goes by its own.
-            or now
-            >= record.created_at + (lifetimes.longest if terms.has_own_end else lifetimes.absolute)
+            or now >= opened.sealed_at + idle
+            or now >= record.created_at + absolute
         ):
             raise ExpiredSession
         revocations = deployment.revocations
         if revocations is not None and not revocations.is_known_live(record, self._now):
             self.check_revoked(record, asks=False)
-        if record.fields and DEVICE in record.fields:
+        if record.fields is not NO_FIELDS and DEVICE in record.fields:
             self._check_bound(record)
 
     def _check_bound(self, record: Record) -> None:
