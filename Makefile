@@ -58,6 +58,7 @@ check: $(VENV)/.dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/pytest -q -m "not slow and not server" tests/project
+	$(BIN)/python benchmarks/instructions.py
 
 # What needs no server, on every interpreter that is found.
 matrix:

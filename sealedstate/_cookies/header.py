@@ -22,11 +22,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
-from typing import NamedTuple
 
 from .._wire.encoding import LAST_LETTERS
 from ..errors import ConfigurationError, quote_text
 
+_new = object.__new__
 # Values for the core that are tried: more than paths and domains of one application have. Nothing
 # but the browser ends the withholding of a good cookie behind as many others.
 MAX_CANDIDATES = 16
@@ -47,7 +47,9 @@ _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?", re.ASCI
 _SAME_SITE = ("Lax", "Strict", "None")
 
 
-class Candidates(NamedTuple):
+# Not frozen, because every request makes one, and a frozen dataclass costs three times as much.
+@dataclass(slots=True)
+class Candidates:
     """Our cookies in one Cookie header.
 
     `core`: at most 16 different values of the core's cookie. `overflow`: values by chunk number,
@@ -57,7 +59,7 @@ class Candidates(NamedTuple):
     """
 
     core: tuple[str, ...] = ()
-    overflow: Mapping[int, tuple[str, ...]] = NO_CHUNKS
+    overflow: Mapping[int, tuple[str, ...]] = field(default_factory=lambda: NO_CHUNKS)
     foreign_bytes: int = 0
     our_bytes: int = 0
     crowded: bool = False
@@ -191,7 +193,7 @@ class CookieFamily:
         if not prefix:
             if name in header:
                 return self._scan(header)
-            return tuple.__new__(Candidates, ((), NO_CHUNKS, len(header), 0, False, None))
+            return Candidates(foreign_bytes=len(header))
         # Mostly the name occurs once, as the name of a pair.
         value, separator, rest = after.partition(";")
         others = before.rstrip(" \t")
@@ -201,17 +203,11 @@ class CookieFamily:
         if others and not separator:
             foreign_bytes -= 1  # the last pair has its separator before it
         # Half the cost of `Candidates(...)`.
-        return tuple.__new__(
-            Candidates,
-            (
-                (value.rstrip(" \t"),),
-                NO_CHUNKS,
-                foreign_bytes,
-                len(header) - foreign_bytes,
-                False,
-                None,
-            ),
-        )
+        found = _new(Candidates)
+        found.core, found.overflow = (value.rstrip(" \t"),), NO_CHUNKS
+        found.foreign_bytes, found.our_bytes = foreign_bytes, len(header) - foreign_bytes
+        found.crowded, found.joined = False, None
+        return found
 
     def find_bound(self, header: str) -> list[str]:
         """The values of the bound cookie in a Cookie header, as many as are tried."""

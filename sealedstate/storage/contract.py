@@ -318,6 +318,35 @@ class FollowedStorage(Storage, Protocol):
         ...
 
 
+class Listener(Protocol):
+    """A connection over which a store hints that something may have changed."""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a hint, or for `seconds`; return whether there was one.
+
+        Hints may be lost, and come without a change. Raises StorageUnavailable if the connection
+        has broken; then no more hints will come.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class HintingStorage(FollowedStorage, Protocol):
+    """A store that can hint to all processes that what they follow has changed."""
+
+    def listen(self) -> Listener | None:
+        """Open a connection for hints; None if the server has none.
+
+        Raises StorageUnavailable, and another StorageError if none would come.
+        """
+        ...
+
+    def notify(self) -> None:
+        """Hint to all listeners that something has changed."""
+        ...
+
+
 def is_storage(value: object) -> TypeGuard[Storage]:
     """Whether an object has the operations of a store, its own or by `__getattr__`.
 
@@ -391,9 +420,13 @@ def check_arguments(
     """
     if not context or not key:
         raise CapacityError(f"{'key' if context else 'context'} must not be empty")
-    _check_size("context", len(utf8(context)), capabilities.context_bytes)
-    _check_size("key", len(utf8(key)), capabilities.key_bytes)
-    _check_size("value", len(value), capabilities.value_bytes)
+    # Each call checks its names, and to encode ASCII is not needed for its length.
+    if not context.isascii() or len(context) > capabilities.context_bytes:
+        _check_size("context", len(utf8(context)), capabilities.context_bytes)
+    if not key.isascii() or len(key) > capabilities.key_bytes:
+        _check_size("key", len(utf8(key)), capabilities.key_bytes)
+    if len(value) > capabilities.value_bytes:
+        _check_size("value", len(value), capabilities.value_bytes)
     if expires_at is not None and not 0 <= expires_at <= LATEST:
         raise CapacityError(
             f"expires_at must be None or 0 to 2**53 milliseconds since the epoch,"

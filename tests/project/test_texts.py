@@ -37,10 +37,12 @@ SHOWN: dict[str, str] = {
     "CookieFamily": "domain name path same_site",
     "CookieStorageService": "realm",
     "Derived": "kid mark",
+    "Diagnosis": "fitting hops profile",
     "EndedRecord": "torn",
     "Event": "counted_kid detail kid name operation reason session",
     "Finding": "about sentence subject",
     "Group": "format",
+    "Hop": "fields name page request response",
     "Identifiers": "realm",
     "Key": "kid",
     "Keyring": "removed_kids",
@@ -55,10 +57,16 @@ SHOWN: dict[str, str] = {
     "NameID": "format name_qualifier sp_name_qualifier",
     "Need": "capability requirement shortfall",
     "Notice": "entity_id",
+    "Observation": "failure",
     "Option": "expected",
     "OverflowSet": "digest names set_id",
     "PartInfo": "place policy",
     "PartSize": "name",
+    "PathFinding": "code remedy text",
+    "PathLimit": "answer hop question setting",
+    "PathRequest": "method mount path scheme server",
+    "PathResponse": "status",
+    "Probe": "query question",
     "Profile": "name",
     "Protector": "name",
     "Refusal": "code host",
@@ -80,8 +88,8 @@ SHOWN: dict[str, str] = {
     "Snapshot": "report_error",
     "Statements": (
         "add_member changes create delete delete_members delete_records keys make_schema members "
-        "ping read remove_member schema_version set_schema_version touch_context try_write update "
-        "update_expiration version"
+        "notify ping read remove_member schema_version set_schema_version touch_context try_write "
+        "update update_expiration version"
     ),
     "StoreAccess": "realm",
     "StoredAuthentication": "method",
@@ -103,6 +111,7 @@ SHOWN: dict[str, str] = {
     "_Place": "entry identity keys",
     "_Planner": "left_out parts",
     "_Refusal": "code",
+    "_Target": "authority base host scheme",
 }
 # The same for a repr that is written by hand, and has no names of fields.
 SHOWN_WITHOUT_NAME = {"Secret": "where"}

@@ -21,6 +21,7 @@ from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import poll
 from tests.support.kv_promises import PATIENT, SHORT, KeyValuePromises
 from tests.support.kv_servers import KeyValueServer, redis_server
+from tests.support.server_process import until
 
 pytestmark = pytest.mark.server
 
@@ -301,6 +302,27 @@ def test_full_server_refuses_writes_but_reads_and_deletes() -> None:
         store.delete_context("c")
         assert store.read("c", "0") is None
         store.close()
+
+
+def test_server_that_cannot_save_refuses_writes_but_reads() -> None:
+    with redis_server("snapshots") as server, redis.Redis(port=server.port) as admin:
+        stores = [
+            RedisStorage(server.url, time.time, timeout=PATIENT),
+            RedisStorage(redis.Redis(port=server.port, socket_timeout=PATIENT), time.time),
+        ]
+        stores[0].create("c", "k", b"v", None, 1)
+        (server.directory / "dump.rdb").mkdir()
+        admin.bgsave()
+        until(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err", "it fails")
+        for store in stores:
+            for fresh in (False, True):
+                if fresh:
+                    store.close()
+                assert store.read("c", "k") is not None
+                store.ping()
+            with pytest.raises(StorageUnavailable, match="can't save to its disk"):
+                store.update("c", "k", b"w", None, 2)
+            store.close()
 
 
 def test_replica_is_refused_and_its_primary_names_it() -> None:

@@ -195,6 +195,7 @@ def test_primary_that_sentinels_replace_is_left_within_a_second() -> None:
         lent = RedisStorage(manager.master_for("main", socket_timeout=PATIENT), time.time)
         assert store.create("c", "k", b"v", None, 1)
         assert lent.read("c", "k") == Stored(b"v", 1, None)
+        assert repr(lent) == "RedisStorage(main of sentinels)"
         with plain_client(port=watchers[0].port) as admin:
             for _ in poll(30):  # the sentinels must have seen the replica
                 with contextlib.suppress(redis.ResponseError):
@@ -338,7 +339,7 @@ def test_records_of_a_context_spread_over_the_nodes(cluster: list[KeyValueServer
 
 
 def test_user_with_the_documented_rights_can_use_a_cluster(cluster: list[KeyValueServer]) -> None:
-    listed = re.search(r"`(get ping [a-z\s]+)`, in a cluster `([a-z| ]+)`", sealedstate_redis_doc())
+    listed = re.search(r"`(get echo [a-z\s]+)`, in a cluster `([a-z| ]+)`", sealedstate_redis_doc())
     assert listed is not None
     commands = [f"+{command}" for command in (*listed[1].split(), *listed[2].split())]
     for server in cluster:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import psycopg
 import pytest
 
-from sealedstate.errors import StorageUnavailable
+from sealedstate.errors import StorageError, StorageUnavailable
 from sealedstate.storage import Storage, Stored
 from sealedstate.storage.contract import Clock as StoreClock
 from sealedstate.storage.sql import SQLStorage
@@ -53,6 +53,9 @@ def test_pooler_is_recognised(
         store.delete_context("c")
         assert not list(store.keys("c"))
         assert store.reap(10) == 0
+        with pytest.raises(StorageError, match="a pooler is in between"):
+            store.listen()
+        store.notify()
     direct = open_store(postgresql_server.fresh_url())
     direct.prepare()
     direct._pool.start()

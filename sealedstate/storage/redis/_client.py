@@ -1,7 +1,7 @@
 """A client of Redis servers that reports whether a failed write may have happened.
 
 redis-py provides the connections. Its client is not used, because it sends a command again (up to
-ten times, by default) when its reply was lost. Every request begins with a PING of fresh random
+ten times, by default) when its reply was lost. Every request begins with an ECHO of fresh random
 bytes, and a reply that does not follow their echo is not trusted.
 
 `timeout` bounds each wait for a reply, and all connecting, asking of sentinels and reading of a
@@ -26,12 +26,14 @@ from ...errors import (
     StorageUnusable,
 )
 from .._network import Broken, Connections, ServerClient
+from ..contract import Listener
 from ._nodes import choose_nodes, lend_nodes
 from ._scripts import Script
 from ._servers import (
     ECHO_BYTES,
     REFUSALS,
     Refusal,
+    ServerConnections,
     explain_wrong_kind,
     pack,
     parse_url,
@@ -55,6 +57,8 @@ class RedisClient(ServerClient):
     for which that is asked. Raises ConfigurationError.
     """
 
+    knows_replies = True
+
     def __init__(self, source: Any, timeout: float, wait: int = 0) -> None:
         self.connects, self.wait = 0, wait
         if isinstance(source, str):
@@ -67,6 +71,8 @@ class RedisClient(ServerClient):
                 known = source.connection_pool.connection_kwargs
                 place = (known.get("host", "localhost"), known.get("port", 6379))
                 address = known.get("path") or show_address(place)
+                if name := getattr(source.connection_pool, "service_name", ""):
+                    address = f"{name} of sentinels"
             else:
                 known = source.nodes_manager.connection_kwargs
             super().__init__("redis", address, known.get("socket_timeout") or timeout)
@@ -124,6 +130,15 @@ class RedisClient(ServerClient):
         """Return a node's answers to commands that read, and None for those that it refused."""
         answers = self._request(commands, b"", is_read=True, node=node)
         return [None if isinstance(answer, Refusal) else answer for answer in answers]
+
+    def subscribe(self, channel: bytes) -> Listener | None:
+        """Open a connection that receives what is published; None for a client's pool.
+
+        Raises StorageUnavailable, and StorageError if the user may not subscribe.
+        """
+        deadline = time.monotonic() + self._timeout
+        (node,) = self._nodes.every(deadline)
+        return node.subscribe(deadline, channel) if isinstance(node, ServerConnections) else None
 
     def call_each(self, script: Script, calls: Sequence[tuple[bytes, ...]]) -> list[Any]:
         """Return the answers of a script that reads, called for several keys.
@@ -265,8 +280,9 @@ class RedisClient(ServerClient):
         asks: bool,
     ) -> list[Any]:
         echo = os.urandom(ECHO_BYTES)
-        # The echo's PING comes first: if the request is cut off, the command is incomplete.
-        before: list[Sequence[bytes]] = [(b"PING", echo)]
+        # The ECHO comes first: if the request is cut off, the command is incomplete. PING would be
+        # refused by a server that cannot save to its disk.
+        before: list[Sequence[bytes]] = [(b"ECHO", echo)]
         if asks:
             before.append((b"ASKING",))
         request = b"".join([pack(words) for words in (*before, *commands)])

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
-from ...errors import ConfigurationError, StorageUnavailable, StorageUnusable
+from ...errors import ConfigurationError, StorageError, StorageUnavailable, StorageUnusable
 from .._network import KEEPALIVE, Connections
 from ..urls import check_file, show_name
 
@@ -302,6 +302,27 @@ class ServerConnections(Connections):
         finally:
             connection.disconnect()
 
+    def subscribe(self, deadline: float, channel: bytes) -> RedisListener:
+        """Open a connection that receives what is published on a channel.
+
+        Raises StorageError if the user may not subscribe.
+        """
+        connection = self._connect(deadline, self._login.timeout)
+        try:
+            _exchange(connection, (b"SUBSCRIBE", channel))
+        except redis.ResponseError as error:
+            connection.disconnect()
+            code = _code(error)
+            raise StorageError(
+                f"redis store {self.address}: SUBSCRIBE: {REFUSALS.get(code, code)}"
+            ) from None
+        except BaseException as error:
+            connection.disconnect()
+            if isinstance(error, (redis.RedisError, OSError)):
+                raise self._unavailable("the connection broke") from None
+            raise
+        return RedisListener(connection, self._unavailable("the connection for hints broke"))
+
     def _connect(self, deadline: float, timeout: float) -> Any:
         """Open a connection whose replies may take `timeout` seconds each."""
         left = deadline - time.monotonic()
@@ -343,7 +364,7 @@ class ServerConnections(Connections):
         return connection
 
     def _handshake(self, connection: Any) -> None:
-        """Log in and ping in one round trip, to find a server that accepts but does not answer."""
+        """Log in and get an echo in one round trip: a server may accept and not answer."""
         login, echo = self._login, os.urandom(ECHO_BYTES)
         commands: list[Sequence[bytes]] = []
         if login.password:
@@ -354,19 +375,27 @@ class ServerConnections(Connections):
         count = len(commands)
         # The least that shows whether the user may WAIT.
         commands += [(b"WAIT", b"0", b"1")] * login.waits
-        commands += [(b"PING", echo), (b"HELLO",)]
+        # Sentinels know no ECHO, and a server whose disk is full refuses PING.
+        commands += [(b"ECHO" if self._kind else b"PING", echo), (b"HELLO",)]
         connection.on_connect()
         connection.send_packed_command(
             [b"".join(pack(words) for words in commands)], check_health=False
         )
-        answers = [connection.read_response(disable_decoding=True) for _ in commands[:-1]]
-        if answers[:count] != [b"OK"] * count or answers[-1] != echo:
+        answers = [connection.read_response(disable_decoding=True) for _ in commands[:-2]]
+        refusal: redis.ResponseError | None = None
+        try:
+            answers.append(connection.read_response(disable_decoding=True))
+        except redis.ResponseError as error:
+            refusal = error  # a sentinel's, say
+        if refusal is None and (answers[:count] != [b"OK"] * count or answers[-1] != echo):
             raise redis.InvalidResponse
         try:
             hello = connection.read_response(disable_decoding=True)
         except redis.ResponseError:
-            return
+            hello = None
         why = self._kind and explain_wrong_kind(self._kind, self.address, hello)
+        if refusal is not None and not why:
+            raise refusal
         if why and self._kind == "sentinel":
             # A failover is under way: the sentinels will name another.
             connection.disconnect()
@@ -398,6 +427,26 @@ class ServerConnections(Connections):
         connection.disconnect()
 
 
+class RedisListener:
+    """A connection that has subscribed to a channel. `broken`: the error when it breaks."""
+
+    def __init__(self, connection: Any, broken: StorageUnavailable) -> None:
+        self._connection, self._broken = connection, broken
+
+    def wait(self, seconds: float) -> bool:
+        is_hinted = False
+        try:
+            while self._connection.can_read(timeout=0 if is_hinted else seconds):
+                self._connection.read_response(disable_decoding=True)
+                is_hinted = True
+        except (redis.RedisError, OSError):
+            raise self._broken from None
+        return is_hinted
+
+    def close(self) -> None:
+        self._connection.disconnect()
+
+
 class LentConnections(Connections):
     """Connections of the pool of a redis-py client, which checks, replaces and counts them."""
 
@@ -405,7 +454,7 @@ class LentConnections(Connections):
         super().__init__()
         self._owner, self._pool = owner, pool
 
-    def take(self, deadline: float) -> Any:
+    def take(self, deadline: float, is_checked: bool = True) -> Any:
         return self.open(deadline)
 
     def open(self, deadline: float) -> Any:
