@@ -29,7 +29,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, Literal, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ._request.load import LoadedSession
 from ._stored.table import Kind
@@ -342,8 +342,9 @@ def _read_key(jwk: Any) -> bytes:
 def _read_json(text: str) -> dict[str, Any]:
     """The JSON object of one segment; each name is there once. Raises _Refused."""
     try:
+        # NaN and Infinity, which are no JSON, raise ValueError as they do in `int`.
         found = json.loads(
-            _read_base64(text).decode(), object_pairs_hook=_unique, parse_constant=_refuse_constant
+            _read_base64(text).decode(), object_pairs_hook=_unique, parse_constant=int
         )
     except (ValueError, RecursionError):  # no UTF-8, no JSON, a name twice, too deep
         raise _Refused("malformed") from None
@@ -357,10 +358,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name is there twice")
     return found
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _read_base64(text: str) -> bytes:
