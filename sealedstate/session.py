@@ -830,7 +830,8 @@ class Session(MutableMapping[str, object]):
     def late_changes(self) -> list[str]:
         """The names of parts that were changed in place after the headers were sent."""
         late: list[str] = []
-        if not self.accessed:
+        # Every value that can change inside touches the session when it is read.
+        if not (self.is_touched and self.accessed):
             return late
         for name, part in self._parts.items():
             if not isinstance(part, Part) or type(part.value) in UNCHANGEABLE:

@@ -56,6 +56,7 @@ UINT, NEGATIVE, BYTES, TEXT, LIST = range(5)
 SMALL = 1024
 _FALSE, _TRUE = b"\xf4", b"\xf5"
 _CONSTANTS = {_FALSE: False, _TRUE: True, b"\xf6": None}
+_EMPTY: dict[bytes, type[list[object] | dict[object, object]]] = {b"\x80": list, b"\xa0": dict}
 # Their types are the real ones also where freezegun has replaced `datetime` and `date`.
 _EPOCH, _EPOCH_DATE = datetime(1970, 1, 1), date(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -148,6 +149,8 @@ def decode(data: bytes) -> object:
         return int.from_bytes(data[1:], "big")
     elif size == 1 and data in _CONSTANTS:
         return _CONSTANTS[data]
+    elif size == 1 and data in _EMPTY:
+        return _EMPTY[data]()
     elif 0x80 <= head < 0xC0 and (container := _decode_plain(data)) is not None:
         return container
     try:

@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psycopg
 import pytest
-import redis
 
 from sealedstate import Keeper, Settings
 from sealedstate._stored import feed as feeds
@@ -206,6 +204,9 @@ LISTENING = """
 
 def listeners(service: Service) -> int:
     """How many connections listen for hints."""
+    import psycopg
+    import redis
+
     if service.url.startswith("redis"):
         with redis.Redis.from_url(service.url) as client:
             return int(client.pubsub_numsub("sealedstate:changed")[0][1])
@@ -214,6 +215,9 @@ def listeners(service: Service) -> int:
 
 
 def end_listeners(service: Service) -> None:
+    import psycopg
+    import redis
+
     if service.url.startswith("redis"):
         with redis.Redis.from_url(service.url) as client:
             client.client_kill_filter(_type="pubsub")

@@ -12,6 +12,7 @@ import pytest
 from sealedstate.errors import StorageError, StorageUnavailable
 from sealedstate.storage import Storage, Stored
 from sealedstate.storage.contract import Clock as StoreClock
+from sealedstate.storage.requirements import probe_writes
 from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_surroundings
 from tests.support.backends import ContractBehindProxy
@@ -60,6 +61,17 @@ def test_pooler_is_recognised(
     direct.prepare()
     direct._pool.start()
     assert not connection_of(direct).is_pooled
+
+
+def test_pooler_without_transactions_is_found_by_the_check(
+    postgresql_server: PostgreSQLServer, open_store: Opener
+) -> None:
+    with pooled(postgresql_server, "statement") as pooler:
+        database = pooler.fresh_database()
+        open_store(pooler.url(database, postgresql_server.port)).prepare()
+        store = open_store(pooler.url(database))
+        store.ping()
+        assert "statement pooling" in str(probe_writes(store, store._clock(), "k"))
 
 
 def test_option_says_what_a_connection_does_not_show(
