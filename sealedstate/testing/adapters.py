@@ -216,7 +216,7 @@ class _Acts:
 
     @staticmethod
     async def who(session: Any, api: Any) -> list[Any]:
-        return [api.id, api.subject, api.refusal, api.is_new]
+        return [api.id, api.subject, api.refusal, api.is_new, api.is_bound]
 
     @staticmethod
     async def call(session: Any, api: Any, method: str, named: dict[str, Any]) -> None:
@@ -372,7 +372,8 @@ class AdapterContract:
             assert visitor.send(path, [("Secure-Session-Response", "x.y.z")]).status == 403
             answer = visitor.send(path, [("Secure-Session-Response", sign(challenge, True))])
             bound = json.loads(answer.body)["credentials"][0]["name"]
-            assert visitor.do("who")[1] == "ann"
+            who = visitor.do("who")
+            assert (who[1], who[4]) == ("ann", True)
             if self.has_store:
                 assert before.do("who")[1] is None
             late = visitor.copy()  # without its bound cookie, as a thief is

@@ -178,7 +178,8 @@ def test_browser_renews_its_cookie_ten_times_and_thieves_are_left_behind(
         as_before = its.read_as_thief({"__Host-Http-s": before})
         assert as_before.startswith("None " if has_store else "ann bound=False")
         assert its.read("/sign-out").startswith("None ")
-        assert its.cookies() == {}
+        # A renewal under way may bring the bound cookie back, which opens nothing alone.
+        assert "__Host-Http-s" not in its.cookies()
         # A second sign-in takes the place of the binding.
         its.await_binding(its.sign_in())
         time.sleep(LIFE)
