@@ -11,15 +11,19 @@ FASTAPI := .venv-fastapi
 PEERS := .venv-peers
 SHOP := .venv-flask
 PATHS := .venv-paths
+BOUND := .venv-bound
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 PYTEST = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo flask django fastapi saml test test-all soak paths check matrix servers peers \
+.PHONY: demo bound flask django fastapi saml test test-all soak paths check matrix servers peers \
 	bench bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
+
+bound: $(BOUND)/.ready
+	$(BOUND)/bin/python examples/bound
 
 flask: $(SHOP)/.ready
 	$(SHOP)/bin/python examples/flask
@@ -88,7 +92,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) $(PATHS) benchmarks/node/node_modules tests/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(BOUND) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) $(PATHS) benchmarks/node/node_modules tests/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # .dev installs more into the environment of .test. uWSGI comes as C.
 $(VENV)/.test $(VENV)/.dev: pyproject.toml
@@ -101,6 +105,11 @@ $(VENV)/.test $(VENV)/.dev: pyproject.toml
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install $(PIP) --editable '.[demo]'
+	touch $@
+
+$(BOUND)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(BOUND)
+	$(BOUND)/bin/pip install $(PIP) --editable '.[bound-example]'
 	touch $@
 
 $(DJANGO)/.ready: pyproject.toml

@@ -527,6 +527,13 @@ class AmbiguousSession(UnreadableError):
     keeps_cookie = True
 
 
+class UnboundSession(UnreadableError):
+    """The session is bound to a key, and the browser has not shown lately that it has the key."""
+
+    reason = "unbound"
+    keeps_cookie = True
+
+
 class HeldBackCookie(UnreadableError):
     """The request came from another site, so the browser may have held our cookies back."""
 

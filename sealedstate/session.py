@@ -21,7 +21,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 from uuid import UUID
 
 from ._wire import cbor
-from ._wire.record import Lifetimes, Place, Record, check_name, check_subject, format_id
+from ._wire.record import DEVICE, Lifetimes, Place, Record, check_name, check_subject, format_id
 from .errors import (
     LateRead,
     LateWrite,
@@ -89,13 +89,17 @@ class Limit(NamedTuple):
     """What `Session.limit` asked for in a request; None for what it left alone.
 
     `idle` in seconds, `until` in epoch seconds. `began_at`: when the request signed in, or gave
-    terms to a new session.
+    terms to a new session. `device`: the public key that the session is bound to from now on.
     """
 
     idle: int | None = None
     until: int | None = None
     persistent: bool | None = None
     began_at: int | None = None
+    device: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Limit: idle {self.idle}, until {self.until}, persistent {self.persistent}>"
 
 
 NO_LIMIT: Final = Limit()
@@ -240,6 +244,8 @@ class Session(MutableMapping[str, object]):
     _limit = NO_LIMIT
     _is_limited = False
     _is_kept = False
+    # Whether this request has signed a user in, also after it was saved.
+    has_signed_in = False
     # The state before a logout whose end is not recorded yet.
     _before_logout: dict[str, Any] | None = None
     # What `load_ahead` loaded, until the first use.
@@ -292,6 +298,7 @@ class Session(MutableMapping[str, object]):
         if self._subject not in (None, subject):
             self.clear()
         self._subject, self._is_signed_in = subject, True
+        self.has_signed_in = subject is not None
         self._id = loaded.new_id()
         self._limit = self._limit._replace(began_at=int(loaded.now()))
 
@@ -331,6 +338,13 @@ class Session(MutableMapping[str, object]):
         if limit.persistent is not None or record is None:
             return limit.persistent
         return record.terms.persistent
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it opens only in the browser that has its key (experimental)."""
+        record = self._continued_record()
+        is_known = record is not None and DEVICE in record.fields
+        return is_known or self._limit.device is not None
 
     @property
     def refusal(self) -> Refusal | None:
@@ -700,6 +714,7 @@ class Session(MutableMapping[str, object]):
         self.clear()
         self._subject, self._is_ended = None, True
         self._is_signed_in = self._is_regenerated = self._is_limited = self._is_kept = False
+        self.has_signed_in = False
         self._limit = NO_LIMIT
         self._id = loaded.new_id()
 
@@ -774,8 +789,17 @@ class Session(MutableMapping[str, object]):
         # set or removed this part, has decided what stays.
         loaded = self._use_to_write()
         self._subject, self._is_signed_in = subject, True
+        self.has_signed_in = subject is not None
         self._id = loaded.new_id()
         self._limit = self._limit._replace(began_at=int(loaded.now()))
+
+    def bind_device(self, key: bytes) -> None:
+        """Let it open only in the browser that has the key, from now on, and under a new id.
+
+        `key`: a point of P-256, compressed. The old id is revoked in the store, if there is one.
+        """
+        self.regenerate()
+        self._limit = self._limit._replace(device=key)
 
     def mark_saved(self, resume: Callable[..., SessionBackend], *arguments: object) -> None:
         """Call `resume` at the next use, to begin again with what a save has written.

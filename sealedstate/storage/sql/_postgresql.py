@@ -527,7 +527,7 @@ class PostgreSQL(Driver):
 
     def listen(self, host: int) -> Listener | None:
         given = {**_KEEPALIVES, **conninfo_to_dict(self._conninfos[host].decode())}
-        connection = PostgreSQLConnection.open(make_conninfo("", **given).encode())
+        connection = PostgreSQLConnection.open(make_conninfo("", **given).encode(), [])
         try:
             ((pid,),) = connection.execute("SELECT pg_backend_pid()").fetchall()
             if pid != connection.pgconn.backend_pid if self._pooled is None else self._pooled:
