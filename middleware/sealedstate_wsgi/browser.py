@@ -9,9 +9,9 @@ posts what it has read; then the session's core names generation and digest in p
 Where the application reads a part that the browser keeps, the navigation is answered by a page that
 posts the part; it is then a part like any other until it is moved again.
 
-Each page is tried once, which a cookie remembers, and then the application answers: without the
-part, reading it raises PartUnavailable. It also does in every request that is no navigation. See
-docs/adr/0056-parts-in-the-browser.md.
+Cookies remember which pages were tried, so there is no loop: then the application answers, and
+reading a part that the browser did not bring raises PartUnavailable, as it does in every request
+that is no navigation. See docs/adr/0056-parts-in-the-browser.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -49,6 +49,9 @@ PATH = "/.sealedstate/browser"
 MAX_BYTES = 1 << 20
 # How long, in seconds, a page that was tried is not tried again.
 WRITE_AGAIN, READ_AGAIN = 86400, 60
+# How many pages may ask for a part in that time: another tab may be about to bring it. A page that
+# has asked in vain uses them up.
+READS = 3
 # How long a part that the browser has brought stays a part like any other.
 REST = 300
 
@@ -62,21 +65,22 @@ SCRIPT = """
     method: "POST", redirect: "error", body: new URLSearchParams({part: data.part, [field]: value}),
   });
   try {
-    const ours = Object.keys(localStorage).filter((name) => name.startsWith(data.prefix)).sort();
+    const found = Object.keys(localStorage).filter((name) => name.startsWith(data.prefix)).sort();
     if (data.mode === "write") {
       localStorage.setItem(data.key, data.text);
       const answer = await post("kept", localStorage.getItem(data.key) ?? "");
       if (answer.ok) {
-        ours.filter((name) => name !== data.key).slice(0, -2)
+        found.filter((name) => name !== data.key).slice(0, -2)
           .forEach((name) => localStorage.removeItem(name));
       }
     } else if (data.mode === "read") {
       await post("brought", localStorage.getItem(data.key) ?? "");
     } else {
-      ours.forEach((name) => localStorage.removeItem(name));
+      found.forEach((name) => localStorage.removeItem(name));
     }
   } catch {
     // Storage is blocked or full, or there is no network: the server does without.
+    if (data.mode === "read") await post("brought", "").catch(() => {});
   }
   if (location.href.includes("#")) location.reload(); else location.replace(location.href);
 })();
@@ -94,9 +98,9 @@ HEADERS = {
 class BrowserParts:
     """Moves parts of the policy ``browser`` into Web Storage, and back where they are read.
 
-    `app`: what has the session of `deployment`, by a middleware around this one, in `environ_key`.
-    `path`: where the pages post to, below the middleware's own root. Raises ConfigurationError for
-    a path that is not absolute.
+    `app`: the application. A middleware around it all puts the session of `deployment` into
+    `environ_key`. `path`: where the pages post to, below the middleware's own root. Raises
+    ConfigurationError for a path that is not absolute.
     """
 
     def __init__(
@@ -129,7 +133,7 @@ class BrowserParts:
             page = self._page_before(request, session)
             if page is not None:
                 return page(environ, start_response)
-            can_read = not self._has_hint(request, "read")
+            can_read = self._can_read(request)
         return self._answer(request, session, start_response, can_read)
 
     def _answer(
@@ -186,9 +190,7 @@ class BrowserParts:
                 if not self._has_hint(request, "write"):
                     return self._write_page(request, session, name)
             # Brought and sealed again before the seal expires.
-            elif generation / 1000 + self._longest / 2 < self._now() and not self._has_hint(
-                request, "read"
-            ):
+            elif generation / 1000 + self._longest / 2 < self._now() and self._can_read(request):
                 return self._ask_for(request, name, generation)
         return None
 
@@ -206,7 +208,7 @@ class BrowserParts:
     def _ask_for(self, request: Request, name: str, generation: int) -> Response:
         """The page that posts a part which the browser keeps."""
         page = self._page(request, "read", name, {"key": self._key(name, generation)})
-        self._remember(page, "read", READ_AGAIN)
+        self._remember(page, "read", READ_AGAIN, self._reads(request) + 1)
         return page
 
     def _page(
@@ -240,38 +242,59 @@ class BrowserParts:
             return Response(status=403)
         try:
             fields = request.form
-        except HTTPException as error:
+        except HTTPException as error:  # it is too large
             return Response(status=error.code)
+        if "back" in fields:
+            answer = self._lead_back(fields["back"])
+        elif "kept" in fields:
+            answer = Response(status=self._take(session, fields, "kept", session.move_to_browser))
+            if answer.status_code == 204:
+                self._forget(answer, "write")
+        else:
+            take = session.take_from_browser
+            answer = Response(status=self._take(session, fields, "brought", take))
+            if answer.status_code == 204:
+                self._remember(answer, "write", REST)
+        if answer.status_code == 204:
+            self._forget(answer, "read")
+        elif "kept" not in fields and not fields.get("brought"):
+            # There is no script or no text: the application answers next. A text that does not fit
+            # may be one that another tab has outrun.
+            self._remember(answer, "read", READ_AGAIN, READS)
+        answer.headers["Cache-Control"] = HEADERS["Cache-Control"]
+        return answer
+
+    def _lead_back(self, text: str) -> Response:
         try:
-            if "back" in fields:
-                return Response(
-                    status=303, headers={"Location": str(self._backs.open(fields["back"]))}
-                )
-            name = fields.get("part", "")
-            text = fields.get("kept", fields.get("brought", ""))
-            opened: Any = self._protector.open(text, bound_to=name)
-        except ProtectedTextWithheld:
-            return Response(status=503)
-        except ProtectedTextRefused:
+            place = str(self._backs.open(text))
+        except (ProtectedTextRefused, ProtectedTextWithheld):
             return Response(status=409)
-        answer = Response(status=204, headers={"Cache-Control": "no-store, private"})
+        return Response(status=303, headers={"Location": place})
+
+    def _take(
+        self,
+        session: Session,
+        fields: Mapping[str, str],
+        field: str,
+        take: Callable[[str, int, object], bool],
+    ) -> int:
+        """The status for a text that was kept or brought, which `take` gets opened."""
+        name = fields.get("part", "")
+        try:
+            opened: Any = self._protector.open(fields.get(field, ""), bound_to=name)
+        except ProtectedTextWithheld:
+            return 503
+        except ProtectedTextRefused:
+            return 409
         generation, value = opened
         if name not in self._names or session.withheld is not None:
-            return Response(status=409)
-        if "kept" in fields:
-            if not session.move_to_browser(name, generation, value):
-                return Response(status=409)  # another tab has written it meanwhile
-            self._forget(answer, "write")
-            self._forget(answer, "read")
-            return answer
+            return 409
         try:
-            if not session.take_from_browser(name, generation, value):
-                return Response(status=409)  # of another generation, session or user
+            # False if another tab has written the part meanwhile, and for a text of another
+            # generation, session or user.
+            return 204 if take(name, generation, value) else 409
         except SessionTooLarge:
-            return Response(status=413)
-        self._remember(answer, "write", REST)
-        self._forget(answer, "read")
-        return answer
+            return 413
 
     # --- helpers --------------------------------------------------------------------------------
 
@@ -286,13 +309,21 @@ class BrowserParts:
             for name in self._names
         )
 
+    def _can_read(self, request: Request) -> bool:
+        return self._reads(request) < READS
+
+    def _reads(self, request: Request) -> int:
+        """How many pages have asked for a part within the last minute."""
+        text = request.cookies.get(self._hint_prefix + "read", "0")
+        return int(text) if text in ("0", "1", "2") else READS
+
     def _has_hint(self, request: Request, word: str) -> bool:
         return self._hint_prefix + word in request.cookies
 
-    def _remember(self, response: Response, word: str, seconds: int) -> None:
+    def _remember(self, response: Response, word: str, seconds: int, count: int = 1) -> None:
         response.set_cookie(
             self._hint_prefix + word,
-            "1",
+            str(count),
             seconds,
             secure=self._is_secure,
             httponly=True,

@@ -85,6 +85,8 @@ class Browser:
 
     def run_script(self, data: dict[str, str]) -> None:
         if self.storage is None:
+            if data["mode"] == "read":
+                self.fetch(PATH, part=data["part"], brought="")
             return
         if data["mode"] == "write":
             self.storage[data["key"]] = data["text"]
@@ -155,7 +157,7 @@ def test_part_leaves_the_cookie_and_comes_back_where_it_is_read(
 
 def test_browser_without_storage_or_scripts_is_asked_once_and_loses_nothing(clock: Clock) -> None:
     for limits in ({"storage": None}, {"scripts": False}):
-        browser = Browser(Client(application(clock)), **limits)  # type: ignore[arg-type]
+        browser = Browser(Client(application(clock)), **limits)
         browser.post("/agree", said="yes")
         assert (browser.open("/plain?a=%2F").text, browser.pages) == ("plain", ["write"])
         for path, text in (("/plain", "plain"), ("/consent", "yes")):
@@ -176,6 +178,38 @@ def test_storage_that_was_cleared_is_asked_once_and_then_the_application_answers
         browser.open("/consent")
     browser.post("/agree", said="again")
     assert browser.open("/consent").text == "again"
+
+
+def test_tab_whose_page_is_never_finished_does_not_keep_others_from_reading(
+    browser: Browser,
+) -> None:
+    browser.post("/agree", said="yes")
+    browser.open("/plain")
+    for _ in range(2):
+        page = browser.client.get("/consent", base_url=HERE, headers=NAVIGATION)
+        assert attributes(page)["mode"] == "read"
+    assert (browser.open("/consent").text, browser.pages) == ("yes", ["read"])
+
+
+def test_pages_that_nothing_answers_come_to_an_end(browser: Browser) -> None:
+    browser.post("/agree", said="yes")
+    browser.open("/plain")
+    modes = []
+    for _ in range(6):
+        page = browser.client.get("/careful", base_url=HERE, headers=NAVIGATION)
+        modes.append(attributes(page).get("mode", page.text))
+    assert modes == ["read"] * 3 + ["please agree again"] * 3
+    browser.client.set_cookie("sealedstate-read", "-1", domain="127.0.0.1")
+    assert browser.open("/careful").status_code == 409
+
+
+def test_part_that_is_read_without_scripts_costs_one_button(browser: Browser) -> None:
+    browser.post("/agree", said="yes")
+    browser.open("/plain")
+    browser.scripts = False
+    assert (browser.open("/careful").status_code, browser.pages) == (409, ["read"])
+    browser.scripts, browser.storage = True, None
+    assert (browser.open("/careful").status_code, browser.pages) == (409, [])
 
 
 def test_only_navigations_get_a_page(browser: Browser) -> None:
