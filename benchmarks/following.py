@@ -30,11 +30,14 @@ from benchmarks import cpu_rounds
 from benchmarks.dress import Progress
 from benchmarks.store_servers import NotThere, started
 from sealedstate import Keeper, Key, Settings
-from sealedstate._stored.feed import POLL_SECONDS, Feed
+from sealedstate._stored.feed import POLL_SECONDS
+from sealedstate._wire.encoding import to_text
 from sealedstate.errors import StorageUnavailable
+from sealedstate.keyring import export_lookup
 from sealedstate.storage import MemoryStorage, Storage, open_storage
-from sealedstate.storage.contract import FOLLOWED, Changes, millis
+from sealedstate.storage.contract import Changes, millis
 from sealedstate.testing import ManualClock
+from tests.support.stored import new_feed
 
 CONTEXT = "sealedstate.revoked"
 # A sealed value of a session that was ended.
@@ -42,23 +45,7 @@ VALUE_BYTES = 50
 SIMULATED_SECONDS = 60
 LOGOUTS_A_SECOND = 100
 REQUESTS_A_SECOND = 1_000_000
-
-
-def feed_of(store: Storage, **given: Any) -> Feed:
-    usual: dict[str, Any] = {
-        "staleness": 2,
-        "keep_for": 0,
-        "has_threads": True,
-        "skew": 60,
-        "clock": time.time,
-        "running": time.monotonic,
-        "random": os.urandom,
-        "emit": lambda *given, **named: None,
-        "answered": lambda: None,
-    }
-    feed = Feed(store, FOLLOWED, **usual | given)
-    feed._start = lambda: None  # type: ignore[method-assign]
-    return feed
+NO_STORE = "no store"
 
 
 def resident_bytes() -> int:
@@ -111,7 +98,7 @@ def measure_load(backend: str, logouts: int) -> None:
     with filled(backend, logouts) as store:
         gc.collect()
         before, began, used = resident_bytes(), time.monotonic(), time.process_time()
-        feed = feed_of(store)
+        feed = new_feed(store, polls=False)
         feed.poll()
         seconds, processor = time.monotonic() - began, time.process_time() - used
         gc.collect()
@@ -127,7 +114,7 @@ def measure_load(backend: str, logouts: int) -> None:
 def measure_polls(backend: str) -> list[float]:
     """How long polls take that bring nothing new, in seconds."""
     with filled(backend, 10_000) as store:
-        feed = feed_of(store)
+        feed = new_feed(store, polls=False)
         feed.poll()
         times = []
         for _ in range(300):
@@ -142,7 +129,7 @@ def measure_look(logouts: int) -> float:
     store = MemoryStorage(time.time, logouts + 10)
     for number in range(logouts):
         store.create(CONTEXT, f"{number:032}", bytes(VALUE_BYTES), None, 1)
-    feed = feed_of(store, staleness=3600)
+    feed = new_feed(store, polls=False, staleness=3600)
     feed.poll()
     keys = [os.urandom(16).hex() for _ in range(1000)]
     best = float("inf")
@@ -155,14 +142,30 @@ def measure_look(logouts: int) -> float:
 
 
 def measure_requests(folder: Path, rounds: int = 40) -> dict[str, cpu_rounds.Times]:
-    """Requests that read their session: with no store, with a feed, and asking at each request."""
-    usual: dict[str, Any] = {"keys": [Key.generate(os.urandom).export()]}
-    stored: dict[str, Any] = usual | {"storage": f"sqlite:{folder / 'requests.db'}"}
-    keepers = {
-        "no store": Keeper(Settings(**usual)),
-        "feed": Keeper(Settings(**stored, revocation="feed")),
-        "each request": Keeper(Settings(**stored)),
+    """Requests that read their session: with no store, with a feed, and asking at each request.
+
+    A feed of a store in which nothing was logged out yet, of one with logouts, and of one in which
+    users were signed out everywhere, too.
+    """
+    usual: dict[str, Any] = {
+        "keys": [Key.generate(os.urandom).export(), export_lookup(os.urandom(32))]
     }
+
+    def stored(name: str, **given: Any) -> Keeper:
+        return Keeper(Settings(**usual, storage=f"sqlite:{folder / name}.db", **given))
+
+    keepers = {
+        NO_STORE: Keeper(Settings(**usual)),
+        "feed": stored("new", revocation="feed"),
+        "feed, with logouts": stored("logouts", revocation="feed"),
+        "feed, with users signed out everywhere, too": stored("users", revocation="feed"),
+        "each request": stored("asked"),
+    }
+    for name, keeper in keepers.items():
+        if "with" in name:
+            keeper.revoke_session(to_text(os.urandom(16)))
+        if "users" in name:
+            keeper.revoke_subject("another")
 
     def reading(keeper: Keeper) -> cpu_rounds.Turn:
         session = keeper.session("")
@@ -180,12 +183,11 @@ def measure_requests(folder: Path, rounds: int = 40) -> dict[str, cpu_rounds.Tim
 
     with Progress("requests", rounds) as progress:
         turns = {name: reading(keeper) for name, keeper in keepers.items()}
-        feed = keepers["feed"].deployment.feed
-        assert feed is not None
-        for turn in turns.values():
+        for name, turn in turns.items():
             turn(1)  # the first look starts the thread of a feed
-        while not feed.is_fresh():
-            time.sleep(0.01)
+            feed = keepers[name].deployment.feed
+            while feed is not None and not feed.is_fresh():
+                time.sleep(0.01)
         times = cpu_rounds.run(turns, rounds, 10, progress)
     for keeper in keepers.values():
         keeper.deployment.close()
@@ -216,7 +218,13 @@ def simulate(processes: int, polls: Sequence[float]) -> None:
     start = clock.now
     store = _Silent(clock, start + 30, start + 31)
     feeds = [
-        feed_of(store, clock=clock, running=clock, random=lambda count: chance.randbytes(count))
+        new_feed(
+            store,
+            polls=False,
+            clock=clock,
+            running=clock,
+            random=lambda count: chance.randbytes(count),
+        )
         for _ in range(processes)
     ]
     # (when, number of the event, process or None for a logout)
@@ -284,8 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"a look among {counts[0]:,}: {measure_look(counts[0]):.2f} µs")
     with tempfile.TemporaryDirectory() as folder:
         times = measure_requests(Path(folder))
-    for name in ("feed", "each request"):
-        ratio = times[name].ratio_to(times["no store"])
+    for name in [name for name in times if name != NO_STORE]:
+        ratio = times[name].ratio_to(times[NO_STORE])
         print(f"a request that reads its session, {name}: {ratio:.2f} of one without a store")
     simulate(given.processes, polls)
     return 0

@@ -5,21 +5,27 @@ one short key, created where there is none, overwritten where its version is the
 not know our stores, nor how calls are timed. Drivers are imported when they are asked for, and by
 name, so that neither this module nor a type checker needs any of them installed.
 
-What a driver is spared: hashing names, looking whether a record has expired, time-outs other than
-its own, connections that may have died, removing what has expired, listing what belongs together.
+A driver has what every correct application gives it: writes as durable as those of our store,
+a time-out of its own or of its server, and, where the server removes nothing itself, a look at the
+expiry of a record. Each of its threads has a connection, so nothing is shared.
+
+What it is spared: hashing names, one deadline for all of a call, a pool, forks, connections that
+may have died, answers that belong to another call, other versions of a server's settings, removing
+what has expired, listing what belongs together.
 """
 
 from __future__ import annotations
 
 import struct
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from benchmarks.store_load import LIFETIME, RECORDS, Load
+from benchmarks.store_load import LIFETIME, PATIENCE, RECORDS, Load
 from benchmarks.store_rounds import CAS, CREATE, READ, Contender
 from sealedstate.storage.sqlite import wal_is_safe
 
@@ -82,26 +88,28 @@ class Dialect:
 
 SQLITE = Dialect(
     "?",
-    "name TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL, expires_at INTEGER",
+    "name TEXT PRIMARY KEY, value BLOB NOT NULL, version INTEGER NOT NULL,"
+    " expires_at INTEGER NOT NULL",
     "INSERT OR IGNORE INTO bare_record VALUES (?, ?, ?, ?)",
 )
 # Parameters travel in binary.
 POSTGRESQL = Dialect(
     "%b",
     'name TEXT COLLATE "C" PRIMARY KEY, value BYTEA NOT NULL, version BIGINT NOT NULL,'
-    " expires_at BIGINT",
+    " expires_at BIGINT NOT NULL",
     "INSERT INTO bare_record VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
 )
 MARIADB = Dialect(
     "%s",
     "name VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY,"
-    " value LONGBLOB NOT NULL, version BIGINT NOT NULL, expires_at BIGINT",
+    " value LONGBLOB NOT NULL, version BIGINT NOT NULL, expires_at BIGINT NOT NULL",
     "INSERT IGNORE INTO bare_record VALUES (?, ?, ?, ?)",
 )
-READ_SQL = "SELECT value, version, expires_at FROM bare_record WHERE name = ?"
+READ_SQL = """
+    SELECT value, version, expires_at FROM bare_record WHERE name = ? AND expires_at > ?"""
 CAS_SQL = """
     UPDATE bare_record SET value = ?, version = ?, expires_at = ?
-    WHERE name = ? AND version = ?"""
+    WHERE name = ? AND version = ? AND expires_at > ?"""
 CLEAR_SQL = "DELETE FROM bare_record WHERE name >= ?"
 
 
@@ -119,6 +127,8 @@ def open_sqlite3(url: str, load: Load) -> Contender:
 def open_psycopg(url: str, load: Load) -> Contender:
     """In autocommit mode, every statement prepared when it is first used, results in binary."""
     connection = import_module("psycopg").connect(url, autocommit=True, prepare_threshold=0)
+    for limit in ("statement_timeout", "lock_timeout"):
+        connection.execute(f"SET {limit} = '{PATIENCE}s'")
     connection.execute(f"CREATE TABLE bare_record ({POSTGRESQL.columns})")
     return _sql("psycopg", connection, connection.cursor(binary=True), POSTGRESQL, load)
 
@@ -133,8 +143,11 @@ def open_pymysql(url: str, load: Load) -> Contender:
         password=unquote(where.password or ""),
         database=where.path.strip("/"),
         autocommit=True,
+        read_timeout=PATIENCE,
+        write_timeout=PATIENCE,
     )
     cursor = connection.cursor()
+    cursor.execute(f"SET SESSION max_statement_time = {PATIENCE}")
     cursor.execute(f"CREATE TABLE bare_record ({MARIADB.columns}) ENGINE = InnoDB")
     return _sql("PyMySQL", connection, cursor, MARIADB, load)
 
@@ -149,7 +162,7 @@ def _sql(name: str, connection: Any, cursor: Any, dialect: Dialect, load: Load) 
         return cursor.rowcount
 
     def read(number: int) -> object:
-        cursor.execute(select, (load.keys[number % RECORDS],))
+        cursor.execute(select, (load.keys[number % RECORDS], int(time.time() * 1000)))
         return cursor.fetchone()
 
     def create(number: int) -> object:
@@ -159,8 +172,8 @@ def _sql(name: str, connection: Any, cursor: Any, dialect: Dialect, load: Load) 
         place = number % RECORDS
         version = versions[place]
         versions[place] = version + 1
-        row = (load.value(number), version + 1, at, load.keys[place], version)
-        cursor.execute(update, row)
+        now, key = int(time.time() * 1000), load.keys[place]
+        cursor.execute(update, (load.value(number), version + 1, at, key, version, now))
         return cursor.rowcount
 
     def clear() -> None:
@@ -185,7 +198,12 @@ return 1
 
 def open_redis(url: str, load: Load) -> Contender:
     """One connection, and no pool; to compare and set is one script, called by its digest."""
-    client = import_module("redis").Redis.from_url(url, single_connection_client=True)
+    client = import_module("redis").Redis.from_url(
+        url,
+        single_connection_client=True,
+        socket_timeout=PATIENCE,
+        socket_connect_timeout=PATIENCE,
+    )
     digest = client.script_load(COMPARE_AND_SET)
     versions, milliseconds = load.versions, LIFETIME * 1000
 
@@ -219,7 +237,11 @@ def open_pymemcache(url: str, load: Load) -> Contender:
     """To compare and set is two round trips: what `cas` knows a value by comes with `gets`."""
     where = urlsplit(url)
     client = import_module("pymemcache.client.base").Client(
-        (where.hostname, where.port), no_delay=True, default_noreply=False
+        (where.hostname, where.port),
+        no_delay=True,
+        default_noreply=False,
+        timeout=PATIENCE,
+        connect_timeout=PATIENCE,
     )
     versions = load.versions
 

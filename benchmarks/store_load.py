@@ -14,6 +14,7 @@ from sealedstate.storage.contract import next_version
 # Without a common divisor: no record gets the value that it has, of which servers may write less.
 RECORDS, VALUES = 64, 17
 LIFETIME = 86_400  # seconds
+PATIENCE = 10  # seconds: a disk that is busy for a second must not end everything
 
 TEXT = "text"
 """The one name in a session."""

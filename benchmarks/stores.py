@@ -35,7 +35,8 @@ from benchmarks.dress import (
 )
 from benchmarks.store_bare import bare
 from benchmarks.store_django import DJANGO, django_sessions
-from benchmarks.store_ours import SESSION, STORE, our_session, our_store
+from benchmarks.store_load import PATIENCE
+from benchmarks.store_ours import SESSION, STORE, lent_store, our_session, our_store
 from benchmarks.store_rounds import CAS, OPERATIONS, READ, Contender, Measured, run
 from benchmarks.store_servers import BACKENDS, NotThere, Place, started
 from sealedstate import ConfigurationError
@@ -43,12 +44,11 @@ from sealedstate.storage import ManagedStorage, open_storage
 
 GOAL = 1.5
 """Times the p50 of the bare driver, at most; of a store in memory nobody asks it."""
-PATIENCE = 10  # seconds
 JUDGED = (READ, CAS)
 UNJUDGED = ("memory",)
 DRIVERS = {
-    "postgresql": ("psycopg", "psycopg-binary", "psycopg-c"),
-    "mariadb": ("pymysql",),
+    "postgresql": ("psycopg", "psycopg-binary", "psycopg-c", "sqlalchemy"),
+    "mariadb": ("pymysql", "sqlalchemy"),
     "redis": ("redis", "hiredis"),
     "memcached": ("pymemcache",),
 }
@@ -147,7 +147,6 @@ def _stores(
 
 
 def _patient(url: str) -> str:
-    """A disk that is busy for a second must not end everything."""
     if url == "memory:":
         return url
     return f"{url}{'&' if '?' in url else '?'}sealedstate_timeout={PATIENCE}"
@@ -169,6 +168,13 @@ def _groups(
         ]
         for backend, store in stores.items()
     }
+    for backend, url in urls.items():
+        try:
+            lent = lent_store(backend, url, value_bytes)
+        except ImportError as missing:
+            report.left_out[f"{backend}: handed in"] = f"{missing.name} is not installed"
+        else:
+            groups[backend] += [lent] if lent else []
     try:
         peers = django_sessions(urls, value_bytes)
     except ImportError as missing:

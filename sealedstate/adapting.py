@@ -11,7 +11,15 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import (
+    Callable,
+    Container,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from datetime import UTC, datetime
 from typing import Any, Literal, NoReturn, Self
 
@@ -30,12 +38,12 @@ __all__ = [
     "SessionDict",
     "SessionFace",
     "SessionUse",
+    "add_session_headers",
     "config_names",
     "log_late_changes",
     "open_keeper",
     "open_session",
     "sealed",
-    "session_headers",
 ]
 
 # Names in a framework's configuration that are no settings: until when its sessions of before are
@@ -197,7 +205,6 @@ class SessionDict(dict[str, Any]):
     __slots__ = ("_absent", "_access", "is_filled")
 
     def __init__(self, access: SessionUse, is_empty: bool = False) -> None:
-        super().__init__()
         self._access = access
         self._absent: dict[str, Exception] = {}
         self.is_filled = is_empty
@@ -218,8 +225,9 @@ class SessionDict(dict[str, Any]):
             self.fill()
 
     def __getitem__(self, name: str) -> Any:
-        self.mark_accessed()
-        value = super().__getitem__(name)
+        if not (self.is_filled and self._access.is_used):
+            self.mark_accessed()
+        value = dict.__getitem__(self, name)
         if type(value) not in UNCHANGEABLE:
             self._access.session.watch(name, value)
         return value
@@ -536,23 +544,28 @@ def open_session(keeper: Keeper, environ: Mapping[str, Any]) -> Session:
     return keeper.session(environ.get("HTTP_COOKIE", ""), cross_site)
 
 
-@contextlib.contextmanager
-def session_headers(
-    keeper: Keeper, session: Session, headers: Any, environ: Mapping[str, Any]
-) -> Iterator[list[str]]:
-    """Give the headers of a response what they owe to its session, after the block has saved it.
+def add_session_headers(
+    keeper: Keeper,
+    session: Session,
+    headers: Any,
+    lines: Sequence[str],
+    environ: Mapping[str, Any],
+) -> None:
+    """Give the headers of a response what they owe to its session: `lines` and what caches obey.
 
-    The block gets a list for the lines of its save. If it fails, the page of the error may still
-    depend on the session, which caches must know. `headers`: those of Werkzeug, WebOb or aiohttp.
-    `environ`: of WSGI, or its ``wsgi.url_scheme`` and ``HTTP_HOST``.
+    Also if the save failed, without lines: the page of the error may still depend on the session.
+    `headers`: those of Werkzeug, WebOb or aiohttp. `environ`: of WSGI, or its ``wsgi.url_scheme``
+    and ``HTTP_HOST``.
     """
-    lines: list[str] = []
-    try:
-        yield lines
-    finally:
-        if session.accessed:
-            fields = with_session(list(headers.items()), lines)
-            headers.clear()
-            headers.extend(fields)
+    if not session.accessed:
+        return
+    before = list(headers.items())
+    fields = with_session(before, lines)
+    if fields[: len(before)] == before:
+        fields = fields[len(before) :]
+    else:
+        headers.clear()
+    for name, value in fields:
+        headers.add(name, value)
     if lines:
         keeper.note_scheme(environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))

@@ -112,7 +112,8 @@ class AsyncKeeper:
         self.keeper = keeper
         legacy = keeper.settings.legacy
         self._fetches = legacy is not None and legacy.fetch is not None
-        self._can_wait = self._fetches or keeper.deployment.store is not None
+        # Whether anything is ever waited for.
+        self.can_wait = self._fetches or keeper.deployment.store is not None
         self._threads = threads
         # Threads do not survive a fork: the process that made them, and they.
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
@@ -126,7 +127,7 @@ class AsyncKeeper:
         If opening it would ask the store, its first use raises SessionNotLoaded until then.
         """
         session = self.keeper.session(cookie_header, cross_site)
-        if self._can_wait:
+        if self.can_wait:
             gate = _Gate(session.loader, not self.keeper.asks_store(cookie_header))  # type: ignore[arg-type]
             return Session(gate, cookie_header)
         return session
@@ -135,11 +136,12 @@ class AsyncKeeper:
         """Open a session and recall its stored parts, without using it.
 
         Parts of the policy ``server`` are recalled only if they are among `parts`. What the store
-        does not answer is raised where a part is read.
+        does not answer is raised where a part is read. If nothing can wait, the first use opens it.
         """
         gate, feed = session.loader, self.keeper.deployment.feed
-        is_known = feed is not None and not self._fetches and feed.is_fresh(OPENING_SECONDS)
-        if isinstance(gate, _Gate) and is_known:
+        if not isinstance(gate, _Gate):
+            return
+        if feed is not None and not self._fetches and feed.is_fresh(OPENING_SECONDS):
             # What the process knows of logouts suffices to open it, and nothing is waited for.
             record = gate.open_known(session)
             if record is None or not record.spilled:
@@ -148,7 +150,7 @@ class AsyncKeeper:
 
     async def save(self, session: Session, other_bytes: int = 0, *, force: bool = False) -> Saved:
         """As `Keeper.save`, with its errors."""
-        if self._can_wait:
+        if self.can_wait:
             try:
                 is_due = self.keeper.is_save_due(session, force=force)
             except (SessionNotLoaded, NoPrimaryKey):
@@ -193,7 +195,7 @@ class AsyncKeeper:
         Without a store it is called at once. `work` is finished although this is cancelled.
         """
         call = partial(work, *args, **named)
-        if not self._can_wait:
+        if not self.can_wait:
             return call()
         try:
             asyncio.get_running_loop()
@@ -311,15 +313,17 @@ class SealedSession:
 
     Nothing here waits but `invalidate` and `load`. Until it is loaded, if that asks the store,
     everything else raises SessionNotLoaded. Times are epoch seconds. `is_websocket`: it may be read
-    at any time, because no cache keeps what comes after the headers.
+    at any time, because no cache keeps what comes after the headers. `access`: whether the
+    application used it, for adapters.
     """
+
+    _parts: SessionDict | None = None
+    _logout: Logout | None = None
 
     def __init__(self, keeper: AsyncKeeper, session: Session, is_websocket: bool = False) -> None:
         self._keeper, self._session = keeper, session
-        self._access = SessionUse(session)
+        self.access = SessionUse(session)
         self._is_websocket = is_websocket
-        self._parts: SessionDict | None = None
-        self._logout: Logout | None = None
 
     @property
     def parts(self) -> SessionDict:
@@ -425,11 +429,11 @@ class SealedSession:
         """Ask the store for it, and for those of its `parts` that have the policy ``server``."""
         await self._keeper.load(self._session, parts)
         if self._parts is None:
-            self._parts = SessionDict(self._access)
+            self._parts = SessionDict(self.access)
         self._parts.fill()
 
     def __repr__(self) -> str:
-        is_used = hasattr(self, "_access") and self.is_used
+        is_used = hasattr(self, "access") and self.is_used
         return f"<SealedSession, used: {is_used}>"
 
     # --- for adapters ---------------------------------------------------------------------------
@@ -442,7 +446,7 @@ class SealedSession:
     @property
     def is_used(self) -> bool:
         """Whether the application used it."""
-        return self._access.is_used
+        return self.access.is_used
 
     @property
     def shows_parts(self) -> bool:
@@ -452,11 +456,11 @@ class SealedSession:
 
     def use(self) -> Session:
         """The session, which the response then depends on: `is_used`. Raises LateRead."""
-        return self._access.use()
+        return self.access.use()
 
     def use_to_write(self) -> Session:
         """The same before a write. Raises LateWrite."""
-        return self._access.use_to_write()
+        return self.access.use_to_write()
 
     def begin_logout(self) -> None:
         """Log out as `Logout` does: empty at once, and recorded before it is saved."""
@@ -469,7 +473,7 @@ class SealedSession:
         `is_empty`: whether its request brings no session, so that nothing needs to be read.
         `is_filled`: whether `parts` is filled now, and not at its first use.
         """
-        self._parts = SessionDict(self._access, is_empty)
+        self._parts = SessionDict(self.access, is_empty)
         if is_filled and not is_empty:
             self._parts.fill()
 
@@ -477,17 +481,21 @@ class SealedSession:
         """As `AsyncKeeper.save`, after the end of `begin_logout` is recorded."""
         if self._logout is not None:
             await self._logout
+        if not self._keeper.can_wait:
+            return self._keeper.keeper.save(self._session, other_bytes)
         return await self._keeper.save(self._session, other_bytes)
 
     def mark_headers_sent(self) -> None:
         """From now on, a write raises LateWrite, and the first use of a request LateRead."""
+        access = self.access
         if self._is_websocket and self._parts is not None:
-            self.use()
-        self._access.mark_headers_sent()
+            access.use()
+        access.is_late = True
+        self._session.mark_headers_sent()
 
     async def close_unsent(self) -> None:
         """As `AsyncKeeper.close_unsent`, of a websocket that was not accepted."""
-        access = self._access
+        access = self.access
         if access.is_used and not access.is_late:
             if self._logout is not None:
                 await self._logout
@@ -496,7 +504,7 @@ class SealedSession:
 
     def log_late_changes(self) -> None:
         """Log changes inside values that were made after the headers were sent."""
-        access = self._access
+        access = self.access
         if access.is_late and access.is_used and (late := self._session.late_changes()):
             names = escape_text(", ".join(late), 1000)
             _log.error("changed after the response headers were sent, and lost: %s", names)

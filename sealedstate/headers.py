@@ -51,7 +51,7 @@ def set_cookie_bytes(headers: Iterable[tuple[str, str]] | Iterable[tuple[bytes, 
 
 def cookie_header(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The Cookie header of a request of bytes; HTTP/2 may send it in several fields (RFC 9113)."""
-    values = [value for name, value in headers if name.lower() == b"cookie"]
+    values = [value for name, value in headers if len(name) == 6 and name.lower() == b"cookie"]
     return b"; ".join(values).decode("latin-1")
 
 

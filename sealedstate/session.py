@@ -800,12 +800,12 @@ class Session(MutableMapping[str, object]):
         late: list[str] = []
         if not self.accessed:
             return late
-        loaded = self.load()
         for name, part in self._parts.items():
             if not isinstance(part, Part) or type(part.value) in UNCHANGEABLE:
                 continue
             try:
-                if _encode(name, part.value, loaded) == part.encoded:
+                # Loaded here only: most saved sessions need not begin again for this.
+                if _encode(name, part.value, self.load()) == part.encoded:
                     continue
             except UnsupportedValue:
                 pass  # it was changed into something that no cookie can carry

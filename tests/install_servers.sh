@@ -12,6 +12,9 @@ needs() { # PACKAGE, and a glob of what it installs or a command
     # shellcheck disable=SC2086  # a glob
     command -v "$2" >/dev/null 2>&1 || ls $2 >/dev/null 2>&1 || missing="$missing $1"
 }
+asked_for() { # the same, but only where the package is named
+    case " $wanted " in *" $1 "*) needs "$@" ;; esac
+}
 
 needs chromium chromium
 needs chromium-driver chromedriver
@@ -24,6 +27,10 @@ needs xmlsec1 xmlsec1
 needs openssl openssl
 needs nginx nginx
 needs nodejs node
+asked_for haproxy haproxy
+asked_for varnish varnishd
+asked_for apache2 apache2
+asked_for squid squid
 
 left_out=""
 if [ -n "$missing" ]; then

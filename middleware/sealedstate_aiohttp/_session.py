@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from collections.abc import Awaitable, Sequence
@@ -12,7 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from sealedstate import Deployment, Keeper, Settings, UsageError
-from sealedstate.adapting import SessionFace, log_late_changes, open_keeper, session_headers
+from sealedstate.adapting import SessionFace, add_session_headers, log_late_changes, open_keeper
 from sealedstate.asynchronous import AsyncKeeper, Logout
 from sealedstate.headers import set_cookie_bytes
 
@@ -22,7 +21,6 @@ log = logging.getLogger("sealedstate.aiohttp")
 KEEPER = web.AppKey("KEEPER", AsyncKeeper)
 
 
-@dataclasses.dataclass(slots=True)
 class _State:
     session: RequestSession | None = None
     are_headers_made: bool = False
@@ -89,7 +87,7 @@ class RequestSession(SessionFace):
     _keeper: AsyncKeeper
     _logout: Logout | None = None
     _is_failed = False
-    _lines: Sequence[str] = ()  # what the last save returned
+    _lines: Sequence[str] | None = None  # what the last save returned
 
     def __init__(self, request: web.Request, keeper: AsyncKeeper) -> None:
         headers = request.headers
@@ -151,8 +149,9 @@ class RequestSession(SessionFace):
     async def _save(self, request: web.Request, response: web.StreamResponse) -> Sequence[str]:
         """The lines for a response. A save that failed is not tried again for the error's page."""
         session, is_late = self._session, _state_of(request).are_headers_made
-        is_unsaved = session.backend is not None and not is_late
-        if is_unsaved and not self._is_failed:
+        # After a save that found no change, only what was touched may have changed.
+        is_used = session.backend is not None and (self._lines is None or session.is_touched)
+        if is_used and not is_late and not self._is_failed:
             vars(self)["_is_failed"] = True
             if self._logout is not None:
                 await self._logout
@@ -162,7 +161,7 @@ class RequestSession(SessionFace):
                 fields += [("Set-Cookie", each.OutputString()) for each in cookies]
             lines = await self._keeper.save(session, set_cookie_bytes(fields))
             vars(self).update(_lines=lines, _is_failed=False)
-        return self._lines
+        return self._lines or ()
 
 
 @web.middleware
@@ -183,18 +182,22 @@ async def _save_early(request: web.Request, handler: Handler) -> web.StreamRespo
 @web.middleware
 async def _save_last(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The same around all middlewares; what they raise, unless it is a response, saves nothing."""
-    _state_of(request)  # clones of the request share it
+    state = _state_of(request)  # clones of the request share it
     try:
-        response = await _save_early(request, handler)
-    except web.HTTPException:
+        response = await handler(request)
+    except web.HTTPException as error:
+        if state.session is not None:
+            await state.session._save(request, error)
         raise
     except Exception:
-        if (found := _state_of(request).session) is not None:
-            vars(found)["_is_failed"] = True
+        if state.session is not None:
+            vars(state.session)["_is_failed"] = True
         raise
-    found = _state_of(request).session
-    if found is not None and found._session.accessed and response.prepared:
-        log_late_changes(log, found._session)
+    if (found := state.session) is not None:
+        if not response.prepared:
+            await found._save(request, response)
+        elif found._session.accessed:
+            log_late_changes(log, found._session)
     return response
 
 
@@ -207,8 +210,11 @@ async def _respond(request: web.Request, response: web.StreamResponse) -> None:
     if found is not None:
         session, keeper = found._session, found._keeper.keeper
         environ = {"wsgi.url_scheme": request.scheme, "HTTP_HOST": request.headers.get("Host", "")}
-        with session_headers(keeper, session, response.headers, environ) as lines:
-            lines += await found._save(request, response)
+        lines: Sequence[str] = ()
+        try:
+            lines = await found._save(request, response)
+        finally:
+            add_session_headers(keeper, session, response.headers, lines, environ)
         if isinstance(response, web.WebSocketResponse):
             session.load()  # reading stays possible: no cache keeps a conversation
         session.mark_headers_sent()
@@ -216,7 +222,8 @@ async def _respond(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _state_of(request: web.Request) -> _State:
-    state: _State | None = request.get(_STATE)
-    if state is None:
+    try:
+        state: _State = request[_STATE]
+    except KeyError:
         state = request[_STATE] = _State()
     return state

@@ -14,5 +14,12 @@ from sealedstate.asynchronous import SealedSession
 
 from ._middleware import SealedSessionMiddleware
 from ._session import load_session, sealed
+from .path import PathApplication
 
-__all__ = ["SealedSession", "SealedSessionMiddleware", "load_session", "sealed"]
+__all__ = [
+    "PathApplication",
+    "SealedSession",
+    "SealedSessionMiddleware",
+    "load_session",
+    "sealed",
+]

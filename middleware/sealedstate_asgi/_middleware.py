@@ -109,6 +109,7 @@ class SealedSessionMiddleware:
             self.keeper = settings
         else:
             self.keeper = AsyncKeeper(open_keeper(settings, keywords, os.environ), threads)
+        self._open = (self.keeper if self.keeper.can_wait else self.keeper.keeper).session
         self.app = app
         self._autoload = autoload
         self._scope_key = scope_key
@@ -131,25 +132,31 @@ class SealedSessionMiddleware:
         if self._scope_key in sessions:  # an application around has the same keeper
             await self.app(scope, receive, send)
             return
-        keeper, fields = self.keeper, dict(scope["headers"])
-        header = cookie_header(scope["headers"]) if b"cookie" in fields else ""
-        session = keeper.session(header, self._is_cross_site(scope, fields))
+        keeper, headers = self.keeper, list(scope["headers"])
+        fields: dict[bytes, bytes] = dict(headers)
+        cookies = fields.get(b"cookie", b"")
+        # Without two fields of a name, this is the only one.
+        has_one = len(fields) == len(headers)
+        header = cookies.decode("latin-1") if has_one else cookie_header(headers)
+        site = fields.get(b"sec-fetch-site")
+        may_be_cross = site == b"cross-site" or (self._has_origins and b"origin" in fields)
+        session = self._open(header, may_be_cross and self._is_cross_site(scope, fields))
         found = ScopeSession(keeper, session, scope, self._scope_key)
         sessions[self._scope_key] = found
-        if not keeper.keeper.asks_store(header):
-            is_empty = not keeper.keeper.may_bring_session(header)
+        if not (keeper.can_wait and keeper.keeper.asks_store(header)):
+            is_empty = not (header and keeper.keeper.may_bring_session(header))
             found.begin(is_empty, is_filled=not self._is_access_noted)
         elif self._autoload(scope) if callable(self._autoload) else self._autoload:
             await keeper.load(session)
             found.begin(False, is_filled=not self._is_access_noted)
-        is_saved = False
+        access, is_saved = found.access, False
 
         async def send_saved(message: Message) -> None:
             nonlocal is_saved
             if message["type"] in _STARTS:
-                if found.is_used or found.shows_parts:
+                if access.is_used or found.shows_parts:
                     sent, lines = message.get("headers", ()), list[str]()
-                    if found.is_used and not is_saved:
+                    if access.is_used and not is_saved:
                         is_saved = True  # not tried again for the page that reports an error
                         lines = await found.save(set_cookie_bytes(sent))
                     message = {**message, "headers": with_raw_session(sent, lines)}
@@ -168,12 +175,11 @@ class SealedSessionMiddleware:
             if kind == "websocket":
                 await found.close_unsent()
         finally:
-            found.log_late_changes()
+            if access.is_used:
+                found.log_late_changes()
 
     def _is_cross_site(self, scope: Scope, fields: Mapping[bytes, bytes]) -> bool:
         site, origin = fields.get(b"sec-fetch-site"), fields.get(b"origin")
-        if site != b"cross-site" and not (origin and self._has_origins):
-            return False
         # Browsers hold Lax cookies back from a websocket, which is no navigation.
         method = scope["method"] if scope["type"] == "http" else "WEBSOCKET"
         texts = [None if value is None else value.decode("latin-1") for value in (site, origin)]

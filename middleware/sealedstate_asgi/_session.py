@@ -33,7 +33,7 @@ class ScopeSession(SealedSession):
 
     def _show_parts(self) -> None:
         if self._scope is not None:
-            self._scope[self._key] = self.parts
+            self._scope[self._key] = self._parts
             self._scope = None  # which refers to this session
 
 

@@ -15,11 +15,12 @@ from django.utils.module_loading import import_string
 
 from sealedstate import ConfigurationError, Keeper, Key, Settings
 from sealedstate.adapting import DEVICES, LEGACY_UNTIL
-from sealedstate.deployment import SESSION_USES, open_keys, open_store
+from sealedstate.deployment import open_keys, open_store
 from sealedstate.devices import SessionRegistry, make_registry
 from sealedstate.keyring import export_lookup
 from sealedstate.rotation.ring_file import is_ring_file
 from sealedstate.settings import ENVIRONMENT_PREFIX
+from sealedstate.storage import USES
 from sealedstate.storage.memory import MemoryStorage
 
 from ._keeper import read_config, read_devices, read_settings
@@ -29,14 +30,6 @@ _ENGINE = "sealedstate_django"
 _MIDDLEWARE = "sealedstate_django.SealedSessionMiddleware"
 _AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
 _STOCK = "django.contrib.sessions.middleware.SessionMiddleware"
-
-
-class _Sample(MemoryStorage):
-    """In place of a store that is not asked: it meets all requirements."""
-
-    capabilities = replace(
-        MemoryStorage.capabilities, shared=True, durable=True, survives_restart=True
-    )
 
 
 def check_project(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
@@ -119,14 +112,13 @@ def _check_values(settings: Settings) -> Iterator[CheckMessage]:
     changes: dict[str, Any] = {"observers": (), "storage": None}
     if source is None or not has_lookup:
         changes["keys"] = [Key.generate(os.urandom).export(), export_lookup(os.urandom(32))]
-    devices = read_devices()
-    uses = {*SESSION_USES, *(() if devices is None else ("sessions",))}
     if store is not None:
-        is_weak = isinstance(store, MemoryStorage) and not uses <= {*settings.accept_weak_store_for}
-        changes["storage"] = "memory:" if is_weak else _Sample(settings.clock)
+        changes["storage"] = "memory:"
+        if not isinstance(store, MemoryStorage):
+            changes["accept_weak_store_for"] = list(USES)  # the store in its place is not asked
     trial = Keeper(replace(settings, **changes))
     try:
-        make_registry(partial(SessionRegistry, trial), devices)
+        make_registry(partial(SessionRegistry, trial), read_devices())
     finally:
         trial.deployment.close()
 

@@ -107,11 +107,9 @@ def read_config() -> FrameworkConfig:
     table: object = getattr(project, _NAME, {})
     if not isinstance(table, Mapping) or not all(isinstance(name, str) for name in table):
         raise ConfigurationError(f"{_NAME}: must be a dict such as {{'keys': 'file:keys.json'}}")
-
-    def find(name: str) -> Any:
-        return getattr(project, name, None)
-
-    return FrameworkConfig("django", find, table, "", "_auth_user_id", _SOURCES)
+    return FrameworkConfig(
+        "django", lambda name: getattr(project, name, None), table, "", "_auth_user_id", _SOURCES
+    )
 
 
 def database_alias(config: FrameworkConfig) -> str | None:

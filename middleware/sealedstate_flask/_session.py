@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any, cast
@@ -14,10 +15,10 @@ from werkzeug.datastructures import Headers
 from sealedstate import Keeper, Session
 from sealedstate.adapting import (
     SessionFace,
+    add_session_headers,
     log_late_changes,
     open_session,
     sealed,
-    session_headers,
 )
 from sealedstate.headers import set_cookie_bytes
 
@@ -114,9 +115,12 @@ class SealedSessionInterface(SessionInterface):
         inner, found = sealed(session), cast(FlaskSession, session)
         if not response.direct_passthrough and self._may_renew(found):
             inner.load()
-        with session_headers(self.keeper, inner, response.headers, found._environ) as lines:
+        lines: Sequence[str] = ()
+        try:
             if inner.accessed:
-                lines += self.keeper.save(inner, **self._options(found, response.headers))
+                lines = self.keeper.save(inner, **self._options(found, response.headers))
+        finally:
+            add_session_headers(self.keeper, inner, response.headers, lines, found._environ)
         vars(found)["_is_sent"] = bool(lines)
         # A request that is kept to be looked at after its response, by the debugger or by a test's
         # `with client:`, may still read flashed messages, which removes them. A stream may not.

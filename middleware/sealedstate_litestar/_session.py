@@ -149,34 +149,35 @@ class _Middleware(SessionMiddleware[SealedSessionBackend]):
         config, autoload = backend.config, cast("Any", backend.config.autoload)
         self._sessions = SealedSessionMiddleware(self._run, config.keeper, autoload=autoload)
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await self._sessions(scope, receive, send)
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Any:
+        return self._sessions(scope, receive, send)
 
     async def _run(self, scope: Any, receive: Any, send: Any) -> None:
         """The application. What it put in place of the session's dict is saved in its place."""
-
         is_started = False
 
         async def send_replaced(message: Any) -> None:
             nonlocal is_started
             ends = (".start", ".accept") if is_started else (".start", ".accept", ".close")
-            is_start = message["type"].endswith(ends)
-            is_started = is_started or is_start
+            if not message["type"].endswith(ends):
+                await send(message)
+                return
+            is_started = True
             try:
-                if is_start:
+                if _is_replaced(scope):
                     await _follow(scope)
                 await send(message)
             except Exception:
-                if is_start:
-                    # Otherwise Litestar would make no page of this error.
-                    ScopeState.from_scope(scope).response_started = False
+                # Otherwise Litestar would make no page of this error.
+                ScopeState.from_scope(scope).response_started = False
                 raise
 
         if isinstance(parts := scope.get("session"), SessionDict) and not parts.is_filled:
             parts.fill()  # msgspec encodes it without calling a method
         await self._app(scope, receive, send_replaced)
         try:
-            await _follow(scope)
+            if _is_replaced(scope):
+                await _follow(scope)
         except (LateRead, LateWrite):
             log.error("cleared or replaced after the response headers were sent, and lost")
 
@@ -201,14 +202,17 @@ async def load_session(connection: Any, *parts: str, key: str = "session") -> Se
     return found
 
 
+def _is_replaced(scope: Any) -> bool:
+    """Whether the application put something in place of the session's dict."""
+    return not isinstance(scope.get("session"), (SessionDict, UnloadedSession))
+
+
 async def _follow(scope: Any) -> None:
     """Let the session have what the application put in place of its dict."""
-    value = scope.get("session")
-    if not isinstance(value, SessionDict | UnloadedSession):
-        found = sealedstate_asgi.sealed(scope)
-        await found.load()
-        scope["session"] = found.parts  # also for the page of an error
-        await _replace(found, value, scope)
+    value, found = scope.get("session"), sealedstate_asgi.sealed(scope)
+    await found.load()
+    scope["session"] = found.parts  # also for the page of an error
+    await _replace(found, value, scope)
 
 
 async def _replace(found: SealedSession, value: Any, scope: Scope) -> None:

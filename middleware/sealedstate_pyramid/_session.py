@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from pyramid.config import Configurator
-from pyramid.events import NewResponse
 from pyramid.httpexceptions import HTTPException
 from pyramid.interfaces import ISession
 from pyramid.request import Request
@@ -20,10 +19,10 @@ from zope.interface import implementer
 from sealedstate import Deployment, Keeper, Session, Settings, plain
 from sealedstate.adapting import (
     SessionFace,
+    add_session_headers,
     config_names,
     log_late_changes,
     open_session,
-    session_headers,
 )
 from sealedstate.headers import set_cookie_bytes
 
@@ -42,7 +41,7 @@ class PyramidSession(SessionFace):
     _keeper: Keeper
     _is_saved_early: bool
     _is_failed = False
-    _lines: Sequence[str] = ()  # what the last save returned
+    _lines: Sequence[str] | None = None  # what the last save returned
 
     def __init__(self, session: Session, keeper: Keeper, is_saved_early: bool = True) -> None:
         super().__init__(session)
@@ -91,11 +90,13 @@ class PyramidSession(SessionFace):
     def _save(self, response: Response) -> Sequence[str]:
         """The lines for a response. A save that failed is not tried again for the error's page."""
         session = self._session
-        if session.backend is not None and not self._is_failed:  # used since the last save
+        # After a save that found no change, only what was touched may have changed.
+        is_used = session.backend is not None and (self._lines is None or session.is_touched)
+        if is_used and not self._is_failed:
             vars(self)["_is_failed"] = True
             lines = self._keeper.save(session, set_cookie_bytes(response.headerlist))
             vars(self).update(_lines=lines, _is_failed=False)
-        return self._lines
+        return self._lines or ()
 
 
 class SealedSessionFactory:
@@ -125,15 +126,17 @@ class SealedSessionFactory:
         return found
 
     def _respond(self, found: PyramidSession, request: Request, response: Response) -> None:
-        callbacks: Any = request.response_callbacks  # typed as the descriptor that makes it
-        if not all(isinstance(each, _Respond) for each in callbacks):
+        if not _are_last(request):
             # What other callbacks do with the session and with cookies counts, too.
             request.add_response_callback(_Respond(self._respond, found))
             return
         session = found._session
-        with session_headers(self.keeper, session, response.headers, request.environ) as lines:
+        lines: Sequence[str] = ()
+        try:
             if self._set_on_exception or getattr(request, "exception", None) is None:
-                lines += found._save(response)
+                lines = found._save(response)
+        finally:
+            add_session_headers(self.keeper, session, response.headers, lines, request.environ)
         session.mark_headers_sent()
         if session.accessed:
             request.add_finished_callback(lambda _: log_late_changes(log, session))
@@ -143,6 +146,11 @@ class SealedSessionFactory:
 
 class _Respond(partial[None]):
     """The response callback of a session, which is called after those of others."""
+
+
+def _are_last(request: Request) -> bool:
+    callbacks: Any = request.response_callbacks  # typed as the descriptor that makes it
+    return not callbacks or all(isinstance(each, _Respond) for each in callbacks)
 
 
 def _watch(pieces: Iterable[bytes], session: Session) -> Iterator[bytes]:
@@ -172,29 +180,39 @@ def includeme(config: Configurator) -> None:
     registry["sealedstate"] = keeper
     config.set_session_factory(SealedSessionFactory(keeper))
     config.add_tween(f"{__name__}.make_tween", under=EXCVIEW)
-    config.add_subscriber(_note_sent, NewResponse)
 
 
 def make_tween(handler: Callable[[Request], Response], registry: Any) -> Any:
     """A tween that saves where an exception view can answer what the save raises."""
 
     def save(request: Request) -> Response:
+        # A subscriber of NewResponse would slow every request: Pyramid then notifies of all events.
+        callbacks: Any = request.response_callbacks
+        callbacks.append(_NOTE_SENT)
         try:
             response = handler(request)
         except HTTPException as error:
-            save_early(request, error)
+            if "session" in request.__dict__:
+                save_early(request, error)
             raise
-        save_early(request, response)
+        if "session" in request.__dict__:
+            save_early(request, response)
         return response
 
     def save_early(request: Request, response: Response) -> None:
-        found = vars(request).get("session")
+        found: object = request.session
         if isinstance(found, PyramidSession) and found._is_saved_early:
             found._save(response)
 
     return save
 
 
-def _note_sent(event: NewResponse) -> None:
+def _note_sent(request: Request, response: Response) -> None:
     """A session that a stream or a finished callback asks for first comes too late."""
-    event.request.environ[_SENT] = True
+    if _are_last(request):
+        request.environ[_SENT] = True
+    else:
+        request.add_response_callback(_NOTE_SENT)
+
+
+_NOTE_SENT = _Respond(_note_sent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol, cast
 
@@ -14,7 +15,7 @@ from quart.wrappers import Websocket
 from werkzeug.datastructures import Headers
 
 from sealedstate import ConfigurationError, Session, Settings, UsageError
-from sealedstate.adapting import DEVICES, log_late_changes, sealed, session_headers
+from sealedstate.adapting import DEVICES, add_session_headers, log_late_changes, sealed
 from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, Logout
 from sealedstate.devices import make_registry, require_registry
 from sealedstate_flask import FlaskSession
@@ -161,11 +162,14 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
 
     async def _save(self, session: QuartSession, headers: Headers) -> None:
         inner = session._session
-        with session_headers(self.keeper, inner, headers, session._environ) as lines:
+        lines: Sequence[str] = ()
+        try:
             if session._logout is not None:
                 await session._logout
             if inner.accessed:
-                lines += await self.asynchronous.save(inner, **self._options(session, headers))
+                lines = await self.asynchronous.save(inner, **self._options(session, headers))
+        finally:
+            add_session_headers(self.keeper, inner, headers, lines, session._environ)
         vars(session)["_is_sent"] = bool(lines)
 
     async def _accept(

@@ -15,6 +15,13 @@ from __future__ import annotations
 
 from ._middleware import ENVIRON_KEY, SealedSessionMiddleware
 from .health import HealthApplication
+from .path import PathApplication
 from .status import SessionStatus
 
-__all__ = ["ENVIRON_KEY", "HealthApplication", "SealedSessionMiddleware", "SessionStatus"]
+__all__ = [
+    "ENVIRON_KEY",
+    "HealthApplication",
+    "PathApplication",
+    "SealedSessionMiddleware",
+    "SessionStatus",
+]

@@ -150,7 +150,8 @@ class LoadedSession:
         self.deployment = deployment
         self._size_check = size_check
         self.header = header
-        self.loaded_at = int(deployment.now())
+        self._now = deployment.now()
+        self.loaded_at = int(self._now)
         self.candidates = deployment.cookies.find(header)
         self.revoked_records: list[Record] = []
         if self.candidates.core:
@@ -278,7 +279,8 @@ class LoadedSession:
             >= record.created_at + (lifetimes.longest if terms.has_own_end else lifetimes.absolute)
         ):
             raise ExpiredSession
-        if deployment.revocations is not None:
+        revocations = deployment.revocations
+        if revocations is not None and not revocations.is_known_live(record, self._now):
             self.check_revoked(record, asks=False)
 
     def check_revoked(self, record: Record, *, asks: bool = True) -> None:

@@ -4,6 +4,10 @@ A call of a store that is frozen, or behind a network that drops packets, takes 
 If each request waited for as long, all workers would wait, and no page would be answered. So after
 a few such calls in a row, a process sends one call a second to the store, and all others fail at
 once, with StorageUnavailable. The first answer ends that.
+
+A frozen server answers the call that waits when it runs again. If no call waits, the next may be
+sent REST_SECONDS after the last has ended. So where requests come and an answer takes up to a
+quarter of a second, a store is used again within a second of its return.
 """
 
 from __future__ import annotations
@@ -27,7 +31,8 @@ T = TypeVar("T")
 MOST_TIMEOUTS = 3
 # A call that fails sooner has not waited for the store: it refuses connections, say.
 SLOW_SECONDS = 0.1
-RETRY_SECONDS = 1.0
+# When the next call may be sent: after the last has begun, or, if that is sooner, has ended.
+RETRY_SECONDS, REST_SECONDS = 1.0, 0.5
 
 
 class Emit(Protocol):
@@ -140,6 +145,7 @@ class WatchedStorage(ForwardingStorage):
             self._retry_at = self._running() + RETRY_SECONDS
             return self._time(operation, act)
         finally:
+            self._retry_at = min(self._retry_at, self._running() + REST_SECONDS)
             self._trial.release()
 
     def _time(self, operation: str, act: Callable[[Storage], T]) -> T:
@@ -171,7 +177,7 @@ class WatchedStorage(ForwardingStorage):
             return
         self._timeouts += 1
         if self._timeouts == MOST_TIMEOUTS:
-            self._retry_at = began + RETRY_SECONDS
+            self._retry_at = min(began + RETRY_SECONDS, self._running() + REST_SECONDS)
             self.emit(
                 "store-silent",
                 detail=f"{self.name} did not answer {MOST_TIMEOUTS} times in a row; until it does,"

@@ -11,14 +11,15 @@ virtual machine that is resumed elsewhere may have stopped the first.
 
 from __future__ import annotations
 
+import binascii
 import logging
 import math
 import os
 import struct
 import threading
 import weakref
-from collections.abc import Callable, Collection
-from typing import cast
+from collections.abc import Callable, Collection, Mapping
+from typing import NamedTuple, cast
 
 from .._forks import ForkSafeLock
 from ..errors import StorageError, StorageUnavailable
@@ -29,6 +30,9 @@ from ..storage.routing import ForwardingStorage, distinct_stores, store_of
 from .circuit import Emit
 
 POLL_SECONDS = 1.0
+# How old what was read last may be if a request goes by `KnownRecords`, in a process whose thread
+# follows the store: older than it is between two polls, and younger than any `feed_staleness`.
+YOUNG_SECONDS = 1.5
 # How many pages a request reads at most, where no thread does.
 REQUEST_PAGES = 2
 # How many records one answer of the store brings.
@@ -42,6 +46,33 @@ PURGE_SECONDS = 600
 MOST_ANSWERS = 100_000
 # Of a record in memory: its version, and its expiry or -1. Then its value.
 _HEAD = struct.Struct(">qq")
+# Names in a store are base64 with these letters.
+_LETTERS = bytes.maketrans(b"._+/=", b"+/!!!")
+
+
+def short_key(key: str) -> bytes:
+    """How a key is kept in memory: for a name of `to_name` its bytes, which are fewer."""
+    try:
+        return binascii.a2b_base64(key.encode().translate(_LETTERS), strict_mode=True)
+    except binascii.Error:
+        return key.encode()
+
+
+class KnownRecords(NamedTuple):
+    """What a process knows: see `Feed.known`.
+
+    `records`: by context and `short_key`, also expired ones. It counts before both moments,
+    `running` and `wall`, while the wall clock is ahead of the running one by `ahead` seconds or
+    more: if it was set back, what had expired by it was not read.
+    """
+
+    records: Mapping[str, Mapping[bytes, bytes]]
+    running: float
+    wall: float
+    ahead: float
+
+    def __repr__(self) -> str:
+        return f"<KnownRecords until {self.wall}>"
 
 
 class _Source:
@@ -49,29 +80,29 @@ class _Source:
 
     def __init__(self, store: Storage, contexts: Collection[str]) -> None:
         self.store, self.contexts = store, contexts
-        self.records: dict[str, dict[str, bytes]] = {context: {} for context in contexts}
+        self.records: dict[str, dict[bytes, bytes]] = {context: {} for context in contexts}
         # When the pass began that read all pages last, and the pass under way.
         self.began: ReadMoment | None = None
         self.pass_began: ReadMoment | None = None
         self.position: str | None = None
         # The records of a pass that has started over, until it has read all pages; and what this
         # process has written or read since the pass began.
-        self.loading: dict[str, dict[str, bytes]] | None = None
+        self.loading: dict[str, dict[bytes, bytes]] | None = None
         self.learned: list[tuple[str, str, Stored]] = []
 
     def put(self, context: str, key: str, stored: Stored) -> None:
         """Keep a record, unless a later version of it is known."""
         expires_at = -1 if stored.expires_at is None else stored.expires_at
-        data = _HEAD.pack(stored.version, expires_at) + stored.value
+        data, short = _HEAD.pack(stored.version, expires_at) + stored.value, short_key(key)
         for records in (self.records, self.loading):
             if records is not None:
-                before = records[context].get(key)
+                before = records[context].get(short)
                 if before is None or _HEAD.unpack_from(before)[0] <= stored.version:
-                    records[context][key] = data
+                    records[context][short] = data
 
     def find(self, context: str, key: str, now: int) -> Stored | None:
         """The record, if it is live at `now` (epoch milliseconds)."""
-        data = self.records[context].get(key)
+        data = self.records[context].get(short_key(key))
         if data is None:
             return None
         version, expires_at = _HEAD.unpack_from(data)
@@ -109,7 +140,7 @@ class Feed(ForwardingStorage):
         super().__init__(storage, {})
         self._staleness, self._keep_for, self._has_threads = staleness, keep_for, has_threads
         self._skew = skew
-        self._clock, self._running, self._random = clock, running, random
+        self._clock, self.running, self._random = clock, running, random
         self.emit, self._answered = emit, answered
         places = {context: store_of(context, storage) for context in contexts}
         self._sources = [
@@ -124,6 +155,8 @@ class Feed(ForwardingStorage):
         self._pid, self._thread = os.getpid(), cast("threading.Thread | None", None)
         self._closed, self._is_closed = threading.Event(), False
         self._is_lost = False
+        self.known = self._collect()
+        """What requests may go by that look for records that are not there, at little cost."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -245,12 +278,12 @@ class Feed(ForwardingStorage):
                 del answers[next(iter(answers))]
 
     def _moment(self) -> ReadMoment:
-        return ReadMoment(self._clock(), self._running())
+        return ReadMoment(self._clock(), self.running())
 
     def _age(self, began: ReadMoment | None) -> float:
         if began is None:
             return math.inf
-        now, running = self._clock(), self._running()
+        now, running = self._clock(), self.running()
         if began.wall - began.running > now - running + self._skew:
             # The clock was ahead and was set back: what had expired by it was not read.
             return math.inf
@@ -265,7 +298,7 @@ class Feed(ForwardingStorage):
         """
         if not self._polling.acquire(blocking=False):
             return POLL_SECONDS
-        began = self._running()
+        began = self.running()
         try:
             for source in self._sources:
                 if source.store.capabilities.changes:
@@ -287,7 +320,7 @@ class Feed(ForwardingStorage):
             self._polling.release()
         # Not all processes at the same moment. After a long pass, the next begins at once.
         pause = POLL_SECONDS * (0.8 + 0.2 * self._random(1)[0] / 255)
-        return max(pause - (self._running() - began), 0.0)
+        return max(pause - (self.running() - began), 0.0)
 
     def _read_pages(self, source: _Source, most_pages: float) -> None:
         if source.began is not None and self._age(source.began) > RELOAD_AFTER:
@@ -312,10 +345,28 @@ class Feed(ForwardingStorage):
                     if source.loading is not None:
                         source.records, source.loading = source.loading, None
                     source.began, source.pass_began, source.learned = source.pass_began, None, []
+                    self.known = self._collect()
+
+    def _collect(self) -> KnownRecords:
+        sources = self._sources
+        records = {
+            context: source.records[context] for source in sources for context in source.contexts
+        }
+        began = [source.began for source in sources if source.began is not None]
+        if self._staleness is None or len(began) < len(sources):
+            return KnownRecords(records, -math.inf, -math.inf, math.inf)
+        # Requests without threads poll when it is due, which `look` finds out.
+        young = min(YOUNG_SECONDS if self._has_threads else POLL_SECONDS, self._staleness)
+        return KnownRecords(
+            records,
+            min(each.running for each in began) + young,
+            min(each.wall for each in began) + young,
+            max(each.wall - each.running for each in began) - self._skew,
+        )
 
     def _purge(self) -> None:
         """Forget what has expired."""
-        self._purged_at, now = self._running(), millis(self._clock())
+        self._purged_at, now = self.running(), millis(self._clock())
         for source in self._sources:
             for records in source.records.values():
                 for key, data in list(records.items()):

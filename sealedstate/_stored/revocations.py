@@ -64,6 +64,8 @@ MARK_BYTES = 8
 LOOKUP_MARK_BYTES = 16
 _REPLACED_BYTES = 1 + TIME_BYTES + ID_BYTES + TIME_BYTES + 2 * MARK_BYTES
 _NO_SUBJECT = bytes(MARK_BYTES)
+# Before an id, where it is hashed: as `length_prefixed`.
+_ID_PREFIX = length_prefixed(bytes(ID_BYTES))[:-ID_BYTES]
 
 
 class Ending(Enum):
@@ -117,6 +119,32 @@ class Revocations:
         self._lookup: bytes | None = None
         self._now = access.now
         self._keyring = access.keyring
+
+    def is_known_live(self, record: Record, now: float) -> bool:
+        """Whether this process knows that a record was not logged out.
+
+        Costs little, for each request: a name is hashed only if there are rows to compare it with.
+        If it returns False, `check` finds out. `now`: when the request began to open the record
+        (epoch seconds).
+        """
+        feed = self._feed
+        if feed is None:
+            return False
+        records, until_running, until_wall, ahead = feed.known
+        sessions, subjects = records[SESSIONS], records[SUBJECTS]
+        if sessions and self._sessions.digest(_ID_PREFIX + record.id) in sessions:
+            return False
+        lookup = self._keyring().lookup
+        if lookup != self._lookup:
+            return False
+        if subjects and lookup is not None and record.subject is not None:
+            subject = record.subject.encode()
+            name = len(subject).to_bytes(4, "big") + subject
+            if self._subjects.digest(name, lookup) in subjects:
+                return False
+        # After the look, because the age counts until a request goes by the answer.
+        running = feed.running()
+        return running < until_running and now < until_wall and now - running >= ahead
 
     def check(self, record: Record, *, asks: bool = True) -> None:
         """Raise RevokedSession for a record that was logged out, alone or with its subject.

@@ -144,6 +144,8 @@ class SealedTable:
         self._kind = kind
         self._context = kind.context
         self._keyring = access.keyring if keyring is None else keyring
+        # By secret: what has hashed the begin of all names, because a copy of it costs little.
+        self._hashers: dict[bytes, hashlib.blake2b] = {}
 
     @property
     def value_bytes(self) -> int:
@@ -155,23 +157,33 @@ class SealedTable:
 
     def key(self, *name: str | bytes) -> str:
         """The key of a row whose name cannot be guessed: 32 characters, a plain hash."""
-        return self._hash(name, b"")
+        return to_name(self.digest(length_prefixed(*name)))
 
     def guessable_key(self, *name: str | bytes) -> str:
         """The key of a row whose name could be guessed: 32 characters, a keyed hash.
 
         Raises ConfigurationError without a lookup key.
         """
-        return self._hash(name, self.lookup_secret())
+        return to_name(self.digest(length_prefixed(*name), self.lookup_secret()))
 
     def lookup_secret(self) -> bytes:
         """The secret behind guessable names. Raises ConfigurationError without one."""
         return require_lookup(self._access.keyring())
 
-    def _hash(self, name: tuple[str | bytes, ...], secret: bytes) -> str:
-        realm = (self._access.realm,) if self._kind.has_realm else ()
-        message = length_prefixed("sealedstate/1", self._kind.label, *realm, *name)
-        return to_name(hashlib.blake2b(message, key=secret, digest_size=KEY_BYTES).digest())
+    def digest(self, name: bytes, secret: bytes = b"") -> bytes:
+        """The bytes of which a key is the text. `name`: with the length of each field.
+
+        `secret`: the lookup secret for a name that could be guessed.
+        """
+        try:
+            hasher = self._hashers[secret].copy()
+        except KeyError:
+            realm = (self._access.realm,) if self._kind.has_realm else ()
+            begin = length_prefixed("sealedstate/1", self._kind.label, *realm)
+            hasher = hashlib.blake2b(begin, key=secret, digest_size=KEY_BYTES)
+            self._hashers[secret] = hasher.copy()
+        hasher.update(name)
+        return hasher.digest()
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -382,7 +394,10 @@ class SealedTable:
             return False  # the next look shows what is there
 
     def _conflict(self, tries: int) -> StorageUnavailable:
-        return StorageUnavailable(f"{self._kind.noun} was written by others {tries} times in a row")
+        return StorageUnavailable(
+            f"{self._kind.noun} could not be written: {tries} times in a row, it was written by"
+            " others, or the store did not confirm it"
+        )
 
     def _raise_unless_lost(self, error: UnreadableError) -> None:
         if error.keeps_cookie:

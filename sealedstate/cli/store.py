@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import click
@@ -190,11 +190,12 @@ def check(url: str | None, as_json: bool) -> int:
 
 def _promises() -> list[str]:
     """What logouts promise by the settings, as far as this command knows them."""
-    settings, environ = application_settings(), process_environment()
-    with suppress(ConfigurationError):
-        settings = settings or Settings.from_env(environ, storage="memory:")
-    if settings is None:
-        return []
+    try:
+        settings = application_settings() or Settings.from_env(
+            process_environment(), storage="memory:"
+        )
+    except ConfigurationError as error:
+        return [f"what a logout promises is not known: {error}"]
     promise = "from the moment at which it is recorded"
     if settings.revocation == "feed":
         promise = f"at most {settings.feed_staleness} s after it was recorded"

@@ -45,10 +45,13 @@ class Connections(ABC):
         # append() and pop() of a deque are atomic.
         self._idle: deque[Any] = deque()
 
-    def take(self, deadline: float) -> Any:
-        """Return the idle connection that was used last, or a new one."""
-        # Those that are broken are closed.
-        while (idle := self._pop()) is not None and not self._is_quiet(idle):
+    def take(self, deadline: float, is_checked: bool = True) -> Any:
+        """Return the idle connection that was used last, or a new one.
+
+        `is_checked`: it must be open and quiet, and those that are not are closed. A read that is
+        repeated over a new connection needs no such check, if replies say what they belong to.
+        """
+        while (idle := self._pop()) is not None and is_checked and not self._is_quiet(idle):
             self.drop(idle)
         return self.open(deadline) if idle is None else idle
 
@@ -97,6 +100,9 @@ class ServerClient:
     `timeout`: seconds.
     """
 
+    knows_replies = False
+    """Whether each reply says to which request it belongs."""
+
     def __init__(self, kind: str, address: str, timeout: float) -> None:
         self._kind, self.address = kind, address
         self._timeout = timeout
@@ -127,7 +133,8 @@ class ServerClient:
         """
         try:
             try:
-                return self._call_once(connections, connections.take(deadline), act)
+                is_checked = not (is_read and self.knows_replies)
+                return self._call_once(connections, connections.take(deadline, is_checked), act)
             except Broken as broken:
                 # The other idle connections were not used for longer than the broken one, so
                 # whatever forgot or ended it (a balancer, a restart) has ended them, too. Each

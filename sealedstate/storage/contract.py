@@ -391,9 +391,13 @@ def check_arguments(
     """
     if not context or not key:
         raise CapacityError(f"{'key' if context else 'context'} must not be empty")
-    _check_size("context", len(utf8(context)), capabilities.context_bytes)
-    _check_size("key", len(utf8(key)), capabilities.key_bytes)
-    _check_size("value", len(value), capabilities.value_bytes)
+    # Each call checks its names, and to encode ASCII is not needed for its length.
+    if not context.isascii() or len(context) > capabilities.context_bytes:
+        _check_size("context", len(utf8(context)), capabilities.context_bytes)
+    if not key.isascii() or len(key) > capabilities.key_bytes:
+        _check_size("key", len(utf8(key)), capabilities.key_bytes)
+    if len(value) > capabilities.value_bytes:
+        _check_size("value", len(value), capabilities.value_bytes)
     if expires_at is not None and not 0 <= expires_at <= LATEST:
         raise CapacityError(
             f"expires_at must be None or 0 to 2**53 milliseconds since the epoch,"

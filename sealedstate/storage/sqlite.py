@@ -381,13 +381,15 @@ class SQLiteFile:
                 )
             self._give_up_at = give_up_at
         try:
-            self._forget_parent()
-            now, is_new = time.monotonic(), self._connection is None
+            if self._pid != os.getpid():
+                self._forget_parent()
+            now, connection = time.monotonic(), self._connection
+            if connection is not None and now - self._looked_at < LOOK_SECONDS:
+                return connection
             # A write looks at the number of writes in its transaction.
-            is_due = now - self._looked_at >= LOOK_SECONDS and self._looked_at > -math.inf
-            if now - self._looked_at >= LOOK_SECONDS or is_new:
-                self._follow_file()
-                self._looked_at = now
+            is_new, is_due = connection is None, self._looked_at > -math.inf
+            self._follow_file()
+            self._looked_at = now
             if self._connection is None:
                 self._connection, is_new = self.open(), True
                 self.identity, self._had_tables = self._find_identity(), True
@@ -399,6 +401,9 @@ class SQLiteFile:
             raise
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self._lock.release()
+            return
         try:
             if isinstance(error, sqlite3.DataError):
                 raise CapacityError(f"sqlite refused a value ({error})") from error
@@ -468,7 +473,8 @@ class SQLiteFile:
     def close(self) -> None:
         """Close the connection. The next use opens another."""
         with self._lock:
-            self._forget_parent()
+            if self._pid != os.getpid():
+                self._forget_parent()
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -620,10 +626,9 @@ class SQLiteFile:
         return found.st_dev, found.st_ino
 
     def _forget_parent(self) -> None:
-        if self._pid != os.getpid():
-            if self._connection is not None:
-                self._orphans.append(self._connection)  # keeps it from being closed
-            self._connection, self._pid = None, os.getpid()
+        if self._connection is not None:
+            self._orphans.append(self._connection)  # keeps it from being closed
+        self._connection, self._pid = None, os.getpid()
 
 
 def wal_is_safe(version: tuple[int, ...]) -> bool:

@@ -8,11 +8,12 @@ repeats a URL or a part of one, because it may contain a password.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, escape_text
 from .cache import CachedStorage
 from .contract import Clock, ManagedStorage
 from .memory import MemoryStorage
@@ -214,6 +215,24 @@ def split_path(path: str, names: Collection[str]) -> tuple[str, dict[str, Any]]:
     return rest, _parse_options(end.split("&"), names)
 
 
+def check_file(parameter: str, path: str) -> None:
+    """Raise ConfigurationError if this process may not read the file that a parameter names."""
+    try:
+        # O_NONBLOCK, because opening a pipe would wait for a writer.
+        os.close(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)))
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise ConfigurationError(
+            f"storage: {parameter}: the file {escape_text(path, 1000)} cannot be read: {problem};"
+            " name a file that this process may read"
+        ) from None
+
+
+def show_name(kind: str, name: str) -> str:
+    """Return a name from a URL for a message. An unusual name may be a part of a password."""
+    return f"{kind} {name!r}" if re.fullmatch(r"[a-z_]{1,40}", name) else f"such {kind}"
+
+
 def _parse_options(parameters: Iterable[str], names: Collection[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for parameter in parameters:
@@ -235,8 +254,7 @@ def _parse_options(parameters: Iterable[str], names: Collection[str]) -> dict[st
 
 
 def _explain_unknown(name: str, names: Collection[str]) -> str:
-    # An unusual name may be the end of something else, such as a password.
-    shown = f"option {name!r}" if re.fullmatch(r"[a-z_]{1,40}", name) else "such option"
+    shown = show_name("option", name)
     near = difflib.get_close_matches(name.removeprefix(OPTION_PREFIX), list(names), n=1)
     if near:
         return f"there is no {shown}; did you mean {OPTION_PREFIX}{near[0]}?"

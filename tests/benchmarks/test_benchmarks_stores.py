@@ -21,6 +21,7 @@ import pytest
 from benchmarks.store_bare import bare
 from benchmarks.store_load import RECORDS, Load
 from benchmarks.store_rounds import CAS, CREATE, OPERATIONS, READ, Contender, Times, run
+from tests.support.installed import need_driver
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +77,16 @@ def test_server_that_is_not_installed_is_left_out_with_the_reason() -> None:
     report = benchmark("--only", "redis", PATH="/nonexistent")
     assert "not installed" in report["left_out"]["redis"]
     assert report["servers"] == {}
+
+
+@pytest.mark.server
+def test_client_that_is_handed_in_is_measured_and_not_judged() -> None:
+    need_driver("redis")
+    report = benchmark("--only", "redis", "--value-bytes", "100")
+    for operation in OPERATIONS:
+        assert report["cells"][operation]["redis"]["sealedstate store, redis-py"]["ratio"] > 0
+    goals = {name: report["cells"][name]["redis"]["sealedstate store"] for name in (READ, CAS)}
+    assert report["goals"] == {"redis": {name: cell["ratio"] for name, cell in goals.items()}}
 
 
 def test_ratio_is_the_median_of_the_ratios_of_rounds() -> None:

@@ -247,4 +247,7 @@ def test_frozen_store_holds_up_one_request_at_a_time(
     assert all(before[1] <= after[0] + 0.25 for before, after in pairs), waits
     assert len(waits) <= seconds + 1
     assert not [at for at in opened if silent[0] < at < resumed]
-    print(f"used again after {min(at for at in opened if at > resumed) - resumed:.2f} s")
+    used_after = min(at for at in opened if at > resumed) - resumed
+    print(f"used again after {used_after:.2f} s")
+    # On a busy machine a server takes long to run again; tests/stored/test_circuit.py has the rule.
+    assert seconds < 60 or used_after <= 1

@@ -42,7 +42,7 @@ def attempt(store: Storage, kind: str, context: str, key: str, racer: int) -> bo
     if kind == "delete":
         return store.delete(context, key, expected=1)
     if kind == "admit":
-        return ReplayCache(deployment(store)).admit(context, key, time.time() + 600)
+        return bool(ReplayCache(deployment(store)).admit(context, key, time.time() + 600))
     found = ArtifactStore(deployment(store)).take(bytes.fromhex(key), SP)
     assert found in (None, MESSAGE)
     return found is not None

@@ -119,6 +119,9 @@ def test_check_says_what_a_logout_promises(url: str, monkeypatch: pytest.MonkeyP
     logouts, down = check(url)["logouts"]
     assert "at most 5 s after" in logouts
     assert "counts for 300 s" in down
+    monkeypatch.setenv("SEALEDSTATE_REVOCATION", "fed")
+    (unknown,) = check(url)["logouts"]
+    assert unknown.startswith("what a logout promises is not known: SEALEDSTATE_REVOCATION")
 
 
 def test_records_are_counted_and_reaped_up_to_a_limit(url: str, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ DOORS = {
     "time": {
         "_forks",
         "settings",
+        "cli.path",
         "cli.store",
         "cli._key_checks",
         "rotation.ring_file",
@@ -41,9 +42,16 @@ DOORS = {
     "botocore": {"storage.dynamodb"},
     "prometheus_client": {"exporters.prometheus"},
     "opentelemetry": {"exporters.opentelemetry"},
-    "socket": {"storage.memcached._client", "storage.redis._servers", "storage.sql._mariadb"},
+    "socket": {
+        "cli.path",
+        "storage.memcached._client",
+        "storage.redis._servers",
+        "storage.sql._mariadb",
+    },
     "xml": {"sso.registry"},
     "urllib": {
+        "cli.path",
+        "path",
         "storage.memcached._client",
         "storage.redis._servers",
         "storage.dynamodb",

@@ -15,7 +15,7 @@ pytest.importorskip("webtest", reason="not installed: webtest")
 from pyramid.authentication import SessionAuthenticationHelper
 from pyramid.config import Configurator
 from pyramid.csrf import LegacySessionCSRFStoragePolicy, SessionCSRFStoragePolicy, get_csrf_token
-from pyramid.events import NewResponse
+from pyramid.events import NewRequest, NewResponse
 from pyramid.httpexceptions import HTTPFound
 from pyramid.interfaces import ISession
 from pyramid.request import Request
@@ -172,6 +172,23 @@ def test_session_is_saved_after_all_other_callbacks(site: Site) -> None:
     browser = site.browser({"view": view})
     assert len(browser.get("/view").headers.getall("Set-Cookie")) == 2
     assert browser.get("/show").json == {"later": 1, "last": 1}
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_callback_may_use_the_session_first_and_last(site: Site, is_read: bool) -> None:
+    def write(request: Request, response: Response) -> None:
+        request.session["seen"] = 1
+
+    def view(request: Request) -> int:
+        return len(request.session) if is_read else 0
+
+    def prepare(config: Configurator) -> None:
+        assert not config.registry.has_listeners  # which would slow every request
+        config.add_subscriber(lambda event: event.request.add_response_callback(write), NewRequest)
+
+    browser = site.browser({"view": view}, prepare)
+    assert "Set-Cookie" in browser.get("/view").headers
+    assert browser.get("/show").json == {"seen": 1}
 
 
 def test_session_is_saved_with_an_exception_view_only(site: Site) -> None:

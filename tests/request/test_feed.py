@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from sealedstate import Keeper, Settings
+from sealedstate._stored.table import SealedTable
 from sealedstate.errors import ConfigurationError, StorageUnavailable
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock
@@ -47,6 +48,32 @@ def test_requests_that_read_ask_nothing(clock: Clock, store: ScriptedStorage) ->
     clock.forward(1)
     browser.visit()
     assert store.count == {"changes": 1}
+
+
+def test_request_hashes_no_name_while_nothing_is_logged_out(
+    clock: Clock, store: ScriptedStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = feeding(clock, store)
+    ann, bob = signed_in(shop), signed_in(shop, "bob")
+    ann.session().load()
+    hashed: list[object] = []
+    digest = SealedTable.digest
+
+    def count(table: SealedTable, *given: bytes) -> bytes:
+        hashed.append(table)
+        return digest(table, *given)
+
+    monkeypatch.setattr(SealedTable, "digest", count)
+    ann.session().load()
+    assert not hashed
+    bob.visit(log_out)
+    hashed.clear()
+    assert ann.session().subject == "ann"
+    assert len(hashed) == 1
+    shop.revoke_subject("bob")
+    hashed.clear()
+    assert ann.session().subject == "ann"
+    assert len(hashed) == 2
 
 
 def test_logout_on_another_node_counts_after_a_second(clock: Clock, store: ScriptedStorage) -> None:

@@ -219,8 +219,21 @@ REFUSED: list[tuple[str | dict[str, str], str]] = [
     ("oracle://u:canary@h/d", "one of memory:"),
     ("postgresql+psycopg2://u:canary@h/d", "write postgresql:// here"),
     *((f"sqlite:{path}", "write the path as it is") for path in ("///s.db", "~/s.db", "//s.db")),
-    *((f"{scheme}://u:canary@h/d?nonsense=1", "") for scheme in ("postgresql", "mariadb")),
-    ("mariadb://u:canary@h/d?ssl_ca=/does/not/exist", ""),
+    ("postgresql://u:canary@h/d?nonsense=1", 'invalid URI query parameter: "nonsense"'),
+    ("postgresql://u:canary@h:65536/d", "a port must be a number from 1 to 65535"),
+    ("mariadb://u:canary@h1,h2/d", "takes one host"),
+    ("mariadb://u:canary@h/d?nonsense=1", "no parameter 'nonsense'"),
+    ("mariadb://u@h/d?password=canary", "no parameter 'password'"),
+    ("mariadb://u:x@h/d?%40canary=1", "no such parameter"),
+    *(
+        (f"{url}=/does/not/exist", "the file /does/not/exist cannot be read: No such file")
+        for url in (
+            *(f"mariadb://u:canary@h/d?{name}" for name in ("ssl_ca", "read_default_file")),
+            *(f"rediss://:canary@h?{name}" for name in ("ssl_ca_certs", "ssl_keyfile")),
+            "rediss+sentinel://:canary@h/main?ssl_certfile",
+            "postgresql://u@h/d?passfile",
+        )
+    ),
     # Numbers.
     *(
         (f"{url}?sealedstate_timeout={value}", "timeout must be seconds from 0.001 to 3600")

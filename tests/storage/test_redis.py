@@ -21,6 +21,7 @@ from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import poll
 from tests.support.kv_promises import PATIENT, SHORT, KeyValuePromises
 from tests.support.kv_servers import KeyValueServer, redis_server
+from tests.support.server_process import until
 
 pytestmark = pytest.mark.server
 
@@ -246,7 +247,23 @@ def test_password_may_be_right_wrong_missing_or_superfluous(plain_redis: KeyValu
 
 
 def test_missing_database_is_reported(plain_redis: KeyValueServer) -> None:
-    assert "no database 99" in refusal(plain_redis.url.replace("/0", "/99"))
+    url = plain_redis.url.replace("/0", "/99")
+    assert "no database 99" in refusal(url)
+    client = redis.Redis.from_url(url, socket_timeout=PATIENT)
+    with pytest.raises(StorageUnavailable, match="no database 99"):
+        RedisStorage(client, time.time).ping()
+    client.close()
+
+
+def test_user_who_may_not_write_gets_the_reason(plain_redis: KeyValueServer, admin: Any) -> None:
+    rights = ["+@read", "+@scripting", "+@connection"]
+    admin.acl_setuser("reader", True, passwords=["+p"], keys=["*"], commands=rights)
+    url = plain_redis.url.replace("redis://", "redis://reader:p@")
+    store = RedisStorage(url, time.time, timeout=PATIENT)
+    with pytest.raises(OutcomeUnknown, match="its user may not run a command"):
+        store.create("c", "k", b"v", None, 1)
+    store.close()
+    admin.acl_deluser("reader")
 
 
 def test_databases_are_separate(server: KeyValueServer, store: RedisStorage) -> None:
@@ -285,6 +302,27 @@ def test_full_server_refuses_writes_but_reads_and_deletes() -> None:
         store.delete_context("c")
         assert store.read("c", "0") is None
         store.close()
+
+
+def test_server_that_cannot_save_refuses_writes_but_reads() -> None:
+    with redis_server("snapshots") as server, redis.Redis(port=server.port) as admin:
+        stores = [
+            RedisStorage(server.url, time.time, timeout=PATIENT),
+            RedisStorage(redis.Redis(port=server.port, socket_timeout=PATIENT), time.time),
+        ]
+        stores[0].create("c", "k", b"v", None, 1)
+        (server.directory / "dump.rdb").mkdir()
+        admin.bgsave()
+        until(lambda: admin.info("persistence")["rdb_last_bgsave_status"] == "err", "it fails")
+        for store in stores:
+            for fresh in (False, True):
+                if fresh:
+                    store.close()
+                assert store.read("c", "k") is not None
+                store.ping()
+            with pytest.raises(StorageUnavailable, match="can't save to its disk"):
+                store.update("c", "k", b"w", None, 2)
+            store.close()
 
 
 def test_replica_is_refused_and_its_primary_names_it() -> None:
@@ -326,7 +364,7 @@ def test_repr_is_the_servers_address() -> None:
     for url, address in {
         "redis://h": "h:6379",
         "valkey://h:1": "h:1",
-        "rediss://u:p%40@h:1/2?ssl_ca_certs=/ca.pem": "h:1",
+        f"rediss://u:p%40@h:1/2?ssl_ca_certs={__file__}": "h:1",
         "valkeys://:p@[::1]:1/": "::1:1",
     }.items():
         assert repr(RedisStorage(url, time.time)) == f"RedisStorage({address})"

@@ -26,7 +26,7 @@ from sealedstate.errors import (
     StorageUnusable,
 )
 from sealedstate.storage import ManagedStorage, Storage, open_storage
-from sealedstate.storage.contract import Clock, Stored
+from sealedstate.storage.contract import FOLLOWED, Clock, Stored
 from sealedstate.storage.redis import RedisStorage
 from sealedstate.testing import FakeClock
 from sealedstate.testing._suite import poll
@@ -195,6 +195,7 @@ def test_primary_that_sentinels_replace_is_left_within_a_second() -> None:
         lent = RedisStorage(manager.master_for("main", socket_timeout=PATIENT), time.time)
         assert store.create("c", "k", b"v", None, 1)
         assert lent.read("c", "k") == Stored(b"v", 1, None)
+        assert repr(lent) == "RedisStorage(main of sentinels)"
         with plain_client(port=watchers[0].port) as admin:
             for _ in poll(30):  # the sentinels must have seen the replica
                 with contextlib.suppress(redis.ResponseError):
@@ -278,8 +279,10 @@ def test_password_of_sentinels_and_their_outage_are_reported(plain_redis: KeyVal
             open_redis(f"{url}?sentinel_password=canary-wrong").ping()
         assert "canary" not in str(caught.value)
         watcher.kill9()
-        with pytest.raises(StorageUnavailable, match="no sentinel answers"):
-            open_redis(url).ping()
+        with pytest.raises(StorageUnavailable, match="no sentinel answers") as caught:
+            open_redis(url.replace("/main", f",127.0.0.1:{free_port()}/main")).ping()
+        message = str(caught.value)
+        assert (message.count("redis store"), message.count("no connection")) == (1, 2), message
 
 
 # --- clusters -----------------------------------------------------------------------------------
@@ -336,7 +339,7 @@ def test_records_of_a_context_spread_over_the_nodes(cluster: list[KeyValueServer
 
 
 def test_user_with_the_documented_rights_can_use_a_cluster(cluster: list[KeyValueServer]) -> None:
-    listed = re.search(r"`(get ping [a-z\s]+)`, in a cluster `([a-z| ]+)`", sealedstate_redis_doc())
+    listed = re.search(r"`(get echo [a-z\s]+)`, in a cluster `([a-z| ]+)`", sealedstate_redis_doc())
     assert listed is not None
     commands = [f"+{command}" for command in (*listed[1].split(), *listed[2].split())]
     for server in cluster:
@@ -584,6 +587,15 @@ def test_client_may_speak_either_protocol(plain_redis: KeyValueServer, protocol:
     store = RedisStorage(client, clock)
     use_everything(store, clock)
     assert "maxmemory-policy" in store.capabilities.reasons["evicts"]
+    for context in FOLLOWED:
+        for number in range(2):
+            assert store.create(context, str(number), b"v", None, 1)
+    position, found = None, list[str]()
+    for _ in FOLLOWED:
+        page = store.changes(position, 3)
+        position, found = page.position, found + [key for _, key, _ in page.records]
+    assert sorted(found) == ["0", "0", "1", "1"]
+    assert store.changes(position, 3).records == []
     client.close()
 
 

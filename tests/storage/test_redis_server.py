@@ -130,7 +130,7 @@ def test_info_answers_if_config_is_forbidden(plain_redis: KeyValueServer) -> Non
 
 
 def test_user_with_the_documented_rights_can_do_everything() -> None:
-    listed = re.search(r"`(get ping [a-z\s]+)`", sealedstate.storage.redis.__doc__ or "")
+    listed = re.search(r"`(get echo [a-z\s]+)`", sealedstate.storage.redis.__doc__ or "")
     assert listed is not None
     commands = [f"+{command}" for command in listed[1].split()]
     with redis_server() as server, redis.Redis(port=server.port) as admin:

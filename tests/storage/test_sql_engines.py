@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import traceback
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ pytest.importorskip("sqlalchemy")
 from sqlalchemy import create_engine, event, make_url, text
 from sqlalchemy.engine import Engine
 
-from sealedstate.errors import ConfigurationError
+from sealedstate.errors import ConfigurationError, StorageUnavailable
 from sealedstate.storage import Storage, Stored
 from sealedstate.storage.contract import Clock as StoreClock
 from sealedstate.storage.sql import SQLStorage
@@ -96,6 +97,24 @@ def test_settings_of_the_application_do_not_count(
     store.delete_context("c")
     assert not list(other.keys("c"))
     other.close()
+
+
+def test_error_repeats_no_value_in_its_traceback(engine: Engine, clock: Clock) -> None:
+    store, secret = SQLStorage(engine, clock), "canary"
+    store.ping()
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE sealedstate_record"))
+    with pytest.raises(StorageUnavailable, match="sealedstate_record") as caught:
+        store.create("c", secret, secret.encode(), None, 1)
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_engine_may_stream_the_results_of_the_application(url: str, clock: Clock) -> None:
+    engine = engine_of(url, execution_options={"stream_results": True, "yield_per": 10})
+    store = SQLStorage(engine, clock)
+    assert store.create("c", "k", b"v", None, 1)
+    assert list(store.keys("c")) == ["k"]
+    engine.dispose()
 
 
 def test_forked_child_opens_connections_of_its_own(engine: Engine, clock: Clock) -> None:

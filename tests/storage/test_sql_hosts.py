@@ -139,6 +139,19 @@ def test_password_is_rotated_without_a_restart(
         server.ask(f"ALTER USER {user}@'%' IDENTIFIED BY '{changed}'")
     store._pool.invalidate_older()
     assert "password" in unavailable_message(lambda: store.read("c", "k"))
+    # The drivers would ignore a file that they cannot use, or repeat its line.
+    if isinstance(server, PostgreSQLServer):
+        write(changed)
+        file.chmod(0o640)
+        part = "others may read it; run chmod 600"
+    else:
+        file.write_text(f"password = {changed}\n")
+        part = "PyMySQL refuses the file"
+    message = unavailable_message(lambda: store.read("c", "k"))
+    assert part in message
+    assert "canary" not in message
+    file.unlink()
+    assert "cannot be read: No such file" in unavailable_message(lambda: store.read("c", "k"))
     write(changed)
     assert store.read("c", "k") == Stored(b"v", 1, None)
 

@@ -55,6 +55,7 @@ HOSTILE_POSTGRESQL = {
     "lock_timeout": "1",
     "default_transaction_isolation": "serializable",
     "bytea_output": "escape",
+    "client_encoding": "SQL_ASCII",
 }
 
 

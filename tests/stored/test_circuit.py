@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -73,6 +74,29 @@ def test_silent_store_is_asked_once_a_second_and_used_when_it_answers() -> None:
     assert watch.watched.read("c", "k") is None
     names = [event[0] for event in watch.events if event[0] != "store-call"]
     assert names == ["store-silent", "store-back"]
+
+
+@pytest.mark.parametrize("timeout", [0.2, 0.5, 2.0])
+def test_store_is_used_again_within_a_second_of_its_return(timeout: float) -> None:
+    for hundredths in range(0, 200, 19):
+        watch = Watch()
+        runs_again_at = watch.running() + 2 + timeout * MOST_TIMEOUTS + hundredths / 100
+
+        def answer(watch: Watch = watch, at: float = runs_again_at + 0.15) -> None:
+            # A server that was frozen answers what waits, a little later.
+            wait = max(at - watch.running(), 0.15)
+            watch.running.forward(min(wait, timeout))
+            if wait > timeout:
+                raise StorageUnavailable("no answer in time")
+
+        watch.store.before("read", act=answer, times=None)
+        while watch.running() < runs_again_at + 5:
+            with suppress(StorageUnavailable):
+                watch.watched.read("c", "k")
+                if watch.running() >= runs_again_at:
+                    break
+            watch.running.forward(0.03)
+        assert watch.running() <= runs_again_at + 1
 
 
 def test_answer_between_time_outs_counts_from_the_begin() -> None:

@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from sealedstate._stored import feed as feeds
-from sealedstate._stored.feed import RELOAD_AFTER, Feed
+from sealedstate._stored.feed import RELOAD_AFTER, YOUNG_SECONDS, short_key
+from sealedstate._wire.encoding import to_name
 from sealedstate.errors import StorageUnavailable
 from sealedstate.storage import MemoryStorage, RoutedStorage, SQLiteStorage, Stored
-from sealedstate.storage.contract import FOLLOWED
 from sealedstate.testing import ManualClock, ScriptedStorage
 from tests.support.forks import run_child
+from tests.support.stored import new_feed
 
 PAGE, MOST_ANSWERS = 50, 100
 CONTEXT = "sealedstate.revoked"
@@ -31,17 +32,13 @@ class Process:
         self.wall, self.running = wall, ManualClock(1000.0)
         self.events: list[str] = []
         usual: dict[str, Any] = {
-            "staleness": 2,
-            "keep_for": 0,
             "has_threads": False,
-            "skew": 60,
             "clock": self.wall,
             "running": self.running,
             "random": bytes,
             "emit": lambda name, *rest, **named: self.events.append(name),
-            "answered": lambda: None,
         }
-        self.feed = Feed(store, FOLLOWED, **usual | given)
+        self.feed = new_feed(store, **usual | given)
 
     def sees(self, key: str, context: str = CONTEXT) -> bool:
         return self.feed.look(context, key) is not None
@@ -99,8 +96,7 @@ def test_logout_of_another_process_counts_within_the_staleness(
 def test_what_is_older_than_the_staleness_by_either_clock_asks(
     store: ScriptedStorage, wall: ManualClock, clock: str
 ) -> None:
-    process = Process(store, wall, has_threads=True)
-    process.feed._start = lambda: None  # type: ignore[method-assign]
+    process = Process(store, wall, has_threads=True, polls=False)
     process.feed.poll()
     write(store, "k")
     getattr(process, clock).forward(1.999)
@@ -114,8 +110,7 @@ def test_what_is_older_than_the_staleness_by_either_clock_asks(
 def test_age_counts_from_before_the_question_was_sent(
     store: ScriptedStorage, wall: ManualClock
 ) -> None:
-    process = Process(store, wall, has_threads=True)
-    process.feed._start = lambda: None  # type: ignore[method-assign]
+    process = Process(store, wall, has_threads=True, polls=False)
     store.after("changes", act=lambda: process.wait(1.5))
     process.feed.poll()
     write(store, "k")
@@ -127,8 +122,7 @@ def test_age_counts_from_before_the_question_was_sent(
 def test_look_that_a_pass_overtakes_is_as_old_as_the_pass_before(
     store: ScriptedStorage, wall: ManualClock
 ) -> None:
-    process = Process(store, wall, has_threads=True)
-    process.feed._start = lambda: None  # type: ignore[method-assign]
+    process = Process(store, wall, has_threads=True, polls=False)
     process.feed.poll()
     write(store, "k")
     process.wait(10)
@@ -142,6 +136,63 @@ def test_look_that_a_pass_overtakes_is_as_old_as_the_pass_before(
 
     source.find = find_and_be_overtaken  # type: ignore[method-assign,assignment]
     assert process.sees("k")
+
+
+@pytest.mark.parametrize("clock", ["wall", "running"])
+def test_known_records_count_for_a_while_by_either_clock(
+    store: ScriptedStorage, wall: ManualClock, clock: str
+) -> None:
+    process = Process(store, wall, has_threads=True, polls=False)
+
+    def counts() -> bool:
+        _, running, until, ahead = process.feed.known
+        is_late = process.running() >= running or wall() >= until
+        return not is_late and wall() - process.running() >= ahead
+
+    assert not counts()
+    store.after("changes", act=lambda: process.wait(0.5))
+    process.feed.poll()
+    getattr(process, clock).forward(YOUNG_SECONDS - 0.51)
+    assert counts()
+    getattr(process, clock).forward(0.02)
+    assert not counts()
+    process.feed.poll()
+    # Of a clock that is set back, what had expired by it is not known.
+    wall.forward(-59)
+    assert counts()
+    wall.forward(-2)
+    assert not counts()
+
+
+def test_known_records_are_those_of_all_stores_and_the_age_of_the_oldest(
+    wall: ManualClock,
+) -> None:
+    first, second = ScriptedStorage(wall), ScriptedStorage(wall)
+    process = Process(RoutedStorage(first, {OTHER: second}), wall, has_threads=True, polls=False)
+    write(first, "a")
+    write(second, "b", OTHER)
+    second.fail("changes", times=1)
+    process.feed.poll()
+    assert process.feed.known.running < process.running()
+    process.feed.poll()
+    process.wait(1)
+    second.fail("changes", times=1)
+    process.feed.poll()
+    known = process.feed.known
+    assert {context: list(keys) for context, keys in known.records.items()} == {
+        CONTEXT: [short_key("a")],
+        OTHER: [short_key("b")],
+    }
+    assert known.running == process.running() - 1 + YOUNG_SECONDS
+    assert known.wall == wall() - 1 + YOUNG_SECONDS
+
+
+def test_keys_are_kept_as_the_bytes_of_names() -> None:
+    for _ in range(50):
+        data = os.urandom(24)
+        assert short_key(to_name(data)) == data
+    for key in ("k", "a+/b", "ä", "x" * 31, to_name(bytes(24)) + "="):
+        assert short_key(key) == key.encode()
 
 
 def test_process_sees_at_once_what_it_writes_and_reads(
@@ -179,8 +230,7 @@ def test_all_pages_are_read_and_a_pass_that_failed_continues(
     for number in range(2 * PAGE + 10):
         write(store, str(number))
     store.fail("changes", after=1, times=1)
-    process = Process(store, wall, has_threads=True)
-    process.feed._start = lambda: None  # type: ignore[method-assign]
+    process = Process(store, wall, has_threads=True, polls=False)
     process.feed.poll()
     assert not process.feed.is_fresh()
     process.wait(1.5)
@@ -245,7 +295,7 @@ def test_expired_records_are_forgotten(store: ScriptedStorage, wall: ManualClock
     process.wait(700)
     process.sees("k")
     (source,) = process.feed._sources
-    assert list(source.records[CONTEXT]) == ["permanent"]
+    assert list(source.records[CONTEXT]) == [short_key("permanent")]
 
 
 def test_clock_that_was_ahead_and_is_set_back_reads_all_again(
@@ -358,21 +408,6 @@ def test_answers_are_bounded(store: ScriptedStorage, wall: ManualClock) -> None:
 # --- threads and forks --------------------------------------------------------------------------
 
 
-def real(store: Any, **given: Any) -> Feed:
-    usual: dict[str, Any] = {
-        "staleness": 2,
-        "keep_for": 0,
-        "has_threads": True,
-        "skew": 60,
-        "clock": time.time,
-        "running": time.monotonic,
-        "random": os.urandom,
-        "emit": lambda *given, **named: None,
-        "answered": lambda: None,
-    }
-    return Feed(store, FOLLOWED, **usual | given)
-
-
 def wait_until(is_met: Callable[[], bool]) -> None:
     until = time.monotonic() + 30
     while not is_met():
@@ -382,7 +417,7 @@ def wait_until(is_met: Callable[[], bool]) -> None:
 
 def test_thread_follows_from_the_first_look_until_it_is_closed() -> None:
     store = MemoryStorage(time.time)
-    feed = real(store)
+    feed = new_feed(store)
     assert feed._thread is None
     write(store, "k")
     assert feed.look(CONTEXT, "k") is not None
@@ -395,7 +430,7 @@ def test_thread_follows_from_the_first_look_until_it_is_closed() -> None:
 
 
 def test_thread_ends_with_its_feed() -> None:
-    feed = real(MemoryStorage(time.time))
+    feed = new_feed(MemoryStorage(time.time))
     feed.look(CONTEXT, "k")
     thread = feed._thread
     assert thread is not None
@@ -408,7 +443,7 @@ def test_thread_ends_with_its_feed() -> None:
 def test_child_of_a_fork_follows_by_its_own_thread(tmp_path: Path) -> None:
     store = SQLiteStorage(tmp_path / "store.db", time.time)
     write(store, "k")
-    feed = real(store)
+    feed = new_feed(store)
     feed.look(CONTEXT, "k")
     wait_until(feed.is_fresh)
 

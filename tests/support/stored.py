@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from sealedstate._stored.feed import Feed
 from sealedstate._stored.parts import KIND
 from sealedstate._stored.table import Kind, SealedTable, StoreAccess
 from sealedstate._wire.token import ENTROPY_BYTES, TokenContext, seal
 from sealedstate.keyring import Keyring
 from sealedstate.storage import MemoryStorage, Storage, Stored
+from sealedstate.storage.contract import FOLLOWED
 from sealedstate.testing import ScriptedStorage
 
 
@@ -25,6 +28,25 @@ def access_of(
 ) -> StoreAccess:
     """What the tables of one node share."""
     return StoreAccess(storage, realm, random, now, lambda: ring, refused)
+
+
+def new_feed(store: Storage, *, polls: bool = True, **given: Any) -> Feed:
+    """A feed as a deployment makes it. `polls`: False if only the caller polls."""
+    usual: dict[str, Any] = {
+        "staleness": 2,
+        "keep_for": 0,
+        "has_threads": True,
+        "skew": 60,
+        "clock": time.time,
+        "running": time.monotonic,
+        "random": os.urandom,
+        "emit": lambda *given, **named: None,
+        "answered": lambda: None,
+    }
+    feed = Feed(store, FOLLOWED, **usual | given)
+    if not polls:
+        feed._start = lambda: None  # type: ignore[method-assign]
+    return feed
 
 
 def _no_keys() -> Keyring:

@@ -12,7 +12,7 @@ hash slot, so that its scripts run on one node, and the records of a user spread
 For the contexts in `FOLLOWED`, but not in a cluster, `:feed` has the number of the last write, and
 `:changes` the records by number.
 
-A Redis user with limited rights needs the keys `sealedstate:*` and the commands `get ping eval
+A Redis user with limited rights needs the keys `sealedstate:*` and the commands `get echo eval
 evalsha set getrange setrange persist pexpire pttl del unlink exists zadd zrem zrange zrangebyscore
 zscore zscan scan hsetnx hincrby hmget mget`, in a cluster `asking cluster|slots`, too, and `wait`
 for `sealedstate_wait`. Without `config` and `info`, the store declares no durability, and without
@@ -315,11 +315,13 @@ class RedisStorage:
             return self.changes(None, limit)
         left, records = limit, list[tuple[str, str, Stored]]()
         for at, (context, found) in enumerate(zip(contexts, answers[1::2], strict=True)):
-            entries, scores = found[: 2 * left : 2], found[1 : 2 * left : 2]
-            left -= len(entries)
+            if found and not isinstance(found[0], list):  # RESP2 has no pairs
+                found = list(zip(found[::2], found[1::2], strict=True))
+            entries = [entry for entry, _ in found[:left]]
             if not entries:
                 continue
-            numbers[at] = int(scores[-1])
+            numbers[at] = int(found[len(entries) - 1][1])
+            left -= len(entries)
             values = self._client.read(b"MGET", *_all_names(context, 1)[0].of(b"r:", entries))
             for entry, value in zip(entries, values, strict=True):
                 key = entry[NAME_CHARS:].decode()

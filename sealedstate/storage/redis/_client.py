@@ -1,7 +1,7 @@
 """A client of Redis servers that reports whether a failed write may have happened.
 
 redis-py provides the connections. Its client is not used, because it sends a command again (up to
-ten times, by default) when its reply was lost. Every request begins with a PING of fresh random
+ten times, by default) when its reply was lost. Every request begins with an ECHO of fresh random
 bytes, and a reply that does not follow their echo is not trusted.
 
 `timeout` bounds each wait for a reply, and all connecting, asking of sentinels and reading of a
@@ -40,8 +40,8 @@ from ._servers import (
     show_address,
 )
 
-# The only refusal that a script may receive after it has begun to write.
-_PARTIAL = "WRONGTYPE"
+# The refusals that a script may receive after it has begun to write.
+_PARTIAL = ("SCRIPT", "WRONGTYPE")
 # The part of the timeout that a server may wait for its replicas, so that its answer is in time.
 _WAIT_PART = 0.8
 # How late that answer may be in seconds: a server with nothing to do looks 10 times a second.
@@ -55,6 +55,8 @@ class RedisClient(ServerClient):
     for which that is asked. Raises ConfigurationError.
     """
 
+    knows_replies = True
+
     def __init__(self, source: Any, timeout: float, wait: int = 0) -> None:
         self.connects, self.wait = 0, wait
         if isinstance(source, str):
@@ -67,6 +69,8 @@ class RedisClient(ServerClient):
                 known = source.connection_pool.connection_kwargs
                 place = (known.get("host", "localhost"), known.get("port", 6379))
                 address = known.get("path") or show_address(place)
+                if name := getattr(source.connection_pool, "service_name", ""):
+                    address = f"{name} of sentinels"
             else:
                 known = source.nodes_manager.connection_kwargs
             super().__init__("redis", address, known.get("socket_timeout") or timeout)
@@ -265,8 +269,9 @@ class RedisClient(ServerClient):
         asks: bool,
     ) -> list[Any]:
         echo = os.urandom(ECHO_BYTES)
-        # The echo's PING comes first: if the request is cut off, the command is incomplete.
-        before: list[Sequence[bytes]] = [(b"PING", echo)]
+        # The ECHO comes first: if the request is cut off, the command is incomplete. PING would be
+        # refused by a server that cannot save to its disk.
+        before: list[Sequence[bytes]] = [(b"ECHO", echo)]
         if asks:
             before.append((b"ASKING",))
         request = b"".join([pack(words) for words in (*before, *commands)])
@@ -288,7 +293,7 @@ class RedisClient(ServerClient):
         self, refusal: Refusal, is_read: bool, version: int | None = None
     ) -> StorageError:
         why = REFUSALS.get(refusal.code, f"it answered with an error ({refusal.code})")
-        wrote_nothing = refusal.code in REFUSALS and refusal.code != _PARTIAL
+        wrote_nothing = refusal.code in REFUSALS and refusal.code not in _PARTIAL
         return self._failure(why, is_read or wrote_nothing, version)
 
 

@@ -153,7 +153,8 @@ class Sentinels:
     def _find(self, deadline: float) -> ServerConnections:
         count, name = len(self._sentinels), self._target.name
         self._asked_at = time.monotonic()
-        why, is_wrong = "no sentinel answers", False
+        why, is_wrong, silent = "", False, ["no sentinel answers"]
+        prefix = str(self._owner.unavailable(""))
         for number in range(count):
             at = (self._answered + number) % count
             # One that does not answer leaves time for the others, and for the primary.
@@ -163,7 +164,7 @@ class Sentinels:
             try:
                 found = sentinel.ask(until, b"SENTINEL", b"GET-MASTER-ADDR-BY-NAME", name.encode())
             except StorageUnavailable as error:
-                why = f"no sentinel answers; {sentinel.address}: {error}"
+                silent.append(str(error).removeprefix(prefix))
                 continue
             except redis.ResponseError as error:
                 is_wrong = "unknown command" in str(error).lower()
@@ -189,6 +190,7 @@ class Sentinels:
                 self._primary = known
             self._is_known = True
             return known
+        why = why or "; ".join(silent)
         raise self._owner.unusable(why) if is_wrong else self._owner.unavailable(why)
 
 

@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from ...errors import ConfigurationError, StorageUnavailable, StorageUnusable
 from .._network import KEEPALIVE, Connections
+from ..urls import check_file, show_name
 
 try:
     import redis as redis  # for `_client` and `_nodes`, too
@@ -48,6 +49,7 @@ REFUSALS = {
     "NOAUTH": "it wants a password (NOAUTH)",
     "WRONGPASS": "it refused the user or the password (WRONGPASS)",
     "NOPERM": "its user may not run a command or access a key that is needed (NOPERM)",
+    "SCRIPT": "its user may not run a command or access a key that a script needs (see its ACL)",
     "WRONGTYPE": "one of the store's keys holds a value of another type (WRONGTYPE)",
     "MOVED": "it is one node of a cluster and does not have the key (MOVED)",
     "ASK": "it is one node of a cluster and is migrating the key (ASK)",
@@ -74,6 +76,7 @@ _CODES: tuple[tuple[type[redis.RedisError], str], ...] = (
 )
 # Redis 6 reports inside a script's error why it refused the script's first write.
 _INNER_CODE = re.compile(r" -?(READONLY|OOM|MISCONF|NOREPLICAS|WRONGTYPE) ")
+_SCRIPT_DENIED = re.compile(r"user executing the script can't|ACL failure in script")
 # A redirection's slot, host and port. An empty host is that of the node that answered.
 _REDIRECTION = re.compile(r"(?:^| )(\d+) (\S*):(\d+)$")
 
@@ -95,6 +98,8 @@ def refusal_of(error: BaseException) -> Refusal:
 
 
 def _code(error: BaseException) -> str:
+    if _SCRIPT_DENIED.search(str(error)):
+        return "SCRIPT"
     for kind, code in _CODES:
         if isinstance(error, kind):
             return "NOAUTH" if "uthentication required" in str(error) else code
@@ -194,10 +199,12 @@ def parse_url(url: str, timeout: float, waits: bool = False) -> Target:
     unknown = sorted(options.keys() - (_TLS_OPTIONS if tls else set()))
     if unknown:
         raise ConfigurationError(
-            f"storage: the Redis URL has an unknown option {unknown[0]!r}; it takes"
+            f"storage: the Redis URL takes no {show_name('option', unknown[0])}; it takes"
             f" {', '.join(sorted(_TLS_OPTIONS))} with rediss only, and"
             f" {', '.join(sorted(_SENTINEL_OPTIONS))} with redis+sentinel"
         )
+    for option, file in options.items():
+        check_file(option, file)
     login = Login(timeout, tls, user, password, database, options, waits)
     sentinel_login = Login(timeout, tls, sentinel_user, sentinel_password, 0, options)
     kind: Kind = "sentinel" if form == "sentinel" else "cluster" if form == "cluster" else "server"
@@ -260,6 +267,17 @@ class Owner(Protocol):
     def unavailable(self, why: str) -> StorageUnavailable: ...
     def unusable(self, why: str) -> StorageUnusable: ...
     def note_connection(self) -> None: ...
+
+
+def _explain(error: Exception, database: object) -> str:
+    """Say why there is no connection, without repeating a secret."""
+    if "DB index" in str(error):
+        return f"it has no database {database}"
+    if "without any password" in str(error) or "no password is set" in str(error):
+        return "it has no password, but the settings have one"
+    # Of a socket's error redis-py shows the text, which may name what is no secret here.
+    cause = error.__context__ if isinstance(error.__context__, OSError) else error
+    return REFUSALS.get(_code(error), f"no connection ({type(cause).__name__})")
 
 
 class ServerConnections(Connections):
@@ -325,7 +343,7 @@ class ServerConnections(Connections):
         return connection
 
     def _handshake(self, connection: Any) -> None:
-        """Log in and ping in one round trip, to find a server that accepts but does not answer."""
+        """Log in and get an echo in one round trip: a server may accept and not answer."""
         login, echo = self._login, os.urandom(ECHO_BYTES)
         commands: list[Sequence[bytes]] = []
         if login.password:
@@ -336,19 +354,27 @@ class ServerConnections(Connections):
         count = len(commands)
         # The least that shows whether the user may WAIT.
         commands += [(b"WAIT", b"0", b"1")] * login.waits
-        commands += [(b"PING", echo), (b"HELLO",)]
+        # Sentinels know no ECHO, and a server whose disk is full refuses PING.
+        commands += [(b"ECHO" if self._kind else b"PING", echo), (b"HELLO",)]
         connection.on_connect()
         connection.send_packed_command(
             [b"".join(pack(words) for words in commands)], check_health=False
         )
-        answers = [connection.read_response(disable_decoding=True) for _ in commands[:-1]]
-        if answers[:count] != [b"OK"] * count or answers[-1] != echo:
+        answers = [connection.read_response(disable_decoding=True) for _ in commands[:-2]]
+        refusal: redis.ResponseError | None = None
+        try:
+            answers.append(connection.read_response(disable_decoding=True))
+        except redis.ResponseError as error:
+            refusal = error  # a sentinel's, say
+        if refusal is None and (answers[:count] != [b"OK"] * count or answers[-1] != echo):
             raise redis.InvalidResponse
         try:
             hello = connection.read_response(disable_decoding=True)
         except redis.ResponseError:
-            return
+            hello = None
         why = self._kind and explain_wrong_kind(self._kind, self.address, hello)
+        if refusal is not None and not why:
+            raise refusal
         if why and self._kind == "sentinel":
             # A failover is under way: the sentinels will name another.
             connection.disconnect()
@@ -358,15 +384,9 @@ class ServerConnections(Connections):
             raise self._owner.unusable(why)
 
     def _explain(self, error: Exception) -> str:
-        """Say why there is no connection, without repeating a secret."""
         if isinstance(error, redis.TimeoutError):
             return self._within()
-        if "DB index" in str(error):
-            return f"it has no database {self._login.database}"
-        if "without any password" in str(error) or "no password is set" in str(error):
-            return "it has no password, but the settings have one"
-        cause = type(error.__context__ or error).__name__
-        return REFUSALS.get(_code(error), f"no connection ({cause})")
+        return _explain(error, self._login.database)
 
     def _unavailable(self, why: str) -> StorageUnavailable:
         is_one = self._owner.address == self.address
@@ -393,7 +413,7 @@ class LentConnections(Connections):
         super().__init__()
         self._owner, self._pool = owner, pool
 
-    def take(self, deadline: float) -> Any:
+    def take(self, deadline: float, is_checked: bool = True) -> Any:
         return self.open(deadline)
 
     def open(self, deadline: float) -> Any:
@@ -401,10 +421,8 @@ class LentConnections(Connections):
             connection = self._pool.get_connection()
         except Exception as error:  # redis-py may raise any for a reply that is not its own
             self._owner.note_connection()
-            # Of a socket's error redis-py shows the text, which may name what is no secret here.
-            cause = error.__context__ if isinstance(error.__context__, OSError) else error
-            why = REFUSALS.get(_code(error), f"no connection ({type(cause).__name__})")
-            raise self._owner.unavailable(why) from None
+            database = self._pool.connection_kwargs.get("db", 0)
+            raise self._owner.unavailable(_explain(error, database)) from None
         if connection.socket_timeout is None:
             self.give(connection)
             raise self._owner.unusable(

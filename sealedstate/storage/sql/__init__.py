@@ -119,8 +119,8 @@ class SQLStorage:
 
     def read(self, context: str, key: str) -> Stored | None:
         self._start(context, key)
-        found = self._pool.read(_query(self._sql.read, self._place(context, key)))
-        return Stored(*found[0]) if found else None
+        place, now = key_digest(context, key), self._now()
+        return self._pool.read(lambda lease: self._driver.read(lease.cursor, place, now))
 
     def update(
         self,

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
 from ...errors import ConfigurationError, StorageError, StorageUnavailable
 from ..contract import Capabilities
@@ -75,7 +75,12 @@ class _EngineConnection:
         self.shared.info[STATE] = state
 
     def execute(self, sql: str, params: Params | None = None) -> None:
-        result = self.shared.execute(_text(sql), dict(params or {}))
+        try:
+            result = self.shared.execute(_text(sql), dict(params or {}))
+        except StatementError as error:
+            # Else its text, in each traceback, repeats values, and keys of an unwrapped ring.
+            error.hide_parameters = True
+            raise
         self._rows = []
         if result.returns_rows:
             # Some drivers return bytes as a memoryview.
@@ -122,7 +127,10 @@ class EnginePool(SQLPool):
             raise StorageUnavailable(self._redact(error)) from error
         lease = Lease(self._driver, self._places, _EngineConnection(shared), 0)
         try:
-            shared.execution_options(isolation_level="AUTOCOMMIT")
+            # A server-side cursor would need a transaction.
+            shared.execution_options(
+                isolation_level="AUTOCOMMIT", stream_results=False, yield_per=0
+            )
             if shared.info.get(ASKED_AT, 0.0) <= self._invalid_before:
                 self._greet(lease)
                 shared.info[ASKED_AT] = monotonic()
@@ -153,6 +161,8 @@ class EnginePool(SQLPool):
 
 class _Engine(Driver):
     """What both databases share."""
+
+    read = Driver.read
 
     def connect(self, host: int) -> Any:
         raise NotImplementedError("the engine's pool connects")
@@ -306,6 +316,7 @@ def open_engine(engine: object, timeout: float) -> tuple[str, Driver, EnginePool
         name, driver = "mariadb", EngineMariaDB(engine, timeout)
     else:
         raise ConfigurationError(
-            f"storage: expected an engine of PostgreSQL or MariaDB, got one of {name}"
+            f"storage: expected an engine of PostgreSQL or MariaDB, got one of {name}; for SQLite,"
+            " write sqlite:PATH"
         )
     return name, driver, EnginePool(engine, driver, timeout)

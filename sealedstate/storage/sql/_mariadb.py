@@ -16,13 +16,16 @@ call.
 
 from __future__ import annotations
 
+import configparser
 import copy
 import errno
+import inspect
 import re
 import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -33,6 +36,7 @@ from pymysql.constants import CLIENT  # type: ignore[import-untyped]
 
 from ...errors import ConfigurationError, StorageUnavailable, StorageUnusable
 from ..contract import Capabilities, Changes, Stored
+from ..urls import check_file, show_name
 from ._pool import (
     CONTEXT_BYTES,
     DEADLINE,
@@ -47,7 +51,7 @@ from ._pool import (
     Statements,
     new_echo,
     pyformat,
-    wait_for,
+    watch,
 )
 
 # What a packet contains besides the value: the statement, and the longest context and key.
@@ -144,6 +148,12 @@ STATEMENTS = Statements(
             ORDER BY changed, place LIMIT :limit
         ) AS found ON TRUE
         WHERE feed.id = 1 ORDER BY found.changed, found.place""",
+)
+# A read of a record. All in one column, named like the number of the statement: PyMySQL takes half
+# of its time for the descriptions of columns.
+_READ = STATEMENTS.read.replace(
+    "value, version, expires_at",
+    "CONCAT(:echo, ' ', version, ' ', IFNULL(expires_at, ''), ' ', value) AS `:echo`",
 )
 # One statement for the server, so that no client that stops in between keeps the lock on the number
 # of the feed. Because of that lock the numbers are committed in their order.
@@ -253,6 +263,7 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
 
     opened_at = 0.0
     has_statement_time = False
+    _is_readable: Callable[[float], bool]
     _sock: Any
     _rfile: Any
     state: str | None = None
@@ -287,11 +298,12 @@ class MariaDBConnection(Connection):  # type: ignore[misc]
         else:
             raise problem
         self.connect(sock)
+        self._is_readable = watch(self._sock.fileno())
         self.has_statement_time = "MariaDB" in self.server_version
 
     def is_stale(self) -> bool:
         sock = self._sock
-        if sock is None or any(wait_for(sock.fileno(), True, False, 0)):
+        if sock is None or self._is_readable(0):
             return True
         # A reply that came twice may have been read together with the first.
         sock.is_looking = True
@@ -323,10 +335,19 @@ _TYPES: Mapping[str, Callable[[str], object]] = {
     **dict.fromkeys(("ssl_disabled", "ssl_verify_cert", "ssl_verify_identity"), _is_true),
 }
 _TLS = ("ssl_ca", "ssl_key", "ssl_cert", "ssl_capath", "ssl_cipher", "ssl_check_hostname")
+_FILES = ("ssl_ca", "ssl_cert", "ssl_key")
+_PARAMETERS = {*inspect.signature(Connection).parameters, *_TLS} - {
+    *("user", "password", "passwd", "host", "port", "database", "db"),
+    *("ssl", "conv", "cursorclass", "auth_plugin_map", "defer_connect"),  # no text
+}
 
 
 def _parse(url: str) -> dict[str, Any]:
     """Return PyMySQL's parameters. Raises ConfigurationError, which hides the URL."""
+    if "," in url.partition("?")[0].rpartition("@")[2]:
+        raise ConfigurationError(
+            "storage: mariadb:// takes one host; name a proxy, or a name that follows the primary"
+        )
     try:
         parts = urlsplit(url)
         found: dict[str, Any] = {"host": parts.hostname, "port": parts.port or 3306}
@@ -343,6 +364,14 @@ def _parse(url: str) -> dict[str, Any]:
     ):
         # The @ is from a password, so host and database may contain parts of it.
         raise ConfigurationError("storage: in a password, write @ as %40 and / as %2F")
+    for name, value in options.items():
+        if name not in _PARAMETERS:
+            raise ConfigurationError(
+                f"storage: PyMySQL takes no {show_name('parameter', name)} in a URL; user,"
+                " password, host, port and database precede the ?"
+            )
+        if name in _FILES:
+            check_file(name, str(value))
     if not found["host"]:
         found["host"] = "localhost"
     if tls := {name.removeprefix("ssl_"): options.pop(name) for name in _TLS if name in options}:
@@ -367,8 +396,8 @@ class MariaDB(Driver):
     def __init__(self, url: str, timeout: float) -> None:
         super().__init__(STATEMENTS)
         self._reap = [(pyformat(select), pyformat(delete)) for select, delete in REAP]
-        self._session, self._time, self._lock = map(
-            pyformat, (SESSION, STATEMENT_TIME, LOCK_SCHEMA)
+        self._read, self._session, self._time, self._lock = map(
+            pyformat, (_READ, SESSION, STATEMENT_TIME, LOCK_SCHEMA)
         )
         self._timeout = timeout
         self._queries: dict[str, str] = {}
@@ -382,16 +411,28 @@ class MariaDB(Driver):
         self.address = f"{url.partition(':')[0]} at {at}/{self._arguments['database']}"
 
     def _make_template(self) -> MariaDBConnection:
+        """Make a connection to copy. Raises ConfigurationError for its file of options."""
+        if "read_default_file" in self._arguments:
+            # Without it, PyMySQL would log in as the user of this process.
+            path = Path(self._arguments["read_default_file"]).expanduser()
+            check_file("read_default_file", str(path))
         flags = self._arguments.get("client_flag", 0) & ~CLIENT.FOUND_ROWS
-        template = MariaDBConnection(
-            **{
-                **self._arguments,
-                "client_flag": flags | CLIENT.MULTI_STATEMENTS,
-                "charset": "utf8mb4",
-                "autocommit": True,
-                "defer_connect": True,
-            }
-        )
+        try:
+            template = MariaDBConnection(
+                **{
+                    **self._arguments,
+                    "client_flag": flags | CLIENT.MULTI_STATEMENTS,
+                    "charset": "utf8mb4",
+                    "autocommit": True,
+                    "defer_connect": True,
+                }
+            )
+        except configparser.Error as error:
+            # Its text repeats a line, which may be that of the password.
+            raise ConfigurationError(
+                f"storage: read_default_file: PyMySQL refuses the file ({type(error).__name__});"
+                " are its options under [client]?"
+            ) from None
         if template.ssl:
             template.ctx.sslsocket_class = _DeadlineTLSSocket
         return template
@@ -405,7 +446,12 @@ class MariaDB(Driver):
             # The password in a file of options may have changed.
             if error.args[0] != ACCESS_DENIED or "read_default_file" not in self._arguments:
                 raise
-            self._template = self._make_template()
+            try:
+                self._template = self._make_template()
+            except ConfigurationError as problem:
+                raise pymysql.OperationalError(
+                    ACCESS_DENIED, f"{error.args[-1]}; {problem}"
+                ) from None
             connection = copy.copy(self._template)
             connection.open_socket()
         return connection
@@ -492,6 +538,19 @@ class MariaDB(Driver):
         if cursor.description[0][0] != str(echo) or any(row[0] != echo for row in rows):
             raise Misdirected
         return [row[1:] for row in rows]
+
+    def read(self, cursor: Any, place: bytes, now: int) -> Stored | None:
+        echo = new_echo()
+        cursor.execute(self._read, {"echo": echo, "place": place, "now": now})
+        rows = cursor.fetchall()
+        if cursor.description[0][0] != str(echo):
+            raise Misdirected
+        if not rows:
+            return None
+        number, version, expires_at, value = rows[0][0].split(b" ", 3)
+        if int(number) != echo:
+            raise Misdirected
+        return Stored(value, int(version), int(expires_at) if expires_at else None)
 
     def change(self, cursor: Any, sql: str, params: Params) -> int:
         change = self._changes.get(sql)

@@ -5,13 +5,19 @@ server, or a network that drops packets, would block the caller. Here both wait 
 the call's deadline. `statement_timeout` is a little shorter: a server that is alive but slow, or
 waits for a lock, then reports itself that nothing was done. Only the resolution of a host's name is
 not bounded: it takes as long as the system's resolver.
+
+Reads of a record, which requests wait for, are sent by the functions of libpq itself: psycopg's
+cursors take as long as the server does. As with cursors, the server prepares them after some.
 """
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -21,8 +27,9 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.waiting import Ready, Wait
 
-from ...errors import ConfigurationError, StorageUnavailable
+from ...errors import ConfigurationError, StorageUnavailable, escape_text
 from ..contract import Capabilities, Changes, Stored
+from ..urls import check_file
 from ._pool import (
     DEADLINE,
     FOLLOWED_PLACES,
@@ -36,6 +43,7 @@ from ._pool import (
     new_echo,
     pyformat,
     wait_for,
+    watch,
 )
 
 T = TypeVar("T")
@@ -172,6 +180,13 @@ POOLED_CHANGE = """
     SELECT :echo AS echo, set_config('lock_timeout', :longest, true),
         (SELECT count(*) FROM changed), set_config('synchronous_commit', :commit, true)"""
 
+# What a read sends and receives: all in binary, and numbers as 64 bits.
+_READ_NAME = b"sealedstate_read"
+_READ_TEXT = QUERY.format(STATEMENTS.read).replace(":echo", "$1").replace(":place", "$2")
+_READ = _READ_TEXT.replace(":now", "$3").encode()
+_READ_TYPES, _BINARY = (20, 17, 20), (1, 1, 1)  # int8, bytea, int8
+_NUMBER = struct.Struct(">q")
+
 # By SQLSTATE; two letters are a whole class. After all other errors that the server reports,
 # the statement is rolled back.
 FAULTS: Mapping[str, Fault] = {
@@ -202,6 +217,9 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
     warning = ""
     """What the server has warned of since this was last emptied."""
     _has_surplus = False
+    _is_readable: Callable[[float], bool]
+    _reads = 0
+    """How many reads were sent before the server has prepared them."""
 
     @classmethod
     def open(cls, conninfo: bytes) -> PostgreSQLConnection:
@@ -210,6 +228,7 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
         connection.opened_at = opened_at
         connection.autocommit = True
         connection.add_notice_handler(connection._note)
+        connection._is_readable = watch(connection.pgconn.socket)
         return connection
 
     def __del__(self, *_: Any) -> None:
@@ -228,20 +247,60 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
 
     def is_stale(self) -> bool:
         try:
-            fd = self.pgconn.socket
             self.pgconn.is_busy()  # libpq looks at what it has read ahead
-        except psycopg.Error:  # the socket is closed
+        except psycopg.Error:
             return True
-        return self._has_surplus or any(wait_for(fd, True, False, 0))
+        is_open = self.pgconn.status == pq.ConnStatus.OK  # else the descriptor may be another's
+        return self._has_surplus or not is_open or self._is_readable(0)
 
     def wait(self, gen: PQGen[T], interval: float = 0.0, timeout: float | None = None) -> T:
         try:
             awaited = next(gen)
             while True:
-                awaited = gen.send(_wait_until_ready(self.pgconn.socket, awaited))
+                awaited = gen.send(self._wait_until_ready(awaited))
         except StopIteration as end:
             result: T = end.value
             return result
+
+    def _wait_until_ready(self, awaited: Wait) -> Ready:
+        if awaited != Wait.R:
+            return _wait_until_ready(self.pgconn.socket, awaited)
+        if not self._is_readable(DEADLINE.remaining()):
+            raise psycopg.OperationalError("no answer in time")
+        return Ready.R
+
+    def read(self, values: Sequence[bytes]) -> pq.abc.PGresult:
+        """Return the answer to `_READ` with these values."""
+        pgconn, threshold = self.pgconn, self.prepare_threshold
+        if threshold is None or self._reads < threshold:
+            self._reads += 1
+            pgconn.send_query_params(_READ, values, _READ_TYPES, _BINARY, pq.Format.BINARY)
+            return self._receive()
+        if self._reads == threshold:
+            pgconn.send_prepare(_READ_NAME, _READ, _READ_TYPES)
+            self._receive()
+            self._reads += 1
+        pgconn.send_query_prepared(_READ_NAME, values, _BINARY, pq.Format.BINARY)
+        return self._receive()
+
+    def _receive(self) -> pq.abc.PGresult:
+        """Return the single answer to what was sent. Raises its error, or Misdirected."""
+        pgconn, results = self.pgconn, list[pq.abc.PGresult]()
+        while pgconn.flush():
+            if self._wait_until_ready(Wait.RW) & Ready.R:
+                pgconn.consume_input()
+        while True:
+            while pgconn.is_busy():
+                self._wait_until_ready(Wait.R)
+                pgconn.consume_input()
+            if (result := pgconn.get_result()) is None:
+                break
+            results.append(result)
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise psycopg.errors.error_from_result(result)
+        if len(results) != 1:
+            raise Misdirected
+        return results[0]
 
 
 def _connect(conninfo: bytes) -> pq.abc.PGconn:
@@ -292,8 +351,8 @@ def _parse(url: str) -> list[dict[str, Any]]:
     if "@" in "".join((*hosts, *ports, str(found.get("dbname", "")))):
         # The @ is from a password, so host and database may contain parts of it.
         raise ConfigurationError("storage: in a password, write @ as %40 and / as %2F")
-    if not all(re.fullmatch(r"[0-9]{0,5}", port) for port in ports):
-        raise ConfigurationError("storage: a port must be a number")
+    if not all(re.fullmatch(r"[0-9]{0,5}", port) and int(port or 1) < 1 << 16 for port in ports):
+        raise ConfigurationError("storage: a port must be a number from 1 to 65535")
     count = max(len(hosts), len(addresses), 1)
     columns = {"host": hosts, "port": ports * count if len(ports) == 1 else ports}
     columns["hostaddr"] = addresses
@@ -308,6 +367,21 @@ def _parse(url: str) -> list[dict[str, Any]]:
         rest | {name: values[number] for name, values in columns.items() if values}
         for number in range(count)
     ]
+
+
+def _explain_passfile(path: str) -> str:
+    """Return why libpq ignores a file of passwords, or nothing."""
+    try:
+        check_file("passfile", path)
+        mode = Path(path).stat().st_mode
+    except (ConfigurationError, OSError) as error:
+        return str(error)
+    if os.name == "posix" and mode & 0o077:  # as libpq judges it
+        return (
+            f"storage: passfile: libpq ignores the file {escape_text(path, 1000)}, because others"
+            " may read it; run chmod 600 on it"
+        )
+    return ""
 
 
 class PostgreSQL(Driver):
@@ -332,12 +406,19 @@ class PostgreSQL(Driver):
             for each in attempts
         ]
         self.address = f"postgresql at {','.join(self.hosts)}/{first.get('dbname') or ''}"
+        # Where the URL has no password, libpq asks a file, and ignores one that it cannot use.
+        self._passfile = "" if self.password else str(first.get("passfile", ""))
+        if self._passfile and (why := _explain_passfile(self._passfile)):
+            raise ConfigurationError(why)
         self._limits = limits(timeout)
         # Only the URL may say that commits are not synced.
         self._syncs_commits = "synchronous_commit" not in str(first.get("options", ""))
         # No options of sealedstate at the start of a connection, because poolers refuse them.
         self._conninfos = [
-            make_conninfo("", **{"application_name": "sealedstate", **each}).encode()
+            # As an answer is text or bytes by the encoding, that of the role does not count.
+            make_conninfo(
+                "", **{"application_name": "sealedstate", **each, "client_encoding": "UTF8"}
+            ).encode()
             for each in attempts
         ]
         self._commit = "on"
@@ -422,7 +503,10 @@ class PostgreSQL(Driver):
 
     def message(self, error: Exception) -> str:
         message = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-        return message or str(error)
+        message = message or str(error)
+        if self._passfile and "no password supplied" in message:
+            message += f"; {_explain_passfile(self._passfile) or 'passfile has no line for it'}"
+        return message
 
     def query(self, cursor: Any, sql: str, params: Params) -> list[tuple[Any, ...]]:
         query = self._queries.get(sql)
@@ -434,6 +518,17 @@ class PostgreSQL(Driver):
         if not rows or any(row[0] != echo for row in rows):
             raise Misdirected
         return [] if rows[0][1] is None else [row[1:] for row in rows]
+
+    def read(self, cursor: Any, place: bytes, now: int) -> Stored | None:
+        echo = _NUMBER.pack(new_echo())
+        found = cursor.connection.read((echo, place, _NUMBER.pack(now)))
+        if found.ntuples != 1 or found.nfields != 4 or found.get_value(0, 0) != echo:
+            raise Misdirected
+        value, version, expires_at = (found.get_value(0, column) for column in (1, 2, 3))
+        if value is None or version is None:
+            return None
+        (number,) = _NUMBER.unpack(version)
+        return Stored(value, number, _NUMBER.unpack(expires_at)[0] if expires_at else None)
 
     def change(self, cursor: Any, sql: str, params: Params) -> int:
         is_pooled: bool = cursor.connection.is_pooled

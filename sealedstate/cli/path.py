@@ -1,0 +1,338 @@
+"""``sealedstate path``: what the path from here to an application carries."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+from urllib.parse import SplitResult, urlencode, urlsplit
+
+import click
+
+from ..deployment import Deployment
+from ..errors import ConfigurationError, quote_text
+from ..path import Diagnosis, Observation, PathFinding, PathPages, Probe, diagnose
+from ..profiles import PROFILES, Profile
+from ..settings import Settings, process_environment
+from ._output import config_option, echo, emit, format_exact, json_option, table
+from ._source import KEYS_VARIABLE, application_settings
+
+__all__ = ["path"]
+
+# Where PathApplication is looked for if the address has no path.
+MOUNT = "/sealedstate/path"
+TIMEOUT_SECONDS = 15
+# Networks carry segments of about this size. In one burst, some servers take more than they do
+# from a network, so the request is sent in pieces with a pause.
+SEGMENT_BYTES, PAUSE_SECONDS = 1400, 0.002
+MOST_RESPONSE_BYTES = 1 << 20
+_NO_KEYS = "the keys of the application are needed; give --config FILE or set SEALEDSTATE_KEYS"
+_WORDS = {
+    "cookie": "Cookie field",
+    "cookies": "number of cookies",
+    "set_cookie": "one Set-Cookie field",
+    "response": "header fields of a response",
+}
+
+
+class _PathGroup(click.Group):
+    """Takes the address of an application in place of a command."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["check", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_PathGroup)
+def path() -> None:
+    """Measure what the path to an application carries.
+
+    `sealedstate path https://app.example` is short for `sealedstate path check`.
+    """
+
+
+@path.command()
+@click.argument("address", metavar="URL")
+@click.option(
+    "--profile",
+    type=click.Choice(list(PROFILES)),
+    help="The profile to judge by; by default the configured one.",
+)
+@click.option("--insecure", is_flag=True, help="Accept any certificate.")
+@config_option
+@json_option
+def check(
+    address: str, profile: str | None, insecure: bool, config: str | None, as_json: bool
+) -> int:
+    """Measure the path to URL.
+
+    It takes some 40 requests of at most 64 kB. URL is what `sealedstate path link` prints, or the
+    address of an application with PathApplication if the configuration has its keys; without
+    PathApplication, only requests are measured. The exit code is 1 if the profile does not fit or
+    something else is a problem.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigurationError(
+            f"URL: expected http://HOST/... or https://HOST/..., got {quote_text(address)}"
+        )
+    settings = _settings(config)
+    wanted = PROFILES[profile] if profile else (settings or Settings()).budget_profile()
+    target = _Target.of(parts, insecure)
+    if "link=" not in parts.query and settings is not None:
+        with _open(settings) as pages:
+            mount = parts.path.rstrip("/") or MOUNT
+            linked = urlsplit(pages.link(f"{parts.scheme}://{parts.netloc}{mount}"))
+        found = replace(target, base=f"{linked.path}probe", query=linked.query)
+        # A failure of another kind must not make another address of it.
+        if any(found.send(Probe("hello")).status == 200 for _ in range(2)):
+            target = found
+    diagnosis = _run(target, wanted)
+    facts = {"url": f"{parts.scheme}://{parts.netloc}{target.base}", **asdict(diagnosis)}
+    emit(as_json, facts, _lines(diagnosis))
+    return 0 if diagnosis.is_clean else 1
+
+
+@path.command()
+@click.argument("mount", metavar="URL")
+@click.option("--label", default="", help="A word that comes back with the report.")
+@config_option
+def link(mount: str, label: str, config: str | None) -> None:
+    """Print a link to PathApplication at URL.
+
+    It is good for an hour: a visitor opens it in the browser, or `sealedstate path check` measures
+    by it.
+    """
+    parts = urlsplit(mount)
+    settings = _settings(config)
+    if settings is None:
+        raise ConfigurationError(_NO_KEYS)
+    address = mount if parts.path.rstrip("/") else f"{mount.rstrip('/')}{MOUNT}"
+    with _open(settings) as pages:
+        echo(pages.link(address, label))
+
+
+@path.command()
+@click.argument("text", metavar="REPORT")
+@click.option("--log", metavar="FILE", type=click.Path(), help="A log that has the report.")
+@config_option
+@json_option
+def report(text: str, log: str | None, config: str | None, as_json: bool) -> int:
+    """Open the report that a visitor sent.
+
+    REPORT is the text of the page, - for standard input, or, with --log, a code such as
+    7KQ4-X2MA: the application logs each code with its report, to the logger "sealedstate.path". The
+    exit code is 1 if the profile does not fit what the report measured.
+    """
+    if text == "-" and sys.stdin is not None:
+        text = sys.stdin.read()
+    text = "".join(text.split())
+    if log is not None:
+        with click.open_file(log, encoding="utf-8", errors="replace") as file:
+            found = re.findall(rf"path report {re.escape(text.upper())} ([\w-]+)", file.read())
+        if not found:
+            raise ConfigurationError(f"--log: {quote_text(log)} has no report {quote_text(text)}")
+        text = found[-1]
+    settings = _settings(config)
+    if settings is None:
+        raise ConfigurationError(_NO_KEYS)
+    with _open(settings) as pages:
+        facts = pages.read_report(text)
+    emit(as_json, facts, table(_report_rows(facts)))
+    return 0 if facts.get("fits") else 1
+
+
+def _report_rows(facts: dict[str, Any]) -> Iterator[tuple[object, object]]:
+    for name, value in facts.items():
+        if name == "at":
+            yield name, format_exact(value)
+        elif name in _WORDS and isinstance(value, dict):
+            refused = value.get("refused")
+            how = f"; {refused} refused ({value.get('answer')})" if refused else ""
+            yield _WORDS[name], f"{value.get('passed')} passes{how}"
+        elif isinstance(value, dict):
+            yield name, ", ".join(f"{key}: {each}" for key, each in value.items()) or "-"
+        elif isinstance(value, list):
+            yield name, ", ".join(map(str, value)) or "-"
+        else:
+            yield name, {True: "yes", False: "no", "": "-"}.get(value, value)
+
+
+def _settings(config: str | None) -> Settings | None:
+    """The settings that the options name, or None if there are none."""
+    if config is not None:
+        return Settings.from_toml(config, rotate_in_process=False)
+    known = application_settings()
+    if known is not None:
+        return replace(known, rotate_in_process=False)
+    environ = process_environment()
+    if KEYS_VARIABLE in environ or f"{KEYS_VARIABLE}_FILE" in environ:
+        return Settings.from_env(environ, rotate_in_process=False)
+    return None
+
+
+@contextmanager
+def _open(settings: Settings) -> Iterator[PathPages]:
+    with closing(Deployment.open(settings)) as deployment:
+        yield PathPages(deployment)
+
+
+def _run(target: _Target, profile: Profile) -> Diagnosis:
+    steps = diagnose(profile, target.scheme, os.urandom(32))
+    probe = next(steps)
+    while True:
+        try:
+            probe = steps.send(target.send(probe))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+
+
+# --- one request --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """Where the probes are sent. `base`, `query`: path of the address, and its parameters."""
+
+    scheme: str
+    host: str
+    port: int
+    authority: str
+    base: str
+    query: str = field(repr=False)
+    context: ssl.SSLContext | None
+
+    @classmethod
+    def of(cls, parts: SplitResult, insecure: bool) -> _Target:
+        context = None
+        if parts.scheme == "https":
+            context = ssl.create_default_context()
+            if insecure:
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        try:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+        except ValueError as error:
+            raise ConfigurationError(f"URL: {error}") from None
+        base, host = parts.path or "/", parts.hostname or ""
+        if "link=" in parts.query:
+            base = f"{base.rstrip('/')}/probe"
+        authority = parts.netloc.rpartition("@")[2]
+        if not re.fullmatch(r"[!-~]+", f"{authority}{base}{parts.query}"):
+            raise ConfigurationError("URL: must be written in ASCII, without blanks")
+        return cls(parts.scheme, host, port, authority, base, parts.query, context)
+
+    def send(self, probe: Probe) -> Observation:
+        """Send one request over a separate connection, in pieces as a network does."""
+        query = self.query
+        if "link=" in query:
+            query = f"{query}&{urlencode(probe.query)}"
+        fields = [("Host", self.authority), *probe.headers, ("Connection", "close")]
+        if probe.cookie:
+            fields.append(("Cookie", probe.cookie))
+        head = [f"GET {self.base}{'?' if query else ''}{query} HTTP/1.1"]
+        head += [f"{name}: {value}" for name, value in fields]
+        request = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")
+        received, failure = b"", "closed"
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        try:
+            with closing(self._connect()) as connection:
+                # A server that refuses may answer and close before it has read everything.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    for begin in range(0, len(request), SEGMENT_BYTES):
+                        connection.sendall(request[begin : begin + SEGMENT_BYTES])
+                        if begin + SEGMENT_BYTES < len(request):
+                            time.sleep(PAUSE_SECONDS)
+                while len(received) < MOST_RESPONSE_BYTES and time.monotonic() < deadline:
+                    piece = connection.recv(1 << 16)
+                    if not piece:
+                        break
+                    received += piece
+        except TimeoutError:
+            failure = "timeout"
+        except ssl.SSLCertVerificationError as error:
+            raise ConfigurationError(
+                f"URL: the certificate is not accepted: {error.verify_message};"
+                " --insecure accepts it"
+            ) from None
+        except OSError as error:
+            failure = "reset" if error.errno in (errno.ECONNRESET, errno.EPIPE) else "closed"
+        return _parse(received, failure, time.time())
+
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection((self.host, self.port), TIMEOUT_SECONDS)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.context is None:
+            return connection
+        try:
+            return self.context.wrap_socket(connection, server_hostname=self.host)
+        except BaseException:
+            connection.close()
+            raise
+
+
+def _parse(received: bytes, failure: str, at: float) -> Observation:
+    """The observation of a whole connection; a status that came counts, whatever came then."""
+    head, _, body = received.partition(b"\r\n\r\n")
+    line, *fields = head.decode("latin-1").split("\r\n")
+    status = re.match(r"HTTP/1\.[01] (\d{3})\b", line)
+    if status is None:
+        return Observation(None, failure=failure, received_at=at)
+    headers = []
+    for each in fields:
+        name, colon, value = each.partition(":")
+        if colon:
+            headers.append((name.strip(), value.strip()))
+    is_chunked = any(
+        name.lower() == "transfer-encoding" and value.lower() == "chunked"
+        for name, value in headers
+    )
+    return Observation(
+        int(status[1]), headers, _join_chunks(body) if is_chunked else body, received_at=at
+    )
+
+
+def _join_chunks(body: bytes) -> bytes:
+    joined = b""
+    while match := re.match(rb"([0-9a-fA-F]{1,8})[^\r\n]*\r\n", body):
+        size = int(match[1], 16)
+        if size == 0:
+            break
+        joined += body[match.end() : match.end() + size]
+        body = body[match.end() + size + 2 :]
+    return joined
+
+
+# --- for people ---------------------------------------------------------------------------------
+
+
+def _lines(diagnosis: Diagnosis) -> list[str]:
+    rows: list[tuple[object, ...]] = [("what", "passes", "refused", "by", "how")]
+    for each in diagnosis.limits:
+        refused = "-" if each.refused is None else each.refused
+        rows.append(
+            (_WORDS[each.question], each.passed, refused, each.hop or "-", each.answer or "-")
+        )
+    lines = [f"path: {' > '.join(diagnosis.hops) or 'no server shows its name'}", ""]
+    if diagnosis.limits:
+        lines += [*table(rows, right=(1, 2)), ""]
+    raising = [(each.hop, each.setting) for each in diagnosis.limits if each.setting]
+    lines += [f"to raise it in {hop}: {setting}" for hop, setting in dict.fromkeys(raising)]
+    fitting = ", ".join(diagnosis.fitting) or "none"
+    verdict = "fits" if diagnosis.fits else "does not fit"
+    lines.append(f"profile {diagnosis.profile} {verdict}; profiles that fit: {fitting}")
+    return [*lines, *(_line(each) for each in diagnosis.findings)]
+
+
+def _line(finding: PathFinding) -> str:
+    remedy = f" To do: {finding.remedy}." if finding.remedy else ""
+    return f"{finding.severity}: {finding.text}{remedy}"

@@ -1,0 +1,401 @@
+"""What the application answers to probes and to visitors, without a framework.
+
+All pages need a link that `PathPages.link` seals, and that opens for an hour. Trial cookies have
+the Path of ``trial`` below the pages and end after a minute, so no other page ever gets them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl, quote, urlencode
+
+from ..deployment import Deployment
+from ..errors import ProtectedTextRefused, ProtectedTextWithheld, escape_text
+from ..keeper import Keeper
+from ..profiles import PROFILES
+from ._engine import CLOCK_SECONDS, MOST_BYTES, REPORT, PathLimit, judge, needs_of
+from ._html import ERRORS, SCRIPT, message_page, policy, result_page, start_page
+
+Headers: TypeAlias = list[tuple[str, str]]
+
+_log = logging.getLogger("sealedstate.path")
+
+# How long a link opens the pages, and how long a report can be read, in seconds.
+LINK_SECONDS, REPORT_SECONDS = 3600, 7 * 86400
+TRIAL_SECONDS, PROGRESS_SECONDS = 60, 300
+# Of the forms and of the measurements of a script.
+MOST_BODY_BYTES = 1 << 14
+# Fields of responses that browsers need for nothing, in lines that all servers take.
+PADDING_LINE = 2000
+# How long the Cookie field is in each step of a browser without scripts. The differences are what
+# one response sets; one of them is a cookie of the profile portable.
+STEPS = (1400, 2800, 5800, 7600, 9600, 11_600, 13_500)
+PROGRESS = "sealedstate-path"
+# What may reveal a proxy on the path. No other field of a request is reported.
+FORWARDED = (
+    *("forwarded", "via", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"),
+    *("x-forwarded-port", "x-forwarded-prefix", "x-real-ip", "x-scheme"),
+)
+_TRIAL = re.compile(r"t[0-9]{1,3}|trial|trial-lax|__Secure-trial")
+# Letters that are not taken for others when they are read out.
+_CODE_LETTERS = "23456789ABCDEFGHJKMNPQRSTVWXYZ"
+_NO_STORE = ("Cache-Control", "no-store, private")
+_LIMITS = ("cookie", "set_cookie", "response")
+
+
+@dataclass(frozen=True, slots=True)
+class PathRequest:
+    """What an adapter hands over: `path` is below the mount point, and `mount` is that."""
+
+    method: str
+    mount: str
+    path: str
+    query: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    scheme: str
+    address: str = field(repr=False)
+    server: str
+    body: bytes = field(default=b"", repr=False)
+
+    @property
+    def cookie(self) -> str:
+        return self.headers.get("cookie", "")
+
+    @property
+    def trial_path(self) -> str:
+        """The Path of trial cookies."""
+        return f"{quote(self.mount.rstrip('/'))}/trial"
+
+    def attributes(self, path: str, seconds: int) -> str:
+        """What follows the pair in a Set-Cookie field."""
+        secure = "; Secure" if self.scheme == "https" else ""
+        return f"; Path={path}; Max-Age={seconds}; HttpOnly{secure}; SameSite=Lax"
+
+
+@dataclass(frozen=True, slots=True)
+class PathResponse:
+    status: str
+    headers: Sequence[tuple[str, str]] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+class PathPages:
+    """The pages of one deployment. `source`: a Keeper, a Deployment, or what has a `keeper`."""
+
+    def __init__(self, source: Any) -> None:
+        keeper = source if isinstance(source, Keeper | Deployment) else source.keeper
+        deployment = keeper if isinstance(keeper, Deployment) else keeper.deployment
+        longest = deployment.lifetimes.longest
+        self._deployment = deployment
+        self._profile = deployment.settings.budget_profile()
+        self._cookie_name = deployment.settings.cookie_family().name
+        self._links = deployment.protector("path-link", max_age=min(LINK_SECONDS, longest))
+        self._reports = deployment.protector("path-report", max_age=min(REPORT_SECONDS, longest))
+
+    def link(self, mount: str, label: str = "") -> str:
+        """The address for one visitor, which opens the pages for an hour.
+
+        `mount`: where they are, such as ``https://app.example/sealedstate/path``. `label`: comes
+        back with the report.
+        """
+        return f"{mount.rstrip('/')}/?{urlencode({'link': self._links.seal(label)})}"
+
+    def read_report(self, text: str) -> dict[str, Any]:
+        """The facts of a report that a visitor sent. Raises ProtectedTextRefused or -Withheld."""
+        facts = self._reports.open(text)
+        if not isinstance(facts, dict):
+            raise ProtectedTextRefused("malformed")
+        return facts
+
+    def answer(self, request: PathRequest) -> PathResponse:
+        """The response to any request below the mount point."""
+        query = dict(parse_qsl(request.query[:4096], keep_blank_values=True))
+        link = query.get("link", "")
+        try:
+            label = str(self._links.open(link))
+        except (ProtectedTextRefused, ProtectedTextWithheld):
+            return _page(
+                "404 Not Found",
+                message_page("No such page", ["This link is not valid, or not valid any more."]),
+            )
+        own = urlencode({"link": link})
+        match request.method, request.path:
+            case (("GET" | "HEAD"), ("/probe" | "/trial/probe")):
+                return self._answer_probe(request, query)
+            case (("GET" | "HEAD"), ""):
+                # Relative, because a proxy may have another name for this place.
+                last = quote(request.mount.rstrip("/").rpartition("/")[2])
+                return _redirect(f"{last}/?{own}")
+            case (("GET" | "HEAD"), "/"):
+                return _page("200 OK", start_page(link, own))
+            case (("GET" | "HEAD"), "/script.js"):
+                return _response("200 OK", "text/javascript; charset=utf-8", SCRIPT, [_NO_STORE])
+            case "GET", "/trial/step":
+                return self._step(request, query, own, label)
+            case "POST", "/failed":
+                return self._judge_failure(request, label)
+            case "POST", "/measured":
+                form = dict(parse_qsl(request.body.decode("utf-8", "replace")))
+                return self._result(request, label, _clean(form.get("measured", "")))
+        return _page("404 Not Found", message_page("No such page", ["There is no such page."]))
+
+    # --- for the prober and the script ----------------------------------------------------------
+
+    def _answer_probe(self, request: PathRequest, query: Mapping[str, str]) -> PathResponse:
+        """A report of what came, in a response of the size that was asked for."""
+        cookie = request.cookie
+        report: dict[str, Any] = {
+            "report": REPORT,
+            "cookie_bytes": len(cookie),
+            "cookies": len(_pairs(cookie)),
+            "cookie_digest": hashlib.sha256(cookie.encode("latin-1", "replace")).hexdigest(),
+            "scheme": request.scheme,
+            "address": request.address,
+            "forwarded": _forwarded(request),
+            "server": request.server,
+            "now": int(self._deployment.now()),
+            "serial": self._deployment.random(8).hex(),
+        }
+        headers: Headers = [("Content-Type", "application/json"), _NO_STORE]
+        if query.get("cache") == "public":
+            headers[1] = ("Cache-Control", "public, max-age=60")
+        path, kept = request.trial_path, request.attributes(request.trial_path, TRIAL_SECONDS)
+        size = _size(query, "set_cookie")
+        if size:
+            room = max(0, size - len(f"Set-Cookie: trial={kept}\r\n"))
+            headers.append(("Set-Cookie", f"trial={'0' * room}{kept}"))
+        if "attributes" in query:
+            kept = f"=kept; Path={path}; Max-Age={TRIAL_SECONDS}; HttpOnly; Secure"
+            report["lines"] = [
+                f"__Secure-trial{kept}; SameSite=None; Partitioned",
+                f"trial-lax{kept}; SameSite=Lax",
+                f"trial-gone=; Path={path}; Max-Age=0; HttpOnly; Secure; SameSite=Lax",
+            ]
+            headers += [("Set-Cookie", line) for line in report["lines"]]
+        if "clear" in query:
+            headers.append(("Set-Cookie", f"trial={request.attributes(path, 0)}"))
+        size = _size(query, "response")
+        report["padding"] = 0
+        # Blanks change no JSON, and the length is among the fields whose sum is asked for.
+        length = len(json.dumps(report)) + len(str(size)) + 1
+        headers.append(("Content-Length", str(length)))
+        left = size - sum(len(name) + len(value) + 4 for name, value in headers)
+        while left > len("X-Trial: \r\n"):
+            value = "0" * (min(left, PADDING_LINE) - len("X-Trial: \r\n"))
+            headers.append(("X-Trial", value))
+            report["padding"] += len(value)
+            left -= len(value) + len("X-Trial: \r\n")
+        return PathResponse(
+            "200 OK", headers, json.dumps(report).encode().ljust(length - 1) + b"\n"
+        )
+
+    # --- for a browser without scripts ----------------------------------------------------------
+
+    def _step(
+        self, request: PathRequest, query: Mapping[str, str], own: str, label: str
+    ) -> PathResponse:
+        """One redirect of a chain; each adds a cookie, until all steps have passed."""
+        text = query.get("step", "")
+        names = [name for name, _ in _pairs(request.cookie)]
+        trials = [name for name in names if _TRIAL.fullmatch(name)]
+        path = request.trial_path
+        if text == "gone":
+            passed = _size(query, "passed")
+            limit = {"passed": passed, "refused": None, "answer": ""}
+            found = {"cookie": limit, "kept": passed > 0, "deleted": not trials}
+            return self._result(request, label, found)
+        step = int(text) if re.fullmatch("[0-9]", text) else 0
+        if step >= len(STEPS) or (step > 0 and not trials):
+            # All steps passed, or the browser keeps no cookies.
+            passed = len(request.cookie) if trials else 0
+            lines = [f"{name}={request.attributes(path, 0)}" for name in dict.fromkeys(trials)]
+            place = f"step?{own}&{urlencode({'step': 'gone', 'passed': passed})}"
+            return _redirect(place, lines)
+        room = min(STEPS[step] - len(request.cookie) - len(f"; t{step}="), 3800)
+        lines = [
+            f"t{step}={'0' * max(1, room)}{request.attributes(path, TRIAL_SECONDS)}",
+            f"{PROGRESS}={step}{self._progress(request, PROGRESS_SECONDS)}",
+        ]
+        return _redirect(f"step?{own}&step={step + 1}", lines)
+
+    def _judge_failure(self, request: PathRequest, label: str) -> PathResponse:
+        """The result for a visitor who saw an error page of another server."""
+        form = dict(parse_qsl(request.body.decode("utf-8", "replace")))
+        seen = form.get("seen", "")
+        progress = dict(_pairs(request.cookie)).get(PROGRESS, "")
+        if not re.fullmatch("[0-9]", progress) or int(progress) >= len(STEPS):
+            return self._result(request, label, {"kept": False})
+        step = int(progress)
+        # The step whose response came is the last that wrote its number.
+        limit = {
+            "passed": STEPS[step - 1] if step else 0,
+            "refused": STEPS[step],
+            "answer": seen if seen in ERRORS else ERRORS[-1],
+        }
+        return self._result(request, label, {"cookie": limit, "kept": True})
+
+    def _progress(self, request: PathRequest, seconds: int) -> str:
+        return request.attributes(f"{quote(request.mount.rstrip('/'))}/", seconds)
+
+    # --- the result -----------------------------------------------------------------------------
+
+    def _result(self, request: PathRequest, label: str, found: dict[str, Any]) -> PathResponse:
+        """The page with one sentence, a code, and the report that it is about."""
+        others = [pair for pair in _pairs(request.cookie) if not _TRIAL.fullmatch(pair[0])]
+        others = [pair for pair in others if pair[0] != PROGRESS]
+        counts = Counter(name for name, _ in others)
+        largest = sorted(others, key=lambda pair: -len(pair[1]))[:12]
+        limits = [PathLimit(name, **found[name]) for name in _LIMITS if name in found]
+        facts = {
+            "at": int(self._deployment.now()),
+            "label": label,
+            "profile": self._profile.name,
+            "fits": bool(limits) and _fits(limits, self._profile),
+            "fitting": [each.name for each in PROFILES.values() if limits and _fits(limits, each)],
+            "browser": escape_text(request.headers.get("user-agent", ""), 200),
+            "scheme": request.scheme,
+            "address": request.address,
+            "server": request.server,
+            "forwarded": _forwarded(request),
+            # Names and sizes of the other cookies, and no values.
+            "cookies": {escape_text(name, 40): len(value) for name, value in reversed(largest)},
+            "repeated": [escape_text(name, 40) for name, count in counts.items() if count > 1][:12],
+            **found,
+        }
+        text = self._reports.seal(facts)
+        code = code_of(text)
+        level = logging.INFO if facts["fits"] else logging.WARNING
+        _log.log(level, "path report %s %s", code, text)
+        sentence = _sentence(facts, counts[self._cookie_name] > 1)
+        line = f"{PROGRESS}={self._progress(request, 0)}"
+        return _page("200 OK", result_page(sentence, code, text), [line])
+
+
+def code_of(text: str) -> str:
+    """The short code of a sealed report, such as ``7KQ4-X2MA``."""
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    letters = ""
+    for _ in range(8):
+        number, place = divmod(number, len(_CODE_LETTERS))
+        letters += _CODE_LETTERS[place]
+    return f"{letters[:4]}-{letters[4:]}"
+
+
+def server_name(software: str) -> str:
+    """The name of a server by what it calls itself, such as ``gunicorn/27.0.1``."""
+    known = {"wsgiserver": "wsgiref", "cheroot": "CherryPy", "granian": "Granian"}
+    known["daphne"] = "Daphne"
+    name = re.split(r"[/ ]", software, maxsplit=1)[0]
+    return known.get(name.lower(), name)
+
+
+def _sentence(facts: Mapping[str, Any], is_repeated: bool) -> str:
+    """What the visitor should know, in one sentence."""
+    if facts.get("kept") is False:
+        return (
+            "Your browser keeps no cookies of this site; allow them for this site, then try again."
+        )
+    if is_repeated:
+        return (
+            "Your browser has two sign-in cookies of one name, one of them from another place;"
+            " delete the cookies of this site and of its domain, then sign in again."
+        )
+    if "cookie" not in facts:
+        return "The test did not get to its end; give the code below to the help desk."
+    if not facts["fits"]:
+        return (
+            "Something between your browser and this site refuses cookies that this site needs;"
+            " give the code below to the help desk."
+        )
+    if abs(facts.get("clock", 0)) > CLOCK_SECONDS:
+        return "The clock of your computer is wrong; set it, then try again."
+    return "Your browser and the network carry what this site needs."
+
+
+def _fits(limits: Sequence[PathLimit], profile: Any) -> bool:
+    """Whether the limits carry a profile; what nothing refused is as large as it was asked for."""
+    needs = needs_of(profile)
+    return judge(
+        profile, [each for each in limits if each.refused or each.passed < needs[each.question]]
+    )
+
+
+def _clean(text: str) -> dict[str, Any]:
+    """The measurements of a script, as far as they have the expected form."""
+    try:
+        given = json.loads(text[:4096])
+    except (ValueError, RecursionError):
+        return {}
+    found: dict[str, Any] = {}
+    if not isinstance(given, dict):
+        return found
+    for name in _LIMITS:
+        limit = given.get(name)
+        if isinstance(limit, dict) and _is_size(limit.get("passed")):
+            refused = limit.get("refused")
+            found[name] = {
+                "passed": limit["passed"],
+                "refused": refused if _is_size(refused) else None,
+                "answer": escape_text(limit.get("answer", ""), 40),
+            }
+    for name in ("kept", "deleted", "storage"):
+        if isinstance(given.get(name), bool):
+            found[name] = given[name]
+    for name in ("clock", "left"):
+        value = given.get(name)
+        if type(value) is int and abs(value) < 1 << 40:
+            found[name] = value
+    if isinstance(given.get("failed"), str):
+        found["failed"] = escape_text(given["failed"], 200)
+    return found
+
+
+def _is_size(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MOST_BYTES
+
+
+def _pairs(cookie: str) -> list[tuple[str, str]]:
+    """Names and values of a Cookie field, for counting only."""
+    pairs = (pair.strip().partition("=") for pair in cookie.split(";"))
+    return [(name, value) for name, equals, value in pairs if name or equals]
+
+
+def _forwarded(request: PathRequest) -> dict[str, str]:
+    return {
+        name: escape_text(request.headers[name], 200)
+        for name in FORWARDED
+        if name in request.headers
+    }
+
+
+def _size(query: Mapping[str, str], name: str) -> int:
+    text = query.get(name, "")
+    return min(int(text), MOST_BYTES) if re.fullmatch(r"[0-9]{1,6}", text) else 0
+
+
+def _redirect(place: str, lines: Sequence[str] = ()) -> PathResponse:
+    headers = [("Location", place), *(("Set-Cookie", line) for line in lines)]
+    return _response("303 See Other", "text/plain; charset=utf-8", "", [*headers, _NO_STORE])
+
+
+def _page(status: str, text: str, lines: Sequence[str] = ()) -> PathResponse:
+    headers = [
+        ("Content-Security-Policy", policy()),
+        ("Referrer-Policy", "no-referrer"),
+        *(("Set-Cookie", line) for line in lines),
+        _NO_STORE,
+    ]
+    return _response(status, "text/html; charset=utf-8", text, headers)
+
+
+def _response(status: str, kind: str, text: str, headers: Headers) -> PathResponse:
+    body = text.encode()
+    sizes = [("Content-Type", kind), ("Content-Length", str(len(body)))]
+    return PathResponse(status, [*sizes, ("X-Content-Type-Options", "nosniff"), *headers], body)

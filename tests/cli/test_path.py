@@ -1,0 +1,153 @@
+"""`sealedstate path`: against a server of this process, with and without PathApplication."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+import pytest
+
+from sealedstate import Keeper, Key, Settings
+from sealedstate.cli import main
+from sealedstate_wsgi import PathApplication
+from tests.support.client import ask
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+KEY = Key.generate(os.urandom)
+MOUNT = "/sealedstate/path"
+
+
+class Application:
+    """PathApplication at its place, and another page. `most`: of the Cookie field."""
+
+    def __init__(self) -> None:
+        self.most = 100_000
+        self.is_mounted = True
+        self._pages = PathApplication(Keeper(Settings(keys=[KEY.export()])))
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> object:
+        path = environ["PATH_INFO"]
+        if len(environ.get("HTTP_COOKIE", "")) > self.most:
+            start_response("431 Request Header Fields Too Large", [("Server", "gunicorn")])
+            return [b""]
+        if self.is_mounted and path.startswith(f"{MOUNT}/"):
+            environ |= {"SCRIPT_NAME": MOUNT, "PATH_INFO": path.removeprefix(MOUNT)}
+            return self._pages(environ, start_response)
+        start_response("404 Not Found", [])
+        return [b""]
+
+
+class Quiet(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def application(monkeypatch: pytest.MonkeyPatch) -> Application:
+    monkeypatch.setenv("SEALEDSTATE_KEYS", KEY.export())
+    monkeypatch.setattr("sealedstate.cli.path.PAUSE_SECONDS", 0)
+    return Application()
+
+
+@pytest.fixture
+def address(application: Application) -> Iterator[str]:
+    with make_server("127.0.0.1", 0, application, handler_class=Quiet) as server:  # type: ignore[arg-type]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_address_is_measured_and_the_profile_is_judged(
+    application: Application, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["path", address]) == 0
+    shown = capsys.readouterr().out
+    assert "path: wsgiref" in shown
+    assert "profile portable fits; profiles that fit: tight, portable, standard, roomy" in shown
+    application.most = 3000
+    assert main(["path", address, "--json"]) == 1
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["profile"], facts["fits"], facts["fitting"]) == ("portable", False, ["tight"])
+    assert facts["url"] == f"{address}{MOUNT}/probe"
+    cookie, *others = facts["limits"]
+    assert 2850 <= cookie["passed"] <= 3000 < cookie["refused"]
+    assert (cookie["hop"], cookie["answer"]) == ("gunicorn", "431")
+    assert all(limit["refused"] is None for limit in others)
+    assert main(["path", address, "--profile", "tight"]) == 0
+
+
+def test_link_measures_without_keys_and_opens_the_page(
+    application: Application,
+    address: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert main(["path", "link", address, "--label", "ticket 7"]) == 0
+    link = capsys.readouterr().out.strip()
+    assert link.startswith(f"{address}{MOUNT}/?link=")
+    monkeypatch.delenv("SEALEDSTATE_KEYS")
+    assert main(["path", link, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["hops"] == ["wsgiref"]
+    assert main(["path", "link", address]) == 2
+    assert "SEALEDSTATE_KEYS" in capsys.readouterr().err
+
+
+def test_application_without_the_pages_is_measured_by_requests_only(
+    application: Application, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    application.is_mounted = False
+    application.most = 8000
+    assert main(["path", address, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [limit["question"] for limit in facts["limits"]] == ["cookie", "cookies"]
+    assert [finding["code"] for finding in facts["findings"]] == ["not-mounted"]
+
+
+def test_report_of_a_visitor_is_read_by_its_text_or_by_its_code_in_a_log(
+    application: Application,
+    address: str,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    assert main(["path", "link", address, "--label", "ticket 7"]) == 0
+    query = urlsplit(capsys.readouterr().out.strip()).query
+    place = f"{MOUNT}/trial/step"
+    extras = {"QUERY_STRING": f"{query}&step=gone&passed=13500"}
+    with caplog.at_level("INFO", "sealedstate.path"):
+        answer = ask(application, place, extras=extras)  # type: ignore[arg-type]
+    (text,) = re.findall(r"<textarea readonly>(.*?)</textarea>", answer.body.decode())
+    (code,) = re.findall(r"<code>(.*?)</code>", answer.body.decode())
+    assert main(["path", "report", text, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["label"], facts["cookie"]["passed"]) == ("ticket 7", 13_500)
+    log = tmp_path / "log"
+    log.write_text("\n".join(record.getMessage() for record in caplog.records))
+    assert main(["path", "report", code, "--log", str(log)]) == 0
+    assert "ticket 7" in capsys.readouterr().out
+    assert main(["path", "report", "2222-2222", "--log", str(log)]) == 2
+    assert main(["path", "report", text[:-1]]) == 1
+
+
+@pytest.mark.parametrize("address", ["app.example", "ftp://app.example", "http://", "http://a:x/"])
+def test_what_is_no_address_is_refused(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["path", address]) == 2
+    assert "URL" in capsys.readouterr().err
+
+
+def test_address_that_does_not_answer_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["path", "http://127.0.0.1:9/", "--json"]) == 1
+    assert [each["code"] for each in json.loads(capsys.readouterr().out)["findings"]] == [
+        "unreachable"
+    ]
