@@ -27,8 +27,9 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.waiting import Ready, Wait
 
-from ...errors import ConfigurationError, StorageUnavailable, escape_text
-from ..contract import Capabilities, Changes, Stored
+from ...errors import ConfigurationError, StorageError, StorageUnavailable, escape_text
+from .._network import KEEPALIVE
+from ..contract import Capabilities, Changes, Listener, Stored
 from ..urls import check_file
 from ._pool import (
     DEADLINE,
@@ -137,6 +138,11 @@ STATEMENTS = Statements(
             ORDER BY changed, place LIMIT :limit
         ) AS found ON true
         ORDER BY found.changed, found.place""",
+    # Transactions that notify commit one after another. So the write does not notify, and what
+    # does, does not wait for the disk.
+    notify="""
+        SELECT CAST(pg_notify('sealedstate', '') AS text),
+            set_config('synchronous_commit', 'off', true)""",
 )
 # SKIP LOCKED: reaping does not wait for other transactions. As an array, the rows are selected and
 # locked only once.
@@ -202,6 +208,12 @@ FAULTS: Mapping[str, Fault] = {
     "22": Fault.TOO_LARGE,
     "54": Fault.TOO_LARGE,
 }
+
+
+# Of a connection that only listens. A balancer must not forget it.
+_KEEPALIVES = dict(
+    zip(("keepalives_idle", "keepalives_interval", "keepalives_count"), KEEPALIVE, strict=True)
+)
 
 
 class Unconfirmed(Exception):
@@ -301,6 +313,34 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
         if len(results) != 1:
             raise Misdirected
         return results[0]
+
+
+class PostgreSQLListener:
+    """A connection that listens for hints, of the process that has opened it."""
+
+    def __init__(self, connection: PostgreSQLConnection, address: str) -> None:
+        self._connection, self._address = connection, address
+        self._pid = os.getpid()
+
+    def wait(self, seconds: float) -> bool:
+        pgconn = self._connection.pgconn
+        try:
+            # It may have come, and was read, with the answer to LISTEN.
+            found = pgconn.notifies()
+            if found is None and any(wait_for(pgconn.socket, True, False, seconds)):
+                pgconn.consume_input()
+                found = pgconn.notifies()
+            is_hinted = found is not None
+            while found is not None:
+                found = pgconn.notifies()
+        except psycopg.Error:
+            raise StorageUnavailable(f"{self._address}: the connection for hints broke") from None
+        return is_hinted
+
+    def close(self) -> None:
+        # A child would say goodbye in the name of its parent.
+        if self._pid == os.getpid():
+            self._connection.close()
 
 
 def _connect(conninfo: bytes) -> pq.abc.PGconn:
@@ -427,6 +467,21 @@ class PostgreSQL(Driver):
 
     def connect(self, host: int) -> PostgreSQLConnection:
         return PostgreSQLConnection.open(self._conninfos[host])
+
+    def listen(self, host: int) -> Listener | None:
+        given = {**_KEEPALIVES, **conninfo_to_dict(self._conninfos[host].decode())}
+        connection = PostgreSQLConnection.open(make_conninfo("", **given).encode())
+        try:
+            ((pid,),) = connection.execute("SELECT pg_backend_pid()").fetchall()
+            if pid != connection.pgconn.backend_pid if self._pooled is None else self._pooled:
+                raise StorageError(
+                    f"{self.address}: a pooler is in between, through which no notifications come"
+                )
+            connection.execute("LISTEN sealedstate")
+        except BaseException:
+            connection.close()
+            raise
+        return PostgreSQLListener(connection, self.address)
 
     def handshake(self, cursor: Any) -> Capabilities:
         connection: PostgreSQLConnection = cursor.connection
