@@ -27,6 +27,7 @@ __all__ = [
     "NotSignedIn",
     "OperatorError",
     "OutcomeUnknown",
+    "PartUnavailable",
     "ProtectedTextRefused",
     "ProtectedTextWithheld",
     "RegistryMissing",
@@ -289,6 +290,14 @@ class UnreadablePart(OperatorError):
     """An authentic part that this release cannot decode; it is kept.
 
     A newer release wrote it.
+    """
+
+
+class PartUnavailable(UnreadablePart):
+    """A part that the browser keeps, in a request to which the browser brings none.
+
+    A form, a script or an API client reads it, or the browser no longer has it. Read the part in a
+    page that is navigated to, before, and offer to enter it again.
     """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 from collections.abc import (
     Callable,
     Collection,
@@ -27,6 +28,7 @@ from .errors import (
     LateWrite,
     MalformedRecord,
     OperatorError,
+    PartUnavailable,
     SessionNotLoaded,
     SessionTooLarge,
     UnreadablePart,
@@ -38,6 +40,11 @@ __all__ = ["Session"]
 
 # The head of a part's name and value, and its name in a list of parts.
 PART_BYTES = 16
+# What a core has for a part that the browser keeps (experimental): this byte, with which no
+# encoding begins, the generation in 6 bytes, and a digest of 16 of generation and encoding. A
+# release that does not know it finds a part of a newer release, and keeps it.
+IN_BROWSER = b"\xff"
+BROWSER_PART_BYTES = 23
 _new = object.__new__
 # In Python 3.11, looking up a member of an enumeration costs as much as encoding a value.
 _CORE = Place.CORE
@@ -248,6 +255,8 @@ class Session(MutableMapping[str, object]):
     has_signed_in = False
     # The state before a logout whose end is not recorded yet.
     _before_logout: dict[str, Any] | None = None
+    # The name and generation of a part that this request would have needed from the browser.
+    missing_part: tuple[str, int] | None = None
     # What `load_ahead` loaded, until the first use.
     _ahead: SessionBackend | None = None
 
@@ -919,8 +928,46 @@ class Session(MutableMapping[str, object]):
         try:
             return cbor.decode(data)
         except MalformedRecord as error:
+            if (generation := browser_generation(data)) is not None:
+                self.missing_part = (name, generation)
+                raise PartUnavailable(
+                    f"session[{name!r}] is kept by the browser, which brings it to a navigation"
+                ) from None
             self.load().note_unreadable(name)
             raise UnreadablePart(f"session[{name!r}] was written by another release") from error
+
+    def move_to_browser(self, name: str, generation: int, value: object) -> bool:
+        """Whether the core now names what the browser keeps in place of the part.
+
+        `value`: what was read back from the browser. False if the part is another by now.
+        """
+        loaded = self._use_to_write()
+        if name not in self._parts:
+            return False
+        part, data = self._part(name), _encode(name, value, loaded)
+        if part.encoded is None:
+            part.encoded = part.saved = loaded.recall(name)
+        wanted = _name_in_browser(generation, data)
+        if part.encoded not in (data, wanted):
+            return False
+        part.encoded, part.value, part.is_assigned = wanted, UNREAD, True
+        return True
+
+    def take_from_browser(self, name: str, generation: int, value: object) -> bool:
+        """Whether the part has the value that the browser has brought.
+
+        False unless it is what the core names. Raises SessionTooLarge.
+        """
+        loaded = self._use_to_write()
+        if name not in self._parts:
+            return False
+        part, data = self._part(name), _encode(name, value, loaded)
+        if part.encoded == data:
+            return True  # another tab has brought it
+        if part.encoded != _name_in_browser(generation, data):
+            return False
+        self[name] = value
+        return True
 
     def _recall_all(self) -> None:
         loaded = self.backend or self._use()
@@ -952,6 +999,18 @@ class _Values(ValuesView[object]):
 class _Items(ItemsView[str, object]):
     def __reversed__(self) -> Iterator[tuple[str, object]]:
         return reversed(list(self))
+
+
+def browser_generation(data: bytes | None) -> int | None:
+    """The generation of a part that the browser keeps, by what the core has; None for any other."""
+    if data is None or len(data) != BROWSER_PART_BYTES or data[:1] != IN_BROWSER:
+        return None
+    return int.from_bytes(data[1:7], "big")
+
+
+def _name_in_browser(generation: int, data: bytes) -> bytes:
+    head = generation.to_bytes(6, "big")
+    return IN_BROWSER + head + hashlib.blake2b(head + data, digest_size=16).digest()
 
 
 def id_bytes(session: Session) -> bytes:

@@ -141,7 +141,8 @@ class Settings:
         `max_age` of a protector; by default absolute_lifetime. Keys and revocations are kept as
         long.
     refresh_after: age of a seal at which a read renews it; by default idle_lifetime / 10.
-    part_policies: ``"cookie"``, ``"server"`` or ``"auto"`` (the default) by part name.
+    part_policies: ``"cookie"``, ``"server"`` or ``"auto"`` (the default) by part name;
+        ``"browser"`` (experimental): Web Storage, see `sealedstate_wsgi.browser`.
     spill_order: the ``auto`` parts that leave the cookies first.
     may_drop: parts that are left out, first to last, if the cookies have no room and they may not
         spill; ``"name*"``: all that begin so. Assigning any other part then raises SessionTooLarge.
@@ -492,10 +493,14 @@ class Settings:
     def policies(self) -> dict[str, Policy]:
         """The policy of each named part. Raises ConfigurationError."""
         try:
-            policies = {name: Policy(word) for name, word in self.part_policies.items()}
+            policies = {
+                # Until the browser keeps such a part, it is where any part is.
+                name: Policy.AUTO if word == "browser" else Policy(word)
+                for name, word in self.part_policies.items()
+            }
         except ValueError:
             raise ConfigurationError(
-                "part_policies: each policy must be 'cookie', 'server' or 'auto'"
+                "part_policies: each policy must be 'cookie', 'server', 'auto' or 'browser'"
             ) from None
         served = [name for name, policy in policies.items() if policy is Policy.SERVER]
         if served and self.storage is None:
