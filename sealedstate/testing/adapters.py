@@ -345,6 +345,13 @@ class AdapterContract:
             pytest.skip("needs a store")
 
     @pytest.fixture
+    def binding(self) -> None:
+        """For a promise that needs sessions bound to devices."""
+        if not self.has_binding:
+            pytest.skip("binds no sessions")
+        pytest.importorskip("cryptography", reason="not installed: cryptography")
+
+    @pytest.fixture
     def client(self, settings: Settings) -> Iterator[AdapterClient]:
         client = self.open_client(settings)
         with contextlib.closing(client):
@@ -356,10 +363,8 @@ class AdapterContract:
 
     # --- binding to a device --------------------------------------------------------------------
 
+    @pytest.mark.usefixtures("binding")
     def test_bound_session_opens_only_in_its_browser(self, settings: Settings) -> None:
-        if not self.has_binding:
-            pytest.skip("binds no sessions")
-        pytest.importorskip("cryptography", reason="not installed: cryptography")
         sign = _make_signer()
         settings = replace(settings, binding_path="/session-binding")
         with contextlib.closing(self.open_client(settings)) as client:

@@ -85,7 +85,8 @@ def promises(
         if not name.startswith("test_") or not callable(method):
             continue
         marks = {mark.name: mark.args for mark in getattr(method, "pytestmark", [])}
-        if "usefixtures" in marks and not has_store:
+        needs = marks.get("usefixtures", ())
+        if "binding" in needs or ("store" in needs and not has_store):
             continue
         if "parametrize" not in marks:
             yield name, method
@@ -108,13 +109,17 @@ def serve(
     return running(WebServer(server, folder, options, environ), source)
 
 
-def check_promises(server: str, adapter: str, folder: Path, stored: Mapping[str, Any]) -> None:
-    config = {
+def config_of(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "keys": [Key.generate(os.urandom).export(), export_lookup(os.urandom(32))],
         "subject_key": SUBJECT_KEY,
         "longest_lifetime": 30 * 86400,
         **stored,
     }
+
+
+def check_promises(server: str, adapter: str, folder: Path, stored: Mapping[str, Any]) -> None:
+    config = config_of(stored)
     contract = DjangoContract() if "django" in adapter else AdapterContract()
     failures = []
     with serve(server, adapter, folder, config) as web:
@@ -144,6 +149,26 @@ def test_promises_are_kept(server: str, adapter: str, tmp_path: Path) -> None:
     storage = f"sqlite:{tmp_path / 'sessions.db'}?sealedstate_timeout=30"
     stored = {"storage": storage, "part_policies": {"vault": "server"}}
     check_promises(server, adapter, tmp_path, stored)
+
+
+class BindingContract(AdapterContract):
+    has_binding = True
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def open_client(self, settings: Settings) -> OverHTTP:
+        return OverHTTP(self.port)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("server", "adapter"), [*EVERY, *OTHERS])
+def test_sessions_are_bound_to_devices(server: str, adapter: str, tmp_path: Path) -> None:
+    need_driver("cryptography")
+    storage = f"sqlite:{tmp_path / 'sessions.db'}?sealedstate_timeout=30"
+    config = config_of({"storage": storage, "binding_path": "/session-binding"})
+    with serve(server, adapter, tmp_path, config) as web:
+        BindingContract(web.port).test_bound_session_opens_only_in_its_browser(Settings(**config))
 
 
 # Servers of different designs, each with one of the adapters; the others take minutes.

@@ -268,6 +268,7 @@ def test_encoding_of_a_mebibyte_is_the_largest() -> None:
             encode(larger, "session['big']")
 
 
+@pytest.mark.slow
 def test_shared_references_are_counted_and_never_written_out() -> None:
     """As of YAML anchors: a few hundred bytes of objects, which written out take terabytes."""
     leaves: list[Any] = [1, "é" * 9999, Decimal("1" * 9999), {}]
