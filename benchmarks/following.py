@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import heapq
+import multiprocessing
 import os
 import random
 import resource
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.queues import Queue
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from benchmarks import cpu_rounds
 from benchmarks.dress import Progress
 from benchmarks.store_servers import NotThere, started
 from sealedstate import Keeper, Key, Settings
+from sealedstate._stored import feed as feeds
 from sealedstate._stored.feed import POLL_SECONDS
 from sealedstate._wire.encoding import to_text
 from sealedstate.errors import StorageUnavailable
@@ -46,6 +49,7 @@ SIMULATED_SECONDS = 60
 LOGOUTS_A_SECOND = 100
 REQUESTS_A_SECOND = 1_000_000
 NO_STORE = "no store"
+DELAYS = 40
 
 
 def resident_bytes() -> int:
@@ -194,6 +198,55 @@ def measure_requests(folder: Path, rounds: int = 40) -> dict[str, cpu_rounds.Tim
     return times
 
 
+def _report_end(
+    url: str, keys: list[str], headers: list[str], has_hints: bool, answers: Queue[float]
+) -> None:
+    """What a process does: follow, and report when it refuses each session."""
+    if not has_hints:
+        feeds.MOST_HINTS = 0
+    keeper = Keeper(Settings(keys=keys, storage=url, revocation="feed"))
+    feed = keeper.deployment.feed
+    assert feed is not None
+    while keeper.session(headers[0]).subject is None or not feed.is_fresh():
+        time.sleep(0.01)
+    time.sleep(1)  # it listens
+    answers.put(0.0)
+    for header in headers:
+        while keeper.session(header).refusal != "signed-out":
+            time.sleep(0.001)
+        answers.put(time.monotonic())
+    keeper.deployment.close()
+
+
+def measure_delays(backend: str, logouts: int, *, has_hints: bool) -> list[float]:
+    """Seconds from an acknowledged logout until another process refuses the session."""
+    keys = [Key.generate(os.urandom).export()]
+    with started(backend) as place:
+        url = f"{place.url}{'&' if '?' in place.url else '?'}sealedstate_timeout=5"
+        keeper = Keeper(Settings(keys=keys, storage=url, revocation="feed"))
+        headers, ids, delays = [], [], []
+        for _ in range(logouts):
+            session = keeper.session("")
+            session.subject = "user"
+            headers.append("; ".join(line.partition(";")[0] for line in keeper.save(session)))
+            ids.append(session.id)
+        keeper.session(headers[0]).load()  # its thread follows, and sends hints
+        context = multiprocessing.get_context("spawn")
+        answers: Queue[float] = context.Queue()
+        process = context.Process(target=_report_end, args=(url, keys, headers, has_hints, answers))
+        process.start()
+        answers.get()
+        chance = random.Random(1)
+        for each in ids:
+            time.sleep(1 + chance.random())
+            keeper.revoke_session(each)
+            acknowledged = time.monotonic()
+            delays.append(answers.get() - acknowledged)
+        process.join()
+        keeper.deployment.close()
+    return sorted(delays)
+
+
 class _Silent(MemoryStorage):
     """A store that does not answer for a while."""
 
@@ -290,6 +343,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f" {polls[297] * 1e3:.2f} ms p99"
             )
     print(f"a look among {counts[0]:,}: {measure_look(counts[0]):.2f} µs")
+    for backend in ("postgresql", "redis"):
+        for has_hints in (False, True):
+            try:
+                delays = measure_delays(backend, DELAYS, has_hints=has_hints)
+            except (NotThere, ImportError) as reason:
+                print(f"{backend}: left out: {reason}")
+                continue
+            way = "with hints" if has_hints else "without hints"
+            print(
+                f"from a logout in {backend} to its refusal elsewhere, {way}:"
+                f" {delays[DELAYS // 2] * 1e3:.0f} ms p50, {delays[-1] * 1e3:.0f} ms at most"
+            )
     with tempfile.TemporaryDirectory() as folder:
         times = measure_requests(Path(folder))
     for name in [name for name in times if name != NO_STORE]:

@@ -84,7 +84,7 @@ def start_token(load: Workload) -> Step:
     def step(number: int) -> object:
         record = tokens.open_text(text, NOW).record
         parts = {**record.parts, SEEN: codec.encode(number)}
-        return tokens.seal_core(encode_record(record._replace(parts=parts), NOW), NOW)
+        return tokens.seal_core(encode_record(record.replace(parts=parts), NOW), NOW)
 
     return step
 

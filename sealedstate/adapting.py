@@ -554,18 +554,21 @@ def add_session_headers(
     """Give the headers of a response what they owe to its session: `lines` and what caches obey.
 
     Also if the save failed, without lines: the page of the error may still depend on the session.
-    `headers`: those of Werkzeug, WebOb or aiohttp. `environ`: of WSGI, or its ``wsgi.url_scheme``
-    and ``HTTP_HOST``.
+    `headers`: a list, or those of Werkzeug or aiohttp. `environ`: of WSGI, or its
+    ``wsgi.url_scheme`` and ``HTTP_HOST``.
     """
     if not session.accessed:
         return
-    before = list(headers.items())
-    fields = with_session(before, lines)
-    if fields[: len(before)] == before:
-        fields = fields[len(before) :]
+    if isinstance(headers, list):
+        headers[:] = with_session(headers, lines)
     else:
-        headers.clear()
-    for name, value in fields:
-        headers.add(name, value)
+        before = list(headers.items())
+        fields = with_session(before, lines)
+        if fields[: len(before)] == before:
+            fields = fields[len(before) :]
+        else:
+            headers.clear()
+        for name, value in fields:
+            headers.add(name, value)
     if lines:
         keeper.note_scheme(environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))

@@ -143,7 +143,8 @@ class Deployment:
         self.key_source = key_source
         self.keyring: Callable[[], Keyring] = key_source.keyring
         self.random = settings.random
-        self.now = ClampedClock(settings.clock, settings.skew)
+        # Calling a method costs half of calling an object.
+        self.now = ClampedClock(settings.clock, settings.skew).__call__
         self.profile = settings.budget_profile()
         self.cookies = settings.cookie_family()
         self.lifetimes = settings.lifetimes()

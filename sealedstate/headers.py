@@ -36,6 +36,31 @@ _TARGETED = {
     "edge-control": "no-store",
     "x-litespeed-cache-control": "no-cache",
 }
+# Names of fields that `with_session` leaves alone, as they are mostly written.
+_UNRELATED = frozenset(
+    spelling
+    for name in (
+        "Content-Type",
+        "Content-Length",
+        "Content-Language",
+        "Content-Encoding",
+        "Content-Disposition",
+        "Content-Security-Policy",
+        "Cross-Origin-Opener-Policy",
+        "Date",
+        "ETag",
+        "Last-Modified",
+        "Location",
+        "Referrer-Policy",
+        "Server",
+        "Set-Cookie",
+        "Strict-Transport-Security",
+        "X-Content-Type-Options",
+        "X-Frame-Options",
+        "X-Request-ID",
+    )
+    for spelling in (name, name.lower())
+)
 # Fields that `with_session` merges or changes, beside those that end in -control.
 _MERGED = frozenset({b"vary", b"expires", b"x-accel-expires"})
 
@@ -61,13 +86,18 @@ def with_session(headers: Headers, lines: Sequence[str]) -> Headers:
     `lines`: what `Keeper.save` returned. One Vary line names Cookie. With lines, one Cache-Control
     line and the fields for certain caches (RFC 9213) forbid to store the response.
     """
-    together = " ".join([name for name, _ in headers]).lower()
+    together = ""
+    for name, _ in headers:
+        if name not in _UNRELATED:
+            together = " ".join([name for name, _ in headers]).lower()
+            break
     if not ("vary" in together or "-control" in together or "expires" in together):
         # The usual case: nothing to merge with and nothing to override.
         headers = [*headers, _VARY]
         if lines:
             headers.append(_NO_STORE)
-            headers += [("Set-Cookie", line) for line in lines]
+            for line in lines:
+                headers.append(("Set-Cookie", line))
         return headers
     names = [name.lower() for name, _ in headers]
     headers = _vary_on_cookie(headers) if "vary" in names else [*headers, _VARY]

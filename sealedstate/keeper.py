@@ -51,6 +51,8 @@ from .settings import Settings
 
 __all__ = ["Keeper", "Outcome", "Saved"]
 
+# In Python 3.11, looking up a member of an enumeration costs as much as encoding a value.
+_SAVED, _UNCHANGED = Outcome.SAVED, Outcome.UNCHANGED
 _LOCAL_HOST = re.compile(r"(?:.*\.)?localhost\.?|127(?:\.[0-9]+){3}|\[::1\]|::1", re.IGNORECASE)
 
 
@@ -187,14 +189,16 @@ class Keeper:
         sent = loaded.sent
         if not session.is_touched or not (changes := session.changes()).is_modified:
             if session.is_peeked and not force:
-                return _saved(Outcome.UNCHANGED, sent)
+                return _saved(_UNCHANGED, sent)
             return self._refresh(session, loaded, other_bytes, force)
-        is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
-        # A new id for a visitor without a session must not replace a login either.
-        is_held_back = loaded.withheld == HeldBackCookie.reason and changes.subject is None
-        if is_held_back or (loaded.withheld is not None and not is_explicit):
-            loaded.note_lost_write()
-            return _saved(Outcome.WITHHELD, sent)
+        withheld = loaded.withheld
+        if withheld is not None:
+            is_explicit = changes.is_signed_in or changes.is_regenerated or changes.is_ended
+            # A new id for a visitor without a session must not replace a login either.
+            is_held_back = withheld == HeldBackCookie.reason and changes.subject is None
+            if is_held_back or not is_explicit:
+                loaded.note_lost_write()
+                return _saved(Outcome.WITHHELD, sent)
         # A sign-in does not bring the old session back, it replaces it.
         is_another = changes.is_ended or changes.is_signed_in
         if not is_another and deployment.revocations is not None and self._is_revoked(loaded):
@@ -202,7 +206,7 @@ class Keeper:
             return _saved(Outcome.ENDED, sent)
         if not (changes.parts or changes.subject is not None or changes.is_kept):
             # A new id for a visitor is no reason to delete what could not be judged.
-            if loaded.withheld is not None and not changes.is_ended:
+            if withheld is not None and not changes.is_ended:
                 return _saved(Outcome.WITHHELD, sent)
             lines = delete_cookies(self._limits, session, changes, loaded)
             return _saved(Outcome.EMPTIED, merge_lines(sent, lines))
@@ -236,7 +240,7 @@ class Keeper:
             return _saved(Outcome.EMPTIED, merge_lines(sent, lines))
         if saved is None:
             return _saved(Outcome.ENDED, sent)
-        return _saved(Outcome.SAVED, merge_lines(sent, saved))
+        return _saved(_SAVED, merge_lines(sent, saved) if sent else saved)
 
     def note_scheme(self, scheme: str, host: str) -> None:
         """Log once that browsers drop our cookies, if they are secure and this response is not.
@@ -333,7 +337,7 @@ class Keeper:
         self, session: Session, loaded: LoadedSession, other_bytes: int, force: bool
     ) -> Saved:
         """Seal the unchanged session again if that is due and possible."""
-        unchanged, deployment = _saved(Outcome.UNCHANGED, loaded.sent), self._deployment
+        unchanged, deployment = _saved(_UNCHANGED, loaded.sent), self._deployment
         try:
             # Once it has come back, its stored parts are kept longer.
             record = None if loaded.sent else loaded.record
@@ -357,20 +361,21 @@ class Keeper:
             # The application did not ask for this write, so the session continues as it is.
             deployment.emit("refresh-skipped")
             return unchanged
-        return unchanged if lines is None else _saved(Outcome.SAVED, lines)
+        return unchanged if lines is None else _saved(_SAVED, lines)
 
     def _is_refresh_due(self, loaded: LoadedSession) -> bool:
         opened, now = loaded.opened, loaded.loaded_at
         if opened is None:
             return loaded.adopted is not None  # a legacy session leaves sealed
-        age, refresh = now - opened.sealed_at, self._deployment.lifetimes.refresh
-        if (idle := opened.record.terms.idle) is not None:
+        record, sealed_at, key = opened
+        age, refresh = now - sealed_at, self._deployment.lifetimes.refresh
+        if (idle := record.terms.idle) is not None:
             # A session with a short idle lifetime would else end before it is ever renewed.
             refresh = min(refresh, idle // 10)
-        if opened.key.kid != self._deployment.keyring().primary(now).kid:
+        if key.kid != self._deployment.keyring().primary(now).kid:
             # All sessions of a retired key move to the new key, but not at the same moment: the
             # first bytes of the random id decide when. Never in the second of the seal.
-            share = int.from_bytes(opened.record.id[:4], "big") / (1 << 32)
+            share = int.from_bytes(record.id[:4], "big") / (1 << 32)
             refresh = 1 + int(refresh * share)
         return age >= refresh
 

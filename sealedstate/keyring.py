@@ -290,7 +290,7 @@ class Keyring:
         dates = [key.activates_at for key in self.keys]
         dates += [key.expires_at for key in self.keys if key.expires_at is not None]
         begins = max((date for date in dates if date <= now), default=now)
-        ends = min((date for date in dates if date > now), default=math.inf)
+        ends = min((date for date in dates if date > now), default=FOR_EVER)
         object.__setattr__(self, "_primary_cache", (begins, ends, primary))
         return primary
 

@@ -136,7 +136,7 @@ class SealedSessionFactory:
             if self._set_on_exception or getattr(request, "exception", None) is None:
                 lines = found._save(response)
         finally:
-            add_session_headers(self.keeper, session, response.headers, lines, request.environ)
+            add_session_headers(self.keeper, session, response.headerlist, lines, request.environ)
         session.mark_headers_sent()
         if session.accessed:
             request.add_finished_callback(lambda _: log_late_changes(log, session))

@@ -48,9 +48,10 @@ from ..errors import (
     UnreadableError,
     quote_text,
 )
+from ..keyring import Key
 from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
-from ..session import Part, Refusal, Session
+from ..session import Part, Refusal, Session, core_part
 
 # The most that a version takes in the list of stored parts, and an entry besides its name.
 VERSION_BYTES = 9
@@ -108,21 +109,22 @@ class LoadedSession:
     """The session of one request, as its cookies have it.
 
     `cross_site`: whether the browser may have held our cookies back, see `Keeper.is_cross_site`.
-    `candidates`: the session's cookies in the Cookie header. `record`, `opened`: the session that
-    was opened, if any. `refused`: why none was opened, if cookies came, and `withheld`: the same if
-    they are kept; `withheld_since`: when their token says that it was sealed, if only time will
-    show (epoch seconds). `known`: the authentic records of withheld cookies, if all of them are
-    known. `replaced`: the authentic record of a session that is withheld because another request
-    gave it a new id. `adopted`, `adopted_values`: the session of a legacy cookie, and
-    `_adopted_from` the same with the id that is made of the cookie. `versions`: versions in the
-    store that a recall found newer than the manifest. `is_revoked`: see `mark_revoked`.
+    `candidates`: the session's cookies in the Cookie header. `record`: the session that was opened,
+    if any, and `opened` the same with the time of its seal and its key. `refused`: why none was
+    opened, if cookies came, and `withheld`: the same if they are kept; `withheld_since`: when their
+    token says that it was sealed, if only time will show (epoch seconds). `known`: the authentic
+    records of withheld cookies, if all of them are known. `replaced`: the authentic record of a
+    session that is withheld because another request gave it a new id. `adopted`, `adopted_values`:
+    the session of a legacy cookie, and `_adopted_from` the same with the id that is made of the
+    cookie. `versions`: versions in the store that a recall found newer than the manifest.
+    `is_revoked`: see `mark_revoked`.
     `revoked_records`: authentic, unexpired records that were refused as revoked. `sent`: the
     Set-Cookie field values of saves in this request. `may_wait`: False while an event loop would
     wait for the store; what would ask it then raises SessionNotLoaded.
     """
 
     record: Record | None = None
-    opened: OpenedRecord | None = None
+    opened: tuple[Record, int, Key] | None = None
     refused: str | None = None
     withheld: str | None = None
     withheld_since: int | None = None
@@ -201,16 +203,17 @@ class LoadedSession:
         except UnreadableError as error:
             self._refuse(error)
             return
-        self.opened, self.record, self.known, self.replaced = opened, opened.record, (), None
-        deployment.emit("opened", kid=opened.key.kid, session_id=opened.record.id)
+        record, _, key = opened
+        self.opened, self.record, self.known, self.replaced = opened, record, (), None
+        deployment.emit("opened", kid=key.kid, session_id=record.id)
 
-    def _open_one(self, candidates: Candidates) -> OpenedRecord:
+    def _open_one(self, candidates: Candidates) -> tuple[Record, int, Key]:
         """The only usable record of these candidates. Raises UnreadableError."""
         codec = self.deployment.codec
         if len(candidates.core) != 1 or candidates.crowded:
             return self._choose(candidates)
         try:
-            opened = codec.open_text(candidates.core[0], self.loaded_at)
+            opened = codec.unseal_text(candidates.core[0], self.loaded_at)
         except UnreadableError as error:
             raise self._reconsider(error) from error
         self._check(opened)
@@ -259,10 +262,10 @@ class LoadedSession:
             self.known += (Record(error.session_id, error.subject, *times, generation=0),)
         return error
 
-    def _check(self, opened: OpenedRecord) -> None:
+    def _check(self, opened: tuple[Record, int, Key]) -> None:
         """Raise UnreadableError if the record cannot be used now."""
-        deployment, record, now = self.deployment, opened.record, self.loaded_at
-        lifetimes, terms, ahead = deployment.lifetimes, record.terms, opened.sealed_at - now
+        deployment, now, (record, sealed_at, key) = self.deployment, self.loaded_at, opened
+        lifetimes, terms, ahead = deployment.lifetimes, record.terms, sealed_at - now
         # A node whose clock is ahead may date a seal once more the skew ahead: `sealing_time`.
         if ahead > 2 * deployment.settings.skew:
             ring = deployment.keyring()
@@ -270,10 +273,10 @@ class LoadedSession:
             is_over = ahead > ring.announce + ring.skew
             if not is_over:
                 self.known += (record,)
-            raise FutureSession(kid=opened.key.kid, claimed_at=opened.sealed_at, is_over=is_over)
+            raise FutureSession(kid=key.kid, claimed_at=sealed_at, is_over=is_over)
         if (
             now >= record.expires_at
-            or now >= opened.sealed_at + (terms.idle or lifetimes.idle)
+            or now >= sealed_at + (terms.idle or lifetimes.idle)
             # A node that knows shorter lifetimes than the node that sealed goes by its own.
             or now
             >= record.created_at + (lifetimes.longest if terms.has_own_end else lifetimes.absolute)
@@ -406,7 +409,7 @@ class LoadedSession:
             self._adopted_from = record
             if subject is None and not adopted.is_unique:
                 # Another visitor may have the same cookie, but never the same session.
-                record = record._replace(id=self.new_id())
+                record = record.replace(id=self.new_id())
             self.adopted, self.adopted_values = record, carried
             self.deployment.emit("adopted", session_id=record.id)
 
@@ -495,7 +498,7 @@ class LoadedSession:
             for known in self.known:
                 # Until no clock and no field that is unknown here can let it live.
                 longest = known.created_at + self.deployment.longest_lifetime()
-                self._end(known._replace(expires_at=max(known.expires_at, longest)))
+                self._end(known.replace(expires_at=max(known.expires_at, longest)))
         elif record is not None and self.is_revoked:
             self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
         elif record is not None:
@@ -547,8 +550,10 @@ class LoadedSession:
         self._ahead, self._overflow = {}, dict(overflow)
         pairs = "; ".join(line.partition(";")[0] for line in self.sent if "=;" not in line)
         # The sizes stay those of the request: only what it carried is known to come through.
-        self.candidates = self.deployment.cookies.find(pairs)._replace(
-            foreign_bytes=self.candidates.foreign_bytes, our_bytes=self.candidates.our_bytes
+        self.candidates = replace(
+            self.deployment.cookies.find(pairs),
+            foreign_bytes=self.candidates.foreign_bytes,
+            our_bytes=self.candidates.our_bytes,
         )
 
     def replace(self, old: Record, new: Record, *, is_signed_in: bool) -> Ending | None:
@@ -753,7 +758,7 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
     parts = {}
     for name, part in changes.parts.items():
         if not isinstance(part, Part):
-            part = Part(Place.CORE, None, part, part)
+            part = core_part(part)
         size = None if part.encoded is None else len(part.encoded)
         if size is None and part.place is Place.OVERFLOW:
             data = loaded.recall(name)
@@ -768,18 +773,17 @@ def describe_session(deployment: Deployment, session: Session) -> SessionInfo:
     left = max(profile.header_bytes - candidates.foreign_bytes, FLOOR_BYTES)
     room = max(candidates.our_bytes, min(profile.total_bytes, left))
     info = SessionInfo(parts, sizes, candidates.foreign_bytes, room)
-    opened = loaded.opened
-    if opened is None:
+    if loaded.opened is None:
         return info
-    record = opened.record
+    record, sealed_at, key = loaded.opened
     idle = record.terms.idle or deployment.lifetimes.idle
     ends_at = record.ends_at(deployment.lifetimes)
     return replace(
         info,
         created_at=record.created_at,
-        sealed_at=opened.sealed_at,
-        idle_expires_at=min(opened.sealed_at + idle, ends_at),
+        sealed_at=sealed_at,
+        idle_expires_at=min(sealed_at + idle, ends_at),
         expires_at=ends_at,
-        kid=opened.key.kid.hex(),
+        kid=key.kid.hex(),
         generation=record.generation,
     )

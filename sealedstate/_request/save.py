@@ -47,9 +47,10 @@ from ..errors import (
 )
 from ..hooks import SaveEvent
 from ..profiles import Budget, most_bytes
-from ..session import NO_LIMIT, Changes, Part, Session
+from ..session import NO_LIMIT, Changes, Part, Session, core_part
 from .load import VERSION_BYTES, LoadedSession
 
+_new = object.__new__
 # The manifest's frame, and by how much the heads of the core's arrays can grow.
 FRAME_BYTES = 14
 # What sealing and the head of its list put around the parts in overflow.
@@ -282,7 +283,7 @@ def check_size(
     now = int(clock())
     record = Record(changes.id, changes.subject, now, now, 1)
     if old is not None and not (changes.is_signed_in or changes.is_ended):
-        record = record._replace(
+        record = record.replace(
             created_at=old.created_at,
             generation=old.generation + 1,
             terms=old.terms,
@@ -291,7 +292,7 @@ def check_size(
     if changes.limit is not NO_LIMIT:
         deployment, created_at = loaded.deployment, record.created_at
         expires_at, terms = _limit(deployment, changes, created_at, created_at, record.terms)
-        record = record._replace(expires_at=expires_at, terms=terms)
+        record = record.replace(expires_at=expires_at, terms=terms)
     try:
         # All that gains by it in the store: mostly enough to know, and quickly planned.
         _Planner(record, changes, spread, loaded, limits, 0, now).plan()
@@ -312,7 +313,7 @@ def delete_cookies(
     names = [cookies.name] if loaded.candidates.core else []
     names += map(cookies.chunk_name, range(1, _last_stale_chunk(loaded, limits) + 1))
     lines = [*map(cookies.delete_line, names), *_other_deletions(loaded, limits)]
-    session.mark_saved(partial(_resume, loaded, None, 0, None, lines, NO_ROWS))
+    session.mark_saved(_resume, loaded, None, 0, None, lines, NO_ROWS)
     return lines
 
 
@@ -334,9 +335,14 @@ def identify(
     RevokedSession if the user was signed in and is signed out everywhere since.
     """
     if old is not None and not (changes.is_signed_in or changes.is_ended):
-        old_id, _, created_at, expires_at, generation, _, _, _, _, terms, fields = old
-        generation += not is_again
-        if fields and old_id != changes.id:
+        created_at, expires_at, terms, fields = (
+            old.created_at,
+            old.expires_at,
+            old.terms,
+            old.fields,
+        )
+        generation = old.generation + (not is_again)
+        if fields and old.id != changes.id:
             # What a newer release wrote for the old id is not known to hold for a new one.
             fields = NO_FIELDS
     else:
@@ -355,22 +361,13 @@ def identify(
     if changes.limit is not NO_LIMIT:
         expires_at, terms = _limit(deployment, changes, created_at, expires_at, terms)
     # Half the cost of `Record(...)`.
-    return tuple.__new__(
-        Record,
-        (
-            changes.id,
-            changes.subject,
-            created_at,
-            expires_at,
-            generation,
-            changes.core or NO_PARTS,
-            None,
-            NO_ROWS,
-            NO_ROWS,
-            terms,
-            fields,
-        ),
-    )
+    record = _new(Record)
+    record.id, record.subject = changes.id, changes.subject
+    record.created_at, record.expires_at = created_at, expires_at
+    record.generation, record.parts = generation, changes.core or NO_PARTS
+    record.overflow, record.spilled, record.orphaned_rows = None, NO_ROWS, NO_ROWS
+    record.terms, record.fields = terms, fields
+    return record
 
 
 def is_unproven(record: Record) -> bool:
@@ -408,7 +405,7 @@ def _recall_movable(changes: Changes, loaded: LoadedSession, limits: Limits) -> 
 
 def _parts_of(changes: Changes) -> dict[str, Part]:
     return {
-        name: part if isinstance(part, Part) else Part(Place.CORE, None, part, part)
+        name: part if isinstance(part, Part) else core_part(part)
         for name, part in changes.parts.items()
     }
 
@@ -435,23 +432,26 @@ def plan_save(
     # Most sessions: one cookie, and no other cookie, row or id to write, delete or revoke.
     if (
         core is not None
-        and (arrived.replaced is None if old is None else old.id == record.id and not old.overflow)
+        and (arrived.replaced is None if old is None else old.id == changes.id and not old.overflow)
         and not candidates.overflow
         and limits.delete_legacy is None
         and not limits.former
         and not (limits.policies and Policy.SERVER in map(limits.policies.get, core))
     ):
-        is_persistent = record.terms.persistent
-        if is_persistent is None:
-            is_persistent = limits.is_persistent
+        terms, is_persistent = record.terms, limits.is_persistent
+        if terms is not NO_TERMS and terms.persistent is not None:
+            is_persistent = terms.persistent
         room = limits.core_bytes(candidates.foreign_bytes, other_bytes, is_persistent)
         if changes.encoded_bytes <= room:
             payload = encode_record(record, now)
             if len(payload) <= room:
                 max_age = max(1, record.expires_at - now) if is_persistent else None
-                return SavePlan(record, payload, max_age, None)
+                plan = _new(SavePlan)  # half the cost of `SavePlan(...)`
+                plan.record, plan.payload = record, payload
+                plan.max_age, plan.outside = max_age, None
+                return plan
     parts = _parts_of(changes) if parts is None else parts
-    record = record._replace(parts=NO_PARTS)
+    record = record.replace(parts=NO_PARTS)
     return _Planner(record, changes, parts, arrived, limits, other_bytes, now).plan()
 
 
@@ -605,7 +605,7 @@ class _Planner:
         # Rows that an earlier save orphaned, and that this save does not use again.
         earlier = {} if old is None or self._has_new_id else old.orphaned_rows
         unused = {name: version for name, version in earlier.items() if name not in used}
-        record = self.record._replace(parts=core, spilled=spilled, orphaned_rows=orphaned)
+        record = self.record.replace(parts=core, spilled=spilled, orphaned_rows=orphaned)
         # The id that this save replaces. `invalidate` has revoked its own already.
         replaced = old or self.arrived.adopted or self.arrived.replaced
         if self.changes.is_ended or (replaced is not None and replaced.id == self.changes.id):
@@ -638,7 +638,7 @@ class _Planner:
             core[name] = part.encoded
         if orphaned or sum(map(len, core.values())) > room:
             return None
-        fits = len(encode_record(self.record._replace(parts=core), self.now)) <= room
+        fits = len(encode_record(self.record.replace(parts=core), self.now)) <= room
         return dict.fromkeys(core, Place.CORE) if fits else None
 
     def _place(self, budget: Budget, orphaned: Mapping[str, int]) -> dict[str, Place]:
@@ -763,11 +763,12 @@ def commit(
                 )
     if event is not None:
         deployment.hooks.before_sending(event)
-    for name in () if outside is None else outside.left_out:
-        deployment.emit("part-left-out", session_id=record.id)
-        log.warning("a part of a session is left out, because it does not fit: %r", name)
-    if outside is not None and outside.unused_rows:
-        loaded.delete_rows(record.id, outside.unused_rows)
+    if outside is not None:
+        for name in outside.left_out:
+            deployment.emit("part-left-out", session_id=record.id)
+            log.warning("a part of a session is left out, because it does not fit: %r", name)
+        if outside.unused_rows:
+            loaded.delete_rows(record.id, outside.unused_rows)
     deployment.emit("saved", session_id=record.id)
     cookies = deployment.cookies
     lines = [cookies.set_line(cookies.name, text, max_age)]
@@ -779,8 +780,7 @@ def commit(
         ]
         lines += _chunk_deletions(cookies, len(chunks) + 1, outside.last_chunk)
         lines += outside.deletions
-    # A partial costs a tenth of what an object of a class with these attributes costs.
-    session.mark_saved(partial(_resume, loaded, record, sealed_at, outside, lines, assumed))
+    session.mark_saved(_resume, loaded, record, sealed_at, outside, lines, assumed)
     return lines
 
 
@@ -850,12 +850,13 @@ def report_not_saved(deployment: Deployment, session: Session, loaded: LoadedSes
 def _save_event(
     plan: SavePlan, session: Session, changes: Changes, loaded: LoadedSession, now: float
 ) -> SaveEvent:
-    opened, record = loaded.opened, plan.record
+    record, arrived_id, sealed_at = plan.record, None, None
+    if loaded.opened is not None:
+        arrived, sealed_at, _ = loaded.opened
+        arrived_id = arrived.id
     in_core = dict.fromkeys(record.parts, Place.CORE)
     places = in_core if plan.outside is None else plan.outside.places
-    who = record._replace(parts=NO_PARTS, spilled=NO_ROWS, orphaned_rows=NO_ROWS)
-    arrived_id = None if opened is None else opened.record.id
-    sealed_at = None if opened is None else opened.sealed_at
+    who = record.replace(parts=NO_PARTS, spilled=NO_ROWS, orphaned_rows=NO_ROWS)
     return SaveEvent(session, who, _parts_of(changes), places, arrived_id, sealed_at, now)
 
 
@@ -894,7 +895,7 @@ def _write_outside_core(
             record.id, outside.overflow, outside.chunk_rooms, now
         )
     spilled = {name: versions[name] for name in outside.places if name in versions}
-    return record._replace(spilled=spilled, overflow=overflow), chunks, merged
+    return record.replace(spilled=spilled, overflow=overflow), chunks, merged
 
 
 def _rows_expire_at(deployment: Deployment, record: Record, now: int) -> int:

@@ -21,7 +21,7 @@ from .._forks import ForkSafeLock
 from ..errors import OutcomeUnknown, StorageError, StorageUnavailable
 from ..events import EventName
 from ..storage import Capabilities, RoutedStorage, Storage, Stored
-from ..storage.contract import Changes, FollowedStorage
+from ..storage.contract import Changes, FollowedStorage, HintingStorage, Listener
 from ..storage.requirements import store_name
 from ..storage.routing import ForwardingStorage, distinct_stores
 
@@ -132,6 +132,16 @@ class WatchedStorage(ForwardingStorage):
         return self._call(
             "changes", lambda store: cast(FollowedStorage, store).changes(after, limit)
         )
+
+    def listen(self) -> Listener | None:
+        """As `HintingStorage.listen`; None also for a store that does not hint."""
+        listen = getattr(self._default, "listen", None)
+        return None if listen is None else cast("Listener | None", listen())
+
+    def notify(self) -> None:
+        """As `HintingStorage.notify`, of a store that hints."""
+        if hasattr(self._default, "notify"):
+            self._call("notify", lambda store: cast(HintingStorage, store).notify())
 
     def _call(self, operation: str, act: Callable[[Storage], T]) -> T:
         if self._timeouts < MOST_TIMEOUTS:

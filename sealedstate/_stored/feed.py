@@ -12,6 +12,7 @@ virtual machine that is resumed elsewhere may have stopped the first.
 from __future__ import annotations
 
 import binascii
+import contextlib
 import logging
 import math
 import os
@@ -25,14 +26,23 @@ from .._forks import ForkSafeLock
 from ..errors import StorageError, StorageUnavailable
 from ..key_sources import ReadMoment
 from ..storage import Capabilities, Storage, Stored
-from ..storage.contract import FollowedStorage, millis
+from ..storage.contract import FollowedStorage, HintingStorage, Listener, millis
 from ..storage.routing import ForwardingStorage, distinct_stores, store_of
 from .circuit import Emit
+
+_log = logging.getLogger("sealedstate")
 
 POLL_SECONDS = 1.0
 # How old what was read last may be if a request goes by `KnownRecords`, in a process whose thread
 # follows the store: older than it is between two polls, and younger than any `feed_staleness`.
 YOUNG_SECONDS = 1.5
+# How many polls hints may cause in a row. In the long run they cause one in POLL_SECONDS at most,
+# because the questions to a store must not grow with the writes.
+MOST_HINTS = 4
+# Within how many seconds a process polls after a hint. Not all processes at the same moment.
+HINT_SPREAD = 0.05
+# After how many seconds a connection for hints is opened again.
+LISTEN_AGAIN = 10.0
 # How many pages a request reads at most, where no thread does.
 REQUEST_PAGES = 2
 # How many records one answer of the store brings.
@@ -153,8 +163,10 @@ class Feed(ForwardingStorage):
         self._lock, self._polling, self._starting = ForkSafeLock(), ForkSafeLock(), ForkSafeLock()
         self._purged_at = running()
         self._pid, self._thread = os.getpid(), cast("threading.Thread | None", None)
-        self._closed, self._is_closed = threading.Event(), False
+        self._wake, self._is_closed = _Wake(), False
         self._is_lost = False
+        # How many polls hints may cause now, as of when; and when the next poll is due.
+        self._hints, self._hints_at, self._due_at = float(MOST_HINTS), running(), -math.inf
         self.known = self._collect()
         """What requests may go by that look for records that are not there, at little cost."""
 
@@ -227,6 +239,7 @@ class Feed(ForwardingStorage):
         is_done = super().create(context, key, value, expires_at, version)
         if is_done:
             self._learn(context, key, Stored(value, version, expires_at))
+            self._announce()
         return is_done
 
     def update(
@@ -241,6 +254,7 @@ class Feed(ForwardingStorage):
         is_done = super().update(context, key, value, expires_at, version, expected)
         if is_done:
             self._learn(context, key, Stored(value, version, expires_at))
+            self._announce()
         return is_done
 
     def read(self, context: str, key: str) -> Stored | None:
@@ -252,7 +266,10 @@ class Feed(ForwardingStorage):
     def close(self) -> None:
         """End the thread. The store stays open."""
         self._is_closed = True
-        self._closed.set()
+        # A child that has not started its own thread must not use what its parent's may have held.
+        if self._pid == os.getpid():
+            self._wake.closed.set()
+            self._wake.event.set()
 
     def _learn(self, context: str, key: str, stored: Stored) -> None:
         if self._staleness is not None:
@@ -288,6 +305,47 @@ class Feed(ForwardingStorage):
             # The clock was ahead and was set back: what had expired by it was not read.
             return math.inf
         return now - began.at(now, running)
+
+    # --- hints ----------------------------------------------------------------------------------
+
+    def _announce(self) -> None:
+        """Hint to other processes that something was written here."""
+        if self._staleness is None:
+            return
+        if self._thread is None or self._pid != os.getpid() or self._is_closed:
+            self._notify()
+        else:
+            # In the thread, so that no request waits for it.
+            self._wake.is_written = True
+            self._wake.event.set()
+
+    def _notify(self) -> None:
+        for source in self._sources:
+            # A hint that is lost is made up by the next poll.
+            with contextlib.suppress(StorageError):
+                if hasattr(source.store, "notify"):
+                    cast(HintingStorage, source.store).notify()
+
+    def work(self, is_due: bool) -> float:
+        """Do what is due in the thread; return for how many seconds it may wait then."""
+        wake, now = self._wake, self.running()
+        if wake.is_written:
+            wake.is_written = False
+            self._notify()
+        if is_due:
+            self._due_at = now + POLL_SECONDS
+            pause = self.poll()
+            self._due_at = self.running() + pause
+            return pause
+        if wake.is_hinted:
+            wake.is_hinted = False
+            hints = min(self._hints + (now - self._hints_at) / POLL_SECONDS, MOST_HINTS)
+            self._hints_at = now
+            soon = now + HINT_SPREAD * self._random(1)[0] / 255
+            if hints >= 1 and soon < self._due_at:
+                hints, self._due_at = hints - 1, soon
+            self._hints = hints
+        return max(self._due_at - now, 0.0)
 
     # --- following ------------------------------------------------------------------------------
 
@@ -389,28 +447,69 @@ class Feed(ForwardingStorage):
             if self._thread is None:
                 # A fork may have copied the lock of the former event in use, and gevent may have
                 # replaced all locks since that was made.
-                closed = self._closed = threading.Event()
-                thread = threading.Thread(
-                    target=_run,
-                    args=(weakref.ref(self), closed),
-                    name="sealedstate-feed",
-                    daemon=True,
-                )
-                thread.start()
+                wake = self._wake = _Wake()
+                thread = _start_thread(_run, weakref.ref(self), wake)
+                for source in self._sources:
+                    if hasattr(source.store, "listen"):
+                        _start_thread(_listen, weakref.ref(self), wake, source.store)
                 self._thread = thread
 
 
-def _run(reference: weakref.ref[Feed], closed: threading.Event) -> None:
+class _Wake:
+    """Why the thread of a feed wakes up before the next poll is due."""
+
+    def __init__(self) -> None:
+        self.event, self.closed = threading.Event(), threading.Event()
+        self.is_hinted = self.is_written = False
+
+
+def _start_thread(target: Callable[..., None], *arguments: object) -> threading.Thread:
+    thread = threading.Thread(target=target, args=arguments, name="sealedstate-feed", daemon=True)
+    thread.start()
+    return thread
+
+
+def _run(reference: weakref.ref[Feed], wake: _Wake) -> None:
     """The thread of a feed, which does not keep it alive."""
     pause = 0.0
-    while not closed.wait(pause):
+    while True:
+        is_due = not wake.event.wait(pause)
+        wake.event.clear()
         feed = reference()
-        if feed is None:
+        if feed is None or wake.closed.is_set():
             return
         try:
-            pause = feed.poll()
+            pause = feed.work(is_due)
         except Exception as error:
             # Any error: if the thread ended, each request would ask the store.
             pause = POLL_SECONDS
             feed.emit("feed-lost", detail=type(error).__name__, level=logging.WARNING)
         del feed  # until the next round, nothing here refers to it
+
+
+def _listen(reference: weakref.ref[Feed], wake: _Wake, store: HintingStorage) -> None:
+    """The thread that waits for hints of a store, and wakes the thread of the feed.
+
+    All that a hint saves is the time until the next poll, so no error matters.
+    """
+    listener: Listener | None = None
+    try:
+        while not wake.closed.is_set() and reference() is not None:
+            try:
+                listener = listener or store.listen()
+                if listener is None:
+                    return
+                if listener.wait(POLL_SECONDS):
+                    wake.is_hinted = True
+                    wake.event.set()
+            except StorageUnavailable:
+                if listener is not None:
+                    listener.close()
+                listener = None
+                wake.closed.wait(LISTEN_AGAIN)
+    except Exception as error:
+        why = str(error) if isinstance(error, StorageError) else type(error).__name__
+        _log.info("logouts are polled once a second, without hints of the store: %s", why)
+    finally:
+        if listener is not None:
+            listener.close()

@@ -21,6 +21,8 @@ _log = logging.getLogger("sealedstate")
 KEY_BYTES = 32
 NONCE_BYTES = 24
 TAG_BYTES = 16
+# Longer ciphertexts get a buffer for one call.
+BUFFER_BYTES = 4096
 
 Encrypt: TypeAlias = Callable[[bytes, bytes, bytes, bytes], bytes]
 """(message, associated data, nonce of 24 bytes, key of 32 bytes) -> ciphertext and tag."""
@@ -63,16 +65,26 @@ def direct_cipher(lib: Any, ffi: Any) -> Cipher:
     """The cipher by the C functions of PyNaCl's library, which check no lengths."""
     seal = lib.crypto_aead_xchacha20poly1305_ietf_encrypt
     open_ = lib.crypto_aead_xchacha20poly1305_ietf_decrypt
-    null, buffer = ffi.NULL, ffi.from_buffer
+    null, chars, new, unpack = ffi.NULL, ffi.typeof("char[]"), ffi.new, ffi.unpack
+    # Buffers that no call uses now, for ciphertexts only: making one costs as much as encrypting a
+    # short message. Each thread takes its own, because a list's pop and append are atomic.
+    buffers: list[Any] = []
 
     def encrypt(message: bytes, data: bytes, nonce: bytes, key: bytes) -> bytes:
         if len(nonce) != NONCE_BYTES or len(key) != KEY_BYTES:
             # C would read beyond the end of a shorter one.
             raise ValueError("nonce must be 24 bytes, key must be 32 bytes")
         size = len(message)
-        out = bytearray(size + TAG_BYTES)
-        seal(buffer(out), null, message, size, data, len(data), null, nonce, key)
-        return bytes(out)
+        sealed_bytes = size + TAG_BYTES
+        try:
+            out = buffers.pop() if sealed_bytes <= BUFFER_BYTES else new(chars, sealed_bytes)
+        except IndexError:
+            out = new(chars, BUFFER_BYTES)
+        seal(out, null, message, size, data, len(data), null, nonce, key)
+        sealed: bytes = unpack(out, sealed_bytes)
+        if sealed_bytes <= BUFFER_BYTES:
+            buffers.append(out)
+        return sealed
 
     def decrypt(sealed: bytes, data: bytes, nonce: bytes, key: bytes) -> bytes | None:
         if len(nonce) != NONCE_BYTES or len(key) != KEY_BYTES:
@@ -81,9 +93,9 @@ def direct_cipher(lib: Any, ffi: Any) -> Cipher:
         size = len(sealed)
         if size < TAG_BYTES:
             return None  # too short to have a tag
-        out = bytearray(size - TAG_BYTES)
-        bad = open_(buffer(out), null, null, sealed, size, data, len(data), nonce, key)
-        return None if bad else bytes(out)
+        out = new(chars, size - TAG_BYTES)
+        bad = open_(out, null, null, sealed, size, data, len(data), nonce, key)
+        return None if bad else unpack(out, size - TAG_BYTES)
 
     return Cipher(encrypt, decrypt)
 

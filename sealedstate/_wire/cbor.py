@@ -50,7 +50,13 @@ _NATIVE = frozenset({type(None), bool, int, float, str, bytes})
 # Of those, the types that also need no check, as integers of 64 bits do not.
 _UNCHECKED = frozenset({type(None), bool, float})
 _WORD, _LEAST_WORD = 1 << 63, -(1 << 63)
-_CONSTANTS = {b"\xf4": False, b"\xf5": True, b"\xf6": None}
+# The major types.
+UINT, NEGATIVE, BYTES, TEXT, LIST = range(5)
+# Heads below this number are made in advance: all but long values have one of them.
+SMALL = 1024
+_FALSE, _TRUE = b"\xf4", b"\xf5"
+_CONSTANTS = {_FALSE: False, _TRUE: True, b"\xf6": None}
+_EMPTY: dict[bytes, type[list[object] | dict[object, object]]] = {b"\x80": list, b"\xa0": dict}
 # Their types are the real ones also where freezegun has replaced `datetime` and `date`.
 _EPOCH, _EPOCH_DATE = datetime(1970, 1, 1), date(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
@@ -64,6 +70,19 @@ UUID_TAG, DATE, SET = 37, 100, 258
 # --- one value ----------------------------------------------------------------------------------
 
 
+def make_head(kind: int, number: int) -> bytes:
+    """Major type and number of an item, in the shortest form (RFC 8949, 3)."""
+    if number < 24:
+        return bytes([kind << 5 | number])
+    size = 1 if number < 1 << 8 else 2 if number < 1 << 16 else 4 if number < 1 << 32 else 8
+    return bytes([kind << 5 | 23 + size.bit_length()]) + number.to_bytes(size, "big")
+
+
+UINTS, BYTE_STRINGS, TEXTS = (
+    tuple(make_head(kind, number) for number in range(SMALL)) for kind in (UINT, BYTES, TEXT)
+)
+
+
 def encode(
     value: Any, path: str = "value", convert: Callable[[object], object] | None = None
 ) -> bytes:
@@ -75,6 +94,17 @@ def encode(
     if convert is not None:
         value = _convert(value, convert, path, MAX_DEPTH, {})
     kind = type(value)
+    # Of short values cbor2 would take as long as all the rest of an assignment.
+    if kind is str:
+        text: str = value
+        if text.isascii() and len(text) < SMALL:
+            return TEXTS[len(text)] + text.encode()
+    elif kind is int:
+        number: int = value
+        if 0 <= number < SMALL:
+            return UINTS[number]
+    elif kind is bool:
+        return _TRUE if value else _FALSE
     if (
         kind in _UNCHECKED
         or (kind is int and _LEAST_WORD <= value < _WORD)
@@ -119,6 +149,8 @@ def decode(data: bytes) -> object:
         return int.from_bytes(data[1:], "big")
     elif size == 1 and data in _CONSTANTS:
         return _CONSTANTS[data]
+    elif size == 1 and data in _EMPTY:
+        return _EMPTY[data]()
     elif 0x80 <= head < 0xC0 and (container := _decode_plain(data)) is not None:
         return container
     try:
@@ -236,29 +268,30 @@ def _count_simple(value: Any, depth: int, room: int) -> int:
 
     Below 0 for any other, and for one that has no room or may be refused.
     """
-    room -= len(value)
-    if depth == 0 or room < 0:
+    size = len(value)  # a small number, which costs less to count with than `room`
+    if depth == 0 or size > room:
         return -1
+    items = value
     if type(value) is dict:
         for key in value:
             if type(key) is not str:
                 return -1
-            room -= len(key)
-        value = value.values()
-    for item in value:
+            size += len(key)
+        items = value.values()
+    for item in items:
         kind = type(item)
         if kind is str:
-            room -= len(item)
+            size += len(item)
         elif kind is int:
             if not _LEAST_WORD <= item < _WORD:
                 return -1
         elif kind is dict or kind is list:
             room = _count_simple(item, depth - 1, room)
             if room < 0:
-                break
+                return -1
         elif kind not in _UNCHECKED:
             return -1
-    return room
+    return room - size
 
 
 def _count(value: Any, path: str, depth: int, room: int) -> int:

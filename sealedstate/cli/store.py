@@ -19,7 +19,7 @@ from ..errors import ConfigurationError, StorageError
 from ..key_sources import FILE_SUFFIX
 from ..settings import ENVIRONMENT_PREFIX, Settings, process_environment
 from ..storage import USES, RoutedStorage, Storage
-from ..storage.contract import is_managed
+from ..storage.contract import FOLLOWED, is_managed
 from ..storage.requirements import (
     CAVEATS,
     DECLARED,
@@ -236,14 +236,14 @@ def _parts_of(opened: Storage) -> list[_Part]:
     named = opened.contexts if isinstance(opened, RoutedStorage) else []
     contexts = dict.fromkeys([*CONTEXTS, *named, OTHERS])
     places = [(context, store_of(context, opened)) for context in contexts]
-    return [
-        _Part(
-            each,
-            [context for context, place in places if place is each],
-            probe_writes(each, time.time(), secrets.token_hex(16)),
-        )
-        for each in distinct_stores([place for _, place in places])
-    ]
+    parts = []
+    for each in distinct_stores([place for _, place in places]):
+        here = [context for context, place in places if place is each]
+        key = secrets.token_hex(16)
+        # A logout may need rights that other records do not.
+        failure = probe_writes(each, time.time(), key, sorted(FOLLOWED.intersection(here)))
+        parts.append(_Part(each, here, failure))
+    return parts
 
 
 def _lines(parts: list[_Part], facts: Mapping[str, Any]) -> Iterator[str]:

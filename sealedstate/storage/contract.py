@@ -318,6 +318,35 @@ class FollowedStorage(Storage, Protocol):
         ...
 
 
+class Listener(Protocol):
+    """A connection over which a store hints that something may have changed."""
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a hint, or for `seconds`; return whether there was one.
+
+        Hints may be lost, and come without a change. Raises StorageUnavailable if the connection
+        has broken; then no more hints will come.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class HintingStorage(FollowedStorage, Protocol):
+    """A store that can hint to all processes that what they follow has changed."""
+
+    def listen(self) -> Listener | None:
+        """Open a connection for hints; None if the server has none.
+
+        Raises StorageUnavailable, and another StorageError if none would come.
+        """
+        ...
+
+    def notify(self) -> None:
+        """Hint to all listeners that something has changed."""
+        ...
+
+
 def is_storage(value: object) -> TypeGuard[Storage]:
     """Whether an object has the operations of a store, its own or by `__getattr__`.
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
 
 from .._forks import ForkSafeLock
 from ..errors import (
@@ -19,7 +21,7 @@ from ..errors import (
     escape_message,
     escape_text,
 )
-from .contract import Capabilities, Storage, Stored, millis
+from .contract import FOLLOWED, Capabilities, FollowedStorage, Storage, Stored, millis
 from .routing import distinct_stores, store_of
 
 __all__ = [
@@ -359,27 +361,37 @@ PROBE_SECONDS = 120
 """After this time, nothing is left of a probe that was interrupted."""
 
 
-def probe_writes(store: Storage, now: float, key: str) -> str | None:
+def probe_writes(store: Storage, now: float, key: str, contexts: Iterable[str] = ()) -> str | None:
     """Return which operation fails and why, or None if the store takes writes.
 
-    Writes, reads, changes and deletes a record under `key`, which no other caller may use, and if
-    the store has indexes, a member. `now` in epoch seconds.
+    Writes, reads, changes and deletes a record under `key`, which no other caller may use, in a
+    context for this and in those of `contexts`, and if the store has indexes, a member. `now` in
+    epoch seconds.
     """
     value, expires_at = b"a trial", millis(now + PROBE_SECONDS)
-    context, stored = PROBE_CONTEXT, Stored(value, 1, expires_at)
-    steps: list[tuple[str, Callable[[], object], object]] = [
-        ("create", lambda: store.create(context, key, value, expires_at, 1), True),
-        ("read", lambda: store.read(context, key), stored),
-        ("update", lambda: store.update(context, key, value, expires_at, 2, 1), True),
-        ("delete", lambda: store.delete(context, key, 2), True),
-        ("read", lambda: store.read(context, key), None),
-    ]
-    if store.capabilities.indexes:
+    steps: list[tuple[str, Callable[[], object], object]] = []
+    for context in (PROBE_CONTEXT, *contexts):
+        at = "" if context == PROBE_CONTEXT else f" in {context}"
+        read = partial(store.read, context, key)
+        steps += [
+            (f"create{at}", partial(store.create, context, key, value, expires_at, 1), True),
+            (f"read{at}", read, Stored(value, 1, expires_at)),
+            (f"update{at}", partial(store.update, context, key, value, expires_at, 2, 1), True),
+            (f"delete{at}", partial(store.delete, context, key, 2), True),
+            (f"read{at}", read, None),
+        ]
+    context, can = PROBE_CONTEXT, store.capabilities
+    if can.indexes:
         steps += [
             ("add_member", lambda: store.add_member(context, key, "m", expires_at), None),
             ("members", lambda: store.members(context, key), {"m": expires_at}),
             ("remove_member", lambda: store.remove_member(context, key, "m"), True),
         ]
+    if can.enumerable:
+        steps.append(("keys", lambda: list(store.keys(context, key)), []))
+    if can.changes and not FOLLOWED.isdisjoint(contexts):
+        followed = cast(FollowedStorage, store)
+        steps.append(("changes", lambda: followed.changes(None, 1).starts_over, True))
     for operation, act, expected in steps:
         try:
             answer = act()

@@ -35,6 +35,7 @@ from benchmarks.framework_apps import (
     event_loop,
     event_turn,
 )
+from benchmarks.instructions import compare
 from benchmarks.ours import OUR_ROWS, OurRow
 from benchmarks.pictures import LOADS, README, TABLES, pictures, recorded, take, with_tables
 from benchmarks.request_apps import KINDS, MODIFIED, READ, UNTOUCHED, set_cookies, start_ours
@@ -235,6 +236,14 @@ def test_page_writes_its_session_only_when_it_changed() -> None:
     pages = start_ours(make_workload("W1", 1, ENTITY_IDS))
     written = {kind: bool(set_cookies(pages.by_kind[kind], pages.cookie)) for kind in KINDS}
     assert written == {UNTOUCHED: False, READ: False, MODIFIED: True}
+
+
+def test_step_that_costs_one_percent_more_is_named() -> None:
+    recorded = {"read": 100_000, "changed": 200_000, "gone": 1}
+    counted = {"read": 101_000, "changed": 202_001, "new": 1}
+    problems = compare(recorded, counted)
+    assert sorted(each.partition(":")[0] for each in problems) == ["changed", "gone", "new"]
+    assert compare(recorded, recorded) == []
 
 
 def test_ratio_is_the_median_of_the_ratios_within_rounds() -> None:

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from sealedstate import Keeper, Settings
+from sealedstate._stored import feed as feeds
+from sealedstate._stored.feed import Feed
 from sealedstate.errors import OutcomeUnknown, StorageError
 from sealedstate.events import Event
 from sealedstate.settings import running_clock
@@ -23,7 +25,7 @@ from tests.support.django_site import KEY
 from tests.support.jar import Browser
 from tests.support.kv_servers import redis_server
 from tests.support.server_process import until
-from tests.support.shop import sign_in
+from tests.support.shop import log_out, sign_in
 
 STALENESS = 2
 PROCESSES = 4
@@ -194,6 +196,73 @@ def test_requests_ask_the_server_nothing() -> None:
         assert asked.get("hmget", 0) <= 2 * (seconds / 0.8 + 1)
         shop.deployment.close()
         reader.deployment.close()
+
+
+LISTENING = """
+    FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND application_name = 'hints'"""
+
+
+def listeners(service: Service) -> int:
+    """How many connections listen for hints."""
+    import psycopg
+    import redis
+
+    if service.url.startswith("redis"):
+        with redis.Redis.from_url(service.url) as client:
+            return int(client.pubsub_numsub("sealedstate:changed")[0][1])
+    with psycopg.connect(service.url) as connection:
+        return int(connection.execute(f"SELECT count(*) {LISTENING}").fetchall()[0][0])
+
+
+def end_listeners(service: Service) -> None:
+    import psycopg
+    import redis
+
+    if service.url.startswith("redis"):
+        with redis.Redis.from_url(service.url) as client:
+            client.client_kill_filter(_type="pubsub")
+    else:
+        with psycopg.connect(service.url) as connection:
+            connection.execute(f"SELECT pg_terminate_backend(pid) {LISTENING}")
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("name", ["postgresql", "redis"])
+def test_hint_brings_a_logout_and_a_lost_hint_costs_the_time_until_the_poll(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poll = Feed.poll
+    monkeypatch.setattr(feeds, "POLL_SECONDS", 0.2)
+    monkeypatch.setattr(Feed, "poll", lambda feed: poll(feed) + 60)
+    with BACKENDS[name](request, tmp_path) as service:
+        sign = "&" if "?" in service.url else "?"
+        url = service.url + f"{sign}application_name=hints" * (name == "postgresql")
+        writer, reader = keeper(url), keeper(url, feed_staleness=600)
+        browser, other = Browser(writer), Browser(writer)
+        sign_in(browser, "ann")
+        sign_in(other, "bob")
+        ann, bob = browser.jar.header(), other.jar.header()
+        for each in (writer, reader):
+            assert each.session(ann).subject == "ann"
+        until(lambda: listeners(service) == 2, "both listen")
+        feed = reader.deployment.feed
+        assert feed is not None
+        until(feed.is_fresh, "the reader knows all logouts")
+        browser.visit(log_out)
+        until(lambda: reader.session(ann).subject is None, "the hint has come")
+        assert reader.session(bob).subject == "bob"
+        reader.deployment.close()
+        until(lambda: listeners(service) == 1, "the writer alone listens")
+        monkeypatch.setattr(Feed, "poll", poll)
+        late = keeper(url, feed_staleness=600)
+        assert late.session(bob).subject == "bob"
+        until(lambda: listeners(service) == 2, "both listen")
+        end_listeners(service)
+        until(lambda: listeners(service) == 0, "none listens")
+        other.visit(log_out)
+        until(lambda: late.session(bob).subject is None, "the poll has found it")
+        writer.deployment.close()
+        late.deployment.close()
 
 
 @pytest.mark.server

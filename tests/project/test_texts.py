@@ -88,8 +88,8 @@ SHOWN: dict[str, str] = {
     "Snapshot": "report_error",
     "Statements": (
         "add_member changes create delete delete_members delete_records keys make_schema members "
-        "ping read remove_member schema_version set_schema_version touch_context try_write update "
-        "update_expiration version"
+        "notify ping read remove_member schema_version set_schema_version touch_context try_write "
+        "update update_expiration version"
     ),
     "StoreAccess": "realm",
     "StoredAuthentication": "method",

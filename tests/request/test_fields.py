@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -36,7 +37,7 @@ def carry(
     tail: bytes = b"",
 ) -> None:
     """Give the browser's session terms and fields, as another release would."""
-    record = record_of(browser)._replace(terms=terms, fields=fields or {})
+    record = replace(record_of(browser), terms=terms, fields=fields or {})
     codec = browser.keeper.deployment.codec
     text = codec.seal_core(encode_record(record, int(clock.now)) + tail, int(clock.now))
     browser.jar.receive([f"__Host-Http-s={text}; Path=/; Secure; HttpOnly"])

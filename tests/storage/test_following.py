@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from sealedstate.errors import OutcomeUnknown, StorageUnavailable
-from sealedstate.storage import SQLiteStorage
+from sealedstate.storage import SQLiteStorage, open_storage
 from sealedstate.storage.contract import FOLLOWED, FollowedStorage
 from sealedstate.storage.sql import _names
 from sealedstate.testing import FakeClock
 from sealedstate.testing._races import Follower
 from sealedstate.testing._suite import PATIENCE, Context, eventually, poll
 from tests.support import sql_surroundings
+from tests.support.backends import BACKENDS
+from tests.support.forks import run_child
 from tests.support.kv_servers import redis_server
 from tests.support.sql_surroundings import Opener
 
@@ -120,6 +122,29 @@ def test_follower_starts_over_after_a_crash(
     assert (follower.has_started_over, list(follower.records)) == (2, ["k"])
     assert follower.catch_up() == []
     assert follower.has_started_over == 2
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("name", ["postgresql", "redis"])
+def test_hint_reaches_all_that_listen_also_after_a_fork(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    with BACKENDS[name](request, tmp_path) as service:
+        store: Any = open_storage(service.url, time.time)
+        first, second = store.listen(), store.listen()
+        assert not first.wait(0)
+        store.notify()
+        store.notify()
+        assert first.wait(PATIENCE)
+        assert second.wait(PATIENCE)
+        # Hints that came together are one.
+        while first.wait(0.05):
+            pass
+        assert run_child(lambda: first.close() is None and store.notify() is None)
+        assert first.wait(PATIENCE)
+        first.close()
+        second.close()
+        store.close()
 
 
 @pytest.mark.server

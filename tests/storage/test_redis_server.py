@@ -11,7 +11,7 @@ import pytest
 import redis
 
 import sealedstate.storage.redis
-from sealedstate.errors import StorageUnavailable
+from sealedstate.errors import StorageError, StorageUnavailable
 from sealedstate.storage import Storage
 from sealedstate.storage.contract import Capabilities, Clock, Stored
 from sealedstate.storage.redis import SETTINGS_COMMANDS, RedisStorage, capabilities_by
@@ -143,6 +143,23 @@ def test_user_with_the_documented_rights_can_do_everything() -> None:
         )
         use_everything(store, clock)
         assert not store.capabilities.durable
+        # Without more rights, it neither gives nor gets hints.
+        for _ in range(2):
+            store.notify()
+        assert admin.info("commandstats")["cmdstat_publish"]["rejected_calls"] == 1
+        with pytest.raises(StorageError, match="SUBSCRIBE: its user may not run"):
+            store.listen()
+        admin.acl_setuser(
+            "least",
+            True,
+            commands=["+publish", "+subscribe"],
+            channels=["sealedstate:changed"],
+        )
+        listener = store.listen()
+        assert listener is not None
+        RedisStorage(server.url, clock).notify()
+        assert listener.wait(PATIENT)
+        listener.close()
         store.close()
 
 

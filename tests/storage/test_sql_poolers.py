@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import psycopg
 import pytest
 
-from sealedstate.errors import StorageUnavailable
+from sealedstate.errors import StorageError, StorageUnavailable
 from sealedstate.storage import Storage, Stored
 from sealedstate.storage.contract import Clock as StoreClock
+from sealedstate.storage.requirements import probe_writes
 from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_surroundings
 from tests.support.backends import ContractBehindProxy
@@ -53,10 +54,24 @@ def test_pooler_is_recognised(
         store.delete_context("c")
         assert not list(store.keys("c"))
         assert store.reap(10) == 0
+        with pytest.raises(StorageError, match="a pooler is in between"):
+            store.listen()
+        store.notify()
     direct = open_store(postgresql_server.fresh_url())
     direct.prepare()
     direct._pool.start()
     assert not connection_of(direct).is_pooled
+
+
+def test_pooler_without_transactions_is_found_by_the_check(
+    postgresql_server: PostgreSQLServer, open_store: Opener
+) -> None:
+    with pooled(postgresql_server, "statement") as pooler:
+        database = pooler.fresh_database()
+        open_store(pooler.url(database, postgresql_server.port)).prepare()
+        store = open_store(pooler.url(database))
+        store.ping()
+        assert "statement pooling" in str(probe_writes(store, store._clock(), "k"))
 
 
 def test_option_says_what_a_connection_does_not_show(

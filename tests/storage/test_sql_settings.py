@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 
 from sealedstate.errors import CapacityError, StorageUnusable
 from sealedstate.storage import Stored
-from sealedstate.storage.contract import REAP_AFTER, millis
-from sealedstate.storage.requirements import USES, mismatch
+from sealedstate.storage.contract import FOLLOWED, REAP_AFTER, millis
+from sealedstate.storage.requirements import USES, mismatch, probe_writes
 from sealedstate.storage.sql import SQLStorage
 from tests.support import sql_servers, sql_surroundings
 from tests.support.jar import Clock, keeper
@@ -313,6 +314,28 @@ def test_mariadb_tables_are_of_the_engine_that_durability_rests_on(
             assert engines(server, schema) == SAFE
     finally:
         server.ask("SET GLOBAL default_storage_engine = DEFAULT")
+
+
+def test_right_that_only_logouts_need_is_missed_by_the_check(
+    mariadb_server: MariaDBServer, open_store: Opener
+) -> None:
+    server, schema = mariadb_server, mariadb_server.fresh_schema()
+    open_store(server.url(schema)).prepare()
+    url = server.limited_url(schema)
+    rights = {"schema": "SELECT", "feed": "SELECT"}
+    rights |= dict.fromkeys(("record", "member"), "SELECT, INSERT, UPDATE, DELETE")
+    for table, some in rights.items():
+        server.ask(f"GRANT {some} ON {schema}.sealedstate_{table} TO limited_{schema}@'%'")
+    store = open_store(url)
+    now = store._clock()
+    assert probe_writes(store, now, "k") is None
+    missing = probe_writes(store, now, "k", FOLLOWED)
+    assert re.match(
+        r"create in sealedstate\.\w+: .*UPDATE command denied.*sealedstate_feed", missing or ""
+    )
+    server.ask(f"GRANT UPDATE ON {schema}.sealedstate_feed TO limited_{schema}@'%'")
+    assert probe_writes(store, now, "k", FOLLOWED) is None
+    assert store.changes(None, 10).records == []
 
 
 def test_mariadb_user_who_may_not_change_the_engine_gets_a_remedy(

@@ -7,14 +7,22 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, Queue
 from typing import Any
 
 import pytest
 
 from sealedstate._stored import feed as feeds
-from sealedstate._stored.feed import RELOAD_AFTER, YOUNG_SECONDS, short_key
+from sealedstate._stored.feed import (
+    HINT_SPREAD,
+    MOST_HINTS,
+    RELOAD_AFTER,
+    YOUNG_SECONDS,
+    Feed,
+    short_key,
+)
 from sealedstate._wire.encoding import to_name
-from sealedstate.errors import StorageUnavailable
+from sealedstate.errors import StorageError, StorageUnavailable
 from sealedstate.storage import MemoryStorage, RoutedStorage, SQLiteStorage, Stored
 from sealedstate.testing import ManualClock, ScriptedStorage
 from tests.support.forks import run_child
@@ -457,3 +465,135 @@ def test_child_of_a_fork_follows_by_its_own_thread(tmp_path: Path) -> None:
     assert run_child(act)
     feed.close()
     store.close()
+
+
+# --- hints --------------------------------------------------------------------------------------
+
+
+class QueueListener:
+    """Gets what a `HintingStore` hints, or raises an error that is put instead."""
+
+    def __init__(self) -> None:
+        self.queue: Queue[StorageError | None] = Queue()
+        self.is_closed = False
+
+    def wait(self, seconds: float) -> bool:
+        try:
+            error = self.queue.get(timeout=seconds)
+        except Empty:
+            return False
+        if error is not None:
+            raise error
+        return True
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class HintingStore(MemoryStorage):
+    """A store that hints within this process. `refusal`: raised in place of a listener."""
+
+    def __init__(self, refusal: StorageError | None = None) -> None:
+        super().__init__(time.time)
+        self.refusal, self.hints = refusal, 0
+        self.listeners: list[QueueListener] = []
+
+    def listen(self) -> QueueListener:
+        if self.refusal is not None:
+            raise self.refusal
+        self.listeners.append(QueueListener())
+        return self.listeners[-1]
+
+    def notify(self) -> None:
+        self.hints += 1
+        for listener in self.listeners:
+            listener.queue.put(None)
+
+
+@pytest.fixture
+def _seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what a hint causes comes in time for a test."""
+    poll = Feed.poll
+    monkeypatch.setattr(Feed, "poll", lambda feed: poll(feed) + 60)
+    monkeypatch.setattr(feeds, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(feeds, "LISTEN_AGAIN", 0.01)
+
+
+def follow(store: Any) -> Feed:
+    """A feed whose threads follow and listen."""
+    feed = new_feed(store, staleness=600)
+    feed.look(CONTEXT, "any")
+    wait_until(feed.is_fresh)
+    return feed
+
+
+def knows(feed: Feed, key: str) -> bool:
+    return feed._source_of[CONTEXT].find(CONTEXT, key, 0) is not None
+
+
+@pytest.mark.usefixtures("_seldom")
+def test_process_polls_at_a_hint_and_hints_at_its_own_writes() -> None:
+    store = HintingStore()
+    reader, writer = follow(store), follow(store)
+    wait_until(lambda: len(store.listeners) == 2)
+    write(writer, "k")
+    wait_until(lambda: knows(reader, "k"))
+    assert store.hints == 1
+    assert writer.update(CONTEXT, "k", b"w", None, 2)
+    wait_until(lambda: store.hints == 2)
+    # A process without a thread, such as a command, hints itself.
+    write(new_feed(store), "other")
+    assert store.hints == 3
+    wait_until(lambda: knows(reader, "other"))
+    reader.close()
+    writer.close()
+    wait_until(lambda: all(listener.is_closed for listener in store.listeners))
+
+
+@pytest.mark.usefixtures("_seldom")
+def test_connection_for_hints_is_opened_again() -> None:
+    store = HintingStore()
+    reader = follow(store)
+    wait_until(lambda: len(store.listeners) == 1)
+    store.listeners[0].queue.put(StorageUnavailable("it broke"))
+    wait_until(lambda: len(store.listeners) == 2)
+    assert store.listeners[0].is_closed
+    write(store, "k")
+    store.notify()
+    wait_until(lambda: knows(reader, "k"))
+    reader.close()
+
+
+def test_process_that_gets_no_hints_says_so_once_and_polls(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sealedstate")
+    monkeypatch.setattr(feeds, "POLL_SECONDS", 0.02)
+    reader = follow(HintingStore(StorageError("no right to subscribe")))
+    write(reader._default, "k")
+    wait_until(lambda: knows(reader, "k"))
+    reader.close()
+    (record,) = [each for each in caplog.records if "hints" in each.message]
+    assert "no right to subscribe" in record.message
+
+
+def test_hint_is_followed_at_once_and_many_cost_few_polls(
+    store: ScriptedStorage, wall: ManualClock
+) -> None:
+    process = Process(store, wall, has_threads=True, polls=False)
+    feed = process.feed
+    pause = feed.work(True)
+    process.wait(0.1)
+    assert feed.work(False) == pytest.approx(pause - 0.1)
+    feed._wake.is_hinted = True
+    assert feed.work(False) <= HINT_SPREAD
+    store.calls.clear()
+    seconds = 20
+    for _ in range(seconds * 100):
+        feed._wake.is_hinted = True
+        due = process.running() + feed.work(False)
+        process.wait(0.01)
+        if process.running() >= due:
+            feed.work(True)
+    # Without hints, one in 0.8 s.
+    assert store.count["changes"] <= MOST_HINTS + seconds + seconds / 0.8

@@ -18,7 +18,7 @@ from tests.support.server_process import ServerProcess, account_of
 from tests.support.sql_server import PASSWORD, USER
 from tests.support.sql_servers import PostgreSQLServer
 
-PoolMode = Literal["session", "transaction"]
+PoolMode = Literal["session", "transaction", "statement"]
 
 
 class PgBouncer(ServerProcess):
@@ -38,7 +38,7 @@ class PgBouncer(ServerProcess):
             "auth_type": "scram-sha-256",
             "auth_file": directory / "users",
             "pool_mode": mode,
-            "default_pool_size": pool_size if mode == "transaction" else 40,
+            "default_pool_size": 40 if mode == "session" else pool_size,
             "max_client_conn": 200,
             "server_login_retry": 1,
         }

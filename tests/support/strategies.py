@@ -85,11 +85,11 @@ def with_one_place(record: Record) -> Record:
     """The record, with each name in one list only."""
     if record.overflow is not None:
         names = tuple(name for name in record.overflow.names if name not in record.parts)
-        record = record._replace(overflow=replace(record.overflow, names=names))
+        record = replace(record, overflow=replace(record.overflow, names=names))
     elsewhere = {*record.parts, *(record.overflow.names if record.overflow else ())}
     spilled = {name: at for name, at in record.spilled.items() if name not in elsewhere}
     orphaned = {name: at for name, at in record.orphaned_rows.items() if name not in spilled}
-    return record._replace(spilled=spilled, orphaned_rows=orphaned)
+    return replace(record, spilled=spilled, orphaned_rows=orphaned)
 
 
 RECORDS = st.builds(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -260,14 +261,14 @@ def records() -> Iterator[tuple[str, Record, int]]:
     alone = Record(SESSION_ID, "alice", began, began + 60, 2, small, overflow)
     yield "overflow alone", alone, NOW
     spilled, left = {"cart": 180_000_000_000_000, "b": 1}, {"old": 179_999_999_999_999}
-    everywhere = alone._replace(generation=300, spilled=spilled, orphaned_rows=left)
+    everywhere = replace(alone, generation=300, spilled=spilled, orphaned_rows=left)
     yield "overflow, spilled and left", everywhere, NOW
     yield "spilled alone", Record(SESSION_ID, "a", began, NOW, 3, {}, None, {"cart": 5}), NOW
     yield "left alone", Record(SESSION_ID, "a", began, NOW, 3, {}, None, {}, {"cart": 5}), NOW
     yield "sealed by the next key", Record(SESSION_ID, "a", began, NOW, 3), SUCCESSION + 5
     user = Record(SESSION_ID, "alice", began, began + 43200, 7, small)
     for name, terms in TERMS.items():
-        yield name, user._replace(terms=terms), NOW
+        yield name, replace(user, terms=terms), NOW
     long = {128: bytes_of("field", 64) * 4, 252: bytes(253)}
     long[128] = long[128][:255]
     for name, fields in (
@@ -275,8 +276,8 @@ def records() -> Iterator[tuple[str, Record, int]]:
         ("the first and the last field that is not critical", {128: b"", 254: b"\xff"}),
         ("512 bytes of fields", long),
     ):
-        yield name, user._replace(fields=fields), NOW
-    both = alone._replace(terms=TERMS["an hour idle"], fields={254: b"\0"})
+        yield name, replace(user, fields=fields), NOW
+    both = replace(alone, terms=TERMS["an hour idle"], fields={254: b"\0"})
     yield "terms, a field and overflow", both, NOW
 
 
@@ -301,7 +302,7 @@ def sessions() -> Iterator[dict[str, Any]]:
     """Cookies that open or not, by time."""
     hour, began = 3600, NOW - 10 * 3600
     record = Record(SESSION_ID, "alice", began, began + 12 * hour, 7)
-    own_end = record._replace(expires_at=began + 720 * hour, terms=Terms(None, None, True))
+    own_end = replace(record, expires_at=began + 720 * hour, terms=Terms(None, None, True))
 
     def session(
         name: str, outcome: str | None, record: Record, later: int, **given: int
@@ -332,10 +333,10 @@ def sessions() -> Iterator[dict[str, Any]]:
     month = {"absolute_lifetime": 9 * hour, "longest_lifetime": 11 * hour}
     yield session("its own end, and the longest lifetime", "ExpiredSession", own_end, hour, **month)
     yield session("its own end, before the longest lifetime", None, own_end, hour - 1, **month)
-    quick = record._replace(terms=Terms(idle=600))
+    quick = replace(record, terms=Terms(idle=600))
     yield session("its own idle lifetime", None, quick, 599)
     yield session("its own idle lifetime is over", "ExpiredSession", quick, 600)
-    slow = record._replace(terms=Terms(idle=7200))
+    slow = replace(record, terms=Terms(idle=7200))
     yield session("its own, longer idle lifetime", None, slow, 7199, **idle)
     yield session("sealed at the revocation", None, record, 0, revoked_before=NOW)
     yield session("sealed before", "SealedBefore", record, 0, revoked_before=NOW + 1)
@@ -363,7 +364,7 @@ def padded() -> Iterator[dict[str, Any]]:
     }.items():
         token = sealed(GOOD + tail)
         yield {"name": name, "now": NOW, "text": to_text(token)} | described_record(GOOD_RECORD)
-    record = GOOD_RECORD._replace(terms=Terms(True), fields={254: b"x"})
+    record = replace(GOOD_RECORD, terms=Terms(True), fields={254: b"x"})
     token = sealed(GOOD + b"\x01\x01\x02\xfd\x01\0\xfe\x01x")
     name = "padding between other fields"
     yield {"name": name, "now": NOW, "text": to_text(token)} | described_record(record)

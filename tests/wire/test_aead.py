@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +34,28 @@ def test_each_cipher_decrypts_what_the_other_encrypts(
         assert type(sealed) is bytes
         assert other.decrypt(sealed, data, nonce, key) == message
         assert other.decrypt(sealed, data + b"x", nonce, key) is None
+
+
+def test_ciphertexts_around_the_size_of_a_buffer_are_those_of_the_public_functions() -> None:
+    nonce, key, most = bytes(24), bytes(range(32)), aead.BUFFER_BYTES - aead.TAG_BYTES
+    for size in (0, most + 1, most, 5 * most, 1, most - 1, 0):
+        sealed = DIRECT.encrypt(bytes(size), b"data", nonce, key)
+        assert sealed == PUBLIC.encrypt(bytes(size), b"data", nonce, key)
+        assert DIRECT.decrypt(sealed, b"data", nonce, key) == bytes(size)
+
+
+def test_threads_that_encrypt_at_the_same_time_share_no_buffer() -> None:
+    cipher, nonce = aead.direct_cipher(LIB, FFI), bytes(24)
+
+    def encrypt(number: int) -> bool:
+        message, key = bytes([number]) * 2000, bytes([number]) * 32
+        return all(
+            cipher.decrypt(cipher.encrypt(message, b"", nonce, key), b"", nonce, key) == message
+            for _ in range(50)
+        )
+
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(encrypt, range(32)))
 
 
 @given(st.binary(max_size=40), KEYS)

@@ -65,13 +65,13 @@ def test_record_with_an_id_or_count_of_a_wrong_size_is_refused() -> None:
     record = Record(bytes(16), None, 0, 60, 1, {}, overflow)
     wrong: list[Record] = []
     for length in (0, 1, 7, 9, 15, 17, 24):
-        wrong.append(record._replace(id=bytes(length)))
+        wrong.append(replace(record, id=bytes(length)))
         for field in ("set_id", "digest"):
             sized: dict[str, Any] = {field: bytes(length)}
-            wrong.append(record._replace(overflow=replace(overflow, **sized)))
+            wrong.append(replace(record, overflow=replace(overflow, **sized)))
     # No Cookie header carries such a number of chunks.
     for count in (0, -1, 8, 1 << 31, 1 << 80):
-        wrong.append(record._replace(overflow=replace(overflow, count=count)))
+        wrong.append(replace(record, overflow=replace(overflow, count=count)))
     for each in wrong:
         with pytest.raises(MalformedRecord):
             decode_record(encode_record(each, 30), 30)
@@ -81,13 +81,13 @@ def test_more_fields_than_a_record_holds_are_not_written() -> None:
     record = Record(bytes(16), None, 0, 60, 1, fields={128: bytes(255), 129: bytes(253)})
     assert decode_record(encode_record(record, 30), 30) == record
     with pytest.raises(ValueError, match="must be at most 512 bytes, got 513"):
-        encode_record(record._replace(fields={128: bytes(255), 129: bytes(254)}), 30)
+        encode_record(replace(record, fields={128: bytes(255), 129: bytes(254)}), 30)
 
 
 def test_record_without_terms_and_fields_ends_with_its_array() -> None:
     record = Record(bytes(16), None, 0, 60, 1)
     payload = encode_record(record, 30)
-    assert encode_record(record._replace(terms=Terms(), fields={}), 30) == payload
+    assert encode_record(replace(record, terms=Terms(), fields={}), 30) == payload
     assert payload == bytes(16) + cbor2.dumps([None, 30, -61, 1, []])
     assert decode_record(payload, 30).terms is NO_TERMS
     assert decode_record(payload, 30).fields is NO_FIELDS

@@ -26,12 +26,14 @@ from ...errors import (
     StorageUnusable,
 )
 from .._network import Broken, Connections, ServerClient
+from ..contract import Listener
 from ._nodes import choose_nodes, lend_nodes
 from ._scripts import Script
 from ._servers import (
     ECHO_BYTES,
     REFUSALS,
     Refusal,
+    ServerConnections,
     explain_wrong_kind,
     pack,
     parse_url,
@@ -128,6 +130,15 @@ class RedisClient(ServerClient):
         """Return a node's answers to commands that read, and None for those that it refused."""
         answers = self._request(commands, b"", is_read=True, node=node)
         return [None if isinstance(answer, Refusal) else answer for answer in answers]
+
+    def subscribe(self, channel: bytes) -> Listener | None:
+        """Open a connection that receives what is published; None for a client's pool.
+
+        Raises StorageUnavailable, and StorageError if the user may not subscribe.
+        """
+        deadline = time.monotonic() + self._timeout
+        (node,) = self._nodes.every(deadline)
+        return node.subscribe(deadline, channel) if isinstance(node, ServerConnections) else None
 
     def call_each(self, script: Script, calls: Sequence[tuple[bytes, ...]]) -> list[Any]:
         """Return the answers of a script that reads, called for several keys.

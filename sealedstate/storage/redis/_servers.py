@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
-from ...errors import ConfigurationError, StorageUnavailable, StorageUnusable
+from ...errors import ConfigurationError, StorageError, StorageUnavailable, StorageUnusable
 from .._network import KEEPALIVE, Connections
 from ..urls import check_file, show_name
 
@@ -302,6 +302,27 @@ class ServerConnections(Connections):
         finally:
             connection.disconnect()
 
+    def subscribe(self, deadline: float, channel: bytes) -> RedisListener:
+        """Open a connection that receives what is published on a channel.
+
+        Raises StorageError if the user may not subscribe.
+        """
+        connection = self._connect(deadline, self._login.timeout)
+        try:
+            _exchange(connection, (b"SUBSCRIBE", channel))
+        except redis.ResponseError as error:
+            connection.disconnect()
+            code = _code(error)
+            raise StorageError(
+                f"redis store {self.address}: SUBSCRIBE: {REFUSALS.get(code, code)}"
+            ) from None
+        except BaseException as error:
+            connection.disconnect()
+            if isinstance(error, (redis.RedisError, OSError)):
+                raise self._unavailable("the connection broke") from None
+            raise
+        return RedisListener(connection, self._unavailable("the connection for hints broke"))
+
     def _connect(self, deadline: float, timeout: float) -> Any:
         """Open a connection whose replies may take `timeout` seconds each."""
         left = deadline - time.monotonic()
@@ -404,6 +425,26 @@ class ServerConnections(Connections):
     def drop(self, connection: Any) -> None:
         # In a forked child this closes the descriptor but not the connection.
         connection.disconnect()
+
+
+class RedisListener:
+    """A connection that has subscribed to a channel. `broken`: the error when it breaks."""
+
+    def __init__(self, connection: Any, broken: StorageUnavailable) -> None:
+        self._connection, self._broken = connection, broken
+
+    def wait(self, seconds: float) -> bool:
+        is_hinted = False
+        try:
+            while self._connection.can_read(timeout=0 if is_hinted else seconds):
+                self._connection.read_response(disable_decoding=True)
+                is_hinted = True
+        except (redis.RedisError, OSError):
+            raise self._broken from None
+        return is_hinted
+
+    def close(self) -> None:
+        self._connection.disconnect()
 
 
 class LentConnections(Connections):

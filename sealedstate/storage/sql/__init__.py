@@ -22,6 +22,7 @@ from ..contract import (
     Capabilities,
     Changes,
     Clock,
+    Listener,
     Stored,
     check_arguments,
     context_digest,
@@ -243,6 +244,15 @@ class SQLStorage:
         self._pool.start()
         now = self._now()
         return self._pool.read(lambda lease: self._driver.changes(lease.cursor, after, now, limit))
+
+    def listen(self) -> Listener | None:
+        self._pool.start()
+        return self._pool.listen()
+
+    def notify(self) -> None:
+        if self._sql.notify:
+            self._pool.start()
+            self._pool.read(_query(self._sql.notify, {}))
 
     # --- one statement --------------------------------------------------------------------------
 

@@ -167,6 +167,9 @@ class _Engine(Driver):
     def connect(self, host: int) -> Any:
         raise NotImplementedError("the engine's pool connects")
 
+    def listen(self, host: int) -> None:
+        """Do nothing; the engine's connections are the application's."""
+
     def message(self, error: Exception) -> str:
         # Without the statement and its parameters, which SQLAlchemy adds.
         return str(error.orig) if isinstance(error, DBAPIError) else str(error)

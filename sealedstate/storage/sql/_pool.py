@@ -42,7 +42,7 @@ from ...errors import (
     StorageUnavailable,
     StorageUnusable,
 )
-from ..contract import FOLLOWED, Capabilities, Changes, Stored, context_digest
+from ..contract import FOLLOWED, Capabilities, Changes, Listener, Stored, context_digest
 
 SCHEMA_VERSION = 2
 
@@ -157,7 +157,7 @@ class Statements:
     """The statements, in a server's dialect. Those without a default differ between servers.
 
     `changes` returns for each record the server's state and its last number, the number of the
-    record, and its columns; one row without a record if there is none.
+    record, and its columns; one row without a record if there is none. `notify`: "" without hints.
     """
 
     create: str
@@ -196,6 +196,7 @@ class Statements:
     try_write: str = "DELETE FROM sealedstate_record WHERE 1 = 0"
     make_schema: str = """
         CREATE TABLE IF NOT EXISTS sealedstate_schema (version INTEGER NOT NULL PRIMARY KEY)"""
+    notify: str = ""
     set_schema_version: str = "INSERT INTO sealedstate_schema (version) VALUES (:schema)"
 
 
@@ -271,6 +272,10 @@ class Driver(ABC):
     @abstractmethod
     def changes(self, cursor: Any, after: str | None, now: int, limit: int) -> Changes:
         """Return what the contract says."""
+
+    def listen(self, host: int) -> Listener | None:
+        """Open a connection to one of `hosts` for hints; None if such servers send none."""
+        return None
 
     @abstractmethod
     def begin(self, cursor: Any, seconds: float) -> None:
@@ -474,6 +479,15 @@ class SQLPool:
     def transaction(self, act: Callable[[Lease], T]) -> T:
         """Like `write`, in one transaction, which may take as long as `read_many`."""
         return self._run_long(act, OutcomeUnknown)
+
+    def listen(self) -> Listener | None:
+        """Open a connection for hints, which is none of the pool's; None if there are no hints."""
+        try:
+            return self._driver.listen(self._host)
+        except StorageError:
+            raise
+        except Exception as error:
+            raise StorageUnavailable(self._redact(error)) from error
 
     def invalidate_older(self) -> None:
         """Stop using connections that were opened before now."""

@@ -27,8 +27,9 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.waiting import Ready, Wait
 
-from ...errors import ConfigurationError, StorageUnavailable, escape_text
-from ..contract import Capabilities, Changes, Stored
+from ...errors import ConfigurationError, StorageError, StorageUnavailable, escape_text
+from .._network import KEEPALIVE
+from ..contract import Capabilities, Changes, Listener, Stored
 from ..urls import check_file
 from ._pool import (
     DEADLINE,
@@ -137,6 +138,11 @@ STATEMENTS = Statements(
             ORDER BY changed, place LIMIT :limit
         ) AS found ON true
         ORDER BY found.changed, found.place""",
+    # Transactions that notify commit one after another. So the write does not notify, and what
+    # does, does not wait for the disk.
+    notify="""
+        SELECT CAST(pg_notify('sealedstate', '') AS text),
+            set_config('synchronous_commit', 'off', true)""",
 )
 # SKIP LOCKED: reaping does not wait for other transactions. As an array, the rows are selected and
 # locked only once.
@@ -210,6 +216,12 @@ FAULTS: Mapping[str, Fault] = {
 }
 
 
+# Of a connection that only listens. A balancer must not forget it.
+_KEEPALIVES = dict(
+    zip(("keepalives_idle", "keepalives_interval", "keepalives_count"), KEEPALIVE, strict=True)
+)
+
+
 class Unconfirmed(Exception):
     """The server has committed, but no standby has confirmed it."""
 
@@ -228,9 +240,12 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
     """How many reads were sent before the server has prepared them."""
 
     @classmethod
-    def open(cls, conninfo: bytes, attempts: list[_Attempt]) -> PostgreSQLConnection:
+    def open(
+        cls, conninfo: bytes, late_attempts: list[_Attempt] | None = None
+    ) -> PostgreSQLConnection:
+        """Open a connection before the deadline. `late_attempts`: see `_connect`."""
         opened_at = monotonic()
-        connection = cls(_connect(conninfo, attempts))
+        connection = cls(_connect(conninfo, late_attempts))
         connection.opened_at = opened_at
         connection.autocommit = True
         connection.add_notice_handler(connection._note)
@@ -309,6 +324,34 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
         return results[0]
 
 
+class PostgreSQLListener:
+    """A connection that listens for hints, of the process that has opened it."""
+
+    def __init__(self, connection: PostgreSQLConnection, address: str) -> None:
+        self._connection, self._address = connection, address
+        self._pid = os.getpid()
+
+    def wait(self, seconds: float) -> bool:
+        pgconn = self._connection.pgconn
+        try:
+            # It may have come, and was read, with the answer to LISTEN.
+            found = pgconn.notifies()
+            if found is None and any(wait_for(pgconn.socket, True, False, seconds)):
+                pgconn.consume_input()
+                found = pgconn.notifies()
+            is_hinted = found is not None
+            while found is not None:
+                found = pgconn.notifies()
+        except psycopg.Error:
+            raise StorageUnavailable(f"{self._address}: the connection for hints broke") from None
+        return is_hinted
+
+    def close(self) -> None:
+        # A child would say goodbye in the name of its parent.
+        if self._pid == os.getpid():
+            self._connection.close()
+
+
 class _Attempt:
     """A connection that this process opens, as libpq's PQconnectPoll prescribes."""
 
@@ -331,14 +374,14 @@ class _Attempt:
             self.status = pq.PollingStatus(self.pgconn.connect_poll())
 
 
-def _connect(conninfo: bytes, attempts: list[_Attempt]) -> pq.abc.PGconn:
+def _connect(conninfo: bytes, late_attempts: list[_Attempt] | None) -> pq.abc.PGconn:
     """Open a connection, but not longer than until the deadline.
 
-    `attempts`: earlier attempts that were late; the connection is that of the first of them, or of
-    a new one, that the server answers. If it answers none, the first that waits for it remains.
+    `late_attempts`: of before; the connection is that of the first of them, or of a new one, that
+    the server answers. If it answers none, the first that waits for it remains. None: keep none.
     """
     fresh, is_late = _Attempt(conninfo), False
-    attempts.append(fresh)
+    attempts = [*(late_attempts or ()), fresh]
     try:
         while True:
             left = DEADLINE.remaining()
@@ -359,12 +402,13 @@ def _connect(conninfo: bytes, attempts: list[_Attempt]) -> pq.abc.PGconn:
                 raise psycopg.OperationalError("no answer in time")
     finally:
         kept: list[_Attempt] = []
-        if is_late:
+        if is_late and late_attempts is not None:
             kept = [each for each in attempts if each.status == pq.PollingStatus.READING][:1]
         for attempt in attempts:
             if attempt not in kept:
                 attempt.pgconn.finish()
-        attempts[:] = kept
+        if late_attempts is not None:
+            late_attempts[:] = kept
 
 
 def _wait_until_ready(fd: int, awaited: Wait) -> Ready:
@@ -484,6 +528,21 @@ class PostgreSQL(Driver):
         finally:
             for late in attempts:
                 late.late_at, self._late[host] = monotonic(), late
+
+    def listen(self, host: int) -> Listener | None:
+        given = {**_KEEPALIVES, **conninfo_to_dict(self._conninfos[host].decode())}
+        connection = PostgreSQLConnection.open(make_conninfo("", **given).encode())
+        try:
+            ((pid,),) = connection.execute("SELECT pg_backend_pid()").fetchall()
+            if pid != connection.pgconn.backend_pid if self._pooled is None else self._pooled:
+                raise StorageError(
+                    f"{self.address}: a pooler is in between, through which no notifications come"
+                )
+            connection.execute("LISTEN sealedstate")
+        except BaseException:
+            connection.close()
+            raise
+        return PostgreSQLListener(connection, self.address)
 
     def handshake(self, cursor: Any) -> Capabilities:
         connection: PostgreSQLConnection = cursor.connection
