@@ -381,7 +381,7 @@ def _connect(conninfo: bytes, late_attempts: list[_Attempt] | None) -> pq.abc.PG
     the server answers. If it answers none, the first that waits for it remains. None: keep none.
     """
     fresh, is_late = _Attempt(conninfo), False
-    attempts = [*(late_attempts or ()), fresh]
+    attempts: list[_Attempt] = [*(late_attempts or ()), fresh]
     try:
         while True:
             left = DEADLINE.remaining()
