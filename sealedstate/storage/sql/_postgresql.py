@@ -240,12 +240,9 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
     """How many reads were sent before the server has prepared them."""
 
     @classmethod
-    def open(
-        cls, conninfo: bytes, late_attempts: list[_Attempt] | None = None
-    ) -> PostgreSQLConnection:
-        """Open a connection before the deadline. `late_attempts`: see `_connect`."""
+    def open(cls, conninfo: bytes, attempts: list[_Attempt]) -> PostgreSQLConnection:
         opened_at = monotonic()
-        connection = cls(_connect(conninfo, late_attempts))
+        connection = cls(_connect(conninfo, attempts))
         connection.opened_at = opened_at
         connection.autocommit = True
         connection.add_notice_handler(connection._note)
@@ -374,14 +371,14 @@ class _Attempt:
             self.status = pq.PollingStatus(self.pgconn.connect_poll())
 
 
-def _connect(conninfo: bytes, late_attempts: list[_Attempt] | None) -> pq.abc.PGconn:
+def _connect(conninfo: bytes, attempts: list[_Attempt]) -> pq.abc.PGconn:
     """Open a connection, but not longer than until the deadline.
 
-    `late_attempts`: of before; the connection is that of the first of them, or of a new one, that
-    the server answers. If it answers none, the first that waits for it remains. None: keep none.
+    `attempts`: earlier attempts that were late; the connection is that of the first of them, or of
+    a new one, that the server answers. If it answers none, the first that waits for it remains.
     """
     fresh, is_late = _Attempt(conninfo), False
-    attempts: list[_Attempt] = [*(late_attempts or ()), fresh]
+    attempts.append(fresh)
     try:
         while True:
             left = DEADLINE.remaining()
@@ -402,13 +399,12 @@ def _connect(conninfo: bytes, late_attempts: list[_Attempt] | None) -> pq.abc.PG
                 raise psycopg.OperationalError("no answer in time")
     finally:
         kept: list[_Attempt] = []
-        if is_late and late_attempts is not None:
+        if is_late:
             kept = [each for each in attempts if each.status == pq.PollingStatus.READING][:1]
         for attempt in attempts:
             if attempt not in kept:
                 attempt.pgconn.finish()
-        if late_attempts is not None:
-            late_attempts[:] = kept
+        attempts[:] = kept
 
 
 def _wait_until_ready(fd: int, awaited: Wait) -> Ready:
@@ -531,7 +527,7 @@ class PostgreSQL(Driver):
 
     def listen(self, host: int) -> Listener | None:
         given = {**_KEEPALIVES, **conninfo_to_dict(self._conninfos[host].decode())}
-        connection = PostgreSQLConnection.open(make_conninfo("", **given).encode())
+        connection = PostgreSQLConnection.open(make_conninfo("", **given).encode(), [])
         try:
             ((pid,),) = connection.execute("SELECT pg_backend_pid()").fetchall()
             if pid != connection.pgconn.backend_pid if self._pooled is None else self._pooled:
