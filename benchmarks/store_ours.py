@@ -61,7 +61,7 @@ def lent_store(backend: str, url: str, value_bytes: int) -> Contender | None:
     library, module, name, lend = _LENDERS[backend]
     lent = lend(url)
     kind = getattr(import_module(f"sealedstate.storage.{module}"), name)
-    store: ManagedStorage = kind(lent, time.time)
+    store: ManagedStorage = kind(lent, time.time, timeout=PATIENCE)
     return our_store(store, value_bytes, f"{STORE}, {library}", f"{CONTEXT}.lent")
 
 
