@@ -10,15 +10,20 @@ BENCH := .venv-bench
 FASTAPI := .venv-fastapi
 PEERS := .venv-peers
 SHOP := .venv-flask
+PATHS := .venv-paths
+BOUND := .venv-bound
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 PYTEST = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo flask django fastapi saml test test-all soak check matrix servers peers bench \
-	bench-pictures format clean
+.PHONY: demo bound flask django fastapi saml test test-all soak paths check matrix servers peers \
+	bench bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
+
+bound: $(BOUND)/.ready
+	$(BOUND)/bin/python examples/bound
 
 flask: $(SHOP)/.ready
 	$(SHOP)/bin/python examples/flask
@@ -46,6 +51,11 @@ test-all: $(VENV)/.dev
 # Long walks, thousands of kills, and histories: some hours.
 soak: $(VENV)/.dev
 	$(BIN)/pytest $(PYTEST) --hypothesis-profile=full -m soak tests
+
+# `sealedstate path` behind 40 stacks of proxies and servers, beside a plain loop, in some minutes.
+paths: $(PATHS)/.ready
+	@sh tests/install_servers.sh nginx haproxy varnish apache2 squid
+	$(PATHS)/bin/pytest $(PYTEST) -m soak tests/paths
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -82,7 +92,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) benchmarks/node/node_modules tests/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(BOUND) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) $(PATHS) benchmarks/node/node_modules tests/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # .dev installs more into the environment of .test. uWSGI comes as C.
 $(VENV)/.test $(VENV)/.dev: pyproject.toml
@@ -95,6 +105,11 @@ $(VENV)/.test $(VENV)/.dev: pyproject.toml
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install $(PIP) --editable '.[demo]'
+	touch $@
+
+$(BOUND)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(BOUND)
+	$(BOUND)/bin/pip install $(PIP) --editable '.[bound-example]'
 	touch $@
 
 $(DJANGO)/.ready: pyproject.toml
@@ -116,6 +131,11 @@ $(PEERS)/.ready: pyproject.toml tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/pip install $(PIP) --editable '.[aiohttp,asgi,django,flask,litestar,pyramid,quart]' \
 		--requirement tests/peers/requirements.txt
+	touch $@
+
+$(PATHS)/.ready: pyproject.toml tests/paths/requirements.txt
+	$(PYTHON) -m venv $(PATHS)
+	$(PATHS)/bin/pip install $(PIP) --editable '.[test]' --requirement tests/paths/requirements.txt
 	touch $@
 
 $(SAML)/.ready: pyproject.toml

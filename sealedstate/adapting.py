@@ -62,6 +62,7 @@ SESSION_COOKIE = {
 # The attributes of a Session that a face shows.
 _SHOWN = frozenset(
     {"id", "subject", "is_new", "created_at", "expires_at", "persistent", "refusal", "withheld"}
+    | {"is_bound"}
     | {"peek", "keep", "check_size", "regenerate", "limit", "invalidate", "accessed"}
 )
 

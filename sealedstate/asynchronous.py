@@ -368,6 +368,11 @@ class SealedSession:
         return self.use().persistent
 
     @property
+    def is_bound(self) -> bool:
+        """Whether it opens only in the browser that has its key (experimental)."""
+        return self.use().is_bound
+
+    @property
     def refusal(self) -> str | None:
         """Why the cookies opened no session, in a word for visitors, as `Session.refusal`."""
         return self.use().refusal

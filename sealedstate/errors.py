@@ -27,6 +27,7 @@ __all__ = [
     "NotSignedIn",
     "OperatorError",
     "OutcomeUnknown",
+    "PartUnavailable",
     "ProtectedTextRefused",
     "ProtectedTextWithheld",
     "RegistryMissing",
@@ -292,6 +293,14 @@ class UnreadablePart(OperatorError):
     """
 
 
+class PartUnavailable(UnreadablePart):
+    """A part that the browser keeps, in a request to which the browser brings none.
+
+    A form, a script or an API client reads it, or the browser no longer has it. Read the part in a
+    page that is navigated to, before, and offer to enter it again.
+    """
+
+
 # An identity provider's errors about stored logins cost no login: an application may catch
 # LoginsUnreadable, report it, and continue without the service logins.
 
@@ -524,6 +533,13 @@ class AmbiguousSession(UnreadableError):
     """Two authentic sessions have the same cookie name: neither is used."""
 
     reason = "ambiguous"
+    keeps_cookie = True
+
+
+class UnboundSession(UnreadableError):
+    """The session is bound to a key, and the browser has not shown lately that it has the key."""
+
+    reason = "unbound"
     keeps_cookie = True
 
 

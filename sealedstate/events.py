@@ -37,6 +37,8 @@ WARN_EVERY = 60
 
 EventName: TypeAlias = Literal[
     "adopted",
+    "bound",
+    "bound-renewed",
     "feed-followed",
     "feed-lost",
     "given-up",
@@ -52,6 +54,7 @@ EventName: TypeAlias = Literal[
     "part-left-out",
     "part-missing",
     "part-unreadable",
+    "proof-refused",
     "recalled",
     "refresh-skipped",
     "refused",
@@ -68,6 +71,7 @@ EventName: TypeAlias = Literal[
     "store-call",
     "store-silent",
     "subject-revoked",
+    "unbound",
     "withheld-long",
 ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 from collections.abc import (
     Callable,
     Collection,
@@ -21,12 +22,13 @@ from typing import Any, Final, Literal, NamedTuple, Protocol, Self, TypeAlias
 from uuid import UUID
 
 from ._wire import cbor
-from ._wire.record import Lifetimes, Place, Record, check_name, check_subject, format_id
+from ._wire.record import DEVICE, Lifetimes, Place, Record, check_name, check_subject, format_id
 from .errors import (
     LateRead,
     LateWrite,
     MalformedRecord,
     OperatorError,
+    PartUnavailable,
     SessionNotLoaded,
     SessionTooLarge,
     UnreadablePart,
@@ -38,6 +40,11 @@ __all__ = ["Session"]
 
 # The head of a part's name and value, and its name in a list of parts.
 PART_BYTES = 16
+# What a core has for a part that the browser keeps (experimental): this byte, with which no
+# encoding begins, the generation in 6 bytes, and a digest of 16 of generation and encoding. A
+# release that does not know it finds a part of a newer release, and keeps it.
+IN_BROWSER = b"\xff"
+BROWSER_PART_BYTES = 23
 _new = object.__new__
 # In Python 3.11, looking up a member of an enumeration costs as much as encoding a value.
 _CORE = Place.CORE
@@ -89,13 +96,17 @@ class Limit(NamedTuple):
     """What `Session.limit` asked for in a request; None for what it left alone.
 
     `idle` in seconds, `until` in epoch seconds. `began_at`: when the request signed in, or gave
-    terms to a new session.
+    terms to a new session. `device`: the public key that the session is bound to from now on.
     """
 
     idle: int | None = None
     until: int | None = None
     persistent: bool | None = None
     began_at: int | None = None
+    device: bytes | None = None
+
+    def __repr__(self) -> str:
+        return f"<Limit: idle {self.idle}, until {self.until}, persistent {self.persistent}>"
 
 
 NO_LIMIT: Final = Limit()
@@ -240,8 +251,12 @@ class Session(MutableMapping[str, object]):
     _limit = NO_LIMIT
     _is_limited = False
     _is_kept = False
+    # Whether this request has signed a user in, also after it was saved.
+    has_signed_in = False
     # The state before a logout whose end is not recorded yet.
     _before_logout: dict[str, Any] | None = None
+    # The name and generation of a part that this request would have needed from the browser.
+    missing_part: tuple[str, int] | None = None
     # What `load_ahead` loaded, until the first use.
     _ahead: SessionBackend | None = None
 
@@ -292,6 +307,7 @@ class Session(MutableMapping[str, object]):
         if self._subject not in (None, subject):
             self.clear()
         self._subject, self._is_signed_in = subject, True
+        self.has_signed_in = subject is not None
         self._id = loaded.new_id()
         self._limit = self._limit._replace(began_at=int(loaded.now()))
 
@@ -331,6 +347,13 @@ class Session(MutableMapping[str, object]):
         if limit.persistent is not None or record is None:
             return limit.persistent
         return record.terms.persistent
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it opens only in the browser that has its key (experimental)."""
+        record = self._continued_record()
+        is_known = record is not None and DEVICE in record.fields
+        return is_known or self._limit.device is not None
 
     @property
     def refusal(self) -> Refusal | None:
@@ -700,6 +723,7 @@ class Session(MutableMapping[str, object]):
         self.clear()
         self._subject, self._is_ended = None, True
         self._is_signed_in = self._is_regenerated = self._is_limited = self._is_kept = False
+        self.has_signed_in = False
         self._limit = NO_LIMIT
         self._id = loaded.new_id()
 
@@ -774,8 +798,17 @@ class Session(MutableMapping[str, object]):
         # set or removed this part, has decided what stays.
         loaded = self._use_to_write()
         self._subject, self._is_signed_in = subject, True
+        self.has_signed_in = subject is not None
         self._id = loaded.new_id()
         self._limit = self._limit._replace(began_at=int(loaded.now()))
+
+    def bind_device(self, key: bytes) -> None:
+        """Let it open only in the browser that has the key, from now on, and under a new id.
+
+        `key`: a point of P-256, compressed. The old id is revoked in the store, if there is one.
+        """
+        self.regenerate()
+        self._limit = self._limit._replace(device=key)
 
     def mark_saved(self, resume: Callable[..., SessionBackend], *arguments: object) -> None:
         """Call `resume` at the next use, to begin again with what a save has written.
@@ -895,8 +928,46 @@ class Session(MutableMapping[str, object]):
         try:
             return cbor.decode(data)
         except MalformedRecord as error:
+            if (generation := browser_generation(data)) is not None:
+                self.missing_part = (name, generation)
+                raise PartUnavailable(
+                    f"session[{name!r}] is kept by the browser, which brings it to a navigation"
+                ) from None
             self.load().note_unreadable(name)
             raise UnreadablePart(f"session[{name!r}] was written by another release") from error
+
+    def move_to_browser(self, name: str, generation: int, value: object) -> bool:
+        """Whether the core now names what the browser keeps in place of the part.
+
+        `value`: what was read back from the browser. False if the part is another by now.
+        """
+        loaded = self._use_to_write()
+        if name not in self._parts:
+            return False
+        part, data = self._part(name), _encode(name, value, loaded)
+        if part.encoded is None:
+            part.encoded = part.saved = loaded.recall(name)
+        wanted = _name_in_browser(generation, data)
+        if part.encoded not in (data, wanted):
+            return False
+        part.encoded, part.value, part.is_assigned = wanted, UNREAD, True
+        return True
+
+    def take_from_browser(self, name: str, generation: int, value: object) -> bool:
+        """Whether the part has the value that the browser has brought.
+
+        False unless it is what the core names. Raises SessionTooLarge.
+        """
+        loaded = self._use_to_write()
+        if name not in self._parts:
+            return False
+        part, data = self._part(name), _encode(name, value, loaded)
+        if part.encoded == data:
+            return True  # another tab has brought it
+        if part.encoded != _name_in_browser(generation, data):
+            return False
+        self[name] = value
+        return True
 
     def _recall_all(self) -> None:
         loaded = self.backend or self._use()
@@ -928,6 +999,18 @@ class _Values(ValuesView[object]):
 class _Items(ItemsView[str, object]):
     def __reversed__(self) -> Iterator[tuple[str, object]]:
         return reversed(list(self))
+
+
+def browser_generation(data: bytes | None) -> int | None:
+    """The generation of a part that the browser keeps, by what the core has; None for any other."""
+    if data is None or len(data) != BROWSER_PART_BYTES or data[:1] != IN_BROWSER:
+        return None
+    return int.from_bytes(data[1:7], "big")
+
+
+def _name_in_browser(generation: int, data: bytes) -> bytes:
+    head = generation.to_bytes(6, "big")
+    return IN_BROWSER + head + hashlib.blake2b(head + data, digest_size=16).digest()
 
 
 def id_bytes(session: Session) -> bytes:

@@ -83,6 +83,10 @@ running_clock: Callable[[], float] = (
     else time.monotonic
 )
 
+# How long a bound cookie may open its session.
+MIN_BOUND, MAX_BOUND = 5, 3600
+_PATH = re.compile(r"/[A-Za-z0-9._~/-]{0,127}[A-Za-z0-9._~-]", re.ASCII)
+
 # A scheme, a host in small letters and perhaps a port (RFC 6454, 6.2).
 _ORIGIN = re.compile(r"https?://[a-z0-9.\[\]:_-]*[a-z0-9\]]", re.ASCII)
 
@@ -137,7 +141,8 @@ class Settings:
         `max_age` of a protector; by default absolute_lifetime. Keys and revocations are kept as
         long.
     refresh_after: age of a seal at which a read renews it; by default idle_lifetime / 10.
-    part_policies: ``"cookie"``, ``"server"`` or ``"auto"`` (the default) by part name.
+    part_policies: ``"cookie"``, ``"server"`` or ``"auto"`` (the default) by part name;
+        ``"browser"`` (experimental): Web Storage, see `sealedstate_wsgi.browser`.
     spill_order: the ``auto`` parts that leave the cookies first.
     may_drop: parts that are left out, first to last, if the cookies have no room and they may not
         spill; ``"name*"``: all that begin so. Assigning any other part then raises SessionTooLarge.
@@ -149,6 +154,15 @@ class Settings:
     former_cookies: cookies of before that browsers may still send, to be deleted: tables with the
         `name`, `path`, `domain` or `partitioned` of before, those that differ from the current.
         Without `name` it is cookie_name or, if that is not set, the default for these attributes.
+    binding_path: under which path browsers register the keys of device-bound sessions, and renew
+        their bound cookies, such as ``"/session-binding"``; None: no session is bound.
+        Experimental.
+    bound_lifetime: how long a bound cookie opens its session; the browser renews it earlier, by a
+        fifth.
+    on_unbound: what happens to a bound session that comes without its bound cookie. ``"refuse"``:
+        it does not open, and its cookie is kept until it expires or a user signs in.
+        ``"sign-in"``: it does not open, and its cookie is replaced like an expired one.
+        ``"report"``: it opens, and an event reports it.
     joined_cookie_lines: whether a comma may separate two cookies, because WSGI servers join the
         lines of one request with it. A cookie that is found only in this way counts only if no
         other opens.
@@ -200,6 +214,9 @@ class Settings:
     same_site: str = "Lax"
     partitioned: bool = False
     former_cookies: Sequence[Mapping[str, Any]] = ()
+    binding_path: str | None = None
+    bound_lifetime: int = 300
+    on_unbound: str = "refuse"
     joined_cookie_lines: bool = True
     origins: Sequence[str] = ()
     persistent: bool = False
@@ -476,10 +493,14 @@ class Settings:
     def policies(self) -> dict[str, Policy]:
         """The policy of each named part. Raises ConfigurationError."""
         try:
-            policies = {name: Policy(word) for name, word in self.part_policies.items()}
+            policies = {
+                # Until the browser keeps such a part, it is where any part is.
+                name: Policy.AUTO if word == "browser" else Policy(word)
+                for name, word in self.part_policies.items()
+            }
         except ValueError:
             raise ConfigurationError(
-                "part_policies: each policy must be 'cookie', 'server' or 'auto'"
+                "part_policies: each policy must be 'cookie', 'server', 'auto' or 'browser'"
             ) from None
         served = [name for name, policy in policies.items() if policy is Policy.SERVER]
         if served and self.storage is None:
@@ -633,9 +654,36 @@ class Settings:
                 f"on_store_down: must be 'refuse', or from 1 to {MAX_STALENESS} s;"
                 f" got {show_value(down)}"
             )
+        if not MIN_BOUND <= self.bound_lifetime <= MAX_BOUND:
+            raise ConfigurationError(
+                f"bound_lifetime: must be from {MIN_BOUND} to {MAX_BOUND} s;"
+                f" got {show_value(self.bound_lifetime)}"
+            )
+        if self.on_unbound not in ("refuse", "sign-in", "report"):
+            raise ConfigurationError(
+                "on_unbound: must be 'refuse', 'sign-in' or 'report';"
+                f" got {quote_text(self.on_unbound)}"
+            )
+        if self.binding_path is not None:
+            self._check_binding(self.binding_path)
         if not isinstance(self.environ, Mapping):
             raise ConfigurationError(
                 f"environ: expected a mapping, got {type(self.environ).__name__}"
+            )
+
+    def _check_binding(self, path: str) -> None:
+        folder = self.cookie_path.removesuffix("/") + "/"
+        if _PATH.fullmatch(path) is None or "//" in path or not path.startswith(folder):
+            raise ConfigurationError(
+                "binding_path: must be a path under cookie_path, such as '/session-binding', of"
+                f" letters, digits and '-._~/', without '/' at its end; got {quote_text(path)}"
+            )
+        if not self.secure:
+            raise ConfigurationError("binding_path: browsers bind no session without https: secure")
+        if self.cookie_domain or self.partitioned:
+            raise ConfigurationError(
+                "binding_path: a session of several hosts or of a partition is not bound; leave out"
+                " cookie_domain and partitioned"
             )
 
 
@@ -776,6 +824,9 @@ _READERS = {
     "same_site": _Reader((str,), str),
     "partitioned": _Reader((bool,), _flag),
     "former_cookies": _Reader((Sequence,), _tables),
+    "binding_path": _Reader((str, type(None)), str),
+    "bound_lifetime": _Reader((int,), _number),
+    "on_unbound": _Reader((str,), str),
     "joined_cookie_lines": _Reader((bool,), _flag),
     "origins": _Reader((Sequence,), _words),
     "persistent": _Reader((bool,), _flag),

@@ -655,7 +655,9 @@ function decodeFields(bytes, record) {
   fields.delete(253);
   const terms = fields.has(1) ? decodeTerms(fields.get(1)) : null;
   fields.delete(1);
-  const critical = [...fields.keys()].find((number) => number < 128);
+  const device = fields.get(2);
+  const isKnown = device?.length === 33 && (device[0] === 2 || device[0] === 3);
+  const critical = [...fields.keys()].find((number) => number < 128 && !(number === 2 && isKnown));
   if (critical !== undefined) refuse('UnknownField', `${critical}`, { record });
   return { terms, fields };
 }
@@ -703,7 +705,8 @@ export function openOverflow(known, record, chunks, { cookieName, realm }, now) 
 
 /**
  * Opens the value of a core. `settings` has cookieName, realm, idleLifetime, absoluteLifetime, longestLifetime,
- * perhaps variant, and skew if it is not that of the keys.
+ * perhaps variant, and skew if it is not that of the keys. For sessions that are bound to a device it has boundTexts,
+ * the values of the bound cookie, and boundLifetime.
  * `store`, if there is one, is a function of a context and a key: it returns { version, value }, or nothing.
  */
 export function openCore(known, text, settings, now, store = null) {
@@ -725,7 +728,17 @@ function checkRecord(known, record, settings, now, store) {
   const idleEnd = sealedAt + (record.terms?.idle ?? idleLifetime);
   if (now >= record.expiresAt || now >= end || now >= idleEnd) refuse('ExpiredSession', '', { record });
   if (store && isRevoked(known, record, realm, now, store)) refuse('RevokedSession', '', { record });
+  const device = record.fields.get(2);
+  if (device && !isBound(known, device, settings, now)) refuse('UnboundSession', '', { record });
   return record;
+}
+
+function isBound(known, device, { cookieName, variant = [], realm, skew, boundTexts = [], boundLifetime = 300 }, now) {
+  const context = { purpose: 'bound', realm, name: [cookieName, device, ...variant] };
+  return boundTexts.some((text) => {
+    const opened = unlessRefused(() => openToken(known, tokenBytes(text), context, now));
+    return opened && opened.sealedAt <= now + 2 * (skew ?? known.skew) && now < opened.sealedAt + boundLifetime;
+  });
 }
 
 /** Opens a session from all values of NAME: the record that counts, or null if none passes, or two sessions do. */

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -13,6 +14,7 @@ from aiohttp.typedefs import Handler
 from sealedstate import Deployment, Keeper, Settings, UsageError
 from sealedstate.adapting import SessionFace, add_session_headers, log_late_changes, open_keeper
 from sealedstate.asynchronous import AsyncKeeper, Logout
+from sealedstate.binding import SessionBinding, open_binding
 from sealedstate.headers import set_cookie_bytes
 
 log = logging.getLogger("sealedstate.aiohttp")
@@ -49,6 +51,8 @@ def setup(
     keeper = app[KEEPER] = AsyncKeeper(open_keeper(settings, others, os.environ), threads)
     if app.middlewares:
         app.middlewares.append(_save_early)
+    if (binding := open_binding(keeper.keeper)) is not None:
+        app.middlewares.insert(0, web.middleware(partial(_bind, binding, keeper)))
     app.middlewares.insert(0, _save_last)
     app.on_response_prepare.append(_respond)
     if is_opened_here:
@@ -198,6 +202,29 @@ async def _save_last(request: web.Request, handler: Handler) -> web.StreamRespon
             await found._save(request, response)
         elif found._session.accessed:
             log_late_changes(log, found._session)
+    return response
+
+
+async def _bind(
+    binding: SessionBinding, keeper: AsyncKeeper, request: web.Request, handler: Handler
+) -> web.StreamResponse:
+    """Answer browsers that bind their sessions; offer that to a user who has signed in."""
+    if binding.is_for(request.path):
+        session = (await get_session(request))._session
+        session.load()
+        answer = await keeper.in_thread(
+            binding.answer, session, request.method, request.path, request.headers.get
+        )
+        return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        if (found := _state_of(request).session) is not None:
+            error.headers.extend(binding.offer(found._session))
+        raise
+    found = _state_of(request).session
+    if found is not None and not response.prepared:
+        response.headers.extend(binding.offer(found._session))
     return response
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 from sealedstate import ConfigurationError, Deployment, Keeper, Settings
 from sealedstate.adapting import open_keeper
 from sealedstate.asynchronous import AsyncKeeper
+from sealedstate.binding import SessionBinding, open_binding
 from sealedstate.errors import show_value
 from sealedstate.headers import cookie_header, set_cookie_bytes, with_raw_session
 from sealedstate.settings import MAX_LIFETIME, refuse_unknown, setting_names
@@ -110,7 +111,8 @@ class SealedSessionMiddleware:
         else:
             self.keeper = AsyncKeeper(open_keeper(settings, keywords, os.environ), threads)
         self._open = (self.keeper if self.keeper.can_wait else self.keeper.keeper).session
-        self.app = app
+        binding = open_binding(self.keeper.keeper)
+        self.app = app if binding is None else _BoundSessions(app, binding, scope_key)
         self._autoload = autoload
         self._scope_key = scope_key
         self._has_origins = bool(self.keeper.keeper.settings.origins)
@@ -215,6 +217,42 @@ class SealedSessionMiddleware:
                     " middleware its own scope_key"
                 )
         self._is_stack_checked = True
+
+
+class _BoundSessions:
+    """Answers browsers that bind their sessions; all other requests are for `app`."""
+
+    def __init__(self, app: ASGIApp, binding: SessionBinding, scope_key: str) -> None:
+        self._app, self._binding, self._key = app, binding, scope_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        found: ScopeSession = scope[SESSIONS][self._key]
+        binding, path = self._binding, scope["path"]
+        if binding.is_for(path):
+            await found.load()
+            texts = {
+                name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
+            }
+            answer = await found.keeper.in_thread(
+                binding.answer, found.use(), scope["method"], path, texts.get
+            )
+            headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
+            start = {"type": "http.response.start", "status": answer.status, "headers": headers}
+            await send(start)
+            await send({"type": "http.response.body", "body": answer.body})
+            return
+
+        async def send_offer(message: Message) -> None:
+            if message["type"] == "http.response.start" and found.is_used:
+                fields = binding.offer(found.session)
+                offers = [(name.lower().encode(), value.encode()) for name, value in fields]
+                message = {**message, "headers": [*message.get("headers", ()), *offers]}
+            await send(message)
+
+        await self._app(scope, receive, send_offer)
 
 
 def check_autoload(autoload: object) -> None:

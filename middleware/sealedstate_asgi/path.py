@@ -62,7 +62,8 @@ class PathApplication:
         raw = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers]
         status = int(response.status[:3])
         await send({"type": "http.response.start", "status": status, "headers": raw})
-        await send({"type": "http.response.body", "body": response.body})
+        content = b"" if scope["method"] == "HEAD" else response.body
+        await send({"type": "http.response.body", "body": content})
 
 
 def _server() -> str:

@@ -19,6 +19,7 @@ from django.utils.module_loading import import_string
 from sealedstate import ConfigurationError, Keeper, Settings
 from sealedstate._forks import ForkSafeLock
 from sealedstate.adapting import DEVICES, FrameworkConfig
+from sealedstate.binding import SessionBinding, open_binding
 from sealedstate.devices import SessionRegistry, make_registry, require_registry
 from sealedstate.errors import UncheckedSession, show_value
 from sealedstate.legacy import StoredSession
@@ -35,7 +36,7 @@ _SOURCES = {"idle_lifetime": "SESSION_COOKIE_AGE", "absolute_lifetime": "SESSION
 _IN_USE = 30 * 86400
 
 _lock = ForkSafeLock()
-_opened: tuple[Keeper, SessionRegistry | None] | None = None
+_opened: tuple[Keeper, SessionRegistry | None, SessionBinding | None] | None = None
 
 
 def keeper() -> Keeper:
@@ -54,14 +55,20 @@ def devices() -> SessionRegistry:
     return require_registry((_opened or _open())[1])
 
 
-def _open() -> tuple[Keeper, SessionRegistry | None]:
+def binding() -> SessionBinding | None:
+    """What binds sessions to devices; None without `binding_path`."""
+    return (_opened or _open())[2]
+
+
+def _open() -> tuple[Keeper, SessionRegistry | None, SessionBinding | None]:
     global _opened
     given = read_devices()  # imports modules of the project, which may use the keeper
     with _lock:
         if _opened is None:
             with read_config().names():
                 made = Keeper(read_settings())
-            _opened = made, make_registry(partial(SessionRegistry, made), given)
+                bound = open_binding(made)
+            _opened = made, make_registry(partial(SessionRegistry, made), given), bound
         return _opened
 
 

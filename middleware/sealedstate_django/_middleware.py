@@ -12,12 +12,13 @@ from django.contrib.sessions.backends.base import UpdateError
 from django.contrib.sessions.exceptions import SessionInterrupted
 from django.contrib.sessions.middleware import SessionMiddleware
 from django.core.exceptions import ImproperlyConfigured
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
+from sealedstate.adapting import sealed
 from sealedstate.headers import cookie_header, set_cookie_bytes, with_session
 
-from ._keeper import keeper
+from ._keeper import binding, keeper
 from ._reports import report_filter
 from ._store import SessionStore
 
@@ -59,8 +60,9 @@ class SealedSessionMiddleware(SessionMiddleware):
         self._report_filter = report_filter()
 
     async def __acall__(self, request: HttpRequest) -> HttpResponseBase:
-        self.process_request(request)
-        response: HttpResponseBase = await self.get_response(request)  # type: ignore[misc]
+        self._open(request)
+        bound = await sync_to_async(self._bind)(request) if self._is_binding(request) else None
+        response: HttpResponseBase = bound or await self.get_response(request)  # type: ignore[misc]
         # Without a store nothing waits, and neither does a session that was not used.
         can_wait = keeper().deployment.store is not None or keeper().settings.legacy is not None
         is_used = getattr(request.session, "accessed", True) or project.SESSION_SAVE_EVERY_REQUEST
@@ -68,7 +70,27 @@ class SealedSessionMiddleware(SessionMiddleware):
             return self.process_response(request, response)
         return await sync_to_async(self.process_response)(request, response)
 
-    def process_request(self, request: HttpRequest) -> None:
+    def process_request(self, request: HttpRequest) -> HttpResponse | None:  # type: ignore[override]
+        self._open(request)
+        return self._bind(request) if self._is_binding(request) else None
+
+    def _is_binding(self, request: HttpRequest) -> bool:
+        found = binding()
+        return found is not None and found.is_for(request.path)
+
+    def _bind(self, request: HttpRequest) -> HttpResponse | None:
+        """The answer to a browser that binds its session."""
+        if (found := binding()) is None:
+            return None
+        session = sealed(request.session)
+        answer = found.answer(session, request.method or "", request.path, request.headers.get)
+        lines = [value for name, value in answer.headers if name == "Set-Cookie"]
+        fields = {name: value for name, value in answer.headers if name != "Set-Cookie"}
+        response = HttpResponse(answer.body, status=answer.status, headers=fields)
+        set_cookies(response.cookies, lines)
+        return response
+
+    def _open(self, request: HttpRequest) -> None:
         if not hasattr(request, "exception_reporter_filter"):
             request.exception_reporter_filter = self._report_filter
         meta = request.META
@@ -86,6 +108,9 @@ class SealedSessionMiddleware(SessionMiddleware):
         session = getattr(request, "session", None)
         if not isinstance(session, SessionStore):
             return response
+        if (bound := binding()) is not None:
+            for name, value in bound.offer(session._sealed):
+                response[name] = value
         others = [("Set-Cookie", each.OutputString()) for each in response.cookies.values()]
         try:
             session.finish(

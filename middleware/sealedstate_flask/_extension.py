@@ -9,13 +9,14 @@ from functools import partial
 from typing import Any
 
 import click
-from flask import Flask, current_app
+from flask import Flask, Response, current_app, request, session
 from flask.cli import ScriptInfo
 from flask.sessions import SecureCookieSessionInterface, SessionInterface
 from werkzeug.test import create_environ
 
 from sealedstate import ConfigurationError, Keeper, Settings
-from sealedstate.adapting import DEVICES, LEGACY_UNTIL, FrameworkConfig
+from sealedstate.adapting import DEVICES, LEGACY_UNTIL, FrameworkConfig, sealed
+from sealedstate.binding import SessionBinding, open_binding
 from sealedstate.cli import command_for
 from sealedstate.devices import SessionRegistry, make_registry, require_registry
 from sealedstate.errors import OperatorError, UncheckedSession, show_value
@@ -54,6 +55,25 @@ class SealedSessions:
             make = partial(SessionRegistry, keeper)
             app.extensions["sealedstate_devices"] = make_registry(make, app.config.get(DEVICES))
             app.session_interface = SealedSessionInterface(app, keeper)
+            if (binding := open_binding(keeper)) is not None:
+                # Flask's own list: before what the application refuses.
+                app.before_request_funcs.setdefault(None, []).insert(0, partial(_bind, binding))
+                app.after_request(partial(_offer, binding))
+
+
+def _bind(binding: SessionBinding) -> Response | None:
+    """The answer to a browser that binds its session; None for any other request."""
+    path = request.root_path + request.path
+    if not binding.is_for(path):
+        return None
+    answer = binding.answer(sealed(session), request.method, path, request.headers.get)
+    return Response(answer.body, answer.status, list(answer.headers))
+
+
+def _offer(binding: SessionBinding, response: Any) -> Any:
+    """A response, which offers to bind the session of a user who has signed in."""
+    response.headers.extend(binding.offer(sealed(session)))
+    return response
 
 
 def devices() -> SessionRegistry:

@@ -10,6 +10,7 @@ from typing import Any, cast
 from uuid import UUID
 
 import msgspec
+from litestar import asgi
 from litestar.config.app import AppConfig
 from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
@@ -34,6 +35,7 @@ from sealedstate import (
 )
 from sealedstate.adapting import SessionDict
 from sealedstate.asynchronous import AsyncKeeper, SealedSession
+from sealedstate.binding import open_binding
 from sealedstate.headers import set_cookie_bytes, with_raw_session
 from sealedstate_asgi import SealedSessionMiddleware
 from sealedstate_asgi._middleware import check_autoload
@@ -132,6 +134,11 @@ class SealedSessionConfig(BaseBackendConfig[SealedSessionBackend]):
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Give an application the middleware, and close its stores when it shuts down."""
         app_config.middleware = [self.middleware, *app_config.middleware]
+        if (binding := open_binding(self.keeper.keeper)) is not None:
+            # Without a route its middleware is not called, which answers.
+            paths = [f"{binding.path}/register", f"{binding.path}/refresh"]
+            route = asgi(paths, opt={"exclude_from_csrf": True}, copy_scope=True)(_leave)
+            app_config.route_handlers = [*app_config.route_handlers, route]
         if self._has_opened:
             app_config.on_shutdown = [*app_config.on_shutdown, self.keeper.close]
         return app_config
@@ -240,6 +247,10 @@ def _assign(found: SealedSession, values: Mapping[str, Any]) -> None:
         # The user who is signed in is not signed in again.
         if value != found.subject or found.parts.get(name) != value:
             found.parts[name] = value
+
+
+async def _leave(scope: Any, receive: Any, send: Any) -> None:
+    """The route of the binding, which the middleware around it answers."""
 
 
 async def _nowhere(*_: Any) -> None:

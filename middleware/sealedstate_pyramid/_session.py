@@ -23,7 +23,9 @@ from sealedstate.adapting import (
     config_names,
     log_late_changes,
     open_session,
+    sealed,
 )
+from sealedstate.binding import SessionBinding, open_binding
 from sealedstate.headers import set_cookie_bytes
 
 log = logging.getLogger("sealedstate.pyramid")
@@ -182,8 +184,32 @@ def includeme(config: Configurator) -> None:
     config.add_tween(f"{__name__}.make_tween", under=EXCVIEW)
 
 
+def _bind(
+    binding: SessionBinding, handler: Callable[[Request], Response], request: Request
+) -> Response:
+    """Answer browsers that bind their sessions; offer that to a user who has signed in."""
+    if binding.is_for(request.path):
+        session, header = sealed(request.session), request.headers.get
+        answer = binding.answer(session, request.method, request.path, header)
+        return Response(answer.body, answer.status, list(answer.headers))
+    try:
+        response = handler(request)
+    except HTTPException as error:
+        if isinstance(found := vars(request).get("session"), PyramidSession):
+            error.headerlist.extend(binding.offer(found._session))
+        raise
+    if isinstance(found := vars(request).get("session"), PyramidSession):
+        response.headerlist.extend(binding.offer(found._session))
+    return response
+
+
 def make_tween(handler: Callable[[Request], Response], registry: Any) -> Any:
-    """A tween that saves where an exception view can answer what the save raises."""
+    """A tween that saves where an exception view can answer what the save raises.
+
+    It also answers browsers that bind their sessions.
+    """
+    if (binding := open_binding(registry["sealedstate"])) is not None:
+        handler = partial(_bind, binding, handler)
 
     def save(request: Request) -> Response:
         # A subscriber of NewResponse would slow every request: Pyramid then notifies of all events.

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from flask.sessions import SessionMixin
-from quart import Quart, current_app, session
+from quart import Quart, Response, current_app, request, session
 from quart.cli import ScriptInfo
 from quart.sessions import SessionInterface
 from quart.wrappers import Websocket
@@ -17,6 +17,7 @@ from werkzeug.datastructures import Headers
 from sealedstate import ConfigurationError, Session, Settings, UsageError
 from sealedstate.adapting import DEVICES, add_session_headers, log_late_changes, sealed
 from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, Logout
+from sealedstate.binding import SessionBinding, open_binding
 from sealedstate.devices import make_registry, require_registry
 from sealedstate_flask import FlaskSession
 from sealedstate_flask import SealedSessionInterface as FlaskInterface
@@ -60,6 +61,31 @@ class SealedSessions:
             interface: Any = SealedSessionInterface(app, keeper, self._autoload)
             app.session_interface = interface
             app.after_serving(keeper.close)
+            if (binding := open_binding(opened)) is not None:
+                # Quart's own list: before what the application refuses.
+                functions = app.before_request_funcs.setdefault(None, [])
+                functions.insert(0, partial(_bind, binding, keeper))
+                app.after_request(partial(_offer, binding))
+
+
+async def _bind(binding: SessionBinding, keeper: AsyncKeeper) -> Response | None:
+    """The answer to a browser that binds its session; None for any other request."""
+    path = request.root_path + request.path
+    if not binding.is_for(path):
+        return None
+    inner = sealed(session)
+    await keeper.load(inner)
+    inner.load()
+    answer = await keeper.in_thread(
+        binding.answer, inner, request.method, path, request.headers.get
+    )
+    return Response(answer.body, answer.status, Headers(answer.headers))
+
+
+async def _offer(binding: SessionBinding, response: Any) -> Any:
+    """A response, which offers to bind the session of a user who has signed in."""
+    response.headers.extend(binding.offer(sealed(session)))
+    return response
 
 
 def devices() -> AsyncSessionRegistry:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
+from werkzeug.http import HTTP_STATUS_CODES
 from werkzeug.wsgi import ClosingIterator
 
 from sealedstate import ConfigurationError, Keeper, Session, Settings
+from sealedstate.binding import SessionBinding, open_binding
 from sealedstate.deployment import Deployment
 
 from ._response import Response, close
@@ -49,6 +51,8 @@ class SealedSessionMiddleware:
         self._is_stack_checked = False
         if isinstance(app, SealedSessionMiddleware):
             self._refuse_confusion(app)
+        if (binding := open_binding(self.keeper)) is not None:
+            self.app = _BoundSessions(app, binding, environ_key)
         _middlewares.add(self)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -120,6 +124,34 @@ class SealedSessionMiddleware:
                 f"environ_key: two sessions of one request are in environ[{self.environ_key!r}];"
                 " give each middleware its own environ_key"
             )
+
+
+class _BoundSessions:
+    """Answers browsers that bind their sessions; all other requests are for `app`."""
+
+    def __init__(self, app: WSGIApplication, binding: SessionBinding, environ_key: str) -> None:
+        self._app, self._binding, self._key = app, binding, environ_key
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        session: Session = environ[self._key]
+        path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+        if self._binding.is_for(path):
+            answer = self._binding.answer(
+                session,
+                environ["REQUEST_METHOD"],
+                path,
+                lambda name: environ.get(f"HTTP_{name.upper().replace('-', '_')}"),
+            )
+            phrase = HTTP_STATUS_CODES[answer.status]
+            start_response(f"{answer.status} {phrase}", list(answer.headers))
+            return [answer.body]
+
+        def start(
+            status: str, headers: list[tuple[str, str]], exc_info: Any = None, /
+        ) -> Callable[[bytes], object]:
+            return start_response(status, [*headers, *self._binding.offer(session)], exc_info)
+
+        return self._app(environ, start)
 
 
 # All that exist, because a session in an environ does not say of which it is.

@@ -55,7 +55,7 @@ class PathApplication:
             )
         )
         start_response(response.status, list(response.headers))
-        return [response.body]
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [response.body]
 
 
 def _server_of(environ: WSGIEnvironment) -> str:

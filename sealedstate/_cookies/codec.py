@@ -17,7 +17,7 @@ A cookie that cannot be judged here is kept only as long as another node may be 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, product
 from typing import NamedTuple
@@ -170,6 +170,50 @@ class CookieCodec:
         text, token = seal_text(encode_parts(parts), context, key, now, self.random)
         chunks = split(text, sizes)
         return OverflowSet(set_id, len(chunks), _digest(token), tuple(parts)), chunks
+
+    def seal_bound(self, device: bytes, now: int) -> str:
+        """The text of the bound cookie of a device's key. Raises NoPrimaryKey."""
+        return self._seal_empty(self._bound_context(device), now)
+
+    def is_bound(self, texts: Iterable[str], device: bytes, now: int, lifetime: int) -> bool:
+        """Whether one of these is a bound cookie of the key, sealed less than `lifetime` ago."""
+        context = self._bound_context(device)
+        for text in texts:
+            try:
+                opened = self._open(from_text(text), context, now)
+            except UnreadableError:
+                continue
+            if opened.sealed_at <= now + 2 * self.keyring().skew and now < (
+                opened.sealed_at + lifetime
+            ):
+                return True
+        return False
+
+    def seal_challenge(self, session_id: bytes, device: bytes, now: int) -> str:
+        """The text of a challenge: for the key of a session, or for a new key if that is empty."""
+        return self._seal_empty(self._challenge_context(session_id, device), now)
+
+    def open_challenge(self, text: str, session_id: bytes, device: bytes, now: int) -> int:
+        """When such a challenge was sealed (epoch seconds). Raises UnreadableError."""
+        context = self._challenge_context(session_id, device)
+        return self._open(from_text(text), context, now).sealed_at
+
+    def _bound_context(self, device: bytes) -> TokenContext:
+        return TokenContext("bound", self.realm, (self.cookie_name, device, *self.variant))
+
+    def _challenge_context(self, session_id: bytes, device: bytes) -> TokenContext:
+        name: tuple[str | bytes, ...] = (self.cookie_name, session_id, device, *self.variant)
+        return TokenContext("binding", self.realm, name)
+
+    def _open(self, token: bytes, context: TokenContext, now: int) -> Opened:
+        try:
+            return open_token(token, context, self.keyring(), now)
+        except (UnknownKey, UnknownFormat) as error:
+            return open_again(error, token, context, self.key_source, now)[0]
+
+    def _seal_empty(self, context: TokenContext, now: int) -> str:
+        key = self.key_source.keyring().primary(now)
+        return seal_text(b"", context, key, now, self.random)[0]
 
     def _overflow_context(self, session_id: bytes, set_id: bytes) -> TokenContext:
         return TokenContext("overflow", self.realm, (self.cookie_name, session_id, set_id))

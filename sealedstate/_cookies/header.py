@@ -20,6 +20,7 @@ import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 
 from .._wire.encoding import LAST_LETTERS
@@ -160,10 +161,27 @@ class CookieFamily:
         """The name of overflow chunk `number`, from 1."""
         return f"{self.name}-{number}"
 
+    @property
+    def bound_name(self) -> str:
+        """The name of the short-lived cookie of a session that is bound to a device.
+
+        Chromium binds no cookie whose prefix says Http; such a name keeps the rest of its prefix.
+        """
+        name = self.name
+        for prefix, bound in (("__host-http-", "__Host-"), ("__http-", "__Secure-")):
+            if name.lower().startswith(prefix):
+                name = bound + name[len(prefix) :]
+        return f"{name}-bound"
+
+    @property
+    def attributes(self) -> str:
+        """The attributes of every cookie, such as ``Path=/; Secure; HttpOnly; SameSite=Lax``."""
+        return self._attributes.removeprefix("; ")
+
     def overlaps(self, other: CookieFamily) -> bool:
-        """Whether some name of a core or of a chunk belongs to both."""
+        """Whether some name of a core, of a chunk or of a bound cookie belongs to both."""
         first, second = (
-            {family.name, *map(family.chunk_name, range(1, MAX_COOKIES))}
+            {family.name, family.bound_name, *map(family.chunk_name, range(1, MAX_COOKIES))}
             for family in (self, other)
         )
         return not first.isdisjoint(second)
@@ -190,6 +208,11 @@ class CookieFamily:
         found.foreign_bytes, found.our_bytes = foreign_bytes, len(header) - foreign_bytes
         found.crowded, found.joined = False, None
         return found
+
+    def find_bound(self, header: str) -> list[str]:
+        """The values of the bound cookie in a Cookie header, as many as are tried."""
+        pairs = iterate_pairs(header, pair_pattern(self.bound_name))
+        return [value for _, value, _, _ in islice(pairs, MAX_CHUNK_VALUES)]
 
     def _scan(self, header: str) -> Candidates:
         """The same, if our name occurs several times or in an unexpected place."""

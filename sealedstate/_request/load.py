@@ -19,8 +19,11 @@ from .._cookies.header import Candidates, merge_lines
 from .._stored.revocations import Ending, Successor, subject_mark
 from .._wire import cbor
 from .._wire.record import (
+    DEVICE,
     ID_BYTES,
+    NO_FIELDS,
     NO_ROWS,
+    NO_TERMS,
     Lifetimes,
     Place,
     Policy,
@@ -43,6 +46,7 @@ from ..errors import (
     SessionNotLoaded,
     SessionWithheld,
     StorageError,
+    UnboundSession,
     UncheckedSession,
     UnknownField,
     UnreadableError,
@@ -92,6 +96,7 @@ REFUSALS: Mapping[str, Refusal] = MappingProxyType(
         "field-unknown": "expired",
         "record": "expired",
         "not-yet": "expired",
+        "unbound": "expired",
         "sealed-before": "signed-out",
         "revoked": "signed-out",
         "replaced": "replaced",
@@ -118,6 +123,7 @@ class LoadedSession:
     the session of a legacy cookie, and `_adopted_from` the same with the id that is made of the
     cookie. `versions`: versions in the store that a recall found newer than the manifest.
     `is_revoked`: see `mark_revoked`.
+    `unbound`: the record of a bound session whose bound cookie did not come or has expired.
     `revoked_records`: authentic, unexpired records that were refused as revoked. `sent`: the
     Set-Cookie field values of saves in this request. `may_wait`: False while an event loop would
     wait for the store; what would ask it then raises SessionNotLoaded.
@@ -135,6 +141,7 @@ class LoadedSession:
     _adopted_from: Record | None = None
     versions: Mapping[str, int | None] = NO_ROWS
     replaced: Record | None = None
+    unbound: Record | None = None
     is_revoked = False
     sent: list[str] = []  # noqa: RUF012
     may_wait = True
@@ -274,17 +281,38 @@ class LoadedSession:
             if not is_over:
                 self.known += (record,)
             raise FutureSession(kid=key.kid, claimed_at=sealed_at, is_over=is_over)
+        # A node that knows shorter lifetimes than the node that sealed goes by its own.
+        idle, absolute = lifetimes.idle, lifetimes.absolute
+        if terms is not NO_TERMS:
+            idle = terms.idle or idle
+            absolute = lifetimes.longest if terms.has_own_end else absolute
         if (
             now >= record.expires_at
-            or now >= sealed_at + (terms.idle or lifetimes.idle)
-            # A node that knows shorter lifetimes than the node that sealed goes by its own.
-            or now
-            >= record.created_at + (lifetimes.longest if terms.has_own_end else lifetimes.absolute)
+            or now >= sealed_at + idle
+            or now >= record.created_at + absolute
         ):
             raise ExpiredSession
         revocations = deployment.revocations
         if revocations is not None and not revocations.is_known_live(record, self._now):
             self.check_revoked(record, asks=False)
+        if record.fields is not NO_FIELDS and DEVICE in record.fields:
+            self._check_bound(record)
+
+    def _check_bound(self, record: Record) -> None:
+        """Raise UnboundSession unless the request has the bound cookie, or the policy allows it."""
+        deployment, settings = self.deployment, self.deployment.settings
+        texts = deployment.cookies.find_bound(self.header)
+        device, lifetime = record.fields[DEVICE], settings.bound_lifetime
+        if deployment.codec.is_bound(texts, device, self.loaded_at, lifetime):
+            return
+        self.unbound = record
+        if settings.on_unbound == "report":
+            deployment.emit("unbound", session_id=record.id)
+            return
+        is_kept = settings.on_unbound == "refuse"
+        if is_kept:
+            self.known += (record,)
+        raise UnboundSession(is_over=not is_kept)
 
     def check_revoked(self, record: Record, *, asks: bool = True) -> None:
         """Raise RevokedSession, or UncheckedSession if the store does not answer.

@@ -23,6 +23,7 @@ from .._stored.revocations import Ending
 from .._wire import cbor
 from .._wire.encoding import token_bytes
 from .._wire.record import (
+    DEVICE,
     NO_FIELDS,
     NO_PARTS,
     NO_ROWS,
@@ -34,6 +35,7 @@ from .._wire.record import (
     Terms,
     encode_record,
     head_bytes,
+    kept_fields,
     part_bytes,
 )
 from .._wire.token import OVERHEAD_BYTES
@@ -287,12 +289,15 @@ def check_size(
             created_at=old.created_at,
             generation=old.generation + 1,
             terms=old.terms,
-            fields=old.fields if old.id == changes.id else NO_FIELDS,
+            fields=old.fields if old.id == changes.id else kept_fields(old.fields),
         )
     if changes.limit is not NO_LIMIT:
         deployment, created_at = loaded.deployment, record.created_at
         expires_at, terms = _limit(deployment, changes, created_at, created_at, record.terms)
-        record = record.replace(expires_at=expires_at, terms=terms)
+        fields = record.fields
+        if (device := changes.limit.device) is not None:
+            fields = {**fields, DEVICE: device}
+        record = record.replace(expires_at=expires_at, terms=terms, fields=fields)
     try:
         # All that gains by it in the store: mostly enough to know, and quickly planned.
         _Planner(record, changes, spread, loaded, limits, 0, now).plan()
@@ -312,6 +317,8 @@ def delete_cookies(
     cookies = limits.cookies
     names = [cookies.name] if loaded.candidates.core else []
     names += map(cookies.chunk_name, range(1, _last_stale_chunk(loaded, limits) + 1))
+    if cookies.bound_name in loaded.header:
+        names.append(cookies.bound_name)
     lines = [*map(cookies.delete_line, names), *_other_deletions(loaded, limits)]
     session.mark_saved(_resume, loaded, None, 0, None, lines, NO_ROWS)
     return lines
@@ -343,8 +350,7 @@ def identify(
         )
         generation = old.generation + (not is_again)
         if fields and old.id != changes.id:
-            # What a newer release wrote for the old id is not known to hold for a new one.
-            fields = NO_FIELDS
+            fields = kept_fields(fields)
     else:
         # What `Session.expires_at` says counts from the sign-in, however long the request takes.
         began_at = changes.limit.began_at
@@ -360,6 +366,8 @@ def identify(
             expires_at = max(expires_at, created_at + 1)
     if changes.limit is not NO_LIMIT:
         expires_at, terms = _limit(deployment, changes, created_at, expires_at, terms)
+        if changes.limit.device is not None:
+            fields = {**fields, DEVICE: changes.limit.device}
     # Half the cost of `Record(...)`.
     record = _new(Record)
     record.id, record.subject = changes.id, changes.subject

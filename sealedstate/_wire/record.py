@@ -55,6 +55,9 @@ LAST_VERSION = (1 << 63) - 1
 
 # Numbers of fields. Those up to LAST_CRITICAL are refused by releases that do not know them.
 TERMS = 1
+# The device's public key: a point of P-256, compressed (SEC 1, 2.3.3).
+DEVICE = 2
+DEVICE_BYTES = 33
 LAST_CRITICAL = 127
 PADDING = 253
 MAX_FIELDS_BYTES = 512
@@ -142,8 +145,9 @@ class Record:
 
     `parts` maps names to encoded values, `spilled` names to the versions of parts in the store.
     `orphaned_rows` has the versions of rows that are no longer used; a later save deletes them,
-    once the browser has shown that it received this record. `fields`: those of a newer release, by
-    number, which are written again as long as the session keeps its id.
+    once the browser has shown that it received this record. `fields`, by number: the key of a
+    device, and those of a newer release, which are written again as long as the session keeps its
+    id.
     """
 
     id: bytes
@@ -415,12 +419,23 @@ def add_fields(record: Record, tail: bytes, sealed_at: int) -> Record:
             raise MalformedRecord
         persistent, has_own_end = _PERSISTENT[flags[0] & 3], flags[0] >= OWN_END
         terms = Terms(persistent, int.from_bytes(idle, "big") or None, has_own_end)
+    # Whether it is on the curve shows when it verifies a proof.
+    device = fields.get(DEVICE, b"")
+    is_known = len(device) == DEVICE_BYTES and device[0] in (2, 3)
     # A newer release enforces something by such a field: this release must not open the session.
-    if any(number <= LAST_CRITICAL for number in fields):
+    if any(number <= LAST_CRITICAL and not (number == DEVICE and is_known) for number in fields):
         raise UnknownField(
             record.id, record.subject, record.created_at, record.expires_at, sealed_at
         )
     return record.replace(terms=terms, fields=fields)
+
+
+def kept_fields(fields: Mapping[int, bytes]) -> Mapping[int, bytes]:
+    """The fields that a session keeps when it gets a new id: the key of its device.
+
+    What a newer release wrote for the old id is not known to hold for a new one.
+    """
+    return {DEVICE: fields[DEVICE]} if DEVICE in fields else NO_FIELDS
 
 
 # --- parts: in a core, and the payload of overflow ------------------------------------------------

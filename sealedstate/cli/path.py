@@ -21,9 +21,10 @@ import click
 from ..deployment import Deployment
 from ..errors import ConfigurationError, quote_text
 from ..path import Diagnosis, Observation, PathFinding, PathPages, Probe, diagnose
+from ..path._error_pages import KINDS, error_page
 from ..profiles import PROFILES, Profile
 from ..settings import Settings, process_environment
-from ._output import config_option, echo, emit, format_exact, json_option, table
+from ._output import config_option, echo, echo_bytes, emit, format_exact, json_option, table
 from ._source import KEYS_VARIABLE, application_settings
 
 __all__ = ["path"]
@@ -150,6 +151,25 @@ def report(text: str, log: str | None, config: str | None, as_json: bool) -> int
         facts = pages.read_report(text)
     emit(as_json, facts, table(_report_rows(facts)))
     return 0 if facts.get("fits") else 1
+
+
+@path.command("error-page")
+@click.argument("proxy", type=click.Choice(KINDS))
+@click.option("--limit", type=click.IntRange(1000, 60_000), help="Bytes of the Cookie field.")
+@config_option
+def show_error_page(proxy: str, limit: int | None, config: str | None) -> None:
+    """Print what has a proxy answer too many cookies.
+
+    It is for the configuration of PROXY, which refuses longer Cookie fields than --limit itself, by
+    a page with a button that frees the browser. The limit must be less than what the application
+    server takes; by default, it is a twentieth more than the profile takes.
+    """
+    settings = _settings(config) or Settings()
+    profile, family = settings.budget_profile(), settings.cookie_family()
+    names = [family.chunk_name(number) for number in range(1, max(profile.cookies, 4))]
+    lines = [family.delete_line(name) for name in names]
+    size = limit or profile.header_bytes + profile.header_bytes // 20
+    echo_bytes(error_page(proxy, lines, size).encode())
 
 
 def _report_rows(facts: dict[str, Any]) -> Iterator[tuple[object, object]]:

@@ -131,6 +131,12 @@ USES: Mapping[str, Use] = {
             ("sealedstate.sso.replay",),
         ),
         Use(
+            "binding",
+            "challenges that a browser has signed, so that none counts twice",
+            (SERVER_SIDE, SHARED, NOT_EVICTING),
+            ("sealedstate.binding",),
+        ),
+        Use(
             "artifacts",
             "one-time values that exactly one caller gets",
             (SERVER_SIDE, SHARED),

@@ -22,6 +22,7 @@ are for https, or claim to be by what the server trusts.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import inspect
 import json
@@ -29,7 +30,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -215,7 +216,7 @@ class _Acts:
 
     @staticmethod
     async def who(session: Any, api: Any) -> list[Any]:
-        return [api.id, api.subject, api.refusal, api.is_new]
+        return [api.id, api.subject, api.refusal, api.is_new, api.is_bound]
 
     @staticmethod
     async def call(session: Any, api: Any, method: str, named: dict[str, Any]) -> None:
@@ -223,6 +224,30 @@ class _Acts:
         result = getattr(api, method)(**named)
         if inspect.isawaitable(result):
             await result
+
+
+def _make_signer() -> Callable[..., str]:
+    """A function that signs a challenge with one key, as browsers do."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+    def write(data: bytes) -> str:
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    private = ec.generate_private_key(ec.SECP256R1())
+    numbers = private.public_key().public_numbers()
+    x, y = (write(number.to_bytes(32, "big")) for number in (numbers.x, numbers.y))
+
+    def sign(challenge: str, is_new: bool = False) -> str:
+        header: dict[str, Any] = {"alg": "ES256", "typ": "dbsc+jwt"}
+        if is_new:
+            header["jwk"] = {"crv": "P-256", "kty": "EC", "x": x, "y": y}
+        signed = ".".join(write(json.dumps(each).encode()) for each in (header, {"jti": challenge}))
+        der = private.sign(signed.encode(), ec.ECDSA(hashes.SHA256()))
+        r, s = utils.decode_dss_signature(der)
+        return f"{signed}.{write(r.to_bytes(32, 'big') + s.to_bytes(32, 'big'))}"
+
+    return sign
 
 
 class Visitor:
@@ -246,12 +271,17 @@ class Visitor:
     ) -> Answer:
         """A request; `asked`: fields of the response, `headers`: fields of the request."""
         sent = [("Content-Type", "application/json"), *headers]
+        return self.send("/act", sent, Act(name, arguments, tuple(asked)).body)
+
+    def send(self, path: str, headers: Sequence[tuple[str, str]], body: bytes = b"") -> Answer:
+        """A request for any path, with the cookies."""
+        sent = list(headers)
         if self.cookies:
             pairs = (f"{each}={value}" for each, value in self.cookies.items())
             sent.append(("Cookie", "; ".join(pairs)))
-        self.last = self._client.send("/act", sent, Act(name, arguments, tuple(asked)).body)
+        self.last = self._client.send(path, sent, body)
         for line in self.last.all("set-cookie"):
-            pair, *attributes = line.split(";")
+            pair, *attributes = line.strip().split(";")
             each, _, value = pair.partition("=")
             if any(attribute.strip().lower() == "max-age=0" for attribute in attributes):
                 self.cookies.pop(each, None)
@@ -285,6 +315,9 @@ class AdapterContract:
 
     has_store = True
     """Whether the settings have a store. Without it, what needs one is skipped."""
+
+    has_binding = False
+    """Whether the adapter binds sessions to devices, with the setting binding_path."""
 
     def open_client(self, settings: Settings) -> AdapterClient:
         """A client of an application with these settings."""
@@ -320,6 +353,39 @@ class AdapterContract:
     @pytest.fixture
     def visitor(self, client: AdapterClient) -> Visitor:
         return Visitor(client)
+
+    # --- binding to a device --------------------------------------------------------------------
+
+    def test_bound_session_opens_only_in_its_browser(self, settings: Settings) -> None:
+        if not self.has_binding:
+            pytest.skip("binds no sessions")
+        pytest.importorskip("cryptography", reason="not installed: cryptography")
+        sign = _make_signer()
+        settings = replace(settings, binding_path="/session-binding")
+        with contextlib.closing(self.open_client(settings)) as client:
+            visitor = Visitor(client)
+            assert visitor.act("who").all("secure-session-registration") == []
+            (offer,) = visitor.act("sign_in", "ann").all("secure-session-registration")
+            before = visitor.copy()
+            challenge = offer.partition('challenge="')[2].partition('"')[0]
+            path = "/session-binding/register"
+            assert visitor.send(path, [("Secure-Session-Response", "x.y.z")]).status == 403
+            answer = visitor.send(path, [("Secure-Session-Response", sign(challenge, True))])
+            bound = json.loads(answer.body)["credentials"][0]["name"]
+            who = visitor.do("who")
+            assert (who[1], who[4]) == ("ann", True)
+            if self.has_store:
+                assert before.do("who")[1] is None
+            late = visitor.copy()  # without its bound cookie, as a thief is
+            del late.cookies[bound]
+            assert late.do("who")[1:3] == [None, "withheld"]
+            path = "/session-binding/refresh"
+            asked = late.send(path, [])
+            assert asked.status == 403
+            challenge = asked.all("secure-session-challenge")[0].split('"')[1]
+            assert late.send(path, [("Secure-Session-Response", sign(challenge))]).status == 200
+            assert late.do("who")[1] == "ann"
+            assert visitor.act("sign_out").all("secure-session-registration") == []
 
     # --- headers --------------------------------------------------------------------------------
 

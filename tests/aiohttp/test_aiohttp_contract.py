@@ -41,5 +41,7 @@ class Behind(OverHTTP):
 
 
 class TestAiohttp(AdapterContract):
+    has_binding = True
+
     def open_client(self, settings: Settings) -> Behind:
         return Behind(settings)

@@ -66,6 +66,8 @@ class InProcess:
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 class TestASGI(AdapterContract):
+    has_binding = True
+
     @pytest.fixture(autouse=True)
     def _choose(self, backend: str) -> None:
         self.backend = backend

@@ -13,6 +13,7 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.test.utils import override_settings
 
 from sealedstate import Keeper, Settings
+from sealedstate.binding import open_binding
 from sealedstate.testing.adapters import Answer
 from sealedstate_django import _keeper
 from tests.support.client import attempt
@@ -28,7 +29,7 @@ class InProcess:
         )
         self._override.enable()
         self._keeper, self._before = keeper, _keeper._opened
-        _keeper._opened = keeper, None
+        _keeper._opened = keeper, None, open_binding(keeper)
         self._is_async = view is act_async
         self._handler: Any = ASGIHandler() if self._is_async else WSGIHandler()
 

@@ -25,5 +25,7 @@ class InProcess:
 
 
 class TestFlask(AdapterContract):
+    has_binding = True
+
     def open_client(self, settings: Settings) -> InProcess:
         return InProcess(settings)

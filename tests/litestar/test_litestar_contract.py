@@ -34,5 +34,7 @@ class InProcess:
 
 
 class TestLitestar(AdapterContract):
+    has_binding = True
+
     def open_client(self, settings: Settings) -> InProcess:
         return InProcess(settings)

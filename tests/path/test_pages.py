@@ -131,6 +131,12 @@ def test_pages_have_a_strict_policy_and_no_cache_keeps_them(visitor: Visitor) ->
     assert visitor.send(visitor.page("/script.js")).body.decode() == SCRIPT
 
 
+def test_head_has_the_fields_of_a_page_and_no_body(visitor: Visitor) -> None:
+    page, head = visitor.send(visitor.link), visitor.send(visitor.link, "HEAD")
+    assert (head.status, head.headers, head.body) == (200, page.headers, b"")
+    assert visitor.send(visitor.link, "PUT").status == 404
+
+
 def test_chain_without_scripts_reaches_a_result_and_leaves_no_cookie(
     visitor: Visitor, caplog: pytest.LogCaptureFixture
 ) -> None:

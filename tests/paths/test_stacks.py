@@ -9,19 +9,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 
-from sealedstate import Key
+from sealedstate import Keeper, Key, Settings
 from sealedstate.cli import main
+from sealedstate.path import PathPages
 from sealedstate.path._engine import BROWSER_FIELDS
 from sealedstate.profiles import PROFILES
+from tests.support.client import Answer, send
+from tests.support.jar import Jar
 from tests.support.path_stacks import HOPS, Backend, Front
 from tests.support.servers import need_server, running
 
@@ -138,6 +144,21 @@ class Stack:
             return received.startswith(b"HTTP/1.1 200") and b"x" * (size - 16) in received
         return received[9:12] == b"200"
 
+    def visit(self, address: str, jar: Jar, lines: list[str]) -> Answer:
+        """Follow the redirects of a browser without scripts to a page; `lines`: what was set."""
+        while True:
+            place = urlsplit(address)
+            cookie = jar.header(place.path)
+            try:
+                answer = send(self.port, "GET", f"{place.path}?{place.query}", cookie)
+            except (OSError, HTTPException):
+                return Answer(0)
+            lines += answer.set_cookies
+            jar.receive(answer.set_cookies)
+            if answer.status != 303:
+                return answer
+            address = urljoin(address, answer.all("Location")[0])
+
     def measure(self, question: str, most: int) -> int | None:
         """The largest size that passes, or None if all do, by a loop upwards."""
         passed = size = 1000
@@ -173,6 +194,34 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Stack]:
                 yield Stack(front, back, proxy.port)
         finally:
             proxy.kill9()
+
+
+def test_visitor_without_scripts_gets_a_result_and_no_cookie_is_left(stack: Stack) -> None:
+    pages = PathPages(Keeper(Settings(keys=[KEY.export()])))
+    jar, lines = Jar(secure=False), list[str]()
+    link = pages.link(f"http://127.0.0.1:{stack.port}{MOUNT}")
+    query = urlsplit(link).query
+    answer = stack.visit(urljoin(link, f"trial/step?{query}&step=0"), jar, lines)
+    if answer.status != 200:
+        # An error page of the proxy or the server; the visitor returns and presses the button.
+        cookie = jar.header(f"{MOUNT}/failed")
+        answer = send(stack.port, "POST", f"{MOUNT}/failed?{query}", cookie, b"seen=431")
+        jar.receive(answer.set_cookies)
+    (text,) = re.findall(r"<textarea readonly>(.*?)</textarea>", answer.body.decode())
+    limit = pages.read_report(text)["cookie"]
+    assert stack.passes("cookie", limit["passed"])
+    # What was refused may have been the response.
+    assert limit["refused"] is None or limit["refused"] <= limit["passed"] + 3000
+
+    for path in ("/", MOUNT, f"{MOUNT}/", f"{MOUNT}/failed"):
+        assert jar.header(path) == ""
+    trials = [line for line in lines if line.startswith("t")]
+    assert len(trials) >= 2
+    for line in trials:
+        assert f"; Path={MOUNT}/trial; Max-Age=" in line
+        assert int(re.findall(r"Max-Age=(\d+)", line)[0]) <= 60
+    if limit["refused"] is None:
+        assert jar.header(f"{MOUNT}/trial/step") == ""
 
 
 def expected_hops(stack: Stack, limits: dict[str, int]) -> set[str]:

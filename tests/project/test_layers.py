@@ -14,7 +14,7 @@ DOORS = {
     "nacl": {"_wire.aead"},
     "cbor2": {"_wire.cbor"},
     "itsdangerous": {"legacy"},
-    "cryptography": {"legacy"},
+    "cryptography": {"binding", "legacy", "testing.adapters"},
     "werkzeug": {"legacy"},
     "sqlite3": {"storage.sqlite"},
     # Besides the clock that settings inject, only what waits for a store or a lock asks for the

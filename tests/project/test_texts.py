@@ -82,8 +82,8 @@ SHOWN: dict[str, str] = {
     "SessionInfo": "cookie_bytes kid parts",
     "Settings": (
         "accept_weak_store_for cookie_domain cookie_name cookie_path former_cookies may_drop merge"
-        " on_store_down origins part_policies profile realm revocation same_site spill_order"
-        " subject_key"
+        " binding_path on_store_down on_unbound origins part_policies profile realm revocation"
+        " same_site spill_order subject_key"
     ),
     "Snapshot": "report_error",
     "Statements": (

@@ -35,5 +35,7 @@ class InProcess:
 
 
 class TestQuart(AdapterContract):
+    has_binding = True
+
     def open_client(self, settings: Settings) -> InProcess:
         return InProcess(settings)

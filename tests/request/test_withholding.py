@@ -360,7 +360,9 @@ def test_write_that_is_withheld_for_long_is_an_event_and_at_most_one_warning_a_m
     assert warned(caplog) == ["withheld-long-kid-unknown"] * 2
 
 
-@pytest.mark.parametrize("reason", [name for name in WITHHOLDINGS if name not in ("replaced",)])
+@pytest.mark.parametrize(
+    "reason", [name for name in WITHHOLDINGS if name not in ("replaced", "unbound")]
+)
 def test_each_reason_that_lasts_has_a_sentence_for_the_operator(
     reason: str, browser: Browser, clock: Clock, store: Store
 ) -> None:

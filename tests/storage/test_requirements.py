@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from sealedstate import devices
+from sealedstate import binding, devices
 from sealedstate._stored import parts as spilling
 from sealedstate._stored import revocations as revocation
 from sealedstate.rotation import ring_store
@@ -70,6 +70,7 @@ def test_contexts_of_uses_are_those_that_are_written_to() -> None:
         "feed": (revocation.SESSIONS, revocation.SUBJECTS),
         "ring": (ring_store.CONTEXT,),
         "replay": (replay.KIND.context,),
+        "binding": (binding.KIND.context,),
         "artifacts": (artifacts.KIND.context,),
         "consent": (consent.KIND.context,),
         "logins": (index.KIND.context,),
@@ -104,6 +105,7 @@ def test_each_need_depends_on_one_capability() -> None:
         **{name: {"durable": False} for name in ("ring", "consent")},
         **{name: {"staleness": 1} for name in ("logout", "spilling")},
         "replay": {"evicts": True},
+        "binding": {"evicts": True},
         "logins": {"indexes": False},
         "feed": {"changes": False},
         "sessions": {"enumerable": False},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ import pytest
 from sealedstate.errors import ConfigurationError, StorageError
 from sealedstate.storage import Stored, open_storage
 from sealedstate.storage.sql import SQLStorage
+from sealedstate.storage.sql._pool import DEADLINE
 from tests.support import sql_surroundings
 from tests.support.fault_proxy import FaultProxy
+from tests.support.installed import need_driver
 from tests.support.ports import free_port
 from tests.support.sql_server import OTHER_PASSWORD
 from tests.support.sql_servers import MariaDBServer, PostgreSQLServer
@@ -54,6 +58,30 @@ def test_url_of_libpq_is_taken_as_it_is(
             store.close()
     store = open_store(url)
     assert str(server.port) in repr(store)
+
+
+def test_first_attempt_to_connect_is_kept_and_used_when_the_server_answers() -> None:
+    need_driver("psycopg")
+    from sealedstate.storage.sql._postgresql import PostgreSQL
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+        port = listener.getsockname()[1]
+        driver = PostgreSQL(f"postgresql://u@127.0.0.1:{port}/d?sslmode=disable", 0.05)
+        for _ in range(3):
+            DEADLINE.start(0.05)
+            with pytest.raises(Exception, match="no answer in time"):
+                driver.connect(0)
+        first, *others = [stack.enter_context(listener.accept()[0]) for _ in range(3)]
+        for other in others:
+            assert other.recv(1000)
+            assert not other.recv(1000), "it was not closed"
+        first.sendall(b"R\0\0\0\10\0\0\0\0Z\0\0\0\5I")  # logged in, ready for a query
+        DEADLINE.start(60)
+        connection = driver.connect(0)
+        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as used:
+            assert used.getsockname() == first.getpeername()
+        assert not driver._late
+        connection.close()
 
 
 def test_frozen_host_costs_its_share_and_the_next_is_asked_first(

@@ -41,14 +41,17 @@ _HAS_ARRIVED = "return window.leaving !== true && document.readyState === 'compl
 
 
 @contextlib.contextmanager
-def open_browser() -> Iterator[webdriver.Chrome]:
-    """A browser with an empty profile. Skips the test if none is installed, or fails it."""
+def open_browser(*arguments: str) -> Iterator[webdriver.Chrome]:
+    """A browser with an empty profile. Skips the test if none is installed, or fails it.
+
+    `arguments`: of its command line, beside the usual ones.
+    """
     chromium = program("chromium", "chromium-browser", "google-chrome")
     service = Service(program("chromedriver"))
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
-        for argument in (*ARGUMENTS, f"--user-data-dir={profile}"):
+        for argument in (*ARGUMENTS, *arguments, f"--user-data-dir={profile}"):
             options.add_argument(argument)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         driver = webdriver.Chrome(options, service)

@@ -68,6 +68,7 @@ Group www-data
 LoadModule mpm_event_module {modules}/mod_mpm_event.so
 LoadModule authz_core_module {modules}/mod_authz_core.so
 LoadModule headers_module {modules}/mod_headers.so
+LoadModule rewrite_module {modules}/mod_rewrite.so
 LoadModule proxy_module {modules}/mod_proxy.so
 LoadModule proxy_http_module {modules}/mod_proxy_http.so
 {server}
@@ -87,6 +88,11 @@ pid_filename {directory}/pid
 coredump_dir {directory}
 pinger_enable off
 shutdown_lifetime 0 seconds
+{server}
+"""
+_VARNISH = """
+vcl 4.1;
+backend default {{ .host = "127.0.0.1"; .port = "{backend}"; }}
 {server}
 """
 _TYPES = "type.googleapis.com/envoy.extensions.filters"
@@ -125,7 +131,7 @@ _TEXTS = {
     "apache": _APACHE,
     "squid": _SQUID,
     "envoy": _ENVOY,
-    "varnish": "",
+    "varnish": _VARNISH,
 }
 # What a front is called in a verdict.
 HOPS = {
@@ -145,7 +151,7 @@ HOPS = {
 
 
 class Front(ServerProcess):
-    """A proxy of this kind. `server`, `http`: further directives for it."""
+    """A proxy of this kind. `server`, `http`: directives for it; `options`: of varnishd."""
 
     # Apache and nginx end without waiting for connections.
     stop_signal = signal.SIGTERM
@@ -159,10 +165,11 @@ class Front(ServerProcess):
         server: str = "",
         http: str = "",
         is_uwsgi: bool = False,
+        options: Sequence[str] = (),
     ) -> None:
         super().__init__(free_port(), directory)
         self.name = kind  # type: ignore[misc]
-        self._backend = backend
+        self._options = options
         self._binary = _find(kind)
         to = _UWSGI_PASS if is_uwsgi else "proxy_pass http://127.0.0.1:{backend};"
         text = _TEXTS[kind].format(
@@ -198,8 +205,8 @@ class Front(ServerProcess):
             ]
         return [
             *(self._binary, "-F", "-j", "none", "-n", str(self.directory / "varnish")),
-            *("-a", f"127.0.0.1:{self.port}", "-b", f"127.0.0.1:{self._backend}"),
-            *("-s", "malloc,10m", "-T", "none"),
+            *("-a", f"127.0.0.1:{self.port}", "-f", file, "-s", "malloc,10m", "-T", "none"),
+            *self._options,
         ]
 
     def is_ready(self) -> bool:

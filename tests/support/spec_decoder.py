@@ -332,7 +332,9 @@ def core_of(payload: bytes, sealed_at: int) -> SpecCore:
     fields = fields_of(reader.raw[reader.at :])
     expect(not any(fields.pop(253, b"")), "padding of zeros")
     terms = terms_of(fields.pop(1)) if 1 in fields else (None, None, False)
-    if min(fields, default=128) < 128:
+    device = fields.get(2, b"")
+    known = {2} if len(device) == 33 and device[:1] in (b"\2", b"\3") else set()
+    if min(fields.keys() - known, default=128) < 128:
         raise Newer(id, expires_at)
     times = (sealed_at, created_at, expires_at)
     stored = (overflow, spilled, orphaned)

@@ -57,6 +57,10 @@ def unknown_field(browser: Browser, clock: Clock, store: ScriptedStorage) -> Kee
     return _with_tail(browser, clock, store, b"\x7f\x00")
 
 
+def no_bound_cookie(browser: Browser, clock: Clock, store: ScriptedStorage) -> Keeper:
+    return _with_tail(browser, clock, store, b"\2\x21\2" + bytes(32))
+
+
 def malformed_record(browser: Browser, clock: Clock, store: ScriptedStorage) -> Keeper:
     return _with_tail(browser, clock, store, b"\x00")
 
@@ -110,6 +114,7 @@ WITHHOLDINGS = {
     "kid-disabled": Withholding(disabled_key, IDLE, is_known=True),
     "format-unknown": Withholding(unknown_format, LAG + 1, can_return=False),
     "field-unknown": Withholding(unknown_field, ABSOLUTE, is_known=True, can_return=False),
+    "unbound": Withholding(no_bound_cookie, IDLE, is_known=True, can_return=False),
     "record": Withholding(malformed_record, KEEP_UNREADABLE, can_return=False),
     "store-down": Withholding(store_down, IDLE, is_known=True),
     "not-yet": Withholding(clock_behind, 1, opens=True, is_known=True),

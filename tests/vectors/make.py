@@ -279,6 +279,11 @@ def records() -> Iterator[tuple[str, Record, int]]:
         yield name, replace(user, fields=fields), NOW
     both = replace(alone, terms=TERMS["an hour idle"], fields={254: b"\0"})
     yield "terms, a field and overflow", both, NOW
+    key = bytes([2]) + bytes_of("device", 32)
+    yield "the key of a device", user.replace(fields={2: key}), NOW
+    bound = {2: bytes([3]) + key[1:], 200: b"known to a newer release"}
+    kept = user.replace(terms=TERMS["an hour idle"], fields=bound)
+    yield "terms, the key of a device and a field", kept, NOW
 
 
 def derivation(name: str, record: Record, now: int) -> dict[str, Any]:
@@ -753,6 +758,9 @@ BAD_CORES: dict[str, Any] = {
 }
 UNKNOWN_FIELDS: dict[str, bytes] = {
     "field 2": b"\2\1\0",
+    "the key of a device of 32 bytes": b"\2\x20\2" + bytes(31),
+    "the key of a device of 34 bytes": b"\2\x22\2" + bytes(33),
+    "the key of a device that is not compressed": b"\2\x21\4" + bytes(32),
     "field 127": b"\x7f\0",
     "terms and field 127": b"\1\1\2\x7f\1\0",
     "field 127 and others": b"\x7f\1\0\x80\1\0\xfd\1\0",

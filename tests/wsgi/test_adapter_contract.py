@@ -36,6 +36,8 @@ class InProcess:
 
 
 class TestMiddleware(AdapterContract):
+    has_binding = True
+
     def open_client(self, settings: Settings) -> InProcess:
         return InProcess(Keeper(settings))
 

@@ -193,6 +193,12 @@ _READ = _READ_TEXT.replace(":now", "$3").encode()
 _READ_TYPES, _BINARY = (20, 17, 20), (1, 1, 1)  # int8, bytea, int8
 _NUMBER = struct.Struct(">q")
 
+# A server that was frozen for a minute starts a process for each client that has tried to connect
+# and given up, in their order. So the first attempt is kept, and is answered first. It is kept for
+# some seconds after its last use only: another server may have taken over.
+LATE_SECONDS = 5.0
+LATE_POLL = 0.02  # seconds between two looks at it, while a new attempt is under way
+
 # By SQLSTATE; two letters are a whole class. After all other errors that the server reports,
 # the statement is rolled back.
 FAULTS: Mapping[str, Fault] = {
@@ -234,9 +240,9 @@ class PostgreSQLConnection(psycopg.Connection[Any]):
     """How many reads were sent before the server has prepared them."""
 
     @classmethod
-    def open(cls, conninfo: bytes) -> PostgreSQLConnection:
+    def open(cls, conninfo: bytes, attempts: list[_Attempt]) -> PostgreSQLConnection:
         opened_at = monotonic()
-        connection = cls(_connect(conninfo))
+        connection = cls(_connect(conninfo, attempts))
         connection.opened_at = opened_at
         connection.autocommit = True
         connection.add_notice_handler(connection._note)
@@ -343,23 +349,62 @@ class PostgreSQLListener:
             self._connection.close()
 
 
-def _connect(conninfo: bytes) -> pq.abc.PGconn:
-    """Connect as libpq's PQconnectPoll prescribes, but not longer than until the deadline."""
-    pgconn = pq.PGconn.connect_start(conninfo)
+class _Attempt:
+    """A connection that this process opens, as libpq's PQconnectPoll prescribes."""
+
+    def __init__(self, conninfo: bytes) -> None:
+        self.pgconn = pq.PGconn.connect_start(conninfo)
+        self.status = pq.PollingStatus.WRITING
+        self.pid, self.late_at = os.getpid(), 0.0
+
+    def is_open(self) -> bool:
+        """Return whether it is complete. Raises its error if it has failed."""
+        if self.pgconn.status == pq.ConnStatus.BAD or self.status == pq.PollingStatus.FAILED:
+            raise psycopg.OperationalError(self.pgconn.get_error_message())
+        return self.status == pq.PollingStatus.OK
+
+    def proceed(self, seconds: float) -> None:
+        """Take the next step, if the server makes it possible in time."""
+        is_reading = self.status == pq.PollingStatus.READING
+        # The socket may differ each time, because a host may have several addresses.
+        if any(wait_for(self.pgconn.socket, is_reading, not is_reading, seconds)):
+            self.status = pq.PollingStatus(self.pgconn.connect_poll())
+
+
+def _connect(conninfo: bytes, attempts: list[_Attempt]) -> pq.abc.PGconn:
+    """Open a connection, but not longer than until the deadline.
+
+    `attempts`: earlier attempts that were late; the connection is that of the first of them, or of
+    a new one, that the server answers. If it answers none, the first that waits for it remains.
+    """
+    fresh, is_late = _Attempt(conninfo), False
+    attempts.append(fresh)
     try:
-        status = pq.PollingStatus.WRITING
-        while status != pq.PollingStatus.OK:
-            if pgconn.status == pq.ConnStatus.BAD or status == pq.PollingStatus.FAILED:
-                raise psycopg.OperationalError(pgconn.get_error_message())
-            is_reading = status == pq.PollingStatus.READING
-            # The socket may differ each time, because a host may have several addresses.
-            _wait_until_ready(pgconn.socket, Wait.R if is_reading else Wait.W)
-            status = pq.PollingStatus(pgconn.connect_poll())
-    except BaseException:
-        pgconn.finish()
-        raise
-    pgconn.nonblocking = 1
-    return pgconn
+        while True:
+            left = DEADLINE.remaining()
+            for attempt in list(attempts):
+                try:
+                    if attempt.is_open():
+                        attempt.pgconn.nonblocking = 1
+                        attempts.remove(attempt)
+                        return attempt.pgconn
+                    attempt.proceed(left if len(attempts) == 1 else min(left, LATE_POLL))
+                except psycopg.Error:
+                    if attempt is fresh:
+                        raise
+                    attempts.remove(attempt)
+                    attempt.pgconn.finish()
+            if not left:
+                is_late = True
+                raise psycopg.OperationalError("no answer in time")
+    finally:
+        kept: list[_Attempt] = []
+        if is_late:
+            kept = [each for each in attempts if each.status == pq.PollingStatus.READING][:1]
+        for attempt in attempts:
+            if attempt not in kept:
+                attempt.pgconn.finish()
+        attempts[:] = kept
 
 
 def _wait_until_ready(fd: int, awaited: Wait) -> Ready:
@@ -464,13 +509,25 @@ class PostgreSQL(Driver):
         self._commit = "on"
         self._queries: dict[str, str] = {}
         self._changes: dict[tuple[bool, str], str] = {}
+        # By host, an attempt to connect that the server has not answered.
+        self._late: dict[int, _Attempt] = {}
 
     def connect(self, host: int) -> PostgreSQLConnection:
-        return PostgreSQLConnection.open(self._conninfos[host])
+        late, attempts = self._late.pop(host, None), list[_Attempt]()
+        if late and late.pid == os.getpid():  # else it is the parent's
+            if monotonic() - late.late_at < LATE_SECONDS:
+                attempts.append(late)
+            else:
+                late.pgconn.finish()
+        try:
+            return PostgreSQLConnection.open(self._conninfos[host], attempts)
+        finally:
+            for late in attempts:
+                late.late_at, self._late[host] = monotonic(), late
 
     def listen(self, host: int) -> Listener | None:
         given = {**_KEEPALIVES, **conninfo_to_dict(self._conninfos[host].decode())}
-        connection = PostgreSQLConnection.open(make_conninfo("", **given).encode())
+        connection = PostgreSQLConnection.open(make_conninfo("", **given).encode(), [])
         try:
             ((pid,),) = connection.execute("SELECT pg_backend_pid()").fetchall()
             if pid != connection.pgconn.backend_pid if self._pooled is None else self._pooled:

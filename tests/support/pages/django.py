@@ -104,6 +104,8 @@ async def act_async(request: HttpRequest) -> HttpResponse:
 
 
 class DjangoContract(AdapterContract):
+    has_binding = True
+
     def test_empty_session_has_no_cookie(self, visitor: Visitor) -> None:
         """Django keeps the key of a session that was emptied, and ends it by `flush`."""
         visitor.do("put", {"cart": ["tea"]})
