@@ -380,24 +380,26 @@ def test_client_must_name_one_server_and_have_timeouts() -> None:
 
 
 def test_delayed_flush_is_named_within_the_timeout(server: KeyValueServer, admin: Any) -> None:
-    store = MemcachedStorage(server.url, time.time, timeout=0.1)
     said, errors = "loses at once what it has just stored (flush_all", [""]
-    admin.flush_all(delay=1)
-    until = time.monotonic() + 2.5
-    # On a busy machine there may be no answer in time before.
-    while time.monotonic() < until and said not in errors[-1]:
-        began = time.monotonic()
-        try:
-            store.create("c", str(began), b"v", None, 1)
-        except StorageUnavailable as error:
-            errors.append(str(error))
-            assert time.monotonic() - began < HANG
-    assert said in errors[-1], errors
-    for _ in poll(30):
-        with contextlib.suppress(StorageUnavailable):
-            assert store.create("c", "k", b"v", None, 1)
-            break
-    store.close()
+    last = time.monotonic() + 60
+    with contextlib.closing(MemcachedStorage(server.url, time.time, timeout=0.1)) as store:
+        # It is lost only in the second of the flush, which a process may sleep through on a busy
+        # machine. Then there may be no answer in time either.
+        while said not in errors[-1]:
+            assert time.monotonic() < last, errors
+            admin.flush_all(delay=1)
+            until = time.monotonic() + 2.5
+            while time.monotonic() < until and said not in errors[-1]:
+                began = time.monotonic()
+                try:
+                    store.create("c", str(began), b"v", None, 1)
+                except StorageUnavailable as error:
+                    errors.append(str(error))
+                    assert time.monotonic() - began < HANG
+        for _ in poll(30):
+            with contextlib.suppress(StorageUnavailable):
+                assert store.create("c", "k", b"v", None, 1)
+                break
 
 
 # --- the kit --------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ ServerT = TypeVar("ServerT", bound=ServerProcess)
 
 _BIND = ("--bind", "127.0.0.1:{port}")
 _HOST = ("--host", "127.0.0.1", "--port", "{port}")
+# uvicorn keeps its former workers if a new one is not ready in time, which is 5 seconds.
+_PATIENT = ("--timeout-worker-healthcheck", "60")
 _GUNICORN = (*("gunicorn", *_BIND, "--no-control-socket", "--graceful-timeout", "5"),)
 # A worker that must stop while it starts does not notice, and would be waited for without end.
 _GRANIAN = ("granian", *_HOST, "--workers-kill-timeout", "5")
@@ -44,8 +46,8 @@ WSGI_SERVERS: Mapping[str, Sequence[str]] = {
     "werkzeug": (),
 }
 ASGI_SERVERS: Mapping[str, Sequence[str]] = {
-    "uvicorn": ("uvicorn", *_HOST, "--loop", "asyncio", "--http", "h11"),
-    "uvicorn uvloop": ("uvicorn", *_HOST, "--loop", "uvloop", "--http", "httptools"),
+    "uvicorn": ("uvicorn", *_HOST, *_PATIENT, "--loop", "asyncio", "--http", "h11"),
+    "uvicorn uvloop": ("uvicorn", *_HOST, *_PATIENT, "--loop", "uvloop", "--http", "httptools"),
     "hypercorn": ("hypercorn", *_BIND),
     "hypercorn trio": ("hypercorn", *_BIND, "--worker-class", "trio"),
     "granian": (*_GRANIAN, "--interface", "asgi"),
