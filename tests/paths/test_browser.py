@@ -106,11 +106,16 @@ def test_page_with_scripts_measures_both_directions(browser: Any, port: int) -> 
 
 
 def test_page_without_scripts_finds_the_step_that_fails(browser: Any, port: int) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         browser.get(PAGES.link(f"http://127.0.0.1:{port}{MOUNT}"))
         browser.find_element("css selector", "#start button").click()
-        assert "Request Header Or Cookie Too Large" in browser.page_source
+        # A click may return before the navigation that it begins.
+        WebDriverWait(browser, 60).until(
+            lambda driver: "Request Header Or Cookie Too Large" in driver.page_source
+        )
         # Every other page works meanwhile, and gets no trial cookie.
         start = browser.current_url
         browser.get(f"http://127.0.0.1:{port}/")
