@@ -679,7 +679,9 @@ class Settings:
                 f" letters, digits and '-._~/', without '/' at its end; got {quote_text(path)}"
             )
         if not self.secure:
-            raise ConfigurationError("binding_path: browsers bind no session without https: secure")
+            raise ConfigurationError(
+                "binding_path: browsers bind no session without https; leave out secure=False"
+            )
         if self.cookie_domain or self.partitioned:
             raise ConfigurationError(
                 "binding_path: a session of several hosts or of a partition is not bound; leave out"

@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,9 @@ import pytest
 from sealedstate import Keeper, Key, Settings
 from tests.support.client import Answer, cookie_header
 from tests.support.documents import Document
-from tests.support.installed import program
 from tests.support.jar import Jar
+from tests.support.nginx import Nginx, started
 from tests.support.ports import free_port
-from tests.support.server_process import ServerProcess
 from tests.support.servers import WebServer, running
 
 pytestmark = pytest.mark.server
@@ -33,61 +32,24 @@ def application(environ, start_response):
     names = ("PATH_INFO", "HTTP_X_GATE_USER", "HTTP_COOKIE")
     return [json.dumps([environ.get(name) for name in names]).encode()]
 """
-SURROUNDINGS = """
-daemon off;
-pid {directory}/pid;
-error_log {directory}/log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
-{server}
-}}
-"""
 KEY, UNKNOWN_KEY = (Key.generate(os.urandom) for _ in range(2))
 
 
-class Nginx(ServerProcess):
+def nginx(directory: Path, gate: int, backend: int) -> Nginx:
     """nginx with the document's configuration, without TLS, in front of two servers."""
 
-    name = "nginx"
-
-    def __init__(self, directory: Path, gate: int, backend: int) -> None:
-        super().__init__(free_port(), directory)
-        self._binary = program("nginx")
+    def http(port: int) -> str:
         server = DOCUMENT.block("nginx")
         for shown, here in (
-            ("listen 443 ssl", f"listen 127.0.0.1:{self.port}"),
+            ("listen 443 ssl", f"listen 127.0.0.1:{port}"),
             ("127.0.0.1:8001", f"127.0.0.1:{gate}"),
             ("127.0.0.1:8002", f"127.0.0.1:{backend}"),
         ):
             assert shown in server
             server = server.replace(shown, here)
-        text = SURROUNDINGS.format(directory=directory, server=server)
-        (directory / "nginx.conf").write_text(text)
+        return server
 
-    def command(self) -> Sequence[str]:
-        root = ["-g", "user root;"] if os.geteuid() == 0 else []
-        configuration = str(self.directory / "nginx.conf")
-        return [self._binary, "-p", str(self.directory), "-c", configuration, *root]
-
-    def is_ready(self) -> bool:
-        return bool(ask(self.port, "GET", "/account/sign-in").status)
-
-
-@contextlib.contextmanager
-def started(front: Nginx) -> Iterator[None]:
-    try:
-        with front.shown_log():
-            front.start()
-            yield
-            front.stop()
-    finally:
-        front.kill9()
+    return Nginx(directory, http, "/account/sign-in")
 
 
 def ask(port: int, method: str, path: str, *headers: tuple[str, str], body: str = "") -> Answer:
@@ -131,7 +93,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     }
     gate = WebServer("waitress", places[0], environ=environ)
     backend = WebServer("waitress", places[1])
-    front = Nginx(places[2], gate.port, backend.port)
+    front = nginx(places[2], gate.port, backend.port)
     with running(gate, DOCUMENT.block("gate")), running(backend, BACKEND), started(front):
         yield Site(front.port, backend.port, Settings.from_env(environ))
 
@@ -195,7 +157,7 @@ def test_form_of_another_site_is_sent_to_the_sign_in(site: Site) -> None:
 
 
 def test_no_request_passes_while_the_gate_is_down(site: Site, tmp_path: Path) -> None:
-    with started(front := Nginx(tmp_path, free_port(), site.backend)):
+    with started(front := nginx(tmp_path, free_port(), site.backend)):
         answer = ask(front.port, "GET", "/page", ("Cookie", site.sign_in("ann")))
         assert answer.status == 500
         assert b"ann" not in answer.body

@@ -6,16 +6,14 @@ nginx before 1.23 obeys only the last of several Vary lines, so the pages here h
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from sealedstate import Keeper, Key, Settings
 from tests.support.client import Answer, cookie_header, send
-from tests.support.installed import program
-from tests.support.ports import free_port
-from tests.support.server_process import ServerProcess
+from tests.support.nginx import Nginx, started
 from tests.support.servers import WebServer, running
 
 pytestmark = pytest.mark.server
@@ -51,17 +49,6 @@ def served(environ, start_response):
 application = SealedSessionMiddleware(served, Settings(keys="env:"))
 """
 CONFIGURATION = """
-daemon off;
-pid {directory}/pid;
-error_log {directory}/log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
     proxy_cache_path {directory}/cache keys_zone=pages:1m;
     server {{
         listen 127.0.0.1:{port};
@@ -72,46 +59,22 @@ http {{
             add_header X-Cache $upstream_cache_status;
         }}
     }}
-}}
 """
 KEY = Key.generate(os.urandom)
-
-
-class Nginx(ServerProcess):
-    """nginx with a cache in front of the server at `backend`. `ignored`: further directives."""
-
-    name = "nginx"
-
-    def __init__(self, directory: Path, backend: int, ignored: str) -> None:
-        super().__init__(free_port(), directory)
-        self._binary = program("nginx")
-        text = CONFIGURATION.format(
-            directory=directory, port=self.port, backend=backend, ignored=ignored
-        )
-        (directory / "nginx.conf").write_text(text)
-
-    def command(self) -> Sequence[str]:
-        root = ["-g", "user root;"] if os.geteuid() == 0 else []
-        configuration = str(self.directory / "nginx.conf")
-        return [self._binary, "-p", str(self.directory), "-c", configuration, *root]
-
-    def is_ready(self) -> bool:
-        return bool(send(self.port, "GET", "/ready").status)
 
 
 # The second obeys what targeted fields say, although a cookie comes with them.
 @pytest.fixture(params=["", "proxy_ignore_headers Set-Cookie;"], ids=["default", "cookies"])
 def port(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[int]:
     backend = WebServer("waitress", tmp_path, environ={"SEALEDSTATE_KEYS": KEY.export()})
-    front = Nginx(tmp_path, backend.port, request.param)
-    with running(backend, APPLICATION):
-        try:
-            with front.shown_log():
-                front.start()
-                yield front.port
-                front.stop()
-        finally:
-            front.kill9()
+
+    def http(port: int) -> str:
+        return CONFIGURATION.format(
+            directory=tmp_path, port=port, backend=backend.port, ignored=request.param
+        )
+
+    with running(backend, APPLICATION), started(Nginx(tmp_path, http)) as front:
+        yield front.port
 
 
 def browser_of(subject: str) -> str:

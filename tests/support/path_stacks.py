@@ -11,29 +11,18 @@ from pathlib import Path
 
 from tests.support.client import send
 from tests.support.installed import leave_out, program
+from tests.support.nginx import nginx_command, nginx_text
 from tests.support.ports import free_port
 from tests.support.server_process import ServerProcess
 from tests.support.servers import WebServer
 
 _NGINX = """
-daemon off;
-pid {directory}/pid;
-error_log {directory}/log;
-events {{ }}
-http {{
-    access_log off;
-    client_body_temp_path {directory}/body;
-    proxy_temp_path {directory}/proxy;
-    fastcgi_temp_path {directory}/fastcgi;
-    uwsgi_temp_path {directory}/uwsgi;
-    scgi_temp_path {directory}/scgi;
     {http}
     server {{
         listen 127.0.0.1:{port};
         {server}
         location / {{ {to} }}
     }}
-}}
 """
 _UWSGI_PASS = (
     "uwsgi_pass 127.0.0.1:{backend}; uwsgi_param QUERY_STRING $query_string;"
@@ -182,16 +171,17 @@ class Front(ServerProcess):
             modules="/usr/lib/apache2/modules",
             types=_TYPES,
         )
+        if kind.startswith("nginx"):
+            text = nginx_text(directory, text)
         self._configuration = directory / f"{kind}.conf"
         if kind == "envoy":
             self._configuration = directory / "envoy.yaml"
         self._configuration.write_text(text)
 
     def command(self) -> Sequence[str]:
-        file, directory = str(self._configuration), str(self.directory)
+        file = str(self._configuration)
         if self.name.startswith("nginx"):
-            root = ["-g", "user root;"] if os.geteuid() == 0 else []
-            return [self._binary, "-p", directory, "-c", file, *root]
+            return nginx_command(self._binary, self.directory, self._configuration)
         if self.name == "haproxy":
             return [self._binary, "-db", "-f", file]
         if self.name == "apache":
