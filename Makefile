@@ -16,8 +16,8 @@ PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 PYTEST = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo bound flask django fastapi saml test test-all soak paths check matrix servers peers \
-	bench bench-pictures format clean
+.PHONY: demo bound flask django fastapi saml test test-all soak paths check check-style check-mypy \
+	check-pyright check-project check-instructions matrix servers peers bench bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
@@ -43,7 +43,9 @@ test: $(VENV)/.test
 	$(BIN)/pytest $(PYTEST) -m "not slow and not soak" tests
 
 # What `make test` leaves out: servers, browser, kills, and every property with all its examples.
-# A server that is not installed is reported, or fails with REQUIRE_SERVERS=1.
+# A server that is not installed is reported, or fails with REQUIRE_SERVERS=1. Half of the time these
+# tests wait for servers and clocks, so that there is work for one more process than processors.
+test-all: WORKERS = 3
 test-all: $(VENV)/.dev
 	$(BIN)/pytest $(PYTEST) --hypothesis-profile=full \
 		-m "(slow or server or hypothesis) and not soak" tests
@@ -57,13 +59,23 @@ paths: $(PATHS)/.ready
 	@sh tests/install_servers.sh nginx haproxy varnish apache2 squid
 	$(PATHS)/bin/pytest $(PYTEST) -m soak tests/paths
 
-check: $(VENV)/.dev
+check: check-style check-mypy check-pyright check-project check-instructions
+
+check-style: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+check-mypy: $(VENV)/.dev
+	$(BIN)/mypy
+
+check-pyright: $(VENV)/.dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check-project: $(VENV)/.dev
 	$(BIN)/pytest -q -m "not slow and not server" tests/project
+
+check-instructions: $(VENV)/.dev
 	$(BIN)/python benchmarks/instructions.py
 
 # What needs no server, on every interpreter that is found.
