@@ -146,6 +146,8 @@ class LoadedSession:
     sent: list[str] = []  # noqa: RUF012
     may_wait = True
     _overflow: dict[str, bytes] | None = None
+    # The overflow's chunks and token, once they were looked for and found.
+    _chunks: tuple[tuple[str, ...], bytes] | None = None
     # What was recalled ahead: the encoding, None for a part that is lost, or why it is not known.
     _ahead: Mapping[str, bytes | StorageError | None] = MappingProxyType({})
 
@@ -558,24 +560,34 @@ class LoadedSession:
 
     # --- what a save asks -----------------------------------------------------------------------
 
+    def kept_chunks(self, now: int) -> tuple[str, ...] | None:
+        """The overflow's cookies, if they can be sent again as they came; else None."""
+        codec, found = self.deployment.codec, self._chunks
+        if found is None and self.record is not None:
+            found = self._chunks = codec.find_chunks(self.record, self.candidates)
+        return found[0] if found is not None and codec.is_current(found[1], now) else None
+
     def note_saved(
         self,
         saved: OpenedRecord | None,
-        overflow: Mapping[str, bytes],
+        overflow: Mapping[str, bytes] | None,
         versions: Mapping[str, int | None],
         lines: list[str],
     ) -> None:
         """Begin again with what a save has written, as if the browser had sent that.
 
-        `saved`: None if no session is left. `overflow`: its parts in chunk cookies. `versions`: of
-        stored parts, where the next write assumes another version than the record's. `lines`: what
-        is sent; the lines of an earlier save stay, unless they set or delete the same cookie.
+        `saved`: None if no session is left. `overflow`: its parts in chunk cookies; None if these
+        are sent as they came. `versions`: of stored parts, where the next write assumes another
+        version than the record's. `lines`: what is sent; the lines of an earlier save stay, unless
+        they set or delete the same cookie.
         """
         self.sent = merge_lines(self.sent, lines)
         self.opened, self.record = saved, None if saved is None else saved.record
         self.adopted = self.replaced = self.withheld = self.refused = None
         self.known, self.versions, self.is_revoked = (), versions, False
-        self._ahead, self._overflow = {}, dict(overflow)
+        self._ahead, self._chunks = {}, None
+        if overflow is not None:
+            self._overflow = dict(overflow)
         pairs = "; ".join(line.partition(";")[0] for line in self.sent if "=;" not in line)
         # The sizes stay those of the request: only what it carried is known to come through.
         self.candidates = replace(

@@ -126,6 +126,8 @@ class Arrived(Protocol):
     @property
     def legacy_names(self) -> list[str]: ...
 
+    def kept_chunks(self, now: int) -> tuple[str, ...] | None: ...
+
 
 class Outcome(Enum):
     """What a save did.
@@ -174,27 +176,30 @@ class OutsideCore:
 
     `places`: where each part will be. `core_chars`: the longest sealed core that fits. `spills`:
     parts to write to the store. `overflow`: parts for chunk cookies, of at most `chunk_rooms`
-    characters each. `last_chunk`: up to which number chunk cookies that this save does not write
-    are deleted. `deletions`: lines that delete other cookies. `unused_rows`: stored rows to delete,
-    by part name and version. `replaced`: the session whose id is revoked. `left_out`: names of the
-    parts that are left out, because they may be and do not fit.
+    characters each; None if the chunks are sent again as they came, which are `chunks`.
+    `last_chunk`: up to which number chunk cookies that this save does not write are deleted.
+    `deletions`: lines that delete other cookies. `unused_rows`: stored rows to delete, by part name
+    and version. `replaced`: the session whose id is revoked. `left_out`: names of the parts that
+    are left out, because they may be and do not fit.
     """
 
     places: Mapping[str, Place]
     core_chars: int
     spills: tuple[Spill, ...]
-    overflow: Mapping[str, bytes]
+    overflow: Mapping[str, bytes] | None
     chunk_rooms: tuple[int, ...]
     last_chunk: int
     deletions: tuple[str, ...]
     unused_rows: Mapping[str, int]
     replaced: Record | None
     left_out: tuple[str, ...] = ()
+    chunks: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: counts, no name and no value.
+        in_overflow = sum(place is Place.OVERFLOW for place in self.places.values())
         return (
-            f"<OutsideCore: {len(self.spills)} spills, {len(self.overflow)} parts in overflow,"
+            f"<OutsideCore: {len(self.spills)} spills, {in_overflow} parts in overflow,"
             f" {len(self.left_out)} left out,"
             f" {len(self.unused_rows)} rows and {len(self.deletions)} cookies deleted, chunks"
             f" deleted up to {self.last_chunk}, revokes an id: {self.replaced is not None}>"
@@ -242,9 +247,13 @@ def save(
         deployment.emit("not-sent", session_id=changes.id, reason=error.reason)
         report_not_saved(deployment, session, loaded)
         return None
-    parts = None if changes.core is not None else _recall_movable(changes, loaded, limits)
     sealed_at = deployment.keyring().sealing_time(int(now))
-    plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
+    plan, parts = None, None
+    if changes.core is None:
+        plan = plan_core_alone(record, changes, loaded, limits, other_bytes, sealed_at)
+        parts = None if plan is not None else _recall_movable(changes, loaded, limits)
+    if plan is None:
+        plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
     hooks = deployment.hooks
     if not hooks.all:
         return commit(deployment, plan, session, changes, loaded, now, sealed_at)
@@ -269,18 +278,6 @@ def check_size(
     may be left out never count.
     """
     changes, old = session.changes(), loaded.record
-    parts: dict[str, Part] = {}
-    spread: dict[str, Part] = {}
-    for name, part in _parts_of(changes).items():
-        may_spill = limits.can_spill and limits.policies.get(name) is not Policy.COOKIE
-        if part.encoded is None and not (may_spill and part.place is Place.SPILLED):
-            part.encoded = part.saved = loaded.recall(name)
-            if part.encoded is None:
-                continue
-        parts[name] = spread[name] = part
-        size = part_bytes(name, len(part.encoded or b""))
-        if may_spill and (part.version is not None or size > _entry_bytes(name)):
-            spread[name] = Part(Place.SPILLED, part.version)
     # Its times have the same size, whatever they are.
     now = int(clock())
     record = Record(changes.id, changes.subject, now, now, 1)
@@ -298,6 +295,20 @@ def check_size(
         if (device := changes.limit.device) is not None:
             fields = {**fields, DEVICE: device}
         record = record.replace(expires_at=expires_at, terms=terms, fields=fields)
+    if plan_core_alone(record, changes, loaded, limits, 0, now) is not None:
+        return
+    parts: dict[str, Part] = {}
+    spread: dict[str, Part] = {}
+    for name, part in _parts_of(changes).items():
+        may_spill = limits.can_spill and limits.policies.get(name) is not Policy.COOKIE
+        if part.encoded is None and not (may_spill and part.place is Place.SPILLED):
+            part.encoded = part.saved = loaded.recall(name)
+            if part.encoded is None:
+                continue
+        parts[name] = spread[name] = part
+        size = part_bytes(name, len(part.encoded or b""))
+        if may_spill and (part.version is not None or size > _entry_bytes(name)):
+            spread[name] = Part(Place.SPILLED, part.version)
     try:
         # All that gains by it in the store: mostly enough to know, and quickly planned.
         _Planner(record, changes, spread, loaded, limits, 0, now).plan()
@@ -419,6 +430,92 @@ def _parts_of(changes: Changes) -> dict[str, Part]:
 
 
 # --- the plan -----------------------------------------------------------------------------------
+
+
+def plan_core_alone(
+    record: Record,
+    changes: Changes,
+    arrived: Arrived,
+    limits: Limits,
+    other_bytes: int,
+    now: int,
+) -> SavePlan | None:
+    """The plan that leaves everything outside the core as it came; None if it cannot stay so.
+
+    Nothing is recalled from the store, and the overflow is not sealed again. Its cookies are sent
+    as they came: even if this response arrives late, its core comes with the overflow that it
+    names. The arguments are those of `plan_save`.
+    """
+    old = arrived.record
+    if (
+        changes.core is not None
+        or old is None
+        or old.id != changes.id
+        or old.orphaned_rows
+        or limits.delete_legacy is not None
+        or limits.former
+    ):
+        return None
+    core, places, rows = dict[str, bytes](), dict[str, Place](), dict[str, int]()
+    policies, in_core = limits.policies, Place.CORE
+    for name, part in changes.parts.items():
+        policy = policies.get(name, Policy.AUTO)
+        if not isinstance(part, Part) or part.place is None or part.place is in_core:
+            if policy is Policy.SERVER:
+                return None
+            core[name] = part.encoded or b"" if isinstance(part, Part) else part
+            places[name] = in_core
+            continue
+        if part.is_changed or policy is (
+            Policy.COOKIE if part.place is Place.SPILLED else Policy.SERVER
+        ):
+            return None
+        places[name] = part.place
+        if part.place is Place.SPILLED:
+            version = arrived.versions.get(name, part.version)
+            # A part that was recalled may come back into the cookies.
+            if version is None or part.encoded is not None or not limits.can_spill:
+                return None
+            rows[name] = version
+    names = old.overflow.names if old.overflow is not None else ()
+    if len(places) != len(core) + len(old.spilled) + len(names) or len(rows) != len(old.spilled):
+        return None  # a part outside was removed
+    chunks = arrived.kept_chunks(now) if names else ()
+    if chunks is None:
+        return None
+    cookies, last_chunk = limits.cookies, _last_stale_chunk(arrived, limits)
+    persistent = record.terms.persistent
+    is_persistent = limits.is_persistent if persistent is None else persistent
+    max_age = max(1, record.expires_at - now) if is_persistent else None
+    longest = cookies.chunk_name(1)
+    lines = _chunk_deletions(cookies, len(chunks) + 1, last_chunk)
+    budget = limits.budget(
+        arrived.candidates.foreign_bytes,
+        0,
+        other_bytes + sum(map(field_bytes, lines)),
+        len(longest) + 1,
+        cookies.line_overhead(longest, max_age),
+    )
+    record = record.replace(parts=core, overflow=old.overflow, spilled=rows)
+    payload, room = encode_record(record, now), token_bytes(budget.core_chars) - OVERHEAD_BYTES
+    if len(payload) > room:
+        return None
+    if chunks:
+        # As few chunks as possible, and none if everything fits into the core.
+        chars, most = sum(map(len, chunks)), budget.chunk_chars
+        listed = OVERFLOW_ENTRY_BYTES + sum(len(name.encode()) + 2 for name in names)
+        if (
+            token_bytes(chars) - OVERFLOW_BYTES <= room - len(payload) + listed
+            or -(-chars // max(most, 1)) < len(chunks)
+            or len(chunks) > budget.chunks
+            or max(map(len, chunks)) > most
+            or (len(payload) + OVERHEAD_BYTES + 2) * 4 // 3 + chars > budget.shared_chars
+        ):
+            return None
+    outside = OutsideCore(
+        places, budget.core_chars, (), None, (), last_chunk, (), NO_ROWS, None, (), chunks
+    )
+    return SavePlan(record, payload, max_age, outside)
 
 
 def plan_save(
@@ -745,6 +842,8 @@ def commit(
     outside = plan.outside
     chunks: Sequence[str] = ()
     assumed: Mapping[str, int | None] = NO_ROWS
+    if outside is not None:
+        chunks = outside.chunks
     if payload is None and outside is not None:
         record, chunks, assumed = _write_outside_core(deployment, record, outside, sealed_at)
     payload = payload or encode_record(record, sealed_at)
@@ -812,7 +911,7 @@ def _resume(
         session.rebase({}, {})
         return loaded
     places: Mapping[str, Place] = dict.fromkeys(record.parts, Place.CORE)
-    overflow: Mapping[str, bytes] = NO_PARTS
+    overflow: Mapping[str, bytes] | None = NO_PARTS
     if outside is not None:
         places, overflow = outside.places, outside.overflow
     key = loaded.deployment.keyring().primary(sealed_at)
@@ -875,7 +974,7 @@ def _write_outside_core(
 
     Also, for each part that was merged with what another request wrote, the version before.
 
-    Overflow is sealed with every core, changed or not. Otherwise a core that arrives late would
+    Overflow is sent with every core, changed or not. Otherwise a core that arrives late would
     point at the overflow of before, and neither tab's parts would be left.
     """
     stored = deployment.parts
