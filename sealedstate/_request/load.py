@@ -200,6 +200,8 @@ class LoadedSession:
 
     def _open(self) -> None:
         deployment, candidates = self.deployment, self.candidates
+        timer = deployment.events.timer
+        began = None if timer is None else timer()
         try:
             try:
                 opened = self._open_one(candidates)
@@ -210,11 +212,20 @@ class LoadedSession:
                     raise
                 opened = self._open_one(candidates.joined)
         except UnreadableError as error:
-            self._refuse(error)
+            self._refuse(error, began)
             return
         record, _, key = opened
         self.opened, self.record, self.known, self.replaced = opened, record, (), None
-        deployment.emit("opened", kid=key.kid, session_id=record.id)
+        if timer is None or began is None:
+            deployment.emit("opened", kid=key.kid, session_id=record.id)
+            return
+        deployment.emit(
+            "opened",
+            kid=key.kid,
+            session_id=record.id,
+            seconds=timer() - began,
+            numbers=self._header_sizes(),
+        )
 
     def _open_one(self, candidates: Candidates) -> tuple[Record, int, Key]:
         """The only usable record of these candidates. Raises UnreadableError."""
@@ -343,9 +354,18 @@ class LoadedSession:
             self.known += (record,)
             raise UncheckedSession from error
 
-    def _refuse(self, error: UnreadableError) -> None:
+    def _header_sizes(self) -> dict[str, int]:
+        """The bytes of our cookies in the Cookie header, and of the others."""
+        found = self.candidates
+        return {"cookie_bytes": found.our_bytes, "foreign_bytes": max(0, found.foreign_bytes)}
+
+    def _refuse(self, error: UnreadableError, began: float | None) -> None:
+        """`began`: when opening began, if that is measured."""
         deployment, claimed_at = self.deployment, error.claimed_at
-        deployment.emit("refused", error.reason, kid=error.kid)
+        timer, seconds, numbers = deployment.events.timer, None, None
+        if timer is not None and began is not None:
+            seconds, numbers = timer() - began, self._header_sizes()
+        deployment.emit("refused", error.reason, kid=error.kid, seconds=seconds, numbers=numbers)
         self.refused = error.reason
         # A cookie that another node or a later moment may open is neither deleted nor overwritten.
         if not isinstance(error, ReplacedSession):
