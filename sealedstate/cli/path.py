@@ -84,7 +84,7 @@ def check(
 ) -> int:
     """Measure the path to URL.
 
-    It takes some 40 requests of at most 64 kB. URL is what `sealedstate path link` prints, or the
+    It takes some 45 requests of at most 64 kB. URL is what `sealedstate path link` prints, or the
     address of an application with PathApplication if the configuration has its keys; without
     PathApplication, only requests are measured. The exit code is 1 if the profile does not fit or
     something else is a problem.
@@ -113,22 +113,33 @@ def check(
 @path.command()
 @click.argument("mount", metavar="URL")
 @click.option("--label", default="", help="A word that comes back with the report.")
+@click.option(
+    "--other-site",
+    metavar="URL",
+    default="",
+    help="Where PathApplication with these keys is on another site, to post a form from there.",
+)
 @config_option
-def link(mount: str, label: str, config: str | None) -> None:
+def link(mount: str, label: str, other_site: str, config: str | None) -> None:
     """Print a link to PathApplication at URL.
 
     It is good for an hour: a visitor opens it in the browser, or `sealedstate path check` measures
     by it.
     """
-    parts = _parse_address(mount)
-    if parts.query or parts.fragment:
-        raise ConfigurationError("URL: must end with the path of PathApplication, without ? or #")
     settings = _settings(config)
     if settings is None:
         raise ConfigurationError(_NO_KEYS)
-    address = mount if parts.path.rstrip("/") else f"{mount.rstrip('/')}{MOUNT}"
+    places = {"URL": mount} | ({"--other-site": other_site} if other_site else {})
+    for name, place in places.items():
+        bare = not _parse_address(place, name).path.rstrip("/")
+        # They get into a redirect and into a policy.
+        if not re.fullmatch(r"https?://[\w.:\[\]-]+(?:/[\w./~%-]*)?", place, re.ASCII | re.I):
+            raise ConfigurationError(
+                f"{name}: must be an address and a path of A-Z, a-z, 0-9 and ./~%_-, without ? or #"
+            )
+        places[name] = f"{place.rstrip('/')}{MOUNT}" if bare else place
     with _open(settings) as pages:
-        echo(pages.link(address, label))
+        echo(pages.link(places["URL"], label, places.get("--other-site", "")))
 
 
 @path.command()
@@ -180,22 +191,26 @@ def show_error_page(proxy: str, limit: int | None, config: str | None) -> None:
     echo_bytes(error_page(proxy, lines, size).encode())
 
 
-def _parse_address(address: str) -> SplitResult:
+def _parse_address(address: str, name: str = "URL") -> SplitResult:
     """The parts of an address with a host, and without a password. Raises ConfigurationError."""
     try:
         parts = urlsplit(address)
         _ = parts.port  # computed, and checked, where it is read
         host = (parts.hostname or "").encode("idna").decode()
     except ValueError as error:  # UnicodeError, for a name that DNS does not have, is one
-        raise ConfigurationError(f"URL: {escape_text(error)}") from None
+        raise ConfigurationError(f"{name}: {escape_text(error)}") from None
     if parts.scheme not in ("http", "https") or not host:
         raise ConfigurationError(
-            f"URL: expected http://HOST/... or https://HOST/..., got {quote_text(address)}"
+            f"{name}: expected http://HOST/... or https://HOST/..., got {quote_text(address)}"
         )
     if "@" in parts.netloc:
-        raise ConfigurationError("URL: must have no user and no password; they would not be sent")
+        raise ConfigurationError(
+            f"{name}: must have no user and no password; they would not be sent"
+        )
     if not re.fullmatch(r"[!#-;=?-~]+", f"{parts.netloc}{parts.path}{parts.query}"):
-        raise ConfigurationError("URL: must be written in ASCII, without blanks, quotes and < >")
+        raise ConfigurationError(
+            f"{name}: must be written in ASCII, without blanks, quotes and < >"
+        )
     return parts
 
 
@@ -286,9 +301,12 @@ class _Target:
         fields = [("Host", self.authority), *probe.headers, ("Connection", "close")]
         if probe.cookie:
             fields.append(("Cookie", probe.cookie))
-        head = [f"GET {self.base}{'?' if query else ''}{query} HTTP/1.1"]
+        method = "POST" if probe.form else "GET"
+        if probe.form:
+            fields.append(("Content-Length", str(len(probe.form))))
+        head = [f"{method} {self.base}{'?' if query else ''}{query} HTTP/1.1"]
         head += [f"{name}: {value}" for name, value in fields]
-        request = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")
+        request = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1") + probe.form
         received, failure = b"", "closed"
         deadline = time.monotonic() + TIMEOUT_SECONDS
         try:
