@@ -197,7 +197,7 @@ def _parse_address(address: str, name: str = "URL") -> SplitResult:
         parts = urlsplit(address)
         _ = parts.port  # computed, and checked, where it is read
         host = (parts.hostname or "").encode("idna").decode()
-    except ValueError as error:  # UnicodeError, for a name that DNS does not have, is one
+    except ValueError as error:  # also UnicodeError: of a name that DNS does not have
         raise ConfigurationError(f"{name}: {escape_text(error)}") from None
     if parts.scheme not in ("http", "https") or not host:
         raise ConfigurationError(

@@ -47,7 +47,7 @@ def test_shop_does_at_each_step_what_the_text_says(
 
     def post(path: str, **form: str) -> str:
         answer = client.post(path, data=form, base_url="https://localhost", follow_redirects=True)
-        return answer.text
+        return str(answer.text)
 
     for article in ("tea", "rice"):
         cart = post("/cart", article=article)
