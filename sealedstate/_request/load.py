@@ -16,6 +16,7 @@ from uuid import UUID
 
 from .._cookies.codec import DisabledRecord, OpenedRecord, newest
 from .._cookies.header import Candidates, merge_lines
+from .._cookies.placement import Reserve
 from .._stored.revocations import Ending, Successor, subject_mark
 from .._wire import cbor
 from .._wire.record import (
@@ -105,9 +106,12 @@ REFUSALS: Mapping[str, Refusal] = MappingProxyType(
 
 
 class SizeCheck(Protocol):
-    """Raises SessionTooLarge if no response to the request could carry the session."""
+    """Raises SessionTooLarge if no response to the request could carry the session.
 
-    def __call__(self, session: Session, loaded: LoadedSession, /) -> None: ...
+    Returns what more it could certainly carry, None if that is unknown.
+    """
+
+    def __call__(self, session: Session, loaded: LoadedSession, /) -> Reserve | None: ...
 
 
 class LoadedSession:
@@ -525,10 +529,9 @@ class LoadedSession:
             return -1
         return room - sum([len(name.encode()) + ENTRY_BYTES for name in names])
 
-    def check_size(self, session: Session) -> None:
+    def check_size(self, session: Session) -> Reserve | None:
         # Of a withheld session nothing is sent but a sign-in.
-        if self.withheld is None:
-            self._size_check(session, self)
+        return None if self.withheld is not None else self._size_check(session, self)
 
     def note_unreadable(self, name: str) -> None:
         self.deployment.emit("part-unreadable")

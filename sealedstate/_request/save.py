@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from .._cookies.codec import OpenedRecord
 from .._cookies.header import Candidates, CookieFamily, field_bytes
-from .._cookies.placement import Capacity, PartSize, plan
+from .._cookies.placement import Capacity, PartSize, Reserve, find_reserve, plan
 from .._stored.parts import Merge, last_writer_wins
 from .._stored.revocations import Ending
 from .._wire import cbor
@@ -36,10 +36,9 @@ from .._wire.record import (
     encode_record,
     head_bytes,
     kept_fields,
-    part_bytes,
 )
 from .._wire.token import OVERHEAD_BYTES
-from ..deployment import Deployment, log
+from ..deployment import LOGIN_BYTES, Deployment, log
 from ..errors import (
     ConfigurationError,
     MalformedRecord,
@@ -62,6 +61,8 @@ OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
 # By how many bytes the planner may overestimate a session of unchanged size: FRAME_BYTES as text,
 # the longest name, a separator.
 SLACK_BYTES = 32
+# What `Session.limit` and a device's key add to a record.
+TERMS_BYTES = 64
 # More foreign cookies than any header carries.
 FULL = 1 << 30
 # Chunk cookies that a wider profile may have left in browsers.
@@ -272,11 +273,11 @@ def save(
 
 def check_size(
     limits: Limits, clock: Callable[[], float], session: Session, loaded: LoadedSession
-) -> None:
+) -> Reserve | None:
     """Raise SessionTooLarge if no response to this request could carry the session as it is now.
 
-    A part that is or may be in the store takes its entry in the list of stored parts. Parts that
-    may be left out never count.
+    Returns what more it could certainly carry, None if that is unknown. A part that is or may be in
+    the store takes its entry in the list of stored parts. Parts that may be left out never count.
     """
     changes, old = session.changes(), loaded.record
     # Its times have the same size, whatever they are.
@@ -285,36 +286,33 @@ def check_size(
     if old is not None and not (changes.is_signed_in or changes.is_ended):
         record = record.replace(
             created_at=old.created_at,
+            expires_at=old.expires_at,
             generation=old.generation + 1,
             terms=old.terms,
             fields=old.fields if old.id == changes.id else kept_fields(old.fields),
         )
     if changes.limit is not NO_LIMIT:
         deployment, created_at = loaded.deployment, record.created_at
-        expires_at, terms = _limit(deployment, changes, created_at, created_at, record.terms)
+        expires_at, terms = _limit(deployment, changes, created_at, record.expires_at, record.terms)
         fields = record.fields
         if (device := changes.limit.device) is not None:
             fields = {**fields, DEVICE: device}
         record = record.replace(expires_at=expires_at, terms=terms, fields=fields)
     if plan_core_alone(record, changes, loaded, limits, 0, now) is not None:
-        return
+        return None
     parts: dict[str, Part] = {}
-    spread: dict[str, Part] = {}
     for name, part in _parts_of(changes).items():
         may_spill = limits.can_spill and limits.policies.get(name) is not Policy.COOKIE
         if part.encoded is None and not (may_spill and part.place is Place.SPILLED):
             part.encoded = part.saved = loaded.recall(name)
             if part.encoded is None:
                 continue
-        parts[name] = spread[name] = part
-        size = part_bytes(name, len(part.encoded or b""))
-        if may_spill and (part.version is not None or size > _entry_bytes(name)):
-            spread[name] = Part(Place.SPILLED, part.version)
-    try:
-        # All that gains by it in the store: mostly enough to know, and quickly planned.
-        _Planner(record, changes, spread, loaded, limits, 0, now).plan()
-    except SessionTooLarge:
-        _Planner(record, changes, parts, loaded, limits, 0, now).plan()
+        parts[name] = part
+    planner = _Planner(record, changes, parts, loaded, limits, 0, now)
+    reserve = planner.find_reserve()
+    if reserve is None:
+        planner.plan()
+    return reserve
 
 
 def delete_cookies(
@@ -664,9 +662,24 @@ class _Planner:
             least = len(limits.cookies.chunk_name(1)) + chars + SLACK_BYTES
             yield _Attempt(smaller, least)
 
-    def _plan_within(
+    def find_reserve(self) -> Reserve | None:
+        """What the first attempt certainly has room for besides; None if that is unknown."""
+        stale = _last_stale_chunk(self.arrived, self.limits)
+        deletions = _other_deletions(self.arrived, self.limits)
+        budget, _ = self._find_budget(0, stale, deletions)
+        try:
+            items, room = self._measure(budget, self._find_orphans())
+        except SessionTooLarge:
+            return None
+        # What the request may yet do besides assigning parts.
+        later = LOGIN_BYTES if self.changes.subject is None else TERMS_BYTES
+        room = replace(room, core=room.core - later, both=room.both - later)
+        return find_reserve(items, room, self.limits.spill_order, self.limits.can_spill)
+
+    def _find_budget(
         self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
-    ) -> SavePlan:
+    ) -> tuple[Budget, int | None]:
+        """What the request and its response leave for our values; and the Max-Age of cookies."""
         cookies = self.limits.cookies
         lifetime = max(1, self.record.expires_at - self.now)
         persistent = self.record.terms.persistent
@@ -682,15 +695,28 @@ class _Planner:
             len(longest) + 1,
             cookies.line_overhead(longest, max_age),
         )
-        orphaned: dict[str, int] = {}
-        if not (self._has_new_id or self.changes.is_ended):
-            # Rows of parts that this request removed. A later save deletes them, once the browser
-            # has shown that it carries the new core. If they were deleted now and this response
-            # were lost, the old core would point at nothing.
-            for name, part in self.changes.removed.items():
-                version = self._known_version(name)
-                if part.place is Place.SPILLED and version is not None:
-                    orphaned[name] = version
+        return budget, max_age
+
+    def _find_orphans(self) -> dict[str, int]:
+        """The rows of parts that this request removed, by part name and version.
+
+        A later save deletes them, once the browser has shown that it carries the new core. If they
+        were deleted now and this response were lost, the old core would point at nothing.
+        """
+        if self._has_new_id or self.changes.is_ended:
+            return {}
+        versions = {
+            name: self._known_version(name)
+            for name, part in self.changes.removed.items()
+            if part.place is Place.SPILLED
+        }
+        return {name: version for name, version in versions.items() if version is not None}
+
+    def _plan_within(
+        self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
+    ) -> SavePlan:
+        budget, max_age = self._find_budget(allowed_bytes, last_chunk, deletions)
+        orphaned = self._find_orphans()
         places = self._place_in_core(budget, orphaned) or self._place(budget, orphaned)
         core, overflow = dict[str, bytes](), dict[str, bytes]()
         spilled, spills = dict[str, int](), list[Spill]()
@@ -748,12 +774,22 @@ class _Planner:
         return dict.fromkeys(core, Place.CORE) if fits else None
 
     def _place(self, budget: Budget, orphaned: Mapping[str, int]) -> dict[str, Place]:
-        items = []
+        items, room = self._measure(budget, orphaned)
+        return plan(items, room, self.limits.spill_order, self.limits.can_spill)
+
+    def _measure(
+        self, budget: Budget, orphaned: Mapping[str, int]
+    ) -> tuple[list[PartSize], Capacity]:
+        """The sizes of the parts, and the room for them. Raises SessionTooLarge if it has none."""
+        items, policies = list[PartSize](), self.limits.policies
         for name, part in self.parts.items():
-            entry, data = _entry_bytes(name), part.encoded
-            size = None if data is None else part_bytes(name, len(data))
+            data, name_bytes = part.encoded, len(name.encode())
+            head, size = head_bytes(name_bytes) + name_bytes, None
+            if data is not None:
+                size = head + head_bytes(len(data)) + len(data)
+            entry, policy = head + VERSION_BYTES, policies.get(name, Policy.AUTO)
             left = 0 if part.version is None else entry
-            items.append(PartSize(name, size, entry, self._policy(name), part.place, left))
+            items.append(PartSize(name, size, entry, policy, part.place, left))
         fixed = len(encode_record(self.record, self.now)) + FRAME_BYTES
         fixed += sum(map(_entry_bytes, orphaned))
         core = token_bytes(budget.core_chars) - OVERHEAD_BYTES - fixed
@@ -767,7 +803,7 @@ class _Planner:
             )
             raise SessionTooLarge(sizes, token_bytes(budget.core_chars), reason)
         room = Capacity(core, max(0, overflow), both - OVERFLOW_BYTES, OVERFLOW_ENTRY_BYTES)
-        return plan(items, room, self.limits.spill_order, self.limits.can_spill)
+        return items, room
 
     @property
     def _has_new_id(self) -> bool:
