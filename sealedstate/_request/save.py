@@ -298,7 +298,12 @@ def check_size(
         if (device := changes.limit.device) is not None:
             fields = {**fields, DEVICE: device}
         record = record.replace(expires_at=expires_at, terms=terms, fields=fields)
-    if plan_core_alone(record, changes, loaded, limits, 0, now) is not None:
+    # A core that does not grow fits as it did before. One that grows must leave room for saves that
+    # write everything, as after a rotation.
+    cores = loaded.candidates.core
+    alone = plan_core_alone(record, changes, loaded, limits, 0, now) if len(cores) == 1 else None
+    payload = None if alone is None else alone.payload
+    if payload is not None and len(payload) + OVERHEAD_BYTES <= token_bytes(len(cores[0])):
         return None
     parts: dict[str, Part] = {}
     for name, part in _parts_of(changes).items():
