@@ -150,7 +150,7 @@ class Stack:
 
         The button of the page that posts as another site is pressed.
         """
-        method, body, fields = "GET", b"", []
+        method, body, fields = "GET", b"", list[tuple[str, str]]()
         while True:
             place = urlsplit(address)
             cookie = jar.header(place.path)
