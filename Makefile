@@ -95,7 +95,7 @@ peers: $(PEERS)/.ready
 bench: $(BENCH)/.ready servers
 	$(BENCH)/bin/python -m benchmarks
 
-# The last run becomes what README and its pictures show.
+# The last run becomes what docs/benchmarks.md and its pictures show.
 bench-pictures: $(VENV)/.dev
 	$(BIN)/python benchmarks/pictures.py $(wildcard build/bench)
 

@@ -216,9 +216,7 @@ class EventLog:
             return  # the usual case: no Event is made, and no id is hashed
         if detail is not None:
             detail = escape_message(detail)
-        session = (
-            None if session_id is None else hashlib.blake2b(session_id, digest_size=8).hexdigest()
-        )
+        session = None if session_id is None else digest_id(session_id)
         event = Event(
             name,
             reason,
@@ -279,6 +277,11 @@ class EventLog:
                     self._kids[label] += 1
             text = None if not kid else OTHER_KIDS if kid == _OTHERS else kid.hex()
             return self._counters.setdefault((name, reason, kid), _Count(label, text))
+
+
+def digest_id(session_id: bytes) -> str:
+    """The 16 hex digits of a session in events."""
+    return hashlib.blake2b(session_id, digest_size=8).hexdigest()
 
 
 def _label(name: str, reason: str | None) -> str:
