@@ -87,8 +87,9 @@ SCRIPT = """
 """
 _HASH = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 HEADERS = {
+    # Browsers ask for an icon; Firefox reports it where a policy forbids one.
     "Content-Security-Policy": f"default-src 'none'; script-src 'sha256-{_HASH}'; connect-src"
-    " 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    " 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store, private",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -227,8 +228,8 @@ class BrowserParts:
         given = {"mode": mode, "part": name, "prefix": prefix, **(attributes or {})}
         shown = " ".join(f'data-{key}="{html.escape(value)}"' for key, value in given.items())
         page = (
-            f"<!DOCTYPE html><title>One moment</title><form method=post {shown}"
-            f' action="{html.escape(request.root_path + self.path)}">'
+            "<!DOCTYPE html><title>One moment</title><link rel=icon href=data:,>"
+            f'<form method=post {shown} action="{html.escape(request.root_path + self.path)}">'
             f'<input type=hidden name=back value="{back}"><button>Continue</button></form>'
             f"<script>{SCRIPT}</script>"
         )
