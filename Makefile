@@ -82,7 +82,7 @@ check-instructions: $(VENV)/.dev
 
 # The site, from the folder build/docs without a network. A warning is an error.
 docs: $(DOCS)/.ready
-	$(DOCS)/bin/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+	$(DOCS)/bin/sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going docs build/docs
 	@echo "open build/docs/index.html"
 
 # A wheel and an sdist in dist/, once the owner's values are in release/owner.toml.

@@ -27,6 +27,7 @@ source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["conf.py"]
 highlight_language = "text"
 default_role = "code"
+smartquotes = False  # --config has two hyphens
 nitpicky = False
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence"]
@@ -159,6 +160,10 @@ def restructured(paragraph: str) -> str:
     return "\n\n".join(written)
 
 
+def as_click_text(_app: Any, _context: Any, lines: list[str]) -> None:
+    lines[:] = map(escape, lines)
+
+
 def readable_signature(
     _app: Any, _what: str, _name: str, _it: Any, _options: Any, signature: str | None, result: Any
 ) -> tuple[str | None, Any]:
@@ -185,3 +190,4 @@ def setup(app: Any) -> None:
     app.connect("source-read", show_root_file)
     app.connect("autodoc-process-docstring", as_restructured_text)
     app.connect("autodoc-process-signature", readable_signature)
+    app.connect("sphinx-click-process-description", as_click_text)

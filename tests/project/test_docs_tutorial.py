@@ -31,7 +31,7 @@ def copy_cookies(client: FlaskClient, app: Any) -> FlaskClient:
 
 
 def get(client: FlaskClient, path: str) -> str:
-    return client.get(path, base_url="https://localhost").text
+    return str(client.get(path, base_url="https://localhost").text)
 
 
 def test_shop_does_at_each_step_what_the_text_says(
