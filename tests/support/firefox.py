@@ -156,7 +156,8 @@ class Firefox(WebDriver):
             case Command.W3C_EXECUTE_SCRIPT_ASYNC:
                 function = (
                     "function (...given) { return new Promise((resolve) => {"
-                    f" (function () {{ {given['script']} }}).apply(this, [...given, resolve]); }}) }}"
+                    f" (function () {{ {given['script']} }})"
+                    ".apply(this, [...given, resolve]); }) }"
                 )
                 return self._call(function, given["args"])
             case Command.FIND_ELEMENT | Command.FIND_CHILD_ELEMENT:
