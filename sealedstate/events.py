@@ -39,6 +39,7 @@ EventName: TypeAlias = Literal[
     "adopted",
     "bound",
     "bound-renewed",
+    "cookie-field",
     "feed-followed",
     "feed-lost",
     "given-up",
@@ -83,7 +84,8 @@ class Event:
     `reason`: why, of a fixed set of words. `kid`: 8 hex digits. `session`: 16 hex digits that
     differ for each session. `detail`: a sentence for people. `counted_kid`: the kid for a label of
     a metric, or ``others`` once too many kids came. `operation` and `seconds`: of a call of the
-    store, and how long it took.
+    store, and how long it took. `our_bytes`, `foreign_bytes`: of a Cookie field, what the session's
+    cookies take and what all others take.
     """
 
     name: EventName
@@ -94,6 +96,8 @@ class Event:
     counted_kid: str | None = None
     operation: str | None = None
     seconds: float | None = None
+    our_bytes: int | None = None
+    foreign_bytes: int | None = None
 
     @property
     def label(self) -> str:
@@ -147,6 +151,8 @@ class EventLog:
         monotonic: Callable[[], float] | None = None,
     ) -> None:
         self._observers = tuple(observers)
+        # What only observers need is not emitted without them.
+        self.is_observed = bool(self._observers)
         self._monotonic = monotonic
         for observer in self._observers:
             if not callable(observer):
@@ -194,6 +200,8 @@ class EventLog:
         is_frequent: bool = False,
         operation: str | None = None,
         seconds: float | None = None,
+        our_bytes: int | None = None,
+        foreign_bytes: int | None = None,
     ) -> None:
         """Count, log and pass on one event. A failing observer raises nothing here.
 
@@ -226,11 +234,14 @@ class EventLog:
             count.kid,
             operation,
             None if seconds is None else round(seconds, 6),
+            our_bytes,
+            foreign_bytes,
         )
         if is_logged:
             facts: dict[str, str | float | None]
             facts = {"kid": event.kid, "session": event.session}
             facts |= {"operation": operation, "seconds": event.seconds}
+            facts |= {"our_bytes": our_bytes, "foreign_bytes": foreign_bytes}
             known = {key: value for key, value in facts.items() if value is not None}
             message = [event.label, *(f"{key}={value}" for key, value in known.items())]
             if detail is not None:

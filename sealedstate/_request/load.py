@@ -161,7 +161,14 @@ class LoadedSession:
         self.header = header
         self._now = deployment.now()
         self.loaded_at = int(self._now)
-        self.candidates = deployment.cookies.find(header)
+        self.candidates = found = deployment.cookies.find(header)
+        if deployment.is_observed and header:
+            deployment.emit(
+                "cookie-field",
+                our_bytes=found.our_bytes,
+                foreign_bytes=found.foreign_bytes,
+                level=logging.DEBUG,
+            )
         self.revoked_records: list[Record] = []
         if self.candidates.core:
             self._open()

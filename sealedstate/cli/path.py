@@ -37,6 +37,7 @@ TIMEOUT_SECONDS = 15
 SEGMENT_BYTES, PAUSE_SECONDS = 1400, 0.002
 MOST_RESPONSE_BYTES = 1 << 20
 _NO_KEYS = "the keys of the application are needed; give --config FILE or set SEALEDSTATE_KEYS"
+_BASE = re.compile(r"https?://[\w.:\[\]-]+(/[\w./~%-]*)?", re.ASCII)
 _WORDS = {
     "cookie": "Cookie field",
     "cookies": "number of cookies",
@@ -77,7 +78,7 @@ def check(
 ) -> int:
     """Measure the path to URL.
 
-    It takes some 40 requests of at most 64 kB. URL is what `sealedstate path link` prints, or the
+    It takes some 45 requests of at most 64 kB. URL is what `sealedstate path link` prints, or the
     address of an application with PathApplication if the configuration has its keys; without
     PathApplication, only requests are measured. The exit code is 1 if the profile does not fit or
     something else is a problem.
@@ -107,20 +108,34 @@ def check(
 @path.command()
 @click.argument("mount", metavar="URL")
 @click.option("--label", default="", help="A word that comes back with the report.")
+@click.option(
+    "--other-site",
+    metavar="URL",
+    default="",
+    help="Where PathApplication with these keys is on another site, to post a form from there.",
+)
 @config_option
-def link(mount: str, label: str, config: str | None) -> None:
+def link(mount: str, label: str, other_site: str, config: str | None) -> None:
     """Print a link to PathApplication at URL.
 
     It is good for an hour: a visitor opens it in the browser, or `sealedstate path check` measures
     by it.
     """
-    parts = urlsplit(mount)
     settings = _settings(config)
     if settings is None:
         raise ConfigurationError(_NO_KEYS)
-    address = mount if parts.path.rstrip("/") else f"{mount.rstrip('/')}{MOUNT}"
+    for name, given in (("URL", mount), ("--other-site", other_site)):
+        # They get into a redirect and into a policy.
+        if given and (name != "URL" or other_site) and not _BASE.fullmatch(given):
+            raise ConfigurationError(
+                f"{name}: expected http://HOST/... or https://HOST/..., got {quote_text(given)}"
+            )
+    addresses = [
+        given if not given or urlsplit(given).path.rstrip("/") else f"{given.rstrip('/')}{MOUNT}"
+        for given in (mount, other_site)
+    ]
     with _open(settings) as pages:
-        echo(pages.link(address, label))
+        echo(pages.link(addresses[0], label, addresses[1]))
 
 
 @path.command()
@@ -259,9 +274,12 @@ class _Target:
         fields = [("Host", self.authority), *probe.headers, ("Connection", "close")]
         if probe.cookie:
             fields.append(("Cookie", probe.cookie))
-        head = [f"GET {self.base}{'?' if query else ''}{query} HTTP/1.1"]
+        method = "POST" if probe.form else "GET"
+        if probe.form:
+            fields.append(("Content-Length", str(len(probe.form))))
+        head = [f"{method} {self.base}{'?' if query else ''}{query} HTTP/1.1"]
         head += [f"{name}: {value}" for name, value in fields]
-        request = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")
+        request = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1") + probe.form
         received, failure = b"", "closed"
         deadline = time.monotonic() + TIMEOUT_SECONDS
         try:

@@ -1,6 +1,7 @@
-"""Events as a counter of Prometheus.
+"""Events as a counter of Prometheus, and sizes of Cookie fields as a histogram.
 
-It is ``sealedstate_events_total{event, reason, kid}``. The application serves the metrics, with
+They are ``sealedstate_events_total{event, reason, kid}`` and ``sealedstate_cookie_bytes{cookies}``,
+where `cookies` is ``session``, ``others`` or ``all``. The application serves the metrics, with
 `prometheus_client.make_wsgi_app()` for example.
 
 Several processes (gunicorn, uWSGI) need the multiprocess mode of prometheus_client: the variable
@@ -13,10 +14,10 @@ from __future__ import annotations
 
 from ..errors import ConfigurationError
 from ..events import Event
-from . import labels_of
+from . import COOKIE_BUCKETS, cookie_sizes, labels_of
 
 try:
-    from prometheus_client import REGISTRY, CollectorRegistry, Counter
+    from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 except ImportError as missing:
     raise ConfigurationError(
         "observers: Prometheus needs its library: pip install sealedstate[prometheus]"
@@ -36,13 +37,22 @@ class PrometheusObserver:
     def __init__(
         self, registry: CollectorRegistry | None = None, namespace: str = "sealedstate"
     ) -> None:
+        registry = REGISTRY if registry is None else registry
         try:
             self._events = Counter(
                 "events",
                 "What happened to sessions and keys.",
                 ("event", "reason", "kid"),
                 namespace=namespace,
-                registry=REGISTRY if registry is None else registry,
+                registry=registry,
+            )
+            self._cookies = Histogram(
+                "cookie_bytes",
+                "Bytes of Cookie fields: of the session, of other cookies, and of all.",
+                ("cookies",),
+                namespace=namespace,
+                registry=registry,
+                buckets=COOKIE_BUCKETS,
             )
         except ValueError as error:
             raise ConfigurationError(
@@ -51,4 +61,8 @@ class PrometheusObserver:
             ) from error
 
     def __call__(self, event: Event, /) -> None:
+        if sizes := cookie_sizes(event):
+            for name, size in sizes.items():
+                self._cookies.labels(name).observe(size)
+            return
         self._events.labels(**labels_of(event)).inc()

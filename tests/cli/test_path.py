@@ -16,6 +16,7 @@ import pytest
 
 from sealedstate import Keeper, Key, Settings
 from sealedstate.cli import main
+from sealedstate.path._pages import PROGRESS
 from sealedstate_wsgi import PathApplication
 from tests.support.client import ask
 
@@ -103,6 +104,18 @@ def test_link_measures_without_keys_and_opens_the_page(
     assert "SEALEDSTATE_KEYS" in capsys.readouterr().err
 
 
+def test_link_names_another_site_for_the_form(
+    address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["path", "link", address, "--other-site", "https://idp.example"]) == 0
+    link = capsys.readouterr().out.strip()
+    assert main(["path", link, "--json"]) == 0
+    capsys.readouterr()
+    for other in ("idp.example", "https://idp.example/?x", "https://a b", "https://x';a"):
+        assert main(["path", "link", address, "--other-site", other]) == 2
+        assert "--other-site" in capsys.readouterr().err
+
+
 def test_application_without_the_pages_is_measured_by_requests_only(
     application: Application, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,15 +136,14 @@ def test_report_of_a_visitor_is_read_by_its_text_or_by_its_code_in_a_log(
 ) -> None:
     assert main(["path", "link", address, "--label", "ticket 7"]) == 0
     query = urlsplit(capsys.readouterr().out.strip()).query
-    place = f"{MOUNT}/trial/step"
-    extras = {"QUERY_STRING": f"{query}&step=gone&passed=13500"}
+    extras = {"QUERY_STRING": query}
     with caplog.at_level("INFO", "sealedstate.path"):
-        answer = ask(application, place, extras=extras)  # type: ignore[arg-type]
+        answer = ask(application, f"{MOUNT}/failed", f"{PROGRESS}=6", "POST", extras)  # type: ignore[arg-type]
     (text,) = re.findall(r"<textarea readonly>(.*?)</textarea>", answer.body.decode())
     (code,) = re.findall(r"<code>(.*?)</code>", answer.body.decode())
     assert main(["path", "report", text, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert (facts["label"], facts["cookie"]["passed"]) == ("ticket 7", 13_500)
+    assert (facts["label"], facts["cookie"]["passed"]) == ("ticket 7", 11_600)
     log = tmp_path / "log"
     log.write_text("\n".join(record.getMessage() for record in caplog.records))
     assert main(["path", "report", code, "--log", str(log)]) == 0

@@ -53,6 +53,8 @@ class Path:
             "server": "gunicorn",
             "now": 1000,
             "serial": len(self.probes),
+            "site": dict(probe.headers)["Sec-Fetch-Site"],
+            "origin": dict(probe.headers).get("Origin", ""),
         }
         if set_cookie:
             fields.append(("Set-Cookie", "trial=0; Path=/"))
@@ -202,12 +204,19 @@ def refuse_tokens(probe: Probe, seen: Observation) -> Observation:
     return Observation(403) if probe.question == "firewall" else seen
 
 
+def refuse_forms(probe: Probe, seen: Observation) -> Observation:
+    return Observation(403) if probe.form else seen
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         (drop_attributes, ["cookie-partitioned", "cookie-samesite", "cookie-secure"]),
         (drop_cookies, ["cookie-removed"]),
         (refuse_tokens, ["firewall"]),
+        (refuse_forms, ["cross-site-post"]),
+        (edit({"site": "", "origin": ""}), ["cross-site-unseen"]),
+        (edit({"site": ""}), ["cross-site-unseen"]),
         (edit({"scheme": "http"}), ["scheme"]),
         (edit({"address": "192.0.2.77"}), ["forged-address"]),
         (edit({"serial": "same"}), ["cache-unsafe", "cache"]),
@@ -223,6 +232,16 @@ def test_what_the_path_changes_is_found(
     assert codes(Path().diagnosis()) == []
 
 
+def test_one_failed_form_is_no_refusal() -> None:
+    class Failing(Path):
+        def answer(self, probe: Probe) -> Observation:
+            seen = super().answer(probe)
+            is_first = sum(bool(each.form) for each in self.probes) == 1
+            return Observation(502) if probe.form and is_first else seen
+
+    assert codes(Failing().diagnosis()) == []
+
+
 def test_nodes_with_other_clocks_are_found() -> None:
     class Nodes(Path):
         def answer(self, probe: Probe) -> Observation:
@@ -235,8 +254,15 @@ def test_nodes_with_other_clocks_are_found() -> None:
 def test_probe_is_like_a_request_of_a_browser() -> None:
     path = Path()
     path.diagnosis()
-    assert all(probe.headers[: len(BROWSER_FIELDS)] == BROWSER_FIELDS for probe in path.probes)
+    forms = [probe for probe in path.probes if probe.form]
+    for probe in path.probes:
+        if probe not in forms:
+            assert probe.headers[: len(BROWSER_FIELDS)] == BROWSER_FIELDS
     assert len({probe.query["nonce"] for probe in path.probes}) == len(path.probes) - 2
+    (form,) = forms
+    assert {*BROWSER_FIELDS} - {*form.headers} == {("Sec-Fetch-Site", "none")}
+    assert dict(form.headers)["Sec-Fetch-Site"] == "cross-site"
+    assert form.form.startswith(b"SAMLResponse=")
     for size in (4, 100, 3800, 3801, 3815, 3816, 7600, 7602, 65_536):
         pairs = cookie_of(size).split("; ")
         assert len("; ".join(pairs)) == size
