@@ -154,10 +154,10 @@ class Firefox(WebDriver):
             case Command.W3C_EXECUTE_SCRIPT:
                 return self._call(f"function () {{ {given['script']} }}", given["args"])
             case Command.W3C_EXECUTE_SCRIPT_ASYNC:
+                inner = f"(function () {{ {given['script']} }})"
                 function = (
                     "function (...given) { return new Promise((resolve) => {"
-                    f" (function () {{ {given['script']} }})"
-                    ".apply(this, [...given, resolve]); }) }"
+                    f" {inner}.apply(this, [...given, resolve]); }}) }}"
                 )
                 return self._call(function, given["args"])
             case Command.FIND_ELEMENT | Command.FIND_CHILD_ELEMENT:
