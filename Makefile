@@ -53,11 +53,12 @@ test-all: $(VENV)/.dev
 
 # Long walks, thousands of kills, and histories: some hours.
 soak: $(VENV)/.dev
+	@sh tests/install_servers.sh firefox-esr
 	$(BIN)/pytest $(PYTEST) --hypothesis-profile=full -m soak tests
 
 # `sealedstate path` behind 40 stacks of proxies and servers, beside a plain loop, in some minutes.
 paths: $(PATHS)/.ready
-	@sh tests/install_servers.sh nginx haproxy varnish apache2 squid
+	@sh tests/install_servers.sh nginx haproxy varnish apache2 squid firefox-esr
 	$(PATHS)/bin/pytest $(PYTEST) -m soak tests/paths
 
 check: check-style check-mypy check-pyright check-project check-instructions
