@@ -56,7 +56,7 @@ from ..errors import (
 from ..keyring import Key
 from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
-from ..session import Part, Refusal, Session, core_part
+from ..session import IN_BROWSER, Part, Refusal, Session, core_part
 
 # The most that a version takes in the list of stored parts, and an entry besides its name.
 VERSION_BYTES = 9
@@ -83,6 +83,9 @@ REMEDIES = {
 }
 # Reasons to give a cookie up although its session may be alive.
 GIVEN_UP = frozenset({"format-unknown", "field-unknown", "record", "not-yet", "tag"})
+
+# Follows the name of a part, in the row that has a copy of what the browser keeps.
+COPY = "\0browser"
 
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
 # What a visitor may learn of why a cookie opened no session. A cookie that is kept is "withheld",
@@ -204,6 +207,8 @@ class LoadedSession:
 
     def _open(self) -> None:
         deployment, candidates = self.deployment, self.candidates
+        timer = deployment.events.timer
+        began = None if timer is None else timer()
         try:
             try:
                 opened = self._open_one(candidates)
@@ -214,11 +219,20 @@ class LoadedSession:
                     raise
                 opened = self._open_one(candidates.joined)
         except UnreadableError as error:
-            self._refuse(error)
+            self._refuse(error, began)
             return
         record, _, key = opened
         self.opened, self.record, self.known, self.replaced = opened, record, (), None
-        deployment.emit("opened", kid=key.kid, session_id=record.id)
+        if timer is None or began is None:
+            deployment.emit("opened", kid=key.kid, session_id=record.id)
+            return
+        deployment.emit(
+            "opened",
+            kid=key.kid,
+            session_id=record.id,
+            seconds=timer() - began,
+            numbers=self._header_sizes(),
+        )
 
     def _open_one(self, candidates: Candidates) -> tuple[Record, int, Key]:
         """The only usable record of these candidates. Raises UnreadableError."""
@@ -347,9 +361,18 @@ class LoadedSession:
             self.known += (record,)
             raise UncheckedSession from error
 
-    def _refuse(self, error: UnreadableError) -> None:
+    def _header_sizes(self) -> dict[str, int]:
+        """The bytes of our cookies in the Cookie header, and of the others."""
+        found = self.candidates
+        return {"cookie_bytes": found.our_bytes, "foreign_bytes": max(0, found.foreign_bytes)}
+
+    def _refuse(self, error: UnreadableError, began: float | None) -> None:
+        """`began`: when opening began, if that is measured."""
         deployment, claimed_at = self.deployment, error.claimed_at
-        deployment.emit("refused", error.reason, kid=error.kid)
+        timer, seconds, numbers = deployment.events.timer, None, None
+        if timer is not None and began is not None:
+            seconds, numbers = timer() - began, self._header_sizes()
+        deployment.emit("refused", error.reason, kid=error.kid, seconds=seconds, numbers=numbers)
         self.refused = error.reason
         # A cookie that another node or a later moment may open is neither deleted nor overwritten.
         if not isinstance(error, ReplacedSession):
@@ -479,6 +502,27 @@ class LoadedSession:
             self.deployment.emit("part-missing", session_id=record.id)
             log.warning("a part of a session is missing: %s", quote_text(name))
         return data
+
+    def recall_copy(self, name: str) -> bytes | None:
+        record, parts = self.record, self.deployment.parts
+        if record is None or parts is None or not self.may_wait:
+            return None
+        try:
+            entry = parts.recall(record.id, name + COPY)
+        except StorageError as error:
+            log.warning("a copy of a part that the browser keeps cannot be read: %s", error)
+            return None
+        return None if entry is None else entry.value
+
+    def write_copy(self, name: str, data: bytes | None) -> None:
+        record, parts = self.record, self.deployment.parts
+        if record is None or parts is None:
+            return
+        row, ends = name + COPY, record.expires_at + self.deployment.settings.skew
+        if data is None:
+            self.delete_rows(record.id, {row: None})
+        else:
+            parts.spill(record.id, row, data, known=None, base=None, expires_at=ends)
 
     def recall_ahead(self, names: Collection[str] | None) -> None:
         record = self.record
@@ -620,7 +664,7 @@ class LoadedSession:
         self._report_refused(old, refused)
         return None
 
-    def delete_rows(self, session_id: bytes, rows: Mapping[str, int]) -> None:
+    def delete_rows(self, session_id: bytes, rows: Mapping[str, int | None]) -> None:
         """Delete rows that are no longer used; a row that cannot be deleted will expire."""
         parts = self.deployment.parts
         if parts is None:
@@ -651,7 +695,10 @@ class LoadedSession:
         """`refused_id` is refused from now on: that of `record`, or of what replaced it."""
         self.deployment.emit("revoked", session_id=refused_id)
         self.deployment.hooks.after_revoke(refused_id, self.deployment.now())
-        self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
+        copies = {
+            name + COPY: None for name, data in record.parts.items() if data[:1] == IN_BROWSER
+        }
+        self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled, **copies})
 
     # --- helpers --------------------------------------------------------------------------------
 

@@ -47,7 +47,7 @@ from ..errors import (
     SessionTooLarge,
 )
 from ..hooks import SaveEvent
-from ..profiles import Budget, most_bytes
+from ..profiles import FLOOR_BYTES, Budget, most_bytes
 from ..session import NO_LIMIT, Changes, Part, Session, core_part
 from .load import VERSION_BYTES, LoadedSession
 
@@ -241,7 +241,8 @@ def save(
     `other_bytes`: what the response's other Set-Cookie fields take. Raises SessionTooLarge,
     StorageError or NoPrimaryKey; then nothing is sent, and the browser keeps what it has.
     """
-    now = deployment.now()
+    now, timer = deployment.now(), deployment.events.timer
+    began = None if timer is None else timer()
     try:
         record = identify(deployment, changes, loaded.record, now, bool(loaded.sent))
     except RevokedSession as error:
@@ -257,11 +258,11 @@ def save(
         plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
     hooks = deployment.hooks
     if not hooks.all:
-        return commit(deployment, plan, session, changes, loaded, now, sealed_at)
+        return commit(deployment, plan, session, changes, loaded, now, sealed_at, None, began)
     event = _save_event(plan, session, changes, loaded, now)
     try:
         hooks.before_save(event)
-        lines = commit(deployment, plan, session, changes, loaded, now, sealed_at, event)
+        lines = commit(deployment, plan, session, changes, loaded, now, sealed_at, event, began)
     except Exception:
         hooks.after_failed_save(event)
         raise
@@ -297,7 +298,12 @@ def check_size(
         if (device := changes.limit.device) is not None:
             fields = {**fields, DEVICE: device}
         record = record.replace(expires_at=expires_at, terms=terms, fields=fields)
-    if plan_core_alone(record, changes, loaded, limits, 0, now) is not None:
+    # A core that does not grow fits as it did before. One that grows must leave room for saves that
+    # write everything, as after a rotation.
+    cores = loaded.candidates.core
+    alone = plan_core_alone(record, changes, loaded, limits, 0, now) if len(cores) == 1 else None
+    payload = None if alone is None else alone.payload
+    if payload is not None and len(payload) + OVERHEAD_BYTES <= token_bytes(len(cores[0])):
         return None
     parts: dict[str, Part] = {}
     for name, part in _parts_of(changes).items():
@@ -868,11 +874,13 @@ def commit(
     now: float,
     sealed_at: int,
     event: SaveEvent | None = None,
+    began: float | None = None,
 ) -> list[str] | None:
     """Carry out a plan; returns the Set-Cookie field values, None if a logout came first.
 
     `sealed_at` (epoch seconds): what the plan was made for. `event`: for hooks, if there are any.
-    Raises SessionTooLarge, StorageError or NoPrimaryKey.
+    `began`: when the save began, by the timer of the events, if there is one. Raises
+    SessionTooLarge, StorageError or NoPrimaryKey.
     """
     record, payload, max_age = plan.record, plan.payload, plan.max_age
     outside = plan.outside
@@ -912,8 +920,12 @@ def commit(
             log.warning("a part of a session is left out, because it does not fit: %r", name)
         if outside.unused_rows:
             loaded.delete_rows(record.id, outside.unused_rows)
-    deployment.emit("saved", session_id=record.id)
-    cookies = deployment.cookies
+    cookies, timer = deployment.cookies, deployment.events.timer
+    if timer is None or began is None:
+        deployment.emit("saved", session_id=record.id)
+    else:
+        numbers = _measure(deployment, record, loaded, text, chunks)
+        deployment.emit("saved", session_id=record.id, seconds=timer() - began, numbers=numbers)
     lines = [cookies.set_line(cookies.name, text, max_age)]
     if outside is not None:
         # Chunks first: a browser that fails half-way keeps the old core rather than a torn set.
@@ -925,6 +937,28 @@ def commit(
         lines += outside.deletions
     session.mark_saved(_resume, loaded, record, sealed_at, outside, lines, assumed)
     return lines
+
+
+def _measure(
+    deployment: Deployment,
+    record: Record,
+    loaded: LoadedSession,
+    text: str,
+    chunks: Sequence[str],
+) -> dict[str, int]:
+    """What the saved session takes in cookies, what it may take, and its parts by place."""
+    cookies, profile = deployment.cookies, deployment.profile
+    left = max(profile.header_bytes - loaded.candidates.foreign_bytes, FLOOR_BYTES)
+    return {
+        "cookie_bytes": len(cookies.name)
+        + 1
+        + len(text)
+        + sum(len(cookies.chunk_name(1)) + 1 + len(chunk) for chunk in chunks),
+        "room_bytes": min(profile.total_bytes, left),
+        "core_parts": len(record.parts),
+        "overflow_parts": 0 if record.overflow is None else len(record.overflow.names),
+        "spilled_parts": len(record.spilled),
+    }
 
 
 def _resume(

@@ -313,7 +313,9 @@ def test_no_more_spills_than_necessary(parts: list[PartSize], core: int, order: 
     ranks = {name: rank for rank, name in enumerate(order)}
     left = [each for each in fresh if each.policy is Policy.AUTO and places[each.name] is SPILLED]
     if left:
-        last = max(left, key=lambda each: (ranks.get(each.name, len(order)), -(each.size or 0)))
+        # Of parts of one size, the later one.
+        left.sort(key=lambda each: (ranks.get(each.name, len(order)), -(each.size or 0)))
+        last = left[-1]
         used = sum(each.entry if places[each.name] is SPILLED else each.size or 0 for each in fresh)
         assert used - last.entry + (last.size or 0) > core
 
