@@ -130,9 +130,10 @@ def complaints(driver: WebDriver) -> list[dict[str, Any]]:
     return [entry for entry in found if entry["level"] != "INFO"]
 
 
-def take_picture(driver: webdriver.Chrome, path: Path, width: int, height: int) -> None:
-    """Save what a window of that size shows of the page."""
+def take_picture(driver: WebDriver, path: Path, width: int, height: int) -> None:
+    """Save what a window of Chromium of that size shows of the page."""
+    chromium = cast(webdriver.Chrome, driver)
     size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    driver.save_screenshot(str(path))
-    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    chromium.save_screenshot(str(path))
+    chromium.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
