@@ -139,7 +139,6 @@ class Deployment:
         self.settings = settings
         self.events = events
         self.emit = events.emit
-        self.is_observed = events.is_observed
         self.store = store
         self.key_source = key_source
         self.keyring: Callable[[], Keyring] = key_source.keyring

@@ -14,7 +14,7 @@ import logging
 import math
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -39,7 +39,6 @@ EventName: TypeAlias = Literal[
     "adopted",
     "bound",
     "bound-renewed",
-    "cookie-field",
     "feed-followed",
     "feed-lost",
     "given-up",
@@ -83,9 +82,9 @@ class Event:
 
     `reason`: why, of a fixed set of words. `kid`: 8 hex digits. `session`: 16 hex digits that
     differ for each session. `detail`: a sentence for people. `counted_kid`: the kid for a label of
-    a metric, or ``others`` once too many kids came. `operation` and `seconds`: of a call of the
-    store, and how long it took. `our_bytes`, `foreign_bytes`: of a Cookie field, what the session's
-    cookies take and what all others take.
+    a metric, or ``others`` once too many kids came. `operation`: of a call of the store. `seconds`:
+    how long that call, opening or saving took. `numbers`: of what was opened or saved, sizes in
+    bytes, and parts by their place.
     """
 
     name: EventName
@@ -96,8 +95,7 @@ class Event:
     counted_kid: str | None = None
     operation: str | None = None
     seconds: float | None = None
-    our_bytes: int | None = None
-    foreign_bytes: int | None = None
+    numbers: Mapping[str, int] | None = None
 
     @property
     def label(self) -> str:
@@ -142,7 +140,8 @@ class EventLog:
     """Counts, logs and passes on the events of one application.
 
     All threads may use it. `monotonic`: seconds that never go back; without it, each frequent event
-    is logged at its level. Raises ConfigurationError for an observer that is not callable.
+    is logged at its level. `timer` is the same, or None if no observer would get what it measures.
+    Raises ConfigurationError for an observer that is not callable.
     """
 
     def __init__(
@@ -151,9 +150,9 @@ class EventLog:
         monotonic: Callable[[], float] | None = None,
     ) -> None:
         self._observers = tuple(observers)
-        # What only observers need is not emitted without them.
-        self.is_observed = bool(self._observers)
         self._monotonic = monotonic
+        # What measures durations: only where an observer gets them.
+        self.timer = monotonic if self._observers else None
         for observer in self._observers:
             if not callable(observer):
                 raise ConfigurationError(
@@ -200,8 +199,7 @@ class EventLog:
         is_frequent: bool = False,
         operation: str | None = None,
         seconds: float | None = None,
-        our_bytes: int | None = None,
-        foreign_bytes: int | None = None,
+        numbers: Mapping[str, int] | None = None,
     ) -> None:
         """Count, log and pass on one event. A failing observer raises nothing here.
 
@@ -234,19 +232,17 @@ class EventLog:
             count.kid,
             operation,
             None if seconds is None else round(seconds, 6),
-            our_bytes,
-            foreign_bytes,
+            numbers,
         )
         if is_logged:
             facts: dict[str, str | float | None]
             facts = {"kid": event.kid, "session": event.session}
             facts |= {"operation": operation, "seconds": event.seconds}
-            facts |= {"our_bytes": our_bytes, "foreign_bytes": foreign_bytes}
             known = {key: value for key, value in facts.items() if value is not None}
             message = [event.label, *(f"{key}={value}" for key, value in known.items())]
             if detail is not None:
                 message.append(detail)
-            fields = {"event": name, "reason": reason, **facts, "detail": detail}
+            fields = {"event": name, "reason": reason, **facts, **(numbers or {}), "detail": detail}
             fields = {key: value for key, value in fields.items() if value is not None}
             _log.log(level, "%s", " ".join(message), extra={"sealedstate": fields})
         for number, observer in enumerate(self._observers):

@@ -141,6 +141,14 @@ class Changes:
         return f"<Changes of {len(self.parts)} parts, modified: {self.is_modified}>"
 
 
+class SizeReserve(Protocol):
+    """What a session could certainly carry besides, when its size was last checked."""
+
+    def take(self, name: str, value_bytes: int, /) -> bool:
+        """Use it for a part that is new or assigned again. False if it does not suffice."""
+        ...
+
+
 class SessionBackend(Protocol):
     """What a session asks of the request that it was loaded from.
 
@@ -183,8 +191,11 @@ class SessionBackend(Protocol):
         """
         ...
 
-    def check_size(self, session: Session) -> None:
-        """Raise SessionTooLarge if no response could carry the session."""
+    def check_size(self, session: Session) -> SizeReserve | None:
+        """Raise SessionTooLarge if no response could carry the session.
+
+        Returns what more it could certainly carry; None if that is unknown.
+        """
         ...
 
     @property
@@ -256,6 +267,7 @@ class Session(MutableMapping[str, object]):
     # By how much assignments may make the encoded parts grow before their sizes are added up; None
     # if that is not known yet.
     _free_bytes: int | None = None
+    _reserve: SizeReserve | None = None
     _limit = NO_LIMIT
     _is_limited = False
     _is_kept = False
@@ -544,12 +556,14 @@ class Session(MutableMapping[str, object]):
         part.encoded, part.value, part.is_assigned = encoded, value, True
         self._removed.pop(name, None)
         self._parts[name] = part
+        if self._reserve is not None and self._reserve.take(name, len(encoded)):
+            return
         # A part in the store takes only its name in the cookie.
         self._free_bytes = loaded.list_room([*self._parts, *self._removed])
         if self._free_bytes >= 0:
             return
         try:
-            loaded.check_size(self)
+            self._reserve = loaded.check_size(self)
         except SessionTooLarge:
             del self._parts[name]
             if before is not None:
@@ -836,7 +850,7 @@ class Session(MutableMapping[str, object]):
         `places`: where each part is now. `rows`: the versions of rows in the store, by part name.
         """
         self._is_signed_in = self._is_regenerated = self._is_ended = self._is_limited = False
-        self._limit, self._free_bytes = NO_LIMIT, None
+        self._limit, self._free_bytes, self._reserve = NO_LIMIT, None, None
         self._removed = {
             name: Part(None, version) for name, version in rows.items() if name not in places
         }

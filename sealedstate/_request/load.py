@@ -16,6 +16,7 @@ from uuid import UUID
 
 from .._cookies.codec import DisabledRecord, OpenedRecord, newest
 from .._cookies.header import Candidates, merge_lines
+from .._cookies.placement import Reserve
 from .._stored.revocations import Ending, Successor, subject_mark
 from .._wire import cbor
 from .._wire.record import (
@@ -108,9 +109,12 @@ REFUSALS: Mapping[str, Refusal] = MappingProxyType(
 
 
 class SizeCheck(Protocol):
-    """Raises SessionTooLarge if no response to the request could carry the session."""
+    """Raises SessionTooLarge if no response to the request could carry the session.
 
-    def __call__(self, session: Session, loaded: LoadedSession, /) -> None: ...
+    Returns what more it could certainly carry, None if that is unknown.
+    """
+
+    def __call__(self, session: Session, loaded: LoadedSession, /) -> Reserve | None: ...
 
 
 class LoadedSession:
@@ -149,6 +153,8 @@ class LoadedSession:
     sent: list[str] = []  # noqa: RUF012
     may_wait = True
     _overflow: dict[str, bytes] | None = None
+    # The overflow's chunks and token, once they were looked for and found.
+    _chunks: tuple[tuple[str, ...], bytes] | None = None
     # What was recalled ahead: the encoding, None for a part that is lost, or why it is not known.
     _ahead: Mapping[str, bytes | StorageError | None] = MappingProxyType({})
 
@@ -164,14 +170,7 @@ class LoadedSession:
         self.header = header
         self._now = deployment.now()
         self.loaded_at = int(self._now)
-        self.candidates = found = deployment.cookies.find(header)
-        if deployment.is_observed and header:
-            deployment.emit(
-                "cookie-field",
-                our_bytes=found.our_bytes,
-                foreign_bytes=found.foreign_bytes,
-                level=logging.DEBUG,
-            )
+        self.candidates = deployment.cookies.find(header)
         self.revoked_records: list[Record] = []
         if self.candidates.core:
             self._open()
@@ -208,6 +207,8 @@ class LoadedSession:
 
     def _open(self) -> None:
         deployment, candidates = self.deployment, self.candidates
+        timer = deployment.events.timer
+        began = None if timer is None else timer()
         try:
             try:
                 opened = self._open_one(candidates)
@@ -218,11 +219,20 @@ class LoadedSession:
                     raise
                 opened = self._open_one(candidates.joined)
         except UnreadableError as error:
-            self._refuse(error)
+            self._refuse(error, began)
             return
         record, _, key = opened
         self.opened, self.record, self.known, self.replaced = opened, record, (), None
-        deployment.emit("opened", kid=key.kid, session_id=record.id)
+        if timer is None or began is None:
+            deployment.emit("opened", kid=key.kid, session_id=record.id)
+            return
+        deployment.emit(
+            "opened",
+            kid=key.kid,
+            session_id=record.id,
+            seconds=timer() - began,
+            numbers=self._header_sizes(),
+        )
 
     def _open_one(self, candidates: Candidates) -> tuple[Record, int, Key]:
         """The only usable record of these candidates. Raises UnreadableError."""
@@ -351,9 +361,18 @@ class LoadedSession:
             self.known += (record,)
             raise UncheckedSession from error
 
-    def _refuse(self, error: UnreadableError) -> None:
+    def _header_sizes(self) -> dict[str, int]:
+        """The bytes of our cookies in the Cookie header, and of the others."""
+        found = self.candidates
+        return {"cookie_bytes": found.our_bytes, "foreign_bytes": max(0, found.foreign_bytes)}
+
+    def _refuse(self, error: UnreadableError, began: float | None) -> None:
+        """`began`: when opening began, if that is measured."""
         deployment, claimed_at = self.deployment, error.claimed_at
-        deployment.emit("refused", error.reason, kid=error.kid)
+        timer, seconds, numbers = deployment.events.timer, None, None
+        if timer is not None and began is not None:
+            seconds, numbers = timer() - began, self._header_sizes()
+        deployment.emit("refused", error.reason, kid=error.kid, seconds=seconds, numbers=numbers)
         self.refused = error.reason
         # A cookie that another node or a later moment may open is neither deleted nor overwritten.
         if not isinstance(error, ReplacedSession):
@@ -534,10 +553,9 @@ class LoadedSession:
             return -1
         return room - sum([len(name.encode()) + ENTRY_BYTES for name in names])
 
-    def check_size(self, session: Session) -> None:
+    def check_size(self, session: Session) -> Reserve | None:
         # Of a withheld session nothing is sent but a sign-in.
-        if self.withheld is None:
-            self._size_check(session, self)
+        return None if self.withheld is not None else self._size_check(session, self)
 
     def note_unreadable(self, name: str) -> None:
         self.deployment.emit("part-unreadable")
@@ -589,24 +607,34 @@ class LoadedSession:
 
     # --- what a save asks -----------------------------------------------------------------------
 
+    def kept_chunks(self, now: int) -> tuple[str, ...] | None:
+        """The overflow's cookies, if they can be sent again as they came; else None."""
+        codec, found = self.deployment.codec, self._chunks
+        if found is None and self.record is not None:
+            found = self._chunks = codec.find_chunks(self.record, self.candidates)
+        return found[0] if found is not None and codec.is_current(found[1], now) else None
+
     def note_saved(
         self,
         saved: OpenedRecord | None,
-        overflow: Mapping[str, bytes],
+        overflow: Mapping[str, bytes] | None,
         versions: Mapping[str, int | None],
         lines: list[str],
     ) -> None:
         """Begin again with what a save has written, as if the browser had sent that.
 
-        `saved`: None if no session is left. `overflow`: its parts in chunk cookies. `versions`: of
-        stored parts, where the next write assumes another version than the record's. `lines`: what
-        is sent; the lines of an earlier save stay, unless they set or delete the same cookie.
+        `saved`: None if no session is left. `overflow`: its parts in chunk cookies; None if these
+        are sent as they came. `versions`: of stored parts, where the next write assumes another
+        version than the record's. `lines`: what is sent; the lines of an earlier save stay, unless
+        they set or delete the same cookie.
         """
         self.sent = merge_lines(self.sent, lines)
         self.opened, self.record = saved, None if saved is None else saved.record
         self.adopted = self.replaced = self.withheld = self.refused = None
         self.known, self.versions, self.is_revoked = (), versions, False
-        self._ahead, self._overflow = {}, dict(overflow)
+        self._ahead, self._chunks = {}, None
+        if overflow is not None:
+            self._overflow = dict(overflow)
         pairs = "; ".join(line.partition(";")[0] for line in self.sent if "=;" not in line)
         # The sizes stay those of the request: only what it carried is known to come through.
         self.candidates = replace(

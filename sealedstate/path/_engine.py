@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from .._wire.encoding import has_refused_word, to_text
+from ..errors import escape_text
 from ..profiles import PROFILES, Profile
 from ._hops import HOPS, Direction, Observation, fronts_of, refused_by
 
@@ -197,7 +199,7 @@ class _Diagnosing:
         # Everything depends on it, and a proxy may meet a connection that just closed.
         hello = yield from self._ask(Probe("hello"))
         for _ in range(2):
-            if (hello.status or 500) >= 500:
+            if (hello.status or 500) >= 500 and hello.failure != "timeout":
                 hello = yield from self._ask(Probe("hello"))
         self._hello, report = hello, report_of(hello)
         self._is_mounted = report is not None
@@ -226,8 +228,10 @@ class _Diagnosing:
                 "not-mounted",
                 "warning",
                 "No PathApplication answers there, so only requests were measured, no responses.",
-                "mount PathApplication, and give the link that `sealedstate path link` prints",
+                "mount PathApplication, and give a link that `sealedstate path link` printed in the"
+                " last hour, with the keys of the application",
             )
+            self._check_status()
         yield from self._check_firewall(limits[0])
         return self._diagnosis(limits)
 
@@ -305,6 +309,7 @@ class _Diagnosing:
                 size = (passed + refused) // 2
             else:
                 size = int((max(passed, LEAST_BYTES // 2) * refused) ** 0.5)
+        yield from self._is_rate_limited(refusal)
         hop = refused_by(refusal, direction, self._fronts, self._application)
         settings = HOPS.get(hop)
         setting = "" if settings is None else getattr(settings, direction)
@@ -326,6 +331,50 @@ class _Diagnosing:
         # Some proxies drop a field that is too long, and pass on the rest.
         fields = sum(len(value) for value in seen.all("x-trial"))
         return bool(fields == report.get("padding"))
+
+    def _is_rate_limited(self, refusal: Observation) -> Generator[Probe, Observation, bool]:
+        """Whether what was refused is refused without cookies, too, by now."""
+        if refusal.status not in (403, 429, 503):
+            return False
+        seen = yield from self._ask(Probe("hello"))
+        is_limited = seen.status == refusal.status != self._hello.status
+        if is_limited and all(each.code != "rate" for each in self._findings):
+            self._note(
+                "rate",
+                "problem",
+                f"After {self._requests} requests, the path answers {seen.status} also without"
+                " cookies: it allows no more requests in this time, and sizes were not found.",
+                "measure from an address that is not limited, or raise the limit",
+            )
+        return is_limited
+
+    def _check_status(self) -> None:
+        """Whether the address shows that it is not the application that answers."""
+        status = self._hello.status or 0
+        place = next(iter(self._hello.all("location")), "")
+        if 300 <= status < 400 and re.match(r"(?i)https?://|//", place):
+            self._note(
+                "redirect",
+                "warning" if place.lower().startswith(f"{self._scheme}:") else "problem",
+                f"The address answers {status}, and leads to {escape_text(place)}; what is there"
+                " was not measured.",
+                "measure the address where the application is",
+            )
+        elif status >= 500 or status in (400, 407, 413, 421, 429, 431, 494):
+            self._note(
+                "status",
+                "problem",
+                f"The address answers {status} also without cookies, so perhaps the application"
+                " was not reached.",
+                "measure an address that the application answers",
+            )
+        elif status in (401, 403):
+            self._note(
+                "status",
+                "warning",
+                f"The address answers {status} also without cookies; a proxy that does so measures"
+                " only itself.",
+            )
 
     # --- beyond sizes ---------------------------------------------------------------------------
 
@@ -388,13 +437,12 @@ class _Diagnosing:
         fields += [("Sec-Fetch-Site", "cross-site"), ("Origin", OTHER_ORIGIN)]
         fields.append(("Content-Type", "application/x-www-form-urlencoded"))
         form = f"SAMLResponse={_random_text(self._entropy)(FORM_BYTES)}&RelayState=trial".encode()
-        # A connection that failed for another reason would be taken for a refusal.
-        for _ in range(2):
-            probe = Probe("cross-site", cookie=cookie_of(64), headers=fields, form=form)
+        probe = Probe("cross-site", cookie=cookie_of(64), headers=fields, form=form)
+        seen = yield from self._ask(probe)
+        if (report := report_of(seen)) is None:
+            # A connection that failed for another reason would be taken for a refusal.
             seen = yield from self._ask(probe)
             report = report_of(seen)
-            if report is not None:
-                break
         if report is None:
             self._note(
                 "cross-site-post",
@@ -464,6 +512,11 @@ class _Diagnosing:
             cookie = cookie_of(size, random)
             seen = yield from self._ask(Probe("firewall", cookie=cookie))
             if not self._passes(seen, "cookie", size):
+                # A firewall refuses the same letters again; a failing node mostly does not.
+                seen = yield from self._ask(Probe("firewall", cookie=cookie))
+            if not self._passes(seen, "cookie", size):
+                if (yield from self._is_rate_limited(seen)):
+                    return
                 refusals.append(seen.answer)
                 continue
             report = report_of(seen)

@@ -157,6 +157,16 @@ def test_one_failed_connection_does_not_end_a_search_in_the_wrong_place() -> Non
     assert codes(diagnosis) == ["unstable"]
 
 
+def test_node_that_fails_now_and_then_is_no_firewall() -> None:
+    class Failing(Path):
+        def answer(self, probe: Probe) -> Observation:
+            seen = super().answer(probe)
+            asked = [each for each in self.probes if each.question == "firewall"]
+            return Observation(503) if len(asked) % 2 and probe.question == "firewall" else seen
+
+    assert codes(Failing().diagnosis()) == []
+
+
 @pytest.mark.parametrize("every", [3, 4, 5, 7, 11])
 def test_connections_that_often_fail_move_no_limit(every: int) -> None:
     class Failing(Path):
@@ -174,6 +184,57 @@ def test_application_without_the_pages_is_measured_by_its_status() -> None:
     assert [each.question for each in diagnosis.limits] == ["cookie", "cookies"]
     assert 0.95 * 8180 <= diagnosis.limits[0].passed <= 8180
     assert codes(diagnosis) == ["not-mounted"]
+
+
+class Constant(Path):
+    """Something before the application that answers each request alike."""
+
+    def __init__(self, status: int, location: str = "") -> None:
+        super().__init__(is_mounted=False)
+        self.seen = Observation(status, [("Location", location)] if location else [])
+
+    def answer(self, probe: Probe) -> Observation:
+        self.probes.append(probe)
+        return self.seen
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "is_clean"),
+    [
+        (Constant(301, "https://app.example/"), "redirect", True),
+        (Constant(308, "//app.example/"), "redirect", False),
+        (Constant(301, "http://app.example/\x1b[31m"), "redirect", False),
+        (Constant(302, "/sign-in"), "", True),
+        (Constant(404), "", True),
+        (Constant(401), "status", True),
+        (Constant(429), "status", False),
+        (Constant(500), "status", False),
+    ],
+    ids=lambda value: "",
+)
+def test_answer_that_is_hardly_the_applications_is_a_finding(
+    path: Path, code: str, is_clean: bool
+) -> None:
+    diagnosis = path.diagnosis()
+    assert codes(diagnosis) == ["not-mounted", *[code][: len(code)]]
+    assert diagnosis.is_clean == is_clean
+    assert all(each.text.isprintable() for each in diagnosis.findings)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("most", [5, 12, 38])
+def test_path_that_allows_so_many_requests_is_not_said_to_refuse_cookies(
+    status: int, most: int
+) -> None:
+    class Limited(Path):
+        def answer(self, probe: Probe) -> Observation:
+            seen = super().answer(probe)
+            return Observation(status) if len(self.probes) > most else seen
+
+    diagnosis = Limited().diagnosis()
+    assert codes(diagnosis).count("rate") == 1
+    assert "firewall" not in codes(diagnosis)
+    assert not diagnosis.is_clean
 
 
 def test_address_that_does_not_answer_is_a_problem() -> None:

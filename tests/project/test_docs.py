@@ -154,7 +154,8 @@ def test_every_piece_of_python_compiles() -> None:
 
 
 @pytest.mark.parametrize(
-    ("mark", "framework"), [("wsgi", ""), ("flask", "flask"), ("fastapi", "fastapi")]
+    ("mark", "framework"),
+    [("wsgi", ""), ("flask", "flask"), pytest.param("fastapi", "fastapi", marks=pytest.mark.slow)],
 )
 def test_lines_of_the_readme_make_an_application_with_sessions(
     mark: str, framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
