@@ -12,12 +12,13 @@ PEERS := .venv-peers
 SHOP := .venv-flask
 PATHS := .venv-paths
 BOUND := .venv-bound
+DOCS := .venv-docs
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 PYTEST = -n $(WORKERS) --dist worksteal
 
-.PHONY: demo bound flask django fastapi saml test test-all soak paths check matrix servers peers \
-	bench bench-pictures format clean
+.PHONY: demo bound flask django fastapi saml test test-all soak paths check check-style check-mypy \
+	check-pyright check-project check-instructions docs release matrix servers peers bench bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
@@ -43,28 +44,51 @@ test: $(VENV)/.test
 	$(BIN)/pytest $(PYTEST) -m "not slow and not soak" tests
 
 # What `make test` leaves out: servers, browser, kills, and every property with all its examples.
-# A server that is not installed is reported, or fails with REQUIRE_SERVERS=1.
+# A server that is not installed is reported, or fails with REQUIRE_SERVERS=1. Half of the time these
+# tests wait for servers and clocks, so that there is work for one more process than processors.
+test-all: WORKERS = 3
 test-all: $(VENV)/.dev
 	$(BIN)/pytest $(PYTEST) --hypothesis-profile=full \
 		-m "(slow or server or hypothesis) and not soak" tests
 
 # Long walks, thousands of kills, and histories: some hours.
 soak: $(VENV)/.dev
+	@sh tests/install_servers.sh firefox-esr
 	$(BIN)/pytest $(PYTEST) --hypothesis-profile=full -m soak tests
 
 # `sealedstate path` behind 40 stacks of proxies and servers, beside a plain loop, in some minutes.
 paths: $(PATHS)/.ready
-	@sh tests/install_servers.sh nginx haproxy varnish apache2 squid
+	@sh tests/install_servers.sh nginx haproxy varnish apache2 squid firefox-esr
 	$(PATHS)/bin/pytest $(PYTEST) -m soak tests/paths
 
-check: $(VENV)/.dev
+check: check-style check-mypy check-pyright check-project check-instructions
+
+check-style: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+check-mypy: $(VENV)/.dev
+	$(BIN)/mypy
+
+check-pyright: $(VENV)/.dev
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check-project: $(VENV)/.dev
 	$(BIN)/pytest -q -m "not slow and not server" tests/project
+
+check-instructions: $(VENV)/.dev
 	$(BIN)/python benchmarks/instructions.py
+
+# The site, from the folder build/docs without a network. A warning is an error.
+docs: $(DOCS)/.ready
+	$(DOCS)/bin/sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going docs build/docs
+	@echo "open build/docs/index.html"
+
+# A wheel and an sdist in dist/, once the owner's values are in release/owner.toml.
+release: $(VENV)/.dev
+	$(BIN)/python release/owner.py --check
+	$(BIN)/python release/build.py
 
 # What needs no server, on every interpreter that is found.
 matrix:
@@ -83,7 +107,7 @@ peers: $(PEERS)/.ready
 bench: $(BENCH)/.ready servers
 	$(BENCH)/bin/python -m benchmarks
 
-# The last run becomes what README and its pictures show.
+# The last run becomes what docs/benchmarks.md and its pictures show.
 bench-pictures: $(VENV)/.dev
 	$(BIN)/python benchmarks/pictures.py $(wildcard build/bench)
 
@@ -92,7 +116,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(BOUND) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) $(PATHS) benchmarks/node/node_modules tests/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(BOUND) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) $(PATHS) $(DOCS) build/docs docs/api benchmarks/node/node_modules tests/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # .dev installs more into the environment of .test. uWSGI comes as C.
 $(VENV)/.test $(VENV)/.dev: pyproject.toml
@@ -125,6 +149,11 @@ $(FASTAPI)/.ready: pyproject.toml
 $(SHOP)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SHOP)
 	$(SHOP)/bin/pip install $(PIP) --editable '.[flask-example]'
+	touch $@
+
+$(DOCS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install $(PIP) --editable '.[docs]'
 	touch $@
 
 $(PEERS)/.ready: pyproject.toml tests/peers/requirements.txt

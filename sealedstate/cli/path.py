@@ -10,7 +10,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlencode, urlsplit
 import click
 
 from ..deployment import Deployment
-from ..errors import ConfigurationError, quote_text
+from ..errors import ConfigurationError, escape_text, quote_text
 from ..path import Diagnosis, Observation, PathPages, Probe, diagnose
 from ..path._error_pages import KINDS, error_page
 from ..profiles import PROFILES, Profile
@@ -32,10 +32,17 @@ __all__ = ["path"]
 # Where PathApplication is looked for if the address has no path.
 MOUNT = "/sealedstate/path"
 TIMEOUT_SECONDS = 15
+# How long a body is waited for that does not say where it ends.
+BODY_SECONDS = 3
 # Networks carry segments of about this size. In one burst, some servers take more than they do
 # from a network, so the request is sent in pieces with a pause.
 SEGMENT_BYTES, PAUSE_SECONDS = 1400, 0.002
-MOST_RESPONSE_BYTES = 1 << 20
+MOST_RESPONSE_BYTES = 1 << 17
+_FAILURES = {
+    errno.ECONNRESET: "reset",
+    errno.EPIPE: "reset",
+    errno.ECONNREFUSED: "refused",
+}
 _NO_KEYS = "the keys of the application are needed; give --config FILE or set SEALEDSTATE_KEYS"
 _WORDS = {
     "cookie": "Cookie field",
@@ -77,16 +84,12 @@ def check(
 ) -> int:
     """Measure the path to URL.
 
-    It takes some 40 requests of at most 64 kB. URL is what `sealedstate path link` prints, or the
+    It takes some 45 requests of at most 64 kB. URL is what `sealedstate path link` prints, or the
     address of an application with PathApplication if the configuration has its keys; without
     PathApplication, only requests are measured. The exit code is 1 if the profile does not fit or
     something else is a problem.
     """
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigurationError(
-            f"URL: expected http://HOST/... or https://HOST/..., got {quote_text(address)}"
-        )
+    parts = _parse_address(address)
     settings = _settings(config)
     wanted = PROFILES[profile] if profile else (settings or Settings()).budget_profile()
     target = _Target.of(parts, insecure)
@@ -95,8 +98,11 @@ def check(
             mount = parts.path.rstrip("/") or MOUNT
             linked = urlsplit(pages.link(f"{parts.scheme}://{parts.netloc}{mount}"))
         found = replace(target, base=f"{linked.path}probe", query=linked.query)
-        # A failure of another kind must not make another address of it.
-        if any(found.send(Probe("hello")).status == 200 for _ in range(2)):
+        # One connection that fails must not make another address of it.
+        seen = found.send(Probe("hello"))
+        if seen.status is None and seen.failure != "timeout":
+            seen = found.send(Probe("hello"))
+        if seen.status == 200 or seen.failure == "timeout":
             target = found
     diagnosis = _run(target, wanted)
     facts = {"url": f"{parts.scheme}://{parts.netloc}{target.base}", **asdict(diagnosis)}
@@ -107,20 +113,33 @@ def check(
 @path.command()
 @click.argument("mount", metavar="URL")
 @click.option("--label", default="", help="A word that comes back with the report.")
+@click.option(
+    "--other-site",
+    metavar="URL",
+    default="",
+    help="Where PathApplication with these keys is on another site, to post a form from there.",
+)
 @config_option
-def link(mount: str, label: str, config: str | None) -> None:
+def link(mount: str, label: str, other_site: str, config: str | None) -> None:
     """Print a link to PathApplication at URL.
 
     It is good for an hour: a visitor opens it in the browser, or `sealedstate path check` measures
     by it.
     """
-    parts = urlsplit(mount)
     settings = _settings(config)
     if settings is None:
         raise ConfigurationError(_NO_KEYS)
-    address = mount if parts.path.rstrip("/") else f"{mount.rstrip('/')}{MOUNT}"
+    places = {"URL": mount} | ({"--other-site": other_site} if other_site else {})
+    for name, place in places.items():
+        bare = not _parse_address(place, name).path.rstrip("/")
+        # They get into a redirect and into a policy.
+        if not re.fullmatch(r"https?://[\w.:\[\]-]+(?:/[\w./~%-]*)?", place, re.ASCII | re.I):
+            raise ConfigurationError(
+                f"{name}: must be an address and a path of A-Z, a-z, 0-9 and ./~%_-, without ? or #"
+            )
+        places[name] = f"{place.rstrip('/')}{MOUNT}" if bare else place
     with _open(settings) as pages:
-        echo(pages.link(address, label))
+        echo(pages.link(places["URL"], label, places.get("--other-site", "")))
 
 
 @path.command()
@@ -170,6 +189,29 @@ def show_error_page(proxy: str, limit: int | None, config: str | None) -> None:
     lines = [family.delete_line(name) for name in names]
     size = limit or profile.header_bytes + profile.header_bytes // 20
     echo_bytes(error_page(proxy, lines, size).encode())
+
+
+def _parse_address(address: str, name: str = "URL") -> SplitResult:
+    """The parts of an address with a host, and without a password. Raises ConfigurationError."""
+    try:
+        parts = urlsplit(address)
+        _ = parts.port  # computed, and checked, where it is read
+        host = (parts.hostname or "").encode("idna").decode()
+    except ValueError as error:  # also UnicodeError: of a name that DNS does not have
+        raise ConfigurationError(f"{name}: {escape_text(error)}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigurationError(
+            f"{name}: expected http://HOST/... or https://HOST/..., got {quote_text(address)}"
+        )
+    if "@" in parts.netloc:
+        raise ConfigurationError(
+            f"{name}: must have no user and no password; they would not be sent"
+        )
+    if not re.fullmatch(r"[!#-;=?-~]+", f"{parts.netloc}{parts.path}{parts.query}"):
+        raise ConfigurationError(
+            f"{name}: must be written in ASCII, without blanks, quotes and < >"
+        )
+    return parts
 
 
 def _report_rows(facts: dict[str, Any]) -> Iterator[tuple[object, object]]:
@@ -239,17 +281,17 @@ class _Target:
             context = ssl.create_default_context()
             if insecure:
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        try:
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-        except ValueError as error:
-            raise ConfigurationError(f"URL: {error}") from None
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         base, host = parts.path or "/", parts.hostname or ""
         if "link=" in parts.query:
             base = f"{base.rstrip('/')}/probe"
-        authority = parts.netloc.rpartition("@")[2]
-        if not re.fullmatch(r"[!-~]+", f"{authority}{base}{parts.query}"):
-            raise ConfigurationError("URL: must be written in ASCII, without blanks")
-        return cls(parts.scheme, host, port, authority, base, parts.query, context)
+        try:
+            socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise ConfigurationError(
+                f"URL: the host {quote_text(host)} is not found: {escape_text(error.strerror)}"
+            ) from None
+        return cls(parts.scheme, host, port, parts.netloc, base, parts.query, context)
 
     def send(self, probe: Probe) -> Observation:
         """Send one request over a separate connection, in pieces as a network does."""
@@ -259,9 +301,12 @@ class _Target:
         fields = [("Host", self.authority), *probe.headers, ("Connection", "close")]
         if probe.cookie:
             fields.append(("Cookie", probe.cookie))
-        head = [f"GET {self.base}{'?' if query else ''}{query} HTTP/1.1"]
+        method = "POST" if probe.form else "GET"
+        if probe.form:
+            fields.append(("Content-Length", str(len(probe.form))))
+        head = [f"{method} {self.base}{'?' if query else ''}{query} HTTP/1.1"]
         head += [f"{name}: {value}" for name, value in fields]
-        request = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1")
+        request = ("\r\n".join(head) + "\r\n\r\n").encode("latin-1") + probe.form
         received, failure = b"", "closed"
         deadline = time.monotonic() + TIMEOUT_SECONDS
         try:
@@ -272,7 +317,14 @@ class _Target:
                         connection.sendall(request[begin : begin + SEGMENT_BYTES])
                         if begin + SEGMENT_BYTES < len(request):
                             time.sleep(PAUSE_SECONDS)
-                while len(received) < MOST_RESPONSE_BYTES and time.monotonic() < deadline:
+                # Not until the server closes: some keep the connection, or send without an end.
+                while len(received) < MOST_RESPONSE_BYTES:
+                    left = _bytes_left(received)
+                    if left == 0:
+                        break
+                    if left is None:
+                        deadline = min(deadline, time.monotonic() + BODY_SECONDS)
+                    connection.settimeout(max(0.001, deadline - time.monotonic()))
                     piece = connection.recv(1 << 16)
                     if not piece:
                         break
@@ -285,7 +337,7 @@ class _Target:
                 " --insecure accepts it"
             ) from None
         except OSError as error:
-            failure = "reset" if error.errno in (errno.ECONNRESET, errno.EPIPE) else "closed"
+            failure = _FAILURES.get(error.errno or 0, "closed")
         return _parse(received, failure, time.time())
 
     def _connect(self) -> socket.socket:
@@ -301,23 +353,57 @@ class _Target:
 
 
 def _parse(received: bytes, failure: str, at: float) -> Observation:
-    """The observation of a whole connection; a status that came counts, whatever came then."""
-    head, _, body = received.partition(b"\r\n\r\n")
-    line, *fields = head.decode("latin-1").split("\r\n")
+    """The observation of a connection; a status that came counts, whatever came then."""
+    line, headers, body, is_complete = _split(received)
     status = re.match(r"HTTP/1\.[01] (\d{3})\b", line)
-    if status is None:
+    if status is None or (failure == "timeout" and not is_complete):
         return Observation(None, failure=failure, received_at=at)
+    return Observation(
+        int(status[1]),
+        headers,
+        _join_chunks(body) if _is_chunked(headers) else body,
+        received_at=at,
+    )
+
+
+def _split(received: bytes) -> tuple[str, list[tuple[str, str]], bytes, bool]:
+    """The line of the status, the fields, the body, and whether all fields came.
+
+    Of the final response: others, such as Early Hints, may come before it (RFC 9110, 15.2).
+    """
+    while True:
+        head, *rest = re.split(rb"\r?\n\r?\n", received, maxsplit=1)
+        if not rest or not re.match(rb"HTTP/1\.[01] 1\d\d\b", head):
+            break
+        received = rest[0]
+    line, *fields = re.split(r"\r?\n", head.decode("latin-1"))
     headers = []
     for each in fields:
         name, colon, value = each.partition(":")
         if colon:
             headers.append((name.strip(), value.strip()))
-    is_chunked = any(
+    return line, headers, b"".join(rest), bool(rest)
+
+
+def _bytes_left(received: bytes) -> int | None:
+    """How many bytes are still to come, at least; None if only the end of the connection says."""
+    line, headers, body, is_complete = _split(received)
+    if not is_complete:
+        return 1
+    if line[9:12] in ("204", "304"):
+        return 0
+    if _is_chunked(headers):
+        return 0 if re.search(rb"(?:\A|\r\n)0+\r\n\r\n\Z", body[-64:]) else None
+    lengths = [value for name, value in headers if name.lower() == "content-length"]
+    if not lengths or not re.fullmatch(r"[0-9]{1,9}", lengths[0]):
+        return None
+    return max(0, int(lengths[0]) - len(body))
+
+
+def _is_chunked(headers: Sequence[tuple[str, str]]) -> bool:
+    return any(
         name.lower() == "transfer-encoding" and value.lower() == "chunked"
         for name, value in headers
-    )
-    return Observation(
-        int(status[1]), headers, _join_chunks(body) if is_chunked else body, received_at=at
     )
 
 

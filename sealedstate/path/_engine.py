@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeAlias
 
 from .._wire.encoding import has_refused_word, to_text
+from ..errors import escape_text
 from ..profiles import PROFILES, Profile
 from ._hops import HOPS, Direction, Observation, fronts_of, refused_by
 
@@ -55,6 +57,10 @@ BROWSER_FIELDS = (
     ("Sec-CH-UA-Mobile", "?0"),
     ("Sec-CH-UA-Platform", '"Windows"'),
 )
+# Of another site; its name is for documentation (RFC 2606).
+OTHER_ORIGIN = "https://idp.example"
+# As much of a form as a small SAML response takes.
+FORM_BYTES = 3000
 # An address for documentation (RFC 5737); it must not reach the application as the visitor's.
 FORGED_ADDRESS = "192.0.2.77"
 
@@ -64,17 +70,18 @@ Report: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One request to send, by GET: the question it asks, and what makes it differ from others.
+    """One request to send: the question it asks, and what makes it differ from others.
 
     `query`: parameters for `PathPages`; an application that does not have it gets none. `cookie`:
     the value of the Cookie field; without it, there is no such field. `headers`: all other fields
-    but Host and Connection.
+    but Host, Connection and Content-Length. `form`: the body of a POST; without it, it is a GET.
     """
 
     question: str
     query: Mapping[str, str] = field(default_factory=dict)
     cookie: str = field(default="", repr=False)
     headers: Sequence[tuple[str, str]] = field(default=BROWSER_FIELDS, repr=False)
+    form: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +199,7 @@ class _Diagnosing:
         # Everything depends on it, and a proxy may meet a connection that just closed.
         hello = yield from self._ask(Probe("hello"))
         for _ in range(2):
-            if (hello.status or 500) >= 500:
+            if (hello.status or 500) >= 500 and hello.failure != "timeout":
                 hello = yield from self._ask(Probe("hello"))
         self._hello, report = hello, report_of(hello)
         self._is_mounted = report is not None
@@ -213,6 +220,7 @@ class _Diagnosing:
             limits.append((yield from self._search("response", "response", MOST_RESPONSE_BYTES)))
             yield from self._check_attributes()
             yield from self._check_forwarding()
+            yield from self._check_cross_site()
             yield from self._check_caches()
             self._check_clocks()
         else:
@@ -220,8 +228,10 @@ class _Diagnosing:
                 "not-mounted",
                 "warning",
                 "No PathApplication answers there, so only requests were measured, no responses.",
-                "mount PathApplication, and give the link that `sealedstate path link` prints",
+                "mount PathApplication, and give a link that `sealedstate path link` printed in the"
+                " last hour, with the keys of the application",
             )
+            self._check_status()
         yield from self._check_firewall(limits[0])
         return self._diagnosis(limits)
 
@@ -249,7 +259,7 @@ class _Diagnosing:
         nonce = hashlib.blake2b(b"%d" % self._requests, key=self._entropy[:64], digest_size=8)
         if "nonce" not in probe.query:
             query = {**probe.query, "nonce": nonce.hexdigest()}
-            probe = Probe(probe.question, query, probe.cookie, probe.headers)
+            probe = replace(probe, query=query)
         seen = yield probe
         report = report_of(seen)
         if report is not None and isinstance(report.get("now"), int | float):
@@ -299,6 +309,7 @@ class _Diagnosing:
                 size = (passed + refused) // 2
             else:
                 size = int((max(passed, LEAST_BYTES // 2) * refused) ** 0.5)
+        yield from self._is_rate_limited(refusal)
         hop = refused_by(refusal, direction, self._fronts, self._application)
         settings = HOPS.get(hop)
         setting = "" if settings is None else getattr(settings, direction)
@@ -320,6 +331,50 @@ class _Diagnosing:
         # Some proxies drop a field that is too long, and pass on the rest.
         fields = sum(len(value) for value in seen.all("x-trial"))
         return bool(fields == report.get("padding"))
+
+    def _is_rate_limited(self, refusal: Observation) -> Generator[Probe, Observation, bool]:
+        """Whether what was refused is refused without cookies, too, by now."""
+        if refusal.status not in (403, 429, 503):
+            return False
+        seen = yield from self._ask(Probe("hello"))
+        is_limited = seen.status == refusal.status != self._hello.status
+        if is_limited and all(each.code != "rate" for each in self._findings):
+            self._note(
+                "rate",
+                "problem",
+                f"After {self._requests} requests, the path answers {seen.status} also without"
+                " cookies: it allows no more requests in this time, and sizes were not found.",
+                "measure from an address that is not limited, or raise the limit",
+            )
+        return is_limited
+
+    def _check_status(self) -> None:
+        """Whether the address shows that it is not the application that answers."""
+        status = self._hello.status or 0
+        place = next(iter(self._hello.all("location")), "")
+        if 300 <= status < 400 and re.match(r"(?i)https?://|//", place):
+            self._note(
+                "redirect",
+                "warning" if place.lower().startswith(f"{self._scheme}:") else "problem",
+                f"The address answers {status}, and leads to {escape_text(place)}; what is there"
+                " was not measured.",
+                "measure the address where the application is",
+            )
+        elif status >= 500 or status in (400, 407, 413, 421, 429, 431, 494):
+            self._note(
+                "status",
+                "problem",
+                f"The address answers {status} also without cookies, so perhaps the application"
+                " was not reached.",
+                "measure an address that the application answers",
+            )
+        elif status in (401, 403):
+            self._note(
+                "status",
+                "warning",
+                f"The address answers {status} also without cookies; a proxy that does so measures"
+                " only itself.",
+            )
 
     # --- beyond sizes ---------------------------------------------------------------------------
 
@@ -376,6 +431,36 @@ class _Diagnosing:
                 "trust as many entries of X-Forwarded-For as there are proxies, from the end",
             )
 
+    def _check_cross_site(self) -> Steps:
+        """Whether a form of another site arrives, and shows the application where it is from."""
+        fields = [each for each in BROWSER_FIELDS if each[0] != "Sec-Fetch-Site"]
+        fields += [("Sec-Fetch-Site", "cross-site"), ("Origin", OTHER_ORIGIN)]
+        fields.append(("Content-Type", "application/x-www-form-urlencoded"))
+        form = f"SAMLResponse={_random_text(self._entropy)(FORM_BYTES)}&RelayState=trial".encode()
+        probe = Probe("cross-site", cookie=cookie_of(64), headers=fields, form=form)
+        seen = yield from self._ask(probe)
+        if (report := report_of(seen)) is None:
+            # A connection that failed for another reason would be taken for a refusal.
+            seen = yield from self._ask(probe)
+            report = report_of(seen)
+        if report is None:
+            self._note(
+                "cross-site-post",
+                "problem",
+                f"A form that another site posts is refused ({seen.answer}): sign-ins whose answer"
+                " is posted, as with SAML, fail.",
+                "exclude the addresses of such sign-ins from the rule that refuses it",
+            )
+        elif report.get("site") not in ("cross-site", None):
+            hidden = report.get("origin") != OTHER_ORIGIN
+            self._note(
+                "cross-site-unseen",
+                "problem" if hidden else "warning",
+                f"The path removes Sec-Fetch-Site{' and Origin' if hidden else ''} from a form that"
+                " another site posts: the application takes its visitor for one without a session.",
+                "have the proxies pass on Sec-Fetch-Site" + ("" if hidden else ", or set origins"),
+            )
+
     def _check_caches(self) -> Steps:
         """Whether one answer comes twice: of those that forbid it, and of those that allow it."""
         for question in ("no-store", "public"):
@@ -427,6 +512,11 @@ class _Diagnosing:
             cookie = cookie_of(size, random)
             seen = yield from self._ask(Probe("firewall", cookie=cookie))
             if not self._passes(seen, "cookie", size):
+                # A firewall refuses the same letters again; a failing node mostly does not.
+                seen = yield from self._ask(Probe("firewall", cookie=cookie))
+            if not self._passes(seen, "cookie", size):
+                if (yield from self._is_rate_limited(seen)):
+                    return
                 refusals.append(seen.answer)
                 continue
             report = report_of(seen)
@@ -463,6 +553,27 @@ def report_of(seen: Observation) -> Report | None:
     except ValueError:
         return None
     return report if isinstance(report, dict) and report.get("report") == REPORT else None
+
+
+def judge_cross_site(seen: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the cookies of a form that another site has posted, in codes.
+
+    `seen`: which trial cookies were ``kept``, by their SameSite, which came with the ``post``, and
+    which after its ``redirect``; ``site`` and ``origin`` as the request named them; or ``answer``,
+    what the visitor saw in place of a result.
+    """
+    if "answer" in seen:
+        return ["cross-site-post"]
+    kept, post, landed = (str(seen.get(name, "")).split() for name in ("kept", "post", "redirect"))
+    if seen.get("site") in ("same-origin", "same-site"):
+        return ["not-cross-site"]
+    found = {
+        "cross-site-unseen": not seen.get("site") and not seen.get("origin"),
+        "samesite-none": "none" not in kept or "none" not in post,
+        "samesite-ignored": "lax" in post or "strict" in post or "strict" in landed,
+        "lax-after-post": "lax" in kept and "lax" not in landed,
+    }
+    return [code for code, is_found in found.items() if is_found]
 
 
 def attributes_of(line: str) -> dict[str, str]:

@@ -14,8 +14,8 @@ Direction: TypeAlias = Literal["request", "response"]
 class Observation:
     """What came back for a request.
 
-    `status`: None if no response came; `failure` says why then: ``"reset"``, ``"closed"`` or
-    ``"timeout"``. `received_at`: epoch seconds of the prober's clock.
+    `status`: None if no response came; `failure` says why then: ``"reset"``, ``"closed"``,
+    ``"refused"`` or ``"timeout"``. `received_at`: epoch seconds of the prober's clock.
     """
 
     status: int | None

@@ -120,9 +120,13 @@ SCRIPT = r"""
 # What an error page may have shown.
 ERRORS = ("400", "413", "431", "494", "500", "502", "503", "no page at all", "something else")
 
+# The page that posts as another site does sends its form by this.
+_SUBMIT = "document.forms[0].submit()"
+
 _PAGE = Markup(
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-    '<meta name="viewport" content="width=device-width"><style>{style}</style></head>'
+    '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+    "<style>{style}</style></head>"
     "<body><h1>{title}</h1>{body}</body></html>"
 )
 _START = Markup(
@@ -145,19 +149,39 @@ _RESULT = Markup(
 )
 
 
-def policy() -> str:
-    """The Content-Security-Policy of the pages."""
-    digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+_POST = Markup(
+    "<p>The last step is a form as sign-in pages of other sites send it.</p>"
+    '<form action="{action}" method="post"><input type="hidden" name="found" value="{found}">'
+    "<button>Show the result</button></form><script>{script}</script>"
+)
+
+
+def policy(script: str = "'self'", form: str = "'self'") -> str:
+    """The Content-Security-Policy of the pages. `form`: where forms may lead."""
     return (
-        f"default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'sha256-{digest}';"
-        " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; script-src {script}; connect-src 'self'; style-src {_source(STYLE)};"
+        f" img-src data:; form-action {form}; base-uri 'none'; frame-ancestors 'none'"
     )
+
+
+def posting_policy(origin: str = "") -> str:
+    """The policy of the page that posts. `origin`: of the form's address, if that is another host.
+
+    Without it, the page is in a sandbox: browsers then take its form for one of another site.
+    """
+    rest = policy(_source(_SUBMIT), origin or "'self'")
+    return rest if origin else f"sandbox allow-forms allow-scripts; {rest}"
 
 
 def start_page(link: str, query: str) -> str:
     options = Markup("").join(Markup("<option>{}</option>").format(each) for each in ERRORS)
     body = _START.format(link=link, query=query, options=options)
     return _page("Do your cookies arrive?", body)
+
+
+def posting_page(action: str, found: str) -> str:
+    script = Markup(_SUBMIT)  # noqa: S704 (a constant)
+    return _page("One more step", _POST.format(action=action, found=found, script=script))
 
 
 def result_page(sentence: str, code: str, text: str) -> str:
@@ -172,3 +196,8 @@ def message_page(title: str, sentences: Sequence[str]) -> str:
 def _page(title: str, body: Markup) -> str:
     style = Markup(STYLE)  # noqa: S704 (a constant)
     return _PAGE.format(title=title, style=style, body=body)
+
+
+def _source(text: str) -> str:
+    """How a policy allows this script or style."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"

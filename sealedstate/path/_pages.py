@@ -14,14 +14,31 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from ..deployment import Deployment
 from ..errors import ProtectedTextRefused, ProtectedTextWithheld, escape_text
 from ..keeper import Keeper
 from ..profiles import PROFILES
-from ._engine import CLOCK_SECONDS, MOST_BYTES, REPORT, PathLimit, judge, needs_of
-from ._html import ERRORS, SCRIPT, message_page, policy, result_page, start_page
+from ._engine import (
+    CLOCK_SECONDS,
+    MOST_BYTES,
+    REPORT,
+    PathLimit,
+    judge,
+    judge_cross_site,
+    needs_of,
+)
+from ._html import (
+    ERRORS,
+    SCRIPT,
+    message_page,
+    policy,
+    posting_page,
+    posting_policy,
+    result_page,
+    start_page,
+)
 
 Headers: TypeAlias = list[tuple[str, str]]
 
@@ -43,7 +60,11 @@ FORWARDED = (
     *("forwarded", "via", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"),
     *("x-forwarded-port", "x-forwarded-prefix", "x-real-ip", "x-scheme"),
 )
-_TRIAL = re.compile(r"t[0-9]{1,3}|trial|trial-lax|__Secure-trial")
+# The SameSite of the trial cookies that are sent before a form of another site.
+SAME_SITES = {"none": "None", "unset": "", "lax": "Lax", "strict": "Strict"}
+# What each request around that form shows.
+_CROSSING = {"/trial/cross": "kept", "/trial/crossed": "post", "/trial/landed": "redirect"}
+_TRIAL = re.compile(r"t[0-9]{1,3}|trial(?:-[a-z]+)?|__Secure-trial")
 # Letters that are not taken for others when they are read out.
 _CODE_LETTERS = "23456789ABCDEFGHJKMNPQRSTVWXYZ"
 _NO_STORE = ("Cache-Control", "no-store, private")
@@ -73,10 +94,32 @@ class PathRequest:
         """The Path of trial cookies."""
         return f"{quote(self.mount.rstrip('/'))}/trial"
 
-    def attributes(self, path: str, seconds: int) -> str:
+    def attributes(self, path: str, seconds: int, same_site: str = "Lax") -> str:
         """What follows the pair in a Set-Cookie field."""
-        secure = "; Secure" if self.scheme == "https" else ""
-        return f"; Path={path}; Max-Age={seconds}; HttpOnly{secure}; SameSite=Lax"
+        # Browsers keep no cookie with SameSite=None that is not Secure.
+        secure = "; Secure" if self.scheme == "https" or same_site == "None" else ""
+        rest = f"; SameSite={same_site}" if same_site else ""
+        return f"; Path={path}; Max-Age={seconds}; HttpOnly{secure}{rest}"
+
+    def cross_lines(self, seconds: int) -> list[str]:
+        """Set-Cookie fields with a trial cookie for each SameSite; 0 seconds delete them."""
+        return [
+            f"trial-{name}=1{self.attributes(self.trial_path, seconds, same_site)}"
+            for name, same_site in SAME_SITES.items()
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class PathLink:
+    """An opened link. `mount`, `other`: where the pages are, also on another site; or empty."""
+
+    text: str = field(repr=False)
+    label: str = field(repr=False)
+    mount: str = field(default="", repr=False)
+    other: str = field(default="", repr=False)
+
+    def query(self, **parameters: object) -> str:
+        return urlencode({"link": self.text, **parameters})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +141,17 @@ class PathPages:
         self._cookie_name = deployment.settings.cookie_family().name
         self._links = deployment.protector("path-link", max_age=min(LINK_SECONDS, longest))
         self._reports = deployment.protector("path-report", max_age=min(REPORT_SECONDS, longest))
+        self._found = deployment.protector("path-found", max_age=min(PROGRESS_SECONDS, longest))
 
-    def link(self, mount: str, label: str = "") -> str:
+    def link(self, mount: str, label: str = "", other: str = "") -> str:
         """The address for one visitor, which opens the pages for an hour.
 
         `mount`: where they are, such as ``https://app.example/sealedstate/path``. `label`: comes
-        back with the report.
+        back with the report. `other`: where they are on another site, from which the form of
+        another site is then posted; without it, a page of `mount` in a sandbox posts it.
         """
-        return f"{mount.rstrip('/')}/?{urlencode({'link': self._links.seal(label)})}"
+        given = [label, mount.rstrip("/"), other.rstrip("/")] if other else label
+        return f"{mount.rstrip('/')}/?{urlencode({'link': self._links.seal(given)})}"
 
     def read_report(self, text: str) -> dict[str, Any]:
         """The facts of a report that a visitor sent. Raises ProtectedTextRefused or -Withheld."""
@@ -117,33 +163,45 @@ class PathPages:
     def answer(self, request: PathRequest) -> PathResponse:
         """The response to any request below the mount point."""
         query = dict(parse_qsl(request.query[:4096], keep_blank_values=True))
-        link = query.get("link", "")
+        form = dict(parse_qsl(request.body.decode("utf-8", "replace")))
+        text = query.get("link", "")
         try:
-            label = str(self._links.open(link))
+            opened: Any = self._links.open(text)
         except (ProtectedTextRefused, ProtectedTextWithheld):
             return _page(
                 "404 Not Found",
                 message_page("No such page", ["This link is not valid, or not valid any more."]),
             )
-        own = urlencode({"link": link})
+        link = PathLink(text, *(opened if isinstance(opened, list) else [opened]))
         match request.method, request.path:
-            case (("GET" | "HEAD"), ("/probe" | "/trial/probe")):
+            case (("GET" | "HEAD" | "POST"), "/probe") | (("GET" | "HEAD"), "/trial/probe"):
                 return self._answer_probe(request, query)
             case (("GET" | "HEAD"), ""):
                 # Relative, because a proxy may have another name for this place.
                 last = quote(request.mount.rstrip("/").rpartition("/")[2])
-                return _redirect(f"{last}/?{own}")
+                return _redirect(f"{last}/?{link.query()}")
             case (("GET" | "HEAD"), "/"):
-                return _page("200 OK", start_page(link, own))
+                # Visitors come back to it from an error page.
+                _, lines = self._progress_of(request, link)
+                return _page("200 OK", start_page(text, link.query()), lines)
             case (("GET" | "HEAD"), "/script.js"):
                 return _response("200 OK", "text/javascript; charset=utf-8", SCRIPT, [_NO_STORE])
             case "GET", "/trial/step":
-                return self._step(request, query, own, label)
+                return self._step(request, query, link)
             case "POST", "/failed":
-                return self._judge_failure(request, label)
+                found, lines = self._progress_of(request, link, form.get("seen", ""))
+                return self._result(request, link, found, lines)
             case "POST", "/measured":
-                form = dict(parse_qsl(request.body.decode("utf-8", "replace")))
-                return self._result(request, label, _clean(form.get("measured", "")))
+                found = _clean(form.get("measured", ""))
+                return self._begin_crossing(request, link, found, "trial/")
+            case ("GET", ("/trial/cross" | "/trial/landed")) | ("POST", "/trial/crossed"):
+                return self._cross(request, link, {**query, **form}.get("found", ""))
+            case "GET", "/post" if link.other:
+                place = f"{link.mount}/trial/crossed?{link.query()}"
+                origin = "{0.scheme}://{0.netloc}".format(urlsplit(link.mount))
+                page = posting_page(place, query.get("found", ""))
+                # Its form names its origin, as those of sign-in pages do, and nothing else.
+                return _page("200 OK", page, (), posting_policy(origin), "strict-origin")
         return _page("404 Not Found", message_page("No such page", ["There is no such page."]))
 
     # --- for the prober and the script ----------------------------------------------------------
@@ -159,6 +217,7 @@ class PathPages:
             "scheme": request.scheme,
             "address": request.address,
             "forwarded": _forwarded(request),
+            **_source_of(request),
             "server": request.server,
             "now": int(self._deployment.now()),
             "serial": self._deployment.random(8).hex(),
@@ -198,9 +257,7 @@ class PathPages:
 
     # --- for a browser without scripts ----------------------------------------------------------
 
-    def _step(
-        self, request: PathRequest, query: Mapping[str, str], own: str, label: str
-    ) -> PathResponse:
+    def _step(self, request: PathRequest, query: Mapping[str, str], link: PathLink) -> PathResponse:
         """One redirect of a chain; each adds a cookie, until all steps have passed."""
         text = query.get("step", "")
         names = [name for name, _ in _pairs(request.cookie)]
@@ -210,43 +267,93 @@ class PathPages:
             passed = _size(query, "passed")
             limit = {"passed": passed, "refused": None, "answer": ""}
             found = {"cookie": limit, "kept": passed > 0, "deleted": not trials}
-            return self._result(request, label, found)
+            return self._begin_crossing(request, link, found)
         step = int(text) if re.fullmatch("[0-9]", text) else 0
         if step >= len(STEPS) or (step > 0 and not trials):
             # All steps passed, or the browser keeps no cookies.
             passed = len(request.cookie) if trials else 0
             lines = [f"{name}={request.attributes(path, 0)}" for name in dict.fromkeys(trials)]
-            place = f"step?{own}&{urlencode({'step': 'gone', 'passed': passed})}"
-            return _redirect(place, lines)
+            return _redirect(f"step?{link.query(step='gone', passed=passed)}", lines)
         room = min(STEPS[step] - len(request.cookie) - len(f"; t{step}="), 3800)
         lines = [
             f"t{step}={'0' * max(1, room)}{request.attributes(path, TRIAL_SECONDS)}",
             f"{PROGRESS}={step}{self._progress(request, PROGRESS_SECONDS)}",
         ]
-        return _redirect(f"step?{own}&step={step + 1}", lines)
+        return _redirect(f"step?{link.query(step=step + 1)}", lines)
 
-    def _judge_failure(self, request: PathRequest, label: str) -> PathResponse:
-        """The result for a visitor who saw an error page of another server."""
-        form = dict(parse_qsl(request.body.decode("utf-8", "replace")))
-        seen = form.get("seen", "")
+    def _progress_of(
+        self, request: PathRequest, link: PathLink, seen: str = ""
+    ) -> tuple[dict[str, Any], list[str]]:
+        """What was found before an error page, and Set-Cookie fields that delete its cookies.
+
+        `seen`: what the visitor says that it showed.
+        """
         progress = dict(_pairs(request.cookie)).get(PROGRESS, "")
-        if not re.fullmatch("[0-9]", progress) or int(progress) >= len(STEPS):
-            return self._result(request, label, {"kept": False})
-        step = int(progress)
-        # The step whose response came is the last that wrote its number.
-        limit = {
-            "passed": STEPS[step - 1] if step else 0,
-            "refused": STEPS[step],
-            "answer": seen if seen in ERRORS else ERRORS[-1],
-        }
-        return self._result(request, label, {"cookie": limit, "kept": True})
+        answer = seen if seen in ERRORS else ERRORS[-1]
+        if re.fullmatch("[0-9]", progress) and int(progress) < len(STEPS):
+            step = int(progress)
+            # The step whose response came is the last that wrote its number.
+            passed = STEPS[step - 1] if step else 0
+            limit = {"passed": passed, "refused": STEPS[step], "answer": answer}
+            ends = request.attributes(request.trial_path, 0)
+            lines = [f"t{number}={ends}" for number in range(step + 1)]
+            return {"cookie": limit, "kept": True}, lines
+        found = self._open_found(progress, link)
+        if found is None:
+            return {"kept": False}, []
+        return {**found, "cross_site": {"answer": answer}}, request.cross_lines(0)
 
     def _progress(self, request: PathRequest, seconds: int) -> str:
         return request.attributes(f"{quote(request.mount.rstrip('/'))}/", seconds)
 
+    # --- a form of another site -----------------------------------------------------------------
+
+    def _begin_crossing(
+        self, request: PathRequest, link: PathLink, found: dict[str, Any], folder: str = ""
+    ) -> PathResponse:
+        """Set the trial cookies, of which some do not come with a form of another site."""
+        if not found.get("kept"):
+            return self._result(request, link, found)
+        text = self._found.seal(found, bound_to=link.text)
+        line = f"{PROGRESS}={text}{self._progress(request, PROGRESS_SECONDS)}"
+        lines = [*request.cross_lines(TRIAL_SECONDS), line]
+        return _redirect(f"{folder}cross?{link.query(found=text)}", lines)
+
+    def _cross(self, request: PathRequest, link: PathLink, text: str) -> PathResponse:
+        """One of the requests before, with and after the form; each adds what it shows."""
+        found = self._open_found(text, link)
+        if found is None:
+            return self._result(request, link, {}, request.cross_lines(0))
+        stage, names = _CROSSING[request.path], {name for name, _ in _pairs(request.cookie)}
+        came = " ".join(each for each in SAME_SITES if f"trial-{each}" in names)
+        source = _source_of(request) if stage == "post" else {}
+        found["cross_site"] = {**found.get("cross_site", {}), stage: came, **source}
+        if stage == "redirect":
+            return self._result(request, link, found, request.cross_lines(0))
+        text = self._found.seal(found, bound_to=link.text)
+        if stage == "post":
+            return _redirect(f"landed?{link.query(found=text)}")
+        if link.other:
+            return _redirect(f"{link.other}/post?{link.query(found=text)}")
+        page = posting_page(f"crossed?{link.query()}", text)
+        return _page("200 OK", page, (), posting_policy())
+
+    def _open_found(self, text: str, link: PathLink) -> dict[str, Any] | None:
+        try:
+            found = self._found.open(text, bound_to=link.text)
+        except (ProtectedTextRefused, ProtectedTextWithheld):
+            return None
+        return found if isinstance(found, dict) else None
+
     # --- the result -----------------------------------------------------------------------------
 
-    def _result(self, request: PathRequest, label: str, found: dict[str, Any]) -> PathResponse:
+    def _result(
+        self,
+        request: PathRequest,
+        link: PathLink,
+        found: dict[str, Any],
+        deletions: Sequence[str] = (),
+    ) -> PathResponse:
         """The page with one sentence, a code, and the report that it is about."""
         others = [pair for pair in _pairs(request.cookie) if not _TRIAL.fullmatch(pair[0])]
         others = [pair for pair in others if pair[0] != PROGRESS]
@@ -255,7 +362,7 @@ class PathPages:
         limits = [PathLimit(name, **found[name]) for name in _LIMITS if name in found]
         facts = {
             "at": int(self._deployment.now()),
-            "label": label,
+            "label": link.label,
             "profile": self._profile.name,
             "fits": bool(limits) and _fits(limits, self._profile),
             "fitting": [each.name for each in PROFILES.values() if limits and _fits(limits, each)],
@@ -269,13 +376,16 @@ class PathPages:
             "repeated": [escape_text(name, 40) for name, count in counts.items() if count > 1][:12],
             **found,
         }
+        if "cross_site" in found:
+            facts["problems"] = judge_cross_site(found["cross_site"])
         text = self._reports.seal(facts)
         code = code_of(text)
-        level = logging.INFO if facts["fits"] else logging.WARNING
+        is_clean = facts["fits"] and not facts.get("problems")
+        level = logging.INFO if is_clean else logging.WARNING
         _log.log(level, "path report %s %s", code, text)
         sentence = _sentence(facts, counts[self._cookie_name] > 1)
         line = f"{PROGRESS}={self._progress(request, 0)}"
-        return _page("200 OK", result_page(sentence, code, text), [line])
+        return _page("200 OK", result_page(sentence, code, text), [*deletions, line])
 
 
 def code_of(text: str) -> str:
@@ -312,6 +422,11 @@ def _sentence(facts: Mapping[str, Any], is_repeated: bool) -> str:
     if not facts["fits"]:
         return (
             "Something between your browser and this site refuses cookies that this site needs;"
+            " give the code below to the help desk."
+        )
+    if {"cross-site-post", "lax-after-post"}.intersection(facts.get("problems", ())):
+        return (
+            "Your browser or the network changes what comes back from sign-in pages of other sites;"
             " give the code below to the help desk."
         )
     if abs(facts.get("clock", 0)) > CLOCK_SECONDS:
@@ -375,6 +490,14 @@ def _forwarded(request: PathRequest) -> dict[str, str]:
     }
 
 
+def _source_of(request: PathRequest) -> dict[str, str]:
+    """From which site the request says that it is."""
+    return {
+        "site": escape_text(request.headers.get("sec-fetch-site", ""), 20),
+        "origin": escape_text(request.headers.get("origin", ""), 100),
+    }
+
+
 def _size(query: Mapping[str, str], name: str) -> int:
     text = query.get(name, "")
     return min(int(text), MOST_BYTES) if re.fullmatch(r"[0-9]{1,6}", text) else 0
@@ -385,10 +508,16 @@ def _redirect(place: str, lines: Sequence[str] = ()) -> PathResponse:
     return _response("303 See Other", "text/plain; charset=utf-8", "", [*headers, _NO_STORE])
 
 
-def _page(status: str, text: str, lines: Sequence[str] = ()) -> PathResponse:
+def _page(
+    status: str,
+    text: str,
+    lines: Sequence[str] = (),
+    content_policy: str = policy(),
+    referrer: str = "no-referrer",
+) -> PathResponse:
     headers = [
-        ("Content-Security-Policy", policy()),
-        ("Referrer-Policy", "no-referrer"),
+        ("Content-Security-Policy", content_policy),
+        ("Referrer-Policy", referrer),
         *(("Set-Cookie", line) for line in lines),
         _NO_STORE,
     ]

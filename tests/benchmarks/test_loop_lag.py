@@ -12,7 +12,7 @@ from tests.support.documents import ROOT
 from tests.support.installed import need_driver, program
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.server
 def test_slow_store_holds_up_a_loop_inline_only_and_no_logout_is_lost() -> None:
     program("redis-server")

@@ -69,7 +69,7 @@ def check_orders(choosers: Iterable[Chooser], most: int, old: int, new: int) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("most", "old"), [(1, 0), (2, 1)])
+@pytest.mark.parametrize(("most", "old"), [(1, 0), pytest.param(2, 1, marks=pytest.mark.soak)])
 def test_two_sign_ins_at_once_leave_as_many_as_are_allowed_in_every_order(
     most: int, old: int
 ) -> None:
@@ -80,7 +80,8 @@ def test_two_sign_ins_at_once_leave_as_many_as_are_allowed_in_every_order(
     "numbers",
     [
         pytest.param(range(10), id="10"),
-        pytest.param(range(200), id="200", marks=pytest.mark.slow),
+        pytest.param(range(10, 60), id="60", marks=pytest.mark.slow),
+        pytest.param(range(60, 260), id="260", marks=pytest.mark.soak),
     ],
 )
 @pytest.mark.parametrize("most", [1, 2, 3])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ import pytest
 
 from sealedstate import Keeper, Key, Settings
 from sealedstate.cli import main
+from sealedstate.path._pages import PROGRESS
 from sealedstate_wsgi import PathApplication
 from tests.support.client import ask
 
@@ -103,6 +107,18 @@ def test_link_measures_without_keys_and_opens_the_page(
     assert "SEALEDSTATE_KEYS" in capsys.readouterr().err
 
 
+def test_link_names_another_site_for_the_form(
+    address: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["path", "link", address, "--other-site", "https://idp.example"]) == 0
+    link = capsys.readouterr().out.strip()
+    assert main(["path", link, "--json"]) == 0
+    capsys.readouterr()
+    for other in ("idp.example", "https://idp.example/?x", "https://a b", "https://x';a"):
+        assert main(["path", "link", address, "--other-site", other]) == 2
+        assert "--other-site" in capsys.readouterr().err
+
+
 def test_application_without_the_pages_is_measured_by_requests_only(
     application: Application, address: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,15 +139,14 @@ def test_report_of_a_visitor_is_read_by_its_text_or_by_its_code_in_a_log(
 ) -> None:
     assert main(["path", "link", address, "--label", "ticket 7"]) == 0
     query = urlsplit(capsys.readouterr().out.strip()).query
-    place = f"{MOUNT}/trial/step"
-    extras = {"QUERY_STRING": f"{query}&step=gone&passed=13500"}
+    extras = {"QUERY_STRING": query}
     with caplog.at_level("INFO", "sealedstate.path"):
-        answer = ask(application, place, extras=extras)  # type: ignore[arg-type]
+        answer = ask(application, f"{MOUNT}/failed", f"{PROGRESS}=6", "POST", extras)  # type: ignore[arg-type]
     (text,) = re.findall(r"<textarea readonly>(.*?)</textarea>", answer.body.decode())
     (code,) = re.findall(r"<code>(.*?)</code>", answer.body.decode())
     assert main(["path", "report", text, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
-    assert (facts["label"], facts["cookie"]["passed"]) == ("ticket 7", 13_500)
+    assert (facts["label"], facts["cookie"]["passed"]) == ("ticket 7", 11_600)
     log = tmp_path / "log"
     log.write_text("\n".join(record.getMessage() for record in caplog.records))
     assert main(["path", "report", code, "--log", str(log)]) == 0
@@ -140,10 +155,99 @@ def test_report_of_a_visitor_is_read_by_its_text_or_by_its_code_in_a_log(
     assert main(["path", "report", text[:-1]]) == 1
 
 
-@pytest.mark.parametrize("address", ["app.example", "ftp://app.example", "http://", "http://a:x/"])
+class Odd(socketserver.StreamRequestHandler):
+    """A server that answers each request by `pieces`, and then waits for the client to go."""
+
+    pieces: tuple[bytes, ...] = ()
+
+    def handle(self) -> None:
+        while self.rfile.readline().strip():
+            pass
+        with contextlib.suppress(OSError):
+            for piece in self.pieces:
+                self.wfile.write(piece)
+            self.rfile.read()
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setattr("sealedstate.cli.path.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("sealedstate.cli.path.BODY_SECONDS", 0.01)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Odd) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "code"),
+    [
+        ([OK, b"Content-Length: 2\r\n\r\nok"], "not-mounted"),
+        ([OK, b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"], "not-mounted"),
+        ([b"HTTP/1.1 204 No Content\r\n\r\n"], "not-mounted"),
+        ([OK, b"\r\n", b"without an end"], "not-mounted"),
+        ([OK, b"\r\n", *[b"x" * 10_000] * 100], "not-mounted"),
+        ([b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", OK, b"\r\n"], "not-mounted"),
+        ([b"HTTP/1.1 200 OK\nContent-Length: 0\n\n"], "not-mounted"),
+        ([b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"], "unreachable"),
+        ([OK, b"X: 1\r\n"], "unreachable"),
+        ([], "unreachable"),
+    ],
+    ids=lambda value: "",
+)
+def test_odd_servers_are_measured_without_waiting_for_them(
+    odd: str,
+    pieces: list[bytes],
+    code: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Odd, "pieces", tuple(pieces))
+    if code == "unreachable":
+        monkeypatch.setattr("sealedstate.cli.path.TIMEOUT_SECONDS", 0.1)
+    assert main(["path", odd, "--json"]) == (code == "unreachable")
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert [each["code"] for each in found] == [code]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("app.example", "ftp://app.example", "http://", "http://a:x/", "http://a:99999/"),
+        *("http://[::1", "http://a..b/", f"http://{'a' * 64}/", "http://a\udcff/"),
+        *("http://user:secret@a/", "http://a/b c", 'http://a/"', "http://a/<b>", "http://a/\u00e4"),
+    ],
+)
 def test_what_is_no_address_is_refused(address: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["path", address]) == 2
-    assert "URL" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "URL: " in shown
+    assert "secret" not in shown
+
+
+def test_host_that_is_not_found_is_not_said_to_close_connections(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    assert main(["path", "http://nothing.invalid/"]) == 2
+    assert "the host 'nothing.invalid' is not found" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("address", ["a.example", "http://a/?x=1", "http://a/#b", 'http://a/"'])
+def test_link_is_made_for_an_address_without_a_query_only(
+    application: Application, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["path", "link", address]) == 2
+    assert "URL: " in capsys.readouterr().err
 
 
 def test_address_that_does_not_answer_is_a_finding(capsys: pytest.CaptureFixture[str]) -> None:

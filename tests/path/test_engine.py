@@ -53,6 +53,8 @@ class Path:
             "server": "gunicorn",
             "now": 1000,
             "serial": len(self.probes),
+            "site": dict(probe.headers)["Sec-Fetch-Site"],
+            "origin": dict(probe.headers).get("Origin", ""),
         }
         if set_cookie:
             fields.append(("Set-Cookie", "trial=0; Path=/"))
@@ -155,6 +157,16 @@ def test_one_failed_connection_does_not_end_a_search_in_the_wrong_place() -> Non
     assert codes(diagnosis) == ["unstable"]
 
 
+def test_node_that_fails_now_and_then_is_no_firewall() -> None:
+    class Failing(Path):
+        def answer(self, probe: Probe) -> Observation:
+            seen = super().answer(probe)
+            asked = [each for each in self.probes if each.question == "firewall"]
+            return Observation(503) if len(asked) % 2 and probe.question == "firewall" else seen
+
+    assert codes(Failing().diagnosis()) == []
+
+
 @pytest.mark.parametrize("every", [3, 4, 5, 7, 11])
 def test_connections_that_often_fail_move_no_limit(every: int) -> None:
     class Failing(Path):
@@ -172,6 +184,57 @@ def test_application_without_the_pages_is_measured_by_its_status() -> None:
     assert [each.question for each in diagnosis.limits] == ["cookie", "cookies"]
     assert 0.95 * 8180 <= diagnosis.limits[0].passed <= 8180
     assert codes(diagnosis) == ["not-mounted"]
+
+
+class Constant(Path):
+    """Something before the application that answers each request alike."""
+
+    def __init__(self, status: int, location: str = "") -> None:
+        super().__init__(is_mounted=False)
+        self.seen = Observation(status, [("Location", location)] if location else [])
+
+    def answer(self, probe: Probe) -> Observation:
+        self.probes.append(probe)
+        return self.seen
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "is_clean"),
+    [
+        (Constant(301, "https://app.example/"), "redirect", True),
+        (Constant(308, "//app.example/"), "redirect", False),
+        (Constant(301, "http://app.example/\x1b[31m"), "redirect", False),
+        (Constant(302, "/sign-in"), "", True),
+        (Constant(404), "", True),
+        (Constant(401), "status", True),
+        (Constant(429), "status", False),
+        (Constant(500), "status", False),
+    ],
+    ids=lambda value: "",
+)
+def test_answer_that_is_hardly_the_applications_is_a_finding(
+    path: Path, code: str, is_clean: bool
+) -> None:
+    diagnosis = path.diagnosis()
+    assert codes(diagnosis) == ["not-mounted", *[code][: len(code)]]
+    assert diagnosis.is_clean == is_clean
+    assert all(each.text.isprintable() for each in diagnosis.findings)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("most", [5, 12, 38])
+def test_path_that_allows_so_many_requests_is_not_said_to_refuse_cookies(
+    status: int, most: int
+) -> None:
+    class Limited(Path):
+        def answer(self, probe: Probe) -> Observation:
+            seen = super().answer(probe)
+            return Observation(status) if len(self.probes) > most else seen
+
+    diagnosis = Limited().diagnosis()
+    assert codes(diagnosis).count("rate") == 1
+    assert "firewall" not in codes(diagnosis)
+    assert not diagnosis.is_clean
 
 
 def test_address_that_does_not_answer_is_a_problem() -> None:
@@ -202,12 +265,19 @@ def refuse_tokens(probe: Probe, seen: Observation) -> Observation:
     return Observation(403) if probe.question == "firewall" else seen
 
 
+def refuse_forms(probe: Probe, seen: Observation) -> Observation:
+    return Observation(403) if probe.form else seen
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         (drop_attributes, ["cookie-partitioned", "cookie-samesite", "cookie-secure"]),
         (drop_cookies, ["cookie-removed"]),
         (refuse_tokens, ["firewall"]),
+        (refuse_forms, ["cross-site-post"]),
+        (edit({"site": "", "origin": ""}), ["cross-site-unseen"]),
+        (edit({"site": ""}), ["cross-site-unseen"]),
         (edit({"scheme": "http"}), ["scheme"]),
         (edit({"address": "192.0.2.77"}), ["forged-address"]),
         (edit({"serial": "same"}), ["cache-unsafe", "cache"]),
@@ -223,6 +293,16 @@ def test_what_the_path_changes_is_found(
     assert codes(Path().diagnosis()) == []
 
 
+def test_one_failed_form_is_no_refusal() -> None:
+    class Failing(Path):
+        def answer(self, probe: Probe) -> Observation:
+            seen = super().answer(probe)
+            is_first = sum(bool(each.form) for each in self.probes) == 1
+            return Observation(502) if probe.form and is_first else seen
+
+    assert codes(Failing().diagnosis()) == []
+
+
 def test_nodes_with_other_clocks_are_found() -> None:
     class Nodes(Path):
         def answer(self, probe: Probe) -> Observation:
@@ -235,8 +315,15 @@ def test_nodes_with_other_clocks_are_found() -> None:
 def test_probe_is_like_a_request_of_a_browser() -> None:
     path = Path()
     path.diagnosis()
-    assert all(probe.headers[: len(BROWSER_FIELDS)] == BROWSER_FIELDS for probe in path.probes)
+    forms = [probe for probe in path.probes if probe.form]
+    for probe in path.probes:
+        if probe not in forms:
+            assert probe.headers[: len(BROWSER_FIELDS)] == BROWSER_FIELDS
     assert len({probe.query["nonce"] for probe in path.probes}) == len(path.probes) - 2
+    (form,) = forms
+    assert {*BROWSER_FIELDS} - {*form.headers} == {("Sec-Fetch-Site", "none")}
+    assert dict(form.headers)["Sec-Fetch-Site"] == "cross-site"
+    assert form.form.startswith(b"SAMLResponse=")
     for size in (4, 100, 3800, 3801, 3815, 3816, 7600, 7602, 65_536):
         pairs = cookie_of(size).split("; ")
         assert len("; ".join(pairs)) == size

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import logging
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 from sealedstate import Deployment, Keeper, Key, Settings
 from sealedstate.errors import ProtectedTextRefused
 from sealedstate.path import PathPages
+from sealedstate.path._engine import judge_cross_site
 from sealedstate.path._html import SCRIPT
 from sealedstate.path._pages import PROGRESS, STEPS, code_of, server_name
 from sealedstate.testing import FakeClock
@@ -31,10 +34,17 @@ KEY = Key.generate(os.urandom)
 
 @dataclass
 class Visitor:
-    """A browser without scripts. `most`: the Cookie field that its proxy takes."""
+    """A browser without scripts. `most`: the Cookie field that its proxy takes.
+
+    `refuses_posts`: whether the proxy refuses forms of other sites; `holds_back`: the trial cookies
+    that the browser does not send with them, and with the redirect that answers them.
+    """
 
     settings: Settings
     most: int = 100_000
+    refuses_posts: bool = False
+    holds_back: tuple[Sequence[str], Sequence[str]] = (("lax", "strict"), ("strict",))
+    other: str = ""
     jar: Jar = field(default_factory=Jar)
     addresses: list[str] = field(default_factory=list)
 
@@ -42,14 +52,16 @@ class Visitor:
         keeper = Keeper(self.settings)
         self.pages = PathPages(keeper)
         self.application = PathApplication(keeper)
-        self.link = self.pages.link(f"https://app.example{MOUNT}", "ticket 7")
+        self.link = self.pages.link(f"https://app.example{MOUNT}", "ticket 7", self.other)
 
-    def send(self, address: str, method: str = "GET", body: str = "") -> Answer:
-        """One request, with the cookies of this place."""
+    def send(
+        self, address: str, method: str = "GET", body: str = "", *, is_cross: bool = False
+    ) -> Answer:
+        """One request, with the cookies of this place. `is_cross`: by a page of another site."""
         parts = urlsplit(address)
         self.addresses.append(address)
         cookie = self.jar.header(parts.path)
-        if len(cookie) > self.most:
+        if len(cookie) > self.most or (self.refuses_posts and is_cross):
             return Answer(431)
         extras: dict[str, object] = {
             "SCRIPT_NAME": MOUNT,
@@ -61,19 +73,38 @@ class Visitor:
             "HTTP_VIA": "1.1 proxy",
             "HTTP_AUTHORIZATION": "Basic secret",
         }
+        if is_cross:
+            held = self.holds_back[method != "POST"]
+            pairs = [pair for pair in cookie.split("; ") if pair[6:-2] not in held]
+            cookie = "; ".join(pairs)
+            extras |= {"HTTP_SEC_FETCH_SITE": "cross-site", "HTTP_ORIGIN": "null"}
         if method == "POST":
             extras |= {"wsgi.input": BytesIO(body.encode()), "CONTENT_LENGTH": str(len(body))}
         answer = ask(self.application, "/", cookie, method, extras)
         self.jar.receive(answer.set_cookies)
         return answer
 
-    def open(self, address: str) -> Answer:
-        """Follow the redirects to a page."""
-        answer = self.send(address)
-        while answer.status == 303:
-            address = urljoin(address, answer.all("Location")[0])
-            answer = self.send(address)
-        return answer
+    def open(self, address: str, answer: Answer | None = None) -> Answer:
+        """Follow the redirects to a page, and press the button that posts as another site."""
+        answer, is_cross = answer or self.send(address), False
+        while True:
+            if answer.status == 303:
+                address = urljoin(address, answer.all("Location")[0])
+                answer = self.send(address, is_cross=is_cross)
+            elif found := re.search(rb'action="(.*?)" method="post"><input.*"(.*)">', answer.body):
+                if b"One more step" not in answer.body:
+                    return answer
+                is_cross = True
+                address = urljoin(address, html.unescape(found[1].decode()))
+                body = urlencode({"found": found[2].decode()})
+                answer = self.send(address, "POST", body, is_cross=True)
+            else:
+                return answer
+
+    def open_to_the_form(self) -> str:
+        """The address of the page that posts as another site."""
+        answer = self.send(self.page("/measured"), "POST", 'measured={"kept":true}')
+        return urljoin(self.addresses[-1], answer.all("Location")[0])
 
     def page(self, place: str) -> str:
         parts = urlsplit(self.link)
@@ -155,7 +186,8 @@ def test_chain_without_scripts_reaches_a_result_and_leaves_no_cookie(
     assert "secret" not in str(facts)
     assert trial_cookies(visitor.jar) == ""
     assert any(code in record.getMessage() for record in caplog.records)
-    assert len(visitor.addresses) == len(STEPS) + 2
+    assert len(visitor.addresses) == len(STEPS) + 5
+    assert visitor.jar.header(f"{MOUNT}/") == ""
 
 
 @pytest.mark.parametrize(("most", "step"), [(2000, 0), (7000, 2), (8180, 3), (13_000, 5)])
@@ -164,7 +196,9 @@ def test_error_page_in_between_leads_to_a_result_by_a_button(
 ) -> None:
     visitor.most = most
     assert visitor.open(visitor.page("/trial/step?step=0")).status == 431
+    assert trial_cookies(visitor.jar) != ""
     answer = visitor.send(visitor.page("/failed"), "POST", "seen=431")
+    assert trial_cookies(visitor.jar) == ""
     _, facts = visitor.report(answer)
     limit = facts["cookie"]
     assert limit == {"passed": STEPS[step], "refused": STEPS[step + 1], "answer": "431"}
@@ -192,6 +226,109 @@ def test_trial_cookies_reach_no_other_page_and_end_after_a_minute(visitor: Visit
     for path in ("/", "/help", MOUNT, f"{MOUNT}/", f"{MOUNT}/probe", "/helper"):
         assert "t0=" not in visitor.jar.header(path)
     assert PROGRESS not in visitor.jar.header("/help")
+
+
+def test_coming_back_from_an_error_page_leaves_no_trial_cookie(visitor: Visitor) -> None:
+    visitor.most = 8000
+    visitor.open(visitor.page("/trial/step?step=0"))
+    visitor.send(visitor.link)
+    # The step that failed is still known.
+    assert trial_cookies(visitor.jar) == f"{PROGRESS}=4"
+    answer = visitor.send(visitor.page("/failed"), "POST", "seen=431")
+    assert visitor.report(answer)[1]["cookie"]["passed"] == 7600
+    assert trial_cookies(visitor.jar) == ""
+
+
+ORDINARY = {
+    "kept": "none unset lax strict",
+    "post": "none unset",
+    "redirect": "none unset lax",
+    "site": "cross-site",
+    "origin": "null",
+}
+
+
+def test_form_of_another_site_shows_which_cookies_come(visitor: Visitor) -> None:
+    answer = visitor.open(visitor.page("/trial/step?step=0"))
+    facts = visitor.report(answer)[1]
+    assert (facts["cross_site"], facts["problems"]) == (ORDINARY, [])
+    assert facts["cookie"]["passed"] == STEPS[-1]
+
+
+@pytest.mark.parametrize(
+    ("held", "problems", "sentence"),
+    [
+        ((("none", "lax", "strict"), ("strict",)), ["samesite-none"], b"carry what"),
+        (((), ()), ["samesite-ignored"], b"carry what"),
+        ((("lax", "strict"), ("lax", "strict")), ["lax-after-post"], b"changes what comes back"),
+    ],
+)
+def test_cookies_that_come_otherwise_with_a_form_of_another_site_are_a_problem(
+    visitor: Visitor, held: Any, problems: list[str], sentence: bytes
+) -> None:
+    visitor.holds_back = held
+    answer = visitor.open(visitor.page("/trial/step?step=0"))
+    assert visitor.report(answer)[1]["problems"] == problems
+    assert sentence in answer.body
+
+
+@pytest.mark.parametrize(
+    ("seen", "problems"),
+    [
+        (ORDINARY, []),
+        ({**ORDINARY, "site": "", "origin": ""}, ["cross-site-unseen"]),
+        ({**ORDINARY, "site": ""}, []),
+        ({**ORDINARY, "site": "same-site"}, ["not-cross-site"]),
+        ({**ORDINARY, "kept": "unset lax strict", "post": "unset"}, ["samesite-none"]),
+        ({}, ["cross-site-unseen", "samesite-none"]),
+    ],
+)
+def test_cookies_of_a_form_of_another_site_are_judged(
+    seen: dict[str, str], problems: list[str]
+) -> None:
+    assert judge_cross_site(seen) == problems
+
+
+def test_refused_form_of_another_site_leads_to_a_result_by_a_button(visitor: Visitor) -> None:
+    visitor.refuses_posts = True
+    assert visitor.open(visitor.page("/trial/step?step=0")).status == 431
+    answer = visitor.send(visitor.page("/failed"), "POST", "seen=no+page+at+all")
+    facts = visitor.report(answer)[1]
+    assert facts["cross_site"] == {"answer": "no page at all"}
+    assert (facts["problems"], facts["cookie"]["passed"]) == (["cross-site-post"], STEPS[-1])
+    assert b"changes what comes back" in answer.body
+    assert visitor.jar.header(f"{MOUNT}/trial/step") == ""
+
+
+def test_page_that_posts_is_in_a_sandbox_or_on_the_other_site_of_the_link(clock: FakeClock) -> None:
+    for other in ("", f"https://idp.example{MOUNT}"):
+        visitor = Visitor(Settings(keys=[KEY.export()], clock=clock), other=other)
+        answer = visitor.open(visitor.page("/trial/step?step=0"))
+        assert visitor.report(answer)[1]["cross_site"] == ORDINARY
+        posts = [address for address in visitor.addresses if "/post?" in address]
+        assert len(posts) == bool(other)
+        assert all(address.startswith(f"{other}/post?") for address in posts)
+    page = visitor.send(visitor.page("/post?found=%22%3E%3Cscript%3E"))
+    (policy,) = page.all("Content-Security-Policy")
+    assert "form-action https://app.example;" in policy
+    assert "sandbox" not in policy
+    assert b'action="https://app.example/help/path/trial/crossed?' in page.body
+    assert b'"><script>' not in page.body
+    # A link that names no other site has no such page.
+    alone = Visitor(Settings(keys=[KEY.export()], clock=clock))
+    assert alone.send(alone.page("/post?found=x")).status == 404
+    (policy,) = alone.send(alone.open_to_the_form()).all("Content-Security-Policy")
+    assert policy.startswith("sandbox allow-forms allow-scripts; default-src 'none'")
+    assert "form-action 'self'" in policy
+
+
+def test_measurements_of_one_link_are_not_those_of_another(visitor: Visitor) -> None:
+    answer = visitor.send(visitor.page("/measured"), "POST", 'measured={"kept":true}')
+    found = parse_qs(urlsplit(answer.all("Location")[0]).query)["found"][0]
+    other = PathPages(Keeper(visitor.settings)).link("https://app.example")
+    for text, query in ((found, urlsplit(other).query), ("x", urlsplit(visitor.link).query)):
+        place = f"https://app.example{MOUNT}/trial/landed?{query}&found={text}"
+        assert b"did not get to its end" in visitor.send(place).body
 
 
 def test_browser_that_keeps_no_cookies_is_told_so_without_a_loop(visitor: Visitor) -> None:
@@ -234,7 +371,8 @@ def test_measurements_of_the_script_become_a_report(visitor: Visitor) -> None:
         "unknown": "x",
     }
     body = urlencode({"measured": json.dumps(measured)})
-    answer = visitor.send(visitor.page("/measured"), "POST", body)
+    address = visitor.page("/measured")
+    answer = visitor.open(address, visitor.send(address, "POST", body))
     _, facts = visitor.report(answer)
     assert {name: facts[name] for name in measured if name != "unknown"} == {
         name: value for name, value in measured.items() if name != "unknown"

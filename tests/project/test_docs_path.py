@@ -12,6 +12,7 @@ import pytest
 
 from sealedstate import Keeper, Key, Settings
 from sealedstate.path import PathPages
+from sealedstate.path._engine import judge_cross_site
 from tests.support.client import ask
 from tests.support.documents import ROOT, Document
 
@@ -46,6 +47,17 @@ def test_every_finding_is_documented() -> None:
         and node.func.attr == "_note"
         and isinstance(node.args[0], ast.Constant)
     }
-    table = DOCUMENT.text[DOCUMENT.text.index("| finding | what it means |") :].partition("\n\n")[0]
-    documented = set(re.findall(r"`([\w-]+)`", "\n".join(re.findall(r"^\| (.*?) \|", table, re.M))))
-    assert codes <= documented
+    assert codes <= documented("finding")
+
+
+def test_every_problem_of_a_form_of_another_site_is_documented() -> None:
+    ignored = {"kept": "lax", "post": "lax", "redirect": ""}
+    seen: list[dict[str, str]] = [{"answer": "403"}, {"site": "same-site"}, ignored]
+    codes = {code for each in seen for code in judge_cross_site(each)}
+    assert codes == documented("problem")
+
+
+def documented(column: str) -> set[str]:
+    table = DOCUMENT.text[DOCUMENT.text.index(f"| {column} | what it means |") :]
+    rows = re.findall(r"^\| (.*?) \|", table.partition("\n\n")[0], re.M)
+    return set(re.findall(r"`([\w-]+)`", "\n".join(rows)))
