@@ -32,7 +32,8 @@ class HealthApplication:
 
     ``/livez``: 200 with ``{"status": "up"}`` as long as the process answers, because a restart
     repairs neither keys nor a store. Any other path says whether to send visitors here: 200 with
-    ``{"status": "up", "keys": "up", "store": "up"}`` if a key is active and the store answers, else 503 with ``"down"`` for what fails. Without a store there is no ``"store"``.
+    ``{"status": "up", "keys": "up", "store": "up"}`` if a key is active and the store answers, else
+    503 with ``"down"`` for what fails. Without a store there is no ``"store"``.
     The reason is only logged, once each time the process goes down. GET and HEAD only.
 
     `source`: a Keeper, or a middleware that has one. An answer is kept for `keep_for` seconds of
