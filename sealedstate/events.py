@@ -10,7 +10,6 @@ docs/events.md lists all events.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import traceback
@@ -125,6 +124,8 @@ class JSONFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The record on one line of ASCII."""
+        import json  # not every application logs so
+
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         facts = {
             "time": at.replace("+00:00", "Z"),
