@@ -12,12 +12,13 @@ PEERS := .venv-peers
 SHOP := .venv-flask
 PATHS := .venv-paths
 BOUND := .venv-bound
+DOCS := .venv-docs
 PIP := --quiet --disable-pip-version-check
 WORKERS ?= 2
 PYTEST = -n $(WORKERS) --dist worksteal
 
 .PHONY: demo bound flask django fastapi saml test test-all soak paths check check-style check-mypy \
-	check-pyright check-project check-instructions matrix servers peers bench bench-pictures format clean
+	check-pyright check-project check-instructions docs release matrix servers peers bench bench-pictures format clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/python examples/portal
@@ -52,11 +53,12 @@ test-all: $(VENV)/.dev
 
 # Long walks, thousands of kills, and histories: some hours.
 soak: $(VENV)/.dev
+	@sh tests/install_servers.sh firefox-esr
 	$(BIN)/pytest $(PYTEST) --hypothesis-profile=full -m soak tests
 
 # `sealedstate path` behind 40 stacks of proxies and servers, beside a plain loop, in some minutes.
 paths: $(PATHS)/.ready
-	@sh tests/install_servers.sh nginx haproxy varnish apache2 squid
+	@sh tests/install_servers.sh nginx haproxy varnish apache2 squid firefox-esr
 	$(PATHS)/bin/pytest $(PYTEST) -m soak tests/paths
 
 check: check-style check-mypy check-pyright check-project check-instructions
@@ -78,6 +80,16 @@ check-project: $(VENV)/.dev
 check-instructions: $(VENV)/.dev
 	$(BIN)/python benchmarks/instructions.py
 
+# The site, from the folder build/docs without a network. A warning is an error.
+docs: $(DOCS)/.ready
+	$(DOCS)/bin/sphinx-build --quiet --fresh-env --write-all --fail-on-warning --keep-going docs build/docs
+	@echo "open build/docs/index.html"
+
+# A wheel and an sdist in dist/, once the owner's values are in release/owner.toml.
+release: $(VENV)/.dev
+	$(BIN)/python release/owner.py --check
+	$(BIN)/python release/build.py
+
 # What needs no server, on every interpreter that is found.
 matrix:
 	PYTHON="$(PYTHON)" sh tests/matrix.sh
@@ -95,7 +107,7 @@ peers: $(PEERS)/.ready
 bench: $(BENCH)/.ready servers
 	$(BENCH)/bin/python -m benchmarks
 
-# The last run becomes what README and its pictures show.
+# The last run becomes what docs/benchmarks.md and its pictures show.
 bench-pictures: $(VENV)/.dev
 	$(BIN)/python benchmarks/pictures.py $(wildcard build/bench)
 
@@ -104,7 +116,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(BOUND) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) $(PATHS) benchmarks/node/node_modules tests/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) $(SAML) $(SHOP) $(BOUND) $(DJANGO) $(FASTAPI) $(BENCH) $(PEERS) $(PATHS) $(DOCS) build/docs docs/api benchmarks/node/node_modules tests/node/node_modules .venv-matrix-* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # .dev installs more into the environment of .test. uWSGI comes as C.
 $(VENV)/.test $(VENV)/.dev: pyproject.toml
@@ -137,6 +149,11 @@ $(FASTAPI)/.ready: pyproject.toml
 $(SHOP)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(SHOP)
 	$(SHOP)/bin/pip install $(PIP) --editable '.[flask-example]'
+	touch $@
+
+$(DOCS)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/pip install $(PIP) --editable '.[docs]'
 	touch $@
 
 $(PEERS)/.ready: pyproject.toml tests/peers/requirements.txt

@@ -34,7 +34,7 @@ from benchmarks.store_servers import NotThere, started
 from sealedstate import Keeper, Key, Settings
 from sealedstate._stored import feed as feeds
 from sealedstate._stored.feed import POLL_SECONDS
-from sealedstate._wire.encoding import to_text
+from sealedstate._wire.record import format_id
 from sealedstate.errors import StorageUnavailable
 from sealedstate.keyring import export_lookup
 from sealedstate.storage import MemoryStorage, Storage, open_storage
@@ -167,7 +167,7 @@ def measure_requests(folder: Path, rounds: int = 40) -> dict[str, cpu_rounds.Tim
     }
     for name, keeper in keepers.items():
         if "with" in name:
-            keeper.revoke_session(to_text(os.urandom(16)))
+            keeper.revoke_session(format_id(os.urandom(16)))
         if "users" in name:
             keeper.revoke_subject("another")
 

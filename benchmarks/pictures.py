@@ -1,4 +1,4 @@
-"""The pictures and tables that README and docs/scale.md show, from what was recorded.
+"""The pictures and tables of docs/benchmarks.md, docs/scale.md and README, from records.
 
 Knows which rows are worth a picture, and where the documents have their tables. Does not measure
 anything.
@@ -24,8 +24,8 @@ from benchmarks.planning import table
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = Path(__file__).with_name("recorded")
-README = ROOT / "README.md"
 DOCS = ROOT / "docs"
+BENCHMARKS = DOCS / "benchmarks.md"
 SCALE = DOCS / "scale.md"
 HERE = Path(__file__).with_name("README.md")
 
@@ -135,7 +135,7 @@ def request_picture(found: Recorded) -> str:
     return bars(title, found["marginal_microseconds"], KINDS, "µs")
 
 
-# --- README's tables ------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def with_tables(document: Path) -> str:
@@ -189,7 +189,7 @@ def request_table() -> str:
 
 
 TABLES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
-    README: {"sizes": sizes_table, "speed": speed_table, "request": request_table},
+    BENCHMARKS: {"sizes": sizes_table, "speed": speed_table, "request": request_table},
     HERE: {
         "served": lambda: f"{planning.served(recorded('request'))}\n\n{_when(recorded('request'))}",
         "goals": lambda: planning.goals(
@@ -225,7 +225,7 @@ def _ratio(value: float | None) -> str:
 
 
 def _short(row: str, note: str) -> str:
-    """What README says of a row."""
+    """What docs/benchmarks.md says of a row."""
     return OURS_IN_SHORT.get(row) or re.split(r"[;(]", note.removeprefix("in Node; "))[0].strip()
 
 

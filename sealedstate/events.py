@@ -14,14 +14,15 @@ import logging
 import math
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal, Protocol, TypeAlias
 
 from ._forks import ForkSafeLock
 from .errors import ConfigurationError, escape_message
 
-__all__ = ["Event", "EventLog", "EventName", "Observer"]
+__all__ = ["Event", "EventLog", "EventName", "JSONFormatter", "Observer"]
 
 _log = logging.getLogger("sealedstate")
 # Invented kids must fill neither the memory nor a metrics system: for each label, at most this many
@@ -82,8 +83,9 @@ class Event:
 
     `reason`: why, of a fixed set of words. `kid`: 8 hex digits. `session`: 16 hex digits that
     differ for each session. `detail`: a sentence for people. `counted_kid`: the kid for a label of
-    a metric, or ``others`` once too many kids came. `operation` and `seconds`: of a call of the
-    store, and how long it took.
+    a metric, or ``others`` once too many kids came. `operation`: of a call of the store. `seconds`:
+    how long that call, opening or saving took. `numbers`: of what was opened or saved, sizes in
+    bytes, and parts by their place.
     """
 
     name: EventName
@@ -94,6 +96,7 @@ class Event:
     counted_kid: str | None = None
     operation: str | None = None
     seconds: float | None = None
+    numbers: Mapping[str, int] | None = None
 
     @property
     def label(self) -> str:
@@ -110,6 +113,30 @@ class Observer(Protocol):
     """
 
     def __call__(self, event: Event, /) -> object: ...
+
+
+class JSONFormatter(logging.Formatter):
+    """Log records as JSON, one object on a line.
+
+    ``time`` (ISO 8601, UTC), ``level``, ``logger`` and ``message``; of an event also its fields, of
+    an exception ``exception``. For any logger: other records have no fields of an event.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record on one line of ASCII."""
+        import json  # not every application logs so
+
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        facts = {
+            "time": at.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "sealedstate", {}),
+        }
+        if record.exc_info:
+            facts["exception"] = self.formatException(record.exc_info)
+        return json.dumps(facts, default=str)
 
 
 class _Count:
@@ -138,7 +165,8 @@ class EventLog:
     """Counts, logs and passes on the events of one application.
 
     All threads may use it. `monotonic`: seconds that never go back; without it, each frequent event
-    is logged at its level. Raises ConfigurationError for an observer that is not callable.
+    is logged at its level. `timer` is the same, or None if no observer would get what it measures.
+    Raises ConfigurationError for an observer that is not callable.
     """
 
     def __init__(
@@ -148,6 +176,8 @@ class EventLog:
     ) -> None:
         self._observers = tuple(observers)
         self._monotonic = monotonic
+        # What measures durations: only where an observer gets them.
+        self.timer = monotonic if self._observers else None
         for observer in self._observers:
             if not callable(observer):
                 raise ConfigurationError(
@@ -194,6 +224,7 @@ class EventLog:
         is_frequent: bool = False,
         operation: str | None = None,
         seconds: float | None = None,
+        numbers: Mapping[str, int] | None = None,
     ) -> None:
         """Count, log and pass on one event. A failing observer raises nothing here.
 
@@ -216,9 +247,7 @@ class EventLog:
             return  # the usual case: no Event is made, and no id is hashed
         if detail is not None:
             detail = escape_message(detail)
-        session = (
-            None if session_id is None else hashlib.blake2b(session_id, digest_size=8).hexdigest()
-        )
+        session = None if session_id is None else digest_id(session_id)
         event = Event(
             name,
             reason,
@@ -228,6 +257,7 @@ class EventLog:
             count.kid,
             operation,
             None if seconds is None else round(seconds, 6),
+            numbers,
         )
         if is_logged:
             facts: dict[str, str | float | None]
@@ -237,7 +267,7 @@ class EventLog:
             message = [event.label, *(f"{key}={value}" for key, value in known.items())]
             if detail is not None:
                 message.append(detail)
-            fields = {"event": name, "reason": reason, **facts, "detail": detail}
+            fields = {"event": name, "reason": reason, **facts, **(numbers or {}), "detail": detail}
             fields = {key: value for key, value in fields.items() if value is not None}
             _log.log(level, "%s", " ".join(message), extra={"sealedstate": fields})
         for number, observer in enumerate(self._observers):
@@ -279,6 +309,11 @@ class EventLog:
                     self._kids[label] += 1
             text = None if not kid else OTHER_KIDS if kid == _OTHERS else kid.hex()
             return self._counters.setdefault((name, reason, kid), _Count(label, text))
+
+
+def digest_id(session_id: bytes) -> str:
+    """The 16 hex digits of a session in events."""
+    return hashlib.blake2b(session_id, digest_size=8).hexdigest()
 
 
 def _label(name: str, reason: str | None) -> str:

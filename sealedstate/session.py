@@ -141,6 +141,14 @@ class Changes:
         return f"<Changes of {len(self.parts)} parts, modified: {self.is_modified}>"
 
 
+class SizeReserve(Protocol):
+    """What a session could certainly carry besides, when its size was last checked."""
+
+    def take(self, name: str, value_bytes: int, /) -> bool:
+        """Use it for a part that is new or assigned again. False if it does not suffice."""
+        ...
+
+
 class SessionBackend(Protocol):
     """What a session asks of the request that it was loaded from.
 
@@ -183,8 +191,11 @@ class SessionBackend(Protocol):
         """
         ...
 
-    def check_size(self, session: Session) -> None:
-        """Raise SessionTooLarge if no response could carry the session."""
+    def check_size(self, session: Session) -> SizeReserve | None:
+        """Raise SessionTooLarge if no response could carry the session.
+
+        Returns what more it could certainly carry; None if that is unknown.
+        """
         ...
 
     @property
@@ -194,6 +205,14 @@ class SessionBackend(Protocol):
 
     def recall(self, name: str) -> bytes | None:
         """The encoding of a part outside the core; None if it is lost."""
+        ...
+
+    def recall_copy(self, name: str) -> bytes | None:
+        """What the store has of a part that the browser keeps; None if it does not have it."""
+        ...
+
+    def write_copy(self, name: str, data: bytes | None) -> None:
+        """Let a store have a copy of a part that the browser keeps, or, for None, no more."""
         ...
 
     def note_unreadable(self, name: str) -> None:
@@ -248,6 +267,7 @@ class Session(MutableMapping[str, object]):
     # By how much assignments may make the encoded parts grow before their sizes are added up; None
     # if that is not known yet.
     _free_bytes: int | None = None
+    _reserve: SizeReserve | None = None
     _limit = NO_LIMIT
     _is_limited = False
     _is_kept = False
@@ -257,6 +277,8 @@ class Session(MutableMapping[str, object]):
     _before_logout: dict[str, Any] | None = None
     # The name and generation of a part that this request would have needed from the browser.
     missing_part: tuple[str, int] | None = None
+    # Whether a part was read from the copy that the store has of it.
+    _has_copies = False
     # What `load_ahead` loaded, until the first use.
     _ahead: SessionBackend | None = None
 
@@ -534,12 +556,14 @@ class Session(MutableMapping[str, object]):
         part.encoded, part.value, part.is_assigned = encoded, value, True
         self._removed.pop(name, None)
         self._parts[name] = part
+        if self._reserve is not None and self._reserve.take(name, len(encoded)):
+            return
         # A part in the store takes only its name in the cookie.
         self._free_bytes = loaded.list_room([*self._parts, *self._removed])
         if self._free_bytes >= 0:
             return
         try:
-            loaded.check_size(self)
+            self._reserve = loaded.check_size(self)
         except SessionTooLarge:
             del self._parts[name]
             if before is not None:
@@ -647,7 +671,7 @@ class Session(MutableMapping[str, object]):
         loaded = self.backend or self._use()
         # Read once: attributes of the class are the slowest to read.
         is_signed_in, is_regenerated = self._is_signed_in, self._is_regenerated
-        is_ended, is_kept = self._is_ended, self._is_kept
+        is_ended, is_kept, has_copies = self._is_ended, self._is_kept, self._has_copies
         is_modified = is_signed_in or is_regenerated or is_ended or self._is_limited
         if is_kept and loaded.record is None:
             is_modified = True
@@ -659,7 +683,10 @@ class Session(MutableMapping[str, object]):
                 size += len(part)
                 continue
             if type(part.value) not in UNCHANGEABLE:
-                part.encoded = _encode(name, part.value, loaded)
+                encoded = _encode(name, part.value, loaded)
+                # A part that was read from its copy, and not changed, stays in the browser.
+                if not has_copies or not _is_in_browser(part.encoded, encoded):
+                    part.encoded = encoded
             data, place = part.encoded, part.place
             if not is_modified and data is not part.saved:
                 is_modified = part.is_changed
@@ -823,7 +850,7 @@ class Session(MutableMapping[str, object]):
         `places`: where each part is now. `rows`: the versions of rows in the store, by part name.
         """
         self._is_signed_in = self._is_regenerated = self._is_ended = self._is_limited = False
-        self._limit, self._free_bytes = NO_LIMIT, None
+        self._limit, self._free_bytes, self._reserve = NO_LIMIT, None, None
         self._removed = {
             name: Part(None, version) for name, version in rows.items() if name not in places
         }
@@ -847,7 +874,8 @@ class Session(MutableMapping[str, object]):
                 continue
             try:
                 # Loaded here only: most saved sessions need not begin again for this.
-                if _encode(name, part.value, self.load()) == part.encoded:
+                data = _encode(name, part.value, self.load())
+                if data == part.encoded or _is_in_browser(part.encoded, data):
                     continue
             except UnsupportedValue:
                 pass  # it was changed into something that no cookie can carry
@@ -929,6 +957,10 @@ class Session(MutableMapping[str, object]):
             return cbor.decode(data)
         except MalformedRecord as error:
             if (generation := browser_generation(data)) is not None:
+                copy = self.load().recall_copy(name)
+                if copy is not None and _is_in_browser(data, copy):
+                    self._has_copies = True
+                    return cbor.decode(copy)
                 self.missing_part = (name, generation)
                 raise PartUnavailable(
                     f"session[{name!r}] is kept by the browser, which brings it to a navigation"
@@ -939,7 +971,9 @@ class Session(MutableMapping[str, object]):
     def move_to_browser(self, name: str, generation: int, value: object) -> bool:
         """Whether the core now names what the browser keeps in place of the part.
 
-        `value`: what was read back from the browser. False if the part is another by now.
+        `value`: what was read back from the browser. False if the part is another by now. With a
+        store, a copy stays there, for requests to which the browser brings nothing. Raises
+        StorageError or NoPrimaryKey.
         """
         loaded = self._use_to_write()
         if name not in self._parts:
@@ -950,6 +984,7 @@ class Session(MutableMapping[str, object]):
         wanted = _name_in_browser(generation, data)
         if part.encoded not in (data, wanted):
             return False
+        loaded.write_copy(name, data)
         part.encoded, part.value, part.is_assigned = wanted, UNREAD, True
         return True
 
@@ -1011,6 +1046,12 @@ def browser_generation(data: bytes | None) -> int | None:
 def _name_in_browser(generation: int, data: bytes) -> bytes:
     head = generation.to_bytes(6, "big")
     return IN_BROWSER + head + hashlib.blake2b(head + data, digest_size=16).digest()
+
+
+def _is_in_browser(named: bytes | None, data: bytes) -> bool:
+    """Whether `named` is what a core has for a part that the browser keeps with this encoding."""
+    generation = browser_generation(named)
+    return generation is not None and named == _name_in_browser(generation, data)
 
 
 def id_bytes(session: Session) -> bytes:

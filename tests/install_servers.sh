@@ -27,6 +27,7 @@ needs xmlsec1 xmlsec1
 needs openssl openssl
 needs nginx nginx
 needs nodejs node
+asked_for firefox-esr firefox-esr
 asked_for haproxy haproxy
 asked_for varnish varnishd
 asked_for apache2 apache2

@@ -11,7 +11,8 @@ posts the part; it is then a part like any other until it is moved again.
 
 Cookies remember which pages were tried, so there is no loop: then the application answers, and
 reading a part that the browser did not bring raises PartUnavailable, as it does in every request
-that is no navigation. See docs/adr/0056-parts-in-the-browser.md.
+that is no navigation. With a store, a copy of the part stays there, and is what requests read. See
+docs/adr/0056-parts-in-the-browser.md.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from werkzeug.wrappers import Request, Response
 from sealedstate import ConfigurationError, Session
 from sealedstate.deployment import Deployment
 from sealedstate.errors import (
+    NoPrimaryKey,
     PartUnavailable,
     ProtectedTextRefused,
     ProtectedTextWithheld,
     SessionTooLarge,
+    StorageError,
     UnreadablePart,
 )
 from sealedstate.session import browser_generation
@@ -87,8 +90,9 @@ SCRIPT = """
 """
 _HASH = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
 HEADERS = {
+    # Browsers ask for an icon; Firefox reports it where a policy forbids one.
     "Content-Security-Policy": f"default-src 'none'; script-src 'sha256-{_HASH}'; connect-src"
-    " 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    " 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store, private",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -147,7 +151,10 @@ class BrowserParts:
             if can_read and not is_started and session.missing_part is not None:
                 return lambda _: None  # the page takes its place
             is_started = True
-            if self._has_lost_parts(session):
+            lost = self._lost_parts(session)
+            for name in lost:
+                session.load().write_copy(name, None)
+            if lost:
                 answer = Response()
                 self._remember(answer, "clear", WRITE_AGAIN)
                 headers = [*headers, ("Set-Cookie", answer.headers["Set-Cookie"])]
@@ -227,8 +234,8 @@ class BrowserParts:
         given = {"mode": mode, "part": name, "prefix": prefix, **(attributes or {})}
         shown = " ".join(f'data-{key}="{html.escape(value)}"' for key, value in given.items())
         page = (
-            f"<!DOCTYPE html><title>One moment</title><form method=post {shown}"
-            f' action="{html.escape(request.root_path + self.path)}">'
+            "<!DOCTYPE html><title>One moment</title><link rel=icon href=data:,>"
+            f'<form method=post {shown} action="{html.escape(request.root_path + self.path)}">'
             f'<input type=hidden name=back value="{back}"><button>Continue</button></form>'
             f"<script>{SCRIPT}</script>"
         )
@@ -295,19 +302,24 @@ class BrowserParts:
             return 204 if take(name, generation, value) else 409
         except SessionTooLarge:
             return 413
+        except (StorageError, NoPrimaryKey):
+            return 503
 
     # --- helpers --------------------------------------------------------------------------------
 
     def _key(self, name: str, generation: int) -> str:
         return f"{self._storage_prefix}{name}.{generation:012x}"
 
-    def _has_lost_parts(self, session: Session) -> bool:
-        """Whether this request removed a part that the browser keeps, as a logout does."""
+    def _lost_parts(self, session: Session) -> list[str]:
+        """The parts that the browser keeps and that this request removed, as a logout does."""
         record = session.load().record if session.accessed else None
-        return record is not None and any(
-            browser_generation(record.parts.get(name)) is not None and name not in session
+        return [
+            name
             for name in self._names
-        )
+            if record is not None
+            and browser_generation(record.parts.get(name)) is not None
+            and name not in session
+        ]
 
     def _can_read(self, request: Request) -> bool:
         return self._reads(request) < READS

@@ -32,11 +32,21 @@ from .._wire.record import (
     decode_record,
     encode_parts,
 )
-from .._wire.token import Opened, TokenContext, open_token, seal_text, unseal
+from .._wire.token import (
+    FORMAT,
+    Opened,
+    TokenContext,
+    claimed_at,
+    kid_of,
+    open_token,
+    seal_text,
+    unseal,
+)
 from ..errors import (
     KeyDisabled,
     KeyRemoved,
     MalformedRecord,
+    NoPrimaryKey,
     SealedBefore,
     UnknownField,
     UnknownFormat,
@@ -135,6 +145,20 @@ class CookieCodec:
         self, record: Record, candidates: Candidates, now: int
     ) -> dict[str, bytes] | None:
         """The parts in overflow; None if a chunk is missing, stale or unreadable."""
+        overflow, found = record.overflow, self.find_chunks(record, candidates)
+        if overflow is None or found is None:
+            return None
+        context = self._overflow_context(record.id, overflow.set_id)
+        try:
+            parts = decode_parts(open_token(found[1], context, self.keyring(), now).payload)
+        except UnreadableError:
+            return None  # the login is in the core; only these parts are lost
+        return parts if tuple(parts) == overflow.names else None
+
+    def find_chunks(
+        self, record: Record, candidates: Candidates
+    ) -> tuple[tuple[str, ...], bytes] | None:
+        """The chunks of the overflow, and its token; None if a chunk is missing or stale."""
         overflow = record.overflow
         if overflow is None:
             return None
@@ -147,13 +171,18 @@ class CookieCodec:
                 continue
             # The digest in the authentic core selects the chunks of one generation.
             if _digest(token) == overflow.digest:
-                context = self._overflow_context(record.id, overflow.set_id)
-                try:
-                    parts = decode_parts(open_token(token, context, self.keyring(), now).payload)
-                except UnreadableError:
-                    return None  # the login is in the core; only these parts are lost
-                return parts if tuple(parts) == overflow.names else None
+                return chunks, token
         return None
+
+    def is_current(self, token: bytes, now: int) -> bool:
+        """Whether a token is as good as one of now: of the format and the key that seal now."""
+        ring, sealed_at = self.key_source.keyring(), claimed_at(token)
+        try:
+            key = ring.primary(now)
+        except NoPrimaryKey:
+            return False
+        is_of_key = token[:1] == FORMAT and kid_of(token) == key.kid
+        return is_of_key and sealed_at is not None and ring.may_have_sealed(key, sealed_at)
 
     def seal_core(self, payload: bytes, now: int) -> str:
         """The text of the core's cookie for an encoded record. Raises NoPrimaryKey."""

@@ -33,6 +33,9 @@ MAX_CANDIDATES = 16
 # Values of one chunk that are tried.
 MAX_CHUNK_VALUES = 4
 MAX_COOKIES = 8
+# Our pairs of one header that are looked at, the same values included: more than are tried of all
+# names. Then the cookie counts as crowded.
+MAX_PAIRS = 64
 NO_CHUNKS: Mapping[int, tuple[str, ...]] = MappingProxyType({})
 # The bytes of a Set-Cookie field besides its value.
 FIELD_BYTES = len("Set-Cookie: \r\n")
@@ -218,11 +221,17 @@ class CookieFamily:
         """The same, if our name occurs several times or in an unexpected place."""
         found: dict[int, _Values] = {}
         joined: dict[int, _Values] = {}
-        our_bytes = 0
+        our_bytes = pairs = 0
         for chunk, value, size, is_joined in iterate_pairs(header, self._pattern):
             if is_joined and not self.joined_lines:
                 continue
             our_bytes += size
+            # Pairs after a comma do not count: they may be in the value of a foreign cookie, which
+            # must not hide our own cookies.
+            pairs += not is_joined
+            if pairs > MAX_PAIRS:
+                found.setdefault(0, _Values()).crowded = True
+                break
             number = int(chunk or 0)
             values = (joined if is_joined else found).setdefault(number, _Values())
             values.add(value, MAX_CHUNK_VALUES if number else MAX_CANDIDATES)
@@ -307,7 +316,7 @@ class _Values:
 def pair_pattern(name: str, suffix: str = "()") -> re.Pattern[str]:
     """What `iterate_pairs` looks for. `suffix`: a pattern with one group."""
     # It begins with a literal, which `re` finds fast.
-    return re.compile(f"{re.escape(name)}{suffix}=([^;,]*)")
+    return re.compile(f"{re.escape(name)}{suffix}=")
 
 
 def iterate_pairs(
@@ -317,15 +326,22 @@ def iterate_pairs(
 
     The size includes one separator, if there is one.
     """
-    for match in pattern.finditer(header):
-        begin, end = match.span()
+    # Where the next value ends: each is looked for once, so that the scan is linear.
+    at, semicolon, comma = 0, -1, -1
+    while (match := pattern.search(header, at)) is not None:
+        begin, at = match.span()
         while begin and header[begin - 1] in " \t":
             begin -= 1
         separator = header[begin - 1 : begin]
         if separator in ("", ";", ","):
+            if semicolon < at and (semicolon := header.find(";", at)) < 0:
+                semicolon = len(header)
+            if comma < at and (comma := header.find(",", at)) < 0:
+                comma = len(header)
+            start, at = at, min(semicolon, comma)
             # The first pair has its separator behind it.
-            size = end - begin + (1 if separator else end < len(header))
-            yield match[1], match[2].rstrip(" \t"), size, separator == ","
+            size = at - begin + (1 if separator else at < len(header))
+            yield match[1], header[start:at].rstrip(" \t"), size, separator == ","
 
 
 def field_bytes(line: str | bytes) -> int:

@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import accumulate, product
 
 from .._wire.record import Place, Policy
 from ..errors import SessionTooLarge
 
 RETURN_SHARE = 0.85
+# At most what an entry in the manifest takes besides a name, and the heads of a part in a cookie.
+ENTRY_BYTES, HEADS_BYTES = 12, 10
+# How a reserve is divided: for entries; for a part that is larger than those before.
+ENTRIES_SHARE, LARGEST_SHARE = 5, 8
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, because a plan makes one for each part, and a frozen one costs three times as much.
+@dataclass(slots=True)
 class PartSize:
     """A part to place, with sizes in bytes.
 
@@ -71,17 +76,7 @@ def plan(
     spilled = {part.name for part in parts if part.policy is Policy.SERVER or part.size is None}
     if spilled and not can_spill:
         raise _too_large(parts, capacity, "parts with policy 'server' need a storage service")
-    # The `auto` parts that free bytes by leaving, in the order of leaving. A part smaller than its
-    # manifest entry would take more bytes in the store than in the cookie.
-    ranks = {name: rank for rank, name in enumerate(spill_order)}
-    leaving = [
-        part
-        for part in parts
-        if part.name not in spilled
-        and part.policy is Policy.AUTO
-        and part.cookie_bytes + part.orphan_entry > part.entry
-    ]
-    leaving.sort(key=lambda part: (ranks.get(part.name, len(ranks)), -part.cookie_bytes))
+    leaving = _find_leaving(parts, spilled, spill_order)
     # Parts in the store return in the reverse order of leaving, and only into ample capacity.
     returning = [part for part in leaving if can_spill and part.place is Place.SPILLED]
     spilled |= {part.name for part in returning}
@@ -106,6 +101,97 @@ def plan(
     return places
 
 
+@dataclass(slots=True)
+class Reserve:
+    """By how much parts may grow, and new parts may come, so that `plan` has a place for each.
+
+    In bytes. `entries`: their entries in the manifest. `size`: the parts themselves. `largest`: the
+    largest of them.
+    """
+
+    entries: int
+    size: int
+    largest: int
+
+    def take(self, name: str, value_bytes: int) -> bool:
+        """Use it for a part that is new or assigned again. False if it does not suffice."""
+        name_bytes = len(name.encode())
+        entry, size = name_bytes + ENTRY_BYTES, name_bytes + value_bytes + HEADS_BYTES
+        if entry > self.entries or size > min(self.size, self.largest):
+            return False
+        self.entries, self.size = self.entries - entry, self.size - size
+        return True
+
+
+def find_reserve(
+    parts: Sequence[PartSize], capacity: Capacity, spill_order: Sequence[str], can_spill: bool
+) -> Reserve | None:
+    """What is left beside the parts, if as many of them leave as is best; None if that is unknown.
+
+    It is certain for two reasons. `plan` tries every number of leaving parts, and parts that stay
+    as they are leave in the same order, whatever others come between them. And `_pack_both` always
+    succeeds if the parts take two of the largest less than there is.
+    """
+    spilled = {part.name for part in parts if part.policy is Policy.SERVER or part.size is None}
+    leaving = _find_leaving(parts, spilled, spill_order) if can_spill else []
+    spilled |= {part.name for part in leaving if part.place is Place.SPILLED}
+    if spilled and not can_spill:
+        return None
+    leaving = [part for part in leaving if part.name not in spilled]
+    gone = spilled.union([part.name for part in leaving])
+    staying = max([part.size or 0 for part in parts if part.name not in gone], default=0)
+    # The largest of the parts that stay, by how many have left.
+    sizes = [part.size or 0 for part in reversed(leaving)]
+    largest = list(accumulate(sizes, max, initial=staying))[::-1]
+    size, entries = _sums(parts, spilled)
+    names = sum([_listed_bytes(part) for part in parts if part.name not in spilled])
+    best, best_score = None, -1
+    for left in range(len(leaving) + 1):
+        if left:
+            part = leaving[left - 1]
+            size, names = size - (part.size or 0), names - _listed_bytes(part)
+            entries += part.entry - part.orphan_entry
+        limit = most = listed = capacity.core - entries - size
+        if limit < 0 and capacity.overflow:
+            listed = capacity.core - capacity.overflow_entry - entries - names
+            certain = listed + capacity.overflow - size - 2 * largest[left]
+            # A larger part than those here takes two of its size from what is certain.
+            most = max(largest[left], certain // LARGEST_SHARE)
+            both = capacity.both - capacity.overflow_entry - entries - names - size
+            limit = min(certain - 2 * (most - largest[left]), both)
+        if min(limit, listed) < 0:
+            continue
+        share = min(limit // ENTRIES_SHARE, listed)
+        if (score := min(ENTRIES_SHARE * share, limit)) > best_score:
+            best, best_score = Reserve(share, limit - share, most), score
+    return best
+
+
+def _listed_bytes(part: PartSize) -> int:
+    """What the name of a part takes in the manifest's list of parts in overflow."""
+    return len(part.name.encode()) + 2
+
+
+def _find_leaving(
+    parts: Sequence[PartSize], spilled: Collection[str], spill_order: Sequence[str]
+) -> list[PartSize]:
+    """The `auto` parts that free bytes by leaving, in the order of leaving.
+
+    A part smaller than its manifest entry would take more bytes in the store than in the cookie.
+    """
+    ranks = {name: rank for rank, name in enumerate(spill_order)}
+    auto, last = Policy.AUTO, len(ranks)
+    leaving = [
+        part
+        for part in parts
+        if part.policy is auto
+        and (part.size or 0) + part.orphan_entry > part.entry
+        and part.name not in spilled
+    ]
+    leaving.sort(key=lambda part: (ranks.get(part.name, last), -(part.size or 0)))
+    return leaving
+
+
 def _sums(parts: Sequence[PartSize], spilled: Collection[str]) -> tuple[int, int]:
     """What the parts that stay in cookies take, and the manifest entries, in bytes."""
     size = entries = 0
@@ -113,7 +199,7 @@ def _sums(parts: Sequence[PartSize], spilled: Collection[str]) -> tuple[int, int
         if part.name in spilled:
             entries += part.entry
         else:
-            size, entries = size + part.cookie_bytes, entries + part.orphan_entry
+            size, entries = size + (part.size or 0), entries + part.orphan_entry
     return size, entries
 
 
@@ -139,10 +225,10 @@ def _pack(
     staying = [part for part in parts if part.name not in spilled]
     if size <= capacity.core - entries:
         return places | {part.name: Place.CORE for part in staying}
-    names = {part.name: len(part.name.encode()) + 2 for part in staying}
+    names = {part.name: _listed_bytes(part) for part in staying}
     keeping = (True, False) if any(part.place is Place.OVERFLOW for part in staying) else (False,)
     for keeps_overflow, largest_first in product(keeping, (False, True)):
-        ordered = sorted(staying, key=lambda part: part.cookie_bytes, reverse=largest_first)
+        ordered = sorted(staying, key=lambda part: part.size or 0, reverse=largest_first)
         packed = _pack_both(ordered, names, capacity, entries, keeps_overflow)
         if packed is not None:
             return places | packed
@@ -166,7 +252,7 @@ def _pack_both(
     core = capacity.core - capacity.overflow_entry - entries - sum(names.values())
     overflow, both = capacity.overflow, capacity.both - capacity.overflow_entry - entries
     for part in staying:
-        size, name = part.cookie_bytes, names[part.name]
+        size, name = part.size or 0, names[part.name]
         fits_core, fits_overflow = size - name <= core, size <= overflow
         stays = keeps_overflow and part.place is Place.OVERFLOW
         if fits_overflow and (stays or not fits_core):

@@ -11,11 +11,12 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 from uuid import UUID
 
 from .._cookies.codec import DisabledRecord, OpenedRecord, newest
 from .._cookies.header import Candidates, merge_lines
+from .._cookies.placement import Reserve
 from .._stored.revocations import Ending, Successor, subject_mark
 from .._wire import cbor
 from .._wire.record import (
@@ -53,9 +54,11 @@ from ..errors import (
     quote_text,
 )
 from ..keyring import Key
-from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
-from ..session import Part, Refusal, Session, core_part
+from ..session import IN_BROWSER, Part, Refusal, Session, core_part
+
+if TYPE_CHECKING:
+    from ..legacy import LegacyReader
 
 # The most that a version takes in the list of stored parts, and an entry besides its name.
 VERSION_BYTES = 9
@@ -83,6 +86,9 @@ REMEDIES = {
 # Reasons to give a cookie up although its session may be alive.
 GIVEN_UP = frozenset({"format-unknown", "field-unknown", "record", "not-yet", "tag"})
 
+# Follows the name of a part, in the row that has a copy of what the browser keeps.
+COPY = "\0browser"
+
 NO_VALUES: Mapping[str, object] = MappingProxyType({})
 # What a visitor may learn of why a cookie opened no session. A cookie that is kept is "withheld",
 # unless it was replaced; of reasons that are not here, nothing: it was no session of this
@@ -105,9 +111,12 @@ REFUSALS: Mapping[str, Refusal] = MappingProxyType(
 
 
 class SizeCheck(Protocol):
-    """Raises SessionTooLarge if no response to the request could carry the session."""
+    """Raises SessionTooLarge if no response to the request could carry the session.
 
-    def __call__(self, session: Session, loaded: LoadedSession, /) -> None: ...
+    Returns what more it could certainly carry, None if that is unknown.
+    """
+
+    def __call__(self, session: Session, loaded: LoadedSession, /) -> Reserve | None: ...
 
 
 class LoadedSession:
@@ -146,6 +155,8 @@ class LoadedSession:
     sent: list[str] = []  # noqa: RUF012
     may_wait = True
     _overflow: dict[str, bytes] | None = None
+    # The overflow's chunks and token, once they were looked for and found.
+    _chunks: tuple[tuple[str, ...], bytes] | None = None
     # What was recalled ahead: the encoding, None for a part that is lost, or why it is not known.
     _ahead: Mapping[str, bytes | StorageError | None] = MappingProxyType({})
 
@@ -198,6 +209,8 @@ class LoadedSession:
 
     def _open(self) -> None:
         deployment, candidates = self.deployment, self.candidates
+        timer = deployment.events.timer
+        began = None if timer is None else timer()
         try:
             try:
                 opened = self._open_one(candidates)
@@ -208,11 +221,20 @@ class LoadedSession:
                     raise
                 opened = self._open_one(candidates.joined)
         except UnreadableError as error:
-            self._refuse(error)
+            self._refuse(error, began)
             return
         record, _, key = opened
         self.opened, self.record, self.known, self.replaced = opened, record, (), None
-        deployment.emit("opened", kid=key.kid, session_id=record.id)
+        if timer is None or began is None:
+            deployment.emit("opened", kid=key.kid, session_id=record.id)
+            return
+        deployment.emit(
+            "opened",
+            kid=key.kid,
+            session_id=record.id,
+            seconds=timer() - began,
+            numbers=self._header_sizes(),
+        )
 
     def _open_one(self, candidates: Candidates) -> tuple[Record, int, Key]:
         """The only usable record of these candidates. Raises UnreadableError."""
@@ -341,9 +363,18 @@ class LoadedSession:
             self.known += (record,)
             raise UncheckedSession from error
 
-    def _refuse(self, error: UnreadableError) -> None:
+    def _header_sizes(self) -> dict[str, int]:
+        """The bytes of our cookies in the Cookie header, and of the others."""
+        found = self.candidates
+        return {"cookie_bytes": found.our_bytes, "foreign_bytes": max(0, found.foreign_bytes)}
+
+    def _refuse(self, error: UnreadableError, began: float | None) -> None:
+        """`began`: when opening began, if that is measured."""
         deployment, claimed_at = self.deployment, error.claimed_at
-        deployment.emit("refused", error.reason, kid=error.kid)
+        timer, seconds, numbers = deployment.events.timer, None, None
+        if timer is not None and began is not None:
+            seconds, numbers = timer() - began, self._header_sizes()
+        deployment.emit("refused", error.reason, kid=error.kid, seconds=seconds, numbers=numbers)
         self.refused = error.reason
         # A cookie that another node or a later moment may open is neither deleted nor overwritten.
         if not isinstance(error, ReplacedSession):
@@ -474,6 +505,27 @@ class LoadedSession:
             log.warning("a part of a session is missing: %s", quote_text(name))
         return data
 
+    def recall_copy(self, name: str) -> bytes | None:
+        record, parts = self.record, self.deployment.parts
+        if record is None or parts is None or not self.may_wait:
+            return None
+        try:
+            entry = parts.recall(record.id, name + COPY)
+        except StorageError as error:
+            log.warning("a copy of a part that the browser keeps cannot be read: %s", error)
+            return None
+        return None if entry is None else entry.value
+
+    def write_copy(self, name: str, data: bytes | None) -> None:
+        record, parts = self.record, self.deployment.parts
+        if record is None or parts is None:
+            return
+        row, ends = name + COPY, record.expires_at + self.deployment.settings.skew
+        if data is None:
+            self.delete_rows(record.id, {row: None})
+        else:
+            parts.spill(record.id, row, data, known=None, base=None, expires_at=ends)
+
     def recall_ahead(self, names: Collection[str] | None) -> None:
         record = self.record
         if record is None:
@@ -503,10 +555,9 @@ class LoadedSession:
             return -1
         return room - sum([len(name.encode()) + ENTRY_BYTES for name in names])
 
-    def check_size(self, session: Session) -> None:
+    def check_size(self, session: Session) -> Reserve | None:
         # Of a withheld session nothing is sent but a sign-in.
-        if self.withheld is None:
-            self._size_check(session, self)
+        return None if self.withheld is not None else self._size_check(session, self)
 
     def note_unreadable(self, name: str) -> None:
         self.deployment.emit("part-unreadable")
@@ -558,24 +609,34 @@ class LoadedSession:
 
     # --- what a save asks -----------------------------------------------------------------------
 
+    def kept_chunks(self, now: int) -> tuple[str, ...] | None:
+        """The overflow's cookies, if they can be sent again as they came; else None."""
+        codec, found = self.deployment.codec, self._chunks
+        if found is None and self.record is not None:
+            found = self._chunks = codec.find_chunks(self.record, self.candidates)
+        return found[0] if found is not None and codec.is_current(found[1], now) else None
+
     def note_saved(
         self,
         saved: OpenedRecord | None,
-        overflow: Mapping[str, bytes],
+        overflow: Mapping[str, bytes] | None,
         versions: Mapping[str, int | None],
         lines: list[str],
     ) -> None:
         """Begin again with what a save has written, as if the browser had sent that.
 
-        `saved`: None if no session is left. `overflow`: its parts in chunk cookies. `versions`: of
-        stored parts, where the next write assumes another version than the record's. `lines`: what
-        is sent; the lines of an earlier save stay, unless they set or delete the same cookie.
+        `saved`: None if no session is left. `overflow`: its parts in chunk cookies; None if these
+        are sent as they came. `versions`: of stored parts, where the next write assumes another
+        version than the record's. `lines`: what is sent; the lines of an earlier save stay, unless
+        they set or delete the same cookie.
         """
         self.sent = merge_lines(self.sent, lines)
         self.opened, self.record = saved, None if saved is None else saved.record
         self.adopted = self.replaced = self.withheld = self.refused = None
         self.known, self.versions, self.is_revoked = (), versions, False
-        self._ahead, self._overflow = {}, dict(overflow)
+        self._ahead, self._chunks = {}, None
+        if overflow is not None:
+            self._overflow = dict(overflow)
         pairs = "; ".join(line.partition(";")[0] for line in self.sent if "=;" not in line)
         # The sizes stay those of the request: only what it carried is known to come through.
         self.candidates = replace(
@@ -605,7 +666,7 @@ class LoadedSession:
         self._report_refused(old, refused)
         return None
 
-    def delete_rows(self, session_id: bytes, rows: Mapping[str, int]) -> None:
+    def delete_rows(self, session_id: bytes, rows: Mapping[str, int | None]) -> None:
         """Delete rows that are no longer used; a row that cannot be deleted will expire."""
         parts = self.deployment.parts
         if parts is None:
@@ -636,7 +697,10 @@ class LoadedSession:
         """`refused_id` is refused from now on: that of `record`, or of what replaced it."""
         self.deployment.emit("revoked", session_id=refused_id)
         self.deployment.hooks.after_revoke(refused_id, self.deployment.now())
-        self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled})
+        copies = {
+            name + COPY: None for name, data in record.parts.items() if data[:1] == IN_BROWSER
+        }
+        self.delete_rows(record.id, {**record.orphaned_rows, **record.spilled, **copies})
 
     # --- helpers --------------------------------------------------------------------------------
 

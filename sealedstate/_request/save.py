@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 
 from .._cookies.codec import OpenedRecord
 from .._cookies.header import Candidates, CookieFamily, field_bytes
-from .._cookies.placement import Capacity, PartSize, plan
+from .._cookies.placement import Capacity, PartSize, Reserve, find_reserve, plan
 from .._stored.parts import Merge, last_writer_wins
 from .._stored.revocations import Ending
 from .._wire import cbor
@@ -36,10 +36,9 @@ from .._wire.record import (
     encode_record,
     head_bytes,
     kept_fields,
-    part_bytes,
 )
 from .._wire.token import OVERHEAD_BYTES
-from ..deployment import Deployment, log
+from ..deployment import LOGIN_BYTES, Deployment, log
 from ..errors import (
     ConfigurationError,
     MalformedRecord,
@@ -48,7 +47,7 @@ from ..errors import (
     SessionTooLarge,
 )
 from ..hooks import SaveEvent
-from ..profiles import Budget, most_bytes
+from ..profiles import FLOOR_BYTES, Budget, most_bytes
 from ..session import NO_LIMIT, Changes, Part, Session, core_part
 from .load import VERSION_BYTES, LoadedSession
 
@@ -62,6 +61,8 @@ OVERFLOW_ENTRY_BYTES = 1 + 9 + 1 + 17 + 3
 # By how many bytes the planner may overestimate a session of unchanged size: FRAME_BYTES as text,
 # the longest name, a separator.
 SLACK_BYTES = 32
+# What `Session.limit` and a device's key add to a record.
+TERMS_BYTES = 64
 # More foreign cookies than any header carries.
 FULL = 1 << 30
 # Chunk cookies that a wider profile may have left in browsers.
@@ -126,6 +127,8 @@ class Arrived(Protocol):
     @property
     def legacy_names(self) -> list[str]: ...
 
+    def kept_chunks(self, now: int) -> tuple[str, ...] | None: ...
+
 
 class Outcome(Enum):
     """What a save did.
@@ -174,27 +177,30 @@ class OutsideCore:
 
     `places`: where each part will be. `core_chars`: the longest sealed core that fits. `spills`:
     parts to write to the store. `overflow`: parts for chunk cookies, of at most `chunk_rooms`
-    characters each. `last_chunk`: up to which number chunk cookies that this save does not write
-    are deleted. `deletions`: lines that delete other cookies. `unused_rows`: stored rows to delete,
-    by part name and version. `replaced`: the session whose id is revoked. `left_out`: names of the
-    parts that are left out, because they may be and do not fit.
+    characters each; None if the chunks are sent again as they came, which are `chunks`.
+    `last_chunk`: up to which number chunk cookies that this save does not write are deleted.
+    `deletions`: lines that delete other cookies. `unused_rows`: stored rows to delete, by part name
+    and version. `replaced`: the session whose id is revoked. `left_out`: names of the parts that
+    are left out, because they may be and do not fit.
     """
 
     places: Mapping[str, Place]
     core_chars: int
     spills: tuple[Spill, ...]
-    overflow: Mapping[str, bytes]
+    overflow: Mapping[str, bytes] | None
     chunk_rooms: tuple[int, ...]
     last_chunk: int
     deletions: tuple[str, ...]
     unused_rows: Mapping[str, int]
     replaced: Record | None
     left_out: tuple[str, ...] = ()
+    chunks: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         # Reprs end up in logs and tracebacks: counts, no name and no value.
+        in_overflow = sum(place is Place.OVERFLOW for place in self.places.values())
         return (
-            f"<OutsideCore: {len(self.spills)} spills, {len(self.overflow)} parts in overflow,"
+            f"<OutsideCore: {len(self.spills)} spills, {in_overflow} parts in overflow,"
             f" {len(self.left_out)} left out,"
             f" {len(self.unused_rows)} rows and {len(self.deletions)} cookies deleted, chunks"
             f" deleted up to {self.last_chunk}, revokes an id: {self.replaced is not None}>"
@@ -235,23 +241,28 @@ def save(
     `other_bytes`: what the response's other Set-Cookie fields take. Raises SessionTooLarge,
     StorageError or NoPrimaryKey; then nothing is sent, and the browser keeps what it has.
     """
-    now = deployment.now()
+    now, timer = deployment.now(), deployment.events.timer
+    began = None if timer is None else timer()
     try:
         record = identify(deployment, changes, loaded.record, now, bool(loaded.sent))
     except RevokedSession as error:
         deployment.emit("not-sent", session_id=changes.id, reason=error.reason)
         report_not_saved(deployment, session, loaded)
         return None
-    parts = None if changes.core is not None else _recall_movable(changes, loaded, limits)
     sealed_at = deployment.keyring().sealing_time(int(now))
-    plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
+    plan, parts = None, None
+    if changes.core is None:
+        plan = plan_core_alone(record, changes, loaded, limits, other_bytes, sealed_at)
+        parts = None if plan is not None else _recall_movable(changes, loaded, limits)
+    if plan is None:
+        plan = plan_save(record, changes, parts, loaded, limits, other_bytes, sealed_at)
     hooks = deployment.hooks
     if not hooks.all:
-        return commit(deployment, plan, session, changes, loaded, now, sealed_at)
+        return commit(deployment, plan, session, changes, loaded, now, sealed_at, None, began)
     event = _save_event(plan, session, changes, loaded, now)
     try:
         hooks.before_save(event)
-        lines = commit(deployment, plan, session, changes, loaded, now, sealed_at, event)
+        lines = commit(deployment, plan, session, changes, loaded, now, sealed_at, event, began)
     except Exception:
         hooks.after_failed_save(event)
         raise
@@ -262,47 +273,51 @@ def save(
 
 def check_size(
     limits: Limits, clock: Callable[[], float], session: Session, loaded: LoadedSession
-) -> None:
+) -> Reserve | None:
     """Raise SessionTooLarge if no response to this request could carry the session as it is now.
 
-    A part that is or may be in the store takes its entry in the list of stored parts. Parts that
-    may be left out never count.
+    Returns what more it could certainly carry, None if that is unknown. A part that is or may be in
+    the store takes its entry in the list of stored parts. Parts that may be left out never count.
     """
     changes, old = session.changes(), loaded.record
-    parts: dict[str, Part] = {}
-    spread: dict[str, Part] = {}
-    for name, part in _parts_of(changes).items():
-        may_spill = limits.can_spill and limits.policies.get(name) is not Policy.COOKIE
-        if part.encoded is None and not (may_spill and part.place is Place.SPILLED):
-            part.encoded = part.saved = loaded.recall(name)
-            if part.encoded is None:
-                continue
-        parts[name] = spread[name] = part
-        size = part_bytes(name, len(part.encoded or b""))
-        if may_spill and (part.version is not None or size > _entry_bytes(name)):
-            spread[name] = Part(Place.SPILLED, part.version)
     # Its times have the same size, whatever they are.
     now = int(clock())
     record = Record(changes.id, changes.subject, now, now, 1)
     if old is not None and not (changes.is_signed_in or changes.is_ended):
         record = record.replace(
             created_at=old.created_at,
+            expires_at=old.expires_at,
             generation=old.generation + 1,
             terms=old.terms,
             fields=old.fields if old.id == changes.id else kept_fields(old.fields),
         )
     if changes.limit is not NO_LIMIT:
         deployment, created_at = loaded.deployment, record.created_at
-        expires_at, terms = _limit(deployment, changes, created_at, created_at, record.terms)
+        expires_at, terms = _limit(deployment, changes, created_at, record.expires_at, record.terms)
         fields = record.fields
         if (device := changes.limit.device) is not None:
             fields = {**fields, DEVICE: device}
         record = record.replace(expires_at=expires_at, terms=terms, fields=fields)
-    try:
-        # All that gains by it in the store: mostly enough to know, and quickly planned.
-        _Planner(record, changes, spread, loaded, limits, 0, now).plan()
-    except SessionTooLarge:
-        _Planner(record, changes, parts, loaded, limits, 0, now).plan()
+    # A core that does not grow fits as it did before. One that grows must leave room for saves that
+    # write everything, as after a rotation.
+    cores = loaded.candidates.core
+    alone = plan_core_alone(record, changes, loaded, limits, 0, now) if len(cores) == 1 else None
+    payload = None if alone is None else alone.payload
+    if payload is not None and len(payload) + OVERHEAD_BYTES <= token_bytes(len(cores[0])):
+        return None
+    parts: dict[str, Part] = {}
+    for name, part in _parts_of(changes).items():
+        may_spill = limits.can_spill and limits.policies.get(name) is not Policy.COOKIE
+        if part.encoded is None and not (may_spill and part.place is Place.SPILLED):
+            part.encoded = part.saved = loaded.recall(name)
+            if part.encoded is None:
+                continue
+        parts[name] = part
+    planner = _Planner(record, changes, parts, loaded, limits, 0, now)
+    reserve = planner.find_reserve()
+    if reserve is None:
+        planner.plan()
+    return reserve
 
 
 def delete_cookies(
@@ -419,6 +434,92 @@ def _parts_of(changes: Changes) -> dict[str, Part]:
 
 
 # --- the plan -----------------------------------------------------------------------------------
+
+
+def plan_core_alone(
+    record: Record,
+    changes: Changes,
+    arrived: Arrived,
+    limits: Limits,
+    other_bytes: int,
+    now: int,
+) -> SavePlan | None:
+    """The plan that leaves everything outside the core as it came; None if it cannot stay so.
+
+    Nothing is recalled from the store, and the overflow is not sealed again. Its cookies are sent
+    as they came: even if this response arrives late, its core comes with the overflow that it
+    names. The arguments are those of `plan_save`.
+    """
+    old = arrived.record
+    if (
+        changes.core is not None
+        or old is None
+        or old.id != changes.id
+        or old.orphaned_rows
+        or limits.delete_legacy is not None
+        or limits.former
+    ):
+        return None
+    core, places, rows = dict[str, bytes](), dict[str, Place](), dict[str, int]()
+    policies, in_core = limits.policies, Place.CORE
+    for name, part in changes.parts.items():
+        policy = policies.get(name, Policy.AUTO)
+        if not isinstance(part, Part) or part.place is None or part.place is in_core:
+            if policy is Policy.SERVER:
+                return None
+            core[name] = part.encoded or b"" if isinstance(part, Part) else part
+            places[name] = in_core
+            continue
+        if part.is_changed or policy is (
+            Policy.COOKIE if part.place is Place.SPILLED else Policy.SERVER
+        ):
+            return None
+        places[name] = part.place
+        if part.place is Place.SPILLED:
+            version = arrived.versions.get(name, part.version)
+            # A part that was recalled may come back into the cookies.
+            if version is None or part.encoded is not None or not limits.can_spill:
+                return None
+            rows[name] = version
+    names = old.overflow.names if old.overflow is not None else ()
+    if len(places) != len(core) + len(old.spilled) + len(names) or len(rows) != len(old.spilled):
+        return None  # a part outside was removed
+    chunks = arrived.kept_chunks(now) if names else ()
+    if chunks is None:
+        return None
+    cookies, last_chunk = limits.cookies, _last_stale_chunk(arrived, limits)
+    persistent = record.terms.persistent
+    is_persistent = limits.is_persistent if persistent is None else persistent
+    max_age = max(1, record.expires_at - now) if is_persistent else None
+    longest = cookies.chunk_name(1)
+    lines = _chunk_deletions(cookies, len(chunks) + 1, last_chunk)
+    budget = limits.budget(
+        arrived.candidates.foreign_bytes,
+        0,
+        other_bytes + sum(map(field_bytes, lines)),
+        len(longest) + 1,
+        cookies.line_overhead(longest, max_age),
+    )
+    record = record.replace(parts=core, overflow=old.overflow, spilled=rows)
+    payload, room = encode_record(record, now), token_bytes(budget.core_chars) - OVERHEAD_BYTES
+    if len(payload) > room:
+        return None
+    if chunks:
+        # As few chunks as possible, and none if everything fits into the core.
+        chars, most = sum(map(len, chunks)), budget.chunk_chars
+        listed = OVERFLOW_ENTRY_BYTES + sum(len(name.encode()) + 2 for name in names)
+        if (
+            token_bytes(chars) - OVERFLOW_BYTES <= room - len(payload) + listed
+            or -(-chars // max(most, 1)) < len(chunks)
+            or len(chunks) > budget.chunks
+            or max(map(len, chunks)) > most
+            or (len(payload) + OVERHEAD_BYTES + 2) * 4 // 3 + chars > budget.shared_chars
+        ):
+            return None
+    outside = OutsideCore(
+        places, budget.core_chars, (), None, (), last_chunk, (), NO_ROWS, None, (), chunks
+    )
+    return SavePlan(record, payload, max_age, outside)
 
 
 def plan_save(
@@ -566,9 +667,24 @@ class _Planner:
             least = len(limits.cookies.chunk_name(1)) + chars + SLACK_BYTES
             yield _Attempt(smaller, least)
 
-    def _plan_within(
+    def find_reserve(self) -> Reserve | None:
+        """What the first attempt certainly has room for besides; None if that is unknown."""
+        stale = _last_stale_chunk(self.arrived, self.limits)
+        deletions = _other_deletions(self.arrived, self.limits)
+        budget, _ = self._find_budget(0, stale, deletions)
+        try:
+            items, room = self._measure(budget, self._find_orphans())
+        except SessionTooLarge:
+            return None
+        # What the request may yet do besides assigning parts.
+        later = LOGIN_BYTES if self.changes.subject is None else TERMS_BYTES
+        room = replace(room, core=room.core - later, both=room.both - later)
+        return find_reserve(items, room, self.limits.spill_order, self.limits.can_spill)
+
+    def _find_budget(
         self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
-    ) -> SavePlan:
+    ) -> tuple[Budget, int | None]:
+        """What the request and its response leave for our values; and the Max-Age of cookies."""
         cookies = self.limits.cookies
         lifetime = max(1, self.record.expires_at - self.now)
         persistent = self.record.terms.persistent
@@ -584,15 +700,28 @@ class _Planner:
             len(longest) + 1,
             cookies.line_overhead(longest, max_age),
         )
-        orphaned: dict[str, int] = {}
-        if not (self._has_new_id or self.changes.is_ended):
-            # Rows of parts that this request removed. A later save deletes them, once the browser
-            # has shown that it carries the new core. If they were deleted now and this response
-            # were lost, the old core would point at nothing.
-            for name, part in self.changes.removed.items():
-                version = self._known_version(name)
-                if part.place is Place.SPILLED and version is not None:
-                    orphaned[name] = version
+        return budget, max_age
+
+    def _find_orphans(self) -> dict[str, int]:
+        """The rows of parts that this request removed, by part name and version.
+
+        A later save deletes them, once the browser has shown that it carries the new core. If they
+        were deleted now and this response were lost, the old core would point at nothing.
+        """
+        if self._has_new_id or self.changes.is_ended:
+            return {}
+        versions = {
+            name: self._known_version(name)
+            for name, part in self.changes.removed.items()
+            if part.place is Place.SPILLED
+        }
+        return {name: version for name, version in versions.items() if version is not None}
+
+    def _plan_within(
+        self, allowed_bytes: int, last_chunk: int, deletions: tuple[str, ...]
+    ) -> SavePlan:
+        budget, max_age = self._find_budget(allowed_bytes, last_chunk, deletions)
+        orphaned = self._find_orphans()
         places = self._place_in_core(budget, orphaned) or self._place(budget, orphaned)
         core, overflow = dict[str, bytes](), dict[str, bytes]()
         spilled, spills = dict[str, int](), list[Spill]()
@@ -650,12 +779,22 @@ class _Planner:
         return dict.fromkeys(core, Place.CORE) if fits else None
 
     def _place(self, budget: Budget, orphaned: Mapping[str, int]) -> dict[str, Place]:
-        items = []
+        items, room = self._measure(budget, orphaned)
+        return plan(items, room, self.limits.spill_order, self.limits.can_spill)
+
+    def _measure(
+        self, budget: Budget, orphaned: Mapping[str, int]
+    ) -> tuple[list[PartSize], Capacity]:
+        """The sizes of the parts, and the room for them. Raises SessionTooLarge if it has none."""
+        items, policies = list[PartSize](), self.limits.policies
         for name, part in self.parts.items():
-            entry, data = _entry_bytes(name), part.encoded
-            size = None if data is None else part_bytes(name, len(data))
+            data, name_bytes = part.encoded, len(name.encode())
+            head, size = head_bytes(name_bytes) + name_bytes, None
+            if data is not None:
+                size = head + head_bytes(len(data)) + len(data)
+            entry, policy = head + VERSION_BYTES, policies.get(name, Policy.AUTO)
             left = 0 if part.version is None else entry
-            items.append(PartSize(name, size, entry, self._policy(name), part.place, left))
+            items.append(PartSize(name, size, entry, policy, part.place, left))
         fixed = len(encode_record(self.record, self.now)) + FRAME_BYTES
         fixed += sum(map(_entry_bytes, orphaned))
         core = token_bytes(budget.core_chars) - OVERHEAD_BYTES - fixed
@@ -669,7 +808,7 @@ class _Planner:
             )
             raise SessionTooLarge(sizes, token_bytes(budget.core_chars), reason)
         room = Capacity(core, max(0, overflow), both - OVERFLOW_BYTES, OVERFLOW_ENTRY_BYTES)
-        return plan(items, room, self.limits.spill_order, self.limits.can_spill)
+        return items, room
 
     @property
     def _has_new_id(self) -> bool:
@@ -735,16 +874,20 @@ def commit(
     now: float,
     sealed_at: int,
     event: SaveEvent | None = None,
+    began: float | None = None,
 ) -> list[str] | None:
     """Carry out a plan; returns the Set-Cookie field values, None if a logout came first.
 
     `sealed_at` (epoch seconds): what the plan was made for. `event`: for hooks, if there are any.
-    Raises SessionTooLarge, StorageError or NoPrimaryKey.
+    `began`: when the save began, by the timer of the events, if there is one. Raises
+    SessionTooLarge, StorageError or NoPrimaryKey.
     """
     record, payload, max_age = plan.record, plan.payload, plan.max_age
     outside = plan.outside
     chunks: Sequence[str] = ()
     assumed: Mapping[str, int | None] = NO_ROWS
+    if outside is not None:
+        chunks = outside.chunks
     if payload is None and outside is not None:
         record, chunks, assumed = _write_outside_core(deployment, record, outside, sealed_at)
     payload = payload or encode_record(record, sealed_at)
@@ -777,8 +920,12 @@ def commit(
             log.warning("a part of a session is left out, because it does not fit: %r", name)
         if outside.unused_rows:
             loaded.delete_rows(record.id, outside.unused_rows)
-    deployment.emit("saved", session_id=record.id)
-    cookies = deployment.cookies
+    cookies, timer = deployment.cookies, deployment.events.timer
+    if timer is None or began is None:
+        deployment.emit("saved", session_id=record.id)
+    else:
+        numbers = _measure(deployment, record, loaded, text, chunks)
+        deployment.emit("saved", session_id=record.id, seconds=timer() - began, numbers=numbers)
     lines = [cookies.set_line(cookies.name, text, max_age)]
     if outside is not None:
         # Chunks first: a browser that fails half-way keeps the old core rather than a torn set.
@@ -790,6 +937,28 @@ def commit(
         lines += outside.deletions
     session.mark_saved(_resume, loaded, record, sealed_at, outside, lines, assumed)
     return lines
+
+
+def _measure(
+    deployment: Deployment,
+    record: Record,
+    loaded: LoadedSession,
+    text: str,
+    chunks: Sequence[str],
+) -> dict[str, int]:
+    """What the saved session takes in cookies, what it may take, and its parts by place."""
+    cookies, profile = deployment.cookies, deployment.profile
+    left = max(profile.header_bytes - loaded.candidates.foreign_bytes, FLOOR_BYTES)
+    return {
+        "cookie_bytes": len(cookies.name)
+        + 1
+        + len(text)
+        + sum(len(cookies.chunk_name(1)) + 1 + len(chunk) for chunk in chunks),
+        "room_bytes": min(profile.total_bytes, left),
+        "core_parts": len(record.parts),
+        "overflow_parts": 0 if record.overflow is None else len(record.overflow.names),
+        "spilled_parts": len(record.spilled),
+    }
 
 
 def _resume(
@@ -812,7 +981,7 @@ def _resume(
         session.rebase({}, {})
         return loaded
     places: Mapping[str, Place] = dict.fromkeys(record.parts, Place.CORE)
-    overflow: Mapping[str, bytes] = NO_PARTS
+    overflow: Mapping[str, bytes] | None = NO_PARTS
     if outside is not None:
         places, overflow = outside.places, outside.overflow
     key = loaded.deployment.keyring().primary(sealed_at)
@@ -875,7 +1044,7 @@ def _write_outside_core(
 
     Also, for each part that was merged with what another request wrote, the version before.
 
-    Overflow is sealed with every core, changed or not. Otherwise a core that arrives late would
+    Overflow is sent with every core, changed or not. Otherwise a core that arrives late would
     point at the overflow of before, and neither tab's parts would be left.
     """
     stored = deployment.parts

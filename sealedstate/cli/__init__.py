@@ -31,7 +31,7 @@ from ._output import AS_JSON, OutputFailed, echo, echo_error
 
 __all__ = ["command_for", "main"]
 
-COMMANDS = ("keys", "sizes", "store", "sso", "consent", "sessions", "path")
+COMMANDS = ("keys", "sizes", "store", "sso", "consent", "sessions", "path", "explain")
 # What a shell reports for a program that SIGPIPE or SIGINT ends.
 BROKEN_PIPE, INTERRUPTED = 141, 130
 

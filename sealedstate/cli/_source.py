@@ -180,7 +180,7 @@ def source_of(deployment: Deployment, is_configured: bool, takes_clear: bool = F
 
 @contextmanager
 def open_values(
-    config: str | None, keys: str | None, path: str | None = None
+    config: str | None, keys: str | None, path: str | None = None, *, needs_store: bool = True
 ) -> Iterator[tuple[Deployment, RingSource | None]]:
     """The deployment that the options name, with its current keys, and its ring.
 
@@ -188,7 +188,7 @@ def open_values(
     """
     with open_deployment(config, keys, path) as bare:
         settings, store, source = bare.settings, bare.store, None
-        if store is None:
+        if store is None and needs_store:
             raise ConfigurationError(
                 "storage: such values are in a store; name the configuration by --config or by"
                 " SEALEDSTATE_ variables"

@@ -20,7 +20,7 @@ import click
 
 from ..deployment import Deployment
 from ..errors import ConfigurationError, escape_text, quote_text
-from ..path import Diagnosis, Observation, PathFinding, PathPages, Probe, diagnose
+from ..path import Diagnosis, Observation, PathPages, Probe, diagnose
 from ..path._error_pages import KINDS, error_page
 from ..profiles import PROFILES, Profile
 from ..settings import Settings, process_environment
@@ -199,7 +199,7 @@ def _parse_address(address: str, name: str = "URL") -> SplitResult:
         parts = urlsplit(address)
         _ = parts.port  # computed, and checked, where it is read
         host = (parts.hostname or "").encode("idna").decode()
-    except ValueError as error:  # UnicodeError, for a name that DNS does not have, is one
+    except ValueError as error:  # also UnicodeError: of a name that DNS does not have
         raise ConfigurationError(f"{name}: {escape_text(error)}") from None
     if parts.scheme not in ("http", "https") or not host:
         raise ConfigurationError(
@@ -440,9 +440,7 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
     fitting = ", ".join(diagnosis.fitting) or "none"
     verdict = "fits" if diagnosis.fits else "does not fit"
     lines.append(f"profile {diagnosis.profile} {verdict}; profiles that fit: {fitting}")
-    return [*lines, *(_line(each) for each in diagnosis.findings)]
-
-
-def _line(finding: PathFinding) -> str:
-    remedy = f" To do: {finding.remedy}." if finding.remedy else ""
-    return f"{finding.severity}: {finding.text}{remedy}"
+    for finding in diagnosis.findings:
+        remedy = f" To do: {finding.remedy}." if finding.remedy else ""
+        lines.append(f"{finding.severity}: {finding.text}{remedy}")
+    return lines

@@ -28,6 +28,7 @@ _SCRIPT = (
 )
 _PAGE = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><title>Too many cookies</title>'
+    '<link rel="icon" href="data:,">'
     "<h1>Too many cookies</h1><p>Your browser sends more cookies than this site takes, so no page"
     f' can be shown.</p><form id="free" method="post" action="{FREE}">'
     "<button>Make room, and stay signed in</button></form>"
@@ -37,7 +38,7 @@ _PAGE = (
 )
 _DIGEST = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
 _POLICY = (
-    f'default-src "none"; script-src "sha256-{_DIGEST}"; form-action "self";'
+    f'default-src "none"; script-src "sha256-{_DIGEST}"; img-src data:; form-action "self";'
     ' base-uri "none"; frame-ancestors "none"'
 ).replace('"', "'")
 

@@ -125,7 +125,8 @@ _SUBMIT = "document.forms[0].submit()"
 
 _PAGE = Markup(
     '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-    '<meta name="viewport" content="width=device-width"><style>{style}</style></head>'
+    '<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">'
+    "<style>{style}</style></head>"
     "<body><h1>{title}</h1>{body}</body></html>"
 )
 _START = Markup(
@@ -159,7 +160,7 @@ def policy(script: str = "'self'", form: str = "'self'") -> str:
     """The Content-Security-Policy of the pages. `form`: where forms may lead."""
     return (
         f"default-src 'none'; script-src {script}; connect-src 'self'; style-src {_source(STYLE)};"
-        f" form-action {form}; base-uri 'none'; frame-ancestors 'none'"
+        f" img-src data:; form-action {form}; base-uri 'none'; frame-ancestors 'none'"
     )
 
 

@@ -309,8 +309,9 @@ _USUAL = Capabilities(
     changes=True,
 )
 
-# A new store is added here, to `urls.URLS`, to the tables of README, docs/stores.md, docs/sso.md
-# and to tests/support/backends.py. Its name is that of its class without "Storage".
+# A new store is added here, to `urls.URLS`, to the tables of docs/choosing-a-store.md,
+# docs/stores.md, docs/sso.md, and to tests/support/backends.py. Its name is that of its class
+# without "Storage".
 DECLARED: Mapping[str, Capabilities] = {
     "memory": replace(_USUAL, shared=False, durable=False, survives_restart=False),
     "sqlite": _USUAL,

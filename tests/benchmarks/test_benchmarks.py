@@ -1,4 +1,4 @@
-"""The README shows what was measured, and the benchmarks count what they claim to count.
+"""The documents show what was measured, and the benchmarks count what they claim to count.
 
 Bytes are exact, so this repeats our own sizes. No test looks at times.
 """
@@ -37,7 +37,7 @@ from benchmarks.framework_apps import (
 )
 from benchmarks.instructions import compare
 from benchmarks.ours import OUR_ROWS, OurRow
-from benchmarks.pictures import LOADS, README, TABLES, pictures, recorded, take, with_tables
+from benchmarks.pictures import BENCHMARKS, LOADS, TABLES, pictures, recorded, take, with_tables
 from benchmarks.request_apps import KINDS, MODIFIED, READ, UNTOUCHED, set_cookies, start_ours
 from benchmarks.sizes import all_rows
 from benchmarks.sizing import Cell, most_logins
@@ -51,12 +51,12 @@ SEEDS = range(15)
 ONE_ROUND = ("--rounds", "1")
 
 
-# --- README ---------------------------------------------------------------------------------------
+# --- documents ------------------------------------------------------------------------------------
 
 
 def table(mark: str) -> dict[str, list[str]]:
-    """A table of README, by the first cell of each row."""
-    text = README.read_text("utf-8")
+    """A table of docs/benchmarks.md, by the first cell of each row."""
+    text = BENCHMARKS.read_text("utf-8")
     found = re.search(rf"<!-- {mark}\b.*?-->\n(.*?)<!-- /{mark} -->", text, re.DOTALL)
     assert found is not None
     lines = [line for line in found[1].splitlines() if line.startswith("|")]
@@ -65,7 +65,7 @@ def table(mark: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("row", OUR_ROWS, ids=lambda row: row.name)
-def test_sizes_in_the_readme_are_those_of_our_cookies(row: OurRow) -> None:
+def test_documented_sizes_are_those_of_our_cookies(row: OurRow) -> None:
     shown = table("sizes")[row.name]
     for name, size in zip(LOADS, shown, strict=False):
         loads = (make_workload(name, seed, ENTITY_IDS) for seed in SEEDS)

@@ -17,6 +17,7 @@ from sealedstate import ConfigurationError
 from sealedstate._cookies.header import (
     MAX_CANDIDATES,
     MAX_CHUNK_VALUES,
+    MAX_PAIRS,
     CookieFamily,
     field_bytes,
 )
@@ -155,6 +156,18 @@ def test_value_after_a_comma_waits_for_the_others_to_fail() -> None:
     candidates = FAMILY.find(f"__Host-s=good; x=1,{many}")
     assert candidates.joined is not None
     assert (candidates.crowded, candidates.joined.crowded) == (False, True)
+
+
+def test_as_many_pairs_of_our_names_as_no_browser_sends_are_not_all_looked_at() -> None:
+    good = "__Host-s=good"
+    for pairs, is_crowded in ((MAX_PAIRS, False), (MAX_PAIRS + 1, True)):
+        candidates = FAMILY.find("; ".join(["__Host-s=a"] * (pairs - 1) + [good]))
+        assert candidates.crowded is is_crowded
+        assert candidates.core == (("a",) if is_crowded else ("a", "good"))
+    # What may be in the value of a foreign cookie hides nothing.
+    foreign = "x=1" + ",__Host-s=a" * 1000
+    assert FAMILY.find(f"{foreign}; {good}").core == ("good",)
+    assert not FAMILY.find(f"{foreign}; {good}").crowded
 
 
 def test_comma_separates_nothing_where_the_settings_say_so() -> None:

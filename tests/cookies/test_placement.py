@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings, strategies
 from hypothesis.strategies import SearchStrategy
 
-from sealedstate._cookies.placement import RETURN_SHARE, Capacity, PartSize, plan
+from sealedstate._cookies.placement import RETURN_SHARE, Capacity, PartSize, find_reserve, plan
 from sealedstate._wire.record import Place, Policy
 from sealedstate.errors import SessionTooLarge, UsageError
 from tests.support.shards import shards
@@ -313,7 +313,9 @@ def test_no_more_spills_than_necessary(parts: list[PartSize], core: int, order: 
     ranks = {name: rank for rank, name in enumerate(order)}
     left = [each for each in fresh if each.policy is Policy.AUTO and places[each.name] is SPILLED]
     if left:
-        last = max(left, key=lambda each: (ranks.get(each.name, len(order)), -(each.size or 0)))
+        # Of parts of one size, the later one.
+        left.sort(key=lambda each: (ranks.get(each.name, len(order)), -(each.size or 0)))
+        last = left[-1]
         used = sum(each.entry if places[each.name] is SPILLED else each.size or 0 for each in fresh)
         assert used - last.entry + (last.size or 0) > core
 
@@ -327,6 +329,56 @@ def test_second_plan_moves_nothing(
     again = plan_or_assume(moved(parts, first), capacity, order)
     # Parts that return into ample room return at once, not one by one.
     assert plan(moved(parts, again), capacity, order, True) == again
+
+
+@in_shards
+@given(
+    any_parts(),
+    strategies.lists(strategies.integers(1, 300), max_size=40),
+    any_capacity(),
+    ORDERS,
+    strategies.booleans(),
+    strategies.lists(
+        strategies.tuples(strategies.integers(0, 90), strategies.integers(0, 1500), POLICIES),
+        max_size=40,
+    ),
+)
+def test_what_a_reserve_suffices_for_has_a_place(
+    few: list[PartSize],
+    sizes: list[int],
+    capacity: Capacity,
+    order: list[str],
+    can_spill: bool,
+    assigned: list[tuple[int, int, Policy]],
+) -> None:
+    parts = {each.name: each for each in few}
+    parts |= {f"p{number}": part(f"p{number}", size) for number, size in enumerate(sizes)}
+    reserve = find_reserve([*parts.values()], capacity, order, can_spill)
+    if reserve is None:
+        return
+    plan([*parts.values()], capacity, order, can_spill)
+    for number, size, policy in assigned:
+        name = [*parts, f"p{number}"][number % (len(parts) + 1)]
+        if (policy is SERVER and not can_spill) or not reserve.take(name, size):
+            continue
+        name_bytes = len(name.encode())
+        before = parts.get(name, PartSize(name, 0, name_bytes + 12, policy, None))
+        parts[name] = replace(before, size=size + name_bytes + 10)
+        places = plan([*parts.values()], capacity, order, can_spill)
+        assert_carried([*parts.values()], places, capacity)
+
+
+def test_reserve_of_many_parts_saves_most_checks() -> None:
+    many, checks = list[PartSize](), 0
+    capacity, reserve = roomy(2700, 5500), None
+    for number in range(195):
+        if reserve is None or not reserve.take(f"p{number:03}", 100):
+            checks += 1
+            reserve = find_reserve([*many, part(f"p{number:03}", 107)], capacity, (), True)
+            assert reserve is not None
+        many.append(part(f"p{number:03}", 107))
+    assert checks < 15
+    assert spilled(plan(many, capacity, (), True))
 
 
 def settled(

@@ -15,7 +15,7 @@ from sealedstate.keyring import export_lookup
 from tests.support.client import Client, send
 from tests.support.servers import WSGI_SERVERS, WebServer, running, takes_workers
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 APPLICATION = """
 import os

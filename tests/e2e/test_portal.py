@@ -17,6 +17,7 @@ import pytest
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webdriver import WebDriver
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -25,7 +26,14 @@ from examples.portal.logins import merge_plain
 from examples.portal.resources import ANNOUNCE, PortalResources
 from sealedstate import PROFILES, Keeper, Profile
 from sealedstate._wire.encoding import from_text
-from tests.support.browser import complaints, follow, forget_visitor, open_browser, take_picture
+from tests.support.browser import (
+    complaints,
+    follow,
+    forget_visitor,
+    open_browser,
+    open_either,
+    take_picture,
+)
 from tests.support.example_processes import ROOT, fail_to_start, run_example
 
 PICTURE = ROOT / "docs" / "portal.png"
@@ -67,7 +75,7 @@ def portal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
 class Visitor:
     """A visitor of the portal with a browser."""
 
-    driver: Chrome
+    driver: WebDriver
     portal: Portal
 
     def sign_in(self, name: str) -> None:
@@ -277,6 +285,17 @@ def test_logins_whose_identifier_key_is_lost_cost_no_login(tmp_path: Path, brows
 
 @server
 def test_signed_out_cookie_is_refused(visitor: Visitor) -> None:
+    sign_out_and_replay(visitor)
+
+
+@server
+@pytest.mark.soak
+def test_signed_out_cookie_of_firefox_is_refused(portal: Portal) -> None:
+    with open_either("firefox") as driver:
+        sign_out_and_replay(Visitor(driver, portal))
+
+
+def sign_out_and_replay(visitor: Visitor) -> None:
     visitor.sign_in("Ada Lovelace")
     visitor.buy("Fountain pen")
     visitor.buy("Signet ring, brass")

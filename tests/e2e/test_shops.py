@@ -236,6 +236,7 @@ def test_browsers_have_short_names() -> None:
     assert describe_browser(f"{CHROME} Edg/140.0") == "Edge on Windows"
 
 
+@pytest.mark.slow
 @pytest.mark.server
 @pytest.mark.parametrize("name", OPEN)
 def test_shop_starts_again_with_its_sessions(name: str, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def opentelemetry() -> Exporter:
     def counts() -> Counts:
         data = reader.get_metrics_data()
         assert data is not None
-        (metric,) = data.resource_metrics[0].scope_metrics[0].metrics
+        metric = data.resource_metrics[0].scope_metrics[0].metrics[0]
         assert (metric.name, metric.unit) == ("sealedstate.events", "{event}")
         assert isinstance(metric.data, Sum)
         assert metric.data.is_monotonic

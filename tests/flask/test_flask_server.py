@@ -43,6 +43,7 @@ def logout():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.server
 def test_captured_cookie_is_refused_by_every_worker_after_clear(tmp_path: Path) -> None:
     environ = {"SEALEDSTATE_KEYS": Key.generate(os.urandom).export()}

@@ -150,7 +150,8 @@ class Stack:
 
         The button of the page that posts as another site is pressed.
         """
-        method, body, fields = "GET", b"", []
+        method, body = "GET", b""
+        fields: list[tuple[str, str]] = []
         while True:
             place = urlsplit(address)
             cookie = jar.header(place.path)

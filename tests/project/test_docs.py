@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.test import Client
 
 from sealedstate import Deployment, Keeper, Key, Settings
 from sealedstate._stored.parts import MAX_UNPROVEN
@@ -23,12 +24,14 @@ from sealedstate.storage import USES, RoutedStorage, SQLiteStorage, open_storage
 from sealedstate.storage.requirements import CAVEATS, DECLARED, as_markdown
 from sealedstate.storage.urls import OPTION_PREFIX, OPTIONS, URLS
 from sealedstate.testing import FakeClock
+from tests.support.asgi import ASGIBrowser
 from tests.support.backends import use_everything
 from tests.support.documents import DOCS, Document
 from tests.support.installed import need_driver
 from tests.support.jar import Browser
 from tests.support.sql_server import PASSWORD
 
+README = Document("../README.md")
 STORES = Document("stores.md")
 SCHEMES = {url.partition(":")[0] for url in URLS}
 
@@ -49,11 +52,11 @@ def test_documented_needs_of_each_use_are_those_in_the_code() -> None:
         assert documented[title] == [use.purpose, needs, contexts]
 
 
-def test_readme_has_every_setting_and_the_environment_can_give_it() -> None:
+def test_table_has_every_setting_and_the_environment_can_give_it() -> None:
     injected = {"monotonic", "clock", "random", "environ"}
     settings = {item.name for item in fields(Settings)} - injected
-    readme = Document("../README.md").text
-    table = readme[readme.index("| setting | default |") :].partition("\n\n")[0]
+    text = Document("settings.md").text
+    table = text[text.index("| setting | default |") :].partition("\n\n")[0]
     rows = [row.split("|") for row in table.splitlines()[2:]]
     assert {name for row in rows for name in re.findall(r"`(\w+)`", row[1])} <= settings
     assert settings <= set(re.findall(r"`(\w+)`", table))
@@ -69,7 +72,7 @@ def test_documented_sign_in_remembers_a_user_who_asks_for_it(
     toml.write_text('[sealedstate]\nkeys = "file:keys.json"\nlongest_lifetime = 2592000\n')
     assert main(["keys", "init", "--config", str(toml)]) == 0
     names: dict[str, Any] = {"Settings": Settings}
-    exec(compile(Document("../README.md").block("remember"), "README.md", "exec"), names)
+    exec(compile(Document("settings.md").block("remember"), "settings.md", "exec"), names)
     with contextlib.closing(Deployment.open(names["settings"])) as deployment:
         for remember, days in ((True, 30), (False, 0.5)):
             browser = Browser(Keeper(deployment))
@@ -112,7 +115,7 @@ def test_every_url_of_an_example_opens(tmp_path: Path) -> None:
 
 def test_every_link_leads_to_a_document_and_a_heading() -> None:
     root = DOCS.parent
-    documents = [*DOCS.rglob("*.md"), root / "README.md", root / "CHANGELOG.md"]
+    documents = [*DOCS.rglob("*.md"), *root.glob("*.md")]
     for document in documents:
         for target in re.findall(r"\]\((?!https?:)([^)]+)\)", document.read_text("utf-8")):
             path, _, heading = target.partition("#")
@@ -126,8 +129,8 @@ def test_every_link_leads_to_a_document_and_a_heading() -> None:
 
 
 def test_every_promise_names_tests_that_exist() -> None:
-    readme = Document("../README.md").text
-    table = readme[readme.index("| | promised | not promised |") :].partition("\n\n")[0]
+    text = Document("promises.md").text
+    table = text[text.index("| | promised | not promised |") :].partition("\n\n")[0]
     promises = table.splitlines()[2:]
     assert len(promises) > 20
     for promise in promises:
@@ -145,9 +148,37 @@ def test_every_promise_names_tests_that_exist() -> None:
 
 
 def test_every_piece_of_python_compiles() -> None:
-    for document in DOCS.glob("*.md"):
-        for code in Document(document.name).code("python"):
-            compile(code, document.name, "exec")
+    for name in ["../README.md", *(path.name for path in DOCS.glob("*.md"))]:
+        for code in Document(name).code("python"):
+            compile(code, name, "exec")
+
+
+@pytest.mark.parametrize(
+    ("mark", "framework"),
+    [("wsgi", ""), ("flask", "flask"), pytest.param("fastapi", "fastapi", marks=pytest.mark.slow)],
+)
+def test_lines_of_the_readme_make_an_application_with_sessions(
+    mark: str, framework: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if framework:
+        pytest.importorskip(framework, reason=f"not installed: {framework}")
+    monkeypatch.chdir(tmp_path)
+    assert main(["keys", "init", "keys.json"]) == 0
+    if framework == "flask":  # which wants a ring for its permanent sessions
+        monkeypatch.setenv("SEALEDSTATE_LONGEST_LIFETIME", "43200")
+        monkeypatch.setenv("SEALEDSTATE_ABSOLUTE_LIFETIME", "43200")
+    names: dict[str, Any] = {"__name__": mark}
+    exec(compile(README.block(mark), "README.md", "exec"), names)
+    if mark == "wsgi":
+        client = Client(names["application"])
+        pages = [client.get("/", base_url="https://localhost").text for _ in range(2)]
+        assert pages == ["Visits: 1\n", "Visits: 2\n"]
+    if mark == "fastapi":
+        assert ASGIBrowser(names["app"]).get("/").status == 404
+
+
+def test_readme_is_read_in_some_minutes() -> None:
+    assert len(README.text.split()) <= 900
 
 
 def test_documented_routing_can_be_read_from_the_environment(

@@ -1,4 +1,4 @@
-"""Constructions that docstrings, comments, messages and help texts do not use.
+"""Constructions that sources do not use, and documents rarely.
 
 Each has a plainer form that a reader from any language understands at once; see
 docs/adr/0004-plain-english.md.
@@ -63,6 +63,14 @@ def test_source_uses_none_of_the_constructions() -> None:
         for use in uses(path.read_text("utf-8"))
     ]
     assert not found, "\n".join(found)
+
+
+def test_documents_use_them_at_most_ten_times_in_ten_thousand_words() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    documents.remove(ROOT / "CHANGELOG.md")
+    text = "\n".join(document.read_text("utf-8") for document in documents)
+    found = sum(len(pattern.findall(text)) for pattern in PATTERNS)
+    assert found <= len(text.split()) / 1000
 
 
 def test_construction_is_found_in_comment_docstring_and_message() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sealedstate import Profile, Session, SessionTooLarge, StorageError
 from sealedstate._stored.parts import CONTEXT as PARTS
-from sealedstate._stored.revocations import SESSIONS
+from sealedstate._stored.revocations import SESSIONS, SUBJECTS
 from sealedstate._wire.record import Place
 from sealedstate.testing import ScriptedStorage
 from tests.support.jar import Browser, Clock
@@ -213,6 +213,44 @@ def test_overflow_is_cut_into_fewer_chunks_for_a_narrower_profile(clock: Clock) 
     assert places_of(moved)["large"] is Place.OVERFLOW
     assert len(browser.jar.ours()) <= 2
     assert moved.read() == {"large": "x" * 2752, "touched": True}
+
+
+def test_what_is_outside_the_core_stays_as_it_came(clock: Clock, store: Store) -> None:
+    browser = Browser(node(clock, store, profile="roomy"))
+    sign_in(browser, large="x" * 5000, vault="secret", cart=[1])
+    before, places = browser.jar.ours(), places_of(browser)
+    asked = len(store.calls)
+    session = browser.session()
+    session["cart"] = [2]
+    browser.keeper.save(session)
+    session["seen"] = 1
+    # The second save of a request begins with what the first has written.
+    browser.jar.receive(browser.keeper.save(session))
+    assert {call.context for call in store.calls[asked:]} == {SESSIONS, SUBJECTS}
+    after = browser.jar.ours()
+    core = after.pop("__Host-Http-s")
+    assert core != before.pop("__Host-Http-s")
+    assert after == before
+    assert places_of(browser) == places | {"seen": Place.CORE}
+    values = {"large": "x" * 5000, "vault": "secret", "cart": [2], "seen": 1}
+    assert browser.read() == values
+    browser.visit(setting(large="y" * 5000))
+    assert browser.jar.ours().items().isdisjoint(before.items())
+    assert browser.read() == values | {"large": "y" * 5000}
+
+
+@pytest.mark.parametrize("name", ["large", "vault"])
+def test_part_outside_that_is_removed_does_not_come_back(
+    clock: Clock, store: Store, name: str
+) -> None:
+    browser = Browser(node(clock, store, profile="roomy"))
+    values = {"large": "x" * 5000, "more": "y" * 500, "vault": "secret", "cart": [1]}
+    sign_in(browser, **values)
+    browser.visit(lambda session: session.pop(name))
+    del values[name]
+    assert browser.read() == values
+    browser.visit(touch)
+    assert browser.read() == values | {"touched": True}
 
 
 def test_too_large_session_is_refused_with_the_sizes_of_its_parts(clock: Clock) -> None:

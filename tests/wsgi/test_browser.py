@@ -13,9 +13,14 @@ from werkzeug.utils import redirect
 from werkzeug.wrappers import Request, Response
 
 from sealedstate import ConfigurationError, Settings
+from sealedstate._request.load import COPY
+from sealedstate._stored.table import Entry
+from sealedstate._wire import cbor
 from sealedstate.deployment import Deployment
 from sealedstate.errors import PartUnavailable
 from sealedstate.key_sources import StaticKeys
+from sealedstate.session import id_bytes
+from sealedstate.testing import ScriptedStorage
 from sealedstate_wsgi import SealedSessionMiddleware
 from sealedstate_wsgi.browser import HEADERS, PATH, SCRIPT, BrowserParts
 from tests.support.documents import Document
@@ -46,6 +51,12 @@ def app(request: Request) -> Response:
                 return Response("please agree again", 409)
         case "/consent":
             return Response(session["consent"]["said"])
+        case "/note":
+            session["note"] = session["consent"]["said"]
+        case "/change":
+            session["consent"]["said"] = "changed"
+        case "/withdraw":
+            del session["consent"]
     return Response("plain")
 
 
@@ -224,6 +235,90 @@ def test_only_navigations_get_a_page(browser: Browser) -> None:
         answer = browser.client.get("/careful", base_url=HERE, headers=headers)
         assert answer.text == "please agree again"
     assert browser.client.post("/careful", base_url=HERE, headers=NAVIGATION).status_code == 409
+
+
+@pytest.fixture
+def store(clock: Clock) -> ScriptedStorage:
+    return ScriptedStorage(clock)
+
+
+@pytest.fixture
+def stored(clock: Clock, store: ScriptedStorage) -> Browser:
+    """A browser of an application with a store, which has moved its part."""
+    weak = {"accept_weak_store_for": ["revocation"]}
+    browser = Browser(Client(application(clock, storage=store, **weak)))
+    browser.post("/agree", said="yes")
+    assert (browser.open("/plain").text, browser.pages) == ("plain", ["write"])
+    return browser
+
+
+def copy_of(browser: Browser) -> Entry | None:
+    """What the store has of the part that the browser keeps."""
+    keeper = browser.client.application.keeper  # type: ignore[attr-defined]
+    session = keeper.session(f"s={cookie(browser)}")
+    assert keeper.deployment.parts is not None
+    found: Entry | None = keeper.deployment.parts.recall(id_bytes(session), "consent" + COPY)
+    return found
+
+
+def test_with_a_store_a_client_that_is_no_browser_reads_the_copy(stored: Browser) -> None:
+    before = cookie(stored)
+    for headers in ({}, FETCH, {**NAVIGATION, "Sec-Fetch-Dest": "iframe"}):
+        answer = stored.client.get("/careful", base_url=HERE, headers=headers)
+        assert answer.text == "yes"
+    assert (stored.open("/consent").text, stored.pages) == ("yes", [])
+    assert cookie(stored) == before
+
+
+def test_part_that_was_read_from_its_copy_stays_in_the_browser_until_it_is_changed(
+    stored: Browser, clock: Clock
+) -> None:
+    stored.client.get("/note", base_url=HERE)
+    assert (stored.open("/plain").text, stored.pages) == ("plain", [])
+    clock.forward(1)
+    stored.client.get("/change", base_url=HERE)
+    assert stored.client.get("/consent", base_url=HERE).text == "changed"
+    assert stored.open("/plain").text == "plain"
+    assert stored.pages == ["write"]
+    assert stored.client.get("/consent", base_url=HERE).text == "changed"
+
+
+def test_lost_or_other_copy_is_not_read_and_the_browser_brings_the_part(stored: Browser) -> None:
+    keeper = stored.client.application.keeper  # type: ignore[attr-defined]
+    deployment, session = keeper.deployment, keeper.session(f"s={cookie(stored)}")
+    rows = id_bytes(session), "consent" + COPY
+    found = copy_of(stored)
+    assert found is not None
+    for data in (None, cbor.encode({"terms": 3, "said": "no"}, "value")):
+        deployment.parts.delete(*rows)
+        if data is not None:
+            ends = NOW + 3600
+            deployment.parts.spill(*rows, data, known=None, base=None, expires_at=ends)
+        assert stored.client.get("/careful", base_url=HERE).status_code == 409
+    assert (stored.open("/consent").text, stored.pages) == ("yes", ["read"])
+
+
+@pytest.mark.parametrize("path", ["/withdraw", "/logout"])
+def test_copy_is_deleted_with_its_part(stored: Browser, path: str) -> None:
+    assert copy_of(stored) is not None
+    before = stored.client.get_cookie("s", "127.0.0.1")
+    stored.post(path)
+    assert before is not None
+    stored.client.set_cookie("s", before.value, domain="127.0.0.1")
+    assert copy_of(stored) is None
+
+
+def test_store_that_is_down_moves_nothing_and_reads_no_copy(
+    stored: Browser, store: ScriptedStorage
+) -> None:
+    store.fail(context="sealedstate.part")
+    assert stored.client.get("/careful", base_url=HERE).status_code == 409
+    assert (stored.open("/consent").text, stored.pages) == ("yes", ["read"])
+    stored.client.delete_cookie("sealedstate-write", domain="127.0.0.1")
+    page = attributes(stored.client.get("/plain", base_url=HERE, headers=NAVIGATION))
+    assert page["mode"] == "write"
+    assert stored.fetch(PATH, part="consent", kept=page["text"]).status_code == 503
+    assert stored.client.get("/consent", base_url=HERE).text == "yes"
 
 
 def test_neither_an_older_value_nor_that_of_another_user_is_taken(
