@@ -182,6 +182,12 @@ def test_lines_of_the_readme_make_an_application_with_sessions(
         assert ASGIBrowser(names["app"]).get("/").status == 404
 
 
+def test_every_page_is_in_the_contents_of_the_site() -> None:
+    index = Document("index.md").text
+    listed = " ".join(re.findall(r"```{toctree}(.*?)```", index, re.DOTALL)).split()
+    assert {path.stem for path in DOCS.glob("*.md")} - {"index"} <= set(listed)
+
+
 def test_readme_is_read_in_some_minutes() -> None:
     assert len(README.text.split()) <= 900
 
