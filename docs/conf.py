@@ -161,7 +161,8 @@ def restructured(paragraph: str) -> str:
 
 
 def as_click_text(_app: Any, _context: Any, lines: list[str]) -> None:
-    lines[:] = map(escape, lines)
+    """Help texts are plain text, in which file:PATH is no link."""
+    lines[:] = [re.sub(r'"?\bfile:PATH\b"?', "``file:PATH``", escape(line)) for line in lines]
 
 
 def readable_signature(
@@ -190,4 +191,5 @@ def setup(app: Any) -> None:
     app.connect("source-read", show_root_file)
     app.connect("autodoc-process-docstring", as_restructured_text)
     app.connect("autodoc-process-signature", readable_signature)
-    app.connect("sphinx-click-process-description", as_click_text)
+    for kind in ("description", "options", "arguments"):
+        app.connect(f"sphinx-click-process-{kind}", as_click_text)

@@ -6,6 +6,8 @@ The names of every application. Further public modules: `errors`, `keyring`, `ke
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ._request.load import PartInfo, SessionInfo
 from ._wire.cbor import plain
 from .deployment import Deployment
@@ -27,12 +29,14 @@ from .events import Event, Observer
 from .keeper import Keeper, Outcome, Saved
 from .key_sources import KeySource
 from .keyring import Key
-from .legacy import LegacyReader
 from .profiles import PROFILES, Profile
-from .protector import Protector
 from .session import Session
 from .settings import Settings
 from .storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from .legacy import LegacyReader
+    from .protector import Protector
 
 __version__ = "0.1.0"
 
@@ -70,3 +74,17 @@ __all__ = [
     "open_storage",
     "plain",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Few applications use these, and importing them takes time at each start.
+    match name:
+        case "LegacyReader":
+            from .legacy import LegacyReader
+
+            return LegacyReader
+        case "Protector":
+            from .protector import Protector
+
+            return Protector
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable
+from typing import Any
+
+# The first uWSGI that runs threads without being asked to.
+UWSGI_WITH_THREADS = (2, 0, 27)
 
 
 class _Lock:
@@ -136,3 +141,14 @@ def _renew_locks() -> None:
 
 
 os.register_at_fork(before=_take_locks, after_in_parent=_release_locks, after_in_child=_renew_locks)
+
+
+def are_threads_frozen() -> bool:
+    """Whether this process is a uWSGI that runs threads only while it answers a request.
+
+    A thread that stops within a transaction would keep all other processes waiting.
+    """
+    uwsgi: Any = sys.modules.get("uwsgi")
+    if not hasattr(uwsgi, "version_info") or uwsgi.version_info[:3] >= UWSGI_WITH_THREADS:
+        return False
+    return not {"enable-threads", "threads", "gevent"} & set(uwsgi.opt)

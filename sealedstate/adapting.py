@@ -21,7 +21,7 @@ from collections.abc import (
     Sequence,
 )
 from datetime import UTC, datetime
-from typing import Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 from ._wire.cbor import plain
 from .deployment import Deployment
@@ -32,6 +32,9 @@ from .keyring import Key
 from .legacy import KINDS, Fetch, LegacyReader
 from .session import UNCHANGEABLE, Session
 from .settings import ENVIRONMENT_PREFIX, Settings, cased, process_environment
+
+if TYPE_CHECKING:
+    from .binding import SessionBinding
 
 __all__ = [
     "FrameworkConfig",
@@ -68,16 +71,18 @@ _SHOWN = frozenset(
 
 
 class SessionFace(MutableMapping[str, Any]):
-    """A mapping that reads and writes the parts of `session`.
+    """A mapping that reads and writes the parts of `session`; `own`: attributes of an adapter's.
 
     Texts of a subclass are names, too. What has no attribute here is that of the session, unless a
     part has this name.
     """
 
-    def __init__(self, session: Session) -> None:
-        object.__setattr__(self, "_session", session)
-
     _session: Session
+    _lines: Sequence[str] | None = None  # what the last save returned
+    _is_failed = False
+
+    def __init__(self, session: Session, **own: Any) -> None:
+        vars(self).update(own, _session=session)
 
     def __getitem__(self, name: str) -> Any:
         return self._session[name]
@@ -152,6 +157,21 @@ class SessionFace(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return repr(self.__dict__.get("_session", "<no session>"))
+
+    # --- for adapters that may save it twice, the first time where an error can be answered ------
+
+    def _begin_save(self) -> bool:
+        """Whether to save it now. If that fails, it is not tried again for the error's page."""
+        session = self._session
+        # After a save that found no change, only what was touched may have changed.
+        is_due = session.backend is not None and (self._lines is None or session.is_touched)
+        if not is_due or self._is_failed:
+            return False
+        vars(self)["_is_failed"] = True
+        return True
+
+    def _end_save(self, lines: Sequence[str]) -> None:
+        vars(self).update(_lines=lines, _is_failed=False)
 
 
 # What is in a SessionDict before it is filled: encoders refuse such a key. An empty dict would be
@@ -538,11 +558,18 @@ class FrameworkConfig:
         return f"{self._prefix}{setting.upper()}" if self._prefix else f"SEALEDSTATE[{setting!r}]"
 
 
-def open_session(keeper: Keeper, environ: Mapping[str, Any]) -> Session:
-    """The session of the request of a WSGI environ, opened at its first use."""
+def open_session(
+    keeper: Keeper,
+    environ: Mapping[str, Any],
+    make: Callable[[str, bool], Session] | None = None,
+) -> Session:
+    """The session of the request of a WSGI environ, opened at its first use.
+
+    `make`: AsyncKeeper's way to make it, or that of the keeper.
+    """
     site, origin = environ.get("HTTP_SEC_FETCH_SITE"), environ.get("HTTP_ORIGIN")
     cross_site = keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
-    return keeper.session(environ.get("HTTP_COOKIE", ""), cross_site)
+    return (make or keeper.session)(environ.get("HTTP_COOKIE", ""), cross_site)
 
 
 def add_session_headers(
@@ -551,12 +578,13 @@ def add_session_headers(
     headers: Any,
     lines: Sequence[str],
     environ: Mapping[str, Any],
+    binding: SessionBinding | None = None,
 ) -> None:
     """Give the headers of a response what they owe to its session: `lines` and what caches obey.
 
     Also if the save failed, without lines: the page of the error may still depend on the session.
     `headers`: a list, or those of Werkzeug or aiohttp. `environ`: of WSGI, or its
-    ``wsgi.url_scheme`` and ``HTTP_HOST``.
+    ``wsgi.url_scheme`` and ``HTTP_HOST``. `binding`: offered to a user who has signed in.
     """
     if not session.accessed:
         return
@@ -573,3 +601,5 @@ def add_session_headers(
             headers.add(name, value)
     if lines:
         keeper.note_scheme(environ["wsgi.url_scheme"], environ.get("HTTP_HOST", ""))
+        if binding is not None:
+            headers.extend(binding.offer(session))

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self, TypeGuard
 
 from ._cookies.codec import CookieCodec
+from ._forks import are_threads_frozen
 from ._stored.circuit import watch
 from ._stored.feed import Feed
 from ._stored.parts import StoredParts
@@ -52,17 +54,19 @@ from .key_sources import (
 )
 from .keyring import Keyring
 from .profiles import budget_for
-from .protector import Protector
-from .rotation.reports import FileReports, ReportStore, StoredReports
-from .rotation.ring import RingStorage
-from .rotation.ring_file import RingFile, is_ring_file
-from .rotation.ring_store import StoredRing
-from .rotation.source import RotatingKeySource, are_threads_frozen
 from .settings import Settings
 from .storage import USES, Storage, open_storage
 from .storage.contract import is_storage
 from .storage.requirements import StorageCheck
 from .storage.urls import parse_routes
+
+# What rotates a ring and what seals links is imported where it is used: not every application has
+# them, and each import takes time at a start.
+if TYPE_CHECKING:
+    from .protector import Protector
+    from .rotation.reports import ReportStore
+    from .rotation.ring import RingStorage
+    from .rotation.source import RotatingKeySource
 
 __all__ = ["Deployment", "open_keys", "open_report_store", "open_ring_storage", "open_store"]
 
@@ -244,6 +248,8 @@ class Deployment:
         was sealed under. Raises ConfigurationError, also for a `max_age` of more than the setting
         longest_lifetime.
         """
+        from .protector import Protector
+
         if type(name) is not str or not name or has_lone_surrogate(name):
             raise ConfigurationError("protector: the name must be a non-empty text")
         longest = self.lifetimes.longest
@@ -261,7 +267,7 @@ class Deployment:
         A store that does not answer is asked again once it does, and so is a store in which no user
         was signed out yet. Nodes of one ring have its lookup key. Raises ConfigurationError.
         """
-        if self.revocations is None or isinstance(self.key_source, RotatingKeySource):
+        if self.revocations is None or _is_rotating(self.key_source):
             return
         self._lookup_due = -math.inf
         if all(check.has_answered for check in self._checks):
@@ -297,7 +303,7 @@ class Deployment:
 
     def close(self) -> None:
         """Close the store, and end the threads that rotate the keys and follow the logouts."""
-        if isinstance(self.key_source, RotatingKeySource):
+        if _is_rotating(self.key_source):
             self.key_source.close()
         if self.feed is not None:
             self.feed.close()
@@ -464,13 +470,20 @@ def _open_keys(settings: Settings, store: Storage | None, events: EventLog | Non
     if is_key_source(keys):
         return keys
     scheme, _, rest = keys.partition(":") if isinstance(keys, str) else ("list", "", "")
-    is_ring = scheme == "store" or (scheme == "file" and is_ring_file(Path(rest)))
+    is_ring = scheme == "store"
+    if scheme == "file":
+        from .rotation.ring_file import is_ring_file
+
+        is_ring = is_ring_file(Path(rest))
     if scheme == "store":
         # A store that forgets the ring would be given a new ring, and all sessions would end.
         StorageCheck(_ring_store(store), ("ring",), settings.accept_weak_store_for).check()
     events = events or EventLog(settings.observers)
     source: KeySource
     if is_ring:
+        from .rotation.ring_file import RingFile
+        from .rotation.source import RotatingKeySource
+
         ring_storage = open_ring_storage(settings, store)
         source = RotatingKeySource(
             ring_storage,
@@ -519,7 +532,13 @@ def _open_keys(settings: Settings, store: Storage | None, events: EventLog | Non
 
 def _current_keyring(source: KeySource) -> Keyring:
     """The ring in force. At a start, which unlike a request must leave no thread to a fork."""
-    return source.ring.keyring() if isinstance(source, RotatingKeySource) else source.keyring()
+    return source.ring.keyring() if _is_rotating(source) else source.keyring()
+
+
+def _is_rotating(source: KeySource) -> TypeGuard[RotatingKeySource]:
+    """Whether a source has a ring. Its module is imported already if so, and only then."""
+    rotation = sys.modules.get(f"{__package__}.rotation.source")
+    return rotation is not None and isinstance(source, rotation.RotatingKeySource)
 
 
 def open_ring_storage(
@@ -533,10 +552,14 @@ def open_ring_storage(
     scheme, _, rest = str(settings.resolve_keys()).partition(":")
     wrapping = wrapping_keyring(settings.environ, settings.skew)
     if scheme == "file" and rest:
+        from .rotation.ring_file import RingFile
+
         return RingFile(
             Path(rest), wrapping, settings.random, settings.clock, takes_clear=takes_clear
         )
     if scheme == "store" and not rest:
+        from .rotation.ring_store import StoredRing
+
         return StoredRing(
             _ring_store(store), settings.realm, wrapping, settings.random, settings.clock
         )
@@ -545,6 +568,8 @@ def open_ring_storage(
 
 def open_report_store(settings: Settings, store: Storage | None = None) -> ReportStore:
     """Where the processes that use that ring report. Raises ConfigurationError."""
+    from .rotation.reports import FileReports, StoredReports
+
     scheme, _, rest = str(settings.resolve_keys()).partition(":")
     if scheme == "file":
         return FileReports(Path(f"{rest}.nodes"))

@@ -357,11 +357,11 @@ class SessionRegistry(SessionHooks):
         self._table.remove_member(self._table.guessable_key(session.subject), session.id)
 
 
-def make_registry(make: Callable[..., R], config: object) -> R | None:
+def make_registry(make: Callable[..., R], keeper: object, config: object) -> R | None:
     """What `make` makes of SEALEDSTATE_DEVICES in a framework's configuration; None if not set.
 
-    `make`: takes `where`, `every` and `most`. `config`: a dict with some of them. For adapters.
-    Raises ConfigurationError.
+    `make`: takes `keeper`, `where`, `every` and `most`. `config`: a dict with some of the last
+    three. For adapters. Raises ConfigurationError.
     """
     if config is None:
         return None
@@ -371,7 +371,7 @@ def make_registry(make: Callable[..., R], config: object) -> R | None:
             f"{DEVICES}: must be a dict with some of where, every and most; got {show_value(given)}"
         )
     try:
-        return make(**config)
+        return make(keeper, **config)
     except (ConfigurationError, UnsupportedValue) as error:
         if str(error).partition(":")[0] in config:
             raise ConfigurationError(f"{DEVICES}: {error}") from None

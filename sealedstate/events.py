@@ -16,12 +16,13 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal, Protocol, TypeAlias
 
 from ._forks import ForkSafeLock
 from .errors import ConfigurationError, escape_message
 
-__all__ = ["Event", "EventLog", "EventName", "Observer"]
+__all__ = ["Event", "EventLog", "EventName", "JSONFormatter", "Observer"]
 
 _log = logging.getLogger("sealedstate")
 # Invented kids must fill neither the memory nor a metrics system: for each label, at most this many
@@ -112,6 +113,30 @@ class Observer(Protocol):
     """
 
     def __call__(self, event: Event, /) -> object: ...
+
+
+class JSONFormatter(logging.Formatter):
+    """Log records as JSON, one object on a line.
+
+    ``time`` (ISO 8601, UTC), ``level``, ``logger`` and ``message``; of an event also its fields, of
+    an exception ``exception``. For any logger: other records have no fields of an event.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record on one line of ASCII."""
+        import json  # not every application logs so
+
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        facts = {
+            "time": at.replace("+00:00", "Z"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "sealedstate", {}),
+        }
+        if record.exc_info:
+            facts["exception"] = self.formatException(record.exc_info)
+        return json.dumps(facts, default=str)
 
 
 class _Count:

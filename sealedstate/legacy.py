@@ -19,6 +19,7 @@ import hashlib
 import hmac
 import importlib
 import json
+import logging
 import re
 import string
 import zlib
@@ -34,13 +35,15 @@ from markupsafe import Markup
 from ._cookies.header import check_domain, iterate_pairs, pair_pattern
 from ._wire.aead import NONCE_BYTES, open_secretbox
 from ._wire.record import ID_BYTES
-from .errors import ConfigurationError
+from .errors import ConfigurationError, UncheckedSession
 from .keyring import length_prefixed
 
 if TYPE_CHECKING:
     from itsdangerous import TimestampSigner
 
 __all__ = ["LegacyReader", "StoredSession"]
+
+_log = logging.getLogger("sealedstate")
 
 # More than browsers keep, and little enough to parse.
 MAX_COOKIE_CHARS = 1 << 14
@@ -117,10 +120,10 @@ class LegacyReader:
     for Litestar it must be that of the old configuration, because its cookies only say when they
     end. `subject` names the value that becomes the session's subject, such as ``"_user_id"``.
     `fetch`, for sessions that the old backend keeps on a server, takes the value of a cookie that
-    no `secret` signed, and returns the session, or None for one that is unknown or over; it raises
-    UncheckedSession if the server does not answer, and the cookie stays. With it, `secret` may be
-    an empty list. `cookie_path` and `cookie_domain` are those of the old cookie, which is deleted
-    by them. Raises ConfigurationError.
+    no `secret` signed, and returns the session, or None for one that is unknown or over. What it
+    raises is logged, and the cookie stays: the server does not answer. With it, `secret` may be an
+    empty list. `cookie_path` and `cookie_domain` are those of the old cookie, which is deleted by
+    them. Raises ConfigurationError.
     """
 
     kind: Literal["flask", "starlette", "django", "litestar", "aiohttp-fernet", "aiohttp-nacl"]
@@ -235,7 +238,8 @@ class LegacyReader:
     def read(self, text: str, now: int) -> Adopted | None:
         """The content of an old cookie; `now` is in epoch seconds.
 
-        None if it is not authentic or too old, and for every cookie after `until`.
+        None if it is not authentic or too old, and for every cookie after `until`. Raises
+        UncheckedSession if `fetch` raises.
         """
         longest = MAX_COOKIE_CHARS * (3 if self.kind == "litestar" else 1)
         if now >= self.until.timestamp() or len(text) > longest or not text.isascii():
@@ -247,7 +251,13 @@ class LegacyReader:
         try:
             values, signed_at, signed = self._read_authentic(text, now)
         except (BadData, ValueError, TypeError, KeyError, RecursionError, zlib.error):
-            stored = None if self.fetch is None else self.fetch(text)
+            if self.fetch is None:
+                return None
+            try:
+                stored = self.fetch(text)
+            except Exception as error:  # each server has its own
+                _log.error("the old sessions' server does not answer: %s", type(error).__name__)
+                raise UncheckedSession from error
             if stored is None:
                 return None
             values, signed_at, signed = dict(stored.values), stored.saved_at, stored.key.encode()

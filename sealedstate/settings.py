@@ -8,17 +8,15 @@ what they name: the store and the keys.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import functools
 import os
 import re
 import time
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
 from ._cookies.header import CookieFamily
 from ._wire.record import Lifetimes, Policy, check_name
@@ -42,12 +40,15 @@ from .key_sources import (
     secret_path,
 )
 from .keyring import DEFAULT_SKEW, MAX_TIME
-from .legacy import LegacyReader
 from .profiles import PROFILES, Profile
 from .rotation.ring import DEFAULT_RELOAD_EVERY, DEFAULT_ROTATE_EVERY, Schedule, minimum_announce
-from .rotation.source import RotationConfig
 from .storage import USES, Storage
 from .storage.contract import Clock, is_storage
+
+# What few settings need is imported where it is used, because each import takes time at a start.
+if TYPE_CHECKING:
+    from .legacy import LegacyReader
+    from .rotation.source import RotationConfig
 
 __all__ = ["ENVIRONMENT_PREFIX", "MergeRule", "Settings", "process_environment"]
 
@@ -242,6 +243,12 @@ class Settings:
             if is_stray_flag or not isinstance(value, kinds):
                 expected = " or ".join(kind.__name__ for kind in kinds)
                 raise ConfigurationError(f"{name}: expected {expected}, got {type(value).__name__}")
+        if self.legacy is not None:
+            from .legacy import LegacyReader
+
+            if not isinstance(self.legacy, LegacyReader):
+                found = type(self.legacy).__name__
+                raise ConfigurationError(f"legacy: expected LegacyReader or NoneType, got {found}")
         self._check_sources()
         self._check_texts()
         self._check_values()
@@ -257,6 +264,10 @@ class Settings:
         `keywords` take precedence over the file. `profile` and `legacy` may be tables. Raises
         ConfigurationError.
         """
+        import tomllib
+
+        from .legacy import LegacyReader
+
         shown = escape_text(path, 1000)
         try:
             document = tomllib.loads(Path(path).read_text("utf-8-sig"))
@@ -518,6 +529,8 @@ class Settings:
 
     def rotation(self) -> RotationConfig:
         """How a process uses and rotates a ring. Raises ConfigurationError."""
+        from .rotation.source import RotationConfig
+
         # Stored parts and revocations are kept this long after the last seal.
         lifetime = self.lifetimes().longest + self.skew
         return RotationConfig(
@@ -832,7 +845,7 @@ _READERS = {
     "joined_cookie_lines": _Reader((bool,), _flag),
     "origins": _Reader((Sequence,), _words),
     "persistent": _Reader((bool,), _flag),
-    "legacy": _Reader((LegacyReader, type(None))),
+    "legacy": _Reader((object,)),
     "subject_key": _Reader((str, type(None)), str),
     "convert": _Reader((object,)),
     "skew": _Reader((int,), _number),
@@ -881,6 +894,8 @@ def _nearest(name: str, known: Collection[str], prefix: str = "") -> str:
     }
     folded = {word.lower(): each for word, each in words.items()}
     bare = name.removeprefix(ENVIRONMENT_PREFIX).lower()
+    import difflib
+
     near = difflib.get_close_matches(bare, folded, n=1, cutoff=0.75)
     if near:
         return f"; did you mean {prefix + folded[near[0]]!r}?"

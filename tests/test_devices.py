@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import Any
 
 import pytest
@@ -404,8 +403,8 @@ def test_limit_is_a_number_of_sessions() -> None:
 
 def test_registry_is_made_as_a_configuration_describes_it() -> None:
     node = Site().keepers[0]
-    assert make_registry(partial(SessionRegistry, node), None) is None
-    made = make_registry(partial(SessionRegistry, node), {"where": "here", "most": 2})
+    assert make_registry(SessionRegistry, node, None) is None
+    made = make_registry(SessionRegistry, node, {"where": "here", "most": 2})
     registry = require_registry(made)
     Browser(node).visit(lambda session: setattr(session, "subject", "ann"))
     assert [each.where for each in registry.list()] == ["here"]
@@ -416,5 +415,5 @@ def test_registry_is_made_as_a_configuration_describes_it() -> None:
         "type": ({"where": 5}, "where"),
     }.values():
         with pytest.raises(ConfigurationError, match=r"^SEALEDSTATE_DEVICES: ") as error:
-            make_registry(partial(SessionRegistry, node), config)
+            make_registry(SessionRegistry, node, config)
         assert problem in str(error.value)

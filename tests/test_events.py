@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import time
@@ -13,7 +14,15 @@ from typing import Any, cast
 import pytest
 
 from sealedstate import ConfigurationError, Key
-from sealedstate.events import MAX_KIDS, OBSERVER_FAILED, OTHER_KIDS, Event, EventLog, EventName
+from sealedstate.events import (
+    MAX_KIDS,
+    OBSERVER_FAILED,
+    OTHER_KIDS,
+    Event,
+    EventLog,
+    EventName,
+    JSONFormatter,
+)
 from sealedstate.testing._workers import run_in_threads
 from tests.support.forks import run_child
 
@@ -215,3 +224,29 @@ def test_an_interrupt_is_not_suppressed() -> None:
 def test_an_observer_that_is_not_callable_stops_the_start() -> None:
     with pytest.raises(ConfigurationError, match="expected functions, got str"):
         EventLog(["prometheus"])  # type: ignore[list-item]
+
+
+def test_json_formatter_writes_a_record_with_the_fields_of_its_event_on_one_line(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    EventLog().emit("refused", "tag", kid=bytes(4), detail="a\nb")
+    try:
+        raise ValueError("line\nend")
+    except ValueError:
+        logging.getLogger("app").exception("failed %s", "here")
+    lines = [JSONFormatter().format(record) for record in caplog.records]
+    assert all("\n" not in line for line in lines)
+    event, other = map(json.loads, lines)
+    assert event.pop("time").endswith("Z")
+    assert event == {
+        "level": "INFO",
+        "logger": "sealedstate",
+        "message": "refused-tag kid=00000000 a\\nb",
+        "event": "refused",
+        "reason": "tag",
+        "kid": "00000000",
+        "detail": "a\\nb",
+    }
+    assert (other["logger"], other["message"]) == ("app", "failed here")
+    assert "ValueError: line" in other["exception"]

@@ -877,7 +877,7 @@ class OldStore:
 
     def __call__(self, text: str) -> StoredSession | None:
         if not self.answers:
-            raise UncheckedSession
+            raise ConnectionError(text)
         return self.sessions.get(text.lower())
 
     def keep(self, key: str, saved_at: int | None = NOW - 5, **values: object) -> None:
@@ -926,7 +926,9 @@ def test_sign_out_everywhere_refuses_stored_sessions_of_before_or_of_an_unknown_
     assert not app.is_new("session=44-none")
 
 
-def test_old_store_may_have_other_types_and_may_not_answer(old_store: OldStore) -> None:
+def test_old_store_may_have_other_types_and_may_not_answer(
+    old_store: OldStore, caplog: pytest.LogCaptureFixture
+) -> None:
     reader = LegacyReader("flask", [], UNTIL, fetch=old_store)
     keeper = Keeper(Settings(keys=KEY, clock=Clock(NOW), legacy=reader, convert=plain))
     old_store.answers = False
@@ -934,6 +936,7 @@ def test_old_store_may_have_other_types_and_may_not_answer(old_store: OldStore) 
     session["cart"] = ["rice"]
     assert session.withheld == UncheckedSession.reason
     assert keeper.save(session) == []
+    assert "does not answer: ConnectionError" in caplog.text
     old_store.answers = True
     old_store.keep("old", cart=OrderedDict(tea=1))
     session = keeper.session("session=old")

@@ -54,7 +54,7 @@ def setup(
     if (binding := open_binding(keeper.keeper)) is not None:
         app.middlewares.insert(0, web.middleware(partial(_bind, binding, keeper)))
     app.middlewares.insert(0, _save_last)
-    app.on_response_prepare.append(_respond)
+    app.on_response_prepare.append(partial(_respond, binding))
     if is_opened_here:
         app.on_cleanup.append(lambda _: keeper.close())
     return keeper
@@ -90,8 +90,6 @@ class RequestSession(SessionFace):
 
     _keeper: AsyncKeeper
     _logout: Logout | None = None
-    _is_failed = False
-    _lines: Sequence[str] | None = None  # what the last save returned
 
     def __init__(self, request: web.Request, keeper: AsyncKeeper) -> None:
         headers = request.headers
@@ -151,20 +149,15 @@ class RequestSession(SessionFace):
         return logout
 
     async def _save(self, request: web.Request, response: web.StreamResponse) -> Sequence[str]:
-        """The lines for a response. A save that failed is not tried again for the error's page."""
-        session, is_late = self._session, _state_of(request).are_headers_made
-        # After a save that found no change, only what was touched may have changed.
-        is_used = session.backend is not None and (self._lines is None or session.is_touched)
-        if is_used and not is_late and not self._is_failed:
-            vars(self)["_is_failed"] = True
+        """The lines for a response."""
+        if not _state_of(request).are_headers_made and self._begin_save():
             if self._logout is not None:
                 await self._logout
             fields = list(response.headers.items())
             if not response.prepared:  # otherwise these are among the fields
                 cookies = response.cookies.values()
                 fields += [("Set-Cookie", each.OutputString()) for each in cookies]
-            lines = await self._keeper.save(session, set_cookie_bytes(fields))
-            vars(self).update(_lines=lines, _is_failed=False)
+            self._end_save(await self._keeper.save(self._session, set_cookie_bytes(fields)))
         return self._lines or ()
 
 
@@ -208,27 +201,20 @@ async def _save_last(request: web.Request, handler: Handler) -> web.StreamRespon
 async def _bind(
     binding: SessionBinding, keeper: AsyncKeeper, request: web.Request, handler: Handler
 ) -> web.StreamResponse:
-    """Answer browsers that bind their sessions; offer that to a user who has signed in."""
-    if binding.is_for(request.path):
-        session = (await get_session(request))._session
-        session.load()
-        answer = await keeper.in_thread(
-            binding.answer, session, request.method, request.path, request.headers.get
-        )
-        return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
-    try:
-        response = await handler(request)
-    except web.HTTPException as error:
-        if (found := _state_of(request).session) is not None:
-            error.headers.extend(binding.offer(found._session))
-        raise
-    found = _state_of(request).session
-    if found is not None and not response.prepared:
-        response.headers.extend(binding.offer(found._session))
-    return response
+    """Answer browsers that bind their sessions."""
+    if not binding.is_for(request.path):
+        return await handler(request)
+    session = (await get_session(request))._session
+    session.load()
+    answer = await keeper.in_thread(
+        binding.answer, session, request.method, request.path, request.headers.get
+    )
+    return web.Response(body=answer.body, status=answer.status, headers=answer.headers)
 
 
-async def _respond(request: web.Request, response: web.StreamResponse) -> None:
+async def _respond(
+    binding: SessionBinding | None, request: web.Request, response: web.StreamResponse
+) -> None:
     """Give the headers of any response what they owe to the session, which is saved until then."""
     state = _state_of(request)
     if state.are_headers_made:
@@ -241,7 +227,7 @@ async def _respond(request: web.Request, response: web.StreamResponse) -> None:
         try:
             lines = await found._save(request, response)
         finally:
-            add_session_headers(keeper, session, response.headers, lines, environ)
+            add_session_headers(keeper, session, response.headers, lines, environ, binding)
         if isinstance(response, web.WebSocketResponse):
             session.load()  # reading stays possible: no cache keeps a conversation
         session.mark_headers_sent()

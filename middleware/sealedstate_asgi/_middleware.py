@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, TypeAlias
 
 from sealedstate import ConfigurationError, Deployment, Keeper, Settings
@@ -111,8 +111,7 @@ class SealedSessionMiddleware:
         else:
             self.keeper = AsyncKeeper(open_keeper(settings, keywords, os.environ), threads)
         self._open = (self.keeper if self.keeper.can_wait else self.keeper.keeper).session
-        binding = open_binding(self.keeper.keeper)
-        self.app = app if binding is None else _BoundSessions(app, binding, scope_key)
+        self.app, self._binding = app, open_binding(self.keeper.keeper)
         self._autoload = autoload
         self._scope_key = scope_key
         self._has_origins = bool(self.keeper.keeper.settings.origins)
@@ -151,7 +150,7 @@ class SealedSessionMiddleware:
         elif self._autoload(scope) if callable(self._autoload) else self._autoload:
             await keeper.load(session)
             found.begin(False, is_filled=not self._is_access_noted)
-        access, is_saved = found.access, False
+        access, is_saved, binding = found.access, False, self._binding
 
         async def send_saved(message: Message) -> None:
             nonlocal is_saved
@@ -164,16 +163,20 @@ class SealedSessionMiddleware:
                     message = {**message, "headers": with_raw_session(sent, lines)}
                     if lines:
                         scheme = "http" if scope.get("scheme") in ("http", "ws") else "https"
-                        keeper.keeper.note_scheme(
-                            scheme, fields.get(b"host", b"").decode("latin-1")
-                        )
+                        host = fields.get(b"host", b"").decode("latin-1")
+                        keeper.keeper.note_scheme(scheme, host)
+                        if binding is not None and kind == "http":
+                            message["headers"] += _encode_fields(binding.offer(found.session))
                 found.mark_headers_sent()
             elif message["type"] == "websocket.close":
                 await found.close_unsent()
             await send(message)
 
         try:
-            await self.app(scope, receive, send_saved)
+            if binding is not None and kind == "http" and binding.is_for(scope["path"]):
+                await _answer_binding(binding, found, scope, send_saved)
+            else:
+                await self.app(scope, receive, send_saved)
             if kind == "websocket":
                 await found.close_unsent()
         finally:
@@ -219,40 +222,22 @@ class SealedSessionMiddleware:
         self._is_stack_checked = True
 
 
-class _BoundSessions:
-    """Answers browsers that bind their sessions; all other requests are for `app`."""
+async def _answer_binding(
+    binding: SessionBinding, found: ScopeSession, scope: Scope, send: Send
+) -> None:
+    """Answer a browser that binds its session."""
+    await found.load()
+    texts = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+    answer = await found.keeper.in_thread(
+        binding.answer, found.use(), scope["method"], scope["path"], texts.get
+    )
+    start = {"type": "http.response.start", "status": answer.status}
+    await send(start | {"headers": _encode_fields(answer.headers)})
+    await send({"type": "http.response.body", "body": answer.body})
 
-    def __init__(self, app: ASGIApp, binding: SessionBinding, scope_key: str) -> None:
-        self._app, self._binding, self._key = app, binding, scope_key
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        found: ScopeSession = scope[SESSIONS][self._key]
-        binding, path = self._binding, scope["path"]
-        if binding.is_for(path):
-            await found.load()
-            texts = {
-                name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-            }
-            answer = await found.keeper.in_thread(
-                binding.answer, found.use(), scope["method"], path, texts.get
-            )
-            headers = [(name.lower().encode(), value.encode()) for name, value in answer.headers]
-            start = {"type": "http.response.start", "status": answer.status, "headers": headers}
-            await send(start)
-            await send({"type": "http.response.body", "body": answer.body})
-            return
-
-        async def send_offer(message: Message) -> None:
-            if message["type"] == "http.response.start" and found.is_used:
-                fields = binding.offer(found.session)
-                offers = [(name.lower().encode(), value.encode()) for name, value in fields]
-                message = {**message, "headers": [*message.get("headers", ()), *offers]}
-            await send(message)
-
-        await self._app(scope, receive, send_offer)
+def _encode_fields(fields: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode()) for name, value in fields]
 
 
 def check_autoload(autoload: object) -> None:
@@ -265,9 +250,8 @@ def check_autoload(autoload: object) -> None:
 
 def _check_names(others: Mapping[str, Any], given: Mapping[str, Any], max_age: Any) -> None:
     """Raise ConfigurationError for a setting that is given under two names, and for a bad age."""
-    names = {name: _STARLETTE[name] for name in given if name in _STARLETTE}
-    for name, setting in names.items():
-        if setting in others:
+    for name, setting in _STARLETTE.items():
+        if name in given and setting in others:
             raise ConfigurationError(f"{name}: is the setting {setting}, too; give one of them")
     if max_age is _UNSET:
         return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,7 @@ def _check_values(settings: Settings) -> Iterator[CheckMessage]:
             changes["accept_weak_store_for"] = list(USES)  # the store in its place is not asked
     trial = Keeper(replace(settings, **changes))
     try:
-        make_registry(partial(SessionRegistry, trial), read_devices())
+        make_registry(SessionRegistry, trial, read_devices())
     finally:
         trial.deployment.close()
 

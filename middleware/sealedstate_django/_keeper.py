@@ -6,13 +6,11 @@ import logging
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings as project
 from django.core.signals import setting_changed
-from django.db import DatabaseError
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
@@ -21,7 +19,7 @@ from sealedstate._forks import ForkSafeLock
 from sealedstate.adapting import DEVICES, FrameworkConfig
 from sealedstate.binding import SessionBinding, open_binding
 from sealedstate.devices import SessionRegistry, make_registry, require_registry
-from sealedstate.errors import UncheckedSession, show_value
+from sealedstate.errors import show_value
 from sealedstate.legacy import StoredSession
 from sealedstate.settings import MAX_LIFETIME
 from sealedstate.storage import USES
@@ -68,7 +66,7 @@ def _open() -> tuple[Keeper, SessionRegistry | None, SessionBinding | None]:
             with read_config().names():
                 made = Keeper(read_settings())
                 bound = open_binding(made)
-            _opened = made, make_registry(partial(SessionRegistry, made), given), bound
+            _opened = made, make_registry(SessionRegistry, made, given), bound
         return _opened
 
 
@@ -178,19 +176,12 @@ def _cookie_age() -> int:
 
 
 def _fetch_row(session_key: str) -> StoredSession | None:
-    """The session that the db and cached_db backends keep under this key.
-
-    Raises UncheckedSession if the database does not answer.
-    """
+    """The session that the db and cached_db backends keep under this key."""
     from django.contrib.sessions.backends.db import SessionStore
     from django.contrib.sessions.models import Session
 
     rows = Session.objects.filter(session_key=session_key, expire_date__gt=timezone.now())
-    try:
-        row = rows.first()
-    except DatabaseError as error:
-        raise UncheckedSession from error  # the cookie stays until it can be checked
-    if row is None:
+    if (row := rows.first()) is None:
         return None
     values, expires_at = row.get_decoded(), int(row.expire_date.timestamp())
     age = SessionStore().get_expiry_age(

@@ -9,17 +9,16 @@ from functools import partial
 from typing import Any
 
 import click
-from flask import Flask, Response, current_app, request, session
+from flask import Flask, current_app
 from flask.cli import ScriptInfo
 from flask.sessions import SecureCookieSessionInterface, SessionInterface
 from werkzeug.test import create_environ
 
 from sealedstate import ConfigurationError, Keeper, Settings
-from sealedstate.adapting import DEVICES, LEGACY_UNTIL, FrameworkConfig, sealed
-from sealedstate.binding import SessionBinding, open_binding
+from sealedstate.adapting import DEVICES, LEGACY_UNTIL, FrameworkConfig
 from sealedstate.cli import command_for
 from sealedstate.devices import SessionRegistry, make_registry, require_registry
-from sealedstate.errors import OperatorError, UncheckedSession, show_value
+from sealedstate.errors import OperatorError, show_value
 from sealedstate.legacy import Fetch, StoredSession
 from sealedstate.settings import ENVIRONMENT_PREFIX, MAX_LIFETIME
 
@@ -52,28 +51,9 @@ class SealedSessions:
         keeper = open_keeper(app, self._settings, ScriptInfo)
         if keeper is not None:
             app.extensions["sealedstate"] = keeper
-            make = partial(SessionRegistry, keeper)
-            app.extensions["sealedstate_devices"] = make_registry(make, app.config.get(DEVICES))
+            given = app.config.get(DEVICES)
+            app.extensions["sealedstate_devices"] = make_registry(SessionRegistry, keeper, given)
             app.session_interface = SealedSessionInterface(app, keeper)
-            if (binding := open_binding(keeper)) is not None:
-                # Flask's own list: before what the application refuses.
-                app.before_request_funcs.setdefault(None, []).insert(0, partial(_bind, binding))
-                app.after_request(partial(_offer, binding))
-
-
-def _bind(binding: SessionBinding) -> Response | None:
-    """The answer to a browser that binds its session; None for any other request."""
-    path = request.root_path + request.path
-    if not binding.is_for(path):
-        return None
-    answer = binding.answer(sealed(session), request.method, path, request.headers.get)
-    return Response(answer.body, answer.status, list(answer.headers))
-
-
-def _offer(binding: SessionBinding, response: Any) -> Any:
-    """A response, which offers to bind the session of a user who has signed in."""
-    response.headers.extend(binding.offer(sealed(session)))
-    return response
 
 
 def devices() -> SessionRegistry:
@@ -96,7 +76,9 @@ def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keepe
     # Servers have commands of click, too, but load the application by no ScriptInfo.
     is_command = command is not None and command.find_object(script_info) is not None
     is_server = command is not None and command.command.name == "run"
-    with _read_config(app).names():
+    config = app.config
+    found = FrameworkConfig("flask", config.get, config, ENVIRONMENT_PREFIX, SUBJECT_KEY)
+    with found.names():
         value = app.config["PERMANENT_SESSION_LIFETIME"]
         seconds = value.total_seconds() if isinstance(value, timedelta) else value
         # The comparison is also false for NaN.
@@ -106,7 +88,7 @@ def open_keeper(app: Any, settings: Settings | None, script_info: type) -> Keepe
                 f" 1 s; got {show_value(value)}"
             )
         if settings is None:
-            settings = read_settings(app)
+            settings = _read_settings(app, found)
         app.cli.add_command(command_for(settings))
         try:
             return Keeper(settings)
@@ -124,14 +106,8 @@ def _refuse(error: Exception) -> None:
     raise error
 
 
-def _read_config(app: Any) -> FrameworkConfig:
-    config = app.config
-    return FrameworkConfig("flask", config.get, config, ENVIRONMENT_PREFIX, SUBJECT_KEY)
-
-
-def read_settings(app: Any) -> Settings:
+def _read_settings(app: Any, found: FrameworkConfig) -> Settings:
     """What the application's configuration and the environment set. Raises ConfigurationError."""
-    found = _read_config(app)
     found.defaults["cookie_path"] = SessionInterface().get_cookie_path(app)
     permanent = int(app.permanent_session_lifetime.total_seconds())
     if found.until:
@@ -164,19 +140,11 @@ def find_fetch(app: Any) -> Fetch | None:
 
 
 def _fetch(app: Any, interface: Any, name: str, text: str) -> StoredSession | None:
-    """The session of Flask-Session whose id is in the cookie, read through its own interface.
-
-    Raises UncheckedSession if its store does not answer.
-    """
+    """The session of Flask-Session whose id is in the cookie, read through its own interface."""
     if len(text) > MAX_CHARS:
         return None
     environ = create_environ(headers={"Cookie": f"{name}={text}"})
-    try:
-        session = interface.open_session(app, app.request_class(environ))
-    except Exception as error:
-        # Each store has its own errors. The cookie is left alone until the store answers.
-        log.error("Flask-Session's store does not answer: %s", type(error).__name__)
-        raise UncheckedSession from error
+    session = interface.open_session(app, app.request_class(environ))
     # A new id is that of an empty session: the cookie's is unknown, expired or forged.
     if not text.startswith(session.sid) or _ID.fullmatch(session.sid) is None or not session:
         return None

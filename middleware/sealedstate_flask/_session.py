@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any, cast
 
 from flask import Flask, Request, Response
+from flask import request as current_request
+from flask import session as current_session
 from flask.sessions import SessionInterface, SessionMixin
 from werkzeug.datastructures import Headers
 
-from sealedstate import Keeper, Session
+from sealedstate import Keeper
 from sealedstate.adapting import (
     SessionFace,
     add_session_headers,
@@ -20,6 +22,7 @@ from sealedstate.adapting import (
     open_session,
     sealed,
 )
+from sealedstate.binding import SessionBinding, open_binding
 from sealedstate.headers import set_cookie_bytes
 
 log = logging.getLogger("sealedstate.flask")
@@ -36,14 +39,7 @@ class FlaskSession(SessionFace, SessionMixin):  # type: ignore[override]
     _environ: dict[str, Any]
     accessed = False  # Flask sets it when the application looks at `flask.session`
     _is_forced = False
-    _is_sent: bool | None = None  # None until it is saved
     _idle: int | None = None  # what this request gave a permanent session
-
-    def __init__(
-        self, session: Session, interface: SealedSessionInterface, environ: dict[str, Any]
-    ) -> None:
-        super().__init__(session)
-        vars(self).update(_interface=interface, _environ=environ)
 
     @property
     def permanent(self) -> bool:
@@ -74,8 +70,8 @@ class FlaskSession(SessionFace, SessionMixin):  # type: ignore[override]
         It need not be assigned, because changes inside lists and dicts are found; True seals the
         session again in any case.
         """
-        if self._is_sent is not None:
-            return self._is_sent
+        if self._lines is not None:
+            return bool(self._lines)
         inner = self._session
         return self._is_forced or (inner.accessed and inner.changes().is_modified)
 
@@ -97,18 +93,22 @@ class SealedSessionInterface(SessionInterface):
     session_class = FlaskSession
 
     def __init__(self, app: Any, keeper: Keeper) -> None:
-        self.app, self.keeper = app, keeper
+        self.app, self.keeper, self.binding = app, keeper, open_binding(keeper)
         self._cookies = keeper.deployment.cookies
         has_default_key = keeper.settings.subject_key == SUBJECT_KEY
         # Until a user signs in, or another part seems to name one.
         self._watches_users = has_default_key and keeper.deployment.store is not None
         # Flask's own list: a first request may have been before.
-        app.before_request_funcs.setdefault(None, []).insert(0, self._check_application)
+        functions = app.before_request_funcs.setdefault(None, [])
+        functions.insert(0, self._check_application)
+        if self.binding is not None:
+            functions.insert(0, partial(self._bind, self.binding))
 
     def open_session(self, app: Flask, request: Request) -> FlaskSession:
         """The session of a request; its cookies are read when it is first used."""
         environ = request.environ
-        return self.session_class(open_session(self.keeper, environ), self, environ)
+        session = open_session(self.keeper, environ)
+        return self.session_class(session, _interface=self, _environ=environ)
 
     def save_session(self, app: Flask, session: SessionMixin, response: Response) -> None:
         """Save the session with a response. Raises SessionTooLarge, StorageError, NoPrimaryKey."""
@@ -120,8 +120,10 @@ class SealedSessionInterface(SessionInterface):
             if inner.accessed:
                 lines = self.keeper.save(inner, **self._options(found, response.headers))
         finally:
-            add_session_headers(self.keeper, inner, response.headers, lines, found._environ)
-        vars(found)["_is_sent"] = bool(lines)
+            add_session_headers(
+                self.keeper, inner, response.headers, lines, found._environ, self.binding
+            )
+        vars(found)["_lines"] = lines
         # A request that is kept to be looked at after its response, by the debugger or by a test's
         # `with client:`, may still read flashed messages, which removes them. A stream may not.
         if response.is_streamed or "werkzeug.debug.preserve_context" not in found._environ:
@@ -197,6 +199,15 @@ class SealedSessionInterface(SessionInterface):
             followed = record.terms.idle if is_longest else None
         if followed is not None and inner.idle_limit == followed:
             inner.idle_limit = self.permanent_idle()
+
+    def _bind(self, binding: SessionBinding) -> Any:
+        """The answer to a browser that binds its session; None for any other request."""
+        request, inner = current_request, sealed(current_session)
+        path = request.root_path + request.path
+        if not binding.is_for(path):
+            return None
+        answer = binding.answer(inner, request.method, path, request.headers.get)
+        return Response(answer.body, answer.status, list(answer.headers))
 
     def _check_application(self) -> None:
         """Warn, at the first request, of what other extensions do to these sessions."""

@@ -33,7 +33,7 @@ log = logging.getLogger("sealedstate.pyramid")
 PREFIX = "sealedstate."
 SUBJECT_KEY = "auth.userid"  # of Pyramid's SessionAuthenticationHelper
 _FLASH, _CSRF_TOKEN = "_f_", "_csrft_"  # Pyramid's names inside a session
-_SENT = "sealedstate.sent"
+_SENT, _BINDING = "sealedstate.sent", "sealedstate.binding"
 
 
 @implementer(ISession)
@@ -42,12 +42,6 @@ class PyramidSession(SessionFace):
 
     _keeper: Keeper
     _is_saved_early: bool
-    _is_failed = False
-    _lines: Sequence[str] | None = None  # what the last save returned
-
-    def __init__(self, session: Session, keeper: Keeper, is_saved_early: bool = True) -> None:
-        super().__init__(session)
-        vars(self).update(_keeper=keeper, _is_saved_early=is_saved_early)
 
     @property
     def created(self) -> int:
@@ -90,14 +84,10 @@ class PyramidSession(SessionFace):
         return self.get(_CSRF_TOKEN) or self.new_csrf_token()
 
     def _save(self, response: Response) -> Sequence[str]:
-        """The lines for a response. A save that failed is not tried again for the error's page."""
-        session = self._session
-        # After a save that found no change, only what was touched may have changed.
-        is_used = session.backend is not None and (self._lines is None or session.is_touched)
-        if is_used and not self._is_failed:
-            vars(self)["_is_failed"] = True
-            lines = self._keeper.save(session, set_cookie_bytes(response.headerlist))
-            vars(self).update(_lines=lines, _is_failed=False)
+        """The lines for a response."""
+        if self._begin_save():
+            other_bytes = set_cookie_bytes(response.headerlist)
+            self._end_save(self._keeper.save(self._session, other_bytes))
         return self._lines or ()
 
 
@@ -109,18 +99,24 @@ class SealedSessionFactory:
     raises, SessionTooLarge or StorageError, reaches an exception view with ``config.include``; with
     this factory alone it reaches none. `set_on_exception`: as in Pyramid; False: the response of an
     exception view leaves the cookies as they are, and so the session is saved after all tweens
-    only. Raises ConfigurationError.
+    only. `binding`: offered to users who sign in; ``config.include`` also answers for it. Raises
+    ConfigurationError.
     """
 
     def __init__(
-        self, settings: Settings | Deployment | Keeper, *, set_on_exception: bool = True
+        self,
+        settings: Settings | Deployment | Keeper,
+        *,
+        set_on_exception: bool = True,
+        binding: SessionBinding | None = None,
     ) -> None:
         self.keeper = settings if isinstance(settings, Keeper) else Keeper(settings)
+        self._binding = binding
         self._set_on_exception = set_on_exception
 
     def __call__(self, request: Request) -> PyramidSession:
         session = open_session(self.keeper, request.environ)
-        found = PyramidSession(session, self.keeper, self._set_on_exception)
+        found = PyramidSession(session, _keeper=self.keeper, _is_saved_early=self._set_on_exception)
         if request.environ.get(_SENT):
             session.mark_headers_sent()
         else:
@@ -138,7 +134,14 @@ class SealedSessionFactory:
             if self._set_on_exception or getattr(request, "exception", None) is None:
                 lines = found._save(response)
         finally:
-            add_session_headers(self.keeper, session, response.headerlist, lines, request.environ)
+            add_session_headers(
+                self.keeper,
+                session,
+                response.headerlist,
+                lines,
+                request.environ,
+                self._binding,
+            )
         session.mark_headers_sent()
         if session.accessed:
             request.add_finished_callback(lambda _: log_late_changes(log, session))
@@ -180,27 +183,20 @@ def includeme(config: Configurator) -> None:
                 )
             )
     registry["sealedstate"] = keeper
-    config.set_session_factory(SealedSessionFactory(keeper))
+    binding = registry[_BINDING] = open_binding(keeper)
+    config.set_session_factory(SealedSessionFactory(keeper, binding=binding))
     config.add_tween(f"{__name__}.make_tween", under=EXCVIEW)
 
 
 def _bind(
     binding: SessionBinding, handler: Callable[[Request], Response], request: Request
 ) -> Response:
-    """Answer browsers that bind their sessions; offer that to a user who has signed in."""
-    if binding.is_for(request.path):
-        session, header = sealed(request.session), request.headers.get
-        answer = binding.answer(session, request.method, request.path, header)
-        return Response(answer.body, answer.status, list(answer.headers))
-    try:
-        response = handler(request)
-    except HTTPException as error:
-        if isinstance(found := vars(request).get("session"), PyramidSession):
-            error.headerlist.extend(binding.offer(found._session))
-        raise
-    if isinstance(found := vars(request).get("session"), PyramidSession):
-        response.headerlist.extend(binding.offer(found._session))
-    return response
+    """Answer browsers that bind their sessions."""
+    if not binding.is_for(request.path):
+        return handler(request)
+    session, header = sealed(request.session), request.headers.get
+    answer = binding.answer(session, request.method, request.path, header)
+    return Response(answer.body, answer.status, list(answer.headers))
 
 
 def make_tween(handler: Callable[[Request], Response], registry: Any) -> Any:
@@ -208,7 +204,7 @@ def make_tween(handler: Callable[[Request], Response], registry: Any) -> Any:
 
     It also answers browsers that bind their sessions.
     """
-    if (binding := open_binding(registry["sealedstate"])) is not None:
+    if (binding := registry[_BINDING]) is not None:
         handler = partial(_bind, binding, handler)
 
     def save(request: Request) -> Response:

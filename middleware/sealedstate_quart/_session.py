@@ -8,16 +8,24 @@ from functools import partial
 from typing import Any, Protocol, cast
 
 from flask.sessions import SessionMixin
-from quart import Quart, Response, current_app, request, session
+from quart import Quart, Response, current_app
+from quart import request as current_request
+from quart import session as current_session
 from quart.cli import ScriptInfo
 from quart.sessions import SessionInterface
 from quart.wrappers import Websocket
 from werkzeug.datastructures import Headers
 
-from sealedstate import ConfigurationError, Session, Settings, UsageError
-from sealedstate.adapting import DEVICES, add_session_headers, log_late_changes, sealed
+from sealedstate import ConfigurationError, Settings, UsageError
+from sealedstate.adapting import (
+    DEVICES,
+    add_session_headers,
+    log_late_changes,
+    open_session,
+    sealed,
+)
 from sealedstate.asynchronous import AsyncKeeper, AsyncSessionRegistry, Logout
-from sealedstate.binding import SessionBinding, open_binding
+from sealedstate.binding import SessionBinding
 from sealedstate.devices import make_registry, require_registry
 from sealedstate_flask import FlaskSession
 from sealedstate_flask import SealedSessionInterface as FlaskInterface
@@ -55,37 +63,14 @@ class SealedSessions:
         if opened is not None:
             keeper = AsyncKeeper(opened, self._threads)
             app.extensions["sealedstate"] = keeper
-            make = partial(AsyncSessionRegistry, keeper)
-            app.extensions["sealedstate_devices"] = make_registry(make, app.config.get(DEVICES))
+            given = app.config.get(DEVICES)
+            app.extensions["sealedstate_devices"] = make_registry(
+                AsyncSessionRegistry, keeper, given
+            )
             # Quart takes any interface, but says so of its default only.
             interface: Any = SealedSessionInterface(app, keeper, self._autoload)
             app.session_interface = interface
             app.after_serving(keeper.close)
-            if (binding := open_binding(opened)) is not None:
-                # Quart's own list: before what the application refuses.
-                functions = app.before_request_funcs.setdefault(None, [])
-                functions.insert(0, partial(_bind, binding, keeper))
-                app.after_request(partial(_offer, binding))
-
-
-async def _bind(binding: SessionBinding, keeper: AsyncKeeper) -> Response | None:
-    """The answer to a browser that binds its session; None for any other request."""
-    path = request.root_path + request.path
-    if not binding.is_for(path):
-        return None
-    inner = sealed(session)
-    await keeper.load(inner)
-    inner.load()
-    answer = await keeper.in_thread(
-        binding.answer, inner, request.method, path, request.headers.get
-    )
-    return Response(answer.body, answer.status, Headers(answer.headers))
-
-
-async def _offer(binding: SessionBinding, response: Any) -> Any:
-    """A response, which offers to bind the session of a user who has signed in."""
-    response.headers.extend(binding.offer(sealed(session)))
-    return response
 
 
 def devices() -> AsyncSessionRegistry:
@@ -146,7 +131,8 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
             "wsgi.url_scheme": "http" if request.scheme in ("http", "ws") else "https",
             "quart.is_kept": bool((request.scope or {}).get("_quart._preserve_context")),
         }
-        found = self.session_class(self._open(environ), self, environ)
+        inner = open_session(self.keeper, environ, self.asynchronous.session)
+        found = self.session_class(inner, _interface=self, _environ=environ)
         if self._autoload and self.keeper.asks_store(environ["HTTP_COOKIE"]):
             await self.asynchronous.load(found._session)
         if is_websocket:
@@ -175,10 +161,18 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
         if not found._environ["quart.is_kept"]:
             found._session.mark_headers_sent()
 
-    def _open(self, environ: dict[str, Any]) -> Session:
-        site, origin = environ["HTTP_SEC_FETCH_SITE"], environ["HTTP_ORIGIN"]
-        cross_site = self.keeper.is_cross_site(environ["REQUEST_METHOD"], site, origin)
-        return self.asynchronous.session(environ["HTTP_COOKIE"], cross_site)
+    async def _bind(self, binding: SessionBinding) -> Response | None:
+        """The same in an event loop."""
+        request, inner = current_request, sealed(current_session)
+        path = request.root_path + request.path
+        if not binding.is_for(path):
+            return None
+        await self.asynchronous.load(inner)
+        inner.load()
+        answer = await self.asynchronous.in_thread(
+            binding.answer, inner, request.method, path, request.headers.get
+        )
+        return Response(answer.body, answer.status, Headers(answer.headers))
 
     def _may_renew(self, session: FlaskSession) -> bool:
         """The same without asking the store."""
@@ -195,8 +189,8 @@ class SealedSessionInterface(FlaskInterface, SessionInterface):  # type: ignore[
             if inner.accessed:
                 lines = await self.asynchronous.save(inner, **self._options(session, headers))
         finally:
-            add_session_headers(self.keeper, inner, headers, lines, session._environ)
-        vars(session)["_is_sent"] = bool(lines)
+            add_session_headers(self.keeper, inner, headers, lines, session._environ, self.binding)
+        vars(session)["_lines"] = lines
 
     async def _accept(
         self, session: QuartSession, accept: Any, headers: Headers, subprotocol: str | None
@@ -237,7 +231,7 @@ async def load_session(*parts: str) -> QuartSession:
 
     Needed before the first use with ``autoload=False``, and for parts of the policy ``server``.
     """
-    found = session._get_current_object()  # type: ignore[attr-defined]
+    found = current_session._get_current_object()  # type: ignore[attr-defined]
     if not isinstance(found, QuartSession):
         raise UsageError("there is no sealed session in this application; call SealedSessions(app)")
     await found._interface.asynchronous.load(found._session, parts)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
-
-from werkzeug.http import HTTP_STATUS_CODES
-from werkzeug.wsgi import ClosingIterator
 
 from sealedstate import ConfigurationError, Keeper, Session, Settings
 from sealedstate.binding import SessionBinding, open_binding
@@ -91,7 +88,7 @@ class SealedSessionMiddleware:
             close(body)
             raise
         # A lambda in place of partial would make cells of two variables, and slow every request.
-        return ClosingIterator(response.stream(first, pieces), partial(response.close, body))
+        return _Body(response.stream(first, pieces), partial(response.close, body))
 
     def _session_by_site(self, environ: WSGIEnvironment) -> Session:
         """The session of a request that may be from another site."""
@@ -126,6 +123,25 @@ class SealedSessionMiddleware:
             )
 
 
+class _Body:
+    """The pieces of a response. Closing it closes `pieces`, and calls `close_request`."""
+
+    def __init__(
+        self, pieces: Generator[bytes, None, None], close_request: Callable[[], None]
+    ) -> None:
+        self._pieces, self._close_request = pieces, close_request
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
+
+    def close(self) -> None:
+        self._pieces.close()
+        self._close_request()
+
+
 class _BoundSessions:
     """Answers browsers that bind their sessions; all other requests are for `app`."""
 
@@ -142,7 +158,9 @@ class _BoundSessions:
                 path,
                 lambda name: environ.get(f"HTTP_{name.upper().replace('-', '_')}"),
             )
-            phrase = HTTP_STATUS_CODES[answer.status]
+            from http import HTTPStatus
+
+            phrase = HTTPStatus(answer.status).phrase
             start_response(f"{answer.status} {phrase}", list(answer.headers))
             return [answer.body]
 

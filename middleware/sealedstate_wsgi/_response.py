@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -106,7 +106,7 @@ class Response:
             self._write, self.is_waiting = write, False
         return write
 
-    def stream(self, first: bytes | None, others: Iterator[bytes]) -> Iterator[bytes]:
+    def stream(self, first: bytes | None, others: Iterator[bytes]) -> Generator[bytes, None, None]:
         """The pieces of a body; the headers are sent with the first that is not empty.
 
         `first`: None if there is none.

@@ -28,12 +28,13 @@ class HasKeeper(Protocol):
 
 
 class HealthApplication:
-    """A WSGI application for a path such as ``/healthz``, or for a separate port.
+    """A WSGI application for paths such as ``/livez`` and ``/readyz``, or for a separate port.
 
-    Answers 200 with ``{"status": "up", "keys": "up", "store": "up"}`` if a key is active and the
-    store answers, else 503 with ``"down"`` for what fails. Without a store there is no ``"store"``.
-    The reason is only logged, once each time the process goes down. GET and HEAD only, for any
-    path.
+    ``/livez``: 200 with ``{"status": "up"}`` as long as the process answers, because a restart
+    repairs neither keys nor a store. Any other path says whether to send visitors here: 200 with
+    ``{"status": "up", "keys": "up", "store": "up"}`` if a key is active and the store answers, else
+    503 with ``"down"`` for what fails. Without a store there is no ``"store"``.
+    The reason is only logged, once each time the process goes down. GET and HEAD only.
 
     `source`: a Keeper, or a middleware that has one. An answer is kept for `keep_for` seconds of
     the settings' clock, so the store is asked once in that time, by one request. Concurrent
@@ -56,6 +57,9 @@ class HealthApplication:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return refuse_method(start_response)
+        path = f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+        if path.rstrip("/").endswith("/livez"):
+            return send_json(environ, start_response, "200 OK", {"status": "up"})
         health = self._current_health()
         is_up = all(health.values())
         words = {name: "up" if up else "down" for name, up in {"status": is_up, **health}.items()}

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 from uuid import UUID
 
 from .._cookies.codec import DisabledRecord, OpenedRecord, newest
@@ -54,9 +54,11 @@ from ..errors import (
     quote_text,
 )
 from ..keyring import Key
-from ..legacy import LegacyReader
 from ..profiles import FLOOR_BYTES
 from ..session import IN_BROWSER, Part, Refusal, Session, core_part
+
+if TYPE_CHECKING:
+    from ..legacy import LegacyReader
 
 # The most that a version takes in the list of stored parts, and an entry besides its name.
 VERSION_BYTES = 9

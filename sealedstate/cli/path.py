@@ -163,6 +163,8 @@ def report(text: str, log: str | None, config: str | None, as_json: bool) -> int
         if not found:
             raise ConfigurationError(f"--log: {quote_text(log)} has no report {quote_text(text)}")
         text = found[-1]
+    elif re.fullmatch(r"\w{4}-\w{4}", text):
+        raise ConfigurationError("REPORT: a code is found in a log; add --log FILE")
     settings = _settings(config)
     if settings is None:
         raise ConfigurationError(_NO_KEYS)
@@ -218,7 +220,7 @@ def _report_rows(facts: dict[str, Any]) -> Iterator[tuple[object, object]]:
     for name, value in facts.items():
         if name == "at":
             yield name, format_exact(value)
-        elif name in _WORDS and isinstance(value, dict):
+        elif name in _WORDS and isinstance(value, dict) and "passed" in value:
             refused = value.get("refused")
             how = f"; {refused} refused ({value.get('answer')})" if refused else ""
             yield _WORDS[name], f"{value.get('passed')} passes{how}"
@@ -226,8 +228,10 @@ def _report_rows(facts: dict[str, Any]) -> Iterator[tuple[object, object]]:
             yield name, ", ".join(f"{key}: {each}" for key, each in value.items()) or "-"
         elif isinstance(value, list):
             yield name, ", ".join(map(str, value)) or "-"
+        elif isinstance(value, bool):
+            yield name, "yes" if value else "no"
         else:
-            yield name, {True: "yes", False: "no", "": "-"}.get(value, value)
+            yield name, "-" if value == "" else value
 
 
 def _settings(config: str | None) -> Settings | None:

@@ -12,9 +12,9 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from ..deployment import Deployment
 from ..errors import ProtectedTextRefused, ProtectedTextWithheld, escape_text
@@ -73,7 +73,10 @@ _LIMITS = ("cookie", "set_cookie", "response")
 
 @dataclass(frozen=True, slots=True)
 class PathRequest:
-    """What an adapter hands over: `path` is below the mount point, and `mount` is that."""
+    """What an adapter hands over: `path` is below the mount point, and `mount` is that.
+
+    `mount`: as the application sees it, until the link says how browsers do.
+    """
 
     method: str
     mount: str
@@ -150,7 +153,7 @@ class PathPages:
         back with the report. `other`: where they are on another site, from which the form of
         another site is then posted; without it, a page of `mount` in a sandbox posts it.
         """
-        given = [label, mount.rstrip("/"), other.rstrip("/")] if other else label
+        given = [label, mount.rstrip("/"), other.rstrip("/")]
         return f"{mount.rstrip('/')}/?{urlencode({'link': self._links.seal(given)})}"
 
     def read_report(self, text: str) -> dict[str, Any]:
@@ -173,11 +176,14 @@ class PathPages:
                 message_page("No such page", ["This link is not valid, or not valid any more."]),
             )
         link = PathLink(text, *(opened if isinstance(opened, list) else [opened]))
+        if link.mount:
+            # A proxy may have another name for this place, and browsers go by that.
+            request = replace(request, mount=unquote(urlsplit(link.mount).path))
         match request.method, request.path:
             case (("GET" | "HEAD" | "POST"), "/probe") | (("GET" | "HEAD"), "/trial/probe"):
                 return self._answer_probe(request, query)
             case (("GET" | "HEAD"), ""):
-                # Relative, because a proxy may have another name for this place.
+                # Relative, because the scheme and the host may have other names, too.
                 last = quote(request.mount.rstrip("/").rpartition("/")[2])
                 return _redirect(f"{last}/?{link.query()}")
             case (("GET" | "HEAD"), "/"):
@@ -272,7 +278,12 @@ class PathPages:
         if step >= len(STEPS) or (step > 0 and not trials):
             # All steps passed, or the browser keeps no cookies.
             passed = len(request.cookie) if trials else 0
-            lines = [f"{name}={request.attributes(path, 0)}" for name in dict.fromkeys(trials)]
+            # Also those that did not come: a path may drop some of many cookies.
+            written = [f"t{number}" for number in range(len(STEPS) if trials else 0)]
+            lines = [
+                f"{name}={request.attributes(path, 0)}"
+                for name in dict.fromkeys([*written, *trials])
+            ]
             return _redirect(f"step?{link.query(step='gone', passed=passed)}", lines)
         room = min(STEPS[step] - len(request.cookie) - len(f"; t{step}="), 3800)
         lines = [

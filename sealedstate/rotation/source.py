@@ -15,13 +15,11 @@ import logging
 import math
 import os
 import platform
-import sys
 import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from .._forks import ForkSafeLock
 from ..errors import ConfigurationError, OperatorError, StorageUnavailable
@@ -33,7 +31,7 @@ from .document import RingUnreadable
 from .reports import Report, ReportStore
 from .ring import EXTEND, Ring, RingReplaced, RingStorage, Schedule, Tombstone
 
-__all__ = ["RotatingKeySource", "RotationConfig", "are_threads_frozen"]
+__all__ = ["RotatingKeySource", "RotationConfig"]
 
 # However many cookies have an unknown kid, the ring is loaded at most this often for them.
 SEEK_SECONDS = 1.0
@@ -43,19 +41,6 @@ START_TRIES, START_PAUSE = 20, 0.2
 WRITE_TRIES = 8
 # A process that missed this many reports is regarded as ended.
 REPORTS_KEPT = 10
-# The first uWSGI that runs threads without being asked to.
-UWSGI_WITH_THREADS = (2, 0, 27)
-
-
-def are_threads_frozen() -> bool:
-    """Whether this process is a uWSGI that runs threads only while it answers a request.
-
-    A thread that stops within a transaction would keep all other processes waiting.
-    """
-    uwsgi: Any = sys.modules.get("uwsgi")
-    if not hasattr(uwsgi, "version_info") or uwsgi.version_info[:3] >= UWSGI_WITH_THREADS:
-        return False
-    return not {"enable-threads", "threads", "gevent"} & set(uwsgi.opt)
 
 
 @dataclass(frozen=True, slots=True)

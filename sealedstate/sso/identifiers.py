@@ -197,6 +197,8 @@ class Identifiers:
 
 def parse_kid(text: str) -> bytes | None:
     """Return the kid of a text that looks like a handle; None for any other text."""
+    if len(text) != HANDLE_CHARS:
+        return None  # most texts, for which an error would cost more than all the rest
     try:
         return _parse_handle(text)[:KID_BYTES]
     except MalformedToken:

@@ -187,9 +187,12 @@ class LoginRecords:
         merged = merge_sets(known, self.read_columns(remote), self.read_columns(local))
         return encode_logins(keep_latest(merged), self.registry)
 
-    def read_columns(self, value: object) -> frozenset[ServiceLogin]:
-        """Return the part's logins, with placeholders. Raises LoginsUnreadable."""
-        return decode_logins(_check_bytes(value), self.registry)
+    def read_columns(self, value: object, entity_id: str | None = None) -> frozenset[ServiceLogin]:
+        """Return the part's logins, with placeholders; all, or those at one service.
+
+        Raises LoginsUnreadable.
+        """
+        return decode_logins(_check_bytes(value), self.registry, entity_id)
 
     def read_logins(
         self, value: object, session_id: bytes, subject: str
@@ -310,7 +313,7 @@ class LoginRecord:
 
         Raises LoginsUnreadable.
         """
-        chosen = [one for one in self._read_columns() if entity_id in (None, one.entity_id)]
+        chosen = self._read_columns(entity_id)
         if not chosen:  # then there may be no subject either
             return ()
         return tuple(sorted(map(self._deriver().expand, chosen), key=sort_key))
@@ -345,9 +348,9 @@ class LoginRecord:
 
     # --- the session's parts --------------------------------------------------------------------
 
-    def _read_columns(self) -> frozenset[ServiceLogin]:
+    def _read_columns(self, entity_id: str | None = None) -> frozenset[ServiceLogin]:
         value = self._session.get(self._records.columns)
-        return frozenset() if value is None else self._records.read_columns(value)
+        return frozenset() if value is None else self._records.read_columns(value, entity_id)
 
     def _find_others(self, *logins: ServiceLogin) -> list[ServiceLogin]:
         """Return the recorded logins that have another identity than all of `logins`."""

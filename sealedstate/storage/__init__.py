@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .cache import CachedStorage
 from .contract import (
     Capabilities,
@@ -20,8 +22,10 @@ from .contract import (
 from .memory import MemoryStorage
 from .requirements import USES
 from .routing import RoutedStorage
-from .sqlite import SQLiteStorage
 from .urls import open_storage
+
+if TYPE_CHECKING:
+    from .sqlite import SQLiteStorage
 
 __all__ = [
     "USES",
@@ -38,3 +42,12 @@ __all__ = [
     "open_storage",
     "read_if_changed",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Imported when it is used, as every store with a driver is.
+    if name == "SQLiteStorage":
+        from .sqlite import SQLiteStorage
+
+        return SQLiteStorage
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

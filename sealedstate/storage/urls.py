@@ -7,7 +7,6 @@ repeats a URL or a part of one, because it may contain a password.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -19,7 +18,6 @@ from .contract import Clock, ManagedStorage
 from .memory import MemoryStorage
 from .requirements import USES
 from .routing import RoutedStorage
-from .sqlite import SQLiteStorage
 
 __all__ = ["OPTIONS", "OPTION_PREFIX", "URLS", "open_storage"]
 
@@ -91,6 +89,8 @@ def open_storage(url: str | Mapping[str, str], clock: Clock) -> ManagedStorage:
     known = [*(context for use in USES.values() for context in use.contexts), _REPORTS_CONTEXT]
     for context in urls:
         if context.startswith("sealedstate.") and context not in known:
+            import difflib
+
             near = difflib.get_close_matches(context, known, n=1) or known
             raise ConfigurationError(
                 f"storage: there is no context {context!r}; did you mean {' or '.join(near)}?"
@@ -141,6 +141,8 @@ def _open_url(url: str, clock: Clock) -> ManagedStorage:
                     "storage: in sqlite:PATH write the path as it is, such as"
                     " sqlite:/var/lib/app/s.db; // of SQLAlchemy's URLs and ~ mean nothing here"
                 )
+            from .sqlite import SQLiteStorage
+
             return SQLiteStorage(path, clock, **options)
         case "layered":
             staleness, colon, behind = rest.partition(":")
@@ -255,6 +257,8 @@ def _parse_options(parameters: Iterable[str], names: Collection[str]) -> dict[st
 
 def _explain_unknown(name: str, names: Collection[str]) -> str:
     shown = show_name("option", name)
+    import difflib
+
     near = difflib.get_close_matches(name.removeprefix(OPTION_PREFIX), list(names), n=1)
     if near:
         return f"there is no {shown}; did you mean {OPTION_PREFIX}{near[0]}?"

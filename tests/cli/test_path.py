@@ -19,6 +19,7 @@ import pytest
 
 from sealedstate import Keeper, Key, Settings
 from sealedstate.cli import main
+from sealedstate.path import PathPages
 from sealedstate.path._pages import PROGRESS
 from sealedstate_wsgi import PathApplication
 from tests.support.client import ask
@@ -152,6 +153,15 @@ def test_report_of_a_visitor_is_read_by_its_text_or_by_its_code_in_a_log(
     assert main(["path", "report", code, "--log", str(log)]) == 0
     assert "ticket 7" in capsys.readouterr().out
     assert main(["path", "report", "2222-2222", "--log", str(log)]) == 2
+    capsys.readouterr()
+    assert main(["path", "report", code]) == 2
+    assert "--log" in capsys.readouterr().err
+    pages = PathPages(Keeper(Settings(keys=[KEY.export()])))
+    facts |= {"cookies": {"sid": 300}, "clock": 0, "left": 1, "kept": False}
+    assert main(["path", "report", pages._reports.seal(facts)]) == 0
+    shown = dict(re.findall(r"^(.+?)  +(.*)$", capsys.readouterr().out, re.MULTILINE))
+    assert (shown["cookies"], shown["clock"], shown["left"]) == ("sid: 300", "0", "1")
+    assert shown["kept"] == "no"
     assert main(["path", "report", text[:-1]]) == 1
 
 

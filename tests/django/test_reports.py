@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django import VERSION
 from django.core import mail
 from django.test import RequestFactory
 from django.utils.log import AdminEmailHandler
-from django.views.debug import SafeExceptionReporterFilter, get_exception_reporter_filter
+from django.views.debug import (
+    SafeExceptionReporterFilter,
+    get_default_exception_reporter_filter,
+    get_exception_reporter_filter,
+)
 
 from sealedstate_django import ReportFilter, SealedSessionMiddleware
 from sealedstate_django.test import AsyncClient, Client
@@ -18,6 +24,7 @@ from tests.django.conftest import Change
 from tests.support.django_site import KEY
 
 NAME = "__Host-Http-s"
+LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
 URL = "redis://:hunter2pw@127.0.0.1:1/0"
 
 
@@ -27,11 +34,23 @@ class OwnFilter(SafeExceptionReporterFilter):
     cleansed_substitute = "hidden"
 
 
+@pytest.fixture(autouse=True)
+def forget_the_default_filter() -> Iterator[None]:
+    """Django keeps the first for the whole process."""
+    cached: Any = get_default_exception_reporter_filter
+    cached.cache_clear()
+    yield
+    cached.cache_clear()
+
+
 @pytest.fixture
 def mails(change: Change) -> Any:
+    address: Any = "ann@example.org"
+    before: dict[str, Any] = {"EMAIL_BACKEND": LOCMEM}
     change(
-        ADMINS=[("Ann", "ann@example.org")],
-        EMAIL_BACKEND="django.core.mail.backends.locmem.EmailBackend",
+        # Django 5.2 refuses an address without a name, and 6.0 warns of one with a name.
+        ADMINS=[address if VERSION >= (6,) else ("Ann", address)],
+        **({"MAILERS": {"default": {"BACKEND": LOCMEM}}} if VERSION >= (6, 1) else before),
     )
     mail.outbox = []
     handler = AdminEmailHandler(include_html=True)

@@ -37,7 +37,8 @@ class Visitor:
     """A browser without scripts. `most`: the Cookie field that its proxy takes.
 
     `refuses_posts`: whether the proxy refuses forms of other sites; `holds_back`: the trial cookies
-    that the browser does not send with them, and with the redirect that answers them.
+    that the browser does not send with them, and with the redirect that answers them. `place`:
+    where the pages are for the browser; the application sees them at MOUNT.
     """
 
     settings: Settings
@@ -45,6 +46,7 @@ class Visitor:
     refuses_posts: bool = False
     holds_back: tuple[Sequence[str], Sequence[str]] = (("lax", "strict"), ("strict",))
     other: str = ""
+    place: str = MOUNT
     jar: Jar = field(default_factory=Jar)
     addresses: list[str] = field(default_factory=list)
 
@@ -52,7 +54,7 @@ class Visitor:
         keeper = Keeper(self.settings)
         self.pages = PathPages(keeper)
         self.application = PathApplication(keeper)
-        self.link = self.pages.link(f"https://app.example{MOUNT}", "ticket 7", self.other)
+        self.link = self.pages.link(f"https://app.example{self.place}", "ticket 7", self.other)
 
     def send(
         self, address: str, method: str = "GET", body: str = "", *, is_cross: bool = False
@@ -65,7 +67,7 @@ class Visitor:
             return Answer(431)
         extras: dict[str, object] = {
             "SCRIPT_NAME": MOUNT,
-            "PATH_INFO": parts.path.removeprefix(MOUNT),
+            "PATH_INFO": parts.path.removeprefix(self.place),
             "QUERY_STRING": parts.query,
             "wsgi.url_scheme": "https",
             "SERVER_SOFTWARE": "gunicorn/27.0.1",
@@ -109,7 +111,7 @@ class Visitor:
     def page(self, place: str) -> str:
         parts = urlsplit(self.link)
         joint = "&" if "?" in place else "?"
-        return f"https://app.example{MOUNT}{place}{joint}{parts.query}"
+        return f"https://app.example{self.place}{place}{joint}{parts.query}"
 
     def report(self, answer: Answer) -> tuple[str, dict[str, Any]]:
         """The code and the facts of a result page."""
@@ -188,6 +190,29 @@ def test_chain_without_scripts_reaches_a_result_and_leaves_no_cookie(
     assert any(code in record.getMessage() for record in caplog.records)
     assert len(visitor.addresses) == len(STEPS) + 5
     assert visitor.jar.header(f"{MOUNT}/") == ""
+
+
+@pytest.mark.parametrize("place", ["/shop/help/path", "/help/a%20b%3Bc", "/path"])
+def test_proxy_may_have_another_path_for_the_pages(place: str, clock: FakeClock) -> None:
+    visitor = Visitor(Settings(keys=[KEY.export()], clock=clock), most=8180, place=place)
+    assert visitor.open(visitor.page("/trial/step?step=0")).status == 431
+    _, facts = visitor.report(visitor.send(visitor.page("/failed"), "POST", "seen=431"))
+    assert (facts["kept"], facts["cookie"]["passed"]) == (True, 7600)
+    visitor.most = 100_000
+    _, facts = visitor.report(visitor.open(visitor.page("/trial/step?step=0")))
+    assert (facts["kept"], facts["deleted"], facts["fits"]) == (True, True, True)
+    assert visitor.jar.header(f"{place}/trial/step") == ""
+    (location,) = visitor.send(visitor.page("")).all("Location")
+    assert urljoin(visitor.page(""), location) == visitor.link
+
+
+def test_trial_cookies_that_the_path_drops_are_deleted_too(visitor: Visitor) -> None:
+    visitor.open(visitor.page("/trial/step?step=0"))
+    lines = visitor.send(visitor.page(f"/trial/step?step={len(STEPS)}")).set_cookies
+    assert lines == []
+    visitor.jar.receive([f"t6=0; Path={MOUNT}/trial"])
+    lines = visitor.send(visitor.page(f"/trial/step?step={len(STEPS)}")).set_cookies
+    assert [line.partition("=")[0] for line in lines] == [f"t{step}" for step in range(len(STEPS))]
 
 
 @pytest.mark.parametrize(("most", "step"), [(2000, 0), (7000, 2), (8180, 3), (13_000, 5)])

@@ -95,7 +95,7 @@ def session_middleware(storage: Any) -> Any:
         return response
 
     async def translate(request: web.Request, response: web.StreamResponse) -> None:
-        await _session._respond(request, response)
+        await _session._respond(None, request, response)
         for line in response.headers.popall("Set-Cookie", ()):
             if line.startswith(f"{NAME}="):
                 line = await write_foreign(storage, request, keeper.keeper, line)

@@ -12,11 +12,12 @@ from typing import Any
 
 import flask
 import pytest
+from flask.cli import ScriptInfo
 from flask.sessions import SessionInterface, SessionMixin
 
-from sealedstate import Keeper, Key
+from sealedstate import Key
 from sealedstate_flask import SealedSessionInterface
-from sealedstate_flask._extension import read_settings
+from sealedstate_flask._extension import open_keeper
 
 
 class LateInterface(SessionInterface):
@@ -40,7 +41,9 @@ class LateInterface(SessionInterface):
             app.config["SEALEDSTATE_KEYS"] = [key_of(secret) for secret in secrets]
             # The suites look for cookies that are sent over plain http.
             app.config["SEALEDSTATE_SECURE"] = bool(app.config["SESSION_COOKIE_SECURE"])
-            interface = SealedSessionInterface(app, Keeper(read_settings(app)))
+            keeper = open_keeper(app, None, ScriptInfo)
+            assert keeper is not None
+            interface = SealedSessionInterface(app, keeper)
             self._made[app] = state_of(app), interface
         return self._made[app][1]
 

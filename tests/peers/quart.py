@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import quart
+from quart.cli import ScriptInfo
 from quart.sessions import SessionInterface, SessionMixin
 
-from sealedstate import Keeper
 from sealedstate.asynchronous import AsyncKeeper
-from sealedstate_flask._extension import read_settings
+from sealedstate_flask._extension import open_keeper
 from sealedstate_quart import SealedSessionInterface
 
 from .flask import key_of, state_of
@@ -39,7 +39,9 @@ class LateInterface(SessionInterface):
             app.config["SEALEDSTATE_KEYS"] = [key_of(secret) for secret in secrets]
             # The suite looks for cookies that are sent over plain http.
             app.config["SEALEDSTATE_SECURE"] = bool(app.config["SESSION_COOKIE_SECURE"])
-            interface = SealedSessionInterface(app, AsyncKeeper(Keeper(read_settings(app))))
+            keeper = open_keeper(app, None, ScriptInfo)
+            assert keeper is not None
+            interface = SealedSessionInterface(app, AsyncKeeper(keeper))
             self._made[app] = state_of(app), interface
         return self._made[app][1]
 

@@ -26,7 +26,7 @@ from sealedstate.storage.urls import OPTION_PREFIX, OPTIONS, URLS
 from sealedstate.testing import FakeClock
 from tests.support.asgi import ASGIBrowser
 from tests.support.backends import use_everything
-from tests.support.documents import DOCS, Document
+from tests.support.documents import DOCS, ROOT, Document
 from tests.support.installed import need_driver
 from tests.support.jar import Browser
 from tests.support.sql_server import PASSWORD
@@ -126,6 +126,11 @@ def test_every_link_leads_to_a_document_and_a_heading() -> None:
             titles = re.findall(r"^#+ (.*)$", linked.read_text("utf-8"), re.MULTILINE)
             anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
             assert heading in anchors, f"{document.name}: {target}"
+
+
+def test_no_document_has_the_marks_of_a_merge() -> None:
+    for path in (*DOCS.rglob("*.md"), *ROOT.glob("*.md")):
+        assert not re.search(r"^(<{7}|>{7}|={7})( |$)", path.read_text("utf-8"), re.M), path
 
 
 def test_every_promise_names_tests_that_exist() -> None:

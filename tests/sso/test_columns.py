@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from sealedstate.errors import LoginsUnreadable, RegistryMissing, UnsupportedValue
 from sealedstate.sso import NameID, ServiceLogin
+from sealedstate.sso._codec import columns
 from sealedstate.sso._codec.columns import MAX_LOGINS, decode_logins, encode_logins
+from sealedstate.sso._codec.tables import METHODS
 from sealedstate.sso.logins import Derivation, Derived
 from sealedstate.sso.registry import Registry
 from tests.support.examples import examples
@@ -192,3 +194,37 @@ def test_a_number_beyond_the_version_is_refused() -> None:
     cut = replace(GROWN, versions=(first, replace(second, entities=39)))
     with pytest.raises(LoginsUnreadable):
         decode_logins(data, cut)
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("pack", lambda _: None), ("METHODS", ()), ("NAME_ID_FORMATS", ()), ("MINUTE", 1 << 40)],
+)
+def test_another_form_of_the_same_logins_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, other: object
+) -> None:
+    form = "urn:oasis:names:tc:SAML:2.0:nameid-format:persistent"
+    logins = {
+        ServiceLogin(SP, METHODS[0], NameID("_" + "0a" * 16, form), None, NOW + 60 * number)
+        for number in range(2)
+    }
+    expected = encode_logins(logins, SOME)
+    assert decode_logins(expected, SOME) == logins
+    with monkeypatch.context() as patched:
+        patched.setattr(columns, name, other)
+        written = encode_logins(logins, SOME)
+    assert written != expected
+    with pytest.raises(LoginsUnreadable):
+        decode_logins(written, SOME)
+
+
+@given(LOGIN_SETS, st.booleans())
+@examples(30)
+def test_logins_at_one_service_are_those_of_all(
+    logins: frozenset[ServiceLogin], registered: bool
+) -> None:
+    known = SOME if registered else EMPTY
+    data = encode_logins(logins, known)
+    for entity_id in {login.entity_id for login in logins} | {"https://none.example"}:
+        expected = {login for login in logins if login.entity_id == entity_id}
+        assert decode_logins(data, known, entity_id) == expected

@@ -77,7 +77,7 @@ def test_options_are_removed_from_the_url(monkeypatch: pytest.MonkeyPatch) -> No
         calls.append((url, options))
         return object()
 
-    monkeypatch.setattr(sealedstate.storage.urls, "SQLiteStorage", record)
+    monkeypatch.setattr(sealedstate.storage.sqlite, "SQLiteStorage", record)
     monkeypatch.setattr(sealedstate.storage.sql, "SQLStorage", record)
     monkeypatch.setattr(sealedstate.storage.redis, "RedisStorage", record)
     monkeypatch.setattr(sealedstate.storage.memcached, "MemcachedStorage", record)

@@ -146,6 +146,20 @@ def test_health_can_be_mounted_beside_and_behind_the_middleware(keeper: Keeper) 
     assert sessions.keeper.counts.keys() == {"saved", "store-call-answered"}
 
 
+def test_live_process_says_so_without_asking_the_store(
+    keeper: Keeper, store: CountingStore
+) -> None:
+    health = HealthApplication(keeper)
+    application = DispatcherMiddleware(health, {"/livez": health, "/readyz": health})
+    before = store.pings
+    for path in ("/livez", "/livez/"):
+        answer = ask(application, path)
+        assert (answer.status, answer.body) == (200, b'{"status": "up"}\n')
+    assert store.pings == before
+    assert ask(application, "/readyz").body == UP
+    assert store.pings == before + 1
+
+
 def test_reason_is_logged_and_not_sent(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     need_driver("redis")
     port = free_port()

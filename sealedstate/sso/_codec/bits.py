@@ -10,9 +10,8 @@ The codes, which are part of the format of login records:
               first digit most significant, in as many bits as the largest such number has
     rice      (q, r) = divmod(number, 2**k): q one bits, a zero bit, r in k bits
 
-Bits fill bytes from the most significant bit down; the last byte is padded with zero bits. Some
-numbers have more than one spelling, and the reader accepts all of them: a caller that needs one
-spelling encodes again and compares.
+Bits fill bytes from the most significant bit down; the last byte is padded with zero bits. Each
+number has one spelling, and the reader refuses any other.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ FLUSH = 8192
 
 
 class EndOfBits(ValueError):
-    """The bits end before the numbers do, or continue after them."""
+    """The bits end before the numbers do, continue after them, or spell one in another way."""
 
 
 class BitWriter:
@@ -110,11 +109,14 @@ class BitReader:
         return self.take(1) == 1
 
     def take_small(self) -> int:
-        value = 0
-        while (group := self.take(4)) & 8:
+        value, group = 0, self.take(4)
+        if group == 8:
+            raise EndOfBits  # a leading zero
+        while group & 8:
             value = value << 3 | group & 7
             if value >> MAX_SMALL_BITS:
                 raise EndOfBits
+            group = self.take(4)
         return value << 3 | group
 
     def take_sized(self) -> int:
@@ -131,6 +133,8 @@ class BitReader:
             for _ in range(size):
                 number, digit = divmod(number, radix)
                 run.append(digit)
+            if number:
+                raise EndOfBits  # more than the digits say
             digits += reversed(run)
         return digits
 

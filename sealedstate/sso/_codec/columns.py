@@ -43,7 +43,8 @@ then text), format (none first), NameIDs' encoding and SessionIndexes' (code, th
 follow); texts by code points. In a group the services ascend, by number or by code points, and none
 occurs twice: of several logins there that are alike, the k-th by time, then NameID, then
 SessionIndex, is in the k-th group of that kind. Columns are valid only if encoding what they decode
-to, with the same version of the registry, gives the same bytes again.
+to, with the same version of the registry, gives the same bytes again. The decoder checks that while
+it reads: each number, text and identifier has its one form, and groups and services ascend.
 """
 
 from __future__ import annotations
@@ -144,18 +145,18 @@ def encode_logins(logins: Iterable[ServiceLogin], registry: Registry) -> bytes:
     return _encode(unique, registry, registry.latest)
 
 
-def decode_logins(data: bytes, registry: Registry) -> frozenset[ServiceLogin]:
-    """Return the service logins of columns.
+def decode_logins(
+    data: bytes, registry: Registry, entity_id: str | None = None
+) -> frozenset[ServiceLogin]:
+    """Return the service logins of columns, or only those at one service.
 
-    Raises RegistryMissing, or LoginsUnreadable for bytes that `encode_logins` never writes.
+    Raises RegistryMissing, or LoginsUnreadable for bytes that `encode_logins` never writes. Values
+    that no login may have are noticed only in logins that are returned.
     """
     if not data:
         return frozenset()
     try:
-        decoder = _Decoder(data, registry)
-        logins = frozenset(decoder.decode())
-        if _encode(logins, registry, decoder.version) != data:
-            raise ValueError("not canonical")
+        logins = frozenset(_Decoder(data, registry).decode(entity_id))
     except (ValueError, OverflowError, UnsupportedValue):
         raise LoginsUnreadable("this release can't read these service logins") from None
     return logins
@@ -253,25 +254,41 @@ def put_payloads(writer: BitWriter, payloads: Iterable[Payload]) -> None:
 
 
 def take_identifiers(
-    reader: BitReader, encoding: Encoding, count: int
+    reader: BitReader, encoding: Encoding, count: int, wanted: Sequence[bool]
 ) -> Sequence[StoredText | None]:
-    """Read a column of `count` identifiers. Raises ValueError."""
+    """Read a column of `count` identifiers. Raises ValueError.
+
+    What is not wanted may be an empty text instead.
+    """
     code, detail = encoding
     if code == ABSENT:
         return [None] * count
     if code == LITERAL:
-        return [take_text(reader) for _ in range(count)]
+        texts = [take_text(reader) for _ in range(count)]
+        if any(pack(text) is not None for text in texts):
+            raise ValueError("a text that is written as a shape")
+        return texts
     if code in _DERIVATIONS:
         return [Derived(Derivation(code), detail[:KID_BYTES], detail[KID_BYTES:])] * count
-    if code == OTHER_SHAPE:
-        shape = Shape(*detail)
-        if not MIN_BYTES <= shape.size <= MAX_BYTES:
-            raise ValueError("a shape of an impossible size")
-    else:
-        shape = entry(COMMON_SHAPES, code - FIRST_COMMON)
+    is_common = code != OTHER_SHAPE
+    shape = entry(COMMON_SHAPES, code - FIRST_COMMON) if is_common else Shape(*detail)
+    if shape in _COMMON and not is_common:
+        raise ValueError("a common shape that is written as another")
     size = shape.size
+    if not MIN_BYTES <= size <= MAX_BYTES:
+        raise ValueError("a shape of an impossible size")
     data = reader.take_bytes(count * size)
-    return [unpack(shape, data[at : at + size]) for at in range(0, count * size, size)]
+    pieces = [data[at : at + size] for at in range(0, count * size, size)]
+    if is_common:
+        # No other shape has texts of these lengths with these letters.
+        return [
+            unpack(shape, piece) if is_wanted else ""
+            for piece, is_wanted in zip(pieces, wanted, strict=True)
+        ]
+    texts = [unpack(shape, piece) for piece in pieces]
+    if any(pack(text) != (shape, piece) for text, piece in zip(texts, pieces, strict=True)):
+        raise ValueError("a text of another shape")
+    return texts
 
 
 # --- logins to bytes ----------------------------------------------------------------------------
@@ -364,62 +381,116 @@ def _rice_bits(version: Version, count: int) -> int:
 
 
 class _Decoder:
-    """Reads what an encoder with the same version wrote.
-
-    Also accepts some bytes that no encoder writes: `decode_logins` compares.
-    """
+    """Reads what an encoder with the same version wrote, and refuses anything else."""
 
     def __init__(self, data: bytes, registry: Registry) -> None:
         self._in = BitReader(data)
         self._registry = registry
         self.version = NO_VERSION
 
-    def decode(self) -> Iterator[ServiceLogin]:
+    def decode(self, only: str | None = None) -> Iterator[ServiceLogin]:
+        """The logins, or those at one service. All is checked once the iterator has ended."""
         reader = self._in
         if reader.take(4) != FORMAT:
             raise ValueError("unknown format")
-        if reader.take_flag():
+        if has_number := reader.take_flag():
             number = reader.take_small()
             self.version = self._registry.version(number, reader.take_bytes(CHECK_BYTES))
-        unit = MINUTE if reader.take_flag() else 1
+        in_minutes = reader.take_flag()
         earliest, reach = reader.take_sized(), reader.take_sized()
 
         groups: list[tuple[Group, int]] = []
         group, total = INITIAL, 0
         for _ in range(self._take_count()):
-            group = self._take_group(group)
+            before, group = group, self._take_group(group)
+            if groups and group < before:
+                raise ValueError("groups that do not ascend")
             count = self._take_count()
             groups.append((group, count))
             total += count
             # Bounds what the loops below cost.
             if total > MAX_LOGINS:
                 raise ValueError("too many logins")
-        services: list[list[str]] = []
-        for group, count in groups:
-            if group.traits.unregistered:
-                services.append([take_text(reader) for _ in range(count)])
-            else:
-                gaps = reader.take_rice(count, _rice_bits(self.version, count))
-                numbers = accumulate(gap + 1 for gap in gaps)
-                services.append([self._entity_id(number - 1) for number in numbers])
-        distances = iter(reader.take_digits(total, reach + 1))
-        for (group, count), entity_ids in zip(groups, services, strict=True):
-            names = take_identifiers(reader, group.name_encoding, count)
-            indexes = take_identifiers(reader, group.index_encoding, count)
+        if has_number != any(self._has_number(group) for group, _ in groups):
+            raise ValueError("a registry that is not used")
+        services = [self._take_services(group, count) for group, count in groups]
+        distances = reader.take_digits(total, reach + 1)
+        if min(distances) != 0 or max(distances) != reach:
+            raise ValueError("another earliest or latest time")
+        if (
+            reach == 0
+            if in_minutes
+            else reach and not any(distance % MINUTE for distance in distances)
+        ):
+            raise ValueError("another unit of time")
+        unit, start, previous = MINUTE if in_minutes else 1, 0, None
+        layer: dict[str, tuple[int, Payload, Payload]] = {}
+        for at, ((group, count), entity_ids) in enumerate(zip(groups, services, strict=True)):
+            is_next = at + 1 < len(groups) and groups[at + 1][0] == group
+            is_layered = is_next or group == previous
+            wanted = [only is None or is_layered or only == each for each in entity_ids]
+            names = take_identifiers(reader, group.name_encoding, count, wanted)
+            indexes = take_identifiers(reader, group.index_encoding, count, wanted)
+            times = [earliest + unit * each for each in distances[start : start + count]]
+            start += count
+            if group.name_encoding.code == ABSENT:
+                raise ValueError("a login without a NameID")
+            if is_layered:
+                # The k-th login of a service is in the k-th of equal groups.
+                before_it = layer if group == previous else None
+                layer = {
+                    entity_id: (time, encode_identifier(name)[1], encode_identifier(index)[1])
+                    for entity_id, time, name, index in zip(
+                        entity_ids, times, names, indexes, strict=True
+                    )
+                }
+                if before_it is not None and not all(
+                    entity_id in before_it and before_it[entity_id] < login
+                    for entity_id, login in layer.items()
+                ):
+                    raise ValueError("logins of a service that do not ascend")
+            previous = group
             method, _, (name_qualifier, sp_name_qualifier) = group.traits
+            # Its own entityID would be written as such.
+            named = {text for code, text in group.traits.qualifiers if code in (LITERAL, NUMBERED)}
+            if not named.isdisjoint(entity_ids):
+                raise ValueError("another form of a qualifier")
             form = group.format[0] if group.format else None
-            for entity_id, name, index in zip(entity_ids, names, indexes, strict=True):
-                if name is None:
-                    raise ValueError("a login without a NameID")
+            for entity_id, time, name, index in zip(entity_ids, times, names, indexes, strict=True):
+                if name is None or (only is not None and only != entity_id):
+                    continue
                 name_id = NameID(
                     name,
                     form,
                     _from_qualifier(name_qualifier, entity_id),
                     _from_qualifier(sp_name_qualifier, entity_id),
                 )
-                time = earliest + unit * next(distances)
                 yield ServiceLogin(entity_id, method, name_id, index, time)
         reader.finish()
+
+    def _has_number(self, group: Group) -> bool:
+        """Whether it names something by its number in the registry."""
+        method, unregistered, qualifiers = group.traits
+        return (
+            not unregistered
+            or any(code == NUMBERED for code, _ in qualifiers)
+            or (
+                method not in METHODS
+                and self._registry.method_number(method, self.version) is not None
+            )
+        )
+
+    def _take_services(self, group: Group, count: int) -> list[str]:
+        if not group.traits.unregistered:
+            gaps = self._in.take_rice(count, _rice_bits(self.version, count))
+            numbers = accumulate(gap + 1 for gap in gaps)
+            return [self._entity_id(number - 1) for number in numbers]
+        texts = [take_text(self._in) for _ in range(count)]
+        if any(first >= second for first, second in pairwise(texts)):
+            raise ValueError("services that do not ascend")
+        if any(self._registry.entity_number(text, self.version) is not None for text in texts):
+            raise ValueError("a registered service as a text")
+        return texts
 
     def _take_count(self) -> int:
         count = self._in.take_small()
@@ -431,33 +502,48 @@ class _Decoder:
         """Read what differs from the previous group."""
         reader = self._in
         traits, form, name_encoding, index_encoding = previous
-        if reader.take_flag():
+        if has_traits := reader.take_flag():
             number = reader.take_small()
             if number == 0:
                 method = take_text(reader)
+                if self._registry.method_number(method, self.version) is not None:
+                    raise ValueError("a registered method as a text")
             elif number % 2:
                 method = entry(METHODS, number // 2)
             else:
                 method = entry(self._registry.methods[: self.version.methods], number // 2 - 1)
+            if method in METHODS and not number % 2:
+                raise ValueError("another form of a method")
             unregistered = reader.take_flag()
             qualifiers = (self._take_qualifier(), self._take_qualifier())
             traits = Traits(method, unregistered, qualifiers)
-        if reader.take_flag():
+        if has_form := reader.take_flag():
             number = reader.take_small()
-            if number == 0:
-                form = ()
-            else:
-                form = (take_text(reader) if number == 1 else entry(NAME_ID_FORMATS, number - 2),)
-        if reader.take_flag():
+            text = take_text(reader) if number == 1 else None
+            if text in NAME_ID_FORMATS:
+                raise ValueError("another form of a format")
+            if text is None and number:
+                text = entry(NAME_ID_FORMATS, number - 2)
+            form = () if text is None else (text,)
+        if has_names := reader.take_flag():
             name_encoding = take_encoding(reader)
-        if reader.take_flag():
+        if has_indexes := reader.take_flag():
             index_encoding = take_encoding(reader)
-        return Group(traits, form, name_encoding, index_encoding)
+        group = Group(traits, form, name_encoding, index_encoding)
+        flags = has_traits, has_form, has_names, has_indexes
+        if any(
+            flag != (mine != its) for flag, mine, its in zip(flags, group, previous, strict=True)
+        ):
+            raise ValueError("what does not differ, or differs without a flag")
+        return group
 
     def _take_qualifier(self) -> Qualifier:
         code = self._in.take(2)
         if code == LITERAL:
-            return code, take_text(self._in)
+            text = take_text(self._in)
+            if self._registry.entity_number(text, self.version) is not None:
+                raise ValueError("a registered qualifier as a text")
+            return code, text
         return code, self._entity_id(self._in.take_small()) if code == NUMBERED else ""
 
     def _entity_id(self, number: int) -> str:

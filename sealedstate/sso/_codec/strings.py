@@ -219,19 +219,29 @@ def put_text(writer: BitWriter, text: str) -> None:
 
 
 def take_text(reader: BitReader) -> str:
-    """Read what `put_text` wrote. Raises ValueError."""
+    """Read what `put_text` wrote. Raises ValueError, also for any other form of the text."""
     prefix, suffix = reader.take_small(), reader.take_small()
     if prefix >= len(TEXT_PREFIXES) or suffix >= len(TEXT_SUFFIXES):
         raise ValueError("unknown prefix or suffix")
     number, size = reader.take(2), reader.take_small()
     if number == _UTF8:
-        rest = reader.take_bytes(size).decode()
+        letters = reader.take_bytes(size).decode()
     elif number > _UTF8:
         raise EndOfBits
     else:
-        letters, _ = _LETTERS[number]
-        rest = "".join(letters[digit] for digit in reader.take_digits(size, len(letters)))
-    return TEXT_PREFIXES[prefix] + rest + TEXT_SUFFIXES[suffix]
+        alphabet, _ = _LETTERS[number]
+        letters = "".join(alphabet[digit] for digit in reader.take_digits(size, len(alphabet)))
+    # An earlier alphabet, a longer prefix or a longer suffix would have been written.
+    for _, digits in _LETTERS[:number]:
+        if all(letter in digits for letter in letters):
+            raise ValueError("another alphabet")
+    rest = letters + TEXT_SUFFIXES[suffix]
+    text = TEXT_PREFIXES[prefix] + rest
+    if _longest(TEXT_PREFIXES, text.startswith) != prefix:
+        raise ValueError("another prefix")
+    if _longest(TEXT_SUFFIXES, rest.endswith) != suffix:
+        raise ValueError("another suffix")
+    return text
 
 
 def _longest(parts: tuple[str, ...], fits: Callable[[str], bool]) -> int:
